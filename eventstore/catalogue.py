@@ -1,0 +1,173 @@
+"""The catalogue's log: pools created, changed and deleted; hosts joined, cordoned, gone.
+
+Every process folds it whole and follows it. A change is committed only if its subject's version
+is still the one it was decided on. A pool's own keys are initialised from the catalogue, again and
+again without harm.
+"""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from eventstore import pool as pools
+from eventstore.errors import Busy, OutcomeUnknown
+from eventstore.events import (
+    AnyBody,
+    HostCordoned,
+    HostJoined,
+    HostLeft,
+    PoolChanged,
+    PoolCreated,
+    PoolDeleted,
+    decode_entry,
+)
+from eventstore.log import ATTEMPTS, CATALOGUE, Log, Outcome
+from eventstore.pool import Catalogue, Pool, PoolConfig, write_config
+from eventstore.reader import Entry, Reader
+from eventstore.step import Origin
+
+
+class Changed(Struct, frozen=True):
+    """DONE, ALREADY (nothing to change), CONFLICT (it exists, or has live agents) or ABSENT."""
+
+    outcome: Outcome
+    catalogue: Catalogue
+
+
+Decision = tuple[Outcome, AnyBody | None]
+
+
+class CatalogueLog:
+    """Reads and changes the catalogue. `state` is the fold of what was read so far."""
+
+    def __init__(self, log: Log, reader: Reader) -> None:
+        self._log = log
+        self._reader = reader
+        self.state = Catalogue()
+
+    async def start(self) -> Catalogue:
+        """Create the catalogue if there is none, and read it."""
+        await self._log.initialise(CATALOGUE)
+        return await self.refresh()
+
+    async def close(self) -> None:
+        await self._reader.close()
+
+    async def refresh(self) -> Catalogue:
+        """Read on from where the last reading ended, without waiting."""
+        stream = self._log.keys.catalogue
+        while entries := await self._reader.range(stream, f"({self._after()}"):
+            self.take(entries)
+        return self.state
+
+    def _after(self) -> str:
+        return self.state.stream_id if self.state.stream_id != "0" else "0-0"
+
+    def take(self, entries: list[Entry]) -> Catalogue:
+        """Fold entries that somebody else read."""
+        for stream_id, fields in entries:
+            event = decode_entry(stream_id, fields)
+            if event.seq > self.state.seq:
+                self.state = pools.evolve(self.state, event)
+        return self.state
+
+    async def create_pool(
+        self, name: str, role_type: str, config: PoolConfig, origin: Origin
+    ) -> Changed:
+        """Create a pool and its keys. CONFLICT if there is one of that name."""
+
+        def decision(state: Catalogue) -> Decision:
+            if name in state.live_pools():
+                return Outcome.CONFLICT, None
+            return Outcome.DONE, PoolCreated(role_type=role_type, config=write_config(config))
+
+        changed = await self._change(name, decision, origin)
+        if changed.outcome is Outcome.DONE:
+            await self._log.initialise(name)
+        return changed
+
+    async def change_pool(self, name: str, config: PoolConfig, origin: Origin) -> Changed:
+        """Give a pool another configuration. ABSENT if there is no such pool."""
+
+        def decision(state: Catalogue) -> Decision:
+            pool = state.live_pools().get(name)
+            if pool is None:
+                return Outcome.ABSENT, None
+            if pool.config == config:
+                return Outcome.ALREADY, None
+            return Outcome.DONE, PoolChanged(config=write_config(config))
+
+        return await self._change(name, decision, origin)
+
+    async def close_pool(self, pool: Pool, origin: Origin, *, vacant: bool) -> bool:
+        """Let a pool take no more spawns. `vacant`: only if it has no live agents, else False."""
+        step = self._log.step(pool.pool_name, origin)
+        if vacant:
+            step.check("vacant")
+        step.write("meta", "closed", pool.created_seq)
+        return (await self._log.commit(step)).outcome is Outcome.DONE
+
+    async def delete_pool(self, name: str, origin: Origin, *, reason: str) -> Changed:
+        """Record the end of a pool that was closed before."""
+
+        def decision(state: Catalogue) -> Decision:
+            if name not in state.live_pools():
+                return Outcome.ABSENT, None
+            return Outcome.DONE, PoolDeleted(reason=reason)
+
+        return await self._change(name, decision, origin)
+
+    async def join_host(self, host: str, hostname: str, pid: int, origin: Origin) -> Changed:
+        """Offer a host for workers."""
+        return await self._change(
+            host, lambda _: (Outcome.DONE, HostJoined(hostname=hostname, pid=pid)), origin
+        )
+
+    async def cordon_host(self, host: str, reason: str, origin: Origin) -> Changed:
+        """Place no more workers on a host."""
+
+        def decision(state: Catalogue) -> Decision:
+            known = state.hosts.get(host)
+            if known is None:
+                return Outcome.ABSENT, None
+            if known.status != "joined":
+                return Outcome.ALREADY, None
+            return Outcome.DONE, HostCordoned(reason=reason)
+
+        return await self._change(host, decision, origin)
+
+    async def leave_host(self, host: str, reason: str, origin: Origin) -> Changed:
+        """Record that a host is gone."""
+
+        def decision(state: Catalogue) -> Decision:
+            known = state.hosts.get(host)
+            if known is None:
+                return Outcome.ABSENT, None
+            if known.status == "left":
+                return Outcome.ALREADY, None
+            return Outcome.DONE, HostLeft(reason=reason)
+
+        return await self._change(host, decision, origin)
+
+    async def _change(
+        self, subject: str, decision: Callable[[Catalogue], Decision], origin: Origin
+    ) -> Changed:
+        unknown: OutcomeUnknown | None = None
+        for _ in range(ATTEMPTS):
+            state = await self.refresh()
+            outcome, body = decision(state)
+            if body is None:
+                return Changed(Outcome.DONE if unknown else outcome, state)
+            version, field = state.version_of(subject), f"version:{subject}"
+            step = self._log.step(CATALOGUE, origin)
+            step.check("meta", field, str(version) if version else "")
+            step.event(body, subject)
+            step.write("meta", field, version + 1)
+            try:
+                reply = await self._log.commit(step)
+            except OutcomeUnknown as error:
+                unknown = error
+                continue
+            if reply.outcome is Outcome.DONE:
+                return Changed(Outcome.DONE, await self.refresh())
+        raise unknown or Busy(f"{subject} changes too fast")

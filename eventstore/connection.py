@@ -1,0 +1,139 @@
+"""Connections to Redis as the log needs them.
+
+redis-py retries by itself unless told not to, which can double a write whose reply was lost; here
+retries are ours. Replies stay bytes. A call that is cancelled would leave its reply for whoever
+uses the connection next, so writes are shielded (see `log`) and a blocking reader has a connection
+of its own whose socket time-out lies above its block time.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
+
+from redis import Redis as SyncRedis
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from eventstore.errors import LogUnreachable, ServerUnsuitable
+
+UNREACHABLE = (RedisConnectionError, RedisTimeoutError, ConnectionError, TimeoutError)
+"""What a lost connection looks like. The server's own refusals are `ResponseError`."""
+LOADING = ("LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "BUSY ")
+"""Refusals that pass."""
+
+SOCKET_SECONDS = 5.0
+AsyncClient: TypeAlias = Redis
+SyncClient: TypeAlias = SyncRedis
+T = TypeVar("T")
+
+
+def connect(url: str, *, max_connections: int = 32) -> Redis:
+    """A client for short calls. Waits for a free connection rather than opening more."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=SOCKET_SECONDS,
+        socket_timeout=SOCKET_SECONDS,
+        socket_connect_timeout=SOCKET_SECONDS,
+        retry=AsyncRetry(NoBackoff(), 0),
+        protocol=2,
+        health_check_interval=0,
+    )
+    return _raw(Redis.from_pool(pool))
+
+
+def _raw(client: Redis) -> Redis:
+    """Stream entries stay as they came, names and values in turn: faster, and in order."""
+    for command in ("XREAD", "XRANGE", "XREVRANGE", "XPENDING"):
+        client.response_callbacks.pop(command, None)
+    return client
+
+
+def connect_blocking(url: str, *, block_seconds: float) -> Redis:
+    """A client for one reader that blocks up to `block_seconds`."""
+    return _raw(
+        Redis.from_url(
+            url,
+            max_connections=1,
+            socket_timeout=block_seconds + SOCKET_SECONDS,
+            socket_connect_timeout=SOCKET_SECONDS,
+            retry=AsyncRetry(NoBackoff(), 0),
+            protocol=2,
+            health_check_interval=0,
+        )
+    )
+
+
+def connect_thread(url: str, *, timeout_seconds: float) -> SyncRedis:
+    """A client for a thread of its own, such as the one that renews a lease."""
+    return SyncRedis.from_url(
+        url,
+        max_connections=1,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+        health_check_interval=0,
+    )
+
+
+async def execute(client: AsyncClient, *command: str | bytes | int) -> Any:
+    """Send one command as it stands. (redis-py leaves this method untyped.)"""
+    return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+async def shielded(call: Callable[[], Awaitable[T]]) -> T:
+    """Run a call to its end even if the caller is cancelled meanwhile."""
+    return await asyncio.shield(asyncio.ensure_future(_awaited(call)))
+
+
+async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
+    return await call()
+
+
+def passing(error: ResponseError) -> bool:
+    """Whether a refusal by the server will pass by itself."""
+    return str(error).startswith(LOADING)
+
+
+# ---- is this server fit? -----------------------------------------------------------------------
+
+FLOOR = {"redis": (7, 0), "valkey": (7, 2)}
+
+
+async def inspect(client: Redis) -> dict[str, Any]:
+    """The server's INFO. Raises `LogUnreachable`."""
+    try:
+        info: dict[str, Any] = await client.info("all")
+    except UNREACHABLE as error:
+        raise LogUnreachable(f"Redis does not answer: {error}") from error
+    except RedisError as error:
+        raise LogUnreachable(f"Redis refuses: {error}") from error
+    return info
+
+
+def server_version(info: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """`("valkey", (9, 1, 0))`. Valkey reports a Redis version too, for clients that ask."""
+    kind = "valkey" if "valkey_version" in info else "redis"
+    text = str(info.get(f"{kind}_version", "0"))
+    return kind, tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def demand_suitable(info: dict[str, Any]) -> None:
+    """Refuse a server that is too old or that may evict keys. Raises `ServerUnsuitable`."""
+    kind, version = server_version(info)
+    if version < FLOOR[kind]:
+        wanted = ".".join(map(str, FLOOR[kind]))
+        found = ".".join(map(str, version))
+        raise ServerUnsuitable(f"{kind} {found} is too old: Muster needs {kind} {wanted} or later")
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        raise ServerUnsuitable(
+            f"maxmemory-policy is {policy!r}, so Redis may throw the log away; set it to"
+            " 'noeviction' (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
+        )

@@ -1,0 +1,79 @@
+"""Every error of Muster, in one tree.
+
+    MusterError
+    ├── ConfigurationError        a setting, file or environment variable is wrong
+    ├── ServerUnsuitable          Redis is too old, may evict, or is not what it must be
+    └── LogError                  something about the log
+        ├── LogUnreachable        Redis did not answer; nothing was written
+        ├── OutcomeUnknown        the reply to a write never came; it may have been written
+        ├── LogMissing            the streams of a pool are not there
+        ├── RolledBack            the log is behind what this process has acknowledged
+        ├── MemoryExhausted       Redis refuses new spawns at its memory limit
+        ├── Busy                  a step lost against others too many times
+        └── UnknownEvent          an event of a type or version that this code cannot read
+
+Expected ends of a race are not errors: see `eventstore.log.Outcome`.
+"""
+
+
+class MusterError(Exception):
+    """Something went wrong inside Muster."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+
+
+class ConfigurationError(MusterError):
+    """The configuration is wrong."""
+
+
+class ServerUnsuitable(MusterError):
+    """This Redis server cannot hold Muster's log."""
+
+
+class LogError(MusterError):
+    """The log could not be read or written."""
+
+
+class LogUnreachable(LogError):
+    """Redis did not answer; nothing was written."""
+
+
+class OutcomeUnknown(LogError):
+    """The reply to a write never came: it may or may not have been written."""
+
+
+class LogMissing(LogError):
+    """The streams of this pool are not there: it was never created, or its log was lost."""
+
+    def __init__(self, pool: str) -> None:
+        self.pool = pool
+        super().__init__(f"the log of pool {pool!r} is missing: it was never created, or was lost")
+
+
+class RolledBack(LogError):
+    """The log is behind what was already acknowledged: Redis lost writes."""
+
+    def __init__(self, pool: str, floor: tuple[int, int], found: tuple[int, int]) -> None:
+        self.pool, self.floor, self.found = pool, floor, found
+        super().__init__(
+            f"the log of pool {pool!r} is at generation {found[0]}, seq {found[1]}, but generation"
+            f" {floor[0]}, seq {floor[1]} was acknowledged: Redis lost writes"
+        )
+
+
+class MemoryExhausted(LogError):
+    """Redis is at its memory limit and takes no new spawns."""
+
+
+class Busy(LogError):
+    """A step lost against other writers too many times; try again."""
+
+
+class UnknownEvent(LogError):
+    """An event that this version of Muster cannot read."""
+
+    def __init__(self, kind: str, version: int, known: int | None) -> None:
+        self.kind, self.version = kind, version
+        reads = f"reads up to version {known}" if known else "does not know that type"
+        super().__init__(f"event {kind!r} version {version}: this version of Muster {reads}")

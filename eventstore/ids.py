@@ -1,0 +1,14 @@
+"""Identifiers: UUIDv7 (RFC 9562, section 5.7), which sort by the millisecond they were made in."""
+
+import os
+import time
+
+
+def new_id() -> str:
+    """A fresh UUIDv7 in its canonical 36-character form."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | (random >> 64 & 0xFFF) << 64
+    value |= 0b10 << 62 | random & (1 << 62) - 1
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -1,0 +1,43 @@
+"""The names of all Redis keys.
+
+All keys of a pool carry its name as hash tag, so that they share one Redis Cluster slot and a
+script may touch any of them. `PERMANENT` lists what may stand without an expiry; a test holds
+every other key to having one.
+"""
+
+import re
+from typing import Final
+
+POOL_NAME: Final = re.compile(r"[a-z0-9_-]{1,63}")
+GROUP: Final = "workers"
+"""The consumer group on every pool's commands."""
+
+PERMANENT: Final = (
+    r"pool:\{[^}]+\}:(events|commands|heartbeats|processes|agents|due|timeouts|orders|lost)",
+    r"pool:\{[^}]+\}:(signals|meta|leader|held:[^:]+|spec:[^:]+)",
+    r"(agent|process):\{[^}]+\}:.+",
+    r"\{muster:catalogue\}:.+",
+    r"muster:catalogue",
+)
+"""Keys that may live as long as their pool, agent or worker; at its end they go or expire."""
+
+
+class Keys:
+    """Key names below an optional prefix (`MUSTER_KEY_PREFIX`)."""
+
+    def __init__(self, prefix: str = "") -> None:
+        if "{" in prefix or "}" in prefix:
+            raise ValueError(f"key prefix {prefix!r}: braces would break hash tags")
+        self.prefix = prefix
+        self.catalogue = f"{prefix}muster:catalogue"
+        self.catalogue_meta = f"{{{prefix}muster:catalogue}}:meta"
+
+    def pool(self, pool: str, part: str) -> str:
+        """A key of a pool: `meta`, `events`, `commands`, `inbox:<worker>` …"""
+        return f"{self.prefix}pool:{{{pool}}}:{part}"
+
+    def agent(self, pool: str, agent_id: str) -> str:
+        return f"{self.prefix}agent:{{{pool}}}:{agent_id}"
+
+    def process(self, pool: str, worker_id: str) -> str:
+        return f"{self.prefix}process:{{{pool}}}:{worker_id}"

@@ -1,0 +1,442 @@
+"""The log: read a state, commit a step, claim work, renew a lease.
+
+One `Log` serves all pools through one connection pool. It remembers, per log, the floor: the
+generation and the highest `seq` that this process has acknowledged or seen archived. Every script
+is given the floor, and a log that is below it raises `RolledBack` from then on.
+
+Retries are ours. A reply that never came is asked for again: a spawn by its operation id, every
+other step by reading the state anew and deciding again (`act`), which comes to nothing if the
+first attempt was written.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from msgspec import Struct
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+
+from eventstore import agent as agents
+from eventstore import worker as workers
+from eventstore.agent import Agent, Command
+from eventstore.connection import UNREACHABLE, AsyncClient, execute, passing, shielded
+from eventstore.errors import (
+    Busy,
+    LogError,
+    LogMissing,
+    LogUnreachable,
+    MemoryExhausted,
+    OutcomeUnknown,
+    RolledBack,
+)
+from eventstore.ids import new_id
+from eventstore.keys import Keys
+from eventstore.step import Argument, Fence, Origin, Step
+from eventstore.worker import Worker, WorkerCommand
+
+ATTEMPTS = 8
+"""How often a step is decided anew when others were faster."""
+
+
+class Outcome(StrEnum):
+    """How a step ended. Only DONE and ALREADY mean that what was wanted holds."""
+
+    DONE = "DONE"
+    ALREADY = "ALREADY"
+    """Nothing was left to do."""
+    FENCED = "FENCED"
+    """The epoch or incarnation moved: stop."""
+    CONFLICT = "CONFLICT"
+    """A check does not hold any more."""
+    ABSENT = "ABSENT"
+    """There is no such agent or worker."""
+    CLOSED = "CLOSED"
+    """The pool takes no spawns."""
+    FULL = "FULL"
+    """Too many spawns wait."""
+    KNOWN = "KNOWN"
+    """This operation was carried out before."""
+
+
+class Reply(Struct, frozen=True):
+    """What a script said. `rest` is what the script's header promises."""
+
+    outcome: Outcome
+    generation: int
+    seq: int
+    ts: int
+    rest: Sequence[Any] = ()
+
+
+class Acted(Struct, frozen=True):
+    """The end of `act`: how it went, the agent as it is now, and the log's `seq` after it."""
+
+    outcome: Outcome
+    agent: Agent | None
+    seq: int = 0
+
+
+class ActedOnWorker(Struct, frozen=True):
+    outcome: Outcome
+    worker: Worker | None
+    seq: int = 0
+
+
+class Claimed(Struct, frozen=True):
+    """An agent that a worker was told of: with its slot booked, unless its end was asked for."""
+
+    agent: Agent
+    spec: bytes
+    """JSON with `input` and `labels`; empty if both are."""
+
+
+class Survey(Struct, frozen=True, kw_only=True):
+    """A pool at one moment, as its supervisors see it. Times in ms of log time."""
+
+    ts: int
+    seq: int
+    waiting: int
+    free: int
+    restarting: int
+    live: int
+    scaling: int
+    closed: str
+    due: tuple[tuple[str, int], ...]
+    timeouts: tuple[tuple[str, int], ...]
+    workers: tuple["Observed", ...]
+
+
+class Observed(Struct, frozen=True):
+    """A worker's hash: its state and what the scripts keep beside it."""
+
+    worker: Worker
+    agent_count: int
+    renewal: int
+    last_heartbeat: int
+
+
+class Lead(Struct, frozen=True):
+    """Who leads a pool's scaling. `renewal` moves for as long as that one lives."""
+
+    host: str
+    term: int
+    renewal: int
+
+
+class Log:
+    """The write side of every pool."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        keys: Keys,
+        *,
+        make_id: Callable[[], str] = new_id,
+    ) -> None:
+        self.client = client
+        self.keys = keys
+        self.new_id = make_id
+        self._floors: dict[str, tuple[int, int]] = {}
+        self._clock = (0, 0.0)
+
+    # ---- the log's own time and position -----------------------------------------------------
+
+    def now_ms(self) -> int:
+        """Log time: that of the last reply, carried on by this host's monotonic clock."""
+        ts, at = self._clock
+        return ts + int((time.monotonic() - at) * 1000) if ts else time.time_ns() // 1_000_000
+
+    def floor(self, pool: str) -> tuple[int, int]:
+        """(generation, seq) below which the pool's log must not be found; (0, 0) if unknown."""
+        return self._floors.get(self._meta(pool), (0, 0))
+
+    def raise_floor(self, pool: str, generation: int, seq: int) -> None:
+        """Remember that this much was acknowledged or archived."""
+        meta = self._meta(pool)
+        self._floors[meta] = max(self._floors.get(meta, (0, 0)), (generation, seq))
+
+    def step(self, pool: str, origin: Origin) -> Step:
+        return Step(pool, self.new_id, origin)
+
+    # ---- scripts -----------------------------------------------------------------------------
+
+    async def initialise(self, pool: str) -> Reply:
+        """Create the pool's streams and group if there are none. Never touches what stands."""
+        generation = self.floor(pool)[0] or 1
+        return await self._run("init", pool, generation, 0 if pool == CATALOGUE else 1)
+
+    async def commit(self, step: Step, *, admits: bool = False) -> Reply:
+        """Commit a step once. `admits`: it adds load, so Redis' memory limit may refuse it.
+
+        Raises `LogUnreachable`, `OutcomeUnknown`, `LogMissing`, `RolledBack`, `MemoryExhausted`.
+        """
+        return await self._guarded("admit" if admits else "commit", step.pool, *step.arguments())
+
+    async def claim(
+        self, pool: str, fence: Fence, slots: int, *, again: bool = False
+    ) -> tuple[Outcome, list[Claimed]]:
+        """Claim up to `slots` spawns for a worker. `again`: also those told before, unsettled."""
+        ids = [self.new_id() for _ in range(slots)]
+        reply = await self._guarded(
+            "claim", pool, fence.worker_id, fence.epoch, "1" if again else "", *ids
+        )
+        told = reply.rest[0] if reply.outcome is Outcome.DONE else ()
+        return reply.outcome, [
+            Claimed(agents.from_hash(entry[0].decode(), _fields(entry[2:])), entry[1])
+            for entry in told
+        ]
+
+    async def draw_epoch(self, pool: str) -> int:
+        """The next epoch of the pool."""
+        reply = await self._guarded("draw", pool)
+        return int(reply.rest[0])
+
+    async def lead(
+        self, pool: str, host: str, term: int, stale: Lead | None = None
+    ) -> tuple[Outcome, Lead]:
+        """Take, keep or observe the lead; `stale` is a leader seen to stand still for a lease."""
+        seen: tuple[Argument, Argument] = (stale.term, stale.renewal) if stale else ("", "")
+        reply = await self._guarded("lead", pool, host, term, *seen)
+        host_now, term_now, renewal = reply.rest
+        return reply.outcome, Lead(host_now.decode(), int(term_now), int(renewal))
+
+    async def survey(self, pool: str, *, listed: int = 100) -> Survey:
+        """What stands in the pool now. Lists at most `listed` restarts and time-outs."""
+        reply = await self._guarded("survey", pool, listed)
+        counters, due, timeouts, listed_workers = reply.rest
+        return Survey(
+            ts=reply.ts,
+            seq=reply.seq,
+            waiting=int(counters[0]),
+            free=int(counters[1]),
+            restarting=int(counters[2]),
+            live=int(counters[3]),
+            scaling=int(counters[4]),
+            closed=counters[5].decode(),
+            due=_scored(due),
+            timeouts=_scored(timeouts),
+            workers=tuple(
+                observed(entry[0].decode(), _fields(entry[1:]))
+                for entry in listed_workers
+                if len(entry) > 1
+            ),
+        )
+
+    # ---- read, decide, commit ----------------------------------------------------------------
+
+    async def act(
+        self,
+        pool: str,
+        agent_id: str,
+        command: Command,
+        origin: Origin,
+        *,
+        fence: Fence | None = None,
+        incarnation: int | None = None,
+        agent: Agent | None = None,
+    ) -> Acted:
+        """Carry out a command on an agent: read, decide, commit, and again on a conflict.
+
+        `fence`: act as this worker. `incarnation`: only on that one, else FENCED. `agent`: its
+        state if it is at hand, which saves the first read. Raises `Busy` when it lost too often.
+        """
+        unknown: OutcomeUnknown | None = None
+        for _ in range(ATTEMPTS):
+            agent = agent or await self.agent(pool, agent_id)
+            if agent is None:
+                return Acted(Outcome.ABSENT, None)
+            if incarnation is not None and agent.incarnation != incarnation:
+                return Acted(Outcome.ALREADY if unknown else Outcome.FENCED, agent)
+            bodies = agents.decide(command, agent)
+            if not bodies:
+                return Acted(Outcome.ALREADY, agent)
+            step = self.step(pool, origin)
+            if fence is not None:
+                step.check("fenced" if fence.lost else "worker", fence.worker_id, fence.epoch)
+            new = step.agent(agent_id, agent, bodies, fence=fence)
+            try:
+                reply = await self.commit(step)
+            except OutcomeUnknown as error:
+                unknown, agent = error, None
+                continue
+            if reply.outcome is Outcome.DONE:
+                return Acted(Outcome.DONE, new, reply.seq)
+            if reply.outcome is Outcome.FENCED:
+                return Acted(Outcome.FENCED, agent)
+            agent = None
+        raise unknown or Busy(f"agent {agent_id} changes too fast")
+
+    async def act_on_worker(
+        self,
+        pool: str,
+        worker_id: str,
+        command: WorkerCommand,
+        origin: Origin,
+        *,
+        epoch: int = 0,
+        prepare: Callable[[Step, Worker], None] | None = None,
+    ) -> ActedOnWorker:
+        """Carry out a command on a worker. `prepare` may add checks and writes to the step."""
+        unknown: OutcomeUnknown | None = None
+        for _ in range(ATTEMPTS):
+            found = await self.worker(pool, worker_id)
+            if found is None:
+                return ActedOnWorker(Outcome.ABSENT, None)
+            worker = found.worker
+            bodies = workers.decide(command, worker)
+            if not bodies:
+                return ActedOnWorker(Outcome.ALREADY, worker)
+            step = self.step(pool, origin)
+            new = step.worker(worker_id, worker, bodies, epoch=epoch)
+            if prepare is not None:
+                prepare(step, worker)
+            try:
+                reply = await self.commit(step)
+            except OutcomeUnknown as error:
+                unknown = error
+                continue
+            if reply.outcome is Outcome.DONE:
+                return ActedOnWorker(Outcome.DONE, new, reply.seq)
+            if reply.outcome is Outcome.FENCED or prepare is not None:
+                return ActedOnWorker(reply.outcome, worker)
+        raise unknown or Busy(f"worker {worker_id} changes too fast")
+
+    # ---- plain reads -------------------------------------------------------------------------
+
+    async def agent(self, pool: str, agent_id: str) -> Agent | None:
+        """The write side's state of an agent; None once it has left Redis."""
+        fields = await self._read(pool, "HGETALL", self.keys.agent(pool, agent_id))
+        return agents.from_hash(agent_id, _fields(fields)) if fields else None
+
+    async def worker(self, pool: str, worker_id: str) -> Observed | None:
+        fields = await self._read(pool, "HGETALL", self.keys.process(pool, worker_id))
+        return observed(worker_id, _fields(fields)) if len(fields) > 2 else None
+
+    async def held(self, pool: str, worker_id: str) -> list[str]:
+        """The ids of the agents in a worker's slots."""
+        members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, f"held:{worker_id}"))
+        return sorted(member.decode() for member in members)
+
+    async def live(self, pool: str) -> list[str]:
+        """The ids of all agents that have not ended."""
+        members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, "agents"))
+        return sorted(member.decode() for member in members)
+
+    async def _read(self, pool: str, *command: str) -> Sequence[bytes]:
+        try:
+            reply: Sequence[bytes] = await shielded(lambda: execute(self.client, *command))
+        except UNREACHABLE as error:
+            raise LogUnreachable(f"Redis does not answer: {error}") from error
+        except ResponseError as error:
+            if passing(error):
+                raise LogUnreachable(f"Redis is not ready: {error}") from error
+            raise LogError(f"pool {pool!r}: {command[0]} failed: {error}") from error
+        return reply
+
+    # ---- running a script --------------------------------------------------------------------
+
+    def _meta(self, pool: str) -> str:
+        return self.keys.catalogue_meta if pool == CATALOGUE else self.keys.pool(pool, "meta")
+
+    def _events(self, pool: str) -> str:
+        return self.keys.catalogue if pool == CATALOGUE else self.keys.pool(pool, "events")
+
+    async def _guarded(self, name: str, pool: str, *arguments: Argument) -> Reply:
+        return await self._run(name, pool, *self.floor(pool), *arguments)
+
+    async def _run(self, name: str, pool: str, *arguments: Argument) -> Reply:
+        keys = (self._meta(pool), self._events(pool))
+        try:
+            raw = await shielded(lambda: self._evaluate(script(name), keys, arguments))
+        except UNREACHABLE as error:
+            if _never_sent(error):
+                raise LogUnreachable(f"Redis does not answer: {error}") from error
+            raise OutcomeUnknown(f"Redis did not answer in time: {error}") from error
+        except OutOfMemoryError as error:
+            raise MemoryExhausted from error
+        except ResponseError as error:
+            if passing(error):
+                raise LogUnreachable(f"Redis is not ready: {error}") from error
+            raise LogError(f"pool {pool!r}: script {name} failed: {error}") from error
+        return judge(pool, raw, self)
+
+    async def _evaluate(
+        self, source: "Script", keys: tuple[str, str], arguments: Sequence[Argument]
+    ) -> list[Any]:
+        try:
+            raw = await execute(self.client, "EVALSHA", source.digest, 2, *keys, *arguments)
+        except NoScriptError:
+            raw = await execute(self.client, "EVAL", source.text, 2, *keys, *arguments)
+        reply: list[Any] = raw
+        return reply
+
+    def saw(self, pool: str, generation: int, seq: int, ts: int) -> None:
+        """Take note of where a log stands after a reply that acknowledged something."""
+        self.raise_floor(pool, generation, seq)
+        if ts:
+            self._clock = (ts, time.monotonic())
+
+
+def judge(pool: str, raw: Sequence[Any], log: Log) -> Reply:
+    """Turn a script's reply into a `Reply`, noting the log's position; raises on a damaged log."""
+    status = raw[0].decode()
+    generation, seq, ts = int(raw[1]), int(raw[2]), int(raw[3])
+    if status == "MISSING":
+        raise LogMissing(pool)
+    if status == "ROLLED_BACK":
+        raise RolledBack(pool, log.floor(pool), (generation, seq))
+    log.saw(pool, generation, seq, ts)
+    outcome = Outcome.DONE if status == "OK" else Outcome(status)
+    return Reply(outcome, generation, seq, ts, raw[4:])
+
+
+CATALOGUE = ""
+"""In place of a pool's name: the catalogue."""
+
+
+class Script(Struct, frozen=True):
+    text: str
+    digest: str
+
+
+@cache
+def script(name: str) -> Script:
+    """A script's text with its shebang. `admit` is `commit` without leave to pass the limit."""
+    folder = files("eventstore") / "scripts"
+    flags = {"admit": "", "survey": " flags=no-writes"}.get(name, " flags=allow-oom")
+    body = (folder / f"{'commit' if name == 'admit' else name}.lua").read_text()
+    text = f"#!lua{flags}\n{(folder / 'prelude.lua').read_text()}\n{body}"
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def observed(worker_id: str, fields: Mapping[str, str]) -> Observed:
+    """A worker's hash as Redis holds it."""
+    return Observed(
+        workers.from_hash(worker_id, fields),
+        int(fields["agent_count"]),
+        int(fields["renewal"]),
+        int(fields["last_heartbeat"]),
+    )
+
+
+def _fields(flat: Sequence[bytes] | Mapping[bytes, bytes]) -> dict[str, str]:
+    """Names and values in turn (a raw reply) or a mapping (a parsed one) as text."""
+    if isinstance(flat, Mapping):
+        return {name.decode(): value.decode() for name, value in flat.items()}
+    return {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+
+
+def _scored(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
+    return tuple((flat[i].decode(), int(float(flat[i + 1]))) for i in range(0, len(flat), 2))
+
+
+def _never_sent(error: BaseException) -> bool:
+    """Whether a connection error came before anything could reach the server."""
+    text = str(error)
+    return text.startswith(("Error ", "Timeout connecting", "No connection available")) and (
+        "while reading" not in text.lower() and "while writing" not in text.lower()
+    )

@@ -1,0 +1,96 @@
+-- Shared by every script that writes a log: which log it is, whether it may be written, and how
+-- an event is appended and a slot is booked. A script is this text followed by its own.
+--
+-- KEYS[1]  <base>meta    hash: generation, seq, ts, free, waiting, epoch, term, scaling, closed
+-- KEYS[2]  <base>events, or the catalogue's stream
+-- Other keys of the pool are built from the hash tag of KEYS[1].
+--
+-- Reply of every script: {status, generation, seq, ts, ...}. Status OK wrote; any other wrote
+-- nothing: MISSING, ROLLED_BACK, FENCED, CONFLICT, CLOSED, FULL, KNOWN.
+--
+-- Invariants: seq is dense; ts never goes back; meta.free is the sum of the scores of
+-- <base>processes; meta.waiting counts the commands that nobody has claimed.
+
+local meta_key, events_key = KEYS[1], KEYS[2]
+local base = string.sub(meta_key, 1, -5)
+local prefix, tag = string.match(meta_key, '^(.-)pool:(%b{}):meta$')
+local commands_key = base .. 'commands'
+local GROUP = 'workers'
+local INBOX_MS = 600000
+
+local generation, seq, ts
+
+local function number(n) return string.format('%.0f', n) end
+local function agent_key(id) return prefix .. 'agent:' .. tag .. ':' .. id end
+local function process_key(id) return prefix .. 'process:' .. tag .. ':' .. id end
+
+local function reply(status, ...)
+  return { status, generation or '0', number(seq or 0), number(ts or 0), ... }
+end
+
+-- Reads the log's head; returns a refusal where the caller's floor is above it.
+local function open_log(floor_generation, floor_seq)
+  local meta = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts')
+  if not meta[1] or redis.call('EXISTS', events_key) == 0
+    or (tag and redis.call('EXISTS', commands_key) == 0) then
+    return reply('MISSING')
+  end
+  generation, seq = meta[1], tonumber(meta[2])
+  local time = redis.call('TIME')
+  ts = math.max(tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000), tonumber(meta[3]))
+  if floor_generation ~= '0' and
+    (generation ~= floor_generation or seq < tonumber(floor_seq)) then
+    return reply('ROLLED_BACK')
+  end
+  return nil
+end
+
+-- event: type, version, event_id, subject, incarnation, worker_id, epoch, correlation_id,
+-- causation_id, traceparent, actor, data
+local function append(event)
+  seq = seq + 1
+  redis.call('XADD', events_key, 'NOMKSTREAM', number(ts) .. '-*',
+    'type', event[1], 'version', event[2], 'seq', number(seq), 'event_id', event[3],
+    'subject', event[4], 'incarnation', event[5], 'worker_id', event[6], 'epoch', event[7],
+    'correlation_id', event[8], 'causation_id', event[9], 'traceparent', event[10],
+    'actor', event[11], 'ts', number(ts), 'data', event[12])
+end
+
+local function close_log()
+  redis.call('HSET', meta_key, 'seq', number(seq), 'ts', number(ts))
+end
+
+-- Sets a worker's score to its free slots: those of an active one, else none. Not listed: no change.
+local function rescore(worker_id, enlist)
+  local processes = base .. 'processes'
+  local before = redis.call('ZSCORE', processes, worker_id)
+  if not before and not enlist then return end
+  local process = redis.call('HMGET', process_key(worker_id), 'status', 'max_agents', 'agent_count')
+  local free = 0
+  if process[1] == 'active' then free = tonumber(process[2]) - tonumber(process[3] or '0') end
+  redis.call('ZADD', processes, number(free), worker_id)
+  redis.call('HINCRBY', meta_key, 'free', number(free - tonumber(before or '0')))
+end
+
+local function push_inbox(worker_id, word)
+  local inbox = base .. 'inbox:' .. worker_id
+  redis.call('LPUSH', inbox, word)
+  redis.call('LTRIM', inbox, 0, 99)
+  redis.call('PEXPIRE', inbox, INBOX_MS)
+end
+
+local function signal(kind, value)
+  redis.call('XADD', base .. 'signals', 'MAXLEN', '~', 1000, '*', 'kind', kind, 'value', value)
+end
+
+-- Work waits: wake the fullest worker that has room, and the supervisors if room is short.
+local function wake()
+  local counts = redis.call('HMGET', meta_key, 'waiting', 'free')
+  local waiting, free = tonumber(counts[1] or '0'), tonumber(counts[2] or '0')
+  if waiting <= 0 then return end
+  if free > 0 then
+    local roomy = redis.call('ZRANGEBYSCORE', base .. 'processes', 1, '+inf', 'LIMIT', 0, 1)
+    if roomy[1] then push_inbox(roomy[1], 'work') end
+  end
+  if waiting > free then signal('need', number(waiting - free)) end
+end

@@ -1,0 +1,31 @@
+-- Renews a worker's lease and records its heartbeat.
+-- KEYS  meta, events
+-- ARGV  1 floor generation, 2 floor seq, 3 worker id, 4 its epoch, 5 event id, 6 data (JSON),
+--       7 how long heartbeats are kept, in ms
+-- Returns {OK, generation, seq, ts, worker status, {agent id, stop, …} of agents to be stopped}.
+-- Invariant: a fenced worker renews nothing.
+
+local worker, epoch = ARGV[3], ARGV[4]
+local refusal = open_log(ARGV[1], ARGV[2])
+if refusal then return refusal end
+local process = redis.call('HMGET', process_key(worker), 'epoch', 'status')
+if process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped' then
+  return reply('FENCED')
+end
+redis.call('HINCRBY', process_key(worker), 'renewal', 1)
+redis.call('HSET', process_key(worker), 'last_heartbeat', number(ts))
+redis.call('XADD', base .. 'heartbeats', 'MINID', '~', number(ts - tonumber(ARGV[7])),
+  number(ts) .. '-*',
+  'type', 'worker.heartbeat', 'version', '1', 'seq', '', 'event_id', ARGV[5],
+  'subject', worker, 'incarnation', '', 'worker_id', worker, 'epoch', epoch,
+  'correlation_id', '', 'causation_id', '', 'traceparent', '', 'actor', 'worker:' .. worker,
+  'ts', number(ts), 'data', ARGV[6])
+local stops = {}
+for _, id in ipairs(redis.call('SMEMBERS', base .. 'held:' .. worker)) do
+  local stop = redis.call('HGET', agent_key(id), 'stop')
+  if stop and stop ~= '' then
+    stops[#stops + 1] = id
+    stops[#stops + 1] = stop
+  end
+end
+return reply('OK', process[2], stops)

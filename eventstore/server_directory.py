@@ -1,0 +1,107 @@
+"""The folder an embedded server runs on: whose it is, and where its socket goes.
+
+The lock is an flock that the server's process inherits, so it is free exactly when no server runs
+there, whatever became of those who started one. The socket stands in the folder, or, where that
+path is too long for the kernel, in a private short folder whose path is recorded in
+`server.socket`, so that the next run after a crash takes the same one instead of leaving it behind.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+SOCKET_PATH_MAX = 103
+"""Bytes of a Unix socket's path: 107 on Linux, 103 on macOS; we keep to the smaller."""
+
+SOCKET_NAME = "valkey.sock"
+SHORT_PREFIX = "muster-"
+
+
+@contextlib.contextmanager
+def locked(directory: Path, timeout: float) -> Iterator[int | None]:
+    """Hold the folder's lock; None when another process still has it after `timeout` seconds.
+
+    Whoever inherits the descriptor goes on holding the lock when this ends.
+    """
+    lock = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + timeout
+        while not (taken := _try_lock(lock)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield lock if taken else None
+    finally:
+        os.close(lock)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def note_holder(lock: int, pid: int) -> None:
+    """Write down who runs here, for the message to the next."""
+    os.pwrite(lock, f"{pid:<20}\n".encode(), 0)
+
+
+def holder(directory: Path) -> str:
+    """The process id that `note_holder` wrote, or `unknown`."""
+    return (directory / "server.lock").read_text().strip() or "unknown"
+
+
+def place_socket(directory: Path) -> Path:
+    """Where the server's socket goes; recorded in the folder."""
+    record = directory / "server.socket"
+    path = directory / SOCKET_NAME
+    if not _fits(path):
+        path = _recorded(record) or _short_directory() / SOCKET_NAME
+    record.write_text(f"{path}\n")
+    return path
+
+
+def remove_socket(directory: Path, path: Path) -> None:
+    """Remove the socket, and its short folder where it has one."""
+    path.unlink(missing_ok=True)
+    if path.parent != directory:
+        shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _recorded(record: Path) -> Path | None:
+    """The short path of an earlier run, if its folder is still there and ours alone."""
+    try:
+        path = Path(record.read_text().strip())
+        folder = path.parent.lstat()
+    except OSError:
+        return None
+    ours = stat.S_ISDIR(folder.st_mode) and folder.st_uid == os.geteuid()
+    private = folder.st_mode & (stat.S_IRWXG | stat.S_IRWXO) == 0
+    named = path.name == SOCKET_NAME and path.parent.name.startswith(SHORT_PREFIX)
+    return path if ours and private and named and _fits(path) else None
+
+
+def _short_directory() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=SHORT_PREFIX))  # mode 0700
+    if _fits(folder / SOCKET_NAME):
+        return folder
+    folder.rmdir()
+    return Path(tempfile.mkdtemp(prefix=SHORT_PREFIX, dir="/tmp"))
+
+
+def _fits(path: Path) -> bool:
+    return len(os.fsencode(path)) <= SOCKET_PATH_MAX
+
+
+def log_tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log file; empty where there is none."""
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""

@@ -1,0 +1,82 @@
+"""Submitting a spawn: one step that either accepts it whole or writes nothing.
+
+A submit carries an operation id. The first one with that id is remembered with a digest of the
+request; a repeated one is answered with what the first did. That is also how a submit whose reply
+was lost is asked for again, so the client of the log never doubles a spawn.
+"""
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eventstore import agent as agents
+from eventstore.agent import Agent, Spawn
+from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown
+from eventstore.events import AgentRequested
+from eventstore.log import Log, Outcome
+from eventstore.pool import Pool
+from eventstore.step import CLIENT_OPERATION_MS, OUR_OPERATION_MS, Origin
+
+
+class Submitted(Struct, frozen=True, kw_only=True):
+    """How a submit ended: DONE, KNOWN (see `same`), CLOSED or FULL."""
+
+    outcome: Outcome
+    agent_id: str = ""
+    same: bool = True
+    """For KNOWN: whether the first request with this operation id was the same one."""
+    waiting: int = 0
+    """For FULL: how many spawns wait."""
+    seq: int = 0
+    agent: Agent | None = None
+    """For DONE: the agent as requested."""
+
+
+async def submit(
+    log: Log,
+    pool: Pool,
+    request: AgentRequested,
+    origin: Origin,
+    *,
+    agent_id: str,
+    operation_id: str,
+    digest: str,
+    from_client: bool = False,
+) -> Submitted:
+    """Ask for an agent. `from_client`: the operation id is an `Idempotency-Key`, kept for 24 h.
+
+    `agent_id` and `operation_id` are the caller's, so that it can name them if no reply comes:
+    after one repetition of its own, `OutcomeUnknown` says that nobody knows. Raises also
+    `LogUnreachable`, `LogMissing`, `RolledBack`, `MemoryExhausted`.
+    """
+    request = replace(request, operation_id=operation_id, digest=digest)
+    step = log.step(pool.pool_name, origin)
+    step.check("operation", operation_id)
+    step.check("open", pool.created_seq)
+    step.check("backlog", pool.config.backlog_limit)
+    agent = step.agent(agent_id, None, agents.decide(Spawn(request=request), None))
+    keep_ms = CLIENT_OPERATION_MS if from_client else OUR_OPERATION_MS
+    step.write("operation", operation_id, digest, agent_id, keep_ms)
+    try:
+        reply = await log.commit(step, admits=True)
+    except OutcomeUnknown as first:
+        try:
+            reply = await log.commit(step, admits=True)
+        except LogUnreachable as error:
+            raise OutcomeUnknown(str(error)) from first
+    match reply.outcome:
+        case Outcome.DONE:
+            return Submitted(outcome=Outcome.DONE, agent_id=agent_id, seq=reply.seq, agent=agent)
+        case Outcome.KNOWN:
+            known_digest, known_id = (value.decode() for value in reply.rest)
+            return Submitted(
+                outcome=Outcome.KNOWN,
+                agent_id=known_id,
+                same=known_digest == digest,
+                seq=reply.seq,
+            )
+        case Outcome.FULL:
+            return Submitted(outcome=Outcome.FULL, waiting=int(reply.rest[0]))
+        case Outcome.CLOSED:
+            return Submitted(outcome=Outcome.CLOSED)
+        case other:
+            raise LogError(f"a submit ended as {other}")

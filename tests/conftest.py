@@ -1,0 +1,181 @@
+"""Servers for every test: started once per run when first asked for, emptied before each use.
+
+    redis_url        a flushed Valkey
+    any_redis_url    the same test on Valkey and on the oldest Redis supported
+    redis_server     a factory of servers of the test's own, to stop, kill and fill up
+    postgres_url     an empty PostgreSQL database
+    pgbouncer_url    the same database as postgres_url, through PgBouncer in transaction mode
+    database_url     the same test on an SQLite file and on PostgreSQL
+
+Whatever is started here is ended and removed here, by its process id and path.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.databases import PgBouncerServer, PostgresServer, reachable, unprivileged_uid
+from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
+
+KINDS = ("unit", "integration", "e2e", "chaos", "bench")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each test bears the mark of its folder, so that `-m unit` and `-m 'not chaos'` work."""
+    for item in items:
+        kind = item.path.relative_to(config.rootpath / "tests").parts[0]
+        if kind in KINDS:
+            item.add_marker(kind)
+
+
+class MakeServer(Protocol):
+    """Starts a server of the test's own; options as `RedisLikeServer` has them."""
+
+    def __call__(
+        self,
+        kind: type[RedisLikeServer] = ValkeyServer,
+        *,
+        appendfsync: str | None = "everysec",
+        maxmemory: str = "0",
+        tcp: bool = True,
+        options: dict[str, str] | None = None,
+    ) -> RedisLikeServer: ...
+
+
+@pytest.fixture(scope="session")
+def server_directory() -> Iterator[Path]:
+    """A short folder for servers, which users other than root can pass through."""
+    uid = unprivileged_uid()
+    base = Path(tempfile.gettempdir())
+    base = base if uid is None or reachable(base, uid) else Path("/tmp")
+    directory = Path(tempfile.mkdtemp(prefix="muster-tests-", dir=base))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def start_shared(server_directory: Path) -> Iterator[Callable[[type], RedisLikeServer]]:
+    """Gives the run's one server of a kind, started on first use."""
+    started: dict[type, RedisLikeServer] = {}
+
+    def start(kind: type[RedisLikeServer]) -> RedisLikeServer:
+        if kind not in started:
+            server = kind(server_directory / kind.kind)
+            server.start()
+            started[kind] = server
+        return started[kind]
+
+    yield start
+    for server in started.values():
+        server.stop()
+
+
+@pytest.fixture
+def redis_url(start_shared: Callable[[type], RedisLikeServer]) -> str:
+    """An empty Valkey."""
+    server = start_shared(ValkeyServer)
+    server.wipe()
+    return server.url
+
+
+@pytest.fixture(params=[ValkeyServer, RedisServer], ids=["valkey", "redis7.0"])
+def any_redis_url(
+    request: pytest.FixtureRequest, start_shared: Callable[[type], RedisLikeServer]
+) -> str:
+    """An empty server of each kind in turn."""
+    server = start_shared(request.param)
+    server.wipe()
+    return server.url
+
+
+@pytest.fixture
+def redis_server(server_directory: Path) -> Iterator[MakeServer]:
+    """Makes and starts servers of this test's own."""
+    made: list[RedisLikeServer] = []
+
+    def make(
+        kind: type[RedisLikeServer] = ValkeyServer,
+        *,
+        appendfsync: str | None = "everysec",
+        maxmemory: str = "0",
+        tcp: bool = True,
+        options: dict[str, str] | None = None,
+    ) -> RedisLikeServer:
+        directory = Path(tempfile.mkdtemp(prefix="own-", dir=server_directory))
+        server = kind(
+            directory, appendfsync=appendfsync, maxmemory=maxmemory, tcp=tcp, options=options
+        )
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.stop()
+        shutil.rmtree(server.directory)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_directory: Path) -> Iterator[PostgresServer]:
+    """The run's PostgreSQL."""
+    directory = server_directory / "postgres"
+    directory.mkdir(mode=0o711)
+    server = PostgresServer(directory)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_server(
+    server_directory: Path, postgres_server: PostgresServer
+) -> Iterator[PgBouncerServer]:
+    """The run's PgBouncer, in transaction mode."""
+    server = PgBouncerServer(server_directory / "pgbouncer", postgres_server)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The name of an empty database."""
+    name = postgres_server.create_database()
+    yield name
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer, postgres_database: str) -> str:
+    """An empty PostgreSQL database."""
+    return postgres_server.url(postgres_database)
+
+
+@pytest.fixture
+def pgbouncer_url(pgbouncer_server: PgBouncerServer, postgres_database: str) -> str:
+    """The database of `postgres_url`, through PgBouncer."""
+    return pgbouncer_server.url(postgres_database)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each dialect in turn."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'views.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the shell around the run has set for Muster must not reach a test."""
+    for name in list(os.environ):
+        if name.startswith(("MUSTER_", "REDIS_")) or name in ("DATABASE_URL", "PGBOUNCER_URL"):
+            monkeypatch.delenv(name)

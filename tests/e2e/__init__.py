@@ -1,0 +1,1 @@
+"""The whole pool: real processes, asked over HTTP."""

@@ -1,0 +1,371 @@
+"""The log's protocols on real servers: Valkey, and the oldest Redis that Muster supports."""
+
+import asyncio
+
+import pytest
+import redis
+
+from eventstore import agent as agents
+from eventstore import worker as workers
+from eventstore.agent import End, Fail, Lose, RestartPolicy, Started, Status, Terminate
+from eventstore.connection import connect, demand_suitable, inspect
+from eventstore.errors import (
+    LogMissing,
+    LogUnreachable,
+    MemoryExhausted,
+    OutcomeUnknown,
+    RolledBack,
+    ServerUnsuitable,
+)
+from eventstore.events import Error
+from eventstore.keys import Keys
+from eventstore.log import CATALOGUE, Log, Outcome
+from eventstore.step import Fence
+from tests.conftest import MakeServer
+from tests.pools import ORIGIN, TestPool, data, open_pool, raw_events, types
+
+POOL = "developer_pool"
+
+
+async def test_a_spawn_is_one_event_one_command_and_one_hash(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        submitted = await pool.spawn(labels={"team": "core"})
+    with redis.Redis.from_url(any_redis_url, decode_responses=True) as client:
+        fields = client.hgetall(f"agent:{{{POOL}}}:{submitted.agent_id}")
+        assert (fields["status"], fields["project_id"], fields["version"]) == ("pending", "p", "1")
+        assert client.smembers(f"pool:{{{POOL}}}:agents") == {submitted.agent_id}
+        assert client.xlen(f"pool:{{{POOL}}}:commands") == 1
+    [event] = raw_events(any_redis_url)
+    assert list(event) == [
+        "type", "version", "seq", "event_id", "subject", "incarnation", "worker_id", "epoch",
+        "correlation_id", "causation_id", "traceparent", "actor", "ts", "data",
+    ]  # fmt: skip
+    assert (event["type"], event["seq"], event["subject"]) == (
+        "agent.requested",
+        "1",
+        submitted.agent_id,
+    )
+    assert data(event)["labels"] == {"team": "core"}
+
+
+async def test_a_repeated_operation_is_answered_with_the_first(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        first = await pool.spawn(key="k", digest="d")
+        again = await pool.spawn(key="k", digest="d")
+        other = await pool.spawn(key="k", digest="e")
+    assert (again.outcome, again.agent_id, again.same) == (Outcome.KNOWN, first.agent_id, True)
+    assert (other.outcome, other.agent_id, other.same) == (Outcome.KNOWN, first.agent_id, False)
+    assert types(any_redis_url) == ["agent.requested"]
+
+
+async def test_a_full_backlog_takes_no_more_and_writes_nothing(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url, backlog_limit=2) as pool:
+        outcomes = [(await pool.spawn()).outcome for _ in range(4)]
+    assert outcomes == [Outcome.DONE, Outcome.DONE, Outcome.FULL, Outcome.FULL]
+    assert types(any_redis_url) == ["agent.requested"] * 2
+
+
+async def test_workers_that_claim_at_once_never_get_more_than_their_slots(
+    any_redis_url: str,
+) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await asyncio.gather(*(pool.spawn() for _ in range(50)))
+        fences = [await pool.worker(f"w{n}", slots=7) for n in range(6)]
+        told = await asyncio.gather(*(pool.claim(f, 10) for f in fences for _ in range(3)))
+        survey = await pool.log.survey(POOL)
+    claimed = [claim.agent.agent_id for claims in told for claim in claims]
+    assert len(claimed) == len(set(claimed)) == 42
+    assert [observed.agent_count for observed in survey.workers] == [7] * 6
+    assert (survey.waiting, survey.free) == (8, 0)
+
+
+async def test_a_lost_reply_strands_nothing(any_redis_url: str) -> None:
+    """The worker asks `again` and is told of what it was given before."""
+    async with open_pool(any_redis_url) as pool:
+        await asyncio.gather(*(pool.spawn() for _ in range(3)))
+        fence = await pool.worker("w")
+        lost = await pool.claim(fence)
+        assert await pool.claim(fence) == []
+        told = await pool.claim(fence, again=True)
+        assert {c.agent.agent_id for c in told} == {c.agent.agent_id for c in lost}
+        survey = await pool.log.survey(POOL)
+    assert survey.workers[0].agent_count == 3
+
+
+async def test_nobody_claims_for_a_worker_that_is_fenced_draining_or_full(
+    any_redis_url: str,
+) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await asyncio.gather(*(pool.spawn() for _ in range(5)))
+        full = await pool.worker("full", slots=1)
+        assert len(await pool.claim(full)) == 1
+        assert await pool.claim(full) == []
+        draining = await pool.worker("draining")
+        await pool.log.act_on_worker(POOL, "draining", workers.Drain(reason="t"), ORIGIN)
+        assert await pool.claim(draining) == []
+        fenced = await pool.worker("fenced")
+        await pool.fence("fenced")
+        assert await pool.log.claim(POOL, fenced, 5) == (Outcome.FENCED, [])
+        wrong = Fence("full", full.epoch + 1)
+        assert await pool.log.claim(POOL, wrong, 5) == (Outcome.FENCED, [])
+
+
+async def test_the_claim_and_the_fold_agree(any_redis_url: str) -> None:
+    """The claim script writes the hash that `evolve` would have led to."""
+    async with open_pool(any_redis_url) as pool:
+        submitted = await pool.spawn()
+        fence = await pool.worker("w")
+        [claimed] = await pool.claim(fence)
+        found = await pool.log.agent(POOL, submitted.agent_id)
+    assert submitted.agent is not None
+    claim = next(e for e in raw_events(any_redis_url) if e["type"] == "agent.claimed")
+    from eventstore.events import AgentClaimed, Event
+
+    event = Event(
+        body=AgentClaimed(),
+        event_id="",
+        subject=submitted.agent_id,
+        worker_id="w",
+        epoch=fence.epoch,
+        seq=int(claim["seq"]),
+    )
+    folded = agents.evolve(submitted.agent, event, POOL)
+    assert found is not None
+    assert agents.to_hash(found) == agents.to_hash(folded) == agents.to_hash(claimed.agent)
+
+
+async def test_what_a_fenced_worker_tries_does_not_enter_the_log(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await pool.spawn()
+        fence = await pool.worker("w")
+        [claimed] = await pool.claim(fence)
+        await pool.fence("w")
+        before = raw_events(any_redis_url)
+        for command in (Started(), End(reason="completed"), agents.Release(reason="x")):
+            acted = await pool.log.act(
+                POOL, claimed.agent.agent_id, command, ORIGIN, fence=fence, incarnation=1
+            )
+            assert acted.outcome is Outcome.FENCED
+        assert raw_events(any_redis_url) == before
+
+
+async def test_a_lost_workers_agents_are_queued_once_more_and_only_once(
+    any_redis_url: str,
+) -> None:
+    async with open_pool(any_redis_url) as pool:
+        submitted = await pool.spawn()
+        first = await pool.worker("w1")
+        await pool.claim(first)
+        reaper = await pool.fence("w1")
+        lose = Lose(reason="killed", now_ms=1)
+        for _ in range(2):  # the second finds nothing to do
+            await pool.log.act(POOL, submitted.agent_id, lose, ORIGIN, fence=reaper)
+        second = await pool.worker("w2")
+        [claimed] = await pool.claim(second)
+        assert (claimed.agent.agent_id, claimed.agent.incarnation) == (submitted.agent_id, 2)
+        assert await pool.claim(second) == []
+    assert types(any_redis_url).count("agent.lost") == 1
+
+
+async def test_the_end_of_a_waiting_agent_takes_its_command_along(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        submitted = await pool.spawn()
+        acted = await pool.log.act(POOL, submitted.agent_id, Terminate(), ORIGIN)
+        assert acted.agent is not None
+        assert acted.agent.status is Status.TERMINATED
+        survey = await pool.log.survey(POOL)
+        assert (survey.waiting, survey.live) == (0, 0)
+    with redis.Redis.from_url(any_redis_url) as client:
+        assert client.xlen(f"pool:{{{POOL}}}:commands") == 0
+        assert client.pttl(f"agent:{{{POOL}}}:{submitted.agent_id}") > 0
+
+
+async def test_a_worker_stops_only_when_it_holds_nothing(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await pool.spawn()
+        fence = await pool.worker("w")
+        [claimed] = await pool.claim(fence)
+        agent_id = claimed.agent.agent_id
+        stop = workers.StopWorker(reason="t")
+        held = await pool.log.act_on_worker(
+            POOL, "w", stop, ORIGIN, prepare=lambda _step, _worker: None
+        )
+        assert held.outcome is Outcome.CONFLICT
+        await pool.log.act(POOL, agent_id, Started(), ORIGIN, fence=fence)
+        await pool.log.act(POOL, agent_id, End(reason="completed"), ORIGIN, fence=fence)
+        stopped = await pool.log.act_on_worker(POOL, "w", stop, ORIGIN)
+        assert stopped.outcome is Outcome.DONE
+        assert (await pool.log.survey(POOL)).workers == ()
+    with redis.Redis.from_url(any_redis_url, decode_responses=True) as client:
+        assert client.xinfo_consumers(f"pool:{{{POOL}}}:commands", "workers") == []
+        assert client.xpending(f"pool:{{{POOL}}}:commands", "workers")["pending"] == 0
+
+
+async def test_a_crash_waits_in_due_and_counts_as_load(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        submitted = await pool.spawn()
+        fence = await pool.worker("w")
+        await pool.claim(fence)
+        crash = Fail(
+            during="start",
+            error=Error(type="ValueError"),
+            now_ms=pool.log.now_ms(),
+            policy=RestartPolicy(backoff_min_ms=60_000),
+        )
+        await pool.log.act(POOL, submitted.agent_id, crash, ORIGIN, fence=fence)
+        survey = await pool.log.survey(POOL)
+        assert (survey.restarting, survey.waiting, survey.free) == (1, 0, 10)
+        assert survey.due[0][0] == submitted.agent_id
+        await pool.log.act(POOL, submitted.agent_id, agents.Restart(), ORIGIN)
+        survey = await pool.log.survey(POOL)
+        assert (survey.restarting, survey.waiting) == (0, 1)
+
+
+async def test_the_log_is_dense_and_its_time_never_goes_back(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        fences = [await pool.worker(f"w{n}") for n in range(3)]
+        await asyncio.gather(*(pool.spawn() for _ in range(20)))
+        await asyncio.gather(*(pool.claim(fence) for fence in fences))
+    events = raw_events(any_redis_url)
+    assert [int(event["seq"]) for event in events] == list(range(1, len(events) + 1))
+    times = [int(event["ts"]) for event in events]
+    assert times == sorted(times)
+
+
+async def test_a_log_behind_the_floor_is_refused(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await pool.spawn()
+        pool.log.raise_floor(POOL, 1, 5)
+        with pytest.raises(RolledBack, match="seq 5 was acknowledged"):
+            await pool.spawn()
+        assert types(any_redis_url) == ["agent.requested"]
+
+
+async def test_a_log_that_is_gone_is_missing_and_not_made_anew(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await pool.spawn()
+        with redis.Redis.from_url(any_redis_url) as client:
+            client.delete(f"pool:{{{POOL}}}:events")
+            with pytest.raises(LogMissing):
+                await pool.spawn()
+            with pytest.raises(LogMissing):
+                await pool.log.initialise(POOL)
+            client.flushall()
+            with pytest.raises(LogMissing):
+                await pool.spawn()
+            assert client.keys("*") == []
+
+
+async def test_initialising_again_changes_nothing(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await pool.spawn()
+        await pool.log.initialise(POOL)
+        reply = await pool.log.initialise(POOL)
+        assert (reply.generation, reply.seq) == (1, 1)
+        await pool.log.initialise(CATALOGUE)
+
+
+async def test_at_the_memory_limit_only_spawns_are_refused(redis_server: MakeServer) -> None:
+    server = redis_server()
+    async with open_pool(server.url) as pool:
+        submitted = await pool.spawn()
+        fence = await pool.worker("w")
+        with server.client() as client:
+            client.config_set("maxmemory", "1mb")  # less than it uses
+        with pytest.raises(MemoryExhausted):
+            await pool.spawn()
+        assert len(await pool.claim(fence)) == 1
+        acted = await pool.log.act(POOL, submitted.agent_id, Terminate(), ORIGIN)
+        assert acted.outcome is Outcome.DONE
+
+
+async def test_a_server_that_evicts_is_refused(redis_server: MakeServer) -> None:
+    server = redis_server(options={"maxmemory-policy": "allkeys-lru"})
+    client = connect(server.url)
+    with pytest.raises(ServerUnsuitable, match="noeviction"):
+        demand_suitable(await inspect(client))
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("info", "named"),
+    [
+        ({"redis_version": "6.2.14"}, "redis 6.2.14 is too old"),
+        ({"redis_version": "7.2.4", "valkey_version": "7.0.0"}, "valkey 7.0.0 is too old"),
+    ],
+)
+def test_a_server_that_is_too_old_is_refused(info: dict[str, str], named: str) -> None:
+    with pytest.raises(ServerUnsuitable, match=named):
+        demand_suitable({**info, "maxmemory_policy": "noeviction"})
+
+
+async def test_a_server_that_is_not_there_is_unreachable(redis_server: MakeServer) -> None:
+    server = redis_server()
+    async with open_pool(server.url) as pool:
+        server.stop()
+        with pytest.raises((LogUnreachable, OutcomeUnknown)):  # a connection stood when it ended
+            await pool.spawn()
+        with pytest.raises(LogUnreachable):
+            await pool.spawn()
+        server.start()
+        assert (await pool.spawn()).outcome is Outcome.DONE
+
+
+async def test_the_lead_belongs_to_one_host_until_it_stands_still(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        _, first = await pool.log.lead(POOL, "h1", 0)
+        _, seen = await pool.log.lead(POOL, "h2", 0)
+        assert (first.host, seen.host, seen.term) == ("h1", "h1", first.term)
+        await pool.log.lead(POOL, "h1", first.term)
+        _, kept = await pool.log.lead(POOL, "h2", 0, stale=seen)
+        assert kept.host == "h1", "it moved since it was seen"
+        _, taken = await pool.log.lead(POOL, "h2", 0, stale=kept)
+        assert (taken.host, taken.term) == ("h2", first.term + 1)
+        step = pool.log.step(POOL, ORIGIN)
+        step.check("leader", "h1", first.term)
+        step.write("meta", "scaling", 9)
+        assert (await pool.log.commit(step)).outcome is Outcome.FENCED
+
+
+async def test_keys_of_the_public_contract(any_redis_url: str) -> None:
+    """What operators look at with redis-cli."""
+    async with open_pool(any_redis_url) as pool:
+        submitted = await pool.spawn()
+        fence = await pool.worker("w")
+        await pool.claim(fence)
+    with redis.Redis.from_url(any_redis_url, decode_responses=True) as client:
+        assert client.keys("agent:*") == [f"agent:{{{POOL}}}:{submitted.agent_id}"]
+        assert client.keys("process:*") == [f"process:{{{POOL}}}:w"]
+        assert client.zrevrange(f"pool:{{{POOL}}}:processes", 0, -1, withscores=True) == [
+            ("w", 9.0)
+        ]
+        agent = client.hgetall(f"agent:{{{POOL}}}:{submitted.agent_id}")
+        assert (
+            agent.items()
+            >= {
+                "status": "starting",
+                "pool_name": POOL,
+                "role_type": "developer",
+                "project_id": "p",
+                "process_id": "w",
+            }.items()
+        )
+        process = client.hgetall(f"process:{{{POOL}}}:w")
+        assert set(process) >= {
+            "pid", "pool_name", "host", "status", "agent_count", "max_agents", "last_heartbeat",
+        }  # fmt: skip
+        assert all(len(value) <= 64 for value in (*agent.values(), *process.values()))
+
+
+async def test_two_prefixes_share_nothing(any_redis_url: str) -> None:
+    client = connect(any_redis_url)
+    for prefix in ("a:", "b:"):
+        log = Log(client, Keys(prefix))
+        await log.initialise(POOL)
+        await log.initialise(CATALOGUE)
+        await TestPool(log).spawn()
+    await client.aclose()
+    with redis.Redis.from_url(any_redis_url, decode_responses=True) as plain:
+        keys = plain.keys("*")
+        assert all(key.startswith(("a:", "b:", "{a:", "{b:")) for key in keys), keys
+        assert plain.hget(f"b:pool:{{{POOL}}}:meta", "seq") == "1"

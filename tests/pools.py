@@ -1,0 +1,105 @@
+"""A pool as tests drive it: spawns, workers and claims through the log, without processes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import redis
+
+from eventstore import worker as workers
+from eventstore.connection import connect
+from eventstore.events import AgentRequested, WorkerRequested
+from eventstore.ids import new_id
+from eventstore.keys import Keys
+from eventstore.log import Claimed, Log, Outcome
+from eventstore.pool import Pool, PoolConfig
+from eventstore.spawn import Submitted, submit
+from eventstore.step import Fence, Origin
+
+ORIGIN = Origin(actor="test")
+
+
+class TestPool:
+    """One pool of one log."""
+
+    __test__ = False
+
+    def __init__(self, log: Log, name: str = "developer_pool", **config: Any) -> None:
+        self.log = log
+        self.name = name
+        self.pool = Pool(
+            pool_name=name, role_type="developer", config=PoolConfig(**config), created_seq=1
+        )
+
+    async def spawn(
+        self, *, key: str = "", digest: str = "", project: str = "p", **request: Any
+    ) -> Submitted:
+        return await submit(
+            self.log,
+            self.pool,
+            AgentRequested(role_type="developer", project_id=project, **request),
+            ORIGIN,
+            agent_id=new_id(),
+            operation_id=key or new_id(),
+            digest=digest,
+            from_client=bool(key),
+        )
+
+    async def order(self, worker_id: str, *, slots: int = 10, host: str = "h") -> None:
+        step = self.log.step(self.name, ORIGIN)
+        order = WorkerRequested(host=host, max_agents=slots, deadline_ms=2**52)
+        step.worker(worker_id, None, (order,))
+        assert (await self.log.commit(step)).outcome is Outcome.DONE
+
+    async def worker(self, worker_id: str, *, slots: int = 10) -> Fence:
+        """A worker that was ordered and has started."""
+        await self.order(worker_id, slots=slots)
+        epoch = await self.log.draw_epoch(self.name)
+        start = workers.Start(host="h", pid=1, start_time=1)
+        acted = await self.log.act_on_worker(self.name, worker_id, start, ORIGIN, epoch=epoch)
+        assert acted.outcome is Outcome.DONE
+        return Fence(worker_id, epoch)
+
+    async def claim(self, fence: Fence, slots: int = 10, *, again: bool = False) -> list[Claimed]:
+        outcome, told = await self.log.claim(self.name, fence, slots, again=again)
+        assert outcome is Outcome.DONE
+        return told
+
+    async def fence(self, worker_id: str) -> Fence:
+        """Declare a worker lost; returns what its reaper acts under."""
+        epoch = await self.log.draw_epoch(self.name)
+        acted = await self.log.act_on_worker(
+            self.name, worker_id, workers.Fence(reason="test"), ORIGIN, epoch=epoch
+        )
+        assert acted.outcome is Outcome.DONE
+        return Fence(worker_id, epoch, lost=True)
+
+
+@asynccontextmanager
+async def open_pool(
+    url: str, name: str = "developer_pool", **config: Any
+) -> AsyncIterator[TestPool]:
+    """A fresh pool on a server; its connections are closed at the end."""
+    client = connect(url)
+    try:
+        log = Log(client, Keys())
+        await log.initialise(name)
+        yield TestPool(log, name, **config)
+    finally:
+        await client.aclose()
+
+
+def raw_events(url: str, pool: str = "developer_pool") -> list[dict[str, str]]:
+    """The pool's events as they stand in the stream, read with a plain client."""
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        return [fields for _, fields in client.xrange(f"pool:{{{pool}}}:events")]
+
+
+def types(url: str, pool: str = "developer_pool") -> list[str]:
+    return [event["type"] for event in raw_events(url, pool)]
+
+
+def data(event: dict[str, str]) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(event["data"])
+    return decoded

@@ -1,0 +1,1 @@
+"""What needs nothing but Python: the pure core, and guards over the source itself."""

@@ -1,0 +1,54 @@
+"""Waiting for a condition: bounded, and with a message that says what did not come.
+
+Tests never sleep for luck; they wait here.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def until(
+    condition: Callable[[], T | Awaitable[T]],
+    *,
+    timeout: float = 10.0,
+    interval: float = 0.02,
+    what: str = "",
+) -> T:
+    """The first truthy value of `condition` (plain or async), asked every `interval` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = condition()
+        value: T = await answer if inspect.isawaitable(answer) else answer
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(_complaint(condition, timeout, what, value))
+        await asyncio.sleep(interval)
+
+
+def until_sync(
+    condition: Callable[[], T], *, timeout: float = 10.0, interval: float = 0.02, what: str = ""
+) -> T:
+    """`until` for code without an event loop."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(_complaint(condition, timeout, what, value))
+        time.sleep(interval)
+    return value
+
+
+def _complaint(condition: Callable[[], object], timeout: float, what: str, last: object) -> str:
+    return f"not within {timeout:g} s: {what or _source(condition)}; the last answer was {last!r}"
+
+
+def _source(condition: Callable[[], object]) -> str:
+    try:
+        return " ".join(inspect.getsource(condition).split())
+    except (OSError, TypeError):
+        return repr(condition)
