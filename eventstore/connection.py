@@ -56,17 +56,17 @@ def _raw(client: Redis) -> Redis:
 
 def connect_blocking(url: str, *, block_seconds: float) -> Redis:
     """A client for one reader that blocks up to `block_seconds`."""
-    return _raw(
-        Redis.from_url(
-            url,
-            max_connections=1,
-            socket_timeout=block_seconds + SOCKET_SECONDS,
-            socket_connect_timeout=SOCKET_SECONDS,
-            retry=AsyncRetry(NoBackoff(), 0),
-            protocol=2,
-            health_check_interval=0,
-        )
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=1,
+        timeout=block_seconds + SOCKET_SECONDS,
+        socket_timeout=block_seconds + SOCKET_SECONDS,
+        socket_connect_timeout=SOCKET_SECONDS,
+        retry=AsyncRetry(NoBackoff(), 0),
+        protocol=2,
+        health_check_interval=0,
     )
+    return _raw(Redis.from_pool(pool))
 
 
 def connect_thread(url: str, *, timeout_seconds: float) -> SyncRedis:
@@ -85,6 +85,23 @@ def connect_thread(url: str, *, timeout_seconds: float) -> SyncRedis:
 async def execute(client: AsyncClient, *command: str | bytes | int) -> Any:
     """Send one command as it stands. (redis-py leaves this method untyped.)"""
     return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+async def interruptible(client: AsyncClient, *command: str | bytes | int) -> Any:
+    """`execute` for a call that may block for long: a cancellation ends it at once.
+
+    On Python 3.11 redis-py can swallow a cancellation that comes while a command is being sent
+    (it uses `asyncio.wait_for`), and would then block on. So the call has a task of its own; when it
+    is given up its connection is dropped, since a reply may still come.
+    """
+    call = asyncio.ensure_future(execute(client, *command))
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        call.cancel()
+        call.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await client.connection_pool.disconnect()
+        raise
 
 
 async def shielded(call: Callable[[], Awaitable[T]]) -> T:

@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from eventstore.connection import UNREACHABLE, AsyncClient, connect_blocking, execute, passing
+from eventstore.connection import UNREACHABLE, AsyncClient, connect_blocking, interruptible, passing
 from eventstore.errors import LogError, LogUnreachable
 
 BLOCK_SECONDS = 5.0
@@ -58,7 +58,7 @@ class Reader:
 
     async def _call(self, *command: str | int) -> Any:
         try:
-            return await execute(self._client, *command)
+            return await interruptible(self._client, *command)
         except UNREACHABLE as error:
             raise LogUnreachable(f"Redis does not answer: {error}") from error
         except ResponseError as error:

@@ -167,7 +167,7 @@ writes.delist = function(id)
   local score = redis.call('ZSCORE', base .. 'processes', id)
   if score then
     redis.call('ZREM', base .. 'processes', id)
-    redis.call('HINCRBY', meta_key, 'free', number(-tonumber(score)))
+    redis.call('HINCRBY', meta_key, 'free', number(0 - tonumber(score)))
   end
 end
 

@@ -193,6 +193,7 @@ async def test_a_worker_stops_only_when_it_holds_nothing(any_redis_url: str) -> 
         assert held.outcome is Outcome.CONFLICT
         await pool.log.act(POOL, agent_id, Started(), ORIGIN, fence=fence)
         await pool.log.act(POOL, agent_id, End(reason="completed"), ORIGIN, fence=fence)
+        await pool.log.act_on_worker(POOL, "w", workers.Drain(reason="t"), ORIGIN)
         stopped = await pool.log.act_on_worker(POOL, "w", stop, ORIGIN)
         assert stopped.outcome is Outcome.DONE
         assert (await pool.log.survey(POOL)).workers == ()

@@ -1,0 +1,334 @@
+"""A host's supervisor with real worker processes: scaling, death, drain, two hosts, deletion."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from eventstore.catalogue import CatalogueLog
+from eventstore.connection import connect
+from eventstore.errors import ConfigurationError
+from eventstore.keys import Keys
+from eventstore.log import Log, Survey
+from eventstore.pool import PoolConfig
+from eventstore.reader import Reader
+from eventstore.worker import WorkerStatus
+from tests import invariants
+from tests.pools import ORIGIN, TestPool, raw_events, types
+from tests.waiting import until
+from workers.supervisor import Supervisor, SupervisorOptions
+
+POOL = "developer_pool"
+QUICK: dict[str, Any] = {
+    "lease_seconds": 2.0,
+    "renew_seconds": 0.3,
+    "stop_grace_seconds": 1.0,
+    "drain_seconds": 5.0,
+    "backoff_min_seconds": 0.05,
+    "backoff_max_seconds": 0.1,
+}
+
+
+class Site:
+    """A pool, and the hosts that tend it."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url, self.folder = url, folder
+        self.log = Log(connect(url), Keys())
+        self.catalogue = CatalogueLog(self.log, Reader(url))
+        self.supervisors: list[Supervisor] = []
+
+    async def pool(self, **config: Any) -> TestPool:
+        await self.catalogue.start()
+        wanted = PoolConfig(**{**QUICK, **config})
+        changed = await self.catalogue.create_pool(POOL, "developer", wanted, ORIGIN)
+        pool = TestPool(self.log, POOL)
+        pool.pool = changed.catalogue.pools[POOL]
+        return pool
+
+    async def host(self, name: str = "h1", *, agent: str = "") -> Supervisor:
+        supervisor = Supervisor(
+            SupervisorOptions(
+                redis_url=self.url,
+                host=name,
+                roles={"developer": agent or "workers.builtin:Placeholder"},
+                app_dir=str(self.folder),
+                log_dir=str(self.folder / "logs"),
+                poll_seconds=0.2,
+                shutdown_seconds=8.0,
+            )
+        )
+        self.supervisors.append(supervisor)
+        await supervisor.start()
+        return supervisor
+
+    async def survey(self) -> Survey:
+        return await self.log.survey(POOL)
+
+    async def until_running(self, count: int, *, timeout: float = 15) -> None:
+        async def running() -> bool:
+            agents = [await self.log.agent(POOL, name) for name in await self.log.live(POOL)]
+            return Counter(a.status for a in agents if a) == {"running": count}
+
+        await until(running, timeout=timeout, what=f"{count} agents running")
+
+    async def incarnations(self) -> dict[int, int]:
+        """How many live agents are at which incarnation."""
+        agents = [await self.log.agent(POOL, name) for name in await self.log.live(POOL)]
+        return Counter(agent.incarnation for agent in agents if agent)
+
+    async def workers(self) -> dict[str, int]:
+        """Pids of active workers."""
+        return {
+            o.worker.worker_id: o.worker.pid
+            for o in (await self.survey()).workers
+            if o.worker.status is WorkerStatus.ACTIVE
+        }
+
+    def check(self, **how: Any) -> None:
+        assert invariants.check(self.url, **how) == []
+
+    async def close(self) -> None:
+        for supervisor in self.supervisors:
+            await supervisor.stop()
+        await self.catalogue.close()
+        await self.log.client.aclose()
+
+
+@pytest.fixture
+async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(redis_url, tmp_path)
+    yield site
+    await site.close()
+
+
+async def test_fifteen_at_once_need_two_workers_and_get_them(site: Site) -> None:
+    pool = await site.pool()
+    await site.host()
+    spawned = await asyncio.gather(*(pool.spawn() for _ in range(15)))
+    await site.until_running(15)
+    held = sorted(o.agent_count for o in (await site.survey()).workers)
+    assert (len(held), sum(held)) == (2, 15)
+    assert types(site.url).count("worker.requested") == 2
+    site.check(acknowledged=[s.agent_id for s in spawned])
+
+
+async def test_one_after_the_other_they_fill_ten_and_five(site: Site) -> None:
+    pool = await site.pool()
+    await site.host()
+    for number in range(1, 16):
+        await pool.spawn()
+        await site.until_running(number)
+    assert sorted(o.agent_count for o in (await site.survey()).workers) == [5, 10]
+
+
+async def test_a_hundred_at_once_fill_ten_workers(site: Site) -> None:
+    pool = await site.pool()
+    await site.host()
+    spawned = await asyncio.gather(*(pool.spawn() for _ in range(100)))
+    await site.until_running(100, timeout=30)
+    assert [o.agent_count for o in (await site.survey()).workers] == [10] * 10
+    assert types(site.url).count("worker.requested") == 10
+    site.check(acknowledged=[s.agent_id for s in spawned])
+
+
+async def test_a_killed_workers_agents_run_elsewhere_within_two_seconds(site: Site) -> None:
+    pool = await site.pool()
+    await site.host()
+    await asyncio.gather(*(pool.spawn() for _ in range(12)))
+    await site.until_running(12)
+    victim = max((await site.survey()).workers, key=lambda o: o.agent_count).worker
+    os.kill(victim.pid, signal.SIGKILL)
+    await until(lambda: types(site.url).count("agent.lost") == 10, timeout=2.0)
+    await site.until_running(12, timeout=2.0)
+    assert victim.worker_id not in await site.workers()
+    assert await site.incarnations() == {2: 10, 1: 2}
+    site.check()
+
+
+async def test_an_empty_worker_is_given_back_after_its_time(site: Site) -> None:
+    from eventstore.agent import Terminate
+
+    pool = await site.pool(empty_worker_seconds=0.5)
+    await site.host()
+    spawned = await pool.spawn()
+    await site.until_running(1)
+    [pid] = (await site.workers()).values()
+    await site.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN)
+    await until(lambda: not psutil.pid_exists(pid), timeout=8, what="the worker ended")
+    assert types(site.url)[-1] == "worker.stopped"
+    site.check(at_rest=True)
+
+
+async def test_a_host_that_shuts_down_hands_its_agents_to_another(site: Site) -> None:
+    pool = await site.pool()
+    first = await site.host("h1")
+    await asyncio.gather(*(pool.spawn() for _ in range(5)))
+    await site.until_running(5)
+    await site.host("h2")
+    await first.stop()
+    await site.until_running(5)
+    assert {o.worker.host for o in (await site.survey()).workers} == {"h2"}
+    assert types(site.url).count("agent.released") == 5
+    assert "agent.lost" not in types(site.url)
+    site.check()
+
+
+async def test_a_supervisor_that_comes_back_adopts_its_workers(site: Site) -> None:
+    pool = await site.pool()
+    first = await site.host("h1")
+    await pool.spawn()
+    await site.until_running(1)
+    before = await site.workers()
+    await abandon(first)
+    await site.host("h1")
+    os.kill(next(iter(before.values())), signal.SIGKILL)
+    await until(lambda: "worker.lost" in types(site.url), timeout=2)
+    await site.until_running(1, timeout=2)
+    assert await site.workers() != before
+    lost = next(e for e in raw_events(site.url) if e["type"] == "worker.lost")
+    assert "process is gone" in lost["data"]
+    site.check()
+
+
+async def test_the_workers_of_a_dead_host_are_reaped_by_another_within_a_lease(
+    site: Site,
+) -> None:
+    pool = await site.pool()
+    first = await site.host("h1")
+    await asyncio.gather(*(pool.spawn() for _ in range(3)))
+    await site.until_running(3)
+    await site.host("h2")
+    pids = (await site.workers()).values()
+    await abandon(first)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: "worker.lost" in types(site.url), timeout=QUICK["lease_seconds"] + 2)
+    await site.until_running(3, timeout=2)
+    assert {o.worker.host for o in (await site.survey()).workers} == {"h2"}
+    site.check()
+
+
+async def abandon(supervisor: Supervisor) -> None:
+    """Leave as `kill -9` of the supervisor would: nothing is drained or said."""
+    for task in supervisor._tasks.values():
+        task.cancel()
+    await asyncio.gather(*supervisor._tasks.values(), return_exceptions=True)
+    supervisor._joined = False
+    await supervisor.stop()
+
+
+async def test_a_stopped_worker_is_replaced_and_writes_nothing_when_it_wakes(
+    site: Site,
+) -> None:
+    pool = await site.pool()
+    await site.host()
+    await asyncio.gather(*(pool.spawn() for _ in range(3)))
+    await site.until_running(3)
+    [(worker_id, pid)] = (await site.workers()).items()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await until(lambda: "worker.lost" in types(site.url), timeout=QUICK["lease_seconds"] + 2)
+        await site.until_running(3)
+        last = len(raw_events(site.url))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await until(lambda: not psutil.pid_exists(pid), timeout=8, what="it ended itself")
+    later = [e for e in raw_events(site.url)[last:] if e["worker_id"] == worker_id]
+    assert later == []
+    site.check()
+
+
+async def test_a_pool_that_is_closed_is_emptied_and_deleted_by_whoever_leads(
+    site: Site,
+) -> None:
+    pool = await site.pool()
+    await site.host()
+    await asyncio.gather(*(pool.spawn() for _ in range(3)))
+    await site.until_running(3)
+    assert not await site.catalogue.close_pool(pool.pool, ORIGIN, vacant=True)
+    assert await site.catalogue.close_pool(pool.pool, ORIGIN, vacant=False)
+
+    async def gone() -> bool:
+        catalogue = await site.catalogue.refresh()
+        return POOL not in catalogue.live_pools() and not (await site.survey()).workers
+
+    await until(gone, timeout=8)
+    assert (await pool.spawn()).outcome == "CLOSED"
+    reasons = [e["data"] for e in raw_events(site.url) if e["type"] == "agent.terminated"]
+    assert reasons == ['{"reason":"pool-deleted"}'] * 3
+
+
+async def test_workers_that_die_at_once_are_not_launched_in_a_hot_loop(site: Site) -> None:
+    (site.folder / "suicidal.py").write_text(
+        "import os\nfrom muster import Agent\n"
+        "class Suicidal(Agent):\n"
+        "    async def start(self, context):\n        os._exit(3)\n"
+    )
+    pool = await site.pool()
+    await site.host(agent="suicidal:Suicidal")
+    await pool.spawn()
+    await until(lambda: types(site.url).count("worker.lost") >= 3, timeout=10)
+    before = types(site.url).count("worker.lost")
+    with pytest.raises(AssertionError):  # bounded: it must not come to many in a second
+        await until(lambda: types(site.url).count("worker.lost") > before + 4, timeout=1.0)
+
+
+async def test_a_class_that_cannot_be_imported_ends_the_start(site: Site) -> None:
+    (site.folder / "broken.py").write_text("import nothing_of_that_name\n")
+    await site.pool()
+    with pytest.raises(ConfigurationError, match="nothing_of_that_name"):
+        await site.host(agent="broken:Thing")
+
+
+async def test_an_import_that_starts_threads_is_done_after_the_fork(site: Site) -> None:
+    (site.folder / "threaded.py").write_text(
+        "import threading\nfrom muster import Agent\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "class Threaded(Agent): ...\n"
+    )
+    pool = await site.pool()
+    await site.host(agent="threaded:Threaded")
+    await pool.spawn()
+    await site.until_running(1)
+
+
+async def test_a_host_has_one_supervisor(site: Site) -> None:
+    await site.pool()
+    await site.host("h1")
+    with pytest.raises(ConfigurationError, match="already has a supervisor"):
+        await site.host("h1")
+
+
+async def test_a_restart_that_is_due_and_a_spawn_that_waited_too_long(site: Site) -> None:
+    (site.folder / "once.py").write_text(
+        "from muster import Agent\n"
+        "class Once(Agent):\n"
+        "    async def run(self, context):\n"
+        "        if context.incarnation == 1:\n            raise ValueError('first')\n"
+        "        async with context.idle():\n"
+        "            import asyncio\n            await asyncio.Event().wait()\n"
+    )
+    pool = await site.pool(max_workers=1, agents_per_worker=1)
+    await site.host(agent="once:Once")
+    await pool.spawn()
+
+    async def restarted() -> bool:
+        [name] = await site.log.live(POOL)
+        agent = await site.log.agent(POOL, name)
+        return agent is not None and (agent.status, agent.incarnation) == ("running", 2)
+
+    await until(restarted, timeout=8)
+    late = await pool.spawn(expires_ms=site.log.now_ms() + 300)
+    await until(lambda: "agent.terminated" in types(site.url), timeout=5)
+    ended = next(e for e in raw_events(site.url) if e["type"] == "agent.terminated")
+    assert (ended["subject"], ended["data"]) == (late.agent_id, '{"reason":"pending-timeout"}')
+    site.check()
+
+

@@ -1,0 +1,143 @@
+"""How many workers a pool should have."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventstore.log import Observed, Survey
+from eventstore.pool import PoolConfig
+from eventstore.worker import Worker, WorkerStatus
+from workers import scaling
+
+
+def worker(
+    name: str, agents: int = 0, status: WorkerStatus = WorkerStatus.ACTIVE, slots: int = 10
+) -> Observed:
+    draining = status is WorkerStatus.DRAINING
+    state = Worker(
+        worker_id=name, pool_name="p", host="h", max_agents=slots, status=status, draining=draining
+    )
+    return Observed(state, agents, 1, 0)
+
+
+def survey(*workers: Observed, waiting: int = 0, restarting: int = 0) -> Survey:
+    free = sum(
+        o.worker.max_agents - o.agent_count
+        for o in workers
+        if o.worker.status is WorkerStatus.ACTIVE
+    )
+    return Survey(
+        ts=0,
+        seq=0,
+        waiting=waiting,
+        free=free,
+        restarting=restarting,
+        live=waiting + restarting,
+        scaling=0,
+        closed="",
+        due=(),
+        timeouts=(),
+        workers=workers,
+    )
+
+
+def launches(found: Survey, config: PoolConfig | None = None) -> int:
+    return scaling.decide(found, config or PoolConfig(), empty_seconds={}).launch
+
+
+def test_one_pending_spawn_starts_the_first_worker() -> None:
+    assert launches(survey(waiting=1)) == 1
+
+
+def test_fifteen_need_two_workers_not_fifteen() -> None:
+    assert launches(survey(waiting=15)) == 2
+
+
+def test_what_is_ordered_counts_as_if_it_stood() -> None:
+    ordered = [worker(n, status=WorkerStatus.REQUESTED) for n in ("a", "b")]
+    assert launches(survey(*ordered, waiting=20)) == 0
+    assert launches(survey(*ordered, waiting=21)) == 1
+
+
+def test_free_slots_come_first() -> None:
+    assert launches(survey(worker("a", agents=4), waiting=6)) == 0
+    assert launches(survey(worker("a", agents=4), waiting=7)) == 1
+
+
+def test_a_restart_that_is_due_later_is_load_already() -> None:
+    assert launches(survey(worker("a", agents=10), restarting=1)) == 1
+
+
+def test_a_draining_worker_is_no_capacity() -> None:
+    draining = worker("a", agents=0, status=WorkerStatus.DRAINING)
+    assert launches(survey(draining, waiting=1)) == 1
+
+
+def test_never_above_the_maximum_and_it_says_so() -> None:
+    decision = scaling.decide(
+        survey(worker("a", agents=10), waiting=50), PoolConfig(max_workers=3), empty_seconds={}
+    )
+    assert (decision.launch, decision.at_maximum) == (2, True)
+
+
+def test_the_minimum_is_kept_without_load() -> None:
+    assert launches(survey(), PoolConfig(min_workers=2)) == 2
+
+
+def test_an_empty_worker_goes_after_its_time_and_not_before() -> None:
+    found = survey(worker("a", agents=1), worker("b"), worker("c"))
+    decision = scaling.decide(
+        found, PoolConfig(empty_worker_seconds=300), empty_seconds={"b": 299.0, "c": 301.0}
+    )
+    assert decision.give_back == ("c",)
+
+
+def test_nothing_is_given_back_while_something_waits() -> None:
+    found = survey(worker("b"), waiting=1)
+    decision = scaling.decide(found, PoolConfig(), empty_seconds={"b": 999.0})
+    assert decision.give_back == ()
+
+
+def test_a_deleted_pool_gives_back_all_and_starts_none() -> None:
+    config = PoolConfig(min_workers=1)
+    decision = scaling.decide(survey(worker("a")), config, empty_seconds={"a": 0.0}, deleted=True)
+    assert decision.give_back == ("a",)
+    decision = scaling.decide(survey(waiting=5), config, empty_seconds={}, deleted=True)
+    assert decision.launch == 0
+
+
+workers_drawn = st.lists(
+    st.tuples(st.integers(0, 10), st.sampled_from(list(WorkerStatus)), st.floats(0, 1000)),
+    max_size=8,
+)
+
+
+@given(drawn=workers_drawn, waiting=st.integers(0, 200), restarting=st.integers(0, 20))
+def test_no_worker_that_holds_agents_is_ever_given_back(
+    drawn: list[tuple[int, WorkerStatus, float]], waiting: int, restarting: int
+) -> None:
+    observed = [worker(f"w{n}", agents, status) for n, (agents, status, _) in enumerate(drawn)]
+    found = survey(*observed, waiting=waiting, restarting=restarting)
+    empty = {
+        o.worker.worker_id: seconds
+        for o, (agents, _, seconds) in zip(observed, drawn, strict=True)
+        if agents == 0
+    }
+    config = PoolConfig(max_workers=6)
+    decision = scaling.decide(found, config, empty_seconds=empty)
+    holding = {o.worker.worker_id for o in observed if o.agent_count}
+    assert not holding & set(decision.give_back)
+    assert not (decision.launch and decision.give_back)
+    standing = sum(
+        o.worker.status is not WorkerStatus.DRAINING and not o.worker.ended for o in observed
+    )
+    assert decision.launch == 0 or standing + decision.launch <= config.max_workers
+    launched = decision.launch * config.agents_per_worker
+    ordered = 10 * sum(o.worker.status is WorkerStatus.REQUESTED for o in observed)
+    enough = found.free + ordered + launched >= waiting + restarting
+    assert enough or decision.at_maximum
+
+
+def test_workers_are_spread_over_hosts_by_their_number() -> None:
+    placed = scaling.place(3, ["h", "i"], survey(worker("a")), prefer="h")
+    assert placed == ["i", "h", "i"]
+    assert scaling.place(2, [], survey(), prefer="h") == []

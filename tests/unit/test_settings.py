@@ -1,0 +1,125 @@
+"""Settings: where they come from, which one wins, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from eventstore.errors import ConfigurationError
+from muster.settings import Settings, load, redacted, to_environment
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "muster.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_without_anything_four_pools_exist_with_a_built_in_agent() -> None:
+    settings = load({}, {})
+    assert sorted(settings.pools) == [
+        "business_analyst_pool",
+        "developer_pool",
+        "team_leader_pool",
+        "tester_pool",
+    ]
+    assert (settings.host, settings.port, settings.redis_url) == ("127.0.0.1", 8000, "")
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "port = 1\nlog_level = 'debug'\nkey_prefix = 'f:'")
+    settings = load({"config": path, "port": 3}, {"MUSTER_PORT": "2", "MUSTER_LOG_LEVEL": "error"})
+    assert (settings.port, settings.log_level, settings.key_prefix) == (3, "error", "f:")
+    assert settings.sources["port"] == "--port"
+    assert settings.sources["log_level"] == "MUSTER_LOG_LEVEL"
+    assert "muster.toml" in settings.sources["key_prefix"]
+
+
+def test_a_file_declares_roles_and_pools_and_its_folder_is_where_classes_are(
+    tmp_path: Path,
+) -> None:
+    path = write(
+        tmp_path,
+        "[roles.coder]\nagent = 'acme:Coder'\n"
+        "[pools.coders]\nrole = 'coder'\nmax_workers = 3\nempty_worker_seconds = 5",
+    )
+    settings = load({"config": path}, {})
+    assert settings.roles == {"coder": "acme:Coder"}
+    config = settings.pools["coders"].config()
+    assert (config.max_workers, config.empty_worker_seconds) == (3, 5.0)
+    assert settings.app_dir == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({"REDIS_URL": "redis://a"}, "redis://a"),
+        ({"MUSTER_REDIS_URL": "redis://b", "REDIS_URL": "redis://a"}, "redis://b"),
+        ({"REDIS_HOST": "h"}, "redis://h:6379/0"),
+        (
+            {"REDIS_HOST": "h", "REDIS_PORT": "1", "REDIS_DB": "2", "REDIS_PASSWORD": "p/w"},
+            "redis://:p%2Fw@h:1/2",
+        ),
+        ({"MUSTER_EMBEDDED": "1", "REDIS_URL": "redis://a"}, ""),
+    ],
+)
+def test_where_redis_is(environment: dict[str, str], url: str) -> None:
+    assert load({}, environment).redis_url == url
+
+
+def test_embedded_ignores_the_database_of_the_environment() -> None:
+    settings = load({"embedded": True}, {"DATABASE_URL": "postgresql://x", "PGBOUNCER_URL": "y"})
+    assert (settings.database_url, settings.pgbouncer_url) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("prot = 1", "unknown key 'prot'"),
+        ("port = 'x'", "port in .*expected a number"),
+        ("port = 70000", "expected 0 to 65535"),
+        ("log_level = 'loud'", "expected one of debug, info"),
+        ("redis_url = 'http://x'", "expected redis://"),
+        ("[roles.Coder]\nagent='a:B'", r"\[roles.Coder\]: a name is"),
+        ("[roles.coder]\nagent='a.B'", "expected 'package.module:Class'"),
+        ("[roles.coder]\nagnt='a:B'", "unknown key 'agnt'"),
+        ("[roles.c]\nagent='a:B'\n[pools.p]\nrole='d'", "expected one of c, got 'd'"),
+        ("[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nmax_worker=1", "max_worker"),
+        ("[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nmax_workers=0", r"max_workers"),
+        (
+            "[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nmin_workers=5\nmax_workers=2",
+            "min_workers",
+        ),
+        ("[roles", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        load({"config": write(tmp_path, text)}, {})
+
+
+def test_a_file_that_was_named_must_be_there() -> None:
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        load({"config": "elsewhere.toml"}, {})
+
+
+def test_an_address_that_others_can_reach_needs_a_token() -> None:
+    with pytest.raises(ConfigurationError, match="MUSTER_API_TOKEN"):
+        load({"host": "0.0.0.0"}, {})
+    assert load({"host": "0.0.0.0"}, {"MUSTER_API_TOKEN": "t"}).host == "0.0.0.0"
+
+
+def test_a_child_gets_the_same_settings() -> None:
+    settings = load({"port": 9, "redis_url": "redis://x", "single_process": True}, {})
+    again = load({}, to_environment(settings))
+    assert (again.port, again.redis_url, again.single_process) == (9, "redis://x", True)
+
+
+def test_passwords_are_not_shown() -> None:
+    assert redacted("redis://me:secret@h:1/0") == "redis://me:***@h:1/0"
+    assert redacted("unix:///a/b") == "unix:///a/b"
+    assert Settings().views_url.startswith("sqlite:///")

@@ -1,0 +1,1 @@
+"""Where agents live: worker processes, the supervisor that keeps them, and scaling."""

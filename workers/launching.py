@@ -1,0 +1,193 @@
+"""How a worker comes to life: forked from the zygote, or inside this process.
+
+Both launchers say in the same way when a worker has ended. The supervisor knows nothing else of
+the difference.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+import msgspec
+import structlog
+
+from eventstore.errors import ConfigurationError, MusterError
+from workers import roles
+from workers.agents import Agent
+from workers.hosts import Process, start_time, this_process
+from workers.worker import Worker, WorkerOptions
+from workers.zygote import Plan, Said, arguments
+
+log = structlog.get_logger("muster.launching")
+
+Ended: TypeAlias = Callable[[str, str], None]
+"""Called with the worker's id and how its process ended."""
+
+
+def _nobody_listens(_worker_id: str, _how: str) -> None:
+    pass
+
+
+PRELOAD_SECONDS = 60.0
+FORK_SECONDS = 10.0
+
+
+class LaunchFailed(MusterError):
+    """The worker could not be started."""
+
+
+class Launcher(Protocol):
+    """Starts workers on this host."""
+
+    async def start(self, ended: Ended) -> None:
+        """Get ready. Raises `ConfigurationError` when an agent class cannot be imported."""
+
+    async def launch(self, options: WorkerOptions) -> Process:
+        """Start a worker; returns its process. Raises `LaunchFailed`."""
+
+    async def stop(self) -> None:
+        """Start no more. Workers that run go on."""
+
+
+class ForkLauncher:
+    """Forks workers from a zygote, which is started anew if it dies."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._ended: Ended = _nobody_listens
+        self._zygote: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._forked: dict[str, asyncio.Future[int]] = {}
+        self._workers: dict[int, str] = {}
+        self._lock = asyncio.Lock()
+
+    async def start(self, ended: Ended) -> None:
+        self._ended = ended
+        await self._start_zygote()
+
+    async def launch(self, options: WorkerOptions) -> Process:
+        async with self._lock:
+            if self._listener is None or self._listener.done():
+                log.warning("zygote.restarting")
+                await self._start_zygote()
+        assert self._writer is not None
+        forked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._forked[options.worker_id] = forked
+        try:
+            self._writer.write(msgspec.json.encode(options) + b"\n")
+            pid = await asyncio.wait_for(forked, FORK_SECONDS)
+        except (OSError, TimeoutError) as error:
+            raise LaunchFailed(f"the zygote does not fork: {error!r}") from error
+        finally:
+            self._forked.pop(options.worker_id, None)
+        process = Process(pid, start_time(pid))
+        process.watch(lambda: self._gone(pid))
+        return process
+
+    async def stop(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+            self._listener = None
+        if self._zygote is not None:
+            await asyncio.to_thread(self._zygote.wait, FORK_SECONDS)
+            self._zygote = None
+
+    async def _start_zygote(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._zygote = subprocess.Popen(
+                arguments(self._plan, theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            line = await asyncio.wait_for(reader.readline(), PRELOAD_SECONDS)
+        except TimeoutError:
+            self._zygote.kill()
+            raise ConfigurationError(
+                f"importing the agent classes took more than {PRELOAD_SECONDS:g} s"
+            ) from None
+        said = msgspec.json.decode(line, type=Said) if line else Said(failed="the zygote died")
+        if not said.ready:
+            raise ConfigurationError(said.failed)
+        for role in said.deferred:
+            log.warning("role.starts_threads", role=role, imported="after each fork")
+        self._listener = asyncio.create_task(self._listen(reader), name="zygote")
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        while line := await reader.readline():
+            said = msgspec.json.decode(line, type=Said)
+            if said.pid:
+                self._workers[said.pid] = said.worker_id
+                forked = self._forked.get(said.worker_id)
+                if forked is not None and not forked.done():
+                    forked.set_result(said.pid)
+            elif said.ended:
+                self._report(said.ended, _told(said.code))
+        for forked in self._forked.values():
+            if not forked.done():
+                forked.set_exception(ConnectionResetError("the zygote died"))
+
+    def _gone(self, pid: int) -> None:
+        """The process is gone; the zygote is about to say how, unless it is gone itself."""
+        asyncio.get_running_loop().call_later(0.2, self._report, pid, "its process is gone")
+
+    def _report(self, pid: int, how: str) -> None:
+        worker_id = self._workers.pop(pid, None)
+        if worker_id is not None:
+            self._ended(worker_id, how)
+
+
+def _told(code: int) -> str:
+    return f"killed by signal {-code}" if code < 0 else f"exited with code {code}"
+
+
+class InProcessLauncher:
+    """Runs workers inside this process, for `--single-process`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._ended: Ended = _nobody_listens
+        self._classes: dict[str, type[Agent]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, ended: Ended) -> None:
+        self._ended = ended
+        for name, path in self._plan.roles.items():
+            self._classes[name] = roles.load(path, self._plan.app_dir).role
+
+    async def launch(self, options: WorkerOptions) -> Process:
+        process = this_process()
+        options = msgspec.structs.replace(options, exits=False)
+        worker = Worker(options, self._classes, start_time=process.start_time)
+        task = asyncio.create_task(self._run(worker, options.worker_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return process
+
+    async def _run(self, worker: Worker, worker_id: str) -> None:
+        how = "it failed"
+        try:
+            await worker.start()
+            how = await worker.wait()
+        except MusterError as error:
+            how = str(error)
+        finally:
+            await worker.stop()
+            self._ended(worker_id, how)
+
+    async def stop(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

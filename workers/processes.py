@@ -1,0 +1,125 @@
+"""The worker processes of one host, as its supervisor holds them.
+
+Some it launched, some it adopted from a supervisor before it. Each is known by worker id, and its
+end is noted until the log knows of it too.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+import structlog
+from msgspec import Struct
+
+from eventstore.pool import Pool
+from workers.hosts import Process
+from workers.launching import Launcher, LaunchFailed
+from workers.worker import WorkerOptions
+
+log = structlog.get_logger("muster.processes")
+
+REMEMBERED = 10_000
+"""How many ended workers are kept in mind at most."""
+
+
+class Local(Struct):
+    """A process that runs."""
+
+    pool: str
+    process: Process
+    stop_watching: Callable[[], None]
+    kill: asyncio.TimerHandle | None = None
+
+
+class HostProcesses:
+    """Launches, adopts, watches and ends the workers of this host."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        options_for: Callable[[Pool, str], WorkerOptions],
+        wake: Callable[[], None],
+        *,
+        in_process: bool = False,
+    ) -> None:
+        self._launcher = launcher
+        self._options_for = options_for
+        self._wake = wake
+        self._in_process = in_process
+        self._running: dict[str, Local] = {}
+        self._ended: dict[str, str] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self._running)
+
+    async def start(self) -> None:
+        await self._launcher.start(self._note_end)
+
+    async def stop(self) -> None:
+        for local in self._running.values():
+            local.stop_watching()
+            if local.kill is not None:
+                local.kill.cancel()
+        await self._launcher.stop()
+
+    def ended(self, worker_id: str) -> str | None:
+        return self._ended.get(worker_id)
+
+    def running(self, pool: str) -> set[str]:
+        return {worker_id for worker_id, local in self._running.items() if local.pool == pool}
+
+    async def launch(self, pool: Pool, worker_id: str) -> None:
+        if worker_id in self._running or worker_id in self._ended:
+            return
+        local = Local(pool.pool_name, Process(0, 0), lambda: None)
+        self._running[worker_id] = local
+        try:
+            local.process = await self._launcher.launch(self._options_for(pool, worker_id))
+        except LaunchFailed as error:
+            log.error("worker.launch_failed", worker_id=worker_id, error=str(error))
+            self._note_end(worker_id, str(error))
+            return
+        pid = local.process.pid
+        log.info("worker.launched", pool=pool.pool_name, worker_id=worker_id, pid=pid)
+
+    def adopt(self, pool: str, worker_id: str, process: Process) -> None:
+        if worker_id in self._running or worker_id in self._ended:
+            return
+        if self._in_process or not process.alive():
+            self._note_end(worker_id, "its process is gone")
+            return
+        stop = process.watch(lambda: self._note_end(worker_id, "its process is gone"))
+        self._running[worker_id] = Local(pool, process, stop)
+        log.info("worker.adopted", pool=pool, worker_id=worker_id, pid=process.pid)
+
+    def end(self, worker_id: str, grace_seconds: float) -> None:
+        local = self._running.get(worker_id)
+        if local is None or local.kill is not None or self._in_process:
+            return
+        self._signal(worker_id, local, signal.SIGTERM)
+        local.kill = asyncio.get_running_loop().call_later(
+            grace_seconds, self._signal, worker_id, local, signal.SIGKILL
+        )
+
+    def end_all(self, number: signal.Signals) -> None:
+        """The last resort of a shut-down."""
+        for worker_id, local in self._running.items():
+            if not self._in_process:
+                self._signal(worker_id, local, number)
+
+    def _signal(self, worker_id: str, local: Local, number: signal.Signals) -> None:
+        if local.process.pid and local.process.signal(number):
+            pid = local.process.pid
+            log.warning("worker.signalled", worker_id=worker_id, pid=pid, signal=number.name)
+
+    def _note_end(self, worker_id: str, how: str) -> None:
+        local = self._running.pop(worker_id, None)
+        if local is not None:
+            local.stop_watching()
+            if local.kill is not None:
+                local.kill.cancel()
+        while len(self._ended) >= REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+        self._ended[worker_id] = how
+        self._wake()

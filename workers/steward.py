@@ -1,0 +1,53 @@
+"""One pool, as one host's supervisor tends it: one survey, then what every supervisor does, then
+what the leader does. What goes wrong in one round is seen again in the next.
+"""
+
+from eventstore.log import Log, Survey
+from workers.leading import Catalogued, Leader
+from workers.leases import boot_seconds
+from workers.watch import LocalWorkers, Watch
+
+
+class Steward:
+    """Tends one pool. Not to be used by two tasks at once."""
+
+    def __init__(
+        self,
+        host: str,
+        events: Log,
+        local: LocalWorkers,
+        catalogued: Catalogued,
+        *,
+        poll_seconds: float,
+    ) -> None:
+        self._events = events
+        self._catalogued = catalogued
+        self._poll_seconds = poll_seconds
+        self._watch = Watch(host, events, local, catalogued.pool)
+        self._leader = Leader(host, events, self._watch, catalogued)
+        self._leaving = False
+
+    async def tend(self) -> float:
+        """Look after the pool once; returns after how many seconds to look again at the latest."""
+        now = boot_seconds()
+        survey = await self._events.survey(self._catalogued.pool().pool_name)
+        await self._watch.look(survey, now)
+        if not self._leaving:
+            await self._leader.look(survey, now)
+        return self._next_look(survey)
+
+    def leave(self, reason: str) -> None:
+        """From now on drain this host's workers, and lead no more."""
+        self._leaving = True
+        self._watch.draining = reason
+
+    async def resign(self) -> None:
+        await self._leader.resign()
+
+    def _next_look(self, survey: Survey) -> float:
+        seconds = self._poll_seconds
+        if not survey.workers and not survey.live:
+            seconds *= 2
+        if self._leader.leads and survey.due:
+            seconds = min(seconds, max((survey.due[0][1] - survey.ts) / 1000, 0.01))
+        return seconds

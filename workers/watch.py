@@ -1,0 +1,196 @@
+"""One pool's workers, as every supervisor watches them.
+
+All leases are watched, whoever's host they are on; processes and orders are each host's own. Every
+step may be repeated, interrupted, or done by another supervisor at the same time.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from eventstore import worker as workers
+from eventstore.log import Log, Observed, Survey
+from eventstore.pool import Pool
+from eventstore.step import Origin, Step
+from eventstore.worker import Worker, WorkerStatus
+from workers import reaping
+from workers.hosts import Process
+from workers.leases import LeaseWatch, Stopwatch
+
+SUSPECT_SHARE = 0.6
+"""A worker is suspect once its lease has stood still for this share of its time."""
+SETTLED_SECONDS = 5.0
+"""A worker that dies before this age counts as a launch that failed."""
+STRAY_SECONDS = 10.0
+"""A process that outlives its worker's end by this long is ended."""
+LOST_LEASES = 5
+"""How many lease times a fenced process gets to end by itself: it may be stopped, and wake."""
+
+
+class LocalWorkers(Protocol):
+    """The worker processes of this host."""
+
+    def ended(self, worker_id: str) -> str | None:
+        """How the worker's process ended; None while it runs or if it is not known here."""
+
+    def running(self, pool: str) -> set[str]:
+        """The ids of the pool's workers whose processes run here."""
+
+    def adopt(self, pool: str, worker_id: str, process: Process) -> None:
+        """Watch a process that this supervisor did not start. Known ones are passed over."""
+
+    async def launch(self, pool: Pool, worker_id: str) -> None:
+        """Start the process of an order, once."""
+
+    def end(self, worker_id: str, grace_seconds: float) -> None:
+        """Ask the process to end, and kill it when the grace is over. Unknown ones: nothing."""
+
+
+class Watch:
+    """Watches one pool's workers from one host."""
+
+    def __init__(
+        self, host: str, events: Log, local: LocalWorkers, pool: Callable[[], Pool]
+    ) -> None:
+        self.draining = ""
+        """Why this host's workers are to drain; empty while they are not."""
+        self.failed_launches = 0
+        """How many workers in a row died on this host before they had settled."""
+        self._host = host
+        self._events = events
+        self._local = local
+        self._pool = pool
+        self._origin = Origin(actor=f"supervisor:{host}")
+        self._leases = LeaseWatch()
+        self._drains = Stopwatch()
+        self._strays = Stopwatch()
+        self._ages = Stopwatch()
+        self._settled: set[str] = set()
+
+    async def look(self, survey: Survey, now: float) -> None:
+        """Do for the pool's workers what a host has to do."""
+        self._note_settled(survey, now)
+        await self._bury_the_dead(survey)
+        await self._judge_leases(survey, now)
+        await self._adopt_or_launch(survey)
+        await self._drain_host(survey)
+        self._end_overdue(survey, now)
+        await self._clear_lost(survey)
+
+    def _note_settled(self, survey: Survey, now: float) -> None:
+        """Workers of this host that have lived for a while: launching works."""
+        alive = [worker.worker_id for worker in self._mine(survey) if worker.alive]
+        ages = self._ages.look(alive, now)
+        settled = {name for name, seconds in ages.items() if seconds > SETTLED_SECONDS}
+        if settled - self._settled:
+            self.failed_launches = 0
+        self._settled = settled
+
+    async def _bury_the_dead(self, survey: Survey) -> None:
+        """Workers whose process this supervisor saw end without a `worker.stopped`."""
+        for observed in survey.workers:
+            worker = observed.worker
+            how = self._local.ended(worker.worker_id)
+            if how is None or worker.ended:
+                continue
+            if worker.worker_id not in self._settled:
+                self.failed_launches += 1
+            await self.reap(worker, how)
+
+    async def _judge_leases(self, survey: Survey, now: float) -> None:
+        lease = self._pool().config.lease_seconds
+        alive = {o.worker.worker_id: o for o in survey.workers if o.worker.alive}
+        for name, seconds in self._leases.look(
+            {name: o.renewal for name, o in alive.items()}, now
+        ).items():
+            observed = alive[name]
+            suspect = observed.worker.status is WorkerStatus.SUSPECT
+            if seconds > lease:
+                reason = f"its lease was not renewed for {lease:g} s"
+                await self.reap(observed.worker, reason, renewal=observed.renewal)
+            elif seconds > lease * SUSPECT_SHARE and not suspect:
+                await self._suspect(observed)
+            elif seconds < lease * SUSPECT_SHARE and suspect:
+                await self._events.act_on_worker(
+                    self._pool().pool_name, name, workers.Recover(), self._origin
+                )
+
+    async def _suspect(self, observed: Observed) -> None:
+        def unless_renewed(step: Step, worker: Worker) -> None:
+            step.check("renewal", worker.worker_id, observed.renewal)
+
+        await self._events.act_on_worker(
+            self._pool().pool_name,
+            observed.worker.worker_id,
+            workers.Suspect(reason="its lease is not being renewed"),
+            self._origin,
+            prepare=unless_renewed,
+        )
+
+    async def _adopt_or_launch(self, survey: Survey) -> None:
+        pool = self._pool()
+        ordered = []
+        for worker in self._mine(survey):
+            if worker.alive:
+                process = Process(worker.pid, worker.start_time)
+                self._local.adopt(pool.pool_name, worker.worker_id, process)
+            elif worker.status is WorkerStatus.REQUESTED:
+                if self.draining:
+                    await self.reap(worker, self.draining)
+                else:
+                    ordered.append(worker.worker_id)
+        await self.launch(ordered)
+
+    async def launch(self, worker_ids: Iterable[str]) -> None:
+        """Launch orders of this host at once, without waiting for the next look."""
+        pool = self._pool()
+        await asyncio.gather(*(self._local.launch(pool, name) for name in worker_ids))
+
+    async def _drain_host(self, survey: Survey) -> None:
+        if not self.draining:
+            return
+        drain = workers.Drain(reason=self.draining)
+        for worker in self._mine(survey):
+            if worker.alive and not worker.draining:
+                await self._events.act_on_worker(
+                    self._pool().pool_name, worker.worker_id, drain, self._origin
+                )
+
+    def _end_overdue(self, survey: Survey, now: float) -> None:
+        """Processes that should have ended by themselves: asked first, then killed."""
+        config = self._pool().config
+        mine = self._mine(survey)
+        draining = {w.worker_id for w in mine if w.alive and w.draining}
+        for name, seconds in self._drains.look(draining, now).items():
+            if seconds > config.drain_seconds + config.lease_seconds / 2:
+                self._local.end(name, grace_seconds=1.0)
+        known = {worker.worker_id for worker in mine}
+        strays = self._local.running(self._pool().pool_name) - known
+        for name, seconds in self._strays.look(strays, now).items():
+            if seconds > STRAY_SECONDS:
+                self._local.end(name, grace_seconds=config.lease_seconds * LOST_LEASES)
+
+    async def _clear_lost(self, survey: Survey) -> None:
+        for observed in survey.workers:
+            if observed.worker.status is WorkerStatus.LOST:
+                await reaping.clear(self._events, self._pool().pool_name, observed, self._origin)
+
+    async def reap(self, worker: Worker, reason: str, *, renewal: int | None = None) -> None:
+        """Fence a worker and put back what it held."""
+        pool = self._pool()
+        done = await reaping.declare_lost(
+            self._events,
+            pool.pool_name,
+            worker.worker_id,
+            reason,
+            self._origin,
+            renewal=renewal,
+        )
+        found = await self._events.worker(pool.pool_name, worker.worker_id) if done else None
+        if found is None or found.worker.status is not WorkerStatus.LOST:
+            return
+        self._local.end(worker.worker_id, grace_seconds=pool.config.lease_seconds * LOST_LEASES)
+        await reaping.clear(self._events, pool.pool_name, found, self._origin)
+
+    def _mine(self, survey: Survey) -> list[Worker]:
+        return [o.worker for o in survey.workers if o.worker.host == self._host]
