@@ -1,0 +1,1 @@
+"""The HTTP face: decodes, decides, appends, reads views, streams events."""

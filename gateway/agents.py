@@ -1,0 +1,150 @@
+"""Reading agents and ending them."""
+
+import asyncio
+
+from aiohttp import web
+
+from eventstore.agent import TERMINAL, Agent, Status, Terminate
+from eventstore.log import Outcome
+from gateway.answering import AGENTS, after, answer, page
+from gateway.backend import Backend
+from gateway.keys import BACKEND
+from gateway.preferences import Patience, patience
+from gateway.problems import Kind, Problem
+from gateway.requests import (
+    AgentQuery,
+    DeleteAgentQuery,
+    Identifier,
+    Nothing,
+    ProjectId,
+    ProjectQuery,
+    TerminateRequest,
+    body,
+    part,
+    query,
+)
+from gateway.security import ORIGIN
+from projector.queries import AgentFilter, AgentRow
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+async def list_agents(request: web.Request) -> web.Response:
+    """`GET /api/v1/agents`."""
+    asked = query(request, AgentQuery)
+    name, _, value = (asked.label or "").partition(":")
+    chosen = AgentFilter(
+        pool_name=asked.pool_name,
+        role_type=asked.role_type,
+        project_id=asked.project_id,
+        status=tuple(status.value for status in asked.status),
+        process_id=asked.process_id,
+        label=(name, value) if asked.label else None,
+        ended=_ended(asked.include_ended, asked.status),
+    )
+    return await _page(request, chosen, asked.cursor, asked.limit)
+
+
+async def list_project(request: web.Request) -> web.Response:
+    """`GET /api/v1/agents/project/{project_id}`."""
+    asked = query(request, ProjectQuery)
+    chosen = AgentFilter(
+        project_id=part(request, "project_id", ProjectId),
+        status=tuple(status.value for status in asked.status),
+        ended=_ended(asked.include_ended, asked.status),
+    )
+    return await _page(request, chosen, asked.cursor, asked.limit)
+
+
+def _ended(include: bool, statuses: list[Status]) -> bool | None:
+    """Ended ones are left out unless asked for, in so many words or by their status."""
+    return None if include or any(status in TERMINAL for status in statuses) else False
+
+
+async def _page(
+    request: web.Request, chosen: AgentFilter, cursor: str | None, limit: int
+) -> web.Response:
+    backend = request.app[BACKEND]
+    begin = after(cursor)
+    async with backend.reading() as views:
+        pools = None if chosen.pool_name is None else [chosen.pool_name]
+        await backend.settle(views, request, pools)
+        rows = await views.agents(chosen, after=begin, limit=limit + 1)
+    return page(request, rows, limit)
+
+
+async def get_agent(request: web.Request) -> web.Response:
+    """`GET /api/v1/agents/{agent_id}`."""
+    query(request, Nothing)
+    agent_id = part(request, "agent_id", Identifier)
+    return answer(await request.app[BACKEND].recorded(request, agent_id))
+
+
+# ---- ending ----------------------------------------------------------------------------------
+
+
+async def terminate(request: web.Request) -> web.Response:
+    """`POST /api/v1/agents/terminate`."""
+    asked = await body(request, TerminateRequest)
+    await request.app[BACKEND].pool_or_past(asked.pool_name)
+    return await _terminate(request, asked.pool_name, asked.agent_id, asked.graceful)
+
+
+async def delete_agent(request: web.Request) -> web.Response:
+    """`DELETE /api/v1/agents/{agent_id}`."""
+    agent_id = part(request, "agent_id", Identifier)
+    asked = query(request, DeleteAgentQuery)
+    pool = asked.pool_name or await _pool_of(request.app[BACKEND], agent_id)
+    return await _terminate(request, pool, agent_id, asked.graceful)
+
+
+async def _pool_of(backend: Backend, agent_id: str) -> str:
+    """The pool that an agent is in: as the views know, else looked for in the log."""
+    try:
+        async with backend.reading() as views:
+            row = await views.agent(agent_id)
+    except Problem:
+        row = None
+    if row is not None:
+        return row.pool_name
+    for pool in backend.known_pools():
+        if await backend.log.agent(pool, agent_id) is not None:
+            return pool
+    raise agent_not_found(agent_id)
+
+
+def agent_not_found(agent_id: str) -> Problem:
+    return Problem(Kind.AGENT_NOT_FOUND, f"there is no agent {agent_id}", field="agent_id")
+
+
+async def _terminate(
+    request: web.Request, pool: str, agent_id: str, graceful: bool
+) -> web.Response:
+    backend = request.app[BACKEND]
+    patient = patience(request.headers.getall("Prefer", ()), backend.limits)
+    deadline = asyncio.get_running_loop().time() + patient.seconds
+    with backend.waiters.watch(agent_id) as watch:
+        acted = await backend.log.act(pool, agent_id, Terminate(graceful=graceful), request[ORIGIN])
+        agent = acted.agent
+        if acted.outcome is Outcome.ABSENT or agent is None:
+            return _ended_before(await backend.recorded(request, agent_id, pool), patient)
+        while not agent.ended:
+            event = await watch.next(deadline)
+            if event is None:
+                break
+            backend.saw(request, pool, event.seq)
+            agent = await backend.log.agent(pool, agent_id) or agent
+    return await _ending(request, agent, patient)
+
+
+async def _ending(request: web.Request, agent: Agent, patient: Patience) -> web.Response:
+    row = await request.app[BACKEND].row(request, agent)
+    headers = {**patient.headers, "Location": f"{AGENTS}/{agent.agent_id}"}
+    return answer(row, status=200 if agent.ended else 202, headers=headers)
+
+
+def _ended_before(row: AgentRow, patient: Patience) -> web.Response:
+    """Redis has forgotten it: all is well if it ended."""
+    if row.status not in TERMINAL:
+        raise agent_not_found(row.agent_id)
+    return answer(row, headers=patient.headers)

@@ -1,0 +1,118 @@
+"""What somebody should look at. An alert says what, since when, about whom, and what to do."""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from gateway.backend import Backend
+from gateway.probing import redis_facts, view_facts
+from projector.queries import EventRow, PoolRow, Views
+
+WINDOW_MS: Final = 600_000
+"""For how long a loss or failure is shown."""
+LAG_SECONDS: Final = 5.0
+MEMORY_SHARE: Final = 0.8
+LISTED: Final = 100
+
+
+class Alert(Struct, frozen=True, kw_only=True):
+    """`since` is in milliseconds since 1970, 0 where it is not known."""
+
+    name: str
+    severity: str
+    """`warning` or `critical`."""
+    subject: str
+    message: str
+    action: str
+    since: int = 0
+    pool_name: str = ""
+
+
+async def current_alerts(backend: Backend, views: Views) -> list[Alert]:
+    """All alerts that stand now, the critical ones first."""
+    found = [alert for pool in await views.pools() if (alert := _at_maximum(pool))]
+    since = int(time.time() * 1000) - WINDOW_MS
+    events = await views.recent(("worker.lost", "agent.failed"), since_ms=since, limit=LISTED)
+    found += [_of_event(event) for event in events]
+    found += await _lagging(backend)
+    found += await _redis(backend)
+    return sorted(found, key=lambda alert: (alert.severity != "critical", -alert.since))
+
+
+def _at_maximum(pool: PoolRow) -> Alert | None:
+    maximum = pool.config.get("max_workers")
+    full = isinstance(maximum, int) and pool.process_count >= maximum
+    if not (full and pool.pending_count and not pool.available_capacity):
+        return None
+    return Alert(
+        name="pool-at-maximum",
+        severity="warning",
+        subject=pool.pool_name,
+        pool_name=pool.pool_name,
+        message=f"{pool.pending_count} spawns wait; all {maximum} workers are full",
+        action="raise max_workers of the pool, or end agents that are not needed",
+    )
+
+
+class _Reason(Struct, frozen=True):
+    reason: str = ""
+
+
+def _of_event(event: EventRow) -> Alert:
+    reason = msgspec.json.decode(event.data, type=_Reason).reason
+    lost = event.type == "worker.lost"
+    return Alert(
+        name="worker-lost" if lost else "agent-failed",
+        severity="warning" if lost else "critical",
+        subject=event.subject,
+        pool_name=event.pool,
+        message=f"worker {event.subject} was lost: {reason}" if lost else f"agent failed: {reason}",
+        action="its agents were started elsewhere; see the worker's log for the cause"
+        if lost
+        else "see last_error of the agent; spawn it again once the cause is mended",
+        since=event.ts,
+    )
+
+
+async def _lagging(backend: Backend) -> Sequence[Alert]:
+    return [
+        Alert(
+            name="projection-lag",
+            severity="critical" if fact.status != "ok" else "warning",
+            subject=fact.pool or "catalogue",
+            pool_name=fact.pool,
+            message=f"the views are {fact.lag_seconds:.1f} s and {fact.head - fact.seq} events"
+            f" behind ({fact.status})",
+            action="look at the projector: is it running, and what does its log say?",
+        )
+        for fact in await view_facts(backend)
+        if fact.status != "ok" or fact.lag_seconds > LAG_SECONDS
+    ]
+
+
+async def _redis(backend: Backend) -> Sequence[Alert]:
+    facts = await redis_facts(backend)
+    if not facts.reachable:
+        return [
+            Alert(
+                name="redis-unreachable",
+                severity="critical",
+                subject="redis",
+                message=facts.error,
+                action="start Redis, or mend the network; everything resumes by itself",
+            )
+        ]
+    if facts.memory_share > MEMORY_SHARE:
+        return [
+            Alert(
+                name="redis-memory",
+                severity="critical",
+                subject="redis",
+                message=f"Redis uses {facts.memory_share:.0%} of its maxmemory",
+                action="raise maxmemory, or end agents: at the limit spawns are refused",
+            )
+        ]
+    return []

@@ -1,0 +1,71 @@
+"""Answers that are no problems: JSON made from the same Structs that `/openapi.json` describes."""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from gateway.problems import Kind, Problem
+from projector.queries import AgentRow, PoolRow
+
+API: Final = "/api/v1"
+AGENTS: Final = f"{API}/agents"
+
+
+class AgentPage(Struct, frozen=True, kw_only=True):
+    """Agents in the order of their ids. `next` is the address of the next page, if there is one."""
+
+    agents: Sequence[AgentRow]
+    next: str | None = None
+
+
+class PoolList(Struct, frozen=True):
+    pools: Sequence[PoolRow]
+
+
+class PoolDeletion(Struct, frozen=True):
+    """`deleted`, or `deleting` while agents that were told to end have not all ended yet."""
+
+    pool_name: str
+    status: str
+    agent_count: int
+
+
+def answer(
+    body: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(body),
+        status=status,
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+def page(request: web.Request, rows: Sequence[AgentRow], limit: int) -> web.Response:
+    """A page of agents; one that is full points at the next."""
+    if len(rows) <= limit:
+        return answer(AgentPage(agents=rows))
+    rows = rows[:limit]
+    cursor = base64.urlsafe_b64encode(rows[-1].agent_id.encode()).decode().rstrip("=")
+    following = str(request.rel_url.update_query(cursor=cursor))
+    return answer(
+        AgentPage(agents=rows, next=following), headers={"Link": f'<{following}>; rel="next"'}
+    )
+
+
+def after(cursor: str | None) -> str:
+    """The agent id in a page's cursor. Raises `Problem`."""
+    if not cursor:
+        return ""
+    try:
+        return base64.b64decode(
+            cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True
+        ).decode("ascii")
+    except (binascii.Error, ValueError) as error:
+        detail = "this is not a cursor of ours"
+        raise Problem(Kind.INVALID_REQUEST, detail, field="cursor") from error

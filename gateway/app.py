@@ -1,0 +1,47 @@
+"""All routes, and what stands in front of them."""
+
+from aiohttp import web
+
+from gateway import agents, events, metrics, monitoring, openapi, pages, pools, spawning
+from gateway.answering import AGENTS, API
+from gateway.backend import Backend
+from gateway.keys import BACKEND
+from gateway.security import dress, guard
+
+
+def application(backend: Backend) -> web.Application:
+    """The aiohttp application of a gateway."""
+    app = web.Application(middlewares=[guard], client_max_size=backend.limits.body_max)
+    app[BACKEND] = backend
+    app.on_response_prepare.append(dress)
+    app.add_routes(routes())
+    return app
+
+
+def routes() -> list[web.RouteDef]:
+    """Fixed paths first: an agent's id must not be taken for one of them."""
+    return [
+        web.post(f"{AGENTS}/spawn", spawning.spawn),
+        web.post(f"{AGENTS}/terminate", agents.terminate),
+        web.post(f"{AGENTS}/pools", pools.create_pool),
+        web.get(f"{AGENTS}/pools", pools.list_pools),
+        web.get(f"{AGENTS}/pools/{{pool_name}}", pools.get_pool),
+        web.patch(f"{AGENTS}/pools/{{pool_name}}", pools.change_pool),
+        web.delete(f"{AGENTS}/pools/{{pool_name}}", pools.delete_pool),
+        web.get(f"{AGENTS}/project/{{project_id}}", agents.list_project),
+        web.get(f"{AGENTS}/monitor/system", monitoring.system),
+        web.get(f"{AGENTS}/monitor/dashboard", monitoring.dashboard),
+        web.get(f"{AGENTS}/monitor/alerts", monitoring.alerts),
+        web.get(f"{AGENTS}/health", monitoring.health),
+        web.get(AGENTS, agents.list_agents),
+        web.get(f"{AGENTS}/{{agent_id}}", agents.get_agent),
+        web.delete(f"{AGENTS}/{{agent_id}}", agents.delete_agent),
+        web.get(f"{API}/events", events.follow),
+        web.get("/healthz", monitoring.alive),
+        web.get("/readyz", monitoring.ready),
+        web.get("/metrics", metrics.metrics),
+        web.get("/openapi.json", openapi.document),
+        web.get("/docs", pages.docs),
+        web.get("/", pages.dashboard),
+        web.get("/static/{name}", pages.static),
+    ]

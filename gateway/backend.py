@@ -1,0 +1,184 @@
+"""What a request has at hand: the log to write to, the tail to wait on, the views to read.
+
+Reads see what this gateway has acknowledged: before a query the views are given a moment to reach
+it (and what the request's `Muster-Position` names); where they do not, the answer says so with
+`Muster-Stale`.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+from aiohttp import web
+from msgspec import Struct
+from sqlalchemy.exc import SQLAlchemyError
+
+from eventstore.agent import Agent
+from eventstore.catalogue import CatalogueLog
+from eventstore.connection import connect
+from eventstore.keys import Keys
+from eventstore.log import CATALOGUE, Log
+from eventstore.pool import Pool
+from eventstore.reader import Reader
+from gateway.feed import Feed
+from gateway.observing import Observations
+from gateway.options import GatewayOptions
+from gateway.problems import Kind, Problem
+from gateway.rows import row_of
+from gateway.tail import Tail
+from gateway.waiting import Waiters
+from projector.queries import AgentRow, Position, Views
+
+T = TypeVar("T")
+
+
+class Reading(Struct):
+    """What a request has seen so far; the answer's headers are made from it."""
+
+    asked: dict[str, int]
+    position: dict[str, int]
+    stale: bool = False
+
+
+READING: Final = "muster.reading"
+
+
+class Backend:
+    """Shared by all requests of one gateway."""
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self.options = options
+        self.limits = options.limits
+        self.log = Log(connect(options.redis_url), Keys(options.key_prefix))
+        self.views = Views(options.database_url)
+        self.views_open = False
+        self.waiters = Waiters(options.limits.waiters_max)
+        self.feed = Feed(options.limits.streams_max, options.limits.stream_queue)
+        self.observations = Observations()
+        self.started_at = time.time()
+        self._catalogue_reader = Reader(options.redis_url)
+        self._catalogue = CatalogueLog(self.log, self._catalogue_reader)
+        self._catalogue_turn = asyncio.Lock()
+        self.tail = Tail(
+            self.log,
+            Reader(options.redis_url),
+            self._catalogue,
+            (self.waiters, self.feed, self.observations),
+            open_catalogue=lambda: self.with_catalogue(lambda catalogue: catalogue.start()),
+        )
+
+    async def close(self) -> None:
+        await self.tail.stop()
+        await self._catalogue_reader.close()
+        await self.log.client.aclose()
+        await self.views.stop()
+
+    # ---- the catalogue -----------------------------------------------------------------------
+
+    def pools(self) -> dict[str, Pool]:
+        """The pools there are, as last heard."""
+        return self._catalogue.state.live_pools()
+
+    def known_pools(self) -> Iterable[str]:
+        """Names of all pools, also of deleted ones whose agents may still be ending."""
+        return self._catalogue.state.pools
+
+    async def pool(self, name: str) -> Pool:
+        """A pool. Looks once more where it is not known. Raises `Problem`, `LogUnreachable`."""
+        pool = self.pools().get(name)
+        if pool is None:
+            await self.with_catalogue(lambda catalogue: catalogue.refresh())
+            pool = self.pools().get(name)
+        if pool is None:
+            raise Problem(Kind.POOL_NOT_FOUND, f"there is no pool {name!r}", field="pool_name")
+        return pool
+
+    async def with_catalogue(self, call: Callable[[CatalogueLog], Awaitable[T]]) -> T:
+        """Use the catalogue's own connection, one at a time."""
+        async with self._catalogue_turn:
+            return await call(self._catalogue)
+
+    # ---- the views ---------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Views]:
+        """The views, for a bounded time. Raises `Problem` where they cannot be read."""
+        if not self.views_open:
+            raise Problem(Kind.VIEWS_UNAVAILABLE, "the database has not been reached yet")
+        try:
+            async with asyncio.timeout(self.limits.query_seconds):
+                yield self.views
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            detail = f"the database does not answer: {type(error).__name__}"
+            raise Problem(Kind.VIEWS_UNAVAILABLE, detail) from error
+
+    async def settle(
+        self, views: Views, request: web.Request, pools: Iterable[str] | None = None
+    ) -> dict[str, Position]:
+        """Let the views reach what was acknowledged of `pools` (None: of all)."""
+        reading: Reading = request[READING]
+        names = [CATALOGUE, *self.known_pools()] if pools is None else list(pools)
+        names += [name for name in reading.asked if name not in names]
+        wanted = {name: self._wanted(name, reading) for name in names}
+        deadline = time.monotonic() + self.limits.settle_seconds
+        positions = await views.positions()
+        for name, seq in wanted.items():
+            found = positions.get(name)
+            if seq and (found is None or found.seq < seq):
+                left = max(deadline - time.monotonic(), 0.0)
+                if await views.wait_for(name, seq, timeout_seconds=left):
+                    reading.position[name] = seq
+                    continue
+                reading.stale = True
+            if found is not None:
+                reading.position[name] = found.seq
+        return positions
+
+    def _wanted(self, pool: str, reading: Reading) -> int:
+        return max(self.log.floor(pool)[1], reading.asked.get(pool, 0))
+
+    def saw(self, request: web.Request | None, pool: str, seq: int) -> None:
+        """An event that an answer tells of: what is read later must not be older."""
+        self.log.raise_floor(pool, self.log.floor(pool)[0], seq)
+        if request is not None:
+            request[READING].position[pool] = seq
+
+    def tell_position(self, request: web.Request, pool: str) -> None:
+        """Let the answer say how far the log was when its step was acknowledged."""
+        request[READING].position[pool] = self.log.floor(pool)[1]
+
+    def mark_stale(self, request: web.Request) -> None:
+        request[READING].stale = True
+
+    async def recorded(
+        self, request: web.Request, agent_id: str, pool: str | None = None
+    ) -> AgentRow:
+        """An agent as the views know it. Raises `Problem` if they do not."""
+        async with self.reading() as views:
+            await self.settle(views, request, None if pool is None else [pool])
+            row = await views.agent(agent_id, pool)
+        if row is None:
+            detail = f"there is no agent {agent_id}" + (f" in pool {pool!r}" if pool else "")
+            raise Problem(Kind.AGENT_NOT_FOUND, detail, field="agent_id")
+        return row
+
+    async def pool_or_past(self, name: str) -> None:
+        """Raises `Problem` unless there is, or was, such a pool."""
+        if name not in self.known_pools():
+            await self.pool(name)
+
+    async def row(self, request: web.Request, agent: Agent) -> AgentRow:
+        """An agent as the views tell it; where they are away or behind, as the log does."""
+        own = row_of(agent, self.log.floor(agent.pool_name)[0])
+        try:
+            async with self.reading() as views:
+                await self.settle(views, request, [agent.pool_name])
+                found = await views.agent(agent.agent_id, agent.pool_name)
+        except Problem:
+            found = None
+        if found is None or found.version < agent.version:
+            request[READING].stale = True
+            return own
+        return found

@@ -1,0 +1,200 @@
+"""Server-sent events: the log as a client sees it, from any position, resumed exactly.
+
+An event's id is an opaque cursor: the last stream id of every log that the client follows. A
+client that comes back with it in `Last-Event-ID` first gets what it missed, from the streams, and
+then the live feed, without a gap and without a repetition between the two.
+"""
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+from aiohttp import web
+from msgspec import Struct
+from redis.exceptions import RedisError
+
+from eventstore.connection import UNREACHABLE, execute
+from eventstore.errors import LogUnreachable
+from eventstore.log import CATALOGUE
+from eventstore.reader import Entry
+from gateway.backend import Backend
+from gateway.feed import Follower, Told, told
+from gateway.keys import BACKEND
+from gateway.problems import Kind, Problem
+from gateway.requests import EventQuery, query
+
+PAGE = 500
+WRITE_SECONDS = 30.0
+RETRY_MS = 2_000
+_STREAM_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
+_NAME: Final = re.compile(r"[a-z0-9_-]{0,63}")
+
+
+class Selection(Struct, frozen=True):
+    """Which events a client wants; an empty set means all."""
+
+    pools: frozenset[str]
+    subjects: frozenset[str]
+    types: frozenset[str]
+
+    def follows(self, pool: str) -> bool:
+        return not self.pools or pool in self.pools
+
+    def wants(self, event: Told) -> bool:
+        return (
+            self.follows(event.pool)
+            and (not self.types or event.type in self.types)
+            and (not self.subjects or event.subject in self.subjects)
+        )
+
+
+class Cursor:
+    """Where a client stands in each log that it follows."""
+
+    def __init__(self, positions: dict[str, str]) -> None:
+        self.positions = positions
+
+    def __str__(self) -> str:
+        text = ",".join(f"{pool}={at}" for pool, at in self.positions.items())
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Raises `Problem` for one that is not ours."""
+        try:
+            padded = text + "=" * (-len(text) % 4)
+            pairs = base64.b64decode(padded, altchars=b"-_", validate=True).decode().split(",")
+            positions = dict(pair.split("=", 1) for pair in pairs)
+        except (binascii.Error, ValueError) as error:
+            raise _unreadable() from error
+        if not all(_NAME.fullmatch(p) and _STREAM_ID.fullmatch(i) for p, i in positions.items()):
+            raise _unreadable()
+        return cls(positions)
+
+    def passed(self, pool: str, stream_id: str) -> bool:
+        """Whether this event was sent already."""
+        return _number(stream_id) <= _number(self.positions.get(pool, "0-0"))
+
+
+def _number(stream_id: str) -> tuple[int, int]:
+    milliseconds, _, count = stream_id.partition("-")
+    return int(milliseconds), int(count or 0)
+
+
+def _unreadable() -> Problem:
+    detail = "the position to go on from is not one that this service gave"
+    return Problem(Kind.INVALID_REQUEST, detail, field="Last-Event-ID")
+
+
+async def follow(request: web.Request) -> web.StreamResponse:
+    """`GET /api/v1/events`."""
+    backend = request.app[BACKEND]
+    asked = query(request, EventQuery)
+    selection = Selection(frozenset(asked.pool), frozenset(asked.agent), frozenset(asked.type))
+    cursor = _begin(backend, selection, request.headers.get("Last-Event-ID") or asked.after or "")
+    with backend.feed.follow() as place:
+        response = _response()
+        await response.prepare(request)
+        stream = Stream(backend, response, selection, cursor)
+        try:
+            await stream.run(place)
+        except (TimeoutError, ConnectionError):
+            if request.transport is not None:
+                request.transport.abort()
+    return response
+
+
+def _begin(backend: Backend, selection: Selection, after: str) -> Cursor:
+    """Where to start: now, at the beginning (`0`), or where a cursor says."""
+    now = backend.tail.positions
+    if not now:
+        raise LogUnreachable("Redis has not been reached yet")
+    if not after:
+        start = dict(now)
+    elif after == "0":
+        start = dict.fromkeys(now, "0-0")
+    else:
+        start = {**dict.fromkeys(now, "0-0"), **Cursor.parse(after).positions}
+    return Cursor({pool: at for pool, at in start.items() if selection.follows(pool)})
+
+
+def _response() -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.content_type = "text/event-stream"
+    response.charset = "utf-8"
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+class Stream:
+    """One client's connection."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        response: web.StreamResponse,
+        selection: Selection,
+        cursor: Cursor,
+    ) -> None:
+        self._backend = backend
+        self._response = response
+        self._selection = selection
+        self._cursor = cursor
+
+    async def run(self, place: Follower) -> None:
+        """Send until the client goes, falls behind, or the gateway stops."""
+        await self._write(f"retry: {RETRY_MS}\nid: {self._cursor}\n\n".encode())
+        try:
+            await self._catch_up()
+        except LogUnreachable:
+            await self._write(b": Redis does not answer; come back\n\n")
+            return
+        heartbeat = self._backend.limits.stream_heartbeat_seconds
+        while not place.ended:
+            events = await place.next(heartbeat)
+            if events:
+                await self._send(events)
+            elif not place.ended:
+                await self._write(f": waiting\nid: {self._cursor}\n\n".encode())
+        why = b"too slow; come back" if place.lost else b"the gateway stops; come back"
+        await self._write(b": " + why + b"\n\n")
+
+    async def _catch_up(self) -> None:
+        """Send what the streams hold up to where the feed was when this client took its place."""
+        target = dict(self._backend.tail.positions)
+        for pool, end in target.items():
+            if self._selection.follows(pool) and not self._cursor.passed(pool, end):
+                async for entries in self._pages(pool, end):
+                    await self._send([told(pool, entry) for entry in entries])
+
+    async def _pages(self, pool: str, end: str) -> AsyncIterator[list[Entry]]:
+        log = self._backend.log
+        stream = log.keys.catalogue if pool == CATALOGUE else log.keys.pool(pool, "events")
+        while not self._cursor.passed(pool, end):
+            first = f"({self._cursor.positions.get(pool, '0-0')}"
+            try:
+                page = await execute(log.client, "XRANGE", stream, first, end, "COUNT", PAGE)
+            except (*UNREACHABLE, RedisError) as error:
+                raise LogUnreachable(str(error)) from error
+            if not page:
+                return
+            yield page
+
+    async def _send(self, events: Iterable[Told]) -> None:
+        lines: list[str] = []
+        for event in events:
+            follows = self._selection.follows(event.pool)
+            if not follows or self._cursor.passed(event.pool, event.stream_id):
+                continue
+            self._cursor.positions[event.pool] = event.stream_id
+            if self._selection.wants(event):
+                lines.append(f"id: {self._cursor}\ndata: {event.data.decode()}\n\n")
+        if lines:
+            await self._write("".join(lines).encode())
+
+    async def _write(self, content: bytes) -> None:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await self._response.write(content)

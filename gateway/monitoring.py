@@ -1,0 +1,212 @@
+"""How the system is doing: figures, the dashboard's data, health of agents, probes."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+from msgspec import Struct
+
+from gateway.alerting import Alert, current_alerts
+from gateway.answering import after, answer
+from gateway.backend import Backend
+from gateway.keys import BACKEND
+from gateway.probing import RedisFacts, ViewFacts, redis_facts, unreadiness, view_facts
+from gateway.requests import HealthQuery, Nothing, query
+from projector.queries import AgentFilter, AgentRow, EventRow, HostRow, PoolRow, WorkerRow
+
+RECENT_MS: Final = 3_600_000
+DECISIONS_MAX: Final = 50
+LATE_HEARTBEATS: Final = 3
+"""An agent's health is unknown once its worker was silent for so many of the pool's leases."""
+
+
+class HostFigures(Struct, frozen=True, kw_only=True):
+    """The gateway's own host. Memory in bytes."""
+
+    cpus: int
+    load_1m: float
+    memory_total: int
+    memory_available: int
+
+
+class SystemFigures(Struct, frozen=True, kw_only=True):
+    version: str
+    mode: str
+    pid: int
+    uptime_seconds: float
+    host: HostFigures
+    redis: RedisFacts
+    database: str
+    views: Sequence[ViewFacts]
+    agents: dict[str, dict[str, int]]
+    """Numbers of agents that have not ended, by pool and status."""
+    workers: int
+    event_streams: int
+
+
+class Dashboard(Struct, frozen=True, kw_only=True):
+    version: str
+    pools: Sequence[PoolRow]
+    workers: Sequence[WorkerRow]
+    hosts: Sequence[HostRow]
+    agents: dict[str, dict[str, int]]
+    decisions: Sequence[EventRow]
+    alerts: Sequence[Alert]
+
+
+class AlertList(Struct, frozen=True):
+    alerts: Sequence[Alert]
+
+
+class AgentHealth(Struct, frozen=True, kw_only=True):
+    agent_id: str
+    status: str
+    health: str
+    """`healthy`, `starting`, `waiting`, `unhealthy`, or `unknown` when its worker is silent."""
+    activity: str
+    last_heartbeat: int
+    reason: str
+
+
+class HealthReport(Struct, frozen=True, kw_only=True):
+    """Agents by pool. `next` is the cursor of the next page, if there is one."""
+
+    pools: dict[str, list[AgentHealth]]
+    healthy: int
+    total: int
+    next: str | None = None
+
+
+class Alive(Struct, frozen=True):
+    status: str = "alive"
+
+
+class Readiness(Struct, frozen=True):
+    status: str
+    reasons: Sequence[str] = ()
+
+
+async def system(request: web.Request) -> web.Response:
+    """`GET /api/v1/agents/monitor/system`."""
+    query(request, Nothing)
+    backend = request.app[BACKEND]
+    async with backend.reading() as views:
+        await backend.settle(views, request)
+        counted, workers = await views.count_agents(), await views.workers()
+    return answer(
+        SystemFigures(
+            version=backend.options.version,
+            mode=backend.options.mode,
+            pid=os.getpid(),
+            uptime_seconds=round(time.time() - backend.started_at, 1),
+            host=_host_figures(),
+            redis=await redis_facts(backend),
+            database=backend.options.database_url.partition(":")[0].partition("+")[0],
+            views=await view_facts(backend),
+            agents=counted,
+            workers=len(workers),
+            event_streams=len(backend.feed),
+        )
+    )
+
+
+def _host_figures() -> HostFigures:
+    memory: dict[str, int] = {}
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            name, _, amount = line.partition(":")
+            memory[name] = int(amount.split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        memory = {}
+    return HostFigures(
+        cpus=os.cpu_count() or 1,
+        load_1m=round(os.getloadavg()[0], 2),
+        memory_total=memory.get("MemTotal", 0),
+        memory_available=memory.get("MemAvailable", 0),
+    )
+
+
+async def dashboard(request: web.Request) -> web.Response:
+    """`GET /api/v1/agents/monitor/dashboard`."""
+    query(request, Nothing)
+    backend = request.app[BACKEND]
+    async with backend.reading() as views:
+        await backend.settle(views, request)
+        since = int(time.time() * 1000) - RECENT_MS
+        figures = Dashboard(
+            version=backend.options.version,
+            pools=await views.pools(),
+            workers=await views.workers(),
+            hosts=await views.hosts(),
+            agents=await views.count_agents(),
+            decisions=await views.recent(
+                ("pool.scaling_decided",), since_ms=since, limit=DECISIONS_MAX
+            ),
+            alerts=await current_alerts(backend, views),
+        )
+    return answer(figures)
+
+
+async def alerts(request: web.Request) -> web.Response:
+    """`GET /api/v1/agents/monitor/alerts`."""
+    query(request, Nothing)
+    backend = request.app[BACKEND]
+    async with backend.reading() as views:
+        await backend.settle(views, request)
+        return answer(AlertList(await current_alerts(backend, views)))
+
+
+async def health(request: web.Request) -> web.Response:
+    """`GET /api/v1/agents/health`."""
+    backend = request.app[BACKEND]
+    asked = query(request, HealthQuery)
+    async with backend.reading() as views:
+        await backend.settle(views, request)
+        chosen = AgentFilter(pool_name=asked.pool_name, ended=False)
+        rows = await views.agents(chosen, after=after(asked.cursor), limit=asked.limit)
+    pools: dict[str, list[AgentHealth]] = {}
+    for row in rows:
+        pools.setdefault(row.pool_name, []).append(_health_of(row, backend))
+    healthy = sum(agent.health == "healthy" for found in pools.values() for agent in found)
+    following = rows[-1].agent_id if len(rows) == asked.limit else None
+    return answer(HealthReport(pools=pools, healthy=healthy, total=len(rows), next=following))
+
+
+def _health_of(row: AgentRow, backend: Backend) -> AgentHealth:
+    pool = backend.pools().get(row.pool_name)
+    lease_ms = (pool.config if pool else backend.options.pool_defaults).lease_seconds * 1000
+    told = max(row.last_heartbeat, row.started_at)
+    silent = backend.log.now_ms() - told > LATE_HEARTBEATS * lease_ms
+    match row.status:
+        case "running":
+            verdict = "unknown" if silent else "healthy"
+        case "pending":
+            verdict = "waiting"
+        case "restarting":
+            verdict = "unhealthy"
+        case status:
+            verdict = status
+    return AgentHealth(
+        agent_id=row.agent_id,
+        status=row.status,
+        health=verdict,
+        activity=row.activity,
+        last_heartbeat=row.last_heartbeat,
+        reason=row.reason,
+    )
+
+
+async def alive(_request: web.Request) -> web.Response:
+    """`GET /healthz`: the process answers."""
+    return answer(Alive())
+
+
+async def ready(request: web.Request) -> web.Response:
+    """`GET /readyz`: it makes progress, or says why it does not."""
+    reasons = await unreadiness(request.app[BACKEND])
+    if reasons:
+        return answer(Readiness("not ready", reasons), status=503)
+    return answer(Readiness("ready"))

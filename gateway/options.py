@@ -1,0 +1,54 @@
+"""What a gateway is told at its start, once. Nothing in this package reads the environment."""
+
+from typing import Final
+
+from msgspec import Struct
+
+from eventstore.pool import PoolConfig
+
+LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Bounds of requests and waits. Sizes in bytes, times in seconds."""
+
+    heartbeat_interval_min: float = 10.0
+    idle_time_min: float = 60.0
+    body_max: int = 128 * 1024
+    input_max: int = 64 * 1024
+    header_max: int = 8190
+    wait_default: float = 5.0
+    wait_max: float = 60.0
+    waiters_max: int = 10_000
+    """So many requests may wait at once; one more is answered at once, as with respond-async."""
+    settle_seconds: float = 2.0
+    """How long a read waits for the views to reach what was acknowledged."""
+    query_seconds: float = 5.0
+    ready_lag_seconds: float = 10.0
+    """Views further behind than this make the gateway not ready."""
+    streams_max: int = 200
+    """Clients of the event stream; each may fall `stream_queue` events behind."""
+    stream_queue: int = 2_000
+    stream_heartbeat_seconds: float = 15.0
+    shutdown_seconds: float = 5.0
+
+
+class GatewayOptions(Struct, frozen=True, kw_only=True):
+    """One gateway. `hostnames`: what `Host` may say, `*` for anything; no ports."""
+
+    redis_url: str
+    database_url: str
+    roles: tuple[str, ...]
+    key_prefix: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_token: str | None = None
+    hostnames: tuple[str, ...] = LOCAL_NAMES
+    version: str = "0"
+    mode: str = "processes"
+    pool_defaults: PoolConfig = PoolConfig()
+    limits: Limits = Limits()
+
+    def __repr__(self) -> str:
+        """Without what is secret: the token, and the passwords in addresses."""
+        return f"GatewayOptions(host={self.host!r}, port={self.port}, roles={self.roles!r})"

@@ -1,0 +1,190 @@
+"""Pools: created, looked at, changed and deleted.
+
+A pool is deleted in two steps: it is closed, so that it takes no more spawns, and only then is
+its end recorded. A deletion that was cut short is finished by asking again, or by the pool's leader.
+"""
+
+import asyncio
+
+import msgspec
+from aiohttp import web
+
+from eventstore.agent import Terminate
+from eventstore.log import CATALOGUE, Outcome
+from eventstore.pool import Pool
+from gateway.answering import AGENTS, PoolDeletion, PoolList, answer
+from gateway.backend import Backend
+from gateway.keys import BACKEND
+from gateway.preferences import patience
+from gateway.problems import Kind, Problem
+from gateway.requests import (
+    DeletePoolQuery,
+    Nothing,
+    PoolName,
+    PoolPatch,
+    PoolRequest,
+    body,
+    part,
+    pool_config,
+    query,
+)
+from gateway.security import ORIGIN
+from gateway.spawning import role_not_found
+from gateway.waiting import Watch
+from projector.queries import PoolRow
+
+AT_ONCE = 50
+"""So many terminations are written at a time."""
+
+
+async def create_pool(request: web.Request) -> web.Response:
+    """`POST /api/v1/agents/pools`."""
+    backend = request.app[BACKEND]
+    asked = await body(request, PoolRequest)
+    config = pool_config(asked.config, backend.options.pool_defaults)
+    if asked.role_type not in backend.options.roles:
+        raise role_not_found(asked.role_type, backend.options.roles)
+    origin = request[ORIGIN]
+    changed = await backend.with_catalogue(
+        lambda catalogue: catalogue.create_pool(asked.pool_name, asked.role_type, config, origin)
+    )
+    if changed.outcome is Outcome.CONFLICT:
+        detail = f"there is a pool {asked.pool_name!r} already"
+        raise Problem(Kind.POOL_EXISTS, detail, field="pool_name")
+    row = await _row(request, changed.catalogue.pools[asked.pool_name])
+    location = f"{AGENTS}/pools/{asked.pool_name}"
+    return answer(row, status=201, headers={"Location": location})
+
+
+async def list_pools(request: web.Request) -> web.Response:
+    """`GET /api/v1/agents/pools`."""
+    query(request, Nothing)
+    backend = request.app[BACKEND]
+    async with backend.reading() as views:
+        await backend.settle(views, request)
+        return answer(PoolList(await views.pools()))
+
+
+async def get_pool(request: web.Request) -> web.Response:
+    """`GET /api/v1/agents/pools/{pool_name}`."""
+    query(request, Nothing)
+    backend = request.app[BACKEND]
+    name = part(request, "pool_name", PoolName)
+    async with backend.reading() as views:
+        await backend.settle(views, request, [CATALOGUE, name])
+        row = await views.pool(name)
+    if row is None:
+        raise _pool_not_found(name)
+    return answer(row)
+
+
+async def change_pool(request: web.Request) -> web.Response:
+    """`PATCH /api/v1/agents/pools/{pool_name}`."""
+    backend = request.app[BACKEND]
+    name = part(request, "pool_name", PoolName)
+    asked = await body(request, PoolPatch)
+    pool = await backend.pool(name)
+    defaults = msgspec.to_builtins(backend.options.pool_defaults)
+    said = {
+        setting: defaults.get(setting) if value is None else value
+        for setting, value in asked.config.items()
+    }
+    config = pool_config(said, pool.config)
+    origin = request[ORIGIN]
+    changed = await backend.with_catalogue(
+        lambda catalogue: catalogue.change_pool(name, config, origin)
+    )
+    if changed.outcome is Outcome.ABSENT:
+        raise _pool_not_found(name)
+    return answer(await _row(request, changed.catalogue.pools[name]))
+
+
+def _pool_not_found(name: str) -> Problem:
+    return Problem(Kind.POOL_NOT_FOUND, f"there is no pool {name!r}", field="pool_name")
+
+
+async def _row(request: web.Request, pool: Pool) -> PoolRow:
+    """A pool as the views tell it; where they are away or behind, what the catalogue says."""
+    backend = request.app[BACKEND]
+    try:
+        async with backend.reading() as views:
+            await backend.settle(views, request, [CATALOGUE])
+            row = await views.pool(pool.pool_name)
+    except Problem:
+        row = None
+    if row is not None and row.changed_at >= pool.changed_ms:
+        return row
+    backend.mark_stale(request)
+    return PoolRow(
+        pool_name=pool.pool_name,
+        role_type=pool.role_type,
+        process_count=0,
+        total_capacity=0,
+        used_capacity=0,
+        available_capacity=0,
+        agent_count=0,
+        pending_count=0,
+        utilization=0.0,
+        active_worker_processes=0,
+        status="active",
+        config=msgspec.to_builtins(pool.config),
+        created_at=pool.created_ms,
+        changed_at=pool.changed_ms,
+    )
+
+
+# ---- deleting --------------------------------------------------------------------------------
+
+
+async def delete_pool(request: web.Request) -> web.Response:
+    """`DELETE /api/v1/agents/pools/{pool_name}`."""
+    backend = request.app[BACKEND]
+    name = part(request, "pool_name", PoolName)
+    force = query(request, DeletePoolQuery).force
+    patient = patience(request.headers.getall("Prefer", ()), backend.limits)
+    pool = await backend.pool(name)
+    origin = request[ORIGIN]
+    closed = await backend.with_catalogue(
+        lambda catalogue: catalogue.close_pool(pool, origin, vacant=not force)
+    )
+    if not closed:
+        count = len(await backend.log.live(name))
+        detail = f"pool {name!r} has {count} live agents; ?force=true ends them"
+        raise Problem(Kind.POOL_NOT_EMPTY, detail, field="pool_name")
+    left = await _end_all(backend, request, name, patient.seconds) if force else 0
+    await backend.with_catalogue(
+        lambda catalogue: catalogue.delete_pool(name, origin, reason="requested")
+    )
+    backend.tell_position(request, CATALOGUE)
+    status = "deleting" if left else "deleted"
+    return answer(
+        PoolDeletion(name, status, left), status=202 if left else 200, headers=patient.headers
+    )
+
+
+async def _end_all(backend: Backend, request: web.Request, pool: str, seconds: float) -> int:
+    """Ask every agent of a pool to end and wait for it; returns how many have not, yet."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    with backend.waiters.watch_pool(pool) as watch:
+        living = await backend.log.live(pool)
+        for first in range(0, len(living), AT_ONCE):
+            batch = living[first : first + AT_ONCE]
+            await asyncio.gather(*(_end(backend, request, pool, agent) for agent in batch))
+        return await _until_vacant(backend, pool, watch, deadline)
+
+
+async def _end(backend: Backend, request: web.Request, pool: str, agent_id: str) -> None:
+    await backend.log.act(pool, agent_id, Terminate(reason="pool-deleted"), request[ORIGIN])
+
+
+async def _until_vacant(backend: Backend, pool: str, watch: Watch, deadline: float) -> int:
+    """Count the living down by the ends that the log tells of."""
+    living = set(await backend.log.live(pool))
+    while living:
+        event = await watch.next(deadline)
+        if event is None:
+            break
+        if event.type in {"agent.terminated", "agent.failed"}:
+            living.discard(event.subject)
+            backend.saw(request=None, pool=pool, seq=event.seq)
+    return len(living)

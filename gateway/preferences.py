@@ -1,0 +1,37 @@
+"""`Prefer` (RFC 7240): how long the caller wants to wait for the outcome.
+
+A preference is a wish: what cannot be read is passed over, what is too long is cut, and
+`Preference-Applied` says what was done.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from gateway.options import Limits
+
+
+class Patience(Struct, frozen=True):
+    """Seconds to wait, and what to say of it."""
+
+    seconds: float
+    applied: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Preference-Applied": self.applied} if self.applied else {}
+
+
+def patience(prefer: Sequence[str], limits: Limits) -> Patience:
+    """What the `Prefer` headers of a request ask for. The first of each preference counts."""
+    said: dict[str, str] = {}
+    for item in ",".join(prefer).split(","):
+        name, _, value = item.split(";")[0].partition("=")
+        said.setdefault(name.strip().lower(), value.strip().strip('"'))
+    if "respond-async" in said:
+        return Patience(0.0, "respond-async")
+    wait = said.get("wait", "")
+    if wait.isascii() and wait.isdigit() and len(wait) < 10:
+        seconds = min(float(wait), limits.wait_max)
+        return Patience(seconds, f"wait={seconds:g}")
+    return Patience(limits.wait_default)

@@ -1,0 +1,95 @@
+"""What a gateway can tell about its surroundings: Redis, the database, how far the views are."""
+
+import time
+
+from msgspec import Struct
+
+from eventstore.connection import inspect, server_version
+from eventstore.errors import MusterError
+from gateway.backend import Backend
+from gateway.problems import Problem
+
+
+class RedisFacts(Struct, frozen=True, kw_only=True):
+    """Sizes in bytes; `memory_limit` 0 means none was set."""
+
+    reachable: bool
+    kind: str = ""
+    version: str = ""
+    memory_used: int = 0
+    memory_limit: int = 0
+    clients: int = 0
+    append_only: bool = False
+    uptime_seconds: int = 0
+    error: str = ""
+
+    @property
+    def memory_share(self) -> float:
+        return self.memory_used / self.memory_limit if self.memory_limit else 0.0
+
+
+class ViewFacts(Struct, frozen=True, kw_only=True):
+    """How far the views of one log are. `pool` is empty for the catalogue."""
+
+    pool: str
+    seq: int
+    head: int
+    lag_seconds: float
+    status: str
+
+
+async def redis_facts(backend: Backend) -> RedisFacts:
+    try:
+        info = await inspect(backend.log.client)
+    except MusterError as error:
+        return RedisFacts(reachable=False, error=str(error))
+    kind, version = server_version(info)
+    return RedisFacts(
+        reachable=True,
+        kind=kind,
+        version=".".join(map(str, version)),
+        memory_used=int(info.get("used_memory", 0)),
+        memory_limit=int(info.get("maxmemory", 0)),
+        clients=int(info.get("connected_clients", 0)),
+        append_only=bool(info.get("aof_enabled", 0)),
+        uptime_seconds=int(info.get("uptime_in_seconds", 0)),
+    )
+
+
+async def view_facts(backend: Backend) -> list[ViewFacts]:
+    """Every log that this gateway follows, against what the database says. Raises `Problem`."""
+    async with backend.reading() as views:
+        positions = await views.positions()
+    facts = []
+    for pool, head in backend.tail.heads.items():
+        found = positions.get(pool)
+        seq = found.seq if found else 0
+        since = head.waiting_since(seq)
+        lag = max(time.time() - since / 1000, 0.0) if since else 0.0
+        facts.append(
+            ViewFacts(
+                pool=pool,
+                seq=seq,
+                head=max(head.seq, seq),
+                lag_seconds=round(lag, 3),
+                status=found.status if found else "ok",
+            )
+        )
+    return facts
+
+
+async def unreadiness(backend: Backend) -> list[str]:
+    """Why this gateway makes no progress; empty if it does."""
+    reasons = []
+    if not backend.tail.following:
+        reasons.append("the log is not being followed: Redis does not answer")
+    try:
+        for fact in await view_facts(backend):
+            name = fact.pool or "the catalogue"
+            if fact.status != "ok":
+                reasons.append(f"the views of {name} stand still: {fact.status}")
+            elif fact.lag_seconds > backend.limits.ready_lag_seconds:
+                reasons.append(f"the views of {name} are {fact.lag_seconds:.0f} s behind")
+    except Problem as problem:
+        reasons.append(str(problem))
+    return reasons

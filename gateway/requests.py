@@ -1,0 +1,239 @@
+"""What requests may say: Structs that decode them once, at the edge, and describe them.
+
+`/openapi.json` is made from these same Structs. A refusal names the field that it is about.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from eventstore.agent import Status
+from eventstore.pool import PoolConfig
+from gateway.options import Limits
+from gateway.problems import Kind, Problem
+
+T = TypeVar("T")
+
+# A pattern's `$` also stands before a last line break; `(?!\n)` shuts that door.
+PoolName = Annotated[
+    str, Meta(pattern=r"^[a-z0-9_-]{1,63}$(?!\n)", description="Lower-case letters, digits, _ or -")
+]
+RoleName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,63}$(?!\n)")]
+ProjectId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$(?!\n)")]
+Identifier = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)",
+        description="A UUID in lower case",
+    ),
+]
+LabelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$(?!\n)")]
+LabelValue = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,256}$(?!\n)")]
+Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+PageSize = Annotated[int, Meta(ge=1, le=1000)]
+
+
+class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a body or a query may say, and nothing else."""
+
+
+class SpawnRequest(Request, frozen=True):
+    """Ask for an agent. Times are in seconds; `max_idle_time` null: never given back."""
+
+    project_id: ProjectId
+    role_type: RoleName
+    pool_name: PoolName
+    heartbeat_interval: Seconds = 30.0
+    max_idle_time: Seconds | None = 300.0
+    input: dict[str, object] = {}
+    labels: Annotated[dict[LabelName, LabelValue], Meta(max_length=16)] = {}
+    pending_timeout: Seconds | None = None
+
+
+class TerminateRequest(Request, frozen=True):
+    """Ask for an agent's end. Not `graceful`: without waiting for its `stop`."""
+
+    pool_name: PoolName
+    agent_id: Identifier
+    graceful: bool = True
+
+
+class PoolRequest(Request, frozen=True):
+    """Create a pool. What `config` leaves out is as the service was configured."""
+
+    role_type: RoleName
+    pool_name: PoolName
+    config: dict[str, object] = {}
+
+
+class PoolPatch(Request, frozen=True):
+    """Change some settings of a pool; null puts one back to the service's default."""
+
+    config: dict[str, object]
+
+
+class AgentQuery(Request, frozen=True):
+    """Which agents. `status` may be repeated; `label` is `name:value`."""
+
+    pool_name: PoolName | None = None
+    role_type: RoleName | None = None
+    project_id: ProjectId | None = None
+    status: list[Status] = []
+    process_id: Identifier | None = None
+    label: Annotated[str, Meta(pattern=r"^[^:]{1,63}:")] | None = None
+    include_ended: bool = False
+    limit: PageSize = 100
+    cursor: Annotated[str, Meta(max_length=200)] | None = None
+
+
+class ProjectQuery(Request, frozen=True):
+    """Which of a project's agents."""
+
+    status: list[Status] = []
+    include_ended: bool = False
+    limit: PageSize = 100
+    cursor: Annotated[str, Meta(max_length=200)] | None = None
+
+
+class DeleteAgentQuery(Request, frozen=True):
+    """`pool_name` saves looking for the agent."""
+
+    pool_name: PoolName | None = None
+    graceful: bool = True
+
+
+class DeletePoolQuery(Request, frozen=True):
+    """`force`: end the agents that it has."""
+
+    force: bool = False
+
+
+class HealthQuery(Request, frozen=True):
+    pool_name: PoolName | None = None
+    limit: PageSize = 1000
+    cursor: Annotated[str, Meta(max_length=200)] | None = None
+
+
+class EventQuery(Request, frozen=True):
+    """Which events. `pool`, `agent` and `type` may be repeated. `after`: as `Last-Event-ID`."""
+
+    pool: list[PoolName] = []
+    agent: list[Identifier] = []
+    type: list[Annotated[str, Meta(pattern=r"^[a-z_.]{1,64}$(?!\n)")]] = []
+    after: Annotated[str, Meta(max_length=16_384)] | None = None
+
+
+class Nothing(Request, frozen=True):
+    """No parameters."""
+
+
+# ---- decoding --------------------------------------------------------------------------------
+
+
+async def body(request: web.Request, shape: type[T]) -> T:
+    """The request's body. Raises `Problem`."""
+    content = await request.read()
+    if not content:
+        raise Problem(Kind.MALFORMED_JSON, "the body is empty", field="body")
+    try:
+        return _decoder(shape).decode(content)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        detail = f"the body cannot be read: {error}"
+        raise Problem(Kind.MALFORMED_JSON, detail, field="body") from None
+
+
+def query(request: web.Request, shape: type[T]) -> T:
+    """The request's query parameters. Raises `Problem`."""
+    many = _repeatable(shape)
+    said: dict[str, Any] = {}
+    for name in request.query:
+        values = request.query.getall(name)
+        if name in many:
+            said[name] = [part for value in values for part in value.split(",")]
+        elif len(values) > 1:
+            raise Problem(Kind.INVALID_REQUEST, f"{name} is given more than once", field=name)
+        else:
+            said[name] = values[0]
+    return converted(said, shape, strict=False)
+
+
+def converted(fields: Mapping[str, object], shape: type[T], *, strict: bool, at: str = "") -> T:
+    """Fields as a Struct; `at` is where they stand. Raises `Problem`."""
+    try:
+        return msgspec.convert(fields, shape, strict=strict)
+    except msgspec.ValidationError as error:
+        raise invalid(error, at) from None
+
+
+def part(request: web.Request, name: str, shape: Any) -> str:
+    """A part of the path. Raises `Problem`."""
+    try:
+        return str(msgspec.convert(request.match_info[name], shape))
+    except msgspec.ValidationError as error:
+        raise Problem(Kind.INVALID_REQUEST, f"{name}: {error}", field=name) from None
+
+
+@cache
+def _decoder(shape: type[T]) -> msgspec.json.Decoder[T]:
+    return msgspec.json.Decoder(shape)
+
+
+@cache
+def _repeatable(shape: type) -> frozenset[str]:
+    """The parameters that may come more than once."""
+    fields = msgspec.structs.fields(shape)
+    return frozenset(field.encode_name for field in fields if field.default_factory is list)
+
+
+_MESSAGE: Final = re.compile(
+    r"(?P<what>.*?)(?: - at (?:`key` in )?`\$?\.?(?P<path>[^`]*)`)?", re.DOTALL
+)
+_NAMED: Final = re.compile(r"Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`")
+
+
+def invalid(error: msgspec.ValidationError, at: str = "") -> Problem:
+    """What msgspec says, with the field as a name of its own."""
+    found = _MESSAGE.fullmatch(str(error))
+    what, path = (found["what"], found["path"] or "") if found else (str(error), "")
+    named = _NAMED.match(what)
+    names = [at, path, named["name"] if named else ""]
+    field = ".".join(name for name in names if name) or "body"
+    return Problem(Kind.INVALID_REQUEST, f"{field}: {what}", field=field)
+
+
+# ---- what types cannot say -------------------------------------------------------------------
+
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def check_spawn(spawn: SpawnRequest, limits: Limits) -> None:
+    """The bounds that are settings. Raises `Problem`."""
+    _at_least("heartbeat_interval", spawn.heartbeat_interval, limits.heartbeat_interval_min)
+    if spawn.max_idle_time is not None:
+        _at_least("max_idle_time", spawn.max_idle_time, limits.idle_time_min)
+    encoded = msgspec.json.encode(spawn.input)
+    if len(encoded) > limits.input_max:
+        detail = f"input is {len(encoded)} bytes as JSON, more than {limits.input_max}"
+        raise Problem(Kind.INVALID_REQUEST, detail, field="input")
+    if _NUL.search(encoded):
+        raise Problem(Kind.INVALID_REQUEST, "input holds the character U+0000", field="input")
+
+
+def _at_least(field: str, value: float, minimum: float) -> None:
+    if value < minimum:
+        detail = f"{field}: Expected `float` >= {minimum:g}, got {value:g}"
+        raise Problem(Kind.INVALID_REQUEST, detail, field=field)
+
+
+def pool_config(fields: Mapping[str, object], defaults: PoolConfig) -> PoolConfig:
+    """Settings over the service's defaults; null means the default. Raises `Problem`."""
+    base = msgspec.to_builtins(defaults)
+    said = {name: base.get(name) if value is None else value for name, value in fields.items()}
+    return converted({**base, **said}, PoolConfig, strict=True, at="config")

@@ -1,0 +1,176 @@
+"""Who may ask, and how every answer is dressed: the one place all requests pass through.
+
+`Host` must be a name of ours, so that a page elsewhere cannot reach us by a name of its own (DNS
+rebinding). There are no CORS headers. With a token set, everything wants it but the probes and the
+pages, which carry no data and ask for it themselves. A token is compared in constant time and
+never logged.
+"""
+
+import hmac
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
+
+import msgspec
+import structlog
+from aiohttp import hdrs, web
+
+from eventstore.ids import new_id
+from eventstore.step import Origin
+from gateway.backend import READING, Reading
+from gateway.keys import BACKEND
+from gateway.options import GatewayOptions
+from gateway.problems import Kind, Problem, translate
+from gateway.requests import PoolName
+
+log = structlog.get_logger()
+
+PROBES: Final = frozenset({"/healthz", "/readyz"})
+PAGES: Final = frozenset({"/", "/docs"})
+STATIC: Final = "/static/"
+JSON_TYPES: Final = {
+    hdrs.METH_POST: ("application/json",),
+    hdrs.METH_PUT: ("application/json",),
+    hdrs.METH_PATCH: ("application/json", "application/merge-patch+json"),
+}
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+        " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+ORIGIN: Final = "muster.origin"
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Admit a request, answer it, and turn whatever goes wrong into a problem."""
+    begun = time.perf_counter()
+    request[READING] = Reading({}, {})
+    try:
+        request[ORIGIN] = origin(request)
+        admit(request, request.app[BACKEND].options)
+        request[READING].asked.update(asked_position(request))
+        response = await handler(request)
+    except Exception as error:  # noqa: BLE001 - the last place where a bug can become an answer
+        response = _refusal(error, request)
+    _tally(request, response.status, time.perf_counter() - begun)
+    return response
+
+
+def _refusal(error: Exception, request: web.Request) -> web.Response:
+    problem = translate(error)
+    if problem is None:
+        log.error(
+            "gateway.request_failed", method=request.method, path=request.path, exc_info=error
+        )
+        problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
+    return problem.response()
+
+
+def _tally(request: web.Request, status: int, seconds: float) -> None:
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else "unmatched"
+    request.app[BACKEND].observations.answered(request.method, route, status, seconds)
+    log.debug(
+        "gateway.answered",
+        method=request.method,
+        route=route,
+        status=status,
+        ms=round(seconds * 1000, 1),
+    )
+
+
+# ---- admission -------------------------------------------------------------------------------
+
+
+def origin(request: web.Request) -> Origin:
+    """On whose behalf: `X-Request-Id` (or a new one) and `traceparent`. Raises `Problem`."""
+    request_id = request.headers.get("X-Request-Id") or new_id()
+    request[ORIGIN] = Origin(actor="http", correlation_id=new_id())
+    if not _REQUEST_ID.fullmatch(request_id):
+        detail = "X-Request-Id: 1 to 64 letters, digits, or any of . _ : -"
+        raise Problem(Kind.INVALID_REQUEST, detail, field="X-Request-Id")
+    trace = request.headers.get("traceparent", "")
+    return Origin(
+        actor="http",
+        correlation_id=request_id,
+        traceparent=trace if _TRACEPARENT.fullmatch(trace) else "",
+    )
+
+
+def admit(request: web.Request, options: GatewayOptions) -> None:
+    """Raises `Problem` unless host, token and content type are right."""
+    path = request.path
+    if path in PROBES:
+        return
+    if not _host_allowed(request, options):
+        raise Problem(
+            Kind.WRONG_HOST, "Host is not a name that this gateway was told of", field="Host"
+        )
+    public = path in PAGES or path.startswith(STATIC)
+    if options.api_token and not public and not token_matches(request, options.api_token):
+        challenge = {"WWW-Authenticate": 'Bearer realm="muster"'}
+        raise Problem(Kind.UNAUTHORIZED, "send the token as a bearer token", headers=challenge)
+    found = request.match_info.http_exception is None
+    wanted = JSON_TYPES.get(request.method, ()) if found else ()
+    if wanted and request.content_type not in wanted:
+        detail = f"Content-Type must be {' or '.join(wanted)}"
+        raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Type")
+
+
+def _host_allowed(request: web.Request, options: GatewayOptions) -> bool:
+    host = request.headers.get("Host", "").strip().lower()
+    name = re.sub(r":\d*$", "", host).strip("[]").rstrip(".")
+    return "*" in options.hostnames or name in {known.lower() for known in options.hostnames}
+
+
+def token_matches(request: web.Request, token: str) -> bool:
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    same = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode())
+    return same and scheme.lower() == "bearer"
+
+
+def asked_position(request: web.Request) -> dict[str, int]:
+    """The `Muster-Position` of a request: `pool:seq`, several with commas. Raises `Problem`."""
+    asked: dict[str, int] = {}
+    for item in filter(None, request.headers.get("Muster-Position", "").split(",")):
+        pool, _, seq = item.strip().rpartition(":")
+        try:
+            asked[msgspec.convert(pool, PoolName) if pool else ""] = _seq(seq)
+        except (ValueError, msgspec.ValidationError) as error:
+            detail = f"Muster-Position: pool:seq was expected, not {item.strip()[:100]!r}"
+            raise Problem(Kind.INVALID_REQUEST, detail, field="Muster-Position") from error
+    return asked
+
+
+def _seq(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise ValueError(text)
+    return int(text)
+
+
+async def dress(request: web.Request, response: web.StreamResponse) -> None:
+    """The headers of every answer; a signal of aiohttp, so that streams have them too."""
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    if ORIGIN in request:
+        response.headers["X-Request-Id"] = request[ORIGIN].correlation_id
+    if READING in request:
+        reading: Reading = request[READING]
+        if reading.position:
+            position = ",".join(f"{pool}:{seq}" for pool, seq in reading.position.items())
+            if len(position) < 4_000:
+                response.headers["Muster-Position"] = position
+        if reading.stale:
+            response.headers["Muster-Stale"] = "true"
+    response.headers["Server"] = "muster"

@@ -1,0 +1,27 @@
+"""Muster: an auto-scaling pool of long-lived agents, event-sourced over Redis Streams.
+
+This package is the public face. `Agent` and `Context` are what users build on; everything else is
+reached through the command `muster` and over HTTP.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workers.agents import Agent, Context
+
+try:
+    __version__ = version("agent-muster")
+except PackageNotFoundError:  # run from a folder that was not installed
+    __version__ = "0+unknown"
+
+__all__ = ["Agent", "Context", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the worker code only where an agent is written, not for every command."""
+    if name in {"Agent", "Context"}:
+        from workers import agents
+
+        return getattr(agents, name)
+    raise AttributeError(f"module 'muster' has no attribute {name!r}")

@@ -1,0 +1,170 @@
+"""The command `muster`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from eventstore.errors import MusterError
+from muster import __version__, commands
+from muster.settings import Settings, load
+
+EPILOG = """\
+examples:
+  muster up                                 everything on this machine, nothing else needed
+  muster spawn developer_pool --project demo --count 15
+  muster ps                                 who runs where
+  muster tail --follow                      the log, as it is written
+
+Every flag has an environment variable MUSTER_<FLAG> and a key in muster.toml.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="muster",
+        description="An auto-scaling pool of long-lived agents, event-sourced over Redis Streams.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"muster {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    _add_roles(subparsers)
+    commands.register(subparsers)
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    run: Callable[[argparse.Namespace], int] = args.run
+    try:
+        return run(args)
+    except MusterError as error:
+        print(f"muster {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    up = _role(
+        subparsers,
+        "up",
+        "run everything on this machine",
+        "Run projector, supervisor and gateway, with a Valkey of their own unless one is given,"
+        " all under one data folder.",
+        "muster up\n  muster up --config muster.toml --port 9000\n"
+        "  MUSTER_REDIS_URL=redis://localhost muster up --data-dir /var/lib/muster",
+        _up,
+    )
+    _listening(up)
+    _imports(up)
+    up.add_argument(
+        "--embedded",
+        action="store_true",
+        default=None,
+        help="use the embedded server and SQLite whatever the environment names",
+    )
+    up.add_argument(
+        "--single-process",
+        action="store_true",
+        default=None,
+        help="no worker processes: agents run inside this one, ten per pool",
+    )
+    up.add_argument("--appendfsync", metavar="HOW", help="everysec (default) or always")
+    gateway = _role(
+        subparsers,
+        "gateway",
+        "run the HTTP gateway alone",
+        "Answer HTTP. Any number of gateways may run; they hold no state.",
+        "MUSTER_REDIS_URL=redis://localhost muster gateway --port 8000",
+        _one("gateway"),
+    )
+    _listening(gateway)
+    _role(
+        subparsers,
+        "projector",
+        "run the projector alone",
+        "Fold the streams into SQL. One is active; others stand by.",
+        "MUSTER_REDIS_URL=redis://localhost DATABASE_URL=postgresql://localhost/muster"
+        " muster projector",
+        _one("projector"),
+    )
+    supervisor = _role(
+        subparsers,
+        "supervisor",
+        "run this host's supervisor alone",
+        "Start, watch and stop the workers of this host.",
+        "MUSTER_REDIS_URL=redis://localhost muster supervisor --config muster.toml",
+        _one("supervisor"),
+    )
+    _imports(supervisor)
+
+
+def _role(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    summary: str,
+    description: str,
+    examples: str,
+    run: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"examples:\n  {examples}\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="default: ./muster.toml, if any"
+    )
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="default: .muster")
+    parser.add_argument("--redis-url", metavar="URL", help="Redis or Valkey (or MUSTER_REDIS_URL)")
+    parser.add_argument("--database-url", metavar="URL", help="PostgreSQL (or DATABASE_URL)")
+    parser.add_argument("--key-prefix", metavar="TEXT", help="in front of every Redis key")
+    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    return parser
+
+
+def _listening(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1")
+    parser.add_argument("--port", type=int, metavar="N", help="default: 8000; 0: any free one")
+    parser.add_argument(
+        "--allowed-hosts", metavar="NAMES", help="more names that a request's Host may carry"
+    )
+
+
+def _imports(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--app-dir", type=Path, metavar="DIR", help="where agent classes are imported from"
+    )
+    parser.add_argument("--shutdown-seconds", type=float, metavar="S", help="default: 25")
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    return load(vars(args), os.environ)
+
+
+def _up(args: argparse.Namespace) -> int:
+    from muster import up
+
+    return up.run(_settings(args))
+
+
+def _one(role: str) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        from muster import roles
+
+        return roles.run(role, _settings(args))
+
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

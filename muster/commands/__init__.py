@@ -1,0 +1,20 @@
+"""The commands that talk to a running Muster, one module each."""
+
+from muster.commands import (
+    doctor,
+    logs,
+    pools,
+    ps,
+    replay,
+    spawn,
+    tail,
+    terminate,
+    workers,
+)
+from muster.commands.command import Subparsers
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add all of them to the parser of `muster`."""
+    for module in (spawn, terminate, ps, pools, workers, logs, tail, replay, doctor):
+        module.add(subparsers)

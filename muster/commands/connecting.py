@@ -1,0 +1,199 @@
+"""Where the service, its Redis, its database and its logs are.
+
+In this order: a flag, the environment, and the file `running.json` that `muster up` keeps in its
+data directory while it runs, so that on one machine nothing needs to be said at all.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from muster.commands.command import BadInput
+from muster.settings import redacted
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_DATA_DIR = ".muster"
+
+
+class Running(Struct, frozen=True, kw_only=True):
+    """What `muster up` writes about itself. All that is missing is empty."""
+
+    url: str = ""
+    redis_url: str = ""
+    database_url: str = ""
+    key_prefix: str = ""
+    log_dir: str = ""
+    pid: int = 0
+
+
+class Service(Struct, frozen=True):
+    """A gateway and the token it wants, if any."""
+
+    url: str
+    token: str = ""
+
+
+# ---- flags -----------------------------------------------------------------------------------
+
+
+def add_json_flag(parser: argparse.ArgumentParser, default: object = False) -> None:
+    parser.add_argument(
+        "--json", action="store_true", default=default, help="print JSON, for programs"
+    )
+
+
+def add_data_dir_flag(parser: argparse.ArgumentParser, default: object = None) -> None:
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        default=default,
+        help="data directory of `muster up` (MUSTER_DATA_DIR; default .muster)",
+    )
+
+
+def add_service_flags(parser: argparse.ArgumentParser, default: object = None) -> None:
+    """For commands that ask the gateway. `default` SUPPRESS: a nested parser, see `pools`."""
+    parser.add_argument(
+        "--url", metavar="URL", default=default, help=f"the gateway (MUSTER_URL; {DEFAULT_URL})"
+    )
+    parser.add_argument(
+        "--token",
+        metavar="TOKEN",
+        default=default,
+        help="its token; better given as MUSTER_API_TOKEN, which other users cannot see",
+    )
+    add_data_dir_flag(parser, default)
+    add_json_flag(parser, False if default is None else default)
+
+
+def add_redis_flags(parser: argparse.ArgumentParser) -> None:
+    """For commands that read the log itself."""
+    parser.add_argument(
+        "--redis-url", metavar="URL", help="the Redis of the log (MUSTER_REDIS_URL, REDIS_URL)"
+    )
+    add_data_dir_flag(parser)
+
+
+def add_key_prefix_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--key-prefix", metavar="TEXT", help="what stands before all keys (MUSTER_KEY_PREFIX)"
+    )
+
+
+def add_database_flags(parser: argparse.ArgumentParser) -> None:
+    """For commands that read or write the views."""
+    parser.add_argument(
+        "--database-url",
+        metavar="URL",
+        help="the database of the views (MUSTER_DATABASE_URL, DATABASE_URL)",
+    )
+
+
+# ---- what the flags come to ------------------------------------------------------------------
+
+
+def service(args: argparse.Namespace) -> Service:
+    url = args.url or os.environ.get("MUSTER_URL") or running(args).url or DEFAULT_URL
+    url = (url if "://" in url else f"http://{url}").rstrip("/")
+    if not _is_http(url):
+        raise BadInput(f"--url: {url!r} is not an address such as {DEFAULT_URL}")
+    token = args.token or os.environ.get("MUSTER_API_TOKEN") or ""
+    if not (token.isascii() and token.isprintable()):
+        raise BadInput("the token (--token, MUSTER_API_TOKEN) is not printable ASCII")
+    return Service(url, token)
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        return False
+
+
+def find_redis_url(args: argparse.Namespace) -> str:
+    """Where Redis is, empty if nobody said."""
+    return args.redis_url or redis_from(os.environ) or running(args).redis_url
+
+
+def redis_url(args: argparse.Namespace) -> str:
+    """Where Redis is. Raises `BadInput` if nobody said."""
+    from redis.connection import parse_url
+
+    if found := find_redis_url(args):
+        try:
+            parse_url(found)  # type: ignore[no-untyped-call]  # redis-py's own
+        except ValueError as error:
+            raise BadInput(f"Redis at {redacted(found)!r}: {error}") from error
+        return found
+    raise BadInput(_nowhere("Redis", "--redis-url", "MUSTER_REDIS_URL", args))
+
+
+def find_database_url(args: argparse.Namespace) -> str:
+    """Where the views are, empty if nobody said."""
+    return args.database_url or database_from(os.environ) or running(args).database_url
+
+
+def database_url(args: argparse.Namespace) -> str:
+    """Where the views are. Raises `BadInput` if nobody said."""
+    if found := find_database_url(args):
+        return found
+    raise BadInput(_nowhere("database", "--database-url", "MUSTER_DATABASE_URL", args))
+
+
+def key_prefix(args: argparse.Namespace) -> str:
+    if args.key_prefix is not None:
+        return str(args.key_prefix)
+    prefix = os.environ.get("MUSTER_KEY_PREFIX")
+    return running(args).key_prefix if prefix is None else prefix
+
+
+def log_directory(args: argparse.Namespace) -> Path:
+    told = args.log_dir or os.environ.get("MUSTER_LOG_DIR") or running(args).log_dir
+    return Path(told) if told else data_directory(args) / "logs"
+
+
+def data_directory(args: argparse.Namespace) -> Path:
+    return Path(args.data_dir or os.environ.get("MUSTER_DATA_DIR") or DEFAULT_DATA_DIR)
+
+
+def running(args: argparse.Namespace) -> Running:
+    """What `muster up` says of itself; all empty where none runs on the data directory."""
+    path = data_directory(args) / "running.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Running)
+    except OSError:
+        return Running()
+    except msgspec.MsgspecError as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error
+
+
+def redis_from(environment: Mapping[str, str]) -> str:
+    """Redis as the environment names it: an address, or host, port, database and password."""
+    if url := environment.get("MUSTER_REDIS_URL") or environment.get("REDIS_URL"):
+        return url
+    host = environment.get("REDIS_HOST")
+    if not host:
+        return ""
+    port, number = environment.get("REDIS_PORT") or "6379", environment.get("REDIS_DB") or "0"
+    if not (port.isdecimal() and number.isdecimal()):
+        raise BadInput(f"REDIS_PORT and REDIS_DB are numbers, not {port!r} and {number!r}")
+    password = environment.get("REDIS_PASSWORD")
+    secret = f":{quote(password, safe='')}@" if password else ""
+    return f"redis://{secret}{host}:{port}/{number}"
+
+
+def database_from(environment: Mapping[str, str]) -> str:
+    return environment.get("MUSTER_DATABASE_URL") or environment.get("DATABASE_URL") or ""
+
+
+def _nowhere(what: str, flag: str, variable: str, args: argparse.Namespace) -> str:
+    return (
+        f"nobody said which {what}: give {flag}, set {variable}, or name the data directory of a"
+        f" running `muster up` (--data-dir; {data_directory(args)} has none)"
+    )

@@ -1,0 +1,176 @@
+"""Reading the record for people: many streams as one, in the order of time.
+
+The streams are read from a position, onward. What stands when the reading begins is merged by
+time; what comes later is told as it comes. An entry is kept as the flat text that it is, so that
+events of a newer version can be read too.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from eventstore.errors import LogUnreachable
+from eventstore.keys import Keys
+from eventstore.reader import Entry, Reader
+from muster.commands.command import note
+
+CATALOGUE = "catalogue"
+"""How the stream of pools and hosts is called where a pool's name stands."""
+CHUNK = 500
+BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0)
+
+
+class Recorded(Struct, frozen=True):
+    """An event as it stands in a stream. `pool` may be `catalogue`."""
+
+    pool: str
+    stream_id: str
+    fields: Mapping[str, str]
+
+    @property
+    def seq(self) -> int:
+        return int(self.fields.get("seq") or 0)
+
+    @property
+    def ms(self) -> int:
+        return int(self.stream_id.partition("-")[0])
+
+    def document(self) -> dict[str, object]:
+        """The event as JSON says it: numbers as numbers, `data` as the object it is."""
+        numbers = ("version", "seq", "incarnation", "epoch", "ts")
+        document: dict[str, object] = {"pool": self.pool, "stream_id": self.stream_id}
+        for name, value in self.fields.items():
+            document[name] = int(value or 0) if name in numbers else value
+        document["data"] = msgspec.Raw(self.fields.get("data", "").encode() or b"{}")
+        return document
+
+
+Keep = Callable[[Recorded], bool]
+
+
+def recorded(pool: str, entry: Entry) -> Recorded:
+    stream_id, flat = entry
+    texts = [item.decode(errors="replace") for item in flat]
+    return Recorded(pool, stream_id.decode(), dict(zip(texts[::2], texts[1::2], strict=True)))
+
+
+class Streams:
+    """The streams of some pools; `positions` holds, by pool, the last id that was told."""
+
+    def __init__(self, reader: Reader, keys: Keys) -> None:
+        self._reader = reader
+        self._keys = keys
+        self.positions: dict[str, str] = {}
+
+    def stream(self, pool: str) -> str:
+        return self._keys.catalogue if pool == CATALOGUE else self._keys.pool(pool, "events")
+
+    async def pools(self) -> list[str]:
+        """The names of all pools there ever were, as the catalogue tells them."""
+        names: dict[str, None] = {}
+        after = "-"
+        while entries := await self._reader.range(self._keys.catalogue, after, count=CHUNK):
+            for entry in entries:
+                event = recorded(CATALOGUE, entry)
+                if event.fields.get("type") == "pool.created":
+                    names[event.fields["subject"]] = None
+            after = f"({entries[-1][0].decode()}"
+        return list(names)
+
+    # ---- what stands -------------------------------------------------------------------------
+
+    async def past(self, until: Mapping[str, str]) -> AsyncIterator[Recorded]:
+        """Everything after `positions` up to the ids of `until`, merged by time."""
+        waiting: dict[str, deque[Recorded]] = {pool: deque() for pool in self.positions}
+        unread = {pool for pool in self.positions if until[pool] != "0"}
+        while True:
+            for pool in [pool for pool in unread if not waiting[pool]]:
+                if not await self._fill(pool, until[pool], waiting[pool]):
+                    unread.discard(pool)
+            heads = [queue[0] for queue in waiting.values() if queue]
+            if not heads:
+                return
+            first = min(heads, key=lambda event: (event.ms, event.pool, event.seq))
+            waiting[first.pool].popleft()
+            yield first
+
+    async def _fill(self, pool: str, last: str, queue: deque[Recorded]) -> bool:
+        position = self.positions[pool]
+        after = "-" if position == "0" else f"({position}"
+        entries = await self._reader.range(self.stream(pool), after, last, count=CHUNK)
+        queue.extend(recorded(pool, entry) for entry in entries)
+        if entries:
+            self.positions[pool] = entries[-1][0].decode()
+        return bool(entries)
+
+    async def newest(self, until: Mapping[str, str], count: int, keep: Keep) -> list[Recorded]:
+        """The last `count` of what is to be kept, oldest first; moves `positions` to `until`."""
+        found: list[Recorded] = []
+        for pool in self.positions:
+            found += await self._newest(pool, until[pool], count, keep)
+        self.positions.update(until)
+        found.sort(key=lambda event: (event.ms, event.pool, event.seq))
+        return found[-count:] if count else []
+
+    async def _newest(self, pool: str, last: str, count: int, keep: Keep) -> list[Recorded]:
+        kept: list[Recorded] = []
+        while len(kept) < count and last != "0":
+            entries = await self._reader.newest(self.stream(pool), last, count=CHUNK)
+            kept += [event for entry in entries if keep(event := recorded(pool, entry))]
+            last = f"({entries[-1][0].decode()}" if entries else "0"
+        return kept[:count]
+
+    async def ends(self) -> dict[str, str]:
+        """The id of the last entry of each stream, `0` where it is empty."""
+        return {pool: await self._reader.last_id(self.stream(pool)) for pool in self.positions}
+
+    async def before_seq(self, pool: str, seq: int) -> str:
+        """An id before the entry with that `seq`, found by halving time: `seq` only grows."""
+        stream = self.stream(pool)
+        low, high = 0, int((await self._reader.last_id(stream)).partition("-")[0])
+        while low < high:  # entries up to `low` are not past it, those after `high` are
+            middle = (low + high + 1) // 2
+            entries = await self._reader.range(stream, str(middle), count=1)
+            if entries and recorded(pool, entries[0]).seq <= seq:
+                low = middle
+            else:
+                high = middle - 1
+        return before_ms(low)
+
+    # ---- what comes --------------------------------------------------------------------------
+
+    async def coming(self, *, join: bool) -> AsyncIterator[Recorded]:
+        """Everything after `positions` as it comes, for ever. `join`: new pools too."""
+        failures = 0
+        while True:
+            try:
+                found = await self._read()
+            except LogUnreachable as error:
+                if not failures:
+                    note(f"waiting for Redis: {error}")
+                await asyncio.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
+                failures += 1
+                continue
+            failures = 0
+            for event in sorted(found, key=lambda event: (event.ms, event.pool, event.seq)):
+                if join and event.fields.get("type") == "pool.created":
+                    self.positions.setdefault(event.fields["subject"], "0")
+                yield event
+
+    async def _read(self) -> list[Recorded]:
+        streams = {self.stream(pool): pool for pool in self.positions}
+        raw = await self._reader.read({s: self.positions[pool] for s, pool in streams.items()})
+        found = []
+        for stream, entries in raw.items():
+            pool = streams[stream]
+            found += [recorded(pool, entry) for entry in entries]
+            self.positions[pool] = entries[-1][0].decode()
+        return found
+
+
+def before_ms(ms: int) -> str:
+    """The greatest id before a moment: reading goes on after an id, so this includes the moment."""
+    return f"{ms - 1}-18446744073709551615" if ms > 0 else "0"

@@ -1,0 +1,66 @@
+"""`muster verify`: do the views, and Redis' own state, say what the log says?"""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from muster import render
+from muster.commands import connecting
+from muster.commands.command import Subparsers, database_answers, declare
+
+if TYPE_CHECKING:
+    from projector.verify import Difference, Report
+
+EXAMPLES = """\
+  muster verify                  the `muster up` that runs here
+  muster verify --json           for a program; exit code 1 if anything differs
+  MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster verify
+"""
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = declare(
+        subparsers,
+        "verify",
+        run,
+        summary="compare views and Redis' state with the log",
+        description="Folds the log anew and compares it, at one position, with the views and with"
+        " Redis' hashes and sets, while the system runs. Exit code 1 if anything differs.",
+        examples=EXAMPLES,
+    )
+    connecting.add_redis_flags(parser)
+    connecting.add_key_prefix_flag(parser)
+    connecting.add_database_flags(parser)
+    connecting.add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from projector.verify import verify
+
+    redis, database = connecting.redis_url(args), connecting.database_url(args)
+    with database_answers(database):
+        report = asyncio.run(verify(redis, connecting.key_prefix(args), database))
+    _tell(report, as_json=args.json)
+    return 0 if report.equal else 1
+
+
+def _tell(report: "Report", *, as_json: bool) -> None:
+    if as_json:
+        found = {name: getattr(report, name) for name in report.__struct_fields__}
+        render.print_json({"equal": report.equal, **found})
+        return
+    if report.differences:
+        render.show(table(report.differences))
+    many = len(report.differences)
+    said = "equal" if report.equal else f"{many} difference{'s' if many > 1 else ''}"
+    print(f"{said}: {report.events:,} events of {len(report.pools)} pools folded,"
+          f" {report.subjects:,} subjects compared")  # fmt: skip
+
+
+def table(differences: Sequence["Difference"]) -> render.Table:
+    names = ("POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND")
+    rows = [
+        (one.pool, one.subject, one.field, str(one.expected), str(one.found)) for one in differences
+    ]
+    return render.Table(tuple(render.Column(name) for name in names), rows)

@@ -1,0 +1,28 @@
+"""Showing a table again and again in place, at a terminal."""
+
+import time
+from collections.abc import Callable
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from muster import render
+from muster.commands.command import ServiceUnreachable
+
+
+def keep_showing(look: Callable[[], render.Table], interval: float) -> int:
+    """Until Ctrl-C. While the service does not answer the last table stays, and that is said."""
+    screen = render.console()
+    shown: list[Text] = render.styled(look(), screen.width)
+    with Live(console=screen, auto_refresh=False, screen=True) as live:
+        trouble = ""
+        while True:
+            room = max(screen.height - 2, 1)
+            heading = Text(time.strftime("%H:%M:%S") + (f"   {trouble}" if trouble else ""), "dim")
+            live.update(Group(heading, *shown[:room]), refresh=True)
+            time.sleep(interval)
+            try:
+                shown, trouble = render.styled(look(), screen.width), ""
+            except ServiceUnreachable as error:
+                trouble = render.one_line(str(error))

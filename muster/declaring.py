@@ -1,0 +1,64 @@
+"""Applying the configuration file's pools to the catalogue.
+
+A pool is created, or changed, only where the file differs from the file that was last applied; what
+was changed live otherwise stands, and a pool that was deleted live is not brought back by the same
+file. What was last applied is kept beside the catalogue, one field per pool. Every role that
+starts does this; it is the same whoever comes first.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+
+from eventstore.catalogue import CatalogueLog
+from eventstore.connection import UNREACHABLE, execute
+from eventstore.errors import LogUnreachable
+from eventstore.log import CATALOGUE, Log, Outcome
+from eventstore.step import Origin
+from muster.settings import PoolDeclaration
+
+log = structlog.get_logger("muster.declaring")
+ORIGIN = Origin(actor="configuration")
+
+
+async def apply(events: Log, catalogue: CatalogueLog, pools: Mapping[str, PoolDeclaration]) -> None:
+    """Bring the catalogue in line with the file, where the file has changed."""
+    await catalogue.refresh()
+    for name, declaration in pools.items():
+        wanted = msgspec.json.encode(
+            {"role": declaration.role, **declaration.settings}, order="sorted"
+        )
+        field = f"declared:{name}"
+        if await _applied(events, field) == wanted:
+            continue
+        await _apply(catalogue, name, declaration)
+        step = events.step(CATALOGUE, ORIGIN)
+        step.write("meta", field, wanted)
+        await events.commit(step)
+
+
+async def _apply(catalogue: CatalogueLog, name: str, declaration: PoolDeclaration) -> None:
+    known = catalogue.state.live_pools().get(name)
+    if known is None:
+        changed = await catalogue.create_pool(name, declaration.role, declaration.config(), ORIGIN)
+        if changed.outcome is Outcome.DONE:
+            log.info("pool.created", pool=name)
+    elif known.role_type != declaration.role:
+        log.warning(
+            "pool.role_differs", pool=name, declared=declaration.role, stands=known.role_type
+        )
+    else:
+        changed = await catalogue.change_pool(name, declaration.config(known.config), ORIGIN)
+        if changed.outcome is Outcome.DONE:
+            log.info("pool.changed", pool=name)
+
+
+async def _applied(events: Log, field: str) -> bytes | None:
+    try:
+        value: bytes | None = await execute(
+            events.client, "HGET", events.keys.catalogue_meta, field
+        )
+    except UNREACHABLE as error:
+        raise LogUnreachable(f"Redis does not answer: {error}") from error
+    return value

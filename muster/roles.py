@@ -1,0 +1,189 @@
+"""Running a role: the composition root of the gateway, the supervisor and the projector.
+
+Each role is a part with `start` and `stop`. What they share stands here: the server is checked
+first, the declared pools are applied, readiness is told to whoever started the process, and signals
+end it in good order.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from eventstore.catalogue import CatalogueLog
+from eventstore.connection import connect, demand_suitable, inspect
+from eventstore.errors import ConfigurationError, LogUnreachable, MusterError
+from eventstore.keys import Keys
+from eventstore.log import Log
+from eventstore.reader import Reader
+from muster import __version__, declaring, journal
+from muster.settings import LOOPBACK, Settings, redacted
+
+log = structlog.get_logger("muster")
+
+ROLES: Final = ("projector", "supervisor", "gateway")
+"""In the order in which they are started; they are stopped in another, see `muster.up`."""
+
+
+class Part(Protocol):
+    """A long-lived part of a process. Stopping twice does no harm."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Told(Struct, frozen=True, omit_defaults=True):
+    """What a role says to the process that started it, as one line of JSON."""
+
+    ready: bool = False
+    failed: str = ""
+    url: str = ""
+
+
+class Owner(Struct, frozen=True):
+    """The process whose end must end us; pid 0: none."""
+
+    pid: int = 0
+    start_time: int = 0
+
+
+def build(role: str, settings: Settings, owner: Owner) -> Part:
+    """The part that a role runs. Imports only what that role needs."""
+    redis_url, prefix = settings.redis_url, settings.key_prefix
+    match role:
+        case "projector":
+            from projector.service import Projector, ProjectorOptions
+
+            return Projector(
+                ProjectorOptions(
+                    redis_url=redis_url, key_prefix=prefix, database_url=settings.views_url
+                )
+            )
+        case "supervisor":
+            from workers.supervisor import Supervisor, SupervisorOptions
+
+            return Supervisor(
+                SupervisorOptions(
+                    redis_url=redis_url,
+                    key_prefix=prefix,
+                    host=settings.host_id,
+                    roles=settings.roles,
+                    app_dir=str(settings.app_dir or ""),
+                    log_dir=str(settings.log_dir.absolute()),
+                    engine_url=settings.engine_url,
+                    through_pgbouncer=bool(settings.pgbouncer_url),
+                    owner_pid=owner.pid,
+                    owner_start_time=owner.start_time,
+                    poll_seconds=settings.poll_seconds,
+                    shutdown_seconds=settings.shutdown_seconds,
+                    single_process=settings.single_process,
+                )
+            )
+        case "gateway":
+            from gateway.options import GatewayOptions, Limits
+            from gateway.service import Gateway
+
+            return Gateway(
+                GatewayOptions(
+                    host=settings.host,
+                    port=settings.port,
+                    redis_url=redis_url,
+                    key_prefix=prefix,
+                    database_url=settings.views_url,
+                    roles=tuple(settings.roles),
+                    api_token=settings.api_token or None,
+                    hostnames=allowed_hosts(settings),
+                    version=__version__,
+                    mode="single-process" if settings.single_process else "processes",
+                    limits=Limits(
+                        heartbeat_interval_min=settings.min_heartbeat_interval,
+                        idle_time_min=settings.min_idle_time,
+                    ),
+                )
+            )
+        case _:
+            raise ValueError(role)
+
+
+def allowed_hosts(settings: Settings) -> tuple[str, ...]:
+    """Names that a request's `Host` may carry."""
+    named = [name.strip() for name in settings.allowed_hosts.split(",") if name.strip()]
+    return tuple(sorted({*LOOPBACK, settings.host, *named}))
+
+
+async def prepare(settings: Settings) -> None:
+    """Check the server and apply the declared pools. Raises `MusterError`."""
+    client = connect(settings.redis_url, max_connections=2)
+    reader = Reader(settings.redis_url)
+    try:
+        demand_suitable(await inspect(client))
+        events = Log(client, Keys(settings.key_prefix))
+        catalogue = CatalogueLog(events, reader)
+        await catalogue.start()
+        await declaring.apply(events, catalogue, settings.pools)
+    except LogUnreachable as error:
+        raise LogUnreachable(f"{redacted(settings.redis_url)}: {error}") from None
+    finally:
+        await reader.close()
+        await client.aclose()
+
+
+def run(role: str, settings: Settings) -> int:
+    """Run one role until a signal ends it; returns the exit code."""
+    file = os.environ.get("MUSTER_ROLE_LOG")
+    journal.configure(role, level=settings.log_level, file=Path(file) if file else None)
+    owner = Owner(
+        int(os.environ.get("MUSTER_OWNER_PID", "0")),
+        int(os.environ.get("MUSTER_OWNER_START", "0")),
+    )
+    tell = teller()
+    try:
+        if not settings.redis_url:
+            raise ConfigurationError(
+                f"muster {role} needs a Redis: set MUSTER_REDIS_URL (or REDIS_URL), or use"
+                " `muster up`, which brings its own"
+            )
+        asyncio.run(_serve(role, settings, owner, tell))
+    except MusterError as error:
+        tell(Told(failed=str(error)))
+        print(f"muster {role}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(role: str, settings: Settings, owner: Owner, tell: Callable[[Told], None]) -> None:
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, ending.set)
+    await prepare(settings)
+    part = build(role, settings, owner)
+    try:
+        await part.start()
+        tell(Told(ready=True, url=getattr(part, "url", "")))
+        log.info("role.ready", pid=os.getpid(), url=getattr(part, "url", None))
+        await ending.wait()
+    finally:
+        await part.stop()
+
+
+def teller() -> Callable[[Told], None]:
+    """How to answer the process that started this one; nobody listens where none did."""
+    number = os.environ.get("MUSTER_READY_FD", "")
+
+    def tell(told: Told) -> None:
+        nonlocal number
+        if number:
+            with os.fdopen(int(number), "wb") as pipe:
+                pipe.write(msgspec.json.encode(told) + b"\n")
+            number = ""
+
+    return tell

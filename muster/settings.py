@@ -1,0 +1,298 @@
+"""All settings, read once: flag, else environment, else configuration file, else default.
+
+Every flag has a `MUSTER_<FLAG>` and a key at the top of the file. Roles and pools come from the
+file alone. Nothing below this package reads the environment.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Struct
+
+from eventstore.errors import ConfigurationError
+from eventstore.keys import POOL_NAME
+from eventstore.pool import PoolConfig
+
+BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
+BUILT_IN_ROLES: Final = ("developer", "tester", "business_analyst", "team_leader")
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class PoolDeclaration(Struct, frozen=True):
+    """A pool as the configuration file declares it: only the settings that it names."""
+
+    role: str
+    settings: dict[str, Any]
+
+    def config(self, base: PoolConfig | None = None) -> PoolConfig:
+        """The declared settings over `base`, or over the defaults."""
+        fields = {**msgspec.to_builtins(base or PoolConfig()), **self.settings}
+        return msgspec.convert(fields, PoolConfig)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What one process runs with. Where a value came from stands in `sources`, for people."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    data_dir: Path = Path(".muster")
+    config: Path | None = None
+    app_dir: Path | None = None
+    embedded: bool = False
+    single_process: bool = False
+    redis_url: str = ""
+    database_url: str = ""
+    pgbouncer_url: str = ""
+    key_prefix: str = ""
+    api_token: str = ""
+    allowed_hosts: str = ""
+    host_id: str = ""
+    appendfsync: str = "everysec"
+    log_level: str = "info"
+    shutdown_seconds: float = 25.0
+    poll_seconds: float = 1.0
+    min_heartbeat_interval: float = 10.0
+    min_idle_time: float = 60.0
+    roles: dict[str, str] = {}
+    pools: dict[str, PoolDeclaration] = {}
+    sources: dict[str, str] = {}
+
+    @property
+    def log_dir(self) -> Path:
+        return self.data_dir / "logs"
+
+    @property
+    def engine_url(self) -> str:
+        """For an agent's `context.engine()`."""
+        return self.pgbouncer_url or self.database_url
+
+    @property
+    def views_url(self) -> str:
+        """The views' database: PostgreSQL where one is given, else a file in the data folder."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'views.db').absolute()}"
+
+
+_TEXT: Final = {
+    "host", "redis_url", "database_url", "pgbouncer_url", "key_prefix", "api_token",
+    "allowed_hosts", "host_id", "appendfsync", "log_level",
+}  # fmt: skip
+_PATHS: Final = {"data_dir", "config", "app_dir"}
+_SWITCHES: Final = {"embedded", "single_process"}
+_NUMBERS: Final = {
+    "port": (int, 0, 65535),
+    "shutdown_seconds": (float, 0.1, 3600),
+    "poll_seconds": (float, 0.01, 60),
+    "min_heartbeat_interval": (float, 0.05, 3600),
+    "min_idle_time": (float, 0.05, 86400),
+}
+_NAMES: Final = tuple(sorted(_TEXT | _PATHS | _SWITCHES | set(_NUMBERS)))
+_CHOICES: Final = {
+    "appendfsync": ("everysec", "always"),
+    "log_level": ("debug", "info", "warning", "error"),
+}
+
+
+def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
+    """Read all settings. Raises `ConfigurationError`, which names what is wrong and what is right.
+
+    `flags`: those that were given; None means not given.
+    """
+    path = flags.get("config") or environment.get("MUSTER_CONFIG")
+    found = Path(str(path)) if path else Path("muster.toml")
+    document = _read_file(found, required=bool(path))
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for name in _NAMES:
+        variable = f"MUSTER_{name.upper()}"
+        if flags.get(name) is not None:
+            value, source = flags[name], f"--{name.replace('_', '-')}"
+        elif environment.get(variable):
+            value, source = environment[variable], variable
+        elif name in document:
+            value, source = document[name], f"{name} in {found}"
+        else:
+            continue
+        values[name], sources[name] = _parse(name, value, source), source
+    if document:
+        values["config"], sources["config"] = found, sources.get("config", str(found))
+    _add_well_known(values, sources, environment)
+    roles, pools = _declarations(document, found)
+    settings = Settings(**values, roles=roles, pools=pools, sources=sources)
+    if settings.app_dir is None and settings.config is not None:
+        settings = msgspec.structs.replace(settings, app_dir=settings.config.absolute().parent)
+    _check(settings)
+    return settings
+
+
+def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        if required:
+            raise ConfigurationError(f"the configuration file {path} does not exist") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the configuration file {path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"the configuration file {path} is not TOML: {error}") from None
+
+
+def _parse(name: str, value: object, source: str) -> Any:
+    if name in _SWITCHES:
+        if isinstance(value, bool):
+            return value
+        text = str(value).lower()
+        if text in {"1", "true", "yes", "on"}:
+            return True
+        if text in {"0", "false", "no", "off", ""}:
+            return False
+        raise ConfigurationError(f"{source}: expected true or false, got {value!r}")
+    if name in _NUMBERS:
+        kind, least, most = _NUMBERS[name]
+        try:
+            number = kind(str(value))
+        except ValueError:
+            raise ConfigurationError(f"{source}: expected a number, got {value!r}") from None
+        if not least <= number <= most:
+            raise ConfigurationError(f"{source}: expected {least} to {most}, got {value}")
+        return number
+    if name in _PATHS:
+        return Path(str(value))
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise ConfigurationError(
+            f"{source}: expected one of {', '.join(_CHOICES[name])}, got {value!r}"
+        )
+    return str(value)
+
+
+def _add_well_known(
+    values: dict[str, Any], sources: dict[str, str], environment: Mapping[str, str]
+) -> None:
+    """Names that other tools use too stand in where ours are not set."""
+    if values.get("embedded"):
+        for name in ("redis_url", "database_url", "pgbouncer_url"):
+            values.pop(name, None)
+            sources.pop(name, None)
+        return
+    if "redis_url" not in values:
+        if environment.get("REDIS_URL"):
+            values["redis_url"], sources["redis_url"] = environment["REDIS_URL"], "REDIS_URL"
+        elif environment.get("REDIS_HOST"):
+            values["redis_url"], sources["redis_url"] = _redis_parts(environment), "REDIS_HOST"
+    for name, variable in (("database_url", "DATABASE_URL"), ("pgbouncer_url", "PGBOUNCER_URL")):
+        if name not in values and environment.get(variable):
+            values[name], sources[name] = environment[variable], variable
+
+
+def _redis_parts(environment: Mapping[str, str]) -> str:
+    password = environment.get("REDIS_PASSWORD", "")
+    login = f":{quote(password, safe='')}@" if password else ""
+    port, number = environment.get("REDIS_PORT", "6379"), environment.get("REDIS_DB", "0")
+    for variable, value in (("REDIS_PORT", port), ("REDIS_DB", number)):
+        if not value.isdigit():
+            raise ConfigurationError(f"{variable}: expected a whole number, got {value!r}")
+    return f"redis://{login}{environment['REDIS_HOST']}:{port}/{number}"
+
+
+def _declarations(
+    document: dict[str, Any], path: Path
+) -> tuple[dict[str, str], dict[str, PoolDeclaration]]:
+    unknown = set(document) - set(_NAMES) - {"roles", "pools"}
+    if unknown:
+        raise ConfigurationError(
+            f"{path}: unknown key {min(unknown)!r}; known are roles, pools,"
+            f" {', '.join(_NAMES)}"
+        )
+    if "roles" not in document and "pools" not in document:
+        roles = dict.fromkeys(BUILT_IN_ROLES, BUILT_IN_AGENT)
+        return roles, {f"{role}_pool": PoolDeclaration(role, {}) for role in BUILT_IN_ROLES}
+    roles = {name: _role(name, body, path) for name, body in _tables(document, "roles", path)}
+    pools = {
+        name: _pool(name, body, roles, path) for name, body in _tables(document, "pools", path)
+    }
+    return roles, pools
+
+
+def _tables(document: dict[str, Any], key: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    tables = document.get(key, {})
+    if not isinstance(tables, dict):
+        raise ConfigurationError(f"{path}: {key} must be tables, [{key}.name]")
+    for name, body in tables.items():
+        if not POOL_NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"{path}: [{key}.{name}]: a name is 1 to 63 of a-z, 0-9, _ and -"
+            )
+        if not isinstance(body, dict):
+            raise ConfigurationError(f"{path}: {key}.{name} must be a table, [{key}.{name}]")
+    return list(tables.items())
+
+
+def _role(name: str, body: dict[str, Any], path: Path) -> str:
+    agent = body.get("agent")
+    if set(body) - {"agent"}:
+        raise ConfigurationError(
+            f"{path}: [roles.{name}]: unknown key {min(set(body) - {'agent'})!r};"
+            " known is agent"
+        )
+    if not isinstance(agent, str) or not all(agent.partition(":")[::2]):
+        raise ConfigurationError(
+            f"{path}: [roles.{name}] agent: expected 'package.module:Class', got {agent!r}"
+        )
+    return agent
+
+
+def _pool(name: str, body: dict[str, Any], roles: Mapping[str, str], path: Path) -> PoolDeclaration:
+    role = body.get("role")
+    if not isinstance(role, str) or role not in roles:
+        raise ConfigurationError(
+            f"{path}: [pools.{name}] role: expected one of {', '.join(roles) or '(no roles)'},"
+            f" got {role!r}"
+        )
+    declaration = PoolDeclaration(role, {k: v for k, v in body.items() if k != "role"})
+    try:
+        declaration.config()
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{path}: [pools.{name}]: {error}") from None
+    return declaration
+
+
+def _check(settings: Settings) -> None:
+    if settings.host not in LOOPBACK and not settings.api_token:
+        raise ConfigurationError(
+            f"host {settings.host} can be reached from outside this machine: set"
+            " MUSTER_API_TOKEN (clients then send it as a bearer token), or use 127.0.0.1"
+        )
+    if settings.redis_url and urlsplit(settings.redis_url).scheme not in {
+        "redis", "rediss", "unix", "valkey", "valkeys",
+    }:  # fmt: skip
+        source = settings.sources.get("redis_url", "redis_url")
+        raise ConfigurationError(f"{source}: expected redis://, rediss:// or unix://")
+    if "{" in settings.key_prefix or "}" in settings.key_prefix:
+        raise ConfigurationError("key_prefix: braces are not allowed, they mark the Cluster slot")
+
+
+def redacted(url: str) -> str:
+    """A URL without its password, for people and logs."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    netloc = parts.netloc.rpartition("@")[2]
+    name = parts.username or ""
+    return urlunsplit(parts._replace(netloc=f"{name}:***@{netloc}"))
+
+
+def to_environment(settings: Settings) -> dict[str, str]:
+    """The environment that gives a child process the same settings."""
+    environment: dict[str, str] = {}
+    for name in _NAMES:
+        value = getattr(settings, name)
+        if value is None or value == "" or value is False:
+            continue
+        if isinstance(value, Path):
+            value = value.absolute()
+        environment[f"MUSTER_{name.upper()}"] = "1" if value is True else str(value)
+    return environment

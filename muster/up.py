@@ -1,0 +1,356 @@
+"""`muster up`: everything on one machine, as real processes under one data folder.
+
+The story: take the data folder, start the log's server unless one is given, check it, start
+projector, supervisor and gateway side by side, say where everything is, keep them running, and on a
+signal end them in order: no new commands, then the agents, then the views, then the log. A second
+signal ends all at once.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from eventstore.connection import connect, inspect, server_version
+from eventstore.errors import ConfigurationError, MusterError
+from eventstore.server import EmbeddedServer
+from muster import __version__, journal
+from muster.children import Child, become_subreaper, descendants, reap_orphans
+from muster.roles import ROLES, Owner, Part, build, prepare
+from muster.settings import Settings, redacted, to_environment
+from workers.hosts import Process, start_time
+
+log = structlog.get_logger("muster.up")
+
+READY_SECONDS = 60.0
+STOP_ORDER = ("gateway", "supervisor", "projector")
+STOP_SECONDS = 5.0
+RESTART_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+STEADY_SECONDS = 30.0
+"""A role that ran for this long starts with a short back-off again."""
+
+
+def run(settings: Settings) -> int:
+    """Run until a signal; returns the exit code. Errors are one message on standard error."""
+    journal.configure("up", level=settings.log_level, file=settings.log_dir / "up.jsonl")
+    try:
+        with data_folder(settings.data_dir):
+            check_port(settings.host, settings.port)
+            up = Up(settings)
+            try:
+                return asyncio.run(up.run())
+            finally:
+                up.stop_server()
+    except MusterError as error:
+        print(f"muster up: {error}", file=sys.stderr)
+        return 1
+
+
+class Up:
+    """All processes of one machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._server: EmbeddedServer | None = None
+        self._children: dict[str, Child] = {}
+        self._parts: list[Part] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+        self._signals = 0
+        self._began = time.monotonic()
+
+    async def run(self) -> int:
+        become_subreaper()
+        self._listen()
+        say(f"Muster {__version__}, data in {self._settings.data_dir}")
+        await self._start_server()
+        await prepare(self._settings)
+        try:
+            url = await (
+                self._start_parts() if self._settings.single_process else self._start_children()
+            )
+            if not self._stopping.is_set():
+                self._write_running(url)
+                self._say_ready(url)
+            await self._stopping.wait()
+        finally:
+            (self._settings.data_dir / "running.json").unlink(missing_ok=True)
+            await self._stop()
+        return 0
+
+    # ---- signals -----------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGCHLD, self._on_child)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            say(f"\n{number.name}: stopping; agents are handed back first (again: at once)")
+            self._stopping.set()
+        else:
+            say("stopping at once")
+            for pid in descendants(os.getpid()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _on_child(self) -> None:
+        reap_orphans(self._known)
+
+    def _known(self) -> set[int]:
+        known = {child.pid for child in self._children.values() if child.code is None}
+        if self._server is not None and self._server.pid:
+            known.add(self._server.pid)
+        return known
+
+    # ---- the log's server --------------------------------------------------------------------
+
+    async def _start_server(self) -> None:
+        settings = self._settings
+        if settings.redis_url:
+            source = settings.sources.get("redis_url", "settings")
+            version = await self._version()
+            line("redis", f"{redacted(settings.redis_url)} ({source}), {version}")
+            return
+        began = time.monotonic()
+        folder = settings.data_dir / "redis"
+        self._server = EmbeddedServer(folder, appendfsync=settings.appendfsync)
+        self._server.start(ready_timeout=READY_SECONDS)
+        self._settings = replace(settings, redis_url=self._server.url)
+        self._keepers.append(asyncio.create_task(self._keep_server(), name="redis"))
+        text = f"embedded {await self._version()}, append-only file on, fsync"
+        line("redis", f"{text} {settings.appendfsync}", self._server.pid, began)
+
+    async def _version(self) -> str:
+        client = connect(self._settings.redis_url, max_connections=1)
+        try:
+            kind, version = server_version(await inspect(client))
+        except MusterError as error:
+            raise ConfigurationError(f"{redacted(self._settings.redis_url)}: {error}") from None
+        finally:
+            await client.aclose()
+        return f"{kind.capitalize()} {'.'.join(map(str, version))}"
+
+    async def _keep_server(self) -> None:
+        server = self._server
+        assert server is not None
+        for failures in range(1_000_000):
+            ended = asyncio.Event()
+            pid = server.pid or 0
+            Process(pid, start_time(pid)).watch(ended.set)
+            await ended.wait()
+            if self._stopping.is_set():
+                return
+            say("redis ended; starting it again")
+            await asyncio.sleep(_pause(failures))
+            server.start(ready_timeout=READY_SECONDS)
+
+    def stop_server(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+    # ---- roles as processes ------------------------------------------------------------------
+
+    async def _start_children(self) -> str:
+        environment = {
+            **os.environ,
+            **to_environment(self._settings),
+            "MUSTER_OWNER_PID": str(os.getpid()),
+            "MUSTER_OWNER_START": str(start_time(os.getpid())),
+        }
+        if self._settings.embedded:
+            for name in ("DATABASE_URL", "PGBOUNCER_URL", "REDIS_URL", "MUSTER_EMBEDDED"):
+                environment.pop(name, None)
+        for role in ROLES:
+            logs = self._settings.log_dir
+            self._children[role] = Child(
+                role,
+                [sys.executable, "-P", "-m", "muster", role],
+                {**environment, "MUSTER_ROLE_LOG": str((logs / f"{role}.jsonl").absolute())},
+                logs / f"{role}.err",
+            )
+        urls = await asyncio.gather(*(self._start_child(role) for role in ROLES))
+        for role in ROLES:
+            self._keepers.append(asyncio.create_task(self._keep(role), name=role))
+        return next(url for url in urls if url)
+
+    async def _start_child(self, role: str) -> str:
+        began = time.monotonic()
+        child = self._children[role]
+        told = await child.start(READY_SECONDS)
+        if told.failed and not self._stopping.is_set():
+            raise ConfigurationError(f"{role}: {told.failed}")
+        line(role, self._describe(role, told.url), child.pid, began)
+        return told.url
+
+    async def _keep(self, role: str) -> None:
+        """Start a role again when it ends, with back-off, until `muster up` stops."""
+        child, failures = self._children[role], 0
+        while True:
+            began = time.monotonic()
+            code = await child.wait()
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - began > STEADY_SECONDS:
+                failures = 0
+            seconds = _pause(failures)
+            say(f"{role} ended ({_how(code)}); starting it again in {seconds:g} s")
+            log.warning("role.ended", ended=role, code=code, again_in_seconds=seconds)
+            await asyncio.sleep(seconds)
+            failures += 1
+            told = await child.start(READY_SECONDS)
+            if told.ready:
+                say(f"{role} is running again (pid {child.pid})")
+            else:
+                say(f"{role}: {told.failed}")
+                await child.stop(STOP_SECONDS)
+
+    # ---- or as parts of this process ---------------------------------------------------------
+
+    async def _start_parts(self) -> str:
+        url = ""
+        for role in ROLES:
+            began = time.monotonic()
+            part = build(role, self._settings, Owner())
+            self._parts.append(part)
+            await part.start()
+            url = getattr(part, "url", "") or url
+            line(role, f"{self._describe(role, url)} (in this process)", os.getpid(), began)
+        return url
+
+    # ---- the end -----------------------------------------------------------------------------
+
+    async def _stop(self) -> None:
+        self._stopping.set()
+        limits = {"supervisor": self._settings.shutdown_seconds + STOP_SECONDS}
+        for part in reversed(self._parts):
+            await part.stop()
+        for role in STOP_ORDER:
+            if role in self._children:
+                if not await self._children[role].stop(limits.get(role, STOP_SECONDS)):
+                    say(f"{role} had to be killed")
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        say("stopped")
+
+    # ---- what it says ------------------------------------------------------------------------
+
+    def _describe(self, role: str, url: str) -> str:
+        settings = self._settings
+        match role:
+            case "projector":
+                source = settings.sources.get("database_url")
+                if not source:
+                    return f"views in {settings.data_dir / 'views.db'} (SQLite)"
+                return f"views in {redacted(settings.views_url)} ({source})"
+            case "supervisor":
+                return f"roles {', '.join(settings.roles)}"
+            case _:
+                return url
+
+    def _write_running(self, url: str) -> None:
+        settings = self._settings
+        running = {
+            "url": url,
+            "redis_url": settings.redis_url,
+            "database_url": settings.views_url,
+            "key_prefix": settings.key_prefix,
+            "log_dir": str(settings.log_dir.absolute()),
+            "pid": os.getpid(),
+        }
+        path = settings.data_dir / "running.json"
+        path.touch(mode=0o600)
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(running)) + b"\n")
+
+    def _say_ready(self, url: str) -> None:
+        settings = self._settings
+        name, pool = next(iter(settings.pools.items()), ("POOL", None))
+        role = pool.role if pool else "ROLE"
+        token = ' -H "Authorization: Bearer $MUSTER_API_TOKEN"' if settings.api_token else ""
+        body = f'{{"project_id": "demo", "role_type": "{role}", "pool_name": "{name}"}}'
+        say(f"\nReady in {time.monotonic() - self._began:.1f} s: {url}\n\nAsk for an agent:\n")
+        say(f"  curl {url}/api/v1/agents/spawn{token} \\")
+        say("    -H 'Content-Type: application/json' \\")
+        say(f"    -d '{body}'\n")
+        say(f"Look: {url}/ in a browser, `muster ps`, `muster tail --follow`. Stop: Ctrl-C.")
+
+
+def say(text: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that was closed must not stop the stopping
+        print(text, flush=True)
+
+
+def line(what: str, text: str, pid: int | None = None, began: float | None = None) -> None:
+    about = f"  pid {pid}" if pid else ""
+    about += f", {time.monotonic() - began:.2f} s" if began is not None else ""
+    say(f"  {what:<11} {text}{about}")
+
+
+def _pause(failures: int) -> float:
+    return RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return "unknown"
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+class data_folder:  # noqa: N801  # reads as a statement: with data_folder(path)
+    """Hold a data folder for this process alone. Raises `ConfigurationError`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: int | None = None
+
+    def __enter__(self) -> None:
+        try:
+            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self._path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the data folder {self._path} cannot be used: {error.strerror}"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock, 32, 0).decode().strip() or "unknown"
+            os.close(self._lock)
+            raise ConfigurationError(
+                f"the data folder {self._path} is in use by `muster up` with pid {holder}:"
+                " stop that one, or give this one another --data-dir"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse early if the port is taken. Raises `ConfigurationError`."""
+    if port == 0:
+        return
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port"
+        ) from None

@@ -1,0 +1,1 @@
+"""Folds the streams into SQL: the registry of agents and workers, capacity, the archive."""

@@ -1,0 +1,210 @@
+"""What the active projector does: follow events and heartbeats, keep its lease, watch the logs.
+
+Every transaction of its begins by proving the lease. Where the checkpoints cannot be gone on from
+(views dropped, of another version, or behind the archive) it builds the views anew first.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+from msgspec import Struct
+from sqlalchemy import Connection
+
+from eventstore.log import CATALOGUE
+from eventstore.reader import Entry, Reader
+from projector import heartbeats
+from projector.database import Database
+from projector.intake import OK, read_entry
+from projector.lease import LEASE_SECONDS, Lease
+from projector.projection import Projection, Taken, stopped
+from projector.rebuild import Rebuild, needs_rebuild
+from projector.rows import Position
+from projector.source import Source, archived
+from projector.tables import SERVING
+
+log = structlog.get_logger("muster.projector")
+
+
+class ProjectorOptions(Struct, frozen=True, kw_only=True):
+    """Everything a projector needs to know."""
+
+    redis_url: str
+    database_url: str
+    key_prefix: str = ""
+    name: str = "projector"
+    batch: int = 1000
+    """Events of one pool in one transaction."""
+    lease_seconds: float = LEASE_SECONDS
+    """How long the active one may be silent before another takes over."""
+    heartbeat_seconds: float = 1.0
+    """How long heartbeats are gathered before they are written."""
+    audit_seconds: float = 5.0
+    """How often an idle projector looks whether the logs still stand where it saw them."""
+    backoff_max_seconds: float = 5.0
+
+
+class Active:
+    """One term of office. Its loops run until one fails; `on_taken` hears of every batch."""
+
+    def __init__(
+        self,
+        options: ProjectorOptions,
+        database: Database,
+        source: Source,
+        lease: Lease,
+        *,
+        on_active: Callable[[], None],
+        on_taken: Callable[[Taken], None],
+    ) -> None:
+        self._options = options
+        self._on_active = on_active
+        self._on_taken = on_taken
+        self._database = database
+        self._source = source
+        self._lease = lease
+        self._projection = Projection(SERVING, archives=True)
+
+    async def keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.lease_seconds / 4)
+            await self._lease.renew()
+
+    # ---- events ------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        await self._load()
+        self._projection.join_pools()
+        await self._audit(thorough=True)
+        self._on_active()
+        while True:
+            await self._round()
+
+    async def _load(self) -> None:
+        """Read checkpoints; where they cannot be gone on from, build the views anew."""
+        projection, database = self._projection, self._database
+        await database.read(projection.load)
+        if not await database.read(lambda c: needs_rebuild(c, projection.positions)):
+            return
+        log.info("projector.rebuilding", name=self._options.name)
+        rebuild = Rebuild(database, self._source)
+        await rebuild.begin()
+        try:
+            await rebuild.fold_archive()
+            await rebuild.finish(self._lease, tolerant=True)
+        finally:
+            await rebuild.end()
+        await database.read(projection.load)
+
+    async def _round(self) -> None:
+        going = {p: at for p, at in self._projection.positions.items() if not stopped(at)}
+        entries = await self._source.wait(going, count=self._count(len(going)))
+        if not entries:
+            await self._audit()
+            return
+        await self._learn_generations(entries)
+        for taken in await self._database.write(lambda c: self._take(c, entries)):
+            self._keep(taken)
+        self._projection.join_pools()
+
+    def _count(self, streams: int) -> int:
+        """Entries of each stream to ask for: fewer where many pools may answer at once."""
+        return max(min(self._options.batch, 10 * self._options.batch // max(streams, 1)), 1)
+
+    def _take(self, connection: Connection, entries: Mapping[str, Sequence[Entry]]) -> list[Taken]:
+        self._lease.hold(connection)
+        taken = []
+        for pool, some in entries.items():
+            generation = self._projection.positions[pool].generation
+            rows = [read_entry(pool, generation, entry) for entry in some]
+            taken.append(self._projection.write(connection, pool, rows))
+        return taken
+
+    def _keep(self, taken: Taken) -> None:
+        self._projection.keep(taken)
+        self._on_taken(taken)
+
+    async def _learn_generations(self, entries: Mapping[str, object]) -> None:
+        new = [pool for pool in entries if not self._projection.positions[pool].generation]
+        if new:
+            for pool, head in (await self._source.heads(new)).items():
+                self._projection.learn_generation(pool, head.generation)
+
+    # ---- is it still the log that was seen? ---------------------------------------------------
+
+    async def _audit(self, *, thorough: bool = False) -> None:
+        """Compare where the logs stand with the checkpoints, and stop at what cannot be.
+
+        `thorough`: stopped pools too, and whether the last event taken is still the one there.
+        """
+        found: dict[str, str] = {}
+        positions = self._projection.positions
+        heads = await self._source.heads(positions)
+        for pool, head in heads.items():
+            at = positions[pool]
+            if not at.generation or (stopped(at) and not thorough):
+                continue
+            if head.generation == 0:
+                found[pool] = f"missing: the log is gone; the views are at seq {at.seq}"
+            elif head.generation != at.generation:
+                found[pool] = f"generation {head.generation} came in place of {at.generation}"
+            elif head.seq < at.seq:
+                found[pool] = f"rolled back: the log ends at seq {head.seq}, the views at {at.seq}"
+            else:
+                found[pool] = await self._compare_last(pool) if thorough else OK
+        changed = {p: status for p, status in found.items() if status != positions[p].status}
+        for taken in await self._database.write(lambda c: self._halt(c, changed)):
+            self._keep(taken)
+
+    async def _compare_last(self, pool: str) -> str:
+        at = self._projection.positions[pool]
+        if not at.seq:
+            return OK
+        before = Position(pool, at.generation, at.seq - 1)
+        ours = await self._database.read(lambda c: archived(c, before, count=1, last=at.seq))
+        theirs = await self._source.at(at)
+        if theirs is None:
+            trimmed = await self._source.starts_after(at)
+            return OK if trimmed else f"rewritten: the event at seq {at.seq} is not there any more"
+        same = not ours or ours[0].event_id == theirs.event_id
+        return OK if same and theirs.seq == at.seq else f"rewritten: another event at seq {at.seq}"
+
+    def _halt(self, connection: Connection, changed: Mapping[str, str]) -> list[Taken]:
+        if not changed:
+            return []
+        self._lease.hold(connection)
+        return [self._projection.halt(connection, *change) for change in changed.items()]
+
+    # ---- heartbeats --------------------------------------------------------------------------
+
+    async def follow_heartbeats(self) -> None:
+        """Gather what workers say of themselves, and write it now and then."""
+        reader = Reader(self._options.redis_url, block_seconds=self._options.audit_seconds)
+        try:
+            positions = await self._database.read(heartbeats.read_positions)
+            while True:
+                await self._heartbeat_round(reader, positions)
+                await asyncio.sleep(self._options.heartbeat_seconds)
+        finally:
+            await reader.close()
+
+    async def _heartbeat_round(self, reader: Reader, positions: dict[str, str]) -> None:
+        pools = {
+            self._source.keys.pool(pool, "heartbeats"): pool
+            for pool in self._projection.positions
+            if pool != CATALOGUE
+        }
+        after = {stream: positions.get(pool, "0") for stream, pool in pools.items()}
+        found = await reader.read(after, count=self._count(len(pools)))
+        gathered = heartbeats.gather({pools[stream]: some for stream, some in found.items()})
+        if not gathered.positions:
+            return
+
+        def write(connection: Connection) -> None:
+            self._lease.hold(connection)
+            heartbeats.write(connection, gathered)
+            if gathered.workers:
+                heartbeats.forget_old(connection, gathered.workers[-1]["last_heartbeat"])
+
+        await self._database.write(write)
+        positions.update(gathered.positions)

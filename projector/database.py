@@ -1,0 +1,214 @@
+"""The database of the views: SQLite (WAL, one writer) or PostgreSQL (through PgBouncer or not).
+
+Statements run in threads of their own, a whole transaction to a thread hop: an event is in the
+views after one hop, whatever the number of statements, and a caller that is cancelled never leaves
+half a transaction behind. `write` and `read` take a plain function of a connection.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Insert,
+    Table,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from eventstore.errors import ConfigurationError, MusterError
+from projector.tables import (
+    INCOMPLETE,
+    METADATA,
+    POOL_CAPACITY,
+    SCHEMA,
+    VIEW_VERSION,
+    VIEW_VERSIONS,
+    VIEWS,
+)
+
+T = TypeVar("T")
+
+BUSY_SECONDS: Final = 10
+CONNECT_SECONDS: Final = 5
+CREATION_LOCK: Final = 0x6D757374
+"""PostgreSQL's advisory lock under which tables are created: "must" in ASCII."""
+
+DatabaseError = SQLAlchemyError
+"""What a database that is away, restarted or without our tables raises."""
+
+
+class DatabaseUnreachable(MusterError):
+    """The database of the views does not answer."""
+
+
+class Database:
+    """One database, with a bounded number of connections, each used by a thread at a time."""
+
+    def __init__(self, url: str, *, connections: int = 2) -> None:
+        self.url = address(url)
+        self.sqlite = self.url.get_backend_name() == "sqlite"
+        self._connections = connections
+        self._engine: Engine | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._writing = asyncio.Lock()
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the name of a table in SQL written by hand."""
+        return "" if self.sqlite else f"{SCHEMA}."
+
+    def open(self) -> None:
+        """Make ready to connect; nothing connects before it is used."""
+        if self._engine is None:
+            self._engine = _sqlite(self.url) if self.sqlite else _postgres(self.url)
+            self._threads = ThreadPoolExecutor(self._connections, thread_name_prefix="views")
+
+    async def close(self) -> None:
+        engine, threads = self._engine, self._threads
+        self._engine = self._threads = None
+        if engine is not None and threads is not None:
+            await asyncio.to_thread(threads.shutdown)
+            engine.dispose()
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction that may write; what it raises rolls it back."""
+        async with self._writing:
+            return await self._run(work, writes=True)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction that sees one moment of the database."""
+        return await self._run(work, writes=False)
+
+    async def _run(self, work: Callable[[Connection], T], *, writes: bool) -> T:
+        engine, threads = self._engine, self._threads
+        if engine is None or threads is None:
+            raise DatabaseUnreachable("the database of the views is not open")
+        options: dict[str, Any] = {"writes": writes}
+        if not writes and not self.sqlite:
+            options["isolation_level"] = "REPEATABLE READ"
+
+        def transaction() -> T:
+            with engine.execution_options(**options).begin() as connection:
+                return work(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(threads, transaction)
+
+    async def prepare(self) -> None:
+        """Create whatever is not there yet. Any number of processes may do so at once."""
+        if self.sqlite and self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        if not await self.read(self._complete):
+            await self.write(self._create)
+
+    def _complete(self, connection: Connection) -> bool:
+        return not (self._wanted() - self._existing(connection))
+
+    def _wanted(self) -> set[str]:
+        return {table.name for table in METADATA.sorted_tables} | {"pool_capacity"}
+
+    def _existing(self, connection: Connection) -> set[str]:
+        schema = None if self.sqlite else SCHEMA
+        found = inspect(connection)
+        return {*found.get_table_names(schema=schema), *found.get_view_names(schema=schema)}
+
+    def _create(self, connection: Connection) -> None:
+        if not self.sqlite:
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({CREATION_LOCK})"))
+            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        before = self._existing(connection)
+        METADATA.create_all(connection)
+        if "pool_capacity" not in before:
+            connection.execute(text(POOL_CAPACITY.format(schema=self.prefix)))
+        if "view_versions" not in before:
+            connection.execute(insert(VIEW_VERSIONS).values(name="views", version=VIEW_VERSION))
+        if before & _LOGGED and not before >= _LOGGED:
+            connection.execute(update(VIEW_VERSIONS).values(version=INCOMPLETE))
+
+
+_LOGGED: Final = frozenset({*VIEWS, "events"})
+"""Tables that only make sense together: where one was dropped, the views are built anew."""
+
+
+def address(url: str) -> URL:
+    """Which driver serves this address. Raises `ConfigurationError`, never showing a password."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError("the database's address is not a URL") from error
+    match parsed.get_backend_name():
+        case "sqlite" if parsed.database and parsed.database != ":memory:":
+            return parsed.set(drivername="sqlite+pysqlite")
+        case "postgresql" | "postgres":
+            return parsed.set(drivername="postgresql+psycopg")
+        case _:
+            raise ConfigurationError(
+                "the database's address must be sqlite:///PATH or postgresql://…, not"
+                f" {parsed.render_as_string(hide_password=True)}"
+            )
+
+
+@cache
+def insertion(table: Table, dialect: str, conflict: str = "fail") -> Insert:
+    """INSERT, where a row of that key stands: `fail`, `skip` it, or `replace` it."""
+    if conflict == "fail":
+        return insert(table)
+    statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    if conflict == "skip":
+        return statement.on_conflict_do_nothing()
+    keys = [column.name for column in table.primary_key]
+    values = {c.name: statement.excluded[c.name] for c in table.columns if not c.primary_key}
+    return statement.on_conflict_do_update(index_elements=keys, set_=values)
+
+
+def replace_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, or replace those of the same key."""
+    if rows:
+        connection.execute(insertion(table, connection.dialect.name, "replace"), rows)
+
+
+def disconnected(error: SQLAlchemyError) -> bool:
+    """Whether a connection broke, so that asking again opens another one."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def _sqlite(url: URL) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: DBAPIConnection, _: object) -> None:
+        connection.isolation_level = None  # BEGIN is ours, below: it covers CREATE and DROP too
+        for setting in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=OFF"):
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA {setting}")
+            cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgres(url: URL) -> Engine:
+    return create_engine(
+        url,
+        execution_options={"schema_translate_map": {None: SCHEMA}},
+        connect_args={"prepare_threshold": None, "connect_timeout": CONNECT_SECONDS},
+        pool_pre_ping=False,
+    )

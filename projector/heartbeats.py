@@ -1,0 +1,93 @@
+"""What heartbeats tell: kept in the live tables only, apart from what is folded and compared.
+
+Heartbeats are gathered for a moment before they are written: a hundred idle agents cost one small
+transaction a second, and a system without workers none.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, delete, select, update
+
+from eventstore.reader import Entry
+from projector.database import replace_rows
+from projector.tables import AGENT_LIVE, SERVING, WORKER_LIVE
+
+KEPT_MS: Final = 900_000
+"""What was not heard of for so long leaves the live tables."""
+
+
+class Beat(Struct, frozen=True):
+    """The body of `worker.heartbeat`."""
+
+    agents: dict[str, Literal["idle", "busy"]] = {}
+    loop_lag_ms: float = 0.0
+    agent_count: int = 0
+
+
+class Gathered(Struct, frozen=True):
+    """The newest heartbeats of some workers, as rows, and the last id read by pool."""
+
+    agents: list[dict[str, Any]]
+    workers: list[dict[str, Any]]
+    positions: dict[str, str]
+
+
+_decoder = msgspec.json.Decoder(Beat)
+_SUBJECT, _TS, _DATA = 9, 25, 27
+
+
+def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
+    """Entries by pool. One that cannot be read is passed over: the next one follows in seconds."""
+    agents: dict[tuple[str, str], dict[str, Any]] = {}
+    workers: dict[tuple[str, str], dict[str, Any]] = {}
+    for pool, beats in entries.items():
+        for _, fields in beats:
+            try:
+                worker_id, ts = fields[_SUBJECT].decode(), int(fields[_TS])
+                beat = _decoder.decode(fields[_DATA])
+            except (msgspec.MsgspecError, IndexError, ValueError):
+                continue
+            workers[pool, worker_id] = {
+                "worker_id": worker_id,
+                "pool_name": pool,
+                "agent_count": beat.agent_count,
+                "loop_lag_ms": beat.loop_lag_ms,
+                "last_heartbeat": ts,
+            }
+            for agent_id, activity in beat.agents.items():
+                agents[pool, agent_id] = {
+                    "agent_id": agent_id,
+                    "pool_name": pool,
+                    "process_id": worker_id,
+                    "activity": activity,
+                    "last_heartbeat": ts,
+                }
+    last = {pool: beats[-1][0].decode() for pool, beats in entries.items() if beats}
+    return Gathered([*agents.values()], [*workers.values()], last)
+
+
+def write(connection: Connection, gathered: Gathered) -> None:
+    """Put the newest heartbeats in the place of older ones."""
+    replace_rows(connection, AGENT_LIVE, gathered.agents)
+    replace_rows(connection, WORKER_LIVE, gathered.workers)
+    checkpoints = SERVING.checkpoints
+    for pool, stream_id in gathered.positions.items():
+        connection.execute(
+            update(checkpoints).where(checkpoints.c.pool == pool).values(heartbeat_id=stream_id)
+        )
+
+
+def read_positions(connection: Connection) -> dict[str, str]:
+    """The last heartbeat that was read of every pool."""
+    checkpoints = SERVING.checkpoints
+    rows = connection.execute(select(checkpoints.c.pool, checkpoints.c.heartbeat_id))
+    return {row.pool: row.heartbeat_id for row in rows if row.heartbeat_id}
+
+
+def forget_old(connection: Connection, now_ms: int) -> None:
+    """Clear away what was not heard of for long, by log time."""
+    for table in (AGENT_LIVE, WORKER_LIVE):
+        connection.execute(delete(table).where(table.c.last_heartbeat < now_ms - KEPT_MS))

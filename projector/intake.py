@@ -1,0 +1,112 @@
+"""From entries of a stream or rows of the archive to events that may be folded next.
+
+Here a log is held to its promise: `seq` is dense, and every event can be read. The first that is
+not ends what is admitted, with a sentence that says why; nothing is ever skipped.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from eventstore.errors import UnknownEvent
+from eventstore.events import ENTRY_FIELDS, Event, decode_body
+from eventstore.reader import Entry
+from projector.rows import EventRow, Position
+
+OK = "ok"
+
+
+class Admitted(Struct, frozen=True):
+    """Events that follow a position, as they are archived and as they are folded."""
+
+    rows: list[EventRow]
+    events: list[Event]
+    problem: str = ""
+    """Why the one after them was refused; empty if none was."""
+
+
+def admit(position: Position, rows: Sequence[EventRow]) -> Admitted:
+    """The longest beginning of `rows` that follows `position` without a gap and can be read."""
+    events: list[Event] = []
+    problem = ""
+    for row in rows:
+        problem = _out_of_order(position.seq + len(events), row)
+        if problem:
+            break
+        try:
+            events.append(event_of(row))
+        except (UnknownEvent, msgspec.DecodeError) as error:
+            problem = f"unreadable event: seq {row.seq} ({row.stream_id}): {error}"
+            break
+    return Admitted(list(rows[: len(events)]), events, problem)
+
+
+def _out_of_order(last: int, row: EventRow) -> str:
+    if row.seq == last + 1:
+        return ""
+    if row.seq <= last:
+        return f"rewritten: another event came at seq {row.seq} ({row.stream_id}), after seq {last}"
+    return f"gap: seq {last + 1} is missing before seq {row.seq} ({row.stream_id})"
+
+
+def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
+    """An entry as it is archived; one with other fields becomes one of no known type."""
+    stream_id, fields = entry
+    names = tuple(name.decode() for name in fields[::2])
+    values = [value.decode() for value in fields[1::2]]
+    if names != ENTRY_FIELDS:
+        found = dict(zip(names, values, strict=False))
+        values = [found.get(name, "") for name in ENTRY_FIELDS]
+        values[0] = values[0] if set(ENTRY_FIELDS) <= set(names) else "entry with other fields"
+    return EventRow(
+        pool=pool,
+        generation=generation,
+        seq=int(values[2] or 0),
+        stream_id=stream_id.decode(),
+        type=values[0],
+        version=int(values[1] or 0),
+        event_id=values[3],
+        subject=values[4],
+        incarnation=int(values[5] or 0),
+        worker_id=values[6],
+        epoch=int(values[7] or 0),
+        correlation_id=values[8],
+        causation_id=values[9],
+        traceparent=values[10],
+        actor=values[11],
+        ts=int(values[12] or 0),
+        data=values[13],
+    )
+
+
+def event_of(row: EventRow) -> Event:
+    """Raises `UnknownEvent`, and `msgspec.DecodeError` for a body that is not what it must be."""
+    return Event(
+        body=decode_body(row.type, row.version, row.data),
+        event_id=row.event_id,
+        subject=row.subject,
+        incarnation=row.incarnation,
+        worker_id=row.worker_id,
+        epoch=row.epoch,
+        correlation_id=row.correlation_id,
+        causation_id=row.causation_id,
+        traceparent=row.traceparent,
+        actor=row.actor,
+        seq=row.seq,
+        ts=row.ts,
+        stream_id=row.stream_id,
+    )
+
+
+def follow(position: Position, admitted: Admitted) -> Position:
+    """The position after what was admitted."""
+    last = admitted.rows[-1] if admitted.rows else None
+    return Position(
+        pool=position.pool,
+        generation=position.generation,
+        seq=last.seq if last else position.seq,
+        stream_id=last.stream_id if last else position.stream_id,
+        ts=last.ts if last else position.ts,
+        status=admitted.problem or OK,
+    )

@@ -1,0 +1,169 @@
+"""The read side: the only module of the projector that others import."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from sqlalchemy import Connection
+
+from projector import selections
+from projector.database import Database, DatabaseError, disconnected
+from projector.projection import read_positions
+from projector.rows import (
+    AgentFilter,
+    AgentRow,
+    EventRow,
+    HostRow,
+    PoolRow,
+    Position,
+    WorkerRow,
+)
+from projector.tables import SERVING
+
+__all__ = [
+    "AgentFilter",
+    "AgentRow",
+    "DatabaseError",
+    "EventRow",
+    "HostRow",
+    "PoolRow",
+    "Position",
+    "Views",
+    "WorkerRow",
+]
+
+CONNECTIONS: Final = 4
+FIRST_PAUSE: Final = 0.001
+LONGEST_PAUSE: Final = 0.02
+
+T = TypeVar("T")
+
+
+class Views:
+    """Queries over the views of one database. All methods are coroutines and read-only.
+
+    What a query answers is of one moment. All of them raise `DatabaseError` when the database is
+    away. Raises `ConfigurationError` for an address that names no database of a kind we know.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self._database = Database(database_url, connections=CONNECTIONS)
+        self._reached: dict[str, Position] = {}
+        self._asking = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connect. Where no projector has run yet, the tables are made, empty."""
+        self._database.open()
+        await self._database.prepare()
+
+    async def stop(self) -> None:
+        """Close all connections. Safe to call twice."""
+        await self._database.close()
+
+    # ---- how far the views are ---------------------------------------------------------------
+
+    async def positions(self) -> dict[str, Position]:
+        """Every checkpoint, by pool."""
+        self._reached = await self._read(lambda c: read_positions(c, SERVING))
+        return self._reached
+
+    async def wait_for(self, pool: str, seq: int, *, timeout_seconds: float) -> bool:
+        """Wait until the pool's views have reached `seq`; False if they have not in time.
+
+        However many wait, one at a time asks the database, for all of them.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        pause = FIRST_PAUSE
+        while not self._has(pool, seq):
+            known = self._reached
+            async with self._asking:
+                if known is self._reached:
+                    await self.positions()
+            if self._has(pool, seq):
+                break
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 2, LONGEST_PAUSE)
+        return True
+
+    def _has(self, pool: str, seq: int) -> bool:
+        return pool in self._reached and self._reached[pool].seq >= seq
+
+    # ---- agents ------------------------------------------------------------------------------
+
+    async def agents(
+        self,
+        filter: AgentFilter,  # noqa: A002 - reads best where it is called
+        *,
+        after: str = "",
+        limit: int = 100,
+    ) -> Sequence[AgentRow]:
+        """Agents in the order of their ids, after the id `after` (keyset paging)."""
+        return await self._read(lambda c: selections.agents(c, filter, after=after, limit=limit))
+
+    async def agent(self, agent_id: str, pool: str | None = None) -> AgentRow | None:
+        """One agent, ended or not."""
+        return await self._read(lambda c: selections.agent(c, agent_id, pool))
+
+    async def count_agents(self) -> dict[str, dict[str, int]]:
+        """Numbers of agents by pool and status, without ended ones."""
+        return await self._read(selections.count_agents)
+
+    # ---- workers, pools, hosts ---------------------------------------------------------------
+
+    async def workers(self, pool: str | None = None, *, ended: bool = False) -> Sequence[WorkerRow]:
+        """Workers in the order of their ids; `ended`: stopped and lost ones too."""
+        return await self._read(lambda c: selections.workers(c, pool, ended=ended))
+
+    async def pools(self) -> Sequence[PoolRow]:
+        """Pools that were not deleted, in the order of their names."""
+        return await self._read(selections.pools)
+
+    async def pool(self, name: str) -> PoolRow | None:
+        """A pool that was not deleted."""
+        found = await self._read(lambda c: selections.pools(c, name))
+        return found[0] if found else None
+
+    async def hosts(self) -> Sequence[HostRow]:
+        """Hosts in the order of their ids, those that left too."""
+        return await self._read(selections.hosts)
+
+    # ---- events ------------------------------------------------------------------------------
+
+    async def events(
+        self,
+        pool: str,
+        *,
+        after_seq: int = 0,
+        subject: str | None = None,
+        types: Sequence[str] = (),
+        limit: int = 1000,
+    ) -> Sequence[EventRow]:
+        """Archived events of a pool, in order."""
+
+        def work(connection: Connection) -> list[EventRow]:
+            return selections.events(
+                connection, pool, after_seq=after_seq, subject=subject, types=types, limit=limit
+            )
+
+        return await self._read(work)
+
+    async def recent(
+        self, types: Sequence[str], *, since_ms: int, limit: int = 100
+    ) -> Sequence[EventRow]:
+        """The newest events of some types over all pools, newest first (for alerts)."""
+        return await self._read(
+            lambda c: selections.recent(c, types, since_ms=since_ms, limit=limit)
+        )
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        """Read in one transaction; once more where a connection turned out to be broken."""
+        try:
+            return await self._database.read(work)
+        except DatabaseError as error:
+            if not disconnected(error):
+                raise
+            return await self._database.read(work)

@@ -1,0 +1,305 @@
+"""All views from the log again: archive first, then the streams, beside the views that serve.
+
+A rebuild folds into a second set of tables while the projector goes on. Only for the last stretch
+does it take the projector's lease: it reads archive and streams to their end, and puts the new rows
+in the place of the old in one transaction, so that no query ever sees an empty or half-built view.
+The serving tables keep their identity: views, grants and dashboards built on them stay. Then the
+projector takes its lease back and goes on from the new checkpoints.
+
+What an interrupted rebuild left behind is dropped by the next one.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+from sqlalchemy import Connection, func, insert, select, text, update
+
+from eventstore.errors import LogError, MusterError
+from eventstore.log import CATALOGUE
+from projector.database import Database
+from projector.lease import Lease, Superseded
+from projector.projection import Projection, Taken, read_positions, stopped
+from projector.rows import EventRow, Position
+from projector.source import Head, Source, archive_heads, archived
+from projector.tables import (
+    BESIDE,
+    FRESH_METADATA,
+    INCOMPLETE,
+    METADATA,
+    POOL_CAPACITY,
+    SERVING,
+    VIEW_VERSION,
+    VIEW_VERSIONS,
+    VIEWS,
+)
+
+
+class Rebuilding(MusterError):
+    """Another rebuild of these views is under way."""
+
+
+class LogDamaged(LogError):
+    """The log cannot be folded to its end; the views that serve were left as they are."""
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a rebuild is: events folded of those the log holds, and since when."""
+
+    pool: str = ""
+    events: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Events per second."""
+        return self.events / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None while nobody can tell."""
+        return max(self.total - self.events, 0) / self.rate if self.rate else None
+
+
+Report = Callable[[Progress], None]
+
+
+class RebuildOptions(Struct, frozen=True, kw_only=True):
+    redis_url: str
+    database_url: str
+    key_prefix: str = ""
+    batch: int = 2000
+
+
+async def replay(options: RebuildOptions, report: Report) -> Progress:
+    """Rebuild all views, on a running system or without one; answers what was done.
+
+    Raises `Rebuilding`, `LogDamaged`, `LogUnreachable` and whatever the database raises.
+    """
+    database = Database(options.database_url, connections=2)
+    source = Source(options.redis_url, options.key_prefix)
+    database.open()
+    try:
+        await database.prepare()
+        rebuild = Rebuild(database, source, batch=options.batch, report=report)
+        projector = Lease(database)
+        await rebuild.begin()
+        try:
+            await rebuild.fold_archive()
+            await projector.seize()
+            await rebuild.finish(projector, tolerant=False)
+        finally:
+            await projector.release()
+            await rebuild.end()
+        return rebuild.progress
+    finally:
+        await source.close()
+        await database.close()
+
+
+class Rebuild:
+    """One rebuild, in steps: `begin`, `fold_archive`, `finish`, and `end` in any case."""
+
+    def __init__(
+        self, database: Database, source: Source, *, batch: int = 2000, report: Report | None = None
+    ) -> None:
+        self.progress = Progress()
+        self._database = database
+        self._source = source
+        self._batch = batch
+        self._report = report
+        self._since = time.monotonic()
+        self._beside = Projection(BESIDE, archives=False)
+        self._lease = Lease(database, "rebuild")
+        self._heads: dict[str, Head] = {}
+        self._archived: dict[str, Head] = {}
+
+    async def begin(self) -> None:
+        """Make a second set of tables. Raises `Rebuilding` when another one does the same."""
+        try:
+            await asyncio.wait_for(self._lease.take(), self._lease.seconds * 1.5)
+        except TimeoutError:
+            raise Rebuilding from None
+        await self._database.write(self._make_tables)
+        await self._look()
+
+    async def fold_archive(self) -> None:
+        """Fold what is archived: the catalogue first, for it names the pools."""
+        await self._fold_archive(CATALOGUE)
+        for pool in await self._pools():
+            await self._fold_archive(pool)
+
+    async def finish(self, projector: Lease, *, tolerant: bool) -> None:
+        """Under the projector's lease: fold to the end of archive and streams, and switch.
+
+        `tolerant`: a pool whose log is damaged stops where it is, with its status, instead of
+        ending it all with `LogDamaged`.
+        """
+        await self._look()
+        for pool in (CATALOGUE, *await self._pools()):
+            await self._fold_archive(pool)
+            await self._fold_stream(pool, projector)
+        for pool in await self._pools():  # those that were created meanwhile
+            await self._fold_stream(pool, projector)
+        if not tolerant:
+            await self._demand_whole()
+        await self._database.write(lambda connection: self._switch(connection, projector))
+        self._tell(finished=True)
+
+    async def end(self) -> None:
+        """Drop what was made."""
+
+        def clean(connection: Connection) -> None:
+            self._lease.hold(connection)
+            FRESH_METADATA.drop_all(connection)
+            self._lease.give_back(connection)
+
+        try:
+            await self._database.write(clean)
+        except Superseded:
+            pass  # the next rebuild has made its own in their place
+
+    async def _demand_whole(self) -> None:
+        """Refuse to put less in the place of more. Raises `LogDamaged`."""
+        serving = await self._database.read(lambda c: read_positions(c, SERVING))
+        for at in self._beside.positions.values():
+            name = f"pool {at.pool!r}" if at.pool else "the catalogue"
+            views = serving.get(at.pool, at)
+            if stopped(at):
+                raise LogDamaged(f"{name}: {at.status}")
+            if (at.generation, at.seq) < (views.generation, views.seq):
+                raise LogDamaged(
+                    f"{name}: archive and stream end at seq {at.seq}, the views are at {views.seq}"
+                )
+
+    # ---- what there is -----------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Where logs and archive end now."""
+        self._archived = await self._database.read(archive_heads)
+        await self._find_heads(self._archived.keys() | self._beside.positions.keys())
+
+    async def _find_heads(self, pools: set[str]) -> None:
+        self._heads |= await self._source.heads(pools | {CATALOGUE})
+        for pool in self._heads:
+            self._place(pool)
+
+    def _place(self, pool: str) -> None:
+        """Give a pool its position, in the log of today or, where that is gone, of the archive."""
+        known = self._beside.positions.get(pool)
+        if known is None or not known.generation:
+            archive = self._archived.get(pool, Head())
+            generation = self._heads[pool].generation or archive.generation
+            self._beside.positions[pool] = Position(pool, generation)
+
+    async def _pools(self) -> list[str]:
+        """Pools of the catalogue as far as it is folded, and those that only the archive knows."""
+        names = self._beside.catalogue.pools.keys() | self._archived.keys()
+        await self._find_heads(set(names))
+        return sorted(names - {CATALOGUE})
+
+    # ---- folding -----------------------------------------------------------------------------
+
+    async def _fold_archive(self, pool: str) -> None:
+        while rows := await self._database.read(lambda c: self._archived_after(c, pool)):
+            if rows[0].seq != self._beside.positions[pool].seq + 1:
+                return  # a hole: perhaps the stream still has what is missing
+            await self._take(pool, rows, None)
+            if stopped(self._beside.positions[pool]):
+                return
+
+    def _archived_after(self, connection: Connection, pool: str) -> list[EventRow]:
+        rows = archived(connection, self._beside.positions[pool], count=self._batch)
+        first = rows[0].seq if rows else 0
+        return [row for index, row in enumerate(rows) if row.seq == first + index]
+
+    async def _fold_stream(self, pool: str, projector: Lease) -> None:
+        while not stopped(self._beside.positions[pool]):
+            rows = await self._source.after(self._beside.positions[pool], count=self._batch)
+            if not rows:
+                return
+            await self._take(pool, rows, projector)
+
+    async def _take(self, pool: str, rows: Sequence[EventRow], projector: Lease | None) -> None:
+        """`projector`: its lease, under which the rows are archived too."""
+        projection = self._beside
+        projection.archives = projector is not None
+
+        def work(connection: Connection) -> Taken:
+            if projector is not None:
+                projector.hold(connection)
+            self._lease.hold(connection)
+            return projection.write(connection, pool, rows)
+
+        before = projection.positions[pool].seq
+        projection.keep(await self._database.write(work))
+        self._tell(pool, projection.positions[pool].seq - before)
+
+    def _tell(self, pool: str = "", events: int = 0, *, finished: bool = False) -> None:
+        self.progress = Progress(
+            pool=pool,
+            events=self.progress.events + events,
+            total=sum(head.seq for head in self._heads.values()),
+            seconds=time.monotonic() - self._since,
+            finished=finished,
+        )
+        if self._report is not None:
+            self._report(self.progress)
+
+    # ---- tables ------------------------------------------------------------------------------
+
+    def _make_tables(self, connection: Connection) -> None:
+        self._lease.hold(connection)
+        FRESH_METADATA.drop_all(connection)
+        FRESH_METADATA.create_all(connection)
+
+    def _switch(self, connection: Connection, projector: Lease) -> None:
+        """Put the fresh rows in the place of the old."""
+        projector.hold(connection)
+        self._lease.hold(connection)
+        self._carry_over(connection)
+        if read_version(connection) in (VIEW_VERSION, INCOMPLETE):
+            for old in SERVING.all():
+                connection.execute(old.delete())
+        else:
+            self._replace_definitions(connection)
+        for old, new in zip(SERVING.all(), BESIDE.all(), strict=True):
+            names = [column.name for column in old.columns]
+            chosen = select(*(new.c[name] for name in names))
+            connection.execute(insert(old).from_select(names, chosen))
+        connection.execute(update(VIEW_VERSIONS).values(version=VIEW_VERSION))
+
+    def _carry_over(self, connection: Connection) -> None:
+        """Heartbeats are no fold: how far they were read stays as it is."""
+        old, new = SERVING.checkpoints, BESIDE.checkpoints
+        known = select(old.c.heartbeat_id).where(old.c.pool == new.c.pool).scalar_subquery()
+        connection.execute(update(new).values(heartbeat_id=func.coalesce(known, "")))
+
+    def _replace_definitions(self, connection: Connection) -> None:
+        """Views of another version make room for tables as they are defined now."""
+        prefix = self._database.prefix
+        connection.execute(text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
+        for name in VIEWS:
+            connection.execute(text(f"DROP TABLE IF EXISTS {prefix}{name}"))
+        METADATA.create_all(connection)
+        connection.execute(text(POOL_CAPACITY.format(schema=prefix)))
+
+
+def read_version(connection: Connection) -> int:
+    """Of the views in the database; `INCOMPLETE` when some were found missing."""
+    version = connection.execute(select(VIEW_VERSIONS.c.version)).scalar()
+    return INCOMPLETE if version is None else int(version)
+
+
+def needs_rebuild(connection: Connection, positions: dict[str, Position]) -> bool:
+    """Whether views cannot go on from their checkpoints: of another version, behind the archive."""
+    if read_version(connection) != VIEW_VERSION:
+        return True
+    return any(
+        (head.generation, head.seq) > (at.generation, at.seq)
+        for pool, head in archive_heads(connection).items()
+        for at in (positions.get(pool, Position(pool)),)
+    )

@@ -1,0 +1,296 @@
+"""The SELECTs behind the queries, and what their rows become.
+
+Each is a plain function of a connection, so that a query runs in one transaction and one thread
+hop, whatever it selects. Capacity is counted by the SQL view `pool_capacity` alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import ColumnElement, Connection, Select, column, func, literal, select, table
+
+from eventstore.agent import TERMINAL, Status
+from eventstore.worker import WorkerStatus
+from projector.records import Row, labels, last_error, pool_of, times
+from projector.rows import AgentFilter, AgentRow, EventRow, HostRow, PoolRow, WorkerRow
+from projector.tables import AGENT_LIVE, EVENTS, SERVING, WORKER_LIVE
+
+LIVING: Final = tuple(status.value for status in Status if status not in TERMINAL)
+ENDED_WORKERS: Final = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
+CAPACITY: Final = table(
+    "pool_capacity",
+    *map(
+        column,
+        (
+            "pool_name",
+            "process_count",
+            "active_worker_processes",
+            "ordered_worker_processes",
+            "total_capacity",
+            "used_capacity",
+            "available_capacity",
+            "agent_count",
+            "pending_count",
+            "utilization",
+        ),
+    ),
+)
+_object = msgspec.json.Decoder(dict[str, object])
+
+
+class Room(Struct, frozen=True):
+    """What decides on what a pool's pending agents wait for."""
+
+    free: int = 0
+    living: int = 0
+    ordered: int = 0
+    maximum: int = 0
+
+    def reason(self, recorded: str) -> str:
+        """What a pending agent waits for, and in brackets why it was put back in the queue."""
+        if self.free <= 0 and self.living >= self.maximum:
+            waits = f"pool is at its maximum of {self.maximum} workers"
+        elif self.free <= 0 and self.ordered:
+            waits = "a worker is starting"
+        else:
+            waits = "waiting to be claimed"
+        return f"{waits} ({recorded})" if recorded else waits
+
+
+# ---- agents ------------------------------------------------------------------------------------
+
+
+def agents(
+    connection: Connection, wanted: AgentFilter, *, after: str, limit: int
+) -> list[AgentRow]:
+    """In the order of their ids."""
+    a = SERVING.agents
+    chosen = _agents().where(*_conditions(connection, wanted)).order_by(a.c.agent_id)
+    if after:
+        chosen = chosen.where(a.c.agent_id > after)
+    return _agent_rows(connection, chosen.limit(limit))
+
+
+def agent(connection: Connection, agent_id: str, pool: str | None) -> AgentRow | None:
+    a = SERVING.agents
+    chosen = _agents().where(a.c.agent_id == agent_id)
+    if pool is not None:
+        chosen = chosen.where(a.c.pool_name == pool)
+    found = _agent_rows(connection, chosen.limit(1))
+    return found[0] if found else None
+
+
+def count_agents(connection: Connection) -> dict[str, dict[str, int]]:
+    """By pool and status, without ended ones."""
+    a = SERVING.agents
+    counted = (
+        select(a.c.pool_name, a.c.status, func.count())
+        .where(a.c.status.in_(LIVING))
+        .group_by(a.c.pool_name, a.c.status)
+    )
+    counts: dict[str, dict[str, int]] = {}
+    for pool, status, count in connection.execute(counted):
+        counts.setdefault(pool, {})[status] = count
+    return counts
+
+
+def _agents() -> Select[Any]:
+    """Agents with what their worker's heartbeats say of them, as long as it holds them."""
+    a, live = SERVING.agents, AGENT_LIVE
+    same = (
+        (live.c.agent_id == a.c.agent_id)
+        & (live.c.pool_name == a.c.pool_name)
+        & (live.c.process_id == a.c.process_id)
+    )
+    return select(a, live.c.activity, live.c.last_heartbeat).join_from(a, live, same, isouter=True)
+
+
+def _conditions(connection: Connection, wanted: AgentFilter) -> list[ColumnElement[bool]]:
+    a = SERVING.agents
+    conditions = [
+        a.c[name] == value
+        for name in ("pool_name", "role_type", "project_id", "process_id")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    if wanted.status:
+        conditions.append(a.c.status.in_(wanted.status))
+    if wanted.ended is not None:
+        living = a.c.status.in_(LIVING)
+        conditions.append(~living if wanted.ended else living)
+    if wanted.label is not None:
+        # A compact object of strings: the pair stands in it just as it is encoded by itself.
+        pair = msgspec.json.encode(dict([wanted.label]))[1:-1].decode()
+        find = func.instr if connection.dialect.name == "sqlite" else func.strpos
+        conditions.append(find(a.c.labels, pair) > 0)
+    return conditions
+
+
+def _agent_rows(connection: Connection, chosen: Select[Any]) -> list[AgentRow]:
+    rows = connection.execute(chosen).mappings().all()
+    pending = {row["pool_name"] for row in rows if row["status"] == Status.PENDING}
+    rooms = _rooms(connection, pending) if pending else {}
+    return [_agent_row(row, rooms.get(row["pool_name"], Room())) for row in rows]
+
+
+def _agent_row(row: Row, room: Room) -> AgentRow:
+    waits = row["status"] == Status.PENDING
+    running = row["status"] in (Status.RUNNING, Status.STOPPING)
+    return AgentRow(
+        agent_id=row["agent_id"],
+        pool_name=row["pool_name"],
+        role_type=row["role_type"],
+        project_id=row["project_id"],
+        status=row["status"],
+        reason=room.reason(row["reason"]) if waits else row["reason"],
+        incarnation=row["incarnation"],
+        version=row["version"],
+        process_id=row["process_id"],
+        epoch=row["epoch"],
+        stop=row["stop"],
+        heartbeat_interval=row["heartbeat_interval"],
+        max_idle_time=row["max_idle_time"],
+        labels=labels(row),
+        input=_object.decode(row["input"]),
+        last_error=last_error(row),
+        failures=len(times(row["failures"])),
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        changed_at=row["changed_at"],
+        fencing_token=f"{row['generation']}:{row['claim_seq']}" if row["claim_seq"] else "",
+        activity=(row["activity"] or "") if running else "",
+        last_heartbeat=(row["last_heartbeat"] or 0) if running else 0,
+    )
+
+
+# ---- pools -------------------------------------------------------------------------------------
+
+
+def pools(connection: Connection, name: str | None = None) -> list[PoolRow]:
+    """Pools that were not deleted, in the order of their names."""
+    p, c = SERVING.pools, CAPACITY
+    names = [column for column in c.c if column.name != "pool_name"]
+    chosen = select(p, *names).join_from(p, c, p.c.pool_name == c.c.pool_name)
+    if name is not None:
+        chosen = chosen.where(p.c.pool_name == name)
+    rows = connection.execute(chosen.order_by(p.c.pool_name)).mappings()
+    return [_pool_row(row) for row in rows]
+
+
+def _pool_row(row: Row) -> PoolRow:
+    return PoolRow(
+        pool_name=row["pool_name"],
+        role_type=row["role_type"],
+        process_count=row["process_count"],
+        total_capacity=int(row["total_capacity"]),
+        used_capacity=int(row["used_capacity"]),
+        available_capacity=int(row["available_capacity"]),
+        agent_count=row["agent_count"],
+        pending_count=row["pending_count"],
+        utilization=float(row["utilization"]),
+        active_worker_processes=row["active_worker_processes"],
+        status="active",
+        config=_object.decode(row["config"]),
+        created_at=row["created_at"],
+        changed_at=row["changed_at"],
+    )
+
+
+def _rooms(connection: Connection, names: Iterable[str]) -> dict[str, Room]:
+    p, c = SERVING.pools, CAPACITY
+    chosen = (
+        select(p, c.c.available_capacity, c.c.process_count, c.c.ordered_worker_processes)
+        .join_from(p, c, p.c.pool_name == c.c.pool_name)
+        .where(p.c.pool_name.in_(sorted(names)))
+    )
+    return {
+        row["pool_name"]: Room(
+            free=int(row["available_capacity"]),
+            living=row["process_count"],
+            ordered=row["ordered_worker_processes"],
+            maximum=pool_of(row).config.max_workers,
+        )
+        for row in connection.execute(chosen).mappings()
+    }
+
+
+# ---- workers and hosts -------------------------------------------------------------------------
+
+
+def workers(connection: Connection, pool: str | None, *, ended: bool) -> list[WorkerRow]:
+    """In the order of their ids; `ended`: stopped and lost ones too."""
+    w, live = SERVING.workers, WORKER_LIVE
+    same = (live.c.worker_id == w.c.worker_id) & (live.c.pool_name == w.c.pool_name)
+    chosen = (
+        select(w, live.c.last_heartbeat, live.c.loop_lag_ms)
+        .join_from(w, live, same, isouter=True)
+        .order_by(w.c.worker_id)
+    )
+    if pool is not None:
+        chosen = chosen.where(w.c.pool_name == pool)
+    if not ended:
+        chosen = chosen.where(w.c.status.not_in(ENDED_WORKERS))
+    return [_worker_row(row) for row in connection.execute(chosen).mappings()]
+
+
+def _worker_row(row: Row) -> WorkerRow:
+    same = ("worker_id", "pool_name", "host", "pid", "status", "reason", "epoch", "version")
+    counts = ("agent_count", "max_agents", "requested_at", "started_at", "ended_at")
+    return WorkerRow(
+        **{name: row[name] for name in (*same, *counts)},
+        last_heartbeat=row["last_heartbeat"] or 0,
+        loop_lag_ms=row["loop_lag_ms"] or 0.0,
+    )
+
+
+def hosts(connection: Connection) -> list[HostRow]:
+    h = SERVING.hosts
+    columns = [h.c[name] for name in HostRow.__struct_fields__]
+    rows = connection.execute(select(*columns).order_by(h.c.host)).mappings()
+    return [HostRow(**row) for row in rows]
+
+
+# ---- events ------------------------------------------------------------------------------------
+
+
+def events(
+    connection: Connection,
+    pool: str,
+    *,
+    after_seq: int,
+    subject: str | None,
+    types: Sequence[str],
+    limit: int,
+) -> list[EventRow]:
+    """Archived events of the pool's present log, in order."""
+    at = SERVING.checkpoints
+    generation = select(at.c.generation).where(at.c.pool == pool).scalar_subquery()
+    chosen = (
+        select(EVENTS)
+        .where(EVENTS.c.pool == pool)
+        .where(EVENTS.c.generation == generation)
+        .where(EVENTS.c.seq > after_seq)
+        .order_by(EVENTS.c.seq)
+        .limit(limit)
+    )
+    if subject is not None:
+        chosen = chosen.where(EVENTS.c.subject == subject)
+    if types:
+        chosen = chosen.where(EVENTS.c.type.in_(types))
+    return [EventRow(**row) for row in connection.execute(chosen).mappings()]
+
+
+def recent(
+    connection: Connection, types: Sequence[str], *, since_ms: int, limit: int
+) -> list[EventRow]:
+    """The newest events of some types over all pools, newest first."""
+    chosen = (
+        select(EVENTS)
+        .where(EVENTS.c.type.in_(types) if types else literal(value=True))
+        .where(EVENTS.c.ts >= since_ms)
+        .order_by(EVENTS.c.ts.desc(), EVENTS.c.seq.desc())
+        .limit(limit)
+    )
+    return [EventRow(**row) for row in connection.execute(chosen).mappings()]

@@ -1,0 +1,140 @@
+"""The log as the projector reads it: heads, what comes next, and the archive below the stream.
+
+It holds two connections: one that blocks in XREAD, one for short questions.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from redis.exceptions import ResponseError
+from sqlalchemy import Connection, func, select
+
+from eventstore.connection import UNREACHABLE, connect, passing
+from eventstore.errors import LogError, LogUnreachable
+from eventstore.keys import Keys
+from eventstore.log import CATALOGUE
+from eventstore.reader import Entry, Reader
+from projector.intake import read_entry
+from projector.rows import EventRow, Position
+from projector.tables import EVENTS
+
+
+class Head(Struct, frozen=True):
+    """Where a log stands; generation 0 where there is none."""
+
+    generation: int = 0
+    seq: int = 0
+
+
+class Source:
+    """Reads the streams of every pool."""
+
+    def __init__(self, redis_url: str, key_prefix: str, *, block_seconds: float = 5.0) -> None:
+        self.keys = Keys(key_prefix)
+        self.client = connect(redis_url, max_connections=2)
+        self.reader = Reader(redis_url, block_seconds=block_seconds)
+
+    async def close(self) -> None:
+        await self.reader.close()
+        await self.client.aclose()
+
+    def stream(self, pool: str) -> str:
+        return self.keys.catalogue if pool == CATALOGUE else self.keys.pool(pool, "events")
+
+    def meta(self, pool: str) -> str:
+        return self.keys.catalogue_meta if pool == CATALOGUE else self.keys.pool(pool, "meta")
+
+    async def heads(self, pools: Iterable[str]) -> dict[str, Head]:
+        """Where these logs stand. Raises `LogUnreachable`."""
+        names = list(pools)
+        commands = [("HMGET", self.meta(pool), "generation", "seq") for pool in names]
+        replies = await self.ask(commands)
+        return {
+            pool: Head(int(generation or 0), int(seq or 0))
+            for pool, (generation, seq) in zip(names, replies, strict=True)
+        }
+
+    async def ask(self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False) -> list[Any]:
+        """The replies to some commands; `atomic`: all at one moment. Raises `LogUnreachable`."""
+        try:
+            async with self.client.pipeline(transaction=atomic) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                replies: list[Any] = await pipeline.execute()
+        except UNREACHABLE as error:
+            raise LogUnreachable(f"Redis does not answer: {error}") from error
+        except ResponseError as error:
+            if passing(error):
+                raise LogUnreachable(f"Redis is not ready: {error}") from error
+            raise LogError(f"Redis refuses to be read: {error}") from error
+        return replies
+
+    async def wait(
+        self, positions: Mapping[str, Position], *, count: int
+    ) -> dict[str, list[Entry]]:
+        """Entries after these positions, by pool, as soon as there are any; none after a while."""
+        pools = {self.stream(pool): pool for pool in positions}
+        after = {self.stream(pool): at.stream_id for pool, at in positions.items()}
+        found = await self.reader.read(after, count=count)
+        return {pools[stream]: entries for stream, entries in found.items()}
+
+    async def after(self, position: Position, *, count: int) -> list[EventRow]:
+        """What the stream has after a position now."""
+        first = "-" if position.stream_id in ("0", "") else f"({position.stream_id}"
+        entries = await self.reader.range(self.stream(position.pool), first, count=count)
+        return [read_entry(position.pool, position.generation, entry) for entry in entries]
+
+    async def at(self, position: Position) -> EventRow | None:
+        """The entry that stands at a position's id."""
+        stream, at = self.stream(position.pool), position.stream_id
+        entries = await self.reader.range(stream, at, at, count=1)
+        return read_entry(position.pool, position.generation, entries[0]) if entries else None
+
+    async def starts_after(self, position: Position) -> bool:
+        """Whether the stream was trimmed up to this position or past it."""
+        entries = await self.reader.range(self.stream(position.pool), count=1)
+        return not entries or _order(entries[0][0].decode()) > _order(position.stream_id)
+
+
+def _order(stream_id: str) -> tuple[int, int]:
+    milliseconds, _, number = stream_id.partition("-")
+    return int(milliseconds), int(number or 0)
+
+
+# ---- the archive -------------------------------------------------------------------------------
+
+
+def archived(
+    connection: Connection, position: Position, *, count: int, last: int | None = None
+) -> list[EventRow]:
+    """What the archive has after a position, up to seq `last`."""
+    wanted = (
+        select(EVENTS)
+        .where(EVENTS.c.pool == position.pool)
+        .where(EVENTS.c.generation == position.generation)
+        .where(EVENTS.c.seq > position.seq)
+        .order_by(EVENTS.c.seq)
+        .limit(count)
+    )
+    if last is not None:
+        wanted = wanted.where(EVENTS.c.seq <= last)
+    return [EventRow(**row) for row in connection.execute(wanted).mappings()]
+
+
+def archive_heads(connection: Connection) -> dict[str, Head]:
+    """The highest generation of every pool in the archive, and how far it goes."""
+    # Backwards along the primary key, a pool at a time: no scan of the whole archive.
+    heads: dict[str, Head] = {}
+    pool = connection.execute(select(func.min(EVENTS.c.pool))).scalar()
+    while pool is not None:
+        newest = connection.execute(
+            select(EVENTS.c.generation, EVENTS.c.seq)
+            .where(EVENTS.c.pool == pool)
+            .order_by(EVENTS.c.generation.desc(), EVENTS.c.seq.desc())
+            .limit(1)
+        ).one()
+        heads[pool] = Head(newest.generation, newest.seq)
+        beyond = select(func.min(EVENTS.c.pool)).where(EVENTS.c.pool > pool)
+        pool = connection.execute(beyond).scalar()
+    return heads

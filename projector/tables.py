@@ -1,0 +1,232 @@
+"""The tables of the views: a documented contract that people point Grafana at.
+
+Three kinds stand side by side. *Views* (`agents`, `workers`, `pools`, `hosts`, and `checkpoints`,
+which says how far they are) are folds of the log and may be thrown away and rebuilt. *Live* tables
+hold what heartbeats tell. The *archive* (`events`) keeps every event as it stood in the stream, and
+is the only table that lasts.
+
+The same definitions serve SQLite and PostgreSQL (there in the schema `muster`). A rebuild fills a
+second set of the views, `fresh_…`, beside the serving ones. Times are milliseconds of log time
+since 1970, 0 where a thing has not happened; JSON stands as text.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+VIEW_VERSION: Final = 1
+"""Raised when the meaning of a view changes: a projector that finds another one rebuilds."""
+
+INCOMPLETE: Final = 0
+"""Recorded in place of a version when some of the views were found missing."""
+
+SCHEMA: Final = "muster"
+"""Where the tables stand in PostgreSQL."""
+
+FRESH: Final = "fresh_"
+VIEWS: Final = ("checkpoints", "pools", "hosts", "workers", "agents")
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default="")
+
+
+def _key(name: str) -> Column[str]:
+    return Column(name, String, primary_key=True)
+
+
+def _number(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+class ViewTables:
+    """One set of the tables that a fold fills, all of them with `prefix` before their names."""
+
+    def __init__(self, metadata: MetaData, prefix: str = "") -> None:
+        self.checkpoints = Table(
+            f"{prefix}checkpoints",
+            metadata,
+            _key("pool"),
+            _number("generation"),
+            _number("seq"),
+            _text("stream_id"),
+            _number("ts"),
+            _text("status"),
+            _text("heartbeat_id"),
+        )
+        self.pools = Table(
+            f"{prefix}pools",
+            metadata,
+            _key("pool_name"),
+            _text("role_type"),
+            _text("config"),
+            Column("deleted", Boolean, nullable=False),
+            _number("version"),
+            _number("created_seq"),
+            _number("created_at"),
+            _number("changed_at"),
+        )
+        self.hosts = Table(
+            f"{prefix}hosts",
+            metadata,
+            _key("host"),
+            _text("hostname"),
+            _number("pid"),
+            _text("status"),
+            _text("reason"),
+            _number("version"),
+            _number("joined_at"),
+            _number("changed_at"),
+        )
+        self.workers = Table(
+            f"{prefix}workers",
+            metadata,
+            _key("worker_id"),
+            _key("pool_name"),
+            _text("host"),
+            _number("pid"),
+            _number("start_time"),
+            _text("status"),
+            _text("reason"),
+            Column("draining", Boolean, nullable=False),
+            _number("epoch"),
+            _number("version"),
+            Column("agent_count", Integer, nullable=False),
+            Column("max_agents", Integer, nullable=False),
+            _number("deadline_at"),
+            _number("requested_at"),
+            _number("started_at"),
+            _number("ended_at"),
+        )
+        self.agents = Table(
+            f"{prefix}agents",
+            metadata,
+            _key("agent_id"),
+            _key("pool_name"),
+            _text("role_type"),
+            _text("project_id"),
+            _text("status"),
+            _text("reason"),
+            _text("stop"),
+            _number("incarnation"),
+            _number("version"),
+            _text("process_id"),
+            _number("epoch"),
+            _number("claim_seq"),
+            _number("generation"),
+            Column("heartbeat_interval", Double, nullable=False),
+            Column("max_idle_time", Double),
+            _number("expires_at"),
+            _number("due_at"),
+            _text("failures"),
+            _text("losses"),
+            _text("input"),
+            _text("labels"),
+            _text("last_error"),
+            _number("created_at"),
+            _number("started_at"),
+            _number("ended_at"),
+            _number("changed_at"),
+        )
+
+    def all(self) -> tuple[Table, ...]:
+        """In the order of `VIEWS`."""
+        return (self.checkpoints, self.pools, self.hosts, self.workers, self.agents)
+
+
+METADATA: Final = MetaData()
+SERVING: Final = ViewTables(METADATA)
+Index("agents_by_pool", SERVING.agents.c.pool_name, SERVING.agents.c.status)
+Index("agents_by_project", SERVING.agents.c.project_id)
+Index("agents_by_process", SERVING.agents.c.process_id)
+Index("workers_by_pool", SERVING.workers.c.pool_name, SERVING.workers.c.status)
+
+FRESH_METADATA: Final = MetaData()
+BESIDE: Final = ViewTables(FRESH_METADATA, FRESH)
+
+AGENT_LIVE: Final = Table(
+    "agent_live",
+    METADATA,
+    _key("agent_id"),
+    _key("pool_name"),
+    _text("process_id"),
+    _text("activity"),
+    _number("last_heartbeat"),
+)
+WORKER_LIVE: Final = Table(
+    "worker_live",
+    METADATA,
+    _key("worker_id"),
+    _key("pool_name"),
+    Column("agent_count", Integer, nullable=False),
+    Column("loop_lag_ms", Double, nullable=False),
+    _number("last_heartbeat"),
+)
+
+EVENTS: Final = Table(
+    "events",
+    METADATA,
+    _key("pool"),
+    Column("generation", BigInteger, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    _text("stream_id"),
+    _text("type"),
+    _number("version"),
+    _text("event_id"),
+    _text("subject"),
+    _number("incarnation"),
+    _text("worker_id"),
+    _number("epoch"),
+    _text("correlation_id"),
+    _text("causation_id"),
+    _text("traceparent"),
+    _text("actor"),
+    _number("ts"),
+    _text("data"),
+)
+Index("events_by_subject", EVENTS.c.subject, EVENTS.c.seq)
+Index("events_by_type", EVENTS.c.type, EVENTS.c.ts)
+
+LEASES: Final = Table(
+    "leases", METADATA, _key("name"), _text("holder"), _number("term"), _number("renewal")
+)
+VIEW_VERSIONS: Final = Table("view_versions", METADATA, _key("name"), _number("version"))
+
+POOL_CAPACITY: Final = """
+CREATE VIEW {schema}pool_capacity AS
+SELECT counted.*,
+       total_capacity - used_capacity AS available_capacity,
+       CASE WHEN total_capacity > 0
+            THEN round(used_capacity * 10000.0 / total_capacity) / 10000.0
+            ELSE 0.0 END AS utilization
+FROM (
+    SELECT p.pool_name, p.role_type,
+        (SELECT count(*) FROM {schema}workers w WHERE w.pool_name = p.pool_name
+            AND w.status IN ('active', 'suspect', 'draining')) AS process_count,
+        (SELECT count(*) FROM {schema}workers w WHERE w.pool_name = p.pool_name
+            AND w.status = 'active') AS active_worker_processes,
+        (SELECT count(*) FROM {schema}workers w WHERE w.pool_name = p.pool_name
+            AND w.status = 'requested') AS ordered_worker_processes,
+        (SELECT coalesce(sum(w.max_agents), 0) FROM {schema}workers w
+            WHERE w.pool_name = p.pool_name AND w.status = 'active') AS total_capacity,
+        (SELECT coalesce(sum(w.agent_count), 0) FROM {schema}workers w
+            WHERE w.pool_name = p.pool_name AND w.status = 'active') AS used_capacity,
+        (SELECT count(*) FROM {schema}agents a WHERE a.pool_name = p.pool_name
+            AND a.status IN ('pending', 'starting', 'running', 'stopping', 'restarting')
+        ) AS agent_count,
+        (SELECT count(*) FROM {schema}agents a WHERE a.pool_name = p.pool_name
+            AND a.status = 'pending') AS pending_count
+    FROM {schema}pools p WHERE NOT p.deleted
+) AS counted
+"""
