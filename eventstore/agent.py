@@ -163,6 +163,9 @@ class Release(Struct, frozen=True, kw_only=True):
 
 
 class Lose(Struct, frozen=True, kw_only=True):
+    """Its worker died. `worker_id`: that one; an agent that another holds by now is left alone."""
+
+    worker_id: str
     reason: str
     now_ms: int
 
@@ -250,7 +253,7 @@ def _release(command: Release, agent: Agent) -> tuple[AgentBody, ...]:
 
 
 def _lose(command: Lose, agent: Agent) -> tuple[AgentBody, ...]:
-    if not agent.held:
+    if not agent.held or agent.worker_id != command.worker_id:
         return ()
     if agent.stop:
         return (AgentTerminated(reason=_requested(agent)),)

@@ -171,6 +171,7 @@ class Step:
             self.write("wake")
         elif new.status is Status.RESTARTING:
             self.write("due", agent_id, new.due_ms)
+            self.write("signal", "due", new.due_ms)
         elif new.ended:
             self.write("ended", agent_id, ENDED_AGENT_MS)
         if old is not None and new.stop is not old.stop and new.held:

@@ -148,7 +148,8 @@ class Tail:
     async def _read(self) -> None:
         streams = {self._stream(pool): pool for pool in self.positions}
         at = {stream: self.positions[pool] for stream, pool in streams.items()}
-        found = await self._reader.read(at)
+        # After an outage the first look does not block, so that it is soon known to be over.
+        found = await self._reader.read(at, block=self._following.is_set())
         self._read_at = time.monotonic()
         for stream, entries in found.items():
             self._take(streams[stream], entries)

@@ -156,6 +156,7 @@ class Up:
             say("redis ended; starting it again")
             await asyncio.sleep(_pause(failures))
             server.start(ready_timeout=READY_SECONDS)
+            say(f"redis is running again (pid {server.pid})")
 
     def stop_server(self) -> None:
         if self._server is not None:

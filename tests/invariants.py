@@ -184,7 +184,7 @@ def fold(events: Iterable[Event]) -> Fold:
 
 def pools(client: Any) -> list[str]:
     found = client.keys("pool:{*}:events")
-    return sorted(re.fullmatch(r"pool:\{(.+)\}:events", key)[1] for key in found)
+    return sorted(key.removeprefix("pool:{").removesuffix("}:events") for key in found)
 
 
 def check(

@@ -68,7 +68,11 @@ async def clear(events: Log, pool: str, lost: Observed, origin: Origin) -> bool:
                 events.act(
                     pool,
                     agent_id,
-                    Lose(reason=lost.worker.reason or "worker-lost", now_ms=events.now_ms()),
+                    Lose(
+                        worker_id=worker_id,
+                        reason=lost.worker.reason or "worker-lost",
+                        now_ms=events.now_ms(),
+                    ),
                     origin,
                     fence=fence,
                 )

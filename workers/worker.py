@@ -124,9 +124,7 @@ class Worker:
         if self._ending is None:
             loop = asyncio.get_running_loop()
             self._leaving = loop.create_task(
-                drain(
-                    self._registration, self._slots, reason, seconds, emptied=self._lease.stop
-                )
+                drain(self._registration, self._slots, reason, seconds, emptied=self._lease.stop)
             )
             self._ending = loop.create_task(self._end(reason))
 

@@ -23,6 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.errors import ConfigurationError
+from eventstore.log import script
 from workers import roles
 from workers.agents import Agent
 from workers.worker import WorkerOptions
@@ -88,6 +89,8 @@ def _preload(plan: Plan) -> tuple[dict[str, type[Agent]], list[str]]:
     import uvloop  # noqa: F401  # the children's event loop
 
     del redis
+    for name in ("claim", "commit", "draw", "renew"):
+        script(name)  # read once, shared by all
     classes: dict[str, type[Agent]] = {}
     threaded: list[str] = []
     for name, path in plan.roles.items():

@@ -20,7 +20,8 @@ local INBOX_MS = 600000
 
 local generation, seq, ts
 
-local function number(n) return string.format('%.0f', n) end
+-- Whole numbers in full: Lua's own way of writing large ones is 1.7e+15. (+ 0: never '-0'.)
+local function number(n) return string.format('%.0f', n + 0) end
 local function agent_key(id) return prefix .. 'agent:' .. tag .. ':' .. id end
 local function process_key(id) return prefix .. 'process:' .. tag .. ':' .. id end
 

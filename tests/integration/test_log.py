@@ -157,7 +157,7 @@ async def test_a_lost_workers_agents_are_queued_once_more_and_only_once(
         first = await pool.worker("w1")
         await pool.claim(first)
         reaper = await pool.fence("w1")
-        lose = Lose(reason="killed", now_ms=1)
+        lose = Lose(worker_id="w1", reason="killed", now_ms=1)
         for _ in range(2):  # the second finds nothing to do
             await pool.log.act(POOL, submitted.agent_id, lose, ORIGIN, fence=reaper)
         second = await pool.worker("w2")
@@ -165,6 +165,23 @@ async def test_a_lost_workers_agents_are_queued_once_more_and_only_once(
         assert (claimed.agent.agent_id, claimed.agent.incarnation) == (submitted.agent_id, 2)
         assert await pool.claim(second) == []
     assert types(any_redis_url).count("agent.lost") == 1
+
+
+async def test_a_slow_reaper_takes_nothing_from_the_next_worker(any_redis_url: str) -> None:
+    """Two supervisors clear the same lost worker; the second comes after a new claim."""
+    async with open_pool(any_redis_url) as pool:
+        submitted = await pool.spawn()
+        await pool.claim(await pool.worker("w1"))
+        reaper = await pool.fence("w1")
+        lose = Lose(worker_id="w1", reason="killed", now_ms=1)
+        await pool.log.act(POOL, submitted.agent_id, lose, ORIGIN, fence=reaper)
+        second = await pool.worker("w2")
+        await pool.claim(second)
+        late = await pool.log.act(POOL, submitted.agent_id, lose, ORIGIN, fence=reaper)
+        assert late.outcome is Outcome.ALREADY
+        agent = await pool.log.agent(POOL, submitted.agent_id)
+    assert agent is not None
+    assert (agent.worker_id, agent.incarnation) == ("w2", 2)
 
 
 async def test_the_end_of_a_waiting_agent_takes_its_command_along(any_redis_url: str) -> None:
@@ -197,6 +214,8 @@ async def test_a_worker_stops_only_when_it_holds_nothing(any_redis_url: str) -> 
         stopped = await pool.log.act_on_worker(POOL, "w", stop, ORIGIN)
         assert stopped.outcome is Outcome.DONE
         assert (await pool.log.survey(POOL)).workers == ()
+    numbers = [int(event["seq"]) for event in raw_events(any_redis_url)]
+    assert numbers == list(range(1, len(numbers) + 1))
     with redis.Redis.from_url(any_redis_url, decode_responses=True) as client:
         assert client.xinfo_consumers(f"pool:{{{POOL}}}:commands", "workers") == []
         assert client.xpending(f"pool:{{{POOL}}}:commands", "workers")["pending"] == 0
