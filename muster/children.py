@@ -33,7 +33,7 @@ class Child:
     ) -> None:
         self.name = name
         self._command = command
-        self._environment = environment
+        self.environment = dict(environment)
         self._log = log
         self._popen: subprocess.Popen[bytes] | None = None
         self._ended = asyncio.Event()
@@ -50,11 +50,11 @@ class Child:
         """Start it and hear from it; `failed` is filled in also when it says nothing in time."""
         hear, tell = os.pipe()
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with open(hear, "rb", buffering=0) as pipe, self._log.open("ab") as log:
+        with os.fdopen(hear, "rb", buffering=0) as pipe, self._log.open("ab") as log:
             try:
-                self._popen = subprocess.Popen(
+                self._popen = subprocess.Popen(  # noqa: ASYNC220  # returns once it has forked
                     self._command,
-                    env={**self._environment, "MUSTER_READY_FD": str(tell)},
+                    env={**self.environment, "MUSTER_READY_FD": str(tell)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

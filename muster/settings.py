@@ -204,8 +204,7 @@ def _declarations(
     unknown = set(document) - set(_NAMES) - {"roles", "pools"}
     if unknown:
         raise ConfigurationError(
-            f"{path}: unknown key {min(unknown)!r}; known are roles, pools,"
-            f" {', '.join(_NAMES)}"
+            f"{path}: unknown key {min(unknown)!r}; known are roles, pools, {', '.join(_NAMES)}"
         )
     if "roles" not in document and "pools" not in document:
         roles = dict.fromkeys(BUILT_IN_ROLES, BUILT_IN_AGENT)
@@ -235,8 +234,7 @@ def _role(name: str, body: dict[str, Any], path: Path) -> str:
     agent = body.get("agent")
     if set(body) - {"agent"}:
         raise ConfigurationError(
-            f"{path}: [roles.{name}]: unknown key {min(set(body) - {'agent'})!r};"
-            " known is agent"
+            f"{path}: [roles.{name}]: unknown key {min(set(body) - {'agent'})!r}; known is agent"
         )
     if not isinstance(agent, str) or not all(agent.partition(":")[::2]):
         raise ConfigurationError(

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -193,6 +194,8 @@ class Up:
         told = await child.start(READY_SECONDS)
         if told.failed and not self._stopping.is_set():
             raise ConfigurationError(f"{role}: {told.failed}")
+        if port := urlsplit(told.url).port:
+            child.environment["MUSTER_PORT"] = str(port)  # the same one if it is started again
         line(role, self._describe(role, told.url), child.pid, began)
         return told.url
 
@@ -239,9 +242,9 @@ class Up:
         for part in reversed(self._parts):
             await part.stop()
         for role in STOP_ORDER:
-            if role in self._children:
-                if not await self._children[role].stop(limits.get(role, STOP_SECONDS)):
-                    say(f"{role} had to be killed")
+            child = self._children.get(role)
+            if child and not await child.stop(limits.get(role, STOP_SECONDS)):
+                say(f"{role} had to be killed")
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)

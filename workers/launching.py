@@ -103,7 +103,7 @@ class ForkLauncher:
     async def _start_zygote(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._zygote = subprocess.Popen(
+            self._zygote = subprocess.Popen(  # noqa: ASYNC220  # returns once it has forked
                 arguments(self._plan, theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

@@ -36,6 +36,8 @@ class Catalogued(Struct, frozen=True):
     pool: Callable[[], Pool]
     open_hosts: Callable[[], Sequence[str]]
     finish_deletion: Callable[[Pool], Awaitable[None]]
+    give_up_host: Callable[[str], Awaitable[None]]
+    """Take a host for gone; one that is not says so by joining again."""
 
 
 class Leader:
@@ -99,6 +101,8 @@ class Leader:
             worker = observed.worker
             if worker.status is WorkerStatus.REQUESTED and worker.deadline_ms < survey.ts:
                 await self._watch.reap(worker, "it did not start before its deadline")
+                if worker.host != self._host:
+                    await self._catalogued.give_up_host(worker.host)
 
     async def _see_deletion_through(self, survey: Survey) -> None:
         """Whoever closed the pool may be gone: end what lives in it, then record its end."""

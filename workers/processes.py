@@ -48,6 +48,7 @@ class HostProcesses:
         self._in_process = in_process
         self._running: dict[str, Local] = {}
         self._ended: dict[str, str] = {}
+        self._emptied = asyncio.Event()
 
     @property
     def count(self) -> int:
@@ -102,6 +103,17 @@ class HostProcesses:
             grace_seconds, self._signal, worker_id, local, signal.SIGKILL
         )
 
+    async def emptied(self, deadline: float) -> bool:
+        """Wait until no worker runs here, or the event loop's time is `deadline`."""
+        self._emptied.clear()
+        if self._running:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._emptied.wait()
+            except TimeoutError:
+                return False
+        return True
+
     def end_all(self, number: signal.Signals) -> None:
         """The last resort of a shut-down."""
         for worker_id, local in self._running.items():
@@ -122,4 +134,6 @@ class HostProcesses:
         while len(self._ended) >= REMEMBERED:
             del self._ended[next(iter(self._ended))]
         self._ended[worker_id] = how
+        if not self._running:
+            self._emptied.set()
         self._wake()

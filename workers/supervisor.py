@@ -15,6 +15,7 @@ from functools import partial
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect
@@ -37,6 +38,7 @@ log = structlog.get_logger("muster.supervisor")
 
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 SHUTDOWN_SECONDS = 25.0
+KILL_SECONDS = 2.0
 
 
 class SupervisorOptions(Struct, frozen=True, kw_only=True):
@@ -148,9 +150,10 @@ class Supervisor:
 
     def _steward(self, name: str) -> Steward:
         def pool() -> Pool:
-            return self._catalogue.state.pools[name]
+            found = self._catalogue.state.pools[name]
+            return _one_worker(found) if self._options.single_process else found
 
-        catalogued = Catalogued(pool, self._open_hosts, self._delete)
+        catalogued = Catalogued(pool, self._open_hosts, self._delete, self._give_up_host)
         return Steward(
             self.host,
             self._events,
@@ -165,6 +168,9 @@ class Supervisor:
 
     async def _delete(self, pool: Pool) -> None:
         await self._catalogue.delete_pool(pool.pool_name, self._origin, reason="requested")
+
+    async def _give_up_host(self, host: str) -> None:
+        await self._catalogue.leave_host(host, "an order for it lapsed", self._origin)
 
     async def _rejoin(self) -> None:
         """Another supervisor may have taken this host for gone; it is not."""
@@ -257,12 +263,14 @@ class Supervisor:
             await self._kill_rest(deadline)
 
     async def _kill_rest(self, deadline: float) -> None:
-        loop = asyncio.get_running_loop()
+        """First asked, until the shut-down time is over; then killed."""
         self._processes.end_all(signal.SIGTERM)
-        while self._processes.count and loop.time() < deadline:
-            await asyncio.sleep(0.05)
-        self._processes.end_all(signal.SIGKILL)
-        for _ in range(40):
-            if not self._processes.count:
-                return
-            await asyncio.sleep(0.05)
+        if not await self._processes.emptied(deadline):
+            self._processes.end_all(signal.SIGKILL)
+            await self._processes.emptied(asyncio.get_running_loop().time() + KILL_SECONDS)
+
+
+def _one_worker(pool: Pool) -> Pool:
+    """A pool as a single process can run it."""
+    config = replace(pool.config, max_workers=1, min_workers=min(pool.config.min_workers, 1))
+    return replace(pool, config=config)

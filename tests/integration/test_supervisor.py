@@ -215,6 +215,19 @@ async def test_the_workers_of_a_dead_host_are_reaped_by_another_within_a_lease(
     site.check()
 
 
+async def test_orders_for_a_host_that_is_gone_go_elsewhere(site: Site) -> None:
+    """It never said that it left: its first order lapses, and then it is given up."""
+    pool = await site.pool(agents_per_worker=1, launch_seconds=1.0)
+    gone = await site.host("h1")
+    await site.host("h2")
+    await abandon(gone)
+    await asyncio.gather(*(pool.spawn() for _ in range(4)))
+    await site.until_running(4, timeout=10)
+    assert {o.worker.host for o in (await site.survey()).workers} == {"h2"}
+    assert (await site.catalogue.refresh()).hosts["h1"].status == "left"
+    site.check()
+
+
 async def abandon(supervisor: Supervisor) -> None:
     """Leave as `kill -9` of the supervisor would: nothing is drained or said."""
     for task in supervisor._tasks.values():
