@@ -138,7 +138,8 @@ class Projection:
         pool = taken.position.pool
         self.positions[pool] = taken.position
         self._stored[pool] = taken.position
-        self.catalogue = taken.catalogue
+        if pool == CATALOGUE:  # what a pool's batch carries may be from before this transaction
+            self.catalogue = taken.catalogue
         for agent_id, agent in taken.state.agents.items():
             _remember(self._agents, (pool, agent_id), None if agent.ended else agent)
         for worker_id, crew in taken.state.workers.items():

@@ -90,7 +90,7 @@ class Views:
         return True
 
     def _has(self, pool: str, seq: int) -> bool:
-        return pool in self._reached and self._reached[pool].seq >= seq
+        return self._reached.get(pool, Position(pool)).seq >= seq
 
     # ---- agents ------------------------------------------------------------------------------
 

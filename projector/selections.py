@@ -9,34 +9,16 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Select, column, func, literal, select, table
+from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
 
 from eventstore.agent import TERMINAL, Status
 from eventstore.worker import WorkerStatus
 from projector.records import Row, labels, last_error, pool_of, times
 from projector.rows import AgentFilter, AgentRow, EventRow, HostRow, PoolRow, WorkerRow
-from projector.tables import AGENT_LIVE, EVENTS, SERVING, WORKER_LIVE
+from projector.tables import AGENT_LIVE, CAPACITY, EVENTS, SERVING, WORKER_LIVE
 
 LIVING: Final = tuple(status.value for status in Status if status not in TERMINAL)
 ENDED_WORKERS: Final = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
-CAPACITY: Final = table(
-    "pool_capacity",
-    *map(
-        column,
-        (
-            "pool_name",
-            "process_count",
-            "active_worker_processes",
-            "ordered_worker_processes",
-            "total_capacity",
-            "used_capacity",
-            "available_capacity",
-            "agent_count",
-            "pending_count",
-            "utilization",
-        ),
-    ),
-)
 _object = msgspec.json.Decoder(dict[str, object])
 
 

@@ -203,6 +203,25 @@ LEASES: Final = Table(
 )
 VIEW_VERSIONS: Final = Table("view_versions", METADATA, _key("name"), _number("version"))
 
+CAPACITY: Final = Table(
+    "pool_capacity",
+    MetaData(),  # a view, made by the statement below
+    _key("pool_name"),
+    *map(
+        _number,
+        (
+            "process_count",
+            "active_worker_processes",
+            "ordered_worker_processes",
+            "total_capacity",
+            "used_capacity",
+            "available_capacity",
+            "agent_count",
+            "pending_count",
+        ),
+    ),
+    Column("utilization", Double),
+)
 POOL_CAPACITY: Final = """
 CREATE VIEW {schema}pool_capacity AS
 SELECT counted.*,

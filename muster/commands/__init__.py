@@ -9,6 +9,7 @@ from muster.commands import (
     spawn,
     tail,
     terminate,
+    verify,
     workers,
 )
 from muster.commands.command import Subparsers
@@ -16,5 +17,5 @@ from muster.commands.command import Subparsers
 
 def register(subparsers: Subparsers) -> None:
     """Add all of them to the parser of `muster`."""
-    for module in (spawn, terminate, ps, pools, workers, logs, tail, replay, doctor):
+    for module in (spawn, terminate, ps, pools, workers, logs, tail, replay, verify, doctor):
         module.add(subparsers)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from muster import render
 from muster.commands import connecting
 from muster.commands.command import Subparsers, database_answers, declare
+from muster.commands.streams import CATALOGUE
 
 if TYPE_CHECKING:
     from projector.verify import Difference, Report
@@ -61,6 +62,7 @@ def _tell(report: "Report", *, as_json: bool) -> None:
 def table(differences: Sequence["Difference"]) -> render.Table:
     names = ("POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND")
     rows = [
-        (one.pool, one.subject, one.field, str(one.expected), str(one.found)) for one in differences
+        (one.pool or CATALOGUE, one.subject, one.field, one.expected, one.found)
+        for one in differences
     ]
     return render.Table(tuple(render.Column(name) for name in names), rows)
