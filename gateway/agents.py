@@ -5,6 +5,7 @@ import asyncio
 from aiohttp import web
 
 from eventstore.agent import TERMINAL, Agent, Status, Terminate
+from eventstore.errors import LogError
 from eventstore.log import Outcome
 from gateway.answering import AGENTS, after, answer, page
 from gateway.backend import Backend
@@ -133,7 +134,10 @@ async def _terminate(
             if event is None:
                 break
             backend.saw(request, pool, event.seq)
-            agent = await backend.log.agent(pool, agent_id) or agent
+            try:
+                agent = await backend.log.agent(pool, agent_id) or agent
+            except LogError:  # what was asked for is written; only the news of it are missing
+                break
     return await _ending(request, agent, patient)
 
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.backend import Backend
-from gateway.probing import redis_facts, view_facts
+from gateway.probing import RedisFacts, view_facts
 from projector.queries import EventRow, PoolRow, Views
 
 WINDOW_MS: Final = 600_000
@@ -31,14 +31,14 @@ class Alert(Struct, frozen=True, kw_only=True):
     pool_name: str = ""
 
 
-async def current_alerts(backend: Backend, views: Views) -> list[Alert]:
+async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> list[Alert]:
     """All alerts that stand now, the critical ones first."""
     found = [alert for pool in await views.pools() if (alert := _at_maximum(pool))]
     since = int(time.time() * 1000) - WINDOW_MS
     events = await views.recent(("worker.lost", "agent.failed"), since_ms=since, limit=LISTED)
     found += [_of_event(event) for event in events]
     found += await _lagging(backend)
-    found += await _redis(backend)
+    found += _redis(redis)
     return sorted(found, key=lambda alert: (alert.severity != "critical", -alert.since))
 
 
@@ -93,8 +93,7 @@ async def _lagging(backend: Backend) -> Sequence[Alert]:
     ]
 
 
-async def _redis(backend: Backend) -> Sequence[Alert]:
-    facts = await redis_facts(backend)
+def _redis(facts: RedisFacts) -> Sequence[Alert]:
     if not facts.reachable:
         return [
             Alert(

@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from gateway.problems import Kind, Problem
+from gateway.requests import Identifier
 from projector.queries import AgentRow, PoolRow
 
 API: Final = "/api/v1"
@@ -51,21 +52,26 @@ def page(request: web.Request, rows: Sequence[AgentRow], limit: int) -> web.Resp
     if len(rows) <= limit:
         return answer(AgentPage(agents=rows))
     rows = rows[:limit]
-    cursor = base64.urlsafe_b64encode(rows[-1].agent_id.encode()).decode().rstrip("=")
+    cursor = cursor_of(rows[-1])
     following = str(request.rel_url.update_query(cursor=cursor))
     return answer(
         AgentPage(agents=rows, next=following), headers={"Link": f'<{following}>; rel="next"'}
     )
 
 
+def cursor_of(row: AgentRow) -> str:
+    """Where the page after this agent begins."""
+    return base64.urlsafe_b64encode(row.agent_id.encode()).decode().rstrip("=")
+
+
 def after(cursor: str | None) -> str:
     """The agent id in a page's cursor. Raises `Problem`."""
-    if not cursor:
+    if cursor is None:
         return ""
     try:
-        return base64.b64decode(
-            cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True
-        ).decode("ascii")
+        padded = cursor + "=" * (-len(cursor) % 4)
+        agent_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+        return msgspec.convert(agent_id, Identifier)
     except (binascii.Error, ValueError) as error:
         detail = "this is not a cursor of ours"
         raise Problem(Kind.INVALID_REQUEST, detail, field="cursor") from error

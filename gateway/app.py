@@ -36,7 +36,7 @@ def routes() -> list[web.RouteDef]:
         web.get(AGENTS, agents.list_agents),
         web.get(f"{AGENTS}/{{agent_id}}", agents.get_agent),
         web.delete(f"{AGENTS}/{{agent_id}}", agents.delete_agent),
-        web.get(f"{API}/events", events.follow),
+        web.get(f"{API}/events", events.follow, allow_head=False),
         web.get("/healthz", monitoring.alive),
         web.get("/readyz", monitoring.ready),
         web.get("/metrics", metrics.metrics),

@@ -13,7 +13,6 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 from msgspec import Struct
-from sqlalchemy.exc import SQLAlchemyError
 
 from eventstore.agent import Agent
 from eventstore.catalogue import CatalogueLog
@@ -29,7 +28,7 @@ from gateway.problems import Kind, Problem
 from gateway.rows import row_of
 from gateway.tail import Tail
 from gateway.waiting import Waiters
-from projector.queries import AgentRow, Position, Views
+from projector.queries import AgentRow, DatabaseError, Position, Views
 
 T = TypeVar("T")
 
@@ -110,7 +109,7 @@ class Backend:
         try:
             async with asyncio.timeout(self.limits.query_seconds):
                 yield self.views
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
+        except (DatabaseError, OSError, TimeoutError) as error:
             detail = f"the database does not answer: {type(error).__name__}"
             raise Problem(Kind.VIEWS_UNAVAILABLE, detail) from error
 
@@ -179,6 +178,6 @@ class Backend:
         except Problem:
             found = None
         if found is None or found.version < agent.version:
-            request[READING].stale = True
+            self.mark_stale(request)
             return own
         return found

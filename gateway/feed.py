@@ -1,7 +1,8 @@
 """The gateway's live feed: what the tail reads, handed to every client that follows.
 
-Each client has a bounded queue. One that falls too far behind loses its place here, is told so
-and comes back with `Last-Event-ID`, from where the streams themselves go on. Nothing is dropped quietly.
+Each client has a bounded queue. One that falls too far behind loses its place here, is told so and
+comes back with `Last-Event-ID`, from where the streams themselves go on. Nothing is dropped
+quietly.
 """
 
 import asyncio

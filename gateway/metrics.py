@@ -32,7 +32,7 @@ class Exposition:
 
     def sample(self, name: str, value: float, labels: Mapping[str, object] | None = None) -> None:
         shown = ",".join(f'{key}="{_escaped(str(v))}"' for key, v in (labels or {}).items())
-        self._lines.append(f"{name}{{{shown}}} {value:g}" if shown else f"{name} {value:g}")
+        self._lines.append(f"{name}{{{shown}}} {value!r}" if shown else f"{name} {value!r}")
 
     def histogram(self, name: str, found: Histogram, labels: Mapping[str, object]) -> None:
         total = 0

@@ -9,8 +9,9 @@ from typing import Final
 from aiohttp import web
 from msgspec import Struct
 
+from eventstore.events import EVENT_TYPES
 from gateway.alerting import Alert, current_alerts
-from gateway.answering import after, answer
+from gateway.answering import after, answer, cursor_of
 from gateway.backend import Backend
 from gateway.keys import BACKEND
 from gateway.probing import RedisFacts, ViewFacts, redis_facts, unreadiness, view_facts
@@ -19,6 +20,7 @@ from projector.queries import AgentFilter, AgentRow, EventRow, HostRow, PoolRow,
 
 RECENT_MS: Final = 3_600_000
 DECISIONS_MAX: Final = 50
+EVENTS_MAX: Final = 50
 LATE_HEARTBEATS: Final = 3
 """An agent's health is unknown once its worker was silent for so many of the pool's leases."""
 
@@ -54,6 +56,8 @@ class Dashboard(Struct, frozen=True, kw_only=True):
     hosts: Sequence[HostRow]
     agents: dict[str, dict[str, int]]
     decisions: Sequence[EventRow]
+    events: Sequence[EventRow]
+    """The newest ones, newest first."""
     alerts: Sequence[Alert]
 
 
@@ -133,6 +137,7 @@ async def dashboard(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/monitor/dashboard`."""
     query(request, Nothing)
     backend = request.app[BACKEND]
+    facts = await redis_facts(backend)
     async with backend.reading() as views:
         await backend.settle(views, request)
         since = int(time.time() * 1000) - RECENT_MS
@@ -145,7 +150,8 @@ async def dashboard(request: web.Request) -> web.Response:
             decisions=await views.recent(
                 ("pool.scaling_decided",), since_ms=since, limit=DECISIONS_MAX
             ),
-            alerts=await current_alerts(backend, views),
+            events=await views.recent(EVENT_TYPES, since_ms=since, limit=EVENTS_MAX),
+            alerts=await current_alerts(backend, views, facts),
         )
     return answer(figures)
 
@@ -154,24 +160,27 @@ async def alerts(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/monitor/alerts`."""
     query(request, Nothing)
     backend = request.app[BACKEND]
+    facts = await redis_facts(backend)
     async with backend.reading() as views:
         await backend.settle(views, request)
-        return answer(AlertList(await current_alerts(backend, views)))
+        return answer(AlertList(await current_alerts(backend, views, facts)))
 
 
 async def health(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/health`."""
     backend = request.app[BACKEND]
     asked = query(request, HealthQuery)
+    begin = after(asked.cursor)
     async with backend.reading() as views:
         await backend.settle(views, request)
         chosen = AgentFilter(pool_name=asked.pool_name, ended=False)
-        rows = await views.agents(chosen, after=after(asked.cursor), limit=asked.limit)
+        found = await views.agents(chosen, after=begin, limit=asked.limit + 1)
+    rows = found[: asked.limit]
     pools: dict[str, list[AgentHealth]] = {}
     for row in rows:
         pools.setdefault(row.pool_name, []).append(_health_of(row, backend))
-    healthy = sum(agent.health == "healthy" for found in pools.values() for agent in found)
-    following = rows[-1].agent_id if len(rows) == asked.limit else None
+    healthy = sum(agent.health == "healthy" for agents in pools.values() for agent in agents)
+    following = cursor_of(rows[-1]) if len(found) > len(rows) else None
     return answer(HealthReport(pools=pools, healthy=healthy, total=len(rows), next=following))
 
 

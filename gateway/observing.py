@@ -27,6 +27,13 @@ _REASON = msgspec.json.Decoder(Reason)
 _DECISION = msgspec.json.Decoder(PoolScalingDecided)
 
 
+def _reason(data: bytes) -> str:
+    try:
+        return _REASON.decode(data).reason
+    except msgspec.DecodeError:
+        return "unknown"
+
+
 class Histogram:
     """Counts by upper bound, as Prometheus wants them."""
 
@@ -64,11 +71,17 @@ class Observations:
                 case b"agent.terminated" | b"agent.failed":
                     self._requested.pop(fields[9].decode(), None)
                 case b"agent.restarting" | b"agent.released":
-                    self.restarts[pool, _REASON.decode(fields[27]).reason] += 1
+                    self.restarts[pool, _reason(fields[27])] += 1
                 case b"pool.scaling_decided":
-                    self.decisions[pool] = _DECISION.decode(fields[27])
+                    self._decided(pool, fields[27])
                 case _:
                     pass
+
+    def _decided(self, pool: str, data: bytes) -> None:
+        try:
+            self.decisions[pool] = _DECISION.decode(data)
+        except msgspec.DecodeError:  # recorded by a newer version: the last known one stands
+            pass
 
     def _started(self, pool: str, agent_id: str, ts: int) -> None:
         requested = self._requested.pop(agent_id, None)

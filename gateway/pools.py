@@ -1,7 +1,8 @@
 """Pools: created, looked at, changed and deleted.
 
 A pool is deleted in two steps: it is closed, so that it takes no more spawns, and only then is
-its end recorded. A deletion that was cut short is finished by asking again, or by the pool's leader.
+its end recorded. A deletion that was cut short is finished by asking again, or by the pool's
+leader.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from eventstore.agent import Terminate
+from eventstore.catalogue import CatalogueLog, Changed
 from eventstore.log import CATALOGUE, Outcome
 from eventstore.pool import Pool
 from gateway.answering import AGENTS, PoolDeletion, PoolList, answer
@@ -25,6 +27,7 @@ from gateway.requests import (
     PoolRequest,
     body,
     part,
+    patched,
     pool_config,
     query,
 )
@@ -83,17 +86,18 @@ async def change_pool(request: web.Request) -> web.Response:
     backend = request.app[BACKEND]
     name = part(request, "pool_name", PoolName)
     asked = await body(request, PoolPatch)
-    pool = await backend.pool(name)
-    defaults = msgspec.to_builtins(backend.options.pool_defaults)
-    said = {
-        setting: defaults.get(setting) if value is None else value
-        for setting, value in asked.config.items()
-    }
-    config = pool_config(said, pool.config)
-    origin = request[ORIGIN]
-    changed = await backend.with_catalogue(
-        lambda catalogue: catalogue.change_pool(name, config, origin)
-    )
+    await backend.pool(name)
+    defaults = backend.options.pool_defaults
+
+    async def change(catalogue: CatalogueLog) -> Changed:
+        """Over the settings as they stand now: others may have changed theirs meanwhile."""
+        pool = (await catalogue.refresh()).live_pools().get(name)
+        if pool is None:
+            return Changed(Outcome.ABSENT, catalogue.state)
+        config = patched(pool.config, asked.config, defaults)
+        return await catalogue.change_pool(name, config, request[ORIGIN])
+
+    changed = await backend.with_catalogue(change)
     if changed.outcome is Outcome.ABSENT:
         raise _pool_not_found(name)
     return answer(await _row(request, changed.catalogue.pools[name]))
@@ -186,5 +190,5 @@ async def _until_vacant(backend: Backend, pool: str, watch: Watch, deadline: flo
             break
         if event.type in {"agent.terminated", "agent.failed"}:
             living.discard(event.subject)
-            backend.saw(request=None, pool=pool, seq=event.seq)
+            backend.saw(None, pool, event.seq)
     return len(living)

@@ -1,13 +1,17 @@
 """What a gateway can tell about its surroundings: Redis, the database, how far the views are."""
 
+import asyncio
 import time
+from typing import Final
 
 from msgspec import Struct
 
-from eventstore.connection import inspect, server_version
+from eventstore.connection import inspect, server_version, shielded
 from eventstore.errors import MusterError
 from gateway.backend import Backend
 from gateway.problems import Problem
+
+REDIS_SECONDS: Final = 2.0
 
 
 class RedisFacts(Struct, frozen=True, kw_only=True):
@@ -39,10 +43,15 @@ class ViewFacts(Struct, frozen=True, kw_only=True):
 
 
 async def redis_facts(backend: Backend) -> RedisFacts:
+    """What Redis says of itself, if it answers soon."""
     try:
-        info = await inspect(backend.log.client)
+        async with asyncio.timeout(REDIS_SECONDS):
+            info = await shielded(lambda: inspect(backend.log.client))
     except MusterError as error:
         return RedisFacts(reachable=False, error=str(error))
+    except TimeoutError:
+        error = f"Redis does not answer within {REDIS_SECONDS:g} s"
+        return RedisFacts(reachable=False, error=error)
     kind, version = server_version(info)
     return RedisFacts(
         reachable=True,

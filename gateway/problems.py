@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from eventstore.errors import (
     Busy,
+    LogError,
     LogMissing,
     LogUnreachable,
     MemoryExhausted,
@@ -40,6 +41,7 @@ class Kind(StrEnum):
     POOL_CLOSED = "pool-closed"
     POOL_EXISTS = "pool-exists"
     POOL_NOT_EMPTY = "pool-not-empty"
+    BODY_TOO_SLOW = "body-too-slow"
     BODY_TOO_LARGE = "body-too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
     WRONG_HOST = "wrong-host"
@@ -52,6 +54,7 @@ class Kind(StrEnum):
     OUTCOME_UNKNOWN = "outcome-unknown"
     REDIS_UNREACHABLE = "redis-unreachable"
     REDIS_MEMORY = "redis-memory-exhausted"
+    REDIS_REFUSES = "redis-refuses"
     LOG_MISSING = "log-missing"
     LOG_ROLLED_BACK = "log-rolled-back"
     BUSY = "busy"
@@ -72,6 +75,7 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.POOL_CLOSED: (409, "The pool takes no more spawns"),
     Kind.POOL_EXISTS: (409, "The pool exists already"),
     Kind.POOL_NOT_EMPTY: (409, "The pool has live agents"),
+    Kind.BODY_TOO_SLOW: (408, "The body did not come in time"),
     Kind.BODY_TOO_LARGE: (413, "The body is too large"),
     Kind.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be JSON"),
     Kind.WRONG_HOST: (421, "This is not the host that was asked for"),
@@ -83,6 +87,7 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.AGENT_START_FAILED: (502, "The agent could not be started"),
     Kind.OUTCOME_UNKNOWN: (503, "It is not known whether this was done"),
     Kind.REDIS_UNREACHABLE: (503, "Redis does not answer"),
+    Kind.REDIS_REFUSES: (503, "Redis refuses"),
     Kind.LOG_MISSING: (503, "The log is missing"),
     Kind.LOG_ROLLED_BACK: (503, "The log has lost writes"),
     Kind.BUSY: (503, "Others were faster, too many times"),
@@ -186,6 +191,8 @@ def translate(error: Exception) -> Problem | None:
             return Problem(Kind.LOG_ROLLED_BACK, f"{error}; it takes no writes until recovered")
         case Busy():
             return Problem(Kind.BUSY, str(error))
+        case LogError():
+            return Problem(Kind.REDIS_REFUSES, str(error))
         case _:
             return None
 

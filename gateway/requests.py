@@ -3,10 +3,11 @@
 `/openapi.json` is made from these same Structs. A refusal names the field that it is about.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, cast
 
 import msgspec
 from aiohttp import web
@@ -18,6 +19,9 @@ from gateway.options import Limits
 from gateway.problems import Kind, Problem
 
 T = TypeVar("T")
+
+BODY_SECONDS: Final = 20.0
+"""How long a client may take to send its body."""
 
 # A pattern's `$` also stands before a last line break; `(?!\n)` shuts that door.
 PoolName = Annotated[
@@ -34,6 +38,13 @@ Identifier = Annotated[
 ]
 LabelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$(?!\n)")]
 LabelValue = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,256}$(?!\n)")]
+Label = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}:[^\x00-\x1f\x7f]{0,256}$(?!\n)",
+        description="name:value",
+    ),
+]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 PageSize = Annotated[int, Meta(ge=1, le=1000)]
 
@@ -85,7 +96,7 @@ class AgentQuery(Request, frozen=True):
     project_id: ProjectId | None = None
     status: list[Status] = []
     process_id: Identifier | None = None
-    label: Annotated[str, Meta(pattern=r"^[^:]{1,63}:")] | None = None
+    label: Label | None = None
     include_ended: bool = False
     limit: PageSize = 100
     cursor: Annotated[str, Meta(max_length=200)] | None = None
@@ -137,21 +148,27 @@ class Nothing(Request, frozen=True):
 
 async def body(request: web.Request, shape: type[T]) -> T:
     """The request's body. Raises `Problem`."""
-    content = await request.read()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            content = await request.read()
+    except TimeoutError:
+        detail = f"the body did not come within {BODY_SECONDS:g} s"
+        raise Problem(Kind.BODY_TOO_SLOW, detail, field="body") from None
     if not content:
         raise Problem(Kind.MALFORMED_JSON, "the body is empty", field="body")
     try:
-        return _decoder(shape).decode(content)
+        decoded: T = _decoder(cast("Any", shape)).decode(content)
     except msgspec.ValidationError as error:
         raise invalid(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         detail = f"the body cannot be read: {error}"
         raise Problem(Kind.MALFORMED_JSON, detail, field="body") from None
+    return decoded
 
 
 def query(request: web.Request, shape: type[T]) -> T:
     """The request's query parameters. Raises `Problem`."""
-    many = _repeatable(shape)
+    many = _repeatable(cast("Any", shape))
     said: dict[str, Any] = {}
     for name in request.query:
         values = request.query.getall(name)
@@ -181,12 +198,12 @@ def part(request: web.Request, name: str, shape: Any) -> str:
 
 
 @cache
-def _decoder(shape: type[T]) -> msgspec.json.Decoder[T]:
+def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(shape)
 
 
 @cache
-def _repeatable(shape: type) -> frozenset[str]:
+def _repeatable(shape: Any) -> frozenset[str]:
     """The parameters that may come more than once."""
     fields = msgspec.structs.fields(shape)
     return frozenset(field.encode_name for field in fields if field.default_factory is list)
@@ -237,3 +254,10 @@ def pool_config(fields: Mapping[str, object], defaults: PoolConfig) -> PoolConfi
     base = msgspec.to_builtins(defaults)
     said = {name: base.get(name) if value is None else value for name, value in fields.items()}
     return converted({**base, **said}, PoolConfig, strict=True, at="config")
+
+
+def patched(config: PoolConfig, fields: Mapping[str, object], defaults: PoolConfig) -> PoolConfig:
+    """Settings changed as a merge patch says; null puts one back. Raises `Problem`."""
+    base = msgspec.to_builtins(defaults)
+    said = {name: base.get(name) if value is None else value for name, value in fields.items()}
+    return pool_config(said, config)

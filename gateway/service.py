@@ -5,18 +5,17 @@ When it stops it first wakes whoever waits or follows, then finishes what is und
 """
 
 import asyncio
-import contextlib
 import socket
 from typing import Final
 
 import structlog
 from aiohttp import web
-from sqlalchemy.exc import SQLAlchemyError
 
 from eventstore.errors import ConfigurationError
 from gateway.app import application
 from gateway.backend import Backend
 from gateway.options import GatewayOptions
+from projector.queries import DatabaseError
 
 log = structlog.get_logger("muster.gateway")
 
@@ -39,8 +38,9 @@ class Gateway:
 
     async def start(self) -> None:
         """Listen. Raises `ConfigurationError` where the address cannot be had."""
+        backend = Backend(self._options)
         listening = _listen(self._options.host, self._options.port)
-        backend = self._backend = Backend(self._options)
+        self._backend = backend
         self._runner = web.AppRunner(
             application(backend),
             access_log=None,
@@ -105,12 +105,11 @@ async def _open_views(backend: Backend) -> None:
         try:
             await backend.views.start()
             backend.views_open = True
-        except (SQLAlchemyError, OSError) as error:
+        except (DatabaseError, OSError) as error:
             if not said:
                 log.warning("gateway.views_unreachable", error=type(error).__name__)
                 said = True
-            with contextlib.suppress(TimeoutError):
-                await asyncio.sleep(delay)
+            await asyncio.sleep(delay)
             delay = min(delay * 2, longest)
 
 

@@ -53,7 +53,7 @@ async def spawn(request: web.Request) -> web.Response:
         else:
             row = await _follow(backend, request, submitted, watch, patient)
     headers = {**patient.headers, "Location": f"{AGENTS}/{row.agent_id}"}
-    if submitted.outcome is Outcome.KNOWN:
+    if submitted.agent_id != agent_id:
         headers["Idempotency-Replayed"] = "true"
     return spawn_answer(row, headers)
 

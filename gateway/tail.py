@@ -108,12 +108,16 @@ class Tail:
             except MusterError as error:
                 delay = await self._outage(error, delay)
                 continue
+            except Exception as error:
+                log.error("gateway.tail_failed", exc_info=error)
+                delay = await self._outage(error, delay)
+                continue
             if not self._following.is_set():
                 log.info("gateway.tail_following", streams=len(self.positions))
                 self._following.set()
             delay = 0.0
 
-    async def _outage(self, error: MusterError, delay: float) -> float:
+    async def _outage(self, error: Exception, delay: float) -> float:
         """Say so once, wait, and give the next delay."""
         if delay == 0.0:
             log.warning("gateway.tail_lost", error=str(error))

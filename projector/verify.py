@@ -1,361 +1,172 @@
-"""Do the views, and Redis' own state, say what the log says? Checked while the system runs.
+"""Holds views and Redis against an independent fold of the log, on a running system.
 
-The log is folded afresh, from its first event. On the way two moments are kept: the position that
-the views were at when they were read, and the one that Redis was at when its hashes and sets were
-read, each in one transaction. What stands at either moment must be what the fold says, field by
-field. Where archive and stream both hold an event, they must hold the same.
+Each log is folded from its first event. Where it has reached the views' position, rows are
+compared with it in one transaction of the database; what the projector added meanwhile is folded
+from the archive as that transaction sees it. Then Redis is compared in pieces: each piece and the
+log's `seq` are read at one moment (MULTI), and the fold goes on to exactly that `seq` first. So
+everything is compared at one position, however fast the system moves.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import msgspec
-from msgspec import Struct
-from sqlalchemy import Connection, select
+from msgspec.structs import asdict
+from sqlalchemy import Connection, Table, select
 
-from eventstore import agent as agents
-from eventstore import worker as workers
-from eventstore.agent import Agent, Status
-from eventstore.errors import LogError, UnknownEvent
 from eventstore.log import CATALOGUE
-from eventstore.pool import Catalogue
-from eventstore.worker import WorkerStatus
 from projector.database import Database
-from projector.fold import Crew, State, Unfoldable, fold, fold_catalogue
-from projector.intake import event_of
-from projector.records import Record, agent_record, host_record, pool_record, worker_record
+from projector.differences import Checked, Difference, Findings, Report
+from projector.projection import read_positions, stopped
+from projector.records import (
+    Record,
+    agent_record,
+    host_record,
+    pool_record,
+    worker_record,
+)
 from projector.rows import EventRow, Position
-from projector.source import Source, archived
+from projector.source import Head, Source, archive_heads, archived
 from projector.tables import SERVING
+from projector.verify_redis import RedisComparison
+from projector.witness import Broken, Witness
 
-PAGE: Final = 1000
-ATTEMPTS: Final = 50
-"""How often Redis is read again when agents came or went between two questions."""
-ABSENT: Final = "(absent)"
+__all__ = ["Checked", "Difference", "Report", "verify"]
 
-
-class Difference(Struct, frozen=True):
-    """One thing that is not as the log has it. `pool` is empty for the catalogue."""
-
-    pool: str
-    subject: str
-    field: str
-    expected: str
-    found: str
-
-
-class Report(Struct, frozen=True, kw_only=True):
-    """`events` were folded, `subjects` (agents, workers, pools, hosts) compared."""
-
-    pools: Sequence[str]
-    events: int
-    subjects: int
-    differences: Sequence[Difference]
-
-    @property
-    def equal(self) -> bool:
-        return not self.differences
+BATCH: Final = 1000
 
 
 async def verify(redis_url: str, key_prefix: str, database_url: str) -> Report:
-    """Compare the views and Redis with a fresh fold of every log. Raises `LogError`."""
-    source, database = Source(redis_url, key_prefix), Database(database_url)
+    """Compare everything. Raises `LogUnreachable` and whatever the database raises."""
+    database = Database(database_url, connections=1)
+    source = Source(redis_url, key_prefix)
+    database.open()
     try:
-        database.open()
         await database.prepare()
-        return await _Verification(source, database).run()
+        return await _Verification(database, source).run()
     finally:
         await source.close()
         await database.close()
 
 
-class _Redis(Struct, frozen=True):
-    """A pool in Redis at one moment, as text."""
-
-    seq: int
-    free: int
-    waiting: int
-    agents: set[str]
-    processes: dict[str, int]
-    due: set[str]
-    hashes: dict[str, dict[str, str]]
-    workers: dict[str, dict[str, str]]
-    held: dict[str, set[str]]
-
-
-class _Views(Struct, frozen=True):
-    """A pool's rows at one position."""
-
-    position: Position
-    agents: dict[str, Record]
-    workers: dict[str, Record]
-
-
 class _Verification:
-    def __init__(self, source: Source, database: Database) -> None:
-        self._source = source
+    def __init__(self, database: Database, source: Source) -> None:
         self._database = database
-        self._differences: list[Difference] = []
-        self._events = 0
-        self._subjects = 0
+        self._source = source
+        self._findings = Findings()
+        self._redis = RedisComparison(source, self._findings)
+        self._archives: dict[str, Head] = {}
 
     async def run(self) -> Report:
-        names = await self._catalogue()
-        for name in names:
-            await self._pool(name)
-        return Report(
-            pools=names,
-            events=self._events,
-            subjects=self._subjects,
-            differences=self._differences,
-        )
+        self._archives = await self._database.read(archive_heads)
+        catalogue = await self._verify(CATALOGUE)
+        viewed = await self._database.read(lambda c: read_positions(c, SERVING))
+        known = viewed.keys() | self._archives.keys() | catalogue.catalogue.pools.keys()
+        pools = sorted(known - {CATALOGUE})
+        await self._redis.scan(pools)
+        for pool in pools:
+            await self._verify(pool)
+        return self._findings.report()
 
-    def _differ(self, pool: str, subject: str, field: str, expected: object, found: object) -> None:
-        if expected != found:
-            self._differences.append(
-                Difference(pool, subject, field, _shown(expected), _shown(found))
-            )
-
-    # ---- the catalogue -----------------------------------------------------------------------
-
-    async def _catalogue(self) -> list[str]:
-        """Compare pools and hosts; returns the names of all pools."""
-
-        def read(connection: Connection) -> tuple[Position, dict[str, Record], dict[str, Record]]:
-            return (
-                _position(connection, CATALOGUE),
-                _rows(connection, SERVING.pools, "pool_name"),
-                _rows(connection, SERVING.hosts, "host"),
-            )
-
-        position, pools, hosts = await self._database.read(read)
-        [head] = (await self._source.heads([CATALOGUE])).values()
-        state = then = Catalogue()
-        async for row in self._log(CATALOGUE, head.generation, head.seq):
-            if row.seq == position.seq + 1:
-                then = state
-            state = fold_catalogue([event_of(row)], state)
-        then = then if position.seq < state.seq else state
-        self._records(CATALOGUE, {n: pool_record(p) for n, p in then.pools.items()}, pools)
-        self._records(CATALOGUE, {n: host_record(h) for n, h in then.hosts.items()}, hosts)
-        return sorted(state.pools)
-
-    # ---- a pool ------------------------------------------------------------------------------
-
-    async def _pool(self, pool: str) -> None:
-        views = await self._database.read(lambda connection: _read_views(connection, pool))
-        [head] = (await self._source.heads([pool])).values()
-        if not head.generation:
-            self._differ(pool, "log", "generation", "at least 1", ABSENT)
-            return
-        redis = await self._read_redis(pool)
-        if head.seq:  # of a log without events the views know nothing yet
-            known = views.position.generation
-            self._differ(pool, "log", "generation", head.generation, known)
-        state, at_views, at_redis = State(), State(), State()
+    async def _verify(self, pool: str) -> Witness:
+        views = await self._database.read(lambda c: read_positions(c, SERVING))
+        head = (await self._source.heads([pool]))[pool]  # after the views: never behind them
+        archive = self._archives.get(pool, Head())
+        witness = Witness(pool, head.generation or archive.generation)
+        at = views.get(pool, Position(pool))
+        if at.generation and at.generation != witness.position.generation:
+            self._differ(pool, "log", "generation", at.generation, witness.position.generation)
+            return witness
+        if stopped(at):
+            self._differ(pool, "views", "status", "ok", at.status)
         try:
-            async for row in self._log(pool, head.generation, max(redis.seq, views.position.seq)):
-                changed = fold(pool, [event_of(row)], state)
-                state.agents.update(changed.agents)
-                state.workers.update(changed.workers)
-                if row.seq == views.position.seq:
-                    at_views = State(dict(state.agents), dict(state.workers))
-                if row.seq == redis.seq:
-                    at_redis = State(dict(state.agents), dict(state.workers))
-        except (Unfoldable, UnknownEvent, msgspec.DecodeError) as error:
-            self._differ(pool, "log", "fold", "every event follows", str(error))
-            return
-        self._compare_views(pool, head.generation, at_views, views)
-        self._compare_redis(pool, at_redis, redis)
+            await self._fold(witness, at.seq)
+            views_seq = await self._database.read(lambda c: self._compare_views(c, witness))
+            await self._redis.compare(witness, head)
+        except Broken as error:
+            self._differ(pool, "log", "events", "a dense and readable log", str(error))
+        else:
+            self._findings.checked.append(Checked(pool, views_seq, witness.position.seq))
+        self._findings.events += witness.position.seq
+        return witness
 
-    async def _log(self, pool: str, generation: int, last: int) -> AsyncIterator[EventRow]:
-        """Every event up to seq `last`: from the archive, and from the stream where that begins."""
-        position = Position(pool=pool, generation=generation)
-        while page := await self._page(position):
-            for row in page:
-                self._differ(pool, "log", "seq", position.seq + 1, row.seq)
-                if row.seq > last:
-                    return
-                self._events += 1
-                yield row
-                position = Position(pool, generation, row.seq, row.stream_id)
-        if position.seq < last:
-            self._differ(pool, "log", "last seq", last, position.seq)
+    def _differ(self, pool: str, where: str, field: str, expected: Any, found: Any) -> None:
+        self._findings.differ(where, pool, "log", field, expected, found)
 
-    async def _page(self, position: Position) -> list[EventRow]:
-        """What follows a position; the archive is held against the stream where both have it."""
-        in_stream = await self._source.after(position, count=PAGE)
-        kept = await self._database.read(
-            lambda connection: archived(connection, position, count=PAGE)
-        )
-        if not in_stream or in_stream[0].seq > position.seq + 1:
-            below = in_stream[0].seq if in_stream else None
-            return [row for row in kept if below is None or row.seq < below] or in_stream
-        streamed = {row.seq: row for row in in_stream}
-        for row in kept:
-            if row.seq in streamed:
-                self._differ(position.pool, f"seq {row.seq}", "archive", streamed[row.seq], row)
-        return in_stream
+    # ---- folding up to the views -------------------------------------------------------------
 
-    def _compare_views(self, pool: str, generation: int, state: State, views: _Views) -> None:
-        expected = {name: agent_record(a, generation) for name, a in state.agents.items()}
-        self._records(pool, expected, views.agents)
-        crews = {n: worker_record(c.worker, c.agent_count) for n, c in state.workers.items()}
-        self._records(pool, crews, views.workers)
+    async def _fold(self, witness: Witness, last: int) -> None:
+        while witness.position.seq < last:
+            at = witness.position
+            ours = await self._database.read(lambda c: archived(c, at, count=BATCH, last=last))  # noqa: B023
+            theirs = await self._source.after(at, count=BATCH)
+            rows = [row for row in theirs if row.seq <= last]
+            if not rows or rows[0].seq != at.seq + 1:  # trimmed: the archive has it
+                first = rows[0].seq if rows else last + 1
+                rows = [row for row in ours if row.seq < first]
+            self._compare_archive(witness.pool, rows, ours)
+            witness.take(rows, last=last)
+            if witness.position.seq == at.seq:
+                raise Broken(f"gap: seq {at.seq + 1} is neither in the stream nor in the archive")
 
-    def _records(
-        self, pool: str, expected: Mapping[str, Record], found: Mapping[str, Record]
-    ) -> None:
-        """Compare rows field by field."""
-        self._subjects += len({*expected, *found})
-        for name in sorted({*expected, *found}):
-            if name not in expected or name not in found:
-                self._differ(pool, name, "row", *_presence(name in expected, name in found))
+    def _compare_archive(self, pool: str, rows: list[EventRow], ours: list[EventRow]) -> None:
+        """The archive holds, word for word, what the stream holds."""
+        kept = {row.seq: row for row in ours}
+        for row in rows:
+            found = kept.get(row.seq)
+            if found == row:
                 continue
-            for field, value in expected[name].items():
-                self._differ(pool, name, field, value, found[name].get(field))
-
-    # ---- Redis -------------------------------------------------------------------------------
-
-    async def _read_redis(self, pool: str) -> _Redis:
-        """A pool's hashes and sets at one moment. Raises `LogError` if it never stands still."""
-        key = self._source.keys.pool
-        indexes: list[tuple[str, ...]] = [
-            ("HMGET", key(pool, "meta"), "seq", "free", "waiting"),
-            ("SMEMBERS", key(pool, "agents")),
-            ("ZRANGE", key(pool, "processes"), "0", "-1", "WITHSCORES"),
-            ("ZRANGE", key(pool, "orders"), "0", "-1"),
-            ("SMEMBERS", key(pool, "lost")),
-            ("ZRANGE", key(pool, "due"), "0", "-1"),
-        ]
-        for _ in range(ATTEMPTS):
-            before = await self._source.ask(indexes, atomic=True)
-            names = sorted(_text(before[1]))
-            crew = sorted({*dict(_scores(before[2])), *_text(before[3]), *_text(before[4])})
-            reads: list[tuple[str, ...]] = [
-                *indexes,
-                *(("HGETALL", self._source.keys.agent(pool, name)) for name in names),
-                *(("HGETALL", self._source.keys.process(pool, name)) for name in crew),
-                *(("SMEMBERS", key(pool, f"held:{name}")) for name in crew),
-            ]
-            after = await self._source.ask(reads, atomic=True)
-            if [sorted(_text(r)) for r in (after[1], after[3], after[4])] != [
-                sorted(_text(r)) for r in (before[1], before[3], before[4])
-            ] or dict(_scores(after[2])).keys() != dict(_scores(before[2])).keys():
-                continue
-            rest = after[len(indexes) :]
-            return _Redis(
-                seq=int(after[0][0] or 0),
-                free=int(after[0][1] or 0),
-                waiting=int(after[0][2] or 0),
-                agents=set(names),
-                processes=dict(_scores(after[2])),
-                due=set(_text(after[5])),
-                hashes=dict(zip(names, map(_hash, rest), strict=False)),
-                workers=dict(zip(crew, map(_hash, rest[len(names) :]), strict=False)),
-                held={
-                    name: set(_text(members))
-                    for name, members in zip(crew, rest[len(names) + len(crew) :], strict=True)
-                },
+            event = f"event {row.seq}"
+            self._findings.compare(
+                "archive", pool, event, asdict(row), asdict(found) if found else None
             )
-        raise LogError(f"pool {pool!r} changes too fast to be read at one moment; try again")
 
-    def _compare_redis(self, pool: str, state: State, redis: _Redis) -> None:
-        live = {name: agent for name, agent in state.agents.items() if not agent.ended}
-        self._members(pool, "set agents", set(live), redis.agents)
-        waiting = sum(agent.status is Status.PENDING for agent in live.values())
-        self._differ(pool, "meta", "waiting", waiting, redis.waiting)
-        restarting = {n for n, agent in live.items() if agent.status is Status.RESTARTING}
-        self._members(pool, "zset due", restarting, redis.due)
-        self._compare_agents(pool, live, redis)
-        self._compare_workers(pool, state.workers, live, redis)
+    # ---- the views ---------------------------------------------------------------------------
 
-    def _compare_agents(self, pool: str, live: Mapping[str, Agent], redis: _Redis) -> None:
-        for name in sorted(live.keys() & redis.agents):
-            for field, value in agents.to_hash(live[name]).items():
-                found = redis.hashes[name].get(field, ABSENT)
-                self._differ(pool, name, f"hash {field}", value, found)
+    def _compare_views(self, connection: Connection, witness: Witness) -> int:
+        """Compare the rows of a pool with the fold, at the position of this transaction."""
+        at = read_positions(connection, SERVING).get(witness.pool, Position(witness.pool))
+        while witness.position.seq < at.seq:
+            rows = archived(connection, witness.position, count=BATCH, last=at.seq)
+            if not rows:
+                raise Broken(f"gap: seq {witness.position.seq + 1} is not in the archive")
+            witness.take(rows, last=at.seq)
+        if witness.pool == CATALOGUE:
+            pools, hosts = witness.catalogue.pools, witness.catalogue.hosts
+            self._compare_rows(connection, SERVING.pools, "", map(pool_record, pools.values()))
+            self._compare_rows(connection, SERVING.hosts, "", map(host_record, hosts.values()))
+            return at.seq
+        crowd = witness.crowd()
+        workers = (worker_record(w, crowd[w.worker_id]) for w in witness.workers.values())
+        agents = (agent_record(a, at.generation) for a in witness.agents.values())
+        self._compare_rows(connection, SERVING.workers, witness.pool, workers)
+        self._compare_rows(connection, SERVING.agents, witness.pool, agents)
+        return at.seq
 
-    def _compare_workers(
-        self, pool: str, crews: Mapping[str, Crew], live: Mapping[str, Agent], redis: _Redis
+    def _compare_rows(
+        self, connection: Connection, table: Table, pool: str, expected: Iterator[Record]
     ) -> None:
-        held: dict[str, set[str]] = {}
-        for name, agent in live.items():
-            if agent.held:
-                held.setdefault(agent.worker_id, set()).add(name)
-        scores = {
-            name: crew.worker.max_agents - crew.agent_count
-            if crew.worker.status is WorkerStatus.ACTIVE
-            else 0
-            for name, crew in crews.items()
-            if crew.worker.alive
-        }
-        self._members(pool, "zset processes", set(scores), set(redis.processes))
-        self._differ(pool, "meta", "free", sum(scores.values()), redis.free)
-        for name in sorted(redis.workers):
-            crew = crews.get(name)
-            if crew is None:
-                self._differ(pool, name, "process", ABSENT, "there")
-                continue
-            expected = {**workers.to_hash(crew.worker), "agent_count": str(crew.agent_count)}
-            for field, value in expected.items():
-                found = redis.workers[name].get(field, ABSENT)
-                self._differ(pool, name, f"hash {field}", value, found)
-            self._members(pool, f"set held:{name}", held.get(name, set()), redis.held[name])
-            if name in scores and name in redis.processes:
-                self._differ(pool, name, "score", scores[name], redis.processes[name])
-
-    def _members(self, pool: str, what: str, expected: set[str], found: set[str]) -> None:
-        for name in sorted(expected ^ found):
-            self._differ(pool, name, what, *_presence(name in expected, name in found))
+        key = next(iter(table.primary_key)).name
+        wanted = {record[key]: record for record in expected}
+        for row in _rows(connection, table, key, pool):
+            subject = f"{table.name}/{row[key]}"
+            record = wanted.pop(row[key], None)
+            if record is None:
+                self._findings.unexpected("views", pool, subject)
+            else:
+                self._findings.compare("views", pool, subject, record, row)
+        for missing, record in wanted.items():
+            self._findings.compare("views", pool, f"{table.name}/{missing}", record, None)
 
 
-# ---- reading -----------------------------------------------------------------------------------
-
-
-def _read_views(connection: Connection, pool: str) -> _Views:
-    return _Views(
-        _position(connection, pool),
-        _rows(connection, SERVING.agents, "agent_id", pool),
-        _rows(connection, SERVING.workers, "worker_id", pool),
-    )
-
-
-def _position(connection: Connection, pool: str) -> Position:
-    found = connection.execute(
-        select(SERVING.checkpoints).where(SERVING.checkpoints.c.pool == pool)
-    ).one_or_none()
-    if found is None:
-        return Position(pool)
-    return Position(pool, found.generation, found.seq, found.stream_id, found.ts, found.status)
-
-
-def _rows(connection: Connection, table: Any, key: str, pool: str = "") -> dict[str, Record]:
-    wanted = select(table)
-    if pool:
-        wanted = wanted.where(table.c.pool_name == pool)
-    return {row[key]: dict(row) for row in connection.execute(wanted).mappings()}
-
-
-def _presence(expected: bool, found: bool) -> tuple[str, str]:
-    return ("there" if expected else ABSENT, "there" if found else ABSENT)
-
-
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) else str(value)
-
-
-def _text(members: Sequence[bytes] | set[bytes]) -> list[str]:
-    return [member.decode() for member in members]
-
-
-def _scores(raw: Sequence[Any]) -> list[tuple[str, int]]:
-    """Members and scores, whether the client paired them or left them in turn."""
-    if raw and isinstance(raw[0], bytes):
-        raw = list(zip(raw[::2], raw[1::2], strict=True))
-    return [(member.decode(), int(float(score))) for member, score in raw]
-
-
-def _hash(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, str]:
-    pairs = raw.items() if isinstance(raw, Mapping) else zip(raw[::2], raw[1::2], strict=True)
-    return {name.decode(): value.decode() for name, value in pairs}
+def _rows(connection: Connection, table: Table, key: str, pool: str) -> Iterator[Mapping[str, Any]]:
+    """All rows of a pool, a page at a time."""
+    after = ""
+    while True:
+        chosen = select(table).where(table.c[key] > after).order_by(table.c[key]).limit(BATCH)
+        if pool:
+            chosen = chosen.where(table.c.pool_name == pool)
+        page = connection.execute(chosen).mappings().all()
+        yield from (dict(row) for row in page)
+        if len(page) < BATCH:
+            return
+        after = page[-1][key]

@@ -76,6 +76,9 @@ async function draw() {
       drawPool(pool, all.workers.filter((w) => w.pool_name === pool.pool_name), all.agents[pool.pool_name])));
     drawAlerts(all.alerts);
     drawDecisions(all.decisions);
+    if (!byId("events").children.length) {
+      for (const event of all.events.reverse()) addEvent({ ...event, data: JSON.parse(event.data) });
+    }
   } catch (error) {
     if (error instanceof ask.Unauthorized) byId("gate").hidden = false;
     else setState("no answer; trying again", "lost");

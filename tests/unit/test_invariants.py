@@ -48,7 +48,10 @@ def offences(history: list[dict[str, str]], skip: int = 0) -> list[str]:
     return fold(numbered).offences
 
 
-@pytest.mark.parametrize("history", [CLEAN, REAPED, [*REAPED, event("agent.termination_requested"), event("agent.terminated")]])
+@pytest.mark.parametrize(
+    "history",
+    [CLEAN, REAPED, [*REAPED, event("agent.termination_requested"), event("agent.terminated")]],
+)
 def test_a_clean_history_is_clean(history: list[dict[str, str]]) -> None:
     assert offences(history) == []
 

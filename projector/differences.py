@@ -1,0 +1,113 @@
+"""What `verify` found: every difference by name, and how much was looked at."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+DIFFERENCES_MAX: Final = 1000
+"""How many are kept; further ones are only counted."""
+
+
+class Difference(Struct, frozen=True):
+    """`expected` is what the fold of the log says, `found` what stands there."""
+
+    where: str
+    """`log`, `archive`, `views` or `redis`."""
+    pool: str
+    """Empty for the catalogue."""
+    subject: str
+    field: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        name = f"{self.where}: {self.pool or 'catalogue'}: {self.subject}"
+        return f"{name}: {self.field} should be {self.expected!r}, is {self.found!r}"
+
+
+class Checked(Struct, frozen=True):
+    """How far a pool's views were, and its log when Redis was compared."""
+
+    pool: str
+    views_seq: int
+    log_seq: int
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    pools: tuple[Checked, ...]
+    events: int
+    """Folded."""
+    subjects: int
+    """Rows, hashes and sets compared."""
+    differences: tuple[Difference, ...]
+    omitted: int = 0
+    """Differences beyond those listed."""
+
+    @property
+    def equal(self) -> bool:
+        return not self.differences
+
+
+class Findings:
+    """Collects differences while things are compared."""
+
+    def __init__(self) -> None:
+        self.differences: list[Difference] = []
+        self.checked: list[Checked] = []
+        self.omitted = 0
+        self.subjects = 0
+        self.events = 0
+
+    def differ(
+        self, where: str, pool: str, subject: str, field: str, expected: Any, found: Any
+    ) -> None:
+        if len(self.differences) >= DIFFERENCES_MAX:
+            self.omitted += 1
+            return
+        told = Difference(where, pool, subject, field, str(expected), str(found))
+        self.differences.append(told)
+
+    def compare(
+        self,
+        where: str,
+        pool: str,
+        subject: str,
+        expected: Mapping[str, Any],
+        found: Mapping[str, Any] | None,
+    ) -> None:
+        """Each expected field against what was found; None: nothing was."""
+        self.subjects += 1
+        if found is None:
+            self.differ(where, pool, subject, "presence", "present", "absent")
+            return
+        for field, value in expected.items():
+            if found.get(field) != value:
+                self.differ(where, pool, subject, field, value, found.get(field))
+
+    def compare_members(
+        self,
+        where: str,
+        pool: str,
+        subject: str,
+        expected: Mapping[str, Any],
+        found: Mapping[str, Any],
+    ) -> None:
+        """A set, with its members' scores as values: who is missing, too many, or differs."""
+        self.subjects += 1
+        for member in sorted(expected.keys() | found.keys()):
+            want, have = expected.get(member, "absent"), found.get(member, "absent")
+            if want != have:
+                self.differ(where, pool, subject, member, want, have)
+
+    def unexpected(self, where: str, pool: str, subject: str) -> None:
+        self.differ(where, pool, subject, "presence", "absent", "present")
+
+    def report(self) -> Report:
+        return Report(
+            pools=tuple(self.checked),
+            events=self.events,
+            subjects=self.subjects,
+            differences=tuple(self.differences),
+            omitted=self.omitted,
+        )

@@ -1,0 +1,216 @@
+"""Redis' hashes, sets and counters against the fold: each piece read at one moment with `seq`."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from eventstore import agent as agents
+from eventstore import worker as workers
+from eventstore.connection import UNREACHABLE
+from eventstore.errors import LogUnreachable
+from eventstore.log import CATALOGUE
+from projector.differences import Findings
+from projector.source import Head, Source
+from projector.witness import Broken, Witness
+
+PIECE: Final = 300
+"""Hashes read at one moment: Redis serves nobody else meanwhile (about a millisecond)."""
+SCHEDULES: Final = ("due", "timeouts", "orders")
+
+
+class RedisComparison:
+    """Compares what the write side keeps of each pool."""
+
+    def __init__(self, source: Source, findings: Findings) -> None:
+        self._source = source
+        self._findings = findings
+        self._hashes: dict[tuple[str, str], set[str]] = {}
+
+    async def scan(self, pools: Iterable[str]) -> None:
+        """Find all hashes there are, also such as no event tells of."""
+        for kind in ("agent", "process"):
+            starts = {self._key(kind, pool, "").encode(): (kind, pool) for pool in pools}
+            for start in starts.values():
+                self._hashes[start] = set()
+            pattern = f"{_literally(self._source.keys.prefix)}{kind}:{{*"
+            async for key in self._keys(pattern):
+                start, brace, subject = key.rpartition(b"}:")
+                if found := starts.get(start + brace):
+                    self._hashes[found].add(subject.decode())
+
+    async def compare(self, witness: Witness, head: Head) -> None:
+        """Compare a log's keys, folding on to the position at which each piece was read."""
+        if not head.generation:
+            if witness.position.seq:
+                self._differ(witness, "meta", "presence", "present", "absent")
+            return
+        if witness.pool == CATALOGUE:
+            await self._compare_catalogue(witness)
+            return
+        await self._compare_sets(witness)
+        await self._compare_agents(witness)
+        await self._compare_processes(witness)
+
+    # ---- reading at one moment ---------------------------------------------------------------
+
+    async def _read(self, witness: Witness, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        """Replies to commands, with the fold brought to the moment at which they were given."""
+        meta = self._source.meta(witness.pool)
+        seq, *replies = await self._source.ask([("HGET", meta, "seq"), *commands], atomic=True)
+        last = int(seq or 0)
+        if last < witness.position.seq:
+            raise Broken(f"the log ends at seq {last}, the views at {witness.position.seq}")
+        while witness.position.seq < last:
+            rows = await self._source.after(witness.position, count=1000)
+            if not rows:
+                raise Broken(f"gap: seq {witness.position.seq + 1} to {last} are not in the stream")
+            witness.take(rows, last=last)
+        return replies
+
+    async def _keys(self, pattern: str) -> AsyncIterator[bytes]:
+        try:
+            async for key in self._source.client.scan_iter(match=pattern, count=1000):
+                yield key
+        except UNREACHABLE as error:
+            raise LogUnreachable(f"Redis does not answer: {error}") from error
+
+    def _key(self, kind: str, pool: str, subject: str) -> str:
+        keys = self._source.keys
+        return keys.agent(pool, subject) if kind == "agent" else keys.process(pool, subject)
+
+    # ---- hashes ------------------------------------------------------------------------------
+
+    async def _compare_agents(self, witness: Witness) -> None:
+        pool = witness.pool
+        present = self._hashes.get(("agent", pool), set())
+        for ids in _pieces(present | witness.living()):
+            hashes = await self._read(
+                witness, [("HGETALL", self._key("agent", pool, i)) for i in ids]
+            )
+            for agent_id, reply in zip(ids, hashes, strict=True):
+                found, agent = _texts(reply), witness.agents.get(agent_id)
+                expected = agents.to_hash(agent) if agent else None
+                ended = agent is None or agent.ended
+                self._compare_hash(witness, f"agent:{agent_id}", expected, found, ended=ended)
+
+    async def _compare_processes(self, witness: Witness) -> None:
+        pool = witness.pool
+        present = self._hashes.get(("process", pool), set())
+        living = {w.worker_id for w in witness.workers.values() if not w.ended}
+        for ids in _pieces(present | living):
+            hashes = await self._read(
+                witness, [("HGETALL", self._key("process", pool, i)) for i in ids]
+            )
+            crowd = witness.crowd()
+            for worker_id, reply in zip(ids, hashes, strict=True):
+                found, worker = _texts(reply), witness.workers.get(worker_id)
+                expected = workers.to_hash(worker) if worker else None
+                if expected is not None:
+                    expected["agent_count"] = str(crowd[worker_id])
+                ended = worker is None or worker.ended
+                self._compare_hash(witness, f"process:{worker_id}", expected, found, ended=ended)
+
+    def _compare_hash(
+        self,
+        witness: Witness,
+        subject: str,
+        expected: Mapping[str, str] | None,
+        found: Mapping[str, str],
+        *,
+        ended: bool,
+    ) -> None:
+        """The hash of what has ended stays for a while: it may be gone, but not differ."""
+        if ended and not found:
+            return
+        if expected is None:
+            self._findings.unexpected("redis", witness.pool, subject)
+        else:
+            self._findings.compare("redis", witness.pool, subject, expected, found or None)
+
+    # ---- sets and counters -------------------------------------------------------------------
+
+    async def _compare_sets(self, witness: Witness) -> None:
+        pool, keys = witness.pool, self._source.keys
+        holders = self._hashes.get(("process", pool), set()) | witness.workers.keys()
+        listed = sorted(
+            w for w in holders if w not in witness.workers or not witness.workers[w].ended
+        )
+        commands: list[tuple[str, ...]] = [
+            ("HMGET", keys.pool(pool, "meta"), "free", "waiting"),
+            ("SMEMBERS", keys.pool(pool, "agents")),
+            ("ZRANGE", keys.pool(pool, "processes"), "0", "-1", "WITHSCORES"),
+            *(("ZRANGE", keys.pool(pool, s), "0", "-1", "WITHSCORES") for s in SCHEDULES),
+            *(("SMEMBERS", keys.pool(pool, f"held:{worker_id}")) for worker_id in listed),
+        ]
+        counters, live, processes, *rest = await self._read(witness, commands)
+        free = witness.free()
+        self._members(witness, "agents", _present(witness.living()), _present(_names(live)))
+        self._members(witness, "processes", free, _scores(processes))
+        schedules = (witness.due(), witness.timeouts(), witness.orders())
+        for name, expected, reply in zip(SCHEDULES, schedules, rest, strict=False):
+            self._members(witness, name, expected, _scores(reply))
+        held = witness.held()
+        for worker_id, reply in zip(listed, rest[len(SCHEDULES) :], strict=True):
+            expected_ids = held.pop(worker_id, set())
+            self._members(
+                witness, f"held:{worker_id}", _present(expected_ids), _present(_names(reply))
+            )
+        self._counters(
+            witness, {"free": sum(free.values()), "waiting": witness.waiting()}, counters
+        )
+
+    def _counters(
+        self, witness: Witness, expected: Mapping[str, int], found: Sequence[bytes | None]
+    ) -> None:
+        values = {name: int(value or 0) for name, value in zip(expected, found, strict=True)}
+        self._findings.compare("redis", witness.pool, "meta", expected, values)
+
+    async def _compare_catalogue(self, witness: Witness) -> None:
+        meta = self._source.meta(CATALOGUE)
+        (reply,) = await self._read(witness, [("HGETALL", meta)])
+        found = {
+            name.removeprefix("version:"): int(value)
+            for name, value in _texts(reply).items()
+            if name.startswith("version:")
+        }
+        state = witness.catalogue
+        expected = {name: state.version_of(name) for name in (*state.pools, *state.hosts)}
+        self._members(witness, "versions", expected, found)
+
+    def _members(
+        self, witness: Witness, subject: str, expected: Mapping[str, Any], found: Mapping[str, Any]
+    ) -> None:
+        self._findings.compare_members("redis", witness.pool, subject, expected, found)
+
+    def _differ(
+        self, witness: Witness, subject: str, field: str, expected: object, found: object
+    ) -> None:
+        self._findings.differ("redis", witness.pool, subject, field, expected, found)
+
+
+def _pieces(ids: Iterable[str]) -> Iterator[list[str]]:
+    left = iter(sorted(ids))
+    while piece := list(islice(left, PIECE)):
+        yield piece
+
+
+def _present(members: Iterable[str]) -> dict[str, str]:
+    return dict.fromkeys(members, "present")
+
+
+def _names(reply: Iterable[bytes]) -> set[str]:
+    return {member.decode() for member in reply}
+
+
+def _texts(reply: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in reply.items()}
+
+
+def _scores(reply: Sequence[Any]) -> dict[str, int]:
+    """Members and scores in turn."""
+    return {reply[i].decode(): int(float(reply[i + 1])) for i in range(0, len(reply), 2)}
+
+
+def _literally(text: str) -> str:
+    """A text in which no character means anything to a pattern of Redis."""
+    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)

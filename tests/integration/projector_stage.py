@@ -1,0 +1,170 @@
+"""A stage for tests of the projector: a catalogue, pools, and a story played through the log."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from eventstore import agent as agents
+from eventstore import worker as workers
+from eventstore.agent import End, Fail, Lose, RestartPolicy, Started, Terminate
+from eventstore.catalogue import CatalogueLog
+from eventstore.connection import connect, execute
+from eventstore.events import Error
+from eventstore.ids import new_id
+from eventstore.keys import Keys
+from eventstore.log import CATALOGUE, Log
+from eventstore.pool import PoolConfig
+from eventstore.reader import Reader
+from eventstore.step import Fence
+from projector.database import Database
+from projector.queries import Views
+from projector.service import Phase, Projector, ProjectorOptions
+from projector.tables import SERVING
+from tests.pools import ORIGIN, TestPool
+from tests.waiting import until
+
+POOL = "developer_pool"
+VIEWS = ("checkpoints", "pools", "hosts", "workers", "agents")
+
+
+class Stage:
+    """A log with a catalogue, and the database that its views go to."""
+
+    def __init__(self, log: Log, catalogue: CatalogueLog, redis_url: str, database_url: str):
+        self.log = log
+        self.catalogue = catalogue
+        self.redis_url = redis_url
+        self.database_url = database_url
+        self.views = Views(database_url)
+
+    async def pool(self, name: str = POOL, **config: Any) -> TestPool:
+        """A pool that the catalogue knows."""
+        await self.catalogue.create_pool(name, "developer", PoolConfig(**config), ORIGIN)
+        pool = TestPool(self.log, name)
+        pool.pool = self.catalogue.state.pools[name]
+        return pool
+
+    def projector(self, **options: Any) -> Projector:
+        chosen = {"lease_seconds": 1.0, "heartbeat_seconds": 0.02, "audit_seconds": 0.2, **options}
+        return Projector(
+            ProjectorOptions(redis_url=self.redis_url, database_url=self.database_url, **chosen)
+        )
+
+    @asynccontextmanager
+    async def projecting(self, **options: Any) -> AsyncIterator[Projector]:
+        """An active projector."""
+        projector = self.projector(**options)
+        await projector.start()
+        try:
+            await until(lambda: projector.phase is Phase.ACTIVE)
+            yield projector
+        finally:
+            await projector.stop()
+
+    async def settle(self, *pools: str) -> None:
+        """Wait until the views have taken what the log holds now."""
+        for pool in (CATALOGUE, *(pools or self.catalogue.state.pools)):
+            assert await self.views.wait_for(pool, await self.head(pool), timeout_seconds=10)
+
+    async def head(self, pool: str) -> int:
+        keys = self.log.keys
+        meta = keys.catalogue_meta if pool == CATALOGUE else keys.pool(pool, "meta")
+        return int(await execute(self.log.client, "HGET", meta, "seq") or 0)
+
+    async def sql(self, statement: str, **values: Any) -> list[Any]:
+        """Run a statement in the database of the views; `{}` in it is the schema."""
+        database = Database(self.database_url)
+        database.open()
+
+        def work(connection: Connection) -> list[Any]:
+            done = connection.execute(text(statement.replace("{}", database.prefix)), values)
+            return list(done.mappings()) if done.returns_rows else []
+
+        try:
+            return await database.write(work)
+        finally:
+            await database.close()
+
+    async def contents(self) -> dict[str, list[dict[str, Any]]]:
+        """All rows of all views, without how far heartbeats were read."""
+        keys = {table.name: next(iter(table.primary_key)).name for table in SERVING.all()}
+        found = {}
+        for name in VIEWS:
+            rows = await self.sql(f"SELECT * FROM {{}}{name} ORDER BY {keys[name]}")
+            found[name] = [{**row, "heartbeat_id": ""} for row in rows]
+        return found
+
+    # ---- the story ---------------------------------------------------------------------------
+
+    async def started(self, pool: TestPool, fence: Fence, count: int) -> list[str]:
+        """Spawn agents, claim and start them in one worker; answers their ids."""
+        for _ in range(count):
+            await pool.spawn(labels={"team": "core"}, input={"task": "x"})
+        told = await pool.claim(fence, count)
+        ids = [claimed.agent.agent_id for claimed in told]
+        for agent_id in ids:
+            await self.act(pool, agent_id, Started(), fence=fence)
+        return ids
+
+    async def act(
+        self, pool: TestPool, agent_id: str, command: agents.Command, **options: Any
+    ) -> None:
+        await self.log.act(pool.name, agent_id, command, ORIGIN, **options)
+
+    async def crash(self, pool: TestPool, agent_id: str, fence: Fence, **policy: Any) -> None:
+        error = Error(type="ValueError", message="no ✗", traceback="line 1\nline 2")
+        failed = Fail(
+            during="run", error=error, now_ms=self.log.now_ms(), policy=RestartPolicy(**policy)
+        )
+        await self.act(pool, agent_id, failed, fence=fence)
+
+    async def play(self, pool: TestPool, name: str = "w") -> list[str]:
+        """A worker's life with every kind of turn in it; answers the agents that still live."""
+        first = await pool.worker(f"{name}1")
+        second = await pool.worker(f"{name}2", slots=4)
+        a, b, c, d, e = await self.started(pool, first, 5)
+        (f,) = await self.started(pool, second, 1)
+        await self.crash(pool, a, first)
+        await self.act(pool, a, agents.Restart())
+        await self.crash(pool, b, first, limit=0)
+        await self.act(pool, c, Terminate(), fence=None)
+        await self.act(pool, c, End(reason="x"), fence=first)
+        await self.act(pool, d, agents.Release(reason="drain"), fence=first)
+        await self.log.act_on_worker(pool.name, f"{name}2", workers.Suspect(reason="t"), ORIGIN)
+        await self.log.act_on_worker(pool.name, f"{name}2", workers.Recover(), ORIGIN)
+        await self.log.act_on_worker(pool.name, f"{name}2", workers.Drain(reason="t"), ORIGIN)
+        reaper = await pool.fence(f"{name}1")
+        await self.act(
+            pool,
+            e,
+            Lose(worker_id=f"{name}1", reason="killed", now_ms=self.log.now_ms()),
+            fence=reaper,
+        )
+        await pool.order(f"{name}3")
+        return [a, d, e, f]
+
+
+@asynccontextmanager
+async def open_stage(redis_url: str, database_url: str) -> AsyncIterator[Stage]:
+    client, reader = connect(redis_url), Reader(redis_url)
+    log = Log(client, Keys())
+    stage = Stage(log, CatalogueLog(log, reader), redis_url, database_url)
+    await stage.catalogue.start()
+    await stage.views.start()
+    try:
+        yield stage
+    finally:
+        await stage.views.stop()
+        await reader.close()
+        await client.aclose()
+
+
+async def heartbeat(stage: Stage, pool: TestPool, fence: Fence, data: str) -> None:
+    """What a worker says of itself when it renews its lease."""
+    keys = stage.log.keys
+    renewed = await stage.log._guarded(
+        "renew", pool.name, fence.worker_id, fence.epoch, new_id(), data, 60_000
+    )
+    assert renewed.outcome.value == "DONE", keys.pool(pool.name, "heartbeats")

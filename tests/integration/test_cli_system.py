@@ -1,0 +1,73 @@
+"""The commands against a real `muster up`, which they find by its data directory alone."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import muster
+from muster.__main__ import main
+from tests.process import ServerProcess
+from tests.waiting import until_sync
+
+POOL = "developer_pool"
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A whole Muster; its data directory."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(muster.__file__).parent.parent))
+    data = tmp_path / "data"
+    words = ["up", "--data-dir", str(data), "--port", "0"]
+    process = ServerProcess([sys.executable, "-m", "muster", *words], tmp_path / "up.out")
+    process.start((data / "running.json").exists)
+    monkeypatch.setenv("MUSTER_DATA_DIR", str(data))
+    yield data
+    process.end([signal.SIGTERM], patience=20)
+
+
+@pytest.fixture
+def told(system, capsys) -> Callable[..., Any]:
+    """Runs a command that must succeed; gives what it says: with --json decoded, else as text."""
+
+    def run(*words: str) -> Any:
+        code = main(words)
+        said = capsys.readouterr()
+        assert code == 0, said.out + said.err
+        return json.loads(said.out) if "--json" in words else said.out
+
+    return run
+
+
+def test_a_day_with_the_command_line(told, capsys):
+    """Spawn, look at it from every side, end it, read what happened, rebuild the views."""
+    spawned = told("spawn", POOL, "--project", "demo", "--count", "12", "--label", "team=red")
+    ids = [line.split()[0] for line in spawned.splitlines()[1:]]
+    assert [line.split()[1] for line in spawned.splitlines()[1:]] == ["running"] * 12
+    assert {row["agent_id"] for row in told("ps", "--label", "team=red", "--json")} == set(ids)
+    assert told("pools", POOL, "--json")["used_capacity"] == 12
+    assert sorted(row["agent_count"] for row in told("workers", "--json")) == [2, 10]
+
+    assert told("terminate", ids[0]).split()[-3:] == [ids[0], "terminated", "requested"]
+    assert ids[0] not in told("ps")
+    history = [event["type"] for event in told("ps", ids[0], "--json")["events"]]
+    assert history == [
+        "agent.requested",
+        "agent.claimed",
+        "agent.started",
+        "agent.termination_requested",
+        "agent.terminated",
+    ]
+    assert told("tail", "--agent", ids[0], "-n", "1").rstrip().endswith("requested")
+    until_sync(lambda: "agent.terminated" in told("logs", ids[0]), what="the end in the log")
+
+    assert "the views are rebuilt" in told("replay")
+    assert len(told("ps", "--json")) == 11
+    assert told("verify").startswith("equal: ")
+    assert main(["spawn", "nowhere", "--project", "demo"]) == 1
+    assert capsys.readouterr().err == "muster spawn: pool_name: there is no pool 'nowhere'\n"
+    assert "FAIL" not in told("doctor")

@@ -1,0 +1,191 @@
+"""`muster tail` on a real log: every way to say where it begins, filters, following."""
+
+import asyncio
+import json
+import threading
+import time
+
+import pytest
+
+from eventstore.agent import Terminate
+from eventstore.catalogue import CatalogueLog
+from eventstore.connection import connect
+from eventstore.keys import Keys
+from eventstore.log import Log
+from eventstore.pool import PoolConfig
+from eventstore.reader import Reader
+from muster.__main__ import main
+from muster.commands.streams import Recorded
+from muster.commands.tail import TailOptions, told
+from tests.pools import ORIGIN, TestPool
+from tests.waiting import until
+
+
+class Record:
+    """A log with a catalogue and two pools, and what is written to it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = connect(url)
+        self.log = Log(self.client, Keys())
+        self.reader = Reader(url)
+        self.catalogue = CatalogueLog(self.log, self.reader)
+        self.pools: dict[str, TestPool] = {}
+
+    async def create(self, name: str) -> TestPool:
+        await self.catalogue.create_pool(name, "developer", PoolConfig(), ORIGIN)
+        self.pools[name] = TestPool(self.log, name)
+        return self.pools[name]
+
+    async def tail(self, **options) -> list[Recorded]:
+        return [event async for event in told(TailOptions(redis_url=self.url, **options))]
+
+    async def close(self) -> None:
+        await self.reader.close()
+        await self.client.aclose()
+
+
+@pytest.fixture
+async def record(redis_url):
+    """Ten agents in each of two pools; one of the first pool is terminated again."""
+    record = Record(redis_url)
+    await record.catalogue.start()
+    for name in ("alpha", "beta"):
+        pool = await record.create(name)
+        for _ in range(10):
+            await pool.spawn(project=name)
+    last = int((await record.reader.last_id("pool:{beta}:events")).partition("-")[0])
+    await until(lambda: time.time_ns() // 1_000_000 > last, interval=0.001, what="a later time")
+    agents = await record.log.live("alpha")
+    await record.log.act("alpha", agents[0], Terminate(reason="enough"), ORIGIN)
+    yield record
+    await record.close()
+
+
+def places(events: list[Recorded]) -> list[str]:
+    return [f"{event.pool}:{event.seq}" for event in events]
+
+
+async def follow(options: TailOptions, seen: list[str]) -> None:
+    """Put down the place of every event as it is told."""
+    async for event in told(options):
+        seen += places([event])
+
+
+async def test_from_the_start_everything_is_told_in_the_order_of_time(record):
+    events = await record.tail(start="0")
+    assert len(events) == 2 + 10 + 10 + 2
+    assert [event.ms for event in events] == sorted(event.ms for event in events)
+    for pool, last in (("catalogue", 2), ("alpha", 12), ("beta", 10)):
+        assert [e.seq for e in events if e.pool == pool] == list(range(1, last + 1))
+
+
+async def test_without_a_position_the_last_events_are_told(record):
+    assert places(await record.tail(count=2)) == ["alpha:11", "alpha:12"]
+    assert len(await record.tail()) == 20
+
+
+async def test_the_last_events_of_a_kind_are_found_behind_many_others(record, monkeypatch):
+    """The reading goes back page by page until it has enough."""
+    monkeypatch.setattr("muster.commands.streams.CHUNK", 3)
+    events = await record.tail(count=2, types=("agent.requested",), pools=("alpha",))
+    assert places(events) == ["alpha:9", "alpha:10"]
+    assert len(await record.tail(start="0")) == 24
+
+
+async def test_a_position_begins_with_that_very_event(record):
+    """`pool:seq` is found by halving time, whatever the stream's ids are."""
+    for seq in range(1, 13):
+        events = await record.tail(start=f"alpha:{seq}")
+        assert [event.seq for event in events] == list(range(seq, 13))
+
+
+async def test_a_stream_id_and_a_time_begin_after_what_was_seen(record):
+    everything = await record.tail(start="0", pools=("beta",))
+    after = await record.tail(start=everything[6].stream_id, pools=("beta",))
+    assert places(after) == places(everything[7:])
+    since = await record.tail(start=str(everything[6].ms), pools=("beta",))
+    assert places(since) == places([e for e in everything if e.ms >= everything[6].ms])
+
+
+async def test_filters_choose_by_type_agent_and_pool(record):
+    ended = await record.tail(start="0", types=("agent.term*",))
+    assert places(ended) == ["alpha:11", "alpha:12"]
+    agent = ended[0].fields["subject"]
+    history = await record.tail(start="0", agent=agent)
+    assert [event.fields["type"] for event in history] == [
+        "agent.requested",
+        "agent.termination_requested",
+        "agent.terminated",
+    ]
+    assert {event.pool for event in await record.tail(pools=("catalogue",))} == {"catalogue"}
+
+
+async def test_following_tells_what_comes_also_of_new_pools(record):
+    seen: list[str] = []
+    options = TailOptions(redis_url=record.url, count=1, follow=True)
+    task = asyncio.create_task(follow(options, seen))
+    try:
+        await until(lambda: seen == ["alpha:12"])
+        await record.pools["beta"].spawn()
+        await until(lambda: "beta:11" in seen)
+        await (await record.create("gamma")).spawn()
+        await until(lambda: "gamma:1" in seen)
+    finally:
+        task.cancel()
+    assert sorted(seen) == ["alpha:12", "beta:11", "catalogue:3", "gamma:1"]
+
+
+async def test_following_survives_a_restart_of_redis(redis_server):
+    server = redis_server(appendfsync="always")
+    record = Record(server.url)
+    await record.catalogue.start()
+    pool = await record.create("alpha")
+    await pool.spawn()
+    seen: list[str] = []
+    options = TailOptions(redis_url=server.url, pools=("alpha",), follow=True)
+    task = asyncio.create_task(follow(options, seen))
+    try:
+        await until(lambda: seen == ["alpha:1"])
+        await asyncio.to_thread(server.restart)
+        await record.close()
+        again = Record(server.url)
+        await TestPool(again.log, "alpha").spawn()
+        await again.close()
+        await until(lambda: seen == ["alpha:1", "alpha:2"])
+    finally:
+        task.cancel()
+
+
+# ---- as a command ----------------------------------------------------------------------------
+
+
+def run(*words: str) -> int:
+    """The command, which has an event loop of its own, beside the test's."""
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main(list(words))))
+    thread.start()
+    thread.join(20)
+    return codes[0]
+
+
+async def test_lines_are_readable_and_json_is_whole(record, capsys):
+    assert run("tail", "--redis-url", record.url, "-n", "1") == 0
+    words = capsys.readouterr().out.split()
+    assert words[1:3] == ["alpha:12", "agent.terminated"]
+    assert words[-1] == "enough"
+    assert run("tail", "--redis-url", record.url, "--from", "catalogue:2", "--json") == 0
+    event = json.loads(capsys.readouterr().out)
+    assert (event["pool"], event["seq"], event["type"]) == ("catalogue", 2, "pool.created")
+    assert event["data"]["role_type"] == "developer"
+
+
+async def test_what_cannot_be_is_one_line(record, capsys):
+    assert run("tail", "--redis-url", record.url, "--pool", "gamma") == 1
+    assert run("tail", "--redis-url", record.url, "--from", "soon") == 2
+    assert run("tail", "--redis-url", record.url, "-n", "-1") == 2
+    assert run("tail", "--redis-url", "redis://127.0.0.1:1") == 3
+    assert run("tail", "--redis-url", "what") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.startswith("muster tail: ") for line in said] == [True] * 5
+    assert "there are: catalogue, alpha, beta" in said[0]

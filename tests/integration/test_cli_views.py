@@ -1,0 +1,107 @@
+"""`muster replay` and `muster verify` on a real log and both databases."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+import redis
+
+from eventstore.catalogue import CatalogueLog
+from eventstore.connection import connect
+from eventstore.keys import Keys
+from eventstore.log import Log
+from eventstore.pool import PoolConfig
+from eventstore.reader import Reader
+from muster.__main__ import main
+from projector.queries import AgentFilter, Views
+from tests.pools import ORIGIN, TestPool
+
+
+def wait(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run it in a loop of its own: the commands have theirs."""
+    return asyncio.run(work)
+
+
+async def write_log(url: str) -> None:
+    """A pool of three agents."""
+    client, reader = connect(url), Reader(url)
+    log = Log(client, Keys())
+    catalogue = CatalogueLog(log, reader)
+    await catalogue.start()
+    await catalogue.create_pool("alpha", "developer", PoolConfig(), ORIGIN)
+    pool = TestPool(log, "alpha")
+    for _ in range(3):
+        await pool.spawn()
+    await reader.close()
+    await client.aclose()
+
+
+async def agents(url: str) -> list[str]:
+    """The statuses of all agents in the views."""
+    views = Views(url)
+    await views.start()
+    try:
+        return [row.status for row in await views.agents(AgentFilter())]
+    finally:
+        await views.stop()
+
+
+@pytest.fixture
+def flags(redis_url, database_url) -> list[str]:
+    wait(write_log(redis_url))
+    return ["--redis-url", redis_url, "--database-url", database_url]
+
+
+def test_replay_fills_the_views_from_the_streams(flags, capsys):
+    assert main(["replay", *flags]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("the views are rebuilt: 4 events in ")
+    assert told.err.startswith("4 of 4 events")
+    assert wait(agents(flags[-1])) == ["pending"] * 3
+    assert main(["replay", *flags, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["events"] == 4
+
+
+def test_replay_without_its_servers_says_which_one_is_missing(flags, capsys):
+    server, database = flags[1], flags[3]
+    nobody = "redis://127.0.0.1:1"
+    assert main(["replay", "--redis-url", nobody, "--database-url", database]) == 3
+    assert "Redis does not answer" in capsys.readouterr().err
+    nobody = "postgresql://u:secret@127.0.0.1:1/x"
+    assert main(["replay", "--redis-url", server, "--database-url", nobody]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("muster replay: the database postgresql://u:***@127.0.0.1:1/x: ")
+    assert said.count("\n") == 1
+    assert main(["replay", "--redis-url", server, "--database-url", "nonsense"]) == 2
+
+
+def test_verify_says_equal_where_all_is(flags, capsys):
+    main(["replay", *flags])
+    capsys.readouterr()
+    assert main(["verify", *flags]) == 0
+    assert capsys.readouterr().out.startswith("equal: 4 events of 1 pools folded")
+    assert main(["verify", *flags, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["equal"], report["pools"], report["differences"]) == (True, ["alpha"], [])
+
+
+def test_verify_names_what_differs_and_fails(flags, capsys):
+    """A hash that somebody edited."""
+    main(["replay", *flags])
+    with redis.Redis.from_url(flags[1]) as client:
+        key = next(client.scan_iter("agent:*"))
+        client.hset(key, "project_id", "edited")
+    capsys.readouterr()
+    assert main(["verify", *flags]) == 1
+    heading, row, summary = capsys.readouterr().out.splitlines()
+    agent = key.decode().rpartition(":")[2]
+    assert heading.split() == ["POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND"]
+    assert row.split() == ["alpha", agent, "hash", "project_id", "p", "edited"]
+    assert summary.startswith("1 difference: ")
+
+
+def test_verify_without_redis_says_so(flags, capsys):
+    assert main(["verify", "--redis-url", "redis://127.0.0.1:1", *flags[2:]]) == 3
+    assert "Redis does not answer" in capsys.readouterr().err

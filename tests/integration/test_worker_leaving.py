@@ -1,0 +1,335 @@
+"""How workers leave: drained, fenced, stuck, out of reach of Redis."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from eventstore.connection import execute
+from eventstore.worker import Drain
+from tests.waiting import until
+from tests.worker_pool import ORIGIN, POOL, QUICK, WorkerPool, eventually, worker_pool
+from workers.agents import Agent, Context
+
+
+@pytest.fixture
+async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
+    async with worker_pool(redis_url, tmp_path) as made:
+        yield made
+
+
+class Quiet(Agent):
+    """Stays, idle."""
+
+
+class Deaf(Agent):
+    """Swallows cancellation, until the test lets it go."""
+
+    free: asyncio.Event
+
+    async def run(self, context: Context) -> None:
+        while not self.free.is_set():
+            try:
+                await self.free.wait()
+            except asyncio.CancelledError:
+                continue
+
+
+@pytest.fixture(autouse=True)
+def _deaf_until_freed() -> None:
+    Deaf.free = asyncio.Event()
+
+
+async def running(pool: WorkerPool, count: int, **request) -> list[str]:
+    ids = [await pool.spawn(**request) for _ in range(count)]
+    for agent_id in ids:
+        await pool.reached(agent_id, "running")
+    return ids
+
+
+async def test_a_drain_releases_every_agent_and_stops_the_worker(pool: WorkerPool):
+    """They are back in the queue, as their next incarnation, and another worker runs them."""
+    worker = await pool.worker(Quiet)
+    ids = await running(pool, 3)
+    await worker.drain("shut-down")
+    assert worker.exit_code == 0
+    assert (await pool.types("w1"))[-2:] == ["worker.draining", "worker.stopped"]
+    for agent_id in ids:
+        state = await pool.state(agent_id)
+        assert (state.status, state.incarnation) == ("pending", 2)
+        assert (await pool.data(agent_id, "agent.released"))["reason"] == "shut-down"
+    await pool.worker(Quiet)
+    for agent_id in ids:
+        await pool.reached(agent_id, "running", incarnation=2)
+
+
+async def test_agents_that_are_starting_are_released_too(pool: WorkerPool):
+    class Slow(Agent):
+        async def start(self, context: Context) -> None:
+            await asyncio.Event().wait()
+
+    pool.config = replace(QUICK, start_timeout_seconds=30)
+    worker = await pool.worker(Slow)
+    agent_id = await pool.spawn()
+    await pool.reached(agent_id, "starting")
+    await worker.drain("shut-down")
+    assert (await pool.state(agent_id)).status == "pending"
+
+
+async def test_a_slow_stop_is_cut_short_in_time_to_be_released(pool: WorkerPool):
+    """The drain's bound is above the agent's grace."""
+
+    class Dallying(Agent):
+        async def stop(self, context: Context) -> None:
+            await asyncio.Event().wait()
+
+    pool.config = replace(QUICK, stop_grace_seconds=600, drain_seconds=2)
+    worker = await pool.worker(Dallying)
+    (agent_id,) = await running(pool, 1)
+    began = time.monotonic()
+    await worker.drain("shut-down")
+    assert time.monotonic() - began < 3
+    assert (await pool.state(agent_id)).status == "pending"
+    assert worker.exit_code == 0
+
+
+async def test_a_flagged_agent_is_ended_by_a_drain_not_released(pool: WorkerPool):
+    """Terminate crosses with a shut-down."""
+    worker = await pool.worker(Quiet)
+    (agent_id,) = await running(pool, 1)
+    worker._slots.follow = lambda *flag: None  # type: ignore[method-assign]  # it hears nothing
+    await pool.terminate(agent_id)
+    await worker.drain("shut-down")
+    assert (await pool.state(agent_id)).status == "terminated"
+    assert "agent.released" not in await pool.types(agent_id)
+
+
+async def test_a_worker_that_stopped_in_good_order_does_not_take_itself_for_lost(pool: WorkerPool):
+    """After `worker.stopped` a renewal would be refused as FENCED."""
+    worker = await pool.worker(Quiet)
+    evaluate = worker._log._evaluate
+
+    async def delay_the_reply(source, keys, arguments):
+        reply = await evaluate(source, keys, arguments)
+        if "worker.stopped" in arguments:
+            await asyncio.sleep(3 * QUICK.renew_seconds)
+        return reply
+
+    worker._log._evaluate = delay_the_reply  # type: ignore[method-assign]
+    await worker.stop()
+    assert (await worker.wait(), worker.exit_code) == ("stop", 0)
+
+
+async def test_the_leader_gives_back_an_empty_worker(pool: WorkerPool):
+    """`worker.draining` written by another, and the word for it."""
+    worker = await pool.worker(Quiet)
+    await pool.log.act_on_worker(POOL, "w1", Drain(reason="empty"), ORIGIN)
+    assert await asyncio.wait_for(worker.wait(), 5) == "drain"
+    assert (await pool.types("w1"))[-2:] == ["worker.draining", "worker.stopped"]
+
+
+async def test_stop_may_be_called_twice(pool: WorkerPool):
+    worker = await pool.worker(Quiet)
+    await worker.stop()
+    await worker.stop()
+    assert await worker.wait() == "stop"
+    assert (await pool.types("w1")).count("worker.stopped") == 1
+
+
+async def test_a_fenced_worker_cancels_its_agents_and_writes_nothing(pool: WorkerPool):
+    """Invariant 4: no event carries an epoch older than a fence before it."""
+    ended = asyncio.Event()
+
+    class Noting(Agent):
+        async def run(self, context: Context) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+    worker = await pool.worker(Noting)
+    await running(pool, 1)
+    await pool.fence("w1")
+    before = len(await pool.events())
+    assert await asyncio.wait_for(worker.wait(), 5) == "fenced"
+    assert ended.is_set()
+    assert worker.exit_code != 0
+    assert len(await pool.events()) == before
+
+
+async def test_what_ends_under_a_fenced_worker_is_not_written(pool: WorkerPool):
+    """The outcome comes before the worker has heard of the fence."""
+    go = asyncio.Event()
+
+    class Crashing(Agent):
+        async def run(self, context: Context) -> None:
+            await go.wait()
+            raise RuntimeError
+
+    pool.config = replace(QUICK, renew_seconds=2.0)
+    worker = await pool.worker(Crashing)
+    await running(pool, 1)
+    await pool.fence("w1")
+    before = len(await pool.events())
+    go.set()
+    assert await asyncio.wait_for(worker.wait(), 5) == "fenced"
+    assert len(await pool.events()) == before
+
+
+async def test_an_agent_that_cannot_be_ended_gives_the_worker_up(pool: WorkerPool):
+    """The others are released; nothing is written of the stuck one, which still runs."""
+    worker = await pool.worker({"role": Quiet, "deaf": Deaf})
+    (other,) = await running(pool, 1)
+    (deaf,) = await running(pool, 1, role_type="deaf")
+    await pool.terminate(deaf)
+    assert await asyncio.wait_for(worker.wait(), 20) == "stuck"
+    assert (await pool.types(deaf))[-1] == "agent.termination_requested"
+    assert (await pool.state(other)).status == "pending"
+    assert "worker.stopped" not in await pool.types("w1")
+    Deaf.free.set()
+
+
+# ---- Redis away --------------------------------------------------------------------------------
+
+
+async def test_a_claim_whose_reply_was_lost_strands_nothing(pool: WorkerPool):
+    """What the script booked is told again."""
+    worker = await pool.worker(Quiet)
+    await until(lambda: not worker._slots._work.is_set())
+    evaluate, lost = worker._log._evaluate, 0
+
+    async def lose_claims(source, keys, arguments):
+        nonlocal lost
+        reply = await evaluate(source, keys, arguments)
+        if "XREADGROUP" in source.text and lost < 2:
+            lost += 1
+            raise ConnectionError("the reply never came")
+        return reply
+
+    worker._log._evaluate = lose_claims  # type: ignore[method-assign]
+    ids = await running(pool, 3)
+    assert lost == 2
+    for agent_id in ids:
+        assert (await pool.types(agent_id)).count("agent.claimed") == 1
+
+
+async def test_a_settle_whose_reply_was_lost_is_written_once(pool: WorkerPool):
+    worker = await pool.worker(Quiet)
+    evaluate, lost = worker._log._evaluate, 0
+
+    async def lose_settles(source, keys, arguments):
+        nonlocal lost
+        reply = await evaluate(source, keys, arguments)
+        if "agent.started" in arguments and lost < 1:
+            lost += 1
+            raise ConnectionError("the reply never came")
+        return reply
+
+    worker._log._evaluate = lose_settles  # type: ignore[method-assign]
+    (agent_id,) = await running(pool, 1)
+    assert lost == 1
+    assert (await pool.types(agent_id)).count("agent.started") == 1
+
+
+async def test_dropped_connections_strand_nothing(pool: WorkerPool):
+    """Every connection is cut again and again while spawns come in."""
+    await pool.worker(Quiet)
+    ids = []
+    for _ in range(10):
+        ids.append(await pool.spawn())
+        await execute(pool.log.client, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    for agent_id in ids:
+        await pool.reached(agent_id, "running")
+        assert (await pool.types(agent_id)).count("agent.started") == 1
+
+
+async def test_an_outage_shorter_than_the_lease_costs_nothing(redis_server, tmp_path: Path):
+    """Agents go on, and an outcome of that time is written afterwards."""
+    server = redis_server()
+    go = asyncio.Event()
+
+    class Finishing(Agent):
+        async def run(self, context: Context) -> None:
+            await go.wait()
+
+    async with worker_pool(server.url, tmp_path) as pool:
+        await pool.worker(Finishing)
+        (agent_id,) = await running(pool, 1)
+        server.pause()
+        go.set()
+        await asyncio.sleep(0.5)  # an outage lasts
+        server.resume()
+        await pool.reached(agent_id, "terminated")
+
+
+async def test_without_redis_the_lease_ends_and_the_agents_with_it(redis_server, tmp_path: Path):
+    """By its own clock the worker gives up before anybody else may run its agents."""
+    server = redis_server()
+    ended = asyncio.Event()
+
+    class Noting(Agent):
+        async def run(self, context: Context) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+    config = replace(QUICK, lease_seconds=1.5)
+    async with worker_pool(server.url, tmp_path, config) as pool:
+        worker = await pool.worker(Noting)
+        await running(pool, 1)
+        began = time.monotonic()
+        server.pause()
+        await asyncio.wait_for(ended.wait(), 5)
+        assert time.monotonic() - began < 1.5
+        assert await asyncio.wait_for(worker.wait(), 10) == "lease-expired"
+        server.resume()
+
+
+async def test_a_busy_loop_keeps_the_lease_for_a_while(pool: WorkerPool):
+    """Renewal has a thread of its own; only a loop that stalls for too long loses the lease."""
+    pool.config = replace(QUICK, loop_stall_seconds=1.5, lease_seconds=1.0)
+    worker = await pool.worker(Quiet)
+    await running(pool, 1)
+    before = await pool.log.worker(POOL, "w1")
+    time.sleep(1.4)  # the stall
+    after = await pool.log.worker(POOL, "w1")
+    assert before is not None
+    assert after is not None
+    assert after.renewal >= before.renewal + 4
+    assert not worker._lost
+    time.sleep(3.5)  # too long a stall
+    assert await asyncio.wait_for(worker.wait(), 5) == "lease-expired"
+
+
+async def test_a_suspect_that_lives_says_so(pool: WorkerPool):
+    from eventstore.worker import Suspect
+
+    await pool.worker(Quiet)
+    await pool.log.act_on_worker(POOL, "w1", Suspect(reason="late"), ORIGIN)
+
+    async def active() -> bool:
+        observed = await pool.log.worker(POOL, "w1")
+        return observed is not None and observed.worker.status == "active"
+
+    await eventually(active)
+
+
+async def test_heartbeats_tell_who_is_idle(pool: WorkerPool):
+    class Working(Agent):
+        async def run(self, context: Context) -> None:
+            await asyncio.Event().wait()
+
+    await pool.worker({"role": Quiet, "working": Working})
+    (idle,) = await running(pool, 1)
+    (busy,) = await running(pool, 1, role_type="working")
+
+    async def told() -> bool:
+        beats = await pool.entries("heartbeats")
+        data = beats[-1]["data"] if beats else ""
+        return f'"{idle}":"idle"' in data and f'"{busy}":"busy"' in data
+
+    await eventually(told)

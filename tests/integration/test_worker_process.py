@@ -1,0 +1,222 @@
+"""A worker in a process of its own, forked as the supervisor does: signals, death, log files."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from tests.worker_pool import POOL, QUICK, WorkerPool, eventually, worker_pool
+from workers.hosts import start_time
+from workers.lease import EXIT_LEASE_LOST
+from workers.worker import WorkerOptions
+
+CODE = """
+import sys
+import msgspec
+from workers import roles
+from workers.worker import WorkerOptions, main
+options = msgspec.json.decode(sys.argv[1], type=WorkerOptions)
+classes = {name: roles.load(f"agents_of_test:{name}", sys.argv[2]).role for name in sys.argv[3:]}
+import os
+os._exit(main(options, classes))
+"""
+
+AGENTS = """
+import asyncio, logging, sys, time
+from workers.agents import Agent
+
+class Quiet(Agent):
+    pass
+
+class Talking(Agent):
+    async def run(self, context):
+        print("printed")
+        logging.getLogger("acme").warning("logged")
+        context.logger.info("told", answer=42)
+        print("no newline", end="")
+
+class Blocking(Agent):
+    async def run(self, context):
+        time.sleep(3600)
+
+class Deaf(Agent):
+    async def run(self, context):
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
+class Callback(Agent):
+    async def start(self, context):
+        asyncio.get_running_loop().call_soon(sys.exit, 3)
+"""
+
+
+class Processes:
+    """Worker processes of one test."""
+
+    def __init__(self, pool: WorkerPool, app: Path) -> None:
+        self.pool, self.app = pool, app
+        self.started: list[subprocess.Popen[bytes]] = []
+        (app / "agents_of_test.py").write_text(AGENTS)
+
+    async def start(self, *roles: str, **changes: Any) -> subprocess.Popen[bytes]:
+        worker_id = await self.pool.order()
+        options = self.pool.options(worker_id, exits=True, capture=True, **changes)
+        process = self.run(options, *roles)
+        await eventually(lambda: self._active(worker_id))
+        return process
+
+    def run(self, options: WorkerOptions, *roles: str) -> subprocess.Popen[bytes]:
+        argument = msgspec.json.encode(options).decode()
+        process = subprocess.Popen([sys.executable, "-c", CODE, argument, str(self.app), *roles])
+        self.started.append(process)
+        return process
+
+    async def _active(self, worker_id: str) -> bool:
+        observed = await self.pool.log.worker(POOL, worker_id)
+        return observed is not None and observed.worker.status == "active"
+
+    def end(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+
+
+@pytest.fixture
+async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
+    async with worker_pool(redis_url, tmp_path / "logs") as made:
+        yield made
+
+
+@pytest.fixture
+async def processes(pool: WorkerPool, tmp_path: Path) -> AsyncIterator[Processes]:
+    made = Processes(pool, tmp_path)
+    yield made
+    made.end()
+
+
+def ended(process: subprocess.Popen[bytes], timeout: float = 10) -> int:
+    """The exit code, once there is one."""
+    return process.wait(timeout)
+
+
+async def running(pool: WorkerPool, role: str) -> str:
+    agent_id = await pool.spawn(role_type=role)
+    await pool.reached(agent_id, "running")
+    return agent_id
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_drains(pool: WorkerPool, processes: Processes, number: signal.Signals):
+    process = await processes.start("Quiet")
+    agent_id = await running(pool, "Quiet")
+    process.send_signal(signal.SIGINT)  # Ctrl-C at the terminal reaches it too, and is not for it
+    process.send_signal(number)
+    assert ended(process) == 0
+    assert (await pool.data(agent_id, "agent.released"))["reason"] == "shut-down"
+    assert (await pool.types("w1"))[-2:] == ["worker.draining", "worker.stopped"]
+
+
+async def test_what_agents_say_is_in_the_log_file(pool: WorkerPool, processes: Processes):
+    process = await processes.start("Talking")
+    agent_id = await pool.spawn(role_type="Talking")
+    await pool.reached(agent_id, "terminated")
+    path = pool.log_dir / POOL / "w1.jsonl"
+    lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+    said = [
+        (line.get("message") or line.get("event"), line["stream"], line["level"])
+        for line in lines
+        if line.get("project_id") == "p" and line["agent_id"] == agent_id
+    ]
+    assert said == [
+        ("printed", "stdout", "info"),
+        ("logged", "log", "warning"),
+        ("told", "log", "info"),
+        ("no newline", "stdout", "info"),
+    ]
+    process.terminate()
+    assert ended(process) == 0
+
+
+async def test_an_exit_in_a_callback_does_not_end_the_worker(
+    pool: WorkerPool, processes: Processes
+):
+    """Nothing tells whose callback it was, but the other agents are not to blame."""
+    process = await processes.start("Quiet", "Callback")
+    await running(pool, "Callback")
+    await running(pool, "Quiet")
+    process.terminate()
+    assert ended(process) == 0
+
+
+async def test_a_loop_that_never_turns_again_is_killed(pool: WorkerPool, processes: Processes):
+    """Its lease ends, nobody confirms, and the thread ends the process."""
+    pool.config = replace(QUICK, lease_seconds=1.0)
+    process = await processes.start("Blocking")
+    await running(pool, "Blocking")
+    assert ended(process) == EXIT_LEASE_LOST
+
+
+async def test_a_stuck_agent_ends_the_process(pool: WorkerPool, processes: Processes):
+    process = await processes.start("Quiet", "Deaf")
+    other = await running(pool, "Quiet")
+    deaf = await running(pool, "Deaf")
+    await pool.terminate(deaf)
+    assert ended(process, 20) == 77
+    assert (await pool.state(other)).status == "pending"
+    assert (await pool.state(deaf)).status == "stopping"
+
+
+async def test_a_process_stopped_for_longer_than_its_lease_writes_nothing(
+    pool: WorkerPool, processes: Processes
+):
+    """SIGSTOP, fenced meanwhile, SIGCONT: it ends by itself, with no event."""
+    pool.config = replace(QUICK, lease_seconds=1.0)
+    process = await processes.start("Quiet")
+    agent_id = await running(pool, "Quiet")
+    process.send_signal(signal.SIGSTOP)
+    await pool.fence("w1")
+    await pool.terminate(agent_id)
+    before = len(await pool.events())
+    process.send_signal(signal.SIGCONT)
+    assert ended(process) == EXIT_LEASE_LOST
+    assert len(await pool.events()) == before
+
+
+async def test_a_worker_does_not_outlive_its_owner(pool: WorkerPool, processes: Processes):
+    """`muster up` was killed: what it started must end."""
+    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    changes = {"owner_pid": owner.pid, "owner_start_time": start_time(owner.pid)}
+    process = await processes.start("Quiet", **changes)
+    agent_id = await running(pool, "Quiet")
+    owner.kill()
+    owner.communicate()
+    assert ended(process) == 0
+    assert (await pool.data(agent_id, "agent.released"))["reason"] == "owner-gone"
+
+
+async def test_without_its_order_a_process_ends_at_once(pool: WorkerPool, processes: Processes):
+    process = processes.run(pool.options("nobody", exits=True))
+    assert ended(process) == 78
+    assert await pool.types() == []
+
+
+async def test_an_idle_worker_loads_nothing_heavy(pool: WorkerPool, processes: Processes):
+    """SQLAlchemy comes with the first `engine()`, the HTTP library never: they cost megabytes."""
+    process = await processes.start("Quiet")
+    await running(pool, "Quiet")
+    loaded = Path(f"/proc/{process.pid}/maps").read_text()
+    assert "msgspec" in loaded
+    assert [name for name in ("sqlalchemy", "aiohttp", "psycopg") if name in loaded] == []
+    process.terminate()
+    assert ended(process) == 0

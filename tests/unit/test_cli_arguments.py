@@ -1,0 +1,147 @@
+"""What people type, and where the service is found."""
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from muster.commands import connecting
+from muster.commands.arguments import agent_id, json_object, pairs, seconds, setting
+from muster.commands.command import BadInput
+from muster.commands.moments import moment_ms
+
+NOW = datetime(2026, 11, 24, 14, 3, 30, tzinfo=UTC).timestamp()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of the test's own, in which `muster up` might run."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def flags(**given):
+    """What a parser makes of flags; those that were not given are None."""
+    names = ("url", "token", "data_dir", "redis_url", "database_url", "key_prefix", "log_dir")
+    return argparse.Namespace(**{name: given.get(name) for name in names})
+
+
+def write_running(folder: Path, text: str) -> None:
+    (folder / ".muster").mkdir()
+    (folder / ".muster" / "running.json").write_text(text)
+
+
+# ---- times -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds_before_now"),
+    [("10m", 600), ("90s", 90), ("1h30m", 5400), ("2d", 172_800), ("1.5h", 5400), ("10m ago", 600)],
+)
+def test_a_span_means_that_long_ago(text, seconds_before_now):
+    assert moment_ms(text, "--from", NOW) == int((NOW - seconds_before_now) * 1000)
+
+
+def test_a_time_of_day_is_the_latest_such_time():
+    local = datetime.fromtimestamp(NOW).astimezone()
+    before, after = local.replace(second=0), local.replace(second=45)
+    assert moment_ms(f"{before:%H:%M}", "--from", NOW) == int(before.timestamp() * 1000)
+    assert moment_ms(f"{after:%H:%M:%S}", "--from", NOW) == int((after.timestamp() - 86400) * 1000)
+
+
+def test_dates_and_epochs_are_times():
+    assert moment_ms("2026-11-24T14:03:30Z", "--from", NOW) == int(NOW * 1000)
+    assert moment_ms("1795529010", "--from", NOW) == 1_795_529_010_000
+    assert moment_ms("1795529010123", "--from", NOW) == 1_795_529_010_123
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "25:61", "10x", "2026-13-01", "-5"])
+def test_what_is_no_time_is_refused_by_the_name_of_its_flag(text):
+    with pytest.raises(BadInput, match=r"^--from: "):
+        moment_ms(text, "--from", NOW)
+
+
+# ---- values ----------------------------------------------------------------------------------
+
+
+def test_an_agent_id_is_a_uuid_in_any_case():
+    assert agent_id("01936B3E-7c1f-7e60-9f52-8b0f9a1c2d3e").startswith("01936b3e")
+    with pytest.raises(BadInput, match="'42' is not an agent's id"):
+        agent_id("42")
+
+
+def test_pairs_are_named_once_each_and_may_hold_equals_signs():
+    assert pairs(["a=1", "b=x=y", "c="], "--label") == {"a": "1", "b": "x=y", "c": ""}
+    for wrong in (["a"], ["=1"], ["a=1", "a=2"]):
+        with pytest.raises(BadInput, match="--label"):
+            pairs(wrong, "--label")
+
+
+def test_json_comes_from_the_line_or_a_file(here):
+    (here / "task.json").write_text('{"task": "tidy up"}')
+    assert json_object('{"a": [1]}', "--input") == {"a": [1]}
+    assert json_object("@task.json", "--input") == {"task": "tidy up"}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "7", "@missing.json", "\ud800"])
+def test_what_is_no_json_object_is_refused(here, text):
+    with pytest.raises(BadInput, match="--input"):
+        json_object(text, "--input")
+
+
+def test_settings_are_numbers_where_they_can_be():
+    assert [setting(text) for text in ("8", "0.5", "null", "slow")] == [8, 0.5, None, "slow"]
+
+
+@pytest.mark.parametrize("text", ["-1", "soon", "nan", "inf"])
+def test_seconds_are_a_number_that_is_not_negative(text):
+    with pytest.raises(BadInput, match="--wait"):
+        seconds(text, "--wait")
+
+
+# ---- where things are ------------------------------------------------------------------------
+
+
+def test_flag_comes_before_environment_before_the_running_service(here, monkeypatch):
+    assert connecting.service(flags()).url == "http://127.0.0.1:8000"
+    write_running(here, '{"url": "http://127.0.0.1:9001", "pid": 1, "other": true}')
+    assert connecting.service(flags()).url == "http://127.0.0.1:9001"
+    monkeypatch.setenv("MUSTER_URL", "http://muster.internal")
+    assert connecting.service(flags()).url == "http://muster.internal"
+    assert connecting.service(flags(url="localhost:7000/")).url == "http://localhost:7000"
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:port", "redis://h"])
+def test_an_address_that_is_none_is_refused(here, url):
+    with pytest.raises(BadInput, match="--url"):
+        connecting.service(flags(url=url))
+
+
+def test_redis_is_found_by_url_by_parts_and_by_the_running_service(here, monkeypatch):
+    with pytest.raises(BadInput, match="MUSTER_REDIS_URL"):
+        connecting.redis_url(flags())
+    write_running(here, '{"redis_url": "unix:///s", "database_url": "sqlite:///v"}')
+    assert connecting.redis_url(flags()) == "unix:///s"
+    assert connecting.database_url(flags()) == "sqlite:///v"
+    monkeypatch.setenv("REDIS_HOST", "redis.internal")
+    monkeypatch.setenv("REDIS_PASSWORD", "a/b@c")
+    monkeypatch.setenv("REDIS_DB", "3")
+    assert connecting.redis_url(flags()) == "redis://:a%2Fb%40c@redis.internal:6379/3"
+    monkeypatch.setenv("REDIS_URL", "redis://one")
+    assert connecting.redis_url(flags()) == "redis://one"
+    monkeypatch.setenv("MUSTER_REDIS_URL", "redis://two")
+    assert connecting.redis_url(flags()) == "redis://two"
+    assert connecting.redis_url(flags(redis_url="redis://three")) == "redis://three"
+
+
+def test_a_damaged_running_file_is_told_of(here):
+    write_running(here, "{")
+    with pytest.raises(BadInput, match=r"running\.json cannot be read"):
+        connecting.service(flags())
+
+
+def test_an_empty_prefix_can_be_asked_for(here, monkeypatch):
+    monkeypatch.setenv("MUSTER_KEY_PREFIX", "test:")
+    assert connecting.key_prefix(flags()) == "test:"
+    assert connecting.key_prefix(flags(key_prefix="")) == ""

@@ -1,0 +1,37 @@
+"""The packages import each other only in the agreed direction; the check itself is sound."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHECK = runpy.run_path(str(ROOT / ".ci" / "imports.py"))
+
+
+def test_no_import_goes_the_wrong_way():
+    """`eventstore` stays free of the rest, and nothing leans on the command line."""
+    assert CHECK["violations"](ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "source", "expected"),
+    [
+        ("eventstore", "import redis", []),
+        ("eventstore", "from eventstore.keys import events", []),
+        ("eventstore", "import workers.slots", ["workers.slots"]),
+        ("workers", "from projector import views", ["projector.views"]),
+        ("gateway", "from projector import queries", []),
+        ("gateway", "from projector.queries.pools import pool", []),
+        ("gateway", "import projector", ["projector"]),
+        ("gateway", "from projector.queries_old import pool", ["projector.queries_old.pool"]),
+        ("projector", "def f():\n    import muster", ["muster"]),
+        ("muster", "import gateway.app, tests", ["tests"]),
+    ],
+)
+def test_the_check_sees_what_it_must(tmp_path: Path, package: str, source: str, expected: list):
+    """A guard that never fires is none."""
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "module.py").write_text(source)
+    found = CHECK["violations"](tmp_path)
+    assert [line.rsplit(" ", 1)[1] for line in found] == expected

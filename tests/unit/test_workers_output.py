@@ -1,0 +1,217 @@
+"""What agents print and log: whole lines of JSON with the ids of whoever wrote them."""
+
+import asyncio
+import io
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+
+from workers.capture import Capture
+from workers.logfile import KEPT, LogFile
+from workers.output import LINE_MAX, Output, logger_of
+from workers.ownership import Owner
+
+
+class Captured:
+    def __init__(self, folder: Path) -> None:
+        self.output = Output(str(folder), "pool", "w1")
+        self.owner = Owner({"agent_id": "a1", "worker_id": "w1"}, self.output)
+
+    def begin(self) -> None:
+        """(Within the test: pytest exchanges `sys.stdout` between its phases.)"""
+        Capture.begin(self.output)
+
+    def lines(self) -> list[dict[str, Any]]:
+        path = self.output.file.path
+        return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+
+    def as_agent(self, function) -> None:
+        self.owner.context().run(function)
+
+
+@pytest.fixture
+def captured(tmp_path: Path) -> Iterator[Captured]:
+    made = Captured(tmp_path)
+    yield made
+    Capture.end()
+    made.output.close()
+
+
+def test_prints_carry_the_ids_of_their_agent(captured: Captured):
+    captured.begin()
+    captured.as_agent(lambda: print("hello\nworld"))
+    print("from the worker itself", file=sys.stderr)
+    first, second, third = captured.lines()
+    assert (first["message"], first["agent_id"], first["stream"]) == ("hello", "a1", "stdout")
+    assert second["message"] == "world"
+    assert (third["worker_id"], third["stream"]) == ("w1", "stderr")
+    assert "agent_id" not in third
+
+
+def test_partial_lines_of_agents_do_not_mix(captured: Captured):
+    """Each has its own until its newline, or its end, comes."""
+    captured.begin()
+    other = Owner({"agent_id": "a2"}, captured.output)
+    captured.as_agent(lambda: print("one ", end=""))
+    other.context().run(lambda: print("two ", end=""))
+    captured.as_agent(lambda: print("line"))
+    captured.output.flush(other)
+    said = [(line["agent_id"], line["message"]) for line in captured.lines()]
+    assert said == [("a1", "one line"), ("a2", "two ")]
+
+
+async def test_tasks_and_threads_of_an_agent_speak_for_it(captured: Captured):
+    captured.begin()
+
+    async def speak() -> None:
+        await asyncio.create_task(asyncio.to_thread(print, "from a thread"))
+
+    await asyncio.get_running_loop().create_task(speak(), context=captured.owner.context())
+    assert captured.lines()[0]["agent_id"] == "a1"
+
+
+def test_logging_is_captured_with_its_level_and_exception(captured: Captured):
+    captured.begin()
+
+    def fail() -> None:
+        try:
+            raise ValueError("why")
+        except ValueError:
+            logging.getLogger("acme").exception("it %s", "failed")
+        logging.getLogger("acme").info("fine")
+
+    captured.as_agent(fail)
+    failed, fine = captured.lines()
+    assert (failed["level"], failed["message"], failed["logger"]) == ("error", "it failed", "acme")
+    assert "ValueError: why" in failed["exception"]
+    assert (fine["level"], fine["agent_id"]) == ("info", "a1")
+
+
+def test_handlers_made_before_the_fork_are_redirected(tmp_path: Path):
+    """A role's module may have set up `logging` when it was imported."""
+    logger = logging.getLogger("acme.early")
+    handler = logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    made = Captured(tmp_path)
+    Capture.begin(made.output)
+    made.as_agent(lambda: logger.warning("early"))
+    Capture.end()
+    logger.removeHandler(handler)
+    assert {line["agent_id"] for line in made.lines()} == {"a1"}
+    made.output.close()
+
+
+def test_structlog_keeps_its_fields(captured: Captured):
+    captured.begin()
+    captured.as_agent(lambda: structlog.get_logger().info("order.taken", order=7, stream="mine"))
+    (line,) = captured.lines()
+    assert (line["event"], line["order"], line["level"]) == ("order.taken", 7, "info")
+    assert (line["agent_id"], line["stream"], line["stream_"]) == ("a1", "log", "mine")
+
+
+def test_the_contexts_logger_knows_its_agent_in_any_thread(captured: Captured):
+    captured.begin()
+    logger = logger_of(captured.owner).bind(step=1)
+    thread = threading.Thread(target=lambda: logger.warning("odd"))
+    thread.start()
+    thread.join()
+    (line,) = captured.lines()
+    assert (line["event"], line["level"], line["step"]) == ("odd", "warning", 1)
+    assert line["agent_id"] == "a1"
+
+
+def test_where_workers_share_a_process_only_agents_are_captured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    made = Captured(tmp_path)
+    Capture.begin(None)
+    made.as_agent(lambda: print("agent"))
+    print("muster")
+    Capture.end()
+    made.output.close()
+    assert [line["message"] for line in made.lines()] == ["agent"]
+    assert capsys.readouterr().out == "muster\n"
+
+
+def test_captures_overlap_and_everything_is_put_back(tmp_path: Path):
+    before = (sys.stdout, logging.getLogger().handlers[:], structlog.get_config()["processors"])
+    Capture.begin(None)
+    Capture.begin(None)
+    Capture.end()
+    assert sys.stdout is not before[0]
+    Capture.end()
+    after = (sys.stdout, logging.getLogger().handlers[:], structlog.get_config()["processors"])
+    assert after == before
+
+
+class Awkward:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_what_has_no_json_form_is_written_all_the_same(captured: Captured):
+    captured.begin()
+    structlog.get_logger().info(
+        "odd", what=Awkward(), text="\udcff", number=1 << 80, path=Path("x")
+    )
+    print("\udcff")
+    odd, printed = captured.lines()
+    assert odd["what"] == "<Awkward: its repr raised RuntimeError>"
+    assert (odd["text"], odd["number"]) == ("\\udcff", str(1 << 80))
+    assert printed["message"] == "\\udcff"
+
+
+def test_printing_while_printing_does_not_deadlock(captured: Captured):
+    captured.begin()
+
+    class Chatty:
+        def __repr__(self) -> str:
+            print("inner")
+            return "chatty"
+
+    structlog.get_logger().info("outer", what=Chatty())
+    assert [line.get("message") or line["event"] for line in captured.lines()] == ["inner", "outer"]
+
+
+def test_endless_lines_are_cut(captured: Captured):
+    captured.begin()
+    print("x" * (2 * LINE_MAX + 5), end="")
+    captured.output.flush()
+    assert [len(line["message"]) for line in captured.lines()] == [LINE_MAX, LINE_MAX, 5]
+
+
+def test_bytes_and_descriptors_of_the_stream_work(captured: Captured):
+    """For code that writes `sys.stdout.buffer`."""
+    captured.begin()
+    sys.stdout.buffer.write(b"raw\n")
+    sys.stdout.flush()
+    assert isinstance(sys.stdout, io.TextIOBase)
+    assert captured.lines()[0]["message"] == "raw"
+
+
+def test_files_are_rotated_by_size(tmp_path: Path):
+    """Nothing is lost between them, and the oldest go."""
+    file = LogFile(tmp_path / "pool" / "w.jsonl", size_max=100)
+    for number in range(40):
+        file.write(f"{number:019}\n".encode())
+    file.close()
+    names = sorted(path.name for path in (tmp_path / "pool").iterdir())
+    assert names == ["w.jsonl", *(f"w.jsonl.{n}" for n in range(1, KEPT + 1))]
+    kept = "".join((tmp_path / "pool" / name).read_text() for name in [*names[:0:-1], names[0]])
+    assert [int(line) for line in kept.splitlines()] == list(range(20, 40))
+
+
+def test_a_line_that_cannot_be_written_stops_nobody(tmp_path: Path):
+    (tmp_path / "pool").write_text("in the way")
+    file = LogFile(tmp_path / "pool" / "w.jsonl")
+    file.write(b"x\n")
+    assert file.dropped == 1
+    file.close()
+    file.close()
