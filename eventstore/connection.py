@@ -91,22 +91,29 @@ async def interruptible(client: AsyncClient, *command: str | bytes | int) -> Any
     """`execute` for a call that may block for long: a cancellation ends it at once.
 
     On Python 3.11 redis-py can swallow a cancellation that comes while a command is being sent
-    (it uses `asyncio.wait_for`), and would then block on. So the call has a task of its own; when it
-    is given up its connection is dropped, since a reply may still come.
+    (it uses `asyncio.wait_for`), and would then block on. So the call has a task of its own; when
+    it is given up its connection is dropped, since a reply may still come.
     """
     call = asyncio.ensure_future(execute(client, *command))
     try:
         return await asyncio.shield(call)
     except asyncio.CancelledError:
         call.cancel()
-        call.add_done_callback(lambda done: done.cancelled() or done.exception())
+        call.add_done_callback(_take_note)
         await client.connection_pool.disconnect()
         raise
 
 
 async def shielded(call: Callable[[], Awaitable[T]]) -> T:
     """Run a call to its end even if the caller is cancelled meanwhile."""
-    return await asyncio.shield(asyncio.ensure_future(_awaited(call)))
+    task = asyncio.ensure_future(_awaited(call))
+    task.add_done_callback(_take_note)  # nobody may be left to hear of an error
+    return await asyncio.shield(task)
+
+
+def _take_note(done: "asyncio.Future[Any]") -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 async def _awaited(call: Callable[[], Awaitable[T]]) -> T:

@@ -121,6 +121,8 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
         values["config"], sources["config"] = found, sources.get("config", str(found))
     _add_well_known(values, sources, environment)
     roles, pools = _declarations(document, found)
+    if values.get("redis_url", "").startswith(("valkey://", "valkeys://")):
+        values["redis_url"] = "redis" + values["redis_url"].removeprefix("valkey")
     settings = Settings(**values, roles=roles, pools=pools, sources=sources)
     if settings.app_dir is None and settings.config is not None:
         settings = msgspec.structs.replace(settings, app_dir=settings.config.absolute().parent)
@@ -265,10 +267,10 @@ def _check(settings: Settings) -> None:
             " MUSTER_API_TOKEN (clients then send it as a bearer token), or use 127.0.0.1"
         )
     if settings.redis_url and urlsplit(settings.redis_url).scheme not in {
-        "redis", "rediss", "unix", "valkey", "valkeys",
+        "redis", "rediss", "unix",
     }:  # fmt: skip
         source = settings.sources.get("redis_url", "redis_url")
-        raise ConfigurationError(f"{source}: expected redis://, rediss:// or unix://")
+        raise ConfigurationError(f"{source}: expected redis://, rediss://, valkey:// or unix://")
     if "{" in settings.key_prefix or "}" in settings.key_prefix:
         raise ConfigurationError("key_prefix: braces are not allowed, they mark the Cluster slot")
 

@@ -242,9 +242,8 @@ def alive(client: Any, key: str) -> bool:
 def compare_views(path: str, pool: str, events: Sequence[Event]) -> list[str]:
     """Invariant 6: SQL against a fold up to the checkpoint; the archive, event by event."""
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
-        [(position,)] = database.execute(
-            "SELECT seq FROM checkpoints WHERE pool = ?", (pool,)
-        ).fetchall()
+        found = database.execute("SELECT seq FROM checkpoints WHERE pool = ?", (pool,)).fetchall()
+        position = found[0][0] if found else 0
         rows = dict(
             database.execute("SELECT agent_id, status FROM agents WHERE pool_name = ?", (pool,))
         )

@@ -331,6 +331,19 @@ async def test_a_server_that_is_not_there_is_unreachable(redis_server: MakeServe
         assert (await pool.spawn()).outcome is Outcome.DONE
 
 
+async def test_log_time_is_the_servers_also_on_a_quiet_log(any_redis_url: str) -> None:
+    """A process that starts long after the last event must not take that event's time for now."""
+    async with open_pool(any_redis_url) as pool:
+        await pool.spawn()
+        with redis.Redis.from_url(any_redis_url) as client:
+            client.hincrby(f"pool:{{{POOL}}}:meta", "ts", -60_000)
+            client.hset(f"pool:{{{POOL}}}:meta", "seq", "1")
+            late = Log(pool.log.client, Keys())
+            await late.initialise(POOL)
+            seconds, micros = client.time()
+            assert abs(late.now_ms() - (seconds * 1000 + micros // 1000)) < 1000
+
+
 async def test_the_lead_belongs_to_one_host_until_it_stands_still(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         _, first = await pool.log.lead(POOL, "h1", 0)

@@ -60,6 +60,7 @@ def test_a_file_declares_roles_and_pools_and_its_folder_is_where_classes_are(
         ({"REDIS_URL": "redis://a"}, "redis://a"),
         ({"MUSTER_REDIS_URL": "redis://b", "REDIS_URL": "redis://a"}, "redis://b"),
         ({"REDIS_HOST": "h"}, "redis://h:6379/0"),
+        ({"REDIS_URL": "valkeys://v:1"}, "rediss://v:1"),
         (
             {"REDIS_HOST": "h", "REDIS_PORT": "1", "REDIS_DB": "2", "REDIS_PASSWORD": "p/w"},
             "redis://:p%2Fw@h:1/2",
