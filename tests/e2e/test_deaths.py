@@ -1,0 +1,127 @@
+"""Processes killed while spawns come in, and stopped and continued ones."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+from eventstore.ids import new_id
+from tests import invariants
+from tests.e2e.conftest import CONFIG
+from tests.e2e.system import POOL, System
+from tests.pools import raw_events
+from tests.waiting import until
+
+SPAWNS = 30
+
+
+async def insist(system: System) -> str:
+    """Spawn with a key, again until it is answered: as a careful client does."""
+    key = new_id()
+    body = {"project_id": "demo", "role_type": "developer", "pool_name": POOL}
+    headers = {"Idempotency-Key": key, "Prefer": "respond-async"}
+    for _ in range(300):
+        try:
+            status, answer = await system.call(
+                "POST", "/api/v1/agents/spawn", body, headers=headers
+            )
+        except (aiohttp.ClientError, TimeoutError):
+            status, answer = 0, None
+        if status in (200, 202):
+            return str(answer["agent_id"])
+        await asyncio.sleep(0.05)
+    raise AssertionError("never answered")
+
+
+async def insist_many(system: System, accepted: list[str]) -> None:
+    while len(accepted) < SPAWNS:
+        accepted.append(await insist(system))
+
+
+def victim(system: System, name: str) -> psutil.Process:
+    if name == "redis":
+        return next(p for p in system.family() if p.name() == "valkey-server")
+    return system.role(name)
+
+
+@pytest.mark.parametrize("name", ["worker", "supervisor", "projector", "gateway", "redis"])
+async def test_what_was_accepted_ends_right_whoever_is_killed(system: System, name: str) -> None:
+    accepted: list[str] = []
+    spawning = asyncio.create_task(insist_many(system, accepted))
+    await until(lambda: len(accepted) >= SPAWNS // 3)
+    if name == "worker":
+        [killed, *_] = await system.workers()
+    else:
+        killed = victim(system, name)
+    killed.kill()
+    await spawning
+    await system.running(SPAWNS)
+    assert {agent["agent_id"] for agent in await system.agents()} == set(accepted)
+    system.verify()
+    assert invariants.check(system.redis_url, acknowledged=accepted, views=system.views()) == []
+    if name != "worker":
+        await until(lambda: victim(system, name).pid != killed.pid)
+
+
+async def test_a_stopped_worker_ends_itself_and_writes_nothing(system: System) -> None:
+    await system.spawn()
+    [worker] = await system.workers()
+    [held] = await system.agents()
+    worker.suspend()
+    try:
+        await until(
+            lambda: "worker.lost" in {e["type"] for e in raw_events(system.redis_url)},
+            timeout=6,
+        )
+        await system.running(1)
+        moved = await system.agent(held["agent_id"])
+        assert (moved["incarnation"], moved["process_id"] != held["process_id"]) == (2, True)
+        last = len(raw_events(system.redis_url))
+    finally:
+        worker.resume()
+    await asyncio.to_thread(psutil.wait_procs, [worker], 8)
+    assert not worker.is_running()
+    later = [e["worker_id"] for e in raw_events(system.redis_url)[last:]]
+    assert held["process_id"] not in later
+    assert invariants.check(system.redis_url, views=system.views()) == []
+
+
+async def test_after_kill_9_of_muster_up_all_ends_and_it_starts_again(project: Path) -> None:
+    system = System(project, config=CONFIG)
+    async with system:
+        await asyncio.gather(*(system.spawn() for _ in range(5)))
+        assert system.process is not None
+        family = system.family()
+        system.process.kill()
+        _, left = await asyncio.to_thread(psutil.wait_procs, family, 4.0)  # two lease times
+        assert left == []
+        system.process.wait()
+        (system.data / "running.json").unlink()
+        await system.start()
+        await system.running(5)
+        system.verify()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_ends_all_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    async with System(tmp_path) as system:
+        await system.spawn()
+        assert await system.stop(number=number, timeout=15) == 0
+        assert "stopped" in system.said()
+
+
+async def test_a_second_ctrl_c_ends_at_once(project: Path) -> None:
+    system = System(project, config=CONFIG)
+    async with system:
+        held = await system.spawn(input={"hold": "stop", "folder": str(project)})
+        assert system.process is not None
+        family: list[Any] = system.family()
+        system.process.send_signal(signal.SIGINT)
+        await until((project / f"{held['agent_id']}.stop").exists)
+        system.process.send_signal(signal.SIGINT)
+        _, left = await asyncio.to_thread(psutil.wait_procs, family, 2.0)
+        assert left == []
