@@ -53,16 +53,17 @@ def _tell(report: "Report", *, as_json: bool) -> None:
         return
     if report.differences:
         render.show(table(report.differences))
-    many = len(report.differences)
+    many = len(report.differences) + report.omitted
+    pools = sum(bool(checked.pool) for checked in report.pools)
     said = "equal" if report.equal else f"{many} difference{'s' if many > 1 else ''}"
-    print(f"{said}: {report.events:,} events of {len(report.pools)} pools folded,"
+    print(f"{said}: {report.events:,} events of {pools} pools folded,"
           f" {report.subjects:,} subjects compared")  # fmt: skip
 
 
 def table(differences: Sequence["Difference"]) -> render.Table:
-    names = ("POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND")
+    names = ("WHERE", "POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND")
     rows = [
-        (one.pool or CATALOGUE, one.subject, one.field, one.expected, one.found)
+        (one.where, one.pool or CATALOGUE, one.subject, one.field, one.expected, one.found)
         for one in differences
     ]
     return render.Table(tuple(render.Column(name) for name in names), rows)

@@ -84,7 +84,8 @@ def test_verify_says_equal_where_all_is(flags, capsys):
     assert capsys.readouterr().out.startswith("equal: 4 events of 1 pools folded")
     assert main(["verify", *flags, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["equal"], report["pools"], report["differences"]) == (True, ["alpha"], [])
+    assert [checked["pool"] for checked in report["pools"]] == ["", "alpha"]
+    assert (report["equal"], report["differences"]) == (True, [])
 
 
 def test_verify_names_what_differs_and_fails(flags, capsys):
@@ -97,8 +98,8 @@ def test_verify_names_what_differs_and_fails(flags, capsys):
     assert main(["verify", *flags]) == 1
     heading, row, summary = capsys.readouterr().out.splitlines()
     agent = key.decode().rpartition(":")[2]
-    assert heading.split() == ["POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND"]
-    assert row.split() == ["alpha", agent, "hash", "project_id", "p", "edited"]
+    assert heading.split() == ["WHERE", "POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND"]
+    assert row.split() == ["redis", "alpha", agent, "project_id", "p", "edited"]
     assert summary.startswith("1 difference: ")
 
 
