@@ -41,7 +41,7 @@ class Reading(Struct):
     stale: bool = False
 
 
-READING: Final = "muster.reading"
+READING: Final = web.RequestKey("muster.reading", Reading)
 
 
 class Backend:

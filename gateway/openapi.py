@@ -40,6 +40,7 @@ PART: Final = {
     "pool_name": asked.PoolName,
     "agent_id": asked.Identifier,
     "project_id": asked.ProjectId,
+    "name": str,
 }
 
 
@@ -221,6 +222,40 @@ OPERATIONS: Final = (
         answers=((200, "The text format", str),),
         kind="text/plain",
     ),
+    Operation(
+        method="get",
+        path="/openapi.json",
+        tag="pages",
+        summary="This document",
+        answers=((200, "OpenAPI 3.1", dict[str, object]),),
+    ),
+    Operation(
+        method="get",
+        path="/",
+        tag="pages",
+        summary="The dashboard",
+        answers=((200, "A page", str),),
+        kind="text/html",
+        public=True,
+    ),
+    Operation(
+        method="get",
+        path="/docs",
+        tag="pages",
+        summary="This document, for reading",
+        answers=((200, "A page", str),),
+        kind="text/html",
+        public=True,
+    ),
+    Operation(
+        method="get",
+        path="/static/{name}",
+        tag="pages",
+        summary="What the pages load",
+        answers=((200, "A style sheet, script or picture", str),),
+        kind="*/*",
+        public=True,
+    ),
 )
 
 
@@ -259,9 +294,9 @@ def describe(version: str, token: bool) -> dict[str, Any]:
 
 
 def _anything(kind: type) -> dict[str, Any]:
-    """A value that may be anything has an empty schema."""
+    """A value that may be anything; msgspec takes an empty schema for none."""
     if kind is object:
-        return {}
+        return {"description": "Any JSON value"}
     raise NotImplementedError(kind)
 
 

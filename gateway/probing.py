@@ -50,8 +50,8 @@ async def redis_facts(backend: Backend) -> RedisFacts:
     except MusterError as error:
         return RedisFacts(reachable=False, error=str(error))
     except TimeoutError:
-        error = f"Redis does not answer within {REDIS_SECONDS:g} s"
-        return RedisFacts(reachable=False, error=error)
+        silent = f"Redis does not answer within {REDIS_SECONDS:g} s"
+        return RedisFacts(reachable=False, error=silent)
     kind, version = server_version(info)
     return RedisFacts(
         reachable=True,

@@ -55,6 +55,10 @@ class Watch:
                     await self._arrived.wait()
             except TimeoutError:
                 return None
+        return self.arrived()
+
+    def arrived(self) -> Event | None:
+        """The next event, if it is here already."""
         return self._events.popleft() if self._events else None
 
 
@@ -131,5 +135,12 @@ async def until_started(watch: Watch, agent: Agent, deadline: float) -> tuple[Ag
     while event := await watch.next(deadline):
         agent = agents.evolve(agent, event, agent.pool_name)
         if isinstance(event.body, ANSWERS):
-            return agent, event
+            return _with_the_rest(watch, agent, event)
     return agent, None
+
+
+def _with_the_rest(watch: Watch, agent: Agent, event: Event) -> tuple[Agent, Event]:
+    """A step's events come together: a failed start and that it was the last are one outcome."""
+    while following := watch.arrived():
+        agent, event = agents.evolve(agent, following, agent.pool_name), following
+    return agent, event
