@@ -87,7 +87,7 @@ class Active:
         if not await database.read(lambda c: needs_rebuild(c, projection.positions)):
             return
         log.info("projector.rebuilding", name=self._options.name)
-        rebuild = Rebuild(database, self._source)
+        rebuild = Rebuild(database, self._source, lease_seconds=self._options.lease_seconds)
         await rebuild.begin()
         try:
             await rebuild.fold_archive()

@@ -6,9 +6,8 @@ half a transaction behind. `write` and `read` take a plain function of a connect
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -16,8 +15,6 @@ from sqlalchemy import (
     URL,
     Connection,
     Engine,
-    Insert,
-    Table,
     create_engine,
     event,
     insert,
@@ -25,7 +22,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -45,6 +41,7 @@ T = TypeVar("T")
 
 BUSY_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 5
+CLOSE_SECONDS: Final = 5
 CREATION_LOCK: Final = 0x6D757374
 """PostgreSQL's advisory lock under which tables are created: "must" in ASCII."""
 
@@ -66,6 +63,7 @@ class Database:
         self._engine: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._writing = asyncio.Lock()
+        self._running: set[Future[Any]] = set()
 
     @property
     def prefix(self) -> str:
@@ -79,11 +77,15 @@ class Database:
             self._threads = ThreadPoolExecutor(self._connections, thread_name_prefix="views")
 
     async def close(self) -> None:
+        """Let what runs end, for a bounded time, and disconnect. Safe to call twice."""
         engine, threads = self._engine, self._threads
         self._engine = self._threads = None
-        if engine is not None and threads is not None:
-            await asyncio.to_thread(threads.shutdown)
-            engine.dispose()
+        if engine is None or threads is None:
+            return
+        threads.shutdown(wait=False, cancel_futures=True)
+        if running := [asyncio.wrap_future(future) for future in self._running]:
+            await asyncio.wait(running, timeout=CLOSE_SECONDS)
+        engine.dispose()
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction that may write; what it raises rolls it back."""
@@ -106,7 +108,10 @@ class Database:
             with engine.execution_options(**options).begin() as connection:
                 return work(connection)
 
-        return await asyncio.get_running_loop().run_in_executor(threads, transaction)
+        future = threads.submit(transaction)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return await asyncio.wrap_future(future)
 
     async def prepare(self) -> None:
         """Create whatever is not there yet. Any number of processes may do so at once."""
@@ -160,25 +165,6 @@ def address(url: str) -> URL:
                 "the database's address must be sqlite:///PATH or postgresql://…, not"
                 f" {parsed.render_as_string(hide_password=True)}"
             )
-
-
-@cache
-def insertion(table: Table, dialect: str, conflict: str = "fail") -> Insert:
-    """INSERT, where a row of that key stands: `fail`, `skip` it, or `replace` it."""
-    if conflict == "fail":
-        return insert(table)
-    statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
-    if conflict == "skip":
-        return statement.on_conflict_do_nothing()
-    keys = [column.name for column in table.primary_key]
-    values = {c.name: statement.excluded[c.name] for c in table.columns if not c.primary_key}
-    return statement.on_conflict_do_update(index_elements=keys, set_=values)
-
-
-def replace_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows, or replace those of the same key."""
-    if rows:
-        connection.execute(insertion(table, connection.dialect.name, "replace"), rows)
 
 
 def disconnected(error: SQLAlchemyError) -> bool:

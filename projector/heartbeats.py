@@ -12,7 +12,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, delete, select, update
 
 from eventstore.reader import Entry
-from projector.database import replace_rows
+from projector.bulk import write_rows
 from projector.tables import AGENT_LIVE, SERVING, WORKER_LIVE
 
 KEPT_MS: Final = 900_000
@@ -71,8 +71,8 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
 
 def write(connection: Connection, gathered: Gathered) -> None:
     """Put the newest heartbeats in the place of older ones."""
-    replace_rows(connection, AGENT_LIVE, gathered.agents)
-    replace_rows(connection, WORKER_LIVE, gathered.workers)
+    write_rows(connection, AGENT_LIVE, gathered.agents, "replace")
+    write_rows(connection, WORKER_LIVE, gathered.workers, "replace")
     checkpoints = SERVING.checkpoints
     for pool, stream_id in gathered.positions.items():
         connection.execute(

@@ -5,6 +5,7 @@ not ends what is admitted, with a sentence that says why; nothing is ever skippe
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -14,7 +15,8 @@ from eventstore.events import ENTRY_FIELDS, Event, decode_body
 from eventstore.reader import Entry
 from projector.rows import EventRow, Position
 
-OK = "ok"
+OK: Final = "ok"
+FIELD_NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
 
 
 class Admitted(Struct, frozen=True):
@@ -53,31 +55,38 @@ def _out_of_order(last: int, row: EventRow) -> str:
 def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
     """An entry as it is archived; one with other fields becomes one of no known type."""
     stream_id, fields = entry
-    names = tuple(name.decode() for name in fields[::2])
-    values = [value.decode() for value in fields[1::2]]
-    if names != ENTRY_FIELDS:
-        found = dict(zip(names, values, strict=False))
-        values = [found.get(name, "") for name in ENTRY_FIELDS]
-        values[0] = values[0] if set(ENTRY_FIELDS) <= set(names) else "entry with other fields"
+    values = [value.decode(errors="replace") for value in fields[1::2]]
+    if list(fields[::2]) != FIELD_NAMES:
+        values = _unknown(dict(zip(fields[::2], values, strict=False)))
     return EventRow(
         pool=pool,
         generation=generation,
-        seq=int(values[2] or 0),
+        seq=_number(values[2]),
         stream_id=stream_id.decode(),
         type=values[0],
-        version=int(values[1] or 0),
+        version=_number(values[1]),
         event_id=values[3],
         subject=values[4],
-        incarnation=int(values[5] or 0),
+        incarnation=_number(values[5]),
         worker_id=values[6],
-        epoch=int(values[7] or 0),
+        epoch=_number(values[7]),
         correlation_id=values[8],
         causation_id=values[9],
         traceparent=values[10],
         actor=values[11],
-        ts=int(values[12] or 0),
+        ts=_number(values[12]),
         data=values[13],
     )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
+
+
+def _unknown(found: dict[bytes, str]) -> list[str]:
+    """What can be told of an entry with other fields; its type is one that nobody knows."""
+    values = [found.get(name, "") for name in FIELD_NAMES]
+    return ["entry with other fields", *values[1:]]
 
 
 def event_of(row: EventRow) -> Event:

@@ -17,7 +17,8 @@ from msgspec import Struct
 from sqlalchemy import Connection, select, update
 
 from eventstore.ids import new_id
-from projector.database import Database, insertion
+from projector.bulk import insert_new
+from projector.database import Database
 from projector.tables import LEASES
 
 LEASE_SECONDS: Final = 4.0
@@ -112,7 +113,7 @@ class Lease:
     def _claim(self, connection: Connection, seen: Seen) -> bool:
         """Take it if nothing has moved since it was seen."""
         connection.execute(
-            insertion(LEASES, connection.dialect.name, "skip"),
+            insert_new(connection, LEASES),
             {"name": self.name, "holder": "", "term": 0, "renewal": 0},
         )
         taken = connection.execute(

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Table, select, update
 from eventstore.agent import Agent
 from eventstore.log import CATALOGUE
 from eventstore.pool import Catalogue
-from projector.database import insertion, replace_rows
+from projector.bulk import insert_new, write_rows
 from projector.fold import (
     Crew,
     State,
@@ -117,9 +117,8 @@ class Projection:
             admitted = Admitted(admitted.rows[:good], admitted.events[:good], why)
             state, catalogue = self._fold(connection, position, admitted)
         after = follow(position, admitted)
-        if self.archives and admitted.rows:
-            statement = insertion(EVENTS, connection.dialect.name, "skip")
-            connection.execute(statement, [asdict(row) for row in admitted.rows])
+        if self.archives:
+            write_rows(connection, EVENTS, [asdict(row) for row in admitted.rows], "skip")
         self._write_state(connection, state, after.generation)
         if catalogue is not self.catalogue:
             self._write_catalogue(connection, catalogue)
@@ -180,15 +179,15 @@ class Projection:
     def _write_state(self, connection: Connection, state: State, generation: int) -> None:
         agents = [agent_record(agent, generation) for agent in state.agents.values()]
         workers = [worker_record(crew.worker, crew.agent_count) for crew in state.workers.values()]
-        replace_rows(connection, self.tables.agents, agents)
-        replace_rows(connection, self.tables.workers, workers)
+        write_rows(connection, self.tables.agents, agents, "replace")
+        write_rows(connection, self.tables.workers, workers, "replace")
 
     def _write_catalogue(self, connection: Connection, new: Catalogue) -> None:
         old = self.catalogue
         pools = [pool_record(p) for name, p in new.pools.items() if old.pools.get(name) != p]
         hosts = [host_record(h) for name, h in new.hosts.items() if old.hosts.get(name) != h]
-        replace_rows(connection, self.tables.pools, pools)
-        replace_rows(connection, self.tables.hosts, hosts)
+        write_rows(connection, self.tables.pools, pools, "replace")
+        write_rows(connection, self.tables.hosts, hosts, "replace")
 
     def _advance(self, connection: Connection, new: Position) -> None:
         table, values, old = self.tables.checkpoints, asdict(new), self._stored.get(new.pool)
@@ -202,8 +201,8 @@ class Projection:
                 .returning(table.c.pool)
             )
         else:
-            statement = insertion(table, connection.dialect.name, "skip")
-            moved = connection.execute(statement.returning(table.c.pool), values)
+            added = insert_new(connection, table).returning(table.c.pool)
+            moved = connection.execute(added, values)
         if moved.first() is None:
             raise Superseded(f"the checkpoint of {new.pool or 'the catalogue'!r} has moved")
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, func, insert, select, text, update
 from eventstore.errors import LogError, MusterError
 from eventstore.log import CATALOGUE
 from projector.database import Database
-from projector.lease import Lease, Superseded
+from projector.lease import LEASE_SECONDS, Lease, Superseded
 from projector.projection import Projection, Taken, read_positions, stopped
 from projector.rows import EventRow, Position
 from projector.source import Head, Source, archive_heads, archived
@@ -72,6 +72,9 @@ class RebuildOptions(Struct, frozen=True, kw_only=True):
     database_url: str
     key_prefix: str = ""
     batch: int = 2000
+    """Events in one transaction."""
+    lease_seconds: float = LEASE_SECONDS
+    """As the projectors have it."""
 
 
 async def replay(options: RebuildOptions, report: Report) -> Progress:
@@ -84,8 +87,14 @@ async def replay(options: RebuildOptions, report: Report) -> Progress:
     database.open()
     try:
         await database.prepare()
-        rebuild = Rebuild(database, source, batch=options.batch, report=report)
-        projector = Lease(database)
+        rebuild = Rebuild(
+            database,
+            source,
+            batch=options.batch,
+            lease_seconds=options.lease_seconds,
+            report=report,
+        )
+        projector = Lease(database, seconds=options.lease_seconds)
         await rebuild.begin()
         try:
             await rebuild.fold_archive()
@@ -104,7 +113,13 @@ class Rebuild:
     """One rebuild, in steps: `begin`, `fold_archive`, `finish`, and `end` in any case."""
 
     def __init__(
-        self, database: Database, source: Source, *, batch: int = 2000, report: Report | None = None
+        self,
+        database: Database,
+        source: Source,
+        *,
+        batch: int = 2000,
+        lease_seconds: float = LEASE_SECONDS,
+        report: Report | None = None,
     ) -> None:
         self.progress = Progress()
         self._database = database
@@ -113,7 +128,7 @@ class Rebuild:
         self._report = report
         self._since = time.monotonic()
         self._beside = Projection(BESIDE, archives=False)
-        self._lease = Lease(database, "rebuild")
+        self._lease = Lease(database, "rebuild", seconds=lease_seconds)
         self._heads: dict[str, Head] = {}
         self._archived: dict[str, Head] = {}
 
@@ -168,8 +183,11 @@ class Rebuild:
         for at in self._beside.positions.values():
             name = f"pool {at.pool!r}" if at.pool else "the catalogue"
             views = serving.get(at.pool, at)
+            head = self._heads[at.pool]
             if stopped(at):
                 raise LogDamaged(f"{name}: {at.status}")
+            if at.generation == head.generation and at.seq < head.seq:
+                raise LogDamaged(f"{name}: seq {at.seq + 1} to {head.seq} are nowhere to be found")
             if (at.generation, at.seq) < (views.generation, views.seq):
                 raise LogDamaged(
                     f"{name}: archive and stream end at seq {at.seq}, the views are at {views.seq}"
@@ -204,12 +222,17 @@ class Rebuild:
     # ---- folding -----------------------------------------------------------------------------
 
     async def _fold_archive(self, pool: str) -> None:
-        while rows := await self._database.read(lambda c: self._archived_after(c, pool)):
-            if rows[0].seq != self._beside.positions[pool].seq + 1:
+        """To where the archive ended when it was looked at."""
+        last = self._archived.get(pool, Head()).seq
+        while self._goes_on(pool, last):
+            rows = await self._database.read(lambda c: self._archived_after(c, pool))
+            if not rows or rows[0].seq != self._beside.positions[pool].seq + 1:
                 return  # a hole: perhaps the stream still has what is missing
             await self._take(pool, rows, None)
-            if stopped(self._beside.positions[pool]):
-                return
+
+    def _goes_on(self, pool: str, last: int) -> bool:
+        at = self._beside.positions[pool]
+        return at.seq < last and not stopped(at)
 
     def _archived_after(self, connection: Connection, pool: str) -> list[EventRow]:
         rows = archived(connection, self._beside.positions[pool], count=self._batch)
@@ -217,7 +240,9 @@ class Rebuild:
         return [row for index, row in enumerate(rows) if row.seq == first + index]
 
     async def _fold_stream(self, pool: str, projector: Lease) -> None:
-        while not stopped(self._beside.positions[pool]):
+        """To where the stream ended when it was looked at: what comes later the projector takes."""
+        last = self._heads[pool].seq
+        while self._goes_on(pool, last):
             rows = await self._source.after(self._beside.positions[pool], count=self._batch)
             if not rows:
                 return

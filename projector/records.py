@@ -30,7 +30,7 @@ def agent_record(agent: Agent, generation: int) -> Record:
         "role_type": agent.role_type,
         "project_id": agent.project_id,
         "status": agent.status.value,
-        "reason": agent.reason,
+        "reason": _storable(agent.reason),
         "stop": agent.stop.value,
         "incarnation": agent.incarnation,
         "version": agent.version,
@@ -104,7 +104,7 @@ def worker_record(worker: Worker, agent_count: int) -> Record:
         "pid": worker.pid,
         "start_time": worker.start_time,
         "status": worker.status.value,
-        "reason": worker.reason,
+        "reason": _storable(worker.reason),
         "draining": worker.draining,
         "epoch": worker.epoch,
         "version": worker.version,
@@ -187,6 +187,11 @@ def host_of(row: Row) -> Host:
         joined_ms=row["joined_at"],
         changed_ms=row["changed_at"],
     )
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL holds every character but this one."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _json(value: object) -> str:

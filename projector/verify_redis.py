@@ -34,8 +34,8 @@ class RedisComparison:
                 self._hashes[start] = set()
             pattern = f"{_literally(self._source.keys.prefix)}{kind}:{{*"
             async for key in self._keys(pattern):
-                start, brace, subject = key.rpartition(b"}:")
-                if found := starts.get(start + brace):
+                before, brace, subject = key.rpartition(b"}:")
+                if found := starts.get(before + brace):
                     self._hashes[found].add(subject.decode())
 
     async def compare(self, witness: Witness, head: Head) -> None:

@@ -99,7 +99,7 @@ def test_verify_names_what_differs_and_fails(flags, capsys):
     heading, row, summary = capsys.readouterr().out.splitlines()
     agent = key.decode().rpartition(":")[2]
     assert heading.split() == ["WHERE", "POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND"]
-    assert row.split() == ["redis", "alpha", agent, "project_id", "p", "edited"]
+    assert row.split() == ["redis", "alpha", f"agent:{agent}", "project_id", "p", "edited"]
     assert summary.startswith("1 difference: ")
 
 

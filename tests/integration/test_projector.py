@@ -1,5 +1,6 @@
 """From the log into the views, on real servers and both databases."""
 
+import asyncio
 import time
 
 import msgspec
@@ -8,8 +9,12 @@ import pytest
 from eventstore import agent as agents
 from eventstore.agent import Terminate
 from eventstore.pool import PoolConfig
+from projector import projection
+from projector.database import Database
 from projector.queries import AgentFilter
+from projector.rebuild import Progress, RebuildOptions, replay
 from projector.service import Phase
+from projector.verify import verify
 from tests.integration.projector_stage import POOL, Stage, heartbeat, open_stage
 from tests.pools import ORIGIN
 from tests.waiting import until
@@ -209,6 +214,45 @@ async def test_a_restarted_projector_goes_on_from_its_rows(
             )
         [worker] = await stage.views.workers()
         assert worker.agent_count == 1
+
+
+async def test_what_has_left_the_memory_is_read_from_its_row(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "MEMORY_MAX", 1)
+    async with open_stage(redis_url, database_url) as stage, stage.projecting():
+        pool = await stage.pool()
+        await stage.play(pool)
+        await stage.settle()
+        await stage.play(pool, "v")
+        await stage.settle()
+        assert (await verify(redis_url, "", database_url)).differences == ()
+
+
+async def test_it_works_through_pgbouncer_in_transaction_mode(
+    redis_url: str, pgbouncer_url: str
+) -> None:
+    async with open_stage(redis_url, pgbouncer_url) as stage, stage.projecting():
+        pool = await stage.pool()
+        await stage.play(pool)
+        await stage.settle()
+        told: list[Progress] = []
+        options = RebuildOptions(redis_url=redis_url, database_url=pgbouncer_url)
+        assert (await replay(options, told.append)).finished
+        await pool.spawn()
+        await stage.settle()
+        assert (await verify(redis_url, "", pgbouncer_url)).differences == ()
+
+
+async def test_many_that_start_at_once_make_the_tables_once(database_url: str) -> None:
+    databases = [Database(database_url) for _ in range(8)]
+    for database in databases:
+        database.open()
+    await asyncio.gather(*(database.prepare() for database in databases))
+    for database in databases:
+        assert await database.read(database._complete)
+        await database.close()
+        await database.close()
 
 
 async def test_an_event_is_in_the_views_within_moments(redis_url: str, database_url: str) -> None:

@@ -343,5 +343,3 @@ async def test_a_restart_that_is_due_and_a_spawn_that_waited_too_long(site: Site
     ended = next(e for e in raw_events(site.url) if e["type"] == "agent.terminated")
     assert (ended["subject"], ended["data"]) == (late.agent_id, '{"reason":"pending-timeout"}')
     site.check()
-
-

@@ -1,0 +1,249 @@
+"""All views can be thrown away and come back from the log, while everything goes on."""
+
+import asyncio
+
+import pytest
+import redis
+
+from eventstore.agent import Terminate
+from projector.database import Database
+from projector.lease import Lease
+from projector.queries import AgentFilter
+from projector.rebuild import LogDamaged, Progress, Rebuild, Rebuilding, RebuildOptions, replay
+from projector.source import Source
+from projector.verify import verify
+from tests.integration.projector_stage import POOL, VIEWS, Stage, open_stage
+from tests.waiting import until
+
+
+async def replayed(stage: Stage, batch: int = 7) -> list[Progress]:
+    told: list[Progress] = []
+    options = RebuildOptions(
+        redis_url=stage.redis_url,
+        database_url=stage.database_url,
+        batch=batch,
+        lease_seconds=0.6,
+    )
+    done = await replay(options, told.append)
+    assert done == told[-1]
+    return told
+
+
+async def tables(stage: Stage) -> set[str]:
+    database = Database(stage.database_url)
+    database.open()
+    try:
+        return await database.read(database._existing)
+    finally:
+        await database.close()
+
+
+async def test_views_rebuilt_are_equal_to_those_before(redis_url: str, database_url: str) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            pool = await stage.pool()
+            await stage.play(pool)
+            await stage.settle()
+        before = await stage.contents()
+        await stage.sql("UPDATE {}agents SET status = 'failed', reason = 'planted'")
+        told = await replayed(stage)
+        assert await stage.contents() == before
+    done = told[-1]
+    assert done.finished
+    seqs = [row["seq"] for row in before["checkpoints"]]
+    assert done.events == done.total == sum(seqs) > 30
+    assert [p.events for p in told] == sorted(p.events for p in told)
+    assert done.rate > 0
+
+
+@pytest.mark.parametrize("archive", ["kept", "dropped"])
+async def test_dropped_views_come_back_from_what_is_left(
+    redis_url: str, database_url: str, archive: str
+) -> None:
+    """Without an archive it is refilled from the streams; where they are trimmed it is enough."""
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            await stage.play(await stage.pool())
+            await stage.settle()
+        before, events = await stage.contents(), await stage.views.events(POOL)
+        await stage.sql("DROP VIEW {}pool_capacity")
+        for name in (*VIEWS, *(["events"] if archive == "dropped" else [])):
+            await stage.sql(f"DROP TABLE {{}}{name}")
+        if archive == "kept":
+            with redis.Redis.from_url(redis_url) as client:
+                client.xtrim(f"pool:{{{POOL}}}:events", maxlen=2, approximate=False)
+        await replayed(stage)
+        assert await stage.contents() == before
+        assert await stage.views.events(POOL) == events
+        assert (await verify(redis_url, "", database_url)).equal
+        async with stage.projecting():
+            await stage.settle()
+        assert await stage.contents() == before
+
+
+async def test_a_projector_that_finds_the_views_dropped_rebuilds_them_itself(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            await stage.play(await stage.pool())
+            await stage.settle()
+        before = await stage.contents()
+        await stage.sql("DROP TABLE {}workers" + (" CASCADE" if "postgres" in database_url else ""))
+        async with stage.projecting():
+            await stage.settle()
+            assert await stage.contents() == before
+
+
+async def test_nobody_ever_sees_empty_or_half_built_views(
+    redis_url: str, database_url: str
+) -> None:
+    """Spawns and ends come in, queries are asked, and the views are rebuilt again and again."""
+    async with open_stage(redis_url, database_url) as stage, stage.projecting():
+        pool = await stage.pool(backlog_limit=100_000)
+        await asyncio.gather(*(pool.spawn() for _ in range(40)))
+        await stage.settle()
+        done = asyncio.Event()
+
+        async def write() -> None:
+            while not done.is_set():
+                submitted = await pool.spawn()
+                await stage.act(pool, submitted.agent_id, Terminate())
+                await asyncio.sleep(0.001)
+
+        async def read() -> int:
+            asked, last = 0, 0
+            while not done.is_set():
+                row = await stage.views.pool(POOL)
+                assert row is not None
+                assert row.agent_count in (40, 41)
+                at = (await stage.views.positions())[POOL].seq
+                assert at >= last
+                asked, last = asked + 1, at
+            return asked
+
+        working = [asyncio.create_task(write()), asyncio.create_task(read())]
+        try:
+            for _ in range(4):
+                assert (await replayed(stage, batch=50))[-1].finished
+        finally:
+            done.set()
+        assert (await asyncio.gather(*working))[1] > 5  # type: ignore[operator]
+        await stage.settle()
+        assert (await verify(redis_url, "", database_url)).equal
+
+
+async def test_what_an_interrupted_rebuild_left_is_gone_after_the_next(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            await stage.play(await stage.pool())
+            await stage.settle()
+        before, named = await stage.contents(), await tables(stage)
+        database, source = Database(database_url), Source(redis_url, "")
+        database.open()
+        broken = Rebuild(database, source, batch=3)
+        await broken.begin()
+        await broken.fold_archive()  # and here its process was killed
+        await source.close()
+        await database.close()
+        assert "fresh_agents" in await tables(stage)
+        await replayed(stage)
+        assert await tables(stage) == named
+        assert await stage.contents() == before
+
+
+async def test_two_rebuilds_at_once_are_refused(redis_url: str, database_url: str) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        database = Database(database_url)
+        database.open()
+        other = Lease(database, "rebuild")
+        await other.take()
+        renewing = asyncio.create_task(renew(other))
+        try:
+            with pytest.raises(Rebuilding):
+                await replayed(stage)
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            await database.close()
+
+
+async def renew(lease: Lease) -> None:
+    while True:
+        await asyncio.sleep(0.2)
+        await lease.renew()
+
+
+async def test_a_damaged_log_leaves_the_views_as_they_are(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting() as projector:
+            await stage.play(await stage.pool())
+            await stage.settle()
+            before = await stage.contents()
+            await stage.sql("DELETE FROM {}events WHERE pool <> '' AND seq BETWEEN 4 AND 6")
+            with redis.Redis.from_url(redis_url) as client:
+                client.xtrim(f"pool:{{{POOL}}}:events", maxlen=3, approximate=False)
+            with pytest.raises(LogDamaged, match="seq 4 is missing"):
+                await replayed(stage)
+            await until(lambda: projector.phase == "active")
+            assert await stage.contents() == before
+        assert not {name for name in await tables(stage) if name.startswith("fresh_")}
+
+
+async def test_a_stream_that_ends_too_soon_is_damaged(redis_url: str, database_url: str) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        await pool.spawn()
+        await pool.spawn()
+        with redis.Redis.from_url(redis_url) as client:
+            stream = f"pool:{{{POOL}}}:events"
+            client.xdel(stream, client.xrevrange(stream, count=1)[0][0])
+        with pytest.raises(LogDamaged, match="seq 2 to 2 are nowhere"):
+            await replayed(stage)
+
+
+async def test_a_lost_redis_does_not_take_the_views_along(
+    redis_url: str, database_url: str
+) -> None:
+    """Archive dropped and Redis empty: there is less in the log than in the views."""
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            await (await stage.pool()).spawn()
+            await stage.settle()
+        await stage.sql("DELETE FROM {}events")
+        with redis.Redis.from_url(redis_url) as client:
+            client.flushall()
+        with pytest.raises(LogDamaged, match="the views are at 1"):
+            await replayed(stage)
+        assert len(await stage.views.agents(AgentFilter())) == 1
+
+
+async def test_views_of_another_version_are_built_anew(redis_url: str, database_url: str) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            await stage.play(await stage.pool())
+            await stage.settle()
+        before = await stage.contents()
+        await stage.sql("UPDATE {}view_versions SET version = -1")
+        await stage.sql("ALTER TABLE {}agents ADD COLUMN surplus TEXT")
+        async with stage.projecting():
+            await stage.settle()
+            assert await stage.contents() == before
+        [row] = await stage.sql("SELECT version FROM {}view_versions")
+        assert row["version"] == 1
+
+
+async def test_views_of_a_newer_version_are_left_alone(redis_url: str, database_url: str) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        await stage.sql("UPDATE {}view_versions SET version = 99")
+        projector = stage.projector()
+        await projector.start()
+        try:
+            await until(lambda: projector._outage)
+            assert projector.phase != "active"
+        finally:
+            await projector.stop()

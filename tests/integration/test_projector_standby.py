@@ -1,0 +1,145 @@
+"""Exactly one projector is active, whoever dies, stops or comes back late."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from projector.lease import Lease
+from projector.service import Phase, Projector
+from tests.integration.projector_stage import POOL, Stage, open_stage
+from tests.waiting import until
+
+
+async def test_a_second_projector_stands_by_and_takes_over_when_the_first_stops(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        second = stage.projector(name="second")
+        async with stage.projecting(name="first"):
+            await second.start()
+            await until(lambda: second.phase is Phase.STANDBY)
+            for _ in range(5):
+                await pool.spawn()
+                await stage.settle()
+            assert second.phase == "standby"
+        try:
+            await until(lambda: second.phase is Phase.ACTIVE)
+            await pool.spawn()
+            await stage.settle()
+        finally:
+            await second.stop()
+        seqs = [row.seq for row in await stage.views.events(POOL)]
+        assert seqs == list(range(1, 7))
+
+
+async def test_a_projector_that_lost_its_lease_commits_nothing_and_stands_by(
+    redis_url: str, database_url: str
+) -> None:
+    """Its loops go on as if nothing had happened: as after a pause it did not notice."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        async with stage.projecting(lease_seconds=30.0) as projector:
+            await pool.spawn()
+            await stage.settle()
+            thief = await steal(stage)
+            before = await stage.contents()
+            await pool.spawn()
+            await until(lambda: projector.phase is Phase.STANDBY)
+            assert await stage.contents() == before
+            assert len(await stage.views.events(POOL)) == 1
+            await thief.release()
+            await thief._database.close()
+            await until(lambda: projector.phase is Phase.ACTIVE)
+            await stage.settle()
+
+
+async def test_a_checkpoint_that_moved_is_not_overwritten(
+    redis_url: str, database_url: str
+) -> None:
+    """The second guard: even under the lease nothing is written on top of another's position."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        async with stage.projecting() as projector:
+            await pool.spawn()
+            await stage.settle()
+            await stage.sql("UPDATE {}checkpoints SET seq = 7 WHERE pool <> ''")
+            await pool.spawn()
+            await until(lambda: projector.phase is not Phase.ACTIVE)
+            assert len(await stage.views.events(POOL)) == 1
+
+
+async def test_a_killed_projector_is_followed_at_once_and_a_stopped_one_soon(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        await pool.spawn()
+        ours = stage.projector(lease_seconds=2.0)
+        with process(stage) as other:
+            await stage.settle()
+            await ours.start()
+            await until(lambda: ours.phase is Phase.STANDBY)
+            os.kill(other.pid, signal.SIGSTOP)
+            await active_within(ours, 10.0)
+            await pool.spawn()
+            os.kill(other.pid, signal.SIGCONT)
+            await stage.settle()
+            assert ours.phase is Phase.ACTIVE
+            await ours.stop()
+            await pool.spawn()
+            await stage.settle()  # by the other one, which is active again
+            heir = stage.projector(lease_seconds=60.0)
+            await heir.start()
+            await until(lambda: heir.phase is Phase.STANDBY)
+            other.kill()
+            other.wait()
+            await active_within(heir, 10.0)  # long before the lease ends: the holder is gone
+            await heir.stop()
+        seqs = [row.seq for row in await stage.views.events(POOL)]
+        assert seqs == [1, 2, 3]
+
+
+async def active_within(projector: Projector, seconds: float) -> None:
+    began = time.monotonic()
+    await until(lambda: projector.phase is Phase.ACTIVE, timeout=seconds)
+    assert time.monotonic() - began < seconds
+
+
+async def steal(stage: Stage) -> Lease:
+    from projector.database import Database
+
+    database = Database(stage.database_url)
+    database.open()
+    thief = Lease(database)
+    await thief.seize()
+    return thief
+
+
+@contextmanager
+def process(stage: Stage) -> Iterator["subprocess.Popen[bytes]"]:
+    """A projector in a process of its own."""
+    program = textwrap.dedent("""
+        import asyncio, sys
+        from projector.service import Projector, ProjectorOptions
+
+        async def main():
+            projector = Projector(ProjectorOptions(
+                redis_url=sys.argv[1], database_url=sys.argv[2], lease_seconds=2.0))
+            await projector.start()
+            await projector.wait()
+
+        asyncio.run(main())
+    """)
+    arguments = [sys.executable, "-c", program, stage.redis_url, stage.database_url]
+    started = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
