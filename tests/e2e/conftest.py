@@ -8,6 +8,7 @@ import pytest
 from tests.e2e.system import System
 
 CONFIG = """\
+appendfsync = "always"
 poll_seconds = 0.2
 min_heartbeat_interval = 0.1
 min_idle_time = 0.1

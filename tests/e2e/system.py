@@ -201,7 +201,8 @@ class System:
 
     async def workers(self) -> list[psutil.Process]:
         """The worker processes that hold agents, as the registry tells."""
-        pids = {a["pid"] for a in (await self.get("/api/v1/agents/monitor/dashboard"))["workers"]}
+        listed = (await self.get("/api/v1/agents/monitor/dashboard"))["workers"]
+        pids = {worker["pid"] for worker in listed if worker["pid"]}  # 0: ordered, not started yet
         return [psutil.Process(pid) for pid in sorted(pids)]
 
     # ---- the command line --------------------------------------------------------------------

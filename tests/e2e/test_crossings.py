@@ -1,6 +1,7 @@
 """A termination that crosses with something else: the agent ends, and stays ended."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ from tests import invariants
 from tests.e2e.conftest import CONFIG
 from tests.e2e.system import POOL, System
 from tests.waiting import until
+
+LOOKS_SECONDS = 0.1
+"""Longer than it takes an agent to look whether it may go on: awake, it does that first."""
 
 
 async def hold(system: System, place: str, **more: Any) -> str:
@@ -68,9 +72,20 @@ async def test_with_a_start(system: System) -> None:
 
 
 async def test_with_a_crash(system: System) -> None:
+    """It raises when its end stands in the log and its worker, asleep meanwhile, does not know."""
     name = await hold(system, "run", crash=True)
-    await asyncio.gather(ask_to_end(system, name), asyncio.to_thread(let_go, system, name))
+    [worker] = await system.workers()
+    worker.suspend()
+    asleep = time.monotonic()
+    try:
+        await ask_to_end(system, name)
+        let_go(system, name)
+        await until(lambda: time.monotonic() - asleep > LOOKS_SECONDS)
+    finally:
+        worker.resume()
     await stays_ended(system, name, restart=True)
+    ended = await system.agent(name)
+    assert (ended["incarnation"], ended["last_error"]["type"]) == (1, "ValueError")
 
 
 async def test_with_the_wait_for_a_restart(project: Path) -> None:
@@ -90,6 +105,18 @@ async def test_with_the_death_of_its_worker(system: System) -> None:
     await until((system.folder / f"{name}.stop").exists)
     [worker] = await system.workers()
     worker.kill()
+    await stays_ended(system, name, restart=True)
+
+
+async def test_with_a_drain(system: System) -> None:
+    """Its worker gives it back, to run elsewhere, when its end is asked for."""
+    name = await hold(system, "stop")
+    await system.is_status(name, "running")
+    [worker] = await system.workers()
+    worker.terminate()
+    await until((system.folder / f"{name}.stop").exists)
+    await ask_to_end(system, name)
+    let_go(system, name)
     await stays_ended(system, name, restart=True)
 
 

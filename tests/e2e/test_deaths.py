@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.pools import raw_events
 from tests.waiting import until
 
 SPAWNS = 30
+THREE_LEASES_SECONDS = 6.0
 
 
 async def insist(system: System) -> str:
@@ -54,7 +56,7 @@ async def test_what_was_accepted_ends_right_whoever_is_killed(system: System, na
     spawning = asyncio.create_task(insist_many(system, accepted))
     await until(lambda: len(accepted) >= SPAWNS // 3)
     if name == "worker":
-        [killed, *_] = await system.workers()
+        [killed, *_] = await until(system.workers)
     else:
         killed = victim(system, name)
     killed.kill()
@@ -68,10 +70,12 @@ async def test_what_was_accepted_ends_right_whoever_is_killed(system: System, na
 
 
 async def test_a_stopped_worker_ends_itself_and_writes_nothing(system: System) -> None:
-    await system.spawn()
+    """Stopped for three lease times; when it wakes its agent raises, which it may not record."""
+    await system.spawn(input={"hold": "run", "folder": str(system.folder), "crash": True})
     [worker] = await system.workers()
     [held] = await system.agents()
     worker.suspend()
+    stopped = time.monotonic()
     try:
         await until(
             lambda: "worker.lost" in {e["type"] for e in raw_events(system.redis_url)},
@@ -81,6 +85,8 @@ async def test_a_stopped_worker_ends_itself_and_writes_nothing(system: System) -
         moved = await system.agent(held["agent_id"])
         assert (moved["incarnation"], moved["process_id"] != held["process_id"]) == (2, True)
         last = len(raw_events(system.redis_url))
+        await until(lambda: time.monotonic() - stopped > THREE_LEASES_SECONDS)
+        (system.folder / f"{held['agent_id']}.go").touch()
     finally:
         worker.resume()
     await asyncio.to_thread(psutil.wait_procs, [worker], 8)
