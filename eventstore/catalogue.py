@@ -86,13 +86,16 @@ class CatalogueLog:
             await self._log.initialise(name)
         return changed
 
-    async def change_pool(self, name: str, config: PoolConfig, origin: Origin) -> Changed:
-        """Give a pool another configuration. ABSENT if there is no such pool."""
+    async def change_pool(
+        self, name: str, change: Callable[[PoolConfig], PoolConfig], origin: Origin
+    ) -> Changed:
+        """Change a pool's configuration, from what it is at that moment. ABSENT without one."""
 
         def decision(state: Catalogue) -> Decision:
             pool = state.live_pools().get(name)
             if pool is None:
                 return Outcome.ABSENT, None
+            config = change(pool.config)
             if pool.config == config:
                 return Outcome.ALREADY, None
             return Outcome.DONE, PoolChanged(config=write_config(config))

@@ -11,9 +11,8 @@ import msgspec
 from aiohttp import web
 
 from eventstore.agent import Terminate
-from eventstore.catalogue import CatalogueLog, Changed
 from eventstore.log import CATALOGUE, Outcome
-from eventstore.pool import Pool
+from eventstore.pool import Pool, PoolConfig
 from gateway.answering import AGENTS, PoolDeletion, PoolList, answer
 from gateway.backend import Backend
 from gateway.keys import BACKEND
@@ -89,15 +88,12 @@ async def change_pool(request: web.Request) -> web.Response:
     await backend.pool(name)
     defaults = backend.options.pool_defaults
 
-    async def change(catalogue: CatalogueLog) -> Changed:
-        """Over the settings as they stand now: others may have changed theirs meanwhile."""
-        pool = (await catalogue.refresh()).live_pools().get(name)
-        if pool is None:
-            return Changed(Outcome.ABSENT, catalogue.state)
-        config = patched(pool.config, asked.config, defaults)
-        return await catalogue.change_pool(name, config, request[ORIGIN])
+    def change(config: PoolConfig) -> PoolConfig:
+        return patched(config, asked.config, defaults)
 
-    changed = await backend.with_catalogue(change)
+    changed = await backend.with_catalogue(
+        lambda catalogue: catalogue.change_pool(name, change, request[ORIGIN])
+    )
     if changed.outcome is Outcome.ABSENT:
         raise _pool_not_found(name)
     return answer(await _row(request, changed.catalogue.pools[name]))

@@ -49,7 +49,7 @@ async def _apply(catalogue: CatalogueLog, name: str, declaration: PoolDeclaratio
             "pool.role_differs", pool=name, declared=declaration.role, stands=known.role_type
         )
     else:
-        changed = await catalogue.change_pool(name, declaration.config(known.config), ORIGIN)
+        changed = await catalogue.change_pool(name, declaration.config, ORIGIN)
         if changed.outcome is Outcome.DONE:
             log.info("pool.changed", pool=name)
 

@@ -149,7 +149,7 @@ async def test_pools_and_hosts_follow_the_catalogue(redis_url: str, database_url
     async with open_stage(redis_url, database_url) as stage, stage.projecting():
         await stage.pool()
         await stage.pool("gone")
-        await stage.catalogue.change_pool(POOL, PoolConfig(max_workers=3), ORIGIN)
+        await stage.catalogue.change_pool(POOL, lambda _: PoolConfig(max_workers=3), ORIGIN)
         await stage.catalogue.delete_pool("gone", ORIGIN, reason="t")
         await stage.catalogue.join_host("h", "box", 1, ORIGIN)
         await stage.catalogue.cordon_host("h", "update", ORIGIN)

@@ -1,63 +1,288 @@
-"""The documents name what the code has: events and their fields, metrics, log names, settings."""
+"""The documents say what the code does: names, fields, defaults, states, links and commands.
 
+Everything is derived from the code. Where a page and the code differ, in either direction, the page
+is mended.
+"""
+
+import ast
 import re
+import runpy
+import types
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
-from eventstore.events import ENTRY_FIELDS, AgentBody, HostBody, PoolBody, WorkerBody
+from eventstore.events import (
+    ENTRY_FIELDS,
+    EVENT_TYPES,
+    AgentBody,
+    Error,
+    HostBody,
+    PoolBody,
+    WorkerBody,
+)
 from eventstore.pool import PoolConfig
+from muster.__main__ import main
 from muster.settings import Settings
+from projector.tables import CAPACITY, METADATA
 
 ROOT = Path(__file__).parents[2]
-EVENTS = (ROOT / "docs/events.md").read_text()
-OPERATIONS = (ROOT / "docs/operations.md").read_text()
 PACKAGES = ("eventstore", "workers", "projector", "gateway", "muster")
-BODIES = [b for union in (AgentBody, WorkerBody, PoolBody, HostBody) for b in get_args(union)]
-LOG = re.compile(r'log(?:ger)?\.(?:debug|info|warning|error|exception)\(\s*"([a-z_]+\.[a-z_.]+)"')
+EVENTS, OPERATIONS, WRITING, ARCHITECTURE = (
+    (ROOT / "docs" / f"{name}.md").read_text()
+    for name in ("events", "operations", "writing-agents", "architecture")
+)
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+RECEIVERS = {"log", "_log", "logger", "_logger"}
 
 
-def sources() -> str:
-    return "\n".join(
-        path.read_text() for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))
-    )
+# ---- reading the pages -----------------------------------------------------------------------
+
+
+def section(page: str, heading: str) -> str:
+    """What stands under a heading, up to the next one of its rank or above."""
+    rank = heading.split(" ", 1)[0]
+    text = page.partition(f"\n{heading}\n")[2]
+    assert text, f"there is no {heading!r}"
+    return re.split(rf"^#{{1,{len(rank)}}} ", text, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def table(text: str) -> list[list[str]]:
+    """The rows of the first table in a text, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def first_names(text: str) -> list[str]:
+    """What stands as code in the first column of all tables of a text."""
+    rows = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
+    return [name for name in rows if name not in ("name", "field")]
+
+
+# ---- reading the code ------------------------------------------------------------------------
+
+
+def sources() -> Iterator[tuple[Path, ast.Module]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path, ast.parse(path.read_text())
+
+
+def log_names() -> set[str]:
+    """The first argument of every call of a logger, followed into a constant of the module."""
+    found: set[str] = set()
+    for path, tree in sources():
+        constants = {
+            target.id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and _logs(node.func):
+                found |= set(_texts(node.args[0], constants, path))
+    return found
+
+
+def _logs(function: ast.expr) -> bool:
+    if not isinstance(function, ast.Attribute) or function.attr not in LEVELS:
+        return False
+    on = function.value
+    name = on.attr if isinstance(on, ast.Attribute) else on.id if isinstance(on, ast.Name) else ""
+    return name in RECEIVERS
+
+
+def _texts(given: ast.expr, constants: dict[str, ast.expr], path: Path) -> Iterator[str]:
+    if isinstance(given, ast.Constant):
+        yield str(given.value)
+        return
+    table = given.value if isinstance(given, ast.Subscript) else given
+    assert isinstance(table, ast.Name), f"{path}:{given.lineno}: a log name must be a constant"
+    mapping = constants[table.id]
+    assert isinstance(mapping, ast.Dict), f"{path}:{given.lineno}: a log name must be a constant"
+    for value in mapping.values:
+        assert isinstance(value, ast.Constant)
+        yield str(value.value)
+
+
+# ---- events ----------------------------------------------------------------------------------
+
+BODIES = [body for u in (AgentBody, WorkerBody, PoolBody, HostBody) for body in get_args(u)]
+WORDS: dict[Any, str] = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    msgspec.Raw: "object",
+    dict[str, str]: "object",
+    Error: "error",
+}
+
+
+def described(field: msgspec.structs.FieldInfo) -> list[str]:
+    """A field's name, type and default as its row says them."""
+    kind = field.type
+    optional = isinstance(kind, types.UnionType) or type(None) in get_args(kind)
+    word = WORDS[get_args(kind)[0]] + " or null" if optional else WORDS[kind]
+    return [f"`{field.name}`", word, _default(field)]
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return "`{}`"
+    if field.default is msgspec.NODEFAULT:
+        return ""
+    value = field.default
+    shown = bytes(value) if isinstance(value, msgspec.Raw) else msgspec.json.encode(value)
+    return f"`{shown.decode()}`"
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.type)
-def test_every_event_and_field_is_described(body: type[msgspec.Struct]) -> None:
-    kind = body.type  # type: ignore[attr-defined]
-    version = body.version  # type: ignore[attr-defined]
-    heading = f"### `{kind}` (version {version})\n"
-    assert heading in EVENTS
-    section = EVENTS.partition(heading)[2].partition("\n## ")[0].partition("\n### ")[0]
-    for field in msgspec.structs.fields(body):
-        assert f"| `{field.name}` |" in section
+def test_an_event_is_described_field_by_field(body: Any) -> None:
+    """Name, version, and each field's type and default; no field that is not there any more."""
+    text = section(EVENTS, f"### `{body.type}`")
+    assert text.strip().startswith(f"Version {body.version}. Subject: ")
+    rows = [row[:3] for row in table(text)]
+    assert rows == [described(field) for field in msgspec.structs.fields(body)]
 
 
-def test_every_field_of_an_entry_is_described() -> None:
-    for field in ENTRY_FIELDS:
-        assert f"| `{field}` |" in EVENTS
+def test_no_event_is_described_that_is_not_written() -> None:
+    headings = re.findall(r"^### `([a-z_.]+)`$", EVENTS, re.MULTILINE)
+    assert sorted(headings) == sorted([*EVENT_TYPES, "worker.heartbeat"])
 
 
-def test_every_metric_and_log_name_is_listed() -> None:
-    text = sources()
-    names = set(LOG.findall(text)) | set(re.findall(r'family\("(muster_[a-z_]+)"', text))
-    assert len(names) > 30, "the search finds them"
-    assert sorted(name for name in names if f"- `{name}`" not in EVENTS) == []
+def test_the_fields_of_an_entry_stand_in_their_order() -> None:
+    names = first_names(section(EVENTS, "## An entry"))
+    assert names == list(ENTRY_FIELDS)
 
 
-def test_every_setting_is_described() -> None:
-    internal = {"roles", "pools", "sources"}
-    for name in set(Settings.__struct_fields__) - internal:
-        assert f"`MUSTER_{name.upper()}`" in OPERATIONS
-    for name in PoolConfig.__struct_fields__:
-        assert f"`{name}`" in OPERATIONS
+# ---- log names and metrics -------------------------------------------------------------------
 
 
-def test_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+def test_every_log_name_is_listed_and_no_other() -> None:
+    found = log_names()
+    assert "agent.started" in found, "names in a table of the code are followed"
+    assert sorted(first_names(section(EVENTS, "## Log names"))) == sorted(found)
+
+
+def test_every_metric_is_listed_and_no_other() -> None:
+    """Those that are made of parts are held by their beginning; a real gateway tells the rest."""
+    source = (ROOT / "gateway/metrics.py").read_text()
+    listed = set(first_names(section(EVENTS, "## Metrics")))
+    whole = set(re.findall(r'"(muster_[a-z_]+)"', source))
+    begun = tuple(re.findall(r'"(muster_[a-z_]+_)\{', source))
+    assert whole - listed == set()
+    assert {name for name in listed - whole if not name.startswith(begun)} == set()
+
+
+# ---- settings and tables ---------------------------------------------------------------------
+
+RUN_TIME: set[str] = {"roles", "pools", "sources"}
+"""Of `Settings`: what tables of the file become, and where values came from."""
+
+
+def test_every_setting_is_listed_with_its_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """The key, the variable, the flag where a role has one, and the default."""
+    flags = flags_of_roles(capsys)
+    rows = {row[0].strip("`"): row for row in table(section(OPERATIONS, "### Of a process"))}
+    fields = {f.name: f for f in msgspec.structs.fields(Settings) if f.name not in RUN_TIME}
+    assert sorted(rows) == sorted(fields)
+    for name, field in fields.items():
+        key, flag, variables, default, *_ = rows[name]
+        wanted = f"--{name.replace('_', '-')}"
+        assert (key, flag) == (f"`{name}`", f"`{wanted}`" if wanted in flags else "")
+        assert f"`MUSTER_{name.upper()}`" in variables
+        if isinstance(field.default, bool | int | float) or field.default:
+            assert default == f"`{_plain(field.default)}`", name
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def flags_of_roles(capsys: pytest.CaptureFixture[str]) -> set[str]:
+    for role in ("up", "gateway", "projector", "supervisor"):
+        with pytest.raises(SystemExit):
+            main([role, "--help"])
+    return set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+
+def test_every_setting_of_a_pool_is_listed_with_default_and_range() -> None:
+    rows = {row[0].strip("`"): row for row in table(section(OPERATIONS, "### Of a pool"))}
+    fields = {field.name: field for field in msgspec.structs.fields(PoolConfig)}
+    assert list(rows) == list(fields)
+    for name, field in fields.items():
+        assert rows[name][1:3] == [f"`{_plain(field.default)}`", allowed(field.type)]
+
+
+def allowed(kind: Any) -> str:
+    """The range that a type's bounds leave."""
+    [bounds] = kind.__metadata__
+    least = f"above {bounds.gt:,}" if bounds.gt is not None else f"{bounds.ge:,}"
+    return f"{least} to {bounds.le:,}"
+
+
+def test_every_table_and_column_of_the_views_is_listed() -> None:
+    text = section(OPERATIONS, "## The views in SQL")
+    rows = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in table(text)}
+    wanted = {t.name: [column.name for column in t.columns] for t in METADATA.sorted_tables}
+    wanted["pool_capacity"] = [column.name for column in CAPACITY.columns]
+    assert {name: sorted(names) for name, names in rows.items()} == {
+        name: sorted(names) for name, names in wanted.items()
+    }
+
+
+def test_every_key_that_a_script_makes_is_in_the_architecture() -> None:
+    scripts = "\n".join(p.read_text() for p in (ROOT / "eventstore/scripts").glob("*.lua"))
+    parts = set(re.findall(r"base \.\. '([a-z]+)", scripts)) | {"meta", "events"}
+    listed = first_names(section(ARCHITECTURE, "## What stands in Redis"))
+    keys = {name.split(":")[2] for name in listed if name.startswith("pool:{P}:")}
+    assert keys == parts
+
+
+# ---- code, commands and links ----------------------------------------------------------------
+
+
+def test_code_shown_from_a_file_is_that_file() -> None:
+    marked = r"^<!-- (docs/\S+) -->\n```\w+\n(.*?)^```"
+    shown = re.findall(marked, WRITING, re.MULTILINE | re.DOTALL)
+    assert len(shown) >= 3
+    for path, text in shown:
+        assert text == (ROOT / path).read_text(), path
+
+
+def test_the_first_two_commands_of_the_readme_are_the_two_that_ci_runs() -> None:
+    commands = runpy.run_path(str(ROOT / ".ci/readme.py"))["commands"]
+    assert list(commands((ROOT / "README.md").read_text()))[:2] == [
+        "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/muster up",
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest",
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_files_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text()
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        if "://" in target:
+            continue
+        to = page.parent / target if target else page
+        assert to.exists(), target
+        assert not anchor or anchor in anchors(to.read_text()), f"{target}#{anchor}"
+    for name in re.findall(rf"`((?:{'|'.join((*PACKAGES, 'tests', 'deploy'))})/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that headings get: lower case, punctuation gone, spaces as hyphens."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,0 +1,1 @@
+"""Agents that copy the lines they are given onto a page, each line once."""
