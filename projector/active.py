@@ -18,9 +18,10 @@ from projector.database import Database
 from projector.intake import OK, read_entry
 from projector.lease import LEASE_SECONDS, Lease
 from projector.projection import Projection, Taken, stopped
-from projector.rebuild import Rebuild, needs_rebuild
+from projector.rebuild import Rebuild
 from projector.rows import Position
 from projector.source import Source, archived
+from projector.switching import needs_rebuild
 from projector.tables import SERVING
 
 log = structlog.get_logger("muster.projector")

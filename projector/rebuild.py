@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import Connection
 
 from eventstore.errors import LogError, MusterError
 from eventstore.log import CATALOGUE
@@ -23,17 +23,8 @@ from projector.lease import LEASE_SECONDS, Lease, Superseded
 from projector.projection import Projection, Taken, read_positions, stopped
 from projector.rows import EventRow, Position
 from projector.source import Head, Source, archive_heads, archived
-from projector.tables import (
-    BESIDE,
-    FRESH_METADATA,
-    INCOMPLETE,
-    METADATA,
-    POOL_CAPACITY,
-    SERVING,
-    VIEW_VERSION,
-    VIEW_VERSIONS,
-    VIEWS,
-)
+from projector.switching import drop_fresh, make_fresh, switch
+from projector.tables import BESIDE, SERVING
 
 
 class Rebuilding(MusterError):
@@ -169,7 +160,7 @@ class Rebuild:
 
         def clean(connection: Connection) -> None:
             self._lease.hold(connection)
-            FRESH_METADATA.drop_all(connection)
+            drop_fresh(connection)
             self._lease.give_back(connection)
 
         try:
@@ -278,53 +269,10 @@ class Rebuild:
 
     def _make_tables(self, connection: Connection) -> None:
         self._lease.hold(connection)
-        FRESH_METADATA.drop_all(connection)
-        FRESH_METADATA.create_all(connection)
+        drop_fresh(connection)
+        make_fresh(connection)
 
     def _switch(self, connection: Connection, projector: Lease) -> None:
-        """Put the fresh rows in the place of the old."""
         projector.hold(connection)
         self._lease.hold(connection)
-        self._carry_over(connection)
-        if read_version(connection) in (VIEW_VERSION, INCOMPLETE):
-            for old in SERVING.all():
-                connection.execute(old.delete())
-        else:
-            self._replace_definitions(connection)
-        for old, new in zip(SERVING.all(), BESIDE.all(), strict=True):
-            names = [column.name for column in old.columns]
-            chosen = select(*(new.c[name] for name in names))
-            connection.execute(insert(old).from_select(names, chosen))
-        connection.execute(update(VIEW_VERSIONS).values(version=VIEW_VERSION))
-
-    def _carry_over(self, connection: Connection) -> None:
-        """Heartbeats are no fold: how far they were read stays as it is."""
-        old, new = SERVING.checkpoints, BESIDE.checkpoints
-        known = select(old.c.heartbeat_id).where(old.c.pool == new.c.pool).scalar_subquery()
-        connection.execute(update(new).values(heartbeat_id=func.coalesce(known, "")))
-
-    def _replace_definitions(self, connection: Connection) -> None:
-        """Views of another version make room for tables as they are defined now."""
-        prefix = self._database.prefix
-        connection.execute(text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
-        for name in VIEWS:
-            connection.execute(text(f"DROP TABLE IF EXISTS {prefix}{name}"))
-        METADATA.create_all(connection)
-        connection.execute(text(POOL_CAPACITY.format(schema=prefix)))
-
-
-def read_version(connection: Connection) -> int:
-    """Of the views in the database; `INCOMPLETE` when some were found missing."""
-    version = connection.execute(select(VIEW_VERSIONS.c.version)).scalar()
-    return INCOMPLETE if version is None else int(version)
-
-
-def needs_rebuild(connection: Connection, positions: dict[str, Position]) -> bool:
-    """Whether views cannot go on from their checkpoints: of another version, behind the archive."""
-    if read_version(connection) != VIEW_VERSION:
-        return True
-    return any(
-        (head.generation, head.seq) > (at.generation, at.seq)
-        for pool, head in archive_heads(connection).items()
-        for at in (positions.get(pool, Position(pool)),)
-    )
+        switch(connection, self._database.prefix)

@@ -23,8 +23,8 @@ from projector.database import Database, DatabaseError, address
 from projector.intake import OK
 from projector.lease import Lease, Superseded
 from projector.projection import Taken
-from projector.rebuild import read_version
 from projector.source import Source
+from projector.switching import read_version
 from projector.tables import VIEW_VERSION
 
 __all__ = ["Phase", "Projector", "ProjectorOptions", "ViewsTooNew"]

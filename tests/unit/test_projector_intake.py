@@ -1,0 +1,136 @@
+"""What the projector lets in, and what it says of heartbeats, positions and addresses."""
+
+import msgspec
+import pytest
+
+from eventstore.errors import ConfigurationError
+from eventstore.events import ENTRY_FIELDS
+from eventstore.reader import Entry
+from projector.database import address
+from projector.differences import DIFFERENCES_MAX, Findings
+from projector.heartbeats import gather
+from projector.intake import admit, follow, read_entry
+from projector.rebuild import Progress
+from projector.rows import Position
+from projector.selections import Room
+
+
+def entry(seq: object, kind: str = "agent.started", **more: object) -> Entry:
+    values: dict[str, object] = {"type": kind, "version": 1, "seq": seq, "data": "{}", **more}
+    fields = [str(x).encode() for n in ENTRY_FIELDS for x in (n, values.get(n, ""))]
+    return f"{seq}-0".encode(), fields
+
+
+def admitted(*entries: Entry, after: int = 2):
+    position = Position("p", 1, after, f"{after}-0")
+    rows = [read_entry("p", 1, one) for one in entries]
+    return position, admit(position, rows)
+
+
+class TestAdmission:
+    def test_what_follows_without_a_gap_is_admitted_whole(self) -> None:
+        position, found = admitted(entry(3), entry(4, ts=9))
+        assert [event.seq for event in found.events] == [3, 4]
+        assert found.problem == ""
+        assert follow(position, found) == Position("p", 1, 4, "4-0", 9, "ok")
+
+    @pytest.mark.parametrize(
+        ("entries", "problem"),
+        [
+            ([entry(3), entry(5)], "gap: seq 4 is missing before seq 5 (5-0)"),
+            ([entry(3), entry(3)], "rewritten: another event came at seq 3 (3-0), after seq 3"),
+            ([entry(3), entry(4, "agent.abducted")], "unreadable event: seq 4 (4-0)"),
+            ([entry(3), entry(4, version=7)], "unreadable event: seq 4 (4-0)"),
+            ([entry(3), entry(4, data="{")], "unreadable event: seq 4 (4-0)"),
+            ([entry(3), entry(4, "agent.lost")], "unreadable event: seq 4 (4-0)"),
+            ([entry(3), entry("four")], "rewritten: another event came at seq 0"),
+        ],
+    )
+    def test_the_first_that_may_not_follow_ends_it(
+        self, entries: list[Entry], problem: str
+    ) -> None:
+        position, found = admitted(*entries)
+        assert [row.seq for row in found.rows] == [3]
+        assert found.problem.startswith(problem)
+        after = follow(position, found)
+        assert (after.seq, after.status) == (3, found.problem)
+
+    def test_nothing_admitted_leaves_the_position_but_for_its_status(self) -> None:
+        position, found = admitted(entry(9))
+        after = follow(position, found)
+        assert (after.seq, after.stream_id, after.ts) == (2, "2-0", 0)
+        assert after.status == "gap: seq 3 is missing before seq 9 (9-0)"
+
+    @pytest.mark.parametrize("fields", [[b"x", b"y"], [], [b"seq", b"3", b"type", b"\xff"]])
+    def test_an_entry_of_another_kind_is_an_event_nobody_knows(self, fields: list[bytes]) -> None:
+        _, found = admitted((b"3-0", fields))
+        assert found.rows == []
+        assert found.problem
+
+
+class TestHeartbeats:
+    def beat(self, worker: str, ts: int, data: str) -> Entry:
+        return entry("", "worker.heartbeat", subject=worker, ts=ts, data=data)
+
+    def test_the_newest_of_each_worker_and_agent_counts(self) -> None:
+        first = self.beat("w", 1, '{"agents":{"a":"idle"},"loop_lag_ms":1.5,"agent_count":1}')
+        second = self.beat("w", 2, '{"agents":{"a":"busy"},"agent_count":1,"later":"field"}')
+        found = gather({"p": [first, second]})
+        [worker], [agent] = found.workers, found.agents
+        assert (worker["last_heartbeat"], worker["loop_lag_ms"]) == (2, 0.0)
+        assert (agent["activity"], agent["process_id"]) == ("busy", "w")
+        assert found.positions == {"p": "-0"}
+
+    def test_what_cannot_be_read_is_passed_over(self) -> None:
+        broken = [self.beat("w", 1, "{"), self.beat("w", 1, '{"agents":{"a":"?"}}'), (b"5-0", [])]
+        found = gather({"p": broken})
+        assert (found.workers, found.agents, found.positions) == ([], [], {"p": "5-0"})
+
+
+@pytest.mark.parametrize(
+    ("room", "recorded", "said"),
+    [
+        (Room(free=1, living=1, maximum=1), "", "waiting to be claimed"),
+        (Room(free=0, living=1, maximum=1), "", "pool is at its maximum of 1 workers"),
+        (Room(free=0, living=1, ordered=1, maximum=2), "", "a worker is starting"),
+        (Room(free=0, living=0, maximum=2), "", "waiting to be claimed"),
+        (Room(free=0, ordered=1, maximum=2), "lost", "a worker is starting (lost)"),
+    ],
+)
+def test_a_pending_agent_is_told_what_it_waits_for(room: Room, recorded: str, said: str) -> None:
+    assert room.reason(recorded) == said
+
+
+@pytest.mark.parametrize(
+    ("given", "driver"),
+    [
+        ("sqlite:////data/views.db", "sqlite+pysqlite"),
+        ("sqlite+aiosqlite:///views.db", "sqlite+pysqlite"),
+        ("postgresql://u:p@h/d", "postgresql+psycopg"),
+        ("postgres://u:p@h/d", "postgresql+psycopg"),
+        ("postgresql+asyncpg://u:p@h/d", "postgresql+psycopg"),
+    ],
+)
+def test_an_address_names_its_driver(given: str, driver: str) -> None:
+    assert address(given).drivername == driver
+
+
+@pytest.mark.parametrize("given", ["mysql://u:secret@h/d", "sqlite://", "sqlite:///:memory:", "x"])
+def test_an_address_of_no_known_database_is_refused_without_its_password(given: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        address(given)
+    assert "secret" not in str(raised.value)
+
+
+def test_progress_tells_rate_and_time_left() -> None:
+    assert Progress(events=50, total=150, seconds=2.0).seconds_left == 4.0
+    assert Progress().seconds_left is None
+
+
+def test_differences_beyond_the_bound_are_counted() -> None:
+    findings = Findings()
+    for n in range(DIFFERENCES_MAX + 5):
+        findings.differ("views", "p", f"agents/{n}", "status", "running", "failed")
+    report = findings.report()
+    assert (len(report.differences), report.omitted, report.equal) == (DIFFERENCES_MAX, 5, False)
+    assert msgspec.json.encode(report)
