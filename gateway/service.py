@@ -21,6 +21,8 @@ log = structlog.get_logger("muster.gateway")
 
 TAIL_SECONDS: Final = 2.0
 """How long a start waits for the tail; it goes on without."""
+VIEWS_SECONDS: Final = 5.0
+"""How long a start waits for the views; it goes on without."""
 VIEWS_RETRY_SECONDS: Final = (0.05, 1.0)
 LAG_SECONDS: Final = 1.0
 BACKLOG: Final = 1024
@@ -56,6 +58,7 @@ class Gateway:
             asyncio.create_task(_open_views(backend), name="gateway.views"),
             asyncio.create_task(_measure_lag(backend), name="gateway.lag"),
         ]
+        await asyncio.wait(self._tasks[:1], timeout=VIEWS_SECONDS)
         await web.SockSite(self._runner, listening, backlog=BACKLOG).start()
         self.url = _url(self._options.host, listening)
         log.info("gateway.started", url=self.url)

@@ -68,9 +68,11 @@ class Up:
         self._stopping = asyncio.Event()
         self._signals = 0
         self._began = time.monotonic()
+        self._running = settings.data_dir / "running.json"
 
     async def run(self) -> int:
         become_subreaper()
+        self._running.unlink(missing_ok=True)  # of one that was killed
         self._listen()
         say(f"Muster {__version__}, data in {self._settings.data_dir}")
         await self._start_server()
@@ -84,7 +86,7 @@ class Up:
                 self._say_ready(url)
             await self._stopping.wait()
         finally:
-            (self._settings.data_dir / "running.json").unlink(missing_ok=True)
+            self._running.unlink(missing_ok=True)
             await self._stop()
         return 0
 
@@ -275,9 +277,8 @@ class Up:
             "log_dir": str(settings.log_dir.absolute()),
             "pid": os.getpid(),
         }
-        path = settings.data_dir / "running.json"
-        path.touch(mode=0o600)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(running)) + b"\n")
+        self._running.touch(mode=0o600)
+        self._running.write_bytes(msgspec.json.format(msgspec.json.encode(running)) + b"\n")
 
     def _say_ready(self, url: str) -> None:
         settings = self._settings

@@ -26,7 +26,7 @@ from eventstore.pool import Pool
 from eventstore.reader import Reader
 from eventstore.step import Origin
 from workers.hostlock import HostLock
-from workers.hosts import host_name
+from workers.hosts import Process, host_name
 from workers.launching import ForkLauncher, InProcessLauncher, Launcher
 from workers.leading import Catalogued
 from workers.processes import HostProcesses
@@ -245,11 +245,12 @@ class Supervisor:
     async def _leave(self) -> None:
         """Cordon first, so that workers do not hand their agents to each other; then drain."""
         reason = "host-shutdown"
-        deadline = asyncio.get_running_loop().time() + self._options.shutdown_seconds
+        seconds = self._shutdown_seconds()
+        deadline = asyncio.get_running_loop().time() + seconds
         for steward in self._stewards.values():
             steward.leave(reason)
         try:
-            async with asyncio.timeout(self._options.shutdown_seconds):
+            async with asyncio.timeout(seconds):
                 await self._catalogue.cordon_host(self.host, reason, self._origin)
                 log.info("host.cordoned", workers=self._processes.count)
                 while self._processes.count:
@@ -261,6 +262,14 @@ class Supervisor:
         except (TimeoutError, LogError) as error:
             log.warning("supervisor.left_in_haste", error=str(error) or "out of time")
             await self._kill_rest(deadline)
+
+    def _shutdown_seconds(self) -> float:
+        """Less than a lease where the owner is gone, and with it perhaps the log's server."""
+        owner = Process(self._options.owner_pid, self._options.owner_start_time)
+        leases = [pool.config.lease_seconds for pool in self._catalogue.state.pools.values()]
+        if owner.pid and leases and not owner.alive():
+            return min(self._options.shutdown_seconds, min(leases) / 2)
+        return self._options.shutdown_seconds
 
     async def _kill_rest(self, deadline: float) -> None:
         """First asked, until the shut-down time is over; then killed."""
