@@ -48,6 +48,8 @@ class Steward:
         seconds = self._poll_seconds
         if not survey.workers and not survey.live:
             seconds *= 2
+        if self._watch.uneasy:
+            seconds /= 4
         if self._leader.leads and survey.due:
             seconds = min(seconds, max((survey.due[0][1] - survey.ts) / 1000, 0.01))
         return seconds

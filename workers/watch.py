@@ -17,6 +17,7 @@ from workers import reaping
 from workers.hosts import Process
 from workers.leases import LeaseWatch, Stopwatch
 
+UNEASY_SHARE = 0.5
 SUSPECT_SHARE = 0.6
 """A worker is suspect once its lease has stood still for this share of its time."""
 SETTLED_SECONDS = 5.0
@@ -56,6 +57,8 @@ class Watch:
         """Why this host's workers are to drain; empty while they are not."""
         self.failed_launches = 0
         """How many workers in a row died on this host before they had settled."""
+        self.uneasy = False
+        """Whether a lease has stood still long enough to be looked at more often."""
         self._host = host
         self._events = events
         self._local = local
@@ -100,9 +103,9 @@ class Watch:
     async def _judge_leases(self, survey: Survey, now: float) -> None:
         lease = self._pool().config.lease_seconds
         alive = {o.worker.worker_id: o for o in survey.workers if o.worker.alive}
-        for name, seconds in self._leases.look(
-            {name: o.renewal for name, o in alive.items()}, now
-        ).items():
+        still = self._leases.look({name: o.renewal for name, o in alive.items()}, now)
+        self.uneasy = any(seconds > lease * UNEASY_SHARE for seconds in still.values())
+        for name, seconds in still.items():
             observed = alive[name]
             suspect = observed.worker.status is WorkerStatus.SUSPECT
             if seconds > lease:

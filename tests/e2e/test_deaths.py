@@ -78,7 +78,7 @@ async def test_a_stopped_worker_ends_itself_and_writes_nothing(system: System) -
     stopped = time.monotonic()
     try:
         await until(
-            lambda: "worker.lost" in {e["type"] for e in raw_events(system.redis_url)},
+            lambda: "agent.restarting" in {e["type"] for e in raw_events(system.redis_url)},
             timeout=6,
         )
         await system.running(1)

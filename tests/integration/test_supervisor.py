@@ -189,7 +189,7 @@ async def test_a_supervisor_that_comes_back_adopts_its_workers(site: Site) -> No
     await abandon(first)
     await site.host("h1")
     os.kill(next(iter(before.values())), signal.SIGKILL)
-    await until(lambda: "worker.lost" in types(site.url), timeout=2)
+    await until(lambda: "agent.lost" in types(site.url), timeout=2)
     await site.until_running(1, timeout=2)
     assert await site.workers() != before
     lost = next(e for e in raw_events(site.url) if e["type"] == "worker.lost")
@@ -209,8 +209,10 @@ async def test_the_workers_of_a_dead_host_are_reaped_by_another_within_a_lease(
     await abandon(first)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    await until(lambda: "worker.lost" in types(site.url), timeout=QUICK["lease_seconds"] + 2)
-    await site.until_running(3, timeout=2)
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + QUICK["lease_seconds"] + 2
+    await until(lambda: types(site.url).count("agent.lost") == 3, timeout=deadline - clock())
+    await site.until_running(3, timeout=deadline - clock())
     assert {o.worker.host for o in (await site.survey()).workers} == {"h2"}
     site.check()
 
@@ -247,7 +249,8 @@ async def test_a_stopped_worker_is_replaced_and_writes_nothing_when_it_wakes(
     [(worker_id, pid)] = (await site.workers()).items()
     os.kill(pid, signal.SIGSTOP)
     try:
-        await until(lambda: "worker.lost" in types(site.url), timeout=QUICK["lease_seconds"] + 2)
+        bound = QUICK["lease_seconds"] + 2
+        await until(lambda: types(site.url).count("agent.lost") == 3, timeout=bound)
         await site.until_running(3)
         last = len(raw_events(site.url))
     finally:
