@@ -168,6 +168,7 @@ class Lose(Struct, frozen=True, kw_only=True):
     worker_id: str
     reason: str
     now_ms: int
+    blameless: bool = False
 
 
 class Restart(Struct, frozen=True, kw_only=True):
@@ -258,7 +259,7 @@ def _lose(command: Lose, agent: Agent) -> tuple[AgentBody, ...]:
     if agent.stop:
         return (AgentTerminated(reason=_requested(agent)),)
     return (
-        AgentLost(reason=command.reason, at_ms=command.now_ms),
+        AgentLost(reason=command.reason, at_ms=command.now_ms, blameless=command.blameless),
         AgentRestarting(reason="lost", next_incarnation=agent.incarnation + 1),
     )
 
@@ -328,7 +329,7 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
                 _vacated(agent),
                 status=Status.RESTARTING,
                 reason="lost",
-                losses=(*agent.losses, body.at_ms)[-2:],
+                losses=agent.losses if body.blameless else (*agent.losses, body.at_ms)[-2:],
             )
         case AgentReleased() | AgentRestarting():
             return replace(

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from eventstore import pool as pools
-from eventstore.errors import Busy, OutcomeUnknown
+from eventstore.errors import Busy, LogMissing, OutcomeUnknown, Recovered
 from eventstore.events import (
     AnyBody,
     HostCordoned,
     HostJoined,
     HostLeft,
+    LogRecovered,
     PoolChanged,
     PoolCreated,
     PoolDeleted,
@@ -38,16 +39,27 @@ Decision = tuple[Outcome, AnyBody | None]
 
 
 class CatalogueLog:
-    """Reads and changes the catalogue. `state` is the fold of what was read so far."""
+    """Reads and changes the catalogue. `state` is the fold of what was read so far.
+
+    `void`: the catalogue was recovered, so that some of what was folded may not have happened. The
+    next `refresh` folds it anew; until then `state` is what it was.
+    """
 
     def __init__(self, log: Log, reader: Reader) -> None:
         self._log = log
         self._reader = reader
         self.state = Catalogue()
+        self.void = False
+
+    async def found(self) -> Catalogue:
+        """Create the catalogue if there is none, and read it: see `Log.found`."""
+        await self._log.found()
+        return await self.refresh()
 
     async def start(self) -> Catalogue:
-        """Create the catalogue if there is none, and read it."""
-        await self._log.initialise(CATALOGUE)
+        """Read the catalogue. Raises `LogMissing` if there is none."""
+        if not (await self._log.stand(CATALOGUE)).generation:
+            raise LogMissing(CATALOGUE)
         return await self.refresh()
 
     async def close(self) -> None:
@@ -56,8 +68,14 @@ class CatalogueLog:
     async def refresh(self) -> Catalogue:
         """Read on from where the last reading ended, without waiting."""
         stream = self._log.keys.catalogue
-        while entries := await self._reader.range(stream, f"({self._after()}"):
-            self.take(entries)
+        for _ in range(2):
+            if self.void:
+                self.state, self.void = Catalogue(), False
+            while not self.void:
+                entries = await self._reader.range(stream, f"({self._after()}")
+                if not entries:
+                    return self.state
+                self.take(entries)
         return self.state
 
     def _after(self) -> str:
@@ -67,6 +85,9 @@ class CatalogueLog:
         """Fold entries that somebody else read."""
         for stream_id, fields in entries:
             event = decode_entry(stream_id, fields)
+            body = event.body
+            if isinstance(body, LogRecovered) and 0 < body.from_seq < self.state.seq:
+                self.void = True
             if event.seq > self.state.seq:
                 self.state = pools.evolve(self.state, event)
         return self.state
@@ -170,6 +191,8 @@ class CatalogueLog:
                 reply = await self._log.commit(step)
             except OutcomeUnknown as error:
                 unknown = error
+                continue
+            except Recovered:
                 continue
             if reply.outcome is Outcome.DONE:
                 return Changed(Outcome.DONE, await self.refresh())

@@ -5,9 +5,11 @@
     ├── ServerUnsuitable          Redis is too old, may evict, or is not what it must be
     └── LogError                  something about the log
         ├── LogUnreachable        Redis did not answer; nothing was written
+        │   └── Recovered         the log was rebuilt meanwhile; nothing was written
         ├── OutcomeUnknown        the reply to a write never came; it may have been written
         ├── LogMissing            the streams of a pool are not there
         ├── RolledBack            the log is behind what this process has acknowledged
+        ├── Halted                the log takes no writes until it is recovered
         ├── MemoryExhausted       Redis refuses new spawns at its memory limit
         ├── Busy                  a step lost against others too many times
         └── UnknownEvent          an event of a type or version that this code cannot read
@@ -39,6 +41,16 @@ class LogUnreachable(LogError):
     """Redis did not answer; nothing was written."""
 
 
+class Recovered(LogUnreachable):
+    """The log was recovered since this process last heard of it; nothing was written."""
+
+    def __init__(self, pool: str, generation: int) -> None:
+        self.pool, self.generation = pool, generation
+        super().__init__(
+            f"the log of {_named(pool)} was recovered as generation {generation}: look again"
+        )
+
+
 class OutcomeUnknown(LogError):
     """The reply to a write never came: it may or may not have been written."""
 
@@ -48,7 +60,7 @@ class LogMissing(LogError):
 
     def __init__(self, pool: str) -> None:
         self.pool = pool
-        super().__init__(f"the log of pool {pool!r} is missing: it was never created, or was lost")
+        super().__init__(f"the log of {_named(pool)} is missing: it was never created, or was lost")
 
 
 class RolledBack(LogError):
@@ -57,8 +69,18 @@ class RolledBack(LogError):
     def __init__(self, pool: str, floor: tuple[int, int], found: tuple[int, int]) -> None:
         self.pool, self.floor, self.found = pool, floor, found
         super().__init__(
-            f"the log of pool {pool!r} is at generation {found[0]}, seq {found[1]}, but generation"
+            f"the log of {_named(pool)} is at generation {found[0]}, seq {found[1]}, but generation"
             f" {floor[0]}, seq {floor[1]} was acknowledged: Redis lost writes"
+        )
+
+
+class Halted(LogError):
+    """The log takes no writes: it lost some, or is being rebuilt."""
+
+    def __init__(self, pool: str, reason: str) -> None:
+        self.pool, self.reason = pool, reason
+        super().__init__(
+            f"the log of {_named(pool)} takes no writes until it is recovered: {reason}"
         )
 
 
@@ -77,3 +99,7 @@ class UnknownEvent(LogError):
         self.kind, self.version = kind, version
         reads = f"reads up to version {known}" if known else "does not know that type"
         super().__init__(f"event {kind!r} version {version}: this version of Muster {reads}")
+
+
+def _named(pool: str) -> str:
+    return f"pool {pool!r}" if pool else "the catalogue"

@@ -64,6 +64,8 @@ class AgentRequested(Body, frozen=True):
     labels: dict[str, str] = {}
     operation_id: str = ""
     digest: str = ""
+    operation_ms: int = 0
+    """How long the operation id is remembered; 0 stands for ten minutes."""
 
 
 class AgentClaimed(Body, frozen=True):
@@ -109,11 +111,12 @@ class AgentUnhealthy(Body, frozen=True):
 
 
 class AgentLost(Body, frozen=True):
-    """Its worker died under it."""
+    """Its worker died under it. `blameless`: all died, so that it says nothing of the agent."""
 
     type = "agent.lost"
     reason: str
     at_ms: int
+    blameless: bool = False
 
 
 class AgentReleased(Body, frozen=True):
@@ -264,6 +267,24 @@ class HostLeft(Body, frozen=True):
     reason: str
 
 
+# ---- logs ------------------------------------------------------------------------------------
+
+
+class LogRecovered(Body, frozen=True):
+    """The log was rebuilt from its archive and goes on after `from_seq` as `generation`.
+
+    `known_seq`: the highest seq of the generation before that anybody is known to have seen. What
+    lies above `from_seq` up to there was lost.
+    """
+
+    type = "log.recovered"
+    generation: int
+    from_generation: int
+    from_seq: int
+    known_seq: int
+    reason: str
+
+
 AgentBody: TypeAlias = (
     AgentRequested
     | AgentClaimed
@@ -287,7 +308,7 @@ WorkerBody: TypeAlias = (
     | WorkerStopped
     | WorkerLost
 )
-PoolBody: TypeAlias = PoolCreated | PoolChanged | PoolDeleted | PoolScalingDecided
+PoolBody: TypeAlias = PoolCreated | PoolChanged | PoolDeleted | PoolScalingDecided | LogRecovered
 HostBody: TypeAlias = HostJoined | HostCordoned | HostLeft
 AnyBody: TypeAlias = AgentBody | WorkerBody | PoolBody | HostBody
 

@@ -30,7 +30,11 @@ class Keys:
             raise ValueError(f"key prefix {prefix!r}: braces would break hash tags")
         self.prefix = prefix
         self.catalogue = f"{prefix}muster:catalogue"
-        self.catalogue_meta = f"{{{prefix}muster:catalogue}}:meta"
+        self.catalogue_meta = self.catalogue_part("meta")
+
+    def catalogue_part(self, part: str) -> str:
+        """A key of the catalogue beside its stream: `meta`, `salvage`."""
+        return f"{{{self.catalogue}}}:{part}"
 
     def pool(self, pool: str, part: str) -> str:
         """A key of a pool: `meta`, `events`, `commands`, `inbox:<worker>` …"""

@@ -2,7 +2,8 @@
 
 One `Log` serves all pools through one connection pool. It remembers, per log, the floor: the
 generation and the highest `seq` that this process has acknowledged or seen archived. Every script
-is given the floor, and a log that is below it raises `RolledBack` from then on.
+is given the floor; a log that is below it raises `RolledBack` and is halted, for everybody, until
+it was recovered. A log of a later generation raises `Recovered` once: what was read before is void.
 
 Retries are ours. A reply that never came is asked for again: a spawn by its operation id, every
 other step by reading the state anew and deciding again (`act`), which comes to nothing if the
@@ -26,11 +27,13 @@ from eventstore.agent import Agent, Command
 from eventstore.connection import UNREACHABLE, AsyncClient, execute, passing, shielded
 from eventstore.errors import (
     Busy,
+    Halted,
     LogError,
     LogMissing,
     LogUnreachable,
     MemoryExhausted,
     OutcomeUnknown,
+    Recovered,
     RolledBack,
 )
 from eventstore.ids import new_id
@@ -119,6 +122,16 @@ class Observed(Struct, frozen=True):
     last_heartbeat: int
 
 
+class Stand(Struct, frozen=True):
+    """Where a log stands. Generation 0: there is none. `halted`: why it takes no writes."""
+
+    generation: int
+    seq: int
+    halted: str
+    recovered_seq: int
+    """What it went on from when its generation began."""
+
+
 class Lead(Struct, frozen=True):
     """Who leads a pool's scaling. `renewal` moves for as long as that one lives."""
 
@@ -128,7 +141,11 @@ class Lead(Struct, frozen=True):
 
 
 class Log:
-    """The write side of every pool."""
+    """The write side of every pool.
+
+    `outlives`: whether its owner may go on in a log that was recovered. A worker may not: what it
+    holds is no longer its own.
+    """
 
     def __init__(
         self,
@@ -136,11 +153,14 @@ class Log:
         keys: Keys,
         *,
         make_id: Callable[[], str] = new_id,
+        outlives: bool = True,
     ) -> None:
         self.client = client
         self.keys = keys
         self.new_id = make_id
+        self.outlives = outlives
         self._floors: dict[str, tuple[int, int]] = {}
+        self._acknowledged: dict[str, tuple[int, int]] = {}
         self._clock = (0, 0.0)
 
     # ---- the log's own time and position -----------------------------------------------------
@@ -159,20 +179,55 @@ class Log:
         meta = self._meta(pool)
         self._floors[meta] = max(self._floors.get(meta, (0, 0)), (generation, seq))
 
+    def acknowledged(self, pool: str) -> tuple[int, int]:
+        """(generation, seq) of the highest that this process was told or told others of."""
+        return self._acknowledged.get(self._meta(pool), (0, 0))
+
+    def acknowledge(self, pool: str, generation: int, seq: int) -> None:
+        """Remember that this much was told to somebody; it raises the floor too."""
+        meta = self._meta(pool)
+        self._acknowledged[meta] = max(self._acknowledged.get(meta, (0, 0)), (generation, seq))
+        self.raise_floor(pool, generation, seq)
+
     def step(self, pool: str, origin: Origin) -> Step:
         return Step(pool, self.new_id, origin)
 
     # ---- scripts -----------------------------------------------------------------------------
 
-    async def initialise(self, pool: str) -> Reply:
-        """Create the pool's streams and group if there are none. Never touches what stands."""
-        generation = self.floor(pool)[0] or 1
-        return await self._run("init", pool, generation, 0 if pool == CATALOGUE else 1)
+    async def found(self) -> Reply:
+        """Create the catalogue if there is none: only for who knows that there never was one."""
+        return await self.run("init", CATALOGUE, 0)
+
+    async def initialise(self, pool: str) -> None:
+        """Create a pool's streams and group, once: a pool that had them before has lost its log.
+
+        Raises `LogMissing` where they are gone, or where the catalogue is.
+        """
+        mark = f"made:{pool}"
+        generation, made = await self._read(
+            pool, "HMGET", self.keys.catalogue_meta, "generation", mark
+        )
+        if generation is None:
+            raise LogMissing(CATALOGUE)
+        if made is not None:
+            return
+        await self.run("init", pool, 1)
+        step = self.step(CATALOGUE, Origin())
+        step.write("meta", mark, "1")
+        await self.commit(step)
+
+    async def stand(self, pool: str) -> Stand:
+        """Where a log stands, whether it may be written or not."""
+        fields = ("generation", "seq", "halted", "recovered_seq")
+        found = await self._read(pool, "HMGET", self._meta(pool), *fields)
+        generation, seq, halted, recovered_seq = (value or b"" for value in found)
+        return Stand(int(generation or 0), int(seq or 0), halted.decode(), int(recovered_seq or 0))
 
     async def commit(self, step: Step, *, admits: bool = False) -> Reply:
         """Commit a step once. `admits`: it adds load, so Redis' memory limit may refuse it.
 
-        Raises `LogUnreachable`, `OutcomeUnknown`, `LogMissing`, `RolledBack`, `MemoryExhausted`.
+        Raises `LogUnreachable` (`Recovered` among them), `OutcomeUnknown`, `LogMissing`,
+        `RolledBack`, `Halted`, `MemoryExhausted`.
         """
         return await self._guarded("admit" if admits else "commit", step.pool, *step.arguments())
 
@@ -248,6 +303,7 @@ class Log:
         for _ in range(ATTEMPTS):
             agent = agent or await self.agent(pool, agent_id)
             if agent is None:
+                await self._demand_whole(pool)
                 return Acted(Outcome.ABSENT, None)
             if incarnation is not None and agent.incarnation != incarnation:
                 return Acted(Outcome.ALREADY if unknown else Outcome.FENCED, agent)
@@ -262,6 +318,11 @@ class Log:
                 reply = await self.commit(step)
             except OutcomeUnknown as error:
                 unknown, agent = error, None
+                continue
+            except Recovered:
+                if not self.outlives:
+                    raise
+                agent = None
                 continue
             if reply.outcome is Outcome.DONE:
                 return Acted(Outcome.DONE, new, reply.seq)
@@ -285,6 +346,7 @@ class Log:
         for _ in range(ATTEMPTS):
             found = await self.worker(pool, worker_id)
             if found is None:
+                await self._demand_whole(pool)
                 return ActedOnWorker(Outcome.ABSENT, None)
             worker = found.worker
             bodies = workers.decide(command, worker)
@@ -299,11 +361,25 @@ class Log:
             except OutcomeUnknown as error:
                 unknown = error
                 continue
+            except Recovered:
+                if not self.outlives:
+                    raise
+                continue
             if reply.outcome is Outcome.DONE:
                 return ActedOnWorker(Outcome.DONE, new, reply.seq)
             if reply.outcome is Outcome.FENCED or prepare is not None:
                 return ActedOnWorker(reply.outcome, worker)
         raise unknown or Busy(f"worker {worker_id} changes too fast")
+
+    async def _demand_whole(self, pool: str) -> None:
+        """Where something is not found: is that the truth, or is the log lost?"""
+        stand, floor = await self.stand(pool), self.floor(pool)
+        if not stand.generation:
+            raise LogMissing(pool)
+        if stand.halted:
+            raise Halted(pool, stand.halted)
+        if (stand.generation, stand.seq) < floor:
+            raise RolledBack(pool, floor, (stand.generation, stand.seq))
 
     # ---- plain reads -------------------------------------------------------------------------
 
@@ -326,9 +402,9 @@ class Log:
         members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, "agents"))
         return sorted(member.decode() for member in members)
 
-    async def _read(self, pool: str, *command: str) -> Sequence[bytes]:
+    async def _read(self, pool: str, *command: str) -> Sequence[Any]:
         try:
-            reply: Sequence[bytes] = await shielded(lambda: execute(self.client, *command))
+            reply: Sequence[Any] = await shielded(lambda: execute(self.client, *command))
         except UNREACHABLE as error:
             raise LogUnreachable(f"Redis does not answer: {error}") from error
         except ResponseError as error:
@@ -346,9 +422,10 @@ class Log:
         return self.keys.catalogue if pool == CATALOGUE else self.keys.pool(pool, "events")
 
     async def _guarded(self, name: str, pool: str, *arguments: Argument) -> Reply:
-        return await self._run(name, pool, *self.floor(pool), *arguments)
+        return await self.run(name, pool, *self.floor(pool), *arguments)
 
-    async def _run(self, name: str, pool: str, *arguments: Argument) -> Reply:
+    async def run(self, name: str, pool: str, *arguments: Argument) -> Reply:
+        """Run a script on a log, with just these arguments."""
         keys = (self._meta(pool), self._events(pool))
         try:
             raw = await shielded(lambda: self._evaluate(script(name), keys, arguments))
@@ -376,7 +453,7 @@ class Log:
 
     def saw(self, pool: str, generation: int, seq: int, ts: int) -> None:
         """Take note of where a log stands after a reply that acknowledged something."""
-        self.raise_floor(pool, generation, seq)
+        self.acknowledge(pool, generation, seq)
         if ts:
             self._clock = (ts, time.monotonic())
 
@@ -387,8 +464,14 @@ def judge(pool: str, raw: Sequence[Any], log: Log) -> Reply:
     generation, seq, ts = int(raw[1]), int(raw[2]), int(raw[3])
     if status == "MISSING":
         raise LogMissing(pool)
+    if status == "HALTED":
+        raise Halted(pool, raw[4].decode())
     if status == "ROLLED_BACK":
         raise RolledBack(pool, log.floor(pool), (generation, seq))
+    if status == "RECOVERED":
+        if log.outlives:
+            log.saw(pool, generation, seq, ts)
+        raise Recovered(pool, generation)
     log.saw(pool, generation, seq, ts)
     outcome = Outcome.DONE if status == "OK" else Outcome(status)
     return Reply(outcome, generation, seq, ts, raw[4:])
@@ -405,11 +488,15 @@ class Script(Struct, frozen=True):
 
 @cache
 def script(name: str) -> Script:
-    """A script's text with its shebang. `admit` is `commit` without leave to pass the limit."""
+    """A script's text with its shebang.
+
+    `admit` is `commit` without leave to pass the limit, `restore` is `commit` on a halted log.
+    """
     folder = files("eventstore") / "scripts"
     flags = {"admit": "", "survey": " flags=no-writes"}.get(name, " flags=allow-oom")
-    body = (folder / f"{'commit' if name == 'admit' else name}.lua").read_text()
-    text = f"#!lua{flags}\n{(folder / 'prelude.lua').read_text()}\n{body}"
+    restoring = f"local RESTORING = {'true' if name == 'restore' else 'false'}"
+    body = (folder / f"{'commit' if name in ('admit', 'restore') else name}.lua").read_text()
+    text = f"#!lua{flags}\n{restoring}\n{(folder / 'prelude.lua').read_text()}\n{body}"
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -17,6 +17,7 @@ from eventstore.events import (
     HostCordoned,
     HostJoined,
     HostLeft,
+    LogRecovered,
     PoolChanged,
     PoolCreated,
     PoolDeleted,
@@ -131,6 +132,7 @@ def write_config(config: PoolConfig) -> msgspec.Raw:
 def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
     """What an event makes of the catalogue."""
     pools, hosts, name = catalogue.pools, catalogue.hosts, event.subject
+    generation = catalogue.generation
     version = catalogue.version_of(name) + 1
     match event.body:
         case PoolCreated() as body:
@@ -171,12 +173,14 @@ def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
                 changed_ms=event.ts,
             )
             hosts = {**hosts, name: gone}
+        case LogRecovered() as body:
+            generation = body.generation
         case _:
             raise TypeError(f"{event.type} is not an event of the catalogue")
     return Catalogue(
         pools=pools,
         hosts=hosts,
-        generation=catalogue.generation,
+        generation=generation,
         seq=event.seq,
         stream_id=event.stream_id or catalogue.stream_id,
     )

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from eventstore import agent as agents
 from eventstore.agent import Agent, Spawn
-from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown
+from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown, Recovered
 from eventstore.events import AgentRequested
 from eventstore.log import Log, Outcome
 from eventstore.pool import Pool
@@ -48,15 +48,22 @@ async def submit(
     after one repetition of its own, `OutcomeUnknown` says that nobody knows. Raises also
     `LogUnreachable`, `LogMissing`, `RolledBack`, `MemoryExhausted`.
     """
-    request = replace(request, operation_id=operation_id, digest=digest)
+    keep_ms = CLIENT_OPERATION_MS if from_client else OUR_OPERATION_MS
+    request = replace(
+        request,
+        operation_id=operation_id,
+        digest=digest,
+        operation_ms=keep_ms if from_client else 0,
+    )
     step = log.step(pool.pool_name, origin)
     step.check("operation", operation_id)
     step.check("open", pool.created_seq)
     step.check("backlog", pool.config.backlog_limit)
     agent = step.agent(agent_id, None, agents.decide(Spawn(request=request), None))
-    keep_ms = CLIENT_OPERATION_MS if from_client else OUR_OPERATION_MS
     step.write("operation", operation_id, digest, agent_id, keep_ms)
     try:
+        reply = await log.commit(step, admits=True)
+    except Recovered:
         reply = await log.commit(step, admits=True)
     except OutcomeUnknown as first:
         try:

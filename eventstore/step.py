@@ -138,16 +138,21 @@ class Step:
             )
             new = agents.evolve(new, event, self.pool)
             if isinstance(body, AgentRequested):
-                self._admit(agent_id, body)
+                self.admit(agent_id, body)
         if new is None:
             raise ValueError("an agent cannot change without an event")
         self._follow(old, new)
         return new
 
-    def _admit(self, agent_id: str, request: AgentRequested) -> None:
+    def place(self, agent: Agent) -> None:
+        """Write an agent as it is, where nothing is known of it; without an event."""
+        self._follow(None, agent)
+
+    def admit(self, agent_id: str, asked: AgentRequested | Agent) -> None:
+        """List it among the living, with what its code is given."""
         self.write("live", agent_id)
-        if request.labels or bytes(request.input) not in (b"", b"{}"):
-            spec = {"input": request.input, "labels": request.labels}
+        if asked.labels or bytes(asked.input) not in (b"", b"{}"):
+            spec = {"input": asked.input, "labels": asked.labels}
             self.write("spec", agent_id, msgspec.json.encode(spec))
 
     def _follow(self, old: Agent | None, new: Agent) -> None:

@@ -129,6 +129,8 @@ async def _terminate(
         agent = acted.agent
         if acted.outcome is Outcome.ABSENT or agent is None:
             return _ended_before(await backend.recorded(request, agent_id, pool), patient)
+        if acted.outcome is Outcome.DONE:
+            backend.ledger.note(pool, "terminate", agent_id, acted.seq)
         while not agent.ended:
             event = await watch.next(deadline)
             if event is None:

@@ -39,6 +39,7 @@ async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> l
     found += [_of_event(event) for event in events]
     found += await _lagging(backend)
     found += _redis(redis)
+    found += _unsaved(backend)
     return sorted(found, key=lambda alert: (alert.severity != "critical", -alert.since))
 
 
@@ -90,6 +91,26 @@ async def _lagging(backend: Backend) -> Sequence[Alert]:
         )
         for fact in await view_facts(backend)
         if fact.status != "ok" or fact.lag_seconds > LAG_SECONDS
+    ]
+
+
+def _unsaved(backend: Backend) -> Sequence[Alert]:
+    """What this gateway acknowledged and a recovery could not save."""
+    lost = backend.ledger.unsaved
+    if not lost:
+        return []
+    named = ", ".join(one.agent_id for one in list(lost)[:3])
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    return [
+        Alert(
+            name="commands-unsaved",
+            severity="critical",
+            subject="log",
+            message=f"{len(lost)} acknowledged commands are not in the recovered log:"
+            f" {named}{more}",
+            action="`command.unsaved` in the gateway's log names them all; send them again",
+            since=lost[-1].ts,
+        )
     ]
 
 

@@ -22,6 +22,7 @@ from eventstore.log import CATALOGUE, Log
 from eventstore.pool import Pool
 from eventstore.reader import Reader
 from gateway.feed import Feed
+from gateway.ledger import Ledger
 from gateway.observing import Observations
 from gateway.options import GatewayOptions
 from gateway.problems import Kind, Problem
@@ -56,6 +57,7 @@ class Backend:
         self.waiters = Waiters(options.limits.waiters_max)
         self.feed = Feed(options.limits.streams_max, options.limits.stream_queue)
         self.observations = Observations()
+        self.ledger = Ledger(self.log, self.positions)
         self.started_at = time.time()
         self._catalogue_reader = Reader(options.redis_url)
         self._catalogue = CatalogueLog(self.log, self._catalogue_reader)
@@ -85,10 +87,13 @@ class Backend:
         return self._catalogue.state.pools
 
     async def pool(self, name: str) -> Pool:
-        """A pool. Looks once more where it is not known. Raises `Problem`, `LogUnreachable`."""
+        """A pool. Looks once more where it is not known.
+
+        Raises `Problem`, `LogUnreachable`, and `LogMissing` where there is no catalogue.
+        """
         pool = self.pools().get(name)
         if pool is None:
-            await self.with_catalogue(lambda catalogue: catalogue.refresh())
+            await self.with_catalogue(lambda catalogue: catalogue.start())
             pool = self.pools().get(name)
         if pool is None:
             raise Problem(Kind.POOL_NOT_FOUND, f"there is no pool {name!r}", field="pool_name")
@@ -113,6 +118,14 @@ class Backend:
             detail = f"the database does not answer: {type(error).__name__}"
             raise Problem(Kind.VIEWS_UNAVAILABLE, detail) from error
 
+    async def positions(self) -> dict[str, Position]:
+        """How far the views are. What they have, the logs must have too: it raises the floors."""
+        positions = await self.views.positions()
+        for name, at in positions.items():
+            if at.generation:
+                self.log.raise_floor(name, at.generation, at.seq)
+        return positions
+
     async def settle(
         self, views: Views, request: web.Request, pools: Iterable[str] | None = None
     ) -> dict[str, Position]:
@@ -120,9 +133,9 @@ class Backend:
         reading: Reading = request[READING]
         names = [CATALOGUE, *self.known_pools()] if pools is None else list(pools)
         names += [name for name in reading.asked if name not in names]
-        wanted = {name: self._wanted(name, reading) for name in names}
         deadline = time.monotonic() + self.limits.settle_seconds
-        positions = await views.positions()
+        positions = await self.positions()
+        wanted = {name: self._wanted(name, reading, positions.get(name)) for name in names}
         for name, seq in wanted.items():
             found = positions.get(name)
             if seq and (found is None or found.seq < seq):
@@ -135,18 +148,21 @@ class Backend:
                 reading.position[name] = found.seq
         return positions
 
-    def _wanted(self, pool: str, reading: Reading) -> int:
-        return max(self.log.floor(pool)[1], reading.asked.get(pool, 0))
+    def _wanted(self, pool: str, reading: Reading, found: Position | None) -> int:
+        """The seq that views must have; what was told of a log since recovered is void."""
+        generation, seq = self.log.acknowledged(pool)
+        void = found is not None and found.generation > generation
+        return max(0 if void else seq, reading.asked.get(pool, 0))
 
     def saw(self, request: web.Request | None, pool: str, seq: int) -> None:
         """An event that an answer tells of: what is read later must not be older."""
-        self.log.raise_floor(pool, self.log.floor(pool)[0], seq)
+        self.log.acknowledge(pool, self.log.floor(pool)[0], seq)
         if request is not None:
             request[READING].position[pool] = seq
 
     def tell_position(self, request: web.Request, pool: str) -> None:
         """Let the answer say how far the log was when its step was acknowledged."""
-        request[READING].position[pool] = self.log.floor(pool)[1]
+        request[READING].position[pool] = self.log.acknowledged(pool)[1]
 
     def mark_stale(self, request: web.Request) -> None:
         request[READING].stale = True

@@ -67,8 +67,8 @@ async def redis_facts(backend: Backend) -> RedisFacts:
 
 async def view_facts(backend: Backend) -> list[ViewFacts]:
     """Every log that this gateway follows, against what the database says. Raises `Problem`."""
-    async with backend.reading() as views:
-        positions = await views.positions()
+    async with backend.reading():
+        positions = await backend.positions()
     facts = []
     for pool, head in backend.tail.heads.items():
         found = positions.get(pool)

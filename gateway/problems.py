@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from eventstore.errors import (
     Busy,
+    Halted,
     LogError,
     LogMissing,
     LogUnreachable,
@@ -100,6 +101,8 @@ RETRY_AFTER_SECONDS: Final[dict[Kind, int]] = {
     Kind.TOO_MANY_STREAMS: 5,
     Kind.OUTCOME_UNKNOWN: 1,
     Kind.REDIS_UNREACHABLE: 2,
+    Kind.LOG_MISSING: 5,
+    Kind.LOG_ROLLED_BACK: 5,
     Kind.REDIS_MEMORY: 10,
     Kind.BUSY: 1,
     Kind.VIEWS_UNAVAILABLE: 2,
@@ -187,8 +190,8 @@ def translate(error: Exception) -> Problem | None:
             return Problem(Kind.REDIS_MEMORY, f"{error} Terminations still work.")
         case LogMissing():
             return Problem(Kind.LOG_MISSING, str(error))
-        case RolledBack():
-            return Problem(Kind.LOG_ROLLED_BACK, f"{error}; it takes no writes until recovered")
+        case RolledBack() | Halted():
+            return Problem(Kind.LOG_ROLLED_BACK, f"{error}; recover it with `muster recover`")
         case Busy():
             return Problem(Kind.BUSY, str(error))
         case LogError():

@@ -57,6 +57,7 @@ class Gateway:
         self._tasks = [
             asyncio.create_task(_open_views(backend), name="gateway.views"),
             asyncio.create_task(_measure_lag(backend), name="gateway.lag"),
+            asyncio.create_task(backend.ledger.watch(), name="gateway.ledger"),
         ]
         await asyncio.wait(self._tasks[:1], timeout=VIEWS_SECONDS)
         await web.SockSite(self._runner, listening, backlog=BACKLOG).start()
@@ -107,6 +108,7 @@ async def _open_views(backend: Backend) -> None:
     while not backend.views_open:
         try:
             await backend.views.start()
+            await backend.positions()
             backend.views_open = True
         except (DatabaseError, OSError) as error:
             if not said:

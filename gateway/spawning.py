@@ -51,6 +51,7 @@ async def spawn(request: web.Request) -> web.Response:
         if submitted.outcome is Outcome.KNOWN:
             row = await _replay(backend, request, pool, submitted, patient)
         else:
+            backend.ledger.note(pool.pool_name, "spawn", agent_id, submitted.seq, operation_id=key)
             row = await _follow(backend, request, submitted, watch, patient)
     headers = {**patient.headers, "Location": f"{AGENTS}/{row.agent_id}"}
     if submitted.agent_id != agent_id:
@@ -116,7 +117,7 @@ async def _submit(
                 Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id, idempotency_key=named
             ) from error
         except LogMissing:
-            if attempt == 2 or backend.log.floor(pool.pool_name)[1]:
+            if attempt == 2:
                 raise
             await backend.log.initialise(pool.pool_name)
             continue

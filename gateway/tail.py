@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+import msgspec
 import structlog
 from redis.exceptions import RedisError
 
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import UNREACHABLE, execute
 from eventstore.errors import MusterError
+from eventstore.events import LogRecovered
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from eventstore.pool import Catalogue
@@ -26,6 +28,9 @@ log = structlog.get_logger()
 
 BACKOFF_SECONDS = (0.05, 2.0)
 HEADS_KEPT = 512
+
+_RECOVERED = LogRecovered.type.encode()
+_BEGUN = msgspec.json.Decoder(LogRecovered)
 
 
 class Listener(Protocol):
@@ -157,6 +162,8 @@ class Tail:
         self._read_at = time.monotonic()
         for stream, entries in found.items():
             self._take(streams[stream], entries)
+        if self._catalogue.void:
+            await self._open_catalogue()
         for pool in self._catalogue.state.pools:
             if pool not in self.positions:
                 self.positions[pool], self.heads[pool] = "0-0", Head()
@@ -165,10 +172,20 @@ class Tail:
         last_id, last = entries[-1]
         self.positions[pool] = last_id.decode()
         self.heads.setdefault(pool, Head()).moved(int(last[5]), int(last[25]))
+        self._raise_floor(pool, entries)
         for listener in self._listeners:
             listener.take(pool, entries)
         if pool == CATALOGUE:
             self._catalogue.take(list(entries))
+
+    def _raise_floor(self, pool: str, entries: Sequence[Entry]) -> None:
+        """What was read here must not be missing from the log later."""
+        generation = self._log.floor(pool)[0]
+        for _, fields in entries:
+            if fields[1] == _RECOVERED:
+                generation = _BEGUN.decode(fields[27]).generation
+        if generation:
+            self._log.raise_floor(pool, generation, int(entries[-1][1][5]))
 
     def _stream(self, pool: str) -> str:
         keys: Keys = self._log.keys

@@ -76,6 +76,7 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="no worker processes: agents run inside this one, ten per pool",
     )
     up.add_argument("--appendfsync", metavar="HOW", help="everysec (default) or always")
+    _recovering(up)
     gateway = _role(
         subparsers,
         "gateway",
@@ -85,7 +86,7 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         _one("gateway"),
     )
     _listening(gateway)
-    _role(
+    projector = _role(
         subparsers,
         "projector",
         "run the projector alone",
@@ -94,6 +95,7 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         " muster projector",
         _one("projector"),
     )
+    _recovering(projector)
     supervisor = _role(
         subparsers,
         "supervisor",
@@ -103,6 +105,15 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         _one("supervisor"),
     )
     _imports(supervisor)
+
+
+def _recovering(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--auto-recover",
+        action="store_true",
+        default=None,
+        help="recover a log that Redis lost without waiting for `muster recover`",
+    )
 
 
 def _role(

@@ -3,7 +3,8 @@
 A pool is created, or changed, only where the file differs from the file that was last applied; what
 was changed live otherwise stands, and a pool that was deleted live is not brought back by the same
 file. What was last applied is kept beside the catalogue, one field per pool. Every role that
-starts does this; it is the same whoever comes first.
+starts does this; it is the same whoever comes first. Where the catalogue was recovered, nobody
+knows what was applied last: the file of the next start is taken for it, and what stands stays.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from eventstore.errors import LogUnreachable
 from eventstore.log import CATALOGUE, Log, Outcome
 from eventstore.step import Origin
 from muster.settings import PoolDeclaration
+from projector.archived_state import DECLARED_UNKNOWN
 
 log = structlog.get_logger("muster.declaring")
 ORIGIN = Origin(actor="configuration")
@@ -30,9 +32,13 @@ async def apply(events: Log, catalogue: CatalogueLog, pools: Mapping[str, PoolDe
             {"role": declaration.role, **declaration.settings}, order="sorted"
         )
         field = f"declared:{name}"
-        if await _applied(events, field) == wanted:
+        applied = await _applied(events, field)
+        if applied == wanted:
             continue
-        await _apply(catalogue, name, declaration)
+        if applied == DECLARED_UNKNOWN.encode():
+            log.warning("pool.declaration_taken_as_applied", pool=name)
+        else:
+            await _apply(catalogue, name, declaration)
         step = events.step(CATALOGUE, ORIGIN)
         step.write("meta", field, wanted)
         await events.commit(step)

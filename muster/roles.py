@@ -19,14 +19,22 @@ from msgspec import Struct
 
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect, demand_suitable, inspect
-from eventstore.errors import ConfigurationError, LogUnreachable, MusterError
+from eventstore.errors import (
+    ConfigurationError,
+    Halted,
+    LogUnreachable,
+    MusterError,
+    RolledBack,
+)
 from eventstore.keys import Keys
-from eventstore.log import Log
+from eventstore.log import CATALOGUE, Log
 from eventstore.reader import Reader
 from muster import __version__, declaring, journal
 from muster.settings import LOOPBACK, Settings, redacted
 
 log = structlog.get_logger("muster")
+
+DATABASE_RETRY_SECONDS: Final = 0.5
 
 ROLES: Final = ("projector", "supervisor", "gateway")
 """In the order in which they are started; they are stopped in another, see `muster.up`."""
@@ -64,7 +72,10 @@ def build(role: str, settings: Settings, owner: Owner) -> Part:
 
             return Projector(
                 ProjectorOptions(
-                    redis_url=redis_url, key_prefix=prefix, database_url=settings.views_url
+                    redis_url=redis_url,
+                    key_prefix=prefix,
+                    database_url=settings.views_url,
+                    auto_recover=settings.auto_recover,
                 )
             )
         case "supervisor":
@@ -119,21 +130,51 @@ def allowed_hosts(settings: Settings) -> tuple[str, ...]:
     return tuple(sorted({*LOOPBACK, settings.host, *named}))
 
 
-async def prepare(settings: Settings) -> None:
-    """Check the server and apply the declared pools. Raises `MusterError`."""
+async def prepare(settings: Settings, role: str = "up") -> bool:
+    """Check the server and apply the declared pools; False where the log was lost.
+
+    Only who can tell from the archive that there never was a log begins one. Raises `MusterError`.
+    """
     client = connect(settings.redis_url, max_connections=2)
     reader = Reader(settings.redis_url)
     try:
         demand_suitable(await inspect(client))
         events = Log(client, Keys(settings.key_prefix))
         catalogue = CatalogueLog(events, reader)
+        if not (await events.stand(CATALOGUE)).generation:
+            if role == "supervisor":
+                return True  # it waits for the catalogue itself
+            if await _log_was_lost(settings):
+                log.error("log.lost", pool="", reason="Redis is empty, the archive is not")
+                return False
+            await catalogue.found()
         await catalogue.start()
         await declaring.apply(events, catalogue, settings.pools)
+    except (Halted, RolledBack) as error:
+        log.error("log.lost", pool="", reason=str(error))
+        return False
     except LogUnreachable as error:
         raise LogUnreachable(f"{redacted(settings.redis_url)}: {error}") from None
     finally:
         await reader.close()
         await client.aclose()
+    return True
+
+
+async def _log_was_lost(settings: Settings) -> bool:
+    """Whether the archive knows a log. Waits for the database: without it nobody can tell."""
+    from projector.damage import archive_known
+    from projector.queries import DatabaseError
+
+    said = False
+    while True:
+        try:
+            return await archive_known(settings.views_url)
+        except (DatabaseError, OSError) as error:
+            if not said:
+                log.warning("role.waits_for_database", error=type(error).__name__)
+                said = True
+            await asyncio.sleep(DATABASE_RETRY_SECONDS)
 
 
 def run(role: str, settings: Settings) -> int:
@@ -164,7 +205,7 @@ async def _serve(role: str, settings: Settings, owner: Owner, tell: Callable[[To
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, ending.set)
-    await prepare(settings)
+    await prepare(settings, role)
     part = build(role, settings, owner)
     try:
         await part.start()

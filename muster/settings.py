@@ -44,6 +44,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     app_dir: Path | None = None
     embedded: bool = False
     single_process: bool = False
+    auto_recover: bool = False
     redis_url: str = ""
     database_url: str = ""
     pgbouncer_url: str = ""
@@ -81,7 +82,7 @@ _TEXT: Final = {
     "allowed_hosts", "host_id", "appendfsync", "log_level",
 }  # fmt: skip
 _PATHS: Final = {"data_dir", "config", "app_dir"}
-_SWITCHES: Final = {"embedded", "single_process"}
+_SWITCHES: Final = {"auto_recover", "embedded", "single_process"}
 _NUMBERS: Final = {
     "port": (int, 0, 65535),
     "shutdown_seconds": (float, 0.1, 3600),

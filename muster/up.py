@@ -76,7 +76,8 @@ class Up:
         self._listen()
         say(f"Muster {__version__}, data in {self._settings.data_dir}")
         await self._start_server()
-        await prepare(self._settings)
+        if not await prepare(self._settings):
+            self._say_lost()
         try:
             url = await (
                 self._start_parts() if self._settings.single_process else self._start_children()
@@ -89,6 +90,14 @@ class Up:
             self._running.unlink(missing_ok=True)
             await self._stop()
         return 0
+
+    def _say_lost(self) -> None:
+        remedy = (
+            "it is being recovered"
+            if self._settings.auto_recover
+            else f"run `muster recover --data-dir {self._settings.data_dir}`"
+        )
+        say(f"the log has lost what is archived: commands are refused until then; {remedy}")
 
     # ---- signals -----------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Every transaction of its begins by proving the lease. Where the checkpoints cann
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -14,13 +15,14 @@ from sqlalchemy import Connection
 from eventstore.log import CATALOGUE
 from eventstore.reader import Entry, Reader
 from projector import heartbeats
+from projector.damage import describe, rewritten
 from projector.database import Database
-from projector.intake import OK, read_entry
+from projector.intake import OK, read_entries
 from projector.lease import LEASE_SECONDS, Lease
 from projector.projection import Projection, Taken, stopped
 from projector.rebuild import Rebuild
-from projector.rows import Position
-from projector.source import Source, archived
+from projector.recovery import Recovery, Stage
+from projector.source import Source
 from projector.switching import needs_rebuild
 from projector.tables import SERVING
 
@@ -40,8 +42,10 @@ class ProjectorOptions(Struct, frozen=True, kw_only=True):
     """How long the active one may be silent before another takes over."""
     heartbeat_seconds: float = 1.0
     """How long heartbeats are gathered before they are written."""
-    audit_seconds: float = 5.0
-    """How often an idle projector looks whether the logs still stand where it saw them."""
+    audit_seconds: float = 2.0
+    """How often it looks whether the logs still stand where it saw them."""
+    auto_recover: bool = False
+    """Whether logs that were lost are recovered without being asked to."""
     backoff_max_seconds: float = 5.0
 
 
@@ -65,6 +69,7 @@ class Active:
         self._source = source
         self._lease = lease
         self._projection = Projection(SERVING, archives=True)
+        self._audited_at = time.monotonic()
 
     async def keep_lease(self) -> None:
         while True:
@@ -100,8 +105,9 @@ class Active:
     async def _round(self) -> None:
         going = {p: at for p, at in self._projection.positions.items() if not stopped(at)}
         entries = await self._source.wait(going, count=self._count(len(going)))
-        if not entries:
+        if not entries or time.monotonic() - self._audited_at > self._options.audit_seconds:
             await self._audit()
+        if not entries:
             return
         await self._learn_generations(entries)
         for taken in await self._database.write(lambda c: self._take(c, entries)):
@@ -116,8 +122,7 @@ class Active:
         self._lease.hold(connection)
         taken = []
         for pool, some in entries.items():
-            generation = self._projection.positions[pool].generation
-            rows = [read_entry(pool, generation, entry) for entry in some]
+            rows = read_entries(self._projection.positions[pool], some)
             taken.append(self._projection.write(connection, pool, rows))
         return taken
 
@@ -138,37 +143,33 @@ class Active:
 
         `thorough`: stopped pools too, and whether the last event taken is still the one there.
         """
-        found: dict[str, str] = {}
         positions = self._projection.positions
-        heads = await self._source.heads(positions)
-        for pool, head in heads.items():
-            at = positions[pool]
-            if not at.generation or (stopped(at) and not thorough):
-                continue
-            if head.generation == 0:
-                found[pool] = f"missing: the log is gone; the views are at seq {at.seq}"
-            elif head.generation != at.generation:
-                found[pool] = f"generation {head.generation} came in place of {at.generation}"
-            elif head.seq < at.seq:
-                found[pool] = f"rolled back: the log ends at seq {head.seq}, the views at {at.seq}"
-            else:
-                found[pool] = await self._compare_last(pool) if thorough else OK
+        watched = {
+            pool: at
+            for pool, at in positions.items()
+            if at.generation and (thorough or not stopped(at))
+        }
+        found = {
+            pool: describe(watched[pool], head) or OK
+            for pool, head in (await self._source.heads(watched)).items()
+        }
+        if thorough:
+            for pool in [pool for pool, status in found.items() if status == OK]:
+                found[pool] = await rewritten(self._source, self._database, positions[pool]) or OK
+        self._audited_at = time.monotonic()
+        if self._options.auto_recover and any(status != OK for status in found.values()):
+            await self._recover()
+            return
         changed = {p: status for p, status in found.items() if status != positions[p].status}
         for taken in await self._database.write(lambda c: self._halt(c, changed)):
             self._keep(taken)
 
-    async def _compare_last(self, pool: str) -> str:
-        at = self._projection.positions[pool]
-        if not at.seq:
-            return OK
-        before = Position(pool, at.generation, at.seq - 1)
-        ours = await self._database.read(lambda c: archived(c, before, count=1, last=at.seq))
-        theirs = await self._source.at(at)
-        if theirs is None:
-            trimmed = await self._source.starts_after(at)
-            return OK if trimmed else f"rewritten: the event at seq {at.seq} is not there any more"
-        same = not ours or ours[0].event_id == theirs.event_id
-        return OK if same and theirs.seq == at.seq else f"rewritten: another event at seq {at.seq}"
+    async def _recover(self) -> None:
+        """Write the damaged logs anew, and go on from there."""
+        actor = f"projector:{self._options.name}"
+        await Recovery(self._database, self._source, self._lease, actor=actor, tell=_note).run()
+        await self._database.read(self._projection.load)
+        self._projection.join_pools()
 
     def _halt(self, connection: Connection, changed: Mapping[str, str]) -> list[Taken]:
         if not changed:
@@ -209,3 +210,8 @@ class Active:
 
         await self._database.write(write)
         positions.update(gathered.positions)
+
+
+def _note(stage: Stage) -> None:
+    if not stage.seconds_left:
+        log.warning("projector.recovering", doing=stage.doing, pool=stage.pool)

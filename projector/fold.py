@@ -19,6 +19,7 @@ from eventstore.events import (
     HostCordoned,
     HostJoined,
     HostLeft,
+    LogRecovered,
     PoolChanged,
     PoolCreated,
     PoolDeleted,
@@ -87,7 +88,7 @@ def fold(pool: str, events: Iterable[Event], before: State) -> State:
             _fold_agent(pool, event, before, after)
         elif event.type.startswith("worker."):
             _fold_worker(pool, event, before, after)
-        elif not isinstance(event.body, PoolScalingDecided):
+        elif not isinstance(event.body, PoolScalingDecided | LogRecovered):
             raise Unfoldable(event, "it belongs in the catalogue")
     return after
 
@@ -132,6 +133,8 @@ def fold_catalogue(events: Iterable[Event], before: Catalogue) -> Catalogue:
 
 
 def _demand_known(event: Event, catalogue: Catalogue) -> None:
+    if isinstance(event.body, LogRecovered):
+        return
     if not isinstance(event.body, CATALOGUE_BODIES):
         raise Unfoldable(event, "it does not belong in the catalogue")
     known: Mapping[str, object] = (

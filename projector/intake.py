@@ -4,14 +4,15 @@ Here a log is held to its promise: `seq` is dense, and every event can be read. 
 not ends what is admitted, with a sentence that says why; nothing is ever skipped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eventstore.errors import UnknownEvent
-from eventstore.events import ENTRY_FIELDS, Event, decode_body
+from eventstore.events import ENTRY_FIELDS, Event, LogRecovered, decode_body
 from eventstore.reader import Entry
 from projector.rows import EventRow, Position
 
@@ -50,6 +51,30 @@ def _out_of_order(last: int, row: EventRow) -> str:
     if row.seq <= last:
         return f"rewritten: another event came at seq {row.seq} ({row.stream_id}), after seq {last}"
     return f"gap: seq {last + 1} is missing before seq {row.seq} ({row.stream_id})"
+
+
+def read_entries(position: Position, entries: Iterable[Entry]) -> list[EventRow]:
+    """Entries that come after a position, as they are archived.
+
+    Entries do not say which generation they are of: it is that of the position until an event says
+    that the log was recovered.
+    """
+    rows, generation = [], position.generation
+    for entry in entries:
+        row = read_entry(position.pool, generation, entry)
+        if row.type == LogRecovered.type and row.seq > position.seq:
+            generation = _begun(row) or generation
+            row = replace(row, generation=generation)
+        rows.append(row)
+    return rows
+
+
+def _begun(row: EventRow) -> int:
+    try:
+        body = decode_body(row.type, row.version, row.data)
+    except (UnknownEvent, msgspec.DecodeError):
+        return 0  # `admit` says what is wrong with it
+    return body.generation if isinstance(body, LogRecovered) else 0
 
 
 def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
@@ -113,7 +138,7 @@ def follow(position: Position, admitted: Admitted) -> Position:
     last = admitted.rows[-1] if admitted.rows else None
     return Position(
         pool=position.pool,
-        generation=position.generation,
+        generation=last.generation if last else position.generation,
         seq=last.seq if last else position.seq,
         stream_id=last.stream_id if last else position.stream_id,
         ts=last.ts if last else position.ts,

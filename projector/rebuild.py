@@ -22,7 +22,7 @@ from projector.database import Database
 from projector.lease import LEASE_SECONDS, Lease, Superseded
 from projector.projection import Projection, Taken, read_positions, stopped
 from projector.rows import EventRow, Position
-from projector.source import Head, Source, archive_heads, archived
+from projector.source import Head, Source, archive_heads, archived, first_generation
 from projector.switching import drop_fresh, make_fresh, switch
 from projector.tables import BESIDE, SERVING
 
@@ -122,6 +122,7 @@ class Rebuild:
         self._lease = Lease(database, "rebuild", seconds=lease_seconds)
         self._heads: dict[str, Head] = {}
         self._archived: dict[str, Head] = {}
+        self._began: dict[str, int] = {}
 
     async def begin(self) -> None:
         """Make a second set of tables. Raises `Rebuilding` when another one does the same."""
@@ -189,6 +190,9 @@ class Rebuild:
     async def _look(self) -> None:
         """Where logs and archive end now."""
         self._archived = await self._database.read(archive_heads)
+        self._began = await self._database.read(
+            lambda c: {pool: first_generation(c, pool) for pool in self._archived}
+        )
         await self._find_heads(self._archived.keys() | self._beside.positions.keys())
 
     async def _find_heads(self, pools: set[str]) -> None:
@@ -197,11 +201,10 @@ class Rebuild:
             self._place(pool)
 
     def _place(self, pool: str) -> None:
-        """Give a pool its position, in the log of today or, where that is gone, of the archive."""
+        """Give a pool its position: at the first event of the archive or, without, of the log."""
         known = self._beside.positions.get(pool)
         if known is None or not known.generation:
-            archive = self._archived.get(pool, Head())
-            generation = self._heads[pool].generation or archive.generation
+            generation = self._began.get(pool, 0) or self._heads[pool].generation
             self._beside.positions[pool] = Position(pool, generation)
 
     async def _pools(self) -> list[str]:

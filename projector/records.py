@@ -23,7 +23,10 @@ _error = msgspec.json.Decoder(Error)
 
 
 def agent_record(agent: Agent, generation: int) -> Record:
-    """`generation` is that of the log: with `claim_seq` it makes the fencing token."""
+    """`generation` is that of the log: with `claim_seq` it makes the fencing token.
+
+    A log that is recovered has every claim given up, so a claim is of the log's own generation.
+    """
     return {
         "agent_id": agent.agent_id,
         "pool_name": agent.pool_name,
@@ -37,7 +40,7 @@ def agent_record(agent: Agent, generation: int) -> Record:
         "process_id": agent.worker_id,
         "epoch": agent.epoch,
         "claim_seq": agent.claim_seq,
-        "generation": generation,
+        "generation": generation if agent.claim_seq else 0,
         "heartbeat_interval": agent.heartbeat_interval,
         "max_idle_time": agent.max_idle_time,
         "expires_at": agent.expires_ms,

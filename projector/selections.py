@@ -246,13 +246,10 @@ def events(
     types: Sequence[str],
     limit: int,
 ) -> list[EventRow]:
-    """Archived events of the pool's present log, in order."""
-    at = SERVING.checkpoints
-    generation = select(at.c.generation).where(at.c.pool == pool).scalar_subquery()
+    """Archived events of a pool, in order."""
     chosen = (
         select(EVENTS)
         .where(EVENTS.c.pool == pool)
-        .where(EVENTS.c.generation == generation)
         .where(EVENTS.c.seq > after_seq)
         .order_by(EVENTS.c.seq)
         .limit(limit)

@@ -15,22 +15,24 @@ from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE
 from eventstore.reader import Entry, Reader
-from projector.intake import read_entry
+from projector.intake import read_entries, read_entry
 from projector.rows import EventRow, Position
 from projector.tables import EVENTS
 
 
 class Head(Struct, frozen=True):
-    """Where a log stands; generation 0 where there is none."""
+    """Where a log stands; generation 0 where there is none. `halted`: why it takes no writes."""
 
     generation: int = 0
     seq: int = 0
+    halted: str = ""
 
 
 class Source:
     """Reads the streams of every pool."""
 
     def __init__(self, redis_url: str, key_prefix: str, *, block_seconds: float = 5.0) -> None:
+        self.url = redis_url
         self.keys = Keys(key_prefix)
         self.client = connect(redis_url, max_connections=2)
         self.reader = Reader(redis_url, block_seconds=block_seconds)
@@ -48,12 +50,36 @@ class Source:
     async def heads(self, pools: Iterable[str]) -> dict[str, Head]:
         """Where these logs stand. Raises `LogUnreachable`."""
         names = list(pools)
-        commands = [("HMGET", self.meta(pool), "generation", "seq") for pool in names]
+        commands = [("HMGET", self.meta(pool), "generation", "seq", "halted") for pool in names]
         replies = await self.ask(commands)
         return {
-            pool: Head(int(generation or 0), int(seq or 0))
-            for pool, (generation, seq) in zip(names, replies, strict=True)
+            pool: Head(int(generation or 0), int(seq or 0), (halted or b"").decode())
+            for pool, (generation, seq, halted) in zip(names, replies, strict=True)
         }
+
+    async def whole(self, pools: Iterable[str]) -> dict[str, bool]:
+        """Whether all streams of these logs are there. Raises `LogUnreachable`."""
+        names = list(pools)
+        streams = [
+            (self.stream(pool),)
+            if pool == CATALOGUE
+            else (self.stream(pool), self.keys.pool(pool, "commands"))
+            for pool in names
+        ]
+        found = await self.ask([("EXISTS", *some) for some in streams])
+        return {
+            pool: count == len(some)
+            for pool, some, count in zip(names, streams, found, strict=True)
+        }
+
+    async def made(self, pools: Iterable[str]) -> set[str]:
+        """Those whose log was created, as the catalogue's log says."""
+        names = list(pools)
+        if not names:
+            return set()
+        fields = [f"made:{pool}" for pool in names]
+        (marks,) = await self.ask([("HMGET", self.keys.catalogue_meta, *fields)])
+        return {pool for pool, mark in zip(names, marks, strict=True) if mark is not None}
 
     async def ask(self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False) -> list[Any]:
         """The replies to some commands; `atomic`: all at one moment. Raises `LogUnreachable`."""
@@ -83,7 +109,7 @@ class Source:
         """What the stream has after a position now."""
         first = "-" if position.stream_id in ("0", "") else f"({position.stream_id}"
         entries = await self.reader.range(self.stream(position.pool), first, count=count)
-        return [read_entry(position.pool, position.generation, entry) for entry in entries]
+        return read_entries(position, entries)
 
     async def at(self, position: Position) -> EventRow | None:
         """The entry that stands at a position's id."""
@@ -108,13 +134,16 @@ def _order(stream_id: str) -> tuple[int, int]:
 def archived(
     connection: Connection, position: Position, *, count: int, last: int | None = None
 ) -> list[EventRow]:
-    """What the archive has after a position, up to seq `last`."""
+    """What the archive has after a position, up to seq `last`; in later generations too.
+
+    A generation begins where the archive of the one before it ended, so `seq` orders all of them.
+    """
     wanted = (
         select(EVENTS)
         .where(EVENTS.c.pool == position.pool)
-        .where(EVENTS.c.generation == position.generation)
+        .where(EVENTS.c.generation >= position.generation)
         .where(EVENTS.c.seq > position.seq)
-        .order_by(EVENTS.c.seq)
+        .order_by(EVENTS.c.generation, EVENTS.c.seq)
         .limit(count)
     )
     if last is not None:
@@ -138,3 +167,9 @@ def archive_heads(connection: Connection) -> dict[str, Head]:
         beyond = select(func.min(EVENTS.c.pool)).where(EVENTS.c.pool > pool)
         pool = connection.execute(beyond).scalar()
     return heads
+
+
+def first_generation(connection: Connection, pool: str) -> int:
+    """Of the oldest events of a pool that are archived; 0 if none are."""
+    oldest = select(func.min(EVENTS.c.generation)).where(EVENTS.c.pool == pool)
+    return int(connection.execute(oldest).scalar() or 0)

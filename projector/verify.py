@@ -25,7 +25,7 @@ from projector.records import (
     worker_record,
 )
 from projector.rows import EventRow, Position
-from projector.source import Head, Source, archive_heads, archived
+from projector.source import Source, archive_heads, archived, first_generation
 from projector.tables import SERVING
 from projector.verify_redis import RedisComparison
 from projector.witness import Broken, Witness
@@ -54,13 +54,12 @@ class _Verification:
         self._source = source
         self._findings = Findings()
         self._redis = RedisComparison(source, self._findings)
-        self._archives: dict[str, Head] = {}
 
     async def run(self) -> Report:
-        self._archives = await self._database.read(archive_heads)
+        archives = await self._database.read(archive_heads)
         catalogue = await self._verify(CATALOGUE)
         viewed = await self._database.read(lambda c: read_positions(c, SERVING))
-        known = viewed.keys() | self._archives.keys() | catalogue.catalogue.pools.keys()
+        known = viewed.keys() | archives.keys() | catalogue.catalogue.pools.keys()
         pools = sorted(known - {CATALOGUE})
         await self._redis.scan(pools)
         for pool in pools:
@@ -70,11 +69,11 @@ class _Verification:
     async def _verify(self, pool: str) -> Witness:
         views = await self._database.read(lambda c: read_positions(c, SERVING))
         head = (await self._source.heads([pool]))[pool]  # after the views: never behind them
-        archive = self._archives.get(pool, Head())
-        witness = Witness(pool, head.generation or archive.generation)
+        first = await self._database.read(lambda c: first_generation(c, pool))
+        witness = Witness(pool, first or head.generation)
         at = views.get(pool, Position(pool))
-        if at.generation and at.generation != witness.position.generation:
-            self._differ(pool, "log", "generation", at.generation, witness.position.generation)
+        if head.generation and at.generation > head.generation:
+            self._differ(pool, "log", "generation", at.generation, head.generation)
             return witness
         if stopped(at):
             self._differ(pool, "views", "status", "ok", at.status)

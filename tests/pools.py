@@ -84,6 +84,7 @@ async def open_pool(
     client = connect(url)
     try:
         log = Log(client, Keys())
+        await log.found()
         await log.initialise(name)
         yield TestPool(log, name, **config)
     finally:

@@ -180,6 +180,7 @@ async def worker_pool(
     url: str, log_dir: Path, config: PoolConfig = QUICK
 ) -> AsyncIterator[WorkerPool]:
     pool = WorkerPool(url, log_dir, config)
+    await pool.log.found()
     await pool.log.initialise(POOL)
     try:
         yield pool

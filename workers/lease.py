@@ -79,6 +79,8 @@ class Hooks(Struct, frozen=True):
     renewed: Callable[[list[Any]], None]
     """The script's reply."""
     lost: Callable[[str], None]
+    damaged: Callable[[], None]
+    """The log is missing, halted or behind: said once per outage."""
     orphaned: Callable[[], None]
 
 
@@ -101,6 +103,7 @@ class Lease:
         self._asked_at = since
         self._snapshot = b"{}"
         self._outage = Outage("renewal", worker_id=options.worker_id)
+        self._damaged = False
         self._orphan_since = 0.0
         self._threads: list[threading.Thread] = []
 
@@ -153,12 +156,16 @@ class Lease:
         except (*UNREACHABLE, RedisError) as error:
             return min(self._outage.delay(error), regular)
         status = reply[0].decode()
-        if status == "FENCED":
-            self._lose("fenced")
+        if status in {"FENCED", "RECOVERED"}:
+            self._lose("fenced" if status == "FENCED" else "log-recovered")
         elif status != "OK":  # the log is missing or behind: whether it comes back, the lease tells
-            return min(self._outage.delay(RuntimeError(status)), regular)
+            if not self._damaged:
+                self._damaged = True
+                self._call(self._hooks.damaged)
+            return min(self._outage.delay(RuntimeError(f"the log: {status}")), regular)
         else:
             self._outage.over()
+            self._damaged = False
             self._extend(began)
             self._call(self._hooks.renewed, reply)
         return regular

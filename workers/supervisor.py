@@ -19,7 +19,14 @@ from msgspec.structs import replace
 
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect
-from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown
+from eventstore.errors import (
+    Halted,
+    LogError,
+    LogMissing,
+    LogUnreachable,
+    OutcomeUnknown,
+    RolledBack,
+)
 from eventstore.keys import Keys
 from eventstore.log import Log
 from eventstore.pool import Pool
@@ -92,10 +99,10 @@ class Supervisor:
         """
         await self._lock.acquire()
         await self._processes.start()
-        await self._catalogue.start()
-        await self._catalogue.join_host(self.host, socket.gethostname(), os.getpid(), self._origin)
-        self._joined = True
-        self._tend_new_pools()
+        try:
+            await self._join()
+        except (LogMissing, Halted, RolledBack) as error:
+            log.warning("supervisor.waits_for_log", reason=str(error))
         self._tasks["follow"] = asyncio.create_task(
             self._persist("following", self._follow), name="follow"
         )
@@ -118,11 +125,20 @@ class Supervisor:
         self._lock.release()
         log.info("supervisor.stopped", host=self.host)
 
+    async def _join(self) -> None:
+        """Offer this host. Raises `LogMissing`, `Halted`, `RolledBack` where the log was lost."""
+        await self._catalogue.start()
+        await self._catalogue.join_host(self.host, socket.gethostname(), os.getpid(), self._origin)
+        self._joined = True
+        self._tend_new_pools()
+
     # ---- following ---------------------------------------------------------------------------
 
     async def _follow(self) -> None:
         """Wake stewards by what the catalogue and the signals say. Returns only by an error."""
         positions: dict[str, str] = {}
+        if not self._joined:
+            await self._join()
         while True:
             await self._catalogue.refresh()
             self._tend_new_pools()

@@ -33,6 +33,7 @@ from workers.options import WorkerOptions, lease_options
 from workers.output import Output
 from workers.ownership import track_tasks
 from workers.registration import NotOrdered, Registration
+from workers.reporting import report_holdings
 from workers.slots import Notices, Slots, stops
 
 __all__ = ["NotOrdered", "Worker", "WorkerOptions", "main"]
@@ -61,7 +62,8 @@ class Worker:
         self._roles = roles
         self._start_time = start_time
         self._keys = Keys(options.key_prefix)
-        self._log = Log(connect(options.redis_url, max_connections=CONNECTIONS), self._keys)
+        client = connect(options.redis_url, max_connections=CONNECTIONS)
+        self._log = Log(client, self._keys, outlives=False)
         self._registration = Registration(self._log, options.pool_name, options.worker_id)
         self._database = Database(options.engine_url, through_pgbouncer=options.through_pgbouncer)
         self._output: Output | None = None
@@ -215,6 +217,10 @@ class Worker:
         elif status is WorkerStatus.SUSPECT:
             self._run(self._recover())
 
+    async def _report(self) -> None:
+        running = list(self._slots.running.values())
+        await report_holdings(self._log, self._options.pool_name, self._options.worker_id, running)
+
     async def _recover(self) -> None:
         await self._registration.write(Recover())
         self._slots.wake()
@@ -263,6 +269,7 @@ class Worker:
             snapshot=self._snapshot,
             renewed=self._on_renewed,
             lost=self._on_lost,
+            damaged=lambda: self._run(self._report()),
             orphaned=lambda: self._drain("owner-gone", OWNER_GONE_SECONDS),
         )
 

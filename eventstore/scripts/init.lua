@@ -1,21 +1,23 @@
 -- Creates a log where there is none: its streams, the consumer group and the counters.
 -- KEYS  meta, events
--- ARGV  1 generation of a new log, 2 whether it is a pool's (1) or the catalogue's (0)
+-- ARGV  1 whether it is a pool's (1) or the catalogue's (0)
 -- Returns {OK, generation, seq, ts}; a log that stands is left as it is.
 -- Invariant: nothing else creates streams or groups. Streams that are there without their
--- counters are never adopted: that is a damaged log (MISSING), to be recovered.
+-- counters are never adopted: that is a damaged log (MISSING), to be recovered. A log that was
+-- recovered before is never begun anew: its first generation is the only one made here.
 
+if redis.call('HEXISTS', meta_key, 'halted') == 1 then return reply('MISSING') end
 if redis.call('HEXISTS', meta_key, 'generation') == 0 then
   if redis.call('EXISTS', events_key) == 1 then return reply('MISSING') end
   redis.call('XGROUP', 'CREATE', events_key, 'muster-init', '0', 'MKSTREAM')
   redis.call('XGROUP', 'DESTROY', events_key, 'muster-init')
-  if ARGV[2] == '1' then
+  if ARGV[1] == '1' then
     redis.call('XGROUP', 'CREATE', commands_key, GROUP, '0', 'MKSTREAM')
   end
-  redis.call('HSET', meta_key, 'generation', ARGV[1], 'seq', '0', 'ts', '0', 'layout', '1',
+  redis.call('HSET', meta_key, 'generation', '1', 'seq', '0', 'ts', '0', 'layout', '1',
     'free', '0', 'waiting', '0', 'epoch', '0', 'term', '0', 'scaling', '0')
 elseif redis.call('EXISTS', events_key) == 0 or
-  (ARGV[2] == '1' and redis.call('EXISTS', commands_key) == 0) then
+  (ARGV[1] == '1' and redis.call('EXISTS', commands_key) == 0) then
   return reply('MISSING')
 end
 -- The time told is now, not that of the last event: callers set their clock by it.

@@ -6,7 +6,10 @@
 -- Other keys of the pool are built from the hash tag of KEYS[1].
 --
 -- Reply of every script: {status, generation, seq, ts, ...}. Status OK wrote; any other wrote
--- nothing: MISSING, ROLLED_BACK, FENCED, CONFLICT, CLOSED, FULL, KNOWN.
+-- nothing: MISSING, HALTED, ROLLED_BACK, RECOVERED, FENCED, CONFLICT, CLOSED, FULL, KNOWN.
+-- (ROLLED_BACK halts the log: from then on everybody is refused until it was recovered.)
+--
+-- RESTORING, set in front of this text, is true for the one who rebuilds a halted log.
 --
 -- Invariants: seq is dense; ts never goes back; meta.free is the sum of the scores of
 -- <base>processes; meta.waiting counts the commands that nobody has claimed.
@@ -29,9 +32,10 @@ local function reply(status, ...)
   return { status, generation or '0', number(seq or 0), number(ts or 0), ... }
 end
 
--- Reads the log's head; returns a refusal where the caller's floor is above it.
+-- Reads the log's head; returns a refusal where it takes no writes, where the caller's floor is
+-- above it, and where it was recovered since the caller last heard of it.
 local function open_log(floor_generation, floor_seq)
-  local meta = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts')
+  local meta = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted')
   if not meta[1] or redis.call('EXISTS', events_key) == 0
     or (tag and redis.call('EXISTS', commands_key) == 0) then
     return reply('MISSING')
@@ -39,8 +43,15 @@ local function open_log(floor_generation, floor_seq)
   generation, seq = meta[1], tonumber(meta[2])
   local time = redis.call('TIME')
   ts = math.max(tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000), tonumber(meta[3]))
-  if floor_generation ~= '0' and
-    (generation ~= floor_generation or seq < tonumber(floor_seq)) then
+  if meta[4] and not RESTORING then return reply('HALTED', meta[4]) end
+  if floor_generation == '0' then return nil end
+  local older = tonumber(generation) - tonumber(floor_generation)
+  if older > 0 then return reply('RECOVERED') end
+  if older < 0 or seq < tonumber(floor_seq) then
+    -- (Refused in a script that only reads: then the next one that writes halts it.)
+    redis.pcall('HSET', meta_key, 'halted', 'rolled back to generation ' .. generation .. ', seq '
+      .. number(seq) .. '; generation ' .. floor_generation .. ', seq ' .. floor_seq
+      .. ' was acknowledged')
     return reply('ROLLED_BACK')
   end
   return nil

@@ -5,6 +5,7 @@ from muster.commands import (
     logs,
     pools,
     ps,
+    recover,
     replay,
     spawn,
     tail,
@@ -17,5 +18,17 @@ from muster.commands.command import Subparsers
 
 def register(subparsers: Subparsers) -> None:
     """Add all of them to the parser of `muster`."""
-    for module in (spawn, terminate, ps, pools, workers, logs, tail, replay, verify, doctor):
+    for module in (
+        spawn,
+        terminate,
+        ps,
+        pools,
+        workers,
+        logs,
+        tail,
+        replay,
+        recover,
+        verify,
+        doctor,
+    ):
         module.add(subparsers)

@@ -151,7 +151,7 @@ async def open_stage(redis_url: str, database_url: str) -> AsyncIterator[Stage]:
     client, reader = connect(redis_url), Reader(redis_url)
     log = Log(client, Keys())
     stage = Stage(log, CatalogueLog(log, reader), redis_url, database_url)
-    await stage.catalogue.start()
+    await stage.catalogue.found()
     await stage.views.start()
     try:
         yield stage

@@ -49,7 +49,7 @@ class Record:
 async def record(redis_url):
     """Ten agents in each of two pools; one of the first pool is terminated again."""
     record = Record(redis_url)
-    await record.catalogue.start()
+    await record.catalogue.found()
     for name in ("alpha", "beta"):
         pool = await record.create(name)
         for _ in range(10):
@@ -139,7 +139,7 @@ async def test_following_tells_what_comes_also_of_new_pools(record):
 async def test_following_survives_a_restart_of_redis(redis_server):
     server = redis_server(appendfsync="always")
     record = Record(server.url)
-    await record.catalogue.start()
+    await record.catalogue.found()
     pool = await record.create("alpha")
     await pool.spawn()
     seen: list[str] = []

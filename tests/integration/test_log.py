@@ -10,6 +10,7 @@ from eventstore import worker as workers
 from eventstore.agent import End, Fail, Lose, RestartPolicy, Started, Status, Terminate
 from eventstore.connection import connect, demand_suitable, inspect
 from eventstore.errors import (
+    Halted,
     LogMissing,
     LogUnreachable,
     MemoryExhausted,
@@ -19,7 +20,7 @@ from eventstore.errors import (
 )
 from eventstore.events import Error
 from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log, Outcome
+from eventstore.log import Log, Outcome
 from eventstore.step import Fence
 from tests.conftest import MakeServer
 from tests.pools import ORIGIN, TestPool, data, open_pool, raw_events, types
@@ -261,6 +262,20 @@ async def test_a_log_behind_the_floor_is_refused(any_redis_url: str) -> None:
         assert types(any_redis_url) == ["agent.requested"]
 
 
+async def test_a_log_that_was_found_behind_is_halted_for_everybody(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await pool.spawn()
+        pool.log.raise_floor(POOL, 1, 5)
+        with pytest.raises(RolledBack):
+            await pool.spawn()
+        other = TestPool(Log(pool.log.client, Keys()))
+        with pytest.raises(Halted, match="rolled back to generation 1, seq 1"):
+            await other.spawn()
+        with pytest.raises(Halted):
+            await other.log.survey(POOL)
+        assert types(any_redis_url) == ["agent.requested"]
+
+
 async def test_a_log_that_is_gone_is_missing_and_not_made_anew(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
@@ -268,9 +283,12 @@ async def test_a_log_that_is_gone_is_missing_and_not_made_anew(any_redis_url: st
             client.delete(f"pool:{{{POOL}}}:events")
             with pytest.raises(LogMissing):
                 await pool.spawn()
+            await pool.log.initialise(POOL)
+            with pytest.raises(LogMissing):
+                await pool.spawn()
+            client.flushall()
             with pytest.raises(LogMissing):
                 await pool.log.initialise(POOL)
-            client.flushall()
             with pytest.raises(LogMissing):
                 await pool.spawn()
             assert client.keys("*") == []
@@ -280,9 +298,9 @@ async def test_initialising_again_changes_nothing(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
         await pool.log.initialise(POOL)
-        reply = await pool.log.initialise(POOL)
-        assert (reply.generation, reply.seq) == (1, 1)
-        await pool.log.initialise(CATALOGUE)
+        await pool.log.found()
+        stand = await pool.log.stand(POOL)
+        assert (stand.generation, stand.seq) == (1, 1)
 
 
 async def test_at_the_memory_limit_only_spawns_are_refused(redis_server: MakeServer) -> None:
@@ -339,7 +357,7 @@ async def test_log_time_is_the_servers_also_on_a_quiet_log(any_redis_url: str) -
             client.hincrby(f"pool:{{{POOL}}}:meta", "ts", -60_000)
             client.hset(f"pool:{{{POOL}}}:meta", "seq", "1")
             late = Log(pool.log.client, Keys())
-            await late.initialise(POOL)
+            await late.survey(POOL)
             seconds, micros = client.time()
             assert abs(late.now_ms() - (seconds * 1000 + micros // 1000)) < 1000
 
@@ -394,8 +412,8 @@ async def test_two_prefixes_share_nothing(any_redis_url: str) -> None:
     client = connect(any_redis_url)
     for prefix in ("a:", "b:"):
         log = Log(client, Keys(prefix))
+        await log.found()
         await log.initialise(POOL)
-        await log.initialise(CATALOGUE)
         await TestPool(log).spawn()
     await client.aclose()
     with redis.Redis.from_url(any_redis_url, decode_responses=True) as plain:

@@ -45,7 +45,7 @@ class Site:
         self.supervisors: list[Supervisor] = []
 
     async def pool(self, **config: Any) -> TestPool:
-        await self.catalogue.start()
+        await self.catalogue.found()
         wanted = PoolConfig(**{**QUICK, **config})
         changed = await self.catalogue.create_pool(POOL, "developer", wanted, ORIGIN)
         pool = TestPool(self.log, POOL)

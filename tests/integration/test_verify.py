@@ -69,7 +69,7 @@ async def scene(redis_url: str, database_url: str) -> AsyncIterator[Scene]:
     projector, reader = Projector(options), Reader(redis_url)
     async with open_pool(redis_url) as pool:
         catalogue = CatalogueLog(pool.log, reader)
-        await catalogue.start()
+        await catalogue.found()
         await catalogue.join_host("h", "h", 1, ORIGIN)
         changed = await catalogue.create_pool(POOL, "developer", PoolConfig(), ORIGIN)
         pool.pool = changed.catalogue.pools[POOL]

@@ -38,6 +38,7 @@ def test_every_type_is_named_as_the_design_names_it() -> None:
             "worker.draining",
             "worker.stopped",
             "worker.lost",
+            "log.recovered",
             "pool.created",
             "pool.changed",
             "pool.deleted",

@@ -1,0 +1,117 @@
+"""`muster recover`: logs that Redis lost, from the archive."""
+
+import argparse
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+from muster import journal, render
+from muster.commands import connecting
+from muster.commands.command import Subparsers, database_answers, declare
+from muster.commands.streams import CATALOGUE
+
+if TYPE_CHECKING:
+    from projector.damage import Damage
+    from projector.recovery import RecoveredLog, Stage
+
+EXAMPLES = """\
+  muster recover --dry-run       what is damaged; changes nothing
+  muster recover                 recover it, on the `muster up` that runs here
+  MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster recover
+"""
+Tell: TypeAlias = "Callable[[Stage], None]"
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = declare(
+        subparsers,
+        "recover",
+        run,
+        summary="rebuild logs that Redis lost, from the archive",
+        description="Looks for logs that are gone, rolled back or halted; keeps them closed until"
+        " every worker's lease has lapsed, writes them anew from the archive under the next"
+        " generation, and opens them. Names what could not be saved. Whole logs are not touched.",
+        examples=EXAMPLES,
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what is damaged; exit code 1 if any is"
+    )
+    connecting.add_redis_flags(parser)
+    connecting.add_key_prefix_flag(parser)
+    connecting.add_database_flags(parser)
+    connecting.add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from projector.recovery import RecoveryOptions, examine, recover
+
+    journal.configure("recover", level="critical")  # all of it is told as the answer
+    options = RecoveryOptions(
+        redis_url=connecting.redis_url(args),
+        key_prefix=connecting.key_prefix(args),
+        database_url=connecting.database_url(args),
+        actor="muster recover",
+    )
+    with database_answers(options.database_url):
+        if args.dry_run:
+            return _tell_damage(asyncio.run(examine(options)), as_json=args.json)
+        with _telling() as tell:
+            done = asyncio.run(recover(options, tell))
+    _tell(done, as_json=args.json)
+    return 0
+
+
+def _tell_damage(damage: "Sequence[Damage]", *, as_json: bool) -> int:
+    if as_json:
+        found = [{"pool": one.pool, "reason": one.reason} for one in damage]
+        render.print_json({"damaged": found})
+    elif not damage:
+        print("every log is whole")
+    for one in () if as_json else damage:
+        print(f"{one.pool or CATALOGUE}: {one.reason}")
+    return 1 if damage else 0
+
+
+def _tell(done: "Sequence[RecoveredLog]", *, as_json: bool) -> None:
+    if as_json:
+        render.print_json({"logs": done})
+        return
+    if not done:
+        print("every log is whole: nothing was to be recovered")
+    for one in done:
+        print(
+            f"{one.pool or CATALOGUE}: recovered as generation {one.generation} after seq"
+            f" {one.seq} ({one.reason}); {one.agents} agents, {one.restarted} of them to start"
+            f" again, {one.workers} workers lost"
+        )
+    lost = [(one.pool, unsaved) for one in done for unsaved in one.unsaved]
+    if lost:
+        columns = ("POOL", "WHAT", "SUBJECT", "GENERATION", "SEQ", "KNOWN FROM")
+        rows = [
+            (pool or CATALOGUE, one.kind, one.agent_id, str(one.generation), str(one.seq),
+             one.reporter)
+            for pool, one in lost
+        ]  # fmt: skip
+        print(f"{len(lost)} things could not be saved:")
+        render.show(render.Table(tuple(render.Column(name) for name in columns), rows))
+    elif done:
+        print("nothing is known to be lost")
+
+
+@contextmanager
+def _telling() -> Iterator[Tell]:
+    """Where progress goes: standard error, a line for every stage, and one for the wait."""
+    screen = render.console(stderr=True)
+    said: tuple[str, str] = ("", "")
+
+    def tell(stage: "Stage") -> None:
+        nonlocal said
+        if (stage.doing, stage.pool) == said:
+            return
+        said = (stage.doing, stage.pool)
+        where = f" ({stage.pool})" if stage.pool else ""
+        wait = f": {render.duration(stage.seconds_left)}" if stage.seconds_left else ""
+        screen.print(f"{stage.doing}{where}{wait}", soft_wrap=True)
+
+    yield tell

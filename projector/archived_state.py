@@ -1,0 +1,123 @@
+"""The state that a log is written anew from: views at the archive's end, and the archive itself."""
+
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+import msgspec
+from sqlalchemy import Connection, func, select
+
+from eventstore.agent import TERMINAL, Agent
+from eventstore.events import AgentRequested
+from eventstore.log import CATALOGUE
+from eventstore.pool import Catalogue
+from eventstore.step import CLIENT_OPERATION_MS, OUR_OPERATION_MS
+from eventstore.worker import Worker, WorkerStatus
+from projector.records import agent_of, worker_of
+from projector.rows import EventRow, Position
+from projector.tables import EVENTS, SERVING
+
+OPERATIONS_MAX: Final = 100_000
+"""Operation ids that are restored, the newest first."""
+DECLARED_UNKNOWN: Final = "recovered"
+"""In place of the declaration that was last applied to a pool: the next one is taken for it."""
+
+Entry: TypeAlias = tuple[str, list[str]]
+
+_requested = msgspec.json.Decoder(AgentRequested)
+
+
+def living_agents(connection: Connection, pool: str) -> list[Agent]:
+    """Those that have not ended, in the order in which they should run again."""
+    table = SERVING.agents
+    chosen = (
+        select(table)
+        .where(table.c.pool_name == pool)
+        .where(table.c.status.not_in([status.value for status in TERMINAL]))
+        .order_by(table.c.process_id == "", table.c.changed_at, table.c.agent_id)
+    )
+    return [agent_of(row) for row in connection.execute(chosen).mappings()]
+
+
+def living_workers(connection: Connection, pool: str) -> list[Worker]:
+    """Those that have not ended, orders for a launch among them."""
+    table = SERVING.workers
+    ended = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
+    chosen = select(table).where(table.c.pool_name == pool).where(table.c.status.not_in(ended))
+    rows = connection.execute(chosen.order_by(table.c.worker_id)).mappings()
+    return [worker_of(row) for row in rows]
+
+
+def highest_epoch(connection: Connection, pool: str) -> int:
+    table = SERVING.workers
+    highest = select(func.max(table.c.epoch)).where(table.c.pool_name == pool)
+    return int(connection.execute(highest).scalar() or 0)
+
+
+def entries(connection: Connection, at: Position, limit: int | None) -> list[Entry]:
+    """The last archived events up to a position, as the stream had them."""
+    chosen = (
+        select(EVENTS)
+        .where(EVENTS.c.pool == at.pool)
+        .where(EVENTS.c.seq <= at.seq)
+        .order_by(EVENTS.c.generation.desc(), EVENTS.c.seq.desc())
+        .limit(limit)
+    )
+    rows = [EventRow(**row) for row in connection.execute(chosen).mappings()]
+    return [_entry(row) for row in reversed(rows)]
+
+
+def _entry(row: EventRow) -> Entry:
+    fields = {
+        "type": row.type,
+        "version": str(row.version),
+        "seq": str(row.seq),
+        "event_id": row.event_id,
+        "subject": row.subject,
+        "incarnation": str(row.incarnation or ""),
+        "worker_id": row.worker_id,
+        "epoch": str(row.epoch or ""),
+        "correlation_id": row.correlation_id,
+        "causation_id": row.causation_id,
+        "traceparent": row.traceparent,
+        "actor": row.actor,
+        "ts": str(row.ts),
+        "data": row.data,
+    }
+    return row.stream_id, [item for pair in fields.items() for item in pair]
+
+
+def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str, str, str, int]]:
+    """Operation ids that are still remembered: with digest, answer, and for how many ms more."""
+    chosen = (
+        select(EVENTS.c.subject, EVENTS.c.ts, EVENTS.c.data)
+        .where(EVENTS.c.type == AgentRequested.type)
+        .where(EVENTS.c.ts > now_ms - CLIENT_OPERATION_MS)
+        .where(EVENTS.c.pool == pool)
+        .order_by(EVENTS.c.ts.desc())
+        .limit(OPERATIONS_MAX)
+    )
+    found = []
+    for subject, ts, data in connection.execute(chosen):
+        asked = _requested.decode(data)
+        left = ts + (asked.operation_ms or OUR_OPERATION_MS) - now_ms
+        if asked.operation_id and left > 0:
+            found.append((asked.operation_id, asked.digest, subject, left))
+    return found
+
+
+def catalogue_notes(
+    catalogue: Catalogue, pool: str, positions: Mapping[str, Position]
+) -> list[tuple[str, str | int]]:
+    """What a log's meta hash holds beside its counters."""
+    if pool != CATALOGUE:
+        known = catalogue.pools.get(pool)
+        return [("closed", known.created_seq)] if known and known.deleted else []
+    notes: list[tuple[str, str | int]] = []
+    for name, one in catalogue.pools.items():
+        notes.append((f"version:{name}", one.version))
+        notes.append((f"declared:{name}", DECLARED_UNKNOWN))
+        at = positions.get(name)
+        if at is not None and at.generation:
+            notes.append((f"made:{name}", 1))
+    notes += [(f"version:{name}", host.version) for name, host in catalogue.hosts.items()]
+    return notes

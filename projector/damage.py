@@ -1,0 +1,107 @@
+"""What is wrong with a log: gone, rolled back, rewritten, or halted by whoever noticed first.
+
+The archive is what a log is held against: its checkpoint names the last event that was taken, and a
+log that does not have it, or ends before it, has lost what was acknowledged.
+"""
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from eventstore.log import CATALOGUE
+from projector.database import Database
+from projector.projection import Projection
+from projector.rows import EventRow, Position
+from projector.source import Head, Source, archive_heads, archived
+
+PAGE = 1000
+
+
+class Damage(Struct, frozen=True, kw_only=True):
+    """A log that must be recovered, and why."""
+
+    pool: str
+    reason: str
+    head: Head
+    """Where it stands; generation 0 if it is gone."""
+
+
+async def find_damage(source: Source, database: Database, projection: Projection) -> list[Damage]:
+    """Every damaged log among those that the views know, the catalogue first."""
+    positions = projection.positions
+    found: list[Damage] = []
+    projection.join_pools()
+    heads, whole = await source.heads(positions), await source.whole(positions)
+    made = await source.made(projection.catalogue.pools)
+    for pool in sorted(positions):
+        at, head = positions[pool], heads[pool]
+        begun = at.generation or pool in made or head.halted or (found and not found[0].pool)
+        if not begun:
+            continue  # its log is yet to be created
+        reason = describe(at, head, whole=whole[pool]) or await rewritten(source, database, at)
+        if reason:
+            found.append(Damage(pool=pool, reason=reason, head=head))
+    return found
+
+
+def describe(at: Position, head: Head, *, whole: bool = True) -> str:
+    """Why a log that stands at `head` cannot be gone on from; empty if it can."""
+    if head.generation == 0:
+        return f"missing: the log is gone; the views are at seq {at.seq}"
+    if not whole:
+        return f"missing: streams of the log are gone; the views are at seq {at.seq}"
+    if head.halted:
+        return f"halted: {head.halted}"
+    moved = at.generation and head.generation > at.generation and head.seq <= at.seq
+    if head.generation < at.generation or moved:  # one that was recovered has an event that says so
+        return f"generation {head.generation} came in place of {at.generation}"
+    if head.seq < at.seq:
+        return f"rolled back: the log ends at seq {head.seq}, the views at {at.seq}"
+    return ""
+
+
+async def rewritten(source: Source, database: Database, at: Position) -> str:
+    """Whether another event stands where the last one was taken; empty if not."""
+    if not at.seq:
+        return ""
+    theirs = await source.at(at)
+    if theirs is None:
+        trimmed = await source.starts_after(at)
+        return "" if trimmed else f"rewritten: the event at seq {at.seq} is not there any more"
+    before = Position(at.pool, 0, at.seq - 1)
+    ours = await database.read(lambda c: archived(c, before, count=1, last=at.seq))
+    same = not ours or ours[-1].event_id == theirs.event_id
+    return "" if same and theirs.seq == at.seq else f"rewritten: another event at seq {at.seq}"
+
+
+async def void_events(source: Source, database: Database, at: Position) -> list[EventRow]:
+    """Events of the stream that the archive, which goes to `at`, does not have: they are lost."""
+    void: list[EventRow] = []
+    last = Position(at.pool, at.generation)
+    while rows := await source.after(last, count=PAGE):
+        first = Position(at.pool, 0, min(row.seq for row in rows) - 1)
+        highest = max(row.seq for row in rows)
+        kept = await database.read(lambda c: archived(c, first, count=PAGE, last=highest))  # noqa: B023
+        ids = {row.event_id for row in kept}
+        void += [row for row in rows if row.event_id not in ids]
+        last = Position(at.pool, at.generation, rows[-1].seq, rows[-1].stream_id)
+    return void
+
+
+def damaged_pools(found: Iterable[Damage]) -> bool:
+    """Whether any of it concerns a pool, whose workers then have to be waited out."""
+    return any(one.pool != CATALOGUE for one in found)
+
+
+async def archive_known(database_url: str) -> bool:
+    """Whether anything of a log was ever archived there: then a log that is gone was lost.
+
+    Raises `DatabaseError` where the database does not answer.
+    """
+    database = Database(database_url, connections=1)
+    database.open()
+    try:
+        await database.prepare()
+        return bool(await database.read(archive_heads))
+    finally:
+        await database.close()

@@ -1,0 +1,298 @@
+"""Recovering logs that Redis lost: from the archive, under the next generation.
+
+    seize the projector's lease -> find what is damaged -> halt it -> take in what the streams still
+    have -> wait out every lease -> read what others report -> write each log anew -> open it
+
+While this goes on nobody writes a damaged log, and nothing of it runs when it opens: no worker's
+lease outlasts the wait. What was running is then started again as the next incarnation, what waited
+waits again, and what was to end has ended. What nobody archived is named, command by command, from
+the reports of gateways and workers. Interrupted at any point, the logs stay closed, and the next
+attempt begins again. A log that is whole is not touched.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+from msgspec import Struct
+from sqlalchemy import Connection
+
+from eventstore.agent import Agent
+from eventstore.connection import connect
+from eventstore.events import LogRecovered
+from eventstore.log import CATALOGUE, Log
+from eventstore.restoring import Beginning, Restoring
+from eventstore.salvage import read_reports
+from projector.archived_state import (
+    catalogue_notes,
+    entries,
+    highest_epoch,
+    living_agents,
+    living_workers,
+    operations,
+)
+from projector.damage import Damage, damaged_pools, find_damage, void_events
+from projector.database import Database
+from projector.intake import OK
+from projector.lease import LEASE_SECONDS, Lease
+from projector.projection import Projection, Taken, stopped
+from projector.rebuild import Rebuild
+from projector.rows import EventRow, Position
+from projector.source import Source
+from projector.switching import needs_rebuild
+from projector.tables import SERVING
+from projector.unsaved import Unsaved, find_unsaved
+
+log = structlog.get_logger("muster.recovery")
+
+EPOCH_GAP: Final = 1000
+"""Epochs left out, in case some were drawn that the archive has not heard of."""
+REFILL_EVENTS: Final = 1000
+"""Archived events put back into a pool's stream, for readers to find their place."""
+MARGIN_SECONDS: Final = 0.2
+BATCH: Final = 1000
+
+
+class RecoveredLog(Struct, frozen=True, kw_only=True):
+    """What became of one log."""
+
+    pool: str
+    """Empty for the catalogue."""
+    reason: str
+    from_generation: int
+    generation: int
+    seq: int
+    """The last archived event; the log goes on after it."""
+    known_seq: int
+    """The highest that anybody is known to have seen."""
+    workers: int = 0
+    """Recorded as lost."""
+    agents: int = 0
+    """That had not ended."""
+    restarted: int = 0
+    """Of these, held by a worker: to run again as the next incarnation, or ended if asked for."""
+    unsaved: tuple[Unsaved, ...] = ()
+
+
+class Stage(Struct, frozen=True, kw_only=True):
+    """What is being done now. `seconds_left`: of the wait for leases."""
+
+    doing: str
+    pool: str = ""
+    seconds_left: float = 0.0
+
+
+Tell = Callable[[Stage], None]
+
+
+class RecoveryOptions(Struct, frozen=True, kw_only=True):
+    redis_url: str
+    database_url: str
+    key_prefix: str = ""
+    lease_seconds: float = LEASE_SECONDS
+    """As the projectors have it."""
+    actor: str = "recovery"
+
+
+async def recover(options: RecoveryOptions, tell: Tell) -> list[RecoveredLog]:
+    """Recover every damaged log; answers what was done, nothing if all are whole.
+
+    Raises `LogUnreachable`, `LogError` and whatever the database raises.
+    """
+    async with _opened(options) as (database, source):
+        lease = Lease(database, seconds=options.lease_seconds)
+        await lease.seize()
+        keeping = asyncio.create_task(_keep(lease))
+        try:
+            recovery = Recovery(database, source, lease, actor=options.actor, tell=tell)
+            return await recovery.run()
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            await lease.release()
+
+
+async def examine(options: RecoveryOptions) -> list[Damage]:
+    """What is damaged, as far as the views tell; nothing is changed."""
+    async with _opened(options) as (database, source):
+        projection = Projection(SERVING, archives=False)
+        await database.read(projection.load)
+        return await find_damage(source, database, projection)
+
+
+@asynccontextmanager
+async def _opened(options: RecoveryOptions) -> AsyncIterator[tuple[Database, Source]]:
+    database = Database(options.database_url, connections=2)
+    source = Source(options.redis_url, options.key_prefix)
+    database.open()
+    try:
+        await database.prepare()
+        yield database, source
+    finally:
+        await source.close()
+        await database.close()
+
+
+async def _keep(lease: Lease) -> None:
+    while True:
+        await asyncio.sleep(lease.seconds / 4)
+        await lease.renew()
+
+
+class Recovery:
+    """One recovery, under the projector's lease, which somebody else keeps renewed."""
+
+    def __init__(
+        self, database: Database, source: Source, lease: Lease, *, actor: str, tell: Tell
+    ) -> None:
+        self._database = database
+        self._source = source
+        self._lease = lease
+        self._actor = actor
+        self._tell = tell
+        self._projection = Projection(SERVING, archives=True)
+
+    async def run(self) -> list[RecoveredLog]:
+        self._tell(Stage(doing="looking at the logs"))
+        await self._load()
+        damage = await find_damage(self._source, self._database, self._projection)
+        if not damage:
+            return []
+        client = connect(self._source.url, max_connections=2)
+        try:
+            return await self._recover(Log(client, self._source.keys), damage)
+        finally:
+            await client.aclose()
+
+    async def _recover(self, events: Log, damage: Sequence[Damage]) -> list[RecoveredLog]:
+        void: dict[str, list[EventRow]] = {}
+        for one in damage:
+            log.error("log.lost", pool=one.pool, reason=one.reason)
+            await self._restoring(events, one).halt(one.reason)
+            void[one.pool] = await self._take_in(one.pool)
+        if damaged_pools(damage):
+            await self._wait_out()
+        return [await self._restore(events, one, void[one.pool]) for one in damage]
+
+    def _restoring(self, events: Log, one: Damage) -> Restoring:
+        return Restoring(events, one.pool, self._actor)
+
+    def _positions(self) -> dict[str, Position]:
+        return self._projection.positions
+
+    # ---- before anything is written --------------------------------------------------------------
+
+    async def _load(self) -> None:
+        """The views at the archive's end: they are the state that is restored."""
+        projection, database = self._projection, self._database
+        await database.read(projection.load)
+        if not await database.read(lambda c: needs_rebuild(c, projection.positions)):
+            return
+        rebuild = Rebuild(database, self._source, lease_seconds=self._lease.seconds)
+        await rebuild.begin()
+        try:
+            await rebuild.fold_archive()
+            await rebuild.finish(self._lease, tolerant=True)
+        finally:
+            await rebuild.end()
+        await database.read(projection.load)
+
+    async def _take_in(self, pool: str) -> list[EventRow]:
+        """Archive what the stream still has; answers what of it cannot follow, and is lost."""
+        self._tell(Stage(doing="taking in what is left of the stream", pool=pool))
+        projection = self._projection
+        rows = await self._source.after(self._positions()[pool], count=BATCH)
+        while rows:
+            taken = await self._database.write(lambda c: self._take(c, pool, rows))  # noqa: B023
+            projection.keep(taken)
+            if stopped(taken.position):
+                break
+            rows = await self._source.after(taken.position, count=BATCH)
+        return await void_events(self._source, self._database, self._positions()[pool])
+
+    def _take(self, connection: Connection, pool: str, rows: Sequence[EventRow]) -> Taken:
+        self._lease.hold(connection)
+        return self._projection.write(connection, pool, rows)
+
+    async def _wait_out(self) -> None:
+        """Until no worker can trust its lease any more, whenever it was last renewed."""
+        pools = self._projection.catalogue.pools.values()
+        seconds = max((pool.config.lease_seconds for pool in pools), default=10.0)
+        deadline = time.monotonic() + seconds + MARGIN_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            self._tell(Stage(doing="waiting until every lease has lapsed", seconds_left=left))
+            await asyncio.sleep(min(left, 1.0))
+
+    # ---- writing anew ----------------------------------------------------------------------------
+
+    async def _restore(self, events: Log, one: Damage, void: Sequence[EventRow]) -> RecoveredLog:
+        pool = one.pool
+        self._tell(Stage(doing="writing the log anew", pool=pool))
+        at, reports = self._positions()[pool], await read_reports(events, pool)
+        agents = await self._database.read(lambda c: living_agents(c, pool))
+        unsaved = find_unsaved(at, {agent.agent_id: agent for agent in agents}, reports, void)
+        known_seq = max((at.seq, *(lost.seq for lost in unsaved)))
+        body = LogRecovered(
+            generation=max(at.generation, one.head.generation, 1) + 1,
+            from_generation=max(at.generation, 1),
+            from_seq=at.seq,
+            known_seq=known_seq,
+            reason=one.reason,
+        )
+        ts = max((at.ts, *(report.ts for report in reports)))
+        workers, restarted = await self._write(events, one, body, ts, agents)
+        self._projection.keep(await self._database.write(lambda c: self._resume(c, pool)))
+        done = RecoveredLog(
+            pool=pool,
+            reason=one.reason,
+            from_generation=at.generation,
+            generation=body.generation,
+            seq=at.seq,
+            known_seq=known_seq,
+            workers=workers,
+            agents=len(agents),
+            restarted=restarted,
+            unsaved=tuple(unsaved),
+        )
+        _say(done)
+        return done
+
+    def _resume(self, connection: Connection, pool: str) -> Taken:
+        self._lease.hold(connection)
+        return self._projection.halt(connection, pool, OK)
+
+    async def _write(
+        self, events: Log, one: Damage, body: LogRecovered, ts: int, agents: Sequence[Agent]
+    ) -> tuple[int, int]:
+        pool, read = one.pool, self._database.read
+        restoring, at = self._restoring(events, one), self._positions()[one.pool]
+        epoch = await read(lambda c: highest_epoch(c, pool)) + EPOCH_GAP
+        await restoring.wipe()
+        await restoring.begin(Beginning(generation=body.generation, seq=at.seq, ts=ts, epoch=epoch))
+        limit = None if pool == CATALOGUE else REFILL_EVENTS
+        await restoring.refill(await read(lambda c: entries(c, at, limit)))
+        await restoring.note(catalogue_notes(self._projection.catalogue, pool, self._positions()))
+        await restoring.record(body)
+        workers = await read(lambda c: living_workers(c, pool))
+        epochs = await restoring.lose_workers(workers)
+        restarted = await restoring.place_agents(agents, epochs)
+        await restoring.remember(await read(lambda c: operations(c, pool, ts)))
+        await restoring.open(body.generation)
+        return len(workers), restarted
+
+
+def _say(done: RecoveredLog) -> None:
+    for lost in done.unsaved:
+        log.error("command.unsaved", pool=done.pool, kind=lost.kind, agent_id=lost.agent_id,
+                  generation=lost.generation, seq=lost.seq)  # fmt: skip
+    log.warning(
+        "log.recovered",
+        pool=done.pool,
+        generation=done.generation,
+        seq=done.seq,
+        agents=done.agents,
+        unsaved=len(done.unsaved),
+    )

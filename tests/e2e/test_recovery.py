@@ -1,0 +1,182 @@
+"""Redis loses everything while work comes in: seen, refused, recovered with one command, named."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import redis
+
+from tests.e2e.conftest import CONFIG
+from tests.e2e.system import POOL, System
+from tests.waiting import until
+
+BEATING = '''\
+"""Leaves a line for every moment in which it runs."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from muster import Agent
+
+
+class Actor(Agent):
+    async def run(self, context):
+        path = Path("beats") / f"{context.agent_id}.{context.incarnation}"
+        with path.open("a", buffering=1) as beats:
+            while True:
+                beats.write(f"{time.clock_gettime(time.CLOCK_BOOTTIME)}\\n")
+                await asyncio.sleep(0.02)
+'''
+
+
+class Load:
+    """Spawns one after another, and what was answered."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.accepted: list[str] = []
+        self.refused: list[str] = []
+        self.unknown: list[str] = []
+
+    async def run(self) -> None:
+        body = {"project_id": "load", "role_type": "developer", "pool_name": POOL}
+        while True:
+            status, said = await self.system.call(
+                "POST", "/api/v1/agents/spawn", body, headers={"Prefer": "respond-async"}
+            )
+            if status in (200, 202):
+                self.accepted.append(said["agent_id"])
+            elif said["type"] == "outcome-unknown":
+                self.unknown.append(said["agent_id"])
+            else:
+                self.refused.append(said["type"])
+            await asyncio.sleep(0.1)
+
+    @asynccontextmanager
+    async def coming_in(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def overlaps(folder: Path) -> list[str]:
+    """Agents of which two incarnations ran at the same time."""
+    spans: dict[str, list[tuple[float, float, int]]] = {}
+    for path in folder.iterdir():
+        agent_id, _, incarnation = path.name.partition(".")
+        beats = [float(line) for line in path.read_text().splitlines() if line]
+        if beats:
+            spans.setdefault(agent_id, []).append((beats[0], beats[-1], int(incarnation)))
+    return [
+        f"{agent_id}: {earlier} and {later}"
+        for agent_id, ran in spans.items()
+        for earlier, later in zip(sorted(ran), sorted(ran)[1:], strict=False)
+        if later[0] <= earlier[1]
+    ]
+
+
+def wipe(system: System) -> None:
+    with redis.Redis.from_url(system.redis_url) as client:
+        client.flushall()
+
+
+async def refused(load: Load, *kinds: str) -> None:
+    await until(lambda: any(kind in load.refused for kind in kinds), timeout=10)
+
+
+async def test_redis_wiped_under_load_is_recovered_with_one_command(project: Path) -> None:
+    (project / "acting.py").write_text(BEATING)
+    (project / "beats").mkdir()
+    async with System(project, config=CONFIG) as system:
+        load = Load(system)
+        async with load.coming_in():
+            await until(lambda: len(load.accepted) >= 10)
+            projector = system.role("projector")
+            projector.suspend()  # so that some of what is acknowledged is not archived
+            await until(lambda: len(load.accepted) >= 15)
+            wipe(system)
+            await refused(load, "log-missing")
+            accepted = list(load.accepted)
+            said = await asyncio.to_thread(system.muster, "recover", "--json")
+            projector.resume()
+            await until(lambda: len(load.accepted) >= len(accepted) + 3, timeout=20)
+        lost = unsaved(said.stdout)
+        assert 0 < len(lost) < len(accepted)
+        assert lost < set(accepted)
+        kept = (set(load.accepted) | await known(system, load.unknown)) - lost
+        await system.running(len(kept), timeout=40)
+        assert {agent["agent_id"] for agent in await system.agents()} == kept
+        system.verify()
+        assert overlaps(project / "beats") == []
+        assert await ready(system)
+
+
+async def known(system: System, ids: list[str]) -> set[str]:
+    """Those whose outcome was unknown and that turned out to be done."""
+    return {i for i in ids if (await system.call("GET", f"/api/v1/agents/{i}"))[0] == 200}
+
+
+def unsaved(said: str) -> set[str]:
+    logs: list[Any] = json.loads(said)["logs"]
+    return {u["agent_id"] for one in logs for u in one["unsaved"] if u["kind"] == "spawn"}
+
+
+async def ready(system: System) -> bool:
+    async def look() -> bool:
+        return (await system.call("GET", "/readyz"))[0] == 200
+
+    return bool(await until(look, timeout=15))
+
+
+async def test_it_recovers_by_itself_if_told_to(project: Path) -> None:
+    (project / "acting.py").write_text(BEATING)
+    (project / "beats").mkdir()
+    async with System(project, "--auto-recover", config=CONFIG) as system:
+        spawned = [await system.spawn() for _ in range(3)]
+        await asyncio.to_thread(system.verify)
+        wipe(system)
+
+        async def again() -> bool:
+            agents = {agent["agent_id"]: agent for agent in await system.agents()}
+            return [agents[one["agent_id"]]["incarnation"] for one in spawned] == [2, 2, 2]
+
+        await until(again, timeout=30)
+        await system.running(3)
+        system.verify()
+        assert overlaps(project / "beats") == []
+
+
+async def test_a_start_on_an_emptied_redis_does_not_begin_a_new_log(project: Path) -> None:
+    async with System(project, config=CONFIG) as system:
+        spawned = await system.spawn()
+        await asyncio.to_thread(system.verify)
+        assert await system.stop(number=signal.SIGTERM) == 0
+        for path in (system.data / "redis").rglob("*"):
+            if path.is_file() and "appendonly" in str(path):
+                path.unlink()
+        await system.start()
+        status, said = await system.call(
+            "POST",
+            "/api/v1/agents/spawn",
+            {"project_id": "p", "role_type": "developer", "pool_name": POOL},
+        )
+        assert (status, said["type"]) == (503, "log-missing")
+        assert "muster recover" in system.said()
+        found = await system.call("GET", f"/api/v1/agents/{spawned['agent_id']}")
+        assert found[0] == 200, "reads go on"
+        await asyncio.to_thread(system.muster, "recover")
+        await system.running(1, timeout=40)
+        with contextlib.suppress(aiohttp.ClientError):
+            assert await ready(system)
+        system.verify()

@@ -1,0 +1,405 @@
+"""Logs that Redis lost: found, closed, written anew from the archive, and what was lost named."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from eventstore.agent import Terminate
+from eventstore.catalogue import CatalogueLog
+from eventstore.connection import connect
+from eventstore.errors import Halted, LogMissing, Recovered
+from eventstore.keys import Keys
+from eventstore.log import CATALOGUE, Log, Outcome
+from eventstore.reader import Reader
+from eventstore.salvage import HOLDS, Report, report
+from projector.recovery import RecoveredLog, Recovery, RecoveryOptions, examine, recover
+from projector.verify import verify
+from tests.integration.projector_stage import POOL, Stage, open_stage
+from tests.pools import ORIGIN, TestPool, raw_events, types
+from tests.waiting import until
+
+EVENTS = f"pool:{{{POOL}}}:events"
+META = f"pool:{{{POOL}}}:meta"
+QUICK: Any = {"lease_seconds": 1.0, "renew_seconds": 0.3}
+
+
+def options(stage: Stage) -> RecoveryOptions:
+    return RecoveryOptions(
+        redis_url=stage.redis_url, database_url=stage.database_url, lease_seconds=1.0
+    )
+
+
+async def recovered(stage: Stage) -> dict[str, RecoveredLog]:
+    """Recover what is damaged; answers what was done, by pool."""
+    done = await recover(options(stage), lambda _: None)
+    return {one.pool: one for one in done}
+
+
+async def demand_equal(stage: Stage) -> None:
+    """Views, archive, Redis' hashes and sets all say what the log says."""
+    async with stage.projecting():
+        await stage.settle()
+    found = await verify(stage.redis_url, "", stage.database_url)
+    assert found.differences == ()
+
+
+@asynccontextmanager
+async def archived_story(redis_url: str, database_url: str) -> AsyncIterator[tuple[Stage, Any]]:
+    """A stage on which a story was played and archived; its catalogue, log and pool."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool(**QUICK)
+        await stage.play(pool)
+        async with stage.projecting():
+            await stage.settle()
+        yield stage, pool
+
+
+def wiped(url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+
+
+@pytest.fixture
+def views_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'views.db'}"
+
+
+@pytest.fixture(autouse=True)
+def _no_wait(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker's lease is waited out but where the test is about that."""
+    if "lapsed" not in request.node.name:
+
+        async def at_once(_: Recovery) -> None:
+            pass
+
+        monkeypatch.setattr(Recovery, "_wait_out", at_once)
+
+
+async def test_an_emptied_redis_is_recovered_from_the_archive(
+    redis_url: str, database_url: str
+) -> None:
+    async with archived_story(redis_url, database_url) as (stage, pool):
+        live = set(await stage.log.live(POOL))
+        before = raw_events(redis_url)
+        wiped(redis_url)
+        with pytest.raises(LogMissing):
+            await pool.spawn()
+        done = await recovered(stage)
+        assert set(done) == {CATALOGUE, POOL}
+        assert (done[POOL].generation, done[POOL].seq) == (2, len(before))
+        assert (done[POOL].agents, done[POOL].unsaved) == (len(live), ())
+        events = raw_events(redis_url)
+        assert events[: len(before)] == before, "what was archived is back as it stood"
+        assert events[len(before)]["type"] == "log.recovered"
+        assert [int(event["seq"]) for event in events] == list(range(1, len(events) + 1))
+        assert set(await stage.log.live(POOL)) == live
+        with pytest.raises(Recovered):
+            await stage.log.survey(POOL)
+        assert (await pool.spawn()).outcome is Outcome.DONE
+        await demand_equal(stage)
+
+
+async def test_what_ran_runs_again_as_the_next_incarnation(redis_url: str, views_url: str) -> None:
+    async with open_stage(redis_url, views_url) as stage:
+        pool = await stage.pool(**QUICK)
+        fence = await pool.worker("w")
+        runs, ends = await stage.started(pool, fence, 2)
+        await stage.act(pool, ends, Terminate())
+        waits = (await pool.spawn()).agent_id
+        async with stage.projecting():
+            await stage.settle()
+        wiped(redis_url)
+        done = (await recovered(stage))[POOL]
+        assert (done.workers, done.agents, done.restarted) == (1, 3, 2)
+        stage.log.raise_floor(POOL, 2, 0)
+        again = await stage.log.agent(POOL, runs)
+        assert again is not None
+        assert (again.status.value, again.incarnation) == ("pending", 2)
+        assert again.losses == (), "nobody is suspected for what happened to all"
+        ended = await stage.log.agent(POOL, ends)
+        assert ended is not None
+        assert ended.status.value == "terminated"
+        second = await pool.worker("v")
+        told = await pool.claim(second)
+        assert {claimed.agent.agent_id for claimed in told} == {runs, waits}
+        assert all(b"core" in claimed.spec for claimed in told if claimed.agent.agent_id == runs)
+        assert int(raw_events(redis_url)[-1]["epoch"]) > fence.epoch + 1000
+        await demand_equal(stage)
+
+
+async def test_a_worker_of_before_is_refused_for_good(redis_url: str, views_url: str) -> None:
+    async with open_stage(redis_url, views_url) as stage:
+        await stage.pool(**QUICK)
+        client = connect(redis_url)
+        theirs = TestPool(Log(client, Keys(), outlives=False), POOL)
+        fence = await theirs.worker("w")
+        (agent_id,) = await stage.started(theirs, fence, 1)
+        async with stage.projecting():
+            await stage.settle()
+        wiped(redis_url)
+        await recovered(stage)
+        for _ in range(2):
+            with pytest.raises(Recovered):
+                await theirs.claim(fence)
+            with pytest.raises(Recovered):
+                await theirs.log.act(POOL, agent_id, Terminate(), ORIGIN, fence=fence)
+        await client.aclose()
+        ours = await Log(stage.log.client, Keys()).claim(POOL, fence, 1)
+        assert ours[0] is Outcome.FENCED
+
+
+async def test_writes_that_only_redis_had_are_named(redis_url: str, views_url: str) -> None:
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        archived = await stage.head(POOL)
+        lost = await pool.spawn()
+        told = Report(reporter="gateway:g", kind="spawn", agent_id=lost.agent_id,
+                      generation=1, seq=lost.seq, ts=stage.log.now_ms())  # fmt: skip
+        saved = Report(reporter="gateway:g", kind="spawn", agent_id="x", generation=1, seq=archived)
+        ghost = Report(reporter="worker:w", kind=HOLDS, agent_id="ghost", incarnation=1,
+                       generation=1, seq=2)  # fmt: skip
+        wiped(redis_url)
+        await report(stage.log, POOL, [told, saved, ghost, told])
+        done = (await recovered(stage))[POOL]
+        named = [(one.kind, one.agent_id, one.seq) for one in done.unsaved]
+        assert named == [(HOLDS, "ghost", 2), ("spawn", lost.agent_id, archived + 1)]
+        assert done.known_seq == archived + 1
+        (first,) = [e for e in raw_events(redis_url) if e["type"] == "log.recovered"]
+        assert f'"known_seq":{archived + 1}' in first["data"]
+        assert await stage.log.agent(POOL, lost.agent_id) is None
+        await demand_equal(stage)
+
+
+async def test_an_older_redis_is_closed_and_recovered(redis_url: str, views_url: str) -> None:
+    """The append-only file of an hour ago: everything in it is whole, only not the newest."""
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        with redis.Redis.from_url(redis_url) as client:
+            dumps = {key: client.dump(key) for key in client.keys("*")}
+            new = await pool.spawn()
+            async with stage.projecting():
+                await stage.settle()
+            client.flushall()
+            for key, dump in dumps.items():
+                client.restore(key, 0, dump)
+        with pytest.raises(Exception, match="Redis lost writes"):
+            await pool.spawn()
+        with pytest.raises(Halted):  # also for who knows of nothing
+            await TestPool(Log(stage.log.client, Keys()), POOL).spawn()
+        assert [one.pool for one in await examine(options(stage))] == [POOL]
+        done = await recovered(stage)
+        assert set(done) == {POOL}, "the catalogue was whole"
+        assert await stage.log.agent(POOL, new.agent_id) is not None, "the archive had it"
+        await demand_equal(stage)
+
+
+async def test_events_written_on_an_older_log_are_void_and_named(
+    redis_url: str, database_url: str
+) -> None:
+    """Somebody who knew of nothing wrote to the older log before it was found out."""
+    async with archived_story(redis_url, database_url) as (stage, pool):
+        with redis.Redis.from_url(redis_url) as client:
+            dumps = {key: client.dump(key) for key in client.keys("*")}
+            await pool.spawn()
+            async with stage.projecting():
+                await stage.settle()
+            client.flushall()
+            for key, dump in dumps.items():
+                client.restore(key, 0, dump)
+        void = [await TestPool(Log(stage.log.client, Keys()), POOL).spawn() for _ in range(3)]
+        done = (await recovered(stage))[POOL]
+        assert [(one.kind, one.agent_id) for one in done.unsaved] == [
+            ("agent.requested", spawned.agent_id) for spawned in void
+        ]
+        for spawned in void:
+            assert await Log(stage.log.client, Keys()).agent(POOL, spawned.agent_id) is None
+        await demand_equal(stage)
+
+
+async def test_what_a_halted_log_has_above_the_archive_is_saved(
+    redis_url: str, views_url: str
+) -> None:
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        unarchived = await pool.spawn()
+        stage.log.raise_floor(POOL, 1, 10_000)
+        with pytest.raises(Exception, match="Redis lost writes"):
+            await pool.spawn()
+        done = (await recovered(stage))[POOL]
+        assert done.seq == unarchived.seq
+        assert await Log(stage.log.client, Keys()).agent(POOL, unarchived.agent_id) is not None
+        await demand_equal(stage)
+
+
+async def test_a_client_that_repeats_its_request_is_answered_as_before(
+    redis_url: str, views_url: str
+) -> None:
+    async with open_stage(redis_url, views_url) as stage:
+        pool = await stage.pool(**QUICK)
+        first = await pool.spawn(key="key:k", digest="d")
+        async with stage.projecting():
+            await stage.settle()
+        wiped(redis_url)
+        await recovered(stage)
+        again = await pool.spawn(key="key:k", digest="d")
+        assert (again.outcome, again.agent_id) == (Outcome.KNOWN, first.agent_id)
+        with redis.Redis.from_url(redis_url) as client:
+            left = client.pttl(f"pool:{{{POOL}}}:operation:key:k")
+            assert 86_000_000 < left <= 86_400_000
+
+
+async def test_whole_logs_are_left_alone(redis_url: str, views_url: str) -> None:
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        before = raw_events(redis_url)
+        assert await recovered(stage) == {}
+        assert raw_events(redis_url) == before
+        assert (await pool.spawn()).outcome is Outcome.DONE
+
+
+async def test_one_pool_is_recovered_while_others_go_on(redis_url: str, views_url: str) -> None:
+    async with archived_story(redis_url, views_url) as (stage, _pool):
+        other = await stage.pool("other", **QUICK)
+        await other.spawn()
+        async with stage.projecting():
+            await stage.settle()
+        with redis.Redis.from_url(redis_url) as client:
+            client.delete(EVENTS)
+        recovering = asyncio.create_task(recovered(stage))
+        while not recovering.done():
+            assert (await other.spawn()).outcome is Outcome.DONE
+            await asyncio.sleep(0.05)
+        assert set(await recovering) == {POOL}
+        await demand_equal(stage)
+        assert types(redis_url, "other").count("log.recovered") == 0
+
+
+async def test_nobody_writes_until_every_lease_has_lapsed(redis_url: str, views_url: str) -> None:
+    async with archived_story(redis_url, views_url) as (stage, _pool):
+        wiped(redis_url)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        recovering = asyncio.create_task(recovered(stage))
+        while not recovering.done():
+            if loop.time() - began < QUICK["lease_seconds"]:
+                with pytest.raises((LogMissing, Halted)):
+                    await TestPool(Log(stage.log.client, Keys()), POOL).spawn()
+            await asyncio.sleep(0.05)
+        await recovering
+        assert loop.time() - began >= QUICK["lease_seconds"]
+
+
+async def test_a_recovered_catalogue_is_folded_anew_by_who_saw_more(
+    redis_url: str, views_url: str
+) -> None:
+    async with archived_story(redis_url, views_url) as (stage, _):
+        reader = Reader(redis_url)
+        follower = CatalogueLog(Log(stage.log.client, Keys()), reader)
+        await stage.pool("unarchived", **QUICK)
+        assert set((await follower.start()).live_pools()) == {POOL, "unarchived"}
+        wiped(redis_url)
+        done = await recovered(stage)
+        assert done[CATALOGUE].seq == 1
+        assert set((await follower.refresh()).live_pools()) == {POOL}
+        assert follower.state.generation == 2
+        created = await follower.create_pool("after", "developer", stage_config(), ORIGIN)
+        assert created.outcome is Outcome.DONE
+        await reader.close()
+
+
+def stage_config() -> Any:
+    from eventstore.pool import PoolConfig
+
+    return PoolConfig(**QUICK)
+
+
+async def test_a_pool_that_was_never_archived_is_begun_anew_as_a_later_generation(
+    redis_url: str, views_url: str
+) -> None:
+    async with archived_story(redis_url, views_url) as (stage, _):
+        new = await stage.pool("new", **QUICK)
+        async with stage.projecting():
+            await stage.settle(CATALOGUE)
+        lost = await new.spawn()
+        wiped(redis_url)
+        done = await recovered(stage)
+        assert (done["new"].generation, done["new"].seq) == (2, 0)
+        assert (await new.spawn()).outcome is Outcome.DONE
+        assert await stage.log.agent("new", lost.agent_id) is None
+        await demand_equal(stage)
+
+
+async def test_a_second_loss_is_recovered_like_the_first(redis_url: str, views_url: str) -> None:
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        for generation in (2, 3):
+            wiped(redis_url)
+            assert (await recovered(stage))[POOL].generation == generation
+            stage.log.raise_floor(POOL, generation, 0)
+            assert (await pool.spawn()).outcome is Outcome.DONE
+            await demand_equal(stage)
+
+
+INTERRUPTIONS = (
+    "halt",
+    "wipe",
+    "begin",
+    "refill",
+    "record",
+    "lose_workers",
+    "place_agents",
+    "open",
+)
+
+
+@pytest.mark.parametrize("before", INTERRUPTIONS)
+async def test_an_interrupted_recovery_leaves_the_log_closed_and_is_done_again(
+    redis_url: str, views_url: str, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        await stage.started(pool, await pool.worker("w"), 3)
+        async with stage.projecting():
+            await stage.settle()
+        live = set(await stage.log.live(POOL))
+        wiped(redis_url)
+
+        class Killed(BaseException):
+            pass
+
+        from eventstore.restoring import Restoring
+
+        async def die(*_: object) -> None:
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Restoring, before, die)
+            with pytest.raises(Killed):
+                await recovered(stage)
+        with pytest.raises((LogMissing, Halted)):
+            await TestPool(Log(stage.log.client, Keys()), POOL).spawn()
+        # A projector that is active in between may archive what the first attempt wrote.
+        async with stage.projecting() as projector:
+            await until(lambda: projector.phase.value == "active")
+        await recovered(stage)
+        log = Log(stage.log.client, Keys())
+        assert set(await log.live(POOL)) == live
+        await demand_equal(stage)
+
+
+async def test_an_active_projector_recovers_by_itself_if_told_to(
+    redis_url: str, views_url: str
+) -> None:
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        async with stage.projecting(auto_recover=True, audit_seconds=0.1):
+            wiped(redis_url)
+            outcome: Callable[[], Any] = lambda: accepted(pool)  # noqa: E731
+            assert await until(outcome, timeout=20)
+            await stage.settle()
+        await demand_equal(stage)
+
+
+async def accepted(pool: TestPool) -> bool:
+    try:
+        return (await pool.spawn()).outcome is Outcome.DONE
+    except (LogMissing, Halted, Recovered):
+        return False
