@@ -6,7 +6,7 @@ Every transaction of its begins by proving the lease. Where the checkpoints cann
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 from msgspec import Struct
@@ -22,6 +22,7 @@ from projector.lease import LEASE_SECONDS, Lease
 from projector.projection import Projection, Taken, stopped
 from projector.rebuild import Rebuild
 from projector.recovery import Recovery, Stage
+from projector.snapshot import Snapshot, begins_late, take_snapshot
 from projector.source import Source
 from projector.switching import needs_rebuild
 from projector.tables import SERVING
@@ -81,6 +82,7 @@ class Active:
     async def follow(self) -> None:
         await self._load()
         self._projection.join_pools()
+        await self._take_snapshots(self._projection.positions)
         await self._audit(thorough=True)
         self._on_active()
         while True:
@@ -102,6 +104,20 @@ class Active:
             await rebuild.end()
         await database.read(projection.load)
 
+    async def _take_snapshots(self, pools: Iterable[str]) -> None:
+        """Begin with what lives where neither archive nor stream has the beginning."""
+        positions = self._projection.positions
+        for pool in [pool for pool in pools if pool != CATALOGUE and not positions[pool].seq]:
+            if first := await begins_late(self._source, pool):
+                snapshot = await take_snapshot(self._source, pool)
+                taken = await self._database.write(lambda c: self._begin(c, snapshot))  # noqa: B023
+                self._keep(taken)
+                log.warning("projection.begun_late", pool=pool, complete_from=first)
+
+    def _begin(self, connection: Connection, snapshot: Snapshot) -> Taken:
+        self._lease.hold(connection)
+        return self._projection.begin(connection, snapshot)
+
     async def _round(self) -> None:
         going = {p: at for p, at in self._projection.positions.items() if not stopped(at)}
         entries = await self._source.wait(going, count=self._count(len(going)))
@@ -112,7 +128,7 @@ class Active:
         await self._learn_generations(entries)
         for taken in await self._database.write(lambda c: self._take(c, entries)):
             self._keep(taken)
-        self._projection.join_pools()
+        await self._take_snapshots(self._projection.join_pools())
 
     def _count(self, streams: int) -> int:
         """Entries of each stream to ask for: fewer where many pools may answer at once."""

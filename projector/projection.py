@@ -42,8 +42,10 @@ from projector.records import (
     worker_record,
 )
 from projector.rows import EventRow, Position
+from projector.snapshot import Snapshot
 from projector.tables import EVENTS, ViewTables
 
+ARCHIVED_AT_ONCE: Final = 5_000
 MEMORY_MAX: Final = 50_000
 """Agents, and workers, whose state is kept at hand."""
 IDS_MAX: Final = 500
@@ -124,6 +126,16 @@ class Projection:
             self._write_catalogue(connection, catalogue)
         self._advance(connection, after)
         return Taken(after, state, catalogue)
+
+    def begin(self, connection: Connection, snapshot: Snapshot) -> Taken:
+        """Write a pool's state as it was taken, in the place of nothing."""
+        position = snapshot.position
+        for start in range(0, len(snapshot.rows), ARCHIVED_AT_ONCE):
+            some = snapshot.rows[start : start + ARCHIVED_AT_ONCE]
+            write_rows(connection, EVENTS, [asdict(row) for row in some], "skip")
+        self._write_state(connection, snapshot.state, position.generation)
+        self._advance(connection, position)
+        return Taken(position, snapshot.state, self.catalogue)
 
     def halt(self, connection: Connection, pool: str, status: str) -> Taken:
         """Record that a pool's projection stopped, or goes on (`ok`)."""

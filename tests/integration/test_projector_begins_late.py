@@ -1,0 +1,120 @@
+"""A database that was lost while the streams no longer have their beginning."""
+
+import asyncio
+
+import redis
+
+from eventstore.agent import Started
+from eventstore.log import CATALOGUE
+from tests.integration.projector_stage import POOL, Stage, open_stage
+from tests.integration.test_recovery import recovered
+from tests.waiting import until
+
+EVENTS = f"pool:{{{POOL}}}:events"
+
+
+async def trim(stage: Stage, keep: int) -> None:
+    with redis.Redis.from_url(stage.redis_url) as client:
+        client.xtrim(EVENTS, maxlen=keep, approximate=False)
+
+
+async def test_views_begin_with_what_lives(redis_url: str, database_url: str) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        live = await stage.play(pool)
+        fence = await pool.worker("v")
+        (late,) = await stage.started(pool, fence, 1)
+        await trim(stage, 3)
+        async with stage.projecting():
+            await stage.settle()
+            rows = {row.agent_id: row for row in await stage.views.agents(_any())}
+            assert set(live) | {late} <= set(rows)
+            for agent_id in (*live, late):
+                state = await stage.log.agent(POOL, agent_id)
+                assert state is not None
+                row = rows[agent_id]
+                assert (row.status, row.incarnation, row.process_id, row.version) == (
+                    state.status.value,
+                    state.incarnation,
+                    state.worker_id,
+                    state.version,
+                )
+                assert (row.labels, row.input) == ({"team": "core"}, {"task": "x"})
+            (shown,) = await stage.views.pools()
+            assert (shown.used_capacity, shown.agent_count) == (1, len(live) + 1)
+            kept = await stage.views.events(POOL)
+            assert [row.seq for row in kept] == [await stage.head(POOL) - n for n in (2, 1, 0)]
+
+
+async def test_and_go_on_from_there(redis_url: str, database_url: str) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        first = (await pool.spawn()).agent_id
+        await pool.spawn()
+        await trim(stage, 1)
+        async with stage.projecting():
+            await stage.settle()
+            fence = await pool.worker("w")
+            await pool.claim(fence)
+            await stage.act(pool, first, Started(), fence=fence)
+            await stage.settle()
+            row = await stage.views.agent(first)
+            assert row is not None
+            assert row.status == "running"
+        async with stage.projecting():
+            await pool.spawn()
+            await stage.settle()
+        assert {at.status for at in (await stage.views.positions()).values()} == {"ok"}
+
+
+async def test_events_that_come_while_hashes_are_read_are_counted_once(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        fences = [await pool.worker(f"w{n}", slots=100) for n in range(3)]
+        for _ in range(60):
+            await pool.spawn()
+        await trim(stage, 5)
+
+        async def work() -> None:
+            for fence in fences:
+                for claimed in await pool.claim(fence, 20):
+                    await stage.act(pool, claimed.agent.agent_id, Started(), fence=fence)
+
+        working = asyncio.create_task(work())
+        async with stage.projecting():
+            await working
+            await stage.settle()
+            (shown,) = await stage.views.pools()
+            assert (shown.used_capacity, shown.agent_count) == (60, 60)
+            rows = await stage.views.agents(_any(), limit=1000)
+            assert [row.status for row in rows] == ["running"] * 60
+
+
+async def test_a_log_whose_archive_is_incomplete_can_be_recovered(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool(lease_seconds=1.0, renew_seconds=0.3)
+        ids = [(await pool.spawn()).agent_id for _ in range(4)]
+        await trim(stage, 1)
+        async with stage.projecting():
+            await stage.settle()
+        with redis.Redis.from_url(redis_url) as client:
+            client.flushall()
+        done = await recovered(stage)
+        assert set(done) == {CATALOGUE, POOL}
+        assert set(await stage.log.live(POOL)) == set(ids)
+        async with stage.projecting():
+            await until(lambda: _ok(stage))
+
+
+async def _ok(stage: Stage) -> bool:
+    return {at.status for at in (await stage.views.positions()).values()} == {"ok"}
+
+
+def _any():
+    from projector.queries import AgentFilter
+
+    return AgentFilter()
