@@ -175,7 +175,15 @@ class Restart(Struct, frozen=True, kw_only=True):
     """The back-off is over."""
 
 
-Command: TypeAlias = Spawn | Terminate | Withdraw | Started | Fail | End | Release | Lose | Restart
+class HandOver(Struct, frozen=True, kw_only=True):
+    """This log ends, and another may go on with the agent. Nothing of it runs any more here."""
+
+    reason: str
+
+
+Command: TypeAlias = (
+    Spawn | Terminate | Withdraw | Started | Fail | End | Release | Lose | Restart | HandOver
+)
 
 
 def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
@@ -204,6 +212,8 @@ def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
             return _lose(command, agent)
         case Restart():
             return _restart(agent)
+        case HandOver():
+            return (AgentTerminated(reason=_requested(agent) if agent.stop else command.reason),)
         case _:
             assert_never(command)
 

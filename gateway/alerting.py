@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.backend import Backend
+from gateway.fallback import NAMED_MAX, Fallback, Leftovers, read_leftovers
 from gateway.probing import RedisFacts, view_facts
 from projector.queries import EventRow, PoolRow, Views
 
@@ -40,6 +41,8 @@ async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> l
     found += await _lagging(backend)
     found += _redis(redis)
     found += _unsaved(backend)
+    found += _fallback(backend.options.fallback)
+    found += _left_over(read_leftovers(backend.options.leftovers), backend.options.leftovers)
     return sorted(found, key=lambda alert: (alert.severity != "critical", -alert.since))
 
 
@@ -136,3 +139,45 @@ def _redis(facts: RedisFacts) -> Sequence[Alert]:
             )
         ]
     return []
+
+
+def _fallback(fallback: Fallback | None) -> Sequence[Alert]:
+    if fallback is None:
+        return []
+    active = Alert(
+        name="fallback-active",
+        severity="warning",
+        subject="redis",
+        message=f"a {fallback.mode} on a log of its own stands in for {fallback.real}, which could"
+        f" not be reached at the start: {fallback.reason}",
+        action="mend that Redis; agents of its log do not run meanwhile",
+        since=fallback.since_ms,
+    )
+    if not fallback.returned_ms:
+        return [active]
+    can_end = Alert(
+        name="fallback-can-end",
+        severity="warning",
+        subject="redis",
+        message=f"{fallback.real} answers again, and this is still the fallback",
+        action="restart `muster up`: the next start changes over",
+        since=fallback.returned_ms,
+    )
+    return [active, can_end]
+
+
+def _left_over(found: Leftovers | None, path: str) -> Sequence[Alert]:
+    if found is None:
+        return []
+    named = "; ".join(one.sentence for one in found.left[:NAMED_MAX])
+    more = f"; and {len(found.left) - NAMED_MAX} more" if len(found.left) > NAMED_MAX else ""
+    return [
+        Alert(
+            name="fallback-left-over",
+            severity="critical",
+            subject="fallback",
+            message=f"not handed over from a fallback: {named}{more}",
+            action=f"see {path}; ask again for what is still wanted, then remove that file",
+            since=found.since_ms,
+        )
+    ]

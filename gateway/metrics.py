@@ -87,6 +87,7 @@ async def metrics(request: web.Request) -> web.Response:
     )
     await _streams(out, backend)
     _redis(out, facts)
+    _fallback(out, backend)
     _observed(out, backend)
     return web.Response(text=out.text(), content_type=CONTENT_TYPE, charset="utf-8")
 
@@ -146,6 +147,14 @@ def _redis(out: Exposition, facts: RedisFacts) -> None:
         out.sample("muster_redis_memory_bytes", facts.memory_used)
         out.family("muster_redis_clients", "gauge", "Connections to Redis.")
         out.sample("muster_redis_clients", facts.clients)
+
+
+def _fallback(out: Exposition, backend: Backend) -> None:
+    fallback = backend.options.fallback
+    out.family("muster_fallback", "gauge", "Whether the log stands in for another.")
+    out.sample("muster_fallback", int(fallback is not None))
+    out.family("muster_fallback_can_end", "gauge", "Whether that one answers again.")
+    out.sample("muster_fallback_can_end", int(bool(fallback and fallback.returned_ms)))
 
 
 def _observed(out: Exposition, backend: Backend) -> None:

@@ -37,6 +37,8 @@ class HostFigures(Struct, frozen=True, kw_only=True):
 class SystemFigures(Struct, frozen=True, kw_only=True):
     version: str
     mode: str
+    fallback: str
+    """Empty, or a sentence: this log stands in for another."""
     pid: int
     uptime_seconds: float
     host: HostFigures
@@ -51,6 +53,8 @@ class SystemFigures(Struct, frozen=True, kw_only=True):
 
 class Dashboard(Struct, frozen=True, kw_only=True):
     version: str
+    fallback: str
+    """Empty, or a sentence: this log stands in for another."""
     pools: Sequence[PoolRow]
     workers: Sequence[WorkerRow]
     hosts: Sequence[HostRow]
@@ -82,6 +86,8 @@ class HealthReport(Struct, frozen=True, kw_only=True):
     healthy: int
     total: int
     next: str | None = None
+    fallback: bool = False
+    fallback_reason: str = ""
 
 
 class Alive(Struct, frozen=True):
@@ -89,8 +95,14 @@ class Alive(Struct, frozen=True):
 
 
 class Readiness(Struct, frozen=True):
+    """`fallback`: the log stands in for another, which could not be reached at the start."""
+
     status: str
     reasons: Sequence[str] = ()
+    fallback: bool = False
+    fallback_reason: str = ""
+    fallback_can_end: bool = False
+    """Whether the other answers again, so that the next start changes over to it."""
 
 
 async def system(request: web.Request) -> web.Response:
@@ -104,6 +116,7 @@ async def system(request: web.Request) -> web.Response:
         SystemFigures(
             version=backend.options.version,
             mode=backend.options.mode,
+            fallback=_fallback_sentence(backend),
             pid=os.getpid(),
             uptime_seconds=round(time.time() - backend.started_at, 1),
             host=_host_figures(),
@@ -143,6 +156,7 @@ async def dashboard(request: web.Request) -> web.Response:
         since = int(time.time() * 1000) - RECENT_MS
         figures = Dashboard(
             version=backend.options.version,
+            fallback=_fallback_sentence(backend),
             pools=await views.pools(),
             workers=await views.workers(),
             hosts=await views.hosts(),
@@ -181,7 +195,16 @@ async def health(request: web.Request) -> web.Response:
         pools.setdefault(row.pool_name, []).append(_health_of(row, backend))
     healthy = sum(agent.health == "healthy" for agents in pools.values() for agent in agents)
     following = cursor_of(rows[-1]) if len(found) > len(rows) else None
-    return answer(HealthReport(pools=pools, healthy=healthy, total=len(rows), next=following))
+    return answer(
+        HealthReport(
+            pools=pools,
+            healthy=healthy,
+            total=len(rows),
+            next=following,
+            fallback=backend.options.fallback is not None,
+            fallback_reason=_fallback_sentence(backend),
+        )
+    )
 
 
 def _health_of(row: AgentRow, backend: Backend) -> AgentHealth:
@@ -215,7 +238,19 @@ async def alive(_request: web.Request) -> web.Response:
 
 async def ready(request: web.Request) -> web.Response:
     """`GET /readyz`: it makes progress, or says why it does not."""
-    reasons = await unreadiness(request.app[BACKEND])
-    if reasons:
-        return answer(Readiness("not ready", reasons), status=503)
-    return answer(Readiness("ready"))
+    backend = request.app[BACKEND]
+    reasons = await unreadiness(backend)
+    fallback = backend.options.fallback
+    told = Readiness(
+        "not ready" if reasons else "ready",
+        reasons,
+        fallback=fallback is not None,
+        fallback_reason=_fallback_sentence(backend),
+        fallback_can_end=bool(fallback and fallback.returned_ms),
+    )
+    return answer(told, status=503 if reasons else 200)
+
+
+def _fallback_sentence(backend: Backend) -> str:
+    fallback = backend.options.fallback
+    return fallback.sentence if fallback else ""

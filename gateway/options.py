@@ -5,6 +5,7 @@ from typing import Final
 from msgspec import Struct
 
 from eventstore.pool import PoolConfig
+from gateway.fallback import Fallback
 
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -46,6 +47,10 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     hostnames: tuple[str, ...] = LOCAL_NAMES
     version: str = "0"
     mode: str = "processes"
+    fallback: Fallback | None = None
+    """Set where the log stands in for another."""
+    leftovers: str = ""
+    """The file of what change-overs could not hand over, if there is to be one."""
     pool_defaults: PoolConfig = PoolConfig()
     limits: Limits = Limits()
 

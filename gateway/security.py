@@ -19,6 +19,7 @@ from aiohttp import hdrs, web
 from eventstore.ids import new_id
 from eventstore.step import Origin
 from gateway.backend import READING, Reading
+from gateway.fallback import HEADER
 from gateway.keys import BACKEND
 from gateway.options import GatewayOptions
 from gateway.problems import Kind, Problem, translate
@@ -173,4 +174,6 @@ async def dress(request: web.Request, response: web.StreamResponse) -> None:
                 response.headers["Muster-Position"] = position
         if reading.stale:
             response.headers["Muster-Stale"] = "true"
+    if (fallback := request.app[BACKEND].options.fallback) is not None:
+        response.headers[HEADER] = fallback.mode
     response.headers["Server"] = "muster"

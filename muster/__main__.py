@@ -77,6 +77,12 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     up.add_argument("--appendfsync", metavar="HOW", help="everysec (default) or always")
     _recovering(up)
+    up.add_argument(
+        "--fallback",
+        metavar="HOW",
+        help="where Redis cannot be reached at the start: none (default) refuses,"
+        " single-process goes on with a log of its own",
+    )
     gateway = _role(
         subparsers,
         "gateway",

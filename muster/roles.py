@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 import structlog
@@ -31,6 +31,9 @@ from eventstore.log import CATALOGUE, Log
 from eventstore.reader import Reader
 from muster import __version__, declaring, journal
 from muster.settings import LOOPBACK, Settings, redacted
+
+if TYPE_CHECKING:
+    from gateway.fallback import Fallback
 
 log = structlog.get_logger("muster")
 
@@ -63,7 +66,7 @@ class Owner(Struct, frozen=True):
     start_time: int = 0
 
 
-def build(role: str, settings: Settings, owner: Owner) -> Part:
+def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | None" = None) -> Part:
     """The part that a role runs. Imports only what that role needs."""
     redis_url, prefix = settings.redis_url, settings.key_prefix
     match role:
@@ -96,6 +99,7 @@ def build(role: str, settings: Settings, owner: Owner) -> Part:
                     poll_seconds=settings.poll_seconds,
                     shutdown_seconds=settings.shutdown_seconds,
                     single_process=settings.single_process,
+                    fallback=fallback is not None,
                 )
             )
         case "gateway":
@@ -114,6 +118,8 @@ def build(role: str, settings: Settings, owner: Owner) -> Part:
                     hostnames=allowed_hosts(settings),
                     version=__version__,
                     mode="single-process" if settings.single_process else "processes",
+                    fallback=fallback,
+                    leftovers=str(settings.leftovers),
                     limits=Limits(
                         heartbeat_interval_min=settings.min_heartbeat_interval,
                         idle_time_min=settings.min_idle_time,
@@ -191,6 +197,11 @@ def run(role: str, settings: Settings) -> int:
             raise ConfigurationError(
                 f"muster {role} needs a Redis: set MUSTER_REDIS_URL (or REDIS_URL), or use"
                 " `muster up`, which brings its own"
+            )
+        if settings.fallback != "none":
+            raise ConfigurationError(
+                f"{settings.sources.get('fallback', 'fallback')}: a fallback is of `muster up`"
+                f" alone, which is the one process of its host; `muster {role}` has none"
             )
         asyncio.run(_serve(role, settings, owner, tell))
     except MusterError as error:

@@ -53,6 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     allowed_hosts: str = ""
     host_id: str = ""
     appendfsync: str = "everysec"
+    fallback: str = "none"
     log_level: str = "info"
     shutdown_seconds: float = 25.0
     poll_seconds: float = 1.0
@@ -61,10 +62,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     roles: dict[str, str] = {}
     pools: dict[str, PoolDeclaration] = {}
     sources: dict[str, str] = {}
+    stand_in_views: str = ""
+    """Where a fallback has its views; empty otherwise."""
 
     @property
     def log_dir(self) -> Path:
         return self.data_dir / "logs"
+
+    @property
+    def leftovers(self) -> Path:
+        """What change-overs from a fallback could not hand over."""
+        return self.data_dir.absolute() / "fallback-leftovers.json"
 
     @property
     def engine_url(self) -> str:
@@ -74,12 +82,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def views_url(self) -> str:
         """The views' database: PostgreSQL where one is given, else a file in the data folder."""
+        if self.stand_in_views:
+            return self.stand_in_views
         return self.database_url or f"sqlite:///{(self.data_dir / 'views.db').absolute()}"
 
 
 _TEXT: Final = {
     "host", "redis_url", "database_url", "pgbouncer_url", "key_prefix", "api_token",
-    "allowed_hosts", "host_id", "appendfsync", "log_level",
+    "allowed_hosts", "host_id", "appendfsync", "fallback", "log_level",
 }  # fmt: skip
 _PATHS: Final = {"data_dir", "config", "app_dir"}
 _SWITCHES: Final = {"auto_recover", "embedded", "single_process"}
@@ -93,6 +103,7 @@ _NUMBERS: Final = {
 _NAMES: Final = tuple(sorted(_TEXT | _PATHS | _SWITCHES | set(_NUMBERS)))
 _CHOICES: Final = {
     "appendfsync": ("everysec", "always"),
+    "fallback": ("none", "single-process"),
     "log_level": ("debug", "info", "warning", "error"),
 }
 
@@ -165,6 +176,8 @@ def _parse(name: str, value: object, source: str) -> Any:
         return number
     if name in _PATHS:
         return Path(str(value))
+    if name == "fallback" and value == "":
+        return "none"
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ConfigurationError(
             f"{source}: expected one of {', '.join(_CHOICES[name])}, got {value!r}"

@@ -26,6 +26,11 @@ from eventstore.errors import ConfigurationError, MusterError
 from eventstore.server import EmbeddedServer
 from muster import __version__, journal
 from muster.children import Child, become_subreaper, descendants, reap_orphans
+from muster.fallback import permission, probe, standin
+from muster.fallback.changeover import ChangeOver
+from muster.fallback.folder import Folder
+from muster.fallback.standin import StandIn
+from muster.fallback.surroundings import Observer
 from muster.roles import ROLES, Owner, Part, build, prepare
 from muster.settings import Settings, redacted, to_environment
 from workers.hosts import Process, start_time
@@ -44,6 +49,7 @@ def run(settings: Settings) -> int:
     """Run until a signal; returns the exit code. Errors are one message on standard error."""
     journal.configure("up", level=settings.log_level, file=settings.log_dir / "up.jsonl")
     try:
+        permission.demand_possible(settings)
         with data_folder(settings.data_dir):
             check_port(settings.host, settings.port)
             up = Up(settings)
@@ -62,6 +68,7 @@ class Up:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._server: EmbeddedServer | None = None
+        self._stand_in: StandIn | None = None
         self._children: dict[str, Child] = {}
         self._parts: list[Part] = []
         self._keepers: list[asyncio.Task[None]] = []
@@ -76,8 +83,13 @@ class Up:
         self._listen()
         say(f"Muster {__version__}, data in {self._settings.data_dir}")
         await self._start_server()
-        if not await prepare(self._settings):
-            self._say_lost()
+        if self._server is None:
+            await self._change_over()
+        else:
+            if self._stand_in is None and Folder(self._settings.data_dir).used:
+                say("  (a fallback's log waits here; a start with its Redis takes it over)")
+            if not await prepare(self._settings):
+                self._say_lost()
         try:
             url = await (
                 self._start_parts() if self._settings.single_process else self._start_children()
@@ -130,20 +142,53 @@ class Up:
     # ---- the log's server --------------------------------------------------------------------
 
     async def _start_server(self) -> None:
+        self._stand_in = await standin.begin(self._settings)
+        if self._stand_in is not None:
+            self._stand(self._stand_in)
         settings = self._settings
-        if settings.redis_url:
+        if settings.redis_url and self._stand_in is None:
             source = settings.sources.get("redis_url", "settings")
             version = await self._version()
             line("redis", f"{redacted(settings.redis_url)} ({source}), {version}")
             return
         began = time.monotonic()
-        folder = settings.data_dir / "redis"
-        self._server = EmbeddedServer(folder, appendfsync=settings.appendfsync)
+        folder = self._stand_in.folder.path if self._stand_in else settings.data_dir
+        self._server = EmbeddedServer(folder / "redis", appendfsync=settings.appendfsync)
         self._server.start(ready_timeout=READY_SECONDS)
         self._settings = replace(settings, redis_url=self._server.url)
         self._keepers.append(asyncio.create_task(self._keep_server(), name="redis"))
         text = f"embedded {await self._version()}, append-only file on, fsync"
         line("redis", f"{text} {settings.appendfsync}", self._server.pid, began)
+
+    def _stand(self, stand_in: StandIn) -> None:
+        """Go on as a fallback: say so, and look out for the real one."""
+        say(f"\n  WARNING: {stand_in.told.sentence}")
+        say("  Agents of its log do not run meanwhile. What is asked for now is handed over to it")
+        say("  at the next start that reaches it.\n")
+        watching = probe.watch(self._settings.redis_url, stand_in.told, say)
+        self._keepers.append(asyncio.create_task(watching, name="probe"))
+        self._settings = stand_in.settings
+
+    async def _change_over(self) -> None:
+        """Take over from a fallback that an earlier start left, and watch who else is there."""
+        settings = self._settings
+        change = ChangeOver(settings)
+        await change.check()
+        whole = await prepare(settings)
+        if not whole:
+            self._say_lost()
+        if change.needed:
+            self._server = change.server
+            try:
+                await change.run(whole=whole)
+            finally:
+                self.stop_server()
+                self._server = None
+            for text in change.conclude():
+                say(text)
+        observer = Observer(settings)
+        await observer.look()
+        self._keepers.append(asyncio.create_task(observer.follow(), name="surroundings"))
 
     async def _version(self) -> str:
         client = connect(self._settings.redis_url, max_connections=1)
@@ -179,7 +224,7 @@ class Up:
     async def _start_children(self) -> str:
         environment = {
             **os.environ,
-            **to_environment(self._settings),
+            **to_environment(replace(self._settings, fallback="none")),
             "MUSTER_OWNER_PID": str(os.getpid()),
             "MUSTER_OWNER_START": str(start_time(os.getpid())),
         }
@@ -238,7 +283,8 @@ class Up:
         url = ""
         for role in ROLES:
             began = time.monotonic()
-            part = build(role, self._settings, Owner())
+            told = self._stand_in.told if self._stand_in else None
+            part = build(role, self._settings, Owner(), told)
             self._parts.append(part)
             await part.start()
             url = getattr(part, "url", "") or url
@@ -259,6 +305,8 @@ class Up:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+        if self._stand_in is not None:
+            self._stand_in.release()
         say("stopped")
 
     # ---- what it says ------------------------------------------------------------------------
@@ -267,6 +315,8 @@ class Up:
         settings = self._settings
         match role:
             case "projector":
+                if settings.stand_in_views:
+                    return f"views in {settings.stand_in_views} (the fallback's)"
                 source = settings.sources.get("database_url")
                 if not source:
                     return f"views in {settings.data_dir / 'views.db'} (SQLite)"
@@ -284,6 +334,7 @@ class Up:
             "database_url": settings.views_url,
             "key_prefix": settings.key_prefix,
             "log_dir": str(settings.log_dir.absolute()),
+            "fallback": self._stand_in.told.sentence if self._stand_in else "",
             "pid": os.getpid(),
         }
         self._running.touch(mode=0o600)

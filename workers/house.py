@@ -36,5 +36,6 @@ class House(Struct, frozen=True, kw_only=True):
     roles: Mapping[str, type[Agent]]
     database: Database
     output: Output | None
+    fallback: bool = False
     suspicious: Callable[[], None]
     """Called when the log refused something as FENCED."""

@@ -25,6 +25,8 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     heartbeat_keep_ms: int = 3_600_000
     exits: bool = True
     """A process of its own: it may be killed when the lease is lost or an agent is stuck."""
+    fallback: bool = False
+    """The log stands in for another: fencing tokens of generation 0 are below all of that one."""
     capture: bool = True
     """Whether what agents print and log goes to the log files."""
 

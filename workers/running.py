@@ -130,7 +130,7 @@ class Running:
                 f"role {self.state.role_type!r} is not declared on this worker's host"
             )
         house, state = self.house, self.state
-        generation, _ = house.log.floor(state.pool_name)
+        generation = 0 if house.fallback else house.log.floor(state.pool_name)[0]
         self._context = Context(
             state,
             read_spec(self._spec),

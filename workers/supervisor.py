@@ -64,6 +64,8 @@ class SupervisorOptions(Struct, frozen=True, kw_only=True):
     poll_seconds: float = 1.0
     shutdown_seconds: float = SHUTDOWN_SECONDS
     single_process: bool = False
+    fallback: bool = False
+    """Whether the log stands in for another: see `WorkerOptions`."""
 
 
 class Supervisor:
@@ -254,6 +256,7 @@ class Supervisor:
             through_pgbouncer=options.through_pgbouncer,
             owner_pid=options.owner_pid,
             owner_start_time=options.owner_start_time,
+            fallback=options.fallback,
         )
 
     # ---- leaving -----------------------------------------------------------------------------

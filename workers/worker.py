@@ -260,6 +260,7 @@ class Worker:
             roles=self._roles,
             database=self._database,
             output=self._output,
+            fallback=self._options.fallback,
             suspicious=self._lease.renew_soon,
         )
 

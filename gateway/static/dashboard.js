@@ -71,6 +71,8 @@ async function draw() {
     const all = await ask.json("/api/v1/agents/monitor/dashboard");
     byId("version").textContent = all.version;
     byId("gate").hidden = true;
+    byId("fallback").textContent = all.fallback;
+    byId("fallback").hidden = !all.fallback;
     drawFigures(all.pools);
     byId("pools").replaceChildren(...all.pools.map((pool) =>
       drawPool(pool, all.workers.filter((w) => w.pool_name === pool.pool_name), all.agents[pool.pool_name])));

@@ -15,11 +15,13 @@ import msgspec
 from msgspec import Struct
 
 from eventstore.events import Error
-from muster.commands.command import Refused, ServiceUnreachable
+from muster.commands.command import Refused, ServiceUnreachable, note
 from muster.commands.connecting import Service
 
 BASE = "/api/v1/agents"
 EVENTS = "/api/v1/events"
+FALLBACK = "muster-fallback"
+"""The header of a gateway whose log stands in for another, in lower case."""
 TIMEOUT_SECONDS = 30.0
 T = TypeVar("T")
 Query = Mapping[str, str | int | None]
@@ -98,6 +100,7 @@ class Gateway:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self._fallback_told = False
         self._parts = urlsplit(service.url)
 
     def get(self, path: str, query: Query | None = None) -> Answer:
@@ -119,6 +122,7 @@ class Gateway:
         if body is not None:
             content, sent["Content-Type"] = msgspec.json.encode(body), "application/json"
         answer = self._exchange(method, _target(path, query), content, sent, timeout_seconds)
+        self._tell_fallback(answer)
         if answer.status == 401:
             raise NotAuthorised
         if answer.status >= 400:
@@ -149,6 +153,13 @@ class Gateway:
             return
         finally:
             connection.close()
+
+    def _tell_fallback(self, answer: Answer) -> None:
+        """Say once that what is shown is not of the real log."""
+        mode = answer.headers.get(FALLBACK)
+        if mode and not self._fallback_told:
+            self._fallback_told = True
+            note(f"(a fallback answers, {mode}: the real Redis was away when it was started)")
 
     def _authorization(self) -> dict[str, str]:
         token = self.service.token

@@ -28,6 +28,8 @@ class Running(Struct, frozen=True, kw_only=True):
     database_url: str = ""
     key_prefix: str = ""
     log_dir: str = ""
+    fallback: str = ""
+    """Why its log stands in for another."""
     pid: int = 0
 
 

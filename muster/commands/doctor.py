@@ -43,9 +43,17 @@ def run(args: argparse.Namespace) -> int:
         checks += check_database(database)
     else:
         checks.append(_not_named("database", "--database-url"))
-    checks += check_host(redis_here=is_here(redis))
+    checks += [*check_host(redis_here=is_here(redis)), *_fallback(connecting.running(args))]
     _tell(checks, as_json=args.json)
     return int(any(check.level is Level.FAIL for check in checks))
+
+
+def _fallback(running: connecting.Running) -> list[Check]:
+    """Whether the `muster up` of this data directory runs on a log that stands in for another."""
+    if not running.fallback:
+        return []
+    change = "once that Redis answers, restart `muster up`: it changes over"
+    return [Check("muster up", "log", Level.WARN, running.fallback, change)]
 
 
 def is_here(redis_url: str) -> bool:

@@ -3,12 +3,14 @@
 import re
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from eventstore.agent import Fail, RestartPolicy
 from eventstore.events import Error
 from gateway.app import routes
+from gateway.fallback import Leftover, Leftovers
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage
 from tests.integration.projector_stage import POOL
 from tests.waiting import until
@@ -25,6 +27,8 @@ PROMISED = {
     "muster_projection_lag_seconds",
     "muster_loop_lag_seconds",
     "muster_restarts",
+    "muster_fallback",
+    "muster_fallback_can_end",
 }
 """Families; the parser takes `_total` off a counter's name."""
 
@@ -203,6 +207,21 @@ async def test_a_page_runs_only_our_own_files(stage, path):
     assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=|https?://", html)
 
 
+async def test_what_a_change_over_left_is_an_alert_until_its_file_is_gone(redis_url, tmp_path):
+    path = tmp_path / "fallback-leftovers.json"
+    left = [Leftover(reason="no such pool", pool_name="p", agent_id=f"a{n}") for n in range(5)]
+    path.write_bytes(msgspec.json.encode(Leftovers(since_ms=7, left=left, report="r")))
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    async with gateway_stage(redis_url, database, leftovers=str(path)) as stage:
+        found = (await _alerts(stage))["fallback-left-over"]
+        assert (found["severity"], found["since"]) == ("critical", 7)
+        assert "agent a0 of pool 'p': no such pool" in found["message"]
+        assert "and 2 more" in found["message"]
+        assert str(path) in found["action"]
+        path.unlink()
+        assert "fallback-left-over" not in await _alerts(stage)
+
+
 async def test_every_answer_forbids_sniffing_and_framing_and_has_an_id(stage):
     for path in ("/", "/healthz", AGENTS, "/nowhere"):
         headers = (await stage.get(path, headers={"X-Request-Id": "mine-1"})).headers
@@ -226,4 +245,5 @@ async def test_ready_and_alive(stage):
     alive = await stage.get("/healthz", headers={"Host": "10.0.0.1:8000"})
     assert (alive.status, alive.json) == (200, {"status": "alive"})
     await stage.stage.settle()
-    assert (await stage.get("/readyz")).json == {"status": "ready", "reasons": []}
+    ready = (await stage.get("/readyz")).json
+    assert (ready["status"], ready["reasons"], ready["fallback"]) == ("ready", [], False)

@@ -185,8 +185,8 @@ def test_every_metric_is_listed_and_no_other() -> None:
 
 # ---- settings and tables ---------------------------------------------------------------------
 
-RUN_TIME: set[str] = {"roles", "pools", "sources"}
-"""Of `Settings`: what tables of the file become, and where values came from."""
+RUN_TIME: set[str] = {"roles", "pools", "sources", "stand_in_views"}
+"""Of `Settings`: what tables of the file become, where values came from, a fallback's own."""
 
 
 def test_every_setting_is_listed_with_its_names(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,79 @@
+"""What a gateway tells while its log stands in for another, and of what that left behind.
+
+A fallback is a single process on a log of its own, because the real Redis did not answer when it
+started. Whoever started it fills in `Fallback`; its probe notes there when the real one is back.
+What a change-over could not hand over stands in a file until somebody takes it away.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+HEADER: Final = "Muster-Fallback"
+"""On every answer of a gateway whose log stands in for another."""
+NAMED_MAX: Final = 3
+"""So many of what was left are named in the alert; the file has all."""
+
+
+class Fallback(Struct, kw_only=True):
+    """A log that stands in. Times are in milliseconds since 1970."""
+
+    mode: str
+    reason: str
+    """What the real Redis said when it was given up."""
+    real: str
+    """Its address, without a password."""
+    since_ms: int
+    returned_ms: int = 0
+    """Since when the real one answers again; 0 while it does not."""
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        text = f"fallback ({self.mode}): {self.real} could not be reached at the start"
+        back = ". It answers again: the next start changes over" if self.returned_ms else ""
+        return f"{text} ({self.reason}){back}"
+
+
+class Leftover(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An agent (or pool) of a fallback that the real log does not have."""
+
+    reason: str
+    log_id: str = ""
+    """Of the fallback."""
+    pool_name: str = ""
+    agent_id: str = ""
+    project_id: str = ""
+    role_type: str = ""
+
+    @property
+    def sentence(self) -> str:
+        what = f"agent {self.agent_id} of pool {self.pool_name!r}" if self.agent_id else (
+            f"pool {self.pool_name!r}" if self.pool_name else "the change-over"
+        )  # fmt: skip
+        return f"{what}: {self.reason}"
+
+
+class Leftovers(Struct, frozen=True, kw_only=True):
+    """What one or more change-overs left, as the file has it."""
+
+    since_ms: int
+    left: Sequence[Leftover]
+    report: str
+    """The folder of the latest one."""
+
+
+def read_leftovers(path: str) -> Leftovers | None:
+    """What was left; None if nothing was. A file that cannot be read is told as one leftover."""
+    if not path:
+        return None
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=Leftovers)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        unread = Leftover(reason=f"{path} cannot be read: {error}")
+        return Leftovers(since_ms=0, left=(unread,), report="")

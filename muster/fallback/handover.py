@@ -1,0 +1,182 @@
+"""The change-over: what lived in the fallback goes on in the real log, once, or is named.
+
+    for every agent:  ended in the fallback, with its entry in the outbox   (one step)
+                      asked for in the real log, under an id of its own     (one step, repeatable)
+                      the outcome noted beside the entry
+    at the end:       the fallback's archive completed, the report written, the folder renamed
+
+`muster up` does this while nothing of either log runs on this host, with the data folder's lock in
+hand. Whatever ends it half-way, the next start goes on: an agent that is still alive in the
+fallback was never asked for in the real log; one that was ended there is asked for again, which
+the real log answers with what it did the first time. Where Redis is away again at that next start,
+the fallback serves what is still alive in it, and nothing else.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from eventstore.agent import Agent
+from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown
+from eventstore.log import CATALOGUE
+from eventstore.pool import Pool
+from gateway.fallback import Leftover
+from muster.fallback import report as reports
+from muster.fallback.asking import side_by_side
+from muster.fallback.folder import Folder
+from muster.fallback.giving import Giver
+from muster.fallback.outbox import Entry, Key, Result, request_of
+from muster.fallback.report import Report
+from muster.fallback.taking import Taker
+from muster.settings import Settings
+from projector.queries import Views
+from projector.service import Projector, ProjectorOptions
+
+ARCHIVE_SECONDS: Final = 60.0
+
+
+async def hand_over(
+    settings: Settings, folder: Folder, fallback_url: str, damaged: Mapping[str, str]
+) -> Report:
+    """Hand over, or name, all that lives in the fallback. Raises `LogError` where a log is away.
+
+    `damaged`: pools whose real log has to be recovered first, and why.
+    """
+    giver = Giver(fallback_url)
+    taker = Taker(settings.redis_url, settings.key_prefix, folder.identity().log_id, settings.roles)
+    views = Views(folder.views_url)
+    try:
+        await views.start()
+        await taker.start()
+        pools = await giver.pools()
+        refusals = {
+            name: damaged.get(name) or await _pool(giver, taker, views, name) for name in pools
+        }
+        waiting = [_waits(name, why) for name, why in refusals.items() if why]
+        entries = [entry for name in pools for entry in await giver.outbox(name)]
+        reports.log_entries(entries)
+        left = _pools_left(pools, await giver.touched(), taker)
+        archived = bool(waiting) or await _archive(giver, views, folder, fallback_url, pools)
+        return Report(
+            fallback=folder.identity(),
+            entries=entries,
+            pools=left,
+            waiting=waiting,
+            archived=archived,
+        )
+    finally:
+        await views.stop()
+        await taker.close()
+        await giver.close()
+
+
+def conclude(report: Report, settings: Settings, folder: Folder) -> Path:
+    """Once the fallback's server has ended: write everything down, and retire the folder."""
+    place = folder.last_place() if report.done else folder.path
+    reports.write(report, folder)
+    reports.write_leftovers(report, settings.leftovers, place)
+    if report.done:
+        folder.retire(place)
+    return place
+
+
+# ---- a pool ----------------------------------------------------------------------------------
+
+
+async def _pool(giver: Giver, taker: Taker, views: Views, name: str) -> str:
+    """Everything of one pool; answers why the real log does not take it now, if it does not."""
+    try:
+        keys = await giver.remembered(name)
+        noted = await giver.outbox(name)
+        await side_by_side(_settle(giver, taker, entry) for entry in noted)
+        await taker.measure(name)
+        live = await giver.live(name)
+        await side_by_side(_hand_over(giver, taker, agent, keys) for agent in live)
+        await _record_ended(giver, taker, views, name, keys)
+    except (LogUnreachable, OutcomeUnknown):
+        raise
+    except LogError as error:
+        return str(error)
+    return ""
+
+
+def _waits(name: str, why: str) -> Leftover:
+    return Leftover(pool_name=name, reason=f"it waits for the next start: {why}")
+
+
+async def _hand_over(giver: Giver, taker: Taker, agent: Agent, keys: Mapping[str, Key]) -> None:
+    key = keys.get(agent.agent_id)
+    refused = "" if agent.stop else await taker.refusal(agent, key)
+    await _settle(giver, taker, await giver.give(agent, key, refused=refused))
+
+
+async def _settle(giver: Giver, taker: Taker, entry: Entry) -> None:
+    """Have the real log's answer to an entry, unless it is known already."""
+    if entry.result is Result.OPEN:
+        await giver.note(await taker.take(entry, int(time.time() * 1000)))
+
+
+async def _record_ended(
+    giver: Giver, taker: Taker, views: Views, name: str, keys: Mapping[str, Key]
+) -> None:
+    """Agents that came and went in the fallback, and whose client may still repeat its key."""
+    known = {entry.agent_id for entry in await giver.outbox(name)}
+    for agent_id, key in keys.items():
+        if agent_id in known or not key.from_client(agent_id) or taker.pool(name) is None:
+            continue
+        agent = await giver.ended(views, name, agent_id)
+        if agent is None:
+            continue
+        entry = Entry(
+            pool_name=name,
+            agent_id=agent_id,
+            request=request_of(agent),
+            since_ms=int(time.time() * 1000),
+            alive=False,
+            key=key,
+        )
+        await giver.note(entry)
+        await _settle(giver, taker, entry)
+
+
+def _pools_left(pools: Mapping[str, Pool], touched: set[str], taker: Taker) -> Sequence[Leftover]:
+    """Pools that are not in the real log as people left them in the fallback."""
+    left = []
+    for name, pool in pools.items():
+        real = taker.pool(name)
+        if real is None:
+            reason = "" if pool.deleted else "it is not in the real log"
+        elif name not in touched:
+            reason = ""
+        elif pool.deleted:
+            reason = "it was deleted in the fallback, and stands in the real log"
+        else:
+            changed = pool.config != real.config
+            reason = "its settings were changed in the fallback only" if changed else ""
+        if reason:
+            left.append(Leftover(pool_name=name, reason=reason))
+    return left
+
+
+# ---- the archive -----------------------------------------------------------------------------
+
+
+async def _archive(
+    giver: Giver, views: Views, folder: Folder, url: str, pools: Mapping[str, Pool]
+) -> bool:
+    """Have the fallback's views hold all of its events; False if they do not in time."""
+    projector = Projector(ProjectorOptions(redis_url=url, database_url=folder.views_url))
+    await projector.start()
+    try:
+        async with asyncio.timeout(ARCHIVE_SECONDS):
+            for name in (CATALOGUE, *pools):
+                seq = await giver.head(name)
+                if seq and not await views.wait_for(name, seq, timeout_seconds=ARCHIVE_SECONDS):
+                    return False
+    except TimeoutError:
+        return False
+    finally:
+        await projector.stop()
+    return True

@@ -1,0 +1,108 @@
+"""What a change-over did, for people, for the log, and for the alert."""
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.fallback import Leftover, Leftovers, read_leftovers
+from muster.fallback.files import write_whole
+from muster.fallback.folder import Folder, Identity
+from muster.fallback.outbox import Entry, Result
+
+log = structlog.get_logger("muster.fallback")
+
+NAME: Final = "report.json"
+PRINTED_MAX: Final = 20
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """Every agent of a fallback that a change-over found, with what became of it."""
+
+    fallback: Identity
+    entries: Sequence[Entry]
+    pools: Sequence[Leftover] = ()
+    """Pools of the fallback that the real log does not have, or has with other settings."""
+    waiting: Sequence[Leftover] = ()
+    """What keeps the change-over from its end: it goes on at the next start."""
+    archived: bool = True
+    """Whether the fallback's views hold all of its events."""
+
+    def of(self, result: Result) -> list[Entry]:
+        return [entry for entry in self.entries if entry.result is result]
+
+    @property
+    def done(self) -> bool:
+        return not self.waiting and not self.of(Result.OPEN)
+
+    @property
+    def leftovers(self) -> list[Leftover]:
+        agents = [_leftover(entry) for entry in self.of(Result.LEFT) if entry.alive]
+        log_id = self.fallback.log_id
+        return [replace(one, log_id=log_id) for one in (*agents, *self.pools, *self.waiting)]
+
+    def lines(self) -> list[str]:
+        """For the terminal: how many, and by name what was not handed over."""
+        counts = {result: len(self.of(result)) for result in Result}
+        said = ", ".join(
+            f"{counts[result]} {text}"
+            for result, text in (
+                (Result.HANDED_OVER, "handed over"),
+                (Result.RECORDED, "recorded as ended"),
+                (Result.ENDED, "ended as had been asked for"),
+                (Result.LEFT, "not handed over"),
+                (Result.OPEN, "still to be handed over"),
+            )
+            if counts[result]
+        )
+        left = [f"  not handed over: {one.sentence}" for one in self.leftovers]
+        more = [f"  and {len(left) - PRINTED_MAX} more"] if len(left) > PRINTED_MAX else []
+        first = f"change-over from the fallback for {self.fallback.real}: "
+        return [first + (said or "nothing lived in it"), *left[:PRINTED_MAX], *more]
+
+
+def _leftover(entry: Entry) -> Leftover:
+    return Leftover(
+        reason=entry.reason,
+        pool_name=entry.pool_name,
+        agent_id=entry.agent_id,
+        project_id=entry.request.project_id,
+        role_type=entry.request.role_type,
+    )
+
+
+def log_entries(entries: Iterable[Entry]) -> None:
+    """A line for every agent."""
+    for entry in entries:
+        pool, agent_id = entry.pool_name, entry.agent_id
+        if entry.result is Result.LEFT:
+            log.warning("fallback.left", agent_id=agent_id, pool=pool, reason=entry.reason)
+        elif entry.result is not Result.OPEN:
+            log.info(
+                "fallback.handed_over", agent_id=agent_id, pool=pool, result=entry.result.value
+            )
+
+
+def write(report: Report, folder: Folder) -> None:
+    """The report into the fallback's folder."""
+    text = msgspec.json.format(msgspec.json.encode(report))
+    write_whole(folder.path / NAME, text + b"\n")
+
+
+def write_leftovers(report: Report, path: Path, where: Path) -> None:
+    """What was left, beside what other fallbacks left. Saying it again changes nothing."""
+    before = read_leftovers(str(path))
+    others = [
+        one for one in (before.left if before else ()) if one.log_id != report.fallback.log_id
+    ]
+    left = [*others, *report.leftovers]
+    if not left:
+        path.unlink(missing_ok=True)
+        return
+    told = Leftovers(since_ms=int(time.time() * 1000), left=left, report=str(where))
+    write_whole(path, msgspec.json.format(msgspec.json.encode(told)) + b"\n")

@@ -1,0 +1,229 @@
+"""Redis is away when `muster up` starts, comes back, and takes over at a later start."""
+
+import asyncio
+import json
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from eventstore.ids import new_id
+from tests import invariants
+from tests.conftest import MakeServer
+from tests.e2e.conftest import ACTING, CONFIG
+from tests.e2e.system import MUSTER, POOL, System
+from tests.e2e.test_refusals import one_line, refused
+from tests.killed import STEPS
+from tests.pools import raw_events
+from tests.servers import RedisLikeServer
+from tests.waiting import until
+
+AGENTS = "/api/v1/agents"
+MODE = "single-process"
+KILLED_SECONDS = 30
+PROBE_SECONDS = 20
+TELLING = """async def start(self, context):
+        print("token", context.fencing_token)"""
+
+
+def falling_back(project: Path, server: RedisLikeServer, **env: str) -> System:
+    wanted = {"MUSTER_REDIS_URL": server.url, "MUSTER_FALLBACK": MODE, **env}
+    return System(project, config=CONFIG, env=wanted)
+
+
+async def asked(system: System, key: str, **more: Any) -> tuple[int, Any]:
+    """Ask for an agent under a key."""
+    body = {"project_id": "demo", "role_type": "developer", "pool_name": POOL, **more}
+    headers = {"Prefer": "wait=10", "Idempotency-Key": key}
+    return await system.call("POST", f"{AGENTS}/spawn", body, headers=headers)
+
+
+async def alerts(system: System) -> set[str]:
+    found = await system.get(f"{AGENTS}/monitor/alerts")
+    return {alert["name"] for alert in found["alerts"]}
+
+
+def killed(system: System, step: str) -> None:
+    """A start that is killed right after a step of its change-over."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.killed",
+            step,
+            "up",
+            "--data-dir",
+            str(system.data),
+            *system.arguments,
+        ],
+        env=system.env,
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=KILLED_SECONDS,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, (step, done.stdout + done.stderr)
+
+
+async def test_what_a_fallback_took_on_runs_once_in_the_real_log_wherever_a_start_is_killed(
+    project: Path, redis_server: MakeServer
+) -> None:
+    """Each step of the change-over is the last one of a start; then one goes through."""
+    telling = ACTING.replace("async def start(self, context):", TELLING)
+    (project / "acting.py").write_text(telling)
+    server = redis_server()
+    server.stop()
+    async with falling_back(project, server) as system:
+        alive = {}
+        for number in range(5):
+            status, agent = await asked(system, f"key-{number}", input={"n": number})
+            assert (status, agent["status"]) == (200, "running")
+            alive[f"key-{number}"] = agent["agent_id"]
+        _, ended = await asked(system, "key-ended")
+        await system.call(
+            "POST", f"{AGENTS}/terminate", {"pool_name": POOL, "agent_id": ended["agent_id"]}
+        )
+        await system.is_status(ended["agent_id"], "terminated")
+        assert tokens(system.data) == {"0"}, "below every token of the real log"
+        await says_so(system)
+        server.start()
+        await until(lambda: can_end(system), timeout=PROBE_SECONDS)
+        assert await alerts(system) == {"fallback-active", "fallback-can-end"}
+        assert await system.stop() == 0
+
+        for step in STEPS:
+            await asyncio.to_thread(killed, system, step)
+        await system.start()
+        await system.running(5)
+        assert tokens(system.data) == {"0", "1"}
+        assert "Muster-Fallback" not in await headers_of(system, "/healthz")
+        for key, agent_id in alive.items():
+            status, agent = await asked(system, key, input={"n": int(key[-1])})
+            assert (status, agent["agent_id"]) == (200, agent_id)
+        status, problem = await asked(system, "key-ended")
+        assert (status, problem["agent_id"]) == (409, ended["agent_id"])
+        assert problem["type"] == "agent-withdrawn"
+        assert await alerts(system) == set()
+        await asyncio.to_thread(system.verify)
+        every = [*alive.values(), ended["agent_id"]]
+        requested = [e for e in raw_events(server.url) if e["type"] == "agent.requested"]
+        assert sorted(event["subject"] for event in requested) == sorted(every)
+        assert {event["actor"] for event in requested} == {"fallback"}
+        offences = invariants.check(server.url, acknowledged=every, views=system.views())
+        assert offences == []
+        kept_whole(system.data, alive.values())
+
+
+def tokens(data: Path) -> set[str]:
+    """The generations of the fencing tokens that agents were given so far, as they printed them."""
+    told = [path.read_text() for path in data.glob(f"logs/{POOL}/*.jsonl")]
+    return set(re.findall(r"token (\d+):\d+", "".join(told)))
+
+
+async def says_so(system: System) -> None:
+    """Every kind of answer carries the header; the probes and commands say why."""
+    for path in ("/", "/static/muster.css", "/nowhere", AGENTS, f"{AGENTS}/{new_id()}", "/metrics"):
+        assert (await headers_of(system, path))["Muster-Fallback"] == MODE
+    assert (await headers_of(system, "/api/v1/events"))["Muster-Fallback"] == MODE
+    ready = await system.get("/readyz")
+    assert (ready["status"], ready["fallback"], ready["fallback_can_end"]) == ("ready", True, False)
+    health = await system.get(f"{AGENTS}/health")
+    assert health["fallback"]
+    assert system.env["MUSTER_REDIS_URL"] in health["fallback_reason"]
+    assert await alerts(system) == {"fallback-active"}
+    assert "a fallback answers" in system.muster("ps").stderr
+    assert "WARN" in line_of(system.muster("doctor", check=False).stdout, "muster up")
+    assert "WARNING: fallback" in system.said()
+
+
+async def headers_of(system: System, path: str) -> Any:
+    async with aiohttp.ClientSession() as session, session.get(system.url + path) as answer:
+        return answer.headers
+
+
+async def can_end(system: System) -> bool:
+    return bool((await system.get("/readyz"))["fallback_can_end"])
+
+
+def line_of(text: str, words: str) -> str:
+    return next(line for line in text.splitlines() if words in line)
+
+
+def kept_whole(data: Path, handed: Any) -> None:
+    """The fallback is out of the way, its archive tells the end of every agent handed over."""
+    assert not (data / "fallback").exists()
+    [kept] = data.glob("fallback-2*")
+    report = json.loads((kept / "report.json").read_text())
+    results = sorted(entry["result"] for entry in report["entries"])
+    assert results == ["handed-over"] * 5 + ["recorded"]
+    with sqlite3.connect(f"file:{kept / 'views.db'}?mode=ro", uri=True) as database:
+        rows = database.execute(
+            "SELECT subject FROM events WHERE type = 'agent.terminated' AND data LIKE ?",
+            ('%"handed-over"%',),
+        ).fetchall()
+    assert sorted(row[0] for row in rows) == sorted(handed)
+    assert not (data / "fallback-leftovers.json").exists()
+
+
+async def test_a_fallback_on_a_host_that_is_not_alone_is_refused(
+    project: Path, redis_server: MakeServer
+) -> None:
+    """The other host is known from when Redis was there: it may reach it, and serve that log."""
+    server = redis_server()
+    async with falling_back(project, server) as system:
+        elsewhere = subprocess.Popen(
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "muster",
+                "supervisor",
+                "--config",
+                str(project / "muster.toml"),
+            ],
+            cwd=project,
+            env={**system.env, "MUSTER_HOST_ID": "elsewhere", "MUSTER_FALLBACK": "none"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            await until(lambda: "elsewhere" in recorded(system.data), timeout=20)
+            assert await system.stop() == 0
+        finally:
+            server.stop()
+            elsewhere.kill()
+            elsewhere.wait()
+        said = one_line(refused(project, env=only_ours(system.env), config=CONFIG))
+        assert re.search(r"other hosts are registered: elsewhere \(", said), said
+        assert not (system.data / "fallback").exists()
+
+
+def only_ours(env: Any) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith("MUSTER_")}
+
+
+def recorded(data: Path) -> str:
+    path = data / "surroundings.json"
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_role_alone_has_no_fallback(project: Path) -> None:
+    done = subprocess.run(
+        [*MUSTER, "gateway", "--redis-url", "redis://127.0.0.1:1"],
+        cwd=project,
+        env={**System(project).env, "MUSTER_FALLBACK": MODE},
+        capture_output=True,
+        text=True,
+        timeout=KILLED_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "MUSTER_FALLBACK: a fallback is of `muster up` alone" in done.stderr

@@ -1,0 +1,110 @@
+"""A fallback's folder filled by hand, and the change-over as a start does it."""
+
+from pathlib import Path
+from typing import Any
+
+from eventstore.agent import RestartPolicy
+from eventstore.catalogue import CatalogueLog
+from eventstore.connection import connect
+from eventstore.keys import Keys
+from eventstore.log import Log
+from eventstore.pool import PoolConfig
+from eventstore.reader import Reader
+from eventstore.server import EmbeddedServer
+from eventstore.step import Origin
+from muster.fallback.changeover import ChangeOver
+from muster.fallback.folder import Folder
+from muster.roles import prepare
+from muster.settings import Settings, load
+from tests.pools import TestPool, raw_events
+
+POOL = "developer_pool"
+NARROW, TESTERS = "narrow_pool", "tester_pool"
+CONFIG = """\
+[roles.developer]
+agent = "workers.builtin:Placeholder"
+[roles.tester]
+agent = "workers.builtin:Placeholder"
+[pools.developer_pool]
+role = "developer"
+lease_seconds = 1
+renew_seconds = 0.3
+[pools.narrow_pool]
+role = "developer"
+lease_seconds = 1
+renew_seconds = 0.3
+backlog_limit = 1
+[pools.tester_pool]
+role = "tester"
+lease_seconds = 1
+renew_seconds = 0.3
+"""
+OTHER = "made_in_the_fallback"
+DAY = "key:asked-for-by-a-client"
+POLICY = RestartPolicy(limit=5, backoff_min_ms=60_000, backoff_max_ms=60_000)
+
+
+class Fallback:
+    """A fallback's folder, filled through its log, with no worker on it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = Folder(settings.data_dir)
+        self.folder.open("redis://real", "it did not answer")
+        self.server: EmbeddedServer = self.folder.server(appendfsync="always")
+
+    async def __aenter__(self) -> "Fallback":
+        self.server.start()
+        self.log = Log(connect(self.server.url), Keys())
+        self.reader = Reader(self.server.url)
+        self.catalogue = CatalogueLog(self.log, self.reader)
+        await self.catalogue.found()
+        self.pool = await self.make(POOL, "configuration")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.reader.close()
+        await self.log.client.aclose()
+        self.server.stop()
+
+    async def make(self, name: str, actor: str = "http", **config: Any) -> TestPool:
+        origin = Origin(actor=actor)
+        await self.catalogue.create_pool(name, "developer", PoolConfig(**config), origin)
+        return TestPool(self.log, name)
+
+    async def spawn(self, pool: TestPool | None = None, **asked: Any) -> str:
+        return (await (pool or self.pool).spawn(**asked)).agent_id
+
+
+def settings_on(redis_url: str, folder: Path) -> Settings:
+    """A data folder, and a real Redis that answers. The current folder must be `folder`."""
+    (folder / "d").mkdir()
+    (folder / "muster.toml").write_text(CONFIG)
+    return load({"redis_url": redis_url, "data_dir": folder / "d"}, {})
+
+
+async def change_over(settings: Settings) -> list[str]:
+    """As a start does it; what it says."""
+    change = ChangeOver(settings)
+    assert change.needed
+    await change.check()
+    whole = await prepare(settings)
+    try:
+        await change.run(whole=whole)
+    finally:
+        change.server.stop()
+    return list(change.conclude())
+
+
+def ids(url: str, kind: str = "agent.requested", pool: str = POOL) -> list[str]:
+    return sorted(event["subject"] for event in raw_events(url, pool) if event["type"] == kind)
+
+
+async def spawn_for_real(settings: Settings, **asked: Any) -> str:
+    """An agent that the real log has from before."""
+    await prepare(settings)
+    client = connect(settings.redis_url)
+    try:
+        return (await TestPool(Log(client, Keys())).spawn(**asked)).agent_id
+    finally:
+        await client.aclose()
