@@ -38,11 +38,14 @@ from eventstore.errors import (
 )
 from eventstore.ids import new_id
 from eventstore.keys import Keys
+from eventstore.retention import Retention, Trimmed
 from eventstore.step import Argument, Fence, Origin, Step
 from eventstore.worker import Worker, WorkerCommand
 
 ATTEMPTS = 8
 """How often a step is decided anew when others were faster."""
+TRIMMED_AT_ONCE = 5_000
+"""About how many entries of a stream one step of trimming takes: a few milliseconds of Redis."""
 
 
 class Outcome(StrEnum):
@@ -154,9 +157,11 @@ class Log:
         *,
         make_id: Callable[[], str] = new_id,
         outlives: bool = True,
+        retention: Retention | None = None,
     ) -> None:
         self.client = client
         self.keys = keys
+        self.retention = retention or Retention()
         self.new_id = make_id
         self.outlives = outlives
         self._floors: dict[str, tuple[int, int]] = {}
@@ -190,7 +195,7 @@ class Log:
         self.raise_floor(pool, generation, seq)
 
     def step(self, pool: str, origin: Origin) -> Step:
-        return Step(pool, self.new_id, origin)
+        return Step(pool, self.new_id, origin, ended_ms=self.retention.ended_ms)
 
     # ---- scripts -----------------------------------------------------------------------------
 
@@ -280,6 +285,18 @@ class Log:
                 if len(entry) > 1
             ),
         )
+
+    async def trim(self, pool: str, generation: int, archived_seq: int) -> Trimmed:
+        """Let a piece of what is old leave Redis; of events only what the archive has.
+
+        `generation`, `archived_seq`: how far the archive goes, 0 for events that must all stay.
+        Raises as `commit` does. To be repeated while there is `more`.
+        """
+        kept = self.retention
+        bounds = (kept.age_ms, kept.events, kept.heartbeats_ms, TRIMMED_AT_ONCE)
+        reply = await self._guarded("trim", pool, generation, archived_seq, *bounds)
+        events, others, more = reply.rest
+        return Trimmed(int(events), int(others), bool(more))
 
     # ---- read, decide, commit ----------------------------------------------------------------
 

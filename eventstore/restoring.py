@@ -22,7 +22,7 @@ from eventstore.errors import Halted, LogError, LogUnreachable
 from eventstore.events import LogRecovered
 from eventstore.log import CATALOGUE, Log, Outcome, Reply
 from eventstore.salvage import salvage_key
-from eventstore.step import ENDED_WORKER_MS, Fence, Origin, Step
+from eventstore.step import Fence, Origin, Step
 from eventstore.worker import Worker
 
 CHUNK: Final = 200
@@ -111,7 +111,7 @@ class Restoring:
             step.worker(worker.worker_id, worker, bodies, epoch=self._epoch)
             counted = ("agent_count", "0", "last_heartbeat", "0", "renewal", "0")
             step.write("process", worker.worker_id, 3, *counted)
-            step.write("forget", worker.worker_id, ENDED_WORKER_MS)
+            step.write("forget", worker.worker_id, self._log.retention.ended_ms)
             step.write("meta", "epoch", self._epoch)
             await self._write(step)
         return epochs

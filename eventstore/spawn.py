@@ -14,7 +14,7 @@ from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown, Recovere
 from eventstore.events import AgentRequested
 from eventstore.log import Log, Outcome
 from eventstore.pool import Pool
-from eventstore.step import CLIENT_OPERATION_MS, OUR_OPERATION_MS, Origin
+from eventstore.step import Origin
 
 
 class Submitted(Struct, frozen=True, kw_only=True):
@@ -42,13 +42,13 @@ async def submit(
     digest: str,
     from_client: bool = False,
 ) -> Submitted:
-    """Ask for an agent. `from_client`: the operation id is an `Idempotency-Key`, kept for 24 h.
+    """Ask for an agent. `from_client`: the operation id is an `Idempotency-Key`, kept for longer.
 
     `agent_id` and `operation_id` are the caller's, so that it can name them if no reply comes:
     after one repetition of its own, `OutcomeUnknown` says that nobody knows. Raises also
     `LogUnreachable`, `LogMissing`, `RolledBack`, `MemoryExhausted`.
     """
-    keep_ms = CLIENT_OPERATION_MS if from_client else OUR_OPERATION_MS
+    keep_ms = log.retention.keys_ms if from_client else log.retention.operation_ms
     request = replace(
         request,
         operation_id=operation_id,

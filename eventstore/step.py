@@ -24,14 +24,6 @@ from eventstore.events import (
 )
 from eventstore.worker import Worker, WorkerStatus
 
-ENDED_AGENT_MS = 3_600_000
-"""How long the hash of an ended agent stays; its history stays in the log."""
-ENDED_WORKER_MS = 3_600_000
-OUR_OPERATION_MS = 600_000
-"""How long operation ids of our own making are remembered."""
-CLIENT_OPERATION_MS = 86_400_000
-"""How long an `Idempotency-Key` is remembered."""
-
 Argument: TypeAlias = str | bytes | int
 
 
@@ -53,10 +45,16 @@ class Fence(Struct, frozen=True):
 
 
 class Step:
-    """Clauses for `scripts/commit.lua`. Checks may be added in any order; all come first."""
+    """Clauses for `scripts/commit.lua`. Checks may be added in any order; all come first.
 
-    def __init__(self, pool: str, new_id: Callable[[], str], origin: Origin) -> None:
+    `ended_ms`: how long the hash of what ends stays in Redis; its history stays in the log.
+    """
+
+    def __init__(
+        self, pool: str, new_id: Callable[[], str], origin: Origin, *, ended_ms: int
+    ) -> None:
         self.pool = pool
+        self.ended_ms = ended_ms
         self.checks: list[Argument] = []
         self.writes: list[Argument] = []
         self.events: list[Event] = []
@@ -178,7 +176,7 @@ class Step:
             self.write("due", agent_id, new.due_ms)
             self.write("signal", "due", new.due_ms)
         elif new.ended:
-            self.write("ended", agent_id, ENDED_AGENT_MS)
+            self.write("ended", agent_id, self.ended_ms)
         if old is not None and new.stop is not old.stop and new.held:
             self.write("inbox", new.worker_id, f"stop:{agent_id}")
 
@@ -221,7 +219,7 @@ class Step:
         if new.status is WorkerStatus.STOPPED:
             self.check("empty", worker_id)
             self.check("settled", worker_id)
-            self.write("forget", worker_id, ENDED_WORKER_MS)
+            self.write("forget", worker_id, self.ended_ms)
         elif new.status is WorkerStatus.LOST:
             self.write("lost", worker_id)
             self.write("signal", "lost", worker_id)

@@ -7,15 +7,22 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from eventstore.errors import LogUnreachable
+from eventstore.retention import Retention
 from gateway.backend import Backend
 from gateway.fallback import NAMED_MAX, Fallback, Leftovers, read_leftovers
-from gateway.probing import RedisFacts, view_facts
+from gateway.probing import RedisFacts, Standing, standing, view_facts
 from projector.queries import EventRow, PoolRow, Views
 
 WINDOW_MS: Final = 600_000
 """For how long a loss or failure is shown."""
 LAG_SECONDS: Final = 5.0
 MEMORY_SHARE: Final = 0.8
+UNTRIMMED: Final = 2.0
+"""So many times what the retention says, in events or in age, is too much …"""
+BURST: Final = 100_000
+LATE_MS: Final = 600_000
+"""… if it is also so much more: what one sweep may leave to the next."""
 LISTED: Final = 100
 
 
@@ -43,6 +50,8 @@ async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> l
     found += _unsaved(backend)
     found += _fallback(backend.options.fallback)
     found += _left_over(read_leftovers(backend.options.leftovers), backend.options.leftovers)
+    if redis.reachable:
+        found += await _untrimmed(backend)
     return sorted(found, key=lambda alert: (alert.severity != "critical", -alert.since))
 
 
@@ -117,6 +126,39 @@ def _unsaved(backend: Backend) -> Sequence[Alert]:
     ]
 
 
+async def _untrimmed(backend: Backend) -> Sequence[Alert]:
+    """Pools whose events pile up in Redis: nothing is trimmed that is not archived."""
+    found = []
+    for pool in backend.pools():
+        try:
+            here = await standing(backend, pool)
+        except LogUnreachable:
+            return []
+        if _too_many(here, backend.options.retention, backend.log.now_ms()):
+            found.append(_pile(pool, here, backend.options.retention))
+    return found
+
+
+def _too_many(here: Standing, kept: Retention, now_ms: int) -> bool:
+    age_ms = now_ms - here.oldest_ms
+    many = here.entries > max(kept.events * UNTRIMMED, kept.events + BURST)
+    old = here.entries > 1 and age_ms > max(kept.age_ms * UNTRIMMED, kept.age_ms + LATE_MS)
+    return many or old
+
+
+def _pile(pool: str, here: Standing, kept: Retention) -> Alert:
+    return Alert(
+        name="stream-not-trimmed",
+        severity="warning",
+        subject=pool,
+        pool_name=pool,
+        message=f"{here.entries:,} events stand in Redis; what is above {kept.events:,}, or older"
+        f" than {kept.age_ms / 3_600_000:g} h, should have left it",
+        action="look at the projector: only what it has archived can leave",
+        since=here.oldest_ms,
+    )
+
+
 def _redis(facts: RedisFacts) -> Sequence[Alert]:
     if not facts.reachable:
         return [
@@ -134,8 +176,11 @@ def _redis(facts: RedisFacts) -> Sequence[Alert]:
                 name="redis-memory",
                 severity="critical",
                 subject="redis",
-                message=f"Redis uses {facts.memory_share:.0%} of its maxmemory",
-                action="raise maxmemory, or end agents: at the limit spawns are refused",
+                message=f"Redis uses {facts.memory_share:.0%} of"
+                + (" its maxmemory" if facts.memory_limit else " the machine's memory"),
+                action="raise maxmemory, or end agents: at the limit spawns are refused"
+                if facts.memory_limit
+                else "set maxmemory: without it the system ends Redis when memory runs out",
             )
         ]
     return []

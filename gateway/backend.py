@@ -7,20 +7,22 @@ it (and what the request's `Muster-Position` names); where they do not, the answ
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from aiohttp import web
 from msgspec import Struct
+from redis.exceptions import RedisError
 
 from eventstore.agent import Agent
 from eventstore.catalogue import CatalogueLog
-from eventstore.connection import connect
+from eventstore.connection import UNREACHABLE, connect, execute
+from eventstore.errors import LogUnreachable
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from eventstore.pool import Pool
-from eventstore.reader import Reader
+from eventstore.reader import Entry, Reader
 from gateway.feed import Feed
 from gateway.ledger import Ledger
 from gateway.observing import Observations
@@ -29,7 +31,7 @@ from gateway.problems import Kind, Problem
 from gateway.rows import row_of
 from gateway.tail import Tail
 from gateway.waiting import Waiters
-from projector.queries import AgentRow, DatabaseError, Position, Views
+from projector.queries import AgentRow, DatabaseError, EventRow, History, Position, Views
 
 T = TypeVar("T")
 
@@ -51,7 +53,8 @@ class Backend:
     def __init__(self, options: GatewayOptions) -> None:
         self.options = options
         self.limits = options.limits
-        self.log = Log(connect(options.redis_url), Keys(options.key_prefix))
+        client, keys = connect(options.redis_url), Keys(options.key_prefix)
+        self.log = Log(client, keys, retention=options.retention)
         self.views = Views(options.database_url)
         self.views_open = False
         self.waiters = Waiters(options.limits.waiters_max)
@@ -59,6 +62,7 @@ class Backend:
         self.observations = Observations()
         self.ledger = Ledger(self.log, self.positions)
         self.started_at = time.time()
+        self.history = History(keys, self._range, self._archived)
         self._catalogue_reader = Reader(options.redis_url)
         self._catalogue = CatalogueLog(self.log, self._catalogue_reader)
         self._catalogue_turn = asyncio.Lock()
@@ -67,6 +71,7 @@ class Backend:
             Reader(options.redis_url),
             self._catalogue,
             (self.waiters, self.feed, self.observations),
+            self.history,
             open_catalogue=lambda: self.with_catalogue(lambda catalogue: catalogue.start()),
         )
 
@@ -103,6 +108,26 @@ class Backend:
         """Use the catalogue's own connection, one at a time."""
         async with self._catalogue_turn:
             return await call(self._catalogue)
+
+    # ---- events of the past ------------------------------------------------------------------
+
+    async def _range(self, stream: str, first: str, last: str, *, count: int) -> list[Entry]:
+        try:
+            found: list[Entry] = await execute(
+                self.log.client, "XRANGE", stream, first, last, "COUNT", count
+            )
+        except (*UNREACHABLE, RedisError) as error:
+            raise LogUnreachable(f"{stream} cannot be read: {error}") from error
+        return found
+
+    async def _archived(
+        self, pool: str, stream_id: str, until: str, count: int
+    ) -> Sequence[EventRow]:
+        try:
+            async with self.reading() as views:
+                return await views.archived(pool, stream_id, until, count)
+        except Problem as error:
+            raise LogUnreachable(f"the archive cannot be read: {error}") from error
 
     # ---- the views ---------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Server-sent events: the log as a client sees it, from any position, resumed exactly.
 
 An event's id is an opaque cursor: the last stream id of every log that the client follows. A
-client that comes back with it in `Last-Event-ID` first gets what it missed, from the streams, and
-then the live feed, without a gap and without a repetition between the two.
+client that comes back with it in `Last-Event-ID` first gets what it missed, from the streams and
+where they were trimmed from the archive, and then the live feed, without a gap and without a
+repetition between them.
 """
 
 import asyncio
@@ -14,11 +15,8 @@ from typing import Final
 
 from aiohttp import web
 from msgspec import Struct
-from redis.exceptions import RedisError
 
-from eventstore.connection import UNREACHABLE, execute
 from eventstore.errors import LogUnreachable
-from eventstore.log import CATALOGUE
 from eventstore.reader import Entry
 from gateway.backend import Backend
 from gateway.feed import Follower, Told, told
@@ -150,7 +148,7 @@ class Stream:
         try:
             await self._catch_up()
         except LogUnreachable:
-            await self._write(b": Redis does not answer; come back\n\n")
+            await self._write(b": Redis, or the archive, does not answer; come back\n\n")
             return
         heartbeat = self._backend.limits.stream_heartbeat_seconds
         while not place.ended:
@@ -163,7 +161,7 @@ class Stream:
         await self._write(b": " + why + b"\n\n")
 
     async def _catch_up(self) -> None:
-        """Send what the streams hold up to where the feed was when this client took its place."""
+        """Send what there is up to where the feed was when this client took its place."""
         target = dict(self._backend.tail.positions)
         for pool, end in target.items():
             if self._selection.follows(pool) and not self._cursor.passed(pool, end):
@@ -171,14 +169,9 @@ class Stream:
                     await self._send([told(pool, entry) for entry in entries])
 
     async def _pages(self, pool: str, end: str) -> AsyncIterator[list[Entry]]:
-        log = self._backend.log
-        stream = log.keys.catalogue if pool == CATALOGUE else log.keys.pool(pool, "events")
         while not self._cursor.passed(pool, end):
-            first = f"({self._cursor.positions.get(pool, '0-0')}"
-            try:
-                page = await execute(log.client, "XRANGE", stream, first, end, "COUNT", PAGE)
-            except (*UNREACHABLE, RedisError) as error:
-                raise LogUnreachable(str(error)) from error
+            at = self._cursor.positions.get(pool, "0-0")
+            page = await self._backend.history.after(pool, at, until=end, count=PAGE)
             if not page:
                 return
             yield page

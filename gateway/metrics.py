@@ -11,10 +11,11 @@ from aiohttp import web
 from redis.exceptions import RedisError
 
 from eventstore.connection import UNREACHABLE, execute
+from eventstore.errors import LogUnreachable
 from gateway.backend import Backend
 from gateway.keys import BACKEND
 from gateway.observing import Histogram
-from gateway.probing import RedisFacts, redis_facts, view_facts
+from gateway.probing import RedisFacts, redis_facts, standing, view_facts
 from gateway.problems import Problem
 from projector.queries import PoolRow
 
@@ -119,8 +120,8 @@ def _workers(out: Exposition, pools: Iterable[PoolRow]) -> None:
 
 
 async def _streams(out: Exposition, backend: Backend) -> None:
-    """Commands that nobody has claimed (lag), and claimed ones that are not settled (pending)."""
-    lag, pending = {}, {}
+    """Commands that wait (lag) or are not settled (pending); events here, and those that left."""
+    lag, pending, entries, trimmed = {}, {}, {}, {}
     for pool in backend.pools():
         try:
             commands = backend.log.keys.pool(pool, "commands")
@@ -128,15 +129,19 @@ async def _streams(out: Exposition, backend: Backend) -> None:
                 backend.log.client, "HGET", backend.log.keys.pool(pool, "meta"), "waiting"
             )
             length = await execute(backend.log.client, "XLEN", commands)
-        except (*UNREACHABLE, RedisError):
+            here = await standing(backend, pool)
+        except (*UNREACHABLE, RedisError, LogUnreachable):
             return
         lag[pool] = int(waiting or 0)
         pending[pool] = max(int(length) - lag[pool], 0)
-    for name, found, summary in (
-        ("lag", lag, "Spawn commands that nobody has claimed."),
-        ("pending", pending, "Spawn commands that were claimed and are not settled."),
+        entries[pool], trimmed[pool] = here.entries, here.first_seq - 1
+    for name, kind, found, summary in (
+        ("lag", "gauge", lag, "Spawn commands that nobody has claimed."),
+        ("pending", "gauge", pending, "Spawn commands that were claimed and are not settled."),
+        ("entries", "gauge", entries, "Events that stand in Redis."),
+        ("trimmed_total", "counter", trimmed, "Events that have left Redis for the archive."),
     ):
-        out.family(f"muster_stream_{name}", "gauge", summary)
+        out.family(f"muster_stream_{name}", kind, summary)
         for pool, count in found.items():
             out.sample(f"muster_stream_{name}", count, {"pool": pool})
 

@@ -5,6 +5,7 @@ from typing import Final
 from msgspec import Struct
 
 from eventstore.pool import PoolConfig
+from eventstore.retention import Retention
 from gateway.fallback import Fallback
 
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
@@ -53,6 +54,7 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     """The file of what change-overs could not hand over, if there is to be one."""
     pool_defaults: PoolConfig = PoolConfig()
     limits: Limits = Limits()
+    retention: Retention = Retention()
 
     def __repr__(self) -> str:
         """Without what is secret: the token, and the passwords in addresses."""

@@ -5,9 +5,10 @@ import time
 from typing import Final
 
 from msgspec import Struct
+from redis.exceptions import RedisError
 
-from eventstore.connection import inspect, server_version, shielded
-from eventstore.errors import MusterError
+from eventstore.connection import UNREACHABLE, execute, inspect, server_version, shielded
+from eventstore.errors import LogUnreachable, MusterError
 from gateway.backend import Backend
 from gateway.problems import Problem
 
@@ -15,13 +16,14 @@ REDIS_SECONDS: Final = 2.0
 
 
 class RedisFacts(Struct, frozen=True, kw_only=True):
-    """Sizes in bytes; `memory_limit` 0 means none was set."""
+    """Sizes in bytes; `memory_limit` 0 means none was set, `memory_system` is the machine's."""
 
     reachable: bool
     kind: str = ""
     version: str = ""
     memory_used: int = 0
     memory_limit: int = 0
+    memory_system: int = 0
     clients: int = 0
     append_only: bool = False
     uptime_seconds: int = 0
@@ -29,7 +31,17 @@ class RedisFacts(Struct, frozen=True, kw_only=True):
 
     @property
     def memory_share(self) -> float:
-        return self.memory_used / self.memory_limit if self.memory_limit else 0.0
+        """Of its limit, or of the machine where none was set."""
+        most = self.memory_limit or self.memory_system
+        return self.memory_used / most if most else 0.0
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """What of a pool's events stands in Redis. `oldest_ms` is log time."""
+
+    entries: int = 0
+    first_seq: int = 1
+    oldest_ms: int = 0
 
 
 class ViewFacts(Struct, frozen=True, kw_only=True):
@@ -59,10 +71,26 @@ async def redis_facts(backend: Backend) -> RedisFacts:
         version=".".join(map(str, version)),
         memory_used=int(info.get("used_memory", 0)),
         memory_limit=int(info.get("maxmemory", 0)),
+        memory_system=int(info.get("total_system_memory", 0)),
         clients=int(info.get("connected_clients", 0)),
         append_only=bool(info.get("aof_enabled", 0)),
         uptime_seconds=int(info.get("uptime_in_seconds", 0)),
     )
+
+
+async def standing(backend: Backend, pool: str) -> Standing:
+    """How much of a pool's log Redis holds. Raises `LogUnreachable`."""
+    stream = backend.log.keys.pool(pool, "events")
+    try:
+        entries = await execute(backend.log.client, "XLEN", stream)
+        oldest = await execute(backend.log.client, "XRANGE", stream, "-", "+", "COUNT", 1)
+    except (*UNREACHABLE, RedisError) as error:
+        raise LogUnreachable(f"{stream} cannot be read: {error}") from error
+    if not oldest:
+        return Standing()
+    stream_id, fields = oldest[0]
+    milliseconds = int(stream_id.partition(b"-")[0])
+    return Standing(entries=int(entries), first_seq=int(fields[5]), oldest_ms=milliseconds)
 
 
 async def view_facts(backend: Backend) -> list[ViewFacts]:

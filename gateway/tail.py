@@ -1,8 +1,9 @@
 """Following the log: one blocking read per gateway wakes whoever waits for something to happen.
 
 The tail reads the catalogue and every pool's events from where they ended when it began, and
-always goes on from the last id it saw, also after an outage. What it reads goes to its listeners
-at once and without a pause between, so that a listener's view of the positions is exact.
+always goes on from the last id it saw, also after an outage; what was trimmed meanwhile comes from
+the archive. What it reads goes to its listeners at once and without a pause between, so that a
+listener's view of the positions is exact.
 """
 
 import asyncio
@@ -23,11 +24,13 @@ from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from eventstore.pool import Catalogue
 from eventstore.reader import Entry, Reader
+from projector.queries import History
 
 log = structlog.get_logger()
 
 BACKOFF_SECONDS = (0.05, 2.0)
 HEADS_KEPT = 512
+PAGE = 1000
 
 _RECOVERED = LogRecovered.type.encode()
 _BEGUN = msgspec.json.Decoder(LogRecovered)
@@ -64,6 +67,7 @@ class Tail:
         reader: Reader,
         catalogue: CatalogueLog,
         listeners: Sequence[Listener],
+        history: History,
         *,
         open_catalogue: Callable[[], Awaitable[Catalogue]],
     ) -> None:
@@ -73,6 +77,7 @@ class Tail:
         self._reader = reader
         self._catalogue = catalogue
         self._listeners = listeners
+        self._history = history
         self._open_catalogue = open_catalogue
         self._task: asyncio.Task[None] | None = None
         self._following = asyncio.Event()
@@ -161,12 +166,24 @@ class Tail:
         found = await self._reader.read(at, block=self._following.is_set())
         self._read_at = time.monotonic()
         for stream, entries in found.items():
+            await self._fill(streams[stream], entries[0])
             self._take(streams[stream], entries)
         if self._catalogue.void:
             await self._open_catalogue()
         for pool in self._catalogue.state.pools:
             if pool not in self.positions:
                 self.positions[pool], self.heads[pool] = "0-0", Head()
+
+    async def _fill(self, pool: str, following: Entry) -> None:
+        """Take what left the stream before this tail came to it."""
+        until, end = following[0].decode(), _seq(following)
+        while (seen := self.heads.setdefault(pool, Head()).seq) + 1 < end:
+            found = await self._history.after(pool, self.positions[pool], until=until, count=PAGE)
+            missed = [entry for entry in found if _seq(entry) < end]
+            if not missed:
+                log.warning("gateway.events_missing", pool=pool, after=seen, before=end)
+                return
+            self._take(pool, missed)
 
     def _take(self, pool: str, entries: Sequence[Entry]) -> None:
         last_id, last = entries[-1]
@@ -190,3 +207,7 @@ class Tail:
     def _stream(self, pool: str) -> str:
         keys: Keys = self._log.keys
         return keys.catalogue if pool == CATALOGUE else keys.pool(pool, "events")
+
+
+def _seq(entry: Entry) -> int:
+    return int(entry[1][5])

@@ -83,6 +83,7 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="where Redis cannot be reached at the start: none (default) refuses,"
         " single-process goes on with a log of its own",
     )
+    _keeping(up)
     gateway = _role(
         subparsers,
         "gateway",
@@ -102,6 +103,7 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         _one("projector"),
     )
     _recovering(projector)
+    _keeping(projector)
     supervisor = _role(
         subparsers,
         "supervisor",
@@ -119,6 +121,19 @@ def _recovering(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         default=None,
         help="recover a log that Redis lost without waiting for `muster recover`",
+    )
+
+
+def _keeping(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--retention-age-seconds",
+        metavar="S",
+        help="archived events older than this leave Redis (default 86400)",
+    )
+    parser.add_argument(
+        "--retention-events",
+        metavar="N",
+        help="archived events beyond so many of a pool leave Redis (default 100000)",
     )
 
 

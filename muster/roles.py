@@ -79,9 +79,11 @@ def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | Non
                     key_prefix=prefix,
                     database_url=settings.views_url,
                     auto_recover=settings.auto_recover,
+                    retention=settings.retention,
                 )
             )
         case "supervisor":
+            from workers.logfolder import LogLimits
             from workers.supervisor import Supervisor, SupervisorOptions
 
             return Supervisor(
@@ -100,6 +102,11 @@ def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | Non
                     shutdown_seconds=settings.shutdown_seconds,
                     single_process=settings.single_process,
                     fallback=fallback is not None,
+                    retention=settings.retention,
+                    log_limits=LogLimits(
+                        age_seconds=settings.retention_logs_days * 86_400,
+                        size_max=int(settings.retention_logs_megabytes * 1_000_000),
+                    ),
                 )
             )
         case "gateway":
@@ -120,6 +127,7 @@ def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | Non
                     mode="single-process" if settings.single_process else "processes",
                     fallback=fallback,
                     leftovers=str(settings.leftovers),
+                    retention=settings.retention,
                     limits=Limits(
                         heartbeat_interval_min=settings.min_heartbeat_interval,
                         idle_time_min=settings.min_idle_time,
@@ -145,7 +153,7 @@ async def prepare(settings: Settings, role: str = "up") -> bool:
     reader = Reader(settings.redis_url)
     try:
         demand_suitable(await inspect(client))
-        events = Log(client, Keys(settings.key_prefix))
+        events = Log(client, Keys(settings.key_prefix), retention=settings.retention)
         catalogue = CatalogueLog(events, reader)
         if not (await events.stand(CATALOGUE)).generation:
             if role == "supervisor":

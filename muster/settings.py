@@ -16,6 +16,7 @@ from msgspec import Struct
 from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.pool import PoolConfig
+from eventstore.retention import Retention
 
 BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
 BUILT_IN_ROLES: Final = ("developer", "tester", "business_analyst", "team_leader")
@@ -59,6 +60,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     poll_seconds: float = 1.0
     min_heartbeat_interval: float = 10.0
     min_idle_time: float = 60.0
+    retention_age_seconds: float = 86_400.0
+    retention_events: int = 100_000
+    retention_ended_seconds: float = 600.0
+    retention_heartbeats_seconds: float = 600.0
+    retention_keys_seconds: float = 86_400.0
+    retention_logs_days: float = 14.0
+    retention_logs_megabytes: float = 1_000.0
     roles: dict[str, str] = {}
     pools: dict[str, PoolDeclaration] = {}
     sources: dict[str, str] = {}
@@ -80,6 +88,17 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.pgbouncer_url or self.database_url
 
     @property
+    def retention(self) -> Retention:
+        """What Redis keeps, as the log and its readers are told."""
+        return Retention(
+            age_ms=int(self.retention_age_seconds * 1000),
+            events=self.retention_events,
+            ended_ms=int(self.retention_ended_seconds * 1000),
+            heartbeats_ms=int(self.retention_heartbeats_seconds * 1000),
+            keys_ms=int(self.retention_keys_seconds * 1000),
+        )
+
+    @property
     def views_url(self) -> str:
         """The views' database: PostgreSQL where one is given, else a file in the data folder."""
         if self.stand_in_views:
@@ -99,6 +118,13 @@ _NUMBERS: Final = {
     "poll_seconds": (float, 0.01, 60),
     "min_heartbeat_interval": (float, 0.05, 3600),
     "min_idle_time": (float, 0.05, 86400),
+    "retention_age_seconds": (float, 1, 315_360_000),
+    "retention_events": (int, 1, 1_000_000_000),
+    "retention_ended_seconds": (float, 1, 86_400),
+    "retention_heartbeats_seconds": (float, 1, 86_400),
+    "retention_keys_seconds": (float, 60, 31_536_000),
+    "retention_logs_days": (float, 0.01, 3_650),
+    "retention_logs_megabytes": (float, 1, 1_000_000),
 }
 _NAMES: Final = tuple(sorted(_TEXT | _PATHS | _SWITCHES | set(_NUMBERS)))
 _CHOICES: Final = {

@@ -1,4 +1,4 @@
-"""What the active projector does: follow events and heartbeats, keep its lease, watch the logs.
+"""What the active projector does: follow events and heartbeats, keep its lease, watch and trim.
 
 Every transaction of its begins by proving the lease. Where the checkpoints cannot be gone on from
 (views dropped, of another version, or behind the archive) it builds the views anew first.
@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from eventstore.log import CATALOGUE
 from eventstore.reader import Entry, Reader
+from eventstore.retention import Retention
 from projector import heartbeats
 from projector.damage import describe, rewritten
 from projector.database import Database
@@ -24,6 +25,7 @@ from projector.rebuild import Rebuild
 from projector.recovery import Recovery, Stage
 from projector.snapshot import Snapshot, begins_late, take_snapshot
 from projector.source import Source
+from projector.sweeping import Sweep
 from projector.switching import needs_rebuild
 from projector.tables import SERVING
 
@@ -48,6 +50,9 @@ class ProjectorOptions(Struct, frozen=True, kw_only=True):
     auto_recover: bool = False
     """Whether logs that were lost are recovered without being asked to."""
     backoff_max_seconds: float = 5.0
+    retention: Retention = Retention()
+    sweep_seconds: float = 5.0
+    """How often what is old is trimmed from the streams."""
 
 
 class Active:
@@ -192,6 +197,15 @@ class Active:
             return []
         self._lease.hold(connection)
         return [self._projection.halt(connection, *change) for change in changed.items()]
+
+    # ---- trimming ----------------------------------------------------------------------------
+
+    async def follow_retention(self) -> None:
+        """Let leave Redis what is archived and old, now and then."""
+        sweep = Sweep(self._database, self._source, self._lease, self._options.retention)
+        while True:
+            await asyncio.sleep(self._options.sweep_seconds)
+            await sweep.once(self._projection.positions.values())
 
     # ---- heartbeats --------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The state that a log is written anew from: views at the archive's end, and the archive itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -10,8 +10,9 @@ from eventstore.agent import TERMINAL, Agent
 from eventstore.events import AgentRequested
 from eventstore.log import CATALOGUE
 from eventstore.pool import Catalogue
-from eventstore.step import CLIENT_OPERATION_MS, OUR_OPERATION_MS
+from eventstore.retention import KEYS_MS_MAX, OUR_OPERATION_MS
 from eventstore.worker import Worker, WorkerStatus
+from projector.intake import entry_of
 from projector.records import agent_of, worker_of
 from projector.rows import EventRow, Position
 from projector.tables import EVENTS, SERVING
@@ -21,7 +22,7 @@ OPERATIONS_MAX: Final = 100_000
 DECLARED_UNKNOWN: Final = "recovered"
 """In place of the declaration that was last applied to a pool: the next one is taken for it."""
 
-Entry: TypeAlias = tuple[str, list[str]]
+Entry: TypeAlias = tuple[str, Sequence[bytes]]
 
 _requested = msgspec.json.Decoder(AgentRequested)
 
@@ -63,27 +64,7 @@ def entries(connection: Connection, at: Position, limit: int | None) -> list[Ent
         .limit(limit)
     )
     rows = [EventRow(**row) for row in connection.execute(chosen).mappings()]
-    return [_entry(row) for row in reversed(rows)]
-
-
-def _entry(row: EventRow) -> Entry:
-    fields = {
-        "type": row.type,
-        "version": str(row.version),
-        "seq": str(row.seq),
-        "event_id": row.event_id,
-        "subject": row.subject,
-        "incarnation": str(row.incarnation or ""),
-        "worker_id": row.worker_id,
-        "epoch": str(row.epoch or ""),
-        "correlation_id": row.correlation_id,
-        "causation_id": row.causation_id,
-        "traceparent": row.traceparent,
-        "actor": row.actor,
-        "ts": str(row.ts),
-        "data": row.data,
-    }
-    return row.stream_id, [item for pair in fields.items() for item in pair]
+    return [(row.stream_id, entry_of(row)[1]) for row in reversed(rows)]
 
 
 def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str, str, str, int]]:
@@ -91,7 +72,7 @@ def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str
     chosen = (
         select(EVENTS.c.subject, EVENTS.c.ts, EVENTS.c.data)
         .where(EVENTS.c.type == AgentRequested.type)
-        .where(EVENTS.c.ts > now_ms - CLIENT_OPERATION_MS)
+        .where(EVENTS.c.ts > now_ms - KEYS_MS_MAX)
         .where(EVENTS.c.pool == pool)
         .order_by(EVENTS.c.ts.desc())
         .limit(OPERATIONS_MAX)

@@ -104,6 +104,35 @@ def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
     )
 
 
+def entry_of(row: EventRow) -> Entry:
+    """The inverse of `read_entry`: an archived event as it stood in its stream."""
+    values = (
+        row.type,
+        row.version,
+        row.seq,
+        row.event_id,
+        row.subject,
+        row.incarnation or "",
+        row.worker_id,
+        row.epoch or "",
+        row.correlation_id,
+        row.causation_id,
+        row.traceparent,
+        row.actor,
+        row.ts,
+        row.data,
+    )
+    pairs = zip(FIELD_NAMES, values, strict=True)
+    return row.stream_id.encode(), [x for name, value in pairs for x in (name, str(value).encode())]
+
+
+def seq_of(entry: Entry) -> int:
+    """An entry's seq; 0 where it has none."""
+    fields = entry[1]
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    return _number(named.get(b"seq", b"").decode(errors="replace"))
+
+
 def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 

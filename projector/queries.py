@@ -7,8 +7,9 @@ from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
-from projector import selections
+from projector import archive, selections
 from projector.database import Database, DatabaseError, disconnected
+from projector.history import History
 from projector.projection import read_positions
 from projector.rows import (
     AgentFilter,
@@ -26,6 +27,7 @@ __all__ = [
     "AgentRow",
     "DatabaseError",
     "EventRow",
+    "History",
     "HostRow",
     "PoolRow",
     "Position",
@@ -51,6 +53,10 @@ class Views:
         self._database = Database(database_url, connections=CONNECTIONS)
         self._reached: dict[str, Position] = {}
         self._asking = asyncio.Lock()
+
+    def open(self) -> None:
+        """Make ready to read what stands there; nothing is made where no projector has run."""
+        self._database.open()
 
     async def start(self) -> None:
         """Connect. Where no projector has run yet, the tables are made, empty."""
@@ -150,6 +156,24 @@ class Views:
             )
 
         return await self._read(work)
+
+    async def archived(
+        self, pool: str, stream_id: str, until: str = "+", count: int = 1000
+    ) -> Sequence[EventRow]:
+        """Archived events after an id of the pool's stream and up to another, in order."""
+        return await self._read(
+            lambda c: archive.after(c, pool, stream_id, until=until, count=count)
+        )
+
+    async def archived_before(
+        self, pool: str, stream_id: str, count: int = 1000
+    ) -> Sequence[EventRow]:
+        """Archived events before an id of the pool's stream, newest first."""
+        return await self._read(lambda c: archive.before(c, pool, stream_id, count=count))
+
+    async def archived_id(self, pool: str, seq: int) -> str:
+        """The id of the last archived event below a seq; `0` if there is none."""
+        return await self._read(lambda c: archive.id_before(c, pool, seq))
 
     async def recent(
         self, types: Sequence[str], *, since_ms: int, limit: int = 100

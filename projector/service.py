@@ -147,7 +147,12 @@ class Projector:
         """Run the loops of an active projector until one of them fails; raises its error."""
         loops = [
             asyncio.ensure_future(loop)
-            for loop in (active.keep_lease(), active.follow(), active.follow_heartbeats())
+            for loop in (
+                active.keep_lease(),
+                active.follow(),
+                active.follow_heartbeats(),
+                active.follow_retention(),
+            )
         ]
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)

@@ -1,6 +1,6 @@
 """The log as the projector reads it: heads, what comes next, and the archive below the stream.
 
-It holds two connections: one that blocks in XREAD, one for short questions.
+It holds a connection that blocks in XREAD, and a few for short questions.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +15,7 @@ from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE
 from eventstore.reader import Entry, Reader
+from projector.archive import id_order
 from projector.intake import read_entries, read_entry
 from projector.rows import EventRow, Position
 from projector.tables import EVENTS
@@ -34,7 +35,7 @@ class Source:
     def __init__(self, redis_url: str, key_prefix: str, *, block_seconds: float = 5.0) -> None:
         self.url = redis_url
         self.keys = Keys(key_prefix)
-        self.client = connect(redis_url, max_connections=2)
+        self.client = connect(redis_url, max_connections=3)
         self.reader = Reader(redis_url, block_seconds=block_seconds)
 
     async def close(self) -> None:
@@ -120,12 +121,7 @@ class Source:
     async def starts_after(self, position: Position) -> bool:
         """Whether the stream was trimmed up to this position or past it."""
         entries = await self.reader.range(self.stream(position.pool), count=1)
-        return not entries or _order(entries[0][0].decode()) > _order(position.stream_id)
-
-
-def _order(stream_id: str) -> tuple[int, int]:
-    milliseconds, _, number = stream_id.partition("-")
-    return int(milliseconds), int(number or 0)
+        return not entries or id_order(entries[0][0].decode()) > id_order(position.stream_id)
 
 
 # ---- the archive -------------------------------------------------------------------------------

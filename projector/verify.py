@@ -7,15 +7,17 @@ log's `seq` are read at one moment (MULTI), and the fold goes on to exactly that
 everything is compared at one position, however fast the system moves.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec.structs import asdict
 from sqlalchemy import Connection, Table, select
 
 from eventstore.log import CATALOGUE
+from projector.archive import after
 from projector.database import Database
 from projector.differences import Checked, Difference, Findings, Report
+from projector.history import History
 from projector.projection import read_positions, stopped
 from projector.records import (
     Record,
@@ -53,7 +55,8 @@ class _Verification:
         self._database = database
         self._source = source
         self._findings = Findings()
-        self._redis = RedisComparison(source, self._findings)
+        history = History(source.keys, source.reader.range, self._archived)
+        self._redis = RedisComparison(source, history, self._findings)
 
     async def run(self) -> Report:
         archives = await self._database.read(archive_heads)
@@ -87,6 +90,13 @@ class _Verification:
             self._findings.checked.append(Checked(pool, views_seq, witness.position.seq))
         self._findings.events += witness.position.seq
         return witness
+
+    async def _archived(
+        self, pool: str, stream_id: str, until: str, count: int
+    ) -> Sequence[EventRow]:
+        return await self._database.read(
+            lambda c: after(c, pool, stream_id, until=until, count=count)
+        )
 
     def _differ(self, pool: str, where: str, field: str, expected: Any, found: Any) -> None:
         self._findings.differ(where, pool, "log", field, expected, found)

@@ -10,6 +10,9 @@ from eventstore.connection import UNREACHABLE
 from eventstore.errors import LogUnreachable
 from eventstore.log import CATALOGUE
 from projector.differences import Findings
+from projector.history import History
+from projector.intake import read_entries
+from projector.rows import EventRow, Position
 from projector.source import Head, Source
 from projector.witness import Broken, Witness
 
@@ -21,8 +24,9 @@ SCHEDULES: Final = ("due", "timeouts", "orders")
 class RedisComparison:
     """Compares what the write side keeps of each pool."""
 
-    def __init__(self, source: Source, findings: Findings) -> None:
+    def __init__(self, source: Source, history: History, findings: Findings) -> None:
         self._source = source
+        self._history = history
         self._findings = findings
         self._hashes: dict[tuple[str, str], set[str]] = {}
 
@@ -61,11 +65,15 @@ class RedisComparison:
         if last < witness.position.seq:
             raise Broken(f"the log ends at seq {last}, the views at {witness.position.seq}")
         while witness.position.seq < last:
-            rows = await self._source.after(witness.position, count=1000)
+            rows = await self._following(witness.position)
             if not rows:
-                raise Broken(f"gap: seq {witness.position.seq + 1} to {last} are not in the stream")
+                raise Broken(f"gap: seq {witness.position.seq + 1} to {last} are nowhere")
             witness.take(rows, last=last)
         return replies
+
+    async def _following(self, at: Position) -> list[EventRow]:
+        entries = await self._history.after(at.pool, at.stream_id, count=1000)
+        return read_entries(at, entries)
 
     async def _keys(self, pattern: str) -> AsyncIterator[bytes]:
         try:

@@ -1,11 +1,14 @@
 """A file of JSON lines that is rotated by size: `<name>.jsonl`, then `.1` (newer) to `.3`.
 
 Opened with the first line, so that a silent worker leaves no file. A full disk must not stop an
-agent: lines that cannot be written are counted and dropped.
+agent: lines that cannot be written are counted and dropped. The file that is written is locked, so
+that whoever clears away old ones (`workers.logfolder`) sees that it has a writer.
 """
 
+import fcntl
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -57,6 +60,8 @@ class LogFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(self.path, flags, 0o640)
+        with suppress(OSError):  # where files cannot be locked, none of them is cleared away
+            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         self._size = os.fstat(self._file).st_size
 
     def _rotate(self) -> None:

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from eventstore.pool import PoolConfig
+from eventstore.retention import Retention
 from workers.hosts import Process
 from workers.lease import LeaseOptions
 
@@ -22,7 +23,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     owner_pid: int = 0
     """The process whose end must end us; 0: none."""
     owner_start_time: int = 0
-    heartbeat_keep_ms: int = 3_600_000
+    retention: Retention = Retention()
     exits: bool = True
     """A process of its own: it may be killed when the lease is lost or an agent is stuck."""
     fallback: bool = False
@@ -44,7 +45,7 @@ def lease_options(options: WorkerOptions, epoch: int) -> LeaseOptions:
         lease_seconds=config.lease_seconds,
         renew_seconds=config.renew_seconds,
         stall_seconds=config.loop_stall_seconds,
-        heartbeat_keep_ms=options.heartbeat_keep_ms,
+        heartbeat_keep_ms=options.retention.heartbeats_ms,
         owner=owner if options.owner_pid else None,
         exits=options.exits,
     )

@@ -18,7 +18,7 @@ from eventstore.connection import UNREACHABLE, execute
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import GROUP
 from eventstore.log import Log, Observed, Outcome
-from eventstore.step import ENDED_WORKER_MS, Fence, Origin, Step
+from eventstore.step import Fence, Origin, Step
 from eventstore.worker import Worker
 
 CHUNK = 50
@@ -84,7 +84,7 @@ async def clear(events: Log, pool: str, lost: Observed, origin: Origin) -> bool:
     step.check("fenced", worker_id, epoch)
     step.check("empty", worker_id)
     step.check("settled", worker_id)
-    step.write("forget", worker_id, ENDED_WORKER_MS)
+    step.write("forget", worker_id, events.retention.ended_ms)
     done = (await events.commit(step)).outcome is Outcome.DONE
     if done:
         log.info("worker.cleared", pool=pool, worker_id=worker_id, agents=len(held))

@@ -10,8 +10,10 @@ import os
 import random
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import structlog
 from msgspec import Struct
@@ -31,11 +33,13 @@ from eventstore.keys import Keys
 from eventstore.log import Log
 from eventstore.pool import Pool
 from eventstore.reader import Reader
+from eventstore.retention import Retention
 from eventstore.step import Origin
 from workers.hostlock import HostLock
 from workers.hosts import Process, host_name
 from workers.launching import ForkLauncher, InProcessLauncher, Launcher
 from workers.leading import Catalogued
+from workers.logfolder import LogLimits, sweep
 from workers.processes import HostProcesses
 from workers.steward import Steward
 from workers.worker import WorkerOptions
@@ -46,6 +50,8 @@ log = structlog.get_logger("muster.supervisor")
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 SHUTDOWN_SECONDS = 25.0
 KILL_SECONDS = 2.0
+LOGS_SECONDS = 600.0
+"""How often old log files are looked for."""
 
 
 class SupervisorOptions(Struct, frozen=True, kw_only=True):
@@ -66,6 +72,9 @@ class SupervisorOptions(Struct, frozen=True, kw_only=True):
     single_process: bool = False
     fallback: bool = False
     """Whether the log stands in for another: see `WorkerOptions`."""
+    retention: Retention = Retention()
+    log_limits: LogLimits = LogLimits()
+    """Of the log files that workers leave behind."""
 
 
 class Supervisor:
@@ -76,7 +85,7 @@ class Supervisor:
         self.host = options.host or host_name()
         self._keys = Keys(options.key_prefix)
         self._client = connect(options.redis_url)
-        self._events = Log(self._client, self._keys)
+        self._events = Log(self._client, self._keys, retention=options.retention)
         self._reader = Reader(options.redis_url)
         self._catalogue = CatalogueLog(self._events, Reader(options.redis_url))
         self._origin = Origin(actor=f"supervisor:{self.host}")
@@ -107,6 +116,9 @@ class Supervisor:
             log.warning("supervisor.waits_for_log", reason=str(error))
         self._tasks["follow"] = asyncio.create_task(
             self._persist("following", self._follow), name="follow"
+        )
+        self._tasks["logs"] = asyncio.create_task(
+            self._persist("clearing logs", self._clear_logs), name="logs"
         )
         log.info("supervisor.started", host=self.host, pools=len(self._stewards))
 
@@ -154,6 +166,15 @@ class Supervisor:
             for stream, entries in (await self._reader.read(positions)).items():
                 positions[stream] = entries[-1][0].decode()
                 self._wake(stream)
+
+    async def _clear_logs(self) -> None:
+        """Remove old log files of workers that are gone, for ever."""
+        folder, limits = Path(self._options.log_dir), self._options.log_limits
+        while True:
+            removed = await asyncio.to_thread(sweep, folder, limits, time.time())
+            if removed:
+                log.info("logs.removed", files=len(removed))
+            await asyncio.sleep(LOGS_SECONDS)
 
     def _tend_new_pools(self) -> None:
         for name in self._catalogue.state.pools:
@@ -257,6 +278,7 @@ class Supervisor:
             owner_pid=options.owner_pid,
             owner_start_time=options.owner_start_time,
             fallback=options.fallback,
+            retention=options.retention,
         )
 
     # ---- leaving -----------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class Worker:
         self._start_time = start_time
         self._keys = Keys(options.key_prefix)
         client = connect(options.redis_url, max_connections=CONNECTIONS)
-        self._log = Log(client, self._keys, outlives=False)
+        self._log = Log(client, self._keys, retention=options.retention, outlives=False)
         self._registration = Registration(self._log, options.pool_name, options.worker_id)
         self._database = Database(options.engine_url, through_pgbouncer=options.through_pgbouncer)
         self._output: Output | None = None

@@ -1,21 +1,27 @@
 """Reading the record for people: many streams as one, in the order of time.
 
-The streams are read from a position, onward. What stands when the reading begins is merged by
-time; what comes later is told as it comes. An entry is kept as the flat text that it is, so that
-events of a newer version can be read too.
+The streams are read from a position, onward, and below their beginning the archive, where a
+database was named. What stands when the reading begins is merged by time; what comes later is told
+as it comes. An entry is kept as the flat text that it is, so that events of a newer version can be
+read too.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
 from eventstore.errors import LogUnreachable
 from eventstore.keys import Keys
+from eventstore.log import CATALOGUE as LOG
 from eventstore.reader import Entry, Reader
 from muster.commands.command import note
+
+if TYPE_CHECKING:
+    from projector.queries import Views
 
 CATALOGUE = "catalogue"
 """How the stream of pools and hosts is called where a pool's name stands."""
@@ -58,12 +64,20 @@ def recorded(pool: str, entry: Entry) -> Recorded:
 
 
 class Streams:
-    """The streams of some pools; `positions` holds, by pool, the last id that was told."""
+    """The streams of some pools; `positions` holds, by pool, the last id that was told.
 
-    def __init__(self, reader: Reader, keys: Keys) -> None:
+    `archive`: the views' database, for what was trimmed; None where nobody said which.
+    """
+
+    def __init__(self, reader: Reader, keys: Keys, archive: "Views | None" = None) -> None:
+        from projector.queries import History
+
         self._reader = reader
         self._keys = keys
+        self._archive = archive
+        self._history = History(keys, reader.range, archive.archived if archive else None)
         self.positions: dict[str, str] = {}
+        self._seqs: dict[str, int] = {}
 
     def stream(self, pool: str) -> str:
         return self._keys.catalogue if pool == CATALOGUE else self._keys.pool(pool, "events")
@@ -99,12 +113,16 @@ class Streams:
 
     async def _fill(self, pool: str, last: str, queue: deque[Recorded]) -> bool:
         position = self.positions[pool]
-        after = "-" if position == "0" else f"({position}"
-        entries = await self._reader.range(self.stream(pool), after, last, count=CHUNK)
-        queue.extend(recorded(pool, entry) for entry in entries)
-        if entries:
-            self.positions[pool] = entries[-1][0].decode()
+        entries = await self._history.after(_log(pool), position, until=last, count=CHUNK)
+        queue.extend(self._told(pool, entries))
         return bool(entries)
+
+    def _told(self, pool: str, entries: Sequence[Entry]) -> list[Recorded]:
+        """Note how far a stream is told with these."""
+        found = [recorded(pool, entry) for entry in entries]
+        if found:
+            self.positions[pool], self._seqs[pool] = found[-1].stream_id, found[-1].seq
+        return found
 
     async def newest(self, until: Mapping[str, str], count: int, keep: Keep) -> list[Recorded]:
         """The last `count` of what is to be kept, oldest first; moves `positions` to `until`."""
@@ -112,16 +130,32 @@ class Streams:
         for pool in self.positions:
             found += await self._newest(pool, until[pool], count, keep)
         self.positions.update(until)
+        self._seqs.clear()
         found.sort(key=lambda event: (event.ms, event.pool, event.seq))
         return found[-count:] if count else []
 
     async def _newest(self, pool: str, last: str, count: int, keep: Keep) -> list[Recorded]:
         kept: list[Recorded] = []
         while len(kept) < count and last != "0":
-            entries = await self._reader.newest(self.stream(pool), last, count=CHUNK)
+            entries = await self._older(pool, last)
             kept += [event for entry in entries if keep(event := recorded(pool, entry))]
             last = f"({entries[-1][0].decode()}" if entries else "0"
         return kept[:count]
+
+    async def _older(self, pool: str, last: str) -> Sequence[Entry]:
+        """A page of entries up to an id (before it, after a bracket), newest first."""
+        from projector.intake import entry_of
+        from projector.queries import DatabaseError
+
+        entries = await self._reader.newest(self.stream(pool), last, count=CHUNK)
+        if entries or self._archive is None:
+            return entries
+        try:
+            rows = await self._archive.archived_before(_log(pool), last.removeprefix("("), CHUNK)
+        except DatabaseError:
+            note(f"{pool}: older events are in the archive, which does not answer")
+            return []
+        return [entry_of(row) for row in rows]
 
     async def ends(self) -> dict[str, str]:
         """The id of the last entry of each stream, `0` where it is empty."""
@@ -130,6 +164,9 @@ class Streams:
     async def before_seq(self, pool: str, seq: int) -> str:
         """An id before the entry with that `seq`, found by halving time: `seq` only grows."""
         stream = self.stream(pool)
+        oldest = await self._reader.range(stream, count=1)
+        if self._archive and oldest and recorded(pool, oldest[0]).seq > seq:
+            return await self._archive.archived_id(_log(pool), seq)
         low, high = 0, int((await self._reader.last_id(stream)).partition("-")[0])
         while low < high:  # entries up to `low` are not past it, those after `high` are
             middle = (low + high + 1) // 2
@@ -166,9 +203,28 @@ class Streams:
         found = []
         for stream, entries in raw.items():
             pool = streams[stream]
-            found += [recorded(pool, entry) for entry in entries]
-            self.positions[pool] = entries[-1][0].decode()
+            found += await self._missed(pool, entries[0])
+            found += self._told(pool, entries)
         return found
+
+    async def _missed(self, pool: str, following: Entry) -> list[Recorded]:
+        """What left the stream before it was read: it went on while this reader could not."""
+        until, first = following[0].decode(), recorded(pool, following).seq
+        found: list[Recorded] = []
+        while (seen := self._seqs.get(pool, first)) + 1 < first:
+            page = await self._history.after(
+                _log(pool), self.positions[pool], until=until, count=CHUNK
+            )
+            missed = [entry for entry in page if recorded(pool, entry).seq < first]
+            if not missed:
+                note(f"{pool}: events {seen + 1} to {first - 1} are in the archive only")
+                break
+            found += self._told(pool, missed)
+        return found
+
+
+def _log(pool: str) -> str:
+    return LOG if pool == CATALOGUE else pool
 
 
 def before_ms(ms: int) -> str:

@@ -1,4 +1,7 @@
-"""`muster tail`: the record as it stands in Redis, from any position, one line an event."""
+"""`muster tail`: the record, from any position, one line an event.
+
+It is read from Redis, and what has left Redis from the archive, where the database is known.
+"""
 
 import argparse
 import asyncio
@@ -11,7 +14,7 @@ from msgspec import Struct
 from eventstore.keys import Keys
 from eventstore.reader import Reader
 from muster.commands import connecting, event_lines
-from muster.commands.command import BadInput, Refused, Subparsers, declare, note
+from muster.commands.command import BadInput, Refused, Subparsers, database_answers, declare, note
 from muster.commands.moments import moment_ms
 from muster.commands.streams import CATALOGUE, Recorded, Streams, before_ms
 
@@ -33,6 +36,8 @@ class TailOptions(Struct, frozen=True, kw_only=True):
 
     redis_url: str
     key_prefix: str = ""
+    database_url: str = ""
+    """Of the archive; empty: only what stands in Redis is told."""
     pools: tuple[str, ...] = ()
     start: str = ""
     types: tuple[str, ...] = ()
@@ -57,7 +62,8 @@ def add(subparsers: Subparsers) -> None:
         "tail",
         run,
         summary="show the events of the log",
-        description="Shows the events of pools and of the catalogue, read from Redis itself.",
+        description="Shows the events of pools and of the catalogue, read from Redis itself, and"
+        " from the archive what has left Redis.",
         examples=EXAMPLES,
     )
     parser.add_argument("--pool", action="append", default=[], metavar="NAME", help="this pool"
@@ -74,6 +80,7 @@ def add(subparsers: Subparsers) -> None:
                         f" (default: the last {LAST}; with --from: all)")  # fmt: skip
     connecting.add_redis_flags(parser)
     connecting.add_key_prefix_flag(parser)
+    connecting.add_database_flags(parser)
     connecting.add_json_flag(parser)
 
 
@@ -83,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     options = TailOptions(
         redis_url=connecting.redis_url(args),
         key_prefix=connecting.key_prefix(args),
+        database_url=connecting.find_database_url(args),
         pools=tuple(args.pool),
         start=args.start,
         types=tuple(args.type),
@@ -91,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
         count=args.count,
         follow=args.follow,
     )
-    asyncio.run(_print(options, as_json=args.json))
+    with database_answers(options.database_url):
+        asyncio.run(_print(options, as_json=args.json))
     return 0
 
 
@@ -103,9 +112,14 @@ async def _print(options: TailOptions, *, as_json: bool) -> None:
 
 async def told(options: TailOptions) -> AsyncIterator[Recorded]:
     """The events that are asked for, in order."""
+    from projector.queries import Views
+
     reader = Reader(options.redis_url)
+    archive = Views(options.database_url) if options.database_url else None
     try:
-        streams = Streams(reader, Keys(options.key_prefix))
+        if archive is not None:
+            archive.open()
+        streams = Streams(reader, Keys(options.key_prefix), archive)
         await _place(streams, options)
         ends = await streams.ends()
         left = options.count
@@ -119,6 +133,8 @@ async def told(options: TailOptions) -> AsyncIterator[Recorded]:
                 yield event
     finally:
         await reader.close()
+        if archive is not None:
+            await archive.stop()
 
 
 async def _standing(
@@ -145,7 +161,7 @@ async def _standing(
 
 def _warn_of_trimmed(first: Recorded) -> None:
     if first.seq > 1:
-        note(f"{first.pool}: events before {first.seq} are in the archive only")
+        note(f"{first.pool}: events before {first.seq} are in the archive only (--database-url)")
 
 
 def _first_seq(start: str) -> int:

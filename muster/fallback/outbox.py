@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from eventstore.agent import Agent
 from eventstore.events import AgentRequested
-from eventstore.step import OUR_OPERATION_MS
+from eventstore.retention import OUR_OPERATION_MS
 
 FIELD: Final = "handover:"
 """Before an agent's id: its entry's field in the pool's `meta`."""

@@ -5,12 +5,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from eventstore.agent import Fail, RestartPolicy
 from eventstore.events import Error
+from eventstore.retention import Retention
+from gateway.alerting import _redis
 from gateway.app import routes
 from gateway.fallback import Leftover, Leftovers
+from gateway.probing import RedisFacts
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage
 from tests.integration.projector_stage import POOL
 from tests.waiting import until
@@ -24,6 +28,8 @@ PROMISED = {
     "muster_autoscaler_desired_workers",
     "muster_stream_lag",
     "muster_stream_pending",
+    "muster_stream_entries",
+    "muster_stream_trimmed",
     "muster_projection_lag_seconds",
     "muster_loop_lag_seconds",
     "muster_restarts",
@@ -131,6 +137,47 @@ async def test_views_that_stay_behind_are_an_alert_and_not_ready(redis_url, tmp_
         ready = await stage.get("/readyz")
         assert ready.status == 503
         assert f"the views of {POOL} are" in ready.json["reasons"][0]
+
+
+@pytest.mark.parametrize("too", ["many", "old"])
+async def test_events_that_pile_up_in_redis_are_an_alert(redis_url, tmp_path, monkeypatch, too):
+    """Nothing leaves that is not archived: whoever does not look loses Redis to its memory."""
+    monkeypatch.setattr("gateway.alerting.BURST", 2)
+    monkeypatch.setattr("gateway.alerting.LATE_MS", 0)
+    kept = Retention(events=3, age_ms=10**14) if too == "many" else Retention(age_ms=1)
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    async with gateway_stage(redis_url, database, retention=kept) as stage:
+        await stage.pending()
+        assert "stream-not-trimmed" not in await _alerts(stage)
+        for _ in range(6):
+            await stage.pending()
+
+        async def alert() -> Any:
+            return (await _alerts(stage)).get("stream-not-trimmed")
+
+        found = await until(alert)
+        assert (found["subject"], found["severity"]) == (POOL, "warning")
+        assert found["message"].startswith("7 events stand in Redis")
+        await stage.projector.stop()
+        await stage.pending()
+        brief = stage.stage.projecting(retention=replace(kept, events=1), sweep_seconds=0.02)
+        async with brief:
+
+            async def over() -> bool:
+                return "stream-not-trimmed" not in await _alerts(stage)
+
+            await until(over)
+        metrics = (await stage.get("/metrics")).body.decode().splitlines()
+        assert f'muster_stream_entries{{pool="{POOL}"}} 1' in metrics
+        assert f'muster_stream_trimmed_total{{pool="{POOL}"}} 7' in metrics
+
+
+async def test_a_redis_without_a_limit_is_held_against_its_machine() -> None:
+    facts = RedisFacts(reachable=True, memory_used=90, memory_system=100)
+    [alert] = _redis(facts)
+    assert (alert.name, "90% of the machine's memory" in alert.message) == ("redis-memory", True)
+    assert _redis(replace(facts, memory_used=70)) == []
+    assert _redis(replace(facts, memory_limit=1000)) == []
 
 
 async def test_a_redis_near_its_memory_limit_is_an_alert(redis_server, tmp_path):

@@ -16,6 +16,7 @@ from eventstore.errors import Halted, LogMissing, Recovered
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log, Outcome
 from eventstore.reader import Reader
+from eventstore.retention import Retention
 from eventstore.salvage import HOLDS, Report, report
 from projector.recovery import RecoveredLog, Recovery, RecoveryOptions, examine, recover
 from projector.verify import verify
@@ -101,6 +102,30 @@ async def test_an_emptied_redis_is_recovered_from_the_archive(
         with pytest.raises(Recovered):
             await stage.log.survey(POOL)
         assert (await pool.spawn()).outcome is Outcome.DONE
+        await demand_equal(stage)
+
+
+async def test_a_trimmed_log_is_recovered_whole_and_trimmed_again(
+    redis_url: str, database_url: str
+) -> None:
+    """Most of it stood in the archive alone when Redis was lost; and it does again afterwards."""
+    one = {"retention": Retention(events=1, age_ms=10**14), "sweep_seconds": 0.05}
+    async with archived_story(redis_url, database_url) as (stage, _):
+        before = raw_events(redis_url)
+        live = set(await stage.log.live(POOL))
+        async with stage.projecting(**one):
+            await until(lambda: len(raw_events(redis_url)) == 1)
+        wiped(redis_url)
+        done = await recovered(stage)
+        assert (done[POOL].seq, done[POOL].unsaved) == (len(before), ())
+        assert set(await stage.log.live(POOL)) == live
+        assert raw_events(redis_url)[: len(before)] == before
+        await demand_equal(stage)
+        async with stage.projecting(**one):
+            await until(lambda: len(raw_events(redis_url)) == 1)
+            kept = await stage.views.archived(POOL, "0")
+            assert [row.seq for row in kept] == list(range(1, kept[-1].seq + 1))
+            assert {row.generation for row in kept} == {1, 2}
         await demand_equal(stage)
 
 

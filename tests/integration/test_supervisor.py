@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
+from eventstore.agent import Terminate
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect
 from eventstore.errors import ConfigurationError
@@ -18,6 +21,7 @@ from eventstore.keys import Keys
 from eventstore.log import Log, Survey
 from eventstore.pool import PoolConfig
 from eventstore.reader import Reader
+from eventstore.retention import Retention
 from eventstore.worker import WorkerStatus
 from tests import invariants
 from tests.pools import ORIGIN, TestPool, raw_events, types
@@ -52,7 +56,9 @@ class Site:
         pool.pool = changed.catalogue.pools[POOL]
         return pool
 
-    async def host(self, name: str = "h1", *, agent: str = "") -> Supervisor:
+    async def host(
+        self, name: str = "h1", *, agent: str = "", retention: Retention | None = None
+    ) -> Supervisor:
         supervisor = Supervisor(
             SupervisorOptions(
                 redis_url=self.url,
@@ -62,6 +68,7 @@ class Site:
                 log_dir=str(self.folder / "logs"),
                 poll_seconds=0.2,
                 shutdown_seconds=8.0,
+                retention=retention or Retention(),
             )
         )
         self.supervisors.append(supervisor)
@@ -106,6 +113,20 @@ async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     site = Site(redis_url, tmp_path)
     yield site
     await site.close()
+
+
+async def test_old_log_files_of_workers_that_are_gone_are_cleared_away(site: Site) -> None:
+    """A host that starts a worker for every rush would fill its disk with their logs."""
+    await site.pool()
+    old, new = (site.folder / "logs" / POOL / f"{name}.jsonl" for name in ("gone", "gone-lately"))
+    old.parent.mkdir(parents=True)
+    for file in (old, new):
+        file.write_text("{}\n")
+    long_ago = time.time() - 30 * 86_400
+    os.utime(old, (long_ago, long_ago))
+    await site.host()
+    await until(lambda: not old.exists())
+    assert new.exists()
 
 
 async def test_fifteen_at_once_need_two_workers_and_get_them(site: Site) -> None:
@@ -153,8 +174,6 @@ async def test_a_killed_workers_agents_run_elsewhere_within_two_seconds(site: Si
 
 
 async def test_an_empty_worker_is_given_back_after_its_time(site: Site) -> None:
-    from eventstore.agent import Terminate
-
     pool = await site.pool(empty_worker_seconds=0.5)
     await site.host()
     spawned = await pool.spawn()
@@ -164,6 +183,20 @@ async def test_an_empty_worker_is_given_back_after_its_time(site: Site) -> None:
     await until(lambda: not psutil.pid_exists(pid), timeout=8, what="the worker ended")
     assert types(site.url)[-1] == "worker.stopped"
     site.check(at_rest=True)
+
+
+async def test_what_a_worker_ends_leaves_redis_when_the_host_was_told(site: Site) -> None:
+    """Its agents' hashes and its own: the worker itself says when they go."""
+    pool = await site.pool(empty_worker_seconds=0.2)
+    await site.host(retention=Retention(ended_ms=50_000))
+    spawned = await pool.spawn()
+    await site.until_running(1)
+    [worker_id] = await site.workers()
+    await site.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN)
+    await until(lambda: types(site.url)[-1] == "worker.stopped", timeout=8)
+    with redis.Redis.from_url(site.url) as client:
+        for key in (f"agent:{{{POOL}}}:{spawned.agent_id}", f"process:{{{POOL}}}:{worker_id}"):
+            assert 30_000 < client.pttl(key) <= 50_000
 
 
 async def test_a_host_that_shuts_down_hands_its_agents_to_another(site: Site) -> None:

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from eventstore.errors import ConfigurationError
+from eventstore.retention import Retention
+from gateway.service import Gateway
+from muster.roles import Owner, build
 from muster.settings import Settings, load, redacted, to_environment
+from projector.service import Projector
+from workers.logfolder import LogLimits
+from workers.supervisor import Supervisor
 
 
 def write(folder: Path, text: str) -> Path:
@@ -85,6 +91,8 @@ def test_embedded_ignores_the_database_of_the_environment() -> None:
         ("port = 70000", "expected 0 to 65535"),
         ("log_level = 'loud'", "expected one of debug, info"),
         ("redis_url = 'http://x'", "expected redis://"),
+        ("retention_events = 0", "expected 1 to"),
+        ("retention_age_seconds = 'nan'", "expected 1 to"),
         ("[roles.Coder]\nagent='a:B'", r"\[roles.Coder\]: a name is"),
         ("[roles.coder]\nagent='a.B'", "expected 'package.module:Class'"),
         ("[roles.coder]\nagnt='a:B'", "unknown key 'agnt'"),
@@ -118,6 +126,34 @@ def test_a_child_gets_the_same_settings() -> None:
     settings = load({"port": 9, "redis_url": "redis://x", "single_process": True}, {})
     again = load({}, to_environment(settings))
     assert (again.port, again.redis_url, again.single_process) == (9, "redis://x", True)
+
+
+def test_what_redis_keeps_is_told_in_milliseconds(tmp_path: Path) -> None:
+    assert load({}, {}).retention == Retention()
+    path = write(tmp_path, "retention_age_seconds = 60\nretention_ended_seconds = 1.5")
+    settings = load(
+        {"config": path, "retention_events": "500"}, {"MUSTER_RETENTION_KEYS_SECONDS": "90"}
+    )
+    assert settings.retention == Retention(
+        age_ms=60_000, events=500, ended_ms=1_500, keys_ms=90_000
+    )
+    again = load({}, to_environment(settings))
+    assert again.retention == settings.retention
+
+
+def test_every_role_is_told_what_redis_keeps(tmp_path: Path) -> None:
+    """Who ends an agent, who trims, and who warns."""
+    environment = {"MUSTER_RETENTION_EVENTS": "7", "MUSTER_RETENTION_LOGS_DAYS": "2"}
+    settings = load({"redis_url": "redis://x", "data_dir": tmp_path}, environment)
+    gateway, projector, supervisor = (
+        build(role, settings, Owner()) for role in ("gateway", "projector", "supervisor")
+    )
+    assert isinstance(gateway, Gateway)
+    assert isinstance(projector, Projector)
+    assert isinstance(supervisor, Supervisor)
+    options = (gateway._options, projector.options, supervisor._options)
+    assert [one.retention.events for one in options] == [7, 7, 7]
+    assert supervisor._options.log_limits == LogLimits(age_seconds=2 * 86_400.0)
 
 
 def test_passwords_are_not_shown() -> None:

@@ -1,0 +1,162 @@
+"""Events after a position, wherever they are: in the archive, read as one log, or the stream."""
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import asdict
+from sqlalchemy import Connection, insert
+
+from eventstore.keys import Keys
+from eventstore.reader import Entry
+from projector import archive
+from projector.database import Database
+from projector.history import History
+from projector.intake import entry_of, read_entry
+from projector.queries import Views
+from projector.rows import EventRow
+from projector.tables import EVENTS
+
+POOL = "p"
+
+
+def row(seq: int, stream_id: str, generation: int = 1) -> EventRow:
+    texts = dict.fromkeys(("worker_id", "correlation_id", "causation_id", "traceparent"), "")
+    return EventRow(
+        pool=POOL, generation=generation, seq=seq, stream_id=stream_id, type="agent.started",
+        version=1, event_id=f"{generation}.{seq}", subject="a", incarnation=1, epoch=0,
+        actor="test", ts=int(stream_id.partition("-")[0]), data='{"x":"✗"}', **texts,
+    )  # fmt: skip
+
+
+def rows_of(steps: list[int], *, first: int = 1, ms: int = 1000, **more: Any) -> list[EventRow]:
+    """Rows in order; a step of 0 ms is another event of the same millisecond."""
+    found: list[EventRow] = []
+    count = 0
+    for seq, step in enumerate(steps, first):
+        count = count + 1 if step == 0 and found else 0
+        ms += step
+        found.append(row(seq, f"{ms}-{count}", **more))
+    return found
+
+
+def put(rows: list[EventRow]) -> Callable[[Connection], None]:
+    def write(connection: Connection) -> None:
+        connection.execute(EVENTS.delete())
+        connection.execute(insert(EVENTS), [asdict(one) for one in rows])
+
+    return write
+
+
+def names(rows: Any) -> list[str]:
+    return [one.event_id for one in rows]
+
+
+@pytest.fixture
+async def database(database_url: str):
+    database = Database(database_url)
+    database.open()
+    await database.prepare()
+    yield database
+    await database.close()
+
+
+steps = st.lists(st.integers(0, 3), min_size=1, max_size=30)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(old=steps, new=steps, lost=st.integers(0, 8), count=st.integers(1, 40), at=st.floats(0, 1))
+async def test_a_page_is_what_a_plain_sort_gives_over_generations(
+    database: Database, old: list[int], new: list[int], lost: int, count: int, at: float
+) -> None:
+    """Generation 2 took over below the end of generation 1: what lies above that was lost."""
+    before = rows_of(old)
+    lost = min(lost, len(before) - 1)
+    last_ms = before[-1].ts + 1
+    later = rows_of(new, first=len(before) - lost + 1, ms=last_ms, generation=2)
+    log = [*before[: len(before) - lost], *later]
+    place = int(at * len(log))
+    stream_id = log[place - 1].stream_id if place else "0"
+    await database.write(put([*before, *later]))
+    page = await database.read(lambda c: archive.after(c, POOL, stream_id, count=count))
+    assert names(page) == names(log[place : place + count])
+    if place < len(log):
+        back = await database.read(
+            lambda c: archive.before(c, POOL, log[place].stream_id, count=count)
+        )
+        assert names(back) == names(log[max(place - count, 0) : place][::-1])
+        seq = log[place].seq
+        found = await database.read(lambda c: archive.id_before(c, POOL, seq))
+        assert found == (log[place - 1].stream_id if place else "0")
+        until = log[min(place + 2, len(log) - 1)].stream_id
+        bounded = await database.read(
+            lambda c: archive.after(c, POOL, stream_id, until=until, count=count)
+        )
+        assert names(bounded) == names(log[place : place + min(count, 3)])
+
+
+async def test_another_pool_and_an_empty_archive_have_nothing(database: Database) -> None:
+    await database.write(put(rows_of([1, 1])))
+    assert await database.read(lambda c: archive.after(c, "q", "0", count=5)) == []
+    assert await database.read(lambda c: archive.before(c, "q", "+", count=5)) == []
+    assert await database.read(lambda c: archive.id_before(c, "q", 5)) == "0"
+
+
+def test_an_archived_event_becomes_the_entry_that_it_was() -> None:
+    [one] = rows_of([5])
+    assert read_entry(POOL, 1, entry_of(one)) == one
+    fields = entry_of(one)[1]
+    assert fields[fields.index(b"epoch") + 1] == b""
+
+
+class Stream:
+    """A stream of which the oldest entries leave, at a moment of the test's choosing."""
+
+    def __init__(self, rows: list[EventRow]) -> None:
+        self.rows = rows
+        self.reads = 0
+        self.trim: dict[int, int] = {}
+        """How many go after so many reads."""
+
+    async def range(self, stream: str, first: str, last: str, *, count: int) -> list[Entry]:
+        assert stream == "pool:{p}:events"
+        beyond = archive.id_order(first.lstrip("(-") or "0")
+        chosen = [r for r in self.rows if archive.id_order(r.stream_id) > beyond]
+        chosen = [r for r in chosen if archive.id_order(r.stream_id) <= archive.id_order(last)]
+        self.reads += 1
+        gone = min(self.trim.get(self.reads, 0), len(self.rows) - 1)  # the last one stays
+        del self.rows[:gone]
+        return [entry_of(r) for r in chosen[:count]]
+
+
+async def test_a_reader_gets_every_event_once_however_trimming_crosses_it(tmp_path: Path) -> None:
+    """Some leave before, some between any two looks at the stream."""
+    log = rows_of([1, 0, 2, 1, 0, 0, 4, 1, 1])
+    url = f"sqlite:///{tmp_path / 'views.db'}"
+    views = Views(url)
+    await views.start()
+    await views._database.write(put(log))
+    for gone, when in product(range(9), range(1, 9)):
+        stream = Stream(log[gone // 2 :])
+        stream.trim[when] = gone
+        history = History(Keys(), stream.range, views.archived)
+        seen: list[str] = []
+        at = "0"
+        while page := await history.after(POOL, at, count=2):
+            seen += [read_entry(POOL, 1, entry).event_id for entry in page]
+            at = page[-1][0].decode()
+        assert seen == names(log), (gone, when)
+    await views.stop()
+
+
+async def test_without_an_archive_the_stream_is_all_there_is() -> None:
+    log = rows_of([1] * 5)
+    history = History(Keys(), Stream(log[3:]).range, None)
+    page = await history.after(POOL, "0", count=10)
+    assert [read_entry(POOL, 1, entry) for entry in page] == log[3:]

@@ -1,0 +1,82 @@
+"""The log files that workers leave behind: those that are too old go, then the oldest of too many.
+
+A worker locks the file it writes (flock), and that lock ends with its process, however it ends. So
+a file that can be locked here is nobody's any more, whatever the log says or if it does not answer.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+UNTOUCHED_SECONDS: Final = 60.0
+"""A file written to since is left alone: its worker may be between two files of its."""
+
+
+class LogLimits(Struct, frozen=True, kw_only=True):
+    """Of files without a worker: how long they stay, and how many bytes they may take in all."""
+
+    age_seconds: float = 1_209_600.0
+    size_max: int = 1_000_000_000
+
+
+class Left(Struct, frozen=True):
+    """All files of one worker that is gone."""
+
+    written_at: float
+    size: int
+    files: tuple[Path, ...]
+
+
+def sweep(folder: Path, limits: LogLimits, now: float) -> list[Path]:
+    """Remove what is over the limits; answers the files that went. `now`: seconds since 1970."""
+    left = sorted(_left(folder, now), key=lambda one: one.written_at)
+    total = sum(one.size for one in left)
+    removed: list[Path] = []
+    for one in left:
+        if now - one.written_at < limits.age_seconds and total <= limits.size_max:
+            break
+        total -= one.size
+        removed += [file for file in one.files if _remove(file)]
+    return removed
+
+
+def _left(folder: Path, now: float) -> Iterator[Left]:
+    """What stands there of workers that are gone and have not written for a while."""
+    files: dict[Path, list[Path]] = {}
+    for file in folder.glob("*/*.jsonl*"):
+        files.setdefault(file.with_name(file.name.partition(".")[0]), []).append(file)
+    for worker, some in files.items():
+        found = [status for file in some if (status := _status(file))]
+        written_at = max((status.st_mtime for status in found), default=now)
+        if now - written_at >= UNTOUCHED_SECONDS and not _in_use(Path(f"{worker}.jsonl")):
+            yield Left(written_at, sum(status.st_size for status in found), tuple(some))
+
+
+def _status(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except OSError:
+        return None
+
+
+def _in_use(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # locked, or not ours to open
+        return True
+    return False
+
+
+def _remove(file: Path) -> bool:
+    try:
+        file.unlink()
+    except OSError:
+        return False
+    return True
