@@ -31,7 +31,7 @@ from gateway.problems import Kind, Problem
 from gateway.rows import row_of
 from gateway.tail import Tail
 from gateway.waiting import Waiters
-from projector.queries import AgentRow, DatabaseError, EventRow, History, Position, Views
+from projector.queries import AgentRow, DatabaseError, EventRow, Position, Trail, Views
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Backend:
         self.observations = Observations()
         self.ledger = Ledger(self.log, self.positions)
         self.started_at = time.time()
-        self.history = History(keys, self._range, self._archived)
+        self.trail = Trail(keys, self._range, self._archived)
         self._catalogue_reader = Reader(options.redis_url)
         self._catalogue = CatalogueLog(self.log, self._catalogue_reader)
         self._catalogue_turn = asyncio.Lock()
@@ -71,7 +71,7 @@ class Backend:
             Reader(options.redis_url),
             self._catalogue,
             (self.waiters, self.feed, self.observations),
-            self.history,
+            self.trail,
             open_catalogue=lambda: self.with_catalogue(lambda catalogue: catalogue.start()),
         )
 

@@ -171,7 +171,7 @@ class Stream:
     async def _pages(self, pool: str, end: str) -> AsyncIterator[list[Entry]]:
         while not self._cursor.passed(pool, end):
             at = self._cursor.positions.get(pool, "0-0")
-            page = await self._backend.history.after(pool, at, until=end, count=PAGE)
+            page = await self._backend.trail.after(pool, at, until=end, count=PAGE)
             if not page:
                 return
             yield page

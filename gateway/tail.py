@@ -24,7 +24,7 @@ from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from eventstore.pool import Catalogue
 from eventstore.reader import Entry, Reader
-from projector.queries import History
+from projector.queries import Trail
 
 log = structlog.get_logger()
 
@@ -67,7 +67,7 @@ class Tail:
         reader: Reader,
         catalogue: CatalogueLog,
         listeners: Sequence[Listener],
-        history: History,
+        trail: Trail,
         *,
         open_catalogue: Callable[[], Awaitable[Catalogue]],
     ) -> None:
@@ -77,7 +77,7 @@ class Tail:
         self._reader = reader
         self._catalogue = catalogue
         self._listeners = listeners
-        self._history = history
+        self._trail = trail
         self._open_catalogue = open_catalogue
         self._task: asyncio.Task[None] | None = None
         self._following = asyncio.Event()
@@ -178,7 +178,7 @@ class Tail:
         """Take what left the stream before this tail came to it."""
         until, end = following[0].decode(), _seq(following)
         while (seen := self.heads.setdefault(pool, Head()).seq) + 1 < end:
-            found = await self._history.after(pool, self.positions[pool], until=until, count=PAGE)
+            found = await self._trail.after(pool, self.positions[pool], until=until, count=PAGE)
             missed = [entry for entry in found if _seq(entry) < end]
             if not missed:
                 log.warning("gateway.events_missing", pool=pool, after=seen, before=end)

@@ -9,7 +9,6 @@ from sqlalchemy import Connection
 
 from projector import archive, selections
 from projector.database import Database, DatabaseError, disconnected
-from projector.history import History
 from projector.projection import read_positions
 from projector.rows import (
     AgentFilter,
@@ -21,13 +20,14 @@ from projector.rows import (
     WorkerRow,
 )
 from projector.tables import SERVING
+from projector.trail import Trail
 
 __all__ = [
     "AgentFilter",
     "AgentRow",
     "DatabaseError",
     "EventRow",
-    "History",
+    "Trail",
     "HostRow",
     "PoolRow",
     "Position",

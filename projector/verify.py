@@ -17,7 +17,6 @@ from eventstore.log import CATALOGUE
 from projector.archive import after
 from projector.database import Database
 from projector.differences import Checked, Difference, Findings, Report
-from projector.history import History
 from projector.projection import read_positions, stopped
 from projector.records import (
     Record,
@@ -29,6 +28,7 @@ from projector.records import (
 from projector.rows import EventRow, Position
 from projector.source import Source, archive_heads, archived, first_generation
 from projector.tables import SERVING
+from projector.trail import Trail
 from projector.verify_redis import RedisComparison
 from projector.witness import Broken, Witness
 
@@ -55,8 +55,8 @@ class _Verification:
         self._database = database
         self._source = source
         self._findings = Findings()
-        history = History(source.keys, source.reader.range, self._archived)
-        self._redis = RedisComparison(source, history, self._findings)
+        trail = Trail(source.keys, source.reader.range, self._archived)
+        self._redis = RedisComparison(source, trail, self._findings)
 
     async def run(self) -> Report:
         archives = await self._database.read(archive_heads)

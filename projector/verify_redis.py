@@ -10,10 +10,10 @@ from eventstore.connection import UNREACHABLE
 from eventstore.errors import LogUnreachable
 from eventstore.log import CATALOGUE
 from projector.differences import Findings
-from projector.history import History
 from projector.intake import read_entries
 from projector.rows import EventRow, Position
 from projector.source import Head, Source
+from projector.trail import Trail
 from projector.witness import Broken, Witness
 
 PIECE: Final = 300
@@ -24,9 +24,9 @@ SCHEDULES: Final = ("due", "timeouts", "orders")
 class RedisComparison:
     """Compares what the write side keeps of each pool."""
 
-    def __init__(self, source: Source, history: History, findings: Findings) -> None:
+    def __init__(self, source: Source, trail: Trail, findings: Findings) -> None:
         self._source = source
-        self._history = history
+        self._trail = trail
         self._findings = findings
         self._hashes: dict[tuple[str, str], set[str]] = {}
 
@@ -72,7 +72,7 @@ class RedisComparison:
         return replies
 
     async def _following(self, at: Position) -> list[EventRow]:
-        entries = await self._history.after(at.pool, at.stream_id, count=1000)
+        entries = await self._trail.after(at.pool, at.stream_id, count=1000)
         return read_entries(at, entries)
 
     async def _keys(self, pattern: str) -> AsyncIterator[bytes]:

@@ -70,12 +70,12 @@ class Streams:
     """
 
     def __init__(self, reader: Reader, keys: Keys, archive: "Views | None" = None) -> None:
-        from projector.queries import History
+        from projector.queries import Trail
 
         self._reader = reader
         self._keys = keys
         self._archive = archive
-        self._history = History(keys, reader.range, archive.archived if archive else None)
+        self._trail = Trail(keys, reader.range, archive.archived if archive else None)
         self.positions: dict[str, str] = {}
         self._seqs: dict[str, int] = {}
 
@@ -113,7 +113,7 @@ class Streams:
 
     async def _fill(self, pool: str, last: str, queue: deque[Recorded]) -> bool:
         position = self.positions[pool]
-        entries = await self._history.after(_log(pool), position, until=last, count=CHUNK)
+        entries = await self._trail.after(_log(pool), position, until=last, count=CHUNK)
         queue.extend(self._told(pool, entries))
         return bool(entries)
 
@@ -212,7 +212,7 @@ class Streams:
         until, first = following[0].decode(), recorded(pool, following).seq
         found: list[Recorded] = []
         while (seen := self._seqs.get(pool, first)) + 1 < first:
-            page = await self._history.after(
+            page = await self._trail.after(
                 _log(pool), self.positions[pool], until=until, count=CHUNK
             )
             missed = [entry for entry in page if recorded(pool, entry).seq < first]

@@ -15,11 +15,11 @@ from eventstore.keys import Keys
 from eventstore.reader import Entry
 from projector import archive
 from projector.database import Database
-from projector.history import History
 from projector.intake import entry_of, read_entry
 from projector.queries import Views
 from projector.rows import EventRow
 from projector.tables import EVENTS
+from projector.trail import Trail
 
 POOL = "p"
 
@@ -145,10 +145,10 @@ async def test_a_reader_gets_every_event_once_however_trimming_crosses_it(tmp_pa
     for gone, when in product(range(9), range(1, 9)):
         stream = Stream(log[gone // 2 :])
         stream.trim[when] = gone
-        history = History(Keys(), stream.range, views.archived)
+        trail = Trail(Keys(), stream.range, views.archived)
         seen: list[str] = []
         at = "0"
-        while page := await history.after(POOL, at, count=2):
+        while page := await trail.after(POOL, at, count=2):
             seen += [read_entry(POOL, 1, entry).event_id for entry in page]
             at = page[-1][0].decode()
         assert seen == names(log), (gone, when)
@@ -157,6 +157,6 @@ async def test_a_reader_gets_every_event_once_however_trimming_crosses_it(tmp_pa
 
 async def test_without_an_archive_the_stream_is_all_there_is() -> None:
     log = rows_of([1] * 5)
-    history = History(Keys(), Stream(log[3:]).range, None)
-    page = await history.after(POOL, "0", count=10)
+    trail = Trail(Keys(), Stream(log[3:]).range, None)
+    page = await trail.after(POOL, "0", count=10)
     assert [read_entry(POOL, 1, entry) for entry in page] == log[3:]

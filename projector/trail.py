@@ -27,7 +27,7 @@ Archived: TypeAlias = Callable[[str, str, str, int], Awaitable[Sequence[EventRow
 """Archived events of a pool, after one id and up to another, at most so many."""
 
 
-class History:
+class Trail:
     """Reads one pool at a time, a page at a time. `archived` None: the streams are all there is."""
 
     def __init__(self, keys: Keys, read: Range, archived: Archived | None) -> None:
