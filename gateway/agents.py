@@ -7,6 +7,7 @@ from aiohttp import web
 from eventstore.agent import TERMINAL, Agent, Status, Terminate
 from eventstore.errors import LogError
 from eventstore.log import Outcome
+from gateway import as_of
 from gateway.answering import AGENTS, after, answer, page
 from gateway.backend import Backend
 from gateway.keys import BACKEND
@@ -16,7 +17,7 @@ from gateway.requests import (
     AgentQuery,
     DeleteAgentQuery,
     Identifier,
-    Nothing,
+    MomentQuery,
     ProjectId,
     ProjectQuery,
     TerminateRequest,
@@ -43,7 +44,7 @@ async def list_agents(request: web.Request) -> web.Response:
         label=(name, value) if asked.label else None,
         ended=_ended(asked.include_ended, asked.status),
     )
-    return await _page(request, chosen, asked.cursor, asked.limit)
+    return await _page(request, chosen, asked)
 
 
 async def list_project(request: web.Request) -> web.Response:
@@ -54,7 +55,7 @@ async def list_project(request: web.Request) -> web.Response:
         status=tuple(status.value for status in asked.status),
         ended=_ended(asked.include_ended, asked.status),
     )
-    return await _page(request, chosen, asked.cursor, asked.limit)
+    return await _page(request, chosen, asked)
 
 
 def _ended(include: bool, statuses: list[Status]) -> bool | None:
@@ -63,12 +64,17 @@ def _ended(include: bool, statuses: list[Status]) -> bool | None:
 
 
 async def _page(
-    request: web.Request, chosen: AgentFilter, cursor: str | None, limit: int
+    request: web.Request, chosen: AgentFilter, asked: AgentQuery | ProjectQuery
 ) -> web.Response:
-    backend = request.app[BACKEND]
-    begin = after(cursor)
+    backend, limit = request.app[BACKEND], asked.limit
+    begin = after(asked.cursor)
+    pools = None if chosen.pool_name is None else [chosen.pool_name]
+    if asked.as_of is not None:
+        async with backend.looking_back() as views:
+            moment = await as_of.moment(request, views, asked.as_of, pools)
+            rows = await views.history.agents(moment, chosen, after=begin, limit=limit + 1)
+        return page(request, rows, limit, as_of.pinned(moment))
     async with backend.reading() as views:
-        pools = None if chosen.pool_name is None else [chosen.pool_name]
         await backend.settle(views, request, pools)
         rows = await views.agents(chosen, after=begin, limit=limit + 1)
     return page(request, rows, limit)
@@ -76,9 +82,23 @@ async def _page(
 
 async def get_agent(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/{agent_id}`."""
-    query(request, Nothing)
+    asked = query(request, MomentQuery)
     agent_id = part(request, "agent_id", Identifier)
+    if asked.as_of is not None:
+        return answer(await _as_of(request, agent_id, asked.as_of))
     return answer(await request.app[BACKEND].recorded(request, agent_id))
+
+
+async def _as_of(request: web.Request, agent_id: str, text: str) -> AgentRow:
+    """An agent as it was. Raises `Problem` where there was none yet."""
+    async with request.app[BACKEND].looking_back() as views:
+        pool = await views.history.pool_of(agent_id)
+        moment = await as_of.moment(request, views, text, None if pool is None else [pool])
+        pool = pool or await views.history.pool_of(agent_id)  # it may have been waited for
+        row = await views.history.agent(moment, agent_id, pool)
+    if row is None:
+        raise Problem(Kind.AGENT_NOT_FOUND, f"there was no agent {agent_id} then", field="agent_id")
+    return row
 
 
 # ---- ending ----------------------------------------------------------------------------------

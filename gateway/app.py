@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from gateway import agents, events, metrics, monitoring, openapi, pages, pools, spawning
+from gateway import agents, events, metrics, monitoring, openapi, pages, pools, spawning, workers
 from gateway.answering import AGENTS, API
 from gateway.backend import Backend
 from gateway.keys import BACKEND
@@ -28,6 +28,7 @@ def routes() -> list[web.RouteDef]:
         web.get(f"{AGENTS}/pools/{{pool_name}}", pools.get_pool),
         web.patch(f"{AGENTS}/pools/{{pool_name}}", pools.change_pool),
         web.delete(f"{AGENTS}/pools/{{pool_name}}", pools.delete_pool),
+        web.get(f"{AGENTS}/workers", workers.list_workers),
         web.get(f"{AGENTS}/project/{{project_id}}", agents.list_project),
         web.get(f"{AGENTS}/monitor/system", monitoring.system),
         web.get(f"{AGENTS}/monitor/dashboard", monitoring.dashboard),

@@ -8,7 +8,7 @@ it (and what the request's `Muster-Position` names); where they do not, the answ
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, TypeVar
 
 from aiohttp import web
@@ -31,7 +31,15 @@ from gateway.problems import Kind, Problem
 from gateway.rows import row_of
 from gateway.tail import Tail
 from gateway.waiting import Waiters
-from projector.queries import AgentRow, DatabaseError, EventRow, Position, Trail, Views
+from projector.queries import (
+    HISTORY_SECONDS,
+    AgentRow,
+    DatabaseError,
+    EventRow,
+    Position,
+    Trail,
+    Views,
+)
 
 T = TypeVar("T")
 
@@ -42,6 +50,8 @@ class Reading(Struct):
     asked: dict[str, int]
     position: dict[str, int]
     stale: bool = False
+    as_of: str = ""
+    """The moment of the past that the answer is of."""
 
 
 READING: Final = web.RequestKey("muster.reading", Reading)
@@ -131,13 +141,17 @@ class Backend:
 
     # ---- the views ---------------------------------------------------------------------------
 
+    def looking_back(self) -> AbstractAsyncContextManager[Views]:
+        """The views, for a question about the past: it waits longer, and bounds itself."""
+        return self.reading(self.limits.settle_seconds * 2 + HISTORY_SECONDS * 2)
+
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Views]:
+    async def reading(self, seconds: float | None = None) -> AsyncIterator[Views]:
         """The views, for a bounded time. Raises `Problem` where they cannot be read."""
         if not self.views_open:
             raise Problem(Kind.VIEWS_UNAVAILABLE, "the database has not been reached yet")
         try:
-            async with asyncio.timeout(self.limits.query_seconds):
+            async with asyncio.timeout(seconds or self.limits.query_seconds):
                 yield self.views
         except (DatabaseError, OSError, TimeoutError) as error:
             detail = f"the database does not answer: {type(error).__name__}"

@@ -194,7 +194,7 @@ async def health(request: web.Request) -> web.Response:
     for row in rows:
         pools.setdefault(row.pool_name, []).append(_health_of(row, backend))
     healthy = sum(agent.health == "healthy" for agents in pools.values() for agent in agents)
-    following = cursor_of(rows[-1]) if len(found) > len(rows) else None
+    following = cursor_of(rows[-1].agent_id) if len(found) > len(rows) else None
     return answer(
         HealthReport(
             pools=pools,

@@ -11,7 +11,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from gateway import requests as asked
-from gateway.answering import AGENTS, API, AgentPage, PoolDeletion, PoolList, answer
+from gateway.answering import AGENTS, API, AgentPage, PoolDeletion, PoolList, WorkerPage, answer
 from gateway.feed import FlatEvent
 from gateway.keys import BACKEND
 from gateway.monitoring import (
@@ -88,14 +88,16 @@ OPERATIONS: Final = (
         summary="The registry, page by page",
         query=asked.AgentQuery,
         answers=((200, "A page", AgentPage),),
+        problems=(410, 422),
     ),
     Operation(
         method="get",
         path=f"{AGENTS}/{{agent_id}}",
         tag="agents",
         summary="One agent",
+        query=asked.MomentQuery,
         answers=((200, "The agent", AgentRow),),
-        problems=(404,),
+        problems=(404, 410, 422),
     ),
     Operation(
         method="delete",
@@ -114,6 +116,7 @@ OPERATIONS: Final = (
         summary="The agents of a project",
         query=asked.ProjectQuery,
         answers=((200, "A page", AgentPage),),
+        problems=(410, 422),
     ),
     Operation(
         method="post",
@@ -129,15 +132,18 @@ OPERATIONS: Final = (
         path=f"{AGENTS}/pools",
         tag="pools",
         summary="All pools and their capacity",
+        query=asked.MomentQuery,
         answers=((200, "The pools", PoolList),),
+        problems=(410, 422),
     ),
     Operation(
         method="get",
         path=f"{AGENTS}/pools/{{pool_name}}",
         tag="pools",
         summary="One pool and its capacity",
+        query=asked.MomentQuery,
         answers=((200, "The pool", PoolRow),),
-        problems=(404,),
+        problems=(404, 410, 422),
     ),
     Operation(
         method="patch",
@@ -157,6 +163,15 @@ OPERATIONS: Final = (
         headers=(PREFER,),
         answers=((200, "It is gone", PoolDeletion), (202, "Its agents are ending", PoolDeletion)),
         problems=(404, 409),
+    ),
+    Operation(
+        method="get",
+        path=f"{AGENTS}/workers",
+        tag="pools",
+        summary="The worker processes, page by page",
+        query=asked.WorkerQuery,
+        answers=((200, "A page", WorkerPage),),
+        problems=(410, 422),
     ),
     Operation(
         method="get",

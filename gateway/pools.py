@@ -13,6 +13,7 @@ from aiohttp import web
 from eventstore.agent import Terminate
 from eventstore.log import CATALOGUE, Outcome
 from eventstore.pool import Pool, PoolConfig
+from gateway import as_of
 from gateway.answering import AGENTS, PoolDeletion, PoolList, answer
 from gateway.backend import Backend
 from gateway.keys import BACKEND
@@ -20,7 +21,7 @@ from gateway.preferences import patience
 from gateway.problems import Kind, Problem
 from gateway.requests import (
     DeletePoolQuery,
-    Nothing,
+    MomentQuery,
     PoolName,
     PoolPatch,
     PoolRequest,
@@ -60,8 +61,12 @@ async def create_pool(request: web.Request) -> web.Response:
 
 async def list_pools(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/pools`."""
-    query(request, Nothing)
+    asked = query(request, MomentQuery)
     backend = request.app[BACKEND]
+    if asked.as_of is not None:
+        async with backend.looking_back() as views:
+            moment = await as_of.moment(request, views, asked.as_of)
+            return answer(PoolList(await views.history.pools(moment)))
     async with backend.reading() as views:
         await backend.settle(views, request)
         return answer(PoolList(await views.pools()))
@@ -69,12 +74,17 @@ async def list_pools(request: web.Request) -> web.Response:
 
 async def get_pool(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/pools/{pool_name}`."""
-    query(request, Nothing)
+    asked = query(request, MomentQuery)
     backend = request.app[BACKEND]
     name = part(request, "pool_name", PoolName)
-    async with backend.reading() as views:
-        await backend.settle(views, request, [CATALOGUE, name])
-        row = await views.pool(name)
+    if asked.as_of is not None:
+        async with backend.looking_back() as views:
+            moment = await as_of.moment(request, views, asked.as_of, [name])
+            row = await views.history.pool(moment, name)
+    else:
+        async with backend.reading() as views:
+            await backend.settle(views, request, [CATALOGUE, name])
+            row = await views.pool(name)
     if row is None:
         raise _pool_not_found(name)
     return answer(row)

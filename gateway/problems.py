@@ -23,7 +23,7 @@ from eventstore.errors import (
     RolledBack,
 )
 from eventstore.events import Error
-from projector.queries import AgentRow
+from projector.queries import AgentRow, ArchiveIncomplete, NotReached, TooCostly, Unreadable
 
 CONTENT_TYPE: Final = "application/problem+json"
 
@@ -60,6 +60,10 @@ class Kind(StrEnum):
     LOG_ROLLED_BACK = "log-rolled-back"
     BUSY = "busy"
     VIEWS_UNAVAILABLE = "views-unavailable"
+    AS_OF_NOT_REACHED = "as-of-not-reached"
+    AS_OF_TOO_COSTLY = "as-of-too-costly"
+    ARCHIVE_INCOMPLETE = "archive-incomplete"
+    ARCHIVE_UNREADABLE = "archive-unreadable"
     HTTP_ERROR = "http-error"
     INTERNAL = "internal-error"
 
@@ -83,6 +87,8 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.ROLE_NOT_FOUND: (422, "There is no such role"),
     Kind.ROLE_MISMATCH: (422, "The pool is for another role"),
     Kind.IDEMPOTENCY_KEY_REUSED: (422, "The idempotency key was used for another request"),
+    Kind.ARCHIVE_INCOMPLETE: (410, "What led to that moment is no longer archived"),
+    Kind.AS_OF_NOT_REACHED: (422, "That moment has not come yet"),
     Kind.BACKLOG_FULL: (429, "Too many spawns wait"),
     Kind.TOO_MANY_STREAMS: (429, "Too many clients follow the events"),
     Kind.AGENT_START_FAILED: (502, "The agent could not be started"),
@@ -93,6 +99,8 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.LOG_ROLLED_BACK: (503, "The log has lost writes"),
     Kind.BUSY: (503, "Others were faster, too many times"),
     Kind.VIEWS_UNAVAILABLE: (503, "The views cannot be read"),
+    Kind.AS_OF_TOO_COSTLY: (503, "It takes too long to look back"),
+    Kind.ARCHIVE_UNREADABLE: (503, "The archive cannot be read"),
     Kind.REDIS_MEMORY: (507, "Redis is at its memory limit"),
     Kind.INTERNAL: (500, "Something went wrong inside the gateway"),
 }
@@ -192,6 +200,14 @@ def translate(error: Exception) -> Problem | None:
             return Problem(Kind.LOG_MISSING, str(error))
         case RolledBack() | Halted():
             return Problem(Kind.LOG_ROLLED_BACK, f"{error}; recover it with `muster recover`")
+        case NotReached():
+            return Problem(Kind.AS_OF_NOT_REACHED, str(error), field="as_of")
+        case ArchiveIncomplete():
+            return Problem(Kind.ARCHIVE_INCOMPLETE, str(error), field="as_of")
+        case TooCostly():
+            return Problem(Kind.AS_OF_TOO_COSTLY, str(error), field="as_of")
+        case Unreadable():
+            return Problem(Kind.ARCHIVE_UNREADABLE, str(error))
         case Busy():
             return Problem(Kind.BUSY, str(error))
         case LogError():

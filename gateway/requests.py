@@ -45,6 +45,16 @@ Label = Annotated[
         description="name:value",
     ),
 ]
+WorkerId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$(?!\n)")]
+Moment = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=4096,
+        description="As it was then: a time (ISO 8601 with its zone, or ms since 1970), or after an"
+        " event (pool:seq or pool:generation:seq; several with commas)",
+    ),
+]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 PageSize = Annotated[int, Meta(ge=1, le=1000)]
 
@@ -100,6 +110,7 @@ class AgentQuery(Request, frozen=True):
     include_ended: bool = False
     limit: PageSize = 100
     cursor: Annotated[str, Meta(max_length=200)] | None = None
+    as_of: Moment | None = None
 
 
 class ProjectQuery(Request, frozen=True):
@@ -109,6 +120,23 @@ class ProjectQuery(Request, frozen=True):
     include_ended: bool = False
     limit: PageSize = 100
     cursor: Annotated[str, Meta(max_length=200)] | None = None
+    as_of: Moment | None = None
+
+
+class MomentQuery(Request, frozen=True):
+    """Now, or as of a moment of the past."""
+
+    as_of: Moment | None = None
+
+
+class WorkerQuery(Request, frozen=True):
+    """Which workers. `include_ended`: stopped and lost ones too."""
+
+    pool_name: PoolName | None = None
+    include_ended: bool = False
+    limit: PageSize = 1000
+    cursor: Annotated[str, Meta(max_length=200)] | None = None
+    as_of: Moment | None = None
 
 
 class DeleteAgentQuery(Request, frozen=True):

@@ -172,6 +172,8 @@ async def dress(request: web.Request, response: web.StreamResponse) -> None:
             position = ",".join(f"{pool}:{seq}" for pool, seq in reading.position.items())
             if len(position) < 4_000:
                 response.headers["Muster-Position"] = position
+        if reading.as_of:
+            response.headers["Muster-As-Of"] = reading.as_of
         if reading.stale:
             response.headers["Muster-Stale"] = "true"
     if (fallback := request.app[BACKEND].options.fallback) is not None:

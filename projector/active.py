@@ -1,7 +1,7 @@
 """What the active projector does: follow events and heartbeats, keep its lease, watch and trim.
 
-Every transaction of its begins by proving the lease. Where the checkpoints cannot be gone on from
-(views dropped, of another version, or behind the archive) it builds the views anew first.
+Every transaction of its begins by proving the lease. Where the views are not such as can be gone on
+from, they are made so first (`projector/readiness.py`).
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from projector.damage import describe, rewritten
 from projector.database import Database
 from projector.intake import OK, read_entries
 from projector.lease import LEASE_SECONDS, Lease
+from projector.leftovers import drop_leftovers
 from projector.projection import Projection, Taken, stopped
-from projector.rebuild import Rebuild
+from projector.readiness import ready
 from projector.recovery import Recovery, Stage
 from projector.snapshot import Snapshot, begins_late, take_snapshot
 from projector.source import Source
 from projector.sweeping import Sweep
-from projector.switching import needs_rebuild
 from projector.tables import SERVING
 
 log = structlog.get_logger("muster.projector")
@@ -82,32 +82,24 @@ class Active:
             await asyncio.sleep(self._options.lease_seconds / 4)
             await self._lease.renew()
 
+    async def clear_leftovers(self) -> None:
+        """Drop what a rebuild that died left behind."""
+        rebuilding = Lease(self._database, "rebuild", seconds=self._options.lease_seconds)
+        while True:
+            await asyncio.sleep(self._options.lease_seconds)
+            if await rebuilding.held():
+                await drop_leftovers(self._database, rebuilding)
+
     # ---- events ------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        await self._load()
+        await ready(self._database, self._source, self._lease, self._projection)
         self._projection.join_pools()
         await self._take_snapshots(self._projection.positions)
         await self._audit(thorough=True)
         self._on_active()
         while True:
             await self._round()
-
-    async def _load(self) -> None:
-        """Read checkpoints; where they cannot be gone on from, build the views anew."""
-        projection, database = self._projection, self._database
-        await database.read(projection.load)
-        if not await database.read(lambda c: needs_rebuild(c, projection.positions)):
-            return
-        log.info("projector.rebuilding", name=self._options.name)
-        rebuild = Rebuild(database, self._source, lease_seconds=self._options.lease_seconds)
-        await rebuild.begin()
-        try:
-            await rebuild.fold_archive()
-            await rebuild.finish(self._lease, tolerant=True)
-        finally:
-            await rebuild.end()
-        await database.read(projection.load)
 
     async def _take_snapshots(self, pools: Iterable[str]) -> None:
         """Begin with what lives where neither archive nor stream has the beginning."""

@@ -42,6 +42,9 @@ T = TypeVar("T")
 BUSY_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 5
 CLOSE_SECONDS: Final = 5
+IDLE_SECONDS: Final = 5
+"""A process that stops within a transaction loses it after so long, and its locks with it."""
+_NEVER_STUCK: Final = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
 CREATION_LOCK: Final = 0x6D757374
 """PostgreSQL's advisory lock under which tables are created: "must" in ASCII."""
 
@@ -106,6 +109,8 @@ class Database:
 
         def transaction() -> T:
             with engine.execution_options(**options).begin() as connection:
+                if writes and not self.sqlite:
+                    connection.exec_driver_sql(_NEVER_STUCK)
                 return work(connection)
 
         future = threads.submit(transaction)
@@ -142,7 +147,8 @@ class Database:
         if "view_versions" not in before:
             connection.execute(insert(VIEW_VERSIONS).values(name="views", version=VIEW_VERSION))
         if before & _LOGGED and not before >= _LOGGED:
-            connection.execute(update(VIEW_VERSIONS).values(version=INCOMPLETE))
+            views = VIEW_VERSIONS.c.name == "views"
+            connection.execute(update(VIEW_VERSIONS).where(views).values(version=INCOMPLETE))
 
 
 _LOGGED: Final = frozenset({*VIEWS, "events"})

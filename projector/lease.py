@@ -10,6 +10,8 @@ transaction writes nothing.
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,6 +81,21 @@ class Lease:
         """Raises `Superseded`."""
         await self._database.write(self.hold)
 
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Renew it now and then, whatever is done meanwhile; that it was lost `hold` will tell."""
+        keeping = asyncio.create_task(self._keep(), name=f"lease.{self.name}")
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self.seconds / 4)
+            await self.renew()
+
     def hold(self, connection: Connection) -> None:
         """Prove and renew the lease in the caller's transaction. Raises `Superseded`."""
         held = connection.execute(
@@ -102,6 +119,10 @@ class Lease:
 
     async def release(self) -> None:
         await self._database.write(self.give_back)
+
+    async def held(self) -> bool:
+        """Whether somebody took it and has not given it back, dead or alive."""
+        return bool((await self._look()).holder)
 
     async def _look(self) -> Seen:
         row = await self._database.read(self._row)

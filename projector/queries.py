@@ -9,6 +9,15 @@ from sqlalchemy import Connection
 
 from projector import archive, selections
 from projector.database import Database, DatabaseError, disconnected
+from projector.history import (
+    ArchiveIncomplete,
+    AsOf,
+    History,
+    Moment,
+    NotReached,
+    TooCostly,
+    Unreadable,
+)
 from projector.projection import read_positions
 from projector.rows import (
     AgentFilter,
@@ -23,19 +32,29 @@ from projector.tables import SERVING
 from projector.trail import Trail
 
 __all__ = [
+    "HISTORY_SECONDS",
     "AgentFilter",
     "AgentRow",
+    "ArchiveIncomplete",
+    "AsOf",
     "DatabaseError",
     "EventRow",
     "Trail",
+    "History",
     "HostRow",
+    "Moment",
+    "NotReached",
     "PoolRow",
     "Position",
+    "TooCostly",
+    "Unreadable",
     "Views",
     "WorkerRow",
 ]
 
 CONNECTIONS: Final = 4
+HISTORY_SECONDS: Final = 4.0
+"""How long a question about the past may take."""
 FIRST_PAUSE: Final = 0.001
 LONGEST_PAUSE: Final = 0.02
 
@@ -51,6 +70,8 @@ class Views:
 
     def __init__(self, database_url: str) -> None:
         self._database = Database(database_url, connections=CONNECTIONS)
+        self.history = History(database_url, seconds=HISTORY_SECONDS)
+        """The same questions, about the past."""
         self._reached: dict[str, Position] = {}
         self._asking = asyncio.Lock()
 
@@ -61,10 +82,12 @@ class Views:
     async def start(self) -> None:
         """Connect. Where no projector has run yet, the tables are made, empty."""
         self._database.open()
+        self.history.open()
         await self._database.prepare()
 
     async def stop(self) -> None:
         """Close all connections. Safe to call twice."""
+        await self.history.close()
         await self._database.close()
 
     # ---- how far the views are ---------------------------------------------------------------
@@ -120,9 +143,18 @@ class Views:
 
     # ---- workers, pools, hosts ---------------------------------------------------------------
 
-    async def workers(self, pool: str | None = None, *, ended: bool = False) -> Sequence[WorkerRow]:
+    async def workers(
+        self,
+        pool: str | None = None,
+        *,
+        ended: bool = False,
+        after: str = "",
+        limit: int | None = None,
+    ) -> Sequence[WorkerRow]:
         """Workers in the order of their ids; `ended`: stopped and lost ones too."""
-        return await self._read(lambda c: selections.workers(c, pool, ended=ended))
+        return await self._read(
+            lambda c: selections.workers(c, pool, ended=ended, after=after, limit=limit)
+        )
 
     async def pools(self) -> Sequence[PoolRow]:
         """Pools that were not deleted, in the order of their names."""

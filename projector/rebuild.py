@@ -1,61 +1,58 @@
 """All views from the log again: archive first, then the streams, beside the views that serve.
 
 A rebuild folds into a second set of tables while the projector goes on. Only for the last stretch
-does it take the projector's lease: it reads archive and streams to their end, and puts the new rows
-in the place of the old in one transaction, so that no query ever sees an empty or half-built view.
-The serving tables keep their identity: views, grants and dashboards built on them stay. Then the
-projector takes its lease back and goes on from the new checkpoints.
+does it take the projector's lease: it compares the new with the old where both are at the same
+position, reads the streams to their end, and puts the new rows in the place of the old in one
+transaction, so that no query ever sees an empty or half-built view. The serving tables keep their
+identity: views, grants and dashboards built on them stay. Then the projector takes its lease back
+and goes on from the new checkpoints.
 
-What an interrupted rebuild left behind is dropped by the next one.
+What an interrupted rebuild left behind is dropped by the active projector, or by the next rebuild.
 """
 
-import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from eventstore.errors import LogError, MusterError
 from eventstore.log import CATALOGUE
+from projector.comparison import Comparison, compare
 from projector.database import Database
 from projector.lease import LEASE_SECONDS, Lease, Superseded
+from projector.leftovers import Rebuilding, take_rebuild_lease
+from projector.progress import Progress, Report
 from projector.projection import Projection, Taken, read_positions, stopped
 from projector.rows import EventRow, Position
 from projector.source import Head, Source, archive_heads, archived, first_generation
-from projector.switching import drop_fresh, make_fresh, switch
+from projector.switching import drop_fresh, make_fresh, read_version, switch
 from projector.tables import BESIDE, SERVING
 
+__all__ = [
+    "LogDamaged",
+    "Progress",
+    "Rebuild",
+    "RebuildFenced",
+    "RebuildOptions",
+    "Rebuilding",
+    "Report",
+    "replay",
+]
 
-class Rebuilding(MusterError):
-    """Another rebuild of these views is under way."""
+APPROACHES_MAX: Final = 10
+"""How often the archive's end is looked for again before the projector's lease is taken."""
+
+
+class RebuildFenced(MusterError):
+    """Something else took over while this rebuild stood still; the views were left as they are."""
 
 
 class LogDamaged(LogError):
     """The log cannot be folded to its end; the views that serve were left as they are."""
-
-
-class Progress(Struct, frozen=True, kw_only=True):
-    """How far a rebuild is: events folded of those the log holds, and since when."""
-
-    pool: str = ""
-    events: int = 0
-    total: int = 0
-    seconds: float = 0.0
-    finished: bool = False
-
-    @property
-    def rate(self) -> float:
-        """Events per second."""
-        return self.events / self.seconds if self.seconds else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """None while nobody can tell."""
-        return max(self.total - self.events, 0) / self.rate if self.rate else None
-
-
-Report = Callable[[Progress], None]
 
 
 class RebuildOptions(Struct, frozen=True, kw_only=True):
@@ -71,7 +68,8 @@ class RebuildOptions(Struct, frozen=True, kw_only=True):
 async def replay(options: RebuildOptions, report: Report) -> Progress:
     """Rebuild all views, on a running system or without one; answers what was done.
 
-    Raises `Rebuilding`, `LogDamaged`, `LogUnreachable` and whatever the database raises.
+    Raises `Rebuilding`, `RebuildFenced`, `LogDamaged`, `LogUnreachable` and whatever the database
+    raises.
     """
     database = Database(options.database_url, connections=2)
     source = Source(options.redis_url, options.key_prefix)
@@ -86,22 +84,23 @@ async def replay(options: RebuildOptions, report: Report) -> Progress:
             report=report,
         )
         projector = Lease(database, seconds=options.lease_seconds)
-        await rebuild.begin()
         try:
-            await rebuild.fold_archive()
-            await projector.seize()
-            await rebuild.finish(projector, tolerant=False)
+            await rebuild.run(projector, tolerant=False)
         finally:
             await projector.release()
-            await rebuild.end()
         return rebuild.progress
+    except Superseded as error:
+        raise RebuildFenced from error
     finally:
         await source.close()
         await database.close()
 
 
 class Rebuild:
-    """One rebuild, in steps: `begin`, `fold_archive`, `finish`, and `end` in any case."""
+    """One rebuild, in steps: `begin`, `fold_archive`, `finish`, and `end` in any case.
+
+    `run` takes them all, while whoever holds the projector's lease goes on.
+    """
 
     def __init__(
         self,
@@ -124,17 +123,41 @@ class Rebuild:
         self._archived: dict[str, Head] = {}
         self._began: dict[str, int] = {}
 
+    async def run(self, projector: Lease, *, tolerant: bool) -> None:
+        """The whole of it; `projector` is held from the last stretch on, and not given back."""
+        async with self.making():
+            await self.fold_archive()
+            await projector.seize()
+            async with projector.kept():
+                await self.finish(projector, tolerant=tolerant)
+
+    @asynccontextmanager
+    async def making(self) -> AsyncIterator[None]:
+        """From `begin` to `end`, with the rebuild's lease kept. Raises `Rebuilding`."""
+        try:
+            await self.begin()
+            async with self._lease.kept():
+                yield
+        finally:
+            await self.end()
+
     async def begin(self) -> None:
         """Make a second set of tables. Raises `Rebuilding` when another one does the same."""
-        try:
-            await asyncio.wait_for(self._lease.take(), self._lease.seconds * 1.5)
-        except TimeoutError:
-            raise Rebuilding from None
+        await take_rebuild_lease(self._lease)
         await self._database.write(self._make_tables)
         await self._look()
 
     async def fold_archive(self) -> None:
-        """Fold what is archived: the catalogue first, for it names the pools."""
+        """Fold what is archived, until little is left that came in meanwhile."""
+        for _ in range(APPROACHES_MAX):
+            before = self.progress.events
+            await self._fold_archives()
+            if self.progress.events - before <= self._batch:
+                return
+            await self._look()
+
+    async def _fold_archives(self) -> None:
+        """The catalogue first, for it names the pools."""
         await self._fold_archive(CATALOGUE)
         for pool in await self._pools():
             await self._fold_archive(pool)
@@ -146,8 +169,9 @@ class Rebuild:
         ending it all with `LogDamaged`.
         """
         await self._look()
+        await self._fold_archives()
+        await self._compare()
         for pool in (CATALOGUE, *await self._pools()):
-            await self._fold_archive(pool)
             await self._fold_stream(pool, projector)
         for pool in await self._pools():  # those that were created meanwhile
             await self._fold_stream(pool, projector)
@@ -155,6 +179,16 @@ class Rebuild:
             await self._demand_whole()
         await self._database.write(lambda connection: self._switch(connection, projector))
         self._tell(finished=True)
+
+    async def _compare(self) -> None:
+        """With the views that serve: nobody writes them now, and the archive ends where they do."""
+        beside = self._beside.positions
+
+        def work(connection: Connection) -> Comparison:
+            serving = read_positions(connection, SERVING)
+            return compare(connection, read_version(connection), serving, beside)
+
+        self.progress = replace(self.progress, comparison=await self._database.read(work))
 
     async def end(self) -> None:
         """Drop what was made."""
@@ -258,7 +292,8 @@ class Rebuild:
         self._tell(pool, projection.positions[pool].seq - before)
 
     def _tell(self, pool: str = "", events: int = 0, *, finished: bool = False) -> None:
-        self.progress = Progress(
+        self.progress = replace(
+            self.progress,
             pool=pool,
             events=self.progress.events + events,
             total=sum(head.seq for head in self._heads.values()),

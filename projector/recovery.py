@@ -39,10 +39,9 @@ from projector.database import Database
 from projector.intake import OK
 from projector.lease import LEASE_SECONDS, Lease
 from projector.projection import Projection, Taken, stopped
-from projector.rebuild import Rebuild
+from projector.readiness import ready
 from projector.rows import EventRow, Position
 from projector.source import Source
-from projector.switching import needs_rebuild
 from projector.tables import SERVING
 from projector.unsaved import Unsaved, find_unsaved
 
@@ -157,7 +156,7 @@ class Recovery:
 
     async def run(self) -> list[RecoveredLog]:
         self._tell(Stage(doing="looking at the logs"))
-        await self._load()
+        await ready(self._database, self._source, self._lease, self._projection)
         damage = await find_damage(self._source, self._database, self._projection)
         if not damage:
             return []
@@ -184,21 +183,6 @@ class Recovery:
         return self._projection.positions
 
     # ---- before anything is written --------------------------------------------------------------
-
-    async def _load(self) -> None:
-        """The views at the archive's end: they are the state that is restored."""
-        projection, database = self._projection, self._database
-        await database.read(projection.load)
-        if not await database.read(lambda c: needs_rebuild(c, projection.positions)):
-            return
-        rebuild = Rebuild(database, self._source, lease_seconds=self._lease.seconds)
-        await rebuild.begin()
-        try:
-            await rebuild.fold_archive()
-            await rebuild.finish(self._lease, tolerant=True)
-        finally:
-            await rebuild.end()
-        await database.read(projection.load)
 
     async def _take_in(self, pool: str) -> list[EventRow]:
         """Archive what the stream still has; answers what of it cannot follow, and is lost."""

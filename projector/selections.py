@@ -113,10 +113,10 @@ def _agent_rows(connection: Connection, chosen: Select[Any]) -> list[AgentRow]:
     rows = connection.execute(chosen).mappings().all()
     pending = {row["pool_name"] for row in rows if row["status"] == Status.PENDING}
     rooms = _rooms(connection, pending) if pending else {}
-    return [_agent_row(row, rooms.get(row["pool_name"], Room())) for row in rows]
+    return [agent_row(row, rooms.get(row["pool_name"], Room())) for row in rows]
 
 
-def _agent_row(row: Row, room: Room) -> AgentRow:
+def agent_row(row: Row, room: Room) -> AgentRow:
     waits = row["status"] == Status.PENDING
     running = row["status"] in (Status.RUNNING, Status.STOPPING)
     return AgentRow(
@@ -158,10 +158,10 @@ def pools(connection: Connection, name: str | None = None) -> list[PoolRow]:
     if name is not None:
         chosen = chosen.where(p.c.pool_name == name)
     rows = connection.execute(chosen.order_by(p.c.pool_name)).mappings()
-    return [_pool_row(row) for row in rows]
+    return [pool_row(row) for row in rows]
 
 
-def _pool_row(row: Row) -> PoolRow:
+def pool_row(row: Row) -> PoolRow:
     return PoolRow(
         pool_name=row["pool_name"],
         role_type=row["role_type"],
@@ -201,23 +201,27 @@ def _rooms(connection: Connection, names: Iterable[str]) -> dict[str, Room]:
 # ---- workers and hosts -------------------------------------------------------------------------
 
 
-def workers(connection: Connection, pool: str | None, *, ended: bool) -> list[WorkerRow]:
+def workers(
+    connection: Connection, pool: str | None, *, ended: bool, after: str, limit: int | None
+) -> list[WorkerRow]:
     """In the order of their ids; `ended`: stopped and lost ones too."""
     w, live = SERVING.workers, WORKER_LIVE
     same = (live.c.worker_id == w.c.worker_id) & (live.c.pool_name == w.c.pool_name)
     chosen = (
         select(w, live.c.last_heartbeat, live.c.loop_lag_ms)
         .join_from(w, live, same, isouter=True)
+        .where(w.c.worker_id > after)
         .order_by(w.c.worker_id)
+        .limit(limit)
     )
     if pool is not None:
         chosen = chosen.where(w.c.pool_name == pool)
     if not ended:
         chosen = chosen.where(w.c.status.not_in(ENDED_WORKERS))
-    return [_worker_row(row) for row in connection.execute(chosen).mappings()]
+    return [worker_row(row) for row in connection.execute(chosen).mappings()]
 
 
-def _worker_row(row: Row) -> WorkerRow:
+def worker_row(row: Row) -> WorkerRow:
     same = ("worker_id", "pool_name", "host", "pid", "status", "reason", "epoch", "version")
     counts = ("agent_count", "max_agents", "requested_at", "started_at", "ended_at")
     return WorkerRow(

@@ -23,6 +23,7 @@ from projector.database import Database, DatabaseError, address
 from projector.intake import OK
 from projector.lease import Lease, Superseded
 from projector.projection import Taken
+from projector.readiness import upgrade
 from projector.source import Source
 from projector.switching import read_version
 from projector.tables import VIEW_VERSION
@@ -124,8 +125,9 @@ class Projector:
     async def _stand_by(self, database: Database, source: Source) -> None:
         lease = Lease(database, seconds=self.options.lease_seconds)
         self.phase = Phase.STANDBY
-        await lease.take()
         try:
+            if not await upgrade(database, source, lease):
+                await lease.take()
             if await database.read(read_version) > VIEW_VERSION:
                 raise ViewsTooNew
             active = Active(
@@ -152,6 +154,7 @@ class Projector:
                 active.follow(),
                 active.follow_heartbeats(),
                 active.follow_retention(),
+                active.clear_leftovers(),
             )
         ]
         try:

@@ -7,8 +7,10 @@ const QUIET_MS = 5000; // heartbeats are not in the log: look again without a re
 const byId = (id) => document.getElementById(id);
 const time = (ms) => new Date(ms).toLocaleTimeString();
 let scheduled = null;
+let asOf = null; // the moment of the past that is shown, in ms; null: now
 
 function setState(text, kind) {
+  if (asOf !== null) return; // what the live log does is of no concern then
   byId("state").textContent = text;
   byId("state").className = `state ${kind}`;
 }
@@ -65,10 +67,33 @@ function drawDecisions(decisions) {
   }));
 }
 
+// Pools and workers as they were; alerts, events and decisions go on telling of today.
+async function drawPast(ms) {
+  const say = (text, kind) => {
+    byId("state").textContent = text;
+    byId("state").className = `state ${kind}`;
+  };
+  try {
+    const [{ pools }, { workers }] = await Promise.all(
+      ["pools", "workers"].map((what) => ask.json(`/api/v1/agents/${what}?as_of=${ms}`)));
+    if (asOf !== ms) return; // another one was chosen meanwhile
+    drawFigures(pools);
+    byId("pools").replaceChildren(...pools.map((pool) =>
+      drawPool(pool, workers.filter((w) => w.pool_name === pool.pool_name), pool.agent_count && {
+        [pool.agent_count === 1 ? "agent" : "agents"]: pool.agent_count, pending: pool.pending_count })));
+    say(`as of ${new Date(ms).toLocaleString()}`, "");
+  } catch (error) {
+    if (error instanceof ask.Unauthorized) byId("gate").hidden = false;
+    else if (asOf === ms) say("that moment cannot be shown", "lost");
+  }
+}
+
 async function draw() {
   scheduled = null;
+  if (asOf !== null) return drawPast(asOf);
   try {
     const all = await ask.json("/api/v1/agents/monitor/dashboard");
+    if (asOf !== null) return;
     byId("version").textContent = all.version;
     byId("gate").hidden = true;
     byId("fallback").textContent = all.fallback;
@@ -88,7 +113,7 @@ async function draw() {
 }
 
 function drawSoon() {
-  scheduled ??= setTimeout(draw, CALM_MS);
+  if (asOf === null) scheduled ??= setTimeout(draw, CALM_MS);
 }
 
 function addEvent(event) {
@@ -141,6 +166,22 @@ byId("token-form").addEventListener("submit", (event) => {
   drawSoon();
   follow();
 });
+function lookAt(ms) {
+  asOf = ms;
+  byId("now").hidden = ms === null;
+  if (ms === null) {
+    byId("as-of").value = "";
+    setState("live", "live");
+  }
+  draw();
+}
+
+byId("as-of").addEventListener("change", () => {
+  const ms = new Date(byId("as-of").value).getTime();
+  lookAt(Number.isNaN(ms) ? null : ms);
+});
+byId("now").addEventListener("click", () => lookAt(null));
+byId("past").addEventListener("submit", (event) => event.preventDefault());
 draw();
 follow();
 setInterval(drawSoon, QUIET_MS);

@@ -12,6 +12,7 @@ from muster.commands import event_lines
 from muster.commands.answers import AgentAnswer
 from muster.commands.asking import BASE, Gateway
 from muster.commands.command import note
+from muster.commands.looking_back import as_of, seen_ms
 from muster.commands.streams import CATALOGUE, Recorded
 
 HISTORY_SECONDS = 5.0
@@ -19,7 +20,8 @@ HISTORY_SECONDS = 5.0
 
 def show_agent(gateway: Gateway, agent_id: str, args: argparse.Namespace) -> int:
     """Print it; the exit code."""
-    answer = gateway.get(f"{BASE}/{quote(agent_id)}")
+    answer = gateway.get(f"{BASE}/{quote(agent_id)}", {"as_of": as_of(args)})
+    seen_ms(answer)
     agent = answer.read(AgentAnswer)
     events = list(history(gateway, agent))
     if args.json:

@@ -78,5 +78,6 @@ class PoolList(Struct, frozen=True, kw_only=True):
     pools: list[msgspec.Raw]
 
 
-class WorkerList(Struct, frozen=True, kw_only=True):
+class WorkerPage(Struct, frozen=True, kw_only=True):
     workers: list[msgspec.Raw]
+    next: str | None = None

@@ -8,7 +8,7 @@ from muster.commands.command import BadInput
 
 _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
+CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 FIRST_MS = 100_000_000_000
 """Smaller numbers are seconds (up to the year 5138), greater ones milliseconds (since 1973)."""
@@ -29,7 +29,7 @@ def moment_ms(text: str, flag: str, now: float | None = None) -> int:
     if text.isdecimal() and text.isascii():
         return int(text) if int(text) >= FIRST_MS else int(text) * 1000
     try:
-        return _clock_ms(text, now) if _CLOCK.fullmatch(text) else _date_ms(text)
+        return _clock_ms(text, now) if CLOCK.fullmatch(text) else _date_ms(text)
     except ValueError:
         raise BadInput(
             f"{flag}: {text!r} is not a time such as 10m, 14:03 or 2026-11-24T14:03"

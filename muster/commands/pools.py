@@ -13,10 +13,12 @@ from muster.commands.answers import PoolAnswer, PoolList
 from muster.commands.arguments import pairs, setting
 from muster.commands.asking import BASE, TIMEOUT_SECONDS, Answer, Gateway
 from muster.commands.command import BadInput, Subparsers, declare, note
+from muster.commands.looking_back import add_as_of_flag, as_of, seen_ms
 
 EXAMPLES = """\
   muster pools                                  all pools and how full they are
   muster pools developer_pool                   one, with its settings
+  muster pools --as-of -15m                     as it was a quarter of an hour ago
   muster pools create night --role developer --set max_workers=4
   muster pools set night max_workers=8 empty_worker_seconds=60
   muster pools delete night --force
@@ -49,9 +51,11 @@ def add(subparsers: Subparsers) -> None:
         examples=EXAMPLES,
     )
     connecting.add_service_flags(parser)
+    add_as_of_flag(parser)
     actions = parser.add_subparsers(action=_NameOrAction, metavar="NAME | ACTION", title="actions")
     show = _action(actions, "show", _show, "show one pool", "  muster pools developer_pool")
     show.add_argument("name", metavar="NAME")
+    add_as_of_flag(show, argparse.SUPPRESS)
     create = _action(actions, "create", _create, "create a pool", "  muster pools create night"
                      " --role developer --set max_workers=4")  # fmt: skip
     create.add_argument("name", metavar="NAME", help="a to z, 0 to 9, _ and -")
@@ -93,7 +97,9 @@ def _settings(texts: Sequence[str], flag: str) -> dict[str, object]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    found = Gateway(connecting.service(args)).get(f"{BASE}/pools").read(PoolList).pools
+    answer = Gateway(connecting.service(args)).get(f"{BASE}/pools", {"as_of": as_of(args)})
+    seen_ms(answer)
+    found = answer.read(PoolList).pools
     if args.json:
         render.print_json(found)
     elif found:
@@ -104,7 +110,9 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    return _tell(Gateway(connecting.service(args)).get(_path(args.name)), args)
+    answer = Gateway(connecting.service(args)).get(_path(args.name), {"as_of": as_of(args)})
+    seen_ms(answer)
+    return _tell(answer, args)
 
 
 def _create(args: argparse.Namespace) -> int:

@@ -13,8 +13,9 @@ from muster.commands import connecting
 from muster.commands.agent_details import show_agent
 from muster.commands.answers import AgentAnswer, AgentPage
 from muster.commands.arguments import agent_id, seconds
-from muster.commands.asking import BASE, Gateway, Query
+from muster.commands.asking import BASE, Answer, Gateway, Query
 from muster.commands.command import BadInput, Subparsers, declare, note
+from muster.commands.looking_back import add_as_of_flag, as_of, seen_ms
 from muster.commands.watching import keep_showing
 
 EXAMPLES = """\
@@ -22,6 +23,7 @@ EXAMPLES = """\
   muster ps --pool developer_pool --status pending   who waits, and what for
   muster ps --project demo --all                     a project's, ended ones too
   muster ps --watch                                  … as it changes
+  muster ps --as-of 14:03 --all                      … as it was then; also -15m, POOL:SEQ
   muster ps 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e     one agent: last error, history
   muster ps --json | jq -r '.[].agent_id'
 """
@@ -60,6 +62,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("-a", "--all", action="store_true", help="also those that have ended")
     parser.add_argument("--limit", type=int, default=LIMIT, metavar="N",
                         help=f"so many at most (default {LIMIT})")  # fmt: skip
+    add_as_of_flag(parser)
     parser.add_argument("-w", "--watch", action="store_true", help="show it again as it changes")
     parser.add_argument("--interval", default="2", metavar="S", help="seconds between two looks")
     connecting.add_service_flags(parser)
@@ -67,6 +70,8 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     gateway = Gateway(connecting.service(args))
+    if args.as_of and args.watch:
+        raise BadInput("--as-of: what was does not change; leave out --watch")
     if args.agent:
         return show_agent(gateway, agent_id(args.agent), args)
     if args.limit < 1:
@@ -74,11 +79,13 @@ def run(args: argparse.Namespace) -> int:
     query = _query(args)
     if args.watch:
         return _watch(gateway, query, args)
-    found = list(agents(gateway, query, args.limit))
+    first = _first(gateway, query, args.limit)
+    now_ms = seen_ms(first)
+    found = list(islice(_pages(gateway, first, args.limit), args.limit))
     if args.json:
         render.print_json(found)
         return 0
-    _show([_read(raw) for raw in found], limit=args.limit)
+    _show([_read(raw) for raw in found], limit=args.limit, now_ms=now_ms)
     return 0
 
 
@@ -95,16 +102,21 @@ def _query(args: argparse.Namespace) -> dict[str, str | int | None]:
         "process_id": args.worker,
         "label": label.replace("=", ":", 1) if label else None,
         "include_ended": "true" if ended else None,
+        "as_of": as_of(args),
     }
 
 
 def agents(gateway: Gateway, query: Query, limit: int) -> Iterator[msgspec.Raw]:
     """Agents as the gateway lists them, page after page."""
-    return islice(_pages(gateway, query, limit), limit)
+    return islice(_pages(gateway, _first(gateway, query, limit), limit), limit)
 
 
-def _pages(gateway: Gateway, query: Query, limit: int) -> Iterator[msgspec.Raw]:
-    page = gateway.get(BASE, {**query, "limit": min(limit, PAGE)}).read(AgentPage)
+def _first(gateway: Gateway, query: Query, limit: int) -> Answer:
+    return gateway.get(BASE, {**query, "limit": min(limit, PAGE)})
+
+
+def _pages(gateway: Gateway, first: Answer, limit: int) -> Iterator[msgspec.Raw]:
+    page = first.read(AgentPage)
     for _ in range(limit):  # a page has an agent or is the last: no more pages than agents
         yield from page.agents
         if not page.next:
@@ -119,17 +131,18 @@ def _read(raw: msgspec.Raw) -> AgentAnswer:
 # ---- the list --------------------------------------------------------------------------------
 
 
-def _show(found: Sequence[AgentAnswer], *, limit: int) -> None:
+def _show(found: Sequence[AgentAnswer], *, limit: int, now_ms: float) -> None:
     if found:
-        render.show(table(found))
+        render.show(table(found, now_ms))
     else:
         note("no agents")
     if len(found) == limit:
         note(f"({limit} shown; --limit for more)")
 
 
-def table(found: Sequence[AgentAnswer]) -> render.Table:
-    now_ms = time.time() * 1000
+def table(found: Sequence[AgentAnswer], now_ms: float | None = None) -> render.Table:
+    """`now_ms`: when ages are counted to, in ms since 1970; None: until now."""
+    now_ms = time.time() * 1000 if now_ms is None else now_ms
     return render.Table(COLUMNS, [_row(agent, now_ms) for agent in found])
 
 

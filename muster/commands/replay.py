@@ -1,4 +1,4 @@
-"""`muster replay`: all views from the log again, while the old ones serve."""
+"""`muster replay`: all views from the log again, while the old ones serve; and the way back."""
 
 import argparse
 import asyncio
@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from muster import render
 from muster.commands import connecting
-from muster.commands.command import Subparsers, database_answers, declare
+from muster.commands.command import Subparsers, database_answers, declare, note
 
 if TYPE_CHECKING:
-    from projector.rebuild import Progress
+    from projector.comparison import Comparison
+    from projector.progress import Progress
+    from projector.rebuild import RebuildOptions
 
 EXAMPLES = """\
   muster replay                                   the views of the `muster up` that runs here
   MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster replay
+  muster replay --rollback                        the views as they were before the last one
 """
 LINE_SECONDS = 2.0
 """How often a line is written where there is no terminal to draw a bar on."""
+SHOWN_MAX = 5
+"""Differences that are shown."""
 Tell: TypeAlias = "Callable[[Progress], None]"
 
 
@@ -29,9 +34,17 @@ def add(subparsers: Subparsers) -> None:
         "replay",
         run,
         summary="rebuild all views from the log",
-        description="Rebuilds all views from archive and streams, beside those that serve, and"
-        " puts them in their place at once. May run at any time.",
+        description="Rebuilds all views from archive and streams, beside those that serve,"
+        " compares the two, and puts the new ones in their place at once. May run at any time."
+        " The old ones are kept until the next time.",
         examples=EXAMPLES,
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--rollback", action="store_true", help="instead: let the views before the last serve again"
+    )
+    instead.add_argument(
+        "--discard-previous", action="store_true", help="instead: drop what is kept for a rollback"
     )
     connecting.add_redis_flags(parser)
     connecting.add_key_prefix_flag(parser)
@@ -40,23 +53,88 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from projector.rebuild import RebuildOptions, replay
+    from projector.rebuild import RebuildOptions
 
     options = RebuildOptions(
-        redis_url=connecting.redis_url(args),
+        redis_url="" if _without_redis(args) else connecting.redis_url(args),
         key_prefix=connecting.key_prefix(args),
         database_url=connecting.database_url(args),
     )
-    with database_answers(options.database_url), _telling() as tell:
-        done = asyncio.run(replay(options, tell))
+    with database_answers(options.database_url):
+        if _without_redis(args):
+            return _previous(args, options)
+        return _replay(args, options)
+
+
+def _without_redis(args: argparse.Namespace) -> bool:
+    return bool(args.rollback or args.discard_previous)
+
+
+def _previous(args: argparse.Namespace, options: "RebuildOptions") -> int:
+    from projector.rolling_back import discard, roll_back
+
+    asyncio.run(roll_back(options) if args.rollback else discard(options))
     if args.json:
-        render.print_json(
-            {"events": done.events, "seconds": round(done.seconds, 3), "rate": round(done.rate)}
+        render.print_json({"rolled_back": args.rollback, "discarded": args.discard_previous})
+    elif args.rollback:
+        print(
+            "the views before the last rebuild serve again; the projector takes them on from there"
         )
     else:
-        took = f"{done.seconds:.1f} s, {done.rate:,.0f} a second"
-        print(f"the views are rebuilt: {done.events:,} events in {took}")
+        print("no previous views are kept any more")
     return 0
+
+
+def _replay(args: argparse.Namespace, options: "RebuildOptions") -> int:
+    from projector.rebuild import replay
+
+    with _telling() as tell:
+        done = asyncio.run(replay(options, tell))
+    if args.json:
+        render.print_json(_document(done))
+        return 0
+    took = f"{done.seconds:.1f} s, {done.rate:,.0f} a second"
+    print(f"the views are rebuilt: {done.events:,} events in {took}")
+    if done.comparison is not None:
+        for line in told(done.comparison):
+            note(line)
+    return 0
+
+
+def _document(done: "Progress") -> dict[str, object]:
+    document: dict[str, object] = {
+        "events": done.events,
+        "seconds": round(done.seconds, 3),
+        "rate": round(done.rate),
+    }
+    if found := done.comparison:
+        document["compared"] = {
+            "pools": found.pools,
+            "left_out": found.left_out,
+            "same_version": found.same_version,
+            "rows": found.rows,
+            "differing": found.differing,
+            "differences": found.differences,
+        }
+    return document
+
+
+def told(found: "Comparison") -> Iterator[str]:
+    """What the comparison came to, in lines."""
+    for pool, why in found.left_out.items():
+        yield f"not compared: {f'pool {pool}' if pool else 'pools and hosts'}: {why}"
+    if not found.pools:
+        return
+    if not found.differing:
+        yield f"{found.rows:,} rows are as they were, at the same position"
+        return
+    were = "the views that served were wrong" if found.same_version else (
+        f"the views that served were of version {found.version}"
+    )  # fmt: skip
+    yield f"{found.differing:,} of {found.rows:,} rows differ at the same position: {were}"
+    for difference in found.differences[:SHOWN_MAX]:
+        yield f"  {difference}"
+    yield "they are kept: `muster replay --rollback` puts them back"
 
 
 @contextmanager

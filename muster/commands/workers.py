@@ -1,20 +1,21 @@
 """`muster workers`: the worker processes, how full they are and when they were last heard."""
 
 import argparse
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from muster import render
 from muster.commands import connecting
-from muster.commands.answers import WorkerAnswer, WorkerList
-from muster.commands.asking import BASE, Gateway
+from muster.commands.answers import WorkerAnswer, WorkerPage
+from muster.commands.asking import BASE, Answer, Gateway
 from muster.commands.command import Subparsers, declare, note
+from muster.commands.looking_back import add_as_of_flag, as_of, seen_ms
 
 EXAMPLES = """\
   muster workers
   muster workers --pool developer_pool
+  muster workers --all --as-of 14:03
   muster workers --json | jq '.[] | {worker_id, agent_count}'
 """
 
@@ -29,25 +30,40 @@ def add(subparsers: Subparsers) -> None:
         examples=EXAMPLES,
     )
     parser.add_argument("--pool", metavar="NAME", help="of this pool only")
+    parser.add_argument("-a", "--all", action="store_true", help="also those that have ended")
+    add_as_of_flag(parser)
     connecting.add_service_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     gateway = Gateway(connecting.service(args))
-    listed = gateway.get(f"{BASE}/monitor/dashboard").read(WorkerList).workers
-    found = [(msgspec.json.decode(raw, type=WorkerAnswer), raw) for raw in listed]
-    found = [(worker, raw) for worker, raw in found if args.pool in (None, worker.pool_name)]
+    query = {
+        "pool_name": args.pool,
+        "include_ended": "true" if args.all else None,
+        "as_of": as_of(args),
+    }
+    first = gateway.get(f"{BASE}/workers", query)
+    now_ms = seen_ms(first)
+    found = list(_pages(gateway, first))
     if args.json:
-        render.print_json([raw for _, raw in found])
+        render.print_json(found)
     elif found:
-        render.show(table([worker for worker, _ in found]))
+        render.show(table([msgspec.json.decode(raw, type=WorkerAnswer) for raw in found], now_ms))
     else:
         note("no workers")
     return 0
 
 
-def table(found: Sequence[WorkerAnswer]) -> render.Table:
-    now_ms = time.time() * 1000
+def _pages(gateway: Gateway, first: Answer) -> Iterator[msgspec.Raw]:
+    page = first.read(WorkerPage)
+    while True:
+        yield from page.workers
+        if not page.next or not page.workers:
+            return
+        page = gateway.follow(page.next).read(WorkerPage)
+
+
+def table(found: Sequence[WorkerAnswer], now_ms: float) -> render.Table:
     columns = (
         render.Column("WORKER"),
         render.Column("POOL"),

@@ -54,18 +54,24 @@ def test_a_day_with_the_command_line(told, capsys):
 
     assert told("terminate", ids[0]).split()[-3:] == [ids[0], "terminated", "requested"]
     assert ids[0] not in told("ps")
-    history = [event["type"] for event in told("ps", ids[0], "--json")["events"]]
-    assert history == [
+    events = told("ps", ids[0], "--json")["events"]
+    assert [event["type"] for event in events] == [
         "agent.requested",
         "agent.claimed",
         "agent.started",
         "agent.termination_requested",
         "agent.terminated",
     ]
+    before = f"{POOL}:{events[3]['seq'] - 1}"
+    assert {row["status"] for row in told("ps", "--as-of", before, "--json")} == {"running"}
+    assert ids[0] in told("ps", "--as-of", before)
+    assert told("pools", POOL, "--as-of", before, "--json")["used_capacity"] == 12
+    assert sum(row["agent_count"] for row in told("workers", "--as-of", before, "--json")) == 12
     assert told("tail", "--agent", ids[0], "-n", "1").rstrip().endswith("requested")
     until_sync(lambda: "agent.terminated" in told("logs", ids[0]), what="the end in the log")
 
     assert "the views are rebuilt" in told("replay")
+    assert "serve again" in told("replay", "--rollback")
     assert len(told("ps", "--json")) == 11
     assert told("verify").startswith("equal: ")
     assert main(["spawn", "nowhere", "--project", "demo"]) == 1

@@ -1,5 +1,6 @@
 """Exactly one projector is active, whoever dies, stops or comes back late."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 
 from projector.lease import Lease
 from projector.service import Phase, Projector
+from projector.verify import verify
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.waiting import until
 
@@ -105,6 +107,56 @@ async def test_a_killed_projector_is_followed_at_once_and_a_stopped_one_soon(
         assert seqs == [1, 2, 3]
 
 
+async def test_a_projector_that_stops_within_a_transaction_does_not_keep_others_from_it(
+    redis_url: str, postgres_url: str
+) -> None:
+    """PostgreSQL takes the transaction, and its hold on the lease, from a process that is silent.
+
+    When that one goes on, the transaction is gone, and the lease another's.
+    """
+    async with open_stage(redis_url, postgres_url) as stage:
+        pool = await stage.pool()
+        await pool.spawn()
+        ours = stage.projector(lease_seconds=1.0)
+        with process(stage, STOPS_ITSELF) as other:
+            await stage.settle()
+            await ours.start()
+            await until(lambda: ours.phase is Phase.STANDBY)
+            await pool.spawn()
+            assert os.WIFSTOPPED(await asyncio.to_thread(stopped, other.pid))
+            await active_within(ours, 20.0)
+            await stage.settle()
+            os.kill(other.pid, signal.SIGCONT)
+            await pool.spawn()
+            await stage.settle()
+            assert ours.phase is Phase.ACTIVE
+            await ours.stop()
+        seqs = [row.seq for row in await stage.views.events(POOL)]
+        assert seqs == [1, 2, 3]
+        assert (await verify(redis_url, "", postgres_url)).equal
+
+
+STOPS_ITSELF = """
+    import signal, threading
+    from projector.projection import Projection
+
+    write = Projection.write
+
+    def write_and_stop(self, connection, pool, rows):
+        taken = write(self, connection, pool, rows)
+        if rows[-1].pool and rows[-1].seq == 2:
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # before it can commit
+        return taken
+
+    Projection.write = write_and_stop
+"""
+
+
+def stopped(pid: int) -> int:
+    """Wait until a child of ours is stopped or has ended."""
+    return os.waitpid(pid, os.WUNTRACED)[1]
+
+
 async def active_within(projector: Projector, seconds: float) -> None:
     began = time.monotonic()
     await until(lambda: projector.phase is Phase.ACTIVE, timeout=seconds)
@@ -122,9 +174,9 @@ async def steal(stage: Stage) -> Lease:
 
 
 @contextmanager
-def process(stage: Stage) -> Iterator["subprocess.Popen[bytes]"]:
-    """A projector in a process of its own."""
-    program = textwrap.dedent("""
+def process(stage: Stage, first: str = "") -> Iterator["subprocess.Popen[bytes]"]:
+    """A projector in a process of its own, which runs `first` before."""
+    program = textwrap.dedent(first) + textwrap.dedent("""
         import asyncio, sys
         from projector.service import Projector, ProjectorOptions
 

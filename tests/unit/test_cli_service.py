@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -58,6 +59,7 @@ class Stub:
 
     def __init__(self) -> None:
         self.answers: Answers = {"GET /pools/night": POOL}
+        self.sent: dict[str, str] = {}
         self.asked: list[Asked] = []
         stub = self
 
@@ -69,6 +71,8 @@ class Stub:
                 content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
+                for name, value in stub.sent.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -367,12 +371,18 @@ def test_workers_are_told_with_how_full_they_are(gateway, muster):
     worker = {"worker_id": "w1", "pool_name": "night", "host": "h", "pid": 7, "status": "active",
               "agent_count": 3, "max_agents": 10, "loop_lag_ms": 0.5}  # fmt: skip
     other = {**worker, "worker_id": "w2", "pool_name": "day"}
-    gateway.answers["GET /monitor/dashboard"] = {"workers": [worker, other], "more": 1}
+
+    def page(asked: Asked) -> dict[str, Any]:
+        if asked.query.get("pool_name") or asked.query.get("cursor"):
+            return {"workers": [worker], "more": 1}
+        return {"workers": [other], "next": f"{API}/workers?cursor=abc"}
+
+    gateway.answers["GET /workers"] = page
     _, out, _ = muster("workers", "--pool", "night")
     assert out.splitlines()[1].split()[:6] == ["w1", "night", "h", "7", "active", "3/10"]
     assert [found["worker_id"] for found in json.loads(muster("workers", "--json")[1])] == [
-        "w1",
         "w2",
+        "w1",
     ]
 
 
@@ -393,3 +403,51 @@ def test_every_command_has_a_help_with_examples(capsys):
             main([*words, "--help"])
         assert ended.value.code == 0
         assert f"examples:\n  muster {words[0]}" in capsys.readouterr().out
+
+
+# ---- as it was -------------------------------------------------------------------------------
+
+
+def test_a_moment_is_said_as_people_do_and_asked_for_in_ms(gateway, muster):
+    """Ages are counted to that moment, and what it was is told."""
+    spawned = {"agents": [agent(created_at=1_795_529_000_000)], "next": None}
+    gateway.answers["GET "] = spawned
+    gateway.sent = {"Muster-As-Of": "1795529010000,night:1:7"}
+    _, out, err = muster("ps", "--as-of", "2026-11-24T14:03:30Z")
+    assert gateway.asked[0].query["as_of"] == "1795529010000"
+    assert out.splitlines()[1].split()[-2] == "10s"
+    assert err.startswith("as of ")
+    muster("ps", "--as-of", "-15m")
+    asked_ms = int(gateway.asked[1].query["as_of"])
+    assert abs(time.time() * 1000 - 900_000 - asked_ms) < 60_000
+    for position in ("night:7", "night:1:7", ":3", "night:7,day:2"):
+        muster("ps", f"--as-of={position}")
+        assert gateway.asked[-1].query["as_of"] == position
+    muster("ps", "--as-of", "14:03")
+    clock = time.localtime(int(gateway.asked[-1].query["as_of"]) / 1000)
+    assert clock[3:6] == (14, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        (["pools", "--as-of", "-1h"], "GET /pools"),
+        (["pools", "night", "--as-of", "-1h"], "GET /pools/night"),
+        (["pools", "--as-of", "-1h", "show", "night"], "GET /pools/night"),
+        (["workers", "--as-of", "-1h"], "GET /workers"),
+        (["ps", AGENT, "--as-of", "-1h"], f"GET /{AGENT}"),
+    ],
+)
+def test_pools_workers_and_one_agent_are_asked_for_as_they_were(gateway, muster, words, call):
+    gateway.answers |= {"GET /pools": {"pools": [POOL]}, "GET /workers": {"workers": []}}
+    gateway.answers[f"GET /{AGENT}"] = agent()
+    assert muster(*words)[0] == 0
+    assert gateway.asked[0].call == call
+    assert abs(time.time() * 1000 - 3_600_000 - int(gateway.asked[0].query["as_of"])) < 60_000
+
+
+def test_what_was_cannot_be_watched_and_is_no_nonsense(gateway, muster):
+    assert muster("ps", "--watch", "--as-of", "-1h")[0] == 2
+    code, _, err = muster("ps", "--as-of", "yesterday")
+    assert (code, err.partition(":")[0]) == (2, "muster ps")
+    assert gateway.asked == []

@@ -1,0 +1,37 @@
+"""One rebuild at a time, by a lease of its own; and what a dead one left behind."""
+
+import asyncio
+
+from sqlalchemy import Connection
+
+from eventstore.errors import MusterError
+from projector.database import Database
+from projector.lease import Lease
+from projector.switching import drop_fresh
+
+
+class Rebuilding(MusterError):
+    """Another rebuild of these views is under way."""
+
+
+async def take_rebuild_lease(lease: Lease) -> None:
+    """Raises `Rebuilding` where somebody holds it and goes on renewing it."""
+    try:
+        await asyncio.wait_for(lease.take(), lease.seconds * 1.5)
+    except TimeoutError:
+        raise Rebuilding from None
+
+
+async def drop_leftovers(database: Database, lease: Lease) -> None:
+    """Drop what a rebuild that died left behind; one that still renews its lease is let be."""
+    try:
+        await take_rebuild_lease(lease)
+    except Rebuilding:
+        return
+
+    def drop(connection: Connection) -> None:
+        lease.hold(connection)
+        drop_fresh(connection)
+        lease.give_back(connection)
+
+    await database.write(drop)

@@ -1,0 +1,333 @@
+"""The registry as it was: exact to the event, from the archive alone."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from msgspec.structs import asdict, replace
+from sqlalchemy import Connection, text
+
+from projector import selections
+from projector.bulk import write_rows
+from projector.database import Database
+from projector.history import (
+    ArchiveIncomplete,
+    AsOf,
+    History,
+    NotReached,
+    TooCostly,
+    Unreadable,
+)
+from projector.past import Past
+from projector.projection import Projection
+from projector.rows import AgentFilter, AgentRow, EventRow
+from projector.tables import EVENTS, SERVING
+from tests import histories
+from tests.histories import BEGUN_MS, CATALOGUE, POOLS, prefixes, told
+
+EVERY = AgentFilter()
+LIVING = AgentFilter(ended=False)
+
+
+class Stage:
+    """An archive, and the views that a projector made of it event by event."""
+
+    def __init__(self, database: Database, history: History) -> None:
+        self.database, self.history = database, history
+
+    async def archive(self, rows: Sequence[EventRow]) -> None:
+        records = [asdict(row) for row in rows]
+        await self.database.write(lambda c: write_rows(c, EVENTS, records, "skip"))
+
+    async def project(self, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
+        """Fold them one by one; what the views answered after each of them."""
+        return await self.database.write(lambda c: self._project(c, rows))
+
+    def _project(self, connection: Connection, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
+        projection, answers = Projection(SERVING, archives=True), []
+        projection.load(connection)
+        for row in rows:
+            projection.join_pools()
+            projection.learn_generation(row.pool, row.generation)
+            projection.keep(projection.write(connection, row.pool, [row]))
+            assert projection.positions[row.pool].seq == row.seq
+            answers.append(answer_now(connection))
+        return answers
+
+    async def answer(self, asked: AsOf) -> dict[str, Any]:
+        """The same questions as `answer_now`, of the past."""
+        history = self.history
+        moment = await history.moment(asked)
+        return {
+            "agents": list(await history.agents(moment, EVERY, limit=1000)),
+            "living": list(await history.agents(moment, LIVING, limit=1000)),
+            "workers": list(await history.workers(moment, ended=True)),
+            "alive": list(await history.workers(moment)),
+            "pools": list(await history.pools(moment)),
+        }
+
+    async def sql(self, statement: str) -> None:
+        prefixed = statement.replace("{}", self.database.prefix)
+        await self.database.write(lambda c: c.execute(text(prefixed)))
+
+
+def answer_now(connection: Connection) -> dict[str, Any]:
+    return {
+        "agents": selections.agents(connection, EVERY, after="", limit=1000),
+        "living": selections.agents(connection, LIVING, after="", limit=1000),
+        "workers": selections.workers(connection, None, ended=True, after="", limit=None),
+        "alive": selections.workers(connection, None, ended=False, after="", limit=None),
+        "pools": selections.pools(connection),
+    }
+
+
+@asynccontextmanager
+async def open_stage(url: str, *, seconds: float = 10.0) -> AsyncIterator[Stage]:
+    database, history = Database(url), History(url, seconds=seconds)
+    database.open()
+    await database.prepare()
+    history.open()
+    try:
+        yield Stage(database, history)
+    finally:
+        await history.close()
+        await database.close()
+
+
+def at(pool: str, seq: int, generation: int | None = None) -> AsOf:
+    return AsOf(events={pool: (generation, seq)})
+
+
+def of_pool(answer: dict[str, Any], pool: str) -> dict[str, Any]:
+    """Without what pending agents wait for: the bounds of a pool stand in another log."""
+    return {
+        name: [
+            replace(row, reason="") if name in ("agents", "living") else row
+            for row in answer[name]
+            if row.pool_name == pool
+        ]
+        for name in ("agents", "living", "workers", "alive")
+    }
+
+
+# ---- exact to the event ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+async def test_any_event_of_any_history_is_answered_as_the_views_did_then(
+    database_url: str, seed: int
+) -> None:
+    """By the position of the event and by its time; the views fold on without their archive."""
+    rows = histories.History(seed).write(70 if "sqlite" in database_url else 25)
+    async with open_stage(database_url) as stage:
+        answers = await stage.project(rows)
+        for name in ("agents", "workers", "pools", "hosts", "checkpoints"):
+            await stage.sql(f"DELETE FROM {{}}{name}")
+        for index, (row, before) in enumerate(prefixes(rows)):
+            last_of_its_time = index + 1 == len(rows) or rows[index + 1].ts > row.ts
+            if last_of_its_time:
+                assert await stage.answer(AsOf(at_ms=row.ts)) == answers[index], (seed, index)
+            if row.pool == CATALOGUE:
+                continue
+            found = await stage.answer(at(row.pool, row.seq))
+            then = of_pool(answers[index], row.pool)
+            assert of_pool(found, row.pool) == then, (seed, index)
+            states = {agent.agent_id: agent for agent in found["agents"]}
+            crews = {worker.worker_id: worker for worker in found["workers"]}
+            for subject, (status, worker_id, events) in told(before, row.pool).items():
+                state = states.get(subject) or crews[subject]
+                assert (state.status, state.version) == (status, events), (seed, index, subject)
+                if subject in states:
+                    assert state.process_id == worker_id
+            assert len(told(before, row.pool)) == len(then["agents"]) + len(then["workers"])
+
+
+async def test_one_agent_and_pages_and_filters_are_answered_as_the_whole(database_url: str) -> None:
+    rows = histories.History(11).write(150)
+    async with open_stage(database_url) as stage:
+        await stage.archive(rows)
+        history = stage.history
+        moment = await history.moment(AsOf(at_ms=rows[110].ts))
+        agents = await history.agents(moment, EVERY, limit=1000)
+        assert len(agents) > 15
+        for agent in agents:
+            assert await history.agent(moment, agent.agent_id, agent.pool_name) == agent
+            assert await history.pool_of(agent.agent_id) == agent.pool_name
+        chosen = [a for a in agents if a.project_id == "apollo"]
+        wanted = AgentFilter(project_id="apollo")
+        assert await history.agents(moment, wanted, limit=1000) == chosen
+        chosen = [a for a in agents if a.labels == {"team": "core"}]
+        wanted = AgentFilter(label=("team", "core"))
+        assert await history.agents(moment, wanted, limit=1000) == chosen
+        for status in {agent.status for agent in agents}:
+            wanted = AgentFilter(status=(status,), pool_name="beta")
+            chosen = [a for a in agents if (a.status, a.pool_name) == (status, "beta")]
+            assert await history.agents(moment, wanted, limit=1000) == chosen
+        paged: list[AgentRow] = []
+        after = ""
+        while page := await history.agents(moment, EVERY, after=after, limit=4):
+            paged += page
+            after = page[-1].agent_id
+        assert paged == agents
+
+
+async def test_a_moment_stays_the_same_while_events_of_its_time_still_come(
+    database_url: str,
+) -> None:
+    rows = histories.History(5).write(60)
+    last = replace(rows[-1], ts=rows[-1].ts)
+    same_ms = [row for row in rows if row.ts <= last.ts]
+    async with open_stage(database_url) as stage:
+        await stage.archive(same_ms[:-10])
+        moment = await stage.history.moment(AsOf(at_ms=last.ts))
+        before = await stage.history.agents(moment, EVERY, limit=1000)
+        await stage.archive(rows)
+        assert await stage.history.agents(moment, EVERY, limit=1000) == before
+        time_text, *pinned = str(moment).split(",")
+        events = {}
+        for pin in pinned:
+            pool, generation, seq = pin.split(":")
+            events[pool] = (int(generation), int(seq))
+        again = await stage.history.moment(AsOf(at_ms=int(time_text), events=events))
+        assert await stage.history.agents(again, EVERY, limit=1000) == before
+        newer = await stage.history.moment(AsOf(at_ms=last.ts))
+        assert await stage.history.agents(newer, EVERY, limit=1000) != before
+
+
+# ---- over generations ------------------------------------------------------------------------
+
+
+async def test_what_a_recovery_left_behind_is_void_but_can_be_asked_for(database_url: str) -> None:
+    """Two stories with a common beginning: one lost, and one that went on from the archive."""
+    lost, kept = histories.History(3), histories.History(3)
+    lost.write(40)
+    kept.write(28)
+    pool, fences = POOLS[0], set[str]()
+    kept.chance.seed(99)
+    kept.generations = dict.fromkeys(kept.generations, 2)
+    kept.ts += 60_000
+    kept.write(56)
+    async with open_stage(database_url) as stage:
+        await stage.archive(lost.rows)
+        await stage.archive(kept.rows)
+        for story, generation in ((lost, 1), (kept, None), (kept, 2)):
+            for row, before in prefixes(story.rows):
+                if row.pool != pool or generation == 2 > row.generation:
+                    continue
+                moment = await stage.history.moment(at(pool, row.seq, generation))
+                wanted = AgentFilter(pool_name=pool)
+                agents = await stage.history.agents(moment, wanted, limit=1000)
+                fences |= {agent.fencing_token.partition(":")[0] for agent in agents}
+                found = {a.agent_id: (a.status, a.process_id, a.version) for a in agents}
+                subjects = told(before, pool)
+                assert found == {i: subjects[i] for i in found}
+                assert len(found) == sum(
+                    r.type == "agent.requested" and r.pool == pool for r in before
+                )
+        assert fences >= {"1", "2"}
+        by_time = await stage.history.moment(AsOf(at_ms=kept.rows[27].ts + 30_000))
+        assert by_time.of(pool).generation == 1
+        assert by_time.of(pool).seq == max(r.seq for r in kept.rows[:28] if r.pool == pool)
+        with pytest.raises(NotReached, match="nothing is archived of generation 3"):
+            await stage.history.moment(at(pool, 1, 3))
+
+
+# ---- what cannot be answered -----------------------------------------------------------------
+
+
+async def test_before_the_beginning_there_is_nothing(database_url: str) -> None:
+    async with open_stage(database_url) as stage:
+        nothing: dict[str, list[Any]] = {
+            "agents": [],
+            "living": [],
+            "workers": [],
+            "alive": [],
+            "pools": [],
+        }
+        assert await stage.answer(AsOf(at_ms=BEGUN_MS)) == nothing
+        await stage.archive(histories.History(1).write(30))
+        assert await stage.answer(AsOf(at_ms=BEGUN_MS - 1)) == nothing
+        assert await stage.answer(at("alpha", 0)) == nothing
+
+
+async def test_beyond_the_archive_is_not_reached(database_url: str) -> None:
+    rows = histories.History(1).write(30)
+    last = max(row.seq for row in rows if row.pool == "alpha")
+    async with open_stage(database_url) as stage:
+        await stage.archive(rows)
+        await stage.history.moment(at("alpha", last))
+        with pytest.raises(NotReached, match=f"the archive ends at seq {last}"):
+            await stage.history.moment(at("alpha", last + 1))
+        with pytest.raises(NotReached, match="pool 'gamma': the archive ends at seq 0"):
+            await stage.history.moment(at("gamma", 1))
+
+
+@pytest.mark.parametrize("lost", ["its beginning", "something between"])
+async def test_an_archive_with_a_hole_says_from_where_on_it_is_whole(
+    database_url: str, lost: str
+) -> None:
+    """An agent that was asked for after the hole is told all the same."""
+    rows = histories.History(2).write(120)
+    of = [row for row in rows if row.pool == "alpha"]
+    hole = {row.seq for row in (of[:20] if lost == "its beginning" else of[8:12])}
+    first = next(row for row in of if row.seq == max(hole) + 1)
+    async with open_stage(database_url) as stage:
+        await stage.archive([r for r in rows if r.pool != "alpha" or r.seq not in hole])
+        history = stage.history
+        moment = await history.moment(AsOf(at_ms=rows[-1].ts))
+        for question in (
+            history.agents(moment, AgentFilter(pool_name="alpha")),
+            history.workers(moment, "alpha"),
+            history.pool(moment, "alpha"),
+            history.agent(moment, "nobody", "alpha"),
+        ):
+            with pytest.raises(ArchiveIncomplete) as refusal:
+                await question
+            assert (refusal.value.pool, refusal.value.complete_from) == ("alpha", first.seq)
+            assert refusal.value.ts == first.ts
+        assert await history.agents(moment, AgentFilter(pool_name="beta"))
+        later = [r.subject for r in of if r.type == "agent.requested" and r.seq > first.seq]
+        ended = {r.subject for r in of if r.type == "agent.terminated"}
+        one = next(agent_id for agent_id in later if agent_id in ended)
+        found = await history.agent(moment, one, "alpha")
+        assert found is not None
+        assert found.status == "terminated"
+
+
+async def test_an_event_that_cannot_be_read_is_not_passed_over(database_url: str) -> None:
+    rows = list(histories.History(2).write(40))
+    index = next(i for i, row in enumerate(rows) if row.type == "agent.requested")
+    rows[index] = replace(rows[index], version=99)
+    async with open_stage(database_url) as stage:
+        await stage.archive(rows)
+        moment = await stage.history.moment(AsOf(at_ms=rows[-1].ts))
+        with pytest.raises(Unreadable, match="reads up to version 1"):
+            await stage.history.agent(moment, rows[index].subject, rows[index].pool)
+
+
+async def test_a_question_that_takes_too_long_is_given_up(database_url: str) -> None:
+    """In the middle of a statement as well as between two; the connection is good afterwards."""
+    async with open_stage(database_url, seconds=0.3) as stage:
+        await stage.archive(histories.History(2).write(40))
+        endless = (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+        )
+
+        def statement(connection: Connection, _: float) -> None:
+            connection.execute(text(endless)).all()
+
+        began = time.monotonic()
+        with pytest.raises(TooCostly):
+            await stage.history._ask(statement)
+        assert time.monotonic() - began < 5
+        assert (await stage.answer(AsOf(at_ms=BEGUN_MS + 10**6)))["agents"]
+        moment = await stage.history.moment(at("alpha", 5))
+
+        def fold(connection: Connection, deadline: float) -> None:
+            Past(connection, moment.of("alpha"), deadline - 20.0).population()
+            Past(connection, moment.of("alpha"), deadline - 20.0).catalogue()
+
+        with pytest.raises(TooCostly):
+            await stage.history._ask(fold)
