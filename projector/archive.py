@@ -40,11 +40,11 @@ def id_order(stream_id: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
-def stretches(connection: Connection, pool: str) -> list[Stretch]:
-    """The generations of a pool's log, in order."""
+def stretches(connection: Connection, pool: str, newest: int | None = None) -> list[Stretch]:
+    """The generations of a pool's log, in order; `newest`: as it was in that one."""
     found: list[Stretch] = []
     generation = _next_generation(connection, pool, -1)
-    while generation is not None:
+    while generation is not None and (newest is None or generation <= newest):
         of = _of(pool, generation)
         ends = select(
             select(func.min(E.seq)).where(of).scalar_subquery(),

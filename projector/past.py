@@ -34,7 +34,7 @@ CHUNK: Final = 500
 TURNS_MAX: Final = 2_000_000
 """Beginnings and ends of agents and workers that a place may have behind it."""
 LIVING_WORKERS: Final = (WorkerStatus.ACTIVE, WorkerStatus.SUSPECT, WorkerStatus.DRAINING)
-_TURNS: Final = (
+TURNS: Final = (
     "agent.requested",
     "agent.terminated",
     "agent.failed",
@@ -102,9 +102,9 @@ class Past:
     def population(self) -> tuple[Population, Population]:
         """Agents and workers."""
         chosen = select(EVENTS.c.type, EVENTS.c.subject).where(
-            EVENTS.c.type.in_(_TURNS), self.place.events()
+            EVENTS.c.type.in_(TURNS), self.place.events()
         )
-        found: dict[str, set[str]] = {kind: set() for kind in _TURNS}
+        found: dict[str, set[str]] = {kind: set() for kind in TURNS}
         for turns in self._connection.execute(chosen.limit(TURNS_MAX)).partitions(CHUNK):
             self._watch_the_time()
             for kind, subject in turns:

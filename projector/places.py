@@ -7,12 +7,11 @@ of which may be cut: at a `seq`, at a time, or at an older generation as it was 
 `ts` never goes back within a log, so a time is found by halving.
 """
 
-from collections.abc import Iterator
-
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select
 
 from eventstore.errors import MusterError
+from projector.archive import stretches
 from projector.rows import EventRow
 from projector.tables import EVENTS
 
@@ -80,31 +79,8 @@ class Place(Struct, frozen=True):
 
 def history(connection: Connection, pool: str, newest: int | None = None) -> tuple[Span, ...]:
     """All that stands of a log; `newest`: as it was in that generation."""
-    found: list[Span] = []
-    limit: int | None = None
-    for span in _generations(connection, pool, newest):
-        last = span.last if limit is None else min(span.last, limit - 1)
-        if span.first <= last:
-            found.append(Span(span.generation, span.first, last))
-        limit = span.first if limit is None else min(limit, span.first)
-    return tuple(reversed(found))
-
-
-def _generations(connection: Connection, pool: str, newest: int | None) -> Iterator[Span]:
-    """What is archived of each generation, the newest first; along the key, without a scan."""
-    e = EVENTS.c
-    while True:
-        chosen = select(func.max(e.generation)).where(e.pool == pool)
-        if newest is not None:
-            chosen = chosen.where(e.generation <= newest)
-        generation = connection.execute(chosen).scalar()
-        if generation is None:
-            return
-        of = (e.pool == pool, e.generation == generation)
-        first = connection.execute(select(func.min(e.seq)).where(*of)).scalar_one()
-        last = connection.execute(select(func.max(e.seq)).where(*of)).scalar_one()
-        yield Span(generation, first, last)
-        newest = generation - 1
+    found = stretches(connection, pool, newest)
+    return tuple(Span(s.generation, s.first, s.last) for s in found if s.first <= s.last)
 
 
 def place_at(connection: Connection, pool: str, seq: int, generation: int | None = None) -> Place:

@@ -1,0 +1,44 @@
+"""Looking back knows who lived by beginnings and ends alone: these have to be all there are."""
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from eventstore import agent as agents
+from eventstore import worker as workers
+from eventstore.events import AgentBody, AgentRequested, Error, Event, WorkerBody, WorkerRequested
+from projector.past import TURNS
+
+SAMPLES: dict[Any, Any] = {
+    str: "x",
+    int: 1,
+    float: 1.0,
+    bool: False,
+    Error: Error(type="ValueError"),
+    msgspec.Raw: msgspec.Raw(b"{}"),
+}
+
+
+def sample(body: Any) -> Any:
+    """A body with only what it must have."""
+    needed = [f for f in msgspec.structs.fields(body) if f.required]
+    return body(**{field.name: SAMPLES[field.type] for field in needed})
+
+
+def event(body: Any) -> Event:
+    return Event(body=sample(body), event_id="e", subject="s", worker_id="w", seq=1, ts=1)
+
+
+@pytest.mark.parametrize("body", get_args(AgentBody), ids=lambda body: body.type)
+def test_an_agent_begins_and_ends_with_these_events_only(body: Any) -> None:
+    before = agents.evolve(None, event(AgentRequested), "p")
+    after = agents.evolve(before, event(body), "p")
+    assert (after.ended or body is AgentRequested) == (body.type in TURNS)
+
+
+@pytest.mark.parametrize("body", get_args(WorkerBody), ids=lambda body: body.type)
+def test_a_worker_begins_and_ends_with_these_events_only(body: Any) -> None:
+    before = workers.evolve(None, event(WorkerRequested), "p")
+    after = workers.evolve(before, event(body), "p")
+    assert (after.ended or body is WorkerRequested) == (body.type in TURNS)
