@@ -10,6 +10,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from eventstore import pool as pools
+from eventstore.durability import Proof
 from eventstore.errors import Busy, LogMissing, OutcomeUnknown, Recovered
 from eventstore.events import (
     AnyBody,
@@ -22,17 +23,21 @@ from eventstore.events import (
     PoolDeleted,
     decode_entry,
 )
-from eventstore.log import ATTEMPTS, CATALOGUE, Log, Outcome
+from eventstore.log import ATTEMPTS, CATALOGUE, Log, Outcome, proof_of
 from eventstore.pool import Catalogue, Pool, PoolConfig, write_config
 from eventstore.reader import Entry, Reader
 from eventstore.step import Origin
 
 
 class Changed(Struct, frozen=True):
-    """DONE, ALREADY (nothing to change), CONFLICT (it exists, or has live agents) or ABSENT."""
+    """DONE, ALREADY (nothing to change), CONFLICT (it exists, or has live agents) or ABSENT.
+
+    `proof`: what shows that the change, or for ALREADY what came before, was written.
+    """
 
     outcome: Outcome
     catalogue: Catalogue
+    proof: Proof | None = None
 
 
 Decision = tuple[Outcome, AnyBody | None]
@@ -181,7 +186,8 @@ class CatalogueLog:
             state = await self.refresh()
             outcome, body = decision(state)
             if body is None:
-                return Changed(Outcome.DONE if unknown else outcome, state)
+                proof = Proof(CATALOGUE, "log", seq=state.seq)
+                return Changed(Outcome.DONE if unknown else outcome, state, proof)
             version, field = state.version_of(subject), f"version:{subject}"
             step = self._log.step(CATALOGUE, origin)
             step.check("meta", field, str(version) if version else "")
@@ -195,5 +201,5 @@ class CatalogueLog:
             except Recovered:
                 continue
             if reply.outcome is Outcome.DONE:
-                return Changed(Outcome.DONE, await self.refresh())
+                return Changed(Outcome.DONE, await self.refresh(), proof_of(step, reply))
         raise unknown or Busy(f"{subject} changes too fast")

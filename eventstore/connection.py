@@ -14,8 +14,15 @@ from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -23,8 +30,9 @@ from eventstore.errors import LogUnreachable, ServerUnsuitable
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, ConnectionError, TimeoutError)
 """What a lost connection looks like. The server's own refusals are `ResponseError`."""
-LOADING = ("LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "BUSY ")
-"""Refusals that pass."""
+PASSING = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
+PASSING_WORDS = ("BUSY ", "NOREPLICAS", "UNBLOCKED")
+"""Refusals that pass: as redis-py names them, which takes the word off, or by that word."""
 
 SOCKET_SECONDS = 5.0
 AsyncClient: TypeAlias = Redis
@@ -54,11 +62,11 @@ def _raw(client: Redis) -> Redis:
     return client
 
 
-def connect_blocking(url: str, *, block_seconds: float) -> Redis:
-    """A client for one reader that blocks up to `block_seconds`."""
+def connect_blocking(url: str, *, block_seconds: float, max_connections: int = 1) -> Redis:
+    """A client for a reader, or a few, that block up to `block_seconds`."""
     pool = BlockingConnectionPool.from_url(
         url,
-        max_connections=1,
+        max_connections=max_connections,
         timeout=block_seconds + SOCKET_SECONDS,
         socket_timeout=block_seconds + SOCKET_SECONDS,
         socket_connect_timeout=SOCKET_SECONDS,
@@ -83,8 +91,15 @@ def connect_thread(url: str, *, timeout_seconds: float) -> SyncRedis:
 
 
 async def execute(client: AsyncClient, *command: str | bytes | int) -> Any:
-    """Send one command as it stands. (redis-py leaves this method untyped.)"""
-    return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+    """Send one command as it stands. (redis-py leaves this method untyped.)
+
+    A server that has become a replica is let go of: the address may lead to another one by now.
+    """
+    try:
+        return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+    except ReadOnlyError:
+        await client.connection_pool.disconnect(inuse_connections=False)
+        raise
 
 
 async def interruptible(client: AsyncClient, *command: str | bytes | int) -> Any:
@@ -122,7 +137,7 @@ async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
 
 def passing(error: ResponseError) -> bool:
     """Whether a refusal by the server will pass by itself."""
-    return str(error).startswith(LOADING)
+    return isinstance(error, PASSING) or str(error).startswith(PASSING_WORDS)
 
 
 # ---- is this server fit? -----------------------------------------------------------------------

@@ -5,11 +5,13 @@
     ├── ServerUnsuitable          Redis is too old, may evict, or is not what it must be
     └── LogError                  something about the log
         ├── LogUnreachable        Redis did not answer; nothing was written
-        │   └── Recovered         the log was rebuilt meanwhile; nothing was written
+        │   ├── Recovered         the log was rebuilt meanwhile; nothing was written
+        │   └── NotEnoughReplicas Redis takes no writes while too few replicas follow it
         ├── OutcomeUnknown        the reply to a write never came; it may have been written
         ├── LogMissing            the streams of a pool are not there
         ├── RolledBack            the log is behind what this process has acknowledged
         ├── Halted                the log takes no writes until it is recovered
+        ├── CommandLost           what a command was acknowledged for is not in the log any more
         ├── MemoryExhausted       Redis refuses new spawns at its memory limit
         ├── Busy                  a step lost against others too many times
         └── UnknownEvent          an event of a type or version that this code cannot read
@@ -51,6 +53,10 @@ class Recovered(LogUnreachable):
         )
 
 
+class NotEnoughReplicas(LogUnreachable):
+    """Too few replicas follow Redis for it to take writes (min-replicas-to-write)."""
+
+
 class OutcomeUnknown(LogError):
     """The reply to a write never came: it may or may not have been written."""
 
@@ -81,6 +87,17 @@ class Halted(LogError):
         self.pool, self.reason = pool, reason
         super().__init__(
             f"the log of {_named(pool)} takes no writes until it is recovered: {reason}"
+        )
+
+
+class CommandLost(LogError):
+    """What a command was acknowledged for is not in the log any more: Redis lost writes."""
+
+    def __init__(self, pool: str, seq: int) -> None:
+        self.pool, self.seq = pool, seq
+        super().__init__(
+            f"Redis lost what this command was acknowledged for: seq {seq} of pool {pool!r}"
+            " is not there any more"
         )
 
 

@@ -19,12 +19,13 @@ from importlib.resources import files
 from typing import Any
 
 from msgspec import Struct
-from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 
 from eventstore import agent as agents
 from eventstore import worker as workers
 from eventstore.agent import Agent, Command
 from eventstore.connection import UNREACHABLE, AsyncClient, execute, passing, shielded
+from eventstore.durability import Proof
 from eventstore.errors import (
     Busy,
     Halted,
@@ -32,6 +33,7 @@ from eventstore.errors import (
     LogMissing,
     LogUnreachable,
     MemoryExhausted,
+    NotEnoughReplicas,
     OutcomeUnknown,
     Recovered,
     RolledBack,
@@ -79,11 +81,15 @@ class Reply(Struct, frozen=True):
 
 
 class Acted(Struct, frozen=True):
-    """The end of `act`: how it went, the agent as it is now, and the log's `seq` after it."""
+    """The end of `act`: how it went, the agent as it is now, and the log's `seq` after it.
+
+    `proof`: what shows that the step was written; None where nothing was.
+    """
 
     outcome: Outcome
     agent: Agent | None
     seq: int = 0
+    proof: Proof | None = None
 
 
 class ActedOnWorker(Struct, frozen=True):
@@ -231,8 +237,8 @@ class Log:
     async def commit(self, step: Step, *, admits: bool = False) -> Reply:
         """Commit a step once. `admits`: it adds load, so Redis' memory limit may refuse it.
 
-        Raises `LogUnreachable` (`Recovered` among them), `OutcomeUnknown`, `LogMissing`,
-        `RolledBack`, `Halted`, `MemoryExhausted`.
+        Raises `LogUnreachable` (`Recovered`, `NotEnoughReplicas` among them), `OutcomeUnknown`,
+        `LogMissing`, `RolledBack`, `Halted`, `MemoryExhausted`.
         """
         return await self._guarded("admit" if admits else "commit", step.pool, *step.arguments())
 
@@ -342,7 +348,7 @@ class Log:
                 agent = None
                 continue
             if reply.outcome is Outcome.DONE:
-                return Acted(Outcome.DONE, new, reply.seq)
+                return Acted(Outcome.DONE, new, reply.seq, proof_of(step, reply))
             if reply.outcome is Outcome.FENCED:
                 return Acted(Outcome.FENCED, agent)
             agent = None
@@ -438,12 +444,16 @@ class Log:
     def _events(self, pool: str) -> str:
         return self.keys.catalogue if pool == CATALOGUE else self.keys.pool(pool, "events")
 
+    def script_keys(self, pool: str) -> tuple[str, str]:
+        """The keys that every script of this log declares."""
+        return self._meta(pool), self._events(pool)
+
     async def _guarded(self, name: str, pool: str, *arguments: Argument) -> Reply:
         return await self.run(name, pool, *self.floor(pool), *arguments)
 
     async def run(self, name: str, pool: str, *arguments: Argument) -> Reply:
         """Run a script on a log, with just these arguments."""
-        keys = (self._meta(pool), self._events(pool))
+        keys = self.script_keys(pool)
         try:
             raw = await shielded(lambda: self._evaluate(script(name), keys, arguments))
         except UNREACHABLE as error:
@@ -453,6 +463,8 @@ class Log:
         except OutOfMemoryError as error:
             raise MemoryExhausted from error
         except ResponseError as error:
+            if str(error).startswith("NOREPLICAS"):
+                raise NotEnoughReplicas from error
             if passing(error):
                 raise LogUnreachable(f"Redis is not ready: {error}") from error
             raise LogError(f"pool {pool!r}: script {name} failed: {error}") from error
@@ -492,6 +504,14 @@ def judge(pool: str, raw: Sequence[Any], log: Log) -> Reply:
     log.saw(pool, generation, seq, ts)
     outcome = Outcome.DONE if status == "OK" else Outcome(status)
     return Reply(outcome, generation, seq, ts, raw[4:])
+
+
+def proof_of(step: Step, reply: Reply) -> Proof:
+    """What shows that a step which was DONE stands in the log."""
+    if not step.events:
+        return Proof(step.pool, "log", generation=reply.generation, seq=reply.seq)
+    entry, event_id = reply.rest[0].decode(), step.events[-1].event_id
+    return Proof(step.pool, "event", entry, event_id, reply.generation, reply.seq)
 
 
 CATALOGUE = ""
@@ -540,6 +560,8 @@ def _scored(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
 
 def _never_sent(error: BaseException) -> bool:
     """Whether a connection error came before anything could reach the server."""
+    if isinstance(error, BusyLoadingError):
+        return True
     text = str(error)
     return text.startswith(("Error ", "Timeout connecting", "No connection available")) and (
         "while reading" not in text.lower() and "while writing" not in text.lower()

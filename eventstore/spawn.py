@@ -10,9 +10,10 @@ from msgspec.structs import replace
 
 from eventstore import agent as agents
 from eventstore.agent import Agent, Spawn
+from eventstore.durability import Proof
 from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown, Recovered
 from eventstore.events import AgentRequested
-from eventstore.log import Log, Outcome
+from eventstore.log import Log, Outcome, proof_of
 from eventstore.pool import Pool
 from eventstore.step import Origin
 
@@ -29,6 +30,8 @@ class Submitted(Struct, frozen=True, kw_only=True):
     seq: int = 0
     agent: Agent | None = None
     """For DONE: the agent as requested."""
+    proof: Proof | None = None
+    """For DONE and KNOWN: what shows that it was written."""
 
 
 async def submit(
@@ -72,7 +75,13 @@ async def submit(
             raise OutcomeUnknown(str(error)) from first
     match reply.outcome:
         case Outcome.DONE:
-            return Submitted(outcome=Outcome.DONE, agent_id=agent_id, seq=reply.seq, agent=agent)
+            return Submitted(
+                outcome=Outcome.DONE,
+                agent_id=agent_id,
+                seq=reply.seq,
+                agent=agent,
+                proof=proof_of(step, reply),
+            )
         case Outcome.KNOWN:
             known_digest, known_id = (value.decode() for value in reply.rest)
             return Submitted(
@@ -80,6 +89,14 @@ async def submit(
                 agent_id=known_id,
                 same=known_digest == digest,
                 seq=reply.seq,
+                proof=Proof(
+                    pool.pool_name,
+                    "operation",
+                    operation_id,
+                    known_id,
+                    reply.generation,
+                    reply.seq,
+                ),
             )
         case Outcome.FULL:
             return Submitted(outcome=Outcome.FULL, waiting=int(reply.rest[0]))

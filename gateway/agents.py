@@ -4,14 +4,16 @@ import asyncio
 
 from aiohttp import web
 
-from eventstore.agent import TERMINAL, Agent, Status, Terminate
+from eventstore.agent import TERMINAL, Status, Terminate
+from eventstore.durability import Proof
 from eventstore.errors import LogError
 from eventstore.log import Outcome
 from gateway import as_of
 from gateway.answering import AGENTS, after, answer, page
 from gateway.backend import Backend
+from gateway.durability import assurance_of
 from gateway.keys import BACKEND
-from gateway.preferences import Patience, patience
+from gateway.preferences import patience
 from gateway.problems import Kind, Problem
 from gateway.requests import (
     AgentQuery,
@@ -143,14 +145,19 @@ async def _terminate(
 ) -> web.Response:
     backend = request.app[BACKEND]
     patient = patience(request.headers.getall("Prefer", ()), backend.limits)
+    assurance = await assurance_of(request, patient)
     deadline = asyncio.get_running_loop().time() + patient.seconds
     with backend.waiters.watch(agent_id) as watch:
         acted = await backend.log.act(pool, agent_id, Terminate(graceful=graceful), request[ORIGIN])
         agent = acted.agent
         if acted.outcome is Outcome.ABSENT or agent is None:
-            return _ended_before(await backend.recorded(request, agent_id, pool), patient)
+            row = _ended_before(await backend.recorded(request, agent_id, pool))
+            assurance.begin(Proof(pool, "log"))
+            headers = {**patient.headers, **await assurance.headers(agent_id)}
+            return assurance.dressed(answer(row, headers=headers))
         if acted.outcome is Outcome.DONE:
             backend.ledger.note(pool, "terminate", agent_id, acted.seq)
+        assurance.begin(acted.proof or Proof(pool, "ending", agent_id))
         while not agent.ended:
             event = await watch.next(deadline)
             if event is None:
@@ -160,17 +167,15 @@ async def _terminate(
                 agent = await backend.log.agent(pool, agent_id) or agent
             except LogError:  # what was asked for is written; only the news of it are missing
                 break
-    return await _ending(request, agent, patient)
+    row = await backend.row(request, agent)
+    headers = {**patient.headers, "Location": f"{AGENTS}/{agent_id}"}
+    headers |= await assurance.headers(agent_id)
+    status = 200 if agent.ended else 202
+    return assurance.dressed(answer(row, status=status, headers=headers))
 
 
-async def _ending(request: web.Request, agent: Agent, patient: Patience) -> web.Response:
-    row = await request.app[BACKEND].row(request, agent)
-    headers = {**patient.headers, "Location": f"{AGENTS}/{agent.agent_id}"}
-    return answer(row, status=200 if agent.ended else 202, headers=headers)
-
-
-def _ended_before(row: AgentRow, patient: Patience) -> web.Response:
+def _ended_before(row: AgentRow) -> AgentRow:
     """Redis has forgotten it: all is well if it ended."""
     if row.status not in TERMINAL:
         raise agent_not_found(row.agent_id)
-    return answer(row, headers=patient.headers)
+    return row

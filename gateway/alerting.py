@@ -48,6 +48,7 @@ async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> l
     found += await _lagging(backend)
     found += _redis(redis)
     found += _unsaved(backend)
+    found += _replicas(backend)
     found += _fallback(backend.options.fallback)
     found += _left_over(read_leftovers(backend.options.leftovers), backend.options.leftovers)
     if redis.reachable:
@@ -157,6 +158,22 @@ def _pile(pool: str, here: Standing, kept: Retention) -> Alert:
         action="look at the projector: only what it has archived can leave",
         since=here.oldest_ms,
     )
+
+
+def _replicas(backend: Backend) -> Sequence[Alert]:
+    known = backend.capabilities.known
+    if known is None or not known.no_writes:
+        return []
+    return [
+        Alert(
+            name="redis-not-enough-replicas",
+            severity="critical",
+            subject="redis",
+            message=f"Redis takes no writes: {known.no_writes}",
+            action="bring a replica back, or CONFIG SET min-replicas-to-write lower: workers lose"
+            " their leases meanwhile",
+        )
+    ]
 
 
 def _redis(facts: RedisFacts) -> Sequence[Alert]:

@@ -23,6 +23,7 @@ from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from eventstore.pool import Pool
 from eventstore.reader import Entry, Reader
+from gateway.capabilities import Capabilities
 from gateway.feed import Feed
 from gateway.ledger import Ledger
 from gateway.observing import Observations
@@ -71,6 +72,7 @@ class Backend:
         self.feed = Feed(options.limits.streams_max, options.limits.stream_queue)
         self.observations = Observations()
         self.ledger = Ledger(self.log, self.positions)
+        self.capabilities = Capabilities(options, self.log)
         self.started_at = time.time()
         self.trail = Trail(keys, self._range, self._archived)
         self._catalogue_reader = Reader(options.redis_url)
@@ -87,6 +89,7 @@ class Backend:
 
     async def close(self) -> None:
         await self.tail.stop()
+        await self.capabilities.close()
         await self._catalogue_reader.close()
         await self.log.client.aclose()
         await self.views.stop()

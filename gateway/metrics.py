@@ -175,6 +175,10 @@ def _observed(out: Exposition, backend: Backend) -> None:
     out.family(family, "histogram", "From the request for an agent until it ran.")
     for pool, found in seen.schedule_to_start.items():
         out.histogram(family, found, {"pool": pool})
+    family = "muster_commands_total"
+    out.family(family, "counter", "Commands answered, by durability asked for and reached.")
+    for (asked, reached), count in seen.assured.items():
+        out.sample(family, count, {"asked": asked, "reached": reached})
     family = "muster_http_request_seconds"
     out.family(family, "histogram", "Answering a request, by method and route.")
     for (method, route), found in seen.durations.items():

@@ -13,6 +13,7 @@ from eventstore.events import EVENT_TYPES
 from gateway.alerting import Alert, current_alerts
 from gateway.answering import after, answer, cursor_of
 from gateway.backend import Backend
+from gateway.capabilities import DurabilityFacts
 from gateway.keys import BACKEND
 from gateway.probing import RedisFacts, ViewFacts, redis_facts, unreadiness, view_facts
 from gateway.requests import HealthQuery, Nothing, query
@@ -43,6 +44,7 @@ class SystemFigures(Struct, frozen=True, kw_only=True):
     uptime_seconds: float
     host: HostFigures
     redis: RedisFacts
+    durability: DurabilityFacts
     database: str
     views: Sequence[ViewFacts]
     agents: dict[str, dict[str, int]]
@@ -121,6 +123,7 @@ async def system(request: web.Request) -> web.Response:
             uptime_seconds=round(time.time() - backend.started_at, 1),
             host=_host_figures(),
             redis=await redis_facts(backend),
+            durability=backend.capabilities.facts(),
             database=backend.options.database_url.partition(":")[0].partition("+")[0],
             views=await view_facts(backend),
             agents=counted,

@@ -56,6 +56,8 @@ class Observations:
         self.schedule_to_start: dict[str, Histogram] = {}
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.durations: dict[tuple[str, str], Histogram] = {}
+        self.assured: Counter[tuple[str, str]] = Counter()
+        """Commands by the level of durability that was asked for, and the one reached."""
         self.loop_lag_seconds = 0.0
         self._requested: OrderedDict[str, int] = OrderedDict()
 

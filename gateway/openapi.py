@@ -32,10 +32,19 @@ PREFER: Final = (
     "Prefer",
     "`wait=N`: wait up to N seconds (60 at most); `respond-async`: do not wait.",
 )
+DURABILITY: Final = (
+    "Muster-Durability",
+    "`accepted`, `fsynced`, `replicated` or `archived`: the level to be reached before the answer.",
+)
 KEY: Final = (
     "Idempotency-Key",
     "1 to 255 printable ASCII characters; the same key asks for the same agent for 24 h.",
 )
+LOWER: Final = "It is done, but not at the level of durability asked for"
+TOLD: Final = {
+    "Muster-Durability": "The level that was reached",
+    "Muster-Durability-Pending": "The level that was asked for and not reached, and why",
+}
 PART: Final = {
     "pool_name": asked.PoolName,
     "agent_id": asked.Identifier,
@@ -58,6 +67,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()
     kind: str = JSON
     public: bool = False
+    commands: bool = False
+    """It writes, so its answers say how safe that is."""
 
 
 OPERATIONS: Final = (
@@ -67,7 +78,8 @@ OPERATIONS: Final = (
         tag="agents",
         summary="Ask for an agent, and wait for it as long as `Prefer` says (5 s unless said)",
         body=asked.SpawnRequest,
-        headers=(PREFER, KEY),
+        headers=(PREFER, KEY, DURABILITY),
+        commands=True,
         answers=((200, "It runs", AgentRow), (202, "It is accepted and waits", AgentRow)),
         problems=(404, 409, 413, 415, 422, 429, 502, 507),
     ),
@@ -77,9 +89,10 @@ OPERATIONS: Final = (
         tag="agents",
         summary="End an agent",
         body=asked.TerminateRequest,
-        headers=(PREFER,),
+        headers=(PREFER, DURABILITY),
+        commands=True,
         answers=((200, "It has ended", AgentRow), (202, "It is ending", AgentRow)),
-        problems=(404, 413, 415),
+        problems=(404, 413, 415, 422),
     ),
     Operation(
         method="get",
@@ -105,9 +118,10 @@ OPERATIONS: Final = (
         tag="agents",
         summary="End an agent",
         query=asked.DeleteAgentQuery,
-        headers=(PREFER,),
+        headers=(PREFER, DURABILITY),
+        commands=True,
         answers=((200, "It has ended", AgentRow), (202, "It is ending", AgentRow)),
-        problems=(404,),
+        problems=(404, 422),
     ),
     Operation(
         method="get",
@@ -124,7 +138,9 @@ OPERATIONS: Final = (
         tag="pools",
         summary="Create a pool",
         body=asked.PoolRequest,
-        answers=((201, "It was created", PoolRow),),
+        headers=(PREFER, DURABILITY),
+        commands=True,
+        answers=((201, "It was created", PoolRow), (202, LOWER, PoolRow)),
         problems=(409, 413, 415, 422),
     ),
     Operation(
@@ -151,8 +167,10 @@ OPERATIONS: Final = (
         tag="pools",
         summary="Change settings of a pool",
         body=asked.PoolPatch,
-        answers=((200, "The pool as it is now", PoolRow),),
-        problems=(404, 413, 415),
+        headers=(PREFER, DURABILITY),
+        commands=True,
+        answers=((200, "The pool as it is now", PoolRow), (202, LOWER, PoolRow)),
+        problems=(404, 413, 415, 422),
     ),
     Operation(
         method="delete",
@@ -160,9 +178,10 @@ OPERATIONS: Final = (
         tag="pools",
         summary="Delete a pool",
         query=asked.DeletePoolQuery,
-        headers=(PREFER,),
+        headers=(PREFER, DURABILITY),
+        commands=True,
         answers=((200, "It is gone", PoolDeletion), (202, "Its agents are ending", PoolDeletion)),
-        problems=(404, 409),
+        problems=(404, 409, 422),
     ),
     Operation(
         method="get",
@@ -334,6 +353,7 @@ def _operation(
             str(status): {
                 "description": meaning,
                 "content": {op.kind: {"schema": schemas[repr(shape)]}},
+                **({"headers": _told()} if op.commands else {}),
             }
             for status, meaning, shape in op.answers
         },
@@ -349,6 +369,13 @@ def _operation(
         if token:
             found["security"] = [{"token": []}]
     return found
+
+
+def _told() -> dict[str, Any]:
+    """The headers of a command's answer."""
+    return {
+        name: {"description": about, "schema": {"type": "string"}} for name, about in TOLD.items()
+    }
 
 
 def _parameters(op: Operation, components: dict[str, Any]) -> list[dict[str, Any]]:

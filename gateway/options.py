@@ -25,6 +25,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """So many requests may wait at once; one more is answered at once, as with respond-async."""
     settle_seconds: float = 2.0
     """How long a read waits for the views to reach what was acknowledged."""
+    durability_seconds: float = 2.0
+    """How long a command waits for the level of durability that it asked for."""
     query_seconds: float = 5.0
     ready_lag_seconds: float = 10.0
     """Views further behind than this make the gateway not ready."""
@@ -52,6 +54,10 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     """Set where the log stands in for another."""
     leftovers: str = ""
     """The file of what change-overs could not hand over, if there is to be one."""
+    durability: str = "accepted"
+    """The level of commands that ask for none."""
+    durability_replicas: int = 1
+    """So many replicas must have what is `replicated`."""
     pool_defaults: PoolConfig = PoolConfig()
     limits: Limits = Limits()
     retention: Retention = Retention()

@@ -11,11 +11,14 @@ import msgspec
 from aiohttp import web
 
 from eventstore.agent import Terminate
+from eventstore.catalogue import Changed
+from eventstore.durability import Proof
 from eventstore.log import CATALOGUE, Outcome
 from eventstore.pool import Pool, PoolConfig
 from gateway import as_of
 from gateway.answering import AGENTS, PoolDeletion, PoolList, answer
 from gateway.backend import Backend
+from gateway.durability import Assurance, assurance_of
 from gateway.keys import BACKEND
 from gateway.preferences import patience
 from gateway.problems import Kind, Problem
@@ -43,6 +46,7 @@ AT_ONCE = 50
 async def create_pool(request: web.Request) -> web.Response:
     """`POST /api/v1/agents/pools`."""
     backend = request.app[BACKEND]
+    assurance = await _assurance(request)
     asked = await body(request, PoolRequest)
     config = pool_config(asked.config, backend.options.pool_defaults)
     if asked.role_type not in backend.options.roles:
@@ -54,9 +58,20 @@ async def create_pool(request: web.Request) -> web.Response:
     if changed.outcome is Outcome.CONFLICT:
         detail = f"there is a pool {asked.pool_name!r} already"
         raise Problem(Kind.POOL_EXISTS, detail, field="pool_name")
+    assurance.begin(*_proofs(changed))
     row = await _row(request, changed.catalogue.pools[asked.pool_name])
-    location = f"{AGENTS}/pools/{asked.pool_name}"
-    return answer(row, status=201, headers={"Location": location})
+    headers = {"Location": f"{AGENTS}/pools/{asked.pool_name}", **await assurance.headers()}
+    return assurance.dressed(answer(row, status=201, headers=headers))
+
+
+async def _assurance(request: web.Request) -> Assurance:
+    """What a request on a pool is to be given."""
+    limits = request.app[BACKEND].limits
+    return await assurance_of(request, patience(request.headers.getall("Prefer", ()), limits))
+
+
+def _proofs(changed: Changed) -> list[Proof]:
+    return [changed.proof] if changed.proof else []
 
 
 async def list_pools(request: web.Request) -> web.Response:
@@ -94,6 +109,7 @@ async def change_pool(request: web.Request) -> web.Response:
     """`PATCH /api/v1/agents/pools/{pool_name}`."""
     backend = request.app[BACKEND]
     name = part(request, "pool_name", PoolName)
+    assurance = await _assurance(request)
     asked = await body(request, PoolPatch)
     await backend.pool(name)
     defaults = backend.options.pool_defaults
@@ -106,7 +122,9 @@ async def change_pool(request: web.Request) -> web.Response:
     )
     if changed.outcome is Outcome.ABSENT:
         raise _pool_not_found(name)
-    return answer(await _row(request, changed.catalogue.pools[name]))
+    assurance.begin(*_proofs(changed))
+    row = await _row(request, changed.catalogue.pools[name])
+    return assurance.dressed(answer(row, headers=await assurance.headers()))
 
 
 def _pool_not_found(name: str) -> Problem:
@@ -152,6 +170,7 @@ async def delete_pool(request: web.Request) -> web.Response:
     name = part(request, "pool_name", PoolName)
     force = query(request, DeletePoolQuery).force
     patient = patience(request.headers.getall("Prefer", ()), backend.limits)
+    assurance = await assurance_of(request, patient)
     pool = await backend.pool(name)
     origin = request[ORIGIN]
     closed = await backend.with_catalogue(
@@ -161,30 +180,38 @@ async def delete_pool(request: web.Request) -> web.Response:
         count = len(await backend.log.live(name))
         detail = f"pool {name!r} has {count} live agents; ?force=true ends them"
         raise Problem(Kind.POOL_NOT_EMPTY, detail, field="pool_name")
-    left = await _end_all(backend, request, name, patient.seconds) if force else 0
-    await backend.with_catalogue(
+    ended: list[Proof] = []
+    left = await _end_all(backend, request, name, patient.seconds, ended) if force else 0
+    changed = await backend.with_catalogue(
         lambda catalogue: catalogue.delete_pool(name, origin, reason="requested")
     )
     backend.tell_position(request, CATALOGUE)
-    status = "deleting" if left else "deleted"
-    return answer(
-        PoolDeletion(name, status, left), status=202 if left else 200, headers=patient.headers
-    )
+    assurance.begin(*ended, *_proofs(changed))
+    deletion = PoolDeletion(name, "deleting" if left else "deleted", left)
+    headers = {**patient.headers, **await assurance.headers()}
+    return assurance.dressed(answer(deletion, status=202 if left else 200, headers=headers))
 
 
-async def _end_all(backend: Backend, request: web.Request, pool: str, seconds: float) -> int:
-    """Ask every agent of a pool to end and wait for it; returns how many have not, yet."""
+async def _end_all(
+    backend: Backend, request: web.Request, pool: str, seconds: float, ended: list[Proof]
+) -> int:
+    """Ask every agent of a pool to end and wait for it; returns how many have not, yet.
+
+    `ended` takes the proofs of what was written for it.
+    """
     deadline = asyncio.get_running_loop().time() + seconds
     with backend.waiters.watch_pool(pool) as watch:
         living = await backend.log.live(pool)
         for first in range(0, len(living), AT_ONCE):
             batch = living[first : first + AT_ONCE]
-            await asyncio.gather(*(_end(backend, request, pool, agent) for agent in batch))
+            ended += await asyncio.gather(*(_end(backend, request, pool, id_) for id_ in batch))
         return await _until_vacant(backend, pool, watch, deadline)
 
 
-async def _end(backend: Backend, request: web.Request, pool: str, agent_id: str) -> None:
-    await backend.log.act(pool, agent_id, Terminate(reason="pool-deleted"), request[ORIGIN])
+async def _end(backend: Backend, request: web.Request, pool: str, agent_id: str) -> Proof:
+    command = Terminate(reason="pool-deleted")
+    acted = await backend.log.act(pool, agent_id, command, request[ORIGIN])
+    return acted.proof or Proof(pool, "ending", agent_id)
 
 
 async def _until_vacant(backend: Backend, pool: str, watch: Watch, deadline: float) -> int:

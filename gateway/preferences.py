@@ -16,6 +16,8 @@ class Patience(Struct, frozen=True):
 
     seconds: float
     applied: str = ""
+    waits: bool = False
+    """The caller said for how long it wants to wait."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -33,5 +35,5 @@ def patience(prefer: Sequence[str], limits: Limits) -> Patience:
     wait = said.get("wait", "")
     if wait.isascii() and wait.isdigit() and len(wait) < 10:
         seconds = min(float(wait), limits.wait_max)
-        return Patience(seconds, f"wait={seconds:g}")
+        return Patience(seconds, f"wait={seconds:g}", waits=seconds > 0)
     return Patience(limits.wait_default)

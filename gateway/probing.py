@@ -120,6 +120,11 @@ async def unreadiness(backend: Backend) -> list[str]:
     reasons = []
     if not backend.tail.following:
         reasons.append("the log is not being followed: Redis does not answer")
+    capabilities = backend.capabilities
+    if capabilities.known and (why := capabilities.known.no_writes):
+        reasons.append(f"Redis takes no writes: {why}")
+    if capabilities.known and (why := capabilities.known.lacking(capabilities.default)):
+        reasons.append(f"the default durability, {capabilities.default}, cannot be given: {why}")
     try:
         for fact in await view_facts(backend):
             name = fact.pool or "the catalogue"

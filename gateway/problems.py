@@ -19,6 +19,7 @@ from eventstore.errors import (
     LogMissing,
     LogUnreachable,
     MemoryExhausted,
+    NotEnoughReplicas,
     OutcomeUnknown,
     RolledBack,
 )
@@ -49,15 +50,18 @@ class Kind(StrEnum):
     ROLE_NOT_FOUND = "role-not-found"
     ROLE_MISMATCH = "role-mismatch"
     IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused"
+    DURABILITY_UNAVAILABLE = "durability-unavailable"
     BACKLOG_FULL = "backlog-full"
     TOO_MANY_STREAMS = "too-many-streams"
     AGENT_START_FAILED = "agent-start-failed"
     OUTCOME_UNKNOWN = "outcome-unknown"
     REDIS_UNREACHABLE = "redis-unreachable"
+    NOT_ENOUGH_REPLICAS = "not-enough-replicas"
     REDIS_MEMORY = "redis-memory-exhausted"
     REDIS_REFUSES = "redis-refuses"
     LOG_MISSING = "log-missing"
     LOG_ROLLED_BACK = "log-rolled-back"
+    COMMAND_LOST = "command-lost"
     BUSY = "busy"
     VIEWS_UNAVAILABLE = "views-unavailable"
     AS_OF_NOT_REACHED = "as-of-not-reached"
@@ -89,14 +93,17 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.IDEMPOTENCY_KEY_REUSED: (422, "The idempotency key was used for another request"),
     Kind.ARCHIVE_INCOMPLETE: (410, "What led to that moment is no longer archived"),
     Kind.AS_OF_NOT_REACHED: (422, "That moment has not come yet"),
+    Kind.DURABILITY_UNAVAILABLE: (422, "Redis cannot give this level of durability"),
     Kind.BACKLOG_FULL: (429, "Too many spawns wait"),
     Kind.TOO_MANY_STREAMS: (429, "Too many clients follow the events"),
     Kind.AGENT_START_FAILED: (502, "The agent could not be started"),
     Kind.OUTCOME_UNKNOWN: (503, "It is not known whether this was done"),
     Kind.REDIS_UNREACHABLE: (503, "Redis does not answer"),
+    Kind.NOT_ENOUGH_REPLICAS: (503, "Too few replicas follow Redis"),
     Kind.REDIS_REFUSES: (503, "Redis refuses"),
     Kind.LOG_MISSING: (503, "The log is missing"),
     Kind.LOG_ROLLED_BACK: (503, "The log has lost writes"),
+    Kind.COMMAND_LOST: (503, "The log has lost this command"),
     Kind.BUSY: (503, "Others were faster, too many times"),
     Kind.VIEWS_UNAVAILABLE: (503, "The views cannot be read"),
     Kind.AS_OF_TOO_COSTLY: (503, "It takes too long to look back"),
@@ -111,6 +118,7 @@ RETRY_AFTER_SECONDS: Final[dict[Kind, int]] = {
     Kind.REDIS_UNREACHABLE: 2,
     Kind.LOG_MISSING: 5,
     Kind.LOG_ROLLED_BACK: 5,
+    Kind.NOT_ENOUGH_REPLICAS: 2,
     Kind.REDIS_MEMORY: 10,
     Kind.BUSY: 1,
     Kind.VIEWS_UNAVAILABLE: 2,
@@ -192,6 +200,8 @@ def translate(error: Exception) -> Problem | None:
             return _from_http(error)
         case OutcomeUnknown():
             return Problem(Kind.OUTCOME_UNKNOWN, f"{error}; ask again to learn what became of it")
+        case NotEnoughReplicas():
+            return Problem(Kind.NOT_ENOUGH_REPLICAS, f"{error} Nothing was written.")
         case LogUnreachable():
             return Problem(Kind.REDIS_UNREACHABLE, f"{error}; nothing was written")
         case MemoryExhausted():

@@ -58,6 +58,7 @@ class Gateway:
             asyncio.create_task(_open_views(backend), name="gateway.views"),
             asyncio.create_task(_measure_lag(backend), name="gateway.lag"),
             asyncio.create_task(backend.ledger.watch(), name="gateway.ledger"),
+            asyncio.create_task(backend.capabilities.watch(), name="gateway.durability"),
         ]
         await asyncio.wait(self._tasks[:1], timeout=VIEWS_SECONDS)
         await web.SockSite(self._runner, listening, backlog=BACKLOG).start()

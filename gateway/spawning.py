@@ -24,6 +24,7 @@ from eventstore.pool import Pool
 from eventstore.spawn import Submitted, submit
 from gateway.answering import AGENTS, answer
 from gateway.backend import Backend
+from gateway.durability import assurance_of
 from gateway.keys import BACKEND
 from gateway.preferences import Patience, patience
 from gateway.problems import Kind, Problem
@@ -45,18 +46,22 @@ async def spawn(request: web.Request) -> web.Response:
     check_spawn(wanted, backend.limits)
     pool = await _pool_for(backend, wanted)
     patient = patience(request.headers.getall("Prefer", ()), backend.limits)
+    assurance = await assurance_of(request, patient)
     agent_id = backend.log.new_id()
     with backend.waiters.watch(agent_id) as watch:
         submitted = await _submit(backend, request, pool, wanted, agent_id, key)
+        assert submitted.proof is not None
+        assurance.begin(submitted.proof)
         if submitted.outcome is Outcome.KNOWN:
             row = await _replay(backend, request, pool, submitted, patient)
         else:
             backend.ledger.note(pool.pool_name, "spawn", agent_id, submitted.seq, operation_id=key)
             row = await _follow(backend, request, submitted, watch, patient)
     headers = {**patient.headers, "Location": f"{AGENTS}/{row.agent_id}"}
+    headers |= await assurance.headers(row.agent_id)
     if submitted.agent_id != agent_id:
         headers["Idempotency-Replayed"] = "true"
-    return spawn_answer(row, headers)
+    return assurance.dressed(spawn_answer(row, headers))
 
 
 def idempotency_key(request: web.Request) -> str:

@@ -170,6 +170,11 @@ def _listening(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allowed-hosts", metavar="NAMES", help="more names that a request's Host may carry"
     )
+    parser.add_argument(
+        "--durability",
+        metavar="LEVEL",
+        help="of commands that ask for none: accepted (default), fsynced, replicated or archived",
+    )
 
 
 def _imports(parser: argparse.ArgumentParser) -> None:

@@ -128,7 +128,10 @@ def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | Non
                     fallback=fallback,
                     leftovers=str(settings.leftovers),
                     retention=settings.retention,
+                    durability=settings.durability,
+                    durability_replicas=settings.durability_replicas,
                     limits=Limits(
+                        durability_seconds=settings.durability_timeout_seconds,
                         heartbeat_interval_min=settings.min_heartbeat_interval,
                         idle_time_min=settings.min_idle_time,
                     ),

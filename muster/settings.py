@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import msgspec
 from msgspec import Struct
 
+from eventstore.durability import Level
 from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.pool import PoolConfig
@@ -55,6 +56,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     host_id: str = ""
     appendfsync: str = "everysec"
     fallback: str = "none"
+    durability: str = "accepted"
+    durability_timeout_seconds: float = 2.0
+    durability_replicas: int = 1
     log_level: str = "info"
     shutdown_seconds: float = 25.0
     poll_seconds: float = 1.0
@@ -108,7 +112,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 _TEXT: Final = {
     "host", "redis_url", "database_url", "pgbouncer_url", "key_prefix", "api_token",
-    "allowed_hosts", "host_id", "appendfsync", "fallback", "log_level",
+    "allowed_hosts", "host_id", "appendfsync", "durability", "fallback", "log_level",
 }  # fmt: skip
 _PATHS: Final = {"data_dir", "config", "app_dir"}
 _SWITCHES: Final = {"auto_recover", "embedded", "single_process"}
@@ -116,6 +120,8 @@ _NUMBERS: Final = {
     "port": (int, 0, 65535),
     "shutdown_seconds": (float, 0.1, 3600),
     "poll_seconds": (float, 0.01, 60),
+    "durability_timeout_seconds": (float, 0.05, 60),
+    "durability_replicas": (int, 1, 10),
     "min_heartbeat_interval": (float, 0.05, 3600),
     "min_idle_time": (float, 0.05, 86400),
     "retention_age_seconds": (float, 1, 315_360_000),
@@ -130,6 +136,7 @@ _NAMES: Final = tuple(sorted(_TEXT | _PATHS | _SWITCHES | set(_NUMBERS)))
 _CHOICES: Final = {
     "appendfsync": ("everysec", "always"),
     "fallback": ("none", "single-process"),
+    "durability": tuple(level.value for level in Level),
     "log_level": ("debug", "info", "warning", "error"),
 }
 
@@ -311,8 +318,23 @@ def _check(settings: Settings) -> None:
     }:  # fmt: skip
         source = settings.sources.get("redis_url", "redis_url")
         raise ConfigurationError(f"{source}: expected redis://, rediss://, valkey:// or unix://")
+    if not settings.redis_url:
+        _check_embedded(settings)
     if "{" in settings.key_prefix or "}" in settings.key_prefix:
         raise ConfigurationError("key_prefix: braces are not allowed, they mark the Cluster slot")
+
+
+def _check_embedded(settings: Settings) -> None:
+    """What the embedded server cannot give."""
+    if settings.durability == Level.REPLICATED:
+        raise ConfigurationError(
+            "durability: the embedded server has no replicas; name a Redis that has, or choose"
+            " accepted, fsynced or archived"
+        )
+    if settings.durability == Level.FSYNCED and settings.appendfsync != "always":
+        raise ConfigurationError(
+            f"durability: fsynced needs appendfsync always, not {settings.appendfsync}"
+        )
 
 
 def redacted(url: str) -> str:

@@ -3,6 +3,7 @@
     redis_url        a flushed Valkey
     any_redis_url    the same test on Valkey and on the oldest Redis supported
     redis_server     a factory of servers of the test's own, to stop, kill and fill up
+    replication      a primary and its replica, of the test's own
     postgres_url     an empty PostgreSQL database
     pgbouncer_url    the same database as postgres_url, through PgBouncer in transaction mode
     database_url     the same test on an SQLite file and on PostgreSQL
@@ -20,6 +21,7 @@ from typing import Protocol
 import pytest
 
 from tests.databases import PgBouncerServer, PostgresServer, reachable, unprivileged_uid
+from tests.replication import Replication
 from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
 
 KINDS = ("unit", "integration", "e2e", "chaos", "bench")
@@ -120,6 +122,12 @@ def redis_server(server_directory: Path) -> Iterator[MakeServer]:
     for server in made:
         server.stop()
         shutil.rmtree(server.directory)
+
+
+@pytest.fixture
+def replication(redis_server: MakeServer) -> Replication:
+    """A primary and a replica that follows it."""
+    return Replication(redis_server)
 
 
 @pytest.fixture(scope="session")

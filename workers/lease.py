@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import structlog
 from msgspec import Struct
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from eventstore.connection import UNREACHABLE, SyncClient, connect_thread
 from eventstore.ids import new_id
@@ -154,6 +154,8 @@ class Lease:
         try:
             reply = self._evaluate(client)
         except (*UNREACHABLE, RedisError) as error:
+            if isinstance(error, ReadOnlyError):  # a replica now: the address may lead elsewhere
+                client.connection_pool.disconnect()
             return min(self._outage.delay(error), regular)
         status = reply[0].decode()
         if status in {"FENCED", "RECOVERED"}:

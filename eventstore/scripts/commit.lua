@@ -28,7 +28,7 @@
 --         inbox id word | signal kind value | wake
 --         operation id digest answer ttl_ms  resign
 --         meta field value
--- Returns {OK, generation, seq, ts}.
+-- Returns {OK, generation, seq, ts, stream id of its last event ('' if it has none)}.
 -- Invariant: either every write of the step is in the data set, or none.
 
 local ARITY = {
@@ -223,4 +223,4 @@ for _, clause in ipairs(asked) do
 end
 for _, clause in ipairs(todo) do writes[clause[1]](unpack(clause[2])) end
 close_log()
-return reply('OK')
+return reply('OK', last_entry)

@@ -22,6 +22,7 @@ local GROUP = 'workers'
 local INBOX_MS = 600000
 
 local generation, seq, ts
+local last_entry = '' -- the stream id of the event that was appended last
 
 -- Whole numbers in full: Lua's own way of writing large ones is 1.7e+15. (+ 0: never '-0'.)
 local function number(n) return string.format('%.0f', n + 0) end
@@ -61,7 +62,7 @@ end
 -- causation_id, traceparent, actor, data
 local function append(event)
   seq = seq + 1
-  redis.call('XADD', events_key, 'NOMKSTREAM', number(ts) .. '-*',
+  last_entry = redis.call('XADD', events_key, 'NOMKSTREAM', number(ts) .. '-*',
     'type', event[1], 'version', event[2], 'seq', number(seq), 'event_id', event[3],
     'subject', event[4], 'incarnation', event[5], 'worker_id', event[6], 'epoch', event[7],
     'correlation_id', event[8], 'causation_id', event[9], 'traceparent', event[10],

@@ -8,8 +8,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from eventstore.connection import (
     UNREACHABLE,
     AsyncClient,
@@ -19,13 +17,14 @@ from eventstore.connection import (
     inspect,
     server_version,
 )
+from eventstore.durability import Fsync, configuration, judge, may_withhold
 from eventstore.errors import LogError, ServerUnsuitable
 from muster.commands.checks import Check, Level, check
 from muster.render import duration, size
 from muster.settings import redacted
 
 AREA = "redis"
-SETTINGS = ("appendfsync", "timeout", "min-replicas-to-write", "maxclients")
+SETTINGS = ("timeout", "maxclients", "min-replicas-max-lag")
 ROUND_TRIPS = 20
 SLOW_MS = 5.0
 CLOCK_MS = 1_000.0
@@ -50,34 +49,11 @@ async def check_redis(url: str) -> list[Check]:
 
 async def _examine(client: AsyncClient, url: str) -> list[Check]:
     info = await inspect(client)
-    config = await _configuration(client)
+    config = await configuration(client, *SETTINGS)
     checks = [check(AREA, "reachable", redacted(url)), suitable(info)]
     checks += [*persistence(info, config), *memory(info), *clients(info, config)]
-    checks += [*replicas(info, config), *await _times(client)]
+    checks += [*replicas(info, config), *durability(info, config), *await _times(client)]
     return checks
-
-
-async def _configuration(client: AsyncClient) -> dict[str, str]:
-    """The settings that matter here; those that the server does not tell are left out."""
-    found: dict[str, str] = {}
-    for name in SETTINGS:
-        try:
-            reply = await execute(client, "CONFIG", "GET", name)
-        except UNREACHABLE as error:
-            raise LogError(f"Redis does not answer: {error}") from error
-        except RedisError:
-            continue
-        found.update(_pairs(reply))
-    return found
-
-
-def _pairs(reply: Any) -> dict[str, str]:
-    items = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {_text(name): _text(value) for name, value in items}
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 async def _times(client: AsyncClient) -> list[Check]:
@@ -177,7 +153,41 @@ def replicas(info: Info, config: Config) -> list[Check]:
             " writes that a failover loses"
         )
     found = f"primary with {count} replicas" if count else "primary without replicas"
-    return [check(AREA, "role", found, change)]
+    checks = [check(AREA, "role", found, change)]
+    return [*checks, _guard(info, config, count, guarded)] if guarded else checks
+
+
+def _guard(info: Info, config: Config, count: int, guarded: int) -> Check:
+    """What min-replicas-to-write means here: without so many, nothing is written at all."""
+    lag = config.get("min-replicas-max-lag", "10")
+    found = f"writes need {guarded} of {count} replicas, no more than {lag} s behind"
+    good = int(info.get("min_slaves_good_slaves", count))
+    if good < guarded:
+        change = f"bring replicas back: {good} are good, so nothing is written and leases lapse"
+        return Check(AREA, "min-replicas-to-write", Level.FAIL, found, change)
+    change = (
+        "attach one more: when one restarts, all writes stop, and workers whose lease lapses end"
+        if count == guarded
+        else ""
+    )
+    return check(AREA, "min-replicas-to-write", found, change)
+
+
+def durability(info: Info, config: Config) -> list[Check]:
+    """Which levels a command may ask for. A level that lacks is no fault: none may be needed."""
+    count = int(info.get("connected_slaves", 0))
+    tried = may_withhold(info, config)
+    known = judge(info, config, wanted_replicas=max(count, 1), withholds=tried)
+    means = {
+        Fsync.NEVER: f"no: {known.no_fsync}",
+        Fsync.ON_REPLY: "with every reply",
+        Fsync.WAITAOF: "by WAITAOF, if a gateway finds that it can be relied on",
+    }
+    replicated = f"by up to {count}" if count else f"no: {known.no_replicas}"
+    return [
+        check(AREA, "level fsynced", means[known.fsync]),
+        check(AREA, "level replicated", replicated),
+    ]
 
 
 def times(round_trip_ms: float, ahead_ms: float) -> list[Check]:

@@ -7,7 +7,7 @@ for again without making a second agent.
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from eventstore.ids import new_id
 from muster import render
-from muster.commands import connecting
+from muster.commands import assurance, connecting
 from muster.commands.answers import AgentAnswer, PoolAnswer
 from muster.commands.arguments import json_object, pairs, seconds
 from muster.commands.asking import BASE, TIMEOUT_SECONDS, Gateway, NoReply
@@ -29,6 +29,7 @@ EXAMPLES = """\
   muster spawn developer_pool --project demo --input '{"task": "tidy up"}' --label team=red
   muster spawn developer_pool --project demo --input @task.json --max-idle-time never
   muster spawn developer_pool --project demo --key order-4711 --no-wait --json
+  muster spawn developer_pool --project demo --durability replicated
 """
 AT_ONCE = 32
 COUNT_MAX = 100_000
@@ -54,6 +55,8 @@ class Result(Struct, frozen=True):
     agent: AgentAnswer | None
     document: object = None
     error: CommandError | None = None
+    pending: str = ""
+    """The level of durability that was not reached, and why."""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -83,6 +86,7 @@ def add(subparsers: Subparsers) -> None:
     waiting.add_argument("--no-wait", action="store_true", help="do not wait until they run")
     parser.add_argument("--key", metavar="TEXT", help="idempotency key: asked for again with the"
                         " same key, the same agents are answered")  # fmt: skip
+    assurance.add_flag(parser)
     connecting.add_service_flags(parser)
 
 
@@ -92,12 +96,14 @@ def run(args: argparse.Namespace) -> int:
     wait = 0.0 if args.no_wait else seconds(args.wait or str(WAIT_SECONDS), "--wait")
     request = _request(args)
     keys = _keys(args.key, args.count)
+    assured = assurance.header(args)
     gateway = Gateway(connecting.service(args))
     if not args.role:
         request = msgspec.structs.replace(request, role_type=_role(gateway, args.pool))
-    results = spawn_all(gateway, request, keys, wait)
+    results = spawn_all(gateway, request, keys, wait, assured)
     _tell([result for result in results if result.agent], as_json=args.json)
-    return _complain([result.error for result in results if result.error])
+    lower = assurance.complain("spawn", [result.pending for result in results])
+    return max(_complain([result.error for result in results if result.error]), lower)
 
 
 def _request(args: argparse.Namespace) -> Request:
@@ -135,13 +141,19 @@ def _keys(key: str | None, count: int) -> list[str]:
 # ---- asking ----------------------------------------------------------------------------------
 
 
-def spawn_all(gateway: Gateway, request: Request, keys: Sequence[str], wait: float) -> list[Result]:
+def spawn_all(
+    gateway: Gateway,
+    request: Request,
+    keys: Sequence[str],
+    wait: float,
+    assured: Mapping[str, str],
+) -> list[Result]:
     """One spawn a key, some at once; in the order of the keys."""
     if len(keys) == 1:
-        return [_spawn(gateway, request, keys[0], wait)]
+        return [_spawn(gateway, request, keys[0], wait, assured)]
     pool = ThreadPoolExecutor(max_workers=min(len(keys), AT_ONCE))
     try:
-        futures = [pool.submit(_spawn, gateway, request, key, wait) for key in keys]
+        futures = [pool.submit(_spawn, gateway, request, key, wait, assured) for key in keys]
         with _progress(len(keys)) as advance:
             for _ in as_completed(futures):
                 advance()
@@ -150,17 +162,21 @@ def spawn_all(gateway: Gateway, request: Request, keys: Sequence[str], wait: flo
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _spawn(gateway: Gateway, request: Request, key: str, wait: float) -> Result:
+def _spawn(
+    gateway: Gateway, request: Request, key: str, wait: float, assured: Mapping[str, str]
+) -> Result:
     prefer = f"wait={int(wait)}" if wait >= 1 else "respond-async"
     try:
         answer = gateway.call(
             "POST",
             f"{BASE}/spawn",
             body=request,
-            headers={"Prefer": prefer, "Idempotency-Key": key},
+            headers={"Prefer": prefer, "Idempotency-Key": key, **assured},
             timeout_seconds=wait + TIMEOUT_SECONDS,
         )
-        return Result(answer.read(AgentAnswer), answer.document())
+        return Result(
+            answer.read(AgentAnswer), answer.document(), pending=assurance.pending(answer)
+        )
     except NoReply as error:
         return Result(None, error=NoReply(f"{error}\n  to learn what became of it: --key {key}"))
     except CommandError as error:

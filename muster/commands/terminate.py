@@ -1,13 +1,14 @@
 """`muster terminate`: ask for the end of agents, and wait a while until they have ended."""
 
 import argparse
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 from msgspec import Struct
 
 from muster import render
-from muster.commands import connecting
+from muster.commands import assurance, connecting
 from muster.commands.answers import AgentAnswer
 from muster.commands.arguments import agent_id, seconds
 from muster.commands.asking import BASE, TIMEOUT_SECONDS, Answer, Gateway
@@ -34,6 +35,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     pool: str
     graceful: bool
     wait: float
+    assured: Mapping[str, str]
 
 
 def add(subparsers: Subparsers) -> None:
@@ -52,18 +54,20 @@ def add(subparsers: Subparsers) -> None:
     waiting = parser.add_mutually_exclusive_group()
     waiting.add_argument("--wait", metavar="S", help=f"wait so long (default {WAIT_SECONDS:g} s)")
     waiting.add_argument("--no-wait", action="store_true", help="do not wait for their end")
+    assurance.add_flag(parser)
     connecting.add_service_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     ids = list(dict.fromkeys(agent_id(text) for text in args.agents))
     wait = 0.0 if args.no_wait else seconds(args.wait or str(WAIT_SECONDS), "--wait")
-    wish = Wish(pool=args.pool, graceful=not args.now, wait=wait)
+    wish = Wish(pool=args.pool, graceful=not args.now, wait=wait, assured=assurance.header(args))
     gateway = Gateway(connecting.service(args))
     with ThreadPoolExecutor(max_workers=min(len(ids), AT_ONCE)) as pool:
         ended = list(pool.map(lambda one: _terminate(gateway, one, wish), ids))
     _tell([answer for answer in ended if isinstance(answer, Answer)], as_json=args.json)
-    code = 0
+    answers = [answer for answer in ended if isinstance(answer, Answer)]
+    code = assurance.complain("terminate", [assurance.pending(answer) for answer in answers])
     for one, answer in zip(ids, ended, strict=True):
         if isinstance(answer, CommandError):
             complain("terminate", f"{one}: {answer}")
@@ -78,7 +82,10 @@ def _terminate(gateway: Gateway, one: str, wish: Wish) -> Answer | CommandError:
             "POST",
             f"{BASE}/terminate",
             body=Request(pool_name=pool, agent_id=one, graceful=wish.graceful),
-            headers={"Prefer": f"wait={int(wish.wait)}" if wish.wait >= 1 else "respond-async"},
+            headers={
+                "Prefer": f"wait={int(wish.wait)}" if wish.wait >= 1 else "respond-async",
+                **wish.assured,
+            },
             timeout_seconds=wish.wait + TIMEOUT_SECONDS,
         )
     except CommandError as error:

@@ -32,6 +32,37 @@ async def test_a_server_that_may_lose_the_log_fails(redis_server):
     assert found["memory"] is Level.OK
 
 
+@pytest.mark.parametrize(
+    ("appendfsync", "found"),
+    [("always", "with every reply"), ("everysec", "no: appendfsync is everysec and its WAITAOF")],
+)
+async def test_the_levels_that_a_command_may_ask_for_are_told(redis_server, appendfsync, found):
+    """A level that lacks is no fault."""
+    server = redis_server(appendfsync=appendfsync)
+    checks = {check.name: check for check in await check_redis(server.url)}
+    assert checks["level fsynced"].found.startswith(found)
+    assert checks["level replicated"].found.startswith("no: 0 replicas follow it")
+    assert {checks[name].level for name in checks if name.startswith("level")} == {Level.OK}
+
+
+async def test_what_the_settings_of_replication_mean_is_told(replication):
+    """One replica that all writes need is no more available than none."""
+    url = replication.primary.url
+    found = {check.name: check for check in await check_redis(url)}
+    assert (found["role"].level, found["role"].found) == (Level.WARN, "primary with 1 replicas")
+    assert found["level replicated"].found == "by up to 1"
+    replication.configure(min_replicas_to_write="1")
+    found = {check.name: check for check in await check_redis(url)}
+    guard = found["min-replicas-to-write"]
+    assert guard.level is Level.WARN
+    assert guard.found == "writes need 1 of 1 replicas, no more than 10 s behind"
+    assert "attach one more" in guard.change
+    replication.part()
+    found = {check.name: check for check in await check_redis(url)}
+    assert found["min-replicas-to-write"].level is Level.FAIL
+    assert levels(await check_redis(replication.replica.url))["role"] is Level.FAIL
+
+
 async def test_a_server_that_is_not_there_fails():
     (check,) = await check_redis("redis://:secret@127.0.0.1:1")
     assert (check.name, check.level) == ("reachable", Level.FAIL)

@@ -77,3 +77,8 @@ def test_a_day_with_the_command_line(told, capsys):
     assert main(["spawn", "nowhere", "--project", "demo"]) == 1
     assert capsys.readouterr().err == "muster spawn: pool_name: there is no pool 'nowhere'\n"
     assert "FAIL" not in told("doctor")
+
+    told("spawn", POOL, "--project", "demo", "--durability", "archived")
+    told("terminate", ids[1], "--durability", "archived")
+    assert main(["terminate", ids[2], "--durability", "replicated"]) == 1
+    assert "0 replicas follow it, of 1 that are wanted" in capsys.readouterr().err

@@ -60,6 +60,7 @@ class Stub:
     def __init__(self) -> None:
         self.answers: Answers = {"GET /pools/night": POOL}
         self.sent: dict[str, str] = {}
+        """Headers of every answer."""
         self.asked: list[Asked] = []
         stub = self
 
@@ -167,6 +168,19 @@ def test_several_spawns_have_a_key_each_and_are_asked_for_at_once(gateway, muste
     code, out, _ = muster(*words)
     ids = [json.loads(line)["agent_id"] for line in out.splitlines()]
     assert (code, ids) == (0, [f"{AGENT[:-1]}{n}" for n in "1234"])
+
+
+def test_a_level_that_was_not_reached_is_told_and_the_agents_shown(gateway, muster):
+    """They are accepted, so they are no failures; a script can tell by the exit code."""
+    gateway.answers["POST /spawn"] = lambda _: (202, agent())
+    gateway.sent["Muster-Durability-Pending"] = 'replicated; reason="0 of 1 replicas have it"'
+    words = ("spawn", "night", "--project", "demo", "--role", "r", "--durability", "replicated")
+    code, out, err = muster(*words, "--count", "3")
+    assert code == 1
+    assert out.count(AGENT) == 3
+    said = "accepted, but not yet replicated: 0 of 1 replicas have it (3 times)"
+    assert err == f"muster spawn: {said}\n"
+    assert [asked.headers["Muster-Durability"] for asked in gateway.asked] == ["replicated"] * 3
 
 
 def test_the_same_refusal_of_many_is_told_once(gateway, muster):

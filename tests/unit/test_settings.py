@@ -90,6 +90,8 @@ def test_embedded_ignores_the_database_of_the_environment() -> None:
         ("port = 'x'", "port in .*expected a number"),
         ("port = 70000", "expected 0 to 65535"),
         ("log_level = 'loud'", "expected one of debug, info"),
+        ("durability = 'eternal'", "expected one of accepted, fsynced, replicated, archived"),
+        ("durability_replicas = 0", "expected 1 to 10"),
         ("redis_url = 'http://x'", "expected redis://"),
         ("retention_events = 0", "expected 1 to"),
         ("retention_age_seconds = 'nan'", "expected 1 to"),
@@ -120,6 +122,17 @@ def test_an_address_that_others_can_reach_needs_a_token() -> None:
     with pytest.raises(ConfigurationError, match="MUSTER_API_TOKEN"):
         load({"host": "0.0.0.0"}, {})
     assert load({"host": "0.0.0.0"}, {"MUSTER_API_TOKEN": "t"}).host == "0.0.0.0"
+
+
+def test_a_level_that_the_embedded_server_cannot_give_is_refused() -> None:
+    """Else every command would be, by a system that has started."""
+    with pytest.raises(ConfigurationError, match="has no replicas"):
+        load({"durability": "replicated"}, {})
+    with pytest.raises(ConfigurationError, match="needs appendfsync always, not everysec"):
+        load({"durability": "fsynced"}, {})
+    assert load({"durability": "fsynced", "appendfsync": "always"}, {}).durability == "fsynced"
+    given = {"durability": "replicated", "redis_url": "redis://x"}
+    assert load(given, {}).durability == "replicated"
 
 
 def test_a_child_gets_the_same_settings() -> None:

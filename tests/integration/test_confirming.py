@@ -1,0 +1,155 @@
+"""What is confirmed is proved at the server that is asked, and a lost command is told as lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec.structs import replace
+
+from eventstore.agent import Terminate
+from eventstore.confirming import Confirmations, How
+from eventstore.connection import execute
+from eventstore.durability import Fsync, Level, Proof
+from eventstore.errors import CommandLost, Halted, LogMissing, Recovered, RolledBack
+from eventstore.log import Outcome
+from eventstore.waitaof import withholds
+from tests.conftest import MakeServer
+from tests.pools import ORIGIN, TestPool, open_pool
+from tests.servers import RedisLikeServer
+
+ON_REPLY = How(Level.FSYNCED)
+
+
+class Stage:
+    def __init__(self, server: RedisLikeServer, pool: TestPool) -> None:
+        self.server, self.pool, self.log = server, pool, pool.log
+        self.confirmations = Confirmations(pool.log, server.url)
+
+    async def confirm(self, *proofs: Proof, how: How = ON_REPLY, seconds: float = 2.0) -> str:
+        deadline = asyncio.get_running_loop().time() + seconds
+        return await self.confirmations.confirm(how, proofs, deadline)
+
+    async def spawned(self) -> Proof:
+        submitted = await self.pool.spawn()
+        assert submitted.proof is not None
+        return submitted.proof
+
+
+@pytest.fixture
+async def stage(redis_server: MakeServer) -> AsyncIterator[Stage]:
+    server = redis_server(appendfsync="always")
+    async with open_pool(server.url) as pool:
+        opened = Stage(server, pool)
+        yield opened
+        await opened.confirmations.close()
+
+
+async def test_an_event_is_proved_by_its_place_and_its_id(stage):
+    """Another event in its place is what a log that was rolled back and grew again has."""
+    proof = await stage.spawned()
+    assert await stage.confirm(proof) == ""
+    for wrong in ({"value": "another"}, {"subject": "99999999999999-0"}):
+        with pytest.raises(CommandLost, match=f"seq {proof.seq} of pool 'developer_pool'"):
+            await stage.confirm(replace(proof, **wrong))
+        with pytest.raises(Halted, match="another history: event"):
+            await stage.pool.spawn()
+        await execute(stage.log.client, "HDEL", "pool:{developer_pool}:meta", "halted")
+
+
+async def test_a_lost_command_does_not_take_others_with_it(stage):
+    """They share one wait, and each is answered for itself."""
+    proof = await stage.spawned()
+    good = asyncio.create_task(stage.confirm(proof))
+    bad = asyncio.create_task(stage.confirm(replace(proof, value="another")))
+    await asyncio.wait([good, bad])
+    assert good.result() == ""
+    assert isinstance(bad.exception(), CommandLost)
+
+
+async def test_what_was_trimmed_is_not_taken_for_lost(stage):
+    """Nothing is trimmed that the archive has not taken."""
+    proof = await stage.spawned()
+    await stage.spawned()
+    await execute(stage.log.client, "XTRIM", "pool:{developer_pool}:events", "MAXLEN", 1)
+    assert await stage.confirm(proof) == ""
+
+
+async def test_a_repeated_spawn_is_proved_by_its_answer(stage):
+    await stage.pool.spawn(key="k", digest="d")
+    known = await stage.pool.spawn(key="k", digest="d")
+    assert known.outcome is Outcome.KNOWN
+    assert known.proof is not None
+    assert await stage.confirm(known.proof) == ""
+    with pytest.raises(CommandLost):
+        await stage.confirm(replace(known.proof, value="another agent"))
+
+
+async def test_an_end_that_was_asked_for_before_is_proved_by_the_agent(stage):
+    spawned = await stage.pool.spawn()
+    proof = Proof("developer_pool", "ending", spawned.agent_id)
+    with pytest.raises(CommandLost):
+        await stage.confirm(proof)
+    await stage.log.act("developer_pool", spawned.agent_id, Terminate(), ORIGIN)
+    assert await stage.confirm(proof) == ""
+
+
+async def test_what_another_generation_acknowledged_is_not_looked_for_in_this_one(stage):
+    """The log that was rebuilt begins behind it, so its absence there says nothing."""
+    proof = await stage.spawned()
+    await execute(stage.log.client, "HSET", "pool:{developer_pool}:meta", "generation", 2)
+    with pytest.raises(Recovered):
+        await stage.confirm(proof)
+    with pytest.raises(Recovered):
+        await stage.confirm(proof)
+
+
+async def test_a_log_below_the_floor_or_missing_confirms_nothing(stage):
+    proof = await stage.spawned()
+    seq = stage.log.floor("developer_pool")[1]
+    stage.log.raise_floor("developer_pool", 1, seq + 1)
+    with pytest.raises(RolledBack):
+        await stage.confirm(proof)
+    stage.server.wipe()
+    with pytest.raises(LogMissing):
+        await stage.confirm(proof)
+
+
+async def test_confirming_changes_nothing_but_the_time(stage):
+    """It writes, for WAIT counts what its own connection wrote; no event, no number moves."""
+    proof = await stage.spawned()
+    before = await stage.log.survey("developer_pool")
+    with stage.server.client() as client:
+        offset = client.info("replication")["master_repl_offset"]
+        entries = client.xlen("pool:{developer_pool}:events")
+        assert await stage.confirm(proof) == ""
+        assert client.info("replication")["master_repl_offset"] > offset
+        assert client.xlen("pool:{developer_pool}:events") == entries
+    after = await stage.log.survey("developer_pool")
+    assert (after.seq, after.waiting, after.live) == (before.seq, before.waiting, before.live)
+
+
+async def test_waitaof_is_asked_on_the_server_that_was_tried(stage):
+    """Where another one has taken over, what is known of WAITAOF is not known of that one."""
+    proof = await stage.spawned()
+    with stage.server.client() as client:
+        run_id = client.info("server")["run_id"]
+    waitaof = How(Level.FSYNCED, fsync=Fsync.WAITAOF, run_id=run_id)
+    assert await stage.confirm(proof, how=waitaof) == ""
+    other = How(Level.FSYNCED, fsync=Fsync.WAITAOF, run_id="another")
+    assert await stage.confirm(proof, how=other) == "another server has taken over"
+    with stage.server.client() as client:
+        client.config_set("appendfsync", "no")
+    late = await stage.confirm(await stage.spawned(), how=waitaof, seconds=0.4)
+    assert late == "not fsynced in time"
+
+
+async def test_a_waitaof_that_answers_before_its_time_is_found_out(redis_server: MakeServer):
+    """Under `everysec` this server says that three writes in a row are on disk, and they are not.
+
+    With `appendfsync no` it holds its answer back, as one that tells the truth does.
+    """
+    for appendfsync, truthful in (("everysec", False), ("no", True)):
+        server = redis_server(appendfsync=appendfsync)
+        async with open_pool(server.url) as pool:
+            await pool.log.found()
+            assert await withholds(pool.log.client, pool.log) is truthful
