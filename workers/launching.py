@@ -79,7 +79,8 @@ class ForkLauncher:
         self._forked[options.worker_id] = forked
         try:
             self._writer.write(msgspec.json.encode(options) + b"\n")
-            pid = await asyncio.wait_for(forked, FORK_SECONDS)
+            async with asyncio.timeout(FORK_SECONDS):
+                pid = await forked
         except (OSError, TimeoutError) as error:
             raise LaunchFailed(f"the zygote does not fork: {error!r}") from error
         finally:
@@ -111,7 +112,8 @@ class ForkLauncher:
             )
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         try:
-            line = await asyncio.wait_for(reader.readline(), PRELOAD_SECONDS)
+            async with asyncio.timeout(PRELOAD_SECONDS):
+                line = await reader.readline()
         except TimeoutError:
             self._zygote.kill()
             raise ConfigurationError(

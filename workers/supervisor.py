@@ -228,8 +228,9 @@ class Supervisor:
         while True:
             wake.clear()
             seconds = await steward.tend() * random.uniform(0.8, 1.2)
-            try:
-                await asyncio.wait_for(wake.wait(), seconds)
+            try:  # not wait_for: 3.11's forgets a cancellation that comes with the wake-up
+                async with asyncio.timeout(seconds):
+                    await wake.wait()
             except TimeoutError:
                 continue
 

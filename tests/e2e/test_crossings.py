@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests import invariants
+from tests.chaos.judge import judge
 from tests.e2e.conftest import CONFIG
 from tests.e2e.system import POOL, System
 from tests.waiting import until
@@ -47,7 +47,7 @@ async def stays_ended(system: System, name: str, *, restart: bool = False) -> No
         await system.start()
         ended = await system.is_status(name, "terminated")
     assert ended["reason"] == "requested"
-    assert invariants.check(system.redis_url, views=system.views()) == []
+    assert judge(system.redis_url, views=system.views()) == []
     system.verify()
 
 
@@ -61,7 +61,7 @@ async def test_with_a_claim(system: System) -> None:
     await asyncio.gather(*(ask_to_end(system, name) for name in names))
     for name in names:
         await system.is_status(name, "terminated")
-    assert invariants.check(system.redis_url, views=system.views(), at_rest=True) == []
+    assert judge(system.redis_url, views=system.views(), at_rest=True) == []
 
 
 async def test_with_a_start(system: System) -> None:

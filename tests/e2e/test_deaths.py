@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from eventstore.ids import new_id
-from tests import invariants
+from tests.chaos.judge import judge
 from tests.e2e.conftest import CONFIG
 from tests.e2e.system import POOL, System
 from tests.pools import raw_events
@@ -64,7 +64,7 @@ async def test_what_was_accepted_ends_right_whoever_is_killed(system: System, na
     await system.running(SPAWNS)
     assert {agent["agent_id"] for agent in await system.agents()} == set(accepted)
     system.verify()
-    assert invariants.check(system.redis_url, acknowledged=accepted, views=system.views()) == []
+    assert judge(system.redis_url, acknowledged=accepted, views=system.views()) == []
     if name != "worker":
         await until(lambda: victim(system, name).pid != killed.pid)
 
@@ -93,7 +93,7 @@ async def test_a_stopped_worker_ends_itself_and_writes_nothing(system: System) -
     assert not worker.is_running()
     later = [e["worker_id"] for e in raw_events(system.redis_url)[last:]]
     assert held["process_id"] not in later
-    assert invariants.check(system.redis_url, views=system.views()) == []
+    assert judge(system.redis_url, views=system.views()) == []
 
 
 async def test_after_kill_9_of_muster_up_all_ends_and_it_starts_again(project: Path) -> None:

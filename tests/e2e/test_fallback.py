@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from eventstore.ids import new_id
-from tests import invariants
+from tests.chaos.judge import judge
 from tests.conftest import MakeServer
 from tests.e2e.conftest import ACTING, CONFIG
 from tests.e2e.system import MUSTER, POOL, System
@@ -116,7 +116,7 @@ async def test_what_a_fallback_took_on_runs_once_in_the_real_log_wherever_a_star
         requested = [e for e in raw_events(server.url) if e["type"] == "agent.requested"]
         assert sorted(event["subject"] for event in requested) == sorted(every)
         assert {event["actor"] for event in requested} == {"fallback"}
-        offences = invariants.check(server.url, acknowledged=every, views=system.views())
+        offences = judge(server.url, acknowledged=every, views=system.views())
         assert offences == []
         kept_whole(system.data, alive.values())
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import redis
 
-from tests import invariants
+from tests.chaos.judge import judge
 from tests.e2e.system import POOL, System, only
 
 
@@ -25,7 +25,7 @@ async def test_fifteen_spawns_fill_two_workers(tmp_path: Path) -> None:
         assert all(worker.is_running() for worker in workers)
         system.verify()
         redis_cli(system)
-        assert invariants.check(system.redis_url, views=system.views()) == []
+        assert judge(system.redis_url, views=system.views()) == []
 
 
 def redis_cli(system: System) -> None:
@@ -45,7 +45,7 @@ async def test_a_hundred_at_once_are_ten_workers_and_nobody_twice(tmp_path: Path
         assert {agent["status"] for agent in spawned} == {"running"}
         found = await system.pool()
         assert (found["process_count"], found["used_capacity"]) == (10, 100)
-        offences = invariants.check(system.redis_url, acknowledged=ids, views=system.views())
+        offences = judge(system.redis_url, acknowledged=ids, views=system.views())
         assert offences == []
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import redis
 
+from tests.chaos.judge import judge
 from tests.e2e.conftest import CONFIG
 from tests.e2e.system import POOL, System
 from tests.waiting import until
@@ -118,6 +119,7 @@ async def test_redis_wiped_under_load_is_recovered_with_one_command(project: Pat
         await system.running(len(kept), timeout=40)
         assert {agent["agent_id"] for agent in await system.agents()} == kept
         system.verify()
+        assert judge(system.redis_url, views=system.views(), acknowledged=kept) == []
         assert overlaps(project / "beats") == []
         assert await ready(system)
 

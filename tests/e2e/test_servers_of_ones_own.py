@@ -11,7 +11,7 @@ import aiohttp
 import psutil
 import psycopg
 
-from tests import invariants
+from tests.chaos.judge import judge
 from tests.conftest import MakeServer
 from tests.e2e.conftest import CONFIG
 from tests.e2e.system import System
@@ -102,7 +102,7 @@ async def test_roles_one_by_one_on_debians_redis_and_postgresql(
         agents = {agent["agent_id"]: agent["incarnation"] for agent in await system.agents()}
         assert agents == dict.fromkeys(ids, 2)
         await asyncio.to_thread(system.verify)
-        assert invariants.check(server.url, acknowledged=ids) == []
+        assert judge(server.url, acknowledged=ids) == []
     with psycopg.connect(plain_url) as connection:
         rows = connection.execute("SELECT count(*) FROM muster.agents").fetchall()
     assert rows == [(15,)]
@@ -128,5 +128,5 @@ async def test_after_kill_9_of_muster_up_nothing_works_on_a_redis_that_goes_on(
         await system.running(5)
         assert {agent["agent_id"] for agent in await system.agents()} == set(ids)
         await asyncio.to_thread(system.verify)
-        offences = invariants.check(server.url, acknowledged=ids, views=system.views())
+        offences = judge(server.url, acknowledged=ids, views=system.views())
         assert offences == []

@@ -1,0 +1,232 @@
+"""Judges a whole history of Muster from what it left behind: streams, archive, views, keys.
+
+    python -m tests.chaos.judge --redis URL --views URL [--acknowledged FILE] [--at-rest] …
+
+It has its own readers and its own fold and imports nothing of Muster, so that an error there cannot
+hide itself. Every offence names the invariant, the event and why; any makes the exit code 1.
+
+It may be asked about a running system: what is compared is read at one moment. `--at-rest` says
+that nobody has asked for anything for a while, so that nothing may be half done.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.judging import (
+    catalogue,
+    commands,
+    database,
+    keys,
+    pools,
+    registry,
+    rest,
+    views,
+    witnesses,
+)
+from tests.chaos.judging.catalogue import Catalogue
+from tests.chaos.judging.commands import Command, Unsaved
+from tests.chaos.judging.database import Database
+from tests.chaos.judging.entries import CATALOGUE, Entry
+from tests.chaos.judging.history import History, join
+from tests.chaos.judging.offences import INVARIANTS, Offence, told
+from tests.chaos.judging.pools import Pool
+from tests.chaos.judging.streams import Registry, Streamed, Streams
+from tests.chaos.judging.witnesses import Witness
+
+ATTEMPTS = 3
+"""How often archive and stream are read anew where trimming came in between."""
+
+
+@dataclass
+class Evidence:
+    """All that is looked at, as it was found."""
+
+    streamed: dict[str, Streamed] = field(default_factory=dict)
+    """By log; the catalogue's is the empty name."""
+    registries: dict[str, Registry] = field(default_factory=dict)
+    lasting: list[str] = field(default_factory=list)
+    """Keys that do not expire."""
+    prefix: str = ""
+    views: Database | None = None
+    commands: Sequence[Command] = ()
+    unsaved: Sequence[Unsaved] = ()
+    witnesses: Sequence[Witness] = ()
+
+    def archive(self, log: str) -> Sequence[Entry]:
+        return self.views.archive.get(log, ()) if self.views else ()
+
+    def history(self, log: str) -> History:
+        found = self.streamed.get(log, Streamed())
+        return join(log, self.archive(log), found.entries, found.head)
+
+    def logs(self) -> list[str]:
+        archived = self.views.archive if self.views else {}
+        return sorted({*self.streamed, *archived} - {CATALOGUE})
+
+
+def judge(
+    redis_url: str,
+    *,
+    views: str = "",
+    prefix: str = "",
+    acknowledged: Iterable[str | Command] = (),
+    unsaved: Sequence[Unsaved] = (),
+    witnesses: Sequence[Witness] = (),
+    at_rest: bool = False,
+) -> list[Offence]:
+    """All offences of a system. `views`: where its SQL is; `acknowledged`: commands, or the ids
+    of agents whose spawns were."""
+    evidence = gather(redis_url, views, prefix)
+    evidence.commands = [
+        one if isinstance(one, Command) else Command("spawn", agent_id=one) for one in acknowledged
+    ]
+    evidence.unsaved, evidence.witnesses = unsaved, witnesses
+    return weigh(evidence, at_rest=at_rest)
+
+
+# ---- gathering ---------------------------------------------------------------------------------
+
+
+def gather(redis_url: str, views: str = "", prefix: str = "") -> Evidence:
+    """Read the database first: what Redis has is then never behind it."""
+    streams = Streams(redis_url, prefix)
+    try:
+        for _ in range(ATTEMPTS):
+            evidence = Evidence(prefix=prefix, views=database.read(views) if views else None)
+            _read_redis(evidence, streams)
+            if not _torn(evidence):
+                break
+        return evidence
+    finally:
+        streams.close()
+
+
+def _read_redis(evidence: Evidence, streams: Streams) -> None:
+    found = streams.keys()
+    names = streams.pools(found) | set(evidence.logs())
+    for pool in sorted(names):
+        log = streams.log(pool)
+        evidence.streamed[pool] = log
+        folded = pools.fold(pool, evidence.history(pool).entries)
+        start = {kind: f"{streams.prefix}{kind}:{{{pool}}}:" for kind in ("agent", "process")}
+        scanned = {
+            kind: {key.removeprefix(head) for key in found if key.startswith(head)}
+            for kind, head in start.items()
+        }
+        agents = sorted(scanned["agent"] | folded.living.keys())
+        workers = sorted(scanned["process"] | folded.workers.keys())
+        evidence.registries[pool] = streams.registry(pool, log, agents, workers)
+    evidence.streamed[CATALOGUE] = log = streams.log(CATALOGUE)
+    streams.catch_up(CATALOGUE, log)
+    evidence.lasting = list(streams.lasting(found))
+
+
+def _torn(evidence: Evidence) -> bool:
+    """Whether a stream begins after the archive that was read before it ends: it was trimmed."""
+    return any(
+        bool(log.entries and evidence.views)
+        and log.entries[0].seq > 1 + max((e.seq for e in evidence.archive(name)), default=0)
+        for name, log in evidence.streamed.items()
+    )
+
+
+# ---- weighing ----------------------------------------------------------------------------------
+
+
+def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -> list[Offence]:
+    """What is wrong with what was found. Pure.
+
+    `partial`: a history that begins late is none. Only how it was kept can be judged of such a one.
+    """
+    histories = {log: evidence.history(log) for log in (CATALOGUE, *evidence.logs())}
+    whole = {log: history for log, history in histories.items() if not history.begins_late}
+    offences = [offence for history in histories.values() for offence in history.offences]
+    if not partial:
+        begin = [histories[log].entries[0] for log in histories.keys() - whole.keys()]
+        offences += [entry.offence(5, "the history begins with it") for entry in begin]
+    offences += [o for found in evidence.streamed.values() for o in found.offences]
+    declared = catalogue.fold(histories[CATALOGUE].entries)
+    offences += declared.offences
+    offences += catalogue.compare(declared, evidence.streamed.get(CATALOGUE, Streamed()).meta)
+    folded = {log: pools.fold(log, whole[log].entries) for log in whole.keys() - {CATALOGUE}}
+    for name, pool in folded.items():
+        offences += _pool(pool, evidence.registries.get(name), declared if at_rest else None)
+    if evidence.views is not None:
+        for history in whole.values():
+            offences += views.judge(history, evidence.views, at_rest=at_rest)
+    late = histories.keys() - whole.keys()
+    known = [key for key in evidence.lasting if keys.pool_of(key) not in late]
+    offences += keys.judge(known, evidence.prefix, folded)
+    offences += _outside(evidence, whole, folded, declared)
+    return told(offences)
+
+
+def _pool(pool: Pool, found: Registry | None, at_rest: Catalogue | None) -> Iterator[Offence]:
+    pool.finish()
+    yield from pool.offences
+    if found is not None and found.meta:
+        pool.uncleared = found.lost
+        yield from registry.judge(pool, found)
+        if at_rest is not None:
+            yield from rest.judge(pool, found, at_rest)
+
+
+def _outside(
+    evidence: Evidence, whole: dict[str, History], folded: dict[str, Pool], declared: Catalogue
+) -> Iterator[Offence]:
+    """What clients and agents tell of the pools whose whole history is known."""
+    told_of = [c for c in evidence.commands if not c.pool or c.of_catalogue or c.pool in whole]
+    yield from commands.judge(told_of, list(whole.values()), evidence.unsaved)
+    lost = commands.named_lost(told_of, evidence.unsaved)
+    kept = [command for command in told_of if command not in lost]
+    seen = [witness for witness in evidence.witnesses if witness.pool in folded]
+    yield from witnesses.judge(seen, folded, declared, kept)
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.judge", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--redis", required=True, metavar="URL")
+    parser.add_argument("--views", default="", metavar="URL", help="SQLite or PostgreSQL")
+    parser.add_argument("--prefix", default="", help="of all keys")
+    parser.add_argument("--acknowledged", type=Path, metavar="FILE", help="the client's journal")
+    parser.add_argument("--unsaved", type=Path, metavar="FILE", help="of `muster recover --json`")
+    parser.add_argument("--witnesses", type=Path, metavar="FOLDER", help="what agents wrote")
+    parser.add_argument("--partial", action="store_true", help="a history may begin late")
+    parser.add_argument("--at-rest", action="store_true", help="nothing may be half done")
+    parser.add_argument("--json", action="store_true", help="offences as one JSON object")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    asked = arguments(argv)
+    evidence = gather(asked.redis, asked.views, asked.prefix)
+    if asked.acknowledged:
+        evidence.commands = commands.read_commands(asked.acknowledged)
+    if asked.unsaved:
+        evidence.unsaved = commands.read_unsaved(asked.unsaved)
+    if asked.witnesses:
+        evidence.witnesses = witnesses.read(asked.witnesses)
+    offences = weigh(evidence, at_rest=asked.at_rest, partial=asked.partial)
+    seen = sum(log.head.seq for log in evidence.streamed.values())
+    if asked.json:
+        report = {"events": seen, "offences": [offence.as_json() for offence in offences]}
+        print(json.dumps(report, indent=2))
+        return 1 if offences else 0
+    for offence in offences:
+        print(offence)
+    for number in sorted({offence.invariant for offence in offences}):
+        print(f"\ninvariant {number}: {INVARIANTS[number]}")
+    print(f"{len(offences)} offences in {seen} events of {len(evidence.logs())} pools")
+    return 1 if offences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

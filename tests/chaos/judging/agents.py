@@ -1,0 +1,243 @@
+"""The life of one agent, as its events tell it, and what in it cannot be.
+
+This restates the rules of agents from the documents; it shares no code with Muster, so that an
+error there cannot hide itself here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tests.chaos.judging.entries import Entry
+from tests.chaos.judging.offences import Offence
+from tests.chaos.judging.workers import Worker
+
+LIVE: Final = frozenset({"pending", "starting", "running", "stopping", "restarting"})
+HELD: Final = frozenset({"starting", "running", "stopping"})
+"""In these an agent occupies a slot."""
+FAILURES: Final = frozenset({"agent.start_failed", "agent.crashed", "agent.unhealthy"})
+MAY_FOLLOW: Final = {
+    "agent.claimed": frozenset({"pending"}),
+    "agent.started": frozenset({"starting"}),
+    "agent.start_failed": frozenset({"starting"}),
+    "agent.crashed": frozenset({"running"}),
+    "agent.unhealthy": frozenset({"running"}),
+    "agent.lost": frozenset({"starting", "running"}),
+    "agent.released": frozenset({"starting", "running"}),
+    "agent.restarting": frozenset({"restarting"}),
+    "agent.failed": frozenset({"restarting"}),
+    "agent.cleared": HELD,
+    "agent.termination_requested": LIVE,
+    "agent.terminated": LIVE,
+}
+"""In which status an event may find the agent."""
+EVEN_IF_FLAGGED: Final = frozenset(
+    {"agent.termination_requested", "agent.terminated", "agent.cleared"}
+)
+BY_ITS_WORKER: Final = frozenset(
+    {"agent.claimed", "agent.started", "agent.released", "agent.cleared", *FAILURES}
+)
+"""Written by the worker itself, under its own epoch."""
+HANDED_OVER: Final = frozenset({"handed-over", "not-handed-over"})
+"""Ends of a log that stood in for another: no worker of it lives any more to be fenced."""
+UNASKED_ENDS: Final = HANDED_OVER | {
+    "completed",
+    "idle",
+    "pending-timeout",
+    "dropped",
+    "ended-in-fallback",
+}
+
+
+@dataclass
+class Agent:
+    """One agent after some of its events."""
+
+    requested: Entry
+    status: str = "pending"
+    reason: str = ""
+    stop: str = ""
+    incarnation: int = 1
+    version: int = 1
+    worker: str = ""
+    epoch: int = 0
+    claim_seq: int = 0
+    generation: int = 0
+    """Of its claim: with `claim_seq` the fencing token."""
+    expires_ms: int = 0
+    due_ms: int = 0
+    failures: list[int] = field(default_factory=list)
+    losses: list[int] = field(default_factory=list)
+    alone: bool = False
+    """It is to have a worker for itself."""
+    last_error: Any = None
+    started_ms: int = 0
+    ended_ms: int = 0
+    changed_ms: int = 0
+    claims: dict[int, Entry] = field(default_factory=dict)
+    """By incarnation."""
+    asked: list[Entry] = field(default_factory=list)
+    """The requests for its end."""
+
+    @property
+    def ended(self) -> bool:
+        return self.status not in LIVE
+
+    @property
+    def held(self) -> bool:
+        return self.status in HELD
+
+
+def requested(entry: Entry) -> Agent:
+    return Agent(
+        entry,
+        expires_ms=int(entry.body.get("expires_ms", 0)),
+        changed_ms=entry.ts,
+    )
+
+
+def judge(agent: Agent, entry: Entry, worker: Worker | None) -> Iterator[Offence]:
+    """What is wrong with this event, as the next one of this agent. `worker`: who is named."""
+    kind = entry.type
+    if agent.ended:
+        yield entry.offence(3, f"after its end ({agent.status})")
+        return
+    if agent.stop and kind not in EVEN_IF_FLAGGED:
+        yield entry.offence(3, "goes on although its end was asked for")
+    elif agent.status not in MAY_FOLLOW[kind]:
+        yield entry.offence(2, f"it was {agent.status}")
+    if entry.incarnation != agent.incarnation:
+        why = f"incarnation {entry.incarnation}, but it is at {agent.incarnation}"
+        yield entry.offence(2, why)
+    if kind == "agent.claimed" and entry.incarnation in agent.claims:
+        yield entry.offence(2, f"incarnation {entry.incarnation} is claimed a second time")
+    if kind in {"agent.released", "agent.restarting"}:
+        following = entry.body.get("next_incarnation")
+        if following != agent.incarnation + 1:
+            yield entry.offence(2, f"incarnation {following} follows {agent.incarnation}")
+    repeats = kind == "agent.termination_requested" and agent.stop in {"now", _flag(entry)}
+    if repeats and agent.held:
+        yield entry.offence(3, f"asked for again, {agent.stop} as before")
+    yield from _judge_holder(agent, entry)
+    yield from _judge_epoch(agent, entry, worker)
+    yield from _judge_end(agent, entry)
+
+
+def _judge_holder(agent: Agent, entry: Entry) -> Iterator[Offence]:
+    if entry.type == "agent.claimed":
+        if agent.worker:
+            yield entry.offence(2, f"claimed by {entry.worker_id} while {agent.worker} holds it")
+    elif entry.worker_id != agent.worker:
+        yield entry.offence(2, f"of worker {entry.worker_id!r}, but {agent.worker!r} holds it")
+
+
+def _judge_epoch(agent: Agent, entry: Entry, worker: Worker | None) -> Iterator[Offence]:
+    """Who acts as a worker does so under its epoch; who reaps one, under that of the fence."""
+    fenced = not agent.held and entry.type != "agent.claimed"
+    if fenced or entry.type == "agent.termination_requested":
+        if entry.epoch:
+            yield entry.offence(4, f"epoch {entry.epoch}, but no worker acts")
+        return
+    if entry.type == "agent.terminated" and entry.body.get("reason") in HANDED_OVER:
+        return
+    if worker is None:
+        yield entry.offence(4, f"worker {entry.worker_id!r} was never ordered")
+        return
+    if entry.epoch != worker.epoch:
+        what = "after a fence at" if worker.fenced else "but its worker's is"
+        yield entry.offence(4, f"epoch {entry.epoch}, {what} {worker.epoch}")
+    if entry.type in BY_ITS_WORKER and not worker.alive:
+        yield entry.offence(4, f"written by a worker that is {worker.status}")
+    if entry.type == "agent.lost" and not worker.fenced:
+        yield entry.offence(4, f"its worker is {worker.status}, not lost")
+    if entry.type == "agent.claimed" and worker.alive and worker.status != "active":
+        yield entry.offence(4, f"claimed by a worker that is {worker.status}")
+
+
+def _judge_end(agent: Agent, entry: Entry) -> Iterator[Offence]:
+    if entry.type not in {"agent.terminated", "agent.failed"}:
+        return
+    reason = str(entry.body.get("reason", ""))
+    if not reason:
+        yield entry.offence(2, "it ended without a reason")
+    elif entry.type == "agent.failed":
+        return
+    elif agent.stop and reason != agent.reason:
+        yield entry.offence(3, f"ended as {reason}, asked for as {agent.reason}")
+    elif not agent.stop and reason not in UNASKED_ENDS:
+        yield entry.offence(2, f"ended as {reason}, which nobody asked for")
+    elif reason == "pending-timeout" and agent.status != "pending":
+        yield entry.offence(2, f"waited too long, but was {agent.status}")
+    elif reason in {"completed", "idle"} and agent.status != "running":
+        yield entry.offence(2, f"{reason}, but was {agent.status}")
+
+
+def evolve(agent: Agent, entry: Entry) -> None:
+    """What the event makes of the agent, right or wrong."""
+    body, kind = entry.body, entry.type
+    agent.version += 1
+    agent.changed_ms = entry.ts
+    match kind:
+        case "agent.claimed":
+            agent.status, agent.reason, agent.expires_ms = "starting", "", 0
+            agent.worker, agent.epoch = entry.worker_id, entry.epoch
+            agent.claim_seq, agent.generation = entry.seq, entry.generation
+            agent.claims.setdefault(entry.incarnation, entry)
+        case "agent.cleared":
+            agent.alone, agent.losses = False, []
+        case "agent.started":
+            agent.status, agent.started_ms = "running", entry.ts
+        case "agent.termination_requested":
+            agent.stop = _flag(entry)
+            agent.reason = str(body.get("reason", ""))
+            agent.status = "stopping" if agent.status == "running" else agent.status
+            agent.asked.append(entry)
+        case _:
+            _leave(agent, entry, body)
+
+
+def _spend(agent: Agent, body: dict[str, Any]) -> None:
+    """One more failure, of those within the window."""
+    since = int(body["at_ms"]) - int(body["window_ms"])
+    agent.failures = [*(at for at in agent.failures if at > since), int(body["at_ms"])]
+    agent.due_ms = int(body.get("due_ms", 0))
+
+
+def _flag(entry: Entry) -> str:
+    return "graceful" if entry.body.get("graceful", True) else "now"
+
+
+def _leave(agent: Agent, entry: Entry, body: dict[str, Any]) -> None:
+    """Events after which no worker holds it."""
+    agent.worker, agent.epoch, agent.claim_seq = "", 0, 0
+    agent.due_ms, agent.expires_ms = 0, 0
+    agent.reason = str(body.get("reason", ""))
+    if entry.type in FAILURES:
+        agent.status, agent.reason = "restarting", entry.type.removeprefix("agent.")
+        agent.last_error = body["error"]
+        _spend(agent, body)
+    elif entry.type == "agent.lost":
+        agent.status, agent.reason = "restarting", "lost"
+        agent.alone = bool(body.get("alone"))
+        if not body.get("blameless"):
+            agent.losses = [*agent.losses, int(body["at_ms"])][-2:]
+        if body.get("window_ms"):  # it was alone, so it is to blame
+            agent.last_error = {"type": "WorkerLost", "message": body.get("reason", "")}
+            _spend(agent, body)
+    elif entry.type in {"agent.released", "agent.restarting"}:
+        agent.status, agent.incarnation = "pending", int(body["next_incarnation"])
+    else:
+        agent.status, agent.ended_ms = entry.type.removeprefix("agent."), entry.ts
+        agent.last_error = body.get("error") or agent.last_error
+
+
+def owed(agent: Agent, entry: Entry) -> tuple[str, ...]:
+    """What must come next in the log, because the same step wrote it. After `evolve`."""
+    blamed = entry.type in FAILURES or bool(entry.body.get("window_ms"))
+    if entry.type == "agent.lost" and not blamed:
+        return ("agent.restarting",)
+    if blamed and not agent.due_ms:
+        return ("agent.failed",)
+    if entry.type == "agent.termination_requested" and not agent.held:
+        return ("agent.terminated",)
+    return ()

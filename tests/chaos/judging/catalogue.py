@@ -1,0 +1,137 @@
+"""Pools and hosts, folded from the catalogue."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tests.chaos.judging.entries import Entry
+from tests.chaos.judging.history import RECOVERED
+from tests.chaos.judging.offences import Offence
+
+LEASE_SECONDS: Final = 10.0
+MAX_WORKERS: Final = 100
+KNOWN: Final = {
+    "pool.created": {"", "deleted"},
+    "pool.changed": {"live"},
+    "pool.deleted": {"live"},
+    "host.joined": {"", "joined", "cordoned", "left"},
+    "host.cordoned": {"joined"},
+    "host.left": {"joined", "cordoned"},
+}
+"""In which state an event may find its pool or host; empty: not known."""
+
+
+@dataclass
+class Declared:
+    """A pool as the catalogue has it."""
+
+    role_type: str
+    config: dict[str, Any]
+    status: str = "live"
+    version: int = 1
+    created_seq: int = 0
+    created_ms: int = 0
+    changed_ms: int = 0
+
+
+@dataclass
+class Host:
+    hostname: str
+    pid: int
+    status: str = "joined"
+    reason: str = ""
+    version: int = 1
+    joined_ms: int = 0
+    changed_ms: int = 0
+
+
+@dataclass
+class Catalogue:
+    """The fold of the catalogue's log."""
+
+    pools: dict[str, Declared] = field(default_factory=dict)
+    hosts: dict[str, Host] = field(default_factory=dict)
+    offences: list[Offence] = field(default_factory=list)
+
+    def take(self, entry: Entry) -> None:
+        if entry.type == RECOVERED:
+            return
+        if entry.type not in KNOWN or entry.version != 1:
+            self.offences.append(entry.offence(5, f"an unknown event (version {entry.version})"))
+            return
+        known = self.pools.get(entry.subject) or self.hosts.get(entry.subject)
+        status = known.status if known else ""
+        if status not in KNOWN[entry.type]:
+            self.offences.append(entry.offence(6, f"it was {status or 'not known'}"))
+        if entry.type.startswith("pool."):
+            self._take_pool(entry, self.pools.get(entry.subject))
+        else:
+            self._take_host(entry, self.hosts.get(entry.subject))
+
+    def _take_pool(self, entry: Entry, known: Declared | None) -> None:
+        if entry.type == "pool.created":
+            self.pools[entry.subject] = Declared(
+                str(entry.body.get("role_type", "")),
+                dict(entry.body.get("config", {})),
+                version=known.version + 1 if known else 1,
+                created_seq=entry.seq,
+                created_ms=entry.ts,
+                changed_ms=entry.ts,
+            )
+        elif known is not None:
+            known.version += 1
+            known.changed_ms = entry.ts
+            if entry.type == "pool.changed":
+                known.config = dict(entry.body.get("config", {}))
+            else:
+                known.status = "deleted"
+
+    def _take_host(self, entry: Entry, known: Host | None) -> None:
+        if entry.type == "host.joined":
+            self.hosts[entry.subject] = Host(
+                str(entry.body.get("hostname", "")),
+                int(entry.body.get("pid", 0)),
+                version=known.version + 1 if known else 1,
+                joined_ms=entry.ts,
+                changed_ms=entry.ts,
+            )
+        elif known is not None:
+            known.version += 1
+            known.changed_ms = entry.ts
+            known.status = entry.type.removeprefix("host.")
+            known.reason = str(entry.body.get("reason", ""))
+
+    def versions(self) -> dict[str, int]:
+        known: dict[str, Declared | Host] = {**self.pools, **self.hosts}
+        return {name: subject.version for name, subject in known.items()}
+
+    def lease_seconds(self, pool: str) -> float:
+        declared = self.pools.get(pool)
+        return float(
+            declared.config.get("lease_seconds", LEASE_SECONDS) if declared else LEASE_SECONDS
+        )
+
+    def max_workers(self, pool: str) -> int:
+        declared = self.pools.get(pool)
+        return int(declared.config.get("max_workers", MAX_WORKERS) if declared else MAX_WORKERS)
+
+
+def compare(catalogue: Catalogue, meta: Mapping[str, str]) -> Iterator[Offence]:
+    """The versions that the scripts keep of pools and hosts."""
+    found = {
+        field.removeprefix("version:"): int(value)
+        for field, value in meta.items()
+        if field.startswith("version:")
+    }
+    versions = catalogue.versions() if meta else {}
+    for name in sorted({*versions, *found}):
+        if versions.get(name) != found.get(name):
+            why = f"its version is {found.get(name)}, the log says {versions.get(name)}"
+            yield Offence(6, why, subject=name)
+
+
+def fold(entries: Iterable[Entry]) -> Catalogue:
+    catalogue = Catalogue()
+    for entry in entries:
+        catalogue.take(entry)
+    return catalogue

@@ -1,0 +1,60 @@
+"""Invariant 7: which keys may stand for ever, which as long as something lives, and which not.
+
+Restated from the documents. A key that stands without an expiry and is neither is one that would
+pile up.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from tests.chaos.judging.entries import CATALOGUE
+from tests.chaos.judging.offences import Offence
+from tests.chaos.judging.pools import Pool
+
+PERMANENT: Final = re.compile(
+    r"pool:\{[^}]+\}:(events|commands|heartbeats|processes|agents|due|timeouts|orders|lost"
+    r"|signals|meta|leader|alone|parked)"
+    r"|muster:catalogue|\{muster:catalogue\}:meta"
+)
+OF_AGENT: Final = re.compile(r"agent:\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:spec:(.+)")
+OF_WORKER: Final = re.compile(r"process:\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:held:(.+)")
+
+
+def judge(lasting: Iterable[str], prefix: str, pools: dict[str, Pool]) -> Iterator[Offence]:
+    """`lasting`: the keys that do not expire."""
+    for key in lasting:
+        name = key.replace(prefix, "", 1) if prefix else key
+        if PERMANENT.fullmatch(name):
+            continue
+        if not _belongs(name, pools):
+            yield Offence(7, "neither expires nor is permanent", pool_of(name), subject=key)
+
+
+def _belongs(key: str, pools: dict[str, Pool]) -> bool:
+    """Whether it is of something that lives."""
+    if match := OF_AGENT.fullmatch(key):
+        return _agent_lives(pools.get(match[1] or match[3]), match[2] or match[4])
+    if match := OF_WORKER.fullmatch(key):
+        return _worker_stands(pools.get(match[1] or match[3]), match[2] or match[4])
+    return False
+
+
+def pool_of(key: str) -> str:
+    """By its hash tag; the catalogue's name for what has none of a pool."""
+    match = re.search(r"\{([^}]+)\}", key)
+    return match[1] if match and not match[1].endswith("muster:catalogue") else CATALOGUE
+
+
+def _agent_lives(pool: Pool | None, name: str) -> bool:
+    """Or came to life after the log was read."""
+    agent = pool.agents.get(name) if pool else None
+    return pool is not None and (agent is None or not agent.ended)
+
+
+def _worker_stands(pool: Pool | None, name: str) -> bool:
+    """It lives, or somebody is still clearing up after it."""
+    worker = pool.workers.get(name) if pool else None
+    if pool is None or worker is None:
+        return pool is not None
+    return not worker.ended or bool(worker.fenced and name in pool.uncleared)

@@ -1,0 +1,170 @@
+"""One pool: its agents and workers together, folded from its events, with all offences found."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from tests.chaos.judging import agents, workers
+from tests.chaos.judging.agents import Agent
+from tests.chaos.judging.entries import Entry
+from tests.chaos.judging.history import RECOVERED
+from tests.chaos.judging.offences import Offence
+from tests.chaos.judging.workers import Worker
+
+OPERATION_MS: Final = 600_000
+"""For so long an operation id is remembered, unless the request says how long."""
+VERSIONS: Final = {"agent.lost": 2}
+"""The newest of an event whose rules are known here; 1 of all others."""
+OTHERS: Final = frozenset({"pool.scaling_decided", RECOVERED})
+
+
+class Pool:
+    """The fold of a pool's log."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.agents: dict[str, Agent] = {}
+        self.workers: dict[str, Worker] = {}
+        self.epochs: dict[int, Entry] = {}
+        self.operations: dict[str, Entry] = {}
+        self.offences: list[Offence] = []
+        self.last: Entry | None = None
+        self.recoveries: list[Entry] = []
+        self.uncleared: set[str] = set()
+        """Lost workers that somebody is still to clear up after, as Redis tells."""
+        self._owed: tuple[Entry, tuple[str, ...]] | None = None
+
+    def take(self, entry: Entry) -> None:
+        self._collect(entry)
+        self.last = entry
+        kind = entry.type
+        if kind == RECOVERED:
+            self.recoveries.append(entry)
+        if not 1 <= entry.version <= VERSIONS.get(kind, 1) or not self._knows(kind):
+            self._offend(entry, 5, f"an unknown event (version {entry.version})")
+        elif kind.startswith("agent."):
+            self._take_agent(entry)
+        elif kind.startswith("worker."):
+            self._take_worker(entry)
+        elif entry.subject != self.name:
+            self._offend(entry, 5, "of another pool")
+        elif entry.worker_id or entry.epoch or entry.incarnation:
+            self._offend(entry, 4, "no worker acts, and no agent")
+
+    def _knows(self, kind: str) -> bool:
+        begins = {"agent.requested", "worker.requested"}
+        return kind in {*begins, *agents.MAY_FOLLOW, *workers.MAY_FOLLOW, *OTHERS}
+
+    def _offend(self, entry: Entry, invariant: int, why: str) -> None:
+        self.offences.append(entry.offence(invariant, why))
+
+    # ---- steps that are whole ----------------------------------------------------------------
+
+    def _collect(self, entry: Entry) -> None:
+        """What a step owes must come at once."""
+        if self._owed is None:
+            return
+        (debtor, kinds), self._owed = self._owed, None
+        if entry.type == RECOVERED:
+            return  # the rest of the step was lost
+        if entry.subject != debtor.subject or entry.type not in kinds:
+            self._offend(debtor, 5, f"only part of a step: no {' or '.join(kinds)} follows")
+
+    def finish(self) -> None:
+        """No more events: nothing may be owed."""
+        if self._owed is not None:
+            debtor, kinds = self._owed
+            self._offend(debtor, 5, f"only part of a step: no {' or '.join(kinds)} follows")
+
+    # ---- agents ------------------------------------------------------------------------------
+
+    def _take_agent(self, entry: Entry) -> None:
+        agent = self.agents.get(entry.subject)
+        if entry.type == "agent.requested":
+            self._admit(entry, agent)
+            return
+        if agent is None:
+            self._offend(entry, 2, "never requested")
+            return
+        self.offences += agents.judge(agent, entry, self.workers.get(entry.worker_id))
+        before = agent.worker
+        agents.evolve(agent, entry)
+        self._move(entry, before, agent.worker)
+        if owed := agents.owed(agent, entry):
+            self._owed = entry, owed
+
+    def _admit(self, entry: Entry, known: Agent | None) -> None:
+        if known is not None:
+            self._offend(entry, 2, "requested twice")
+            return
+        if entry.incarnation != 1 or entry.worker_id or entry.epoch:
+            self._offend(entry, 2, "a request is of incarnation 1 and of no worker")
+        self.agents[entry.subject] = agents.requested(entry)
+        operation = str(entry.body.get("operation_id", ""))
+        first = self.operations.setdefault(operation, entry) if operation else entry
+        kept_ms = int(first.body.get("operation_ms", 0)) or OPERATION_MS
+        if first is entry:
+            return
+        if entry.ts - first.ts >= kept_ms:
+            self.operations[operation] = entry
+        else:
+            self._offend(entry, 2, f"its operation asked for {first.subject} at seq {first.seq}")
+
+    def _move(self, entry: Entry, left: str, joined: str) -> None:
+        """Slots are given back and booked."""
+        agent, worker = self.agents[entry.subject], self.workers.get(joined)
+        if left == joined:
+            if worker is not None and worker.alone == entry.subject and not agent.alone:
+                worker.alone = ""
+            return
+        if before := self.workers.get(left):
+            before.holds.discard(entry.subject)
+            before.alone = "" if before.alone == entry.subject else before.alone
+        if worker is not None:
+            self._book(entry, agent, worker)
+
+    def _book(self, entry: Entry, agent: Agent, worker: Worker) -> None:
+        name = entry.worker_id
+        worker.holds.add(entry.subject)
+        if len(worker.holds) > worker.max_agents:
+            self._offend(entry, 1, f"{name} holds {len(worker.holds)} of {worker.max_agents}")
+        if (worker.alone or agent.alone) and len(worker.holds) > 1:
+            why = f"{worker.alone or entry.subject} was to be alone in {name}"
+            self._offend(entry, 1, why)
+        worker.alone = entry.subject if agent.alone else worker.alone
+
+    # ---- workers -----------------------------------------------------------------------------
+
+    def _take_worker(self, entry: Entry) -> None:
+        worker = self.workers.get(entry.subject)
+        if entry.type == "worker.requested":
+            if worker is not None:
+                self._offend(entry, 4, "ordered twice")
+                return
+            if entry.worker_id != entry.subject or entry.epoch or entry.incarnation:
+                self._offend(entry, 4, "an order is of that worker and has no epoch")
+            self.workers[entry.subject] = workers.requested(entry)
+        elif worker is None:
+            self._offend(entry, 4, "never ordered")
+        else:
+            self.offences += workers.judge(worker, entry, self.epochs)
+            workers.evolve(worker, entry)
+            if entry.type in workers.DRAW:
+                self.epochs.setdefault(entry.epoch, entry)
+
+    def lost(self, generation: int, seq: int) -> bool:
+        """Whether a recovery voided what stood there."""
+        return any(r.generation > generation and seq >= r.seq for r in self.recoveries)
+
+    # ---- what follows from it ----------------------------------------------------------------
+
+    @property
+    def living(self) -> dict[str, Agent]:
+        return {name: agent for name, agent in self.agents.items() if not agent.ended}
+
+
+def fold(name: str, entries: Iterable[Entry]) -> Pool:
+    """All of a pool's events, or those up to some position."""
+    pool = Pool(name)
+    for entry in entries:
+        pool.take(entry)
+    return pool

@@ -1,0 +1,57 @@
+"""Invariants 2 and 7 at rest: when nobody asks for anything any more, nothing is half done."""
+
+from collections.abc import Iterator
+
+from tests.chaos.judging.agents import Agent
+from tests.chaos.judging.catalogue import Catalogue
+from tests.chaos.judging.offences import Offence
+from tests.chaos.judging.pools import Pool
+from tests.chaos.judging.streams import Registry
+
+
+def judge(pool: Pool, found: Registry, catalogue: Catalogue) -> Iterator[Offence]:
+    """What should not be so in a pool that was left alone for a while."""
+    yield from _agents(pool, found, catalogue)
+    yield from _workers(pool, found)
+    if halted := found.meta.get("halted"):
+        yield Offence(7, f"it is halted: {halted}", pool.name)
+    for entry, consumer in found.pending.items():
+        yield Offence(7, f"command {entry} is pending", pool.name, subject=consumer)
+    for name in found.consumers - {n for n, w in pool.workers.items() if w.alive}:
+        yield Offence(7, "it is a consumer, but no worker that lives", pool.name, subject=name)
+
+
+def _agents(pool: Pool, found: Registry, catalogue: Catalogue) -> Iterator[Offence]:
+    declared = catalogue.pools.get(pool.name)
+    for name, agent in pool.living.items():
+        worker = pool.workers.get(agent.worker)
+        if agent.status == "pending" and _waits(agent, pool, catalogue):
+            continue  # it waits for its turn
+        if agent.status == "restarting" and agent.due_ms > found.now_ms:
+            continue  # it waits for its time
+        if declared is not None and declared.status == "deleted":
+            yield Offence(2, "it lives in a pool that was deleted", pool.name, subject=name)
+        elif agent.status != "running":
+            why = f"at rest it is {agent.status} ({agent.reason or 'no reason'})"
+            yield Offence(2, why, pool.name, subject=name)
+        elif worker is None or not worker.alive:
+            why = f"at rest it is held by {agent.worker}, which does not live"
+            yield Offence(2, why, pool.name, subject=name)
+
+
+def _waits(agent: Agent, pool: Pool, catalogue: Catalogue) -> bool:
+    """For its turn: there is no room, and there cannot be more."""
+    alive = [worker for worker in pool.workers.values() if worker.alive]
+    if agent.alone and any(worker.alone for worker in alive):
+        return True  # few may have a worker for themselves at a time
+    return len(alive) >= catalogue.max_workers(pool.name) and not any(w.free for w in alive)
+
+
+def _workers(pool: Pool, found: Registry) -> Iterator[Offence]:
+    for name, worker in pool.workers.items():
+        if worker.status == "requested" and worker.deadline_ms > found.now_ms:
+            continue
+        if worker.status in {"requested", "suspect", "draining"}:
+            yield Offence(7, f"at rest it is {worker.status}", pool.name, subject=name)
+    for name in found.lost:
+        yield Offence(7, "nobody has cleared up after it", pool.name, subject=name)

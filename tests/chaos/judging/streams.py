@@ -1,0 +1,194 @@
+"""Reads Redis with plain commands: logs as they stand, and all else of a pool at one moment."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import redis
+
+from tests.chaos.judging.entries import CATALOGUE, Entry, Malformed, of_stream
+from tests.chaos.judging.history import Head
+from tests.chaos.judging.offences import Offence
+
+GROUP: Final = "workers"
+PAGE: Final = 1000
+LISTED_MAX: Final = 100_000
+
+
+@dataclass
+class Streamed:
+    """One log as its stream and counters have it."""
+
+    entries: list[Entry] = field(default_factory=list)
+    head: Head = field(default_factory=Head)
+    meta: dict[str, str] = field(default_factory=dict)
+    offences: list[Offence] = field(default_factory=list)
+
+
+@dataclass
+class Registry:
+    """What Redis holds of a pool beside its log."""
+
+    meta: dict[str, str] = field(default_factory=dict)
+    agents: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    processes: dict[str, int] = field(default_factory=dict)
+    due: dict[str, int] = field(default_factory=dict)
+    timeouts: dict[str, int] = field(default_factory=dict)
+    orders: dict[str, int] = field(default_factory=dict)
+    alone: set[str] = field(default_factory=set)
+    """Agents that wait for a worker of their own."""
+    held: dict[str, set[str]] = field(default_factory=dict)
+    agent_hashes: dict[str, dict[str, str]] = field(default_factory=dict)
+    process_hashes: dict[str, dict[str, str]] = field(default_factory=dict)
+    commands: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By entry id."""
+    pending: dict[str, str] = field(default_factory=dict)
+    """Entry id: the consumer that was given it."""
+    consumers: set[str] = field(default_factory=set)
+    grouped: bool = True
+    """Whether the consumer group is there."""
+    now_ms: int = 0
+
+
+class Streams:
+    """A server, seen below a key prefix."""
+
+    def __init__(self, url: str, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.client: Any = redis.Redis.from_url(url, decode_responses=True, protocol=2)
+        self.client.response_callbacks.clear()  # replies as Redis gives them
+
+    def ask(self, *command: Any) -> Any:
+        return self.client.execute_command(*command)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def stream(self, pool: str) -> str:
+        return f"{self.prefix}muster:catalogue" if pool == CATALOGUE else self.key(pool, "events")
+
+    def meta(self, pool: str) -> str:
+        if pool == CATALOGUE:
+            return f"{{{self.prefix}muster:catalogue}}:meta"
+        return self.key(pool, "meta")
+
+    def key(self, pool: str, part: str) -> str:
+        return f"{self.prefix}pool:{{{pool}}}:{part}"
+
+    def keys(self) -> list[str]:
+        """All of ours; without a prefix, all there are."""
+        found, cursor = [], "0"
+        while True:
+            cursor, page = self.ask("SCAN", cursor, "COUNT", PAGE)
+            found += [k for k in page if k.startswith((self.prefix, f"{{{self.prefix}"))]
+            if cursor == "0":
+                return sorted(set(found))
+
+    def pools(self, keys: Iterable[str]) -> set[str]:
+        """Pools of which any log or counter stands."""
+        pattern = re.compile(re.escape(self.prefix) + r"pool:\{([^}]+)\}:(?:events|meta)")
+        return {match[1] for key in keys if (match := pattern.fullmatch(key))}
+
+    # ---- a log -------------------------------------------------------------------------------
+
+    def log(self, pool: str) -> Streamed:
+        """All of a stream up to now, in pages, and where the log says that it stands."""
+        found, after = Streamed(), "-"
+        while page := self.ask("XRANGE", self.stream(pool), after, "+", "COUNT", PAGE):
+            self._add(pool, found, page)
+            after = f"({page[-1][0]}"
+        self._note_meta(found, self.ask("HGETALL", self.meta(pool)))
+        return found
+
+    def catch_up(self, pool: str, found: Streamed, *commands: Sequence[Any]) -> list[Any]:
+        """At one moment: what the log got since, where it stands now, and some replies."""
+        last = f"({found.entries[-1].stream_id}" if found.entries else "-"
+        with self.client.pipeline(transaction=True) as pipeline:
+            pipeline.execute_command("XRANGE", self.stream(pool), last, "+")
+            pipeline.execute_command("HGETALL", self.meta(pool))
+            for command in commands:
+                pipeline.execute_command(*command)
+            entries, meta, *replies = pipeline.execute(raise_on_error=False)
+        self._add(pool, found, entries)
+        self._note_meta(found, meta)
+        return replies
+
+    def _add(self, pool: str, found: Streamed, page: Iterable[Any]) -> None:
+        for stream_id, fields in page:
+            try:
+                found.entries.append(of_stream(pool, stream_id, fields))
+            except Malformed as error:
+                found.offences.append(Offence(5, str(error), pool))
+
+    @staticmethod
+    def _note_meta(found: Streamed, meta: Any) -> None:
+        found.meta = _mapping(meta)
+        found.head = Head(int(found.meta.get("generation", 0)), int(found.meta.get("seq", 0)))
+
+    # ---- the rest of a pool ------------------------------------------------------------------
+
+    def registry(
+        self, pool: str, found: Streamed, agents: Sequence[str], workers: Sequence[str]
+    ) -> Registry:
+        """All of a pool's keys, and the rest of its log, at one moment."""
+        key, prefix = self.key, self.prefix
+        scored = ("processes", "due", "timeouts", "orders", "alone")
+        commands = key(pool, "commands")
+        replies = iter(
+            self.catch_up(
+                pool,
+                found,
+                *(("SMEMBERS", key(pool, part)) for part in ("agents", "lost")),
+                *(("ZRANGE", key(pool, part), 0, -1, "WITHSCORES") for part in scored),
+                *(("SMEMBERS", key(pool, f"held:{name}")) for name in workers),
+                *(("HGETALL", f"{prefix}agent:{{{pool}}}:{name}") for name in agents),
+                *(("HGETALL", f"{prefix}process:{{{pool}}}:{name}") for name in workers),
+                ("XRANGE", commands, "-", "+"),
+                ("XPENDING", commands, GROUP, "-", "+", LISTED_MAX),
+                ("XINFO", "CONSUMERS", commands, GROUP),
+                ("TIME",),
+            )
+        )
+        read = Registry(
+            meta=found.meta,
+            agents=set(next(replies)),
+            lost=set(next(replies)),
+            processes=_scores(next(replies)),
+            due=_scores(next(replies)),
+            timeouts=_scores(next(replies)),
+            orders=_scores(next(replies)),
+            alone=set(_scores(next(replies))),
+            held={name: set(next(replies)) for name in workers},
+            agent_hashes={name: _mapping(next(replies)) for name in agents},
+            process_hashes={name: _mapping(next(replies)) for name in workers},
+            commands={entry: _mapping(fields) for entry, fields in next(replies)},
+        )
+        pending, consumers, time = replies
+        read.grouped = not isinstance(pending, Exception)
+        if read.grouped:
+            read.pending = {entry: consumer for entry, consumer, *_ in pending}
+            read.consumers = {_mapping(consumer)["name"] for consumer in consumers}
+        read.now_ms = int(time[0]) * 1000
+        return read
+
+    # ---- keys --------------------------------------------------------------------------------
+
+    def lasting(self, keys: Sequence[str]) -> Iterator[str]:
+        """Those that do not expire (and are still there)."""
+        for start in range(0, len(keys), PAGE):
+            some = keys[start : start + PAGE]
+            with self.client.pipeline(transaction=False) as pipeline:
+                for key in some:
+                    pipeline.execute_command("PTTL", key)
+                yield from (k for k, ms in zip(some, pipeline.execute(), strict=True) if ms == -1)
+
+
+def _mapping(flat: Sequence[Any]) -> dict[str, str]:
+    """Names and values in turn."""
+    return dict(zip(map(str, flat[::2]), map(str, flat[1::2]), strict=True))
+
+
+def _scores(flat: Sequence[str]) -> dict[str, int]:
+    return {name: int(float(score)) for name, score in _mapping(flat).items()}

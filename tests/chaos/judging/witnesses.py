@@ -1,0 +1,155 @@
+"""Invariants 2 and 3 in the world outside: what the agents themselves saw of their lives.
+
+Each incarnation writes a file of its own, a JSON object a line, with the time by CLOCK_BOOTTIME:
+
+    {"pool": "p", "agent_id": "…", "incarnation": 1, "worker_id": "…", "token": "1:17", "at": 12.5}
+    …while it runs, at least every second or so…
+    {…, "at": 17.1, "stopped": true}
+
+The first line has all fields (`worker_id` may be left out); later ones need only `at`. Between two
+lines further apart than a lease its process did not run. One that wakes from that may write a
+little before it notices, which only the fencing token guards against; how long that lasts is
+bounded by the lease.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.judging.catalogue import Catalogue
+from tests.chaos.judging.commands import Command
+from tests.chaos.judging.offences import Offence
+from tests.chaos.judging.pools import Pool
+
+
+@dataclass
+class Witness:
+    """What one incarnation wrote."""
+
+    pool: str
+    agent_id: str
+    incarnation: int
+    worker_id: str
+    token: str
+    times: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+    def offence(self, invariant: int, why: str) -> Offence:
+        subject = f"{self.agent_id}/{self.incarnation} in {self.worker_id}"
+        return Offence(invariant, why, self.pool, subject=subject)
+
+    def void(self, pool: Pool | None) -> bool:
+        """Whether the claim that it ran by was lost with a part of the log."""
+        generation, _, seq = self.token.partition(":")
+        return pool is not None and pool.lost(int(generation), int(seq))
+
+    def runs(self, lease: float) -> list[tuple[float, float]]:
+        """The stretches in which it ran without a break of more than a lease."""
+        found = [[self.times[0], self.times[0]]] if self.times else []
+        for before, at in pairwise(self.times):
+            if at - before > lease:
+                found.append([at, at])
+            found[-1][1] = at
+        return [(first, last) for first, last in found]
+
+
+def read(folder: Path) -> list[Witness]:
+    """All files of a folder. A last line that was cut short is passed over."""
+    told = (_witness(_lines(path)) for path in sorted(folder.glob("*.jsonl")))
+    return [witness for witness in told if witness is not None]
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text().splitlines():
+        try:
+            told = json.loads(line)
+        except ValueError:
+            return
+        yield told
+
+
+def _witness(lines: Iterable[dict[str, Any]]) -> Witness | None:
+    witness: Witness | None = None
+    for told in lines:
+        if witness is None:
+            witness = Witness(
+                str(told["pool"]),
+                str(told["agent_id"]),
+                int(told["incarnation"]),
+                str(told.get("worker_id", "")),
+                str(told["token"]),
+            )
+        witness.times.append(float(told["at"]))
+        witness.stopped = bool(told.get("stopped"))
+    return witness
+
+
+def judge(
+    witnesses: Sequence[Witness],
+    pools: dict[str, Pool],
+    catalogue: Catalogue,
+    commands: Sequence[Command] = (),
+) -> Iterator[Offence]:
+    by_agent: dict[str, list[Witness]] = {}
+    for witness in witnesses:
+        by_agent.setdefault(witness.agent_id, []).append(witness)
+        yield from _token(witness, pools.get(witness.pool))
+    for lives in by_agent.values():
+        lease = catalogue.lease_seconds(lives[0].pool)
+        pool = pools.get(lives[0].pool)
+        yield from _overlaps(
+            sorted(lives, key=lambda life: (life.incarnation, life.times[:1])), lease, pool
+        )
+    yield from _after_the_end(by_agent, catalogue, commands)
+
+
+def _token(witness: Witness, pool: Pool | None) -> Iterator[Offence]:
+    """It ran by leave of a claim that stands in the log, or was lost with it."""
+    if witness.void(pool):
+        return
+    agent = pool.agents.get(witness.agent_id) if pool else None
+    claim = agent.claims.get(witness.incarnation) if agent else None
+    if claim is None:
+        yield witness.offence(2, "it ran, but was never claimed")
+    elif (
+        witness.token != f"{claim.generation}:{claim.seq}"
+        or (witness.worker_id or claim.worker_id) != claim.worker_id
+    ):
+        why = f"it ran with token {witness.token}, but {claim.worker_id} claimed it as "
+        yield witness.offence(2, f"{why}{claim.generation}:{claim.seq}")
+
+
+def _overlaps(lives: Sequence[Witness], lease: float, pool: Pool | None) -> Iterator[Offence]:
+    for index, one in enumerate(lives):
+        for other in lives[index + 1 :]:
+            again = one.incarnation == other.incarnation
+            if again and not (one.void(pool) or other.void(pool)):
+                yield other.offence(2, "two processes ran this incarnation")
+            for first, last in one.runs(lease):
+                both = max(
+                    (min(last, end) - max(first, start) for start, end in other.runs(lease)),
+                    default=0.0,
+                )
+                if both > lease:
+                    why = f"it ran for {both:.1f} s together with incarnation {other.incarnation}"
+                    yield one.offence(2, why)
+
+
+def _after_the_end(
+    by_agent: dict[str, list[Witness]], catalogue: Catalogue, commands: Sequence[Command]
+) -> Iterator[Offence]:
+    for command in commands:
+        if not command.ended_at:
+            continue
+        lease = catalogue.lease_seconds(command.pool)
+        for witness in by_agent.get(command.agent_id, ()):
+            for index, (first, last) in enumerate(witness.runs(lease)):
+                woke = index > 0 and first > command.ended_at
+                if last > command.ended_at + (lease if woke else 0.0) and not (
+                    woke and last - first <= lease
+                ):
+                    after = last - command.ended_at
+                    yield witness.offence(3, f"it ran {after:.1f} s after its end was answered")

@@ -1,0 +1,126 @@
+"""The life of one worker, as its events tell it, and what in it cannot be."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.chaos.judging.entries import Entry
+from tests.chaos.judging.offences import Offence
+
+ALIVE: Final = frozenset({"active", "suspect", "draining"})
+MAY_FOLLOW: Final = {
+    "worker.started": frozenset({"requested"}),
+    "worker.suspect": frozenset({"active", "draining"}),
+    "worker.recovered": frozenset({"suspect"}),
+    "worker.draining": frozenset({"active", "suspect"}),
+    "worker.stopped": ALIVE,
+    "worker.lost": ALIVE | {"requested"},
+}
+"""In which status an event may find the worker."""
+DRAW: Final = frozenset({"worker.started", "worker.lost"})
+"""These bring an epoch that nobody had before."""
+
+
+@dataclass
+class Worker:
+    """One worker after some of its events."""
+
+    requested: Entry
+    host: str
+    max_agents: int
+    deadline_ms: int
+    status: str = "requested"
+    reason: str = ""
+    draining: bool = False
+    version: int = 1
+    epoch: int = 0
+    pid: int = 0
+    start_time: int = 0
+    started_ms: int = 0
+    ended_ms: int = 0
+    holds: set[str] = field(default_factory=set)
+    alone: str = ""
+    """The agent that has it for itself."""
+
+    @property
+    def alive(self) -> bool:
+        return self.status in ALIVE
+
+    @property
+    def fenced(self) -> bool:
+        return self.status == "lost"
+
+    @property
+    def ended(self) -> bool:
+        return self.status in {"stopped", "lost"}
+
+    @property
+    def free(self) -> int:
+        """Slots that a claim may book."""
+        closed = self.alone or self.status != "active"
+        return 0 if closed else self.max_agents - len(self.holds)
+
+
+def requested(entry: Entry) -> Worker:
+    body = entry.body
+    return Worker(
+        entry,
+        host=str(body.get("host", "")),
+        max_agents=int(body.get("max_agents", 0)),
+        deadline_ms=int(body.get("deadline_ms", 0)),
+        reason=str(body.get("reason", "")),
+    )
+
+
+def judge(worker: Worker, entry: Entry, drawn: dict[int, Entry]) -> Iterator[Offence]:
+    """What is wrong with this event. `drawn`: the epochs that were given out before, and where."""
+    if worker.ended:
+        yield entry.offence(4, f"after its end ({worker.status})")
+        return
+    if worker.status not in MAY_FOLLOW[entry.type]:
+        yield entry.offence(4, f"it was {worker.status}")
+    if entry.type == "worker.draining" and worker.draining:
+        yield entry.offence(4, "it was draining")
+    if entry.type == "worker.stopped" and worker.holds:
+        yield entry.offence(2, f"stopped with {len(worker.holds)} agents")
+    if entry.type == "worker.started" and entry.body.get("max_agents") != worker.max_agents:
+        yield entry.offence(1, f"started with other slots than the {worker.max_agents} ordered")
+    if entry.worker_id != entry.subject or entry.incarnation:
+        yield entry.offence(4, f"of worker {entry.worker_id!r}, incarnation {entry.incarnation}")
+    yield from _judge_epoch(worker, entry, drawn)
+
+
+def _judge_epoch(worker: Worker, entry: Entry, drawn: dict[int, Entry]) -> Iterator[Offence]:
+    if entry.type not in DRAW:
+        if entry.epoch != worker.epoch:
+            yield entry.offence(4, f"epoch {entry.epoch}, but its own is {worker.epoch}")
+    elif entry.epoch <= worker.epoch:
+        yield entry.offence(4, f"epoch {entry.epoch} is not above {worker.epoch}")
+    elif known := drawn.get(entry.epoch):
+        yield entry.offence(4, f"epoch {entry.epoch} was given out at seq {known.seq}")
+
+
+def evolve(worker: Worker, entry: Entry) -> None:
+    """What the event makes of the worker, right or wrong."""
+    body = entry.body
+    worker.version += 1
+    worker.reason = str(body.get("reason", ""))
+    match entry.type:
+        case "worker.started":
+            worker.status, worker.deadline_ms = "active", 0
+            worker.host, worker.pid = str(body.get("host", "")), int(body.get("pid", 0))
+            worker.start_time = int(body.get("start_time", 0))
+            worker.epoch, worker.started_ms = entry.epoch, entry.ts
+        case "worker.suspect":
+            worker.status = "suspect"
+        case "worker.recovered":
+            worker.status = "draining" if worker.draining else "active"
+        case "worker.draining":
+            worker.status, worker.draining = "draining", True
+        case "worker.stopped":
+            worker.status, worker.ended_ms = "stopped", entry.ts
+        case "worker.lost":
+            worker.status, worker.ended_ms = "lost", entry.ts
+            worker.epoch = entry.epoch
+        case _:
+            pass

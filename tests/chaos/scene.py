@@ -1,0 +1,276 @@
+"""A scene for one death: a pool with its views, parts that work, and one that is to die.
+
+The parts that work run within the test's process (workers are forked, as always); the one that is
+to die has a process of its own, or is a worker, forked by a zygote that was told the place.
+"""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from eventstore.agent import Terminate
+from eventstore.retention import Retention
+from gateway.options import GatewayOptions, Limits
+from projector.rebuild import RebuildOptions
+from projector.recovery import RecoveryOptions
+from projector.service import ProjectorOptions
+from tests.chaos.judge import judge
+from tests.chaos.judging import witnesses
+from tests.chaos.judging.commands import Command
+from tests.chaos.judging.offences import Offence
+from tests.chaos.judging.witnesses import Witness
+from tests.integration.projector_stage import POOL, Stage, open_stage
+from tests.pools import TestPool, raw_events
+from tests.waiting import until
+from workers import zygote
+from workers.supervisor import Supervisor, SupervisorOptions
+
+ROOT: Final = Path(__file__).parents[2]
+QUICK: Final[dict[str, Any]] = {
+    "lease_seconds": 2.0,
+    "renew_seconds": 0.3,
+    "stop_grace_seconds": 1.0,
+    "drain_seconds": 4.0,
+    "backoff_min_seconds": 0.05,
+    "backoff_max_seconds": 0.1,
+}
+BRIEF: Final = Retention(events=2, age_ms=10**14)
+"""All but two events leave Redis as soon as they are archived."""
+AGENT: Final = """
+import asyncio, json, time
+from pathlib import Path
+from muster import Agent
+
+class Steady(Agent):
+    async def run(self, context):
+        token = context.fencing_token
+        path = Path({folder!r}) / f"{{context.agent_id}}.{{token.seq}}.jsonl"
+        first = {{
+            "pool": context.pool_name,
+            "agent_id": context.agent_id,
+            "incarnation": context.incarnation,
+            "token": str(token),
+        }}
+        with path.open("w", buffering=1) as witness:
+            while True:
+                at = time.clock_gettime(time.CLOCK_BOOTTIME)
+                print(json.dumps({{**first, "at": at}}), file=witness)
+                await asyncio.sleep(0.1)
+
+    async def stop(self, context):
+        await asyncio.sleep(0.2)  # long enough to be interrupted
+"""
+"""It writes down when it runs."""
+DEADLY_ZYGOTE: Final = """
+import sys
+sys.path.insert(0, {root!r})
+from tests.chaos.places import arm
+arm({place!r}, {token!r})
+from workers.zygote import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Scene:
+    """One pool, and what was asked of it."""
+
+    def __init__(self, stage: Stage, pool: TestPool, folder: Path) -> None:
+        self.stage, self.pool, self.folder = stage, pool, folder
+        self.commands: list[Command] = []
+        self.token = folder / "token"
+        self._supervisors: list[Supervisor] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        (folder / "witnesses").mkdir()
+        (folder / "steady.py").write_text(AGENT.format(folder=str(folder / "witnesses")))
+
+    # ---- what is asked -----------------------------------------------------------------------
+
+    async def spawn(self, count: int = 3) -> list[str]:
+        submitted = [await self.pool.spawn() for _ in range(count)]
+        ids = [one.agent_id for one in submitted]
+        self.commands += [Command("spawn", pool=POOL, agent_id=name) for name in ids]
+        return ids
+
+    async def terminate(self, name: str) -> None:
+        await self.stage.act(self.pool, name, Terminate())
+        self.commands.append(Command("terminate", pool=POOL, agent_id=name))
+
+    async def running(self, count: int) -> None:
+        """Wait until exactly so many agents live, and all of them run."""
+
+        async def settled() -> bool:
+            return await self.statuses() == ({"running": count} if count else {})
+
+        await until(settled, timeout=15, what=f"{count} agents running")
+
+    async def recorded(self, kind: str, count: int = 1) -> None:
+        """Wait until the log tells of something so many times."""
+        await until(lambda: self.events().count(kind) == count, timeout=15, what=kind)
+
+    async def statuses(self) -> dict[str, int]:
+        found = [await self.stage.log.agent(POOL, name) for name in await self._live()]
+        return Counter(agent.status.value for agent in found if agent)
+
+    async def _live(self) -> list[str]:
+        return await self.stage.log.live(POOL)
+
+    async def worker_pid(self) -> int:
+        """Of the one worker that lives."""
+        [observed] = [o for o in (await self.stage.log.survey(POOL)).workers if o.worker.alive]
+        return observed.worker.pid
+
+    # ---- parts that work ---------------------------------------------------------------------
+
+    def supervisor_options(self) -> SupervisorOptions:
+        return SupervisorOptions(
+            redis_url=self.stage.redis_url,
+            host="h1",
+            roles={"developer": "steady:Steady"},
+            app_dir=str(self.folder),
+            log_dir=str(self.folder / "logs"),
+            poll_seconds=0.2,
+            shutdown_seconds=5.0,
+        )
+
+    async def supervise(self) -> Supervisor:
+        supervisor = Supervisor(self.supervisor_options())
+        self._supervisors.append(supervisor)
+        await supervisor.start()
+        return supervisor
+
+    def gateway_options(self) -> GatewayOptions:
+        return GatewayOptions(
+            redis_url=self.stage.redis_url,
+            database_url=self.stage.database_url,
+            roles=("developer",),
+            port=0,
+            limits=Limits(wait_default=0.0),
+        )
+
+    def projector_options(self) -> ProjectorOptions:
+        return ProjectorOptions(
+            redis_url=self.stage.redis_url,
+            database_url=self.stage.database_url,
+            lease_seconds=1.0,
+            heartbeat_seconds=0.05,
+            audit_seconds=0.2,
+            retention=BRIEF,
+            sweep_seconds=0.1,
+        )
+
+    def rebuild_options(self) -> RebuildOptions:
+        return RebuildOptions(
+            redis_url=self.stage.redis_url, database_url=self.stage.database_url, lease_seconds=1.0
+        )
+
+    def recovery_options(self) -> RecoveryOptions:
+        return RecoveryOptions(
+            redis_url=self.stage.redis_url, database_url=self.stage.database_url, lease_seconds=1.0
+        )
+
+    # ---- one that is to die ------------------------------------------------------------------
+
+    async def doomed(self, place: str, part: str) -> subprocess.Popen[bytes]:
+        """Start a part in a process that dies at a place."""
+        self.token.touch()
+        options = {
+            "gateway": self.gateway_options,
+            "supervisor": self.supervisor_options,
+            "projector": self.projector_options,
+            "replay": self.rebuild_options,
+            "recover": self.recovery_options,
+        }[part]()
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "tests.chaos.crashing", place, str(self.token), part),
+                msgspec.json.encode(options).decode(),
+            ],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        self._processes.append(process)
+        return process
+
+    def doom_workers(self, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let one worker of the next zygote die at a place."""
+        self.token.touch()
+        code = DEADLY_ZYGOTE.format(root=str(ROOT), place=place, token=str(self.token))
+        monkeypatch.setattr(zygote, "COMMAND", code)
+
+    async def died(self, process: subprocess.Popen[bytes] | None = None) -> None:
+        """Wait until somebody has taken the token and is dead."""
+        await until(lambda: not self.token.exists(), timeout=15, what="the place was reached")
+        if process is not None:
+            code = await asyncio.to_thread(process.wait, 5)
+            assert code == -signal.SIGKILL
+
+    # ---- how it ends -------------------------------------------------------------------------
+
+    async def at_rest(self) -> None:
+        """All is done, and the judge has nothing to say about any of it."""
+        offences: list[Offence] = []
+        seen: list[Witness] = []
+
+        async def quiet() -> bool:
+            seen[:] = witnesses.read(self.folder / "witnesses")
+            offences[:] = await asyncio.to_thread(
+                judge,
+                self.stage.redis_url,
+                views=self.stage.database_url,
+                acknowledged=self.commands,
+                witnesses=seen,
+                at_rest=True,
+            )
+            return not offences
+
+        try:
+            await until(quiet, timeout=8, interval=0.1)
+        except AssertionError:
+            raise AssertionError("\n".join(map(str, offences))) from None
+        assert {witness.agent_id for witness in seen} >= set(await self._live())
+
+    async def judged(self) -> None:
+        """The judge has nothing to say; workers that the test plays are left as they are."""
+        offences = await asyncio.to_thread(
+            judge, self.stage.redis_url, views=self.stage.database_url, acknowledged=self.commands
+        )
+        assert offences == []
+
+    def events(self) -> list[str]:
+        return [event["type"] for event in raw_events(self.stage.redis_url)]
+
+    async def close(self) -> None:
+        for supervisor in self._supervisors:
+            await supervisor.stop()
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+@asynccontextmanager
+async def open_scene(
+    redis_url: str, folder: Path, *, projecting: bool = True, **config: Any
+) -> AsyncIterator[Scene]:
+    database = f"sqlite+aiosqlite:///{folder / 'views.db'}"
+    async with open_stage(redis_url, database) as stage:
+        scene = Scene(stage, await stage.pool(**QUICK), folder)
+        projector = stage.projector()
+        if projecting:
+            await projector.start()
+        try:
+            yield scene
+        finally:
+            await scene.close()
+            await projector.stop()

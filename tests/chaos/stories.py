@@ -1,0 +1,265 @@
+"""Valid histories without a server: Muster's own `decide`, `evolve` and steps write them.
+
+A story is told move by move; a move that does not apply then changes nothing. `evidence` is what
+Redis and the database would hold after it, in the form in which the judge takes it: hashes and rows
+are made by Muster's own code, so the judge's fold is held against that.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from eventstore import agent as agents
+from eventstore import worker as workers
+from eventstore.agent import Agent, Command, End, Fail, Lose, RestartPolicy, Started, Terminate
+from eventstore.events import (
+    AgentClaimed,
+    AgentRequested,
+    Error,
+    Event,
+    PoolScalingDecided,
+    WorkerRequested,
+    encode_body,
+)
+from eventstore.step import Fence, Origin, Step
+from eventstore.worker import Worker, WorkerCommand
+from projector.records import agent_record, worker_record
+from tests.chaos.judge import Evidence
+from tests.chaos.judging.database import Database
+from tests.chaos.judging.entries import STREAM_FIELDS, Entry, of_stream
+from tests.chaos.judging.history import Head
+from tests.chaos.judging.streams import Registry, Streamed
+
+POOL: Final = "p"
+ORIGIN: Final = Origin(actor="test")
+ERROR: Final = Error(type="ValueError", message="no ✗")
+
+
+class Story:
+    """One pool, from its first event on."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.agents: dict[str, Agent] = {}
+        self.workers: dict[str, Worker] = {}
+        self.epoch = 0
+        self._ids = itertools.count(1)
+        self._ts = 1_000_000
+
+    # ---- moves -------------------------------------------------------------------------------
+
+    def spawn(self, name: str = "") -> str:
+        name = name or f"a{len(self.agents) + 1}"
+        request = AgentRequested(
+            role_type="developer",
+            project_id="p",
+            max_idle_time=60.0,
+            expires_ms=self._ts + 500,
+            labels={"team": "core"},
+            operation_id=f"operation of {name}",
+        )
+        step = self._step()
+        step.agent(name, None, agents.decide(agents.Spawn(request=request), None))
+        self._record(step.events)
+        return name
+
+    def order(self, name: str = "", *, slots: int = 2) -> str:
+        name = name or f"w{len(self.workers) + 1}"
+        step = self._step()
+        decided = PoolScalingDecided("pending-spawns", 0, 1, 1, 0, 0, 0, 0, 9)
+        step.event(decided, POOL)
+        step.worker(name, None, (WorkerRequested(host="h", max_agents=slots, deadline_ms=9),))
+        self._record(step.events)
+        return name
+
+    def start(self, name: str) -> None:
+        self._draw_for(name, workers.Start(host="h", pid=7, start_time=8))
+
+    def lose_worker(self, name: str) -> None:
+        self._draw_for(name, workers.Fence(reason="killed by signal 9"))
+
+    def _draw_for(self, name: str, command: WorkerCommand) -> None:
+        if workers.decide(command, self.workers[name]):
+            self.epoch += 1
+            self.worker(name, command, epoch=self.epoch)
+
+    def worker(self, name: str, command: WorkerCommand, *, epoch: int = 0) -> None:
+        """Let a worker change, if it can. Only an empty one stops."""
+        old = self.workers[name]
+        bodies = workers.decide(command, old)
+        stops = isinstance(command, workers.StopWorker) and self.held(name)
+        if bodies and not stops:
+            step = self._step()
+            step.worker(name, old, bodies, epoch=epoch)
+            self._record(step.events)
+
+    def claim(self, name: str, worker: str) -> None:
+        """As the script does, if there is a slot."""
+        agent, taker = self.agents[name], self.workers[worker]
+        free = taker.max_agents - len(self.held(worker))
+        if agent.status != "pending" or taker.status != "active" or free < 1:
+            return
+        claimed = Event(
+            body=AgentClaimed(),
+            event_id=f"e{next(self._ids)}",
+            subject=name,
+            incarnation=agent.incarnation,
+            worker_id=worker,
+            epoch=taker.epoch,
+            actor=f"worker:{worker}",
+        )
+        self._record([claimed])
+
+    def act(self, name: str, command: Command) -> None:
+        """Let an agent change, if it can, by whoever may do that."""
+        old = self.agents[name]
+        holder = self.workers.get(old.worker_id)
+        by_reaper = isinstance(command, Lose)
+        by_worker = isinstance(command, Started | Fail | End | agents.Release)
+        lost = holder is not None and holder.status == "lost"
+        if holder is not None and (by_reaper or by_worker) and by_reaper is not lost:
+            return
+        fence = Fence(holder.worker_id, holder.epoch) if holder and old.held else None
+        bodies = agents.decide(command, old)
+        if bodies:
+            step = self._step()
+            step.agent(name, old, bodies, fence=fence if by_reaper or by_worker else None)
+            self._record(step.events)
+
+    def fail(self, name: str, *, limit: int = 3) -> None:
+        """Its start or its run raises, or its check."""
+        during = {"starting": "start", "running": "run"}.get(self.agents[name].status)
+        if during == "run" and next(self._ids) % 2:
+            during = "check"
+        if during:
+            policy = RestartPolicy(limit=limit, window_ms=200)
+            self.act(name, Fail(during=during, error=ERROR, now_ms=self._ts, policy=policy))
+
+    def end(self, name: str) -> None:
+        """It completes, or follows the request for its end."""
+        agent = self.agents[name]
+        if agent.status == "running" or agent.stop:
+            self.act(name, End(reason="completed"))
+
+    def lose(self, name: str) -> None:
+        lose = Lose(worker_id=self.agents[name].worker_id, reason="killed", now_ms=self._ts)
+        self.act(name, lose)
+
+    def reap(self, worker: str) -> None:
+        self.lose_worker(worker)
+        for name in self.held(worker):
+            self.lose(name)
+
+    def terminate(self, name: str, *, graceful: bool = True) -> None:
+        self.act(name, Terminate(graceful=graceful))
+
+    def run(self, name: str, worker: str) -> None:
+        self.claim(name, worker)
+        self.act(name, Started())
+
+    # ---- recording ---------------------------------------------------------------------------
+
+    def _step(self) -> Step:
+        return Step(POOL, lambda: f"e{next(self._ids)}", ORIGIN, ended_ms=1000)
+
+    def _record(self, events: Sequence[Event]) -> None:
+        self._ts += 7
+        for index, event in enumerate(events):
+            values: dict[str, Any] = {name: getattr(event, name, "") for name in STREAM_FIELDS}
+            values |= {"type": event.type, "version": event.body.version, "ts": self._ts}
+            values |= {"seq": len(self.entries) + 1, "data": encode_body(event.body).decode()}
+            for name in ("incarnation", "epoch"):
+                values[name] = values[name] or ""
+            flat = [str(part) for pair in values.items() for part in pair]
+            entry = of_stream(POOL, f"{self._ts}-{index}", flat)
+            self.entries.append(entry)
+            self._fold(event, entry)
+
+    def _fold(self, event: Event, entry: Entry) -> None:
+        known = Event(
+            body=event.body,
+            event_id=event.event_id,
+            subject=event.subject,
+            incarnation=event.incarnation,
+            worker_id=event.worker_id,
+            epoch=event.epoch,
+            seq=entry.seq,
+            ts=entry.ts,
+        )
+        name = event.subject
+        if event.type.startswith("agent."):
+            self.agents[name] = agents.evolve(self.agents.get(name), known, POOL)
+        elif event.type.startswith("worker."):
+            self.workers[name] = workers.evolve(self.workers.get(name), known, POOL)
+
+    # ---- what there is afterwards ------------------------------------------------------------
+
+    def held(self, worker: str) -> list[str]:
+        return [n for n, a in self.agents.items() if a.held and a.worker_id == worker]
+
+    def evidence(self, entries: Sequence[Entry] | None = None) -> Evidence:
+        """Everything as it would stand; `entries`: what stream and archive hold instead."""
+        told = list(self.entries if entries is None else entries)
+        head = Head(1, told[-1].seq if told else 0)
+        meta = {"generation": "1", "seq": str(head.seq)}
+        streamed = {"": Streamed(), POOL: Streamed(told, head, meta)}
+        archive = {POOL: [_archived(entry) for entry in told]}
+        return Evidence(
+            streamed=streamed,
+            registries={POOL: self._registry(meta)},
+            views=Database(archive, self._views(head)),
+        )
+
+    def _views(self, head: Head) -> dict[str, list[Any]]:
+        at = {"pool": POOL, "generation": 1, "seq": head.seq, "status": "ok"}
+        return {
+            "checkpoints": [at],
+            "pools": [],
+            "hosts": [],
+            "agents": [agent_record(agent, 1) for agent in self.agents.values()],
+            "workers": [
+                worker_record(worker, len(self.held(name))) for name, worker in self.workers.items()
+            ],
+        }
+
+    def _registry(self, meta: dict[str, str]) -> Registry:
+        free = {
+            name: worker.max_agents - len(self.held(name)) if worker.status == "active" else 0
+            for name, worker in self.workers.items()
+            if worker.alive
+        }
+        waiting = [name for name, agent in self.agents.items() if agent.status == "pending"]
+        counters = {"free": str(sum(free.values())), "waiting": str(len(waiting))}
+        queued = [n for n, a in self.agents.items() if a.status in {"pending", "starting"}]
+        return Registry(
+            meta={**meta, **counters, "epoch": str(self.epoch)},
+            agents={name for name, agent in self.agents.items() if not agent.ended},
+            lost={name for name, worker in self.workers.items() if worker.status == "lost"},
+            processes=free,
+            due=self._scored(lambda agent: agent.due_ms, "restarting"),
+            timeouts={n: a.expires_ms for n, a in self.agents.items() if a.expires_ms},
+            orders={n: w.deadline_ms for n, w in self.workers.items() if w.status == "requested"},
+            held={name: set(self.held(name)) for name in self.workers},
+            agent_hashes={name: agents.to_hash(agent) for name, agent in self.agents.items()},
+            process_hashes={
+                name: {**workers.to_hash(worker), "agent_count": str(len(self.held(name)))}
+                for name, worker in self.workers.items()
+            },
+            commands={
+                f"{n}-0": {"agent_id": n, "incarnation": str(self.agents[n].incarnation)}
+                for n in queued
+            },
+            pending={
+                f"{n}-0": self.agents[n].worker_id
+                for n in queued
+                if self.agents[n].status == "starting"
+            },
+        )
+
+    def _scored(self, score: Callable[[Agent], int], status: str) -> dict[str, int]:
+        return {n: score(a) for n, a in self.agents.items() if a.status == status}
+
+
+def _archived(entry: Entry) -> Entry:
+    return replace(entry, generation=1)

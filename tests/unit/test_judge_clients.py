@@ -1,0 +1,135 @@
+"""The judge and what was seen from outside: by clients, and by the agents themselves."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.judge import weigh
+from tests.chaos.judging import pools, witnesses
+from tests.chaos.judging.catalogue import Catalogue
+from tests.chaos.judging.commands import Command, Unsaved, read_commands
+from tests.chaos.judging.offences import Offence
+from tests.chaos.judging.witnesses import Witness
+from tests.unit.judged_story import numbers, only, told
+
+
+def heard(*commands: Command, unsaved: tuple[Unsaved, ...] = ()) -> list[Offence]:
+    evidence = told().evidence()
+    evidence.commands, evidence.unsaved = commands, unsaved
+    return weigh(evidence)
+
+
+def test_commands_that_came_to_pass_are_no_offence() -> None:
+    assert not heard(
+        Command("spawn", pool="p", agent_id="runs", operation_id="operation of runs", seq=99),
+        Command("terminate", pool="p", agent_id="ended"),
+        Command("terminate", pool="p", agent_id="failed"),
+        Command("spawn", "refused", pool="p", agent_id="nobody"),
+        Command("spawn", "unknown", pool="p", agent_id="waits", operation_id="operation of waits"),
+        Command("spawn", "refused", pool="p", operation_id="operation of runs"),
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Command("spawn", pool="p", agent_id="nobody"),
+        Command("terminate", pool="p", agent_id="runs"),
+        Command("create_pool", pool="p"),
+        Command("spawn", "refused", pool="p", agent_id="runs"),
+        Command("spawn", "refused", pool="p", operation_id="operation of runs"),
+        Command("terminate", "refused", pool="p", agent_id="ended"),
+        Command("spawn", pool="p", agent_id="waits", seq=3, generation=1),
+    ],
+)
+def test_a_command_that_did_not_do_as_was_told_is_found(command: Command) -> None:
+    assert numbers(heard(command)) == {8}
+
+
+def test_one_operation_that_is_two_agents_is_found() -> None:
+    one = Command("spawn", pool="p", agent_id="runs", operation_id="operation of runs")
+    assert numbers(heard(one, replace(one, agent_id="waits"))) == {2}
+
+
+def test_what_a_recovery_named_as_lost_need_not_be_there_unless_archived() -> None:
+    spawn = Command("spawn", pool="p", agent_id="nobody")
+    named = (Unsaved("p", "nobody"),)
+    assert heard(spawn, unsaved=named) == []
+    assert numbers(heard(replace(spawn, level="archived"), unsaved=named)) == {8}
+
+
+def test_a_journal_that_was_cut_short_is_read_to_its_last_whole_line(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text('{"kind":"spawn","pool":"p","agent_id":"a","extra":1}\n{"kind":"sp')
+    assert read_commands(journal) == [Command("spawn", pool="p", agent_id="a")]
+
+
+# ---- what agents saw ---------------------------------------------------------------------------
+
+
+def life(incarnation: int, worker: str, seq: int, *times: float, stopped: bool = True) -> Witness:
+    return Witness("p", "moved", incarnation, worker, f"1:{seq}", list(times), stopped)
+
+
+def seen(*lives: Witness, ended_at: float = 0.0) -> list[Offence]:
+    evidence = told().evidence()
+    evidence.witnesses = lives
+    evidence.commands = (
+        [Command("spawn", pool="p", agent_id="moved", ended_at=ended_at)] if ended_at else []
+    )
+    return weigh(evidence)
+
+
+def lives(*, first: tuple[float, ...], second: tuple[float, ...]) -> list[Witness]:
+    story = told()
+    claims = [e for e in story.entries if (e.type, e.subject) == ("agent.claimed", "moved")]
+    return [life(1, "w1", claims[0].seq, *first), life(2, "w2", claims[1].seq, *second)]
+
+
+def test_lives_one_after_the_other_are_no_offence() -> None:
+    assert seen(*lives(first=(1, 2, 3), second=(4, 5)), ended_at=5.5) == []
+
+
+def test_a_process_that_woke_from_a_long_stop_may_write_a_little() -> None:
+    assert seen(*lives(first=(1, 2, 60, 60.1), second=(14, 40, 70))) == []
+
+
+def test_two_incarnations_that_run_together_are_found() -> None:
+    first = tuple(float(second) for second in range(30))
+    found = seen(*lives(first=first, second=(5, 10, 15, 20, 25)))
+    assert only(found, "together with incarnation 2").invariant == 2
+
+
+def test_an_incarnation_that_two_processes_ran_is_found() -> None:
+    one, two = lives(first=(1, 2), second=(3, 4))
+    assert only(seen(one, two, replace(two, times=[3.5])), "two processes").invariant == 2
+
+
+def test_one_that_ran_without_a_claim_is_found() -> None:
+    assert only(seen(life(3, "w2", 5, 1.0)), "never claimed").invariant == 2
+    assert only(seen(life(1, "w1", 5, 1.0)), "ran with token 1:5").invariant == 2
+
+
+def test_one_that_ran_after_its_end_was_answered_is_found() -> None:
+    found = seen(*lives(first=(1, 2), second=(3, 4, 5)), ended_at=4.5)
+    assert only(found, "after its end was answered").invariant == 3
+
+
+def test_one_that_ran_by_a_claim_that_was_lost_may_not_run_on() -> None:
+    """A recovery voids the claim; what ran by it has ended before anything runs again."""
+    before, after = lives(first=(1, 2), second=(14, 15))
+    assert void(before, after) == []
+    together = replace(before, times=[float(second) for second in range(1, 40)])
+    assert only(void(together, replace(after, times=[14, 20, 30])), "together").invariant == 2
+
+
+def void(*seen_lives: Witness) -> list[Offence]:
+    """Offences where the first life's claim was of a part of the log that was lost."""
+    story = told()
+    pool = pools.fold("p", [replace(entry, generation=1) for entry in story.entries])
+    recovery = replace(story.entries[0], type="log.recovered", generation=2, seq=90)
+    pool.recoveries.append(recovery)
+    first, *others = seen_lives
+    renamed = [replace(first, token="1:95", incarnation=2), *others]
+    return list(witnesses.judge(renamed, {"p": pool}, Catalogue()))

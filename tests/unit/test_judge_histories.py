@@ -1,0 +1,183 @@
+"""The judge against random histories: a valid one has no offence, a falsified one has."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from eventstore import worker as workers
+from eventstore.agent import Release, Restart, Started, Withdraw
+from tests.chaos.judge import weigh
+from tests.chaos.judging.entries import Entry
+from tests.chaos.judging.offences import Offence
+from tests.chaos.stories import Story
+
+Move = Callable[[Story, str, str], None]
+MOVES: list[Move] = [
+    lambda story, agent, worker: void(story.spawn()),
+    lambda story, agent, worker: void(story.order()),
+    lambda story, agent, worker: story.start(worker),
+    lambda story, agent, worker: story.claim(agent, worker),
+    lambda story, agent, worker: story.run(agent, worker),
+    lambda story, agent, worker: story.act(agent, Started()),
+    lambda story, agent, worker: story.fail(agent),
+    lambda story, agent, worker: story.fail(agent, limit=0),
+    lambda story, agent, worker: story.act(agent, Restart()),
+    lambda story, agent, worker: story.act(agent, Release(reason="drain")),
+    lambda story, agent, worker: story.act(agent, Withdraw()),
+    lambda story, agent, worker: story.end(agent),
+    lambda story, agent, worker: story.terminate(agent),
+    lambda story, agent, worker: story.terminate(agent, graceful=False),
+    lambda story, agent, worker: story.lose_worker(worker),
+    lambda story, agent, worker: story.lose(agent),
+    lambda story, agent, worker: story.reap(worker),
+    lambda story, agent, worker: story.worker(worker, workers.Suspect(reason="still")),
+    lambda story, agent, worker: story.worker(worker, workers.Recover()),
+    lambda story, agent, worker: story.worker(worker, workers.Drain(reason="empty")),
+    lambda story, agent, worker: story.worker(worker, workers.StopWorker(reason="empty")),
+]
+FEW = settings(max_examples=60, deadline=None)
+
+
+def void(_: object) -> None:
+    """What a move answers does not matter."""
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> Story:
+    """A worker and two agents to begin with, then anything."""
+    story = Story()
+    story.start(story.order())
+    story.spawn()
+    story.spawn()
+    for move, agent, worker in draw(
+        st.lists(
+            st.tuples(st.sampled_from(MOVES), st.integers(0, 4), st.integers(0, 2)), max_size=40
+        )
+    ):
+        names, crew = sorted(story.agents), sorted(story.workers)
+        move(story, names[agent % len(names)], crew[worker % len(crew)])
+    return story
+
+
+@given(stories())
+@settings(max_examples=150, deadline=None)
+def test_a_valid_history_has_no_offence(story: Story) -> None:
+    """Rows and hashes are made by Muster's own code, so both folds agree in every field."""
+    assert weigh(story.evidence()) == []
+
+
+# ---- falsified as an accident would ------------------------------------------------------------
+
+
+@given(stories(), st.data())
+@FEW
+def test_an_event_that_is_gone_is_missed(story: Story, data: st.DataObject) -> None:
+    evidence = story.evidence()
+    del evidence.streamed["p"].entries[chosen(story, data)]
+    evidence.views = None
+    assert weigh(evidence) != []
+
+
+@given(stories(), st.data())
+@FEW
+def test_an_event_that_is_there_twice_is_noticed(story: Story, data: st.DataObject) -> None:
+    evidence = story.evidence()
+    at = chosen(story, data)
+    evidence.streamed["p"].entries.insert(at, story.entries[at])
+    evidence.views = None
+    assert weigh(evidence) != []
+
+
+@given(stories(), st.data())
+@FEW
+def test_events_in_another_order_are_noticed(story: Story, data: st.DataObject) -> None:
+    evidence = story.evidence()
+    entries, at = evidence.streamed["p"].entries, chosen(story, data)
+    other = data.draw(st.integers(0, len(entries) - 1).filter(lambda i: i != at))
+    entries[at], entries[other] = entries[other], entries[at]
+    evidence.views = None
+    assert weigh(evidence) != []
+
+
+# ---- falsified with care: numbered anew, stream and archive alike ------------------------------
+
+
+def found_in(story: Story, entries: list[Entry]) -> list[Offence]:
+    """With seq, ids and times as if nothing had happened, judged by the log and the hashes."""
+    told = [
+        replace(e, seq=n, ts=1_000_000 + n, stream_id=f"{1_000_000 + n}-0", event_id=f"e{n}")
+        for n, e in enumerate(entries, 1)
+    ]
+    evidence = story.evidence(told)
+    evidence.views = None  # its times would tell
+    return weigh(evidence)
+
+
+@given(stories())
+@FEW
+def test_numbering_anew_alone_is_no_offence(story: Story) -> None:
+    """So that what the next tests find is what they did. (A claim tells its own seq.)"""
+    assert found_in(story, story.entries) == []
+
+
+def chosen(story: Story, data: st.DataObject, kind: str = "") -> int:
+    fitting = [i for i, e in enumerate(story.entries) if e.type.startswith(kind)]
+    assume(fitting)
+    return data.draw(st.sampled_from(fitting))
+
+
+@given(stories(), st.data())
+@FEW
+def test_an_event_of_an_agent_or_worker_that_was_cut_out_is_missed(
+    story: Story, data: st.DataObject
+) -> None:
+    at = chosen(story, data, data.draw(st.sampled_from(["agent.", "worker."])))
+    entries = story.entries[:at] + story.entries[at + 1 :]
+    assert found_in(story, entries) != []
+
+
+@given(stories(), st.data())
+@FEW
+def test_an_event_that_was_repeated_is_noticed(story: Story, data: st.DataObject) -> None:
+    at = chosen(story, data, data.draw(st.sampled_from(["agent.", "worker."])))
+    later = data.draw(st.integers(at + 1, len(story.entries)))
+    entries = [*story.entries[:later], story.entries[at], *story.entries[later:]]
+    assert found_in(story, entries) != []
+
+
+@given(stories(), st.data())
+@FEW
+def test_two_events_of_one_life_that_changed_places_are_noticed(
+    story: Story, data: st.DataObject
+) -> None:
+    first = chosen(story, data, data.draw(st.sampled_from(["agent.", "worker."])))
+    subject = story.entries[first].subject
+    later = [i for i in range(first + 1, len(story.entries)) if story.entries[i].subject == subject]
+    assume(later)
+    entries = list(story.entries)
+    entries[first], entries[later[0]] = entries[later[0]], entries[first]
+    assert found_in(story, entries) != []
+
+
+FALSIFIED = {
+    "epoch": lambda e: replace(e, epoch=e.epoch + 1),
+    "no epoch": lambda e: replace(e, epoch=0 if e.epoch else 3),
+    "incarnation": lambda e: replace(e, incarnation=e.incarnation + 1),
+    "worker": lambda e: replace(e, worker_id="another"),
+    "subject": lambda e: replace(e, subject="another"),
+    "type": lambda e: replace(e, type="agent.cloned"),
+    "version": lambda e: replace(e, version=2),
+    "time": lambda e: replace(e, ts=e.ts + 1),
+    "event id": lambda e: replace(e, event_id="e1" if e.event_id != "e1" else "e2"),
+}
+
+
+@given(stories(), st.data(), st.sampled_from(sorted(FALSIFIED)))
+@settings(max_examples=250, deadline=None)
+def test_a_falsified_field_is_noticed(story: Story, data: st.DataObject, name: str) -> None:
+    at = chosen(story, data)
+    entries = list(story.entries)
+    entries[at] = FALSIFIED[name](entries[at])
+    assert weigh(story.evidence(entries)) != []
