@@ -11,11 +11,13 @@ last error) are folded too, but only the views keep them.
     restarting -> pending (when due) | failed | terminated
     starting | running -> pending (released)
 
+An agent that was lost twice within the suspicion window is `alone` from then on: it runs in a
+worker of its own until it has behaved for that long. If that worker dies too the agent is to blame.
+
 A requested termination is the flag `stop` beside the status. Every step that would run the agent
 again ends it instead. A terminal state is never left.
 """
 
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, TypeAlias, assert_never
 
@@ -26,6 +28,7 @@ from msgspec.structs import replace
 from eventstore.events import (
     AgentBody,
     AgentClaimed,
+    AgentCleared,
     AgentCrashed,
     AgentFailed,
     AgentLost,
@@ -86,6 +89,8 @@ class Agent(Struct, frozen=True, kw_only=True):
     due_ms: int = 0
     failures: tuple[int, ...] = ()
     losses: tuple[int, ...] = ()
+    alone: bool = False
+    """It is to run in a worker of its own, until it is cleared."""
 
     # Folded for the views only.
     input: msgspec.Raw = msgspec.Raw(b"{}")
@@ -163,12 +168,31 @@ class Release(Struct, frozen=True, kw_only=True):
 
 
 class Lose(Struct, frozen=True, kw_only=True):
-    """Its worker died. `worker_id`: that one; an agent that another holds by now is left alone."""
+    """Its worker died. `worker_id`: that one; an agent that another holds by now is let be.
+
+    With more than `tolerated` earlier losses within `suspicion_ms` it is to run alone from now on.
+    """
 
     worker_id: str
     reason: str
     now_ms: int
     blameless: bool = False
+    suspicion_ms: int = 0
+    tolerated: int = 0
+    policy: RestartPolicy = RestartPolicy()
+    jitter: float = 0.0
+
+
+class Clear(Struct, frozen=True, kw_only=True):
+    """It need not run alone any more."""
+
+    reason: str
+
+
+class Drop(Struct, frozen=True, kw_only=True):
+    """Give up an agent that was parked."""
+
+    reason: str = "dropped"
 
 
 class Restart(Struct, frozen=True, kw_only=True):
@@ -182,7 +206,18 @@ class HandOver(Struct, frozen=True, kw_only=True):
 
 
 Command: TypeAlias = (
-    Spawn | Terminate | Withdraw | Started | Fail | End | Release | Lose | Restart | HandOver
+    Spawn
+    | Terminate
+    | Withdraw
+    | Started
+    | Fail
+    | End
+    | Release
+    | Lose
+    | Restart
+    | HandOver
+    | Clear
+    | Drop
 )
 
 
@@ -214,6 +249,10 @@ def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
             return _restart(agent)
         case HandOver():
             return (AgentTerminated(reason=_requested(agent) if agent.stop else command.reason),)
+        case Clear():
+            return (AgentCleared(reason=command.reason),) if agent.alone else ()
+        case Drop():
+            return (AgentTerminated(reason=command.reason),)
         case _:
             assert_never(command)
 
@@ -236,16 +275,21 @@ def _fail(command: Fail, agent: Agent) -> tuple[AgentBody, ...]:
         return ()
     if agent.stop:
         return (AgentTerminated(reason=_requested(agent), error=command.error),)
+    due_ms, end = _spend(command, agent)
+    window_ms = command.policy.window_ms
+    failed = _FAILURES[command.during](
+        error=command.error, at_ms=command.now_ms, window_ms=window_ms, due_ms=due_ms
+    )
+    return (failed, *end)
+
+
+def _spend(command: Fail | Lose, agent: Agent) -> tuple[int, tuple[AgentFailed, ...]]:
+    """Spend one of the restart budget: when it is to run again, or that it is not (0)."""
     policy = command.policy
     failures = 1 + sum(at > command.now_ms - policy.window_ms for at in agent.failures)
-    spent = failures > policy.limit
-    due_ms = 0 if spent else command.now_ms + policy.delay_ms(failures, command.jitter)
-    failed = _FAILURES[command.during](
-        error=command.error, at_ms=command.now_ms, window_ms=policy.window_ms, due_ms=due_ms
-    )
-    if spent:
-        return (failed, AgentFailed(reason="restart-budget-spent", failures=failures))
-    return (failed,)
+    if failures > policy.limit:
+        return 0, (AgentFailed(reason="restart-budget-spent", failures=failures),)
+    return command.now_ms + policy.delay_ms(failures, command.jitter), ()
 
 
 _FAILURES: Final[dict[str, type[AgentStartFailed] | type[AgentCrashed] | type[AgentUnhealthy]]] = {
@@ -268,10 +312,20 @@ def _lose(command: Lose, agent: Agent) -> tuple[AgentBody, ...]:
         return ()
     if agent.stop:
         return (AgentTerminated(reason=_requested(agent)),)
-    return (
-        AgentLost(reason=command.reason, at_ms=command.now_ms, blameless=command.blameless),
-        AgentRestarting(reason="lost", next_incarnation=agent.incarnation + 1),
-    )
+    guilty = agent.alone and not command.blameless
+    lost = AgentLost(reason=command.reason, at_ms=command.now_ms, blameless=command.blameless)
+    if guilty:  # nobody else was there: it counts as a failure of its own
+        due_ms, end = _spend(command, agent)
+        window_ms = command.policy.window_ms
+        return (replace(lost, alone=True, window_ms=window_ms, due_ms=due_ms), *end)
+    again = AgentRestarting(reason="lost", next_incarnation=agent.incarnation + 1)
+    return (replace(lost, alone=agent.alone or _repeated(command, agent)), again)
+
+
+def _repeated(command: Lose, agent: Agent) -> bool:
+    """Whether it was lost too often within the suspicion window."""
+    recent = [at for at in agent.losses if at > command.now_ms - command.suspicion_ms]
+    return not command.blameless and len(recent) > command.tolerated
 
 
 def _restart(agent: Agent) -> tuple[AgentBody, ...]:
@@ -325,22 +379,18 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
         case AgentStarted():
             return replace(agent, status=Status.RUNNING, started_ms=event.ts)
         case AgentStartFailed() | AgentCrashed() | AgentUnhealthy():
-            recent = tuple(at for at in agent.failures if at > body.at_ms - body.window_ms)
             return replace(
                 _vacated(agent),
                 status=Status.RESTARTING,
                 reason=body.type.removeprefix("agent."),
                 due_ms=body.due_ms,
-                failures=(*recent, body.at_ms),
+                failures=_failures(agent, body),
                 last_error=body.error,
             )
         case AgentLost():
-            return replace(
-                _vacated(agent),
-                status=Status.RESTARTING,
-                reason="lost",
-                losses=agent.losses if body.blameless else (*agent.losses, body.at_ms)[-2:],
-            )
+            return _lost(agent, body)
+        case AgentCleared():
+            return replace(agent, alone=False, losses=())
         case AgentReleased() | AgentRestarting():
             return replace(
                 _vacated(agent),
@@ -373,63 +423,31 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
             raise TypeError(f"{event.type} is not an event of an agent")
 
 
-def _vacated(agent: Agent) -> Agent:
-    return replace(agent, worker_id="", epoch=0, claim_seq=0, due_ms=0, expires_ms=0)
+def _failures(
+    agent: Agent, body: AgentStartFailed | AgentCrashed | AgentUnhealthy | AgentLost
+) -> tuple[int, ...]:
+    """Those within the window, and this one."""
+    recent = tuple(at for at in agent.failures if at > body.at_ms - body.window_ms)
+    return (*recent, body.at_ms)
 
 
-# ---- the hash --------------------------------------------------------------------------------
-
-
-def to_hash(agent: Agent) -> dict[str, str]:
-    """The write side's form of an agent: short strings. `command_id` is kept by the scripts."""
-    return {
-        "status": agent.status.value,
-        "pool_name": agent.pool_name,
-        "role_type": agent.role_type,
-        "project_id": agent.project_id,
-        "process_id": agent.worker_id,
-        "incarnation": str(agent.incarnation),
-        "version": str(agent.version),
-        "epoch": str(agent.epoch),
-        "claim_seq": str(agent.claim_seq),
-        "stop": agent.stop.value,
-        "reason": agent.reason,
-        "heartbeat_interval": f"{agent.heartbeat_interval:.15g}",
-        "max_idle_time": "" if agent.max_idle_time is None else f"{agent.max_idle_time:.15g}",
-        "expires_ms": str(agent.expires_ms),
-        "due_ms": str(agent.due_ms),
-        "failures": ",".join(_base36(at) for at in agent.failures),
-        "losses": ",".join(_base36(at) for at in agent.losses),
-    }
-
-
-def from_hash(agent_id: str, fields: Mapping[str, str]) -> Agent:
-    """The inverse of `to_hash`."""
-    return Agent(
-        agent_id=agent_id,
-        pool_name=fields["pool_name"],
-        role_type=fields["role_type"],
-        project_id=fields["project_id"],
-        status=Status(fields["status"]),
-        reason=fields["reason"],
-        stop=Stop(fields["stop"]),
-        incarnation=int(fields["incarnation"]),
-        version=int(fields["version"]),
-        worker_id=fields["process_id"],
-        epoch=int(fields["epoch"]),
-        claim_seq=int(fields["claim_seq"]),
-        heartbeat_interval=float(fields["heartbeat_interval"]),
-        max_idle_time=float(fields["max_idle_time"]) if fields["max_idle_time"] else None,
-        expires_ms=int(fields["expires_ms"]),
-        due_ms=int(fields["due_ms"]),
-        failures=tuple(int(at, 36) for at in fields["failures"].split(",") if at),
-        losses=tuple(int(at, 36) for at in fields["losses"].split(",") if at),
+def _lost(agent: Agent, body: AgentLost) -> Agent:
+    lost = replace(
+        _vacated(agent),
+        status=Status.RESTARTING,
+        reason="lost",
+        losses=agent.losses if body.blameless else (*agent.losses, body.at_ms)[-2:],
+        alone=body.alone,
+    )
+    if not body.window_ms:
+        return lost
+    return replace(
+        lost,
+        due_ms=body.due_ms,
+        failures=_failures(agent, body),
+        last_error=Error(type="WorkerLost", message=body.reason),
     )
 
 
-def _base36(number: int) -> str:
-    digits = ""
-    while number:
-        number, digit = divmod(number, 36)
-        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
-    return digits or "0"
+def _vacated(agent: Agent) -> Agent:
+    return replace(agent, worker_id="", epoch=0, claim_seq=0, due_ms=0, expires_ms=0)

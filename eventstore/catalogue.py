@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from eventstore import pool as pools
 from eventstore.durability import Proof
-from eventstore.errors import Busy, LogMissing, OutcomeUnknown, Recovered
+from eventstore.errors import Busy, LogMissing, OutcomeUnknown, Recovered, UnknownEvent
 from eventstore.events import (
     AnyBody,
     HostCordoned,
@@ -87,14 +87,18 @@ class CatalogueLog:
         return self.state.stream_id if self.state.stream_id != "0" else "0-0"
 
     def take(self, entries: list[Entry]) -> Catalogue:
-        """Fold entries that somebody else read."""
+        """Fold entries that somebody else read. Raises `UnknownEvent`, and stays before that."""
         for stream_id, fields in entries:
             event = decode_entry(stream_id, fields)
             body = event.body
             if isinstance(body, LogRecovered) and 0 < body.from_seq < self.state.seq:
                 self.void = True
             if event.seq > self.state.seq:
-                self.state = pools.evolve(self.state, event)
+                try:
+                    self.state = pools.evolve(self.state, event)
+                except (ValueError, TypeError, KeyError) as error:
+                    why = f"of {event.subject} at seq {event.seq} makes no sense here: {error}"
+                    raise UnknownEvent(event.type, event.body.version, None, why) from error
         return self.state
 
     async def create_pool(
@@ -124,7 +128,7 @@ class CatalogueLog:
             config = change(pool.config)
             if pool.config == config:
                 return Outcome.ALREADY, None
-            return Outcome.DONE, PoolChanged(config=write_config(config))
+            return Outcome.DONE, PoolChanged(config=write_config(config, pool.unknown))
 
         return await self._change(name, decision, origin)
 

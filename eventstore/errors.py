@@ -14,6 +14,8 @@
         ├── CommandLost           what a command was acknowledged for is not in the log any more
         ├── MemoryExhausted       Redis refuses new spawns at its memory limit
         ├── Busy                  a step lost against others too many times
+        ├── LayoutTooNew          a newer version of Muster laid these keys out
+        ├── Unreadable            the state of one agent or worker cannot be read
         └── UnknownEvent          an event of a type or version that this code cannot read
 
 Expected ends of a race are not errors: see `eventstore.log.Outcome`.
@@ -109,13 +111,34 @@ class Busy(LogError):
     """A step lost against other writers too many times; try again."""
 
 
+class LayoutTooNew(LogError):
+    """The keys of this pool were laid out by a newer version of Muster."""
+
+    def __init__(self, pool: str, found: str, known: str) -> None:
+        self.pool, self.found, self.known = pool, found, known
+        super().__init__(
+            f"the keys of {f'pool {pool!r}' if pool else 'the catalogue'} have layout {found}, this"
+            f" version of Muster knows up to {known}: run the version that laid them out, or newer"
+        )
+
+
+class Unreadable(LogError):
+    """What Redis holds of one agent or worker is damaged, or of a newer version."""
+
+    def __init__(self, kind: str, subject: str, why: str) -> None:
+        self.kind, self.subject, self.why = kind, subject, why
+        super().__init__(f"{kind} {subject} cannot be read: {why}")
+
+
 class UnknownEvent(LogError):
     """An event that this version of Muster cannot read."""
 
-    def __init__(self, kind: str, version: int, known: int | None) -> None:
-        self.kind, self.version = kind, version
+    def __init__(self, kind: str, version: int, known: int | None, why: str = "") -> None:
+        self.kind, self.version, self.known = kind, version, known
         reads = f"reads up to version {known}" if known else "does not know that type"
-        super().__init__(f"event {kind!r} version {version}: this version of Muster {reads}")
+        super().__init__(
+            f"event {kind!r} version {version}: {why or f'this version of Muster {reads}'}"
+        )
 
 
 def _named(pool: str) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from eventstore.errors import UnknownEvent
+from eventstore.upcasting import upcast
 
 ENTRY_FIELDS: Final = (
     "type",
@@ -111,12 +112,28 @@ class AgentUnhealthy(Body, frozen=True):
 
 
 class AgentLost(Body, frozen=True):
-    """Its worker died under it. `blameless`: all died, so that it says nothing of the agent."""
+    """Its worker died under it. `blameless`: all died, so that it says nothing of the agent.
+
+    `alone`: from here on it is to run in a worker of its own. One that was alone when its worker
+    died is to blame for it: then `window_ms` is that of the restart budget, of which this is a
+    failure, and it is to run again at `due_ms` (log time).
+    """
 
     type = "agent.lost"
+    version = 2
     reason: str
     at_ms: int
     blameless: bool = False
+    alone: bool = False
+    window_ms: int = 0
+    due_ms: int = 0
+
+
+class AgentCleared(Body, frozen=True):
+    """It has behaved: it need not run alone any more."""
+
+    type = "agent.cleared"
+    reason: str
 
 
 class AgentReleased(Body, frozen=True):
@@ -293,6 +310,7 @@ AgentBody: TypeAlias = (
     | AgentCrashed
     | AgentUnhealthy
     | AgentLost
+    | AgentCleared
     | AgentReleased
     | AgentRestarting
     | AgentTerminationRequested
@@ -351,16 +369,39 @@ def encode_body(body: AnyBody) -> bytes:
     return _ENCODER.encode(body)
 
 
-def decode_body(kind: str, version: int, data: bytes | str) -> AnyBody:
-    """Read a body back. Raises `UnknownEvent` for a type or version this code does not know."""
+def demand_known(kind: str, version: int) -> None:
+    """Raises `UnknownEvent` for a type or version that this code cannot read."""
     body = _BODIES.get(kind)
-    if body is None or version > body.version:
+    if body is None or not 1 <= version <= body.version:
         raise UnknownEvent(kind, version, body.version if body else None)
+
+
+def decode_body(kind: str, version: int, data: bytes | str) -> AnyBody:
+    """Read a body back, one of an older version as what it means today.
+
+    Raises `UnknownEvent` for a type or version this code does not know, and `msgspec.DecodeError`
+    for data that is not what that version holds. Unknown fields are passed over: the log and the
+    archive keep them.
+    """
+    demand_known(kind, version)
+    if version < _BODIES[kind].version:
+        data = upcast(kind, version, _BODIES[kind].version, data)
     return _DECODERS[kind].decode(data)
 
 
 def decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
-    """An entry of a stream, as Redis returns it (id, then names and values in turn)."""
+    """An entry of a stream, as Redis returns it (id, then names and values in turn).
+
+    Raises `UnknownEvent`, also for one that is no entry of an event at all.
+    """
+    try:
+        return _decode_entry(stream_id, fields)
+    except (ValueError, IndexError) as error:  # of msgspec, int() and decode()
+        kind = fields[1].decode(errors="replace") if len(fields) > 1 else "nothing"
+        raise UnknownEvent(kind, 0, None, f"entry {stream_id.decode()}: {error}") from error
+
+
+def _decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
     if len(fields) != 2 * len(ENTRY_FIELDS):
         raise UnknownEvent("entry with other fields", 0, None)
     kind = fields[1].decode()

@@ -18,10 +18,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import structlog
 from msgspec import Struct
 from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 
 from eventstore import agent as agents
+from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent, Command
 from eventstore.connection import UNREACHABLE, AsyncClient, execute, passing, shielded
@@ -29,6 +31,7 @@ from eventstore.durability import Proof
 from eventstore.errors import (
     Busy,
     Halted,
+    LayoutTooNew,
     LogError,
     LogMissing,
     LogUnreachable,
@@ -37,12 +40,15 @@ from eventstore.errors import (
     OutcomeUnknown,
     Recovered,
     RolledBack,
+    Unreadable,
 )
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.retention import Retention, Trimmed
 from eventstore.step import Argument, Fence, Origin, Step
 from eventstore.worker import Worker, WorkerCommand
+
+log = structlog.get_logger("muster.log")
 
 ATTEMPTS = 8
 """How often a step is decided anew when others were faster."""
@@ -112,14 +118,21 @@ class Survey(Struct, frozen=True, kw_only=True):
     ts: int
     seq: int
     waiting: int
+    """Spawns that may share a worker."""
+    waiting_alone: int = 0
+    """Agents that wait for a worker of their own."""
     free: int
     restarting: int
     live: int
     scaling: int
     closed: str
+    reserved: str = ""
+    """The worker that takes nobody but one that runs alone."""
     due: tuple[tuple[str, int], ...]
     timeouts: tuple[tuple[str, int], ...]
     workers: tuple["Observed", ...]
+    unreadable: tuple[Unreadable, ...] = ()
+    """Workers whose hashes cannot be read."""
 
 
 class Observed(Struct, frozen=True):
@@ -129,6 +142,8 @@ class Observed(Struct, frozen=True):
     agent_count: int
     renewal: int
     last_heartbeat: int
+    alone: str = ""
+    """The agent that has it for itself, if one does."""
 
 
 class Stand(Struct, frozen=True):
@@ -147,6 +162,10 @@ class Lead(Struct, frozen=True):
     host: str
     term: int
     renewal: int
+
+
+class NotAHash(LogError):
+    """A key is of another type than it must be."""
 
 
 class Log:
@@ -243,18 +262,46 @@ class Log:
         return await self._guarded("admit" if admits else "commit", step.pool, *step.arguments())
 
     async def claim(
-        self, pool: str, fence: Fence, slots: int, *, again: bool = False
+        self,
+        pool: str,
+        fence: Fence,
+        slots: int,
+        *,
+        again: bool = False,
+        alone_limit: int = 1,
     ) -> tuple[Outcome, list[Claimed]]:
-        """Claim up to `slots` spawns for a worker. `again`: also those told before, unsettled."""
+        """Claim up to `slots` spawns for a worker. `again`: also those told before, unsettled.
+
+        `alone_limit`: how many workers of the pool may be taken by one agent each.
+        """
         ids = [self.new_id() for _ in range(slots)]
+        told_again = "1" if again else ""
         reply = await self._guarded(
-            "claim", pool, fence.worker_id, fence.epoch, "1" if again else "", *ids
+            "claim", pool, fence.worker_id, fence.epoch, told_again, alone_limit, *ids
         )
         told = reply.rest[0] if reply.outcome is Outcome.DONE else ()
-        return reply.outcome, [
-            Claimed(agents.from_hash(entry[0].decode(), _fields(entry[2:])), entry[1])
-            for entry in told
-        ]
+        claimed = []
+        for entry in told:
+            agent_id = entry[0].decode()
+            try:
+                agent = agent_hash.from_hash(agent_id, _fields(entry[2:]))
+            except Unreadable as error:
+                await self.park(pool, error, holder=fence.worker_id)
+                continue
+            claimed.append(Claimed(agent, entry[1]))
+        return reply.outcome, claimed
+
+    async def park(
+        self, pool: str, what: Unreadable, *, holder: str = "", content: bytes = b""
+    ) -> None:
+        """Put aside what cannot be processed, once. `holder`: the worker whose slot it has."""
+        reply = await self._guarded(
+            "park", pool, what.kind, what.subject, what.why, holder, content
+        )
+        if reply.rest[0]:
+            log.error(
+                "log.parked", pool=pool, source=what.kind, subject=what.subject, reason=what.why
+            )
 
     async def draw_epoch(self, pool: str) -> int:
         """The next epoch of the pool."""
@@ -270,14 +317,17 @@ class Log:
         host_now, term_now, renewal = reply.rest
         return reply.outcome, Lead(host_now.decode(), int(term_now), int(renewal))
 
-    async def survey(self, pool: str, *, listed: int = 100) -> Survey:
-        """What stands in the pool now. Lists at most `listed` restarts and time-outs."""
-        reply = await self._guarded("survey", pool, listed)
-        counters, due, timeouts, listed_workers = reply.rest
+    async def survey(self, pool: str, *, schedules_max: int = 100) -> Survey:
+        """What stands in the pool now. Lists so many restarts and time-outs at most."""
+        reply = await self._guarded("survey", pool, schedules_max)
+        counters, due, timeouts, listed = reply.rest
+        found, unreadable = _sorted_out(listed)
         return Survey(
             ts=reply.ts,
             seq=reply.seq,
             waiting=int(counters[0]),
+            waiting_alone=int(counters[6]),
+            reserved=counters[7].decode(),
             free=int(counters[1]),
             restarting=int(counters[2]),
             live=int(counters[3]),
@@ -285,11 +335,8 @@ class Log:
             closed=counters[5].decode(),
             due=_scored(due),
             timeouts=_scored(timeouts),
-            workers=tuple(
-                observed(entry[0].decode(), _fields(entry[1:]))
-                for entry in listed_workers
-                if len(entry) > 1
-            ),
+            workers=found,
+            unreadable=unreadable,
         )
 
     async def trim(self, pool: str, generation: int, archived_seq: int) -> Trimmed:
@@ -408,8 +455,11 @@ class Log:
 
     async def agent(self, pool: str, agent_id: str) -> Agent | None:
         """The write side's state of an agent; None once it has left Redis."""
-        fields = await self._read(pool, "HGETALL", self.keys.agent(pool, agent_id))
-        return agents.from_hash(agent_id, _fields(fields)) if fields else None
+        try:
+            fields = await self._read(pool, "HGETALL", self.keys.agent(pool, agent_id))
+        except NotAHash as error:
+            raise Unreadable("agent", agent_id, "its key is not a hash") from error
+        return agent_hash.from_hash(agent_id, _fields(fields)) if fields else None
 
     async def worker(self, pool: str, worker_id: str) -> Observed | None:
         fields = await self._read(pool, "HGETALL", self.keys.process(pool, worker_id))
@@ -425,6 +475,11 @@ class Log:
         members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, "agents"))
         return sorted(member.decode() for member in members)
 
+    async def waiting_alone(self, pool: str) -> list[str]:
+        """The ids of agents that wait for a worker of their own, a thousand at most."""
+        key = self.keys.pool(pool, "alone")
+        return [_text(member) for member in await self._read(pool, "ZRANGE", key, "0", "999")]
+
     async def _read(self, pool: str, *command: str) -> Sequence[Any]:
         try:
             reply: Sequence[Any] = await shielded(lambda: execute(self.client, *command))
@@ -433,7 +488,8 @@ class Log:
         except ResponseError as error:
             if passing(error):
                 raise LogUnreachable(f"Redis is not ready: {error}") from error
-            raise LogError(f"pool {pool!r}: {command[0]} failed: {error}") from error
+            kind = NotAHash if str(error).startswith("WRONGTYPE") else LogError
+            raise kind(f"pool {pool!r}: {command[0]} failed: {error}") from error
         return reply
 
     # ---- running a script --------------------------------------------------------------------
@@ -495,6 +551,8 @@ def judge(pool: str, raw: Sequence[Any], log: Log) -> Reply:
         raise LogMissing(pool)
     if status == "HALTED":
         raise Halted(pool, raw[4].decode())
+    if status == "LAYOUT":
+        raise LayoutTooNew(pool, *(value.decode() for value in raw[4:6]))
     if status == "ROLLED_BACK":
         raise RolledBack(pool, log.floor(pool), (generation, seq))
     if status == "RECOVERED":
@@ -539,23 +597,46 @@ def script(name: str) -> Script:
 
 def observed(worker_id: str, fields: Mapping[str, str]) -> Observed:
     """A worker's hash as Redis holds it."""
-    return Observed(
-        workers.from_hash(worker_id, fields),
-        int(fields["agent_count"]),
-        int(fields["renewal"]),
-        int(fields["last_heartbeat"]),
-    )
+    worker = workers.from_hash(worker_id, fields)
+    try:
+        return Observed(
+            worker,
+            int(fields["agent_count"]),
+            int(fields["renewal"]),
+            int(fields["last_heartbeat"]),
+            fields.get("alone", ""),
+        )
+    except (KeyError, ValueError) as error:
+        raise Unreadable("worker", worker_id, f"a counter in its hash: {error}") from error
+
+
+def _sorted_out(
+    listed: Sequence[Sequence[bytes]],
+) -> tuple[tuple[Observed, ...], tuple[Unreadable, ...]]:
+    """Workers as a survey lists them: those that can be read, and what is wrong with the others."""
+    found, unreadable = [], []
+    for entry in listed:
+        try:
+            found.append(observed(_text(entry[0]), _fields(entry[1:])))
+        except Unreadable as error:
+            unreadable.append(error)
+    return tuple(found), tuple(unreadable)
 
 
 def _fields(flat: Sequence[bytes] | Mapping[bytes, bytes]) -> dict[str, str]:
     """Names and values in turn (a raw reply) or a mapping (a parsed one) as text."""
     if isinstance(flat, Mapping):
-        return {name.decode(): value.decode() for name, value in flat.items()}
-    return {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+        return {_text(name): _text(value) for name, value in flat.items()}
+    return {_text(flat[i]): _text(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+
+def _text(value: bytes) -> str:
+    """What is no UTF-8 is seen by the marks in it, and refused where it matters."""
+    return value.decode(errors="replace")
 
 
 def _scored(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
-    return tuple((flat[i].decode(), int(float(flat[i + 1]))) for i in range(0, len(flat), 2))
+    return tuple((_text(flat[i]), int(float(flat[i + 1]))) for i in range(0, len(flat), 2))
 
 
 def _never_sent(error: BaseException) -> bool:

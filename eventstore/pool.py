@@ -5,6 +5,8 @@ who wants to change it decides against that fold and commits only if the subject
 still the one that was read.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
@@ -46,6 +48,8 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     lease_seconds: Annotated[float, Meta(ge=1, le=600)] = 10.0
     renew_seconds: Annotated[float, Meta(ge=0.1, le=200)] = 3.0
     loop_stall_seconds: Annotated[float, Meta(ge=1, le=3_600)] = 30.0
+    suspicion_window_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 600.0
+    max_alone_workers: Annotated[int, Meta(ge=1, le=10_000)] = 10
 
     def __post_init__(self) -> None:
         if self.min_workers > self.max_workers:
@@ -73,6 +77,11 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             backoff_max_ms=int(self.backoff_max_seconds * 1000),
         )
 
+    @property
+    def alone_limit(self) -> int:
+        """How many workers may be taken by agents that run alone: half of them at most, but one."""
+        return min(self.max_alone_workers, max(self.max_workers // 2, 1))
+
 
 class Pool(Struct, frozen=True, kw_only=True):
     """A pool as the catalogue tells it. A deleted one stays known, so that it may come back."""
@@ -80,6 +89,8 @@ class Pool(Struct, frozen=True, kw_only=True):
     pool_name: str
     role_type: str
     config: PoolConfig = PoolConfig()
+    unknown: dict[str, object] = {}
+    """Settings that a newer version of Muster recorded: kept, and passed over."""
     version: int = 0
     deleted: bool = False
     created_seq: int = 0
@@ -118,15 +129,18 @@ class Catalogue(Struct, frozen=True, kw_only=True):
         return held.version if held else 0
 
 
-def read_config(raw: msgspec.Raw | bytes) -> PoolConfig:
-    """A recorded configuration. Fields that a newer version wrote are passed over."""
+def read_config(raw: msgspec.Raw | bytes) -> tuple[PoolConfig, dict[str, object]]:
+    """A recorded configuration, and the settings in it that only a newer version knows."""
     known = set(PoolConfig.__struct_fields__)
     fields = msgspec.json.decode(raw, type=dict[str, object])
-    return msgspec.convert({k: v for k, v in fields.items() if k in known}, PoolConfig)
+    unknown = {name: fields.pop(name) for name in fields.keys() - known}
+    return msgspec.convert(fields, PoolConfig), dict(sorted(unknown.items()))
 
 
-def write_config(config: PoolConfig) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(config))
+def write_config(
+    config: PoolConfig, unknown: Mapping[str, object] = MappingProxyType({})
+) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode({**msgspec.to_builtins(config), **unknown}))
 
 
 def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
@@ -136,10 +150,12 @@ def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
     version = catalogue.version_of(name) + 1
     match event.body:
         case PoolCreated() as body:
+            config, unknown = read_config(body.config)
             pool = Pool(
                 pool_name=name,
                 role_type=body.role_type,
-                config=read_config(body.config),
+                config=config,
+                unknown=unknown,
                 version=version,
                 created_seq=event.seq,
                 created_ms=event.ts,
@@ -147,8 +163,14 @@ def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
             )
             pools = {**pools, name: pool}
         case PoolChanged() as body:
-            config = read_config(body.config)
-            changed = replace(pools[name], config=config, version=version, changed_ms=event.ts)
+            config, unknown = read_config(body.config)
+            changed = replace(
+                pools[name],
+                config=config,
+                unknown=unknown,
+                version=version,
+                changed_ms=event.ts,
+            )
             pools = {**pools, name: changed}
         case PoolDeleted():
             changed = replace(pools[name], deleted=True, version=version, changed_ms=event.ts)

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from eventstore import agent as agents
+from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent, Status
 from eventstore.events import (
@@ -122,9 +123,14 @@ class Step:
         bodies: Iterable[AgentBody],
         *,
         fence: Fence | None = None,
+        checked: bool = True,
     ) -> Agent:
-        """Record what happened to an agent; returns what it is afterwards."""
-        self.check("agent", agent_id, old.version if old else 0, old.incarnation if old else 0)
+        """Record what happened to an agent; returns what it is afterwards.
+
+        `checked`: only if it still is as `old` says.
+        """
+        if checked:
+            self.check("agent", agent_id, old.version if old else 0, old.incarnation if old else 0)
         new = old
         for body in bodies:
             event = self.event(
@@ -149,14 +155,32 @@ class Step:
     def admit(self, agent_id: str, asked: AgentRequested | Agent) -> None:
         """List it among the living, with what its code is given."""
         self.write("live", agent_id)
-        if asked.labels or bytes(asked.input) not in (b"", b"{}"):
-            spec = {"input": asked.input, "labels": asked.labels}
-            self.write("spec", agent_id, msgspec.json.encode(spec))
+        self.keep_spec(agent_id, asked)
+
+    def keep_spec(self, agent_id: str, spec: AgentRequested | Agent) -> None:
+        """Keep what the agent is given at its start, if that is anything."""
+        if spec.labels or bytes(spec.input) not in (b"", b"{}"):
+            given = {"input": spec.input, "labels": spec.labels}
+            self.write("spec", agent_id, msgspec.json.encode(given))
+
+    def enqueue(self, agent: Agent) -> None:
+        """Put an agent that waits into its queue and on its schedules."""
+        if agent.status is Status.PENDING:
+            if agent.alone:
+                self.write("isolate", agent.agent_id)
+            else:
+                self.write("queue", agent.agent_id, agent.incarnation, agent.reason)
+            if agent.expires_ms:
+                self.write("timeout", agent.agent_id, agent.expires_ms)
+            self.write("wake")
+        elif agent.status is Status.RESTARTING:
+            self.write("due", agent.agent_id, agent.due_ms)
+            self.write("signal", "due", agent.due_ms)
 
     def _follow(self, old: Agent | None, new: Agent) -> None:
         """What a change of an agent means for hash, slot, queue and schedules."""
         agent_id = new.agent_id
-        fields = [item for pair in agents.to_hash(new).items() for item in pair]
+        fields = [item for pair in agent_hash.to_hash(new).items() for item in pair]
         self.write("agent", agent_id, len(fields) // 2, *fields)
         if old is not None:
             if old.status is Status.STARTING or old.status is Status.PENDING:
@@ -167,15 +191,11 @@ class Step:
                 self.write("undue", agent_id)
             if old.expires_ms:
                 self.write("untimeout", agent_id)
-        if new.status is Status.PENDING:
-            self.write("queue", agent_id, new.incarnation, new.reason)
-            if new.expires_ms:
-                self.write("timeout", agent_id, new.expires_ms)
-            self.write("wake")
-        elif new.status is Status.RESTARTING:
-            self.write("due", agent_id, new.due_ms)
-            self.write("signal", "due", new.due_ms)
-        elif new.ended:
+            if new.held and old.alone and not new.alone:
+                self.write("share", new.worker_id)
+                self.write("wake")
+        self.enqueue(new)
+        if new.ended:
             self.write("ended", agent_id, self.ended_ms)
         if old is not None and new.stop is not old.stop and new.held:
             self.write("inbox", new.worker_id, f"stop:{agent_id}")
@@ -205,7 +225,7 @@ class Step:
         worker_id = new.worker_id
         fields = [item for pair in workers.to_hash(new).items() for item in pair]
         if old is None:
-            fields += ["agent_count", "0", "last_heartbeat", "0", "renewal", "0"]
+            fields += ["agent_count", "0", "last_heartbeat", "0", "renewal", "0", "alone", ""]
         self.write("process", worker_id, len(fields) // 2, *fields)
         if new.status is WorkerStatus.REQUESTED:
             self.write("order", worker_id, new.deadline_ms)

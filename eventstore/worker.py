@@ -15,6 +15,7 @@ from typing import Final, TypeAlias, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
+from eventstore.errors import Unreadable
 from eventstore.events import (
     Event,
     WorkerBody,
@@ -211,7 +212,19 @@ def to_hash(worker: Worker) -> dict[str, str]:
 
 
 def from_hash(worker_id: str, fields: Mapping[str, str]) -> Worker:
-    """The inverse of `to_hash`."""
+    """The inverse of `to_hash`; fields that a newer version added are passed over, and stay.
+
+    Raises `Unreadable`.
+    """
+    try:
+        return _from_hash(worker_id, fields)
+    except KeyError as error:
+        raise Unreadable("worker", worker_id, f"its hash has no field {error}") from error
+    except ValueError as error:
+        raise Unreadable("worker", worker_id, str(error)) from error
+
+
+def _from_hash(worker_id: str, fields: Mapping[str, str]) -> Worker:
     return Worker(
         worker_id=worker_id,
         pool_name=fields["pool_name"],

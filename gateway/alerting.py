@@ -11,7 +11,14 @@ from eventstore.errors import LogUnreachable
 from eventstore.retention import Retention
 from gateway.backend import Backend
 from gateway.fallback import NAMED_MAX, Fallback, Leftovers, read_leftovers
-from gateway.probing import RedisFacts, Standing, standing, view_facts
+from gateway.probing import (
+    RedisFacts,
+    Standing,
+    ViewFacts,
+    parked_counts,
+    standing,
+    view_facts,
+)
 from projector.queries import EventRow, PoolRow, Views
 
 WINDOW_MS: Final = 600_000
@@ -53,6 +60,8 @@ async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> l
     found += _left_over(read_leftovers(backend.options.leftovers), backend.options.leftovers)
     if redis.reachable:
         found += await _untrimmed(backend)
+    found += await _parked(backend, redis)
+    found += _stopped(backend)
     return sorted(found, key=lambda alert: (alert.severity != "critical", -alert.since))
 
 
@@ -91,19 +100,60 @@ def _of_event(event: EventRow) -> Alert:
     )
 
 
-async def _lagging(backend: Backend) -> Sequence[Alert]:
+async def _parked(backend: Backend, redis: RedisFacts) -> list[Alert]:
     return [
         Alert(
+            name="parked",
+            severity="critical",
+            subject=pool,
+            pool_name=pool,
+            message=f"{count} in pool {pool} could not be processed and stand aside",
+            action="`muster parked` says what and why; mend the cause, then retry or drop them",
+        )
+        for pool, count in (await parked_counts(backend, redis)).items()
+        if count
+    ]
+
+
+def _stopped(backend: Backend) -> list[Alert]:
+    return [
+        Alert(
+            name="tail-stopped",
+            severity="critical",
+            subject=pool or "catalogue",
+            pool_name=pool,
+            message=why,
+            action="start this gateway again in the version that writes such events",
+        )
+        for pool, why in backend.tail.stopped.items()
+    ]
+
+
+def _standing_still(fact: ViewFacts) -> Alert:
+    return Alert(
+        name="projection-stopped",
+        severity="critical",
+        subject=fact.pool or "catalogue",
+        pool_name=fact.pool,
+        message=f"the views stand still at seq {fact.seq}: {fact.status}",
+        action="nothing was skipped: do what the message says, then start the projector again",
+    )
+
+
+async def _lagging(backend: Backend) -> Sequence[Alert]:
+    facts = await view_facts(backend)
+    return [_standing_still(fact) for fact in facts if fact.status != "ok"] + [
+        Alert(
             name="projection-lag",
-            severity="critical" if fact.status != "ok" else "warning",
+            severity="warning",
             subject=fact.pool or "catalogue",
             pool_name=fact.pool,
             message=f"the views are {fact.lag_seconds:.1f} s and {fact.head - fact.seq} events"
-            f" behind ({fact.status})",
+            " behind",
             action="look at the projector: is it running, and what does its log say?",
         )
-        for fact in await view_facts(backend)
-        if fact.status != "ok" or fact.lag_seconds > LAG_SECONDS
+        for fact in facts
+        if fact.status == "ok" and fact.lag_seconds > LAG_SECONDS
     ]
 
 

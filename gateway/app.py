@@ -2,7 +2,18 @@
 
 from aiohttp import web
 
-from gateway import agents, events, metrics, monitoring, openapi, pages, pools, spawning, workers
+from gateway import (
+    agents,
+    events,
+    metrics,
+    monitoring,
+    openapi,
+    pages,
+    parked,
+    pools,
+    spawning,
+    workers,
+)
 from gateway.answering import AGENTS, API
 from gateway.backend import Backend
 from gateway.keys import BACKEND
@@ -37,6 +48,9 @@ def routes() -> list[web.RouteDef]:
         web.get(AGENTS, agents.list_agents),
         web.get(f"{AGENTS}/{{agent_id}}", agents.get_agent),
         web.delete(f"{AGENTS}/{{agent_id}}", agents.delete_agent),
+        web.get(f"{API}/parked", parked.list_parked),
+        web.post(f"{API}/parked/{{parked_id}}/retry", parked.retry),
+        web.delete(f"{API}/parked/{{parked_id}}", parked.drop),
         web.get(f"{API}/events", events.follow, allow_head=False),
         web.get("/healthz", monitoring.alive),
         web.get("/readyz", monitoring.ready),

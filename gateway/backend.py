@@ -85,6 +85,7 @@ class Backend:
             (self.waiters, self.feed, self.observations),
             self.trail,
             open_catalogue=lambda: self.with_catalogue(lambda catalogue: catalogue.start()),
+            on_stopped=self.waiters.release,
         )
 
     async def close(self) -> None:

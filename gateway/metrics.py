@@ -15,7 +15,7 @@ from eventstore.errors import LogUnreachable
 from gateway.backend import Backend
 from gateway.keys import BACKEND
 from gateway.observing import Histogram
-from gateway.probing import RedisFacts, redis_facts, standing, view_facts
+from gateway.probing import RedisFacts, parked_counts, redis_facts, standing, view_facts
 from gateway.problems import Problem
 from projector.queries import PoolRow
 
@@ -87,6 +87,7 @@ async def metrics(request: web.Request) -> web.Response:
         "muster_loop_lag_seconds", backend.observations.loop_lag_seconds, {"process": "gateway"}
     )
     await _streams(out, backend)
+    await _parked(out, backend, facts)
     _redis(out, facts)
     _fallback(out, backend)
     _observed(out, backend)
@@ -129,11 +130,12 @@ async def _streams(out: Exposition, backend: Backend) -> None:
                 backend.log.client, "HGET", backend.log.keys.pool(pool, "meta"), "waiting"
             )
             length = await execute(backend.log.client, "XLEN", commands)
+            alone = await execute(backend.log.client, "ZCARD", backend.log.keys.pool(pool, "alone"))
             here = await standing(backend, pool)
         except (*UNREACHABLE, RedisError, LogUnreachable):
             return
-        lag[pool] = int(waiting or 0)
-        pending[pool] = max(int(length) - lag[pool], 0)
+        lag[pool] = int(waiting or 0) + int(alone)
+        pending[pool] = max(int(length) - int(waiting or 0), 0)
         entries[pool], trimmed[pool] = here.entries, here.first_seq - 1
     for name, kind, found, summary in (
         ("lag", "gauge", lag, "Spawn commands that nobody has claimed."),
@@ -144,6 +146,12 @@ async def _streams(out: Exposition, backend: Backend) -> None:
         out.family(f"muster_stream_{name}", kind, summary)
         for pool, count in found.items():
             out.sample(f"muster_stream_{name}", count, {"pool": pool})
+
+
+async def _parked(out: Exposition, backend: Backend, facts: RedisFacts) -> None:
+    out.family("muster_parked", "gauge", "Things that could not be processed and were put aside.")
+    for pool, count in (await parked_counts(backend, facts)).items():
+        out.sample("muster_parked", count, {"pool": pool})
 
 
 def _redis(out: Exposition, facts: RedisFacts) -> None:

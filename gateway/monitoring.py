@@ -15,7 +15,14 @@ from gateway.answering import after, answer, cursor_of
 from gateway.backend import Backend
 from gateway.capabilities import DurabilityFacts
 from gateway.keys import BACKEND
-from gateway.probing import RedisFacts, ViewFacts, redis_facts, unreadiness, view_facts
+from gateway.probing import (
+    RedisFacts,
+    ViewFacts,
+    parked_counts,
+    redis_facts,
+    unreadiness,
+    view_facts,
+)
 from gateway.requests import HealthQuery, Nothing, query
 from projector.queries import AgentFilter, AgentRow, EventRow, HostRow, PoolRow, WorkerRow
 
@@ -51,6 +58,8 @@ class SystemFigures(Struct, frozen=True, kw_only=True):
     """Numbers of agents that have not ended, by pool and status."""
     workers: int
     event_streams: int
+    parked: dict[str, int]
+    """How many things could not be processed and wait for an operator, by pool."""
 
 
 class Dashboard(Struct, frozen=True, kw_only=True):
@@ -114,6 +123,7 @@ async def system(request: web.Request) -> web.Response:
     async with backend.reading() as views:
         await backend.settle(views, request)
         counted, workers = await views.count_agents(), await views.workers()
+    facts = await redis_facts(backend)
     return answer(
         SystemFigures(
             version=backend.options.version,
@@ -122,13 +132,14 @@ async def system(request: web.Request) -> web.Response:
             pid=os.getpid(),
             uptime_seconds=round(time.time() - backend.started_at, 1),
             host=_host_figures(),
-            redis=await redis_facts(backend),
+            redis=facts,
             durability=backend.capabilities.facts(),
             database=backend.options.database_url.partition(":")[0].partition("+")[0],
             views=await view_facts(backend),
             agents=counted,
             workers=len(workers),
             event_streams=len(backend.feed),
+            parked=await parked_counts(backend, facts),
         )
     )
 

@@ -22,6 +22,7 @@ from gateway.monitoring import (
     Readiness,
     SystemFigures,
 )
+from gateway.parked import ParkedList, ParkedRow
 from gateway.problems import CONTENT_TYPE
 from gateway.problems import Body as ProblemBody
 from projector.queries import AgentRow, PoolRow
@@ -49,6 +50,7 @@ PART: Final = {
     "pool_name": asked.PoolName,
     "agent_id": asked.Identifier,
     "project_id": asked.ProjectId,
+    "parked_id": asked.ParkedId,
     "name": str,
 }
 
@@ -220,6 +222,31 @@ OPERATIONS: Final = (
         summary="Health of the agents, by pool",
         query=asked.HealthQuery,
         answers=((200, "The agents' health", HealthReport),),
+    ),
+    Operation(
+        method="get",
+        path=f"{API}/parked",
+        tag="parked",
+        summary="What could not be processed, and why",
+        query=asked.ParkedQuery,
+        answers=((200, "What is parked, the oldest first", ParkedList),),
+    ),
+    Operation(
+        method="post",
+        path=f"{API}/parked/{{parked_id}}/retry",
+        tag="parked",
+        summary="Put it back where it came from",
+        body=asked.RetryRequest,
+        answers=((200, "It was put back", ParkedRow),),
+        problems=(404, 409, 413, 415),
+    ),
+    Operation(
+        method="delete",
+        path=f"{API}/parked/{{parked_id}}",
+        tag="parked",
+        summary="Give it up: an agent is ended, a worker taken for lost",
+        answers=((200, "It was given up", ParkedRow),),
+        problems=(404, 409),
     ),
     Operation(
         method="get",

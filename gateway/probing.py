@@ -7,8 +7,9 @@ from typing import Final
 from msgspec import Struct
 from redis.exceptions import RedisError
 
+from eventstore import parking
 from eventstore.connection import UNREACHABLE, execute, inspect, server_version, shielded
-from eventstore.errors import LogUnreachable, MusterError
+from eventstore.errors import LogError, LogUnreachable, MusterError
 from gateway.backend import Backend
 from gateway.problems import Problem
 
@@ -115,11 +116,23 @@ async def view_facts(backend: Backend) -> list[ViewFacts]:
     return facts
 
 
+async def parked_counts(backend: Backend, redis: RedisFacts) -> dict[str, int]:
+    """How many things are parked, by pool; none are told where Redis does not answer."""
+    pools = list(backend.known_pools()) if redis.reachable else []
+    try:
+        async with asyncio.timeout(REDIS_SECONDS):
+            counts = await asyncio.gather(*(parking.count(backend.log, name) for name in pools))
+    except (LogError, TimeoutError):
+        return {}
+    return dict(zip(pools, counts, strict=True))
+
+
 async def unreadiness(backend: Backend) -> list[str]:
     """Why this gateway makes no progress; empty if it does."""
-    reasons = []
+    reasons = list(backend.tail.stopped.values())
     if not backend.tail.following:
-        reasons.append("the log is not being followed: Redis does not answer")
+        why = backend.tail.trouble or "Redis does not answer"
+        reasons.append(f"the log is not being followed: {why}")
     capabilities = backend.capabilities
     if capabilities.known and (why := capabilities.known.no_writes):
         reasons.append(f"Redis takes no writes: {why}")

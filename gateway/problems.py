@@ -15,6 +15,7 @@ from msgspec import Struct
 from eventstore.errors import (
     Busy,
     Halted,
+    LayoutTooNew,
     LogError,
     LogMissing,
     LogUnreachable,
@@ -22,9 +23,17 @@ from eventstore.errors import (
     NotEnoughReplicas,
     OutcomeUnknown,
     RolledBack,
+    UnknownEvent,
+    Unreadable,
 )
 from eventstore.events import Error
-from projector.queries import AgentRow, ArchiveIncomplete, NotReached, TooCostly, Unreadable
+from projector.queries import (
+    AgentRow,
+    ArchiveIncomplete,
+    ArchiveUnreadable,
+    NotReached,
+    TooCostly,
+)
 
 CONTENT_TYPE: Final = "application/problem+json"
 
@@ -38,11 +47,13 @@ class Kind(StrEnum):
     NOT_FOUND = "not-found"
     AGENT_NOT_FOUND = "agent-not-found"
     POOL_NOT_FOUND = "pool-not-found"
+    PARKED_NOT_FOUND = "parked-not-found"
     METHOD_NOT_ALLOWED = "method-not-allowed"
     AGENT_WITHDRAWN = "agent-withdrawn"
     POOL_CLOSED = "pool-closed"
     POOL_EXISTS = "pool-exists"
     POOL_NOT_EMPTY = "pool-not-empty"
+    CANNOT_BE_READ = "cannot-be-read"
     BODY_TOO_SLOW = "body-too-slow"
     BODY_TOO_LARGE = "body-too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
@@ -79,11 +90,13 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.NOT_FOUND: (404, "There is nothing here"),
     Kind.AGENT_NOT_FOUND: (404, "There is no such agent"),
     Kind.POOL_NOT_FOUND: (404, "There is no such pool"),
+    Kind.PARKED_NOT_FOUND: (404, "Nothing like this is parked"),
     Kind.METHOD_NOT_ALLOWED: (405, "This method does not apply here"),
     Kind.AGENT_WITHDRAWN: (409, "The agent ended before it ran"),
     Kind.POOL_CLOSED: (409, "The pool takes no more spawns"),
     Kind.POOL_EXISTS: (409, "The pool exists already"),
     Kind.POOL_NOT_EMPTY: (409, "The pool has live agents"),
+    Kind.CANNOT_BE_READ: (409, "It cannot be read, or is of a newer version"),
     Kind.BODY_TOO_SLOW: (408, "The body did not come in time"),
     Kind.BODY_TOO_LARGE: (413, "The body is too large"),
     Kind.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be JSON"),
@@ -210,20 +223,31 @@ def translate(error: Exception) -> Problem | None:
             return Problem(Kind.LOG_MISSING, str(error))
         case RolledBack() | Halted():
             return Problem(Kind.LOG_ROLLED_BACK, f"{error}; recover it with `muster recover`")
-        case NotReached():
-            return Problem(Kind.AS_OF_NOT_REACHED, str(error), field="as_of")
-        case ArchiveIncomplete():
-            return Problem(Kind.ARCHIVE_INCOMPLETE, str(error), field="as_of")
-        case TooCostly():
-            return Problem(Kind.AS_OF_TOO_COSTLY, str(error), field="as_of")
-        case Unreadable():
-            return Problem(Kind.ARCHIVE_UNREADABLE, str(error))
+        case NotReached() | ArchiveIncomplete() | TooCostly() | ArchiveUnreadable():
+            return _of_the_past(error)
+        case Unreadable() | UnknownEvent() | LayoutTooNew():
+            return Problem(Kind.CANNOT_BE_READ, str(error))
         case Busy():
             return Problem(Kind.BUSY, str(error))
         case LogError():
             return Problem(Kind.REDIS_REFUSES, str(error))
         case _:
             return None
+
+
+def _of_the_past(
+    error: NotReached | ArchiveIncomplete | TooCostly | ArchiveUnreadable,
+) -> Problem:
+    """A look back that cannot be answered."""
+    match error:
+        case NotReached():
+            return Problem(Kind.AS_OF_NOT_REACHED, str(error), field="as_of")
+        case ArchiveIncomplete():
+            return Problem(Kind.ARCHIVE_INCOMPLETE, str(error), field="as_of")
+        case TooCostly():
+            return Problem(Kind.AS_OF_TOO_COSTLY, str(error), field="as_of")
+        case ArchiveUnreadable():
+            return Problem(Kind.ARCHIVE_UNREADABLE, str(error))
 
 
 def _from_http(error: web.HTTPException) -> Problem:

@@ -29,6 +29,13 @@ PoolName = Annotated[
 ]
 RoleName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,63}$(?!\n)")]
 ProjectId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$(?!\n)")]
+ParkedId = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9_-]{1,63}:(agent|worker|command|heartbeat):[^\x00-\x1f\x7f]{1,256}$(?!\n)",
+        description="As the list of what is parked gives it",
+    ),
+]
 Identifier = Annotated[
     str,
     Meta(
@@ -150,6 +157,14 @@ class DeletePoolQuery(Request, frozen=True):
     """`force`: end the agents that it has."""
 
     force: bool = False
+
+
+class ParkedQuery(Request, frozen=True):
+    pool_name: PoolName | None = None
+
+
+class RetryRequest(Request, frozen=True):
+    """An empty object: nothing is to be said."""
 
 
 class HealthQuery(Request, frozen=True):

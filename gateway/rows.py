@@ -6,18 +6,20 @@ from eventstore.agent import Agent, Status
 from projector.queries import AgentRow
 
 WAITING = "waiting to be claimed"
+ALONE = "needs a worker of its own"
 
 
 def row_of(agent: Agent, generation: int) -> AgentRow:
     """What is known from folding alone: nothing that heartbeats tell."""
     waits = agent.status is Status.PENDING and not agent.reason
+    waiting = ALONE if agent.alone else WAITING
     return AgentRow(
         agent_id=agent.agent_id,
         pool_name=agent.pool_name,
         role_type=agent.role_type,
         project_id=agent.project_id,
         status=agent.status.value,
-        reason=WAITING if waits else agent.reason,
+        reason=waiting if waits else agent.reason,
         incarnation=agent.incarnation,
         version=agent.version,
         process_id=agent.worker_id,
@@ -29,6 +31,8 @@ def row_of(agent: Agent, generation: int) -> AgentRow:
         input=msgspec.json.decode(agent.input, type=dict[str, object]),
         last_error=agent.last_error,
         failures=len(agent.failures),
+        losses=len(agent.losses),
+        alone=agent.alone,
         created_at=agent.requested_ms,
         started_at=agent.started_ms,
         ended_at=agent.ended_ms,

@@ -18,8 +18,8 @@ from redis.exceptions import RedisError
 
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import UNREACHABLE, execute
-from eventstore.errors import MusterError
-from eventstore.events import LogRecovered
+from eventstore.errors import LogUnreachable, MusterError, UnknownEvent
+from eventstore.events import ENTRY_FIELDS, LogRecovered, decode_entry, demand_known
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from eventstore.pool import Catalogue
@@ -40,6 +40,20 @@ class Listener(Protocol):
     """What the tail tells; must neither wait nor raise."""
 
     def take(self, pool: str, entries: Sequence[Entry]) -> None: ...
+
+
+def demand_readable(entry: Entry, *, whole: bool) -> None:
+    """Raises `UnknownEvent` unless this version can read it; `whole`: its body, too."""
+    stream_id, fields = entry
+    if whole or len(fields) != 2 * len(ENTRY_FIELDS):
+        decode_entry(stream_id, fields)
+    try:
+        demand_known(fields[1].decode(), int(fields[3]))
+        for number in (fields[5], fields[11] or 0, fields[15] or 0, fields[25]):
+            int(number)
+        b"".join(fields).decode()
+    except ValueError as error:
+        raise UnknownEvent(repr(fields[1]), 0, None, str(error)) from error
 
 
 class Head:
@@ -70,8 +84,11 @@ class Tail:
         trail: Trail,
         *,
         open_catalogue: Callable[[], Awaitable[Catalogue]],
+        on_stopped: Callable[[], None],
     ) -> None:
         self.positions: dict[str, str] = {}
+        self.stopped: dict[str, str] = {}
+        """Logs that cannot be followed on, and why: one event could not be read."""
         self.heads: dict[str, Head] = {}
         self._log = events
         self._reader = reader
@@ -79,6 +96,9 @@ class Tail:
         self._listeners = listeners
         self._trail = trail
         self._open_catalogue = open_catalogue
+        self._on_stopped = on_stopped
+        self.trouble = ""
+        """Why no log is being followed at the moment, where that is not Redis being away."""
         self._task: asyncio.Task[None] | None = None
         self._following = asyncio.Event()
         self._read_at = 0.0
@@ -125,6 +145,7 @@ class Tail:
             if not self._following.is_set():
                 log.info("gateway.tail_following", streams=len(self.positions))
                 self._following.set()
+                self.trouble = ""
             delay = 0.0
 
     async def _outage(self, error: Exception, delay: float) -> float:
@@ -132,6 +153,7 @@ class Tail:
         if delay == 0.0:
             log.warning("gateway.tail_lost", error=str(error))
         self._following.clear()
+        self.trouble = "" if isinstance(error, LogUnreachable) else str(error)
         first, longest = BACKOFF_SECONDS
         delay = min(delay * 2 or first, longest)
         await asyncio.sleep(delay)
@@ -157,17 +179,25 @@ class Tail:
         if not last:
             return "0-0", Head()
         stream_id, fields = last[0]
-        return stream_id.decode(), Head(int(fields[5]), int(fields[25]))
+        try:
+            return stream_id.decode(), Head(int(fields[5]), int(fields[25]))
+        except (IndexError, ValueError) as error:
+            raise MusterError(f"the last entry of {stream} is no event: {error}") from error
 
     async def _read(self) -> None:
-        streams = {self._stream(pool): pool for pool in self.positions}
+        going = [pool for pool in self.positions if pool not in self.stopped]
+        streams = {self._stream(pool): pool for pool in going}
         at = {stream: self.positions[pool] for stream, pool in streams.items()}
         # After an outage the first look does not block, so that it is soon known to be over.
+        if not at:
+            await asyncio.sleep(self._reader.block_ms / 1000)
         found = await self._reader.read(at, block=self._following.is_set())
         self._read_at = time.monotonic()
         for stream, entries in found.items():
-            await self._fill(streams[stream], entries[0])
-            self._take(streams[stream], entries)
+            pool = streams[stream]
+            if self._readable(pool, entries[:1]):
+                await self._fill(pool, entries[0])
+                self._take(pool, entries)
         if self._catalogue.void:
             await self._open_catalogue()
         for pool in self._catalogue.state.pools:
@@ -177,7 +207,9 @@ class Tail:
     async def _fill(self, pool: str, following: Entry) -> None:
         """Take what left the stream before this tail came to it."""
         until, end = following[0].decode(), _seq(following)
-        while (seen := self.heads.setdefault(pool, Head()).seq) + 1 < end:
+        while (
+            pool not in self.stopped and (seen := self.heads.setdefault(pool, Head()).seq) + 1 < end
+        ):
             found = await self._trail.after(pool, self.positions[pool], until=until, count=PAGE)
             missed = [entry for entry in found if _seq(entry) < end]
             if not missed:
@@ -186,14 +218,41 @@ class Tail:
             self._take(pool, missed)
 
     def _take(self, pool: str, entries: Sequence[Entry]) -> None:
+        entries = () if pool in self.stopped else self._readable(pool, entries)
+        if not entries:
+            return
+        if pool == CATALOGUE:
+            try:
+                self._catalogue.take(list(entries))
+            except UnknownEvent as error:
+                self._stop(pool, str(error))
+                return
         last_id, last = entries[-1]
         self.positions[pool] = last_id.decode()
         self.heads.setdefault(pool, Head()).moved(int(last[5]), int(last[25]))
         self._raise_floor(pool, entries)
         for listener in self._listeners:
             listener.take(pool, entries)
-        if pool == CATALOGUE:
-            self._catalogue.take(list(entries))
+
+    def _readable(self, pool: str, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Those before the first that this version cannot read; that one stops the log's tail."""
+        for number, entry in enumerate(entries):
+            try:
+                demand_readable(entry, whole=pool == CATALOGUE)
+            except UnknownEvent as error:
+                self._stop(pool, f"entry {entry[0].decode()}: {error}")
+                return entries[:number]
+        return entries
+
+    def _stop(self, pool: str, why: str) -> None:
+        """Follow this log no further: nothing is skipped."""
+        name = f"pool {pool!r}" if pool else "the catalogue"
+        self.stopped[pool] = (
+            f"the log of {name} is followed no further: {why}; upgrade this gateway and start it"
+            " again"
+        )
+        log.error("gateway.tail_stopped", pool=pool, reason=self.stopped[pool])
+        self._on_stopped()
 
     def _raise_floor(self, pool: str, entries: Sequence[Entry]) -> None:
         """What was read here must not be missing from the log later."""

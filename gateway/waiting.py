@@ -114,6 +114,8 @@ class Waiters:
                 event = decode_entry(stream_id, fields)
             except UnknownEvent as error:
                 log.warning("gateway.unknown_event", pool=pool, error=str(error))
+                for watch in watches:  # what comes after it cannot be folded
+                    watch.close()
                 continue
             for watch in watches:
                 watch.put(event)
@@ -121,6 +123,10 @@ class Waiters:
     def close(self) -> None:
         """Wake everybody: the gateway stops, and what was accepted goes on without it."""
         self._closed = True
+        self.release()
+
+    def release(self) -> None:
+        """Let everybody who waits now answer with what is known."""
         for watches in (*self._watches.values(), *self._pools.values()):
             for watch in watches:
                 watch.close()

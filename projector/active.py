@@ -12,7 +12,8 @@ import structlog
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from eventstore.log import CATALOGUE
+from eventstore.errors import LogError, LogUnreachable, Unreadable
+from eventstore.log import CATALOGUE, Log
 from eventstore.reader import Entry, Reader
 from eventstore.retention import Retention
 from projector import heartbeats
@@ -74,6 +75,7 @@ class Active:
         self._database = database
         self._source = source
         self._lease = lease
+        self._log = Log(source.client, source.keys)
         self._projection = Projection(SERVING, archives=True)
         self._audited_at = time.monotonic()
 
@@ -230,8 +232,20 @@ class Active:
             if gathered.workers:
                 heartbeats.forget_old(connection, gathered.workers[-1]["last_heartbeat"])
 
+        for one in gathered.unread:
+            await self._park(one)
         await self._database.write(write)
         positions.update(gathered.positions)
+
+    async def _park(self, one: heartbeats.Unread) -> None:
+        """Put a heartbeat aside that says nothing to us; the folding does not wait for that."""
+        damage = Unreadable("heartbeat", one.worker_id, one.reason)
+        try:
+            await self._log.park(one.pool, damage, content=one.content)
+        except LogUnreachable:
+            raise
+        except LogError as error:
+            log.warning("heartbeat.not_parked", pool=one.pool, error=str(error))
 
 
 def _note(stage: Stage) -> None:

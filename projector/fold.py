@@ -4,7 +4,8 @@ It is the very `evolve` that the write side decides with. Beside a worker stands
 holds, counted from the agents' own events, so that the capacity of a pool is a sum over workers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from msgspec import Struct, field
@@ -48,10 +49,11 @@ class Unfoldable(Exception):
 
 
 class Crew(Struct, frozen=True):
-    """A worker and the number of agents in its slots."""
+    """A worker, the number of agents in its slots, and the one that has it for itself, if any."""
 
     worker: Worker
     agent_count: int = 0
+    alone: str = ""
 
 
 class State(Struct, frozen=True):
@@ -97,30 +99,36 @@ def _fold_agent(pool: str, event: Event, before: State, after: State) -> None:
     old = after.agents.get(event.subject) or before.agents.get(event.subject)
     if (old is None) is not isinstance(event.body, AgentRequested):
         raise Unfoldable(event, "no such agent" if old is None else "it exists already")
-    new = agents.evolve(old, event, pool)
+    with _foldable(event):
+        new = agents.evolve(old, event, pool)
     after.agents[event.subject] = new
     left, joined = _holder(old), _holder(new)
     if left != joined:
-        _count(left, -1, before, after)
-        _count(joined, +1, before, after)
+        _count(left, -1, "", before, after)
+        _count(joined, +1, new.agent_id if new.alone else "", before, after)
+    elif joined and old is not None and old.alone and not new.alone:
+        _count(joined, 0, "", before, after)
 
 
 def _holder(agent: Agent | None) -> str:
     return agent.worker_id if agent is not None and agent.held else ""
 
 
-def _count(worker_id: str, change: int, before: State, after: State) -> None:
+def _count(worker_id: str, change: int, alone: str, before: State, after: State) -> None:
     crew = after.workers.get(worker_id) or before.workers.get(worker_id)
     if crew is not None:
-        after.workers[worker_id] = Crew(crew.worker, crew.agent_count + change)
+        after.workers[worker_id] = Crew(crew.worker, crew.agent_count + change, alone)
 
 
 def _fold_worker(pool: str, event: Event, before: State, after: State) -> None:
     old = after.workers.get(event.subject) or before.workers.get(event.subject)
     if (old is None) is not isinstance(event.body, WorkerRequested):
         raise Unfoldable(event, "no such worker" if old is None else "it exists already")
-    new = workers.evolve(old.worker if old else None, event, pool)
-    after.workers[event.subject] = Crew(new, old.agent_count if old else 0)
+    with _foldable(event):
+        new = workers.evolve(old.worker if old else None, event, pool)
+    after.workers[event.subject] = Crew(
+        new, old.agent_count if old else 0, old.alone if old else ""
+    )
 
 
 def fold_catalogue(events: Iterable[Event], before: Catalogue) -> Catalogue:
@@ -128,8 +136,18 @@ def fold_catalogue(events: Iterable[Event], before: Catalogue) -> Catalogue:
     after = before
     for event in events:
         _demand_known(event, after)
-        after = pools.evolve(after, event)
+        with _foldable(event):
+            after = pools.evolve(after, event)
     return after
+
+
+@contextmanager
+def _foldable(event: Event) -> Iterator[None]:
+    """What `evolve` cannot make sense of: a pool's settings out of their range, for example."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        raise Unfoldable(event, str(error)) from error
 
 
 def _demand_known(event: Event, catalogue: Catalogue) -> None:

@@ -27,12 +27,24 @@ class Beat(Struct, frozen=True):
     agent_count: int = 0
 
 
+class Unread(Struct, frozen=True):
+    """A heartbeat that is none, or a newer version's."""
+
+    pool: str
+    worker_id: str
+    stream_id: str
+    reason: str
+    content: bytes
+
+
 class Gathered(Struct, frozen=True):
     """The newest heartbeats of some workers, as rows, and the last id read by pool."""
 
     agents: list[dict[str, Any]]
     workers: list[dict[str, Any]]
     positions: dict[str, str]
+    unread: list[Unread] = []
+    """One of each worker: the next follows in seconds."""
 
 
 _decoder = msgspec.json.Decoder(Beat)
@@ -40,15 +52,18 @@ _SUBJECT, _TS, _DATA = 9, 25, 27
 
 
 def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
-    """Entries by pool. One that cannot be read is passed over: the next one follows in seconds."""
+    """Entries by pool. One that cannot be read holds up none of the others."""
+    unread: dict[tuple[str, str], Unread] = {}
     agents: dict[tuple[str, str], dict[str, Any]] = {}
     workers: dict[tuple[str, str], dict[str, Any]] = {}
     for pool, beats in entries.items():
-        for _, fields in beats:
+        for stream_id, fields in beats:
             try:
                 worker_id, ts = fields[_SUBJECT].decode(), int(fields[_TS])
                 beat = _decoder.decode(fields[_DATA])
-            except (msgspec.MsgspecError, IndexError, ValueError):
+            except (msgspec.MsgspecError, IndexError, ValueError) as error:
+                damaged = _unread(pool, stream_id, fields, error)
+                unread[pool, damaged.worker_id] = damaged
                 continue
             workers[pool, worker_id] = {
                 "worker_id": worker_id,
@@ -66,7 +81,15 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
                     "last_heartbeat": ts,
                 }
     last = {pool: beats[-1][0].decode() for pool, beats in entries.items() if beats}
-    return Gathered([*agents.values()], [*workers.values()], last)
+    return Gathered([*agents.values()], [*workers.values()], last, [*unread.values()])
+
+
+def _unread(pool: str, stream_id: bytes, fields: Sequence[bytes], error: Exception) -> Unread:
+    """Known by its worker; where it names none, by the entry."""
+    at = stream_id.decode()
+    named = fields[_SUBJECT].decode(errors="replace") if len(fields) > _DATA else ""
+    content = fields[_DATA] if len(fields) > _DATA else b" ".join(fields)
+    return Unread(pool, named or at, at, f"a heartbeat at {at}: {error}", content)
 
 
 def write(connection: Connection, gathered: Gathered) -> None:

@@ -57,7 +57,7 @@ __all__ = [
     "Moment",
     "NotReached",
     "TooCostly",
-    "Unreadable",
+    "ArchiveUnreadable",
 ]
 
 CONNECTIONS: Final = 2
@@ -68,7 +68,7 @@ IDS_REMEMBERED: Final = 500_000
 T = TypeVar("T")
 
 
-class Unreadable(MusterError):
+class ArchiveUnreadable(MusterError):
     """The archive holds an event that cannot be read, or that cannot follow those before it."""
 
 
@@ -86,7 +86,7 @@ class Known(Struct):
 class History:
     """Questions about the past. Methods are coroutines and read-only.
 
-    They raise `TooCostly`, `ArchiveIncomplete`, `Unreadable`, and `DatabaseError`.
+    They raise `TooCostly`, `ArchiveIncomplete`, `ArchiveUnreadable`, and `DatabaseError`.
     """
 
     def __init__(self, database_url: str, *, seconds: float) -> None:
@@ -192,7 +192,7 @@ class History:
                 known, census = self._know(past), self._census(past)
                 ids = known.workers.ever if ended else known.workers.living
                 some = past.workers([worker_id for worker_id in ids if worker_id > after][:limit])
-                rows += [row_of_worker(w, census.held.get(i, 0)) for i, w in some.items()]
+                rows += [row_of_worker(worker, census) for worker in some.values()]
             return sorted(rows, key=lambda row: row.worker_id)[:limit]
 
         return await self._ask(work)
@@ -301,7 +301,7 @@ class History:
                     raise
                 raise TooCostly from error
             except (Unfoldable, UnknownEvent, msgspec.DecodeError) as error:
-                raise Unreadable(str(error)) from error
+                raise ArchiveUnreadable(str(error)) from error
 
         return await self._database.read(bounded)
 

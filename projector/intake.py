@@ -39,8 +39,17 @@ def admit(position: Position, rows: Sequence[EventRow]) -> Admitted:
             break
         try:
             events.append(event_of(row))
-        except (UnknownEvent, msgspec.DecodeError) as error:
-            problem = f"unreadable event: seq {row.seq} ({row.stream_id}): {error}"
+        except UnknownEvent as error:
+            problem = (
+                f"unreadable event: seq {row.seq} ({row.stream_id}): {error}; nothing was skipped:"
+                " run a projector of the version that wrote it, or newer"
+            )
+            break
+        except msgspec.DecodeError as error:
+            problem = (
+                f"unreadable event: seq {row.seq} ({row.stream_id}): {row.type!r} version"
+                f" {row.version}: {error}; nothing was skipped: its data is damaged"
+            )
             break
     return Admitted(list(rows[: len(events)]), events, problem)
 

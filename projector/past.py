@@ -56,17 +56,23 @@ class Population(Struct, frozen=True):
 
 
 class Census(Struct, frozen=True):
-    """What the living add up to. `held`: agents by worker."""
+    """What the living add up to. `held`: agents by worker; `alone`: who has one for itself."""
 
     statuses: Mapping[str, int]
     held: Mapping[str, int]
+    alone: Mapping[str, str]
     workers: Sequence[Worker]
+
+    def _used(self, worker: Worker) -> int:
+        """Slots that nobody else can have."""
+        alone = worker.worker_id in self.alone
+        return worker.max_agents if alone else self.held.get(worker.worker_id, 0)
 
     def capacity(self) -> dict[str, Any]:
         """As the SQL view `pool_capacity` counts it."""
         active = [w for w in self.workers if w.status is WorkerStatus.ACTIVE]
         total = sum(worker.max_agents for worker in active)
-        used = sum(self.held.get(worker.worker_id, 0) for worker in active)
+        used = sum(map(self._used, active))
         ordered = sum(worker.status is WorkerStatus.REQUESTED for worker in self.workers)
         return {
             "process_count": sum(worker.status in LIVING_WORKERS for worker in self.workers),
@@ -131,12 +137,15 @@ class Past:
     def census(self, agents: Population, workers: Population) -> Census:
         statuses: Counter[str] = Counter()
         held: Counter[str] = Counter()
+        alone: dict[str, str] = {}
         for ids in _chunks(agents.living):
             for agent, _ in self.agents(ids).values():
                 statuses[agent.status.value] += 1
                 if agent.held:
                     held[agent.worker_id] += 1
-        return Census(statuses, held, list(self.workers(workers.living).values()))
+                    if agent.alone:
+                        alone[agent.worker_id] = agent.agent_id
+        return Census(statuses, held, alone, list(self.workers(workers.living).values()))
 
     # ---- some of them --------------------------------------------------------------------------
 
@@ -227,14 +236,15 @@ def row_of_agent(agent: Agent, generation: int, room: Room | None) -> AgentRow:
     return row if room is not None else replace(row, reason=agent.reason)
 
 
-def row_of_worker(worker: Worker, agent_count: int) -> WorkerRow:
-    live = {"last_heartbeat": 0, "loop_lag_ms": 0.0}
-    return worker_row({**worker_record(worker, agent_count), **live})
+def row_of_worker(worker: Worker, census: Census) -> WorkerRow:
+    name, live = worker.worker_id, {"last_heartbeat": 0, "loop_lag_ms": 0.0}
+    record = worker_record(worker, census.held.get(name, 0), census.alone.get(name, ""))
+    return worker_row({**record, **live})
 
 
 def rows_of_pools(catalogue: Catalogue, censuses: Mapping[str, Census]) -> list[PoolRow]:
     """Pools that were not deleted, in the order of their names."""
-    empty = Census({}, {}, ())
+    empty = Census({}, {}, {}, ())
     return [
         pool_row({**pool_record(pool), **censuses.get(name, empty).capacity()})
         for name, pool in sorted(catalogue.live_pools().items())

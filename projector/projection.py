@@ -183,14 +183,17 @@ class Projection:
         found = {i: self._workers[pool, i] for i in ids if (pool, i) in self._workers}
         table = self.tables.workers
         for row in _rows(connection, table, "worker_id", pool, ids - found.keys()):
-            found[row["worker_id"]] = Crew(worker_of(row), row["agent_count"])
+            found[row["worker_id"]] = Crew(worker_of(row), row["agent_count"], row["alone"])
         return found
 
     # ---- rows --------------------------------------------------------------------------------
 
     def _write_state(self, connection: Connection, state: State, generation: int) -> None:
         agents = [agent_record(agent, generation) for agent in state.agents.values()]
-        workers = [worker_record(crew.worker, crew.agent_count) for crew in state.workers.values()]
+        workers = [
+            worker_record(crew.worker, crew.agent_count, crew.alone)
+            for crew in state.workers.values()
+        ]
         write_rows(connection, self.tables.agents, agents, "replace")
         write_rows(connection, self.tables.workers, workers, "replace")
 

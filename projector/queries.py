@@ -7,16 +7,18 @@ from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
+from eventstore.agent import Agent
+from eventstore.worker import Worker
 from projector import archive, selections
 from projector.database import Database, DatabaseError, disconnected
 from projector.history import (
     ArchiveIncomplete,
+    ArchiveUnreadable,
     AsOf,
     History,
     Moment,
     NotReached,
     TooCostly,
-    Unreadable,
 )
 from projector.projection import read_positions
 from projector.rows import (
@@ -47,7 +49,7 @@ __all__ = [
     "Position",
     "TooCostly",
     "Trail",
-    "Unreadable",
+    "ArchiveUnreadable",
     "Views",
     "WorkerRow",
 ]
@@ -206,6 +208,14 @@ class Views:
     async def archived_id(self, pool: str, seq: int) -> str:
         """The id of the last archived event below a seq; `0` if there is none."""
         return await self._read(lambda c: archive.id_before(c, pool, seq))
+
+    async def agent_state(self, pool: str, agent_id: str) -> Agent | None:
+        """An agent as the fold of its events, for whoever makes its hash anew."""
+        return await self._read(lambda c: selections.agent_state(c, pool, agent_id))
+
+    async def worker_state(self, pool: str, worker_id: str) -> Worker | None:
+        """The same for a worker."""
+        return await self._read(lambda c: selections.worker_state(c, pool, worker_id))
 
     async def recent(
         self, types: Sequence[str], *, since_ms: int, limit: int = 100

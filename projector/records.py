@@ -47,6 +47,7 @@ def agent_record(agent: Agent, generation: int) -> Record:
         "due_at": agent.due_ms,
         "failures": ",".join(map(str, agent.failures)),
         "losses": ",".join(map(str, agent.losses)),
+        "alone": agent.alone,
         "input": bytes(agent.input).decode(),
         "labels": _json(agent.labels),
         "last_error": _json(agent.last_error) if agent.last_error else "",
@@ -77,6 +78,7 @@ def agent_of(row: Row) -> Agent:
         due_ms=row["due_at"],
         failures=times(row["failures"]),
         losses=times(row["losses"]),
+        alone=row["alone"],
         input=msgspec.Raw(row["input"].encode()),
         labels=labels(row),
         last_error=last_error(row),
@@ -99,7 +101,8 @@ def last_error(row: Row) -> Error | None:
     return _error.decode(row["last_error"]) if row["last_error"] else None
 
 
-def worker_record(worker: Worker, agent_count: int) -> Record:
+def worker_record(worker: Worker, agent_count: int, alone: str) -> Record:
+    """`alone`: the agent that has it for itself, if one does."""
     return {
         "worker_id": worker.worker_id,
         "pool_name": worker.pool_name,
@@ -112,6 +115,7 @@ def worker_record(worker: Worker, agent_count: int) -> Record:
         "epoch": worker.epoch,
         "version": worker.version,
         "agent_count": agent_count,
+        "alone": alone,
         "max_agents": worker.max_agents,
         "deadline_at": worker.deadline_ms,
         "requested_at": worker.requested_ms,
@@ -144,7 +148,7 @@ def pool_record(pool: Pool) -> Record:
     return {
         "pool_name": pool.pool_name,
         "role_type": pool.role_type,
-        "config": bytes(write_config(pool.config)).decode(),
+        "config": bytes(write_config(pool.config, pool.unknown)).decode(),
         "deleted": pool.deleted,
         "version": pool.version,
         "created_seq": pool.created_seq,
@@ -154,10 +158,12 @@ def pool_record(pool: Pool) -> Record:
 
 
 def pool_of(row: Row) -> Pool:
+    config, unknown = read_config(row["config"].encode())
     return Pool(
         pool_name=row["pool_name"],
         role_type=row["role_type"],
-        config=read_config(row["config"].encode()),
+        config=config,
+        unknown=unknown,
         deleted=row["deleted"],
         version=row["version"],
         created_seq=row["created_seq"],

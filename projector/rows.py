@@ -28,6 +28,10 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     input: dict[str, object]
     last_error: Error | None
     failures: int
+    losses: int
+    """How often its worker died lately: 2 at most are remembered."""
+    alone: bool
+    """Whether it is to run in a worker of its own, until it has behaved for a while."""
     created_at: int
     started_at: int
     ended_at: int
@@ -50,6 +54,8 @@ class WorkerRow(Struct, frozen=True, kw_only=True):
     version: int
     agent_count: int
     max_agents: int
+    alone: str
+    """The agent that has it for itself, if one does: then no slot of it is free."""
     requested_at: int
     started_at: int
     ended_at: int

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
 
-from eventstore.agent import TERMINAL, Status
-from eventstore.worker import WorkerStatus
-from projector.records import Row, labels, last_error, pool_of, times
+from eventstore.agent import TERMINAL, Agent, Status
+from eventstore.worker import Worker, WorkerStatus
+from projector.records import Row, agent_of, labels, last_error, pool_of, times, worker_of
 from projector.rows import AgentFilter, AgentRow, EventRow, HostRow, PoolRow, WorkerRow
 from projector.tables import AGENT_LIVE, CAPACITY, EVENTS, SERVING, WORKER_LIVE
 
@@ -30,9 +30,13 @@ class Room(Struct, frozen=True):
     ordered: int = 0
     maximum: int = 0
 
-    def reason(self, recorded: str) -> str:
+    def reason(self, recorded: str, *, alone: bool = False) -> str:
         """What a pending agent waits for, and in brackets why it was put back in the queue."""
-        if self.free <= 0 and self.living >= self.maximum:
+        if alone:
+            full = self.living >= self.maximum
+            waits = "needs a worker of its own"
+            waits += f"; pool is at its maximum of {self.maximum} workers" if full else ""
+        elif self.free <= 0 and self.living >= self.maximum:
             waits = f"pool is at its maximum of {self.maximum} workers"
         elif self.free <= 0 and self.ordered:
             waits = "a worker is starting"
@@ -125,7 +129,7 @@ def agent_row(row: Row, room: Room) -> AgentRow:
         role_type=row["role_type"],
         project_id=row["project_id"],
         status=row["status"],
-        reason=room.reason(row["reason"]) if waits else row["reason"],
+        reason=room.reason(row["reason"], alone=row["alone"]) if waits else row["reason"],
         incarnation=row["incarnation"],
         version=row["version"],
         process_id=row["process_id"],
@@ -137,6 +141,8 @@ def agent_row(row: Row, room: Room) -> AgentRow:
         input=_object.decode(row["input"]),
         last_error=last_error(row),
         failures=len(times(row["failures"])),
+        losses=len(times(row["losses"])),
+        alone=row["alone"],
         created_at=row["created_at"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
@@ -223,7 +229,7 @@ def workers(
 
 def worker_row(row: Row) -> WorkerRow:
     same = ("worker_id", "pool_name", "host", "pid", "status", "reason", "epoch", "version")
-    counts = ("agent_count", "max_agents", "requested_at", "started_at", "ended_at")
+    counts = ("agent_count", "max_agents", "alone", "requested_at", "started_at", "ended_at")
     return WorkerRow(
         **{name: row[name] for name in (*same, *counts)},
         last_heartbeat=row["last_heartbeat"] or 0,
@@ -263,6 +269,22 @@ def events(
     if types:
         chosen = chosen.where(EVENTS.c.type.in_(types))
     return [EventRow(**row) for row in connection.execute(chosen).mappings()]
+
+
+def agent_state(connection: Connection, pool: str, agent_id: str) -> Agent | None:
+    """All that the fold knows of an agent."""
+    a = SERVING.agents
+    chosen = select(a).where(a.c.pool_name == pool).where(a.c.agent_id == agent_id)
+    row = connection.execute(chosen).mappings().first()
+    return agent_of(row) if row else None
+
+
+def worker_state(connection: Connection, pool: str, worker_id: str) -> Worker | None:
+    """The same of a worker."""
+    w = SERVING.workers
+    chosen = select(w).where(w.c.pool_name == pool).where(w.c.worker_id == worker_id)
+    row = connection.execute(chosen).mappings().first()
+    return worker_of(row) if row else None
 
 
 def recent(

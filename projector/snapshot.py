@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from eventstore import agent as agents
+from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent
 from eventstore.events import AgentRequested, Event, LogRecovered, WorkerRequested
@@ -83,7 +84,7 @@ async def _read_agents(source: Source, pool: str, found: _Read) -> None:
         seq, replies = await _at_one_moment(source, pool, [*hashes, *specs])
         for number, agent_id in enumerate(some):
             if fields := _texts(replies[number]):
-                agent = agents.from_hash(agent_id, fields)
+                agent = agent_hash.from_hash(agent_id, fields)
                 spec = msgspec.json.decode(replies[len(some) + number] or b"{}", type=Spec)
                 asked = _asked_ms(agent_id)
                 agent = replace(
@@ -165,7 +166,10 @@ def _bring_up(pool: str, found: _Read, events: Sequence[Event]) -> State:
         ):
             crew[name] = workers.evolve(crew.get(name), event, pool)
     held = [agent.worker_id for agent in known.values() if agent.held]
-    crews = {name: Crew(worker, held.count(name)) for name, worker in crew.items()}
+    alone = {a.worker_id: a.agent_id for a in known.values() if a.held and a.alone}
+    crews = {
+        name: Crew(worker, held.count(name), alone.get(name, "")) for name, worker in crew.items()
+    }
     return State(known, crews)
 
 

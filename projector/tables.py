@@ -26,7 +26,7 @@ from sqlalchemy import (
     Text,
 )
 
-VIEW_VERSION: Final = 1
+VIEW_VERSION: Final = 2
 """Raised when the meaning of a view changes: a projector that finds another one rebuilds."""
 
 INCOMPLETE: Final = 0
@@ -106,6 +106,7 @@ class ViewTables:
             _number("version"),
             Column("agent_count", Integer, nullable=False),
             Column("max_agents", Integer, nullable=False),
+            _text("alone"),
             _number("deadline_at"),
             _number("requested_at"),
             _number("started_at"),
@@ -133,6 +134,7 @@ class ViewTables:
             _number("due_at"),
             _text("failures"),
             _text("losses"),
+            Column("alone", Boolean, nullable=False),
             _text("input"),
             _text("labels"),
             _text("last_error"),
@@ -241,7 +243,8 @@ FROM (
             AND w.status = 'requested') AS ordered_worker_processes,
         (SELECT coalesce(sum(w.max_agents), 0) FROM {schema}workers w
             WHERE w.pool_name = p.pool_name AND w.status = 'active') AS total_capacity,
-        (SELECT coalesce(sum(w.agent_count), 0) FROM {schema}workers w
+        (SELECT coalesce(sum(CASE WHEN w.alone = '' THEN w.agent_count ELSE w.max_agents END), 0)
+            FROM {schema}workers w
             WHERE w.pool_name = p.pool_name AND w.status = 'active') AS used_capacity,
         (SELECT count(*) FROM {schema}agents a WHERE a.pool_name = p.pool_name
             AND a.status IN ('pending', 'starting', 'running', 'stopping', 'restarting')

@@ -144,8 +144,11 @@ class _Verification:
             self._compare_rows(connection, SERVING.pools, "", map(pool_record, pools.values()))
             self._compare_rows(connection, SERVING.hosts, "", map(host_record, hosts.values()))
             return at.seq
-        crowd = witness.crowd()
-        workers = (worker_record(w, crowd[w.worker_id]) for w in witness.workers.values())
+        crowd, alone = witness.crowd(), witness.alone()
+        workers = (
+            worker_record(w, crowd[w.worker_id], alone.get(w.worker_id, ""))
+            for w in witness.workers.values()
+        )
         agents = (agent_record(a, at.generation) for a in witness.agents.values())
         self._compare_rows(connection, SERVING.workers, witness.pool, workers)
         self._compare_rows(connection, SERVING.agents, witness.pool, agents)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from eventstore import agent as agents
+from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.connection import UNREACHABLE
 from eventstore.errors import LogUnreachable
@@ -19,6 +19,7 @@ from projector.witness import Broken, Witness
 PIECE: Final = 300
 """Hashes read at one moment: Redis serves nobody else meanwhile (about a millisecond)."""
 SCHEDULES: Final = ("due", "timeouts", "orders")
+COUNTERS: Final = ("free", "waiting", "alone")
 
 
 class RedisComparison:
@@ -97,7 +98,8 @@ class RedisComparison:
             )
             for agent_id, reply in zip(ids, hashes, strict=True):
                 found, agent = _texts(reply), witness.agents.get(agent_id)
-                expected = agents.to_hash(agent) if agent else None
+                found = {"alone": "", **found} if found else found  # of before there was any
+                expected = agent_hash.to_hash(agent) if agent else None
                 ended = agent is None or agent.ended
                 self._compare_hash(witness, f"agent:{agent_id}", expected, found, ended=ended)
 
@@ -109,12 +111,14 @@ class RedisComparison:
             hashes = await self._read(
                 witness, [("HGETALL", self._key("process", pool, i)) for i in ids]
             )
-            crowd = witness.crowd()
+            crowd, alone = witness.crowd(), witness.alone()
             for worker_id, reply in zip(ids, hashes, strict=True):
                 found, worker = _texts(reply), witness.workers.get(worker_id)
                 expected = workers.to_hash(worker) if worker else None
                 if expected is not None:
                     expected["agent_count"] = str(crowd[worker_id])
+                    found = {"alone": "", **found} if found else found
+                    expected["alone"] = alone.get(worker_id, "")
                 ended = worker is None or worker.ended
                 self._compare_hash(witness, f"process:{worker_id}", expected, found, ended=ended)
 
@@ -144,15 +148,18 @@ class RedisComparison:
             w for w in holders if w not in witness.workers or not witness.workers[w].ended
         )
         commands: list[tuple[str, ...]] = [
-            ("HMGET", keys.pool(pool, "meta"), "free", "waiting"),
+            ("HMGET", keys.pool(pool, "meta"), *COUNTERS),
             ("SMEMBERS", keys.pool(pool, "agents")),
+            ("ZRANGE", keys.pool(pool, "alone"), "0", "-1"),
             ("ZRANGE", keys.pool(pool, "processes"), "0", "-1", "WITHSCORES"),
             *(("ZRANGE", keys.pool(pool, s), "0", "-1", "WITHSCORES") for s in SCHEDULES),
             *(("SMEMBERS", keys.pool(pool, f"held:{worker_id}")) for worker_id in listed),
         ]
-        counters, live, processes, *rest = await self._read(witness, commands)
+        counters, live, alone, processes, *rest = await self._read(witness, commands)
         free = witness.free()
         self._members(witness, "agents", _present(witness.living()), _present(_names(live)))
+        waiting = _present(witness.waiting_alone())
+        self._members(witness, "alone", waiting, _present(_names(alone)))
         self._members(witness, "processes", free, _scores(processes))
         schedules = (witness.due(), witness.timeouts(), witness.orders())
         for name, expected, reply in zip(SCHEDULES, schedules, rest, strict=False):
@@ -163,9 +170,8 @@ class RedisComparison:
             self._members(
                 witness, f"held:{worker_id}", _present(expected_ids), _present(_names(reply))
             )
-        self._counters(
-            witness, {"free": sum(free.values()), "waiting": witness.waiting()}, counters
-        )
+        wanted = (sum(free.values()), witness.waiting(), len(witness.alone()))
+        self._counters(witness, dict(zip(COUNTERS, wanted, strict=True)), counters)
 
     def _counters(
         self, witness: Witness, expected: Mapping[str, int], found: Sequence[bytes | None]

@@ -77,17 +77,27 @@ class Witness:
 
     def free(self) -> dict[str, int]:
         """The free slots of each worker that lives: none unless it is active."""
-        crowd = self.crowd()
+        crowd, alone = self.crowd(), self.alone()
         return {
             worker.worker_id: worker.max_agents - crowd[worker.worker_id]
-            if worker.status is WorkerStatus.ACTIVE
+            if worker.status is WorkerStatus.ACTIVE and worker.worker_id not in alone
             else 0
             for worker in self.workers.values()
             if worker.alive
         }
 
+    def alone(self) -> dict[str, str]:
+        """The agents that have a worker for themselves, by worker."""
+        return {a.worker_id: a.agent_id for a in self.agents.values() if a.held and a.alone}
+
     def waiting(self) -> int:
-        return sum(agent.status is Status.PENDING for agent in self.agents.values())
+        """How many spawns wait that may share a worker."""
+        return sum(a.status is Status.PENDING and not a.alone for a in self.agents.values())
+
+    def waiting_alone(self) -> set[str]:
+        """Agents that wait for a worker of their own."""
+        pending = Status.PENDING
+        return {a.agent_id for a in self.agents.values() if a.status is pending and a.alone}
 
     def due(self) -> dict[str, int]:
         """When agents that wait out their back-off are to run again."""

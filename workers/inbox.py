@@ -35,4 +35,4 @@ async def listen(
                 continue
             if outage.over():
                 reconnected()
-            word(popped[1].decode() if popped else "")
+            word(popped[1].decode(errors="replace") if popped else "")

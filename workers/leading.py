@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from eventstore import agent as agents
 from eventstore import worker as workers
+from eventstore.errors import Unreadable
 from eventstore.events import PoolScalingDecided, WorkerRequested
 from eventstore.log import Lead, Log, Outcome, Survey
 from eventstore.pool import Pool
@@ -19,6 +20,8 @@ from eventstore.step import Origin, Step
 from eventstore.worker import WorkerStatus
 from workers import scaling
 from workers.leases import LeaseWatch, Stopwatch
+from workers.leftovers import Leftovers
+from workers.reaping import one_agent
 from workers.watch import Watch
 
 log = structlog.get_logger("muster.leading")
@@ -51,6 +54,7 @@ class Leader:
         self._origin = Origin(actor=f"supervisor:{host}")
         self._lead = NOBODY
         self._rival = LeaseWatch()
+        self._leftovers = Leftovers(events, self._origin)
         self._empty = Stopwatch()
         self._stuck = Stopwatch()
         self._launched_at = 0.0
@@ -66,6 +70,10 @@ class Leader:
         if self.leads:
             await self._do_what_is_due(survey)
             await self._see_deletion_through(survey)
+            await self._forget_suspicions(survey)
+            known = [o.worker.worker_id for o in survey.workers]
+            known += [damage.subject for damage in survey.unreadable]
+            await self._leftovers.look(self._name(), known, now)
             await self._scale(survey, now)
             await self._nudge(survey, now)
 
@@ -91,18 +99,34 @@ class Leader:
         self._lead = lead
 
     async def _do_what_is_due(self, survey: Survey) -> None:
-        for agent_id, at_ms in survey.due:
-            if at_ms <= survey.ts:
-                await self._events.act(self._name(), agent_id, agents.Restart(), self._origin)
-        for agent_id, at_ms in survey.timeouts:
-            if at_ms <= survey.ts:
-                await self._events.act(self._name(), agent_id, agents.Withdraw(), self._origin)
+        for schedule, command, listed in (
+            ("due", agents.Restart(), survey.due),
+            ("timeout", agents.Withdraw(), survey.timeouts),
+        ):
+            for agent_id, at_ms in listed:
+                if at_ms <= survey.ts:
+                    await self._do(schedule, agent_id, command)
         for observed in survey.workers:
             worker = observed.worker
             if worker.status is WorkerStatus.REQUESTED and worker.deadline_ms < survey.ts:
                 await self._watch.reap(worker, "it did not start before its deadline")
                 if worker.host != self._host:
                     await self._catalogued.give_up_host(worker.host)
+
+    async def _do(self, schedule: str, agent_id: str, command: agents.Command) -> None:
+        """Carry out what is due, and take off the list what is not on it rightly."""
+        name = self._name()
+        async with one_agent(self._events, name, agent_id):
+            acted = await self._events.act(name, agent_id, command, self._origin)
+            if acted.outcome is Outcome.ABSENT and agent_id in await self._events.live(name):
+                raise Unreadable("agent", agent_id, "its hash is gone")
+            if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY}:
+                step = self._step()
+                if acted.agent is not None:
+                    agent = acted.agent
+                    step.check("agent", agent_id, agent.version, agent.incarnation)
+                step.write(f"un{schedule}", agent_id)
+                await self._events.commit(step)
 
     async def _see_deletion_through(self, survey: Survey) -> None:
         """Whoever closed the pool may be gone: end what lives in it, then record its end."""
@@ -111,9 +135,22 @@ class Leader:
             return
         for agent_id in await self._events.live(pool.pool_name):
             end = agents.Terminate(reason="pool-deleted")
-            await self._events.act(pool.pool_name, agent_id, end, self._origin)
+            async with one_agent(self._events, pool.pool_name, agent_id):
+                await self._events.act(pool.pool_name, agent_id, end, self._origin)
         if not await self._events.live(pool.pool_name):
             await self._catalogued.finish_deletion(pool)
+
+    async def _forget_suspicions(self, survey: Survey) -> None:
+        """Where suspicion is off, agents that were set apart before need not be alone any more."""
+        pool = self._pool()
+        if pool.config.suspicion_window_seconds > 0:
+            return
+        held = [o.alone for o in survey.workers if o.alone]
+        waiting = await self._events.waiting_alone(pool.pool_name) if survey.waiting_alone else []
+        for agent_id in (*held, *waiting):
+            async with one_agent(self._events, pool.pool_name, agent_id):
+                clear = agents.Clear(reason="suspicion-off")
+                await self._events.act(pool.pool_name, agent_id, clear, self._origin)
 
     # ---- scaling -----------------------------------------------------------------------------
 
@@ -131,6 +168,7 @@ class Leader:
             deleted=pool.deleted or survey.closed == str(pool.created_seq),
         )
         self._report_maximum(decision.at_maximum, survey)
+        await self._reserve(decision.reserve, survey)
         if decision.event is None:
             return
         if decision.launch:
@@ -167,7 +205,7 @@ class Leader:
     async def _give_back(
         self, event: PoolScalingDecided, chosen: Sequence[str], survey: Survey
     ) -> None:
-        """Drain workers that are empty, unless one of them is not any more."""
+        """Drain workers: empty ones, unless one is not any more, or one to make room."""
         step = self._scaling_step(survey)
         step.event(event, self._name())
         for observed in survey.workers:
@@ -175,12 +213,26 @@ class Leader:
             if worker.worker_id in chosen:
                 drains = workers.decide(workers.Drain(reason=event.reason), worker)
                 step.worker(worker.worker_id, worker, drains)
-                step.check("empty", worker.worker_id)
+                if observed.agent_count == 0:
+                    step.check("empty", worker.worker_id)
         if (await self._events.commit(step)).outcome is Outcome.DONE:
             self._log_decision(event)
 
+    async def _reserve(self, worker_id: str, survey: Survey) -> None:
+        """Keep a worker for an agent that is to run alone: it takes no others meanwhile."""
+        if worker_id != survey.reserved:
+            step = self._step()
+            step.check("leader", self._host, self._lead.term)
+            step.write("meta", "reserved", worker_id)
+            step.write("wake")
+            await self._events.commit(step)
+            if worker_id:
+                log.info("worker.reserved", pool=self._name(), worker_id=worker_id)
+
     async def _nudge(self, survey: Survey, now: float) -> None:
-        stuck = ["spawns"] if survey.waiting and survey.free else []
+        empty = any(o.agent_count == 0 for o in survey.workers if o.worker.alive)
+        waits = (survey.waiting and survey.free) or (survey.waiting_alone and empty)
+        stuck = ["spawns"] if waits else []
         if self._stuck.look(stuck, now).get("spawns", 0.0) >= NUDGE_SECONDS:
             step = self._step()
             step.write("wake")

@@ -7,24 +7,60 @@ lost worker stays listed in the pool's `lost` set until all is done.
 """
 
 import asyncio
-from collections.abc import Sequence
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
 
 import structlog
+from msgspec import Struct
 from redis.exceptions import ResponseError
 
 from eventstore import worker as workers
-from eventstore.agent import Lose, Terminate
+from eventstore.agent import Lose, RestartPolicy, Terminate
 from eventstore.connection import UNREACHABLE, execute
-from eventstore.errors import LogError, LogUnreachable
+from eventstore.errors import (
+    Halted,
+    LayoutTooNew,
+    LogError,
+    LogMissing,
+    LogUnreachable,
+    OutcomeUnknown,
+    Recovered,
+    RolledBack,
+    Unreadable,
+)
 from eventstore.keys import GROUP
-from eventstore.log import Log, Observed, Outcome
+from eventstore.log import Acted, Log, Observed, Outcome
 from eventstore.step import Fence, Origin, Step
 from eventstore.worker import Worker
 
+WHOLE_LOG: Final = (
+    LogUnreachable,
+    OutcomeUnknown,
+    LogMissing,
+    RolledBack,
+    Halted,
+    Recovered,
+    LayoutTooNew,
+)
+"""Errors that are no single agent's."""
 CHUNK = 50
 """How many agents are put back at the same time."""
 
+
 log = structlog.get_logger("muster.reaping")
+
+
+class Blame(Struct, frozen=True):
+    """What the death of a worker means for those that it held: see `eventstore.agent.Lose`."""
+
+    suspicion_ms: int = 0
+    tolerated: int = 0
+    policy: RestartPolicy = RestartPolicy()
+
+
+BLAMELESS: Final = Blame()
 
 
 async def declare_lost(
@@ -57,28 +93,34 @@ async def declare_lost(
     return acted.outcome is Outcome.DONE
 
 
-async def clear(events: Log, pool: str, lost: Observed, origin: Origin) -> bool:
-    """Put back or end what a lost worker held, then forget it; True when nothing is left."""
+async def clear(
+    events: Log, pool: str, lost: Observed, origin: Origin, blame: Blame = BLAMELESS
+) -> bool:
+    """Put back or end what a lost worker held, then forget it; True when nothing is left.
+
+    An agent that cannot be put back holds up no other: a damaged one is parked.
+    """
     worker_id, epoch = lost.worker.worker_id, lost.worker.epoch
-    fence = Fence(worker_id, epoch, lost=True)
     held = await events.held(pool, worker_id)
-    for start in range(0, len(held), CHUNK):
-        await asyncio.gather(
-            *(
-                events.act(
-                    pool,
-                    agent_id,
-                    Lose(
-                        worker_id=worker_id,
-                        reason=lost.worker.reason or "worker-lost",
-                        now_ms=events.now_ms(),
-                    ),
-                    origin,
-                    fence=fence,
-                )
-                for agent_id in held[start : start + CHUNK]
-            )
+
+    async def lose(agent_id: str) -> None:
+        command = Lose(
+            worker_id=worker_id,
+            reason=lost.worker.reason or "worker-lost",
+            now_ms=events.now_ms(),
+            suspicion_ms=blame.suspicion_ms,
+            tolerated=blame.tolerated,
+            policy=blame.policy,
+            jitter=random.random(),
         )
+        fence = Fence(worker_id, epoch, lost=True)
+        async with one_agent(events, pool, agent_id, holder=worker_id):
+            acted = await events.act(pool, agent_id, command, origin, fence=fence)
+            if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY}:
+                await _let_go(events, pool, agent_id, acted, fence, origin)
+
+    for start in range(0, len(held), CHUNK):
+        await asyncio.gather(*map(lose, held[start : start + CHUNK]))
     await _clear_told(events, pool, worker_id, origin)
     step = events.step(pool, origin)
     step.check("fenced", worker_id, epoch)
@@ -91,17 +133,55 @@ async def clear(events: Log, pool: str, lost: Observed, origin: Origin) -> bool:
     return done
 
 
+@asynccontextmanager
+async def one_agent(
+    events: Log, pool: str, agent_id: str, *, holder: str = ""
+) -> AsyncIterator[None]:
+    """Around a step of one agent among many: what is wrong with it alone ends here.
+
+    Damage is parked; a refusal of Redis is logged, and the step is tried again in the next round.
+    What concerns the whole log is raised.
+    """
+    try:
+        yield
+    except Unreadable as error:
+        await events.park(pool, error, holder=holder)
+    except WHOLE_LOG:
+        raise
+    except LogError as error:
+        log.error("agent.not_tended", pool=pool, agent_id=agent_id, error=str(error))
+
+
+async def _let_go(
+    events: Log, pool: str, agent_id: str, acted: Acted, fence: Fence, origin: Origin
+) -> None:
+    """A slot of a lost worker whose agent is gone, or is not in it any more."""
+    agent = acted.agent
+    if agent is None and agent_id in await events.live(pool):
+        raise Unreadable("agent", agent_id, "its hash is gone")
+    if agent is not None and agent.held and agent.worker_id == fence.worker_id:
+        return
+    step = events.step(pool, origin)
+    step.check("fenced", fence.worker_id, fence.epoch)
+    if agent is not None:
+        step.check("agent", agent_id, agent.version, agent.incarnation)
+    step.write("vacate", agent_id, fence.worker_id)
+    await events.commit(step)
+
+
 async def _clear_told(events: Log, pool: str, worker_id: str, origin: Origin) -> None:
     """Entries it was told of without a booking: agents whose end was asked for."""
-    for entry_id, agent_id in await _pending(events, pool, worker_id):
-        acted = await events.act(pool, agent_id, Terminate(), origin) if agent_id else None
+    for entry_id, agent_id in await pending_for(events, pool, worker_id):
+        acted: Acted | None = None
+        async with one_agent(events, pool, agent_id):
+            acted = await events.act(pool, agent_id, Terminate(), origin) if agent_id else None
         if acted is None or acted.outcome is not Outcome.DONE:
             step = events.step(pool, origin)
             step.write("discard", entry_id)
             await events.commit(step)
 
 
-async def _pending(events: Log, pool: str, worker_id: str) -> Sequence[tuple[str, str]]:
+async def pending_for(events: Log, pool: str, worker_id: str) -> Sequence[tuple[str, str]]:
     """(entry id, agent id) of what is pending for a worker; no agent id if the entry is gone."""
     commands = events.keys.pool(pool, "commands")
     try:

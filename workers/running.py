@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
-from eventstore.agent import Command, End, Fail, Release, Started, Status, Stop
-from eventstore.errors import ConfigurationError, LogError
+from eventstore.agent import Clear, Command, End, Fail, Release, Started, Status, Stop
+from eventstore.errors import ConfigurationError, LogError, Unreadable
 from eventstore.events import Error
 from eventstore.log import Acted, Claimed, Outcome
 from workers.agents import Agent, Context, FencingToken, overrides, read_spec
@@ -25,6 +25,7 @@ from workers.house import House, Wish
 from workers.outage import Outage
 from workers.output import logger_of
 from workers.ownership import Owner
+from workers.probation import Probation
 
 DAY_SECONDS: Final = 86_400.0
 
@@ -168,6 +169,7 @@ class Running:
         """Wait until something ends it; None if that is a wish."""
         assert self._context is not None
         limit = self.state.max_idle_time
+        probation = Probation(self.house.config)
         while not self.wish:
             pause = DAY_SECONDS
             if run is not None and run.done:
@@ -177,6 +179,11 @@ class Running:
                 if checkup.unhealthy and checkup.error:
                     return self._failed("check", checkup.error)
                 pause = checkup.wait_seconds
+            left = probation.seconds(self.state)
+            if left == 0.0:
+                await self._settle(Clear(reason="behaved"))
+            elif left is not None:
+                pause = min(pause, left)
             if limit is not None:
                 left = limit - self._context.idle_seconds
                 if left <= 0:
@@ -239,19 +246,33 @@ class Running:
                     incarnation=self.incarnation,
                     agent=None if outage.on else state,
                 )
+            except Unreadable as error:
+                await self._give_up(error)
+                return
             except LogError as error:
                 await self._wait((), outage.delay(error), Wish.ABANDON)
                 continue
             outage.over()
-            self._settled(acted)
+            self._settled(command, acted)
             return
 
-    def _settled(self, acted: Acted) -> None:
+    async def _give_up(self, damage: Unreadable) -> None:
+        """Its state in Redis is damaged: end it here, and leave it to an operator."""
+        self.ask(Wish.ABANDON)
+        try:
+            holder = self.house.fence.worker_id
+            await self.house.log.park(self.state.pool_name, damage, holder=holder)
+        except LogError as error:
+            self._log.warning("agent.not_parked", error=str(error))
+
+    def _settled(self, command: Command, acted: Acted) -> None:
         if acted.outcome not in {Outcome.DONE, Outcome.ALREADY} or acted.agent is None:
             self._fenced(acted.outcome)
             return
         self.state = acted.agent
-        if acted.agent.status in _LINES:
+        if isinstance(command, Clear):
+            self._log.info("agent.cleared", reason=command.reason)
+        elif acted.agent.status in _LINES:
             self._log.info(_LINES[acted.agent.status], reason=acted.agent.reason)
 
     def _fenced(self, outcome: Outcome) -> None:

@@ -102,7 +102,11 @@ class Slots:
         if free == 0 and not again:
             return
         outcome, told = await self._house.log.claim(
-            self._pool, self._house.fence, free, again=again
+            self._pool,
+            self._house.fence,
+            free,
+            again=again,
+            alone_limit=self._house.config.alone_limit,
         )
         self._again = False
         if outcome is Outcome.FENCED:

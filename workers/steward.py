@@ -31,6 +31,8 @@ class Steward:
         """Look after the pool once; returns after how many seconds to look again at the latest."""
         now = boot_seconds()
         survey = await self._events.survey(self._catalogued.pool().pool_name)
+        for damage in survey.unreadable:
+            await self._events.park(self._catalogued.pool().pool_name, damage)
         await self._watch.look(survey, now)
         if not self._leaving:
             await self._leader.look(survey, now)

@@ -323,5 +323,10 @@ class Supervisor:
 
 def _one_worker(pool: Pool) -> Pool:
     """A pool as a single process can run it."""
-    config = replace(pool.config, max_workers=1, min_workers=min(pool.config.min_workers, 1))
+    config = replace(
+        pool.config,
+        max_workers=1,
+        min_workers=min(pool.config.min_workers, 1),
+        suspicion_window_seconds=0.0,  # there is no second process to set anybody apart in
+    )
     return replace(pool, config=config)

@@ -5,7 +5,7 @@ step may be repeated, interrupted, or done by another supervisor at the same tim
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Protocol
 
 from eventstore import worker as workers
@@ -16,6 +16,7 @@ from eventstore.worker import Worker, WorkerStatus
 from workers import reaping
 from workers.hosts import Process
 from workers.leases import LeaseWatch, Stopwatch
+from workers.reaping import Blame
 
 UNEASY_SHARE = 0.5
 SUSPECT_SHARE = 0.6
@@ -69,10 +70,12 @@ class Watch:
         self._strays = Stopwatch()
         self._ages = Stopwatch()
         self._settled: set[str] = set()
+        self._together = False
 
     async def look(self, survey: Survey, now: float) -> None:
         """Do for the pool's workers what a host has to do."""
         self._note_settled(survey, now)
+        self._together = self._died_together(survey, ())
         await self._bury_the_dead(survey)
         await self._judge_leases(survey, now)
         await self._adopt_or_launch(survey)
@@ -96,15 +99,37 @@ class Watch:
             how = self._local.ended(worker.worker_id)
             if how is None or worker.ended:
                 continue
-            if worker.worker_id not in self._settled:
+            if worker.worker_id not in self._settled and not observed.alone:
                 self.failed_launches += 1
             await self.reap(worker, how)
+
+    def _died_together(self, survey: Survey, still: Container[str]) -> bool:
+        """Whether at least half of the pool's workers, and more than one, are gone at one look.
+
+        Then it was rather their host, or Redis, than an agent.
+        """
+        alive = [o.worker.worker_id for o in survey.workers if o.worker.alive]
+        dead = {o.worker.worker_id for o in survey.workers if o.worker.status is WorkerStatus.LOST}
+        everybody = len(dead) + len(alive)
+        dead |= {name for name in alive if self._local.ended(name) is not None or name in still}
+        return len(dead) > 1 and 2 * len(dead) >= everybody
+
+    def _blame(self) -> Blame:
+        """Two losses within the window are suspicious; of many workers at once, three."""
+        config = self._pool().config
+        return Blame(
+            suspicion_ms=int(config.suspicion_window_seconds * 1000),
+            tolerated=1 if self._together else 0,
+            policy=config.restart_policy,
+        )
 
     async def _judge_leases(self, survey: Survey, now: float) -> None:
         lease = self._pool().config.lease_seconds
         alive = {o.worker.worker_id: o for o in survey.workers if o.worker.alive}
         still = self._leases.look({name: o.renewal for name, o in alive.items()}, now)
         self.uneasy = any(seconds > lease * UNEASY_SHARE for seconds in still.values())
+        silent = {name for name, seconds in still.items() if seconds > lease * SUSPECT_SHARE}
+        self._together = self._together or self._died_together(survey, silent)
         for name, seconds in still.items():
             observed = alive[name]
             suspect = observed.worker.status is WorkerStatus.SUSPECT
@@ -168,6 +193,7 @@ class Watch:
             if seconds > config.drain_seconds + config.lease_seconds / 2:
                 self._local.end(name, grace_seconds=1.0)
         known = {worker.worker_id for worker in mine}
+        known |= {damage.subject for damage in survey.unreadable}
         strays = self._local.running(self._pool().pool_name) - known
         for name, seconds in self._strays.look(strays, now).items():
             if seconds > STRAY_SECONDS:
@@ -176,7 +202,9 @@ class Watch:
     async def _clear_lost(self, survey: Survey) -> None:
         for observed in survey.workers:
             if observed.worker.status is WorkerStatus.LOST:
-                await reaping.clear(self._events, self._pool().pool_name, observed, self._origin)
+                await reaping.clear(
+                    self._events, self._pool().pool_name, observed, self._origin, self._blame()
+                )
 
     async def reap(self, worker: Worker, reason: str, *, renewal: int | None = None) -> None:
         """Fence a worker and put back what it held."""
@@ -193,7 +221,7 @@ class Watch:
         if found is None or found.worker.status is not WorkerStatus.LOST:
             return
         self._local.end(worker.worker_id, grace_seconds=pool.config.lease_seconds * LOST_LEASES)
-        await reaping.clear(self._events, pool.pool_name, found, self._origin)
+        await reaping.clear(self._events, pool.pool_name, found, self._origin, self._blame())
 
     def _mine(self, survey: Survey) -> list[Worker]:
         return [o.worker for o in survey.workers if o.worker.host == self._host]

@@ -1,69 +1,181 @@
 -- Claims spawn commands for the free slots of the worker that asks.
 -- KEYS  meta, events
 -- ARGV  1 floor generation, 2 floor seq, 3 worker id, 4 its epoch, 5 '1': tell again what it
---       holds and has not settled (a reply was lost), 6… event ids, one for each agent at most
+--       holds and has not settled (a reply was lost), 6 how many workers may be taken by agents that
+--       run alone, 7… event ids, one for each agent at most
 -- Returns {OK, generation, seq, ts, told} with told = { {agent id, spec or '', hash …}, … }.
 --       An agent whose end was asked for is told without being claimed: the worker ends it.
--- Invariant: a worker never holds more agents than it has slots, and every entry that it was
--- given is booked, told for its end, or deleted in the same step.
+-- Invariant: a worker never holds more agents than it has slots, one that runs alone has all of them,
+-- and every entry that it was given is booked, told for its end, deleted because its agent does not
+-- wait for it any more, or parked because it cannot be processed, in the same step.
 
-local worker, epoch = ARGV[3], ARGV[4]
+local worker, epoch, alone_limit = ARGV[3], ARGV[4], tonumber(ARGV[6])
+local FIRST_ID = 7
 local held_key = base .. 'held:' .. worker
 
 local refusal = open_log(ARGV[1], ARGV[2])
 if refusal then return refusal end
 local process = redis.call('HMGET', process_key(worker), 'epoch', 'status', 'max_agents',
-  'agent_count')
+  'agent_count', 'alone')
 if process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped' then
   return reply('FENCED')
 end
+local slots, count = tonumber(process[3]) or 0, tonumber(process[4] or '0') or 0
+
+-- What Python reads from an agent's hash, so that nothing is booked that it cannot.
+local STATUSES = { pending = 1, starting = 1, running = 1, stopping = 1, restarting = 1,
+  terminated = 1, failed = 1 }
+local STOPS = { [''] = 1, graceful = 1, now = 1 }
+local TEXTS = { 'pool_name', 'role_type', 'project_id', 'process_id', 'reason' }
+local WHOLE = { 'incarnation', 'version', 'epoch', 'claim_seq', 'expires_ms', 'due_ms' }
+local TIMES = { 'failures', 'losses' }
+
+-- The hash by name, else nil; as it stood; and what is wrong with it.
+local function read(id)
+  local flat = redis.pcall('HGETALL', agent_key(id))
+  if flat.err then return nil, {}, 'its key is not a hash' end
+  local hash = {}
+  for i = 1, #flat, 2 do hash[flat[i]] = flat[i + 1] end
+  if #flat == 0 then return nil, flat, 'there is no such agent' end
+  if not STATUSES[hash.status] then return nil, flat, 'its status is unknown' end
+  if not STOPS[hash.stop] then return nil, flat, 'its field stop is unknown' end
+  for _, name in ipairs(TEXTS) do
+    if not hash[name] then return nil, flat, 'its hash has no field ' .. name end
+  end
+  for _, name in ipairs(WHOLE) do
+    if not string.match(hash[name] or '', '^%d+$') then
+      return nil, flat, 'its field ' .. name .. ' is not a whole number'
+    end
+  end
+  for _, name in ipairs(TIMES) do
+    if not string.match(hash[name] or '-', '^[0-9a-z,]*$') then
+      return nil, flat, 'its field ' .. name .. ' is not a list of times'
+    end
+  end
+  local idle = hash.max_idle_time
+  if not tonumber(hash.heartbeat_interval) or not idle or (idle ~= '' and not tonumber(idle)) then
+    return nil, flat, 'its intervals are not numbers'
+  end
+  return hash, flat
+end
 
 local told = {}
-local function tell(id)
-  local hash = redis.call('HGETALL', agent_key(id))
-  told[#told + 1] = { id, redis.call('GET', base .. 'spec:' .. id) or '', unpack(hash) }
+local function tell(id, flat)
+  local spec = redis.pcall('GET', base .. 'spec:' .. id)
+  if type(spec) ~= 'string' then spec = spec and 'not a string' or '' end
+  told[#told + 1] = { id, spec, unpack(flat) }
 end
 
 if ARGV[5] == '1' then
   for _, id in ipairs(redis.call('SMEMBERS', held_key)) do
-    if redis.call('HGET', agent_key(id), 'status') == 'starting' then tell(id) end
+    local agent, flat = read(id)
+    if agent and agent.status == 'starting' then tell(id, flat) end
   end
 end
 
 local free = 0
-if process[2] == 'active' then free = tonumber(process[3]) - tonumber(process[4] or '0') end
-free = math.min(free, #ARGV - 5)
-local booked, rounds = 0, 0
-while booked < free and rounds < 100 do
+if process[2] == 'active' and (process[5] or '') == '' then free = slots - count end
+free = math.min(free, #ARGV - FIRST_ID + 1)
+local booked = 0
+
+local function book(id, agent, flat)
+  booked = booked + 1
+  append({ 'agent.claimed', '1', ARGV[FIRST_ID - 1 + booked], id, agent.incarnation, worker, epoch,
+    '', '', '', 'worker:' .. worker, '{}' })
+  local claim_seq, version = number(seq), number(tonumber(agent.version) + 1)
+  redis.call('HSET', agent_key(id), 'status', 'starting', 'reason', '',
+    'process_id', worker, 'epoch', epoch, 'claim_seq', claim_seq, 'claimed', '1',
+    'expires_ms', '0', 'version', version)
+  redis.call('SADD', held_key, id)
+  redis.call('ZREM', base .. 'timeouts', id)
+  local now = { status = 'starting', reason = '', process_id = worker, epoch = epoch,
+    claim_seq = claim_seq, expires_ms = '0', version = version }
+  for i = 1, #flat, 2 do flat[i + 1] = now[flat[i]] or flat[i + 1] end
+  tell(id, flat)
+end
+
+-- First one that is to run alone, if nothing else is here.
+local counters = redis.call('HMGET', meta_key, 'alone', 'reserved')
+if free == slots and count == 0 and slots > 0 and tonumber(counters[1] or '0') < alone_limit then
+  for _, id in ipairs(redis.call('ZRANGE', base .. 'alone', 0, 99)) do
+    local agent, flat, why = read(id)
+    if agent and agent.status == 'pending' and agent.stop == '' then
+      redis.call('ZREM', base .. 'alone', id)
+      book(id, agent, flat)
+      redis.call('HSET', process_key(worker), 'alone', id)
+      redis.call('HINCRBY', meta_key, 'alone', 1)
+      break
+    elseif agent and agent.status == 'pending' then
+      tell(id, flat)
+      break
+    end
+    redis.call('ZREM', base .. 'alone', id)
+    if not agent then park_agent(id, why, flat) end
+  end
+end
+
+-- How many of the commands that were counted as waiting do not wait any more. Only what a step of
+-- ours queued was counted: not what came from elsewhere.
+local uncounted = 0
+
+-- A command whose agent cannot be read: the agent is parked, or the command if there is none.
+local function give_up(id, entry, flat, why)
+  local known = redis.pcall('HGET', agent_key(id), 'command_id')
+  local live = redis.call('SISMEMBER', base .. 'agents', id) == 1
+  if known == entry[1] or (live and type(known) ~= 'string') then uncounted = uncounted + 1 end
+  if live or #flat > 0 then
+    park_agent(id, why, flat)
+  else
+    park('command', entry[1], why, entry[2])
+  end
+end
+
+-- The agent that an entry is to start and that waits for it, else nil; what is damaged is parked.
+local function weigh(entry)
+  local fields = {}
+  for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+  local id = fields.agent_id
+  if not id then
+    park('command', entry[1], 'it is not a spawn command', entry[2])
+    return nil
+  end
+  local agent, flat, why = read(id)
+  if not agent then
+    give_up(id, entry, flat, why)
+    return nil
+  end
+  local its_own = agent.command_id == entry[1]
+  if its_own then uncounted = uncounted + 1 end
+  local waits = agent.status == 'pending' and its_own
+  if waits and fields.type == 'agent.spawn' and agent.incarnation == fields.incarnation then
+    return agent, id, flat
+  elseif waits then
+    park_agent(id, 'its command is not the one that it waits for', entry[2])
+  end
+  return nil
+end
+
+local rounds, more = 0, booked == 0
+while more and booked < free and rounds < 500 and counters[2] ~= worker do
   rounds = rounds + 1
   local batch = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', free - booked,
     'STREAMS', commands_key, '>')
-  if not batch or not batch[1] then break end
-  for _, entry in ipairs(batch[1][2]) do
-    redis.call('HINCRBY', meta_key, 'waiting', -1)
-    local fields = {}
-    for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
-    local id = fields.agent_id
-    local agent = redis.call('HMGET', agent_key(id), 'status', 'incarnation', 'stop', 'version')
-    if agent[1] ~= 'pending' or agent[2] ~= fields.incarnation then
+  more = batch and batch[1]
+  for _, entry in ipairs(more and batch[1][2] or {}) do
+    local agent, id, flat = weigh(entry)
+    if not agent then
       redis.call('XACK', commands_key, GROUP, entry[1])
       redis.call('XDEL', commands_key, entry[1])
-    elseif agent[3] ~= '' then
+    elseif agent.stop ~= '' then
       redis.call('HSET', agent_key(id), 'claimed', '1')
-      tell(id)
+      tell(id, flat)
     else
-      booked = booked + 1
-      append({ 'agent.claimed', '1', ARGV[5 + booked], id, agent[2], worker, epoch, '', '', '',
-        'worker:' .. worker, '{}' })
-      redis.call('HSET', agent_key(id), 'status', 'starting', 'reason', '',
-        'process_id', worker, 'epoch', epoch, 'claim_seq', number(seq), 'claimed', '1',
-        'expires_ms', '0', 'version', number(tonumber(agent[4]) + 1))
-      redis.call('SADD', held_key, id)
-      redis.call('ZREM', base .. 'timeouts', id)
-      tell(id)
+      book(id, agent, flat)
     end
   end
 end
+if uncounted > 0 then redis.call('HINCRBY', meta_key, 'waiting', -uncounted) end
+if rounds == 500 then push_inbox(worker, 'work') end
 if booked > 0 then
   redis.call('HINCRBY', process_key(worker), 'agent_count', booked)
   rescore(worker)

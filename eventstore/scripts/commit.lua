@@ -16,6 +16,7 @@
 --         ?open created_seq       that creation of the pool was not closed since, else CLOSED
 --         ?backlog limit          fewer commands wait, else FULL with their number
 --         ?operation id           not seen before, else KNOWN with digest and answer
+--         ?parked id              it is parked, else CONFLICT
 --       Writes, in the order given:
 --         event (12 values, see prelude)
 --         agent id n (field value) * n      process id n (field value) * n
@@ -25,6 +26,11 @@
 --         due id at_ms | undue id           timeout id at_ms | untimeout id
 --         order id deadline_ms | unorder id
 --         enlist id | delist id             lost id | forget id expire_ms
+--         isolate id                        (waits for a worker of its own)
+--         share worker                      (is not one agent's alone any more)
+--         unpark id | resubmit id           (a parked command goes back into the queue as it stood)
+--         mend_agent id | mend_process id   (its key goes, to be made anew by what follows)
+--         recount worker                    (slots and score anew, from what it holds)
 --         inbox id word | signal kind value | wake
 --         operation id digest answer ttl_ms  resign
 --         meta field value
@@ -34,7 +40,8 @@
 local ARITY = {
   ['?worker'] = 2, ['?fenced'] = 2, ['?agent'] = 3, ['?process'] = 2, ['?renewal'] = 2, ['?empty'] = 1,
   ['?settled'] = 1, ['?leader'] = 2, ['?meta'] = 2, ['?vacant'] = 0, ['?open'] = 1,
-  ['?backlog'] = 1, ['?operation'] = 1,
+  ['?backlog'] = 1, ['?operation'] = 1, ['?parked'] = 1,
+  isolate = 1, share = 1, unpark = 1, resubmit = 1, mend_agent = 1, mend_process = 1, recount = 1,
   event = 12, agent = 2, process = 2, live = 1, ended = 2, spec = 2, queue = 3, unqueue = 1, discard = 1,
   vacate = 2, due = 2, undue = 1, timeout = 2, untimeout = 1, order = 2, unorder = 1, enlist = 1,
   delist = 1, lost = 1, forget = 2, inbox = 2, signal = 2, wake = 0, operation = 4, meta = 2, resign = 0,
@@ -101,12 +108,17 @@ end
 
 checks['?backlog'] = function(limit)
   local waiting = tonumber(redis.call('HGET', meta_key, 'waiting') or '0')
+    + redis.call('ZCARD', base .. 'alone')
   if waiting >= tonumber(limit) then return reply('FULL', number(waiting)) end
 end
 
 checks['?operation'] = function(id)
   local known = redis.call('HMGET', base .. 'operation:' .. id, 'digest', 'answer')
   if known[1] then return reply('KNOWN', known[1], known[2]) end
+end
+
+checks['?parked'] = function(id)
+  if redis.call('HEXISTS', base .. 'parked', id) == 0 then return reply('CONFLICT') end
 end
 
 local writes = {}
@@ -134,13 +146,19 @@ writes.queue = function(id, incarnation, reason)
   redis.call('HINCRBY', meta_key, 'waiting', 1)
 end
 
+writes.isolate = function(id)
+  redis.call('ZADD', base .. 'alone', number(ts), id)
+  redis.call('HSET', agent_key(id), 'command_id', '', 'claimed', '')
+end
+
 writes.unqueue = function(id)
+  redis.call('ZREM', base .. 'alone', id)
   local entry = redis.call('HMGET', agent_key(id), 'command_id', 'claimed')
   if not entry[1] or entry[1] == '' then return end
   redis.call('XACK', commands_key, GROUP, entry[1])
-  redis.call('XDEL', commands_key, entry[1])
+  local stood = redis.call('XDEL', commands_key, entry[1]) == 1
   redis.call('HSET', agent_key(id), 'command_id', '', 'claimed', '')
-  if entry[2] ~= '1' then redis.call('HINCRBY', meta_key, 'waiting', -1) end
+  if stood and entry[2] ~= '1' then redis.call('HINCRBY', meta_key, 'waiting', -1) end
 end
 
 writes.discard = function(entry)
@@ -148,11 +166,35 @@ writes.discard = function(entry)
   redis.call('XDEL', commands_key, entry)
 end
 
-writes.vacate = function(id, worker)
-  if redis.call('SREM', base .. 'held:' .. worker, id) == 1 then
-    redis.call('HINCRBY', process_key(worker), 'agent_count', -1)
-    rescore(worker)
+writes.vacate = vacate
+writes.share = share
+writes.unpark = function(id) redis.call('HDEL', base .. 'parked', id) end
+writes.mend_agent = function(id) redis.call('DEL', agent_key(id)) end
+writes.mend_process = function(id) redis.call('DEL', process_key(id)) end
+
+-- The letters of a parked record (see prelude) as the bytes that they stand for.
+local function bytes(text)
+  return (string.gsub(text, '([\194\195])([\128-\191])', function(a, b)
+    return string.char((string.byte(a) - 192) * 64 + string.byte(b) - 128)
+  end))
+end
+
+writes.resubmit = function(id)
+  local content = cjson.decode(redis.call('HGET', base .. 'parked', id)).content or {}
+  for i = 1, #content do content[i] = bytes(content[i]) end
+  if #content > 0 and #content % 2 == 0 then
+    redis.call('XADD', commands_key, 'NOMKSTREAM', number(ts) .. '-*', unpack(content))
   end
+end
+
+writes.recount = function(id)
+  local held, alone = redis.call('SMEMBERS', base .. 'held:' .. id), ''
+  for _, agent in ipairs(held) do
+    if redis.pcall('HGET', agent_key(agent), 'alone') == '1' then alone = agent end
+  end
+  redis.call('HSET', process_key(id), 'agent_count', number(#held), 'alone', alone, 'renewal', '0',
+    'last_heartbeat', number(ts))
+  rescore(id)
 end
 
 writes.due = function(id, at) redis.call('ZADD', base .. 'due', at, id) end

@@ -6,13 +6,14 @@
 -- Other keys of the pool are built from the hash tag of KEYS[1].
 --
 -- Reply of every script: {status, generation, seq, ts, ...}. Status OK wrote; any other wrote
--- nothing: MISSING, HALTED, ROLLED_BACK, RECOVERED, FENCED, CONFLICT, CLOSED, FULL, KNOWN.
+-- nothing: MISSING, LAYOUT, HALTED, ROLLED_BACK, RECOVERED, FENCED, CONFLICT, CLOSED, FULL, KNOWN.
 -- (ROLLED_BACK halts the log: from then on everybody is refused until it was recovered.)
 --
 -- RESTORING, set in front of this text, is true for the one who rebuilds a halted log.
 --
 -- Invariants: seq is dense; ts never goes back; meta.free is the sum of the scores of
--- <base>processes; meta.waiting counts the commands that nobody has claimed.
+-- <base>processes; meta.waiting counts the commands that nobody has claimed, meta.alone the workers
+-- that an agent has for itself.
 
 local meta_key, events_key = KEYS[1], KEYS[2]
 local base = string.sub(meta_key, 1, -5)
@@ -20,6 +21,7 @@ local prefix, tag = string.match(meta_key, '^(.-)pool:(%b{}):meta$')
 local commands_key = base .. 'commands'
 local GROUP = 'workers'
 local INBOX_MS = 600000
+local LAYOUT = 1
 
 local generation, seq, ts
 local last_entry = '' -- the stream id of the event that was appended last
@@ -36,12 +38,15 @@ end
 -- Reads the log's head; returns a refusal where it takes no writes, where the caller's floor is
 -- above it, and where it was recovered since the caller last heard of it.
 local function open_log(floor_generation, floor_seq)
-  local meta = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted')
+  local meta = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted', 'layout')
   if not meta[1] or redis.call('EXISTS', events_key) == 0
     or (tag and redis.call('EXISTS', commands_key) == 0) then
     return reply('MISSING')
   end
   generation, seq = meta[1], tonumber(meta[2])
+  if (tonumber(meta[5] or '1') or LAYOUT + 1) > LAYOUT then
+    return reply('LAYOUT', meta[5], number(LAYOUT))
+  end
   local time = redis.call('TIME')
   ts = math.max(tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000), tonumber(meta[3]))
   if meta[4] and not RESTORING then return reply('HALTED', meta[4]) end
@@ -73,14 +78,18 @@ local function close_log()
   redis.call('HSET', meta_key, 'seq', number(seq), 'ts', number(ts))
 end
 
--- Sets a worker's score to its free slots: those of an active one, else none. Not listed: no change.
+-- Sets a worker's score to its free slots: those of an active one that no agent has for itself, else
+-- none. Not listed: no change.
 local function rescore(worker_id, enlist)
   local processes = base .. 'processes'
   local before = redis.call('ZSCORE', processes, worker_id)
   if not before and not enlist then return end
-  local process = redis.call('HMGET', process_key(worker_id), 'status', 'max_agents', 'agent_count')
+  local process = redis.call('HMGET', process_key(worker_id), 'status', 'max_agents', 'agent_count',
+    'alone')
   local free = 0
-  if process[1] == 'active' then free = tonumber(process[2]) - tonumber(process[3] or '0') end
+  if process[1] == 'active' and (process[4] or '') == '' then
+    free = (tonumber(process[2]) or 0) - (tonumber(process[3] or '0') or 0)
+  end
   redis.call('ZADD', processes, number(free), worker_id)
   redis.call('HINCRBY', meta_key, 'free', number(free - tonumber(before or '0')))
 end
@@ -96,14 +105,81 @@ local function signal(kind, value)
   redis.call('XADD', base .. 'signals', 'MAXLEN', '~', 1000, '*', 'kind', kind, 'value', value)
 end
 
+-- An agent waits for a worker of its own: wake the emptiest worker, and the supervisors.
+local function wake_empty()
+  local waiting = redis.call('ZCARD', base .. 'alone')
+  if waiting == 0 then return end
+  local emptiest = redis.call('ZREVRANGE', base .. 'processes', 0, 0)
+  if emptiest[1] then push_inbox(emptiest[1], 'work') end
+  signal('need', number(waiting))
+end
+
 -- Work waits: wake the fullest worker that has room, and the supervisors if room is short.
 local function wake()
-  local counts = redis.call('HMGET', meta_key, 'waiting', 'free')
+  wake_empty()
+  local counts = redis.call('HMGET', meta_key, 'waiting', 'free', 'reserved')
   local waiting, free = tonumber(counts[1] or '0'), tonumber(counts[2] or '0')
   if waiting <= 0 then return end
   if free > 0 then
-    local roomy = redis.call('ZRANGEBYSCORE', base .. 'processes', 1, '+inf', 'LIMIT', 0, 1)
-    if roomy[1] then push_inbox(roomy[1], 'work') end
+    local roomy = redis.call('ZRANGEBYSCORE', base .. 'processes', 1, '+inf', 'LIMIT', 0, 2)
+    local chosen = roomy[1]
+    if chosen == counts[3] and roomy[2] then chosen = roomy[2] end
+    if chosen then push_inbox(chosen, 'work') end
   end
   if waiting > free then signal('need', number(waiting - free)) end
+end
+
+-- A worker is not taken by one agent any more.
+local function share(worker_id)
+  if (redis.call('HGET', process_key(worker_id), 'alone') or '') ~= '' then
+    redis.call('HSET', process_key(worker_id), 'alone', '')
+    redis.call('HINCRBY', meta_key, 'alone', -1)
+    rescore(worker_id)
+  end
+end
+
+-- Gives back the slot that an agent has in a worker.
+local function vacate(id, worker_id)
+  if redis.call('SREM', base .. 'held:' .. worker_id, id) == 1 then
+    redis.call('HINCRBY', process_key(worker_id), 'agent_count', -1)
+    if redis.call('HGET', process_key(worker_id), 'alone') == id then share(worker_id) end
+    rescore(worker_id)
+  end
+end
+
+-- Bytes as text that JSON can hold: each above 127 as the letter of that number (Latin-1).
+local function letters(text)
+  return (string.gsub(text, '[\128-\255]', function(c)
+    local b = string.byte(c)
+    return string.char(192 + math.floor(b / 64), 128 + b % 64)
+  end))
+end
+
+-- Puts what cannot be processed aside, once; beyond PARKED_MAX only what is an agent's or worker's.
+-- content: names and values in turn, as they stood. Says whether it is new.
+local PARKED_MAX = 1000
+local function park(source, subject, reason, content)
+  local key, id = base .. 'parked', source .. ':' .. letters(subject)
+  local vital = source == 'agent' or source == 'worker'
+  if redis.call('HEXISTS', key, id) == 1 then return false end
+  if not vital and redis.call('HLEN', key) >= PARKED_MAX then
+    redis.call('HINCRBY', meta_key, 'overlooked', 1)
+    return false
+  end
+  local told = {}
+  for i = 1, math.min(#content, 200) do told[i] = letters(string.sub(content[i], 1, 4096)) end
+  local record = { source = source, subject = letters(subject), reason = letters(reason),
+    at_ms = ts, content = told }
+  if #told == 0 then record.content = nil end
+  redis.call('HSET', key, id, cjson.encode(record))
+  signal('parked', id)
+  return true
+end
+
+-- Parks an agent: nobody tries it again until it is retried or dropped.
+local function park_agent(id, reason, content)
+  for _, schedule in ipairs({ 'due', 'timeouts', 'alone' }) do
+    redis.call('ZREM', base .. schedule, id)
+  end
+  return park('agent', id, reason, content)
 end

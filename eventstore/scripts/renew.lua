@@ -22,8 +22,8 @@ redis.call('XADD', base .. 'heartbeats', 'MINID', '~', number(ts - tonumber(ARGV
   'ts', number(ts), 'data', ARGV[6])
 local stops = {}
 for _, id in ipairs(redis.call('SMEMBERS', base .. 'held:' .. worker)) do
-  local stop = redis.call('HGET', agent_key(id), 'stop')
-  if stop and stop ~= '' then
+  local stop = redis.pcall('HGET', agent_key(id), 'stop')
+  if type(stop) == 'string' and stop ~= '' then
     stops[#stops + 1] = id
     stops[#stops + 1] = stop
   end

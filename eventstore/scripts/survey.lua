@@ -2,13 +2,14 @@
 -- KEYS  meta, events
 -- ARGV  1 floor generation, 2 floor seq, 3 most restarts and time-outs to list
 -- Returns {OK, generation, seq, ts, counters, due, timeouts, workers} with
---   counters = {waiting, free, restarting, live agents, scaling, closed}
+--   counters = {waiting, free, restarting, live agents, scaling, closed, agents that wait for a
+--     worker of their own, the worker that is reserved for one}
 --   due, timeouts = {agent id, at_ms, …} of those whose time has come, and then the next one
 --   workers = { {worker id, hash …}, … }: ordered, living, and lost ones not yet cleared away
 
 local refusal = open_log(ARGV[1], ARGV[2])
 if refusal then return refusal end
-local meta = redis.call('HMGET', meta_key, 'waiting', 'free', 'scaling', 'closed')
+local meta = redis.call('HMGET', meta_key, 'waiting', 'free', 'scaling', 'closed', 'reserved')
 
 local function upcoming(key)
   local come = redis.call('ZRANGEBYSCORE', key, '-inf', number(ts), 'WITHSCORES', 'LIMIT', 0,
@@ -20,7 +21,8 @@ end
 local workers = {}
 local function list(ids)
   for _, id in ipairs(ids) do
-    local hash = redis.call('HGETALL', process_key(id))
+    local hash = redis.pcall('HGETALL', process_key(id))
+    if hash.err then hash = { 'status', 'not a hash' } end
     workers[#workers + 1] = { id, unpack(hash) }
   end
 end
@@ -29,5 +31,6 @@ list(redis.call('ZRANGE', base .. 'orders', 0, -1))
 list(redis.call('SMEMBERS', base .. 'lost'))
 return reply('OK',
   { meta[1] or '0', meta[2] or '0', number(redis.call('ZCARD', base .. 'due')),
-    number(redis.call('SCARD', base .. 'agents')), meta[3] or '0', meta[4] or '' },
+    number(redis.call('SCARD', base .. 'agents')), meta[3] or '0', meta[4] or '',
+    number(redis.call('ZCARD', base .. 'alone')), meta[5] or '' },
   upcoming(base .. 'due'), upcoming(base .. 'timeouts'), workers)

@@ -3,6 +3,7 @@
 from muster.commands import (
     doctor,
     logs,
+    parked,
     pools,
     ps,
     recover,
@@ -24,6 +25,7 @@ def register(subparsers: Subparsers) -> None:
         ps,
         pools,
         workers,
+        parked,
         logs,
         tail,
         replay,

@@ -59,6 +59,8 @@ def facts(agent: AgentAnswer) -> list[tuple[str, render.Cell]]:
         "worker": agent.process_id,
         "incarnation": str(agent.incarnation),
         "failures": str(agent.failures or ""),
+        "worker deaths": str(agent.losses or ""),
+        "runs alone": "until it has behaved for a while: it was lost twice" if agent.alone else "",
         "fencing token": agent.fencing_token,
         "labels": labels,
         "input": render.json_line(agent.input) if agent.input else "",

@@ -29,6 +29,8 @@ class AgentAnswer(Struct, frozen=True, kw_only=True):
     input: dict[str, object] = {}
     last_error: Error | None = None
     failures: int = 0
+    losses: int = 0
+    alone: bool = False
     created_at: int = 0
     started_at: int = 0
     ended_at: int = 0
@@ -63,10 +65,25 @@ class WorkerAnswer(Struct, frozen=True, kw_only=True):
     reason: str = ""
     agent_count: int = 0
     max_agents: int = 0
+    alone: str = ""
     requested_at: int = 0
     started_at: int = 0
     last_heartbeat: int = 0
     loop_lag_ms: float = 0.0
+
+
+class ParkedAnswer(Struct, frozen=True, kw_only=True):
+    id: str = ""
+    pool_name: str = ""
+    source: str = ""
+    subject: str = ""
+    reason: str = ""
+    content: dict[str, str] = {}
+    parked_at: int = 0
+
+
+class ParkedList(Struct, frozen=True, kw_only=True):
+    parked: list[msgspec.Raw]
 
 
 class AgentPage(Struct, frozen=True, kw_only=True):

@@ -90,5 +90,11 @@ def _row(worker: WorkerAnswer, now_ms: float) -> render.Row:
         render.age(worker.started_at or worker.requested_at, now_ms),
         render.age(worker.last_heartbeat, now_ms),
         f"{worker.loop_lag_ms:.1f}ms" if worker.last_heartbeat else "",
-        render.Cell(worker.reason, "dim"),
+        render.Cell(_reason(worker), "dim"),
     )
+
+
+def _reason(worker: WorkerAnswer) -> str:
+    """Why it is as it is: also that all of its slots are one agent's."""
+    alone = f"{worker.alone} runs alone: it was lost twice" if worker.alone else ""
+    return "; ".join(text for text in (worker.reason, alone) if text)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from eventstore import agent as agents
+from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent, Command, End, Fail, Lose, RestartPolicy, Started, Terminate
 from eventstore.events import (
@@ -219,7 +220,8 @@ class Story:
             "hosts": [],
             "agents": [agent_record(agent, 1) for agent in self.agents.values()],
             "workers": [
-                worker_record(worker, len(self.held(name))) for name, worker in self.workers.items()
+                worker_record(worker, len(self.held(name)), "")
+                for name, worker in self.workers.items()
             ],
         }
 
@@ -241,7 +243,7 @@ class Story:
             timeouts={n: a.expires_ms for n, a in self.agents.items() if a.expires_ms},
             orders={n: w.deadline_ms for n, w in self.workers.items() if w.status == "requested"},
             held={name: set(self.held(name)) for name in self.workers},
-            agent_hashes={name: agents.to_hash(agent) for name, agent in self.agents.items()},
+            agent_hashes={name: agent_hash.to_hash(agent) for name, agent in self.agents.items()},
             process_hashes={
                 name: {**workers.to_hash(worker), "agent_count": str(len(self.held(name)))}
                 for name, worker in self.workers.items()

@@ -14,11 +14,11 @@ from projector.bulk import write_rows
 from projector.database import Database
 from projector.history import (
     ArchiveIncomplete,
+    ArchiveUnreadable,
     AsOf,
     History,
     NotReached,
     TooCostly,
-    Unreadable,
 )
 from projector.past import Past
 from projector.projection import Projection
@@ -303,7 +303,7 @@ async def test_an_event_that_cannot_be_read_is_not_passed_over(database_url: str
     async with open_stage(database_url) as stage:
         await stage.archive(rows)
         moment = await stage.history.moment(AsOf(at_ms=rows[-1].ts))
-        with pytest.raises(Unreadable, match="reads up to version 1"):
+        with pytest.raises(ArchiveUnreadable, match="reads up to version 1"):
             await stage.history.agent(moment, rows[index].subject, rows[index].pool)
 
 

@@ -8,6 +8,7 @@ import redis
 from eventstore import agent as agents
 from eventstore import worker as workers
 from eventstore.agent import End, Fail, Lose, RestartPolicy, Started, Status, Terminate
+from eventstore.agent_hash import to_hash
 from eventstore.connection import connect, demand_suitable, inspect
 from eventstore.errors import (
     Halted,
@@ -132,7 +133,7 @@ async def test_the_claim_and_the_fold_agree(any_redis_url: str) -> None:
     )
     folded = agents.evolve(submitted.agent, event, POOL)
     assert found is not None
-    assert agents.to_hash(found) == agents.to_hash(folded) == agents.to_hash(claimed.agent)
+    assert to_hash(found) == to_hash(folded) == to_hash(claimed.agent)
 
 
 async def test_what_a_fenced_worker_tries_does_not_enter_the_log(any_redis_url: str) -> None:

@@ -11,6 +11,7 @@ from projector.lease import Lease
 from projector.queries import AgentFilter
 from projector.rebuild import LogDamaged, Progress, Rebuild, Rebuilding, RebuildOptions, replay
 from projector.source import Source
+from projector.tables import VIEW_VERSION
 from projector.verify import verify
 from tests.integration.projector_stage import POOL, VIEWS, Stage, open_stage
 from tests.waiting import until
@@ -234,7 +235,7 @@ async def test_views_of_another_version_are_built_anew(redis_url: str, database_
             await stage.settle()
             assert await stage.contents() == before
         [row] = await stage.sql("SELECT version FROM {}view_versions WHERE name = 'views'")
-        assert row["version"] == 1
+        assert row["version"] == VIEW_VERSION
 
 
 async def test_views_of_a_newer_version_are_left_alone(redis_url: str, database_url: str) -> None:

@@ -26,9 +26,8 @@ from eventstore.agent import (
     Withdraw,
     decide,
     evolve,
-    from_hash,
-    to_hash,
 )
+from eventstore.agent_hash import from_hash, to_hash
 from eventstore.events import (
     AgentBody,
     AgentClaimed,

@@ -26,6 +26,7 @@ def test_every_type_is_named_as_the_design_names_it() -> None:
             "agent.unhealthy",
             "agent.crashed",
             "agent.lost",
+            "agent.cleared",
             "agent.released",
             "agent.restarting",
             "agent.termination_requested",

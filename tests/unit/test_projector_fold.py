@@ -188,6 +188,7 @@ agents = st.builds(
     started_ms=counts,
     ended_ms=counts,
     changed_ms=counts,
+    alone=st.booleans(),
 )
 workers = st.builds(
     Worker,
@@ -213,8 +214,10 @@ class TestRows:
     def test_every_field_of_a_state_is_tried_below(self) -> None:
         """A field that is added to a state must be added to its row, or restarts forget it."""
         assert len(agent_record(_agent(), 1)) == len(Agent.__struct_fields__) + 1  # generation
-        assert len(worker_record(_worker(), 0)) == len(Worker.__struct_fields__) + 1  # agent_count
-        assert len(pool_record(Pool(pool_name="p", role_type="r"))) == len(Pool.__struct_fields__)
+        beside_worker = ("agent_count", "alone")
+        assert len(worker_record(_worker(), 0, "")) == len(Worker.__struct_fields__ + beside_worker)
+        pool = pool_record(Pool(pool_name="p", role_type="r"))
+        assert len(pool) == len(Pool.__struct_fields__) - 1  # unknown settings stand in config
         assert len(host_record(Host(host="h", hostname="b"))) == len(Host.__struct_fields__)
 
     @given(agents)
@@ -223,13 +226,14 @@ class TestRows:
 
     @given(workers)
     def test_a_workers_row_gives_the_worker_back(self, worker: Worker) -> None:
-        assert worker_of(worker_record(worker, 3)) == worker
+        assert worker_of(worker_record(worker, 3, "a")) == worker
 
     def test_pools_and_hosts_come_back_too(self) -> None:
         pool = Pool(
             pool_name="p",
             role_type="r",
             config=PoolConfig(max_workers=3, lease_seconds=7.5),
+            unknown={"colour": "red"},
             version=2,
             deleted=True,
             created_seq=4,

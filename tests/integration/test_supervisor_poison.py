@@ -1,0 +1,182 @@
+"""An agent that kills its process each time: its neighbours are hurt twice, then it dies alone."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from eventstore.agent import Lose, Status, Terminate
+from tests.integration.test_supervisor import POOL, Site
+from tests.pools import ORIGIN, raw_events, types
+from tests.waiting import until
+from workers.watch import Watch
+
+WINDOW_SECONDS = 2.0
+POISON = """
+import asyncio, os, signal
+from muster import Agent
+
+class Mixed(Agent):
+    async def run(self, context):
+        if context.input.get("poison"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        await asyncio.Event().wait()
+"""
+
+
+@pytest.fixture
+async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    (tmp_path / "mixed.py").write_text(POISON)
+    site = Site(redis_url, tmp_path)
+    yield site
+    await site.close()
+
+
+async def test_poison_hurts_its_neighbours_twice_and_then_only_itself(site: Site) -> None:
+    """Nine innocents share a worker with it: lost twice with it, run alone, cleared; it fails."""
+    pool = await site.pool(restart_limit=2, suspicion_window_seconds=WINDOW_SECONDS)
+    spawned = [await pool.spawn() for _ in range(9)]
+    poison = await pool.spawn(input=msgspec.Raw(b'{"poison":true}'))
+    await site.host(agent="mixed:Mixed")
+
+    async def failed() -> bool:
+        agent = await site.log.agent(POOL, poison.agent_id)
+        return agent is not None and agent.status is Status.FAILED
+
+    await until(failed, timeout=20)
+    await site.until_running(9)
+    await until(lambda: types(site.url).count("agent.cleared") == 9, timeout=WINDOW_SECONDS + 8)
+    losses = Counter(e["subject"] for e in raw_events(site.url) if e["type"] == "agent.lost")
+    assert losses.pop(poison.agent_id) == 2 + 3, "twice in company, then its budget and one more"
+    assert losses.keys() <= {s.agent_id for s in spawned}
+    assert max(losses.values()) <= 2
+    assert company_of(site.url, poison.agent_id)[2:] == [1, 1, 1]
+    site.check(acknowledged=[s.agent_id for s in (*spawned, poison)])
+
+
+def company_of(url: str, agent_id: str) -> list[int]:
+    """How many agents its worker held, each time that it was lost."""
+    holds: Counter[str] = Counter()
+    told, dead = [], ""
+    for event in raw_events(url):
+        worker = event["worker_id"]
+        if event["type"] == "agent.claimed":
+            holds[worker] += 1
+        elif event["type"] == "agent.lost" and event["subject"] == agent_id:
+            told.append(holds[worker])
+            dead = worker
+    assert dead
+    return told
+
+
+async def test_at_the_maximum_room_is_made_for_one_that_must_be_alone(site: Site) -> None:
+    """Two workers, all agents stay: one is kept free of newcomers, and emptied when that can be."""
+    pool = await site.pool(
+        suspicion_window_seconds=WINDOW_SECONDS, max_workers=2, agents_per_worker=3
+    )
+    await site.host()
+    for count in range(1, 6):  # three fill the first worker, two are in the second
+        await pool.spawn()
+        await site.until_running(count)
+    for _ in range(2):
+        lost = types(site.url).count("agent.lost") + 2
+        os.kill(await smaller(site), signal.SIGKILL)
+        await until(partial(has_lost, site, lost))
+        await until(lambda: smaller(site), timeout=10)
+    first = await until(lambda: alone(site), timeout=10)
+    assert await site.log.waiting_alone(POOL), "the other waits: half of the workers may be taken"
+    await until(lambda: reserved(site), timeout=WINDOW_SECONDS + 5)
+    full = max((await site.survey()).workers, key=lambda o: o.agent_count).worker
+    ended = (await site.log.held(POOL, full.worker_id))[0]
+    await site.log.act(POOL, ended, Terminate(), ORIGIN)
+    second = await until(lambda: alone(site), timeout=10)
+    assert second != first
+    await site.until_running(4)
+    assert (await site.survey()).reserved == ""
+    await until(lambda: types(site.url).count("agent.cleared") == 2, timeout=WINDOW_SECONDS + 5)
+    site.check()
+
+
+def has_lost(site: Site, count: int) -> bool:
+    return types(site.url).count("agent.lost") == count
+
+
+async def smaller(site: Site) -> int:
+    """The pid of the active worker with the fewest agents, once it has some."""
+    found = [o for o in (await site.survey()).workers if o.worker.status == "active"]
+    least = min(found, key=lambda o: o.agent_count)
+    return least.worker.pid if len(found) == 2 and 0 < least.agent_count < 3 else 0
+
+
+async def alone(site: Site) -> str:
+    """The agent that has a worker for itself."""
+    return "".join(o.alone for o in (await site.survey()).workers)
+
+
+async def reserved(site: Site) -> str:
+    return (await site.survey()).reserved
+
+
+async def test_where_suspicion_is_off_those_set_apart_come_back(site: Site) -> None:
+    """As with a single process, which has no second worker to give."""
+    pool = await site.pool(suspicion_window_seconds=0.0, agents_per_worker=3)
+    suspect = (await pool.spawn()).agent_id
+    for name in "xy":
+        await pool.claim(await pool.worker(name, slots=3), 2)
+        lose = Lose(worker_id=name, reason="t", now_ms=site.log.now_ms(), suspicion_ms=600_000)
+        await site.log.act(POOL, suspect, lose, ORIGIN, fence=await pool.fence(name))
+    assert await site.log.waiting_alone(POOL) == [suspect]
+    await pool.spawn()
+    await site.host()
+    await site.until_running(2)
+    [observed] = (await site.survey()).workers
+    assert (observed.agent_count, observed.alone) == (2, "")
+    site.check()
+
+
+class Ended:
+    """The processes of a host of which these have ended."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def ended(self, worker_id: str) -> str | None:
+        return "killed by signal 9" if worker_id in self._names else None
+
+    def end(self, worker_id: str, grace_seconds: float) -> None:
+        """Nothing is left to be ended."""
+
+
+@pytest.mark.parametrize(
+    ("dead", "together"), [("a", False), ("ab", True), ("abcd", True), ("", False)]
+)
+async def test_many_that_die_at_one_look_were_rather_killed_by_their_host(
+    site: Site, dead: str, together: bool
+) -> None:
+    pool = await site.pool()
+    for name in "abcd":
+        await pool.worker(name)
+    watch = Watch("h", site.log, cast("Any", Ended(*dead)), lambda: pool.pool)
+    assert watch._died_together(await site.survey(), ()) is together
+    assert watch._died_together(await site.survey(), set(dead)) is together
+
+
+async def test_the_death_of_one_alone_is_no_failed_launch(site: Site) -> None:
+    """It would slow down the launches of all others."""
+    pool = await site.pool(agents_per_worker=10)
+    suspect = (await pool.spawn()).agent_id
+    for name in "xy":
+        await pool.claim(await pool.worker(name), 2)
+        lose = Lose(worker_id=name, reason="t", now_ms=site.log.now_ms(), suspicion_ms=600_000)
+        await site.log.act(POOL, suspect, lose, ORIGIN, fence=await pool.fence(name))
+    await pool.claim(await pool.worker("z"))
+    await pool.worker("other")
+    watch = Watch("h", site.log, cast("Any", Ended("z", "other")), lambda: pool.pool)
+    await watch._bury_the_dead(await site.survey())
+    assert watch.failed_launches == 1

@@ -1,0 +1,70 @@
+"""Commands that were handed to nobody: read from the group under a name that no worker bears.
+
+No step of Muster does that; somebody who looked with XREADGROUP does. Such a command is given to no
+worker any more, so its agent would wait for ever. It is put back, once the name is seen to be
+nobody's for a while; what no agent waits for is deleted.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+from redis.exceptions import ResponseError
+
+from eventstore.agent import Status
+from eventstore.connection import UNREACHABLE, execute
+from eventstore.errors import LogError, LogUnreachable
+from eventstore.keys import GROUP
+from eventstore.log import Log
+from eventstore.step import Origin
+from workers.leases import Stopwatch
+from workers.reaping import one_agent, pending_for
+
+NOBODYS_SECONDS: Final = 5.0
+"""A name must have been nobody's for so long: a worker may just have come."""
+
+log = structlog.get_logger("muster.leftovers")
+
+
+class Leftovers:
+    """Of one pool, as its leader looks after them."""
+
+    def __init__(self, events: Log, origin: Origin) -> None:
+        self._events = events
+        self._origin = origin
+        self._nobodys = Stopwatch()
+        self._looked = 0.0
+
+    async def look(self, pool: str, workers: Iterable[str], now: float) -> None:
+        """Put back what strangers hold, every few seconds. `workers`: all that are known."""
+        if now - self._looked < NOBODYS_SECONDS / 2:
+            return
+        self._looked = now
+        strangers = set(await _holders(self._events, pool)) - set(workers)
+        for name, seconds in self._nobodys.look(strangers, now).items():
+            if seconds >= NOBODYS_SECONDS:
+                await self._put_back(pool, name)
+
+    async def _put_back(self, pool: str, stranger: str) -> None:
+        for entry_id, agent_id in await pending_for(self._events, pool, stranger):
+            async with one_agent(self._events, pool, agent_id):
+                agent = await self._events.agent(pool, agent_id) if agent_id else None
+                step = self._events.step(pool, self._origin)
+                if agent is not None and agent.status is Status.PENDING:
+                    step.check("agent", agent_id, agent.version, agent.incarnation)
+                    step.write("unqueue", agent_id)
+                    step.enqueue(agent)
+                step.write("discard", entry_id)
+                await self._events.commit(step)
+                log.warning("command.put_back", pool=pool, agent_id=agent_id, held_by=stranger)
+
+
+async def _holders(events: Log, pool: str) -> list[str]:
+    """Names under which commands are pending."""
+    try:
+        found = await execute(events.client, "XPENDING", events.keys.pool(pool, "commands"), GROUP)
+    except UNREACHABLE as error:
+        raise LogUnreachable(f"Redis does not answer: {error}") from error
+    except ResponseError as error:
+        raise LogError(f"pool {pool!r}: cannot list what is pending: {error}") from error
+    return [name.decode(errors="replace") for name, _ in found[3] or ()]
