@@ -20,7 +20,7 @@ from eventstore.agent import Agent
 from eventstore.connection import UNREACHABLE, execute, shielded
 from eventstore.errors import LogError, LogUnreachable, Unreadable
 from eventstore.log import Log, Outcome
-from eventstore.step import Origin, Step
+from eventstore.step import Fence, Origin, Step
 from eventstore.worker import Worker, WorkerStatus
 
 
@@ -116,7 +116,8 @@ async def retry_agent(log: Log, one: Parked, told: Agent | None, origin: Origin)
             pass  # its worker runs it still, and does not mind
         elif agent.held:
             lose = agents.Lose(worker_id=agent.worker_id, reason=one.reason, now_ms=log.now_ms())
-            step.agent(agent.agent_id, agent, agents.decide(lose, agent), checked=not mends)
+            bodies, fence = agents.decide(lose, agent), await _fence(log, agent)
+            step.agent(agent.agent_id, agent, bodies, fence=fence, checked=not mends)
         else:
             step.write("unqueue", agent.agent_id)
             step.enqueue(agent)
@@ -135,8 +136,17 @@ async def drop_agent(log: Log, one: Parked, told: Agent | None, origin: Origin) 
             command = agents.Terminate(reason="dropped", graceful=False)
         bodies = agents.decide(command, agent)
         if bodies:
-            step.agent(agent.agent_id, agent, bodies, checked=not mends)
+            fence = None if runs else await _fence(log, agent)
+            step.agent(agent.agent_id, agent, bodies, fence=fence, checked=not mends)
     return await _carry_out(log, step)
+
+
+async def _fence(log: Log, agent: Agent) -> Fence | None:
+    """The epoch under which the agent's worker was declared lost, if it is still known."""
+    found = await log.worker(agent.pool_name, agent.worker_id) if agent.held else None
+    if found is None or found.worker.alive:
+        return None
+    return Fence(agent.worker_id, found.worker.epoch, lost=True)
 
 
 async def _agent_step(
