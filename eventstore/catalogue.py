@@ -23,7 +23,7 @@ from eventstore.events import (
     PoolDeleted,
     decode_entry,
 )
-from eventstore.log import ATTEMPTS, CATALOGUE, Log, Outcome, proof_of
+from eventstore.log import ATTEMPTS, CATALOGUE, Log, Outcome, proof_of, still_unknown
 from eventstore.pool import Catalogue, Pool, PoolConfig, write_config
 from eventstore.reader import Entry, Reader
 from eventstore.step import Origin
@@ -187,7 +187,8 @@ class CatalogueLog:
     ) -> Changed:
         unknown: OutcomeUnknown | None = None
         for _ in range(ATTEMPTS):
-            state = await self.refresh()
+            with still_unknown(unknown):
+                state = await self.refresh()
             outcome, body = decision(state)
             if body is None:
                 proof = Proof(CATALOGUE, "log", seq=state.seq)
@@ -198,7 +199,8 @@ class CatalogueLog:
             step.event(body, subject)
             step.write("meta", field, version + 1)
             try:
-                reply = await self._log.commit(step)
+                with still_unknown(unknown):
+                    reply = await self._log.commit(step)
             except OutcomeUnknown as error:
                 unknown = error
                 continue

@@ -15,8 +15,11 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
     ClusterDownError,
     MasterDownError,
+    NoPermissionError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -40,7 +43,11 @@ SyncClient: TypeAlias = SyncRedis
 T = TypeVar("T")
 
 
-def connect(url: str, *, max_connections: int = 32) -> Redis:
+class Absent(RedisConnectionError):
+    """Nothing was sent: Redis is known to be away."""
+
+
+def connect(url: str, *, max_connections: int = 32, client: type[Redis] = Redis) -> Redis:
     """A client for short calls. Waits for a free connection rather than opening more."""
     pool = BlockingConnectionPool.from_url(
         url,
@@ -52,7 +59,15 @@ def connect(url: str, *, max_connections: int = 32) -> Redis:
         protocol=2,
         health_check_interval=0,
     )
-    return _raw(Redis.from_pool(pool))
+    return _raw(client.from_pool(pool))
+
+
+async def give_up(client: AsyncClient) -> None:
+    """Drop all connections: what is under way ends now, as if the server had gone."""
+    try:
+        await client.connection_pool.disconnect(inuse_connections=True)
+    except (*UNREACHABLE, RedisError):
+        pass
 
 
 def _raw(client: Redis) -> Redis:
@@ -146,13 +161,19 @@ FLOOR = {"redis": (7, 0), "valkey": (7, 2)}
 
 
 async def inspect(client: Redis) -> dict[str, Any]:
-    """The server's INFO. Raises `LogUnreachable`."""
+    """The server's INFO. Raises `LogUnreachable`, or `ServerUnsuitable` where waiting is no use."""
     try:
         info: dict[str, Any] = await client.info("all")
+    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+        raise ServerUnsuitable(f"Redis refuses this login: {error}") from error
     except UNREACHABLE as error:
         raise LogUnreachable(f"Redis does not answer: {error}") from error
+    except ResponseError as error:
+        if passing(error):
+            raise LogUnreachable(f"Redis is not ready: {error}") from error
+        raise ServerUnsuitable(f"Redis refuses: {error}") from error
     except RedisError as error:
-        raise LogUnreachable(f"Redis refuses: {error}") from error
+        raise ServerUnsuitable(f"what answers there is no Redis: {error}") from error
     return info
 
 

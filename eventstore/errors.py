@@ -137,7 +137,7 @@ class UnknownEvent(LogError):
         self.kind, self.version, self.known = kind, version, known
         reads = f"reads up to version {known}" if known else "does not know that type"
         super().__init__(
-            f"event {kind!r} version {version}: {why or f'this version of Muster {reads}'}"
+            f"event {kind[:64]!r} version {version}: {why or f'this version of Muster {reads}'}"
         )
 
 

@@ -396,9 +396,10 @@ def decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
     """
     try:
         return _decode_entry(stream_id, fields)
-    except (ValueError, IndexError) as error:  # of msgspec, int() and decode()
+    except (ValueError, IndexError, RecursionError) as error:  # of msgspec, int() and decode()
         kind = fields[1].decode(errors="replace") if len(fields) > 1 else "nothing"
-        raise UnknownEvent(kind, 0, None, f"entry {stream_id.decode()}: {error}") from error
+        why = f"entry {stream_id.decode()}: {error}"
+        raise UnknownEvent(kind[:64], 0, None, why[:500]) from error
 
 
 def _decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:

@@ -12,7 +12,8 @@ first attempt was written.
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
@@ -26,7 +27,7 @@ from eventstore import agent as agents
 from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent, Command
-from eventstore.connection import UNREACHABLE, AsyncClient, execute, passing, shielded
+from eventstore.connection import UNREACHABLE, Absent, AsyncClient, execute, passing, shielded
 from eventstore.durability import Proof
 from eventstore.errors import (
     Busy,
@@ -371,7 +372,8 @@ class Log:
         """
         unknown: OutcomeUnknown | None = None
         for _ in range(ATTEMPTS):
-            agent = agent or await self.agent(pool, agent_id)
+            with still_unknown(unknown):
+                agent = agent or await self.agent(pool, agent_id)
             if agent is None:
                 await self._demand_whole(pool)
                 return Acted(Outcome.ABSENT, None)
@@ -385,7 +387,8 @@ class Log:
                 step.check("fenced" if fence.lost else "worker", fence.worker_id, fence.epoch)
             new = step.agent(agent_id, agent, bodies, fence=fence)
             try:
-                reply = await self.commit(step)
+                with still_unknown(unknown):
+                    reply = await self.commit(step)
             except OutcomeUnknown as error:
                 unknown, agent = error, None
                 continue
@@ -414,7 +417,8 @@ class Log:
         """Carry out a command on a worker. `prepare` may add checks and writes to the step."""
         unknown: OutcomeUnknown | None = None
         for _ in range(ATTEMPTS):
-            found = await self.worker(pool, worker_id)
+            with still_unknown(unknown):
+                found = await self.worker(pool, worker_id)
             if found is None:
                 await self._demand_whole(pool)
                 return ActedOnWorker(Outcome.ABSENT, None)
@@ -427,7 +431,8 @@ class Log:
             if prepare is not None:
                 prepare(step, worker)
             try:
-                reply = await self.commit(step)
+                with still_unknown(unknown):
+                    reply = await self.commit(step)
             except OutcomeUnknown as error:
                 unknown = error
                 continue
@@ -639,9 +644,20 @@ def _scored(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
     return tuple((_text(flat[i]), int(float(flat[i + 1]))) for i in range(0, len(flat), 2))
 
 
+@contextmanager
+def still_unknown(unknown: OutcomeUnknown | None) -> Iterator[None]:
+    """What an earlier attempt left unknown stays so, also where Redis is away by now."""
+    try:
+        yield
+    except LogUnreachable as error:
+        if unknown is None:
+            raise
+        raise unknown from error
+
+
 def _never_sent(error: BaseException) -> bool:
     """Whether a connection error came before anything could reach the server."""
-    if isinstance(error, BusyLoadingError):
+    if isinstance(error, BusyLoadingError | Absent):
         return True
     text = str(error)
     return text.startswith(("Error ", "Timeout connecting", "No connection available")) and (

@@ -9,7 +9,14 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from eventstore.connection import UNREACHABLE, AsyncClient, connect_blocking, interruptible, passing
+from eventstore.connection import (
+    UNREACHABLE,
+    AsyncClient,
+    connect_blocking,
+    give_up,
+    interruptible,
+    passing,
+)
 from eventstore.errors import LogError, LogUnreachable
 
 BLOCK_SECONDS = 5.0
@@ -52,6 +59,10 @@ class Reader:
         """The id of the last entry, `0` if there is none."""
         entries = await self.newest(stream, count=1)
         return str(entries[0][0].decode()) if entries else "0"
+
+    async def give_up(self) -> None:
+        """End what is under way with `LogUnreachable`; the next call connects anew."""
+        await give_up(self._client)
 
     async def close(self) -> None:
         await self._client.aclose()

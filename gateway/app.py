@@ -1,5 +1,7 @@
 """All routes, and what stands in front of them."""
 
+from typing import Final
+
 from aiohttp import web
 
 from gateway import (
@@ -18,6 +20,9 @@ from gateway.answering import AGENTS, API
 from gateway.backend import Backend
 from gateway.keys import BACKEND
 from gateway.security import dress, guard
+
+AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health)$)[^/]+}"
+"""One part of a path that is none of the fixed ones: `DELETE /agents/health` is a 405, no id."""
 
 
 def application(backend: Backend) -> web.Application:
@@ -46,8 +51,8 @@ def routes() -> list[web.RouteDef]:
         web.get(f"{AGENTS}/monitor/alerts", monitoring.alerts),
         web.get(f"{AGENTS}/health", monitoring.health),
         web.get(AGENTS, agents.list_agents),
-        web.get(f"{AGENTS}/{{agent_id}}", agents.get_agent),
-        web.delete(f"{AGENTS}/{{agent_id}}", agents.delete_agent),
+        web.get(f"{AGENTS}/{AGENT_ID}", agents.get_agent),
+        web.delete(f"{AGENTS}/{AGENT_ID}", agents.delete_agent),
         web.get(f"{API}/parked", parked.list_parked),
         web.post(f"{API}/parked/{{parked_id}}/retry", parked.retry),
         web.delete(f"{API}/parked/{{parked_id}}", parked.drop),

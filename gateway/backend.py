@@ -7,9 +7,9 @@ it (and what the request's `Muster-Position` names); where they do not, the answ
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from aiohttp import web
 from msgspec import Struct
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from eventstore.agent import Agent
 from eventstore.catalogue import CatalogueLog
-from eventstore.connection import UNREACHABLE, connect, execute
+from eventstore.connection import UNREACHABLE, Absent, connect, execute, give_up
 from eventstore.errors import LogUnreachable
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
@@ -28,6 +28,7 @@ from gateway.feed import Feed
 from gateway.ledger import Ledger
 from gateway.observing import Observations
 from gateway.options import GatewayOptions
+from gateway.presence import Presence, WatchedRedis
 from gateway.problems import Kind, Problem
 from gateway.rows import row_of
 from gateway.tail import Tail
@@ -36,6 +37,7 @@ from projector.queries import (
     HISTORY_SECONDS,
     AgentRow,
     DatabaseError,
+    DatabaseUnreachable,
     EventRow,
     Position,
     Trail,
@@ -51,6 +53,8 @@ class Reading(Struct):
     asked: dict[str, int]
     position: dict[str, int]
     stale: bool = False
+    age_ms: int | None = None
+    """Of a stale answer: what it tells held at most so long ago, if that is known."""
     as_of: str = ""
     """The moment of the past that the answer is of."""
 
@@ -64,7 +68,9 @@ class Backend:
     def __init__(self, options: GatewayOptions) -> None:
         self.options = options
         self.limits = options.limits
-        client, keys = connect(options.redis_url), Keys(options.key_prefix)
+        client = cast("WatchedRedis", connect(options.redis_url, client=WatchedRedis))
+        self.presence = client.presence = Presence(options.redis_url, self._redis_changed)
+        keys = Keys(options.key_prefix)
         self.log = Log(client, keys, retention=options.retention)
         self.views = Views(options.database_url)
         self.views_open = False
@@ -89,11 +95,25 @@ class Backend:
         )
 
     async def close(self) -> None:
+        await self.presence.stop()
         await self.tail.stop()
         await self.capabilities.close()
         await self._catalogue_reader.close()
         await self.log.client.aclose()
         await self.views.stop()
+
+    @property
+    def blind(self) -> bool:
+        """Whether Redis may have gone on without this gateway having seen it."""
+        return self.presence.away or not self.tail.following
+
+    async def _redis_changed(self, away: bool) -> None:
+        """Let go whoever waits for an answer that may never come; or follow again at once."""
+        if away:
+            await give_up(self.log.client)
+            await self._catalogue_reader.give_up()
+        if away or not self.tail.following:
+            await self.tail.look_again()
 
     # ---- the catalogue -----------------------------------------------------------------------
 
@@ -119,8 +139,12 @@ class Backend:
         return pool
 
     async def with_catalogue(self, call: Callable[[CatalogueLog], Awaitable[T]]) -> T:
-        """Use the catalogue's own connection, one at a time."""
+        """Use the catalogue's own connection, one at a time. Raises `LogUnreachable`."""
         async with self._catalogue_turn:
+            try:
+                self.presence.demand()
+            except Absent as error:
+                raise LogUnreachable(f"Redis does not answer: {error}") from error
             return await call(self._catalogue)
 
     # ---- events of the past ------------------------------------------------------------------
@@ -157,7 +181,7 @@ class Backend:
         try:
             async with asyncio.timeout(seconds or self.limits.query_seconds):
                 yield self.views
-        except (DatabaseError, OSError, TimeoutError) as error:
+        except (DatabaseError, DatabaseUnreachable, OSError, TimeoutError) as error:
             detail = f"the database does not answer: {type(error).__name__}"
             raise Problem(Kind.VIEWS_UNAVAILABLE, detail) from error
 
@@ -176,20 +200,31 @@ class Backend:
         reading: Reading = request[READING]
         names = [CATALOGUE, *self.known_pools()] if pools is None else list(pools)
         names += [name for name in reading.asked if name not in names]
-        deadline = time.monotonic() + self.limits.settle_seconds
+        deadline = time.monotonic() + (0.0 if self.blind else self.limits.settle_seconds)
         positions = await self.positions()
-        wanted = {name: self._wanted(name, reading, positions.get(name)) for name in names}
-        for name, seq in wanted.items():
+        for name in names:
             found = positions.get(name)
-            if seq and (found is None or found.seq < seq):
-                left = max(deadline - time.monotonic(), 0.0)
-                if await views.wait_for(name, seq, timeout_seconds=left):
-                    reading.position[name] = seq
-                    continue
-                reading.stale = True
-            if found is not None:
-                reading.position[name] = found.seq
+            seq, reached = self._wanted(name, reading, found), found.seq if found else 0
+            left = deadline - time.monotonic()
+            if reached < seq and left > 0:
+                waited = await views.wait_for(name, seq, timeout_seconds=left)
+                reached = seq if waited else reached
+            reading.stale |= reached < seq
+            if reached:
+                reading.position[name] = reached
+        if self.blind or reading.stale:
+            reading.stale = True
+            reading.age_ms = self._age_ms(names, positions)
         return positions
+
+    def _age_ms(self, names: Iterable[str], positions: Mapping[str, Position]) -> int | None:
+        """How long ago the views of these logs held for certain."""
+        ages = [
+            self.tail.age_ms(name, positions[name], self.log.now_ms())
+            for name in names
+            if name in positions
+        ]
+        return max(ages, default=None)
 
     def _wanted(self, pool: str, reading: Reading, found: Position | None) -> int:
         """The seq that views must have; what was told of a log since recovered is void."""

@@ -19,7 +19,7 @@ from msgspec import Struct
 from eventstore.errors import LogUnreachable
 from eventstore.reader import Entry
 from gateway.backend import Backend
-from gateway.feed import Follower, Told, told
+from gateway.feed import Follower, Told, told, well_formed
 from gateway.keys import BACKEND
 from gateway.problems import Kind, Problem
 from gateway.requests import EventQuery, query
@@ -166,7 +166,8 @@ class Stream:
         for pool, end in target.items():
             if self._selection.follows(pool) and not self._cursor.passed(pool, end):
                 async for entries in self._pages(pool, end):
-                    await self._send([told(pool, entry) for entry in entries])
+                    await self._send([told(pool, e) for e in entries if well_formed(e)])
+                    self._cursor.positions[pool] = entries[-1][0].decode()
 
     async def _pages(self, pool: str, end: str) -> AsyncIterator[list[Entry]]:
         while not self._cursor.passed(pool, end):

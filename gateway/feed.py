@@ -9,10 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
+from eventstore.events import ENTRY_FIELDS
 from eventstore.reader import Entry
 from gateway.problems import Kind, Problem
 
@@ -50,10 +52,35 @@ class Told(Struct, frozen=True):
 
 
 _ENCODER = msgspec.json.Encoder()
+_CHECKER = msgspec.json.Decoder(msgspec.Raw)
+NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
+NUMBERS: Final = (3, 5, 11, 15, 25)
+"""Where version, seq, incarnation, epoch and ts stand among the names and values."""
+OPTIONAL: Final = frozenset({11, 15})
+DIGITS: Final = 19
+
+
+def well_formed(entry: Entry) -> bool:
+    """Whether an entry is that of an event, known or not: the right fields, with numbers in them.
+
+    Whoever listens to the tail may rely on this, and on no more.
+    """
+    fields = entry[1]
+    if fields[::2] != NAMES:
+        return False
+    try:
+        for value in fields[1::2]:
+            value.decode()
+    except UnicodeDecodeError:
+        return False
+    return all(
+        len(fields[at]) < DIGITS and (fields[at].isdigit() or (not fields[at] and at in OPTIONAL))
+        for at in NUMBERS
+    )
 
 
 def told(pool: str, entry: Entry) -> Told:
-    """A stream's entry for clients. Types that this version does not know are told as well."""
+    """A well-formed entry for clients. Types that this version does not know are told as well."""
     stream_id, fields = entry
     value = {fields[i]: fields[i + 1] for i in range(0, len(fields), 2)}
     event = FlatEvent(
@@ -72,10 +99,19 @@ def told(pool: str, entry: Entry) -> Told:
         traceparent=value[b"traceparent"].decode(),
         actor=value[b"actor"].decode(),
         ts=int(value[b"ts"]),
-        data=msgspec.Raw(value[b"data"]),
+        data=_one_line(value[b"data"]),
     )
     data = _ENCODER.encode(event)
     return Told(pool, event.stream_id, event.type, event.subject, event.worker_id, data)
+
+
+def _one_line(data: bytes) -> msgspec.Raw:
+    """JSON that may stand in a message; what is none stands there as text."""
+    try:
+        _CHECKER.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return msgspec.Raw(_ENCODER.encode(data.decode()))
+    return msgspec.Raw(data.replace(b"\n", b" ").replace(b"\r", b" "))
 
 
 class Follower:

@@ -30,7 +30,7 @@ _DECISION = msgspec.json.Decoder(PoolScalingDecided)
 def _reason(data: bytes) -> str:
     try:
         return _REASON.decode(data).reason
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return "unknown"
 
 
@@ -82,7 +82,10 @@ class Observations:
     def _decided(self, pool: str, data: bytes) -> None:
         try:
             self.decisions[pool] = _DECISION.decode(data)
-        except msgspec.DecodeError:  # recorded by a newer version: the last known one stands
+        except (
+            msgspec.DecodeError,
+            RecursionError,
+        ):  # recorded by a newer version: the last known one stands
             pass
 
     def _started(self, pool: str, agent_id: str, ts: int) -> None:

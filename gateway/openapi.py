@@ -29,17 +29,22 @@ from projector.queries import AgentRow, PoolRow
 
 REFERENCE: Final = "#/components/schemas/{name}"
 JSON: Final = "application/json"
+USUAL: Final = (400, 408, 421, 431)
+"""What any request may be refused with."""
 PREFER: Final = (
     "Prefer",
     "`wait=N`: wait up to N seconds (60 at most); `respond-async`: do not wait.",
+    "",
 )
 DURABILITY: Final = (
     "Muster-Durability",
     "`accepted`, `fsynced`, `replicated` or `archived`: the level to be reached before the answer.",
+    "",
 )
 KEY: Final = (
     "Idempotency-Key",
     "1 to 255 printable ASCII characters; the same key asks for the same agent for 24 h.",
+    "^[!-~]([ -~]{0,253}[!-~])?$",
 )
 LOWER: Final = "It is done, but not at the level of durability asked for"
 TOLD: Final = {
@@ -66,7 +71,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     problems: tuple[int, ...] = ()
     body: Any = None
     query: Any = None
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str, str], ...] = ()
+    """Name, what it means, and the pattern of its value, if it has one."""
     kind: str = JSON
     public: bool = False
     commands: bool = False
@@ -254,7 +260,7 @@ OPERATIONS: Final = (
         tag="events",
         summary="Follow the log as server-sent events",
         query=asked.EventQuery,
-        headers=(("Last-Event-ID", "Go on after the event with this id."),),
+        headers=(("Last-Event-ID", "Go on after the event with this id.", ""),),
         answers=((200, "One event a message; `id` is where to go on", FlatEvent),),
         problems=(429,),
         kind="text/event-stream",
@@ -314,6 +320,7 @@ OPERATIONS: Final = (
         tag="pages",
         summary="What the pages load",
         answers=((200, "A style sheet, script or picture", str),),
+        problems=(404,),
         kind="*/*",
         public=True,
     ),
@@ -389,12 +396,13 @@ def _operation(
         content = {JSON: {"schema": schemas[repr(op.body)]}}
         found["requestBody"] = {"required": True, "content": content}
     problem = {CONTENT_TYPE: {"schema": schemas[repr(ProblemBody)]}}
+    refusals = {*op.problems, *USUAL}
     if not op.public:
-        usual = (400, 421, 503, *((401,) if token else ()))
-        for status in sorted({*op.problems, *usual} - {int(s) for s in found["responses"]}):
-            found["responses"][str(status)] = {"description": "A problem", "content": problem}
+        refusals |= {503, *((401,) if token else ())}
         if token:
             found["security"] = [{"token": []}]
+    for status in sorted(refusals - {int(s) for s in found["responses"]}):
+        found["responses"][str(status)] = {"description": "A problem", "content": problem}
     return found
 
 
@@ -419,7 +427,12 @@ def _parameters(op: Operation, components: dict[str, Any]) -> list[dict[str, Any
             for name, schema in shape["properties"].items()
         ]
     found += [
-        {"name": name, "in": "header", "description": about, "schema": {"type": "string"}}
-        for name, about in op.headers
+        {
+            "name": name,
+            "in": "header",
+            "description": about,
+            "schema": {"type": "string", **({"pattern": pattern} if pattern else {})},
+        }
+        for name, about, pattern in op.headers
     ]
     return found

@@ -19,6 +19,17 @@ class Limits(Struct, frozen=True, kw_only=True):
     body_max: int = 128 * 1024
     input_max: int = 64 * 1024
     header_max: int = 8190
+    connections_max: int = 20_000
+    """Clients at once; fewer where the operating system does not allow as many open files."""
+    head_seconds: float = 10.0
+    """How long the head of a request may take once it has begun."""
+    body_seconds: float = 20.0
+    idle_seconds: float = 75.0
+    """How long a connection may stand between requests, or before the first."""
+    linger_seconds: float = 2.0
+    """How long what a refused client still sends is taken, so that it hears the answer."""
+    unread_seconds: float = 30.0
+    """A client that takes nothing of its answer for so long is cut off."""
     wait_default: float = 5.0
     wait_max: float = 60.0
     waiters_max: int = 10_000

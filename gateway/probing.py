@@ -130,7 +130,7 @@ async def parked_counts(backend: Backend, redis: RedisFacts) -> dict[str, int]:
 async def unreadiness(backend: Backend) -> list[str]:
     """Why this gateway makes no progress; empty if it does."""
     reasons = list(backend.tail.stopped.values())
-    if not backend.tail.following:
+    if backend.blind:
         why = backend.tail.trouble or "Redis does not answer"
         reasons.append(f"the log is not being followed: {why}")
     capabilities = backend.capabilities

@@ -6,6 +6,7 @@ answer. `type` is one of the names in `Kind`: a public contract, as are the fiel
 
 from collections.abc import Mapping
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Final
 
 import msgspec
@@ -42,6 +43,7 @@ class Kind(StrEnum):
     """What is wrong; each has one status and title in `_KINDS`."""
 
     INVALID_REQUEST = "invalid-request"
+    MALFORMED_HTTP = "malformed-http"
     MALFORMED_JSON = "malformed-json"
     UNAUTHORIZED = "unauthorized"
     NOT_FOUND = "not-found"
@@ -54,6 +56,8 @@ class Kind(StrEnum):
     POOL_EXISTS = "pool-exists"
     POOL_NOT_EMPTY = "pool-not-empty"
     CANNOT_BE_READ = "cannot-be-read"
+    HEAD_TOO_SLOW = "head-too-slow"
+    HEAD_TOO_LARGE = "head-too-large"
     BODY_TOO_SLOW = "body-too-slow"
     BODY_TOO_LARGE = "body-too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
@@ -64,6 +68,7 @@ class Kind(StrEnum):
     DURABILITY_UNAVAILABLE = "durability-unavailable"
     BACKLOG_FULL = "backlog-full"
     TOO_MANY_STREAMS = "too-many-streams"
+    TOO_MANY_CONNECTIONS = "too-many-connections"
     AGENT_START_FAILED = "agent-start-failed"
     OUTCOME_UNKNOWN = "outcome-unknown"
     REDIS_UNREACHABLE = "redis-unreachable"
@@ -85,6 +90,7 @@ class Kind(StrEnum):
 
 _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.INVALID_REQUEST: (400, "The request is not valid"),
+    Kind.MALFORMED_HTTP: (400, "This is not HTTP"),
     Kind.MALFORMED_JSON: (400, "The body is not JSON"),
     Kind.UNAUTHORIZED: (401, "A valid bearer token is needed"),
     Kind.NOT_FOUND: (404, "There is nothing here"),
@@ -97,6 +103,8 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.POOL_EXISTS: (409, "The pool exists already"),
     Kind.POOL_NOT_EMPTY: (409, "The pool has live agents"),
     Kind.CANNOT_BE_READ: (409, "It cannot be read, or is of a newer version"),
+    Kind.HEAD_TOO_SLOW: (408, "The request did not come in time"),
+    Kind.HEAD_TOO_LARGE: (431, "The address or a header is too large"),
     Kind.BODY_TOO_SLOW: (408, "The body did not come in time"),
     Kind.BODY_TOO_LARGE: (413, "The body is too large"),
     Kind.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be JSON"),
@@ -109,6 +117,7 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.DURABILITY_UNAVAILABLE: (422, "Redis cannot give this level of durability"),
     Kind.BACKLOG_FULL: (429, "Too many spawns wait"),
     Kind.TOO_MANY_STREAMS: (429, "Too many clients follow the events"),
+    Kind.TOO_MANY_CONNECTIONS: (503, "Too many clients are connected"),
     Kind.AGENT_START_FAILED: (502, "The agent could not be started"),
     Kind.OUTCOME_UNKNOWN: (503, "It is not known whether this was done"),
     Kind.REDIS_UNREACHABLE: (503, "Redis does not answer"),
@@ -127,6 +136,7 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
 RETRY_AFTER_SECONDS: Final[dict[Kind, int]] = {
     Kind.BACKLOG_FULL: 1,
     Kind.TOO_MANY_STREAMS: 5,
+    Kind.TOO_MANY_CONNECTIONS: 5,
     Kind.OUTCOME_UNKNOWN: 1,
     Kind.REDIS_UNREACHABLE: 2,
     Kind.LOG_MISSING: 5,
@@ -177,6 +187,7 @@ class Problem(Exception):
         error: Error | None = None,
         agent: AgentRow | None = None,
     ) -> None:
+        detail, field = carried(detail), carried(field)
         super().__init__(detail)
         known_status, known_title = _KINDS.get(kind, (status, title))
         self.kind = kind
@@ -195,6 +206,11 @@ class Problem(Exception):
             agent=agent,
         )
 
+    @property
+    def reason(self) -> str:
+        """The words beside the status."""
+        return HTTPStatus(self.body.status).phrase
+
     def response(self) -> web.Response:
         return web.Response(
             body=msgspec.json.encode(self.body),
@@ -202,6 +218,11 @@ class Problem(Exception):
             content_type=CONTENT_TYPE,
             headers=self.headers,
         )
+
+
+def carried(text: str) -> str:
+    """Text as UTF-8 can carry it: a header may hold bytes that are none."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def translate(error: Exception) -> Problem | None:

@@ -3,7 +3,6 @@
 `/openapi.json` is made from these same Structs. A refusal names the field that it is about.
 """
 
-import asyncio
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -12,16 +11,15 @@ from typing import Annotated, Any, Final, TypeVar, cast
 import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
+from multidict import MultiMapping
 
 from eventstore.agent import Status
 from eventstore.pool import PoolConfig
+from gateway.content import content_of
 from gateway.options import Limits
 from gateway.problems import Kind, Problem
 
 T = TypeVar("T")
-
-BODY_SECONDS: Final = 20.0
-"""How long a client may take to send its body."""
 
 # A pattern's `$` also stands before a last line break; `(?!\n)` shuts that door.
 PoolName = Annotated[
@@ -63,6 +61,21 @@ Moment = Annotated[
     ),
 ]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+Settings = Annotated[
+    dict[str, object],
+    Meta(
+        extra_json_schema={
+            "properties": {
+                name: {"anyOf": [schema, {"type": "null"}]}
+                for name, schema in msgspec.json.schema(PoolConfig)["$defs"]["PoolConfig"][
+                    "properties"
+                ].items()
+            },
+            "additionalProperties": False,
+        }
+    ),
+]
+"""Some of a pool's settings. They are read by `pool_config`, over others or the defaults."""
 PageSize = Annotated[int, Meta(ge=1, le=1000)]
 
 
@@ -96,13 +109,13 @@ class PoolRequest(Request, frozen=True):
 
     role_type: RoleName
     pool_name: PoolName
-    config: dict[str, object] = {}
+    config: Settings = {}
 
 
 class PoolPatch(Request, frozen=True):
     """Change some settings of a pool; null puts one back to the service's default."""
 
-    config: dict[str, object]
+    config: Settings
 
 
 class AgentQuery(Request, frozen=True):
@@ -191,30 +204,34 @@ class Nothing(Request, frozen=True):
 
 async def body(request: web.Request, shape: type[T]) -> T:
     """The request's body. Raises `Problem`."""
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            content = await request.read()
-    except TimeoutError:
-        detail = f"the body did not come within {BODY_SECONDS:g} s"
-        raise Problem(Kind.BODY_TOO_SLOW, detail, field="body") from None
+    return decoded(await content_of(request), shape)
+
+
+def decoded(content: bytes, shape: type[T]) -> T:
+    """JSON as a Struct. Raises `Problem`."""
     if not content:
         raise Problem(Kind.MALFORMED_JSON, "the body is empty", field="body")
     try:
-        decoded: T = _decoder(cast("Any", shape)).decode(content)
+        found: T = _decoder(cast("Any", shape)).decode(content)
     except msgspec.ValidationError as error:
         raise invalid(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         detail = f"the body cannot be read: {error}"
         raise Problem(Kind.MALFORMED_JSON, detail, field="body") from None
-    return decoded
+    return found
 
 
 def query(request: web.Request, shape: type[T]) -> T:
     """The request's query parameters. Raises `Problem`."""
+    return parameters(request.query, shape)
+
+
+def parameters(given: MultiMapping[str], shape: type[T]) -> T:
+    """Query parameters as a Struct. Raises `Problem`."""
     many = _repeatable(cast("Any", shape))
     said: dict[str, Any] = {}
-    for name in request.query:
-        values = request.query.getall(name)
+    for name in given:
+        values = given.getall(name)
         if name in many:
             said[name] = [part for value in values for part in value.split(",")]
         elif len(values) > 1:
@@ -230,6 +247,9 @@ def converted(fields: Mapping[str, object], shape: type[T], *, strict: bool, at:
         return msgspec.convert(fields, shape, strict=strict)
     except msgspec.ValidationError as error:
         raise invalid(error, at) from None
+    except UnicodeEncodeError:
+        detail = "this is not UTF-8"
+        raise Problem(Kind.INVALID_REQUEST, detail, field=at or "query") from None
 
 
 def part(request: web.Request, name: str, shape: Any) -> str:

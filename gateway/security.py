@@ -45,6 +45,7 @@ SECURITY_HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
+    "Server": "muster",
 }
 ORIGIN: Final = web.RequestKey("muster.origin", Origin)
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -81,10 +82,11 @@ def _refusal(error: Exception, request: web.Request) -> web.Response:
 def _tally(request: web.Request, status: int, seconds: float) -> None:
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "unmatched"
-    request.app[BACKEND].observations.answered(request.method, route, status, seconds)
+    method = request.method if request.method in hdrs.METH_ALL else "other"
+    request.app[BACKEND].observations.answered(method, route, status, seconds)
     log.debug(
         "gateway.answered",
-        method=request.method,
+        method=method,
         route=route,
         status=status,
         ms=round(seconds * 1000, 1),
@@ -130,9 +132,17 @@ def admit(request: web.Request, options: GatewayOptions) -> None:
 
 
 def _host_allowed(request: web.Request, options: GatewayOptions) -> bool:
-    host = request.headers.get("Host", "").strip().lower()
-    name = re.sub(r":\d*$", "", host).strip("[]").rstrip(".")
-    return "*" in options.hostnames or name in {known.lower() for known in options.hostnames}
+    """Whether `Host` is a name of ours, and so is the host in an absolute address."""
+    known = {name.lower() for name in options.hostnames}
+    named = {_name(request.headers.get("Host", "")), _name(request.host or "")}
+    return "*" in known or named <= known
+
+
+def _name(host: str) -> str:
+    """The name or address without a port; an absolute address has its IPv6 without brackets."""
+    plain = host.count(":") > 1 and not host.startswith("[")
+    name = host if plain else re.sub(r":\d*$", "", host)
+    return name.strip().lower().strip("[]").rstrip(".")
 
 
 def token_matches(request: web.Request, token: str) -> bool:
@@ -162,8 +172,7 @@ def _seq(text: str) -> int:
 
 async def dress(request: web.Request, response: web.StreamResponse) -> None:
     """The headers of every answer; a signal of aiohttp, so that streams have them too."""
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
+    response.headers.update(SECURITY_HEADERS)
     if ORIGIN in request:
         response.headers["X-Request-Id"] = request[ORIGIN].correlation_id
     if READING in request:
@@ -176,6 +185,7 @@ async def dress(request: web.Request, response: web.StreamResponse) -> None:
             response.headers["Muster-As-Of"] = reading.as_of
         if reading.stale:
             response.headers["Muster-Stale"] = "true"
+            if reading.age_ms is not None:
+                response.headers["Muster-Age-Ms"] = str(reading.age_ms)
     if (fallback := request.app[BACKEND].options.fallback) is not None:
         response.headers[HEADER] = fallback.mode
-    response.headers["Server"] = "muster"

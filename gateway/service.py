@@ -14,6 +14,7 @@ from aiohttp import web
 from eventstore.errors import ConfigurationError
 from gateway.app import application
 from gateway.backend import Backend
+from gateway.connections import Door, room
 from gateway.options import GatewayOptions
 from projector.queries import DatabaseError
 
@@ -35,6 +36,7 @@ class Gateway:
         self._options = options
         self._backend: Backend | None = None
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.url = ""
 
@@ -45,14 +47,11 @@ class Gateway:
         self._backend = backend
         self._runner = web.AppRunner(
             application(backend),
-            access_log=None,
             handle_signals=False,
             shutdown_timeout=self._options.limits.shutdown_seconds,
-            max_line_size=self._options.limits.header_max,
-            max_field_size=self._options.limits.header_max,
-            keepalive_timeout=75.0,
         )
         await self._runner.setup()
+        backend.presence.start()
         await backend.tail.start(timeout_seconds=TAIL_SECONDS)
         self._tasks = [
             asyncio.create_task(_open_views(backend), name="gateway.views"),
@@ -61,15 +60,25 @@ class Gateway:
             asyncio.create_task(backend.capabilities.watch(), name="gateway.durability"),
         ]
         await asyncio.wait(self._tasks[:1], timeout=VIEWS_SECONDS)
-        await web.SockSite(self._runner, listening, backlog=BACKLOG).start()
+        await self._open_door(self._runner, listening)
         self.url = _url(self._options.host, listening)
         log.info("gateway.started", url=self.url)
+
+    async def _open_door(self, runner: web.AppRunner, listening: socket.socket) -> None:
+        """Take connections, each with the bounds of `gateway.connections`."""
+        assert runner.server is not None
+        limits = self._options.limits
+        door = Door(runner.server, limits, room(limits))
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(door, sock=listening, backlog=BACKLOG)
 
     async def stop(self) -> None:
         """Answer what is under way, then close. A second call does nothing."""
         backend, self._backend = self._backend, None
         if backend is None:
             return
+        if self._listening is not None:
+            self._listening.close()
         backend.waiters.close()
         backend.feed.close()
         if self._runner is not None:

@@ -24,7 +24,8 @@ from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from eventstore.pool import Catalogue
 from eventstore.reader import Entry, Reader
-from projector.queries import Trail
+from gateway.feed import well_formed
+from projector.queries import Position, Trail
 
 log = structlog.get_logger()
 
@@ -68,7 +69,7 @@ class Head:
         self._steps.append((seq, ts))
 
     def waiting_since(self, seq: int) -> int:
-        """The log time of the first step past `seq`; 0 if there is none."""
+        """The log time of the first step past `seq` that is remembered; 0 if there is none."""
         return next((ts for reached, ts in self._steps if reached > seq), 0)
 
 
@@ -101,6 +102,7 @@ class Tail:
         """Why no log is being followed at the moment, where that is not Redis being away."""
         self._task: asyncio.Task[None] | None = None
         self._following = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._read_at = 0.0
 
     async def start(self, *, timeout_seconds: float) -> bool:
@@ -119,6 +121,19 @@ class Tail:
             task.cancel()
             await asyncio.wait([task])
         await self._reader.close()
+
+    async def look_again(self) -> None:
+        """Give up a read that may never be answered, and do not wait before the next."""
+        self._hurry.set()
+        await self._reader.give_up()
+
+    def age_ms(self, pool: str, position: Position, now_ms: int) -> int:
+        """How long ago, at most, the views at this position told all that the log held."""
+        head = self.heads.get(pool)
+        since = head.waiting_since(position.seq) if head else position.ts
+        if since or head is None:
+            return max(now_ms - since, 0)
+        return int((time.monotonic() - self._read_at) * 1000)
 
     @property
     def following(self) -> bool:
@@ -156,7 +171,12 @@ class Tail:
         self.trouble = "" if isinstance(error, LogUnreachable) else str(error)
         first, longest = BACKOFF_SECONDS
         delay = min(delay * 2 or first, longest)
-        await asyncio.sleep(delay)
+        self._hurry.clear()
+        try:
+            async with asyncio.timeout(delay):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
         return delay
 
     async def _begin(self) -> None:
@@ -238,6 +258,8 @@ class Tail:
         """Those before the first that this version cannot read; that one stops the log's tail."""
         for number, entry in enumerate(entries):
             try:
+                if not well_formed(entry):
+                    raise UnknownEvent("entry that is none of an event", 0, None)
                 demand_readable(entry, whole=pool == CATALOGUE)
             except UnknownEvent as error:
                 self._stop(pool, f"entry {entry[0].decode()}: {error}")
@@ -269,4 +291,4 @@ class Tail:
 
 
 def _seq(entry: Entry) -> int:
-    return int(entry[1][5])
+    return int(entry[1][5]) if well_formed(entry) else 0

@@ -72,6 +72,9 @@ class Waiters:
         self._count = 0
         self._closed = False
 
+    def __len__(self) -> int:
+        return self._count
+
     @contextmanager
     def watch(self, agent_id: str) -> Iterator[Watch]:
         """Watch an agent for a while. Over the limit the watch is closed from the start."""

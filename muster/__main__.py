@@ -21,8 +21,8 @@ Every flag has an environment variable MUSTER_<FLAG> and a key in muster.toml.
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+def command_line() -> argparse.ArgumentParser:
+    """All commands and their flags."""
     parser = argparse.ArgumentParser(
         prog="muster",
         description="An auto-scaling pool of long-lived agents, event-sourced over Redis Streams.",
@@ -33,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     _add_roles(subparsers)
     commands.register(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = command_line()
     args = parser.parse_args(argv)
     if args.command is None:
         parser.print_help()

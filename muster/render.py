@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 GAP = "   "
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Also what breaks lines or turns the direction of writing, and so could fake what stands there."""
 _LINE_BREAKS = re.compile(r"[\t\n]+ *")
 
 STATUS_STYLES = {
@@ -198,7 +199,10 @@ def moment(ms: float) -> str:
     """A time of day, with its date where that is not today; local time."""
     if not ms:
         return "-"
-    there, today = time.localtime(ms / 1000), time.localtime()
+    try:
+        there, today = time.localtime(ms / 1000), time.localtime()
+    except (OverflowError, OSError, ValueError):
+        return "?"
     form = "%H:%M:%S" if there[:3] == today[:3] else "%Y-%m-%d %H:%M:%S"
     return f"{time.strftime(form, there)}.{int(ms % 1000):03}"
 

@@ -25,11 +25,13 @@ from eventstore.errors import (
     LogUnreachable,
     MusterError,
     RolledBack,
+    ServerUnsuitable,
 )
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from eventstore.reader import Reader
 from muster import __version__, declaring, journal
+from muster.absence import outlast
 from muster.settings import LOOPBACK, Settings, redacted
 
 if TYPE_CHECKING:
@@ -170,8 +172,8 @@ async def prepare(settings: Settings, role: str = "up") -> bool:
     except (Halted, RolledBack) as error:
         log.error("log.lost", pool="", reason=str(error))
         return False
-    except LogUnreachable as error:
-        raise LogUnreachable(f"{redacted(settings.redis_url)}: {error}") from None
+    except (LogUnreachable, ServerUnsuitable) as error:
+        raise type(error)(f"{redacted(settings.redis_url)}: {error}") from None
     finally:
         await reader.close()
         await client.aclose()
@@ -227,10 +229,22 @@ async def _serve(role: str, settings: Settings, owner: Owner, tell: Callable[[To
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, ending.set)
-    await prepare(settings, role)
-    part = build(role, settings, owner)
+    started: list[Part] = []
+
+    async def start() -> None:
+        await prepare(settings, role)
+        part = build(role, settings, owner)
+        try:
+            await part.start()
+        except BaseException:
+            await part.stop()
+            raise
+        started.append(part)
+
+    if not await outlast(start, ending):
+        return
+    [part] = started
     try:
-        await part.start()
         tell(Told(ready=True, url=getattr(part, "url", "")))
         log.info("role.ready", pid=os.getpid(), url=getattr(part, "url", None))
         await ending.wait()

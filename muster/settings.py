@@ -5,7 +5,7 @@ file alone. Nothing below this package reads the environment.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -19,6 +19,7 @@ from eventstore.keys import POOL_NAME
 from eventstore.pool import PoolConfig
 from eventstore.retention import Retention
 
+SHOWN_MAX: Final = 100
 BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
 BUILT_IN_ROLES: Final = ("developer", "tester", "business_analyst", "team_leader")
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -176,46 +177,77 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
 
 
 def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
+    name = shown(path, str)
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
         if required:
-            raise ConfigurationError(f"the configuration file {path} does not exist") from None
+            raise ConfigurationError(f"the configuration file {name} does not exist") from None
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the configuration file {path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"the configuration file {path} is not TOML: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"the configuration file {name} cannot be read: {error.strerror}"
+        ) from None
+    except UnicodeError as error:
+        why = shown(error, str)
+        raise ConfigurationError(f"the configuration file {name} is not UTF-8: {why}") from None
+    except (ValueError, RecursionError) as error:  # TOML's own errors are ValueErrors too
+        raise ConfigurationError(
+            f"the configuration file {name} is not TOML: {shown(error, str)}"
+        ) from None
 
 
 def _parse(name: str, value: object, source: str) -> Any:
     if name in _SWITCHES:
         if isinstance(value, bool):
             return value
-        text = str(value).lower()
+        text = shown(value, str).lower()
         if text in {"1", "true", "yes", "on"}:
             return True
         if text in {"0", "false", "no", "off", ""}:
             return False
-        raise ConfigurationError(f"{source}: expected true or false, got {value!r}")
+        raise ConfigurationError(f"{source}: expected true or false, got {shown(value)}")
     if name in _NUMBERS:
         kind, least, most = _NUMBERS[name]
         try:
             number = kind(str(value))
         except ValueError:
-            raise ConfigurationError(f"{source}: expected a number, got {value!r}") from None
+            raise ConfigurationError(f"{source}: expected a number, got {shown(value)}") from None
         if not least <= number <= most:
-            raise ConfigurationError(f"{source}: expected {least} to {most}, got {value}")
+            raise ConfigurationError(
+                f"{source}: expected {least} to {most}, got {shown(value, str)}"
+            )
         return number
+    if not isinstance(value, str | Path):
+        raise ConfigurationError(f"{source}: expected text, got {shown(value)}")
+    if "\0" in str(value) or not _encodable(str(value)):
+        raise ConfigurationError(f"{source}: expected UTF-8 without U+0000, got {shown(value)}")
     if name in _PATHS:
-        return Path(str(value))
+        return Path(value)
     if name == "fallback" and value == "":
         return "none"
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ConfigurationError(
-            f"{source}: expected one of {', '.join(_CHOICES[name])}, got {value!r}"
+            f"{source}: expected one of {', '.join(_CHOICES[name])}, got {shown(value)}"
         )
     return str(value)
+
+
+def shown(value: object, form: Callable[[object], str] = repr) -> str:
+    """A value in a message: short, whatever it is."""
+    try:
+        text = form(value)
+    except ValueError:  # an integer of too many digits
+        return "a number past all bounds"
+    return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…"
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _add_well_known(
@@ -242,8 +274,8 @@ def _redis_parts(environment: Mapping[str, str]) -> str:
     login = f":{quote(password, safe='')}@" if password else ""
     port, number = environment.get("REDIS_PORT", "6379"), environment.get("REDIS_DB", "0")
     for variable, value in (("REDIS_PORT", port), ("REDIS_DB", number)):
-        if not value.isdigit():
-            raise ConfigurationError(f"{variable}: expected a whole number, got {value!r}")
+        if not (value.isascii() and value.isdigit()):
+            raise ConfigurationError(f"{variable}: expected a whole number, got {shown(value)}")
     return f"redis://{login}{environment['REDIS_HOST']}:{port}/{number}"
 
 
@@ -253,7 +285,8 @@ def _declarations(
     unknown = set(document) - set(_NAMES) - {"roles", "pools"}
     if unknown:
         raise ConfigurationError(
-            f"{path}: unknown key {min(unknown)!r}; known are roles, pools, {', '.join(_NAMES)}"
+            f"{path}: unknown key {shown(min(unknown))}; known are roles, pools,"
+            f" {', '.join(_NAMES)}"
         )
     if "roles" not in document and "pools" not in document:
         roles = dict.fromkeys(BUILT_IN_ROLES, BUILT_IN_AGENT)
@@ -272,7 +305,7 @@ def _tables(document: dict[str, Any], key: str, path: Path) -> list[tuple[str, d
     for name, body in tables.items():
         if not POOL_NAME.fullmatch(name):
             raise ConfigurationError(
-                f"{path}: [{key}.{name}]: a name is 1 to 63 of a-z, 0-9, _ and -"
+                f"{path}: [{key}.{shown(name, str)}]: a name is 1 to 63 of a-z, 0-9, _ and -"
             )
         if not isinstance(body, dict):
             raise ConfigurationError(f"{path}: {key}.{name} must be a table, [{key}.{name}]")
@@ -281,13 +314,13 @@ def _tables(document: dict[str, Any], key: str, path: Path) -> list[tuple[str, d
 
 def _role(name: str, body: dict[str, Any], path: Path) -> str:
     agent = body.get("agent")
-    if set(body) - {"agent"}:
+    if unknown := set(body) - {"agent"}:
         raise ConfigurationError(
-            f"{path}: [roles.{name}]: unknown key {min(set(body) - {'agent'})!r}; known is agent"
+            f"{path}: [roles.{name}]: unknown key {shown(min(unknown))}; known is agent"
         )
     if not isinstance(agent, str) or not all(agent.partition(":")[::2]):
         raise ConfigurationError(
-            f"{path}: [roles.{name}] agent: expected 'package.module:Class', got {agent!r}"
+            f"{path}: [roles.{name}] agent: expected 'package.module:Class', got {shown(agent)}"
         )
     return agent
 
@@ -297,7 +330,7 @@ def _pool(name: str, body: dict[str, Any], roles: Mapping[str, str], path: Path)
     if not isinstance(role, str) or role not in roles:
         raise ConfigurationError(
             f"{path}: [pools.{name}] role: expected one of {', '.join(roles) or '(no roles)'},"
-            f" got {role!r}"
+            f" got {shown(role)}"
         )
     declaration = PoolDeclaration(role, {k: v for k, v in body.items() if k != "role"})
     try:
@@ -310,9 +343,11 @@ def _pool(name: str, body: dict[str, Any], roles: Mapping[str, str], path: Path)
 def _check(settings: Settings) -> None:
     if settings.host not in LOOPBACK and not settings.api_token:
         raise ConfigurationError(
-            f"host {settings.host} can be reached from outside this machine: set"
+            f"host {shown(settings.host, str)} can be reached from outside this machine: set"
             " MUSTER_API_TOKEN (clients then send it as a bearer token), or use 127.0.0.1"
         )
+    for name in ("redis_url", "database_url", "pgbouncer_url"):
+        _check_address(getattr(settings, name), settings.sources.get(name, name))
     if settings.redis_url and urlsplit(settings.redis_url).scheme not in {
         "redis", "rediss", "unix",
     }:  # fmt: skip
@@ -335,6 +370,16 @@ def _check_embedded(settings: Settings) -> None:
         raise ConfigurationError(
             f"durability: fsynced needs appendfsync always, not {settings.appendfsync}"
         )
+
+
+def _check_address(url: str, source: str) -> None:
+    """Without showing it: it may hold a password."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise ConfigurationError(
+            f"{source}: this is not an address: what stands in brackets or as port is wrong"
+        ) from None
 
 
 def redacted(url: str) -> str:

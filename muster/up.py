@@ -22,9 +22,10 @@ import structlog
 from msgspec.structs import replace
 
 from eventstore.connection import connect, inspect, server_version
-from eventstore.errors import ConfigurationError, MusterError
+from eventstore.errors import ConfigurationError, LogUnreachable, MusterError, ServerUnsuitable
 from eventstore.server import EmbeddedServer
 from muster import __version__, journal
+from muster.absence import outlast
 from muster.children import Child, become_subreaper, descendants, reap_orphans
 from muster.fallback import permission, probe, standin
 from muster.fallback.changeover import ChangeOver
@@ -84,6 +85,9 @@ class Up:
         say(f"Muster {__version__}, data in {self._settings.data_dir}")
         await self._start_server()
         if self._server is None:
+            if not await outlast(self._reach, self._stopping, lambda text: line("redis", text)):
+                await self._stop()
+                return 0
             await self._change_over()
         else:
             if self._stand_in is None and Folder(self._settings.data_dir).used:
@@ -147,9 +151,6 @@ class Up:
             self._stand(self._stand_in)
         settings = self._settings
         if settings.redis_url and self._stand_in is None:
-            source = settings.sources.get("redis_url", "settings")
-            version = await self._version()
-            line("redis", f"{redacted(settings.redis_url)} ({source}), {version}")
             return
         began = time.monotonic()
         folder = self._stand_in.folder.path if self._stand_in else settings.data_dir
@@ -190,12 +191,18 @@ class Up:
         await observer.look()
         self._keepers.append(asyncio.create_task(observer.follow(), name="surroundings"))
 
+    async def _reach(self) -> None:
+        """See that somebody else's server answers. Raises `MusterError`."""
+        settings = self._settings
+        source = settings.sources.get("redis_url", "settings")
+        line("redis", f"{redacted(settings.redis_url)} ({source}), {await self._version()}")
+
     async def _version(self) -> str:
         client = connect(self._settings.redis_url, max_connections=1)
         try:
             kind, version = server_version(await inspect(client))
-        except MusterError as error:
-            raise ConfigurationError(f"{redacted(self._settings.redis_url)}: {error}") from None
+        except (LogUnreachable, ServerUnsuitable) as error:
+            raise type(error)(f"{redacted(self._settings.redis_url)}: {error}") from None
         finally:
             await client.aclose()
         return f"{kind.capitalize()} {'.'.join(map(str, version))}"

@@ -5,14 +5,15 @@ transaction a second, and a system without workers none.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from sqlalchemy import Connection, delete, select, update
 
 from eventstore.reader import Entry
 from projector.bulk import write_rows
+from projector.intake import number_of, text_of
 from projector.tables import AGENT_LIVE, SERVING, WORKER_LIVE
 
 KEPT_MS: Final = 900_000
@@ -24,7 +25,7 @@ class Beat(Struct, frozen=True):
 
     agents: dict[str, Literal["idle", "busy"]] = {}
     loop_lag_ms: float = 0.0
-    agent_count: int = 0
+    agent_count: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
 class Unread(Struct, frozen=True):
@@ -59,9 +60,9 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
     for pool, beats in entries.items():
         for stream_id, fields in beats:
             try:
-                worker_id, ts = fields[_SUBJECT].decode(), int(fields[_TS])
+                worker_id, ts = text_of(fields[_SUBJECT]), number_of(text_of(fields[_TS]))
                 beat = _decoder.decode(fields[_DATA])
-            except (msgspec.MsgspecError, IndexError, ValueError) as error:
+            except (msgspec.MsgspecError, IndexError, ValueError, RecursionError) as error:
                 damaged = _unread(pool, stream_id, fields, error)
                 unread[pool, damaged.worker_id] = damaged
                 continue
@@ -73,6 +74,7 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
                 "last_heartbeat": ts,
             }
             for agent_id, activity in beat.agents.items():
+                agent_id = agent_id.replace("\0", "")
                 agents[pool, agent_id] = {
                     "agent_id": agent_id,
                     "pool_name": pool,

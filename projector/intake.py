@@ -17,6 +17,9 @@ from eventstore.reader import Entry
 from projector.rows import EventRow, Position
 
 OK: Final = "ok"
+DIGITS_MAX: Final = 18
+"""What surely fits into 64 bits."""
+WHY_MAX: Final = 500
 FIELD_NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
 
 
@@ -40,15 +43,16 @@ def admit(position: Position, rows: Sequence[EventRow]) -> Admitted:
         try:
             events.append(event_of(row))
         except UnknownEvent as error:
+            why = str(error)[:WHY_MAX]
             problem = (
-                f"unreadable event: seq {row.seq} ({row.stream_id}): {error}; nothing was skipped:"
+                f"unreadable event: seq {row.seq} ({row.stream_id}): {why}; nothing was skipped:"
                 " run a projector of the version that wrote it, or newer"
             )
             break
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             problem = (
-                f"unreadable event: seq {row.seq} ({row.stream_id}): {row.type!r} version"
-                f" {row.version}: {error}; nothing was skipped: its data is damaged"
+                f"unreadable event: seq {row.seq} ({row.stream_id}): {row.type[:64]!r} version"
+                f" {row.version}: {str(error)[:WHY_MAX]}; nothing was skipped: its data is damaged"
             )
             break
     return Admitted(list(rows[: len(events)]), events, problem)
@@ -89,26 +93,26 @@ def _begun(row: EventRow) -> int:
 def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
     """An entry as it is archived; one with other fields becomes one of no known type."""
     stream_id, fields = entry
-    values = [value.decode(errors="replace") for value in fields[1::2]]
+    values = [text_of(value) for value in fields[1::2]]
     if list(fields[::2]) != FIELD_NAMES:
         values = _unknown(dict(zip(fields[::2], values, strict=False)))
     return EventRow(
         pool=pool,
         generation=generation,
-        seq=_number(values[2]),
+        seq=number_of(values[2]),
         stream_id=stream_id.decode(),
         type=values[0],
-        version=_number(values[1]),
+        version=number_of(values[1]),
         event_id=values[3],
         subject=values[4],
-        incarnation=_number(values[5]),
+        incarnation=number_of(values[5]),
         worker_id=values[6],
-        epoch=_number(values[7]),
+        epoch=number_of(values[7]),
         correlation_id=values[8],
         causation_id=values[9],
         traceparent=values[10],
         actor=values[11],
-        ts=_number(values[12]),
+        ts=number_of(values[12]),
         data=values[13],
     )
 
@@ -139,11 +143,16 @@ def seq_of(entry: Entry) -> int:
     """An entry's seq; 0 where it has none."""
     fields = entry[1]
     named = dict(zip(fields[::2], fields[1::2], strict=False))
-    return _number(named.get(b"seq", b"").decode(errors="replace"))
+    return number_of(named.get(b"seq", b"").decode(errors="replace"))
 
 
-def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
+def text_of(value: bytes) -> str:
+    """Text that every database takes: PostgreSQL has none with U+0000."""
+    return value.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def number_of(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) <= DIGITS_MAX else 0
 
 
 def _unknown(found: dict[bytes, str]) -> list[str]:

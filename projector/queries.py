@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from eventstore.agent import Agent
 from eventstore.worker import Worker
 from projector import archive, selections
-from projector.database import Database, DatabaseError, disconnected
+from projector.database import Database, DatabaseError, DatabaseUnreachable, disconnected
 from projector.history import (
     ArchiveIncomplete,
     ArchiveUnreadable,
@@ -40,6 +40,7 @@ __all__ = [
     "ArchiveIncomplete",
     "AsOf",
     "DatabaseError",
+    "DatabaseUnreachable",
     "EventRow",
     "History",
     "HostRow",

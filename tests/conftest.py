@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import settings
 
 from tests.databases import PgBouncerServer, PostgresServer, reachable, unprivileged_uid
 from tests.replication import Replication
 from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
+
+settings.register_profile("long", max_examples=400)
 
 KINDS = ("unit", "integration", "e2e", "chaos", "bench")
 

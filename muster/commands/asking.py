@@ -87,7 +87,7 @@ class Answer(Struct, frozen=True):
         """The body decoded. Raises `Refused` where it is something else than we know."""
         try:
             return msgspec.json.decode(self.body, type=as_type)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise Refused(f"the gateway answered something else than expected: {error}") from error
 
     def document(self) -> Any:
@@ -213,6 +213,6 @@ def _problem(answer: Answer) -> Problem:
     """What a refusal says; where it is not ours (a proxy's page), its status alone."""
     try:
         problem = msgspec.json.decode(answer.body, type=Problem)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         problem = Problem(status=answer.status)
     return msgspec.structs.replace(problem, status=answer.status)

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from eventstore.errors import ConfigurationError, LogUnreachable, MusterError, ServerUnsuitable
+from muster import render
 from muster.settings import redacted
 
 INTERRUPTED = 130
@@ -103,12 +104,12 @@ def _print_anything() -> None:
 
 def complain(name: str, error: object) -> None:
     """Say on standard error what is wrong, in the name of a command."""
-    print(f"muster {name}: {error}", file=sys.stderr)
+    print(f"muster {name}: {render.clean(str(error))}", file=sys.stderr)
 
 
 def note(text: str) -> None:
     """Tell a person something that is not the command's answer."""
-    print(text, file=sys.stderr)
+    print(render.clean(text), file=sys.stderr)
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from collections.abc import Callable
 import msgspec
 
 from muster import render
-from muster.commands.streams import Recorded
+from muster.commands.streams import Recorded, number
 
+DATA_MAX = 500
+"""So much is shown of data that cannot be read."""
 UNTOLD = {
     "at_ms", "config", "deadline_ms", "digest", "due_ms", "expires_ms", "heartbeat_interval",
     "input", "max_idle_time", "operation_id", "pending_timeout", "start_time", "window_ms",
@@ -38,7 +40,7 @@ def plain_line(event: Recorded) -> str:
 def _line(event: Recorded, *, short: bool) -> list[render.Cell]:
     fields = event.fields
     shorten = render.tail_of if short else str
-    kind = fields.get("type", "?")
+    kind = render.one_line(fields.get("type", "?"))
     about = shorten(fields.get("subject", ""))
     worker = fields.get("worker_id", "")
     if worker and worker != fields.get("subject"):
@@ -46,7 +48,7 @@ def _line(event: Recorded, *, short: bool) -> list[render.Cell]:
     if (incarnation := fields.get("incarnation", "")) not in ("", "0", "1"):
         about += f"  #{incarnation}"
     return [
-        render.Cell(f"{render.moment(int(fields.get('ts') or event.ms))}  ", "dim"),
+        render.Cell(f"{render.moment(number(fields.get('ts')) or event.ms)}  ", "dim"),
         render.Cell(f"{f'{event.pool}:{event.seq}':<20}  "),
         render.Cell(f"{kind:<27}  ", _style(kind)),
         render.Cell(f"{render.one_line(about)}  "),
@@ -67,8 +69,8 @@ def _details(data: str) -> str:
     """What a body says, without what is for machines."""
     try:
         body = msgspec.json.decode(data or "{}", type=dict[str, object])
-    except msgspec.MsgspecError:
-        return data
+    except (msgspec.MsgspecError, RecursionError):
+        return data[:DATA_MAX]
     parts = [_detail(name, value) for name, value in body.items() if name not in UNTOLD]
     if isinstance(due := body.get("due_ms"), int):
         parts.append(f"again at {render.moment(due)}")

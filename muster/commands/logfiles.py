@@ -16,6 +16,8 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Struct
 
+from muster.render import one_line
+
 ROTATIONS = 9
 """How many older files are looked for."""
 LINE_BYTES = 1_048_576
@@ -147,21 +149,26 @@ def read_line(raw: bytes, before_ms: float, path: Path) -> Line:
     """A line as it stands in a file; one that is not JSON is text of the time `before_ms`."""
     try:
         document = msgspec.json.decode(raw, type=dict[str, object])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         document = {"message": raw.decode(errors="replace").rstrip("\n")}
     said = document.get("event") or document.get("message") or ""
     incarnation = document.get("incarnation")
     return Line(
         ts_ms=_ms(document.get("ts"), before_ms),
-        level=str(document.get("level") or ""),
+        level=_word(document.get("level")),
         text=str(said),
-        agent_id=str(document.get("agent_id") or ""),
+        agent_id=_word(document.get("agent_id")),
         incarnation=incarnation if isinstance(incarnation, int) else 0,
-        pool=str(document.get("pool") or path.parent.name),
-        worker_id=str(document.get("worker_id") or path.name.partition(".")[0]),
-        stream=str(document.get("stream") or ""),
+        pool=_word(document.get("pool")) or path.parent.name,
+        worker_id=_word(document.get("worker_id")) or path.name.partition(".")[0],
+        stream=_word(document.get("stream")),
         document=document,
     )
+
+
+def _word(value: object) -> str:
+    """What agents may have written themselves, fit for a terminal."""
+    return one_line(str(value)) if value else ""
 
 
 def _ms(ts: object, otherwise: float) -> float:
@@ -170,5 +177,5 @@ def _ms(ts: object, otherwise: float) -> float:
         return float(ts) if ts > 100_000_000_000 else ts * 1000.0
     try:
         return datetime.fromisoformat(str(ts)).timestamp() * 1000
-    except ValueError:
+    except (ValueError, OverflowError):
         return otherwise

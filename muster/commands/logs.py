@@ -15,6 +15,7 @@ from muster.commands.arguments import agent_id
 from muster.commands.command import BadInput, Refused, Subparsers, declare
 from muster.commands.logfiles import Line, LogFile, Wanted, merged
 from muster.commands.moments import moment_ms
+from muster.settings import shown
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -121,7 +122,9 @@ class JoinedLog:
 def _name(text: str, flag: str) -> str:
     """The name of a pool or worker, which is about to be part of a path."""
     if text and not POOL_NAME.fullmatch(text):
-        raise BadInput(f"{flag}: {text!r} is not a name of lower-case letters, digits, _ and -")
+        raise BadInput(
+            f"{flag}: {shown(text)} is not a name of lower-case letters, digits, _ and -"
+        )
     return text
 
 
@@ -130,8 +133,8 @@ def _count(text: str | None, default: int | None) -> int | None:
         return default
     if text == "all":
         return None
-    if not text.isdecimal():
-        raise BadInput(f"-n: {text!r} is not a number of lines, or `all`")
+    if not text.isdecimal() or len(text) > 9:
+        raise BadInput(f"-n: {shown(text)} is not a number of lines, or `all`")
     return int(text)
 
 

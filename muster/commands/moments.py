@@ -5,6 +5,7 @@ import time
 from datetime import datetime, timedelta
 
 from muster.commands.command import BadInput
+from muster.settings import shown
 
 _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -12,6 +13,8 @@ CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 FIRST_MS = 100_000_000_000
 """Smaller numbers are seconds (up to the year 5138), greater ones milliseconds (since 1973)."""
+LAST_MS = 253_402_300_800_000
+"""The end of the year 9999, the last that times here can have."""
 
 
 def span_seconds(text: str) -> float | None:
@@ -24,16 +27,23 @@ def span_seconds(text: str) -> float | None:
 def moment_ms(text: str, flag: str, now: float | None = None) -> int:
     """A moment in ms since 1970. Raises `BadInput`. `now`: seconds since 1970, for tests."""
     now = time.time() if now is None else now
+    try:
+        found = _moment_ms(text, now)
+    except (ValueError, OverflowError):
+        found = LAST_MS
+    if found >= LAST_MS:
+        raise BadInput(
+            f"{flag}: {shown(text)} is not a time such as 10m, 14:03 or 2026-11-24T14:03"
+        )
+    return max(found, 0)
+
+
+def _moment_ms(text: str, now: float) -> int:
     if (ago := span_seconds(text.removesuffix(" ago"))) is not None:
         return int((now - ago) * 1000)
     if text.isdecimal() and text.isascii():
         return int(text) if int(text) >= FIRST_MS else int(text) * 1000
-    try:
-        return _clock_ms(text, now) if CLOCK.fullmatch(text) else _date_ms(text)
-    except ValueError:
-        raise BadInput(
-            f"{flag}: {text!r} is not a time such as 10m, 14:03 or 2026-11-24T14:03"
-        ) from None
+    return _clock_ms(text, now) if CLOCK.fullmatch(text) else _date_ms(text)
 
 
 def _clock_ms(text: str, now: float) -> int:

@@ -29,6 +29,7 @@ EXAMPLES = """\
 """
 PAGE = 1000
 LIMIT = 1000
+LIMIT_MAX = 1_000_000_000
 COLUMNS = (
     render.Column("AGENT"),
     render.Column("POOL", drop=1),
@@ -74,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput("--as-of: what was does not change; leave out --watch")
     if args.agent:
         return show_agent(gateway, agent_id(args.agent), args)
-    if args.limit < 1:
-        raise BadInput("--limit: expected 1 or more")
+    if not 1 <= args.limit <= LIMIT_MAX:
+        raise BadInput(f"--limit: expected 1 to {LIMIT_MAX:,}")
     query = _query(args)
     if args.watch:
         return _watch(gateway, query, args)

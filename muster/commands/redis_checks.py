@@ -40,7 +40,7 @@ async def check_redis(url: str) -> list[Check]:
         return [Check(AREA, "address", Level.FAIL, f"{redacted(url)}: {error}", "correct it")]
     try:
         return await _examine(client, url)
-    except LogError as error:
+    except (LogError, ServerUnsuitable) as error:
         change = "start it, or name another with --redis-url or MUSTER_REDIS_URL"
         return [Check(AREA, "reachable", Level.FAIL, f"{redacted(url)}: {error}", change)]
     finally:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 CATALOGUE = "catalogue"
 """How the stream of pools and hosts is called where a pool's name stands."""
 CHUNK = 500
+DIGITS = 19
+"""Numbers of more digits are none of ours."""
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0)
 
 
@@ -38,7 +40,7 @@ class Recorded(Struct, frozen=True):
 
     @property
     def seq(self) -> int:
-        return int(self.fields.get("seq") or 0)
+        return number(self.fields.get("seq"))
 
     @property
     def ms(self) -> int:
@@ -49,9 +51,23 @@ class Recorded(Struct, frozen=True):
         numbers = ("version", "seq", "incarnation", "epoch", "ts")
         document: dict[str, object] = {"pool": self.pool, "stream_id": self.stream_id}
         for name, value in self.fields.items():
-            document[name] = int(value or 0) if name in numbers else value
-        document["data"] = msgspec.Raw(self.fields.get("data", "").encode() or b"{}")
+            document[name] = number(value) if name in numbers else value
+        document["data"] = _data(self.fields.get("data", ""))
         return document
+
+
+def number(text: str | None) -> int:
+    """A number as it stands in an entry; 0 for what is none."""
+    digits = text or ""
+    return int(digits) if digits.isdecimal() and len(digits) < DIGITS else 0
+
+
+def _data(text: str) -> object:
+    """The object that it is; what is no JSON stays text."""
+    try:
+        return msgspec.json.decode(text or "{}", type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        return text
 
 
 Keep = Callable[[Recorded], bool]
@@ -60,7 +76,7 @@ Keep = Callable[[Recorded], bool]
 def recorded(pool: str, entry: Entry) -> Recorded:
     stream_id, flat = entry
     texts = [item.decode(errors="replace") for item in flat]
-    return Recorded(pool, stream_id.decode(), dict(zip(texts[::2], texts[1::2], strict=True)))
+    return Recorded(pool, stream_id.decode(), dict(zip(texts[::2], texts[1::2], strict=False)))
 
 
 class Streams:

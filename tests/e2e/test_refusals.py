@@ -13,7 +13,6 @@ import pytest
 from tests.conftest import MakeServer
 from tests.e2e.conftest import CONFIG
 from tests.e2e.system import System
-from tests.process import free_port
 
 REFUSED_SECONDS = 30
 UP = (sys.executable, "-P", "-m", "muster", "up")
@@ -75,11 +74,6 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         said = one_line(refused(tmp_path, "--port", str(port)))
     assert f"port {port}" in said
     assert "--port" in said
-
-
-def test_a_redis_that_does_not_answer(tmp_path: Path) -> None:
-    url = f"redis://127.0.0.1:{free_port()}/0"
-    assert url in one_line(refused(tmp_path, env={"MUSTER_REDIS_URL": url}))
 
 
 def test_a_redis_that_evicts(tmp_path: Path, redis_server: MakeServer) -> None:

@@ -88,6 +88,8 @@ class Proxy:
         parts = urlsplit(url)
         self._target = (parts.hostname, parts.port)
         self.losing = 0
+        self.ending = False
+        """With the first reply that is lost all is over: nothing can be reached any more."""
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []
@@ -136,6 +138,10 @@ class Proxy:
         while reply := await upstream.read(65_536):
             if script.is_set() and self.losing:
                 self.losing -= 1
+                if self.ending:
+                    self._server.close()
+                    for each in self._writers:
+                        each.close()
                 writer.close()
                 return
             script.clear()
@@ -186,4 +192,16 @@ async def test_an_end_whose_reply_was_lost_is_one_end(behind_proxy):
     proxy.losing = 1
     answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
     assert (answer.status, answer.json["status"], proxy.losing) == (200, "terminated", 0)
+    assert (await stage.events()).count("agent.terminated") == 1
+
+
+async def test_an_end_whose_reply_was_lost_with_redis_itself_is_unknown(
+    behind_proxy,
+):
+    """That nothing can be read afterwards does not mean that nothing was written."""
+    proxy, stage = behind_proxy
+    agent_id = await stage.pending()
+    proxy.losing, proxy.ending = 1, True
+    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+    assert (answer.status, answer.kind, proxy.losing) == (503, "outcome-unknown", 0)
     assert (await stage.events()).count("agent.terminated") == 1

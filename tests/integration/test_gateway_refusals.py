@@ -197,6 +197,25 @@ async def test_a_call_that_is_not_valid_names_what_is_wrong(
     assert await stage.heads() == before
 
 
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+
+async def test_every_path_names_the_methods_that_apply_to_it(stage):
+    """Any other is a 405, with a body and without, and nothing is written."""
+    document = (await stage.get("/openapi.json")).json
+    before = await stage.heads()
+    for path, calls in document["paths"].items():
+        described = {method.upper() for method in calls}
+        asked_for = path.format(pool_name="p", agent_id=new_id(), project_id="p", name="ask.js")
+        for method in set(METHODS) - described:
+            for said in ({}, {"json": asked()}):
+                answer = await stage.ask(method, asked_for, **said)
+                assert (answer.status, answer.kind) == (405, "method-not-allowed"), (method, path)
+                allowed = set(answer.headers["Allow"].split(", "))
+                assert allowed - {"HEAD"} == described, (method, path)
+    assert await stage.heads() == before
+
+
 HEADERS: list[tuple[str, dict[str, str], int, str]] = [
     ("text", {"Content-Type": "text/plain"}, 415, "Content-Type"),
     ("a form", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "Content-Type"),
@@ -223,15 +242,19 @@ async def test_a_header_that_is_not_valid_is_named(stage, headers, status, field
 
 
 @pytest.mark.parametrize(
-    "headers",
-    [b"X-Request-Id: a\x00b", b"X-Request-Id: a\rSet-Cookie: b", b"X: " + b"x" * 20_000],
+    ("headers", "status"),
+    [
+        (b"X-Request-Id: a\x00b", b"400"),
+        (b"X-Request-Id: a\rSet-Cookie: b", b"400"),
+        (b"X: " + b"x" * 20_000, b"431"),
+    ],
     ids=["U+0000", "a carriage return", "too long"],
 )
-async def test_a_request_that_is_no_http_is_refused_before_anything_else(stage, headers):
+async def test_a_request_that_is_no_http_is_refused_before_anything_else(stage, headers, status):
     """Such headers never reach a handler, and nothing of them comes back as a header."""
     before = await stage.heads()
     said = await exchange(stage.gateway.url, b"GET /healthz HTTP/1.1\r\nHost: localhost", headers)
-    assert said.split(b" ")[1] == b"400"
+    assert said.split(b" ")[1] == status
     assert b"Set-Cookie" not in said.partition(b"\r\n\r\n")[0]
     assert await stage.heads() == before
 

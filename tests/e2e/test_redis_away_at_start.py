@@ -1,0 +1,97 @@
+"""Whoever starts everything at once starts in any order: what needs Redis waits for it."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeServer
+from tests.e2e.conftest import CONFIG
+from tests.e2e.system import System
+from tests.e2e.test_refusals import one_line, refused
+from tests.e2e.test_servers_of_ones_own import ROLES, RolesApart
+from tests.process import free_port
+from tests.waiting import until
+
+UP = (sys.executable, "-P", "-m", "muster", "up")
+
+
+async def test_muster_up_waits_and_says_what_for(project: Path, redis_server: MakeServer) -> None:
+    server = redis_server()
+    server.stop()
+    environment = {"MUSTER_REDIS_URL": server.url}
+    async with asyncio.TaskGroup() as group:
+        system = System(project, config=CONFIG, env=environment)
+        starting = group.create_task(system.start())
+        await until(
+            lambda: system.output.exists() and "waiting for it" in system.said(), timeout=20
+        )
+        assert server.url in system.said()
+        assert not starting.done()
+        server.start()
+    try:
+        assert (await system.spawn())["status"] == "running"
+        assert system.said().count("waiting for it") == 1
+        assert "Redis answers" in system.said()
+    finally:
+        await system.__aexit__()
+
+
+async def test_each_role_waits_by_itself(
+    tmp_path: Path, redis_server: MakeServer, postgres_url: str
+) -> None:
+    server = redis_server()
+    server.stop()
+    system = RolesApart(tmp_path, server.url, postgres_url)
+    starting = asyncio.ensure_future(system.start())
+    try:
+        await until(lambda: all("redis.awaited" in _out(tmp_path, r) for r in ROLES), timeout=20)
+        server.start()
+        await starting
+        for role in ROLES:
+            assert _out(tmp_path, role).count("redis.awaited") == 1
+    finally:
+        starting.cancel()
+        await system.__aexit__()
+
+
+def _out(folder: Path, role: str) -> str:
+    file = folder / f"{role}.out"
+    return file.read_text() if file.exists() else ""
+
+
+def test_waiting_ends_at_once_when_asked(tmp_path: Path) -> None:
+    """With nothing left behind, and as a success: it did what it was told."""
+    system = System(tmp_path, env={"MUSTER_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"})
+    command = [*UP, "--data-dir", str(system.data)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=system.env, stdout=subprocess.PIPE, text=True
+    ) as up:
+        assert up.stdout is not None
+        while "waiting for it" not in up.stdout.readline():
+            assert up.poll() is None
+        up.terminate()
+        assert up.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [(":wrong@", "refuses this login"), ("", "refuses this login"), (":right@/99", "DB index")],
+    ids=["a wrong password", "no password", "a database that is not there"],
+)
+def test_what_waiting_cannot_mend_is_refused_at_once(
+    tmp_path: Path, redis_server: MakeServer, path: str, wanted: str
+) -> None:
+    """Without the password in the message."""
+    server = redis_server()
+    with server.client() as client:
+        client.config_set("requirepass", "right")
+    login, _, number = path.partition("/")
+    url = f"redis://{login}127.0.0.1:{server.port}/{number or 0}"
+    said = one_line(refused(tmp_path, env={"MUSTER_REDIS_URL": url}))
+    assert wanted in said
+    assert f"127.0.0.1:{server.port}" in said
+    assert ":wrong@" not in said
+    assert ":right@" not in said

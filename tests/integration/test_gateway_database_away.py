@@ -1,0 +1,104 @@
+"""Without its database a gateway spawns and ends agents, and says at once that it cannot read."""
+
+import asyncio
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.databases import PostgresServer
+from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged
+from tests.waiting import until
+
+LIMITS = type(QUICK)(settle_seconds=0.2, query_seconds=0.3, wait_default=0.5)
+READS = ("", "/pools", "/health", "/monitor/dashboard")
+
+
+@pytest.fixture
+def database(server_directory, tmp_path_factory):
+    """A PostgreSQL of the test's own, to be stopped."""
+    folder = server_directory / tmp_path_factory.mktemp("own").name
+    folder.mkdir(mode=0o711)
+    server = PostgresServer(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_a_database_that_stops_or_hangs_and_comes_back(redis_url, database):
+    url = database.url(database.create_database())
+    async with logged() as lines, gateway_stage(redis_url, url, limits=LIMITS) as stage:
+        kept = await stage.pending()
+        await stage.stage.settle()
+        for go, come in ((database.stop, database.start), (_pause(database), _resume(database))):
+            go()
+            await _writes_but_does_not_read(stage)
+            come()
+            await until(lambda: _reads(stage, kept), timeout=20)
+    assert "gateway.request_failed" not in [line["event"] for line in lines]
+
+
+async def _writes_but_does_not_read(stage) -> None:
+    answer = await stage.spawn()
+    assert (answer.status, answer.headers["Muster-Stale"]) == (202, "true")
+    ended = await stage.ask(
+        "DELETE", f"{AGENTS}/{answer.json['agent_id']}?pool_name=developer_pool"
+    )
+    assert (ended.status, ended.json["status"]) == (200, "terminated")
+    for path in READS:
+        begun = time.monotonic()
+        refused = await stage.get(f"{AGENTS}{path}")
+        assert (refused.status, refused.kind) == (503, "views-unavailable")
+        assert refused.headers["Retry-After"] == "2"
+        assert time.monotonic() - begun < 2.0
+    assert (await stage.get("/healthz")).status == 200
+    assert (await stage.get("/readyz")).status == 503
+
+
+async def _reads(stage, agent_id: str) -> bool:
+    answer = await stage.get(f"{AGENTS}/{agent_id}")
+    return answer.status == 200 and "Muster-Stale" not in answer.headers
+
+
+def _pause(database):
+    """All of PostgreSQL's processes stand still: it accepts and never answers."""
+    return lambda: _signal(database, signal.SIGSTOP)
+
+
+def _resume(database):
+    return lambda: _signal(database, signal.SIGCONT)
+
+
+def _signal(database, number: signal.Signals) -> None:
+    postmaster = psutil.Process(database.pid)
+    for process in [postmaster, *postmaster.children()]:
+        process.send_signal(number)
+
+
+async def test_a_gateway_that_stops_while_it_is_read_says_nothing_of_it(redis_url, tmp_path):
+    """Who reads at that moment is answered or cut off; the log has no error."""
+    url = f"sqlite:///{tmp_path / 'v.db'}"
+    async with logged() as lines, gateway_stage(redis_url, url) as stage:
+        for _ in range(20):
+            await stage.pending()
+        stopping = asyncio.Event()
+
+        async def read() -> None:
+            while not stopping.is_set():
+                try:
+                    answer = await stage.get(f"{AGENTS}/monitor/dashboard")
+                except OSError:  # aiohttp's errors of a connection are OSErrors too
+                    return
+                assert answer.status in {200, 503}
+
+        reading = [asyncio.ensure_future(read()) for _ in range(20)]
+        await until(lambda: sum(line["event"] == "gateway.answered" for line in lines) > 60)
+        await stage.backend.views.stop()
+        await until(lambda: any(line.get("status") == 503 for line in lines))
+        await stage.gateway.stop()
+        stopping.set()
+        outcomes = await asyncio.gather(*reading, return_exceptions=True)
+        failed = [outcome for outcome in outcomes if isinstance(outcome, AssertionError)]
+        assert failed == []
+    assert [line for line in lines if line["log_level"] in ("error", "critical")] == []

@@ -1,0 +1,48 @@
+"""`python -m tests.outside`: see `.ci/outside`, which brings schemathesis along."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.e2e.system import System
+from tests.outside import crowd, document
+
+
+def main() -> int:
+    """Exit code 0 if all held."""
+    parser = argparse.ArgumentParser(prog="python -m tests.outside")
+    parser.add_argument("--schemathesis", required=True, metavar="PROGRAM")
+    parser.add_argument("--seconds", type=int, default=20, help="how long to ask (default 20)")
+    parser.add_argument("--seed", type=int, default=1)
+    return asyncio.run(_all(parser.parse_args()))
+
+
+async def _all(args: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(prefix="muster-outside-") as folder:
+        async with System(Path(folder)) as system:
+            print(f"seed {args.seed}", flush=True)
+            results = {
+                "crowd": await crowd.stands(system),
+                "document": await document.conforms(  # it also deletes what it can
+                    system, args.schemathesis, args.seconds, args.seed
+                ),
+                "log": _quiet(system),
+            }
+    for name, held in results.items():
+        print(f"{name:<10} {'ok' if held else 'FAILED'}")
+    return 0 if all(results.values()) else 1
+
+
+def _quiet(system: System) -> bool:
+    """Whether no process met a defect of its own while strangers did what they like."""
+    files = list((system.data / "logs").glob("*.jsonl"))
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    bad = [line for line in lines if '"level": "error"' in line or "Traceback" in line]
+    print("\n".join(bad[:20]))
+    return bool(files) and not bad
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Ten thousand connections that say nothing, and some that say too little, on a gateway at work."""
+
+import asyncio
+import contextlib
+import resource
+import time
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import psutil
+
+from tests.e2e.system import System
+from tests.waiting import until
+
+CROWD = 10_000
+LEAST = 1_000
+"""Fewer say nothing: the limit of open files must leave room for so many."""
+SLOW = 500
+BATCH = 250
+SPAWNS = 20
+MEMORY_EACH = 64 * 1024
+"""Bytes that a connection may cost the gateway."""
+GROWTH = 16 * 1024 * 1024
+"""Bytes that a second crowd may need beyond the first."""
+OTHERS = 20
+"""Connections that are not of the crowd, at most."""
+AT_ONCE_SECONDS = 2.0
+
+Crowd = list[asyncio.StreamWriter]
+
+
+async def stands(system: System) -> bool:
+    """Whether the gateway goes on serving, and holds no more memory than it should.
+
+    What it needed once it may keep; a second crowd must not make it grow again.
+    """
+    gateway = system.role("gateway")
+    count, before = _possible(), gateway.memory_info().rss
+    first = await _visit(system, gateway, count)
+    after = gateway.memory_info().rss
+    second = await _visit(system, gateway, count)
+    each, grown = (first.held - before) / count, second.held - first.held
+    longest = max(first.seconds, second.seconds)
+    print(
+        f"{count:,} connections, twice: {each / 1024:.1f} KiB each,"
+        f" {(after - before) >> 20} MiB kept, {grown >> 20} MiB more for the second crowd;"
+        f" the longest answer took {longest:.2f} s;"
+        f" {first.cut + second.cut} of {2 * SLOW} slow ones were cut off"
+    )
+    quick = longest < AT_ONCE_SECONDS
+    return each < MEMORY_EACH and grown < GROWTH and quick and first.cut == second.cut == SLOW
+
+
+class Visit(NamedTuple):
+    held: int
+    """Bytes that the gateway held while all were there."""
+    seconds: float
+    cut: int
+
+
+async def _visit(system: System, gateway: psutil.Process, count: int) -> Visit:
+    idle = await _gather(system, count - SLOW, b"")
+    slow = await _gather(system, SLOW, b"GET /api/v1/agents HTTP/1.1\r\nHost: loc")
+    await until(lambda: _connected(gateway) >= count - SLOW)
+    held, seconds = gateway.memory_info().rss, await _serves(system)
+    with contextlib.suppress(AssertionError):
+        await until(lambda: _connected(gateway) <= count - SLOW + OTHERS, timeout=20, interval=0.2)
+    cut = min(count + OTHERS - _connected(gateway), SLOW)
+    for writer in [*idle, *slow]:
+        writer.close()
+    await until(lambda: _connected(gateway) <= OTHERS, timeout=30, interval=0.2)
+    return Visit(held, max(seconds, await _serves(system)), cut)
+
+
+def _connected(gateway: psutil.Process) -> int:
+    """How many connections the gateway has, ours and its own."""
+    return len(gateway.net_connections("inet"))
+
+
+def _possible() -> int:
+    """How many connections this process may open, at most a whole crowd."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = hard if hard != resource.RLIM_INFINITY else 2 * CROWD
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count = min(CROWD, hard - 500)
+    assert count >= LEAST, f"the limit of open files, {hard}, is too low"
+    return count
+
+
+async def _gather(system: System, count: int, saying: bytes) -> Crowd:
+    crowd: Crowd = []
+    for first in range(0, count, BATCH):
+        some = min(BATCH, count - first)
+        crowd += await asyncio.gather(*(_connect(system, saying) for _ in range(some)))
+    return crowd
+
+
+async def _connect(system: System, saying: bytes) -> asyncio.StreamWriter:
+    where = urlsplit(system.url)
+    _, writer = await asyncio.open_connection(where.hostname, where.port)
+    writer.write(saying)
+    return writer
+
+
+async def _serves(system: System) -> float:
+    """Ask for what users ask for; the longest it took."""
+    longest = 0.0
+    for _ in range(SPAWNS):
+        begun = time.monotonic()
+        agent = await system.spawn(wait=0)
+        await system.agent(agent["agent_id"])
+        await system.get("/readyz")
+        longest = max(longest, time.monotonic() - begun)
+    return longest

@@ -1,0 +1,54 @@
+"""The gateway against its own document, asked by schemathesis.
+
+Valid and invalid requests, made from `/openapi.json`, to every call of it: no answer is a 500, each
+has a documented status, type and shape, and a method that is not described is a 405 that names
+those that are. Two things are left out: the stream of events, which does not end and has tests of
+its own; and that every request that fits the document is accepted, which it cannot promise: a role
+must be declared, a cursor be one that the service gave.
+"""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from tests.e2e.system import System
+
+PHASES = "examples,coverage,fuzzing"
+CALL_SECONDS = 10
+GRACE_SECONDS = 120
+NOT_ASKED = 2
+"""The stream of events; and schemathesis leaves out the document that it reads."""
+
+
+async def conforms(system: System, program: str, seconds: int, seed: int) -> bool:
+    """Run schemathesis for a while; whether it found nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = await asyncio.create_subprocess_exec(
+            program, "run", f"{system.url}/openapi.json",
+            "--exclude-path", "/api/v1/events",
+            "--exclude-checks", "positive_data_acceptance",
+            "--phases", PHASES,
+            "--max-examples", "40",
+            "--max-time", str(seconds),
+            "--request-timeout", str(CALL_SECONDS),
+            "--header", "Prefer: wait=0",
+            "--seed", str(seed),
+            "--continue-on-failure",
+            "--no-color",
+            cwd=Path(folder),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        said, _ = await asyncio.wait_for(process.communicate(), seconds + GRACE_SECONDS)
+    text = said.decode()
+    tested = text.partition("API Operations:")[2].partition("Test Phases:")[0]
+    print(text if process.returncode else f"{' '.join(tested.split())}; nothing was found")
+    operations = len(await described(system)) - NOT_ASKED
+    return process.returncode == 0 and f"Tested: {operations}" in tested
+
+
+async def described(system: System) -> list[str]:
+    """Every call of the document."""
+    document = await system.get("/openapi.json")
+    return [f"{method} {path}" for path, calls in document["paths"].items() for method in calls]

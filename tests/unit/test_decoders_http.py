@@ -1,0 +1,206 @@
+"""Whatever a client sends is read, or refused as a problem: nothing else comes out of a decoder."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import example, given
+from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
+
+from eventstore.ids import new_id
+from eventstore.pool import PoolConfig
+from gateway import as_of, requests, security
+from gateway.answering import after
+from gateway.events import Cursor
+from gateway.options import GatewayOptions, Limits
+from gateway.preferences import patience
+from gateway.problems import Problem
+from gateway.spawning import idempotency_key
+from tests.hostile import JSON_TEXTS, NUMERALS, TEXTS, VALUES, mangled, thorough
+
+LIMITS = Limits()
+OPTIONS = GatewayOptions(
+    redis_url="redis://x", database_url="sqlite:///x", roles=("developer",), api_token="right"
+)
+SPAWN = {
+    "project_id": "apollo",
+    "role_type": "developer",
+    "pool_name": "developer_pool",
+    "heartbeat_interval": 30,
+    "max_idle_time": 300,
+    "input": {"a": [1, 2.5, None, {"b": "c"}]},
+    "labels": {"team": "blue"},
+    "pending_timeout": 5,
+}
+TERMINATE = {"pool_name": "developer_pool", "agent_id": new_id(), "graceful": True}
+POOL = {"role_type": "developer", "pool_name": "p", "config": {"max_workers": 3}}
+BODIES: dict[type[Any], dict[str, Any]] = {
+    requests.SpawnRequest: SPAWN,
+    requests.TerminateRequest: TERMINATE,
+    requests.PoolRequest: POOL,
+    requests.PoolPatch: {"config": {"max_workers": 3, "min_workers": None}},
+}
+QUERIES = (
+    requests.AgentQuery,
+    requests.ProjectQuery,
+    requests.DeleteAgentQuery,
+    requests.DeletePoolQuery,
+    requests.HealthQuery,
+    requests.EventQuery,
+    requests.Nothing,
+)
+
+
+def answered(problem: Problem) -> None:
+    """A refusal is the client's fault and can be sent as it is."""
+    response = problem.response()
+    assert 400 <= response.status < 500
+    assert isinstance(response.body, bytes)
+    json.loads(response.body)
+    assert not any(set(value) & set("\r\n\0") for value in response.headers.values())
+
+
+@pytest.mark.parametrize("shape", BODIES, ids=lambda shape: shape.__name__)
+@given(data=st.data())
+@thorough
+def test_a_body(shape: type[Any], data: st.DataObject) -> None:
+    """What is taken can also be carried out: encoded, bounded, merged with the defaults."""
+    content = data.draw(st.one_of(mangled(BODIES[shape]), JSON_TEXTS))
+    try:
+        found = requests.decoded(content, shape)
+        if isinstance(found, requests.SpawnRequest):
+            requests.check_spawn(found, LIMITS)
+        elif isinstance(found, requests.PoolRequest | requests.PoolPatch):
+            requests.pool_config(found.config, PoolConfig())
+    except Problem as problem:
+        answered(problem)
+
+
+@given(fields=st.dictionaries(st.sampled_from(PoolConfig.__struct_fields__), VALUES, max_size=4))
+@thorough
+def test_a_pools_settings(fields: dict[str, Any]) -> None:
+    for reading in (requests.pool_config, lambda f, d: requests.patched(PoolConfig(), f, d)):
+        try:
+            assert isinstance(reading(fields, PoolConfig()), PoolConfig)
+        except Problem as problem:
+            answered(problem)
+
+
+@pytest.mark.parametrize("shape", QUERIES, ids=lambda shape: shape.__name__)
+@given(data=st.data())
+@thorough
+def test_a_query(shape: type[Any], data: st.DataObject) -> None:
+    names = st.one_of(st.sampled_from((*shape.__struct_fields__, "x")), TEXTS)
+    pairs = data.draw(st.lists(st.tuples(names, TEXTS), max_size=4))
+    try:
+        requests.parameters(MultiDictProxy(MultiDict(pairs)), shape)
+    except Problem as problem:
+        answered(problem)
+
+
+@given(cursor=st.one_of(TEXTS, st.binary().map(lambda b: base64.urlsafe_b64encode(b).decode())))
+@example(cursor=base64.urlsafe_b64encode(b"p=" + b"9" * 20 + b"-" + b"9" * 20).decode())
+@example(cursor=base64.urlsafe_b64encode("p=\N{ARABIC-INDIC DIGIT ONE}-1".encode()).decode())
+@thorough
+def test_a_cursor(cursor: str) -> None:
+    """Those of pages and those of the event stream; one that is taken can be compared and told."""
+    for read in (after, _stream_cursor):
+        try:
+            read(cursor)
+        except Problem as problem:
+            answered(problem)
+
+
+def _stream_cursor(text: str) -> None:
+    cursor = Cursor.parse(text)
+    for pool in (*cursor.positions, "p"):
+        cursor.passed(pool, "1-1")
+    assert Cursor.parse(str(cursor)).positions == cursor.positions
+
+
+MOMENTS = st.one_of(
+    TEXTS,
+    NUMERALS,
+    st.builds("{}:{}".format, TEXTS, NUMERALS),
+    st.builds("p:{}:{},{}".format, NUMERALS, NUMERALS, NUMERALS),
+    st.datetimes().map(str),
+    st.datetimes(timezones=st.timezones()).map(lambda moment: moment.isoformat()),
+)
+
+
+@given(text=MOMENTS)
+@example(text="0001-01-01T00:00:00+23:59")
+@example(text="9999-12-31T23:59:59.999999-23:59")
+@example(text="\N{ARABIC-INDIC DIGIT ONE}" * 3)
+@thorough
+def test_a_moment_of_the_past(text: str) -> None:
+    """One that is taken fits where times and positions are kept."""
+    try:
+        asked = as_of.parse(text)
+    except Problem as problem:
+        answered(problem)
+    else:
+        assert asked.at_ms is None or -(2**63) <= asked.at_ms < 2**63
+        assert all(seq < 2**63 for _, seq in asked.events.values())
+
+
+HEADERS = (
+    "Prefer",
+    "Idempotency-Key",
+    "Muster-Position",
+    "X-Request-Id",
+    "traceparent",
+    "Authorization",
+    "Host",
+    "Content-Type",
+    "Origin",
+)
+HEADER_TEXTS = st.one_of(
+    TEXTS.map(lambda text: text.encode(errors="replace").decode()),
+    st.binary().map(lambda raw: raw.decode(errors="surrogateescape")),
+    st.builds("wait={}".format, NUMERALS),
+    st.builds("p:{},:{}".format, NUMERALS, NUMERALS),
+    st.builds("Bearer {}".format, st.text()),
+    st.builds("localhost:{}".format, NUMERALS),
+    st.just("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+)
+
+
+def asking(headers: dict[str, str]) -> web.Request:
+    """A request with such headers, as aiohttp's parser gives them: other bytes as surrogates."""
+    request = make_mocked_request("POST", "/api/v1/agents/spawn")
+    given = CIMultiDictProxy(CIMultiDict(headers))
+    request._message = request._message._replace(headers=given)
+    request._headers = given
+    return request
+
+
+@given(headers=st.dictionaries(st.sampled_from(HEADERS), HEADER_TEXTS))
+@thorough
+def test_headers(headers: dict[str, str]) -> None:
+    request = asking(headers)
+    for read in (
+        security.origin,
+        lambda r: security.admit(r, OPTIONS),
+        security.asked_position,
+        idempotency_key,
+    ):
+        try:
+            read(request)
+        except Problem as problem:
+            answered(problem)
+    patient = patience(request.headers.getall("Prefer", ()), LIMITS)
+    assert 0 <= patient.seconds <= LIMITS.wait_max
+    assert not set(patient.applied) & set("\r\n\0")
+
+
+@given(scheme=st.sampled_from(["Bearer", "bearer", "Basic", ""]), token=HEADER_TEXTS)
+@example(scheme="Bearer", token="right")
+@thorough
+def test_only_the_right_token_is_the_token(scheme: str, token: str) -> None:
+    matches = security.token_matches(asking({"Authorization": f"{scheme} {token}"}), "right")
+    assert matches is (scheme.lower() == "bearer" and token.strip() == "right")
