@@ -10,7 +10,7 @@ from msgspec import Struct
 from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
-from eventstore.connection import UNREACHABLE, connect, passing
+from eventstore.connection import UNREACHABLE, connect, passing, shielded
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE
@@ -84,17 +84,21 @@ class Source:
 
     async def ask(self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False) -> list[Any]:
         """The replies to some commands; `atomic`: all at one moment. Raises `LogUnreachable`."""
-        try:
-            async with self.client.pipeline(transaction=atomic) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                replies: list[Any] = await pipeline.execute()
+        try:  # shielded: redis-py can swallow a cancellation, and a projector would not end
+            replies = await shielded(lambda: self._ask(commands, atomic))
         except UNREACHABLE as error:
             raise LogUnreachable(f"Redis does not answer: {error}") from error
         except ResponseError as error:
             if passing(error):
                 raise LogUnreachable(f"Redis is not ready: {error}") from error
             raise LogError(f"Redis refuses to be read: {error}") from error
+        return replies
+
+    async def _ask(self, commands: Sequence[tuple[str, ...]], atomic: bool) -> list[Any]:
+        async with self.client.pipeline(transaction=atomic) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[Any] = await pipeline.execute()
         return replies
 
     async def wait(

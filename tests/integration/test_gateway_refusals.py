@@ -206,7 +206,9 @@ async def test_every_path_names_the_methods_that_apply_to_it(stage):
     before = await stage.heads()
     for path, calls in document["paths"].items():
         described = {method.upper() for method in calls}
-        asked_for = path.format(pool_name="p", agent_id=new_id(), project_id="p", name="ask.js")
+        asked_for = path.format(
+            pool_name="p", agent_id=new_id(), project_id="p", name="ask.js", parked_id="p"
+        )
         for method in set(METHODS) - described:
             for said in ({}, {"json": asked()}):
                 answer = await stage.ask(method, asked_for, **said)

@@ -1,0 +1,23 @@
+"""How the projector asks Redis: what is given up is given up."""
+
+import asyncio
+from contextlib import suppress
+
+from projector.source import Source
+
+
+async def test_a_question_that_is_cancelled_at_any_moment_ends(redis_url: str) -> None:
+    """On Python 3.11 redis-py forgets a cancellation while it sends; a stop then never came."""
+    source = Source(redis_url, "")
+    try:
+        await source.heads(["p"])
+        for moment in range(12):
+            asking = asyncio.create_task(source.heads(["p"]))
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await asking
+                assert not asking.cancelling(), f"{moment} turns after it began"
+    finally:
+        await source.close()
