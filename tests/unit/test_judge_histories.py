@@ -156,6 +156,9 @@ def test_two_events_of_one_life_that_changed_places_are_noticed(
     subject = story.entries[first].subject
     later = [i for i in range(first + 1, len(story.entries)) if story.entries[i].subject == subject]
     assume(later)
+    # A worker may be suspected before it drains or after: both are lives that end alike.
+    both = {story.entries[first].type, story.entries[later[0]].type}
+    assume(both != {"worker.suspect", "worker.draining"})
     entries = list(story.entries)
     entries[first], entries[later[0]] = entries[later[0]], entries[first]
     assert found_in(story, entries) != []
