@@ -34,6 +34,8 @@ from tests.integration.test_recovery import recovered, wiped
 from tests.pools import TestPool
 from tests.waiting import until
 
+OURS = tables.VIEW_VERSION
+NEWER = OURS + 1
 PREVIOUS = {f"previous_{name}" for name in VIEWS}
 
 
@@ -192,16 +194,17 @@ async def test_views_of_another_version_are_put_back_only_by_their_own_code(
             await stage.settle()
         old = await stage.contents()
         with monkeypatch.context() as newer:
-            become(newer, 2)
+            become(newer, NEWER)
             await replayed(stage)
-            with pytest.raises(CannotRollBack, match="of version 1, this Muster builds version 2"):
+            said = f"of version {OURS}, this Muster builds version {NEWER}"
+            with pytest.raises(CannotRollBack, match=said):
                 await roll_back(options(stage))
-        assert await versions(stage) == {"views": 2, "previous": 1}
+        assert await versions(stage) == {"views": NEWER, "previous": OURS}
         await roll_back(options(stage))
         assert await stage.contents() == old
-        assert await versions(stage) == {"views": 1, "previous": 2, "rolled_back": 1}
+        assert await versions(stage) == {"views": OURS, "previous": NEWER, "rolled_back": OURS}
         async with stage.projecting():
-            assert await versions(stage) == {"views": 1, "previous": 2}
+            assert await versions(stage) == {"views": OURS, "previous": NEWER}
 
 
 def become(patch: pytest.MonkeyPatch, version: int) -> None:
@@ -255,7 +258,7 @@ async def test_over_a_recovery_of_the_log_the_past_stays_and_a_rollback_goes_on(
 async def test_an_upgrade_builds_new_views_while_the_old_projector_keeps_the_old_ones(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old one is a process of its own, of version 1; it is superseded, and stands by."""
+    """The old one is a process of its own, of our version; it is superseded, and stands by."""
     built, may_finish = asyncio.Event(), asyncio.Event()
     fold_archive = Rebuild.fold_archive
 
@@ -270,7 +273,7 @@ async def test_an_upgrade_builds_new_views_while_the_old_projector_keeps_the_old
         with process(stage) as old:
             await stage.play(pool)
             await stage.settle()
-            become(monkeypatch, 2)
+            become(monkeypatch, NEWER)
             monkeypatch.setattr(Rebuild, "fold_archive", fold_and_wait)
             new = stage.projector(lease_seconds=2.0)
             await new.start()
@@ -281,10 +284,10 @@ async def test_an_upgrade_builds_new_views_while_the_old_projector_keeps_the_old
                     await stage.act(pool, submitted.agent_id, Terminate())
                     await stage.settle()
                 assert new.phase == "standby"
-                assert await versions(stage) == {"views": 1}
+                assert await versions(stage) == {"views": OURS}
                 may_finish.set()
                 await until(lambda: new.phase is Phase.ACTIVE)
-                assert await versions(stage) == {"views": 2, "previous": 1}
+                assert await versions(stage) == {"views": NEWER, "previous": OURS}
                 await pool.spawn()
                 await stage.settle()
                 assert old.poll() is None
@@ -308,7 +311,7 @@ async def test_a_query_that_began_before_an_upgrade_sees_the_old_views_whole(
 
         def look(connection: Connection) -> None:
             connection.execute(text("SELECT count(*) FROM " + prefix + "view_versions")).all()
-            become(monkeypatch, 2)
+            become(monkeypatch, NEWER)
             asyncio.run_coroutine_threadsafe(replayed(stage), loop).result(20)
             for name in ("agents", "workers", "pools", "pool_capacity", "checkpoints"):
                 chosen = text(f"SELECT count(*) FROM {prefix}{name}")
@@ -323,7 +326,7 @@ async def test_a_query_that_began_before_an_upgrade_sees_the_old_views_whole(
             await database.close()
         rows = {name: len(before[name]) for name in VIEWS}
         assert counted == [rows["agents"], rows["workers"], rows["pools"], 1, rows["checkpoints"]]
-        assert await versions(stage) == {"views": 2, "previous": 1}
+        assert await versions(stage) == {"views": NEWER, "previous": OURS}
         assert "surplus" not in (await stage.contents())["agents"][0]
 
 

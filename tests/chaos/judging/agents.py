@@ -26,7 +26,7 @@ MAY_FOLLOW: Final = {
     "agent.released": frozenset({"starting", "running"}),
     "agent.restarting": frozenset({"restarting"}),
     "agent.failed": frozenset({"restarting"}),
-    "agent.cleared": HELD,
+    "agent.cleared": LIVE,
     "agent.termination_requested": LIVE,
     "agent.terminated": LIVE,
 }
@@ -34,9 +34,7 @@ MAY_FOLLOW: Final = {
 EVEN_IF_FLAGGED: Final = frozenset(
     {"agent.termination_requested", "agent.terminated", "agent.cleared"}
 )
-BY_ITS_WORKER: Final = frozenset(
-    {"agent.claimed", "agent.started", "agent.released", "agent.cleared", *FAILURES}
-)
+BY_ITS_WORKER: Final = frozenset({"agent.claimed", "agent.started", "agent.released", *FAILURES})
 """Written by the worker itself, under its own epoch."""
 HANDED_OVER: Final = frozenset({"handed-over", "not-handed-over"})
 """Ends of a log that stood in for another: no worker of it lives any more to be fenced."""
@@ -134,7 +132,8 @@ def _judge_holder(agent: Agent, entry: Entry) -> Iterator[Offence]:
 def _judge_epoch(agent: Agent, entry: Entry, worker: Worker | None) -> Iterator[Offence]:
     """Who acts as a worker does so under its epoch; who reaps one, under that of the fence."""
     fenced = not agent.held and entry.type != "agent.claimed"
-    if fenced or entry.type == "agent.termination_requested":
+    by_leader = entry.type == "agent.cleared" and entry.body.get("reason") == "suspicion-off"
+    if fenced or by_leader or entry.type == "agent.termination_requested":
         if entry.epoch:
             yield entry.offence(4, f"epoch {entry.epoch}, but no worker acts")
         return
@@ -146,7 +145,8 @@ def _judge_epoch(agent: Agent, entry: Entry, worker: Worker | None) -> Iterator[
     if entry.epoch != worker.epoch:
         what = "after a fence at" if worker.fenced else "but its worker's is"
         yield entry.offence(4, f"epoch {entry.epoch}, {what} {worker.epoch}")
-    if entry.type in BY_ITS_WORKER and not worker.alive:
+    by_its_worker = entry.type in BY_ITS_WORKER or entry.type == "agent.cleared"
+    if by_its_worker and not worker.alive:
         yield entry.offence(4, f"written by a worker that is {worker.status}")
     if entry.type == "agent.lost" and not worker.fenced:
         yield entry.offence(4, f"its worker is {worker.status}, not lost")
