@@ -117,6 +117,8 @@ async def delete_agent(request: web.Request) -> web.Response:
     """`DELETE /api/v1/agents/{agent_id}`."""
     agent_id = part(request, "agent_id", Identifier)
     asked = query(request, DeleteAgentQuery)
+    if asked.pool_name:
+        await request.app[BACKEND].pool_or_past(asked.pool_name)
     pool = asked.pool_name or await _pool_of(request.app[BACKEND], agent_id)
     return await _terminate(request, pool, agent_id, asked.graceful)
 

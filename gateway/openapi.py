@@ -236,6 +236,7 @@ OPERATIONS: Final = (
         summary="What could not be processed, and why",
         query=asked.ParkedQuery,
         answers=((200, "What is parked, the oldest first", ParkedList),),
+        problems=(404,),
     ),
     Operation(
         method="post",

@@ -137,6 +137,15 @@ CALLS: list[tuple[str, str, str, Any, int, str, list[str]]] = [
         "pool-not-found",
         ["pool_name"],
     ),
+    (
+        "an agent of no pool",
+        "DELETE",
+        f"{AGENTS}/{new_id()}?pool_name=nowhere",
+        None,
+        404,
+        "pool-not-found",
+        ["pool_name"],
+    ),
     ("none to delete", "DELETE", f"{POOLS}/nowhere", None, 404, "pool-not-found", ["pool_name"]),
     ("force", "DELETE", f"{POOLS}/{POOL}?force=perhaps", None, 400, "", ["force"]),
     (
