@@ -113,7 +113,8 @@ class CatalogueLog:
 
         changed = await self._change(name, decision, origin)
         if changed.outcome is Outcome.DONE:
-            await self._log.initialise(name)
+            with still_unknown(_written()):
+                await self._log.initialise(name)
         return changed
 
     async def change_pool(
@@ -207,5 +208,10 @@ class CatalogueLog:
             except Recovered:
                 continue
             if reply.outcome is Outcome.DONE:
-                return Changed(Outcome.DONE, await self.refresh(), proof_of(step, reply))
+                with still_unknown(_written()):
+                    return Changed(Outcome.DONE, await self.refresh(), proof_of(step, reply))
         raise unknown or Busy(f"{subject} changes too fast")
+
+
+def _written() -> OutcomeUnknown:
+    return OutcomeUnknown("the change was written, but what it led to could not be made or read")

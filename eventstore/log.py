@@ -399,9 +399,9 @@ class Log:
                 continue
             if reply.outcome is Outcome.DONE:
                 return Acted(Outcome.DONE, new, reply.seq, proof_of(step, reply))
-            if reply.outcome is Outcome.FENCED:
+            if reply.outcome is Outcome.FENCED and (fence or incarnation is not None):
                 return Acted(Outcome.FENCED, agent)
-            agent = None
+            agent = None  # it moved on; whoever asked for no incarnation means the one it has now
         raise unknown or Busy(f"agent {agent_id} changes too fast")
 
     async def act_on_worker(
@@ -646,11 +646,11 @@ def _scored(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
 
 @contextmanager
 def still_unknown(unknown: OutcomeUnknown | None) -> Iterator[None]:
-    """What an earlier attempt left unknown stays so, also where Redis is away by now."""
+    """What an earlier attempt left unknown stays so, also where Redis is away or refuses by now."""
     try:
         yield
-    except LogUnreachable as error:
-        if unknown is None:
+    except LogError as error:
+        if unknown is None or isinstance(error, OutcomeUnknown | Recovered):
             raise
         raise unknown from error
 

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from eventstore import agent as agents
 from eventstore.agent import Agent, Spawn
 from eventstore.durability import Proof
-from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown, Recovered
+from eventstore.errors import LogError, OutcomeUnknown, Recovered
 from eventstore.events import AgentRequested
-from eventstore.log import Log, Outcome, proof_of
+from eventstore.log import Log, Outcome, proof_of, still_unknown
 from eventstore.pool import Pool
 from eventstore.step import Origin
 
@@ -69,10 +69,8 @@ async def submit(
     except Recovered:
         reply = await log.commit(step, admits=True)
     except OutcomeUnknown as first:
-        try:
+        with still_unknown(first):
             reply = await log.commit(step, admits=True)
-        except LogUnreachable as error:
-            raise OutcomeUnknown(str(error)) from first
     match reply.outcome:
         case Outcome.DONE:
             return Submitted(

@@ -17,7 +17,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from eventstore.agent import Agent, Status
-from eventstore.errors import LogMissing, OutcomeUnknown
+from eventstore.errors import LogMissing, LogUnreachable, OutcomeUnknown
 from eventstore.events import AgentRequested
 from eventstore.log import Outcome
 from eventstore.pool import Pool
@@ -217,14 +217,23 @@ async def _replay(
     agent_id, name = submitted.agent_id, pool.pool_name
     deadline = asyncio.get_running_loop().time() + patient.seconds
     with backend.waiters.watch(agent_id) as watch:
-        agent = await backend.log.agent(name, agent_id)
+        agent = await _accepted_agent(backend, name, agent_id)
         while agent is not None and not _settled(agent):
             if await watch.next(deadline) is None:
                 break
-            agent = await backend.log.agent(name, agent_id)
+            agent = await _accepted_agent(backend, name, agent_id)
     if agent is not None:
         return await backend.row(request, agent)
     return await backend.recorded(request, agent_id, name)
+
+
+async def _accepted_agent(backend: Backend, pool: str, agent_id: str) -> Agent | None:
+    """Read an agent whose spawn is known to be written: that it cannot be read is no refusal."""
+    try:
+        return await backend.log.agent(pool, agent_id)
+    except LogUnreachable as error:
+        detail = f"{error}; the agent was accepted, ask again to learn what became of it"
+        raise Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id) from error
 
 
 def _settled(agent: Agent) -> bool:

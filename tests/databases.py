@@ -25,7 +25,7 @@ class PostgresServer:
     Nothing is synced to disk: it is as fast as it can be, and worthless after a crash.
     """
 
-    SETTINGS = (
+    SETTINGS: tuple[str, ...] = (
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
         "fsync=off",
@@ -59,7 +59,11 @@ class PostgresServer:
         """Make the cluster if there is none yet, and start it."""
         if not self._data.exists():
             self._initialise()
-        self._process.start(self._answers)
+        self._process.start(self.answers)
+
+    def launch(self) -> None:
+        """Start it again on its data, without waiting for it to answer."""
+        self._process.launch()
 
     def stop(self) -> None:
         """Break off what runs and end it."""
@@ -101,7 +105,13 @@ class PostgresServer:
         with self._connect() as connection:
             connection.execute(statement)
 
-    def _answers(self) -> bool:
+    @property
+    def running(self) -> bool:
+        """Whether its main process lives."""
+        return self._process.running
+
+    def answers(self) -> bool:
+        """Whether it takes connections."""
         try:
             self._connect().close()
         except psycopg.OperationalError:

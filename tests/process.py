@@ -5,9 +5,10 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, Signals
+from typing import NoReturn
 
 import pytest
 
@@ -19,8 +20,16 @@ from tests.waiting import until_sync
 class ServerProcess:
     """A process with a log. It also ends when the test run is killed (on Linux)."""
 
-    def __init__(self, argv: Sequence[str], log: Path, *, uid: int | None = None) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        log: Path,
+        *,
+        uid: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.argv, self.log, self.uid = list(argv), log, uid
+        self.environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -34,8 +43,8 @@ class ServerProcess:
         """Whether it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, ready: Callable[[], object], timeout: float = 30.0) -> None:
-        """Start it and wait until `ready()` is true."""
+    def launch(self) -> None:
+        """Start it, without waiting for anything."""
         main = threading.current_thread() is threading.main_thread()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -45,11 +54,16 @@ class ServerProcess:
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
+                env={**os.environ, **self.environment},
                 user=self.uid,
                 group=self.uid if self.uid is None else group_of(self.uid),
                 extra_groups=None if self.uid is None else [],
                 preexec_fn=end_with_parent() if main else None,  # noqa: PLW1509  (main thread)
             )
+
+    def start(self, ready: Callable[[], object], timeout: float = 30.0) -> None:
+        """Start it and wait until `ready()` is true."""
+        self.launch()
         try:
             until_sync(lambda: not self.running or ready(), timeout=timeout, what="server ready")
             assert self.running, "the server ended at once"
@@ -103,9 +117,15 @@ def accepts(port: int) -> bool:
 def system_tool(name: str) -> str:
     """The path of a program of the system; without it the test is skipped, in CI it fails."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
-    if found := shutil.which(name, path=path):
-        return found
-    reason = f"{name} is not installed (Debian: apt-get install {name})"
+    found = shutil.which(name, path=path)
+    if found is None:
+        missing(name, name)
+    return found
+
+
+def missing(what: str, package: str) -> NoReturn:
+    """Skip the test, or fail it in CI, for something of the system that is not there."""
+    reason = f"{what} is not installed (Debian: apt-get install {package})"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

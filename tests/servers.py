@@ -5,6 +5,7 @@ oldest that Muster supports). They only ever touch the process they started.
 """
 
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import redis
@@ -26,6 +27,7 @@ class RedisLikeServer:
         maxmemory: str = "0",
         tcp: bool = True,
         options: dict[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,9 @@ class RedisLikeServer:
         if tcp:
             del settings["unixsocket"]
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        self._process = ServerProcess([self.binary(), *arguments], directory / "server.log")
+        self._process = ServerProcess(
+            [self.binary(), *arguments], directory / "server.log", environment=environment
+        )
 
     def binary(self) -> str:
         """The path of the server's program."""
@@ -69,7 +73,11 @@ class RedisLikeServer:
 
     def start(self) -> None:
         """Start it and wait until it has loaded its data."""
-        self._process.start(self._answers)
+        self._process.start(self.answers)
+
+    def launch(self) -> None:
+        """Start it, without waiting for it to answer."""
+        self._process.launch()
 
     def stop(self) -> None:
         """End it in good order; does nothing where it has ended."""
@@ -98,11 +106,17 @@ class RedisLikeServer:
             client.flushall()
             client.script_flush()
 
-    def _answers(self) -> bool:
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self._process.running
+
+    def answers(self) -> bool:
+        """Whether it has loaded its data and answers."""
         try:
             with self.client() as client:
                 return bool(client.ping())
-        except redis.ConnectionError:  # includes BusyLoadingError
+        except (redis.ConnectionError, redis.TimeoutError):  # includes BusyLoadingError
             return False
 
 

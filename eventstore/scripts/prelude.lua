@@ -1,7 +1,8 @@
 -- Shared by every script that writes a log: which log it is, whether it may be written, and how
 -- an event is appended and a slot is booked. A script is this text followed by its own.
 --
--- KEYS[1]  <base>meta    hash: generation, seq, ts, free, waiting, epoch, term, scaling, closed
+-- KEYS[1]  <base>meta    hash: generation, seq, ts, clock, free, waiting, epoch, term, scaling,
+--                       closed
 -- KEYS[2]  <base>events, or the catalogue's stream
 -- Other keys of the pool are built from the hash tag of KEYS[1].
 --
@@ -10,6 +11,10 @@
 -- (ROLLED_BACK halts the log: from then on everybody is refused until it was recovered.)
 --
 -- RESTORING, set in front of this text, is true for the one who rebuilds a halted log.
+--
+-- Log time (ts) is this server's clock, and never goes back. Where that clock was set back, log time
+-- goes on from where it was at half its pace, until the clock has caught up: what waits for a time
+-- to come (back-offs, time-outs, orders) still comes. meta.clock is what the clock said at meta.ts.
 --
 -- Invariants: seq is dense; ts never goes back; meta.free is the sum of the scores of
 -- <base>processes; meta.waiting counts the commands that nobody has claimed, meta.alone the workers
@@ -23,7 +28,7 @@ local GROUP = 'workers'
 local INBOX_MS = 600000
 local LAYOUT = 1
 
-local generation, seq, ts
+local generation, seq, ts, clock
 local last_entry = '' -- the stream id of the event that was appended last
 
 -- Whole numbers in full: Lua's own way of writing large ones is 1.7e+15. (+ 0: never '-0'.)
@@ -35,10 +40,19 @@ local function reply(status, ...)
   return { status, generation or '0', number(seq or 0), number(ts or 0), ... }
 end
 
+-- What time it is in a log that was last written at `last`, when the clock said `clock_then`.
+local function read_clock(last, clock_then)
+  local time = redis.call('TIME')
+  clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  if clock >= last then return clock end
+  return last + math.floor(math.max(clock - (clock_then or clock), 0) / 2)
+end
+
 -- Reads the log's head; returns a refusal where it takes no writes, where the caller's floor is
 -- above it, and where it was recovered since the caller last heard of it.
 local function open_log(floor_generation, floor_seq)
-  local meta = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted', 'layout')
+  local meta = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted', 'layout',
+    'clock')
   if not meta[1] or redis.call('EXISTS', events_key) == 0
     or (tag and redis.call('EXISTS', commands_key) == 0) then
     return reply('MISSING')
@@ -47,8 +61,7 @@ local function open_log(floor_generation, floor_seq)
   if (tonumber(meta[5] or '1') or LAYOUT + 1) > LAYOUT then
     return reply('LAYOUT', meta[5], number(LAYOUT))
   end
-  local time = redis.call('TIME')
-  ts = math.max(tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000), tonumber(meta[3]))
+  ts = read_clock(tonumber(meta[3]), tonumber(meta[6]))
   if meta[4] and not RESTORING then return reply('HALTED', meta[4]) end
   if floor_generation == '0' then return nil end
   local older = tonumber(generation) - tonumber(floor_generation)
@@ -75,7 +88,7 @@ local function append(event)
 end
 
 local function close_log()
-  redis.call('HSET', meta_key, 'seq', number(seq), 'ts', number(ts))
+  redis.call('HSET', meta_key, 'seq', number(seq), 'ts', number(ts), 'clock', number(clock))
 end
 
 -- Sets a worker's score to its free slots: those of an active one that no agent has for itself, else

@@ -421,3 +421,17 @@ async def test_two_prefixes_share_nothing(any_redis_url: str) -> None:
         keys = plain.keys("*")
         assert all(key.startswith(("a:", "b:", "{a:", "{b:")) for key in keys), keys
         assert plain.hget(f"b:pool:{{{POOL}}}:meta", "seq") == "1"
+
+
+async def test_a_termination_that_crosses_with_a_restart_is_written(any_redis_url: str) -> None:
+    """It names no incarnation: it ends whichever there is, also one begun since it was read."""
+    async with open_pool(any_redis_url) as pool:
+        spawned = await pool.spawn()
+        await pool.claim(await pool.worker("w1"), 1)
+        read = await pool.log.agent(POOL, spawned.agent_id)
+        fence = await pool.fence("w1")
+        lose = Lose(worker_id="w1", reason="lost", now_ms=1)
+        await pool.log.act(POOL, spawned.agent_id, lose, ORIGIN, fence=fence)
+        acted = await pool.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN, agent=read)
+    assert acted.outcome == Outcome.DONE
+    assert types(any_redis_url)[-2:] == ["agent.termination_requested", "agent.terminated"]

@@ -69,6 +69,12 @@ def test_a_recovered_log_goes_on_at_the_next_seq() -> None:
     assert [e.generation for e in history.entries[-2:]] == [1, 2]
 
 
+def test_a_log_that_was_lost_before_its_first_event_begins_with_its_recovery() -> None:
+    history = join("p", [], [recovered(1, 2_000_000)], Head(2, 1))
+    assert history.offences == []
+    assert [e.generation for e in history.entries] == [2]
+
+
 def test_what_was_archived_and_lost_by_a_recovery_is_found() -> None:
     story = told()
     kept = [replace(e, generation=1) for e in story.entries[:21]]

@@ -150,7 +150,10 @@ def _misplaced(before: Entry | None, entry: Entry) -> Iterable[Offence]:
     """Time, ids and generations only go forward."""
     if order(entry.stream_id)[0] != entry.ts:
         yield entry.offence(5, f"its ts {entry.ts} is not that of its id {entry.stream_id}")
-    begins = before is not None and entry.generation != before.generation
+    if before is None:  # a log that was lost before its first event begins with its recovery
+        begins = entry.seq == 1 and entry.generation > 1
+    else:
+        begins = entry.generation != before.generation
     if begins is not (entry.type == RECOVERED):
         yield entry.offence(5, "a generation begins with log.recovered, and nothing else does")
     if entry.type == RECOVERED and entry.body.get("from_seq") != entry.seq - 1:

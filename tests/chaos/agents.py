@@ -1,0 +1,125 @@
+"""The agents of a run: they write down when they ran, and some of them misbehave as they are told.
+
+This file is copied beside the run's configuration and imported by the workers, so it imports
+nothing but what a user's agent would, and which worker it is in. Every incarnation has a file of
+its own in the folder that `CHAOS_WITNESS` names, a JSON object a line: who it is and by which
+right it runs, and when, by CLOCK_BOOTTIME; a line now and then while it runs, and one with
+`stopped` when its code has ended. A process that is killed writes no such line; then the last one
+says until when it certainly ran.
+
+`input` says how it behaves: `{"do": "…", "after": seconds, "for": seconds, "linger": seconds}`.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from muster import Agent, Context
+from workers.ownership import CURRENT
+
+TICK_SECONDS = 0.25
+
+
+class Witness:
+    """What an incarnation writes down of itself."""
+
+    def __init__(self, context: Context) -> None:
+        token = context.fencing_token
+        self._known = {
+            "pool": context.pool_name,
+            "agent_id": context.agent_id,
+            "incarnation": context.incarnation,
+            "worker_id": worker_id(),
+            "token": str(token),
+        }
+        name = f"{context.agent_id}.{context.incarnation}.{token.generation}-{token.seq}.jsonl"
+        path = Path(os.environ["CHAOS_WITNESS"]) / name
+        self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+
+    def tell(self, *, stopped: bool = False) -> None:
+        """One line, in one write."""
+        at = round(time.clock_gettime(time.CLOCK_BOOTTIME), 4)
+        line = {**self._known, "at": at, **({"stopped": True} if stopped else {})}
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+
+    def close(self) -> None:
+        self.tell(stopped=True)
+        os.close(self._file)
+
+
+def worker_id() -> str:
+    """The worker that runs us: its log file is called by its id."""
+    owner = CURRENT.get()
+    assert owner is not None
+    assert owner.output is not None
+    return owner.output.file.path.stem
+
+
+class Tested(Agent):
+    """Runs until told to end, and does once, in its first incarnation, what its input asks for."""
+
+    witness: Witness | None = None
+
+    async def start(self, context: Context) -> None:
+        do = context.input.get("do")
+        if do == "raise-in-start" and context.incarnation == 1:
+            raise RuntimeError("as told")
+        self.unwell = do == "raise-in-check" and context.incarnation == 1
+        self.witness = Witness(context)
+        self.witness.tell()
+
+    async def run(self, context: Context) -> None:
+        assert self.witness is not None
+        try:
+            await self._run(context, self.witness)
+        finally:
+            self.witness.close()
+
+    async def _run(self, context: Context, witness: Witness) -> None:
+        after, do = float(context.input.get("after", 0.5)), context.input.get("do")
+        if do and (context.incarnation == 1 or do == "complete"):
+            await self._tick(witness, after)
+            if do == "complete":
+                return
+            await self._misbehave(do, float(context.input.get("for", 1.0)), witness)
+        await self._tick(witness, None)
+
+    async def _tick(self, witness: Witness, seconds: float | None) -> None:
+        ends = None if seconds is None else time.monotonic() + seconds
+        while ends is None or time.monotonic() < ends:
+            witness.tell()
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _misbehave(self, do: str, seconds: float, witness: Witness) -> None:
+        match do:
+            case "kill-process":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exit-process":
+                os._exit(3)
+            case "block-loop":
+                threading.Event().wait(seconds)  # the loop stands still for as long
+            case "swallow-cancellation":
+                await self._swallow(witness, seconds)
+            case "raise-in-run":
+                raise RuntimeError("as told")
+            case _:
+                raise ValueError(do)
+
+    async def _swallow(self, witness: Witness, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            witness.tell()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.1)
+
+    async def stop(self, context: Context) -> None:
+        await asyncio.sleep(float(context.input.get("linger", 0.0)))
+
+    async def check(self, context: Context) -> None:
+        if self.unwell:
+            raise RuntimeError("as told")

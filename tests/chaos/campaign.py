@@ -1,0 +1,177 @@
+"""One run: start the system and its load, break things round by round, let it rest, judge it."""
+
+import asyncio
+import time
+from pathlib import Path
+from random import Random
+
+from tests.chaos.commands import ChangePool, Desk
+from tests.chaos.configuration import POOLS
+from tests.chaos.faults import FAULTS, Scene
+from tests.chaos.healing import NotHealed, heal
+from tests.chaos.journal import Journal
+from tests.chaos.load import Load
+from tests.chaos.options import Options
+from tests.chaos.recovering import Recovery, Unrecovered
+from tests.chaos.report import Figures, TimeLine
+from tests.chaos.rest import come_to_rest
+from tests.chaos.schedule import Injection, Round, rounds, stream
+from tests.chaos.system import System
+from tests.chaos.verdict import judge
+
+SETTLE_SECONDS = 20.0
+"""How long commands under way may take once nothing is broken any more."""
+FIRST_SECONDS = 60.0
+LOOK_SECONDS = 0.3
+ROOM_WORKERS = 40
+WORDS_MAX = 40
+FAULT_SECONDS = 120.0
+"""No fault lasts longer, its mending included."""
+
+
+class Campaign:
+    """See the module. `offences` is what was found wrong, in words."""
+
+    def __init__(self, folder: Path, options: Options, faults: tuple[str, ...]) -> None:
+        self.options = options
+        self.figures = Figures()
+        self.offences: list[str] = []
+        self._faults = faults
+        needs = frozenset().union(*(FAULTS[name].needs for name in faults))
+        self.system = System(folder, options, clocks="clocks" in needs, disks="mounts" in needs)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.line = TimeLine(folder / "timeline.txt")
+        self.journal = Journal(folder / "journal.jsonl")
+        self.recovery = Recovery(self.system)
+        self.desk = Desk(self.system.gateways, self.journal, self.line.now)
+        self.load = Load(self.desk, options.seed)
+
+    async def run(self) -> None:
+        """The whole run. Offences are collected, not raised."""
+        await self.system.start()
+        self.line.say(f"ready: {', '.join(self.system.roles)}")
+        await heal(self.system.gateways, "first", FIRST_SECONDS)
+        self.load.start()
+        try:
+            await self._break_things()
+        finally:
+            self.figures.reads = self.load.reads
+        await self._rest()
+        self.line.say("judging")
+        found = await asyncio.to_thread(
+            judge, self.system.redis.url, self.system.views_url, self.system.folder
+        )
+        self.offences += [*self.recovery.offences, *self.desk.offences, *self._missing(), *found]
+        self.figures.recoveries = self.recovery.count
+        self.figures.unsaved = self.recovery.unsaved
+        starts = sum(role.starts for role in self.system.roles.values())
+        self.figures.restarts = starts - len(self.system.roles)
+
+    def _missing(self) -> list[str]:
+        named = self.recovery.named
+        return [
+            f"{what}: it was acknowledged, and not named as lost"
+            for agent_id, what in self.desk.missing.items()
+            if agent_id not in named
+        ]
+
+    async def close(self) -> None:
+        """End everything that was started. A second call does nothing."""
+        self.load.cancel()
+        await self.system.stop()
+        self.journal.close()
+        self.line.close()
+
+    # ---- rounds --------------------------------------------------------------------------------
+
+    async def _break_things(self) -> None:
+        ends = time.monotonic() + self.options.minutes * 60
+        for planned in rounds(self.options.seed, self._faults):
+            if time.monotonic() >= ends:
+                return
+            self.line.progress(f"{self._state()}; next: {planned.name}")
+            await asyncio.sleep(planned.pause_seconds)
+            if not await self._round(planned):
+                return
+
+    async def _round(self, planned: Round) -> bool:
+        """Break, mend, heal; False if it does not heal."""
+        words: dict[str, list[str]] = {}
+        await asyncio.gather(*(self._inject(one, words) for one in planned.injections))
+        said = "; ".join(f"{name} ({', '.join(told)})" for name, told in words.items())
+        self.figures.rounds += 1
+        self.figures.faults += len(planned.injections)
+        self.line.progress(f"{self._state()}; healing after {planned.name}")
+        try:
+            seconds = await self._heal(str(planned.number))
+        except (NotHealed, Unrecovered) as error:
+            self.line.say(f"{said}: {error}")
+            self.offences.append(f"after {said}: {error}")
+            return False
+        if seconds >= max(self.figures.heal_seconds, default=0.0):
+            self.figures.slowest = f"{planned.name}, round {planned.number}"
+        self.figures.heal_seconds.append(seconds)
+        self.line.say(f"{said}: healed in {seconds:.1f} s")
+        return True
+
+    async def _heal(self, name: str) -> float:
+        """Wait until all works again; where the log lost writes, recover it meanwhile."""
+        watching = asyncio.create_task(self.recovery.watch())
+        healing = asyncio.create_task(self._healed(name))
+        try:
+            await asyncio.wait({watching, healing}, return_when=asyncio.FIRST_COMPLETED)
+            return await (watching if watching.done() else healing)
+        finally:
+            for task in (watching, healing):
+                task.cancel()
+            await asyncio.gather(watching, healing, return_exceptions=True)
+
+    async def _healed(self, name: str) -> float:
+        began = time.monotonic()
+        patience = self.options.patience_seconds
+        await heal(self.system.gateways, name, patience, self.recovery.hear)
+        while damage := await self.recovery.damage(own=True):
+            if time.monotonic() - began > patience:
+                raise NotHealed(f"nobody noticed within {patience:g} s: {damage}")
+            await asyncio.sleep(LOOK_SECONDS)
+        return time.monotonic() - began
+
+    async def _inject(self, injection: Injection, words: dict[str, list[str]]) -> None:
+        await asyncio.sleep(injection.after_seconds)
+        told = words.setdefault(injection.fault, [])
+        random = Random(injection.seed)
+        scene = Scene(self.system, self.load, self.recovery, random, told.append, self._count)
+        async with asyncio.timeout(FAULT_SECONDS):
+            await FAULTS[injection.fault].run(scene)
+
+    def _count(self, what: str) -> None:
+        if what == "kill":
+            self.figures.kills += 1
+        else:
+            self.figures.outages += 1
+
+    def _state(self) -> str:
+        counts = self.journal.counts
+        return f"{self.line.now():.0f} s: {counts['acknowledged']} acknowledged"
+
+    # ---- the end -------------------------------------------------------------------------------
+
+    async def _rest(self) -> None:
+        """Stop asking, decide what is undecided, and let everything settle.
+
+        The pools get room for all: spawns of unknown outcome may have filled them beyond what the
+        load knows of, and an agent that waits for a slot is not at rest. Empty workers stay.
+        """
+        self.line.say("resting: no more faults, no more commands")
+        await self.load.stop(SETTLE_SECONDS)
+        await self._make_room()
+        left = await come_to_rest(self.system, self.options.patience_seconds)
+        self.offences += [f"not at rest: {what}" for what in left[:WORDS_MAX]]
+
+    async def _make_room(self) -> None:
+        random = stream(self.options.seed, "rest")
+        config: dict[str, object] = {"max_workers": ROOM_WORKERS, "empty_worker_seconds": 3600.0}
+        for pool in POOLS:
+            changed = await ChangePool(self.desk, random, pool, f"room-{pool}", config).carry_out()
+            if changed.status != "acknowledged":
+                self.offences.append(f"pool {pool} could not be changed at rest: {changed.said}")

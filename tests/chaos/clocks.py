@@ -1,0 +1,49 @@
+"""Clocks that can be stepped while a process runs, with libfaketime (Debian: `faketime`).
+
+A process started with `environment()` reads its wall clock through the library, which adds what
+the clock's file says; writing the file steps the clock. CLOCK_MONOTONIC and CLOCK_BOOTTIME stay
+true. (The library breaks CPython's `time.sleep` where those are left alone; nothing of Muster that
+is run on such a clock calls it.)
+"""
+
+import glob
+from pathlib import Path
+
+LIBRARIES = (
+    "/usr/lib/*/faketime/libfaketime.so.1",
+    "/usr/lib/faketime/libfaketime.so.1",
+    "/usr/lib64/faketime/libfaketime.so.1",
+    "/usr/local/lib/faketime/libfaketime.so.1",
+)
+
+
+def library() -> Path | None:
+    """Where libfaketime is, if it is installed."""
+    found = [path for pattern in LIBRARIES for path in sorted(glob.glob(pattern))]  # noqa: PTH207
+    return Path(found[0]) if found else None
+
+
+class Clock:
+    """The wall clock of some processes, kept in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.step(0)
+
+    def step(self, seconds: int) -> None:
+        """Set it to so many seconds ahead of the true time (negative: behind)."""
+        beside = self.file.with_suffix(".new")
+        beside.write_text(f"{seconds:+d}\n")
+        beside.replace(self.file)
+
+    def environment(self) -> dict[str, str]:
+        found = library()
+        if found is None:
+            return {}
+        return {
+            "LD_PRELOAD": str(found),
+            "FAKETIME_TIMESTAMP_FILE": str(self.file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_DONT_RESET": "1",
+        }

@@ -1,0 +1,181 @@
+"""One command of the client, from its first request to its end in the journal.
+
+A command whose outcome is unknown is asked for again with the same key until an answer decides it:
+that is what Muster tells its clients to do. Some spawns have no key and give up instead; they stay
+unknown, unless the answer names a key to ask again with.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from tests.chaos.asking import API, Answer, Meaning, ask
+from tests.chaos.configuration import ROLE
+from tests.chaos.journal import Entry, Journal, operation_id
+
+REPEAT_SECONDS = (0.3, 1.0)
+
+
+class Desk:
+    """What all commands of a client share."""
+
+    def __init__(self, gateways: list[str], journal: Journal, now: Callable[[], float]) -> None:
+        self.gateways = gateways
+        self.journal = journal
+        self.now = now
+        self.offences: list[str] = []
+        """Answers that no fault excuses."""
+        self.missing: dict[str, str] = {}
+        """Agents that were acknowledged and then not found: excused only if named as lost."""
+        self.closing = False
+        """Once set, what is unknown is asked for a last few times."""
+        self.answers: dict[str, int] = {}
+
+    async def ask(self, random: Random, method: str, path: str, *args: Any, **more: Any) -> Answer:
+        """Ask one of the gateways, and look at the answer."""
+        answer = await ask(random.choice(self.gateways), method, path, *args, **more)
+        self.answers[answer.said] = self.answers.get(answer.said, 0) + 1
+        if answer.status == 500 or (answer.status == 400 and answer.kind == "invalid-request"):
+            self.offences.append(f"{method} {path}: {answer.said}: {answer.body}")
+        return answer
+
+
+class Command:
+    """The common part: ask until it is decided."""
+
+    kind = ""
+
+    def __init__(self, desk: Desk, random: Random, pool: str, number: str) -> None:
+        self.desk = desk
+        self.random = random
+        self.pool = pool
+        self.number = number
+        self.agent_id = ""
+        self.key = ""
+        self.repeats = True
+        self.wait = random.choice((0, 0, 1, 3))
+        self.ended_at = 0.0
+
+    async def ask(self) -> Answer:
+        raise NotImplementedError
+
+    async def carry_out(self) -> Entry:
+        """Ask, again where that is called for, and note how it ended."""
+        asked = 0
+        unknown = False
+        while True:
+            answer = await self.ask()
+            asked += 1
+            meaning = answer.meaning
+            unknown = unknown or meaning is Meaning.UNKNOWN
+            self.learn(answer)
+            if meaning is Meaning.ACCEPTED:
+                return self._note("acknowledged", answer, recovered=unknown)
+            if not unknown:
+                return self._note("refused", answer)
+            if not self.repeats or self.desk.closing:
+                return self._note("unknown", answer)
+            await asyncio.sleep(self.random.uniform(*REPEAT_SECONDS))
+
+    def learn(self, answer: Answer) -> None:
+        """Take in what the answer tells beside its meaning."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        prefer = f"wait={self.wait}" if self.wait else "respond-async"
+        said = {"Prefer": prefer, "X-Request-Id": f"chaos-{self.number}"}
+        return {**said, "Idempotency-Key": self.key} if self.key else said
+
+    def _note(self, status: Any, answer: Answer, *, recovered: bool = False) -> Entry:
+        entry = Entry(
+            kind=self.kind,
+            pool=self.pool,
+            status=status,
+            agent_id=self.agent_id,
+            operation_id=operation_id(self.key) if self.key else "",
+            correlation_id=f"chaos-{self.number}",
+            ended_at=self.ended_at,
+            level="accepted" if status == "acknowledged" else "",
+            recovered=recovered,
+            said=answer.said,
+            at=round(self.desk.now(), 3),
+        )
+        self.desk.journal.note(entry)
+        return entry
+
+
+class Spawn(Command):
+    """Ask for an agent. `keyed`: with an `Idempotency-Key` from the start."""
+
+    kind = "spawn"
+
+    def __init__(
+        self, desk: Desk, random: Random, pool: str, number: str, *, keyed: bool, **wanted: Any
+    ) -> None:
+        super().__init__(desk, random, pool, number)
+        self.key = f"command-{number}" if keyed else ""
+        self.repeats = keyed
+        self.follows = random.random() < 0.5
+        """Whether it goes on with a key that an answer names."""
+        self.body = {
+            "project_id": "chaos",
+            "role_type": ROLE,
+            "pool_name": pool,
+            "labels": {"command": number},
+            "max_idle_time": None,
+            "heartbeat_interval": 0.5,
+            **wanted,
+        }
+
+    async def ask(self) -> Answer:
+        path = f"{API}/spawn"
+        return await self.desk.ask(self.random, "POST", path, self.body, headers=self.headers)
+
+    def learn(self, answer: Answer) -> None:
+        body = answer.body if isinstance(answer.body, dict) else {}
+        if answer.meaning is Meaning.ACCEPTED or (answer.meaning is Meaning.UNKNOWN and body):
+            self.agent_id = body.get("agent_id") or self.agent_id
+        if not self.key and self.follows and body.get("idempotency_key"):
+            self.key, self.repeats = body["idempotency_key"], True
+
+
+class Terminate(Command):
+    """Ask for an agent's end. An agent that was acknowledged is always found."""
+
+    kind = "terminate"
+
+    def __init__(self, desk: Desk, random: Random, pool: str, number: str, agent_id: str) -> None:
+        super().__init__(desk, random, pool, number)
+        self.agent_id = agent_id
+        self.graceful = random.random() < 0.7
+
+    async def ask(self) -> Answer:
+        body = {"pool_name": self.pool, "agent_id": self.agent_id, "graceful": self.graceful}
+        answer = await self.desk.ask(
+            self.random, "POST", f"{API}/terminate", body, headers=self.headers
+        )
+        if answer.status == 404:
+            self.desk.missing[self.agent_id] = f"terminate {self.agent_id}: {answer.said}"
+        if answer.status == 200:
+            self.ended_at = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return answer
+
+
+class ChangePool(Command):
+    """Change some scaling settings of a pool."""
+
+    kind = "change_pool"
+
+    def __init__(
+        self, desk: Desk, random: Random, pool: str, number: str, config: dict[str, object]
+    ) -> None:
+        super().__init__(desk, random, pool, number)
+        self.repeats = False
+        self.config = config
+
+    async def ask(self) -> Answer:
+        path = f"{API}/pools/{self.pool}"
+        body = {"config": self.config}
+        return await self.desk.ask(self.random, "PATCH", path, body, headers=self.headers)

@@ -1,0 +1,46 @@
+"""The configuration of the Muster under test: pools with times short enough to be waited for."""
+
+import shutil
+from pathlib import Path
+
+ROLE = "tested"
+STEADY = "steady"
+"""Where the load's agents live, which behave."""
+WILD = "wild"
+"""Where agents live that do not."""
+PROBE = "probe"
+"""Where is tried out whether all works again."""
+POOLS = (STEADY, WILD, PROBE)
+
+LEASE_SECONDS = 3.0
+
+_SETTINGS = f"""\
+lease_seconds = {LEASE_SECONDS}
+renew_seconds = 0.7
+loop_stall_seconds = 2.0
+start_timeout_seconds = 5.0
+stop_grace_seconds = 1.0
+drain_seconds = 4.0
+launch_seconds = 10.0
+empty_worker_seconds = 5.0
+restart_limit = 100
+backoff_min_seconds = 0.1
+backoff_max_seconds = 1.0
+"""
+
+_SIZES = {
+    STEADY: "agents_per_worker = 5\nmax_workers = 8\nbacklog_limit = 200\n",
+    WILD: "agents_per_worker = 3\nmax_workers = 4\n",
+    PROBE: "agents_per_worker = 5\nmax_workers = 2\n",
+}
+
+
+def write(folder: Path) -> Path:
+    """Write the configuration file, with the agents' module beside it."""
+    folder.mkdir()
+    shutil.copy(Path(__file__).with_name("agents.py"), folder / "chaos_agents.py")
+    lines = [f'[roles.{ROLE}]\nagent = "chaos_agents:Tested"\n']
+    lines += [f'[pools.{pool}]\nrole = "{ROLE}"\n{_SIZES[pool]}{_SETTINGS}' for pool in POOLS]
+    file = folder / "muster.toml"
+    file.write_text("\n".join(lines))
+    return file

@@ -1,0 +1,143 @@
+"""The load of a run: clients that ask for agents, end them, read, and change pools.
+
+What each client asks, and when, comes from its own generator; how many agents live is held near a
+number, so that the pools are neither empty nor full. The load goes on while things are broken.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from random import Random
+from typing import Any
+
+from tests.chaos.asking import API
+from tests.chaos.commands import ChangePool, Desk, Spawn, Terminate
+from tests.chaos.configuration import STEADY
+from tests.chaos.schedule import stream
+
+LIVING = 24
+"""About so many agents of the load live at a time."""
+SPAWNERS = 3
+PAUSE_SECONDS = (0.05, 0.5)
+KEYED_SHARE = 0.6
+COMPLETES_SHARE = 0.15
+"""Of the agents: these end by themselves after a while."""
+LINGERS_SHARE = 0.3
+"""These take a while to stop."""
+IN_FLIGHT = 40
+"""Commands that wait for an answer at a time; beyond that a client waits."""
+
+
+class Load:
+    """Clients, each a task. `start` them, `stop` them; `spawn` is for faults that bring agents."""
+
+    def __init__(self, desk: Desk, seed: int) -> None:
+        self.desk = desk
+        self.living: list[str] = []
+        self.reads = 0
+        self._seed = seed
+        self._number = 0
+        self._coming = 0
+        self._clients: list[asyncio.Task[None]] = []
+        self._commands: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(IN_FLIGHT)
+
+    def start(self) -> None:
+        for number in range(SPAWNERS):
+            self._client(f"spawner-{number}", self._ask_for_agents)
+        self._client("reader", self._read)
+        self._client("changer", self._change_pools)
+
+    async def stop(self, patience_seconds: float) -> None:
+        """Ask for nothing new, and wait for what is under way; then give up on what is not."""
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        if self._commands:
+            await asyncio.wait(self._commands, timeout=patience_seconds)
+        self.desk.closing = True
+        if self._commands:
+            await asyncio.wait(self._commands, timeout=30.0)
+
+    def cancel(self) -> None:
+        """Drop everything, as at Ctrl-C."""
+        for task in (*self._clients, *self._commands):
+            task.cancel()
+
+    def spawn(self, random: Random, pool: str, *, keyed: bool = True, **wanted: Any) -> Spawn:
+        """A spawn of a number of its own; whoever made it carries it out."""
+        self._number += 1
+        return Spawn(self.desk, random, pool, str(self._number), keyed=keyed, **wanted)
+
+    def begin(self, command: Coroutine[Any, Any, None]) -> None:
+        """Let a command run beside the others."""
+        task = asyncio.create_task(command)
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
+
+    async def terminate(self, random: Random, pool: str, agent_id: str) -> None:
+        self._number += 1
+        await Terminate(self.desk, random, pool, str(self._number), agent_id).carry_out()
+
+    # ---- the clients ---------------------------------------------------------------------------
+
+    def _client(self, name: str, work: Any) -> None:
+        self._clients.append(asyncio.create_task(work(stream(self._seed, name)), name=name))
+
+    async def _ask_for_agents(self, random: Random) -> None:
+        while True:
+            async with self._room:
+                pass
+            coming = len(self.living) + self._coming
+            if coming < random.randint(LIVING - 8, LIVING + 8):
+                self._coming += 1
+                self.begin(self._bring(random))
+            elif self.living:
+                chosen = self.living.pop(random.randrange(len(self.living)))
+                self.begin(self._end(random, chosen))
+            await asyncio.sleep(random.uniform(*PAUSE_SECONDS))
+
+    async def _bring(self, random: Random) -> None:
+        wanted: dict[str, Any] = {}
+        completes = random.random() < COMPLETES_SHARE
+        if completes:
+            wanted["input"] = {"do": "complete", "after": random.uniform(0.2, 5)}
+        elif random.random() < LINGERS_SHARE:
+            wanted["input"] = {"linger": random.uniform(0.1, 0.9)}
+        spawn = self.spawn(random, STEADY, keyed=random.random() < KEYED_SHARE, **wanted)
+        try:
+            async with self._room:
+                entry = await spawn.carry_out()
+        finally:
+            self._coming -= 1
+        if entry.status == "acknowledged" and not completes:
+            self.living.append(entry.agent_id)
+
+    async def _end(self, random: Random, agent_id: str) -> None:
+        async with self._room:
+            await self.terminate(random, STEADY, agent_id)
+
+    async def _read(self, random: Random) -> None:
+        while True:
+            await asyncio.sleep(random.uniform(0.1, 0.6))
+            known = self.desk.journal.acknowledged
+            paths = [f"{API}?limit=50", f"{API}/pools", f"{API}/monitor/system", f"{API}/health"]
+            if known and random.random() < 0.6:
+                agent_id = random.choice(known[-200:])
+                path = f"{API}/{agent_id}"
+            else:
+                agent_id, path = "", random.choice(paths)
+            answer = await self.desk.ask(random, "GET", path)
+            self.reads += 1
+            if answer.status == 404 and not answer.stale:
+                self.desk.missing[agent_id] = f"GET {path}: {answer.said}"
+
+    async def _change_pools(self, random: Random) -> None:
+        """Scaling settings of a pool, now and then: the catalogue is under load too."""
+        while True:
+            await asyncio.sleep(random.uniform(2, 6))
+            self._number += 1
+            config: dict[str, object] = {
+                "max_workers": random.randint(7, 9),
+                "empty_worker_seconds": random.choice((2.0, 5.0, 10.0)),
+            }
+            await ChangePool(self.desk, random, STEADY, str(self._number), config).carry_out()

@@ -1,0 +1,183 @@
+"""Bugs that can be planted into a Muster from outside, to see that the harness finds them.
+
+    python -m tests.chaos.planted NAME -- muster gateway …
+
+runs that command with one bug in it. Nothing in the product knows of this: scripts' texts and some
+functions are replaced before the role starts, and so again in the zygote, which is a program of its
+own. `PLANTED` says with which faults each bug comes to light; without it they do no harm.
+"""
+
+import asyncio
+import functools
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+ACKNOWLEDGED_SECONDS = 0.3
+"""How long before it is written a spawn is acknowledged."""
+EVENTS_KEPT = 50
+RETRIES = 3
+
+
+class Planted(Struct, frozen=True):
+    """A bug, the faults that bring it out, and the invariant of which the judge says so."""
+
+    what: str
+    plant: Callable[[], None]
+    faults: tuple[str, ...]
+    invariant: int
+
+
+def no_epoch_check() -> None:
+    """A worker that was declared lost can still claim."""
+
+    def edit(text: str) -> str:
+        fenced = "process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped'"
+        text = _replaced(text, fenced, "false")
+        return _replaced(text, "if process[2] == 'active' then free", "if true then free")
+
+    _edit_scripts({"claim": edit})
+
+
+def no_termination_flag() -> None:
+    """An agent whose end was asked for is put back when its worker dies, and claimed again."""
+    from eventstore import agent as agents
+
+    decide = agents.decide
+
+    def forgetful(command: Any, agent: Any) -> Any:
+        if isinstance(command, agents.Lose | agents.Release) and agent is not None:
+            agent = replace(agent, stop=agents.Stop.NO)
+        return decide(command, agent)
+
+    agents.decide = forgetful
+    flagged, never = "elseif agent[3] ~= '' then", "elseif false then"
+    _edit_scripts({"claim": functools.partial(_replaced, old=flagged, new=never)})
+
+
+def acknowledged_early() -> None:
+    """A spawn is acknowledged before it is written."""
+    from eventstore.log import Log, Outcome, Reply
+
+    commit = Log.commit
+    behind: set[asyncio.Task[Any]] = set()
+
+    async def early(self: Log, step: Any, *, admits: bool = False) -> Reply:
+        if not admits:
+            return await commit(self, step)
+
+        async def later() -> None:
+            await asyncio.sleep(ACKNOWLEDGED_SECONDS)
+            await commit(self, step, admits=True)
+
+        task = asyncio.ensure_future(later())
+        behind.add(task)
+        task.add_done_callback(behind.discard)
+        return Reply(Outcome.DONE, *self.floor(step.pool), 0, (b"0-0",))
+
+    Log.commit = early  # type: ignore[method-assign]
+
+
+def trimmed_by_length() -> None:
+    """Every append trims the log to its last events, whether they are archived or not."""
+    closes = "local function close_log()\n"
+    trims = f"{closes}  redis.call('XTRIM', events_key, 'MAXLEN', {EVENTS_KEPT})\n"
+    edit = functools.partial(_replaced, old=closes, new=trims)
+    _edit_scripts(dict.fromkeys(("commit", "admit", "claim"), edit))
+
+
+def client_retries() -> None:
+    """The Redis client sends again what was not answered, by itself."""
+    from eventstore import connection
+
+    for name in ("AsyncRetry", "Retry"):
+        original = getattr(connection, name)
+        setattr(connection, name, lambda backoff, _none, kind=original: kind(backoff, RETRIES))
+
+
+PLANTED = {
+    "no-epoch-check": Planted(
+        "claim.lua without its epoch check",
+        no_epoch_check,
+        ("requests_stalled", "worker_paused"),
+        invariant=4,
+    ),
+    "no-termination-flag": Planted(
+        "a reap and claim.lua without the termination flag",
+        no_termination_flag,
+        ("worker_paused", "workers_killed"),
+        invariant=3,
+    ),
+    "acknowledged-early": Planted(
+        "an acknowledgement before the append",
+        acknowledged_early,
+        ("gateway_killed",),
+        invariant=8,
+    ),
+    "trimmed-by-length": Planted(
+        "a trim by length", trimmed_by_length, ("projectors_paused",), invariant=5
+    ),
+    "client-retries": Planted(
+        "a client retry left on", client_retries, ("replies_cut",), invariant=2
+    ),
+}
+
+
+# ---- planting ----------------------------------------------------------------------------------
+
+
+def _edit_scripts(edits: dict[str, Callable[[str], str]]) -> None:
+    """Change some scripts' texts, for whoever asks for them from now on."""
+    from eventstore import log
+
+    original = log.script
+
+    @functools.cache
+    def edited(name: str) -> log.Script:
+        found = original(name)
+        if name not in edits:
+            return found
+        text = edits[name](found.text)
+        return log.Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+    log.script = edited
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    if old not in text:
+        raise SystemExit(f"the planted bug has to be mended: a script has no {old!r} any more")
+    return text.replace(old, new)
+
+
+def plant(name: str) -> None:
+    """Put the bug into this process, and into the zygotes that it starts."""
+    PLANTED[name].plant()
+    from workers import zygote
+
+    first = f"from tests.chaos.planted import plant; plant({name!r}); "
+    if not zygote.COMMAND.startswith(first):
+        zygote.COMMAND = first + zygote.COMMAND
+
+
+def main(argv: Sequence[str]) -> int:
+    if list(argv) == ["--list"]:
+        for name, planted in PLANTED.items():
+            print(name, ",".join(planted.faults), planted.invariant)
+        return 0
+    name, *rest = argv or [""]
+    if name not in PLANTED or rest[:2] != ["--", "muster"]:
+        print(f"use: python -m tests.chaos.planted {{{','.join(PLANTED)}}} -- muster ROLE …")
+        return 2
+    arguments = rest[2:]
+    plant(name)
+    from muster.__main__ import main as muster
+
+    return muster(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,144 @@
+"""A TCP proxy between a process and a server, in which the network can be made bad.
+
+One `Link` stands before one server on behalf of one process. Its weather says what happens to
+what passes through: nothing, a delay, a stall (bytes wait and arrive late, as they do after a
+partition), a cut in the middle of a reply, or no connection at all. What was read from one side
+before it closed is still delivered to the other, as a network would.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from msgspec import Struct
+
+CHUNK = 65536
+
+
+class Weather(Struct, frozen=True, kw_only=True):
+    """What a link does to what passes. Seconds are added to every chunk of bytes."""
+
+    request_delay_seconds: float = 0.0
+    reply_delay_seconds: float = 0.0
+    requests_stall: bool = False
+    replies_stall: bool = False
+    cut_share: float = 0.0
+    """This share of the replies is cut in the middle, and the connection with it."""
+
+
+FAIR = Weather()
+
+
+class Link:
+    """Listens on a port of its own of 127.0.0.1 and forwards to `target`, a port there."""
+
+    def __init__(self, name: str, target: int, random: Random) -> None:
+        self.name = name
+        self.target = target
+        self.port = 0
+        self.cuts = 0
+        """How many connections were cut on purpose."""
+        self._random = random
+        self._weather = FAIR
+        self._changed = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. After `refuse` on the same port as before."""
+        if self._server is None:
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Cut everything and listen no more. A second call does nothing."""
+        await self.refuse()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def set(self, weather: Weather) -> None:
+        """Change the weather, for connections that stand too."""
+        self._weather = weather
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def clear(self) -> None:
+        self.set(FAIR)
+
+    def cut(self, share: float = 1.0) -> int:
+        """Break off this share of the connections; returns how many."""
+        chosen = [writer for writer in self._writers if self._random.random() < share]
+        for writer in chosen:
+            writer.transport.abort()
+        self.cuts += len(chosen)
+        return len(chosen)
+
+    async def refuse(self) -> None:
+        """Let nobody in and cut who is."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        self.cut()
+
+    # ---- one connection ------------------------------------------------------------------------
+
+    async def _accept(self, client: asyncio.StreamReader, reply: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(reply)
+        try:
+            await self._connect(client, reply)
+        except (OSError, asyncio.CancelledError):
+            pass  # of no interest: whoever is connected sees that it is over
+        finally:
+            self._writers.discard(reply)
+            self._tasks.discard(task)
+            reply.transport.abort()
+
+    async def _connect(self, client: asyncio.StreamReader, reply: asyncio.StreamWriter) -> None:
+        server, request = await asyncio.open_connection("127.0.0.1", self.target)
+        try:
+            await asyncio.gather(
+                self._pump(client, request, self._hold_request),
+                self._pump(server, reply, self._hold_reply),
+            )
+        finally:
+            request.transport.abort()
+
+    async def _pump(
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        hold: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]],
+    ) -> None:
+        with contextlib.suppress(ConnectionError):
+            while chunk := await source.read(CHUNK):
+                await hold(chunk, sink)
+                sink.write(chunk)
+                await sink.drain()
+            sink.close()  # what was written before is still sent
+
+    async def _hold_request(self, _chunk: bytes, _sink: asyncio.StreamWriter) -> None:
+        if self._weather.request_delay_seconds:
+            await asyncio.sleep(self._weather.request_delay_seconds)
+        await self._while(lambda: self._weather.requests_stall)
+
+    async def _hold_reply(self, chunk: bytes, sink: asyncio.StreamWriter) -> None:
+        if self._weather.reply_delay_seconds:
+            await asyncio.sleep(self._weather.reply_delay_seconds)
+        await self._while(lambda: self._weather.replies_stall)
+        if self._weather.cut_share and self._random.random() < self._weather.cut_share:
+            self.cuts += 1
+            sink.write(chunk[: self._random.randrange(len(chunk))])
+            with contextlib.suppress(ConnectionError):
+                await sink.drain()
+            sink.transport.abort()
+            raise ConnectionAbortedError
+
+    async def _while(self, bad: Callable[[], bool]) -> None:
+        while bad():
+            await self._changed.wait()

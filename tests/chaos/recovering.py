@@ -1,0 +1,124 @@
+"""A log that has lost writes: noticed as an operator would, and recovered with `muster recover`.
+
+With `appendfsync everysec` a Redis that is killed may forget what it acknowledged; then the views
+stop with a reason, or the gateways say so. What the recovery names as lost is kept for the judge in
+`unsaved.json`. With `always`, and where no fault took the log away, nothing may be lost.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import redis
+
+from tests.chaos.rest import DATABASE_ERRORS, checkpoints, heads_of
+from tests.chaos.system import System
+
+RECOVER_SECONDS = 120
+DAMAGED = ("log-rolled-back", "log-missing", "log-halted")
+LOOK_SECONDS = 0.5
+
+
+def available() -> bool:
+    """Whether this Muster has the command."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "muster", "recover", "--help"],
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+class Recovery:
+    """Watches for damage and mends it. `expected`: whether something may have been lost."""
+
+    def __init__(self, system: System) -> None:
+        self.expected = system.options.appendfsync == "everysec"
+        self.count = 0
+        self.unsaved = 0
+        self.named: set[str] = set()
+        """The agents of which a recovery said that something was lost."""
+        self.offences: list[str] = []
+        self._heard = ""
+        self._system = system
+        self._available: bool | None = None
+
+    def hear(self, kind: str) -> None:
+        """Of an answer that a gateway gave."""
+        if kind in DAMAGED:
+            self._heard = kind
+
+    async def watch(self) -> float:
+        """Recover whatever is damaged, until cancelled."""
+        while True:
+            if damage := await self.damage():
+                await self._recover(damage)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def damage(self, *, own: bool = False) -> str:
+        """What Muster says of a log that is not what it was; empty if none is.
+
+        `own`: what we see ourselves, too. That alone is no ground for recovering: Muster has to
+        notice.
+        """
+        try:
+            found = await asyncio.to_thread(checkpoints, self._system.views_url)
+            heads = await asyncio.to_thread(heads_of, self._system) if own else {}
+        except (*DATABASE_ERRORS, redis.RedisError):
+            return self._heard
+        for pool, seq, status in found:
+            if status != "ok":
+                return f"{pool or 'catalogue'}: {status}"
+            if heads.get(pool, seq) < seq:
+                return f"{pool or 'catalogue'}: the log ends at {heads[pool]}, the views at {seq}"
+        return self._heard
+
+    async def _recover(self, damage: str) -> None:
+        if not self.expected:
+            self.expected = True
+            self.offences.append(f"the log lost writes although it must not: {damage}")
+        if self._available is None:
+            self._available = await asyncio.to_thread(available)
+        if not self._available:
+            raise Unrecovered(f"{damage}; this Muster has no `muster recover`")
+        self.count += 1
+        done = await asyncio.to_thread(self._run)
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr)[-1000:]
+            self.offences.append(f"`muster recover` ended with {done.returncode}: {said}")
+            raise Unrecovered(damage)
+        self._note(json.loads(done.stdout))
+        self._heard = ""
+
+    def _run(self) -> "subprocess.CompletedProcess[str]":
+        """As an operator runs it: beside the system, which stands and waits."""
+        system = self._system
+        environment = {n: v for n, v in os.environ.items() if not n.startswith("MUSTER_")}
+        environment["MUSTER_REDIS_URL"] = system.redis.url
+        environment["MUSTER_DATABASE_URL"] = system.views_url
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "muster", "recover", "--json"],
+            env=environment,
+            cwd=system.folder / "logs",
+            capture_output=True,
+            text=True,
+            timeout=RECOVER_SECONDS,
+            check=False,
+        )
+
+    def _note(self, told: dict[str, Any]) -> None:
+        """Add to what was told before, for the judge."""
+        file = self._system.folder / "unsaved.json"
+        logs = json.loads(file.read_text())["logs"] if file.exists() else []
+        logs += told.get("logs", [])
+        file.write_text(json.dumps({"logs": logs}))
+        unsaved = [one for log in told.get("logs", ()) for one in log.get("unsaved", ())]
+        self.unsaved += len(unsaved)
+        self.named |= {str(one.get("agent_id")) for one in unsaved}
+
+
+class Unrecovered(Exception):
+    """The log is damaged and stays so."""

@@ -1,0 +1,86 @@
+"""What a run says of itself: a time line while it goes on, a summary when it is over."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from msgspec import Struct, field
+
+from tests.chaos.journal import Journal
+
+
+class Figures(Struct):
+    """What is counted in a run."""
+
+    kills: int = 0
+    outages: int = 0
+    faults: int = 0
+    rounds: int = 0
+    reads: int = 0
+    restarts: int = 0
+    recoveries: int = 0
+    unsaved: int = 0
+    heal_seconds: list[float] = field(default_factory=list)
+    slowest: str = ""
+
+
+class TimeLine:
+    """Lines with the time since the run began, to the screen and to a file."""
+
+    def __init__(self, file: Path, screen: TextIO = sys.stdout) -> None:
+        self._began = time.monotonic()
+        self._screen = screen
+        self._file = file.open("a")
+        self._progress = ""
+
+    def now(self) -> float:
+        return time.monotonic() - self._began
+
+    def say(self, line: str) -> None:
+        """One line of the time line."""
+        self._wipe()
+        text = f"{self.now():7.1f} s  {line}"
+        print(text, file=self._screen, flush=True)
+        print(text, file=self._file, flush=True)
+
+    def progress(self, text: str) -> None:
+        """What goes on now; only shown at a terminal, and overwritten by what comes next."""
+        if self._screen.isatty():
+            self._wipe()
+            self._progress = text[:110]
+            print(self._progress, end="\r", file=self._screen, flush=True)
+
+    def close(self) -> None:
+        self._wipe()
+        self._file.close()
+
+    def _wipe(self) -> None:
+        if self._progress:
+            print(" " * len(self._progress), end="\r", file=self._screen)
+            self._progress = ""
+
+
+def summary(journal: Journal, figures: Figures, answers: dict[str, int]) -> list[str]:
+    """The figures in a few lines."""
+    counts = journal.counts
+    healed = sorted(figures.heal_seconds)
+    middle = healed[len(healed) // 2] if healed else 0.0
+    longest = healed[-1] if healed else 0.0
+    often = sorted(answers.items(), key=lambda item: -item[1])[:8]
+    said = ", ".join(f"{number} of {answer}" for answer, number in often)
+    commands = (
+        f"commands: {counts['acknowledged']} acknowledged ({counts['recovered']} of them found"
+        f" done after an unknown outcome), {counts['refused']} refused,"
+        f" {counts['unknown']} of unknown outcome"
+    )
+    faults = (
+        f"faults: {figures.faults} in {figures.rounds} rounds; {figures.kills} kills,"
+        f" {figures.outages} outages, {figures.restarts} restarts of roles"
+    )
+    heal = (
+        f"healed: {middle:.1f} s in the middle, {longest:.1f} s at the longest"
+        f" ({figures.slowest or 'nothing to heal'})"
+    )
+    recovered = f"recoveries: {figures.recoveries}, with {figures.unsaved} commands named as lost"
+    return [commands, f"reads: {figures.reads}; answers: {said}", faults, heal, recovered]

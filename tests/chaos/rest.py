@@ -1,0 +1,90 @@
+"""Rest: nothing is under way any more. Whatever does not come to rest is named.
+
+At rest every agent runs or has ended, no command waits, no worker is suspect or being reaped, the
+views have taken every event, and so it stays for a while.
+"""
+
+import asyncio
+import sqlite3
+import time
+from typing import Any
+
+import psycopg
+import redis.asyncio
+
+from tests.chaos.system import System
+
+LOOK_SECONDS = 0.2
+DATABASE_ERRORS = (sqlite3.Error, psycopg.Error)
+QUIET_SECONDS = 2.0
+
+
+async def come_to_rest(system: System, patience_seconds: float) -> list[str]:
+    """Wait for rest; what is left when the patience is over, in words."""
+    deadline = time.monotonic() + patience_seconds
+    async with redis.asyncio.Redis.from_url(
+        system.redis.url, decode_responses=True, socket_timeout=5
+    ) as client:
+        heads: dict[str, int] = {}
+        quiet_since = time.monotonic()
+        while True:
+            before, heads = heads, await asyncio.to_thread(heads_of, system)
+            left = [*await restless(client), *await asyncio.to_thread(behind, system, heads)]
+            if left or heads != before:
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since > QUIET_SECONDS:
+                return []
+            if time.monotonic() > deadline:
+                return left or ["events still come"]
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+async def restless(client: Any) -> list[str]:
+    """What the log still has to do."""
+    left = []
+    async for key in client.scan_iter("pool:{*}:meta", count=1000):
+        base = key.removesuffix("meta")
+        tag = base.removeprefix("pool:").removesuffix(":")
+        for agent in await client.smembers(f"{base}agents"):
+            status = await client.hget(f"agent:{tag}:{agent}", "status")
+            if status != "running":
+                left.append(f"{tag} agent {agent} is {status}")
+        if waiting := await client.xlen(f"{base}commands"):
+            left.append(f"{tag} has {waiting} commands")
+        if lost := await client.smembers(f"{base}lost"):
+            left.append(f"{tag} has lost workers to clear up after: {', '.join(lost)}")
+        for worker in await client.zrange(f"{base}processes", 0, -1):
+            status = await client.hget(f"process:{tag}:{worker}", "status")
+            if status != "active":
+                left.append(f"{tag} worker {worker} is {status}")
+    return left
+
+
+def heads_of(system: System) -> dict[str, int]:
+    """The last `seq` of every log that has views."""
+    found = {}
+    with system.redis.client() as client:
+        for pool, _, _ in checkpoints(system.views_url):
+            meta = f"pool:{{{pool}}}:meta" if pool else "{muster:catalogue}:meta"
+            found[pool] = int(client.hget(meta, "seq") or 0)
+    return found
+
+
+def behind(system: System, heads: dict[str, int]) -> list[str]:
+    """Pools whose views have not taken every event, or that stopped."""
+    return [
+        f"the views of {pool or 'catalogue'} are at {seq} of {heads[pool]}, status {status!r}"
+        for pool, seq, status in checkpoints(system.views_url)
+        if pool in heads and (seq < heads[pool] or status != "ok")
+    ]
+
+
+def checkpoints(url: str) -> list[tuple[str, int, str]]:
+    """Each pool's position in the views, read directly."""
+    query = "SELECT pool, seq, status FROM {}checkpoints"
+    if url.startswith("sqlite"):
+        path = url.removeprefix("sqlite:///")
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10) as database:
+            return database.execute(query.format("")).fetchall()
+    with psycopg.connect(url.replace("+psycopg", ""), connect_timeout=5) as connection:
+        return connection.execute(query.format("muster.")).fetchall()

@@ -1,0 +1,122 @@
+"""A write whose reply was lost stays of unknown outcome, whatever the next attempt is told.
+
+The second attempt may be refused (no memory, no connection) although the first was carried out. To
+answer "nothing was written" then is a lie that a client acts on: it asks for another agent.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import pytest
+
+from eventstore.agent import Terminate
+from eventstore.catalogue import CatalogueLog
+from eventstore.connection import connect
+from eventstore.errors import LogUnreachable, MemoryExhausted, OutcomeUnknown
+from eventstore.events import AgentRequested
+from eventstore.keys import Keys
+from eventstore.log import Log, Outcome
+from eventstore.pool import Pool, PoolConfig
+from eventstore.reader import Reader
+from eventstore.spawn import submit
+from eventstore.step import Origin
+from tests.chaos.proxy import Link
+from tests.servers import RedisLikeServer
+
+POOL = "p"
+
+
+class LosesReplies(Link):
+    """Loses the next reply to a write, and at that moment lets something happen to the server."""
+
+    meanwhile: Callable[[], Any] | None = None
+
+    async def _hold_reply(self, chunk: bytes, sink: asyncio.StreamWriter) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+            sink.transport.abort()
+            raise ConnectionAbortedError
+        await super()._hold_reply(chunk, sink)
+
+
+@asynccontextmanager
+async def unreliable(server: RedisLikeServer) -> AsyncIterator[tuple[Log, LosesReplies]]:
+    """A log with one pool, through a link, with its scripts known to the server."""
+    link = LosesReplies("log", server.port, Random(1))
+    await link.start()
+    log = Log(connect(f"redis://127.0.0.1:{link.port}/0"), Keys())
+    try:
+        await log.found()
+        await log.initialise(POOL)
+        await spawn(log, "warm-up")
+        await log.act(POOL, "warm-up", Terminate(), Origin())
+        yield log, link
+    finally:
+        await log.client.aclose()
+        await link.stop()
+
+
+async def spawn(log: Log, agent_id: str) -> Outcome:
+    pool = Pool(pool_name=POOL, role_type="r", config=PoolConfig())
+    submitted = await submit(
+        log,
+        pool,
+        AgentRequested(role_type="r", project_id="x"),
+        Origin(),
+        agent_id=agent_id,
+        operation_id=agent_id,
+        digest="d",
+    )
+    return submitted.outcome
+
+
+async def test_a_spawn_that_was_written_is_not_refused_for_memory(redis_server):
+    """The memory limit refuses the repetition before it could be found to be one."""
+    server = redis_server()
+    async with unreliable(server) as (log, link):
+
+        async def no_memory() -> None:
+            with server.client() as client:
+                client.config_set("maxmemory", "1mb")
+
+        link.meanwhile = no_memory
+        with pytest.raises(OutcomeUnknown):
+            await spawn(log, "a-1")
+        with pytest.raises(MemoryExhausted):
+            await spawn(log, "a-2")
+        with server.client() as client:
+            client.config_set("maxmemory", "0")
+        assert await spawn(log, "a-1") == Outcome.KNOWN
+
+
+async def test_a_termination_that_was_written_is_not_refused_for_a_connection(redis_server):
+    async with unreliable(redis_server()) as (log, link):
+        await spawn(log, "a-1")
+        agent = await log.agent(POOL, "a-1")
+        link.meanwhile = link.refuse
+        with pytest.raises(OutcomeUnknown):
+            await log.act(POOL, "a-1", Terminate(), Origin(), agent=agent)
+        with pytest.raises(LogUnreachable):
+            await log.act(POOL, "a-1", Terminate(), Origin())
+        await link.start()
+        acted = await log.act(POOL, "a-1", Terminate(), Origin())
+        assert acted.outcome == Outcome.ALREADY
+
+
+async def test_a_pool_that_was_changed_is_not_refused_for_a_connection(redis_server):
+    """It is found to be written, but its keys cannot be made: that has to be asked for again."""
+    server = redis_server()
+    async with unreliable(server) as (log, link):
+        reader = Reader(server.url)  # reads go another way
+        catalogue = CatalogueLog(log, reader)
+        await catalogue.start()
+        link.meanwhile = link.refuse
+        with pytest.raises(OutcomeUnknown):
+            await catalogue.create_pool("q", "r", PoolConfig(), Origin())
+        await link.start()
+        assert "q" in (await catalogue.refresh()).live_pools()
+        await reader.close()

@@ -1,0 +1,109 @@
+"""Redis' clock steps forwards and back: log time never goes back, and never stands still.
+
+The clock is a real one, stepped with libfaketime under a running server.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eventstore.ids import new_id
+from eventstore.log import Reply
+from eventstore.step import Fence
+from tests.chaos.clocks import Clock, library
+from tests.pools import ORIGIN, TestPool, open_pool
+from tests.process import missing
+from tests.servers import ValkeyServer
+from tests.waiting import until
+
+HOUR = 3600
+SEEN_SECONDS = 1.5
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Clock:
+    if library() is None:
+        missing("libfaketime", "faketime")
+    return Clock(tmp_path / "clock")
+
+
+@pytest.fixture
+def server(server_directory: Path, tmp_path: Path, clock: Clock) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(server_directory / tmp_path.name, environment=clock.environment())
+    server.start()
+    yield server
+    server.stop()
+
+
+async def renew(pool: TestPool, fence: Fence) -> Reply:
+    """A worker's renewal, as its lease's thread asks for it."""
+    return await pool.log._guarded(
+        "renew", pool.name, fence.worker_id, fence.epoch, new_id(), "{}", 60_000
+    )
+
+
+async def step(server: ValkeyServer, clock: Clock, seconds: int) -> None:
+    """Step the clock, and wait until the server has looked at it."""
+    clock.step(seconds)
+
+    def seen() -> bool:
+        with server.client() as client:
+            return abs(client.time()[0] - time.time() - seconds) < SEEN_SECONDS
+
+    await until(seen)
+
+
+async def test_leases_are_renewed_after_the_clock_went_forth_and_back(server, clock):
+    """A heartbeat of the hour to come must not stand in the way of all others until then."""
+    async with open_pool(server.url) as pool:
+        fence = await pool.worker("w1")
+        before = (await renew(pool, fence)).ts
+        await step(server, clock, HOUR)
+        ahead = (await renew(pool, fence)).ts
+        assert ahead >= before + HOUR * 1000
+        await step(server, clock, 0)
+        after = (await renew(pool, fence)).ts
+        assert ahead <= after < ahead + 60_000
+
+
+async def test_what_waits_comes_due_although_the_clock_was_set_back(server, clock):
+    """Also in a pool where nothing is written but its leader's renewals."""
+    async with open_pool(server.url) as pool:
+        await step(server, clock, HOUR)
+        await pool.spawn()
+        await step(server, clock, 0)
+        _, lead = await pool.log.lead(pool.name, "h", 0)
+        due = (await pool.log.survey(pool.name)).ts + 200
+
+        async def is_due() -> bool:
+            await pool.log.lead(pool.name, "h", lead.term)
+            return (await pool.log.survey(pool.name)).ts >= due
+
+        await until(is_due, timeout=5)
+
+
+async def test_log_time_is_overtaken_by_a_clock_that_was_set_back_a_little(server, clock):
+    """It goes on at half the clock's pace, so the two meet again."""
+    async with open_pool(server.url) as pool:
+        await step(server, clock, 3)
+        await pool.spawn()
+        await step(server, clock, 0)
+
+        async def behind_ms() -> float:
+            step = pool.log.step(pool.name, ORIGIN)
+            step.write("signal", "test", "")
+            reply = await pool.log.commit(step)
+            with server.client() as client:
+                seconds, micros = await asyncio.to_thread(client.time)
+            return reply.ts - seconds * 1000 - micros / 1000
+
+        first = await behind_ms()
+        assert 0 < first <= 3000
+
+        async def met() -> bool:
+            return await behind_ms() <= 0
+
+        await until(met, timeout=10)
