@@ -231,13 +231,13 @@ class Scene:
                 witnesses=seen,
                 at_rest=True,
             )
-            return not offences
+            return not offences and {one.agent_id for one in seen} >= set(await self._live())
 
         try:
             await until(quiet, timeout=8, interval=0.1)
         except AssertionError:
-            raise AssertionError("\n".join(map(str, offences))) from None
-        assert {witness.agent_id for witness in seen} >= set(await self._live())
+            said = "\n".join(map(str, offences)) or "an agent lives that has left no witness"
+            raise AssertionError(said) from None
 
     async def judged(self) -> None:
         """The judge has nothing to say; workers that the test plays are left as they are."""

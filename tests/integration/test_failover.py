@@ -231,6 +231,9 @@ async def test_a_lease_is_renewed_at_the_new_primary(replication: Replication):
         await lease.start()
         try:
             await until(lambda: len(renewed) >= 2)
+            with replication.primary.client() as plain:  # the worker is known there too
+                plain.set("behind", "it")
+                assert plain.wait(1, 5000) == 1
             replication.promote()
             address.lead_to(replication.replica.port)  # connections that stand are not cut
             replication.demote()

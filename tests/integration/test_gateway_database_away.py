@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 
+import aiohttp
 import psutil
 import pytest
 
@@ -88,17 +89,19 @@ async def test_a_gateway_that_stops_while_it_is_read_says_nothing_of_it(redis_ur
             while not stopping.is_set():
                 try:
                     answer = await stage.get(f"{AGENTS}/monitor/dashboard")
-                except OSError:  # aiohttp's errors of a connection are OSErrors too
+                except (OSError, aiohttp.ClientError):
                     return
                 assert answer.status in {200, 503}
 
-        reading = [asyncio.ensure_future(read()) for _ in range(20)]
-        await until(lambda: sum(line["event"] == "gateway.answered" for line in lines) > 60)
-        await stage.backend.views.stop()
-        await until(lambda: any(line.get("status") == 503 for line in lines))
-        await stage.gateway.stop()
-        stopping.set()
-        outcomes = await asyncio.gather(*reading, return_exceptions=True)
+        reading = [asyncio.ensure_future(read()) for _ in range(8)]
+        try:
+            await until(lambda: sum(line["event"] == "gateway.answered" for line in lines) > 30)
+            await stage.backend.views.stop()
+            await until(lambda: any(line.get("status") == 503 for line in lines))
+            await stage.gateway.stop()
+        finally:
+            stopping.set()
+            outcomes = await asyncio.gather(*reading, return_exceptions=True)
         failed = [outcome for outcome in outcomes if isinstance(outcome, AssertionError)]
         assert failed == []
     assert [line for line in lines if line["log_level"] in ("error", "critical")] == []

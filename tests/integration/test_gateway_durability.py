@@ -205,7 +205,7 @@ async def test_a_default_that_cannot_be_given_makes_the_gateway_not_ready(redis_
 
 async def test_what_is_replicated_is_on_the_replica(replication: Replication, tmp_path):
     """And one that is away is told of: the command is accepted, the level pending, then reached."""
-    limits = type(QUICK)(durability_seconds=0.4, wait_default=0.1)
+    limits = type(QUICK)(durability_seconds=1.5, wait_default=0.1)
     async with gateway_stage(replication.primary.url, views(tmp_path), limits=limits) as stage:
         answer = await spawn(stage, "replicated")
         assert answer.headers[LEVEL] == "replicated"
