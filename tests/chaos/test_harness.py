@@ -27,4 +27,4 @@ def test_a_short_run_finds_nothing_wrong(tmp_path: Path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verdict: nothing found wrong (seed 1)" in done.stdout
-    assert "0 acknowledged" not in done.stdout
+    assert " 0 acknowledged" not in done.stdout
