@@ -23,7 +23,8 @@ from eventstore.events import (
     PoolDeleted,
     decode_entry,
 )
-from eventstore.log import ATTEMPTS, CATALOGUE, Log, Outcome, proof_of, still_unknown
+from eventstore.log import ATTEMPTS, CATALOGUE, Log, proof_of, still_unknown
+from eventstore.outcomes import Outcome
 from eventstore.pool import Catalogue, Pool, PoolConfig, write_config
 from eventstore.reader import Entry, Reader
 from eventstore.step import Origin

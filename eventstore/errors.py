@@ -18,7 +18,7 @@
         ├── Unreadable            the state of one agent or worker cannot be read
         └── UnknownEvent          an event of a type or version that this code cannot read
 
-Expected ends of a race are not errors: see `eventstore.log.Outcome`.
+Expected ends of a race are not errors: see `eventstore.outcomes.Outcome`.
 """
 
 

@@ -10,17 +10,12 @@ other step by reading the state anew and deciding again (`act`), which comes to 
 first attempt was written.
 """
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import structlog
-from msgspec import Struct
 from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 
 from eventstore import agent as agents
@@ -45,7 +40,24 @@ from eventstore.errors import (
 )
 from eventstore.ids import new_id
 from eventstore.keys import Keys
+from eventstore.outcomes import (
+    Acted,
+    ActedOnWorker,
+    Claimed,
+    Lead,
+    Observed,
+    Outcome,
+    Reply,
+    Stand,
+    Survey,
+    fields_of,
+    observed,
+    scored,
+    sorted_out,
+    text_of,
+)
 from eventstore.retention import Retention, Trimmed
+from eventstore.scripting import Script, script
 from eventstore.step import Argument, Fence, Origin, Step
 from eventstore.worker import Worker, WorkerCommand
 
@@ -55,114 +67,6 @@ ATTEMPTS = 8
 """How often a step is decided anew when others were faster."""
 TRIMMED_AT_ONCE = 5_000
 """About how many entries of a stream one step of trimming takes: a few milliseconds of Redis."""
-
-
-class Outcome(StrEnum):
-    """How a step ended. Only DONE and ALREADY mean that what was wanted holds."""
-
-    DONE = "DONE"
-    ALREADY = "ALREADY"
-    """Nothing was left to do."""
-    FENCED = "FENCED"
-    """The epoch or incarnation moved: stop."""
-    CONFLICT = "CONFLICT"
-    """A check does not hold any more."""
-    ABSENT = "ABSENT"
-    """There is no such agent or worker."""
-    CLOSED = "CLOSED"
-    """The pool takes no spawns."""
-    FULL = "FULL"
-    """Too many spawns wait."""
-    KNOWN = "KNOWN"
-    """This operation was carried out before."""
-
-
-class Reply(Struct, frozen=True):
-    """What a script said. `rest` is what the script's header promises."""
-
-    outcome: Outcome
-    generation: int
-    seq: int
-    ts: int
-    rest: Sequence[Any] = ()
-
-
-class Acted(Struct, frozen=True):
-    """The end of `act`: how it went, the agent as it is now, and the log's `seq` after it.
-
-    `proof`: what shows that the step was written; None where nothing was.
-    """
-
-    outcome: Outcome
-    agent: Agent | None
-    seq: int = 0
-    proof: Proof | None = None
-
-
-class ActedOnWorker(Struct, frozen=True):
-    outcome: Outcome
-    worker: Worker | None
-    seq: int = 0
-
-
-class Claimed(Struct, frozen=True):
-    """An agent that a worker was told of: with its slot booked, unless its end was asked for."""
-
-    agent: Agent
-    spec: bytes
-    """JSON with `input` and `labels`; empty if both are."""
-
-
-class Survey(Struct, frozen=True, kw_only=True):
-    """A pool at one moment, as its supervisors see it. Times in ms of log time."""
-
-    ts: int
-    seq: int
-    waiting: int
-    """Spawns that may share a worker."""
-    waiting_alone: int = 0
-    """Agents that wait for a worker of their own."""
-    free: int
-    restarting: int
-    live: int
-    scaling: int
-    closed: str
-    reserved: str = ""
-    """The worker that takes nobody but one that runs alone."""
-    due: tuple[tuple[str, int], ...]
-    timeouts: tuple[tuple[str, int], ...]
-    workers: tuple["Observed", ...]
-    unreadable: tuple[Unreadable, ...] = ()
-    """Workers whose hashes cannot be read."""
-
-
-class Observed(Struct, frozen=True):
-    """A worker's hash: its state and what the scripts keep beside it."""
-
-    worker: Worker
-    agent_count: int
-    renewal: int
-    last_heartbeat: int
-    alone: str = ""
-    """The agent that has it for itself, if one does."""
-
-
-class Stand(Struct, frozen=True):
-    """Where a log stands. Generation 0: there is none. `halted`: why it takes no writes."""
-
-    generation: int
-    seq: int
-    halted: str
-    recovered_seq: int
-    """What it went on from when its generation began."""
-
-
-class Lead(Struct, frozen=True):
-    """Who leads a pool's scaling. `renewal` moves for as long as that one lives."""
-
-    host: str
-    term: int
-    renewal: int
 
 
 class NotAHash(LogError):
@@ -285,7 +189,7 @@ class Log:
         for entry in told:
             agent_id = entry[0].decode()
             try:
-                agent = agent_hash.from_hash(agent_id, _fields(entry[2:]))
+                agent = agent_hash.from_hash(agent_id, fields_of(entry[2:]))
             except Unreadable as error:
                 await self.park(pool, error, holder=fence.worker_id)
                 continue
@@ -322,7 +226,7 @@ class Log:
         """What stands in the pool now. Lists so many restarts and time-outs at most."""
         reply = await self._guarded("survey", pool, schedules_max)
         counters, due, timeouts, listed = reply.rest
-        found, unreadable = _sorted_out(listed)
+        found, unreadable = sorted_out(listed)
         return Survey(
             ts=reply.ts,
             seq=reply.seq,
@@ -334,8 +238,8 @@ class Log:
             live=int(counters[3]),
             scaling=int(counters[4]),
             closed=counters[5].decode(),
-            due=_scored(due),
-            timeouts=_scored(timeouts),
+            due=scored(due),
+            timeouts=scored(timeouts),
             workers=found,
             unreadable=unreadable,
         )
@@ -464,11 +368,11 @@ class Log:
             fields = await self._read(pool, "HGETALL", self.keys.agent(pool, agent_id))
         except NotAHash as error:
             raise Unreadable("agent", agent_id, "its key is not a hash") from error
-        return agent_hash.from_hash(agent_id, _fields(fields)) if fields else None
+        return agent_hash.from_hash(agent_id, fields_of(fields)) if fields else None
 
     async def worker(self, pool: str, worker_id: str) -> Observed | None:
         fields = await self._read(pool, "HGETALL", self.keys.process(pool, worker_id))
-        return observed(worker_id, _fields(fields)) if len(fields) > 2 else None
+        return observed(worker_id, fields_of(fields)) if len(fields) > 2 else None
 
     async def held(self, pool: str, worker_id: str) -> list[str]:
         """The ids of the agents in a worker's slots."""
@@ -483,7 +387,7 @@ class Log:
     async def waiting_alone(self, pool: str) -> list[str]:
         """The ids of agents that wait for a worker of their own, a thousand at most."""
         key = self.keys.pool(pool, "alone")
-        return [_text(member) for member in await self._read(pool, "ZRANGE", key, "0", "999")]
+        return [text_of(member) for member in await self._read(pool, "ZRANGE", key, "0", "999")]
 
     async def _read(self, pool: str, *command: str) -> Sequence[Any]:
         try:
@@ -579,69 +483,6 @@ def proof_of(step: Step, reply: Reply) -> Proof:
 
 CATALOGUE = ""
 """In place of a pool's name: the catalogue."""
-
-
-class Script(Struct, frozen=True):
-    text: str
-    digest: str
-
-
-@cache
-def script(name: str) -> Script:
-    """A script's text with its shebang.
-
-    `admit` is `commit` without leave to pass the limit, `restore` is `commit` on a halted log.
-    """
-    folder = files("eventstore") / "scripts"
-    flags = {"admit": "", "survey": " flags=no-writes"}.get(name, " flags=allow-oom")
-    restoring = f"local RESTORING = {'true' if name == 'restore' else 'false'}"
-    body = (folder / f"{'commit' if name in ('admit', 'restore') else name}.lua").read_text()
-    text = f"#!lua{flags}\n{restoring}\n{(folder / 'prelude.lua').read_text()}\n{body}"
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-def observed(worker_id: str, fields: Mapping[str, str]) -> Observed:
-    """A worker's hash as Redis holds it."""
-    worker = workers.from_hash(worker_id, fields)
-    try:
-        return Observed(
-            worker,
-            int(fields["agent_count"]),
-            int(fields["renewal"]),
-            int(fields["last_heartbeat"]),
-            fields.get("alone", ""),
-        )
-    except (KeyError, ValueError) as error:
-        raise Unreadable("worker", worker_id, f"a counter in its hash: {error}") from error
-
-
-def _sorted_out(
-    listed: Sequence[Sequence[bytes]],
-) -> tuple[tuple[Observed, ...], tuple[Unreadable, ...]]:
-    """Workers as a survey lists them: those that can be read, and what is wrong with the others."""
-    found, unreadable = [], []
-    for entry in listed:
-        try:
-            found.append(observed(_text(entry[0]), _fields(entry[1:])))
-        except Unreadable as error:
-            unreadable.append(error)
-    return tuple(found), tuple(unreadable)
-
-
-def _fields(flat: Sequence[bytes] | Mapping[bytes, bytes]) -> dict[str, str]:
-    """Names and values in turn (a raw reply) or a mapping (a parsed one) as text."""
-    if isinstance(flat, Mapping):
-        return {_text(name): _text(value) for name, value in flat.items()}
-    return {_text(flat[i]): _text(flat[i + 1]) for i in range(0, len(flat), 2)}
-
-
-def _text(value: bytes) -> str:
-    """What is no UTF-8 is seen by the marks in it, and refused where it matters."""
-    return value.decode(errors="replace")
-
-
-def _scored(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
-    return tuple((_text(flat[i]), int(float(flat[i + 1]))) for i in range(0, len(flat), 2))
 
 
 @contextmanager

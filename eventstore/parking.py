@@ -19,7 +19,8 @@ from eventstore import worker as workers
 from eventstore.agent import Agent
 from eventstore.connection import UNREACHABLE, execute, shielded
 from eventstore.errors import LogError, LogUnreachable, Unreadable
-from eventstore.log import Log, Outcome
+from eventstore.log import Log
+from eventstore.outcomes import Outcome
 from eventstore.step import Fence, Origin, Step
 from eventstore.worker import Worker, WorkerStatus
 

@@ -20,7 +20,8 @@ from eventstore.agent import Agent, Lose
 from eventstore.connection import UNREACHABLE, execute
 from eventstore.errors import Halted, LogError, LogUnreachable
 from eventstore.events import LogRecovered
-from eventstore.log import CATALOGUE, Log, Outcome, Reply
+from eventstore.log import CATALOGUE, Log
+from eventstore.outcomes import Outcome, Reply
 from eventstore.salvage import salvage_key
 from eventstore.step import Fence, Origin, Step
 from eventstore.worker import Worker

@@ -13,7 +13,8 @@ from eventstore.agent import Agent, Spawn
 from eventstore.durability import Proof
 from eventstore.errors import LogError, OutcomeUnknown, Recovered
 from eventstore.events import AgentRequested
-from eventstore.log import Log, Outcome, proof_of, still_unknown
+from eventstore.log import Log, proof_of, still_unknown
+from eventstore.outcomes import Outcome
 from eventstore.pool import Pool
 from eventstore.step import Origin
 

@@ -10,7 +10,8 @@ import time
 from typing import Final
 
 from eventstore.connection import AsyncClient
-from eventstore.log import CATALOGUE, Log, judge, script
+from eventstore.log import CATALOGUE, Log, judge
+from eventstore.scripting import script
 
 WRITES: Final = 3
 ROUNDS: Final = 3

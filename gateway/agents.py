@@ -7,7 +7,7 @@ from aiohttp import web
 from eventstore.agent import TERMINAL, Status, Terminate
 from eventstore.durability import Proof
 from eventstore.errors import LogError
-from eventstore.log import Outcome
+from eventstore.outcomes import Outcome
 from gateway import as_of
 from gateway.answering import AGENTS, after, answer, page
 from gateway.backend import Backend

@@ -14,7 +14,8 @@ from typing import Final
 import structlog
 
 from eventstore.errors import MusterError
-from eventstore.log import Log, Stand
+from eventstore.log import Log
+from eventstore.outcomes import Stand
 from eventstore.salvage import Report, report
 from projector.queries import DatabaseError, Position
 

@@ -13,7 +13,8 @@ from aiohttp import web
 from eventstore.agent import Terminate
 from eventstore.catalogue import Changed
 from eventstore.durability import Proof
-from eventstore.log import CATALOGUE, Outcome
+from eventstore.log import CATALOGUE
+from eventstore.outcomes import Outcome
 from eventstore.pool import Pool, PoolConfig
 from gateway import as_of
 from gateway.answering import AGENTS, PoolDeletion, PoolList, answer

@@ -241,7 +241,7 @@ def translate(error: Exception) -> Problem | None:
         case MemoryExhausted():
             return Problem(Kind.REDIS_MEMORY, f"{error} Terminations still work.")
         case LogMissing():
-            return Problem(Kind.LOG_MISSING, str(error))
+            return Problem(Kind.LOG_MISSING, f"{error}; recover it with `muster recover`")
         case RolledBack() | Halted():
             return Problem(Kind.LOG_ROLLED_BACK, f"{error}; recover it with `muster recover`")
         case NotReached() | ArchiveIncomplete() | TooCostly() | ArchiveUnreadable():

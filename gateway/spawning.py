@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from eventstore.agent import Agent, Status
 from eventstore.errors import LogMissing, LogUnreachable, OutcomeUnknown
 from eventstore.events import AgentRequested
-from eventstore.log import Outcome
+from eventstore.outcomes import Outcome
 from eventstore.pool import Pool
 from eventstore.spawn import Submitted, submit
 from gateway.answering import AGENTS, answer

@@ -15,7 +15,8 @@ import structlog
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import UNREACHABLE, execute
 from eventstore.errors import LogUnreachable
-from eventstore.log import CATALOGUE, Log, Outcome
+from eventstore.log import CATALOGUE, Log
+from eventstore.outcomes import Outcome
 from eventstore.step import Origin
 from muster.settings import PoolDeclaration
 from projector.archived_state import DECLARED_UNKNOWN

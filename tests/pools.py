@@ -12,7 +12,8 @@ from eventstore.connection import connect
 from eventstore.events import AgentRequested, WorkerRequested
 from eventstore.ids import new_id
 from eventstore.keys import Keys
-from eventstore.log import Claimed, Log, Outcome
+from eventstore.log import Log
+from eventstore.outcomes import Claimed, Outcome
 from eventstore.pool import Pool, PoolConfig
 from eventstore.spawn import Submitted, submit
 from eventstore.step import Fence, Origin

@@ -24,7 +24,8 @@ from eventstore.agent import (
 )
 from eventstore.events import AgentRequested, Error
 from eventstore.ids import new_id
-from eventstore.log import Acted, Log, Outcome
+from eventstore.log import Log
+from eventstore.outcomes import Acted, Outcome
 from eventstore.pool import Pool
 from eventstore.spawn import submit
 from eventstore.step import Fence

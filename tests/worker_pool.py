@@ -18,7 +18,8 @@ from eventstore.connection import connect, execute
 from eventstore.events import AgentRequested, WorkerRequested
 from eventstore.ids import new_id
 from eventstore.keys import Keys
-from eventstore.log import Log, Outcome
+from eventstore.log import Log
+from eventstore.outcomes import Outcome
 from eventstore.pool import Pool, PoolConfig
 from eventstore.spawn import submit
 from eventstore.step import Origin

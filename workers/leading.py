@@ -14,7 +14,8 @@ from eventstore import agent as agents
 from eventstore import worker as workers
 from eventstore.errors import Unreadable
 from eventstore.events import PoolScalingDecided, WorkerRequested
-from eventstore.log import Lead, Log, Outcome, Survey
+from eventstore.log import Log
+from eventstore.outcomes import Lead, Outcome, Survey
 from eventstore.pool import Pool
 from eventstore.step import Origin, Step
 from eventstore.worker import WorkerStatus

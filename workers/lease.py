@@ -28,7 +28,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 from eventstore.connection import UNREACHABLE, SyncClient, connect_thread
 from eventstore.ids import new_id
 from eventstore.keys import Keys
-from eventstore.log import script
+from eventstore.scripting import script
 from workers.hosts import Process
 from workers.outage import Outage
 

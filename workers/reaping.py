@@ -31,7 +31,8 @@ from eventstore.errors import (
     Unreadable,
 )
 from eventstore.keys import GROUP
-from eventstore.log import Acted, Log, Observed, Outcome
+from eventstore.log import Log
+from eventstore.outcomes import Acted, Observed, Outcome
 from eventstore.step import Fence, Origin, Step
 from eventstore.worker import Worker
 

@@ -16,7 +16,7 @@ import structlog
 from eventstore.agent import Clear, Command, End, Fail, Release, Started, Status, Stop
 from eventstore.errors import ConfigurationError, LogError, Unreadable
 from eventstore.events import Error
-from eventstore.log import Acted, Claimed, Outcome
+from eventstore.outcomes import Acted, Claimed, Outcome
 from workers.agents import Agent, Context, FencingToken, overrides, read_spec
 from workers.calls import Call, Stuck, end_all
 from workers.checkup import Checkup

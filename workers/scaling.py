@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.events import PoolScalingDecided
-from eventstore.log import Observed, Survey
+from eventstore.outcomes import Observed, Survey
 from eventstore.pool import PoolConfig
 from eventstore.worker import WorkerStatus
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from eventstore.agent import Agent as State
 from eventstore.agent import Stop, Terminate
 from eventstore.errors import LogError
-from eventstore.log import Claimed, Outcome
+from eventstore.outcomes import Claimed, Outcome
 from workers.house import House, Wish
 from workers.outage import Outage
 from workers.running import Running

@@ -2,7 +2,8 @@
 what the leader does. What goes wrong in one round is seen again in the next.
 """
 
-from eventstore.log import Log, Survey
+from eventstore.log import Log
+from eventstore.outcomes import Survey
 from workers.leading import Catalogued, Leader
 from workers.leases import boot_seconds
 from workers.watch import LocalWorkers, Watch

@@ -9,7 +9,8 @@ from collections.abc import Callable, Container, Iterable
 from typing import Protocol
 
 from eventstore import worker as workers
-from eventstore.log import Log, Observed, Survey
+from eventstore.log import Log
+from eventstore.outcomes import Observed, Survey
 from eventstore.pool import Pool
 from eventstore.step import Origin, Step
 from eventstore.worker import Worker, WorkerStatus

@@ -23,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.errors import ConfigurationError
-from eventstore.log import script
+from eventstore.scripting import script
 from workers import roles
 from workers.agents import Agent
 from workers.worker import WorkerOptions

@@ -12,7 +12,8 @@ from eventstore.connection import connect
 from eventstore.errors import LogError
 from eventstore.events import decode_entry
 from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log, Outcome
+from eventstore.log import CATALOGUE, Log
+from eventstore.outcomes import Outcome
 from eventstore.pool import Pool
 from eventstore.reader import Reader
 from eventstore.step import Origin

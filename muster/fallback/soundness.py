@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from eventstore.connection import connect
 from eventstore.errors import ConfigurationError
 from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log, Stand
+from eventstore.log import CATALOGUE, Log
+from eventstore.outcomes import Stand
 from muster.fallback import surroundings
 from muster.fallback.folder import Folder
 from muster.settings import Settings, redacted

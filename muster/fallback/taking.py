@@ -17,7 +17,8 @@ from eventstore.connection import connect
 from eventstore.errors import LogError, OutcomeUnknown
 from eventstore.events import AgentTerminated
 from eventstore.keys import Keys
-from eventstore.log import Log, Outcome, Reply
+from eventstore.log import Log
+from eventstore.outcomes import Outcome, Reply
 from eventstore.pool import Pool
 from eventstore.reader import Reader
 from eventstore.step import Origin, Step

@@ -61,7 +61,8 @@ def no_termination_flag() -> None:
 
 def acknowledged_early() -> None:
     """A spawn is acknowledged before it is written."""
-    from eventstore.log import Log, Outcome, Reply
+    from eventstore.log import Log
+    from eventstore.outcomes import Outcome, Reply
 
     commit = Log.commit
     behind: set[asyncio.Task[Any]] = set()
@@ -132,19 +133,22 @@ PLANTED = {
 
 def _edit_scripts(edits: dict[str, Callable[[str], str]]) -> None:
     """Change some scripts' texts, for whoever asks for them from now on."""
-    from eventstore import log
+    from eventstore import log, scripting
 
-    original = log.script
+    original = scripting.script
 
     @functools.cache
-    def edited(name: str) -> log.Script:
+    def edited(name: str) -> scripting.Script:
         found = original(name)
         if name not in edits:
             return found
         text = edits[name](found.text)
-        return log.Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+        return scripting.Script(
+            text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        )
 
-    log.script = edited
+    for module in (scripting, log):  # it has the name already; whoever comes later asks the first
+        module.script = edited  # type: ignore[attr-defined]
 
 
 def _replaced(text: str, old: str, new: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from eventstore.agent import Clear, Lose, Release, Restart, RestartPolicy, Started, Status
 from eventstore.connection import execute
-from eventstore.log import Claimed
+from eventstore.outcomes import Claimed
 from eventstore.step import Fence
 from projector.verify import verify
 from tests.integration.projector_stage import POOL, Stage, open_stage

@@ -11,7 +11,7 @@ from eventstore.confirming import Confirmations, How
 from eventstore.connection import execute
 from eventstore.durability import Fsync, Level, Proof
 from eventstore.errors import CommandLost, Halted, LogMissing, Recovered, RolledBack
-from eventstore.log import Outcome
+from eventstore.outcomes import Outcome
 from eventstore.waitaof import withholds
 from tests.conftest import MakeServer
 from tests.pools import ORIGIN, TestPool, open_pool

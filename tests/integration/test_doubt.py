@@ -18,7 +18,8 @@ from eventstore.connection import connect
 from eventstore.errors import LogUnreachable, MemoryExhausted, OutcomeUnknown
 from eventstore.events import AgentRequested
 from eventstore.keys import Keys
-from eventstore.log import Log, Outcome
+from eventstore.log import Log
+from eventstore.outcomes import Outcome
 from eventstore.pool import Pool, PoolConfig
 from eventstore.reader import Reader
 from eventstore.spawn import submit

@@ -12,7 +12,8 @@ import redis
 from eventstore.connection import connect
 from eventstore.errors import LogUnreachable, NotEnoughReplicas, RolledBack
 from eventstore.keys import Keys
-from eventstore.log import Log, Outcome
+from eventstore.log import Log
+from eventstore.outcomes import Outcome
 from eventstore.salvage import read_reports
 from tests.crossing import crossing
 from tests.integration.gateway_stage import AGENTS, QUICK, asked, gateway_stage, logged

@@ -17,7 +17,7 @@ from eventstore.agent import End, Fail, Started, Terminate
 from eventstore.errors import ConfigurationError, LogError
 from eventstore.events import AgentRequested, Error
 from eventstore.ids import new_id
-from eventstore.log import Outcome
+from eventstore.outcomes import Outcome
 from gateway.fallback import read_leftovers
 from muster.fallback import asking, surroundings
 from muster.fallback.outbox import KEEP_MS, Entry, Key, Result

@@ -21,7 +21,8 @@ from eventstore.errors import (
 )
 from eventstore.events import Error
 from eventstore.keys import Keys
-from eventstore.log import Log, Outcome
+from eventstore.log import Log
+from eventstore.outcomes import Outcome
 from eventstore.step import Fence
 from tests.conftest import MakeServer
 from tests.pools import ORIGIN, TestPool, data, open_pool, raw_events, types

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from eventstore.ids import new_id
-from eventstore.log import Reply
+from eventstore.outcomes import Reply
 from eventstore.step import Fence
 from tests.chaos.clocks import Clock, library
 from tests.pools import ORIGIN, TestPool, open_pool

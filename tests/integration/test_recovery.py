@@ -14,7 +14,8 @@ from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect
 from eventstore.errors import Halted, LogMissing, Recovered
 from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log, Outcome
+from eventstore.log import CATALOGUE, Log
+from eventstore.outcomes import Outcome
 from eventstore.reader import Reader
 from eventstore.retention import Retention
 from eventstore.salvage import HOLDS, Report, report

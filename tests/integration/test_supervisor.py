@@ -18,7 +18,8 @@ from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect
 from eventstore.errors import ConfigurationError
 from eventstore.keys import Keys
-from eventstore.log import Log, Survey
+from eventstore.log import Log
+from eventstore.outcomes import Survey
 from eventstore.pool import PoolConfig
 from eventstore.reader import Reader
 from eventstore.retention import Retention

@@ -14,7 +14,7 @@ from eventstore.agent import Agent
 from eventstore.errors import MusterError, UnknownEvent
 from eventstore.events import ENTRY_FIELDS, EVENT_TYPES, decode_body, decode_entry
 from eventstore.ids import new_id
-from eventstore.log import observed
+from eventstore.outcomes import observed
 from eventstore.worker import Worker
 from gateway.feed import told, well_formed
 from gateway.observing import Observations

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventstore.log import Observed, Survey
+from eventstore.outcomes import Observed, Survey
 from eventstore.pool import PoolConfig
 from eventstore.worker import Worker, WorkerStatus
 from workers import scaling

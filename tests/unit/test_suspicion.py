@@ -20,7 +20,7 @@ from eventstore.agent import (
     evolve,
 )
 from eventstore.events import AgentClaimed, Event
-from eventstore.log import Observed, Survey
+from eventstore.outcomes import Observed, Survey
 from eventstore.pool import PoolConfig
 from eventstore.worker import WorkerStatus
 from tests.unit.test_scaling import survey, worker
