@@ -13,6 +13,9 @@ PROBE = "probe"
 POOLS = (STEADY, WILD, PROBE)
 
 LEASE_SECONDS = 3.0
+SUSPICION_SECONDS = 8.0
+"""Workers die every few seconds here: with minutes, most agents would soon be taken for the cause
+and wait for one of the few workers that are kept for such."""
 
 _SETTINGS = f"""\
 lease_seconds = {LEASE_SECONDS}
@@ -26,6 +29,7 @@ empty_worker_seconds = 5.0
 restart_limit = 100
 backoff_min_seconds = 0.1
 backoff_max_seconds = 1.0
+suspicion_window_seconds = {SUSPICION_SECONDS}
 """
 
 _SIZES = {
