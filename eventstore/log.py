@@ -384,10 +384,20 @@ class Log:
         members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, "agents"))
         return sorted(member.decode() for member in members)
 
-    async def waiting_alone(self, pool: str) -> list[str]:
-        """The ids of agents that wait for a worker of their own, a thousand at most."""
+    async def waiting_alone(
+        self, pool: str, count: int, *, first: int = 0
+    ) -> list[tuple[str, int]]:
+        """The agents that wait for a worker of their own, and since when in ms of log time.
+
+        Those that have waited longest come first. `first`: how many of those to pass over.
+        """
         key = self.keys.pool(pool, "alone")
-        return [text_of(member) for member in await self._read(pool, "ZRANGE", key, "0", "999")]
+        last = first + count - 1
+        flat = await self._read(pool, "ZRANGE", key, str(first), str(last), "WITHSCORES")
+        return [
+            (text_of(agent_id), int(float(score)))
+            for agent_id, score in zip(flat[::2], flat[1::2], strict=True)
+        ]
 
     async def _read(self, pool: str, *command: str) -> Sequence[Any]:
         try:

@@ -23,6 +23,7 @@ from workers import scaling
 from workers.leases import LeaseWatch, Stopwatch
 from workers.leftovers import Leftovers
 from workers.reaping import one_agent
+from workers.suspects import Suspects
 from workers.watch import Watch
 
 log = structlog.get_logger("muster.leading")
@@ -56,6 +57,7 @@ class Leader:
         self._lead = NOBODY
         self._rival = LeaseWatch()
         self._leftovers = Leftovers(events, self._origin)
+        self._suspects = Suspects(events, self._origin)
         self._empty = Stopwatch()
         self._stuck = Stopwatch()
         self._launched_at = 0.0
@@ -71,7 +73,8 @@ class Leader:
         if self.leads:
             await self._do_what_is_due(survey)
             await self._see_deletion_through(survey)
-            await self._forget_suspicions(survey)
+            pool = self._pool()
+            await self._suspects.look(pool.pool_name, survey, pool.config, now)
             known = [o.worker.worker_id for o in survey.workers]
             known += [damage.subject for damage in survey.unreadable]
             await self._leftovers.look(self._name(), known, now)
@@ -140,18 +143,6 @@ class Leader:
                 await self._events.act(pool.pool_name, agent_id, end, self._origin)
         if not await self._events.live(pool.pool_name):
             await self._catalogued.finish_deletion(pool)
-
-    async def _forget_suspicions(self, survey: Survey) -> None:
-        """Where suspicion is off, agents that were set apart before need not be alone any more."""
-        pool = self._pool()
-        if pool.config.suspicion_window_seconds > 0:
-            return
-        held = [o.alone for o in survey.workers if o.alone]
-        waiting = await self._events.waiting_alone(pool.pool_name) if survey.waiting_alone else []
-        for agent_id in (*held, *waiting):
-            async with one_agent(self._events, pool.pool_name, agent_id):
-                clear = agents.Clear(reason="suspicion-off")
-                await self._events.act(pool.pool_name, agent_id, clear, self._origin)
 
     # ---- scaling -----------------------------------------------------------------------------
 

@@ -271,7 +271,8 @@ class Running:
             return
         self.state = acted.agent
         if isinstance(command, Clear):
-            self._log.info("agent.cleared", reason=command.reason)
+            if acted.outcome is Outcome.DONE:  # else the leader has cleared it
+                self._log.info("agent.cleared", reason=command.reason)
         elif acted.agent.status in _LINES:
             self._log.info(_LINES[acted.agent.status], reason=acted.agent.reason)
 

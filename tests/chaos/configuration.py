@@ -13,9 +13,9 @@ PROBE = "probe"
 POOLS = (STEADY, WILD, PROBE)
 
 LEASE_SECONDS = 3.0
-SUSPICION_SECONDS = 8.0
-"""Workers die every few seconds here: with minutes, most agents would soon be taken for the cause
-and wait for one of the few workers that are kept for such."""
+SUSPICION_SECONDS = 20.0
+"""Workers die every few seconds here, so most agents are soon taken for the cause and take turns in
+the few workers that are kept for such. Nobody may wait for longer than healing may take."""
 
 _SETTINGS = f"""\
 lease_seconds = {LEASE_SECONDS}

@@ -160,7 +160,8 @@ async def test_released_or_crashed_it_stays_apart(scene: Scene) -> None:
     worker = await scene.pool.worker("w", slots=4)
     await scene.claim(worker)
     await scene.log.act(POOL, agent_id, Release(reason="drain"), ORIGIN, fence=worker)
-    assert await scene.log.waiting_alone(POOL) == [agent_id]
+    [(waiting, _)] = await scene.log.waiting_alone(POOL, 10)
+    assert waiting == agent_id
     assert await scene.meta("free", "alone") == [4, 0]
     await scene.check()
 

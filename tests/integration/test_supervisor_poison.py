@@ -13,11 +13,11 @@ import pytest
 
 from eventstore.agent import Lose, Status, Terminate
 from tests.integration.test_supervisor import POOL, Site
-from tests.pools import ORIGIN, raw_events, types
+from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
 from workers.watch import Watch
 
-WINDOW_SECONDS = 2.0
+WINDOW_SECONDS = 10.0
 POISON = """
 import asyncio, os, signal
 from muster import Agent
@@ -52,12 +52,19 @@ async def test_poison_hurts_its_neighbours_twice_and_then_only_itself(site: Site
     await until(failed, timeout=20)
     await site.until_running(9)
     await until(lambda: types(site.url).count("agent.cleared") == 9, timeout=WINDOW_SECONDS + 8)
+    assert reasons(site.url) <= {"behaved", "turn-over"}, "all were tried"
     losses = Counter(e["subject"] for e in raw_events(site.url) if e["type"] == "agent.lost")
     assert losses.pop(poison.agent_id) == 2 + 3, "twice in company, then its budget and one more"
     assert losses.keys() <= {s.agent_id for s in spawned}
     assert max(losses.values()) <= 2
     assert company_of(site.url, poison.agent_id)[2:] == [1, 1, 1]
     site.check(acknowledged=[s.agent_id for s in (*spawned, poison)])
+
+
+def reasons(url: str) -> set[str]:
+    """Why agents need not be alone any more."""
+    cleared = (e for e in raw_events(url) if e["type"] == "agent.cleared")
+    return {msgspec.json.decode(e["data"])["reason"] for e in cleared}
 
 
 def company_of(url: str, agent_id: str) -> list[int]:
@@ -90,7 +97,7 @@ async def test_at_the_maximum_room_is_made_for_one_that_must_be_alone(site: Site
         await until(partial(has_lost, site, lost))
         await until(lambda: smaller(site), timeout=10)
     first = await until(lambda: alone(site), timeout=10)
-    assert await site.log.waiting_alone(POOL), "the other waits: half of the workers may be taken"
+    assert await waiting(site), "the other waits: half of the workers may be taken"
     await until(lambda: reserved(site), timeout=WINDOW_SECONDS + 5)
     full = max((await site.survey()).workers, key=lambda o: o.agent_count).worker
     ended = (await site.log.held(POOL, full.worker_id))[0]
@@ -119,6 +126,11 @@ async def alone(site: Site) -> str:
     return "".join(o.alone for o in (await site.survey()).workers)
 
 
+async def waiting(site: Site) -> list[str]:
+    """Those that wait for a worker of their own, in their order."""
+    return [agent_id for agent_id, _ in await site.log.waiting_alone(POOL, 100)]
+
+
 async def reserved(site: Site) -> str:
     return (await site.survey()).reserved
 
@@ -131,13 +143,68 @@ async def test_where_suspicion_is_off_those_set_apart_come_back(site: Site) -> N
         await pool.claim(await pool.worker(name, slots=3), 2)
         lose = Lose(worker_id=name, reason="t", now_ms=site.log.now_ms(), suspicion_ms=600_000)
         await site.log.act(POOL, suspect, lose, ORIGIN, fence=await pool.fence(name))
-    assert await site.log.waiting_alone(POOL) == [suspect]
+    assert await waiting(site) == [suspect]
     await pool.spawn()
     await site.host()
     await site.until_running(2)
     [observed] = (await site.survey()).workers
     assert (observed.agent_count, observed.alone) == (2, "")
     site.check()
+
+
+async def suspects(pool: TestPool, count: int) -> list[str]:
+    """Agents that were lost twice, each with a worker that it had with all others."""
+    spawned = [(await pool.spawn()).agent_id for _ in range(count)]
+    for name in "xy":
+        await pool.claim(await pool.worker(name, slots=count + 1), count)
+        fence = await pool.fence(name)
+        lose = Lose(worker_id=name, reason="t", now_ms=pool.log.now_ms(), suspicion_ms=600_000)
+        for agent_id in spawned:
+            await pool.log.act(POOL, agent_id, lose, ORIGIN, fence=fence)
+    return spawned
+
+
+async def test_more_of_them_than_workers_for_them_take_turns(site: Site) -> None:
+    """Of two workers one is theirs: nobody waits for a whole window until another has behaved."""
+    pool = await site.pool(suspicion_window_seconds=20.0, max_workers=2, agents_per_worker=3)
+    spawned = await suspects(pool, 4)
+    assert await waiting(site) == spawned
+    await site.host()
+    await site.until_running(4)
+    cleared = [e for e in raw_events(site.url) if e["type"] == "agent.cleared"]
+    assert reasons(site.url) == {"turn-over"}
+    ids = [e["subject"] for e in cleared]
+    assert ids == spawned[: len(ids)], "who came first has its turn first"
+    site.check(acknowledged=spawned)
+
+
+async def test_where_no_worker_can_be_had_suspicion_lapses(site: Site) -> None:
+    """The only worker is full of others that stay: a suspect waits for a window, not for ever."""
+    pool = await site.pool(suspicion_window_seconds=3.0, max_workers=1, agents_per_worker=3)
+    others = [(await pool.spawn()).agent_id for _ in range(3)]
+    await site.host()
+    await site.until_running(3)
+    [suspect] = await suspects(pool, 1)
+    await site.log.act(POOL, others[0], Terminate(), ORIGIN)
+    await site.until_running(3)
+    assert reasons(site.url) == {"not-tried"}
+    site.check(acknowledged=[*others, suspect])
+
+
+async def test_those_beyond_ten_turns_share_at_once(site: Site) -> None:
+    """One agent makes suspects of those beside it; where there are more, it was something else."""
+    pool = await site.pool(suspicion_window_seconds=600.0, max_workers=2, agents_per_worker=20)
+    spawned = await suspects(pool, 15)
+    await site.host()
+
+    async def shares() -> bool:
+        running = [await site.log.agent(POOL, name) for name in spawned[10:]]
+        return all(a is not None and a.status is Status.RUNNING and not a.alone for a in running)
+
+    await until(shares)
+    assert reasons(site.url) == {"too-many"}
+    assert await waiting(site) == spawned[1:10]
+    site.check(acknowledged=spawned)
 
 
 class Ended:

@@ -24,7 +24,7 @@ from eventstore.outcomes import Observed, Survey
 from eventstore.pool import PoolConfig
 from eventstore.worker import WorkerStatus
 from tests.unit.test_scaling import survey, worker
-from workers import scaling
+from workers import scaling, suspects
 from workers.probation import Probation
 
 WINDOW = 600_000
@@ -209,3 +209,26 @@ def test_the_only_worker_of_a_pool_is_not_kept_from_the_others() -> None:
 def test_below_the_maximum_no_worker_is_kept() -> None:
     found = with_alone(worker("w", agents=3), alone=1, reserved="w")
     assert (decided(found).reserve, decided(found).launch) == ("", 1)
+
+
+# ---- where more of them wait than there are workers for them ---------------------------------
+
+
+@pytest.mark.parametrize(
+    ("waiting", "seconds", "over"), [(0, 599.0, False), (1, 59.9, False), (1, 60.0, True)]
+)
+def test_while_others_wait_a_tenth_of_the_window_is_enough(
+    waiting: int, seconds: float, over: bool
+) -> None:
+    assert suspects.over(seconds, with_alone(taken("t"), alone=waiting), CONFIG) is over
+
+
+def test_as_many_may_wait_as_have_a_turn_within_the_window() -> None:
+    assert suspects.waiting_max(PoolConfig(max_workers=1)) == 10
+    assert suspects.waiting_max(PoolConfig(max_workers=8, max_alone_workers=3)) == 30
+
+
+def test_who_has_waited_for_a_whole_window_waits_no_longer() -> None:
+    now = msgspec.structs.replace(with_alone(alone=2), ts=2_000_000)
+    waiting = [("a", 1_400_000), ("b", 1_400_001)]
+    assert suspects.lapsed(waiting, now, CONFIG) == ["a"]

@@ -34,6 +34,8 @@ MAY_FOLLOW: Final = {
 EVEN_IF_FLAGGED: Final = frozenset(
     {"agent.termination_requested", "agent.terminated", "agent.cleared"}
 )
+BY_LEADER: Final = frozenset({"turn-over", "not-tried", "too-many", "suspicion-off"})
+"""Why the leader clears an agent; what its worker says is that it behaved."""
 BY_ITS_WORKER: Final = frozenset({"agent.claimed", "agent.started", "agent.released", *FAILURES})
 """Written by the worker itself, under its own epoch."""
 HANDED_OVER: Final = frozenset({"handed-over", "not-handed-over"})
@@ -132,7 +134,7 @@ def _judge_holder(agent: Agent, entry: Entry) -> Iterator[Offence]:
 def _judge_epoch(agent: Agent, entry: Entry, worker: Worker | None) -> Iterator[Offence]:
     """Who acts as a worker does so under its epoch; who reaps one, under that of the fence."""
     fenced = not agent.held and entry.type != "agent.claimed"
-    by_leader = entry.type == "agent.cleared" and entry.body.get("reason") == "suspicion-off"
+    by_leader = entry.type == "agent.cleared" and entry.body.get("reason") in BY_LEADER
     if fenced or by_leader or entry.type == "agent.termination_requested":
         if entry.epoch:
             yield entry.offence(4, f"epoch {entry.epoch}, but no worker acts")
