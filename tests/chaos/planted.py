@@ -38,7 +38,7 @@ def no_epoch_check() -> None:
     def edit(text: str) -> str:
         fenced = "process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped'"
         text = _replaced(text, fenced, "false")
-        return _replaced(text, "if process[2] == 'active' then free", "if true then free")
+        return _replaced(text, "if process[2] == 'active' and", "if")
 
     _edit_scripts({"claim": edit})
 
@@ -55,8 +55,21 @@ def no_termination_flag() -> None:
         return decide(command, agent)
 
     agents.decide = forgetful
-    flagged, never = "elseif agent[3] ~= '' then", "elseif false then"
+    flagged, never = "elseif agent.stop ~= '' then", "elseif false then"
     _edit_scripts({"claim": functools.partial(_replaced, old=flagged, new=never)})
+
+
+def no_fence_check() -> None:
+    """What a worker that was declared lost had sent is written, whatever it was decided on."""
+
+    def edit(text: str) -> str:
+        fenced = "process[1] ~= epoch or status == 'lost' or status == 'stopped'"
+        text = _replaced(text, fenced, "false")
+        return _replaced(
+            text, "if (found[1] or '0') == version then return end", "if found[2] then return end"
+        )
+
+    _edit_scripts({"commit": edit})
 
 
 def acknowledged_early() -> None:
@@ -113,6 +126,12 @@ PLANTED = {
         ("worker_paused", "workers_killed"),
         invariant=3,
     ),
+    "no-fence-check": Planted(
+        "commit.lua without its checks of epoch and version",
+        no_fence_check,
+        ("requests_stalled", "worker_paused"),
+        invariant=4,
+    ),
     "acknowledged-early": Planted(
         "an acknowledgement before the append",
         acknowledged_early,
@@ -136,6 +155,8 @@ def _edit_scripts(edits: dict[str, Callable[[str], str]]) -> None:
     from eventstore import log, scripting
 
     original = scripting.script
+    for name, edit in edits.items():  # one that does not fit any more is told at once
+        edit(original(name).text)
 
     @functools.cache
     def edited(name: str) -> scripting.Script:
