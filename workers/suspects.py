@@ -2,9 +2,10 @@
 
 Each waits for an empty worker, and would have it for the whole suspicion window. While others wait
 as well they take turns, a tenth of the window long, so that as many as ten a worker come by within
-it. More than that is no longer what one agent did to its neighbours: the cause lies elsewhere, and
-those beyond share at once. Nobody waits for longer than the window: where no worker is to be had
-(the pool is full of others that stay) the suspicion lapses as it does for one that was lost once.
+it. One agent makes suspects of those beside it: where more wait than two workers hold the cause
+lies elsewhere (a host that fails, or that has too much to do already), and those beyond share at
+once. Nobody waits for longer than the window: where no worker is to be had, because the pool is
+full of others that stay, the suspicion lapses as it does for one that was lost once.
 """
 
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ AT_ONCE: Final = 50
 
 
 def waiting_max(config: PoolConfig) -> int:
-    """How many may wait for a turn."""
-    return config.alone_limit * TURNS
+    """How many may wait: as many as have a turn in time, and as two agents can have hurt."""
+    return min(config.alone_limit * TURNS, 2 * config.agents_per_worker)
 
 
 def over(alone_seconds: float, survey: Survey, config: PoolConfig) -> bool:

@@ -10,6 +10,7 @@ from tests.chaos.configuration import POOLS
 from tests.chaos.faults import FAULTS, Scene
 from tests.chaos.healing import NotHealed, heal
 from tests.chaos.journal import Journal
+from tests.chaos.listening import Listener, judge_heard
 from tests.chaos.load import Load
 from tests.chaos.options import Options
 from tests.chaos.recovering import Recovery, Unrecovered
@@ -45,6 +46,8 @@ class Campaign:
         self.recovery = Recovery(self.system)
         self.desk = Desk(self.system.gateways, self.journal, self.line.now)
         self.load = Load(self.desk, options.seed)
+        self.listener = Listener(self.system.gateways, stream(options.seed, "listener"))
+        self._listening: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """The whole run. Offences are collected, not raised."""
@@ -52,16 +55,25 @@ class Campaign:
         self.line.say(f"ready: {', '.join(self.system.roles)}")
         await heal(self.system.gateways, "first", FIRST_SECONDS)
         self.load.start()
+        self._listening = asyncio.create_task(self.listener.listen(), name="listener")
         try:
             await self._break_things()
         finally:
             self.figures.reads = self.load.reads
         await self._rest()
+        self.recovery.take_in()
+        heard = await self._heard()
         self.line.say("judging")
         found = await asyncio.to_thread(
             judge, self.system.redis.url, self.system.views_url, self.system.folder
         )
-        self.offences += [*self.recovery.offences, *self.desk.offences, *self._missing(), *found]
+        self.offences += [
+            *self.recovery.offences,
+            *self.desk.offences,
+            *self._missing(),
+            *heard,
+            *found,
+        ]
         self.figures.recoveries = self.recovery.count
         self.figures.unsaved = self.recovery.unsaved
         starts = sum(role.starts for role in self.system.roles.values())
@@ -75,9 +87,22 @@ class Campaign:
             if agent_id not in named
         ]
 
+    async def _heard(self) -> list[str]:
+        """What was wrong with the events as a client hears them."""
+        rows = await self.listener.caught_up(self.system, self.options.patience_seconds)
+        self.figures.heard = len(self.listener.heard)
+        self.figures.connections = self.listener.connections
+        if self._listening is not None and self._listening.done():
+            self.listener.offences.append(f"the listener ended: {self._listening}")
+        lossy = self.recovery.count > 0
+        return [*self.listener.offences, *judge_heard(self.listener.heard, rows, lossy=lossy)]
+
     async def close(self) -> None:
         """End everything that was started. A second call does nothing."""
         self.load.cancel()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
         await self.system.stop()
         self.journal.close()
         self.line.close()

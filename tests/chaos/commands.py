@@ -179,3 +179,34 @@ class ChangePool(Command):
         path = f"{API}/pools/{self.pool}"
         body = {"config": self.config}
         return await self.desk.ask(self.random, "PATCH", path, body, headers=self.headers)
+
+
+class CreatePool(Command):
+    """Create a pool; it may be there already."""
+
+    kind = "create_pool"
+
+    def __init__(
+        self, desk: Desk, random: Random, pool: str, number: str, config: dict[str, object]
+    ) -> None:
+        super().__init__(desk, random, pool, number)
+        self.repeats = False
+        self.config = config
+
+    async def ask(self) -> Answer:
+        body = {"pool_name": self.pool, "role_type": ROLE, "config": self.config}
+        return await self.desk.ask(self.random, "POST", f"{API}/pools", body, headers=self.headers)
+
+
+class DeletePool(Command):
+    """Delete a pool with all that lives in it."""
+
+    kind = "delete_pool"
+
+    def __init__(self, desk: Desk, random: Random, pool: str, number: str) -> None:
+        super().__init__(desk, random, pool, number)
+        self.repeats = False
+
+    async def ask(self) -> Answer:
+        path = f"{API}/pools/{self.pool}?force=true"
+        return await self.desk.ask(self.random, "DELETE", path, headers=self.headers)

@@ -1,6 +1,7 @@
 """The configuration of the Muster under test: pools with times short enough to be waited for."""
 
 import shutil
+import tomllib
 from pathlib import Path
 
 ROLE = "tested"
@@ -11,6 +12,8 @@ WILD = "wild"
 PROBE = "probe"
 """Where is tried out whether all works again."""
 POOLS = (STEADY, WILD, PROBE)
+PASSING = ("passing-1", "passing-2")
+"""Pools that clients create and delete all the time."""
 
 LEASE_SECONDS = 3.0
 SUSPICION_SECONDS = 20.0
@@ -37,6 +40,11 @@ _SIZES = {
     WILD: "agents_per_worker = 3\nmax_workers = 4\n",
     PROBE: "agents_per_worker = 5\nmax_workers = 2\n",
 }
+
+
+def passing_config() -> dict[str, object]:
+    """What a client asks for when it creates a pool."""
+    return tomllib.loads(f"agents_per_worker = 3\nmax_workers = 2\n{_SETTINGS}")
 
 
 def write(folder: Path) -> Path:

@@ -97,7 +97,8 @@ def run(options: Options, faults: tuple[str, ...]) -> int:
         return 2
     print(
         f"seed {options.seed}: {options.minutes:g} min, appendfsync {options.appendfsync},"
-        f" views in {options.views}, {len(faults)} kinds of faults"
+        f" views in {options.views}, recovered by a {options.recovers},"
+        f" {len(faults)} kinds of faults"
         + (f", planted bug {options.plant}" if options.plant else "")
     )
     try:

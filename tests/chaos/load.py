@@ -10,8 +10,8 @@ from random import Random
 from typing import Any
 
 from tests.chaos.asking import API
-from tests.chaos.commands import ChangePool, Desk, Spawn, Terminate
-from tests.chaos.configuration import STEADY
+from tests.chaos.commands import ChangePool, CreatePool, DeletePool, Desk, Spawn, Terminate
+from tests.chaos.configuration import PASSING, STEADY, passing_config
 from tests.chaos.schedule import stream
 
 LIVING = 24
@@ -46,6 +46,7 @@ class Load:
             self._client(f"spawner-{number}", self._ask_for_agents)
         self._client("reader", self._read)
         self._client("changer", self._change_pools)
+        self._client("passer", self._create_and_delete_pools)
 
     async def stop(self, patience_seconds: float) -> None:
         """Ask for nothing new, and wait for what is under way; then give up on what is not."""
@@ -141,3 +142,22 @@ class Load:
                 "empty_worker_seconds": random.choice((2.0, 5.0, 10.0)),
             }
             await ChangePool(self.desk, random, STEADY, str(self._number), config).carry_out()
+
+    async def _create_and_delete_pools(self, random: Random) -> None:
+        """A pool that comes, is used, and goes with what lives in it; its name comes again."""
+        while True:
+            await asyncio.sleep(random.uniform(2, 6))
+            pool = random.choice(PASSING)
+            self._number += 1
+            config = passing_config()
+            await CreatePool(self.desk, random, pool, str(self._number), config).carry_out()
+            for _ in range(random.randint(0, 4)):
+                self.begin(self._bring_passing(random, pool))
+            await asyncio.sleep(random.uniform(0, 2))
+            self._number += 1
+            await DeletePool(self.desk, random, pool, str(self._number)).carry_out()
+
+    async def _bring_passing(self, random: Random, pool: str) -> None:
+        spawn = self.spawn(random, pool, keyed=random.random() < KEYED_SHARE)
+        async with self._room:
+            await spawn.carry_out()

@@ -19,6 +19,8 @@ class Options(Struct, frozen=True, kw_only=True):
     """Empty: all that can be done here."""
     appendfsync: str
     views: str
+    recovers: str
+    """Who recovers a log that lost writes: `command` as an operator, or `projector` by itself."""
     keep: Path | None
     plant: str
     patience_seconds: float
@@ -31,6 +33,7 @@ def parse(argv: Sequence[str]) -> Options:
     said = _parser().parse_args(argv)
     seed = random.randrange(1_000_000) if said.seed is None else said.seed
     drawn = stream(seed, "options")
+    recovers = stream(seed, "recovers").choice(("command", "projector"))
     fsync, views = drawn.choice(("everysec", "always")), drawn.choice(("sqlite", "postgresql"))
     return Options(
         seed=seed,
@@ -38,6 +41,7 @@ def parse(argv: Sequence[str]) -> Options:
         faults=tuple(name for name in said.faults.split(",") if name),
         appendfsync=said.appendfsync or fsync,
         views=said.views or views,
+        recovers=said.recovers or recovers,
         keep=said.keep,
         plant=said.plant,
         patience_seconds=said.patience,
@@ -58,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--list-faults", action="store_true", help="say which there are, and end")
     add("--appendfsync", choices=("everysec", "always"), help="of Redis (by the seed)")
     add("--views", choices=("sqlite", "postgresql"), help="where the views stand (by the seed)")
+    add("--recovers", choices=("command", "projector"), help="`muster recover`, or --auto-recover")
     add("--keep", type=Path, metavar="DIR", help="run in this folder, and leave it there")
     add("--judge", type=Path, metavar="DIR", help="judge what an earlier run left in a folder")
     add(

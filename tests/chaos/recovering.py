@@ -2,7 +2,8 @@
 
 With `appendfsync everysec` a Redis that is killed may forget what it acknowledged; then the views
 stop with a reason, or the gateways say so. What the recovery names as lost is kept for the judge in
-`unsaved.json`. With `always`, and where no fault took the log away, nothing may be lost.
+`unsaved.json`. With `always`, and where no fault took the log away, nothing may be lost. Where the
+projectors recover by themselves (`--auto-recover`) their logs tell what they did.
 """
 
 import asyncio
@@ -44,6 +45,7 @@ class Recovery:
         self.offences: list[str] = []
         self._heard = ""
         self._system = system
+        self._by_itself = system.options.recovers == "projector"
         self._available: bool | None = None
 
     def hear(self, kind: str) -> None:
@@ -54,7 +56,9 @@ class Recovery:
     async def watch(self) -> float:
         """Recover whatever is damaged, until cancelled."""
         while True:
-            if damage := await self.damage():
+            if self._by_itself:
+                self._heard = ""  # only what is said again is still so
+            elif damage := await self.damage():
                 await self._recover(damage)
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -92,6 +96,21 @@ class Recovery:
             raise Unrecovered(damage)
         self._note(json.loads(done.stdout))
         self._heard = ""
+
+    def take_in(self) -> None:
+        """What projectors have recovered by themselves, from their logs."""
+        if not self._by_itself:
+            return
+        logs = []
+        for role in self._system.kinds("projector"):
+            for line in (self._system.folder / "logs" / f"{role.name}.log").open():
+                told = json.loads(line) if line.startswith("{") else {}
+                if told.get("event") == "command.unsaved":
+                    logs.append({"pool": told["pool"], "unsaved": [told]})
+                self.count += told.get("event") == "log.recovered"
+        self._note({"logs": logs})
+        if self.count and not self.expected:
+            self.offences.append(f"{self.count} logs lost writes although they must not")
 
     def _run(self) -> "subprocess.CompletedProcess[str]":
         """As an operator runs it: beside the system, which stands and waits."""

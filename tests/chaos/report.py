@@ -18,6 +18,8 @@ class Figures(Struct):
     faults: int = 0
     rounds: int = 0
     reads: int = 0
+    heard: int = 0
+    connections: int = 0
     restarts: int = 0
     recoveries: int = 0
     unsaved: int = 0
@@ -82,5 +84,6 @@ def summary(journal: Journal, figures: Figures, answers: dict[str, int]) -> list
         f"healed: {middle:.1f} s in the middle, {longest:.1f} s at the longest"
         f" ({figures.slowest or 'nothing to heal'})"
     )
+    heard = f"events: {figures.heard} heard by a client, over {figures.connections} connections"
     recovered = f"recoveries: {figures.recoveries}, with {figures.unsaved} commands named as lost"
-    return [commands, f"reads: {figures.reads}; answers: {said}", faults, heal, recovered]
+    return [commands, f"reads: {figures.reads}; answers: {said}", heard, faults, heal, recovered]

@@ -184,6 +184,7 @@ class System:
             "MUSTER_DATABASE_URL": database,
             "MUSTER_CONFIG": str(self._config),
             "MUSTER_DATA_DIR": str(self.folder / "logs" / name),
+            "MUSTER_AUTO_RECOVER": str(self.options.recovers == "projector"),
             "MUSTER_POLL_SECONDS": "0.5",
             "MUSTER_MIN_HEARTBEAT_INTERVAL": "0.2",
             "MUSTER_MIN_IDLE_TIME": "1",

@@ -223,9 +223,10 @@ def test_while_others_wait_a_tenth_of_the_window_is_enough(
     assert suspects.over(seconds, with_alone(taken("t"), alone=waiting), CONFIG) is over
 
 
-def test_as_many_may_wait_as_have_a_turn_within_the_window() -> None:
+def test_as_many_may_wait_as_have_a_turn_in_time_and_two_agents_may_have_hurt() -> None:
     assert suspects.waiting_max(PoolConfig(max_workers=1)) == 10
-    assert suspects.waiting_max(PoolConfig(max_workers=8, max_alone_workers=3)) == 30
+    assert suspects.waiting_max(PoolConfig(max_workers=3, agents_per_worker=4)) == 8
+    assert suspects.waiting_max(PoolConfig()) == 20
 
 
 def test_who_has_waited_for_a_whole_window_waits_no_longer() -> None:

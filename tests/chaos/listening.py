@@ -1,0 +1,141 @@
+"""A client that listens to the events, comes back where it was cut off, and has to hear them all.
+
+It follows `/api/v1/events` at one gateway after the other, from the beginning, and goes on with the
+last id that it was given. In the end it must have heard every event of the archive once, in the
+order of its log. What a log lost before it was archived may have been heard as well.
+"""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from random import Random
+
+import aiohttp
+import psycopg
+from msgspec import Struct
+
+from tests.chaos.rest import DATABASE_ERRORS
+from tests.chaos.system import System
+
+SILENT_SECONDS = 10.0
+"""A gateway says something more often than that, unless it hangs."""
+PAUSE_SECONDS = (0.1, 0.6)
+STAY_SECONDS = (1.0, 20.0)
+"""How long it stays with a gateway before it tries another."""
+LINE_MAX = 1 << 20
+LOOK_SECONDS = 0.3
+
+
+class Archived(Struct, frozen=True):
+    """Where an event stands in the archive."""
+
+    pool: str
+    generation: int
+    seq: int
+    event_id: str
+
+
+class Listener:
+    """One such client. `heard` holds the events in the order in which they came."""
+
+    def __init__(self, gateways: list[str], random: Random) -> None:
+        self.heard: list[tuple[str, str]] = []
+        """(pool, event id) each."""
+        self.offences: list[str] = []
+        self.connections = 0
+        self._gateways = gateways
+        self._random = random
+        self._last_id = ""
+
+    async def listen(self) -> None:
+        """Until cancelled."""
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=SILENT_SECONDS)
+        async with aiohttp.ClientSession(timeout=limit, read_bufsize=LINE_MAX) as session:
+            while True:
+                try:
+                    async with asyncio.timeout(self._random.uniform(*STAY_SECONDS)):
+                        await self._follow(session, self._random.choice(self._gateways))
+                except (aiohttp.ClientError, TimeoutError, OSError):
+                    pass
+                await asyncio.sleep(self._random.uniform(*PAUSE_SECONDS))
+
+    async def _follow(self, session: aiohttp.ClientSession, gateway: str) -> None:
+        headers = {"Last-Event-ID": self._last_id} if self._last_id else {}
+        url = f"{gateway}/api/v1/events" + ("" if self._last_id else "?after=0")
+        async with session.get(url, headers=headers) as response:
+            if response.status != 200:
+                if response.status in (400, 500):
+                    self.offences.append(f"GET {url}: {response.status}: {await response.text()}")
+                return
+            self.connections += 1
+            await self._take_in(response)
+
+    async def _take_in(self, response: aiohttp.ClientResponse) -> None:
+        """Each block as a whole, as browsers do: one that is cut short has not come."""
+        block: dict[str, str] = {}
+        async for line in response.content:
+            text = line.decode().rstrip("\n")
+            if text:
+                name, _, value = text.partition(": ")
+                block[name] = value
+                continue
+            if "data" in block:
+                event = json.loads(block["data"])
+                self.heard.append((event["pool"], event["event_id"]))
+            self._last_id = block.get("id", self._last_id)
+            block = {}
+
+    async def caught_up(self, system: System, patience_seconds: float) -> list[Archived]:
+        """Wait until it has heard the last of the archive; returns the archive."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + patience_seconds
+        while True:
+            rows = await asyncio.to_thread(archive, system.views_url)
+            heard = {event_id for _, event_id in self.heard}
+            if all(row.event_id in heard for row in rows) or clock() > deadline:
+                return rows
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def judge_heard(
+    heard: Iterable[tuple[str, str]], archived: Iterable[Archived], *, lossy: bool
+) -> Iterator[str]:
+    """What is wrong with what was heard. `lossy`: a log was recovered, so events may be gone."""
+    rows = {row.event_id: row for row in archived}
+    seen: set[str] = set()
+    last: dict[str, Archived] = {}
+    for pool, event_id in heard:
+        row = rows.get(event_id)
+        where = f"{pool or 'catalogue'} event {event_id}"
+        if event_id in seen:
+            yield f"heard twice: {where}"
+        elif row is None and not lossy:
+            yield f"heard, and not in the archive: {where}"
+        elif row is not None:
+            before = last.get(pool)
+            if before and (row.generation, row.seq) < (before.generation, before.seq):
+                yield f"heard out of order: {where}: seq {row.seq} after {before.seq}"
+            last[pool] = row
+        seen.add(event_id)
+    for row in rows.values():
+        if row.event_id not in seen:
+            name = row.pool or "catalogue"
+            yield f"never heard: {name} {row.generation}:{row.seq} event {row.event_id}"
+
+
+def archive(url: str) -> list[Archived]:
+    """All archived events, in their order; none while the database does not answer."""
+    query = "SELECT pool, generation, seq, event_id FROM {}events ORDER BY 1, 2, 3"
+    try:
+        if url.startswith("sqlite"):
+            path = url.removeprefix("sqlite:///")
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10) as database:
+                rows = database.execute(query.format("")).fetchall()
+        else:
+            plain = url.replace("+psycopg", "")
+            with psycopg.connect(plain, connect_timeout=5) as connection:
+                rows = connection.execute(query.format("muster.")).fetchall()
+    except DATABASE_ERRORS:
+        return []
+    return [Archived(*row) for row in rows]
