@@ -31,6 +31,8 @@ class Answer(Struct, frozen=True):
     error: str = ""
     sent: bool = True
     """False: there was no connection, so nothing can have been done."""
+    position: str = ""
+    """Where the logs stood: whoever asks another gateway gives it along."""
 
     @property
     def kind(self) -> str:
@@ -72,7 +74,8 @@ async def ask(
         ):
             text = await response.read()
             stale = response.headers.get("Muster-Stale") == "true"
-            return Answer(response.status, _decoded(text), stale)
+            position = response.headers.get("Muster-Position", "")
+            return Answer(response.status, _decoded(text), stale, position=position)
     except aiohttp.ClientConnectorError as error:
         return Answer(0, error=type(error).__name__, sent=False)
     except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:

@@ -29,6 +29,8 @@ class Desk:
         """Answers that no fault excuses."""
         self.missing: dict[str, str] = {}
         """Agents that were acknowledged and then not found: excused only if named as lost."""
+        self.positions: dict[str, str] = {}
+        """Of acknowledged agents: where the logs stood. Whoever is given it has to know them."""
         self.closing = False
         """Once set, what is unknown is asked for a last few times."""
         self.answers: dict[str, int] = {}
@@ -135,6 +137,8 @@ class Spawn(Command):
 
     def learn(self, answer: Answer) -> None:
         body = answer.body if isinstance(answer.body, dict) else {}
+        if answer.meaning is Meaning.ACCEPTED and body.get("agent_id"):
+            self.desk.positions[body["agent_id"]] = answer.position
         if answer.meaning is Meaning.ACCEPTED or (answer.meaning is Meaning.UNKNOWN and body):
             self.agent_id = body.get("agent_id") or self.agent_id
         if not self.key and self.follows and body.get("idempotency_key"):

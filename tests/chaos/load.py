@@ -127,7 +127,9 @@ class Load:
                 path = f"{API}/{agent_id}"
             else:
                 agent_id, path = "", random.choice(paths)
-            answer = await self.desk.ask(random, "GET", path)
+            position = self.desk.positions.get(agent_id, "")
+            headers = {"Muster-Position": position} if position else {}
+            answer = await self.desk.ask(random, "GET", path, headers=headers)
             self.reads += 1
             if answer.status == 404 and not answer.stale:
                 self.desk.missing[agent_id] = f"GET {path}: {answer.said}"

@@ -88,7 +88,6 @@ class Recovery:
             self._available = await asyncio.to_thread(available)
         if not self._available:
             raise Unrecovered(f"{damage}; this Muster has no `muster recover`")
-        self.count += 1
         done = await asyncio.to_thread(self._run)
         if done.returncode != 0:
             said = (done.stdout + done.stderr)[-1000:]
@@ -101,14 +100,16 @@ class Recovery:
         """What projectors have recovered by themselves, from their logs."""
         if not self._by_itself:
             return
-        logs = []
+        logs: dict[str, list[dict[str, Any]]] = {}
+        recovered = 0
         for role in self._system.kinds("projector"):
             for line in (self._system.folder / "logs" / f"{role.name}.log").open():
                 told = json.loads(line) if line.startswith("{") else {}
                 if told.get("event") == "command.unsaved":
-                    logs.append({"pool": told["pool"], "unsaved": [told]})
-                self.count += told.get("event") == "log.recovered"
-        self._note({"logs": logs})
+                    logs.setdefault(told["pool"], []).append(told)
+                recovered += told.get("event") == "log.recovered"
+        self._note({"logs": [{"pool": p, "unsaved": unsaved} for p, unsaved in logs.items()]})
+        self.count = recovered
         if self.count and not self.expected:
             self.offences.append(f"{self.count} logs lost writes although they must not")
 
@@ -130,6 +131,7 @@ class Recovery:
 
     def _note(self, told: dict[str, Any]) -> None:
         """Add to what was told before, for the judge."""
+        self.count += len(told["logs"])
         file = self._system.folder / "unsaved.json"
         logs = json.loads(file.read_text())["logs"] if file.exists() else []
         logs += told.get("logs", [])

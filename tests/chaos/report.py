@@ -85,5 +85,5 @@ def summary(journal: Journal, figures: Figures, answers: dict[str, int]) -> list
         f" ({figures.slowest or 'nothing to heal'})"
     )
     heard = f"events: {figures.heard} heard by a client, over {figures.connections} connections"
-    recovered = f"recoveries: {figures.recoveries}, with {figures.unsaved} commands named as lost"
+    recovered = f"recovered logs: {figures.recoveries}, {figures.unsaved} commands named as lost"
     return [commands, f"reads: {figures.reads}; answers: {said}", heard, faults, heal, recovered]
