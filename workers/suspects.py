@@ -64,23 +64,23 @@ class Suspects:
             everybody = (*held, *(agent_id for agent_id, _ in listed))
             await self._clear(pool, everybody, "suspicion-off")
             return
-        seconds = self._running.look(await self._settled(pool, held), now)
-        had_turn = [name for name, alone in seconds.items() if over(alone, survey, config)]
+        tried = await self._on_trial(pool, held)
+        seconds = self._running.look(tried, now)
+        had_turn = [tried[life] for life, alone in seconds.items() if over(alone, survey, config)]
         await self._clear(pool, had_turn, "turn-over")
         await self._clear(pool, lapsed(listed, survey, config), "not-tried")
         beyond = await self._events.waiting_alone(pool, AT_ONCE, first=waiting_max(config))
         await self._clear(pool, [agent_id for agent_id, _ in beyond], "too-many")
 
-    async def _settled(self, pool: str, held: Sequence[str]) -> list[str]:
-        """Those that run: one that is still to start has shown nothing."""
-
-        settled = []
+    async def _on_trial(self, pool: str, held: Sequence[str]) -> dict[str, str]:
+        """Those that run, by their incarnations: one that is still to start has shown nothing."""
+        tried = {}
         for agent_id in held:
             async with one_agent(self._events, pool, agent_id):
                 agent = await self._events.agent(pool, agent_id)
                 if agent is not None and agent.alone and agent.status is Status.RUNNING:
-                    settled.append(agent_id)
-        return settled
+                    tried[f"{agent_id}:{agent.incarnation}"] = agent_id
+        return tried
 
     async def _clear(self, pool: str, agent_ids: Sequence[str], reason: str) -> None:
         for agent_id in agent_ids:

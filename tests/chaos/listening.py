@@ -7,16 +7,14 @@ order of its log. What a log lost before it was archived may have been heard as 
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator
 from random import Random
 
 import aiohttp
-import psycopg
 from msgspec import Struct
 
-from tests.chaos.rest import DATABASE_ERRORS
 from tests.chaos.system import System
+from tests.chaos.views import DATABASE_ERRORS, select
 
 SILENT_SECONDS = 10.0
 """A gateway says something more often than that, unless it hangs."""
@@ -128,14 +126,6 @@ def archive(url: str) -> list[Archived]:
     """All archived events, in their order; none while the database does not answer."""
     query = "SELECT pool, generation, seq, event_id FROM {}events ORDER BY 1, 2, 3"
     try:
-        if url.startswith("sqlite"):
-            path = url.removeprefix("sqlite:///")
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10) as database:
-                rows = database.execute(query.format("")).fetchall()
-        else:
-            plain = url.replace("+psycopg", "")
-            with psycopg.connect(plain, connect_timeout=5) as connection:
-                rows = connection.execute(query.format("muster.")).fetchall()
+        return [Archived(*row) for row in select(url, query)]
     except DATABASE_ERRORS:
         return []
-    return [Archived(*row) for row in rows]

@@ -15,8 +15,9 @@ from typing import Any
 
 import redis
 
-from tests.chaos.rest import DATABASE_ERRORS, checkpoints, heads_of
+from tests.chaos.rest import checkpoints, heads_of
 from tests.chaos.system import System
+from tests.chaos.views import DATABASE_ERRORS
 
 RECOVER_SECONDS = 120
 DAMAGED = ("log-rolled-back", "log-missing", "log-halted")

@@ -5,17 +5,15 @@ views have taken every event, and so it stays for a while.
 """
 
 import asyncio
-import sqlite3
 import time
 from typing import Any
 
-import psycopg
 import redis.asyncio
 
 from tests.chaos.system import System
+from tests.chaos.views import select
 
 LOOK_SECONDS = 0.2
-DATABASE_ERRORS = (sqlite3.Error, psycopg.Error)
 QUIET_SECONDS = 2.0
 
 
@@ -81,10 +79,4 @@ def behind(system: System, heads: dict[str, int]) -> list[str]:
 
 def checkpoints(url: str) -> list[tuple[str, int, str]]:
     """Each pool's position in the views, read directly."""
-    query = "SELECT pool, seq, status FROM {}checkpoints"
-    if url.startswith("sqlite"):
-        path = url.removeprefix("sqlite:///")
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10) as database:
-            return database.execute(query.format("")).fetchall()
-    with psycopg.connect(url.replace("+psycopg", ""), connect_timeout=5) as connection:
-        return connection.execute(query.format("muster.")).fetchall()
+    return select(url, "SELECT pool, seq, status FROM {}checkpoints")
