@@ -2,7 +2,8 @@
 
     halt -> wait out every lease -> wipe -> begin -> refill -> record -> open
 
-From `halt` to `open` nobody else writes the log. Every worker that was known is recorded as lost,
+From `halt` to `open` nobody else writes the log. Who halts it after us takes our claim on it away:
+each of our steps is then refused with `Halted`. Every worker that was known is recorded as lost,
 and what it held is lost with it: put back into the queue as the next incarnation, or ended if its
 end was asked for. The caller must have waited for a whole lease after the halt, so that nothing of
 it runs any more. If this is interrupted, the log stays halted and the next attempt begins again.
@@ -48,12 +49,13 @@ class Restoring:
         self._log = log
         self._pool = pool
         self._origin = Origin(actor=actor)
+        self._claim = log.new_id()
         self._epoch = 0
         self._ts = 0
 
     async def halt(self, reason: str) -> Reply:
         """Let nobody write; answers where the log stands, with zeroes if there is none."""
-        return await self._log.run("recover", self._pool, "halt", reason)
+        return await self._log.run("recover", self._pool, "halt", self._claim, reason)
 
     async def wipe(self) -> None:
         """Remove all keys of the pool but those that say that it is halted."""
@@ -71,29 +73,20 @@ class Restoring:
                 reply = await self._call("SCAN", cursor, "MATCH", _literal(pattern), "COUNT", 1000)
                 cursor = int(reply[0])
                 if found := [key for key in reply[1] if key.decode() not in spared]:
-                    await self._call("UNLINK", *found)
+                    await self._recover("drop", *found)
                 if not cursor:
                     break
 
     async def begin(self, at: Beginning) -> None:
         """Create the streams, empty, and the counters."""
         of_pool = 0 if self._pool == CATALOGUE else 1
-        reply = await self._log.run(
-            "recover", self._pool, "begin", at.generation, at.seq, at.ts, at.epoch, of_pool
-        )
-        if reply.outcome is not Outcome.DONE:
-            raise Halted(self._pool, "somebody opened it while it was being recovered")
+        reply = await self._recover("begin", at.generation, at.seq, at.ts, at.epoch, of_pool)
         self._epoch, self._ts = at.epoch, reply.ts
 
     async def refill(self, entries: Iterable[tuple[str, Sequence[str | bytes]]]) -> None:
         """Put archived entries back, with their ids, so that readers find their place."""
-        stream = (
-            self._log.keys.catalogue
-            if self._pool == CATALOGUE
-            else self._log.keys.pool(self._pool, "events")
-        )
         for stream_id, fields in entries:
-            await self._call("XADD", stream, "NOMKSTREAM", stream_id, *fields)
+            await self._recover("refill", stream_id, *fields)
 
     async def record(self, body: LogRecovered) -> None:
         """Append that the log was recovered: the first event of its generation."""
@@ -152,10 +145,8 @@ class Restoring:
         await self._write(step)
 
     async def open(self, generation: int) -> None:
-        """Take back the halt."""
-        reply = await self._log.run("recover", self._pool, "open", generation)
-        if reply.outcome is not Outcome.DONE:
-            raise Halted(self._pool, "it was begun anew by somebody else")
+        """Take back the halt, and forget what was reported of what the log lost."""
+        await self._recover("open", generation)
 
     # ---- ways to Redis -------------------------------------------------------------------------
 
@@ -165,7 +156,18 @@ class Restoring:
     async def _write(self, step: Step) -> None:
         """Without the checks, which are for states that somebody else may have changed."""
         if step.writes:
-            await self._log.run("restore", self._pool, 0, 0, *step.writes)
+            mine = ("?meta", "recovering", self._claim)
+            self._demand(await self._log.run("restore", self._pool, 0, 0, *mine, *step.writes))
+
+    async def _recover(self, word: str, *arguments: str | bytes | int) -> Reply:
+        return self._demand(
+            await self._log.run("recover", self._pool, word, self._claim, *arguments)
+        )
+
+    def _demand(self, reply: Reply) -> Reply:
+        if reply.outcome is not Outcome.DONE:
+            raise Halted(self._pool, "somebody else recovers it, or has")
+        return reply
 
     async def _call(self, *command: str | bytes | int) -> Any:
         try:

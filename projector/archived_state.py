@@ -12,6 +12,7 @@ from eventstore.log import CATALOGUE
 from eventstore.pool import Catalogue
 from eventstore.retention import KEYS_MS_MAX, OUR_OPERATION_MS
 from eventstore.worker import Worker, WorkerStatus
+from projector.archive import stretches
 from projector.intake import entry_of
 from projector.records import agent_of, worker_of
 from projector.rows import EventRow, Position
@@ -52,6 +53,11 @@ def highest_epoch(connection: Connection, pool: str) -> int:
     table = SERVING.workers
     highest = select(func.max(table.c.epoch)).where(table.c.pool_name == pool)
     return int(connection.execute(highest).scalar() or 0)
+
+
+def beginnings(connection: Connection, pool: str) -> dict[int, int]:
+    """The first archived `seq` of each generation: earlier ones count for what is below."""
+    return {part.generation: part.first for part in stretches(connection, pool)}
 
 
 def entries(connection: Connection, at: Position, limit: int | None) -> list[Entry]:

@@ -1,13 +1,14 @@
 """Recovering logs that Redis lost: from the archive, under the next generation.
 
     seize the projector's lease -> find what is damaged -> halt it -> take in what the streams still
-    have -> wait out every lease -> read what others report -> write each log anew -> open it
+    have -> wait out every lease -> read what others report -> write each log anew -> open them
 
 While this goes on nobody writes a damaged log, and nothing of it runs when it opens: no worker's
 lease outlasts the wait. What was running is then started again as the next incarnation, what waited
 waits again, and what was to end has ended. What nobody archived is named, command by command, from
-the reports of gateways and workers. Interrupted at any point, the logs stay closed, and the next
-attempt begins again. A log that is whole is not touched.
+the reports of gateways and workers, and from what only a lost stream had. Interrupted at any point,
+the logs stay closed, and the next attempt begins again and names the same. Of two at once the later
+one goes on. A log that is whole is not touched.
 """
 
 import asyncio
@@ -22,11 +23,13 @@ from sqlalchemy import Connection
 
 from eventstore.agent import Agent
 from eventstore.connection import connect
+from eventstore.errors import MusterError
 from eventstore.events import LogRecovered
 from eventstore.log import CATALOGUE, Log
 from eventstore.restoring import Beginning, Restoring
-from eventstore.salvage import read_reports
+from eventstore.salvage import Report, read_reports, report
 from projector.archived_state import (
+    beginnings,
     catalogue_notes,
     entries,
     highest_epoch,
@@ -37,13 +40,13 @@ from projector.archived_state import (
 from projector.damage import Damage, damaged_pools, find_damage, void_events
 from projector.database import Database
 from projector.intake import OK
-from projector.lease import LEASE_SECONDS, Lease
+from projector.lease import LEASE_SECONDS, Lease, Superseded
 from projector.projection import Projection, Taken, stopped
 from projector.readiness import ready
 from projector.rows import EventRow, Position
 from projector.source import Source
 from projector.tables import SERVING
-from projector.unsaved import Unsaved, find_unsaved
+from projector.unsaved import Unsaved, find_unsaved, void
 
 log = structlog.get_logger("muster.recovery")
 
@@ -53,6 +56,10 @@ REFILL_EVENTS: Final = 1000
 """Archived events put back into a pool's stream, for readers to find their place."""
 MARGIN_SECONDS: Final = 0.2
 BATCH: Final = 1000
+
+
+class RecoveryFenced(MusterError):
+    """Another recovery, or a projector, took over; what is not recovered stays closed."""
 
 
 class RecoveredLog(Struct, frozen=True, kw_only=True):
@@ -99,7 +106,7 @@ class RecoveryOptions(Struct, frozen=True, kw_only=True):
 async def recover(options: RecoveryOptions, tell: Tell) -> list[RecoveredLog]:
     """Recover every damaged log; answers what was done, nothing if all are whole.
 
-    Raises `LogUnreachable`, `LogError` and whatever the database raises.
+    Raises `RecoveryFenced`, `LogUnreachable`, `LogError` and whatever the database raises.
     """
     async with _opened(options) as (database, source):
         lease = Lease(database, seconds=options.lease_seconds)
@@ -108,6 +115,8 @@ async def recover(options: RecoveryOptions, tell: Tell) -> list[RecoveredLog]:
         try:
             recovery = Recovery(database, source, lease, actor=options.actor, tell=tell)
             return await recovery.run()
+        except Superseded as error:
+            raise RecoveryFenced from error
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
@@ -167,25 +176,39 @@ class Recovery:
             await client.aclose()
 
     async def _recover(self, events: Log, damage: Sequence[Damage]) -> list[RecoveredLog]:
-        void: dict[str, list[EventRow]] = {}
-        for one in damage:
+        restorings = [Restoring(events, one.pool, self._actor) for one in damage]
+        generations = []
+        for one, restoring in zip(damage, restorings, strict=True):
             log.error("log.lost", pool=one.pool, reason=one.reason)
-            await self._restoring(events, one).halt(one.reason)
-            void[one.pool] = await self._take_in(one.pool)
+            generations.append((await restoring.halt(one.reason)).generation)
+            await self._take_in(one.pool)
+            await report(events, one.pool, await self._void(one.pool))
         if damaged_pools(damage):
             await self._wait_out()
-        return [await self._restore(events, one, void[one.pool]) for one in damage]
-
-    def _restoring(self, events: Log, one: Damage) -> Restoring:
-        return Restoring(events, one.pool, self._actor)
+        await self._lease.renew()  # who was overtaken while it waited writes nothing
+        done = [
+            await self._restore(events, *each)
+            for each in zip(damage, restorings, generations, strict=True)
+        ]
+        for restoring, recovered in zip(restorings, done, strict=True):
+            await restoring.open(recovered.generation)
+            log.warning(
+                "log.recovered",
+                pool=recovered.pool,
+                generation=recovered.generation,
+                seq=recovered.seq,
+                agents=recovered.agents,
+                unsaved=len(recovered.unsaved),
+            )
+        return done
 
     def _positions(self) -> dict[str, Position]:
         return self._projection.positions
 
     # ---- before anything is written --------------------------------------------------------------
 
-    async def _take_in(self, pool: str) -> list[EventRow]:
-        """Archive what the stream still has; answers what of it cannot follow, and is lost."""
+    async def _take_in(self, pool: str) -> None:
+        """Archive what the stream still has."""
         self._tell(Stage(doing="taking in what is left of the stream", pool=pool))
         projection = self._projection
         rows = await self._source.after(self._positions()[pool], count=BATCH)
@@ -195,7 +218,11 @@ class Recovery:
             if stopped(taken.position):
                 break
             rows = await self._source.after(taken.position, count=BATCH)
-        return await void_events(self._source, self._database, self._positions()[pool])
+
+    async def _void(self, pool: str) -> list[Report]:
+        """What the stream has and the archive cannot take. Once that is wiped, nobody has it."""
+        found = await void_events(self._source, self._database, self._positions()[pool])
+        return [void(row) for row in found]
 
     def _take(self, connection: Connection, pool: str, rows: Sequence[EventRow]) -> Taken:
         self._lease.hold(connection)
@@ -212,24 +239,29 @@ class Recovery:
 
     # ---- writing anew ----------------------------------------------------------------------------
 
-    async def _restore(self, events: Log, one: Damage, void: Sequence[EventRow]) -> RecoveredLog:
+    async def _restore(
+        self, events: Log, one: Damage, restoring: Restoring, generation: int
+    ) -> RecoveredLog:
+        """All but its opening. `generation`: of what was found in Redis."""
         pool = one.pool
         self._tell(Stage(doing="writing the log anew", pool=pool))
         at, reports = self._positions()[pool], await read_reports(events, pool)
         agents = await self._database.read(lambda c: living_agents(c, pool))
-        unsaved = find_unsaved(at, {agent.agent_id: agent for agent in agents}, reports, void)
+        begins = await self._database.read(lambda c: beginnings(c, pool))
+        unsaved = find_unsaved(at, begins, {agent.agent_id: agent for agent in agents}, reports)
+        _name(pool, unsaved)
         known_seq = max((at.seq, *(lost.seq for lost in unsaved)))
         body = LogRecovered(
-            generation=max(at.generation, one.head.generation, 1) + 1,
+            generation=max(at.generation, generation, 1) + 1,
             from_generation=max(at.generation, 1),
             from_seq=at.seq,
             known_seq=known_seq,
             reason=one.reason,
         )
         ts = max((at.ts, *(report.ts for report in reports)))
-        workers, restarted = await self._write(events, one, body, ts, agents)
+        workers, restarted = await self._write(restoring, pool, body, ts, agents)
         self._projection.keep(await self._database.write(lambda c: self._resume(c, pool)))
-        done = RecoveredLog(
+        return RecoveredLog(
             pool=pool,
             reason=one.reason,
             from_generation=at.generation,
@@ -241,18 +273,15 @@ class Recovery:
             restarted=restarted,
             unsaved=tuple(unsaved),
         )
-        _say(done)
-        return done
 
     def _resume(self, connection: Connection, pool: str) -> Taken:
         self._lease.hold(connection)
         return self._projection.halt(connection, pool, OK)
 
     async def _write(
-        self, events: Log, one: Damage, body: LogRecovered, ts: int, agents: Sequence[Agent]
+        self, restoring: Restoring, pool: str, body: LogRecovered, ts: int, agents: Sequence[Agent]
     ) -> tuple[int, int]:
-        pool, read = one.pool, self._database.read
-        restoring, at = self._restoring(events, one), self._positions()[one.pool]
+        read, at = self._database.read, self._positions()[pool]
         epoch = await read(lambda c: highest_epoch(c, pool)) + EPOCH_GAP
         await restoring.wipe()
         await restoring.begin(Beginning(generation=body.generation, seq=at.seq, ts=ts, epoch=epoch))
@@ -264,19 +293,10 @@ class Recovery:
         epochs = await restoring.lose_workers(workers)
         restarted = await restoring.place_agents(agents, epochs)
         await restoring.remember(await read(lambda c: operations(c, pool, ts)))
-        await restoring.open(body.generation)
         return len(workers), restarted
 
 
-def _say(done: RecoveredLog) -> None:
-    for lost in done.unsaved:
-        log.error("command.unsaved", pool=done.pool, kind=lost.kind, agent_id=lost.agent_id,
+def _name(pool: str, unsaved: Sequence[Unsaved]) -> None:
+    for lost in unsaved:
+        log.error("command.unsaved", pool=pool, kind=lost.kind, agent_id=lost.agent_id,
                   generation=lost.generation, seq=lost.seq)  # fmt: skip
-    log.warning(
-        "log.recovered",
-        pool=done.pool,
-        generation=done.generation,
-        seq=done.seq,
-        agents=done.agents,
-        unsaved=len(done.unsaved),
-    )

@@ -1,12 +1,16 @@
 """What a recovered log does not have, though somebody acknowledged it, ran it, or wrote it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct
 
 from eventstore.agent import Agent
 from eventstore.salvage import HOLDS, Report
 from projector.rows import EventRow, Position
+
+STREAM: Final = "stream"
+"""The reporter of what a lost stream had."""
 
 
 class Unsaved(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -22,13 +26,39 @@ class Unsaved(Struct, frozen=True, kw_only=True, omit_defaults=True):
     operation_id: str = ""
 
 
+def void(row: EventRow) -> Report:
+    """An event that stands in a stream and can never be archived, as a report among the others."""
+    return Report(
+        reporter=STREAM,
+        kind=row.type,
+        agent_id=row.subject,
+        incarnation=row.incarnation,
+        generation=row.generation,
+        seq=row.seq,
+        ts=row.ts,
+    )
+
+
 def find_unsaved(
     at: Position,
-    agents: dict[str, Agent],
+    begins: Mapping[int, int],
+    agents: Mapping[str, Agent],
     reports: Sequence[Report],
-    void: Sequence[EventRow],
 ) -> list[Unsaved]:
-    """What was acknowledged above the archive, what ran and is not recorded, what is void."""
+    """What was acknowledged above the archive, what ran and is not recorded, what is void.
+
+    `begins`: the first archived `seq` of each generation. One that a recovery began and did not get
+    to open ends what counts of the generation that was lost.
+    """
+
+    def lost(one: Report) -> bool:
+        if one.reporter == STREAM:
+            return True
+        later = [first - 1 for of, first in begins.items() if of > one.generation]
+        if one.seq > min(later, default=at.seq):
+            return True
+        return one.kind == HOLDS and not later and not _recorded(one, agents)
+
     found = [
         Unsaved(
             kind=one.kind,
@@ -41,24 +71,11 @@ def find_unsaved(
             operation_id=one.operation_id,
         )
         for one in reports
-        if one.generation >= at.generation
-        and (one.seq > at.seq or (one.kind == HOLDS and not _recorded(one, agents)))
-    ]
-    found += [
-        Unsaved(
-            kind=row.type,
-            agent_id=row.subject,
-            generation=row.generation,
-            seq=row.seq,
-            ts=row.ts,
-            incarnation=row.incarnation,
-            reporter="stream",
-        )
-        for row in void
+        if lost(one)
     ]
     return sorted(found, key=lambda one: (one.seq, one.kind, one.agent_id))
 
 
-def _recorded(held: Report, agents: dict[str, Agent]) -> bool:
+def _recorded(held: Report, agents: Mapping[str, Agent]) -> bool:
     agent = agents.get(held.agent_id)
     return agent is not None and agent.claim_seq == held.seq

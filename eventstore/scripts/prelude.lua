@@ -2,7 +2,7 @@
 -- an event is appended and a slot is booked. A script is this text followed by its own.
 --
 -- KEYS[1]  <base>meta    hash: generation, seq, ts, clock, free, waiting, epoch, term, scaling,
---                       closed
+--                       closed, halted, recovering
 -- KEYS[2]  <base>events, or the catalogue's stream
 -- Other keys of the pool are built from the hash tag of KEYS[1].
 --

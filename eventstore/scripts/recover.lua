@@ -1,39 +1,48 @@
 -- Halts a log, begins it anew as another generation, and opens it again.
 -- KEYS  meta, events
--- ARGV  1 a word, then
---         halt   2 reason: from here on nobody else may write, or create, this log
---         begin  2 generation, 3 seq and 4 ts to go on from, 5 epochs to go on from, 6 whether it is
---                a pool's (1) or the catalogue's (0). Of a halted log only; what stood is dropped
---         open   2 generation: of the log that was begun. Takes back the halt
--- Returns {OK, generation, seq, ts}: for halt of the log that was found, zeroes where there is none.
--- Invariant: between halt and open nobody writes the log but who restores it, and a generation
+-- ARGV  1 a word, 2 the claim of whoever recovers it, then
+--         halt   3 reason: from here on nobody else may write, or create, this log
+--         drop   3… keys of the pool, to be removed
+--         begin  3 generation, 4 seq and 5 ts to go on from, 6 epochs to go on from, 7 whether it is
+--                a pool's (1) or the catalogue's (0). What stood is dropped
+--         refill 3 stream id, 4… names and values in turn: an archived event, as it stood
+--         open   3 generation: of the log that was begun. Takes back the halt, and forgets what was
+--                reported of what it lost
+-- Returns {OK, generation, seq, ts}: for halt of the log that was found, zeroes where there is none;
+--       CONFLICT where the log was opened, or halted by another one, since that claim was made.
+-- Invariant: between halt and open nobody writes the log but the last who halted it, and a generation
 -- that was begun never had another first event.
 
-local word = ARGV[1]
-local found = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted')
+local word, claim = ARGV[1], ARGV[2]
+local found = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted', 'recovering')
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 generation, seq, ts = found[1], tonumber(found[2] or '0'), math.max(now, tonumber(found[3] or '0'))
 
 if word == 'halt' then
-  if not found[4] then redis.call('HSET', meta_key, 'halted', ARGV[2]) end
-elseif not found[4] then
+  redis.call('HSET', meta_key, 'halted', found[4] or ARGV[3], 'recovering', claim)
+elseif not found[4] or found[5] ~= claim then
   return reply('CONFLICT')
+elseif word == 'drop' then
+  for i = 3, #ARGV do redis.call('UNLINK', ARGV[i]) end
 elseif word == 'begin' then
   redis.call('DEL', meta_key, events_key)
   redis.call('XGROUP', 'CREATE', events_key, 'muster-init', '0', 'MKSTREAM')
   redis.call('XGROUP', 'DESTROY', events_key, 'muster-init')
-  if ARGV[6] == '1' then
+  if ARGV[7] == '1' then
     redis.call('DEL', commands_key)
     redis.call('XGROUP', 'CREATE', commands_key, GROUP, '0', 'MKSTREAM')
   end
-  generation, seq, ts = ARGV[2], tonumber(ARGV[3]), math.max(ts, tonumber(ARGV[4]))
-  redis.call('HSET', meta_key, 'generation', generation, 'seq', ARGV[3], 'ts', number(ts),
-    'layout', '1', 'free', '0', 'waiting', '0', 'epoch', ARGV[5], 'term', '0', 'scaling', '0',
-    'recovered_seq', ARGV[3], 'halted', found[4])
+  generation, seq, ts = ARGV[3], tonumber(ARGV[4]), math.max(ts, tonumber(ARGV[5]))
+  redis.call('HSET', meta_key, 'generation', generation, 'seq', ARGV[4], 'ts', number(ts),
+    'layout', '1', 'free', '0', 'waiting', '0', 'epoch', ARGV[6], 'term', '0', 'scaling', '0',
+    'recovered_seq', ARGV[4], 'halted', found[4], 'recovering', claim)
+elseif word == 'refill' then
+  redis.call('XADD', events_key, 'NOMKSTREAM', ARGV[3], unpack(ARGV, 4))
 elseif word == 'open' then
-  if generation ~= ARGV[2] then return reply('CONFLICT') end
-  redis.call('HDEL', meta_key, 'halted')
+  if generation ~= ARGV[3] then return reply('CONFLICT') end
+  redis.call('HDEL', meta_key, 'halted', 'recovering')
+  redis.call('DEL', base .. 'salvage')
 else
   return redis.error_reply('ERR unknown word ' .. word)
 end

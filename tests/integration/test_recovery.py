@@ -17,9 +17,17 @@ from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from eventstore.outcomes import Outcome
 from eventstore.reader import Reader
+from eventstore.restoring import Restoring
 from eventstore.retention import Retention
 from eventstore.salvage import HOLDS, Report, report
-from projector.recovery import RecoveredLog, Recovery, RecoveryOptions, examine, recover
+from projector.recovery import (
+    RecoveredLog,
+    Recovery,
+    RecoveryFenced,
+    RecoveryOptions,
+    examine,
+    recover,
+)
 from projector.verify import verify
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.pools import ORIGIN, TestPool, raw_events, types
@@ -392,8 +400,6 @@ async def test_an_interrupted_recovery_leaves_the_log_closed_and_is_done_again(
         class Killed(BaseException):
             pass
 
-        from eventstore.restoring import Restoring
-
         async def die(*_: object) -> None:
             raise Killed
 
@@ -429,3 +435,67 @@ async def accepted(pool: TestPool) -> bool:
         return (await pool.spawn()).outcome is Outcome.DONE
     except (LogMissing, Halted, Recovered):
         return False
+
+
+async def test_a_recovery_that_another_one_overtook_touches_nothing(
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one waits for leases; a second one is begun meanwhile, and is done before it."""
+    waiting, overtaken = asyncio.Event(), asyncio.Event()
+
+    async def first_one_waits(_: Recovery) -> None:
+        if not waiting.is_set():
+            waiting.set()
+            await overtaken.wait()
+
+    monkeypatch.setattr(Recovery, "_wait_out", first_one_waits)
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        wiped(redis_url)
+        first = asyncio.create_task(recovered(stage))
+        await waiting.wait()
+        assert (await recovered(stage))[POOL].generation == 2
+        stage.log.raise_floor(POOL, 2, 0)
+        accepted = await pool.spawn()
+        overtaken.set()
+        with pytest.raises(RecoveryFenced):
+            await first
+        assert await stage.log.agent(POOL, accepted.agent_id) is not None
+        assert types(redis_url).count("log.recovered") == 1
+        await demand_equal(stage)
+
+
+async def test_what_is_lost_is_named_also_where_the_first_attempt_was_interrupted(
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what only the older log's stream had, which the first attempt has wiped."""
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        archived = await stage.head(POOL)
+        with redis.Redis.from_url(redis_url) as client:
+            dumps = {key: client.dump(key) for key in client.keys("*")}
+            await pool.spawn()
+            async with stage.projecting():
+                await stage.settle()
+            acknowledged = await pool.spawn()
+            client.flushall()
+            for key, dump in dumps.items():
+                client.restore(key, 0, dump)
+        void = await TestPool(Log(stage.log.client, Keys()), POOL).spawn()
+        told = Report(reporter="gateway:g", kind="spawn", agent_id=acknowledged.agent_id,
+                      generation=1, seq=acknowledged.seq, ts=stage.log.now_ms())  # fmt: skip
+        await report(stage.log, POOL, [told])
+        with monkeypatch.context() as patch:
+
+            async def die(*_: object) -> None:
+                raise InterruptedError
+
+            patch.setattr(Restoring, "open", die)
+            with pytest.raises(InterruptedError):
+                await recovered(stage)
+        done = (await recovered(stage))[POOL]
+        assert {(one.kind, one.agent_id, one.seq) for one in done.unsaved} == {
+            ("spawn", acknowledged.agent_id, archived + 2),
+            ("agent.requested", void.agent_id, archived + 1),
+        }
+        await demand_equal(stage)
+        wiped(redis_url)
+        assert (await recovered(stage))[POOL].unsaved == (), "named once"
