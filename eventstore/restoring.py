@@ -10,6 +10,7 @@ it runs any more. If this is interrupted, the log stays halted and the next atte
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from msgspec import Struct
@@ -17,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from eventstore import agent as agents
 from eventstore import worker as workers
-from eventstore.agent import Agent, Lose
+from eventstore.agent import Agent, Lose, Terminate
 from eventstore.connection import UNREACHABLE, execute
 from eventstore.errors import Halted, LogError, LogUnreachable
 from eventstore.events import LogRecovered
@@ -28,8 +29,9 @@ from eventstore.step import Fence, Origin, Step
 from eventstore.worker import Worker
 
 CHUNK: Final = 200
-"""Agents, or entries, written at once."""
+"""Agents, or operation ids, written at once."""
 LOST: Final = "log-recovered"
+DELETED: Final = Terminate(reason="pool-deleted")
 CATALOGUE_SUBJECT: Final = "catalogue"
 
 
@@ -110,32 +112,41 @@ class Restoring:
             await self._write(step)
         return epochs
 
-    async def place_agents(self, found: Sequence[Agent], epochs: dict[str, int]) -> int:
-        """Put agents that had not ended where they belong; answers how many were held."""
+    async def place_agents(
+        self, found: Sequence[Agent], epochs: dict[str, int], *, deleted: bool = False
+    ) -> int:
+        """Put agents that had not ended where they belong; answers how many were held.
+
+        `deleted`: their pool is, so they end.
+        """
         held = 0
         for start in range(0, len(found), CHUNK):
             step = self._step()
             for agent in found[start : start + CHUNK]:
                 held += agent.held
-                self._place(step, agent, epochs)
+                placed = self._place(step, agent, epochs)
+                if deleted and not placed.ended:
+                    step.agent(agent.agent_id, placed, agents.decide(DELETED, placed))
             await self._write(step)
         return held
 
-    def _place(self, step: Step, agent: Agent, epochs: dict[str, int]) -> None:
+    def _place(self, step: Step, agent: Agent, epochs: dict[str, int]) -> Agent:
         step.admit(agent.agent_id, agent)
         if not agent.held:
             step.place(agent)
-            return
+            return agent
         lost = Lose(worker_id=agent.worker_id, reason=LOST, now_ms=self._ts, blameless=True)
         fence = Fence(agent.worker_id, epochs.get(agent.worker_id, self._epoch), lost=True)
-        step.agent(agent.agent_id, agent, agents.decide(lost, agent), fence=fence)
+        return step.agent(agent.agent_id, agent, agents.decide(lost, agent), fence=fence)
 
     async def remember(self, operations: Iterable[tuple[str, str, str, int]]) -> None:
         """Operation ids with digest, answer, and for how many ms more they are known."""
-        step = self._step()
-        for operation in operations:
-            step.write("operation", *operation)
-        await self._write(step)
+        left = iter(operations)
+        while some := list(islice(left, CHUNK)):
+            step = self._step()
+            for operation in some:
+                step.write("operation", *operation)
+            await self._write(step)
 
     async def note(self, fields: Iterable[tuple[str, str | int]]) -> None:
         """Fields of the meta hash that are not counted or derived."""

@@ -164,8 +164,9 @@ class Active:
             for pool, at in positions.items()
             if at.generation and (thorough or not stopped(at))
         }
+        whole = await self._source.whole(watched)
         found = {
-            pool: describe(watched[pool], head) or OK
+            pool: describe(watched[pool], head, whole=whole[pool]) or OK
             for pool, head in (await self._source.heads(watched)).items()
         }
         if thorough:

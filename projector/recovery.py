@@ -183,6 +183,7 @@ class Recovery:
             generations.append((await restoring.halt(one.reason)).generation)
             await self._take_in(one.pool)
             await report(events, one.pool, await self._void(one.pool))
+        await self._take_in(CATALOGUE)  # a whole one too: what pools are now, decides below
         if damaged_pools(damage):
             await self._wait_out()
         await self._lease.renew()  # who was overtaken while it waited writes nothing
@@ -291,7 +292,9 @@ class Recovery:
         await restoring.record(body)
         workers = await read(lambda c: living_workers(c, pool))
         epochs = await restoring.lose_workers(workers)
-        restarted = await restoring.place_agents(agents, epochs)
+        known = self._projection.catalogue.pools.get(pool)
+        deleted = known is not None and known.deleted
+        restarted = await restoring.place_agents(agents, epochs, deleted=deleted)
         await restoring.remember(await read(lambda c: operations(c, pool, ts)))
         return len(workers), restarted
 

@@ -400,7 +400,7 @@ async def test_an_interrupted_recovery_leaves_the_log_closed_and_is_done_again(
         class Killed(BaseException):
             pass
 
-        async def die(*_: object) -> None:
+        async def die(*_: object, **__: object) -> None:
             raise Killed
 
         with monkeypatch.context() as patch:
@@ -427,6 +427,43 @@ async def test_an_active_projector_recovers_by_itself_if_told_to(
             outcome: Callable[[], Any] = lambda: accepted(pool)  # noqa: E731
             assert await until(outcome, timeout=20)
             await stage.settle()
+        await demand_equal(stage)
+
+
+async def test_streams_that_are_gone_are_noticed_though_their_counters_are_there(
+    redis_url: str, views_url: str
+) -> None:
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        async with stage.projecting(auto_recover=True, audit_seconds=0.1):
+            with redis.Redis.from_url(redis_url) as client:
+                client.delete(f"pool:{{{POOL}}}:commands")
+            assert await until(lambda: accepted(pool), timeout=20)
+            await stage.settle()
+        await demand_equal(stage)
+
+
+async def test_agents_of_a_deleted_pool_end_where_the_end_of_them_was_lost(
+    redis_url: str, views_url: str
+) -> None:
+    """The deletion stands in the catalogue, which is whole; what it did in the pool does not."""
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        await stage.started(pool, await pool.worker("w"), 1)
+        async with stage.projecting():
+            await stage.settle()
+        living = await stage.log.live(POOL)
+        await stage.catalogue.close_pool(pool.pool, ORIGIN, vacant=False)
+        for agent_id in living:
+            await stage.act(pool, agent_id, Terminate(reason="pool-deleted"))
+        await stage.catalogue.delete_pool(POOL, ORIGIN, reason="requested")
+        with redis.Redis.from_url(redis_url) as client:
+            client.delete(EVENTS)
+        await recovered(stage)
+        stage.log.raise_floor(POOL, 2, 0)
+        assert await stage.log.live(POOL) == []
+        survey = await stage.log.survey(POOL)
+        assert (survey.waiting, survey.restarting, survey.closed) == (0, 0, "1")
+        ended = [event for event in raw_events(redis_url) if event["type"] == "agent.terminated"]
+        assert set(living) <= {event["subject"] for event in ended}
         await demand_equal(stage)
 
 
