@@ -112,6 +112,8 @@ class Active:
                 taken = await self._database.write(lambda c: self._begin(c, snapshot))  # noqa: B023
                 self._keep(taken)
                 log.warning("projection.begun_late", pool=pool, complete_from=first)
+                for damage in snapshot.damaged:
+                    await self._park(pool, damage)
 
     def _begin(self, connection: Connection, snapshot: Snapshot) -> Taken:
         self._lease.hold(connection)
@@ -234,19 +236,19 @@ class Active:
                 heartbeats.forget_old(connection, gathered.workers[-1]["last_heartbeat"])
 
         for one in gathered.unread:
-            await self._park(one)
+            damage = Unreadable("heartbeat", one.worker_id, one.reason)
+            await self._park(one.pool, damage, content=one.content)
         await self._database.write(write)
         positions.update(gathered.positions)
 
-    async def _park(self, one: heartbeats.Unread) -> None:
-        """Put a heartbeat aside that says nothing to us; the folding does not wait for that."""
-        damage = Unreadable("heartbeat", one.worker_id, one.reason)
+    async def _park(self, pool: str, damage: Unreadable, *, content: bytes = b"") -> None:
+        """Put something aside that says nothing to us; the folding does not wait for that."""
         try:
-            await self._log.park(one.pool, damage, content=one.content)
+            await self._log.park(pool, damage, content=content)
         except LogUnreachable:
             raise
         except LogError as error:
-            log.warning("heartbeat.not_parked", pool=one.pool, error=str(error))
+            log.warning("projector.not_parked", pool=pool, source=damage.kind, error=str(error))
 
 
 def _note(stage: Stage) -> None:

@@ -82,10 +82,16 @@ def touched_workers(events: Iterable[Event], holding: Iterable[Agent]) -> set[st
     return named | subjects | {agent.worker_id for agent in holding if agent.worker_id}
 
 
-def fold(pool: str, events: Iterable[Event], before: State) -> State:
-    """What events make of agents and workers; answers those that changed. Raises `Unfoldable`."""
+def fold(pool: str, events: Iterable[Event], before: State, *, begins_late: bool = False) -> State:
+    """What events make of agents and workers; answers those that changed. Raises `Unfoldable`.
+
+    `begins_late`: the beginning of the log is gone, and with it that of some agents and workers
+    perhaps. What is not known is passed over then.
+    """
     after = State()
     for event in events:
+        if begins_late and _unknown(event, before, after):
+            continue
         if event.type.startswith("agent."):
             _fold_agent(pool, event, before, after)
         elif event.type.startswith("worker."):
@@ -93,6 +99,17 @@ def fold(pool: str, events: Iterable[Event], before: State) -> State:
         elif not isinstance(event.body, PoolScalingDecided | LogRecovered):
             raise Unfoldable(event, "it belongs in the catalogue")
     return after
+
+
+def _unknown(event: Event, before: State, after: State) -> bool:
+    """Whether it is of an agent or worker whose beginning was never seen."""
+    name = event.subject
+    if event.type.startswith("agent."):
+        known = name in after.agents or name in before.agents
+        return not known and not isinstance(event.body, AgentRequested)
+    known = name in after.workers or name in before.workers
+    ours = event.type.startswith("worker.")
+    return ours and not known and not isinstance(event.body, WorkerRequested)
 
 
 def _fold_agent(pool: str, event: Event, before: State, after: State) -> None:

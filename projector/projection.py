@@ -43,6 +43,7 @@ from projector.records import (
 )
 from projector.rows import EventRow, Position
 from projector.snapshot import Snapshot
+from projector.source import first_seq
 from projector.tables import EVENTS, ViewTables
 
 ARCHIVED_AT_ONCE: Final = 5_000
@@ -72,6 +73,7 @@ class Projection:
         self.positions: dict[str, Position] = {}
         self.catalogue = Catalogue()
         self._stored: dict[str, Position] = {}
+        self._begin_late: set[str] = set()
         self._agents: OrderedDict[Key, Agent] = OrderedDict()
         self._workers: OrderedDict[Key, Crew] = OrderedDict()
 
@@ -82,6 +84,7 @@ class Projection:
         self._agents.clear()
         self._workers.clear()
         self._stored = read_positions(connection, self.tables)
+        self._begin_late = {pool for pool in self._stored if first_seq(connection, pool) > 1}
         self.positions = {CATALOGUE: Position(CATALOGUE), **self._stored}
         at = self.positions[CATALOGUE]
         pools = map(pool_of, _all(connection, self.tables.pools))
@@ -135,6 +138,7 @@ class Projection:
             write_rows(connection, EVENTS, [asdict(row) for row in some], "skip")
         self._write_state(connection, snapshot.state, position.generation)
         self._advance(connection, position)
+        self._begin_late.add(position.pool)
         return Taken(position, snapshot.state, self.catalogue)
 
     def halt(self, connection: Connection, pool: str, status: str) -> Taken:
@@ -168,7 +172,8 @@ class Projection:
         known = self._load_agents(connection, position.pool, touched_agents(events))
         holders = touched_workers(events, known.values())
         crews = self._load_workers(connection, position.pool, holders)
-        return fold(position.pool, events, State(known, crews)), self.catalogue
+        late = position.pool in self._begin_late
+        return fold(position.pool, events, State(known, crews), begins_late=late), self.catalogue
 
     # ---- prior states ------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ A stream that begins after seq 1 cannot be folded from its first event. What liv
 Redis' hashes, each with the `seq` at which it was read, and the stream tells how it goes on from
 there. So agents and workers that live are whole (but for a few times and the last error); agents
 that ended are whole where the stream still has their request, and are not known otherwise. The
-archive begins where the stream does.
+archive begins where the stream does. What cannot be read is left out and named, to be parked: it
+holds up nothing else, and events of its that come later are passed over.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,12 +15,15 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
+from redis.exceptions import ResponseError
 
 from eventstore import agent as agents
 from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent
+from eventstore.errors import Unreadable
 from eventstore.events import AgentRequested, Event, LogRecovered, WorkerRequested
+from eventstore.outcomes import fields_of, text_of
 from eventstore.worker import Worker
 from projector.fold import Crew, State
 from projector.intake import event_of
@@ -45,6 +49,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     position: Position
     state: State
     rows: list[EventRow]
+    damaged: list[Unreadable]
+    """Agents and workers that are left out."""
 
 
 class _Read(Struct):
@@ -52,6 +58,7 @@ class _Read(Struct):
 
     agents: dict[str, tuple[int, Agent]] = field(default_factory=dict)
     workers: dict[str, tuple[int, Worker]] = field(default_factory=dict)
+    damaged: list[Unreadable] = field(default_factory=list)
 
 
 async def begins_late(source: Source, pool: str) -> int:
@@ -69,7 +76,7 @@ async def take_snapshot(source: Source, pool: str) -> Snapshot:
     state = _bring_up(pool, found, [event_of(row) for row in rows])
     last = rows[-1]
     position = Position(pool, last.generation, last.seq, last.stream_id, last.ts)
-    return Snapshot(position=position, state=state, rows=rows)
+    return Snapshot(position=position, state=state, rows=rows, damaged=found.damaged)
 
 
 # ---- reading -----------------------------------------------------------------------------------
@@ -78,23 +85,37 @@ async def take_snapshot(source: Source, pool: str) -> Snapshot:
 async def _read_agents(source: Source, pool: str, found: _Read) -> None:
     keys = source.keys
     (ids,) = await source.ask([("SMEMBERS", keys.pool(pool, "agents"))])
-    for some in _pieces(sorted(one.decode() for one in ids)):
+    for some in _pieces(sorted(text_of(one) for one in ids)):
         hashes = [("HGETALL", keys.agent(pool, one)) for one in some]
         specs = [("GET", keys.pool(pool, f"spec:{one}")) for one in some]
         seq, replies = await _at_one_moment(source, pool, [*hashes, *specs])
         for number, agent_id in enumerate(some):
-            if fields := _texts(replies[number]):
-                agent = agent_hash.from_hash(agent_id, fields)
-                spec = msgspec.json.decode(replies[len(some) + number] or b"{}", type=Spec)
-                asked = _asked_ms(agent_id)
-                agent = replace(
-                    agent,
-                    input=spec.input,
-                    labels=spec.labels,
-                    requested_ms=asked,
-                    changed_ms=asked,
-                )
-                found.agents[agent_id] = (seq, agent)
+            try:
+                agent = _agent(agent_id, replies[number], replies[len(some) + number])
+            except Unreadable as error:
+                found.damaged.append(error)
+            else:
+                if agent is not None:
+                    found.agents[agent_id] = (seq, agent)
+
+
+def _agent(agent_id: str, raw: Any, spec: Any) -> Agent | None:
+    """None where there is no hash. Raises `Unreadable`."""
+    fields = _texts("agent", agent_id, raw)
+    if not fields:
+        return None
+    try:
+        given = msgspec.json.decode(spec or b"{}", type=Spec)
+    except (msgspec.DecodeError, TypeError) as error:
+        raise Unreadable("agent", agent_id, f"what it was given cannot be read: {error}") from error
+    asked = _asked_ms(agent_id)
+    return replace(
+        agent_hash.from_hash(agent_id, fields),
+        input=given.input,
+        labels=given.labels,
+        requested_ms=asked,
+        changed_ms=asked,
+    )
 
 
 async def _read_workers(source: Source, pool: str, found: _Read) -> None:
@@ -106,19 +127,23 @@ async def _read_workers(source: Source, pool: str, found: _Read) -> None:
             ("SMEMBERS", keys.pool(pool, "lost")),
         ]
     )
-    ids = {one.decode() for some in listed for one in some}
+    ids = {text_of(one) for some in listed for one in some}
     for some in _pieces(sorted(ids)):
         hashes = [("HGETALL", keys.process(pool, one)) for one in some]
         seq, replies = await _at_one_moment(source, pool, hashes)
         for worker_id, reply in zip(some, replies, strict=True):
-            if fields := _texts(reply):
-                found.workers[worker_id] = (seq, workers.from_hash(worker_id, fields))
+            try:
+                if fields := _texts("worker", worker_id, reply):
+                    found.workers[worker_id] = (seq, workers.from_hash(worker_id, fields))
+            except Unreadable as error:
+                found.damaged.append(error)
 
 
 async def _at_one_moment(
     source: Source, pool: str, commands: Sequence[tuple[str, ...]]
 ) -> tuple[int, list[Any]]:
-    seq, *replies = await source.ask([("HGET", source.meta(pool), "seq"), *commands], atomic=True)
+    asked = [("HGET", source.meta(pool), "seq"), *commands]
+    seq, *replies = await source.ask(asked, atomic=True, refusals=True)
     return int(seq or 0), replies
 
 
@@ -179,9 +204,11 @@ def _pieces(items: Iterable[T]) -> Iterator[list[T]]:
         yield some
 
 
-def _texts(reply: Any) -> dict[str, str]:
-    """A hash as a pipeline of redis-py gives it."""
-    return {name.decode(): value.decode() for name, value in reply.items()}
+def _texts(kind: str, name: str, reply: Any) -> dict[str, str]:
+    """A hash as a pipeline of redis-py gives it. Raises `Unreadable`."""
+    if isinstance(reply, ResponseError):
+        raise Unreadable(kind, name, "its key is not a hash")
+    return fields_of(reply)
 
 
 def _asked_ms(agent_id: str) -> int:

@@ -82,10 +82,15 @@ class Source:
         (marks,) = await self.ask([("HMGET", self.keys.catalogue_meta, *fields)])
         return {pool for pool, mark in zip(names, marks, strict=True) if mark is not None}
 
-    async def ask(self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False) -> list[Any]:
-        """The replies to some commands; `atomic`: all at one moment. Raises `LogUnreachable`."""
+    async def ask(
+        self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False, refusals: bool = False
+    ) -> list[Any]:
+        """The replies to some commands; `atomic`: all at one moment. Raises `LogUnreachable`.
+
+        `refusals`: the error in the place of a reply, where Redis refuses one for good.
+        """
         try:  # shielded: redis-py can swallow a cancellation, and a projector would not end
-            replies = await shielded(lambda: self._ask(commands, atomic))
+            replies = await shielded(lambda: self._ask(commands, atomic, refusals))
         except UNREACHABLE as error:
             raise LogUnreachable(f"Redis does not answer: {error}") from error
         except ResponseError as error:
@@ -94,11 +99,16 @@ class Source:
             raise LogError(f"Redis refuses to be read: {error}") from error
         return replies
 
-    async def _ask(self, commands: Sequence[tuple[str, ...]], atomic: bool) -> list[Any]:
+    async def _ask(
+        self, commands: Sequence[tuple[str, ...]], atomic: bool, refusals: bool
+    ) -> list[Any]:
         async with self.client.pipeline(transaction=atomic) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)
-            replies: list[Any] = await pipeline.execute()
+            replies: list[Any] = await pipeline.execute(raise_on_error=not refusals)
+        for reply in replies:
+            if isinstance(reply, ResponseError) and passing(reply):
+                raise reply
         return replies
 
     async def wait(
@@ -167,6 +177,13 @@ def archive_heads(connection: Connection) -> dict[str, Head]:
         beyond = select(func.min(EVENTS.c.pool)).where(EVENTS.c.pool > pool)
         pool = connection.execute(beyond).scalar()
     return heads
+
+
+def first_seq(connection: Connection, pool: str) -> int:
+    """Of the oldest event of a pool that is archived; 0 if none is."""
+    oldest = select(EVENTS.c.seq).where(EVENTS.c.pool == pool)
+    oldest = oldest.order_by(EVENTS.c.generation, EVENTS.c.seq).limit(1)
+    return int(connection.execute(oldest).scalar() or 0)
 
 
 def first_generation(connection: Connection, pool: str) -> int:

@@ -4,7 +4,8 @@ import asyncio
 
 import redis
 
-from eventstore.agent import Started
+from eventstore import parking
+from eventstore.agent import End, Started
 from eventstore.log import CATALOGUE
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.integration.test_recovery import recovered
@@ -108,6 +109,45 @@ async def test_a_log_whose_archive_is_incomplete_can_be_recovered(
         assert set(await stage.log.live(POOL)) == set(ids)
         async with stage.projecting():
             await until(lambda: _ok(stage))
+
+
+async def test_what_is_damaged_in_redis_is_parked_and_holds_up_nothing(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pool, other = await stage.pool(), await stage.pool("other")
+        await other.spawn()
+        fence = await pool.worker("w")
+        sound, runs, no_hash, no_input = await stage.started(pool, fence, 4)
+        state = await stage.log.agent(POOL, runs)
+        await pool.order("odd")
+        await trim(stage, 1)
+        with redis.Redis.from_url(redis_url) as client:
+            client.hset(f"agent:{{{POOL}}}:{runs}", "status", "dancing")
+            client.delete(f"agent:{{{POOL}}}:{no_hash}")
+            client.set(f"agent:{{{POOL}}}:{no_hash}", "x")
+            client.set(f"pool:{{{POOL}}}:spec:{no_input}", "{")
+            client.hset(f"process:{{{POOL}}}:odd", "status", b"\xff")
+        async with stage.projecting():
+            await stage.settle()
+            rows = await stage.views.agents(_any())
+            assert [row.agent_id for row in rows if row.pool_name == POOL] == [sound]
+            put_aside = {one.key: one.reason for one in await parking.read(stage.log, POOL)}
+            assert put_aside.keys() == {
+                f"agent:{runs}",
+                f"agent:{no_hash}",
+                f"agent:{no_input}",
+                "worker:odd",
+            }
+            await stage.act(pool, runs, End(reason="completed"), fence=fence, agent=state)
+            await pool.spawn()
+            await stage.settle()
+            assert await _ok(stage)
+            assert await stage.views.agent(runs) is None
+        async with stage.projecting():
+            await stage.act(pool, sound, End(reason="completed"), fence=fence)
+            await stage.settle()
+            assert await _ok(stage)
 
 
 async def _ok(stage: Stage) -> bool:
