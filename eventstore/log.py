@@ -131,12 +131,14 @@ class Log:
 
     async def found(self) -> Reply:
         """Create the catalogue if there is none: only for who knows that there never was one."""
-        return await self.run("init", CATALOGUE, 0)
+        return await self.run("init", CATALOGUE, 0, 1)
 
     async def initialise(self, pool: str) -> None:
         """Create a pool's streams and group, once: a pool that had them before has lost its log.
 
-        Raises `LogMissing` where they are gone, or where the catalogue is.
+        It begins in the catalogue's generation: where a catalogue was recovered without a pool,
+        whoever knew that pool's log is told that this is a later one. Raises `LogMissing` where
+        they are gone, or where the catalogue is.
         """
         mark = f"made:{pool}"
         generation, made = await self._read(
@@ -146,7 +148,7 @@ class Log:
             raise LogMissing(CATALOGUE)
         if made is not None:
             return
-        await self.run("init", pool, 1)
+        await self.run("init", pool, 1, generation)
         step = self.step(CATALOGUE, Origin())
         step.write("meta", mark, "1")
         await self.commit(step)

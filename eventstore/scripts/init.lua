@@ -1,10 +1,10 @@
 -- Creates a log where there is none: its streams, the consumer group and the counters.
 -- KEYS  meta, events
--- ARGV  1 whether it is a pool's (1) or the catalogue's (0)
+-- ARGV  1 whether it is a pool's (1) or the catalogue's (0), 2 its generation: 1, or for a pool that
+--       of the catalogue, so that it is above that of a log of this name that went with an older one
 -- Returns {OK, generation, seq, ts}; a log that stands is left as it is.
 -- Invariant: nothing else creates streams or groups. Streams that are there without their
--- counters are never adopted: that is a damaged log (MISSING), to be recovered. A log that was
--- recovered before is never begun anew: its first generation is the only one made here.
+-- counters are never adopted: that is a damaged log (MISSING), to be recovered.
 
 if redis.call('HEXISTS', meta_key, 'halted') == 1 then return reply('MISSING') end
 if redis.call('HEXISTS', meta_key, 'generation') == 0 then
@@ -14,7 +14,7 @@ if redis.call('HEXISTS', meta_key, 'generation') == 0 then
   if ARGV[1] == '1' then
     redis.call('XGROUP', 'CREATE', commands_key, GROUP, '0', 'MKSTREAM')
   end
-  redis.call('HSET', meta_key, 'generation', '1', 'seq', '0', 'ts', '0', 'layout', '1',
+  redis.call('HSET', meta_key, 'generation', ARGV[2], 'seq', '0', 'ts', '0', 'layout', '1',
     'free', '0', 'waiting', '0', 'epoch', '0', 'term', '0', 'scaling', '0')
 elseif redis.call('EXISTS', events_key) == 0 or
   (ARGV[1] == '1' and redis.call('EXISTS', commands_key) == 0) then

@@ -364,6 +364,22 @@ async def test_a_pool_that_was_never_archived_is_begun_anew_as_a_later_generatio
         await demand_equal(stage)
 
 
+async def test_a_pool_that_was_lost_with_the_catalogue_may_be_created_again(
+    redis_url: str, views_url: str
+) -> None:
+    """Whoever knew its first log takes the second for a later one, and not for one rolled back."""
+    async with archived_story(redis_url, views_url) as (stage, _):
+        new = await stage.pool("new", **QUICK)
+        lost = [await new.spawn() for _ in range(3)]
+        wiped(redis_url)
+        assert "new" not in await recovered(stage)
+        stage.log.raise_floor(CATALOGUE, 2, 0)
+        await stage.catalogue.refresh()
+        assert (await (await stage.pool("new", **QUICK)).spawn()).outcome is Outcome.DONE
+        assert await stage.log.agent("new", lost[0].agent_id) is None
+        await demand_equal(stage)
+
+
 async def test_a_second_loss_is_recovered_like_the_first(redis_url: str, views_url: str) -> None:
     async with archived_story(redis_url, views_url) as (stage, pool):
         for generation in (2, 3):

@@ -150,8 +150,9 @@ def _misplaced(before: Entry | None, entry: Entry) -> Iterable[Offence]:
     """Time, ids and generations only go forward."""
     if order(entry.stream_id)[0] != entry.ts:
         yield entry.offence(5, f"its ts {entry.ts} is not that of its id {entry.stream_id}")
-    if before is None:  # a log that was lost before its first event begins with its recovery
-        begins = entry.seq == 1 and entry.generation > 1
+    if before is None:  # a log that was lost before its first event begins with its recovery;
+        # one that was made after a loss begins in that generation of the catalogue
+        begins = entry.seq == 1 and entry.generation > 1 and entry.type == RECOVERED
     else:
         begins = entry.generation != before.generation
     if begins is not (entry.type == RECOVERED):
