@@ -185,7 +185,15 @@ class Active:
     async def _recover(self) -> None:
         """Write the damaged logs anew, and go on from there."""
         actor = f"projector:{self._options.name}"
-        await Recovery(self._database, self._source, self._lease, actor=actor, tell=_note).run()
+        recovery = Recovery(
+            self._database,
+            self._source,
+            self._lease,
+            retention=self._options.retention,
+            actor=actor,
+            tell=_note,
+        )
+        await recovery.run()
         await self._database.read(self._projection.load)
         self._projection.join_pools()
 

@@ -27,6 +27,7 @@ from eventstore.errors import MusterError
 from eventstore.events import LogRecovered
 from eventstore.log import CATALOGUE, Log
 from eventstore.restoring import Beginning, Restoring
+from eventstore.retention import Retention
 from eventstore.salvage import Report, read_reports, report
 from projector.archived_state import (
     beginnings,
@@ -100,6 +101,7 @@ class RecoveryOptions(Struct, frozen=True, kw_only=True):
     key_prefix: str = ""
     lease_seconds: float = LEASE_SECONDS
     """As the projectors have it."""
+    retention: Retention = Retention()
     actor: str = "recovery"
 
 
@@ -113,7 +115,14 @@ async def recover(options: RecoveryOptions, tell: Tell) -> list[RecoveredLog]:
         await lease.seize()
         keeping = asyncio.create_task(_keep(lease))
         try:
-            recovery = Recovery(database, source, lease, actor=options.actor, tell=tell)
+            recovery = Recovery(
+                database,
+                source,
+                lease,
+                retention=options.retention,
+                actor=options.actor,
+                tell=tell,
+            )
             return await recovery.run()
         except Superseded as error:
             raise RecoveryFenced from error
@@ -154,11 +163,19 @@ class Recovery:
     """One recovery, under the projector's lease, which somebody else keeps renewed."""
 
     def __init__(
-        self, database: Database, source: Source, lease: Lease, *, actor: str, tell: Tell
+        self,
+        database: Database,
+        source: Source,
+        lease: Lease,
+        *,
+        retention: Retention,
+        actor: str,
+        tell: Tell,
     ) -> None:
         self._database = database
         self._source = source
         self._lease = lease
+        self._retention = retention
         self._actor = actor
         self._tell = tell
         self._projection = Projection(SERVING, archives=True)
@@ -171,7 +188,8 @@ class Recovery:
             return []
         client = connect(self._source.url, max_connections=2)
         try:
-            return await self._recover(Log(client, self._source.keys), damage)
+            events = Log(client, self._source.keys, retention=self._retention)
+            return await self._recover(events, damage)
         finally:
             await client.aclose()
 

@@ -45,7 +45,13 @@ async def hand_over(
     `damaged`: pools whose real log has to be recovered first, and why.
     """
     giver = Giver(fallback_url)
-    taker = Taker(settings.redis_url, settings.key_prefix, folder.identity().log_id, settings.roles)
+    taker = Taker(
+        settings.redis_url,
+        settings.key_prefix,
+        folder.identity().log_id,
+        settings.roles,
+        settings.retention,
+    )
     views = Views(folder.views_url)
     try:
         await views.start()

@@ -21,6 +21,7 @@ from eventstore.log import Log
 from eventstore.outcomes import Outcome, Reply
 from eventstore.pool import Pool
 from eventstore.reader import Reader
+from eventstore.retention import Retention
 from eventstore.step import Origin, Step
 from muster.fallback.asking import ask
 from muster.fallback.outbox import KEEP_MS, Entry, Key, Result
@@ -34,13 +35,18 @@ class Taker:
     """`log_id`: the fallback's. `roles`: those that this host can run. Close it when done."""
 
     def __init__(
-        self, redis_url: str, key_prefix: str, log_id: str, roles: Collection[str]
+        self,
+        redis_url: str,
+        key_prefix: str,
+        log_id: str,
+        roles: Collection[str],
+        retention: Retention,
     ) -> None:
         self._log_id = log_id
         self._roles = roles
         self._keys = Keys(key_prefix)
         self._client = connect(redis_url)
-        self._log = Log(self._client, self._keys)
+        self._log = Log(self._client, self._keys, retention=retention)
         self._reader = Reader(redis_url)
         self._catalogue = CatalogueLog(self._log, self._reader)
         self._origin = Origin(actor="fallback", correlation_id=log_id)

@@ -100,6 +100,7 @@ async def test_what_came_and_went_is_known_to_who_repeats_its_key_and_does_not_r
             await fallback.log.act(POOL, agent_id, Started(), ORIGIN, fence=fence)
             done = End(reason="completed")
             await fallback.log.act(POOL, agent_id, done, ORIGIN, fence=fence)
+    settings = replace(settings, retention_ended_seconds=30.0)
     assert "1 recorded as ended" in (await change_over(settings))[0]
     events = raw_events(settings.redis_url)
     assert [(event["type"], event["subject"]) for event in events] == [
@@ -110,6 +111,7 @@ async def test_what_came_and_went_is_known_to_who_repeats_its_key_and_does_not_r
         assert real.hget(f"pool:{{{POOL}}}:operation:{DAY}", "answer") == gone
         assert real.xlen(f"pool:{{{POOL}}}:commands") == 0
         assert real.smembers(f"pool:{{{POOL}}}:agents") == set()
+        assert 0 < real.pttl(f"agent:{{{POOL}}}:{gone}") <= 30_000
     assert not settings.leftovers.exists()
 
 
@@ -172,7 +174,7 @@ def ended_as(folder: Path) -> dict[str, str]:
 @asynccontextmanager
 async def taking(settings: Settings) -> AsyncIterator[Taker]:
     await prepare(settings)
-    taker = Taker(settings.redis_url, "", "a-fallback", settings.roles)
+    taker = Taker(settings.redis_url, "", "a-fallback", settings.roles, settings.retention)
     try:
         await taker.start()
         yield taker

@@ -438,11 +438,14 @@ async def test_an_active_projector_recovers_by_itself_if_told_to(
     redis_url: str, views_url: str
 ) -> None:
     async with archived_story(redis_url, views_url) as (stage, pool):
-        async with stage.projecting(auto_recover=True, audit_seconds=0.1):
+        kept = Retention(ended_ms=30_000)
+        async with stage.projecting(auto_recover=True, audit_seconds=0.1, retention=kept):
             wiped(redis_url)
             outcome: Callable[[], Any] = lambda: accepted(pool)  # noqa: E731
             assert await until(outcome, timeout=20)
             await stage.settle()
+        with redis.Redis.from_url(redis_url) as client:
+            assert 0 < client.pttl(f"process:{{{POOL}}}:w2") <= 30_000
         await demand_equal(stage)
 
 
