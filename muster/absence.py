@@ -31,7 +31,7 @@ async def outlast(
     failures = 0
     while not ending.is_set():
         try:
-            if not await _unless(ending, attempt):
+            if not await unless(ending, attempt):
                 return False
         except (LogUnreachable, OutcomeUnknown) as error:
             if not failures:
@@ -52,7 +52,7 @@ def _tell(say: Callable[[str], None] | None, text: str) -> None:
         say(text)
 
 
-async def _unless(ending: asyncio.Event, attempt: Callable[[], Awaitable[None]]) -> bool:
+async def unless(ending: asyncio.Event, attempt: Callable[[], Awaitable[None]]) -> bool:
     """Carry out an attempt; False if the end was asked for before it was over."""
     trying = asyncio.ensure_future(attempt())
     asked = asyncio.ensure_future(ending.wait())

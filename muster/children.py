@@ -37,6 +37,7 @@ class Child:
         self._log = log
         self._popen: subprocess.Popen[bytes] | None = None
         self._ended = asyncio.Event()
+        self._telling: asyncio.Task[Told] | None = None
 
     @property
     def pid(self) -> int:
@@ -47,10 +48,11 @@ class Child:
         return self._popen.poll() if self._popen else None
 
     async def start(self, timeout_seconds: float) -> Told:
-        """Start it and hear from it; `failed` is filled in also when it says nothing in time."""
+        """Start it and hear from it, see `hear`."""
         hear, tell = os.pipe()
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(hear, "rb", buffering=0) as pipe, self._log.open("ab") as log:
+        pipe = os.fdopen(hear, "rb", buffering=0)
+        with self._log.open("ab") as log:
             try:
                 self._popen = subprocess.Popen(  # noqa: ASYNC220  # returns once it has forked
                     self._command,
@@ -64,20 +66,32 @@ class Child:
                 )
             finally:
                 os.close(tell)
-            self._ended = asyncio.Event()
-            Process(self.pid, start_time(self.pid)).watch(self._ended.set)
-            return await self._hear(pipe, timeout_seconds)
+        self._ended = asyncio.Event()
+        Process(self.pid, start_time(self.pid)).watch(self._ended.set)
+        self._telling = asyncio.create_task(self._tells(pipe), name=f"{self.name}.tells")
+        return await self.hear(timeout_seconds)
 
-    async def _hear(self, pipe: object, timeout_seconds: float) -> Told:
+    async def hear(self, timeout_seconds: float) -> Told:
+        """What it tells; `failed` is filled in also when it is `silent` for so long."""
+        assert self._telling is not None, "not started"
+        await asyncio.wait({self._telling}, timeout=timeout_seconds)
+        if self.silent:
+            return Told(failed=f"it was not ready after {timeout_seconds:g} s; see {self._log}")
+        return self._telling.result()
+
+    @property
+    def silent(self) -> bool:
+        """Whether it runs and has told nothing yet."""
+        return self._telling is not None and not self._telling.done()
+
+    async def _tells(self, pipe: object) -> Told:
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), pipe
         )
         try:
-            line = await asyncio.wait_for(reader.readline(), timeout_seconds)
-        except TimeoutError:
-            return Told(failed=f"it was not ready after {timeout_seconds:g} s; see {self._log}")
+            line = await reader.readline()
         finally:
             transport.close()
         if not line:

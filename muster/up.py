@@ -25,7 +25,7 @@ from eventstore.connection import connect, inspect, server_version
 from eventstore.errors import ConfigurationError, LogUnreachable, MusterError, ServerUnsuitable
 from eventstore.server import EmbeddedServer
 from muster import __version__, journal
-from muster.absence import outlast
+from muster.absence import outlast, unless
 from muster.children import Child, become_subreaper, descendants, reap_orphans
 from muster.fallback import permission, probe, standin
 from muster.fallback.changeover import ChangeOver
@@ -246,7 +246,13 @@ class Up:
                 {**environment, "MUSTER_ROLE_LOG": str((logs / f"{role}.jsonl").absolute())},
                 logs / f"{role}.err",
             )
-        urls = await asyncio.gather(*(self._start_child(role) for role in ROLES))
+        urls: list[str] = []
+
+        async def start() -> None:
+            urls.extend(await asyncio.gather(*(self._start_child(role) for role in ROLES)))
+
+        if not await unless(self._stopping, start):
+            return ""
         for role in ROLES:
             self._keepers.append(asyncio.create_task(self._keep(role), name=role))
         return next(url for url in urls if url)
@@ -255,12 +261,28 @@ class Up:
         began = time.monotonic()
         child = self._children[role]
         told = await child.start(READY_SECONDS)
+        while child.silent and await self._redis_was_away(role):
+            told = await child.hear(READY_SECONDS)
         if told.failed and not self._stopping.is_set():
             raise ConfigurationError(f"{role}: {told.failed}")
         if port := urlsplit(told.url).port:
             child.environment["MUSTER_PORT"] = str(port)  # the same one if it is started again
         line(role, self._describe(role, told.url), child.pid, began)
         return told.url
+
+    async def _redis_was_away(self, role: str) -> bool:
+        """Whether that is what a silent role waits for; answers once Redis is back."""
+        said: list[str] = []
+
+        async def look() -> None:
+            await self._version()
+
+        def tell(text: str) -> None:
+            said.append(text)
+            line(role, text)
+
+        await outlast(look, self._stopping, tell)
+        return bool(said)
 
     async def _keep(self, role: str) -> None:
         """Start a role again when it ends, with back-off, until `muster up` stops."""

@@ -1,0 +1,79 @@
+"""Roles start while Redis is away: `muster up` waits with them, and can be stopped meanwhile."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from eventstore.errors import ConfigurationError
+from muster import up
+from muster.children import Child
+from muster.settings import load
+from tests.conftest import MakeServer
+from tests.process import free_port
+
+LATE = """\
+import os, sys, time
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+os.write(int(os.environ["MUSTER_READY_FD"]), b'{"ready": true, "url": "http://127.0.0.1:9"}\\n')
+time.sleep(60)
+"""
+
+
+class Starting:
+    """An `Up` whose roles are ready once a file is there."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.go = folder / "go"
+        command = [sys.executable, "-c", LATE, str(self.go)]
+        settings = replace(load({"data_dir": folder}, {}), redis_url=redis_url)
+        self.up: Any = up.Up(settings)
+        self.child = Child("gateway", command, {}, folder / "gateway.err")
+        self.up._children["gateway"] = self.child
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "READY_SECONDS", 0.3)
+
+
+async def test_a_role_that_waits_for_redis_is_waited_for(
+    tmp_path: Path, redis_server: MakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = redis_server()
+    starting = Starting(tmp_path, server.url)
+    server.stop()
+    task = asyncio.ensure_future(starting.up._start_child("gateway"))
+    await asyncio.sleep(1.0)  # longer than a role has
+    assert not task.done()
+    server.start()
+    starting.go.touch()
+    assert await task == "http://127.0.0.1:9"
+    assert capsys.readouterr().out.count("waiting for it") == 1
+    await starting.child.stop(5)
+
+
+async def test_one_that_is_silent_for_another_reason_is_not(tmp_path: Path, redis_url: str) -> None:
+    starting = Starting(tmp_path, redis_url)
+    with pytest.raises(ConfigurationError, match="gateway: it was not ready after"):
+        await starting.up._start_child("gateway")
+    await starting.child.stop(5)
+
+
+async def test_a_start_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "ROLES", ("gateway",))
+    monkeypatch.setattr(up, "READY_SECONDS", 60.0)
+    starting = Starting(tmp_path, f"redis://127.0.0.1:{free_port()}/0")
+    monkeypatch.setattr(up, "Child", lambda *_: starting.child)
+    task = asyncio.ensure_future(starting.up._start_children())
+    await asyncio.sleep(0.2)
+    starting.up._on_signal(signal.SIGTERM)
+    async with asyncio.timeout(2):
+        assert await task == ""
+    await starting.up._stop()
+    assert starting.child.code is not None
