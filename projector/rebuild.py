@@ -7,6 +7,9 @@ transaction, so that no query ever sees an empty or half-built view. The serving
 identity: views, grants and dashboards built on them stay. Then the projector takes its lease back
 and goes on from the new checkpoints.
 
+A pool whose beginning was lost with an earlier database cannot be folded: it stays as it is, or is
+begun with what lives where the views were of another version.
+
 What an interrupted rebuild left behind is dropped by the active projector, or by the next rebuild.
 """
 
@@ -28,9 +31,16 @@ from projector.leftovers import Rebuilding, take_rebuild_lease
 from projector.progress import Progress, Report
 from projector.projection import Projection, Taken, read_positions, stopped
 from projector.rows import EventRow, Position
-from projector.source import Head, Source, archive_heads, archived, first_generation
-from projector.switching import drop_fresh, make_fresh, read_version, switch
-from projector.tables import BESIDE, SERVING
+from projector.source import (
+    Head,
+    Source,
+    archive_heads,
+    archived,
+    first_generation,
+    first_seq,
+)
+from projector.switching import carry, drop_fresh, make_fresh, read_version, switch
+from projector.tables import BESIDE, SERVING, VIEW_VERSION
 
 __all__ = [
     "LogDamaged",
@@ -43,6 +53,7 @@ __all__ = [
     "replay",
 ]
 
+STAYS: Final = "the beginning of its log is gone, so it stays as it is"
 APPROACHES_MAX: Final = 10
 """How often the archive's end is looked for again before the projector's lease is taken."""
 
@@ -122,6 +133,8 @@ class Rebuild:
         self._heads: dict[str, Head] = {}
         self._archived: dict[str, Head] = {}
         self._began: dict[str, int] = {}
+        self._carried: set[str] = set()
+        """Pools whose log has no beginning, and whose views are such as can stay."""
 
     async def run(self, projector: Lease, *, tolerant: bool) -> None:
         """The whole of it; `projector` is held from the last stretch on, and not given back."""
@@ -182,11 +195,14 @@ class Rebuild:
 
     async def _compare(self) -> None:
         """With the views that serve: nobody writes them now, and the archive ends where they do."""
-        beside = self._beside.positions
+        beside = {p: at for p, at in self._beside.positions.items() if p not in self._carried}
 
         def work(connection: Connection) -> Comparison:
             serving = read_positions(connection, SERVING)
-            return compare(connection, read_version(connection), serving, beside)
+            found = compare(connection, read_version(connection), serving, beside)
+            return replace(
+                found, left_out={**found.left_out, **dict.fromkeys(self._carried, STAYS)}
+            )
 
         self.progress = replace(self.progress, comparison=await self._database.read(work))
 
@@ -207,6 +223,8 @@ class Rebuild:
         """Refuse to put less in the place of more. Raises `LogDamaged`."""
         serving = await self._database.read(lambda c: read_positions(c, SERVING))
         for at in self._beside.positions.values():
+            if at.pool in self._carried:
+                continue
             name = f"pool {at.pool!r}" if at.pool else "the catalogue"
             views = serving.get(at.pool, at)
             head = self._heads[at.pool]
@@ -224,10 +242,24 @@ class Rebuild:
     async def _look(self) -> None:
         """Where logs and archive end now."""
         self._archived = await self._database.read(archive_heads)
+        self._carried = await self._database.read(self._without_beginning)
         self._began = await self._database.read(
             lambda c: {pool: first_generation(c, pool) for pool in self._archived}
         )
         await self._find_heads(self._archived.keys() | self._beside.positions.keys())
+
+    def _without_beginning(self, connection: Connection) -> set[str]:
+        serving = read_positions(connection, SERVING)
+        if read_version(connection) != VIEW_VERSION:
+            return set()
+        return {
+            pool
+            for pool, head in self._archived.items()
+            if pool != CATALOGUE
+            and first_seq(connection, pool) > 1
+            and (at := serving.get(pool))
+            and (at.generation, at.seq) >= (head.generation, head.seq)
+        }
 
     async def _find_heads(self, pools: set[str]) -> None:
         self._heads |= await self._source.heads(pools | {CATALOGUE})
@@ -242,10 +274,10 @@ class Rebuild:
             self._beside.positions[pool] = Position(pool, generation)
 
     async def _pools(self) -> list[str]:
-        """Pools of the catalogue as far as it is folded, and those that only the archive knows."""
+        """Pools to fold: those of the catalogue so far, and those that only the archive knows."""
         names = self._beside.catalogue.pools.keys() | self._archived.keys()
         await self._find_heads(set(names))
-        return sorted(names - {CATALOGUE})
+        return sorted(names - {CATALOGUE} - self._carried)
 
     # ---- folding -----------------------------------------------------------------------------
 
@@ -313,4 +345,6 @@ class Rebuild:
     def _switch(self, connection: Connection, projector: Lease) -> None:
         projector.hold(connection)
         self._lease.hold(connection)
+        if self._carried:
+            carry(connection, self._carried)
         switch(connection, self._database.prefix)

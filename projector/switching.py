@@ -8,6 +8,7 @@ What served until then is kept as it was, columns and checkpoints included, in `
 the next switch. To roll back is to switch to those: what served becomes the previous set in turn.
 """
 
+from collections.abc import Collection
 from typing import Final
 
 from sqlalchemy import Connection, delete, func, insert, select, text, update
@@ -98,6 +99,18 @@ def make_fresh(connection: Connection) -> None:
 
 def drop_fresh(connection: Connection) -> None:
     FRESH_METADATA.drop_all(connection)
+
+
+def carry(connection: Connection, pools: Collection[str]) -> None:
+    """Take what serves of these pools into the fresh set, as it is."""
+    for old, new, key in (
+        (SERVING.checkpoints, BESIDE.checkpoints, "pool"),
+        (SERVING.workers, BESIDE.workers, "pool_name"),
+        (SERVING.agents, BESIDE.agents, "pool_name"),
+    ):
+        names = [column.name for column in old.columns]
+        chosen = select(*(old.c[name] for name in names)).where(old.c[key].in_(pools))
+        connection.execute(insert(new).from_select(names, chosen))
 
 
 def discard_previous(connection: Connection, prefix: str) -> None:

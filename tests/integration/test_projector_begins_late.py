@@ -7,6 +7,7 @@ import redis
 from eventstore import parking
 from eventstore.agent import End, Started
 from eventstore.log import CATALOGUE
+from projector.rebuild import RebuildOptions, replay
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.integration.test_recovery import recovered
 from tests.waiting import until
@@ -109,6 +110,31 @@ async def test_a_log_whose_archive_is_incomplete_can_be_recovered(
         assert set(await stage.log.live(POOL)) == set(ids)
         async with stage.projecting():
             await until(lambda: _ok(stage))
+
+
+async def test_a_replay_leaves_such_a_pool_as_it_is_and_makes_the_others_anew(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pool, other = await stage.pool(), await stage.pool("other")
+        await stage.play(pool)
+        await other.spawn()
+        await trim(stage, 2)
+        async with stage.projecting():
+            await stage.settle()
+            before = await stage.contents()
+            await stage.sql("UPDATE {}agents SET reason = 'x' WHERE pool_name = 'other'")
+            rebuild = RebuildOptions(
+                redis_url=redis_url, database_url=database_url, lease_seconds=1.0
+            )
+            done = await replay(rebuild, lambda _: None)
+            assert done.comparison is not None
+            assert "beginning" in done.comparison.left_out[POOL]
+            assert done.comparison.differing == 1
+            assert await stage.contents() == before
+            await pool.spawn()
+            await stage.settle()
+            assert await _ok(stage)
 
 
 async def test_what_is_damaged_in_redis_is_parked_and_holds_up_nothing(
