@@ -44,6 +44,12 @@ class Beginning(Struct, frozen=True, kw_only=True):
     epoch: int
 
 
+async def close(log: Log, pool: str, generation: int, reason: str) -> bool:
+    """Let nobody write a log of that generation until it was recovered; False if it is not so."""
+    reply = await log.run("recover", pool, "close", "", reason, generation)
+    return reply.outcome is Outcome.DONE
+
+
 class Restoring:
     """One log, from its halt to its opening."""
 

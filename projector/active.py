@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from eventstore.errors import LogError, LogUnreachable, Unreadable
 from eventstore.log import CATALOGUE, Log
 from eventstore.reader import Entry, Reader
+from eventstore.restoring import close
 from eventstore.retention import Retention
 from projector import heartbeats
 from projector.damage import describe, rewritten
@@ -25,6 +26,7 @@ from projector.leftovers import drop_leftovers
 from projector.projection import Projection, Taken, stopped
 from projector.readiness import ready
 from projector.recovery import Recovery, Stage
+from projector.rows import Position
 from projector.snapshot import Snapshot, begins_late, take_snapshot
 from projector.source import Source
 from projector.sweeping import Sweep
@@ -127,8 +129,11 @@ class Active:
         if not entries:
             return
         await self._learn_generations(entries)
-        for taken in await self._database.write(lambda c: self._take(c, entries)):
+        written = await self._database.write(lambda c: self._take(c, entries))
+        for taken in written:
             self._keep(taken)
+        halting = [taken.position for taken in written if stopped(taken.position)]
+        await self._lost(await self._rewritten(halting))
         await self._take_snapshots(self._projection.join_pools())
 
     def _count(self, streams: int) -> int:
@@ -172,15 +177,33 @@ class Active:
             for pool, head in (await self._source.heads(watched)).items()
         }
         if thorough:
-            for pool in [pool for pool, status in found.items() if status == OK]:
-                found[pool] = await rewritten(self._source, self._database, positions[pool]) or OK
+            sound = [positions[pool] for pool, status in found.items() if status == OK]
+            found |= await self._rewritten(sound)
         self._audited_at = time.monotonic()
-        if self._options.auto_recover and any(status != OK for status in found.values()):
-            await self._recover()
+        if await self._lost({pool: why for pool, why in found.items() if why != OK}):
             return
         changed = {p: status for p, status in found.items() if status != positions[p].status}
         for taken in await self._database.write(lambda c: self._halt(c, changed)):
             self._keep(taken)
+
+    async def _rewritten(self, positions: Iterable[Position]) -> dict[str, str]:
+        """Logs that have another event where our last one was taken, and why that is so."""
+        found = {at.pool: await rewritten(self._source, self._database, at) for at in positions}
+        return {pool: reason for pool, reason in found.items() if reason}
+
+    async def _lost(self, found: Mapping[str, str]) -> bool:
+        """Close logs that lost events; recover them, if that is wanted, and answer True then.
+
+        Nobody else may notice: a log that has grown past what was lost is above every floor. And
+        what is written to it meanwhile can never be archived.
+        """
+        for pool, reason in found.items():
+            if await close(self._log, pool, self._projection.positions[pool].generation, reason):
+                log.error("log.lost", pool=pool, reason=reason)
+        if not found or not self._options.auto_recover:
+            return False
+        await self._recover()
+        return True
 
     async def _recover(self) -> None:
         """Write the damaged logs anew, and go on from there."""

@@ -1,6 +1,8 @@
 -- Halts a log, begins it anew as another generation, and opens it again.
 -- KEYS  meta, events
 -- ARGV  1 a word, 2 the claim of whoever recovers it, then
+--         close  3 reason, 4 generation: nobody may write that log until it is recovered. Without a
+--                claim; of another generation, or halted, nothing is changed
 --         halt   3 reason: from here on nobody else may write, or create, this log
 --         drop   3… keys of the pool, to be removed
 --         begin  3 generation, 4 seq and 5 ts to go on from, 6 epochs to go on from, 7 whether it is
@@ -9,7 +11,7 @@
 --         open   3 generation: of the log that was begun. Takes back the halt, and forgets what was
 --                reported of what it lost
 -- Returns {OK, generation, seq, ts}: for halt of the log that was found, zeroes where there is none;
---       CONFLICT where the log was opened, or halted by another one, since that claim was made.
+--       CONFLICT also where the log was opened, or halted by another one, since that claim was made.
 -- Invariant: between halt and open nobody writes the log but the last who halted it, and a generation
 -- that was begun never had another first event.
 
@@ -19,7 +21,10 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 generation, seq, ts = found[1], tonumber(found[2] or '0'), math.max(now, tonumber(found[3] or '0'))
 
-if word == 'halt' then
+if word == 'close' then
+  if generation ~= ARGV[4] or found[4] then return reply('CONFLICT') end
+  redis.call('HSET', meta_key, 'halted', ARGV[3])
+elseif word == 'halt' then
   redis.call('HSET', meta_key, 'halted', found[4] or ARGV[3], 'recovering', claim)
 elseif not found[4] or found[5] ~= claim then
   return reply('CONFLICT')

@@ -449,6 +449,36 @@ async def test_an_active_projector_recovers_by_itself_if_told_to(
         await demand_equal(stage)
 
 
+@pytest.mark.parametrize("by_itself", [False, True])
+async def test_a_log_that_was_rewritten_is_closed_by_who_notices(
+    redis_url: str, views_url: str, *, by_itself: bool
+) -> None:
+    """It has grown past what anybody acknowledged: no floor is above it, only the views know."""
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        with redis.Redis.from_url(redis_url) as client:
+            async with stage.projecting(auto_recover=by_itself, audit_seconds=5.0):
+                dumps = {key: client.dump(key) for key in client.keys("*")}
+                await pool.spawn()
+                await stage.settle()
+                with client.pipeline() as pipeline:
+                    pipeline.flushall()
+                    for key, dump in dumps.items():
+                        pipeline.restore(key, 0, dump)
+                    pipeline.execute()
+                stranger = TestPool(Log(stage.log.client, Keys()), POOL)
+                void = [(await stranger.spawn()).agent_id for _ in range(3)]
+                if by_itself:
+                    await until(lambda: "log.recovered" in types(redis_url), timeout=20)
+                    await until(lambda: accepted(TestPool(Log(stage.log.client, Keys()), POOL)))
+                    await stage.settle()
+                else:
+                    await until(lambda: client.hexists(META, "halted"), timeout=10)
+                    with pytest.raises(Halted, match=r"rewritten|rolled back"):
+                        await stranger.spawn()
+                    assert len((await recovered(stage))[POOL].unsaved) == len(void)
+        await demand_equal(stage)
+
+
 async def test_streams_that_are_gone_are_noticed_though_their_counters_are_there(
     redis_url: str, views_url: str
 ) -> None:
