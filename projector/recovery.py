@@ -28,7 +28,7 @@ from eventstore.events import LogRecovered
 from eventstore.log import CATALOGUE, Log
 from eventstore.restoring import Beginning, Restoring
 from eventstore.retention import Retention
-from eventstore.salvage import Report, read_reports, report
+from eventstore.salvage import read_reports, report
 from projector.archived_state import (
     beginnings,
     catalogue_notes,
@@ -38,16 +38,17 @@ from projector.archived_state import (
     living_workers,
     operations,
 )
-from projector.damage import Damage, damaged_pools, find_damage, void_events
+from projector.damage import Damage, damaged_pools, find_damage
 from projector.database import Database
 from projector.intake import OK
 from projector.lease import LEASE_SECONDS, Lease, Superseded
-from projector.projection import Projection, Taken, stopped
+from projector.projection import Projection, Taken
 from projector.readiness import ready
-from projector.rows import EventRow, Position
+from projector.remains import Remains
+from projector.rows import Position
 from projector.source import Source
 from projector.tables import SERVING
-from projector.unsaved import Unsaved, find_unsaved, void
+from projector.unsaved import Unsaved, find_unsaved
 
 log = structlog.get_logger("muster.recovery")
 
@@ -56,7 +57,6 @@ EPOCH_GAP: Final = 1000
 REFILL_EVENTS: Final = 1000
 """Archived events put back into a pool's stream, for readers to find their place."""
 MARGIN_SECONDS: Final = 0.2
-BATCH: Final = 1000
 
 
 class RecoveryFenced(MusterError):
@@ -179,10 +179,12 @@ class Recovery:
         self._actor = actor
         self._tell = tell
         self._projection = Projection(SERVING, archives=True)
+        self._remains = Remains(database, source, lease, self._projection)
 
     async def run(self) -> list[RecoveredLog]:
         self._tell(Stage(doing="looking at the logs"))
         await ready(self._database, self._source, self._lease, self._projection)
+        await self._remains.take_in(CATALOGUE)  # which pools there are, and what became of them
         damage = await find_damage(self._source, self._database, self._projection)
         if not damage:
             return []
@@ -199,9 +201,8 @@ class Recovery:
         for one, restoring in zip(damage, restorings, strict=True):
             log.error("log.lost", pool=one.pool, reason=one.reason)
             generations.append((await restoring.halt(one.reason)).generation)
-            await self._take_in(one.pool)
-            await report(events, one.pool, await self._void(one.pool))
-        await self._take_in(CATALOGUE)  # a whole one too: what pools are now, decides below
+            self._tell(Stage(doing="taking in what is left of the stream", pool=one.pool))
+            await report(events, one.pool, await self._remains.take_in(one.pool))
         if damaged_pools(damage):
             await self._wait_out()
         await self._lease.renew()  # who was overtaken while it waited writes nothing
@@ -225,27 +226,6 @@ class Recovery:
         return self._projection.positions
 
     # ---- before anything is written --------------------------------------------------------------
-
-    async def _take_in(self, pool: str) -> None:
-        """Archive what the stream still has."""
-        self._tell(Stage(doing="taking in what is left of the stream", pool=pool))
-        projection = self._projection
-        rows = await self._source.after(self._positions()[pool], count=BATCH)
-        while rows:
-            taken = await self._database.write(lambda c: self._take(c, pool, rows))  # noqa: B023
-            projection.keep(taken)
-            if stopped(taken.position):
-                break
-            rows = await self._source.after(taken.position, count=BATCH)
-
-    async def _void(self, pool: str) -> list[Report]:
-        """What the stream has and the archive cannot take. Once that is wiped, nobody has it."""
-        found = await void_events(self._source, self._database, self._positions()[pool])
-        return [void(row) for row in found]
-
-    def _take(self, connection: Connection, pool: str, rows: Sequence[EventRow]) -> Taken:
-        self._lease.hold(connection)
-        return self._projection.write(connection, pool, rows)
 
     async def _wait_out(self) -> None:
         """Until no worker can trust its lease any more, whenever it was last renewed."""

@@ -6,11 +6,12 @@ from typing import Final
 from msgspec import Struct
 
 from eventstore.agent import Agent
+from eventstore.errors import Unreadable
 from eventstore.salvage import HOLDS, Report
 from projector.rows import EventRow, Position
 
 STREAM: Final = "stream"
-"""The reporter of what a lost stream had."""
+"""The reporter of what stood in the lost log itself."""
 
 
 class Unsaved(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,6 +38,11 @@ def void(row: EventRow) -> Report:
         seq=row.seq,
         ts=row.ts,
     )
+
+
+def damaged(one: Unreadable) -> Report:
+    """An agent or worker of which nothing is left but a hash that cannot be read."""
+    return Report(reporter=STREAM, kind="damaged", agent_id=one.subject)
 
 
 def find_unsaved(

@@ -2,11 +2,14 @@
 
 import asyncio
 
+import pytest
 import redis
 
 from eventstore import parking
 from eventstore.agent import End, Started
-from eventstore.log import CATALOGUE
+from eventstore.errors import RolledBack
+from eventstore.keys import Keys
+from eventstore.log import CATALOGUE, Log
 from projector.rebuild import RebuildOptions, replay
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.integration.test_recovery import recovered
@@ -135,6 +138,31 @@ async def test_a_replay_leaves_such_a_pool_as_it_is_and_makes_the_others_anew(
             await pool.spawn()
             await stage.settle()
             assert await _ok(stage)
+
+
+async def test_a_halted_log_is_recovered_with_what_lives_where_nothing_is_archived(
+    redis_url: str, database_url: str
+) -> None:
+    """An empty database with which no projector has begun: Redis' hashes are all there is."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool(lease_seconds=1.0, renew_seconds=0.3)
+        damaged = (await pool.spawn()).agent_id
+        ids = [(await pool.spawn(labels={"team": "core"})).agent_id for _ in range(3)]
+        await trim(stage, 1)
+        stage.log.raise_floor(POOL, 1, 1000)
+        with pytest.raises(RolledBack):
+            await pool.spawn()
+        with redis.Redis.from_url(redis_url) as client:
+            client.hset(f"agent:{{{POOL}}}:{damaged}", "status", "dancing")
+        done = await recovered(stage)
+        assert [(one.kind, one.agent_id) for one in done[POOL].unsaved] == [("damaged", damaged)]
+        log = Log(stage.log.client, Keys())
+        assert set(await log.live(POOL)) == set(ids)
+        async with stage.projecting():
+            await until(lambda: _ok(stage))
+            row = await stage.views.agent(ids[0])
+            assert row is not None
+            assert (row.status, row.labels) == ("pending", {"team": "core"})
 
 
 async def test_what_is_damaged_in_redis_is_parked_and_holds_up_nothing(
