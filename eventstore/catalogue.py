@@ -73,33 +73,29 @@ class CatalogueLog:
 
     async def refresh(self) -> Catalogue:
         """Read on from where the last reading ended, without waiting."""
-        stream = self._log.keys.catalogue
-        for _ in range(2):
-            if self.void:
-                self.state, self.void = Catalogue(), False
-            while not self.void:
-                entries = await self._reader.range(stream, f"({self._after()}")
-                if not entries:
-                    return self.state
-                self.take(entries)
+        while not self.void:
+            entries = await self._after(self.state)
+            if not entries:
+                return self.state
+            self.take(entries)
+        anew = Catalogue()  # folded aside: what was known stays in sight until all of it is
+        while entries := await self._after(anew):
+            for entry in entries:
+                anew = _fold(anew, entry)
+        self.state, self.void = anew, False
         return self.state
 
-    def _after(self) -> str:
-        return self.state.stream_id if self.state.stream_id != "0" else "0-0"
+    async def _after(self, state: Catalogue) -> list[Entry]:
+        at = state.stream_id if state.stream_id != "0" else "0-0"
+        return await self._reader.range(self._log.keys.catalogue, f"({at}")
 
     def take(self, entries: list[Entry]) -> Catalogue:
         """Fold entries that somebody else read. Raises `UnknownEvent`, and stays before that."""
-        for stream_id, fields in entries:
-            event = decode_entry(stream_id, fields)
-            body = event.body
+        for entry in entries:
+            body = decode_entry(*entry).body
             if isinstance(body, LogRecovered) and 0 < body.from_seq < self.state.seq:
                 self.void = True
-            if event.seq > self.state.seq:
-                try:
-                    self.state = pools.evolve(self.state, event)
-                except (ValueError, TypeError, KeyError) as error:
-                    why = f"of {event.subject} at seq {event.seq} makes no sense here: {error}"
-                    raise UnknownEvent(event.type, event.body.version, None, why) from error
+            self.state = _fold(self.state, entry)
         return self.state
 
     async def create_pool(
@@ -212,6 +208,18 @@ class CatalogueLog:
                 with still_unknown(_written()):
                     return Changed(Outcome.DONE, await self.refresh(), proof_of(step, reply))
         raise unknown or Busy(f"{subject} changes too fast")
+
+
+def _fold(state: Catalogue, entry: Entry) -> Catalogue:
+    """With an entry, unless it was folded before. Raises `UnknownEvent`."""
+    event = decode_entry(*entry)
+    if event.seq <= state.seq:
+        return state
+    try:
+        return pools.evolve(state, event)
+    except (ValueError, TypeError, KeyError) as error:
+        why = f"of {event.subject} at seq {event.seq} makes no sense here: {error}"
+        raise UnknownEvent(event.type, event.body.version, None, why) from error
 
 
 def _written() -> OutcomeUnknown:

@@ -189,7 +189,7 @@ class Supervisor:
 
     def _steward(self, name: str) -> Steward:
         def pool() -> Pool:
-            found = self._catalogue.state.pools[name]
+            found = self._known(name)
             return _one_worker(found) if self._options.single_process else found
 
         catalogued = Catalogued(pool, self._open_hosts, self._delete, self._give_up_host)
@@ -200,6 +200,12 @@ class Supervisor:
             catalogued,
             poll_seconds=self._options.poll_seconds,
         )
+
+    def _known(self, name: str) -> Pool:
+        """Raises `LogError` where a catalogue was recovered without the pool."""
+        if (found := self._catalogue.state.pools.get(name)) is None:
+            raise LogError(f"the catalogue does not know pool {name!r} any more")
+        return found
 
     def _open_hosts(self) -> list[str]:
         hosts = self._catalogue.state.hosts.values()
@@ -223,6 +229,7 @@ class Supervisor:
 
     async def _tend(self, name: str) -> None:
         """Tend one pool for ever. Returns only by an error."""
+        self._known(name)
         await self._events.initialise(name)
         wake, steward = self._wakes[name], self._stewards[name]
         while True:

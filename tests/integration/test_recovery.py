@@ -342,6 +342,30 @@ async def test_a_recovered_catalogue_is_folded_anew_by_who_saw_more(
         await reader.close()
 
 
+async def test_what_was_known_stays_in_sight_while_a_recovered_catalogue_is_folded(
+    redis_url: str, views_url: str
+) -> None:
+    """Whoever asks in between must not find a system without pools and hosts."""
+    seen: list[set[str]] = []
+
+    class Watched(Reader):
+        async def range(self, *arguments: Any, **options: Any) -> Any:
+            seen.append(set(follower.state.live_pools()))
+            return await super().range(*arguments, **options)
+
+    async with archived_story(redis_url, views_url) as (stage, _):
+        reader = Watched(redis_url)
+        follower = CatalogueLog(Log(stage.log.client, Keys()), reader)
+        await stage.pool("unarchived", **QUICK)
+        await follower.start()
+        wiped(redis_url)
+        await recovered(stage)
+        seen.clear()
+        assert set((await follower.refresh()).live_pools()) == {POOL}
+        assert all(POOL in pools for pools in seen)
+        await reader.close()
+
+
 def stage_config() -> Any:
     from eventstore.pool import PoolConfig
 

@@ -12,6 +12,7 @@ import redis
 
 from eventstore import parking
 from eventstore.agent import Status
+from eventstore.errors import LogError
 from tests.integration.test_supervisor import POOL, Site
 from tests.pools import ORIGIN
 from tests.waiting import until
@@ -153,3 +154,14 @@ async def test_what_a_stranger_read_from_the_queue_is_put_back(
     await until(lambda: server.xlen(f"{BASE}commands") == 0)
     assert server.hget(f"{BASE}meta", "waiting") == b"0"
     site.check()
+
+
+async def test_a_pool_that_a_recovered_catalogue_does_not_know_is_let_be(
+    site: Site, server: Any
+) -> None:
+    """Nothing of it is made anew in Redis, and it is an error of the log, said once."""
+    await site.pool()
+    supervisor = await site.host()
+    with pytest.raises(LogError, match="does not know pool 'gone'"):
+        await supervisor._tend("gone")
+    assert server.keys("pool:{gone}:*") == []
