@@ -35,6 +35,8 @@ log = structlog.get_logger("muster.gateway")
 
 RESERVED_FILES: Final = 256
 """Descriptors that are not for clients: Redis, the database, logs."""
+TURNS_TO_MAKE: Final = 3
+"""Of the loop, from a connection's being accepted to its task's waiting for a request."""
 REASON_MAX: Final = 120
 _REPEATED: Final = re.compile(r"[:\s]+b?['\"](?!Host')")
 """Where aiohttp's words go over into what the client sent, which may be a secret."""
@@ -78,6 +80,21 @@ def room(limits: Limits) -> int:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(min(limits.connections_max, soft - RESERVED_FILES), 1)
+
+
+async def shut(server: asyncio.Server) -> None:
+    """Listen no more, for good.
+
+    A connection that was accepted a moment ago is first made, and waits for its request. In a
+    server that is closed by then, asyncio drops it, open, for the garbage to find
+    (python/cpython#109564); and aiohttp's shut-down waits for one that has not begun to wait.
+    """
+    loop = asyncio.get_running_loop()
+    for listening in server.sockets:
+        loop.remove_reader(listening)
+    for _ in range(TURNS_TO_MAKE):
+        await asyncio.sleep(0)
+    server.close()
 
 
 class TurnedAway(asyncio.Protocol):

@@ -14,7 +14,7 @@ from aiohttp import web
 from eventstore.errors import ConfigurationError
 from gateway.app import application
 from gateway.backend import Backend
-from gateway.connections import Door, room
+from gateway.connections import Door, room, shut
 from gateway.options import GatewayOptions
 from projector.queries import DatabaseError
 
@@ -78,7 +78,7 @@ class Gateway:
         if backend is None:
             return
         if self._listening is not None:
-            self._listening.close()
+            await shut(self._listening)
         backend.waiters.close()
         backend.feed.close()
         if self._runner is not None:

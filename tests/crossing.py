@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+from gateway.connections import shut
+
 
 class Crossing:
     """Forwards to `port`; connections that stand keep their way until they are cut."""
@@ -31,9 +33,9 @@ class Crossing:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
 
     async def stop(self) -> None:
-        self.cut()
         if self._server is not None:
-            self._server.close()
+            await shut(self._server)
+        self.cut()
         if self._ways:
             await asyncio.wait(self._ways)
 
@@ -55,7 +57,7 @@ class Crossing:
         self._writers.add(writer)
         try:
             away_reader, away_writer = await asyncio.open_connection("127.0.0.1", self.port)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             writer.transport.abort()
             self._writers.discard(writer)
             return

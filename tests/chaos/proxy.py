@@ -13,6 +13,8 @@ from random import Random
 
 from msgspec import Struct
 
+from gateway.connections import shut
+
 CHUNK = 65536
 
 
@@ -80,7 +82,7 @@ class Link:
         """Let nobody in and cut who is."""
         server, self._server = self._server, None
         if server is not None:
-            server.close()
+            await shut(server)
         self.cut()
 
     # ---- one connection ------------------------------------------------------------------------

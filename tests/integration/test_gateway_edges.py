@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 import socket
@@ -478,3 +479,15 @@ async def test_a_page_elsewhere_can_send_nothing_that_does_anything(stage):
 
 def allowances(answer) -> list[str]:
     return [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_client_that_comes_while_the_gateway_stops_is_let_go(stage, turns):
+    """However far its connection had come: it is closed, and left to nobody (a warning fails)."""
+    with socket.create_connection(("127.0.0.1", urlsplit(stage.gateway.url).port), 5) as client:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(stage.gateway.stop(), 3)
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.to_thread(client.recv, 1) == b""
+    gc.collect()

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from gateway.connections import shut
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged
 from tests.integration.projector_stage import POOL
 from tests.waiting import until
@@ -100,7 +101,7 @@ class Proxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+        await shut(self._server)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
