@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -44,12 +45,47 @@ T = TypeVar("T")
 
 
 class Absent(RedisConnectionError):
-    """Nothing was sent: Redis is known to be away."""
+    """Nothing was sent: Redis is known to be away, or the client was closed."""
+
+
+class Pool(BlockingConnectionPool):
+    """Connections that stay closed once they were.
+
+    redis-py's pool overlooks a connection that is being opened while it is closed, and opens
+    another one for whoever asks later. Calls that nobody waits for any more (`shielded`) do both,
+    and what they open would belong to nobody.
+    """
+
+    _closed = False
+
+    async def get_connection(self, *_: Any, **__: Any) -> AbstractConnection:
+        """Raises `Absent` once the pool is closed, and where it was closed meanwhile."""
+        self._demand_open()
+        connection: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call]
+        try:
+            self._demand_open()
+        except Absent:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: AbstractConnection) -> None:
+        if self._closed:
+            await connection.disconnect(nowait=True)
+        await super().release(connection)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        await super().aclose()
+
+    def _demand_open(self) -> None:
+        if self._closed:
+            raise Absent("this client was closed")
 
 
 def connect(url: str, *, max_connections: int = 32, client: type[Redis] = Redis) -> Redis:
     """A client for short calls. Waits for a free connection rather than opening more."""
-    pool = BlockingConnectionPool.from_url(
+    pool = Pool.from_url(
         url,
         max_connections=max_connections,
         timeout=SOCKET_SECONDS,
@@ -79,7 +115,7 @@ def _raw(client: Redis) -> Redis:
 
 def connect_blocking(url: str, *, block_seconds: float, max_connections: int = 1) -> Redis:
     """A client for a reader, or a few, that block up to `block_seconds`."""
-    pool = BlockingConnectionPool.from_url(
+    pool = Pool.from_url(
         url,
         max_connections=max_connections,
         timeout=block_seconds + SOCKET_SECONDS,

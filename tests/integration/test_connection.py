@@ -1,0 +1,34 @@
+"""A client of Redis that was closed holds no connection, whatever was under way."""
+
+import asyncio
+
+import redis
+
+from eventstore.connection import connect, execute, shielded
+from tests.waiting import until
+
+TURNS = 40
+
+
+async def test_what_is_still_under_way_when_a_client_is_closed_leaves_no_connection(redis_url):
+    """Nobody waits for these calls any more: they connect, or ask once more, after the closing."""
+    with redis.Redis.from_url(redis_url) as watching:
+        before = len(watching.client_list())
+        clients = [await _closed_after(turns, redis_url) for turns in range(TURNS)]
+        await until(lambda: len(watching.client_list()) == before)
+    assert len(clients) == TURNS  # alive until here: their end would close what they hold
+
+
+async def _closed_after(turns: int, url: str) -> object:
+    client = connect(url)
+
+    async def ask() -> None:
+        for _ in range(3):
+            await execute(client, "PING")
+
+    asking = asyncio.ensure_future(shielded(ask))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    asking.cancel()
+    await client.aclose()
+    return client
