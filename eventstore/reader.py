@@ -4,6 +4,7 @@ A reader keeps the last id that it saw and goes on from there, over a connection
 a stream was trimmed past that id, the caller notices by the gap in `seq`.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,8 +36,12 @@ class Reader:
     async def read(
         self, positions: Mapping[str, str], *, count: int = 1000, block: bool = True
     ) -> dict[str, list[Entry]]:
-        """Entries after the given ids, by stream; empty when none came within the block time."""
+        """Entries after the given ids, by stream; empty when none came within the block time.
+
+        Without a stream to read that time passes, too: whoever reads in a loop relies on it.
+        """
         if not positions:
+            await asyncio.sleep(self.block_ms / 1000 if block else 0)
             return {}
         wait = ("BLOCK", self.block_ms) if block else ()
         command = ("XREAD", "COUNT", count, *wait, "STREAMS", *positions, *positions.values())

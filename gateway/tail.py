@@ -209,8 +209,6 @@ class Tail:
         streams = {self._stream(pool): pool for pool in going}
         at = {stream: self.positions[pool] for stream, pool in streams.items()}
         # After an outage the first look does not block, so that it is soon known to be over.
-        if not at:
-            await asyncio.sleep(self._reader.block_ms / 1000)
         found = await self._reader.read(at, block=self._following.is_set())
         self._read_at = time.monotonic()
         for stream, entries in found.items():

@@ -1,12 +1,14 @@
 """A log that breaks its promise stops its pool's projection; servers that go away only delay it."""
 
 import re
+import time
 
 import pytest
 import redis
 from structlog.testing import capture_logs
 
 from eventstore.events import ENTRY_FIELDS
+from projector.active import Active
 from projector.queries import AgentFilter, Position
 from projector.service import Phase
 from tests.conftest import MakeServer
@@ -83,6 +85,30 @@ async def test_what_came_before_the_damage_in_one_batch_is_taken(
         assert position.seq == 2
         assert len(await stage.views.agents(AgentFilter())) == 2
         assert len(await stage.views.events(POOL)) == 2
+
+
+async def test_a_projector_with_nothing_left_to_follow_rests(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All logs are lost at once: until somebody recovers them it looks now and then."""
+    rounds: list[float] = []
+    take_round = Active._round
+
+    async def counted(active: Active) -> None:
+        rounds.append(time.monotonic())
+        await take_round(active)
+
+    monkeypatch.setattr(Active, "_round", counted)
+    async with open_stage(redis_url, database_url) as stage:
+        await (await stage.pool()).spawn()
+        async with stage.projecting(audit_seconds=0.2):
+            await stage.settle()
+            with redis.Redis.from_url(redis_url) as client:
+                client.flushall()
+            await stopped_at(stage)
+            rounds.clear()
+            await until(lambda: len(rounds) > 3)
+    assert rounds[3] - rounds[0] > 0.5
 
 
 @pytest.mark.parametrize("idle", [True, False])
