@@ -94,6 +94,7 @@ class Streams:
         self._trail = Trail(keys, reader.range, archive.archived if archive else None)
         self.positions: dict[str, str] = {}
         self._seqs: dict[str, int] = {}
+        """How far each stream is told, or stood where telling what comes begins."""
 
     def stream(self, pool: str) -> str:
         return self._keys.catalogue if pool == CATALOGUE else self._keys.pool(pool, "events")
@@ -146,7 +147,6 @@ class Streams:
         for pool in self.positions:
             found += await self._newest(pool, until[pool], count, keep)
         self.positions.update(until)
-        self._seqs.clear()
         found.sort(key=lambda event: (event.ms, event.pool, event.seq))
         return found[-count:] if count else []
 
@@ -175,7 +175,14 @@ class Streams:
 
     async def ends(self) -> dict[str, str]:
         """The id of the last entry of each stream, `0` where it is empty."""
-        return {pool: await self._reader.last_id(self.stream(pool)) for pool in self.positions}
+        found: dict[str, str] = {}
+        for pool in self.positions:
+            last = [
+                recorded(pool, e) for e in await self._reader.newest(self.stream(pool), count=1)
+            ]
+            found[pool] = last[0].stream_id if last else "0"
+            self._seqs[pool] = last[0].seq if last else 0
+        return found
 
     async def before_seq(self, pool: str, seq: int) -> str:
         """An id before the entry with that `seq`, found by halving time: `seq` only grows."""
@@ -227,7 +234,7 @@ class Streams:
         """What left the stream before it was read: it went on while this reader could not."""
         until, first = following[0].decode(), recorded(pool, following).seq
         found: list[Recorded] = []
-        while (seen := self._seqs.get(pool, first)) + 1 < first:
+        while (seen := self._seqs.get(pool, 0)) + 1 < first:
             page = await self._trail.after(
                 _log(pool), self.positions[pool], until=until, count=CHUNK
             )

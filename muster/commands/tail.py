@@ -6,7 +6,7 @@ It is read from Redis, and what has left Redis from the archive, where the datab
 import argparse
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from fnmatch import fnmatchcase
 
 from msgspec import Struct
@@ -110,7 +110,7 @@ async def _print(options: TailOptions, *, as_json: bool) -> None:
         tell(event)
 
 
-async def told(options: TailOptions) -> AsyncIterator[Recorded]:
+async def told(options: TailOptions) -> AsyncGenerator[Recorded, None]:
     """The events that are asked for, in order."""
     from projector.queries import Views
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +261,28 @@ async def test_tail_that_was_held_up_tells_what_left_meanwhile(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert seen == places("alpha", 10, 16)
+
+
+async def test_tail_that_was_held_up_before_it_followed_tells_what_left_meanwhile(
+    record: Record,
+) -> None:
+    """It has not read anything of the stream but its last event when it is stopped."""
+    follows = TailOptions(
+        redis_url=record.stage.redis_url,
+        database_url=record.stage.database_url,
+        pools=("alpha",),
+        count=1,
+        follow=True,
+    )
+    async with asyncio.timeout(10), aclosing(told(follows)) as events:
+        seen = [(await anext(events)).seq]
+        for _ in range(6):
+            await record.pools["alpha"].spawn()
+        await record.stage.settle()
+        await until(lambda: len(raw_events(record.stage.redis_url, "alpha")) == 1)
+        while seen[-1] < 16:
+            seen.append((await anext(events)).seq)
+    assert seen == list(range(10, 17))
 
 
 def test_a_database_that_is_away_is_one_line(
