@@ -7,10 +7,10 @@ never changes the log. A field added later has a default; a change of meaning is
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Final, TypeAlias, get_args
+from typing import Annotated, ClassVar, Final, TypeAlias, get_args
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from eventstore.errors import UnknownEvent
 from eventstore.upcasting import upcast
@@ -31,6 +31,11 @@ ENTRY_FIELDS: Final = (
     "ts",
     "data",
 )
+
+
+Number: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""What every database holds: a body with more is damaged, and refused where it is read."""
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class Body(Struct, frozen=True, omit_defaults=True):
@@ -60,12 +65,12 @@ class AgentRequested(Body, frozen=True):
     heartbeat_interval: float = 30.0
     max_idle_time: float | None = None
     pending_timeout: float | None = None
-    expires_ms: int = 0
+    expires_ms: Number = 0
     input: msgspec.Raw = msgspec.Raw(b"{}")
     labels: dict[str, str] = {}
     operation_id: str = ""
     digest: str = ""
-    operation_ms: int = 0
+    operation_ms: Number = 0
     """How long the operation id is remembered; 0 stands for ten minutes."""
 
 
@@ -86,9 +91,9 @@ class AgentStartFailed(Body, frozen=True):
 
     type = "agent.start_failed"
     error: Error
-    at_ms: int
-    window_ms: int
-    due_ms: int = 0
+    at_ms: Number
+    window_ms: Number
+    due_ms: Number = 0
 
 
 class AgentCrashed(Body, frozen=True):
@@ -96,9 +101,9 @@ class AgentCrashed(Body, frozen=True):
 
     type = "agent.crashed"
     error: Error
-    at_ms: int
-    window_ms: int
-    due_ms: int = 0
+    at_ms: Number
+    window_ms: Number
+    due_ms: Number = 0
 
 
 class AgentUnhealthy(Body, frozen=True):
@@ -106,9 +111,9 @@ class AgentUnhealthy(Body, frozen=True):
 
     type = "agent.unhealthy"
     error: Error
-    at_ms: int
-    window_ms: int
-    due_ms: int = 0
+    at_ms: Number
+    window_ms: Number
+    due_ms: Number = 0
 
 
 class AgentLost(Body, frozen=True):
@@ -122,11 +127,11 @@ class AgentLost(Body, frozen=True):
     type = "agent.lost"
     version = 2
     reason: str
-    at_ms: int
+    at_ms: Number
     blameless: bool = False
     alone: bool = False
-    window_ms: int = 0
-    due_ms: int = 0
+    window_ms: Number = 0
+    due_ms: Number = 0
 
 
 class AgentCleared(Body, frozen=True):
@@ -141,7 +146,7 @@ class AgentReleased(Body, frozen=True):
 
     type = "agent.released"
     reason: str
-    next_incarnation: int
+    next_incarnation: Number
 
 
 class AgentRestarting(Body, frozen=True):
@@ -149,7 +154,7 @@ class AgentRestarting(Body, frozen=True):
 
     type = "agent.restarting"
     reason: str
-    next_incarnation: int
+    next_incarnation: Number
 
 
 class AgentTerminationRequested(Body, frozen=True):
@@ -173,7 +178,7 @@ class AgentFailed(Body, frozen=True):
 
     type = "agent.failed"
     reason: str
-    failures: int
+    failures: Number
 
 
 # ---- workers ---------------------------------------------------------------------------------
@@ -184,8 +189,8 @@ class WorkerRequested(Body, frozen=True):
 
     type = "worker.requested"
     host: str
-    max_agents: int
-    deadline_ms: int
+    max_agents: Count
+    deadline_ms: Number
     reason: str = ""
 
 
@@ -194,9 +199,9 @@ class WorkerStarted(Body, frozen=True):
 
     type = "worker.started"
     host: str
-    pid: int
-    start_time: int
-    max_agents: int
+    pid: Number
+    start_time: Number
+    max_agents: Count
 
 
 class WorkerSuspect(Body, frozen=True):
@@ -258,20 +263,20 @@ class PoolScalingDecided(Body, frozen=True):
 
     type = "pool.scaling_decided"
     reason: str
-    current: int
-    desired: int
-    pending: int
-    restarting: int
-    running: int
-    free: int
-    ordered: int
-    maximum: int
+    current: Number
+    desired: Number
+    pending: Number
+    restarting: Number
+    running: Number
+    free: Number
+    ordered: Number
+    maximum: Number
 
 
 class HostJoined(Body, frozen=True):
     type = "host.joined"
     hostname: str
-    pid: int
+    pid: Number
 
 
 class HostCordoned(Body, frozen=True):
@@ -295,10 +300,10 @@ class LogRecovered(Body, frozen=True):
     """
 
     type = "log.recovered"
-    generation: int
-    from_generation: int
-    from_seq: int
-    known_seq: int
+    generation: Number
+    from_generation: Number
+    from_seq: Number
+    known_seq: Number
     reason: str
 
 

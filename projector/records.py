@@ -30,8 +30,8 @@ def agent_record(agent: Agent, generation: int) -> Record:
     return {
         "agent_id": agent.agent_id,
         "pool_name": agent.pool_name,
-        "role_type": agent.role_type,
-        "project_id": agent.project_id,
+        "role_type": _storable(agent.role_type),
+        "project_id": _storable(agent.project_id),
         "status": agent.status.value,
         "reason": _storable(agent.reason),
         "stop": agent.stop.value,
@@ -106,7 +106,7 @@ def worker_record(worker: Worker, agent_count: int, alone: str) -> Record:
     return {
         "worker_id": worker.worker_id,
         "pool_name": worker.pool_name,
-        "host": worker.host,
+        "host": _storable(worker.host),
         "pid": worker.pid,
         "start_time": worker.start_time,
         "status": worker.status.value,
@@ -147,7 +147,7 @@ def worker_of(row: Row) -> Worker:
 def pool_record(pool: Pool) -> Record:
     return {
         "pool_name": pool.pool_name,
-        "role_type": pool.role_type,
+        "role_type": _storable(pool.role_type),
         "config": bytes(write_config(pool.config, pool.unknown)).decode(),
         "deleted": pool.deleted,
         "version": pool.version,
@@ -175,10 +175,10 @@ def pool_of(row: Row) -> Pool:
 def host_record(host: Host) -> Record:
     return {
         "host": host.host,
-        "hostname": host.hostname,
+        "hostname": _storable(host.hostname),
         "pid": host.pid,
         "status": host.status,
-        "reason": host.reason,
+        "reason": _storable(host.reason),
         "version": host.version,
         "joined_at": host.joined_ms,
         "changed_at": host.changed_ms,

@@ -1,5 +1,6 @@
 """A log that breaks its promise stops its pool's projection; servers that go away only delay it."""
 
+import json
 import re
 import time
 
@@ -19,13 +20,20 @@ EVENTS = f"pool:{{{POOL}}}:events"
 META = f"pool:{{{POOL}}}:meta"
 
 
-def write_entry(url: str, seq: int, *, kind: str = "agent.started", version: int = 1) -> None:
+def write_entry(
+    url: str, seq: int, *, kind: str = "agent.started", version: int = 1, data: str = "{}"
+) -> None:
     """An entry such as no script of ours writes."""
     values = {"type": kind, "version": version, "seq": seq, "event_id": f"e{seq}", "subject": "a"}
-    fields = {name: values.get(name, "") for name in ENTRY_FIELDS} | {"data": "{}", "ts": 1}
+    fields = {name: values.get(name, "") for name in ENTRY_FIELDS} | {"data": data, "ts": 1}
     with redis.Redis.from_url(url) as client:
         client.xadd(EVENTS, fields)
         client.hset(META, "seq", max(seq, int(client.hget(META, "seq"))))
+
+
+def order(**changes: int | str) -> str:
+    """The body of a `worker.requested`."""
+    return json.dumps({"host": "h", "max_agents": 1, "deadline_ms": 1, **changes})
 
 
 async def stopped_at(stage: Stage) -> Position:
@@ -47,6 +55,14 @@ async def stopped_at(stage: Stage) -> Position:
         ({"seq": 3, "version": 9}, r"unreadable event: seq 3 .+ reads up to version 1"),
         ({"seq": 3, "kind": "agent.lost"}, r"unreadable event: seq 3 .+"),
         ({"seq": 3}, r"contradiction: seq 3 \(agent.started of a\): no such agent"),
+        (
+            {"seq": 3, "kind": "worker.requested", "data": order(deadline_ms=2**63)},
+            r"unreadable event: seq 3 .+ its data is damaged",
+        ),
+        (
+            {"seq": 3, "kind": "worker.requested", "data": order(max_agents=2**31)},
+            r"unreadable event: seq 3 .+ its data is damaged",
+        ),
         ({"seq": 3, "kind": "pool.deleted"}, r"contradiction: seq 3 .+ belongs in the catalogue"),
     ],
 )
@@ -70,6 +86,21 @@ async def test_a_log_that_breaks_its_promise_stops_that_pool_alone(
         said = [entry for entry in logs if entry["event"] == "projection.stopped"]
         assert [(line["pool"], line["reason"]) for line in said] == [(POOL, position.status)]
         assert len(await stage.views.events(POOL)) == 2
+
+
+async def test_text_that_postgresql_does_not_hold_stops_nothing(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        await (await stage.pool()).spawn()
+        write_entry(redis_url, 2, kind="worker.requested", data=order(host="h\0"))
+        spawn = json.dumps({"role_type": "r\0", "project_id": "p\0"})
+        write_entry(redis_url, 3, kind="agent.requested", data=spawn)
+        async with stage.projecting():
+            await stage.settle()
+            shown = await stage.views.agent("a")
+            assert shown is not None
+            assert (shown.role_type, shown.project_id) == ("r\ufffd", "p\ufffd")
 
 
 async def test_what_came_before_the_damage_in_one_batch_is_taken(

@@ -10,7 +10,7 @@ import runpy
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 import pytest
@@ -129,7 +129,8 @@ WORDS: dict[Any, str] = {
 
 def described(field: msgspec.structs.FieldInfo) -> list[str]:
     """A field's name, type and default as its row says them."""
-    kind = field.type
+    bounded = get_origin(field.type) is Annotated
+    kind = field.type.__origin__ if bounded else field.type
     optional = isinstance(kind, types.UnionType) or type(None) in get_args(kind)
     word = WORDS[get_args(kind)[0]] + " or null" if optional else WORDS[kind]
     return [f"`{field.name}`", word, _default(field)]

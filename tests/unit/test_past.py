@@ -7,12 +7,22 @@ import pytest
 
 from eventstore import agent as agents
 from eventstore import worker as workers
-from eventstore.events import AgentBody, AgentRequested, Error, Event, WorkerBody, WorkerRequested
+from eventstore.events import (
+    AgentBody,
+    AgentRequested,
+    Count,
+    Error,
+    Event,
+    Number,
+    WorkerBody,
+    WorkerRequested,
+)
 from projector.past import TURNS
 
 SAMPLES: dict[Any, Any] = {
     str: "x",
-    int: 1,
+    Number: 1,
+    Count: 1,
     float: 1.0,
     bool: False,
     Error: Error(type="ValueError"),
