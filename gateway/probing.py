@@ -11,6 +11,7 @@ from eventstore import parking
 from eventstore.connection import UNREACHABLE, execute, inspect, server_version, shielded
 from eventstore.errors import LogError, LogUnreachable, MusterError
 from gateway.backend import Backend
+from gateway.feed import well_formed
 from gateway.problems import Problem
 
 REDIS_SECONDS: Final = 2.0
@@ -38,7 +39,10 @@ class RedisFacts(Struct, frozen=True, kw_only=True):
 
 
 class Standing(Struct, frozen=True, kw_only=True):
-    """What of a pool's events stands in Redis. `oldest_ms` is log time."""
+    """What of a pool's events stands in Redis. `oldest_ms` is log time.
+
+    `first_seq` is 1 where the first entry is none of an event: what left cannot be told then.
+    """
 
     entries: int = 0
     first_seq: int = 1
@@ -91,7 +95,8 @@ async def standing(backend: Backend, pool: str) -> Standing:
         return Standing()
     stream_id, fields = oldest[0]
     milliseconds = int(stream_id.partition(b"-")[0])
-    return Standing(entries=int(entries), first_seq=int(fields[5]), oldest_ms=milliseconds)
+    first_seq = int(fields[5]) if well_formed(oldest[0]) else 1
+    return Standing(entries=int(entries), first_seq=first_seq, oldest_ms=milliseconds)
 
 
 async def view_facts(backend: Backend) -> list[ViewFacts]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -120,6 +121,17 @@ async def test_a_lost_worker_and_a_failed_agent_are_alerts(stage):
     assert found.keys() == {"agent-failed", "worker-lost"}
     assert (found["agent-failed"]["subject"], found["worker-lost"]["subject"]) == (agent_id, "w1")
     assert all(alert["since"] and alert["action"] for alert in found.values())
+
+
+async def test_an_entry_that_is_no_event_blinds_nobody(stage):
+    """What somebody added by hand to a stream in which nothing stood yet."""
+    await stage.stage.pool("fresh")
+    with redis.Redis.from_url(stage.stage.redis_url) as client:
+        client.xadd("pool:{fresh}:events", {"hello": "world"})
+    await until(lambda: "fresh" in stage.backend.tail.stopped)
+    for path in ("/metrics", f"{AGENTS}/monitor/dashboard", f"{AGENTS}/monitor/system"):
+        assert (await stage.get(path)).status == 200
+    assert {"projection-stopped", "tail-stopped"} <= (await _alerts(stage)).keys()
 
 
 async def test_views_that_stay_behind_are_an_alert_and_not_ready(redis_url, tmp_path, monkeypatch):
