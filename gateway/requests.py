@@ -30,8 +30,8 @@ ProjectId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$(?!\n)")]
 ParkedId = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z0-9_-]{1,63}:(agent|worker|command|heartbeat):[^\x00-\x1f\x7f]{1,256}$(?!\n)",
-        description="As the list of what is parked gives it",
+        pattern=r"^[a-z0-9_-]{1,63}:(agent|worker|command|heartbeat):[\s\S]{0,1024}$(?!\n)",
+        description="As the list of what is parked gives it: what stands there may have any name",
     ),
 ]
 Identifier = Annotated[

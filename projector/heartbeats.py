@@ -19,6 +19,9 @@ from projector.tables import AGENT_LIVE, SERVING, WORKER_LIVE
 KEPT_MS: Final = 900_000
 """What was not heard of for so long leaves the live tables."""
 
+NAME_MAX: Final = 256
+"""Of what a damaged heartbeat calls its worker: an operator has to name it, too."""
+
 
 class Beat(Struct, frozen=True):
     """The body of `worker.heartbeat`."""
@@ -91,7 +94,7 @@ def _unread(pool: str, stream_id: bytes, fields: Sequence[bytes], error: Excepti
     at = stream_id.decode()
     named = fields[_SUBJECT].decode(errors="replace") if len(fields) > _DATA else ""
     content = fields[_DATA] if len(fields) > _DATA else b" ".join(fields)
-    return Unread(pool, named or at, at, f"a heartbeat at {at}: {error}", content)
+    return Unread(pool, named[:NAME_MAX] or at, at, f"a heartbeat at {at}: {error}", content)
 
 
 def write(connection: Connection, gathered: Gathered) -> None:

@@ -12,6 +12,7 @@ import redis
 
 from eventstore import parking
 from eventstore.agent import Started
+from eventstore.events import ENTRY_FIELDS
 from muster.__main__ import main
 from projector.verify import verify
 from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage, logged
@@ -234,6 +235,16 @@ async def test_heartbeats_that_say_nothing_are_parked_once_for_each_worker(stage
 
     await until(heard)
     assert await parked(stage) == before, "what is parked stays as it was found first"
+
+
+@pytest.mark.parametrize("name", ["a\nb\x00\n", "w" * 300, "\u00fc/%2F?#" * 100, ".."])
+async def test_what_has_an_odd_name_can_be_dropped(stage, server, name):
+    entry = dict.fromkeys(ENTRY_FIELDS, "") | {"subject": name, "data": "not json"}
+    server.xadd(f"{BASE}heartbeats", entry)
+    [one] = await until(lambda: parked(stage))
+    assert one["subject"] == name[:256]
+    assert (await decide(stage, "DELETE", one)).status == 200
+    assert await parked(stage) == []
 
 
 async def test_operators_are_told(stage, server):
