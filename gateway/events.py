@@ -24,10 +24,13 @@ from gateway.keys import BACKEND
 from gateway.problems import Kind, Problem
 from gateway.requests import EventQuery, query
 
-PAGE = 500
+PAGE = 100
+"""Events that a client which catches up holds in memory, each as large as an input may be."""
+PIECE = 64 * 1024
+"""Bytes after which what is to be sent goes out, and waits until the client takes it."""
 WRITE_SECONDS = 30.0
 RETRY_MS = 2_000
-_STREAM_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
+_STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _NAME: Final = re.compile(r"[a-z0-9_-]{0,63}")
 
 
@@ -166,7 +169,7 @@ class Stream:
         for pool, end in target.items():
             if self._selection.follows(pool) and not self._cursor.passed(pool, end):
                 async for entries in self._pages(pool, end):
-                    await self._send([told(pool, e) for e in entries if well_formed(e)])
+                    await self._send(told(pool, e) for e in entries if well_formed(e))
                     self._cursor.positions[pool] = entries[-1][0].decode()
 
     async def _pages(self, pool: str, end: str) -> AsyncIterator[list[Entry]]:
@@ -178,16 +181,19 @@ class Stream:
             yield page
 
     async def _send(self, events: Iterable[Told]) -> None:
-        lines: list[str] = []
+        piece = bytearray()
         for event in events:
             follows = self._selection.follows(event.pool)
             if not follows or self._cursor.passed(event.pool, event.stream_id):
                 continue
             self._cursor.positions[event.pool] = event.stream_id
             if self._selection.wants(event):
-                lines.append(f"id: {self._cursor}\ndata: {event.data.decode()}\n\n")
-        if lines:
-            await self._write("".join(lines).encode())
+                piece += b"id: %s\ndata: %s\n\n" % (str(self._cursor).encode(), event.data)
+            if len(piece) > PIECE:
+                await self._write(bytes(piece))
+                piece.clear()
+        if piece:
+            await self._write(bytes(piece))
 
     async def _write(self, content: bytes) -> None:
         async with asyncio.timeout(WRITE_SECONDS):

@@ -147,6 +147,31 @@ async def test_from_the_beginning_everything_comes(stage, monkeypatch):
         assert (await client.next())["seq"] == 9
 
 
+async def test_large_events_go_out_one_by_one(stage, monkeypatch):
+    """A client that takes nothing costs a piece or two, not all that it asked for."""
+    sizes: list[int] = []
+    write = events.Stream._write
+
+    async def noted(stream: events.Stream, content: bytes) -> None:
+        sizes.append(len(content))
+        await write(stream, content)
+
+    monkeypatch.setattr(events.Stream, "_write", noted)
+    large = {"text": "x" * 60_000}
+    for _ in range(6):
+        await stage.pending(input=large)
+    async with following(stage, f"?after=0&pool={POOL}") as client:
+        told = await client.take(6)
+    assert [event["seq"] for event in told] == list(range(1, 7))
+    assert max(sizes) < events.PIECE + 62_000
+
+
+@pytest.mark.parametrize("at", ["٣-٣", f"{2**64}-0"])
+async def test_a_position_that_no_stream_has_is_refused(stage, at):
+    refused = await stage.get(f"{EVENTS}?after={events.Cursor({POOL: at})}")
+    assert (refused.status, refused.fields) == (400, ["Last-Event-ID"])
+
+
 async def test_a_pool_that_comes_later_is_followed_from_its_first_event(stage):
     async with following(stage, "?type=agent.requested") as client:
         body = {"pool_name": "late", "role_type": "developer"}
