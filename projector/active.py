@@ -27,7 +27,7 @@ from projector.projection import Projection, Taken, stopped
 from projector.readiness import ready
 from projector.recovery import Recovery, Stage
 from projector.rows import Position
-from projector.snapshot import Snapshot, begins_late, take_snapshot
+from projector.snapshot import CannotBegin, Snapshot, begins_late, take_snapshot
 from projector.source import Source
 from projector.sweeping import Sweep
 from projector.tables import SERVING
@@ -109,13 +109,20 @@ class Active:
         """Begin with what lives where neither archive nor stream has the beginning."""
         positions = self._projection.positions
         for pool in [pool for pool in pools if pool != CATALOGUE and not positions[pool].seq]:
-            if first := await begins_late(self._source, pool):
+            if not (first := await begins_late(self._source, pool)):
+                if stopped(positions[pool]) and not positions[pool].generation:
+                    await self._mark({pool: OK})  # what could not be begun with is gone
+                continue
+            try:
                 snapshot = await take_snapshot(self._source, pool)
-                taken = await self._database.write(lambda c: self._begin(c, snapshot))  # noqa: B023
-                self._keep(taken)
-                log.warning("projection.begun_late", pool=pool, complete_from=first)
-                for damage in snapshot.damaged:
-                    await self._park(pool, damage)
+            except CannotBegin as error:
+                await self._mark({pool: str(error)})
+                continue
+            taken = await self._database.write(lambda c: self._begin(c, snapshot))  # noqa: B023
+            self._keep(taken)
+            log.warning("projection.begun_late", pool=pool, complete_from=first)
+            for damage in snapshot.damaged:
+                await self._park(pool, damage)
 
     def _begin(self, connection: Connection, snapshot: Snapshot) -> Taken:
         self._lease.hold(connection)
@@ -182,7 +189,12 @@ class Active:
         self._audited_at = time.monotonic()
         if await self._lost({pool: why for pool, why in found.items() if why != OK}):
             return
-        changed = {p: status for p, status in found.items() if status != positions[p].status}
+        await self._mark(
+            {p: status for p, status in found.items() if status != positions[p].status}
+        )
+
+    async def _mark(self, changed: Mapping[str, str]) -> None:
+        """Let pools stop, or go on, with these statuses."""
         for taken in await self._database.write(lambda c: self._halt(c, changed)):
             self._keep(taken)
 

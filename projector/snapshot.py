@@ -5,7 +5,8 @@ Redis' hashes, each with the `seq` at which it was read, and the stream tells ho
 there. So agents and workers that live are whole (but for a few times and the last error); agents
 that ended are whole where the stream still has their request, and are not known otherwise. The
 archive begins where the stream does. What cannot be read is left out and named, to be parked: it
-holds up nothing else, and events of its that come later are passed over.
+holds up nothing else, and events of its that come later are passed over. An event that cannot be
+read leaves nothing to begin with: what was read of the hashes is from after it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,12 +22,12 @@ from eventstore import agent as agents
 from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent
-from eventstore.errors import Unreadable
+from eventstore.errors import MusterError, UnknownEvent, Unreadable
 from eventstore.events import AgentRequested, Event, LogRecovered, WorkerRequested
 from eventstore.outcomes import fields_of, text_of
 from eventstore.worker import Worker
 from projector.fold import Crew, State
-from projector.intake import event_of
+from projector.intake import WHY_MAX, event_of
 from projector.rows import EventRow, Position
 from projector.source import Source
 
@@ -34,6 +35,10 @@ PIECE: Final = 300
 PAGE: Final = 1000
 
 T = TypeVar("T")
+
+
+class CannotBegin(MusterError):
+    """The stream of a pool whose beginning is gone has an event that cannot be read."""
 
 
 class Spec(Struct, frozen=True):
@@ -68,12 +73,19 @@ async def begins_late(source: Source, pool: str) -> int:
 
 
 async def take_snapshot(source: Source, pool: str) -> Snapshot:
-    """Read a pool's hashes, then its stream to its end, and bring the one up to the other."""
+    """Read a pool's hashes, then its stream to its end, and bring the one up to the other.
+
+    Raises `CannotBegin`, and what reading Redis raises.
+    """
     found = _Read()
     await _read_agents(source, pool, found)
     await _read_workers(source, pool, found)
-    rows = await _read_stream(source, pool)
-    state = _bring_up(pool, found, [event_of(row) for row in rows])
+    try:
+        rows = await _read_stream(source, pool)
+        state = _bring_up(pool, found, [event_of(row) for row in rows])
+    except (UnknownEvent, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"unreadable event in a stream that has lost its beginning: {str(error)[:WHY_MAX]}"
+        raise CannotBegin(f"{why}; nothing was skipped") from error
     last = rows[-1]
     position = Position(pool, last.generation, last.seq, last.stream_id, last.ts)
     return Snapshot(position=position, state=state, rows=rows, damaged=found.damaged)

@@ -12,6 +12,7 @@ from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from projector.rebuild import RebuildOptions, replay
 from tests.integration.projector_stage import POOL, Stage, open_stage
+from tests.integration.test_projector_damage import META, stopped_at, write_entry
 from tests.integration.test_recovery import recovered
 from tests.waiting import until
 
@@ -212,3 +213,27 @@ def _any():
     from projector.queries import AgentFilter
 
     return AgentFilter()
+
+
+@pytest.mark.parametrize("kind", ["agent.abducted", "agent.lost"])
+async def test_an_event_that_cannot_be_read_stops_that_pool_alone(
+    redis_url: str, database_url: str, kind: str
+) -> None:
+    """Until a projector comes that can read it: here the stream is mended."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool, other = await stage.pool(), await stage.pool("other")
+        for one in (pool, pool, other):
+            await one.spawn()
+        await trim(stage, 1)
+        write_entry(redis_url, 3, kind=kind)
+        async with stage.projecting():
+            await stage.settle("other")
+            position = await stopped_at(stage)
+            assert position.seq == 0
+            assert position.status.startswith("unreadable event in a stream that has lost its")
+        with redis.Redis.from_url(redis_url) as client:
+            client.xdel(EVENTS, client.xrevrange(EVENTS, count=1)[0][0])
+            client.hset(META, "seq", 2)
+        async with stage.projecting():
+            await stage.settle()
+            assert len(await stage.views.agents(_any())) == 3
