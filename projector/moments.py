@@ -25,14 +25,19 @@ class Moment(Struct, frozen=True):
 
     at_ms: int
     places: Mapping[str, Place]
+    named: frozenset[str] = frozenset()
+    """Logs of which an event was named: others of its time may come after it."""
 
     def of(self, pool: str) -> Place:
         return self.places.get(pool, Place(pool, (), 0, ends=True))
 
     def __str__(self) -> str:
         """The same moment in every log, also when more events of its time are archived."""
-        open_ones = [place for place in self.places.values() if place.ends and place.spans]
-        pinned = [f"{place.pool}:{place.generation}:{place.seq}" for place in open_ones]
+        pinned = [
+            f"{pool}:{place.generation}:{place.seq}" if place.spans else f"{pool}:0"
+            for pool, place in self.places.items()
+            if pool in self.named or (place.ends and place.spans)
+        ]
         return ",".join([str(self.at_ms), *pinned])
 
 
@@ -50,4 +55,4 @@ def find_moment(connection: Connection, asked: AsOf, named: set[str] | None) -> 
         pool: fixed[pool] if pool in fixed else place_before(connection, pool, at_ms)
         for pool in sorted(pools)
     }
-    return Moment(at_ms, places)
+    return Moment(at_ms, places, frozenset(fixed))

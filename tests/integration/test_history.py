@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import asdict, replace
 from sqlalchemy import Connection, text
 
+from gateway.as_of import parse
 from projector import selections
 from projector.bulk import write_rows
 from projector.database import Database
@@ -185,15 +186,26 @@ async def test_a_moment_stays_the_same_while_events_of_its_time_still_come(
         before = await stage.history.agents(moment, EVERY, limit=1000)
         await stage.archive(rows)
         assert await stage.history.agents(moment, EVERY, limit=1000) == before
-        time_text, *pinned = str(moment).split(",")
-        events = {}
-        for pin in pinned:
-            pool, generation, seq = pin.split(":")
-            events[pool] = (int(generation), int(seq))
-        again = await stage.history.moment(AsOf(at_ms=int(time_text), events=events))
+        again = await stage.history.moment(parse(str(moment)))
         assert await stage.history.agents(again, EVERY, limit=1000) == before
         newer = await stage.history.moment(AsOf(at_ms=last.ts))
         assert await stage.history.agents(newer, EVERY, limit=1000) != before
+
+
+async def test_an_event_stays_the_moment_although_others_of_its_time_come_after_it(
+    database_url: str,
+) -> None:
+    """A recovery, or a reap, writes many at once."""
+    rows = [replace(row, ts=1_000) for row in histories.History(5).write(60)]
+    async with open_stage(database_url) as stage:
+        await stage.archive(rows)
+        for pool in POOLS:
+            for seq in (0, 1, 7):
+                moment = await stage.history.moment(AsOf(events={pool: (None, seq)}))
+                before = await stage.history.agents(moment, EVERY, limit=1000)
+                again = await stage.history.moment(parse(str(moment)))
+                assert again.of(pool).seq == seq
+                assert await stage.history.agents(again, EVERY, limit=1000) == before
 
 
 # ---- over generations ------------------------------------------------------------------------
