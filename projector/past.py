@@ -261,6 +261,7 @@ def room_in(catalogue: Catalogue, pool: str, census: Census) -> Room:
         living=counted["process_count"],
         ordered=counted["ordered_worker_processes"],
         maximum=known.config.max_workers,
+        alone=len(census.alone),
     )
 
 

@@ -29,20 +29,25 @@ class Room(Struct, frozen=True):
     living: int = 0
     ordered: int = 0
     maximum: int = 0
+    alone: int = 0
+    """Workers that are each taken by one agent."""
 
     def reason(self, recorded: str, *, alone: bool = False) -> str:
         """What a pending agent waits for, and in brackets why it was put back in the queue."""
         if alone:
-            full = self.living >= self.maximum
             waits = "needs a worker of its own"
-            waits += f"; pool is at its maximum of {self.maximum} workers" if full else ""
+            waits += f"; {self._full()}" if self.living >= self.maximum else ""
         elif self.free <= 0 and self.living >= self.maximum:
-            waits = f"pool is at its maximum of {self.maximum} workers"
+            waits = self._full()
         elif self.free <= 0 and self.ordered:
             waits = "a worker is starting"
         else:
             waits = "waiting to be claimed"
         return f"{waits} ({recorded})" if recorded else waits
+
+    def _full(self) -> str:
+        taken = f", {self.alone} of them for one agent alone" if self.alone else ""
+        return f"pool is at its maximum of {self.maximum} workers{taken}"
 
 
 # ---- agents ------------------------------------------------------------------------------------
@@ -187,9 +192,12 @@ def pool_row(row: Row) -> PoolRow:
 
 
 def _rooms(connection: Connection, names: Iterable[str]) -> dict[str, Room]:
-    p, c = SERVING.pools, CAPACITY
+    p, c, w = SERVING.pools, CAPACITY, SERVING.workers
+    of_pool = (w.c.pool_name == p.c.pool_name) & w.c.status.not_in(ENDED_WORKERS)
+    alone = select(func.count()).where(of_pool, w.c.alone != "").scalar_subquery()
+    counted = (c.c.available_capacity, c.c.process_count, c.c.ordered_worker_processes)
     chosen = (
-        select(p, c.c.available_capacity, c.c.process_count, c.c.ordered_worker_processes)
+        select(p, *counted, alone.label("alone_workers"))
         .join_from(p, c, p.c.pool_name == c.c.pool_name)
         .where(p.c.pool_name.in_(sorted(names)))
     )
@@ -199,6 +207,7 @@ def _rooms(connection: Connection, names: Iterable[str]) -> dict[str, Room]:
             living=row["process_count"],
             ordered=row["ordered_worker_processes"],
             maximum=pool_of(row).config.max_workers,
+            alone=row["alone_workers"],
         )
         for row in connection.execute(chosen).mappings()
     }

@@ -1,11 +1,12 @@
 """Agents that are to run alone, where there are more of them than workers for them.
 
 Each waits for an empty worker, and would have it for the whole suspicion window. While others wait
-as well they take turns, a tenth of the window long, so that as many as ten a worker come by within
-it. One agent makes suspects of those beside it: where more wait than two workers hold the cause
-lies elsewhere (a host that fails, or that has too much to do already), and those beyond share at
-once. Nobody waits for longer than the window: where no worker is to be had, because the pool is
-full of others that stay, the suspicion lapses as it does for one that was lost once.
+as well, for one of their own or for any slot that the pool may not have more of, they take turns, a
+tenth of the window long, so that as many as ten a worker come by within it. One agent makes
+suspects of those beside it: where more wait than two workers hold the cause lies elsewhere (a host
+that fails, or that has too much to do already), and those beyond share at once. Nobody waits for
+longer than the window: where no worker is to be had, because the pool is full of others that stay,
+the suspicion lapses as it does for one that was lost once.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from eventstore.log import Log
 from eventstore.outcomes import Outcome, Survey
 from eventstore.pool import PoolConfig
 from eventstore.step import Origin
+from eventstore.worker import WorkerStatus
 from workers.leases import Stopwatch
 from workers.reaping import one_agent
 
@@ -34,10 +36,18 @@ def waiting_max(config: PoolConfig) -> int:
     return min(config.alone_limit * TURNS, 2 * config.agents_per_worker)
 
 
-def over(alone_seconds: float, survey: Survey, config: PoolConfig) -> bool:
-    """Whether one that has run alone for so long has had its turn."""
-    turn_seconds = config.suspicion_window_seconds / TURNS
-    return bool(survey.waiting_alone) and alone_seconds >= turn_seconds
+def crowded(survey: Survey, config: PoolConfig) -> bool:
+    """Whether others wait for what those that run alone have."""
+    workers = [o.worker for o in survey.workers if not o.worker.ended]
+    coming = sum(worker.status is WorkerStatus.REQUESTED for worker in workers)
+    room = survey.free + coming * config.agents_per_worker
+    full = len(workers) >= config.max_workers and survey.waiting > room
+    return bool(survey.waiting_alone) or full
+
+
+def over(alone_seconds: float, config: PoolConfig) -> bool:
+    """Whether one that has run alone for so long has had its turn, where it is crowded."""
+    return alone_seconds >= config.suspicion_window_seconds / TURNS
 
 
 def lapsed(waiting: Sequence[tuple[str, int]], survey: Survey, config: PoolConfig) -> list[str]:
@@ -57,7 +67,7 @@ class Suspects:
     async def look(self, pool: str, survey: Survey, config: PoolConfig, now: float) -> None:
         """Clear those that need not be alone any more, or cannot."""
         held = [o.alone for o in survey.workers if o.alone]
-        if not survey.waiting_alone and (config.suspicion_window_seconds or not held):
+        if not crowded(survey, config) and (config.suspicion_window_seconds or not held):
             return
         listed = await self._events.waiting_alone(pool, AT_ONCE)
         if not config.suspicion_window_seconds:
@@ -66,7 +76,7 @@ class Suspects:
             return
         tried = await self._on_trial(pool, held)
         seconds = self._running.look(tried, now)
-        had_turn = [tried[life] for life, alone in seconds.items() if over(alone, survey, config)]
+        had_turn = [tried[life] for life, alone in seconds.items() if over(alone, config)]
         await self._clear(pool, had_turn, "turn-over")
         await self._clear(pool, lapsed(listed, survey, config), "not-tried")
         beyond = await self._events.waiting_alone(pool, AT_ONCE, first=waiting_max(config))

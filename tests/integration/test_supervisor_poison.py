@@ -178,6 +178,18 @@ async def test_more_of_them_than_workers_for_them_take_turns(site: Site) -> None
     site.check(acknowledged=spawned)
 
 
+async def test_one_alone_gives_way_to_others_where_the_pool_is_full(site: Site) -> None:
+    """They are under no suspicion, and would wait for a whole window beside free slots."""
+    pool = await site.pool(suspicion_window_seconds=20.0, max_workers=2, agents_per_worker=3)
+    await suspects(pool, 1)
+    for _ in range(5):
+        await pool.spawn()
+    await site.host()
+    await site.until_running(6)
+    assert reasons(site.url) == {"turn-over"}
+    site.check()
+
+
 async def test_where_no_worker_can_be_had_suspicion_lapses(site: Site) -> None:
     """The only worker is full of others that stay: a suspect waits for a window, not for ever."""
     pool = await site.pool(suspicion_window_seconds=3.0, max_workers=1, agents_per_worker=3)

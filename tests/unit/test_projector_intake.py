@@ -92,6 +92,11 @@ class TestHeartbeats:
     [
         (Room(free=1, living=1, maximum=1), "", "waiting to be claimed"),
         (Room(free=0, living=1, maximum=1), "", "pool is at its maximum of 1 workers"),
+        (
+            Room(free=0, living=4, maximum=4, alone=2),
+            "drain",
+            "pool is at its maximum of 4 workers, 2 of them for one agent alone (drain)",
+        ),
         (Room(free=0, living=1, ordered=1, maximum=2), "", "a worker is starting"),
         (Room(free=0, living=0, maximum=2), "", "waiting to be claimed"),
         (Room(free=0, ordered=1, maximum=2), "lost", "a worker is starting (lost)"),

@@ -214,13 +214,24 @@ def test_below_the_maximum_no_worker_is_kept() -> None:
 # ---- where more of them wait than there are workers for them ---------------------------------
 
 
-@pytest.mark.parametrize(
-    ("waiting", "seconds", "over"), [(0, 599.0, False), (1, 59.9, False), (1, 60.0, True)]
-)
-def test_while_others_wait_a_tenth_of_the_window_is_enough(
-    waiting: int, seconds: float, over: bool
-) -> None:
-    assert suspects.over(seconds, with_alone(taken("t"), alone=waiting), CONFIG) is over
+def test_where_it_is_crowded_a_tenth_of_the_window_is_enough() -> None:
+    assert not suspects.over(59.9, CONFIG)
+    assert suspects.over(60.0, CONFIG)
+
+
+def test_it_is_crowded_where_others_wait_for_a_worker_of_their_own() -> None:
+    assert not suspects.crowded(with_alone(taken("t"), alone=0), CONFIG)
+    assert suspects.crowded(with_alone(taken("t"), alone=1), CONFIG)
+
+
+def test_it_is_crowded_where_anybody_waits_and_no_worker_may_be_added() -> None:
+    workers = [taken("t"), *(worker(name, agents=10) for name in "abc")]
+    assert suspects.crowded(with_alone(*workers, alone=0, waiting=1), CONFIG)
+    assert not suspects.crowded(with_alone(*workers, alone=0), CONFIG), "nobody waits"
+    assert not suspects.crowded(with_alone(*workers[:3], alone=0, waiting=1), CONFIG)
+    ordered = [*workers[:3], worker("o", status=WorkerStatus.REQUESTED)]
+    assert not suspects.crowded(with_alone(*ordered, alone=0, waiting=10), CONFIG), "it comes"
+    assert suspects.crowded(with_alone(*ordered, alone=0, waiting=11), CONFIG)
 
 
 def test_as_many_may_wait_as_have_a_turn_in_time_and_two_agents_may_have_hurt() -> None:
