@@ -290,6 +290,8 @@ def invalid(error: msgspec.ValidationError, at: str = "") -> Problem:
 
 # ---- what types cannot say -------------------------------------------------------------------
 
+DEPTH_MAX: Final = 100
+"""Levels of an input. Every reader decodes it, and encodes it within something larger."""
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -298,12 +300,28 @@ def check_spawn(spawn: SpawnRequest, limits: Limits) -> None:
     _at_least("heartbeat_interval", spawn.heartbeat_interval, limits.heartbeat_interval_min)
     if spawn.max_idle_time is not None:
         _at_least("max_idle_time", spawn.max_idle_time, limits.idle_time_min)
+    if _deeper_than(DEPTH_MAX, spawn.input):
+        detail = f"input is nested more than {DEPTH_MAX} levels deep"
+        raise Problem(Kind.INVALID_REQUEST, detail, field="input")
     encoded = msgspec.json.encode(spawn.input)
     if len(encoded) > limits.input_max:
         detail = f"input is {len(encoded)} bytes as JSON, more than {limits.input_max}"
         raise Problem(Kind.INVALID_REQUEST, detail, field="input")
     if _NUL.search(encoded):
         raise Problem(Kind.INVALID_REQUEST, "input holds the character U+0000", field="input")
+
+
+def _deeper_than(most: int, value: object) -> bool:
+    """Whether lists and objects stand within one another so often."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
 
 
 def _at_least(field: str, value: float, minimum: float) -> None:

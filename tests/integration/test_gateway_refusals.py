@@ -22,6 +22,14 @@ async def stage(redis_url, tmp_path):
         yield shown
 
 
+def nested(levels: int) -> dict[str, Any]:
+    """An input of so many levels."""
+    inner: Any = 1
+    for _ in range(levels - 1):
+        inner = [inner]
+    return {"x": inner}
+
+
 BODIES: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("unknown pool", {"pool_name": "nowhere"}, 404, "pool-not-found", "pool_name"),
     ("unknown role", {"role_type": "wizard"}, 422, "role-not-found", "role_type"),
@@ -45,9 +53,19 @@ BODIES: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("long", {"project_id": "p" * 129}, 400, "invalid-request", "project_id"),
     ("pool's name", {"pool_name": "a{b}"}, 400, "invalid-request", "pool_name"),
     ("input", {"input": {"a": "x" * 65_536}}, 400, "invalid-request", "input"),
+    ("deep", {"input": nested(101)}, 400, "invalid-request", "input"),
     ("input type", {"input": [1]}, 400, "invalid-request", "input"),
     ("U+0000", {"input": {"a": "\x00"}}, 400, "invalid-request", "input"),
 ]
+
+
+async def test_what_is_as_deep_as_may_be_is_shown_everywhere(redis_url, tmp_path):
+    """It is read back and told within something larger."""
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
+        agent_id = await stage.pending(input=nested(100))
+        for path in (AGENTS, f"{AGENTS}/{agent_id}", f"{AGENTS}?as_of={POOL}:1"):
+            answer = await stage.get(path)
+            assert (answer.status, b'"input":{"x":[[' in answer.body) == (200, True)
 
 
 @pytest.mark.parametrize(
