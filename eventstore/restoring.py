@@ -29,7 +29,7 @@ from eventstore.step import Fence, Origin, Step
 from eventstore.worker import Worker
 
 CHUNK: Final = 200
-"""Agents, or operation ids, written at once."""
+"""Agents, events, or operation ids, written at once."""
 LOST: Final = "log-recovered"
 DELETED: Final = Terminate(reason="pool-deleted")
 CATALOGUE_SUBJECT: Final = "catalogue"
@@ -93,8 +93,12 @@ class Restoring:
 
     async def refill(self, entries: Iterable[tuple[str, Sequence[str | bytes]]]) -> None:
         """Put archived entries back, with their ids, so that readers find their place."""
-        for stream_id, fields in entries:
-            await self._recover("refill", stream_id, *fields)
+        left = iter(entries)
+        while some := list(islice(left, CHUNK)):
+            told: list[str | bytes | int] = []
+            for stream_id, fields in some:
+                told += [stream_id, len(fields), *fields]
+            await self._recover("refill", *told)
 
     async def record(self, body: LogRecovered) -> None:
         """Append that the log was recovered: the first event of its generation."""

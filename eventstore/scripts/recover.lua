@@ -7,7 +7,7 @@
 --         drop   3… keys of the pool, to be removed
 --         begin  3 generation, 4 seq and 5 ts to go on from, 6 epochs to go on from, 7 whether it is
 --                a pool's (1) or the catalogue's (0). What stood is dropped
---         refill 3 stream id, 4… names and values in turn: an archived event, as it stood
+--         refill 3… archived events as they stood: stream id, how many names and values, and these
 --         open   3 generation: of the log that was begun. Takes back the halt, and forgets what was
 --                reported of what it lost
 -- Returns {OK, generation, seq, ts}: for halt of the log that was found, zeroes where there is none;
@@ -43,7 +43,12 @@ elseif word == 'begin' then
     'layout', '1', 'free', '0', 'waiting', '0', 'epoch', ARGV[6], 'term', '0', 'scaling', '0',
     'recovered_seq', ARGV[4], 'halted', found[4], 'recovering', claim)
 elseif word == 'refill' then
-  redis.call('XADD', events_key, 'NOMKSTREAM', ARGV[3], unpack(ARGV, 4))
+  local at = 3
+  while at <= #ARGV do
+    local last = at + 1 + tonumber(ARGV[at + 1])
+    redis.call('XADD', events_key, 'NOMKSTREAM', ARGV[at], unpack(ARGV, at + 2, last))
+    at = last + 1
+  end
 elseif word == 'open' then
   if generation ~= ARGV[3] then return reply('CONFLICT') end
   redis.call('HDEL', meta_key, 'halted', 'recovering')

@@ -12,6 +12,7 @@ from typing import Any
 from tests.chaos.asking import API
 from tests.chaos.commands import ChangePool, CreatePool, DeletePool, Desk, Spawn, Terminate
 from tests.chaos.configuration import PASSING, STEADY, passing_config
+from tests.chaos.journal import Entry
 from tests.chaos.schedule import stream
 
 LIVING = 24
@@ -75,9 +76,9 @@ class Load:
         self._commands.add(task)
         task.add_done_callback(self._commands.discard)
 
-    async def terminate(self, random: Random, pool: str, agent_id: str) -> None:
+    async def terminate(self, random: Random, pool: str, agent_id: str) -> Entry:
         self._number += 1
-        await Terminate(self.desk, random, pool, str(self._number), agent_id).carry_out()
+        return await Terminate(self.desk, random, pool, str(self._number), agent_id).carry_out()
 
     # ---- the clients ---------------------------------------------------------------------------
 
@@ -115,7 +116,9 @@ class Load:
 
     async def _end(self, random: Random, agent_id: str) -> None:
         async with self._room:
-            await self.terminate(random, STEADY, agent_id)
+            entry = await self.terminate(random, STEADY, agent_id)
+        if entry.status == "refused" and agent_id not in self.desk.missing:
+            self.living.append(agent_id)  # to be asked again, or the pool would fill up in time
 
     async def _read(self, random: Random) -> None:
         while True:
