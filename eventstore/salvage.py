@@ -24,12 +24,17 @@ HOLDS: Final = "holds"
 """The kind of a report that is about a running agent and not about a command."""
 
 
+CREATE_POOL: Final = "create_pool"
+"""The kind of a command without which nothing of its pool can be recovered."""
+
+
 class Report(Struct, frozen=True, kw_only=True):
     """One command that was acknowledged, or one agent that runs (`kind` is `holds`)."""
 
     reporter: str
     kind: str
     agent_id: str = ""
+    """For a command on a pool that pool's name."""
     incarnation: int = 0
     generation: int = 0
     seq: int = 0
@@ -68,6 +73,17 @@ async def read_reports(log: Log, pool: str) -> list[Report]:
         raise LogError(f"reports cannot be read: {error}") from error
     found = {_key(one): one for one in (_read(fields) for _, fields in entries)}
     return sorted(found.values(), key=lambda one: (one.generation, one.seq))
+
+
+async def forget_reports(log: Log, pool: str) -> None:
+    """Of a log that is not recovered: the opening of one forgets its own.
+
+    Raises `LogUnreachable`.
+    """
+    try:
+        await execute(log.client, "DEL", salvage_key(log.keys, pool))
+    except UNREACHABLE as error:
+        raise LogUnreachable(f"Redis does not answer: {error}") from error
 
 
 def _read(flat: list[bytes]) -> Report:

@@ -162,7 +162,7 @@ def _unsaved(backend: Backend) -> Sequence[Alert]:
     lost = backend.ledger.unsaved
     if not lost:
         return []
-    named = ", ".join(one.agent_id for one in list(lost)[:3])
+    named = ", ".join(f"{one.kind} {one.agent_id}" for one in list(lost)[:3])
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     return [
         Alert(

@@ -16,6 +16,7 @@ from eventstore.durability import Proof
 from eventstore.log import CATALOGUE
 from eventstore.outcomes import Outcome
 from eventstore.pool import Pool, PoolConfig
+from eventstore.salvage import CREATE_POOL
 from gateway import as_of
 from gateway.answering import AGENTS, PoolDeletion, PoolList, answer
 from gateway.backend import Backend
@@ -59,6 +60,7 @@ async def create_pool(request: web.Request) -> web.Response:
     if changed.outcome is Outcome.CONFLICT:
         detail = f"there is a pool {asked.pool_name!r} already"
         raise Problem(Kind.POOL_EXISTS, detail, field="pool_name")
+    _note(backend, CREATE_POOL, asked.pool_name, changed)
     assurance.begin(*_proofs(changed))
     row = await _row(request, changed.catalogue.pools[asked.pool_name])
     headers = {"Location": f"{AGENTS}/pools/{asked.pool_name}", **await assurance.headers()}
@@ -69,6 +71,12 @@ async def _assurance(request: web.Request) -> Assurance:
     """What a request on a pool is to be given."""
     limits = request.app[BACKEND].limits
     return await assurance_of(request, patience(request.headers.getall("Prefer", ()), limits))
+
+
+def _note(backend: Backend, kind: str, name: str, changed: Changed) -> None:
+    """Remember a change; also one that somebody else wrote for this command."""
+    if changed.proof is not None and changed.outcome is not Outcome.ALREADY:
+        backend.ledger.note(CATALOGUE, kind, name, changed.proof.seq)
 
 
 def _proofs(changed: Changed) -> list[Proof]:
@@ -123,6 +131,7 @@ async def change_pool(request: web.Request) -> web.Response:
     )
     if changed.outcome is Outcome.ABSENT:
         raise _pool_not_found(name)
+    _note(backend, "change_pool", name, changed)
     assurance.begin(*_proofs(changed))
     row = await _row(request, changed.catalogue.pools[name])
     return assurance.dressed(answer(row, headers=await assurance.headers()))
@@ -186,6 +195,7 @@ async def delete_pool(request: web.Request) -> web.Response:
     changed = await backend.with_catalogue(
         lambda catalogue: catalogue.delete_pool(name, origin, reason="requested")
     )
+    _note(backend, "delete_pool", name, changed)
     backend.tell_position(request, CATALOGUE)
     assurance.begin(*ended, *_proofs(changed))
     deletion = PoolDeletion(name, "deleting" if left else "deleted", left)

@@ -19,6 +19,7 @@ from typing import Final
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from eventstore.agent import Agent
@@ -28,7 +29,7 @@ from eventstore.events import LogRecovered
 from eventstore.log import CATALOGUE, Log
 from eventstore.restoring import Beginning, Restoring
 from eventstore.retention import Retention
-from eventstore.salvage import read_reports, report
+from eventstore.salvage import forget_reports, read_reports, report
 from projector.archived_state import (
     beginnings,
     catalogue_notes,
@@ -48,7 +49,7 @@ from projector.remains import Remains
 from projector.rows import Position
 from projector.source import Source
 from projector.tables import SERVING
-from projector.unsaved import Unsaved, find_unsaved
+from projector.unsaved import Unsaved, find_unsaved, lost_pools
 
 log = structlog.get_logger("muster.recovery")
 
@@ -57,6 +58,8 @@ EPOCH_GAP: Final = 1000
 REFILL_EVENTS: Final = 1000
 """Archived events put back into a pool's stream, for readers to find their place."""
 MARGIN_SECONDS: Final = 0.2
+REPORTS_SECONDS: Final = 2.0
+"""What gateways are given, where no lease has to lapse; they look at their logs every second."""
 
 
 class RecoveryFenced(MusterError):
@@ -205,6 +208,8 @@ class Recovery:
             await report(events, one.pool, await self._remains.take_in(one.pool))
         if damaged_pools(damage):
             await self._wait_out()
+        else:
+            await self._hear_out()
         await self._lease.renew()  # who was overtaken while it waited writes nothing
         done = [
             await self._restore(events, *each)
@@ -212,6 +217,8 @@ class Recovery:
         ]
         for restoring, recovered in zip(restorings, done, strict=True):
             await restoring.open(recovered.generation)
+            for name in {lost.pool for lost in recovered.unsaved if lost.pool}:
+                await forget_reports(events, name)
             log.warning(
                 "log.recovered",
                 pool=recovered.pool,
@@ -236,6 +243,11 @@ class Recovery:
             self._tell(Stage(doing="waiting until every lease has lapsed", seconds_left=left))
             await asyncio.sleep(min(left, 1.0))
 
+    async def _hear_out(self) -> None:
+        """Until every gateway has looked at the catalogue and told what is lost of it."""
+        self._tell(Stage(doing="waiting for reports", seconds_left=REPORTS_SECONDS))
+        await asyncio.sleep(REPORTS_SECONDS)
+
     # ---- writing anew ----------------------------------------------------------------------------
 
     async def _restore(
@@ -247,9 +259,11 @@ class Recovery:
         at, reports = self._positions()[pool], await read_reports(events, pool)
         agents = await self._database.read(lambda c: living_agents(c, pool))
         begins = await self._database.read(lambda c: beginnings(c, pool))
-        unsaved = find_unsaved(at, begins, {agent.agent_id: agent for agent in agents}, reports)
-        _name(pool, unsaved)
-        known_seq = max((at.seq, *(lost.seq for lost in unsaved)))
+        lost = find_unsaved(at, begins, {agent.agent_id: agent for agent in agents}, reports)
+        known_seq = max((at.seq, *(one.seq for one in lost)))
+        if pool == CATALOGUE:
+            lost += await self._in_lost_pools(events, at, lost)
+        _name(pool, lost)
         body = LogRecovered(
             generation=max(at.generation, generation, 1) + 1,
             from_generation=max(at.generation, 1),
@@ -270,8 +284,18 @@ class Recovery:
             workers=workers,
             agents=len(agents),
             restarted=restarted,
-            unsaved=tuple(unsaved),
+            unsaved=tuple(lost),
         )
+
+    async def _in_lost_pools(
+        self, events: Log, at: Position, lost: Sequence[Unsaved]
+    ) -> list[Unsaved]:
+        """What was acknowledged in pools that nobody knows of without their creation."""
+        found: list[Unsaved] = []
+        for name in lost_pools(lost, self._projection.catalogue.pools):
+            told = [r for r in await read_reports(events, name) if r.generation >= at.generation]
+            found += [replace(u, pool=name) for u in find_unsaved(Position(name), {}, {}, told)]
+        return found
 
     def _resume(self, connection: Connection, pool: str) -> Taken:
         self._lease.hold(connection)
@@ -297,7 +321,7 @@ class Recovery:
         return len(workers), restarted
 
 
-def _name(pool: str, unsaved: Sequence[Unsaved]) -> None:
-    for lost in unsaved:
-        log.error("command.unsaved", pool=pool, kind=lost.kind, agent_id=lost.agent_id,
+def _name(pool: str, found: Sequence[Unsaved]) -> None:
+    for lost in found:
+        log.error("command.unsaved", pool=lost.pool or pool, kind=lost.kind, agent_id=lost.agent_id,
                   generation=lost.generation, seq=lost.seq)  # fmt: skip

@@ -1,13 +1,14 @@
 """What a recovered log does not have, though somebody acknowledged it, ran it, or wrote it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 
 from eventstore.agent import Agent
 from eventstore.errors import Unreadable
-from eventstore.salvage import HOLDS, Report
+from eventstore.events import PoolCreated
+from eventstore.salvage import CREATE_POOL, HOLDS, Report
 from projector.rows import EventRow, Position
 
 STREAM: Final = "stream"
@@ -19,12 +20,15 @@ class Unsaved(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: str
     agent_id: str
+    """The agent, or the pool of a command on a pool."""
     generation: int
     seq: int
     ts: int = 0
     incarnation: int = 0
     reporter: str = ""
     operation_id: str = ""
+    pool: str = ""
+    """Where it is not of the log that was recovered, but of a pool that went with the catalogue."""
 
 
 def void(row: EventRow) -> Report:
@@ -80,6 +84,12 @@ def find_unsaved(
         if lost(one)
     ]
     return sorted(found, key=lambda one: (one.seq, one.kind, one.agent_id))
+
+
+def lost_pools(found: Sequence[Unsaved], known: Collection[str]) -> list[str]:
+    """Pools that went with the catalogue, of what was lost of it."""
+    created = {one.agent_id for one in found if one.kind in {CREATE_POOL, PoolCreated.type}}
+    return sorted(created - set(known))
 
 
 def _recorded(held: Report, agents: Mapping[str, Agent]) -> bool:

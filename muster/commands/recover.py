@@ -89,8 +89,8 @@ def _tell(done: "Sequence[RecoveredLog]", *, as_json: bool) -> None:
     if lost:
         columns = ("POOL", "WHAT", "SUBJECT", "GENERATION", "SEQ", "KNOWN FROM")
         rows = [
-            (pool or CATALOGUE, one.kind, one.agent_id, str(one.generation), str(one.seq),
-             one.reporter)
+            (one.pool or pool or CATALOGUE, one.kind, one.agent_id,
+             str(one.generation), str(one.seq), one.reporter)
             for pool, one in lost
         ]  # fmt: skip
         print(f"{len(lost)} things could not be saved:")

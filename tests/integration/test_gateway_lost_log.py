@@ -1,10 +1,15 @@
 """A gateway whose log is lost: it refuses, reads on, reports what it acknowledged, and resumes."""
 
+from pathlib import Path
+
+import msgspec
 import pytest
 import redis
 
+from eventstore.log import CATALOGUE
 from eventstore.salvage import read_reports
 from projector.recovery import Recovery
+from tests.chaos.judging.commands import Command, named_lost, read_unsaved
 from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage
 from tests.integration.projector_stage import POOL
 from tests.integration.test_recovery import recovered
@@ -124,3 +129,82 @@ def _another(shown: GatewayStage):
             await gateway.stop()
 
     return opened()
+
+
+async def _change_pools(shown: GatewayStage) -> None:
+    """Create one and spawn in it, change another, delete a third."""
+    pools = f"{AGENTS}/pools"
+    created = {"role_type": "developer", "pool_name": "created"}
+    assert (await shown.ask("POST", pools, json=created)).status == 201
+    await shown.pending(pool_name="created")
+    change = {"config": {"max_workers": 3}}
+    assert (await shown.ask("PATCH", f"{pools}/{POOL}", json=change)).status == 200
+    assert (await shown.ask("DELETE", f"{pools}/third?force=true")).status == 200
+
+
+NAMED = [("create_pool", "created"), ("change_pool", POOL), ("delete_pool", "third")]
+
+
+async def test_commands_on_pools_are_reported_and_named(
+    redis_url: str, views_url: str, tmp_path: Path
+) -> None:
+    async with gateway_stage(redis_url, views_url) as shown:
+        await shown.stage.pool("third")
+        await shown.stage.settle(CATALOGUE)
+        await shown.stage.settle(POOL)
+        await shown.projector.stop()
+        await _change_pools(shown)
+        wipe(shown)
+
+        async def reported() -> bool:
+            return bool(await read_reports(shown.log, "created")) and bool(
+                await read_reports(shown.log, CATALOGUE)
+            )
+
+        await until(reported, timeout=10)
+        done = await recovered(shown.stage)
+        unsaved = done[CATALOGUE].unsaved
+        assert [(one.kind, one.agent_id) for one in unsaved if not one.pool] == NAMED
+        (inside,) = [one for one in unsaved if one.pool]
+        assert (inside.pool, inside.kind) == ("created", "spawn"), "its pool went with it"
+        assert await read_reports(shown.log, "created") == []
+        told = tmp_path / "unsaved.json"
+        told.write_bytes(msgspec.json.encode({"logs": list(done.values())}))
+        commands = [Command(kind, pool=name) for kind, name in NAMED]
+        commands.append(Command("spawn", pool="created", agent_id=inside.agent_id))
+        assert named_lost(commands, read_unsaved(told)) == set(commands)
+
+
+async def test_a_catalogue_that_was_lost_alone_waits_for_what_gateways_report(
+    redis_url: str, views_url: str
+) -> None:
+    """No lease has to lapse, so that nothing else gives them the time."""
+    async with gateway_stage(redis_url, views_url) as shown:
+        await shown.stage.pool("third")
+        await shown.stage.settle(CATALOGUE)
+        await shown.projector.stop()
+        await _change_pools(shown)
+        with redis.Redis.from_url(redis_url) as client:
+            client.delete("muster:catalogue", "{muster:catalogue}:meta")
+        done = await recovered(shown.stage)
+        assert set(done) == {CATALOGUE}
+        named = [(one.kind, one.agent_id) for one in done[CATALOGUE].unsaved if not one.pool]
+        assert named == NAMED
+
+
+async def test_pool_commands_that_could_not_be_reported_are_named_afterwards(
+    redis_url: str, views_url: str
+) -> None:
+    async with gateway_stage(redis_url, views_url) as shown:
+        await shown.stage.pool("third")
+        await shown.stage.settle(CATALOGUE)
+        await shown.projector.stop()
+        await _change_pools(shown)
+        wipe(shown)
+        await recovered(shown.stage)
+        unsaved = shown.backend.ledger.unsaved
+        await until(lambda: len(unsaved) == len(NAMED), timeout=10)
+        assert [(one.kind, one.agent_id) for one in unsaved] == NAMED
+        alerts = (await shown.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
+        (alert,) = [one for one in alerts if one["name"] == "commands-unsaved"]
+        assert "create_pool created" in alert["message"]

@@ -124,7 +124,9 @@ def read_unsaved(path: Path) -> list[Unsaved]:
     """What `muster recover --json` printed."""
     told = json.loads(path.read_text())
     return [
-        Unsaved(log["pool"], str(one.get("agent_id", "")), str(one.get("kind", "")))
+        Unsaved(
+            one.get("pool", log["pool"]), str(one.get("agent_id", "")), str(one.get("kind", ""))
+        )
         for log in told["logs"]
         for one in log.get("unsaved", ())
     ]
