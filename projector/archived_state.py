@@ -40,6 +40,13 @@ def living_agents(connection: Connection, pool: str) -> list[Agent]:
     return [agent_of(row) for row in connection.execute(chosen).mappings()]
 
 
+def known_agents(connection: Connection, pool: str, ids: Sequence[str]) -> set[str]:
+    """Those of these agents that are recorded, whether they have ended or not."""
+    table = SERVING.agents
+    chosen = select(table.c.agent_id).where(table.c.pool_name == pool)
+    return set(connection.execute(chosen.where(table.c.agent_id.in_(ids))).scalars())
+
+
 def living_workers(connection: Connection, pool: str) -> list[Worker]:
     """Those that have not ended, orders for a launch among them."""
     table = SERVING.workers

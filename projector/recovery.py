@@ -29,12 +29,13 @@ from eventstore.events import LogRecovered
 from eventstore.log import CATALOGUE, Log
 from eventstore.restoring import Beginning, Restoring
 from eventstore.retention import Retention
-from eventstore.salvage import forget_reports, read_reports, report
+from eventstore.salvage import HOLDS, forget_reports, read_reports, report
 from projector.archived_state import (
     beginnings,
     catalogue_notes,
     entries,
     highest_epoch,
+    known_agents,
     living_agents,
     living_workers,
     operations,
@@ -259,8 +260,10 @@ class Recovery:
         at, reports = self._positions()[pool], await read_reports(events, pool)
         agents = await self._database.read(lambda c: living_agents(c, pool))
         begins = await self._database.read(lambda c: beginnings(c, pool))
-        lost = find_unsaved(at, begins, {agent.agent_id: agent for agent in agents}, reports)
-        known_seq = max((at.seq, *(one.seq for one in lost)))
+        held = [one.agent_id for one in reports if one.kind == HOLDS]
+        known = await self._database.read(lambda c: known_agents(c, pool, held))
+        lost = find_unsaved(at, begins, known, reports)
+        known_seq = max((at.seq, *(one.seq for one in reports)))
         if pool == CATALOGUE:
             lost += await self._in_lost_pools(events, at, lost)
         _name(pool, lost)
@@ -294,7 +297,7 @@ class Recovery:
         found: list[Unsaved] = []
         for name in lost_pools(lost, self._projection.catalogue.pools):
             told = [r for r in await read_reports(events, name) if r.generation >= at.generation]
-            found += [replace(u, pool=name) for u in find_unsaved(Position(name), {}, {}, told)]
+            found += [replace(u, pool=name) for u in find_unsaved(Position(name), {}, (), told)]
         return found
 
     def _resume(self, connection: Connection, pool: str) -> Taken:

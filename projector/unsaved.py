@@ -5,14 +5,15 @@ from typing import Final
 
 from msgspec import Struct
 
-from eventstore.agent import Agent
 from eventstore.errors import Unreadable
-from eventstore.events import PoolCreated
+from eventstore.events import AgentRequested, PoolCreated
 from eventstore.salvage import CREATE_POOL, HOLDS, Report
 from projector.rows import EventRow, Position
 
 STREAM: Final = "stream"
 """The reporter of what stood in the lost log itself."""
+SPAWNED: Final = {"spawn", AgentRequested.type}
+"""What an agent begins with: where it is named as lost, that the agent ran goes without saying."""
 
 
 class Unsaved(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -52,23 +53,26 @@ def damaged(one: Unreadable) -> Report:
 def find_unsaved(
     at: Position,
     begins: Mapping[int, int],
-    agents: Mapping[str, Agent],
+    known: Collection[str],
     reports: Sequence[Report],
 ) -> list[Unsaved]:
     """What was acknowledged above the archive, what ran and is not recorded, what is void.
 
     `begins`: the first archived `seq` of each generation. One that a recovery began and did not get
-    to open ends what counts of the generation that was lost.
+    to open ends what counts of the generation that was lost. `known`: agents that are recorded, in
+    whatever state: one that ran loses nothing that is not named otherwise.
     """
 
     def lost(one: Report) -> bool:
         if one.reporter == STREAM:
             return True
+        if one.kind == HOLDS:
+            return one.agent_id not in known
         later = [first - 1 for of, first in begins.items() if of > one.generation]
-        if one.seq > min(later, default=at.seq):
-            return True
-        return one.kind == HOLDS and not later and not _recorded(one, agents)
+        return one.seq > min(later, default=at.seq)
 
+    named = [one for one in reports if lost(one)]
+    asked = {one.agent_id for one in named if one.kind in SPAWNED}
     found = [
         Unsaved(
             kind=one.kind,
@@ -80,8 +84,8 @@ def find_unsaved(
             reporter=one.reporter,
             operation_id=one.operation_id,
         )
-        for one in reports
-        if lost(one)
+        for one in named
+        if not (one.kind == HOLDS and one.agent_id in asked)
     ]
     return sorted(found, key=lambda one: (one.seq, one.kind, one.agent_id))
 
@@ -90,8 +94,3 @@ def lost_pools(found: Sequence[Unsaved], known: Collection[str]) -> list[str]:
     """Pools that went with the catalogue, of what was lost of it."""
     created = {one.agent_id for one in found if one.kind in {CREATE_POOL, PoolCreated.type}}
     return sorted(created - set(known))
-
-
-def _recorded(held: Report, agents: Mapping[str, Agent]) -> bool:
-    agent = agents.get(held.agent_id)
-    return agent is not None and agent.claim_seq == held.seq

@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from muster import journal, render
 from muster.commands import connecting
-from muster.commands.command import Subparsers, database_answers, declare
+from muster.commands.command import Subparsers, database_answers, declare, note
 from muster.commands.streams import CATALOGUE
 
 if TYPE_CHECKING:
     from projector.damage import Damage
     from projector.recovery import RecoveredLog, Stage
+    from projector.unsaved import Unsaved
 
 EXAMPLES = """\
   muster recover --dry-run       what is damaged; changes nothing
   muster recover                 recover it, on the `muster up` that runs here
   MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster recover
 """
+RAN = "ran"
+"""What a worker reported to hold, and nobody else knows of."""
 Tell: TypeAlias = "Callable[[Stage], None]"
 
 
@@ -57,7 +60,13 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             return _tell_damage(asyncio.run(examine(options)), as_json=args.json)
         with _telling() as tell:
-            done = asyncio.run(recover(options, tell))
+            try:
+                done = asyncio.run(recover(options, tell))
+            except KeyboardInterrupt:
+                note(
+                    "interrupted: what is damaged stays closed until `muster recover` is run again"
+                )
+                raise
     _tell(done, as_json=args.json)
     return 0
 
@@ -82,21 +91,34 @@ def _tell(done: "Sequence[RecoveredLog]", *, as_json: bool) -> None:
     for one in done:
         print(
             f"{one.pool or CATALOGUE}: recovered as generation {one.generation} after seq"
-            f" {one.seq} ({one.reason}); {one.agents} agents, {one.restarted} of them to start"
-            f" again, {one.workers} workers lost"
+            f" {one.seq} ({one.reason}); {_count(one.agents, 'agent')}, {one.restarted} of them to"
+            f" start again, {_count(one.workers, 'worker')} lost"
         )
-    lost = [(one.pool, unsaved) for one in done for unsaved in one.unsaved]
+    lost = [(unsaved.pool or one.pool, unsaved) for one in done for unsaved in one.unsaved]
     if lost:
-        columns = ("POOL", "WHAT", "SUBJECT", "GENERATION", "SEQ", "KNOWN FROM")
-        rows = [
-            (one.pool or pool or CATALOGUE, one.kind, one.agent_id,
-             str(one.generation), str(one.seq), one.reporter)
-            for pool, one in lost
-        ]  # fmt: skip
-        print(f"{len(lost)} things could not be saved:")
-        render.show(render.Table(tuple(render.Column(name) for name in columns), rows))
+        _show(lost)
     elif done:
         print("nothing is known to be lost")
+
+
+def _show(lost: "Sequence[tuple[str, Unsaved]]") -> None:
+    """What could not be saved, of which log."""
+    from eventstore.salvage import HOLDS
+
+    columns = ("POOL", "WHAT", "SUBJECT", "GENERATION", "SEQ", "KNOWN FROM")
+    rows = [
+        (pool or CATALOGUE, RAN if one.kind == HOLDS else one.kind, one.agent_id,
+         str(one.generation), str(one.seq), one.reporter)
+        for pool, one in lost
+    ]  # fmt: skip
+    print(f"{_count(len(lost), 'thing')} could not be saved:")
+    render.show(render.Table(tuple(render.Column(name) for name in columns), rows))
+    if any(one.kind == HOLDS for _, one in lost):
+        print(f"{RAN}: a worker ran this agent, and the recovered log has nothing of it")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @contextmanager

@@ -196,8 +196,11 @@ async def test_writes_that_only_redis_had_are_named(redis_url: str, views_url: s
         saved = Report(reporter="gateway:g", kind="spawn", agent_id="x", generation=1, seq=archived)
         ghost = Report(reporter="worker:w", kind=HOLDS, agent_id="ghost", incarnation=1,
                        generation=1, seq=2)  # fmt: skip
+        (known, *_) = await stage.log.live(POOL)
+        runs = Report(reporter="worker:w", kind=HOLDS, agent_id=known, incarnation=1,
+                      generation=1, seq=archived + 1)  # fmt: skip
         wiped(redis_url)
-        await report(stage.log, POOL, [told, saved, ghost, told])
+        await report(stage.log, POOL, [told, saved, ghost, runs, told])
         done = (await recovered(stage))[POOL]
         named = [(one.kind, one.agent_id, one.seq) for one in done.unsaved]
         assert named == [(HOLDS, "ghost", 2), ("spawn", lost.agent_id, archived + 1)]

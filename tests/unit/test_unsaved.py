@@ -1,0 +1,76 @@
+"""What is named as lost after a recovery, and how `muster recover` tells it."""
+
+from typing import Any
+
+import pytest
+
+from eventstore.salvage import HOLDS, Report
+from muster.__main__ import main
+from muster.commands import recover
+from projector import recovery
+from projector.recovery import RecoveredLog
+from projector.rows import Position
+from projector.unsaved import Unsaved, find_unsaved
+
+AT = Position("p", 1, 10)
+
+
+def told(kind: str, agent_id: str, seq: int) -> Report:
+    return Report(reporter="r", kind=kind, agent_id=agent_id, generation=1, seq=seq)
+
+
+def named(*reports: Report, known: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    return [(one.kind, one.agent_id) for one in find_unsaved(AT, {1: 1}, known, reports)]
+
+
+def test_an_agent_that_is_recorded_is_not_lost_though_its_claim_is() -> None:
+    """It is started again, or has ended."""
+    assert named(told(HOLDS, "a", 11), known=("a",)) == []
+    assert named(told(HOLDS, "a", 11)) == [(HOLDS, "a")]
+
+
+def test_an_agent_whose_spawn_is_lost_is_named_once() -> None:
+    assert named(told("spawn", "a", 11), told(HOLDS, "a", 13)) == [("spawn", "a")]
+
+
+def test_one_whose_spawn_nobody_reports_is_named_by_who_ran_it() -> None:
+    lost = named(told("terminate", "a", 14), told(HOLDS, "a", 13), told("spawn", "saved", 9))
+    assert lost == [(HOLDS, "a"), ("terminate", "a")]
+
+
+# ---- as it is told -----------------------------------------------------------------------------
+
+
+def said(capsys: pytest.CaptureFixture[str], *unsaved: Unsaved, **figures: int) -> str:
+    one = RecoveredLog(pool="p", reason="gone", from_generation=1, generation=2, seq=10,
+                       known_seq=14, unsaved=unsaved, **figures)  # fmt: skip
+    recover._tell([one], as_json=False)
+    return capsys.readouterr().out
+
+
+def test_numbers_and_nouns_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    one = Unsaved(kind="spawn", agent_id="a", generation=1, seq=11)
+    text = said(capsys, one, agents=1, workers=1)
+    assert "1 thing could not be saved" in text
+    assert "1 agent, 0 of them" in text
+    assert "1 worker lost" in text
+    assert "ran:" not in text
+    assert "2 things could not be saved" in said(capsys, one, one)
+
+
+def test_it_is_explained_what_a_worker_held(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, Unsaved(kind=HOLDS, agent_id="a", generation=1, seq=11))
+    assert "ran: a worker ran this agent, and the recovered log has nothing of it" in text
+    assert HOLDS not in text
+
+
+def test_who_interrupts_it_is_told_that_the_logs_stay_closed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recovery, "recover", interrupted)
+    asked = ["recover", "--redis-url", "redis://127.0.0.1:1", "--database-url", "sqlite://"]
+    assert main(asked) == 130
+    assert "stays closed until `muster recover` is run again" in capsys.readouterr().err
