@@ -12,6 +12,7 @@ from eventstore.retention import Retention
 from gateway.backend import Backend
 from gateway.fallback import NAMED_MAX, Fallback, Leftovers, read_leftovers
 from gateway.probing import (
+    RECOVER,
     RedisFacts,
     Standing,
     ViewFacts,
@@ -136,7 +137,10 @@ def _standing_still(fact: ViewFacts) -> Alert:
         subject=fact.pool or "catalogue",
         pool_name=fact.pool,
         message=f"the views stand still at seq {fact.seq}: {fact.status}",
-        action="nothing was skipped: do what the message says, then start the projector again",
+        action=f"{RECOVER}; with --dry-run it only says what is lost"
+        if fact.lost
+        else "nothing was skipped: do what the message says, then start the projector again",
+        since=fact.since,
     )
 
 

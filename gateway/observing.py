@@ -3,6 +3,7 @@
 Labels are pools, reasons, routes: never the id of an agent or worker, of which there is no end.
 """
 
+import time
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -47,6 +48,24 @@ class Histogram:
         self.sum += value
 
 
+class Standstills:
+    """Views that stand still, by log: why, and when that was first seen here."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[str, int]] = {}
+
+    def since(self, pool: str, status: str) -> int:
+        """In ms since 1970; 0 for views that do not."""
+        if status == "ok":
+            self._seen.pop(pool, None)
+            return 0
+        known, at = self._seen.get(pool, ("", 0))
+        if known != status:
+            at = int(time.time() * 1000)
+            self._seen[pool] = status, at
+        return at
+
+
 class Observations:
     """A listener of the tail, and the tally of requests."""
 
@@ -59,6 +78,7 @@ class Observations:
         self.assured: Counter[tuple[str, str]] = Counter()
         """Commands by the level of durability that was asked for, and the one reached."""
         self.loop_lag_seconds = 0.0
+        self.standstills = Standstills()
         self._requested: OrderedDict[str, int] = OrderedDict()
 
     def take(self, pool: str, entries: Sequence[Entry]) -> None:

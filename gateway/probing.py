@@ -13,8 +13,10 @@ from eventstore.errors import LogError, LogUnreachable, MusterError
 from gateway.backend import Backend
 from gateway.feed import well_formed
 from gateway.problems import Problem
+from projector.queries import is_lost
 
 REDIS_SECONDS: Final = 2.0
+RECOVER: Final = "`muster recover` writes the log anew from the archive"
 
 
 class RedisFacts(Struct, frozen=True, kw_only=True):
@@ -57,6 +59,10 @@ class ViewFacts(Struct, frozen=True, kw_only=True):
     head: int
     lag_seconds: float
     status: str
+    since: int = 0
+    """When this gateway first saw that status, in ms; 0 while they follow."""
+    lost: bool = False
+    """Whether they stand still until the log is recovered."""
 
 
 async def redis_facts(backend: Backend) -> RedisFacts:
@@ -106,7 +112,7 @@ async def view_facts(backend: Backend) -> list[ViewFacts]:
     facts = []
     for pool, head in backend.tail.heads.items():
         found = positions.get(pool)
-        seq = found.seq if found else 0
+        seq, status = (found.seq, found.status) if found else (0, "ok")
         since = head.waiting_since(seq)
         lag = max(time.time() - since / 1000, 0.0) if since else 0.0
         facts.append(
@@ -115,7 +121,9 @@ async def view_facts(backend: Backend) -> list[ViewFacts]:
                 seq=seq,
                 head=max(head.seq, seq),
                 lag_seconds=round(lag, 3),
-                status=found.status if found else "ok",
+                status=status,
+                since=backend.observations.standstills.since(pool, status),
+                lost=is_lost(status),
             )
         )
     return facts
@@ -147,7 +155,8 @@ async def unreadiness(backend: Backend) -> list[str]:
         for fact in await view_facts(backend):
             name = fact.pool or "the catalogue"
             if fact.status != "ok":
-                reasons.append(f"the views of {name} stand still: {fact.status}")
+                cure = f"; {RECOVER}" if fact.lost else ""
+                reasons.append(f"the views of {name} stand still: {fact.status}{cure}")
             elif fact.lag_seconds > backend.limits.ready_lag_seconds:
                 reasons.append(f"the views of {name} are {fact.lag_seconds:.0f} s behind")
     except Problem as problem:

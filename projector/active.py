@@ -140,7 +140,9 @@ class Active:
         for taken in written:
             self._keep(taken)
         halting = [taken.position for taken in written if stopped(taken.position)]
-        await self._lost(await self._rewritten(halting))
+        lost = await self._rewritten(halting)
+        if not await self._lost(lost):
+            await self._mark(lost)
         await self._take_snapshots(self._projection.join_pools())
 
     def _count(self, streams: int) -> int:

@@ -5,6 +5,7 @@ log that does not have it, or ends before it, has lost what was acknowledged.
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from msgspec import Struct
 
@@ -15,6 +16,8 @@ from projector.rows import EventRow, Position
 from projector.source import Head, Source, archive_heads, archived
 
 PAGE = 1000
+LOST: Final = ("missing: ", "halted: ", "rolled back: ", "rewritten: ", "generation ")
+"""What the reasons given here begin with, and none that has another cure than recovering."""
 
 
 class Damage(Struct, frozen=True, kw_only=True):
@@ -58,6 +61,11 @@ def describe(at: Position, head: Head, *, whole: bool = True) -> str:
     if head.seq < at.seq:
         return f"rolled back: the log ends at seq {head.seq}, the views at {at.seq}"
     return ""
+
+
+def is_lost(status: str) -> bool:
+    """Whether views stand still, by this status, until their log is recovered."""
+    return status.startswith(LOST)
 
 
 async def rewritten(source: Source, database: Database, at: Position) -> str:

@@ -62,7 +62,9 @@ def _out_of_order(last: int, row: EventRow) -> str:
     if row.seq == last + 1:
         return ""
     if row.seq <= last:
-        return f"rewritten: another event came at seq {row.seq} ({row.stream_id}), after seq {last}"
+        return (
+            f"out of order: another event came at seq {row.seq} ({row.stream_id}), after seq {last}"
+        )
     return f"gap: seq {last + 1} is missing before seq {row.seq} ({row.stream_id})"
 
 

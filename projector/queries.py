@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from eventstore.agent import Agent
 from eventstore.worker import Worker
 from projector import archive, selections
+from projector.damage import is_lost
 from projector.database import Database, DatabaseError, DatabaseUnreachable, disconnected
 from projector.history import (
     ArchiveIncomplete,
@@ -53,6 +54,7 @@ __all__ = [
     "ArchiveUnreadable",
     "Views",
     "WorkerRow",
+    "is_lost",
 ]
 
 CONNECTIONS: Final = 4

@@ -1,6 +1,8 @@
 """A gateway whose log is lost: it refuses, reads on, reports what it acknowledged, and resumes."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -208,3 +210,27 @@ async def test_pool_commands_that_could_not_be_reported_are_named_afterwards(
         alerts = (await shown.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
         (alert,) = [one for one in alerts if one["name"] == "commands-unsaved"]
         assert "create_pool created" in alert["message"]
+
+
+async def test_a_lost_log_has_its_cure_in_the_alert_and_in_readyz(
+    redis_url: str, views_url: str
+) -> None:
+    async with gateway_stage(redis_url, views_url) as shown:
+        await shown.pending()
+        await shown.stage.settle(POOL)
+        wipe(shown)
+
+        async def stopped() -> dict[str, Any] | None:
+            alerts = (await shown.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
+            found = {one["subject"]: one for one in alerts if one["name"] == "projection-stopped"}
+            return found.get(POOL)
+
+        alert: Any = await until(stopped, timeout=10)
+        assert alert["action"].startswith("`muster recover` writes the log anew")
+        assert 0 <= time.time() * 1000 - alert["since"] < 10_000
+        again: Any = await stopped()
+        assert again["since"] == alert["since"]
+        reasons = (await shown.get("/readyz")).json["reasons"]
+        (reason,) = [one for one in reasons if one.startswith(f"the views of {POOL} stand still")]
+        assert "missing: the log is gone" in reason
+        assert "`muster recover`" in reason

@@ -50,7 +50,7 @@ async def stopped_at(stage: Stage) -> Position:
     ("entry", "status"),
     [
         ({"seq": 5}, r"gap: seq 3 is missing before seq 5 \(.+\)"),
-        ({"seq": 2}, r"rewritten: another event came at seq 2 \(.+\), after seq 2"),
+        ({"seq": 2}, r"out of order: another event came at seq 2 \(.+\), after seq 2"),
         ({"seq": 3, "kind": "agent.abducted"}, r"unreadable event: seq 3 .+ does not know that"),
         ({"seq": 3, "version": 9}, r"unreadable event: seq 3 .+ reads up to version 1"),
         ({"seq": 3, "kind": "agent.lost"}, r"unreadable event: seq 3 .+"),

@@ -20,6 +20,7 @@ from eventstore.reader import Reader
 from eventstore.restoring import Restoring
 from eventstore.retention import Retention
 from eventstore.salvage import HOLDS, Report, report
+from projector.queries import is_lost
 from projector.recovery import (
     RecoveredLog,
     Recovery,
@@ -502,6 +503,11 @@ async def test_a_log_that_was_rewritten_is_closed_by_who_notices(
                     await until(lambda: client.hexists(META, "halted"), timeout=10)
                     with pytest.raises(Halted, match=r"rewritten|rolled back"):
                         await stranger.spawn()
+
+                    async def said() -> bool:
+                        return is_lost((await stage.views.positions())[POOL].status)
+
+                    await until(said, timeout=10)
                     assert len((await recovered(stage))[POOL].unsaved) == len(void)
         await demand_equal(stage)
 

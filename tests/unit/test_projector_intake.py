@@ -38,12 +38,12 @@ class TestAdmission:
         ("entries", "problem"),
         [
             ([entry(3), entry(5)], "gap: seq 4 is missing before seq 5 (5-0)"),
-            ([entry(3), entry(3)], "rewritten: another event came at seq 3 (3-0), after seq 3"),
+            ([entry(3), entry(3)], "out of order: another event came at seq 3 (3-0), after seq 3"),
             ([entry(3), entry(4, "agent.abducted")], "unreadable event: seq 4 (4-0)"),
             ([entry(3), entry(4, version=7)], "unreadable event: seq 4 (4-0)"),
             ([entry(3), entry(4, data="{")], "unreadable event: seq 4 (4-0)"),
             ([entry(3), entry(4, "agent.lost")], "unreadable event: seq 4 (4-0)"),
-            ([entry(3), entry("four")], "rewritten: another event came at seq 0"),
+            ([entry(3), entry("four")], "out of order: another event came at seq 0"),
         ],
     )
     def test_the_first_that_may_not_follow_ends_it(
