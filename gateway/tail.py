@@ -65,6 +65,9 @@ class Head:
         self._steps: deque[tuple[int, int]] = deque([(seq, ts)], maxlen=HEADS_KEPT)
 
     def moved(self, seq: int, ts: int) -> None:
+        """A log that was recovered goes on below what was seen of it: that is void."""
+        while self._steps and self._steps[-1][0] >= seq:
+            self._steps.pop()
         self.seq = seq
         self._steps.append((seq, ts))
 
@@ -218,9 +221,16 @@ class Tail:
                 self._take(pool, entries)
         if self._catalogue.void:
             await self._open_catalogue()
+            self._forget_lost()
         for pool in self._catalogue.state.pools:
             if pool not in self.positions:
                 self.positions[pool], self.heads[pool] = "0-0", Head()
+
+    def _forget_lost(self) -> None:
+        """Follow no pools that the recovered catalogue does not know."""
+        for pool in self.positions.keys() - self._catalogue.state.pools - {CATALOGUE}:
+            del self.positions[pool], self.heads[pool]
+            self.stopped.pop(pool, None)
 
     async def _fill(self, pool: str, following: Entry) -> None:
         """Take what left the stream before this tail came to it."""

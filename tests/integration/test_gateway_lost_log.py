@@ -10,6 +10,7 @@ import redis
 
 from eventstore.log import CATALOGUE
 from eventstore.salvage import read_reports
+from gateway.probing import view_facts
 from projector.recovery import Recovery
 from tests.chaos.judging.commands import Command, named_lost, read_unsaved
 from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage
@@ -234,3 +235,37 @@ async def test_a_lost_log_has_its_cure_in_the_alert_and_in_readyz(
         (reason,) = [one for one in reasons if one.startswith(f"the views of {POOL} stand still")]
         assert "missing: the log is gone" in reason
         assert "`muster recover`" in reason
+
+
+async def test_views_of_a_recovered_log_do_not_lag_behind_what_was_lost(
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway had seen more than was archived, and the log went on below that."""
+    monkeypatch.setattr("gateway.alerting.LAG_SECONDS", 0.0)
+    async with gateway_stage(redis_url, views_url) as shown:
+        await shown.stage.settle(POOL)
+        await shown.projector.stop()
+        for _ in range(5):
+            await shown.pending()
+        for name in ("a", "b"):
+            created = {"role_type": "developer", "pool_name": name}
+            await shown.ask("POST", f"{AGENTS}/pools", json=created)
+        await shown.pending(pool_name="a")
+        seen = shown.backend.tail.heads
+        await until(lambda: seen[POOL].seq >= 5 and seen[CATALOGUE].seq >= 3, timeout=10)
+        wipe(shown)
+        done = await recovered(shown.stage)
+        async with shown.stage.projecting():
+            for pool in (POOL, CATALOGUE):
+                after = done[pool].seq + 1
+                await until(lambda: seen[pool].seq == after, timeout=10)  # noqa: B023
+
+            async def level() -> bool:
+                facts = {fact.pool: fact for fact in await view_facts(shown.backend)}
+                return all(facts[pool].seq == seen[pool].seq for pool in (POOL, CATALOGUE))
+
+            await until(level, timeout=10)
+            lags = {fact.pool: fact.lag_seconds for fact in await view_facts(shown.backend)}
+            assert (lags[POOL], lags[CATALOGUE]) == (0, 0)
+            alerts = (await shown.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
+            assert [one for one in alerts if one["name"] == "projection-lag"] == []
