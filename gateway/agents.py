@@ -6,13 +6,14 @@ from aiohttp import web
 
 from eventstore.agent import TERMINAL, Status, Terminate
 from eventstore.durability import Proof
-from eventstore.errors import LogError
+from eventstore.errors import LogError, Unreadable
 from eventstore.outcomes import Outcome
 from gateway import as_of
 from gateway.answering import AGENTS, after, answer, page
-from gateway.backend import Backend
+from gateway.backend import READING, Backend
 from gateway.durability import assurance_of
 from gateway.keys import BACKEND
+from gateway.parked import put_aside
 from gateway.preferences import patience
 from gateway.problems import Kind, Problem
 from gateway.requests import (
@@ -150,10 +151,16 @@ async def _terminate(
     assurance = await assurance_of(request, patient)
     deadline = asyncio.get_running_loop().time() + patient.seconds
     with backend.waiters.watch(agent_id) as watch:
-        acted = await backend.log.act(pool, agent_id, Terminate(graceful=graceful), request[ORIGIN])
+        command = Terminate(graceful=graceful)
+        try:
+            acted = await backend.log.act(pool, agent_id, command, request[ORIGIN])
+        except Unreadable as error:
+            raise await put_aside(backend, pool, error) from error
         agent = acted.agent
         if acted.outcome is Outcome.ABSENT or agent is None:
-            row = _ended_before(await backend.recorded(request, agent_id, pool))
+            row = await backend.recorded(request, agent_id, pool)
+            if row.status not in TERMINAL:
+                raise await _gone(request, row)
             assurance.begin(Proof(pool, "log"))
             headers = {**patient.headers, **await assurance.headers(agent_id)}
             return assurance.dressed(answer(row, headers=headers))
@@ -176,8 +183,9 @@ async def _terminate(
     return assurance.dressed(answer(row, status=status, headers=headers))
 
 
-def _ended_before(row: AgentRow) -> AgentRow:
-    """Redis has forgotten it: all is well if it ended."""
-    if row.status not in TERMINAL:
-        raise agent_not_found(row.agent_id)
-    return row
+async def _gone(request: web.Request, row: AgentRow) -> Problem:
+    """Redis has nothing of an agent that has not ended, unless the views are merely behind."""
+    if request[READING].stale:
+        return agent_not_found(row.agent_id)
+    damage = Unreadable("agent", row.agent_id, "its hash is gone")
+    return await put_aside(request.app[BACKEND], row.pool_name, damage)

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from eventstore import parking
 from eventstore.agent import Agent
+from eventstore.errors import Unreadable
 from eventstore.parking import Parked
 from eventstore.worker import Worker
 from gateway.answering import answer
@@ -77,6 +78,17 @@ async def drop(request: web.Request) -> web.Response:
         case _:
             done = await parking.drop_other(backend.log, one, origin)
     return _told(backend, request, one, done=done)
+
+
+async def put_aside(backend: Backend, pool: str, damage: Unreadable) -> Problem:
+    """Park an agent whose state cannot be read, so that somebody can decide; answers how."""
+    await backend.log.park(pool, damage)
+    detail = (
+        f"what Redis holds of agent {damage.subject} is damaged, or of a newer version:"
+        f" {damage.why}; it is parked: `muster parked retry {pool}:agent:{damage.subject}` makes it"
+        " anew from its events, `drop` in its place ends it"
+    )
+    return Problem(Kind.CANNOT_BE_READ, detail, agent_id=damage.subject)
 
 
 async def _named(request: web.Request) -> Parked:

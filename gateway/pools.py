@@ -13,6 +13,7 @@ from aiohttp import web
 from eventstore.agent import Terminate
 from eventstore.catalogue import Changed
 from eventstore.durability import Proof
+from eventstore.errors import Unreadable
 from eventstore.log import CATALOGUE
 from eventstore.outcomes import Outcome
 from eventstore.pool import Pool, PoolConfig
@@ -22,6 +23,7 @@ from gateway.answering import AGENTS, PoolDeletion, PoolList, answer
 from gateway.backend import Backend
 from gateway.durability import Assurance, assurance_of
 from gateway.keys import BACKEND
+from gateway.parked import put_aside
 from gateway.preferences import patience
 from gateway.problems import Kind, Problem
 from gateway.requests import (
@@ -221,7 +223,10 @@ async def _end_all(
 
 async def _end(backend: Backend, request: web.Request, pool: str, agent_id: str) -> Proof:
     command = Terminate(reason="pool-deleted")
-    acted = await backend.log.act(pool, agent_id, command, request[ORIGIN])
+    try:
+        acted = await backend.log.act(pool, agent_id, command, request[ORIGIN])
+    except Unreadable as error:
+        raise await put_aside(backend, pool, error) from error
     return acted.proof or Proof(pool, "ending", agent_id)
 
 

@@ -4,13 +4,15 @@
 """
 
 import re
-from collections.abc import Mapping
+from ast import literal_eval
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from functools import cache
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar, cast, get_args
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 from multidict import MultiMapping
 
 from eventstore.agent import Status
@@ -21,36 +23,68 @@ from gateway.problems import Kind, Problem
 
 T = TypeVar("T")
 
+_WORDS: Final[dict[str, str]] = {}
+"""What each pattern expects."""
+
+
+def _text(pattern: str, words: str) -> Meta:
+    """A pattern, and what it expects in words, for the document and for who is refused."""
+    _WORDS[pattern] = words
+    return Meta(pattern=pattern, description=words[0].upper() + words[1:])
+
+
 # A pattern's `$` also stands before a last line break; `(?!\n)` shuts that door.
 PoolName = Annotated[
-    str, Meta(pattern=r"^[a-z0-9_-]{1,63}$(?!\n)", description="Lower-case letters, digits, _ or -")
+    str, _text(r"^[a-z0-9_-]{1,63}$(?!\n)", "1 to 63 lower-case letters, digits, _ or -")
 ]
-RoleName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,63}$(?!\n)")]
-ProjectId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$(?!\n)")]
+RoleName = Annotated[
+    str, _text(r"^[A-Za-z0-9._-]{1,63}$(?!\n)", "1 to 63 letters, digits, dots, _ or -")
+]
+ProjectId = Annotated[
+    str, _text(r"^[A-Za-z0-9._:-]{1,128}$(?!\n)", "1 to 128 letters, digits, dots, colons, _ or -")
+]
 ParkedId = Annotated[
     str,
-    Meta(
-        pattern=r"^[a-z0-9_-]{1,63}:(agent|worker|command|heartbeat):[\s\S]{0,1024}$(?!\n)",
-        description="As the list of what is parked gives it: what stands there may have any name",
+    _text(
+        r"^[a-z0-9_-]{1,63}:(agent|worker|command|heartbeat):[\s\S]{0,1024}$(?!\n)",
+        "an id as the list of what is parked gives it: the pool, then agent, worker, command or"
+        " heartbeat, then the name of what stands there, with colons between",
     ),
 ]
 Identifier = Annotated[
     str,
-    Meta(
-        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)",
-        description="A UUID in lower case",
+    _text(
+        r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)",
+        "a UUID in lower case",
     ),
 ]
-LabelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$(?!\n)")]
-LabelValue = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,256}$(?!\n)")]
+LabelName = Annotated[
+    str,
+    _text(
+        r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$(?!\n)",
+        "1 to 63 letters, digits, dots, slashes, _ or -, the first a letter or digit",
+    ),
+]
+LabelValue = Annotated[
+    str,
+    _text(
+        r"^[^\x00-\x1f\x7f]{0,256}$(?!\n)",
+        "at most 256 characters, none of them a control character",
+    ),
+]
 Label = Annotated[
     str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}:[^\x00-\x1f\x7f]{0,256}$(?!\n)",
-        description="name:value",
+    _text(
+        r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}:[^\x00-\x1f\x7f]{0,256}$(?!\n)",
+        "a label's name and value with a colon between",
     ),
 ]
-WorkerId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$(?!\n)")]
+WorkerId = Annotated[
+    str, _text(r"^[A-Za-z0-9._:-]{1,128}$(?!\n)", "1 to 128 letters, digits, dots, colons, _ or -")
+]
+EventType = Annotated[
+    str, _text(r"^[a-z_.]{1,64}$(?!\n)", "the type of an event, such as agent.started")
+]
 Moment = Annotated[
     str,
     Meta(
@@ -191,7 +225,7 @@ class EventQuery(Request, frozen=True):
 
     pool: list[PoolName] = []
     agent: list[Identifier] = []
-    type: list[Annotated[str, Meta(pattern=r"^[a-z_.]{1,64}$(?!\n)")]] = []
+    type: list[EventType] = []
     after: Annotated[str, Meta(max_length=16_384)] | None = None
 
 
@@ -214,7 +248,7 @@ def decoded(content: bytes, shape: type[T]) -> T:
     try:
         found: T = _decoder(cast("Any", shape)).decode(content)
     except msgspec.ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, shape) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         detail = f"the body cannot be read: {error}"
         raise Problem(Kind.MALFORMED_JSON, detail, field="body") from None
@@ -246,7 +280,7 @@ def converted(fields: Mapping[str, object], shape: type[T], *, strict: bool, at:
     try:
         return msgspec.convert(fields, shape, strict=strict)
     except msgspec.ValidationError as error:
-        raise invalid(error, at) from None
+        raise invalid(error, shape, at) from None
     except UnicodeEncodeError:
         detail = "this is not UTF-8"
         raise Problem(Kind.INVALID_REQUEST, detail, field=at or "query") from None
@@ -257,7 +291,8 @@ def part(request: web.Request, name: str, shape: Any) -> str:
     try:
         return str(msgspec.convert(request.match_info[name], shape))
     except msgspec.ValidationError as error:
-        raise Problem(Kind.INVALID_REQUEST, f"{name}: {error}", field=name) from None
+        detail = f"{name}: {_in_words(str(error))}"
+        raise Problem(Kind.INVALID_REQUEST, detail, field=name) from None
 
 
 @cache
@@ -278,14 +313,38 @@ _MESSAGE: Final = re.compile(
 _NAMED: Final = re.compile(r"Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`")
 
 
-def invalid(error: msgspec.ValidationError, at: str = "") -> Problem:
-    """What msgspec says, with the field as a name of its own."""
+_PATTERN: Final = re.compile(r"Expected `str` matching regex (?P<pattern>.*)", re.DOTALL)
+_ENUM: Final = re.compile(r"Invalid enum value .*", re.DOTALL)
+
+
+def invalid(error: msgspec.ValidationError, shape: type, at: str = "") -> Problem:
+    """What msgspec says of one who should be a `shape`, with the field as a name of its own."""
     found = _MESSAGE.fullmatch(str(error))
     what, path = (found["what"], found["path"] or "") if found else (str(error), "")
     named = _NAMED.match(what)
     names = [at, path, named["name"] if named else ""]
     field = ".".join(name for name in names if name) or "body"
-    return Problem(Kind.INVALID_REQUEST, f"{field}: {what}", field=field)
+    detail = f"{field}: {_in_words(what, _choices(shape, path))}"
+    return Problem(Kind.INVALID_REQUEST, detail, field=field)
+
+
+def _in_words(what: str, choices: Sequence[str] = ()) -> str:
+    """What was expected, where msgspec shows a pattern for it, or that it was another."""
+    if found := _PATTERN.fullmatch(what):
+        return f"Expected {_WORDS.get(literal_eval(found['pattern']), 'another text')}"
+    return f"{what}; expected {', '.join(choices)}" if choices and _ENUM.match(what) else what
+
+
+def _choices(shape: type, path: str) -> Sequence[str]:
+    """The values that a field may have, if they are named."""
+    name = re.split(r"[.\[]", path)[0]
+    types = [field.type for field in structs.fields(shape) if field.encode_name == name]
+    while types:
+        one = types.pop()
+        if isinstance(one, type) and issubclass(one, Enum):
+            return [str(value.value) for value in one]
+        types += get_args(one)
+    return ()
 
 
 # ---- what types cannot say -------------------------------------------------------------------

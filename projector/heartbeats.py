@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 from sqlalchemy import Connection, delete, select, update
 
+from eventstore.events import ENTRY_FIELDS
 from eventstore.reader import Entry
 from projector.bulk import write_rows
 from projector.intake import number_of, text_of
@@ -94,7 +95,10 @@ def _unread(pool: str, stream_id: bytes, fields: Sequence[bytes], error: Excepti
     at = stream_id.decode()
     named = fields[_SUBJECT].decode(errors="replace") if len(fields) > _DATA else ""
     content = fields[_DATA] if len(fields) > _DATA else b" ".join(fields)
-    return Unread(pool, named[:NAME_MAX] or at, at, f"a heartbeat at {at}: {error}", content)
+    why = str(error)
+    if isinstance(error, IndexError):
+        why = f"an event has {len(ENTRY_FIELDS)} fields, this entry has {len(fields) // 2}"
+    return Unread(pool, named[:NAME_MAX] or at, at, f"a heartbeat at {at}: {why}", content)
 
 
 def write(connection: Connection, gathered: Gathered) -> None:

@@ -189,17 +189,18 @@ async def test_a_dropped_agent_ends_with_its_reason(stage, server, how):
     await all_agree(stage)
 
 
-async def test_a_running_agent_that_is_dropped_is_ended_by_its_worker(stage, server):
+@pytest.mark.parametrize("how", HOW)
+async def test_a_running_agent_that_cannot_be_ended_is_parked_and_dropped(stage, server, how):
     """Its code runs: it is told to end at once, and only then has ended."""
     agent_id = await stage.pending()
     fence = await stage.worker()
     await stage.run(fence)
-    damage(server, agent_id, "field")
+    damage(server, agent_id, how)
     answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
     assert (answer.status, answer.kind) == (409, "cannot-be-read")
-    script = stage.log._guarded("park", POOL, "agent", agent_id, "damaged", "", b"")
-    assert (await script).rest == [b"1"]
     [one] = await parked(stage)
+    assert f"`muster parked retry {one['id']}`" in answer.json["detail"]
+    assert f"agent {agent_id} is damaged" in answer.json["detail"]
     assert (await decide(stage, "DELETE", one)).status == 200
     state = await stage.log.agent(POOL, agent_id)
     assert (state.status, state.stop) == ("stopping", "now")
@@ -257,6 +258,36 @@ async def test_operators_are_told(stage, server):
     assert (await stage.get(f"{AGENTS}/monitor/system")).json["parked"] == {POOL: 1}
     assert f'muster_parked{{pool="{POOL}"}} 1' in (await stage.get("/metrics")).body.decode()
     assert (await stage.get(PARKED, params={"pool_name": "no_such"})).status == 404
+
+
+async def test_what_is_waited_for_in_vain_is_parked_when_it_is_to_end(stage, server):
+    """And can be terminated once it was put back."""
+    agent_id = await stage.pending()
+    damage(server, agent_id, "status")
+    ending = {"pool_name": POOL, "agent_id": agent_id}
+    answer = await stage.ask("POST", f"{AGENTS}/terminate", json=ending)
+    assert (answer.status, answer.kind) == (409, "cannot-be-read")
+    assert "'hibernating'" in answer.json["detail"]
+    [one] = await parked(stage)
+    assert (await decide(stage, "POST", one)).status == 200
+    answer = await stage.ask("POST", f"{AGENTS}/terminate", json=ending)
+    assert (answer.status, answer.json["status"]) == (200, "terminated")
+    await all_agree(stage)
+
+
+async def test_a_pool_with_a_damaged_agent_says_why_it_is_not_deleted(stage, server):
+    agent_id = await stage.pending()
+    damage(server, agent_id, "field")
+    answer = await stage.ask("DELETE", f"{AGENTS}/pools/{POOL}?force=true")
+    assert (answer.status, answer.kind) == (409, "cannot-be-read")
+    [one] = await parked(stage)
+    assert one["id"] in answer.json["detail"]
+
+
+async def test_a_heartbeat_of_other_fields_is_parked_with_what_is_wrong(stage, server):
+    server.xadd(f"{BASE}heartbeats", {"hello": "world"})
+    [one] = await until(lambda: parked(stage))
+    assert one["reason"].endswith("an event has 14 fields, this entry has 1")
 
 
 @pytest.mark.parametrize("name", ["x", f"{POOL}:agent:", f"{POOL}:what:ever", "a:agent:b"])

@@ -1,0 +1,73 @@
+"""A refusal says what is expected in words, never by a pattern."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from multidict import MultiDict
+
+from eventstore.agent import Status
+from gateway import requests
+from gateway.problems import Problem
+
+
+def refused(given: dict[str, str], shape: Any = requests.AgentQuery) -> str:
+    with pytest.raises(Problem) as caught:
+        requests.parameters(MultiDict(given), shape)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["bogus", "running,bogus"])
+def test_values_that_are_known_are_listed(given: str) -> None:
+    said = refused({"status": given})
+    assert said.endswith("'bogus'; expected " + ", ".join(Status))
+
+
+@pytest.mark.parametrize(
+    ("given", "shape", "words"),
+    [
+        ({"pool_name": "A b"}, requests.AgentQuery, "lower-case letters"),
+        ({"label": "team"}, requests.AgentQuery, "with a colon between"),
+        ({"process_id": "w1"}, requests.AgentQuery, "a UUID in lower case"),
+        ({"type": "Agent"}, requests.EventQuery, "such as agent.started"),
+    ],
+)
+def test_a_text_of_another_form_is_told_the_form(
+    given: dict[str, str], shape: Any, words: str
+) -> None:
+    said = refused(given, shape)
+    assert words in said
+    assert "regex" not in said
+
+
+def test_a_parked_id_is_told_where_ids_come_from() -> None:
+    request: Any = SimpleNamespace(match_info={"parked_id": "x"})
+    with pytest.raises(Problem) as caught:
+        requests.part(request, "parked_id", requests.ParkedId)
+    assert str(caught.value).startswith(
+        "parked_id: Expected an id as the list of what is parked gives it"
+    )
+
+
+def test_every_pattern_of_a_request_has_words() -> None:
+    shapes = [one for one in vars(requests).values() if _is_request(one)]
+    schema = msgspec.json.schema_components(shapes, schema_hook=lambda _: {"description": "any"})
+    patterns = {one["pattern"] for one in _objects(schema) if "pattern" in one}
+    assert patterns <= requests._WORDS.keys()
+
+
+def _is_request(one: object) -> bool:
+    return isinstance(one, type) and issubclass(one, requests.Request)
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    below = (
+        value.values()
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, list | tuple)
+        else ()
+    )
+    own = [value] if isinstance(value, dict) else []
+    return own + [found for one in below for found in _objects(one)]
