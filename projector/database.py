@@ -173,6 +173,16 @@ def address(url: str) -> URL:
             )
 
 
+def missing_file(url: str) -> Path | None:
+    """The file of an SQLite database that is not there; connecting would make an empty one."""
+    parsed = address(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    path = Path(parsed.database)
+    # `file:` is SQLite's own way of naming a file, which only it can read.
+    return None if parsed.database.startswith("file:") or path.exists() else path
+
+
 def disconnected(error: SQLAlchemyError) -> bool:
     """Whether a connection broke, so that asking again opens another one."""
     return isinstance(error, DBAPIError) and error.connection_invalidated

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from muster.commands.command import BadInput
-from muster.settings import redacted
+from muster.settings import redacted, shown
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DATA_DIR = ".muster"
@@ -142,10 +142,30 @@ def find_database_url(args: argparse.Namespace) -> str:
 
 
 def database_url(args: argparse.Namespace) -> str:
-    """Where the views are. Raises `BadInput` if nobody said."""
-    if found := find_database_url(args):
+    """Where the views are. Raises `BadInput` if nobody said, or where there is nothing."""
+    if found := known_database_url(args):
         return found
     raise BadInput(_nowhere("database", "--database-url", "MUSTER_DATABASE_URL", args))
+
+
+def known_database_url(args: argparse.Namespace) -> str:
+    """Where the views are, empty if nobody said. Raises `BadInput` where there is nothing.
+
+    An SQLite file that is not there would be made, and an empty archive taken for the real one.
+    """
+    found = find_database_url(args)
+    if not found:
+        return ""
+    from projector.database import missing_file
+
+    if missing := missing_file(found):
+        usual = data_directory(args).absolute() / "views.db"
+        hint = f"; the views of {data_directory(args)} are sqlite:///{usual}"
+        raise BadInput(
+            f"there is no SQLite file {shown(missing, str)}: name the database that a projector or"
+            f" `muster up` writes, which also makes a new one{hint if usual.exists() else ''}"
+        )
+    return found
 
 
 def key_prefix(args: argparse.Namespace) -> str:

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     options = TailOptions(
         redis_url=connecting.redis_url(args),
         key_prefix=connecting.key_prefix(args),
-        database_url=connecting.find_database_url(args),
+        database_url=connecting.known_database_url(args),
         pools=tuple(args.pool),
         start=args.start,
         types=tuple(args.type),

@@ -15,6 +15,7 @@ from eventstore.log import Log
 from eventstore.pool import PoolConfig
 from eventstore.reader import Reader
 from muster.__main__ import main
+from projector.database import Database
 from projector.queries import AgentFilter, Views
 from tests.pools import ORIGIN, TestPool
 
@@ -48,9 +49,18 @@ async def agents(url: str) -> list[str]:
         await views.stop()
 
 
+async def prepare(url: str) -> None:
+    """A database as a projector makes it."""
+    database = Database(url)
+    database.open()
+    await database.prepare()
+    await database.close()
+
+
 @pytest.fixture
 def flags(redis_url, database_url) -> list[str]:
     wait(write_log(redis_url))
+    wait(prepare(database_url))
     return ["--redis-url", redis_url, "--database-url", database_url]
 
 
@@ -106,3 +116,23 @@ def test_verify_names_what_differs_and_fails(flags, capsys):
 def test_verify_without_redis_says_so(flags, capsys):
     assert main(["verify", "--redis-url", "redis://127.0.0.1:1", *flags[2:]]) == 3
     assert "Redis does not answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["recover", "--dry-run"], ["recover"], ["replay"], ["verify"],
+                                   ["tail"]], ids=" ".join)  # fmt: skip
+def test_a_database_file_that_is_not_there_is_refused_and_not_made(
+    words, redis_url, tmp_path, monkeypatch, capsys
+):
+    """A mistyped name must not be taken for an archive in which nothing ever happened."""
+    monkeypatch.chdir(tmp_path)
+    mistyped = tmp_path / "nope" / "views.db"
+    flags = ["--redis-url", redis_url, "--database-url", f"sqlite:///{mistyped}"]
+    assert main([*words, *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"muster {words[0]}: there is no SQLite file {mistyped}: ")
+    assert "the views of" not in said
+    assert not mistyped.parent.exists()
+    (tmp_path / ".muster").mkdir()
+    (tmp_path / ".muster" / "views.db").touch()
+    assert main([*words, *flags]) == 2
+    assert f"sqlite:///{tmp_path}/.muster/views.db" in capsys.readouterr().err
