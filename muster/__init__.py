@@ -4,24 +4,31 @@ This package is the public face. `Agent` and `Context` are what users build on; 
 reached through the command `muster` and over HTTP.
 """
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from workers.agents import Agent, Context
 
-try:
-    __version__ = version("agent-muster")
-except PackageNotFoundError:  # run from a folder that was not installed
-    __version__ = "0+unknown"
+    __version__: str
 
 __all__ = ["Agent", "Context", "__version__"]
 
 
 def __getattr__(name: str) -> object:
     """Import the worker code only where an agent is written, not for every command."""
+    if name == "__version__":
+        return _version()
     if name in {"Agent", "Context"}:
         from workers import agents
 
         return getattr(agents, name)
     raise AttributeError(f"module 'muster' has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("agent-muster")
+    except PackageNotFoundError:  # run from a folder that was not installed
+        return "0+unknown"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eventstore.errors import ConfigurationError
 from eventstore.events import Error
 from muster import settings
-from muster.__main__ import command_line
+from muster.command_line import command_line
 from muster.commands import arguments, logs
 from muster.commands.answers import AgentAnswer
 from muster.commands.asking import Answer, Problem, ProblemRaised
