@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 
 from eventstore.connection import (
     UNREACHABLE,
@@ -77,6 +77,8 @@ class Reader:
             return await interruptible(self._client, *command)
         except UNREACHABLE as error:
             raise LogUnreachable(f"Redis does not answer: {error}") from error
+        except InvalidResponse as error:
+            raise LogUnreachable(f"what answers there is no Redis: {error}") from error
         except ResponseError as error:
             if passing(error):
                 raise LogUnreachable(f"Redis is not ready: {error}") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 from sqlalchemy import Connection, func, select
 
 from eventstore.connection import UNREACHABLE, connect, passing, shielded
@@ -93,6 +93,8 @@ class Source:
             replies = await shielded(lambda: self._ask(commands, atomic, refusals))
         except UNREACHABLE as error:
             raise LogUnreachable(f"Redis does not answer: {error}") from error
+        except InvalidResponse as error:
+            raise LogUnreachable(f"what answers there is no Redis: {error}") from error
         except ResponseError as error:
             if passing(error):
                 raise LogUnreachable(f"Redis is not ready: {error}") from error

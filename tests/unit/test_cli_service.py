@@ -465,3 +465,18 @@ def test_what_was_cannot_be_watched_and_is_no_nonsense(gateway, muster):
     code, _, err = muster("ps", "--as-of", "yesterday")
     assert (code, err.partition(":")[0]) == (2, "muster ps")
     assert gateway.asked == []
+
+
+@pytest.mark.parametrize("words", [["verify"], ["recover", "--dry-run"], ["recover"], ["replay"],
+                                   ["tail"]], ids=" ".join)  # fmt: skip
+def test_what_is_no_redis_is_called_that(words, gateway, muster, tmp_path):
+    """An address that leads to an HTTP server."""
+    views = tmp_path / "views.db"
+    views.touch()
+    url = gateway.url.replace("http", "redis")
+    code, out, err = muster(*words, "--redis-url", url, "--database-url", f"sqlite:///{views}")
+    assert (code, out) == (3, "")
+    said = [line for line in err.splitlines() if line != "looking at the logs"]
+    assert [line.partition(" is no Redis: ")[0] for line in said] == [
+        f"muster {words[0]}: what answers there"
+    ]
