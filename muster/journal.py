@@ -10,12 +10,19 @@ from pathlib import Path
 
 import structlog
 
+from eventstore.errors import ConfigurationError
+
 FILE_BYTES = 10_000_000
 FILES = 3
 
 
 def configure(role: str, *, level: str = "info", file: Path | None = None) -> None:
-    """Set up this process' logging. `file`: JSON lines there, rotated; else standard error."""
+    """Set up this process' logging. `file`: JSON lines there, rotated; else standard error.
+
+    Raises `ConfigurationError` where the file's folder cannot be made.
+    """
+    if file is not None:
+        _make(file.parent)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -37,7 +44,6 @@ def configure(role: str, *, level: str = "info", file: Path | None = None) -> No
     )
     handler: logging.Handler = logging.StreamHandler()
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         handler = RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=FILES, delay=True)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -49,6 +55,15 @@ def configure(role: str, *, level: str = "info", file: Path | None = None) -> No
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the folder for logs, {folder}, cannot be made: {error.strerror}"
+        ) from None
 
 
 def _name_the_role(role: str) -> structlog.typing.Processor:

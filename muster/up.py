@@ -48,10 +48,10 @@ STEADY_SECONDS = 30.0
 
 def run(settings: Settings) -> int:
     """Run until a signal; returns the exit code. Errors are one message on standard error."""
-    journal.configure("up", level=settings.log_level, file=settings.log_dir / "up.jsonl")
     try:
         permission.demand_possible(settings)
         with data_folder(settings.data_dir):
+            journal.configure("up", level=settings.log_level, file=settings.log_dir / "up.jsonl")
             check_port(settings.host, settings.port)
             up = Up(settings)
             try:
@@ -415,8 +415,9 @@ class data_folder:  # noqa: N801  # reads as a statement: with data_folder(path)
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(self._path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
             raise ConfigurationError(
-                f"the data folder {self._path} cannot be used: {error.strerror}"
+                f"the data folder {self._path} cannot be used: {why} (--data-dir, MUSTER_DATA_DIR)"
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

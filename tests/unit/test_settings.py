@@ -7,6 +7,7 @@ import pytest
 from eventstore.errors import ConfigurationError
 from eventstore.retention import Retention
 from gateway.service import Gateway
+from muster.__main__ import main
 from muster.roles import Owner, build
 from muster.settings import Settings, load, redacted, to_environment
 from projector.service import Projector
@@ -173,3 +174,22 @@ def test_passwords_are_not_shown() -> None:
     assert redacted("redis://me:secret@h:1/0") == "redis://me:***@h:1/0"
     assert redacted("unix:///a/b") == "unix:///a/b"
     assert Settings().views_url.startswith("sqlite:///")
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("afile", "the data folder afile cannot be used: it is a file"),
+        ("afile/x", "the data folder afile/x cannot be used: Not a directory"),
+        ("data", "the folder for logs, data/logs, cannot be made: File exists"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_named(
+    folder: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "afile").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "logs").touch()
+    assert main(["up", "--data-dir", folder]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"muster up: {said}")
