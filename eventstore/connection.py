@@ -30,7 +30,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from eventstore.errors import LogUnreachable, ServerUnsuitable
+from eventstore.errors import LogError, LogUnreachable, ServerUnsuitable, WrongType
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, ConnectionError, TimeoutError)
 """What a lost connection looks like. The server's own refusals are `ResponseError`."""
@@ -189,6 +189,14 @@ async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
 def passing(error: ResponseError) -> bool:
     """Whether a refusal by the server will pass by itself."""
     return isinstance(error, PASSING) or str(error).startswith(PASSING_WORDS)
+
+
+def refusal(doing: str, error: ResponseError) -> LogError:
+    """What it means that the server refuses to be read."""
+    if passing(error):
+        return LogUnreachable(f"Redis is not ready: {error}")
+    kind = WrongType if str(error).startswith("WRONGTYPE") else LogError
+    return kind(f"{doing}: {error}")
 
 
 # ---- is this server fit? -----------------------------------------------------------------------

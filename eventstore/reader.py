@@ -16,9 +16,9 @@ from eventstore.connection import (
     connect_blocking,
     give_up,
     interruptible,
-    passing,
+    refusal,
 )
-from eventstore.errors import LogError, LogUnreachable
+from eventstore.errors import LogUnreachable
 
 BLOCK_SECONDS = 5.0
 
@@ -80,6 +80,4 @@ class Reader:
         except InvalidResponse as error:
             raise LogUnreachable(f"what answers there is no Redis: {error}") from error
         except ResponseError as error:
-            if passing(error):
-                raise LogUnreachable(f"Redis is not ready: {error}") from error
-            raise LogError(f"{command[0]} failed: {error}") from error
+            raise refusal(f"{command[0]} failed", error) from error

@@ -10,8 +10,8 @@ from msgspec import Struct
 from redis.exceptions import InvalidResponse, ResponseError
 from sqlalchemy import Connection, func, select
 
-from eventstore.connection import UNREACHABLE, connect, passing, shielded
-from eventstore.errors import LogError, LogUnreachable
+from eventstore.connection import UNREACHABLE, connect, passing, refusal, shielded
+from eventstore.errors import LogUnreachable
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE
 from eventstore.reader import Entry, Reader
@@ -85,8 +85,9 @@ class Source:
     async def ask(
         self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False, refusals: bool = False
     ) -> list[Any]:
-        """The replies to some commands; `atomic`: all at one moment. Raises `LogUnreachable`.
+        """The replies to some commands; `atomic`: all at one moment.
 
+        Raises `LogUnreachable`, and `LogError` where Redis refuses one for good.
         `refusals`: the error in the place of a reply, where Redis refuses one for good.
         """
         try:  # shielded: redis-py can swallow a cancellation, and a projector would not end
@@ -96,9 +97,7 @@ class Source:
         except InvalidResponse as error:
             raise LogUnreachable(f"what answers there is no Redis: {error}") from error
         except ResponseError as error:
-            if passing(error):
-                raise LogUnreachable(f"Redis is not ready: {error}") from error
-            raise LogError(f"Redis refuses to be read: {error}") from error
+            raise refusal("Redis refuses to be read", error) from error
         return replies
 
     async def _ask(
@@ -107,10 +106,10 @@ class Source:
         async with self.client.pipeline(transaction=atomic) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)
-            replies: list[Any] = await pipeline.execute(raise_on_error=not refusals)
-        for reply in replies:
-            if isinstance(reply, ResponseError) and passing(reply):
-                raise reply
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, ResponseError) and (passing(reply) or not refusals):
+                raise type(reply)(f"{reply} ({' '.join(command[:2])})")
         return replies
 
     async def wait(

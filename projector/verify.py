@@ -13,6 +13,7 @@ from typing import Any, Final
 from msgspec.structs import asdict
 from sqlalchemy import Connection, Table, select
 
+from eventstore.errors import WrongType
 from eventstore.log import CATALOGUE
 from projector.archive import after
 from projector.database import Database
@@ -71,8 +72,12 @@ class _Verification:
 
     async def _verify(self, pool: str) -> Witness:
         views = await self._database.read(lambda c: read_positions(c, SERVING))
-        head = (await self._source.heads([pool]))[pool]  # after the views: never behind them
         first = await self._database.read(lambda c: first_generation(c, pool))
+        try:
+            head = (await self._source.heads([pool]))[pool]  # after the views: never behind them
+        except WrongType:
+            self._differ(pool, "log", "meta", "a hash", "another type")
+            return Witness(pool, first)
         witness = Witness(pool, first or head.generation)
         at = views.get(pool, Position(pool))
         if head.generation and at.generation > head.generation:
@@ -84,7 +89,7 @@ class _Verification:
             await self._fold(witness, at.seq)
             views_seq = await self._database.read(lambda c: self._compare_views(c, witness))
             await self._redis.compare(witness, head)
-        except Broken as error:
+        except (Broken, WrongType) as error:
             self._differ(pool, "log", "events", "a dense and readable log", str(error))
         else:
             self._findings.checked.append(Checked(pool, views_seq, witness.position.seq))

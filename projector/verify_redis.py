@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
+from redis.exceptions import ResponseError
+
 from eventstore import agent_hash
 from eventstore import worker as workers
-from eventstore.connection import UNREACHABLE
-from eventstore.errors import LogUnreachable
+from eventstore.connection import UNREACHABLE, refusal
+from eventstore.errors import LogUnreachable, WrongType
 from eventstore.log import CATALOGUE
 from projector.differences import Findings
 from projector.intake import read_entries
@@ -20,6 +22,8 @@ PIECE: Final = 300
 """Hashes read at one moment: Redis serves nobody else meanwhile (about a millisecond)."""
 SCHEDULES: Final = ("due", "timeouts", "orders")
 COUNTERS: Final = ("free", "waiting", "alone")
+TYPES: Final = {"HGETALL": "hash", "HMGET": "hash", "SMEMBERS": "set", "ZRANGE": "zset"}
+"""What a key must be for a command that reads it, as Redis names types."""
 
 
 class RedisComparison:
@@ -41,7 +45,7 @@ class RedisComparison:
             async for key in self._keys(pattern):
                 before, brace, subject = key.rpartition(b"}:")
                 if found := starts.get(before + brace):
-                    self._hashes[found].add(subject.decode())
+                    self._hashes[found].add(_text(subject))
 
     async def compare(self, witness: Witness, head: Head) -> None:
         """Compare a log's keys, folding on to the position at which each piece was read."""
@@ -59,9 +63,16 @@ class RedisComparison:
     # ---- reading at one moment ---------------------------------------------------------------
 
     async def _read(self, witness: Witness, commands: Sequence[tuple[str, ...]]) -> list[Any]:
-        """Replies to commands, with the fold brought to the moment at which they were given."""
+        """Replies to commands, with the fold brought to the moment at which they were given.
+
+        None in the place of a reply: the key is of another type, which is told.
+        """
         meta = self._source.meta(witness.pool)
-        seq, *replies = await self._source.ask([("HGET", meta, "seq"), *commands], atomic=True)
+        seq, *replies = await self._source.ask(
+            [("HGET", meta, "seq"), *commands], atomic=True, refusals=True
+        )
+        if isinstance(seq, ResponseError):
+            raise refusal("Redis refuses to be read", seq)
         last = int(seq or 0)
         if last < witness.position.seq:
             raise Broken(f"the log ends at seq {last}, the views at {witness.position.seq}")
@@ -70,7 +81,25 @@ class RedisComparison:
             if not rows:
                 raise Broken(f"gap: seq {witness.position.seq + 1} to {last} are nowhere")
             witness.take(rows, last=last)
+        for place, reply in enumerate(replies):
+            if isinstance(reply, ResponseError):
+                await self._tell_type(witness, commands[place], reply)
+                replies[place] = None
         return replies
+
+    async def _tell_type(
+        self, witness: Witness, command: tuple[str, ...], error: ResponseError
+    ) -> None:
+        """Name a key that is of another type. Raises `LogError` for what else is refused."""
+        said = refusal("Redis refuses to be read", error)
+        if not isinstance(said, WrongType):
+            raise said
+        verb, key = command[:2]
+        (found,) = await self._source.ask([("TYPE", key)])
+        keys, pool = self._source.keys, witness.pool
+        subject = key.removeprefix(keys.pool(pool, "")).removeprefix(keys.prefix)
+        subject = subject.replace(f":{{{pool}}}:", ":", 1)
+        self._differ(witness, subject, "type", TYPES[verb], found.decode())
 
     async def _following(self, at: Position) -> list[EventRow]:
         entries = await self._trail.after(at.pool, at.stream_id, count=1000)
@@ -97,6 +126,8 @@ class RedisComparison:
                 witness, [("HGETALL", self._key("agent", pool, i)) for i in ids]
             )
             for agent_id, reply in zip(ids, hashes, strict=True):
+                if reply is None:
+                    continue
                 found, agent = _texts(reply), witness.agents.get(agent_id)
                 found = {"alone": "", **found} if found else found  # of before there was any
                 expected = agent_hash.to_hash(agent) if agent else None
@@ -113,6 +144,8 @@ class RedisComparison:
             )
             crowd, alone = witness.crowd(), witness.alone()
             for worker_id, reply in zip(ids, hashes, strict=True):
+                if reply is None:
+                    continue
                 found, worker = _texts(reply), witness.workers.get(worker_id)
                 expected = workers.to_hash(worker) if worker else None
                 if expected is not None:
@@ -157,9 +190,9 @@ class RedisComparison:
         ]
         counters, live, alone, processes, *rest = await self._read(witness, commands)
         free = witness.free()
-        self._members(witness, "agents", _present(witness.living()), _present(_names(live)))
+        self._members(witness, "agents", _present(witness.living()), _names(live))
         waiting = _present(witness.waiting_alone())
-        self._members(witness, "alone", waiting, _present(_names(alone)))
+        self._members(witness, "alone", waiting, _names(alone))
         self._members(witness, "processes", free, _scores(processes))
         schedules = (witness.due(), witness.timeouts(), witness.orders())
         for name, expected, reply in zip(SCHEDULES, schedules, rest, strict=False):
@@ -167,34 +200,39 @@ class RedisComparison:
         held = witness.held()
         for worker_id, reply in zip(listed, rest[len(SCHEDULES) :], strict=True):
             expected_ids = held.pop(worker_id, set())
-            self._members(
-                witness, f"held:{worker_id}", _present(expected_ids), _present(_names(reply))
-            )
+            self._members(witness, f"held:{worker_id}", _present(expected_ids), _names(reply))
         wanted = (sum(free.values()), witness.waiting(), len(witness.alone()))
         self._counters(witness, dict(zip(COUNTERS, wanted, strict=True)), counters)
 
     def _counters(
         self, witness: Witness, expected: Mapping[str, int], found: Sequence[bytes | None]
     ) -> None:
-        values = {name: int(value or 0) for name, value in zip(expected, found, strict=True)}
-        self._findings.compare("redis", witness.pool, "meta", expected, values)
+        wanted = {name: str(value) for name, value in expected.items()}
+        values = {n: _text(value or b"0") for n, value in zip(expected, found, strict=True)}
+        self._findings.compare("redis", witness.pool, "meta", wanted, values)
 
     async def _compare_catalogue(self, witness: Witness) -> None:
         meta = self._source.meta(CATALOGUE)
         (reply,) = await self._read(witness, [("HGETALL", meta)])
         found = {
-            name.removeprefix("version:"): int(value)
+            name.removeprefix("version:"): value
             for name, value in _texts(reply).items()
             if name.startswith("version:")
         }
         state = witness.catalogue
-        expected = {name: state.version_of(name) for name in (*state.pools, *state.hosts)}
+        expected = {name: str(state.version_of(name)) for name in (*state.pools, *state.hosts)}
         self._members(witness, "versions", expected, found)
 
     def _members(
-        self, witness: Witness, subject: str, expected: Mapping[str, Any], found: Mapping[str, Any]
+        self,
+        witness: Witness,
+        subject: str,
+        expected: Mapping[str, Any],
+        found: Mapping[str, Any] | None,
     ) -> None:
-        self._findings.compare_members("redis", witness.pool, subject, expected, found)
+        """`found` None: the key is of another type, which was told."""
+        if found is not None:
+            self._findings.compare_members("redis", witness.pool, subject, expected, found)
 
     def _differ(
         self, witness: Witness, subject: str, field: str, expected: object, found: object
@@ -212,17 +250,23 @@ def _present(members: Iterable[str]) -> dict[str, str]:
     return dict.fromkeys(members, "present")
 
 
-def _names(reply: Iterable[bytes]) -> set[str]:
-    return {member.decode() for member in reply}
+def _names(reply: Iterable[bytes] | None) -> dict[str, str] | None:
+    return None if reply is None else _present(map(_text, reply))
 
 
 def _texts(reply: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in reply.items()}
+    return {_text(name): _text(value) for name, value in reply.items()}
 
 
-def _scores(reply: Sequence[Any]) -> dict[str, int]:
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace")
+
+
+def _scores(reply: Sequence[Any] | None) -> dict[str, int] | None:
     """Members and scores in turn."""
-    return {reply[i].decode(): int(float(reply[i + 1])) for i in range(0, len(reply), 2)}
+    if reply is None:
+        return None
+    return {_text(reply[i]): int(float(reply[i + 1])) for i in range(0, len(reply), 2)}
 
 
 def _literally(text: str) -> str:

@@ -14,6 +14,7 @@ from eventstore import worker as workers
 from eventstore.agent import Fail, RestartPolicy, Started, Terminate
 from eventstore.catalogue import CatalogueLog
 from eventstore.events import Error
+from eventstore.keys import Keys
 from eventstore.log import CATALOGUE
 from eventstore.pool import PoolConfig
 from eventstore.reader import Reader
@@ -189,3 +190,45 @@ async def test_a_key_that_was_changed_is_named(
         report = await made.verify()
     expected = [field.replace("ID", made.ids[8])]
     assert [difference.field for difference in report.differences] == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "subject", "expected"),
+    [
+        ("agent:{developer_pool}:ID", "agent:ID", "hash"),
+        ("process:{developer_pool}:w1", "process:w1", "hash"),
+        ("pool:{developer_pool}:agents", "agents", "set"),
+        ("pool:{developer_pool}:due", "due", "zset"),
+        ("pool:{developer_pool}:held:w1", "held:w1", "set"),
+    ],
+)
+async def test_a_key_of_another_type_is_one_difference_among_others(
+    redis_url: str, tmp_path: Any, key: str, subject: str, expected: str
+) -> None:
+    async with scene(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as made:
+        with redis.Redis.from_url(redis_url) as client:
+            client.set(key.replace("ID", made.ids[8]), "x")
+            client.hset("pool:{developer_pool}:meta", "free", "x")
+        report = await made.verify()
+    found = {(d.subject, d.field, d.expected, d.found) for d in report.differences}
+    assert found == {
+        (subject.replace("ID", made.ids[8]), "type", expected, "string"),
+        ("meta", "free", "2", "x"),
+    }
+    assert [checked.pool for checked in report.pools] == [CATALOGUE, POOL]
+
+
+@pytest.mark.parametrize(("key", "field"), [("events", "events"), ("meta", "meta")])
+async def test_a_log_of_another_type_leaves_the_others_to_be_compared(
+    redis_url: str, tmp_path: Any, key: str, field: str
+) -> None:
+    async with scene(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as made:
+        await made.projector.stop()
+        with redis.Redis.from_url(redis_url) as client:
+            client.set(f"pool:{{{POOL}}}:{key}", "x")
+            client.hset(Keys().catalogue_meta, "version:ghost", "1")
+        report = await made.verify()
+    assert [(d.pool, d.subject, d.field) for d in report.differences] == [
+        (CATALOGUE, "versions", "ghost"),
+        (POOL, "log", field),
+    ]
