@@ -10,7 +10,7 @@ import re
 import time
 from asyncio import sleep
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import web
@@ -47,6 +47,8 @@ def parse(text: str) -> AsOf:
     for item in filter(None, (part.strip() for part in text.split(","))):
         if event := _EVENT.fullmatch(item):
             pool, generation, seq = event.groups()
+            if pool in events:
+                raise _wrong(f"{f'pool {pool!r}' if pool else 'the catalogue'} is named twice")
             events[pool] = (int(generation) if generation else None, int(seq))
         elif at_ms is None:
             at_ms = _milliseconds(item)
@@ -65,17 +67,19 @@ def _milliseconds(text: str) -> int:
     except ValueError:
         raise _unreadable(text) from None
     if found.tzinfo is None:
-        detail = f"as_of: {text[:100]!r} does not say in which time zone; add Z or +01:00"
-        raise Problem(Kind.INVALID_REQUEST, detail, field="as_of")
+        raise _wrong(f"{text[:100]!r} does not say in which time zone; add Z or +01:00")
     return int(found.timestamp() * 1000)
 
 
 def _unreadable(text: str) -> Problem:
-    detail = (
-        "as_of: a time (2026-11-24T14:03:00Z, or ms since 1970) or pool:seq was expected, not"
+    return _wrong(
+        "a time (2026-11-24T14:03:00Z, or ms since 1970) or pool:seq was expected, not"
         f" {text[:100]!r}"
     )
-    return Problem(Kind.INVALID_REQUEST, detail, field="as_of")
+
+
+def _wrong(why: str) -> Problem:
+    return Problem(Kind.INVALID_REQUEST, f"as_of: {why}", field="as_of")
 
 
 async def moment(
@@ -90,6 +94,8 @@ async def moment(
     deadline = time.monotonic() + backend.limits.settle_seconds
     positions = await views.positions()
     for pool, (_, seq) in asked.events.items():
+        if pool not in positions and pool != CATALOGUE:
+            await _demand_known(backend, pool)
         if positions.get(pool, Position(pool)).seq < seq:
             await views.wait_for(pool, seq, timeout_seconds=_left(deadline))
     if asked.at_ms is not None:
@@ -98,6 +104,17 @@ async def moment(
     reading.position = {p: place.seq for p, place in found.places.items() if place.seq}
     reading.as_of = pinned(found)
     return found
+
+
+async def _demand_known(backend: Backend, pool: str) -> None:
+    """Raises `Problem` where a pool never was; while Redis is away nobody can tell."""
+    try:
+        await backend.pool_or_past(pool)
+    except Problem as problem:
+        if pool not in backend.known_pools():  # looked at once more by now
+            raise _wrong(f"there is no pool {pool!r} (a time is 2026-11-24T14:03:00Z)") from problem
+    except (RedisError, LogError, OSError, TimeoutError):
+        return
 
 
 def pinned(moment: Moment) -> str:
@@ -147,7 +164,8 @@ async def _heads_past(
         if clock > at_ms:
             return heads
         if (at_ms + 1 - clock) / 1000 > _left(deadline):
-            raise NotReached(f"it is not that late yet: the log's time is {clock} ms")
+            then = datetime.fromtimestamp(clock / 1000, UTC).isoformat(timespec="milliseconds")
+            raise NotReached(f"it is not that late yet: the log's time is {then} ({clock} ms)")
         await sleep((at_ms + 1 - clock) / 1000)
 
 

@@ -8,8 +8,11 @@ from muster import render
 from muster.commands.asking import Answer
 from muster.commands.command import note
 from muster.commands.moments import CLOCK, moment_ms
+from muster.commands.streams import CATALOGUE
 
 _EVENTS = re.compile(r"[a-z0-9_-]{0,63}(:\d+){1,2}(,[a-z0-9_-]{0,63}(:\d+){1,2})*")
+_CATALOGUE = re.compile(rf"(?<![^,]){CATALOGUE}(?=:)")
+"""As the command line calls it; its log has no name."""
 _AGO = re.compile(r"^-\d.*$")
 
 
@@ -31,8 +34,9 @@ def as_of(args: argparse.Namespace) -> str | None:
         return None
     text = text.strip()
     if not CLOCK.fullmatch(text) and _EVENTS.fullmatch(text):
-        return text
-    return str(moment_ms(text.removeprefix("-"), "--as-of"))
+        return _CATALOGUE.sub("", text)
+    nor = "an event (POOL:SEQ, as `muster tail` shows it)"
+    return str(moment_ms(text.removeprefix("-"), "--as-of", nor=nor))
 
 
 def seen_ms(answer: Answer) -> float:
@@ -40,7 +44,8 @@ def seen_ms(answer: Answer) -> float:
     at_ms = answer.headers.get("muster-as-of", "").partition(",")[0]
     if not at_ms.isdecimal():
         return time.time() * 1000
-    note(f"as of {render.moment(int(at_ms))}")
+    at = int(at_ms)
+    note(f"as of {render.moment(at)}" if at else "as of before the first event")
     if "muster-stale" in answer.headers:
         note("(more may have happened until then: the archive is behind, or nobody can tell)")
     return float(at_ms)

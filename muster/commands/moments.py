@@ -24,8 +24,11 @@ def span_seconds(text: str) -> float | None:
     return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
 
 
-def moment_ms(text: str, flag: str, now: float | None = None) -> int:
-    """A moment in ms since 1970. Raises `BadInput`. `now`: seconds since 1970, for tests."""
+def moment_ms(text: str, flag: str, now: float | None = None, *, nor: str = "") -> int:
+    """A moment in ms since 1970. Raises `BadInput`.
+
+    `now`: seconds since 1970, for tests. `nor`: what else the flag takes, for the message.
+    """
     now = time.time() if now is None else now
     try:
         found = _moment_ms(text, now)
@@ -34,6 +37,7 @@ def moment_ms(text: str, flag: str, now: float | None = None) -> int:
     if found >= LAST_MS:
         raise BadInput(
             f"{flag}: {shown(text)} is not a time such as 10m, 14:03 or 2026-11-24T14:03"
+            f"{f', nor {nor}' if nor else ''}"
         )
     return max(found, 0)
 

@@ -175,6 +175,10 @@ def _position(start: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
+def _before(start: str) -> str:
+    return before_ms(moment_ms(start, "--from", nor="POOL:SEQ, or the id of an entry"))
+
+
 async def _place(streams: Streams, options: TailOptions) -> None:
     """Set where the reading of each stream begins."""
     named = _position(options.start)
@@ -189,5 +193,5 @@ async def _place(streams: Streams, options: TailOptions) -> None:
         streams.positions[named[0]] = await streams.before_seq(*named)
     elif options.start not in ("", "0"):
         exact = STREAM_ID.fullmatch(options.start) is not None
-        after = options.start if exact else before_ms(moment_ms(options.start, "--from"))
+        after = options.start if exact else _before(options.start)
         streams.positions.update(dict.fromkeys(streams.positions, after))

@@ -1,6 +1,7 @@
 """`?as_of=` over HTTP: agents, pools and workers as they were, and what is refused."""
 
 import asyncio
+import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -183,6 +184,8 @@ async def test_what_was_not_there_yet_is_not_found(stage):
         "a:b",
         f"{POOL}:-1",
         "1,2",
+        f"{POOL}:1,{POOL}:2",
+        ":1,:1:2",
         "9" * 16,
         "UPPER:1",
         ":::",
@@ -205,6 +208,25 @@ async def test_what_has_not_come_yet_is_waited_for_and_then_refused(stage):
     waiting = asyncio.ensure_future(stage.get(f"{AGENTS}?as_of={POOL}:2"))
     await stage.pending()
     assert len((await waiting).json["agents"]) == 2
+
+
+async def test_a_pool_that_never_was_is_refused_at_once(stage):
+    """Nothing could come of waiting for it. A time of day without its date is taken for one."""
+    began = time.monotonic()
+    for text, pool in (("nope:3", "nope"), ("14:03", "14"), (f"{POOL}:0,nope:1", "nope")):
+        answer = await stage.get(f"{AGENTS}?as_of={text}")
+        assert (answer.status, answer.kind, answer.fields) == (400, "invalid-request", ["as_of"])
+        assert answer.json["detail"].startswith(f"as_of: there is no pool '{pool}' (a time is 2026")
+    assert time.monotonic() - began < IMPATIENT.settle_seconds
+
+
+async def test_a_time_in_the_future_is_refused_with_the_time_it_is(stage):
+    answer = await stage.get(f"{AGENTS}?as_of={int(time.time() * 1000) + 60_000}")
+    said = re.fullmatch(
+        r"it is not that late yet: the log's time is (\S+) \((\d+) ms\)", answer.json["detail"]
+    )
+    assert said is not None, answer.json["detail"]
+    assert datetime.fromisoformat(said[1]).timestamp() * 1000 == int(said[2])
 
 
 async def test_a_time_is_answered_only_when_the_archive_has_passed_it(redis_url, database_url):

@@ -123,6 +123,7 @@ def test_redis_is_found_by_url_by_parts_and_by_the_running_service(here, monkeyp
         connecting.redis_url(flags())
     write_running(here, '{"redis_url": "unix:///s", "database_url": "sqlite:///v"}')
     assert connecting.redis_url(flags()) == "unix:///s"
+    (here / "v").touch()
     assert connecting.database_url(flags()) == "sqlite:///v"
     monkeypatch.setenv("REDIS_HOST", "redis.internal")
     monkeypatch.setenv("REDIS_PASSWORD", "a/b@c")

@@ -424,8 +424,11 @@ def test_every_command_has_a_help_with_examples(capsys):
 
 def test_a_moment_is_said_as_people_do_and_asked_for_in_ms(gateway, muster):
     """Ages are counted to that moment, and what it was is told."""
-    spawned = {"agents": [agent(created_at=1_795_529_000_000)], "next": None}
-    gateway.answers["GET "] = spawned
+    spawned = [agent(created_at=1_795_529_000_000)]
+    gateway.answers["GET "] = lambda asked: {
+        "agents": [] if asked.query["as_of"] == "night:0" else spawned,
+        "next": None,
+    }
     gateway.sent = {"Muster-As-Of": "1795529010000,night:1:7"}
     _, out, err = muster("ps", "--as-of", "2026-11-24T14:03:30Z")
     assert gateway.asked[0].query["as_of"] == "1795529010000"
@@ -437,6 +440,15 @@ def test_a_moment_is_said_as_people_do_and_asked_for_in_ms(gateway, muster):
     for position in ("night:7", "night:1:7", ":3", "night:7,day:2"):
         muster("ps", f"--as-of={position}")
         assert gateway.asked[-1].query["as_of"] == position
+    for said, meant in (
+        ("catalogue:3", ":3"),
+        ("night:7,catalogue:1:3", "night:7,:1:3"),
+        ("my-catalogue:3", "my-catalogue:3"),
+    ):
+        muster("ps", f"--as-of={said}")
+        assert gateway.asked[-1].query["as_of"] == meant
+    gateway.sent = {"Muster-As-Of": "0,night:0"}
+    assert muster("ps", "--as-of", "night:0")[2] == "as of before the first event\nno agents\n"
     muster("ps", "--as-of", "14:03")
     clock = time.localtime(int(gateway.asked[-1].query["as_of"]) / 1000)
     assert clock[3:6] == (14, 3, 0)
@@ -464,6 +476,7 @@ def test_what_was_cannot_be_watched_and_is_no_nonsense(gateway, muster):
     assert muster("ps", "--watch", "--as-of", "-1h")[0] == 2
     code, _, err = muster("ps", "--as-of", "yesterday")
     assert (code, err.partition(":")[0]) == (2, "muster ps")
+    assert "or 2026-11-24T14:03, nor an event (POOL:SEQ" in err
     assert gateway.asked == []
 
 
