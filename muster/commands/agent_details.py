@@ -1,7 +1,7 @@
 """One agent in full: what it is, why it last failed, and everything that befell it."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from urllib.parse import quote
 
@@ -9,9 +9,9 @@ import msgspec
 
 from muster import render
 from muster.commands import event_lines
-from muster.commands.answers import AgentAnswer
-from muster.commands.asking import BASE, Gateway
-from muster.commands.command import note
+from muster.commands.answers import AgentAnswer, ParkedAnswer, ParkedList
+from muster.commands.asking import BASE, PARKED, Gateway
+from muster.commands.command import CommandError, note
 from muster.commands.looking_back import as_of, seen_ms
 from muster.commands.streams import CATALOGUE, Recorded
 
@@ -20,15 +20,17 @@ HISTORY_SECONDS = 5.0
 
 def show_agent(gateway: Gateway, agent_id: str, args: argparse.Namespace) -> int:
     """Print it; the exit code."""
-    answer = gateway.get(f"{BASE}/{quote(agent_id)}", {"as_of": as_of(args)})
+    then = as_of(args)
+    answer = gateway.get(f"{BASE}/{quote(agent_id)}", {"as_of": then})
     seen_ms(answer)
     agent = answer.read(AgentAnswer)
     events = list(history(gateway, agent))
+    aside = None if then else _parked(gateway, agent)
     if args.json:
         told = [event.document() for event in events]
-        render.print_json({**answer.document(), "events": told})
+        render.print_json({**answer.document(), "events": told, "parked": aside})
         return 0
-    for name, cell in facts(agent):
+    for name, cell in facts(agent, events, aside):
         _print_fact(name, cell)
     if agent.last_error is not None:
         print("\nlast error:")
@@ -43,8 +45,27 @@ def show_agent(gateway: Gateway, agent_id: str, args: argparse.Namespace) -> int
     return 0
 
 
-def facts(agent: AgentAnswer) -> list[tuple[str, render.Cell]]:
+def _parked(gateway: Gateway, agent: AgentAnswer) -> ParkedAnswer | None:
+    """Why it was put aside, if it was and the gateway can tell. What it was before is shown."""
+    if ended(agent):
+        return None
+    try:
+        found = gateway.get(PARKED, {"pool_name": agent.pool_name}).read(ParkedList).parked
+    except CommandError:
+        return None
+    told = (msgspec.json.decode(raw, type=ParkedAnswer) for raw in found)
+    return next((p for p in told if (p.source, p.subject) == ("agent", agent.agent_id)), None)
+
+
+def ended(agent: AgentAnswer) -> bool:
+    return agent.status in ("terminated", "failed")
+
+
+def facts(
+    agent: AgentAnswer, events: Sequence[Recorded], aside: ParkedAnswer | None = None
+) -> list[tuple[str, render.Cell]]:
     """What there is to say of it, by name; empty things are left out."""
+    alone = agent.alone and not ended(agent)
     labels = " ".join(f"{name}={value}" for name, value in agent.labels.items())
     idle = "never" if agent.max_idle_time is None else f"{agent.max_idle_time:g} s"
     found = {
@@ -53,14 +74,15 @@ def facts(agent: AgentAnswer) -> list[tuple[str, render.Cell]]:
         "role": agent.role_type,
         "project": agent.project_id,
         "status": agent.status,
+        "parked": f"{aside.reason} (muster parked retry|drop {aside.id})" if aside else "",
         "activity": agent.activity,
         "reason": agent.reason,
         "end asked for": agent.stop,
         "worker": agent.process_id,
         "incarnation": str(agent.incarnation),
-        "failures": str(agent.failures or ""),
-        "worker deaths": str(agent.losses or ""),
-        "runs alone": "until it has behaved for a while: it was lost twice" if agent.alone else "",
+        "failures": _failures(agent),
+        "worker deaths": _deaths(agent, events),
+        "runs alone": "until it has behaved for a while: it was lost twice" if alone else "",
         "fencing token": agent.fencing_token,
         "labels": labels,
         "input": render.json_line(agent.input) if agent.input else "",
@@ -76,6 +98,21 @@ def facts(agent: AgentAnswer) -> list[tuple[str, render.Cell]]:
         for name, text in found.items()
         if text
     ]
+
+
+def _failures(agent: AgentAnswer) -> str:
+    if not agent.failures:
+        return ""
+    guilty = agent.last_error is not None and agent.last_error.type == "WorkerLost"
+    with_deaths = ", deaths of a worker that it had for itself among them" if guilty else ""
+    return f"{agent.failures} within the restart window{with_deaths}"
+
+
+def _deaths(agent: AgentAnswer, events: Sequence[Recorded]) -> str:
+    """As its history tells: of those that make it suspect the registry remembers two at most."""
+    number = max(sum(e.fields.get("type") == "agent.lost" for e in events), agent.losses)
+    more = " or more" if len(events) < agent.version else ""
+    return f"{number}{more}" if number else ""
 
 
 def _when(ms: int) -> str:

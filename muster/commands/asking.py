@@ -20,6 +20,7 @@ from muster.commands.connecting import Service
 
 BASE = "/api/v1/agents"
 EVENTS = "/api/v1/events"
+PARKED = "/api/v1/parked"
 FALLBACK = "muster-fallback"
 """The header of a gateway whose log stands in for another, in lower case."""
 TIMEOUT_SECONDS = 30.0

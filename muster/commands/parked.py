@@ -8,16 +8,19 @@ import msgspec
 from muster import render
 from muster.commands import connecting
 from muster.commands.answers import ParkedAnswer, ParkedList
-from muster.commands.asking import Gateway
+from muster.commands.asking import PARKED, Gateway
 from muster.commands.command import CommandError, Subparsers, complain, declare, note
 
-PARKED = "/api/v1/parked"
 EXAMPLES = """\
   muster parked                                 what stands aside, and why
   muster parked list --json | jq '.[].content'
   muster parked retry developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e
   muster parked drop developer_pool:command:1732440000000-0
 """
+
+HEARTBEAT = "heartbeat"
+_FORGOTTEN = "was forgotten: the next has come"
+"""A heartbeat is never put back, and nothing is lost with it."""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -100,5 +103,8 @@ def _each(args: argparse.Namespace, method: str, suffix: str, done: str) -> int:
             complain("parked", f"{one}: {error}")
             code = max(code, error.exit_code)
             continue
-        print(render.json_line(answer.document()) if args.json else f"{one} {done}")
+        if args.json:
+            print(render.json_line(answer.document()))
+        else:
+            print(f"{one} {_FORGOTTEN if answer.read(ParkedAnswer).source == HEARTBEAT else done}")
     return code

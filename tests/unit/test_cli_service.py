@@ -303,6 +303,68 @@ def test_ps_asks_for_ended_agents_where_their_status_is_asked_for(gateway, muste
     assert [asked.query.get("include_ended") for asked in gateway.asked] == ["true", None]
 
 
+def lived(*kinds: str) -> bytes:
+    """The events of one agent, as they are streamed."""
+    events = [{"pool": "night", "stream_id": f"{n}-0", "type": kind, "seq": n, "ts": n,
+               "incarnation": 1, "worker_id": "", "subject": AGENT, "data": {}}
+              for n, kind in enumerate(kinds, 1)]  # fmt: skip
+    return "".join(f"id: x\ndata: {json.dumps(event)}\n\n" for event in events).encode()
+
+
+def fact(out: str, name: str) -> str:
+    """What is said of an agent under a name; empty where nothing is."""
+    lines = [line for line in out.splitlines() if line.startswith(f"{name:<16}")]
+    return lines[0][16:] if lines else ""
+
+
+def test_deaths_are_told_as_they_happened_and_suspicion_while_it_lasts(gateway, muster):
+    """Of those that make an agent suspect two at most are remembered; later ones are failures."""
+    life = ["agent.requested", *["agent.lost"] * 5, "agent.failed"]
+    gateway.answers["GET /api/v1/events"] = lived(*life)
+    error = {"type": "WorkerLost", "message": "exited", "traceback": ""}
+    told: dict[str, Any] = {"losses": 2, "failures": 3, "alone": True, "last_error": error}
+    gateway.answers[f"GET /{AGENT}"] = agent(version=7, **told)
+    out = muster("ps", AGENT)[1]
+    assert fact(out, "worker deaths") == "5"
+    assert fact(out, "failures") == (
+        "3 within the restart window, deaths of a worker that it had for itself among them"
+    )
+    assert fact(out, "runs alone").startswith("until it has behaved for a while")
+    gateway.answers[f"GET /{AGENT}"] = agent(version=9, status="failed", **told)
+    out = muster("ps", AGENT)[1]
+    assert fact(out, "worker deaths") == "5 or more"
+    assert fact(out, "runs alone") == ""
+
+
+def test_one_that_was_parked_is_shown_with_the_reason(gateway, muster):
+    """The registry still has it as it was when it could be read last."""
+    name = f"night:agent:{AGENT}"
+    aside = {"id": name, "source": "agent", "subject": AGENT, "reason": "its hash is gone"}
+    gateway.answers["GET /api/v1/parked"] = {"parked": [{**aside, "subject": OTHER}, aside]}
+    gateway.answers[f"GET /{AGENT}"] = agent()
+    out = muster("ps", AGENT)[1]
+    assert fact(out, "parked") == f"its hash is gone (muster parked retry|drop {name})"
+    assert json.loads(muster("ps", AGENT, "--json")[1])["parked"]["id"] == name
+    assert fact(muster("ps", AGENT, "--as-of", "-1h")[1], "parked") == ""
+    gateway.answers["GET /api/v1/parked"] = {"parked": []}
+    assert json.loads(muster("ps", AGENT, "--json")[1])["parked"] is None
+
+
+@pytest.mark.parametrize(
+    ("source", "action", "said"),
+    [
+        ("heartbeat", "retry", "was forgotten: the next has come"),
+        ("heartbeat", "drop", "was forgotten: the next has come"),
+        ("command", "retry", "was put back"),
+        ("agent", "drop", "was given up"),
+    ],
+)
+def test_it_is_said_what_became_of_what_was_parked(gateway, muster, source, action, said):
+    call = "POST /api/v1/parked/x/retry" if action == "retry" else "DELETE /api/v1/parked/x"
+    gateway.answers[call] = {"id": "x", "source": source}
+    assert muster("parked", action, "x")[:2] == (0, f"x {said}\n")
+
+
 def test_one_agent_is_shown_with_its_traceback_and_history(gateway, muster):
     gateway.answers[f"GET /{AGENT}"] = agent(version=2, last_error=ERROR, labels={"team": "red"})
     events = [{"pool": "night", "stream_id": f"{n}-0", "type": kind, "seq": n, "ts": n,
