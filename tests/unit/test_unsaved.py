@@ -1,10 +1,12 @@
 """What is named as lost after a recovery, and how `muster recover` tells it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eventstore.salvage import HOLDS, Report
+from muster import journal
 from muster.__main__ import main
 from muster.commands import recover
 from projector import recovery
@@ -65,12 +67,21 @@ def test_it_is_explained_what_a_worker_held(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_who_interrupts_it_is_told_that_the_logs_stay_closed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(recovery, "recover", interrupted)
-    asked = ["recover", "--redis-url", "redis://127.0.0.1:1", "--database-url", "sqlite://"]
+    monkeypatch.setattr(journal, "configure", lambda *_, **__: None)  # it is for all of a process
+    views = tmp_path / "views.db"
+    views.touch()
+    asked = [
+        "recover",
+        "--redis-url",
+        "redis://127.0.0.1:1",
+        "--database-url",
+        f"sqlite:///{views}",
+    ]
     assert main(asked) == 130
     assert "stays closed until `muster recover` is run again" in capsys.readouterr().err
