@@ -1,6 +1,6 @@
 """The state that a log is written anew from: views at the archive's end, and the archive itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -54,6 +54,16 @@ def living_workers(connection: Connection, pool: str) -> list[Worker]:
     chosen = select(table).where(table.c.pool_name == pool).where(table.c.status.not_in(ended))
     rows = connection.execute(chosen.order_by(table.c.worker_id)).mappings()
     return [worker_of(row) for row in rows]
+
+
+def fenced_epochs(connection: Connection, pool: str, agents: Iterable[Agent]) -> dict[str, int]:
+    """Of workers that were lost, and whose agents nobody had come to put back: what fenced them."""
+    held = {agent.worker_id for agent in agents if agent.held}
+    table = SERVING.workers
+    chosen = select(table.c.worker_id, table.c.epoch).where(table.c.pool_name == pool)
+    chosen = chosen.where(table.c.status == WorkerStatus.LOST.value)
+    rows = connection.execute(chosen.where(table.c.worker_id.in_(held)))
+    return {row.worker_id: row.epoch for row in rows}
 
 
 def highest_epoch(connection: Connection, pool: str) -> int:

@@ -34,6 +34,7 @@ from projector.archived_state import (
     beginnings,
     catalogue_notes,
     entries,
+    fenced_epochs,
     highest_epoch,
     known_agents,
     living_agents,
@@ -316,7 +317,8 @@ class Recovery:
         await restoring.note(catalogue_notes(self._projection.catalogue, pool, self._positions()))
         await restoring.record(body)
         workers = await read(lambda c: living_workers(c, pool))
-        epochs = await restoring.lose_workers(workers)
+        epochs = await read(lambda c: fenced_epochs(c, pool, agents))
+        epochs |= await restoring.lose_workers(workers)
         known = self._projection.catalogue.pools.get(pool)
         deleted = known is not None and known.deleted
         restarted = await restoring.place_agents(agents, epochs, deleted=deleted)

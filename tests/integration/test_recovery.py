@@ -30,6 +30,7 @@ from projector.recovery import (
     recover,
 )
 from projector.verify import verify
+from tests.chaos.judge import judge
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
@@ -164,6 +165,24 @@ async def test_what_ran_runs_again_as_the_next_incarnation(redis_url: str, views
         assert {claimed.agent.agent_id for claimed in told} == {runs, waits}
         assert all(b"core" in claimed.spec for claimed in told if claimed.agent.agent_id == runs)
         assert int(raw_events(redis_url)[-1]["epoch"]) > fence.epoch + 1000
+        await demand_equal(stage)
+
+
+async def test_agents_of_a_worker_that_was_being_cleared_are_lost_under_its_fence(
+    redis_url: str, views_url: str
+) -> None:
+    """Its reaper had come no further than to fence it; an event tells which fence it follows."""
+    async with open_stage(redis_url, views_url) as stage:
+        pool = await stage.pool(**QUICK)
+        [held] = await stage.started(pool, await pool.worker("w"), 1)
+        fence = await pool.fence("w")
+        async with stage.projecting():
+            await stage.settle()
+        wiped(redis_url)
+        await recovered(stage)
+        [lost] = [e for e in raw_events(redis_url) if e["type"] == "agent.lost"]
+        assert (lost["subject"], lost["epoch"]) == (held, str(fence.epoch))
+        assert judge(redis_url, views=stage.database_url) == []
         await demand_equal(stage)
 
 
