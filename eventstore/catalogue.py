@@ -138,15 +138,16 @@ class CatalogueLog:
         step.write("meta", "closed", pool.created_seq)
         return (await self._log.commit(step)).outcome is Outcome.DONE
 
-    async def delete_pool(self, name: str, origin: Origin, *, reason: str) -> Changed:
-        """Record the end of a pool that was closed before."""
+    async def delete_pool(self, pool: Pool, origin: Origin, *, reason: str) -> Changed:
+        """Record the end of a pool that was closed before. ABSENT where its name is another's."""
 
         def decision(state: Catalogue) -> Decision:
-            if name not in state.live_pools():
+            found = state.live_pools().get(pool.pool_name)
+            if found is None or found.created_seq != pool.created_seq:
                 return Outcome.ABSENT, None
             return Outcome.DONE, PoolDeleted(reason=reason)
 
-        return await self._change(name, decision, origin)
+        return await self._change(pool.pool_name, decision, origin)
 
     async def join_host(self, host: str, hostname: str, pid: int, origin: Origin) -> Changed:
         """Offer a host for workers."""

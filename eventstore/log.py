@@ -269,12 +269,14 @@ class Log:
         *,
         fence: Fence | None = None,
         incarnation: int | None = None,
+        created_seq: int | None = None,
         agent: Agent | None = None,
     ) -> Acted:
         """Carry out a command on an agent: read, decide, commit, and again on a conflict.
 
-        `fence`: act as this worker. `incarnation`: only on that one, else FENCED. `agent`: its
-        state if it is at hand, which saves the first read. Raises `Busy` when it lost too often.
+        `fence`: act as this worker. `incarnation`: only on that one, else FENCED. `created_seq`:
+        only in that creation of the pool, else FENCED. `agent`: its state if it is at hand, which
+        saves the first read. Raises `Busy` when it lost too often.
         """
         unknown: OutcomeUnknown | None = None
         for _ in range(ATTEMPTS):
@@ -291,6 +293,8 @@ class Log:
             step = self.step(pool, origin)
             if fence is not None:
                 step.check("fenced" if fence.lost else "worker", fence.worker_id, fence.epoch)
+            if created_seq is not None:
+                step.check("life", created_seq)
             new = step.agent(agent_id, agent, bodies, fence=fence)
             try:
                 with still_unknown(unknown):
@@ -305,7 +309,8 @@ class Log:
                 continue
             if reply.outcome is Outcome.DONE:
                 return Acted(Outcome.DONE, new, reply.seq, proof_of(step, reply))
-            if reply.outcome is Outcome.FENCED and (fence or incarnation is not None):
+            guarded = fence or incarnation is not None or created_seq is not None
+            if reply.outcome is Outcome.FENCED and guarded:
                 return Acted(Outcome.FENCED, agent)
             agent = None  # it moved on; whoever asked for no incarnation means the one it has now
         raise unknown or Busy(f"agent {agent_id} changes too fast")

@@ -65,6 +65,7 @@ async def submit(
     step.check("backlog", pool.config.backlog_limit)
     agent = step.agent(agent_id, None, agents.decide(Spawn(request=request), None))
     step.write("operation", operation_id, digest, agent_id, keep_ms)
+    step.write("meta", "created", pool.created_seq)
     try:
         reply = await log.commit(step, admits=True)
     except Recovered:

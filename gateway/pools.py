@@ -193,9 +193,9 @@ async def delete_pool(request: web.Request) -> web.Response:
         detail = f"pool {name!r} has {count} live agents; ?force=true ends them"
         raise Problem(Kind.POOL_NOT_EMPTY, detail, field="pool_name")
     ended: list[Proof] = []
-    left = await _end_all(backend, request, name, patient.seconds, ended) if force else 0
+    left = await _end_all(backend, request, pool, patient.seconds, ended) if force else 0
     changed = await backend.with_catalogue(
-        lambda catalogue: catalogue.delete_pool(name, origin, reason="requested")
+        lambda catalogue: catalogue.delete_pool(pool, origin, reason="requested")
     )
     _note(backend, "delete_pool", name, changed)
     backend.tell_position(request, CATALOGUE)
@@ -206,28 +206,31 @@ async def delete_pool(request: web.Request) -> web.Response:
 
 
 async def _end_all(
-    backend: Backend, request: web.Request, pool: str, seconds: float, ended: list[Proof]
+    backend: Backend, request: web.Request, pool: Pool, seconds: float, ended: list[Proof]
 ) -> int:
     """Ask every agent of a pool to end and wait for it; returns how many have not, yet.
 
     `ended` takes the proofs of what was written for it.
     """
     deadline = asyncio.get_running_loop().time() + seconds
-    with backend.waiters.watch_pool(pool) as watch:
-        living = await backend.log.live(pool)
+    with backend.waiters.watch_pool(pool.pool_name) as watch:
+        living = await backend.log.live(pool.pool_name)
         for first in range(0, len(living), AT_ONCE):
             batch = living[first : first + AT_ONCE]
             ended += await asyncio.gather(*(_end(backend, request, pool, id_) for id_ in batch))
-        return await _until_vacant(backend, pool, watch, deadline)
+        return await _until_vacant(backend, pool.pool_name, watch, deadline)
 
 
-async def _end(backend: Backend, request: web.Request, pool: str, agent_id: str) -> Proof:
-    command = Terminate(reason="pool-deleted")
+async def _end(backend: Backend, request: web.Request, pool: Pool, agent_id: str) -> Proof:
+    """Ask one to end, unless the pool was created again meanwhile: then it may be that one's."""
+    command, name = Terminate(reason="pool-deleted"), pool.pool_name
     try:
-        acted = await backend.log.act(pool, agent_id, command, request[ORIGIN])
+        acted = await backend.log.act(
+            name, agent_id, command, request[ORIGIN], created_seq=pool.created_seq
+        )
     except Unreadable as error:
-        raise await put_aside(backend, pool, error) from error
-    return acted.proof or Proof(pool, "ending", agent_id)
+        raise await put_aside(backend, name, error) from error
+    return acted.proof or Proof(name, "ending", agent_id)
 
 
 async def _until_vacant(backend: Backend, pool: str, watch: Watch, deadline: float) -> int:

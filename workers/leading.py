@@ -140,7 +140,9 @@ class Leader:
         for agent_id in await self._events.live(pool.pool_name):
             end = agents.Terminate(reason="pool-deleted")
             async with one_agent(self._events, pool.pool_name, agent_id):
-                await self._events.act(pool.pool_name, agent_id, end, self._origin)
+                await self._events.act(
+                    pool.pool_name, agent_id, end, self._origin, created_seq=pool.created_seq
+                )
         if not await self._events.live(pool.pool_name):
             await self._catalogued.finish_deletion(pool)
 

@@ -212,7 +212,7 @@ class Supervisor:
         return [host.host for host in hosts if host.status == "joined"]
 
     async def _delete(self, pool: Pool) -> None:
-        await self._catalogue.delete_pool(pool.pool_name, self._origin, reason="requested")
+        await self._catalogue.delete_pool(pool, self._origin, reason="requested")
 
     async def _give_up_host(self, host: str) -> None:
         await self._catalogue.leave_host(host, "an order for it lapsed", self._origin)

@@ -14,6 +14,7 @@
 --         ?meta field value       else CONFLICT ('' : absent)
 --         ?vacant                 the pool has no live agents, else CONFLICT
 --         ?open created_seq       that creation of the pool was not closed since, else CLOSED
+--         ?life created_seq       no spawn entered a later creation of the pool, else FENCED
 --         ?backlog limit          fewer commands wait, else FULL with their number
 --         ?operation id           not seen before, else KNOWN with digest and answer
 --         ?parked id              it is parked, else CONFLICT
@@ -39,7 +40,7 @@
 
 local ARITY = {
   ['?worker'] = 2, ['?fenced'] = 2, ['?agent'] = 3, ['?process'] = 2, ['?renewal'] = 2, ['?empty'] = 1,
-  ['?settled'] = 1, ['?leader'] = 2, ['?meta'] = 2, ['?vacant'] = 0, ['?open'] = 1,
+  ['?settled'] = 1, ['?leader'] = 2, ['?meta'] = 2, ['?vacant'] = 0, ['?open'] = 1, ['?life'] = 1,
   ['?backlog'] = 1, ['?operation'] = 1, ['?parked'] = 1,
   isolate = 1, share = 1, unpark = 1, resubmit = 1, mend_agent = 1, mend_process = 1, recount = 1,
   event = 12, agent = 2, process = 2, live = 1, ended = 2, spec = 2, queue = 3, unqueue = 1, discard = 1,
@@ -104,6 +105,11 @@ end
 
 checks['?open'] = function(created)
   if redis.call('HGET', meta_key, 'closed') == created then return reply('CLOSED') end
+end
+
+checks['?life'] = function(created)
+  local latest = redis.call('HGET', meta_key, 'created') or '0'
+  if tonumber(latest) > tonumber(created) then return reply('FENCED') end
 end
 
 checks['?backlog'] = function(limit)

@@ -148,9 +148,9 @@ async def test_a_pending_agent_says_what_it_waits_for(redis_url: str, database_u
 async def test_pools_and_hosts_follow_the_catalogue(redis_url: str, database_url: str) -> None:
     async with open_stage(redis_url, database_url) as stage, stage.projecting():
         await stage.pool()
-        await stage.pool("gone")
+        gone = await stage.pool("gone")
         await stage.catalogue.change_pool(POOL, lambda _: PoolConfig(max_workers=3), ORIGIN)
-        await stage.catalogue.delete_pool("gone", ORIGIN, reason="t")
+        await stage.catalogue.delete_pool(gone.pool, ORIGIN, reason="t")
         await stage.catalogue.join_host("h", "box", 1, ORIGIN)
         await stage.catalogue.cordon_host("h", "update", ORIGIN)
         await stage.settle()

@@ -555,7 +555,7 @@ async def test_agents_of_a_deleted_pool_end_where_the_end_of_them_was_lost(
         await stage.catalogue.close_pool(pool.pool, ORIGIN, vacant=False)
         for agent_id in living:
             await stage.act(pool, agent_id, Terminate(reason="pool-deleted"))
-        await stage.catalogue.delete_pool(POOL, ORIGIN, reason="requested")
+        await stage.catalogue.delete_pool(pool.pool, ORIGIN, reason="requested")
         with redis.Redis.from_url(redis_url) as client:
             client.delete(EVENTS)
         await recovered(stage)

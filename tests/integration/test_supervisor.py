@@ -315,6 +315,27 @@ async def test_a_pool_that_is_closed_is_emptied_and_deleted_by_whoever_leads(
     assert reasons == ['{"reason":"pool-deleted"}'] * 3
 
 
+async def test_whoever_deletes_a_pool_too_late_leaves_a_later_one_of_its_name_alone(
+    site: Site,
+) -> None:
+    """It was stopped after it had closed the pool; another went on, and the name came again."""
+    pool = await site.pool()
+    before = pool.pool
+    assert await site.catalogue.close_pool(before, ORIGIN, vacant=True)
+    await site.catalogue.delete_pool(before, ORIGIN, reason="requested")
+    later = await site.pool()
+    assert later.pool.created_seq > before.created_seq
+    spawned = await later.spawn()
+    end = Terminate(reason="pool-deleted")
+    seqs = before.created_seq, later.pool.created_seq
+    for created_seq, outcome in zip(seqs, ("FENCED", "DONE"), strict=True):
+        acted = await site.log.act(POOL, spawned.agent_id, end, ORIGIN, created_seq=created_seq)
+        assert acted.outcome == outcome
+    changed = await site.catalogue.delete_pool(before, ORIGIN, reason="requested")
+    assert changed.outcome == "ABSENT"
+    assert POOL in changed.catalogue.live_pools()
+
+
 async def test_workers_that_die_at_once_are_not_launched_in_a_hot_loop(site: Site) -> None:
     (site.folder / "suicidal.py").write_text(
         "import os\nfrom muster import Agent\n"
