@@ -289,7 +289,9 @@ class Tail:
         generation = self._log.floor(pool)[0]
         for _, fields in entries:
             if fields[1] == _RECOVERED:
-                generation = _BEGUN.decode(fields[27]).generation
+                begun = _BEGUN.decode(fields[27])
+                generation = begun.generation
+                log.warning("log.recovered", pool=pool, generation=generation, seq=begun.from_seq)
         if generation:
             self._log.raise_floor(pool, generation, int(entries[-1][1][5]))
 

@@ -23,8 +23,9 @@ from msgspec.structs import replace
 
 from eventstore.connection import connect, inspect, server_version
 from eventstore.errors import ConfigurationError, LogUnreachable, MusterError, ServerUnsuitable
+from eventstore.log import CATALOGUE
 from eventstore.server import EmbeddedServer
-from muster import __version__, journal
+from muster import __version__, journal, tidings
 from muster.absence import outlast, unless
 from muster.children import Child, become_subreaper, descendants, reap_orphans
 from muster.fallback import permission, probe, standin
@@ -34,6 +35,7 @@ from muster.fallback.standin import StandIn
 from muster.fallback.surroundings import Observer
 from muster.roles import ROLES, Owner, Part, build, prepare
 from muster.settings import Settings, redacted, to_environment
+from muster.tidings import Tidings
 from workers.hosts import Process, start_time
 
 log = structlog.get_logger("muster.up")
@@ -77,6 +79,7 @@ class Up:
         self._signals = 0
         self._began = time.monotonic()
         self._running = settings.data_dir / "running.json"
+        self._tidings = Tidings(_remedy(settings))
 
     async def run(self) -> int:
         become_subreaper()
@@ -94,6 +97,7 @@ class Up:
                 say("  (a fallback's log waits here; a start with its Redis takes it over)")
             if not await prepare(self._settings):
                 self._say_lost()
+        self._follow_logs()
         try:
             url = await (
                 self._start_parts() if self._settings.single_process else self._start_children()
@@ -108,12 +112,15 @@ class Up:
         return 0
 
     def _say_lost(self) -> None:
-        remedy = (
-            "it is being recovered"
-            if self._settings.auto_recover
-            else f"run `muster recover --data-dir {self._settings.data_dir}`"
-        )
-        say(f"the log has lost what is archived: commands are refused until then; {remedy}")
+        self._tidings.know_lost(CATALOGUE)
+        say(f"the log has lost what is archived: commands are refused; {_remedy(self._settings)}")
+
+    def _follow_logs(self) -> None:
+        """Of the roles, before they are started."""
+        names = ("up",) if self._settings.single_process else ROLES
+        paths = [self._settings.log_dir / f"{name}.jsonl" for name in names]
+        following = tidings.follow(paths, self._tidings, say)
+        self._keepers.append(asyncio.create_task(following, name="tidings"))
 
     # ---- signals -----------------------------------------------------------------------------
 
@@ -380,6 +387,13 @@ class Up:
         say("    -H 'Content-Type: application/json' \\")
         say(f"    -d '{body}'\n")
         say(f"Look: {url}/ in a browser, `muster ps`, `muster tail --follow`. Stop: Ctrl-C.")
+
+
+def _remedy(settings: Settings) -> str:
+    """What is to be done where a log is lost."""
+    if settings.auto_recover:
+        return "it is recovered by itself"
+    return f"run `muster recover --data-dir {settings.data_dir}`"
 
 
 def say(text: str) -> None:

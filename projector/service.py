@@ -19,6 +19,7 @@ import structlog
 
 from eventstore.errors import MusterError
 from projector.active import Active, ProjectorOptions
+from projector.damage import is_lost
 from projector.database import Database, DatabaseError, address
 from projector.intake import OK
 from projector.lease import Lease, Superseded
@@ -184,4 +185,10 @@ class Projector:
         if status == OK:
             log.info("projection.resumed", pool=pool, seq=taken.position.seq)
         else:
-            log.error("projection.stopped", pool=pool, seq=taken.position.seq, reason=status)
+            log.error(
+                "projection.stopped",
+                pool=pool,
+                seq=taken.position.seq,
+                reason=status,
+                lost=is_lost(status),
+            )

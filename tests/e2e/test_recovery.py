@@ -108,6 +108,7 @@ async def test_redis_wiped_under_load_is_recovered_with_one_command(project: Pat
             await until(lambda: len(load.accepted) >= 15)
             wipe(system)
             await refused(load, "log-missing")
+            await until(lambda: "commands are refused; run `muster recover" in system.said())
             accepted = list(load.accepted)
             said = await asyncio.to_thread(system.muster, "recover", "--json")
             projector.resume()
@@ -122,6 +123,8 @@ async def test_redis_wiped_under_load_is_recovered_with_one_command(project: Pat
         assert judge(system.redis_url, views=system.views(), acknowledged=kept) == []
         assert overlaps(project / "beats") == []
         assert await ready(system)
+        assert "recovered\n" in system.said()
+        assert "could not be saved: " in system.said()
 
 
 async def known(system: System, ids: list[str]) -> set[str]:
@@ -157,6 +160,10 @@ async def test_it_recovers_by_itself_if_told_to(project: Path) -> None:
         await system.running(3)
         system.verify()
         assert overlaps(project / "beats") == []
+        said = system.said()
+        for what in ("lost (missing", "it is recovered by itself", "recovered\n"):
+            assert what in said, said
+        assert said.count("recovering what is lost") == 1
 
 
 async def test_a_start_on_an_emptied_redis_does_not_begin_a_new_log(project: Path) -> None:
@@ -179,6 +186,7 @@ async def test_a_start_on_an_emptied_redis_does_not_begin_a_new_log(project: Pat
         assert found[0] == 200, "reads go on"
         await asyncio.to_thread(system.muster, "recover")
         await system.running(1, timeout=40)
+        await until(lambda: "the logs of the catalogue, pool" in system.said())
         with contextlib.suppress(aiohttp.ClientError):
             assert await ready(system)
         system.verify()
