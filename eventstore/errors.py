@@ -14,7 +14,7 @@
         ├── CommandLost           what a command was acknowledged for is not in the log any more
         ├── MemoryExhausted       Redis refuses new spawns at its memory limit
         ├── Busy                  a step lost against others too many times
-        ├── WrongType         a key is of another type than it must be
+        ├── WrongType             a key is of another type than it must be
         ├── LayoutTooNew          a newer version of Muster laid these keys out
         ├── Unreadable            the state of one agent or worker cannot be read
         └── UnknownEvent          an event of a type or version that this code cannot read

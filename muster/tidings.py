@@ -22,8 +22,6 @@ from muster.render import one_line
 LOOK_SECONDS: Final = 0.5
 NAMED_MAX: Final = 3
 REMEMBERED_MAX: Final = 10_000
-
-
 ORDER: Final = ("lost", "recovering", "recovered", "resumed", "unsaved")
 """In which it is told what was heard at one look: roles do not write at the same moment."""
 
