@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from eventstore.events import Error
+from muster import render
 from muster.commands.command import Refused, ServiceUnreachable, note
 from muster.commands.connecting import Service
 
@@ -23,6 +24,8 @@ EVENTS = "/api/v1/events"
 PARKED = "/api/v1/parked"
 FALLBACK = "muster-fallback"
 """The header of a gateway whose log stands in for another, in lower case."""
+AS_OF = "muster-as-of"
+"""The header of an answer about the past, in lower case."""
 TIMEOUT_SECONDS = 30.0
 T = TypeVar("T")
 Query = Mapping[str, str | int | None]
@@ -101,6 +104,10 @@ class Gateway:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self.behind = ""
+        """Why the last answer may not be of the present; empty where it is."""
+        self.watched = False
+        """Somebody shows `behind` wherever it belongs; else it is told once."""
         self._fallback_told = False
         self._parts = urlsplit(service.url)
 
@@ -124,6 +131,7 @@ class Gateway:
             content, sent["Content-Type"] = msgspec.json.encode(body), "application/json"
         answer = self._exchange(method, _target(path, query), content, sent, timeout_seconds)
         self._tell_fallback(answer)
+        self._tell_behind(answer)
         if answer.status == 401:
             raise NotAuthorised
         if answer.status >= 400:
@@ -161,6 +169,12 @@ class Gateway:
         if mode and not self._fallback_told:
             self._fallback_told = True
             note(f"(a fallback answers, {mode}: the real Redis was away when it was started)")
+
+    def _tell_behind(self, answer: Answer) -> None:
+        """Say, whenever it begins, that what is shown is not of now; of the past that is meant."""
+        before, self.behind = self.behind, "" if AS_OF in answer.headers else staleness(answer)
+        if self.behind and not before and not self.watched:
+            note(f"({self.behind}: `muster doctor` says more)")
 
     def _authorization(self) -> dict[str, str]:
         token = self.service.token
@@ -203,6 +217,15 @@ class Gateway:
         if self._parts.scheme == "https":
             return http.client.HTTPSConnection(host, port, timeout=timeout_seconds)
         return http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+
+
+def staleness(answer: Answer) -> str:
+    """How old an answer may be that was given without the log, or with the views behind it."""
+    if "muster-stale" not in answer.headers:
+        return ""
+    age = answer.headers.get("muster-age-ms", "")
+    old = f"up to {render.duration(-(-int(age) // 1000))} old" if age.isdecimal() else "not of now"
+    return f"what is shown may be {old}: Redis is away, or the projector is behind"
 
 
 def _target(path: str, query: Query | None) -> str:

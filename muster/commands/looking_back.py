@@ -5,7 +5,7 @@ import re
 import time
 
 from muster import render
-from muster.commands.asking import Answer
+from muster.commands.asking import AS_OF, Answer
 from muster.commands.command import note
 from muster.commands.moments import CLOCK, moment_ms
 from muster.commands.streams import CATALOGUE
@@ -41,7 +41,7 @@ def as_of(args: argparse.Namespace) -> str | None:
 
 def seen_ms(answer: Answer) -> float:
     """The moment that an answer is of, in ms since 1970; of the past it is told."""
-    at_ms = answer.headers.get("muster-as-of", "").partition(",")[0]
+    at_ms = answer.headers.get(AS_OF, "").partition(",")[0]
     if not at_ms.isdecimal():
         return time.time() * 1000
     at = int(at_ms)

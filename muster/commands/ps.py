@@ -179,7 +179,10 @@ def _watch(gateway: Gateway, query: Query, args: argparse.Namespace) -> int:
     """At a terminal the list again and again; in a pipe every agent whenever it has changed."""
     interval = max(seconds(args.interval, "--interval"), 0.1)
     if render.at_terminal() and not args.json:
-        return keep_showing(lambda: table(_all(gateway, query, args.limit)), interval)
+        gateway.watched = True
+        return keep_showing(
+            lambda: table(_all(gateway, query, args.limit)), interval, lambda: gateway.behind
+        )
     told: dict[str, AgentAnswer] = {}
     while True:
         changed = [

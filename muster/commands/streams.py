@@ -8,23 +8,25 @@ read too.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
 from eventstore.errors import LogUnreachable
-from eventstore.keys import Keys
 from eventstore.log import CATALOGUE as LOG
-from eventstore.reader import Entry, Reader
+from eventstore.reader import Entry
 from muster.commands.command import note
 
 if TYPE_CHECKING:
     from projector.queries import Views
+    from projector.source import Source
 
 CATALOGUE = "catalogue"
 """How the stream of pools and hosts is called where a pool's name stands."""
+MISSING = "the log is missing"
+CURE = "`muster recover --dry-run` says more, `muster recover` brings it back"
 CHUNK = 500
 DIGITS = 19
 """Numbers of more digits are none of ours."""
@@ -85,13 +87,15 @@ class Streams:
     `archive`: the views' database, for what was trimmed; None where nobody said which.
     """
 
-    def __init__(self, reader: Reader, keys: Keys, archive: "Views | None" = None) -> None:
+    def __init__(self, source: "Source", archive: "Views | None" = None) -> None:
         from projector.queries import Trail
 
-        self._reader = reader
-        self._keys = keys
+        self._source = source
+        self._reader = reader = source.reader
+        self._keys = source.keys
         self._archive = archive
-        self._trail = Trail(keys, reader.range, archive.archived if archive else None)
+        self._trail = Trail(source.keys, reader.range, archive.archived if archive else None)
+        self._troubles: dict[str, str] = {}
         self.positions: dict[str, str] = {}
         self._seqs: dict[str, int] = {}
         """How far each stream is told, or stood where telling what comes begins."""
@@ -110,6 +114,29 @@ class Streams:
                     names[event.fields["subject"]] = None
             after = f"({entries[-1][0].decode()}"
         return list(names)
+
+    async def troubles(self, pools: Collection[str]) -> dict[str, str]:
+        """Which of these logs are missing or halted, by pool."""
+        names = [_log(pool) for pool in pools]
+        heads, whole = await self._source.heads(names), await self._source.whole(names)
+        made = {LOG, *await self._source.made([name for name in names if name != LOG])}
+        found: dict[str, str] = {}
+        for pool, name in zip(pools, names, strict=True):
+            if not whole[name] and name in made:
+                found[pool] = MISSING
+            elif heads[name].halted:
+                found[pool] = f"the log is halted: {heads[name].halted}"
+        return found
+
+    async def tell_troubles(self) -> None:
+        """Tell a person of each log that is missing or halted, once, and when it is back."""
+        found = await self.troubles(self.positions)
+        for pool, trouble in found.items():
+            if self._troubles.get(pool) != trouble:
+                note(f"{pool}: {trouble}; {CURE}")
+        for pool in self._troubles.keys() - found.keys():
+            note(f"{pool}: the log is there again")
+        self._troubles = found
 
     # ---- what stands -------------------------------------------------------------------------
 
@@ -215,10 +242,19 @@ class Streams:
                 failures += 1
                 continue
             failures = 0
+            if not found or self._troubles:
+                await self._look_again()
             for event in sorted(found, key=lambda event: (event.ms, event.pool, event.seq)):
                 if join and event.fields.get("type") == "pool.created":
                     self.positions.setdefault(event.fields["subject"], "0")
                 yield event
+
+    async def _look_again(self) -> None:
+        """Nothing comes of a log that is lost: rather than wait in silence, say so."""
+        try:
+            await self.tell_troubles()
+        except LogUnreachable:
+            return  # the next reading tells of it
 
     async def _read(self) -> list[Recorded]:
         streams = {self.stream(pool): pool for pool in self.positions}

@@ -11,12 +11,10 @@ from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
-from eventstore.keys import Keys
-from eventstore.reader import Reader
 from muster.commands import connecting, event_lines
 from muster.commands.command import BadInput, Refused, Subparsers, database_answers, declare, note
 from muster.commands.moments import moment_ms
-from muster.commands.streams import CATALOGUE, Recorded, Streams, before_ms
+from muster.commands.streams import CATALOGUE, CURE, MISSING, Recorded, Streams, before_ms
 
 EXAMPLES = """\
   muster tail                                   the last 20 events of all pools
@@ -45,6 +43,8 @@ class TailOptions(Struct, frozen=True, kw_only=True):
     worker: str = ""
     count: int | None = None
     follow: bool = False
+    block_seconds: float = 5.0
+    """How long nothing comes before the logs are looked at."""
 
     def keeps(self, event: Recorded) -> bool:
         fields = event.fields
@@ -113,14 +113,17 @@ async def _print(options: TailOptions, *, as_json: bool) -> None:
 async def told(options: TailOptions) -> AsyncGenerator[Recorded, None]:
     """The events that are asked for, in order."""
     from projector.queries import Views
+    from projector.source import Source
 
-    reader = Reader(options.redis_url)
+    source = Source(options.redis_url, options.key_prefix, block_seconds=options.block_seconds)
     archive = Views(options.database_url) if options.database_url else None
     try:
         if archive is not None:
             archive.open()
-        streams = Streams(reader, Keys(options.key_prefix), archive)
+        streams = Streams(source, archive)
+        await _demand_log(streams, options)
         await _place(streams, options)
+        await streams.tell_troubles()
         ends = await streams.ends()
         left = options.count
         async for event in _standing(streams, ends, options):
@@ -132,7 +135,7 @@ async def told(options: TailOptions) -> AsyncGenerator[Recorded, None]:
             if options.keeps(event):
                 yield event
     finally:
-        await reader.close()
+        await source.close()
         if archive is not None:
             await archive.stop()
 
@@ -173,6 +176,13 @@ def _position(start: str) -> tuple[str, int] | None:
     """`POOL:SEQ`; `14:03` is a time."""
     found = None if CLOCK.fullmatch(start) else POSITION.fullmatch(start)
     return (found[1], int(found[2])) if found else None
+
+
+async def _demand_log(streams: Streams, options: TailOptions) -> None:
+    """Raises `Refused` where there is nothing to tell, and never will be without a recovery."""
+    found = await streams.troubles([CATALOGUE])
+    if found.get(CATALOGUE) == MISSING and (options.pools or not options.follow):
+        raise Refused(f"there is no log in this Redis: it was never begun, or was lost; {CURE}")
 
 
 def _before(start: str) -> str:

@@ -157,6 +157,36 @@ async def test_following_survives_a_restart_of_redis(redis_server):
         task.cancel()
 
 
+async def test_following_tells_of_a_log_that_is_lost_and_is_back(redis_server, capsys):
+    """Nothing more comes of it, for ever: that is not silence as any other."""
+    server = redis_server()
+    record = Record(server.url)
+    await record.catalogue.found()
+    await (await record.create("alpha")).spawn()
+    seen: list[str] = []
+    options = TailOptions(redis_url=server.url, count=1, follow=True, block_seconds=0.05)
+    task = asyncio.create_task(follow(options, seen))
+    said = ""
+
+    def told(text: str) -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return text in said
+
+    try:
+        await until(lambda: seen == ["alpha:1"])
+        await record.client.rename("pool:{alpha}:events", "{alpha}")
+        await until(lambda: told("alpha: the log is missing; `muster recover --dry-run` says more"))
+        await record.client.rename("{alpha}", "pool:{alpha}:events")
+        await until(lambda: told("alpha: the log is there again"))
+        await record.client.hset("pool:{alpha}:meta", "halted", "by hand")
+        await until(lambda: told("alpha: the log is halted: by hand; "))
+    finally:
+        task.cancel()
+        await record.close()
+    assert said.count("alpha: the log is missing") == 1
+
+
 # ---- as a command ----------------------------------------------------------------------------
 
 
@@ -189,3 +219,16 @@ async def test_what_cannot_be_is_one_line(record, capsys):
     said = capsys.readouterr().err.splitlines()
     assert [line.startswith("muster tail: ") for line in said] == [True] * 5
     assert "there are: catalogue, alpha, beta" in said[0]
+
+
+async def test_a_log_that_was_lost_is_called_that(record, capsys):
+    assert run("tail", "--redis-url", record.url, "-n", "0") == 0
+    assert capsys.readouterr().err == ""
+    await record.client.delete("pool:{alpha}:events")
+    assert run("tail", "--redis-url", record.url, "-n", "0") == 0
+    assert capsys.readouterr().err.startswith("alpha: the log is missing; `muster recover")
+    await record.client.flushdb()
+    for words in (["-n", "3"], ["--pool", "alpha"], ["--pool", "alpha", "--follow"]):
+        assert run("tail", "--redis-url", record.url, *words) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("muster tail: there is no log in this Redis: it was never begun")

@@ -481,6 +481,32 @@ def test_every_command_has_a_help_with_examples(capsys):
         assert f"examples:\n  muster {words[0]}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "call", "body"),
+    [
+        (["ps"], "GET ", {"agents": [], "next": None}),
+        (["ps", AGENT], f"GET /{AGENT}", agent()),
+        (["pools"], "GET /pools", {"pools": [POOL]}),
+        (["pools", "night"], "GET /pools/night", POOL),
+        (["workers"], "GET /workers", {"workers": []}),
+    ],
+)
+def test_how_old_an_answer_may_be_is_told_once(gateway, muster, words, call, body):
+    gateway.answers[call] = body
+    gateway.sent = {"Muster-Stale": "true", "Muster-Age-Ms": "61001"}
+    code, _, err = muster(*words)
+    assert code == 0
+    assert err.splitlines()[0] == (
+        "(what is shown may be up to 1m02s old: Redis is away, or the projector is behind:"
+        " `muster doctor` says more)"
+    )
+    assert err.count("muster doctor") == 1
+    gateway.sent = {"Muster-Stale": "true"}
+    assert "(what is shown may be not of now: " in muster(*words)[2]
+    gateway.sent = {"Muster-Stale": "true", "Muster-As-Of": "1795529010000"}
+    assert "what is shown" not in muster(*words)[2]
+
+
 # ---- as it was -------------------------------------------------------------------------------
 
 
