@@ -2,22 +2,29 @@
 
 import argparse
 import asyncio
+import os
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from eventstore.errors import ConfigurationError
+from eventstore.server import ServerBinaryMissing, find_binary
 from muster import render
 from muster.commands import connecting
-from muster.commands.checks import Check, Level
+from muster.commands.checks import Check, Level, check
 from muster.commands.command import Subparsers, declare
 from muster.commands.database_checks import check_database
 from muster.commands.host_checks import check_host
+from muster.commands.log_checks import check_logs
 from muster.commands.redis_checks import check_redis
+from muster.settings import Settings, load
 
 EXAMPLES = """\
   muster doctor                                        what `muster up` uses here
   muster doctor --redis-url redis://redis.internal     another Redis
   muster doctor --json | jq '.[] | select(.level != "OK")'
 """
+NEEDED = ("address", "reachable", "readable")
+"""Checks without which the logs cannot be looked at."""
 STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
@@ -27,25 +34,58 @@ def add(subparsers: Subparsers) -> None:
         "doctor",
         run,
         summary="check Redis, database and host, and say what to change",
-        description="Checks Redis, the database and this host. Changes nothing. Exit code 1 if"
+        description="Checks Redis, the database, the logs and this host: those that are named,"
+        " that a `muster up` uses here, or that it would use. Changes nothing. Exit code 1 if"
         " anything fails.",
         examples=EXAMPLES,
     )
+    parser.add_argument("--config", metavar="FILE", help="of `muster up` (default ./muster.toml)")
     connecting.add_redis_flags(parser)
+    connecting.add_key_prefix_flag(parser)
     connecting.add_database_flags(parser)
     connecting.add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    redis, database = connecting.find_redis_url(args), connecting.find_database_url(args)
-    checks = asyncio.run(check_redis(redis)) if redis else [_not_named("redis", "--redis-url")]
-    if database:
-        checks += check_database(database)
-    else:
-        checks.append(_not_named("database", "--database-url"))
-    checks += [*check_host(redis_here=is_here(redis)), *_fallback(connecting.running(args))]
+    settings, refused = _settings(args)
+    redis, database = _named(args, settings)
+    checks = asyncio.run(check_redis(redis)) if redis else [_embedded()]
+    checks += check_database(database)
+    if redis and not any(check.level is Level.FAIL for check in checks if check.name in NEEDED):
+        prefix = connecting.key_prefix(args) or settings.key_prefix
+        checks += asyncio.run(check_logs(redis, prefix, database))
+    checks += [*check_host(redis_here=is_here(redis)), *refused]
+    checks += _fallback(connecting.running(args))
     _tell(checks, as_json=args.json)
     return int(any(check.level is Level.FAIL for check in checks))
+
+
+def _settings(args: argparse.Namespace) -> tuple[Settings, list[Check]]:
+    """What a `muster up` here would run with, and what it would refuse."""
+    try:
+        return load({"data_dir": args.data_dir, "config": args.config}, os.environ), []
+    except ConfigurationError as error:
+        settings = Settings(data_dir=connecting.data_directory(args))
+        return settings, [Check("muster up", "settings", Level.FAIL, str(error), "correct it")]
+
+
+def _named(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
+    """Redis (empty: the embedded one) and the database that are to be looked at."""
+    running = connecting.running(args)
+    if settings.embedded:  # whatever the environment names
+        redis = args.redis_url or running.redis_url
+        return redis, args.database_url or running.database_url or settings.views_url
+    redis = connecting.find_redis_url(args) or settings.redis_url
+    return redis, connecting.find_database_url(args) or settings.views_url
+
+
+def _embedded() -> Check:
+    """Where no Redis is named, `muster up` brings one."""
+    try:
+        found = f"none is named: `muster up` runs its own, {find_binary()}"
+        return check("redis", "address", found)
+    except ServerBinaryMissing as error:
+        return Check("redis", "address", Level.FAIL, "none is named", str(error))
 
 
 def _fallback(running: connecting.Running) -> list[Check]:
@@ -60,11 +100,6 @@ def is_here(redis_url: str) -> bool:
     """Whether that Redis runs on this host, as far as its address tells."""
     parts = urlsplit(redis_url)
     return parts.scheme == "unix" or parts.hostname in (None, "localhost", "127.0.0.1", "::1")
-
-
-def _not_named(area: str, flag: str) -> Check:
-    change = f"nothing to check: give {flag}, or name the data directory of a running `muster up`"
-    return Check(area, "address", Level.WARN, "not named", change)
 
 
 def _tell(checks: Sequence[Check], *, as_json: bool) -> None:

@@ -1,13 +1,21 @@
 """`muster doctor` on real servers: what is right, what is not, and that nothing is changed."""
 
+import asyncio
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
 from muster.__main__ import main
+from muster.commands import log_checks
 from muster.commands.checks import Level
 from muster.commands.database_checks import check_database
+from muster.commands.log_checks import check_logs
 from muster.commands.redis_checks import check_redis
+from projector.database import Database
+from tests.integration.projector_stage import POOL, open_stage
 
 
 def levels(checks) -> dict[str, Level]:
@@ -123,3 +131,110 @@ def test_the_command_says_what_to_change_and_fails(redis_server, tmp_path, capsy
 def test_the_command_is_content_with_a_right_server(redis_url, database_url, capsys):
     assert main(["doctor", "--redis-url", redis_url, "--database-url", database_url]) == 0
     assert "FAIL" not in capsys.readouterr().out
+
+
+# ---- the logs --------------------------------------------------------------------------------
+
+
+async def test_logs_that_the_views_follow_are_right(redis_url, database_url, monkeypatch):
+    monkeypatch.setattr(log_checks, "LOOK_SECONDS", 0.1)
+    async with open_stage(redis_url, database_url) as stage:
+        assert await check_logs(redis_url, "", database_url) == [], "nothing is known yet"
+        pool = await stage.pool()
+        async with stage.projecting():
+            await pool.spawn()
+            await stage.settle()
+        [found] = await check_logs(redis_url, "", database_url)
+        assert (found.name, found.level, found.found) == (
+            "logs", Level.OK, "2 are whole, and the views follow"
+        )  # fmt: skip
+        await pool.spawn()
+        [found] = await check_logs(redis_url, "", database_url)
+        assert (found.name, found.level) == (POOL, Level.WARN)
+        assert found.found == "the views end at seq 1 of 2"
+        assert "start a projector" in found.change
+
+
+async def test_logs_that_are_lost_or_stopped_fail(redis_url, database_url):
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        async with stage.projecting():
+            await pool.spawn()
+            await stage.settle()
+        await stage.sql(f"UPDATE {{}}checkpoints SET status = 'odd' WHERE pool = '{POOL}'")
+        [found] = await check_logs(redis_url, "", database_url)
+        assert (found.level, found.found) == (Level.FAIL, "its views stopped: odd")
+        with redis.Redis.from_url(redis_url) as client:
+            client.hset(f"pool:{{{POOL}}}:meta", "halted", "by hand")
+            [found] = await check_logs(redis_url, "", database_url)
+            assert (found.name, found.found) == (POOL, "halted: by hand")
+            client.flushdb()
+        checks = await check_logs(redis_url, "", database_url)
+        assert [check.name for check in checks] == ["catalogue", POOL]
+        assert {check.level for check in checks} == {Level.FAIL}
+        assert all("`muster recover`" in check.change for check in checks)
+
+
+async def test_looking_at_logs_makes_no_tables(redis_url, tmp_path):
+    path = tmp_path / "views.db"
+    assert await check_logs(redis_url, "", f"sqlite:///{path}") == []
+    assert not path.exists()
+    path.touch()
+    assert await check_logs(redis_url, "", f"sqlite:///{path}") == []
+    database = Database(f"sqlite:///{path}")
+    database.open()
+    assert await database.read(database._existing) == set()
+    await database.close()
+
+
+def test_the_command_looks_at_the_logs_below_a_prefix(redis_url, tmp_path, capsys):
+    url = f"sqlite:///{tmp_path / 'views.db'}"
+
+    async def lost() -> None:
+        async with open_stage(redis_url, url) as stage, stage.projecting():
+            await (await stage.pool()).spawn()
+            await stage.settle()
+
+    asyncio.run(lost())
+    words = ["doctor", "--redis-url", redis_url, "--database-url", url]
+    assert main(words) == 0
+    assert main([*words, "--key-prefix", "other:"]) == 1
+    assert "missing: the log is gone" in capsys.readouterr().out
+
+
+# ---- before the first start ------------------------------------------------------------------
+
+
+def found(capsys: pytest.CaptureFixture[str], *words: str) -> dict[tuple[str, str], Any]:
+    main(["doctor", "--json", *words])
+    checks = json.loads(capsys.readouterr().out)
+    return {(check["area"], check["name"]): check for check in checks}
+
+
+def test_before_the_first_start_it_says_what_up_would_use(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    checks = found(capsys)
+    address = checks["redis", "address"]
+    assert address["level"] == "OK"
+    assert address["found"].startswith("none is named: `muster up` runs its own, /")
+    assert checks["database", "writable"]["found"] == (
+        f"{tmp_path}/.muster/views.db is not there yet"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_configuration_file_is_heeded_and_a_wrong_one_told(
+    redis_url, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "muster.toml").write_text(
+        f"redis_url = '{redis_url}'\ndatabase_url = 'sqlite:///{tmp_path}/mine.db'\n"
+    )
+    checks = found(capsys)
+    assert checks["redis", "reachable"]["found"] == redis_url
+    assert checks["database", "writable"]["found"] == f"{tmp_path}/mine.db is not there yet"
+    monkeypatch.setenv("MUSTER_EMBEDDED", "1")
+    assert found(capsys)["redis", "address"]["level"] == "OK"
+    (tmp_path / "wrong.toml").write_text("prot = 1\n")
+    refused = found(capsys, "--config", "wrong.toml")["muster up", "settings"]
+    assert (refused["level"], "unknown key 'prot'" in refused["found"]) == ("FAIL", True)
