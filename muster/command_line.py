@@ -17,7 +17,8 @@ examples:
   muster ps                                 who runs where
   muster tail --follow                      the log, as it is written
 
-Every flag has an environment variable MUSTER_<FLAG> and a key in muster.toml.
+The settings of up, gateway, projector and supervisor may also be set in the environment, as
+MUSTER_<FLAG>, and in muster.toml.
 """
 
 
@@ -84,7 +85,7 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     up.add_argument(
         "--fallback",
         metavar="HOW",
-        help="where Redis cannot be reached at the start: none (default) refuses,"
+        help="where Redis cannot be reached at the start: none (default) waits for it,"
         " single-process goes on with a log of its own",
     )
     _keeping(up)

@@ -1,7 +1,7 @@
 """All settings, read once: flag, else environment, else configuration file, else default.
 
-Every flag has a `MUSTER_<FLAG>` and a key at the top of the file. Roles and pools come from the
-file alone. Nothing below this package reads the environment.
+Every flag of `muster up` and the roles has a `MUSTER_<FLAG>` and a key at the top of the file.
+Roles and pools come from the file alone. Nothing below this package reads the environment.
 """
 
 import tomllib
@@ -257,7 +257,11 @@ def _add_well_known(
     if values.get("embedded"):
         for name in ("redis_url", "database_url", "pgbouncer_url"):
             values.pop(name, None)
-            sources.pop(name, None)
+            source = sources.pop(name, "")
+            if source.startswith("--"):
+                raise ConfigurationError(
+                    f"{source} and {sources['embedded']} contradict each other: leave one out"
+                )
         return
     if "redis_url" not in values:
         if environment.get("REDIS_URL"):

@@ -8,6 +8,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.retention import Retention
 from gateway.service import Gateway
 from muster.__main__ import main
+from muster.command_line import command_line
 from muster.roles import Owner, build
 from muster.settings import Settings, load, redacted, to_environment
 from projector.service import Projector
@@ -193,3 +194,23 @@ def test_a_folder_that_cannot_be_made_is_named(
     assert main(["up", "--data-dir", folder]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"muster up: {said}")
+
+
+@pytest.mark.parametrize("name", ["redis_url", "database_url"])
+def test_a_flag_that_contradicts_the_embedded_server_is_refused(name: str) -> None:
+    """What the environment and the file name is passed over, as they have been told."""
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(ConfigurationError, match=f"{flag} and --embedded contradict each other"):
+        load({"embedded": True, name: "redis://x"}, {})
+    with pytest.raises(ConfigurationError, match=f"{flag} and MUSTER_EMBEDDED contradict"):
+        load({name: "redis://x"}, {"MUSTER_EMBEDDED": "1"})
+    settings = load({"embedded": True}, {f"MUSTER_{name.upper()}": "redis://x"})
+    assert (settings.redis_url, settings.database_url) == ("", "")
+
+
+def test_every_flag_of_a_role_can_be_set_in_the_environment_and_the_file() -> None:
+    """As `muster --help` promises of them, and of no other command."""
+    for role in ("up", "gateway", "projector", "supervisor"):
+        flags = set(vars(command_line().parse_args([role]))) - {"command", "run"}
+        assert flags <= set(Settings.__struct_fields__), role
+    assert "Every flag" not in command_line().format_help()
