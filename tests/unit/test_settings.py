@@ -214,3 +214,12 @@ def test_every_flag_of_a_role_can_be_set_in_the_environment_and_the_file() -> No
         flags = set(vars(command_line().parse_args([role]))) - {"command", "run"}
         assert flags <= set(Settings.__struct_fields__), role
     assert "Every flag" not in command_line().format_help()
+
+
+def test_the_help_says_what_a_start_without_redis_comes_to(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["up", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cannot be reached at the start: none (default) waits for it, single-process" in said
