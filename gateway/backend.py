@@ -42,6 +42,7 @@ from projector.queries import (
     Position,
     Trail,
     Views,
+    is_lost,
 )
 
 T = TypeVar("T")
@@ -202,6 +203,7 @@ class Backend:
         names += [name for name in reading.asked if name not in names]
         deadline = time.monotonic() + (0.0 if self.blind else self.limits.settle_seconds)
         positions = await self.positions()
+        lost = False
         for name in names:
             found = positions.get(name)
             seq, reached = self._wanted(name, reading, found), found.seq if found else 0
@@ -209,12 +211,14 @@ class Backend:
             if reached < seq and left > 0:
                 waited = await views.wait_for(name, seq, timeout_seconds=left)
                 reached = seq if waited else reached
-            reading.stale |= reached < seq
+            lost = lost or (found is not None and is_lost(found.status))
+            reading.stale |= reached < seq or lost
             if reached:
                 reading.position[name] = reached
         if self.blind or reading.stale:
             reading.stale = True
-            reading.age_ms = self._age_ms(names, positions)
+            # Of a log that is lost nothing more is heard, and nobody can tell since when.
+            reading.age_ms = None if lost else self._age_ms(names, positions)
         return positions
 
     def _age_ms(self, names: Iterable[str], positions: Mapping[str, Position]) -> int | None:

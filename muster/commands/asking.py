@@ -174,7 +174,7 @@ class Gateway:
         """Say, whenever it begins, that what is shown is not of now; of the past that is meant."""
         before, self.behind = self.behind, "" if AS_OF in answer.headers else staleness(answer)
         if self.behind and not before and not self.watched:
-            note(f"({self.behind}: `muster doctor` says more)")
+            note(f"({self.behind}; `muster doctor` says more)")
 
     def _authorization(self) -> dict[str, str]:
         token = self.service.token
@@ -225,7 +225,7 @@ def staleness(answer: Answer) -> str:
         return ""
     age = answer.headers.get("muster-age-ms", "")
     old = f"up to {render.duration(-(-int(age) // 1000))} old" if age.isdecimal() else "not of now"
-    return f"what is shown may be {old}: Redis is away, or the projector is behind"
+    return f"what is shown may be {old}: the log is lost, Redis away or the projector behind"
 
 
 def _target(path: str, query: Query | None) -> str:

@@ -53,6 +53,15 @@ async def test_commands_are_refused_and_reads_go_on(redis_url: str, views_url: s
         found = await shown.get(f"{AGENTS}/{agent_id}")
         assert (found.status, found.json["status"]) == (200, "running")
 
+        async def told_as_of_before() -> bool:
+            """Once the projector has noticed; since when it does not hold nobody knows."""
+            paths = ("", f"/{agent_id}", "/pools", f"/pools/{POOL}", "/workers")
+            answers = [await shown.get(f"{AGENTS}{path}") for path in paths]
+            assert all("Muster-Age-Ms" not in answer.headers for answer in answers)
+            return all(answer.headers.get("Muster-Stale") == "true" for answer in answers)
+
+        await until(told_as_of_before, timeout=10)
+
 
 async def test_what_was_acknowledged_and_not_archived_is_reported(
     redis_url: str, views_url: str

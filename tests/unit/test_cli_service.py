@@ -497,8 +497,8 @@ def test_how_old_an_answer_may_be_is_told_once(gateway, muster, words, call, bod
     code, _, err = muster(*words)
     assert code == 0
     assert err.splitlines()[0] == (
-        "(what is shown may be up to 1m02s old: Redis is away, or the projector is behind:"
-        " `muster doctor` says more)"
+        "(what is shown may be up to 1m02s old: the log is lost, Redis away or the projector"
+        " behind; `muster doctor` says more)"
     )
     assert err.count("muster doctor") == 1
     gateway.sent = {"Muster-Stale": "true"}
