@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from muster import journal, render
 from muster.commands import connecting
-from muster.commands.command import Subparsers, database_answers, declare, note
+from muster.commands.command import Refused, Subparsers, database_answers, declare, note
 from muster.commands.streams import CATALOGUE
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     )
     with database_answers(options.database_url):
         if args.dry_run:
-            return _tell_damage(asyncio.run(examine(options)), as_json=args.json)
+            damage = asyncio.run(examine(options))
+            _demand_archive(options.database_url, damage)
+            return _tell_damage(damage, as_json=args.json)
         with _telling() as tell:
             try:
                 done = asyncio.run(recover(options, tell))
@@ -67,8 +69,20 @@ def run(args: argparse.Namespace) -> int:
                     "interrupted: what is damaged stays closed until `muster recover` is run again"
                 )
                 raise
+        _demand_archive(options.database_url, done)
     _tell(done, as_json=args.json)
     return 0
+
+
+def _demand_archive(database_url: str, found: "Sequence[object]") -> None:
+    """Raises `Refused` where nothing was found because nothing is known of any log."""
+    from projector.damage import archive_known
+
+    if not found and not asyncio.run(archive_known(database_url)):
+        raise Refused(
+            "nothing is archived in this database, so it cannot tell whether a log is lost;"
+            " is it the right one?"
+        )
 
 
 def _tell_damage(damage: "Sequence[Damage]", *, as_json: bool) -> int:

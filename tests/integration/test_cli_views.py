@@ -136,3 +136,23 @@ def test_a_database_file_that_is_not_there_is_refused_and_not_made(
     (tmp_path / ".muster" / "views.db").touch()
     assert main([*words, *flags]) == 2
     assert f"sqlite:///{tmp_path}/.muster/views.db" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], []], ids=["looking", "doing"])
+def test_an_empty_database_tells_nothing_of_a_log(words, redis_url, database_url, capsys):
+    """A wiped Redis and the wrong database look like a system that was never begun."""
+    wait(prepare(database_url))
+    asked = ["recover", *words, "--redis-url", redis_url, "--database-url", database_url]
+    assert main(asked) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "is it the right one?" in told.err
+
+
+def test_a_log_that_is_whole_is_left_alone_also_with_an_empty_database(
+    redis_url, database_url, capsys
+):
+    wait(write_log(redis_url))
+    wait(prepare(database_url))
+    assert main(["recover", "--redis-url", redis_url, "--database-url", database_url]) == 0
+    assert "every log is whole" in capsys.readouterr().out
