@@ -47,15 +47,21 @@ class TestPool:
             from_client=bool(key),
         )
 
-    async def order(self, worker_id: str, *, slots: int = 10, host: str = "h") -> None:
+    async def order(
+        self, worker_id: str, *, slots: int = 10, host: str = "h", deadline_ms: int = 2**52
+    ) -> None:
         step = self.log.step(self.name, ORIGIN)
-        order = WorkerRequested(host=host, max_agents=slots, deadline_ms=2**52)
+        order = WorkerRequested(host=host, max_agents=slots, deadline_ms=deadline_ms)
         step.worker(worker_id, None, (order,))
         assert (await self.log.commit(step)).outcome is Outcome.DONE
 
     async def worker(self, worker_id: str, *, slots: int = 10) -> Fence:
         """A worker that was ordered and has started."""
         await self.order(worker_id, slots=slots)
+        return await self.start(worker_id)
+
+    async def start(self, worker_id: str) -> Fence:
+        """What the process of an order does first."""
         epoch = await self.log.draw_epoch(self.name)
         start = workers.Start(host="h", pid=1, start_time=1)
         acted = await self.log.act_on_worker(self.name, worker_id, start, ORIGIN, epoch=epoch)

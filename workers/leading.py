@@ -113,8 +113,8 @@ class Leader:
         for observed in survey.workers:
             worker = observed.worker
             if worker.status is WorkerStatus.REQUESTED and worker.deadline_ms < survey.ts:
-                await self._watch.reap(worker, "it did not start before its deadline")
-                if worker.host != self._host:
+                lapsed = await self._watch.reap(worker, "it did not start before its deadline")
+                if lapsed and worker.host != self._host:
                     await self._catalogued.give_up_host(worker.host)
 
     async def _do(self, schedule: str, agent_id: str, command: agents.Command) -> None:

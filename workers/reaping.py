@@ -72,17 +72,21 @@ async def declare_lost(
     origin: Origin,
     *,
     renewal: int | None = None,
+    version: int | None = None,
     term: tuple[str, int] | None = None,
 ) -> bool:
     """Fence a worker; False if it was not there to be fenced, or proved alive meanwhile.
 
-    `renewal`: only if its lease was not renewed since. `term`: only as this leader.
+    `renewal`: only if its lease was not renewed since. `version`: only if nothing has happened to it
+    since. `term`: only as this leader.
     """
     epoch = await events.draw_epoch(pool)
 
     def prepare(step: Step, _worker: Worker) -> None:
         if renewal is not None:
             step.check("renewal", worker_id, renewal)
+        if version is not None:
+            step.check("process", worker_id, version)
         if term is not None:
             step.check("leader", *term)
 

@@ -207,9 +207,13 @@ class Watch:
                     self._events, self._pool().pool_name, observed, self._origin, self._blame()
                 )
 
-    async def reap(self, worker: Worker, reason: str, *, renewal: int | None = None) -> None:
-        """Fence a worker and put back what it held."""
+    async def reap(self, worker: Worker, reason: str, *, renewal: int | None = None) -> bool:
+        """Fence a worker and put back what it held; False if it was not there to be fenced.
+
+        An order only while it is open: its process may have started since it was looked at.
+        """
         pool = self._pool()
+        ordered = worker.status is WorkerStatus.REQUESTED
         done = await reaping.declare_lost(
             self._events,
             pool.pool_name,
@@ -217,12 +221,14 @@ class Watch:
             reason,
             self._origin,
             renewal=renewal,
+            version=worker.version if ordered else None,
         )
         found = await self._events.worker(pool.pool_name, worker.worker_id) if done else None
         if found is None or found.worker.status is not WorkerStatus.LOST:
-            return
+            return done
         self._local.end(worker.worker_id, grace_seconds=pool.config.lease_seconds * LOST_LEASES)
         await reaping.clear(self._events, pool.pool_name, found, self._origin, self._blame())
+        return done
 
     def _mine(self, survey: Survey) -> list[Worker]:
         return [o.worker for o in survey.workers if o.worker.host == self._host]
