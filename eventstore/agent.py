@@ -137,7 +137,7 @@ class Terminate(Struct, frozen=True, kw_only=True):
 
 
 class Withdraw(Struct, frozen=True, kw_only=True):
-    """End an agent that waited longer than it was to wait."""
+    """End an agent that waits longer than it was to wait; one that was claimed since need not."""
 
     reason: str = "pending-timeout"
 
@@ -231,7 +231,7 @@ def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
         case Terminate():
             return _terminate(command, agent)
         case Withdraw():
-            waiting = agent.status is Status.PENDING
+            waiting = agent.status is Status.PENDING and agent.expires_ms
             return (AgentTerminated(reason=command.reason),) if waiting else ()
         case Started():
             starts = agent.status is Status.STARTING and agent.stop is Stop.NO

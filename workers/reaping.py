@@ -77,8 +77,8 @@ async def declare_lost(
 ) -> bool:
     """Fence a worker; False if it was not there to be fenced, or proved alive meanwhile.
 
-    `renewal`: only if its lease was not renewed since. `version`: only if nothing has happened to it
-    since. `term`: only as this leader.
+    `renewal`: only if its lease was not renewed since. `version`: only if nothing else has happened
+    to it since. `term`: only as this leader.
     """
     epoch = await events.draw_epoch(pool)
 

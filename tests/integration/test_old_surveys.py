@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import pytest
 
+from eventstore.agent import Release, Status
 from eventstore.worker import WorkerStatus
 from tests.integration.test_supervisor import POOL, Site
 from tests.integration.test_supervisor_poison import Ended
-from tests.pools import TestPool
+from tests.pools import ORIGIN, TestPool
 from workers.leading import Catalogued, Leader
 from workers.watch import Watch
 
@@ -62,3 +63,19 @@ async def test_a_host_that_leaves_drains_a_worker_that_has_just_started(site: Si
     assert await status(pool, "w") is WorkerStatus.ACTIVE
     await watch._drain_host(await site.survey())
     assert await status(pool, "w") is WorkerStatus.DRAINING
+
+
+async def test_an_agent_that_was_claimed_in_time_and_waits_again_is_not_withdrawn(
+    site: Site,
+) -> None:
+    pool = await site.pool()
+    spawned = await pool.spawn(expires_ms=1)
+    survey = await site.survey()
+    assert [agent_id for agent_id, _ in survey.timeouts] == [spawned.agent_id]
+    worker = await pool.worker("w")
+    await pool.claim(worker)
+    await pool.log.act(POOL, spawned.agent_id, Release(reason="drain"), ORIGIN, fence=worker)
+    await leader_of(pool)._do_what_is_due(survey)
+    agent = await pool.log.agent(POOL, spawned.agent_id)
+    assert agent is not None
+    assert (agent.status, agent.incarnation) == (Status.PENDING, 2)

@@ -48,7 +48,9 @@ BOOM = Error(type="ValueError", message="boom")
 POLICY = RestartPolicy(limit=2, window_ms=60_000, backoff_min_ms=1_000, backoff_max_ms=8_000)
 
 REQUESTED = AgentRequested(role_type="developer", project_id="p")
+EXPIRING = AgentRequested(role_type="developer", project_id="p", expires_ms=1)
 CLAIMED, STARTED = AgentClaimed(), AgentStarted()
+RELEASED = AgentReleased(reason="drain", next_incarnation=2)
 ASKED = AgentTerminationRequested(reason="requested", graceful=True)
 RUNNING = (REQUESTED, CLAIMED, STARTED)
 
@@ -88,8 +90,10 @@ CASES: list[tuple[str, Sequence[AgentBody], Command, Sequence[AgentBody]]] = [
     ("a spawn is accepted once", (), Spawn(request=REQUESTED), (REQUESTED,)),
     ("a spawn of a known id is not repeated", (REQUESTED,), Spawn(request=REQUESTED), ()),
     ("what waits ends at once", (REQUESTED,), Terminate(), (ASKED, AgentTerminated(reason="requested"))),
-    ("what waits too long is withdrawn", (REQUESTED,), Withdraw(), (AgentTerminated(reason="pending-timeout"),)),
-    ("what was claimed is not withdrawn", (REQUESTED, CLAIMED), Withdraw(), ()),
+    ("what waits too long is withdrawn", (EXPIRING,), Withdraw(), (AgentTerminated(reason="pending-timeout"),)),
+    ("what may wait for ever is not withdrawn", (REQUESTED,), Withdraw(), ()),
+    ("what was claimed is not withdrawn", (EXPIRING, CLAIMED), Withdraw(), ()),
+    ("what waits again after it ran is not withdrawn", (EXPIRING, CLAIMED, STARTED, RELEASED), Withdraw(), ()),
     ("a claimed agent starts", (REQUESTED, CLAIMED), Started(), (STARTED,)),
     ("a start is settled once", RUNNING, Started(), ()),
     ("a start that crosses a termination does not run", (REQUESTED, CLAIMED, ASKED), Started(), ()),
@@ -160,7 +164,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def spawn(self) -> None:
-        self.do(Spawn(request=REQUESTED))
+        self.do(Spawn(request=EXPIRING))
 
     @precondition(lambda self: self.agent is not None and self.agent.status is Status.PENDING)
     @rule()

@@ -97,7 +97,7 @@ def worker_steps(worker: workers.Worker) -> Iterable[list[workers.Worker]]:
 
 
 def test_the_diagram_of_an_agent_has_every_change_of_status_and_no_other() -> None:
-    request = AgentRequested(role_type="r", project_id="p")
+    request = AgentRequested(role_type="r", project_id="p", expires_ms=1)
     first = agents.evolve(None, told(request), "p")
     assert drawn("An agent") == walked(first, agent_steps, lambda agent: agent.ended)
 
