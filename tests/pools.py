@@ -60,10 +60,10 @@ class TestPool:
         await self.order(worker_id, slots=slots)
         return await self.start(worker_id)
 
-    async def start(self, worker_id: str) -> Fence:
+    async def start(self, worker_id: str, *, pid: int = 1, start_time: int = 1) -> Fence:
         """What the process of an order does first."""
         epoch = await self.log.draw_epoch(self.name)
-        start = workers.Start(host="h", pid=1, start_time=1)
+        start = workers.Start(host="h", pid=pid, start_time=start_time)
         acted = await self.log.act_on_worker(self.name, worker_id, start, ORIGIN, epoch=epoch)
         assert acted.outcome is Outcome.DONE
         return Fence(worker_id, epoch)

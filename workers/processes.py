@@ -85,11 +85,13 @@ class HostProcesses:
         log.info("worker.launched", pool=pool.pool_name, worker_id=worker_id, pid=pid)
 
     def adopt(self, pool: str, worker_id: str, process: Process) -> None:
-        if worker_id in self._running or worker_id in self._ended:
+        if worker_id in self._running:
             return
         if self._in_process or not process.alive():
-            self._note_end(worker_id, "its process is gone")
+            if worker_id not in self._ended:
+                self._note_end(worker_id, "its process is gone")
             return
+        self._ended.pop(worker_id, None)  # that was another process, which came too late
         stop = process.watch(lambda: self._note_end(worker_id, "its process is gone"))
         self._running[worker_id] = Local(pool, process, stop)
         log.info("worker.adopted", pool=pool, worker_id=worker_id, pid=process.pid)

@@ -40,7 +40,11 @@ class LocalWorkers(Protocol):
         """The ids of the pool's workers whose processes run here."""
 
     def adopt(self, pool: str, worker_id: str, process: Process) -> None:
-        """Watch a process that this supervisor did not start. Known ones are passed over."""
+        """Watch the process that the worker is. Known ones are passed over.
+
+        An order may have been given to two, by one supervisor and the next: one of them is the
+        worker, and the end of the other one means nothing.
+        """
 
     async def launch(self, pool: Pool, worker_id: str) -> None:
         """Start the process of an order, once."""
@@ -76,10 +80,11 @@ class Watch:
     async def look(self, survey: Survey, now: float) -> None:
         """Do for the pool's workers what a host has to do."""
         self._note_settled(survey, now)
+        self._adopt(survey)
         self._together = self._died_together(survey, ())
         await self._bury_the_dead(survey)
         await self._judge_leases(survey, now)
-        await self._adopt_or_launch(survey)
+        await self._launch_ordered(survey)
         await self._drain_host(survey)
         self._end_overdue(survey, now)
         await self._clear_lost(survey)
@@ -156,19 +161,19 @@ class Watch:
             prepare=unless_renewed,
         )
 
-    async def _adopt_or_launch(self, survey: Survey) -> None:
-        pool = self._pool()
-        ordered = []
+    def _adopt(self, survey: Survey) -> None:
         for worker in self._mine(survey):
             if worker.alive:
                 process = Process(worker.pid, worker.start_time)
-                self._local.adopt(pool.pool_name, worker.worker_id, process)
-            elif worker.status is WorkerStatus.REQUESTED:
-                if self.draining:
-                    await self.reap(worker, self.draining)
-                else:
-                    ordered.append(worker.worker_id)
-        await self.launch(ordered)
+                self._local.adopt(self._pool().pool_name, worker.worker_id, process)
+
+    async def _launch_ordered(self, survey: Survey) -> None:
+        ordered = [w for w in self._mine(survey) if w.status is WorkerStatus.REQUESTED]
+        if not self.draining:
+            await self.launch(worker.worker_id for worker in ordered)
+            return
+        for worker in ordered:
+            await self.reap(worker, self.draining)
 
     async def launch(self, worker_ids: Iterable[str]) -> None:
         """Launch orders of this host at once, without waiting for the next look."""

@@ -59,7 +59,7 @@ async def test_a_host_that_leaves_drains_a_worker_that_has_just_started(site: Si
     await pool.start("w")
     watch = watch_of(pool)
     watch.draining = "host-shutdown"
-    await watch._adopt_or_launch(survey)
+    await watch._launch_ordered(survey)
     assert await status(pool, "w") is WorkerStatus.ACTIVE
     await watch._drain_host(await site.survey())
     assert await status(pool, "w") is WorkerStatus.DRAINING

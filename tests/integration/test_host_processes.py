@@ -1,0 +1,71 @@
+"""The worker processes of a host, and what their ends mean."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from eventstore.worker import WorkerStatus
+from tests.integration.test_supervisor import POOL, Site
+from workers.hosts import Process, this_process
+from workers.launching import Ended
+from workers.processes import HostProcesses
+from workers.watch import Watch
+
+
+class Launcher:
+    """Starts nothing; says what a test wants said."""
+
+    async def start(self, ended: Ended) -> None:
+        self.ended = ended
+
+    async def launch(self, options: object) -> Process:
+        return Process(0, 0)
+
+    async def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(redis_url, tmp_path)
+    yield site
+    await site.close()
+
+
+async def test_of_two_processes_of_an_order_the_end_of_the_late_one_is_nobodys(site: Site) -> None:
+    """A supervisor died when it had forked, and the next one found the order still open."""
+    pool = await site.pool()
+    launcher = Launcher()
+    local = HostProcesses(launcher, cast("Any", lambda *_: None), lambda: None)
+    await local.start()
+    watch = Watch("h", site.log, local, lambda: pool.pool)
+    await pool.order("w")
+    await watch.look(await site.survey(), 1.0)
+    first = this_process()
+    await pool.start("w", pid=first.pid, start_time=first.start_time)
+    launcher.ended("w", "exited with code 78")
+    for now in (2.0, 3.0):
+        await watch.look(await site.survey(), now)
+    found = await site.log.worker(POOL, "w")
+    assert found is not None
+    assert found.worker.status is WorkerStatus.ACTIVE
+    assert local.running(POOL) == {"w"}
+    await local.stop()
+
+
+async def test_the_end_of_the_process_that_is_the_worker_is_the_workers(site: Site) -> None:
+    pool = await site.pool()
+    launcher = Launcher()
+    local = HostProcesses(launcher, cast("Any", lambda *_: None), lambda: None)
+    await local.start()
+    watch = Watch("h", site.log, local, lambda: pool.pool)
+    await pool.order("w")
+    await watch.look(await site.survey(), 1.0)
+    await pool.start("w", pid=2**22, start_time=1)
+    launcher.ended("w", "killed by signal 9")
+    await watch.look(await site.survey(), 2.0)
+    found = await site.log.worker(POOL, "w")
+    assert found is not None
+    assert (found.worker.status, found.worker.reason) == (WorkerStatus.LOST, "killed by signal 9")
