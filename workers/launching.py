@@ -73,7 +73,11 @@ class ForkLauncher:
         async with self._lock:
             if self._listener is None or self._listener.done():
                 log.warning("zygote.restarting")
-                await self._start_zygote()
+                try:
+                    await self.stop()  # what is left of the one before
+                    await self._start_zygote()
+                except (ConfigurationError, OSError, subprocess.SubprocessError) as error:
+                    raise LaunchFailed(f"the zygote does not start: {error}") from error
         assert self._writer is not None
         forked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._forked[options.worker_id] = forked

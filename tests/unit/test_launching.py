@@ -1,0 +1,34 @@
+"""Starting worker processes where something is in the way."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from eventstore.pool import Pool
+from workers.launching import ForkLauncher
+from workers.processes import HostProcesses
+from workers.zygote import Plan
+
+
+async def test_a_zygote_that_cannot_start_again_fails_the_launch_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was never forked would be waited for when the host leaves."""
+    role = tmp_path / "changing.py"
+    role.write_text("from muster import Agent\nclass Changing(Agent): pass\n")
+    plan = Plan(roles={"r": "changing:Changing"}, app_dir=str(tmp_path))
+    local = HostProcesses(ForkLauncher(plan), cast("Any", lambda *_: None), lambda: None)
+    await local.start()
+    try:
+        launcher = cast("ForkLauncher", local._launcher)
+        assert launcher._zygote is not None
+        assert launcher._listener is not None
+        launcher._zygote.kill()
+        await launcher._listener
+        role.write_text("from muster import Agent\nraise RuntimeError('half an upgrade')\n")
+        await local.launch(Pool(pool_name="p", role_type="r"), "w")
+        assert "half an upgrade" in (local.ended("w") or "")
+        assert local.count == 0
+    finally:
+        await local.stop()
