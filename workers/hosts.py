@@ -58,7 +58,7 @@ class Process(Struct, frozen=True):
 
     def alive(self) -> bool:
         if HAS_PROC:
-            return self.pid > 0 and start_time(self.pid) == self.start_time
+            return self.pid > 0 and 0 < self.start_time == start_time(self.pid)
         return _exists(self.pid)
 
     def signal(self, number: signal.Signals) -> bool:
