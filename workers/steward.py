@@ -30,8 +30,8 @@ class Steward:
 
     async def tend(self) -> float:
         """Look after the pool once; returns after how many seconds to look again at the latest."""
-        now = boot_seconds()
         survey = await self._events.survey(self._catalogued.pool().pool_name)
+        now = boot_seconds()  # not before: what has just been seen would count as old
         for damage in survey.unreadable:
             await self._events.park(self._catalogued.pool().pool_name, damage)
         await self._watch.look(survey, now)

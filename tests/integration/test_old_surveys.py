@@ -1,4 +1,4 @@
-"""A supervisor that was stopped between its survey and what it does by it, and goes on."""
+"""A supervisor whose survey is old by the time that it acts on it: slow, or stopped meanwhile."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,11 +7,13 @@ from typing import Any, cast
 import pytest
 
 from eventstore.agent import Release, Status
+from eventstore.outcomes import Survey
 from eventstore.worker import WorkerStatus
 from tests.integration.test_supervisor import POOL, Site
 from tests.integration.test_supervisor_poison import Ended
 from tests.pools import ORIGIN, TestPool
 from workers.leading import Catalogued, Leader
+from workers.steward import Steward
 from workers.watch import Watch
 
 
@@ -26,12 +28,15 @@ def watch_of(pool: TestPool) -> Watch:
     return Watch("h", pool.log, cast("Any", Ended()), lambda: pool.pool)
 
 
-def leader_of(pool: TestPool) -> Leader:
+def catalogued(pool: TestPool) -> Catalogued:
     async def nothing(_: object) -> None:
         pass
 
-    catalogued = Catalogued(lambda: pool.pool, lambda: ["h"], nothing, nothing)
-    return Leader("h", pool.log, watch_of(pool), catalogued)
+    return Catalogued(lambda: pool.pool, lambda: ["h"], nothing, nothing)
+
+
+def leader_of(pool: TestPool) -> Leader:
+    return Leader("h", pool.log, watch_of(pool), catalogued(pool))
 
 
 async def status(pool: TestPool, worker_id: str) -> WorkerStatus:
@@ -79,3 +84,26 @@ async def test_an_agent_that_was_claimed_in_time_and_waits_again_is_not_withdraw
     agent = await pool.log.agent(POOL, spawned.agent_id)
     assert agent is not None
     assert (agent.status, agent.incarnation) == (Status.PENDING, 2)
+
+
+async def test_time_that_a_survey_took_is_not_held_against_a_lease(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it told was true when it came, not when it was asked for."""
+    pool = await site.pool(lease_seconds=2.0)
+    await pool.worker("w")
+    clock, survey = [100.0], site.log.survey
+
+    async def slow(name: str) -> Survey:
+        clock[0] += 1.9
+        return await survey(name)
+
+    monkeypatch.setattr("workers.steward.boot_seconds", lambda: clock[0])
+    local = cast("Any", Ended())
+    steward = Steward("other", site.log, local, catalogued(pool), poll_seconds=1.0)
+    monkeypatch.setattr(site.log, "survey", slow)
+    await steward.tend()
+    monkeypatch.setattr(site.log, "survey", survey)
+    clock[0] += 0.3
+    await steward.tend()
+    assert await status(pool, "w") is WorkerStatus.ACTIVE

@@ -228,6 +228,9 @@ class Ended:
     def ended(self, worker_id: str) -> str | None:
         return "killed by signal 9" if worker_id in self._names else None
 
+    def running(self, pool: str) -> set[str]:
+        return set()
+
     def end(self, worker_id: str, grace_seconds: float) -> None:
         """Nothing is left to be ended."""
 
