@@ -133,9 +133,14 @@ class Leader:
                 await self._events.commit(step)
 
     async def _see_deletion_through(self, survey: Survey) -> None:
-        """Whoever closed the pool may be gone: end what lives in it, then record its end."""
+        """Whoever closed the pool may be gone: end what lives in it, then record its end.
+
+        What a deleted one still holds ends too: an agent that was put aside and came back, or that
+        was asked for long ago, in an earlier pool of this name.
+        """
         pool = self._pool()
-        if pool.deleted or survey.closed != str(pool.created_seq):
+        ends = survey.live if pool.deleted else survey.closed == str(pool.created_seq)
+        if not ends:
             return
         for agent_id in await self._events.live(pool.pool_name):
             end = agents.Terminate(reason="pool-deleted")
@@ -143,7 +148,7 @@ class Leader:
                 await self._events.act(
                     pool.pool_name, agent_id, end, self._origin, created_seq=pool.created_seq
                 )
-        if not await self._events.live(pool.pool_name):
+        if not pool.deleted and not await self._events.live(pool.pool_name):
             await self._catalogued.finish_deletion(pool)
 
     # ---- scaling -----------------------------------------------------------------------------

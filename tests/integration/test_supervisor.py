@@ -336,6 +336,25 @@ async def test_whoever_deletes_a_pool_too_late_leaves_a_later_one_of_its_name_al
     assert POOL in changed.catalogue.live_pools()
 
 
+async def test_what_still_entered_a_pool_that_is_deleted_is_ended(site: Site) -> None:
+    """A spawn that was held up while its pool, and the next of that name, came to their ends."""
+    lives = []
+    for _ in range(2):
+        lives.append(pool := await site.pool())
+        await site.catalogue.close_pool(pool.pool, ORIGIN, vacant=True)
+        await site.catalogue.delete_pool(pool.pool, ORIGIN, reason="requested")
+    late = await lives[0].spawn()
+    assert late.outcome == "DONE"
+    await site.host()
+
+    async def ended() -> bool:
+        agent = await site.log.agent(POOL, late.agent_id)
+        return agent is not None and (agent.status, agent.reason) == ("terminated", "pool-deleted")
+
+    await until(ended, timeout=5)
+    assert (await site.survey()).waiting == 0
+
+
 async def test_workers_that_die_at_once_are_not_launched_in_a_hot_loop(site: Site) -> None:
     (site.folder / "suicidal.py").write_text(
         "import os\nfrom muster import Agent\n"
