@@ -7,6 +7,7 @@ script books slots and never gives more than are free, whatever is believed here
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import structlog
 from msgspec import Struct
@@ -18,6 +19,8 @@ from eventstore.outcomes import Claimed, Outcome
 from workers.house import House, Wish
 from workers.outage import Outage
 from workers.running import Running
+
+_FLAGS: Final = {stop.value.encode(): stop for stop in Stop}
 
 log = structlog.get_logger("muster.slots")
 
@@ -167,8 +170,9 @@ class Slots:
 
 
 def stops(flat: list[bytes]) -> Mapping[str, Stop]:
-    """The termination flags as the lease's script tells them: ids and flags in turn."""
-    return {
-        agent_id.decode(): Stop(flag.decode())
-        for agent_id, flag in zip(flat[::2], flat[1::2], strict=True)
-    }
+    """The termination flags as the lease's script tells them: ids and flags in turn.
+
+    One that says nothing is passed over: whoever settles that agent sees that it is damaged.
+    """
+    told = zip(flat[::2], flat[1::2], strict=True)
+    return {agent_id.decode(): _FLAGS[flag] for agent_id, flag in told if flag in _FLAGS}

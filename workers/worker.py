@@ -207,14 +207,14 @@ class Worker:
 
     def _on_renewed(self, raw: list[Any]) -> None:
         reply = judge(self._options.pool_name, raw, self._log)
-        status, flags = WorkerStatus(reply.rest[0].decode()), stops(reply.rest[1])
-        for agent_id, stop in flags.items():
+        status = reply.rest[0].decode()
+        for agent_id, stop in stops(reply.rest[1]).items():
             self._slots.follow(agent_id, stop)
         if self._ending is not None:
             return
-        if status is WorkerStatus.DRAINING:
+        if status == WorkerStatus.DRAINING:
             self.ask_to_drain("drain")
-        elif status is WorkerStatus.SUSPECT:
+        elif status == WorkerStatus.SUSPECT:
             self._run(self._recover())
 
     async def _report(self) -> None:

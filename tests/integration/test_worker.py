@@ -8,6 +8,7 @@ from typing import ClassVar
 import msgspec
 import pytest
 
+from eventstore.connection import execute
 from tests.waiting import until
 from tests.worker_pool import POOL, WorkerPool, eventually, worker_pool
 from workers.agents import Agent, Context
@@ -288,6 +289,18 @@ async def test_without_grace_an_agent_is_cancelled_at_once(pool: WorkerPool):
     await pool.terminate(agent_id, graceful=False)
     await pool.reached(agent_id, "terminated")
     assert Noted.calls == ["start", "run ended"]
+
+
+async def test_a_flag_that_says_nothing_hides_no_others(pool: WorkerPool):
+    """Somebody wrote it by hand, or a newer version did."""
+    await pool.worker(Quiet)
+    damaged, other = await pool.spawn(), await pool.spawn()
+    for agent_id in (damaged, other):
+        await pool.reached(agent_id, "running")
+    key = pool.log.keys.agent(POOL, damaged)
+    await execute(pool.log.client, "HSET", key, "stop", "perhaps")
+    await pool.terminate(other)
+    await pool.reached(other, "terminated")
 
 
 async def test_no_grace_overtakes_a_graceful_stop(pool: WorkerPool):
