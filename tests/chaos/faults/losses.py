@@ -2,6 +2,8 @@
 
 import shutil
 
+import redis
+
 from tests.chaos.faults.scene import Scene, fault
 
 
@@ -10,11 +12,15 @@ async def redis_wiped(scene: Scene) -> None:
     """Redis forgets everything, scripts included, under load."""
     scene.count("outage")
     scene.recovery.expected = True
-    with scene.system.redis.client() as client:
-        keys = client.dbsize()
-        client.flushall()
-        client.script_flush()
-    scene.tell(f"{keys} keys")
+    try:
+        with scene.system.redis.client() as client:
+            keys = client.dbsize()
+            client.flushall()
+            client.script_flush()
+    except redis.RedisError as error:
+        scene.tell(f"Redis was away already: {error}")
+    else:
+        scene.tell(f"{keys} keys")
 
 
 @fault("recover")
@@ -22,16 +28,18 @@ async def redis_rolled_back(scene: Scene) -> None:
     """Redis is started on an append-only file of some seconds ago."""
     scene.count("outage")
     scene.recovery.expected = True
-    redis = scene.system.redis
-    current = redis.directory / "appendonlydir"
-    older = redis.directory / "older"
-    shutil.copytree(current, older)
+    server = scene.system.redis
+    current = server.directory / "appendonlydir"
+    older = server.directory / "older"
     try:
+        shutil.copytree(current, older)
         seconds = await scene.hold(1.0, 4.0)
-        redis.kill9()
+        server.kill9()
         shutil.rmtree(current)
-        shutil.copytree(older, current)
+        older.rename(current)
         scene.tell(f"by {seconds:.1f} s")
+    except OSError as error:  # its disk is full, or it just began another file
+        scene.tell(f"not done: {error.strerror or 'the file was being rewritten'}")
     finally:
-        shutil.rmtree(older)
+        shutil.rmtree(older, ignore_errors=True)
         await scene.system.revive_redis()

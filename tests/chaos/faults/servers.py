@@ -1,11 +1,15 @@
 """Redis and PostgreSQL that die, stand still, come back, or have no memory left."""
 
 import asyncio
-from typing import Any
+from functools import partial
 
-import redis.asyncio
+import redis
 
 from tests.chaos.faults.scene import Scene, fault
+from tests.waiting import until
+
+LIFT_SECONDS = 60.0
+"""Another fault of the round may have taken Redis away; it is back by then."""
 
 
 @fault()
@@ -40,15 +44,33 @@ async def redis_paused(scene: Scene) -> None:
 async def redis_memory_full(scene: Scene) -> None:
     """Redis at its memory limit: spawns are refused, everything else goes on."""
     scene.count("outage")
-    async with redis.asyncio.Redis.from_url(scene.system.redis.url, socket_timeout=5) as client:
-        info: dict[str, Any] = await client.info("memory")
-        limit = int(info["used_memory"]) - (1 << 20)
-        await client.config_set("maxmemory", max(limit, 1 << 20))
-        try:
-            seconds = await scene.hold(2.0, 8.0)
-            scene.tell(f"maxmemory {limit >> 10} KiB for {seconds:.1f} s")
-        finally:
-            await client.config_set("maxmemory", 0)
+    try:
+        limit = await asyncio.to_thread(_limit, scene)
+        seconds = await scene.hold(2.0, 8.0)
+        scene.tell(f"maxmemory {limit >> 10} KiB for {seconds:.1f} s")
+    except redis.RedisError as error:
+        scene.tell(f"Redis was away already: {error}")
+    finally:
+        lifted = partial(asyncio.to_thread, _lifted, scene)
+        await until(lifted, timeout=LIFT_SECONDS, what="no limit of memory any more")
+
+
+def _limit(scene: Scene) -> int:
+    """Leave Redis no room; returns how much it may have, in bytes."""
+    with scene.system.redis.client() as client:
+        limit = max(int(client.info("memory")["used_memory"]) - (1 << 20), 1 << 20)
+        client.config_set("maxmemory", limit)
+    return limit
+
+
+def _lifted(scene: Scene) -> bool:
+    """Whether Redis may have all the memory that it wants."""
+    try:
+        with scene.system.redis.client() as client:
+            client.config_set("maxmemory", 0)
+    except redis.RedisError:
+        return False
+    return True
 
 
 @fault("postgresql")
