@@ -246,6 +246,8 @@ class Running:
                     incarnation=self.incarnation,
                     agent=None if outage.on else state,
                 )
+                if acted.outcome is Outcome.ABSENT:
+                    await self._demand_ended()
             except Unreadable as error:
                 await self._give_up(error)
                 return
@@ -255,6 +257,11 @@ class Running:
             outage.over()
             self._settled(command, acted)
             return
+
+    async def _demand_ended(self) -> None:
+        """Of an agent that is not found. Raises `Unreadable` where the pool still lists it."""
+        if self.agent_id in await self.house.log.live(self.state.pool_name):
+            raise Unreadable("agent", self.agent_id, "its hash is gone")
 
     async def _give_up(self, damage: Unreadable) -> None:
         """Its state in Redis is damaged: end it here, and leave it to an operator."""

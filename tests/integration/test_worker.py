@@ -8,6 +8,7 @@ from typing import ClassVar
 import msgspec
 import pytest
 
+from eventstore import parking
 from eventstore.connection import execute
 from tests.waiting import until
 from tests.worker_pool import POOL, WorkerPool, eventually, worker_pool
@@ -289,6 +290,28 @@ async def test_without_grace_an_agent_is_cancelled_at_once(pool: WorkerPool):
     await pool.terminate(agent_id, graceful=False)
     await pool.reached(agent_id, "terminated")
     assert Noted.calls == ["start", "run ended"]
+
+
+async def test_an_agent_whose_hash_is_gone_is_parked_when_it_ends(pool: WorkerPool):
+    """Else it would keep its slot, and count as living, with nothing of it left to run."""
+    done = asyncio.Event()
+
+    class Waits(Agent):
+        async def run(self, context: Context) -> None:
+            await done.wait()
+
+    await pool.worker(Waits)
+    agent_id = await pool.spawn()
+    await pool.reached(agent_id, "running")
+    await execute(pool.log.client, "DEL", pool.log.keys.agent(POOL, agent_id))
+    done.set()
+
+    async def freed() -> bool:
+        return (await pool.log.survey(POOL)).free == 10
+
+    await eventually(freed)
+    [one] = await parking.read(pool.log, POOL)
+    assert (one.subject, one.reason) == (agent_id, "its hash is gone")
 
 
 async def test_a_flag_that_says_nothing_hides_no_others(pool: WorkerPool):
