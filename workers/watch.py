@@ -169,14 +169,17 @@ class Watch:
 
     async def _launch_ordered(self, survey: Survey) -> None:
         ordered = [w for w in self._mine(survey) if w.status is WorkerStatus.REQUESTED]
-        if not self.draining:
-            await self.launch(worker.worker_id for worker in ordered)
-            return
-        for worker in ordered:
+        await self.launch(worker.worker_id for worker in ordered)
+        for worker in ordered if self.draining else ():
             await self.reap(worker, self.draining)
 
     async def launch(self, worker_ids: Iterable[str]) -> None:
-        """Launch orders of this host at once, without waiting for the next look."""
+        """Launch orders of this host at once, without waiting for the next look.
+
+        None where it is leaving: that may be over before the process is there.
+        """
+        if self.draining:
+            return
         pool = self._pool()
         await asyncio.gather(*(self._local.launch(pool, name) for name in worker_ids))
 

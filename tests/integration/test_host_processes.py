@@ -55,6 +55,19 @@ async def test_of_two_processes_of_an_order_the_end_of_the_late_one_is_nobodys(s
     await local.stop()
 
 
+async def test_a_host_that_began_to_leave_starts_no_worker_that_was_just_ordered(
+    site: Site,
+) -> None:
+    """It would live on, on a host that has left, with nobody to look after it."""
+    pool = await site.pool()
+    local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None)
+    watch = Watch("h", site.log, local, lambda: pool.pool)
+    await pool.order("w")
+    watch.draining = "host-shutdown"
+    await watch.launch(["w"])
+    assert local.count == 0
+
+
 async def test_the_end_of_the_process_that_is_the_worker_is_the_workers(site: Site) -> None:
     pool = await site.pool()
     launcher = Launcher()
