@@ -41,10 +41,13 @@ def _read(path: str) -> str:
 
 
 def start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 if there is none (or none to ask)."""
+    """When a process started, in clock ticks since boot; 0 if there is none (or none to ask).
+
+    Raises `OSError` where that cannot be told, as when no more files can be opened.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0
     fields = stat.rpartition(")")[2].split()
     return 0 if fields[0] == "Z" else int(fields[19])
@@ -57,9 +60,13 @@ class Process(Struct, frozen=True):
     start_time: int
 
     def alive(self) -> bool:
-        if HAS_PROC:
+        """Whether it lives, as far as can be told."""
+        if not HAS_PROC:
+            return _exists(self.pid)
+        try:
             return self.pid > 0 and 0 < self.start_time == start_time(self.pid)
-        return _exists(self.pid)
+        except OSError:
+            return True
 
     def signal(self, number: signal.Signals) -> bool:
         """Send a signal to this very process; False if it is gone."""
@@ -132,10 +139,15 @@ def this_process() -> Process:
 
 
 def _pidfd(pid: int) -> int | None:
-    """A pidfd, or None where the system has none. Raises `ProcessLookupError`."""
+    """A pidfd, or None where the system has none to give. Raises `ProcessLookupError`."""
     if not hasattr(os, "pidfd_open"):
         return None
-    return os.pidfd_open(pid)
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:  # unknown to this kernel, forbidden, or too many files are open
+        return None
 
 
 def _exists(pid: int) -> bool:

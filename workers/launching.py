@@ -85,11 +85,11 @@ class ForkLauncher:
             self._writer.write(msgspec.json.encode(options) + b"\n")
             async with asyncio.timeout(FORK_SECONDS):
                 pid = await forked
+            process = Process(pid, start_time(pid))
         except (OSError, TimeoutError) as error:
             raise LaunchFailed(f"the zygote does not fork: {error!r}") from error
         finally:
             self._forked.pop(options.worker_id, None)
-        process = Process(pid, start_time(pid))
         process.watch(lambda: self._gone(pid))
         return process
 

@@ -1,7 +1,12 @@
 """Which process a pid means."""
 
 import asyncio
+import errno
 import os
+import signal
+from pathlib import Path
+
+import pytest
 
 from workers.hosts import Process, start_time
 
@@ -17,3 +22,33 @@ async def test_a_process_that_had_ended_before_it_was_looked_at_has_ended() -> N
     async with asyncio.timeout(2):
         await ended.wait()
     assert Process(os.getpid(), start_time(os.getpid())).alive()
+
+
+def test_a_process_that_cannot_be_looked_at_is_not_taken_for_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker whose agents have every file open that it may would take its owner for dead."""
+    process = Process(os.getpid(), start_time(os.getpid()))
+
+    def refuse(_: Path) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert process.alive()
+
+
+async def test_without_a_pidfd_a_process_is_watched_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    child = await asyncio.create_subprocess_exec("sleep", "60")
+    process = Process(child.pid, start_time(child.pid))
+    ended = asyncio.Event()
+    process.watch(ended.set)
+    assert process.signal(signal.SIGKILL)
+    async with asyncio.timeout(5):
+        await ended.wait()
+    await child.wait()
