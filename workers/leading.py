@@ -20,6 +20,7 @@ from eventstore.pool import Pool
 from eventstore.step import Origin, Step
 from eventstore.worker import WorkerStatus
 from workers import scaling
+from workers.launches import Launches
 from workers.leases import LeaseWatch, Stopwatch
 from workers.leftovers import Leftovers
 from workers.reaping import one_agent
@@ -30,8 +31,6 @@ log = structlog.get_logger("muster.leading")
 
 NUDGE_SECONDS = 1.0
 """Spawns that wait this long although there is room have their wake-up repeated."""
-FAILED_LAUNCH_SECONDS = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""How long to wait after so many launches in a row that came to nothing."""
 NOBODY = Lead("", 0, 0)
 
 
@@ -60,7 +59,7 @@ class Leader:
         self._suspects = Suspects(events, self._origin)
         self._empty = Stopwatch()
         self._stuck = Stopwatch()
-        self._launched_at = 0.0
+        self._launches = Launches()
         self._reported_maximum = False
 
     @property
@@ -155,6 +154,7 @@ class Leader:
 
     async def _scale(self, survey: Survey, now: float) -> None:
         pool = self._pool()
+        self._launches.look(survey, now)
         empty = [
             o.worker.worker_id
             for o in survey.workers
@@ -171,22 +171,27 @@ class Leader:
         if decision.event is None:
             return
         if decision.launch:
-            failed = min(self._watch.failed_launches, len(FAILED_LAUNCH_SECONDS) - 1)
-            if now >= self._launched_at + FAILED_LAUNCH_SECONDS[failed]:
-                self._launched_at = now
-                await self._order(decision.event, decision.launch, survey)
+            hosts = self._launches.fit(self._catalogued.open_hosts(), now)
+            await self._order(decision.event, decision.launch, hosts, survey, now)
         else:
             await self._give_back(decision.event, decision.give_back, survey)
 
-    async def _order(self, event: PoolScalingDecided, count: int, survey: Survey) -> None:
+    async def _order(
+        self,
+        event: PoolScalingDecided,
+        count: int,
+        hosts: Sequence[str],
+        survey: Survey,
+        now: float,
+    ) -> None:
         pool = self._pool()
-        hosts = scaling.place(count, self._catalogued.open_hosts(), survey, prefer=self._host)
-        if not hosts:
+        placed = scaling.place(count, hosts, survey, prefer=self._host)
+        if not placed:
             return
         step = self._scaling_step(survey)
         step.event(event, pool.pool_name)
-        ours = []
-        for host in hosts:
+        ordered = {}
+        for host in placed:
             worker_id = self._events.new_id()
             order = WorkerRequested(
                 host=host,
@@ -195,16 +200,17 @@ class Leader:
                 reason=event.reason,
             )
             step.worker(worker_id, None, (order,))
-            if host == self._host:
-                ours.append(worker_id)
+            ordered[worker_id] = host
         if (await self._events.commit(step)).outcome is Outcome.DONE:
             self._log_decision(event)
-            await self._watch.launch(ours)
+            self._launches.ordered(ordered, now)
+            await self._watch.launch(w for w, host in ordered.items() if host == self._host)
 
     async def _give_back(
         self, event: PoolScalingDecided, chosen: Sequence[str], survey: Survey
     ) -> None:
         """Drain workers: empty ones, unless one is not any more, or one to make room."""
+        self._launches.given_back(chosen)
         step = self._scaling_step(survey)
         step.event(event, self._name())
         for observed in survey.workers:

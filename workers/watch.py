@@ -22,8 +22,6 @@ from workers.reaping import Blame
 UNEASY_SHARE = 0.5
 SUSPECT_SHARE = 0.6
 """A worker is suspect once its lease has stood still for this share of its time."""
-SETTLED_SECONDS = 5.0
-"""A worker that dies before this age counts as a launch that failed."""
 STRAY_SECONDS = 10.0
 """A process that outlives its worker's end by this long is ended."""
 LOST_LEASES = 5
@@ -61,8 +59,6 @@ class Watch:
     ) -> None:
         self.draining = ""
         """Why this host's workers are to drain; empty while they are not."""
-        self.failed_launches = 0
-        """How many workers in a row died on this host before they had settled."""
         self.uneasy = False
         """Whether a lease has stood still long enough to be looked at more often."""
         self._host = host
@@ -73,13 +69,10 @@ class Watch:
         self._leases = LeaseWatch()
         self._drains = Stopwatch()
         self._strays = Stopwatch()
-        self._ages = Stopwatch()
-        self._settled: set[str] = set()
         self._together = False
 
     async def look(self, survey: Survey, now: float) -> None:
         """Do for the pool's workers what a host has to do."""
-        self._note_settled(survey, now)
         self._adopt(survey)
         self._together = self._died_together(survey, ())
         await self._bury_the_dead(survey)
@@ -89,15 +82,6 @@ class Watch:
         self._end_overdue(survey, now)
         await self._clear_lost(survey)
 
-    def _note_settled(self, survey: Survey, now: float) -> None:
-        """Workers of this host that have lived for a while: launching works."""
-        alive = [worker.worker_id for worker in self._mine(survey) if worker.alive]
-        ages = self._ages.look(alive, now)
-        settled = {name for name, seconds in ages.items() if seconds > SETTLED_SECONDS}
-        if settled - self._settled:
-            self.failed_launches = 0
-        self._settled = settled
-
     async def _bury_the_dead(self, survey: Survey) -> None:
         """Workers whose process this supervisor saw end without a `worker.stopped`."""
         for observed in survey.workers:
@@ -105,8 +89,6 @@ class Watch:
             how = self._local.ended(worker.worker_id)
             if how is None or worker.ended:
                 continue
-            if worker.worker_id not in self._settled and not observed.alone:
-                self.failed_launches += 1
             await self.reap(worker, how)
 
     def _died_together(self, survey: Survey, still: Container[str]) -> bool:

@@ -27,6 +27,8 @@ from eventstore.worker import WorkerStatus
 from tests.chaos.judge import judge
 from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
+from workers.hosts import Process
+from workers.launching import LaunchFailed
 from workers.supervisor import Supervisor, SupervisorOptions
 
 POOL = "developer_pool"
@@ -368,6 +370,24 @@ async def test_workers_that_die_at_once_are_not_launched_in_a_hot_loop(site: Sit
     before = types(site.url).count("worker.lost")
     with pytest.raises(AssertionError):  # bounded: it must not come to many in a second
         await until(lambda: types(site.url).count("worker.lost") > before + 4, timeout=1.0)
+
+
+@pytest.mark.parametrize("bad", ["h1", "h2"])
+async def test_a_host_that_starts_no_worker_keeps_none_from_another_one(
+    site: Site, bad: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has always the fewest, and would be asked for ever. `h1` leads."""
+    pool = await site.pool(agents_per_worker=1)
+    hosts = {name: await site.host(name) for name in ("h1", "h2")}
+
+    async def fail(_: object) -> Process:
+        raise LaunchFailed("no memory")
+
+    monkeypatch.setattr(hosts[bad]._processes._launcher, "launch", fail)
+    await asyncio.gather(*(pool.spawn() for _ in range(4)))
+    await site.until_running(4)
+    assert types(site.url).count("worker.lost") < 12
+    site.check()
 
 
 async def test_a_steward_that_is_woken_and_cancelled_at_once_ends(site: Site) -> None:

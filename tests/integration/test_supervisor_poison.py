@@ -247,18 +247,3 @@ async def test_many_that_die_at_one_look_were_rather_killed_by_their_host(
     watch = Watch("h", site.log, cast("Any", Ended(*dead)), lambda: pool.pool)
     assert watch._died_together(await site.survey(), ()) is together
     assert watch._died_together(await site.survey(), set(dead)) is together
-
-
-async def test_the_death_of_one_alone_is_no_failed_launch(site: Site) -> None:
-    """It would slow down the launches of all others."""
-    pool = await site.pool(agents_per_worker=10)
-    suspect = (await pool.spawn()).agent_id
-    for name in "xy":
-        await pool.claim(await pool.worker(name), 2)
-        lose = Lose(worker_id=name, reason="t", now_ms=site.log.now_ms(), suspicion_ms=600_000)
-        await site.log.act(POOL, suspect, lose, ORIGIN, fence=await pool.fence(name))
-    await pool.claim(await pool.worker("z"))
-    await pool.worker("other")
-    watch = Watch("h", site.log, cast("Any", Ended("z", "other")), lambda: pool.pool)
-    await watch._bury_the_dead(await site.survey())
-    assert watch.failed_launches == 1

@@ -1,0 +1,68 @@
+"""Which hosts a leader orders workers from, after what became of its orders there."""
+
+from eventstore.outcomes import Observed
+from eventstore.worker import WorkerStatus
+from tests.unit.test_scaling import survey, worker
+from workers.launches import PASSED_OVER_SECONDS, Launches
+
+ORDERED = WorkerStatus.REQUESTED
+
+
+def failed(launches: Launches, times: int, *, now: float = 100.0) -> None:
+    for number in range(times):
+        launches.ordered({f"w{number}": "bad"}, now)
+        launches.look(survey(worker(f"w{number}", status=ORDERED)), now)
+        launches.look(survey(), now)
+
+
+def test_a_host_is_passed_over_for_longer_with_each_failure() -> None:
+    for times, seconds in enumerate(PASSED_OVER_SECONDS):
+        launches = Launches()
+        failed(launches, times)
+        assert launches.fit(["bad", "good"], 100.0 + seconds) == ["bad", "good"]
+        if seconds:
+            assert launches.fit(["bad", "good"], 100.0 + seconds - 0.01) == ["good"]
+
+
+def test_one_that_settles_makes_good_what_was_before() -> None:
+    launches = Launches()
+    failed(launches, 7)
+    launches.ordered({"w": "bad"}, 100.5)
+    launches.look(survey(worker("w")), 101.0)
+    launches.look(survey(worker("w")), 106.1)
+    assert launches.fit(["bad"], 106.1) == ["bad"]
+    launches.look(survey(), 107.0)
+    failed(launches, 2)
+    assert launches.fit(["bad"], 108.0) == ["bad"], "the count began anew"
+
+
+def test_one_that_dies_before_it_has_settled_has_failed() -> None:
+    launches = Launches()
+    failed(launches, 6)
+    launches.ordered({"w": "bad"}, 100.5)
+    launches.look(survey(worker("w")), 101.0)
+    launches.look(survey(worker("w", status=WorkerStatus.LOST)), 102.0)
+    assert launches.fit(["bad"], 130.4) == []
+
+
+def test_the_end_of_one_that_drains_or_was_one_agents_alone_is_no_failure() -> None:
+    """A poison agent's death would slow down the launches of all others."""
+    state = worker("w").worker
+    for last in (worker("w", status=WorkerStatus.DRAINING), Observed(state, 1, 1, 0, alone="a")):
+        launches = Launches()
+        failed(launches, 2)
+        launches.ordered({"w": "bad"}, 100.5)
+        launches.look(survey(last), 100.6)
+        launches.look(survey(), 100.7)
+        assert launches.fit(["bad"], 101.0) == ["bad"], "two failures are still two"
+
+
+def test_one_that_is_given_back_while_it_is_young_has_not_failed() -> None:
+    """A pool may give back empty workers at once, and start new ones all the time."""
+    launches = Launches()
+    failed(launches, 2)
+    launches.ordered({"w": "bad"}, 100.5)
+    launches.look(survey(worker("w")), 100.6)
+    launches.given_back(["w"])
+    launches.look(survey(), 100.7)
+    assert launches.fit(["bad"], 101.0) == ["bad"]
