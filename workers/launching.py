@@ -77,7 +77,8 @@ class ForkLauncher:
                     await self.stop()  # what is left of the one before
                     await self._start_zygote()
                 except (ConfigurationError, OSError, subprocess.SubprocessError) as error:
-                    raise LaunchFailed(f"the zygote does not start: {error}") from error
+                    log.error("zygote.not_started", error=str(error))
+                    raise LaunchFailed("no zygote starts to fork it from") from error
         assert self._writer is not None
         forked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._forked[options.worker_id] = forked
