@@ -47,19 +47,22 @@ class Launches:
             self._open.pop(worker_id, None)
 
     def look(self, survey: Survey, now: float) -> None:
-        """See what became of them."""
+        """See what became of them. Those of a host that end at one look count as one."""
+        failed: set[str] = set()
         listed = {o.worker.worker_id: o for o in survey.workers if not o.worker.ended}
         for worker_id, launch in tuple(self._open.items()):
             observed = listed.get(worker_id)
             if observed is None:
                 del self._open[worker_id]
-                self._failures[launch.host] += not launch.excused
+                if not launch.excused:
+                    failed.add(launch.host)
             elif observed.worker.alive:
                 launch.alive_since = launch.alive_since or now
                 launch.excused = observed.worker.draining or bool(observed.alone)
                 if now - launch.alive_since > SETTLED_SECONDS:
                     del self._open[worker_id]
                     del self._failures[launch.host]
+        self._failures.update(failed)
 
     def fit(self, hosts: Iterable[str], now: float) -> list[str]:
         """The hosts that are not to be passed over."""

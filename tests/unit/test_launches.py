@@ -24,6 +24,16 @@ def test_a_host_is_passed_over_for_longer_with_each_failure() -> None:
             assert launches.fit(["bad", "good"], 100.0 + seconds - 0.01) == ["good"]
 
 
+def test_many_that_end_together_are_one_failure() -> None:
+    """They had one cause, and the next launch may well do."""
+    launches = Launches()
+    names = [f"w{number}" for number in range(7)]
+    launches.ordered(dict.fromkeys(names, "bad"), 100.0)
+    launches.look(survey(*map(worker, names)), 100.5)
+    launches.look(survey(), 101.0)
+    assert launches.fit(["bad"], 101.0) == ["bad"]
+
+
 def test_one_that_settles_makes_good_what_was_before() -> None:
     launches = Launches()
     failed(launches, 7)
