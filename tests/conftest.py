@@ -21,6 +21,7 @@ from typing import Protocol
 import pytest
 from hypothesis import settings
 
+from muster import journal
 from tests.databases import PgBouncerServer, PostgresServer, reachable, unprivileged_uid
 from tests.replication import Replication
 from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
@@ -190,3 +191,9 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("MUSTER_", "REDIS_")) or name in ("DATABASE_URL", "PGBOUNCER_URL"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_logging_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that a test runs in its own process would configure logging for all that follow."""
+    monkeypatch.setattr(journal, "configure", lambda *_, **__: None)

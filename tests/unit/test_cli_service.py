@@ -10,7 +10,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from muster import journal
 from muster.__main__ import main
 
 AGENT = "01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e"
@@ -109,9 +108,8 @@ def gateway(monkeypatch) -> Iterator[Stub]:
 
 
 @pytest.fixture
-def muster(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+def muster(capsys) -> Callable[..., tuple[int, str, str]]:
     """Runs the command; gives exit code, standard output and standard error."""
-    monkeypatch.setattr(journal, "configure", lambda *_, **__: None)  # it is for all of a process
 
     def run(*words: str) -> tuple[int, str, str]:
         code = main(words)

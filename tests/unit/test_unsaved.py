@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from eventstore.salvage import HOLDS, Report
-from muster import journal
 from muster.__main__ import main
 from muster.commands import recover
 from projector import recovery
@@ -73,7 +72,6 @@ def test_who_interrupts_it_is_told_that_the_logs_stay_closed(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(recovery, "recover", interrupted)
-    monkeypatch.setattr(journal, "configure", lambda *_, **__: None)  # it is for all of a process
     views = tmp_path / "views.db"
     views.touch()
     asked = [
