@@ -22,7 +22,7 @@ def configure(role: str, *, level: str = "info", file: Path | None = None) -> No
     Raises `ConfigurationError` where the file's folder cannot be made.
     """
     if file is not None:
-        _make(file.parent)
+        make_folder(file.parent)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -57,7 +57,8 @@ def configure(role: str, *, level: str = "info", file: Path | None = None) -> No
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Raises `ConfigurationError` where it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -196,4 +196,9 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_logging_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that a test runs in its own process would configure logging for all that follow."""
-    monkeypatch.setattr(journal, "configure", lambda *_, **__: None)
+
+    def only_its_folder(_role: str, *, file: Path | None = None, **_: object) -> None:
+        if file is not None:
+            journal.make_folder(file.parent)
+
+    monkeypatch.setattr(journal, "configure", only_its_folder)

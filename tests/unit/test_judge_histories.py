@@ -171,7 +171,7 @@ FALSIFIED = {
     "worker": lambda e: replace(e, worker_id="another"),
     "subject": lambda e: replace(e, subject="another"),
     "type": lambda e: replace(e, type="agent.cloned"),
-    "version": lambda e: replace(e, version=2),
+    "version": lambda e: replace(e, version=9),  # of which no event is
     "time": lambda e: replace(e, ts=e.ts + 1),
     "event id": lambda e: replace(e, event_id="e1" if e.event_id != "e1" else "e2"),
 }
