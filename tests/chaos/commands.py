@@ -167,17 +167,26 @@ class Terminate(Command):
         return answer
 
 
-class ChangePool(Command):
-    """Change some scaling settings of a pool."""
-
-    kind = "change_pool"
+class PoolCommand(Command):
+    """One on a pool, asked for once: what became of it is not known by a key."""
 
     def __init__(
-        self, desk: Desk, random: Random, pool: str, number: str, config: dict[str, object]
+        self,
+        desk: Desk,
+        random: Random,
+        pool: str,
+        number: str,
+        config: dict[str, object] | None = None,
     ) -> None:
         super().__init__(desk, random, pool, number)
         self.repeats = False
-        self.config = config
+        self.config = config or {}
+
+
+class ChangePool(PoolCommand):
+    """Change some scaling settings of a pool."""
+
+    kind = "change_pool"
 
     async def ask(self) -> Answer:
         path = f"{API}/pools/{self.pool}"
@@ -185,31 +194,20 @@ class ChangePool(Command):
         return await self.desk.ask(self.random, "PATCH", path, body, headers=self.headers)
 
 
-class CreatePool(Command):
+class CreatePool(PoolCommand):
     """Create a pool; it may be there already."""
 
     kind = "create_pool"
-
-    def __init__(
-        self, desk: Desk, random: Random, pool: str, number: str, config: dict[str, object]
-    ) -> None:
-        super().__init__(desk, random, pool, number)
-        self.repeats = False
-        self.config = config
 
     async def ask(self) -> Answer:
         body = {"pool_name": self.pool, "role_type": ROLE, "config": self.config}
         return await self.desk.ask(self.random, "POST", f"{API}/pools", body, headers=self.headers)
 
 
-class DeletePool(Command):
+class DeletePool(PoolCommand):
     """Delete a pool with all that lives in it."""
 
     kind = "delete_pool"
-
-    def __init__(self, desk: Desk, random: Random, pool: str, number: str) -> None:
-        super().__init__(desk, random, pool, number)
-        self.repeats = False
 
     async def ask(self) -> Answer:
         path = f"{API}/pools/{self.pool}?force=true"
