@@ -185,7 +185,11 @@ class System:
         async def all_run() -> bool:
             return (await self.statuses()) == ({"running": count} if count else {})
 
-        await until(all_run, timeout=timeout)
+        try:
+            await until(all_run, timeout=timeout)
+        except AssertionError as error:
+            error.add_note(f"{count} should run; there are {await self.statuses()}")
+            raise
 
     async def is_status(self, agent_id: str, *statuses: str, timeout: float = 15) -> Any:
         """Wait until an agent has one of these statuses; the agent."""

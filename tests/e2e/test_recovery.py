@@ -4,18 +4,20 @@ import asyncio
 import contextlib
 import json
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import redis
 
 from tests.chaos.judge import judge
 from tests.e2e.conftest import CONFIG
 from tests.e2e.system import POOL, System
-from tests.waiting import until
+from tests.waiting import until, until_sync
 
 BEATING = '''\
 """Leaves a line for every moment in which it runs."""
@@ -45,10 +47,11 @@ class Load:
         self.accepted: list[str] = []
         self.refused: list[str] = []
         self.unknown: list[str] = []
+        self.ending = asyncio.Event()
 
     async def run(self) -> None:
         body = {"project_id": "load", "role_type": "developer", "pool_name": POOL}
-        while True:
+        while not self.ending.is_set():
             status, said = await self.system.call(
                 "POST", "/api/v1/agents/spawn", body, headers={"Prefer": "respond-async"}
             )
@@ -62,13 +65,10 @@ class Load:
 
     @asynccontextmanager
     async def coming_in(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.run())
-        try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.run())
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            self.ending.set()  # not cancelled: what was asked for last would run unknown to all
 
 
 def overlaps(folder: Path) -> list[str]:
@@ -92,6 +92,23 @@ def wipe(system: System) -> None:
         client.flushall()
 
 
+def suspend_between_writes(system: System) -> psutil.Process:
+    """The projector, stopped where it does not hold the lock that a recovery needs."""
+
+    def stopped() -> psutil.Process | None:
+        projector = system.role("projector")
+        projector.suspend()
+        try:
+            with contextlib.closing(sqlite3.connect(system.data / "views.db", timeout=0)) as views:
+                views.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            projector.resume()
+            return None
+        return projector
+
+    return until_sync(stopped)
+
+
 async def refused(load: Load, *kinds: str) -> None:
     await until(lambda: any(kind in load.refused for kind in kinds), timeout=10)
 
@@ -103,8 +120,7 @@ async def test_redis_wiped_under_load_is_recovered_with_one_command(project: Pat
         load = Load(system)
         async with load.coming_in():
             await until(lambda: len(load.accepted) >= 10)
-            projector = system.role("projector")
-            projector.suspend()  # so that some of what is acknowledged is not archived
+            projector = suspend_between_writes(system)  # what is acknowledged now is not archived
             await until(lambda: len(load.accepted) >= 15)
             wipe(system)
             await refused(load, "log-missing")
