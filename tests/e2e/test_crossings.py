@@ -1,17 +1,30 @@
-"""A termination that crosses with something else: the agent ends, and stays ended."""
+"""A termination that crosses with something else: the agent ends, and stays ended.
+
+The crossings share one system: a start of all of Muster for each is what would take the time.
+"""
 
 import asyncio
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
+
 from tests.chaos.judge import judge
 from tests.e2e.conftest import CONFIG
-from tests.e2e.system import POOL, System
+from tests.e2e.system import POOL, System, only
 from tests.waiting import until
 
 LOOKS_SECONDS = 0.1
 """Longer than it takes an agent to look whether it may go on: awake, it does that first."""
+
+SLOW_POOL = """
+[pools.slow_pool]
+role = "developer"
+backoff_min_seconds = 60
+backoff_max_seconds = 60
+"""
 
 
 async def hold(system: System, place: str, **more: Any) -> str:
@@ -29,52 +42,49 @@ def let_go(system: System, name: str) -> None:
     (system.folder / f"{name}.go").touch()
 
 
-async def ask_to_end(system: System, name: str, *, graceful: bool = True) -> int:
+async def ask_to_end(system: System, name: str, *, pool: str = POOL, graceful: bool = True) -> int:
     status, _ = await system.call(
         "POST",
         "/api/v1/agents/terminate",
-        {"pool_name": POOL, "agent_id": name, "graceful": graceful},
+        {"pool_name": pool, "agent_id": name, "graceful": graceful},
         headers={"Prefer": "respond-async"},
     )
     assert status in (200, 202)
     return status
 
 
-async def stays_ended(system: System, name: str, *, restart: bool = False) -> None:
-    ended = await system.is_status(name, "terminated")
-    if restart:
-        await system.stop()
-        await system.start()
-        ended = await system.is_status(name, "terminated")
-    assert ended["reason"] == "requested"
-    assert judge(system.redis_url, views=system.views()) == []
-    system.verify()
+async def worker_of(system: System, name: str) -> psutil.Process:
+    """The process in which an agent runs."""
+    agent = await system.agent(name)
+    listed = (await system.get("/api/v1/agents/monitor/dashboard"))["workers"]
+    return psutil.Process(only(w["pid"] for w in listed if w["worker_id"] == agent["process_id"]))
 
 
-async def test_with_a_claim(system: System) -> None:
+async def with_its_claim(system: System) -> list[str]:
     """Asked for as soon as it is accepted, many times over: before, at and after its claim."""
     spawned = [await system.spawn(wait=0) for _ in range(20)]
-    names = [agent["agent_id"] for agent in spawned]
+    names = [str(agent["agent_id"]) for agent in spawned]
     more = asyncio.gather(*(system.spawn(wait=0) for _ in range(20)))
     await asyncio.gather(*(ask_to_end(system, name) for name in names))
-    names += [agent["agent_id"] for agent in await more]
+    names += [str(agent["agent_id"]) for agent in await more]
     await asyncio.gather(*(ask_to_end(system, name) for name in names))
     for name in names:
         await system.is_status(name, "terminated")
     assert judge(system.redis_url, views=system.views(), at_rest=True) == []
+    return names
 
 
-async def test_with_a_start(system: System) -> None:
+async def with_its_start(system: System) -> list[str]:
     name = await hold(system, "start")
     await ask_to_end(system, name)
     let_go(system, name)
-    await stays_ended(system, name, restart=True)
+    return [name]
 
 
-async def test_with_a_crash(system: System) -> None:
+async def with_its_crash(system: System) -> list[str]:
     """It raises when its end stands in the log and its worker, asleep meanwhile, does not know."""
     name = await hold(system, "run", crash=True)
-    [worker] = await system.workers()
+    worker = await worker_of(system, name)
     worker.suspend()
     asleep = time.monotonic()
     try:
@@ -83,44 +93,83 @@ async def test_with_a_crash(system: System) -> None:
         await until(lambda: time.monotonic() - asleep > LOOKS_SECONDS)
     finally:
         worker.resume()
-    await stays_ended(system, name, restart=True)
-    ended = await system.agent(name)
+    ended = await system.is_status(name, "terminated")
     assert (ended["incarnation"], ended["last_error"]["type"]) == (1, "ValueError")
+    return [name]
 
 
-async def test_with_the_wait_for_a_restart(project: Path) -> None:
-    slow = CONFIG.replace("backoff_max_seconds = 0.2", "backoff_max_seconds = 60")
-    slow = slow.replace("backoff_min_seconds = 0.1", "backoff_min_seconds = 60")
-    async with System(project, config=slow) as system:
-        spawned = await system.spawn(input={"crash": True})
-        await system.is_status(spawned["agent_id"], "restarting")
-        assert await ask_to_end(system, spawned["agent_id"]) == 200
-        await stays_ended(system, spawned["agent_id"])
+async def with_the_wait_for_its_restart(system: System) -> list[str]:
+    spawned = await system.spawn("slow_pool", input={"crash": True})
+    name = str(spawned["agent_id"])
+    await system.is_status(name, "restarting")
+    assert await ask_to_end(system, name, pool="slow_pool") == 200
+    return [name]
 
 
-async def test_with_the_death_of_its_worker(system: System) -> None:
+async def with_the_death_of_its_worker(system: System) -> list[str]:
     name = await hold(system, "stop")
     await system.is_status(name, "running")
     await ask_to_end(system, name)
     await until((system.folder / f"{name}.stop").exists)
-    [worker] = await system.workers()
-    worker.kill()
-    await stays_ended(system, name, restart=True)
+    (await worker_of(system, name)).kill()
+    return [name]
 
 
-async def test_with_a_drain(system: System) -> None:
+async def with_a_drain(system: System) -> list[str]:
     """Its worker gives it back, to run elsewhere, when its end is asked for."""
     name = await hold(system, "stop")
     await system.is_status(name, "running")
-    [worker] = await system.workers()
-    worker.terminate()
+    (await worker_of(system, name)).terminate()
     await until((system.folder / f"{name}.stop").exists)
     await ask_to_end(system, name)
     let_go(system, name)
-    await stays_ended(system, name, restart=True)
+    return [name]
 
 
-async def test_with_a_shut_down(system: System) -> None:
+async def with_its_stop_when_it_is_not_to_wait(system: System) -> list[str]:
+    name = await hold(system, "stop")
+    await system.is_status(name, "running")
+    await ask_to_end(system, name, graceful=False)
+    await system.is_status(name, "terminated")
+    assert not (system.folder / f"{name}.stop").exists()
+    return [name]
+
+
+CROSSINGS = (
+    with_its_claim,
+    with_its_start,
+    with_its_crash,
+    with_the_wait_for_its_restart,
+    with_the_death_of_its_worker,
+    with_a_drain,
+    with_its_stop_when_it_is_not_to_wait,
+)
+
+
+async def are_ended(system: System, names: list[str]) -> None:
+    for name in names:
+        ended = await system.is_status(name, "terminated")
+        assert ended["reason"] == "requested"
+    assert judge(system.redis_url, views=system.views()) == []
+
+
+async def test_whatever_an_end_crosses_with_the_agent_stays_ended(
+    project: Path, subtests: pytest.Subtests
+) -> None:
+    ended: list[str] = []
+    async with System(project, config=CONFIG + SLOW_POOL) as system:
+        for crossing in CROSSINGS:
+            with subtests.test(crossing.__name__):
+                names = await crossing(system)
+                await are_ended(system, names)
+                ended += names
+        await system.stop()
+        await system.start()
+        await are_ended(system, ended)
+        system.verify()
+
+
+async def test_one_that_runs_on_after_a_shut_down_can_be_ended(system: System) -> None:
     name = await hold(system, "stop")
     await system.is_status(name, "running")
     stopping = asyncio.create_task(system.stop())
@@ -133,12 +182,5 @@ async def test_with_a_shut_down(system: System) -> None:
     await ask_to_end(system, name)
     await system.stop()
     await system.start()
-    await stays_ended(system, name)
-
-
-async def test_now_does_not_wait_for_stop(system: System) -> None:
-    name = await hold(system, "stop")
-    await system.is_status(name, "running")
-    await ask_to_end(system, name, graceful=False)
-    await stays_ended(system, name)
-    assert not (system.folder / f"{name}.stop").exists()
+    await are_ended(system, [name])
+    system.verify()
