@@ -13,6 +13,7 @@ Whatever is started here is ended and removed here, by its process id and path.
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,12 @@ from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
 settings.register_profile("long", max_examples=400)
 
 KINDS = ("unit", "integration", "e2e", "chaos", "bench")
+
+
+def pytest_sessionstart() -> None:
+    """What tests start heeds Ctrl-C, also where a shell that ignores it has put the run aside."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

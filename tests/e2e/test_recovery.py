@@ -95,18 +95,20 @@ def wipe(system: System) -> None:
 def suspend_between_writes(system: System) -> psutil.Process:
     """The projector, stopped where it does not hold the lock that a recovery needs."""
 
-    def stopped() -> psutil.Process | None:
-        projector = system.role("projector")
+    projector = system.role("projector")
+
+    def stopped() -> bool:
         projector.suspend()
         try:
             with contextlib.closing(sqlite3.connect(system.data / "views.db", timeout=0)) as views:
                 views.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError:
             projector.resume()
-            return None
-        return projector
+            return False
+        return True
 
-    return until_sync(stopped)
+    until_sync(stopped)
+    return projector
 
 
 async def refused(load: Load, *kinds: str) -> None:
