@@ -33,6 +33,8 @@ class Answer(Struct, frozen=True):
     """False: there was no connection, so nothing can have been done."""
     position: str = ""
     """Where the logs stood: whoever asks another gateway gives it along."""
+    level: str = ""
+    """The durability that it states."""
 
     @property
     def kind(self) -> str:
@@ -51,7 +53,7 @@ class Answer(Struct, frozen=True):
             return Meaning.ACCEPTED
         if self.status == 0:
             return Meaning.UNKNOWN if self.sent else Meaning.REFUSED
-        if self.status == 500 or self.kind == "outcome-unknown":
+        if self.status == 500 or self.kind in ("outcome-unknown", "command-lost"):
             return Meaning.UNKNOWN
         return Meaning.REFUSED
 
@@ -75,7 +77,8 @@ async def ask(
             text = await response.read()
             stale = response.headers.get("Muster-Stale") == "true"
             position = response.headers.get("Muster-Position", "")
-            return Answer(response.status, _decoded(text), stale, position=position)
+            level = response.headers.get("Muster-Durability", "")
+            return Answer(response.status, _decoded(text), stale, position=position, level=level)
     except aiohttp.ClientConnectorError as error:
         return Answer(0, error=type(error).__name__, sent=False)
     except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:

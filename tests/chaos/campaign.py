@@ -44,7 +44,7 @@ class Campaign:
         self.line = TimeLine(folder / "timeline.txt")
         self.journal = Journal(folder / "journal.jsonl")
         self.recovery = Recovery(self.system)
-        self.desk = Desk(self.system.gateways, self.journal, self.line.now)
+        self.desk = Desk(self.system.gateways, self.journal, self.line.now, options.levels)
         self.load = Load(self.desk, options.seed)
         self.listener = Listener(self.system.gateways, stream(options.seed, "listener"))
         self._listening: asyncio.Task[None] | None = None
@@ -133,6 +133,7 @@ class Campaign:
             self.line.say(f"{said}: {error}")
             self.offences.append(f"after {said}: {error}")
             return False
+        self.recovery.end_round()
         if seconds >= max(self.figures.heal_seconds, default=0.0):
             self.figures.slowest = f"{planned.name}, round {planned.number}"
         self.figures.heal_seconds.append(seconds)

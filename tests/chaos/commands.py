@@ -16,13 +16,23 @@ from tests.chaos.configuration import ROLE
 from tests.chaos.journal import Entry, Journal, operation_id
 
 REPEAT_SECONDS = (0.3, 1.0)
+LEVEL_SHARE = 0.25
+"""Of the commands: these ask for a durability."""
 
 
 class Desk:
     """What all commands of a client share."""
 
-    def __init__(self, gateways: list[str], journal: Journal, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        gateways: list[str],
+        journal: Journal,
+        now: Callable[[], float],
+        levels: tuple[str, ...] = (),
+    ) -> None:
         self.gateways = gateways
+        self.levels = levels
+        """The durabilities that this system can give."""
         self.journal = journal
         self.now = now
         self.offences: list[str] = []
@@ -58,6 +68,8 @@ class Command:
         self.key = ""
         self.repeats = True
         self.wait = random.choice((0, 0, 1, 3))
+        levels = desk.levels if random.random() < LEVEL_SHARE else ()
+        self.level = random.choice(levels) if levels else ""
         self.ended_at = 0.0
 
     async def ask(self) -> Answer:
@@ -88,6 +100,8 @@ class Command:
     def headers(self) -> dict[str, str]:
         prefer = f"wait={self.wait}" if self.wait else "respond-async"
         said = {"Prefer": prefer, "X-Request-Id": f"chaos-{self.number}"}
+        if self.level:
+            said["Muster-Durability"] = self.level
         return {**said, "Idempotency-Key": self.key} if self.key else said
 
     def _note(self, status: Any, answer: Answer, *, recovered: bool = False) -> Entry:
@@ -99,7 +113,7 @@ class Command:
             operation_id=operation_id(self.key) if self.key else "",
             correlation_id=f"chaos-{self.number}",
             ended_at=self.ended_at,
-            level="accepted" if status == "acknowledged" else "",
+            level=answer.level if status == "acknowledged" else "",
             recovered=recovered,
             said=answer.said,
             at=round(self.desk.now(), 3),

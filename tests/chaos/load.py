@@ -138,13 +138,13 @@ class Load:
                 self.desk.missing[agent_id] = f"GET {path}: {answer.said}"
 
     async def _change_pools(self, random: Random) -> None:
-        """Scaling settings of a pool, now and then: the catalogue is under load too."""
+        """Scaling settings of a pool, now and then, never the same: there is always a change."""
         while True:
             await asyncio.sleep(random.uniform(2, 6))
             self._number += 1
             config: dict[str, object] = {
                 "max_workers": random.randint(7, 9),
-                "empty_worker_seconds": random.choice((2.0, 5.0, 10.0)),
+                "empty_worker_seconds": random.choice((2.0, 5.0, 10.0)) + self._number / 1e5,
             }
             await ChangePool(self.desk, random, STEADY, str(self._number), config).carry_out()
 

@@ -27,6 +27,11 @@ class Options(Struct, frozen=True, kw_only=True):
     list_faults: bool
     judge: Path | None
 
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The durabilities that such a system gives, beside the least."""
+        return ("archived", "fsynced") if self.appendfsync == "always" else ("archived",)
+
 
 def parse(argv: Sequence[str]) -> Options:
     """Read the arguments; ends the process where they are wrong."""

@@ -25,6 +25,7 @@ REFUSED = Answer(503, {"type": "redis-unreachable"})
         (NO_CONNECTION, Meaning.REFUSED),
         (BROKEN_OFF, Meaning.UNKNOWN),
         (UNKNOWN, Meaning.UNKNOWN),
+        (Answer(503, {"type": "command-lost", "agent_id": "a-1"}), Meaning.UNKNOWN),
         (REFUSED, Meaning.REFUSED),
         (Answer(500, {"type": "internal"}), Meaning.UNKNOWN),
         (Answer(507, {"type": "redis-memory-exhausted"}), Meaning.REFUSED),

@@ -8,7 +8,8 @@ import pytest
 from tests.chaos.judge import weigh
 from tests.chaos.judging import pools, witnesses
 from tests.chaos.judging.catalogue import Catalogue
-from tests.chaos.judging.commands import Command, Unsaved, read_commands
+from tests.chaos.judging.commands import Command, Unsaved, judge, read_commands
+from tests.chaos.judging.history import History
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.witnesses import Witness
 from tests.unit.judged_story import numbers, only, told
@@ -59,6 +60,52 @@ def test_what_a_recovery_named_as_lost_need_not_be_there_unless_archived() -> No
     assert numbers(heard(replace(spawn, level="archived"), unsaved=named)) == {8}
 
 
+# ---- commands on pools, whose names come again -------------------------------------------------
+
+
+def twice(*commands: Command, unsaved: tuple[Unsaved, ...] = ()) -> list[Offence]:
+    """Where pool q was created, changed and deleted, and then so once more."""
+    some = replace(told().entries[0], pool="", generation=1, subject="q")
+    entries = [
+        replace(some, seq=seq, type=kind, correlation_id=f"request-{seq}")
+        for seq, kind in enumerate(("pool.created", "pool.changed", "pool.deleted") * 2, 1)
+    ]
+    return list(judge(commands, [History("", entries)], unsaved))
+
+
+def on_q(kind: str, number: int) -> Command:
+    return Command(kind, pool="q", correlation_id=f"request-{number}")
+
+
+LIVES_OF_Q = [
+    on_q("create_pool", 1),
+    on_q("change_pool", 2),
+    on_q("delete_pool", 3),
+    on_q("create_pool", 4),
+    on_q("change_pool", 5),
+    on_q("delete_pool", 6),
+]
+
+
+def test_a_pool_that_came_twice_is_no_offence() -> None:
+    assert twice(*LIVES_OF_Q) == []
+
+
+@pytest.mark.parametrize("kind", ["create_pool", "change_pool", "delete_pool"])
+def test_a_command_on_a_pool_is_not_answered_for_by_one_of_another_life(kind: str) -> None:
+    lost = on_q(kind, 7)
+    assert numbers(twice(*LIVES_OF_Q, lost)) == {8}
+    named = Unsaved("", "q", kind, generation=1, seq=7)
+    assert twice(*LIVES_OF_Q, lost, unsaved=(named, named)) == []
+    assert numbers(twice(*LIVES_OF_Q, lost, on_q(kind, 8), unsaved=(named, named))) == {8}
+
+
+def test_a_pool_that_somebody_else_deleted_meanwhile_is_deleted() -> None:
+    before, asked = LIVES_OF_Q[:5], on_q("delete_pool", 7)
+    assert twice(*before, asked) == []
+    assert numbers(twice(*before, asked, on_q("delete_pool", 8))) == {8}
+
+
 def test_a_journal_that_was_cut_short_is_read_to_its_last_whole_line(tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
     journal.write_text('{"kind":"spawn","pool":"p","agent_id":"a","extra":1}\n{"kind":"sp')
@@ -95,9 +142,22 @@ def test_a_process_that_woke_from_a_long_stop_may_write_a_little() -> None:
     assert seen(*lives(first=(1, 2, 60, 60.1), second=(14, 40, 70))) == []
 
 
+def test_a_process_that_was_awake_may_not_even_for_a_moment() -> None:
+    first = tuple(1 + number / 4 for number in range(20))  # until 5.75
+    assert seen(*lives(first=first, second=(5.5, 6, 7))) == []
+    found = seen(*lives(first=first, second=(5, 6, 7)))
+    assert only(found, "for 0.8 s together with incarnation 2").invariant == 2
+
+
+def test_a_stop_before_its_successor_came_excuses_nothing() -> None:
+    first = (1.0, *(20 + number / 4 for number in range(20)))  # until 24.75
+    found = seen(*lives(first=first, second=(24, 25)))
+    assert only(found, "together with incarnation 2").invariant == 2
+
+
 def test_two_incarnations_that_run_together_are_found() -> None:
     first = tuple(float(second) for second in range(30))
-    found = seen(*lives(first=first, second=(5, 10, 15, 20, 25)))
+    found = seen(*lives(first=first, second=first[5:]))
     assert only(found, "together with incarnation 2").invariant == 2
 
 
@@ -121,7 +181,8 @@ def test_one_that_ran_by_a_claim_that_was_lost_may_not_run_on() -> None:
     before, after = lives(first=(1, 2), second=(14, 15))
     assert void(before, after) == []
     together = replace(before, times=[float(second) for second in range(1, 40)])
-    assert only(void(together, replace(after, times=[14, 20, 30])), "together").invariant == 2
+    later = replace(after, times=together.times[14:])
+    assert only(void(together, later), "together").invariant == 2
 
 
 def void(*seen_lives: Witness) -> list[Offence]:

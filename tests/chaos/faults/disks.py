@@ -7,6 +7,7 @@ from tests.chaos.faults.scene import Scene, fault
 @fault("mounts")
 async def log_disk_full(scene: Scene) -> None:
     """No byte left on Redis' disk: it refuses writes, or dies with `appendfsync always`."""
+    scene.recovery.expect(synced=False)
     await _fill(scene, scene.system.disks["redis"])
     await scene.system.revive_redis()
 

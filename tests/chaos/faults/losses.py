@@ -11,7 +11,7 @@ from tests.chaos.faults.scene import Scene, fault
 async def redis_wiped(scene: Scene) -> None:
     """Redis forgets everything, scripts included, under load."""
     scene.count("outage")
-    scene.recovery.expected = True
+    scene.recovery.expect(synced=True)
     try:
         with scene.system.redis.client() as client:
             keys = client.dbsize()
@@ -27,7 +27,7 @@ async def redis_wiped(scene: Scene) -> None:
 async def redis_rolled_back(scene: Scene) -> None:
     """Redis is started on an append-only file of some seconds ago."""
     scene.count("outage")
-    scene.recovery.expected = True
+    scene.recovery.expect(synced=True)
     server = scene.system.redis
     current = server.directory / "appendonlydir"
     older = server.directory / "older"

@@ -17,6 +17,7 @@ async def redis_killed(scene: Scene) -> None:
     """kill -9 of Redis, and its start on the same append-only file."""
     refuses = scene.random.random() < 0.5
     scene.count("outage")
+    scene.recovery.expect(synced=False)
     scene.system.redis.kill9()
     if refuses:  # else the proxy lets connections in and breaks them off, as balancers do
         await asyncio.gather(*(link.refuse() for link in scene.system.redis_links.values()))

@@ -6,18 +6,20 @@ The client's journal is a file of JSON objects, one a line, a line for each comm
     status          acknowledged | refused | unknown
     pool, agent_id
     operation_id    the Idempotency-Key, or what the log made of it
-    correlation_id  the X-Request-Id
+    correlation_id  the X-Request-Id; of a change of a pool only where it changed something
     seq, generation where the answer said that the log stood (Muster-Position)
     level           the durability that the answer stated: one that is `archived` is never lost
     ended_at        CLOCK_BOOTTIME in seconds when an answer first said that the agent had ended
 
-What a recovery named as lost (`Unsaved`) need not be there, unless it had been archived.
+What a recovery named as lost (`Unsaved`) need not be there, unless it had been archived. Names of
+pools come again, so a command on a pool is known by its correlation id, where the journal has it.
 """
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,6 +70,10 @@ class Command:
         return self.kind not in {"spawn", "terminate"}
 
     @property
+    def known_by_correlation(self) -> bool:
+        return self.of_catalogue and bool(self.correlation_id)
+
+    @property
     def log(self) -> str:
         return CATALOGUE if self.of_catalogue else self.pool
 
@@ -89,6 +95,8 @@ class Unsaved:
     pool: str
     agent_id: str
     kind: str = ""
+    generation: int = 0
+    seq: int = 0
 
 
 def named_lost(commands: Iterable[Command], unsaved: Iterable[Unsaved]) -> set[Command]:
@@ -125,7 +133,11 @@ def read_unsaved(path: Path) -> list[Unsaved]:
     told = json.loads(path.read_text())
     return [
         Unsaved(
-            one.get("pool", log["pool"]), str(one.get("agent_id", "")), str(one.get("kind", ""))
+            one.get("pool", log["pool"]),
+            str(one.get("agent_id", "")),
+            str(one.get("kind", "")),
+            int(one.get("generation", 0)),
+            int(one.get("seq", 0)),
         )
         for log in told["logs"]
         for one in log.get("unsaved", ())
@@ -150,6 +162,9 @@ class Recorded:
         if entry.type == "agent.requested" and (operation := entry.body.get("operation_id")):
             self.by_operation.setdefault(str(operation), []).append(entry)
 
+    def of_type(self, kind: str) -> list[Entry]:
+        return [e for entries in self.by_subject.values() for e in entries if e.type == kind]
+
     def of(self, command: Command, kinds: Iterable[str]) -> list[Entry]:
         """Events of these types that may be of this command."""
         wanted = set(kinds)
@@ -173,8 +188,9 @@ def judge(
     recorded = Recorded(histories)
     lost = named_lost(commands, unsaved)
     granted = {mark for c in commands if c.status != "refused" for mark in c.marks}
+    yield from _on_pools([c for c in commands if c.known_by_correlation], recorded, unsaved)
     for command in commands:
-        if command.status == "acknowledged":
+        if command.status == "acknowledged" and not command.known_by_correlation:
             yield from _acknowledged(command, recorded, lost)
         elif command.status == "refused":
             yield from _refused(command, recorded, granted)
@@ -187,12 +203,49 @@ def _acknowledged(command: Command, recorded: Recorded, lost: set[Command]) -> I
         if command.seq and min(entry.seq for entry in found) > command.seq:
             yield command.offence(f"its event came later, at seq {min(e.seq for e in found)}")
         return
-    if command.kind == "change_pool" and not command.correlation_id:
+    if command.kind == "change_pool":  # it may have changed nothing
         return
     if command.level == NEVER_LOST:
         yield command.offence("archived, and not in the log")
     elif command not in lost:
         yield command.offence("not in the log, nor named as lost")
+
+
+def _on_pools(
+    commands: Sequence[Command], recorded: Recorded, unsaved: Iterable[Unsaved]
+) -> Iterator[Offence]:
+    """Each acknowledged one led to an event of its own, or to one of those that are named as lost.
+
+    A deletion may have found the pool deleted by somebody who told no client so.
+    """
+    acknowledged = [command for command in commands if command.status == "acknowledged"]
+    told = {command.correlation_id for command in acknowledged}
+    excused = Counter(
+        (one.agent_id, kind)
+        for one in {replace(one, kind=_command(one.kind)) for one in unsaved}
+        if one.pool == CATALOGUE
+        for kind in ([one.kind] if one.kind else OWN)
+    )
+    excused.update(
+        (entry.subject, "delete_pool")
+        for entry in recorded.of_type(OWN["delete_pool"])
+        if entry.correlation_id not in told
+    )
+    for command in acknowledged:
+        found = recorded.by_correlation.get(command.correlation_id, ())
+        if any((e.type, e.subject) == (OWN[command.kind], command.pool) for e in found):
+            continue
+        if command.level == NEVER_LOST:
+            yield command.offence("archived, and not in the log")
+        elif excused[command.pool, command.kind] > 0:
+            excused[command.pool, command.kind] -= 1
+        else:
+            yield command.offence("not in the log, nor named as lost")
+
+
+def _command(kind: str) -> str:
+    """The command that leads to an event of this type; a command's own kind as it is."""
+    return next((command for command, own in OWN.items() if own == kind), kind)
 
 
 def _refused(command: Command, recorded: Recorded, granted: set[str]) -> Iterator[Offence]:

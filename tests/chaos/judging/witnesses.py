@@ -7,9 +7,9 @@ Each incarnation writes a file of its own, a JSON object a line, with the time b
     {…, "at": 17.1, "stopped": true}
 
 The first line has all fields (`worker_id` may be left out); later ones need only `at`. Between two
-lines further apart than a lease its process did not run. One that wakes from that may write a
-little before it notices, which only the fencing token guards against; how long that lasts is
-bounded by the lease.
+lines further apart than that its process did not run. One that wakes when another has taken its
+place may write a little before it notices, which only the fencing token guards against; how long
+that lasts is bounded by the lease. One that was awake never runs beside its successor.
 """
 
 import json
@@ -23,6 +23,11 @@ from tests.chaos.judging.catalogue import Catalogue
 from tests.chaos.judging.commands import Command
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.pools import Pool
+
+BREATH_SECONDS = 1.0
+"""Whoever is awake writes a line more often."""
+TOGETHER_SECONDS = 0.3
+"""How exact the times are: a line may be written a little after its time was taken."""
 
 
 @dataclass
@@ -46,11 +51,11 @@ class Witness:
         generation, _, seq = self.token.partition(":")
         return pool is not None and pool.lost(int(generation), int(seq))
 
-    def runs(self, lease: float) -> list[tuple[float, float]]:
-        """The stretches in which it ran without a break of more than a lease."""
+    def runs(self, longest: float) -> list[tuple[float, float]]:
+        """The stretches in which it ran without a break longer than that, in seconds."""
         found = [[self.times[0], self.times[0]]] if self.times else []
         for before, at in pairwise(self.times):
-            if at - before > lease:
+            if at - before > longest:
                 found.append([at, at])
             found[-1][1] = at
         return [(first, last) for first, last in found]
@@ -128,14 +133,22 @@ def _overlaps(lives: Sequence[Witness], lease: float, pool: Pool | None) -> Iter
             again = one.incarnation == other.incarnation
             if again and not (one.void(pool) or other.void(pool)):
                 yield other.offence(2, "two processes ran this incarnation")
-            for first, last in one.runs(lease):
-                both = max(
-                    (min(last, end) - max(first, start) for start, end in other.runs(lease)),
-                    default=0.0,
-                )
-                if both > lease:
-                    why = f"it ran for {both:.1f} s together with incarnation {other.incarnation}"
-                    yield one.offence(2, why)
+            together = _together(one, other, lease)
+            if together:
+                why = f"it ran for {together:.1f} s together with incarnation {other.incarnation}"
+                yield one.offence(2, why)
+
+
+def _together(one: Witness, other: Witness, lease: float) -> float:
+    """For how many seconds one ran beside its successor, where that was too long; else 0."""
+    longest = 0.0
+    for number, (first, last) in enumerate(one.runs(BREATH_SECONDS)):
+        for start, end in other.runs(BREATH_SECONDS):
+            woke = number > 0 and first > start
+            both = min(last, end) - max(first, start)
+            if both > (lease if woke else TOGETHER_SECONDS):
+                longest = max(longest, both)
+    return longest
 
 
 def _after_the_end(

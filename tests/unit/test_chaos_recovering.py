@@ -1,0 +1,74 @@
+"""When the harness excuses a log that lost writes, and when it does not."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.chaos.recovering import EXCUSED_ROUNDS, Recovery
+
+LOST = {"event": "log.lost", "pool": "p", "reason": "rolled back"}
+UNSAVED = {"event": "command.unsaved", "pool": "p", "kind": "spawn", "agent_id": "a"}
+RECOVERED = {"event": "log.recovered", "pool": "p"}
+
+
+class Told:
+    """A recovery by projectors, in a folder where one of them logs."""
+
+    def __init__(self, folder: Path, appendfsync: str) -> None:
+        (folder / "logs").mkdir()
+        self.log = folder / "logs" / "projector-1.log"
+        self.log.touch()
+        options = SimpleNamespace(appendfsync=appendfsync, recovers="projector")
+        system: Any = SimpleNamespace(
+            options=options, folder=folder, kinds=lambda _: [SimpleNamespace(name="projector-1")]
+        )
+        self.recovery = Recovery(system)
+
+    def round(self, *lines: dict[str, str], torn: str = "") -> list[str]:
+        """A round in which these lines were logged; all offences until then."""
+        with self.log.open("a") as log:
+            log.writelines(json.dumps(line) + "\n" for line in lines)
+            log.write(torn)
+        self.recovery.end_round()
+        return self.recovery.offences
+
+
+@pytest.fixture(params=["always", "everysec"])
+def told(request: pytest.FixtureRequest, tmp_path: Path) -> Told:
+    return Told(tmp_path, request.param)
+
+
+def test_a_loss_that_no_fault_excuses_is_found(told: Told) -> None:
+    [found] = told.round(LOST, RECOVERED)
+    assert "p: rolled back" in found
+
+
+def test_where_the_log_was_taken_away_a_loss_is_excused_and_later_no_more(told: Told) -> None:
+    told.recovery.expect(synced=True)
+    assert told.round(LOST, UNSAVED, RECOVERED) == []
+    for _ in range(EXCUSED_ROUNDS - 1):
+        assert told.round(LOST, RECOVERED) == []
+    assert told.recovery.named == {"a"}
+    assert len(told.round(LOST, RECOVERED)) == 1
+
+
+def test_a_kill_of_redis_excuses_what_it_had_not_synced(tmp_path: Path) -> None:
+    told = Told(tmp_path, "everysec")
+    told.recovery.expect(synced=False)
+    assert told.round(LOST, RECOVERED) == []
+
+
+def test_where_redis_syncs_always_a_kill_excuses_nothing(tmp_path: Path) -> None:
+    told = Told(tmp_path, "always")
+    told.recovery.expect(synced=False)
+    assert len(told.round(LOST, RECOVERED)) == 1
+
+
+def test_a_line_that_is_half_written_is_read_once_it_is_whole(told: Told) -> None:
+    line = json.dumps(LOST)
+    assert told.round(torn=line[:20]) == []
+    assert len(told.round(torn=line[20:] + "\n")) == 1
+    assert len(told.round()) == 1
