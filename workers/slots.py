@@ -44,6 +44,8 @@ class Slots:
         self._notices = notices
         self._work = asyncio.Event()
         self._again = False
+        self._ended: set[tuple[str, int]] = set()
+        """Lives that ended since the last claim was sent: (agent id, incarnation)."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def wake(self, *, again: bool = False) -> None:
@@ -101,9 +103,10 @@ class Slots:
     # ---- claiming ------------------------------------------------------------------------------
 
     async def _claim(self, free: int) -> None:
-        again = self._again
+        again, self._again = self._again, False
         if free == 0 and not again:
             return
+        self._ended.clear()
         outcome, told = await self._house.log.claim(
             self._pool,
             self._house.fence,
@@ -111,7 +114,6 @@ class Slots:
             again=again,
             alone_limit=self._house.config.alone_limit,
         )
-        self._again = False
         if outcome is Outcome.FENCED:
             self._notices.fenced()
             return
@@ -122,6 +124,8 @@ class Slots:
         agent = claimed.agent
         held = self.running.get(agent.agent_id)
         if held is not None and held.incarnation >= agent.incarnation:
+            return
+        if (agent.agent_id, agent.incarnation) in self._ended:  # after the claim, before its reply
             return
         if not agent.held:
             self._spawn(self._withdraw(agent))
@@ -161,6 +165,7 @@ class Slots:
         except Exception:
             running.stuck = True  # a defect of ours: what became of the agent is not known
             log.exception("agent.life_failed", agent_id=running.agent_id)
+        self._ended.add((running.agent_id, running.incarnation))
         if running.stuck:
             self.stuck = True
             self._notices.stuck()

@@ -216,6 +216,39 @@ async def test_a_claim_whose_reply_was_lost_strands_nothing(pool: WorkerPool):
         assert (await pool.types(agent_id)).count("agent.claimed") == 1
 
 
+async def test_a_life_that_ended_before_a_claim_was_answered_is_not_begun_again(pool: WorkerPool):
+    """The claim tells of it as starting: it was carried out before the end, and answered after."""
+    let_fail, answered = asyncio.Event(), asyncio.Event()
+    starts: list[str] = []
+
+    class Failing(Agent):
+        async def start(self, context: Context) -> None:
+            starts.append(context.agent_id)
+            await let_fail.wait()
+            raise ValueError("as told")
+
+    worker = await pool.worker(Failing)
+    agent_id = await pool.spawn()
+    await until(lambda: starts)
+    evaluate = worker._log._evaluate
+
+    async def answer_claims_late(source, keys, arguments):
+        reply = await evaluate(source, keys, arguments)
+        if "XREADGROUP" in source.text and not answered.is_set():
+            let_fail.set()
+            await until(lambda: agent_id not in worker._slots.running)
+            answered.set()
+        return reply
+
+    worker._log._evaluate = answer_claims_late  # type: ignore[method-assign]
+    worker._slots.wake(again=True)
+    await answered.wait()
+    other = await pool.spawn()
+    await until(lambda: other in starts)
+    assert starts == [agent_id, other]
+    assert (await pool.state(agent_id)).status == "restarting"
+
+
 async def test_a_settle_whose_reply_was_lost_is_written_once(pool: WorkerPool):
     worker = await pool.worker(Quiet)
     evaluate, lost = worker._log._evaluate, 0
