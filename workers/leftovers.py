@@ -11,14 +11,13 @@ from typing import Final
 import structlog
 from redis.exceptions import ResponseError
 
-from eventstore.agent import Status
 from eventstore.connection import UNREACHABLE, execute
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import GROUP
 from eventstore.log import Log
 from eventstore.step import Origin
 from workers.leases import Stopwatch
-from workers.reaping import one_agent, pending_for
+from workers.reaping import one_agent, pending_for, requeue
 
 NOBODYS_SECONDS: Final = 5.0
 """A name must have been nobody's for so long: a worker may just have come."""
@@ -48,14 +47,7 @@ class Leftovers:
     async def _put_back(self, pool: str, stranger: str) -> None:
         for entry_id, agent_id in await pending_for(self._events, pool, stranger):
             async with one_agent(self._events, pool, agent_id):
-                agent = await self._events.agent(pool, agent_id) if agent_id else None
-                step = self._events.step(pool, self._origin)
-                if agent is not None and agent.status is Status.PENDING:
-                    step.check("agent", agent_id, agent.version, agent.incarnation)
-                    step.write("unqueue", agent_id)
-                    step.enqueue(agent)
-                step.write("discard", entry_id)
-                await self._events.commit(step)
+                await requeue(self._events, pool, entry_id, agent_id, self._origin)
                 log.warning("command.put_back", pool=pool, agent_id=agent_id, held_by=stranger)
 
 

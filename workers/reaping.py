@@ -17,7 +17,7 @@ from msgspec import Struct
 from redis.exceptions import ResponseError
 
 from eventstore import worker as workers
-from eventstore.agent import Lose, RestartPolicy, Terminate
+from eventstore.agent import Lose, RestartPolicy, Status
 from eventstore.connection import UNREACHABLE, execute
 from eventstore.errors import (
     Halted,
@@ -126,7 +126,7 @@ async def clear(
 
     for start in range(0, len(held), CHUNK):
         await asyncio.gather(*map(lose, held[start : start + CHUNK]))
-    await _clear_told(events, pool, worker_id, origin)
+    await _put_back(events, pool, worker_id, origin)
     step = events.step(pool, origin)
     step.check("fenced", worker_id, epoch)
     step.check("empty", worker_id)
@@ -174,16 +174,26 @@ async def _let_go(
     await events.commit(step)
 
 
-async def _clear_told(events: Log, pool: str, worker_id: str, origin: Origin) -> None:
-    """Entries it was told of without a booking: agents whose end was asked for."""
+async def _put_back(events: Log, pool: str, worker_id: str, origin: Origin) -> None:
+    """Entries that it was handed and booked nobody for."""
+    held = set(await events.held(pool, worker_id))
     for entry_id, agent_id in await pending_for(events, pool, worker_id):
-        acted: Acted | None = None
+        if agent_id in held:  # could not be cleared this time
+            continue
         async with one_agent(events, pool, agent_id):
-            acted = await events.act(pool, agent_id, Terminate(), origin) if agent_id else None
-        if acted is None or acted.outcome is not Outcome.DONE:
-            step = events.step(pool, origin)
-            step.write("discard", entry_id)
-            await events.commit(step)
+            await requeue(events, pool, entry_id, agent_id, origin)
+
+
+async def requeue(events: Log, pool: str, entry_id: str, agent_id: str, origin: Origin) -> None:
+    """Delete an entry that was handed to nobody; an agent that waits for it gets another."""
+    agent = await events.agent(pool, agent_id) if agent_id else None
+    step = events.step(pool, origin)
+    if agent is not None and agent.status is Status.PENDING:
+        step.check("agent", agent_id, agent.version, agent.incarnation)
+        step.write("unqueue", agent_id)
+        step.enqueue(agent)
+    step.write("discard", entry_id)
+    await events.commit(step)
 
 
 async def pending_for(events: Log, pool: str, worker_id: str) -> Sequence[tuple[str, str]]:

@@ -1,0 +1,68 @@
+"""What is left of a lost worker, cleared up round by round."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from eventstore.agent import Status
+from eventstore.connection import execute
+from eventstore.errors import LogError
+from eventstore.keys import GROUP
+from tests.pools import ORIGIN, TestPool, open_pool, types
+from workers import reaping
+
+
+@pytest.fixture
+async def pool(redis_url: str) -> AsyncIterator[TestPool]:
+    async with open_pool(redis_url) as made:
+        yield made
+
+
+async def clear(pool: TestPool) -> bool:
+    lost = await pool.log.worker(pool.name, "w1")
+    assert lost is not None
+    return await reaping.clear(pool.log, pool.name, lost, ORIGIN)
+
+
+async def test_an_agent_that_could_not_be_put_back_once_is_put_back_later(
+    pool: TestPool, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Redis has a full disk for a moment. Nobody asked for its end."""
+    fence = await pool.worker("w1")
+    submitted = await pool.spawn()
+    await pool.claim(fence)
+    await pool.fence("w1")
+    run = pool.log.run
+    refused: list[str] = []
+
+    async def refuse_once(name: str, *arguments: Any) -> Any:
+        if name == "commit" and not refused:
+            refused.append(name)
+            raise LogError("MISCONF Errors writing to the AOF file: No space left on device")
+        return await run(name, *arguments)
+
+    monkeypatch.setattr(pool.log, "run", refuse_once)
+    assert not await clear(pool)
+    assert await clear(pool)
+    assert refused
+    agent = await pool.log.agent(pool.name, submitted.agent_id)
+    assert agent is not None
+    assert (agent.status, agent.incarnation) == (Status.PENDING, 2)
+    assert types(redis_url)[-2:] == ["agent.lost", "agent.restarting"]
+
+
+async def test_what_was_read_in_its_name_is_put_back(pool: TestPool) -> None:
+    await pool.worker("w1")
+    submitted = await pool.spawn()
+    commands = pool.log.keys.pool(pool.name, "commands")
+    read = ("XREADGROUP", "GROUP", GROUP, "w1", "STREAMS", commands, ">")
+    assert await execute(pool.log.client, *read)
+    await pool.fence("w1")
+    assert await clear(pool)
+    agent = await pool.log.agent(pool.name, submitted.agent_id)
+    assert agent is not None
+    assert (agent.status, agent.stop) == (Status.PENDING, "")
+    other = await pool.worker("w2")
+    [claimed] = await pool.claim(other)
+    assert claimed.agent.agent_id == submitted.agent_id
