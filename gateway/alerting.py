@@ -238,7 +238,8 @@ def _redis(facts: RedisFacts) -> Sequence[Alert]:
                 severity="critical",
                 subject="redis",
                 message=facts.error,
-                action="start Redis, or mend the network; everything resumes by itself",
+                action="start Redis, make room on its disk, or mend the network; everything"
+                " resumes by itself",
             )
         ]
     if facts.memory_share > MEMORY_SHARE:

@@ -5,7 +5,8 @@ waiting, and a read goes on from the views. What was under way when Redis went i
 a write nobody knows the outcome, and it says so. A probe in the background notices the return.
 
 One slow answer is no outage: Redis is away once it has failed to answer twice in a row. Time that
-this process itself was late does not count.
+this process itself was late does not count. A Redis that answers a probe with an error, as one
+whose disk is full does, takes no writes: it is as good as away, and what it says is told.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from eventstore.connection import UNREACHABLE, Absent, connect, interruptible
 
@@ -37,6 +38,7 @@ class Presence:
     def __init__(self, url: str, changed: Change) -> None:
         self.away = False
         self._since = 0.0
+        self._refusal = ""
         self._url = url
         self._changed = changed
         self._doubt = asyncio.Event()
@@ -59,7 +61,9 @@ class Presence:
     def demand(self) -> None:
         """Raises `Absent` while Redis is away."""
         if self.away:
-            raise Absent(f"it has not answered for {time.monotonic() - self._since:.0f} s")
+            seconds = f"{time.monotonic() - self._since:.0f} s"
+            refuses = f"it has refused all for {seconds}: {self._refusal}"
+            raise Absent(refuses if self._refusal else f"it has not answered for {seconds}")
 
     def doubt(self) -> None:
         """A call failed: look now."""
@@ -80,19 +84,25 @@ class Presence:
         """Whether Redis answers now; None where that cannot be told."""
         assert self._client is not None
         begun = time.monotonic()
+        refusal = ""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await interruptible(self._client, "PING")
+        except ResponseError as error:
+            refusal = str(error)
+            return False
         except (*UNREACHABLE, RedisError, OSError):
             late = time.monotonic() - begun > PROBE_SECONDS + LATE_SECONDS
             return None if late else False
+        finally:
+            self._refusal = refusal
         return True
 
     async def _turn(self, *, away: bool) -> None:
         seconds = time.monotonic() - self._since
         self.away, self._since = away, time.monotonic()
         if away:
-            log.warning("gateway.redis_away")
+            log.warning("gateway.redis_away", reason=self._refusal or "it does not answer")
         else:
             log.info("gateway.redis_back", seconds=round(seconds, 1))
         await self._changed(away)

@@ -1,8 +1,8 @@
 """What befalls the logs, told at the terminal of `muster up`.
 
-The roles write it to files that nobody looks at: that a log is lost, that it is being recovered,
-that it was, and what could not be saved. Here these files are followed, and each of these is said
-in one line, however many logs and roles it concerns.
+The roles write it to files that nobody looks at: that Redis is away, and back, that a log is lost,
+is being recovered, and was, and what could not be saved. Here these files are followed, and each of
+these is said in one line, however many logs and roles it concerns.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from muster.render import one_line
 LOOK_SECONDS: Final = 0.5
 NAMED_MAX: Final = 3
 REMEMBERED_MAX: Final = 10_000
-ORDER: Final = ("lost", "recovering", "recovered", "resumed", "unsaved")
+ORDER: Final = ("away", "back", "lost", "recovering", "recovered", "resumed", "unsaved")
 """In which it is told what was heard at one look: roles do not write at the same moment."""
 
 
@@ -53,6 +53,10 @@ class Tidings:
         """Take one line. Gateway and projector tell it all; a worker only adds what it holds."""
         pool = str(line.get("pool", ""))
         match line.get("event"):
+            case "gateway.redis_away":
+                self._items.append(Item("away", "Redis", str(line.get("reason", ""))))
+            case "gateway.redis_back":
+                self._items.append(Item("back", "Redis", str(line.get("seconds", ""))))
             case "log.lost" if "worker_id" not in line:
                 self._lose(pool, str(line.get("reason", "")))
             case "projection.stopped" if line.get("lost"):
@@ -105,6 +109,13 @@ class Tidings:
         names = _listed([item.what for item in items])
         several = len(items) > 1
         match about:
+            case "away":
+                return (
+                    f"Redis is away ({items[-1].why}): commands are refused, agents run until"
+                    " their leases lapse; all resumes by itself"
+                )
+            case "back":
+                return f"Redis is back after {items[-1].why} s"
             case "lost":
                 why = next((item.why for item in items if item.why), "")
                 why = f" ({why.partition(': ')[0] if several else why})" if why else ""

@@ -63,6 +63,15 @@ def test_a_log_that_comes_back_unseen_is_told_of_by_its_views() -> None:
     assert heard(lost("p"), done, resumed)[1:] == ["the log of pool p was recovered"]
 
 
+def test_redis_away_and_back_is_told_with_its_reason() -> None:
+    away, back = heard(
+        {"event": "gateway.redis_away", "reason": "MISCONF no space\nleft on device"},
+        {"event": "gateway.redis_back", "seconds": 3.2},
+    )
+    assert away.startswith("Redis is away (MISCONF no space left on device): commands are refused")
+    assert back == "Redis is back after 3.2 s"
+
+
 def test_a_second_loss_is_told_like_the_first() -> None:
     news = Tidings("recover")
     for generation in (2, 3):
