@@ -97,6 +97,8 @@ def test_a_command_on_a_pool_is_not_answered_for_by_one_of_another_life(kind: st
     assert numbers(twice(*LIVES_OF_Q, lost)) == {8}
     named = Unsaved("", "q", kind, generation=1, seq=7)
     assert twice(*LIVES_OF_Q, lost, unsaved=(named, named)) == []
+    archived = replace(lost, level="archived")
+    assert numbers(twice(*LIVES_OF_Q, archived, unsaved=(named,))) == {8}
     assert numbers(twice(*LIVES_OF_Q, lost, on_q(kind, 8), unsaved=(named, named))) == {8}
 
 

@@ -220,25 +220,27 @@ def _on_pools(
     """
     acknowledged = [command for command in commands if command.status == "acknowledged"]
     told = {command.correlation_id for command in acknowledged}
-    excused = Counter(
+    by_others = Counter(
+        entry.subject
+        for entry in recorded.of_type(OWN["delete_pool"])
+        if entry.correlation_id not in told
+    )
+    named = Counter(
         (one.agent_id, kind)
         for one in {replace(one, kind=_command(one.kind)) for one in unsaved}
         if one.pool == CATALOGUE
         for kind in ([one.kind] if one.kind else OWN)
     )
-    excused.update(
-        (entry.subject, "delete_pool")
-        for entry in recorded.of_type(OWN["delete_pool"])
-        if entry.correlation_id not in told
-    )
     for command in acknowledged:
         found = recorded.by_correlation.get(command.correlation_id, ())
         if any((e.type, e.subject) == (OWN[command.kind], command.pool) for e in found):
             continue
-        if command.level == NEVER_LOST:
+        if command.kind == "delete_pool" and by_others[command.pool]:
+            by_others[command.pool] -= 1
+        elif command.level == NEVER_LOST:
             yield command.offence("archived, and not in the log")
-        elif excused[command.pool, command.kind] > 0:
-            excused[command.pool, command.kind] -= 1
+        elif named[command.pool, command.kind]:
+            named[command.pool, command.kind] -= 1
         else:
             yield command.offence("not in the log, nor named as lost")
 
