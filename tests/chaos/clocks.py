@@ -1,8 +1,9 @@
 """Clocks that can be stepped while a process runs, with libfaketime (Debian: `faketime`).
 
 A process started with `environment()` reads its wall clock through the library, which adds what
-the clock's file says; writing the file steps the clock. CLOCK_MONOTONIC and CLOCK_BOOTTIME stay
-true. (The library breaks CPython's `time.sleep` where those are left alone; nothing of Muster that
+the clock's file says; writing the file steps the clock, within two seconds: reading the file at
+every look at the clock would make the processes several times slower. CLOCK_MONOTONIC and
+CLOCK_BOOTTIME stay true. (The library breaks CPython's `time.sleep` where those are left alone; nothing of Muster that
 is run on such a clock calls it.)
 """
 
@@ -43,7 +44,7 @@ class Clock:
         return {
             "LD_PRELOAD": str(found),
             "FAKETIME_TIMESTAMP_FILE": str(self.file),
-            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_DONT_RESET": "1",
         }
