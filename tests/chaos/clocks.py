@@ -3,8 +3,8 @@
 A process started with `environment()` reads its wall clock through the library, which adds what
 the clock's file says; writing the file steps the clock, within two seconds: reading the file at
 every look at the clock would make the processes several times slower. CLOCK_MONOTONIC and
-CLOCK_BOOTTIME stay true. (The library breaks CPython's `time.sleep` where those are left alone; nothing of Muster that
-is run on such a clock calls it.)
+CLOCK_BOOTTIME stay true. (Where those are left alone the library breaks CPython's `time.sleep`, and
+threads that wait for work spin: only what does neither can be run on such a clock.)
 """
 
 import glob

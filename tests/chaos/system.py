@@ -1,8 +1,8 @@
 """The system under test: a Redis, a database, and the roles of Muster, each behind a proxy.
 
 Everything stands in one folder: `redis/` (the append-only file), `views/`, `app/` (configuration),
-`logs/`, `witness/` (what agents wrote of themselves), `journal.jsonl`. Four hosts are played: two
-have a supervisor, two a gateway and a projector. What is started here is ended here, by process id.
+`logs/`, `witness/` (what agents wrote of themselves), `journal.jsonl`. Two supervisors play two
+hosts. What is started here is ended here, by process id.
 """
 
 import asyncio
@@ -159,12 +159,14 @@ class System:
     def _role(self, name: str) -> Role:
         kind, _, which = name.partition("-")
         host = f"host-{which}"
-        environment = {**self._environment(name), **self._clock(host), "MUSTER_HOST_ID": host}
+        environment = {**self._environment(name), "MUSTER_HOST_ID": host}
         arguments = [kind]
         if kind == "gateway":
             port = free_port()
             environment["MUSTER_PORT"] = str(port)
             self.gateways.append(f"http://127.0.0.1:{port}")
+        if kind == "supervisor":
+            environment |= self._clock(host)
         log = self.folder / "logs" / f"{name}.log"
         return Role(name, arguments, environment, log, plant=self.options.plant)
 
@@ -195,8 +197,7 @@ class System:
         if not self.fakes_clocks:
             return {}
         (self.folder / "clocks").mkdir(exist_ok=True)
-        if name not in self.clocks:
-            self.clocks[name] = Clock(self.folder / "clocks" / name)
+        self.clocks[name] = Clock(self.folder / "clocks" / name)
         return self.clocks[name].environment()
 
     async def _ready(self) -> bool:

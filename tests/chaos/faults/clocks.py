@@ -13,7 +13,7 @@ async def redis_clock_stepped(scene: Scene) -> None:
 
 @fault("clocks")
 async def host_clocks_stepped(scene: Scene) -> None:
-    """The clocks of one or more hosts are stepped, and back."""
+    """The clocks of one or both hosts are stepped, and back."""
     hosts = [name for name in sorted(scene.system.clocks) if name.startswith("host-")]
     await _step(scene, scene.random.sample(hosts, scene.random.randint(1, len(hosts))))
 
