@@ -158,15 +158,14 @@ class System:
 
     def _role(self, name: str) -> Role:
         kind, _, which = name.partition("-")
-        host = f"host-{which}"
-        environment = {**self._environment(name), "MUSTER_HOST_ID": host}
+        environment = {**self._environment(name), "MUSTER_HOST_ID": f"host-{which}"}
         arguments = [kind]
         if kind == "gateway":
             port = free_port()
             environment["MUSTER_PORT"] = str(port)
             self.gateways.append(f"http://127.0.0.1:{port}")
         if kind == "supervisor":
-            environment |= self._clock(host)
+            environment |= self._clock(f"host-{which}")
         log = self.folder / "logs" / f"{name}.log"
         return Role(name, arguments, environment, log, plant=self.options.plant)
 
