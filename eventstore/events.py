@@ -377,8 +377,13 @@ def encode_body(body: AnyBody) -> bytes:
 def demand_known(kind: str, version: int) -> None:
     """Raises `UnknownEvent` for a type or version that this code cannot read."""
     body = _BODIES.get(kind)
-    if body is None or not 1 <= version <= body.version:
-        raise UnknownEvent(kind, version, body.version if body else None)
+    demand_version(kind, version, body.version if body else None)
+
+
+def demand_version(kind: str, version: int, known: int | None) -> None:
+    """Raises `UnknownEvent` for a version beyond the one `known`; None: the type is not known."""
+    if known is None or not 1 <= version <= known:
+        raise UnknownEvent(kind, version, known)
 
 
 def decode_body(kind: str, version: int, data: bytes | str) -> AnyBody:

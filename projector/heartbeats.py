@@ -5,14 +5,16 @@ transaction a second, and a system without workers none.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 from sqlalchemy import Connection, delete, select, update
 
-from eventstore.events import ENTRY_FIELDS
+from eventstore.errors import UnknownEvent
+from eventstore.events import ENTRY_FIELDS, demand_version
 from eventstore.reader import Entry
+from eventstore.upcasting import upcast
 from projector.bulk import write_rows
 from projector.intake import number_of, text_of
 from projector.tables import AGENT_LIVE, SERVING, WORKER_LIVE
@@ -27,6 +29,8 @@ NAME_MAX: Final = 256
 class Beat(Struct, frozen=True):
     """The body of `worker.heartbeat`."""
 
+    type: ClassVar[str] = "worker.heartbeat"
+    version: ClassVar[int] = 1
     agents: dict[str, Literal["idle", "busy"]] = {}
     loop_lag_ms: float = 0.0
     agent_count: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
@@ -53,7 +57,15 @@ class Gathered(Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(Beat)
-_SUBJECT, _TS, _DATA = 9, 25, 27
+_TYPE, _VERSION, _SUBJECT, _TS, _DATA = 1, 3, 9, 25, 27
+
+
+def decode_beat(kind: str, version: int, data: bytes) -> Beat:
+    """Read a heartbeat back, by the rules of `eventstore.events.decode_body`."""
+    demand_version(kind, version, Beat.version if kind == Beat.type else None)
+    if version < Beat.version:
+        data = upcast(kind, version, Beat.version, data)
+    return _decoder.decode(data)
 
 
 def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
@@ -65,8 +77,9 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
         for stream_id, fields in beats:
             try:
                 worker_id, ts = text_of(fields[_SUBJECT]), number_of(text_of(fields[_TS]))
-                beat = _decoder.decode(fields[_DATA])
-            except (msgspec.MsgspecError, IndexError, ValueError, RecursionError) as error:
+                kind, version = text_of(fields[_TYPE]), number_of(text_of(fields[_VERSION]))
+                beat = decode_beat(kind, version, fields[_DATA])
+            except (UnknownEvent, IndexError, ValueError, RecursionError) as error:
                 damaged = _unread(pool, stream_id, fields, error)
                 unread[pool, damaged.worker_id] = damaged
                 continue

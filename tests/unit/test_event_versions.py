@@ -17,16 +17,22 @@ from eventstore import events, upcasting
 from eventstore.agent import Agent, Status, evolve
 from eventstore.errors import UnknownEvent
 from eventstore.events import AgentLost, AgentStarted, Event, decode_body, encode_body
+from projector.heartbeats import Beat, decode_beat
 
 SAMPLES = Path(__file__).parents[1] / "samples/events"
 NAMES = sorted(path.name for path in SAMPLES.iterdir())
-CURRENT = {kind: body.version for kind, body in events._BODIES.items()}
+BODIES: dict[str, Any] = {**events._BODIES, Beat.type: Beat}
+CURRENT = {kind: body.version for kind, body in BODIES.items()}
 
 
 def parts(name: str) -> tuple[str, int]:
     found = re.fullmatch(r"([a-z_.]+)\.v(\d+)\.json", name)
     assert found, name
     return found[1], int(found[2])
+
+
+def read(kind: str, version: int, data: bytes) -> Any:
+    return (decode_beat if kind == Beat.type else decode_body)(kind, version, data)
 
 
 def test_there_is_a_sample_of_every_version_of_every_event_and_no_other() -> None:
@@ -42,16 +48,16 @@ def test_from_every_older_version_there_is_a_way_to_the_next() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sample_can_be_read(name: str) -> None:
     kind, version = parts(name)
-    assert decode_body(kind, version, (SAMPLES / name).read_bytes()).type == kind
+    assert read(kind, version, (SAMPLES / name).read_bytes()).type == kind
 
 
 @pytest.mark.parametrize("kind", CURRENT)
 def test_what_is_written_today_has_the_shape_of_its_version(kind: str) -> None:
     """Field by field, each with a value other than its default, in their order."""
     content = (SAMPLES / f"{kind}.v{CURRENT[kind]}.json").read_bytes()
-    written = encode_body(decode_body(kind, CURRENT[kind], content))
+    written = encode_body(read(kind, CURRENT[kind], content))
     assert list(_items(written)) == list(_items(content))
-    fields = [field.encode_name for field in msgspec.structs.fields(events._BODIES[kind])]
+    fields = [field.encode_name for field in msgspec.structs.fields(BODIES[kind])]
     assert [name for name, _ in _items(content)] == fields
 
 

@@ -1,5 +1,7 @@
 """What the projector lets in, and what it says of heartbeats, positions and addresses."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -69,8 +71,14 @@ class TestAdmission:
 
 
 class TestHeartbeats:
-    def beat(self, worker: str, ts: int, data: str) -> Entry:
-        return entry("", "worker.heartbeat", subject=worker, ts=ts, data=data)
+    def beat(self, worker: str, ts: int, data: str, **more: Any) -> Entry:
+        values: dict[str, Any] = {
+            "kind": "worker.heartbeat",
+            "subject": worker,
+            "ts": ts,
+            "data": data,
+        }
+        return entry("", **{**values, **more})
 
     def test_the_newest_of_each_worker_and_agent_counts(self) -> None:
         first = self.beat("w", 1, '{"agents":{"a":"idle"},"loop_lag_ms":1.5,"agent_count":1}')
@@ -85,6 +93,25 @@ class TestHeartbeats:
         broken = [self.beat("w", 1, "{"), self.beat("w", 1, '{"agents":{"a":"?"}}'), (b"5-0", [])]
         found = gather({"p": broken})
         assert (found.workers, found.agents, found.positions) == ([], [], {"p": "5-0"})
+
+    @pytest.mark.parametrize(
+        ("more", "why"),
+        [
+            ({"version": 2}, "version 2: this version of Muster reads up to version 1"),
+            ({"version": 0}, "version 0: this version of Muster reads up to version 1"),
+            ({"version": ""}, "version 0: this version of Muster reads up to version 1"),
+            ({"kind": "worker.sigh"}, "version 1: this version of Muster does not know that type"),
+        ],
+    )
+    def test_one_of_another_version_is_unread(self, more: dict[str, Any], why: str) -> None:
+        """What it says may mean something else by then, though it decodes."""
+        newer = self.beat("w", 1, '{"agents":{"a":"idle"},"agent_count":1}', **more)
+        found = gather({"p": [newer, self.beat("v", 2, "{}")]})
+        assert [row["worker_id"] for row in found.workers] == ["v"]
+        assert found.agents == []
+        [one] = found.unread
+        kind = more.get("kind", "worker.heartbeat")
+        assert (one.worker_id, one.reason) == ("w", f"a heartbeat at -0: event {kind!r} {why}")
 
 
 @pytest.mark.parametrize(
