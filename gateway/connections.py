@@ -20,6 +20,7 @@ import resource
 import socket
 import termios
 from array import array
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import msgspec
@@ -29,7 +30,6 @@ from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 
 from gateway.options import Limits
 from gateway.problems import Kind, Problem, translate
-from gateway.security import SECURITY_HEADERS
 
 log = structlog.get_logger("muster.gateway")
 
@@ -45,10 +45,16 @@ FULL_AGAIN: Final = 0.9
 
 
 class Door:
-    """Where connections come in: makes a protocol for each, and counts them."""
+    """Where connections come in: makes a protocol for each, and counts them.
 
-    def __init__(self, server: web.Server, limits: Limits, most: int) -> None:
+    `headers`: those that every answer has, for answers that no handler dresses.
+    """
+
+    def __init__(
+        self, server: web.Server, limits: Limits, most: int, headers: Mapping[str, str]
+    ) -> None:
         self.most = most
+        self.headers = headers
         self.open = 0
         self._server = server
         self._limits = limits
@@ -61,7 +67,7 @@ class Door:
         if not self._said_full:
             self._said_full = True
             log.warning("gateway.full", connections=self.open)
-        return TurnedAway()
+        return TurnedAway(self.headers)
 
     def entered(self) -> None:
         self.open += 1
@@ -100,10 +106,13 @@ async def shut(server: asyncio.Server) -> None:
 class TurnedAway(asyncio.Protocol):
     """A connection too many: told so and closed, whatever it wanted."""
 
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         wire = cast("asyncio.WriteTransport", transport)
         detail = "this gateway has as many connections as it takes"
-        wire.write(plain_answer(Problem(Kind.TOO_MANY_CONNECTIONS, detail)))
+        wire.write(plain_answer(Problem(Kind.TOO_MANY_CONNECTIONS, detail), self._headers))
         wire.close()
 
 
@@ -171,7 +180,7 @@ class Connection(web.RequestHandler):
         if self._waiter is None or self._wire is None:
             return
         detail = f"the head of a request did not come within {self._limits.head_seconds:g} s"
-        self._wire.write(plain_answer(Problem(Kind.HEAD_TOO_SLOW, detail)))
+        self._wire.write(plain_answer(Problem(Kind.HEAD_TOO_SLOW, detail), self._door.headers))
         self.force_close()
 
     # ---- writing -----------------------------------------------------------------------------
@@ -222,7 +231,7 @@ class Connection(web.RequestHandler):
             problem = _malformed(exc, message)
             log.info("gateway.request_malformed", reason=problem.body.detail)
         response = problem.response()
-        response.headers.update(SECURITY_HEADERS)
+        response.headers.update(self._door.headers)
         response.force_close()
         return response
 
@@ -262,14 +271,14 @@ def _malformed(exc: BaseException | None, message: str | None) -> Problem:
     return Problem(Kind.MALFORMED_HTTP, shown[:REASON_MAX])
 
 
-def plain_answer(problem: Problem) -> bytes:
+def plain_answer(problem: Problem, headers: Mapping[str, str]) -> bytes:
     """A problem as it goes over the wire where no request is at hand; the connection ends."""
     content = msgspec.json.encode(problem.body)
     response: dict[str, Any] = {
         "Content-Type": problem.response().content_type,
         "Content-Length": len(content),
         "Connection": "close",
-        **SECURITY_HEADERS,
+        **headers,
         **problem.headers,
     }
     head = f"HTTP/1.1 {problem.body.status} {problem.reason}\r\n"

@@ -9,7 +9,7 @@ never logged.
 import hmac
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeAlias
 
 import msgspec
@@ -172,7 +172,7 @@ def _seq(text: str) -> int:
 
 async def dress(request: web.Request, response: web.StreamResponse) -> None:
     """The headers of every answer; a signal of aiohttp, so that streams have them too."""
-    response.headers.update(SECURITY_HEADERS)
+    response.headers.update(standing_headers(request.app[BACKEND].options))
     if ORIGIN in request:
         response.headers["X-Request-Id"] = request[ORIGIN].correlation_id
     if READING in request:
@@ -187,5 +187,10 @@ async def dress(request: web.Request, response: web.StreamResponse) -> None:
             response.headers["Muster-Stale"] = "true"
             if reading.age_ms is not None:
                 response.headers["Muster-Age-Ms"] = str(reading.age_ms)
-    if (fallback := request.app[BACKEND].options.fallback) is not None:
-        response.headers[HEADER] = fallback.mode
+
+
+def standing_headers(options: GatewayOptions) -> Mapping[str, str]:
+    """What every answer has, also one to what was never read as a request."""
+    if options.fallback is None:
+        return SECURITY_HEADERS
+    return {**SECURITY_HEADERS, HEADER: options.fallback.mode}

@@ -16,6 +16,7 @@ from gateway.app import application
 from gateway.backend import Backend
 from gateway.connections import Door, room, shut
 from gateway.options import GatewayOptions
+from gateway.security import standing_headers
 from projector.queries import DatabaseError
 
 log = structlog.get_logger("muster.gateway")
@@ -68,7 +69,7 @@ class Gateway:
         """Take connections, each with the bounds of `gateway.connections`."""
         assert runner.server is not None
         limits = self._options.limits
-        door = Door(runner.server, limits, room(limits))
+        door = Door(runner.server, limits, room(limits), standing_headers(self._options))
         loop = asyncio.get_running_loop()
         self._listening = await loop.create_server(door, sock=listening, backlog=BACKLOG)
 

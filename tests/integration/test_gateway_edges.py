@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from gateway.fallback import HEADER, Fallback
 from gateway.security import SECURITY_HEADERS
 from tests.integration.gateway_stage import AGENTS, QUICK, asked, gateway_stage, logged
 from tests.integration.projector_stage import POOL
@@ -395,6 +396,33 @@ async def test_nothing_of_what_is_no_http_is_repeated(stage):
         assert said.status == 400
         assert SECRET not in said.body
         assert SECRET.decode() not in repr(lines)
+
+
+async def test_what_no_handler_answers_says_that_a_log_stands_in(redis_url, tmp_path):
+    """As every answer does: too many connections, a slow head, no HTTP, and too long a head."""
+    wanted = {n.lower(): v for n, v in {**SECURITY_HEADERS, HEADER: "single-process"}.items()}
+    fallback = Fallback(mode="single-process", reason="away", real="redis://real", since_ms=1)
+    limits = type(QUICK)(head_seconds=0.3, connections_max=3)
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    async with (
+        gateway_stage(redis_url, database, limits=limits, fallback=fallback) as stage,
+        contextlib.AsyncExitStack() as crowd,
+    ):
+        clients = [await crowd.enter_async_context(wire(stage)) for _ in range(3)]
+        said = []
+        for client in clients:
+            await client.say(GET + b"\r\n")
+            said.append(await client.answer())
+        async with wire(stage) as one_more:
+            said.append(await one_more.answer())
+        for client, request in zip(
+            clients, (GET, b"NONSENSE\r\n\r\n", HEADS["a header"]), strict=True
+        ):
+            await client.say(request)
+            said.append(await client.answer())
+    assert [one.status for one in said] == [200, 200, 200, 503, 408, 400, 431]
+    for one in said:
+        assert one.headers.items() >= wanted.items(), one.status
 
 
 async def test_a_body_that_breaks_off_is_nobodys_fault_but_the_clients(stage):
