@@ -19,7 +19,7 @@ from eventstore.outcomes import Outcome
 from eventstore.reader import Reader
 from eventstore.restoring import Restoring
 from eventstore.retention import Retention
-from eventstore.salvage import HOLDS, Report, report
+from eventstore.salvage import HOLDS, Report, read_reports, report
 from projector.queries import is_lost
 from projector.recovery import (
     RecoveredLog,
@@ -34,6 +34,9 @@ from tests.chaos.judge import judge
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
+from tests.worker_pool import POOL as WORKED
+from tests.worker_pool import worker_pool
+from workers.agents import Agent
 
 EVENTS = f"pool:{{{POOL}}}:events"
 META = f"pool:{{{POOL}}}:meta"
@@ -229,6 +232,39 @@ async def test_writes_that_only_redis_had_are_named(redis_url: str, views_url: s
         assert f'"known_seq":{archived + 1}' in first["data"]
         assert await stage.log.agent(POOL, lost.agent_id) is None
         await demand_equal(stage)
+
+
+async def test_an_agent_that_only_its_worker_knows_of_is_named(
+    redis_url: str, views_url: str, tmp_path: Path
+) -> None:
+    """No gateway says that it was asked for: the worker that runs it says that it holds it."""
+    async with (
+        open_stage(redis_url, views_url) as stage,
+        worker_pool(redis_url, tmp_path) as pool,
+    ):
+        await stage.pool(WORKED, **QUICK)
+        await pool.worker(Agent)
+        archived = await pool.reached(await pool.spawn(), "running")
+        async with stage.projecting():
+            await stage.settle()
+        head = await stage.head(WORKED)
+        lost = await pool.reached(await pool.spawn(), "running")
+        wiped(redis_url)
+
+        async def reported() -> list[Report]:
+            found = await read_reports(stage.log, WORKED)
+            return found if len(found) == 2 else []
+
+        told: list[Report] = await until(reported)
+        assert [(one.reporter, one.kind) for one in told] == [("worker:w1", HOLDS)] * 2
+        assert [(one.agent_id, one.incarnation, one.generation, one.seq) for one in told] == [
+            (held.agent_id, 1, 1, held.claim_seq) for held in (archived, lost)
+        ]
+        done = (await recovered(stage))[WORKED]
+        [named] = done.unsaved
+        assert (named.kind, named.agent_id, named.reporter) == (HOLDS, lost.agent_id, "worker:w1")
+        assert (done.seq, done.known_seq) == (head, lost.claim_seq)
+        assert named.seq == lost.claim_seq == head + 2, "above its spawn, which is lost too"
 
 
 async def test_an_older_redis_is_closed_and_recovered(redis_url: str, views_url: str) -> None:
