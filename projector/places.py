@@ -8,7 +8,7 @@ of which may be cut: at a `seq`, at a time, or at an older generation as it was 
 """
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, or_, select
 
 from eventstore.errors import MusterError
 from projector.archive import stretches
@@ -30,7 +30,11 @@ class ArchiveIncomplete(MusterError):
 
 
 class Span(Struct, frozen=True):
-    """The part of a generation's events that stands, first and last seq included."""
+    """The part of a generation's events that stands, first and last seq included.
+
+    `last` below `first`: the place is before the first event that is archived, and not at a log's
+    beginning. Nothing stands of it.
+    """
 
     generation: int
     first: int
@@ -54,6 +58,11 @@ class Place(Struct, frozen=True):
     @property
     def generation(self) -> int:
         return self.spans[-1].generation if self.spans else 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is at an event that is archived, or before all that ever were."""
+        return not self.spans or self.spans[0].first <= self.seq
 
     @property
     def begins_late(self) -> bool:
@@ -84,7 +93,11 @@ def history(connection: Connection, pool: str, newest: int | None = None) -> tup
 
 
 def place_at(connection: Connection, pool: str, seq: int, generation: int | None = None) -> Place:
-    """The place of an event, in the log of today or in an older generation of it."""
+    """The place of an event, in the log of today or in an older generation of it.
+
+    Raises `NotReached`; and `ArchiveIncomplete` before the archive's beginning: when it was is not
+    known, so nothing can be told of other logs either.
+    """
     spans = history(connection, pool, generation)
     end = spans[-1].last if spans else 0
     if seq > end:
@@ -92,7 +105,10 @@ def place_at(connection: Connection, pool: str, seq: int, generation: int | None
         raise NotReached(f"{name}: the archive ends at seq {end}")
     if generation is not None and spans and spans[-1].generation != generation:
         raise NotReached(f"nothing is archived of generation {generation}")
-    return _cut(connection, pool, spans, seq)
+    place = _cut(connection, pool, spans, seq)
+    if not place.begun:
+        demand_whole(connection, place)
+    return place
 
 
 def place_before(connection: Connection, pool: str, at_ms: int) -> Place:
@@ -116,6 +132,8 @@ def _cut(connection: Connection, pool: str, spans: tuple[Span, ...], seq: int) -
         if span.first <= seq
     )
     ts = _ts(connection, pool, kept, seq) if kept else 0
+    if not kept and spans and seq:
+        kept = (Span(spans[0].generation, spans[0].first, seq),)
     return Place(pool, kept, ts, ends=not spans or seq >= spans[-1].last)
 
 
@@ -150,5 +168,12 @@ def demand_whole(connection: Connection, place: Place, first: int = 1) -> None:
         .order_by(rows.c.seq)
         .limit(1)
     )
-    row = connection.execute(unbroken).first()
+    row = connection.execute(unbroken).first() or connection.execute(_next(place)).first()
     raise ArchiveIncomplete(place.pool, row.seq if row else place.seq + 1, row.ts if row else 0)
+
+
+def _next(place: Place) -> Select[tuple[int, int]]:
+    """The first archived event after a place that is not archived itself."""
+    e = EVENTS.c
+    later = and_(e.pool == place.pool, e.generation >= place.generation, e.seq > place.seq)
+    return select(e.seq, e.ts).where(later).order_by(e.seq).limit(1)

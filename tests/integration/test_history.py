@@ -308,6 +308,43 @@ async def test_an_archive_with_a_hole_says_from_where_on_it_is_whole(
         assert found.status == "terminated"
 
 
+@pytest.mark.parametrize("lost", ["its beginning", "something between"])
+async def test_a_moment_that_is_not_archived_is_none_at_which_nothing_was(
+    database_url: str, lost: str
+) -> None:
+    """Before the archive's beginning, or in a hole of it; by position and by time."""
+    rows = histories.History(2).write(120)
+    of = [row for row in rows if row.pool == "alpha"]
+    hole = of[:20] if lost == "its beginning" else of[8:12]
+    first = of[of.index(hole[-1]) + 1]
+    async with open_stage(database_url) as stage:
+        await stage.archive([row for row in rows if row not in hole])
+        history = stage.history
+        moments = []
+        if lost == "its beginning":
+            for row in (hole[0], hole[-1]):
+                with pytest.raises(ArchiveIncomplete) as refusal:
+                    await history.moment(at("alpha", row.seq))
+                assert (refusal.value.complete_from, refusal.value.ts) == (first.seq, first.ts)
+            moments.append(await history.moment(AsOf(at_ms=hole[10].ts)))
+        else:
+            moments += [await history.moment(at("alpha", row.seq)) for row in hole]
+        for moment in moments:
+            for question in (
+                history.agents(moment, EVERY),
+                history.workers(moment),
+                history.pools(moment),
+                history.pool(moment, "alpha"),
+                history.agent(moment, of[-1].subject, "alpha"),
+            ):
+                with pytest.raises(ArchiveIncomplete) as refusal:
+                    await question
+                assert (refusal.value.complete_from, refusal.value.ts) == (first.seq, first.ts)
+            assert await history.agents(moment, AgentFilter(pool_name="beta")) is not None
+        before = await history.moment(at("alpha", 0))
+        assert await history.agents(before, EVERY) == []
+
+
 async def test_an_event_that_cannot_be_read_is_not_passed_over(database_url: str) -> None:
     rows = list(histories.History(2).write(40))
     index = next(i for i, row in enumerate(rows) if row.type == "agent.requested")
