@@ -11,9 +11,11 @@ from eventstore.errors import RolledBack
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from projector.rebuild import RebuildOptions, replay
+from tests.integration.gateway_stage import AGENTS, gateway_stage, logged
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.integration.test_projector_damage import META, stopped_at, write_entry
 from tests.integration.test_recovery import recovered
+from tests.pools import raw_events
 from tests.waiting import until
 
 EVENTS = f"pool:{{{POOL}}}:events"
@@ -50,6 +52,41 @@ async def test_views_begin_with_what_lives(redis_url: str, database_url: str) ->
             assert (shown.used_capacity, shown.agent_count) == (1, len(live) + 1)
             kept = await stage.views.events(POOL)
             assert [row.seq for row in kept] == [await stage.head(POOL) - n for n in (2, 1, 0)]
+
+
+async def test_it_is_said_from_where_on_the_archive_is_complete(
+    redis_url: str, database_url: str
+) -> None:
+    """In the log, and to whoever asks for a moment before, or for all that was at one after."""
+    async with gateway_stage(redis_url, database_url, projecting=False) as shown:
+        stage = shown.stage
+        ids = [(await shown.pool.spawn()).agent_id for _ in range(4)]
+        await trim(stage, 2)
+        first = raw_events(redis_url)[0]
+        async with logged() as lines:
+            await shown.projector.start()
+            await stage.settle()
+            said = await until(lambda: [x for x in lines if x["event"] == "projection.begun_late"])
+        assert [(line["log_level"], line["pool"], line["complete_from"]) for line in said] == [
+            ("warning", POOL, 3)
+        ]
+        assert [row.seq for row in await stage.views.archived(POOL, "0")] == [3, 4]
+        refused = f"pool '{POOL}': the archive is complete from seq 3 on ({first['ts']} ms)"
+        for moment in (f"{POOL}:1", f"{POOL}:2", int(first["ts"]) - 1, f"{POOL}:4"):
+            for path in ("", f"/{ids[0]}", "/pools", "/workers"):
+                answer = await shown.get(f"{AGENTS}{path}?as_of={moment}")
+                assert (answer.status, answer.kind) == (410, "archive-incomplete"), moment
+                assert answer.json["detail"] == refused
+        await shown.pool.claim(await shown.worker())
+        await stage.settle()
+        for moment, status in (
+            (2, 410),
+            (3, 410),
+            (4, "pending"),
+            (await stage.head(POOL), "starting"),
+        ):
+            answer = await shown.get(f"{AGENTS}/{ids[3]}?as_of={POOL}:{moment}")
+            assert answer.json["status"] == status, moment
 
 
 async def test_and_go_on_from_there(redis_url: str, database_url: str) -> None:
