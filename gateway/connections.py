@@ -35,6 +35,8 @@ log = structlog.get_logger("muster.gateway")
 
 RESERVED_FILES: Final = 256
 """Descriptors that are not for clients: Redis, the database, logs."""
+BACKLOG: Final = 1024
+"""So many connections wait to be accepted at most, and may then be accepted in one turn."""
 TURNS_TO_MAKE: Final = 3
 """Of the loop, from a connection's being accepted to its task's waiting for a request."""
 REASON_MAX: Final = 120
@@ -56,13 +58,15 @@ class Door:
         self.most = most
         self.headers = headers
         self.open = 0
+        self._coming = 0
         self._server = server
         self._limits = limits
         self._said_full = False
 
     def __call__(self) -> asyncio.Protocol:
-        """The protocol for one more connection."""
-        if self.open < self.most:
+        """The protocol for one more connection, which was accepted and is made in a later turn."""
+        if self.open + self._coming < self.most:
+            self._coming += 1
             return Connection(self, self._server, self._limits)
         if not self._said_full:
             self._said_full = True
@@ -70,6 +74,7 @@ class Door:
         return TurnedAway(self.headers)
 
     def entered(self) -> None:
+        self._coming -= 1
         self.open += 1
 
     def left(self) -> None:
@@ -78,14 +83,19 @@ class Door:
             self._said_full = False
 
 
-def room(limits: Limits) -> int:
-    """How many connections there may be, after raising this process' limit of open files."""
+def room(limits: Limits) -> tuple[int, int]:
+    """How many connections there may be, and how many may wait to be accepted.
+
+    As many descriptors as the process may have, once its own limit is raised, and a few kept back:
+    those that are one too many have one each until they are told so.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.connections_max + RESERVED_FILES
+    wanted = limits.connections_max + RESERVED_FILES + BACKLOG
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(min(limits.connections_max, soft - RESERVED_FILES), 1)
+    backlog = min(BACKLOG, soft // 4)
+    return max(min(limits.connections_max, soft - RESERVED_FILES - backlog), 1), backlog
 
 
 async def shut(server: asyncio.Server) -> None:

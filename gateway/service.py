@@ -27,7 +27,6 @@ VIEWS_SECONDS: Final = 5.0
 """How long a start waits for the views; it goes on without."""
 VIEWS_RETRY_SECONDS: Final = (0.05, 1.0)
 LAG_SECONDS: Final = 1.0
-BACKLOG: Final = 1024
 
 
 class Gateway:
@@ -69,9 +68,10 @@ class Gateway:
         """Take connections, each with the bounds of `gateway.connections`."""
         assert runner.server is not None
         limits = self._options.limits
-        door = Door(runner.server, limits, room(limits), standing_headers(self._options))
+        most, backlog = room(limits)
+        door = Door(runner.server, limits, most, standing_headers(self._options))
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(door, sock=listening, backlog=BACKLOG)
+        self._listening = await loop.create_server(door, sock=listening, backlog=backlog)
 
     async def stop(self) -> None:
         """Answer what is under way, then close. A second call does nothing."""

@@ -323,6 +323,16 @@ async def test_a_connection_too_many_is_told_so(redis_url, tmp_path):
     assert [line["event"] for line in lines].count("gateway.full") == 1
 
 
+async def test_of_many_connections_at_once_no_more_are_let_in(redis_url, tmp_path):
+    async with impatient(redis_url, tmp_path, connections_max=5) as (stage, _):
+        async with contextlib.AsyncExitStack() as crowd:
+            comings = [crowd.enter_async_context(wire(stage)) for _ in range(50)]
+            clients = await asyncio.gather(*comings)
+            await asyncio.gather(*(client.say(GET + b"\r\n") for client in clients))
+            said = await asyncio.gather(*(client.answer() for client in clients))
+        assert sorted(one.status for one in said) == [200] * 5 + [503] * 45
+
+
 # ---- what is no HTTP -------------------------------------------------------------------------
 
 LENGTH = b"Content-Length: %d\r\n" % len(SPAWN)
