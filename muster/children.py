@@ -48,13 +48,20 @@ class Child:
         return self._popen.poll() if self._popen else None
 
     async def start(self, timeout_seconds: float) -> Told:
-        """Start it and hear from it, see `hear`."""
-        hear, tell = os.pipe()
+        """Start it and hear from it, see `hear`. That the system gives no process is told too."""
+        try:
+            self._launch()
+        except OSError as error:
+            return Told(failed=f"it cannot be started: {error}")
+        return await self.hear(timeout_seconds)
+
+    def _launch(self) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        pipe = os.fdopen(hear, "rb", buffering=0)
-        with self._log.open("ab") as log:
-            try:
-                self._popen = subprocess.Popen(  # noqa: ASYNC220  # returns once it has forked
+        hear, tell = os.pipe()
+        with os.fdopen(tell, "wb"), contextlib.ExitStack() as undone:
+            pipe = undone.enter_context(os.fdopen(hear, "rb", buffering=0))
+            with self._log.open("ab") as log:
+                self._popen = subprocess.Popen(
                     self._command,
                     env={**self.environment, "MUSTER_READY_FD": str(tell)},
                     stdin=subprocess.DEVNULL,
@@ -64,12 +71,13 @@ class Child:
                     start_new_session=True,
                     preexec_fn=end_with_parent(),  # noqa: PLW1509  # called from the main thread
                 )
-            finally:
-                os.close(tell)
-        self._ended = asyncio.Event()
-        Process(self.pid, start_time(self.pid)).watch(self._ended.set)
+            undone.callback(self._popen.wait)
+            undone.callback(self._popen.kill)
+            ended = asyncio.Event()
+            Process(self.pid, start_time(self.pid)).watch(ended.set)
+            undone.pop_all()
+        self._ended = ended
         self._telling = asyncio.create_task(self._tells(pipe), name=f"{self.name}.tells")
-        return await self.hear(timeout_seconds)
 
     async def hear(self, timeout_seconds: float) -> Told:
         """What it tells; `failed` is filled in also when it is `silent` for so long."""
@@ -85,18 +93,13 @@ class Child:
         return self._telling is not None and not self._telling.done()
 
     async def _tells(self, pipe: object) -> Told:
-        reader = asyncio.StreamReader()
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), pipe
-        )
+        line = b""
         try:
-            line = await reader.readline()
-        finally:
-            transport.close()
-        if not line:
-            return Told(failed=f"it ended at once; see {self._log}")
-        return msgspec.json.decode(line, type=Told)
+            line = await _first_line(pipe)
+            return msgspec.json.decode(line, type=Told)
+        except (OSError, ValueError, msgspec.DecodeError):  # killed while it told, for one
+            why = "what it told cannot be read" if line else "it ended at once"
+            return Told(failed=f"{why}; see {self._log}")
 
     async def wait(self) -> int | None:
         """Until it has ended; its exit code."""
@@ -118,6 +121,17 @@ class Child:
         finally:
             self._popen.poll()
         return True
+
+
+async def _first_line(pipe: object) -> bytes:
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    try:
+        return await reader.readline()
+    finally:
+        transport.close()
 
 
 def become_subreaper() -> None:

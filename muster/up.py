@@ -9,11 +9,13 @@ signal ends all at once.
 import asyncio
 import contextlib
 import fcntl
+import functools
 import os
 import signal
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,19 +35,16 @@ from muster.fallback.changeover import ChangeOver
 from muster.fallback.folder import Folder
 from muster.fallback.standin import StandIn
 from muster.fallback.surroundings import Observer
-from muster.roles import ROLES, Owner, Part, build, prepare
+from muster.keeping import STOP_SECONDS, KeptRole, KeptServer, keep
+from muster.roles import ROLES, Owner, Part, Told, build, prepare
 from muster.settings import Settings, redacted, to_environment
 from muster.tidings import Tidings
-from workers.hosts import Process, start_time
+from workers.hosts import start_time
 
 log = structlog.get_logger("muster.up")
 
 READY_SECONDS = 60.0
 STOP_ORDER = ("gateway", "supervisor", "projector")
-STOP_SECONDS = 5.0
-RESTART_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-STEADY_SECONDS = 30.0
-"""A role that ran for this long starts with a short back-off again."""
 
 
 def run(settings: Settings) -> int:
@@ -86,7 +85,9 @@ class Up:
         self._running.unlink(missing_ok=True)  # of one that was killed
         self._listen()
         say(f"Muster {__version__}, data in {self._settings.data_dir}")
-        await self._start_server()
+        if not await self._start_server():
+            await self._stop()
+            return 0
         if self._server is None:
             if not await outlast(self._reach, self._stopping, lambda text: line("redis", text)):
                 await self._stop()
@@ -119,8 +120,13 @@ class Up:
         """Of the roles, before they are started."""
         names = ("up",) if self._settings.single_process else ROLES
         paths = [self._settings.log_dir / f"{name}.jsonl" for name in names]
-        following = tidings.follow(paths, self._tidings, say)
-        self._keepers.append(asyncio.create_task(following, name="tidings"))
+        self._look_after("tidings", tidings.follow(paths, self._tidings, say))
+
+    def _look_after(self, what: str, work: Coroutine[None, None, None]) -> None:
+        """Do it until all ends; that it failed is not to be found out by what it no longer does."""
+        task = asyncio.create_task(work, name=what)
+        task.add_done_callback(_tell_failure)
+        self._keepers.append(task)
 
     # ---- signals -----------------------------------------------------------------------------
 
@@ -152,29 +158,32 @@ class Up:
 
     # ---- the log's server --------------------------------------------------------------------
 
-    async def _start_server(self) -> None:
+    async def _start_server(self) -> bool:
+        """The one that is ours, if any is; False if the end came before it served."""
         self._stand_in = await standin.begin(self._settings)
         if self._stand_in is not None:
             self._stand(self._stand_in)
         settings = self._settings
         if settings.redis_url and self._stand_in is None:
-            return
+            return True
         began = time.monotonic()
         folder = self._stand_in.folder.path if self._stand_in else settings.data_dir
         self._server = EmbeddedServer(folder / "redis", appendfsync=settings.appendfsync)
-        self._server.start(ready_timeout=READY_SECONDS)
+        kept = KeptServer(self._server, self._stopping, say)
+        if not await kept.begin():
+            return False
         self._settings = replace(settings, redis_url=self._server.url)
-        self._keepers.append(asyncio.create_task(self._keep_server(), name="redis"))
+        self._look_after("redis", keep(kept, self._stopping, say))
         text = f"embedded {await self._version()}, append-only file on, fsync"
         line("redis", f"{text} {settings.appendfsync}", self._server.pid, began)
+        return True
 
     def _stand(self, stand_in: StandIn) -> None:
         """Go on as a fallback: say so, and look out for the real one."""
         say(f"\n  WARNING: {stand_in.told.sentence}")
         say("  Agents of its log do not run meanwhile. What is asked for now is handed over to it")
         say("  at the next start that reaches it.\n")
-        watching = probe.watch(self._settings.redis_url, stand_in.told, say)
-        self._keepers.append(asyncio.create_task(watching, name="probe"))
+        self._look_after("probe", probe.watch(self._settings.redis_url, stand_in.told, say))
         self._settings = stand_in.settings
 
     async def _change_over(self) -> None:
@@ -188,7 +197,7 @@ class Up:
         if change.needed:
             self._server = change.server
             try:
-                await change.run(whole=whole)
+                await change.run(KeptServer(change.server, self._stopping, say), whole=whole)
             finally:
                 self.stop_server()
                 self._server = None
@@ -196,7 +205,7 @@ class Up:
                 say(text)
         observer = Observer(settings)
         await observer.look()
-        self._keepers.append(asyncio.create_task(observer.follow(), name="surroundings"))
+        self._look_after("surroundings", observer.follow())
 
     async def _reach(self) -> None:
         """See that somebody else's server answers. Raises `MusterError`."""
@@ -213,21 +222,6 @@ class Up:
         finally:
             await client.aclose()
         return f"{kind.capitalize()} {'.'.join(map(str, version))}"
-
-    async def _keep_server(self) -> None:
-        server = self._server
-        assert server is not None
-        for failures in range(1_000_000):
-            ended = asyncio.Event()
-            pid = server.pid or 0
-            Process(pid, start_time(pid)).watch(ended.set)
-            await ended.wait()
-            if self._stopping.is_set():
-                return
-            say("redis ended; starting it again")
-            await asyncio.sleep(_pause(failures))
-            server.start(ready_timeout=READY_SECONDS)
-            say(f"redis is running again (pid {server.pid})")
 
     def stop_server(self) -> None:
         if self._server is not None:
@@ -261,21 +255,28 @@ class Up:
         if not await unless(self._stopping, start):
             return ""
         for role in ROLES:
-            self._keepers.append(asyncio.create_task(self._keep(role), name=role))
+            kept = KeptRole(self._children[role], functools.partial(self._start_and_hear, role))
+            self._look_after(role, keep(kept, self._stopping, say))
         return next(url for url in urls if url)
 
     async def _start_child(self, role: str) -> str:
         began = time.monotonic()
         child = self._children[role]
-        told = await child.start(READY_SECONDS)
-        while child.silent and await self._redis_was_away(role):
-            told = await child.hear(READY_SECONDS)
+        told = await self._start_and_hear(role)
         if told.failed and not self._stopping.is_set():
             raise ConfigurationError(f"{role}: {told.failed}")
         if port := urlsplit(told.url).port:
             child.environment["MUSTER_PORT"] = str(port)  # the same one if it is started again
         line(role, self._describe(role, told.url), child.pid, began)
         return told.url
+
+    async def _start_and_hear(self, role: str) -> Told:
+        """Start it, and wait until it tells: a while, but for Redis as long as it takes."""
+        child = self._children[role]
+        told = await child.start(READY_SECONDS)
+        while child.silent and await self._redis_was_away(role):
+            told = await child.hear(READY_SECONDS)
+        return told
 
     async def _redis_was_away(self, role: str) -> bool:
         """Whether that is what a silent role waits for; answers once Redis is back."""
@@ -290,28 +291,6 @@ class Up:
 
         await outlast(look, self._stopping, tell)
         return bool(said)
-
-    async def _keep(self, role: str) -> None:
-        """Start a role again when it ends, with back-off, until `muster up` stops."""
-        child, failures = self._children[role], 0
-        while True:
-            began = time.monotonic()
-            code = await child.wait()
-            if self._stopping.is_set():
-                return
-            if time.monotonic() - began > STEADY_SECONDS:
-                failures = 0
-            seconds = _pause(failures)
-            say(f"{role} ended ({_how(code)}); starting it again in {seconds:g} s")
-            log.warning("role.ended", ended=role, code=code, again_in_seconds=seconds)
-            await asyncio.sleep(seconds)
-            failures += 1
-            told = await child.start(READY_SECONDS)
-            if told.ready:
-                say(f"{role} is running again (pid {child.pid})")
-            else:
-                say(f"{role}: {told.failed}")
-                await child.stop(STOP_SECONDS)
 
     # ---- or as parts of this process ---------------------------------------------------------
 
@@ -407,14 +386,10 @@ def line(what: str, text: str, pid: int | None = None, began: float | None = Non
     say(f"  {what:<11} {text}{about}")
 
 
-def _pause(failures: int) -> float:
-    return RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
-
-
-def _how(code: int | None) -> str:
-    if code is None:
-        return "unknown"
-    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        say(f"a defect of Muster: nobody looks after {task.get_name()} any more: {error!r}")
+        log.error("up.keeper_failed", keeper=task.get_name(), exc_info=error)
 
 
 class data_folder:  # noqa: N801  # reads as a statement: with data_folder(path)

@@ -15,11 +15,11 @@ from gateway.fallback import Leftover
 from muster.fallback import handover, soundness
 from muster.fallback.folder import Folder
 from muster.fallback.report import Report
+from muster.keeping import KeptServer
 from muster.settings import Settings, redacted
 
 log = structlog.get_logger("muster.fallback")
 
-READY_SECONDS: Final = 60.0
 LOST: Final = "the real log has lost writes, and takes none until it is recovered"
 
 
@@ -38,19 +38,21 @@ class ChangeOver:
         if self.needed:
             await soundness.demand_known_log(self._settings)
 
-    async def run(self, *, whole: bool) -> None:
+    async def run(self, server: KeptServer, *, whole: bool) -> None:
         """Hand over what the real log can take. `whole`: it takes writes, as far as is known.
+
+        `server`: how the fallback's own is started; an end that comes before it serves leaves all
+        for the next start.
 
         Raises `LogError` where Redis went away, `ConfigurationError` for a fallback that cannot be
         opened; nothing is half done then.
         """
         damaged = await soundness.damage(self._settings) if whole else {CATALOGUE: LOST}
         if reason := damaged.get(CATALOGUE):
-            waits = Leftover(reason=f"it waits for the next start: {reason}")
-            self._report = Report(fallback=self._folder.identity(), entries=(), waiting=[waits])
-            return
+            return self._put_off(reason)
         try:
-            self.server.start(ready_timeout=READY_SECONDS)
+            if not await server.begin():
+                return self._put_off("this one was stopped")
         except EmbeddedServerError as error:
             raise ConfigurationError(
                 f"the fallback's log in {self._folder.path} cannot be opened, so what lives in it"
@@ -66,6 +68,10 @@ class ChangeOver:
                 f"{redacted(self._settings.redis_url)} went away during the change-over from"
                 f" {self._folder.path}; the next start goes on with it: {error}"
             ) from error
+
+    def _put_off(self, reason: str) -> None:
+        waits = Leftover(reason=f"it waits for the next start: {reason}")
+        self._report = Report(fallback=self._folder.identity(), entries=(), waiting=[waits])
 
     def conclude(self) -> Sequence[str]:
         """Once the server has ended: what to say."""

@@ -1,5 +1,6 @@
 """A fallback's folder filled by hand, and the change-over as a start does it."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from eventstore.server import EmbeddedServer
 from eventstore.step import Origin
 from muster.fallback.changeover import ChangeOver
 from muster.fallback.folder import Folder
+from muster.keeping import KeptServer
 from muster.roles import prepare
 from muster.settings import Settings, load
 from tests.pools import TestPool, raw_events
@@ -90,7 +92,7 @@ async def change_over(settings: Settings) -> list[str]:
     await change.check()
     whole = await prepare(settings)
     try:
-        await change.run(whole=whole)
+        await change.run(KeptServer(change.server, asyncio.Event(), print), whole=whole)
     finally:
         change.server.stop()
     return list(change.conclude())

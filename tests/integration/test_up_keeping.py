@@ -1,0 +1,288 @@
+"""`muster up` starts its server and its roles again until they run, and says what is wrong."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from msgspec.structs import replace
+
+from eventstore.server import EmbeddedServer
+from eventstore.server_directory import locked
+from muster import keeping, up
+from muster.children import Child
+from muster.settings import load
+from tests.waiting import until
+
+SLOW_LOADING = {"key-load-delay": "500"}
+"""Microseconds for each command of the append-only file."""
+COMMANDS = 6_000
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "RESTART_SECONDS", (0.05,))
+    monkeypatch.setattr(keeping, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(up, "READY_SECONDS", 0.5)
+
+
+class Embedding:
+    """An `Up` that runs nothing but its server."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.up: Any = up.Up(replace(load({"data_dir": folder}, {}), redis_url=""))
+        self.server = EmbeddedServer(folder / "redis", **options)
+        self.aof = folder / "redis" / "appendonlydir"
+
+    async def start(self) -> None:
+        await self.up._start_server()
+
+    def kill(self) -> int:
+        pid = self.server.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def fill(self) -> None:
+        with redis.Redis.from_url(self.server.url) as client, client.pipeline() as pipe:
+            for number in range(COMMANDS):
+                pipe.set(f"key:{number}", number)
+            pipe.execute()
+
+    async def ends(self) -> None:
+        """As soon as it is asked to."""
+        began = time.monotonic()
+        self.up._stopping.set()
+        await asyncio.wait_for(asyncio.gather(*self.up._keepers), 2)
+        assert time.monotonic() - began < 2
+
+
+@pytest.fixture
+async def embedding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Embedding]]:
+    made: list[Embedding] = []
+
+    def make(**options: Any) -> Embedding:
+        made.append(Embedding(tmp_path, **options))
+        monkeypatch.setattr(up, "EmbeddedServer", lambda *_, **__: made[-1].server)
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.up._stopping.set()
+        for keeper in one.up._keepers:
+            keeper.cancel()
+        await asyncio.gather(*one.up._keepers, return_exceptions=True)
+        one.server.stop()
+
+
+async def test_a_server_that_cannot_be_started_again_is_tried_until_it_can(
+    embedding, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a disk that is full for a while: whoever looks at the terminal learns of it."""
+    kept = embedding()
+    await kept.start()
+    kept.kill()
+    hidden = kept.aof.rename(kept.aof.with_name("hidden"))
+    kept.aof.write_text("in the way")
+    said = ""
+
+    def has_said(text: str) -> bool:
+        nonlocal said
+        said += capsys.readouterr().out
+        return text in said
+
+    await until(lambda: has_said("redis ended with code 1"), what="it says why")
+    assert "redis ended (killed by signal 9" in said
+    assert f"Not a directory; see {kept.server.log_path}; starting it again" in said
+    kept.aof.unlink()
+    hidden.rename(kept.aof)
+    await until(lambda: has_said("redis is running again"))
+    assert said.count("redis ended with code 1") == 1, said
+    await kept.ends()
+
+
+async def test_one_whose_folder_another_holds_waits_for_its_end(
+    embedding, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the child that rewrites the file of a server that was killed."""
+    kept = embedding()
+    await kept.start()
+    with locked(kept.server.directory, 0) as held:
+        assert held is None
+    pid = kept.server.pid
+    kept.kill()
+    with locked(kept.server.directory, 5) as held:
+        assert held is not None
+        await until(lambda: f"another server (pid {pid}) runs on" in capsys.readouterr().out)
+    await until(lambda: kept.server.pid not in (None, pid))
+    await kept.ends()
+
+
+async def test_one_that_the_system_gives_no_process_is_tried_again(
+    embedding, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = embedding()
+    await kept.start()
+
+    def fork(*_: Any, **__: Any) -> Any:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("eventstore.server.subprocess.Popen", fork)
+        pid = kept.kill()
+        await until(lambda: "Resource temporarily unavailable" in capsys.readouterr().out)
+    await until(lambda: kept.server.pid not in (None, pid))
+    await kept.ends()
+
+
+async def test_one_that_loads_for_long_is_waited_for_and_said_to_load(
+    embedding, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed and begun anew it would never be done. The loop goes on meanwhile."""
+    kept = embedding(extra=SLOW_LOADING)
+    await kept.start()
+    kept.fill()
+    before = kept.kill()
+    await until(lambda: kept.server.pid not in (None, before))
+    loading = kept.server.pid
+    await until(lambda: f"redis (pid {loading}) loads its" in capsys.readouterr().out)
+    await until(lambda: "redis is running again" in capsys.readouterr().out, timeout=30)
+    assert kept.server.pid == loading
+    with redis.Redis.from_url(kept.server.url) as client:
+        assert client.dbsize() == COMMANDS
+    await kept.ends()
+
+
+async def test_the_first_start_waits_likewise(
+    embedding, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = embedding()
+    await filled.start()
+    filled.fill()
+    await filled.ends()
+    filled.server.stop()
+    capsys.readouterr()
+    kept = embedding(extra=SLOW_LOADING)
+    starting = asyncio.ensure_future(kept.start())
+    await until(lambda: "loads its append-only file" in capsys.readouterr().out)
+    assert not starting.done()
+    await starting
+    await kept.ends()
+
+
+async def test_the_end_is_heard_while_it_loads(
+    embedding, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = embedding()
+    await filled.start()
+    filled.fill()
+    await filled.ends()
+    filled.server.stop()
+    capsys.readouterr()
+    kept = embedding(extra=SLOW_LOADING)
+    running = asyncio.ensure_future(kept.up.run())
+    await until(lambda: "loads its append-only file" in capsys.readouterr().out)
+    began = time.monotonic()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert await running == 0
+    kept.up.stop_server()
+    assert time.monotonic() - began < 2
+
+
+async def test_the_end_is_heard_between_two_attempts_and_nothing_is_started_after_it(
+    embedding, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "RESTART_SECONDS", (60.0,))
+    kept = embedding()
+    await kept.start()
+    kept.kill()
+    await until(lambda: "starting it again in 60 s" in capsys.readouterr().out)
+    await kept.ends()
+    assert kept.server.pid is None
+
+
+# ---- roles -----------------------------------------------------------------------------------
+
+READY = """\
+import os, time
+os.write(int(os.environ["MUSTER_READY_FD"]), b'{"ready": true, "url": "http://127.0.0.1:9"}\\n')
+time.sleep(60)
+"""
+HALF = """\
+import os
+os.write(int(os.environ["MUSTER_READY_FD"]), b'{"ready": tr')
+"""
+
+
+class Role:
+    """A gateway whose program is what the test writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.program = folder / "role"
+        self.child = Child("gateway", [str(self.program)], dict(os.environ), folder / "role.err")
+        self.ending = asyncio.Event()
+        self.said: list[str] = []
+
+    def write(self, text: str) -> None:
+        new = self.program.with_suffix(".new")
+        new.write_text(f"#!{sys.executable}\n{text}")
+        new.chmod(0o700)
+        new.replace(self.program)
+
+    async def begin(self) -> None:
+        self.write(READY)
+        assert (await self.child.start(10)).ready
+        kept = keeping.KeptRole(self.child, lambda: self.child.start(10))
+        self.keeping = asyncio.ensure_future(keeping.keep(kept, self.ending, self.said.append))
+
+    async def say(self, text: str) -> None:
+        await until(lambda: any(text in said for said in self.said), what=text)
+
+    async def end(self) -> None:
+        self.ending.set()
+        await self.child.stop(5)
+        await asyncio.wait_for(self.keeping, 2)
+
+
+@pytest.fixture
+async def role(tmp_path: Path) -> AsyncIterator[Role]:
+    made = Role(tmp_path)
+    await made.begin()
+    yield made
+    await made.end()
+
+
+async def test_a_role_that_breaks_off_while_it_tells_is_started_again(role: Role) -> None:
+    role.write(HALF)
+    os.kill(role.child.pid, signal.SIGKILL)
+    await role.say("gateway could not be started: what it told cannot be read")
+    role.write(READY)
+    await role.say("gateway is running again")
+
+
+async def test_a_role_that_the_system_gives_no_process_is_started_again(role: Role) -> None:
+    role.program.unlink()
+    os.kill(role.child.pid, signal.SIGKILL)
+    await role.say("gateway could not be started: it cannot be started: [Errno 2]")
+    role.write(READY)
+    await role.say("gateway is running again")
+
+
+async def test_a_role_is_not_started_after_the_end_was_asked_for(
+    role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would run on when all others have been stopped."""
+    monkeypatch.setattr(keeping, "RESTART_SECONDS", (60.0,))
+    pid = role.child.pid
+    os.kill(pid, signal.SIGKILL)
+    await role.say("starting it again in 60 s")
+    await role.end()
+    assert role.child.pid == pid
