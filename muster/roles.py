@@ -32,7 +32,8 @@ from eventstore.log import CATALOGUE, Log
 from eventstore.reader import Reader
 from muster import __version__, declaring, journal
 from muster.absence import outlast
-from muster.settings import LOOPBACK, Settings, redacted
+from muster.addresses import redacted
+from muster.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
     from gateway.fallback import Fallback

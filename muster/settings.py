@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +18,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.pool import PoolConfig
 from eventstore.retention import Retention
+from muster.addresses import demand_address
 
 SHOWN_MAX: Final = 100
 BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
@@ -351,7 +352,7 @@ def _check(settings: Settings) -> None:
             " MUSTER_API_TOKEN (clients then send it as a bearer token), or use 127.0.0.1"
         )
     for name in ("redis_url", "database_url", "pgbouncer_url"):
-        _check_address(getattr(settings, name), settings.sources.get(name, name))
+        demand_address(getattr(settings, name), settings.sources.get(name, name))
     if settings.redis_url and urlsplit(settings.redis_url).scheme not in {
         "redis", "rediss", "unix",
     }:  # fmt: skip
@@ -374,26 +375,6 @@ def _check_embedded(settings: Settings) -> None:
         raise ConfigurationError(
             f"durability: fsynced needs appendfsync always, not {settings.appendfsync}"
         )
-
-
-def _check_address(url: str, source: str) -> None:
-    """Without showing it: it may hold a password."""
-    try:
-        _ = urlsplit(url).port
-    except ValueError:
-        raise ConfigurationError(
-            f"{source}: this is not an address: what stands in brackets or as port is wrong"
-        ) from None
-
-
-def redacted(url: str) -> str:
-    """A URL without its password, for people and logs."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    netloc = parts.netloc.rpartition("@")[2]
-    name = parts.username or ""
-    return urlunsplit(parts._replace(netloc=f"{name}:***@{netloc}"))
 
 
 def to_environment(settings: Settings) -> dict[str, str]:

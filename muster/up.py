@@ -29,6 +29,7 @@ from eventstore.log import CATALOGUE
 from eventstore.server import EmbeddedServer
 from muster import __version__, journal, tidings
 from muster.absence import outlast, unless
+from muster.addresses import redacted
 from muster.children import Child, become_subreaper, descendants, reap_orphans
 from muster.fallback import permission, probe, standin
 from muster.fallback.changeover import ChangeOver
@@ -37,7 +38,7 @@ from muster.fallback.standin import StandIn
 from muster.fallback.surroundings import Observer
 from muster.keeping import STOP_SECONDS, KeptRole, KeptServer, keep
 from muster.roles import ROLES, Owner, Part, Told, build, prepare
-from muster.settings import Settings, redacted, to_environment
+from muster.settings import Settings, to_environment
 from muster.tidings import Tidings
 from workers.hosts import start_time
 

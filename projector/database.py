@@ -169,7 +169,7 @@ def address(url: str) -> URL:
         case _:
             raise ConfigurationError(
                 "the database's address must be sqlite:///PATH or postgresql://…, not"
-                f" {parsed.render_as_string(hide_password=True)}"
+                f" {parsed.drivername}://{parsed.host or ''}"
             )
 
 

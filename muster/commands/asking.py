@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from eventstore.events import Error
 from muster import render
+from muster.addresses import redacted
 from muster.commands.command import Refused, ServiceUnreachable, note
 from muster.commands.connecting import Service
 
@@ -198,7 +199,9 @@ class Gateway:
                 return Answer(response.status, response.read(), named)
             except (OSError, http.client.HTTPException) as error:
                 why = str(error) or type(error).__name__
-                raise NoReply(f"{self.service.url} took the request, but: {why}") from error
+                raise NoReply(
+                    f"{redacted(self.service.url)} took the request, but: {why}"
+                ) from error
         finally:
             connection.close()
 
@@ -206,10 +209,11 @@ class Gateway:
         try:
             connection.connect()
         except ssl.SSLError as error:
-            raise ServiceUnreachable(f"{self.service.url}: {error}") from error
+            raise ServiceUnreachable(f"{redacted(self.service.url)}: {error}") from error
         except OSError as error:
             raise ServiceUnreachable(
-                f"nothing answers at {self.service.url}; is `muster up` running? ({error})"
+                f"nothing answers at {redacted(self.service.url)}; is `muster up` running?"
+                f" ({error})"
             ) from error
 
     def _connection(self, timeout_seconds: float) -> http.client.HTTPConnection:

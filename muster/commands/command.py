@@ -27,7 +27,7 @@ from typing import TypeAlias
 
 from eventstore.errors import ConfigurationError, LogUnreachable, MusterError, ServerUnsuitable
 from muster import render
-from muster.settings import redacted
+from muster.addresses import redacted
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141

@@ -13,8 +13,9 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Struct
 
+from muster.addresses import demand_address, redacted
 from muster.commands.command import BadInput
-from muster.settings import redacted, shown
+from muster.settings import shown
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DATA_DIR = ".muster"
@@ -103,7 +104,7 @@ def service(args: argparse.Namespace) -> Service:
     url = args.url or os.environ.get("MUSTER_URL") or running(args).url or DEFAULT_URL
     url = (url if "://" in url else f"http://{url}").rstrip("/")
     if not _is_http(url):
-        raise BadInput(f"--url: {url!r} is not an address such as {DEFAULT_URL}")
+        raise BadInput(f"--url: {redacted(url)!r} is not an address such as {DEFAULT_URL}")
     token = args.token or os.environ.get("MUSTER_API_TOKEN") or ""
     if not (token.isascii() and token.isprintable()):
         raise BadInput("the token (--token, MUSTER_API_TOKEN) is not printable ASCII")
@@ -128,6 +129,7 @@ def redis_url(args: argparse.Namespace) -> str:
     from redis.connection import parse_url
 
     if found := find_redis_url(args):
+        demand_address(found, "Redis")
         try:
             parse_url(found)  # type: ignore[no-untyped-call]  # redis-py's own
         except ValueError as error:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from muster.addresses import redacted
 from muster.commands.checks import Check, Level, check
-from muster.settings import redacted
 
 if TYPE_CHECKING:
     import psycopg
@@ -73,6 +73,9 @@ def check_postgres(url: str) -> list[Check]:
             url, connect_timeout=CONNECT_SECONDS, autocommit=True, prepare_threshold=None
         ) as connection:
             return [check(AREA, "reachable", redacted(url)), *_postgres(connection)]
+    except psycopg.ProgrammingError as error:  # it cannot be read, and says so by showing it
+        why, change = str(error).partition(":")[0], "correct MUSTER_DATABASE_URL"
+        return [Check(AREA, "address", Level.FAIL, f"{redacted(url)}: {why}", change)]
     except psycopg.Error as error:
         why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         change = "start it, or correct MUSTER_DATABASE_URL (user, password, database)"

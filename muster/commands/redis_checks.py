@@ -19,9 +19,9 @@ from eventstore.connection import (
 )
 from eventstore.durability import Fsync, configuration, judge, may_withhold
 from eventstore.errors import LogError, ServerUnsuitable
+from muster.addresses import redacted
 from muster.commands.checks import Check, Level, check
 from muster.render import duration, size
-from muster.settings import redacted
 
 AREA = "redis"
 SETTINGS = ("timeout", "maxclients", "min-replicas-max-lag")

@@ -12,11 +12,12 @@ from eventstore.errors import ConfigurationError, LogError, LogUnreachable, Outc
 from eventstore.log import CATALOGUE
 from eventstore.server import EmbeddedServerError
 from gateway.fallback import Leftover
+from muster.addresses import redacted
 from muster.fallback import handover, soundness
 from muster.fallback.folder import Folder
 from muster.fallback.report import Report
 from muster.keeping import KeptServer
-from muster.settings import Settings, redacted
+from muster.settings import Settings
 
 log = structlog.get_logger("muster.fallback")
 

@@ -27,8 +27,9 @@ from redis.exceptions import (
 from eventstore.connection import UNREACHABLE, connect, interruptible
 from eventstore.errors import ConfigurationError
 from eventstore.log import CATALOGUE
+from muster.addresses import redacted
 from muster.fallback.surroundings import Surroundings, own_host
-from muster.settings import Settings, redacted
+from muster.settings import Settings
 from projector.queries import DatabaseError, Position, Views
 
 PATIENCE_SECONDS: Final = 2.0

@@ -11,9 +11,10 @@ from eventstore.errors import ConfigurationError
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 from eventstore.outcomes import Stand
+from muster.addresses import redacted
 from muster.fallback import surroundings
 from muster.fallback.folder import Folder
-from muster.settings import Settings, redacted
+from muster.settings import Settings
 from projector.damage import archive_known
 from projector.queries import DatabaseError
 from projector.recovery import RecoveryOptions, examine

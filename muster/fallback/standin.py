@@ -10,9 +10,10 @@ import structlog
 from msgspec.structs import replace
 
 from gateway.fallback import Fallback
+from muster.addresses import redacted
 from muster.fallback import permission, surroundings
 from muster.fallback.folder import Folder
-from muster.settings import Settings, redacted
+from muster.settings import Settings
 from workers.hostlock import HostLock
 
 log = structlog.get_logger("muster.fallback")

@@ -24,9 +24,10 @@ from eventstore.keys import Keys
 from eventstore.log import Log
 from eventstore.pool import Catalogue, PoolConfig
 from eventstore.reader import Reader
+from muster.addresses import redacted
 from muster.fallback.asking import ask
 from muster.fallback.files import write_whole
-from muster.settings import PoolDeclaration, Settings, redacted
+from muster.settings import PoolDeclaration, Settings
 from workers.hosts import host_name
 
 log = structlog.get_logger("muster.fallback")

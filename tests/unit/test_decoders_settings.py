@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from eventstore.errors import ConfigurationError
 from eventstore.events import Error
 from muster import settings
+from muster.addresses import redacted
 from muster.command_line import command_line
 from muster.commands import arguments, logs
 from muster.commands.answers import AgentAnswer
@@ -49,8 +50,8 @@ def test_the_environment(environment: dict[str, str]) -> None:
     """What is taken can be shown without its password, and handed on to a child process."""
     try:
         found = settings.load({}, environment)
-        settings.redacted(found.redis_url)
-        settings.redacted(found.views_url)
+        redacted(found.redis_url)
+        redacted(found.views_url)
         settings.to_environment(found)
     except ConfigurationError as error:
         told(error)
