@@ -282,8 +282,9 @@ class Log:
         for _ in range(ATTEMPTS):
             with still_unknown(unknown):
                 agent = agent or await self.agent(pool, agent_id)
+                if agent is None:
+                    await self._demand_whole(pool)
             if agent is None:
-                await self._demand_whole(pool)
                 return Acted(Outcome.ABSENT, None)
             if incarnation is not None and agent.incarnation != incarnation:
                 return Acted(Outcome.ALREADY if unknown else Outcome.FENCED, agent)
@@ -330,8 +331,9 @@ class Log:
         for _ in range(ATTEMPTS):
             with still_unknown(unknown):
                 found = await self.worker(pool, worker_id)
+                if found is None:
+                    await self._demand_whole(pool)
             if found is None:
-                await self._demand_whole(pool)
                 return ActedOnWorker(Outcome.ABSENT, None)
             worker = found.worker
             bodies = workers.decide(command, worker)

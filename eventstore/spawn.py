@@ -14,9 +14,12 @@ from eventstore.durability import Proof
 from eventstore.errors import LogError, OutcomeUnknown, Recovered
 from eventstore.events import AgentRequested
 from eventstore.log import Log, proof_of, still_unknown
-from eventstore.outcomes import Outcome
+from eventstore.outcomes import Outcome, Reply
 from eventstore.pool import Pool
-from eventstore.step import Origin
+from eventstore.step import Origin, Step
+
+ADMISSIONS = 3
+"""How often a submit is committed: for a lost reply, and for a recovery, once more each."""
 
 
 class Submitted(Struct, frozen=True, kw_only=True):
@@ -49,8 +52,8 @@ async def submit(
     """Ask for an agent. `from_client`: the operation id is an `Idempotency-Key`, kept for longer.
 
     `agent_id` and `operation_id` are the caller's, so that it can name them if no reply comes:
-    after one repetition of its own, `OutcomeUnknown` says that nobody knows. Raises also
-    `LogUnreachable`, `LogMissing`, `RolledBack`, `MemoryExhausted`.
+    after a repetition of its own, `OutcomeUnknown` says that nobody knows. Raises also
+    `LogUnreachable`, `LogMissing`, `RolledBack`, `MemoryExhausted`: then nothing was written.
     """
     keep_ms = log.retention.keys_ms if from_client else log.retention.operation_ms
     request = replace(
@@ -66,13 +69,7 @@ async def submit(
     agent = step.agent(agent_id, None, agents.decide(Spawn(request=request), None))
     step.write("operation", operation_id, digest, agent_id, keep_ms)
     step.write("meta", "created", pool.created_seq)
-    try:
-        reply = await log.commit(step, admits=True)
-    except Recovered:
-        reply = await log.commit(step, admits=True)
-    except OutcomeUnknown as first:
-        with still_unknown(first):
-            reply = await log.commit(step, admits=True)
+    reply = await _admitted(log, step)
     match reply.outcome:
         case Outcome.DONE:
             return Submitted(
@@ -104,3 +101,24 @@ async def submit(
             return Submitted(outcome=Outcome.CLOSED)
         case other:
             raise LogError(f"a submit ended as {other}")
+
+
+async def _admitted(log: Log, step: Step) -> Reply:
+    """Committed, again where the reply was lost, and again where the log was recovered since.
+
+    A recovery restores the operation ids, so that a first attempt which was saved is known.
+    """
+    unknown: OutcomeUnknown | None = None
+    recovered: Recovered | None = None
+    for _ in range(ADMISSIONS):
+        try:
+            with still_unknown(unknown):
+                return await log.commit(step, admits=True)
+        except OutcomeUnknown as error:
+            if unknown is not None:
+                raise
+            unknown = error
+        except Recovered as error:
+            recovered = error
+    assert recovered is not None, "each attempt returns or raises"
+    raise unknown or recovered

@@ -15,7 +15,7 @@ import pytest
 from eventstore.agent import Terminate
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect
-from eventstore.errors import LogUnreachable, MemoryExhausted, OutcomeUnknown
+from eventstore.errors import LogUnreachable, MemoryExhausted, OutcomeUnknown, Recovered
 from eventstore.events import AgentRequested
 from eventstore.keys import Keys
 from eventstore.log import Log
@@ -121,3 +121,62 @@ async def test_a_pool_that_was_changed_is_not_refused_for_a_connection(redis_ser
         await link.start()
         assert "q" in (await catalogue.refresh()).live_pools()
         await reader.close()
+
+
+async def test_a_spawn_that_was_written_is_not_refused_for_a_recovery(redis_server):
+    """Which restores what it was known by: asked once more, the log knows it."""
+    server = redis_server()
+    async with unreliable(server) as (log, link):
+
+        async def recovery() -> None:
+            with server.client() as client:
+                client.hset(log.keys.pool(POOL, "meta"), "generation", 2)
+
+        link.meanwhile = recovery
+        assert await spawn(log, "a-1") == Outcome.KNOWN
+        assert await log.live(POOL) == ["a-1"]
+
+
+LOST, RECOVERED, FULL = OutcomeUnknown("lost"), Recovered(POOL, 2), MemoryExhausted()
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([LOST, RECOVERED, FULL], OutcomeUnknown),
+        ([LOST, RECOVERED, RECOVERED], OutcomeUnknown),
+        ([LOST, LOST], OutcomeUnknown),
+        ([RECOVERED, LOST, FULL], OutcomeUnknown),
+        ([RECOVERED, FULL], MemoryExhausted),
+        ([RECOVERED, RECOVERED, RECOVERED], Recovered),
+    ],
+)
+async def test_nothing_was_written_is_said_only_of_what_was_refused_each_time(
+    answers, told, redis_url, monkeypatch
+):
+    log = Log(connect(redis_url), Keys())
+    left = iter(answers)
+
+    async def commit(*_: Any, **__: Any) -> Any:
+        raise next(left)
+
+    monkeypatch.setattr(log, "commit", commit)
+    with pytest.raises(told):
+        await spawn(log, "a-1")
+    assert list(left) == []
+    await log.client.aclose()
+
+
+async def test_a_termination_that_was_written_is_not_refused_for_a_lost_log(redis_server):
+    server = redis_server()
+    async with unreliable(server) as (log, link):
+        await spawn(log, "a-1")
+
+        async def loss() -> None:
+            with server.client() as client:
+                client.flushall()
+
+        agent = await log.agent(POOL, "a-1")
+        link.meanwhile = loss
+        with pytest.raises(OutcomeUnknown):
+            await log.act(POOL, "a-1", Terminate(), Origin(), agent=agent)
