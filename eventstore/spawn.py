@@ -32,6 +32,7 @@ class Submitted(Struct, frozen=True, kw_only=True):
     waiting: int = 0
     """For FULL: how many spawns wait."""
     seq: int = 0
+    """For DONE and KNOWN: of its event; 0 for KNOWN where it is archived."""
     agent: Agent | None = None
     """For DONE: the agent as requested."""
     proof: Proof | None = None
@@ -80,12 +81,12 @@ async def submit(
                 proof=proof_of(step, reply),
             )
         case Outcome.KNOWN:
-            known_digest, known_id = (value.decode() for value in reply.rest)
+            known_digest, known_id, known_seq = (value.decode() for value in reply.rest)
             return Submitted(
                 outcome=Outcome.KNOWN,
                 agent_id=known_id,
                 same=known_digest == digest,
-                seq=reply.seq,
+                seq=int(known_seq),
                 proof=Proof(
                     pool.pool_name,
                     "operation",

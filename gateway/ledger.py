@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from eventstore.errors import MusterError
+from eventstore.errors import LogError, MusterError
 from eventstore.log import Log
 from eventstore.outcomes import Stand
 from eventstore.salvage import Report, report
@@ -56,6 +56,25 @@ class Ledger:
             )
         )
 
+    def note_again(
+        self, pool: str, kind: str, subject: str, seq: int, *, operation_id: str = ""
+    ) -> None:
+        """Remember one that was found to be written, unless it is remembered, or archived (0).
+
+        `seq`: of its last event, or above it, where the log was when it was found.
+        """
+        known = self._noted.get(pool, ())
+        if seq and not any((one.kind, one.agent_id) == (kind, subject) for one in known):
+            self.note(pool, kind, subject, seq, operation_id=operation_id)
+
+    async def head(self, pool: str) -> int:
+        """Where the log is, as far as it can be told."""
+        known = self._events.floor(pool)[1]
+        try:
+            return max(known, (await self._events.stand(pool)).seq)
+        except LogError:
+            return known
+
     async def watch(self) -> None:
         """Forget what is archived, and report what may be lost, until cancelled."""
         while True:
@@ -71,8 +90,8 @@ class Ledger:
         self._name_unsaved(pool, stand)
         if not (noted := self._noted[pool]):
             return
-        last = noted[-1]
-        if stand.halted or (stand.generation, stand.seq) < (last.generation, last.seq):
+        last = max((one.generation, one.seq) for one in noted)
+        if stand.halted or (stand.generation, stand.seq) < last:
             await self._report(pool)
         else:
             self._forget_archived(pool, await self._archived(pool))

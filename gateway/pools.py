@@ -76,9 +76,12 @@ async def _assurance(request: web.Request) -> Assurance:
 
 
 def _note(backend: Backend, kind: str, name: str, changed: Changed) -> None:
-    """Remember a change; also one that somebody else wrote for this command."""
-    if changed.proof is not None and changed.outcome is not Outcome.ALREADY:
-        backend.ledger.note(CATALOGUE, kind, name, changed.proof.seq)
+    """Remember a change; also one that somebody else wrote for this command, or before it."""
+    if changed.proof is None:
+        return
+    ledger = backend.ledger
+    note = ledger.note_again if changed.outcome is Outcome.ALREADY else ledger.note
+    note(CATALOGUE, kind, name, changed.proof.seq)
 
 
 def _proofs(changed: Changed) -> list[Proof]:

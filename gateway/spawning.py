@@ -53,6 +53,9 @@ async def spawn(request: web.Request) -> web.Response:
         assert submitted.proof is not None
         assurance.begin(submitted.proof)
         if submitted.outcome is Outcome.KNOWN:
+            backend.ledger.note_again(
+                pool.pool_name, "spawn", submitted.agent_id, submitted.seq, operation_id=key
+            )
             row = await _replay(backend, request, pool, submitted, patient)
         else:
             backend.ledger.note(pool.pool_name, "spawn", agent_id, submitted.seq, operation_id=key)

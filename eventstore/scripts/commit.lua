@@ -16,7 +16,8 @@
 --         ?open created_seq       that creation of the pool was not closed since, else CLOSED
 --         ?life created_seq       no spawn entered a later creation of the pool, else FENCED
 --         ?backlog limit          fewer commands wait, else FULL with their number
---         ?operation id           not seen before, else KNOWN with digest and answer
+--         ?operation id           not seen before, else KNOWN with digest, answer and the seq it was
+--                                 written at (0 where a recovery restored it)
 --         ?parked id              it is parked, else CONFLICT
 --       Writes, in the order given:
 --         event (12 values, see prelude)
@@ -119,8 +120,8 @@ checks['?backlog'] = function(limit)
 end
 
 checks['?operation'] = function(id)
-  local known = redis.call('HMGET', base .. 'operation:' .. id, 'digest', 'answer')
-  if known[1] then return reply('KNOWN', known[1], known[2]) end
+  local known = redis.call('HMGET', base .. 'operation:' .. id, 'digest', 'answer', 'seq')
+  if known[1] then return reply('KNOWN', known[1], known[2], known[3] or '0') end
 end
 
 checks['?parked'] = function(id)
@@ -234,7 +235,8 @@ writes.wake = wake
 
 writes.operation = function(id, digest, answer, ttl_ms)
   local key = base .. 'operation:' .. id
-  redis.call('HSET', key, 'digest', digest, 'answer', answer)
+  local at = RESTORING and 0 or seq
+  redis.call('HSET', key, 'digest', digest, 'answer', answer, 'seq', number(at))
   redis.call('PEXPIRE', key, ttl_ms)
 end
 

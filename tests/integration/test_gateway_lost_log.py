@@ -8,14 +8,19 @@ import msgspec
 import pytest
 import redis
 
+from eventstore.agent import Terminate
+from eventstore.errors import OutcomeUnknown
 from eventstore.log import CATALOGUE
+from eventstore.outcomes import Reply
 from eventstore.salvage import read_reports
+from eventstore.step import Step
 from gateway.probing import view_facts
 from projector.recovery import Recovery
 from tests.chaos.judging.commands import Command, named_lost, read_unsaved
 from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage
 from tests.integration.projector_stage import POOL
 from tests.integration.test_recovery import recovered
+from tests.pools import ORIGIN
 from tests.waiting import until
 
 
@@ -152,6 +157,95 @@ async def _change_pools(shown: GatewayStage) -> None:
     change = {"config": {"max_workers": 3}}
     assert (await shown.ask("PATCH", f"{pools}/{POOL}", json=change)).status == 200
     assert (await shown.ask("DELETE", f"{pools}/third?force=true")).status == 200
+
+
+def _lose_a_reply(shown: GatewayStage, monkeypatch: pytest.MonkeyPatch, count: int = 1) -> None:
+    """The next steps of the gateway are written, and it does not hear of it."""
+    commit, left = shown.backend.log.commit, iter(range(count))
+
+    async def lose(step: Step, *, admits: bool = False) -> Reply:
+        reply = await commit(step, admits=admits)
+        if next(left, None) is not None:
+            raise OutcomeUnknown("the reply was lost")
+        return reply
+
+    monkeypatch.setattr(shown.backend.log, "commit", lose)
+
+
+async def test_what_was_acknowledged_after_a_lost_reply_is_reported(
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, and when it was asked for again: who was told so counts on it."""
+    async with gateway_stage(redis_url, views_url) as shown:
+        (running, stopping) = [await shown.pending() for _ in range(2)]
+        await shown.run(await shown.worker(), 2)
+        await shown.stage.settle(POOL)
+        await shown.stage.settle(CATALOGUE)
+        await shown.projector.stop()
+
+        async def terminate(agent_id: str) -> int:
+            body = {"pool_name": POOL, "agent_id": agent_id}
+            headers = {"Prefer": "respond-async"}
+            path = f"{AGENTS}/terminate"
+            return (await shown.ask("POST", path, json=body, headers=headers)).status
+
+        async def change() -> int:
+            body = {"config": {"max_workers": 3}}
+            return (await shown.ask("PATCH", f"{AGENTS}/pools/{POOL}", json=body)).status
+
+        _lose_a_reply(shown, monkeypatch)
+        spawned = await shown.pending()
+        _lose_a_reply(shown, monkeypatch, 2)
+        doubted = await shown.spawn(prefer="respond-async", key="k")
+        assert (doubted.status, doubted.kind) == (503, "outcome-unknown")
+        asked_again = await shown.spawn(prefer="respond-async", key="k")
+        assert asked_again.status == 202
+        again = asked_again.json["agent_id"]
+        _lose_a_reply(shown, monkeypatch)
+        assert await terminate(running) == 202
+        await shown.log.act(POOL, stopping, Terminate(), ORIGIN)  # and the answer was lost
+        assert await terminate(stopping) == 202
+        _lose_a_reply(shown, monkeypatch)
+        assert await change() == 200
+        shown.backend.ledger._noted.pop(CATALOGUE)  # as if another gateway had written it
+        assert await change() == 200
+        wipe(shown)
+        wanted = {
+            ("spawn", spawned), ("spawn", again), ("terminate", running), ("terminate", stopping)
+        }  # fmt: skip
+
+        async def all_reported() -> bool:
+            found = await read_reports(shown.log, POOL)
+            changes = await read_reports(shown.log, CATALOGUE)
+            told = {(one.kind, one.agent_id) for one in found}
+            return wanted <= told and [one.kind for one in changes] == ["change_pool"]
+
+        await until(all_reported, timeout=10)
+        done = await recovered(shown.stage)
+        named = [(one.kind, one.agent_id) for one in done[POOL].unsaved]
+        assert sorted(one for one in named if one[0] != "holds") == sorted(wanted)
+
+
+async def test_a_repeated_spawn_that_is_archived_is_not_named(
+    redis_url: str, views_url: str
+) -> None:
+    """However far the log had gone when it was repeated: its client would ask for another."""
+    async with gateway_stage(redis_url, views_url) as shown:
+        saved = await shown.spawn(prefer="respond-async", key="k")
+        await shown.stage.settle(POOL)
+        await shown.projector.stop()
+        lost = await shown.pending()
+        again = await shown.spawn(prefer="respond-async", key="k")
+        assert again.json["agent_id"] == saved.json["agent_id"]
+        wipe(shown)
+
+        async def reported() -> bool:
+            found = await read_reports(shown.log, POOL)
+            return lost in {one.agent_id for one in found}
+
+        await until(reported, timeout=10)
+        done = (await recovered(shown.stage))[POOL]
+        assert [one.agent_id for one in done.unsaved] == [lost]
 
 
 NAMED = [("create_pool", "created"), ("change_pool", POOL), ("delete_pool", "third")]
