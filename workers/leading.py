@@ -1,11 +1,12 @@
 """One pool's leader: the supervisor that scales it and does what has a time.
 
-The lead is a term in the pool's log. A leader that stands still for a whole lease is followed by
-another, and what it still tries is refused by its term; two scaling steps from the same survey are
-refused by the scaling version.
+The lead is a term in the pool's log. A leader that stands still for a whole lease (and longer at an
+idle pool) is followed by another, and what it still tries is refused by its term; two scaling steps
+from the same survey are refused by the scaling version.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 
 import structlog
 from msgspec import Struct
@@ -23,6 +24,7 @@ from workers import scaling
 from workers.launches import Launches
 from workers.leases import LeaseWatch, Stopwatch
 from workers.leftovers import Leftovers
+from workers.pace import idle_patience, is_idle
 from workers.reaping import one_agent
 from workers.suspects import Suspects
 from workers.watch import Watch
@@ -47,14 +49,24 @@ class Catalogued(Struct, frozen=True):
 class Leader:
     """Leads one pool, or tries to."""
 
-    def __init__(self, host: str, events: Log, watch: Watch, catalogued: Catalogued) -> None:
+    def __init__(
+        self,
+        host: str,
+        events: Log,
+        watch: Watch,
+        catalogued: Catalogued,
+        *,
+        poll_seconds: float,
+    ) -> None:
         self._host = host
         self._events = events
         self._watch = watch
         self._catalogued = catalogued
         self._origin = Origin(actor=f"supervisor:{host}")
         self._lead = NOBODY
+        self._poll_seconds = poll_seconds
         self._rival = LeaseWatch()
+        self._idle_rival = LeaseWatch(blind_seconds=inf)  # following one that lives does no harm
         self._leftovers = Leftovers(events, self._origin)
         self._suspects = Suspects(events, self._origin)
         self._empty = Stopwatch()
@@ -68,7 +80,7 @@ class Leader:
 
     async def look(self, survey: Survey, now: float) -> None:
         """Take or keep the lead, and do what a leader does."""
-        await self._take_lead(now)
+        await self._take_lead(survey, now)
         if self.leads:
             await self._do_what_is_due(survey)
             await self._see_deletion_through(survey)
@@ -89,17 +101,28 @@ class Leader:
             await self._events.commit(step)
             self._lead = NOBODY
 
-    async def _take_lead(self, now: float) -> None:
-        name, lease = self._name(), self._pool().config.lease_seconds
+    async def _take_lead(self, survey: Survey, now: float) -> None:
+        name = self._name()
         mine = self._lead.term if self.leads else 0
         _, lead = await self._events.lead(name, self._host, mine)
-        if lead.host != self._host:
-            mark = (lead.term, lead.renewal)
-            if self._rival.look({lead.host: mark}, now)[lead.host] > lease:
-                _, lead = await self._events.lead(name, self._host, 0, stale=lead)
+        if lead.host != self._host and self._is_dead(lead, survey, now):
+            _, lead = await self._events.lead(name, self._host, 0, stale=lead)
         if lead.host == self._host and lead.term != mine:
             log.info("lead.taken", pool=name, term=lead.term)
         self._lead = lead
+
+    def _is_dead(self, rival: Lead, survey: Survey, now: float) -> bool:
+        """At an idle pool it looks as rarely as we do, and that says nothing later on."""
+        pool = self._pool()
+        mark = {rival.host: (rival.term, rival.renewal)}
+        idle = is_idle(survey, pool)
+        still = self._rival.look({} if idle else mark, now)
+        idling = self._idle_rival.look(mark if idle else {}, now)
+        patience = idle_patience(pool, poll_seconds=self._poll_seconds)
+        return (
+            still.get(rival.host, 0.0) > pool.config.lease_seconds
+            or idling.get(rival.host, 0.0) > patience
+        )
 
     async def _do_what_is_due(self, survey: Survey) -> None:
         for schedule, command, listed in (

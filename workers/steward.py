@@ -6,6 +6,7 @@ from eventstore.log import Log
 from eventstore.outcomes import Survey
 from workers.leading import Catalogued, Leader
 from workers.leases import boot_seconds
+from workers.pace import pause
 from workers.watch import LocalWorkers, Watch
 
 
@@ -25,7 +26,7 @@ class Steward:
         self._catalogued = catalogued
         self._poll_seconds = poll_seconds
         self._watch = Watch(host, events, local, catalogued.pool)
-        self._leader = Leader(host, events, self._watch, catalogued)
+        self._leader = Leader(host, events, self._watch, catalogued, poll_seconds=poll_seconds)
         self._leaving = False
 
     async def tend(self) -> float:
@@ -37,7 +38,7 @@ class Steward:
         await self._watch.look(survey, now)
         if not self._leaving:
             await self._leader.look(survey, now)
-        return self._next_look(survey)
+        return self._next_look(survey, boot_seconds() - now)
 
     def leave(self, reason: str) -> None:
         """From now on drain this host's workers, and lead no more."""
@@ -47,12 +48,14 @@ class Steward:
     async def resign(self) -> None:
         await self._leader.resign()
 
-    def _next_look(self, survey: Survey) -> float:
-        seconds = self._poll_seconds
-        if not survey.workers and not survey.live:
-            seconds *= 2
-        if self._watch.uneasy:
-            seconds /= 4
+    def _next_look(self, survey: Survey, spent: float) -> float:
+        """`spent`: seconds since the survey. They count, or one that is slow would be blind."""
+        seconds = pause(
+            survey,
+            self._catalogued.pool(),
+            poll_seconds=self._poll_seconds,
+            uneasy=self._watch.uneasy,
+        )
         if self._leader.leads and survey.due:
-            seconds = min(seconds, max((survey.due[0][1] - survey.ts) / 1000, 0.01))
-        return seconds
+            seconds = min(seconds, (survey.due[0][1] - survey.ts) / 1000)
+        return max(seconds - spent, seconds / 4, 0.01)

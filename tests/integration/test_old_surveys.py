@@ -36,7 +36,7 @@ def catalogued(pool: TestPool) -> Catalogued:
 
 
 def leader_of(pool: TestPool) -> Leader:
-    return Leader("h", pool.log, watch_of(pool), catalogued(pool))
+    return Leader("h", pool.log, watch_of(pool), catalogued(pool), poll_seconds=1.0)
 
 
 async def status(pool: TestPool, worker_id: str) -> WorkerStatus:

@@ -60,7 +60,12 @@ class Site:
         return pool
 
     async def host(
-        self, name: str = "h1", *, agent: str = "", retention: Retention | None = None
+        self,
+        name: str = "h1",
+        *,
+        agent: str = "",
+        poll_seconds: float = 0.2,
+        retention: Retention | None = None,
     ) -> Supervisor:
         supervisor = Supervisor(
             SupervisorOptions(
@@ -69,7 +74,7 @@ class Site:
                 roles={"developer": agent or "workers.builtin:Placeholder"},
                 app_dir=str(self.folder),
                 log_dir=str(self.folder / "logs"),
-                poll_seconds=0.2,
+                poll_seconds=poll_seconds,
                 shutdown_seconds=8.0,
                 retention=retention or Retention(),
             )
@@ -233,14 +238,16 @@ async def test_a_supervisor_that_comes_back_adopts_its_workers(site: Site) -> No
     site.check()
 
 
+@pytest.mark.parametrize("poll_seconds", [0.2, 30.0])
 async def test_the_workers_of_a_dead_host_are_reaped_by_another_within_a_lease(
-    site: Site,
+    site: Site, poll_seconds: float
 ) -> None:
+    """`poll_seconds` is about pools in which nobody can die."""
     pool = await site.pool()
-    first = await site.host("h1")
+    first = await site.host("h1", poll_seconds=poll_seconds)
     await asyncio.gather(*(pool.spawn() for _ in range(3)))
     await site.until_running(3)
-    await site.host("h2")
+    await site.host("h2", poll_seconds=poll_seconds)
     pids = (await site.workers()).values()
     await abandon(first)
     for pid in pids:
