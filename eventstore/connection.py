@@ -142,9 +142,19 @@ def connect_thread(url: str, *, timeout_seconds: float) -> SyncRedis:
 
 
 async def execute(client: AsyncClient, *command: str | bytes | int) -> Any:
-    """Send one command as it stands. (redis-py leaves this method untyped.)
+    """One command's reply. Sent, it is heard to its end even if the caller is cancelled meanwhile.
 
-    A server that has become a replica is let go of: the address may lead to another one by now.
+    On Python 3.11 redis-py can swallow a cancellation that comes while a command is being sent (it
+    uses `asyncio.wait_for`). A loop that is cancelled then would go on for ever.
+    """
+    return await shielded(lambda: send(client, *command))
+
+
+async def send(client: AsyncClient, *command: str | bytes | int) -> Any:
+    """Send one command as it stands; for those who see to cancellation themselves.
+
+    (redis-py leaves this method untyped.) A server that has become a replica is let go of: the
+    address may lead to another one by now.
     """
     try:
         return await client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -156,11 +166,10 @@ async def execute(client: AsyncClient, *command: str | bytes | int) -> Any:
 async def interruptible(client: AsyncClient, *command: str | bytes | int) -> Any:
     """`execute` for a call that may block for long: a cancellation ends it at once.
 
-    On Python 3.11 redis-py can swallow a cancellation that comes while a command is being sent
-    (it uses `asyncio.wait_for`), and would then block on. So the call has a task of its own; when
-    it is given up its connection is dropped, since a reply may still come.
+    The call has a task of its own here too, but when it is given up its connection is dropped,
+    since a reply may still come.
     """
-    call = asyncio.ensure_future(execute(client, *command))
+    call = asyncio.ensure_future(send(client, *command))
     try:
         return await asyncio.shield(call)
     except asyncio.CancelledError:

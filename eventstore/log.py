@@ -22,7 +22,7 @@ from eventstore import agent as agents
 from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent, Command
-from eventstore.connection import UNREACHABLE, Absent, AsyncClient, execute, passing, shielded
+from eventstore.connection import UNREACHABLE, Absent, AsyncClient, execute, passing, send, shielded
 from eventstore.durability import Proof
 from eventstore.errors import (
     Busy,
@@ -410,7 +410,7 @@ class Log:
 
     async def _read(self, pool: str, *command: str) -> Sequence[Any]:
         try:
-            reply: Sequence[Any] = await shielded(lambda: execute(self.client, *command))
+            reply: Sequence[Any] = await execute(self.client, *command)
         except UNREACHABLE as error:
             raise LogUnreachable(f"Redis does not answer: {error}") from error
         except ResponseError as error:
@@ -458,9 +458,9 @@ class Log:
         self, source: "Script", keys: tuple[str, str], arguments: Sequence[Argument]
     ) -> list[Any]:
         try:
-            raw = await execute(self.client, "EVALSHA", source.digest, 2, *keys, *arguments)
+            raw = await send(self.client, "EVALSHA", source.digest, 2, *keys, *arguments)
         except NoScriptError:
-            raw = await execute(self.client, "EVAL", source.text, 2, *keys, *arguments)
+            raw = await send(self.client, "EVAL", source.text, 2, *keys, *arguments)
         reply: list[Any] = raw
         return reply
 

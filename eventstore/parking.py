@@ -17,7 +17,7 @@ from eventstore import agent as agents
 from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent
-from eventstore.connection import UNREACHABLE, execute, shielded
+from eventstore.connection import UNREACHABLE, execute
 from eventstore.errors import LogError, LogUnreachable, Unreadable
 from eventstore.log import Log
 from eventstore.outcomes import Outcome
@@ -94,7 +94,7 @@ def _shown(text: str) -> str:
 
 async def _ask(log: Log, *command: str) -> Any:
     try:
-        return await shielded(lambda: execute(log.client, *command))
+        return await execute(log.client, *command)
     except UNREACHABLE as error:
         raise LogUnreachable(f"Redis does not answer: {error}") from error
     except ResponseError as error:

@@ -1,4 +1,4 @@
-"""A client of Redis that was closed holds no connection, whatever was under way."""
+"""A client of Redis: closed, it holds no connection, and whoever waits for it can be cancelled."""
 
 import asyncio
 
@@ -17,6 +17,20 @@ async def test_what_is_still_under_way_when_a_client_is_closed_leaves_no_connect
         clients = [await _closed_after(turns, redis_url) for turns in range(TURNS)]
         await until(lambda: len(watching.client_list()) == before)
     assert len(clients) == TURNS  # alive until here: their end would close what they hold
+
+
+async def test_a_call_that_is_cancelled_at_any_moment_ends_as_cancelled(redis_url):
+    """redis-py can swallow that on Python 3.11, and then a loop that is to end goes on for ever."""
+    client = connect(redis_url)
+    await execute(client, "PING")
+    for turns in [*range(TURNS)] * 20:
+        asking = asyncio.ensure_future(execute(client, "PING"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if asking.cancel():
+            await asyncio.wait({asking})
+            assert asking.cancelled(), f"after {turns} turns"
+    await client.aclose()
 
 
 async def _closed_after(turns: int, url: str) -> object:
