@@ -19,6 +19,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     ClusterDownError,
+    InvalidResponse,
     MasterDownError,
     NoPermissionError,
     ReadOnlyError,
@@ -32,8 +33,17 @@ from redis.retry import Retry
 
 from eventstore.errors import LogError, LogUnreachable, ServerUnsuitable, WrongType
 
-UNREACHABLE = (RedisConnectionError, RedisTimeoutError, ConnectionError, TimeoutError)
-"""What a lost connection looks like. The server's own refusals are `ResponseError`."""
+UNREACHABLE = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    InvalidResponse,
+    ConnectionError,
+    TimeoutError,
+)
+"""What a lost connection looks like, also where something that is no Redis answers in its place.
+
+The server's own refusals are `ResponseError`.
+"""
 PASSING = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
 PASSING_WORDS = ("BUSY ", "NOREPLICAS", "UNBLOCKED")
 """Refusals that pass: as redis-py names them, which takes the word off, or by that word."""
@@ -200,6 +210,13 @@ def passing(error: ResponseError) -> bool:
     return isinstance(error, PASSING) or str(error).startswith(PASSING_WORDS)
 
 
+def unreachable(error: BaseException) -> LogUnreachable:
+    """What it means that one of `UNREACHABLE` was all that came of a call."""
+    if isinstance(error, InvalidResponse):
+        return LogUnreachable(f"what answers there is no Redis: {error}")
+    return LogUnreachable(f"Redis does not answer: {error}")
+
+
 def refusal(doing: str, error: ResponseError) -> LogError:
     """What it means that the server refuses to be read."""
     if passing(error):
@@ -219,6 +236,8 @@ async def inspect(client: Redis) -> dict[str, Any]:
         info: dict[str, Any] = await client.info("all")
     except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
         raise ServerUnsuitable(f"Redis refuses this login: {error}") from error
+    except InvalidResponse as error:
+        raise ServerUnsuitable(f"what answers there is no Redis: {error}") from error
     except UNREACHABLE as error:
         raise LogUnreachable(f"Redis does not answer: {error}") from error
     except ResponseError as error:

@@ -16,8 +16,7 @@ from typing import Any, Final
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from eventstore.connection import UNREACHABLE, AsyncClient, execute, server_version
-from eventstore.errors import LogUnreachable
+from eventstore.connection import UNREACHABLE, AsyncClient, execute, server_version, unreachable
 
 WAITAOF_TRUE: Final = {"redis": (8, 0)}
 """From which version on WAITAOF may be believed."""
@@ -138,7 +137,7 @@ async def _tried(client: AsyncClient, *command: str | int) -> Any:
     try:
         return await execute(client, *command)
     except UNREACHABLE as error:
-        raise LogUnreachable(f"Redis does not answer: {error}") from error
+        raise unreachable(error) from error
     except RedisError as error:
         return error
 

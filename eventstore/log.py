@@ -22,7 +22,16 @@ from eventstore import agent as agents
 from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent, Command
-from eventstore.connection import UNREACHABLE, Absent, AsyncClient, execute, passing, send, shielded
+from eventstore.connection import (
+    UNREACHABLE,
+    Absent,
+    AsyncClient,
+    execute,
+    passing,
+    send,
+    shielded,
+    unreachable,
+)
 from eventstore.durability import Proof
 from eventstore.errors import (
     Busy,
@@ -412,7 +421,7 @@ class Log:
         try:
             reply: Sequence[Any] = await execute(self.client, *command)
         except UNREACHABLE as error:
-            raise LogUnreachable(f"Redis does not answer: {error}") from error
+            raise unreachable(error) from error
         except ResponseError as error:
             if passing(error):
                 raise LogUnreachable(f"Redis is not ready: {error}") from error
@@ -442,8 +451,8 @@ class Log:
             raw = await shielded(lambda: self._evaluate(script(name), keys, arguments))
         except UNREACHABLE as error:
             if _never_sent(error):
-                raise LogUnreachable(f"Redis does not answer: {error}") from error
-            raise OutcomeUnknown(f"Redis did not answer in time: {error}") from error
+                raise unreachable(error) from error
+            raise OutcomeUnknown(f"Redis did not answer: {error}") from error
         except OutOfMemoryError as error:
             raise MemoryExhausted from error
         except ResponseError as error:

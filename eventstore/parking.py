@@ -17,8 +17,8 @@ from eventstore import agent as agents
 from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent
-from eventstore.connection import UNREACHABLE, execute
-from eventstore.errors import LogError, LogUnreachable, Unreadable
+from eventstore.connection import UNREACHABLE, execute, unreachable
+from eventstore.errors import LogError, Unreadable
 from eventstore.log import Log
 from eventstore.outcomes import Outcome
 from eventstore.step import Fence, Origin, Step
@@ -96,7 +96,7 @@ async def _ask(log: Log, *command: str) -> Any:
     try:
         return await execute(log.client, *command)
     except UNREACHABLE as error:
-        raise LogUnreachable(f"Redis does not answer: {error}") from error
+        raise unreachable(error) from error
     except ResponseError as error:
         raise LogError(f"{command[0]} failed: {error}") from error
 

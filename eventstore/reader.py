@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import ResponseError
 
 from eventstore.connection import (
     UNREACHABLE,
@@ -17,8 +17,8 @@ from eventstore.connection import (
     give_up,
     interruptible,
     refusal,
+    unreachable,
 )
-from eventstore.errors import LogUnreachable
 
 BLOCK_SECONDS = 5.0
 
@@ -76,8 +76,6 @@ class Reader:
         try:
             return await interruptible(self._client, *command)
         except UNREACHABLE as error:
-            raise LogUnreachable(f"Redis does not answer: {error}") from error
-        except InvalidResponse as error:
-            raise LogUnreachable(f"what answers there is no Redis: {error}") from error
+            raise unreachable(error) from error
         except ResponseError as error:
             raise refusal(f"{command[0]} failed", error) from error

@@ -19,8 +19,8 @@ from redis.exceptions import ResponseError
 from eventstore import agent as agents
 from eventstore import worker as workers
 from eventstore.agent import Agent, Lose, Terminate
-from eventstore.connection import UNREACHABLE, execute
-from eventstore.errors import Halted, LogError, LogUnreachable
+from eventstore.connection import UNREACHABLE, execute, unreachable
+from eventstore.errors import Halted, LogError
 from eventstore.events import LogRecovered
 from eventstore.log import CATALOGUE, Log
 from eventstore.outcomes import Outcome, Reply
@@ -194,7 +194,7 @@ class Restoring:
         try:
             reply = await execute(self._log.client, *command)
         except UNREACHABLE as error:
-            raise LogUnreachable(f"Redis does not answer: {error}") from error
+            raise unreachable(error) from error
         except ResponseError as error:
             raise LogError(f"{command[0]!r} failed: {error}") from error
         return reply

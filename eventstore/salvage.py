@@ -12,8 +12,8 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from redis.exceptions import ResponseError
 
-from eventstore.connection import UNREACHABLE, execute
-from eventstore.errors import LogError, LogUnreachable
+from eventstore.connection import UNREACHABLE, execute, unreachable
+from eventstore.errors import LogError
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE, Log
 
@@ -58,7 +58,7 @@ async def report(log: Log, pool: str, reports: Iterable[Report]) -> None:
             await execute(log.client, "XADD", key, "MAXLEN", "~", REPORTS_MAX, "*", *fields)
         await execute(log.client, "PEXPIRE", key, KEEP_MS)
     except UNREACHABLE as error:
-        raise LogUnreachable(f"Redis does not answer: {error}") from error
+        raise unreachable(error) from error
     except ResponseError as error:
         raise LogError(f"reports cannot be written: {error}") from error
 
@@ -68,7 +68,7 @@ async def read_reports(log: Log, pool: str) -> list[Report]:
     try:
         entries = await execute(log.client, "XRANGE", salvage_key(log.keys, pool), "-", "+")
     except UNREACHABLE as error:
-        raise LogUnreachable(f"Redis does not answer: {error}") from error
+        raise unreachable(error) from error
     except ResponseError as error:
         raise LogError(f"reports cannot be read: {error}") from error
     found = {_key(one): one for one in (_read(fields) for _, fields in entries)}
@@ -83,7 +83,7 @@ async def forget_reports(log: Log, pool: str) -> None:
     try:
         await execute(log.client, "DEL", salvage_key(log.keys, pool))
     except UNREACHABLE as error:
-        raise LogUnreachable(f"Redis does not answer: {error}") from error
+        raise unreachable(error) from error
 
 
 def _read(flat: list[bytes]) -> Report:

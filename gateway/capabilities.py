@@ -15,9 +15,9 @@ from redis.exceptions import RedisError
 
 from eventstore import durability
 from eventstore.confirming import Confirmations, How, how_for
-from eventstore.connection import UNREACHABLE, inspect, shielded
+from eventstore.connection import UNREACHABLE, inspect, shielded, unreachable
 from eventstore.durability import Capability, Level
-from eventstore.errors import LogError, LogUnreachable, MusterError
+from eventstore.errors import LogError, MusterError
 from eventstore.log import Log
 from eventstore.waitaof import withholds
 from gateway.options import GatewayOptions
@@ -114,7 +114,7 @@ class Capabilities:
         try:
             found = await withholds(self._log.client, self._log)
         except UNREACHABLE as error:
-            raise LogUnreachable(f"Redis does not answer: {error}") from error
+            raise unreachable(error) from error
         except (LogError, RedisError):
             return False
         if found is not None:

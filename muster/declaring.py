@@ -13,8 +13,7 @@ import msgspec
 import structlog
 
 from eventstore.catalogue import CatalogueLog
-from eventstore.connection import UNREACHABLE, execute
-from eventstore.errors import LogUnreachable
+from eventstore.connection import UNREACHABLE, execute, unreachable
 from eventstore.log import CATALOGUE, Log
 from eventstore.outcomes import Outcome
 from eventstore.step import Origin
@@ -67,5 +66,5 @@ async def _applied(events: Log, field: str) -> bytes | None:
             events.client, "HGET", events.keys.catalogue_meta, field
         )
     except UNREACHABLE as error:
-        raise LogUnreachable(f"Redis does not answer: {error}") from error
+        raise unreachable(error) from error
     return value

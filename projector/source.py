@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
-from eventstore.connection import UNREACHABLE, connect, passing, refusal, shielded
-from eventstore.errors import LogUnreachable
+from eventstore.connection import UNREACHABLE, connect, passing, refusal, shielded, unreachable
 from eventstore.keys import Keys
 from eventstore.log import CATALOGUE
 from eventstore.reader import Entry, Reader
@@ -93,9 +92,7 @@ class Source:
         try:  # shielded: redis-py can swallow a cancellation, and a projector would not end
             replies = await shielded(lambda: self._ask(commands, atomic, refusals))
         except UNREACHABLE as error:
-            raise LogUnreachable(f"Redis does not answer: {error}") from error
-        except InvalidResponse as error:
-            raise LogUnreachable(f"what answers there is no Redis: {error}") from error
+            raise unreachable(error) from error
         except ResponseError as error:
             raise refusal("Redis refuses to be read", error) from error
         return replies

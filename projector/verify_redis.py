@@ -8,8 +8,8 @@ from redis.exceptions import ResponseError
 
 from eventstore import agent_hash
 from eventstore import worker as workers
-from eventstore.connection import UNREACHABLE, refusal
-from eventstore.errors import LogUnreachable, WrongType
+from eventstore.connection import UNREACHABLE, refusal, unreachable
+from eventstore.errors import WrongType
 from eventstore.log import CATALOGUE
 from projector.differences import Findings
 from projector.intake import read_entries
@@ -110,7 +110,7 @@ class RedisComparison:
             async for key in self._source.client.scan_iter(match=pattern, count=1000):
                 yield key
         except UNREACHABLE as error:
-            raise LogUnreachable(f"Redis does not answer: {error}") from error
+            raise unreachable(error) from error
 
     def _key(self, kind: str, pool: str, subject: str) -> str:
         keys = self._source.keys

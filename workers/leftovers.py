@@ -11,8 +11,8 @@ from typing import Final
 import structlog
 from redis.exceptions import ResponseError
 
-from eventstore.connection import UNREACHABLE, execute
-from eventstore.errors import LogError, LogUnreachable
+from eventstore.connection import UNREACHABLE, execute, unreachable
+from eventstore.errors import LogError
 from eventstore.keys import GROUP
 from eventstore.log import Log
 from eventstore.step import Origin
@@ -56,7 +56,7 @@ async def _holders(events: Log, pool: str) -> list[str]:
     try:
         found = await execute(events.client, "XPENDING", events.keys.pool(pool, "commands"), GROUP)
     except UNREACHABLE as error:
-        raise LogUnreachable(f"Redis does not answer: {error}") from error
+        raise unreachable(error) from error
     except ResponseError as error:
         raise LogError(f"pool {pool!r}: cannot list what is pending: {error}") from error
     return [name.decode(errors="replace") for name, _ in found[3] or ()]

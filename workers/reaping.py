@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from eventstore import worker as workers
 from eventstore.agent import Lose, RestartPolicy, Status
-from eventstore.connection import UNREACHABLE, execute
+from eventstore.connection import UNREACHABLE, execute, unreachable
 from eventstore.errors import (
     Halted,
     LayoutTooNew,
@@ -211,6 +211,6 @@ async def pending_for(events: Log, pool: str, worker_id: str) -> Sequence[tuple[
             found.append((item[0].decode(), named.get(b"agent_id", b"").decode()))
         return found
     except UNREACHABLE as error:
-        raise LogUnreachable(f"Redis does not answer: {error}") from error
+        raise unreachable(error) from error
     except ResponseError as error:
         raise LogError(f"pool {pool!r}: cannot list what is pending: {error}") from error

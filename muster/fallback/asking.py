@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 from redis.exceptions import ResponseError
 
-from eventstore.connection import UNREACHABLE, AsyncClient, execute, passing
+from eventstore.connection import UNREACHABLE, AsyncClient, execute, passing, unreachable
 from eventstore.errors import LogError, LogUnreachable
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ async def ask(client: AsyncClient, *command: str | bytes | int) -> Any:
     try:
         return await execute(client, *command)
     except UNREACHABLE as error:
-        raise LogUnreachable(f"Redis does not answer: {error}") from error
+        raise unreachable(error) from error
     except ResponseError as error:
         if passing(error):
             raise LogUnreachable(f"Redis is not ready: {error}") from error

@@ -21,6 +21,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    InvalidResponse,
     RedisError,
 )
 
@@ -39,8 +40,8 @@ ATTEMPT_SECONDS: Final = 2.0
 STILL: Final = f"it does not answer within {ATTEMPT_SECONDS:g} s"
 VIEWS_SECONDS: Final = 8.0
 
-SPOKE: Final = (AuthenticationError, AuthorizationError, BusyLoadingError)
-"""To redis-py these are lost connections, but a server said them."""
+SPOKE: Final = (AuthenticationError, AuthorizationError, BusyLoadingError, InvalidResponse)
+"""To redis-py, or to us, these are lost connections, but a server said them."""
 
 
 def demand_possible(settings: Settings) -> None:
