@@ -151,6 +151,10 @@ class Slots:
                 return
             except LogError as error:
                 await asyncio.sleep(outage.delay(error))
+            except Exception:  # as in a life
+                log.exception("agent.life_failed", agent_id=agent.agent_id)
+                self._give_up()
+                return
 
     # ---- lives ---------------------------------------------------------------------------------
 
@@ -167,11 +171,15 @@ class Slots:
             log.exception("agent.life_failed", agent_id=running.agent_id)
         self._ended.add((running.agent_id, running.incarnation))
         if running.stuck:
-            self.stuck = True
-            self._notices.stuck()
+            self._give_up()
         elif self.running.get(running.agent_id) is running:
             del self.running[running.agent_id]
             self._work.set()
+
+    def _give_up(self) -> None:
+        """A slot will not be free again: the worker is to leave, and to be reaped."""
+        self.stuck = True
+        self._notices.stuck()
 
 
 def stops(flat: list[bytes]) -> Mapping[str, Stop]:

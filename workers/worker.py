@@ -1,8 +1,8 @@
 """A worker: a process with an event loop and slots for agents, living on a lease.
 
 It starts on an order that must still be open, claims spawns for itself, runs the agents, and
-leaves (see `leaving`) when it is asked to, when the lease is lost, or when an agent's code cannot
-be ended: then the others are released and the process dies, to be reaped.
+leaves (see `leaving`) when it is asked to, when a part of it fails, when the lease is lost, or when
+an agent's code cannot be ended: then the others are released and the process dies, to be reaped.
 """
 
 import asyncio
@@ -94,8 +94,8 @@ class Worker:
         self._slots = Slots(self._house(), self._options.pool_name, size, notices)
         await self._lease.start()
         self._slots.wake()
-        self._run(self._slots.claim_forever())
-        self._run(self._listen())
+        self._run(self._needed("claiming", self._slots.claim_forever()))
+        self._run(self._needed("listening", self._listen()))
         log.info("worker.started", worker_id=self._options.worker_id, max_agents=size)
         if self._wants_drain:
             self.ask_to_drain(self._wants_drain)
@@ -139,9 +139,11 @@ class Worker:
         log.info("worker.left", worker_id=self._options.worker_id, how=left.value, reason=reason)
         if self._slots.stuck and self._options.exits:
             os._exit(self.exit_code)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._close(), CLOSE_SECONDS)
-        self._ended.set_result(reason)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._close(), CLOSE_SECONDS)
+        finally:
+            self._ended.set_result(reason)
 
     async def _left(self) -> Left:
         """How the drain ended; a lease lost meanwhile (or before) ends it at once."""
@@ -166,6 +168,14 @@ class Worker:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _needed(self, part: str, work: Coroutine[Any, Any, None]) -> None:
+        """A part that must not end by itself: with its lease alone the worker would look well."""
+        try:
+            await work
+        except Exception:
+            log.exception("worker.failed", worker_id=self._options.worker_id, part=part)
+        self._drain("defect", self._options.config.drain_seconds)
 
     async def _end_tasks(self) -> None:
         """Listen and claim no more."""

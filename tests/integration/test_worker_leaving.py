@@ -9,10 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from eventstore.connection import execute
+from eventstore.ids import new_id
+from eventstore.outcomes import Claimed
 from eventstore.worker import Drain
 from tests.waiting import until
 from tests.worker_pool import ORIGIN, POOL, QUICK, WorkerPool, eventually, worker_pool
 from workers.agents import Agent, Context
+from workers.slots import Slots
+from workers.worker import Worker
 
 
 @pytest.fixture
@@ -121,6 +125,51 @@ async def test_a_worker_that_stopped_in_good_order_does_not_take_itself_for_lost
     worker._log._evaluate = delay_the_reply  # type: ignore[method-assign]
     await worker.stop()
     assert (await worker.wait(), worker.exit_code) == ("stop", 0)
+
+
+@pytest.mark.parametrize("part", ["claiming", "listening"])
+async def test_a_worker_of_which_a_part_fails_leaves_in_order(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch, part: str
+):
+    """Else it would keep its lease and its free slots, and nobody would fill them."""
+    owner, name = (Slots, "_claim") if part == "claiming" else (Worker, "_on_word")
+    whole, failing = getattr(owner, name), False
+
+    def fail_once(self: object, argument: object) -> object:
+        nonlocal failing
+        if failing:
+            failing = False
+            raise RuntimeError("a defect")
+        return whole(self, argument)
+
+    monkeypatch.setattr(owner, name, fail_once)
+    worker = await pool.worker(Quiet)
+    ids = await running(pool, 2)
+    failing = True
+    await pool.spawn()  # which wakes it
+    assert await asyncio.wait_for(worker.wait(), 10) == "defect"
+    assert worker.exit_code == 0
+    assert (await pool.types("w1"))[-2:] == ["worker.draining", "worker.stopped"]
+    assert (await pool.data("w1", "worker.draining"))["reason"] == "defect"
+    for agent_id in ids:
+        assert (await pool.state(agent_id)).status == "pending"
+
+
+async def test_an_agent_that_cannot_be_withdrawn_ends_with_its_worker(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
+    """Its slot would be taken for good."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    told = await pool.state(await pool.spawn())  # as a claim tells of one that is to end
+    worker = await pool.worker(Quiet)
+    await pool.reached(told.agent_id, "running")
+    monkeypatch.setattr(worker._log, "act", fail)
+    worker._slots._take(Claimed(replace(told, agent_id=new_id()), b""))
+    assert await asyncio.wait_for(worker.wait(), 15) == "stuck"
+    assert worker.exit_code == 77
 
 
 async def test_the_leader_gives_back_an_empty_worker(pool: WorkerPool):
