@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from eventstore.connection import UNREACHABLE, Absent, connect, interruptible
+from gateway.persisting import persist
 
 log = structlog.get_logger("muster.gateway")
 
@@ -48,7 +49,8 @@ class Presence:
     def start(self) -> None:
         if self._task is None:
             self._client = connect(self._url, max_connections=1)
-            self._task = asyncio.create_task(self._run(), name="gateway.presence")
+            running = persist("gateway.presence", self._run)
+            self._task = asyncio.create_task(running, name="gateway.presence")
 
     async def stop(self) -> None:
         task, self._task = self._task, None

@@ -6,6 +6,8 @@ When it stops it first wakes whoever waits or follows, then finishes what is und
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -16,6 +18,7 @@ from gateway.app import application
 from gateway.backend import Backend
 from gateway.connections import Door, room, shut
 from gateway.options import GatewayOptions
+from gateway.persisting import persist
 from gateway.security import standing_headers
 from projector.queries import DatabaseError
 
@@ -53,11 +56,14 @@ class Gateway:
         await self._runner.setup()
         backend.presence.start()
         await backend.tail.start(timeout_seconds=TAIL_SECONDS)
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "gateway.views": partial(_open_views, backend),
+            "gateway.lag": partial(_measure_lag, backend),
+            "gateway.ledger": backend.ledger.watch,
+            "gateway.durability": backend.capabilities.watch,
+        }
         self._tasks = [
-            asyncio.create_task(_open_views(backend), name="gateway.views"),
-            asyncio.create_task(_measure_lag(backend), name="gateway.lag"),
-            asyncio.create_task(backend.ledger.watch(), name="gateway.ledger"),
-            asyncio.create_task(backend.capabilities.watch(), name="gateway.durability"),
+            asyncio.create_task(persist(part, work), name=part) for part, work in parts.items()
         ]
         await asyncio.wait(self._tasks[:1], timeout=VIEWS_SECONDS)
         await self._open_door(self._runner, listening)

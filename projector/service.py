@@ -6,8 +6,8 @@
 A log that breaks its promise (a gap, a head behind the checkpoint, another event at a known seq,
 an event that cannot be read) stops that pool's projection with its reason in `checkpoints.status`;
 the others go on, and nothing is skipped. It is tried again when the projector next becomes active.
-Redis or the database being away ends the serving; it is taken up again with back-off for as long
-as it takes, with one line in the log.
+Redis or the database being away ends the serving, and so does a defect; it is taken up again with
+back-off for as long as it takes, with one line in the log of an outage, and one of each failure.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ class Projector:
         self.phase = Phase.STOPPED
 
     async def wait(self) -> None:
-        """Until it is stopped; raises what ended it otherwise."""
+        """Until it is stopped."""
         task = self._task
         if task is not None:
             await asyncio.wait({task})
@@ -97,6 +97,8 @@ class Projector:
                 log.info("projector.superseded", name=self.options.name, reason=str(error))
             except RECOVERABLE as error:
                 self._note_outage(error)
+            except Exception:  # a defect; without this loop the process would only look well
+                log.exception("projector.failed", name=self.options.name)
             self.phase = Phase.WAITING
             longest = self.options.backoff_max_seconds
             if time.monotonic() - began > longest:  # it went well for a while

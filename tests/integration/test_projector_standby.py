@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
+from projector.active import Active
 from projector.lease import Lease
 from projector.service import Phase, Projector
 from projector.verify import verify
@@ -59,6 +62,27 @@ async def test_a_projector_that_lost_its_lease_commits_nothing_and_stands_by(
             await thief._database.close()
             await until(lambda: projector.phase is Phase.ACTIVE)
             await stage.settle()
+
+
+async def test_a_projector_goes_on_after_a_defect(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process would look well, and the views stand still."""
+    whole, failing = Active._round, True
+
+    async def fail_once(self: Active) -> None:
+        nonlocal failing
+        if failing:
+            failing = False
+            raise RuntimeError("a defect")
+        await whole(self)
+
+    monkeypatch.setattr(Active, "_round", fail_once)
+    async with open_stage(redis_url, database_url) as stage, stage.projecting() as projector:
+        await stage.pool()
+        await stage.settle()
+        assert not failing
+        assert projector.phase is Phase.ACTIVE
 
 
 async def test_a_checkpoint_that_moved_is_not_overwritten(

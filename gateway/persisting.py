@@ -1,0 +1,25 @@
+"""What a gateway does in the background goes on after a defect, too.
+
+Each of these tasks catches what is to be expected. Where something else ends one, nobody would
+notice: the gateway would answer on, from what that task last knew.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+RETRY_SECONDS: Final = 1.0
+
+log = structlog.get_logger("muster.gateway")
+
+
+async def persist(part: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Do it until it returns, again after an error, which is logged each time."""
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("gateway.part_failed", part=part)
+        await asyncio.sleep(RETRY_SECONDS)

@@ -1,0 +1,63 @@
+"""What a gateway does in the background does not end with a defect."""
+
+import asyncio
+
+import pytest
+
+from gateway import persisting, presence
+from gateway.persisting import persist
+from gateway.presence import Presence
+from tests.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persisting, "RETRY_SECONDS", 0.0)
+
+
+async def test_work_is_done_again_after_a_defect_and_once_if_it_goes_well() -> None:
+    begun = 0
+
+    async def work() -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 3:
+            raise RuntimeError("a defect")
+
+    await persist("part", work)
+    assert begun == 3
+
+
+async def test_work_that_is_cancelled_ends() -> None:
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(persist("part", work))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+
+
+async def test_a_gateway_sees_redis_return_after_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would refuse every command for as long as it runs."""
+    monkeypatch.setattr(presence, "AWAY_LOOK_SECONDS", 0.0)
+    answers = [False]
+    told = []
+
+    async def look(_: Presence) -> bool:
+        return answers[0]
+
+    async def changed(away: bool) -> None:
+        told.append(away)
+        if len(told) == 1:
+            raise RuntimeError("a defect")
+
+    monkeypatch.setattr(Presence, "_look", look)
+    watching = Presence("redis://localhost", changed)
+    watching.start()
+    await until(lambda: watching.away)
+    answers[0] = True
+    await until(lambda: not watching.away)
+    await watching.stop()
+    assert told == [True, False]
