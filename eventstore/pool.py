@@ -125,8 +125,12 @@ class Catalogue(Struct, frozen=True, kw_only=True):
         return {name: pool for name, pool in self.pools.items() if not pool.deleted}
 
     def version_of(self, subject: str) -> int:
-        held: Pool | Host | None = self.pools.get(subject) or self.hosts.get(subject)
-        return held.version if held else 0
+        """How often what bears a name was changed: a pool and a host of one name count together.
+
+        The log keeps that number by name, and every change is checked against it.
+        """
+        held: tuple[Pool | Host | None, ...] = (self.pools.get(subject), self.hosts.get(subject))
+        return max((one.version for one in held if one is not None), default=0)
 
 
 def read_config(raw: msgspec.Raw | bytes) -> tuple[PoolConfig, dict[str, object]]:

@@ -116,12 +116,13 @@ def catalogue_notes(
     if pool != CATALOGUE:
         known = catalogue.pools.get(pool)
         return [("closed", known.created_seq)] if known and known.deleted else []
-    notes: list[tuple[str, str | int]] = []
-    for name, one in catalogue.pools.items():
-        notes.append((f"version:{name}", one.version))
+    names = {**catalogue.pools, **catalogue.hosts}
+    notes: list[tuple[str, str | int]] = [
+        (f"version:{name}", catalogue.version_of(name)) for name in names
+    ]
+    for name in catalogue.pools:
         notes.append((f"declared:{name}", DECLARED_UNKNOWN))
         at = positions.get(name)
         if at is not None and at.generation:
             notes.append((f"made:{name}", 1))
-    notes += [(f"version:{name}", host.version) for name, host in catalogue.hosts.items()]
     return notes

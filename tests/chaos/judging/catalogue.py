@@ -51,6 +51,8 @@ class Catalogue:
 
     pools: dict[str, Declared] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
+    """By name: a pool and a host that bear the same one are counted together."""
     offences: list[Offence] = field(default_factory=list)
 
     def take(self, entry: Entry) -> None:
@@ -59,51 +61,49 @@ class Catalogue:
         if entry.type not in KNOWN or entry.version != 1:
             self.offences.append(entry.offence(5, f"an unknown event (version {entry.version})"))
             return
-        known = self.pools.get(entry.subject) or self.hosts.get(entry.subject)
+        of_pool = entry.type.startswith("pool.")
+        known = (self.pools if of_pool else self.hosts).get(entry.subject)
         status = known.status if known else ""
         if status not in KNOWN[entry.type]:
             self.offences.append(entry.offence(6, f"it was {status or 'not known'}"))
-        if entry.type.startswith("pool."):
-            self._take_pool(entry, self.pools.get(entry.subject))
+        self.versions[entry.subject] = version = self.versions.get(entry.subject, 0) + 1
+        if of_pool:
+            self._take_pool(entry, self.pools.get(entry.subject), version)
         else:
-            self._take_host(entry, self.hosts.get(entry.subject))
+            self._take_host(entry, self.hosts.get(entry.subject), version)
 
-    def _take_pool(self, entry: Entry, known: Declared | None) -> None:
+    def _take_pool(self, entry: Entry, known: Declared | None, version: int) -> None:
         if entry.type == "pool.created":
             self.pools[entry.subject] = Declared(
                 str(entry.body.get("role_type", "")),
                 dict(entry.body.get("config", {})),
-                version=known.version + 1 if known else 1,
+                version=version,
                 created_seq=entry.seq,
                 created_ms=entry.ts,
                 changed_ms=entry.ts,
             )
         elif known is not None:
-            known.version += 1
+            known.version = version
             known.changed_ms = entry.ts
             if entry.type == "pool.changed":
                 known.config = dict(entry.body.get("config", {}))
             else:
                 known.status = "deleted"
 
-    def _take_host(self, entry: Entry, known: Host | None) -> None:
+    def _take_host(self, entry: Entry, known: Host | None, version: int) -> None:
         if entry.type == "host.joined":
             self.hosts[entry.subject] = Host(
                 str(entry.body.get("hostname", "")),
                 int(entry.body.get("pid", 0)),
-                version=known.version + 1 if known else 1,
+                version=version,
                 joined_ms=entry.ts,
                 changed_ms=entry.ts,
             )
         elif known is not None:
-            known.version += 1
+            known.version = version
             known.changed_ms = entry.ts
             known.status = entry.type.removeprefix("host.")
             known.reason = str(entry.body.get("reason", ""))
-
-    def versions(self) -> dict[str, int]:
-        known: dict[str, Declared | Host] = {**self.pools, **self.hosts}
-        return {name: subject.version for name, subject in known.items()}
 
     def lease_seconds(self, pool: str) -> float:
         declared = self.pools.get(pool)
@@ -123,7 +123,7 @@ def compare(catalogue: Catalogue, meta: Mapping[str, str]) -> Iterator[Offence]:
         for field, value in meta.items()
         if field.startswith("version:")
     }
-    versions = catalogue.versions() if meta else {}
+    versions = catalogue.versions if meta else {}
     for name in sorted({*versions, *found}):
         if versions.get(name) != found.get(name):
             why = f"its version is {found.get(name)}, the log says {versions.get(name)}"
