@@ -43,7 +43,7 @@ def test_what_lets_one_in_is_not_shown(url: str, shown: str) -> None:
     [
         "unix:///a/b",
         "redis://h:1/0?db=2&client_name=me@host",
-        "postgresql://me@h:1/d?passfile=/home/me/.pgpass&sslkey=/k&options=-c%20x",
+        "postgresql://me@h:1/d?passfile=/etc/pgpass&sslkey=/k&options=-c%20x",
         "sqlite:////a/b.db",
         "",
     ],
