@@ -153,7 +153,10 @@ async def test_where_suspicion_is_off_those_set_apart_come_back(site: Site) -> N
 
 
 async def suspects(pool: TestPool, count: int) -> list[str]:
-    """Agents that were lost twice, each with a worker that it had with all others."""
+    """Agents that were lost twice, each with a worker that it had with all others; as they wait.
+
+    Those of one millisecond wait in the order of their ids, which need not be that of their spawns.
+    """
     spawned = [(await pool.spawn()).agent_id for _ in range(count)]
     for name in "xy":
         await pool.claim(await pool.worker(name, slots=count + 1), count)
@@ -161,14 +164,15 @@ async def suspects(pool: TestPool, count: int) -> list[str]:
         lose = Lose(worker_id=name, reason="t", now_ms=pool.log.now_ms(), suspicion_ms=600_000)
         for agent_id in spawned:
             await pool.log.act(POOL, agent_id, lose, ORIGIN, fence=fence)
-    return spawned
+    waiting = [agent_id for agent_id, _ in await pool.log.waiting_alone(POOL, 100)]
+    assert set(waiting) == set(spawned)
+    return waiting
 
 
 async def test_more_of_them_than_workers_for_them_take_turns(site: Site) -> None:
     """Of two workers one is theirs: nobody waits for a whole window until another has behaved."""
     pool = await site.pool(suspicion_window_seconds=20.0, max_workers=2, agents_per_worker=3)
     spawned = await suspects(pool, 4)
-    assert await waiting(site) == spawned
     await site.host()
     await site.until_running(4)
     cleared = [e for e in raw_events(site.url) if e["type"] == "agent.cleared"]
