@@ -6,6 +6,7 @@ again without harm.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 
@@ -28,6 +29,9 @@ from eventstore.outcomes import Outcome
 from eventstore.pool import Catalogue, Pool, PoolConfig, write_config
 from eventstore.reader import Entry, Reader
 from eventstore.step import Origin
+
+DECLARED_UNKNOWN: Final = "recovered"
+"""In place of the declaration that was last applied to a pool: the next one is taken for it."""
 
 
 class Changed(Struct, frozen=True):

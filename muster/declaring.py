@@ -12,13 +12,12 @@ from collections.abc import Mapping
 import msgspec
 import structlog
 
-from eventstore.catalogue import CatalogueLog
+from eventstore.catalogue import DECLARED_UNKNOWN, CatalogueLog
 from eventstore.connection import UNREACHABLE, execute, unreachable
 from eventstore.log import CATALOGUE, Log
 from eventstore.outcomes import Outcome
 from eventstore.step import Origin
 from muster.settings import PoolDeclaration
-from projector.archived_state import DECLARED_UNKNOWN
 
 log = structlog.get_logger("muster.declaring")
 ORIGIN = Origin(actor="configuration")

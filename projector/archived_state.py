@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import Connection, func, select
 
 from eventstore.agent import TERMINAL, Agent
+from eventstore.catalogue import DECLARED_UNKNOWN
 from eventstore.events import AgentRequested
 from eventstore.log import CATALOGUE
 from eventstore.pool import Catalogue
@@ -20,8 +21,6 @@ from projector.tables import EVENTS, SERVING
 
 OPERATIONS_MAX: Final = 100_000
 """Operation ids that are restored, the newest first."""
-DECLARED_UNKNOWN: Final = "recovered"
-"""In place of the declaration that was last applied to a pool: the next one is taken for it."""
 
 Entry: TypeAlias = tuple[str, Sequence[bytes]]
 

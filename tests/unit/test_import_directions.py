@@ -1,6 +1,8 @@
 """The packages import each other only in the agreed direction; the check itself is sound."""
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,12 @@ def test_the_check_sees_what_it_must(tmp_path: Path, package: str, source: str, 
     (tmp_path / package / "module.py").write_text(source)
     found = CHECK["violations"](tmp_path)
     assert [line.rsplit(" ", 1)[1] for line in found] == expected
+
+
+def test_a_supervisor_loads_nothing_of_the_views() -> None:
+    """One runs on every host: it starts sooner, and smaller, without what only others need."""
+    code = "import sys, muster.roles, workers.supervisor; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "workers" in loaded
+    assert not loaded & {"projector", "sqlalchemy", "aiohttp", "psycopg"}
