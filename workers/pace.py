@@ -15,8 +15,6 @@ from workers.leases import BLIND_SECONDS
 LEASE_SHARE: Final = 0.2
 LONGEST_SECONDS: Final = BLIND_SECONDS * 2 / 3
 """The rest is for jitter, and for a look that comes late."""
-
-
 IDLE_PAUSE: Final = 2.0
 """The pause at an idle pool, in times of `poll_seconds`."""
 IDLE_PAUSES: Final = 3

@@ -161,14 +161,19 @@ async def test_one_that_loads_for_long_is_waited_for_and_said_to_load(
     await kept.ends()
 
 
-async def test_the_first_start_waits_likewise(
-    embedding, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def leave_data(embedding) -> None:
+    """So much in the folder of the server that a slow one loads for a while."""
     filled = embedding()
     await filled.start()
     filled.fill()
     await filled.ends()
     filled.server.stop()
+
+
+async def test_the_first_start_waits_likewise(
+    embedding, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await leave_data(embedding)
     capsys.readouterr()
     kept = embedding(extra=SLOW_LOADING)
     starting = asyncio.ensure_future(kept.start())
@@ -181,11 +186,7 @@ async def test_the_first_start_waits_likewise(
 async def test_the_end_is_heard_while_it_loads(
     embedding, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    filled = embedding()
-    await filled.start()
-    filled.fill()
-    await filled.ends()
-    filled.server.stop()
+    await leave_data(embedding)
     capsys.readouterr()
     kept = embedding(extra=SLOW_LOADING)
     running = asyncio.ensure_future(kept.up.run())
