@@ -190,6 +190,7 @@ class CatalogueLog:
     ) -> Changed:
         unknown: OutcomeUnknown | None = None
         for _ in range(ATTEMPTS):
+            generation, _ = self._log.floor(CATALOGUE)
             with still_unknown(unknown):
                 state = await self.refresh()
             outcome, body = decision(state)
@@ -203,7 +204,7 @@ class CatalogueLog:
             step.write("meta", field, version + 1)
             try:
                 with still_unknown(unknown):
-                    reply = await self._log.commit(step)
+                    reply = await self._log.commit(step, read_in=generation)
             except OutcomeUnknown as error:
                 unknown = error
                 continue

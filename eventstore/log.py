@@ -169,12 +169,18 @@ class Log:
         generation, seq, halted, recovered_seq = (value or b"" for value in found)
         return Stand(int(generation or 0), int(seq or 0), halted.decode(), int(recovered_seq or 0))
 
-    async def commit(self, step: Step, *, admits: bool = False) -> Reply:
+    async def commit(self, step: Step, *, admits: bool = False, read_in: int = 0) -> Reply:
         """Commit a step once. `admits`: it adds load, so Redis' memory limit may refuse it.
+
+        `read_in`: the generation that the step was decided in, 0 where it holds in any. In a later
+        one a version says nothing: what was lost and what came instead may both have it.
 
         Raises `LogUnreachable` (`Recovered`, `NotEnoughReplicas` among them), `OutcomeUnknown`,
         `LogMissing`, `RolledBack`, `Halted`, `MemoryExhausted`.
         """
+        generation, _ = self.floor(step.pool)
+        if 0 < read_in < generation:
+            raise Recovered(step.pool, generation)
         return await self._guarded("admit" if admits else "commit", step.pool, *step.arguments())
 
     async def claim(
@@ -289,6 +295,7 @@ class Log:
         """
         unknown: OutcomeUnknown | None = None
         for _ in range(ATTEMPTS):
+            generation, _ = self.floor(pool)
             with still_unknown(unknown):
                 agent = agent or await self.agent(pool, agent_id)
                 if agent is None:
@@ -308,7 +315,7 @@ class Log:
             new = step.agent(agent_id, agent, bodies, fence=fence)
             try:
                 with still_unknown(unknown):
-                    reply = await self.commit(step)
+                    reply = await self.commit(step, read_in=generation)
             except OutcomeUnknown as error:
                 unknown, agent = error, None
                 continue
@@ -338,6 +345,7 @@ class Log:
         """Carry out a command on a worker. `prepare` may add checks and writes to the step."""
         unknown: OutcomeUnknown | None = None
         for _ in range(ATTEMPTS):
+            generation, _ = self.floor(pool)
             with still_unknown(unknown):
                 found = await self.worker(pool, worker_id)
                 if found is None:
@@ -354,7 +362,7 @@ class Log:
                 prepare(step, worker)
             try:
                 with still_unknown(unknown):
-                    reply = await self.commit(step)
+                    reply = await self.commit(step, read_in=generation)
             except OutcomeUnknown as error:
                 unknown = error
                 continue

@@ -76,9 +76,9 @@ def acknowledged_early() -> None:
     commit = Log.commit
     behind: set[asyncio.Task[Any]] = set()
 
-    async def early(self: Log, step: Any, *, admits: bool = False) -> Reply:
+    async def early(self: Log, step: Any, *, admits: bool = False, read_in: int = 0) -> Reply:
         if not admits:
-            return await commit(self, step)
+            return await commit(self, step, read_in=read_in)
 
         async def later() -> None:
             await asyncio.sleep(ACKNOWLEDGED_SECONDS)

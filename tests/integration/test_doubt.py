@@ -16,7 +16,7 @@ from eventstore.agent import Terminate
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect
 from eventstore.errors import LogUnreachable, MemoryExhausted, OutcomeUnknown, Recovered
-from eventstore.events import AgentRequested
+from eventstore.events import AgentRequested, WorkerRequested
 from eventstore.keys import Keys
 from eventstore.log import Log
 from eventstore.outcomes import Outcome
@@ -24,6 +24,7 @@ from eventstore.pool import Pool, PoolConfig
 from eventstore.reader import Reader
 from eventstore.spawn import submit
 from eventstore.step import Origin
+from eventstore.worker import Fence as WorkerFence
 from tests.chaos.proxy import Link
 from tests.servers import RedisLikeServer
 
@@ -180,3 +181,34 @@ async def test_a_termination_that_was_written_is_not_refused_for_a_lost_log(redi
         link.meanwhile = loss
         with pytest.raises(OutcomeUnknown):
             await log.act(POOL, "a-1", Terminate(), Origin(), agent=agent)
+
+
+@pytest.mark.parametrize("of", ["agent", "worker"])
+async def test_what_was_read_before_a_recovery_is_read_again_though_its_version_is_the_same(
+    of, redis_url, monkeypatch
+):
+    """Another task hears of the recovery while this one has its state at hand already."""
+    log = Log(connect(redis_url), Keys())
+    await log.found()
+    await log.initialise(POOL)
+    await spawn(log, "a-1")
+    order = WorkerRequested(host="h", max_agents=10, deadline_ms=2**52)
+    step = log.step(POOL, Origin())
+    step.worker("w-1", None, (order,))
+    await log.commit(step)
+    read, states = getattr(log, of), []
+
+    async def read_and_recovered(*names: str) -> Any:
+        states.append(await read(*names))
+        if len(states) == 1:
+            await log.client.hset(log.keys.pool(POOL, "meta"), "generation", 2)
+            log.raise_floor(POOL, 2, 2)
+        return states[-1]
+
+    monkeypatch.setattr(log, of, read_and_recovered)
+    if of == "agent":
+        await log.act(POOL, "a-1", Terminate(), Origin())
+    else:
+        await log.act_on_worker(POOL, "w-1", WorkerFence(reason="r"), Origin())
+    assert len(states) == 2
+    await log.client.aclose()

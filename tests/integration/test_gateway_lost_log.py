@@ -163,8 +163,8 @@ def _lose_a_reply(shown: GatewayStage, monkeypatch: pytest.MonkeyPatch, count: i
     """The next steps of the gateway are written, and it does not hear of it."""
     commit, left = shown.backend.log.commit, iter(range(count))
 
-    async def lose(step: Step, *, admits: bool = False) -> Reply:
-        reply = await commit(step, admits=admits)
+    async def lose(step: Step, **said: Any) -> Reply:
+        reply = await commit(step, **said)
         if next(left, None) is not None:
             raise OutcomeUnknown("the reply was lost")
         return reply
