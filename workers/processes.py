@@ -81,6 +81,9 @@ class HostProcesses:
             log.error("worker.launch_failed", worker_id=worker_id, error=str(error))
             self._note_end(worker_id, str(error))
             return
+        except Exception as error:  # a defect must not leave a worker here that never was one
+            self._note_end(worker_id, f"its launch failed: {error!r}")
+            raise
         pid = local.process.pid
         log.info("worker.launched", pool=pool.pool_name, worker_id=worker_id, pid=pid)
 

@@ -82,3 +82,19 @@ async def test_the_end_of_the_process_that_is_the_worker_is_the_workers(site: Si
     found = await site.log.worker(POOL, "w")
     assert found is not None
     assert (found.worker.status, found.worker.reason) == (WorkerStatus.LOST, "killed by signal 9")
+
+
+async def test_a_launch_that_fails_in_an_unknown_way_leaves_no_worker_behind(site: Site) -> None:
+    """A host that counts one which never was does not come to its end when it is to leave."""
+    pool = await site.pool()
+
+    def defect(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    local = HostProcesses(Launcher(), defect, lambda: None)
+    await local.start()
+    with pytest.raises(ZeroDivisionError):
+        await local.launch(pool.pool, "w")
+    assert local.count == 0
+    assert local.ended("w") == "its launch failed: ZeroDivisionError()"
+    await local.stop()
