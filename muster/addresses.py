@@ -6,7 +6,7 @@ of it may reach a terminal, a log, a file that others read or an answer of the g
 
 import re
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from eventstore.errors import ConfigurationError
 
@@ -17,6 +17,32 @@ _LOGIN: Final = re.compile(
 )
 """Up to the last `@` before the query: a password may hold what should be percent-encoded."""
 _SECRET: Final = re.compile(r"password|passwd|secret|token|scram_\w+_key", re.IGNORECASE)
+_NAME: Final = re.compile("[a-z_]{1,40}")
+"""What is no name may be a part of a password."""
+_DATABASE: Final = re.compile(r"/?|/\d+/?", re.ASCII)
+_ANY: Final = re.compile(r".+", re.DOTALL)
+_NUMBER: Final = (re.compile(r"\d+", re.ASCII), "a number")
+_SWITCH: Final = (re.compile(r"true|false|yes|no|1|0", re.IGNORECASE), "true or false")
+_VALUES: Final = {
+    "db": _NUMBER,
+    "socket_keepalive": _SWITCH,
+    "ssl_check_hostname": _SWITCH,
+    "ssl_cert_reqs": (re.compile("none|optional|required"), "none, optional or required"),
+}
+_ANYWHERE: Final = ("db", "username", "password", "client_name")
+_BY_TCP: Final = (*_ANYWHERE, "socket_keepalive")
+_BY_TLS: Final = (
+    *_BY_TCP,
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_ciphers",
+    "ssl_keyfile",
+    "ssl_password",
+)
+_PARAMETERS: Final = {"unix": _ANYWHERE, "redis": _BY_TCP, "rediss": _BY_TLS}
 
 
 def redacted(url: str) -> str:
@@ -39,3 +65,33 @@ def demand_address(url: str, source: str) -> None:
             f"{source}: this is not an address: what stands in brackets or as port is wrong"
             " (in a password, / ? # and % must be percent-encoded)"
         ) from None
+
+
+def redis_address(url: str, source: str) -> str:
+    """The address of a Redis as redis-py takes it. Raises `ConfigurationError`, as above.
+
+    What stands in the query goes before what Muster itself asks of a connection, so it may only
+    say who one is and how the connection is made.
+    """
+    demand_address(url, source)
+    if url.startswith(("valkey://", "valkeys://")):
+        url = "redis" + url.removeprefix("valkey")
+    parts = urlsplit(url)
+    known = _PARAMETERS.get(parts.scheme)
+    if known is None:
+        raise ConfigurationError(f"{source}: expected redis://, rediss://, valkey:// or unix://")
+    if parts.scheme == "unix" and not parts.path:
+        raise ConfigurationError(f"{source}: expected the path of a socket, unix:///path/to/it")
+    if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
+        raise ConfigurationError(f"{source}: what follows the host is the number of a database")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in known:
+            what = name if _NAME.fullmatch(name) and "@" not in parts.query else "what is there"
+            raise ConfigurationError(
+                f"{source}: {what} cannot be set in the query of a {parts.scheme}:// address;"
+                f" these can: {', '.join(known)}"
+            )
+        demanded, words = _VALUES.get(name, (_ANY, "a value"))
+        if not demanded.fullmatch(value):
+            raise ConfigurationError(f"{source}: {name} is to be {words}")
+    return url

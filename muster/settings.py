@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
@@ -18,7 +18,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.pool import PoolConfig
 from eventstore.retention import Retention
-from muster.addresses import demand_address
+from muster.addresses import demand_address, redis_address
 
 SHOWN_MAX: Final = 100
 BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
@@ -168,8 +168,8 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
         values["config"], sources["config"] = found, sources.get("config", str(found))
     _add_well_known(values, sources, environment)
     roles, pools = _declarations(document, found)
-    if values.get("redis_url", "").startswith(("valkey://", "valkeys://")):
-        values["redis_url"] = "redis" + values["redis_url"].removeprefix("valkey")
+    if url := values.get("redis_url"):
+        values["redis_url"] = redis_address(url, sources["redis_url"])
     settings = Settings(**values, roles=roles, pools=pools, sources=sources)
     if settings.app_dir is None and settings.config is not None:
         settings = msgspec.structs.replace(settings, app_dir=settings.config.absolute().parent)
@@ -351,13 +351,8 @@ def _check(settings: Settings) -> None:
             f"host {shown(settings.host, str)} can be reached from outside this machine: set"
             " MUSTER_API_TOKEN (clients then send it as a bearer token), or use 127.0.0.1"
         )
-    for name in ("redis_url", "database_url", "pgbouncer_url"):
+    for name in ("database_url", "pgbouncer_url"):
         demand_address(getattr(settings, name), settings.sources.get(name, name))
-    if settings.redis_url and urlsplit(settings.redis_url).scheme not in {
-        "redis", "rediss", "unix",
-    }:  # fmt: skip
-        source = settings.sources.get("redis_url", "redis_url")
-        raise ConfigurationError(f"{source}: expected redis://, rediss://, valkey:// or unix://")
     if not settings.redis_url:
         _check_embedded(settings)
     if "{" in settings.key_prefix or "}" in settings.key_prefix:

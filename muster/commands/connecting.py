@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Struct
 
-from muster.addresses import demand_address, redacted
+from muster.addresses import redacted, redis_address
 from muster.commands.command import BadInput
 from muster.settings import shown
 
@@ -120,20 +120,17 @@ def _is_http(url: str) -> bool:
 
 
 def find_redis_url(args: argparse.Namespace) -> str:
-    """Where Redis is, empty if nobody said."""
-    return args.redis_url or redis_from(os.environ) or running(args).redis_url
+    """Where Redis is, empty if nobody said. Raises `ConfigurationError`."""
+    if args.redis_url:
+        return redis_address(args.redis_url, "--redis-url")
+    if named := redis_from(os.environ):
+        return redis_address(named, "the address of Redis in the environment")
+    return running(args).redis_url
 
 
 def redis_url(args: argparse.Namespace) -> str:
-    """Where Redis is. Raises `BadInput` if nobody said."""
-    from redis.connection import parse_url
-
+    """Where Redis is. Raises `BadInput` if nobody said, `ConfigurationError`."""
     if found := find_redis_url(args):
-        demand_address(found, "Redis")
-        try:
-            parse_url(found)  # type: ignore[no-untyped-call]  # redis-py's own
-        except ValueError as error:
-            raise BadInput(f"Redis at {redacted(found)!r}: {error}") from error
         return found
     raise BadInput(_nowhere("Redis", "--redis-url", "MUSTER_REDIS_URL", args))
 

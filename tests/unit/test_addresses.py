@@ -1,11 +1,13 @@
 """An address is shown to people without what lets one in, wherever its writer has put that."""
 
 import argparse
+import re
 
 import pytest
 
+from eventstore.connection import connect, connect_thread
 from eventstore.errors import ConfigurationError, MusterError
-from muster.addresses import redacted
+from muster.addresses import redacted, redis_address
 from muster.commands.connecting import redis_url
 from muster.commands.database_checks import check_postgres
 from projector.database import address
@@ -59,11 +61,60 @@ def test_a_database_of_another_kind_is_refused_without_it() -> None:
     assert "mysql" in str(refused.value)
 
 
-@pytest.mark.parametrize("url", ["redis://me:secret#x@h", "redis://[secret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:secret#x@h",
+        "redis://[secret",
+        "redis://me:12?secret@h",
+        "redis://me:12?secret&x=1@h",
+        "redis://h/secret",
+        "redis://h/0?db=secret",
+        "secret://h",
+    ],
+)
 def test_an_address_that_is_none_is_refused_without_it(url: str) -> None:
     with pytest.raises(MusterError) as refused:
         redis_url(argparse.Namespace(redis_url=url))
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("redis://h", "redis://h"),
+        ("redis://h/", "redis://h/"),
+        ("valkey://me:x@h:1/2?client_name=me@x", "redis://me:x@h:1/2?client_name=me@x"),
+        ("valkeys://h/0?ssl_ca_certs=/c", "rediss://h/0?ssl_ca_certs=/c"),
+        ("unix://me:x@/s?db=2", "unix://me:x@/s?db=2"),
+        ("redis://h?socket_keepalive=yes", "redis://h?socket_keepalive=yes"),
+    ],
+)
+def test_a_redis_is_named_as_redis_py_takes_it(url: str, taken: str) -> None:
+    assert redis_address(url, "here") == taken
+    for open_client in (connect, lambda url: connect_thread(url, timeout_seconds=1)):
+        open_client(taken).connection_pool.make_connection()
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis://h/0?retry_on_timeout=1", "retry_on_timeout cannot be set"),
+        ("redis://h/0?decode_responses=1", "these can: db, username, password, client_name"),
+        ("redis://h/0?ssl_ca_certs=/c", "ssl_ca_certs cannot be set in the query of a redis://"),
+        ("unix:///s?socket_keepalive=1", "socket_keepalive cannot be set"),
+        ("redis://h/x", "the number of a database"),
+        ("redis://h/0/1", "the number of a database"),
+        ("redis://h?db=-1", "db is to be a number"),
+        ("redis://h?db=", "db is to be a number"),
+        ("rediss://h?ssl_cert_reqs=maybe", "ssl_cert_reqs is to be none, optional or required"),
+        ("unix://?db=1", "unix:///path/to/it"),
+        ("http://h", "expected redis://"),
+    ],
+)
+def test_what_redis_py_would_stumble_over_or_pass_over_is_refused(url: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^here: .*{re.escape(why)}"):
+        redis_address(url, "here")
 
 
 def test_the_driver_that_cannot_read_an_address_does_not_show_it_either() -> None:
