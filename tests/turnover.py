@@ -116,7 +116,8 @@ class Crew:
         return [one.agent for one in acted if one.agent is not None]
 
     def _failure(self) -> Fail:
-        policy = RestartPolicy(backoff_min_ms=1, backoff_max_ms=1)
+        """One that no budget is spent by: crews take over each other's, some of them many times."""
+        policy = RestartPolicy(window_ms=1, backoff_min_ms=1, backoff_max_ms=1)
         error = Error(type="ValueError", message="turned over")
         return Fail(during="run", error=error, now_ms=self._log.now_ms(), policy=policy)
 
