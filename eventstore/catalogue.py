@@ -24,7 +24,8 @@ from eventstore.events import (
     PoolDeleted,
     decode_entry,
 )
-from eventstore.log import ATTEMPTS, CATALOGUE, Log, proof_of, still_unknown
+from eventstore.keys import CATALOGUE
+from eventstore.log import ATTEMPTS, Log, proof_of, still_unknown
 from eventstore.outcomes import Outcome
 from eventstore.pool import Catalogue, Pool, PoolConfig, write_config
 from eventstore.reader import Entry, Reader

@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 from eventstore.connection import UNREACHABLE, AsyncClient, connect_blocking, shielded
 from eventstore.durability import Capability, Fsync, Level, Proof, on_reply, pairs
 from eventstore.errors import CommandLost, LogError
-from eventstore.log import Log, judge
+from eventstore.guarded import judge
+from eventstore.log import Log
 from eventstore.scripting import script
 
 LANES: Final = 8

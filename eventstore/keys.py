@@ -9,6 +9,8 @@ import re
 from typing import Final
 
 POOL_NAME: Final = re.compile(r"[a-z0-9_-]{1,63}")
+CATALOGUE: Final = ""
+"""In place of a pool's name: the catalogue."""
 GROUP: Final = "workers"
 """The consumer group on every pool's commands."""
 

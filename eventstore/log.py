@@ -1,54 +1,34 @@
 """The log: read a state, commit a step, claim work, renew a lease.
 
-One `Log` serves all pools through one connection pool. It remembers, per log, the floor: the
-generation and the highest `seq` that this process has acknowledged or seen archived. Every script
-is given the floor; a log that is below it raises `RolledBack` and is halted, for everybody, until
-it was recovered. A log of a later generation raises `Recovered` once: what was read before is void.
-
 Retries are ours. A reply that never came is asked for again: a spawn by its operation id, every
 other step by reading the state anew and deciding again (`act`), which comes to nothing if the
 first attempt was written.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import structlog
-from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 
 from eventstore import agent as agents
 from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent, Command
-from eventstore.connection import (
-    UNREACHABLE,
-    Absent,
-    AsyncClient,
-    execute,
-    passing,
-    send,
-    shielded,
-    unreachable,
-)
+from eventstore.connection import AsyncClient
 from eventstore.durability import Proof
 from eventstore.errors import (
     Busy,
     Halted,
-    LayoutTooNew,
     LogError,
     LogMissing,
-    LogUnreachable,
-    MemoryExhausted,
-    NotEnoughReplicas,
     OutcomeUnknown,
     Recovered,
     RolledBack,
     Unreadable,
 )
+from eventstore.guarded import GuardedLog, NotAHash
 from eventstore.ids import new_id
-from eventstore.keys import Keys
+from eventstore.keys import CATALOGUE, Keys
 from eventstore.outcomes import (
     Acted,
     ActedOnWorker,
@@ -66,7 +46,6 @@ from eventstore.outcomes import (
     text_of,
 )
 from eventstore.retention import Retention, Trimmed
-from eventstore.scripting import Script, script
 from eventstore.step import Argument, Fence, Origin, Step
 from eventstore.worker import Worker, WorkerCommand
 
@@ -78,16 +57,8 @@ TRIMMED_AT_ONCE = 5_000
 """About how many entries of a stream one step of trimming takes: a few milliseconds of Redis."""
 
 
-class NotAHash(LogError):
-    """A key is of another type than it must be."""
-
-
-class Log:
-    """The write side of every pool.
-
-    `outlives`: whether its owner may go on in a log that was recovered. A worker may not: what it
-    holds is no longer its own.
-    """
+class Log(GuardedLog):
+    """The write side of every pool."""
 
     def __init__(
         self,
@@ -98,40 +69,9 @@ class Log:
         outlives: bool = True,
         retention: Retention | None = None,
     ) -> None:
-        self.client = client
-        self.keys = keys
+        super().__init__(client, keys, outlives=outlives)
         self.retention = retention or Retention()
         self.new_id = make_id
-        self.outlives = outlives
-        self._floors: dict[str, tuple[int, int]] = {}
-        self._acknowledged: dict[str, tuple[int, int]] = {}
-        self._clock = (0, 0.0)
-
-    # ---- the log's own time and position -----------------------------------------------------
-
-    def now_ms(self) -> int:
-        """Log time: that of the last reply, carried on by this host's monotonic clock."""
-        ts, at = self._clock
-        return ts + int((time.monotonic() - at) * 1000) if ts else time.time_ns() // 1_000_000
-
-    def floor(self, pool: str) -> tuple[int, int]:
-        """(generation, seq) below which the pool's log must not be found; (0, 0) if unknown."""
-        return self._floors.get(self._meta(pool), (0, 0))
-
-    def raise_floor(self, pool: str, generation: int, seq: int) -> None:
-        """Remember that this much was acknowledged or archived."""
-        meta = self._meta(pool)
-        self._floors[meta] = max(self._floors.get(meta, (0, 0)), (generation, seq))
-
-    def acknowledged(self, pool: str) -> tuple[int, int]:
-        """(generation, seq) of the highest that this process was told or told others of."""
-        return self._acknowledged.get(self._meta(pool), (0, 0))
-
-    def acknowledge(self, pool: str, generation: int, seq: int) -> None:
-        """Remember that this much was told to somebody; it raises the floor too."""
-        meta = self._meta(pool)
-        self._acknowledged[meta] = max(self._acknowledged.get(meta, (0, 0)), (generation, seq))
-        self.raise_floor(pool, generation, seq)
 
     def step(self, pool: str, origin: Origin) -> Step:
         return Step(pool, self.new_id, origin, ended_ms=self.retention.ended_ms)
@@ -425,89 +365,6 @@ class Log:
             for agent_id, score in zip(flat[::2], flat[1::2], strict=True)
         ]
 
-    async def _read(self, pool: str, *command: str) -> Sequence[Any]:
-        try:
-            reply: Sequence[Any] = await execute(self.client, *command)
-        except UNREACHABLE as error:
-            raise unreachable(error) from error
-        except ResponseError as error:
-            if passing(error):
-                raise LogUnreachable(f"Redis is not ready: {error}") from error
-            kind = NotAHash if str(error).startswith("WRONGTYPE") else LogError
-            raise kind(f"pool {pool!r}: {command[0]} failed: {error}") from error
-        return reply
-
-    # ---- running a script --------------------------------------------------------------------
-
-    def _meta(self, pool: str) -> str:
-        return self.keys.catalogue_meta if pool == CATALOGUE else self.keys.pool(pool, "meta")
-
-    def _events(self, pool: str) -> str:
-        return self.keys.catalogue if pool == CATALOGUE else self.keys.pool(pool, "events")
-
-    def script_keys(self, pool: str) -> tuple[str, str]:
-        """The keys that every script of this log declares."""
-        return self._meta(pool), self._events(pool)
-
-    async def _guarded(self, name: str, pool: str, *arguments: Argument) -> Reply:
-        return await self.run(name, pool, *self.floor(pool), *arguments)
-
-    async def run(self, name: str, pool: str, *arguments: Argument) -> Reply:
-        """Run a script on a log, with just these arguments."""
-        keys = self.script_keys(pool)
-        try:
-            raw = await shielded(lambda: self._evaluate(script(name), keys, arguments))
-        except UNREACHABLE as error:
-            if _never_sent(error):
-                raise unreachable(error) from error
-            raise OutcomeUnknown(f"Redis did not answer: {error}") from error
-        except OutOfMemoryError as error:
-            raise MemoryExhausted from error
-        except ResponseError as error:
-            if str(error).startswith("NOREPLICAS"):
-                raise NotEnoughReplicas from error
-            if passing(error):
-                raise LogUnreachable(f"Redis is not ready: {error}") from error
-            raise LogError(f"pool {pool!r}: script {name} failed: {error}") from error
-        return judge(pool, raw, self)
-
-    async def _evaluate(
-        self, source: "Script", keys: tuple[str, str], arguments: Sequence[Argument]
-    ) -> list[Any]:
-        try:
-            raw = await send(self.client, "EVALSHA", source.digest, 2, *keys, *arguments)
-        except NoScriptError:
-            raw = await send(self.client, "EVAL", source.text, 2, *keys, *arguments)
-        reply: list[Any] = raw
-        return reply
-
-    def saw(self, pool: str, generation: int, seq: int, ts: int) -> None:
-        """Take note of where a log stands after a reply that acknowledged something."""
-        self.acknowledge(pool, generation, seq)
-        if ts:
-            self._clock = (ts, time.monotonic())
-
-
-def judge(pool: str, raw: Sequence[Any], log: Log) -> Reply:
-    """Turn a script's reply into a `Reply`, noting the log's position; raises on a damaged log."""
-    status = raw[0].decode()
-    generation, seq, ts = int(raw[1]), int(raw[2]), int(raw[3])
-    if status == "MISSING":
-        raise LogMissing(pool)
-    if status == "HALTED":
-        raise Halted(pool, raw[4].decode())
-    if status == "LAYOUT":
-        raise LayoutTooNew(pool, *(value.decode() for value in raw[4:6]))
-    if status == "ROLLED_BACK":
-        raise RolledBack(pool, log.floor(pool), (generation, seq))
-    if status == "RECOVERED":
-        if log.outlives:
-            log.saw(pool, generation, seq, ts)
-        raise Recovered(pool, generation)
-    log.saw(pool, generation, seq, ts)
-    outcome = Outcome.DONE if status == "OK" else Outcome(status)
-    return Reply(outcome, generation, seq, ts, raw[4:])
-
 
 def proof_of(step: Step, reply: Reply) -> Proof:
     """What shows that a step which was DONE stands in the log."""
@@ -515,10 +372,6 @@ def proof_of(step: Step, reply: Reply) -> Proof:
         return Proof(step.pool, "log", generation=reply.generation, seq=reply.seq)
     entry, event_id = reply.rest[0].decode(), step.events[-1].event_id
     return Proof(step.pool, "event", entry, event_id, reply.generation, reply.seq)
-
-
-CATALOGUE = ""
-"""In place of a pool's name: the catalogue."""
 
 
 @contextmanager
@@ -530,13 +383,3 @@ def still_unknown(unknown: OutcomeUnknown | None) -> Iterator[None]:
         if unknown is None or isinstance(error, OutcomeUnknown | Recovered):
             raise
         raise unknown from error
-
-
-def _never_sent(error: BaseException) -> bool:
-    """Whether a connection error came before anything could reach the server."""
-    if isinstance(error, BusyLoadingError | Absent):
-        return True
-    text = str(error)
-    return text.startswith(("Error ", "Timeout connecting", "No connection available")) and (
-        "while reading" not in text.lower() and "while writing" not in text.lower()
-    )

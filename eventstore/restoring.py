@@ -22,7 +22,8 @@ from eventstore.agent import Agent, Lose, Terminate
 from eventstore.connection import UNREACHABLE, execute, unreachable
 from eventstore.errors import Halted, LogError
 from eventstore.events import LogRecovered
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE
+from eventstore.log import Log
 from eventstore.outcomes import Outcome, Reply
 from eventstore.salvage import salvage_key
 from eventstore.step import Fence, Origin, Step

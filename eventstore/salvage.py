@@ -14,8 +14,8 @@ from redis.exceptions import ResponseError
 
 from eventstore.connection import UNREACHABLE, execute, unreachable
 from eventstore.errors import LogError
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log import Log
 
 REPORTS_MAX: Final = 20_000
 """Of one log; the oldest go first."""

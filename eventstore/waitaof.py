@@ -10,7 +10,9 @@ import time
 from typing import Final
 
 from eventstore.connection import AsyncClient
-from eventstore.log import CATALOGUE, Log, judge
+from eventstore.guarded import judge
+from eventstore.keys import CATALOGUE
+from eventstore.log import Log
 from eventstore.scripting import script
 
 WRITES: Final = 3

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from eventstore.connection import shielded
 from eventstore.errors import LogError
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from gateway.backend import READING, Backend, Reading
 from gateway.keys import BACKEND
 from gateway.problems import Kind, Problem

@@ -19,8 +19,8 @@ from eventstore.agent import Agent
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import UNREACHABLE, Absent, connect, execute, give_up
 from eventstore.errors import LogUnreachable
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log import Log
 from eventstore.pool import Pool
 from eventstore.reader import Entry, Reader
 from gateway.capabilities import Capabilities

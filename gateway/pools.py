@@ -14,7 +14,7 @@ from eventstore.agent import Terminate
 from eventstore.catalogue import Changed
 from eventstore.durability import Proof
 from eventstore.errors import Unreadable
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.outcomes import Outcome
 from eventstore.pool import Pool, PoolConfig
 from eventstore.salvage import CREATE_POOL

@@ -20,8 +20,8 @@ from eventstore.catalogue import CatalogueLog
 from eventstore.connection import UNREACHABLE, execute
 from eventstore.errors import LogUnreachable, MusterError, UnknownEvent
 from eventstore.events import ENTRY_FIELDS, LogRecovered, decode_entry, demand_known
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log import Log
 from eventstore.pool import Catalogue
 from eventstore.reader import Entry, Reader
 from gateway.feed import well_formed

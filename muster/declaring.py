@@ -14,7 +14,8 @@ import structlog
 
 from eventstore.catalogue import DECLARED_UNKNOWN, CatalogueLog
 from eventstore.connection import UNREACHABLE, execute, unreachable
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE
+from eventstore.log import Log
 from eventstore.outcomes import Outcome
 from eventstore.step import Origin
 from muster.settings import PoolDeclaration

@@ -27,8 +27,8 @@ from eventstore.errors import (
     RolledBack,
     ServerUnsuitable,
 )
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log import Log
 from eventstore.reader import Reader
 from muster import __version__, declaring, journal
 from muster.absence import outlast

@@ -15,7 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from muster.commands.logfiles import LogFile, merged
 from muster.render import one_line
 

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from eventstore.connection import connect, inspect, server_version
 from eventstore.errors import ConfigurationError, LogUnreachable, MusterError, ServerUnsuitable
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.server import EmbeddedServer
 from muster import __version__, journal, tidings
 from muster.absence import outlast, unless

@@ -13,7 +13,8 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from eventstore.errors import LogError, LogUnreachable, Unreadable
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE
+from eventstore.log import Log
 from eventstore.reader import Entry, Reader
 from eventstore.restoring import close
 from eventstore.retention import Retention

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select
 from eventstore.agent import TERMINAL, Agent
 from eventstore.catalogue import DECLARED_UNKNOWN
 from eventstore.events import AgentRequested
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.pool import Catalogue
 from eventstore.retention import KEYS_MS_MAX, OUR_OPERATION_MS
 from eventstore.worker import Worker, WorkerStatus

@@ -22,7 +22,7 @@ from sqlalchemy import (
     select,
 )
 
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from projector.differences import Difference
 from projector.rows import Position
 from projector.tables import BESIDE, INCOMPLETE, SCHEMA, SERVING, VIEW_VERSION

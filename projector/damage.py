@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from projector.database import Database
 from projector.projection import Projection
 from projector.rows import EventRow, Position

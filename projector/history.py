@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from eventstore.agent import Status
 from eventstore.errors import MusterError, UnknownEvent
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.pool import Catalogue
 from projector.database import Database
 from projector.fold import Unfoldable

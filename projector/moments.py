@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from projector.places import Place, place_at, place_before
 from projector.source import archive_heads
 

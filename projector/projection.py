@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 from sqlalchemy import Connection, Table, select, update
 
 from eventstore.agent import Agent
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.pool import Catalogue
 from projector.bulk import insert_new, write_rows
 from projector.fold import (

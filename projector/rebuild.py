@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from eventstore.errors import LogError, MusterError
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from projector.comparison import Comparison, compare
 from projector.database import Database
 from projector.lease import LEASE_SECONDS, Lease, Superseded

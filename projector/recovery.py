@@ -26,7 +26,8 @@ from eventstore.agent import Agent
 from eventstore.connection import connect
 from eventstore.errors import MusterError
 from eventstore.events import LogRecovered
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE
+from eventstore.log import Log
 from eventstore.restoring import Beginning, Restoring
 from eventstore.retention import Retention
 from eventstore.salvage import HOLDS, forget_reports, read_reports, report

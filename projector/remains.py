@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.salvage import Report
 from projector.damage import void_events
 from projector.database import Database

@@ -11,8 +11,7 @@ from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
 from eventstore.connection import UNREACHABLE, connect, passing, refusal, shielded, unreachable
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE, Keys
 from eventstore.reader import Entry, Reader
 from projector.archive import id_order
 from projector.intake import read_entries, read_entry

@@ -13,7 +13,8 @@ import structlog
 from sqlalchemy import Connection
 
 from eventstore.errors import LogError, LogUnreachable
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE
+from eventstore.log import Log
 from eventstore.retention import Retention
 from projector.database import Database
 from projector.heartbeats import forget_old

@@ -7,8 +7,7 @@ archived, so the two together have every event; a reader need not be known to wh
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE, Keys
 from eventstore.reader import Entry
 from projector.archive import id_order
 from projector.intake import entry_of, seq_of

@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 from sqlalchemy import Connection, Table, select
 
 from eventstore.errors import WrongType
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from projector.archive import after
 from projector.database import Database
 from projector.differences import Checked, Difference, Findings, Report

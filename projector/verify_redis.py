@@ -10,7 +10,7 @@ from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.connection import UNREACHABLE, refusal, unreachable
 from eventstore.errors import WrongType
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from projector.differences import Findings
 from projector.intake import read_entries
 from projector.rows import EventRow, Position

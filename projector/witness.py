@@ -13,7 +13,7 @@ from eventstore import worker as workers
 from eventstore.agent import Agent, Status
 from eventstore.errors import MusterError
 from eventstore.events import Event
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.pool import Catalogue
 from eventstore.worker import Worker, WorkerStatus
 from projector.intake import admit, follow

@@ -17,8 +17,9 @@ import structlog
 
 from eventstore.connection import connect
 from eventstore.errors import LogError
+from eventstore.guarded import judge
 from eventstore.keys import Keys
-from eventstore.log import Log, judge
+from eventstore.log import Log
 from eventstore.step import Fence
 from eventstore.worker import Recover, WorkerStatus
 from workers.agents import Agent

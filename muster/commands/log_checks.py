@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from eventstore.errors import LogError
-from eventstore.log import CATALOGUE as CATALOGUE_LOG
+from eventstore.keys import CATALOGUE as CATALOGUE_LOG
 from muster.commands.checks import Check, Level, check
 from muster.commands.streams import CATALOGUE
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from eventstore.errors import LogUnreachable
-from eventstore.log import CATALOGUE as LOG
+from eventstore.keys import CATALOGUE as LOG
 from eventstore.reader import Entry
 from muster.commands.command import note
 

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from eventstore.errors import ConfigurationError, LogError, LogUnreachable, OutcomeUnknown
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.server import EmbeddedServerError
 from gateway.fallback import Leftover
 from muster.addresses import redacted

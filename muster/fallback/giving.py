@@ -11,8 +11,8 @@ from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect
 from eventstore.errors import LogError
 from eventstore.events import decode_entry
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log import Log
 from eventstore.outcomes import Outcome
 from eventstore.pool import Pool
 from eventstore.reader import Reader

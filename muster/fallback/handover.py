@@ -20,7 +20,7 @@ from typing import Final
 
 from eventstore.agent import Agent
 from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.pool import Pool
 from gateway.fallback import Leftover
 from muster.fallback import report as reports

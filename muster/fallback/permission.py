@@ -27,7 +27,7 @@ from redis.exceptions import (
 
 from eventstore.connection import UNREACHABLE, connect, interruptible
 from eventstore.errors import ConfigurationError
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from muster.addresses import redacted
 from muster.fallback.surroundings import Surroundings, own_host
 from muster.settings import Settings

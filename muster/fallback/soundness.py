@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from eventstore.connection import connect
 from eventstore.errors import ConfigurationError
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log import Log
 from eventstore.outcomes import Stand
 from muster.addresses import redacted
 from muster.fallback import surroundings

@@ -12,7 +12,7 @@ from structlog.typing import EventDict
 
 from eventstore.agent import End, Fail, RestartPolicy, Started
 from eventstore.events import Error
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.outcomes import Claimed
 from eventstore.step import Fence
 from gateway.backend import Backend

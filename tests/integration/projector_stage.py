@@ -13,8 +13,8 @@ from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect, execute
 from eventstore.events import Error
 from eventstore.ids import new_id
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log import Log
 from eventstore.pool import PoolConfig
 from eventstore.reader import Reader
 from eventstore.step import Fence

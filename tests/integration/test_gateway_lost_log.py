@@ -10,7 +10,7 @@ import redis
 
 from eventstore.agent import Terminate
 from eventstore.errors import OutcomeUnknown
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.outcomes import Reply
 from eventstore.salvage import read_reports
 from eventstore.step import Step

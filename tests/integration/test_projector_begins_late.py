@@ -8,8 +8,8 @@ import redis
 from eventstore import parking
 from eventstore.agent import End, Started
 from eventstore.errors import RolledBack
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log import Log
 from projector.rebuild import RebuildOptions, replay
 from tests.integration.gateway_stage import AGENTS, gateway_stage, logged
 from tests.integration.projector_stage import POOL, Stage, open_stage

@@ -13,8 +13,8 @@ from eventstore.agent import Terminate
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect
 from eventstore.errors import Halted, LogMissing, Recovered
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE, Log
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log import Log
 from eventstore.outcomes import Outcome
 from eventstore.reader import Reader
 from eventstore.restoring import Restoring

@@ -14,8 +14,7 @@ from eventstore import worker as workers
 from eventstore.agent import Fail, RestartPolicy, Started, Terminate
 from eventstore.catalogue import CatalogueLog
 from eventstore.events import Error
-from eventstore.keys import Keys
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE, Keys
 from eventstore.pool import PoolConfig
 from eventstore.reader import Reader
 from projector.database import Database

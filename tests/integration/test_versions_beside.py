@@ -15,7 +15,7 @@ import redis
 from eventstore.agent import Started
 from eventstore.errors import LayoutTooNew
 from eventstore.events import ENTRY_FIELDS
-from eventstore.log import CATALOGUE
+from eventstore.keys import CATALOGUE
 from eventstore.pool import PoolConfig, write_config
 from gateway.service import Gateway
 from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage, logged, options
