@@ -183,6 +183,8 @@ async def prepare(settings: Settings, role: str = "up") -> bool:
 
 async def _log_was_lost(settings: Settings) -> bool:
     """Whether the archive knows a log. Waits for the database: without it nobody can tell."""
+    if settings.never_viewed:
+        return False
     from projector.damage import archive_known
     from projector.queries import DatabaseError
 

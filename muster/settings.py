@@ -109,7 +109,17 @@ class Settings(Struct, frozen=True, kw_only=True):
         """The views' database: PostgreSQL where one is given, else a file in the data folder."""
         if self.stand_in_views:
             return self.stand_in_views
-        return self.database_url or f"sqlite:///{(self.data_dir / 'views.db').absolute()}"
+        return self.database_url or f"sqlite:///{self.views_file.absolute()}"
+
+    @property
+    def views_file(self) -> Path:
+        """Where the views stand if nothing else is said."""
+        return self.data_dir / "views.db"
+
+    @property
+    def never_viewed(self) -> bool:
+        """Whether the views are a file of ours that is not there: nothing was archived then."""
+        return not (self.stand_in_views or self.database_url or self.views_file.exists())
 
 
 _TEXT: Final = {

@@ -32,7 +32,6 @@ from muster.absence import outlast, unless
 from muster.addresses import redacted
 from muster.children import Child, become_subreaper, descendants, reap_orphans
 from muster.fallback import permission, probe, standin
-from muster.fallback.changeover import ChangeOver
 from muster.fallback.folder import Folder
 from muster.fallback.standin import StandIn
 from muster.fallback.surroundings import Observer
@@ -189,6 +188,8 @@ class Up:
 
     async def _change_over(self) -> None:
         """Take over from a fallback that an earlier start left, and watch who else is there."""
+        from muster.fallback.changeover import ChangeOver
+
         settings = self._settings
         change = ChangeOver(settings)
         await change.check()
@@ -335,7 +336,7 @@ class Up:
                     return f"views in {settings.stand_in_views} (the fallback's)"
                 source = settings.sources.get("database_url")
                 if not source:
-                    return f"views in {settings.data_dir / 'views.db'} (SQLite)"
+                    return f"views in {settings.views_file} (SQLite)"
                 return f"views in {redacted(settings.views_url)} ({source})"
             case "supervisor":
                 return f"roles {', '.join(settings.roles)}"

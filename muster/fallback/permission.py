@@ -31,7 +31,6 @@ from eventstore.keys import CATALOGUE
 from muster.addresses import redacted
 from muster.fallback.surroundings import Surroundings, own_host
 from muster.settings import Settings
-from projector.queries import DatabaseError, Position, Views
 
 PATIENCE_SECONDS: Final = 2.0
 """For how long Redis must be silent: the time of a quick restart."""
@@ -132,8 +131,10 @@ def others_than(own: set[str], seen: Seen) -> list[str]:
 async def _views(settings: Settings) -> Seen | None:
     """What the views tell; None where their database does not answer."""
     where = "the database"
-    if not settings.database_url and not (settings.data_dir / "views.db").exists():
+    if settings.never_viewed:
         return Seen((0, 0), {}, where)
+    from projector.queries import DatabaseError, Position, Views
+
     views = Views(settings.views_url)
     try:
         async with asyncio.timeout(VIEWS_SECONDS):

@@ -39,9 +39,10 @@ def test_the_check_sees_what_it_must(tmp_path: Path, package: str, source: str, 
     assert [line.rsplit(" ", 1)[1] for line in found] == expected
 
 
-def test_a_supervisor_loads_nothing_of_the_views() -> None:
-    """One runs on every host: it starts sooner, and smaller, without what only others need."""
-    code = "import sys, muster.roles, workers.supervisor; print(*sys.modules, sep='\\n')"
+@pytest.mark.parametrize("modules", ["muster.roles, workers.supervisor", "muster.up"])
+def test_a_supervisor_and_up_load_nothing_of_the_views(modules: str) -> None:
+    """They start sooner, and stay smaller, without what only others need."""
+    code = f"import sys, {modules}; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "workers" in loaded
