@@ -8,15 +8,12 @@ signal ends all at once.
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Coroutine
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -36,7 +33,9 @@ from muster.fallback.folder import Folder
 from muster.fallback.standin import StandIn
 from muster.fallback.surroundings import Observer
 from muster.keeping import STOP_SECONDS, KeptRole, KeptServer, keep
+from muster.premises import check_port, data_folder
 from muster.roles import ROLES, Owner, Part, Told, build, prepare
+from muster.saying import about, line, remedy, say, say_ready
 from muster.settings import Settings, to_environment
 from muster.tidings import Tidings
 from workers.hosts import start_time
@@ -78,7 +77,7 @@ class Up:
         self._signals = 0
         self._began = time.monotonic()
         self._running = settings.data_dir / "running.json"
-        self._tidings = Tidings(_remedy(settings))
+        self._tidings = Tidings(remedy(settings))
 
     async def run(self) -> int:
         become_subreaper()
@@ -105,7 +104,7 @@ class Up:
             )
             if not self._stopping.is_set():
                 self._write_running(url)
-                self._say_ready(url)
+                say_ready(self._settings, url, time.monotonic() - self._began)
             await self._stopping.wait()
         finally:
             self._running.unlink(missing_ok=True)
@@ -114,7 +113,7 @@ class Up:
 
     def _say_lost(self) -> None:
         self._tidings.know_lost(CATALOGUE)
-        say(f"the log has lost what is archived: commands are refused; {_remedy(self._settings)}")
+        say(f"the log has lost what is archived: commands are refused; {remedy(self._settings)}")
 
     def _follow_logs(self) -> None:
         """Of the roles, before they are started."""
@@ -269,7 +268,7 @@ class Up:
             raise ConfigurationError(f"{role}: {told.failed}")
         if port := urlsplit(told.url).port:
             child.environment["MUSTER_PORT"] = str(port)  # the same one if it is started again
-        line(role, self._describe(role, told.url), child.pid, began)
+        line(role, about(role, self._settings, told.url), child.pid, began)
         return told.url
 
     async def _start_and_hear(self, role: str) -> Told:
@@ -305,7 +304,7 @@ class Up:
             self._parts.append(part)
             await part.start()
             url = getattr(part, "url", "") or url
-            line(role, f"{self._describe(role, url)} (in this process)", os.getpid(), began)
+            line(role, f"{about(role, self._settings, url)} (in this process)", os.getpid(), began)
         return url
 
     # ---- the end -----------------------------------------------------------------------------
@@ -326,23 +325,6 @@ class Up:
             self._stand_in.release()
         say("stopped")
 
-    # ---- what it says ------------------------------------------------------------------------
-
-    def _describe(self, role: str, url: str) -> str:
-        settings = self._settings
-        match role:
-            case "projector":
-                if settings.stand_in_views:
-                    return f"views in {settings.stand_in_views} (the fallback's)"
-                source = settings.sources.get("database_url")
-                if not source:
-                    return f"views in {settings.views_file} (SQLite)"
-                return f"views in {redacted(settings.views_url)} ({source})"
-            case "supervisor":
-                return f"roles {', '.join(settings.roles)}"
-            case _:
-                return url
-
     def _write_running(self, url: str) -> None:
         settings = self._settings
         running = {
@@ -357,86 +339,8 @@ class Up:
         self._running.touch(mode=0o600)
         self._running.write_bytes(msgspec.json.format(msgspec.json.encode(running)) + b"\n")
 
-    def _say_ready(self, url: str) -> None:
-        settings = self._settings
-        name, pool = next(iter(settings.pools.items()), ("POOL", None))
-        role = pool.role if pool else "ROLE"
-        token = ' -H "Authorization: Bearer $MUSTER_API_TOKEN"' if settings.api_token else ""
-        body = f'{{"project_id": "demo", "role_type": "{role}", "pool_name": "{name}"}}'
-        say(f"\nReady in {time.monotonic() - self._began:.1f} s: {url}\n\nAsk for an agent:\n")
-        say(f"  curl {url}/api/v1/agents/spawn{token} \\")
-        say("    -H 'Content-Type: application/json' \\")
-        say(f"    -d '{body}'\n")
-        say(f"Look: {url}/ in a browser, `muster ps`, `muster tail --follow`. Stop: Ctrl-C.")
-
-
-def _remedy(settings: Settings) -> str:
-    """What is to be done where a log is lost."""
-    if settings.auto_recover:
-        return "it is recovered by itself"
-    return f"run `muster recover --data-dir {settings.data_dir}`"
-
-
-def say(text: str) -> None:
-    with contextlib.suppress(OSError):  # a terminal that was closed must not stop the stopping
-        print(text, flush=True)
-
-
-def line(what: str, text: str, pid: int | None = None, began: float | None = None) -> None:
-    about = f"  pid {pid}" if pid else ""
-    about += f", {time.monotonic() - began:.2f} s" if began is not None else ""
-    say(f"  {what:<11} {text}{about}")
-
 
 def _tell_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         say(f"a defect of Muster: nobody looks after {task.get_name()} any more: {error!r}")
         log.error("up.keeper_failed", keeper=task.get_name(), exc_info=error)
-
-
-class data_folder:  # noqa: N801  # reads as a statement: with data_folder(path)
-    """Hold a data folder for this process alone. Raises `ConfigurationError`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock: int | None = None
-
-    def __enter__(self) -> None:
-        try:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(self._path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-            raise ConfigurationError(
-                f"the data folder {self._path} cannot be used: {why} (--data-dir, MUSTER_DATA_DIR)"
-            ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._lock, 32, 0).decode().strip() or "unknown"
-            os.close(self._lock)
-            raise ConfigurationError(
-                f"the data folder {self._path} is in use by `muster up` with pid {holder}:"
-                " stop that one, or give this one another --data-dir"
-            ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-
-    def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-
-
-def check_port(host: str, port: int) -> None:
-    """Refuse early if the port is taken. Raises `ConfigurationError`."""
-    if port == 0:
-        return
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port"
-        ) from None
