@@ -1,9 +1,11 @@
 """Reading the registry, pools over HTTP, and what reads promise."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from eventstore.catalogue import CatalogueLog
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, playing
 from tests.integration.projector_stage import POOL
 from tests.pools import ORIGIN
@@ -208,6 +210,24 @@ async def test_a_deletion_does_not_wait_for_ever(stage):
 
 async def _stopping(stage) -> bool:
     return "agent.termination_requested" in await stage.events()
+
+
+async def test_a_deletion_that_is_cut_short_is_not_said_to_have_written_nothing(stage, monkeypatch):
+    """The pool is closed by then, and its leader deletes it."""
+    close = CatalogueLog.close_pool
+
+    async def close_and_go(*args: Any, **options: Any) -> bool:
+        closed = await close(*args, **options)
+        stage.backend.presence.away = True
+        return closed
+
+    monkeypatch.setattr(CatalogueLog, "close_pool", close_and_go)
+    cut = await stage.ask("DELETE", f"{POOLS}/{POOL}")
+    assert (cut.status, cut.kind) == (503, "outcome-unknown")
+    await until(lambda: not stage.backend.presence.away)
+    assert (await stage.spawn()).kind == "pool-closed"
+    monkeypatch.undo()
+    assert (await stage.ask("DELETE", f"{POOLS}/{POOL}")).status == 200
 
 
 async def test_a_pool_created_anew_takes_spawns_again(stage):
