@@ -81,10 +81,14 @@ async def _pool_for(backend: Backend, wanted: SpawnRequest) -> Pool:
     pool = await backend.pool(wanted.pool_name)
     if wanted.role_type not in backend.options.roles:
         raise role_not_found(wanted.role_type, backend.options.roles)
-    if wanted.role_type != pool.role_type:
+    _demand_role(pool, wanted.role_type)
+    return pool
+
+
+def _demand_role(pool: Pool, role: str) -> None:
+    if role != pool.role_type:
         detail = f"pool {pool.pool_name!r} is for role {pool.role_type!r}"
         raise Problem(Kind.ROLE_MISMATCH, detail, field="role_type")
-    return pool
 
 
 def role_not_found(role: str, roles: tuple[str, ...]) -> Problem:
@@ -131,6 +135,7 @@ async def _submit(
             continue
         if submitted.outcome is Outcome.CLOSED and attempt == 1:
             pool = await _reopened(backend, pool)
+            _demand_role(pool, wanted.role_type)
             continue
         return _accepted(submitted, pool)
     raise AssertionError("the second attempt returns or raises")

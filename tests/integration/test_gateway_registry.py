@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from eventstore.catalogue import CatalogueLog
+from eventstore.outcomes import Outcome
+from eventstore.pool import PoolConfig
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, playing
 from tests.integration.projector_stage import POOL
 from tests.pools import ORIGIN
@@ -235,6 +237,24 @@ async def test_a_pool_created_anew_takes_spawns_again(stage):
     body = {"pool_name": POOL, "role_type": "developer"}
     assert (await stage.ask("POST", POOLS, json=body)).status == 201
     assert await stage.pending()
+
+
+async def _anew(stage, role: str) -> None:
+    """Another gateway deletes the pool and creates it anew; this one has not heard of it."""
+    await stage.backend.tail.stop()
+    catalogue = stage.stage.catalogue
+    pool = (await catalogue.refresh()).live_pools()[POOL]
+    assert await catalogue.close_pool(pool, ORIGIN, vacant=True)
+    await catalogue.delete_pool(pool, ORIGIN, reason="requested")
+    created = await catalogue.create_pool(POOL, role, PoolConfig(), ORIGIN)
+    assert created.outcome is Outcome.DONE
+
+
+async def test_a_pool_created_anew_elsewhere_takes_spawns_of_its_role_alone(stage):
+    await _anew(stage, "tester")
+    answer = await stage.spawn(prefer="respond-async")
+    assert (answer.status, answer.kind) == (422, "role-mismatch")
+    assert await stage.events() == []
 
 
 # ---- reading what was written ------------------------------------------------------------------
