@@ -187,7 +187,8 @@ async def delete_pool(request: web.Request) -> web.Response:
     force = query(request, DeletePoolQuery).force
     patient = patience(request.headers.getall("Prefer", ()), backend.limits)
     assurance = await assurance_of(request, patient)
-    pool = await backend.pool(name)
+    await backend.with_catalogue(lambda catalogue: catalogue.refresh())
+    pool = await backend.pool(name)  # as it is now, not an earlier one of that name
     origin = request[ORIGIN]
     closed = await backend.with_catalogue(
         lambda catalogue: catalogue.close_pool(pool, origin, vacant=not force)

@@ -257,6 +257,14 @@ async def test_a_pool_created_anew_elsewhere_takes_spawns_of_its_role_alone(stag
     assert await stage.events() == []
 
 
+async def test_a_pool_created_anew_elsewhere_is_the_one_that_is_deleted(stage):
+    await _anew(stage, "developer")
+    answer = await stage.ask("DELETE", f"{POOLS}/{POOL}")
+    assert (answer.status, answer.json["status"]) == (200, "deleted")
+    await stage.stage.catalogue.refresh()
+    assert POOL not in stage.stage.catalogue.state.live_pools()
+
+
 # ---- reading what was written ------------------------------------------------------------------
 
 
