@@ -151,7 +151,7 @@ class Stream:
         try:
             await self._catch_up()
         except LogUnreachable:
-            await self._write(b": Redis, or the archive, does not answer; come back\n\n")
+            await self._remark("Redis, or the archive, does not answer; come back")
             return
         heartbeat = self._backend.limits.stream_heartbeat_seconds
         while not place.ended:
@@ -159,9 +159,8 @@ class Stream:
             if events:
                 await self._send(events)
             elif not place.ended:
-                await self._write(f": waiting\nid: {self._cursor}\n\n".encode())
-        why = b"too slow; come back" if place.lost else b"the gateway stops; come back"
-        await self._write(b": " + why + b"\n\n")
+                await self._remark("waiting")
+        await self._remark("too slow; come back" if place.lost else "the gateway stops; come back")
 
     async def _catch_up(self) -> None:
         """Send what there is up to where the feed was when this client took its place."""
@@ -194,6 +193,10 @@ class Stream:
                 piece.clear()
         if piece:
             await self._write(bytes(piece))
+
+    async def _remark(self, text: str) -> None:
+        """For people; and how far the client is, whether or not it wanted what was there."""
+        await self._write(f": {text}\nid: {self._cursor}\n\n".encode())
 
     async def _write(self, content: bytes) -> None:
         async with asyncio.timeout(WRITE_SECONDS):

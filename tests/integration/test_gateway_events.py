@@ -222,6 +222,29 @@ async def test_a_client_that_lost_its_place_is_told_and_goes_on_where_it_was(red
             assert [event["subject"] for event in await client.take(3)] == ids
 
 
+async def test_a_client_that_lost_its_place_in_what_it_did_not_want_need_not_see_that_again(
+    redis_url, tmp_path, monkeypatch
+):
+    """Else one that looks for little in a busy log begins anew, and never comes through."""
+    limits = type(QUICK)(stream_queue=1)
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    catch_up = events.Stream._catch_up
+
+    async def late(stream: events.Stream) -> None:
+        await catch_up(stream)
+        [place] = stream._backend.feed._followers
+        place.put([_told(1), _told(2)])
+
+    monkeypatch.setattr(events.Stream, "_catch_up", late)
+    async with gateway_stage(redis_url, database, projecting=False, limits=limits) as stage:
+        await stage.pending()
+        await until(lambda: stage.backend.tail.heads[POOL].seq == 1)
+        async with following(stage, "?after=0&type=agent.failed") as client:
+            content = (await client.response.content.read()).decode()
+        [told] = [line[4:] for line in content.splitlines() if line.startswith("id: ")]
+        assert events.Cursor.parse(told).positions == stage.backend.tail.positions
+
+
 async def test_one_client_too_many_is_refused_and_a_place_given_back_is_free(redis_url, tmp_path):
     limits = type(QUICK)(streams_max=1, stream_heartbeat_seconds=0.05)
     database = f"sqlite:///{tmp_path / 'v.db'}"
