@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import re
+import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
@@ -144,6 +145,8 @@ class Stream:
         self._response = response
         self._selection = selection
         self._cursor = cursor
+        self._heartbeat_seconds = backend.limits.stream_heartbeat_seconds
+        self._wrote_at = 0.0
 
     async def run(self, place: Follower) -> None:
         """Send until the client goes, falls behind, or the gateway stops."""
@@ -153,9 +156,8 @@ class Stream:
         except LogUnreachable:
             await self._remark("Redis, or the archive, does not answer; come back")
             return
-        heartbeat = self._backend.limits.stream_heartbeat_seconds
         while not place.ended:
-            events = await place.next(heartbeat)
+            events = await place.next(self._heartbeat_seconds)
             if events:
                 await self._send(events)
             elif not place.ended:
@@ -170,6 +172,8 @@ class Stream:
                 async for entries in self._pages(pool, end):
                     await self._send(told(pool, e) for e in entries if well_formed(e))
                     self._cursor.positions[pool] = entries[-1][0].decode()
+                    if time.monotonic() - self._wrote_at > self._heartbeat_seconds:
+                        await self._remark("catching up")
 
     async def _pages(self, pool: str, end: str) -> AsyncIterator[list[Entry]]:
         while not self._cursor.passed(pool, end):
@@ -201,3 +205,4 @@ class Stream:
     async def _write(self, content: bytes) -> None:
         async with asyncio.timeout(WRITE_SECONDS):
             await self._response.write(content)
+        self._wrote_at = time.monotonic()

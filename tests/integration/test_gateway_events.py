@@ -245,6 +245,29 @@ async def test_a_client_that_lost_its_place_in_what_it_did_not_want_need_not_see
         assert events.Cursor.parse(told).positions == stage.backend.tail.positions
 
 
+async def test_a_client_that_catches_up_with_what_it_does_not_want_is_kept_waiting_aloud(
+    stage, monkeypatch
+):
+    """A proxy between takes a long silence for the end, and all of it would begin anew."""
+    monkeypatch.setattr(events, "PAGE", 1)
+    for _ in range(3):
+        await stage.pending()
+    await until(lambda: stage.backend.tail.heads[POOL].seq == 3)
+    after = stage.backend.trail.after
+
+    async def slowly(*args: Any, **options: Any) -> Any:
+        await asyncio.sleep(QUICK.stream_heartbeat_seconds)
+        return await after(*args, **options)
+
+    monkeypatch.setattr(stage.backend.trail, "after", slowly)
+    async with following(stage, "?after=0&type=agent.failed") as client:
+        async with asyncio.timeout(5):
+            while b"catching up" not in await client.response.content.readline():
+                pass
+            told = (await client.response.content.readline()).decode()
+    assert told[4:].strip() != client.last
+
+
 async def test_one_client_too_many_is_refused_and_a_place_given_back_is_free(redis_url, tmp_path):
     limits = type(QUICK)(streams_max=1, stream_heartbeat_seconds=0.05)
     database = f"sqlite:///{tmp_path / 'v.db'}"
