@@ -1,7 +1,6 @@
 """What a gateway can tell about its surroundings: Redis, the database, how far the views are."""
 
 import asyncio
-import time
 from typing import Final
 
 from msgspec import Struct
@@ -114,7 +113,7 @@ async def view_facts(backend: Backend) -> list[ViewFacts]:
         found = positions.get(pool)
         seq, status = (found.seq, found.status) if found else (0, "ok")
         since = head.waiting_since(seq)
-        lag = max(time.time() - since / 1000, 0.0) if since else 0.0
+        lag = max(backend.log.now_ms() - since, 0) / 1000 if since else 0.0
         facts.append(
             ViewFacts(
                 pool=pool,

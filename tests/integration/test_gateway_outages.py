@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -91,6 +92,21 @@ async def test_a_redis_that_hangs_does_not_hang_the_dashboard(redis_server, tmp_
             server.resume()
         assert answer.status == 200
         assert "redis-unreachable" in [alert["name"] for alert in answer.json["alerts"]]
+
+
+async def test_a_clock_that_was_stepped_does_not_make_the_views_late(
+    redis_url, tmp_path, monkeypatch
+):
+    """What an event waits for is told in log time, which is Redis' own."""
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
+        await stage.projector.stop()
+        await stage.pending()
+        await until(lambda: stage.backend.tail.heads[POOL].seq == 1)
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 3600)
+        assert (await stage.get("/readyz")).json["reasons"] == []
+        alerts = (await stage.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
+        assert "projection-lag" not in [alert["name"] for alert in alerts]
 
 
 async def test_without_a_database_agents_are_spawned_and_reads_say_so(redis_url, tmp_path):
