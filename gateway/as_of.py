@@ -8,7 +8,7 @@ nobody can tell whether more is to come.
 
 import re
 import time
-from asyncio import sleep
+from asyncio import sleep, timeout
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -28,6 +28,7 @@ from projector.queries import AsOf, Moment, NotReached, Position, Views
 LENGTH_MAX: Final = 3_000
 """Of the moment as it is handed back; a longer one is cut down to its time."""
 CLOCK_SECONDS: Final = 2.0
+"""How long Redis may take to say where its logs stand; then the archive alone is asked."""
 _EVENT: Final = re.compile(r"([a-z0-9_-]{0,63}):(?:(\d{1,15}):)?(\d{1,15})")
 _MILLISECONDS: Final = re.compile(r"\d{1,15}")
 _SPACED_ZONE: Final = re.compile(r" (\d\d:?\d\d)$")
@@ -170,7 +171,10 @@ async def _heads_past(
 
 
 async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, Head]]:
-    """Redis' time in ms, never before the last event, and the heads of some logs."""
+    """Redis' time in ms, never before the last event, and the heads of some logs.
+
+    Raises `RedisError`, `LogError`, `OSError` or `TimeoutError` where it does not answer soon.
+    """
     keys, client = backend.log.keys, backend.log.client
     metas = [keys.catalogue_meta if n == CATALOGUE else keys.pool(n, "meta") for n in names]
 
@@ -182,7 +186,9 @@ async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, 
             replies: list[tuple[object, ...]] = await pipeline.execute()
             return replies
 
-    (seconds, micros), *found = await shielded(ask)
+    backend.presence.demand()  # which a pipeline does not ask by itself
+    async with timeout(CLOCK_SECONDS):
+        (seconds, micros), *found = await shielded(ask)
     heads = {n: Head(_int(seq), _int(ts)) for n, (seq, ts) in zip(names, found, strict=True)}
     now = _int(seconds) * 1000 + _int(micros) // 1000
     return max([now, *(head.ts for head in heads.values())]), heads

@@ -82,6 +82,17 @@ async def _fresh(stage, agent_id: str) -> bool:
     return read.status == 200 and not {"Muster-Stale", "Muster-Age-Ms"} & read.headers.keys()
 
 
+async def test_a_silent_redis_does_not_keep_the_past_waiting(silenced):
+    stage, server, _, _ = silenced
+    at = stage.backend.log.now_ms()
+    server.pause()
+    await until(lambda: stage.backend.presence.away)
+    seconds, read = await timed(stage.get(f"{AGENTS}?as_of={at}"))
+    assert (read.status, read.headers["Muster-Stale"]) == (200, "true")
+    assert len(read.json["agents"]) == 1
+    assert seconds < AT_ONCE
+
+
 async def test_who_waits_for_an_agent_when_redis_goes_silent_is_still_answered(silenced):
     """The spawn was accepted before; what is known of it comes from the views, and says so."""
     stage, server, _, _ = silenced
