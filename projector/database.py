@@ -44,6 +44,14 @@ CONNECT_SECONDS: Final = 5
 CLOSE_SECONDS: Final = 5
 IDLE_SECONDS: Final = 5
 """A process that stops within a transaction loses it after so long, and its locks with it."""
+SILENCE: Final = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""After some ten seconds of silence a host is taken for dead. By itself the kernel waits for a
+quarter of an hour, and with it every thread that asks, whoever answers at that address by then."""
 _NEVER_STUCK: Final = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
 CREATION_LOCK: Final = 0x6D757374
 """PostgreSQL's advisory lock under which tables are created: "must" in ASCII."""
@@ -211,6 +219,10 @@ def _postgres(url: URL) -> Engine:
     return create_engine(
         url,
         execution_options={"schema_translate_map": {None: SCHEMA}},
-        connect_args={"prepare_threshold": None, "connect_timeout": CONNECT_SECONDS},
+        connect_args={
+            "prepare_threshold": None,
+            "connect_timeout": CONNECT_SECONDS,
+            **{name: value for name, value in SILENCE.items() if name not in url.query},
+        },
         pool_pre_ping=False,
     )

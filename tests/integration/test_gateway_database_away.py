@@ -1,13 +1,18 @@
 """Without its database a gateway spawns and ends agents, and says at once that it cannot read."""
 
 import asyncio
+import os
 import signal
+import socket
 import time
+from typing import Any
 
 import aiohttp
 import psutil
 import pytest
+from sqlalchemy import Connection
 
+from projector.database import Database
 from tests.databases import PostgresServer
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged
 from tests.waiting import until
@@ -75,6 +80,29 @@ def _signal(database, number: signal.Signals) -> None:
     postmaster = psutil.Process(database.pid)
     for process in [postmaster, *postmaster.children()]:
         process.send_signal(number)
+
+
+@pytest.mark.parametrize(("query", "most_ms"), [("", 10_000), ("?tcp_user_timeout=4000", 4_000)])
+async def test_a_host_that_falls_silent_is_given_up_by_the_kernel_soon(
+    postgres_url, query, most_ms
+):
+    """It says nothing, not even that a connection is gone; what is sent there is never answered."""
+    database = Database(f"{postgres_url}{query}")
+    database.open()
+    try:
+        found = await database.read(_bounds)
+    finally:
+        await database.close()
+    assert found == (most_ms, 1)
+
+
+def _bounds(connection: Connection) -> tuple[int, int]:
+    driver: Any = connection.connection.driver_connection
+    with socket.socket(fileno=os.dup(driver.fileno())) as wire:
+        return (
+            wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+            wire.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+        )
 
 
 async def test_a_gateway_that_stops_while_it_is_read_says_nothing_of_it(redis_url, tmp_path):
