@@ -226,14 +226,18 @@ async def _end_all(
     deadline = asyncio.get_running_loop().time() + seconds
     with backend.waiters.watch_pool(pool.pool_name) as watch:
         living = await backend.log.live(pool.pool_name)
+        ending: set[str] = set()
         for first in range(0, len(living), AT_ONCE):
             batch = living[first : first + AT_ONCE]
-            ended += await asyncio.gather(*(_end(backend, request, pool, id_) for id_ in batch))
-        return await _until_vacant(backend, pool.pool_name, watch, deadline)
+            found = await asyncio.gather(*(_end(backend, request, pool, id_) for id_ in batch))
+            proofs = {id_: proof for id_, proof in zip(batch, found, strict=True) if proof}
+            ended += proofs.values()
+            ending |= proofs.keys()
+        return await _until_vacant(backend, pool.pool_name, ending, watch, deadline)
 
 
-async def _end(backend: Backend, request: web.Request, pool: Pool, agent_id: str) -> Proof:
-    """Ask one to end, unless the pool was created again meanwhile: then it may be that one's."""
+async def _end(backend: Backend, request: web.Request, pool: Pool, agent_id: str) -> Proof | None:
+    """Ask one to end; None where the pool was created again meanwhile: it may be that one's."""
     command, name = Terminate(reason="pool-deleted"), pool.pool_name
     try:
         acted = await backend.log.act(
@@ -241,12 +245,16 @@ async def _end(backend: Backend, request: web.Request, pool: Pool, agent_id: str
         )
     except Unreadable as error:
         raise await put_aside(backend, name, error) from error
+    if acted.outcome is Outcome.FENCED:
+        return None
     return acted.proof or Proof(name, "ending", agent_id)
 
 
-async def _until_vacant(backend: Backend, pool: str, watch: Watch, deadline: float) -> int:
-    """Count the living down by the ends that the log tells of."""
-    living = set(await backend.log.live(pool))
+async def _until_vacant(
+    backend: Backend, pool: str, ending: set[str], watch: Watch, deadline: float
+) -> int:
+    """Count those that were told to end down by the ends that the log tells of."""
+    living = ending & set(await backend.log.live(pool))
     while living:
         event = await watch.next(deadline)
         if event is None:

@@ -1,14 +1,18 @@
 """`Muster-Durability`: a level is refused, reached, or said not to be reached; never made up."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from eventstore.catalogue import CatalogueLog
 from eventstore.durability import Fsync, Level
+from eventstore.pool import Pool, PoolConfig
 from gateway.durability import Assurance
 from gateway.problems import Problem
 from tests.integration.gateway_stage import AGENTS, QUICK, asked, gateway_stage
 from tests.integration.projector_stage import POOL
+from tests.pools import ORIGIN
 from tests.replication import Replication
 from tests.servers import RedisServer, ValkeyServer
 
@@ -72,6 +76,31 @@ async def test_with_appendfsync_always_every_command_is_on_disk(redis_server, ki
         assert [a.status for a in answers] == [202, 202, 200, 200, 201, 200, 200, 200]
         metrics = (await stage.get("/metrics")).body.decode()
         assert 'muster_commands_total{asked="fsynced",reached="fsynced"} 9' in metrics
+
+
+async def test_agents_of_a_pool_created_anew_are_no_part_of_a_deletion_before(
+    redis_server, tmp_path, monkeypatch
+):
+    """They live on: what they are does not show that the deletion was lost."""
+    server = redis_server(appendfsync="always")
+    close = CatalogueLog.close_pool
+
+    async def close_and_create_anew(catalogue: CatalogueLog, pool: Pool, *args: Any, **how: Any):
+        assert await close(catalogue, pool, *args, **how)
+        monkeypatch.undo()
+        await stage.stage.catalogue.delete_pool(pool, ORIGIN, reason="by another gateway")
+        await stage.stage.catalogue.create_pool(POOL, "developer", PoolConfig(), ORIGIN)
+        stage.pool.pool = stage.stage.catalogue.state.live_pools()[POOL]
+        await stage.pool.spawn()
+        return True
+
+    async with gateway_stage(server.url, views(tmp_path)) as stage:
+        monkeypatch.setattr(CatalogueLog, "close_pool", close_and_create_anew)
+        path = f"{AGENTS}/pools/{POOL}?force=true"
+        answer = await stage.ask("DELETE", path, headers={LEVEL: "fsynced"})
+        assert (answer.status, answer.json["agent_count"]) == (200, 0)
+        assert answer.headers[LEVEL] == "fsynced"
+        assert len(await stage.log.live(POOL)) == 1
 
 
 @pytest.mark.parametrize(
