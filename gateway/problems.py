@@ -24,6 +24,7 @@ from eventstore.errors import (
     NotEnoughReplicas,
     OutcomeUnknown,
     RolledBack,
+    ServerUnsuitable,
     UnknownEvent,
     Unreadable,
 )
@@ -250,7 +251,7 @@ def translate(error: Exception) -> Problem | None:
             return Problem(Kind.CANNOT_BE_READ, str(error))
         case Busy():
             return Problem(Kind.BUSY, str(error))
-        case LogError():
+        case LogError() | ServerUnsuitable():
             return Problem(Kind.REDIS_REFUSES, str(error))
         case _:
             return None

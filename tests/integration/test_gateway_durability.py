@@ -127,6 +127,18 @@ async def test_a_server_that_does_not_fsync_at_once_cannot_give_fsynced(
         assert (levels["accepted"], levels["archived"]) == ("", "")
 
 
+async def test_a_server_that_will_not_say_what_it_can_give_is_named(redis_server, tmp_path):
+    server = redis_server(appendfsync="always")
+    async with gateway_stage(server.url, views(tmp_path)) as stage:
+        with server.client() as client:
+            client.acl_setuser("default", enabled=True, commands=["-info"])
+        stage.backend.capabilities.known = None
+        answer = await spawn(stage, "fsynced")
+        assert (answer.status, answer.kind) == (503, "redis-refuses")
+        assert "info" in answer.json["detail"]
+        assert (await spawn(stage)).status == 202
+
+
 async def test_fsync_that_rests_during_a_rewrite_is_not_fsynced(redis_server, tmp_path):
     server = redis_server(appendfsync="always", options={"no-appendfsync-on-rewrite": "yes"})
     async with gateway_stage(server.url, views(tmp_path)) as stage:
