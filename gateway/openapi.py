@@ -100,7 +100,7 @@ OPERATIONS: Final = (
         headers=(PREFER, DURABILITY),
         commands=True,
         answers=((200, "It has ended", AgentRow), (202, "It is ending", AgentRow)),
-        problems=(404, 413, 415, 422),
+        problems=(404, 409, 413, 415, 422),
     ),
     Operation(
         method="get",
@@ -129,7 +129,7 @@ OPERATIONS: Final = (
         headers=(PREFER, DURABILITY),
         commands=True,
         answers=((200, "It has ended", AgentRow), (202, "It is ending", AgentRow)),
-        problems=(404, 422),
+        problems=(404, 409, 422),
     ),
     Operation(
         method="get",

@@ -275,6 +275,14 @@ async def test_what_is_waited_for_in_vain_is_parked_when_it_is_to_end(stage, ser
     await all_agree(stage)
 
 
+@pytest.mark.parametrize(
+    ("path", "method"), [(f"{AGENTS}/terminate", "post"), (f"{AGENTS}/{{agent_id}}", "delete")]
+)
+async def test_the_document_says_that_an_agent_may_not_be_ended(stage, path, method):
+    document = (await stage.get("/openapi.json")).json
+    assert "409" in document["paths"][path][method]["responses"]
+
+
 async def test_a_pool_with_a_damaged_agent_says_why_it_is_not_deleted(stage, server):
     agent_id = await stage.pending()
     damage(server, agent_id, "field")
