@@ -66,6 +66,13 @@ class GuardedLog:
         ts, at = self._clock
         return ts + int((time.monotonic() - at) * 1000) if ts else time.time_ns() // 1_000_000
 
+    async def learn_time(self) -> None:
+        """Take Redis' clock for log time until a reply tells it. Raises `LogUnreachable`."""
+        if not self._clock[0]:
+            seconds, micros = await self._read(CATALOGUE, "TIME")
+            told = (int(seconds) * 1000 + int(micros) // 1000, time.monotonic())
+            self._clock = max(self._clock, told)
+
     def floor(self, pool: str) -> tuple[int, int]:
         """(generation, seq) below which the pool's log must not be found; (0, 0) if unknown."""
         return self._floors.get(self._meta(pool), (0, 0))

@@ -184,6 +184,7 @@ class Tail:
 
     async def _begin(self) -> None:
         """Take the end of every stream as the place to go on from."""
+        await self._log.learn_time()
         state = await self._open_catalogue()
         positions = {CATALOGUE: state.stream_id if state.seq else "0-0"}
         self.heads[CATALOGUE] = Head(state.seq)

@@ -1,6 +1,7 @@
 """Spawning, waiting, repeating and ending agents over HTTP."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -8,6 +9,7 @@ from eventstore.agent import Started
 from eventstore.ids import new_id
 from tests.integration.gateway_stage import AGENTS, QUICK, GatewayStage, gateway_stage, playing
 from tests.integration.projector_stage import POOL
+from tests.pools import data, raw_events
 from tests.waiting import until
 
 
@@ -37,6 +39,17 @@ async def test_a_spawn_answers_with_the_agent_once_it_runs(redis_url, database_u
         assert read.json["input"] == {"task": "x"}
         assert read.json["labels"] == {"team": "core"}
         assert "Muster-Stale" not in read.headers
+
+
+async def test_a_host_whose_clock_is_wrong_changes_no_time(redis_url, tmp_path, monkeypatch):
+    """Also in the first step of a gateway, which knows log time from no reply yet."""
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() - 3_600_000_000_000)
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
+        await stage.pending(pending_timeout=60)
+        [requested] = raw_events(redis_url)
+        left_ms = data(requested)["expires_ms"] - int(requested["ts"])
+        assert 0 <= 60_000 - left_ms < 5_000
 
 
 async def test_a_spawn_that_nobody_claims_is_accepted_and_says_what_it_waits_for(stage):
