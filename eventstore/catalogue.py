@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eventstore import pool as pools
 from eventstore.durability import Proof
@@ -109,11 +110,15 @@ class CatalogueLog:
         """Create a pool and its keys. CONFLICT if there is one of that name."""
 
         def decision(state: Catalogue) -> Decision:
-            if name in state.live_pools():
-                return Outcome.CONFLICT, None
-            return Outcome.DONE, PoolCreated(role_type=role_type, config=write_config(config))
+            found = state.live_pools().get(name)
+            if found is None:
+                return Outcome.DONE, PoolCreated(role_type=role_type, config=write_config(config))
+            same = (found.role_type, found.config) == (role_type, config)
+            return Outcome.ALREADY if same else Outcome.CONFLICT, None
 
         changed = await self._change(name, decision, origin)
+        if changed.outcome is Outcome.ALREADY:
+            return replace(changed, outcome=Outcome.CONFLICT)
         if changed.outcome is Outcome.DONE:
             with still_unknown(_written()):
                 await self._log.initialise(name)
@@ -196,6 +201,8 @@ class CatalogueLog:
                 state = await self.refresh()
             outcome, body = decision(state)
             if body is None:
+                if unknown and outcome is Outcome.CONFLICT:  # what is there is another's
+                    raise unknown
                 proof = Proof(CATALOGUE, "log", seq=state.seq)
                 return Changed(Outcome.DONE if unknown else outcome, state, proof)
             version, field = state.version_of(subject), f"version:{subject}"

@@ -138,6 +138,34 @@ async def test_a_spawn_that_was_written_is_not_refused_for_a_recovery(redis_serv
         assert await log.live(POOL) == ["a-1"]
 
 
+async def _nothing() -> None:
+    """The reply is lost, and that is all."""
+
+
+async def test_a_pool_that_another_created_meanwhile_is_not_taken_for_ours(
+    redis_server, monkeypatch
+):
+    """Ours may not have been written at all: one of another role shows that it was not."""
+    server = redis_server()
+    async with unreliable(server) as (log, link):
+        catalogue = CatalogueLog(log, Reader(server.url))
+        link.meanwhile = _nothing
+        created = await catalogue.create_pool("ours", "r", PoolConfig(), Origin())
+        assert created.outcome == Outcome.DONE
+
+        async def in_vain(*_: Any, **__: Any) -> None:
+            monkeypatch.undo()
+            await catalogue.create_pool("q", "another", PoolConfig(), Origin())
+            raise LOST
+
+        monkeypatch.setattr(log, "commit", in_vain)
+        with pytest.raises(OutcomeUnknown):
+            await catalogue.create_pool("q", "r", PoolConfig(), Origin())
+        changed = await catalogue.create_pool("q", "another", PoolConfig(), Origin())
+        assert changed.outcome == Outcome.CONFLICT
+        await catalogue.close()
+
+
 LOST, RECOVERED, FULL = OutcomeUnknown("lost"), Recovered(POOL, 2), MemoryExhausted()
 
 
