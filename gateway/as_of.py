@@ -69,7 +69,7 @@ def _milliseconds(text: str) -> int:
         raise _unreadable(text) from None
     if found.tzinfo is None:
         raise _wrong(f"{text[:100]!r} does not say in which time zone; add Z or +01:00")
-    return int(found.timestamp() * 1000)
+    return max(int(found.timestamp() * 1000), 0)
 
 
 def _unreadable(text: str) -> Problem:

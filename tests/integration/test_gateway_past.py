@@ -128,6 +128,12 @@ async def test_a_time_may_be_written_in_any_zone_and_the_answer_names_its_moment
         assert again.json == answer.json, moment
 
 
+async def test_a_time_before_all_that_can_be_recorded_can_be_asked_for_again(stage):
+    first = await stage.get(f"{AGENTS}?as_of=1960-01-01T00:00:00Z")
+    again = await stage.get(f"{AGENTS}?as_of={quote(first.headers['Muster-As-Of'])}")
+    assert (again.status, again.json) == (200, first.json)
+
+
 @pytest.mark.parametrize("as_of", ["time", "position"])
 async def test_pages_of_the_past_hold_together_while_agents_come_and_go(stage, as_of):
     ids = sorted([await stage.pending() for _ in range(5)])
