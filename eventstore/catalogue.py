@@ -62,6 +62,7 @@ class CatalogueLog:
         self._reader = reader
         self.state = Catalogue()
         self.void = False
+        self._taken = 0
 
     async def found(self) -> Catalogue:
         """Create the catalogue if there is none, and read it: see `Log.found`."""
@@ -85,7 +86,9 @@ class CatalogueLog:
                 return self.state
             self.take(entries)
         anew = Catalogue()  # folded aside: what was known stays in sight until all of it is
-        while entries := await self._after(anew):
+        taken = -1
+        while (entries := await self._after(anew)) or taken != self._taken:
+            taken = self._taken  # what others read meanwhile may be behind the last look
             for entry in entries:
                 anew = _fold(anew, entry)
         self.state, self.void = anew, False
@@ -97,6 +100,7 @@ class CatalogueLog:
 
     def take(self, entries: list[Entry]) -> Catalogue:
         """Fold entries that somebody else read. Raises `UnknownEvent`, and stays before that."""
+        self._taken += 1
         for entry in entries:
             body = decode_entry(*entry).body
             if isinstance(body, LogRecovered) and 0 < body.from_seq < self.state.seq:

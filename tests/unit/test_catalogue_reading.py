@@ -1,0 +1,59 @@
+"""A catalogue that was recovered is folded anew while it goes on being written and followed."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from eventstore.catalogue import CatalogueLog
+from eventstore.events import ENTRY_FIELDS, AnyBody, HostJoined, LogRecovered, encode_body
+from eventstore.keys import Keys
+from eventstore.log import Log
+from eventstore.reader import Entry, Reader
+
+
+def entry(at_ms: int, seq: int, body: AnyBody, subject: str) -> Entry:
+    fields = {"type": body.type, "version": str(body.version), "seq": str(seq), "ts": str(at_ms)}
+    fields |= {"subject": subject, "data": encode_body(body).decode()}
+    flat = [text for name in ENTRY_FIELDS for text in (name, fields.get(name, ""))]
+    return f"{at_ms}-0".encode(), [text.encode() for text in flat]
+
+
+def joined(at_ms: int, seq: int, host: str) -> Entry:
+    return entry(at_ms, seq, HostJoined(hostname=host, pid=1), host)
+
+
+class Stream:
+    """What stands in the catalogue. `late` comes in right behind the last look, and is followed."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = list(entries)
+        self.late: Entry | None = None
+        self.catalogue = CatalogueLog(cast("Log", self), cast("Reader", self))
+        self.keys = Keys()
+
+    async def range(self, _: str, first: str, *__: Any, **___: Any) -> list[Entry]:
+        after = int(first.strip("(").partition("-")[0])
+        found = [one for one in self.entries if int(one[0].partition(b"-")[0]) > after]
+        if not found and self.late is not None:
+            late, self.late = self.late, None
+            self.follow(late)
+        return found
+
+    def follow(self, one: Entry) -> None:
+        self.entries.append(one)
+        self.catalogue.take([one])
+
+
+async def test_what_comes_while_a_recovered_catalogue_is_folded_anew_is_in_it():
+    stream = Stream([joined(seq, seq, f"h{seq}") for seq in range(1, 6)])
+    await stream.catalogue.refresh()
+    del stream.entries[3:]
+    recovered = LogRecovered(
+        generation=2, from_generation=1, from_seq=3, known_seq=5, reason="rolled back"
+    )
+    stream.follow(entry(10, 4, recovered, ""))
+    assert stream.catalogue.void
+    stream.late = joined(11, 5, "late")
+    await stream.catalogue.refresh()
+    stream.follow(joined(12, 6, "next"))
+    state = await stream.catalogue.refresh()
+    assert sorted(state.hosts) == ["h1", "h2", "h3", "late", "next"]
