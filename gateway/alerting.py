@@ -1,6 +1,5 @@
 """What somebody should look at. An alert says what, since when, about whom, and what to do."""
 
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -50,7 +49,7 @@ class Alert(Struct, frozen=True, kw_only=True):
 async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> list[Alert]:
     """All alerts that stand now, the critical ones first."""
     found = [alert for pool in await views.pools() if (alert := _at_maximum(pool))]
-    since = int(time.time() * 1000) - WINDOW_MS
+    since = backend.log.now_ms() - WINDOW_MS
     events = await views.recent(("worker.lost", "agent.failed"), since_ms=since, limit=LISTED)
     found += [_of_event(event) for event in events]
     found += await _lagging(backend)

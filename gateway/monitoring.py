@@ -167,7 +167,7 @@ async def dashboard(request: web.Request) -> web.Response:
     facts = await redis_facts(backend)
     async with backend.reading() as views:
         await backend.settle(views, request)
-        since = int(time.time() * 1000) - RECENT_MS
+        since = backend.log.now_ms() - RECENT_MS
         figures = Dashboard(
             version=backend.options.version,
             fallback=_fallback_sentence(backend),

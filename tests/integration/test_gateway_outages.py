@@ -94,6 +94,20 @@ async def test_a_redis_that_hangs_does_not_hang_the_dashboard(redis_server, tmp_
         assert "redis-unreachable" in [alert["name"] for alert in answer.json["alerts"]]
 
 
+async def test_a_clock_that_was_stepped_hides_no_alert(redis_url, tmp_path, monkeypatch):
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
+        await stage.worker()
+        await stage.pool.fence("w1")
+        await stage.stage.settle(POOL)
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 7200)
+        alerts = (await stage.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
+        assert [alert["name"] for alert in alerts] == ["worker-lost"]
+        dashboard = (await stage.get(f"{AGENTS}/monitor/dashboard")).json
+        assert dashboard["alerts"] == alerts
+        assert "worker.lost" in [event["type"] for event in dashboard["events"]]
+
+
 async def test_a_clock_that_was_stepped_does_not_make_the_views_late(
     redis_url, tmp_path, monkeypatch
 ):

@@ -82,9 +82,12 @@ async def _fresh(stage, agent_id: str) -> bool:
     return read.status == 200 and not {"Muster-Stale", "Muster-Age-Ms"} & read.headers.keys()
 
 
-async def test_a_silent_redis_does_not_keep_the_past_waiting(silenced):
+async def test_a_silent_redis_does_not_keep_the_past_waiting(silenced, monkeypatch):
+    """Nor does a clock that is behind make it the future."""
     stage, server, _, _ = silenced
     at = stage.backend.log.now_ms()
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() - 3_600_000_000_000)
     server.pause()
     await until(lambda: stage.backend.presence.away)
     seconds, read = await timed(stage.get(f"{AGENTS}?as_of={at}"))
