@@ -8,7 +8,7 @@ generation raises `Recovered` once: what was read before is void.
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 
@@ -39,6 +39,9 @@ from eventstore.outcomes import Outcome, Reply
 from eventstore.scripting import Script, script
 from eventstore.step import Argument
 
+QUIET_SECONDS: Final = 30.0
+"""After so long without a reply log time is asked for."""
+
 
 class NotAHash(LogError):
     """A key is of another type than it must be."""
@@ -67,8 +70,12 @@ class GuardedLog:
         return ts + int((time.monotonic() - at) * 1000) if ts else time.time_ns() // 1_000_000
 
     async def learn_time(self) -> None:
-        """Take Redis' clock for log time until a reply tells it. Raises `LogUnreachable`."""
-        if not self._clock[0]:
+        """Take Redis' clock for log time where no reply has told it lately.
+
+        A host that was suspended has not counted that time. Raises `LogUnreachable`.
+        """
+        ts, at = self._clock
+        if not ts or time.monotonic() - at > QUIET_SECONDS:
             seconds, micros = await self._read(CATALOGUE, "TIME")
             told = (int(seconds) * 1000 + int(micros) // 1000, time.monotonic())
             self._clock = max(self._clock, told)

@@ -150,6 +150,7 @@ class Tail:
         delay = 0.0
         while True:
             try:
+                await self._log.learn_time()
                 if not self.positions:
                     await self._begin()
                 await self._read()
@@ -184,7 +185,6 @@ class Tail:
 
     async def _begin(self) -> None:
         """Take the end of every stream as the place to go on from."""
-        await self._log.learn_time()
         state = await self._open_catalogue()
         positions = {CATALOGUE: state.stream_id if state.seq else "0-0"}
         self.heads[CATALOGUE] = Head(state.seq)

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from eventstore.agent import Started
+from eventstore.guarded import QUIET_SECONDS
 from eventstore.ids import new_id
 from tests.integration.gateway_stage import AGENTS, QUICK, GatewayStage, gateway_stage, playing
 from tests.integration.projector_stage import POOL
@@ -50,6 +51,15 @@ async def test_a_host_whose_clock_is_wrong_changes_no_time(redis_url, tmp_path, 
         [requested] = raw_events(redis_url)
         left_ms = data(requested)["expires_ms"] - int(requested["ts"])
         assert 0 <= 60_000 - left_ms < 5_000
+
+
+async def test_a_host_that_was_suspended_learns_what_time_it_is(stage):
+    """Its own clock has stood still; who only reads there is told of no time by a reply."""
+    log = stage.backend.log
+    await stage.pending()
+    log._clock = (log.now_ms() - 3_600_000, time.monotonic() - QUIET_SECONDS)
+    await stage.pool.spawn()  # so that the tail looks up
+    await until(lambda: abs(log.now_ms() - stage.log.now_ms()) < 5_000)
 
 
 async def test_a_spawn_that_nobody_claims_is_accepted_and_says_what_it_waits_for(stage):
