@@ -202,11 +202,12 @@ class Tail:
             raise MusterError(f"the end of {stream} cannot be read: {error}") from error
         if not last:
             return "0-0", Head()
-        stream_id, fields = last[0]
-        try:
-            return stream_id.decode(), Head(int(fields[5]), int(fields[25]))
-        except (IndexError, ValueError) as error:
-            raise MusterError(f"the last entry of {stream} is no event: {error}") from error
+        [entry] = last
+        stream_id, fields = entry[0].decode(), entry[1]
+        if well_formed(entry):
+            return stream_id, Head(int(fields[5]), int(fields[25]))
+        self._stop(pool, f"entry {stream_id}: {_foreign()}")
+        return stream_id, Head()
 
     async def _read(self) -> None:
         going = [pool for pool in self.positions if pool not in self.stopped]
@@ -268,7 +269,7 @@ class Tail:
         for number, entry in enumerate(entries):
             try:
                 if not well_formed(entry):
-                    raise UnknownEvent("entry that is none of an event", 0, None)
+                    raise _foreign()
                 demand_readable(entry, whole=pool == CATALOGUE)
             except UnknownEvent as error:
                 self._stop(pool, f"entry {entry[0].decode()}: {error}")
@@ -299,6 +300,10 @@ class Tail:
     def _stream(self, pool: str) -> str:
         keys: Keys = self._log.keys
         return keys.catalogue if pool == CATALOGUE else keys.pool(pool, "events")
+
+
+def _foreign() -> UnknownEvent:
+    return UnknownEvent("entry that is none of an event", 0, None)
 
 
 def _seq(entry: Entry) -> int:

@@ -16,7 +16,8 @@ from gateway.alerting import _redis
 from gateway.app import routes
 from gateway.fallback import Leftover, Leftovers
 from gateway.probing import RedisFacts
-from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage
+from gateway.service import Gateway
+from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, options
 from tests.integration.projector_stage import POOL
 from tests.waiting import until
 
@@ -134,6 +135,22 @@ async def test_an_entry_that_is_no_event_blinds_nobody(stage):
     found = await _alerts(stage)
     assert {"projection-stopped", "tail-stopped"} <= found.keys()
     assert "muster recover" not in found["projection-stopped"]["action"], "nothing was lost"
+
+
+async def test_an_entry_that_is_no_event_blinds_no_gateway_that_starts_behind_it(stage):
+    await stage.stage.pool("fresh")
+    with redis.Redis.from_url(stage.stage.redis_url) as client:
+        client.xadd("pool:{fresh}:events", {"hello": "world"})
+    beside = Gateway(options(stage.stage.redis_url, stage.stage.database_url))
+    await beside.start()
+    try:
+        assert beside._backend is not None
+        tail = beside._backend.tail
+        assert (tail.following, tail.trouble, list(tail.stopped)) == (True, "", ["fresh"])
+        await stage.pending()
+        await until(lambda: tail.heads[POOL].seq == 1)
+    finally:
+        await beside.stop()
 
 
 async def test_views_that_stay_behind_are_an_alert_and_not_ready(redis_url, tmp_path, monkeypatch):
