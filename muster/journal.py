@@ -14,6 +14,8 @@ from eventstore.errors import ConfigurationError
 
 FILE_BYTES = 10_000_000
 FILES = 3
+_WITHOUT_VALUES = structlog.dev.RichTracebackFormatter(show_locals=False)
+"""Among the values in a traceback stand passwords and tokens."""
 
 
 def configure(role: str, *, level: str = "info", file: Path | None = None) -> None:
@@ -32,7 +34,7 @@ def configure(role: str, *, level: str = "info", file: Path | None = None) -> No
     ]
     coloured = file is None and sys.stderr.isatty()
     rendering: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=_WITHOUT_VALUES)]
         if coloured
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
