@@ -182,7 +182,7 @@ async def _terminate(
     row = await backend.row(request, agent)
     headers = {**patient.headers, "Location": f"{AGENTS}/{agent_id}"}
     headers |= await assurance.headers(agent_id)
-    status = 200 if agent.ended else 202
+    status = 200 if row.status in TERMINAL else 202
     return assurance.dressed(answer(row, status=status, headers=headers))
 
 

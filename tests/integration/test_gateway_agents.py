@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -217,6 +218,24 @@ async def test_an_agent_that_takes_its_time_is_answered_with_202(stage):
     answer = await stage.ask("POST", f"{AGENTS}/terminate", json=body, headers=headers)
     assert (answer.status, answer.json["status"]) == (202, "stopping")
     assert answer.json["stop"] == "now"
+
+
+async def test_an_agent_that_ended_while_its_row_was_read_has_ended(stage, monkeypatch):
+    """The status says what the body says."""
+    fence = await stage.worker()
+    agent_id = await stage.pending()
+    await stage.run(fence)
+    row = stage.backend.row
+
+    async def late(*asked: Any) -> Any:
+        await stage.end(agent_id, fence)
+        await stage.stage.settle(POOL)
+        return await row(*asked)
+
+    monkeypatch.setattr(stage.backend, "row", late)
+    headers = {"Prefer": "respond-async"}
+    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}", headers=headers)
+    assert (answer.status, answer.json["status"]) == (200, "terminated")
 
 
 async def test_ending_twice_is_ending_once(stage):
