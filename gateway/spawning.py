@@ -23,7 +23,7 @@ from eventstore.outcomes import Outcome
 from eventstore.pool import Pool
 from eventstore.spawn import Submitted, submit
 from gateway.answering import AGENTS, answer
-from gateway.backend import Backend
+from gateway.backend import READING, Backend
 from gateway.durability import assurance_of
 from gateway.keys import BACKEND
 from gateway.preferences import Patience, patience
@@ -232,7 +232,12 @@ async def _replay(
             agent = await _accepted_agent(backend, name, agent_id)
     if agent is not None:
         return await backend.row(request, agent)
-    return await backend.recorded(request, agent_id, name)
+    try:
+        return await backend.recorded(request, agent_id, name)
+    except Problem as problem:
+        if problem.kind is Kind.AGENT_NOT_FOUND and not request[READING].stale:
+            raise
+        raise _accepted_before(problem, agent_id) from problem
 
 
 async def _accepted_agent(backend: Backend, pool: str, agent_id: str) -> Agent | None:
@@ -240,8 +245,12 @@ async def _accepted_agent(backend: Backend, pool: str, agent_id: str) -> Agent |
     try:
         return await backend.log.agent(pool, agent_id)
     except LogUnreachable as error:
-        detail = f"{error}; the agent was accepted, ask again to learn what became of it"
-        raise Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id) from error
+        raise _accepted_before(error, agent_id) from error
+
+
+def _accepted_before(why: Exception, agent_id: str) -> Problem:
+    detail = f"{why}; the agent was accepted, ask again to learn what became of it"
+    return Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id)
 
 
 def _settled(agent: Agent) -> bool:

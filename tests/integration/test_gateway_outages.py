@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from eventstore.agent import Terminate
 from gateway.connections import shut
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged
 from tests.integration.projector_stage import POOL
+from tests.pools import ORIGIN
 from tests.waiting import until
 
 
@@ -92,6 +94,25 @@ async def test_a_redis_that_hangs_does_not_hang_the_dashboard(redis_server, tmp_
             server.resume()
         assert answer.status == 200
         assert "redis-unreachable" in [alert["name"] for alert in answer.json["alerts"]]
+
+
+@pytest.mark.parametrize("away", ["projector", "database"])
+async def test_a_repeated_spawn_is_not_denied_by_views_that_do_not_know_it(
+    redis_url, tmp_path, away
+):
+    """It was accepted, and Redis has let go of it since: what became of it is told later."""
+    limits = type(QUICK)(settle_seconds=0.1)
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    async with gateway_stage(redis_url, database, limits=limits) as stage:
+        await stage.projector.stop()
+        stage.backend.views_open = away != "database"
+        first = await stage.spawn(key="k", prefer="respond-async")
+        agent_id = first.json["agent_id"]
+        await stage.log.act(POOL, agent_id, Terminate(), ORIGIN)
+        await stage.log.client.delete(stage.log.keys.agent(POOL, agent_id))
+        again = await stage.spawn(key="k")
+        assert (again.status, again.kind) == (503, "outcome-unknown")
+        assert again.json["agent_id"] == agent_id
 
 
 async def test_a_clock_that_was_stepped_hides_no_alert(redis_url, tmp_path, monkeypatch):
