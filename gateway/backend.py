@@ -207,8 +207,9 @@ class Backend:
         for name in names:
             found = positions.get(name)
             seq, reached = self._wanted(name, reading, found), found.seq if found else 0
+            still = found is not None and found.status != "ok"  # nothing comes while it stands
             left = deadline - time.monotonic()
-            if reached < seq and left > 0:
+            if reached < seq and left > 0 and not still:
                 waited = await views.wait_for(name, seq, timeout_seconds=left)
                 reached = seq if waited else reached
             lost = lost or (found is not None and is_lost(found.status))

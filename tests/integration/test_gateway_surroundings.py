@@ -1,6 +1,7 @@
 """What the gateway tells of itself: the document, metrics, alerts, pages, probes."""
 
 import re
+import time
 from typing import Any
 
 import msgspec
@@ -135,6 +136,23 @@ async def test_an_entry_that_is_no_event_blinds_nobody(stage):
     found = await _alerts(stage)
     assert {"projection-stopped", "tail-stopped"} <= found.keys()
     assert "muster recover" not in found["projection-stopped"]["action"], "nothing was lost"
+
+
+async def test_nobody_waits_for_views_that_stand_still(stage):
+    await stage.stage.pool("fresh")
+    with redis.Redis.from_url(stage.stage.redis_url) as client:
+        client.xadd("pool:{fresh}:events", {"hello": "world"})
+
+    async def stopped() -> bool:
+        found = (await stage.stage.views.positions()).get("fresh")
+        return found is not None and found.status != "ok"
+
+    await until(stopped)
+    await stage.pending(pool_name="fresh")
+    begun = time.monotonic()
+    answer = await stage.get(AGENTS)
+    assert (answer.status, answer.headers["Muster-Stale"]) == (200, "true")
+    assert time.monotonic() - begun < QUICK.settle_seconds / 2
 
 
 async def test_an_entry_that_is_no_event_blinds_no_gateway_that_starts_behind_it(stage):
