@@ -239,7 +239,7 @@ class Log(GuardedLog):
             with still_unknown(unknown):
                 agent = agent or await self.agent(pool, agent_id)
                 if agent is None:
-                    await self._demand_whole(pool)
+                    await self.whole(pool)
             if agent is None:
                 return Acted(Outcome.ABSENT, None)
             if incarnation is not None and agent.incarnation != incarnation:
@@ -289,7 +289,7 @@ class Log(GuardedLog):
             with still_unknown(unknown):
                 found = await self.worker(pool, worker_id)
                 if found is None:
-                    await self._demand_whole(pool)
+                    await self.whole(pool)
             if found is None:
                 return ActedOnWorker(Outcome.ABSENT, None)
             worker = found.worker
@@ -316,8 +316,8 @@ class Log(GuardedLog):
                 return ActedOnWorker(reply.outcome, worker)
         raise unknown or Busy(f"worker {worker_id} changes too fast")
 
-    async def _demand_whole(self, pool: str) -> None:
-        """Where something is not found: is that the truth, or is the log lost?"""
+    async def whole(self, pool: str) -> Stand:
+        """Where a log stands that was not lost. Raises `LogMissing`, `Halted`, `RolledBack`."""
         stand, floor = await self.stand(pool), self.floor(pool)
         if not stand.generation:
             raise LogMissing(pool)
@@ -325,6 +325,7 @@ class Log(GuardedLog):
             raise Halted(pool, stand.halted)
         if (stand.generation, stand.seq) < floor:
             raise RolledBack(pool, floor, (stand.generation, stand.seq))
+        return stand
 
     # ---- plain reads -------------------------------------------------------------------------
 

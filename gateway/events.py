@@ -17,7 +17,7 @@ from typing import Final
 from aiohttp import web
 from msgspec import Struct
 
-from eventstore.errors import LogUnreachable
+from eventstore.errors import Halted, LogMissing, LogUnreachable, RolledBack
 from eventstore.reader import Entry
 from gateway.backend import Backend
 from gateway.feed import Follower, Told, told, well_formed
@@ -147,25 +147,30 @@ class Stream:
         self._cursor = cursor
         self._heartbeat_seconds = backend.limits.stream_heartbeat_seconds
         self._wrote_at = 0.0
+        self._behind: set[str] = set()
+        """Pools whose log is lost, with events in it that the feed had and this client had not."""
 
     async def run(self, place: Follower) -> None:
         """Send until the client goes, falls behind, or the gateway stops."""
         await self._write(f"retry: {RETRY_MS}\nid: {self._cursor}\n\n".encode())
         try:
             await self._catch_up()
+            while not place.ended:
+                events = await place.next(self._heartbeat_seconds)
+                if self._behind and (not events or any(e.pool in self._behind for e in events)):
+                    await self._catch_up()
+                if events:
+                    await self._send(events)
+                elif not place.ended:
+                    await self._remark("waiting")
         except LogUnreachable:
             await self._remark("Redis, or the archive, does not answer; come back")
             return
-        while not place.ended:
-            events = await place.next(self._heartbeat_seconds)
-            if events:
-                await self._send(events)
-            elif not place.ended:
-                await self._remark("waiting")
         await self._remark("too slow; come back" if place.lost else "the gateway stops; come back")
 
     async def _catch_up(self) -> None:
         """Send what there is up to where the feed was when this client took its place."""
+        self._behind.clear()
         target = dict(self._backend.tail.positions)
         for pool, end in target.items():
             if self._selection.follows(pool) and not self._cursor.passed(pool, end):
@@ -176,18 +181,35 @@ class Stream:
                         await self._remark("catching up")
 
     async def _pages(self, pool: str, end: str) -> AsyncIterator[list[Entry]]:
+        """A log that is not whole may have none: its events come when it was recovered."""
         while not self._cursor.passed(pool, end):
-            at = self._cursor.positions.get(pool, "0-0")
-            page = await self._backend.trail.after(pool, at, until=end, count=PAGE)
+            page = await self._page(pool, end)
+            if not page:
+                generation = await self._generation(pool)
+                page = await self._page(pool, end)
+                if not page and not (generation and generation == await self._generation(pool)):
+                    self._behind.add(pool)
             if not page:
                 return
             yield page
+
+    async def _page(self, pool: str, end: str) -> list[Entry]:
+        at = self._cursor.positions.get(pool, "0-0")
+        return await self._backend.trail.after(pool, at, until=end, count=PAGE)
+
+    async def _generation(self, pool: str) -> int:
+        """Which log this is, if it is whole; else 0."""
+        try:
+            return (await self._backend.log.whole(pool)).generation
+        except (LogMissing, Halted, RolledBack):
+            return 0
 
     async def _send(self, events: Iterable[Told]) -> None:
         piece = bytearray()
         for event in events:
             follows = self._selection.follows(event.pool)
-            if not follows or self._cursor.passed(event.pool, event.stream_id):
+            passed = self._cursor.passed(event.pool, event.stream_id)
+            if not follows or passed or event.pool in self._behind:
                 continue
             self._cursor.positions[event.pool] = event.stream_id
             if self._selection.wants(event):

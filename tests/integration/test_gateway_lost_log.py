@@ -19,6 +19,7 @@ from projector.recovery import Recovery
 from tests.chaos.judging.commands import Command, named_lost, read_unsaved
 from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage
 from tests.integration.projector_stage import POOL
+from tests.integration.test_gateway_events import following
 from tests.integration.test_recovery import recovered
 from tests.pools import ORIGIN
 from tests.waiting import until
@@ -372,3 +373,29 @@ async def test_views_of_a_recovered_log_do_not_lag_behind_what_was_lost(
             assert (lags[POOL], lags[CATALOGUE]) == (0, 0)
             alerts = (await shown.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
             assert [one for one in alerts if one["name"] == "projection-lag"] == []
+
+
+async def test_a_client_that_comes_back_to_a_lost_log_misses_nothing_of_it(
+    redis_url: str, views_url: str
+) -> None:
+    """What it was not told stands in neither stream nor feed until the log is recovered."""
+    async with gateway_stage(redis_url, views_url) as shown:
+        await shown.stage.pool("whole")
+        async with following(shown) as client:
+            await shown.pending()
+            await client.next()
+            last = client.last
+        missed = await shown.pending()
+        await shown.stage.settle(POOL)
+        await until(lambda: shown.backend.tail.heads[POOL].seq == 2)
+        with redis.Redis.from_url(redis_url) as plain:
+            plain.delete(*plain.keys(f"*{{{POOL}}}*"))
+        async with following(shown, last=last) as client:
+            body = {"config": {"max_workers": 3}}
+            changed = await shown.ask("PATCH", f"{AGENTS}/pools/whole", json=body)
+            assert changed.status == 200
+            assert (await client.next())["type"] == "pool.changed", "it hears of other logs"
+            await recovered(shown.stage)
+            told = await client.take(2)
+            assert [event["type"] for event in told] == ["agent.requested", "log.recovered"]
+            assert told[0]["subject"] == missed
