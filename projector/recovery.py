@@ -266,12 +266,14 @@ class Recovery:
         known = await self._database.read(lambda c: known_agents(c, pool, held))
         lost = find_unsaved(at, begins, known, reports)
         known_seq = max((at.seq, *(one.seq for one in reports)))
+        began = at.generation or self._projection.catalogue.generation  # as a pool's log begins
+        known_generation = max((began, generation, 1, *(one.generation for one in reports)))
         if pool == CATALOGUE:
             lost += await self._in_lost_pools(events, at, lost)
         _name(pool, lost)
         body = LogRecovered(
-            generation=max(at.generation, generation, 1) + 1,
-            from_generation=max(at.generation, 1),
+            generation=known_generation + 1,
+            from_generation=max(began, 1),
             from_seq=at.seq,
             known_seq=known_seq,
             reason=one.reason,

@@ -447,6 +447,40 @@ async def test_a_pool_that_was_never_archived_is_begun_anew_as_a_later_generatio
         await demand_equal(stage)
 
 
+async def test_such_a_pool_is_begun_anew_above_the_generation_in_which_its_log_was_made(
+    redis_url: str, views_url: str
+) -> None:
+    """That was the catalogue's. Who knew it would take an older one for a log rolled back."""
+    async with archived_story(redis_url, views_url) as (stage, _):
+        for generation in (2, 3):
+            wiped(redis_url)
+            assert (await recovered(stage))[CATALOGUE].generation == generation
+            stage.log.raise_floor(CATALOGUE, generation, 0)
+            await demand_equal(stage)
+        await stage.catalogue.refresh()
+        new = await stage.pool("new", **QUICK)
+        async with stage.projecting():
+            await stage.settle(CATALOGUE)
+        await new.spawn()
+        assert stage.log.floor("new") == (3, 1)
+        wiped(redis_url)
+        assert (await recovered(stage))["new"].generation == 4
+        assert (await new.spawn()).outcome is Outcome.DONE
+        await demand_equal(stage)
+
+
+async def test_a_recovery_that_was_lost_again_is_not_repeated_under_its_generation(
+    redis_url: str, views_url: str
+) -> None:
+    """Redis came back without a recovery that was done: only what ran in it knows of it."""
+    async with archived_story(redis_url, views_url) as (stage, _):
+        held = Report(reporter="worker:w", kind=HOLDS, agent_id="a", generation=2, seq=60)
+        wiped(redis_url)
+        await report(stage.log, POOL, [held])
+        assert (await recovered(stage))[POOL].generation == 3
+        await demand_equal(stage)
+
+
 async def test_a_pool_that_was_lost_with_the_catalogue_may_be_created_again(
     redis_url: str, views_url: str
 ) -> None:
