@@ -3,6 +3,7 @@
 another version, serving   built anew beside them while their own projector goes on  (`upgrade`)
 dropped, or inconsistent   built anew by whoever holds the lease                     (`ready`)
 put back by a rollback     folded on from the archive, to where it ends              (`ready`)
+left by a rebuild          the same: it archived more, and was refused or killed     (`ready`)
 """
 
 import asyncio

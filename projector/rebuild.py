@@ -39,7 +39,14 @@ from projector.source import (
     first_generation,
     first_seq,
 )
-from projector.switching import carry, drop_fresh, make_fresh, read_version, switch
+from projector.switching import (
+    carry,
+    drop_fresh,
+    let_go_on,
+    make_fresh,
+    read_version,
+    switch,
+)
 from projector.tables import BESIDE, SERVING, VIEW_VERSION
 
 __all__ = [
@@ -184,6 +191,7 @@ class Rebuild:
         await self._look()
         await self._fold_archives()
         await self._compare()
+        await self._database.write(lambda connection: self._let_go_on(connection, projector))
         for pool in (CATALOGUE, *await self._pools()):
             await self._fold_stream(pool, projector)
         for pool in await self._pools():  # those that were created meanwhile
@@ -341,6 +349,11 @@ class Rebuild:
         self._lease.hold(connection)
         drop_fresh(connection)
         make_fresh(connection)
+
+    def _let_go_on(self, connection: Connection, projector: Lease) -> None:
+        """Should this end before the switch, what it archives is folded by who serves."""
+        projector.hold(connection)
+        let_go_on(connection)
 
     def _switch(self, connection: Connection, projector: Lease) -> None:
         projector.hold(connection)

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, func, insert, select, text, update
 from eventstore.errors import MusterError
 from projector.bulk import insert_new
 from projector.definitions import adapt
+from projector.projection import read_positions
 from projector.rows import Position
 from projector.source import archive_heads
 from projector.tables import (
@@ -33,7 +34,7 @@ from projector.tables import (
 NAMED_VIEWS: Final = "views"
 NAMED_PREVIOUS: Final = "previous"
 NAMED_ROLLED_BACK: Final = "rolled_back"
-"""Stands there until the projector has folded again what views that were put back lack."""
+"""Stands there until the projector has folded from the archive what the serving views lack."""
 
 
 class CannotRollBack(MusterError):
@@ -72,6 +73,15 @@ def _note(connection: Connection, name: str, version: int) -> None:
 
 def forget(connection: Connection, name: str) -> None:
     connection.execute(delete(VIEW_VERSIONS).where(VIEW_VERSIONS.c.name == name))
+
+
+def let_go_on(connection: Connection) -> None:
+    """Before more is archived than the views that serve have: they can be folded on to it.
+
+    Otherwise they would be built anew, also where that was refused because it makes less of them.
+    """
+    if not behind_archive(connection, read_positions(connection, SERVING)):
+        _note(connection, NAMED_ROLLED_BACK, VIEW_VERSION)
 
 
 def needs_rebuild(connection: Connection, positions: dict[str, Position]) -> bool:

@@ -195,6 +195,36 @@ async def test_a_damaged_log_leaves_the_views_as_they_are(
         assert not {name for name in await tables(stage) if name.startswith("fresh_")}
 
 
+async def test_views_stay_as_they_are_also_where_a_refused_rebuild_archived_more(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something was spawned in another pool when nobody projected: the archive is ahead of them."""
+    compare = Rebuild._compare
+
+    async def meanwhile(self: Rebuild) -> None:
+        await other.spawn()
+        await compare(self)
+
+    monkeypatch.setattr(Rebuild, "_compare", meanwhile)
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting() as projector:
+            other = await stage.pool("other")
+            await stage.play(await stage.pool())
+            await stage.settle()
+            before = await stage.contents()
+            await stage.sql("DELETE FROM {}events WHERE pool = :pool AND seq < 7 AND seq > 3",
+                            pool=POOL)  # fmt: skip
+            with redis.Redis.from_url(redis_url) as client:
+                client.xtrim(f"pool:{{{POOL}}}:events", maxlen=3, approximate=False)
+            with pytest.raises(LogDamaged, match="seq 4 is missing"):
+                await replayed(stage)
+            await until(lambda: projector.phase == "active")
+            await stage.settle()
+            after = await stage.contents()
+        assert [row for row in after["agents"] if row["pool_name"] == POOL] == before["agents"]
+        assert len(await stage.views.agents(AgentFilter(pool_name="other"))) == 1
+
+
 async def test_a_stream_that_ends_too_soon_is_damaged(redis_url: str, database_url: str) -> None:
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
