@@ -147,7 +147,8 @@ class Database:
     def _create(self, connection: Connection) -> None:
         if not self.sqlite:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({CREATION_LOCK})"))
-            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+            if not inspect(connection).has_schema(SCHEMA):  # who owns it may be allowed no other
+                connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
         before = self._existing(connection)
         METADATA.create_all(connection)
         if "pool_capacity" not in before:

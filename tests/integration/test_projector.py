@@ -5,6 +5,7 @@ import time
 
 import msgspec
 import pytest
+from sqlalchemy import Connection, text
 
 from eventstore import agent as agents
 from eventstore.agent import Terminate
@@ -253,6 +254,24 @@ async def test_many_that_start_at_once_make_the_tables_once(database_url: str) -
         assert await database.read(database._complete)
         await database.close()
         await database.close()
+
+
+async def test_who_owns_the_schema_need_not_be_allowed_to_make_one(postgres_url: str) -> None:
+    root = Database(postgres_url)
+    owner = f"owner_of_{root.url.database}"
+
+    def prepared(connection: Connection) -> None:
+        connection.execute(text(f"CREATE ROLE {owner} LOGIN"))
+        connection.execute(text(f"CREATE SCHEMA muster AUTHORIZATION {owner}"))
+
+    root.open()
+    await root.write(prepared)
+    await root.close()
+    database = Database(root.url.set(username=owner).render_as_string())
+    database.open()
+    await database.prepare()
+    assert await database.read(database._complete)
+    await database.close()
 
 
 async def test_an_event_is_in_the_views_within_moments(redis_url: str, database_url: str) -> None:
