@@ -107,6 +107,15 @@ class Database:
         """Run `work` in one transaction that sees one moment of the database."""
         return await self._run(work, writes=False)
 
+    async def ask(self, work: Callable[[Connection], T]) -> T:
+        """`read`, and once more where a connection turned out to be broken."""
+        try:
+            return await self.read(work)
+        except DatabaseError as error:
+            if not disconnected(error):
+                raise
+            return await self.read(work)
+
     async def _run(self, work: Callable[[Connection], T], *, writes: bool) -> T:
         engine, threads = self._engine, self._threads
         if engine is None or threads is None:

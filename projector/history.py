@@ -303,7 +303,7 @@ class History:
             except (Unfoldable, UnknownEvent, msgspec.DecodeError) as error:
                 raise ArchiveUnreadable(str(error)) from error
 
-        return await self._database.read(bounded)
+        return await self._database.ask(bounded)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from eventstore.agent import Agent
 from eventstore.worker import Worker
 from projector import archive, selections
 from projector.damage import is_lost
-from projector.database import Database, DatabaseError, DatabaseUnreachable, disconnected
+from projector.database import Database, DatabaseError, DatabaseUnreachable
 from projector.history import (
     ArchiveIncomplete,
     ArchiveUnreadable,
@@ -229,10 +229,4 @@ class Views:
         )
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
-        """Read in one transaction; once more where a connection turned out to be broken."""
-        try:
-            return await self._database.read(work)
-        except DatabaseError as error:
-            if not disconnected(error):
-                raise
-            return await self._database.read(work)
+        return await self._database.ask(work)

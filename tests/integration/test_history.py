@@ -356,6 +356,22 @@ async def test_an_event_that_cannot_be_read_is_not_passed_over(database_url: str
             await stage.history.agent(moment, rows[index].subject, rows[index].pool)
 
 
+async def test_a_look_back_is_answered_also_where_the_database_had_been_restarted(
+    postgres_url: str,
+) -> None:
+    """Its connections are broken then, and who asks next need not know of it."""
+    rows = histories.History(3).write(20)
+    async with open_stage(postgres_url) as stage:
+        await stage.archive(rows)
+        asked = AsOf(at_ms=rows[-1].ts)
+        before = await stage.answer(asked)
+        await stage.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        assert await stage.answer(asked) == before
+
+
 async def test_a_question_that_takes_too_long_is_given_up(database_url: str) -> None:
     """In the middle of a statement as well as between two; the connection is good afterwards."""
     async with open_stage(database_url, seconds=0.3) as stage:
