@@ -36,6 +36,9 @@ ENTRY_FIELDS: Final = (
 Number: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """What every database holds: a body with more is damaged, and refused where it is read."""
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+NAME_MAX: Final = 512
+"""Characters of what is looked for by name: an index of PostgreSQL holds 2,704 bytes a row."""
+Name: TypeAlias = Annotated[str, Meta(max_length=NAME_MAX)]
 
 
 class Body(Struct, frozen=True, omit_defaults=True):
@@ -61,7 +64,7 @@ class AgentRequested(Body, frozen=True):
 
     type = "agent.requested"
     role_type: str
-    project_id: str
+    project_id: Name
     heartbeat_interval: float = 30.0
     max_idle_time: float | None = None
     pending_timeout: float | None = None

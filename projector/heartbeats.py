@@ -16,7 +16,7 @@ from eventstore.events import ENTRY_FIELDS, demand_version
 from eventstore.reader import Entry
 from eventstore.upcasting import upcast
 from projector.bulk import write_rows
-from projector.intake import number_of, text_of
+from projector.intake import demand_names, number_of, text_of
 from projector.tables import AGENT_LIVE, SERVING, WORKER_LIVE
 
 KEPT_MS: Final = 900_000
@@ -79,6 +79,7 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
                 worker_id, ts = text_of(fields[_SUBJECT]), number_of(text_of(fields[_TS]))
                 kind, version = text_of(fields[_TYPE]), number_of(text_of(fields[_VERSION]))
                 beat = decode_beat(kind, version, fields[_DATA])
+                demand_names(worker_id, *beat.agents)
             except (UnknownEvent, IndexError, ValueError, RecursionError) as error:
                 damaged = _unread(pool, stream_id, fields, error)
                 unread[pool, damaged.worker_id] = damaged

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.errors import UnknownEvent
-from eventstore.events import ENTRY_FIELDS, Event, LogRecovered, decode_body
+from eventstore.events import ENTRY_FIELDS, NAME_MAX, Event, LogRecovered, decode_body
 from eventstore.reader import Entry
 from projector.rows import EventRow, Position
 
@@ -164,7 +164,8 @@ def _unknown(found: dict[bytes, str]) -> list[str]:
 
 
 def event_of(row: EventRow) -> Event:
-    """Raises `UnknownEvent`, and `msgspec.DecodeError` for a body that is not what it must be."""
+    """Raises `UnknownEvent`, and `msgspec.DecodeError` for what is not what it must be."""
+    demand_names(row.subject, row.worker_id)
     return Event(
         body=decode_body(row.type, row.version, row.data),
         event_id=row.event_id,
@@ -180,6 +181,12 @@ def event_of(row: EventRow) -> Event:
         ts=row.ts,
         stream_id=row.stream_id,
     )
+
+
+def demand_names(*names: str) -> None:
+    """Raises `msgspec.ValidationError` for one that is too long to be looked for."""
+    if any(len(name) > NAME_MAX for name in names):
+        raise msgspec.ValidationError(f"a name of more than {NAME_MAX} characters")
 
 
 def follow(position: Position, admitted: Admitted) -> Position:

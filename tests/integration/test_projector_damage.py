@@ -1,6 +1,7 @@
 """A log that breaks its promise stops its pool's projection; servers that go away only delay it."""
 
 import json
+import random
 import re
 import time
 
@@ -18,14 +19,23 @@ from tests.waiting import until
 
 EVENTS = f"pool:{{{POOL}}}:events"
 META = f"pool:{{{POOL}}}:meta"
+LONG = random.Random(0).randbytes(5000).hex()
+"""A name that no index of PostgreSQL holds."""
 
 
 def write_entry(
-    url: str, seq: int, *, kind: str = "agent.started", version: int = 1, data: str = "{}"
+    url: str,
+    seq: int,
+    *,
+    kind: str = "agent.started",
+    version: int = 1,
+    data: str = "{}",
+    subject: str = "a",
 ) -> None:
     """An entry such as no script of ours writes."""
-    values = {"type": kind, "version": version, "seq": seq, "event_id": f"e{seq}", "subject": "a"}
-    fields = {name: values.get(name, "") for name in ENTRY_FIELDS} | {"data": data, "ts": 1}
+    values = {"type": kind, "version": version, "seq": seq, "event_id": f"e{seq}"}
+    values |= {"subject": subject, "data": data, "ts": 1}
+    fields = {name: values.get(name, "") for name in ENTRY_FIELDS}
     with redis.Redis.from_url(url) as client:
         client.xadd(EVENTS, fields)
         client.hset(META, "seq", max(seq, int(client.hget(META, "seq"))))
@@ -34,6 +44,11 @@ def write_entry(
 def order(**changes: int | str) -> str:
     """The body of a `worker.requested`."""
     return json.dumps({"host": "h", "max_agents": 1, "deadline_ms": 1, **changes})
+
+
+def requested(project: str) -> str:
+    """The body of an `agent.requested`."""
+    return json.dumps({"role_type": "r", "project_id": project})
 
 
 async def stopped_at(stage: Stage) -> Position:
@@ -61,6 +76,14 @@ async def stopped_at(stage: Stage) -> Position:
         ),
         (
             {"seq": 3, "kind": "worker.requested", "data": order(max_agents=2**31)},
+            r"unreadable event: seq 3 .+ its data is damaged",
+        ),
+        (
+            {"seq": 3, "kind": "worker.requested", "data": order(), "subject": LONG},
+            r"unreadable event: seq 3 .+ a name of more than 512 characters",
+        ),
+        (
+            {"seq": 3, "kind": "agent.requested", "data": requested(LONG)},
             r"unreadable event: seq 3 .+ its data is damaged",
         ),
         ({"seq": 3, "kind": "pool.deleted"}, r"contradiction: seq 3 .+ belongs in the catalogue"),

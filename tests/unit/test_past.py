@@ -13,6 +13,7 @@ from eventstore.events import (
     Count,
     Error,
     Event,
+    Name,
     Number,
     WorkerBody,
     WorkerRequested,
@@ -21,6 +22,7 @@ from projector.past import TURNS
 
 SAMPLES: dict[Any, Any] = {
     str: "x",
+    Name: "x",
     Number: 1,
     Count: 1,
     float: 1.0,

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from eventstore.errors import ConfigurationError
-from eventstore.events import ENTRY_FIELDS
+from eventstore.events import ENTRY_FIELDS, NAME_MAX
 from eventstore.reader import Entry
 from projector.database import address
 from projector.differences import DIFFERENCES_MAX, Findings
@@ -93,6 +93,12 @@ class TestHeartbeats:
         broken = [self.beat("w", 1, "{"), self.beat("w", 1, '{"agents":{"a":"?"}}'), (b"5-0", [])]
         found = gather({"p": broken})
         assert (found.workers, found.agents, found.positions) == ([], [], {"p": "5-0"})
+
+    def test_names_that_no_database_can_look_for_are_none(self) -> None:
+        long = "x" * (NAME_MAX + 1)
+        data = msgspec.json.encode({"agents": {long: "idle"}}).decode()
+        found = gather({"p": [self.beat(long, 1, "{}"), self.beat("w", 1, data)]})
+        assert (found.workers, found.agents, len(found.unread)) == ([], [], 2)
 
     @pytest.mark.parametrize(
         ("more", "why"),
