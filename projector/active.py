@@ -278,8 +278,6 @@ class Active:
         def write(connection: Connection) -> None:
             self._lease.hold(connection)
             heartbeats.write(connection, gathered)
-            if gathered.workers:
-                heartbeats.forget_old(connection, gathered.workers[-1]["last_heartbeat"])
 
         for one in gathered.unread:
             damage = Unreadable("heartbeat", one.worker_id, one.reason)

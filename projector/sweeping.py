@@ -39,6 +39,8 @@ class Sweep:
         self._lease = lease
         self._log = Log(source.client, source.keys, retention=retention)
         self._failing: set[str] = set()
+        self._earliest_ms = 0
+        """Log time in the pool whose log is least far, as of the last sweep."""
 
     async def once(self, positions: Iterable[Position]) -> None:
         """One sweep over pools whose views are at these positions.
@@ -49,6 +51,7 @@ class Sweep:
         standing = [at for at in positions if at.pool != CATALOGUE and at.generation]
         archived = await self._database.read(archive_heads)
         await self._database.write(self._prove)
+        times: list[int] = []
         for at in standing:
             try:
                 await self._trim(at.pool, _taken(at, archived.get(at.pool, Head())))
@@ -58,11 +61,16 @@ class Sweep:
                 self._note(at.pool, error)
             else:
                 self._failing.discard(at.pool)
+                times.append(self._log.now_ms())
+        self._earliest_ms = min(times, default=self._log.now_ms())
 
     def _prove(self, connection: Connection) -> None:
-        """Prove the lease; in passing, clear the live tables of whom nothing was heard for long."""
+        """Prove the lease; in passing, clear the live tables of whom nothing was heard for long.
+
+        Each log has a time of its own: where a clock was set back, older ones are ahead of it.
+        """
         self._lease.hold(connection)
-        forget_old(connection, self._log.now_ms())
+        forget_old(connection, self._earliest_ms)
 
     async def _trim(self, pool: str, taken: Head) -> None:
         self._log.raise_floor(pool, taken.generation, taken.seq)

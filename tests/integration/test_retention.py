@@ -20,7 +20,7 @@ from projector.sweeping import Sweep, _taken
 from projector.tables import AGENT_LIVE, SERVING
 from projector.verify import verify
 from tests.conftest import MakeServer
-from tests.integration.projector_stage import POOL, Stage, open_stage
+from tests.integration.projector_stage import POOL, Stage, heartbeat, open_stage
 from tests.pools import ORIGIN, TestPool, raw_events
 from tests.turnover import EVENTS_OF_A_LIFE, EVENTS_OF_A_WORKER, turn_over
 from tests.waiting import until
@@ -223,6 +223,40 @@ async def test_whom_nothing_was_heard_of_leaves_the_live_tables_also_without_hea
                 return await read(lambda c: list(c.scalars(chosen))) == ["new"]
 
             await until(only_the_new)
+
+
+async def test_a_log_whose_time_is_ahead_makes_none_of_the_others_forgotten(
+    redis_url: str, tmp_path: Any
+) -> None:
+    """The clock was an hour ahead when it was written last, and was set right since."""
+    async with open_stage(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as stage:
+        pool, ahead = await stage.pool(), await stage.pool("tester_pool")
+        with redis.Redis.from_url(redis_url) as client:
+            now_ms = client.time()[0] * 1000
+            far = {"ts": now_ms + 3_600_000, "clock": now_ms}
+            client.hset("pool:{tester_pool}:meta", mapping=far)
+        fences = [(pool, await pool.worker("w")), (ahead, await ahead.worker("v"))]
+        swept = Counter[str]()
+        once = Sweep.once
+
+        async def counted(sweep: Sweep, positions: Any) -> None:
+            await once(sweep, positions)
+            swept["times"] += 1
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Sweep, "once", counted)
+            async with stage.projecting(sweep_seconds=0.05):
+                for one, fence in fences:
+                    await heartbeat(stage, one, fence, "{}")
+
+                async def both() -> bool:
+                    rows = await stage.sql("SELECT worker_id FROM {}worker_live ORDER BY 1")
+                    return [row["worker_id"] for row in rows] == ["v", "w"]
+
+                await until(both)
+                swept.clear()
+                await until(lambda: swept["times"] > 3)
+                assert await both()
 
 
 async def test_a_log_that_cannot_be_trimmed_is_told_once_and_stops_no_other(
