@@ -119,11 +119,11 @@ class Active:
             except CannotBegin as error:
                 await self._mark({pool: str(error)})
                 continue
+            for damage in snapshot.damaged:  # first: once begun, nobody looks at all of it again
+                await self._park(pool, damage)
             taken = await self._database.write(lambda c: self._begin(c, snapshot))  # noqa: B023
             self._keep(taken)
             log.warning("projection.begun_late", pool=pool, complete_from=first)
-            for damage in snapshot.damaged:
-                await self._park(pool, damage)
 
     def _begin(self, connection: Connection, snapshot: Snapshot) -> Taken:
         self._lease.hold(connection)

@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import structlog
@@ -48,7 +49,7 @@ from projector.intake import OK
 from projector.lease import LEASE_SECONDS, Lease, Superseded
 from projector.projection import Projection, Taken
 from projector.readiness import ready
-from projector.remains import Remains
+from projector.remains import Remains, nobody
 from projector.rows import Position
 from projector.source import Source
 from projector.tables import SERVING
@@ -190,7 +191,8 @@ class Recovery:
     async def run(self) -> list[RecoveredLog]:
         self._tell(Stage(doing="looking at the logs"))
         await ready(self._database, self._source, self._lease, self._projection)
-        await self._remains.take_in(CATALOGUE)  # which pools there are, and what became of them
+        # Which pools there are, and what became of them:
+        await self._remains.take_in(CATALOGUE, nobody)
         damage = await find_damage(self._source, self._database, self._projection)
         if not damage:
             return []
@@ -208,7 +210,7 @@ class Recovery:
             log.error("log.lost", pool=one.pool, reason=one.reason)
             generations.append((await restoring.halt(one.reason)).generation)
             self._tell(Stage(doing="taking in what is left of the stream", pool=one.pool))
-            await report(events, one.pool, await self._remains.take_in(one.pool))
+            await self._remains.take_in(one.pool, partial(report, events, one.pool))
         if damaged_pools(damage):
             await self._wait_out()
         else:

@@ -5,8 +5,8 @@ in Redis' hashes (`projector/snapshot.py`). What cannot be taken is told as repo
 gateways and workers: once the log is wiped, nobody else has it.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeAlias
 
 from sqlalchemy import Connection
 
@@ -22,6 +22,11 @@ from projector.source import Source
 from projector.unsaved import damaged, void
 
 BATCH: Final = 1000
+Tell: TypeAlias = Callable[[Sequence[Report]], Awaitable[None]]
+
+
+async def nobody(_: Sequence[Report]) -> None:
+    """Whom what is lost need not be told."""
 
 
 class Remains:
@@ -35,30 +40,32 @@ class Remains:
         self._lease = lease
         self._projection = projection
 
-    async def take_in(self, pool: str) -> list[Report]:
-        """Archive what there still is; answers what of it is lost with the log."""
+    async def take_in(self, pool: str, tell: Tell) -> None:
+        """Archive what there still is; tells what of it is lost with the log."""
         projection = self._projection
-        begun: list[Report] = []
         if not projection.positions[pool].generation:
-            begun = await self._begin(pool)
+            await self._begin(pool, tell)
         while rows := await self._source.after(projection.positions[pool], count=BATCH):
             taken = await self._database.write(lambda c: self._take(c, pool, rows))
             projection.keep(taken)
             if stopped(taken.position):
                 break
         lost = await void_events(self._source, self._database, projection.positions[pool])
-        return [*begun, *map(void, lost)]
+        await tell([void(row) for row in lost])
 
-    async def _begin(self, pool: str) -> list[Report]:
-        """Where nothing is archived yet; answers agents and workers that cannot be read."""
+    async def _begin(self, pool: str, tell: Tell) -> None:
+        """Where nothing is archived yet; tells of agents and workers that cannot be read.
+
+        That comes first: an attempt after this one finds the archive begun.
+        """
         heads = await self._source.heads([pool])
         self._projection.learn_generation(pool, heads[pool].generation)
         if pool == CATALOGUE or not await begins_late(self._source, pool):
-            return []
+            return
         snapshot = await take_snapshot(self._source, pool)
-        self._projection.keep(await self._database.write(lambda c: self._start(c, snapshot)))
         known = snapshot.state.agents.keys() | snapshot.state.workers.keys()
-        return [damaged(one) for one in snapshot.damaged if one.subject not in known]
+        await tell([damaged(one) for one in snapshot.damaged if one.subject not in known])
+        self._projection.keep(await self._database.write(lambda c: self._start(c, snapshot)))
 
     def _start(self, connection: Connection, snapshot: Snapshot) -> Taken:
         self._lease.hold(connection)

@@ -1,15 +1,18 @@
 """A database that was lost while the streams no longer have their beginning."""
 
 import asyncio
+from typing import Any
 
 import pytest
 import redis
 
 from eventstore import parking
 from eventstore.agent import End, Started
-from eventstore.errors import RolledBack
+from eventstore.errors import MusterError, RolledBack
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log import Log
+from projector import remains
+from projector.active import Active
 from projector.rebuild import RebuildOptions, replay
 from tests.integration.gateway_stage import AGENTS, gateway_stage, logged
 from tests.integration.projector_stage import POOL, Stage, open_stage
@@ -201,6 +204,48 @@ async def test_a_halted_log_is_recovered_with_what_lives_where_nothing_is_archiv
             row = await stage.views.agent(ids[0])
             assert row is not None
             assert (row.status, row.labels) == ("pending", {"team": "core"})
+
+
+async def test_what_is_damaged_is_named_also_where_the_beginning_was_interrupted(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a projector, which parks it, and by a recovery, which is the last that sees it."""
+
+    class Interrupted(MusterError):
+        pass
+
+    def interrupt(what: object, name: str, pool: str) -> None:
+        original = getattr(what, name)
+
+        async def once(*given: Any, **more: Any) -> Any:
+            if not any(pool in (one, getattr(one, "pool", "")) for one in given):
+                return await original(*given, **more)
+            monkeypatch.setattr(what, name, original)
+            raise Interrupted
+
+        monkeypatch.setattr(what, name, once)
+
+    async with open_stage(redis_url, database_url) as stage:
+        pools = [await stage.pool(n, lease_seconds=1.0, renew_seconds=0.3) for n in (POOL, "other")]
+        damaged = [(await pool.spawn()).agent_id for pool in pools]
+        for one, agent_id in zip(pools, damaged, strict=True):
+            await one.spawn()
+            with redis.Redis.from_url(redis_url) as client:
+                client.xtrim(f"pool:{{{one.name}}}:events", maxlen=1, approximate=False)
+                client.hset(f"agent:{{{one.name}}}:{agent_id}", "status", "dancing")
+        stage.log.raise_floor(POOL, 1, 1000)
+        with pytest.raises(RolledBack):
+            await pools[0].spawn()
+        interrupt(remains, "void_events", POOL)
+        with pytest.raises(Interrupted):
+            await recovered(stage)
+        done = await recovered(stage)
+        assert [(one.kind, one.agent_id) for one in done[POOL].unsaved] == [("damaged", damaged[0])]
+        interrupt(Active, "_park", "other")
+        async with stage.projecting():
+            await stage.settle()
+            put_aside = [one.key for one in await parking.read(stage.log, "other")]
+            assert put_aside == [f"agent:{damaged[1]}"]
 
 
 async def test_what_is_damaged_in_redis_is_parked_and_holds_up_nothing(
