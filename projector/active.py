@@ -132,8 +132,9 @@ class Active:
     async def _round(self) -> None:
         going = {p: at for p, at in self._projection.positions.items() if not stopped(at)}
         entries = await self._source.wait(going, count=self._count(len(going)))
-        if not entries or time.monotonic() - self._audited_at > self._options.audit_seconds:
-            await self._audit()
+        due = time.monotonic() - self._audited_at > self._options.audit_seconds
+        if (not entries or due) and await self._audit():
+            return  # a recovery has taken in what was read, or found it void
         if not entries:
             return
         await self._learn_generations(entries)
@@ -170,9 +171,10 @@ class Active:
 
     # ---- is it still the log that was seen? ---------------------------------------------------
 
-    async def _audit(self, *, thorough: bool = False) -> None:
+    async def _audit(self, *, thorough: bool = False) -> bool:
         """Compare where the logs stand with the checkpoints, and stop at what cannot be.
 
+        True: logs were recovered, and all is to be read from where they go on.
         `thorough`: stopped pools too, and whether the last event taken is still the one there.
         """
         positions = self._projection.positions
@@ -191,10 +193,11 @@ class Active:
             found |= await self._rewritten(sound)
         self._audited_at = time.monotonic()
         if await self._lost({pool: why for pool, why in found.items() if why != OK}):
-            return
+            return True
         await self._mark(
             {p: status for p, status in found.items() if status != positions[p].status}
         )
+        return False
 
     async def _mark(self, changed: Mapping[str, str]) -> None:
         """Let pools stop, or go on, with these statuses."""

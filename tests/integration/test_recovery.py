@@ -29,6 +29,7 @@ from projector.recovery import (
     examine,
     recover,
 )
+from projector.source import Source
 from projector.verify import verify
 from tests.chaos.judge import judge
 from tests.integration.projector_stage import POOL, Stage, open_stage
@@ -563,6 +564,32 @@ async def test_an_active_projector_recovers_by_itself_if_told_to(
             await stage.settle()
         with redis.Redis.from_url(redis_url) as client:
             assert 0 < client.pttl(f"process:{{{POOL}}}:w2") <= 30_000
+        await demand_equal(stage)
+
+
+async def test_what_a_projector_had_read_when_it_recovered_a_log_is_taken_once(
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds the log halted with entries at hand, which the recovery takes in."""
+    wait = Source.wait
+
+    async def until_halted(self: Source, *given: Any, **more: Any) -> Any:
+        entries = await wait(self, *given, **more)
+        if POOL in entries:
+            monkeypatch.setattr(Source, "wait", wait)
+            with redis.Redis.from_url(redis_url) as client:
+                client.hset(META, "halted", "by somebody who knew of more")
+            await asyncio.sleep(0.01)  # it is time to look at the logs again
+        return entries
+
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        monkeypatch.setattr(Source, "wait", until_halted)
+        async with stage.projecting(auto_recover=True, audit_seconds=0.001):
+            await pool.spawn()
+            await until(lambda: "log.recovered" in types(redis_url))
+            await until(lambda: accepted(pool))
+            await stage.settle()
+            assert {at.status for at in (await stage.views.positions()).values()} == {"ok"}
         await demand_equal(stage)
 
 
