@@ -236,7 +236,7 @@ class Active:
         )
         await recovery.run()
         await self._database.read(self._projection.load)
-        self._projection.join_pools()
+        await self._take_snapshots(self._projection.join_pools())
 
     def _halt(self, connection: Connection, changed: Mapping[str, str]) -> list[Taken]:
         if not changed:

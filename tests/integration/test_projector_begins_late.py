@@ -17,7 +17,7 @@ from projector.rebuild import RebuildOptions, replay
 from tests.integration.gateway_stage import AGENTS, gateway_stage, logged
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.integration.test_projector_damage import META, stopped_at, write_entry
-from tests.integration.test_recovery import recovered
+from tests.integration.test_recovery import QUICK, recovered
 from tests.pools import raw_events
 from tests.waiting import until
 
@@ -206,6 +206,25 @@ async def test_a_halted_log_is_recovered_with_what_lives_where_nothing_is_archiv
             assert (row.status, row.labels) == ("pending", {"team": "core"})
 
 
+async def test_pools_that_a_recovery_of_the_catalogue_told_of_begin_late_too(
+    redis_url: str, database_url: str
+) -> None:
+    """The catalogue takes more than one batch, and is recovered before all of it was read."""
+    async with open_stage(redis_url, database_url) as stage:
+        pools = [await stage.pool(name, **QUICK) for name in ("first", POOL)]
+        for pool in pools:
+            await pool.spawn()
+            await pool.spawn()
+        await trim(stage, 1)
+        with redis.Redis.from_url(redis_url) as client:
+            client.hset("{muster:catalogue}:meta", "halted", "by a test")
+        async with stage.projecting(batch=1, audit_seconds=0.001, auto_recover=True):
+            await until(lambda: client.xlen("muster:catalogue") == 3, what="the recovery")
+            await stage.settle()
+            assert await _ok(stage)
+            assert len(await stage.views.agents(_any())) == 4
+
+
 async def test_what_is_damaged_is_named_also_where_the_beginning_was_interrupted(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +245,7 @@ async def test_what_is_damaged_is_named_also_where_the_beginning_was_interrupted
         monkeypatch.setattr(what, name, once)
 
     async with open_stage(redis_url, database_url) as stage:
-        pools = [await stage.pool(n, lease_seconds=1.0, renew_seconds=0.3) for n in (POOL, "other")]
+        pools = [await stage.pool(name, **QUICK) for name in (POOL, "other")]
         damaged = [(await pool.spawn()).agent_id for pool in pools]
         for one, agent_id in zip(pools, damaged, strict=True):
             await one.spawn()
