@@ -12,7 +12,7 @@ that nobody has asked for anything for a while, so that nothing may be half done
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -161,7 +161,7 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
     late = histories.keys() - whole.keys()
     known = [key for key in evidence.lasting if keys.pool_of(key) not in late]
     offences += keys.judge(known, evidence.prefix, folded)
-    offences += _outside(evidence, whole, folded, declared)
+    offences += _outside(evidence, whole, folded, declared, late)
     return told(offences)
 
 
@@ -176,10 +176,17 @@ def _pool(pool: Pool, found: Registry | None, at_rest: Catalogue | None) -> Iter
 
 
 def _outside(
-    evidence: Evidence, whole: dict[str, History], folded: dict[str, Pool], declared: Catalogue
+    evidence: Evidence,
+    whole: dict[str, History],
+    folded: dict[str, Pool],
+    declared: Catalogue,
+    late: Set[str],
 ) -> Iterator[Offence]:
-    """What clients and agents tell of the pools whose whole history is known."""
-    told_of = [c for c in evidence.commands if not c.pool or c.of_catalogue or c.pool in whole]
+    """What clients and agents tell of all pools but those whose history begins late.
+
+    A pool without any log has lost all that was asked of it.
+    """
+    told_of = [c for c in evidence.commands if c.of_catalogue or c.pool not in late]
     yield from commands.judge(told_of, list(whole.values()), evidence.unsaved)
     lost = commands.named_lost(told_of, evidence.unsaved)
     kept = [command for command in told_of if command not in lost]

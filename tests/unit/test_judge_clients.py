@@ -60,6 +60,13 @@ def test_what_a_recovery_named_as_lost_need_not_be_there_unless_archived() -> No
     assert numbers(heard(replace(spawn, level="archived"), unsaved=named)) == {8}
 
 
+def test_a_pool_whose_whole_log_is_gone_has_lost_what_was_asked_of_it() -> None:
+    """Neither Redis nor the archive knows its name any more."""
+    spawn = Command("spawn", pool="gone", agent_id="nobody")
+    assert only(heard(spawn), "not in the log, nor named as lost").pool == "gone"
+    assert heard(spawn, unsaved=(Unsaved("gone", "nobody"),)) == []
+
+
 # ---- commands on pools, whose names come again -------------------------------------------------
 
 
