@@ -6,6 +6,7 @@ from dataclasses import replace
 from tests.chaos.judge import Evidence, weigh
 from tests.chaos.judging.entries import Entry
 from tests.chaos.judging.history import Head, join
+from tests.chaos.judging.streams import Registry, Streamed
 from tests.chaos.stories import Story
 from tests.unit.judged_story import numbers, only, told
 
@@ -42,6 +43,15 @@ def test_a_log_that_ends_before_its_counter_is_found() -> None:
     evidence.streamed["p"].entries.pop()
     evidence.views = None
     assert 5 in numbers(weigh(evidence))
+
+
+def test_a_log_of_which_only_the_archive_is_left_is_found() -> None:
+    """As when Redis lost everything and nobody noticed: what lives would be judged by nothing."""
+    evidence = told().evidence()
+    evidence.streamed["p"], evidence.registries["p"] = Streamed(), Registry()
+    [found] = weigh(evidence)
+    assert (found.invariant, found.pool) == (5, "p")
+    assert "its log is gone" in found.why
 
 
 def recovered(seq: int, ts: int) -> Entry:

@@ -172,6 +172,9 @@ def _judge_head(history: History, streamed: Sequence[Entry]) -> None:
     if not head.generation:
         if streamed:
             history.offences.append(Offence(5, "a stream without its counters", history.pool))
+        elif history.entries:
+            why = f"its log is gone, and archived up to seq {history.archived_to.seq}"
+            history.offences.append(Offence(5, why, history.pool))
         return
     last = history.entries[-1] if history.entries else None
     found = Head(last.generation, last.seq) if last else Head(head.generation, 0)
