@@ -30,6 +30,24 @@ def test_what_was_trimmed_before_it_was_archived_is_missed() -> None:
     assert (found.invariant, found.seq) == (5, 10)
 
 
+def test_what_the_archive_passed_over_is_found_while_the_stream_still_has_it() -> None:
+    """Once it is trimmed there, it is nowhere."""
+    evidence = told().evidence()
+    assert evidence.views is not None
+    del evidence.views.archive["p"][7]
+    [found] = weigh(evidence)
+    assert (found.invariant, found.seq) == (5, 9)
+    assert "in the archive seq 9 follows 7" in found.why
+
+
+def test_an_archive_may_begin_late_where_the_stream_has_what_comes_before() -> None:
+    """As a new database does, whose projector began with the streams."""
+    evidence = told().evidence()
+    assert evidence.views is not None
+    del evidence.views.archive["p"][:7]
+    assert weigh(evidence) == []
+
+
 def test_archive_and_stream_must_hold_the_same_event() -> None:
     evidence = told().evidence()
     entries = evidence.streamed["p"].entries

@@ -64,7 +64,8 @@ def join(pool: str, archived: Sequence[Entry], streamed: Sequence[Entry], head: 
     history = History(pool, head=head)
     if last is not None:
         history.archived_to = Head(last.generation, last.seq)
-    _judge_stream(history, streamed)
+    for kind, entries in (("archive", archived), ("stream", streamed)):
+        _judge_holes(history, kind, entries)
     _keep_what_counts(history, _merge(history, archived, streamed))
     _judge_order(history)
     _judge_head(history, streamed)
@@ -87,11 +88,12 @@ def _newest(archived: Iterable[Entry]) -> int:
     return max((entry.generation for entry in archived), default=0)
 
 
-def _judge_stream(history: History, streamed: Sequence[Entry]) -> None:
-    """It is only ever trimmed at its beginning, so it has no holes of its own."""
-    for before, entry in pairwise(streamed):
+def _judge_holes(history: History, kind: str, entries: Sequence[Entry]) -> None:
+    """A stream is only ever trimmed at its beginning, and the archive takes event after event, so
+    neither has holes of its own: what fills one of the archive is gone once it is trimmed."""
+    for before, entry in pairwise(entries):
         if entry.seq != before.seq + 1:
-            why = f"in the stream seq {entry.seq} follows {before.seq}"
+            why = f"in the {kind} seq {entry.seq} follows {before.seq}"
             history.offences.append(entry.offence(5, why))
 
 
