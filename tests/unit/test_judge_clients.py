@@ -12,7 +12,7 @@ from tests.chaos.judging.commands import Command, Unsaved, judge, read_commands
 from tests.chaos.judging.history import History
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.witnesses import Witness
-from tests.unit.judged_story import numbers, only, told
+from tests.unit.judged_story import numbers, only, place, told
 
 
 def heard(*commands: Command, unsaved: tuple[Unsaved, ...] = ()) -> list[Offence]:
@@ -51,6 +51,26 @@ def test_a_command_that_did_not_do_as_was_told_is_found(command: Command) -> Non
 def test_one_operation_that_is_two_agents_is_found() -> None:
     one = Command("spawn", pool="p", agent_id="runs", operation_id="operation of runs")
     assert numbers(heard(one, replace(one, agent_id="waits"))) == {2}
+
+
+def test_one_request_that_is_two_agents_is_found() -> None:
+    """Without a key only the request's id tells that nobody asked for the second one."""
+    story = told()
+    for name in ("runs", "waits"):
+        at = place(story, "agent.requested", name)
+        story.entries[at] = replace(story.entries[at], correlation_id=f"request of {name}")
+    evidence = story.evidence()
+    evidence.commands = [
+        Command("spawn", pool="p", agent_id=name, correlation_id=f"request of {name}")
+        for name in ("runs", "waits")
+    ]
+    assert weigh(evidence) == []
+    story.entries[at] = replace(story.entries[at], correlation_id="request of runs")
+    evidence = story.evidence()
+    evidence.commands = [
+        Command("spawn", pool="p", agent_id="runs", correlation_id="request of runs")
+    ]
+    assert only(weigh(evidence), "request of runs is 2 agents: runs, waits").invariant == 2
 
 
 def test_what_a_recovery_named_as_lost_need_not_be_there_unless_archived() -> None:

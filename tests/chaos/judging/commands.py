@@ -195,6 +195,7 @@ def judge(
         elif command.status == "refused":
             yield from _refused(command, recorded, granted)
     yield from _operations([c for c in commands if c not in lost], recorded)
+    yield from _requests(commands, recorded)
 
 
 def _acknowledged(command: Command, recorded: Recorded, lost: set[Command]) -> Iterator[Offence]:
@@ -278,4 +279,15 @@ def _operations(commands: Sequence[Command], recorded: Recorded) -> Iterator[Off
     for (pool, operation), names in agents.items():
         if len(names) > 1:
             why = f"operation {operation} is {len(names)} agents: {', '.join(sorted(names))}"
+            yield Offence(2, why, pool)
+
+
+def _requests(commands: Sequence[Command], recorded: Recorded) -> Iterator[Offence]:
+    """Nor is it more than one where it had no key: all its events bear its request's id."""
+    spawns = {(c.pool, c.correlation_id) for c in commands if c.kind == "spawn"}
+    for pool, request in sorted(spawns):
+        found = recorded.by_correlation.get(request, ())
+        names = {e.subject for e in found if (e.type, e.pool) == ("agent.requested", pool)}
+        if len(names) > 1:
+            why = f"request {request} is {len(names)} agents: {', '.join(sorted(names))}"
             yield Offence(2, why, pool)
