@@ -107,6 +107,8 @@ def test_agents_of_a_dead_worker_that_nobody_is_to_reap_are_forgotten() -> None:
         "process:{p}:w9:x",
         "pool:{p}:spec:failed",
         "pool:{p}:inbox:w2",
+        "pool:{p}:spec:nobody",
+        "pool:{p}:held:nobody",
     ],
 )
 def test_a_key_that_would_stand_for_ever_is_found(key: str) -> None:

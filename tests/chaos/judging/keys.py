@@ -22,7 +22,8 @@ OF_WORKER: Final = re.compile(r"process:\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:held:(
 
 
 def judge(lasting: Iterable[str], prefix: str, pools: dict[str, Pool]) -> Iterator[Offence]:
-    """`lasting`: the keys that do not expire."""
+    """`lasting`: the keys that do not expire. They were listed before the logs were read, so the
+    logs tell of whatever a key is of."""
     for key in lasting:
         name = key.replace(prefix, "", 1) if prefix else key
         if PERMANENT.fullmatch(name):
@@ -47,14 +48,13 @@ def pool_of(key: str) -> str:
 
 
 def _agent_lives(pool: Pool | None, name: str) -> bool:
-    """Or came to life after the log was read."""
     agent = pool.agents.get(name) if pool else None
-    return pool is not None and (agent is None or not agent.ended)
+    return agent is not None and not agent.ended
 
 
 def _worker_stands(pool: Pool | None, name: str) -> bool:
     """It lives, or somebody is still clearing up after it."""
     worker = pool.workers.get(name) if pool else None
     if pool is None or worker is None:
-        return pool is not None
+        return False
     return not worker.ended or bool(worker.fenced and name in pool.uncleared)
