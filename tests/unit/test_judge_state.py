@@ -98,6 +98,16 @@ def test_agents_of_a_dead_worker_that_nobody_is_to_reap_are_forgotten() -> None:
     assert only(weigh(evidence), "nobody is to clear up").subject == "w2"
 
 
+def test_who_starts_an_agent_holds_its_command() -> None:
+    story = told()
+    story.claim("waits", "w2")
+    evidence = story.evidence()
+    assert weigh(evidence) == []
+    evidence.registries["p"].pending.clear()
+    found = only(weigh(evidence), "nobody holds its command")
+    assert (found.invariant, found.subject) == (2, "waits")
+
+
 @pytest.mark.parametrize(
     "key",
     [

@@ -177,7 +177,7 @@ def base36(number: int) -> str:
 
 
 def _commands(pool: Pool, found: Registry) -> Iterator[Offence]:
-    """Each agent that waits or starts has its command, once; who starts one holds its entry."""
+    """Each agent that waits or starts has its command, once."""
     if not found.grouped:
         yield _offence(pool, "the commands have no consumer group", invariant=2)
     queued: Counter[tuple[str, str]] = Counter(
@@ -199,6 +199,11 @@ def _commands(pool: Pool, found: Registry) -> Iterator[Offence]:
 
 
 def _deliveries(pool: Pool, found: Registry) -> Iterator[Offence]:
+    """Who starts an agent holds its entry: nobody else is given it then."""
+    for entry_id, fields in found.commands.items():
+        starting = pool.agents.get(name := fields.get("agent_id", ""))
+        if entry_id not in found.pending and starting and starting.status == "starting":
+            yield _offence(pool, "starting, but nobody holds its command", name, 2)
     for entry_id, consumer in found.pending.items():
         agent_id: Any = found.commands.get(entry_id, {}).get("agent_id", "")
         agent = pool.agents.get(agent_id)
