@@ -50,6 +50,8 @@ class Evidence:
     registries: dict[str, Registry] = field(default_factory=dict)
     lasting: list[str] = field(default_factory=list)
     """Keys that do not expire."""
+    fading: list[str] = field(default_factory=list)
+    """Keys that do."""
     prefix: str = ""
     views: Database | None = None
     commands: Sequence[Command] = ()
@@ -122,7 +124,8 @@ def _read_redis(evidence: Evidence, streams: Streams) -> None:
         evidence.registries[pool] = streams.registry(pool, log, agents, workers)
     evidence.streamed[CATALOGUE] = log = streams.log(CATALOGUE)
     streams.catch_up(CATALOGUE, log)
-    evidence.lasting = list(streams.lasting(found))
+    for key, lasts in streams.lasting(found):
+        (evidence.lasting if lasts else evidence.fading).append(key)
 
 
 def _torn(evidence: Evidence) -> bool:
@@ -161,6 +164,7 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
     late = histories.keys() - whole.keys()
     known = [key for key in evidence.lasting if keys.pool_of(key) not in late]
     offences += keys.judge(known, evidence.prefix, folded)
+    offences += keys.fading(evidence.fading, evidence.prefix)
     offences += _outside(evidence, whole, folded, declared, late)
     return told(offences)
 

@@ -130,6 +130,24 @@ def test_a_key_that_would_stand_for_ever_is_found(key: str) -> None:
     assert [o.invariant for o in weigh(evidence)] == [7]
 
 
+@pytest.mark.parametrize("name", ["moved", "w2"])
+def test_what_lives_must_not_expire(name: str) -> None:
+    evidence = told().evidence()
+    evidence.registries["p"].fading = {"ended", "w1"}
+    assert weigh(evidence) == []
+    evidence.registries["p"].fading.add(name)
+    assert only(weigh(evidence), "its hash expires").subject == name
+
+
+@pytest.mark.parametrize("key", ["pool:{p}:events", "pool:{p}:due", "muster:catalogue"])
+def test_a_permanent_key_must_not_expire(key: str) -> None:
+    evidence = told().evidence()
+    evidence.fading = ["agent:{p}:ended", "pool:{p}:inbox:w2", "pool:{p}:operation:o"]
+    assert weigh(evidence) == []
+    evidence.fading.append(key)
+    assert only(weigh(evidence), "is permanent").invariant == 7
+
+
 # ---- at rest -----------------------------------------------------------------------------------
 
 

@@ -32,6 +32,14 @@ def judge(lasting: Iterable[str], prefix: str, pools: dict[str, Pool]) -> Iterat
             yield Offence(7, "neither expires nor is permanent", pool_of(name), subject=key)
 
 
+def fading(expiring: Iterable[str], prefix: str) -> Iterator[Offence]:
+    """What is to stand for ever must not expire."""
+    for key in expiring:
+        name = key.replace(prefix, "", 1) if prefix else key
+        if PERMANENT.fullmatch(name):
+            yield Offence(7, "it expires, and is permanent", pool_of(name), subject=key)
+
+
 def _belongs(key: str, pools: dict[str, Pool]) -> bool:
     """Whether it is of something that lives."""
     if match := OF_AGENT.fullmatch(key):

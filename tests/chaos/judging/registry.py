@@ -85,11 +85,15 @@ def _hashes(pool: Pool, found: Registry) -> Iterator[Offence]:
         expected = agent_fields(pool.name, agent) if agent else None
         over = agent is None or agent.ended
         yield from _compare(pool, f"agent hash of {name}", expected, fields, over=over)
+        if not over and name in found.fading:
+            yield _offence(pool, "it lives, but its hash expires", name, 2)
     for name, fields in found.process_hashes.items():
         worker = pool.workers.get(name)
         expected = worker_fields(pool.name, worker) if worker else None
         over = worker is None or worker.ended
         yield from _compare(pool, f"process hash of {name}", expected, fields, over=over)
+        if not over and name in found.fading:
+            yield _offence(pool, "it lives, but its hash expires", name)
 
 
 def _compare(

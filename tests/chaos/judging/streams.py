@@ -42,6 +42,8 @@ class Registry:
     held: dict[str, set[str]] = field(default_factory=dict)
     agent_hashes: dict[str, dict[str, str]] = field(default_factory=dict)
     process_hashes: dict[str, dict[str, str]] = field(default_factory=dict)
+    fading: set[str] = field(default_factory=set)
+    """Agents and workers whose hash expires."""
     commands: dict[str, dict[str, str]] = field(default_factory=dict)
     """By entry id."""
     pending: dict[str, str] = field(default_factory=dict)
@@ -136,6 +138,8 @@ class Streams:
         key, prefix = self.key, self.prefix
         scored = ("processes", "due", "timeouts", "orders", "alone")
         commands = key(pool, "commands")
+        hashes = [f"{prefix}agent:{{{pool}}}:{name}" for name in agents]
+        hashes += [f"{prefix}process:{{{pool}}}:{name}" for name in workers]
         replies = iter(
             self.catch_up(
                 pool,
@@ -143,8 +147,8 @@ class Streams:
                 *(("SMEMBERS", key(pool, part)) for part in ("agents", "lost")),
                 *(("ZRANGE", key(pool, part), 0, -1, "WITHSCORES") for part in scored),
                 *(("SMEMBERS", key(pool, f"held:{name}")) for name in workers),
-                *(("HGETALL", f"{prefix}agent:{{{pool}}}:{name}") for name in agents),
-                *(("HGETALL", f"{prefix}process:{{{pool}}}:{name}") for name in workers),
+                *(("HGETALL", name) for name in hashes),
+                *(("PTTL", name) for name in hashes),
                 ("XRANGE", commands, "-", "+"),
                 ("XPENDING", commands, GROUP, "-", "+", LISTED_MAX),
                 ("XINFO", "CONSUMERS", commands, GROUP),
@@ -163,6 +167,7 @@ class Streams:
             held={name: set(next(replies)) for name in workers},
             agent_hashes={name: _mapping(next(replies)) for name in agents},
             process_hashes={name: _mapping(next(replies)) for name in workers},
+            fading={name for name in (*agents, *workers) if next(replies) >= 0},
             commands={entry: _mapping(fields) for entry, fields in next(replies)},
         )
         pending, consumers, time = replies
@@ -175,14 +180,15 @@ class Streams:
 
     # ---- keys --------------------------------------------------------------------------------
 
-    def lasting(self, keys: Sequence[str]) -> Iterator[str]:
-        """Those that do not expire (and are still there)."""
+    def lasting(self, keys: Sequence[str]) -> Iterator[tuple[str, bool]]:
+        """Whether each of those that are still there stands for ever; else it expires."""
         for start in range(0, len(keys), PAGE):
             some = keys[start : start + PAGE]
             with self.client.pipeline(transaction=False) as pipeline:
                 for key in some:
                     pipeline.execute_command("PTTL", key)
-                yield from (k for k, ms in zip(some, pipeline.execute(), strict=True) if ms == -1)
+                replies = zip(some, pipeline.execute(), strict=True)
+                yield from ((key, ms == -1) for key, ms in replies if ms != -2)
 
 
 def _mapping(flat: Sequence[Any]) -> dict[str, str]:
