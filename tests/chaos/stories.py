@@ -6,6 +6,7 @@ are made by Muster's own code, so the judge's fold is held against that.
 """
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -244,6 +245,11 @@ class Story:
             orders={n: w.deadline_ms for n, w in self.workers.items() if w.status == "requested"},
             held={name: set(self.held(name)) for name in self.workers},
             agent_hashes={name: agent_hash.to_hash(agent) for name, agent in self.agents.items()},
+            specs={
+                name: f'{{"input":{{}},"labels":{json.dumps(agent.labels)}}}'
+                for name, agent in self.agents.items()
+                if not agent.ended
+            },
             process_hashes={
                 name: {**workers.to_hash(worker), "agent_count": str(len(self.held(name)))}
                 for name, worker in self.workers.items()

@@ -69,6 +69,8 @@ def _set(part: str, *keys: str, value: Any = None) -> Callable[[Evidence], None]
         (2, _forgotten, "pending, with 0 commands"),
         (2, _twice_in_the_queue, "pending, with 2 commands"),
         (2, _set("agent_hashes", "waits", value={}), "it is gone"),
+        (2, _set("specs", "moved"), "its code is given nothing"),
+        (2, _set("specs", "moved", value='{"input":{},"labels":{}}'), "its code is given {"),
         (6, _set("agent_hashes", "moved", "stop", value="now"), "stop is 'now'"),
         (6, _set("process_hashes", "w2", "agent_count", value="0"), "agent_count is '0'"),
         (6, _set("agents", "moved"), "in agents: absent"),

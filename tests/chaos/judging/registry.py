@@ -4,6 +4,7 @@ All of a pool is read in one MULTI together with what the log got meanwhile, so 
 compared at one position however fast the system moves.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -87,6 +88,8 @@ def _hashes(pool: Pool, found: Registry) -> Iterator[Offence]:
         yield from _compare(pool, f"agent hash of {name}", expected, fields, over=over)
         if not over and name in found.fading:
             yield _offence(pool, "it lives, but its hash expires", name, 2)
+        if agent is not None and not agent.ended:
+            yield from _spec(pool, name, agent, found.specs.get(name, ""))
     for name, fields in found.process_hashes.items():
         worker = pool.workers.get(name)
         expected = worker_fields(pool.name, worker) if worker else None
@@ -115,6 +118,19 @@ def _compare(
     for name, value in expected.items():
         if not _same(value, found.get(name, "" if name == "alone" else None)):
             yield _offence(pool, f"{what}: {name} is {found.get(name)!r}, the log says {value!r}")
+
+
+def _spec(pool: Pool, name: str, agent: Agent, found: str) -> Iterator[Offence]:
+    """What its next incarnation is given is what was asked for."""
+    asked = agent.requested.body
+    wanted = {part: asked.get(part) or {} for part in ("input", "labels")}
+    try:
+        given = {part: json.loads(found or "{}").get(part) or {} for part in wanted}
+    except (ValueError, AttributeError):
+        given = {}
+    if given != wanted:
+        why = f"its code is given {found[:80] or 'nothing'}, the log says {json.dumps(wanted)[:80]}"
+        yield _offence(pool, why, name, 2)
 
 
 def _same(expected: str, found: str | None) -> bool:

@@ -44,6 +44,8 @@ class Registry:
     process_hashes: dict[str, dict[str, str]] = field(default_factory=dict)
     fading: set[str] = field(default_factory=set)
     """Agents and workers whose hash expires."""
+    specs: dict[str, str] = field(default_factory=dict)
+    """What each agent's code is given, as JSON; empty where nothing is."""
     commands: dict[str, dict[str, str]] = field(default_factory=dict)
     """By entry id."""
     pending: dict[str, str] = field(default_factory=dict)
@@ -149,6 +151,7 @@ class Streams:
                 *(("SMEMBERS", key(pool, f"held:{name}")) for name in workers),
                 *(("HGETALL", name) for name in hashes),
                 *(("PTTL", name) for name in hashes),
+                *(("GET", key(pool, f"spec:{name}")) for name in agents),
                 ("XRANGE", commands, "-", "+"),
                 ("XPENDING", commands, GROUP, "-", "+", LISTED_MAX),
                 ("XINFO", "CONSUMERS", commands, GROUP),
@@ -168,6 +171,7 @@ class Streams:
             agent_hashes={name: _mapping(next(replies)) for name in agents},
             process_hashes={name: _mapping(next(replies)) for name in workers},
             fading={name for name in (*agents, *workers) if next(replies) >= 0},
+            specs={name: str(next(replies) or "") for name in agents},
             commands={entry: _mapping(fields) for entry, fields in next(replies)},
         )
         pending, consumers, time = replies
