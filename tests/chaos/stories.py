@@ -14,7 +14,17 @@ from typing import Any, Final
 from eventstore import agent as agents
 from eventstore import agent_hash
 from eventstore import worker as workers
-from eventstore.agent import Agent, Command, End, Fail, Lose, RestartPolicy, Started, Terminate
+from eventstore.agent import (
+    Agent,
+    Command,
+    End,
+    Fail,
+    Lose,
+    RestartPolicy,
+    Started,
+    Terminate,
+    Withdraw,
+)
 from eventstore.events import (
     AgentClaimed,
     AgentRequested,
@@ -143,6 +153,12 @@ class Story:
         agent = self.agents[name]
         if agent.status == "running" or agent.stop:
             self.act(name, End(reason="completed"))
+
+    def withdraw(self, name: str) -> None:
+        """It has waited for longer than it was to."""
+        if due_ms := self.agents[name].expires_ms:
+            self._ts = max(self._ts, due_ms)
+            self.act(name, Withdraw())
 
     def lose(self, name: str) -> None:
         lose = Lose(worker_id=self.agents[name].worker_id, reason="killed", now_ms=self._ts)

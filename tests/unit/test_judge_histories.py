@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from eventstore import worker as workers
-from eventstore.agent import Release, Restart, Started, Withdraw
+from eventstore.agent import Release, Restart, Started
 from tests.chaos.judge import weigh
 from tests.chaos.judging.entries import Entry
 from tests.chaos.judging.offences import Offence
@@ -25,7 +25,7 @@ MOVES: list[Move] = [
     lambda story, agent, worker: story.fail(agent, limit=0),
     lambda story, agent, worker: story.act(agent, Restart()),
     lambda story, agent, worker: story.act(agent, Release(reason="drain")),
-    lambda story, agent, worker: story.act(agent, Withdraw()),
+    lambda story, agent, worker: story.withdraw(agent),
     lambda story, agent, worker: story.end(agent),
     lambda story, agent, worker: story.terminate(agent),
     lambda story, agent, worker: story.terminate(agent, graceful=False),
@@ -37,6 +37,8 @@ MOVES: list[Move] = [
     lambda story, agent, worker: story.worker(worker, workers.Drain(reason="empty")),
     lambda story, agent, worker: story.worker(worker, workers.StopWorker(reason="empty")),
 ]
+LATE_MS = 1_000_000_000
+"""All that was to wait has waited by then."""
 FEW = settings(max_examples=60, deadline=None)
 
 
@@ -107,7 +109,7 @@ def test_events_in_another_order_are_noticed(story: Story, data: st.DataObject) 
 def found_in(story: Story, entries: list[Entry]) -> list[Offence]:
     """With seq, ids and times as if nothing had happened, judged by the log and the hashes."""
     told = [
-        replace(e, seq=n, ts=1_000_000 + n, stream_id=f"{1_000_000 + n}-0", event_id=f"e{n}")
+        replace(e, seq=n, ts=LATE_MS + n, stream_id=f"{LATE_MS + n}-0", event_id=f"e{n}")
         for n, e in enumerate(entries, 1)
     ]
     evidence = story.evidence(told)

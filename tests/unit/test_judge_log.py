@@ -1,5 +1,6 @@
 """The judge and a pool's log: each kind of breach, planted, is found and named with its event."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 from msgspec.structs import replace as altered
 
 from eventstore import worker as workers
-from eventstore.agent import End, Release, Restart, Started, Status, Stop
+from eventstore.agent import End, Release, Restart, Started, Status, Stop, Withdraw
 from eventstore.worker import WorkerStatus
 from tests.chaos.judge import weigh
 from tests.chaos.judging import pools
@@ -95,6 +96,25 @@ def ended_unasked(story: Story) -> None:
     story.act("moved", End(reason="requested"))
 
 
+def idle_though_it_was_never_to_be(story: Story) -> None:
+    at = place(story, "agent.requested", "moved")
+    asked = story.entries[at].data.replace('"max_idle_time":60.0', '"max_idle_time":null')
+    story.entries[at] = replace(story.entries[at], data=asked)
+    story.act("moved", Started())
+    story.act("moved", End(reason="idle"))
+
+
+def withdrawn_before_its_time(story: Story) -> None:
+    story.act("waits", Withdraw())
+
+
+def withdrawn_though_it_may_wait(story: Story) -> None:
+    at = place(story, "agent.requested", "waits")
+    asked = story.entries[at].body | {"expires_ms": 0}
+    story.entries[at] = replace(story.entries[at], data=json.dumps(asked))
+    story.withdraw("waits")
+
+
 def asked_for_twice(story: Story) -> None:
     first = story.entries[place(story, "agent.requested", "runs")]
     story.spawn("twin")
@@ -143,6 +163,9 @@ def restarted_before_its_time_was_noted(story: Story) -> None:
         (2, claimed_twice, "while w2 holds it"),
         (2, asked_for_twice, "its operation asked for runs"),
         (2, ended_unasked, "which nobody asked for"),
+        (2, idle_though_it_was_never_to_be, "was never to end so"),
+        (2, withdrawn_before_its_time, "but may wait until 1000556"),
+        (2, withdrawn_though_it_may_wait, "but may wait until ever"),
         (2, stopped_while_it_holds, "stopped with 1 agents"),
         (2, skipped_an_incarnation, "incarnation 4 follows 2"),
         (2, restarted_before_its_time_was_noted, "it was pending"),

@@ -170,6 +170,10 @@ def _judge_end(agent: Agent, entry: Entry) -> Iterator[Offence]:
         yield entry.offence(2, f"ended as {reason}, which nobody asked for")
     elif reason == "pending-timeout" and agent.status != "pending":
         yield entry.offence(2, f"waited too long, but was {agent.status}")
+    elif reason == "pending-timeout" and not 0 < agent.expires_ms <= entry.ts:
+        yield entry.offence(2, f"waited too long, but may wait until {agent.expires_ms or 'ever'}")
+    elif reason == "idle" and agent.requested.body.get("max_idle_time") is None:
+        yield entry.offence(2, "idle, but was never to end so")
     elif reason in {"completed", "idle"} and agent.status != "running":
         yield entry.offence(2, f"{reason}, but was {agent.status}")
 
