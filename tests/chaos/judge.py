@@ -57,6 +57,8 @@ class Evidence:
     commands: Sequence[Command] = ()
     unsaved: Sequence[Unsaved] = ()
     witnesses: Sequence[Witness] = ()
+    witnessed_at: float = 0.0
+    """When an agent was last seen before these were read, by their clock."""
 
     def archive(self, log: str) -> Sequence[Entry]:
         return self.views.archive.get(log, ()) if self.views else ()
@@ -87,6 +89,7 @@ def judge(
         one if isinstance(one, Command) else Command("spawn", agent_id=one) for one in acknowledged
     ]
     evidence.unsaved, evidence.witnesses = unsaved, witnesses
+    evidence.witnessed_at = max((at for one in witnesses for at in one.times), default=0.0)
     return weigh(evidence, at_rest=at_rest)
 
 
@@ -166,6 +169,9 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
     offences += keys.judge(known, evidence.prefix, folded)
     offences += keys.fading(evidence.fading, evidence.prefix)
     offences += _outside(evidence, whole, folded, declared, late)
+    if at_rest:
+        since = evidence.witnessed_at
+        offences += witnesses.awake(evidence.witnesses, folded, declared, since)
     return told(offences)
 
 
@@ -224,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.unsaved:
         evidence.unsaved = commands.read_unsaved(asked.unsaved)
     if asked.witnesses:
+        evidence.witnessed_at = witnesses.newest(asked.witnesses)
         evidence.witnesses = witnesses.read(asked.witnesses)
     offences = weigh(evidence, at_rest=asked.at_rest, partial=asked.partial)
     seen = sum(log.head.seq for log in evidence.streamed.values())

@@ -1,7 +1,10 @@
 """The judge and what was seen from outside: by clients, and by the agents themselves."""
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,7 @@ from tests.chaos.judging.commands import Command, Unsaved, judge, read_commands
 from tests.chaos.judging.history import History
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.witnesses import Witness
+from tests.chaos.stories import Story
 from tests.unit.judged_story import numbers, only, place, told
 
 
@@ -144,6 +148,16 @@ def test_a_journal_that_was_cut_short_is_read_to_its_last_whole_line(tmp_path: P
 # ---- what agents saw ---------------------------------------------------------------------------
 
 
+def test_the_newest_line_is_known_before_all_are_read(tmp_path: Path) -> None:
+    """Reading takes a while, in which those that are read last go on."""
+    assert witnesses.newest(tmp_path) == 0.0
+    for name, times in (("old", (3, 4)), ("new", (5, 6.5))):
+        lines = [json.dumps({"at": at}) for at in times]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join([*lines, '{"at": 7']))
+        os.utime(tmp_path / f"{name}.jsonl", (times[0], times[0]))
+    assert witnesses.newest(tmp_path) == 6.5
+
+
 def life(incarnation: int, worker: str, seq: int, *times: float, stopped: bool = True) -> Witness:
     return Witness("p", "moved", incarnation, worker, f"1:{seq}", list(times), stopped)
 
@@ -212,6 +226,27 @@ def test_one_that_ran_by_a_claim_that_was_lost_may_not_run_on() -> None:
     together = replace(before, times=[float(second) for second in range(1, 40)])
     later = replace(after, times=together.times[14:])
     assert only(void(together, later), "together").invariant == 2
+
+
+def at_rest(*times: float, since: float = 50.0, **changes: Any) -> list[Offence]:
+    """Where `moved` runs by the log, wrote at these times, and somebody was last seen `since`."""
+    story = Story()
+    story.start(story.order("w1"))
+    story.run(story.spawn("moved"), "w1")
+    claim = story.entries[place(story, "agent.claimed", "moved")]
+    evidence = story.evidence()
+    evidence.witnesses = [replace(life(1, "w1", claim.seq, *times), **changes)]
+    evidence.witnessed_at = since
+    return weigh(evidence, at_rest=True)
+
+
+def test_an_agent_that_runs_by_the_log_has_to_run() -> None:
+    """Nobody else would tell of one whose code ended, or never began, without a word in the log."""
+    assert at_rest(1, 2, 49) == []
+    assert at_rest(1, 2, 41, since=0.0) == []
+    silent = only(at_rest(1, 2, 38), "runs by the log, but was not seen for 12.0 s")
+    assert (silent.invariant, silent.subject) == (2, "moved")
+    assert only(at_rest(49, agent_id="another"), "was not seen at all").subject == "moved"
 
 
 def void(*seen_lives: Witness) -> list[Offence]:

@@ -67,6 +67,12 @@ def read(folder: Path) -> list[Witness]:
     return [witness for witness in told if witness is not None]
 
 
+def newest(folder: Path) -> float:
+    """When the last line of all was written. Asked before `read`, which takes a while."""
+    path = max(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime, default=None)
+    return max((float(told["at"]) for told in _lines(path)), default=0.0) if path else 0.0
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text().splitlines():
         try:
@@ -149,6 +155,27 @@ def _together(one: Witness, other: Witness, lease: float) -> float:
             if both > (lease if woke else TOGETHER_SECONDS):
                 longest = max(longest, both)
     return longest
+
+
+def awake(
+    witnesses: Sequence[Witness], pools: dict[str, Pool], catalogue: Catalogue, since: float
+) -> Iterator[Offence]:
+    """At rest whoever runs by the log does run. `since`: when somebody was last seen to, before the
+    witnesses were read. Of pools whose agents write at all.
+    """
+    last: dict[tuple[str, str, str], float] = {}
+    for witness in witnesses:
+        key = witness.pool, witness.agent_id, witness.token
+        last[key] = max((last.get(key, 0.0), *witness.times))
+    for name in sorted({witness.pool for witness in witnesses} & pools.keys()):
+        patience = catalogue.lease_seconds(name) + BREATH_SECONDS
+        for agent_id, agent in pools[name].living.items():
+            token = f"{agent.generation}:{agent.claim_seq}"
+            silent = since - last.get((name, agent_id, token), 0.0)
+            if agent.status == "running" and silent > patience:
+                seen = f"for {silent:.1f} s" if silent < since else "at all"
+                why = f"incarnation {agent.incarnation} runs by the log, but was not seen {seen}"
+                yield Offence(2, why, name, subject=agent_id)
 
 
 def _after_the_end(
