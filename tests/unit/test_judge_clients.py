@@ -228,6 +228,15 @@ def test_one_that_ran_by_a_claim_that_was_lost_may_not_run_on() -> None:
     assert only(void(together, later), "together").invariant == 2
 
 
+def test_one_that_ran_by_a_log_of_which_nothing_is_left_is_no_offence() -> None:
+    """Its pool was lost with the catalogue, and created again in a later generation."""
+    pool = pools.fold("p", [replace(entry, generation=2) for entry in told().entries])
+    before = life(1, "w9", 5, 1.0)
+    assert list(witnesses.judge([before], {"p": pool}, Catalogue())) == []
+    [found] = witnesses.judge([replace(before, token="2:5")], {"p": pool}, Catalogue())
+    assert "ran with token 2:5" in found.why
+
+
 def at_rest(*times: float, since: float = 50.0, **changes: Any) -> list[Offence]:
     """Where `moved` runs by the log, wrote at these times, and somebody was last seen `since`."""
     story = Story()

@@ -27,6 +27,7 @@ class Pool:
         self.epochs: dict[int, Entry] = {}
         self.operations: dict[str, Entry] = {}
         self.offences: list[Offence] = []
+        self.first: Entry | None = None
         self.last: Entry | None = None
         self.recoveries: list[Entry] = []
         self.uncleared: set[str] = set()
@@ -35,7 +36,7 @@ class Pool:
 
     def take(self, entry: Entry) -> None:
         self._collect(entry)
-        self.last = entry
+        self.first, self.last = self.first or entry, entry
         kind = entry.type
         if kind == RECOVERED:
             self.recoveries.append(entry)
@@ -152,7 +153,9 @@ class Pool:
                 self.epochs.setdefault(entry.epoch, entry)
 
     def lost(self, generation: int, seq: int) -> bool:
-        """Whether a recovery voided what stood there."""
+        """Whether a recovery voided what stood there, or all of the log that it stood in."""
+        if self.first is not None and generation < self.first.generation:
+            return True
         return any(r.generation > generation and seq >= r.seq for r in self.recoveries)
 
     # ---- what follows from it ----------------------------------------------------------------
