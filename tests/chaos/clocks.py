@@ -3,13 +3,16 @@
 A process started with `environment()` reads its wall clock through the library, which adds what
 the clock's file says; writing the file steps the clock, within two seconds: reading the file at
 every look at the clock would make the processes several times slower. CLOCK_MONOTONIC and
-CLOCK_BOOTTIME stay true. (Where those are left alone the library breaks CPython's `time.sleep`, and
-threads that wait for work spin: only what does neither can be run on such a clock.)
+CLOCK_BOOTTIME stay true. (Where those are left alone the library breaks CPython's `time.sleep`, in
+whose place `faked/sitecustomize.py` puts another, and threads that wait for work spin: only what
+has none can be run on such a clock.)
 """
 
 import glob
+import os
 from pathlib import Path
 
+FAKED = Path(__file__).with_name("faked")
 LIBRARIES = (
     "/usr/lib/*/faketime/libfaketime.so.1",
     "/usr/lib/faketime/libfaketime.so.1",
@@ -41,8 +44,10 @@ class Clock:
         found = library()
         if found is None:
             return {}
+        path = os.environ.get("PYTHONPATH")
         return {
             "LD_PRELOAD": str(found),
+            "PYTHONPATH": os.pathsep.join([str(FAKED), *([path] if path else [])]),
             "FAKETIME_TIMESTAMP_FILE": str(self.file),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
