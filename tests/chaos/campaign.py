@@ -71,6 +71,7 @@ class Campaign:
             *self.recovery.offences,
             *self.desk.offences,
             *self._missing(),
+            *(offence for role in self.system.roles.values() for offence in role.offences),
             *heard,
             *found,
         ]

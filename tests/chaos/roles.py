@@ -18,6 +18,8 @@ from workers.hosts import start_time
 
 RESTART_SECONDS = 0.3
 LOOK_SECONDS = 0.05
+ORDERLY = frozenset({0, -signal.SIGTERM, -signal.SIGKILL})
+"""How a role ends that was asked to: in good order, or before it could know of signals."""
 
 
 class Role:
@@ -36,6 +38,8 @@ class Role:
         self.starts = 0
         self.held = False
         """While set it is not started again."""
+        self.offences: list[str] = []
+        """Ends that nobody asked for, or not of that kind."""
         planted = ["tests.chaos.planted", plant, "--"] if plant else []
         self._command = [sys.executable, "-P", "-m", *planted, "muster", *arguments]
         self._environment = {
@@ -45,6 +49,8 @@ class Role:
         }
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
+        self._asked = False
+        """Whether its process was told to end."""
 
     @property
     def kind(self) -> str:
@@ -70,20 +76,32 @@ class Role:
                 preexec_fn=end_with_parent(),  # noqa: PLW1509  # from the main thread
             )
         self.starts += 1
+        self._asked = False
 
     async def keep(self) -> None:
         """Start it whenever it does not run, until cancelled."""
         while True:
+            self._look()
             if not self.pid and not self.held:
                 if self.starts:
                     await asyncio.sleep(RESTART_SECONDS)
                 self.start()
             await asyncio.sleep(LOOK_SECONDS)
 
+    def _look(self) -> None:
+        """Note how its process ended, once it has."""
+        code = self._process.poll() if self._process else None
+        if code is not None:
+            self._process = None
+            if not self._asked or code not in ORDERLY:
+                how = "not in good order" if self._asked else "by itself"
+                self.offences.append(f"{self.name} ended {how}, with exit code {code}")
+
     def send(self, number: signal.Signals) -> bool:
         """Send a signal to this very process; False if there is none."""
         if not self.pid or self._process is None:
             return False
+        self._asked = self._asked or number in {signal.SIGTERM, signal.SIGKILL}
         self._process.send_signal(number)
         return True
 
