@@ -45,16 +45,15 @@ async def projector_killed(scene: Scene) -> None:
 
 @fault()
 async def host_killed(scene: Scene) -> None:
-    """kill -9 of a supervisor with all workers, and no supervisor there for a while."""
+    """kill -9 of a supervisor with half of all workers, and no supervisor there for a while."""
     role = _choose(scene, "supervisor")
     role.held = True
     try:
-        role.send(signal.SIGKILL)
-        scene.count("kill")
+        if role.send(signal.SIGKILL):
+            scene.count("kill")
         for pid in scene.system.workers():
             if scene.random.random() < 0.5:
-                _send(pid, signal.SIGKILL)
-                scene.count("kill")
+                _kill(scene, pid)
         seconds = await scene.hold(0.5, LEASE_SECONDS * 1.5)
         scene.tell(f"{role.name} and half of all workers, away for {seconds:.1f} s")
     finally:
@@ -68,9 +67,8 @@ async def zygote_killed(scene: Scene) -> None:
     if not zygotes:
         scene.tell("none runs")
         return
-    _send(scene.random.choice(zygotes), signal.SIGKILL)
-    scene.count("kill")
-    scene.tell(f"1 of {len(zygotes)}")
+    killed = _kill(scene, scene.random.choice(zygotes))
+    scene.tell(f"{killed:d} of {len(zygotes)}")
 
 
 @fault()
@@ -119,17 +117,16 @@ async def projectors_paused(scene: Scene) -> None:
 async def _kill_workers(scene: Scene, count: int) -> None:
     workers = scene.system.workers()
     chosen = scene.random.sample(workers, min(count, len(workers)))
-    for pid in chosen:
-        _send(pid, signal.SIGKILL)
-        scene.count("kill")
-    scene.tell(f"{len(chosen)} of {len(workers)} workers")
+    killed = sum(_kill(scene, pid) for pid in chosen)
+    scene.tell(f"{killed} of {len(workers)} workers")
 
 
 async def _kill_role(scene: Scene, kind: str) -> None:
     role = _choose(scene, kind)
-    role.send(signal.SIGKILL)
-    scene.count("kill")
-    scene.tell(role.name)
+    killed = role.send(signal.SIGKILL)
+    if killed:
+        scene.count("kill")
+    scene.tell(role.name if killed else f"{role.name} did not run")
 
 
 def _choose(scene: Scene, kind: str) -> Role:
@@ -140,10 +137,18 @@ async def _pause(scene: Scene, pids: list[int], what: str) -> None:
     stopped = [pid for pid in pids if pid and _send(pid, signal.SIGSTOP)]
     try:
         seconds = await scene.hold(LEASE_SECONDS * 1.2, LEASE_SECONDS * 2.5)
-        scene.tell(f"{what}, for {seconds:.1f} s")
+        scene.tell(f"{what}, for {seconds:.1f} s" if stopped else f"{what} did not run")
     finally:
         for pid in stopped:
             _send(pid, signal.SIGCONT)
+
+
+def _kill(scene: Scene, pid: int) -> bool:
+    """Whether there was anything to kill; only that is counted."""
+    killed = _send(pid, signal.SIGKILL)
+    if killed:
+        scene.count("kill")
+    return killed
 
 
 def _send(pid: int, number: signal.Signals) -> bool:
