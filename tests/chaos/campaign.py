@@ -70,6 +70,7 @@ class Campaign:
         self.offences += [
             *self.recovery.offences,
             *self.desk.offences,
+            *self.load.failures,
             *self._missing(),
             *(offence for role in self.system.roles.values() for offence in role.offences),
             *heard,

@@ -35,6 +35,8 @@ class Load:
         self.desk = desk
         self.living: list[str] = []
         self.reads = 0
+        self.failures: list[str] = []
+        """Clients and commands that ended by an error of their own; nobody asks in their place."""
         self._seed = seed
         self._number = 0
         self._coming = 0
@@ -74,7 +76,7 @@ class Load:
         """Let a command run beside the others."""
         task = asyncio.create_task(command)
         self._commands.add(task)
-        task.add_done_callback(self._commands.discard)
+        task.add_done_callback(self._ended)
 
     async def terminate(self, random: Random, pool: str, agent_id: str) -> Entry:
         self._number += 1
@@ -83,7 +85,14 @@ class Load:
     # ---- the clients ---------------------------------------------------------------------------
 
     def _client(self, name: str, work: Any) -> None:
-        self._clients.append(asyncio.create_task(work(stream(self._seed, name)), name=name))
+        task = asyncio.create_task(work(stream(self._seed, name)), name=name)
+        task.add_done_callback(self._ended)
+        self._clients.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._commands.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failures.append(f"a client of the load failed ({task.get_name()}): {error!r}")
 
     async def _ask_for_agents(self, random: Random) -> None:
         while True:

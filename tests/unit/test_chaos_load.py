@@ -1,0 +1,55 @@
+"""The load goes on, or somebody is told."""
+
+import asyncio
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.chaos.asking import Answer
+from tests.chaos.commands import Desk
+from tests.chaos.journal import Journal
+from tests.chaos.load import Load
+from tests.waiting import until
+
+
+class Silent(Desk):
+    """A desk of which nobody gets an answer but by an error."""
+
+    error: Exception | None = None
+
+    async def ask(self, random: Random, method: str, path: str, *args: Any, **more: Any) -> Answer:
+        if self.error is None:
+            await asyncio.sleep(3600)
+        raise self.error or TimeoutError
+
+
+async def spawn(load: Load) -> None:
+    await load.spawn(Random(1), "steady").carry_out()
+
+
+async def stopped(folder: Path, error: Exception | None) -> list[str]:
+    """What a load says that had clients and a command under way, and was stopped."""
+    journal = Journal(folder / "journal.jsonl")
+    desk = Silent(["-"], journal, lambda: 0.0)
+    desk.error = error
+    load = Load(desk, 1)
+    load.start()
+    load.begin(spawn(load))
+    if error is not None:
+        for name in ("(reader)", "(Task-"):
+            await until(lambda name=name: any(name in one for one in load.failures), what=name)
+    load.cancel()
+    await load.stop(1.0)
+    journal.close()
+    return load.failures
+
+
+async def test_a_load_that_is_stopped_has_not_failed(tmp_path: Path):
+    assert await stopped(tmp_path, None) == []
+
+
+async def test_a_client_that_fails_is_told_of(tmp_path: Path):
+    """Else the rest of the run would break a system that nobody asks for anything."""
+    found = await stopped(tmp_path, KeyError("agent_id"))
+    assert any("(reader): KeyError('agent_id')" in one for one in found)
+    assert all("KeyError('agent_id')" in one for one in found)
