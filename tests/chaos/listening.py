@@ -2,12 +2,13 @@
 
 It follows `/api/v1/events` at one gateway after the other, from the beginning, and goes on with the
 last id that it was given. In the end it must have heard every event of the archive once, in the
-order of its log. What a log lost before it was archived may have been heard as well.
+order of its log. What a log lost before it was archived may have been heard as well: then that log
+went on from a lower seq, which is heard later.
 """
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 
 import aiohttp
@@ -34,12 +35,19 @@ class Archived(Struct, frozen=True):
     event_id: str
 
 
+class Heard(Struct, frozen=True):
+    """An event as it was told."""
+
+    pool: str
+    event_id: str
+    seq: int
+
+
 class Listener:
     """One such client. `heard` holds the events in the order in which they came."""
 
     def __init__(self, gateways: list[str], random: Random) -> None:
-        self.heard: list[tuple[str, str]] = []
-        """(pool, event id) each."""
+        self.heard: list[Heard] = []
         self.offences: list[str] = []
         self.connections = 0
         self._gateways = gateways
@@ -80,7 +88,7 @@ class Listener:
                 continue
             if "data" in block:
                 event = json.loads(block["data"])
-                self.heard.append((event["pool"], event["event_id"]))
+                self.heard.append(Heard(event["pool"], event["event_id"], event["seq"]))
             self._last_id = block.get("id", self._last_id)
             block = {}
 
@@ -90,25 +98,29 @@ class Listener:
         deadline = clock() + patience_seconds
         while True:
             rows = await asyncio.to_thread(archive, system.views_url)
-            heard = {event_id for _, event_id in self.heard}
-            if all(row.event_id in heard for row in rows) or clock() > deadline:
+            heard = {event.event_id for event in self.heard}
+            if (rows and all(row.event_id in heard for row in rows)) or clock() > deadline:
                 return rows
             await asyncio.sleep(LOOK_SECONDS)
 
 
 def judge_heard(
-    heard: Iterable[tuple[str, str]], archived: Iterable[Archived], *, lossy: bool
+    heard: Sequence[Heard], archived: Iterable[Archived], *, lossy: bool
 ) -> Iterator[str]:
     """What is wrong with what was heard. `lossy`: a log was recovered, so events may be gone."""
     rows = {row.event_id: row for row in archived}
+    if not rows:
+        yield "the archive could not be read, or is empty"
+    lost = _lost(heard, rows) if lossy else set()
     seen: set[str] = set()
     last: dict[str, Archived] = {}
-    for pool, event_id in heard:
+    for event in heard:
+        pool, event_id = event.pool, event.event_id
         row = rows.get(event_id)
         where = f"{pool or 'catalogue'} event {event_id}"
         if event_id in seen:
             yield f"heard twice: {where}"
-        elif row is None and not lossy:
+        elif row is None and event_id not in lost:
             yield f"heard, and not in the archive: {where}"
         elif row is not None:
             before = last.get(pool)
@@ -120,6 +132,18 @@ def judge_heard(
         if row.event_id not in seen:
             name = row.pool or "catalogue"
             yield f"never heard: {name} {row.generation}:{row.seq} event {row.event_id}"
+
+
+def _lost(heard: Sequence[Heard], rows: Mapping[str, Archived]) -> set[str]:
+    """The events after which their log went on from no higher seq, or not at all."""
+    least = dict.fromkeys({event.pool for event in heard} - {row.pool for row in rows.values()}, 0)
+    found = set()
+    for event in reversed(heard):
+        if event.event_id in rows:
+            least[event.pool] = min(least.get(event.pool, event.seq), event.seq)
+        elif least.get(event.pool, event.seq + 1) <= event.seq:
+            found.add(event.event_id)
+    return found
 
 
 def archive(url: str) -> list[Archived]:

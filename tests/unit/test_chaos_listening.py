@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.chaos.listening import Archived, Listener, judge_heard
+from tests.chaos.listening import Archived, Heard, Listener, judge_heard
 
 ROWS = [
     Archived("", 1, 1, "c1"),
@@ -14,7 +14,10 @@ ROWS = [
     Archived("p", 1, 2, "b"),
     Archived("p", 2, 3, "c"),
 ]
-ALL = [("p", "a"), ("", "c1"), ("p", "b"), ("p", "c")]
+C1, A, B, C = (Heard(row.pool, row.event_id, row.seq) for row in ROWS)
+ALL = [A, C1, B, C]
+X = Heard("p", "x", 3)
+"""What is not archived."""
 
 
 @pytest.mark.parametrize(
@@ -22,20 +25,29 @@ ALL = [("p", "a"), ("", "c1"), ("p", "b"), ("p", "c")]
     [
         (ALL, []),
         (ALL[:-1], ["never heard: p 2:3 event c"]),
-        ([*ALL, ("p", "c")], ["heard twice: p event c"]),
-        ([ALL[0], ALL[1], ALL[3], ALL[2]], ["heard out of order: p event b: seq 2 after 3"]),
-        ([*ALL, ("p", "x")], ["heard, and not in the archive: p event x"]),
+        ([*ALL, C], ["heard twice: p event c"]),
+        ([A, C1, C, B], ["heard out of order: p event b: seq 2 after 3"]),
+        ([*ALL, X], ["heard, and not in the archive: p event x"]),
     ],
 )
-def test_every_archived_event_is_heard_once_and_in_order(
-    heard: Sequence[tuple[str, str]], found: list[str]
-):
+def test_every_archived_event_is_heard_once_and_in_order(heard: Sequence[Heard], found: list[str]):
     assert list(judge_heard(heard, ROWS, lossy=False)) == found
 
 
 def test_what_a_log_has_lost_may_have_been_heard():
     """It was there when it was told; a recovery went on without it."""
-    assert list(judge_heard([*ALL, ("p", "x")], ROWS, lossy=True)) == []
+    lost = Heard("q", "y", 1)
+    assert list(judge_heard([A, C1, B, X, C, lost], ROWS, lossy=True)) == []
+
+
+@pytest.mark.parametrize("heard", [[*ALL, X], [A, Heard("p", "x", 1), C1, B, C]])
+def test_a_log_that_went_on_with_what_was_heard_has_not_lost_it(heard: Sequence[Heard]):
+    """That some log was recovered at some time does not excuse all that was ever heard."""
+    assert "heard, and not in the archive: p event x" in judge_heard(heard, ROWS, lossy=True)
+
+
+def test_an_archive_that_cannot_be_read_is_no_proof():
+    assert "the archive could not be read" in next(judge_heard(ALL, [], lossy=True))
 
 
 class Content:
@@ -53,8 +65,8 @@ class Content:
 async def test_an_event_that_was_cut_short_has_not_come():
     """Its id is not kept either, so it comes again."""
     listener = Listener(["-"], Random(1))
-    event = 'data: {"pool":"p","event_id":"%s"}'
+    event = 'data: {"pool":"p","event_id":"%s","seq":1}'
     answer = Content("retry: 1", "id: 0", "", "id: 1", event % "a", "", "id: 2", event % "b")
     await listener._take_in(cast("Any", answer))
-    assert listener.heard == [("p", "a")]
+    assert listener.heard == [Heard("p", "a", 1)]
     assert listener._last_id == "1"
