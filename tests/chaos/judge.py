@@ -164,6 +164,7 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
     if evidence.views is not None:
         for history in whole.values():
             offences += views.judge(history, evidence.views, at_rest=at_rest)
+        offences += views.judge_strays(histories.keys(), evidence.views)
     late = histories.keys() - whole.keys()
     known = [key for key in evidence.lasting if keys.pool_of(key) not in late]
     offences += keys.judge(known, evidence.prefix, folded)

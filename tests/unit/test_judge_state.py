@@ -36,6 +36,12 @@ def _unexpected_row(evidence: Evidence) -> None:
     rows.append({**rows[0], "agent_id": "ghost"})
 
 
+def _row_of_no_log(evidence: Evidence) -> None:
+    assert evidence.views is not None
+    rows = evidence.views.views["workers"]
+    rows.append({**rows[0], "pool_name": "ghost"})
+
+
 def _stopped_projection(evidence: Evidence) -> None:
     assert evidence.views is not None
     evidence.views.views["checkpoints"][0] |= {"status": "gap"}  # type: ignore[operator]
@@ -65,6 +71,7 @@ def _set(part: str, *keys: str, value: Any = None) -> Callable[[Evidence], None]
         (6, _view("agents", "ended", labels="{}"), "labels is"),
         (6, _view("workers", "w2", agent_count=2), "agent_count is 2"),
         (6, _unexpected_row, "no event tells of it"),
+        (6, _row_of_no_log, "in workers: rows of a pool without a log"),
         (6, _stopped_projection, "its projection stopped: gap"),
         (2, _forgotten, "pending, with 0 commands"),
         (2, _twice_in_the_queue, "pending, with 2 commands"),

@@ -1,7 +1,7 @@
 """Invariant 6: every row of the views against a fold of the log, at the position of the views."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from tests.chaos.judging import catalogue as catalogues
@@ -39,6 +39,13 @@ def judge(history: History, database: Database, *, at_rest: bool) -> Iterator[Of
         yield from _judge_catalogue(history, database, at)
     else:
         yield from _judge_pool(history, database, at)
+
+
+def judge_strays(logs: Collection[str], database: Database) -> Iterator[Offence]:
+    """Rows of pools that have no log, of which no fold tells."""
+    for table in ("agents", "workers"):
+        for pool in sorted({str(row["pool_name"]) for row in database.views[table]} - set(logs)):
+            yield Offence(6, f"in {table}: rows of a pool without a log", pool)
 
 
 def _judge_catalogue(history: History, database: Database, at: Head) -> Iterator[Offence]:
