@@ -7,6 +7,7 @@ from random import Random
 
 from tests.chaos.commands import ChangePool, Desk
 from tests.chaos.configuration import POOLS
+from tests.chaos.ends import ended, judge_ends
 from tests.chaos.faults import FAULTS, Scene
 from tests.chaos.healing import NotHealed, heal
 from tests.chaos.journal import Journal
@@ -72,6 +73,7 @@ class Campaign:
             *self.desk.offences,
             *self.load.failures,
             *self._missing(),
+            *judge_ends(await asyncio.to_thread(ended, self.system.views_url)),
             *(offence for role in self.system.roles.values() for offence in role.offences),
             *heard,
             *found,

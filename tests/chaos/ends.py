@@ -1,0 +1,27 @@
+"""How agents of a run may end: as somebody asked, or as they were told to from the start.
+
+None has a time to idle or to wait, none is dropped by an operator, and none can spend its restart
+budget (`configuration.py`). The judge believes such an end; here it means that an agent was lost.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tests.chaos.views import select
+
+ASKED = frozenset({"requested", "pool-deleted"})
+
+
+def ended(url: str) -> list[tuple[Any, ...]]:
+    """The agents that have ended, by the views: pool, id, status, reason, input."""
+    query = "SELECT pool_name, agent_id, status, reason, input FROM {}agents"
+    return select(url, f"{query} WHERE status IN ('terminated', 'failed')")
+
+
+def judge_ends(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
+    """Those that ended in another way."""
+    for pool, agent_id, status, reason, given in rows:
+        told = json.loads(given or "{}").get("do") == "complete"
+        if status == "failed" or not (reason in ASKED or (reason == "completed" and told)):
+            yield f"nobody wanted agent {agent_id} in {pool} to end: {status}, {reason}"
