@@ -107,6 +107,8 @@ class Tested(Agent):
                 await self._swallow(witness, seconds)
             case "raise-in-run":
                 raise RuntimeError("as told")
+            case "raise-in-check":
+                await self._tick(witness, None)  # it is ended for its checks
             case _:
                 raise ValueError(do)
 
