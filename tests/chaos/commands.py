@@ -86,12 +86,19 @@ class Command:
             unknown = unknown or meaning is Meaning.UNKNOWN
             self.learn(answer)
             if meaning is Meaning.ACCEPTED:
+                self._hold_to_its_level(answer)
                 return self._note("acknowledged", answer, recovered=unknown)
             if not unknown:
                 return self._note("refused", answer)
             if not self.repeats or self.desk.closing:
                 return self._note("unknown", answer)
             await asyncio.sleep(self.random.uniform(*REPEAT_SECONDS))
+
+    def _hold_to_its_level(self, answer: Answer) -> None:
+        """What is done is as safe as was asked: a client that looks at the status need not ask."""
+        if self.level and answer.status in (200, 201) and answer.level != self.level:
+            said = f"{self.kind} chaos-{self.number} asked for {self.level}"
+            self.desk.offences.append(f"{said}: {answer.status} as {answer.level or 'nothing'}")
 
     def learn(self, answer: Answer) -> None:
         """Take in what the answer tells beside its meaning."""
@@ -148,6 +155,12 @@ class Spawn(Command):
     async def ask(self) -> Answer:
         path = f"{API}/spawn"
         return await self.desk.ask(self.random, "POST", path, self.body, headers=self.headers)
+
+    def _hold_to_its_level(self, answer: Answer) -> None:
+        """What is done is as safe as was asked: a client that looks at the status need not ask."""
+        if self.level and answer.status in (200, 201) and answer.level != self.level:
+            said = f"{self.kind} chaos-{self.number} asked for {self.level}"
+            self.desk.offences.append(f"{said}: {answer.status} as {answer.level or 'nothing'}")
 
     def learn(self, answer: Answer) -> None:
         body = answer.body if isinstance(answer.body, dict) else {}

@@ -114,3 +114,23 @@ async def test_the_journal_is_read_as_it_was_written(journal: Journal):
     assert journal.counts == {"acknowledged": 1, "refused": 0, "unknown": 0, "recovered": 0}
     assert journal.acknowledged == ["a-1"]
     assert isinstance(entry, Entry)
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "found"),
+    [
+        (200, "archived", []),
+        (202, "accepted", []),
+        (200, "accepted", ["spawn chaos-1 asked for archived: 200 as accepted"]),
+        (200, "", ["spawn chaos-1 asked for archived: 200 as nothing"]),
+    ],
+)
+async def test_what_is_done_is_as_safe_as_was_asked(
+    journal: Journal, status: int, level: str, found: list[str]
+):
+    """Only a 202 may state less."""
+    desk = Scripted(journal, Answer(status, {"agent_id": "a-1"}, level=level))
+    command = Spawn(desk, Random(1), "p", "1", keyed=True)
+    command.level = "archived"
+    entry = await command.carry_out()
+    assert (entry.status, desk.offences) == ("acknowledged", found)
