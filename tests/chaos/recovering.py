@@ -24,6 +24,8 @@ from tests.chaos.views import DATABASE_ERRORS
 RECOVER_SECONDS = 120
 DAMAGED = ("log-rolled-back", "log-missing", "log-halted")
 LOOK_SECONDS = 0.5
+ITSELF = frozenset({"", "spawn", "agent.requested", "holds"})
+"""What a recovery calls the loss of an agent: by its command, its event, or that it ran."""
 EXCUSED_ROUNDS = 2
 """A loss above the archive, in a pool that nobody asks for, is noticed when it is used again."""
 
@@ -45,7 +47,7 @@ class Recovery:
         self.count = 0
         self.unsaved = 0
         self.named: set[str] = set()
-        """The agents of which a recovery said that something was lost."""
+        """The agents of which a recovery said that they were lost, and not only their end."""
         self.offences: list[str] = []
         self._heard = ""
         self._system = system
@@ -167,7 +169,7 @@ class Recovery:
         file.write_text(json.dumps({"logs": logs}))
         unsaved = [one for log in told.get("logs", ()) for one in log.get("unsaved", ())]
         self.unsaved += len(unsaved)
-        self.named |= {str(one.get("agent_id")) for one in unsaved}
+        self.named |= {str(one["agent_id"]) for one in unsaved if one.get("kind", "") in ITSELF}
 
 
 class Unrecovered(Exception):

@@ -55,6 +55,15 @@ def test_where_the_log_was_taken_away_a_loss_is_excused_and_later_no_more(told: 
     assert len(told.round(LOST, RECOVERED)) == 1
 
 
+def test_whose_end_was_lost_is_not_lost_itself(told: Told) -> None:
+    """So it has to be found by whoever asks for it."""
+    told.recovery.expect(synced=True)
+    ends = [UNSAVED | {"kind": "terminate", "agent_id": "b"}]
+    ends += [UNSAVED | {"kind": "agent.termination_requested", "agent_id": "c"}]
+    assert told.round(LOST, UNSAVED, *ends, RECOVERED) == []
+    assert told.recovery.named == {"a"}
+
+
 def test_a_kill_of_redis_excuses_what_it_had_not_synced(tmp_path: Path) -> None:
     told = Told(tmp_path, "everysec")
     told.recovery.expect(synced=False)
