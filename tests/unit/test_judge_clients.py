@@ -91,6 +91,13 @@ def test_a_pool_whose_whole_log_is_gone_has_lost_what_was_asked_of_it() -> None:
     assert heard(spawn, unsaved=(Unsaved("gone", "nobody"),)) == []
 
 
+def test_a_spawn_of_which_only_a_worker_knew_is_named_by_its_agent() -> None:
+    """Its gateway died before it could report; the worker that ran it did."""
+    named = (Unsaved("p", "nobody", "holds"),)
+    assert heard(Command("spawn", pool="p", agent_id="nobody"), unsaved=named) == []
+    assert numbers(heard(Command("terminate", pool="p", agent_id="nobody"), unsaved=named)) == {8}
+
+
 # ---- commands on pools, whose names come again -------------------------------------------------
 
 

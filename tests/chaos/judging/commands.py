@@ -36,6 +36,8 @@ MARKS: Final = {
     "change_pool": ("pool.created", "pool.changed"),
 }
 """For each command, the events that show that it came to pass; any one of them does."""
+NAMED: Final = {**MARKS, "spawn": ("agent.requested", "holds")}
+"""As what a recovery names each that it could not save; `holds`: an agent that a worker ran."""
 OWN: Final = {
     "spawn": "agent.requested",
     "terminate": "agent.termination_requested",
@@ -108,7 +110,7 @@ def named_lost(commands: Iterable[Command], unsaved: Iterable[Unsaved]) -> set[C
         command
         for command in commands
         if kinds.get((command.log, command.subject), set())
-        & {"", command.kind, *MARKS[command.kind]}
+        & {"", command.kind, *NAMED[command.kind]}
     }
 
 
