@@ -19,6 +19,7 @@ LIVING = 24
 """About so many agents of the load live at a time."""
 SPAWNERS = 3
 PAUSE_SECONDS = (0.05, 0.5)
+READ_SECONDS = (0.1, 0.6)
 KEYED_SHARE = 0.6
 COMPLETES_SHARE = 0.15
 """Of the agents: these end by themselves after a while."""
@@ -131,7 +132,7 @@ class Load:
 
     async def _read(self, random: Random) -> None:
         while True:
-            await asyncio.sleep(random.uniform(0.1, 0.6))
+            await asyncio.sleep(random.uniform(*READ_SECONDS))
             known = self.desk.journal.acknowledged
             paths = [f"{API}?limit=50", f"{API}/pools", f"{API}/monitor/system", f"{API}/health"]
             if known and random.random() < 0.6:
@@ -143,6 +144,10 @@ class Load:
             headers = {"Muster-Position": position} if position else {}
             answer = await self.desk.ask(random, "GET", path, headers=headers)
             self.reads += 1
+            if answer.status == 503 and answer.kind != "views-unavailable":
+                self.desk.offences.append(
+                    f"GET {path}: {answer.said}; a read needs the views alone"
+                )
             if answer.status == 404 and not answer.stale:
                 self.desk.missing[agent_id] = f"GET {path}: {answer.said}"
 

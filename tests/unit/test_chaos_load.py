@@ -5,6 +5,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
+
 from tests.chaos.asking import Answer
 from tests.chaos.commands import Desk
 from tests.chaos.journal import Journal
@@ -53,3 +55,39 @@ async def test_a_client_that_fails_is_told_of(tmp_path: Path):
     found = await stopped(tmp_path, KeyError("agent_id"))
     assert any("(reader): KeyError('agent_id')" in one for one in found)
     assert all("KeyError('agent_id')" in one for one in found)
+
+
+class Refusing(Desk):
+    """A desk of which every answer is this one."""
+
+    answer = Answer(0)
+
+    async def ask(self, random: Random, method: str, path: str, *args: Any, **more: Any) -> Answer:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (Answer(200, []), 0),
+        (Answer(0, error="ClientConnectorError"), 0),
+        (Answer(503, {"type": "views-unavailable"}), 0),
+        (Answer(503, {"type": "redis-unreachable"}), 1),
+        (Answer(503, {"type": "log-missing"}), 1),
+    ],
+)
+async def test_reads_go_on_without_redis(
+    tmp_path: Path, answer: Answer, found: int, monkeypatch: pytest.MonkeyPatch
+):
+    """They are promised to, from the views; only without those they are refused."""
+    monkeypatch.setattr("tests.chaos.load.READ_SECONDS", (0.0, 0.0))
+    journal = Journal(tmp_path / "journal.jsonl")
+    desk = Refusing(["-"], journal, lambda: 0.0)
+    desk.answer = answer
+    load = Load(desk, 1)
+    reading = asyncio.create_task(load._read(Random(1)))
+    await until(lambda: load.reads, what="a read")
+    reading.cancel()
+    await asyncio.wait({reading})
+    journal.close()
+    assert len(desk.offences[:1]) == found
