@@ -160,6 +160,7 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
     offences += catalogue.compare(declared, evidence.streamed.get(CATALOGUE, Streamed()).meta)
     folded = {log: pools.fold(log, whole[log].entries) for log in whole.keys() - {CATALOGUE}}
     for name, pool in folded.items():
+        offences += pools.oversized(pool, declared.slots.get(name))
         offences += _pool(pool, evidence.registries.get(name), declared if at_rest else None)
     if evidence.views is not None:
         for history in whole.values():

@@ -190,6 +190,24 @@ def test_a_breach_in_the_log_is_found(
     assert found[0].seq > 0
 
 
+@pytest.mark.parametrize(("slots", "found"), [((3,), []), ((5, 2), []), ((2,), ["w1"])])
+def test_a_worker_has_no_more_slots_than_its_pool_gives(
+    slots: tuple[int, ...], found: list[str]
+) -> None:
+    """However many it was ordered with. Nobody knows under which of its settings that was."""
+    story = told()
+    evidence = story.evidence()
+    some = replace(story.entries[0], pool="", subject="p", worker_id="")
+    evidence.streamed[""].entries = [
+        replace(some, seq=seq, type=kind, data=json.dumps({"config": {"agents_per_worker": most}}))
+        for seq, (kind, most) in enumerate(
+            zip(("pool.created", "pool.changed"), slots, strict=False), 1
+        )
+    ]
+    offences = [offence for offence in weigh(evidence) if offence.invariant == 1]
+    assert [offence.subject for offence in offences] == found
+
+
 # ---- alone -------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from tests.chaos.judging.offences import Offence
 
 LEASE_SECONDS: Final = 10.0
 MAX_WORKERS: Final = 100
+AGENTS_PER_WORKER: Final = 10
 KNOWN: Final = {
     "pool.created": {"", "deleted"},
     "pool.changed": {"live"},
@@ -53,6 +54,8 @@ class Catalogue:
     hosts: dict[str, Host] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
     """By name: a pool and a host that bear the same one are counted together."""
+    slots: dict[str, int] = field(default_factory=dict)
+    """By pool: the most that a worker of it was ever to have."""
     offences: list[Offence] = field(default_factory=list)
 
     def take(self, entry: Entry) -> None:
@@ -89,6 +92,9 @@ class Catalogue:
                 known.config = dict(entry.body.get("config", {}))
             else:
                 known.status = "deleted"
+        if declared := self.pools.get(entry.subject):
+            slots = int(declared.config.get("agents_per_worker", AGENTS_PER_WORKER))
+            self.slots[entry.subject] = max(self.slots.get(entry.subject, 0), slots)
 
     def _take_host(self, entry: Entry, known: Host | None, version: int) -> None:
         if entry.type == "host.joined":

@@ -1,6 +1,6 @@
 """One pool: its agents and workers together, folded from its events, with all offences found."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from tests.chaos.judging import agents, workers
@@ -163,6 +163,14 @@ class Pool:
     @property
     def living(self) -> dict[str, Agent]:
         return {name: agent for name, agent in self.agents.items() if not agent.ended}
+
+
+def oversized(pool: Pool, slots: int | None) -> Iterator[Offence]:
+    """Workers that were ordered with more than the slots that any of the pool was to have."""
+    for worker in pool.workers.values():
+        if slots is not None and worker.max_agents > slots:
+            why = f"ordered with {worker.max_agents} slots, where {slots} are the most"
+            yield worker.requested.offence(1, why)
 
 
 def fold(name: str, entries: Iterable[Entry]) -> Pool:
