@@ -42,6 +42,11 @@ class Answer(Struct, frozen=True):
         found = self.body.get("type", "") if isinstance(self.body, dict) else ""
         return str(found).rpartition(":")[2].rpartition("/")[2]
 
+    def seq(self, pool: str) -> int:
+        """How far that pool was, where the answer says so; one that is stale need not know."""
+        told = dict(part.rpartition(":")[::2] for part in self.position.split(","))
+        return 0 if self.stale else int(told.get(pool) or 0)
+
     @property
     def said(self) -> str:
         return f"{self.status} {self.kind}".strip() if self.status else self.error

@@ -121,6 +121,7 @@ class Command:
             correlation_id=f"chaos-{self.number}",
             ended_at=self.ended_at,
             level=answer.level if status == "acknowledged" else "",
+            seq=answer.seq(self.pool) if (status, self.kind) == ("acknowledged", "spawn") else 0,
             recovered=recovered,
             said=answer.said,
             at=round(self.desk.now(), 3),

@@ -27,6 +27,8 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     correlation_id: str = ""
     """The `X-Request-Id` of all its requests; it stands in the events that they led to."""
     level: str = ""
+    seq: int = 0
+    """How far the log was when a spawn was acknowledged: its event is not above that."""
     ended_at: float = 0.0
     """CLOCK_BOOTTIME when an answer said that the agent had ended; 0 if none did."""
     recovered: bool = False

@@ -9,6 +9,7 @@ import pytest
 from tests.chaos.asking import Answer, Meaning
 from tests.chaos.commands import Desk, Spawn, Terminate
 from tests.chaos.journal import Entry, Journal, operation_id, read
+from tests.chaos.judging.commands import read_commands
 
 ACCEPTED = Answer(202, {"agent_id": "a-1", "status": "pending"})
 NO_CONNECTION = Answer(0, error="ClientConnectorError", sent=False)
@@ -134,3 +135,17 @@ async def test_what_is_done_is_as_safe_as_was_asked(
     command.level = "archived"
     entry = await command.carry_out()
     assert (entry.status, desk.offences) == ("acknowledged", found)
+
+
+@pytest.mark.parametrize(
+    ("position", "stale", "seq"),
+    [("q:3,p:17,:4", False, 17), ("q:3", False, 0), ("", False, 0), ("p:17", True, 0)],
+)
+async def test_how_far_the_log_was_when_a_spawn_was_acknowledged_is_noted(
+    journal: Journal, position: str, stale: bool, seq: int
+):
+    """The judge finds an event above that: it was acknowledged before it was written."""
+    answer = Answer(202, {"agent_id": "a-1"}, stale=stale, position=position)
+    entry, _ = await spawn(journal, answer)
+    assert entry.seq == seq
+    assert [command.seq for command in read_commands(journal.path)] == [seq]
