@@ -1,6 +1,7 @@
 """An agent's regular `check`: every interval one call, and two failures in a row are too many.
 
-A check that has not returned after an interval hangs; it is cancelled and counts as a failure.
+A check that has not returned after an interval hangs; it is cancelled and counts as a failure. The
+next one waits until it has ended, and it counts again for each interval that this takes.
 """
 
 import asyncio
@@ -35,18 +36,21 @@ class Checkup:
         return max(self._due - self._clock(), 0.0)
 
     def look(self) -> None:
-        """Take the result of a check, give up one that hangs, begin one that is due."""
+        """Take the result of a check, give up one that hangs, begin the next when that is over."""
         late = self._clock() >= self._due
+        given_up = self.call is not None and self.call.cancelled
         if self.call is not None and self.call.done:
-            self._note(self.call.error)
+            if not given_up:  # else it was counted then
+                self._note(self.call.error)
+            self.call = None
         elif self.call is not None and late:
             self.call.cancel()
             self._note(timeout("check", self._interval))
-        if late and not self.unhealthy:
+            self._due = self._clock() + self._interval
+        if self.call is None and (late or given_up) and not self.unhealthy:
             self.call = self._begin()
             self._due = self._clock() + self._interval
 
     def _note(self, error: Error | None) -> None:
-        self.call = None
         self._strikes = self._strikes + 1 if error else 0
         self.error = error

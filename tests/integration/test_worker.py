@@ -1,6 +1,7 @@
 """Workers in this process, on a real Valkey: claims, lives and ends of agents."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import ClassVar
@@ -221,6 +222,40 @@ async def test_two_failed_checks_in_a_row_are_unhealthy(pool: WorkerPool, hangs:
     assert Noted.calls == ["start", "check", "check", "stop", "run ended"]
     error = (await pool.data(agent_id, "agent.unhealthy"))["error"]
     assert error["type"] == ("TimeoutError" if hangs else "RuntimeError")
+
+
+async def test_the_next_check_waits_until_one_that_hung_has_ended(pool: WorkerPool):
+    """Both would use what the agent has one of."""
+
+    class Tidy(Noted):
+        async def check(self, context: Context) -> None:
+            self.calls.append("check")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)  # gives something back
+                self.calls.append("check ended")
+
+    await pool.worker(Tidy)
+    agent_id = await pool.spawn(heartbeat_interval=0.2)
+    await pool.reached(agent_id, "restarting")
+    assert Noted.calls[:4] == ["start", "check", "check ended", "check"]
+
+
+async def test_a_check_that_cannot_be_cancelled_is_unhealthy_by_itself(pool: WorkerPool):
+    class Clinging(Noted):
+        async def check(self, context: Context) -> None:
+            self.calls.append("check")
+            for _ in range(3):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+
+    await pool.worker(Clinging)
+    agent_id = await pool.spawn(heartbeat_interval=0.1)
+    await pool.reached(agent_id, "restarting")
+    assert Noted.calls == ["start", "check", "stop", "run ended"]
+    error = (await pool.data(agent_id, "agent.unhealthy"))["error"]
+    assert error["type"] == "TimeoutError"
 
 
 async def test_a_single_failed_check_is_forgiven(pool: WorkerPool):
