@@ -36,12 +36,14 @@ class Steward:
         for damage in survey.unreadable:
             await self._events.park(self._catalogued.pool().pool_name, damage)
         await self._watch.look(survey, now)
-        if not self._leaving:
+        if self._leaving:
+            await self.resign()
+        else:
             await self._leader.look(survey, now)
         return self._next_look(survey, boot_seconds() - now)
 
     def leave(self, reason: str) -> None:
-        """From now on drain this host's workers, and lead no more."""
+        """From now on drain this host's workers, and leave the lead to another host."""
         self._leaving = True
         self._watch.draining = reason
 

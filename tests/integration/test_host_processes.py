@@ -7,10 +7,12 @@ from typing import Any, cast
 import pytest
 
 from eventstore.worker import WorkerStatus
+from tests.integration.test_old_surveys import catalogued
 from tests.integration.test_supervisor import POOL, Site
 from workers.hosts import Process, this_process
 from workers.launching import Ended
 from workers.processes import HostProcesses
+from workers.steward import Steward
 from workers.watch import Watch
 
 
@@ -66,6 +68,24 @@ async def test_a_host_that_began_to_leave_starts_no_worker_that_was_just_ordered
     watch.draining = "host-shutdown"
     await watch.launch(["w"])
     assert local.count == 0
+
+
+async def test_a_host_that_leaves_gives_up_the_lead_before_its_workers_are_gone(
+    site: Site,
+) -> None:
+    """What they hand back may need a worker elsewhere, and only a leader orders one."""
+    pool = await site.pool(lease_seconds=600.0)
+    local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None)
+    first, second = (
+        Steward(host, site.log, local, catalogued(pool), poll_seconds=1.0) for host in "ab"
+    )
+    await first.tend()
+    await second.tend()
+    first.leave("host-shutdown")
+    await first.tend()
+    await second.tend()
+    _, lead = await site.log.lead(POOL, "who asks", 0)
+    assert lead.host == "b"
 
 
 async def test_the_end_of_the_process_that_is_the_worker_is_the_workers(site: Site) -> None:
