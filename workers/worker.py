@@ -303,8 +303,7 @@ def main(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
             loop.run_until_complete(serving)
         except (SystemExit, KeyboardInterrupt):  # raised by an agent, in a callback of the loop
             log.exception("agent.exit_ignored")
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
+    loop.close()  # and no generators: those left are agents' code, and there is no lease any more
     return serving.result()
 
 

@@ -53,6 +53,21 @@ class Deaf(Agent):
             except asyncio.CancelledError:
                 pass
 
+KEPT = []
+
+async def ticks():
+    try:
+        while True:
+            yield
+    finally:
+        await asyncio.Event().wait()
+
+class Ticking(Agent):
+    async def run(self, context):
+        KEPT.append(ticks())
+        async for _ in KEPT[-1]:
+            await asyncio.Event().wait()
+
 class Callback(Agent):
     async def start(self, context):
         asyncio.get_running_loop().call_soon(sys.exit, 3)
@@ -155,6 +170,16 @@ async def test_an_exit_in_a_callback_does_not_end_the_worker(
     process = await processes.start("Quiet", "Callback")
     await running(pool, "Callback")
     await running(pool, "Quiet")
+    process.terminate()
+    assert ended(process) == 0
+
+
+async def test_a_generator_that_does_not_close_keeps_no_process(
+    pool: WorkerPool, processes: Processes
+):
+    """It has no lease any more, and what it still runs is an agent's code."""
+    process = await processes.start("Ticking")
+    await running(pool, "Ticking")
     process.terminate()
     assert ended(process) == 0
 
