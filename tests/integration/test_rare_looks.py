@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from eventstore.agent import Terminate
 from eventstore.outcomes import Lead, Outcome
@@ -156,3 +157,31 @@ async def test_a_pool_that_has_emptied_is_looked_at_rarely_again(
     assert await tended.look() < pool.pool.config.lease_seconds
     await pool.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN)
     assert await tended.look() >= 120.0
+
+
+async def test_a_deleted_pool_is_looked_at_once_a_minute_unless_something_is_in_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stay known for ever: thousands of them took all of a supervisor's time."""
+    pool = await site.pool()
+    await pool.log.lead(POOL, "another", 0)
+    spawned = await pool.spawn()
+    pool.pool = replace(pool.pool, deleted=True)
+    tended = Tended(pool, monkeypatch, 0.2)
+    assert await tended.look() < 1.0
+    await pool.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN)
+    assert await tended.look() >= 60.0
+
+
+async def test_a_leader_keeps_the_lead_of_a_deleted_pool(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await site.pool(lease_seconds=1.0)
+    pool.pool = replace(pool.pool, deleted=True)
+    _, lead = await pool.log.lead(POOL, "rare", 0)
+    tended = Tended(pool, monkeypatch, 0.2)
+    for _ in range(5):
+        await tended.look()
+        await tended.look()
+        await pool.log.lead(POOL, "rare", lead.term)
+    assert await leading(pool) == "rare"
