@@ -69,10 +69,14 @@ class Leader:
         self._idle_rival = LeaseWatch(blind_seconds=inf)  # following one that lives does no harm
         self._leftovers = Leftovers(events, self._origin)
         self._suspects = Suspects(events, self._origin)
+        self._reported_maximum = False
+        self._begin_term()
+
+    def _begin_term(self) -> None:
+        """Forget what was seen in an earlier one: another led since, and much may have happened."""
         self._empty = Stopwatch()
         self._stuck = Stopwatch()
         self._launches = Launches()
-        self._reported_maximum = False
 
     @property
     def leads(self) -> bool:
@@ -109,6 +113,7 @@ class Leader:
             _, lead = await self._events.lead(name, self._host, 0, stale=lead)
         if lead.host == self._host and lead.term != mine:
             log.info("lead.taken", pool=name, term=lead.term)
+            self._begin_term()
         self._lead = lead
 
     def _is_dead(self, rival: Lead, survey: Survey, now: float) -> bool:

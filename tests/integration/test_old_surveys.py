@@ -107,3 +107,19 @@ async def test_time_that_a_survey_took_is_not_held_against_a_lease(
     clock[0] += 0.3
     await steward.tend()
     assert await status(pool, "w") is WorkerStatus.ACTIVE
+
+
+async def test_what_was_seen_in_an_earlier_term_says_nothing_in_this_one(site: Site) -> None:
+    """A worker that was empty then, and full while another led, is not empty since then."""
+    pool = await site.pool(empty_worker_seconds=10.0)
+    await pool.worker("w")
+    leader = leader_of(pool)
+    await leader.look(await site.survey(), 1.0)
+    _, other = await pool.log.lead(POOL, "other", 0, stale=leader._lead)
+    await leader.look(await site.survey(), 2.0)
+    assert leader._lead.host == "other"
+    await pool.log.lead(POOL, "h", 0, stale=other)
+    await leader.look(await site.survey(), 100.0)
+    assert await status(pool, "w") is WorkerStatus.ACTIVE
+    await leader.look(await site.survey(), 111.0)
+    assert await status(pool, "w") is WorkerStatus.DRAINING
