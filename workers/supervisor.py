@@ -178,7 +178,7 @@ class Supervisor:
 
     def _tend_new_pools(self) -> None:
         for name in self._catalogue.state.pools:
-            if name in self._stewards:
+            if name in self._stewards or self._stopped:  # who leaves begins nothing new
                 continue
             self._wakes[name] = asyncio.Event()
             self._stewards[name] = self._steward(name)

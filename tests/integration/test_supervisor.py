@@ -221,6 +221,22 @@ async def test_a_host_that_shuts_down_hands_its_agents_to_another(site: Site) ->
     site.check()
 
 
+async def test_a_pool_that_is_created_while_a_host_leaves_holds_it_up_no_more(site: Site) -> None:
+    await site.pool()
+    host = await site.host("h1")
+    resign = host._stewards[POOL].resign
+
+    async def resign_late() -> None:
+        await site.catalogue.create_pool("late", "developer", PoolConfig(), ORIGIN)
+        await until(lambda: "late" in host._catalogue.state.pools)
+        await resign()
+
+    host._stewards[POOL].resign = resign_late  # type: ignore[method-assign]
+    await host.stop()
+    await site.catalogue.refresh()
+    assert site.catalogue.state.hosts["h1"].status == "left"
+
+
 async def test_a_supervisor_that_comes_back_adopts_its_workers(site: Site) -> None:
     pool = await site.pool()
     first = await site.host("h1")
