@@ -6,6 +6,7 @@ once; the workers go on until their leases lapse.
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -50,6 +51,8 @@ log = structlog.get_logger("muster.supervisor")
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 SHUTDOWN_SECONDS = 25.0
 KILL_SECONDS = 2.0
+LAST_WORD_SECONDS = 1.0
+"""For a host that left in haste to say so, if Redis hears it."""
 LOGS_SECONDS = 600.0
 """How often old log files are looked for."""
 
@@ -305,12 +308,19 @@ class Supervisor:
                 while self._processes.count:
                     self._wake_all()
                     await asyncio.sleep(0.1)
-                for steward in self._stewards.values():
-                    await steward.resign()
-                await self._catalogue.leave_host(self.host, reason, self._origin)
+                await self._give_up(reason)
         except (TimeoutError, LogError) as error:
             log.warning("supervisor.left_in_haste", error=str(error) or "out of time")
             await self._kill_rest(deadline)
+            with contextlib.suppress(TimeoutError, LogError):
+                async with asyncio.timeout(LAST_WORD_SECONDS):
+                    await self._give_up(reason)
+
+    async def _give_up(self, reason: str) -> None:
+        """Nothing of this host runs any more: its leads are free, and it has left."""
+        for steward in self._stewards.values():
+            await steward.resign()
+        await self._catalogue.leave_host(self.host, reason, self._origin)
 
     def _shutdown_seconds(self) -> float:
         """Less than a lease where the owner is gone, and with it perhaps the log's server."""

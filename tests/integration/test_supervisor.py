@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import redis
+from msgspec.structs import replace
 
 from eventstore.agent import Terminate
 from eventstore.catalogue import CatalogueLog
@@ -219,6 +220,31 @@ async def test_a_host_that_shuts_down_hands_its_agents_to_another(site: Site) ->
     assert types(site.url).count("agent.released") == 5
     assert "agent.lost" not in types(site.url)
     site.check()
+
+
+SLOW = """
+import asyncio
+from muster import Agent
+
+class Slow(Agent):
+    async def stop(self, context):
+        await asyncio.Event().wait()
+"""
+
+
+async def test_a_host_that_runs_out_of_time_has_left_all_the_same(site: Site) -> None:
+    """It would be one that is shutting down for ever, and another one would wait for its lead."""
+    (site.folder / "slow.py").write_text(SLOW)
+    pool = await site.pool(stop_grace_seconds=60.0, drain_seconds=60.0)
+    host = await site.host("h1", agent="slow:Slow")
+    await pool.spawn()
+    await site.until_running(1)
+    host._options = replace(host._options, shutdown_seconds=1.0)
+    await host.stop()
+    await site.catalogue.refresh()
+    assert site.catalogue.state.hosts["h1"].status == "left"
+    _, lead = await site.log.lead(POOL, "who asks", 0)
+    assert lead.host == "who asks"
 
 
 async def test_a_pool_that_is_created_while_a_host_leaves_holds_it_up_no_more(site: Site) -> None:
