@@ -33,6 +33,8 @@ def _nobody_listens(_worker_id: str, _how: str) -> None:
 
 PRELOAD_SECONDS = 60.0
 FORK_SECONDS = 10.0
+END_SECONDS = 2.0
+"""For a zygote whose socket was closed to end by itself."""
 
 
 class LaunchFailed(MusterError):
@@ -103,7 +105,7 @@ class ForkLauncher:
             await asyncio.gather(self._listener, return_exceptions=True)
             self._listener = None
         if self._zygote is not None:
-            await asyncio.to_thread(self._zygote.wait, FORK_SECONDS)
+            await asyncio.to_thread(_end, self._zygote)
             self._zygote = None
 
     async def _start_zygote(self) -> None:
@@ -153,6 +155,15 @@ class ForkLauncher:
         worker_id = self._workers.pop(pid, None)
         if worker_id is not None:
             self._ended(worker_id, how)
+
+
+def _end(zygote: "subprocess.Popen[bytes]") -> None:
+    """Wait for one that is about to end; one that does not is killed. Its workers live on."""
+    try:
+        zygote.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        zygote.kill()
+        zygote.wait(END_SECONDS)
 
 
 def _told(code: int) -> str:

@@ -1,5 +1,6 @@
 """Starting worker processes where something is in the way."""
 
+import signal
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +10,24 @@ from eventstore.pool import Pool
 from workers.launching import ForkLauncher
 from workers.processes import HostProcesses
 from workers.zygote import Plan
+
+
+async def test_a_zygote_that_stands_still_does_not_keep_its_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is not waited for in vain, and it does not stay behind."""
+    monkeypatch.setattr("workers.launching.END_SECONDS", 0.2)
+    launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
+    await launcher.start(lambda *_: None)
+    zygote = launcher._zygote
+    assert zygote is not None
+    try:
+        zygote.send_signal(signal.SIGSTOP)
+        await launcher.stop()
+        assert zygote.returncode == -signal.SIGKILL
+    finally:
+        zygote.kill()
+        zygote.wait()
 
 
 async def test_a_zygote_that_cannot_start_again_fails_the_launch_and_leaves_nothing(
