@@ -51,7 +51,7 @@ class Launcher(Protocol):
         """Start a worker; returns its process. Raises `LaunchFailed`."""
 
     async def stop(self) -> None:
-        """Start no more. Workers that run go on."""
+        """Start no more. Workers with a process of their own go on, others are abandoned."""
 
 
 class ForkLauncher:
@@ -177,7 +177,7 @@ class InProcessLauncher:
         self._plan = plan
         self._ended: Ended = _nobody_listens
         self._classes: dict[str, type[Agent]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Worker] = {}
 
     async def start(self, ended: Ended) -> None:
         self._ended = ended
@@ -189,8 +189,8 @@ class InProcessLauncher:
         options = msgspec.structs.replace(options, exits=False)
         worker = Worker(options, self._classes, start_time=process.start_time)
         task = asyncio.create_task(self._run(worker, options.worker_id))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = worker
+        task.add_done_callback(self._tasks.pop)
         return process
 
     async def _run(self, worker: Worker, worker_id: str) -> None:
@@ -205,7 +205,8 @@ class InProcessLauncher:
             self._ended(worker_id, how)
 
     async def stop(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
+        running = dict(self._tasks)
+        for task, worker in running.items():
+            worker.abandon("killed")
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)

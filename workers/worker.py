@@ -116,6 +116,11 @@ class Worker:
         if self._ended is not None:
             await self.drain("stop")
 
+    def abandon(self, reason: str) -> None:
+        """Cancel all agents, write nothing, end: what a kill is to a process of its own."""
+        if self._ended is not None and not self._ended.done():
+            self._on_lost(reason)
+
     def ask_to_drain(self, reason: str) -> None:
         """`drain` for signal handlers: returns at once."""
         if self._ended is None:

@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import pytest
 import redis
-from msgspec.structs import replace
 
 from eventstore.agent import Terminate
 from eventstore.catalogue import CatalogueLog
@@ -67,6 +66,7 @@ class Site:
         agent: str = "",
         poll_seconds: float = 0.2,
         retention: Retention | None = None,
+        **options: Any,
     ) -> Supervisor:
         supervisor = Supervisor(
             SupervisorOptions(
@@ -76,8 +76,8 @@ class Site:
                 app_dir=str(self.folder),
                 log_dir=str(self.folder / "logs"),
                 poll_seconds=poll_seconds,
-                shutdown_seconds=8.0,
                 retention=retention or Retention(),
+                **{"shutdown_seconds": 8.0, **options},
             )
         )
         self.supervisors.append(supervisor)
@@ -236,15 +236,25 @@ async def test_a_host_that_runs_out_of_time_has_left_all_the_same(site: Site) ->
     """It would be one that is shutting down for ever, and another one would wait for its lead."""
     (site.folder / "slow.py").write_text(SLOW)
     pool = await site.pool(stop_grace_seconds=60.0, drain_seconds=60.0)
-    host = await site.host("h1", agent="slow:Slow")
+    host = await site.host("h1", agent="slow:Slow", shutdown_seconds=1.0)
     await pool.spawn()
     await site.until_running(1)
-    host._options = replace(host._options, shutdown_seconds=1.0)
     await host.stop()
     await site.catalogue.refresh()
     assert site.catalogue.state.hosts["h1"].status == "left"
     _, lead = await site.log.lead(POOL, "who asks", 0)
     assert lead.host == "who asks"
+
+
+async def test_a_single_process_keeps_its_time_to_shut_down_too(site: Site) -> None:
+    """Its workers cannot be killed, and would take as long as their pool lets them."""
+    (site.folder / "slow.py").write_text(SLOW)
+    pool = await site.pool(stop_grace_seconds=60.0, drain_seconds=60.0, lease_seconds=60.0)
+    host = await site.host("h1", agent="slow:Slow", shutdown_seconds=1.0, single_process=True)
+    await pool.spawn()
+    await site.until_running(1)
+    async with asyncio.timeout(6):
+        await host.stop()
 
 
 async def test_a_pool_that_is_created_while_a_host_leaves_holds_it_up_no_more(site: Site) -> None:
