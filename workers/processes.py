@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 
 from eventstore.pool import Pool
-from workers.hosts import Process
+from workers.hosts import Process, this_process
 from workers.launching import Launcher, LaunchFailed
 from workers.worker import WorkerOptions
 
@@ -90,7 +90,7 @@ class HostProcesses:
     def adopt(self, pool: str, worker_id: str, process: Process) -> None:
         if worker_id in self._running:
             return
-        if self._in_process or not process.alive():
+        if self._is_ours(process) or not process.alive():
             if worker_id not in self._ended:
                 self._note_end(worker_id, "its process is gone")
             return
@@ -101,7 +101,7 @@ class HostProcesses:
 
     def end(self, worker_id: str, grace_seconds: float) -> None:
         local = self._running.get(worker_id)
-        if local is None or local.kill is not None or self._in_process:
+        if local is None or local.kill is not None:
             return
         self._signal(worker_id, local, signal.SIGTERM)
         local.kill = asyncio.get_running_loop().call_later(
@@ -122,10 +122,15 @@ class HostProcesses:
     def end_all(self, number: signal.Signals) -> None:
         """The last resort of a shut-down."""
         for worker_id, local in self._running.items():
-            if not self._in_process:
-                self._signal(worker_id, local, number)
+            self._signal(worker_id, local, number)
+
+    def _is_ours(self, process: Process) -> bool:
+        """Whether the worker runs inside this very process."""
+        return self._in_process and process == this_process()
 
     def _signal(self, worker_id: str, local: Local, number: signal.Signals) -> None:
+        if self._is_ours(local.process):
+            return
         if local.process.pid and local.process.signal(number):
             pid = local.process.pid
             log.warning("worker.signalled", worker_id=worker_id, pid=pid, signal=number.name)

@@ -1,5 +1,7 @@
 """The worker processes of a host, and what their ends mean."""
 
+import signal
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +11,7 @@ import pytest
 from eventstore.worker import WorkerStatus
 from tests.integration.test_old_surveys import catalogued
 from tests.integration.test_supervisor import POOL, Site
-from workers.hosts import Process, this_process
+from workers.hosts import Process, start_time, this_process
 from workers.launching import Ended
 from workers.processes import HostProcesses
 from workers.steward import Steward
@@ -118,3 +120,26 @@ async def test_a_launch_that_fails_in_an_unknown_way_leaves_no_worker_behind(sit
     assert local.count == 0
     assert local.ended("w") == "its launch failed: ZeroDivisionError()"
     await local.stop()
+
+
+async def test_a_single_process_lets_workers_with_a_process_of_their_own_live(site: Site) -> None:
+    """A supervisor was killed, and its host goes on as a single process: theirs run on."""
+    pool = await site.pool()
+    local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None, in_process=True)
+    watch = Watch("h", site.log, local, lambda: pool.pool)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        try:
+            ours = this_process()
+            await pool.order("theirs")
+            await pool.start("theirs", pid=other.pid, start_time=start_time(other.pid))
+            await pool.order("ours")
+            await pool.start("ours", pid=ours.pid, start_time=ours.start_time)
+            await watch.look(await site.survey(), 1.0)
+            found = {o.worker.worker_id: o.worker.status for o in (await site.survey()).workers}
+            assert found == {"theirs": WorkerStatus.ACTIVE}
+            assert local.running(POOL) == {"theirs"}
+            local.end_all(signal.SIGTERM)
+            assert other.wait(5) == -signal.SIGTERM
+        finally:
+            await local.stop()
+            other.kill()
