@@ -193,14 +193,17 @@ async def retry_worker(log: Log, one: Parked, told: Worker | None, origin: Origi
     if told.status is WorkerStatus.STOPPED:
         return await _forget_worker(log, one, origin)
     try:
-        stands = await log.worker(one.pool, one.subject) is not None
+        stands = await log.worker(one.pool, one.subject)
     except (Unreadable, LogError):
-        stands = False
-    if not stands:
+        stands = None
+    if stands is None:
         fields = [item for pair in workers.to_hash(told).items() for item in pair]
         step.write("mend_process", one.subject)
         step.write("process", one.subject, len(fields) // 2, *fields)
         step.write("recount", one.subject)
+    elif stands.worker.alive:
+        step.check("process", one.subject, stands.worker.version)
+        step.write("enlist", one.subject)
     return await _carry_out(log, step)
 
 

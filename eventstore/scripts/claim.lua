@@ -74,7 +74,9 @@ if ARGV[5] == '1' then
 end
 
 local free = 0
-if process[2] == 'active' and (process[5] or '') == '' then free = slots - count end
+if process[2] == 'active' and (process[5] or '') == '' and not is_parked(worker) then
+  free = slots - count
+end
 free = math.min(free, #ARGV - FIRST_ID + 1)
 local booked = 0
 

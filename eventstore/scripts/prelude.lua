@@ -91,8 +91,21 @@ local function close_log()
   redis.call('HSET', meta_key, 'seq', number(seq), 'ts', number(ts), 'clock', number(clock))
 end
 
--- Sets a worker's score to its free slots: those of an active one that no agent has for itself, else
--- none. Not listed: no change.
+-- Bytes as text that JSON can hold: each above 127 as the letter of that number (Latin-1).
+local function letters(text)
+  return (string.gsub(text, '[\128-\255]', function(c)
+    local b = string.byte(c)
+    return string.char(192 + math.floor(b / 64), 128 + b % 64)
+  end))
+end
+
+-- Nobody watches the lease of a worker that was put aside: it is given no more agents.
+local function is_parked(worker_id)
+  return redis.call('HEXISTS', base .. 'parked', 'worker:' .. letters(worker_id)) == 1
+end
+
+-- Sets a worker's score to its free slots: those of an active one that no agent has for itself and
+-- that is not parked, else none. Not listed: no change.
 local function rescore(worker_id, enlist)
   local processes = base .. 'processes'
   local before = redis.call('ZSCORE', processes, worker_id)
@@ -100,7 +113,7 @@ local function rescore(worker_id, enlist)
   local process = redis.call('HMGET', process_key(worker_id), 'status', 'max_agents', 'agent_count',
     'alone')
   local free = 0
-  if process[1] == 'active' and (process[4] or '') == '' then
+  if process[1] == 'active' and (process[4] or '') == '' and not is_parked(worker_id) then
     free = (tonumber(process[2]) or 0) - (tonumber(process[3] or '0') or 0)
   end
   redis.call('ZADD', processes, number(free), worker_id)
@@ -158,14 +171,6 @@ local function vacate(id, worker_id)
     if redis.call('HGET', process_key(worker_id), 'alone') == id then share(worker_id) end
     rescore(worker_id)
   end
-end
-
--- Bytes as text that JSON can hold: each above 127 as the letter of that number (Latin-1).
-local function letters(text)
-  return (string.gsub(text, '[\128-\255]', function(c)
-    local b = string.byte(c)
-    return string.char(192 + math.floor(b / 64), 128 + b % 64)
-  end))
 end
 
 -- Puts what cannot be processed aside, once; beyond PARKED_MAX only what is an agent's or worker's.

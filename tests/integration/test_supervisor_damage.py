@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from eventstore import parking
-from eventstore.agent import Status
+from eventstore.agent import End, Status
 from eventstore.errors import LogError
 from tests.integration.test_supervisor import POOL, Site
 from tests.pools import ORIGIN
@@ -119,6 +119,28 @@ async def test_a_worker_that_cannot_be_read_stops_no_pool(site: Site, server: An
     await until(lambda: server.zscore(f"{BASE}processes", worker_id) is None)
     await site.until_running(4)
     site.check()
+
+
+async def test_a_worker_that_is_parked_takes_no_agents_until_it_is_retried(
+    site: Site, server: Any
+) -> None:
+    """Nobody watches its lease: what it took would be nobody's when it dies."""
+    pool = await site.pool()
+    fence = await pool.worker("w")
+    held = (await pool.spawn()).agent_id
+    await pool.claim(fence)
+    told = (await site.survey()).workers[0].worker
+    server.hdel(f"process:{{{POOL}}}:w", "reason")
+    [damage] = (await site.survey()).unreadable
+    await site.log.park(POOL, damage)
+    await site.log.act(POOL, held, End(reason="completed"), ORIGIN, fence=fence)
+    await pool.spawn()
+    assert await pool.claim(fence) == []
+    assert (await site.survey()).free == 0
+    server.hset(f"process:{{{POOL}}}:w", "reason", "")
+    assert await parking.retry_worker(site.log, (await parked(site))["w"], told, ORIGIN)
+    assert (await site.survey()).free == 10
+    assert len(await pool.claim(fence)) == 1
 
 
 async def test_a_dropped_worker_is_taken_for_lost(site: Site, server: Any) -> None:
