@@ -33,6 +33,8 @@ def _nobody_listens(_worker_id: str, _how: str) -> None:
 
 PRELOAD_SECONDS = 60.0
 FORK_SECONDS = 10.0
+LINE_MAX = 2**20
+"""Bytes of what a zygote says at once: a failing import's traceback is the longest."""
 END_SECONDS = 2.0
 """For a zygote whose socket was closed to end by itself."""
 
@@ -117,7 +119,7 @@ class ForkLauncher:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_MAX)
         try:
             async with asyncio.timeout(PRELOAD_SECONDS):
                 line = await reader.readline()

@@ -22,6 +22,9 @@ from workers.agents import Agent
 
 OURS: Final = ("eventstore", "projector", "workers", "gateway", "muster")
 
+TRACE_MAX: Final = 100_000
+"""Characters of an import's traceback: the last ones say what is wrong."""
+
 _TASKS: Final = Path("/proc/self/task")
 
 
@@ -88,7 +91,7 @@ def _trace(error: BaseException) -> str:
     ]
     summary = traceback.TracebackException.from_exception(error)
     summary.stack = traceback.StackSummary.extract(iter(frames))
-    return "".join(summary.format()).rstrip()
+    return "".join(summary.format()).rstrip()[-TRACE_MAX:]
 
 
 def _find(module: ModuleType, path: str, module_name: str, class_name: str) -> type[Agent]:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from eventstore.errors import ConfigurationError
 from eventstore.pool import Pool
 from workers.launching import ForkLauncher
 from workers.processes import HostProcesses
@@ -28,6 +29,18 @@ async def test_a_zygote_that_stands_still_does_not_keep_its_supervisor(
     finally:
         zygote.kill()
         zygote.wait()
+
+
+async def test_an_import_that_fails_at_length_is_told_too(tmp_path: Path) -> None:
+    """It quotes what it could not use, and that may be long."""
+    (tmp_path / "wordy.py").write_text("raise RuntimeError('x' * 200_000 + ' the end')\n")
+    launcher = ForkLauncher(Plan(roles={"r": "wordy:Wordy"}, app_dir=str(tmp_path)))
+    try:
+        with pytest.raises(ConfigurationError, match="importing wordy failed") as raised:
+            await launcher.start(lambda *_: None)
+        assert str(raised.value).endswith(" the end")
+    finally:
+        await launcher.stop()
 
 
 async def test_a_zygote_that_cannot_start_again_fails_the_launch_and_leaves_nothing(
