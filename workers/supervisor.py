@@ -154,12 +154,16 @@ class Supervisor:
     async def _follow(self) -> None:
         """Wake stewards by what the catalogue and the signals say. Returns only by an error."""
         positions: dict[str, str] = {}
+        heeded = -1
         if not self._joined:
             await self._join()
         while True:
             await self._catalogue.refresh()
             self._tend_new_pools()
             await self._rejoin()
+            if self._catalogue.state.seq != heeded:
+                heeded = self._catalogue.state.seq
+                self._wake_all()
             positions[self._keys.catalogue] = self._catalogue.state.stream_id
             for name in self._stewards:
                 signals = self._keys.pool(name, "signals")
@@ -265,9 +269,9 @@ class Supervisor:
             failures += 1
 
     def _wake(self, stream: str) -> None:
-        """Wake the pool whose signals came; all of them by the catalogue."""
+        """Wake the pool whose signals came."""
         for name, wake in self._wakes.items():
-            if stream in (self._keys.catalogue, self._keys.pool(name, "signals")):
+            if stream == self._keys.pool(name, "signals"):
                 wake.set()
 
     def _wake_all(self) -> None:

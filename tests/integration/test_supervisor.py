@@ -20,7 +20,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.keys import Keys
 from eventstore.log import Log
 from eventstore.outcomes import Survey
-from eventstore.pool import PoolConfig
+from eventstore.pool import Catalogue, PoolConfig
 from eventstore.reader import Reader
 from eventstore.retention import Retention
 from eventstore.worker import WorkerStatus
@@ -395,6 +395,34 @@ async def test_whoever_deletes_a_pool_too_late_leaves_a_later_one_of_its_name_al
     changed = await site.catalogue.delete_pool(before, ORIGIN, reason="requested")
     assert changed.outcome == "ABSENT"
     assert POOL in changed.catalogue.live_pools()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_pool_that_is_created_again_is_tended_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Deleted it is looked at rarely. `late`: the catalogue is read after it was heard of."""
+    pool = await site.pool()
+    host = await site.host()
+    await site.catalogue.close_pool(pool.pool, ORIGIN, vacant=True)
+    await site.catalogue.delete_pool(pool.pool, ORIGIN, reason="requested")
+    await until(lambda: host._catalogue.state.pools[POOL].deleted)
+    await until(lambda: host._wakes[POOL].is_set() is False)
+    refresh = host._catalogue.refresh
+
+    async def refresh_late() -> Catalogue:
+        await asyncio.sleep(0.5)
+        return await refresh()
+
+    if late:
+        monkeypatch.setattr(host._catalogue, "refresh", refresh_late)
+    await asyncio.sleep(1.0)  # its looks at the deleted one are over
+    await site.pool(min_workers=1)
+
+    async def launched() -> bool:
+        return len(await site.workers()) == 1
+
+    await until(launched, timeout=5)
 
 
 async def test_what_still_entered_a_pool_that_is_deleted_is_ended(site: Site) -> None:
