@@ -28,6 +28,8 @@ from workers.ownership import Owner
 from workers.probation import Probation
 
 DAY_SECONDS: Final = 86_400.0
+CLOSE_SECONDS: Final = 1.0
+"""For the generators that an agent leaves to end by themselves."""
 
 log = structlog.get_logger("muster.agents")
 
@@ -94,6 +96,7 @@ class Running:
             if command is None:
                 command = await self._stay()
             await end_all(self._owner, self._calls)
+            await self._let_go()
         except Stuck:
             self.stuck = True
             self._log.error("agent.stuck")
@@ -215,6 +218,19 @@ class Running:
         return raised
 
     # ---- ending --------------------------------------------------------------------------------
+
+    async def _let_go(self) -> None:
+        """Free the object. Generators that nothing else keeps are closed, as tasks of the agent."""
+        self._calls.clear()
+        self._variables.run(self._forget)
+        await asyncio.sleep(0)  # the event loop begins with that
+        if closing := self._owner.living():
+            hurry = self.wish >= Wish.RELEASE_NOW
+            await asyncio.wait(closing, timeout=0.0 if hurry else CLOSE_SECONDS)
+            await end_all(self._owner, ())
+
+    def _forget(self) -> None:
+        self._agent = self._context = None
 
     def _as_asked(self, error: Error | None = None) -> Command:
         if self.wish in {Wish.RELEASE, Wish.RELEASE_NOW}:

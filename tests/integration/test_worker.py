@@ -446,3 +446,32 @@ async def test_tasks_that_an_agent_left_end_with_it(pool: WorkerPool):
     await pool.terminate(agent_id)
     await pool.reached(agent_id, "terminated")
     assert left[0].cancelled()
+
+
+async def test_a_generator_that_an_agent_kept_is_closed_before_its_end_is_written(
+    pool: WorkerPool,
+):
+    """What it gives back might be the next incarnation's by then."""
+    written: list[str] = []
+
+    async def feed():
+        try:
+            while True:
+                yield
+        finally:
+            await asyncio.sleep(0.2)  # gives something back
+            written.append((await pool.state(agent_id)).status)
+
+    class Feeding(Agent):
+        async def run(self, context: Context) -> None:
+            self.feed = feed()
+            async for _ in self.feed:
+                await asyncio.Event().wait()
+
+    await pool.worker(Feeding)
+    agent_id = await pool.spawn()
+    await pool.reached(agent_id, "running")
+    await pool.terminate(agent_id)
+    await pool.reached(agent_id, "terminated")
+    await until(lambda: written)
+    assert written == ["stopping"]
