@@ -58,6 +58,7 @@ class Steward:
             poll_seconds=self._poll_seconds,
             uneasy=self._watch.uneasy,
         )
-        if self._leader.leads and survey.due:
-            seconds = min(seconds, (survey.due[0][1] - survey.ts) / 1000)
+        if self._leader.leads:
+            for _, at_ms in (*survey.due[:1], *survey.timeouts[:1]):
+                seconds = min(seconds, (at_ms - survey.ts) / 1000)
         return max(seconds - spent, seconds / 4, 0.01)

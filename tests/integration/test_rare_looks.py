@@ -185,3 +185,20 @@ async def test_a_leader_keeps_the_lead_of_a_deleted_pool(
         await tended.look()
         await pool.log.lead(POOL, "rare", lead.term)
     assert await leading(pool) == "rare"
+
+
+async def test_who_waits_too_long_is_looked_for_on_time(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are: one look withdraws a hundred."""
+    pool = await site.pool(lease_seconds=10.0, max_workers=1)
+    tended = Tended(pool, monkeypatch, 1.0)
+    await tended.look()
+    now_ms = pool.log.now_ms()
+    for _ in range(101):
+        await pool.spawn(expires_ms=now_ms)
+    await pool.spawn(expires_ms=now_ms + 60_000)
+    assert await tended.look() < 0.1
+    assert await tended.look() < 0.1
+    assert await tended.look() > 0.5
+    assert len(await pool.log.live(POOL)) == 1
