@@ -5,7 +5,7 @@ Roles and pools come from the file alone. Nothing below this package reads the e
 """
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -24,6 +24,8 @@ SHOWN_MAX: Final = 100
 BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
 BUILT_IN_ROLES: Final = ("developer", "tester", "business_analyst", "team_leader")
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+LEFT_OUT: Final = "MUSTER_LEFT_OUT"
+"""By this variable a child is told what its parent runs without, whatever else names it."""
 
 
 class PoolDeclaration(Struct, frozen=True):
@@ -161,12 +163,15 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
     path = flags.get("config") or environment.get("MUSTER_CONFIG")
     found = Path(str(path)) if path else Path("muster.toml")
     document = _read_file(found, required=bool(path))
+    left_out = environment.get(LEFT_OUT, "").split(",")
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for name in _NAMES:
         variable = f"MUSTER_{name.upper()}"
         if flags.get(name) is not None:
             value, source = flags[name], f"--{name.replace('_', '-')}"
+        elif name in left_out:
+            continue
         elif environment.get(variable):
             value, source = environment[variable], variable
         elif name in document:
@@ -176,7 +181,7 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
         values[name], sources[name] = _parse(name, value, source), source
     if document:
         values["config"], sources["config"] = found, sources.get("config", str(found))
-    _add_well_known(values, sources, environment)
+    _add_well_known(values, sources, environment, left_out)
     roles, pools = _declarations(document, found)
     if url := values.get("redis_url"):
         values["redis_url"] = redis_address(url, sources["redis_url"])
@@ -262,7 +267,10 @@ def _encodable(text: str) -> bool:
 
 
 def _add_well_known(
-    values: dict[str, Any], sources: dict[str, str], environment: Mapping[str, str]
+    values: dict[str, Any],
+    sources: dict[str, str],
+    environment: Mapping[str, str],
+    left_out: Collection[str],
 ) -> None:
     """Names that other tools use too stand in where ours are not set."""
     if values.get("embedded"):
@@ -274,13 +282,14 @@ def _add_well_known(
                     f"{source} and {sources['embedded']} contradict each other: leave one out"
                 )
         return
-    if "redis_url" not in values:
+    unnamed = {"redis_url", "database_url", "pgbouncer_url"}.difference(values, left_out)
+    if "redis_url" in unnamed:
         if environment.get("REDIS_URL"):
             values["redis_url"], sources["redis_url"] = environment["REDIS_URL"], "REDIS_URL"
         elif environment.get("REDIS_HOST"):
             values["redis_url"], sources["redis_url"] = _redis_parts(environment), "REDIS_HOST"
     for name, variable in (("database_url", "DATABASE_URL"), ("pgbouncer_url", "PGBOUNCER_URL")):
-        if name not in values and environment.get(variable):
+        if name in unnamed and environment.get(variable):
             values[name], sources[name] = environment[variable], variable
 
 
@@ -385,11 +394,13 @@ def _check_embedded(settings: Settings) -> None:
 def to_environment(settings: Settings) -> dict[str, str]:
     """The environment that gives a child process the same settings."""
     environment: dict[str, str] = {}
+    left_out = []
     for name in _NAMES:
         value = getattr(settings, name)
         if value is None or value == "" or value is False:
+            left_out.append(name)
             continue
         if isinstance(value, Path):
             value = value.absolute()
         environment[f"MUSTER_{name.upper()}"] = "1" if value is True else str(value)
-    return environment
+    return {**environment, LEFT_OUT: ",".join(left_out)}

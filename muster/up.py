@@ -233,7 +233,7 @@ class Up:
     async def _start_children(self) -> str:
         environment = {
             **os.environ,
-            **to_environment(replace(self._settings, fallback="none")),
+            **to_environment(replace(self._settings, fallback="none", embedded=False)),
             "MUSTER_OWNER_PID": str(os.getpid()),
             "MUSTER_OWNER_START": str(start_time(os.getpid())),
         }

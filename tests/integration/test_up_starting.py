@@ -1,6 +1,7 @@
-"""Roles start while Redis is away: `muster up` waits with them, and can be stopped meanwhile."""
+"""Roles start: `muster up` waits with them while Redis is away, and can be stopped meanwhile."""
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -77,3 +78,29 @@ async def test_a_start_can_be_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
         assert await task == ""
     await starting.up._stop()
     assert starting.child.code is not None
+
+
+class Enough(Exception):
+    """Nothing is started."""
+
+
+async def test_its_roles_run_on_the_embedded_server_whatever_else_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They read the same file and environment, and would write to somebody's database."""
+    config = tmp_path / "muster.toml"
+    config.write_text("embedded = true\ndatabase_url = 'postgresql://file'\n")
+    monkeypatch.setenv("MUSTER_PGBOUNCER_URL", "postgresql://environment")
+    monkeypatch.setenv("MUSTER_REDIS_URL", "redis://environment")
+    told: list[dict[str, str]] = []
+
+    def child(_role: str, _command: list[str], environment: dict[str, str], _log: Path) -> None:
+        told.append(environment)
+        raise Enough
+
+    monkeypatch.setattr(up, "Child", child)
+    settings = load({"config": config, "data_dir": tmp_path}, os.environ)
+    with pytest.raises(Enough):
+        await up.Up(replace(settings, redis_url="unix:///its-own"))._start_children()
+    role = load({}, told[0])
+    assert (role.redis_url, role.database_url, role.pgbouncer_url) == ("unix:///its-own", "", "")

@@ -143,6 +143,16 @@ def test_a_child_gets_the_same_settings() -> None:
     assert (again.port, again.redis_url, again.single_process) == (9, "redis://x", True)
 
 
+def test_a_child_does_without_what_its_parent_does_without(tmp_path: Path) -> None:
+    """Whatever the environment and the file name, which the child reads too."""
+    path = write(tmp_path, "key_prefix = 'f:'\nauto_recover = true\ndatabase_url = 'sqlite:///f'")
+    given = {"config": path, "key_prefix": "", "auto_recover": False, "database_url": ""}
+    outside = {"MUSTER_KEY_PREFIX": "e:", "DATABASE_URL": "postgresql://e"}
+    settings = load(given, outside)
+    again = load({}, {**outside, **to_environment(settings)})
+    assert (again.key_prefix, again.auto_recover, again.database_url) == ("", False, "")
+
+
 def test_what_redis_keeps_is_told_in_milliseconds(tmp_path: Path) -> None:
     assert load({}, {}).retention == Retention()
     path = write(tmp_path, "retention_age_seconds = 60\nretention_ended_seconds = 1.5")
