@@ -150,10 +150,13 @@ def allowed_hosts(settings: Settings) -> tuple[str, ...]:
     return tuple(sorted({*LOOPBACK, settings.host, *named}))
 
 
-async def prepare(settings: Settings, role: str = "up") -> bool:
+async def prepare(
+    settings: Settings, role: str = "up", say: Callable[[str], None] | None = None
+) -> bool:
     """Check the server and apply the declared pools; False where the log was lost.
 
-    Only who can tell from the archive that there never was a log begins one. Raises `MusterError`.
+    Only who can tell from the archive that there never was a log begins one: it waits for the
+    database, and `say` tells a person so. Raises `MusterError`.
     """
     client = connect(settings.redis_url, max_connections=2)
     reader = Reader(settings.redis_url)
@@ -164,7 +167,7 @@ async def prepare(settings: Settings, role: str = "up") -> bool:
         if not (await events.stand(CATALOGUE)).generation:
             if role == "supervisor":
                 return True  # it waits for the catalogue itself
-            if await _log_was_lost(settings):
+            if await _log_was_lost(settings, say):
                 log.error("log.lost", pool="", reason="Redis is empty, the archive is not")
                 return False
             await catalogue.found()
@@ -181,7 +184,7 @@ async def prepare(settings: Settings, role: str = "up") -> bool:
     return True
 
 
-async def _log_was_lost(settings: Settings) -> bool:
+async def _log_was_lost(settings: Settings, say: Callable[[str], None] | None) -> bool:
     """Whether the archive knows a log. Waits for the database: without it nobody can tell."""
     if settings.never_viewed:
         return False
@@ -195,6 +198,9 @@ async def _log_was_lost(settings: Settings) -> bool:
         except (DatabaseError, OSError) as error:
             if not said:
                 log.warning("role.waits_for_database", error=type(error).__name__)
+                if say is not None:
+                    why = str(getattr(error, "orig", error)).partition("\n")[0]
+                    say(f"{redacted(settings.views_url)}: {why}; waiting for it")
                 said = True
             await asyncio.sleep(DATABASE_RETRY_SECONDS)
 

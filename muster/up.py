@@ -74,6 +74,7 @@ class Up:
         self._parts: list[Part] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
+        self._whole = True
         self._signals = 0
         self._began = time.monotonic()
         self._running = settings.data_dir / "running.json"
@@ -91,12 +92,14 @@ class Up:
             if not await outlast(self._reach, self._stopping, lambda text: line("redis", text)):
                 await self._stop()
                 return 0
-            await self._change_over()
+            begun = await self._change_over()
         else:
             if self._stand_in is None and Folder(self._settings.data_dir).used:
                 say("  (a fallback's log waits here; a start with its Redis takes it over)")
-            if not await prepare(self._settings):
-                self._say_lost()
+            begun = await self._prepare()
+        if not begun:
+            await self._stop()
+            return 0
         self._follow_logs()
         try:
             url = await (
@@ -111,9 +114,19 @@ class Up:
             await self._stop()
         return 0
 
-    def _say_lost(self) -> None:
-        self._tidings.know_lost(CATALOGUE)
-        say(f"the log has lost what is archived: commands are refused; {remedy(self._settings)}")
+    async def _prepare(self) -> bool:
+        """See that there is a log, whole or lost; False if the end came before that was known."""
+
+        async def look() -> None:
+            self._whole = await prepare(self._settings, say=lambda text: line("views", text))
+
+        if not await unless(self._stopping, look):
+            return False
+        if not self._whole:
+            self._tidings.know_lost(CATALOGUE)
+            what = "the log has lost what is archived: commands are refused"
+            say(f"{what}; {remedy(self._settings)}")
+        return True
 
     def _follow_logs(self) -> None:
         """Of the roles, before they are started."""
@@ -185,20 +198,22 @@ class Up:
         self._look_after("probe", probe.watch(self._settings.redis_url, stand_in.told, say))
         self._settings = stand_in.settings
 
-    async def _change_over(self) -> None:
-        """Take over from a fallback that an earlier start left, and watch who else is there."""
+    async def _change_over(self) -> bool:
+        """Take over from a fallback that an earlier start left, and watch who else is there.
+
+        False if the end came before anything was taken over.
+        """
         from muster.fallback.changeover import ChangeOver
 
         settings = self._settings
         change = ChangeOver(settings)
         await change.check()
-        whole = await prepare(settings)
-        if not whole:
-            self._say_lost()
+        if not await self._prepare():
+            return False
         if change.needed:
             self._server = change.server
             try:
-                await change.run(KeptServer(change.server, self._stopping, say), whole=whole)
+                await change.run(KeptServer(change.server, self._stopping, say), whole=self._whole)
             finally:
                 self.stop_server()
                 self._server = None
@@ -207,6 +222,7 @@ class Up:
         observer = Observer(settings)
         await observer.look()
         self._look_after("surroundings", observer.follow())
+        return True
 
     async def _reach(self) -> None:
         """See that somebody else's server answers. Raises `MusterError`."""

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import MakeServer
 from tests.e2e.conftest import CONFIG
 from tests.e2e.system import System
-from tests.e2e.test_refusals import one_line, refused
+from tests.e2e.test_refusals import left_on, one_line, refused
 from tests.e2e.test_servers_of_ones_own import ROLES, RolesApart
 from tests.process import free_port
 from tests.waiting import until
@@ -62,9 +62,14 @@ def _out(folder: Path, role: str) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def test_waiting_ends_at_once_when_asked(tmp_path: Path) -> None:
-    """With nothing left behind, and as a success: it did what it was told."""
-    system = System(tmp_path, env={"MUSTER_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"})
+@pytest.mark.parametrize("away", ["MUSTER_REDIS_URL=redis", "MUSTER_DATABASE_URL=postgresql"])
+def test_waiting_ends_at_once_when_asked(tmp_path: Path, away: str) -> None:
+    """With nothing left behind, and as a success: it did what it was told.
+
+    A log is begun only where the database tells that none was lost, so that is waited for too.
+    """
+    variable, _, kind = away.partition("=")
+    system = System(tmp_path, env={variable: f"{kind}://127.0.0.1:{free_port()}/0"})
     command = [*UP, "--data-dir", str(system.data)]
     with subprocess.Popen(
         command, cwd=tmp_path, env=system.env, stdout=subprocess.PIPE, text=True
@@ -74,6 +79,7 @@ def test_waiting_ends_at_once_when_asked(tmp_path: Path) -> None:
             assert up.poll() is None
         up.terminate()
         assert up.wait(10) == 0
+    assert left_on(system.data) == []
 
 
 @pytest.mark.parametrize(
