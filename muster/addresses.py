@@ -5,8 +5,9 @@ of it may reach a terminal, a log, a file that others read or an answer of the g
 """
 
 import re
+from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from eventstore.errors import ConfigurationError
 
@@ -65,6 +66,11 @@ def demand_address(url: str, source: str) -> None:
             f"{source}: this is not an address: what stands in brackets or as port is wrong"
             " (in a password, / ? # and % must be percent-encoded)"
         ) from None
+
+
+def sqlite_address(path: Path) -> str:
+    """The address of an SQLite file, whatever the names of its folders: `?` begins the query."""
+    return f"sqlite:///{quote(str(path.absolute()))}"
 
 
 def redis_address(url: str, source: str) -> str:

@@ -18,7 +18,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.pool import PoolConfig
 from eventstore.retention import Retention
-from muster.addresses import demand_address, redis_address
+from muster.addresses import demand_address, redis_address, sqlite_address
 
 SHOWN_MAX: Final = 100
 BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
@@ -111,7 +111,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         """The views' database: PostgreSQL where one is given, else a file in the data folder."""
         if self.stand_in_views:
             return self.stand_in_views
-        return self.database_url or f"sqlite:///{self.views_file.absolute()}"
+        return self.database_url or sqlite_address(self.views_file)
 
     @property
     def views_file(self) -> Path:

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Struct
 
-from muster.addresses import redacted, redis_address
+from muster.addresses import redacted, redis_address, sqlite_address
 from muster.commands.command import BadInput
 from muster.settings import shown
 
@@ -158,8 +158,8 @@ def known_database_url(args: argparse.Namespace) -> str:
     from projector.database import missing_file
 
     if missing := missing_file(found):
-        usual = data_directory(args).absolute() / "views.db"
-        hint = f"; the views of {data_directory(args)} are sqlite:///{usual}"
+        usual = data_directory(args) / "views.db"
+        hint = f"; the views of {data_directory(args)} are {sqlite_address(usual)}"
         raise BadInput(
             f"there is no SQLite file {shown(missing, str)}: name the database that a projector or"
             f" `muster up` writes, which also makes a new one{hint if usual.exists() else ''}"

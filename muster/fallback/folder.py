@@ -16,6 +16,7 @@ from msgspec import Struct
 from eventstore.errors import ConfigurationError
 from eventstore.ids import new_id
 from eventstore.server import EmbeddedServer
+from muster.addresses import sqlite_address
 from muster.fallback.files import sync_folder, write_whole
 
 NAME: Final = "fallback"
@@ -45,7 +46,7 @@ class Folder:
 
     @property
     def views_url(self) -> str:
-        return f"sqlite:///{self.path / 'views.db'}"
+        return sqlite_address(self.path / "views.db")
 
     def open(self, real: str, reason: str) -> Identity:
         """The log that is there, else a new one. Raises `ConfigurationError`."""

@@ -2,14 +2,17 @@
 
 import argparse
 import re
+from pathlib import Path
 
 import pytest
 
 from eventstore.connection import connect, connect_thread
 from eventstore.errors import ConfigurationError, MusterError
-from muster.addresses import redacted, redis_address
+from muster.addresses import redacted, redis_address, sqlite_address
 from muster.commands.connecting import redis_url
 from muster.commands.database_checks import check_postgres
+from muster.fallback.folder import Folder
+from muster.settings import Settings
 from projector.database import address
 
 
@@ -52,6 +55,15 @@ def test_what_lets_one_in_is_not_shown(url: str, shown: str) -> None:
 )
 def test_all_else_is(url: str) -> None:
     assert redacted(url) == url
+
+
+@pytest.mark.parametrize("name", ["what?", "100%41", "it's #1", "mün chen"])
+def test_an_sqlite_file_stays_in_its_folder_whatever_that_is_called(name: str) -> None:
+    """The views would be written elsewhere, past the folder that is locked."""
+    path = Path("/tmp") / name / "views.db"
+    assert address(sqlite_address(path)).database == str(path)
+    assert Folder(path).views_url == sqlite_address(path / "fallback" / "views.db")
+    assert Settings(data_dir=path.parent).views_url == sqlite_address(path)
 
 
 def test_a_database_of_another_kind_is_refused_without_it() -> None:
