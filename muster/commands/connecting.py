@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Struct
 
-from muster.addresses import redacted, redis_address, sqlite_address
+from muster.addresses import demand_address, redacted, redis_address, sqlite_address
 from muster.commands.command import BadInput
 from muster.settings import shown
 
@@ -136,12 +136,21 @@ def redis_url(args: argparse.Namespace) -> str:
 
 
 def find_database_url(args: argparse.Namespace) -> str:
-    """Where the views are, empty if nobody said."""
-    return args.database_url or database_from(os.environ) or running(args).database_url
+    """Where the views are, empty if nobody said. Raises `ConfigurationError`."""
+    if args.database_url:
+        demand_address(args.database_url, "--database-url")
+        return str(args.database_url)
+    if named := database_from(os.environ):
+        demand_address(named, "the address of the database in the environment")
+        return named
+    return running(args).database_url
 
 
 def database_url(args: argparse.Namespace) -> str:
-    """Where the views are. Raises `BadInput` if nobody said, or where there is nothing."""
+    """Where the views are. Raises `BadInput` if nobody said, or where there is nothing.
+
+    Raises `ConfigurationError` for what is no address.
+    """
     if found := known_database_url(args):
         return found
     raise BadInput(_nowhere("database", "--database-url", "MUSTER_DATABASE_URL", args))

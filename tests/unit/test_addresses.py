@@ -9,7 +9,7 @@ import pytest
 from eventstore.connection import connect, connect_thread
 from eventstore.errors import ConfigurationError, MusterError
 from muster.addresses import redacted, redis_address, sqlite_address
-from muster.commands.connecting import redis_url
+from muster.commands.connecting import database_url, redis_url
 from muster.commands.database_checks import check_postgres
 from muster.fallback.folder import Folder
 from muster.settings import Settings
@@ -89,6 +89,16 @@ def test_an_address_that_is_none_is_refused_without_it(url: str) -> None:
     with pytest.raises(MusterError) as refused:
         redis_url(argparse.Namespace(redis_url=url))
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://h:secret/d", "postgresql://me:secret@[::1/d"])
+def test_nor_one_of_a_database(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="--database-url: this is not an address") as one:
+        database_url(argparse.Namespace(database_url=url))
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(ConfigurationError, match="the database in the environment") as other:
+        database_url(argparse.Namespace(database_url=None))
+    assert "secret" not in f"{one.value}{other.value}"
 
 
 @pytest.mark.parametrize(
