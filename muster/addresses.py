@@ -68,6 +68,14 @@ def demand_address(url: str, source: str) -> None:
         ) from None
 
 
+def is_host_name(text: str) -> bool:
+    """Whether it can be looked up: its parts are not empty, nor too long."""
+    try:
+        return bool(text.encode("idna"))
+    except UnicodeError:
+        return False
+
+
 def sqlite_address(path: Path) -> str:
     """The address of an SQLite file, whatever the names of its folders: `?` begins the query."""
     return f"sqlite:///{quote(str(path.absolute()))}"

@@ -18,7 +18,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.pool import PoolConfig
 from eventstore.retention import Retention
-from muster.addresses import demand_address, redis_address, sqlite_address
+from muster.addresses import demand_address, is_host_name, redis_address, sqlite_address
 
 SHOWN_MAX: Final = 100
 BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
@@ -365,6 +365,11 @@ def _pool(name: str, body: dict[str, Any], roles: Mapping[str, str], path: Path)
 
 
 def _check(settings: Settings) -> None:
+    if not is_host_name(settings.host):
+        raise ConfigurationError(
+            f"{settings.sources.get('host', 'host')}: {shown(settings.host)} is not an address to"
+            " listen on, such as 127.0.0.1, or 0.0.0.0 for all"
+        )
     if settings.host not in LOOPBACK and not settings.api_token:
         raise ConfigurationError(
             f"host {shown(settings.host, str)} can be reached from outside this machine: set"

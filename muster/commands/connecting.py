@@ -13,7 +13,13 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Struct
 
-from muster.addresses import demand_address, redacted, redis_address, sqlite_address
+from muster.addresses import (
+    demand_address,
+    is_host_name,
+    redacted,
+    redis_address,
+    sqlite_address,
+)
 from muster.commands.command import BadInput
 from muster.settings import shown
 
@@ -114,7 +120,8 @@ def service(args: argparse.Namespace) -> Service:
 def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        named = is_host_name(parts.hostname or "")
+        return parts.scheme in ("http", "https") and named and parts.port != 0
     except ValueError:  # a port that is none
         return False
 

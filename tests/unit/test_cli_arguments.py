@@ -112,7 +112,7 @@ def test_flag_comes_before_environment_before_the_running_service(here, monkeypa
     assert connecting.service(flags(url="localhost:7000/")).url == "http://localhost:7000"
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:port", "redis://h"])
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:port", "redis://h", "h..1:1"])
 def test_an_address_that_is_none_is_refused(here, url):
     with pytest.raises(BadInput, match="--url"):
         connecting.service(flags(url=url))

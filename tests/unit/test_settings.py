@@ -126,6 +126,13 @@ def test_an_address_that_others_can_reach_needs_a_token() -> None:
     assert load({"host": "0.0.0.0"}, {"MUSTER_API_TOKEN": "t"}).host == "0.0.0.0"
 
 
+@pytest.mark.parametrize("host", ["127.0.0..1", "x" * 64, ""])
+def test_what_is_no_name_of_a_host_is_refused(host: str) -> None:
+    """To look it up is an error of another kind than that nobody is called so."""
+    with pytest.raises(ConfigurationError, match=r"--host: .* is not an address to listen on"):
+        load({"host": host}, {"MUSTER_API_TOKEN": "t"})
+
+
 def test_a_level_that_the_embedded_server_cannot_give_is_refused() -> None:
     """Else every command would be, by a system that has started."""
     with pytest.raises(ConfigurationError, match="has no replicas"):
