@@ -1,6 +1,7 @@
 """The command line of `muster`: all commands and their flags, and how a run of one ends."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ def command_line() -> argparse.ArgumentParser:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command that is named; returns the exit code."""
+    _open_streams()
     parser = command_line()
     args = parser.parse_args(argv)
     if args.command is None:
@@ -53,6 +55,16 @@ def run(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _open_streams() -> None:
+    """Let all be printed: what was closed takes it, and what has no letters for it an escape."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  (until the end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

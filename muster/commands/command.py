@@ -17,7 +17,6 @@ A command raises one of these; what it has to say goes to standard error, withou
 """
 
 import argparse
-import io
 import os
 import sys
 import textwrap
@@ -76,7 +75,6 @@ def declare(
 
 def conclude(name: str, run: Run, args: argparse.Namespace) -> int:
     """Run a command and turn how it ended into an exit code."""
-    _print_anything()
     try:
         code = run(args)
         sys.stdout.flush()
@@ -93,13 +91,6 @@ def conclude(name: str, run: Run, args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     return code
-
-
-def _print_anything() -> None:
-    """What a narrow terminal or pipe has no letters for is written as an escape."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def complain(name: str, error: object) -> None:

@@ -1,0 +1,53 @@
+"""Where standard output and error lead: nowhere, or to what has no letters or no room for it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SAID = '{"ts": "2026-11-24T14:03:00Z", "event": "grüße", "agent_id": "a"}\n'
+
+
+def muster(folder: Path, redirection: str, *words: str) -> tuple[int, str]:
+    """Run a command of which a shell redirects something; its exit code and what is heard."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "muster", *words],
+        check=False,
+        cwd=Path.cwd(),
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "MUSTER_DATA_DIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    (tmp_path / "logs" / "p").mkdir(parents=True)
+    (tmp_path / "logs" / "p" / "w.jsonl").write_text(SAID)
+    return tmp_path
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_is_as_good_as_not_looked_at(logs: Path, redirection: str) -> None:
+    assert muster(logs, redirection, "logs") == (0, "")
+
+
+def test_an_error_goes_nowhere_else_where_standard_error_is_closed(tmp_path: Path) -> None:
+    """Who reads JSON from standard output would read it there."""
+    assert muster(tmp_path, "2>&-", "logs") == (1, "")
+
+
+def test_what_has_no_letters_for_it_is_told_by_escapes(logs: Path) -> None:
+    code, said = muster(logs, "", "logs")
+    assert (code, said.count("gr\\xfc\\xdfe")) == (0, 1)
+    folder = logs / "grüße"
+    folder.mkdir()
+    (folder / "redis").touch()  # so that it ends at once
+    code, said = muster(logs, "", "up", "--port", "0", "--data-dir", str(folder))
+    assert (code, said.count("gr\\xfc\\xdfe\n")) == (1, 1)
+    assert "muster up: the embedded server cannot be started" in said
