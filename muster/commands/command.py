@@ -86,10 +86,13 @@ def conclude(name: str, run: Run, args: argparse.Namespace) -> int:
         return BadInput.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
+    except OSError as error:
         # Python flushes standard output once more at its end; let that find a reader.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        if isinstance(error, BrokenPipeError):
+            return BROKEN_PIPE
+        complain(name, error)
+        return CommandError.exit_code
     return code
 
 

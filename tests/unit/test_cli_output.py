@@ -51,3 +51,8 @@ def test_what_has_no_letters_for_it_is_told_by_escapes(logs: Path) -> None:
     code, said = muster(logs, "", "up", "--port", "0", "--data-dir", str(folder))
     assert (code, said.count("gr\\xfc\\xdfe\n")) == (1, 1)
     assert "muster up: the embedded server cannot be started" in said
+
+
+def test_what_has_no_room_is_named(logs: Path) -> None:
+    said = muster(logs, ">/dev/full", "logs")
+    assert said == (1, "muster logs: [Errno 28] No space left on device\n")
