@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -236,7 +236,7 @@ def run(role: str, settings: Settings) -> int:
 async def _serve(role: str, settings: Settings, owner: Owner, tell: Callable[[Told], None]) -> None:
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ending_signals():
         loop.add_signal_handler(number, ending.set)
     started: list[Part] = []
 
@@ -259,6 +259,13 @@ async def _serve(role: str, settings: Settings, owner: Owner, tell: Callable[[To
         await ending.wait()
     finally:
         await part.stop()
+
+
+def ending_signals() -> Sequence[signal.Signals]:
+    """Those that end a process in good order. Under `nohup` the end of a terminal does not."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return signal.SIGINT, signal.SIGTERM
+    return signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def teller() -> Callable[[Told], None]:

@@ -34,7 +34,7 @@ from muster.fallback.standin import StandIn
 from muster.fallback.surroundings import Observer
 from muster.keeping import STOP_SECONDS, KeptRole, KeptServer, keep
 from muster.premises import check_port, data_folder
-from muster.roles import ROLES, Owner, Part, Told, build, prepare
+from muster.roles import ROLES, Owner, Part, Told, build, ending_signals, prepare
 from muster.saying import about, line, remedy, say, say_ready
 from muster.settings import Settings, to_environment
 from muster.tidings import Tidings
@@ -144,7 +144,7 @@ class Up:
 
     def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in ending_signals():
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGCHLD, self._on_child)
 

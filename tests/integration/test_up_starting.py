@@ -104,3 +104,13 @@ async def test_its_roles_run_on_the_embedded_server_whatever_else_is_named(
         await up.Up(replace(settings, redis_url="unix:///its-own"))._start_children()
     role = load({}, told[0])
     assert (role.redis_url, role.database_url, role.pgbouncer_url) == ("unix:///its-own", "", "")
+
+
+async def test_the_end_of_a_terminal_is_not_its_end_under_nohup(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        up.Up(load({"data_dir": tmp_path}, {}))._listen()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
