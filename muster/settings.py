@@ -5,7 +5,7 @@ Roles and pools come from the file alone. Nothing below this package reads the e
 """
 
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -146,7 +146,13 @@ _NUMBERS: Final = {
     "retention_logs_days": (float, 0.01, 3_650),
     "retention_logs_megabytes": (float, 1, 1_000_000),
 }
-_NAMES: Final = tuple(sorted(_TEXT | _PATHS | _SWITCHES | set(_NUMBERS)))
+_NAMES: Final = ("embedded", *sorted((_TEXT | _PATHS | _SWITCHES | set(_NUMBERS)) - {"embedded"}))
+"""The first says whether addresses are looked at."""
+_WELL_KNOWN: Final = {
+    "redis_url": "REDIS_URL",
+    "database_url": "DATABASE_URL",
+    "pgbouncer_url": "PGBOUNCER_URL",
+}
 _CHOICES: Final = {
     "appendfsync": ("everysec", "always"),
     "fallback": ("none", "single-process"),
@@ -174,6 +180,8 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
             continue
         elif environment.get(variable):
             value, source = environment[variable], variable
+        elif not values.get("embedded") and (known := _well_known(name, environment)):
+            value, source = known
         elif name in document:
             value, source = document[name], f"{name} in {found}"
         else:
@@ -181,7 +189,8 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
         values[name], sources[name] = _parse(name, value, source), source
     if document:
         values["config"], sources["config"] = found, sources.get("config", str(found))
-    _add_well_known(values, sources, environment, left_out)
+    if values.get("embedded"):
+        _pass_over_addresses(values, sources)
     roles, pools = _declarations(document, found)
     if url := values.get("redis_url"):
         values["redis_url"] = redis_address(url, sources["redis_url"])
@@ -266,37 +275,31 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _add_well_known(
-    values: dict[str, Any],
-    sources: dict[str, str],
-    environment: Mapping[str, str],
-    left_out: Collection[str],
-) -> None:
-    """Names that other tools use too stand in where ours are not set."""
-    if values.get("embedded"):
-        for name in ("redis_url", "database_url", "pgbouncer_url"):
-            values.pop(name, None)
-            source = sources.pop(name, "")
-            if source.startswith("--"):
-                raise ConfigurationError(
-                    f"{source} and {sources['embedded']} contradict each other: leave one out"
-                )
-        return
-    unnamed = {"redis_url", "database_url", "pgbouncer_url"}.difference(values, left_out)
-    if "redis_url" in unnamed:
-        if environment.get("REDIS_URL"):
-            values["redis_url"], sources["redis_url"] = environment["REDIS_URL"], "REDIS_URL"
-        elif environment.get("REDIS_HOST"):
-            values["redis_url"], sources["redis_url"] = _redis_parts(environment), "REDIS_HOST"
-    for name, variable in (("database_url", "DATABASE_URL"), ("pgbouncer_url", "PGBOUNCER_URL")):
-        if name in unnamed and environment.get(variable):
-            values[name], sources[name] = environment[variable], variable
+def _well_known(name: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
+    """Names that other tools use too stand in where ours are not set: the value, and the name."""
+    variable = _WELL_KNOWN.get(name, "")
+    if environment.get(variable):
+        return environment[variable], variable
+    if name == "redis_url" and environment.get("REDIS_HOST"):
+        return _redis_parts(environment), "REDIS_HOST"
+    return None
+
+
+def _pass_over_addresses(values: dict[str, Any], sources: dict[str, str]) -> None:
+    """What an embedded server does not look at. A flag that names others is refused."""
+    for name in _WELL_KNOWN:
+        values.pop(name, None)
+        source = sources.pop(name, "")
+        if source.startswith("--"):
+            raise ConfigurationError(
+                f"{source} and {sources['embedded']} contradict each other: leave one out"
+            )
 
 
 def _redis_parts(environment: Mapping[str, str]) -> str:
     password = environment.get("REDIS_PASSWORD", "")
     login = f":{quote(password, safe='')}@" if password else ""
-    port, number = environment.get("REDIS_PORT", "6379"), environment.get("REDIS_DB", "0")
+    port, number = environment.get("REDIS_PORT") or "6379", environment.get("REDIS_DB") or "0"
     for variable, value in (("REDIS_PORT", port), ("REDIS_DB", number)):
         if not (value.isascii() and value.isdigit()):
             raise ConfigurationError(f"{variable}: expected a whole number, got {shown(value)}")

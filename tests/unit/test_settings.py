@@ -73,11 +73,23 @@ def test_a_file_declares_roles_and_pools_and_its_folder_is_where_classes_are(
             {"REDIS_HOST": "h", "REDIS_PORT": "1", "REDIS_DB": "2", "REDIS_PASSWORD": "p/w"},
             "redis://:p%2Fw@h:1/2",
         ),
+        ({"REDIS_HOST": "h", "REDIS_PORT": "", "REDIS_DB": ""}, "redis://h:6379/0"),
         ({"MUSTER_EMBEDDED": "1", "REDIS_URL": "redis://a"}, ""),
+        ({"MUSTER_EMBEDDED": "1", "REDIS_HOST": "h", "REDIS_PORT": "tcp://h:1"}, ""),
     ],
 )
 def test_where_redis_is(environment: dict[str, str], url: str) -> None:
     assert load({}, environment).redis_url == url
+
+
+@pytest.mark.parametrize("ours", ["", "MUSTER_"])
+def test_the_environment_beats_the_file_whoever_else_reads_it(tmp_path: Path, ours: str) -> None:
+    """So do commands, which look at no file: they would ask another Redis than `muster up` uses."""
+    path = write(tmp_path, "redis_url = 'redis://file'\ndatabase_url = 'postgresql://file'")
+    outside = {f"{ours}REDIS_URL": "redis://it", f"{ours}DATABASE_URL": "postgresql://it"}
+    settings = load({"config": path}, outside)
+    assert (settings.redis_url, settings.database_url) == ("redis://it", "postgresql://it")
+    assert load({"config": path}, {}).redis_url == "redis://file"
 
 
 def test_embedded_ignores_the_database_of_the_environment() -> None:
