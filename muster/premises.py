@@ -1,5 +1,6 @@
 """What a `muster up` must have to itself: a data folder, and a port."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -18,6 +19,8 @@ class data_folder:  # noqa: N801  # reads as a statement: with data_folder(path)
     def __enter__(self) -> None:
         try:
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(self._path, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             self._lock = os.open(self._path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             why = "it is a file" if isinstance(error, FileExistsError) else error.strerror

@@ -1,5 +1,6 @@
 """Settings: where they come from, which one wins, and what is refused."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,17 @@ def test_a_folder_that_cannot_be_made_is_named(
     assert main(["up", "--data-dir", folder]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"muster up: {said}")
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that somebody else has used: its lock is there, and may be open to all."""
+    (tmp_path / "lock").touch()
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)  # root may write anywhere
+    assert main(["up", "--data-dir", str(tmp_path)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"muster up: the data folder {tmp_path} cannot be used: Permission den")
 
 
 @pytest.mark.parametrize("name", ["redis_url", "database_url"])
