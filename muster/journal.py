@@ -21,10 +21,12 @@ _WITHOUT_VALUES = structlog.dev.RichTracebackFormatter(show_locals=False)
 def configure(role: str, *, level: str = "info", file: Path | None = None) -> None:
     """Set up this process' logging. `file`: JSON lines there, rotated; else standard error.
 
-    Raises `ConfigurationError` where the file's folder cannot be made.
+    Raises `ConfigurationError` where that cannot be had.
     """
+    handler: logging.Handler = logging.StreamHandler()
     if file is not None:
         make_folder(file.parent)
+        handler = _file_handler(file)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -44,9 +46,6 @@ def configure(role: str, *, level: str = "info", file: Path | None = None) -> No
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler: logging.Handler = logging.StreamHandler()
-    if file is not None:
-        handler = RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=FILES, delay=True)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -57,6 +56,14 @@ def configure(role: str, *, level: str = "info", file: Path | None = None) -> No
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _file_handler(file: Path) -> logging.Handler:
+    """Open at once: a file that cannot be written is a traceback for every line otherwise."""
+    try:
+        return RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=FILES)
+    except OSError as error:
+        raise ConfigurationError(f"the log {file} cannot be written: {error.strerror}") from None
 
 
 def make_folder(folder: Path) -> None:

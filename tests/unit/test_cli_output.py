@@ -56,3 +56,12 @@ def test_what_has_no_letters_for_it_is_told_by_escapes(logs: Path) -> None:
 def test_what_has_no_room_is_named(logs: Path) -> None:
     said = muster(logs, ">/dev/full", "logs")
     assert said == (1, "muster logs: [Errno 28] No space left on device\n")
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """Else every line of it would be a traceback at the terminal."""
+    log = tmp_path / "logs" / "up.jsonl"
+    log.mkdir(parents=True)
+    (tmp_path / "redis").touch()  # so that it ends at once
+    said = muster(tmp_path, "", "up", "--port", "0")
+    assert said == (1, f"muster up: the log {log} cannot be written: Is a directory\n")
