@@ -1,6 +1,7 @@
 """`muster doctor` on real servers: what is right, what is not, and that nothing is changed."""
 
 import asyncio
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import redis
 from muster.__main__ import main
 from muster.commands import log_checks
 from muster.commands.checks import Level
-from muster.commands.database_checks import check_database
+from muster.commands.database_checks import check_database, check_sqlite
 from muster.commands.log_checks import check_logs
 from muster.commands.redis_checks import check_redis
 from projector.database import Database
@@ -93,6 +94,16 @@ def test_a_file_that_is_no_database_fails(tmp_path):
     path = tmp_path / "views.db"
     path.write_text("not a database" * 100)
     assert levels(check_database(f"sqlite:///{path}"))["readable"] is Level.FAIL
+
+
+def test_a_file_in_a_folder_of_somebody_else_fails(tmp_path, monkeypatch):
+    """All else is looked at all the same. (Root may look anywhere, so this is told.)"""
+
+    def forbidden(_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    assert levels(check_sqlite(tmp_path / "views.db"))["readable"] is Level.FAIL
 
 
 def test_a_database_user_without_rights_is_told_which(postgres_url):
