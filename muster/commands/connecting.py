@@ -230,7 +230,18 @@ def database_from(environment: Mapping[str, str]) -> str:
 
 
 def _nowhere(what: str, flag: str, variable: str, args: argparse.Namespace) -> str:
+    folder = data_directory(args)
+    found = "cannot be read by this user" if _closed(folder) else "has none"
     return (
         f"nobody said which {what}: give {flag}, set {variable}, or name the data directory of a"
-        f" running `muster up` (--data-dir; {data_directory(args)} has none)"
+        f" running `muster up` (--data-dir; {folder} {found})"
     )
+
+
+def _closed(folder: Path) -> bool:
+    """Whether somebody else's `muster up` may run there."""
+    try:
+        (folder / "running.json").open().close()
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return False

@@ -118,6 +118,18 @@ def test_an_address_that_is_none_is_refused(here, url):
         connecting.service(flags(url=url))
 
 
+def test_a_service_of_somebody_else_is_not_said_to_be_none(here, monkeypatch):
+    """(Root may read it, so this is told.)"""
+    write_running(here, "{}")
+
+    def forbidden(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(BadInput, match=r"--data-dir; \.muster cannot be read by this user\)"):
+        connecting.redis_url(flags())
+
+
 def test_redis_is_found_by_url_by_parts_and_by_the_running_service(here, monkeypatch):
     with pytest.raises(BadInput, match="MUSTER_REDIS_URL"):
         connecting.redis_url(flags())
