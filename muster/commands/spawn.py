@@ -8,7 +8,6 @@ for again without making a second agent.
 import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from urllib.parse import quote
 
@@ -22,6 +21,7 @@ from muster.commands.answers import AgentAnswer, PoolAnswer
 from muster.commands.arguments import json_object, pairs, seconds
 from muster.commands.asking import BASE, TIMEOUT_SECONDS, Gateway, NoReply
 from muster.commands.command import BadInput, CommandError, Subparsers, complain, declare
+from muster.commands.together import together
 
 EXAMPLES = """\
   muster spawn developer_pool --project demo
@@ -31,7 +31,6 @@ EXAMPLES = """\
   muster spawn developer_pool --project demo --key order-4711 --no-wait --json
   muster spawn developer_pool --project demo --durability replicated
 """
-AT_ONCE = 32
 COUNT_MAX = 100_000
 WAIT_SECONDS = 5.0
 
@@ -151,15 +150,8 @@ def spawn_all(
     """One spawn a key, some at once; in the order of the keys."""
     if len(keys) == 1:
         return [_spawn(gateway, request, keys[0], wait, assured)]
-    pool = ThreadPoolExecutor(max_workers=min(len(keys), AT_ONCE))
-    try:
-        futures = [pool.submit(_spawn, gateway, request, key, wait, assured) for key in keys]
-        with _progress(len(keys)) as advance:
-            for _ in as_completed(futures):
-                advance()
-        return [future.result() for future in futures]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with _progress(len(keys)) as advance:
+        return together(lambda key: _spawn(gateway, request, key, wait, assured), keys, advance)
 
 
 def _spawn(

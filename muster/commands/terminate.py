@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -13,13 +12,13 @@ from muster.commands.answers import AgentAnswer
 from muster.commands.arguments import agent_id, seconds
 from muster.commands.asking import BASE, TIMEOUT_SECONDS, Answer, Gateway
 from muster.commands.command import CommandError, Subparsers, complain, declare
+from muster.commands.together import together
 
 EXAMPLES = """\
   muster terminate 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e
   muster terminate 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e --now
   muster ps --project demo --json | jq -r '.[].agent_id' | xargs muster terminate --no-wait
 """
-AT_ONCE = 32
 WAIT_SECONDS = 5.0
 
 
@@ -63,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     wait = 0.0 if args.no_wait else seconds(args.wait or str(WAIT_SECONDS), "--wait")
     wish = Wish(pool=args.pool, graceful=not args.now, wait=wait, assured=assurance.header(args))
     gateway = Gateway(connecting.service(args))
-    with ThreadPoolExecutor(max_workers=min(len(ids), AT_ONCE)) as pool:
-        ended = list(pool.map(lambda one: _terminate(gateway, one, wish), ids))
+    ended = together(lambda one: _terminate(gateway, one, wish), ids)
     _tell([answer for answer in ended if isinstance(answer, Answer)], as_json=args.json)
     answers = [answer for answer in ended if isinstance(answer, Answer)]
     code = assurance.complain("terminate", [assurance.pending(answer) for answer in answers])

@@ -1,5 +1,7 @@
-"""Ctrl-C before a command has begun: it ends as it would later."""
+"""Ctrl-C before a command has begun: it ends as it would later. And while it waits for answers."""
 
+import signal
+import socket
 import subprocess
 import sys
 
@@ -32,3 +34,27 @@ def test_a_ctrl_c_while_it_is_still_being_imported_ends_it_in_silence(imported, 
         timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "terminate 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e --pool night",
+        "spawn night --project demo --role developer --count 2",
+    ],
+)
+def test_a_ctrl_c_while_answers_are_awaited_ends_it_at_once(words):
+    """Not when they have come, or are given up."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "muster", *words.split(), "--url", url]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(1)  # the request: it waits from now on
+                waiting.send_signal(signal.SIGINT)
+                try:
+                    _, said = waiting.communicate(timeout=10)
+                finally:
+                    waiting.kill()
+    assert (waiting.returncode, said) == (INTERRUPTED, "")
