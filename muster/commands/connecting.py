@@ -184,10 +184,15 @@ def known_database_url(args: argparse.Namespace) -> str:
 
 
 def key_prefix(args: argparse.Namespace) -> str:
-    if args.key_prefix is not None:
-        return str(args.key_prefix)
-    prefix = os.environ.get("MUSTER_KEY_PREFIX")
-    return running(args).key_prefix if prefix is None else prefix
+    """What stands before all keys. Raises `BadInput`."""
+    named = args.key_prefix
+    prefix = os.environ.get("MUSTER_KEY_PREFIX") if named is None else str(named)
+    if prefix is None:
+        return running(args).key_prefix
+    if "{" in prefix or "}" in prefix:
+        source = "MUSTER_KEY_PREFIX" if named is None else "--key-prefix"
+        raise BadInput(f"{source}: braces are not allowed, they mark the Cluster slot")
+    return prefix
 
 
 def log_directory(args: argparse.Namespace) -> Path:

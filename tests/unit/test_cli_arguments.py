@@ -118,6 +118,15 @@ def test_an_address_that_is_none_is_refused(here, url):
         connecting.service(flags(url=url))
 
 
+def test_a_key_prefix_with_braces_is_refused(here, monkeypatch):
+    with pytest.raises(BadInput, match="--key-prefix: braces are not allowed"):
+        connecting.key_prefix(flags(key_prefix="{x"))
+    monkeypatch.setenv("MUSTER_KEY_PREFIX", "x}")
+    with pytest.raises(BadInput, match="MUSTER_KEY_PREFIX: braces are not allowed"):
+        connecting.key_prefix(flags())
+    assert connecting.key_prefix(flags(key_prefix="")) == ""
+
+
 def test_a_service_of_somebody_else_is_not_said_to_be_none(here, monkeypatch):
     """(Root may read it, so this is told.)"""
     write_running(here, "{}")
