@@ -24,8 +24,10 @@ EXAMPLES = """\
   muster tail --from 0 --json | jq .type        everything, for a program
 """
 LAST = 20
-STREAM_ID = re.compile(r"\d+-\d+")
-POSITION = re.compile(r"([a-z0-9_-]{1,63}):(\d+)")
+STREAM_ID = re.compile(r"\d+-\d+", re.ASCII)
+DIGITS_MAX = 20
+"""Of a number of 64 bits."""
+POSITION = re.compile(r"([a-z0-9_-]{1,63}):(\d{1,20})")
 CLOCK = re.compile(r"\d{1,2}:\d{2}")
 
 
@@ -185,6 +187,13 @@ async def _demand_log(streams: Streams, options: TailOptions) -> None:
         raise Refused(f"there is no log in this Redis: it was never begun, or was lost; {CURE}")
 
 
+def _is_stream_id(start: str) -> bool:
+    """As Redis takes it: two numbers of 64 bits."""
+    return STREAM_ID.fullmatch(start) is not None and all(
+        len(part) <= DIGITS_MAX and int(part) < 2**64 for part in start.split("-")
+    )
+
+
 def _before(start: str) -> str:
     return before_ms(moment_ms(start, "--from", nor="POOL:SEQ, or the id of an entry"))
 
@@ -202,6 +211,5 @@ async def _place(streams: Streams, options: TailOptions) -> None:
     if named:
         streams.positions[named[0]] = await streams.before_seq(*named)
     elif options.start not in ("", "0"):
-        exact = STREAM_ID.fullmatch(options.start) is not None
-        after = options.start if exact else _before(options.start)
+        after = options.start if _is_stream_id(options.start) else _before(options.start)
         streams.positions.update(dict.fromkeys(streams.positions, after))

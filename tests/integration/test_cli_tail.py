@@ -212,12 +212,13 @@ async def test_lines_are_readable_and_json_is_whole(record, capsys):
 
 async def test_what_cannot_be_is_one_line(record, capsys):
     assert run("tail", "--redis-url", record.url, "--pool", "gamma") == 1
-    assert run("tail", "--redis-url", record.url, "--from", "soon") == 2
+    for wrong in ("soon", f"{2**64}-0", "1-" + "9" * 5000, "٣-٣", "alpha:" + "9" * 5000):
+        assert run("tail", "--redis-url", record.url, "--from", wrong) == 2
     assert run("tail", "--redis-url", record.url, "-n", "-1") == 2
     assert run("tail", "--redis-url", "redis://127.0.0.1:1") == 3
     assert run("tail", "--redis-url", "what") == 2
     said = capsys.readouterr().err.splitlines()
-    assert [line.startswith("muster tail: ") for line in said] == [True] * 5
+    assert [line.startswith("muster tail: ") for line in said] == [True] * 9
     assert "there are: catalogue, alpha, beta" in said[0]
 
 
