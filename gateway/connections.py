@@ -129,7 +129,7 @@ class TurnedAway(asyncio.Protocol):
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_door", "_head_timer", "_limits", "_unread_timer", "_unsent", "_wire")
+    __slots__ = ("_door", "_head_timer", "_leaving", "_limits", "_unread_timer", "_unsent", "_wire")
 
     def __init__(self, door: Door, server: web.Server, limits: Limits) -> None:
         super().__init__(
@@ -147,6 +147,7 @@ class Connection(web.RequestHandler):
         self._wire: asyncio.Transport | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        self._leaving: asyncio.TimerHandle | None = None
         self._unsent = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -164,8 +165,8 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._door.left()
-        self._stop(self._head_timer)
-        self._stop(self._unread_timer)
+        for timer in (self._head_timer, self._unread_timer, self._leaving):
+            self._stop(timer)
         self._wire = None
         super().connection_lost(exc)
 
@@ -177,6 +178,8 @@ class Connection(web.RequestHandler):
     # ---- reading -----------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self._leaving is not None:
+            return
         heads = self._request_count
         super().data_received(data)
         if self._request_count != heads:
@@ -191,7 +194,9 @@ class Connection(web.RequestHandler):
             return
         detail = f"the head of a request did not come within {self._limits.head_seconds:g} s"
         self._wire.write(plain_answer(Problem(Kind.HEAD_TOO_SLOW, detail), self._door.headers))
-        self.force_close()
+        self._wire.write_eof()
+        # Closed with something unread, the kernel would take the answer back from the client.
+        self._leaving = self._loop.call_later(self._limits.linger_seconds, self.force_close)
 
     # ---- writing -----------------------------------------------------------------------------
 
