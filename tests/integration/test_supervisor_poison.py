@@ -153,17 +153,22 @@ async def test_where_suspicion_is_off_those_set_apart_come_back(site: Site) -> N
 
 
 async def suspects(pool: TestPool, count: int) -> list[str]:
-    """Agents that were lost twice, each with a worker that it had with all others; as they wait.
+    """Agents that were lost twice, each with those beside it; as they wait.
 
     Those of one millisecond wait in the order of their ids, which need not be that of their spawns.
     """
     spawned = [(await pool.spawn()).agent_id for _ in range(count)]
-    for name in "xy":
-        await pool.claim(await pool.worker(name, slots=count + 1), count)
-        fence = await pool.fence(name)
-        lose = Lose(worker_id=name, reason="t", now_ms=pool.log.now_ms(), suspicion_ms=600_000)
-        for agent_id in spawned:
-            await pool.log.act(POOL, agent_id, lose, ORIGIN, fence=fence)
+    slots = pool.pool.config.agents_per_worker
+    for turn in "xy":
+        names = [f"{turn}{first}" for first in range(0, count, slots)]
+        held = {
+            name: await pool.claim(await pool.worker(name, slots=slots), slots) for name in names
+        }
+        for name, claimed in held.items():
+            fence = await pool.fence(name)
+            lose = Lose(worker_id=name, reason="t", now_ms=pool.log.now_ms(), suspicion_ms=600_000)
+            for one in claimed:
+                await pool.log.act(POOL, one.agent.agent_id, lose, ORIGIN, fence=fence)
     waiting = [agent_id for agent_id, _ in await pool.log.waiting_alone(POOL, 100)]
     assert set(waiting) == set(spawned)
     return waiting
