@@ -6,8 +6,12 @@ half a transaction behind. `write` and `read` take a plain function of a connect
 """
 
 import asyncio
-from collections.abc import Callable
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -42,6 +46,8 @@ T = TypeVar("T")
 BUSY_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 5
 CLOSE_SECONDS: Final = 5
+GIVEN_UP_SECONDS: Final = 10
+"""A question that nobody waits for any more has its connection for so much longer."""
 IDLE_SECONDS: Final = 5
 """A process that stops within a transaction loses it after so long, and its locks with it."""
 SILENCE: Final = {
@@ -64,6 +70,36 @@ class DatabaseUnreachable(MusterError):
     """The database of the views does not answer."""
 
 
+class _Wire:
+    """The connection of one transaction to PostgreSQL, which may be cut while a thread waits on it.
+
+    Something between us and the server can swallow an answer and keep the connection open, and
+    libpq waits for ever.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._descriptor = -1
+
+    @contextmanager
+    def of(self, connection: Connection) -> Iterator[None]:
+        driver = connection.connection.driver_connection
+        number = getattr(driver, "fileno", None)
+        self._descriptor = number() if number else -1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._descriptor = -1
+
+    def cut(self) -> None:
+        """End the waiting; nothing where that is over."""
+        with self._lock:
+            if self._descriptor >= 0:
+                with socket.socket(fileno=os.dup(self._descriptor)) as wire, suppress(OSError):
+                    wire.shutdown(socket.SHUT_RDWR)
+
+
 class Database:
     """One database, with a bounded number of connections, each used by a thread at a time."""
 
@@ -74,7 +110,7 @@ class Database:
         self._engine: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._writing = asyncio.Lock()
-        self._running: set[Future[Any]] = set()
+        self._running: dict[Future[Any], _Wire] = {}
 
     @property
     def prefix(self) -> str:
@@ -94,9 +130,16 @@ class Database:
         if engine is None or threads is None:
             return
         threads.shutdown(wait=False, cancel_futures=True)
-        if running := [asyncio.wrap_future(future) for future in self._running]:
-            await asyncio.wait(running, timeout=CLOSE_SECONDS)
+        await self._wait(CLOSE_SECONDS)
+        for wire in list(self._running.values()):
+            wire.cut()  # else the process would wait for that thread when it ends
+        await self._wait(CLOSE_SECONDS)
         engine.dispose()
+
+    async def _wait(self, seconds: float) -> None:
+        """For what runs in threads."""
+        if running := [asyncio.wrap_future(future) for future in list(self._running)]:
+            await asyncio.wait(running, timeout=seconds)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction that may write; what it raises rolls it back."""
@@ -124,16 +167,27 @@ class Database:
         if not writes and not self.sqlite:
             options["isolation_level"] = "REPEATABLE READ"
 
+        wire = _Wire()
+
         def transaction() -> T:
-            with engine.execution_options(**options).begin() as connection:
+            with (
+                engine.execution_options(**options).connect() as connection,
+                wire.of(connection),
+                connection.begin(),
+            ):
                 if writes and not self.sqlite:
                     connection.exec_driver_sql(_NEVER_STUCK)
                 return work(connection)
 
         future = threads.submit(transaction)
-        self._running.add(future)
-        future.add_done_callback(self._running.discard)
-        return await asyncio.wrap_future(future)
+        self._running[future] = wire
+        future.add_done_callback(lambda done: self._running.pop(done, None))
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if not writes:
+                asyncio.get_running_loop().call_later(GIVEN_UP_SECONDS, wire.cut)
+            raise
 
     async def prepare(self) -> None:
         """Create whatever is not there yet. Any number of processes may do so at once."""

@@ -5,14 +5,16 @@ import os
 import signal
 import socket
 import time
+from random import Random
 from typing import Any
 
 import aiohttp
 import psutil
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, make_url, text
 
 from projector.database import Database
+from tests.chaos.proxy import Link, Weather
 from tests.databases import PostgresServer
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged
 from tests.waiting import until
@@ -94,6 +96,35 @@ async def test_a_host_that_falls_silent_is_given_up_by_the_kernel_soon(
     finally:
         await database.close()
     assert found == (most_ms, 1)
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+async def test_a_connection_that_never_answers_is_cut(postgres_url, monkeypatch, given_up):
+    """Something in between keeps it open: the kernel sees nothing, and no process could end."""
+    monkeypatch.setattr("projector.database.CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("projector.database.GIVEN_UP_SECONDS", 0.1 if given_up else 60.0)
+    url = make_url(postgres_url)
+    link = Link("views", url.port or 5432, Random(1))
+    await link.start()
+    database = Database(
+        url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
+    )
+    database.open()
+    await database.read(_bounds)
+    link.set(Weather(replies_stall=True))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(database.read(_one), 0.1)
+    if given_up:
+        await until(lambda: not database._running)
+        link.clear()
+        assert await database.ask(_one) == 1
+    await database.close()
+    assert not database._running
+    await link.stop()
+
+
+def _one(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT 1")).scalar_one())
 
 
 def _bounds(connection: Connection) -> tuple[int, int]:
