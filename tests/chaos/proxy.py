@@ -122,7 +122,7 @@ class Link:
                 await hold(chunk, sink)
                 sink.write(chunk)
                 await sink.drain()
-            sink.close()  # what was written before is still sent
+        sink.close()  # also by a side that broke off; what was written before is still sent
 
     async def _hold_request(self, _chunk: bytes, _sink: asyncio.StreamWriter) -> None:
         if self._weather.request_delay_seconds:

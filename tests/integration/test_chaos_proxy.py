@@ -1,6 +1,8 @@
 """The proxy of the harness does to a connection what it says, and nothing else."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from random import Random
 
@@ -19,6 +21,7 @@ class Server:
         self.heard: list[bytes] = []
         self.port = 0
         self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -28,7 +31,15 @@ class Server:
         assert self._server is not None
         self._server.close()
 
+    def break_off(self) -> None:
+        """Reset all connections."""
+        for writer in self._writers:
+            at_once = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            writer.transport.abort()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         try:
             while line := await reader.readline():
                 self.heard.append(line)
@@ -166,3 +177,11 @@ async def test_a_server_that_is_not_there_is_a_closed_connection(link: Link, ser
     await server.stop()
     async with Client(link) as client:
         assert await client.ask() == b""
+
+
+async def test_a_server_that_breaks_off_is_gone_for_the_client_too(link: Link, server: Server):
+    """As one that is killed; a client that waits for an answer would wait for ever."""
+    async with Client(link) as client:
+        assert await client.ask() == REPLY
+        server.break_off()
+        assert await asyncio.wait_for(client.reader.read(), 5) == b""
