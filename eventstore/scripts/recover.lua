@@ -15,6 +15,10 @@
 -- Invariant: between halt and open nobody writes the log but the last who halted it, and a generation
 -- that was begun never had another first event.
 
+-- Readers go on from ids, also from those of events that were lost: whatever comes next lies after them.
+-- They lie before the clock, but where log time runs ahead of it; then this long after what is known.
+local LOST_MS = 60000
+
 local word, claim = ARGV[1], ARGV[2]
 local found = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted', 'recovering')
 local time = redis.call('TIME')
@@ -38,7 +42,8 @@ elseif word == 'begin' then
     redis.call('DEL', commands_key)
     redis.call('XGROUP', 'CREATE', commands_key, GROUP, '0', 'MKSTREAM')
   end
-  generation, seq, ts = ARGV[3], tonumber(ARGV[4]), math.max(ts, tonumber(ARGV[5]))
+  local last = math.max(tonumber(found[3] or '0'), tonumber(ARGV[5]))
+  generation, seq, ts = ARGV[3], tonumber(ARGV[4]), last < now and now or last + LOST_MS
   redis.call('HSET', meta_key, 'generation', generation, 'seq', ARGV[4], 'ts', number(ts),
     'layout', '1', 'free', '0', 'waiting', '0', 'epoch', ARGV[6], 'term', '0', 'scaling', '0',
     'recovered_seq', ARGV[4], 'halted', found[4], 'recovering', claim)

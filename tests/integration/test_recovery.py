@@ -120,6 +120,26 @@ async def test_an_emptied_redis_is_recovered_from_the_archive(
         await demand_equal(stage)
 
 
+async def test_a_log_ahead_of_the_clock_goes_on_behind_what_it_lost(
+    redis_url: str, views_url: str
+) -> None:
+    """Readers that saw what was lost go on from its ids, and would pass over what comes next."""
+    async with archived_story(redis_url, views_url) as (stage, pool):
+        with redis.Redis.from_url(redis_url) as client:
+            ahead = int(client.time()[0] * 1000) + 86_400_000
+            client.hset(META, "ts", ahead)
+            await pool.spawn()
+            async with stage.projecting():
+                await stage.settle()
+            await pool.spawn()
+            [(lost, _)] = client.xrevrange(EVENTS, count=1)
+            client.flushall()
+            await recovered(stage)
+            [(first, fields)] = client.xrange(EVENTS, min=b"(" + lost, count=1)
+            assert fields[b"type"] == b"log.recovered"
+            assert int(first.split(b"-")[0]) - ahead < 120_000, "nor much later than that"
+
+
 async def test_a_trimmed_log_is_recovered_whole_and_trimmed_again(
     redis_url: str, database_url: str
 ) -> None:
