@@ -33,9 +33,11 @@ KINDS = ("unit", "integration", "e2e", "chaos", "bench")
 
 
 def pytest_sessionstart() -> None:
-    """What tests start heeds Ctrl-C, also where a shell that ignores it has put the run aside."""
+    """What tests start heeds signals, also where the run was put aside, or under `nohup`."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)
