@@ -5,9 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.chaos.clocks import Clock, library
+from tests.process import missing
 
 WAITS = """
 import subprocess, time
@@ -16,9 +15,10 @@ print(round(time.time()) // 86400)
 """
 
 
-@pytest.mark.skipif(library() is None, reason="libfaketime is not installed")
 def test_a_process_on_a_clock_of_its_own_can_wait_for_another(tmp_path: Path):
     """A supervisor that is asked to end waits for its zygote, and has more to do after that."""
+    if library() is None:
+        missing("libfaketime", "faketime")
     clock = Clock(tmp_path / "clock")
     days = []
     for seconds in (0, 3 * 86_400):
