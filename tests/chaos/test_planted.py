@@ -14,7 +14,46 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("name", PLANTED)
 def test_every_bug_can_be_planted(name: str):
     """One whose text is gone from a script would leave a Muster that does nothing at all."""
-    code = f"from tests.chaos.planted import plant; plant({name!r})"
+    python(f"from tests.chaos.planted import plant; plant({name!r})")
+
+
+SENT = """
+import asyncio
+from eventstore.keys import Keys
+from eventstore.log import Log
+
+class Client:
+    async def execute_command(self, word, digest, *_):
+        print(digest)
+        return [b"OK", b"1", b"1", b"1"]
+
+async def main():
+    for name in ("commit", "admit", "claim"):
+        await Log(Client(), Keys()).run(name, "p")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("no-epoch-check", [False, False, True]),
+        ("no-termination-flag", [False, False, True]),
+        ("no-version-check", [True, False, False]),
+        ("trimmed-by-length", [True, True, True]),
+        ("client-retries", [False, False, False]),
+    ],
+)
+def test_what_a_log_sends_to_redis_has_the_bug(name: str, other: list[bool]):
+    """One in a text that nobody asks for would be looked for in vain."""
+    whole = python(SENT)
+    planted = python(f"from tests.chaos.planted import plant; plant({name!r})\n{SENT}")
+    assert [one != another for one, another in zip(whole, planted, strict=True)] == other
+
+
+def python(code: str) -> list[str]:
+    """What it prints, line by line."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -24,3 +63,4 @@ def test_every_bug_can_be_planted(name: str):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
