@@ -18,6 +18,7 @@ from eventstore.connection import (
     AsyncClient,
     execute,
     passing,
+    refusal,
     send,
     shielded,
     unreachable,
@@ -41,10 +42,6 @@ from eventstore.step import Argument
 
 QUIET_SECONDS: Final = 30.0
 """After so long without a reply log time is asked for."""
-
-
-class NotAHash(LogError):
-    """A key is of another type than it must be."""
 
 
 class GuardedLog:
@@ -155,10 +152,7 @@ class GuardedLog:
         except UNREACHABLE as error:
             raise unreachable(error) from error
         except ResponseError as error:
-            if passing(error):
-                raise LogUnreachable(f"Redis is not ready: {error}") from error
-            kind = NotAHash if str(error).startswith("WRONGTYPE") else LogError
-            raise kind(f"pool {pool!r}: {command[0]} failed: {error}") from error
+            raise refusal(f"pool {pool!r}: {command[0]} failed", error) from error
         return reply
 
 

@@ -25,8 +25,9 @@ from eventstore.errors import (
     Recovered,
     RolledBack,
     Unreadable,
+    WrongType,
 )
-from eventstore.guarded import GuardedLog, NotAHash
+from eventstore.guarded import GuardedLog
 from eventstore.ids import new_id
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.outcomes import (
@@ -333,7 +334,7 @@ class Log(GuardedLog):
         """The write side's state of an agent; None once it has left Redis."""
         try:
             fields = await self._read(pool, "HGETALL", self.keys.agent(pool, agent_id))
-        except NotAHash as error:
+        except WrongType as error:
             raise Unreadable("agent", agent_id, "its key is not a hash") from error
         return agent_hash.from_hash(agent_id, fields_of(fields)) if fields else None
 
