@@ -1,10 +1,11 @@
-"""The addresses of Redis and of databases: that they are some, and how they are shown to people.
+"""The addresses of Redis and of databases: who names them, that they are some, how they are shown.
 
 What lets one in stands before the `@`, or in the query, where redis-py and libpq take it too. None
 of it may reach a terminal, a log, a file that others read or an answer of the gateway.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -12,6 +13,14 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from eventstore.errors import ConfigurationError
 
 HIDDEN: Final = "***"
+VALUE_SHOWN: Final = 40
+"""Characters of a value that is refused."""
+ADDRESSES: Final = {
+    "redis_url": "REDIS_URL",
+    "database_url": "DATABASE_URL",
+    "pgbouncer_url": "PGBOUNCER_URL",
+}
+"""The settings that are addresses, and the variable in which other tools look for each."""
 
 _LOGIN: Final = re.compile(
     r"(?P<user>[a-z][a-z0-9+.-]*://[^:/?#@]*):(?:(?!\?[^#@?=]*=).)*@", re.IGNORECASE | re.DOTALL
@@ -55,6 +64,31 @@ def redacted(url: str) -> str:
 def _parameter(part: str) -> str:
     name, mark, _ = part.partition("=")
     return f"{name}={HIDDEN}" if mark and _SECRET.search(unquote(name)) else part
+
+
+def named_address(name: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
+    """One of `ADDRESSES` as the environment names it, and the variable that does.
+
+    Names that other tools use too stand in where ours is not set. Raises `ConfigurationError`.
+    """
+    for variable in (f"MUSTER_{name.upper()}", ADDRESSES.get(name, "")):
+        if environment.get(variable):
+            return environment[variable], variable
+    if name == "redis_url" and environment.get("REDIS_HOST"):
+        return _redis_parts(environment), "REDIS_HOST"
+    return None
+
+
+def _redis_parts(environment: Mapping[str, str]) -> str:
+    password = environment.get("REDIS_PASSWORD", "")
+    login = f":{quote(password, safe='')}@" if password else ""
+    port, number = environment.get("REDIS_PORT") or "6379", environment.get("REDIS_DB") or "0"
+    for variable, value in (("REDIS_PORT", port), ("REDIS_DB", number)):
+        if not (value.isascii() and value.isdigit()):
+            raise ConfigurationError(
+                f"{variable}: expected a whole number, got {value[:VALUE_SHOWN]!r}"
+            )
+    return f"redis://{login}{environment['REDIS_HOST']}:{port}/{number}"
 
 
 def demand_address(url: str, source: str) -> None:

@@ -8,7 +8,6 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
@@ -18,7 +17,14 @@ from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.pool import PoolConfig
 from eventstore.retention import Retention
-from muster.addresses import demand_address, is_host_name, redis_address, sqlite_address
+from muster.addresses import (
+    ADDRESSES,
+    demand_address,
+    is_host_name,
+    named_address,
+    redis_address,
+    sqlite_address,
+)
 
 SHOWN_MAX: Final = 100
 BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
@@ -148,11 +154,6 @@ _NUMBERS: Final = {
 }
 _NAMES: Final = ("embedded", *sorted((_TEXT | _PATHS | _SWITCHES | set(_NUMBERS)) - {"embedded"}))
 """The first says whether addresses are looked at."""
-_WELL_KNOWN: Final = {
-    "redis_url": "REDIS_URL",
-    "database_url": "DATABASE_URL",
-    "pgbouncer_url": "PGBOUNCER_URL",
-}
 _CHOICES: Final = {
     "appendfsync": ("everysec", "always"),
     "fallback": ("none", "single-process"),
@@ -180,8 +181,8 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
             continue
         elif environment.get(variable):
             value, source = environment[variable], variable
-        elif not values.get("embedded") and (known := _well_known(name, environment)):
-            value, source = known
+        elif not values.get("embedded") and (named := named_address(name, environment)):
+            value, source = named
         elif name in document:
             value, source = document[name], f"{name} in {found}"
         else:
@@ -275,35 +276,15 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _well_known(name: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """Names that other tools use too stand in where ours are not set: the value, and the name."""
-    variable = _WELL_KNOWN.get(name, "")
-    if environment.get(variable):
-        return environment[variable], variable
-    if name == "redis_url" and environment.get("REDIS_HOST"):
-        return _redis_parts(environment), "REDIS_HOST"
-    return None
-
-
 def _pass_over_addresses(values: dict[str, Any], sources: dict[str, str]) -> None:
     """What an embedded server does not look at. A flag that names others is refused."""
-    for name in _WELL_KNOWN:
+    for name in ADDRESSES:
         values.pop(name, None)
         source = sources.pop(name, "")
         if source.startswith("--"):
             raise ConfigurationError(
                 f"{source} and {sources['embedded']} contradict each other: leave one out"
             )
-
-
-def _redis_parts(environment: Mapping[str, str]) -> str:
-    password = environment.get("REDIS_PASSWORD", "")
-    login = f":{quote(password, safe='')}@" if password else ""
-    port, number = environment.get("REDIS_PORT") or "6379", environment.get("REDIS_DB") or "0"
-    for variable, value in (("REDIS_PORT", port), ("REDIS_DB", number)):
-        if not (value.isascii() and value.isdigit()):
-            raise ConfigurationError(f"{variable}: expected a whole number, got {shown(value)}")
-    return f"redis://{login}{environment['REDIS_HOST']}:{port}/{number}"
 
 
 def _declarations(

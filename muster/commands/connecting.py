@@ -6,9 +6,8 @@ data directory while it runs, so that on one machine nothing needs to be said at
 
 import argparse
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +15,7 @@ from msgspec import Struct
 from muster.addresses import (
     demand_address,
     is_host_name,
+    named_address,
     redacted,
     redis_address,
     sqlite_address,
@@ -130,8 +130,8 @@ def find_redis_url(args: argparse.Namespace) -> str:
     """Where Redis is, empty if nobody said. Raises `ConfigurationError`."""
     if args.redis_url:
         return redis_address(args.redis_url, "--redis-url")
-    if named := redis_from(os.environ):
-        return redis_address(named, "the address of Redis in the environment")
+    if named := named_address("redis_url", os.environ):
+        return redis_address(*named)
     return running(args).redis_url
 
 
@@ -147,9 +147,9 @@ def find_database_url(args: argparse.Namespace) -> str:
     if args.database_url:
         demand_address(args.database_url, "--database-url")
         return str(args.database_url)
-    if named := database_from(os.environ):
-        demand_address(named, "the address of the database in the environment")
-        return named
+    if named := named_address("database_url", os.environ):
+        demand_address(*named)
+        return named[0]
     return running(args).database_url
 
 
@@ -213,25 +213,6 @@ def running(args: argparse.Namespace) -> Running:
         return Running()
     except msgspec.MsgspecError as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
-
-
-def redis_from(environment: Mapping[str, str]) -> str:
-    """Redis as the environment names it: an address, or host, port, database and password."""
-    if url := environment.get("MUSTER_REDIS_URL") or environment.get("REDIS_URL"):
-        return url
-    host = environment.get("REDIS_HOST")
-    if not host:
-        return ""
-    port, number = environment.get("REDIS_PORT") or "6379", environment.get("REDIS_DB") or "0"
-    if not (port.isdecimal() and number.isdecimal()):
-        raise BadInput(f"REDIS_PORT and REDIS_DB are numbers, not {port!r} and {number!r}")
-    password = environment.get("REDIS_PASSWORD")
-    secret = f":{quote(password, safe='')}@" if password else ""
-    return f"redis://{secret}{host}:{port}/{number}"
-
-
-def database_from(environment: Mapping[str, str]) -> str:
-    return environment.get("MUSTER_DATABASE_URL") or environment.get("DATABASE_URL") or ""
 
 
 def _nowhere(what: str, flag: str, variable: str, args: argparse.Namespace) -> str:

@@ -96,7 +96,7 @@ def test_nor_one_of_a_database(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ConfigurationError, match="--database-url: this is not an address") as one:
         database_url(argparse.Namespace(database_url=url))
     monkeypatch.setenv("DATABASE_URL", url)
-    with pytest.raises(ConfigurationError, match="the database in the environment") as other:
+    with pytest.raises(ConfigurationError, match="DATABASE_URL: this is not an address") as other:
         database_url(argparse.Namespace(database_url=None))
     assert "secret" not in f"{one.value}{other.value}"
 
