@@ -113,7 +113,7 @@ PLANTED = {
     "no-epoch-check": Planted(
         "claim.lua without its epoch check",
         no_epoch_check,
-        ("requests_stalled", "worker_paused"),
+        ("hosts_late",),
         invariant=4,
     ),
     "no-termination-flag": Planted(

@@ -1,5 +1,7 @@
 """The network between Muster and its servers: cut, slow, or silent for a while."""
 
+import asyncio
+
 from tests.chaos.configuration import LEASE_SECONDS
 from tests.chaos.faults.scene import Scene, fault
 from tests.chaos.proxy import Link, Weather
@@ -39,6 +41,29 @@ async def requests_stalled(scene: Scene) -> None:
     await _weather(
         scene, links, Weather(requests_stall=True), _names(links), 1.0, LEASE_SECONDS * 3
     )
+
+
+@fault()
+async def hosts_late(scene: Scene) -> None:
+    """What each host sends in turn arrives after its workers were lost, while commands wait.
+
+    The other host is silent for a moment before: else it would have claimed all that could be claimed.
+    """
+    hosts = [scene.system.redis_links[role.name] for role in scene.system.kinds("supervisor")]
+    scene.random.shuffle(hosts)
+    for late, other in (hosts, hosts[::-1]):
+        scene.count("outage")
+        late.set(Weather(requests_stall=True))
+        try:
+            await scene.hold(LEASE_SECONDS * 1.7, LEASE_SECONDS * 2.2)
+            other.set(Weather(requests_stall=True))
+            await asyncio.sleep(LEASE_SECONDS / 4)
+            late.clear()
+            await asyncio.sleep(LEASE_SECONDS / 10)
+        finally:
+            late.clear()
+            other.clear()
+    scene.tell(_names(hosts))
 
 
 @fault()
