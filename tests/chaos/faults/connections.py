@@ -47,7 +47,7 @@ async def requests_stalled(scene: Scene) -> None:
 async def hosts_late(scene: Scene) -> None:
     """What each host sends in turn arrives after its workers were lost, while commands wait.
 
-    The other host is silent for a moment before: else it would have claimed all that could be claimed.
+    The other host is silent for a moment before that: else it would have claimed them all.
     """
     hosts = [scene.system.redis_links[role.name] for role in scene.system.kinds("supervisor")]
     scene.random.shuffle(hosts)
