@@ -8,9 +8,9 @@ repetition between them.
 
 import asyncio
 import base64
-import binascii
 import re
 import time
+import zlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
@@ -31,6 +31,13 @@ PIECE = 64 * 1024
 """Bytes after which what is to be sent goes out, and waits until the client takes it."""
 WRITE_SECONDS = 30.0
 RETRY_MS = 2_000
+LONG_CURSOR = 4096
+"""Bytes from which on a cursor is compressed, to about a quarter: a header holds 8,190."""
+CURSOR_MAX = 1024 * 1024
+"""Bytes, once it is decompressed."""
+_QUICKLY: Final = 1
+_COMPRESSED: Final = b"\x78\x01"
+"""How zlib begins what it compressed quickly; no name of a pool begins so."""
 _STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _NAME: Final = re.compile(r"[a-z0-9_-]{0,63}")
 
@@ -60,17 +67,21 @@ class Cursor:
         self.positions = positions
 
     def __str__(self) -> str:
-        text = ",".join(f"{pool}={at}" for pool, at in self.positions.items())
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        text = ",".join(f"{pool}={at}" for pool, at in self.positions.items()).encode()
+        if len(text) >= LONG_CURSOR:
+            text = zlib.compress(text, _QUICKLY)
+        return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
         """Raises `Problem` for one that is not ours."""
         try:
             padded = text + "=" * (-len(text) % 4)
-            pairs = base64.b64decode(padded, altchars=b"-_", validate=True).decode().split(",")
-            positions = dict(pair.split("=", 1) for pair in pairs)
-        except (binascii.Error, ValueError) as error:
+            content = base64.b64decode(padded, altchars=b"-_", validate=True)
+            if content.startswith(_COMPRESSED):
+                content = _decompressed(content)
+            positions = dict(pair.split("=", 1) for pair in content.decode().split(","))
+        except (ValueError, zlib.error) as error:
             raise _unreadable() from error
         if not all(_NAME.fullmatch(p) and _STREAM_ID.fullmatch(i) for p, i in positions.items()):
             raise _unreadable()
@@ -79,6 +90,15 @@ class Cursor:
     def passed(self, pool: str, stream_id: str) -> bool:
         """Whether this event was sent already."""
         return _number(stream_id) <= _number(self.positions.get(pool, "0-0"))
+
+
+def _decompressed(content: bytes) -> bytes:
+    """Raises `zlib.error` or `ValueError` for what is broken, cut off, or too large."""
+    whole = zlib.decompressobj()
+    content = whole.decompress(content, CURSOR_MAX)
+    if not whole.eof:
+        raise ValueError("cut off, or too large")
+    return content
 
 
 def _number(stream_id: str) -> tuple[int, int]:

@@ -1,7 +1,9 @@
 """Server-sent events: filters, exact resumption, slow clients, pools that come later."""
 
 import asyncio
+import base64
 import json
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from gateway import events
 from gateway.feed import Follower, Told
+from gateway.options import Limits
 from tests.integration.gateway_stage import AGENTS, QUICK, GatewayStage, gateway_stage
 from tests.integration.projector_stage import POOL
 from tests.pools import raw_events
@@ -169,6 +172,26 @@ async def test_large_events_go_out_one_by_one(stage, monkeypatch):
 @pytest.mark.parametrize("at", ["٣-٣", f"{2**64}-0"])
 async def test_a_position_that_no_stream_has_is_refused(stage, at):
     refused = await stage.get(f"{EVENTS}?after={events.Cursor({POOL: at})}")
+    assert (refused.status, refused.fields) == (400, ["Last-Event-ID"])
+
+
+async def test_a_client_of_many_pools_comes_back(stage):
+    """Its position in all of them fits in a header."""
+    many = {f"developer_pool_{number}": f"17641872{number:05}-0" for number in range(500)}
+    before = events.Cursor(many | {POOL: "0-0"})
+    assert len(str(before)) < Limits().header_max
+    agent_id = await stage.pending()
+    async with following(stage, f"?pool={POOL}", str(before)) as client:
+        assert (await client.next())["subject"] == agent_id
+    assert events.Cursor.parse(str(before)).positions == before.positions
+
+
+@pytest.mark.parametrize(("pairs", "cut"), [(2_000, 4), (200_000, 0)], ids=["cut off", "too large"])
+async def test_a_long_position_that_is_not_whole_is_refused(stage, pairs, cut):
+    packed = zlib.compress(b",".join([b"p=1-0"] * pairs), 1)
+    after = base64.urlsafe_b64encode(packed[: len(packed) - cut]).decode()
+    assert len(after) < Limits().header_max - 100
+    refused = await stage.get(f"{EVENTS}?after={after}")
     assert (refused.status, refused.fields) == (400, ["Last-Event-ID"])
 
 
