@@ -32,8 +32,16 @@ settings.register_profile("long", max_examples=400)
 KINDS = ("unit", "integration", "e2e", "chaos", "bench")
 
 
-def pytest_sessionstart() -> None:
-    """What tests start heeds signals, also where the run was put aside, or under `nohup`."""
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """What tests start heeds signals, also where the run was put aside, or under `nohup`.
+
+    And it finds its bytecode, where Python is told to leave none: each of hundreds of processes
+    would compile all that it imports.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        folder = tempfile.mkdtemp(prefix="muster-tests-bytecode-")
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
+        session.config.add_cleanup(lambda: shutil.rmtree(folder))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
