@@ -48,6 +48,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings, refused = _settings(args)
+    args.data_dir = args.data_dir or str(settings.data_dir)
     redis, database = _named(args, settings)
     checks = asyncio.run(check_redis(redis)) if redis else [_embedded()]
     checks += check_database(database)

@@ -246,6 +246,10 @@ def test_the_configuration_file_is_heeded_and_a_wrong_one_told(
     assert checks["database", "writable"]["found"] == f"{tmp_path}/mine.db is not there yet"
     monkeypatch.setenv("MUSTER_EMBEDDED", "1")
     assert found(capsys)["redis", "address"]["level"] == "OK"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/running.json").write_text('{"redis_url": "redis://127.0.0.1:1"}')
+    (tmp_path / "muster.toml").write_text("data_dir = 'mine'\n")
+    assert found(capsys)["redis", "reachable"]["found"].startswith("redis://127.0.0.1:1")
     (tmp_path / "wrong.toml").write_text("prot = 1\n")
     refused = found(capsys, "--config", "wrong.toml")["muster up", "settings"]
     assert (refused["level"], "unknown key 'prot'" in refused["found"]) == ("FAIL", True)
