@@ -25,6 +25,7 @@ from eventstore.events import (
     WorkerBody,
 )
 from eventstore.pool import PoolConfig
+from gateway import problems
 from muster.__main__ import main
 from muster.settings import Settings
 from projector.tables import CAPACITY, METADATA
@@ -182,6 +183,27 @@ def test_every_metric_is_listed_and_no_other() -> None:
     begun = tuple(re.findall(r'"(muster_[a-z_]+_)\{', source))
     assert whole - listed == set()
     assert {name for name in listed - whole if not name.startswith(begun)} == set()
+
+
+# ---- what the HTTP API tells -----------------------------------------------------------------
+
+
+def test_every_problem_is_listed_with_its_status() -> None:
+    rows = {row[0].strip("`"): row[1:3] for row in table(section(EVENTS, "## Problems"))}
+    statuses = {kind.value: status for kind, (status, _) in problems._KINDS.items()}
+    after = {kind.value: f"{n} s" for kind, n in problems.RETRY_AFTER_SECONDS.items()}
+    assert rows == {name: [str(statuses[name]), after.get(name, "")] for name in statuses}
+
+
+def test_every_alert_is_listed_with_its_severity() -> None:
+    rows = table(section(OPERATIONS, "### Alerts"))
+    listed = {name: row[1] for row in rows for name in re.findall(r"`([a-z-]+)`", row[0])}
+    source = (ROOT / "gateway/alerting.py").read_text()
+    severities = dict(re.findall(r'name="([a-z-]+)",\s+severity="([a-z]+)"', source))
+    names = set(re.findall(r'name=(?:"[a-z-]+" if \w+ else )?"([a-z-]+)"', source))
+    names |= set(re.findall(r'name="([a-z-]+)" if', source))
+    assert set(listed) == names
+    assert severities.items() <= listed.items()
 
 
 # ---- settings and tables ---------------------------------------------------------------------
