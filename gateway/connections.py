@@ -186,7 +186,8 @@ class Connection(web.RequestHandler):
             self._stop(self._head_timer)
             self._head_timer = None
         elif data and self._head_timer is None and self._waiter is not None:
-            self._head_timer = self._loop.call_later(self._limits.head_seconds, self._head_late)
+            loop = asyncio.get_running_loop()
+            self._head_timer = loop.call_later(self._limits.head_seconds, self._head_late)
 
     def _head_late(self) -> None:
         self._head_timer = None
@@ -196,7 +197,9 @@ class Connection(web.RequestHandler):
         self._wire.write(plain_answer(Problem(Kind.HEAD_TOO_SLOW, detail), self._door.headers))
         self._wire.write_eof()
         # Closed with something unread, the kernel would take the answer back from the client.
-        self._leaving = self._loop.call_later(self._limits.linger_seconds, self.force_close)
+        self._leaving = asyncio.get_running_loop().call_later(
+            self._limits.linger_seconds, self.force_close
+        )
 
     # ---- writing -----------------------------------------------------------------------------
 
@@ -215,7 +218,7 @@ class Connection(web.RequestHandler):
         if self._wire is not None and self._unread_timer is None:
             self._unsent = unsent(self._wire)
             seconds = self._limits.unread_seconds
-            self._unread_timer = self._loop.call_later(seconds, self._look)
+            self._unread_timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
         self._unread_timer = None
