@@ -138,7 +138,7 @@ class AgentLost(Body, frozen=True):
 
 
 class AgentCleared(Body, frozen=True):
-    """It has behaved: it need not run alone any more."""
+    """It is not under suspicion any more: it has behaved, or for another reason."""
 
     type = "agent.cleared"
     reason: str

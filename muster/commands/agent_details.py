@@ -41,7 +41,10 @@ def show_agent(gateway: Gateway, agent_id: str, args: argparse.Namespace) -> int
     for event in events:
         tell(event)
     if len(events) < agent.version:
-        note(f"({len(events)} of {agent.version} are in the stream; the rest is in the archive)")
+        note(
+            f"({len(events)} of {agent.version}: the rest was not read within"
+            f" {HISTORY_SECONDS:g} s, or is not archived)"
+        )
     return 0
 
 
@@ -139,7 +142,7 @@ def _error(agent: AgentAnswer) -> list[str]:
 
 
 def history(gateway: Gateway, agent: AgentAnswer) -> Iterator[Recorded]:
-    """Its events, from the start: as many as its version counts, if the stream still has them."""
+    """Its events, from the start: as many as its version counts, if they can be had in time."""
     query = {"pool": agent.pool_name, "agent": agent.agent_id, "after": "0"}
     data = gateway.told(query, seconds=HISTORY_SECONDS)
     return islice((_recorded(raw) for raw in data), agent.version)
