@@ -43,7 +43,7 @@ DURABILITY: Final = (
 )
 KEY: Final = (
     "Idempotency-Key",
-    "1 to 255 printable ASCII characters; the same key asks for the same agent for 24 h.",
+    "1 to 255 printable ASCII characters; for a day (a setting) it asks for the same agent.",
     "^[!-~]([ -~]{0,253}[!-~])?$",
 )
 LOWER: Final = "It is done, but not at the level of durability asked for"
