@@ -7,11 +7,6 @@ a write nobody knows the outcome, and it says so. A probe in the background noti
 One slow answer is no outage: Redis is away once it has failed to answer twice in a row. Time that
 this process itself was late does not count. A Redis that answers a probe with an error, as one
 whose disk is full does, takes no writes: it is as good as away, and what it says is told.
-
-A Redis that could write but a part of something to its append-only file, and goes on once there is
-room, leaves a hole of zeros there if it has rewritten that file since it was started, and cannot
-read it at its next start (Redis 7.0 and Valkey 9.1, with `appendfsync everysec`). So it is asked to
-write that file anew.
 """
 
 import asyncio
@@ -25,6 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from eventstore.connection import UNREACHABLE, Absent, connect, interruptible
 from gateway.persisting import persist
+from gateway.rewriting import Rewriting
 
 log = structlog.get_logger("muster.gateway")
 
@@ -32,10 +28,6 @@ PROBE_SECONDS: Final = 1.0
 """How long Redis may take to answer a probe."""
 LOOK_SECONDS: Final = 1.0
 AWAY_LOOK_SECONDS: Final = 0.25
-UNWRITTEN: Final = "writing to the AOF file"
-"""In what it says of an append-only file that it cannot write..."""
-UNDER_WAY: Final = "already in progress"
-"""...and of one that it writes anew."""
 LATE_SECONDS: Final = 0.3
 """A probe that took so much longer than it may says something of us, not of Redis."""
 
@@ -49,8 +41,7 @@ class Presence:
         self.away = False
         self._since = 0.0
         self._refusal = ""
-        self._torn = False
-        """Whether its append-only file may have a hole."""
+        self._rewriting = Rewriting()
         self._url = url
         self._changed = changed
         self._doubt = asyncio.Event()
@@ -91,7 +82,7 @@ class Presence:
                 answers = await self._look()
             if answers is not None and answers is self.away:
                 await self._turn(away=not answers)
-            if answers and self._torn:
+            if answers:
                 await self._have_rewritten()
             await self._pause()
 
@@ -105,7 +96,7 @@ class Presence:
                 await interruptible(self._client, "PING")
         except ResponseError as error:
             refusal = str(error)
-            self._torn = self._torn or UNWRITTEN in refusal
+            self._rewriting.heed(refusal)
             return False
         except (*UNREACHABLE, RedisError, OSError):
             late = time.monotonic() - begun > PROBE_SECONDS + LATE_SECONDS
@@ -124,20 +115,12 @@ class Presence:
         await self._changed(away)
 
     async def _have_rewritten(self) -> None:
-        """Ask for the append-only file to be written anew; with the next look again if need be."""
         assert self._client is not None
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                await interruptible(self._client, "BGREWRITEAOF")
-        except ResponseError as error:
-            if UNDER_WAY in str(error):  # it may have begun before the hole
-                return
-            log.error("gateway.redis_not_rewritten", reason=str(error))
+                await self._rewriting.go_on(self._client)
         except (*UNREACHABLE, RedisError, OSError):
-            return
-        else:
-            log.info("gateway.redis_rewritten")
-        self._torn = False
+            pass  # with the next look again
 
     async def _pause(self) -> None:
         self._doubt.clear()

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from eventstore.ids import new_id
+from gateway import rewriting
 from gateway.presence import Presence
 from tests.integration.gateway_stage import logged
 from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
@@ -88,7 +89,6 @@ async def test_a_redis_that_wrote_in_part_can_be_started_again(redis_server, kin
                 await until(lambda: "gateway.redis_rewritten" in [x["event"] for x in lines])
             finally:
                 await watching.stop()
-            await until(lambda: not client.info("persistence")["aof_rewrite_in_progress"])
             keys = client.dbsize()
         server.kill9()
         server.start()
@@ -99,7 +99,7 @@ async def test_a_redis_that_wrote_in_part_can_be_started_again(redis_server, kin
 async def told(url: str, name: str) -> Mapping[str, Any]:
     """What a gateway says that thinks the file may have a hole."""
     watching = Presence(url, unchanged)
-    watching._torn = True
+    watching._rewriting.heed("MISCONF Errors writing to the AOF file: No space left on device")
     async with logged() as lines:
         watching.start()
         try:
@@ -118,8 +118,22 @@ async def test_a_rewrite_that_had_begun_before_does_not_do(redis_server):
         client.bgrewriteaof()
         assert client.info("persistence")["aof_rewrites"] == 1
         await told(server.url, "gateway.redis_rewritten")
-        assert client.info("persistence")["aof_rewrites"] == 2
+        after = client.info("persistence")
+        assert (after["aof_rewrites"], after["aof_rewrite_in_progress"]) == (2, 0)
         client.config_set("rdb-key-save-delay", "0")
+
+
+async def test_a_rewrite_that_fails_is_asked_for_again(redis_server, monkeypatch):
+    monkeypatch.setattr(rewriting, "AGAIN_SECONDS", 0.2)
+    server = redis_server(bounded(ValkeyServer))
+    with server.client() as client:
+        for _ in range(20):
+            assert takes(client)
+        limit(server, 1000)
+        await told(server.url, "gateway.redis_rewrite_failed")
+        limit(server, resource.RLIM_INFINITY)
+        await told(server.url, "gateway.redis_rewritten")
+        assert client.info("persistence")["aof_last_bgrewrite_status"] == "ok"
 
 
 async def test_who_may_not_have_it_rewritten_says_so(redis_server):
