@@ -114,7 +114,7 @@ async def test_a_rewrite_that_had_begun_before_does_not_do(redis_server):
     with server.client() as client:
         for number in range(60):
             client.set(f"key-{number}", PIECE)
-        client.config_set("rdb-key-save-delay", "10000")
+        client.config_set("rdb-key-save-delay", "30000")
         client.bgrewriteaof()
         assert client.info("persistence")["aof_rewrites"] == 1
         await told(server.url, "gateway.redis_rewritten")
