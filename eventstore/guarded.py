@@ -6,10 +6,12 @@ raises `RolledBack` and is halted, for everybody, until it was recovered. A log 
 generation raises `Recovered` once: what was read before is void.
 """
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from msgspec import Struct
 from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 
 from eventstore.connection import (
@@ -41,7 +43,19 @@ from eventstore.scripting import Script, script
 from eventstore.step import Argument
 
 QUIET_SECONDS: Final = 30.0
-"""After so long without a reply log time is asked for."""
+"""After so long without a reply a log's time is asked for..."""
+ASKED_AT_ONCE: Final = 100
+"""...of so many logs at once."""
+
+
+class Told(Struct, frozen=True):
+    """A time in ms, and when by this host's monotonic clock it was told."""
+
+    ms: int
+    at: float
+
+    def carried_on(self) -> int:
+        return self.ms + int((time.monotonic() - self.at) * 1000)
 
 
 class GuardedLog:
@@ -57,25 +71,44 @@ class GuardedLog:
         self.outlives = outlives
         self._floors: dict[str, tuple[int, int]] = {}
         self._acknowledged: dict[str, tuple[int, int]] = {}
-        self._clock = (0, 0.0)
+        self._times: dict[str, Told] = {}
+        self._clock: Told | None = None
+        """Redis' own clock, or what is known of it: no log's time is behind it."""
 
     # ---- the log's own time and position -----------------------------------------------------
 
-    def now_ms(self) -> int:
-        """Log time: that of the last reply, carried on by this host's monotonic clock."""
-        ts, at = self._clock
-        return ts + int((time.monotonic() - at) * 1000) if ts else time.time_ns() // 1_000_000
+    def now_ms(self, pool: str) -> int:
+        """A log's time: as it was last told, carried on by this host's monotonic clock.
 
-    async def learn_time(self) -> None:
-        """Take Redis' clock for log time where no reply has told it lately.
-
-        A host that was suspended has not counted that time. Raises `LogUnreachable`.
+        Each log has its own: where Redis' clock was set back, those that were written before are
+        ahead. Of one that has told nothing yet Redis' clock is taken, of which most are not ahead.
         """
-        ts, at = self._clock
-        if not ts or time.monotonic() - at > QUIET_SECONDS:
-            seconds, micros = await self._read(CATALOGUE, "TIME")
-            told = (int(seconds) * 1000 + int(micros) // 1000, time.monotonic())
-            self._clock = max(self._clock, told)
+        told = self._times.get(self._meta(pool)) or self._clock
+        return told.carried_on() if told else time.time_ns() // 1_000_000
+
+    async def learn_times(self, pools: Iterable[str]) -> None:
+        """Ask for the time of logs of which no reply has told it lately.
+
+        A host that was suspended has not counted that time, and a log that is ahead goes on more
+        slowly. Raises `LogUnreachable`, `LogError`.
+        """
+        quiet = [pool for pool in pools if self._is_quiet(pool)]
+        for start in range(0, len(quiet), ASKED_AT_ONCE):
+            await self._learn_times(quiet[start : start + ASKED_AT_ONCE])
+
+    async def _learn_times(self, pools: Sequence[str]) -> None:
+        seconds, micros = await self._read(CATALOGUE, "TIME")
+        now = int(seconds) * 1000 + int(micros) // 1000
+        self._clock = Told(now, time.monotonic())
+        asked = (self._read(pool, "HMGET", self._meta(pool), "ts", "clock") for pool in pools)
+        for pool, (ts, clock) in zip(pools, await asyncio.gather(*asked), strict=True):
+            last, then = int(ts or 0), int(clock or now)
+            told = now if now >= last else last + max(now - then, 0) // 2  # as scripts read it
+            self._times[self._meta(pool)] = Told(told, self._clock.at)
+
+    def _is_quiet(self, pool: str) -> bool:
+        told = self._times.get(self._meta(pool))
+        return told is None or time.monotonic() - told.at > QUIET_SECONDS
 
     def floor(self, pool: str) -> tuple[int, int]:
         """(generation, seq) below which the pool's log must not be found; (0, 0) if unknown."""
@@ -144,7 +177,9 @@ class GuardedLog:
         """Take note of where a log stands after a reply that acknowledged something."""
         self.acknowledge(pool, generation, seq)
         if ts:
-            self._clock = (ts, time.monotonic())
+            told = self._times[self._meta(pool)] = Told(ts, time.monotonic())
+            if self._clock is None or ts < self._clock.carried_on():
+                self._clock = told
 
     async def _read(self, pool: str, *command: str) -> Sequence[Any]:
         try:

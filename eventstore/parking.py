@@ -116,7 +116,9 @@ async def retry_agent(log: Log, one: Parked, told: Agent | None, origin: Origin)
         if agent.held and agent.agent_id in await log.held(one.pool, agent.worker_id):
             pass  # its worker runs it still, and does not mind
         elif agent.held:
-            lose = agents.Lose(worker_id=agent.worker_id, reason=one.reason, now_ms=log.now_ms())
+            lose = agents.Lose(
+                worker_id=agent.worker_id, reason=one.reason, now_ms=log.now_ms(one.pool)
+            )
             bodies, fence = agents.decide(lose, agent), await _fence(log, agent)
             step.agent(agent.agent_id, agent, bodies, fence=fence, checked=not mends)
         else:

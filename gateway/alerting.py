@@ -49,8 +49,9 @@ class Alert(Struct, frozen=True, kw_only=True):
 async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> list[Alert]:
     """All alerts that stand now, the critical ones first."""
     found = [alert for pool in await views.pools() if (alert := _at_maximum(pool))]
-    since = backend.log.now_ms() - WINDOW_MS
-    events = await views.recent(("worker.lost", "agent.failed"), since_ms=since, limit=LISTED)
+    events = await backend.recent(
+        views, ("worker.lost", "agent.failed"), within_ms=WINDOW_MS, limit=LISTED
+    )
     found += [_of_event(event) for event in events]
     found += await _lagging(backend)
     found += _redis(redis)
@@ -188,7 +189,7 @@ async def _untrimmed(backend: Backend) -> Sequence[Alert]:
             here = await standing(backend, pool)
         except LogUnreachable:
             return []
-        if _too_many(here, backend.options.retention, backend.log.now_ms()):
+        if _too_many(here, backend.options.retention, backend.log.now_ms(pool)):
             found.append(_pile(pool, here, backend.options.retention))
     return found
 

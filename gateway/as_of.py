@@ -161,7 +161,7 @@ async def _heads_past(
         try:
             clock, heads = await _heads(backend, names)
         except (RedisError, LogError, OSError, TimeoutError):
-            clock, heads = backend.log.now_ms(), None
+            clock, heads = max(map(backend.log.now_ms, names)), None
         if clock > at_ms:
             return heads
         if (at_ms + 1 - clock) / 1000 > _left(deadline):

@@ -222,10 +222,18 @@ class Backend:
             reading.age_ms = None if lost else self._age_ms(names, positions)
         return positions
 
+    async def recent(
+        self, views: Views, types: Sequence[str], *, within_ms: int, limit: int
+    ) -> list[EventRow]:
+        """The newest events of some types, newest first, each by the time of its own log."""
+        since = min(map(self.log.now_ms, (CATALOGUE, *self.known_pools()))) - within_ms
+        found = await views.recent(types, since_ms=since, limit=limit)
+        return [one for one in found if one.ts > self.log.now_ms(one.pool) - within_ms]
+
     def _age_ms(self, names: Iterable[str], positions: Mapping[str, Position]) -> int | None:
         """How long ago the views of these logs held for certain."""
         ages = [
-            self.tail.age_ms(name, positions[name], self.log.now_ms())
+            self.tail.age_ms(name, positions[name], self.log.now_ms(name))
             for name in names
             if name in positions
         ]

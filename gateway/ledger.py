@@ -51,7 +51,7 @@ class Ledger:
                 agent_id=subject,
                 generation=self._events.floor(pool)[0],
                 seq=seq,
-                ts=self._events.now_ms(),
+                ts=self._events.now_ms(pool),
                 operation_id=operation_id,
             )
         )

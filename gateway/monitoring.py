@@ -167,7 +167,6 @@ async def dashboard(request: web.Request) -> web.Response:
     facts = await redis_facts(backend)
     async with backend.reading() as views:
         await backend.settle(views, request)
-        since = backend.log.now_ms() - RECENT_MS
         figures = Dashboard(
             version=backend.options.version,
             fallback=_fallback_sentence(backend),
@@ -175,10 +174,10 @@ async def dashboard(request: web.Request) -> web.Response:
             workers=await views.workers(),
             hosts=await views.hosts(),
             agents=await views.count_agents(),
-            decisions=await views.recent(
-                ("pool.scaling_decided",), since_ms=since, limit=DECISIONS_MAX
+            decisions=await backend.recent(
+                views, ("pool.scaling_decided",), within_ms=RECENT_MS, limit=DECISIONS_MAX
             ),
-            events=await views.recent(EVENT_TYPES, since_ms=since, limit=EVENTS_MAX),
+            events=await backend.recent(views, EVENT_TYPES, within_ms=RECENT_MS, limit=EVENTS_MAX),
             alerts=await current_alerts(backend, views, facts),
         )
     return answer(figures)
@@ -225,7 +224,7 @@ def _health_of(row: AgentRow, backend: Backend) -> AgentHealth:
     pool = backend.pools().get(row.pool_name)
     lease_ms = (pool.config if pool else backend.options.pool_defaults).lease_seconds * 1000
     told = max(row.last_heartbeat, row.started_at)
-    silent = backend.log.now_ms() - told > LATE_HEARTBEATS * lease_ms
+    silent = backend.log.now_ms(row.pool_name) - told > LATE_HEARTBEATS * lease_ms
     match row.status:
         case "running":
             verdict = "unknown" if silent else "healthy"

@@ -113,7 +113,7 @@ async def view_facts(backend: Backend) -> list[ViewFacts]:
         found = positions.get(pool)
         seq, status = (found.seq, found.status) if found else (0, "ok")
         since = head.waiting_since(seq)
-        lag = max(backend.log.now_ms() - since, 0) / 1000 if since else 0.0
+        lag = max(backend.log.now_ms(pool) - since, 0) / 1000 if since else 0.0
         facts.append(
             ViewFacts(
                 pool=pool,

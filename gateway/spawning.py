@@ -149,7 +149,7 @@ def _requested(backend: Backend, wanted: SpawnRequest) -> AgentRequested:
         heartbeat_interval=wanted.heartbeat_interval,
         max_idle_time=wanted.max_idle_time,
         pending_timeout=timeout,
-        expires_ms=backend.log.now_ms() + int(timeout * 1000) if timeout else 0,
+        expires_ms=backend.log.now_ms(wanted.pool_name) + int(timeout * 1000) if timeout else 0,
         input=msgspec.Raw(msgspec.json.encode(wanted.input)),
         labels=wanted.labels,
     )
@@ -205,7 +205,7 @@ async def _follow(
 ) -> AgentRow:
     """A new agent when it runs, or as it is when the time is over."""
     assert submitted.agent is not None
-    now = backend.log.now_ms()
+    now = backend.log.now_ms(submitted.agent.pool_name)
     agent = replace(submitted.agent, requested_ms=now, changed_ms=now)
     if patient.seconds == 0:
         backend.tell_position(request, agent.pool_name)

@@ -150,9 +150,9 @@ class Tail:
         delay = 0.0
         while True:
             try:
-                await self._log.learn_time()
                 if not self.positions:
                     await self._begin()
+                await self._log.learn_times(self.positions)
                 await self._read()
             except MusterError as error:
                 delay = await self._outage(error, delay)
@@ -190,6 +190,7 @@ class Tail:
         self.heads[CATALOGUE] = Head(state.seq)
         for pool in state.pools:
             positions[pool], self.heads[pool] = await self._end_of(pool)
+        await self._log.learn_times(positions)
         self.positions, self._read_at = positions, time.monotonic()
         self._following.set()
         log.info("gateway.tail_following", streams=len(positions))

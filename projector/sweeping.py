@@ -61,8 +61,8 @@ class Sweep:
                 self._note(at.pool, error)
             else:
                 self._failing.discard(at.pool)
-                times.append(self._log.now_ms())
-        self._earliest_ms = min(times, default=self._log.now_ms())
+                times.append(self._log.now_ms(at.pool))
+        self._earliest_ms = min(times, default=self._log.now_ms(CATALOGUE))
 
     def _prove(self, connection: Connection) -> None:
         """Prove the lease; in passing, clear the live tables of whom nothing was heard for long.

@@ -119,7 +119,7 @@ class Crew:
         """One that no budget is spent by: crews take over each other's, some of them many times."""
         policy = RestartPolicy(window_ms=1, backoff_min_ms=1, backoff_max_ms=1)
         error = Error(type="ValueError", message="turned over")
-        return Fail(during="run", error=error, now_ms=self._log.now_ms(), policy=policy)
+        return Fail(during="run", error=error, now_ms=self._log.now_ms(self._name), policy=policy)
 
     async def _renew(self) -> None:
         held = await self._log.held(self._name, self._worker)

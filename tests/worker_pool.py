@@ -58,7 +58,7 @@ class WorkerPool:
         """Order a worker, as a supervisor does."""
         worker_id = worker_id or f"w{next(self._numbers)}"
         step = self.log.step(POOL, ORIGIN)
-        deadline = self.log.now_ms() + 30_000
+        deadline = self.log.now_ms(POOL) + 30_000
         body = WorkerRequested(host="here", max_agents=max_agents, deadline_ms=deadline)
         step.worker(worker_id, None, (body,))
         assert (await self.log.commit(step)).outcome is Outcome.DONE

@@ -112,7 +112,7 @@ async def clear(
         command = Lose(
             worker_id=worker_id,
             reason=lost.worker.reason or "worker-lost",
-            now_ms=events.now_ms(),
+            now_ms=events.now_ms(pool),
             suspicion_ms=blame.suspicion_ms,
             tolerated=blame.tolerated,
             policy=blame.policy,

@@ -20,7 +20,7 @@ async def report_holdings(
     events: Log, pool: str, worker_id: str, running: Iterable[Running]
 ) -> None:
     """Report every agent that runs here. What cannot be written is only logged."""
-    generation, ts = events.floor(pool)[0], events.now_ms()
+    generation, ts = events.floor(pool)[0], events.now_ms(pool)
     reports = [
         Report(
             reporter=f"worker:{worker_id}",

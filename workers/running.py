@@ -242,7 +242,7 @@ class Running:
         return Fail(
             during=during,
             error=error,
-            now_ms=self.house.log.now_ms(),
+            now_ms=self.house.log.now_ms(self.state.pool_name),
             policy=self.house.config.restart_policy,
             jitter=random.random(),
         )

@@ -16,9 +16,10 @@ local vacant = not host or host == '' or (host == ARGV[3] and ARGV[4] == '0')
 local stale = term and term == ARGV[5] and renewal == ARGV[6]
 if mine then
   close_log()  -- so that log time goes on in a pool where nothing else is written
-  renewal = number(redis.call('HINCRBY', leader_key, 'renewal', 1))
+  renewal = fresh()
+  redis.call('HSET', leader_key, 'renewal', renewal)
 elseif vacant or stale then
-  host, term, renewal = ARGV[3], number(redis.call('HINCRBY', meta_key, 'term', 1)), '1'
+  host, term, renewal = ARGV[3], number(redis.call('HINCRBY', meta_key, 'term', 1)), fresh()
   redis.call('HSET', leader_key, 'host', host, 'term', term, 'renewal', renewal)
 end
 return reply('OK', host, term, renewal)

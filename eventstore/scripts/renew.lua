@@ -13,8 +13,7 @@ if process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped' then
   return reply('FENCED')
 end
 close_log()  -- later entries, of events and heartbeats, come after this one's time
-redis.call('HINCRBY', process_key(worker), 'renewal', 1)
-redis.call('HSET', process_key(worker), 'last_heartbeat', number(ts))
+redis.call('HSET', process_key(worker), 'renewal', fresh(), 'last_heartbeat', number(ts))
 redis.call('XADD', base .. 'heartbeats', 'MINID', '~', number(ts - tonumber(ARGV[7])),
   number(ts) .. '-*',
   'type', 'worker.heartbeat', 'version', '1', 'seq', '', 'event_id', ARGV[5],

@@ -136,7 +136,7 @@ class Giver:
             pool_name=agent.pool_name,
             agent_id=agent.agent_id,
             request=request_of(agent),
-            since_ms=self.log.now_ms(),
+            since_ms=self.log.now_ms(agent.pool_name),
             key=key,
             result=result,
             reason=refused,

@@ -119,7 +119,7 @@ class GatewayStage:
         [claimed] = await self.claim(fence)
         error = Error(type="ValueError", message="no model", traceback="line 1")
         policy = RestartPolicy(limit=limit)
-        failed = Fail(during="start", error=error, now_ms=self.log.now_ms(), policy=policy)
+        failed = Fail(during="start", error=error, now_ms=self.log.now_ms(POOL), policy=policy)
         await self.act(claimed.agent.agent_id, failed, fence)
         return claimed.agent.agent_id
 

@@ -116,7 +116,7 @@ class Stage:
     async def crash(self, pool: TestPool, agent_id: str, fence: Fence, **policy: Any) -> None:
         error = Error(type="ValueError", message="no ✗", traceback="line 1\nline 2")
         failed = Fail(
-            during="run", error=error, now_ms=self.log.now_ms(), policy=RestartPolicy(**policy)
+            during="run", error=error, now_ms=self.log.now_ms(POOL), policy=RestartPolicy(**policy)
         )
         await self.act(pool, agent_id, failed, fence=fence)
 
@@ -139,7 +139,7 @@ class Stage:
         await self.act(
             pool,
             e,
-            Lose(worker_id=f"{name}1", reason="killed", now_ms=self.log.now_ms()),
+            Lose(worker_id=f"{name}1", reason="killed", now_ms=self.log.now_ms(POOL)),
             fence=reaper,
         )
         await pool.order(f"{name}3")

@@ -36,7 +36,7 @@ class Scene:
         lose = Lose(
             worker_id=worker_id,
             reason="killed by signal 9",
-            now_ms=self.log.now_ms(),
+            now_ms=self.log.now_ms(POOL),
             suspicion_ms=WINDOW_MS,
             policy=RestartPolicy(**policy),
         )
@@ -176,7 +176,7 @@ async def test_if_its_own_worker_dies_the_agent_is_to_blame(scene: Scene) -> Non
         state = await scene.log.agent(POOL, agent_id)
         assert state is not None
         if name == "u":
-            assert (state.status, state.due_ms > scene.log.now_ms() + 20_000) == (
+            assert (state.status, state.due_ms > scene.log.now_ms(POOL) + 20_000) == (
                 Status.RESTARTING,
                 True,
             )

@@ -5,9 +5,10 @@ import time
 from typing import Any
 
 import pytest
+import redis
 
 from eventstore.agent import Started
-from eventstore.guarded import QUIET_SECONDS
+from eventstore.guarded import QUIET_SECONDS, Told
 from eventstore.ids import new_id
 from tests.integration.gateway_stage import AGENTS, QUICK, GatewayStage, gateway_stage, playing
 from tests.integration.projector_stage import POOL
@@ -54,13 +55,29 @@ async def test_a_host_whose_clock_is_wrong_changes_no_time(redis_url, tmp_path, 
         assert 0 <= 60_000 - left_ms < 5_000
 
 
+async def test_a_time_out_is_by_the_time_of_its_own_log(redis_url, tmp_path):
+    """Which was written while Redis' clock was a day ahead, and is ahead for ever since."""
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    async with gateway_stage(redis_url, database) as stage:
+        await stage.pending()
+    with redis.Redis.from_url(redis_url) as client:
+        now = int(client.time()[0]) * 1000
+        client.hset(f"pool:{{{POOL}}}:meta", mapping={"ts": now + 86_400_000, "clock": now})
+    async with gateway_stage(redis_url, database) as stage:
+        await stage.pending(pending_timeout=60)
+        requested = raw_events(redis_url)[-1]
+        left_ms = data(requested)["expires_ms"] - int(requested["ts"])
+        assert abs(60_000 - left_ms) < 5_000
+
+
 async def test_a_host_that_was_suspended_learns_what_time_it_is(stage):
     """Its own clock has stood still; who only reads there is told of no time by a reply."""
     log = stage.backend.log
     await stage.pending()
-    log._clock = (log.now_ms() - 3_600_000, time.monotonic() - QUIET_SECONDS)
+    wrong = Told(log.now_ms(POOL) - 3_600_000, time.monotonic() - QUIET_SECONDS)
+    log._times = dict.fromkeys(log._times, wrong)
     await stage.pool.spawn()  # so that the tail looks up
-    await until(lambda: abs(log.now_ms() - stage.log.now_ms()) < 5_000)
+    await until(lambda: abs(log.now_ms(POOL) - stage.log.now_ms(POOL)) < 5_000)
 
 
 async def test_a_spawn_that_nobody_claims_is_accepted_and_says_what_it_waits_for(stage):

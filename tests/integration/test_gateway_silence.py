@@ -85,7 +85,7 @@ async def _fresh(stage, agent_id: str) -> bool:
 async def test_a_silent_redis_does_not_keep_the_past_waiting(silenced, monkeypatch):
     """Nor does a clock that is behind make it the future."""
     stage, server, _, _ = silenced
-    at = stage.backend.log.now_ms()
+    at = stage.backend.log.now_ms(POOL)
     now = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: now() - 3_600_000_000_000)
     server.pause()

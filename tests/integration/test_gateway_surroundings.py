@@ -114,7 +114,7 @@ async def test_a_lost_worker_and_a_failed_agent_are_alerts(stage):
     [agent_id] = await stage.run(fence)
     error = Error(type="ValueError", message="no", traceback="")
     policy = RestartPolicy(limit=0)
-    now = stage.log.now_ms()
+    now = stage.log.now_ms(POOL)
     crash = Fail(during="run", error=error, now_ms=now, policy=policy)
     await stage.act(agent_id, crash, fence)
     await stage.pool.fence("w1")

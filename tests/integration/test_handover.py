@@ -61,7 +61,7 @@ async def test_all_that_lives_goes_over_as_it_was_asked_for(settings: Settings) 
         fence = await fallback.pool.worker("w1")
         for claimed in await fallback.pool.claim(fence):
             await log.act(POOL, claimed.agent.agent_id, Started(), ORIGIN, fence=fence)
-        crash = Fail(during="run", error=Error(type="E"), now_ms=log.now_ms(), policy=POLICY)
+        crash = Fail(during="run", error=Error(type="E"), now_ms=log.now_ms(POOL), policy=POLICY)
         await log.act(POOL, failing, crash, ORIGIN, fence=fence)
         waiting = await fallback.spawn(
             key=DAY,

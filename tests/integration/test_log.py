@@ -232,7 +232,7 @@ async def test_a_crash_waits_in_due_and_counts_as_load(any_redis_url: str) -> No
         crash = Fail(
             during="start",
             error=Error(type="ValueError"),
-            now_ms=pool.log.now_ms(),
+            now_ms=pool.log.now_ms(POOL),
             policy=RestartPolicy(backoff_min_ms=60_000),
         )
         await pool.log.act(POOL, submitted.agent_id, crash, ORIGIN, fence=fence)
@@ -361,7 +361,7 @@ async def test_log_time_is_the_servers_also_on_a_quiet_log(any_redis_url: str) -
             late = Log(pool.log.client, Keys())
             await late.survey(POOL)
             seconds, micros = client.time()
-            assert abs(late.now_ms() - (seconds * 1000 + micros // 1000)) < 1000
+            assert abs(late.now_ms(POOL) - (seconds * 1000 + micros // 1000)) < 1000
 
 
 async def test_the_lead_belongs_to_one_host_until_it_stands_still(any_redis_url: str) -> None:

@@ -194,7 +194,7 @@ async def test_who_waits_too_long_is_looked_for_on_time(
     pool = await site.pool(lease_seconds=10.0, max_workers=1)
     tended = Tended(pool, monkeypatch, 1.0)
     await tended.look()
-    now_ms = pool.log.now_ms()
+    now_ms = pool.log.now_ms(POOL)
     for _ in range(101):
         await pool.spawn(expires_ms=now_ms)
     await pool.spawn(expires_ms=now_ms + 60_000)

@@ -236,7 +236,7 @@ async def test_writes_that_only_redis_had_are_named(redis_url: str, views_url: s
         archived = await stage.head(POOL)
         lost = await pool.spawn()
         told = Report(reporter="gateway:g", kind="spawn", agent_id=lost.agent_id,
-                      generation=1, seq=lost.seq, ts=stage.log.now_ms())  # fmt: skip
+                      generation=1, seq=lost.seq, ts=stage.log.now_ms(POOL))  # fmt: skip
         saved = Report(reporter="gateway:g", kind="spawn", agent_id="x", generation=1, seq=archived)
         ghost = Report(reporter="worker:w", kind=HOLDS, agent_id="ghost", incarnation=1,
                        generation=1, seq=2)  # fmt: skip
@@ -736,7 +736,7 @@ async def test_what_is_lost_is_named_also_where_the_first_attempt_was_interrupte
                 client.restore(key, 0, dump)
         void = await TestPool(Log(stage.log.client, Keys()), POOL).spawn()
         told = Report(reporter="gateway:g", kind="spawn", agent_id=acknowledged.agent_id,
-                      generation=1, seq=acknowledged.seq, ts=stage.log.now_ms())  # fmt: skip
+                      generation=1, seq=acknowledged.seq, ts=stage.log.now_ms(POOL))  # fmt: skip
         await report(stage.log, POOL, [told])
         with monkeypatch.context() as patch:
 

@@ -211,7 +211,7 @@ async def test_whom_nothing_was_heard_of_leaves_the_live_tables_also_without_hea
     """The last worker of all is not shown for ever."""
     async with open_stage(redis_url, database_url) as stage:
         await stage.pool()
-        for agent, heard in (("old", 1_000), ("new", stage.log.now_ms())):
+        for agent, heard in (("old", 1_000), ("new", stage.log.now_ms(POOL))):
             row = "INSERT INTO {}agent_live VALUES (:id, 'p', 'w', 'idle', :heard)"
             await stage.sql(row, id=agent, heard=heard)
 

@@ -534,7 +534,7 @@ async def test_a_restart_that_is_due_and_a_spawn_that_waited_too_long(site: Site
         return agent is not None and (agent.status, agent.incarnation) == ("running", 2)
 
     await until(restarted, timeout=8)
-    late = await pool.spawn(expires_ms=site.log.now_ms() + 300)
+    late = await pool.spawn(expires_ms=site.log.now_ms(POOL) + 300)
     await until(lambda: "agent.terminated" in types(site.url), timeout=5)
     ended = next(e for e in raw_events(site.url) if e["type"] == "agent.terminated")
     assert (ended["subject"], ended["data"]) == (late.agent_id, '{"reason":"pending-timeout"}')

@@ -141,7 +141,7 @@ async def test_where_suspicion_is_off_those_set_apart_come_back(site: Site) -> N
     suspect = (await pool.spawn()).agent_id
     for name in "xy":
         await pool.claim(await pool.worker(name, slots=3), 2)
-        lose = Lose(worker_id=name, reason="t", now_ms=site.log.now_ms(), suspicion_ms=600_000)
+        lose = Lose(worker_id=name, reason="t", now_ms=site.log.now_ms(POOL), suspicion_ms=600_000)
         await site.log.act(POOL, suspect, lose, ORIGIN, fence=await pool.fence(name))
     assert await waiting(site) == [suspect]
     await pool.spawn()
@@ -166,7 +166,8 @@ async def suspects(pool: TestPool, count: int) -> list[str]:
         }
         for name, claimed in held.items():
             fence = await pool.fence(name)
-            lose = Lose(worker_id=name, reason="t", now_ms=pool.log.now_ms(), suspicion_ms=600_000)
+            now_ms = pool.log.now_ms(POOL)
+            lose = Lose(worker_id=name, reason="t", now_ms=now_ms, suspicion_ms=600_000)
             for one in claimed:
                 await pool.log.act(POOL, one.agent.agent_id, lose, ORIGIN, fence=fence)
     waiting = [agent_id for agent_id, _ in await pool.log.waiting_alone(POOL, 100)]

@@ -97,7 +97,7 @@ async def populate(made: Scene) -> None:
     crash = Fail(
         during="run",
         error=Error(type="E"),
-        now_ms=log.now_ms(),
+        now_ms=log.now_ms(POOL),
         policy=RestartPolicy(backoff_min_ms=60_000, backoff_max_ms=60_000),
     )
     await log.act(POOL, told[2].agent.agent_id, crash, ORIGIN, fence=first)

@@ -1,0 +1,88 @@
+"""Each log has a time of its own, and what renews a lease was never there before."""
+
+import time
+
+import pytest
+import redis
+
+from eventstore.connection import connect
+from eventstore.ids import new_id
+from eventstore.keys import Keys
+from eventstore.log import Log
+from eventstore.outcomes import Observed
+from eventstore.step import Fence
+from tests.pools import TestPool, open_pool
+
+DAY = 86_400_000
+NEAR = "developer_pool"
+AHEAD = "ahead"
+
+
+@pytest.fixture
+async def pool(any_redis_url):
+    """A pool, and beside it one whose log was written while Redis' clock was a day ahead."""
+    async with open_pool(any_redis_url) as near:
+        await near.log.initialise(AHEAD)
+        with redis.Redis.from_url(any_redis_url) as client:
+            now = int(client.time()[0]) * 1000
+            client.hset(f"pool:{{{AHEAD}}}:meta", mapping={"ts": now + DAY, "clock": now})
+        yield near
+
+
+async def test_a_process_of_many_pools_does_not_mix_their_times(pool):
+    for name in (NEAR, AHEAD, NEAR, AHEAD):
+        told = (await pool.log.survey(name)).ts
+        assert abs(pool.log.now_ms(name) - told) < 1000
+    assert pool.log.now_ms(AHEAD) - pool.log.now_ms(NEAR) > DAY - 60_000
+
+
+async def test_times_are_learnt_as_scripts_read_them(pool, any_redis_url):
+    """Also of a log that has gone on at half the clock's pace for ten minutes."""
+    with redis.Redis.from_url(any_redis_url) as client:
+        then = int(client.time()[0]) * 1000 - 600_000
+        client.hset(f"pool:{{{AHEAD}}}:meta", "clock", then)
+    late = Log(connect(any_redis_url), Keys())
+    try:
+        await late.learn_times([NEAR, AHEAD])
+        for name in (NEAR, AHEAD):
+            assert abs(late.now_ms(name) - (await pool.log.survey(name)).ts) < 1000
+        assert abs(late.now_ms("never-heard-of") - time.time() * 1000) < 5000
+    finally:
+        await late.client.aclose()
+
+
+async def renewal(pool: TestPool, fence: Fence) -> int:
+    """The number in a worker's hash after a renewal."""
+    await pool.log._guarded(
+        "renew", pool.name, fence.worker_id, fence.epoch, new_id(), "{}", 60_000
+    )
+    [found] = (await pool.log.survey(pool.name)).workers
+    assert isinstance(found, Observed)
+    return found.renewal
+
+
+async def test_a_renewal_does_not_come_to_a_number_that_was_there_before(any_redis_url):
+    """A Redis that lost its last writes is renewed again: who watches must see that as news."""
+    async with open_pool(any_redis_url) as pool:
+        fence = await pool.worker("w")
+        seen = [await renewal(pool, fence) for _ in range(3)]
+        with redis.Redis.from_url(any_redis_url) as client:
+            client.hset(f"process:{{{NEAR}}}:w", "renewal", seen[0])
+        seen += [await renewal(pool, fence) for _ in range(3)]
+        assert len(set(seen)) == 6
+
+
+async def lead(pool: TestPool, term: int) -> int:
+    """The number of a leader after it has kept the lead."""
+    return (await pool.log.lead(NEAR, "h", term))[1].renewal
+
+
+async def test_nor_does_that_of_a_lead(any_redis_url):
+    async with open_pool(any_redis_url) as pool:
+        _, first = await pool.log.lead(NEAR, "h", 0)
+        seen = [first.renewal]
+        seen += [await lead(pool, first.term) for _ in range(2)]
+        with redis.Redis.from_url(any_redis_url) as client:
+            client.hset(f"pool:{{{NEAR}}}:leader", "renewal", seen[0])
+        seen += [await lead(pool, first.term) for _ in range(3)]
+        assert len(set(seen)) == 6
