@@ -179,9 +179,16 @@ class Database:
                     connection.exec_driver_sql(_NEVER_STUCK)
                 return work(connection)
 
+        pool = engine.pool
+
+        def over(done: Future[Any]) -> None:
+            self._running.pop(done, None)
+            if self._engine is not engine:  # closed meanwhile: its connection came back too late
+                pool.dispose()
+
         future = threads.submit(transaction)
         self._running[future] = wire
-        future.add_done_callback(lambda done: self._running.pop(done, None))
+        future.add_done_callback(over)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:

@@ -1,0 +1,31 @@
+"""Closing the database of the views."""
+
+import asyncio
+import time
+
+import psycopg
+from sqlalchemy import event
+
+from projector import database
+from projector.database import Database
+from tests.waiting import until
+
+
+async def test_a_connection_that_comes_after_the_end_is_closed(postgres_url, monkeypatch):
+    """Its thread was still connecting when the database was closed, and nobody waited so long."""
+    monkeypatch.setattr(database, "CLOSE_SECONDS", 0.05)
+    opened = Database(postgres_url)
+    opened.open()
+    made: list[psycopg.Connection] = []
+
+    @event.listens_for(opened._engine, "connect")
+    def _slowly(connection: psycopg.Connection, _: object) -> None:
+        made.append(connection)
+        time.sleep(0.5)
+
+    reading = asyncio.ensure_future(opened.read(lambda c: c.exec_driver_sql("SELECT 1").scalar()))
+    await until(lambda: bool(made))
+    await opened.close()
+    assert not made[0].closed
+    assert await reading == 1
+    await until(lambda: made[0].closed)
