@@ -11,6 +11,7 @@
 Whatever is started here is ended and removed here, by its process id and path.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -46,6 +47,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: it need not be looked through at every collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
