@@ -10,11 +10,13 @@ from typing import Any
 
 import redis.asyncio
 
+from tests.chaos.load import COMPLETES_SECONDS
 from tests.chaos.system import System
 from tests.chaos.views import select
 
 LOOK_SECONDS = 0.2
-QUIET_SECONDS = 2.0
+QUIET_SECONDS = COMPLETES_SECONDS[1] + 1.0
+"""Longer than an agent runs before it ends by itself: else that comes while all is judged."""
 
 
 async def come_to_rest(system: System, patience_seconds: float) -> list[str]:
