@@ -98,13 +98,21 @@ class GuardedLog:
 
     async def _learn_times(self, pools: Sequence[str]) -> None:
         seconds, micros = await self._read(CATALOGUE, "TIME")
-        now = int(seconds) * 1000 + int(micros) // 1000
-        self._clock = Told(now, time.monotonic())
-        asked = (self._read(pool, "HMGET", self._meta(pool), "ts", "clock") for pool in pools)
-        for pool, (ts, clock) in zip(pools, await asyncio.gather(*asked), strict=True):
-            last, then = int(ts or 0), int(clock or now)
-            told = now if now >= last else last + max(now - then, 0) // 2  # as scripts read it
-            self._times[self._meta(pool)] = Told(told, self._clock.at)
+        now = Told(int(seconds) * 1000 + int(micros) // 1000, time.monotonic())
+        self._clock = now
+        await asyncio.gather(*(self._learn_time(pool, now) for pool in pools))
+
+    async def _learn_time(self, pool: str, now: Told) -> None:
+        """As scripts read it. A log that is damaged holds up no other: who writes it is told."""
+        try:
+            ts, clock = await self._read(pool, "HMGET", self._meta(pool), "ts", "clock")
+            last, then = int(ts or 0), int(clock or now.ms)
+        except LogUnreachable:
+            raise
+        except (LogError, ValueError):
+            last, then = 0, now.ms
+        told = now.ms if now.ms >= last else last + max(now.ms - then, 0) // 2
+        self._times[self._meta(pool)] = Told(told, now.at)
 
     def _is_quiet(self, pool: str) -> bool:
         told = self._times.get(self._meta(pool))

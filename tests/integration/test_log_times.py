@@ -51,6 +51,23 @@ async def test_times_are_learnt_as_scripts_read_them(pool, any_redis_url):
         await late.client.aclose()
 
 
+@pytest.mark.parametrize("damage", [("ts", "soon"), None], ids=["no number", "no hash"])
+async def test_a_log_whose_time_cannot_be_read_holds_up_no_other(pool, any_redis_url, damage):
+    broken = f"pool:{{{NEAR}}}:meta"
+    with redis.Redis.from_url(any_redis_url) as client:
+        if damage:
+            client.hset(broken, *damage)
+        else:
+            client.set(broken, "text")
+    late = Log(connect(any_redis_url), Keys())
+    try:
+        await late.learn_times([NEAR, AHEAD])
+        assert abs(late.now_ms(NEAR) - time.time() * 1000) < 5000
+        assert late.now_ms(AHEAD) - late.now_ms(NEAR) > DAY - 60_000
+    finally:
+        await late.client.aclose()
+
+
 async def renewal(pool: TestPool, fence: Fence) -> int:
     """The number in a worker's hash after a renewal."""
     await pool.log._guarded(
