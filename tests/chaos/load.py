@@ -22,9 +22,7 @@ PAUSE_SECONDS = (0.05, 0.5)
 READ_SECONDS = (0.1, 0.6)
 KEYED_SHARE = 0.6
 COMPLETES_SHARE = 0.15
-"""Of the agents: these end by themselves..."""
-COMPLETES_SECONDS = (0.2, 5.0)
-"""...so long after they began to run."""
+"""Of the agents: these end by themselves after a while."""
 LINGERS_SHARE = 0.3
 """These take a while to stop."""
 IN_FLIGHT = 40
@@ -114,7 +112,7 @@ class Load:
         wanted: dict[str, Any] = {}
         completes = random.random() < COMPLETES_SHARE
         if completes:
-            wanted["input"] = {"do": "complete", "after": random.uniform(*COMPLETES_SECONDS)}
+            wanted["input"] = {"do": "complete", "after": random.uniform(0.2, 5)}
         elif random.random() < LINGERS_SHARE:
             wanted["input"] = {"linger": random.uniform(0.1, 0.9)}
         spawn = self.spawn(random, STEADY, keyed=random.random() < KEYED_SHARE, **wanted)
