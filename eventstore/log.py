@@ -319,7 +319,8 @@ class Log(GuardedLog):
 
     async def whole(self, pool: str) -> Stand:
         """Where a log stands that was not lost. Raises `LogMissing`, `Halted`, `RolledBack`."""
-        stand, floor = await self.stand(pool), self.floor(pool)
+        floor = self.floor(pool)  # it may rise before the reply is here
+        stand = await self.stand(pool)
         if not stand.generation:
             raise LogMissing(pool)
         if stand.halted:

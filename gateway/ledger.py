@@ -86,11 +86,12 @@ class Ledger:
                     continue  # asked again in a moment; others say that something is away
 
     async def _look(self, pool: str) -> None:
+        noted = self._noted[pool]
+        last = max((one.generation, one.seq) for one in noted)  # more may come before the reply
         stand = await self._events.stand(pool)
         self._name_unsaved(pool, stand)
-        if not (noted := self._noted[pool]):
+        if not noted:
             return
-        last = max((one.generation, one.seq) for one in noted)
         if stand.halted or (stand.generation, stand.seq) < last:
             await self._report(pool)
         else:

@@ -11,7 +11,7 @@ import redis
 from eventstore.agent import Terminate
 from eventstore.errors import OutcomeUnknown
 from eventstore.keys import CATALOGUE
-from eventstore.outcomes import Reply
+from eventstore.outcomes import Reply, Stand
 from eventstore.salvage import read_reports
 from eventstore.step import Step
 from gateway.probing import view_facts
@@ -92,6 +92,32 @@ async def test_what_was_acknowledged_and_not_archived_is_reported(
         assert archived not in await reported() or all(
             one.agent_id != archived for one in done.unsaved
         )
+
+
+async def test_what_is_acknowledged_while_the_log_is_asked_where_it_stands_is_not_lost(
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is from before it, and below it."""
+    async with gateway_stage(redis_url, views_url) as shown:
+        await shown.stage.settle(POOL)
+        await shown.projector.stop()
+        stand, asked = shown.backend.log.stand, 0
+
+        async def late(pool: str) -> Stand:
+            nonlocal asked
+            answer = await stand(pool)
+            if pool == POOL:
+                asked += 1
+                await shown.pending()
+            return answer
+
+        await shown.pending()
+        monkeypatch.setattr(shown.backend.log, "stand", late)
+        assert (await shown.backend.log.whole(POOL)).seq < shown.backend.log.floor(POOL)[1]
+        asked = 0
+        await until(lambda: asked >= 2, timeout=10)
+        monkeypatch.undo()
+        assert not await read_reports(shown.log, POOL)
 
 
 async def test_what_could_not_be_reported_in_time_is_named_afterwards(
