@@ -17,12 +17,15 @@ from eventstore.step import Step
 from gateway.probing import view_facts
 from projector.recovery import Recovery
 from tests.chaos.judging.commands import Command, named_lost, read_unsaved
-from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage
+from tests.integration.gateway_stage import AGENTS, QUICK, GatewayStage, gateway_stage
 from tests.integration.projector_stage import POOL
 from tests.integration.test_gateway_events import following
 from tests.integration.test_recovery import recovered
 from tests.pools import ORIGIN
 from tests.waiting import until
+
+HASTY = msgspec.structs.replace(QUICK, settle_seconds=0.2)
+"""Where the projector is stopped, an answer waits for the views in vain."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +47,7 @@ def wipe(shown: GatewayStage) -> None:
 
 
 async def test_commands_are_refused_and_reads_go_on(redis_url: str, views_url: str) -> None:
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         fence = await shown.worker()
         await shown.pending()
         (agent_id,) = await shown.run(fence)
@@ -72,7 +75,7 @@ async def test_commands_are_refused_and_reads_go_on(redis_url: str, views_url: s
 async def test_what_was_acknowledged_and_not_archived_is_reported(
     redis_url: str, views_url: str
 ) -> None:
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         archived = await shown.pending()
         await shown.stage.settle(POOL)
         await shown.projector.stop()
@@ -98,7 +101,7 @@ async def test_what_is_acknowledged_while_the_log_is_asked_where_it_stands_is_no
     redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer is from before it, and below it."""
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.stage.settle(POOL)
         await shown.projector.stop()
         stand, asked = shown.backend.log.stand, 0
@@ -123,7 +126,7 @@ async def test_what_is_acknowledged_while_the_log_is_asked_where_it_stands_is_no
 async def test_what_could_not_be_reported_in_time_is_named_afterwards(
     redis_url: str, views_url: str
 ) -> None:
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.stage.settle(POOL)
         await shown.projector.stop()
         lost = await shown.pending()
@@ -142,7 +145,7 @@ async def test_a_gateway_that_starts_on_an_emptied_redis_knows_its_floor_from_th
     redis_url: str, views_url: str
 ) -> None:
     """It must not take spawns into a log that is older than the archive."""
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         with redis.Redis.from_url(redis_url) as client:
             dumps = {key: client.dump(key) for key in client.keys("*")}
             await shown.pending()
@@ -203,7 +206,7 @@ async def test_what_was_acknowledged_after_a_lost_reply_is_reported(
     redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By itself, and when it was asked for again: who was told so counts on it."""
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         (running, stopping) = [await shown.pending() for _ in range(2)]
         await shown.run(await shown.worker(), 2)
         await shown.stage.settle(POOL)
@@ -257,7 +260,7 @@ async def test_a_repeated_spawn_that_is_archived_is_not_named(
     redis_url: str, views_url: str
 ) -> None:
     """However far the log had gone when it was repeated: its client would ask for another."""
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         saved = await shown.spawn(prefer="respond-async", key="k")
         await shown.stage.settle(POOL)
         await shown.projector.stop()
@@ -281,7 +284,7 @@ NAMED = [("create_pool", "created"), ("change_pool", POOL), ("delete_pool", "thi
 async def test_commands_on_pools_are_reported_and_named(
     redis_url: str, views_url: str, tmp_path: Path
 ) -> None:
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.stage.pool("third")
         await shown.stage.settle(CATALOGUE)
         await shown.stage.settle(POOL)
@@ -312,7 +315,7 @@ async def test_a_catalogue_that_was_lost_alone_waits_for_what_gateways_report(
     redis_url: str, views_url: str
 ) -> None:
     """No lease has to lapse, so that nothing else gives them the time."""
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.stage.pool("third")
         await shown.stage.settle(CATALOGUE)
         await shown.projector.stop()
@@ -328,7 +331,7 @@ async def test_a_catalogue_that_was_lost_alone_waits_for_what_gateways_report(
 async def test_pool_commands_that_could_not_be_reported_are_named_afterwards(
     redis_url: str, views_url: str
 ) -> None:
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.stage.pool("third")
         await shown.stage.settle(CATALOGUE)
         await shown.projector.stop()
@@ -346,7 +349,7 @@ async def test_pool_commands_that_could_not_be_reported_are_named_afterwards(
 async def test_a_lost_log_has_its_cure_in_the_alert_and_in_readyz(
     redis_url: str, views_url: str
 ) -> None:
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.pending()
         await shown.stage.settle(POOL)
         wipe(shown)
@@ -372,7 +375,7 @@ async def test_views_of_a_recovered_log_do_not_lag_behind_what_was_lost(
 ) -> None:
     """The gateway had seen more than was archived, and the log went on below that."""
     monkeypatch.setattr("gateway.alerting.LAG_SECONDS", 0.0)
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.stage.settle(POOL)
         await shown.projector.stop()
         for _ in range(5):
@@ -405,7 +408,7 @@ async def test_a_client_that_comes_back_to_a_lost_log_misses_nothing_of_it(
     redis_url: str, views_url: str
 ) -> None:
     """What it was not told stands in neither stream nor feed until the log is recovered."""
-    async with gateway_stage(redis_url, views_url) as shown:
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.stage.pool("whole")
         async with following(shown) as client:
             await shown.pending()
