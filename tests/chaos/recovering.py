@@ -3,8 +3,8 @@
 A fault that takes the log away says so, and so does one that kills Redis: with `everysec` that may
 forget what it acknowledged. Then the views stop with a reason, or the gateways say so. What the
 recovery names as lost is kept for the judge in `unsaved.json`. In rounds without such a fault, and
-with `always` also where Redis was only killed, nothing may be lost. Where the projectors recover by
-themselves (`--auto-recover`) their logs tell what they did.
+with `always` also where Redis was only killed, nothing may be lost, and no gateway may say so.
+Where the projectors recover by themselves (`--auto-recover`) their logs tell what they did.
 """
 
 import asyncio
@@ -118,9 +118,17 @@ class Recovery:
             self.offences.append(f"the log lost writes although it must not: {damage}")
 
     def take_in(self) -> None:
-        """What projectors have recovered by themselves, as their logs tell since the last time."""
-        if not self._by_itself:
-            return
+        """What gateways and projectors have said of lost logs since the last time."""
+        for role in self._system.kinds("gateway"):
+            for told in self._told(role.name):
+                if told.get("event") == "log.lost":
+                    count = told.get("acknowledged", "all")
+                    where = told["pool"] or "catalogue"
+                    self._hold_against(f"{role.name} misses {count} commands in {where}")
+        if self._by_itself:
+            self._take_in_recoveries()
+
+    def _take_in_recoveries(self) -> None:
         logs: dict[str, list[dict[str, Any]]] = {}
         for role in self._system.kinds("projector"):
             for told in self._told(role.name):

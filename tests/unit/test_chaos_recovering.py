@@ -15,21 +15,22 @@ RECOVERED = {"event": "log.recovered", "pool": "p"}
 
 
 class Told:
-    """A recovery by projectors, in a folder where one of them logs."""
+    """A recovery, by projectors unless said, in a folder where one role of each kind logs."""
 
-    def __init__(self, folder: Path, appendfsync: str) -> None:
-        (folder / "logs").mkdir()
-        self.log = folder / "logs" / "projector-1.log"
-        self.log.touch()
-        options = SimpleNamespace(appendfsync=appendfsync, recovers="projector")
+    def __init__(self, folder: Path, appendfsync: str, recovers: str = "projector") -> None:
+        self.logs = folder / "logs"
+        self.logs.mkdir()
+        for kind in ("gateway", "projector"):
+            (self.logs / f"{kind}-1.log").touch()
+        options = SimpleNamespace(appendfsync=appendfsync, recovers=recovers)
         system: Any = SimpleNamespace(
-            options=options, folder=folder, kinds=lambda _: [SimpleNamespace(name="projector-1")]
+            options=options, folder=folder, kinds=lambda kind: [SimpleNamespace(name=f"{kind}-1")]
         )
         self.recovery = Recovery(system)
 
-    def round(self, *lines: dict[str, str], torn: str = "") -> list[str]:
-        """A round in which these lines were logged; all offences until then."""
-        with self.log.open("a") as log:
+    def round(self, *lines: dict[str, Any], torn: str = "", by: str = "projector-1") -> list[str]:
+        """A round in which this role logged these lines; all offences until then."""
+        with (self.logs / f"{by}.log").open("a") as log:
             log.writelines(json.dumps(line) + "\n" for line in lines)
             log.write(torn)
         self.recovery.end_round()
@@ -74,6 +75,19 @@ def test_where_redis_syncs_always_a_kill_excuses_nothing(tmp_path: Path) -> None
     told = Told(tmp_path, "always")
     told.recovery.expect(synced=False)
     assert len(told.round(LOST, RECOVERED)) == 1
+
+
+@pytest.mark.parametrize("recovers", ["projector", "command"])
+def test_a_gateway_that_misses_what_it_acknowledged_without_reason_is_found(
+    tmp_path: Path, recovers: str
+) -> None:
+    told = Told(tmp_path, "always", recovers)
+    missed = {"event": "log.lost", "pool": "", "acknowledged": 3}
+    told.recovery.expect(synced=True)
+    for _ in range(EXCUSED_ROUNDS):
+        assert told.round(missed, by="gateway-1") == []
+    [found] = told.round(missed, by="gateway-1")
+    assert "gateway-1 misses 3 commands in catalogue" in found
 
 
 def test_a_line_that_is_half_written_is_read_once_it_is_whole(told: Told) -> None:
