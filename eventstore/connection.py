@@ -15,6 +15,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -49,6 +50,8 @@ PASSING_WORDS = ("BUSY ", "NOREPLICAS", "UNBLOCKED")
 """Refusals that pass: as redis-py names them, which takes the word off, or by that word."""
 
 SOCKET_SECONDS = 5.0
+DRIVER = DriverInfo()
+"""What a connection says of itself; redis-py would read its package's files for each anew."""
 AsyncClient: TypeAlias = Redis
 SyncClient: TypeAlias = SyncRedis
 T = TypeVar("T")
@@ -104,6 +107,7 @@ def connect(url: str, *, max_connections: int = 32, client: type[Redis] = Redis)
         retry=AsyncRetry(NoBackoff(), 0),
         protocol=2,
         health_check_interval=0,
+        driver_info=DRIVER,
     )
     return _raw(client.from_pool(pool))
 
@@ -134,6 +138,7 @@ def connect_blocking(url: str, *, block_seconds: float, max_connections: int = 1
         retry=AsyncRetry(NoBackoff(), 0),
         protocol=2,
         health_check_interval=0,
+        driver_info=DRIVER,
     )
     return _raw(Redis.from_pool(pool))
 
@@ -148,6 +153,7 @@ def connect_thread(url: str, *, timeout_seconds: float) -> SyncRedis:
         retry=Retry(NoBackoff(), 0),
         protocol=2,
         health_check_interval=0,
+        driver_info=DRIVER,
     )
 
 

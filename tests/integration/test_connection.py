@@ -1,10 +1,16 @@
-"""A client of Redis: closed, it holds no connection, and whoever waits for it can be cancelled."""
+"""A client of Redis: cheap to connect, cancelled at any time, and closed without a trace."""
 
 import asyncio
 
 import redis
 
-from eventstore.connection import connect, execute, shielded
+from eventstore.connection import (
+    connect,
+    connect_blocking,
+    connect_thread,
+    execute,
+    shielded,
+)
 from tests.waiting import until
 
 TURNS = 40
@@ -30,6 +36,24 @@ async def test_a_call_that_is_cancelled_at_any_moment_ends_as_cancelled(redis_ur
         if asking.cancel():
             await asyncio.wait({asking})
             assert asking.cancelled(), f"after {turns} turns"
+    await client.aclose()
+
+
+async def test_a_new_connection_costs_no_look_at_the_files_of_a_package(redis_url, monkeypatch):
+    """A loop would stand still for that at each; the server is told the version all the same."""
+
+    def look(name: str) -> str:
+        raise AssertionError(f"the files of {name} were read")
+
+    monkeypatch.setattr("redis.utils.metadata.version", look)
+    client = connect(redis_url)
+    blocking = connect_blocking(redis_url, block_seconds=1)
+    with connect_thread(redis_url, timeout_seconds=5) as thread:
+        thread.ping()
+        await execute(blocking, "PING")
+        told = await client.client_list()
+    assert {one["lib-ver"] for one in told} == {redis.__version__}
+    await blocking.aclose()
     await client.aclose()
 
 
