@@ -46,7 +46,7 @@ UNREACHABLE = (
 The server's own refusals are `ResponseError`.
 """
 PASSING = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
-PASSING_WORDS = ("BUSY ", "NOREPLICAS", "UNBLOCKED")
+PASSING_WORDS = ("BUSY ", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 """Refusals that pass: as redis-py names them, which takes the word off, or by that word."""
 
 SOCKET_SECONDS = 5.0

@@ -4,14 +4,17 @@
 oldest that Muster supports). They only ever touch the process they started.
 """
 
+import contextlib
+import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import redis
 
 from eventstore.server import find_binary
 from tests.process import ServerProcess, free_port, system_tool
+from tests.waiting import until_sync
 
 
 class RedisLikeServer:
@@ -105,6 +108,22 @@ class RedisLikeServer:
         with self.client() as client:
             client.flushall()
             client.script_flush()
+
+    @contextlib.contextmanager
+    def unwritable(self) -> Iterator[None]:
+        """A disk that takes nothing: it answers, and refuses all writes with MISCONF."""
+        in_its_way = self.directory / "dump.rdb"
+        (in_its_way / "kept").mkdir(parents=True)
+        with self.client() as client:
+            client.config_set("save", "3600 1")
+            self._save(client, "err")
+            yield
+            shutil.rmtree(in_its_way)
+            self._save(client, "ok")
+
+    def _save(self, client: "redis.Redis", status: str) -> None:
+        client.bgsave()
+        until_sync(lambda: client.info("persistence")["rdb_last_bgsave_status"] == status)
 
     @property
     def running(self) -> bool:

@@ -2,20 +2,23 @@
 
 import asyncio
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from eventstore.connection import connect
+from eventstore.keys import Keys
+from eventstore.log import Log
 from tests.conftest import MakeServer
 from tests.e2e.conftest import CONFIG
-from tests.e2e.system import System
+from tests.e2e.system import MUSTER, System
 from tests.e2e.test_refusals import left_on, one_line, refused
 from tests.e2e.test_servers_of_ones_own import ROLES, RolesApart
 from tests.process import free_port
 from tests.waiting import until
 
-UP = (sys.executable, "-P", "-m", "muster", "up")
+UP = (*MUSTER, "up")
 
 
 async def test_muster_up_waits_and_says_what_for(project: Path, redis_server: MakeServer) -> None:
@@ -55,6 +58,31 @@ async def test_each_role_waits_by_itself(
     finally:
         starting.cancel()
         await system.__aexit__()
+
+
+async def test_a_redis_that_can_write_nothing_is_waited_for(
+    tmp_path: Path, redis_server: MakeServer
+) -> None:
+    """As with a full disk. A supervisor joins as a host, which is a write."""
+    server = redis_server()
+    log = Log(connect(server.url), Keys())
+    await log.found()
+    await log.client.aclose()
+    environment = System(tmp_path, env={"MUSTER_REDIS_URL": server.url}).env
+    command = [*MUSTER, "supervisor"]
+    said = partial(_out, tmp_path, "supervisor")
+    with (
+        (tmp_path / "supervisor.out").open("wb") as out,
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=out) as role,
+    ):
+        try:
+            with server.unwritable():
+                await until(lambda: "redis.awaited" in said(), timeout=20)
+                assert "MISCONF" in said()
+            await until(lambda: "role.ready" in said(), timeout=20)
+        finally:
+            role.terminate()
+            assert await asyncio.to_thread(role.wait, 20) == 0
 
 
 def _out(folder: Path, role: str) -> str:

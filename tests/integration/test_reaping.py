@@ -28,7 +28,7 @@ async def clear(pool: TestPool) -> bool:
 async def test_an_agent_that_could_not_be_put_back_once_is_put_back_later(
     pool: TestPool, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where Redis has a full disk for a moment. Nobody asked for its end."""
+    """For a moment, as a server may for reasons of its own. Nobody asked for its end."""
     fence = await pool.worker("w1")
     submitted = await pool.spawn()
     await pool.claim(fence)
@@ -39,7 +39,7 @@ async def test_an_agent_that_could_not_be_put_back_once_is_put_back_later(
     async def refuse_once(name: str, *arguments: Any) -> Any:
         if name == "commit" and not refused:
             refused.append(name)
-            raise LogError("MISCONF Errors writing to the AOF file: No space left on device")
+            raise LogError("script commit failed: ERR of some kind")
         return await run(name, *arguments)
 
     monkeypatch.setattr(pool.log, "run", refuse_once)
