@@ -32,6 +32,8 @@ def _nobody_listens(_worker_id: str, _how: str) -> None:
 
 
 PRELOAD_SECONDS = 60.0
+PRELOAD_TRIES = 3
+"""Of a zygote that somebody kills before it is ready."""
 FORK_SECONDS = 10.0
 LINE_MAX = 2**20
 """Bytes of what a zygote says at once: a failing import's traceback is the longest."""
@@ -111,6 +113,28 @@ class ForkLauncher:
             self._zygote = None
 
     async def _start_zygote(self) -> None:
+        """Raises `ConfigurationError` when an agent class cannot be imported."""
+        for _ in range(PRELOAD_TRIES):
+            reader, line = await self._preload()
+            if line.endswith(b"\n"):
+                break
+            assert self._zygote is not None
+            await asyncio.to_thread(_end, self._zygote)
+            how = f"importing the agent classes: {_told(self._zygote.returncode)}"
+            if self._zygote.returncode >= 0:
+                raise ConfigurationError(how)
+            log.warning("zygote.killed", signal=-self._zygote.returncode)
+        else:
+            raise ConfigurationError(f"{how}, {PRELOAD_TRIES} times before it was done")
+        said = msgspec.json.decode(line, type=Said)
+        if not said.ready:
+            raise ConfigurationError(said.failed)
+        for role in said.deferred:
+            log.warning("role.starts_threads", role=role, imported="after each fork")
+        self._listener = asyncio.create_task(self._listen(reader), name="zygote")
+
+    async def _preload(self) -> tuple[asyncio.StreamReader, bytes]:
+        """Start one; the first line that it says, or none if it ends before."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._zygote = subprocess.Popen(  # noqa: ASYNC220  # returns once it has forked
@@ -119,21 +143,19 @@ class ForkLauncher:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
+        if self._writer is not None:
+            self._writer.close()
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_MAX)
         try:
             async with asyncio.timeout(PRELOAD_SECONDS):
-                line = await reader.readline()
+                return reader, await reader.readline()
         except TimeoutError:
             self._zygote.kill()
             raise ConfigurationError(
                 f"importing the agent classes took more than {PRELOAD_SECONDS:g} s"
             ) from None
-        said = msgspec.json.decode(line, type=Said) if line else Said(failed="the zygote died")
-        if not said.ready:
-            raise ConfigurationError(said.failed)
-        for role in said.deferred:
-            log.warning("role.starts_threads", role=role, imported="after each fork")
-        self._listener = asyncio.create_task(self._listen(reader), name="zygote")
+        except ConnectionError:
+            return reader, b""
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():

@@ -43,6 +43,51 @@ async def test_an_import_that_fails_at_length_is_told_too(tmp_path: Path) -> Non
         await launcher.stop()
 
 
+ENDING = """\
+import os
+from pathlib import Path
+
+from muster import Agent
+
+folder = Path(__file__).parent
+with (folder / "begun").open("a") as begun:
+    begun.write("x")
+if (folder / "begun").stat().st_size < {least}:
+    {end}
+
+
+class Ending(Agent):
+    pass
+"""
+KILLED = "os.kill(os.getpid(), 9)"
+
+
+@pytest.mark.parametrize(
+    ("end", "least", "times", "said"),
+    [
+        (KILLED, 3, 3, ""),
+        (KILLED, 9, 3, "importing the agent classes: killed by signal 9, 3 times"),
+        ("os._exit(3)", 9, 1, "importing the agent classes: exited with code 3"),
+    ],
+    ids=["killed by somebody", "killed whenever it imports", "ended by what it imports"],
+)
+async def test_a_zygote_that_ends_before_it_is_ready(
+    tmp_path: Path, end: str, least: int, times: int, said: str
+) -> None:
+    """Somebody may have killed it: that is no reason for a supervisor to end."""
+    (tmp_path / "ending.py").write_text(ENDING.format(end=end, least=least))
+    launcher = ForkLauncher(Plan(roles={"r": "ending:Ending"}, app_dir=str(tmp_path)))
+    try:
+        if said:
+            with pytest.raises(ConfigurationError, match=said):
+                await launcher.start(lambda *_: None)
+        else:
+            await launcher.start(lambda *_: None)
+        assert (tmp_path / "begun").stat().st_size == times
+    finally:
+        await launcher.stop()
+
+
 async def test_a_zygote_that_cannot_start_again_fails_the_launch_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
