@@ -167,7 +167,8 @@ async def prepare(
         if not (await events.stand(CATALOGUE)).generation:
             if role == "supervisor":
                 return True  # it waits for the catalogue itself
-            if await _log_was_lost(settings, say):
+            known = await _is_archived(settings, say)  # or begun by another role meanwhile
+            if known and not (await events.stand(CATALOGUE)).generation:
                 log.error("log.lost", pool="", reason="Redis is empty, the archive is not")
                 return False
             await catalogue.found()
@@ -184,7 +185,7 @@ async def prepare(
     return True
 
 
-async def _log_was_lost(settings: Settings, say: Callable[[str], None] | None) -> bool:
+async def _is_archived(settings: Settings, say: Callable[[str], None] | None) -> bool:
     """Whether the archive knows a log. Waits for the database: without it nobody can tell."""
     if settings.never_viewed:
         return False
