@@ -194,7 +194,7 @@ class Rebuild:
         await self._database.write(lambda connection: self._let_go_on(connection, projector))
         for pool in (CATALOGUE, *await self._pools()):
             await self._fold_stream(pool, projector)
-        for pool in await self._pools():  # those that were created meanwhile
+        for pool in (CATALOGUE, *await self._pools()):  # what came meanwhile, new pools too
             await self._fold_stream(pool, projector)
         if not tolerant:
             await self._demand_whole()

@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from eventstore.agent import Terminate
+from eventstore.keys import CATALOGUE
 from projector.database import Database
 from projector.lease import Lease
 from projector.queries import AgentFilter
@@ -223,6 +224,28 @@ async def test_views_stay_as_they_are_also_where_a_refused_rebuild_archived_more
             after = await stage.contents()
         assert [row for row in after["agents"] if row["pool_name"] == POOL] == before["agents"]
         assert len(await stage.views.agents(AgentFilter(pool_name="other"))) == 1
+
+
+async def test_a_pool_that_is_created_once_the_catalogue_was_folded_is_no_damage(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is another one when the ends of all logs are asked for again."""
+    fold_stream = Rebuild._fold_stream
+
+    async def meanwhile(self: Rebuild, pool: str, projector: Lease) -> None:
+        await fold_stream(self, pool, projector)
+        if pool == CATALOGUE:
+            monkeypatch.setattr(Rebuild, "_fold_stream", fold_stream)
+            await (await stage.pool("later")).spawn()
+
+    async with open_stage(redis_url, database_url) as stage:
+        await stage.play(await stage.pool())
+        monkeypatch.setattr(Rebuild, "_fold_stream", meanwhile)
+        assert (await replayed(stage))[-1].finished
+        assert await stage.views.pool("later") is not None
+        async with stage.projecting():
+            await stage.settle()
+        assert (await verify(redis_url, "", database_url)).equal
 
 
 async def test_a_stream_that_ends_too_soon_is_damaged(redis_url: str, database_url: str) -> None:
