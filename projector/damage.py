@@ -34,8 +34,9 @@ async def find_damage(source: Source, database: Database, projection: Projection
     positions = projection.positions
     found: list[Damage] = []
     projection.join_pools()
-    heads, whole = await source.heads(positions), await source.whole(positions)
+    # A log that is made later than it is looked for is not missing, so this is asked first.
     made = await source.made(projection.catalogue.pools)
+    heads, whole = await source.heads(positions), await source.whole(positions)
     for pool in sorted(positions):
         at, head = positions[pool], heads[pool]
         begun = at.generation or pool in made or head.halted or (found and not found[0].pool)

@@ -118,8 +118,9 @@ class Streams:
     async def troubles(self, pools: Collection[str]) -> dict[str, str]:
         """Which of these logs are missing or halted, by pool."""
         names = [_log(pool) for pool in pools]
-        heads, whole = await self._source.heads(names), await self._source.whole(names)
+        # A log that is made later than it is looked for is not missing, so this is asked first.
         made = {LOG, *await self._source.made([name for name in names if name != LOG])}
+        heads, whole = await self._source.heads(names), await self._source.whole(names)
         found: dict[str, str] = {}
         for pool, name in zip(pools, names, strict=True):
             if not whole[name] and name in made:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import Iterable
 
 import pytest
 
@@ -15,8 +16,9 @@ from eventstore.log import Log
 from eventstore.pool import PoolConfig
 from eventstore.reader import Reader
 from muster.__main__ import main
-from muster.commands.streams import Recorded
+from muster.commands.streams import Recorded, Streams
 from muster.commands.tail import TailOptions, told
+from projector.source import Source
 from tests.pools import ORIGIN, TestPool
 from tests.waiting import until
 
@@ -185,6 +187,28 @@ async def test_following_tells_of_a_log_that_is_lost_and_is_back(redis_server, c
         task.cancel()
         await record.close()
     assert said.count("alpha: the log is missing") == 1
+
+
+async def test_a_log_that_is_made_while_logs_are_looked_at_is_not_missing(record, monkeypatch):
+    source = Source(record.url, "")
+    whole, initialise = source.whole, record.log.initialise
+
+    async def later(_: str) -> None:
+        """Its process is slow."""
+
+    async def made_meanwhile(pools: Iterable[str]) -> dict[str, bool]:
+        answer = await whole(pools)
+        await initialise("gamma")
+        return answer
+
+    monkeypatch.setattr(record.log, "initialise", later)
+    await record.create("gamma")
+    monkeypatch.setattr(source, "whole", made_meanwhile)
+    try:
+        assert await Streams(source).troubles(["gamma"]) == {}
+        assert await source.made(["gamma"]) == {"gamma"}
+    finally:
+        await source.close()
 
 
 # ---- as a command ----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Logs that Redis lost: found, closed, written anew from the archive, and what was lost named."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from projector.recovery import (
     examine,
     recover,
 )
-from projector.source import Source
+from projector.source import Head, Source
 from projector.verify import verify
 from tests.chaos.judge import judge
 from tests.integration.projector_stage import POOL, Stage, open_stage
@@ -370,6 +370,30 @@ async def test_whole_logs_are_left_alone(redis_url: str, views_url: str) -> None
         assert await recovered(stage) == {}
         assert raw_events(redis_url) == before
         assert (await pool.spawn()).outcome is Outcome.DONE
+
+
+async def test_a_pool_whose_log_is_made_while_logs_are_looked_at_is_not_lost(
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The views know it from the catalogue, which is written first."""
+    heads, initialise = Source.heads, Log.initialise
+
+    async def later(_: Log, _name: str) -> None:
+        """Its process is slow."""
+
+    async def made_meanwhile(self: Source, pools: Iterable[str]) -> dict[str, Head]:
+        answer = await heads(self, pools)
+        await initialise(stage.log, "new")
+        return answer
+
+    async with archived_story(redis_url, views_url) as (stage, _pool):
+        monkeypatch.setattr(Log, "initialise", later)
+        await stage.pool("new")
+        async with stage.projecting():
+            await stage.settle()
+        monkeypatch.setattr(Source, "heads", made_meanwhile)
+        assert await examine(options(stage)) == []
+        assert (await stage.log.stand("new")).generation == 1
 
 
 async def test_one_pool_is_recovered_while_others_go_on(redis_url: str, views_url: str) -> None:
