@@ -53,7 +53,8 @@ class Lease:
 
     async def take(self) -> None:
         """Wait until the lease is free or has lapsed, and take it."""
-        since, last = time.monotonic(), await self._look()
+        last = await self._look()
+        since = time.monotonic()  # it may have been renewed for as long as the look took
         while not await self._try(last, time.monotonic() - since):
             await asyncio.sleep(min(WATCH_SECONDS, self.seconds / 4))
             seen = await self._look()

@@ -9,11 +9,12 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from projector.active import Active
-from projector.lease import Lease
+from projector.lease import Lease, Seen
 from projector.service import Phase, Projector
 from projector.verify import verify
 from tests.integration.projector_stage import POOL, Stage, open_stage
@@ -62,6 +63,32 @@ async def test_a_projector_that_lost_its_lease_commits_nothing_and_stands_by(
             await thief._database.close()
             await until(lambda: projector.phase is Phase.ACTIVE)
             await stage.settle()
+
+
+async def test_a_lease_does_not_lapse_by_a_look_at_it_that_took_long(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been renewed at any moment of that; it is taken when it was given back."""
+    now, looks = 0.0, 0
+    look = Lease._look
+
+    async def slow_at_first(self: Lease) -> Seen:
+        nonlocal now, looks
+        looks += 1
+        if looks == 1:
+            now += 2 * self.seconds
+        else:
+            await holder.release()
+        return await look(self)
+
+    async with open_stage(redis_url, database_url) as stage:
+        holder = await steal(stage)
+        heir = Lease(holder._database, seconds=0.1)
+        monkeypatch.setattr("projector.lease.time", SimpleNamespace(monotonic=lambda: now))
+        monkeypatch.setattr(Lease, "_look", slow_at_first)
+        await heir.take()
+        assert looks == 2
+        await holder._database.close()
 
 
 async def test_a_projector_goes_on_after_a_defect(
