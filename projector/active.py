@@ -135,6 +135,9 @@ class Active:
         due = time.monotonic() - self._audited_at > self._options.audit_seconds
         if (not entries or due) and await self._audit():
             return  # a recovery has taken in what was read, or found it void
+        positions = self._projection.positions
+        # Of a log that the audit stopped nothing is taken: that would say that it goes on.
+        entries = {pool: some for pool, some in entries.items() if not stopped(positions[pool])}
         if not entries:
             return
         await self._learn_generations(entries)

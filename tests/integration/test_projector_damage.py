@@ -1,18 +1,23 @@
 """A log that breaks its promise stops its pool's projection; servers that go away only delay it."""
 
 import json
+import math
 import random
 import re
 import time
+from collections.abc import Mapping
 
 import pytest
 import redis
 from structlog.testing import capture_logs
 
 from eventstore.events import ENTRY_FIELDS
+from eventstore.reader import Entry
+from eventstore.restoring import close
 from projector.active import Active
 from projector.queries import AgentFilter, Position
 from projector.service import Phase
+from projector.source import Source
 from tests.conftest import MakeServer
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.waiting import until
@@ -189,6 +194,47 @@ async def test_a_log_that_was_rolled_back_is_noticed(
             roll_back()
             async with stage.projecting():
                 assert (await stopped_at(stage)).status.startswith("rolled back: the log ends at")
+
+
+async def test_a_log_that_was_halted_does_not_go_on_by_what_was_read_of_it_before(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events of it and of another pool are at hand when the audit finds it halted."""
+    wait, take_round = Source.wait, Active._round
+    halted = taken = False
+
+    async def halted_meanwhile(
+        self: Source, positions: Mapping[str, Position], *, count: int
+    ) -> dict[str, list[Entry]]:
+        nonlocal halted
+        entries = await wait(self, positions, count=count)
+        if POOL in entries and positions[POOL].seq == 1:
+            await other.spawn()
+            entries |= await wait(self, {"other": positions["other"]}, count=count)
+            halted = await close(stage.log, POOL, 1, "by hand")
+        return entries
+
+    async def audited(active: Active) -> None:
+        nonlocal taken
+        active._audited_at = -math.inf
+        await take_round(active)
+        taken = halted
+
+    monkeypatch.setattr(Source, "wait", halted_meanwhile)
+    monkeypatch.setattr(Active, "_round", audited)
+    async with open_stage(redis_url, database_url) as stage:
+        pool, other = await stage.pool(), await stage.pool("other")
+        await pool.spawn()
+        await other.spawn()
+        with capture_logs() as logs:
+            async with stage.projecting():
+                await stage.settle()
+                await pool.spawn()
+                await until(lambda: taken)
+                at = await stage.views.positions()
+        assert (at[POOL].seq, at[POOL].status) == (1, "halted: by hand")
+        assert (at["other"].seq, at["other"].status) == (2, "ok")
+        assert "projection.resumed" not in [entry["event"] for entry in logs]
 
 
 async def test_a_log_of_another_generation_is_noticed(redis_url: str, database_url: str) -> None:
