@@ -10,7 +10,7 @@ from eventstore.errors import LogError, Unreadable
 from eventstore.outcomes import Outcome
 from gateway import as_of
 from gateway.answering import AGENTS, after, answer, page
-from gateway.backend import READING, Backend
+from gateway.backend import Backend
 from gateway.durability import assurance_of
 from gateway.keys import BACKEND
 from gateway.parked import put_aside
@@ -187,8 +187,12 @@ async def _terminate(
 
 
 async def _gone(request: web.Request, row: AgentRow) -> Problem:
-    """Redis has nothing of an agent that has not ended, unless the views are merely behind."""
-    if request[READING].stale:
+    """Redis has nothing of an agent that has not ended, by what the views know.
+
+    One that its pool does not list has ended, and only the views lack that.
+    """
+    backend = request.app[BACKEND]
+    if row.agent_id not in await backend.log.live(row.pool_name):
         return agent_not_found(row.agent_id)
     damage = Unreadable("agent", row.agent_id, "its hash is gone")
-    return await put_aside(request.app[BACKEND], row.pool_name, damage)
+    return await put_aside(backend, row.pool_name, damage)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from eventstore import parking
 from eventstore.agent import Started
@@ -209,6 +210,38 @@ async def test_a_running_agent_that_cannot_be_ended_is_parked_and_dropped(stage,
     row = (await stage.get(f"{AGENTS}/{agent_id}")).json
     assert (row["status"], row["reason"]) == ("terminated", "dropped")
     await all_agree(stage)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+async def test_an_agent_whose_end_the_views_lack_is_not_taken_for_damaged(stage, server, stale):
+    """Redis lets go of what has ended by itself, however late the views are."""
+    agent_id = await stage.pending()
+    fence = await stage.worker()
+    await stage.run(fence)
+    await _leave_behind(stage, stale)
+    await stage.end(agent_id, fence)
+    damage(server, agent_id, "gone")
+    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+    assert (answer.status, answer.kind) == (404, "agent-not-found")
+    assert await parked(stage) == []
+
+
+async def test_a_damaged_agent_is_parked_also_while_the_views_are_behind(stage, server):
+    agent_id = await stage.pending()
+    await stage.stage.settle(POOL)
+    await _leave_behind(stage, stale=True)
+    damage(server, agent_id, "gone")
+    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+    assert (answer.status, answer.kind) == (409, "cannot-be-read")
+    assert [one["subject"] for one in await parked(stage)] == [agent_id]
+
+
+async def _leave_behind(stage: GatewayStage, stale: bool) -> None:
+    """Let the views stand still. `stale`: below what this gateway has acknowledged."""
+    await stage.projector.stop()
+    stage.backend.limits = replace(stage.backend.limits, settle_seconds=0.2)  # waited in vain
+    if stale:
+        await stage.pending()
 
 
 # ---- heartbeats, and what operators see ------------------------------------------------------
