@@ -1,6 +1,7 @@
 """Reading agents and ending them."""
 
 import asyncio
+from collections.abc import Iterable
 
 from aiohttp import web
 
@@ -125,18 +126,34 @@ async def delete_agent(request: web.Request) -> web.Response:
 
 
 async def _pool_of(backend: Backend, agent_id: str) -> str:
-    """The pool that an agent is in: as the views know, else looked for in the log."""
+    """The pool that an agent is in: as the views know, else looked for in the log.
+
+    One that no log has may be archived: where the views cannot say, their `Problem` is raised.
+    """
+    unread: Problem | None = None
+    row = None
     try:
         async with backend.reading() as views:
             row = await views.agent(agent_id)
-    except Problem:
-        row = None
+    except Problem as problem:
+        unread = problem
     if row is not None:
         return row.pool_name
-    for pool in backend.known_pools():
+    heard = set(backend.known_pools())
+    found = await _among(backend, heard, agent_id)
+    if found is None:
+        found = await _among(backend, await backend.pools_by_now() - heard, agent_id)
+    if found is None:
+        raise unread or agent_not_found(agent_id)
+    return found
+
+
+async def _among(backend: Backend, pools: Iterable[str], agent_id: str) -> str | None:
+    """Which of these pools has an agent in Redis."""
+    for pool in pools:
         if await backend.log.agent(pool, agent_id) is not None:
             return pool
-    raise agent_not_found(agent_id)
+    return None
 
 
 def agent_not_found(agent_id: str) -> Problem:

@@ -123,8 +123,16 @@ class Backend:
         return self._catalogue.state.live_pools()
 
     def known_pools(self) -> Iterable[str]:
-        """Names of all pools, also of deleted ones whose agents may still be ending."""
+        """Names of all pools, also of deleted ones whose agents may still be ending.
+
+        As last heard: of a gateway that has not reached Redis yet, none.
+        """
         return self._catalogue.state.pools
+
+    async def pools_by_now(self) -> set[str]:
+        """As `known_pools`, after one more look. Raises `LogUnreachable`, `LogMissing`."""
+        await self.with_catalogue(lambda catalogue: catalogue.start())
+        return set(self.known_pools())
 
     async def pool(self, name: str) -> Pool:
         """A pool. Looks once more where it is not known.

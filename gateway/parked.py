@@ -47,7 +47,9 @@ async def list_parked(request: web.Request) -> web.Response:
     asked = query(request, ParkedQuery)
     if asked.pool_name is not None:
         await backend.pool_or_past(asked.pool_name)
-    pools = backend.known_pools() if asked.pool_name is None else [asked.pool_name]
+        pools = {asked.pool_name}
+    else:
+        pools = set(backend.known_pools()) or await backend.pools_by_now()
     found = [one for pool in sorted(pools) for one in await parking.read(backend.log, pool)]
     return answer(ParkedList([_row(one) for one in found]))
 

@@ -5,11 +5,14 @@ import contextlib
 import time
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 from eventstore.agent import Terminate
+from eventstore.ids import new_id
 from gateway.connections import shut
-from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged
+from gateway.service import Gateway
+from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged, options
 from tests.integration.projector_stage import POOL
 from tests.pools import ORIGIN
 from tests.waiting import until
@@ -149,6 +152,38 @@ async def test_without_a_database_agents_are_spawned_and_reads_say_so(redis_url,
             assert (refused.status, refused.kind) == (503, "views-unavailable")
         metrics = (await stage.get("/metrics")).body.decode()
         assert 'muster_up{part="views"} 0' in metrics
+
+
+async def test_without_a_database_an_agent_that_only_it_may_know_is_not_denied(redis_url, tmp_path):
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
+        agent_id = await stage.pending()
+        await stage.log.act(POOL, agent_id, Terminate(), ORIGIN)
+        await stage.stage.settle(POOL)
+        await stage.log.client.delete(stage.log.keys.agent(POOL, agent_id))
+        stage.backend.views_open = False
+        refused = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+        assert (refused.status, refused.kind) == (503, "views-unavailable")
+        stage.backend.views_open = True
+        ended = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+        assert (ended.status, ended.json["status"]) == (200, "terminated")
+
+
+async def test_a_gateway_that_has_reached_nothing_yet_denies_nothing(redis_server, monkeypatch):
+    """It has heard of no pool, so that it has nowhere to look."""
+    monkeypatch.setattr("gateway.service.TAIL_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.service.VIEWS_SECONDS", 0.0)
+    server = redis_server()
+    server.stop()
+    gateway = Gateway(options(server.url, "postgresql://nobody@127.0.0.1:1/nothing"))
+    await gateway.start()
+    try:
+        async with aiohttp.ClientSession(gateway.url) as session:
+            for method, path in (("DELETE", f"{AGENTS}/{new_id()}"), ("GET", "/api/v1/parked")):
+                async with session.request(method, path) as answer:
+                    problem = await answer.json(content_type=None)
+                assert (answer.status, problem["type"]) == (503, "redis-unreachable")
+    finally:
+        await gateway.stop()
 
 
 class Proxy:

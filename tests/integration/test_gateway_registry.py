@@ -257,6 +257,17 @@ async def test_a_pool_created_anew_elsewhere_takes_spawns_of_its_role_alone(stag
     assert await stage.events() == []
 
 
+async def test_an_agent_of_a_pool_created_elsewhere_is_found_before_that_is_heard_of(stage):
+    """Also where the views cannot tell."""
+    stage.backend.views_open = False
+    await stage.backend.tail.stop()
+    elsewhere = await stage.stage.pool("elsewhere")
+    agent_id = (await elsewhere.spawn()).agent_id
+    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+    assert (answer.status, answer.json["status"]) == (200, "terminated")
+    assert answer.json["pool_name"] == "elsewhere"
+
+
 async def test_a_pool_created_anew_elsewhere_is_the_one_that_is_deleted(stage):
     await _anew(stage, "developer")
     answer = await stage.ask("DELETE", f"{POOLS}/{POOL}")
