@@ -184,8 +184,8 @@ async def _terminate(
         if acted.outcome is Outcome.DONE:
             backend.ledger.note(pool, "terminate", agent_id, acted.seq)
         else:  # it was asked to before, perhaps by a request whose answer was lost
-            head = await backend.ledger.head(pool)
-            backend.ledger.note_again(pool, "terminate", agent_id, head)
+            generation, seq = await backend.ledger.head(pool)
+            backend.ledger.note_again(pool, "terminate", agent_id, seq, generation=generation)
         assurance.begin(acted.proof or Proof(pool, "ending", agent_id))
         while not agent.ended:
             event = await watch.next(deadline)

@@ -41,15 +41,27 @@ class Ledger:
         self._reported: dict[str, tuple[int, int]] = {}
         self._name = f"gateway:{socket.gethostname()}"
 
-    def note(self, pool: str, kind: str, subject: str, seq: int, *, operation_id: str = "") -> None:
-        """Remember a command that is about to be acknowledged."""
+    def note(
+        self,
+        pool: str,
+        kind: str,
+        subject: str,
+        seq: int,
+        *,
+        generation: int = 0,
+        operation_id: str = "",
+    ) -> None:
+        """Remember a command that is about to be acknowledged.
+
+        `generation`: that of `seq`; by default the floor's, as after a reply of the log.
+        """
         noted = self._noted.setdefault(pool, deque(maxlen=NOTED_MAX))
         noted.append(
             Report(
                 reporter=self._name,
                 kind=kind,
                 agent_id=subject,
-                generation=self._events.floor(pool)[0],
+                generation=generation or self._events.floor(pool)[0],
                 seq=seq,
                 ts=self._events.now_ms(pool),
                 operation_id=operation_id,
@@ -57,7 +69,14 @@ class Ledger:
         )
 
     def note_again(
-        self, pool: str, kind: str, subject: str, seq: int, *, operation_id: str = ""
+        self,
+        pool: str,
+        kind: str,
+        subject: str,
+        seq: int,
+        *,
+        generation: int = 0,
+        operation_id: str = "",
     ) -> None:
         """Remember one that was found to be written, unless it is remembered, or archived (0).
 
@@ -65,15 +84,15 @@ class Ledger:
         """
         known = self._noted.get(pool, ())
         if seq and not any((one.kind, one.agent_id) == (kind, subject) for one in known):
-            self.note(pool, kind, subject, seq, operation_id=operation_id)
+            self.note(pool, kind, subject, seq, generation=generation, operation_id=operation_id)
 
-    async def head(self, pool: str) -> int:
-        """Where the log is, as far as it can be told."""
-        known = self._events.floor(pool)[1]
+    async def head(self, pool: str) -> tuple[int, int]:
+        """Where the log is, as far as it can be told: generation and seq of one instant."""
         try:
-            return max(known, (await self._events.stand(pool)).seq)
+            stand = await self._events.stand(pool)
         except LogError:
-            return known
+            return self._events.floor(pool)
+        return max(self._events.floor(pool), (stand.generation, stand.seq))
 
     async def watch(self) -> None:
         """Forget what is archived, and report what may be lost, until cancelled."""

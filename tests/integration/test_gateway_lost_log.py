@@ -141,6 +141,27 @@ async def test_what_could_not_be_reported_in_time_is_named_afterwards(
         assert after not in alert["message"]
 
 
+async def test_what_was_written_after_a_recovery_and_is_asked_for_again_is_not_named(
+    redis_url: str, views_url: str
+) -> None:
+    """Through a gateway that has not heard of the recovery yet."""
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
+        agent_id = (await shown.pool.spawn()).agent_id
+        await shown.stage.settle()
+        await shown.projector.stop()
+        await shown.backend.tail.stop()
+        await shown.backend.positions()
+        wipe(shown)
+        await recovered(shown.stage)
+        await shown.log.act(POOL, agent_id, Terminate(), ORIGIN)
+        assert shown.backend.log.floor(POOL)[0] == 1
+        body = {"pool_name": POOL, "agent_id": agent_id}
+        again = await shown.ask("POST", f"{AGENTS}/terminate", json=body)
+        assert (again.status, again.json["status"]) == (200, "terminated")
+        await shown.backend.ledger._look(POOL)
+        assert not shown.backend.ledger.unsaved
+
+
 async def test_a_gateway_that_starts_on_an_emptied_redis_knows_its_floor_from_the_archive(
     redis_url: str, views_url: str
 ) -> None:
