@@ -214,14 +214,16 @@ class Tail:
         going = [pool for pool in self.positions if pool not in self.stopped]
         streams = {self._stream(pool): pool for pool in going}
         at = {stream: self.positions[pool] for stream, pool in streams.items()}
+        # A log may be recovered before what was read here is taken: that is of before it, then.
+        generations = {pool: self._log.floor(pool)[0] for pool in going}
         # After an outage the first look does not block, so that it is soon known to be over.
         found = await self._reader.read(at, block=self._following.is_set())
         self._read_at = time.monotonic()
         for stream, entries in found.items():
             pool = streams[stream]
             if self._readable(pool, entries[:1]):
-                await self._fill(pool, entries[0])
-                self._take(pool, entries)
+                await self._fill(pool, entries[0], generations[pool])
+                self._take(pool, entries, generations[pool])
         if self._catalogue.void:
             await self._open_catalogue()
             self._forget_lost()
@@ -235,7 +237,7 @@ class Tail:
             del self.positions[pool], self.heads[pool]
             self.stopped.pop(pool, None)
 
-    async def _fill(self, pool: str, following: Entry) -> None:
+    async def _fill(self, pool: str, following: Entry, generation: int) -> None:
         """Take what left the stream before this tail came to it."""
         until, end = following[0].decode(), _seq(following)
         while (
@@ -246,9 +248,9 @@ class Tail:
             if not missed:
                 log.warning("gateway.events_missing", pool=pool, after=seen, before=end)
                 return
-            self._take(pool, missed)
+            self._take(pool, missed, generation)
 
-    def _take(self, pool: str, entries: Sequence[Entry]) -> None:
+    def _take(self, pool: str, entries: Sequence[Entry], generation: int) -> None:
         entries = () if pool in self.stopped else self._readable(pool, entries)
         if not entries:
             return
@@ -261,7 +263,7 @@ class Tail:
         last_id, last = entries[-1]
         self.positions[pool] = last_id.decode()
         self.heads.setdefault(pool, Head()).moved(int(last[5]), int(last[25]))
-        self._raise_floor(pool, entries)
+        self._raise_floor(pool, entries, generation)
         for listener in self._listeners:
             listener.take(pool, entries)
 
@@ -287,9 +289,11 @@ class Tail:
         log.error("gateway.tail_stopped", pool=pool, reason=self.stopped[pool])
         self._on_stopped()
 
-    def _raise_floor(self, pool: str, entries: Sequence[Entry]) -> None:
-        """What was read here must not be missing from the log later."""
-        generation = self._log.floor(pool)[0]
+    def _raise_floor(self, pool: str, entries: Sequence[Entry], generation: int) -> None:
+        """What was read here must not be missing from the log later.
+
+        `generation`: the floor's before it was read.
+        """
         for _, fields in entries:
             if fields[1] == _RECOVERED:
                 begun = _BEGUN.decode(fields[27])

@@ -12,6 +12,7 @@ from eventstore.agent import Terminate
 from eventstore.errors import OutcomeUnknown
 from eventstore.keys import CATALOGUE
 from eventstore.outcomes import Reply, Stand
+from eventstore.reader import Entry
 from eventstore.salvage import read_reports
 from eventstore.step import Step
 from gateway.probing import view_facts
@@ -423,6 +424,37 @@ async def test_views_of_a_recovered_log_do_not_lag_behind_what_was_lost(
             assert (lags[POOL], lags[CATALOGUE]) == (0, 0)
             alerts = (await shown.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
             assert [one for one in alerts if one["name"] == "projection-lag"] == []
+
+
+async def test_what_was_read_before_a_recovery_is_not_demanded_of_the_log_after_it(
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tail still looks for what it missed, when the log is recovered and spawned into."""
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
+        await shown.pending()
+        await shown.stage.settle()
+        await shown.projector.stop()
+        for _ in range(4):
+            await shown.pool.spawn()
+        tail, log = shown.backend.tail, shown.backend.log
+        await until(lambda: tail.heads[POOL].seq == 5, timeout=10)
+        fill = tail._fill
+        read: list[tuple[tuple[int, int], int]] = []
+
+        async def late(pool: str, following: Entry, *given: Any) -> None:
+            if pool == POOL and not read:
+                wipe(shown)
+                await recovered(shown.stage)
+                await shown.pending()
+                read.append((log.floor(POOL), int(following[1][5])))
+            await fill(pool, following, *given)
+
+        monkeypatch.setattr(tail, "_fill", late)
+        await shown.pool.spawn()
+        await until(lambda: tail.heads[POOL].seq == 3, timeout=10)
+        assert read == [((2, 3), 6)]
+        assert log.floor(POOL) == (2, 3)
+        await shown.pending()
 
 
 async def test_a_client_that_comes_back_to_a_lost_log_misses_nothing_of_it(
