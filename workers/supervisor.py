@@ -299,7 +299,7 @@ class Supervisor:
     # ---- leaving -----------------------------------------------------------------------------
 
     async def _leave(self) -> None:
-        """Cordon first, so that workers do not hand their agents to each other; then drain."""
+        """Cordon first, so that nothing is started here any more; then drain."""
         reason = "host-shutdown"
         seconds = self._shutdown_seconds()
         deadline = asyncio.get_running_loop().time() + seconds

@@ -166,14 +166,17 @@ class Watch:
         await asyncio.gather(*(self._local.launch(pool, name) for name in worker_ids))
 
     async def _drain_host(self, survey: Survey) -> None:
+        """All at once: one that is not draining yet would claim what another gives back."""
         if not self.draining:
             return
-        drain = workers.Drain(reason=self.draining)
-        for worker in self._mine(survey):
-            if worker.alive and not worker.draining:
-                await self._events.act_on_worker(
-                    self._pool().pool_name, worker.worker_id, drain, self._origin
-                )
+        name, drain = self._pool().pool_name, workers.Drain(reason=self.draining)
+        await asyncio.gather(
+            *(
+                self._events.act_on_worker(name, worker.worker_id, drain, self._origin)
+                for worker in self._mine(survey)
+                if worker.alive and not worker.draining
+            )
+        )
 
     def _end_overdue(self, survey: Survey, now: float) -> None:
         """Processes that should have ended by themselves: asked first, then killed."""

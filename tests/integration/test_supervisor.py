@@ -23,7 +23,7 @@ from eventstore.outcomes import Survey
 from eventstore.pool import Catalogue, PoolConfig
 from eventstore.reader import Reader
 from eventstore.retention import Retention
-from eventstore.worker import WorkerStatus
+from eventstore.worker import Drain, WorkerStatus
 from tests.chaos.judge import judge
 from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
@@ -219,6 +219,29 @@ async def test_a_host_that_shuts_down_hands_its_agents_to_another(site: Site) ->
     assert {o.worker.host for o in (await site.survey()).workers} == {"h2"}
     assert types(site.url).count("agent.released") == 5
     assert "agent.lost" not in types(site.url)
+    site.check()
+
+
+async def test_a_host_that_shuts_down_starts_nothing_again_that_one_of_its_workers_gave_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another of its workers would claim that, were it not draining as well."""
+    pool = await site.pool(agents_per_worker=1)
+    host = await site.host()
+    await asyncio.gather(*(pool.spawn() for _ in range(3)))
+    await site.until_running(3)
+    act, draining = host._events.act_on_worker, asyncio.Barrier(3)
+
+    async def together(pool: str, worker_id: str, command: Any, *rest: Any, **more: Any) -> Any:
+        if isinstance(command, Drain):
+            await asyncio.wait_for(draining.wait(), 5)
+        return await act(pool, worker_id, command, *rest, **more)
+
+    monkeypatch.setattr(host._events, "act_on_worker", together)
+    await host.stop()
+    assert not draining.broken
+    assert types(site.url).count("agent.claimed") == 3
+    assert await site.incarnations() == {2: 3}
     site.check()
 
 
