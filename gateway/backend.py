@@ -254,8 +254,14 @@ class Backend:
         return max(0 if void else seq, reading.asked.get(pool, 0))
 
     def saw(self, request: web.Request | None, pool: str, seq: int) -> None:
-        """An event that an answer tells of: what is read later must not be older."""
-        self.log.acknowledge(pool, self.log.floor(pool)[0], seq)
+        """An event that an answer tells of: what is read later must not be older.
+
+        The tail has raised the floor for it. One above the floor is of a log that was recovered
+        since.
+        """
+        generation, floor = self.log.floor(pool)
+        if seq <= floor:
+            self.log.acknowledge(pool, generation, seq)
         if request is not None:
             request[READING].position[pool] = seq
 

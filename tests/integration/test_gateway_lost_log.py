@@ -163,6 +163,20 @@ async def test_what_was_written_after_a_recovery_and_is_asked_for_again_is_not_n
         assert not shown.backend.ledger.unsaved
 
 
+async def test_an_event_of_before_a_recovery_says_nothing_of_the_log_after_it(
+    redis_url: str, views_url: str
+) -> None:
+    """Whoever waits hears of it when its log may have been recovered, from before that event."""
+    async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
+        log = shown.backend.log
+        log.raise_floor(POOL, 2, 3)
+        shown.backend.saw(None, POOL, 9)
+        assert log.floor(POOL) == (2, 3)
+        assert log.acknowledged(POOL) < (2, 0)
+        shown.backend.saw(None, POOL, 3)
+        assert log.acknowledged(POOL) == (2, 3)
+
+
 async def test_a_gateway_that_starts_on_an_emptied_redis_knows_its_floor_from_the_archive(
     redis_url: str, views_url: str
 ) -> None:
