@@ -15,7 +15,7 @@ from tests.chaos.listening import Listener, judge_heard
 from tests.chaos.load import Load
 from tests.chaos.options import Options
 from tests.chaos.recovering import Recovery, Unrecovered
-from tests.chaos.report import Figures, TimeLine
+from tests.chaos.report import Figures, TimeLine, left_undone
 from tests.chaos.rest import come_to_rest
 from tests.chaos.schedule import Injection, Round, rounds, stream
 from tests.chaos.system import System
@@ -73,6 +73,7 @@ class Campaign:
             *self.desk.offences,
             *self.load.failures,
             *self._missing(),
+            *left_undone(self.journal, self.figures),
             *judge_ends(await asyncio.to_thread(ended, self.system.views_url)),
             *(offence for role in self.system.roles.values() for offence in role.offences),
             *heard,

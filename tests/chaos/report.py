@@ -63,6 +63,17 @@ class TimeLine:
             self._progress = ""
 
 
+def left_undone(journal: Journal, figures: Figures) -> list[str]:
+    """A run in which one of these never happened says nothing."""
+    counted = {
+        "command was acknowledged": journal.counts["acknowledged"],
+        "read was answered": figures.reads,
+        "event was heard": figures.heard,
+        "fault was done": figures.faults,
+    }
+    return [f"no {what}" for what, count in counted.items() if not count]
+
+
 def summary(journal: Journal, figures: Figures, answers: dict[str, int]) -> list[str]:
     """The figures in a few lines."""
     counts = journal.counts
