@@ -234,6 +234,8 @@ def refusal(doing: str, error: ResponseError) -> LogError:
 # ---- is this server fit? -----------------------------------------------------------------------
 
 FLOOR = {"redis": (7, 0), "valkey": (7, 2)}
+WRITING = "#!lua flags=allow-oom\nreturn 1"
+"""May write, as most scripts of the log may, and writes nothing."""
 
 
 async def inspect(client: Redis) -> dict[str, Any]:
@@ -253,6 +255,20 @@ async def inspect(client: Redis) -> dict[str, Any]:
     except RedisError as error:
         raise ServerUnsuitable(f"what answers there is no Redis: {error}") from error
     return info
+
+
+async def demand_writable(client: Redis) -> None:
+    """See that the server takes what the log writes, which INFO does not tell; nothing is written.
+
+    Raises `LogUnreachable` where it will by itself: it loads, is a replica, cannot save. `LogError`
+    where it refuses for good.
+    """
+    try:
+        await execute(client, "EVAL", WRITING, 0)
+    except UNREACHABLE as error:
+        raise unreachable(error) from error
+    except ResponseError as error:
+        raise refusal("Redis runs no scripts", error) from error
 
 
 def server_version(info: dict[str, Any]) -> tuple[str, tuple[int, ...]]:

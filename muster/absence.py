@@ -1,4 +1,4 @@
-"""Redis is away when a process starts: say so once, and try again until it answers.
+"""Redis is away or takes no writes when a process starts: say so once, and try until it does.
 
 Whoever starts everything at once (a host after a power cut, an orchestrator) starts in any order.
 What waiting cannot mend is raised at once: a login that is refused, a server that is none or is

@@ -13,15 +13,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
-from eventstore.connection import connect, inspect, server_version
-from eventstore.errors import ConfigurationError, LogUnreachable, MusterError, ServerUnsuitable
+from eventstore.connection import (
+    connect,
+    demand_suitable,
+    demand_writable,
+    inspect,
+    server_version,
+)
+from eventstore.errors import ConfigurationError, LogError, MusterError, ServerUnsuitable
 from eventstore.keys import CATALOGUE
 from eventstore.server import EmbeddedServer
 from muster import __version__, journal, tidings
@@ -89,7 +95,7 @@ class Up:
             await self._stop()
             return 0
         if self._server is None:
-            if not await outlast(self._reach, self._stopping, lambda text: line("redis", text)):
+            if not await self._outlast(self._reach):
                 await self._stop()
                 return 0
             begun = await self._change_over()
@@ -120,13 +126,17 @@ class Up:
         async def look() -> None:
             self._whole = await prepare(self._settings, say=lambda text: line("views", text))
 
-        if not await unless(self._stopping, look):
+        if not await self._outlast(look):
             return False
         if not self._whole:
             self._tidings.know_lost(CATALOGUE)
             what = "the log has lost what is archived: commands are refused"
             say(f"{what}; {remedy(self._settings)}")
         return True
+
+    async def _outlast(self, attempt: Callable[[], Awaitable[None]]) -> bool:
+        """Carry it out; while Redis is away that is said and waited for. False if the end came."""
+        return await outlast(attempt, self._stopping, lambda text: line("redis", text))
 
     def _follow_logs(self) -> None:
         """Of the roles, before they are started."""
@@ -186,9 +196,12 @@ class Up:
             return False
         self._settings = replace(settings, redis_url=self._server.url)
         self._look_after("redis", keep(kept, self._stopping, say))
-        text = f"embedded {await self._version()}, append-only file on, fsync"
-        line("redis", f"{text} {settings.appendfsync}", self._server.pid, began)
-        return True
+
+        async def look() -> None:
+            text = f"embedded {await self._version()}, append-only file on, fsync"
+            line("redis", f"{text} {settings.appendfsync}", kept.pid, began)
+
+        return await self._outlast(look)
 
     def _stand(self, stand_in: StandIn) -> None:
         """Go on as a fallback: say so, and look out for the real one."""
@@ -201,14 +214,13 @@ class Up:
     async def _change_over(self) -> bool:
         """Take over from a fallback that an earlier start left, and watch who else is there.
 
-        False if the end came before anything was taken over.
+        False if the end came before that was done.
         """
         from muster.fallback.changeover import ChangeOver
 
         settings = self._settings
         change = ChangeOver(settings)
-        await change.check()
-        if not await self._prepare():
+        if not await self._outlast(change.check) or not await self._prepare():
             return False
         if change.needed:
             self._server = change.server
@@ -220,24 +232,29 @@ class Up:
             for text in change.conclude():
                 say(text)
         observer = Observer(settings)
-        await observer.look()
+        if not await self._outlast(observer.look):
+            return False
         self._look_after("surroundings", observer.follow())
         return True
 
     async def _reach(self) -> None:
-        """See that somebody else's server answers. Raises `MusterError`."""
+        """See that somebody else's server serves. Raises `MusterError`."""
         settings = self._settings
         source = settings.sources.get("redis_url", "settings")
         line("redis", f"{redacted(settings.redis_url)} ({source}), {await self._version()}")
 
     async def _version(self) -> str:
+        """Of a server that is fit and takes writes. Raises `MusterError`."""
         client = connect(self._settings.redis_url, max_connections=1)
         try:
-            kind, version = server_version(await inspect(client))
-        except (LogUnreachable, ServerUnsuitable) as error:
+            info = await inspect(client)
+            demand_suitable(info)
+            await demand_writable(client)
+        except (LogError, ServerUnsuitable) as error:
             raise type(error)(f"{redacted(self._settings.redis_url)}: {error}") from None
         finally:
             await client.aclose()
+        kind, version = server_version(info)
         return f"{kind.capitalize()} {'.'.join(map(str, version))}"
 
     def stop_server(self) -> None:

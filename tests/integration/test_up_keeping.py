@@ -13,6 +13,7 @@ import pytest
 import redis
 from msgspec.structs import replace
 
+from eventstore.errors import LogUnreachable
 from eventstore.server import EmbeddedServer
 from eventstore.server_directory import locked
 from muster import keeping, up
@@ -180,6 +181,25 @@ async def test_the_first_start_waits_likewise(
     await until(lambda: "loads its append-only file" in capsys.readouterr().out)
     assert not starting.done()
     await starting
+    await kept.ends()
+
+
+async def test_one_that_goes_as_soon_as_it_serves_is_waited_for(
+    embedding, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is started again by then, and may load."""
+    kept = embedding()
+    ask, answers = kept.up._version, [LogUnreachable("Redis does not answer")]
+
+    async def version() -> str:
+        if answers:
+            raise answers.pop()
+        return str(await ask())
+
+    monkeypatch.setattr(kept.up, "_version", version)
+    await kept.start()
+    said = capsys.readouterr().out
+    assert said.index("does not answer; waiting for it") < said.index("embedded Valkey")
     await kept.ends()
 
 

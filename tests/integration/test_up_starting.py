@@ -1,4 +1,4 @@
-"""Roles start: `muster up` waits with them while Redis is away, and can be stopped meanwhile."""
+"""`muster up` starts: it waits for Redis and for roles that do, and can be stopped meanwhile."""
 
 import asyncio
 import os
@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from eventstore.errors import ConfigurationError
+from eventstore.errors import ConfigurationError, LogUnreachable
 from muster import up
 from muster.children import Child
+from muster.fallback.changeover import ChangeOver
+from muster.fallback.surroundings import Observer
 from muster.settings import load
 from tests.conftest import MakeServer
 from tests.process import free_port
+from tests.waiting import until
 
 LATE = """\
 import os, sys, time
@@ -56,6 +59,21 @@ async def test_a_role_that_waits_for_redis_is_waited_for(
     starting.go.touch()
     assert await task == "http://127.0.0.1:9"
     assert capsys.readouterr().out.count("waiting for it") == 1
+    await starting.child.stop(5)
+
+
+async def test_one_that_waits_for_a_redis_that_takes_no_writes_is_too(
+    tmp_path: Path, redis_server: MakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a supervisor does, which joins; INFO is answered."""
+    server = redis_server()
+    starting = Starting(tmp_path, server.url)
+    with server.unwritable():
+        task = asyncio.ensure_future(starting.up._start_child("gateway"))
+        await until(lambda: task.done() or "waiting for it" in capsys.readouterr().out)
+        assert not task.done()
+    starting.go.touch()
+    assert await task == "http://127.0.0.1:9"
     await starting.child.stop(5)
 
 
@@ -114,3 +132,57 @@ async def test_the_end_of_a_terminal_is_not_its_end_under_nohup(tmp_path: Path) 
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+# ---- before there are roles ------------------------------------------------------------------
+
+
+async def test_a_redis_that_takes_no_writes_is_waited_for(
+    tmp_path: Path, redis_server: MakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with a full disk: INFO is answered, and a first start has a log to begin."""
+    server = redis_server()
+    starting = Starting(tmp_path, server.url).up
+    said = ""
+
+    def has_said(text: str) -> bool:
+        nonlocal said
+        said += capsys.readouterr().out
+        return text in said
+
+    with server.unwritable():
+        with pytest.raises(LogUnreachable, match="MISCONF"):
+            await starting._reach()
+        task = asyncio.ensure_future(starting._prepare())
+        await until(lambda: task.done() or has_said("waiting for it"))
+        assert not task.done()
+    assert await task
+    assert has_said("Redis answers")
+    assert said.count("waiting for it") == 1
+
+
+@pytest.mark.parametrize("step", ["check", "prepare", "look"])
+async def test_whatever_a_start_asks_is_asked_again_while_redis_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It may go, or load, or be full, between two questions."""
+    starting = Starting(tmp_path, f"redis://127.0.0.1:{free_port()}/0").up
+    asked: list[str] = []
+
+    def answer(name: str) -> Any:
+        async def ask(*_: Any, **__: Any) -> bool:
+            asked.append(name)
+            if asked.count(step) == 1 and name == step:
+                raise LogUnreachable("Redis is not ready: LOADING")
+            return True
+
+        return ask
+
+    monkeypatch.setattr(up, "prepare", answer("prepare"))
+    monkeypatch.setattr(ChangeOver, "check", answer("check"))
+    monkeypatch.setattr(Observer, "look", answer("look"))
+    monkeypatch.setattr(Observer, "follow", answer("follow"))
+    assert await starting._change_over()
+    await asyncio.gather(*starting._keepers)
+    assert asked.count(step) == 2
+    assert list(dict.fromkeys(asked)) == ["check", "prepare", "look", "follow"]
