@@ -144,6 +144,19 @@ def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | Non
             raise ValueError(role)
 
 
+async def begin(
+    role: str, settings: Settings, owner: Owner, fallback: "Fallback | None" = None
+) -> Part:
+    """The part that a role runs, started; one that cannot be, or is cancelled, is stopped again."""
+    part = build(role, settings, owner, fallback)
+    try:
+        await part.start()
+    except BaseException:
+        await part.stop()
+        raise
+    return part
+
+
 def allowed_hosts(settings: Settings) -> tuple[str, ...]:
     """Names that a request's `Host` may carry."""
     named = [name.strip() for name in settings.allowed_hosts.split(",") if name.strip()]
@@ -243,13 +256,7 @@ async def _serve(role: str, settings: Settings, owner: Owner, tell: Callable[[To
 
     async def start() -> None:
         await prepare(settings, role)
-        part = build(role, settings, owner)
-        try:
-            await part.start()
-        except BaseException:
-            await part.stop()
-            raise
-        started.append(part)
+        started.append(await begin(role, settings, owner))
 
     if not await outlast(start, ending):
         return

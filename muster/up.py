@@ -40,7 +40,7 @@ from muster.fallback.standin import StandIn
 from muster.fallback.surroundings import Observer
 from muster.keeping import STOP_SECONDS, KeptRole, KeptServer, keep
 from muster.premises import check_port, data_folder
-from muster.roles import ROLES, Owner, Part, Told, build, ending_signals, prepare
+from muster.roles import ROLES, Owner, Part, Told, begin, ending_signals, prepare
 from muster.saying import about, line, remedy, say, say_ready
 from muster.settings import Settings, to_environment
 from muster.tidings import Tidings
@@ -329,16 +329,19 @@ class Up:
     # ---- or as parts of this process ---------------------------------------------------------
 
     async def _start_parts(self) -> str:
-        url = ""
         for role in ROLES:
-            began = time.monotonic()
-            told = self._stand_in.told if self._stand_in else None
-            part = build(role, self._settings, Owner(), told)
-            self._parts.append(part)
-            await part.start()
-            url = getattr(part, "url", "") or url
-            line(role, f"{about(role, self._settings, url)} (in this process)", os.getpid(), began)
-        return url
+            start = functools.partial(self._start_part, role)
+            if not await outlast(start, self._stopping, functools.partial(line, role)):
+                return ""
+        return next(url for part in self._parts if (url := getattr(part, "url", "")))
+
+    async def _start_part(self, role: str) -> None:
+        began = time.monotonic()
+        told = self._stand_in.told if self._stand_in else None
+        part = await begin(role, self._settings, Owner(), told)
+        self._parts.append(part)
+        text = about(role, self._settings, getattr(part, "url", ""))
+        line(role, f"{text} (in this process)", os.getpid(), began)
 
     # ---- the end -----------------------------------------------------------------------------
 

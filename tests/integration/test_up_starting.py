@@ -4,14 +4,15 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from eventstore.errors import ConfigurationError, LogUnreachable
-from muster import up
+from eventstore.errors import ConfigurationError, LogUnreachable, OutcomeUnknown
+from muster import roles, up
 from muster.children import Child
 from muster.fallback.changeover import ChangeOver
 from muster.fallback.surroundings import Observer
@@ -186,3 +187,71 @@ async def test_whatever_a_start_asks_is_asked_again_while_redis_is_away(
     await asyncio.gather(*starting._keepers)
     assert asked.count(step) == 2
     assert list(dict.fromkeys(asked)) == ["check", "prepare", "look", "follow"]
+
+
+# ---- parts of this process -------------------------------------------------------------------
+
+
+class Scripted:
+    """A part whose starts come to what the test says; the last one again and again."""
+
+    url = "http://127.0.0.1:9"
+
+    def __init__(self, *starts: Callable[[], Awaitable[None]]) -> None:
+        self.starts = list(starts)
+        self.started = self.stopped = 0
+
+    async def start(self) -> None:
+        self.started += 1
+        await (self.starts.pop(0) if self.starts[1:] else self.starts[0])()
+
+    async def stop(self) -> None:
+        self.stopped += 1
+
+
+async def _away() -> None:
+    raise LogUnreachable("Redis does not answer")
+
+
+async def _unknown() -> None:
+    raise OutcomeUnknown("Redis did not answer")
+
+
+async def _serves() -> None:
+    pass
+
+
+async def _hangs() -> None:
+    await asyncio.Event().wait()
+
+
+def starting_parts(folder: Path, monkeypatch: pytest.MonkeyPatch, part: Scripted) -> Any:
+    monkeypatch.setattr(up, "ROLES", ("supervisor",))
+    monkeypatch.setattr(roles, "build", lambda *_: part)
+    return Starting(folder, "").up
+
+
+async def test_a_part_that_redis_keeps_from_starting_is_started_once_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a supervisor, which joins."""
+    part = Scripted(_away, _unknown, _serves)
+    starting = starting_parts(tmp_path, monkeypatch, part)
+    assert await starting._start_parts() == part.url
+    assert starting._parts == [part]
+    assert part.stopped == 2, "whatever it had begun"
+    assert capsys.readouterr().out.count("waiting for it") == 1
+
+
+@pytest.mark.parametrize("start", [_away, _hangs])
+async def test_the_end_is_heard_while_a_part_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[], Awaitable[None]]
+) -> None:
+    part = Scripted(start)
+    starting = starting_parts(tmp_path, monkeypatch, part)
+    task = asyncio.ensure_future(starting._start_parts())
+    await until(lambda: part.started)
+    starting._on_signal(signal.SIGTERM)
+    async with asyncio.timeout(2):
+        assert await task == ""
+    assert part.stopped == part.started
