@@ -25,6 +25,10 @@ PR_SET_CHILD_SUBREAPER = 36
 """From linux/prctl.h."""
 
 
+class Unheard(Told, frozen=True):
+    """What came of a role that told nothing itself. It says nothing of its configuration."""
+
+
 class Child:
     """One process, started any number of times, one at a time."""
 
@@ -52,7 +56,7 @@ class Child:
         try:
             self._launch()
         except OSError as error:
-            return Told(failed=f"it cannot be started: {error}")
+            return Unheard(failed=f"it cannot be started: {error}")
         return await self.hear(timeout_seconds)
 
     def _launch(self) -> None:
@@ -80,11 +84,11 @@ class Child:
         self._telling = asyncio.create_task(self._tells(pipe), name=f"{self.name}.tells")
 
     async def hear(self, timeout_seconds: float) -> Told:
-        """What it tells; `failed` is filled in also when it is `silent` for so long."""
+        """What it tells; `Unheard` where it ends without, or is `silent` for so long."""
         assert self._telling is not None, "not started"
         await asyncio.wait({self._telling}, timeout=timeout_seconds)
         if self.silent:
-            return Told(failed=f"it was not ready after {timeout_seconds:g} s; see {self._log}")
+            return Unheard(failed=f"it was not ready after {timeout_seconds:g} s; see {self._log}")
         return self._telling.result()
 
     @property
@@ -99,7 +103,7 @@ class Child:
             return msgspec.json.decode(line, type=Told)
         except (OSError, ValueError, msgspec.DecodeError):  # killed while it told, for one
             why = "what it told cannot be read" if line else "it ended at once"
-            return Told(failed=f"{why}; see {self._log}")
+            return Unheard(failed=f"{why}; see {self._log}")
 
     async def wait(self) -> int | None:
         """Until it has ended; its exit code."""

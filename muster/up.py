@@ -31,9 +31,9 @@ from eventstore.errors import ConfigurationError, LogError, MusterError, ServerU
 from eventstore.keys import CATALOGUE
 from eventstore.server import EmbeddedServer
 from muster import __version__, journal, tidings
-from muster.absence import outlast, unless
+from muster.absence import outlast, pause, unless
 from muster.addresses import redacted
-from muster.children import Child, become_subreaper, descendants, reap_orphans
+from muster.children import Child, Unheard, become_subreaper, descendants, reap_orphans
 from muster.fallback import permission, probe, standin
 from muster.fallback.folder import Folder
 from muster.fallback.standin import StandIn
@@ -49,6 +49,8 @@ from workers.hosts import start_time
 log = structlog.get_logger("muster.up")
 
 READY_SECONDS = 60.0
+FIRST_PAUSES = (0.5, 2.0, 5.0)
+"""Seconds until a role that tells nothing is started again; if it still does not, all ends."""
 STOP_ORDER = ("gateway", "supervisor", "projector")
 
 
@@ -291,18 +293,34 @@ class Up:
         for role in ROLES:
             kept = KeptRole(self._children[role], functools.partial(self._start_and_hear, role))
             self._look_after(role, keep(kept, self._stopping, say))
-        return next(url for url in urls if url)
+        return next((url for url in urls if url), "")
 
     async def _start_child(self, role: str) -> str:
         began = time.monotonic()
         child = self._children[role]
-        told = await self._start_and_hear(role)
+        told = await self._start_patiently(role)
         if told.failed and not self._stopping.is_set():
             raise ConfigurationError(f"{role}: {told.failed}")
         if port := urlsplit(told.url).port:
             child.environment["MUSTER_PORT"] = str(port)  # the same one if it is started again
         line(role, about(role, self._settings, told.url), child.pid, began)
         return told.url
+
+    async def _start_patiently(self, role: str) -> Told:
+        """Start it, a few times where it tells nothing: it was killed, or refused a process."""
+        child = self._children[role]
+        told = await self._start_and_hear(role)
+        for seconds in FIRST_PAUSES:
+            if not isinstance(told, Unheard) or self._stopping.is_set():
+                break
+            reason = f"could not be started: {told.failed}"
+            line(role, f"{reason}; starting it again in {seconds:g} s")
+            log.warning("role.ended", ended=role, reason=reason, again_in_seconds=seconds)
+            await child.stop(STOP_SECONDS)
+            if await pause(self._stopping, seconds):
+                break
+            told = await self._start_and_hear(role)
+        return told
 
     async def _start_and_hear(self, role: str) -> Told:
         """Start it, and wait until it tells: a while, but for Redis as long as it takes."""

@@ -16,6 +16,7 @@ from muster import roles, up
 from muster.children import Child
 from muster.fallback.changeover import ChangeOver
 from muster.fallback.surroundings import Observer
+from muster.roles import Told
 from muster.settings import load
 from tests.conftest import MakeServer
 from tests.process import free_port
@@ -45,6 +46,7 @@ class Starting:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(up, "READY_SECONDS", 0.3)
+    monkeypatch.setattr(up, "FIRST_PAUSES", (0.01, 0.02))
 
 
 async def test_a_role_that_waits_for_redis_is_waited_for(
@@ -78,11 +80,62 @@ async def test_one_that_waits_for_a_redis_that_takes_no_writes_is_too(
     await starting.child.stop(5)
 
 
-async def test_one_that_is_silent_for_another_reason_is_not(tmp_path: Path, redis_url: str) -> None:
+async def test_one_that_is_silent_for_another_reason_is_started_again_a_few_times(
+    tmp_path: Path, redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     starting = Starting(tmp_path, redis_url)
     with pytest.raises(ConfigurationError, match="gateway: it was not ready after"):
         await starting.up._start_child("gateway")
+    assert capsys.readouterr().out.count("; starting it again in") == len(up.FIRST_PAUSES)
     await starting.child.stop(5)
+
+
+@pytest.mark.parametrize("luck", ["killed", "refused"])
+async def test_a_role_that_has_bad_luck_is_started_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    luck: str,
+) -> None:
+    """Killed for want of memory before it tells, or given no process; the next time it is well."""
+    starting = Starting(tmp_path, "")
+    starting.go.touch()
+    monkeypatch.setattr(up, "READY_SECONDS", 10.0)
+    launch, tried = starting.child._launch, 0
+
+    def unlucky() -> None:
+        nonlocal tried
+        tried += 1
+        if tried == 1 and luck == "refused":
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        launch()
+        if tried == 1:
+            os.kill(starting.child.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(starting.child, "_launch", unlucky)
+    assert await starting.up._start_child("gateway") == "http://127.0.0.1:9"
+    why = {"killed": "it ended at once", "refused": "Resource temporarily unavailable"}[luck]
+    [said] = [said for said in capsys.readouterr().out.splitlines() if "starting it again" in said]
+    assert why in said
+    assert tried == 2
+    await starting.child.stop(5)
+
+
+async def test_what_a_role_itself_tells_is_final(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is wrong, whoever starts it again."""
+    starting = Starting(tmp_path, "")
+    starts: list[float] = []
+
+    async def start(seconds: float) -> Told:
+        starts.append(seconds)
+        return Told(failed="no such class")
+
+    monkeypatch.setattr(starting.child, "start", start)
+    with pytest.raises(ConfigurationError, match="gateway: no such class"):
+        await starting.up._start_child("gateway")
+    assert len(starts) == 1
 
 
 async def test_a_start_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
