@@ -1,5 +1,6 @@
 """What a `muster up` must have to itself: a data folder, and a port."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -36,8 +37,9 @@ class data_folder:  # noqa: N801  # reads as a statement: with data_folder(path)
                 f"the data folder {self._path} is in use by `muster up` with pid {holder}:"
                 " stop that one, or give this one another --data-dir"
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk; it is for the message to the next alone
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:

@@ -35,6 +35,7 @@ from muster.absence import outlast, pause, unless
 from muster.addresses import redacted
 from muster.children import Child, Unheard, become_subreaper, descendants, reap_orphans
 from muster.fallback import permission, probe, standin
+from muster.fallback.files import write_whole
 from muster.fallback.folder import Folder
 from muster.fallback.standin import StandIn
 from muster.fallback.surroundings import Observer
@@ -51,6 +52,8 @@ log = structlog.get_logger("muster.up")
 READY_SECONDS = 60.0
 FIRST_PAUSES = (0.5, 2.0, 5.0)
 """Seconds until a role that tells nothing is started again; if it still does not, all ends."""
+NOTE_SECONDS = 5.0
+"""After so long it is tried again to write down where commands find this one."""
 STOP_ORDER = ("gateway", "supervisor", "projector")
 
 
@@ -114,7 +117,8 @@ class Up:
                 self._start_parts() if self._settings.single_process else self._start_children()
             )
             if not self._stopping.is_set():
-                self._write_running(url)
+                if why := self._note(url):
+                    self._look_after(self._running.name, self._note_later(url, why))
                 say_ready(self._settings, url, time.monotonic() - self._began)
             await self._stopping.wait()
         finally:
@@ -379,6 +383,25 @@ class Up:
             self._stand_in.release()
         say("stopped")
 
+    # ---- where commands find it --------------------------------------------------------------
+
+    async def _note_later(self, url: str, why: str) -> None:
+        """Once the folder takes it. All else runs, so a full disk is no reason to end."""
+        say(f"  {self._running} cannot be written ({why}): until it can, commands need --url {url}")
+        log.warning("up.running_unwritten", error=why)
+        while why and not await pause(self._stopping, NOTE_SECONDS) and not self._stopping.is_set():
+            why = self._note(url)
+        if not why:
+            say(f"  {self._running} is written")
+
+    def _note(self, url: str) -> str:
+        """Write it down; why that cannot be, or nothing."""
+        try:
+            self._write_running(url)
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
+
     def _write_running(self, url: str) -> None:
         settings = self._settings
         running = {
@@ -390,8 +413,7 @@ class Up:
             "fallback": self._stand_in.told.sentence if self._stand_in else "",
             "pid": os.getpid(),
         }
-        self._running.touch(mode=0o600)
-        self._running.write_bytes(msgspec.json.format(msgspec.json.encode(running)) + b"\n")
+        write_whole(self._running, msgspec.json.format(msgspec.json.encode(running)) + b"\n")
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

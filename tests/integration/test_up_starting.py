@@ -1,6 +1,8 @@
 """`muster up` starts: it waits for Redis and for roles that do, and can be stopped meanwhile."""
 
 import asyncio
+import errno
+import functools
 import os
 import signal
 import sys
@@ -15,7 +17,9 @@ from eventstore.errors import ConfigurationError, LogUnreachable, OutcomeUnknown
 from muster import roles, up
 from muster.children import Child
 from muster.fallback.changeover import ChangeOver
+from muster.fallback.files import write_whole
 from muster.fallback.surroundings import Observer
+from muster.premises import data_folder
 from muster.roles import Told
 from muster.settings import load
 from tests.conftest import MakeServer
@@ -308,3 +312,64 @@ async def test_the_end_is_heard_while_a_part_starts(
     async with asyncio.timeout(2):
         assert await task == ""
     assert part.stopped == part.started
+
+
+# ---- on a full disk --------------------------------------------------------------------------
+
+
+def _no_space(*_: Any) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_data_folder_that_takes_no_file_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands find it once there is room."""
+    starting = Starting(tmp_path, "").up
+    url, noted = "http://127.0.0.1:9", tmp_path / "running.json"
+
+    async def answer(value: Any) -> Any:
+        return value
+
+    for step, value in {"server": True, "children": url}.items():
+        monkeypatch.setattr(starting, f"_start_{step}", functools.partial(answer, value))
+    monkeypatch.setattr(starting, "_change_over", functools.partial(answer, True))
+    monkeypatch.setattr(starting, "_reach", functools.partial(answer, None))
+    monkeypatch.setattr(up, "NOTE_SECONDS", 0.01)
+    full = True
+
+    def write(path: Path, content: bytes) -> None:
+        if full:
+            _no_space()
+        write_whole(path, content)
+
+    monkeypatch.setattr(up, "write_whole", write)
+    running = asyncio.ensure_future(starting.run())
+    said = ""
+
+    def has_said(text: str) -> bool:
+        nonlocal said
+        said += capsys.readouterr().out
+        return text in said
+
+    await until(lambda: running.done() or has_said("No space left on device): until it can"))
+    assert not running.done()
+    full = False
+    await until(noted.exists)
+    await until(lambda: has_said("running.json is written"))
+    assert said.count("No space") == 2, "to a person, and in the log"
+    starting._stopping.set()
+    assert await running == 0
+    assert not noted.exists()
+
+
+def test_a_data_folder_is_held_though_nobody_can_be_told_by_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwrite", _no_space)
+    with (
+        data_folder(tmp_path),
+        pytest.raises(ConfigurationError, match="in use by `muster up` with pid unknown"),
+        data_folder(tmp_path),
+    ):
+        raise AssertionError("two hold it")
