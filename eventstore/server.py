@@ -84,7 +84,7 @@ class DirectoryInUse(EmbeddedServerError):
 class ServerNotLaunched(EmbeddedServerError):
     """The system gives no process, or the directory cannot be used."""
 
-    def __init__(self, directory: Path, error: OSError) -> None:
+    def __init__(self, directory: Path, error: OSError | subprocess.SubprocessError) -> None:
         self.why = f"cannot be started on {directory}: {error}"
         super().__init__(f"the embedded server {self.why}")
 
@@ -179,7 +179,7 @@ class EmbeddedServer:
                 self._socket = place_socket(self.directory)
                 self._process = self._spawn(binary, lock)
                 note_holder(lock, self._process.pid)
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             raise ServerNotLaunched(self.directory, error) from error
 
     def answer(self) -> str:
@@ -290,11 +290,11 @@ def end_with_parent() -> Callable[[], None] | None:
 
 def _answer(path: str) -> str:
     """The answer to a PING, without its sign. Asked raw: no client, no retries."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(1.0)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(1.0)
             connection.connect(path)
             connection.sendall(b"PING\r\n")
             return connection.recv(256).decode(errors="replace").strip()[1:]
-        except OSError:
-            return ""
+    except OSError:  # no file descriptor is left for a socket, for one
+        return ""

@@ -55,7 +55,7 @@ class Child:
         """Start it and hear from it, see `hear`. That the system gives no process is told too."""
         try:
             self._launch()
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             return Unheard(failed=f"it cannot be started: {error}")
         return await self.hear(timeout_seconds)
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -127,20 +128,48 @@ async def test_one_whose_folder_another_holds_waits_for_its_end(
     await kept.ends()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        BlockingIOError(11, "Resource temporarily unavailable"),
+        subprocess.SubprocessError("Exception occurred in preexec_fn."),
+    ],
+    ids=["no process", "broken off"],
+)
 async def test_one_that_the_system_gives_no_process_is_tried_again(
-    embedding, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    embedding,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     kept = embedding()
     await kept.start()
 
     def fork(*_: Any, **__: Any) -> Any:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+        raise error
 
     with monkeypatch.context() as broken:
         broken.setattr("eventstore.server.subprocess.Popen", fork)
         pid = kept.kill()
-        await until(lambda: "Resource temporarily unavailable" in capsys.readouterr().out)
+        await until(lambda: str(error) in capsys.readouterr().out)
     await until(lambda: kept.server.pid not in (None, pid))
+    await kept.ends()
+
+
+async def test_one_that_cannot_be_asked_for_want_of_file_descriptors_is_asked_again(
+    embedding, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = embedding()
+    await kept.start()
+
+    def none_left(*_: Any, **__: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("eventstore.server.socket.socket", none_left)
+        kept.kill()
+        await until(lambda: "does not answer yet" in capsys.readouterr().out)
+    await until(lambda: "redis is running again" in capsys.readouterr().out)
     await kept.ends()
 
 
@@ -294,6 +323,19 @@ async def test_a_role_that_the_system_gives_no_process_is_started_again(role: Ro
     os.kill(role.child.pid, signal.SIGKILL)
     await role.say("gateway could not be started: it cannot be started: [Errno 2]")
     role.write(READY)
+    await role.say("gateway is running again")
+
+
+async def test_a_role_whose_process_breaks_off_before_it_is_one_is_started_again(
+    role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork(*_: Any, **__: Any) -> Any:
+        raise subprocess.SubprocessError("Exception occurred in preexec_fn.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("muster.children.subprocess.Popen", fork)
+        os.kill(role.child.pid, signal.SIGKILL)
+        await role.say("gateway could not be started: it cannot be started: Exception occurred")
     await role.say("gateway is running again")
 
 
