@@ -8,6 +8,7 @@ of its own whose socket time-out lies above its block time.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 from redis import Redis as SyncRedis
@@ -50,6 +51,8 @@ PASSING_WORDS = ("BUSY ", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 """Refusals that pass: as redis-py names them, which takes the word off, or by that word."""
 
 SOCKET_SECONDS = 5.0
+CLOSE_SECONDS = 1.0
+"""For connections to end in good order; TLS waits for the other side to agree."""
 DRIVER = DriverInfo()
 """What a connection says of itself; redis-py would read its package's files for each anew."""
 AsyncClient: TypeAlias = Redis
@@ -87,6 +90,15 @@ class Pool(BlockingConnectionPool):
             await connection.disconnect(nowait=True)
         await super().release(connection)
 
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Connections are dropped whatever their server does, and that it is silent is no error.
+
+        It would take the place of the cancellation that led here, and its task would go on.
+        """
+        with suppress(*UNREACHABLE, RedisError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await super().disconnect(inuse_connections)
+
     async def aclose(self) -> None:
         self._closed = True
         await super().aclose()
@@ -114,10 +126,7 @@ def connect(url: str, *, max_connections: int = 32, client: type[Redis] = Redis)
 
 async def give_up(client: AsyncClient) -> None:
     """Drop all connections: what is under way ends now, as if the server had gone."""
-    try:
-        await client.connection_pool.disconnect(inuse_connections=True)
-    except (*UNREACHABLE, RedisError):
-        pass
+    await client.connection_pool.disconnect(inuse_connections=True)
 
 
 def _raw(client: Redis) -> Redis:

@@ -2,13 +2,16 @@
 
 import asyncio
 
+import pytest
 import redis
 
+from eventstore import connection
 from eventstore.connection import (
     connect,
     connect_blocking,
     connect_thread,
     execute,
+    interruptible,
     shielded,
 )
 from tests.waiting import until
@@ -36,6 +39,39 @@ async def test_a_call_that_is_cancelled_at_any_moment_ends_as_cancelled(redis_ur
         if asking.cancel():
             await asyncio.wait({asking})
             assert asking.cancelled(), f"after {turns} turns"
+    await client.aclose()
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Connections end as over TLS where the host is silent: it never agrees to that."""
+
+    async def wait_closed(_writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.StreamWriter, "wait_closed", wait_closed)
+    for name in ("SOCKET_SECONDS", "CLOSE_SECONDS"):
+        monkeypatch.setattr(connection, name, 0.1)
+
+
+async def test_a_client_of_a_silent_host_is_closed_without_an_error(redis_url, silent):
+    """What is to be closed after it would stay open, and a stop would fail or never end."""
+    client = connect(redis_url)
+    await execute(client, "PING")
+    await client.aclose()
+
+
+async def test_a_reader_of_a_silent_host_that_is_cancelled_ends_as_cancelled(redis_url, silent):
+    """With an error in its place the loop around it would go on."""
+    client = connect_blocking(redis_url, block_seconds=5, max_connections=2)
+    await asyncio.gather(execute(client, "PING"), execute(client, "PING"))
+    reading = interruptible(client, "XREAD", "BLOCK", 5000, "STREAMS", "s", "0")
+    blocked = asyncio.ensure_future(reading)
+    with redis.Redis.from_url(redis_url) as watching:
+        await until(lambda: watching.info("clients")["blocked_clients"])
+    blocked.cancel()
+    await asyncio.wait({blocked})
+    assert blocked.cancelled()
     await client.aclose()
 
 
