@@ -22,8 +22,10 @@ from eventstore.connection import connect, demand_suitable, inspect
 from eventstore.errors import (
     ConfigurationError,
     Halted,
+    LogMissing,
     LogUnreachable,
     MusterError,
+    Recovered,
     RolledBack,
     ServerUnsuitable,
 )
@@ -187,11 +189,13 @@ async def prepare(
             await catalogue.found()
         await catalogue.start()
         await declaring.apply(events, catalogue, settings.pools)
-    except (Halted, RolledBack) as error:
-        log.error("log.lost", pool="", reason=str(error))
+    except (Halted, LogMissing, RolledBack) as error:
+        log.error("log.lost", pool=error.pool, reason=str(error))
         return False
     except (LogUnreachable, ServerUnsuitable) as error:
-        raise type(error)(f"{redacted(settings.redis_url)}: {error}") from None
+        # `Recovered` is not made of a text.
+        kind = LogUnreachable if isinstance(error, Recovered) else type(error)
+        raise kind(f"{redacted(settings.redis_url)}: {error}") from None
     finally:
         await reader.close()
         await client.aclose()

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from eventstore.connection import connect
+from eventstore.errors import LogUnreachable, Recovered
 from eventstore.keys import Keys
 from eventstore.log import Log
-from muster import roles
+from muster import declaring, roles
 from tests.integration.fallback_stage import settings_on
 
 
@@ -37,3 +38,31 @@ async def test_a_log_that_another_role_began_meanwhile_is_not_lost(
     assert await roles.prepare(settings, "gateway") == begun
     written = await events.client.xlen(events.keys.catalogue)
     assert written >= len(settings.pools) if begun else written == 0, "its pools, or nothing"
+
+
+async def test_a_catalogue_that_lost_its_stream_is_lost_where_the_file_has_changed_too(
+    redis_url: str, events: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A role starts on a lost log, and says so; with this error it would end."""
+    monkeypatch.chdir(tmp_path)
+    settings = settings_on(redis_url, tmp_path)
+    assert await roles.prepare(settings, "gateway")
+    await events.client.delete(events.keys.catalogue)
+    for name in settings.pools:
+        await events.client.hset(events.keys.catalogue_meta, f"declared:{name}", "another file")
+    assert not await roles.prepare(settings, "gateway")
+
+
+async def test_a_recovery_while_a_role_starts_is_waited_out(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as what is tried again, with the address."""
+    monkeypatch.chdir(tmp_path)
+    settings = settings_on(redis_url, tmp_path)
+
+    async def recovered(*_: Any) -> None:
+        raise Recovered("", 2)
+
+    monkeypatch.setattr(declaring, "apply", recovered)
+    with pytest.raises(LogUnreachable, match=f"{redis_url}.*recovered as generation 2"):
+        await roles.prepare(settings, "gateway")
