@@ -17,7 +17,7 @@ from eventstore import agent as agents
 from eventstore import agent_hash
 from eventstore import worker as workers
 from eventstore.agent import Agent
-from eventstore.connection import UNREACHABLE, execute, unreachable
+from eventstore.connection import UNREACHABLE, execute, refusal, unreachable
 from eventstore.errors import LogError, Unreadable
 from eventstore.log import Log
 from eventstore.outcomes import Outcome
@@ -98,7 +98,7 @@ async def _ask(log: Log, *command: str) -> Any:
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:
-        raise LogError(f"{command[0]} failed: {error}") from error
+        raise refusal(f"{command[0]} failed", error) from error
 
 
 # ---- agents ------------------------------------------------------------------------------------

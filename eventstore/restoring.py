@@ -19,8 +19,8 @@ from redis.exceptions import ResponseError
 from eventstore import agent as agents
 from eventstore import worker as workers
 from eventstore.agent import Agent, Lose, Terminate
-from eventstore.connection import UNREACHABLE, execute, unreachable
-from eventstore.errors import Halted, LogError
+from eventstore.connection import UNREACHABLE, execute, refusal, unreachable
+from eventstore.errors import Halted
 from eventstore.events import LogRecovered
 from eventstore.keys import CATALOGUE
 from eventstore.log import Log
@@ -197,7 +197,7 @@ class Restoring:
         except UNREACHABLE as error:
             raise unreachable(error) from error
         except ResponseError as error:
-            raise LogError(f"{command[0]!r} failed: {error}") from error
+            raise refusal(f"{command[0]!r} failed", error) from error
         return reply
 
 

@@ -12,8 +12,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from redis.exceptions import ResponseError
 
-from eventstore.connection import UNREACHABLE, execute, unreachable
-from eventstore.errors import LogError
+from eventstore.connection import UNREACHABLE, execute, refusal, unreachable
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log import Log
 
@@ -60,7 +59,7 @@ async def report(log: Log, pool: str, reports: Iterable[Report]) -> None:
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:
-        raise LogError(f"reports cannot be written: {error}") from error
+        raise refusal("reports cannot be written", error) from error
 
 
 async def read_reports(log: Log, pool: str) -> list[Report]:
@@ -70,7 +69,7 @@ async def read_reports(log: Log, pool: str) -> list[Report]:
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:
-        raise LogError(f"reports cannot be read: {error}") from error
+        raise refusal("reports cannot be read", error) from error
     found = {_key(one): one for one in (_read(fields) for _, fields in entries)}
     return sorted(found.values(), key=lambda one: (one.generation, one.seq))
 
@@ -78,12 +77,14 @@ async def read_reports(log: Log, pool: str) -> list[Report]:
 async def forget_reports(log: Log, pool: str) -> None:
     """Of a log that is not recovered: the opening of one forgets its own.
 
-    Raises `LogUnreachable`.
+    Raises `LogUnreachable`, `LogError`.
     """
     try:
         await execute(log.client, "DEL", salvage_key(log.keys, pool))
     except UNREACHABLE as error:
         raise unreachable(error) from error
+    except ResponseError as error:
+        raise refusal("reports cannot be forgotten", error) from error
 
 
 def _read(flat: list[bytes]) -> Report:

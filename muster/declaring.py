@@ -11,9 +11,10 @@ from collections.abc import Mapping
 
 import msgspec
 import structlog
+from redis.exceptions import ResponseError
 
 from eventstore.catalogue import DECLARED_UNKNOWN, CatalogueLog
-from eventstore.connection import UNREACHABLE, execute, unreachable
+from eventstore.connection import UNREACHABLE, execute, refusal, unreachable
 from eventstore.keys import CATALOGUE
 from eventstore.log import Log
 from eventstore.outcomes import Outcome
@@ -67,4 +68,6 @@ async def _applied(events: Log, field: str) -> bytes | None:
         )
     except UNREACHABLE as error:
         raise unreachable(error) from error
+    except ResponseError as error:
+        raise refusal("what the file declared before cannot be read", error) from error
     return value

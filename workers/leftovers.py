@@ -11,8 +11,7 @@ from typing import Final
 import structlog
 from redis.exceptions import ResponseError
 
-from eventstore.connection import UNREACHABLE, execute, unreachable
-from eventstore.errors import LogError
+from eventstore.connection import UNREACHABLE, execute, refusal, unreachable
 from eventstore.keys import GROUP
 from eventstore.log import Log
 from eventstore.step import Origin
@@ -58,5 +57,5 @@ async def _holders(events: Log, pool: str) -> list[str]:
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:
-        raise LogError(f"pool {pool!r}: cannot list what is pending: {error}") from error
+        raise refusal(f"pool {pool!r}: cannot list what is pending", error) from error
     return [name.decode(errors="replace") for name, _ in found[3] or ()]

@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from eventstore import worker as workers
 from eventstore.agent import Lose, RestartPolicy, Status
-from eventstore.connection import UNREACHABLE, execute, unreachable
+from eventstore.connection import UNREACHABLE, execute, refusal, unreachable
 from eventstore.errors import (
     Halted,
     LayoutTooNew,
@@ -213,4 +213,4 @@ async def pending_for(events: Log, pool: str, worker_id: str) -> Sequence[tuple[
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:
-        raise LogError(f"pool {pool!r}: cannot list what is pending: {error}") from error
+        raise refusal(f"pool {pool!r}: cannot list what is pending", error) from error

@@ -1,0 +1,49 @@
+"""What Redis refuses only for a moment is told as Redis being away, wherever it is asked."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+from redis.exceptions import ResponseError
+
+from eventstore import parking, salvage
+from eventstore.errors import LogError, LogUnreachable
+from eventstore.keys import Keys
+from eventstore.log import Log
+from eventstore.restoring import Restoring
+from muster import declaring
+from workers import leftovers, reaping
+
+REPORT = salvage.Report(reporter="gateway:g", kind="spawn")
+ASKED: dict[str, Callable[[Log], Awaitable[object]]] = {
+    "what was declared": lambda log: declaring._applied(log, "declared:p"),
+    "the keys of a log to wipe": lambda log: Restoring(log, "p", "a").wipe(),
+    "to write reports": lambda log: salvage.report(log, "p", [REPORT]),
+    "for reports": lambda log: salvage.read_reports(log, "p"),
+    "to forget reports": lambda log: salvage.forget_reports(log, "p"),
+    "what is parked": lambda log: parking.read(log, "p"),
+    "what is pending": lambda log: reaping.pending_for(log, "p", "w"),
+    "who has something pending": lambda log: leftovers._holders(log, "p"),
+}
+
+
+class Refusing:
+    """A client of a Redis that refuses everything, in these words."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    async def execute_command(self, *_: object) -> Any:
+        raise ResponseError(self._words)
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+async def test_a_refusal_that_passes_is_no_final_one(
+    asked: Callable[[Log], Awaitable[object]],
+) -> None:
+    """Who hears of the second kind ends, or gives up what it did."""
+    for words, away in (("BUSY Redis is busy running a script", True), ("ERR no", False)):
+        log = Log(cast("Any", Refusing(words)), Keys())
+        with pytest.raises(LogError, match=words) as raised:
+            await asked(log)
+        assert isinstance(raised.value, LogUnreachable) == away
