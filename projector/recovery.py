@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 
 from eventstore.agent import Agent
 from eventstore.connection import connect
-from eventstore.errors import MusterError
+from eventstore.errors import LogUnreachable, MusterError, OutcomeUnknown
 from eventstore.events import LogRecovered
 from eventstore.keys import CATALOGUE
 from eventstore.log import Log
@@ -64,10 +64,23 @@ REFILL_EVENTS: Final = 1000
 MARGIN_SECONDS: Final = 0.2
 REPORTS_SECONDS: Final = 2.0
 """What gateways are given, where no lease has to lapse; they look at their logs every second."""
+ATTEMPTS: Final = 5
+"""Of a recovery that has closed logs, where Redis takes nothing for a moment..."""
+PAUSE_SECONDS: Final = 2.0
+"""...and between them."""
 
 
 class RecoveryFenced(MusterError):
     """Another recovery, or a projector, took over; what is not recovered stays closed."""
+
+
+class NotRecovered(LogUnreachable):
+    """Redis took nothing any more once logs were closed."""
+
+    def __init__(self, error: MusterError) -> None:
+        super().__init__(
+            f"{error}; what is damaged stays closed until `muster recover` is run again"
+        )
 
 
 class RecoveredLog(Struct, frozen=True, kw_only=True):
@@ -115,14 +128,16 @@ class RecoveryOptions(Struct, frozen=True, kw_only=True):
 async def recover(options: RecoveryOptions, tell: Tell) -> list[RecoveredLog]:
     """Recover every damaged log; answers what was done, nothing if all are whole.
 
-    Raises `RecoveryFenced`, `LogUnreachable`, `LogError` and whatever the database raises.
+    Where Redis takes nothing for a moment, it is begun again. Raises `RecoveryFenced`,
+    `LogUnreachable` (`NotRecovered` among them), `LogError` and whatever the database raises.
     """
     async with _opened(options) as (database, source):
         lease = Lease(database, seconds=options.lease_seconds)
         await lease.seize()
         keeping = asyncio.create_task(_keep(lease))
         try:
-            recovery = Recovery(
+            anew = partial(
+                Recovery,
                 database,
                 source,
                 lease,
@@ -130,13 +145,36 @@ async def recover(options: RecoveryOptions, tell: Tell) -> list[RecoveredLog]:
                 actor=options.actor,
                 tell=tell,
             )
-            return await recovery.run()
+            return await _persist(anew, tell)
         except Superseded as error:
             raise RecoveryFenced from error
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
             await lease.release()
+
+
+async def _persist(anew: "Callable[[], Recovery]", tell: Tell) -> list[RecoveredLog]:
+    """Begin again where what ended it passes. A Redis that is away from the start is no such end.
+
+    What an earlier attempt wrote may be open, and no other one finds it damaged.
+    """
+    written: dict[str, RecoveredLog] = {}
+    begun, left = False, ATTEMPTS
+    while True:
+        recovery = anew()
+        try:
+            written |= {one.pool: one for one in await recovery.run()}
+            return list(written.values())
+        except (LogUnreachable, OutcomeUnknown) as error:
+            written |= recovery.written
+            begun, left = begun or recovery.begun, left - 1
+            if not begun:
+                raise
+            if not left:
+                raise NotRecovered(error) from error
+        tell(Stage(doing="waiting for Redis"))
+        await asyncio.sleep(PAUSE_SECONDS)
 
 
 async def examine(options: RecoveryOptions) -> list[Damage]:
@@ -185,6 +223,9 @@ class Recovery:
         self._retention = retention
         self._actor = actor
         self._tell = tell
+        self.begun = False
+        """Whether damage was found: logs may be closed."""
+        self.written: dict[str, RecoveredLog] = {}
         self._projection = Projection(SERVING, archives=True)
         self._remains = Remains(database, source, lease, self._projection)
 
@@ -196,6 +237,7 @@ class Recovery:
         damage = await find_damage(self._source, self._database, self._projection)
         if not damage:
             return []
+        self.begun = True
         client = connect(self._source.url, max_connections=2)
         try:
             events = Log(client, self._source.keys, retention=self._retention)
@@ -216,11 +258,9 @@ class Recovery:
         else:
             await self._hear_out()
         await self._lease.renew()  # who was overtaken while it waited writes nothing
-        done = [
-            await self._restore(events, *each)
-            for each in zip(damage, restorings, generations, strict=True)
-        ]
-        for restoring, recovered in zip(restorings, done, strict=True):
+        for each in zip(damage, restorings, generations, strict=True):
+            self.written[each[0].pool] = await self._restore(events, *each)
+        for restoring, recovered in zip(restorings, self.written.values(), strict=True):
             await restoring.open(recovered.generation)
             for name in {lost.pool for lost in recovered.unsaved if lost.pool}:
                 await forget_reports(events, name)
@@ -232,7 +272,7 @@ class Recovery:
                 agents=recovered.agents,
                 unsaved=len(recovered.unsaved),
             )
-        return done
+        return list(self.written.values())
 
     def _positions(self) -> dict[str, Position]:
         return self._projection.positions

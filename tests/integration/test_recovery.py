@@ -12,7 +12,7 @@ import redis
 from eventstore.agent import Terminate
 from eventstore.catalogue import CatalogueLog
 from eventstore.connection import connect
-from eventstore.errors import Halted, LogMissing, Recovered
+from eventstore.errors import Halted, LogMissing, LogUnreachable, Recovered
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log import Log
 from eventstore.outcomes import Outcome
@@ -20,8 +20,11 @@ from eventstore.reader import Reader
 from eventstore.restoring import Restoring
 from eventstore.retention import Retention
 from eventstore.salvage import HOLDS, Report, read_reports, report
+from projector import recovery
 from projector.queries import is_lost
 from projector.recovery import (
+    ATTEMPTS,
+    NotRecovered,
     RecoveredLog,
     Recovery,
     RecoveryFenced,
@@ -594,6 +597,33 @@ async def test_an_interrupted_recovery_leaves_the_log_closed_and_is_done_again(
         log = Log(stage.log.client, Keys())
         assert set(await log.live(POOL)) == live
         await demand_equal(stage)
+
+
+@pytest.mark.parametrize("failures", [1, ATTEMPTS])
+async def test_a_recovery_that_redis_refuses_for_a_moment_is_begun_again(
+    redis_url: str, views_url: str, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One log is open by then, and is answered too: nobody else tells what of it was lost."""
+    opened, left = Restoring.open, failures
+
+    async def open_later(self: Restoring, generation: int) -> None:
+        nonlocal left
+        if self._pool != CATALOGUE and left:
+            left -= 1
+            raise LogUnreachable("Redis is not ready: BUSY")
+        await opened(self, generation)
+
+    monkeypatch.setattr(recovery, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(Restoring, "open", open_later)
+    async with archived_story(redis_url, views_url) as (stage, _):
+        wiped(redis_url)
+        if failures == ATTEMPTS:
+            with pytest.raises(NotRecovered, match=r"BUSY; .* until `muster recover` is run again"):
+                await recovered(stage)
+        assert POOL in (done := await recovered(stage))
+        assert (CATALOGUE in done) == (failures < ATTEMPTS)
+        spawned = await TestPool(Log(stage.log.client, Keys()), POOL).spawn()
+        assert spawned.outcome is Outcome.DONE
 
 
 async def test_an_active_projector_recovers_by_itself_if_told_to(
