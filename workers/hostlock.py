@@ -6,18 +6,30 @@ leaves nothing behind; elsewhere it is a locked file in the temporary folder.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from eventstore.errors import ConfigurationError
+import structlog
 
-PATIENCE_SECONDS = 3.0
-"""A supervisor that is just ending gets this long."""
+from eventstore.errors import ConfigurationError, MusterError
+
+PATIENCE_SECONDS = 30.0
+"""A supervisor that is just ending gets this long: it may have workers to drain."""
+INSIDE_SECONDS = 3.0
+"""And this long by a start within `muster up`, which is not interrupted meanwhile."""
+
+log = structlog.get_logger("muster.supervisor")
+
+
+class LockRefused(MusterError):
+    """The system gives no lock."""
 
 
 class HostLock:
@@ -28,16 +40,19 @@ class HostLock:
         self._socket: socket.socket | None = None
         self._file: int | None = None
 
-    async def acquire(self) -> None:
-        """Take the lock. Raises `ConfigurationError` if another process keeps it."""
-        for _ in range(int(PATIENCE_SECONDS / 0.1)):
-            if self._try():
-                return
+    async def acquire(self, patience_seconds: float) -> None:
+        """Take the lock. Raises `ConfigurationError` if another process keeps it, `LockRefused`."""
+        deadline, said = time.monotonic() + patience_seconds, False
+        while not self._try():
+            if time.monotonic() >= deadline:
+                raise ConfigurationError(
+                    "this host already has a supervisor for that Redis and key prefix; one per host"
+                    " is enough: it tends all pools"
+                )
+            if not said:
+                log.warning("supervisor.waits_for_another", seconds=patience_seconds)
+                said = True
             await asyncio.sleep(0.1)
-        raise ConfigurationError(
-            "this host already has a supervisor for that Redis and key prefix; one per host is"
-            " enough: it tends all pools"
-        )
 
     def release(self) -> None:
         if self._socket is not None:
@@ -48,14 +63,19 @@ class HostLock:
             self._file = None
 
     def _try(self) -> bool:
-        return self._bind() if sys.platform.startswith("linux") else self._flock()
+        try:
+            return self._bind() if sys.platform.startswith("linux") else self._flock()
+        except OSError as error:
+            raise LockRefused(f"this host's supervisor gets no lock: {error}") from error
 
     def _bind(self) -> bool:
         held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             held.bind(f"\0{self._name}")
-        except OSError:
+        except OSError as error:
             held.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
             return False
         self._socket = held
         return True

@@ -14,7 +14,7 @@ from muster.addresses import redacted
 from muster.fallback import permission, surroundings
 from muster.fallback.folder import Folder
 from muster.settings import Settings
-from workers.hostlock import HostLock
+from workers.hostlock import INSIDE_SECONDS, HostLock
 
 log = structlog.get_logger("muster.fallback")
 
@@ -44,7 +44,7 @@ async def begin(settings: Settings) -> StandIn | None:
     await permission.demand_alone(settings, known)
     host = surroundings.own_host(settings)
     lock = HostLock(f"{host}|{settings.redis_url}|{settings.key_prefix}")
-    await lock.acquire()
+    await lock.acquire(INSIDE_SECONDS)
     real = redacted(settings.redis_url)
     folder = Folder(settings.data_dir)
     identity = folder.open(real, reason)

@@ -531,7 +531,8 @@ async def test_an_import_that_starts_threads_is_done_after_the_fork(site: Site) 
     await site.until_running(1)
 
 
-async def test_a_host_has_one_supervisor(site: Site) -> None:
+async def test_a_host_has_one_supervisor(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.supervisor.PATIENCE_SECONDS", 0.1)
     await site.pool()
     await site.host("h1")
     with pytest.raises(ConfigurationError, match="already has a supervisor"):

@@ -1,0 +1,61 @@
+"""One supervisor per host: who comes next waits for who is just ending, and for nothing else."""
+
+import asyncio
+import errno
+import socket
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.waiting import until
+from workers import hostlock
+from workers.hostlock import HostLock, LockRefused
+from workers.supervisor import KILL_SECONDS, SHUTDOWN_SECONDS
+
+
+async def test_a_supervisor_that_is_just_ending_is_waited_for_and_named_once(
+    tmp_path: Path,
+) -> None:
+    """It may drain its host's workers; with an error the next one would end in its place."""
+    assert hostlock.PATIENCE_SECONDS > SHUTDOWN_SECONDS + KILL_SECONDS
+    last, following = HostLock(str(tmp_path)), HostLock(str(tmp_path))
+    await last.acquire(0.0)
+    with capture_logs() as lines:
+        waiting = asyncio.create_task(following.acquire(20.0))
+        await until(lambda: lines)
+        last.release()
+        await waiting
+    assert [(line["event"], line["seconds"]) for line in lines] == [
+        ("supervisor.waits_for_another", 20.0)
+    ]
+    following.release()
+
+
+async def test_who_waits_for_the_last_supervisor_is_cancelled_at_once(tmp_path: Path) -> None:
+    last = HostLock(str(tmp_path))
+    await last.acquire(0.0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await HostLock(str(tmp_path)).acquire(20.0)
+    last.release()
+
+
+@pytest.mark.parametrize("at", ["socket", "bind"])
+async def test_what_the_system_refuses_is_not_taken_for_another_supervisor(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be waited for in vain, and then be said to be there."""
+
+    class Refused(socket.socket):
+        def __init__(self, *given: int) -> None:
+            if at == "socket":
+                raise OSError(errno.EMFILE, "Too many open files")
+            super().__init__(*given)
+
+        def bind(self, _address: object) -> None:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    monkeypatch.setattr(socket, "socket", Refused)
+    with pytest.raises(LockRefused, match=r"Too many open files|No buffer space"):
+        await HostLock(str(tmp_path)).acquire(0.0)
