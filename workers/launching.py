@@ -34,6 +34,10 @@ def _nobody_listens(_worker_id: str, _how: str) -> None:
 PRELOAD_SECONDS = 60.0
 PRELOAD_TRIES = 3
 """Of a zygote that somebody kills before it is ready."""
+REFUSED_TRIES = 5
+"""Where the system refuses to start one: it may lack memory, processes or files for a moment..."""
+REFUSED_SECONDS = 1.0
+"""...and between them."""
 FORK_SECONDS = 10.0
 LINE_MAX = 2**20
 """Bytes of what a zygote says at once: a failing import's traceback is the longest."""
@@ -45,11 +49,18 @@ class LaunchFailed(MusterError):
     """The worker could not be started."""
 
 
+class ZygoteRefused(MusterError):
+    """The system starts no process to fork workers from."""
+
+
 class Launcher(Protocol):
     """Starts workers on this host."""
 
     async def start(self, ended: Ended) -> None:
-        """Get ready. Raises `ConfigurationError` when an agent class cannot be imported."""
+        """Get ready. Raises `ConfigurationError` when an agent class cannot be imported.
+
+        Raises `ZygoteRefused` where the system refuses for long.
+        """
 
     async def launch(self, options: WorkerOptions) -> Process:
         """Start a worker; returns its process. Raises `LaunchFailed`."""
@@ -82,7 +93,7 @@ class ForkLauncher:
                 try:
                     await self.stop()  # what is left of the one before
                     await self._start_zygote()
-                except (ConfigurationError, OSError, subprocess.SubprocessError) as error:
+                except (MusterError, OSError, subprocess.SubprocessError) as error:
                     log.error("zygote.not_started", error=str(error))
                     raise LaunchFailed("no zygote starts to fork it from") from error
         assert self._writer is not None
@@ -113,9 +124,9 @@ class ForkLauncher:
             self._zygote = None
 
     async def _start_zygote(self) -> None:
-        """Raises `ConfigurationError` when an agent class cannot be imported."""
+        """Raises `ConfigurationError` when an agent class cannot be imported, `ZygoteRefused`."""
         for _ in range(PRELOAD_TRIES):
-            reader, line = await self._preload()
+            reader, line = await self._preload_patiently()
             if line.endswith(b"\n"):
                 break
             assert self._zygote is not None
@@ -133,16 +144,35 @@ class ForkLauncher:
             log.warning("role.starts_threads", role=role, imported="after each fork")
         self._listener = asyncio.create_task(self._listen(reader), name="zygote")
 
+    async def _preload_patiently(self) -> tuple[asyncio.StreamReader, bytes]:
+        """`_preload`, some times where the system refuses."""
+        left = REFUSED_TRIES
+        while True:
+            try:
+                return await self._preload()
+            except (OSError, subprocess.SubprocessError) as error:
+                left -= 1
+                if not left:
+                    raise ZygoteRefused(
+                        f"no process can be started to fork workers from: {error}"
+                    ) from error
+                log.warning("zygote.refused", error=str(error))
+            await asyncio.sleep(REFUSED_SECONDS)
+
     async def _preload(self) -> tuple[asyncio.StreamReader, bytes]:
         """Start one; the first line that it says, or none if it ends before."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._zygote = subprocess.Popen(  # noqa: ASYNC220  # returns once it has forked
-                arguments(self._plan, theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
+            try:
+                self._zygote = subprocess.Popen(  # noqa: ASYNC220  # returns once it has forked
+                    arguments(self._plan, theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                )
+            except BaseException:
+                ours.close()
+                raise
         if self._writer is not None:
             self._writer.close()
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_MAX)

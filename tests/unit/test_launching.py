@@ -1,6 +1,8 @@
 """Starting worker processes where something is in the way."""
 
+import errno
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,7 +10,7 @@ import pytest
 
 from eventstore.errors import ConfigurationError
 from eventstore.pool import Pool
-from workers.launching import ForkLauncher
+from workers.launching import REFUSED_TRIES, ForkLauncher, ZygoteRefused
 from workers.processes import HostProcesses
 from workers.zygote import Plan
 
@@ -84,6 +86,34 @@ async def test_a_zygote_that_ends_before_it_is_ready(
         else:
             await launcher.start(lambda *_: None)
         assert (tmp_path / "begun").stat().st_size == times
+    finally:
+        await launcher.stop()
+
+
+@pytest.mark.parametrize("refusals", [2, REFUSED_TRIES])
+async def test_a_system_that_starts_no_zygote_is_asked_again_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    """It may lack memory for a moment. A supervisor that ends says why to who started it."""
+    start, left = subprocess.Popen, refusals
+
+    def refuse(*given: Any, **options: Any) -> Any:
+        nonlocal left
+        if left:
+            left -= 1
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return start(*given, **options)
+
+    monkeypatch.setattr("workers.launching.REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr("workers.launching.subprocess.Popen", refuse)
+    launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
+    try:
+        if refusals == REFUSED_TRIES:
+            with pytest.raises(ZygoteRefused, match=r"workers from: .*Cannot allocate memory"):
+                await launcher.start(lambda *_: None)
+        else:
+            await launcher.start(lambda *_: None)
+        assert not left
     finally:
         await launcher.stop()
 
