@@ -7,6 +7,7 @@ from, they are made so first (`projector/readiness.py`).
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 import structlog
 from msgspec import Struct
@@ -34,6 +35,9 @@ from projector.sweeping import Sweep
 from projector.tables import SERVING
 
 log = structlog.get_logger("muster.projector")
+
+SILENT_LEASES: Final = 5
+"""For so many leases a renewal waits for PostgreSQL, and for our own transaction before it."""
 
 
 class ProjectorOptions(Struct, frozen=True, kw_only=True):
@@ -81,11 +85,23 @@ class Active:
         self._log = Log(source.client, source.keys)
         self._projection = Projection(SERVING, archives=True)
         self._audited_at = time.monotonic()
+        self._following = False
 
     async def keep_lease(self) -> None:
+        """Something between us and PostgreSQL can swallow an answer: raises `TimeoutError` then."""
         while True:
             await asyncio.sleep(self._options.lease_seconds / 4)
-            await self._lease.renew()
+            async with asyncio.timeout(self._patience_seconds()):
+                await self._lease.renew()
+
+    def _patience_seconds(self) -> float | None:
+        """None where a transaction of ours may take any time: one may move all rows of the views.
+
+        SQLite always answers.
+        """
+        if self._database.sqlite or not self._following:
+            return None
+        return SILENT_LEASES * self._options.lease_seconds
 
     async def clear_leftovers(self) -> None:
         """Drop what a rebuild that died left behind."""
@@ -103,6 +119,7 @@ class Active:
         await self._take_snapshots(self._projection.positions)
         await self._audit(thorough=True)
         self._on_active()
+        self._following = True
         while True:
             await self._round()
 
@@ -237,9 +254,11 @@ class Active:
             actor=actor,
             tell=_note,
         )
+        self._following = False
         await recovery.run()
         await self._database.read(self._projection.load)
         await self._take_snapshots(self._projection.join_pools())
+        self._following = True
 
     def _halt(self, connection: Connection, changed: Mapping[str, str]) -> list[Taken]:
         if not changed:

@@ -139,6 +139,8 @@ class Database:
     async def _wait(self, seconds: float) -> None:
         """For what runs in threads."""
         if running := [asyncio.wrap_future(future) for future in list(self._running)]:
+            for one in running:  # nobody may be left to hear of an error
+                one.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.wait(running, timeout=seconds)
 
     async def write(self, work: Callable[[Connection], T]) -> T:

@@ -144,7 +144,8 @@ class Projector:
             await self._together(active)
         finally:
             try:
-                await lease.release()
+                async with asyncio.timeout(lease.seconds / 2):
+                    await lease.release()
             except RECOVERABLE:
                 pass  # it lapses by itself
 

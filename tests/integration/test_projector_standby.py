@@ -7,16 +7,21 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from random import Random
 from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
+from sqlalchemy import make_url
 
 from projector.active import Active
 from projector.lease import Lease, Seen
 from projector.service import Phase, Projector
 from projector.verify import verify
+from tests.chaos.proxy import Link, Weather
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.waiting import until
 
@@ -246,3 +251,53 @@ def process(stage: Stage, first: str = "") -> Iterator["subprocess.Popen[bytes]"
     finally:
         started.kill()
         started.wait()
+
+
+@asynccontextmanager
+async def distant(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> AsyncIterator[tuple[Link, Projector]]:
+    """An active projector, and the link through which it reaches PostgreSQL."""
+    monkeypatch.setattr("projector.database.CLOSE_SECONDS", 0.1)
+    url = make_url(stage.database_url)
+    link = Link("views", url.port or 5432, Random(1))
+    await link.start()
+    far = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
+    projector = Projector(
+        msgspec.structs.replace(stage.projector(**options).options, database_url=far)
+    )
+    await projector.start()
+    try:
+        await until(lambda: projector.phase is Phase.ACTIVE)
+        yield link, projector
+    finally:
+        await projector.stop()
+        await link.stop()
+
+
+async def test_a_projector_whose_database_never_answers_connects_anew(
+    redis_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something in between keeps the connection: the renewal waits behind what was asked before."""
+    monkeypatch.setattr("projector.active.SILENT_LEASES", 1)
+    async with open_stage(redis_url, postgres_url) as stage:
+        pool = await stage.pool()
+        async with distant(stage, monkeypatch) as (link, projector):
+            link.set(Weather(replies_stall=True))
+            await pool.spawn()
+            await until(lambda: projector.phase is not Phase.ACTIVE)
+            link.clear()
+            await stage.settle()
+
+
+async def test_a_projector_whose_database_never_answers_is_stopped_soon(
+    redis_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait to give its lease back: nobody else may want it."""
+    async with open_stage(redis_url, postgres_url) as stage:
+        pool = await stage.pool()
+        async with distant(stage, monkeypatch) as (link, projector):
+            link.set(Weather(replies_stall=True))
+            await pool.spawn()
+            async with asyncio.timeout(5.0):
+                await projector.stop()
