@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -79,25 +79,36 @@ class _Wire:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._descriptor = -1
+        self._held: socket.socket | None = None
+
+    def hold(self, driver: Any) -> None:
+        """A copy: the number of a connection that was closed may soon be another one's."""
+        number = getattr(driver, "fileno", None)
+        copy = socket.socket(fileno=os.dup(number())) if number else None
+        self.close()
+        with self._lock:
+            self._held = copy
 
     @contextmanager
     def of(self, connection: Connection) -> Iterator[None]:
-        driver = connection.connection.driver_connection
-        number = getattr(driver, "fileno", None)
-        self._descriptor = number() if number else -1
+        self.hold(connection.connection.driver_connection)
         try:
             yield
         finally:
-            with self._lock:
-                self._descriptor = -1
+            self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            held, self._held = self._held, None
+        if held is not None:
+            held.close()
 
     def cut(self) -> None:
         """End the waiting; nothing where that is over."""
         with self._lock:
-            if self._descriptor >= 0:
-                with socket.socket(fileno=os.dup(self._descriptor)) as wire, suppress(OSError):
-                    wire.shutdown(socket.SHUT_RDWR)
+            if self._held is not None:
+                with suppress(OSError):
+                    self._held.shutdown(socket.SHUT_RDWR)
 
 
 class Database:
@@ -111,6 +122,7 @@ class Database:
         self._threads: ThreadPoolExecutor | None = None
         self._writing = asyncio.Lock()
         self._running: dict[Future[Any], _Wire] = {}
+        self._of_thread = threading.local()
 
     @property
     def prefix(self) -> str:
@@ -121,7 +133,12 @@ class Database:
         """Make ready to connect; nothing connects before it is used."""
         if self._engine is None:
             self._engine = _sqlite(self.url) if self.sqlite else _postgres(self.url)
+            event.listen(self._engine, "connect", self._connected, insert=True)
             self._threads = ThreadPoolExecutor(self._connections, thread_name_prefix="views")
+
+    def _connected(self, driver: DBAPIConnection, _: object) -> None:
+        """Before anything is asked on a new connection, so that this can be cut too."""
+        self._of_thread.wire.hold(driver)
 
     async def close(self) -> None:
         """Let what runs end, for a bounded time, and disconnect. Safe to call twice."""
@@ -172,7 +189,9 @@ class Database:
         wire = _Wire()
 
         def transaction() -> T:
+            self._of_thread.wire = wire
             with (
+                closing(wire),
                 engine.execution_options(**options).connect() as connection,
                 wire.of(connection),
                 connection.begin(),

@@ -18,7 +18,7 @@ async def test_a_connection_that_comes_after_the_end_is_closed(postgres_url, mon
     opened.open()
     made: list[psycopg.Connection] = []
 
-    @event.listens_for(opened._engine, "connect")
+    @event.listens_for(opened._engine, "connect", insert=True)
     def _slowly(connection: psycopg.Connection, _: object) -> None:
         made.append(connection)
         time.sleep(0.5)

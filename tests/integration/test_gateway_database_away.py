@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, event, make_url, text
 
-from projector.database import Database
+from projector.database import Database, DatabaseError
 from tests.chaos.proxy import Link, Weather
 from tests.databases import PostgresServer
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged
@@ -120,6 +120,35 @@ async def test_a_connection_that_never_answers_is_cut(postgres_url, monkeypatch,
         assert await database.ask(_one) == 1
     await database.close()
     assert not database._running
+    await link.stop()
+
+
+async def test_a_connection_that_falls_silent_before_it_is_ours_is_cut(postgres_url, monkeypatch):
+    """PgBouncer lets in, and then waits for a server: SQLAlchemy asks the first questions."""
+    monkeypatch.setattr("projector.database.CLOSE_SECONDS", 0.2)
+    url = make_url(postgres_url)
+    link = Link("views", url.port or 5432, Random(1))
+    await link.start()
+    database = Database(
+        url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
+    )
+    database.open()
+    loop, silent = asyncio.get_running_loop(), asyncio.Event()
+
+    async def fall_silent() -> None:
+        link.set(Weather(replies_stall=True))
+        silent.set()
+
+    @event.listens_for(database._engine, "connect", insert=True)
+    def _connected(*_: object) -> None:
+        asyncio.run_coroutine_threadsafe(fall_silent(), loop).result()
+
+    reading = asyncio.ensure_future(database.read(_one))
+    await silent.wait()
+    await database.close()
+    assert not database._running
+    with pytest.raises(DatabaseError):
+        await reading
     await link.stop()
 
 
