@@ -23,7 +23,7 @@ from eventstore.errors import ConfigurationError, MusterError
 PATIENCE_SECONDS = 30.0
 """A supervisor that is just ending gets this long: it may have workers to drain."""
 INSIDE_SECONDS = 3.0
-"""And this long by a start within `muster up`, which is not interrupted meanwhile."""
+"""And this long by the start of a fallback, which is not interrupted meanwhile."""
 
 log = structlog.get_logger("muster.supervisor")
 

@@ -36,7 +36,7 @@ from eventstore.pool import Pool
 from eventstore.reader import Reader
 from eventstore.retention import Retention
 from eventstore.step import Origin
-from workers.hostlock import INSIDE_SECONDS, PATIENCE_SECONDS, HostLock
+from workers.hostlock import PATIENCE_SECONDS, HostLock
 from workers.hosts import Process, host_name
 from workers.launching import ForkLauncher, InProcessLauncher, Launcher
 from workers.leading import Catalogued
@@ -111,8 +111,7 @@ class Supervisor:
 
         Raises `ConfigurationError` when a class cannot be imported or this host has a supervisor.
         """
-        inside = self._options.single_process
-        await self._lock.acquire(INSIDE_SECONDS if inside else PATIENCE_SECONDS)
+        await self._lock.acquire(PATIENCE_SECONDS)
         await self._processes.start()
         try:
             await self._join()
