@@ -8,7 +8,9 @@ half a transaction behind. `write` and `read` take a plain function of a connect
 import asyncio
 import os
 import socket
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -44,6 +46,8 @@ from projector.tables import (
 T = TypeVar("T")
 
 BUSY_SECONDS: Final = 10
+LOCKED_SECONDS: Final = 0.02
+"""Where SQLite does not wait by itself: until it is asked again."""
 CONNECT_SECONDS: Final = 5
 CLOSE_SECONDS: Final = 5
 GIVEN_UP_SECONDS: Final = 10
@@ -294,10 +298,9 @@ def _sqlite(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def _set_up(connection: DBAPIConnection, _: object) -> None:
         connection.isolation_level = None  # BEGIN is ours, below: it covers CREATE and DROP too
-        for setting in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=OFF"):
-            cursor = connection.cursor()
-            cursor.execute(f"PRAGMA {setting}")
-            cursor.close()
+        _turn_to_wal(connection)
+        for setting in ("synchronous=NORMAL", "foreign_keys=OFF"):
+            _set(connection, setting)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -305,6 +308,25 @@ def _sqlite(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _turn_to_wal(connection: DBAPIConnection) -> None:
+    """Of many that do so to a new file at once SQLite refuses some without waiting."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            _set(connection, "journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(LOCKED_SECONDS)
+        else:
+            return
+
+
+def _set(connection: DBAPIConnection, setting: str) -> None:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(f"PRAGMA {setting}")
 
 
 def _postgres(url: URL) -> Engine:
