@@ -11,6 +11,7 @@
 Whatever is started here is ended and removed here, by its process id and path.
 """
 
+import functools
 import gc
 import os
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+import redis.utils
 from hypothesis import settings
 
 from muster import journal
@@ -30,6 +32,10 @@ from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
 
 settings.register_profile("long", max_examples=400)
 
+redis.utils.get_lib_version = functools.cache(redis.utils.get_lib_version)
+"""Plain clients of tests, of which there are thousands, would read it from files each time."""
+GARBAGE_MIN = 10_000
+"""So many objects more than were given back are looked through at a time."""
 KINDS = ("unit", "integration", "e2e", "chaos", "bench")
 
 
@@ -53,6 +59,7 @@ def pytest_collection_finish() -> None:
     """What was imported and collected stays: it need not be looked through at every collection."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE_MIN)
 
 
 @pytest.hookimpl(tryfirst=True)
