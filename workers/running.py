@@ -248,10 +248,24 @@ class Running:
         )
 
     async def _settle(self, command: Command) -> None:
-        """Write an outcome, for as long as the right to do so lasts."""
+        """Write an outcome, for as long as the right to do so lasts.
+
+        Where that ends, what is being written is not waited for: Redis may be silent.
+        """
+        if self.wish is Wish.ABANDON:
+            return
+        writing = asyncio.get_running_loop().create_task(self._write(command))
+        while not writing.done() and self.wish < Wish.ABANDON:
+            await asyncio.wait({self._asked, writing}, return_when=asyncio.FIRST_COMPLETED)
+        writing.cancel()
+        await asyncio.wait({writing})
+        if not writing.cancelled():
+            writing.result()
+
+    async def _write(self, command: Command) -> None:
         outage = Outage("settle", agent_id=self.agent_id)
         house, state = self.house, self.state
-        while self.wish is not Wish.ABANDON:
+        while True:
             try:
                 acted = await house.log.act(
                     state.pool_name,
@@ -268,7 +282,7 @@ class Running:
                 await self._give_up(error)
                 return
             except LogError as error:
-                await self._wait((), outage.delay(error), Wish.ABANDON)
+                await asyncio.sleep(outage.delay(error))
                 continue
             outage.over()
             self._settled(command, acted)
@@ -281,12 +295,12 @@ class Running:
 
     async def _give_up(self, damage: Unreadable) -> None:
         """Its state in Redis is damaged: end it here, and leave it to an operator."""
-        self.ask(Wish.ABANDON)
         try:
             holder = self.house.fence.worker_id
             await self.house.log.park(self.state.pool_name, damage, holder=holder)
         except LogError as error:
             self._log.warning("agent.not_parked", error=str(error))
+        self.ask(Wish.ABANDON)
 
     def _settled(self, command: Command, acted: Acted) -> None:
         if acted.outcome not in {Outcome.DONE, Outcome.ALREADY} or acted.agent is None:
@@ -320,12 +334,8 @@ class Running:
         while not call.done and self.wish < urgent and (left := deadline - clock()) > 0:
             await self._wait((call,), left)
 
-    async def _wait(
-        self, calls: tuple[Call | None, ...], seconds: float, urgent: Wish | None = None
-    ) -> None:
+    async def _wait(self, calls: tuple[Call | None, ...], seconds: float) -> None:
         """Wait for any of the calls, a new wish, or the time."""
-        if urgent is not None and self.wish >= urgent:
-            return
         tasks = [call.task for call in calls if call is not None and not call.done]
         await asyncio.wait(
             {self._asked, *tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED

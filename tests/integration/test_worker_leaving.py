@@ -350,10 +350,11 @@ async def test_an_outage_shorter_than_the_lease_costs_nothing(redis_server, tmp_
 async def test_without_redis_the_lease_ends_and_the_agents_with_it(redis_server, tmp_path: Path):
     """By its own clock the worker gives up before anybody else may run its agents."""
     server = redis_server()
-    ended = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     class Noting(Agent):
         async def run(self, context: Context) -> None:
+            begun.set()
             try:
                 await asyncio.Event().wait()
             finally:
@@ -362,10 +363,43 @@ async def test_without_redis_the_lease_ends_and_the_agents_with_it(redis_server,
     config = replace(QUICK, lease_seconds=1.5)
     async with worker_pool(server.url, tmp_path, config) as pool:
         worker = await pool.worker(Noting)
-        await running(pool, 1)
+        await pool.spawn()
+        await asyncio.wait_for(begun.wait(), 5)
         began = time.monotonic()
         server.pause()
         await asyncio.wait_for(ended.wait(), 5)
+        assert time.monotonic() - began < 1.5
+        assert await asyncio.wait_for(worker.wait(), 10) == "lease-expired"
+        server.resume()
+
+
+async def test_an_agent_whose_start_was_never_answered_ends_with_the_lease(
+    redis_server, tmp_path: Path
+):
+    """What is being written about it when Redis falls silent is not waited for."""
+    server = redis_server()
+    paused, ended = asyncio.Event(), asyncio.Event()
+
+    class Noting(Agent):
+        async def start(self, context: Context) -> None:
+            self.work = asyncio.create_task(self.note())
+            await asyncio.sleep(0)
+            server.pause()
+            paused.set()
+
+        async def note(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+    config = replace(QUICK, lease_seconds=1.5)
+    async with worker_pool(server.url, tmp_path, config) as pool:
+        worker = await pool.worker(Noting)
+        await pool.spawn()
+        await asyncio.wait_for(paused.wait(), 5)
+        began = time.monotonic()
+        await asyncio.wait_for(ended.wait(), 10)
         assert time.monotonic() - began < 1.5
         assert await asyncio.wait_for(worker.wait(), 10) == "lease-expired"
         server.resume()
