@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from tests.waiting import until
 from tests.worker_pool import POOL, QUICK, WorkerPool, eventually, worker_pool
 from workers.hosts import start_time
 from workers.lease import EXIT_LEASE_LOST
@@ -47,6 +48,7 @@ class Blocking(Agent):
 
 class Deaf(Agent):
     async def run(self, context):
+        print("at work")
         while True:
             try:
                 await asyncio.Event().wait()
@@ -65,6 +67,7 @@ async def ticks():
 class Ticking(Agent):
     async def run(self, context):
         KEPT.append(ticks())
+        print("at work")
         async for _ in KEPT[-1]:
             await asyncio.Event().wait()
 
@@ -131,6 +134,14 @@ async def running(pool: WorkerPool, role: str) -> str:
     return agent_id
 
 
+async def at_work(pool: WorkerPool, role: str) -> str:
+    """Its code runs: one that is asked to end before that is never called."""
+    agent_id = await running(pool, role)
+    path = pool.log_dir / POOL / "w1.jsonl"
+    await until(lambda: b'"at work"' in path.read_bytes(), what=f"{role} is at work")
+    return agent_id
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_drains(pool: WorkerPool, processes: Processes, number: signal.Signals):
     process = await processes.start("Quiet")
@@ -179,7 +190,7 @@ async def test_a_generator_that_does_not_close_keeps_no_process(
 ):
     """It has no lease any more, and what it still runs is an agent's code."""
     process = await processes.start("Ticking")
-    await running(pool, "Ticking")
+    await at_work(pool, "Ticking")
     process.terminate()
     assert ended(process) == 0
 
@@ -195,7 +206,7 @@ async def test_a_loop_that_never_turns_again_is_killed(pool: WorkerPool, process
 async def test_a_stuck_agent_ends_the_process(pool: WorkerPool, processes: Processes):
     process = await processes.start("Quiet", "Deaf")
     other = await running(pool, "Quiet")
-    deaf = await running(pool, "Deaf")
+    deaf = await at_work(pool, "Deaf")
     await pool.terminate(deaf)
     assert ended(process, 20) == 77
     assert (await pool.state(other)).status == "pending"
