@@ -25,7 +25,7 @@ from tests.waiting import until
 from workers.lease import Hooks, Lease, LeaseOptions, boottime
 
 LEVEL, PENDING = "Muster-Durability", "Muster-Durability-Pending"
-LIMITS = type(QUICK)(durability_seconds=1.0, settle_seconds=0.2, wait_default=0.2)
+LIMITS = type(QUICK)(durability_seconds=5.0, settle_seconds=0.2, wait_default=0.2)
 
 
 def views(tmp_path) -> str:
