@@ -181,11 +181,11 @@ async def _terminate(
             assurance.begin(Proof(pool, "log"))
             headers = {**patient.headers, **await assurance.headers(agent_id)}
             return assurance.dressed(answer(row, headers=headers))
-        if acted.outcome is Outcome.DONE:
-            backend.ledger.note(pool, "terminate", agent_id, acted.seq)
+        if acted.proof is not None:
+            backend.ledger.note(acted.proof, "terminate", agent_id)
         else:  # it was asked to before, perhaps by a request whose answer was lost
-            generation, seq = await backend.ledger.head(pool)
-            backend.ledger.note_again(pool, "terminate", agent_id, seq, generation=generation)
+            head = await backend.ledger.head(pool)
+            backend.ledger.note_again(head, "terminate", agent_id)
         assurance.begin(acted.proof or Proof(pool, "ending", agent_id))
         while not agent.ended:
             event = await watch.next(deadline)

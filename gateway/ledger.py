@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from eventstore.durability import Proof
 from eventstore.errors import LogError, MusterError
 from eventstore.log import Log
 from eventstore.outcomes import Stand
@@ -41,58 +42,40 @@ class Ledger:
         self._reported: dict[str, tuple[int, int]] = {}
         self._name = f"gateway:{socket.gethostname()}"
 
-    def note(
-        self,
-        pool: str,
-        kind: str,
-        subject: str,
-        seq: int,
-        *,
-        generation: int = 0,
-        operation_id: str = "",
-    ) -> None:
-        """Remember a command that is about to be acknowledged.
-
-        `generation`: that of `seq`; by default the floor's, as after a reply of the log.
-        """
-        noted = self._noted.setdefault(pool, deque(maxlen=NOTED_MAX))
+    def note(self, proof: Proof, kind: str, subject: str, *, operation_id: str = "") -> None:
+        """Remember a command that is about to be acknowledged, by where the log was with it."""
+        noted = self._noted.setdefault(proof.pool, deque(maxlen=NOTED_MAX))
         noted.append(
             Report(
                 reporter=self._name,
                 kind=kind,
                 agent_id=subject,
-                generation=generation or self._events.floor(pool)[0],
-                seq=seq,
-                ts=self._events.now_ms(pool),
+                generation=proof.generation or self._events.floor(proof.pool)[0],
+                seq=proof.seq,
+                ts=self._events.now_ms(proof.pool),
                 operation_id=operation_id,
             )
         )
 
-    def note_again(
-        self,
-        pool: str,
-        kind: str,
-        subject: str,
-        seq: int,
-        *,
-        generation: int = 0,
-        operation_id: str = "",
-    ) -> None:
-        """Remember one that was found to be written, unless it is remembered, or archived (0).
+    def note_again(self, proof: Proof, kind: str, subject: str, *, operation_id: str = "") -> None:
+        """Remember one that was found to be written, unless it is remembered, or archived.
 
-        `seq`: of its last event, or above it, where the log was when it was found.
+        The proof's `seq` is that of its last event, or above it: where the log was when it was
+        found. 0: it is archived.
         """
-        known = self._noted.get(pool, ())
-        if seq and not any((one.kind, one.agent_id) == (kind, subject) for one in known):
-            self.note(pool, kind, subject, seq, generation=generation, operation_id=operation_id)
+        known = self._noted.get(proof.pool, ())
+        if proof.seq and not any((one.kind, one.agent_id) == (kind, subject) for one in known):
+            self.note(proof, kind, subject, operation_id=operation_id)
 
-    async def head(self, pool: str) -> tuple[int, int]:
+    async def head(self, pool: str) -> Proof:
         """Where the log is, as far as it can be told: generation and seq of one instant."""
         try:
             stand = await self._events.stand(pool)
         except LogError:
-            return self._events.floor(pool)
-        return max(self._events.floor(pool), (stand.generation, stand.seq))
+            generation, seq = self._events.floor(pool)
+        else:
+            generation, seq = max(self._events.floor(pool), (stand.generation, stand.seq))
+        return Proof(pool, "log", generation=generation, seq=seq)
 
     async def watch(self) -> None:
         """Forget what is archived, and report what may be lost, until cancelled."""

@@ -82,7 +82,7 @@ def _note(backend: Backend, kind: str, name: str, changed: Changed) -> None:
         return
     ledger = backend.ledger
     note = ledger.note_again if changed.outcome is Outcome.ALREADY else ledger.note
-    note(CATALOGUE, kind, name, changed.proof.seq)
+    note(changed.proof, kind, name)
 
 
 def _proofs(changed: Changed) -> list[Proof]:

@@ -53,12 +53,11 @@ async def spawn(request: web.Request) -> web.Response:
         assert submitted.proof is not None
         assurance.begin(submitted.proof)
         if submitted.outcome is Outcome.KNOWN:
-            backend.ledger.note_again(
-                pool.pool_name, "spawn", submitted.agent_id, submitted.seq, operation_id=key
-            )
+            written = replace(submitted.proof, seq=submitted.seq)  # the proof itself tells of now
+            backend.ledger.note_again(written, "spawn", submitted.agent_id, operation_id=key)
             row = await _replay(backend, request, pool, submitted, patient)
         else:
-            backend.ledger.note(pool.pool_name, "spawn", agent_id, submitted.seq, operation_id=key)
+            backend.ledger.note(submitted.proof, "spawn", agent_id, operation_id=key)
             row = await _follow(backend, request, submitted, watch, patient)
     headers = {**patient.headers, "Location": f"{AGENTS}/{row.agent_id}"}
     headers |= await assurance.headers(row.agent_id)
