@@ -16,7 +16,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -30,12 +29,11 @@ from eventstore.connection import (
 from eventstore.errors import ConfigurationError, LogError, MusterError, ServerUnsuitable
 from eventstore.keys import CATALOGUE
 from eventstore.server import EmbeddedServer
-from muster import __version__, journal, tidings
+from muster import __version__, journal, running, tidings
 from muster.absence import outlast, pause, unless
 from muster.addresses import redacted
 from muster.children import Child, Unheard, become_subreaper, descendants, reap_orphans
 from muster.fallback import permission, probe, standin
-from muster.fallback.files import write_whole
 from muster.fallback.folder import Folder
 from muster.fallback.standin import StandIn
 from muster.fallback.surroundings import Observer
@@ -52,8 +50,6 @@ log = structlog.get_logger("muster.up")
 READY_SECONDS = 60.0
 FIRST_PAUSES = (0.5, 2.0, 5.0)
 """Seconds until a role that tells nothing is started again; if it still does not, all ends."""
-NOTE_SECONDS = 5.0
-"""After so long it is tried again to write down where commands find this one."""
 STOP_ORDER = ("gateway", "supervisor", "projector")
 
 
@@ -88,12 +84,11 @@ class Up:
         self._whole = True
         self._signals = 0
         self._began = time.monotonic()
-        self._running = settings.data_dir / "running.json"
         self._tidings = Tidings(remedy(settings))
 
     async def run(self) -> int:
         become_subreaper()
-        self._running.unlink(missing_ok=True)  # of one that was killed
+        running.remove(self._settings.data_dir)  # of one that was killed
         self._listen()
         say(f"Muster {__version__}, data in {self._settings.data_dir}")
         if not await self._start_server():
@@ -117,12 +112,11 @@ class Up:
                 self._start_parts() if self._settings.single_process else self._start_children()
             )
             if not self._stopping.is_set():
-                if why := self._note(url):
-                    self._look_after(self._running.name, self._note_later(url, why))
+                self._note(url)
                 say_ready(self._settings, url, time.monotonic() - self._began)
             await self._stopping.wait()
         finally:
-            self._running.unlink(missing_ok=True)
+            running.remove(self._settings.data_dir)
             await self._stop()
         return 0
 
@@ -143,6 +137,22 @@ class Up:
     async def _outlast(self, attempt: Callable[[], Awaitable[None]]) -> bool:
         """Carry it out; while Redis is away that is said and waited for. False if the end came."""
         return await outlast(attempt, self._stopping, lambda text: line("redis", text))
+
+    def _note(self, url: str) -> None:
+        """Write down where commands find it."""
+        settings = self._settings
+        told = running.Running(
+            url=url,
+            redis_url=settings.redis_url,
+            database_url=settings.views_url,
+            key_prefix=settings.key_prefix,
+            log_dir=str(settings.log_dir.absolute()),
+            fallback=self._stand_in.told.sentence if self._stand_in else "",
+            pid=os.getpid(),
+        )
+        if why := running.write(settings.data_dir, told):
+            later = running.write_later(settings.data_dir, told, why, self._stopping, say)
+            self._look_after(running.NAME, later)
 
     def _follow_logs(self) -> None:
         """Of the roles, before they are started."""
@@ -382,38 +392,6 @@ class Up:
         if self._stand_in is not None:
             self._stand_in.release()
         say("stopped")
-
-    # ---- where commands find it --------------------------------------------------------------
-
-    async def _note_later(self, url: str, why: str) -> None:
-        """Once the folder takes it. All else runs, so a full disk is no reason to end."""
-        say(f"  {self._running} cannot be written ({why}): until it can, commands need --url {url}")
-        log.warning("up.running_unwritten", error=why)
-        while why and not await pause(self._stopping, NOTE_SECONDS) and not self._stopping.is_set():
-            why = self._note(url)
-        if not why:
-            say(f"  {self._running} is written")
-
-    def _note(self, url: str) -> str:
-        """Write it down; why that cannot be, or nothing."""
-        try:
-            self._write_running(url)
-        except OSError as error:
-            return error.strerror or str(error)
-        return ""
-
-    def _write_running(self, url: str) -> None:
-        settings = self._settings
-        running = {
-            "url": url,
-            "redis_url": settings.redis_url,
-            "database_url": settings.views_url,
-            "key_prefix": settings.key_prefix,
-            "log_dir": str(settings.log_dir.absolute()),
-            "fallback": self._stand_in.told.sentence if self._stand_in else "",
-            "pid": os.getpid(),
-        }
-        write_whole(self._running, msgspec.json.format(msgspec.json.encode(running)) + b"\n")
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

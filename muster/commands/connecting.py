@@ -21,23 +21,11 @@ from muster.addresses import (
     sqlite_address,
 )
 from muster.commands.command import BadInput
+from muster.running import NAME, Running, read
 from muster.settings import shown
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DATA_DIR = ".muster"
-
-
-class Running(Struct, frozen=True, kw_only=True):
-    """What `muster up` writes about itself. All that is missing is empty."""
-
-    url: str = ""
-    redis_url: str = ""
-    database_url: str = ""
-    key_prefix: str = ""
-    log_dir: str = ""
-    fallback: str = ""
-    """Why its log stands in for another."""
-    pid: int = 0
 
 
 class Service(Struct, frozen=True):
@@ -206,13 +194,11 @@ def data_directory(args: argparse.Namespace) -> Path:
 
 def running(args: argparse.Namespace) -> Running:
     """What `muster up` says of itself; all empty where none runs on the data directory."""
-    path = data_directory(args) / "running.json"
+    folder = data_directory(args)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Running)
-    except OSError:
-        return Running()
+        return read(folder)
     except msgspec.MsgspecError as error:
-        raise BadInput(f"{path} cannot be read: {error}") from error
+        raise BadInput(f"{folder / NAME} cannot be read: {error}") from error
 
 
 def _nowhere(what: str, flag: str, variable: str, args: argparse.Namespace) -> str:
@@ -227,7 +213,7 @@ def _nowhere(what: str, flag: str, variable: str, args: argparse.Namespace) -> s
 def _closed(folder: Path) -> bool:
     """Whether somebody else's `muster up` may run there."""
     try:
-        (folder / "running.json").open().close()
+        (folder / NAME).open().close()
     except OSError as error:
         return isinstance(error, PermissionError)
     return False

@@ -16,6 +16,7 @@ from muster.commands.database_checks import check_database
 from muster.commands.host_checks import check_host
 from muster.commands.log_checks import check_logs
 from muster.commands.redis_checks import check_redis
+from muster.running import Running
 from muster.settings import Settings, load
 
 EXAMPLES = """\
@@ -89,7 +90,7 @@ def _embedded() -> Check:
         return Check("redis", "address", Level.FAIL, "none is named", str(error))
 
 
-def _fallback(running: connecting.Running) -> list[Check]:
+def _fallback(running: Running) -> list[Check]:
     """Whether the `muster up` of this data directory runs on a log that stands in for another."""
     if not running.fallback:
         return []

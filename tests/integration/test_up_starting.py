@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from eventstore.errors import ConfigurationError, LogUnreachable, OutcomeUnknown
-from muster import roles, up
+from muster import roles, running, up
 from muster.children import Child
 from muster.fallback.changeover import ChangeOver
 from muster.fallback.files import write_whole
@@ -335,7 +335,7 @@ async def test_a_data_folder_that_takes_no_file_ends_nothing(
         monkeypatch.setattr(starting, f"_start_{step}", functools.partial(answer, value))
     monkeypatch.setattr(starting, "_change_over", functools.partial(answer, True))
     monkeypatch.setattr(starting, "_reach", functools.partial(answer, None))
-    monkeypatch.setattr(up, "NOTE_SECONDS", 0.01)
+    monkeypatch.setattr(running, "AGAIN_SECONDS", 0.01)
     full = True
 
     def write(path: Path, content: bytes) -> None:
@@ -343,8 +343,8 @@ async def test_a_data_folder_that_takes_no_file_ends_nothing(
             _no_space()
         write_whole(path, content)
 
-    monkeypatch.setattr(up, "write_whole", write)
-    running = asyncio.ensure_future(starting.run())
+    monkeypatch.setattr(running, "write_whole", write)
+    task = asyncio.ensure_future(starting.run())
     said = ""
 
     def has_said(text: str) -> bool:
@@ -352,14 +352,14 @@ async def test_a_data_folder_that_takes_no_file_ends_nothing(
         said += capsys.readouterr().out
         return text in said
 
-    await until(lambda: running.done() or has_said("No space left on device): until it can"))
-    assert not running.done()
+    await until(lambda: task.done() or has_said("No space left on device): until it can"))
+    assert not task.done()
     full = False
     await until(noted.exists)
     await until(lambda: has_said("running.json is written"))
     assert said.count("No space") == 2, "to a person, and in the log"
     starting._stopping.set()
-    assert await running == 0
+    assert await task == 0
     assert not noted.exists()
 
 
