@@ -1,11 +1,13 @@
 """One server process of the tests: started on a log file, ended by its own id, never by name."""
 
+import itertools
 import os
+import random
 import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, Signals
 from typing import NoReturn
@@ -100,11 +102,40 @@ def group_of(uid: int) -> int:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on 127.0.0.1 that nobody uses now, and that nobody is given by the system.
+
+    Whoever is to listen there may come late, or stop and come back, and finds it free. No other
+    process of this run is told the same one, and this one only after all the others.
+    """
+    for port in itertools.islice(_ports, TRIES):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    raise AssertionError(f"none of {TRIES} ports is free")
+
+
+def _own_ports() -> Iterator[int]:
+    """Below those that the system gives, an equal share for each process of a run; else 0."""
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES
+    ports = list(range(LOWEST_PORT + mine, _lowest_given(), SHARES)) or [0]
+    random.SystemRandom().shuffle(ports)  # other runs may be under way
+    return itertools.cycle(ports)
+
+
+def _lowest_given() -> int:
+    """The lowest port that is given to who asks for any; 0 where that cannot be told."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        return 0
+
+
+LOWEST_PORT, SHARES, TRIES = 10_000, 16, 1_000
+_ports = _own_ports()
 
 
 def accepts(port: int) -> bool:
