@@ -23,14 +23,17 @@ from typing import Protocol
 
 import pytest
 import redis.utils
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from muster import journal
 from tests.databases import PgBouncerServer, PostgresServer, reachable, unprivileged_uid
 from tests.replication import Replication
 from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
 
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 settings.register_profile("long", max_examples=400)
+"""Neither judges how long an example takes: what hangs meets the test's own time-out."""
 
 redis.utils.get_lib_version = functools.cache(redis.utils.get_lib_version)
 """Plain clients of tests, of which there are thousands, would read it from files each time."""
