@@ -39,6 +39,8 @@ redis.utils.get_lib_version = functools.cache(redis.utils.get_lib_version)
 """Plain clients of tests, of which there are thousands, would read it from files each time."""
 GARBAGE_MIN = 10_000
 """So many objects more than were given back are looked through at a time."""
+WHOLE_SYSTEM_SECONDS = 180
+"""For one that starts many processes, one after the other, also where each start takes long."""
 KINDS = ("unit", "integration", "e2e", "chaos", "bench")
 
 
@@ -72,6 +74,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kind = item.path.relative_to(config.rootpath / "tests").parts[0]
         if kind in KINDS:
             item.add_marker(kind)
+        if kind == "e2e":
+            item.add_marker(pytest.mark.timeout(WHOLE_SYSTEM_SECONDS))
 
 
 class MakeServer(Protocol):
