@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests.waiting import until
 
 MUSTER = (sys.executable, "-P", "-m", "muster")
 READY_SECONDS = 30.0
+SETTLE_SECONDS = 10.0
+"""For what is late where a process is held up; the gateway itself waits for less."""
 POOL = "developer_pool"
 
 
@@ -116,13 +119,14 @@ class System:
         """The process of a role."""
         for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
-                if process.cmdline()[-1] == name and "muster" in process.cmdline():
+                command = process.cmdline()  # empty of one that is just ending
+                if command[-1:] == [name] and "muster" in command:
                     return process
         raise AssertionError(f"no {name} runs")
 
     def server(self) -> psutil.Process:
         """The process of the embedded server."""
-        return only(p for p in self.family() if p.name().startswith(("valkey", "redis")))
+        return only(p for p in self.family() if name_of(p).startswith(("valkey", "redis")))
 
     def views(self) -> str:
         return str(self.data / "views.db")
@@ -138,17 +142,33 @@ class System:
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Any]:
         """Status and decoded body."""
+        return (await self.answer(method, path, body, headers=headers))[:2]
+
+    async def answer(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """Status, decoded body and headers."""
         assert self._session is not None
         async with self._session.request(
             method, f"{self.url}{path}", json=body, headers=headers
         ) as response:
             text = await response.text()
-            return response.status, json.loads(text) if text else None
+            return response.status, json.loads(text) if text else None, response.headers
 
     async def get(self, path: str) -> Any:
-        status, body = await self.call("GET", path)
-        assert status == 200, body
-        return body
+        """What is read. Where the views are behind what was answered, they get more time."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            status, body, headers = await self.answer("GET", path)
+            assert status == 200, body
+            if headers.get("Muster-Stale") != "true" or time.monotonic() > deadline:
+                return body
+            await asyncio.sleep(0.02)
 
     async def spawn(
         self, pool: str = POOL, role: str = "developer", *, wait: float = 10, **more: Any
@@ -204,10 +224,14 @@ class System:
         return found
 
     async def workers(self) -> list[psutil.Process]:
-        """The worker processes that hold agents, as the registry tells."""
+        """The worker processes that hold agents, as the registry tells, less those just gone."""
         listed = (await self.get("/api/v1/agents/monitor/dashboard"))["workers"]
         pids = {worker["pid"] for worker in listed if worker["pid"]}  # 0: ordered, not started yet
-        return [psutil.Process(pid) for pid in sorted(pids)]
+        found = []
+        for pid in sorted(pids):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid))
+        return found
 
     # ---- the command line --------------------------------------------------------------------
 
@@ -234,6 +258,14 @@ def _outside() -> dict[str, str]:
     """The environment of the test run, less what it says to Muster."""
     ours = ("MUSTER_", "REDIS_", "DATABASE_URL", "PGBOUNCER_URL")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+def name_of(process: psutil.Process) -> str:
+    """Empty of one that has ended since it was found."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def only(items: Iterable[Any]) -> Any:
