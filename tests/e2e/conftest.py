@@ -18,7 +18,7 @@ agent = "acting:Actor"
 
 [pools.developer_pool]
 role = "developer"
-lease_seconds = 2
+lease_seconds = 10
 renew_seconds = 0.3
 backoff_min_seconds = 0.1
 backoff_max_seconds = 0.2
@@ -26,6 +26,17 @@ restart_limit = 2
 stop_grace_seconds = 1
 drain_seconds = 5
 """
+
+UNHURRIED = CONFIG.replace("stop_grace_seconds = 1", "stop_grace_seconds = 30").replace(
+    "drain_seconds = 5", "drain_seconds = 40"
+)
+"""Who stands still in its stop does so until it is let go, or its worker dies."""
+
+
+def with_leases(seconds: int) -> str:
+    """The same with leases that a test waits for. A worker is lost that is held up for as long."""
+    return CONFIG.replace("lease_seconds = 10", f"lease_seconds = {seconds}")
+
 
 ACTING = '''\
 """Does what its input says, and stands still where it says so."""

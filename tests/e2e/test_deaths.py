@@ -13,14 +13,17 @@ import pytest
 
 from eventstore.ids import new_id
 from tests.chaos.judge import judge
-from tests.e2e.conftest import CONFIG
+from tests.e2e.conftest import UNHURRIED, with_leases
 from tests.e2e.system import POOL, System
 from tests.pools import raw_events
 from tests.waiting import until
 
 VICTIMS = ("worker", "supervisor", "projector", "gateway", "redis")
 SPAWNS_BEFORE, SPAWNS_AFTER = 5, 5
-THREE_LEASES_SECONDS = 6.0
+STOPPED_LEASE_SECONDS = 2
+TWO_LEASES_SECONDS, ORPHANED_LEASE_SECONDS = 8.0, 4
+AT_ONCE_SECONDS = 8.0
+"""A fraction of what is waited for an agent that does not stop, in `UNHURRIED`."""
 
 
 async def insist(system: System) -> str:
@@ -75,42 +78,52 @@ async def test_what_was_accepted_ends_right_whoever_is_killed(system: System) ->
     assert not set(again) & set(killed)
 
 
-async def runs_again(system: System, agent_id: str) -> Any:
-    """The agent, once it runs as its second incarnation."""
+async def runs_elsewhere(system: System, before: Any) -> bool:
+    """Whether the agent runs in another worker, as a later incarnation."""
+    agent = await system.agent(before["agent_id"])
+    moved = agent["process_id"] != before["process_id"]
+    return moved and agent["status"] == "running" and agent["incarnation"] > before["incarnation"]
+
+
+async def held(system: System, agent_id: str) -> tuple[Any, psutil.Process] | None:
+    """The agent, and the process in which it runs."""
     agent = await system.agent(agent_id)
-    return agent if (agent["status"], agent["incarnation"]) == ("running", 2) else None
+    listed = (await system.get("/api/v1/agents/monitor/dashboard"))["workers"]
+    pids = [one["pid"] for one in listed if one["worker_id"] == agent["process_id"]]
+    there = agent["status"] == "running" and pids and psutil.pid_exists(*pids)
+    return (agent, psutil.Process(*pids)) if there else None
 
 
-async def test_a_stopped_worker_ends_itself_and_writes_nothing(system: System) -> None:
+async def test_a_stopped_worker_ends_itself_and_writes_nothing(project: Path) -> None:
     """Stopped for three lease times; when it wakes its agent raises, which it may not record."""
-    await system.spawn(input={"hold": "run", "folder": str(system.folder), "crash": True})
-    [worker] = await system.workers()
-    [held] = await system.agents()
-    worker.suspend()
-    stopped = time.monotonic()
-    try:
-        moved = await until(lambda: runs_again(system, held["agent_id"]), timeout=8)
-        assert moved["process_id"] != held["process_id"]
-        last = len(raw_events(system.redis_url))
-        await until(lambda: time.monotonic() - stopped > THREE_LEASES_SECONDS)
-        (system.folder / f"{held['agent_id']}.go").touch()
-    finally:
-        worker.resume()
-    await asyncio.to_thread(psutil.wait_procs, [worker], 8)
-    assert not worker.is_running()
-    later = [e["worker_id"] for e in raw_events(system.redis_url)[last:]]
-    assert held["process_id"] not in later
-    assert judge(system.redis_url, views=system.views()) == []
+    async with System(project, config=with_leases(STOPPED_LEASE_SECONDS)) as system:
+        given = {"hold": "run", "folder": str(system.folder), "crash": True}
+        name = (await system.spawn(input=given))["agent_id"]
+        agent, worker = await until(lambda: held(system, name))
+        worker.suspend()
+        stopped = time.monotonic()
+        try:
+            await until(lambda: runs_elsewhere(system, agent), timeout=20)
+            last = len(raw_events(system.redis_url))
+            await until(lambda: time.monotonic() - stopped > 3 * STOPPED_LEASE_SECONDS)
+            (system.folder / f"{name}.go").touch()
+        finally:
+            worker.resume()
+        await asyncio.to_thread(psutil.wait_procs, [worker], 20)
+        assert not worker.is_running()
+        later = [e["worker_id"] for e in raw_events(system.redis_url)[last:]]
+        assert agent["process_id"] not in later
+        assert judge(system.redis_url, views=system.views()) == []
 
 
 async def test_after_kill_9_of_muster_up_all_ends_and_it_starts_again(project: Path) -> None:
-    system = System(project, config=CONFIG)
+    system = System(project, config=with_leases(ORPHANED_LEASE_SECONDS))
     async with system:
         await asyncio.gather(*(system.spawn() for _ in range(5)))
         assert system.process is not None
         family = system.family()
         system.process.kill()
-        _, left = await asyncio.to_thread(psutil.wait_procs, family, 4.0)  # two lease times
+        _, left = await asyncio.to_thread(psutil.wait_procs, family, TWO_LEASES_SECONDS)
         assert left == []
         system.process.wait()
         (system.data / "running.json").unlink()
@@ -123,12 +136,13 @@ async def test_after_kill_9_of_muster_up_all_ends_and_it_starts_again(project: P
 async def test_a_signal_ends_all_in_order(tmp_path: Path, number: signal.Signals) -> None:
     async with System(tmp_path) as system:
         await system.spawn()
-        assert await system.stop(number=number, timeout=15) == 0
+        assert await system.stop(number=number) == 0
         assert "stopped" in system.said()
 
 
 async def test_a_second_ctrl_c_ends_at_once(project: Path) -> None:
-    system = System(project, config=CONFIG)
+    """The first has all wait for an agent that takes its time."""
+    system = System(project, config=UNHURRIED)
     async with system:
         held = await system.spawn(input={"hold": "stop", "folder": str(project)})
         assert system.process is not None
@@ -136,7 +150,7 @@ async def test_a_second_ctrl_c_ends_at_once(project: Path) -> None:
         system.process.send_signal(signal.SIGINT)
         await until((project / f"{held['agent_id']}.stop").exists)
         system.process.send_signal(signal.SIGINT)
-        _, left = await asyncio.to_thread(psutil.wait_procs, family, 2.0)
+        _, left = await asyncio.to_thread(psutil.wait_procs, family, AT_ONCE_SECONDS)
         assert [process for process in left if not _ended(process)] == []
 
 

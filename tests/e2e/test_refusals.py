@@ -101,7 +101,7 @@ def test_an_address_open_to_others_without_a_token(tmp_path: Path) -> None:
     [
         ("[pools.developer_pool\n", "is not TOML"),
         ("prot = 8000\n", "unknown key 'prot'"),
-        (CONFIG.replace("lease_seconds = 2", "lease_seconds = 'long'"), "lease_seconds"),
+        (CONFIG.replace("lease_seconds = 10", "lease_seconds = 'long'"), "lease_seconds"),
     ],
     ids=["not TOML", "an unknown key", "a wrong type"],
 )
