@@ -28,7 +28,9 @@ async def test_the_fifteen_agents_of_the_readme(tmp_path: Path) -> None:
     [body] = re.findall(r"-d '(\{.*?\})'", loop)
     async with System(tmp_path) as system:
         for _ in range(15):
-            status, _ = await system.call("POST", "/api/v1/agents/spawn", json.loads(body))
+            status, _ = await system.call(
+                "POST", "/api/v1/agents/spawn", json.loads(body), headers={"Prefer": "wait=30"}
+            )
             assert status == 200
         expected = json.loads(block("json"))
         found = await system.pool()

@@ -8,6 +8,8 @@ import redis
 from tests.chaos.judge import judge
 from tests.e2e.system import POOL, System, only
 
+PATIENTLY = {"Prefer": "wait=30"}
+
 
 async def test_fifteen_spawns_fill_two_workers_and_run_again_after_a_stop(tmp_path: Path) -> None:
     """As a user sees it who has just cloned the repository: no configuration at all."""
@@ -84,14 +86,14 @@ async def registry(system: System) -> list[dict[str, object]]:
 
 async def test_a_single_process_runs_ten_of_a_pool(tmp_path: Path) -> None:
     async with System(tmp_path, "--single-process") as system:
-        agents = [await system.spawn(wait=2 if n < 10 else 0) for n in range(12)]
+        agents = [await system.spawn(wait=10 if n < 10 else 0) for n in range(12)]
         assert [a["status"] for a in agents] == ["running"] * 10 + ["pending"] * 2
         assert agents[-1]["reason"]
         assert [p.name() for p in system.family()] == ["valkey-server"]
         found = await system.pool()
         assert (found["process_count"], found["used_capacity"]) == (1, 10)
         ended = agents[0]["agent_id"]
-        status, _ = await system.call("DELETE", f"/api/v1/agents/{ended}")
+        status, _ = await system.call("DELETE", f"/api/v1/agents/{ended}", headers=PATIENTLY)
         assert status == 200
         await system.is_status(agents[10]["agent_id"], "running")
         system.verify()
@@ -111,6 +113,7 @@ async def test_an_agent_class_of_ones_own(system: System) -> None:
         "POST",
         "/api/v1/agents/terminate",
         {"pool_name": POOL, "agent_id": good["agent_id"]},
+        headers=PATIENTLY,
     )
     assert (status, ended["status"], ended["reason"]) == (200, "terminated", "requested")
     tailed = system.muster("tail", "--agent", good["agent_id"], "--from", "0").stdout
