@@ -19,7 +19,7 @@ async def test_a_process_that_had_ended_before_it_was_looked_at_has_ended() -> N
     assert not process.alive()
     ended = asyncio.Event()
     process.watch(ended.set)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         await ended.wait()
     assert Process(os.getpid(), start_time(os.getpid())).alive()
 
@@ -49,6 +49,6 @@ async def test_without_a_pidfd_a_process_is_watched_all_the_same(
     ended = asyncio.Event()
     process.watch(ended.set)
     assert process.signal(signal.SIGKILL)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         await ended.wait()
     await child.wait()

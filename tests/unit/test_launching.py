@@ -24,6 +24,13 @@ async def test_a_zygote_that_stands_still_does_not_keep_its_supervisor(
     await launcher.start(lambda *_: None)
     zygote = launcher._zygote
     assert zygote is not None
+    kill = zygote.kill
+
+    def kill_and_wait() -> None:
+        kill()
+        zygote.wait(10)  # how soon the system ends one that was killed is not the question
+
+    monkeypatch.setattr(zygote, "kill", kill_and_wait)
     try:
         zygote.send_signal(signal.SIGSTOP)
         await launcher.stop()
