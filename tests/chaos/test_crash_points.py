@@ -19,6 +19,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -27,14 +28,16 @@ import redis
 from eventstore.ids import new_id
 from gateway.service import Gateway
 from projector.recovery import Recovery, recover
+from projector.service import Projector
 from tests.chaos.crashing import at_once
 from tests.chaos.judging.commands import Command
 from tests.chaos.places import PLACES
-from tests.chaos.scene import BRIEF, Scene, open_scene
-from tests.integration.projector_stage import POOL
+from tests.chaos.scene import BRIEF, QUICK, Scene, open_scene
+from tests.integration.projector_stage import POOL, Stage
 from tests.waiting import until
 
 TESTED: set[str] = set()
+LEASE_SECONDS = 20.0
 
 
 def places(*prefixes: str) -> "pytest.MarkDecorator":
@@ -47,6 +50,20 @@ def places(*prefixes: str) -> "pytest.MarkDecorator":
 def only(*names: str) -> "pytest.MarkDecorator":
     TESTED.update(names)
     return pytest.mark.parametrize("place", names)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_else_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who dies here is seen to be gone, on the same host. No lease has to lapse, so none may:
+    neither a worker's nor a projector's that is only held up for a while.
+    """
+    monkeypatch.setitem(QUICK, "lease_seconds", LEASE_SECONDS)
+    projector = Stage.projector
+
+    def patient(stage: Stage, **options: Any) -> Projector:
+        return projector(stage, **{"lease_seconds": LEASE_SECONDS, **options})
+
+    monkeypatch.setattr(Stage, "projector", patient)
 
 
 @pytest.fixture
