@@ -1,15 +1,15 @@
 """Exactly one projector is active: a row says who, and every transaction of its proves it still is.
 
 The active one raises the row's `renewal`. One that stands by watches that number and takes over
-when it has not moved for a whole lease by its own monotonic clock (no wall clock decides), or at
-once where the holder gave the lease back, or was a process of this host that is gone. Taking raises
-`term`: whoever held the lease before finds in its next transaction that it is superseded, and that
-transaction writes nothing.
+when it has not moved for a whole lease, or at once where the holder gave the lease back, or was a
+process of this host that is gone. What counts are the pauses between its looks, by no clock: time
+in which it stood still itself, perhaps with all of its host, says nothing about the holder. Taking
+raises `term`: whoever held the lease before finds in its next transaction that it is superseded,
+and that transaction writes nothing.
 """
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -53,13 +53,12 @@ class Lease:
 
     async def take(self) -> None:
         """Wait until the lease is free or has lapsed, and take it."""
-        last = await self._look()
-        since = time.monotonic()  # it may have been renewed for as long as the look took
-        while not await self._try(last, time.monotonic() - since):
-            await asyncio.sleep(min(WATCH_SECONDS, self.seconds / 4))
+        last, stood_still, pause = await self._look(), 0.0, min(WATCH_SECONDS, self.seconds / 4)
+        while not await self._try(last, stood_still):
+            await asyncio.sleep(pause)
             seen = await self._look()
-            if seen != last:
-                since, last = time.monotonic(), seen
+            stood_still = stood_still + pause if seen == last else 0.0
+            last = seen
 
     async def _try(self, seen: Seen, stood_still: float) -> bool:
         free = not seen.holder or stood_still >= self.seconds or self._died(seen.holder)
