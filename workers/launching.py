@@ -217,7 +217,10 @@ def _end(zygote: "subprocess.Popen[bytes]") -> None:
         zygote.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
         zygote.kill()
+    try:
         zygote.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:  # the system takes its time; nothing else waits for that
+        log.warning("zygote.lingers", pid=zygote.pid)
 
 
 def _told(code: int) -> str:

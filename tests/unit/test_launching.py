@@ -40,6 +40,26 @@ async def test_a_zygote_that_stands_still_does_not_keep_its_supervisor(
         zygote.wait()
 
 
+async def test_a_zygote_that_is_killed_and_not_gone_at_once_keeps_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory is short that takes time, and a supervisor has more to end."""
+    monkeypatch.setattr("workers.launching.END_SECONDS", 0.1)
+    launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
+    await launcher.start(lambda *_: None)
+    zygote = launcher._zygote
+    assert zygote is not None
+    zygote.send_signal(signal.SIGSTOP)
+    kill = zygote.kill
+    monkeypatch.setattr(zygote, "kill", lambda: None)
+    try:
+        await launcher.stop()
+        assert zygote.returncode is None
+    finally:
+        kill()
+        zygote.wait()
+
+
 async def test_an_import_that_fails_at_length_is_told_too(tmp_path: Path) -> None:
     """It quotes what it could not use, and that may be long."""
     (tmp_path / "wordy.py").write_text("raise RuntimeError('x' * 200_000 + ' the end')\n")
