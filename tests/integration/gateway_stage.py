@@ -23,7 +23,13 @@ from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.pools import ORIGIN, TestPool, raw_events
 from tests.waiting import until
 
-QUICK = Limits(settle_seconds=2.0, wait_default=2.0, stream_heartbeat_seconds=0.2)
+QUICK = Limits(
+    settle_seconds=10.0,
+    wait_default=10.0,
+    durability_seconds=10.0,
+    stream_heartbeat_seconds=0.2,
+)
+"""Waits are long, since what is waited for comes; a test that waits in vain has shorter ones."""
 TOKEN = "a-token-that-nobody-may-see"
 AGENTS = "/api/v1/agents"
 
@@ -179,7 +185,7 @@ async def playing(part: Callable[[], Any]) -> AsyncIterator["asyncio.Task[Any]"]
     task = asyncio.ensure_future(part())
     try:
         yield task
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 20)
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):

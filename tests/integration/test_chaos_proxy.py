@@ -184,4 +184,4 @@ async def test_a_server_that_breaks_off_is_gone_for_the_client_too(link: Link, s
     async with Client(link) as client:
         assert await client.ask() == REPLY
         server.break_off()
-        assert await asyncio.wait_for(client.reader.read(), 5) == b""
+        assert await asyncio.wait_for(client.reader.read(), 10) == b""

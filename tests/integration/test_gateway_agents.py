@@ -147,7 +147,7 @@ async def test_over_the_limit_of_waiters_a_spawn_is_answered_at_once(redis_url, 
     limits = type(QUICK)(waiters_max=0, wait_default=30.0)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
-        answer = await asyncio.wait_for(stage.spawn(), 5)
+        answer = await asyncio.wait_for(stage.spawn(), 10)
         assert (answer.status, answer.json["status"]) == (202, "pending")
 
 
@@ -310,7 +310,7 @@ async def test_a_gateway_that_stops_answers_whoever_waits(redis_url, tmp_path):
     async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
         waiting = asyncio.ensure_future(stage.spawn(prefer="wait=50"))
         await until(stage.events)
-        await asyncio.wait_for(stage.gateway.stop(), 5)
+        await asyncio.wait_for(stage.gateway.stop(), 10)
         assert (await waiting).status == 202
         await stage.gateway.stop()
 

@@ -176,6 +176,7 @@ async def test_a_command_is_archived_once_the_projector_has_it(redis_url, tmp_pa
         ended = await stage.ask("POST", f"{AGENTS}/terminate", json=end, headers=wish)
         assert (ended.status, ended.headers[LEVEL]) == (202, "accepted"), "done, but not archived"
         assert ended.json["status"] == "terminated"
+        stage.backend.limits = QUICK
         await stage.projector.start()
         await stage.stage.settle()
         late = await spawn(stage, "archived", key="k")
@@ -209,7 +210,7 @@ async def test_a_command_whose_log_was_recovered_meanwhile_was_saved_or_is_lost(
         with server.client() as client:
             head = {"generation": 2, "recovered_seq": recovered_seq}
             client.hset(f"pool:{{{POOL}}}:meta", mapping=head)
-        assurance = Assurance(stage.backend, Level.FSYNCED, 2.0)
+        assurance = Assurance(stage.backend, Level.FSYNCED, 10.0)
         assurance.begin(proof)
         if saved:
             told = await assurance.headers("a")

@@ -38,7 +38,7 @@ class Client:
 
     async def next(self) -> dict[str, Any]:
         """The next event's data."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while True:
                 line = (await self.response.content.readline()).decode()
                 assert line, "the stream ended"
@@ -211,7 +211,7 @@ async def test_a_quiet_stream_is_kept_open_and_carries_its_position(stage):
     async with following(stage, "?type=agent.failed") as client:
         await stage.pending()
         begun = client.last
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while client.last == begun:
                 line = (await client.response.content.readline()).decode()
                 client.last = line[4:].strip() if line.startswith("id: ") else begun
@@ -238,7 +238,7 @@ async def test_a_client_that_lost_its_place_is_told_and_goes_on_where_it_was(red
             begun = client.last
             [place] = stage.backend.feed._followers
             place.put([_told(1), _told(2)])
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(10):
                 assert b"too slow; come back" in await client.response.content.read()
         ids = [await stage.pending() for _ in range(3)]
         async with following(stage, "", begun) as client:
@@ -284,7 +284,7 @@ async def test_a_client_that_catches_up_with_what_it_does_not_want_is_kept_waiti
 
     monkeypatch.setattr(stage.backend.trail, "after", slowly)
     async with following(stage, "?after=0&type=agent.failed") as client:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while b"catching up" not in await client.response.content.readline():
                 pass
             told = (await client.response.content.readline()).decode()
@@ -305,11 +305,11 @@ async def test_one_client_too_many_is_refused_and_a_place_given_back_is_free(red
 
 
 async def test_a_head_request_opens_no_stream(stage):
-    answer = await asyncio.wait_for(stage.ask("HEAD", EVENTS), 5)
+    answer = await asyncio.wait_for(stage.ask("HEAD", EVENTS), 10)
     assert answer.status == 405
 
 
 async def test_a_gateway_that_stops_lets_its_followers_go(stage):
     async with following(stage) as client:
-        await asyncio.wait_for(stage.gateway.stop(), 5)
+        await asyncio.wait_for(stage.gateway.stop(), 10)
         assert b"the gateway stops" in await client.response.content.read()

@@ -10,6 +10,7 @@ import pytest
 
 from eventstore.agent import Terminate
 from eventstore.ids import new_id
+from eventstore.scripting import script
 from gateway.connections import shut
 from gateway.service import Gateway
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged, options
@@ -128,7 +129,10 @@ async def test_a_clock_that_was_stepped_does_not_make_the_views_late(
     redis_url, tmp_path, monkeypatch
 ):
     """What an event waits for is told in log time, which is Redis' own."""
-    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
+    monkeypatch.setattr("gateway.alerting.LAG_SECONDS", 60.0)
+    limits = type(QUICK)(settle_seconds=0.1, ready_lag_seconds=60.0)
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    async with gateway_stage(redis_url, database, limits=limits) as stage:
         await stage.projector.stop()
         await stage.pending()
         await until(lambda: stage.backend.tail.heads[POOL].seq == 1)
@@ -186,8 +190,11 @@ async def test_a_gateway_that_has_reached_nothing_yet_denies_nothing(redis_serve
         await gateway.stop()
 
 
+STEPS = [script(name).digest.encode() for name in ("admit", "commit")]
+
+
 class Proxy:
-    """Stands between the gateway and Redis, and can lose what Redis says to a script."""
+    """Stands between the gateway and Redis, and can lose what Redis says to a step."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -218,30 +225,30 @@ class Proxy:
         self._writers.append(writer)
         upstream, downstream = await asyncio.open_connection(*self._target)
         self._writers.append(downstream)
-        script = asyncio.Event()
+        written = asyncio.Event()
         for way in (
-            self._there(reader, downstream, script),
-            self._back(upstream, writer, script),
+            self._there(reader, downstream, written),
+            self._back(upstream, writer, written),
         ):
             self._tasks.add(asyncio.ensure_future(way))
 
     async def _there(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, script: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, written: asyncio.Event
     ) -> None:
-        """Pass requests on, taking note of scripts."""
+        """Pass requests on, taking note of steps; whoever trims or renews is not meant."""
         while request := await reader.read(65_536):
-            if b"EVALSHA" in request:
-                script.set()
+            if any(step in request for step in STEPS):
+                written.set()
             writer.write(request)
             await writer.drain()
         writer.close()
 
     async def _back(
-        self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter, script: asyncio.Event
+        self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter, written: asyncio.Event
     ) -> None:
         """Pass replies on; one that is to be lost breaks the connection instead."""
         while reply := await upstream.read(65_536):
-            if script.is_set() and self.losing:
+            if written.is_set() and self.losing:
                 self.losing -= 1
                 if self.ending:
                     self._server.close()
@@ -249,7 +256,7 @@ class Proxy:
                         each.close()
                 writer.close()
                 return
-            script.clear()
+            written.clear()
             writer.write(reply)
             await writer.drain()
         writer.close()

@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 import redis
+from msgspec.structs import replace
 
-from gateway.options import Limits
-from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage
+from tests.integration.gateway_stage import AGENTS, QUICK, GatewayStage, gateway_stage
 from tests.integration.projector_stage import POOL
 from tests.pools import raw_events
 from tests.waiting import until
@@ -19,13 +19,13 @@ from tests.waiting import until
 WORKER = "01900000-0000-7000-8000-000000000001"
 
 
-IMPATIENT = Limits(settle_seconds=1.0, stream_heartbeat_seconds=0.2)
+IMPATIENT = replace(QUICK, settle_seconds=0.5)
+"""Where what is waited for does not come."""
 
 
 @pytest.fixture
 async def stage(redis_url, tmp_path):
-    views = f"sqlite:///{tmp_path / 'views.db'}"
-    async with gateway_stage(redis_url, views, limits=IMPATIENT) as shown:
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as shown:
         yield shown
 
 
@@ -205,10 +205,12 @@ async def test_a_moment_that_cannot_be_read_is_refused_by_name(stage, text):
 async def test_what_has_not_come_yet_is_waited_for_and_then_refused(stage):
     """A position beyond the log; a time in the future; one that comes in a moment."""
     await stage.pending()
+    stage.backend.limits = IMPATIENT
     for text in (f"{POOL}:99", f"{POOL}:7:1", str(int(time.time() * 1000) + 60_000)):  # one waits
         answer = await stage.get(f"{AGENTS}?as_of={text}")
         assert (answer.status, answer.kind) == (422, "as-of-not-reached"), text
         assert answer.fields == ["as_of"]
+    stage.backend.limits = QUICK
     soon = await stage.get(f"{AGENTS}?as_of={int(time.time() * 1000) + 300}")
     assert len(soon.json["agents"]) == 1
     waiting = asyncio.ensure_future(stage.get(f"{AGENTS}?as_of={POOL}:2"))
@@ -223,7 +225,7 @@ async def test_a_pool_that_never_was_is_refused_at_once(stage):
         answer = await stage.get(f"{AGENTS}?as_of={text}")
         assert (answer.status, answer.kind, answer.fields) == (400, "invalid-request", ["as_of"])
         assert answer.json["detail"].startswith(f"as_of: there is no pool '{pool}' (a time is 2026")
-    assert time.monotonic() - began < IMPATIENT.settle_seconds
+    assert time.monotonic() - began < QUICK.settle_seconds
 
 
 async def test_a_time_in_the_future_is_refused_with_the_time_it_is(stage):
@@ -243,6 +245,7 @@ async def test_a_time_is_answered_only_when_the_archive_has_passed_it(redis_url,
         await passed(stage)
         answer = await stage.get(f"{AGENTS}?as_of={now}")
         assert (answer.json["agents"], answer.headers["Muster-Stale"]) == ([], "true")
+        stage.backend.limits = QUICK
         await stage.projector.start()
         answer = await stage.get(f"{AGENTS}?as_of={now}")
         assert (len(answer.json["agents"]), answer.headers.get("Muster-Stale")) == (1, None)

@@ -294,7 +294,7 @@ async def exchange(url: str, *lines: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     try:
         writer.write(b"\r\n".join(lines) + b"\r\nConnection: close\r\n\r\n")
-        return await asyncio.wait_for(reader.read(), 5)
+        return await asyncio.wait_for(reader.read(), 10)
     finally:
         writer.close()
 

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from eventstore.catalogue import CatalogueLog
 from eventstore.outcomes import Outcome
@@ -294,6 +295,7 @@ async def test_a_read_without_a_projector_is_stale_and_says_so(redis_url, tmp_pa
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
         first = await stage.pending()
+        await stage.stage.settle(POOL)
         assert (await stage.get(f"{AGENTS}/{first}")).status == 200
         await stage.projector.stop()
         spawned = await stage.spawn(prefer="wait=1")
@@ -315,6 +317,7 @@ async def test_a_position_from_another_gateway_is_waited_for(redis_url, tmp_path
         position = {"Muster-Position": f"{POOL}:{submitted.seq}"}
         answer = await stage.get(AGENTS, headers=position)
         assert [row["agent_id"] for row in answer.json["agents"]] == [submitted.agent_id]
+        stage.backend.limits = replace(QUICK, settle_seconds=0.2)  # waited in vain
         ahead = {"Muster-Position": f"{POOL}:{submitted.seq + 100}"}
         late = await stage.get(AGENTS, headers=ahead)
         assert (late.status, late.headers["Muster-Stale"]) == (200, "true")
