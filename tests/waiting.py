@@ -10,6 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
+TICK_SECONDS = 0.01
+HELD_UP_SECONDS = 0.1
+"""A turn of the loop that takes longer was held up, and counts no more than this."""
 
 
 @overload
@@ -61,6 +64,28 @@ def until_sync(
             raise AssertionError(_complaint(condition, timeout, what, value))
         time.sleep(interval)
     return value
+
+
+async def timed(asking: Awaitable[T]) -> tuple[float, T]:
+    """How many seconds it took while the event loop turned, and what came of it.
+
+    For bounds that a process which is held up for a while would break: that time does not count.
+    """
+    took = 0.0
+
+    async def count() -> None:
+        nonlocal took
+        while True:
+            begun = time.monotonic()
+            await asyncio.sleep(TICK_SECONDS)
+            took += min(time.monotonic() - begun, HELD_UP_SECONDS)
+
+    counting = asyncio.create_task(count())
+    try:
+        value = await asking
+    finally:
+        counting.cancel()
+    return took, value
 
 
 def _complaint(condition: Callable[[], object], timeout: float, what: str, last: object) -> str:

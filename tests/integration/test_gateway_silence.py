@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
 
 import pytest
 
-from tests.integration.gateway_stage import AGENTS, QUICK, Answer, gateway_stage, logged
+from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged
 from tests.integration.projector_stage import POOL
-from tests.waiting import until
+from tests.waiting import timed, until
 
 AT_ONCE = 0.5
 """Seconds in which a gateway that knows Redis to be away answers, on a busy machine too."""
@@ -28,12 +27,6 @@ async def silenced(redis_server, tmp_path):
             yield stage, server, agent_id, lines
         finally:
             server.resume()
-
-
-async def timed(asking: Awaitable[Answer]) -> tuple[float, Answer]:
-    begun = time.monotonic()
-    answer = await asking
-    return time.monotonic() - begun, answer
 
 
 async def test_a_silent_redis_costs_one_wait_and_then_nothing(silenced):
@@ -63,10 +56,10 @@ async def test_a_silent_redis_costs_one_wait_and_then_nothing(silenced):
         assert 0 < age <= (time.monotonic() - paused) * 1000 + 6_000  # the tail's last look
         assert seconds < AT_ONCE
     server.resume()
-    await until(lambda: not stage.backend.presence.away, timeout=3.0)
-    again = await until(lambda: _accepted(stage), timeout=3.0)
+    await until(lambda: not stage.backend.presence.away)
+    again = await until(lambda: _accepted(stage))
     assert again["agent_id"] == unknown.json["agent_id"]
-    await until(lambda: _fresh(stage, agent_id), timeout=3.0)
+    await until(lambda: _fresh(stage, agent_id))
     said = [line["event"] for line in lines]
     assert (said.count("gateway.redis_away"), said.count("gateway.redis_back")) == (1, 1)
     assert "gateway.request_failed" not in said
@@ -99,13 +92,13 @@ async def test_a_silent_redis_does_not_keep_the_past_waiting(silenced, monkeypat
 async def test_who_waits_for_an_agent_when_redis_goes_silent_is_still_answered(silenced):
     """The spawn was accepted before; what is known of it comes from the views, and says so."""
     stage, server, _, _ = silenced
-    asking = asyncio.ensure_future(stage.spawn(prefer="wait=3"))
-    await until(lambda: _requests(stage, 2))
+    log = stage.backend.log
+    generation, seq = log.acknowledged(POOL)
+    asking = asyncio.ensure_future(stage.spawn(prefer="wait=30"))
+    await until(lambda: log.acknowledged(POOL) == (generation, seq + 1))
     server.pause()
+    await until(lambda: stage.backend.presence.away)
+    stage.backend.waiters.release()  # as where its time to wait is over
     answer = await asking
     assert (answer.status, answer.json["status"]) == (202, "pending")
     assert answer.headers["Muster-Stale"] == "true"
-
-
-async def _requests(stage, count: int) -> bool:
-    return (await stage.events()).count("agent.requested") == count
