@@ -35,14 +35,14 @@ ORIGIN = Origin(actor="test")
 QUICK = PoolConfig(
     backoff_min_seconds=0.05,
     backoff_max_seconds=0.05,
-    start_timeout_seconds=0.5,
+    start_timeout_seconds=10.0,
     stop_grace_seconds=0.5,
     drain_seconds=8.0,
-    lease_seconds=4.0,
+    lease_seconds=20.0,
     renew_seconds=0.2,
     loop_stall_seconds=1.0,
 )
-"""Intervals that a test can wait for."""
+"""Intervals that a test can wait for. Lease and start are as long as held-up machines need."""
 
 
 class WorkerPool:

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from eventstore import parking
 from eventstore.connection import execute
@@ -180,7 +182,7 @@ class BadInit(Agent):
 )
 async def test_a_start_that_fails_is_recorded_with_its_error(pool: WorkerPool, role, said: str):
     """Raising, hanging, and not even being made."""
-    await pool.worker(role)
+    await pool.worker(role, config=replace(pool.config, start_timeout_seconds=0.5))
     agent_id = await pool.spawn()
     await pool.reached(agent_id, "restarting")
     assert said in (await pool.data(agent_id, "agent.start_failed"))["error"]["message"]
@@ -287,20 +289,25 @@ async def test_an_idle_agent_is_given_back_a_busy_one_is_not(pool: WorkerPool):
     assert (await pool.state(busy)).status == "running"
 
 
-async def test_touch_restarts_the_idle_clock(pool: WorkerPool):
+async def test_touch_restarts_the_idle_clock(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch):
+    """That clock is the test's, which may be held up; the worker looks at it all the while."""
     contexts: list[Context] = []
+    now = 0.0
 
     class Touched(Agent):
         async def start(self, context: Context) -> None:
             contexts.append(context)
 
+    monkeypatch.setattr("workers.agents.time", SimpleNamespace(monotonic=lambda: now))
     await pool.worker(Touched)
     agent_id = await pool.spawn(max_idle_time=0.5)
     await pool.reached(agent_id, "running")
     for _ in range(10):
+        now += 0.1
         contexts[0].touch()
         await asyncio.sleep(0.1)  # time must pass: it is what is tested
     assert (await pool.state(agent_id)).status == "running"
+    now += 0.5
     await pool.reached(agent_id, "terminated")
 
 
@@ -379,8 +386,6 @@ async def test_no_grace_overtakes_a_graceful_stop(pool: WorkerPool):
 
 
 def _patient(pool: WorkerPool):
-    from msgspec.structs import replace
-
     return replace(pool.config, stop_grace_seconds=30.0, drain_seconds=60.0)
 
 
@@ -449,9 +454,10 @@ async def test_tasks_that_an_agent_left_end_with_it(pool: WorkerPool):
 
 
 async def test_a_generator_that_an_agent_kept_is_closed_before_its_end_is_written(
-    pool: WorkerPool,
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ):
     """What it gives back might be the next incarnation's by then."""
+    monkeypatch.setattr("workers.running.CLOSE_SECONDS", 20.0)
     written: list[str] = []
 
     async def feed():

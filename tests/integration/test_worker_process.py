@@ -199,7 +199,7 @@ async def test_a_loop_that_never_turns_again_is_killed(pool: WorkerPool, process
     """Its lease ends, nobody confirms, and the thread ends the process."""
     pool.config = replace(QUICK, lease_seconds=1.0)
     process = await processes.start("Blocking")
-    await running(pool, "Blocking")
+    await pool.spawn(role_type="Blocking")
     assert ended(process) == EXIT_LEASE_LOST
 
 
@@ -217,7 +217,6 @@ async def test_a_process_stopped_for_longer_than_its_lease_writes_nothing(
     pool: WorkerPool, processes: Processes
 ):
     """SIGSTOP, fenced meanwhile, SIGCONT: it ends by itself, with no event."""
-    pool.config = replace(QUICK, lease_seconds=1.0)
     process = await processes.start("Quiet")
     agent_id = await running(pool, "Quiet")
     process.send_signal(signal.SIGSTOP)
