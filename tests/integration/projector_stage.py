@@ -47,7 +47,7 @@ class Stage:
         return pool
 
     def projector(self, **options: Any) -> Projector:
-        chosen = {"lease_seconds": 1.0, "heartbeat_seconds": 0.02, "audit_seconds": 0.2, **options}
+        chosen = {"lease_seconds": 4.0, "heartbeat_seconds": 0.02, "audit_seconds": 0.2, **options}
         return Projector(
             ProjectorOptions(redis_url=self.redis_url, database_url=self.database_url, **chosen)
         )

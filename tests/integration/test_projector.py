@@ -1,6 +1,7 @@
 """From the log into the views, on real servers and both databases."""
 
 import asyncio
+import statistics
 import time
 
 import msgspec
@@ -281,12 +282,13 @@ async def test_an_event_is_in_the_views_within_moments(redis_url: str, database_
         async with stage.projecting(audit_seconds=30.0, heartbeat_seconds=30.0):
             await pool.spawn()
             await stage.settle()
-            began = time.monotonic()
+            took = []
             for _ in range(20):
+                began = time.monotonic()
                 seq = (await pool.spawn()).seq
-                assert await stage.views.wait_for(POOL, seq, timeout_seconds=5)
-            mean = (time.monotonic() - began) / 20
-    assert mean < 0.1
+                assert await stage.views.wait_for(POOL, seq, timeout_seconds=10)
+                took.append(time.monotonic() - began)
+    assert statistics.median(took) < 0.1
 
 
 async def test_waiting_for_what_does_not_come_ends_in_time(

@@ -341,8 +341,8 @@ async def test_a_database_that_drops_its_connections_delays_and_is_said_once(
                 await stage.sql(drop)
                 assert len(await stage.views.agents(AgentFilter())) == 1  # asked once more
                 await pool.spawn()
-                await until(lambda: projector.phase is not Phase.ACTIVE)
-                await until(lambda: projector.phase is Phase.ACTIVE)
+                await until(lambda: "projector.resumed" in [entry["event"] for entry in logs])
+                assert projector.phase is Phase.ACTIVE
                 await stage.settle()
         assert [entry["event"] for entry in logs].count("projector.unavailable") == 1
         assert len(await stage.views.events(POOL)) == 2

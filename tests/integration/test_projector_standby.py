@@ -30,8 +30,8 @@ async def test_a_second_projector_stands_by_and_takes_over_when_the_first_stops(
 ) -> None:
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
-        second = stage.projector(name="second")
-        async with stage.projecting(name="first"):
+        second = stage.projector(name="second", lease_seconds=30.0)
+        async with stage.projecting(name="first", lease_seconds=30.0):
             await second.start()
             await until(lambda: second.phase is Phase.STANDBY)
             for _ in range(5):
@@ -173,7 +173,7 @@ async def test_a_projector_that_stops_within_a_transaction_does_not_keep_others_
     async with open_stage(redis_url, postgres_url) as stage:
         pool = await stage.pool()
         await pool.spawn()
-        ours = stage.projector(lease_seconds=1.0)
+        ours = stage.projector(lease_seconds=4.0)  # PostgreSQL's five seconds are over later
         with process(stage, STOPS_ITSELF) as other:
             await stage.settle()
             await ours.start()
@@ -238,7 +238,7 @@ def process(stage: Stage, first: str = "") -> Iterator["subprocess.Popen[bytes]"
 
         async def main():
             projector = Projector(ProjectorOptions(
-                redis_url=sys.argv[1], database_url=sys.argv[2], lease_seconds=2.0))
+                redis_url=sys.argv[1], database_url=sys.argv[2], lease_seconds=4.0))
             await projector.start()
             await projector.wait()
 
@@ -282,7 +282,7 @@ async def test_a_projector_whose_database_never_answers_connects_anew(
     monkeypatch.setattr("projector.active.SILENT_LEASES", 1)
     async with open_stage(redis_url, postgres_url) as stage:
         pool = await stage.pool()
-        async with distant(stage, monkeypatch) as (link, projector):
+        async with distant(stage, monkeypatch, lease_seconds=1.0) as (link, projector):
             link.set(Weather(replies_stall=True))
             await pool.spawn()
             await until(lambda: projector.phase is not Phase.ACTIVE)
@@ -296,7 +296,7 @@ async def test_a_projector_whose_database_never_answers_is_stopped_soon(
     """It does not wait to give its lease back: nobody else may want it."""
     async with open_stage(redis_url, postgres_url) as stage:
         pool = await stage.pool()
-        async with distant(stage, monkeypatch) as (link, projector):
+        async with distant(stage, monkeypatch, lease_seconds=1.0) as (link, projector):
             link.set(Weather(replies_stall=True))
             await pool.spawn()
             async with asyncio.timeout(5.0):

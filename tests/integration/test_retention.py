@@ -21,6 +21,7 @@ from projector.tables import AGENT_LIVE, SERVING
 from projector.verify import verify
 from tests.conftest import MakeServer
 from tests.integration.projector_stage import POOL, Stage, heartbeat, open_stage
+from tests.integration.test_projector_damage import stopped_at
 from tests.pools import ORIGIN, TestPool, raw_events
 from tests.turnover import EVENTS_OF_A_LIFE, EVENTS_OF_A_WORKER, turn_over
 from tests.waiting import until
@@ -191,7 +192,7 @@ async def test_what_the_projector_could_not_take_stays(redis_url: str, database_
         async with stage.projecting(retention=ONE, sweep_seconds=0.05):
             with redis.Redis.from_url(redis_url) as client:
                 await until(lambda: client.xlen("pool:{tester_pool}:events") == 1)
-            at = (await stage.views.positions())[POOL]
+            at = await stopped_at(stage)
             assert (at.seq, at.status[:23]) == (5, "unreadable event: seq 6")
         assert seqs(stage)[-4:] == [6, 7, 8, 9]
 
