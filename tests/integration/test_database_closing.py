@@ -1,7 +1,7 @@
 """Closing the database of the views."""
 
 import asyncio
-import time
+import threading
 
 import psycopg
 from sqlalchemy import event
@@ -17,15 +17,17 @@ async def test_a_connection_that_comes_after_the_end_is_closed(postgres_url, mon
     opened = Database(postgres_url)
     opened.open()
     made: list[psycopg.Connection] = []
+    closed = threading.Event()
 
     @event.listens_for(opened._engine, "connect", insert=True)
     def _slowly(connection: psycopg.Connection, _: object) -> None:
         made.append(connection)
-        time.sleep(0.5)
+        closed.wait(30)
 
     reading = asyncio.ensure_future(opened.read(lambda c: c.exec_driver_sql("SELECT 1").scalar()))
     await until(lambda: bool(made))
     await opened.close()
     assert not made[0].closed
+    closed.set()
     assert await reading == 1
     await until(lambda: made[0].closed)
