@@ -361,7 +361,7 @@ async def test_log_time_is_the_servers_also_on_a_quiet_log(any_redis_url: str) -
             late = Log(pool.log.client, Keys())
             await late.survey(POOL)
             seconds, micros = client.time()
-            assert abs(late.now_ms(POOL) - (seconds * 1000 + micros // 1000)) < 1000
+            assert abs(late.now_ms(POOL) - (seconds * 1000 + micros // 1000)) < 10_000
 
 
 async def test_the_lead_belongs_to_one_host_until_it_stands_still(any_redis_url: str) -> None:

@@ -32,7 +32,7 @@ async def pool(any_redis_url):
 async def test_a_process_of_many_pools_does_not_mix_their_times(pool):
     for name in (NEAR, AHEAD, NEAR, AHEAD):
         told = (await pool.log.survey(name)).ts
-        assert abs(pool.log.now_ms(name) - told) < 1000
+        assert abs(pool.log.now_ms(name) - told) < 10_000
     assert pool.log.now_ms(AHEAD) - pool.log.now_ms(NEAR) > DAY - 60_000
 
 
@@ -45,8 +45,8 @@ async def test_times_are_learnt_as_scripts_read_them(pool, any_redis_url):
     try:
         await late.learn_times([NEAR, AHEAD])
         for name in (NEAR, AHEAD):
-            assert abs(late.now_ms(name) - (await pool.log.survey(name)).ts) < 1000
-        assert abs(late.now_ms("never-heard-of") - time.time() * 1000) < 5000
+            assert abs(late.now_ms(name) - (await pool.log.survey(name)).ts) < 10_000
+        assert abs(late.now_ms("never-heard-of") - time.time() * 1000) < 10_000
     finally:
         await late.client.aclose()
 
@@ -62,7 +62,7 @@ async def test_a_log_whose_time_cannot_be_read_holds_up_no_other(pool, any_redis
     late = Log(connect(any_redis_url), Keys())
     try:
         await late.learn_times([NEAR, AHEAD])
-        assert abs(late.now_ms(NEAR) - time.time() * 1000) < 5000
+        assert abs(late.now_ms(NEAR) - time.time() * 1000) < 10_000
         assert late.now_ms(AHEAD) - late.now_ms(NEAR) > DAY - 60_000
     finally:
         await late.client.aclose()

@@ -690,7 +690,7 @@ async def test_a_log_that_was_rewritten_is_closed_by_who_notices(
                     await until(lambda: accepted(TestPool(Log(stage.log.client, Keys()), POOL)))
                     await stage.settle()
                 else:
-                    await until(lambda: client.hexists(META, "halted"), timeout=10)
+                    await until(lambda: client.hexists(META, "halted"), timeout=20)
                     with pytest.raises(Halted, match=r"rewritten|rolled back"):
                         await stranger.spawn()
 
