@@ -58,11 +58,9 @@ class Embedding:
             pipe.execute()
 
     async def ends(self) -> None:
-        """As soon as it is asked to."""
-        began = time.monotonic()
+        """When it is asked to: a pause that it would wait for instead is a minute long."""
         self.up._stopping.set()
-        await asyncio.wait_for(asyncio.gather(*self.up._keepers), 2)
-        assert time.monotonic() - began < 2
+        await asyncio.wait_for(asyncio.gather(*self.up._keepers), 10)
 
 
 @pytest.fixture
@@ -299,7 +297,7 @@ class Role:
     async def end(self) -> None:
         self.ending.set()
         await self.child.stop(5)
-        await asyncio.wait_for(self.keeping, 2)
+        await asyncio.wait_for(self.keeping, 10)
 
 
 @pytest.fixture

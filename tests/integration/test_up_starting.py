@@ -54,7 +54,10 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_role_that_waits_for_redis_is_waited_for(
-    tmp_path: Path, redis_server: MakeServer, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    redis_server: MakeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server = redis_server()
     starting = Starting(tmp_path, server.url)
@@ -62,15 +65,19 @@ async def test_a_role_that_waits_for_redis_is_waited_for(
     task = asyncio.ensure_future(starting.up._start_child("gateway"))
     await asyncio.sleep(1.0)  # longer than a role has
     assert not task.done()
-    server.start()
+    monkeypatch.setattr(up, "READY_SECONDS", 20.0)  # from here on it comes
     starting.go.touch()
+    server.start()
     assert await task == "http://127.0.0.1:9"
     assert capsys.readouterr().out.count("waiting for it") == 1
     await starting.child.stop(5)
 
 
 async def test_one_that_waits_for_a_redis_that_takes_no_writes_is_too(
-    tmp_path: Path, redis_server: MakeServer, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    redis_server: MakeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As a supervisor does, which joins; INFO is answered."""
     server = redis_server()
@@ -79,7 +86,8 @@ async def test_one_that_waits_for_a_redis_that_takes_no_writes_is_too(
         task = asyncio.ensure_future(starting.up._start_child("gateway"))
         await until(lambda: task.done() or "waiting for it" in capsys.readouterr().out)
         assert not task.done()
-    starting.go.touch()
+        monkeypatch.setattr(up, "READY_SECONDS", 20.0)  # from here on it comes
+        starting.go.touch()
     assert await task == "http://127.0.0.1:9"
     await starting.child.stop(5)
 
@@ -104,7 +112,7 @@ async def test_a_role_that_has_bad_luck_is_started_again(
     """Killed for want of memory before it tells, or given no process; the next time it is well."""
     starting = Starting(tmp_path, "")
     starting.go.touch()
-    monkeypatch.setattr(up, "READY_SECONDS", 10.0)
+    monkeypatch.setattr(up, "READY_SECONDS", 20.0)
     launch, tried = starting.child._launch, 0
 
     def unlucky() -> None:
@@ -148,9 +156,9 @@ async def test_a_start_can_be_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     starting = Starting(tmp_path, f"redis://127.0.0.1:{free_port()}/0")
     monkeypatch.setattr(up, "Child", lambda *_: starting.child)
     task = asyncio.ensure_future(starting.up._start_children())
-    await asyncio.sleep(0.2)
+    await until(lambda: starting.child.silent)
     starting.up._on_signal(signal.SIGTERM)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         assert await task == ""
     await starting.up._stop()
     assert starting.child.code is not None
@@ -309,7 +317,7 @@ async def test_the_end_is_heard_while_a_part_starts(
     task = asyncio.ensure_future(starting._start_parts())
     await until(lambda: part.started)
     starting._on_signal(signal.SIGTERM)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         assert await task == ""
     assert part.stopped == part.started
 
