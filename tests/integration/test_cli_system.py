@@ -48,11 +48,17 @@ def test_a_day_with_the_command_line(told, capsys):
     spawned = told("spawn", POOL, "--project", "demo", "--count", "12", "--label", "team=red")
     ids = [line.split()[0] for line in spawned.splitlines()[1:]]
     assert [line.split()[1] for line in spawned.splitlines()[1:]] == ["running"] * 12
-    assert {row["agent_id"] for row in told("ps", "--label", "team=red", "--json")} == set(ids)
+
+    def shown() -> set[str]:
+        """What the views have: an answer waits for them, but not for long."""
+        return {row["agent_id"] for row in told("ps", "--label", "team=red", "--json")}
+
+    until_sync(lambda: shown() == set(ids), what="all of them in the views")
     assert told("pools", POOL, "--json")["used_capacity"] == 12
     assert sorted(row["agent_count"] for row in told("workers", "--json")) == [2, 10]
 
     assert told("terminate", ids[0]).split()[-3:] == [ids[0], "terminated", "requested"]
+    until_sync(lambda: shown() == set(ids[1:]), what="the end in the views")
     assert ids[0] not in told("ps")
     events = told("ps", ids[0], "--json")["events"]
     assert [event["type"] for event in events] == [
