@@ -9,6 +9,7 @@ and that transaction writes nothing.
 """
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -51,11 +52,18 @@ class Lease:
         self._process = this_process()
         self._holder = f"{self._process}/{new_id()}"
 
-    async def take(self) -> None:
-        """Wait until the lease is free or has lapsed, and take it."""
-        last, stood_still, pause = await self._look(), 0.0, min(WATCH_SECONDS, self.seconds / 4)
+    async def take(self, *, patience_seconds: float = math.inf) -> None:
+        """Wait until the lease is free or has lapsed, and take it.
+
+        Raises `TimeoutError` where it is still held after so many seconds of watching.
+        """
+        pause = min(WATCH_SECONDS, self.seconds / 4)
+        last, stood_still, watched = await self._look(), 0.0, 0.0
         while not await self._try(last, stood_still):
+            if watched >= patience_seconds:
+                raise TimeoutError
             await asyncio.sleep(pause)
+            watched += pause
             seen = await self._look()
             stood_still = stood_still + pause if seen == last else 0.0
             last = seen

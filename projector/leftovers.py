@@ -1,7 +1,5 @@
 """One rebuild at a time, by a lease of its own; and what a dead one left behind."""
 
-import asyncio
-
 from sqlalchemy import Connection
 
 from eventstore.errors import MusterError
@@ -17,7 +15,7 @@ class Rebuilding(MusterError):
 async def take_rebuild_lease(lease: Lease) -> None:
     """Raises `Rebuilding` where somebody holds it and goes on renewing it."""
     try:
-        await asyncio.wait_for(lease.take(), lease.seconds * 1.5)
+        await lease.take(patience_seconds=lease.seconds * 1.5)
     except TimeoutError:
         raise Rebuilding from None
 

@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 
 from projector.active import Active
 from projector.lease import Lease, Seen
+from projector.leftovers import Rebuilding, take_rebuild_lease
 from projector.service import Phase, Projector
 from projector.verify import verify
 from tests.chaos.proxy import Link, Weather
@@ -94,6 +95,30 @@ async def test_a_lease_does_not_lapse_while_its_watcher_stands_still(
         await heir.take()
         assert looks == late + 1
         await holder._database.close()
+
+
+async def test_who_stood_still_itself_follows_one_that_is_dead(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up only after so much watching, in which it would have seen that it is alive."""
+    look, late = Lease._look, [True]
+
+    async def held_up(self: Lease) -> Seen:
+        if late and late.pop():
+            time.sleep(2 * self.seconds)
+        return await look(self)
+
+    async with open_stage(redis_url, database_url) as stage:
+        dead = await steal(stage)
+        heir = Lease(dead._database, "projector", seconds=0.4)
+        monkeypatch.setattr(Lease, "_look", held_up)
+        await take_rebuild_lease(heir)
+        late.append(True)
+        third = Lease(dead._database, seconds=0.4)
+        async with heir.kept():
+            with pytest.raises(Rebuilding):
+                await take_rebuild_lease(third)
+        await dead._database.close()
 
 
 async def test_a_projector_goes_on_after_a_defect(
