@@ -66,7 +66,8 @@ async def test_the_scribes_write_each_line_once(tmp_path: Path) -> None:
     shutil.copytree(SCRIBE, folder, ignore=shutil.ignore_patterns("__pycache__", ".muster"))
     async with System(folder, "--config", str(folder / "muster.toml")) as system:
         good = await spawn(system, ["one", "two"])
-        await until(lambda: wrote(system, good["agent_id"]) == ["one", "two"])
+        name = good["agent_id"]
+        await until(lambda: wrote(system, name) == ["one", "two"], interval=0.5)  # a process each
         bad = await spawn(system, ["one", "spill", "two"])
         failed = await system.is_status(bad["agent_id"], "failed")
         assert (failed["reason"], failed["incarnation"]) == ("restart-budget-spent", 3)

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from gateway import events
 from gateway.feed import Follower, Told
@@ -25,7 +26,8 @@ EVENTS = "/api/v1/events"
 @pytest.fixture
 async def stage(redis_url, tmp_path):
     database = f"sqlite:///{tmp_path / 'views.db'}"
-    async with gateway_stage(redis_url, database, projecting=False) as shown:
+    limits = replace(QUICK, settle_seconds=0.5)  # for views that nobody writes
+    async with gateway_stage(redis_url, database, projecting=False, limits=limits) as shown:
         yield shown
 
 
