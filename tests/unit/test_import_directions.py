@@ -29,14 +29,24 @@ def test_no_import_goes_the_wrong_way():
         ("gateway", "from projector.queries_old import pool", ["projector.queries_old.pool"]),
         ("projector", "def f():\n    import muster", ["muster"]),
         ("muster", "import gateway.app, tests", ["tests"]),
+        ("tests.chaos.judging", "from tests.chaos.judging.entries import Entry", []),
+        ("tests.chaos.judging", "from tests.chaos import proxy", ["tests.chaos.proxy"]),
+        ("tests.chaos.judging", "import eventstore", ["eventstore"]),
     ],
 )
 def test_the_check_sees_what_it_must(tmp_path: Path, package: str, source: str, expected: list):
     """A guard that never fires is none."""
-    (tmp_path / package).mkdir()
-    (tmp_path / package / "module.py").write_text(source)
+    folder = tmp_path.joinpath(*package.split("."))
+    folder.mkdir(parents=True)
+    (folder / "module.py").write_text(source)
     found = CHECK["violations"](tmp_path)
     assert [line.rsplit(" ", 1)[1] for line in found] == expected
+
+
+def test_the_check_finds_all_that_it_is_told_to_look_at():
+    """Also what is a module and no package, as the judge of histories is."""
+    for package in CHECK["ALLOWED"]:
+        assert CHECK["files"](ROOT, package), package
 
 
 @pytest.mark.parametrize("modules", ["muster.roles, workers.supervisor", "muster.up"])
