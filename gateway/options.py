@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from eventstore.pool import PoolConfig
+from eventstore.language.pool_config import PoolConfig
 from eventstore.retention import Retention
 from gateway.fallback import Fallback
 

@@ -7,7 +7,7 @@ reached through the command `muster` and over HTTP.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workers.agents import Agent, Context
+    from workers.api.agent import Agent, Context
 
     __version__: str
 
@@ -19,9 +19,9 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         return _version()
     if name in {"Agent", "Context"}:
-        from workers import agents
+        from workers.api import agent
 
-        return getattr(agents, name)
+        return getattr(agent, name)
     raise AttributeError(f"module 'muster' has no attribute {name!r}")
 
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     try:
-        from muster import command_line  # takes long enough for a person to think better of it
+        from muster.cli import (
+            main as command_line,
+        )  # takes long enough for a person to think better of it
 
         return command_line.run(argv)
     except KeyboardInterrupt:

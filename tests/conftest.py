@@ -25,7 +25,7 @@ import pytest
 import redis.utils
 from hypothesis import HealthCheck, settings
 
-from muster import journal
+from muster.process import log_output
 from tests.databases import PgBouncerServer, PostgresServer, reachable, unprivileged_uid
 from tests.replication import Replication
 from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
@@ -237,6 +237,6 @@ def _no_logging_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def only_its_folder(_role: str, *, file: Path | None = None, **_: object) -> None:
         if file is not None:
-            journal.make_folder(file.parent)
+            log_output.make_folder(file.parent)
 
-    monkeypatch.setattr(journal, "configure", only_its_folder)
+    monkeypatch.setattr(log_output, "configure", only_its_folder)

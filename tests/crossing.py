@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from gateway.connections import shut
+from gateway.wire.connections import shut
 
 
 class Crossing:

@@ -8,13 +8,13 @@ from uuid import UUID
 
 import msgspec
 
-from eventstore import events as e
-from eventstore.events import encode_body
-from projector.rows import EventRow
+from eventstore.language import events
+from eventstore.language.events import encode_body
+from projector.store.rows import EventRow
 
 POOLS = ("alpha", "beta")
 CATALOGUE = ""
-ERROR = e.Error(type="ValueError", message="✗")
+ERROR = events.Error(type="ValueError", message="✗")
 BEGUN_MS = 1_795_513_400_000
 
 
@@ -33,12 +33,12 @@ class History:
 
     def write(self, length: int) -> Sequence[EventRow]:
         for pool in POOLS:
-            self.record(CATALOGUE, e.PoolCreated(role_type="developer"), pool)
+            self.record(CATALOGUE, events.PoolCreated(role_type="developer"), pool)
         while len(self.rows) < length:
             self.step(self.chance.choice(POOLS))
         return self.rows
 
-    def record(self, pool: str, body: e.AnyBody, subject: str, **more: Any) -> None:
+    def record(self, pool: str, body: events.AnyBody, subject: str, **more: Any) -> None:
         """Several events in a row may bear the same time."""
         self.ts += self.chance.choice((0, 0, 1, 7))
         self.seqs[pool] += 1
@@ -71,10 +71,10 @@ class History:
         roll = self.chance.random()
         if roll < 0.03:
             config = {"max_workers": self.chance.randint(1, 5)}
-            self.record(CATALOGUE, e.PoolChanged(config=raw(config)), pool)
+            self.record(CATALOGUE, events.PoolChanged(config=raw(config)), pool)
         elif roll < 0.06:
             counts = ("current", "desired", "pending", "restarting", "running", "free", "ordered")
-            body = e.PoolScalingDecided(reason="empty", maximum=9, **dict.fromkeys(counts, 0))
+            body = events.PoolScalingDecided(reason="empty", maximum=9, **dict.fromkeys(counts, 0))
             self.record(pool, body, pool)
         elif roll < 0.25 or not agents:
             self.request(pool)
@@ -86,30 +86,37 @@ class History:
     def request(self, pool: str) -> None:
         agent_id, project = self.name(), self.chance.choice(("apollo", "gemini"))
         labels = {"team": self.chance.choice(("core", "edge"))}
-        body = e.AgentRequested(
+        body = events.AgentRequested(
             role_type="developer", project_id=project, labels=labels, input=raw({"n": self.made})
         )
         self.record(pool, body, agent_id, incarnation=1)
         self.agents[pool][agent_id] = {"status": "pending", "incarnation": 1, "worker": ""}
 
     def work(self, pool: str, chosen: tuple[str, dict[str, Any]] | None) -> None:
-        body: e.AnyBody
+        body: events.AnyBody
         if chosen is None:
             worker_id = self.name()
-            body = e.WorkerRequested(host="h", max_agents=3, deadline_ms=self.ts + 1000)
+            body = events.WorkerRequested(host="h", max_agents=3, deadline_ms=self.ts + 1000)
             self.record(pool, body, worker_id, worker_id=worker_id)
             self.workers[pool][worker_id] = {"status": "requested", "epoch": 0, "holds": set()}
             return
         worker_id, worker = chosen
-        bodies: dict[str, list[tuple[e.AnyBody, str]]] = {
-            "requested": [(e.WorkerStarted(host="h", pid=7, start_time=1, max_agents=3), "active")],
-            "active": [
-                (e.WorkerSuspect(reason="silent"), "suspect"),
-                (e.WorkerDraining(reason="drain"), "draining"),
-                (e.WorkerLost(reason="killed"), "ended"),
+        bodies: dict[str, list[tuple[events.AnyBody, str]]] = {
+            "requested": [
+                (events.WorkerStarted(host="h", pid=7, start_time=1, max_agents=3), "active")
             ],
-            "suspect": [(e.WorkerRecovered(), "active"), (e.WorkerLost(reason="gone"), "ended")],
-            "draining": [(e.WorkerStopped(reason="drain"), "ended")] if not worker["holds"] else [],
+            "active": [
+                (events.WorkerSuspect(reason="silent"), "suspect"),
+                (events.WorkerDraining(reason="drain"), "draining"),
+                (events.WorkerLost(reason="killed"), "ended"),
+            ],
+            "suspect": [
+                (events.WorkerRecovered(), "active"),
+                (events.WorkerLost(reason="gone"), "ended"),
+            ],
+            "draining": [(events.WorkerStopped(reason="drain"), "ended")]
+            if not worker["holds"]
+            else [],
         }
         if not (possible := bodies[worker["status"]]):
             return
@@ -119,7 +126,7 @@ class History:
 
     def live(self, pool: str, agent_id: str, agent: dict[str, Any]) -> None:
         at, window = self.ts, 60_000
-        body: e.AnyBody
+        body: events.AnyBody
         failed: dict[str, Any] = {
             "error": ERROR,
             "at_ms": at,
@@ -127,41 +134,41 @@ class History:
             "due_ms": at + 9,
         }
         again = agent["incarnation"] + 1
-        vacate: list[tuple[e.AnyBody, str]] = [
-            (e.AgentReleased(reason="drain", next_incarnation=again), "pending"),
-            (e.AgentLost(reason="killed", at_ms=at), "restarting"),
-            (e.AgentTerminated(reason="requested"), "ended"),
+        vacate: list[tuple[events.AnyBody, str]] = [
+            (events.AgentReleased(reason="drain", next_incarnation=again), "pending"),
+            (events.AgentLost(reason="killed", at_ms=at), "restarting"),
+            (events.AgentTerminated(reason="requested"), "ended"),
         ]
-        bodies: dict[str, list[tuple[e.AnyBody, str]]] = {
-            "pending": [(e.AgentTerminated(reason="withdrawn"), "ended")],
+        bodies: dict[str, list[tuple[events.AnyBody, str]]] = {
+            "pending": [(events.AgentTerminated(reason="withdrawn"), "ended")],
             "starting": [
-                (e.AgentStarted(), "running"),
-                (e.AgentStarted(), "running"),
-                (e.AgentStartFailed(**failed), "restarting"),
+                (events.AgentStarted(), "running"),
+                (events.AgentStarted(), "running"),
+                (events.AgentStartFailed(**failed), "restarting"),
                 *vacate,
             ],
             "running": [
-                (e.AgentTerminationRequested(reason="requested"), "running"),
-                (e.AgentCrashed(**failed), "restarting"),
-                (e.AgentUnhealthy(**failed), "restarting"),
+                (events.AgentTerminationRequested(reason="requested"), "running"),
+                (events.AgentCrashed(**failed), "restarting"),
+                (events.AgentUnhealthy(**failed), "restarting"),
                 *vacate,
             ],
             "restarting": [
-                (e.AgentRestarting(reason="crashed", next_incarnation=again), "pending"),
-                (e.AgentFailed(reason="restart-budget-spent", failures=3), "ended"),
+                (events.AgentRestarting(reason="crashed", next_incarnation=again), "pending"),
+                (events.AgentFailed(reason="restart-budget-spent", failures=3), "ended"),
             ],
         }
         active = [w for w in self.workers[pool].items() if w[1]["status"] == "active"]
         free = [w for w in active if len(w[1]["holds"]) < 3]
         if agent["status"] == "pending" and free and self.chance.random() < 0.9:
-            body, status = e.AgentClaimed(), "starting"
+            body, status = events.AgentClaimed(), "starting"
             agent["worker"], worker = self.chance.choice(free)
             worker["holds"].add(agent_id)
         else:
             body, status = self.chance.choice(bodies[agent["status"]])
         said = {"incarnation": agent["incarnation"], "worker_id": agent["worker"], "epoch": 1}
         self.record(pool, body, agent_id, **said)
-        if isinstance(body, e.AgentReleased | e.AgentRestarting):
+        if isinstance(body, events.AgentReleased | events.AgentRestarting):
             agent["incarnation"] = again
         if status in ("pending", "restarting", "ended") and agent["worker"]:
             self.workers[pool][agent["worker"]]["holds"].discard(agent_id)

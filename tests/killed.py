@@ -13,9 +13,9 @@ from typing import Any
 
 from muster.__main__ import main
 from muster.fallback import handover, report
-from muster.fallback.folder import Folder
-from muster.fallback.giving import Giver
-from muster.fallback.taking import Taker
+from muster.fallback.directory import Folder
+from muster.fallback.fallback_log import Giver
+from muster.fallback.primary_log import Taker
 
 STEPS: dict[str, tuple[Any, str]] = {
     "given": (Giver, "give"),

@@ -7,16 +7,17 @@ from typing import Any
 import msgspec
 import redis
 
-from eventstore import worker as workers
-from eventstore.connection import connect
-from eventstore.events import AgentRequested, WorkerRequested
+from eventstore.connection.clients import connect
 from eventstore.ids import new_id
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.outcomes import Claimed, Outcome
-from eventstore.pool import Pool, PoolConfig
-from eventstore.spawn import Submitted, submit
-from eventstore.step import Fence, Origin
+from eventstore.language import workers
+from eventstore.language.catalogue import Pool
+from eventstore.language.events import AgentRequested, WorkerRequested
+from eventstore.language.pool_config import PoolConfig
+from eventstore.log.log import Log
+from eventstore.log.replies import Claimed, Outcome
+from eventstore.log.submission import Submitted, submit
+from eventstore.steps.step import Fence, Origin
 
 ORIGIN = Origin(actor="test")
 

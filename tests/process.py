@@ -14,8 +14,8 @@ from typing import NoReturn
 
 import pytest
 
-from eventstore.server import end_with_parent
-from eventstore.server_directory import log_tail
+from eventstore.embedded.directory import log_tail
+from eventstore.embedded.server import end_with_parent
 from tests.waiting import until_sync
 
 

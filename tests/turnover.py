@@ -11,24 +11,17 @@ from typing import TypeVar
 
 import msgspec
 
-from eventstore import worker as workers
-from eventstore.agent import (
-    Agent,
-    Command,
-    End,
-    Fail,
-    Release,
-    Restart,
-    RestartPolicy,
-    Started,
-)
-from eventstore.events import AgentRequested, Error
 from eventstore.ids import new_id
-from eventstore.log import Log
-from eventstore.outcomes import Acted, Outcome
-from eventstore.pool import Pool
-from eventstore.spawn import submit
-from eventstore.step import Fence
+from eventstore.language import workers
+from eventstore.language.agent_commands import Command, End, Fail, Release, Restart, Started
+from eventstore.language.agents import Agent
+from eventstore.language.catalogue import Pool
+from eventstore.language.events import AgentRequested, Error
+from eventstore.language.pool_config import RestartPolicy
+from eventstore.log.log import Log
+from eventstore.log.replies import Acted, Outcome
+from eventstore.log.submission import submit
+from eventstore.steps.step import Fence
 from tests.pools import ORIGIN, TestPool
 
 CREW = 100

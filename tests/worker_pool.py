@@ -12,22 +12,24 @@ from typing import Any
 
 import msgspec
 
-from eventstore.agent import Agent as State
-from eventstore.agent import Terminate
-from eventstore.connection import connect, execute
-from eventstore.events import AgentRequested, WorkerRequested
+from eventstore.connection.calls import execute
+from eventstore.connection.clients import connect
 from eventstore.ids import new_id
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.outcomes import Outcome
-from eventstore.pool import Pool, PoolConfig
-from eventstore.spawn import submit
-from eventstore.step import Origin
-from eventstore.worker import Fence
+from eventstore.language.agent_commands import Terminate
+from eventstore.language.agents import Agent as State
+from eventstore.language.catalogue import Pool
+from eventstore.language.events import AgentRequested, WorkerRequested
+from eventstore.language.pool_config import PoolConfig
+from eventstore.language.workers import Fence
+from eventstore.log.log import Log
+from eventstore.log.replies import Outcome
+from eventstore.log.submission import submit
+from eventstore.steps.step import Origin
 from tests.waiting import until
-from workers.agents import Agent
-from workers.hosts import start_time
-from workers.worker import Worker, WorkerOptions
+from workers.api.agent import Agent
+from workers.host.processes import start_time
+from workers.process.worker import Worker, WorkerOptions
 
 POOL = "tests"
 ORIGIN = Origin(actor="test")
@@ -141,7 +143,7 @@ class WorkerPool:
 
     async def restart_due(self) -> None:
         """Put every agent that waits for its restart back into the queue, as a supervisor does."""
-        from eventstore.agent import Restart
+        from eventstore.language.agent_commands import Restart
 
         for agent_id, _ in (await self.log.survey(POOL)).due:
             await self.log.act(POOL, agent_id, Restart(), ORIGIN)

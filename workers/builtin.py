@@ -1,10 +1,5 @@
-"""The agent of pools that nobody gave a role of their own: it is there, idle, and does nothing."""
+"""The built-in agent under its public path, `workers.builtin:Placeholder`."""
 
-from workers.agents import Agent, Context
+from workers.api.placeholder import Placeholder
 
-
-class Placeholder(Agent):
-    """Starts at once and stays until it is told to end."""
-
-    async def start(self, context: Context) -> None:
-        context.logger.info("agent.ready")
+__all__ = ["Placeholder"]

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 from redis.exceptions import ResponseError
 
-from eventstore.connection import UNREACHABLE, AsyncClient, execute, passing, unreachable
+from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute, passing, unreachable
 from eventstore.errors import LogError, LogUnreachable
 
 T = TypeVar("T")

@@ -8,16 +8,16 @@ from typing import Final
 
 import structlog
 
+from eventstore.embedded.server import EmbeddedServerError
 from eventstore.errors import ConfigurationError, LogError, LogUnreachable, OutcomeUnknown
 from eventstore.keys import CATALOGUE
-from eventstore.server import EmbeddedServerError
 from gateway.fallback import Leftover
-from muster.addresses import redacted
-from muster.fallback import handover, soundness
-from muster.fallback.folder import Folder
+from muster.fallback import eligibility, handover
+from muster.fallback.directory import Folder
 from muster.fallback.report import Report
-from muster.keeping import KeptServer
-from muster.settings import Settings
+from muster.process.restarts import KeptServer
+from muster.settings.addresses import redacted
+from muster.settings.settings import Settings
 
 log = structlog.get_logger("muster.fallback")
 
@@ -37,7 +37,7 @@ class ChangeOver:
     async def check(self) -> None:
         """To be called before anything writes to the real log. Raises `ConfigurationError`."""
         if self.needed:
-            await soundness.demand_known_log(self._settings)
+            await eligibility.demand_known_log(self._settings)
 
     async def run(self, server: KeptServer, *, whole: bool) -> None:
         """Hand over what the real log can take. `whole`: it takes writes, as far as is known.
@@ -48,7 +48,7 @@ class ChangeOver:
         Raises `LogError` where Redis went away, `ConfigurationError` for a fallback that cannot be
         opened; nothing is half done then.
         """
-        damaged = await soundness.damage(self._settings) if whole else {CATALOGUE: LOST}
+        damaged = await eligibility.damage(self._settings) if whole else {CATALOGUE: LOST}
         if reason := damaged.get(CATALOGUE):
             return self._put_off(reason)
         try:

@@ -18,21 +18,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from eventstore.agent import Agent
 from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown
 from eventstore.keys import CATALOGUE
-from eventstore.pool import Pool
+from eventstore.language.agents import Agent
+from eventstore.language.catalogue import Pool
 from gateway.fallback import Leftover
 from muster.fallback import report as reports
 from muster.fallback.asking import side_by_side
-from muster.fallback.folder import Folder
-from muster.fallback.giving import Giver
+from muster.fallback.directory import Folder
+from muster.fallback.fallback_log import Giver
 from muster.fallback.outbox import Entry, Key, Result, request_of
+from muster.fallback.primary_log import Taker
 from muster.fallback.report import Report
-from muster.fallback.taking import Taker
-from muster.settings import Settings
-from projector.queries import Views
-from projector.service import Projector, ProjectorOptions
+from muster.settings.settings import Settings
+from projector.queries.views import Views
+from projector.service.projector import Projector, ProjectorOptions
 
 ARCHIVE_SECONDS: Final = 60.0
 
@@ -86,9 +86,6 @@ def conclude(report: Report, settings: Settings, folder: Folder) -> Path:
     if report.done:
         folder.retire(place)
     return place
-
-
-# ---- a pool ----------------------------------------------------------------------------------
 
 
 async def _pool(giver: Giver, taker: Taker, views: Views, name: str) -> str:
@@ -164,9 +161,6 @@ def _pools_left(pools: Mapping[str, Pool], touched: set[str], taker: Taker) -> S
         if reason:
             left.append(Leftover(pool_name=name, reason=reason))
     return left
-
-
-# ---- the archive -----------------------------------------------------------------------------
 
 
 async def _archive(

@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from eventstore.agent import Agent
-from eventstore.events import AgentRequested
+from eventstore.language.agents import Agent
+from eventstore.language.events import AgentRequested
 from eventstore.retention import OUR_OPERATION_MS
 
 FIELD: Final = "handover:"

@@ -11,9 +11,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.fallback import Leftover, Leftovers, read_leftovers
-from muster.fallback.files import write_whole
-from muster.fallback.folder import Folder, Identity
+from muster.fallback.directory import Folder, Identity
 from muster.fallback.outbox import Entry, Result
+from muster.process.atomic_file import write_whole
 
 log = structlog.get_logger("muster.fallback")
 

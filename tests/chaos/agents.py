@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from muster import Agent, Context
-from workers.ownership import CURRENT
+from workers.output.lines import CURRENT
 
 TICK_SECONDS = 0.25
 

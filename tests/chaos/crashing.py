@@ -40,25 +40,25 @@ async def run(part: str, options: str) -> None:
     match part:
         case "gateway":
             from gateway.options import GatewayOptions
-            from gateway.service import Gateway
+            from gateway.server.listener import Gateway
 
             await serve(Gateway(msgspec.json.decode(options, type=GatewayOptions)))
         case "supervisor":
-            from workers import reaping
-            from workers.supervisor import Supervisor, SupervisorOptions
+            from workers.supervisor import reaper
+            from workers.supervisor.supervisor import Supervisor, SupervisorOptions
 
-            reaping.CHUNK = CHUNK
+            reaper.CHUNK = CHUNK
             await serve(Supervisor(msgspec.json.decode(options, type=SupervisorOptions)))
         case "projector":
-            from projector.service import Projector, ProjectorOptions
+            from projector.service.projector import Projector, ProjectorOptions
 
             await serve(Projector(msgspec.json.decode(options, type=ProjectorOptions)))
         case "replay":
-            from projector.rebuild import RebuildOptions, replay
+            from projector.rebuild.rebuild import RebuildOptions, replay
 
             await replay(msgspec.json.decode(options, type=RebuildOptions), lambda _: None)
         case "recover":
-            from projector.recovery import Recovery, RecoveryOptions, recover
+            from projector.recovery.recovery import Recovery, RecoveryOptions, recover
 
             setattr(Recovery, "_wait_out", at_once)  # noqa: B010
             await recover(msgspec.json.decode(options, type=RecoveryOptions), lambda _: None)

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from eventstore.step import Step
+from eventstore.steps.step import Step
 
 Fits = Callable[[dict[str, Any]], bool]
 """Whether a call is meant: its arguments by name and, after it, its `result`."""
@@ -60,7 +60,7 @@ def archived(call: dict[str, Any]) -> bool:
     return bool(call["taken"].seq)
 
 
-COMMIT: Final = "eventstore.log:Log.commit"
+COMMIT: Final = "eventstore.log.log:Log.commit"
 PLACES: Final[dict[str, Place]] = {
     # gateway
     "gateway-before-append": Place(COMMIT, "before", admitting),
@@ -69,34 +69,36 @@ PLACES: Final[dict[str, Place]] = {
     # worker
     "worker-before-started": Place(COMMIT, "before", recording("worker.started")),
     "worker-after-claim": Place(
-        "eventstore.log:Log.claim", "after", lambda c: bool(c["result"][1])
+        "eventstore.log.log:Log.claim", "after", lambda c: bool(c["result"][1])
     ),
     "worker-after-start": Place(COMMIT, "before", recording("agent.started")),
     "worker-after-started": Place(COMMIT, "after", recording("agent.started")),
     "worker-during-stop": Place(
-        "workers.running:Running._call", "during", lambda call: call["name"] == "stop"
+        "workers.runtime.agent_run:Running._call", "during", lambda call: call["name"] == "stop"
     ),
     "worker-before-terminated": Place(COMMIT, "before", recording("agent.terminated")),
     "worker-after-draining": Place(COMMIT, "after", recording("worker.draining")),
     "worker-after-released": Place(COMMIT, "after", recording("agent.released")),
     # projector
-    "projector-before-commit": Place("projector.projection:Projection.write", "after", of_a_pool),
-    "projector-after-commit": Place("projector.active:Active._keep", "before", of_a_pool),
-    "projector-before-trim": Place("projector.sweeping:Sweep._trim", "before", archived),
-    "projector-after-trim": Place("projector.sweeping:Sweep._trim", "after", archived),
-    "rebuild-before-switch": Place("projector.rebuild:Rebuild._switch", "before"),
-    "rebuild-within-switch": Place("projector.rebuild:Rebuild._switch", "after"),
-    "rebuild-after-switch": Place("projector.rebuild:Rebuild.finish", "after"),
+    "projector-before-commit": Place(
+        "projector.fold.projection:Projection.write", "after", of_a_pool
+    ),
+    "projector-after-commit": Place("projector.service.active:Active._keep", "before", of_a_pool),
+    "projector-before-trim": Place("projector.service.trimming:Sweep._trim", "before", archived),
+    "projector-after-trim": Place("projector.service.trimming:Sweep._trim", "after", archived),
+    "rebuild-before-switch": Place("projector.rebuild.rebuild:Rebuild._switch", "before"),
+    "rebuild-within-switch": Place("projector.rebuild.rebuild:Rebuild._switch", "after"),
+    "rebuild-after-switch": Place("projector.rebuild.rebuild:Rebuild.finish", "after"),
     # recovery
-    "recovery-after-halt": Place("eventstore.restoring:Restoring.halt", "after"),
-    "recovery-after-wipe": Place("eventstore.restoring:Restoring.wipe", "after", nth=2),
-    "recovery-after-begin": Place("eventstore.restoring:Restoring.begin", "after", nth=2),
-    "recovery-after-record": Place("eventstore.restoring:Restoring.record", "after", nth=2),
-    "recovery-before-open": Place("eventstore.restoring:Restoring.open", "before", nth=2),
-    "recovery-after-open": Place("eventstore.restoring:Restoring.open", "after", nth=2),
+    "recovery-after-halt": Place("eventstore.recovery.restore:Restoring.halt", "after"),
+    "recovery-after-wipe": Place("eventstore.recovery.restore:Restoring.wipe", "after", nth=2),
+    "recovery-after-begin": Place("eventstore.recovery.restore:Restoring.begin", "after", nth=2),
+    "recovery-after-record": Place("eventstore.recovery.restore:Restoring.record", "after", nth=2),
+    "recovery-before-open": Place("eventstore.recovery.restore:Restoring.open", "before", nth=2),
+    "recovery-after-open": Place("eventstore.recovery.restore:Restoring.open", "after", nth=2),
     # supervisor
-    "supervisor-before-fork": Place("workers.launching:ForkLauncher.launch", "before"),
-    "supervisor-after-fork": Place("workers.launching:ForkLauncher.launch", "after"),
+    "supervisor-before-fork": Place("workers.launch.launchers:ForkLauncher.launch", "before"),
+    "supervisor-after-fork": Place("workers.launch.launchers:ForkLauncher.launch", "after"),
     "leader-before-append": Place(COMMIT, "before", recording("pool.scaling_decided")),
     "reap-before-fence": Place(COMMIT, "before", recording("worker.lost")),
     "reap-before-chunk-1": Place(COMMIT, "before", recording("agent.lost"), 1),

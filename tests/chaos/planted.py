@@ -45,16 +45,16 @@ def no_epoch_check() -> None:
 
 def no_termination_flag() -> None:
     """An agent whose end was asked for is put back when its worker dies, and claimed again."""
-    from eventstore import agent as agents
+    from eventstore.language import agent_commands, agents
 
-    decide = agents.decide
+    decide = agent_commands.decide
 
     def forgetful(command: Any, agent: Any) -> Any:
-        if isinstance(command, agents.Lose | agents.Release) and agent is not None:
+        if isinstance(command, agent_commands.Lose | agent_commands.Release) and agent is not None:
             agent = replace(agent, stop=agents.Stop.NO)
         return decide(command, agent)
 
-    agents.decide = forgetful
+    agent_commands.decide = forgetful
     flagged, never = "elseif agent.stop ~= '' then", "elseif false then"
     _edit_scripts({"claim": functools.partial(_replaced, old=flagged, new=never)})
 
@@ -70,8 +70,8 @@ def no_version_check() -> None:
 
 def acknowledged_early() -> None:
     """A spawn is acknowledged before it is written."""
-    from eventstore.log import Log
-    from eventstore.outcomes import Outcome, Reply
+    from eventstore.log.log import Log
+    from eventstore.log.replies import Outcome, Reply
 
     commit = Log.commit
     behind: set[asyncio.Task[Any]] = set()
@@ -102,11 +102,11 @@ def trimmed_by_length() -> None:
 
 def client_retries() -> None:
     """The Redis client sends again what was not answered, by itself."""
-    from eventstore import connection
+    from eventstore.connection import clients
 
     for name in ("AsyncRetry", "Retry"):
-        original = getattr(connection, name)
-        setattr(connection, name, lambda backoff, _none, kind=original: kind(backoff, RETRIES))
+        original = getattr(clients, name)
+        setattr(clients, name, lambda backoff, _none, kind=original: kind(backoff, RETRIES))
 
 
 PLANTED = {
@@ -148,26 +148,28 @@ PLANTED = {
 
 def _edit_scripts(edits: dict[str, Callable[[str], str]]) -> None:
     """Change some scripts' texts, for whoever asks for them from now on."""
-    from eventstore import guarded, scripting
+    from eventstore.log import script_loader, script_runner
 
-    original = scripting.script
+    original = script_loader.script
     for name, edit in edits.items():  # one that does not fit any more is told at once
         edit(original(name).text)
 
     @functools.cache
-    def edited(name: str) -> scripting.Script:
+    def edited(name: str) -> script_loader.Script:
         found = original(name)
         if name not in edits:
             return found
         text = edits[name](found.text)
-        return scripting.Script(
+        return script_loader.Script(
             text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         )
 
-    found = vars(guarded)  # it has the name already; whoever comes later asks the other module
+    found = vars(
+        script_runner
+    )  # it has the name already; whoever comes later asks the other module
     if found["script"] is not original:
         raise AssertionError("whoever runs scripts asks for them in another way")
-    found["script"] = scripting.script = edited
+    found["script"] = script_loader.script = edited
 
 
 def _replaced(text: str, old: str, new: str) -> str:
@@ -179,7 +181,7 @@ def _replaced(text: str, old: str, new: str) -> str:
 def plant(name: str) -> None:
     """Put the bug into this process, and into the zygotes that it starts."""
     PLANTED[name].plant()
-    from workers import zygote
+    from workers.launch import zygote
 
     first = f"from tests.chaos.planted import plant; plant({name!r}); "
     if not zygote.COMMAND.startswith(first):

@@ -13,7 +13,7 @@ from random import Random
 
 from msgspec import Struct
 
-from gateway.connections import shut
+from gateway.wire.connections import shut
 
 CHUNK = 65536
 

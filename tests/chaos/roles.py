@@ -12,9 +12,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from eventstore.server import end_with_parent
-from muster.children import descendants
-from workers.hosts import start_time
+from eventstore.embedded.server import end_with_parent
+from muster.process.child import descendants
+from workers.host.processes import start_time
 
 RESTART_SECONDS = 0.3
 LOOK_SECONDS = 0.05
@@ -131,6 +131,6 @@ def _forking() -> list[tuple[int, int]]:
             parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError, IndexError):
             continue
-        if b"workers.zygote" in command:
+        if b"workers.launch.zygote" in command:
             found.append((pid, parent))
     return sorted(found, key=lambda one: (start_time(one[0]), one[0]))

@@ -17,12 +17,12 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from eventstore.agent import Terminate
+from eventstore.language.agent_commands import Terminate
 from eventstore.retention import Retention
 from gateway.options import GatewayOptions, Limits
-from projector.rebuild import RebuildOptions
-from projector.recovery import RecoveryOptions
-from projector.service import ProjectorOptions
+from projector.rebuild.rebuild import RebuildOptions
+from projector.recovery.recovery import RecoveryOptions
+from projector.service.projector import ProjectorOptions
 from tests.chaos.judge import judge
 from tests.chaos.judging import witnesses
 from tests.chaos.judging.commands import Command
@@ -31,8 +31,8 @@ from tests.chaos.judging.witnesses import Witness
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.pools import TestPool, raw_events
 from tests.waiting import until
-from workers import zygote
-from workers.supervisor import Supervisor, SupervisorOptions
+from workers.launch import zygote
+from workers.supervisor.supervisor import Supervisor, SupervisorOptions
 
 ROOT: Final = Path(__file__).parents[2]
 QUICK: Final[dict[str, Any]] = {

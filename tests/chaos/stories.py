@@ -11,21 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from eventstore import agent as agents
-from eventstore import agent_hash
-from eventstore import worker as workers
-from eventstore.agent import (
-    Agent,
+from eventstore.language import agent_commands, agents, workers
+from eventstore.language.agent_commands import (
     Command,
     End,
     Fail,
     Lose,
-    RestartPolicy,
     Started,
     Terminate,
     Withdraw,
 )
-from eventstore.events import (
+from eventstore.language.agents import Agent
+from eventstore.language.events import (
     AgentClaimed,
     AgentRequested,
     Error,
@@ -34,9 +31,11 @@ from eventstore.events import (
     WorkerRequested,
     encode_body,
 )
-from eventstore.step import Fence, Origin, Step
-from eventstore.worker import Worker, WorkerCommand
-from projector.records import agent_record, worker_record
+from eventstore.language.pool_config import RestartPolicy
+from eventstore.language.workers import Worker, WorkerCommand
+from eventstore.steps import hashes, worker_hashes
+from eventstore.steps.step import Fence, Origin, Step
+from projector.store.mapping import agent_record, worker_record
 from tests.chaos.judge import Evidence
 from tests.chaos.judging.database import Database
 from tests.chaos.judging.entries import STREAM_FIELDS, Entry, of_stream
@@ -72,7 +71,7 @@ class Story:
             operation_id=f"operation of {name}",
         )
         step = self._step()
-        step.agent(name, None, agents.decide(agents.Spawn(request=request), None))
+        step.agent(name, None, agent_commands.decide(agent_commands.Spawn(request=request), None))
         self._record(step.events)
         return name
 
@@ -128,12 +127,12 @@ class Story:
         old = self.agents[name]
         holder = self.workers.get(old.worker_id)
         by_reaper = isinstance(command, Lose)
-        by_worker = isinstance(command, Started | Fail | End | agents.Release)
+        by_worker = isinstance(command, Started | Fail | End | agent_commands.Release)
         lost = holder is not None and holder.status == "lost"
         if holder is not None and (by_reaper or by_worker) and by_reaper is not lost:
             return
         fence = Fence(holder.worker_id, holder.epoch) if holder and old.held else None
-        bodies = agents.decide(command, old)
+        bodies = agent_commands.decide(command, old)
         if bodies:
             step = self._step()
             step.agent(name, old, bodies, fence=fence if by_reaper or by_worker else None)
@@ -260,14 +259,14 @@ class Story:
             timeouts={n: a.expires_ms for n, a in self.agents.items() if a.expires_ms},
             orders={n: w.deadline_ms for n, w in self.workers.items() if w.status == "requested"},
             held={name: set(self.held(name)) for name in self.workers},
-            agent_hashes={name: agent_hash.to_hash(agent) for name, agent in self.agents.items()},
+            agent_hashes={name: hashes.to_hash(agent) for name, agent in self.agents.items()},
             specs={
                 name: f'{{"input":{{}},"labels":{json.dumps(agent.labels)}}}'
                 for name, agent in self.agents.items()
                 if not agent.ended
             },
             process_hashes={
-                name: {**workers.to_hash(worker), "agent_count": str(len(self.held(name)))}
+                name: {**worker_hashes.to_hash(worker), "agent_count": str(len(self.held(name)))}
                 for name, worker in self.workers.items()
             },
             commands={

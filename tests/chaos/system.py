@@ -15,7 +15,7 @@ from random import Random
 
 import psutil
 
-from muster.children import become_subreaper, descendants, reap_orphans
+from muster.process.child import become_subreaper, descendants, reap_orphans
 from tests.chaos import configuration
 from tests.chaos.clocks import Clock, library
 from tests.chaos.disks import Disk

@@ -26,9 +26,9 @@ import pytest
 import redis
 
 from eventstore.ids import new_id
-from gateway.service import Gateway
-from projector.recovery import Recovery, recover
-from projector.service import Projector
+from gateway.server.listener import Gateway
+from projector.recovery.recovery import Recovery, recover
+from projector.service.projector import Projector
 from tests.chaos.crashing import at_once
 from tests.chaos.judging.commands import Command
 from tests.chaos.places import PLACES
@@ -227,7 +227,7 @@ async def test_a_projector_that_died_is_followed_by_one_that_misses_nothing(
 @places("rebuild-")
 async def test_a_rebuild_that_died_leaves_views_that_are_right(scene: Scene, place: str) -> None:
     """The serving projector goes on, with the old rows or the new ones; a next rebuild works."""
-    from projector.rebuild import replay
+    from projector.rebuild.rebuild import replay
 
     await scene.stage.play(scene.pool)
     await scene.stage.settle(POOL)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.keys import Keys
-from eventstore.log import Log
+from eventstore.log.log import Log
 from tests.conftest import MakeServer
 from tests.e2e.conftest import CONFIG
 from tests.e2e.system import MUSTER, System

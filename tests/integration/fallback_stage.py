@@ -4,20 +4,19 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from eventstore.agent import RestartPolicy
-from eventstore.catalogue import CatalogueLog
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
+from eventstore.embedded.server import EmbeddedServer
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.pool import PoolConfig
-from eventstore.reader import Reader
-from eventstore.server import EmbeddedServer
-from eventstore.step import Origin
+from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.reader import Reader
+from eventstore.steps.step import Origin
 from muster.fallback.changeover import ChangeOver
-from muster.fallback.folder import Folder
-from muster.keeping import KeptServer
-from muster.roles import prepare
-from muster.settings import Settings, load
+from muster.fallback.directory import Folder
+from muster.process.restarts import KeptServer
+from muster.process.roles import prepare
+from muster.settings.settings import Settings, load
 from tests.pools import TestPool, raw_events
 
 POOL = "developer_pool"

@@ -10,15 +10,16 @@ import aiohttp
 import structlog
 from structlog.typing import EventDict
 
-from eventstore.agent import End, Fail, RestartPolicy, Started
-from eventstore.events import Error
 from eventstore.keys import CATALOGUE
-from eventstore.outcomes import Claimed
-from eventstore.step import Fence
-from gateway.backend import Backend
+from eventstore.language.agent_commands import End, Fail, Started
+from eventstore.language.events import Error
+from eventstore.language.pool_config import RestartPolicy
+from eventstore.log.replies import Claimed
+from eventstore.steps.step import Fence
+from gateway.backend.backend import Backend
 from gateway.options import GatewayOptions, Limits
-from gateway.service import Gateway
-from projector.service import Phase, Projector
+from gateway.server.listener import Gateway
+from projector.service.projector import Phase, Projector
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.pools import ORIGIN, TestPool, raw_events
 from tests.waiting import until

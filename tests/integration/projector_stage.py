@@ -6,22 +6,22 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from eventstore import agent as agents
-from eventstore import worker as workers
-from eventstore.agent import End, Fail, Lose, RestartPolicy, Started, Terminate
-from eventstore.catalogue import CatalogueLog
-from eventstore.connection import connect, execute
-from eventstore.events import Error
+from eventstore.connection.calls import execute
+from eventstore.connection.clients import connect
 from eventstore.ids import new_id
 from eventstore.keys import CATALOGUE, Keys
-from eventstore.log import Log
-from eventstore.pool import PoolConfig
-from eventstore.reader import Reader
-from eventstore.step import Fence
-from projector.database import Database
-from projector.queries import Views
-from projector.service import Phase, Projector, ProjectorOptions
-from projector.tables import SERVING
+from eventstore.language import agent_commands, workers
+from eventstore.language.agent_commands import End, Fail, Lose, Started, Terminate
+from eventstore.language.events import Error
+from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.reader import Reader
+from eventstore.steps.step import Fence
+from projector.queries.views import Views
+from projector.service.projector import Phase, Projector, ProjectorOptions
+from projector.store.database import Database
+from projector.store.tables import SERVING
 from tests.pools import ORIGIN, TestPool
 from tests.waiting import until
 
@@ -109,7 +109,7 @@ class Stage:
         return ids
 
     async def act(
-        self, pool: TestPool, agent_id: str, command: agents.Command, **options: Any
+        self, pool: TestPool, agent_id: str, command: agent_commands.Command, **options: Any
     ) -> None:
         await self.log.act(pool.name, agent_id, command, ORIGIN, **options)
 
@@ -127,11 +127,11 @@ class Stage:
         a, b, c, d, e = await self.started(pool, first, 5)
         (f,) = await self.started(pool, second, 1)
         await self.crash(pool, a, first)
-        await self.act(pool, a, agents.Restart())
+        await self.act(pool, a, agent_commands.Restart())
         await self.crash(pool, b, first, limit=0)
         await self.act(pool, c, Terminate(), fence=None)
         await self.act(pool, c, End(reason="x"), fence=first)
-        await self.act(pool, d, agents.Release(reason="drain"), fence=first)
+        await self.act(pool, d, agent_commands.Release(reason="drain"), fence=first)
         await self.log.act_on_worker(pool.name, f"{name}2", workers.Suspect(reason="t"), ORIGIN)
         await self.log.act_on_worker(pool.name, f"{name}2", workers.Recover(), ORIGIN)
         await self.log.act_on_worker(pool.name, f"{name}2", workers.Drain(reason="t"), ORIGIN)

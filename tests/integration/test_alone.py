@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from eventstore.agent import Clear, Lose, Release, Restart, RestartPolicy, Started, Status
-from eventstore.connection import execute
-from eventstore.outcomes import Claimed
-from eventstore.step import Fence
-from projector.verify import verify
+from eventstore.connection.calls import execute
+from eventstore.language.agent_commands import Clear, Lose, Release, Restart, Started
+from eventstore.language.agents import Status
+from eventstore.language.pool_config import RestartPolicy
+from eventstore.log.replies import Claimed
+from eventstore.steps.step import Fence
+from projector.verify.verification import verify
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.pools import ORIGIN, TestPool, raw_events
 

@@ -10,12 +10,12 @@ import pytest
 import redis
 
 from muster.__main__ import main
-from muster.commands import log_checks
-from muster.commands.checks import Level
-from muster.commands.database_checks import check_database, check_sqlite
-from muster.commands.log_checks import check_logs
-from muster.commands.redis_checks import check_redis
-from projector.database import Database
+from muster.cli.doctor import log_checks
+from muster.cli.doctor.checks import Level
+from muster.cli.doctor.database_checks import check_database, check_sqlite
+from muster.cli.doctor.log_checks import check_logs
+from muster.cli.doctor.redis_checks import check_redis
+from projector.store.database import Database
 from tests.integration.projector_stage import POOL, open_stage
 
 

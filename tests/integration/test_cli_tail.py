@@ -8,17 +8,17 @@ from collections.abc import Iterable
 
 import pytest
 
-from eventstore.agent import Terminate
-from eventstore.catalogue import CatalogueLog
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.pool import PoolConfig
-from eventstore.reader import Reader
+from eventstore.language.agent_commands import Terminate
+from eventstore.language.pool_config import PoolConfig
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.reader import Reader
 from muster.__main__ import main
-from muster.commands.streams import Recorded, Streams
-from muster.commands.tail import TailOptions, told
-from projector.source import Source
+from muster.cli.events.streams import Recorded, Streams
+from muster.cli.events.tail import TailOptions, told
+from projector.intake.source import Source
 from tests.pools import ORIGIN, TestPool
 from tests.waiting import until
 
@@ -89,7 +89,7 @@ async def test_without_a_position_the_last_events_are_told(record):
 
 async def test_the_last_events_of_a_kind_are_found_behind_many_others(record, monkeypatch):
     """The reading goes back page by page until it has enough."""
-    monkeypatch.setattr("muster.commands.streams.CHUNK", 3)
+    monkeypatch.setattr("muster.cli.events.streams.CHUNK", 3)
     events = await record.tail(count=2, types=("agent.requested",), pools=("alpha",))
     assert places(events) == ["alpha:9", "alpha:10"]
     assert len(await record.tail(start="0")) == 24

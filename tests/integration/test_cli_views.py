@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import redis
 
-from eventstore.catalogue import CatalogueLog
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.pool import PoolConfig
-from eventstore.reader import Reader
+from eventstore.language.pool_config import PoolConfig
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.reader import Reader
 from muster.__main__ import main
-from projector.database import Database
-from projector.queries import AgentFilter, Views
+from projector.queries.views import AgentFilter, Views
+from projector.store.database import Database
 from tests.pools import ORIGIN, TestPool
 
 

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec.structs import replace
 
-from eventstore.agent import Terminate
-from eventstore.confirming import Confirmations, How
-from eventstore.connection import execute
-from eventstore.durability import Fsync, Level, Proof
+from eventstore.connection.calls import execute
+from eventstore.durability.capability import Fsync
+from eventstore.durability.confirmations import Confirmations, How
+from eventstore.durability.waitaof import withholds
 from eventstore.errors import CommandLost, Halted, LogMissing, Recovered, RolledBack
-from eventstore.outcomes import Outcome
-from eventstore.waitaof import withholds
+from eventstore.language.agent_commands import Terminate
+from eventstore.language.durability import Level
+from eventstore.log.replies import Outcome, Proof
 from tests.conftest import MakeServer
 from tests.pools import ORIGIN, TestPool, open_pool
 from tests.servers import RedisLikeServer

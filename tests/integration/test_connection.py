@@ -5,15 +5,10 @@ import asyncio
 import pytest
 import redis
 
-from eventstore import connection
-from eventstore.connection import (
-    connect,
-    connect_blocking,
-    connect_thread,
-    execute,
-    interruptible,
-    shielded,
-)
+from eventstore.connection import calls
+from eventstore.connection import clients as connection
+from eventstore.connection.calls import execute, interruptible, shielded
+from eventstore.connection.clients import connect, connect_blocking, connect_thread
 from tests.waiting import until
 
 TURNS = 40
@@ -58,7 +53,7 @@ async def _greets(client: redis.asyncio.Redis, connections: int = 1) -> bool:
     """Whether that many connections stand: they have a tenth of a second for it here."""
     try:
         await asyncio.gather(*(execute(client, "PING") for _ in range(connections)))
-    except connection.UNREACHABLE:
+    except calls.UNREACHABLE:
         return False
     return True
 

@@ -6,8 +6,8 @@ import threading
 import psycopg
 from sqlalchemy import event
 
-from projector import database
-from projector.database import Database
+from projector.store import database
+from projector.store.database import Database
 from tests.waiting import until
 
 

@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 
-from eventstore.agent import Terminate
-from eventstore.catalogue import CatalogueLog
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, MemoryExhausted, OutcomeUnknown, Recovered
-from eventstore.events import AgentRequested, WorkerRequested
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.outcomes import Outcome
-from eventstore.pool import Pool, PoolConfig
-from eventstore.reader import Reader
-from eventstore.spawn import submit
-from eventstore.step import Origin
-from eventstore.worker import Fence as WorkerFence
+from eventstore.language.agent_commands import Terminate
+from eventstore.language.catalogue import Pool
+from eventstore.language.events import AgentRequested, WorkerRequested
+from eventstore.language.pool_config import PoolConfig
+from eventstore.language.workers import Fence as WorkerFence
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.reader import Reader
+from eventstore.log.replies import Outcome
+from eventstore.log.submission import submit
+from eventstore.steps.step import Origin
 from tests.chaos.proxy import Link
 from tests.servers import RedisLikeServer
 

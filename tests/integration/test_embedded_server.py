@@ -13,7 +13,8 @@ import psutil
 import pytest
 import redis
 
-from eventstore.server import (
+from eventstore.embedded.directory import SOCKET_PATH_MAX
+from eventstore.embedded.server import (
     DirectoryInUse,
     EmbeddedServer,
     EmbeddedServerError,
@@ -21,7 +22,6 @@ from eventstore.server import (
     ServerNotReady,
     find_binary,
 )
-from eventstore.server_directory import SOCKET_PATH_MAX
 from tests.waiting import until_sync
 
 PARENT = """

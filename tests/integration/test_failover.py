@@ -9,12 +9,12 @@ import asyncio
 import pytest
 import redis
 
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, NotEnoughReplicas, RolledBack
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.outcomes import Outcome
-from eventstore.salvage import read_reports
+from eventstore.log.log import Log
+from eventstore.log.replies import Outcome
+from eventstore.recovery.loss_reports import read_reports
 from tests.crossing import crossing
 from tests.integration.gateway_stage import AGENTS, QUICK, asked, gateway_stage, logged
 from tests.integration.projector_stage import POOL
@@ -22,7 +22,8 @@ from tests.integration.test_recovery import recovered
 from tests.pools import TestPool, raw_events
 from tests.replication import Replication
 from tests.waiting import until
-from workers.lease import Hooks, Lease, LeaseOptions, boottime
+from workers.host.clock import boottime
+from workers.process.lease import Hooks, Lease, LeaseOptions
 
 LEVEL, PENDING = "Muster-Durability", "Muster-Durability-Pending"
 LIMITS = type(QUICK)(durability_seconds=5.0, settle_seconds=0.2, wait_default=0.2)

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from eventstore.catalogue import CatalogueLog
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.errors import ConfigurationError
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.reader import Reader
-from muster.fallback import permission, standin, surroundings
-from muster.roles import prepare
-from muster.settings import Settings
-from projector.queries import Views
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.reader import Reader
+from muster.fallback import eligibility, last_seen, standby
+from muster.process.roles import prepare
+from muster.settings.settings import Settings
+from projector.queries.views import Views
 from tests.conftest import MakeServer
 from tests.integration.fallback_stage import NARROW, POOL, TESTERS, settings_on
 from tests.pools import ORIGIN
@@ -42,22 +42,22 @@ async def test_only_silence_leads_to_a_fallback(
     server = redis_server()
     with server.client() as client:
         client.config_set("requirepass", "secret")
-    assert await permission.silence(server.url, patience_seconds=10) == ""
+    assert await eligibility.silence(server.url, patience_seconds=10) == ""
     wrong = server.url.replace("redis://", "redis://:wrong@")
-    assert await permission.silence(wrong, patience_seconds=10) == ""
+    assert await eligibility.silence(wrong, patience_seconds=10) == ""
     nobody = f"redis://127.0.0.1:{free_port()}"
-    assert "Connect call failed" in await permission.silence(nobody, patience_seconds=0.1)
-    assert "not known" in await permission.silence("redis://no.invalid", patience_seconds=0.1)
-    monkeypatch.setattr(permission, "ATTEMPT_SECONDS", 0.3)
+    assert "Connect call failed" in await eligibility.silence(nobody, patience_seconds=0.1)
+    assert "not known" in await eligibility.silence("redis://no.invalid", patience_seconds=0.1)
+    monkeypatch.setattr(eligibility, "ATTEMPT_SECONDS", 0.3)
     server.pause()
-    assert "does not answer" in await permission.silence(server.url, patience_seconds=0.1)
+    assert "does not answer" in await eligibility.silence(server.url, patience_seconds=0.1)
     server.resume()
 
 
 async def test_a_redis_that_restarts_quickly_is_waited_for(redis_server: MakeServer) -> None:
     server = redis_server()
     server.stop()
-    asking = asyncio.create_task(permission.silence(server.url, patience_seconds=10))
+    asking = asyncio.create_task(eligibility.silence(server.url, patience_seconds=10))
     await asyncio.sleep(0)  # it asks for the first time
     await asyncio.to_thread(server.start)
     assert await asking == ""
@@ -67,17 +67,17 @@ async def test_a_host_falls_back_once_whatever_the_data_folder(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one supervisor per host and log: two would take the same request for two."""
-    monkeypatch.setattr(permission, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr("muster.fallback.standin.INSIDE_SECONDS", 0.1)
+    monkeypatch.setattr(eligibility, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("muster.fallback.standby.INSIDE_SECONDS", 0.1)
     nobody = f"redis://127.0.0.1:{free_port()}"
     wanted = replace(settings, redis_url=nobody, fallback="single-process", key_prefix="k:")
     (tmp_path / "e").mkdir()
-    first = await standin.begin(wanted)
+    first = await standby.begin(wanted)
     assert first is not None
     with pytest.raises(ConfigurationError, match="already has a supervisor"):
-        await standin.begin(replace(wanted, data_dir=tmp_path / "e"))
+        await standby.begin(replace(wanted, data_dir=tmp_path / "e"))
     first.release()
-    second = await standin.begin(wanted)
+    second = await standby.begin(wanted)
     assert second is not None
     assert second.folder.identity() == first.folder.identity()
     second.release()
@@ -110,62 +110,62 @@ async def test_the_later_of_record_and_views_tells_whether_others_are_there(
     await views.start()
     await views.stop()
     host_rows(settings.data_dir / "views.db", 5, viewed)
-    known = surroundings.Surroundings(generation=1 if recorded else 0, **recorded)
+    known = last_seen.Surroundings(generation=1 if recorded else 0, **recorded)
     if refused:
         with pytest.raises(ConfigurationError, match=r"other hosts are registered: other \(gauss"):
-            await permission.demand_alone(settings, known)
+            await eligibility.demand_alone(settings, known)
     else:
-        await permission.demand_alone(settings, known)
+        await eligibility.demand_alone(settings, known)
 
 
 async def test_where_nobody_can_tell_of_others_there_is_no_fallback(settings: Settings) -> None:
     """Unless this is the first start of all, on views of its own."""
-    nothing = surroundings.Surroundings()
-    await permission.demand_alone(settings, nothing)
+    nothing = last_seen.Surroundings()
+    await eligibility.demand_alone(settings, nothing)
     away = replace(settings, database_url=f"postgresql://127.0.0.1:{free_port()}/muster")
     with pytest.raises(ConfigurationError, match="cannot be known"):
-        await permission.demand_alone(away, nothing)
-    await permission.demand_alone(away, surroundings.Surroundings(generation=1, seq=1))
+        await eligibility.demand_alone(away, nothing)
+    await eligibility.demand_alone(away, last_seen.Surroundings(generation=1, seq=1))
 
 
 async def test_the_record_follows_the_catalogue_and_never_goes_back(settings: Settings) -> None:
     """A Redis that has lost writes does not make what was seen unseen."""
     await prepare(settings)
-    observer = surroundings.Observer(settings)
+    observer = last_seen.Observer(settings)
     await observer.look()
     following = asyncio.create_task(observer.follow())
     client, reader = connect(settings.redis_url), Reader(settings.redis_url)
     try:
         catalogue = CatalogueLog(Log(client, Keys()), reader)
         await catalogue.join_host("other", "gauss", 1, ORIGIN)
-        await until(lambda: "other" in surroundings.read(settings.data_dir).hosts)
+        await until(lambda: "other" in last_seen.read(settings.data_dir).hosts)
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         await reader.close()
-    seen = surroundings.read(settings.data_dir)
+    seen = last_seen.read(settings.data_dir)
     assert (seen.generation, sorted(seen.pools)) == (1, [POOL, NARROW, TESTERS])
-    assert seen.own_hosts == (surroundings.own_host(settings),)
+    assert seen.own_hosts == (last_seen.own_host(settings),)
     await client.flushall()
     await client.aclose()
     await prepare(settings)
-    again = surroundings.Observer(settings)
+    again = last_seen.Observer(settings)
     await again.look()
     await cancelled(again.follow())
-    assert surroundings.read(settings.data_dir) == seen
+    assert last_seen.read(settings.data_dir) == seen
 
 
 async def test_a_record_that_is_damaged_is_made_anew_but_not_guessed(settings: Settings) -> None:
     """With Redis there it can be; without, nobody knows who else there is."""
-    path = settings.data_dir / surroundings.NAME
+    path = settings.data_dir / last_seen.NAME
     path.write_text("{")
     with pytest.raises(ConfigurationError, match=r"surroundings.json cannot be read"):
-        surroundings.read(settings.data_dir)
+        last_seen.read(settings.data_dir)
     await prepare(settings)
-    observer = surroundings.Observer(settings)
+    observer = last_seen.Observer(settings)
     await observer.look()
     await cancelled(observer.follow())
-    assert sorted(surroundings.read(settings.data_dir).pools) == [POOL, NARROW, TESTERS]
+    assert sorted(last_seen.read(settings.data_dir).pools) == [POOL, NARROW, TESTERS]
 
 
 async def cancelled(work: Coroutine[Any, Any, None]) -> None:

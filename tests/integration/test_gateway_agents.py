@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import redis
 
-from eventstore.agent import Started
-from eventstore.guarded import QUIET_SECONDS, Told
 from eventstore.ids import new_id
+from eventstore.language.agent_commands import Started
+from eventstore.log.clock import QUIET_SECONDS, Told
 from tests.integration.gateway_stage import AGENTS, QUICK, GatewayStage, gateway_stage, playing
 from tests.integration.projector_stage import POOL
 from tests.pools import data, raw_events

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from sqlalchemy import Connection, event, make_url, text
 
-from projector.database import Database, DatabaseError
+from projector.store.database import Database, DatabaseError
 from tests.chaos.proxy import Link, Weather
 from tests.databases import PostgresServer
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged
@@ -99,8 +99,8 @@ async def test_a_host_that_falls_silent_is_given_up_by_the_kernel_soon(
 @pytest.mark.parametrize("given_up", [True, False])
 async def test_a_connection_that_never_answers_is_cut(postgres_url, monkeypatch, given_up):
     """Something in between keeps it open: the kernel sees nothing, and no process could end."""
-    monkeypatch.setattr("projector.database.CLOSE_SECONDS", 0.2)
-    monkeypatch.setattr("projector.database.GIVEN_UP_SECONDS", 0.1 if given_up else 60.0)
+    monkeypatch.setattr("projector.store.database.CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("projector.store.database.GIVEN_UP_SECONDS", 0.1 if given_up else 60.0)
     url = make_url(postgres_url)
     link = Link("views", url.port or 5432, Random(1))
     await link.start()
@@ -123,7 +123,7 @@ async def test_a_connection_that_never_answers_is_cut(postgres_url, monkeypatch,
 
 async def test_a_connection_that_falls_silent_before_it_is_ours_is_cut(postgres_url, monkeypatch):
     """PgBouncer lets in, and then waits for a server: SQLAlchemy asks the first questions."""
-    monkeypatch.setattr("projector.database.CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("projector.store.database.CLOSE_SECONDS", 0.2)
     url = make_url(postgres_url)
     link = Link("views", url.port or 5432, Random(1))
     await link.start()

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from eventstore.catalogue import CatalogueLog
-from eventstore.durability import Fsync, Level
-from eventstore.pool import Pool, PoolConfig
-from gateway.durability import Assurance
-from gateway.problems import Problem
+from eventstore.durability.capability import Fsync
+from eventstore.language.catalogue import Pool
+from eventstore.language.durability import Level
+from eventstore.language.pool_config import PoolConfig
+from eventstore.log.catalogue import CatalogueLog
+from gateway.resources.durability import Assurance
+from gateway.wire.problems import Problem
 from tests.integration.gateway_stage import AGENTS, QUICK, asked, gateway_stage
 from tests.integration.projector_stage import POOL
 from tests.pools import ORIGIN

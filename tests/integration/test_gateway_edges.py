@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.fallback import HEADER, Fallback
-from gateway.security import SECURITY_HEADERS
+from gateway.server.middleware import SECURITY_HEADERS
 from tests.integration.gateway_stage import AGENTS, QUICK, asked, gateway_stage, logged
 from tests.integration.projector_stage import POOL
 from tests.waiting import timed, until

@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from gateway import events
-from gateway.feed import Follower, Told
+from gateway.following.subscriptions import Follower, Told
 from gateway.options import Limits
+from gateway.resources import event_stream
 from tests.integration.gateway_stage import AGENTS, QUICK, GatewayStage, gateway_stage
 from tests.integration.projector_stage import POOL
 from tests.pools import raw_events
@@ -127,14 +127,14 @@ async def test_a_client_that_comes_back_misses_and_repeats_nothing(stage, how):
 async def test_what_is_both_in_the_past_and_in_the_live_feed_comes_once(stage, monkeypatch):
     """Events written after the client took its place, and before it has caught up."""
     await stage.pending()
-    catch_up = events.Stream._catch_up
+    catch_up = event_stream.Stream._catch_up
 
-    async def late(stream: events.Stream) -> None:
+    async def late(stream: event_stream.Stream) -> None:
         await stage.pending()
         await until(lambda: stage.backend.tail.heads[POOL].seq == 2)
         await catch_up(stream)
 
-    monkeypatch.setattr(events.Stream, "_catch_up", late)
+    monkeypatch.setattr(event_stream.Stream, "_catch_up", late)
     async with following(stage, f"?after=0&pool={POOL}") as client:
         assert [event["seq"] for event in await client.take(2)] == [1, 2]
         await stage.pending()
@@ -143,7 +143,7 @@ async def test_what_is_both_in_the_past_and_in_the_live_feed_comes_once(stage, m
 
 async def test_from_the_beginning_everything_comes(stage, monkeypatch):
     """More than a page of the stream, then what happens live."""
-    monkeypatch.setattr(events, "PAGE", 3)
+    monkeypatch.setattr(event_stream, "PAGE", 3)
     for _ in range(8):
         await stage.pending()
     async with following(stage, f"?after=0&pool={POOL}") as client:
@@ -155,37 +155,37 @@ async def test_from_the_beginning_everything_comes(stage, monkeypatch):
 async def test_large_events_go_out_one_by_one(stage, monkeypatch):
     """A client that takes nothing costs a piece or two, not all that it asked for."""
     sizes: list[int] = []
-    write = events.Stream._write
+    write = event_stream.Stream._write
 
-    async def noted(stream: events.Stream, content: bytes) -> None:
+    async def noted(stream: event_stream.Stream, content: bytes) -> None:
         sizes.append(len(content))
         await write(stream, content)
 
-    monkeypatch.setattr(events.Stream, "_write", noted)
+    monkeypatch.setattr(event_stream.Stream, "_write", noted)
     large = {"text": "x" * 60_000}
     for _ in range(6):
         await stage.pending(input=large)
     async with following(stage, f"?after=0&pool={POOL}") as client:
         told = await client.take(6)
     assert [event["seq"] for event in told] == list(range(1, 7))
-    assert max(sizes) < events.PIECE + 62_000
+    assert max(sizes) < event_stream.PIECE + 62_000
 
 
 @pytest.mark.parametrize("at", ["٣-٣", f"{2**64}-0"])
 async def test_a_position_that_no_stream_has_is_refused(stage, at):
-    refused = await stage.get(f"{EVENTS}?after={events.Cursor({POOL: at})}")
+    refused = await stage.get(f"{EVENTS}?after={event_stream.Cursor({POOL: at})}")
     assert (refused.status, refused.fields) == (400, ["Last-Event-ID"])
 
 
 async def test_a_client_of_many_pools_comes_back(stage):
     """Its position in all of them fits in a header."""
     many = {f"developer_pool_{number}": f"17641872{number:05}-0" for number in range(500)}
-    before = events.Cursor(many | {POOL: "0-0"})
+    before = event_stream.Cursor(many | {POOL: "0-0"})
     assert len(str(before)) < Limits().header_max
     agent_id = await stage.pending()
     async with following(stage, f"?pool={POOL}", str(before)) as client:
         assert (await client.next())["subject"] == agent_id
-    assert events.Cursor.parse(str(before)).positions == before.positions
+    assert event_stream.Cursor.parse(str(before)).positions == before.positions
 
 
 @pytest.mark.parametrize(("pairs", "cut"), [(2_000, 4), (200_000, 0)], ids=["cut off", "too large"])
@@ -253,28 +253,28 @@ async def test_a_client_that_lost_its_place_in_what_it_did_not_want_need_not_see
     """Else one that looks for little in a busy log begins anew, and never comes through."""
     limits = type(QUICK)(stream_queue=1)
     database = f"sqlite:///{tmp_path / 'v.db'}"
-    catch_up = events.Stream._catch_up
+    catch_up = event_stream.Stream._catch_up
 
-    async def late(stream: events.Stream) -> None:
+    async def late(stream: event_stream.Stream) -> None:
         await catch_up(stream)
         [place] = stream._backend.feed._followers
         place.put([_told(1), _told(2)])
 
-    monkeypatch.setattr(events.Stream, "_catch_up", late)
+    monkeypatch.setattr(event_stream.Stream, "_catch_up", late)
     async with gateway_stage(redis_url, database, projecting=False, limits=limits) as stage:
         await stage.pending()
         await until(lambda: stage.backend.tail.heads[POOL].seq == 1)
         async with following(stage, "?after=0&type=agent.failed") as client:
             content = (await client.response.content.read()).decode()
         [told] = [line[4:] for line in content.splitlines() if line.startswith("id: ")]
-        assert events.Cursor.parse(told).positions == stage.backend.tail.positions
+        assert event_stream.Cursor.parse(told).positions == stage.backend.tail.positions
 
 
 async def test_a_client_that_catches_up_with_what_it_does_not_want_is_kept_waiting_aloud(
     stage, monkeypatch
 ):
     """A proxy between takes a long silence for the end, and all of it would begin anew."""
-    monkeypatch.setattr(events, "PAGE", 1)
+    monkeypatch.setattr(event_stream, "PAGE", 1)
     for _ in range(3):
         await stage.pending()
     await until(lambda: stage.backend.tail.heads[POOL].seq == 3)

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from eventstore.ids import new_id
-from gateway import rewriting
-from gateway.presence import Presence
+from gateway.backend import aof_rewrite
+from gateway.backend.redis_health import Presence
 from tests.integration.gateway_stage import logged
 from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
 from tests.waiting import until
@@ -124,7 +124,7 @@ async def test_a_rewrite_that_had_begun_before_does_not_do(redis_server):
 
 
 async def test_a_rewrite_that_fails_is_asked_for_again(redis_server, monkeypatch):
-    monkeypatch.setattr(rewriting, "AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(aof_rewrite, "AGAIN_SECONDS", 0.2)
     server = redis_server(bounded(ValkeyServer))
     with server.client() as client:
         for _ in range(20):

@@ -8,15 +8,15 @@ import msgspec
 import pytest
 import redis
 
-from eventstore.agent import Terminate
 from eventstore.errors import OutcomeUnknown
 from eventstore.keys import CATALOGUE
-from eventstore.outcomes import Reply, Stand
-from eventstore.reader import Entry
-from eventstore.salvage import read_reports
-from eventstore.step import Step
-from gateway.probing import view_facts
-from projector.recovery import Recovery
+from eventstore.language.agent_commands import Terminate
+from eventstore.log.reader import Entry
+from eventstore.log.replies import Reply, Stand
+from eventstore.recovery.loss_reports import read_reports
+from eventstore.steps.step import Step
+from gateway.health.facts import view_facts
+from projector.recovery.recovery import Recovery
 from tests.chaos.judging.commands import Command, named_lost, read_unsaved
 from tests.integration.gateway_stage import AGENTS, QUICK, GatewayStage, gateway_stage
 from tests.integration.projector_stage import POOL
@@ -197,7 +197,7 @@ async def test_a_gateway_that_starts_on_an_emptied_redis_knows_its_floor_from_th
 def _another(shown: GatewayStage):
     from contextlib import asynccontextmanager
 
-    from gateway.service import Gateway
+    from gateway.server.listener import Gateway
     from tests.integration.gateway_stage import options
 
     @asynccontextmanager
@@ -410,7 +410,7 @@ async def test_views_of_a_recovered_log_do_not_lag_behind_what_was_lost(
     redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gateway had seen more than was archived, and the log went on below that."""
-    monkeypatch.setattr("gateway.alerting.LAG_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.health.alerts.LAG_SECONDS", 0.0)
     async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.stage.settle(POOL)
         await shown.projector.stop()

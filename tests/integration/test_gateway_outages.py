@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from eventstore.agent import Terminate
 from eventstore.ids import new_id
-from eventstore.scripting import script
-from gateway.connections import shut
-from gateway.service import Gateway
+from eventstore.language.agent_commands import Terminate
+from eventstore.log.script_loader import script
+from gateway.server.listener import Gateway
+from gateway.wire.connections import shut
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged, options
 from tests.integration.projector_stage import POOL
 from tests.pools import ORIGIN
@@ -129,7 +129,7 @@ async def test_a_clock_that_was_stepped_does_not_make_the_views_late(
     redis_url, tmp_path, monkeypatch
 ):
     """What an event waits for is told in log time, which is Redis' own."""
-    monkeypatch.setattr("gateway.alerting.LAG_SECONDS", 60.0)
+    monkeypatch.setattr("gateway.health.alerts.LAG_SECONDS", 60.0)
     limits = type(QUICK)(settle_seconds=0.1, ready_lag_seconds=60.0)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
@@ -174,8 +174,8 @@ async def test_without_a_database_an_agent_that_only_it_may_know_is_not_denied(r
 
 async def test_a_gateway_that_has_reached_nothing_yet_denies_nothing(redis_server, monkeypatch):
     """It has heard of no pool, so that it has nowhere to look."""
-    monkeypatch.setattr("gateway.service.TAIL_SECONDS", 0.0)
-    monkeypatch.setattr("gateway.service.VIEWS_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.server.listener.TAIL_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.server.listener.VIEWS_SECONDS", 0.0)
     server = redis_server()
     server.stop()
     gateway = Gateway(options(server.url, "postgresql://nobody@127.0.0.1:1/nothing"))

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from eventstore.catalogue import CatalogueLog
-from eventstore.outcomes import Outcome
-from eventstore.pool import PoolConfig
+from eventstore.language.pool_config import PoolConfig
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.replies import Outcome
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, playing
 from tests.integration.projector_stage import POOL
 from tests.pools import ORIGIN

@@ -10,14 +10,15 @@ import redis
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from eventstore.agent import Fail, RestartPolicy
-from eventstore.events import Error
+from eventstore.language.agent_commands import Fail
+from eventstore.language.events import Error
+from eventstore.language.pool_config import RestartPolicy
 from eventstore.retention import Retention
-from gateway.alerting import _redis
-from gateway.app import routes
 from gateway.fallback import Leftover, Leftovers
-from gateway.probing import RedisFacts
-from gateway.service import Gateway
+from gateway.health.alerts import _redis
+from gateway.health.facts import RedisFacts
+from gateway.server.listener import Gateway
+from gateway.server.routes import routes
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, options
 from tests.integration.projector_stage import POOL
 from tests.waiting import until
@@ -172,7 +173,7 @@ async def test_an_entry_that_is_no_event_blinds_no_gateway_that_starts_behind_it
 
 
 async def test_views_that_stay_behind_are_an_alert_and_not_ready(redis_url, tmp_path, monkeypatch):
-    monkeypatch.setattr("gateway.alerting.LAG_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.health.alerts.LAG_SECONDS", 0.05)
     limits = type(QUICK)(settle_seconds=0.05, ready_lag_seconds=0.05)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
@@ -191,8 +192,8 @@ async def test_views_that_stay_behind_are_an_alert_and_not_ready(redis_url, tmp_
 @pytest.mark.parametrize("too", ["many", "old"])
 async def test_events_that_pile_up_in_redis_are_an_alert(redis_url, tmp_path, monkeypatch, too):
     """Nothing leaves that is not archived: whoever does not look loses Redis to its memory."""
-    monkeypatch.setattr("gateway.alerting.BURST", 2)
-    monkeypatch.setattr("gateway.alerting.LATE_MS", 0)
+    monkeypatch.setattr("gateway.health.alerts.BURST", 2)
+    monkeypatch.setattr("gateway.health.alerts.LATE_MS", 0)
     kept = Retention(events=3, age_ms=10**14) if too == "many" else Retention(age_ms=1)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, retention=kept) as stage:

@@ -13,20 +13,20 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from eventstore.agent import End, Fail, Started, Terminate
 from eventstore.errors import ConfigurationError, LogError
-from eventstore.events import AgentRequested, Error
 from eventstore.ids import new_id
-from eventstore.outcomes import Outcome
+from eventstore.language.agent_commands import End, Fail, Started, Terminate
+from eventstore.language.events import AgentRequested, Error
+from eventstore.log.replies import Outcome
 from gateway.fallback import read_leftovers
-from muster.fallback import asking, surroundings
+from muster.fallback import asking, last_seen
 from muster.fallback.outbox import KEEP_MS, Entry, Key, Result
-from muster.fallback.taking import Taker
-from muster.roles import prepare
-from muster.settings import Settings
-from projector.queries import Views
-from projector.recovery import RecoveryOptions, recover
-from projector.service import Projector, ProjectorOptions
+from muster.fallback.primary_log import Taker
+from muster.process.roles import prepare
+from muster.settings.settings import Settings
+from projector.queries.views import Views
+from projector.recovery.recovery import RecoveryOptions, recover
+from projector.service.projector import Projector, ProjectorOptions
 from tests.conftest import MakeServer
 from tests.integration.fallback_stage import (
     DAY,
@@ -279,8 +279,8 @@ async def test_a_redis_that_came_back_emptied_is_not_taken_for_the_real_one(
 ) -> None:
     """Nothing is written there, so that it can still be recovered; the fallback is kept."""
     url = settings.redis_url
-    known = surroundings.Surroundings(redis_url=url, generation=1, seq=4)
-    (settings.data_dir / surroundings.NAME).write_bytes(msgspec.json.encode(known))
+    known = last_seen.Surroundings(redis_url=url, generation=1, seq=4)
+    (settings.data_dir / last_seen.NAME).write_bytes(msgspec.json.encode(known))
     async with Fallback(settings) as fallback:
         agent_id = await fallback.spawn()
     with pytest.raises(
@@ -289,7 +289,7 @@ async def test_a_redis_that_came_back_emptied_is_not_taken_for_the_real_one(
         await change_over(settings)
     with redis.Redis.from_url(url) as real:
         assert real.dbsize() == 0
-    (settings.data_dir / surroundings.NAME).unlink()
+    (settings.data_dir / last_seen.NAME).unlink()
     await change_over(settings)
     assert ids(url) == [agent_id]
 
@@ -331,8 +331,8 @@ async def test_a_real_log_that_was_rolled_back_is_recovered_first(settings: Sett
 async def test_a_catalogue_that_is_behind_what_was_seen_is_waited_for(settings: Settings) -> None:
     """Also where the archive does not know better: it may be behind as well."""
     await prepare(settings)
-    known = surroundings.Surroundings(redis_url=settings.redis_url, generation=1, seq=99)
-    (settings.data_dir / surroundings.NAME).write_bytes(msgspec.json.encode(known))
+    known = last_seen.Surroundings(redis_url=settings.redis_url, generation=1, seq=99)
+    (settings.data_dir / last_seen.NAME).write_bytes(msgspec.json.encode(known))
     async with Fallback(settings) as fallback:
         await fallback.spawn()
     said = "".join(await change_over(settings))

@@ -9,11 +9,9 @@ import pytest
 from msgspec.structs import asdict, replace
 from sqlalchemy import Connection, text
 
-from gateway.as_of import parse
-from projector import selections
-from projector.bulk import write_rows
-from projector.database import Database
-from projector.history import (
+from gateway.resources.as_of import parse
+from projector.fold.projection import Projection
+from projector.history.history import (
     ArchiveIncomplete,
     ArchiveUnreadable,
     AsOf,
@@ -21,10 +19,12 @@ from projector.history import (
     NotReached,
     TooCostly,
 )
-from projector.past import Past
-from projector.projection import Projection
-from projector.rows import AgentFilter, AgentRow, EventRow
-from projector.tables import EVENTS, SERVING
+from projector.history.replay import Past
+from projector.queries import selects
+from projector.store.database import Database
+from projector.store.rows import AgentFilter, AgentRow, EventRow
+from projector.store.tables import EVENTS, SERVING
+from projector.store.upserts import write_rows
 from tests import histories
 from tests.histories import BEGUN_MS, CATALOGUE, POOLS, prefixes, told
 
@@ -76,11 +76,11 @@ class Stage:
 
 def answer_now(connection: Connection) -> dict[str, Any]:
     return {
-        "agents": selections.agents(connection, EVERY, after="", limit=1000),
-        "living": selections.agents(connection, LIVING, after="", limit=1000),
-        "workers": selections.workers(connection, None, ended=True, after="", limit=None),
-        "alive": selections.workers(connection, None, ended=False, after="", limit=None),
-        "pools": selections.pools(connection),
+        "agents": selects.agents(connection, EVERY, after="", limit=1000),
+        "living": selects.agents(connection, LIVING, after="", limit=1000),
+        "workers": selects.workers(connection, None, ended=True, after="", limit=None),
+        "alive": selects.workers(connection, None, ended=False, after="", limit=None),
+        "pools": selects.pools(connection),
     }
 
 

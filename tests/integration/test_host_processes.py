@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from eventstore.worker import WorkerStatus
+from eventstore.language.workers import WorkerStatus
 from tests.integration.test_old_surveys import catalogued
 from tests.integration.test_supervisor import POOL, Site
-from workers.hosts import Process, start_time, this_process
-from workers.launching import Ended
-from workers.processes import HostProcesses
-from workers.steward import Steward
-from workers.watch import Watch
+from workers.host.processes import Process, start_time, this_process
+from workers.launch.launchers import Ended
+from workers.launch.pool_processes import HostProcesses
+from workers.supervisor.pool_supervisor import Steward
+from workers.supervisor.worker_monitor import Watch
 
 
 class Launcher:

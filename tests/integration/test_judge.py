@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import redis
 
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.keys import Keys
-from eventstore.log import Log
+from eventstore.log.log import Log
 from tests.chaos.judge import judge
 from tests.chaos.judging.offences import Offence
 from tests.integration.projector_stage import POOL, Stage, open_stage

@@ -5,11 +5,8 @@ import asyncio
 import pytest
 import redis
 
-from eventstore import agent as agents
-from eventstore import worker as workers
-from eventstore.agent import End, Fail, Lose, RestartPolicy, Started, Status, Terminate
-from eventstore.agent_hash import to_hash
-from eventstore.connection import connect, demand_suitable, inspect
+from eventstore.connection.clients import connect
+from eventstore.connection.requirements import demand_suitable, inspect
 from eventstore.errors import (
     Halted,
     LogMissing,
@@ -19,11 +16,16 @@ from eventstore.errors import (
     RolledBack,
     ServerUnsuitable,
 )
-from eventstore.events import Error
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.outcomes import Outcome
-from eventstore.step import Fence
+from eventstore.language import agent_commands, agents, workers
+from eventstore.language.agent_commands import End, Fail, Lose, Started, Terminate
+from eventstore.language.agents import Status
+from eventstore.language.events import Error
+from eventstore.language.pool_config import RestartPolicy
+from eventstore.log.log import Log
+from eventstore.log.replies import Outcome
+from eventstore.steps.hashes import to_hash
+from eventstore.steps.step import Fence
 from tests.conftest import MakeServer
 from tests.pools import ORIGIN, TestPool, data, open_pool, raw_events, types
 
@@ -122,7 +124,7 @@ async def test_the_claim_and_the_fold_agree(any_redis_url: str) -> None:
         found = await pool.log.agent(POOL, submitted.agent_id)
     assert submitted.agent is not None
     claim = next(e for e in raw_events(any_redis_url) if e["type"] == "agent.claimed")
-    from eventstore.events import AgentClaimed, Event
+    from eventstore.language.events import AgentClaimed, Event
 
     event = Event(
         body=AgentClaimed(),
@@ -144,7 +146,7 @@ async def test_what_a_fenced_worker_tries_does_not_enter_the_log(any_redis_url: 
         [claimed] = await pool.claim(fence)
         await pool.fence("w")
         before = raw_events(any_redis_url)
-        for command in (Started(), End(reason="completed"), agents.Release(reason="x")):
+        for command in (Started(), End(reason="completed"), agent_commands.Release(reason="x")):
             acted = await pool.log.act(
                 POOL, claimed.agent.agent_id, command, ORIGIN, fence=fence, incarnation=1
             )
@@ -239,7 +241,7 @@ async def test_a_crash_waits_in_due_and_counts_as_load(any_redis_url: str) -> No
         survey = await pool.log.survey(POOL)
         assert (survey.restarting, survey.waiting, survey.free) == (1, 0, 10)
         assert survey.due[0][0] == submitted.agent_id
-        await pool.log.act(POOL, submitted.agent_id, agents.Restart(), ORIGIN)
+        await pool.log.act(POOL, submitted.agent_id, agent_commands.Restart(), ORIGIN)
         survey = await pool.log.survey(POOL)
         assert (survey.restarting, survey.waiting) == (0, 1)
 

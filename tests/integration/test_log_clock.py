@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from eventstore.ids import new_id
-from eventstore.outcomes import Reply
-from eventstore.step import Fence
+from eventstore.log.replies import Reply
+from eventstore.steps.step import Fence
 from tests.chaos.clocks import Clock, library
 from tests.pools import ORIGIN, TestPool, open_pool
 from tests.process import missing

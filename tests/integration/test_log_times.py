@@ -5,12 +5,12 @@ import time
 import pytest
 import redis
 
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.ids import new_id
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.outcomes import Observed
-from eventstore.step import Fence
+from eventstore.log.log import Log
+from eventstore.log.survey import Observed
+from eventstore.steps.step import Fence
 from tests.pools import TestPool, open_pool
 
 DAY = 86_400_000

@@ -8,15 +8,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, OutcomeUnknown
 from eventstore.keys import Keys
-from eventstore.log import Log
-from gateway.connections import shut
+from eventstore.log.log import Log
+from gateway.wire.connections import shut
 from tests.crossing import Crossing, crossing
 from tests.waiting import until
 from tests.worker_pool import ORIGIN, POOL, worker_pool
-from workers.agents import Agent
+from workers.api.agent import Agent
 
 ANSWER = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 

@@ -6,15 +6,16 @@ from typing import Any, cast
 
 import pytest
 
-from eventstore.agent import Release, Status
-from eventstore.outcomes import Survey
-from eventstore.worker import WorkerStatus
+from eventstore.language.agent_commands import Release
+from eventstore.language.agents import Status
+from eventstore.language.workers import WorkerStatus
+from eventstore.log.survey import Survey
 from tests.integration.test_supervisor import POOL, Site
 from tests.integration.test_supervisor_poison import Ended
 from tests.pools import ORIGIN, TestPool
-from workers.leading import Catalogued, Leader
-from workers.steward import Steward
-from workers.watch import Watch
+from workers.supervisor.leader import Catalogued, Leader
+from workers.supervisor.pool_supervisor import Steward
+from workers.supervisor.worker_monitor import Watch
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ async def test_time_that_a_survey_took_is_not_held_against_a_lease(
         clock[0] += 1.9
         return await survey(name)
 
-    monkeypatch.setattr("workers.steward.boot_seconds", lambda: clock[0])
+    monkeypatch.setattr("workers.supervisor.pool_supervisor.boot_seconds", lambda: clock[0])
     local = cast("Any", Ended())
     steward = Steward("other", site.log, local, catalogued(pool), poll_seconds=1.0)
     monkeypatch.setattr(site.log, "survey", slow)

@@ -11,11 +11,11 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from eventstore import parking
-from eventstore.agent import Started
-from eventstore.events import ENTRY_FIELDS
+from eventstore.language.agent_commands import Started
+from eventstore.language.events import ENTRY_FIELDS
+from eventstore.log import parked as parking
 from muster.__main__ import main
-from projector.verify import verify
+from projector.verify.verification import verify
 from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage, logged
 from tests.integration.projector_stage import POOL
 from tests.pools import ORIGIN

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, Recovered
 from eventstore.keys import Keys
-from eventstore.log import Log
-from muster import declaring, roles
+from eventstore.log.log import Log
+from muster.process import declared_pools, roles
 from tests.integration.fallback_stage import settings_on
 
 
@@ -63,6 +63,6 @@ async def test_a_recovery_while_a_role_starts_is_waited_out(
     async def recovered(*_: Any) -> None:
         raise Recovered("", 2)
 
-    monkeypatch.setattr(declaring, "apply", recovered)
+    monkeypatch.setattr(declared_pools, "apply", recovered)
     with pytest.raises(LogUnreachable, match=f"{redis_url}.*recovered as generation 2"):
         await roles.prepare(settings, "gateway")

@@ -8,15 +8,15 @@ import msgspec
 import pytest
 from sqlalchemy import Connection, text
 
-from eventstore import agent as agents
-from eventstore.agent import Terminate
-from eventstore.pool import PoolConfig
-from projector import projection
-from projector.database import Database
-from projector.queries import AgentFilter
-from projector.rebuild import Progress, RebuildOptions, replay
-from projector.service import Phase
-from projector.verify import verify
+from eventstore.language import agent_commands
+from eventstore.language.agent_commands import Terminate
+from eventstore.language.pool_config import PoolConfig
+from projector.fold import projection
+from projector.queries.views import AgentFilter
+from projector.rebuild.rebuild import Progress, RebuildOptions, replay
+from projector.service.projector import Phase
+from projector.store.database import Database
+from projector.verify.verification import verify
 from tests.integration.projector_stage import POOL, Stage, heartbeat, open_stage
 from tests.pools import ORIGIN
 from tests.waiting import until
@@ -143,7 +143,7 @@ async def test_a_pending_agent_says_what_it_waits_for(redis_url: str, database_u
         await pool.claim(fence)
         other = (await pool.spawn()).agent_id
         assert await reason(other) == "pool is at its maximum of 1 workers"
-        await stage.act(pool, agent_id, agents.Release(reason="drain"), fence=fence)
+        await stage.act(pool, agent_id, agent_commands.Release(reason="drain"), fence=fence)
         assert await reason(agent_id) == "waiting to be claimed (drain)"
 
 
@@ -181,7 +181,7 @@ async def test_heartbeats_reach_the_live_tables_only(redis_url: str, database_ur
         assert (rows[idle].activity, rows[busy].activity) == ("idle", "busy")
         assert rows[busy].last_heartbeat > 0
         assert await stage.contents() == before
-        await stage.act(pool, busy, agents.Release(reason="drain"), fence=fence)
+        await stage.act(pool, busy, agent_commands.Release(reason="drain"), fence=fence)
         await stage.settle()
         released = await stage.views.agent(busy)
         assert released is not None
@@ -199,7 +199,7 @@ async def test_a_restarted_projector_goes_on_from_its_rows(
             await stage.crash(pool, ids[0], fence)
             await stage.settle()
         await stage.crash(pool, ids[1], fence)
-        await stage.act(pool, ids[0], agents.Restart())
+        await stage.act(pool, ids[0], agent_commands.Restart())
         async with stage.projecting():
             await stage.settle()
             await stage.crash(pool, ids[2], fence)
@@ -315,7 +315,7 @@ async def test_stopping_twice_and_before_anything_answers_is_safe(redis_url: str
 @pytest.mark.parametrize("url", ["mysql://h/d", "sqlite://", "not a url"])
 def test_an_address_of_no_known_database_is_refused(url: str) -> None:
     from eventstore.errors import ConfigurationError
-    from projector.service import Projector, ProjectorOptions
+    from projector.service.projector import Projector, ProjectorOptions
 
     with pytest.raises(ConfigurationError):
         Projector(ProjectorOptions(redis_url="redis://h", database_url=url))

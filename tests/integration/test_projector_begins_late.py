@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import redis
 
-from eventstore import parking
-from eventstore.agent import End, Started
 from eventstore.errors import MusterError, RolledBack
 from eventstore.keys import CATALOGUE, Keys
-from eventstore.log import Log
-from projector import remains
-from projector.active import Active
-from projector.rebuild import RebuildOptions, replay
+from eventstore.language.agent_commands import End, Started
+from eventstore.log import parked
+from eventstore.log.log import Log
+from projector.rebuild.rebuild import RebuildOptions, replay
+from projector.recovery import drain
+from projector.service.active import Active
 from tests.integration.gateway_stage import AGENTS, gateway_stage, logged
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.integration.test_projector_damage import META, stopped_at, write_entry
@@ -255,7 +255,7 @@ async def test_what_is_damaged_is_named_also_where_the_beginning_was_interrupted
         stage.log.raise_floor(POOL, 1, 1000)
         with pytest.raises(RolledBack):
             await pools[0].spawn()
-        interrupt(remains, "void_events", POOL)
+        interrupt(drain, "void_events", POOL)
         with pytest.raises(Interrupted):
             await recovered(stage)
         done = await recovered(stage)
@@ -263,7 +263,7 @@ async def test_what_is_damaged_is_named_also_where_the_beginning_was_interrupted
         interrupt(Active, "_park", "other")
         async with stage.projecting():
             await stage.settle()
-            put_aside = [one.key for one in await parking.read(stage.log, "other")]
+            put_aside = [one.key for one in await parked.read(stage.log, "other")]
             assert put_aside == [f"agent:{damaged[1]}"]
 
 
@@ -288,7 +288,7 @@ async def test_what_is_damaged_in_redis_is_parked_and_holds_up_nothing(
             await stage.settle()
             rows = await stage.views.agents(_any())
             assert [row.agent_id for row in rows if row.pool_name == POOL] == [sound]
-            put_aside = {one.key: one.reason for one in await parking.read(stage.log, POOL)}
+            put_aside = {one.key: one.reason for one in await parked.read(stage.log, POOL)}
             assert put_aside.keys() == {
                 f"agent:{runs}",
                 f"agent:{no_hash}",
@@ -311,7 +311,7 @@ async def _ok(stage: Stage) -> bool:
 
 
 def _any():
-    from projector.queries import AgentFilter
+    from projector.queries.views import AgentFilter
 
     return AgentFilter()
 

@@ -11,13 +11,13 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from eventstore.events import ENTRY_FIELDS
-from eventstore.reader import Entry
-from eventstore.restoring import close
-from projector.active import Active
-from projector.queries import AgentFilter, Position
-from projector.service import Phase
-from projector.source import Source
+from eventstore.language.events import ENTRY_FIELDS
+from eventstore.log.reader import Entry
+from eventstore.recovery.restore import close
+from projector.intake.source import Source
+from projector.queries.views import AgentFilter, Position
+from projector.service.active import Active
+from projector.service.projector import Phase
 from tests.conftest import MakeServer
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.waiting import until

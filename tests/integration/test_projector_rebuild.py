@@ -5,15 +5,22 @@ import asyncio
 import pytest
 import redis
 
-from eventstore.agent import Terminate
 from eventstore.keys import CATALOGUE
-from projector.database import Database
-from projector.lease import Lease, Seen
-from projector.queries import AgentFilter
-from projector.rebuild import LogDamaged, Progress, Rebuild, Rebuilding, RebuildOptions, replay
-from projector.source import Source
-from projector.tables import VIEW_VERSION
-from projector.verify import verify
+from eventstore.language.agent_commands import Terminate
+from projector.intake.source import Source
+from projector.queries.views import AgentFilter
+from projector.rebuild.rebuild import (
+    LogDamaged,
+    Progress,
+    Rebuild,
+    Rebuilding,
+    RebuildOptions,
+    replay,
+)
+from projector.store.database import Database
+from projector.store.lease import Lease, Seen
+from projector.store.tables import VIEW_VERSION
+from projector.verify.verification import verify
 from tests.integration.projector_stage import POOL, VIEWS, Stage, open_stage
 from tests.waiting import until
 

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from projector.source import Source
+from projector.intake.source import Source
 
 
 async def test_a_question_that_is_cancelled_at_any_moment_ends(redis_url: str) -> None:

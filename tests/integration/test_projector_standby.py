@@ -16,11 +16,11 @@ import msgspec
 import pytest
 from sqlalchemy import make_url
 
-from projector.active import Active
-from projector.lease import Lease, Seen
-from projector.leftovers import Rebuilding, take_rebuild_lease
-from projector.service import Phase, Projector
-from projector.verify import verify
+from projector.rebuild.lease import Rebuilding, take_rebuild_lease
+from projector.service.active import Active
+from projector.service.projector import Phase, Projector
+from projector.store.lease import Lease, Seen
+from projector.verify.verification import verify
 from tests.chaos.proxy import Link, Weather
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.waiting import until
@@ -245,7 +245,7 @@ async def active_within(projector: Projector, seconds: float) -> None:
 
 
 async def steal(stage: Stage) -> Lease:
-    from projector.database import Database
+    from projector.store.database import Database
 
     database = Database(stage.database_url)
     database.open()
@@ -283,7 +283,7 @@ async def distant(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> AsyncIterator[tuple[Link, Projector]]:
     """An active projector, and the link through which it reaches PostgreSQL."""
-    monkeypatch.setattr("projector.database.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("projector.store.database.CLOSE_SECONDS", 0.1)
     url = make_url(stage.database_url)
     link = Link("views", url.port or 5432, Random(1))
     await link.start()
@@ -304,7 +304,7 @@ async def test_a_projector_whose_database_never_answers_connects_anew(
     redis_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Something in between keeps the connection: the renewal waits behind what was asked before."""
-    monkeypatch.setattr("projector.active.SILENT_LEASES", 1)
+    monkeypatch.setattr("projector.service.active.SILENT_LEASES", 1)
     async with open_stage(redis_url, postgres_url) as stage:
         pool = await stage.pool()
         async with distant(stage, monkeypatch, lease_seconds=1.0) as (link, projector):

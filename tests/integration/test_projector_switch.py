@@ -15,18 +15,21 @@ import redis
 from sqlalchemy import Connection, text
 from structlog.testing import capture_logs
 
-from eventstore.agent import Terminate
+from eventstore.language.agent_commands import Terminate
 from muster.__main__ import main
-from projector import comparison, readiness, rebuild, service, switching, tables
-from projector.database import Database
-from projector.lease import Lease, Seen
-from projector.queries import AgentFilter, AsOf
-from projector.rebuild import Progress, Rebuild, RebuildOptions, replay
-from projector.recovery import Recovery
-from projector.rolling_back import discard, roll_back
-from projector.service import Phase
-from projector.switching import CannotRollBack
-from projector.verify import verify
+from projector.queries.views import AgentFilter, AsOf
+from projector.rebuild import rebuild, startup, view_sets
+from projector.rebuild.rebuild import Progress, Rebuild, RebuildOptions, replay
+from projector.rebuild.rollback import discard, roll_back
+from projector.rebuild.view_sets import CannotRollBack
+from projector.recovery.recovery import Recovery
+from projector.service import projector as service
+from projector.service.projector import Phase
+from projector.store import tables
+from projector.store.database import Database
+from projector.store.lease import Lease, Seen
+from projector.verify import view_comparison
+from projector.verify.verification import verify
 from tests.integration.projector_stage import POOL, VIEWS, Stage, open_stage
 from tests.integration.test_projector_rebuild import replayed
 from tests.integration.test_projector_rebuild import tables as tables_of
@@ -210,7 +213,7 @@ async def test_views_of_another_version_are_put_back_only_by_their_own_code(
 
 def become(patch: pytest.MonkeyPatch, version: int) -> None:
     """Let this process be a Muster that builds views of that version."""
-    for module in (comparison, readiness, service, switching, tables):
+    for module in (view_comparison, startup, service, view_sets, tables):
         patch.setattr(module, "VIEW_VERSION", version, raising=False)
 
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 import redis
 
-from eventstore.agent import Terminate
-from projector.verify import Report, verify
+from eventstore.language.agent_commands import Terminate
+from projector.verify.verification import Report, verify
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.pools import ORIGIN
 

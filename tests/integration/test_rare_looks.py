@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from eventstore.agent import Terminate
-from eventstore.outcomes import Lead, Outcome
-from eventstore.worker import WorkerStatus
+from eventstore.language.agent_commands import Terminate
+from eventstore.language.workers import WorkerStatus
+from eventstore.log.replies import Lead, Outcome
 from tests.integration.test_old_surveys import catalogued, status
 from tests.integration.test_supervisor import POOL, Site
 from tests.integration.test_supervisor_poison import Ended
 from tests.pools import ORIGIN, TestPool
-from workers.steward import Steward
+from workers.supervisor.pool_supervisor import Steward
 
 LONGEST = 1.2
 """What jitter makes of a pause at most."""
@@ -37,7 +37,7 @@ class Tended:
     def __init__(self, pool: TestPool, patch: pytest.MonkeyPatch, poll_seconds: float) -> None:
         self.now = 100.0
         self.busy_seconds = 0.0
-        patch.setattr("workers.steward.boot_seconds", lambda: self.now)
+        patch.setattr("workers.supervisor.pool_supervisor.boot_seconds", lambda: self.now)
         lead = pool.log.lead
 
         async def slow(

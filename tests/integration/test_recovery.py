@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 import redis
 
-from eventstore.agent import Terminate
-from eventstore.catalogue import CatalogueLog
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.errors import Halted, LogMissing, LogUnreachable, Recovered
 from eventstore.keys import CATALOGUE, Keys
-from eventstore.log import Log
-from eventstore.outcomes import Outcome
-from eventstore.reader import Reader
-from eventstore.restoring import Restoring
+from eventstore.language.agent_commands import Terminate
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.reader import Reader
+from eventstore.log.replies import Outcome
+from eventstore.recovery.loss_reports import HOLDS, Report, read_reports, report
+from eventstore.recovery.restore import Restoring
 from eventstore.retention import Retention
-from eventstore.salvage import HOLDS, Report, read_reports, report
-from projector import recovery
-from projector.queries import is_lost
-from projector.recovery import (
+from projector.intake.source import Head, Source
+from projector.queries.views import is_lost
+from projector.recovery import recovery
+from projector.recovery.recovery import (
     ATTEMPTS,
     NotRecovered,
     RecoveredLog,
@@ -32,15 +33,14 @@ from projector.recovery import (
     examine,
     recover,
 )
-from projector.source import Head, Source
-from projector.verify import verify
+from projector.verify.verification import verify
 from tests.chaos.judge import judge
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
 from tests.worker_pool import POOL as WORKED
 from tests.worker_pool import worker_pool
-from workers.agents import Agent
+from workers.api.agent import Agent
 
 EVENTS = f"pool:{{{POOL}}}:events"
 META = f"pool:{{{POOL}}}:meta"
@@ -474,7 +474,7 @@ async def test_what_was_known_stays_in_sight_while_a_recovered_catalogue_is_fold
 
 
 def stage_config() -> Any:
-    from eventstore.pool import PoolConfig
+    from eventstore.language.pool_config import PoolConfig
 
     return PoolConfig(**QUICK)
 

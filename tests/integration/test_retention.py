@@ -9,16 +9,16 @@ import redis
 from msgspec.structs import replace
 from sqlalchemy import select
 
-from eventstore.agent import End
+from eventstore.language.agent_commands import End
 from eventstore.retention import Retention
-from projector.lease import Lease, Superseded
-from projector.projection import Projection
-from projector.rebuild import RebuildOptions, replay
-from projector.rows import Position
-from projector.source import Head, Source
-from projector.sweeping import Sweep, _taken
-from projector.tables import AGENT_LIVE, SERVING
-from projector.verify import verify
+from projector.fold.projection import Projection
+from projector.intake.source import Head, Source
+from projector.rebuild.rebuild import RebuildOptions, replay
+from projector.service.trimming import Sweep, _taken
+from projector.store.lease import Lease, Superseded
+from projector.store.rows import Position
+from projector.store.tables import AGENT_LIVE, SERVING
+from projector.verify.verification import verify
 from tests.conftest import MakeServer
 from tests.integration.projector_stage import POOL, Stage, heartbeat, open_stage
 from tests.integration.test_projector_damage import stopped_at

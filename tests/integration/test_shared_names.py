@@ -7,10 +7,10 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from eventstore.catalogue import CatalogueLog, Changed
-from eventstore.outcomes import Outcome
-from eventstore.pool import PoolConfig
-from projector.verify import verify
+from eventstore.language.pool_config import PoolConfig
+from eventstore.log.catalogue import CatalogueLog, Changed
+from eventstore.log.replies import Outcome
+from projector.verify.verification import verify
 from tests.chaos.judge import judge
 from tests.integration.projector_stage import Stage, open_stage
 from tests.integration.test_recovery import recovered

@@ -13,23 +13,24 @@ import psutil
 import pytest
 import redis
 
-from eventstore.agent import Terminate
-from eventstore.catalogue import CatalogueLog
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.errors import ConfigurationError
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.outcomes import Survey
-from eventstore.pool import Catalogue, PoolConfig
-from eventstore.reader import Reader
+from eventstore.language.agent_commands import Terminate
+from eventstore.language.catalogue import Catalogue
+from eventstore.language.pool_config import PoolConfig
+from eventstore.language.workers import Drain, WorkerStatus
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.reader import Reader
+from eventstore.log.survey import Survey
 from eventstore.retention import Retention
-from eventstore.worker import Drain, WorkerStatus
 from tests.chaos.judge import judge
 from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
-from workers.hosts import Process
-from workers.launching import LaunchFailed
-from workers.supervisor import Supervisor, SupervisorOptions
+from workers.host.processes import Process
+from workers.launch.launchers import LaunchFailed
+from workers.supervisor.supervisor import Supervisor, SupervisorOptions
 
 POOL = "developer_pool"
 QUICK: dict[str, Any] = {
@@ -536,7 +537,7 @@ async def test_an_import_that_starts_threads_is_done_after_the_fork(site: Site) 
 
 
 async def test_a_host_has_one_supervisor(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.supervisor.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("workers.supervisor.supervisor.PATIENCE_SECONDS", 0.1)
     await site.pool()
     await site.host("h1")
     with pytest.raises(ConfigurationError, match="already has a supervisor"):

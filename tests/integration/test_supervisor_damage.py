@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import redis
 
-from eventstore import parking
-from eventstore.agent import End, Status
 from eventstore.errors import LogError
+from eventstore.language.agent_commands import End
+from eventstore.language.agents import Status
+from eventstore.log import parked as parking
 from tests.integration.test_supervisor import POOL, Site
 from tests.pools import ORIGIN
 from tests.waiting import until
@@ -167,7 +168,7 @@ async def test_what_a_stranger_read_from_the_queue_is_put_back(
     site: Site, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """XREADGROUP by hand takes a spawn that nobody will start."""
-    monkeypatch.setattr("workers.leftovers.NOBODYS_SECONDS", 0.5)
+    monkeypatch.setattr("workers.supervisor.stray_commands.NOBODYS_SECONDS", 0.5)
     pool = await site.pool()
     await pool.spawn()
     server.xreadgroup("workers", "somebody", {f"{BASE}commands": ">"})

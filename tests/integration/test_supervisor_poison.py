@@ -11,11 +11,12 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from eventstore.agent import Lose, Status, Terminate
+from eventstore.language.agent_commands import Lose, Terminate
+from eventstore.language.agents import Status
 from tests.integration.test_supervisor import POOL, Site
 from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
-from workers.watch import Watch
+from workers.supervisor.worker_monitor import Watch
 
 WINDOW_SECONDS = 10.0
 POISON = """

@@ -12,14 +12,14 @@ from msgspec.structs import asdict
 from sqlalchemy import Connection, insert
 
 from eventstore.keys import Keys
-from eventstore.reader import Entry
-from projector import archive
-from projector.database import Database
-from projector.intake import entry_of, read_entry
-from projector.queries import Views
-from projector.rows import EventRow
-from projector.tables import EVENTS
-from projector.trail import Trail
+from eventstore.log.reader import Entry
+from projector.intake import archive
+from projector.intake.entries import entry_of, read_entry
+from projector.intake.event_range import Trail
+from projector.queries.views import Views
+from projector.store.database import Database
+from projector.store.rows import EventRow
+from projector.store.tables import EVENTS
 
 POOL = "p"
 

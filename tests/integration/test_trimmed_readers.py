@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from eventstore.agent import Terminate
-from eventstore.reader import Entry
+from eventstore.language.agent_commands import Terminate
+from eventstore.log.reader import Entry
 from eventstore.retention import Retention
-from gateway.tail import Tail
+from gateway.following.tail import Tail
 from muster.__main__ import main
-from muster.commands.tail import TailOptions, told
+from muster.cli.events.tail import TailOptions, told
 from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage, logged
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.integration.test_gateway_events import following
@@ -198,7 +198,7 @@ def places(pool: str, first: int, last: int) -> list[str]:
 async def test_tail_tells_everything_from_the_start(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muster.commands.streams.CHUNK", 3)
+    monkeypatch.setattr("muster.cli.events.streams.CHUNK", 3)
     events = await record.tail(start="0")
     assert sorted(events) == sorted(
         [*places("catalogue", 1, 2), *places("alpha", 1, 10), *places("beta", 1, 10)]
@@ -213,7 +213,7 @@ async def test_tail_begins_at_any_event_of_the_archive(record: Record) -> None:
 async def test_tail_goes_back_into_the_archive_for_the_last_of_a_kind(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muster.commands.streams.CHUNK", 3)
+    monkeypatch.setattr("muster.cli.events.streams.CHUNK", 3)
     asked = await record.tail(count=2, types=("agent.requested",), pools=("alpha",))
     assert asked == places("alpha", 7, 8)
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore.connection import connect, execute
+from eventstore.connection.calls import execute
+from eventstore.connection.clients import connect
 from eventstore.errors import LogMissing, MemoryExhausted, RolledBack
 from eventstore.keys import Keys
-from eventstore.log import Log
+from eventstore.log.log import Log
 from eventstore.retention import Retention, Trimmed
 from tests.conftest import MakeServer
 from tests.integration.projector_stage import POOL
@@ -146,7 +147,7 @@ async def test_exactly_what_is_archived_and_too_many_goes(
 
 async def test_much_goes_in_bounded_pieces(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis serves nobody else while a script runs."""
-    monkeypatch.setattr("eventstore.log.TRIMMED_AT_ONCE", 300)
+    monkeypatch.setattr("eventstore.log.log.TRIMMED_AT_ONCE", 300)
     async with open_pool(redis_url) as pool:
         await at_one_moment(pool, [100] * 12)
         taken: list[Trimmed] = []

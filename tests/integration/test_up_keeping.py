@@ -14,12 +14,13 @@ import pytest
 import redis
 from msgspec.structs import replace
 
+from eventstore.embedded.directory import locked
+from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import LogUnreachable
-from eventstore.server import EmbeddedServer
-from eventstore.server_directory import locked
-from muster import keeping, up
-from muster.children import Child
-from muster.settings import load
+from muster.process import restarts
+from muster.process.child import Child
+from muster.settings.settings import load
+from muster.up import up
 from tests.waiting import until
 
 SLOW_LOADING = {"key-load-delay": "500"}
@@ -29,8 +30,8 @@ COMMANDS = 6_000
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "RESTART_SECONDS", (0.05,))
-    monkeypatch.setattr(keeping, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(restarts, "RESTART_SECONDS", (0.05,))
+    monkeypatch.setattr(restarts, "SILENCE_SECONDS", 0.2)
     monkeypatch.setattr(up, "READY_SECONDS", 0.5)
 
 
@@ -147,7 +148,7 @@ async def test_one_that_the_system_gives_no_process_is_tried_again(
         raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr("eventstore.server.subprocess.Popen", fork)
+        broken.setattr("eventstore.embedded.server.subprocess.Popen", fork)
         pid = kept.kill()
         await until(lambda: str(error) in capsys.readouterr().out)
     await until(lambda: kept.server.pid not in (None, pid))
@@ -164,7 +165,7 @@ async def test_one_that_cannot_be_asked_for_want_of_file_descriptors_is_asked_ag
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as broken:
-        broken.setattr("eventstore.server.socket.socket", none_left)
+        broken.setattr("eventstore.embedded.server.socket.socket", none_left)
         kept.kill()
         await until(lambda: "does not answer yet" in capsys.readouterr().out)
     await until(lambda: "redis is running again" in capsys.readouterr().out)
@@ -248,7 +249,7 @@ async def test_the_end_is_heard_while_it_loads(
 async def test_the_end_is_heard_between_two_attempts_and_nothing_is_started_after_it(
     embedding, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "RESTART_SECONDS", (60.0,))
+    monkeypatch.setattr(restarts, "RESTART_SECONDS", (60.0,))
     kept = embedding()
     await kept.start()
     kept.kill()
@@ -288,8 +289,8 @@ class Role:
     async def begin(self) -> None:
         self.write(READY)
         assert (await self.child.start(10)).ready
-        kept = keeping.KeptRole(self.child, lambda: self.child.start(10))
-        self.keeping = asyncio.ensure_future(keeping.keep(kept, self.ending, self.said.append))
+        kept = restarts.KeptRole(self.child, lambda: self.child.start(10))
+        self.keeping = asyncio.ensure_future(restarts.keep(kept, self.ending, self.said.append))
 
     async def say(self, text: str) -> None:
         await until(lambda: any(text in said for said in self.said), what=text)
@@ -331,7 +332,7 @@ async def test_a_role_whose_process_breaks_off_before_it_is_one_is_started_again
         raise subprocess.SubprocessError("Exception occurred in preexec_fn.")
 
     with monkeypatch.context() as broken:
-        broken.setattr("muster.children.subprocess.Popen", fork)
+        broken.setattr("muster.process.child.subprocess.Popen", fork)
         os.kill(role.child.pid, signal.SIGKILL)
         await role.say("gateway could not be started: it cannot be started: Exception occurred")
     await role.say("gateway is running again")
@@ -341,7 +342,7 @@ async def test_a_role_is_not_started_after_the_end_was_asked_for(
     role: Role, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would run on when all others have been stopped."""
-    monkeypatch.setattr(keeping, "RESTART_SECONDS", (60.0,))
+    monkeypatch.setattr(restarts, "RESTART_SECONDS", (60.0,))
     pid = role.child.pid
     os.kill(pid, signal.SIGKILL)
     await role.say("starting it again in 60 s")

@@ -14,14 +14,15 @@ import pytest
 from msgspec.structs import replace
 
 from eventstore.errors import ConfigurationError, LogUnreachable, OutcomeUnknown
-from muster import roles, running, up
-from muster.children import Child
 from muster.fallback.changeover import ChangeOver
-from muster.fallback.files import write_whole
-from muster.fallback.surroundings import Observer
-from muster.premises import data_folder
-from muster.roles import Told
-from muster.settings import load
+from muster.fallback.last_seen import Observer
+from muster.process import roles, running_file
+from muster.process.atomic_file import write_whole
+from muster.process.child import Child
+from muster.process.roles import Told
+from muster.settings.settings import load
+from muster.up import up
+from muster.up.exclusivity import data_folder
 from tests.conftest import MakeServer
 from tests.process import free_port
 from tests.waiting import until
@@ -343,7 +344,7 @@ async def test_a_data_folder_that_takes_no_file_ends_nothing(
         monkeypatch.setattr(starting, f"_start_{step}", functools.partial(answer, value))
     monkeypatch.setattr(starting, "_change_over", functools.partial(answer, True))
     monkeypatch.setattr(starting, "_reach", functools.partial(answer, None))
-    monkeypatch.setattr(running, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(running_file, "AGAIN_SECONDS", 0.01)
     full = True
 
     def write(path: Path, content: bytes) -> None:
@@ -351,7 +352,7 @@ async def test_a_data_folder_that_takes_no_file_ends_nothing(
             _no_space()
         write_whole(path, content)
 
-    monkeypatch.setattr(running, "write_whole", write)
+    monkeypatch.setattr(running_file, "write_whole", write)
     task = asyncio.ensure_future(starting.run())
     said = ""
 

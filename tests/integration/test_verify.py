@@ -9,17 +9,16 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from eventstore import agent as agents
-from eventstore import worker as workers
-from eventstore.agent import Fail, RestartPolicy, Started, Terminate
-from eventstore.catalogue import CatalogueLog
-from eventstore.events import Error
 from eventstore.keys import CATALOGUE, Keys
-from eventstore.pool import PoolConfig
-from eventstore.reader import Reader
-from projector.database import Database
-from projector.service import Projector, ProjectorOptions
-from projector.verify import Report, verify
+from eventstore.language import agent_commands, workers
+from eventstore.language.agent_commands import Fail, Started, Terminate
+from eventstore.language.events import Error
+from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.reader import Reader
+from projector.service.projector import Projector, ProjectorOptions
+from projector.store.database import Database
+from projector.verify.verification import Report, verify
 from tests.pools import ORIGIN, TestPool, open_pool
 from tests.waiting import until
 
@@ -93,7 +92,9 @@ async def populate(made: Scene) -> None:
     for claimed in told[:5]:
         await log.act(POOL, claimed.agent.agent_id, Started(), ORIGIN, fence=first)
     await log.act(POOL, told[0].agent.agent_id, Terminate(), ORIGIN)
-    await log.act(POOL, told[1].agent.agent_id, agents.End(reason="completed"), ORIGIN, fence=first)
+    await log.act(
+        POOL, told[1].agent.agent_id, agent_commands.End(reason="completed"), ORIGIN, fence=first
+    )
     crash = Fail(
         during="run",
         error=Error(type="E"),

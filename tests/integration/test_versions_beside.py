@@ -12,12 +12,12 @@ import msgspec
 import pytest
 import redis
 
-from eventstore.agent import Started
 from eventstore.errors import LayoutTooNew
-from eventstore.events import ENTRY_FIELDS
 from eventstore.keys import CATALOGUE
-from eventstore.pool import PoolConfig, write_config
-from gateway.service import Gateway
+from eventstore.language.agent_commands import Started
+from eventstore.language.events import ENTRY_FIELDS
+from eventstore.language.pool_config import PoolConfig, write_config
+from gateway.server.listener import Gateway
 from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage, logged, options
 from tests.integration.projector_stage import POOL, open_stage
 from tests.pools import open_pool, raw_events

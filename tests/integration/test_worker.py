@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from eventstore import parking
-from eventstore.connection import execute
+from eventstore.connection.calls import execute
+from eventstore.log import parked
 from tests.waiting import until
 from tests.worker_pool import POOL, WorkerPool, eventually, worker_pool
-from workers.agents import Agent, Context
-from workers.worker import NotOrdered, Worker
+from workers.api.agent import Agent, Context
+from workers.process.worker import NotOrdered, Worker
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ async def test_touch_restarts_the_idle_clock(pool: WorkerPool, monkeypatch: pyte
         async def start(self, context: Context) -> None:
             contexts.append(context)
 
-    monkeypatch.setattr("workers.agents.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("workers.api.agent.time", SimpleNamespace(monotonic=lambda: now))
     await pool.worker(Touched)
     agent_id = await pool.spawn(max_idle_time=0.5)
     await pool.reached(agent_id, "running")
@@ -352,7 +352,7 @@ async def test_an_agent_whose_hash_is_gone_is_parked_when_it_ends(pool: WorkerPo
         return (await pool.log.survey(POOL)).free == 10
 
     await eventually(freed)
-    [one] = await parking.read(pool.log, POOL)
+    [one] = await parked.read(pool.log, POOL)
     assert (one.subject, one.reason) == (agent_id, "its hash is gone")
 
 
@@ -457,7 +457,7 @@ async def test_a_generator_that_an_agent_kept_is_closed_before_its_end_is_writte
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ):
     """What it gives back might be the next incarnation's by then."""
-    monkeypatch.setattr("workers.running.CLOSE_SECONDS", 20.0)
+    monkeypatch.setattr("workers.runtime.agent_run.CLOSE_SECONDS", 20.0)
     written: list[str] = []
 
     async def feed():

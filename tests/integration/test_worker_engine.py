@@ -7,8 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.worker_pool import eventually, worker_pool
-from workers.agents import Agent, Context
-from workers.database import Database
+from workers.api.agent import Agent, Context
+from workers.api.engine import Database
 
 
 async def test_urls_without_a_driver_get_an_asynchronous_one(postgres_url: str, tmp_path: Path):

@@ -9,15 +9,15 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from eventstore.connection import execute
+from eventstore.connection.calls import execute
 from eventstore.ids import new_id
-from eventstore.outcomes import Claimed
-from eventstore.worker import Drain
+from eventstore.language.workers import Drain
+from eventstore.log.replies import Claimed
 from tests.waiting import until, until_sync
 from tests.worker_pool import ORIGIN, POOL, QUICK, WorkerPool, eventually, worker_pool
-from workers.agents import Agent, Context
-from workers.slots import Slots
-from workers.worker import Worker
+from workers.api.agent import Agent, Context
+from workers.process.worker import Worker
+from workers.runtime.slots import Slots
 
 
 @pytest.fixture
@@ -431,7 +431,7 @@ async def test_a_loop_that_stalls_for_too_long_loses_the_lease(pool: WorkerPool)
 
 
 async def test_a_suspect_that_lives_says_so(pool: WorkerPool):
-    from eventstore.worker import Suspect
+    from eventstore.language.workers import Suspect
 
     await pool.worker(Quiet)
     await pool.log.act_on_worker(POOL, "w1", Suspect(reason="late"), ORIGIN)

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from tests.waiting import until
 from tests.worker_pool import POOL, QUICK, WorkerPool, eventually, worker_pool
-from workers.hosts import start_time
-from workers.lease import EXIT_LEASE_LOST
-from workers.worker import WorkerOptions
+from workers.host.processes import start_time
+from workers.process.lease import EXIT_LEASE_LOST
+from workers.process.worker import WorkerOptions
 
 CODE = """
 import sys

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from eventstore.connection import connect, connect_thread
+from eventstore.connection.clients import connect, connect_thread
 from eventstore.errors import ConfigurationError, MusterError
-from muster.addresses import redacted, redis_address, sqlite_address
-from muster.commands.connecting import database_url, redis_url
-from muster.commands.database_checks import check_postgres
-from muster.fallback.folder import Folder
-from muster.settings import Settings
-from projector.database import address
+from muster.cli.arguments.targets import database_url, redis_url
+from muster.cli.doctor.database_checks import check_postgres
+from muster.fallback.directory import Folder
+from muster.settings.addresses import redacted, redis_address, sqlite_address
+from muster.settings.settings import Settings
+from projector.store.database import address
 
 
 @pytest.mark.parametrize(

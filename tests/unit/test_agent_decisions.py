@@ -9,26 +9,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from eventstore.agent import (
-    TERMINAL,
-    Agent,
+from eventstore.language.agent_commands import (
     Command,
     End,
     Fail,
     Lose,
     Release,
     Restart,
-    RestartPolicy,
     Spawn,
     Started,
-    Status,
     Terminate,
     Withdraw,
     decide,
-    evolve,
 )
-from eventstore.agent_hash import from_hash, to_hash
-from eventstore.events import (
+from eventstore.language.agents import TERMINAL, Agent, Status, evolve
+from eventstore.language.events import (
     AgentBody,
     AgentClaimed,
     AgentCrashed,
@@ -43,6 +38,8 @@ from eventstore.events import (
     Error,
     Event,
 )
+from eventstore.language.pool_config import RestartPolicy
+from eventstore.steps.hashes import from_hash, to_hash
 
 BOOM = Error(type="ValueError", message="boom")
 POLICY = RestartPolicy(limit=2, window_ms=60_000, backoff_min_ms=1_000, backoff_max_ms=8_000)

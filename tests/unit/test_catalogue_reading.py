@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
-from eventstore.catalogue import CatalogueLog
-from eventstore.events import ENTRY_FIELDS, AnyBody, HostJoined, LogRecovered, encode_body
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.reader import Entry, Reader
+from eventstore.language.events import ENTRY_FIELDS, AnyBody, HostJoined, LogRecovered, encode_body
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.reader import Entry, Reader
 
 
 def entry(at_ms: int, seq: int, body: AnyBody, subject: str) -> Entry:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from muster.commands import connecting
-from muster.commands.arguments import agent_id, json_object, pairs, seconds, setting
-from muster.commands.command import BadInput
-from muster.commands.moments import moment_ms
+from muster.cli.arguments import targets
+from muster.cli.arguments.command import BadInput
+from muster.cli.arguments.times import moment_ms
+from muster.cli.arguments.values import agent_id, json_object, pairs, seconds, setting
 
 NOW = datetime(2026, 11, 24, 14, 3, 30, tzinfo=UTC).timestamp()
 
@@ -104,27 +104,27 @@ def test_seconds_are_a_number_that_is_not_negative(text):
 
 
 def test_flag_comes_before_environment_before_the_running_service(here, monkeypatch):
-    assert connecting.service(flags()).url == "http://127.0.0.1:8000"
+    assert targets.service(flags()).url == "http://127.0.0.1:8000"
     write_running(here, '{"url": "http://127.0.0.1:9001", "pid": 1, "other": true}')
-    assert connecting.service(flags()).url == "http://127.0.0.1:9001"
+    assert targets.service(flags()).url == "http://127.0.0.1:9001"
     monkeypatch.setenv("MUSTER_URL", "http://muster.internal")
-    assert connecting.service(flags()).url == "http://muster.internal"
-    assert connecting.service(flags(url="localhost:7000/")).url == "http://localhost:7000"
+    assert targets.service(flags()).url == "http://muster.internal"
+    assert targets.service(flags(url="localhost:7000/")).url == "http://localhost:7000"
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:port", "redis://h", "h..1:1"])
 def test_an_address_that_is_none_is_refused(here, url):
     with pytest.raises(BadInput, match="--url"):
-        connecting.service(flags(url=url))
+        targets.service(flags(url=url))
 
 
 def test_a_key_prefix_with_braces_is_refused(here, monkeypatch):
     with pytest.raises(BadInput, match="--key-prefix: braces are not allowed"):
-        connecting.key_prefix(flags(key_prefix="{x"))
+        targets.key_prefix(flags(key_prefix="{x"))
     monkeypatch.setenv("MUSTER_KEY_PREFIX", "x}")
     with pytest.raises(BadInput, match="MUSTER_KEY_PREFIX: braces are not allowed"):
-        connecting.key_prefix(flags())
-    assert connecting.key_prefix(flags(key_prefix="")) == ""
+        targets.key_prefix(flags())
+    assert targets.key_prefix(flags(key_prefix="")) == ""
 
 
 def test_a_service_of_somebody_else_is_not_said_to_be_none(here, monkeypatch):
@@ -136,34 +136,34 @@ def test_a_service_of_somebody_else_is_not_said_to_be_none(here, monkeypatch):
 
     monkeypatch.setattr(Path, "open", forbidden)
     with pytest.raises(BadInput, match=r"--data-dir; \.muster cannot be read by this user\)"):
-        connecting.redis_url(flags())
+        targets.redis_url(flags())
 
 
 def test_redis_is_found_by_url_by_parts_and_by_the_running_service(here, monkeypatch):
     with pytest.raises(BadInput, match="MUSTER_REDIS_URL"):
-        connecting.redis_url(flags())
+        targets.redis_url(flags())
     write_running(here, '{"redis_url": "unix:///s", "database_url": "sqlite:///v"}')
-    assert connecting.redis_url(flags()) == "unix:///s"
+    assert targets.redis_url(flags()) == "unix:///s"
     (here / "v").touch()
-    assert connecting.database_url(flags()) == "sqlite:///v"
+    assert targets.database_url(flags()) == "sqlite:///v"
     monkeypatch.setenv("REDIS_HOST", "redis.internal")
     monkeypatch.setenv("REDIS_PASSWORD", "a/b@c")
     monkeypatch.setenv("REDIS_DB", "3")
-    assert connecting.redis_url(flags()) == "redis://:a%2Fb%40c@redis.internal:6379/3"
+    assert targets.redis_url(flags()) == "redis://:a%2Fb%40c@redis.internal:6379/3"
     monkeypatch.setenv("REDIS_URL", "redis://one")
-    assert connecting.redis_url(flags()) == "redis://one"
+    assert targets.redis_url(flags()) == "redis://one"
     monkeypatch.setenv("MUSTER_REDIS_URL", "redis://two")
-    assert connecting.redis_url(flags()) == "redis://two"
-    assert connecting.redis_url(flags(redis_url="redis://three")) == "redis://three"
+    assert targets.redis_url(flags()) == "redis://two"
+    assert targets.redis_url(flags(redis_url="redis://three")) == "redis://three"
 
 
 def test_a_damaged_running_file_is_told_of(here):
     write_running(here, "{")
     with pytest.raises(BadInput, match=r"running\.json cannot be read"):
-        connecting.service(flags())
+        targets.service(flags())
 
 
 def test_an_empty_prefix_can_be_asked_for(here, monkeypatch):
     monkeypatch.setenv("MUSTER_KEY_PREFIX", "test:")
-    assert connecting.key_prefix(flags()) == "test:"
-    assert connecting.key_prefix(flags(key_prefix="")) == ""
+    assert targets.key_prefix(flags()) == "test:"
+    assert targets.key_prefix(flags(key_prefix="")) == ""

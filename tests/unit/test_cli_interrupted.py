@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from muster.commands.command import INTERRUPTED
+from muster.cli.arguments.command import INTERRUPTED
 
 INTERRUPT = """
 import os, signal, sys

@@ -12,8 +12,8 @@ import pytest
 
 import muster
 from muster.__main__ import main
-from muster.commands.logfiles import Wanted, read_line
-from muster.commands.logs import JoinedLog
+from muster.cli.events.logs import JoinedLog
+from muster.terminal.log_reader import Wanted, read_line
 from tests.waiting import until_sync
 
 ONE = "01936b3e-7c1f-7e60-9f52-000000000001"

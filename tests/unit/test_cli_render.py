@@ -2,7 +2,7 @@
 
 import pytest
 
-from muster import render
+from muster.terminal import render
 
 TABLE = render.Table(
     (

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from projector import database
+from projector.store import database
 
 
 def test_a_file_that_is_locked_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
 
 from eventstore.ids import new_id
-from eventstore.pool import PoolConfig
-from gateway import as_of, requests, security
-from gateway.answering import after
-from gateway.events import Cursor
+from eventstore.language.pool_config import PoolConfig
 from gateway.options import GatewayOptions, Limits
-from gateway.preferences import patience
-from gateway.problems import Problem
-from gateway.spawning import idempotency_key
+from gateway.resources import as_of
+from gateway.resources.event_stream import Cursor
+from gateway.resources.spawn import idempotency_key
+from gateway.server import middleware
+from gateway.wire import requests
+from gateway.wire.preferences import patience
+from gateway.wire.problems import Problem
+from gateway.wire.responses import after
 from tests.hostile import JSON_TEXTS, NUMERALS, TEXTS, VALUES, mangled, thorough
 
 LIMITS = Limits()
@@ -184,9 +186,9 @@ def asking(headers: dict[str, str]) -> web.Request:
 def test_headers(headers: dict[str, str]) -> None:
     request = asking(headers)
     for read in (
-        security.origin,
-        lambda r: security.admit(r, OPTIONS),
-        security.asked_position,
+        middleware.origin,
+        lambda r: middleware.admit(r, OPTIONS),
+        middleware.asked_position,
         idempotency_key,
     ):
         try:
@@ -202,5 +204,5 @@ def test_headers(headers: dict[str, str]) -> None:
 @example(scheme="Bearer", token="right")
 @thorough
 def test_only_the_right_token_is_the_token(scheme: str, token: str) -> None:
-    matches = security.token_matches(asking({"Authorization": f"{scheme} {token}"}), "right")
+    matches = middleware.token_matches(asking({"Authorization": f"{scheme} {token}"}), "right")
     assert matches is (scheme.lower() == "bearer" and token.strip() == "right")

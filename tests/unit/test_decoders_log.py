@@ -9,22 +9,21 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eventstore import agent_hash
-from eventstore import worker as workers
-from eventstore.agent import Agent
 from eventstore.errors import MusterError, UnknownEvent
-from eventstore.events import ENTRY_FIELDS, EVENT_TYPES, decode_body, decode_entry
 from eventstore.ids import new_id
-from eventstore.outcomes import observed
-from eventstore.worker import Worker
-from gateway.feed import told, well_formed
-from gateway.observing import Observations
-from gateway.waiting import Waiters
-from muster.commands.event_lines import plain_line
-from muster.commands.streams import recorded
-from projector.heartbeats import gather
-from projector.intake import admit, read_entry
-from projector.rows import Position
+from eventstore.language.agents import Agent
+from eventstore.language.events import ENTRY_FIELDS, EVENT_TYPES, decode_body, decode_entry
+from eventstore.language.workers import Worker
+from eventstore.log.survey import observed
+from eventstore.steps import hashes, worker_hashes
+from gateway.following.counters import Observations
+from gateway.following.subscriptions import told, well_formed
+from gateway.following.waiters import Waiters
+from muster.cli.events.lines import plain_line
+from muster.cli.events.streams import recorded
+from projector.fold.heartbeats import gather
+from projector.intake.entries import admit, read_entry
+from projector.store.rows import Position
 from tests.hostile import JSON_TEXTS, LONG, NUMERALS, TEXTS, nested, thorough
 
 NAMES = [name.encode() for name in ENTRY_FIELDS]
@@ -166,9 +165,9 @@ def test_an_entry_is_told_to_clients_and_people_as_far_as_it_can_be(
 
 # ---- hashes ----------------------------------------------------------------------------------
 
-AGENT = agent_hash.to_hash(Agent(agent_id="a", pool_name="p", role_type="r", project_id="x"))
+AGENT = hashes.to_hash(Agent(agent_id="a", pool_name="p", role_type="r", project_id="x"))
 WORKER = {
-    **workers.to_hash(Worker(worker_id="w", pool_name="p", host="h", max_agents=10)),
+    **worker_hashes.to_hash(Worker(worker_id="w", pool_name="p", host="h", max_agents=10)),
     "agent_count": "0",
     "renewal": "0",
     "last_heartbeat": "0",
@@ -191,7 +190,7 @@ def damaged(fields: dict[str, str]) -> st.SearchStrategy[dict[str, str]]:
 
 @pytest.mark.parametrize(
     ("read", "whole"),
-    [(agent_hash.from_hash, AGENT), (workers.from_hash, WORKER), (observed, WORKER)],
+    [(hashes.from_hash, AGENT), (worker_hashes.from_hash, WORKER), (observed, WORKER)],
     ids=["agent", "worker", "observed worker"],
 )
 @given(data=st.data())

@@ -11,17 +11,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventstore.errors import ConfigurationError
-from eventstore.events import Error
-from muster import settings
-from muster.addresses import redacted
-from muster.command_line import command_line
-from muster.commands import arguments, logs
-from muster.commands.answers import AgentAnswer
-from muster.commands.asking import Answer, Problem, ProblemRaised
-from muster.commands.command import BadInput, Refused, complain, note
-from muster.commands.logfiles import read_line
-from muster.commands.logs import plain_line
-from muster.commands.moments import moment_ms, span_seconds
+from eventstore.language.events import Error
+from muster.cli.arguments import values
+from muster.cli.arguments.command import BadInput, Refused, complain, note
+from muster.cli.arguments.times import moment_ms, span_seconds
+from muster.cli.client.api_client import Answer, Problem, ProblemRaised
+from muster.cli.client.shapes import AgentAnswer
+from muster.cli.events import logs
+from muster.cli.events.logs import plain_line
+from muster.cli.main import command_line
+from muster.settings import settings
+from muster.settings.addresses import redacted
+from muster.terminal.log_reader import read_line
 from tests.hostile import JSON_TEXTS, LONG, NUMERALS, TEXTS, nested, thorough
 
 NAMES = [name for name in settings.Settings.__struct_fields__ if name != "sources"]
@@ -131,11 +132,11 @@ def test_a_moment(text: str) -> None:
 @thorough
 def test_arguments(text: str) -> None:
     for read in (
-        arguments.agent_id,
-        lambda t: arguments.pairs([t, t], "--label"),
-        lambda t: arguments.json_object(t, "--input"),
-        lambda t: arguments.seconds(t, "--wait"),
-        arguments.setting,
+        values.agent_id,
+        lambda t: values.pairs([t, t], "--label"),
+        lambda t: values.json_object(t, "--input"),
+        lambda t: values.seconds(t, "--wait"),
+        values.setting,
     ):
         if text == "@-":
             continue

@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 import pytest
 
-from eventstore.events import (
+from eventstore.language.events import (
     ENTRY_FIELDS,
     EVENT_TYPES,
     AgentBody,
@@ -24,11 +24,11 @@ from eventstore.events import (
     PoolBody,
     WorkerBody,
 )
-from eventstore.pool import PoolConfig
-from gateway import problems
+from eventstore.language.pool_config import PoolConfig
+from gateway.wire import problems
 from muster.__main__ import main
-from muster.settings import Settings
-from projector.tables import CAPACITY, METADATA
+from muster.settings.settings import Settings
+from projector.store.tables import CAPACITY, METADATA
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("eventstore", "workers", "projector", "gateway", "muster")
@@ -177,7 +177,7 @@ def test_every_log_name_is_listed_and_no_other() -> None:
 
 def test_every_metric_is_listed_and_no_other() -> None:
     """Those that are made of parts are held by their beginning; a real gateway tells the rest."""
-    source = (ROOT / "gateway/metrics.py").read_text()
+    source = (ROOT / "gateway/health/metrics.py").read_text()
     listed = set(first_names(section(EVENTS, "## Metrics")))
     whole = set(re.findall(r'"(muster_[a-z_]+)"', source))
     begun = tuple(re.findall(r'"(muster_[a-z_]+_)\{', source))
@@ -198,7 +198,7 @@ def test_every_problem_is_listed_with_its_status() -> None:
 def test_every_alert_is_listed_with_its_severity() -> None:
     rows = table(section(OPERATIONS, "### Alerts"))
     listed = {name: row[1] for row in rows for name in re.findall(r"`([a-z-]+)`", row[0])}
-    source = (ROOT / "gateway/alerting.py").read_text()
+    source = (ROOT / "gateway/health/alerts.py").read_text()
     severities = dict(re.findall(r'name="([a-z-]+)",\s+severity="([a-z]+)"', source))
     names = set(re.findall(r'name=(?:"[a-z-]+" if \w+ else )?"([a-z-]+)"', source))
     names |= set(re.findall(r'name="([a-z-]+)" if', source))
@@ -266,7 +266,7 @@ def test_every_table_and_column_of_the_views_is_listed() -> None:
 
 
 def test_every_key_that_a_script_makes_is_in_the_architecture() -> None:
-    scripts = "\n".join(p.read_text() for p in (ROOT / "eventstore/scripts").glob("*.lua"))
+    scripts = "\n".join(p.read_text() for p in (ROOT / "eventstore/log/lua").glob("*.lua"))
     parts = set(re.findall(r"base \.\. '([a-z]+)", scripts)) | {"meta", "events", "salvage"}
     listed = first_names(section(ARCHITECTURE, "## What stands in Redis"))
     keys = {name.split(":")[2] for name in listed if name.startswith("pool:{P}:")}

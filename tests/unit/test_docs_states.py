@@ -6,10 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from eventstore import agent as agents
-from eventstore import worker as workers
-from eventstore.agent import RestartPolicy
-from eventstore.events import AgentClaimed, AgentRequested, Error, Event, WorkerRequested
+from eventstore.language import agent_commands, agents, workers
+from eventstore.language.events import AgentClaimed, AgentRequested, Error, Event, WorkerRequested
+from eventstore.language.pool_config import RestartPolicy
 
 PAGE = (Path(__file__).parents[2] / "docs/architecture.md").read_text()
 POLICY = RestartPolicy(limit=1)
@@ -58,21 +57,21 @@ def agent_steps(agent: agents.Agent) -> Iterable[list[agents.Agent]]:
     """For each command that has an effect, the states that its events go through."""
     error = Error(type="E")
     failures = [
-        agents.Fail(during=during, error=error, now_ms=1_000, policy=POLICY)
+        agent_commands.Fail(during=during, error=error, now_ms=1_000, policy=POLICY)
         for during in ("start", "run", "check")
     ]
-    commands: list[agents.Command] = [
-        agents.Terminate(),
-        agents.Terminate(graceful=False),
-        agents.Withdraw(),
-        agents.Started(),
-        agents.End(reason="completed"),
-        agents.Release(reason="drain"),
-        agents.Lose(worker_id="w", reason="lost", now_ms=1),
-        agents.Restart(),
+    commands: list[agent_commands.Command] = [
+        agent_commands.Terminate(),
+        agent_commands.Terminate(graceful=False),
+        agent_commands.Withdraw(),
+        agent_commands.Started(),
+        agent_commands.End(reason="completed"),
+        agent_commands.Release(reason="drain"),
+        agent_commands.Lose(worker_id="w", reason="lost", now_ms=1),
+        agent_commands.Restart(),
         *failures,
     ]
-    found = [agents.decide(command, agent) for command in commands]
+    found = [agent_commands.decide(command, agent) for command in commands]
     if agent.status is agents.Status.PENDING and not agent.stop:
         found.append((AgentClaimed(),))  # chosen by claim.lua
     for bodies in filter(None, found):

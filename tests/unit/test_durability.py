@@ -2,7 +2,8 @@
 
 import pytest
 
-from eventstore.durability import Fsync, Level, judge, may_withhold
+from eventstore.durability.capability import Fsync, judge, may_withhold
+from eventstore.language.durability import Level
 
 AOF = {"aof_enabled": 1, "redis_version": "8.0.1", "connected_slaves": 0}
 ALWAYS = {"appendfsync": "always", "no-appendfsync-on-rewrite": "no"}

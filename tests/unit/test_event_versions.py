@@ -3,7 +3,7 @@
 `tests/samples/events/<type>.v<version>.json` is the body of an event as that version wrote it,
 with every field. Samples are kept for good. When this fails for a change of yours: a field that is
 only added gets a default and is added to the newest sample; any other change is a new version, with
-a new sample and, in `eventstore/upcasting.py`, the way from the version before.
+a new sample and, in `eventstore/language/upcasts.py`, the way from the version before.
 """
 
 import re
@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventstore import events, upcasting
-from eventstore.agent import Agent, Status, evolve
 from eventstore.errors import UnknownEvent
-from eventstore.events import AgentLost, AgentStarted, Event, decode_body, encode_body
-from projector.heartbeats import Beat, decode_beat
+from eventstore.language import events, upcasts
+from eventstore.language.agents import Agent, Status, evolve
+from eventstore.language.events import AgentLost, AgentStarted, Event, decode_body, encode_body
+from projector.fold.heartbeats import Beat, decode_beat
 
 SAMPLES = Path(__file__).parents[1] / "samples/events"
 NAMES = sorted(path.name for path in SAMPLES.iterdir())
@@ -42,7 +42,7 @@ def test_there_is_a_sample_of_every_version_of_every_event_and_no_other() -> Non
 
 def test_from_every_older_version_there_is_a_way_to_the_next() -> None:
     older = {(kind, v) for kind, newest in CURRENT.items() for v in range(1, newest)}
-    assert upcasting.UPCASTERS.keys() == older
+    assert upcasts.UPCASTERS.keys() == older
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,8 +86,8 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_old_event_goes_through_every_version_to_todays(monkeypatch: Any) -> None:
     one = lambda body: {"colour": body.get("color", "grey")}  # noqa: E731
     two = lambda body: {**body, "shade": len(body["colour"])}  # noqa: E731
-    monkeypatch.setitem(upcasting.UPCASTERS, ("agent.started", 1), one)
-    monkeypatch.setitem(upcasting.UPCASTERS, ("agent.started", 2), two)
+    monkeypatch.setitem(upcasts.UPCASTERS, ("agent.started", 1), one)
+    monkeypatch.setitem(upcasts.UPCASTERS, ("agent.started", 2), two)
     assert decode_body("agent.started", 1, b'{"color":"red"}') == Painted("red", 3)
     assert decode_body("agent.started", 2, b'{"colour":"blue"}') == Painted("blue", 4)
     assert decode_body("agent.started", 3, b'{"colour":"blue","shade":9}') == Painted("blue", 9)

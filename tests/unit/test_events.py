@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventstore.errors import UnknownEvent
-from eventstore.events import (
+from eventstore.language.events import (
     ENTRY_FIELDS,
     EVENT_TYPES,
     AgentRequested,

@@ -6,12 +6,12 @@ import pytest
 
 from eventstore.errors import ConfigurationError
 from eventstore.ids import new_id
-from eventstore.pool import PoolConfig
+from eventstore.language.pool_config import PoolConfig
 from gateway.fallback import read_leftovers
+from muster.fallback.eligibility import Seen, demand_possible, others_than
+from muster.fallback.last_seen import KnownPool, Surroundings, pools_to_serve
 from muster.fallback.outbox import Key, made_ms
-from muster.fallback.permission import Seen, demand_possible, others_than
-from muster.fallback.surroundings import KnownPool, Surroundings, pools_to_serve
-from muster.settings import PoolDeclaration, load, to_environment
+from muster.settings.settings import PoolDeclaration, load, to_environment
 
 REDIS = {"MUSTER_REDIS_URL": "redis://r"}
 

@@ -4,15 +4,15 @@ import asyncio
 
 import pytest
 
-from gateway import persisting, presence
-from gateway.persisting import persist
-from gateway.presence import Presence
+from gateway.backend import background, redis_health
+from gateway.backend.background import persist
+from gateway.backend.redis_health import Presence
 from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(persisting, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(background, "RETRY_SECONDS", 0.0)
 
 
 async def test_work_is_done_again_after_a_defect_and_once_if_it_goes_well() -> None:
@@ -41,7 +41,7 @@ async def test_work_that_is_cancelled_ends() -> None:
 
 async def test_a_gateway_sees_redis_return_after_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would refuse every command for as long as it runs."""
-    monkeypatch.setattr(presence, "AWAY_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(redis_health, "AWAY_LOOK_SECONDS", 0.0)
     answers = [False]
     told = []
 

@@ -9,16 +9,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.waiting import until
-from workers import hostlock
-from workers.hostlock import HostLock, LockRefused
-from workers.supervisor import KILL_SECONDS, SHUTDOWN_SECONDS
+from workers.host import lock
+from workers.host.lock import HostLock, LockRefused
+from workers.supervisor.supervisor import KILL_SECONDS, SHUTDOWN_SECONDS
 
 
 async def test_a_supervisor_that_is_just_ending_is_waited_for_and_named_once(
     tmp_path: Path,
 ) -> None:
     """It may drain its host's workers; with an error the next one would end in its place."""
-    assert hostlock.PATIENCE_SECONDS > SHUTDOWN_SECONDS + KILL_SECONDS
+    assert lock.PATIENCE_SECONDS > SHUTDOWN_SECONDS + KILL_SECONDS
     last, following = HostLock(str(tmp_path)), HostLock(str(tmp_path))
     await last.acquire(0.0)
     with capture_logs() as lines:

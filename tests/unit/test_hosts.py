@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.hosts import Process, start_time
+from workers.host.processes import Process, start_time
 
 
 async def test_a_process_that_had_ended_before_it_was_looked_at_has_ended() -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from eventstore import worker as workers
-from eventstore.agent import Release, Restart, Started
+from eventstore.language import workers
+from eventstore.language.agent_commands import Release, Restart, Started
 from tests.chaos.judge import weigh
 from tests.chaos.judging.entries import Entry
 from tests.chaos.judging.offences import Offence

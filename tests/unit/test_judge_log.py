@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from msgspec.structs import replace as altered
 
-from eventstore import worker as workers
-from eventstore.agent import End, Release, Restart, Started, Status, Stop, Withdraw
-from eventstore.worker import WorkerStatus
+from eventstore.language import workers
+from eventstore.language.agent_commands import End, Release, Restart, Started, Withdraw
+from eventstore.language.agents import Status, Stop
+from eventstore.language.workers import WorkerStatus
 from tests.chaos.judge import weigh
 from tests.chaos.judging import pools
 from tests.chaos.stories import Story

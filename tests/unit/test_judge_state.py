@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from eventstore import worker as workers
+from eventstore.language import workers
 from tests.chaos.judge import Evidence, weigh
 from tests.chaos.stories import Story
 from tests.unit.judged_story import numbers, only, told

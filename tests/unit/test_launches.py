@@ -1,9 +1,9 @@
 """Which hosts a leader orders workers from, after what became of its orders there."""
 
-from eventstore.outcomes import Observed
-from eventstore.worker import WorkerStatus
+from eventstore.language.workers import WorkerStatus
+from eventstore.log.survey import Observed
 from tests.unit.test_scaling import survey, worker
-from workers.launches import PASSED_OVER_SECONDS, Launches
+from workers.supervisor.launch_failures import PASSED_OVER_SECONDS, Launches
 
 ORDERED = WorkerStatus.REQUESTED
 

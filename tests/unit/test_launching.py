@@ -9,17 +9,17 @@ from typing import Any, cast
 import pytest
 
 from eventstore.errors import ConfigurationError
-from eventstore.pool import Pool
-from workers.launching import REFUSED_TRIES, ForkLauncher, ZygoteRefused
-from workers.processes import HostProcesses
-from workers.zygote import Plan
+from eventstore.language.catalogue import Pool
+from workers.launch.launchers import REFUSED_TRIES, ForkLauncher, ZygoteRefused
+from workers.launch.pool_processes import HostProcesses
+from workers.launch.zygote import Plan
 
 
 async def test_a_zygote_that_stands_still_does_not_keep_its_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end is not waited for in vain, and it does not stay behind."""
-    monkeypatch.setattr("workers.launching.END_SECONDS", 0.2)
+    monkeypatch.setattr("workers.launch.launchers.END_SECONDS", 0.2)
     launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
     await launcher.start(lambda *_: None)
     zygote = launcher._zygote
@@ -44,7 +44,7 @@ async def test_a_zygote_that_is_killed_and_not_gone_at_once_keeps_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where memory is short that takes time, and a supervisor has more to end."""
-    monkeypatch.setattr("workers.launching.END_SECONDS", 0.1)
+    monkeypatch.setattr("workers.launch.launchers.END_SECONDS", 0.1)
     launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
     await launcher.start(lambda *_: None)
     zygote = launcher._zygote
@@ -131,8 +131,8 @@ async def test_a_system_that_starts_no_zygote_is_asked_again_for_a_while(
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
         return start(*given, **options)
 
-    monkeypatch.setattr("workers.launching.REFUSED_SECONDS", 0.0)
-    monkeypatch.setattr("workers.launching.subprocess.Popen", refuse)
+    monkeypatch.setattr("workers.launch.launchers.REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr("workers.launch.launchers.subprocess.Popen", refuse)
     launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
     try:
         if refusals == REFUSED_TRIES:

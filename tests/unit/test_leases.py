@@ -1,6 +1,6 @@
 """Judging a lease by one's own clock."""
 
-from workers.leases import LeaseWatch, Stopwatch
+from workers.supervisor.liveness import LeaseWatch, Stopwatch
 
 
 def test_a_lease_that_moves_is_alive_and_one_that_stands_grows_old() -> None:

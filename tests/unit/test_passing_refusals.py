@@ -6,24 +6,25 @@ from typing import Any, cast
 import pytest
 from redis.exceptions import ResponseError
 
-from eventstore import parking, salvage
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.restoring import Restoring
-from muster import declaring
-from workers import leftovers, reaping
+from eventstore.log import parked
+from eventstore.log.log import Log
+from eventstore.recovery import loss_reports
+from eventstore.recovery.restore import Restoring
+from muster.process import declared_pools
+from workers.supervisor import reaper, stray_commands
 
-REPORT = salvage.Report(reporter="gateway:g", kind="spawn")
+REPORT = loss_reports.Report(reporter="gateway:g", kind="spawn")
 ASKED: dict[str, Callable[[Log], Awaitable[object]]] = {
-    "what was declared": lambda log: declaring._applied(log, "declared:p"),
+    "what was declared": lambda log: declared_pools._applied(log, "declared:p"),
     "the keys of a log to wipe": lambda log: Restoring(log, "p", "a").wipe(),
-    "to write reports": lambda log: salvage.report(log, "p", [REPORT]),
-    "for reports": lambda log: salvage.read_reports(log, "p"),
-    "to forget reports": lambda log: salvage.forget_reports(log, "p"),
-    "what is parked": lambda log: parking.read(log, "p"),
-    "what is pending": lambda log: reaping.pending_for(log, "p", "w"),
-    "who has something pending": lambda log: leftovers._holders(log, "p"),
+    "to write reports": lambda log: loss_reports.report(log, "p", [REPORT]),
+    "for reports": lambda log: loss_reports.read_reports(log, "p"),
+    "to forget reports": lambda log: loss_reports.forget_reports(log, "p"),
+    "what is parked": lambda log: parked.read(log, "p"),
+    "what is pending": lambda log: reaper.pending_for(log, "p", "w"),
+    "who has something pending": lambda log: stray_commands._holders(log, "p"),
 }
 
 

@@ -5,9 +5,8 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from eventstore import agent as agents
-from eventstore import worker as workers
-from eventstore.events import (
+from eventstore.language import agents, workers
+from eventstore.language.events import (
     AgentBody,
     AgentRequested,
     Count,
@@ -18,7 +17,7 @@ from eventstore.events import (
     WorkerBody,
     WorkerRequested,
 )
-from projector.past import TURNS
+from projector.history.replay import TURNS
 
 SAMPLES: dict[Any, Any] = {
     str: "x",

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventstore.agent import Agent, Status, Stop
-from eventstore.events import (
+from eventstore.language.agents import Agent, Status, Stop
+from eventstore.language.catalogue import Catalogue, Host, Pool
+from eventstore.language.events import (
     AgentClaimed,
     AgentLost,
     AgentRequested,
@@ -25,9 +26,9 @@ from eventstore.events import (
     WorkerRequested,
     WorkerStarted,
 )
-from eventstore.pool import Catalogue, Host, Pool, PoolConfig
-from eventstore.worker import Worker, WorkerStatus
-from projector.fold import (
+from eventstore.language.pool_config import PoolConfig
+from eventstore.language.workers import Worker, WorkerStatus
+from projector.fold.fold import (
     Crew,
     State,
     Unfoldable,
@@ -36,7 +37,7 @@ from projector.fold import (
     touched_agents,
     touched_workers,
 )
-from projector.records import (
+from projector.store.mapping import (
     agent_of,
     agent_record,
     host_of,

@@ -6,15 +6,14 @@ import msgspec
 import pytest
 
 from eventstore.errors import ConfigurationError
-from eventstore.events import ENTRY_FIELDS, NAME_MAX
-from eventstore.reader import Entry
-from projector.database import address
-from projector.differences import DIFFERENCES_MAX, Findings
-from projector.heartbeats import gather
-from projector.intake import admit, follow, read_entry
-from projector.rebuild import Progress
-from projector.rows import Position
-from projector.selections import Room
+from eventstore.language.events import ENTRY_FIELDS, NAME_MAX
+from eventstore.log.reader import Entry
+from projector.fold.heartbeats import gather
+from projector.intake.entries import admit, follow, read_entry
+from projector.rebuild.rebuild import Progress
+from projector.store.database import address
+from projector.store.rows import Position, Room
+from projector.verify.report import DIFFERENCES_MAX, Findings
 
 
 def entry(seq: object, kind: str = "agent.started", **more: object) -> Entry:

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from multidict import MultiDict
 
-from eventstore.agent import Status
-from gateway import requests
-from gateway.problems import Problem
+from eventstore.language.agents import Status
+from gateway.wire import requests
+from gateway.wire.problems import Problem
 
 
 def refused(given: dict[str, str], shape: Any = requests.AgentQuery) -> str:

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventstore.outcomes import Observed, Survey
-from eventstore.pool import PoolConfig
-from eventstore.worker import Worker, WorkerStatus
-from workers import scaling
+from eventstore.language.pool_config import PoolConfig
+from eventstore.language.workers import Worker, WorkerStatus
+from eventstore.log.survey import Observed, Survey
+from workers.supervisor import scaling
 
 
 def worker(

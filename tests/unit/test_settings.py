@@ -7,14 +7,14 @@ import pytest
 
 from eventstore.errors import ConfigurationError
 from eventstore.retention import Retention
-from gateway.service import Gateway
+from gateway.server.listener import Gateway
 from muster.__main__ import main
-from muster.command_line import command_line
-from muster.roles import Owner, build
-from muster.settings import Settings, load, to_environment
-from projector.service import Projector
-from workers.logfolder import LogLimits
-from workers.supervisor import Supervisor
+from muster.cli.main import command_line
+from muster.process.roles import Owner, build
+from muster.settings.settings import Settings, load, to_environment
+from projector.service.projector import Projector
+from workers.output.log_files import LogLimits
+from workers.supervisor.supervisor import Supervisor
 
 
 def write(folder: Path, text: str) -> Path:

@@ -6,26 +6,23 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventstore.agent import (
-    Agent,
+from eventstore.language.agent_commands import (
     Clear,
     Command,
     Drop,
     Lose,
     Restart,
-    RestartPolicy,
-    Status,
     Terminate,
     decide,
-    evolve,
 )
-from eventstore.events import AgentClaimed, Event
-from eventstore.outcomes import Observed, Survey
-from eventstore.pool import PoolConfig
-from eventstore.worker import WorkerStatus
+from eventstore.language.agents import Agent, Status, evolve
+from eventstore.language.events import AgentClaimed, Event
+from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.language.workers import WorkerStatus
+from eventstore.log.survey import Observed, Survey
 from tests.unit.test_scaling import survey, worker
-from workers import scaling, suspects
-from workers.probation import Probation
+from workers.runtime.isolation_window import Probation
+from workers.supervisor import isolation, scaling
 
 WINDOW = 600_000
 POLICY = RestartPolicy(limit=1, window_ms=WINDOW, backoff_min_ms=1_000, backoff_max_ms=1_000)
@@ -215,32 +212,32 @@ def test_below_the_maximum_no_worker_is_kept() -> None:
 
 
 def test_where_it_is_crowded_a_tenth_of_the_window_is_enough() -> None:
-    assert not suspects.over(59.9, CONFIG)
-    assert suspects.over(60.0, CONFIG)
+    assert not isolation.over(59.9, CONFIG)
+    assert isolation.over(60.0, CONFIG)
 
 
 def test_it_is_crowded_where_others_wait_for_a_worker_of_their_own() -> None:
-    assert not suspects.crowded(with_alone(taken("t"), alone=0), CONFIG)
-    assert suspects.crowded(with_alone(taken("t"), alone=1), CONFIG)
+    assert not isolation.crowded(with_alone(taken("t"), alone=0), CONFIG)
+    assert isolation.crowded(with_alone(taken("t"), alone=1), CONFIG)
 
 
 def test_it_is_crowded_where_anybody_waits_and_no_worker_may_be_added() -> None:
     workers = [taken("t"), *(worker(name, agents=10) for name in "abc")]
-    assert suspects.crowded(with_alone(*workers, alone=0, waiting=1), CONFIG)
-    assert not suspects.crowded(with_alone(*workers, alone=0), CONFIG), "nobody waits"
-    assert not suspects.crowded(with_alone(*workers[:3], alone=0, waiting=1), CONFIG)
+    assert isolation.crowded(with_alone(*workers, alone=0, waiting=1), CONFIG)
+    assert not isolation.crowded(with_alone(*workers, alone=0), CONFIG), "nobody waits"
+    assert not isolation.crowded(with_alone(*workers[:3], alone=0, waiting=1), CONFIG)
     ordered = [*workers[:3], worker("o", status=WorkerStatus.REQUESTED)]
-    assert not suspects.crowded(with_alone(*ordered, alone=0, waiting=10), CONFIG), "it comes"
-    assert suspects.crowded(with_alone(*ordered, alone=0, waiting=11), CONFIG)
+    assert not isolation.crowded(with_alone(*ordered, alone=0, waiting=10), CONFIG), "it comes"
+    assert isolation.crowded(with_alone(*ordered, alone=0, waiting=11), CONFIG)
 
 
 def test_as_many_may_wait_as_have_a_turn_in_time_and_two_agents_may_have_hurt() -> None:
-    assert suspects.waiting_max(PoolConfig(max_workers=1)) == 10
-    assert suspects.waiting_max(PoolConfig(max_workers=3, agents_per_worker=4)) == 8
-    assert suspects.waiting_max(PoolConfig()) == 20
+    assert isolation.waiting_max(PoolConfig(max_workers=1)) == 10
+    assert isolation.waiting_max(PoolConfig(max_workers=3, agents_per_worker=4)) == 8
+    assert isolation.waiting_max(PoolConfig()) == 20
 
 
 def test_who_has_waited_for_a_whole_window_waits_no_longer() -> None:
     now = msgspec.structs.replace(with_alone(alone=2), ts=2_000_000)
     waiting = [("a", 1_400_000), ("b", 1_400_001)]
-    assert suspects.lapsed(waiting, now, CONFIG) == ["a"]
+    assert isolation.lapsed(waiting, now, CONFIG) == ["a"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from muster import tidings
-from muster.tidings import Tidings, follow
+from muster.up import log_messages
+from muster.up.log_messages import Tidings, follow
 from tests.waiting import until
 
 WHY = "missing: the log is gone; the views are at seq 7"
@@ -95,7 +95,7 @@ async def test_only_what_comes_from_now_on_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of a log that is rotated meanwhile, and of one that is not there yet."""
-    monkeypatch.setattr(tidings, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(log_messages, "LOOK_SECONDS", 0.01)
     gateway, projector = tmp_path / "gateway.jsonl", tmp_path / "projector.jsonl"
     gateway.write_text(json.dumps(lost("old")) + "\n")
     said: list[str] = []

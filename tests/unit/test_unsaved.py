@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from eventstore.salvage import HOLDS, Report
+from eventstore.recovery.loss_reports import HOLDS, Report
 from muster.__main__ import main
-from muster.commands import recover
-from projector import recovery
-from projector.recovery import RecoveredLog
-from projector.rows import Position
-from projector.unsaved import Unsaved, find_unsaved
+from muster.cli.maintenance import recover
+from projector.recovery import recovery
+from projector.recovery.losses import Unsaved, find_unsaved
+from projector.recovery.recovery import RecoveredLog
+from projector.store.rows import Position
 
 AT = Position("p", 1, 10)
 

@@ -4,13 +4,14 @@ import asyncio
 
 import pytest
 
-from eventstore.agent import Agent as State
 from eventstore.errors import ConfigurationError
-from workers.agents import Agent, Context, FencingToken, Spec, overrides, read_spec
-from workers.calls import Call, Stuck, end_all
-from workers.database import Database
-from workers.faults import MESSAGE_MAX, TRACEBACK_MAX, describe
-from workers.ownership import Owner, track_tasks
+from eventstore.language.agents import Agent as State
+from workers.api.agent import Agent, Context, FencingToken, Spec, overrides, read_spec
+from workers.api.engine import Database
+from workers.output.lines import Owner
+from workers.runtime.calls import Call, Stuck, end_all
+from workers.runtime.errors import MESSAGE_MAX, TRACEBACK_MAX, describe
+from workers.runtime.tasks import track_tasks
 
 
 def context(*, works: bool, database: Database | None = None) -> Context:
@@ -131,7 +132,7 @@ async def test_code_that_swallows_a_cancellation_gets_more_of_them():
 
 
 async def test_code_that_cannot_be_ended_is_stuck(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("workers.calls.STUCK_SECONDS", 1)
+    monkeypatch.setattr("workers.runtime.calls.STUCK_SECONDS", 1)
     track_tasks(asyncio.get_running_loop())
     owner, free = Owner({}), asyncio.Event()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.logfile import LogFile
-from workers.logfolder import LogLimits, sweep
+from workers.output.log_file import LogFile
+from workers.output.log_files import LogLimits, sweep
 
 DAY = 86_400.0
 NOW = time.time()

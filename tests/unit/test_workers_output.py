@@ -13,10 +13,9 @@ import msgspec
 import pytest
 import structlog
 
-from workers.capture import Capture
-from workers.logfile import KEPT, LogFile
-from workers.output import LINE_MAX, Output, logger_of
-from workers.ownership import Owner
+from workers.output.capture import Capture
+from workers.output.lines import LINE_MAX, Output, Owner, logger_of
+from workers.output.log_file import KEPT, LogFile
 
 
 class Captured:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from eventstore.errors import ConfigurationError
-from workers.builtin import Placeholder
-from workers.roles import OURS, load, offer
+from workers.api.placeholder import Placeholder
+from workers.api.role_loader import OURS, load, offer
 
 
 @pytest.fixture

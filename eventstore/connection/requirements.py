@@ -1,0 +1,72 @@
+"""What a server must be and be able to do, checked when it is first connected to."""
+
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    InvalidResponse,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from eventstore.connection.calls import UNREACHABLE, execute, passing, refusal, unreachable
+from eventstore.connection.clients import FLOOR, WRITING
+from eventstore.errors import LogUnreachable, ServerUnsuitable
+
+
+async def inspect(client: Redis) -> dict[str, Any]:
+    """The server's INFO. Raises `LogUnreachable`, or `ServerUnsuitable` where waiting is no use."""
+    try:
+        info: dict[str, Any] = await client.info("all")
+    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+        raise ServerUnsuitable(f"Redis refuses this login: {error}") from error
+    except InvalidResponse as error:
+        raise ServerUnsuitable(f"what answers there is no Redis: {error}") from error
+    except UNREACHABLE as error:
+        raise LogUnreachable(f"Redis does not answer: {error}") from error
+    except ResponseError as error:
+        if passing(error):
+            raise LogUnreachable(f"Redis is not ready: {error}") from error
+        raise ServerUnsuitable(f"Redis refuses: {error}") from error
+    except RedisError as error:
+        raise ServerUnsuitable(f"what answers there is no Redis: {error}") from error
+    return info
+
+
+async def demand_writable(client: Redis) -> None:
+    """See that the server takes what the log writes, which INFO does not tell; nothing is written.
+
+    Raises `LogUnreachable` where it will by itself: it loads, is a replica, cannot save. `LogError`
+    where it refuses for good.
+    """
+    try:
+        await execute(client, "EVAL", WRITING, 0)
+    except UNREACHABLE as error:
+        raise unreachable(error) from error
+    except ResponseError as error:
+        raise refusal("Redis runs no scripts", error) from error
+
+
+def server_version(info: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """`("valkey", (9, 1, 0))`. Valkey reports a Redis version too, for clients that ask."""
+    kind = "valkey" if "valkey_version" in info else "redis"
+    text = str(info.get(f"{kind}_version", "0"))
+    return kind, tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def demand_suitable(info: dict[str, Any]) -> None:
+    """Refuse a server that is too old or that may evict keys. Raises `ServerUnsuitable`."""
+    kind, version = server_version(info)
+    if version < FLOOR[kind]:
+        wanted = ".".join(map(str, FLOOR[kind]))
+        found = ".".join(map(str, version))
+        raise ServerUnsuitable(f"{kind} {found} is too old: Muster needs {kind} {wanted} or later")
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        raise ServerUnsuitable(
+            f"maxmemory-policy is {policy!r}, so Redis may throw the log away; set it to"
+            " 'noeviction' (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
+        )

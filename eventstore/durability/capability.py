@@ -1,0 +1,186 @@
+"""How safe a command is once it is answered, and which of the levels a server can give.
+
+A level is a statement about one moment: when the answer was given, this much had happened. None of
+them makes Redis a consistent store (see docs/reliability.md).
+
+`WAITAOF` is believed only where it is known to tell the truth: under `appendfsync everysec` some
+servers answer it before anything was fsynced (Redis 7.4, redis/redis#13793; Valkey 9.1, measured).
+So it counts from Redis 8.0 on, and only if the server was seen to withhold it. Everywhere else
+`fsynced` needs `appendfsync always`, where the server fsyncs before it replies.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+from msgspec import Struct
+from redis.exceptions import RedisError
+
+from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute, unreachable
+from eventstore.connection.requirements import server_version
+from eventstore.language.durability import Level
+
+WAITAOF_TRUE: Final = {"redis": (8, 0)}
+"""From which version on WAITAOF may be believed."""
+SETTINGS: Final = ("appendfsync", "no-appendfsync-on-rewrite", "min-replicas-to-write")
+
+
+class Fsync(StrEnum):
+    """How a server can say that a write is on its disk."""
+
+    NEVER = "never"
+    ON_REPLY = "on-reply"
+    """With every reply: `appendfsync always`."""
+    WAITAOF = "waitaof"
+
+
+class Capability(Struct, frozen=True, kw_only=True):
+    """What a server can give; `no_fsync` and `no_replicas`: why it cannot, and what to change."""
+
+    run_id: str = ""
+    appendfsync: str = ""
+    """Empty where the server does not tell."""
+    fsync: Fsync = Fsync.NEVER
+    no_fsync: str = ""
+    replicas: int = 0
+    """How many follow it now."""
+    min_replicas: int = 0
+    """`min-replicas-to-write`; 0 also where the server does not tell."""
+    good_replicas: int | None = None
+    """How many count for that; None where it is off."""
+    no_replicas: str = ""
+
+    @property
+    def no_writes(self) -> str:
+        """Why the server takes no writes at the moment; empty if it does."""
+        if self.good_replicas is None or self.good_replicas >= max(self.min_replicas, 1):
+            return ""
+        return (
+            f"{self.good_replicas} replicas follow it closely enough, and min-replicas-to-write"
+            f" demands {max(self.min_replicas, 1)}"
+        )
+
+    def lacking(self, level: Level) -> str:
+        """Why this level cannot be given; empty if it can."""
+        match level:
+            case Level.FSYNCED:
+                return self.no_fsync
+            case Level.REPLICATED:
+                return self.no_replicas
+            case _:
+                return ""
+
+
+async def configuration(client: AsyncClient, *more: str) -> dict[str, str]:
+    """The settings that matter here, and `more`; those that the server does not tell are left out.
+
+    Raises `LogUnreachable`.
+    """
+    found: dict[str, str] = {}
+    for name in (*SETTINGS, *more):
+        reply = await _tried(client, "CONFIG", "GET", name)
+        if not isinstance(reply, RedisError):
+            found.update(pairs(reply))
+    return found
+
+
+def pairs(reply: Any) -> dict[str, str]:
+    """The answer to CONFIG GET, in whichever shape it came."""
+    items = (
+        reply.items() if isinstance(reply, Mapping) else zip(reply[::2], reply[1::2], strict=True)
+    )
+    return {_text(name): _text(value) for name, value in items}
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+async def waits(client: AsyncClient) -> str:
+    """Why WAIT cannot be used on this server; empty if it can."""
+    reply = await _tried(client, "WAIT", 0, 1)
+    return str(reply) if isinstance(reply, RedisError) else ""
+
+
+async def _tried(client: AsyncClient, *command: str | int) -> Any:
+    """A command's reply, or the server's refusal. Raises `LogUnreachable`."""
+    try:
+        return await execute(client, *command)
+    except UNREACHABLE as error:
+        raise unreachable(error) from error
+    except RedisError as error:
+        return error
+
+
+def judge(
+    info: Mapping[str, Any],
+    config: Mapping[str, str],
+    *,
+    wanted_replicas: int,
+    seen_replicas: int = 0,
+    no_wait: str = "",
+    withholds: bool = False,
+) -> Capability:
+    """What a server can give, from its INFO and CONFIG.
+
+    `seen_replicas`: the most that ever followed it; one that is away for a while does not make a
+    level impossible. `no_wait`: why WAIT cannot be used. `withholds`: it was seen not to answer
+    WAITAOF before its time.
+    """
+    fsync, no_fsync = _fsync(info, config, withholds)
+    replicas = int(info.get("connected_slaves", 0))
+    return Capability(
+        run_id=str(info.get("run_id", "")),
+        appendfsync=config.get("appendfsync", ""),
+        fsync=fsync,
+        no_fsync=no_fsync,
+        replicas=replicas,
+        min_replicas=int(config.get("min-replicas-to-write") or 0),
+        good_replicas=info.get("min_slaves_good_slaves"),
+        no_replicas=_no_replicas(max(replicas, seen_replicas), wanted_replicas, no_wait),
+    )
+
+
+def may_withhold(info: Mapping[str, Any], config: Mapping[str, str]) -> bool:
+    """Whether it is worth to try if WAITAOF tells the truth."""
+    kind, version = server_version(dict(info))
+    policy = config.get("appendfsync", "")
+    floor = WAITAOF_TRUE.get(kind)
+    return (
+        bool(int(info.get("aof_enabled", 0)))
+        and policy not in {"always", "no"}
+        and floor is not None
+        and version >= floor
+    )
+
+
+def on_reply(config: Mapping[str, str]) -> bool:
+    """Whether every reply comes after its fsync."""
+    return config.get("appendfsync") == "always" and config.get("no-appendfsync-on-rewrite") == "no"
+
+
+def _fsync(
+    info: Mapping[str, Any], config: Mapping[str, str], withholds: bool
+) -> tuple[Fsync, str]:
+    policy = config.get("appendfsync", "")
+    if not int(info.get("aof_enabled", 0)):
+        return Fsync.NEVER, "it has no append-only file; set appendonly yes and appendfsync always"
+    if on_reply(config):
+        return Fsync.ON_REPLY, ""
+    if policy == "always":
+        why = "it does not fsync while it rewrites its file; set no-appendfsync-on-rewrite no"
+        return Fsync.NEVER, why
+    if policy == "no":
+        return Fsync.NEVER, "appendfsync no leaves it to the system; set appendfsync always"
+    if withholds:
+        return Fsync.WAITAOF, ""
+    told = f"appendfsync is {policy}" if policy else "it does not tell its appendfsync"
+    return Fsync.NEVER, f"{told} and its WAITAOF cannot be relied on; set appendfsync always"
+
+
+def _no_replicas(seen: int, wanted: int, no_wait: str) -> str:
+    if no_wait:
+        return f"it refuses WAIT: {no_wait}"
+    if seen < wanted:
+        return f"{seen} replicas follow it, of {wanted} that are wanted; attach more"
+    return ""

@@ -1,0 +1,234 @@
+"""What can be asked of an agent, and the events that follow: `decide` is pure."""
+
+from typing import Final, TypeAlias, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eventstore.language.agents import Agent, Status, Stop
+from eventstore.language.events import (
+    AgentBody,
+    AgentCleared,
+    AgentCrashed,
+    AgentFailed,
+    AgentLost,
+    AgentReleased,
+    AgentRequested,
+    AgentRestarting,
+    AgentStarted,
+    AgentStartFailed,
+    AgentTerminated,
+    AgentTerminationRequested,
+    AgentUnhealthy,
+    Error,
+)
+from eventstore.language.pool_config import RestartPolicy
+
+
+class Spawn(Struct, frozen=True, kw_only=True):
+    request: AgentRequested
+
+
+class Terminate(Struct, frozen=True, kw_only=True):
+    reason: str = "requested"
+    graceful: bool = True
+
+
+class Withdraw(Struct, frozen=True, kw_only=True):
+    """End an agent that waits longer than it was to wait; one that was claimed since need not."""
+
+    reason: str = "pending-timeout"
+
+
+class Started(Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Fail(Struct, frozen=True, kw_only=True):
+    """The agent's code failed: in `start`, in `run`, or in `check`."""
+
+    during: str  # "start" | "run" | "check"
+    error: Error
+    now_ms: int
+    policy: RestartPolicy
+    jitter: float = 0.0
+
+
+class End(Struct, frozen=True, kw_only=True):
+    """Its task is done: it completed, was idle for too long, or was stopped as asked."""
+
+    reason: str
+    error: Error | None = None
+
+
+class Release(Struct, frozen=True, kw_only=True):
+    reason: str
+
+
+class Lose(Struct, frozen=True, kw_only=True):
+    """Its worker died. `worker_id`: that one; an agent that another holds by now is let be.
+
+    With more than `tolerated` earlier losses within `suspicion_ms` it is to run alone from now on.
+    """
+
+    worker_id: str
+    reason: str
+    now_ms: int
+    blameless: bool = False
+    suspicion_ms: int = 0
+    tolerated: int = 0
+    policy: RestartPolicy = RestartPolicy()
+    jitter: float = 0.0
+
+
+class Clear(Struct, frozen=True, kw_only=True):
+    """It need not run alone any more."""
+
+    reason: str
+
+
+class Drop(Struct, frozen=True, kw_only=True):
+    """Give up an agent that was parked."""
+
+    reason: str = "dropped"
+
+
+class Restart(Struct, frozen=True, kw_only=True):
+    """The back-off is over."""
+
+
+class HandOver(Struct, frozen=True, kw_only=True):
+    """This log ends, and another may go on with the agent. Nothing of it runs any more here."""
+
+    reason: str
+
+
+Command: TypeAlias = (
+    Spawn
+    | Terminate
+    | Withdraw
+    | Started
+    | Fail
+    | End
+    | Release
+    | Lose
+    | Restart
+    | HandOver
+    | Clear
+    | Drop
+)
+
+
+def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
+    """The events that a command leads to; none if it has already happened or no longer applies."""
+    if isinstance(command, Spawn):
+        return (command.request,) if agent is None else ()
+    if agent is None or agent.ended:
+        return ()
+    match command:
+        case Terminate():
+            return _terminate(command, agent)
+        case Withdraw():
+            waiting = agent.status is Status.PENDING and agent.expires_ms
+            return (AgentTerminated(reason=command.reason),) if waiting else ()
+        case Started():
+            starts = agent.status is Status.STARTING and agent.stop is Stop.NO
+            return (AgentStarted(),) if starts else ()
+        case Fail():
+            return _fail(command, agent)
+        case End():
+            reason = _requested(agent) if agent.stop else command.reason
+            return (AgentTerminated(reason=reason, error=command.error),) if agent.held else ()
+        case Release():
+            return _release(command, agent)
+        case Lose():
+            return _lose(command, agent)
+        case Restart():
+            return _restart(agent)
+        case HandOver():
+            return (AgentTerminated(reason=_requested(agent) if agent.stop else command.reason),)
+        case Clear():
+            return (AgentCleared(reason=command.reason),) if agent.alone else ()
+        case Drop():
+            return (AgentTerminated(reason=command.reason),)
+        case _:
+            assert_never(command)
+
+
+def _requested(agent: Agent) -> str:
+    """Why a flagged agent ends: what was given when its end was asked for."""
+    return agent.reason or "requested"
+
+
+def _terminate(command: Terminate, agent: Agent) -> tuple[AgentBody, ...]:
+    asked = AgentTerminationRequested(reason=command.reason, graceful=command.graceful)
+    if not agent.held:
+        return (asked, AgentTerminated(reason=command.reason))
+    repeats = agent.stop is Stop.NOW or (agent.stop is Stop.GRACEFUL and command.graceful)
+    return () if repeats else (asked,)
+
+
+def _fail(command: Fail, agent: Agent) -> tuple[AgentBody, ...]:
+    if not agent.held:
+        return ()
+    if agent.stop:
+        return (AgentTerminated(reason=_requested(agent), error=command.error),)
+    due_ms, end = _spend(command, agent)
+    window_ms = command.policy.window_ms
+    failed = _FAILURES[command.during](
+        error=command.error, at_ms=command.now_ms, window_ms=window_ms, due_ms=due_ms
+    )
+    return (failed, *end)
+
+
+def _spend(command: Fail | Lose, agent: Agent) -> tuple[int, tuple[AgentFailed, ...]]:
+    """Spend one of the restart budget: when it is to run again, or that it is not (0)."""
+    policy = command.policy
+    failures = 1 + sum(at > command.now_ms - policy.window_ms for at in agent.failures)
+    if failures > policy.limit:
+        return 0, (AgentFailed(reason="restart-budget-spent", failures=failures),)
+    return command.now_ms + policy.delay_ms(failures, command.jitter), ()
+
+
+_FAILURES: Final[dict[str, type[AgentStartFailed] | type[AgentCrashed] | type[AgentUnhealthy]]] = {
+    "start": AgentStartFailed,
+    "run": AgentCrashed,
+    "check": AgentUnhealthy,
+}
+
+
+def _release(command: Release, agent: Agent) -> tuple[AgentBody, ...]:
+    if agent.stop:
+        return (AgentTerminated(reason=_requested(agent)),)
+    if agent.status not in {Status.STARTING, Status.RUNNING}:
+        return ()
+    return (AgentReleased(reason=command.reason, next_incarnation=agent.incarnation + 1),)
+
+
+def _lose(command: Lose, agent: Agent) -> tuple[AgentBody, ...]:
+    if not agent.held or agent.worker_id != command.worker_id:
+        return ()
+    if agent.stop:
+        return (AgentTerminated(reason=_requested(agent)),)
+    guilty = agent.alone and not command.blameless
+    lost = AgentLost(reason=command.reason, at_ms=command.now_ms, blameless=command.blameless)
+    if guilty:  # nobody else was there: it counts as a failure of its own
+        due_ms, end = _spend(command, agent)
+        window_ms = command.policy.window_ms
+        return (replace(lost, alone=True, window_ms=window_ms, due_ms=due_ms), *end)
+    again = AgentRestarting(reason="lost", next_incarnation=agent.incarnation + 1)
+    return (replace(lost, alone=agent.alone or _repeated(command, agent)), again)
+
+
+def _repeated(command: Lose, agent: Agent) -> bool:
+    """Whether it was lost too often within the suspicion window."""
+    recent = [at for at in agent.losses if at > command.now_ms - command.suspicion_ms]
+    return not command.blameless and len(recent) > command.tolerated
+
+
+def _restart(agent: Agent) -> tuple[AgentBody, ...]:
+    if agent.status is not Status.RESTARTING:
+        return ()
+    if agent.stop:
+        return (AgentTerminated(reason=_requested(agent)),)
+    return (AgentRestarting(reason=agent.reason, next_incarnation=agent.incarnation + 1),)

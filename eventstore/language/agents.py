@@ -1,0 +1,223 @@
+"""What an agent is, and which step may follow which.
+
+`decide` says what a command leads to, `evolve` what an event makes of an agent. Both are pure:
+time and jitter come in with the command. The write side keeps `Agent` as a short-valued Redis
+hash; the projector folds the same `evolve` over the whole log. Long values (input, labels, the
+last error) are folded too, but only the views keep them.
+
+    pending -> starting -> running -> stopping -> terminated
+    pending -> terminated (withdrawn)        running -> terminated (completed, idle)
+    starting | running -> restarting (start_failed, crashed, unhealthy, lost)
+    restarting -> pending (when due) | failed | terminated
+    starting | running -> pending (released)
+
+An agent that was lost twice within the suspicion window is `alone` from then on: it runs in a
+worker of its own until it has behaved for that long. If that worker dies too the agent is to blame.
+
+A requested termination is the flag `stop` beside the status. Every step that would run the agent
+again ends it instead. A terminal state is never left.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eventstore.language.events import (
+    AgentClaimed,
+    AgentCleared,
+    AgentCrashed,
+    AgentFailed,
+    AgentLost,
+    AgentReleased,
+    AgentRequested,
+    AgentRestarting,
+    AgentStarted,
+    AgentStartFailed,
+    AgentTerminated,
+    AgentTerminationRequested,
+    AgentUnhealthy,
+    Error,
+    Event,
+)
+
+
+class Status(StrEnum):
+    PENDING = "pending"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    RESTARTING = "restarting"
+    TERMINATED = "terminated"
+    FAILED = "failed"
+
+
+TERMINAL: Final = frozenset({Status.TERMINATED, Status.FAILED})
+HELD: Final = frozenset({Status.STARTING, Status.RUNNING, Status.STOPPING})
+"""Statuses in which an agent occupies a worker's slot."""
+
+
+class Stop(StrEnum):
+    """The termination flag."""
+
+    NO = ""
+    GRACEFUL = "graceful"
+    NOW = "now"
+
+
+class Agent(Struct, frozen=True, kw_only=True):
+    """One agent as the fold of its events. `version` counts them."""
+
+    agent_id: str
+    pool_name: str
+    role_type: str
+    project_id: str
+    status: Status = Status.PENDING
+    reason: str = ""
+    stop: Stop = Stop.NO
+    incarnation: int = 1
+    version: int = 0
+    worker_id: str = ""
+    epoch: int = 0
+    claim_seq: int = 0
+    heartbeat_interval: float = 30.0
+    max_idle_time: float | None = None
+    expires_ms: int = 0
+    due_ms: int = 0
+    failures: tuple[int, ...] = ()
+    losses: tuple[int, ...] = ()
+    alone: bool = False
+    """It is to run in a worker of its own, until it is cleared."""
+
+    # Folded for the views only.
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+    labels: dict[str, str] = {}
+    last_error: Error | None = None
+    requested_ms: int = 0
+    started_ms: int = 0
+    ended_ms: int = 0
+    changed_ms: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def held(self) -> bool:
+        return self.status in HELD
+
+
+def request(event: Event, pool: str) -> Agent:
+    """The agent that an `agent.requested` begins."""
+    body = event.body
+    assert isinstance(body, AgentRequested)
+    return Agent(
+        agent_id=event.subject,
+        pool_name=pool,
+        role_type=body.role_type,
+        project_id=body.project_id,
+        version=1,
+        heartbeat_interval=body.heartbeat_interval,
+        max_idle_time=body.max_idle_time,
+        expires_ms=body.expires_ms,
+        input=body.input,
+        labels=body.labels,
+        requested_ms=event.ts,
+        changed_ms=event.ts,
+    )
+
+
+def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
+    """What an event makes of an agent. Total: any recorded event of an agent can be folded."""
+    body = event.body
+    if agent is None or isinstance(body, AgentRequested):
+        return request(event, pool)
+    agent = replace(agent, version=agent.version + 1, changed_ms=event.ts or agent.changed_ms)
+    match body:
+        case AgentClaimed():
+            return replace(
+                agent,
+                status=Status.STARTING,
+                reason="",
+                worker_id=event.worker_id,
+                epoch=event.epoch,
+                claim_seq=event.seq,
+                expires_ms=0,
+            )
+        case AgentStarted():
+            return replace(agent, status=Status.RUNNING, started_ms=event.ts)
+        case AgentStartFailed() | AgentCrashed() | AgentUnhealthy():
+            return replace(
+                _vacated(agent),
+                status=Status.RESTARTING,
+                reason=body.type.removeprefix("agent."),
+                due_ms=body.due_ms,
+                failures=_failures(agent, body),
+                last_error=body.error,
+            )
+        case AgentLost():
+            return _lost(agent, body)
+        case AgentCleared():
+            return replace(agent, alone=False, losses=())
+        case AgentReleased() | AgentRestarting():
+            return replace(
+                _vacated(agent),
+                status=Status.PENDING,
+                reason=body.reason,
+                incarnation=body.next_incarnation,
+                due_ms=0,
+            )
+        case AgentTerminationRequested():
+            running = agent.status is Status.RUNNING
+            return replace(
+                agent,
+                stop=Stop.GRACEFUL if body.graceful else Stop.NOW,
+                reason=body.reason,
+                status=Status.STOPPING if running else agent.status,
+            )
+        case AgentTerminated():
+            return replace(
+                _vacated(agent),
+                status=Status.TERMINATED,
+                reason=body.reason,
+                ended_ms=event.ts,
+                last_error=body.error or agent.last_error,
+            )
+        case AgentFailed():
+            return replace(
+                _vacated(agent), status=Status.FAILED, reason=body.reason, ended_ms=event.ts
+            )
+        case _:
+            raise TypeError(f"{event.type} is not an event of an agent")
+
+
+def _failures(
+    agent: Agent, body: AgentStartFailed | AgentCrashed | AgentUnhealthy | AgentLost
+) -> tuple[int, ...]:
+    """Those within the window, and this one."""
+    recent = tuple(at for at in agent.failures if at > body.at_ms - body.window_ms)
+    return (*recent, body.at_ms)
+
+
+def _lost(agent: Agent, body: AgentLost) -> Agent:
+    lost = replace(
+        _vacated(agent),
+        status=Status.RESTARTING,
+        reason="lost",
+        losses=agent.losses if body.blameless else (*agent.losses, body.at_ms)[-2:],
+        alone=body.alone,
+    )
+    if not body.window_ms:
+        return lost
+    return replace(
+        lost,
+        due_ms=body.due_ms,
+        failures=_failures(agent, body),
+        last_error=Error(type="WorkerLost", message=body.reason),
+    )
+
+
+def _vacated(agent: Agent) -> Agent:
+    return replace(agent, worker_id="", epoch=0, claim_seq=0, due_ms=0, expires_ms=0)

@@ -1,0 +1,136 @@
+"""Pools and hosts: the fold of the catalogue.
+
+The catalogue is a log of its own, small and read whole by every process. `Catalogue` is its fold;
+who wants to change it decides against that fold and commits only if the subject's version is
+still the one that was read.
+"""
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eventstore.language.events import (
+    Event,
+    HostCordoned,
+    HostJoined,
+    HostLeft,
+    LogRecovered,
+    PoolChanged,
+    PoolCreated,
+    PoolDeleted,
+)
+from eventstore.language.pool_config import PoolConfig, read_config
+
+
+class Pool(Struct, frozen=True, kw_only=True):
+    """A pool as the catalogue tells it. A deleted one stays known, so that it may come back."""
+
+    pool_name: str
+    role_type: str
+    config: PoolConfig = PoolConfig()
+    unknown: dict[str, object] = {}
+    """Settings that a newer version of Muster recorded: kept, and passed over."""
+    version: int = 0
+    deleted: bool = False
+    created_seq: int = 0
+    """The catalogue's `seq` of its creation: tells it from an earlier pool of the same name."""
+    created_ms: int = 0
+    changed_ms: int = 0
+
+
+class Host(Struct, frozen=True, kw_only=True):
+    """A host and whether new workers may be placed there."""
+
+    host: str
+    hostname: str
+    pid: int = 0
+    status: str = "joined"  # joined | cordoned | left
+    reason: str = ""
+    version: int = 0
+    joined_ms: int = 0
+    changed_ms: int = 0
+
+
+class Catalogue(Struct, frozen=True, kw_only=True):
+    """All pools and hosts, at one position of the catalogue."""
+
+    pools: dict[str, Pool] = {}
+    hosts: dict[str, Host] = {}
+    generation: int = 0
+    seq: int = 0
+    stream_id: str = "0"
+
+    def live_pools(self) -> dict[str, Pool]:
+        return {name: pool for name, pool in self.pools.items() if not pool.deleted}
+
+    def version_of(self, subject: str) -> int:
+        """How often what bears a name was changed: a pool and a host of one name count together.
+
+        The log keeps that number by name, and every change is checked against it.
+        """
+        held: tuple[Pool | Host | None, ...] = (self.pools.get(subject), self.hosts.get(subject))
+        return max((one.version for one in held if one is not None), default=0)
+
+
+def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
+    """What an event makes of the catalogue."""
+    pools, hosts, name = catalogue.pools, catalogue.hosts, event.subject
+    generation = catalogue.generation
+    version = catalogue.version_of(name) + 1
+    match event.body:
+        case PoolCreated() as body:
+            config, unknown = read_config(body.config)
+            pool = Pool(
+                pool_name=name,
+                role_type=body.role_type,
+                config=config,
+                unknown=unknown,
+                version=version,
+                created_seq=event.seq,
+                created_ms=event.ts,
+                changed_ms=event.ts,
+            )
+            pools = {**pools, name: pool}
+        case PoolChanged() as body:
+            config, unknown = read_config(body.config)
+            changed = replace(
+                pools[name],
+                config=config,
+                unknown=unknown,
+                version=version,
+                changed_ms=event.ts,
+            )
+            pools = {**pools, name: changed}
+        case PoolDeleted():
+            changed = replace(pools[name], deleted=True, version=version, changed_ms=event.ts)
+            pools = {**pools, name: changed}
+        case HostJoined() as body:
+            host = Host(
+                host=name,
+                hostname=body.hostname,
+                pid=body.pid,
+                version=version,
+                joined_ms=event.ts,
+                changed_ms=event.ts,
+            )
+            hosts = {**hosts, name: host}
+        case HostCordoned() | HostLeft() as body:
+            status = "cordoned" if isinstance(body, HostCordoned) else "left"
+            gone = replace(
+                hosts[name],
+                status=status,
+                reason=body.reason,
+                version=version,
+                changed_ms=event.ts,
+            )
+            hosts = {**hosts, name: gone}
+        case LogRecovered() as body:
+            generation = body.generation
+        case _:
+            raise TypeError(f"{event.type} is not an event of the catalogue")
+    return Catalogue(
+        pools=pools,
+        hosts=hosts,
+        generation=generation,
+        seq=event.seq,
+        stream_id=event.stream_id or catalogue.stream_id,
+    )

@@ -1,0 +1,94 @@
+"""The settings of a pool, read from and written to plain JSON."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+
+class RestartPolicy(Struct, frozen=True):
+    """How often and how soon a failing agent is started again; times in milliseconds."""
+
+    limit: int = 5
+    window_ms: int = 600_000
+    backoff_min_ms: int = 1_000
+    backoff_max_ms: int = 60_000
+
+    def delay_ms(self, failures: int, jitter: float) -> int:
+        """Exponential back-off, with `jitter` in [0, 1) taking off up to half of it."""
+        full = min(self.backoff_min_ms << min(failures - 1, 30), self.backoff_max_ms)
+        return max(int(full * (1 - jitter / 2)), min(self.backoff_min_ms, full))
+
+
+Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+Count = Annotated[int, Meta(ge=0, le=10_000)]
+
+
+class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of a pool. Times are in seconds."""
+
+    agents_per_worker: Annotated[int, Meta(ge=1, le=1_000)] = 10
+    min_workers: Count = 0
+    max_workers: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    empty_worker_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
+    backlog_limit: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+    restart_limit: Annotated[int, Meta(ge=0, le=100)] = 5
+    restart_window_seconds: Seconds = 600.0
+    backoff_min_seconds: Seconds = 1.0
+    backoff_max_seconds: Seconds = 60.0
+    start_timeout_seconds: Seconds = 60.0
+    stop_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0
+    drain_seconds: Seconds = 25.0
+    launch_seconds: Seconds = 30.0
+    lease_seconds: Annotated[float, Meta(ge=1, le=600)] = 10.0
+    renew_seconds: Annotated[float, Meta(ge=0.1, le=200)] = 3.0
+    loop_stall_seconds: Annotated[float, Meta(ge=1, le=3_600)] = 30.0
+    suspicion_window_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 600.0
+    max_alone_workers: Annotated[int, Meta(ge=1, le=10_000)] = 10
+
+    def __post_init__(self) -> None:
+        if self.min_workers > self.max_workers:
+            raise ValueError(
+                f"min_workers ({self.min_workers}) must not be above max_workers"
+                f" ({self.max_workers})"
+            )
+        if self.renew_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                f"renew_seconds ({self.renew_seconds:g}) must be at most half of lease_seconds"
+                f" ({self.lease_seconds:g})"
+            )
+        if self.backoff_min_seconds > self.backoff_max_seconds:
+            raise ValueError(
+                f"backoff_min_seconds ({self.backoff_min_seconds:g}) must not be above"
+                f" backoff_max_seconds ({self.backoff_max_seconds:g})"
+            )
+
+    @property
+    def restart_policy(self) -> RestartPolicy:
+        return RestartPolicy(
+            limit=self.restart_limit,
+            window_ms=int(self.restart_window_seconds * 1000),
+            backoff_min_ms=int(self.backoff_min_seconds * 1000),
+            backoff_max_ms=int(self.backoff_max_seconds * 1000),
+        )
+
+    @property
+    def alone_limit(self) -> int:
+        """How many workers may be taken by agents that run alone: half of them at most, but one."""
+        return min(self.max_alone_workers, max(self.max_workers // 2, 1))
+
+
+def read_config(raw: msgspec.Raw | bytes) -> tuple[PoolConfig, dict[str, object]]:
+    """A recorded configuration, and the settings in it that only a newer version knows."""
+    known = set(PoolConfig.__struct_fields__)
+    fields = msgspec.json.decode(raw, type=dict[str, object])
+    unknown = {name: fields.pop(name) for name in fields.keys() - known}
+    return msgspec.convert(fields, PoolConfig), dict(sorted(unknown.items()))
+
+
+def write_config(
+    config: PoolConfig, unknown: Mapping[str, object] = MappingProxyType({})
+) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode({**msgspec.to_builtins(config), **unknown}))

@@ -1,0 +1,210 @@
+"""What a worker is, and which step may follow which.
+
+    requested -> active -> draining -> stopped
+    active | draining -> suspect -> back, or lost
+    requested | active | draining -> lost
+
+A worker is first an order for a launch, with a deadline; `worker.started` needs it open. `epoch`
+is its fencing number, drawn when it starts and raised when it is declared lost.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, TypeAlias, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eventstore.language.events import (
+    Event,
+    WorkerBody,
+    WorkerDraining,
+    WorkerLost,
+    WorkerRecovered,
+    WorkerRequested,
+    WorkerStarted,
+    WorkerStopped,
+    WorkerSuspect,
+)
+
+
+class WorkerStatus(StrEnum):
+    REQUESTED = "requested"
+    ACTIVE = "active"
+    SUSPECT = "suspect"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+
+ALIVE: Final = frozenset({WorkerStatus.ACTIVE, WorkerStatus.SUSPECT, WorkerStatus.DRAINING})
+"""Statuses in which there is a process that may hold agents."""
+
+
+class Worker(Struct, frozen=True, kw_only=True):
+    """One worker as the fold of its events. `version` counts them."""
+
+    worker_id: str
+    pool_name: str
+    host: str
+    max_agents: int
+    status: WorkerStatus = WorkerStatus.REQUESTED
+    reason: str = ""
+    draining: bool = False
+    version: int = 0
+    epoch: int = 0
+    pid: int = 0
+    start_time: int = 0
+    deadline_ms: int = 0
+
+    # Folded for the views only.
+    requested_ms: int = 0
+    started_ms: int = 0
+    ended_ms: int = 0
+
+    @property
+    def alive(self) -> bool:
+        return self.status in ALIVE
+
+    @property
+    def ended(self) -> bool:
+        return self.status in {WorkerStatus.STOPPED, WorkerStatus.LOST}
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    body: WorkerRequested
+
+
+class Start(Struct, frozen=True, kw_only=True):
+    host: str
+    pid: int
+    start_time: int
+
+
+class Suspect(Struct, frozen=True, kw_only=True):
+    reason: str
+
+
+class Recover(Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Drain(Struct, frozen=True, kw_only=True):
+    reason: str
+
+
+class StopWorker(Struct, frozen=True, kw_only=True):
+    reason: str
+
+
+class Fence(Struct, frozen=True, kw_only=True):
+    """Declare it lost."""
+
+    reason: str
+
+
+WorkerCommand: TypeAlias = Order | Start | Suspect | Recover | Drain | StopWorker | Fence
+
+
+def decide(command: WorkerCommand, worker: Worker | None) -> tuple[WorkerBody, ...]:
+    """The events that a command leads to; none if it has already happened or no longer applies."""
+    if isinstance(command, Order):
+        return (command.body,) if worker is None else ()
+    if worker is None or worker.ended:
+        return ()
+    match command:
+        case Start():
+            if worker.status is not WorkerStatus.REQUESTED:
+                return ()
+            return (
+                WorkerStarted(
+                    host=command.host,
+                    pid=command.pid,
+                    start_time=command.start_time,
+                    max_agents=worker.max_agents,
+                ),
+            )
+        case Suspect():
+            watched = worker.status in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}
+            return (WorkerSuspect(reason=command.reason),) if watched else ()
+        case Recover():
+            return (WorkerRecovered(),) if worker.status is WorkerStatus.SUSPECT else ()
+        case Drain():
+            drains = worker.alive and not worker.draining
+            return (WorkerDraining(reason=command.reason),) if drains else ()
+        case StopWorker():
+            return (WorkerStopped(reason=command.reason),) if worker.alive else ()
+        case Fence():
+            return (WorkerLost(reason=command.reason),)
+        case _:
+            assert_never(command)
+
+
+def evolve(worker: Worker | None, event: Event, pool: str) -> Worker:
+    """What an event makes of a worker."""
+    body = event.body
+    if isinstance(body, WorkerRequested):
+        return Worker(
+            worker_id=event.subject,
+            pool_name=pool,
+            host=body.host,
+            max_agents=body.max_agents,
+            reason=body.reason,
+            version=1,
+            deadline_ms=body.deadline_ms,
+            requested_ms=event.ts,
+        )
+    if worker is None:
+        raise ValueError(f"{event.type} of a worker that was never ordered: {event.subject}")
+    worker = replace(worker, version=worker.version + 1)
+    match body:
+        case WorkerStarted():
+            return replace(
+                worker,
+                status=WorkerStatus.ACTIVE,
+                reason="",
+                host=body.host,
+                pid=body.pid,
+                start_time=body.start_time,
+                epoch=event.epoch,
+                deadline_ms=0,
+                started_ms=event.ts,
+            )
+        case WorkerSuspect():
+            return replace(worker, status=WorkerStatus.SUSPECT, reason=body.reason)
+        case WorkerRecovered():
+            back = WorkerStatus.DRAINING if worker.draining else WorkerStatus.ACTIVE
+            return replace(worker, status=back, reason=body.reason)
+        case WorkerDraining():
+            return replace(worker, status=WorkerStatus.DRAINING, draining=True, reason=body.reason)
+        case WorkerStopped():
+            return replace(
+                worker, status=WorkerStatus.STOPPED, reason=body.reason, ended_ms=event.ts
+            )
+        case WorkerLost():
+            return replace(
+                worker,
+                status=WorkerStatus.LOST,
+                reason=body.reason,
+                epoch=event.epoch,
+                ended_ms=event.ts,
+            )
+        case _:
+            raise TypeError(f"{event.type} is not an event of a worker")
+
+
+def _from_hash(worker_id: str, fields: Mapping[str, str]) -> Worker:
+    return Worker(
+        worker_id=worker_id,
+        pool_name=fields["pool_name"],
+        host=fields["host"],
+        max_agents=int(fields["max_agents"]),
+        status=WorkerStatus(fields["status"]),
+        reason=fields["reason"],
+        draining=bool(fields["draining"]),
+        version=int(fields["version"]),
+        epoch=int(fields["epoch"]),
+        pid=int(fields["pid"]),
+        start_time=int(fields["start_time"]),
+        deadline_ms=int(fields["deadline_ms"]),
+    )

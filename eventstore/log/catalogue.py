@@ -1,0 +1,245 @@
+"""The catalogue's log: pools created, changed and deleted; hosts joined, cordoned, gone.
+
+Every process folds it whole and follows it. A change is committed only if its subject's version
+is still the one it was decided on. A pool's own keys are initialised from the catalogue, again and
+again without harm.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eventstore.errors import Busy, LogMissing, OutcomeUnknown, Recovered, UnknownEvent
+from eventstore.keys import CATALOGUE
+from eventstore.language import catalogue as pools
+from eventstore.language.catalogue import Catalogue, Pool
+from eventstore.language.events import (
+    AnyBody,
+    HostCordoned,
+    HostJoined,
+    HostLeft,
+    LogRecovered,
+    PoolChanged,
+    PoolCreated,
+    PoolDeleted,
+    decode_entry,
+)
+from eventstore.language.pool_config import PoolConfig, write_config
+from eventstore.log.commit_retry import ATTEMPTS, still_unknown
+from eventstore.log.log import Log, proof_of
+from eventstore.log.reader import Entry, Reader
+from eventstore.log.replies import Outcome, Proof
+from eventstore.steps.step import Origin
+
+DECLARED_UNKNOWN: Final = "recovered"
+"""In place of the declaration that was last applied to a pool: the next one is taken for it."""
+
+
+class Changed(Struct, frozen=True):
+    """DONE, ALREADY (nothing to change), CONFLICT (it exists, or has live agents) or ABSENT.
+
+    `proof`: what shows that the change, or for ALREADY what came before, was written.
+    """
+
+    outcome: Outcome
+    catalogue: Catalogue
+    proof: Proof | None = None
+
+
+Decision = tuple[Outcome, AnyBody | None]
+
+
+class CatalogueLog:
+    """Reads and changes the catalogue. `state` is the fold of what was read so far.
+
+    `void`: the catalogue was recovered, so that some of what was folded may not have happened. The
+    next `refresh` folds it anew; until then `state` is what it was.
+    """
+
+    def __init__(self, log: Log, reader: Reader) -> None:
+        self._log = log
+        self._reader = reader
+        self.state = Catalogue()
+        self.void = False
+        self._taken = 0
+
+    async def found(self) -> Catalogue:
+        """Create the catalogue if there is none, and read it: see `Log.found`."""
+        await self._log.found()
+        return await self.refresh()
+
+    async def start(self) -> Catalogue:
+        """Read the catalogue. Raises `LogMissing` if there is none."""
+        if not (await self._log.stand(CATALOGUE)).generation:
+            raise LogMissing(CATALOGUE)
+        return await self.refresh()
+
+    async def close(self) -> None:
+        await self._reader.close()
+
+    async def refresh(self) -> Catalogue:
+        """Read on from where the last reading ended, without waiting."""
+        while not self.void:
+            entries = await self._after(self.state)
+            if not entries:
+                return self.state
+            self.take(entries)
+        anew = Catalogue()  # folded aside: what was known stays in sight until all of it is
+        taken = -1
+        while (entries := await self._after(anew)) or taken != self._taken:
+            taken = self._taken  # what others read meanwhile may be behind the last look
+            for entry in entries:
+                anew = _fold(anew, entry)
+        self.state, self.void = anew, False
+        return self.state
+
+    async def _after(self, state: Catalogue) -> list[Entry]:
+        at = state.stream_id if state.stream_id != "0" else "0-0"
+        return await self._reader.range(self._log.keys.catalogue, f"({at}")
+
+    def take(self, entries: list[Entry]) -> Catalogue:
+        """Fold entries that somebody else read. Raises `UnknownEvent`, and stays before that."""
+        self._taken += 1
+        for entry in entries:
+            body = decode_entry(*entry).body
+            if isinstance(body, LogRecovered) and 0 < body.from_seq < self.state.seq:
+                self.void = True
+            self.state = _fold(self.state, entry)
+        return self.state
+
+    async def create_pool(
+        self, name: str, role_type: str, config: PoolConfig, origin: Origin
+    ) -> Changed:
+        """Create a pool and its keys. CONFLICT if there is one of that name."""
+
+        def decision(state: Catalogue) -> Decision:
+            found = state.live_pools().get(name)
+            if found is None:
+                return Outcome.DONE, PoolCreated(role_type=role_type, config=write_config(config))
+            same = (found.role_type, found.config) == (role_type, config)
+            return Outcome.ALREADY if same else Outcome.CONFLICT, None
+
+        changed = await self._change(name, decision, origin)
+        if changed.outcome is Outcome.ALREADY:
+            return replace(changed, outcome=Outcome.CONFLICT)
+        if changed.outcome is Outcome.DONE:
+            with still_unknown(_written()):
+                await self._log.initialise(name)
+        return changed
+
+    async def change_pool(
+        self, name: str, change: Callable[[PoolConfig], PoolConfig], origin: Origin
+    ) -> Changed:
+        """Change a pool's configuration, from what it is at that moment. ABSENT without one."""
+
+        def decision(state: Catalogue) -> Decision:
+            pool = state.live_pools().get(name)
+            if pool is None:
+                return Outcome.ABSENT, None
+            config = change(pool.config)
+            if pool.config == config:
+                return Outcome.ALREADY, None
+            return Outcome.DONE, PoolChanged(config=write_config(config, pool.unknown))
+
+        return await self._change(name, decision, origin)
+
+    async def close_pool(self, pool: Pool, origin: Origin, *, vacant: bool) -> bool:
+        """Let a pool take no more spawns. `vacant`: only if it has no live agents, else False."""
+        step = self._log.step(pool.pool_name, origin)
+        if vacant:
+            step.check("vacant")
+        step.write("meta", "closed", pool.created_seq)
+        return (await self._log.commit(step)).outcome is Outcome.DONE
+
+    async def delete_pool(self, pool: Pool, origin: Origin, *, reason: str) -> Changed:
+        """Record the end of a pool that was closed before. ABSENT where its name is another's."""
+
+        def decision(state: Catalogue) -> Decision:
+            found = state.live_pools().get(pool.pool_name)
+            if found is None or found.created_seq != pool.created_seq:
+                return Outcome.ABSENT, None
+            return Outcome.DONE, PoolDeleted(reason=reason)
+
+        return await self._change(pool.pool_name, decision, origin)
+
+    async def join_host(self, host: str, hostname: str, pid: int, origin: Origin) -> Changed:
+        """Offer a host for workers."""
+        return await self._change(
+            host, lambda _: (Outcome.DONE, HostJoined(hostname=hostname, pid=pid)), origin
+        )
+
+    async def cordon_host(self, host: str, reason: str, origin: Origin) -> Changed:
+        """Place no more workers on a host."""
+
+        def decision(state: Catalogue) -> Decision:
+            known = state.hosts.get(host)
+            if known is None:
+                return Outcome.ABSENT, None
+            if known.status != "joined":
+                return Outcome.ALREADY, None
+            return Outcome.DONE, HostCordoned(reason=reason)
+
+        return await self._change(host, decision, origin)
+
+    async def leave_host(self, host: str, reason: str, origin: Origin) -> Changed:
+        """Record that a host is gone."""
+
+        def decision(state: Catalogue) -> Decision:
+            known = state.hosts.get(host)
+            if known is None:
+                return Outcome.ABSENT, None
+            if known.status == "left":
+                return Outcome.ALREADY, None
+            return Outcome.DONE, HostLeft(reason=reason)
+
+        return await self._change(host, decision, origin)
+
+    async def _change(
+        self, subject: str, decision: Callable[[Catalogue], Decision], origin: Origin
+    ) -> Changed:
+        unknown: OutcomeUnknown | None = None
+        for _ in range(ATTEMPTS):
+            generation, _ = self._log.floor(CATALOGUE)
+            with still_unknown(unknown):
+                state = await self.refresh()
+            outcome, body = decision(state)
+            if body is None:
+                if unknown and outcome is Outcome.CONFLICT:  # what is there is another's
+                    raise unknown
+                proof = Proof(CATALOGUE, "log", seq=state.seq)
+                return Changed(Outcome.DONE if unknown else outcome, state, proof)
+            version, field = state.version_of(subject), f"version:{subject}"
+            step = self._log.step(CATALOGUE, origin)
+            step.check("meta", field, str(version) if version else "")
+            step.event(body, subject)
+            step.write("meta", field, version + 1)
+            try:
+                with still_unknown(unknown):
+                    reply = await self._log.commit(step, read_in=generation)
+            except OutcomeUnknown as error:
+                unknown = error
+                continue
+            except Recovered:
+                continue
+            if reply.outcome is Outcome.DONE:
+                with still_unknown(_written()):
+                    return Changed(Outcome.DONE, await self.refresh(), proof_of(step, reply))
+        raise unknown or Busy(f"{subject} changes too fast")
+
+
+def _fold(state: Catalogue, entry: Entry) -> Catalogue:
+    """With an entry, unless it was folded before. Raises `UnknownEvent`."""
+    event = decode_entry(*entry)
+    if event.seq <= state.seq:
+        return state
+    try:
+        return pools.evolve(state, event)
+    except (ValueError, TypeError, KeyError) as error:
+        why = f"of {event.subject} at seq {event.seq} makes no sense here: {error}"
+        raise UnknownEvent(event.type, event.body.version, None, why) from error
+
+
+def _written() -> OutcomeUnknown:
+    return OutcomeUnknown("the change was written, but what it led to could not be made or read")

@@ -1,0 +1,247 @@
+"""What was parked: read, put back, or given up.
+
+A thing that cannot be processed is put aside by a script, once, with the reason and what stood
+there (`lua/prelude.lua`). Here an operator's decision is carried out. What Redis holds of an
+agent or a worker is only a fold of its events, so what is damaged is made anew from another fold of
+them: the caller gives the state that the views tell.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from redis.exceptions import ResponseError
+
+from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
+from eventstore.errors import LogError, Unreadable
+from eventstore.language import agent_commands, workers
+from eventstore.language.agents import Agent
+from eventstore.language.workers import Worker, WorkerStatus
+from eventstore.log.log import Log
+from eventstore.log.replies import Outcome
+from eventstore.steps import hashes, worker_hashes
+from eventstore.steps.step import Fence, Origin, Step
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A parked thing as it stands in Redis."""
+
+    source: str
+    """`agent`, `worker`, `command` or `heartbeat`."""
+    subject: str
+    reason: str
+    at_ms: int
+    content: tuple[str, ...] = ()
+
+
+class Parked(Struct, frozen=True, kw_only=True):
+    """Something that could not be processed, in one pool."""
+
+    pool: str
+    key: str
+    """Its name within the pool."""
+    source: str
+    subject: str
+    reason: str
+    at_ms: int
+    content: dict[str, str]
+    """What stood there, by field."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.pool}:{self.key}"
+
+
+async def read(log: Log, pool: str) -> list[Parked]:
+    """What is parked in a pool, the oldest first."""
+    raw = await _ask(log, "HGETALL", log.keys.pool(pool, "parked"))
+    pairs = raw.items() if isinstance(raw, Mapping) else zip(raw[::2], raw[1::2], strict=True)
+    found = [parked(pool, key, value) for key, value in pairs]
+    return sorted(found, key=lambda one: (one.at_ms, one.key))
+
+
+async def find(log: Log, pool: str, key: str) -> Parked | None:
+    raw = await _ask(log, "HGET", log.keys.pool(pool, "parked"), key)
+    return parked(pool, key.encode(), raw) if raw else None
+
+
+async def count(log: Log, pool: str) -> int:
+    return int(await _ask(log, "HLEN", log.keys.pool(pool, "parked")))
+
+
+def parked(pool: str, key: bytes, raw: bytes) -> Parked:
+    record = msgspec.json.decode(raw, type=Record)
+    content = [_shown(text) for text in record.content]
+    if len(content) == 1:
+        content = ["data", *content]
+    return Parked(
+        pool=pool,
+        key=key.decode(),
+        source=record.source,
+        subject=_shown(record.subject),
+        reason=_shown(record.reason),
+        at_ms=record.at_ms,
+        content=dict(zip(content[::2], content[1::2], strict=False)),
+    )
+
+
+def _shown(text: str) -> str:
+    """Bytes stand in a record as the letters of their numbers; here as the text that they are."""
+    return text.encode("latin-1").decode(errors="backslashreplace")
+
+
+async def _ask(log: Log, *command: str) -> Any:
+    try:
+        return await execute(log.client, *command)
+    except UNREACHABLE as error:
+        raise unreachable(error) from error
+    except ResponseError as error:
+        raise refusal(f"{command[0]} failed", error) from error
+
+
+async def retry_agent(log: Log, one: Parked, told: Agent | None, origin: Origin) -> bool:
+    """Put an agent back where its state says it belongs. `told`: as its events tell.
+
+    False when something changed meanwhile. Raises `Unreadable` where neither can be read.
+    """
+    step, agent, mends = await _agent_step(log, one, told, origin)
+    if agent is not None and mends:
+        _mend_agent(step, agent)
+    if agent is not None and not agent.ended:
+        if agent.held and agent.agent_id in await log.held(one.pool, agent.worker_id):
+            pass  # its worker runs it still, and does not mind
+        elif agent.held:
+            lose = agent_commands.Lose(
+                worker_id=agent.worker_id, reason=one.reason, now_ms=log.now_ms(one.pool)
+            )
+            bodies, fence = agent_commands.decide(lose, agent), await _fence(log, agent)
+            step.agent(agent.agent_id, agent, bodies, fence=fence, checked=not mends)
+        else:
+            step.write("unqueue", agent.agent_id)
+            step.enqueue(agent)
+    return await _carry_out(log, step)
+
+
+async def drop_agent(log: Log, one: Parked, told: Agent | None, origin: Origin) -> bool:
+    """End an agent for good; one that its worker still runs is told to end at once."""
+    step, agent, mends = await _agent_step(log, one, told, origin)
+    if agent is not None and mends:
+        _mend_agent(step, agent)
+    if agent is not None and not agent.ended:
+        runs = agent.held and agent.agent_id in await log.held(one.pool, agent.worker_id)
+        command: agent_commands.Command = agent_commands.Drop()
+        if runs:
+            command = agent_commands.Terminate(reason="dropped", graceful=False)
+        bodies = agent_commands.decide(command, agent)
+        if bodies:
+            fence = None if runs else await _fence(log, agent)
+            step.agent(agent.agent_id, agent, bodies, fence=fence, checked=not mends)
+    return await _carry_out(log, step)
+
+
+async def _fence(log: Log, agent: Agent) -> Fence | None:
+    """The epoch under which the agent's worker was declared lost, if it is still known."""
+    found = await log.worker(agent.pool_name, agent.worker_id) if agent.held else None
+    if found is None or found.worker.alive:
+        return None
+    return Fence(agent.worker_id, found.worker.epoch, lost=True)
+
+
+async def _agent_step(
+    log: Log, one: Parked, told: Agent | None, origin: Origin
+) -> tuple[Step, Agent | None, bool]:
+    """A step that needs it parked; the agent, and whether its hash is to be made anew."""
+    step = log.step(one.pool, origin)
+    step.check("parked", one.key)
+    step.write("unpark", one.key)
+    try:
+        stands = await log.agent(one.pool, one.subject)
+    except Unreadable:
+        if told is None:
+            raise
+        return step, told, True
+    if stands is not None:
+        step.check("agent", stands.agent_id, stands.version, stands.incarnation)
+        return step, stands, False
+    return step, told, told is not None and not told.ended
+
+
+def _mend_agent(step: Step, agent: Agent) -> None:
+    step.write("mend_agent", agent.agent_id)
+    fields = [item for pair in hashes.to_hash(agent).items() for item in pair]
+    step.write("agent", agent.agent_id, len(fields) // 2, *fields)
+    if agent.ended:
+        step.write("ended", agent.agent_id, 1)
+    else:
+        step.write("live", agent.agent_id)
+        step.keep_spec(agent.agent_id, agent)
+
+
+async def retry_worker(log: Log, one: Parked, told: Worker | None, origin: Origin) -> bool:
+    """Make a worker's hash anew from its events. Raises `Unreadable` where they tell nothing."""
+    step = log.step(one.pool, origin)
+    step.check("parked", one.key)
+    step.write("unpark", one.key)
+    if told is None:
+        raise Unreadable("worker", one.subject, "the views do not know it; drop it")
+    if told.status is WorkerStatus.STOPPED:
+        return await _forget_worker(log, one, origin)
+    try:
+        stands = await log.worker(one.pool, one.subject)
+    except (Unreadable, LogError):
+        stands = None
+    if stands is None:
+        fields = [item for pair in worker_hashes.to_hash(told).items() for item in pair]
+        step.write("mend_process", one.subject)
+        step.write("process", one.subject, len(fields) // 2, *fields)
+        step.write("recount", one.subject)
+    elif stands.worker.alive:
+        step.check("process", one.subject, stands.worker.version)
+        step.write("enlist", one.subject)
+    return await _carry_out(log, step)
+
+
+async def drop_worker(log: Log, one: Parked, told: Worker | None, origin: Origin) -> bool:
+    """Take a worker for lost: what it holds is started elsewhere. A mere name is forgotten."""
+    if told is None:
+        return await _forget_worker(log, one, origin)
+    if not await retry_worker(log, one, told, origin):
+        return False
+    epoch = await log.draw_epoch(one.pool)
+    fence = workers.Fence(reason="dropped")
+    await log.act_on_worker(one.pool, one.subject, fence, origin, epoch=epoch)
+    return True
+
+
+async def _forget_worker(log: Log, one: Parked, origin: Origin) -> bool:
+    """Take a name off all lists that is no worker's, or one's that left in good order."""
+    step = log.step(one.pool, origin)
+    step.check("parked", one.key)
+    step.check("empty", one.subject)
+    step.check("settled", one.subject)
+    for word in ("delist", "unorder", "unpark"):
+        step.write(word, one.key if word == "unpark" else one.subject)
+    step.write("forget", one.subject, 1)
+    return await _carry_out(log, step)
+
+
+async def retry_other(log: Log, one: Parked, origin: Origin) -> bool:
+    """Put a command back into the queue, as it stood; of a heartbeat the next one has come."""
+    step = log.step(one.pool, origin)
+    step.check("parked", one.key)
+    if one.source == "command":
+        step.write("resubmit", one.key)
+    step.write("unpark", one.key)
+    return await _carry_out(log, step)
+
+
+async def drop_other(log: Log, one: Parked, origin: Origin) -> bool:
+    step = log.step(one.pool, origin)
+    step.check("parked", one.key)
+    step.write("unpark", one.key)
+    return await _carry_out(log, step)
+
+
+async def _carry_out(log: Log, step: Step) -> bool:
+    return (await log.commit(step)).outcome is Outcome.DONE

@@ -1,0 +1,81 @@
+"""Reading the streams: from a position, onward, decoded. Never from `$`.
+
+A reader keeps the last id that it saw and goes on from there, over a connection of its own. Where
+a stream was trimmed past that id, the caller notices by the gap in `seq`.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from eventstore.connection.calls import (
+    UNREACHABLE,
+    AsyncClient,
+    give_up,
+    interruptible,
+    refusal,
+    unreachable,
+)
+from eventstore.connection.clients import connect_blocking
+
+BLOCK_SECONDS = 5.0
+
+Entry = tuple[bytes, Sequence[bytes]]
+"""An entry as Redis returns it: its id, then names and values in turn."""
+
+
+class Reader:
+    """Tails any number of streams of one Redis node."""
+
+    def __init__(self, url: str, *, block_seconds: float = BLOCK_SECONDS) -> None:
+        self.block_ms = max(int(block_seconds * 1000), 1)
+        self._client: AsyncClient = connect_blocking(url, block_seconds=block_seconds)
+
+    async def read(
+        self, positions: Mapping[str, str], *, count: int = 1000, block: bool = True
+    ) -> dict[str, list[Entry]]:
+        """Entries after the given ids, by stream; empty when none came within the block time.
+
+        Without a stream to read that time passes, too: whoever reads in a loop relies on it.
+        """
+        if not positions:
+            await asyncio.sleep(self.block_ms / 1000 if block else 0)
+            return {}
+        wait = ("BLOCK", self.block_ms) if block else ()
+        command = ("XREAD", "COUNT", count, *wait, "STREAMS", *positions, *positions.values())
+        raw = await self._call(*command)
+        return {key.decode(): entries for key, entries in raw or ()}
+
+    async def range(
+        self, stream: str, first: str = "-", last: str = "+", *, count: int = 1000
+    ) -> list[Entry]:
+        """Entries between two ids, both included unless preceded by `(`."""
+        entries: list[Entry] = await self._call("XRANGE", stream, first, last, "COUNT", count)
+        return entries
+
+    async def newest(self, stream: str, last: str = "+", *, count: int = 1000) -> list[Entry]:
+        """Entries up to an id, the newest first."""
+        entries: list[Entry] = await self._call("XREVRANGE", stream, last, "-", "COUNT", count)
+        return entries
+
+    async def last_id(self, stream: str) -> str:
+        """The id of the last entry, `0` if there is none."""
+        entries = await self.newest(stream, count=1)
+        return str(entries[0][0].decode()) if entries else "0"
+
+    async def give_up(self) -> None:
+        """End what is under way with `LogUnreachable`; the next call connects anew."""
+        await give_up(self._client)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _call(self, *command: str | int) -> Any:
+        try:
+            return await interruptible(self._client, *command)
+        except UNREACHABLE as error:
+            raise unreachable(error) from error
+        except ResponseError as error:
+            raise refusal(f"{command[0]} failed", error) from error

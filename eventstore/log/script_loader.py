@@ -1,0 +1,26 @@
+"""The scripts as Redis gets them: a shebang, what all share, and a script's own text."""
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+from msgspec import Struct
+
+
+class Script(Struct, frozen=True):
+    text: str
+    digest: str
+
+
+@cache
+def script(name: str) -> Script:
+    """A script's text with its shebang.
+
+    `admit` is `commit` without leave to pass the limit, `restore` is `commit` on a halted log.
+    """
+    folder = files("eventstore.log") / "lua"
+    flags = {"admit": "", "survey": " flags=no-writes"}.get(name, " flags=allow-oom")
+    restoring = f"local RESTORING = {'true' if name == 'restore' else 'false'}"
+    body = (folder / f"{'commit' if name in ('admit', 'restore') else name}.lua").read_text()
+    text = f"#!lua{flags}\n{restoring}\n{(folder / 'prelude.lua').read_text()}\n{body}"
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

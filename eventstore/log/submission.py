@@ -1,0 +1,126 @@
+"""Submitting a spawn: one step that either accepts it whole or writes nothing.
+
+A submit carries an operation id. The first one with that id is remembered with a digest of the
+request; a repeated one is answered with what the first did. That is also how a submit whose reply
+was lost is asked for again, so the client of the log never doubles a spawn.
+"""
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eventstore.errors import LogError, OutcomeUnknown, Recovered
+from eventstore.language import agent_commands
+from eventstore.language.agent_commands import Spawn
+from eventstore.language.agents import Agent
+from eventstore.language.catalogue import Pool
+from eventstore.language.events import AgentRequested
+from eventstore.log.commit_retry import still_unknown
+from eventstore.log.log import Log, proof_of
+from eventstore.log.replies import Outcome, Proof, Reply
+from eventstore.steps.step import Origin, Step
+
+ADMISSIONS = 3
+"""How often a submit is committed: for a lost reply, and for a recovery, once more each."""
+
+
+class Submitted(Struct, frozen=True, kw_only=True):
+    """How a submit ended: DONE, KNOWN (see `same`), CLOSED or FULL."""
+
+    outcome: Outcome
+    agent_id: str = ""
+    same: bool = True
+    """For KNOWN: whether the first request with this operation id was the same one."""
+    waiting: int = 0
+    """For FULL: how many spawns wait."""
+    seq: int = 0
+    """For DONE and KNOWN: of its event; 0 for KNOWN where it is archived."""
+    agent: Agent | None = None
+    """For DONE: the agent as requested."""
+    proof: Proof | None = None
+    """For DONE and KNOWN: what shows that it was written."""
+
+
+async def submit(
+    log: Log,
+    pool: Pool,
+    request: AgentRequested,
+    origin: Origin,
+    *,
+    agent_id: str,
+    operation_id: str,
+    digest: str,
+    from_client: bool = False,
+) -> Submitted:
+    """Ask for an agent. `from_client`: the operation id is an `Idempotency-Key`, kept for longer.
+
+    `agent_id` and `operation_id` are the caller's, so that it can name them if no reply comes:
+    after a repetition of its own, `OutcomeUnknown` says that nobody knows. Raises also
+    `LogUnreachable`, `LogMissing`, `RolledBack`, `MemoryExhausted`: then nothing was written.
+    """
+    keep_ms = log.retention.keys_ms if from_client else log.retention.operation_ms
+    request = replace(
+        request,
+        operation_id=operation_id,
+        digest=digest,
+        operation_ms=keep_ms if from_client else 0,
+    )
+    step = log.step(pool.pool_name, origin)
+    step.check("operation", operation_id)
+    step.check("open", pool.created_seq)
+    step.check("backlog", pool.config.backlog_limit)
+    agent = step.agent(agent_id, None, agent_commands.decide(Spawn(request=request), None))
+    step.write("operation", operation_id, digest, agent_id, keep_ms)
+    step.write("meta", "created", pool.created_seq)
+    reply = await _admitted(log, step)
+    match reply.outcome:
+        case Outcome.DONE:
+            return Submitted(
+                outcome=Outcome.DONE,
+                agent_id=agent_id,
+                seq=reply.seq,
+                agent=agent,
+                proof=proof_of(step, reply),
+            )
+        case Outcome.KNOWN:
+            known_digest, known_id, known_seq = (value.decode() for value in reply.rest)
+            return Submitted(
+                outcome=Outcome.KNOWN,
+                agent_id=known_id,
+                same=known_digest == digest,
+                seq=int(known_seq),
+                proof=Proof(
+                    pool.pool_name,
+                    "operation",
+                    operation_id,
+                    known_id,
+                    reply.generation,
+                    reply.seq,
+                ),
+            )
+        case Outcome.FULL:
+            return Submitted(outcome=Outcome.FULL, waiting=int(reply.rest[0]))
+        case Outcome.CLOSED:
+            return Submitted(outcome=Outcome.CLOSED)
+        case other:
+            raise LogError(f"a submit ended as {other}")
+
+
+async def _admitted(log: Log, step: Step) -> Reply:
+    """Committed, again where the reply was lost, and again where the log was recovered since.
+
+    A recovery restores the operation ids, so that a first attempt which was saved is known.
+    """
+    unknown: OutcomeUnknown | None = None
+    recovered: Recovered | None = None
+    for _ in range(ADMISSIONS):
+        try:
+            with still_unknown(unknown):
+                return await log.commit(step, admits=True)
+        except OutcomeUnknown as error:
+            if unknown is not None:
+                raise
+            unknown = error
+        except Recovered as error:
+            recovered = error
+    assert recovered is not None, "each attempt returns or raises"
+    raise unknown or recovered

@@ -1,0 +1,76 @@
+"""One look at the write side of a pool: what is pending, held, due and unowned."""
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from eventstore.errors import Unreadable
+from eventstore.language.workers import Worker
+from eventstore.log.replies import fields_of, text_of
+from eventstore.steps import worker_hashes
+
+
+class Survey(Struct, frozen=True, kw_only=True):
+    """A pool at one moment, as its supervisors see it. Times in ms of log time."""
+
+    ts: int
+    seq: int
+    waiting: int
+    """Spawns that may share a worker."""
+    waiting_alone: int = 0
+    """Agents that wait for a worker of their own."""
+    free: int
+    restarting: int
+    live: int
+    scaling: int
+    closed: str
+    reserved: str = ""
+    """The worker that takes nobody but one that runs alone."""
+    due: tuple[tuple[str, int], ...]
+    timeouts: tuple[tuple[str, int], ...]
+    workers: tuple["Observed", ...]
+    unreadable: tuple[Unreadable, ...] = ()
+    """Workers whose hashes cannot be read."""
+
+
+class Observed(Struct, frozen=True):
+    """A worker's hash: its state and what the scripts keep beside it."""
+
+    worker: Worker
+    agent_count: int
+    renewal: int
+    last_heartbeat: int
+    alone: str = ""
+    """The agent that has it for itself, if one does."""
+
+
+def observed(worker_id: str, fields: Mapping[str, str]) -> Observed:
+    """A worker's hash as Redis holds it."""
+    worker = worker_hashes.from_hash(worker_id, fields)
+    try:
+        return Observed(
+            worker,
+            int(fields["agent_count"]),
+            int(fields["renewal"]),
+            int(fields["last_heartbeat"]),
+            fields.get("alone", ""),
+        )
+    except (KeyError, ValueError) as error:
+        raise Unreadable("worker", worker_id, f"a counter in its hash: {error}") from error
+
+
+def sorted_out(
+    listed: Sequence[Sequence[bytes]],
+) -> tuple[tuple[Observed, ...], tuple[Unreadable, ...]]:
+    """Workers as a survey lists them: those that can be read, and what is wrong with the others."""
+    found, unreadable = [], []
+    for entry in listed:
+        try:
+            found.append(observed(text_of(entry[0]), fields_of(entry[1:])))
+        except Unreadable as error:
+            unreadable.append(error)
+    return tuple(found), tuple(unreadable)
+
+
+def scored(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
+    return tuple((text_of(flat[i]), int(float(flat[i + 1]))) for i in range(0, len(flat), 2))

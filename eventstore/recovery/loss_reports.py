@@ -1,0 +1,106 @@
+"""What others hold of a log that was lost: reports beside the log, for whoever recovers it.
+
+A gateway that acknowledged commands which the archive has not taken, and a worker that runs agents,
+say so as soon as they find the log missing, halted or behind. Recovering reads these reports once
+every lease has lapsed; what lies above the archive is then named, command by command.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
+from redis.exceptions import ResponseError
+
+from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log.log import Log
+
+REPORTS_MAX: Final = 20_000
+"""Of one log; the oldest go first."""
+KEEP_MS: Final = 7 * 86_400_000
+HOLDS: Final = "holds"
+"""The kind of a report that is about a running agent and not about a command."""
+
+
+CREATE_POOL: Final = "create_pool"
+"""The kind of a command without which nothing of its pool can be recovered."""
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """One command that was acknowledged, or one agent that runs (`kind` is `holds`)."""
+
+    reporter: str
+    kind: str
+    agent_id: str = ""
+    """For a command on a pool that pool's name."""
+    incarnation: int = 0
+    generation: int = 0
+    seq: int = 0
+    """Of the command's last event, or of the agent's claim."""
+    ts: int = 0
+    """Log time of the acknowledgement."""
+    operation_id: str = ""
+
+
+def salvage_key(keys: Keys, pool: str) -> str:
+    """The stream of a log's reports. It expires, and recovering spares it."""
+    return keys.catalogue_part("salvage") if pool == CATALOGUE else keys.pool(pool, "salvage")
+
+
+async def report(log: Log, pool: str, reports: Iterable[Report]) -> None:
+    """Write reports. Raises `LogUnreachable`, `LogError`."""
+    key = salvage_key(log.keys, pool)
+    try:
+        for one in reports:
+            fields = [str(item) for pair in asdict(one).items() for item in pair]
+            await execute(log.client, "XADD", key, "MAXLEN", "~", REPORTS_MAX, "*", *fields)
+        await execute(log.client, "PEXPIRE", key, KEEP_MS)
+    except UNREACHABLE as error:
+        raise unreachable(error) from error
+    except ResponseError as error:
+        raise refusal("reports cannot be written", error) from error
+
+
+async def read_reports(log: Log, pool: str) -> list[Report]:
+    """All reports on a log, each once, by seq. Raises `LogUnreachable`, `LogError`."""
+    try:
+        entries = await execute(log.client, "XRANGE", salvage_key(log.keys, pool), "-", "+")
+    except UNREACHABLE as error:
+        raise unreachable(error) from error
+    except ResponseError as error:
+        raise refusal("reports cannot be read", error) from error
+    found = {_key(one): one for one in (_read(fields) for _, fields in entries)}
+    return sorted(found.values(), key=lambda one: (one.generation, one.seq))
+
+
+async def forget_reports(log: Log, pool: str) -> None:
+    """Of a log that is not recovered: the opening of one forgets its own.
+
+    Raises `LogUnreachable`, `LogError`.
+    """
+    try:
+        await execute(log.client, "DEL", salvage_key(log.keys, pool))
+    except UNREACHABLE as error:
+        raise unreachable(error) from error
+    except ResponseError as error:
+        raise refusal("reports cannot be forgotten", error) from error
+
+
+def _read(flat: list[bytes]) -> Report:
+    texts = [item.decode() for item in flat]
+    fields = dict(zip(texts[::2], texts[1::2], strict=True))
+    return Report(
+        reporter=fields["reporter"],
+        kind=fields["kind"],
+        agent_id=fields["agent_id"],
+        incarnation=int(fields["incarnation"]),
+        generation=int(fields["generation"]),
+        seq=int(fields["seq"]),
+        ts=int(fields["ts"]),
+        operation_id=fields["operation_id"],
+    )
+
+
+def _key(one: Report) -> tuple[str, str, int, int, int]:
+    return one.kind, one.agent_id, one.incarnation, one.generation, one.seq

@@ -1,0 +1,207 @@
+"""Writing a log anew from what is archived, under the next generation.
+
+    halt -> wait out every lease -> wipe -> begin -> refill -> record -> open
+
+From `halt` to `open` nobody else writes the log. Who halts it after us takes our claim on it away:
+each of our steps is then refused with `Halted`. Every worker that was known is recorded as lost,
+and what it held is lost with it: put back into the queue as the next incarnation, or ended if its
+end was asked for. The caller must have waited for a whole lease after the halt, so that nothing of
+it runs any more. If this is interrupted, the log stays halted and the next attempt begins again.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from msgspec import Struct
+from redis.exceptions import ResponseError
+
+from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
+from eventstore.errors import Halted
+from eventstore.keys import CATALOGUE
+from eventstore.language import agent_commands, workers
+from eventstore.language.agent_commands import Lose, Terminate
+from eventstore.language.agents import Agent
+from eventstore.language.events import LogRecovered
+from eventstore.language.workers import Worker
+from eventstore.log.log import Log
+from eventstore.log.replies import Outcome, Reply
+from eventstore.recovery.loss_reports import salvage_key
+from eventstore.steps.step import Fence, Origin, Step
+
+CHUNK: Final = 200
+"""Agents, events, or operation ids, written at once."""
+LOST: Final = "log-recovered"
+DELETED: Final = Terminate(reason="pool-deleted")
+CATALOGUE_SUBJECT: Final = "catalogue"
+
+
+class Beginning(Struct, frozen=True, kw_only=True):
+    """Where a log that is written anew goes on: after `seq`, not before `ts`."""
+
+    generation: int
+    seq: int
+    ts: int
+    epoch: int
+
+
+async def close(log: Log, pool: str, generation: int, reason: str) -> bool:
+    """Let nobody write a log of that generation until it was recovered; False if it is not so."""
+    reply = await log.run("recover", pool, "close", "", reason, generation)
+    return reply.outcome is Outcome.DONE
+
+
+class Restoring:
+    """One log, from its halt to its opening."""
+
+    def __init__(self, log: Log, pool: str, actor: str) -> None:
+        self._log = log
+        self._pool = pool
+        self._origin = Origin(actor=actor)
+        self._claim = log.new_id()
+        self._epoch = 0
+        self._ts = 0
+
+    async def halt(self, reason: str) -> Reply:
+        """Let nobody write; answers where the log stands, with zeroes if there is none."""
+        return await self._log.run("recover", self._pool, "halt", self._claim, reason)
+
+    async def wipe(self) -> None:
+        """Remove all keys of the pool but those that say that it is halted."""
+        if self._pool == CATALOGUE:
+            return  # `begin` drops its only keys
+        keys = self._log.keys
+        spared = {keys.pool(self._pool, "meta"), salvage_key(keys, self._pool)}
+        for pattern in (
+            keys.pool(self._pool, "*"),
+            keys.agent(self._pool, "*"),
+            keys.process(self._pool, "*"),
+        ):
+            cursor = 0
+            while True:
+                reply = await self._call("SCAN", cursor, "MATCH", _literal(pattern), "COUNT", 1000)
+                cursor = int(reply[0])
+                if found := [key for key in reply[1] if key.decode() not in spared]:
+                    await self._recover("drop", *found)
+                if not cursor:
+                    break
+
+    async def begin(self, at: Beginning) -> None:
+        """Create the streams, empty, and the counters."""
+        of_pool = 0 if self._pool == CATALOGUE else 1
+        reply = await self._recover("begin", at.generation, at.seq, at.ts, at.epoch, of_pool)
+        self._epoch, self._ts = at.epoch, reply.ts
+
+    async def refill(self, entries: Iterable[tuple[str, Sequence[str | bytes]]]) -> None:
+        """Put archived entries back, with their ids, so that readers find their place."""
+        left = iter(entries)
+        while some := list(islice(left, CHUNK)):
+            told: list[str | bytes | int] = []
+            for stream_id, fields in some:
+                told += [stream_id, len(fields), *fields]
+            await self._recover("refill", *told)
+
+    async def record(self, body: LogRecovered) -> None:
+        """Append that the log was recovered: the first event of its generation."""
+        step = self._step()
+        step.event(body, self._pool or CATALOGUE_SUBJECT)
+        await self._write(step)
+
+    async def lose_workers(self, found: Iterable[Worker]) -> dict[str, int]:
+        """Record every worker that had not ended as lost; answers their new epochs."""
+        epochs: dict[str, int] = {}
+        for worker in found:
+            self._epoch += 1
+            epochs[worker.worker_id] = self._epoch
+            step = self._step()
+            bodies = workers.decide(workers.Fence(reason=LOST), worker)
+            step.worker(worker.worker_id, worker, bodies, epoch=self._epoch)
+            counted = ("agent_count", "0", "last_heartbeat", "0", "renewal", "0")
+            step.write("process", worker.worker_id, 3, *counted)
+            step.write("forget", worker.worker_id, self._log.retention.ended_ms)
+            step.write("meta", "epoch", self._epoch)
+            await self._write(step)
+        return epochs
+
+    async def place_agents(
+        self, found: Sequence[Agent], epochs: dict[str, int], *, deleted: bool = False
+    ) -> int:
+        """Put agents that had not ended where they belong; answers how many were held.
+
+        `deleted`: their pool is, so they end.
+        """
+        held = 0
+        for start in range(0, len(found), CHUNK):
+            step = self._step()
+            for agent in found[start : start + CHUNK]:
+                held += agent.held
+                placed = self._place(step, agent, epochs)
+                if deleted and not placed.ended:
+                    step.agent(agent.agent_id, placed, agent_commands.decide(DELETED, placed))
+            await self._write(step)
+        return held
+
+    def _place(self, step: Step, agent: Agent, epochs: dict[str, int]) -> Agent:
+        step.admit(agent.agent_id, agent)
+        if not agent.held:
+            step.place(agent)
+            return agent
+        lost = Lose(worker_id=agent.worker_id, reason=LOST, now_ms=self._ts, blameless=True)
+        fence = Fence(agent.worker_id, epochs.get(agent.worker_id, self._epoch), lost=True)
+        return step.agent(agent.agent_id, agent, agent_commands.decide(lost, agent), fence=fence)
+
+    async def remember(self, operations: Iterable[tuple[str, str, str, int]]) -> None:
+        """Operation ids with digest, answer, and for how many ms more they are known."""
+        left = iter(operations)
+        while some := list(islice(left, CHUNK)):
+            step = self._step()
+            for operation in some:
+                step.write("operation", *operation)
+            await self._write(step)
+
+    async def note(self, fields: Iterable[tuple[str, str | int]]) -> None:
+        """Fields of the meta hash that are not counted or derived."""
+        step = self._step()
+        for name, value in fields:
+            step.write("meta", name, value)
+        await self._write(step)
+
+    async def open(self, generation: int) -> None:
+        """Take back the halt, and forget what was reported of what the log lost."""
+        await self._recover("open", generation)
+
+    # ---- ways to Redis -------------------------------------------------------------------------
+
+    def _step(self) -> Step:
+        return self._log.step(self._pool, self._origin)
+
+    async def _write(self, step: Step) -> None:
+        """Without the checks, which are for states that somebody else may have changed."""
+        if step.writes:
+            mine = ("?meta", "recovering", self._claim)
+            self._demand(await self._log.run("restore", self._pool, 0, 0, *mine, *step.writes))
+
+    async def _recover(self, word: str, *arguments: str | bytes | int) -> Reply:
+        return self._demand(
+            await self._log.run("recover", self._pool, word, self._claim, *arguments)
+        )
+
+    def _demand(self, reply: Reply) -> Reply:
+        if reply.outcome is not Outcome.DONE:
+            raise Halted(self._pool, "somebody else recovers it, or has")
+        return reply
+
+    async def _call(self, *command: str | bytes | int) -> Any:
+        try:
+            reply = await execute(self._log.client, *command)
+        except UNREACHABLE as error:
+            raise unreachable(error) from error
+        except ResponseError as error:
+            raise refusal(f"{command[0]!r} failed", error) from error
+        return reply
+
+
+def _literal(pattern: str) -> str:
+    """A pattern for SCAN in which only the last star is one."""
+    escaped = "".join(f"\\{c}" if c in "*?[]\\" else c for c in pattern[:-1])
+    return escaped + "*"

@@ -1,0 +1,290 @@
+"""What a request has at hand: the log to write to, the tail to wait on, the views to read.
+
+Reads see what this gateway has acknowledged: before a query the views are given a moment to reach
+it (and what the request's `Muster-Position` names); where they do not, the answer says so with
+`Muster-Stale`.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar, cast
+
+from aiohttp import web
+from redis.exceptions import RedisError
+
+from eventstore.connection.calls import UNREACHABLE, Absent, execute, give_up
+from eventstore.connection.clients import connect
+from eventstore.errors import LogUnreachable
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.language.agents import Agent
+from eventstore.language.catalogue import Pool
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.reader import Entry, Reader
+from gateway.backend.acknowledgements import Ledger
+from gateway.backend.agent_rows import row_of
+from gateway.backend.durability_levels import Capabilities
+from gateway.backend.reading import READING, Reading
+from gateway.backend.redis_health import Presence, WatchedRedis
+from gateway.following.counters import Observations
+from gateway.following.subscriptions import Feed
+from gateway.following.tail import Tail
+from gateway.following.waiters import Waiters
+from gateway.options import GatewayOptions
+from gateway.wire.problems import Kind, Problem
+from projector.queries.views import (
+    HISTORY_SECONDS,
+    AgentRow,
+    DatabaseError,
+    DatabaseUnreachable,
+    EventRow,
+    Position,
+    Trail,
+    Views,
+    is_lost,
+)
+
+T = TypeVar("T")
+
+
+class Backend:
+    """Shared by all requests of one gateway."""
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self.options = options
+        self.limits = options.limits
+        client = cast("WatchedRedis", connect(options.redis_url, client=WatchedRedis))
+        self.presence = client.presence = Presence(options.redis_url, self._redis_changed)
+        keys = Keys(options.key_prefix)
+        self.log = Log(client, keys, retention=options.retention)
+        self.views = Views(options.database_url)
+        self.views_open = False
+        self.waiters = Waiters(options.limits.waiters_max)
+        self.feed = Feed(options.limits.streams_max, options.limits.stream_queue)
+        self.observations = Observations()
+        self.ledger = Ledger(self.log, self.positions)
+        self.capabilities = Capabilities(options, self.log)
+        self.started_at = time.time()
+        self.trail = Trail(keys, self._range, self._archived)
+        self._catalogue_reader = Reader(options.redis_url)
+        self._catalogue = CatalogueLog(self.log, self._catalogue_reader)
+        self._catalogue_turn = asyncio.Lock()
+        self.tail = Tail(
+            self.log,
+            Reader(options.redis_url),
+            self._catalogue,
+            (self.waiters, self.feed, self.observations),
+            self.trail,
+            open_catalogue=lambda: self.with_catalogue(lambda catalogue: catalogue.start()),
+            on_stopped=self.waiters.release,
+        )
+
+    async def close(self) -> None:
+        await self.presence.stop()
+        await self.tail.stop()
+        await self.capabilities.close()
+        await self._catalogue_reader.close()
+        await self.log.client.aclose()
+        await self.views.stop()
+
+    @property
+    def blind(self) -> bool:
+        """Whether Redis may have gone on without this gateway having seen it."""
+        return self.presence.away or not self.tail.following
+
+    async def _redis_changed(self, away: bool) -> None:
+        """Let go whoever waits for an answer that may never come; or follow again at once."""
+        if away:
+            await give_up(self.log.client)
+            await self._catalogue_reader.give_up()
+        if away or not self.tail.following:
+            await self.tail.look_again()
+
+    # ---- the catalogue -----------------------------------------------------------------------
+
+    def pools(self) -> dict[str, Pool]:
+        """The pools there are, as last heard."""
+        return self._catalogue.state.live_pools()
+
+    def known_pools(self) -> Iterable[str]:
+        """Names of all pools, also of deleted ones whose agents may still be ending.
+
+        As last heard: of a gateway that has not reached Redis yet, none.
+        """
+        return self._catalogue.state.pools
+
+    async def pools_by_now(self) -> set[str]:
+        """As `known_pools`, after one more look. Raises `LogUnreachable`, `LogMissing`."""
+        await self.with_catalogue(lambda catalogue: catalogue.start())
+        return set(self.known_pools())
+
+    async def pool(self, name: str) -> Pool:
+        """A pool. Looks once more where it is not known.
+
+        Raises `Problem`, `LogUnreachable`, and `LogMissing` where there is no catalogue.
+        """
+        pool = self.pools().get(name)
+        if pool is None:
+            await self.with_catalogue(lambda catalogue: catalogue.start())
+            pool = self.pools().get(name)
+        if pool is None:
+            raise Problem(Kind.POOL_NOT_FOUND, f"there is no pool {name!r}", field="pool_name")
+        return pool
+
+    async def with_catalogue(self, call: Callable[[CatalogueLog], Awaitable[T]]) -> T:
+        """Use the catalogue's own connection, one at a time. Raises `LogUnreachable`."""
+        async with self._catalogue_turn:
+            try:
+                self.presence.demand()
+            except Absent as error:
+                raise LogUnreachable(f"Redis does not answer: {error}") from error
+            return await call(self._catalogue)
+
+    # ---- events of the past ------------------------------------------------------------------
+
+    async def _range(self, stream: str, first: str, last: str, *, count: int) -> list[Entry]:
+        try:
+            found: list[Entry] = await execute(
+                self.log.client, "XRANGE", stream, first, last, "COUNT", count
+            )
+        except (*UNREACHABLE, RedisError) as error:
+            raise LogUnreachable(f"{stream} cannot be read: {error}") from error
+        return found
+
+    async def _archived(
+        self, pool: str, stream_id: str, until: str, count: int
+    ) -> Sequence[EventRow]:
+        try:
+            async with self.reading() as views:
+                return await views.archived(pool, stream_id, until, count)
+        except Problem as error:
+            raise LogUnreachable(f"the archive cannot be read: {error}") from error
+
+    # ---- the views ---------------------------------------------------------------------------
+
+    def looking_back(self) -> AbstractAsyncContextManager[Views]:
+        """The views, for a question about the past: it waits longer, and bounds itself."""
+        return self.reading(self.limits.settle_seconds * 2 + HISTORY_SECONDS * 2)
+
+    @asynccontextmanager
+    async def reading(self, seconds: float | None = None) -> AsyncIterator[Views]:
+        """The views, for a bounded time. Raises `Problem` where they cannot be read."""
+        if not self.views_open:
+            raise Problem(Kind.VIEWS_UNAVAILABLE, "the database has not been reached yet")
+        try:
+            async with asyncio.timeout(seconds or self.limits.query_seconds):
+                yield self.views
+        except (DatabaseError, DatabaseUnreachable, OSError, TimeoutError) as error:
+            detail = f"the database does not answer: {type(error).__name__}"
+            raise Problem(Kind.VIEWS_UNAVAILABLE, detail) from error
+
+    async def positions(self) -> dict[str, Position]:
+        """How far the views are. What they have, the logs must have too: it raises the floors."""
+        positions = await self.views.positions()
+        for name, at in positions.items():
+            if at.generation:
+                self.log.raise_floor(name, at.generation, at.seq)
+        return positions
+
+    async def settle(
+        self, views: Views, request: web.Request, pools: Iterable[str] | None = None
+    ) -> dict[str, Position]:
+        """Let the views reach what was acknowledged of `pools` (None: of all)."""
+        reading: Reading = request[READING]
+        names = [CATALOGUE, *self.known_pools()] if pools is None else list(pools)
+        names += [name for name in reading.asked if name not in names]
+        deadline = time.monotonic() + (0.0 if self.blind else self.limits.settle_seconds)
+        positions = await self.positions()
+        lost = False
+        for name in names:
+            found = positions.get(name)
+            seq, reached = self._wanted(name, reading, found), found.seq if found else 0
+            still = found is not None and found.status != "ok"  # nothing comes while it stands
+            left = deadline - time.monotonic()
+            if reached < seq and left > 0 and not still:
+                waited = await views.wait_for(name, seq, timeout_seconds=left)
+                reached = seq if waited else reached
+            lost = lost or (found is not None and is_lost(found.status))
+            reading.stale |= reached < seq or lost
+            if reached:
+                reading.position[name] = reached
+        if self.blind or reading.stale:
+            reading.stale = True
+            # Of a log that is lost nothing more is heard, and nobody can tell since when.
+            reading.age_ms = None if lost else self._age_ms(names, positions)
+        return positions
+
+    async def recent(
+        self, views: Views, types: Sequence[str], *, within_ms: int, limit: int
+    ) -> list[EventRow]:
+        """The newest events of some types, newest first, each by the time of its own log."""
+        since = min(map(self.log.now_ms, (CATALOGUE, *self.known_pools()))) - within_ms
+        found = await views.recent(types, since_ms=since, limit=limit)
+        return [one for one in found if one.ts > self.log.now_ms(one.pool) - within_ms]
+
+    def _age_ms(self, names: Iterable[str], positions: Mapping[str, Position]) -> int | None:
+        """How long ago the views of these logs held for certain."""
+        ages = [
+            self.tail.age_ms(name, positions[name], self.log.now_ms(name))
+            for name in names
+            if name in positions
+        ]
+        return max(ages, default=None)
+
+    def _wanted(self, pool: str, reading: Reading, found: Position | None) -> int:
+        """The seq that views must have; what was told of a log since recovered is void."""
+        generation, seq = self.log.acknowledged(pool)
+        void = found is not None and found.generation > generation
+        return max(0 if void else seq, reading.asked.get(pool, 0))
+
+    def saw(self, request: web.Request | None, pool: str, seq: int) -> None:
+        """An event that an answer tells of: what is read later must not be older.
+
+        The tail has raised the floor for it. One above the floor is of a log that was recovered
+        since.
+        """
+        generation, floor = self.log.floor(pool)
+        if seq <= floor:
+            self.log.acknowledge(pool, generation, seq)
+        if request is not None:
+            request[READING].position[pool] = seq
+
+    def tell_position(self, request: web.Request, pool: str) -> None:
+        """Let the answer say how far the log was when its step was acknowledged."""
+        request[READING].position[pool] = self.log.acknowledged(pool)[1]
+
+    def mark_stale(self, request: web.Request) -> None:
+        request[READING].stale = True
+
+    async def recorded(
+        self, request: web.Request, agent_id: str, pool: str | None = None
+    ) -> AgentRow:
+        """An agent as the views know it. Raises `Problem` if they do not."""
+        async with self.reading() as views:
+            await self.settle(views, request, None if pool is None else [pool])
+            row = await views.agent(agent_id, pool)
+        if row is None:
+            detail = f"there is no agent {agent_id}" + (f" in pool {pool!r}" if pool else "")
+            raise Problem(Kind.AGENT_NOT_FOUND, detail, field="agent_id")
+        return row
+
+    async def pool_or_past(self, name: str) -> None:
+        """Raises `Problem` unless there is, or was, such a pool."""
+        if name not in self.known_pools():
+            await self.pool(name)
+
+    async def row(self, request: web.Request, agent: Agent) -> AgentRow:
+        """An agent as the views tell it; where they are away or behind, as the log does."""
+        own = row_of(agent, self.log.floor(agent.pool_name)[0])
+        try:
+            async with self.reading() as views:
+                await self.settle(views, request, [agent.pool_name])
+                found = await views.agent(agent.agent_id, agent.pool_name)
+        except Problem:
+            found = None
+        if found is None or found.version < agent.version:
+            self.mark_stale(request)
+            return own
+        return found

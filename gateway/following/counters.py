@@ -1,0 +1,120 @@
+"""What this gateway has seen pass by since it started: the counters behind `/metrics`.
+
+Labels are pools, reasons, routes: never the id of an agent or worker, of which there is no end.
+"""
+
+import time
+from bisect import bisect_left
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from eventstore.language.events import PoolScalingDecided
+from eventstore.log.reader import Entry
+
+TRACKED_MAX = 50_000
+START_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+HTTP_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Reason(Struct, frozen=True):
+    reason: str = ""
+
+
+_REASON = msgspec.json.Decoder(Reason)
+_DECISION = msgspec.json.Decoder(PoolScalingDecided)
+
+
+def _reason(data: bytes) -> str:
+    try:
+        return _REASON.decode(data).reason
+    except (msgspec.DecodeError, RecursionError):
+        return "unknown"
+
+
+class Histogram:
+    """Counts by upper bound, as Prometheus wants them."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Standstills:
+    """Views that stand still, by log: why, and when that was first seen here."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[str, int]] = {}
+
+    def since(self, pool: str, status: str) -> int:
+        """In ms since 1970; 0 for views that do not."""
+        if status == "ok":
+            self._seen.pop(pool, None)
+            return 0
+        known, at = self._seen.get(pool, ("", 0))
+        if known != status:
+            at = int(time.time() * 1000)
+            self._seen[pool] = status, at
+        return at
+
+
+class Observations:
+    """A listener of the tail, and the tally of requests."""
+
+    def __init__(self) -> None:
+        self.restarts: Counter[tuple[str, str]] = Counter()
+        self.decisions: dict[str, PoolScalingDecided] = {}
+        self.schedule_to_start: dict[str, Histogram] = {}
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        self.durations: dict[tuple[str, str], Histogram] = {}
+        self.assured: Counter[tuple[str, str]] = Counter()
+        """Commands by the level of durability that was asked for, and the one reached."""
+        self.loop_lag_seconds = 0.0
+        self.standstills = Standstills()
+        self._requested: OrderedDict[str, int] = OrderedDict()
+
+    def take(self, pool: str, entries: Sequence[Entry]) -> None:
+        for _, fields in entries:
+            match fields[1]:
+                case b"agent.requested":
+                    self._requested[fields[9].decode()] = int(fields[25])
+                    if len(self._requested) > TRACKED_MAX:
+                        self._requested.popitem(last=False)
+                case b"agent.started":
+                    self._started(pool, fields[9].decode(), int(fields[25]))
+                case b"agent.terminated" | b"agent.failed":
+                    self._requested.pop(fields[9].decode(), None)
+                case b"agent.restarting" | b"agent.released":
+                    self.restarts[pool, _reason(fields[27])] += 1
+                case b"pool.scaling_decided":
+                    self._decided(pool, fields[27])
+                case _:
+                    pass
+
+    def _decided(self, pool: str, data: bytes) -> None:
+        try:
+            self.decisions[pool] = _DECISION.decode(data)
+        except (
+            msgspec.DecodeError,
+            RecursionError,
+        ):  # recorded by a newer version: the last known one stands
+            pass
+
+    def _started(self, pool: str, agent_id: str, ts: int) -> None:
+        requested = self._requested.pop(agent_id, None)
+        if requested is not None:
+            histogram = self.schedule_to_start.setdefault(pool, Histogram(START_BUCKETS))
+            histogram.observe((ts - requested) / 1000)
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """One request was answered."""
+        self.requests[method, route, status] += 1
+        self.durations.setdefault((method, route), Histogram(HTTP_BUCKETS)).observe(seconds)

@@ -1,0 +1,195 @@
+"""The gateway's live feed: what the tail reads, handed to every client that follows.
+
+Each client has a bounded queue. One that falls too far behind loses its place here, is told so and
+comes back with `Last-Event-ID`, from where the streams themselves go on. Nothing is dropped
+quietly.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from eventstore.language.events import ENTRY_FIELDS
+from eventstore.log.reader import Entry
+from gateway.wire.problems import Kind, Problem
+
+
+class FlatEvent(Struct, frozen=True, kw_only=True):
+    """An event as it stands in its stream. `pool` is empty for the catalogue."""
+
+    pool: str
+    stream_id: str
+    type: str
+    version: int
+    seq: int
+    event_id: str
+    subject: str
+    incarnation: int
+    worker_id: str
+    epoch: int
+    correlation_id: str
+    causation_id: str
+    traceparent: str
+    actor: str
+    ts: int
+    data: msgspec.Raw
+
+
+class Told(Struct, frozen=True):
+    """An event on its way to clients: what they select by, and its JSON, made once for all."""
+
+    pool: str
+    stream_id: str
+    type: str
+    subject: str
+    worker_id: str
+    data: bytes
+
+
+_ENCODER = msgspec.json.Encoder()
+_CHECKER = msgspec.json.Decoder(msgspec.Raw)
+NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
+NUMBERS: Final = (3, 5, 11, 15, 25)
+"""Where version, seq, incarnation, epoch and ts stand among the names and values."""
+OPTIONAL: Final = frozenset({11, 15})
+DIGITS: Final = 19
+
+
+def well_formed(entry: Entry) -> bool:
+    """Whether an entry is that of an event, known or not: the right fields, with numbers in them.
+
+    Whoever listens to the tail may rely on this, and on no more.
+    """
+    fields = entry[1]
+    if fields[::2] != NAMES:
+        return False
+    try:
+        for value in fields[1::2]:
+            value.decode()
+    except UnicodeDecodeError:
+        return False
+    return all(
+        len(fields[at]) < DIGITS and (fields[at].isdigit() or (not fields[at] and at in OPTIONAL))
+        for at in NUMBERS
+    )
+
+
+def told(pool: str, entry: Entry) -> Told:
+    """A well-formed entry for clients. Types that this version does not know are told as well."""
+    stream_id, fields = entry
+    value = {fields[i]: fields[i + 1] for i in range(0, len(fields), 2)}
+    event = FlatEvent(
+        pool=pool,
+        stream_id=stream_id.decode(),
+        type=value[b"type"].decode(),
+        version=int(value[b"version"]),
+        seq=int(value[b"seq"]),
+        event_id=value[b"event_id"].decode(),
+        subject=value[b"subject"].decode(),
+        incarnation=int(value[b"incarnation"] or 0),
+        worker_id=value[b"worker_id"].decode(),
+        epoch=int(value[b"epoch"] or 0),
+        correlation_id=value[b"correlation_id"].decode(),
+        causation_id=value[b"causation_id"].decode(),
+        traceparent=value[b"traceparent"].decode(),
+        actor=value[b"actor"].decode(),
+        ts=int(value[b"ts"]),
+        data=_one_line(value[b"data"]),
+    )
+    data = _ENCODER.encode(event)
+    return Told(pool, event.stream_id, event.type, event.subject, event.worker_id, data)
+
+
+def _one_line(data: bytes) -> msgspec.Raw:
+    """JSON that may stand in a message; what is none stands there as text."""
+    try:
+        _CHECKER.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return msgspec.Raw(_ENCODER.encode(data.decode()))
+    return msgspec.Raw(data.replace(b"\n", b" ").replace(b"\r", b" "))
+
+
+class Follower:
+    """One client's place in the feed. `lost`: it fell behind; `closed`: the gateway stops."""
+
+    def __init__(self, limit: int) -> None:
+        self.lost = False
+        self.closed = False
+        self._limit = limit
+        self._queue: deque[Told] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, events: Sequence[Told]) -> None:
+        if len(self._queue) + len(events) > self._limit:
+            self.lost = True
+            self._queue.clear()
+        if not self.lost:
+            self._queue.extend(events)
+        self._arrived.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._arrived.set()
+
+    @property
+    def ended(self) -> bool:
+        return self.lost or self.closed
+
+    async def next(self, timeout_seconds: float) -> list[Told]:
+        """All that has come; waits for something, and answers nothing when the time is over."""
+        if not self._queue and not self.ended:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return []
+        events = list(self._queue)
+        self._queue.clear()
+        return events
+
+
+class Feed:
+    """All who follow; a listener of the tail."""
+
+    def __init__(self, followers_max: int, queue: int) -> None:
+        self._followers_max = followers_max
+        self._queue = queue
+        self._followers: set[Follower] = set()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._followers)
+
+    @contextmanager
+    def follow(self) -> Iterator[Follower]:
+        """A place in the feed. Raises `Problem` when there is none left."""
+        if len(self._followers) >= self._followers_max:
+            raise Problem(
+                Kind.TOO_MANY_STREAMS, f"{self._followers_max} clients follow the events already"
+            )
+        follower = Follower(self._queue)
+        if self._closed:
+            follower.close()
+        self._followers.add(follower)
+        try:
+            yield follower
+        finally:
+            self._followers.discard(follower)
+
+    def take(self, pool: str, entries: Sequence[Entry]) -> None:
+        if not self._followers:
+            return
+        events = [told(pool, entry) for entry in entries]
+        for follower in self._followers:
+            follower.put(events)
+
+    def close(self) -> None:
+        self._closed = True
+        for follower in self._followers:
+            follower.close()

@@ -1,0 +1,155 @@
+"""Waiting for an agent: who asked for a spawn or an end is woken by the event that answers it.
+
+Nothing is polled. A `Watch` is opened before the step is written, so that no event is missed, and
+folds what it is told with the same `evolve` as everything else.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+
+from eventstore.errors import UnknownEvent
+from eventstore.language import agents
+from eventstore.language.agents import Agent
+from eventstore.language.events import (
+    AgentFailed,
+    AgentStarted,
+    AgentStartFailed,
+    AgentTerminated,
+    Event,
+    decode_entry,
+)
+from eventstore.log.reader import Entry
+
+log = structlog.get_logger()
+
+SUBJECT = 9
+"""Where an entry's subject stands among its names and values."""
+
+
+class Watch:
+    """The events of one agent from now on. A watch that is `open` no more yields None at once."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self._events: deque[Event] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+        self._arrived.set()
+
+    def close(self) -> None:
+        self.open = False
+        self._arrived.set()
+
+    async def next(self, deadline: float) -> Event | None:
+        """The next event; None if none has come by `deadline` (the event loop's time)."""
+        if not self._events and self.open:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return None
+        return self.arrived()
+
+    def arrived(self) -> Event | None:
+        """The next event, if it is here already."""
+        return self._events.popleft() if self._events else None
+
+
+class Waiters:
+    """All watches of a gateway, by agent; a listener of the tail."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._watches: dict[str, list[Watch]] = {}
+        self._pools: dict[str, list[Watch]] = {}
+        self._count = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        return self._count
+
+    @contextmanager
+    def watch(self, agent_id: str) -> Iterator[Watch]:
+        """Watch an agent for a while. Over the limit the watch is closed from the start."""
+        with self._watching(self._watches, agent_id) as watch:
+            yield watch
+
+    @contextmanager
+    def watch_pool(self, pool: str) -> Iterator[Watch]:
+        """Watch all events of a pool for a while, likewise."""
+        with self._watching(self._pools, pool) as watch:
+            yield watch
+
+    @contextmanager
+    def _watching(self, watches: dict[str, list[Watch]], name: str) -> Iterator[Watch]:
+        watch = Watch()
+        if self._closed or self._count >= self._limit:
+            watch.close()
+            yield watch
+            return
+        self._count += 1
+        watches.setdefault(name, []).append(watch)
+        try:
+            yield watch
+        finally:
+            self._count -= 1
+            watches[name].remove(watch)
+            if not watches[name]:
+                del watches[name]
+
+    def take(self, pool: str, entries: Sequence[Entry]) -> None:
+        """Tell whoever watches the pool or the subject of an event."""
+        of_pool = self._pools.get(pool, [])
+        if not self._watches and not of_pool:
+            return
+        for stream_id, fields in entries:
+            watches = [*self._watches.get(fields[SUBJECT].decode(), ()), *of_pool]
+            if not watches:
+                continue
+            try:
+                event = decode_entry(stream_id, fields)
+            except UnknownEvent as error:
+                log.warning("gateway.unknown_event", pool=pool, error=str(error))
+                for watch in watches:  # what comes after it cannot be folded
+                    watch.close()
+                continue
+            for watch in watches:
+                watch.put(event)
+
+    def close(self) -> None:
+        """Wake everybody: the gateway stops, and what was accepted goes on without it."""
+        self._closed = True
+        self.release()
+
+    def release(self) -> None:
+        """Let everybody who waits now answer with what is known."""
+        for watches in (*self._watches.values(), *self._pools.values()):
+            for watch in watches:
+                watch.close()
+
+
+ANSWERS = (AgentStarted, AgentStartFailed, AgentTerminated, AgentFailed)
+"""The events that end the wait for a spawn."""
+
+
+async def until_started(watch: Watch, agent: Agent, deadline: float) -> tuple[Agent, Event | None]:
+    """Fold what happens to a new agent until it runs, has failed to, or has ended."""
+    while event := await watch.next(deadline):
+        agent = agents.evolve(agent, event, agent.pool_name)
+        if isinstance(event.body, ANSWERS):
+            return _with_the_rest(watch, agent, event)
+    return agent, None
+
+
+def _with_the_rest(watch: Watch, agent: Agent, event: Event) -> tuple[Agent, Event]:
+    """A step's events come together: a failed start and that it was the last are one outcome."""
+    while following := watch.arrived():
+        agent, event = agents.evolve(agent, following, agent.pool_name), following
+    return agent, event

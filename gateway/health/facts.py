@@ -1,0 +1,164 @@
+"""What a gateway can tell about its surroundings: Redis, the database, how far the views are."""
+
+import asyncio
+from typing import Final
+
+from msgspec import Struct
+from redis.exceptions import RedisError
+
+from eventstore.connection.calls import UNREACHABLE, execute, shielded
+from eventstore.connection.requirements import inspect, server_version
+from eventstore.errors import LogError, LogUnreachable, MusterError
+from eventstore.log import parked
+from gateway.backend.backend import Backend
+from gateway.following.subscriptions import well_formed
+from gateway.wire.problems import Problem
+from projector.queries.views import is_lost
+
+REDIS_SECONDS: Final = 2.0
+RECOVER: Final = "`muster recover` writes the log anew from the archive"
+
+
+class RedisFacts(Struct, frozen=True, kw_only=True):
+    """Sizes in bytes; `memory_limit` 0 means none was set, `memory_system` is the machine's."""
+
+    reachable: bool
+    kind: str = ""
+    version: str = ""
+    memory_used: int = 0
+    memory_limit: int = 0
+    memory_system: int = 0
+    clients: int = 0
+    append_only: bool = False
+    uptime_seconds: int = 0
+    error: str = ""
+
+    @property
+    def memory_share(self) -> float:
+        """Of its limit, or of the machine where none was set."""
+        most = self.memory_limit or self.memory_system
+        return self.memory_used / most if most else 0.0
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """What of a pool's events stands in Redis. `oldest_ms` is log time.
+
+    `first_seq` is 1 where the first entry is none of an event: what left cannot be told then.
+    """
+
+    entries: int = 0
+    first_seq: int = 1
+    oldest_ms: int = 0
+
+
+class ViewFacts(Struct, frozen=True, kw_only=True):
+    """How far the views of one log are. `pool` is empty for the catalogue."""
+
+    pool: str
+    seq: int
+    head: int
+    lag_seconds: float
+    status: str
+    since: int = 0
+    """When this gateway first saw that status, in ms; 0 while they follow."""
+    lost: bool = False
+    """Whether they stand still until the log is recovered."""
+
+
+async def redis_facts(backend: Backend) -> RedisFacts:
+    """What Redis says of itself, if it answers soon."""
+    try:
+        async with asyncio.timeout(REDIS_SECONDS):
+            info = await shielded(lambda: inspect(backend.log.client))
+    except MusterError as error:
+        return RedisFacts(reachable=False, error=str(error))
+    except TimeoutError:
+        silent = f"Redis does not answer within {REDIS_SECONDS:g} s"
+        return RedisFacts(reachable=False, error=silent)
+    kind, version = server_version(info)
+    return RedisFacts(
+        reachable=True,
+        kind=kind,
+        version=".".join(map(str, version)),
+        memory_used=int(info.get("used_memory", 0)),
+        memory_limit=int(info.get("maxmemory", 0)),
+        memory_system=int(info.get("total_system_memory", 0)),
+        clients=int(info.get("connected_clients", 0)),
+        append_only=bool(info.get("aof_enabled", 0)),
+        uptime_seconds=int(info.get("uptime_in_seconds", 0)),
+    )
+
+
+async def standing(backend: Backend, pool: str) -> Standing:
+    """How much of a pool's log Redis holds. Raises `LogUnreachable`."""
+    stream = backend.log.keys.pool(pool, "events")
+    try:
+        entries = await execute(backend.log.client, "XLEN", stream)
+        oldest = await execute(backend.log.client, "XRANGE", stream, "-", "+", "COUNT", 1)
+    except (*UNREACHABLE, RedisError) as error:
+        raise LogUnreachable(f"{stream} cannot be read: {error}") from error
+    if not oldest:
+        return Standing()
+    stream_id, fields = oldest[0]
+    milliseconds = int(stream_id.partition(b"-")[0])
+    first_seq = int(fields[5]) if well_formed(oldest[0]) else 1
+    return Standing(entries=int(entries), first_seq=first_seq, oldest_ms=milliseconds)
+
+
+async def view_facts(backend: Backend) -> list[ViewFacts]:
+    """Every log that this gateway follows, against what the database says. Raises `Problem`."""
+    async with backend.reading():
+        positions = await backend.positions()
+    facts = []
+    for pool, head in backend.tail.heads.items():
+        found = positions.get(pool)
+        seq, status = (found.seq, found.status) if found else (0, "ok")
+        since = head.waiting_since(seq)
+        lag = max(backend.log.now_ms(pool) - since, 0) / 1000 if since else 0.0
+        facts.append(
+            ViewFacts(
+                pool=pool,
+                seq=seq,
+                head=max(head.seq, seq),
+                lag_seconds=round(lag, 3),
+                status=status,
+                since=backend.observations.standstills.since(pool, status),
+                lost=is_lost(status),
+            )
+        )
+    return facts
+
+
+async def parked_counts(backend: Backend, redis: RedisFacts) -> dict[str, int]:
+    """How many things are parked, by pool; none are told where Redis does not answer."""
+    pools = list(backend.known_pools()) if redis.reachable else []
+    try:
+        async with asyncio.timeout(REDIS_SECONDS):
+            counts = await asyncio.gather(*(parked.count(backend.log, name) for name in pools))
+    except (LogError, TimeoutError):
+        return {}
+    return dict(zip(pools, counts, strict=True))
+
+
+async def unreadiness(backend: Backend) -> list[str]:
+    """Why this gateway makes no progress; empty if it does."""
+    reasons = list(backend.tail.stopped.values())
+    if backend.blind:
+        why = backend.tail.trouble or "Redis does not answer"
+        reasons.append(f"the log is not being followed: {why}")
+    capabilities = backend.capabilities
+    if capabilities.known and (why := capabilities.known.no_writes):
+        reasons.append(f"Redis takes no writes: {why}")
+    if capabilities.known and (why := capabilities.known.lacking(capabilities.default)):
+        reasons.append(f"the default durability, {capabilities.default}, cannot be given: {why}")
+    try:
+        for fact in await view_facts(backend):
+            name = fact.pool or "the catalogue"
+            if fact.status != "ok":
+                cure = f"; {RECOVER}" if fact.lost else ""
+                reasons.append(f"the views of {name} stand still: {fact.status}{cure}")
+            elif fact.lag_seconds > backend.limits.ready_lag_seconds:
+                reasons.append(f"the views of {name} are {fact.lag_seconds:.0f} s behind")
+    except Problem as problem:
+        reasons.append(str(problem))
+    return reasons

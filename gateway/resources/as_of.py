@@ -1,0 +1,200 @@
+"""`?as_of=`: which moment of the past is asked for, and what its answer has to wait for.
+
+A moment is a time (ISO 8601 with its zone, or ms since 1970), or events (`pool:seq`,
+`pool:generation:seq`, several with commas, as `Muster-Position` has them), or both. What is later
+than the archive is waited for, a moment; then it is refused, or answered with `Muster-Stale` where
+nobody can tell whether more is to come.
+"""
+
+import re
+import time
+from asyncio import sleep, timeout
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from aiohttp import web
+from msgspec import Struct
+from redis.exceptions import RedisError
+
+from eventstore.connection.calls import shielded
+from eventstore.errors import LogError
+from eventstore.keys import CATALOGUE
+from gateway.backend.app_keys import BACKEND
+from gateway.backend.backend import Backend
+from gateway.backend.reading import READING, Reading
+from gateway.wire.problems import Kind, Problem
+from projector.queries.views import AsOf, Moment, NotReached, Position, Views
+
+LENGTH_MAX: Final = 3_000
+"""Of the moment as it is handed back; a longer one is cut down to its time."""
+CLOCK_SECONDS: Final = 2.0
+"""How long Redis may take to say where its logs stand; then the archive alone is asked."""
+_EVENT: Final = re.compile(r"([a-z0-9_-]{0,63}):(?:(\d{1,15}):)?(\d{1,15})")
+_MILLISECONDS: Final = re.compile(r"\d{1,15}")
+_SPACED_ZONE: Final = re.compile(r" (\d\d:?\d\d)$")
+
+
+class Head(Struct, frozen=True):
+    """Where a log stands in Redis."""
+
+    seq: int
+    ts: int
+
+
+def parse(text: str) -> AsOf:
+    """Raises `Problem`."""
+    at_ms: int | None = None
+    events: dict[str, tuple[int | None, int]] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        if event := _EVENT.fullmatch(item):
+            pool, generation, seq = event.groups()
+            if pool in events:
+                raise _wrong(f"{f'pool {pool!r}' if pool else 'the catalogue'} is named twice")
+            events[pool] = (int(generation) if generation else None, int(seq))
+        elif at_ms is None:
+            at_ms = _milliseconds(item)
+        else:
+            raise _unreadable(item)
+    if at_ms is None and not events:
+        raise _unreadable(text)
+    return AsOf(at_ms, events)
+
+
+def _milliseconds(text: str) -> int:
+    if _MILLISECONDS.fullmatch(text):
+        return int(text)
+    try:
+        found = datetime.fromisoformat(_SPACED_ZONE.sub(r"+\1", text))  # a plus sign, decoded
+    except ValueError:
+        raise _unreadable(text) from None
+    if found.tzinfo is None:
+        raise _wrong(f"{text[:100]!r} does not say in which time zone; add Z or +01:00")
+    return max(int(found.timestamp() * 1000), 0)
+
+
+def _unreadable(text: str) -> Problem:
+    return _wrong(
+        "a time (2026-11-24T14:03:00Z, or ms since 1970) or pool:seq was expected, not"
+        f" {text[:100]!r}"
+    )
+
+
+def _wrong(why: str) -> Problem:
+    return Problem(Kind.INVALID_REQUEST, f"as_of: {why}", field="as_of")
+
+
+async def moment(
+    request: web.Request, views: Views, text: str, pools: Iterable[str] | None = None
+) -> Moment:
+    """The moment that is meant, in some pools or (None) in all; the answer will name it.
+
+    Raises `Problem` and whatever the history raises.
+    """
+    asked, backend, reading = parse(text), request.app[BACKEND], request[READING]
+    named = None if pools is None else list(pools)
+    deadline = time.monotonic() + backend.limits.settle_seconds
+    positions = await views.positions()
+    for pool, (_, seq) in asked.events.items():
+        if pool not in positions and pool != CATALOGUE:
+            await _demand_known(backend, pool)
+        if positions.get(pool, Position(pool)).seq < seq:
+            await views.wait_for(pool, seq, timeout_seconds=_left(deadline))
+    if asked.at_ms is not None:
+        await _pass(backend, views, reading, asked, named, deadline)
+    found = await views.history.moment(asked, named)
+    reading.position = {p: place.seq for p, place in found.places.items() if place.seq}
+    reading.as_of = pinned(found)
+    return found
+
+
+async def _demand_known(backend: Backend, pool: str) -> None:
+    """Raises `Problem` where a pool never was; while Redis is away nobody can tell."""
+    try:
+        await backend.pool_or_past(pool)
+    except Problem as problem:
+        if pool not in backend.known_pools():  # looked at once more by now
+            raise _wrong(f"there is no pool {pool!r} (a time is 2026-11-24T14:03:00Z)") from problem
+    except (RedisError, LogError, OSError, TimeoutError):
+        return
+
+
+def pinned(moment: Moment) -> str:
+    """The moment as it can be asked for again, events that came in late left out."""
+    text = str(moment)
+    return text if len(text) <= LENGTH_MAX else str(moment.at_ms)
+
+
+async def _pass(
+    backend: Backend,
+    views: Views,
+    reading: Reading,
+    asked: AsOf,
+    pools: list[str] | None,
+    deadline: float,
+) -> None:
+    """Wait until every log's archive has all that happened up to then."""
+    assert asked.at_ms is not None
+    names = [CATALOGUE, *(backend.known_pools() if pools is None else pools)]
+    names = [name for name in names if name not in asked.events]
+    heads = await _heads_past(backend, asked.at_ms, names, deadline)
+    positions = await views.positions()
+    for name in names:
+        at = positions.get(name, Position(name))
+        if at.ts > asked.at_ms:
+            continue
+        if heads is None:
+            reading.stale = True
+        elif at.seq < heads[name].seq:
+            left = _left(deadline)
+            if not await views.wait_for(name, heads[name].seq, timeout_seconds=left):
+                reading.stale = True
+
+
+async def _heads_past(
+    backend: Backend, at_ms: int, names: list[str], deadline: float
+) -> Mapping[str, Head] | None:
+    """Where the logs stand once their clock has passed a time; None: Redis cannot be asked."""
+    while True:
+        try:
+            clock, heads = await _heads(backend, names)
+        except (RedisError, LogError, OSError, TimeoutError):
+            clock, heads = max(map(backend.log.now_ms, names)), None
+        if clock > at_ms:
+            return heads
+        if (at_ms + 1 - clock) / 1000 > _left(deadline):
+            then = datetime.fromtimestamp(clock / 1000, UTC).isoformat(timespec="milliseconds")
+            raise NotReached(f"it is not that late yet: the log's time is {then} ({clock} ms)")
+        await sleep((at_ms + 1 - clock) / 1000)
+
+
+async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, Head]]:
+    """Redis' time in ms, never before the last event, and the heads of some logs.
+
+    Raises `RedisError`, `LogError`, `OSError` or `TimeoutError` where it does not answer soon.
+    """
+    keys, client = backend.log.keys, backend.log.client
+    metas = [keys.catalogue_meta if n == CATALOGUE else keys.pool(n, "meta") for n in names]
+
+    async def ask() -> list[tuple[object, ...]]:
+        async with client.pipeline(transaction=False) as pipeline:
+            pipeline.execute_command("TIME")
+            for meta in metas:
+                pipeline.execute_command("HMGET", meta, "seq", "ts")
+            replies: list[tuple[object, ...]] = await pipeline.execute()
+            return replies
+
+    backend.presence.demand()  # which a pipeline does not ask by itself
+    async with timeout(CLOCK_SECONDS):
+        (seconds, micros), *found = await shielded(ask)
+    heads = {n: Head(_int(seq), _int(ts)) for n, (seq, ts) in zip(names, found, strict=True)}
+    now = _int(seconds) * 1000 + _int(micros) // 1000
+    return max([now, *(head.ts for head in heads.values())]), heads
+
+
+def _int(value: object) -> int:
+    return int(str(value.decode() if isinstance(value, bytes) else value or 0))
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.0)

@@ -1,0 +1,250 @@
+"""Server-sent events: the log as a client sees it, from any position, resumed exactly.
+
+An event's id is an opaque cursor: the last stream id of every log that the client follows. A
+client that comes back with it in `Last-Event-ID` first gets what it missed, from the streams and
+where they were trimmed from the archive, and then the live feed, without a gap and without a
+repetition between them.
+"""
+
+import asyncio
+import base64
+import re
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+from aiohttp import web
+from msgspec import Struct
+
+from eventstore.errors import Halted, LogMissing, LogUnreachable, RolledBack
+from eventstore.log.reader import Entry
+from gateway.backend.app_keys import BACKEND
+from gateway.backend.backend import Backend
+from gateway.following.subscriptions import Follower, Told, told, well_formed
+from gateway.wire.problems import Kind, Problem
+from gateway.wire.requests import EventQuery, query
+
+PAGE = 100
+"""Events that a client which catches up holds in memory, each as large as an input may be."""
+PIECE = 64 * 1024
+"""Bytes after which what is to be sent goes out, and waits until the client takes it."""
+WRITE_SECONDS = 30.0
+RETRY_MS = 2_000
+LONG_CURSOR = 4096
+"""Bytes from which on a cursor is compressed, to about a quarter: a header holds 8,190."""
+CURSOR_MAX = 1024 * 1024
+"""Bytes, once it is decompressed."""
+_QUICKLY: Final = 1
+_COMPRESSED: Final = b"\x78\x01"
+"""How zlib begins what it compressed quickly; no name of a pool begins so."""
+_STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+_NAME: Final = re.compile(r"[a-z0-9_-]{0,63}")
+
+
+class Selection(Struct, frozen=True):
+    """Which events a client wants; an empty set means all."""
+
+    pools: frozenset[str]
+    subjects: frozenset[str]
+    types: frozenset[str]
+
+    def follows(self, pool: str) -> bool:
+        return not self.pools or pool in self.pools
+
+    def wants(self, event: Told) -> bool:
+        return (
+            self.follows(event.pool)
+            and (not self.types or event.type in self.types)
+            and (not self.subjects or event.subject in self.subjects)
+        )
+
+
+class Cursor:
+    """Where a client stands in each log that it follows."""
+
+    def __init__(self, positions: dict[str, str]) -> None:
+        self.positions = positions
+
+    def __str__(self) -> str:
+        text = ",".join(f"{pool}={at}" for pool, at in self.positions.items()).encode()
+        if len(text) >= LONG_CURSOR:
+            text = zlib.compress(text, _QUICKLY)
+        return base64.urlsafe_b64encode(text).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Raises `Problem` for one that is not ours."""
+        try:
+            padded = text + "=" * (-len(text) % 4)
+            content = base64.b64decode(padded, altchars=b"-_", validate=True)
+            if content.startswith(_COMPRESSED):
+                content = _decompressed(content)
+            positions = dict(pair.split("=", 1) for pair in content.decode().split(","))
+        except (ValueError, zlib.error) as error:
+            raise _unreadable() from error
+        if not all(_NAME.fullmatch(p) and _STREAM_ID.fullmatch(i) for p, i in positions.items()):
+            raise _unreadable()
+        return cls(positions)
+
+    def passed(self, pool: str, stream_id: str) -> bool:
+        """Whether this event was sent already."""
+        return _number(stream_id) <= _number(self.positions.get(pool, "0-0"))
+
+
+def _decompressed(content: bytes) -> bytes:
+    """Raises `zlib.error` or `ValueError` for what is broken, cut off, or too large."""
+    whole = zlib.decompressobj()
+    content = whole.decompress(content, CURSOR_MAX)
+    if not whole.eof:
+        raise ValueError("cut off, or too large")
+    return content
+
+
+def _number(stream_id: str) -> tuple[int, int]:
+    milliseconds, _, count = stream_id.partition("-")
+    return int(milliseconds), int(count or 0)
+
+
+def _unreadable() -> Problem:
+    detail = "the position to go on from is not one that this service gave"
+    return Problem(Kind.INVALID_REQUEST, detail, field="Last-Event-ID")
+
+
+async def follow(request: web.Request) -> web.StreamResponse:
+    """`GET /api/v1/events`."""
+    backend = request.app[BACKEND]
+    asked = query(request, EventQuery)
+    selection = Selection(frozenset(asked.pool), frozenset(asked.agent), frozenset(asked.type))
+    cursor = _begin(backend, selection, request.headers.get("Last-Event-ID") or asked.after or "")
+    with backend.feed.follow() as place:
+        response = _response()
+        await response.prepare(request)
+        stream = Stream(backend, response, selection, cursor)
+        try:
+            await stream.run(place)
+        except (TimeoutError, ConnectionError):
+            if request.transport is not None:
+                request.transport.abort()
+    return response
+
+
+def _begin(backend: Backend, selection: Selection, after: str) -> Cursor:
+    """Where to start: now, at the beginning (`0`), or where a cursor says."""
+    now = backend.tail.positions
+    if not now:
+        raise LogUnreachable("Redis has not been reached yet")
+    if not after:
+        start = dict(now)
+    elif after == "0":
+        start = dict.fromkeys(now, "0-0")
+    else:
+        start = {**dict.fromkeys(now, "0-0"), **Cursor.parse(after).positions}
+    return Cursor({pool: at for pool, at in start.items() if selection.follows(pool)})
+
+
+def _response() -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.content_type = "text/event-stream"
+    response.charset = "utf-8"
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+class Stream:
+    """One client's connection."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        response: web.StreamResponse,
+        selection: Selection,
+        cursor: Cursor,
+    ) -> None:
+        self._backend = backend
+        self._response = response
+        self._selection = selection
+        self._cursor = cursor
+        self._heartbeat_seconds = backend.limits.stream_heartbeat_seconds
+        self._wrote_at = 0.0
+        self._behind: set[str] = set()
+        """Pools whose log is lost, with events in it that the feed had and this client had not."""
+
+    async def run(self, place: Follower) -> None:
+        """Send until the client goes, falls behind, or the gateway stops."""
+        await self._write(f"retry: {RETRY_MS}\nid: {self._cursor}\n\n".encode())
+        try:
+            await self._catch_up()
+            while not place.ended:
+                events = await place.next(self._heartbeat_seconds)
+                if self._behind and (not events or any(e.pool in self._behind for e in events)):
+                    await self._catch_up()
+                if events:
+                    await self._send(events)
+                elif not place.ended:
+                    await self._remark("waiting")
+        except LogUnreachable:
+            await self._remark("Redis, or the archive, does not answer; come back")
+            return
+        await self._remark("too slow; come back" if place.lost else "the gateway stops; come back")
+
+    async def _catch_up(self) -> None:
+        """Send what there is up to where the feed was when this client took its place."""
+        self._behind.clear()
+        target = dict(self._backend.tail.positions)
+        for pool, end in target.items():
+            if self._selection.follows(pool) and not self._cursor.passed(pool, end):
+                async for entries in self._pages(pool, end):
+                    await self._send(told(pool, e) for e in entries if well_formed(e))
+                    self._cursor.positions[pool] = entries[-1][0].decode()
+                    if time.monotonic() - self._wrote_at > self._heartbeat_seconds:
+                        await self._remark("catching up")
+
+    async def _pages(self, pool: str, end: str) -> AsyncIterator[list[Entry]]:
+        """A log that is not whole may have none: its events come when it was recovered."""
+        while not self._cursor.passed(pool, end):
+            page = await self._page(pool, end)
+            if not page:
+                generation = await self._generation(pool)
+                page = await self._page(pool, end)
+                if not page and not (generation and generation == await self._generation(pool)):
+                    self._behind.add(pool)
+            if not page:
+                return
+            yield page
+
+    async def _page(self, pool: str, end: str) -> list[Entry]:
+        at = self._cursor.positions.get(pool, "0-0")
+        return await self._backend.trail.after(pool, at, until=end, count=PAGE)
+
+    async def _generation(self, pool: str) -> int:
+        """Which log this is, if it is whole; else 0."""
+        try:
+            return (await self._backend.log.whole(pool)).generation
+        except (LogMissing, Halted, RolledBack):
+            return 0
+
+    async def _send(self, events: Iterable[Told]) -> None:
+        piece = bytearray()
+        for event in events:
+            follows = self._selection.follows(event.pool)
+            passed = self._cursor.passed(event.pool, event.stream_id)
+            if not follows or passed or event.pool in self._behind:
+                continue
+            self._cursor.positions[event.pool] = event.stream_id
+            if self._selection.wants(event):
+                piece += b"id: %s\ndata: %s\n\n" % (str(self._cursor).encode(), event.data)
+            if len(piece) > PIECE:
+                await self._write(bytes(piece))
+                piece.clear()
+        if piece:
+            await self._write(bytes(piece))
+
+    async def _remark(self, text: str) -> None:
+        """For people; and how far the client is, whether or not it wanted what was there."""
+        await self._write(f": {text}\nid: {self._cursor}\n\n".encode())
+
+    async def _write(self, content: bytes) -> None:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await self._response.write(content)
+        self._wrote_at = time.monotonic()

@@ -1,0 +1,144 @@
+"""The gateway as a part of a process: it listens, follows the log, and lets go in good order.
+
+It starts without Redis or the database and says so in `/readyz`; both are tried until they answer.
+When it stops it first wakes whoever waits or follows, then finishes what is under way, then closes.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from eventstore.errors import ConfigurationError
+from gateway.backend.backend import Backend
+from gateway.backend.background import persist
+from gateway.options import GatewayOptions
+from gateway.server.middleware import standing_headers
+from gateway.server.routes import application
+from gateway.wire.connections import Door, room, shut
+from projector.queries.views import DatabaseError
+
+log = structlog.get_logger("muster.gateway")
+
+TAIL_SECONDS: Final = 2.0
+"""How long a start waits for the tail; it goes on without."""
+VIEWS_SECONDS: Final = 5.0
+"""How long a start waits for the views; it goes on without."""
+VIEWS_RETRY_SECONDS: Final = (0.05, 1.0)
+LAG_SECONDS: Final = 1.0
+
+
+class Gateway:
+    """One HTTP server. `url` is known once started."""
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self._options = options
+        self._backend: Backend | None = None
+        self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.url = ""
+
+    async def start(self) -> None:
+        """Listen. Raises `ConfigurationError` where the address cannot be had."""
+        backend = Backend(self._options)
+        listening = _listen(self._options.host, self._options.port)
+        self._backend = backend
+        self._runner = web.AppRunner(
+            application(backend),
+            handle_signals=False,
+            shutdown_timeout=self._options.limits.shutdown_seconds,
+        )
+        await self._runner.setup()
+        backend.presence.start()
+        await backend.tail.start(timeout_seconds=TAIL_SECONDS)
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "gateway.views": partial(_open_views, backend),
+            "gateway.lag": partial(_measure_lag, backend),
+            "gateway.ledger": backend.ledger.watch,
+            "gateway.durability": backend.capabilities.watch,
+        }
+        self._tasks = [
+            asyncio.create_task(persist(part, work), name=part) for part, work in parts.items()
+        ]
+        await asyncio.wait(self._tasks[:1], timeout=VIEWS_SECONDS)
+        await self._open_door(self._runner, listening)
+        self.url = _url(self._options.host, listening)
+        log.info("gateway.started", url=self.url)
+
+    async def _open_door(self, runner: web.AppRunner, listening: socket.socket) -> None:
+        """Take connections, each with the bounds of `gateway.connections`."""
+        assert runner.server is not None
+        limits = self._options.limits
+        most, backlog = room(limits)
+        door = Door(runner.server, limits, most, standing_headers(self._options))
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(door, sock=listening, backlog=backlog)
+
+    async def stop(self) -> None:
+        """Answer what is under way, then close. A second call does nothing."""
+        backend, self._backend = self._backend, None
+        if backend is None:
+            return
+        if self._listening is not None:
+            await shut(self._listening)
+        backend.waiters.close()
+        backend.feed.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await backend.close()
+        log.info("gateway.stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, proto)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another"
+        ) from None
+    return listening
+
+
+def _url(host: str, listening: socket.socket) -> str:
+    port = listening.getsockname()[1]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
+
+
+async def _open_views(backend: Backend) -> None:
+    """Open the views as soon as the database answers; say once that it does not."""
+    delay, longest = VIEWS_RETRY_SECONDS
+    said = False
+    while not backend.views_open:
+        try:
+            await backend.views.start()
+            await backend.positions()
+            backend.views_open = True
+        except (DatabaseError, OSError) as error:
+            if not said:
+                log.warning("gateway.views_unreachable", error=type(error).__name__)
+                said = True
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, longest)
+
+
+async def _measure_lag(backend: Backend) -> None:
+    """How late the event loop runs what is due: the gateway's own load."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_SECONDS
+        await asyncio.sleep(LAG_SECONDS)
+        backend.observations.loop_lag_seconds = max(loop.time() - due, 0.0)

@@ -1,0 +1,194 @@
+"""Who may ask, and how every answer is dressed: the one place all requests pass through.
+
+`Host` must be a name of ours, so that a page elsewhere cannot reach us by a name of its own (DNS
+rebinding). There are no CORS headers. With a token set, everything wants it but the probes and the
+pages, which carry no data and ask for it themselves. A token is compared in constant time and
+never logged.
+"""
+
+import hmac
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeAlias
+
+import msgspec
+import structlog
+from aiohttp import hdrs, web
+
+from eventstore.ids import new_id
+from eventstore.steps.step import Origin
+from gateway.backend.app_keys import BACKEND, ORIGIN
+from gateway.backend.reading import READING, Reading
+from gateway.fallback import HEADER
+from gateway.options import GatewayOptions
+from gateway.wire.problems import Kind, Problem, translate
+from gateway.wire.requests import PoolName
+
+log = structlog.get_logger()
+
+PROBES: Final = frozenset({"/healthz", "/readyz"})
+PAGES: Final = frozenset({"/", "/docs"})
+STATIC: Final = "/static/"
+JSON_TYPES: Final = {
+    hdrs.METH_POST: ("application/json",),
+    hdrs.METH_PUT: ("application/json",),
+    hdrs.METH_PATCH: ("application/json", "application/merge-patch+json"),
+}
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+        " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Server": "muster",
+}
+
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Admit a request, answer it, and turn whatever goes wrong into a problem."""
+    begun = time.perf_counter()
+    request[READING] = Reading({}, {})
+    try:
+        request[ORIGIN] = origin(request)
+        admit(request, request.app[BACKEND].options)
+        request[READING].asked.update(asked_position(request))
+        response = await handler(request)
+    except Exception as error:  # noqa: BLE001 - the last place where a bug can become an answer
+        response = _refusal(error, request)
+    _tally(request, response.status, time.perf_counter() - begun)
+    return response
+
+
+def _refusal(error: Exception, request: web.Request) -> web.Response:
+    problem = translate(error)
+    if problem is None:
+        log.error(
+            "gateway.request_failed", method=request.method, path=request.path, exc_info=error
+        )
+        problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
+    return problem.response()
+
+
+def _tally(request: web.Request, status: int, seconds: float) -> None:
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else "unmatched"
+    method = request.method if request.method in hdrs.METH_ALL else "other"
+    request.app[BACKEND].observations.answered(method, route, status, seconds)
+    log.debug(
+        "gateway.answered",
+        method=method,
+        route=route,
+        status=status,
+        ms=round(seconds * 1000, 1),
+    )
+
+
+def origin(request: web.Request) -> Origin:
+    """On whose behalf: `X-Request-Id` (or a new one) and `traceparent`. Raises `Problem`."""
+    request_id = request.headers.get("X-Request-Id") or new_id()
+    request[ORIGIN] = Origin(actor="http", correlation_id=new_id())
+    if not _REQUEST_ID.fullmatch(request_id):
+        detail = "X-Request-Id: 1 to 64 letters, digits, or any of . _ : -"
+        raise Problem(Kind.INVALID_REQUEST, detail, field="X-Request-Id")
+    trace = request.headers.get("traceparent", "")
+    return Origin(
+        actor="http",
+        correlation_id=request_id,
+        traceparent=trace if _TRACEPARENT.fullmatch(trace) else "",
+    )
+
+
+def admit(request: web.Request, options: GatewayOptions) -> None:
+    """Raises `Problem` unless host, token and content type are right."""
+    path = request.path
+    if path in PROBES:
+        return
+    if not _host_allowed(request, options):
+        raise Problem(
+            Kind.WRONG_HOST, "Host is not a name that this gateway was told of", field="Host"
+        )
+    public = path in PAGES or path.startswith(STATIC)
+    if options.api_token and not public and not token_matches(request, options.api_token):
+        challenge = {"WWW-Authenticate": 'Bearer realm="muster"'}
+        raise Problem(Kind.UNAUTHORIZED, "send the token as a bearer token", headers=challenge)
+    found = request.match_info.http_exception is None
+    wanted = JSON_TYPES.get(request.method, ()) if found else ()
+    if wanted and request.content_type not in wanted:
+        detail = f"Content-Type must be {' or '.join(wanted)}"
+        raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Type")
+
+
+def _host_allowed(request: web.Request, options: GatewayOptions) -> bool:
+    """Whether `Host` is a name of ours, and so is the host in an absolute address."""
+    known = {name.lower() for name in options.hostnames}
+    named = {_name(request.headers.get("Host", "")), _name(request.host or "")}
+    return "*" in known or named <= known
+
+
+def _name(host: str) -> str:
+    """The name or address without a port; an absolute address has its IPv6 without brackets."""
+    plain = host.count(":") > 1 and not host.startswith("[")
+    name = host if plain else re.sub(r":\d*$", "", host)
+    return name.strip().lower().strip("[]").rstrip(".")
+
+
+def token_matches(request: web.Request, token: str) -> bool:
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    same = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode())
+    return same and scheme.lower() == "bearer"
+
+
+def asked_position(request: web.Request) -> dict[str, int]:
+    """The `Muster-Position` of a request: `pool:seq`, several with commas. Raises `Problem`."""
+    asked: dict[str, int] = {}
+    for item in filter(None, request.headers.get("Muster-Position", "").split(",")):
+        pool, _, seq = item.strip().rpartition(":")
+        try:
+            asked[msgspec.convert(pool, PoolName) if pool else ""] = _seq(seq)
+        except (ValueError, msgspec.ValidationError) as error:
+            detail = f"Muster-Position: pool:seq was expected, not {item.strip()[:100]!r}"
+            raise Problem(Kind.INVALID_REQUEST, detail, field="Muster-Position") from error
+    return asked
+
+
+def _seq(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise ValueError(text)
+    return int(text)
+
+
+async def dress(request: web.Request, response: web.StreamResponse) -> None:
+    """The headers of every answer; a signal of aiohttp, so that streams have them too."""
+    response.headers.update(standing_headers(request.app[BACKEND].options))
+    if ORIGIN in request:
+        response.headers["X-Request-Id"] = request[ORIGIN].correlation_id
+    if READING in request:
+        reading: Reading = request[READING]
+        if reading.position:
+            position = ",".join(f"{pool}:{seq}" for pool, seq in reading.position.items())
+            if len(position) < 4_000:
+                response.headers["Muster-Position"] = position
+        if reading.as_of:
+            response.headers["Muster-As-Of"] = reading.as_of
+        if reading.stale:
+            response.headers["Muster-Stale"] = "true"
+            if reading.age_ms is not None:
+                response.headers["Muster-Age-Ms"] = str(reading.age_ms)
+
+
+def standing_headers(options: GatewayOptions) -> Mapping[str, str]:
+    """What every answer has, also one to what was never read as a request."""
+    if options.fallback is None:
+        return SECURITY_HEADERS
+    return {**SECURITY_HEADERS, HEADER: options.fallback.mode}

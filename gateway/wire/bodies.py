@@ -1,0 +1,34 @@
+"""A request's body as bytes: bounded in size and time, and never decompressed.
+
+aiohttp holds the size to `body_max`. What is compressed is refused, so nothing can swell.
+"""
+
+import asyncio
+
+from aiohttp import web
+
+from gateway.backend.app_keys import BACKEND
+from gateway.wire.problems import Kind, Problem
+
+
+async def content_of(request: web.Request) -> bytes:
+    """What was sent, whole. Raises `Problem`."""
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        detail = "send the body as it is, without Content-Encoding"
+        headers = {"Accept-Encoding": "identity"}
+        raise Problem(
+            Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Encoding", headers=headers
+        )
+    most = request.app[BACKEND].limits.body_max
+    if request.content_length is not None and request.content_length > most:
+        raise Problem(Kind.BODY_TOO_LARGE, f"the body is over {most} bytes", field="body")
+    seconds = request.app[BACKEND].limits.body_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            return await request.read()
+    except TimeoutError:
+        detail = f"the body did not come within {seconds:g} s"
+        raise Problem(Kind.BODY_TOO_SLOW, detail, field="body") from None
+    except (web.RequestPayloadError, ConnectionError) as error:
+        detail = "the body broke off, or is not framed as HTTP says"
+        raise Problem(Kind.MALFORMED_HTTP, detail, field="body") from error

@@ -1,0 +1,304 @@
+"""Connections as clients open them: what a client may keep waiting, and for how long.
+
+aiohttp reads and answers the requests; this stands around it, so that nobody can hold a connection
+by being slow, and so that what is no HTTP gets a problem like everything else. The bounds:
+
+    a head that has begun      `head_seconds`, then 408
+    nothing at all             `idle_seconds`, between requests too; then closed
+    a body                     `body_seconds`, see `gateway.requests`
+    an answer nobody reads     `unread_seconds` without a byte going out, then cut
+    connections at once        `Door.most`; one more gets 503 and is closed
+
+Of aiohttp's insides two names are used, `_request_count` (heads read so far) and `_waiter` (set
+while no request is being answered); tests hold what follows from them.
+"""
+
+import asyncio
+import fcntl
+import re
+import resource
+import socket
+import termios
+from array import array
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import InvalidURLError, LineTooLong
+
+from gateway.options import Limits
+from gateway.wire.problems import Kind, Problem, translate
+
+log = structlog.get_logger("muster.gateway")
+
+RESERVED_FILES: Final = 256
+"""Descriptors that are not for clients: Redis, the database, logs."""
+BACKLOG: Final = 1024
+"""So many connections wait to be accepted at most, and may then be accepted in one turn."""
+TURNS_TO_MAKE: Final = 3
+"""Of the loop, from a connection's being accepted to its task's waiting for a request."""
+REASON_MAX: Final = 120
+_REPEATED: Final = re.compile(r"[:\s]+b?['\"](?!Host')")
+"""Where aiohttp's words go over into what the client sent, which may be a secret."""
+FULL_AGAIN: Final = 0.9
+"""That the gateway is full is said again once it was this much emptier."""
+
+
+class Door:
+    """Where connections come in: makes a protocol for each, and counts them.
+
+    `headers`: those that every answer has, for answers that no handler dresses.
+    """
+
+    def __init__(
+        self, server: web.Server, limits: Limits, most: int, headers: Mapping[str, str]
+    ) -> None:
+        self.most = most
+        self.headers = headers
+        self.open = 0
+        self._coming = 0
+        self._server = server
+        self._limits = limits
+        self._said_full = False
+
+    def __call__(self) -> asyncio.Protocol:
+        """The protocol for one more connection, which was accepted and is made in a later turn."""
+        if self.open + self._coming < self.most:
+            self._coming += 1
+            return Connection(self, self._server, self._limits)
+        if not self._said_full:
+            self._said_full = True
+            log.warning("gateway.full", connections=self.open)
+        return TurnedAway(self.headers)
+
+    def entered(self) -> None:
+        self._coming -= 1
+        self.open += 1
+
+    def left(self) -> None:
+        self.open -= 1
+        if self.open < self.most * FULL_AGAIN:
+            self._said_full = False
+
+
+def room(limits: Limits) -> tuple[int, int]:
+    """How many connections there may be, and how many may wait to be accepted.
+
+    As many descriptors as the process may have, once its own limit is raised, and a few kept back:
+    those that are one too many have one each until they are told so.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.connections_max + RESERVED_FILES + BACKLOG
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    backlog = min(BACKLOG, soft // 4)
+    return max(min(limits.connections_max, soft - RESERVED_FILES - backlog), 1), backlog
+
+
+async def shut(server: asyncio.Server) -> None:
+    """Listen no more, for good.
+
+    A connection that was accepted a moment ago is first made, and waits for its request. In a
+    server that is closed by then, asyncio drops it, open, for the garbage to find
+    (python/cpython#109564); and aiohttp's shut-down waits for one that has not begun to wait.
+    """
+    loop = asyncio.get_running_loop()
+    for listening in server.sockets:
+        loop.remove_reader(listening)
+    for _ in range(TURNS_TO_MAKE):
+        await asyncio.sleep(0)
+    server.close()
+
+
+class TurnedAway(asyncio.Protocol):
+    """A connection too many: told so and closed, whatever it wanted."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        wire = cast("asyncio.WriteTransport", transport)
+        detail = "this gateway has as many connections as it takes"
+        wire.write(plain_answer(Problem(Kind.TOO_MANY_CONNECTIONS, detail), self._headers))
+        wire.close()
+
+
+class Connection(web.RequestHandler):
+    """One client's connection."""
+
+    __slots__ = ("_door", "_head_timer", "_leaving", "_limits", "_unread_timer", "_unsent", "_wire")
+
+    def __init__(self, door: Door, server: web.Server, limits: Limits) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # as aiohttp's own runners give it
+            keepalive_timeout=limits.idle_seconds,
+            max_line_size=limits.header_max,
+            max_field_size=limits.header_max,
+            lingering_time=limits.linger_seconds,
+            auto_decompress=False,  # a body that is compressed is refused, see `requests.body`
+        )
+        self._door = door
+        self._limits = limits
+        self._wire: asyncio.Transport | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._leaving: asyncio.TimerHandle | None = None
+        self._unsent = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._door.entered()
+        self._wire = cast("asyncio.Transport", transport)
+        self._bound_the_kernel()
+        super().connection_made(transport)
+
+    def _bound_the_kernel(self) -> None:
+        """What the kernel has taken of an answer waits no longer than what it has not (Linux)."""
+        found = self._wire.get_extra_info("socket") if self._wire else None
+        if found is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            milliseconds = int(self._limits.unread_seconds * 1000)
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._door.left()
+        for timer in (self._head_timer, self._unread_timer, self._leaving):
+            self._stop(timer)
+        self._wire = None
+        super().connection_lost(exc)
+
+    @staticmethod
+    def _stop(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
+
+    # ---- reading -----------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._leaving is not None:
+            return
+        heads = self._request_count
+        super().data_received(data)
+        if self._request_count != heads:
+            self._stop(self._head_timer)
+            self._head_timer = None
+        elif data and self._head_timer is None and self._waiter is not None:
+            loop = asyncio.get_running_loop()
+            self._head_timer = loop.call_later(self._limits.head_seconds, self._head_late)
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        if self._waiter is None or self._wire is None:
+            return
+        detail = f"the head of a request did not come within {self._limits.head_seconds:g} s"
+        self._wire.write(plain_answer(Problem(Kind.HEAD_TOO_SLOW, detail), self._door.headers))
+        self._wire.write_eof()
+        # Closed with something unread, the kernel would take the answer back from the client.
+        self._leaving = asyncio.get_running_loop().call_later(
+            self._limits.linger_seconds, self.force_close
+        )
+
+    # ---- writing -----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        try:
+            await super().start()
+        finally:  # what is closed stays open until all is sent
+            self._look_after_unread()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_after_unread()
+
+    def _look_after_unread(self) -> None:
+        """From now on see that what is to be sent goes out, if slowly."""
+        if self._wire is not None and self._unread_timer is None:
+            self._unsent = unsent(self._wire)
+            seconds = self._limits.unread_seconds
+            self._unread_timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        self._unread_timer = None
+        if self._wire is None:
+            return
+        before, self._unsent = self._unsent, unsent(self._wire)
+        if self._unsent and self._unsent >= before:
+            self._wire.abort()
+        elif self._unsent:
+            self._look_after_unread()
+
+    # ---- what aiohttp answers by itself ------------------------------------------------------
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no HTTP (or to a defect outside all handlers); the last one."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was begun already")
+        if status >= 500:
+            log.error("gateway.request_failed", exc_info=exc)
+            problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
+        else:
+            problem = _malformed(exc, message)
+            log.info("gateway.request_malformed", reason=problem.body.detail)
+        response = problem.response()
+        response.headers.update(self._door.headers)
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; one of aiohttp's own (to `Expect`) becomes a problem first."""
+        if isinstance(resp, web.HTTPException):
+            problem = translate(resp)
+            assert problem is not None
+            resp = problem.response()
+        return await super().finish_response(request, resp, start_time)
+
+
+def unsent(wire: asyncio.Transport) -> int:
+    """Bytes that the client has not taken yet: ours, and those that the kernel holds."""
+    waiting = wire.get_write_buffer_size()
+    found = wire.get_extra_info("socket")
+    if not waiting or found is None:
+        return waiting
+    queued = array("i", [0])
+    try:
+        fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, queued)
+    except OSError:  # it was closed just now
+        return waiting
+    return waiting + queued[0]
+
+
+def _malformed(exc: BaseException | None, message: str | None) -> Problem:
+    """What is wrong with a request that cannot be read, without repeating any of it."""
+    if isinstance(exc, LineTooLong):
+        return Problem(Kind.HEAD_TOO_LARGE, "the address or a header is too long")
+    if isinstance(exc, InvalidURLError):
+        return Problem(Kind.MALFORMED_HTTP, "the address cannot be read")
+    said = _REPEATED.split(message or "it cannot be read", maxsplit=1)[0]
+    shown = " ".join(said.encode("ascii", "backslashreplace").decode().split())
+    return Problem(Kind.MALFORMED_HTTP, shown[:REASON_MAX])
+
+
+def plain_answer(problem: Problem, headers: Mapping[str, str]) -> bytes:
+    """A problem as it goes over the wire where no request is at hand; the connection ends."""
+    content = msgspec.json.encode(problem.body)
+    response: dict[str, Any] = {
+        "Content-Type": problem.response().content_type,
+        "Content-Length": len(content),
+        "Connection": "close",
+        **headers,
+        **problem.headers,
+    }
+    head = f"HTTP/1.1 {problem.body.status} {problem.reason}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in response.items())
+    return head.encode() + b"\r\n" + content

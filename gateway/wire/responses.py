@@ -1,0 +1,90 @@
+"""Answers that are no problems: JSON made from the same Structs that `/openapi.json` describes."""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from gateway.wire.problems import Kind, Problem
+from gateway.wire.requests import Identifier
+from projector.queries.views import AgentRow, PoolRow, WorkerRow
+
+API: Final = "/api/v1"
+AGENTS: Final = f"{API}/agents"
+
+
+class AgentPage(Struct, frozen=True, kw_only=True):
+    """Agents in the order of their ids. `next` is the address of the next page, if there is one."""
+
+    agents: Sequence[AgentRow]
+    next: str | None = None
+
+
+class WorkerPage(Struct, frozen=True, kw_only=True):
+    """Workers in the order of their ids. `next` is the address of the next page, if any."""
+
+    workers: Sequence[WorkerRow]
+    next: str | None = None
+
+
+class PoolList(Struct, frozen=True):
+    pools: Sequence[PoolRow]
+
+
+class PoolDeletion(Struct, frozen=True):
+    """`deleted`, or `deleting` while agents that were told to end have not all ended yet."""
+
+    pool_name: str
+    status: str
+    agent_count: int
+
+
+def answer(
+    body: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(body),
+        status=status,
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+def page(
+    request: web.Request, rows: Sequence[AgentRow], limit: int, as_of: str = ""
+) -> web.Response:
+    """A page of agents; one that is full points at the next, of the same moment `as_of`."""
+    if len(rows) <= limit:
+        return answer(AgentPage(agents=rows))
+    rows = rows[:limit]
+    link, headers = next_page(request, cursor_of(rows[-1].agent_id), as_of)
+    return answer(AgentPage(agents=rows, next=link), headers=headers)
+
+
+def next_page(request: web.Request, cursor: str, as_of: str) -> tuple[str, dict[str, str]]:
+    """The address of the next page, and the header that tells it too."""
+    moment = {"as_of": as_of} if as_of else {}
+    following = str(request.rel_url.update_query(cursor=cursor, **moment))
+    return following, {"Link": f'<{following}>; rel="next"'}
+
+
+def cursor_of(last: str) -> str:
+    """Where the page after this id begins."""
+    return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
+
+
+def after(cursor: str | None, shape: Any = Identifier) -> str:
+    """The id in a page's cursor. Raises `Problem`."""
+    if cursor is None:
+        return ""
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        last = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+        return str(msgspec.convert(last, shape))
+    except (binascii.Error, ValueError) as error:
+        detail = "this is not a cursor of ours"
+        raise Problem(Kind.INVALID_REQUEST, detail, field="cursor") from error

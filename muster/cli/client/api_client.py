@@ -1,0 +1,246 @@
+"""Asking the gateway: one HTTP call at a time, with the standard library alone.
+
+What it refuses comes back as a problem (RFC 9457) and is raised as `Refused`, naming the field.
+Nothing is repeated here: a spawn carries an `Idempotency-Key`, so the person may repeat it.
+"""
+
+import http.client
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from eventstore.language.events import Error
+from muster.cli.arguments.command import Refused, ServiceUnreachable, note
+from muster.cli.arguments.targets import Service
+from muster.settings.addresses import redacted
+from muster.terminal import render
+
+BASE = "/api/v1/agents"
+EVENTS = "/api/v1/events"
+PARKED = "/api/v1/parked"
+FALLBACK = "muster-fallback"
+"""The header of a gateway whose log stands in for another, in lower case."""
+AS_OF = "muster-as-of"
+"""The header of an answer about the past, in lower case."""
+TIMEOUT_SECONDS = 30.0
+T = TypeVar("T")
+Query = Mapping[str, str | int | None]
+
+
+class FieldError(Struct, frozen=True):
+    field: str = ""
+    message: str = ""
+
+    def __str__(self) -> str:
+        told = not self.field or self.message.startswith(self.field)
+        return self.message if told else f"{self.field}: {self.message}"
+
+
+class Problem(Struct, frozen=True):
+    """An error as the gateway tells it; agents that could not start carry their error along."""
+
+    type: str = ""
+    title: str = ""
+    status: int = 0
+    detail: str = ""
+    errors: tuple[FieldError, ...] = ()
+    agent_id: str = ""
+    idempotency_key: str = ""
+    error: Error | None = None
+
+    def __str__(self) -> str:
+        said = self.detail or self.title or f"HTTP status {self.status}"
+        if len(self.errors) == 1 and self.errors[0].message == said:
+            lines = [str(self.errors[0])]
+        else:
+            lines = [said, *(f"  {error}" for error in self.errors)]
+        if self.error is not None:
+            lines.append(f"  {self.error.type}: {self.error.message}")
+        if self.idempotency_key:
+            lines.append(f"  to learn what became of it, repeat with --key {self.idempotency_key}")
+        return "\n".join(lines)
+
+
+class ProblemRaised(Refused):
+    """The gateway refused; `problem` says why."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(str(problem))
+
+
+class NotAuthorised(Refused):
+    """The gateway wants its token: set MUSTER_API_TOKEN to the one it was started with."""
+
+
+class NoReply(ServiceUnreachable):
+    """The gateway took the request and did not answer; what was asked may have been done."""
+
+
+class Answer(Struct, frozen=True):
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = {}
+    """By lower-case name."""
+
+    def read(self, as_type: type[T]) -> T:
+        """The body decoded. Raises `Refused` where it is something else than we know."""
+        try:
+            return msgspec.json.decode(self.body, type=as_type)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise Refused(f"the gateway answered something else than expected: {error}") from error
+
+    def document(self) -> Any:
+        """The body as plain data, to be shown as JSON."""
+        return self.read(object)
+
+
+class Gateway:
+    """Calls on one gateway. May be used by many threads: each call has its own connection."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.behind = ""
+        """Why the last answer may not be of the present; empty where it is."""
+        self.watched = False
+        """Somebody shows `behind` wherever it belongs; else it is told once."""
+        self._fallback_told = False
+        self._parts = urlsplit(service.url)
+
+    def get(self, path: str, query: Query | None = None) -> Answer:
+        return self.call("GET", path, query=query)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> Answer:
+        """One call. Raises `ProblemRaised`, `NotAuthorised`, `ServiceUnreachable`."""
+        sent = {"Accept": "application/json", **self._authorization(), **(headers or {})}
+        content = None
+        if body is not None:
+            content, sent["Content-Type"] = msgspec.json.encode(body), "application/json"
+        answer = self._exchange(method, _target(path, query), content, sent, timeout_seconds)
+        self._tell_fallback(answer)
+        self._tell_behind(answer)
+        if answer.status == 401:
+            raise NotAuthorised
+        if answer.status >= 400:
+            raise ProblemRaised(_problem(answer))
+        return answer
+
+    def follow(self, link: str) -> Answer:
+        """Go on to the next page, by the link that the gateway gave."""
+        parts = urlsplit(link)
+        return self.call("GET", f"{parts.path}?{parts.query}")
+
+    def told(self, query: Query, *, seconds: float) -> Iterator[bytes]:
+        """The data of server-sent events, until `seconds` have gone or the gateway ends it."""
+        connection = self._connection(seconds)
+        try:
+            self._connect(connection)
+            headers = {"Accept": "text/event-stream", **self._authorization()}
+            connection.request("GET", self._parts.path + _target(EVENTS, query), headers=headers)
+            response = connection.getresponse()
+            deadline = time.monotonic() + seconds
+            while response.status == 200 and time.monotonic() < deadline:
+                line = response.readline()
+                if not line:
+                    return
+                if line.startswith(b"data: "):
+                    yield line[6:]
+        except (OSError, http.client.HTTPException):
+            return
+        finally:
+            connection.close()
+
+    def _tell_fallback(self, answer: Answer) -> None:
+        """Say once that what is shown is not of the real log."""
+        mode = answer.headers.get(FALLBACK)
+        if mode and not self._fallback_told:
+            self._fallback_told = True
+            note(f"(a fallback answers, {mode}: the real Redis was away when it was started)")
+
+    def _tell_behind(self, answer: Answer) -> None:
+        """Say, whenever it begins, that what is shown is not of now; of the past that is meant."""
+        before, self.behind = self.behind, "" if AS_OF in answer.headers else staleness(answer)
+        if self.behind and not before and not self.watched:
+            note(f"({self.behind}; `muster doctor` says more)")
+
+    def _authorization(self) -> dict[str, str]:
+        token = self.service.token
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def _exchange(
+        self,
+        method: str,
+        target: str,
+        content: bytes | None,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+    ) -> Answer:
+        connection = self._connection(timeout_seconds)
+        try:
+            self._connect(connection)
+            try:
+                connection.request(method, self._parts.path + target, content, dict(headers))
+                response = connection.getresponse()
+                named = {name.lower(): value for name, value in response.getheaders()}
+                return Answer(response.status, response.read(), named)
+            except (OSError, http.client.HTTPException) as error:
+                why = str(error) or type(error).__name__
+                raise NoReply(
+                    f"{redacted(self.service.url)} took the request, but: {why}"
+                ) from error
+        finally:
+            connection.close()
+
+    def _connect(self, connection: http.client.HTTPConnection) -> None:
+        try:
+            connection.connect()
+        except ssl.SSLError as error:
+            raise ServiceUnreachable(f"{redacted(self.service.url)}: {error}") from error
+        except OSError as error:
+            raise ServiceUnreachable(
+                f"nothing answers at {redacted(self.service.url)}; is `muster up` running?"
+                f" ({error})"
+            ) from error
+
+    def _connection(self, timeout_seconds: float) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._parts.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=timeout_seconds)
+        return http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+
+
+def staleness(answer: Answer) -> str:
+    """How old an answer may be that was given without the log, or with the views behind it."""
+    if "muster-stale" not in answer.headers:
+        return ""
+    age = answer.headers.get("muster-age-ms", "")
+    old = f"up to {render.duration(-(-int(age) // 1000))} old" if age.isdecimal() else "not of now"
+    return f"what is shown may be {old}: the log is lost, Redis away or the projector behind"
+
+
+def _target(path: str, query: Query | None) -> str:
+    said = [(name, value) for name, value in (query or {}).items() if value is not None]
+    return f"{path}?{urlencode(said)}" if said else path
+
+
+def _problem(answer: Answer) -> Problem:
+    """What a refusal says; where it is not ours (a proxy's page), its status alone."""
+    try:
+        problem = msgspec.json.decode(answer.body, type=Problem)
+    except (msgspec.MsgspecError, RecursionError):
+        problem = Problem(status=answer.status)
+    return msgspec.structs.replace(problem, status=answer.status)

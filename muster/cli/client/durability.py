@@ -1,0 +1,42 @@
+"""`--durability`: how safe a command is to be when it is answered.
+
+A level that was not reached in time is no refusal: the command is carried out. It is said on
+standard error, and the exit code is 1, so that a script can tell.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+
+from eventstore.language.durability import Level
+from muster.cli.arguments import command
+from muster.cli.client.api_client import Answer
+
+NOT_REACHED = 1
+
+
+def add_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--durability",
+        choices=[level.value for level in Level],
+        help="the level to be reached before the answer (default: the gateway's)",
+    )
+
+
+def header(args: argparse.Namespace) -> dict[str, str]:
+    return {"Muster-Durability": args.durability} if args.durability else {}
+
+
+def pending(answer: Answer) -> str:
+    """The level that was asked for and not reached, and why; empty if it was."""
+    return answer.headers.get("muster-durability-pending", "")
+
+
+def complain(name: str, found: Sequence[str]) -> int:
+    """Say what was accepted at a lower level, the same thing once; returns the exit code."""
+    for text, number in Counter(filter(None, found)).items():
+        level, _, reason = text.partition("; reason=")
+        times = f" ({number} times)" if number > 1 else ""
+        why = reason.strip('"')
+        command.complain(name, f"accepted, but not yet {level}: {why}{times}")
+    return NOT_REACHED if any(found) else 0

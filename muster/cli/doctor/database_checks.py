@@ -1,0 +1,128 @@
+"""Is the database of the views there, and may we write to it? Nothing is changed by asking.
+
+Drivers are used directly, without a pool, so that this stays quick and says what they say.
+"""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from muster.cli.doctor.checks import Check, Level, check
+from muster.settings.addresses import redacted
+
+if TYPE_CHECKING:
+    import psycopg
+
+AREA = "database"
+CONNECT_SECONDS = 5
+BUSY_SECONDS = 2.0
+
+
+def check_database(url: str) -> list[Check]:
+    """All checks of the database at an address as SQLAlchemy or PostgreSQL write it."""
+    kind = urlsplit(url).scheme.partition("+")[0]
+    if kind == "sqlite":
+        return check_sqlite(Path(unquote(url.partition(":///")[2].partition("?")[0])))
+    if kind in ("postgresql", "postgres"):
+        return check_postgres(f"postgresql://{url.partition('://')[2]}")
+    change = "use sqlite:///path or postgresql://user@host/database"
+    return [Check(AREA, "address", Level.FAIL, redacted(url), change)]
+
+
+def check_sqlite(path: Path) -> list[Check]:
+    version = check(AREA, "version", f"SQLite {sqlite3.sqlite_version}")
+    try:
+        there = path.exists()
+    except OSError as error:
+        change = "let this user read and write the file and its folder"
+        found = f"{path}: {error.strerror}"
+        return [version, Check(AREA, "readable", Level.FAIL, found, change)]
+    if not there:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        change = "" if os.access(folder, os.W_OK) else f"let it be written: {folder}"
+        return [version, check(AREA, "writable", f"{path} is not there yet", change, Level.FAIL)]
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as database:
+            database.execute(f"pragma busy_timeout = {int(BUSY_SECONDS * 1000)}")
+            return [version, _journal(database), _sqlite_writable(database, path)]
+    except sqlite3.Error as error:
+        change = "let this user read and write the file and its folder; if damaged, muster replay"
+        return [version, Check(AREA, "readable", Level.FAIL, f"{path}: {error}", change)]
+
+
+def _journal(database: sqlite3.Connection) -> Check:
+    mode = str(database.execute("pragma journal_mode").fetchone()[0])
+    change = "" if mode == "wal" else "let the projector open it once: it sets WAL"
+    return check(AREA, "journal", mode, change)
+
+
+def _sqlite_writable(database: sqlite3.Connection, path: Path) -> Check:
+    try:
+        database.execute("begin immediate")
+        database.execute("rollback")
+    except sqlite3.OperationalError as error:
+        busy = "locked" in str(error)
+        change = "" if busy else "let this user write the file and its folder"
+        found = "busy with another writer" if busy else f"{path}: {error}"
+        return check(AREA, "writable", found, change, Level.FAIL)
+    return check(AREA, "writable", str(path))
+
+
+def check_postgres(url: str) -> list[Check]:
+    import psycopg
+
+    try:
+        with psycopg.connect(
+            url, connect_timeout=CONNECT_SECONDS, autocommit=True, prepare_threshold=None
+        ) as connection:
+            return [check(AREA, "reachable", redacted(url)), *_postgres(connection)]
+    except psycopg.ProgrammingError as error:  # it cannot be read, and says so by showing it
+        why, change = str(error).partition(":")[0], "correct MUSTER_DATABASE_URL"
+        return [Check(AREA, "address", Level.FAIL, f"{redacted(url)}: {why}", change)]
+    except psycopg.Error as error:
+        why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        change = "start it, or correct MUSTER_DATABASE_URL (user, password, database)"
+        return [Check(AREA, "reachable", Level.FAIL, f"{redacted(url)}: {why}", change)]
+
+
+PRIVILEGES = """
+select current_setting('server_version'),
+       pg_is_in_recovery(),
+       has_database_privilege(current_database(), 'create'),
+       to_regnamespace('muster') is not null,
+       coalesce(has_schema_privilege(to_regnamespace('muster'), 'create, usage'), false),
+       current_setting('max_connections')::int,
+       (select count(*) from pg_stat_activity where backend_type = 'client backend')
+"""
+
+
+def _postgres(connection: "psycopg.Connection[tuple[object, ...]]") -> list[Check]:
+    row = connection.execute(PRIVILEGES).fetchone()
+    assert row is not None
+    version, standby, creates, exists, owns, most, now = row
+    return [
+        check(AREA, "version", f"PostgreSQL {version}"),
+        postgres_writable(
+            standby=bool(standby), allowed=bool(owns if exists else creates), exists=bool(exists)
+        ),
+        connections(int(str(now)), int(str(most))),
+    ]
+
+
+def postgres_writable(*, standby: bool, allowed: bool, exists: bool) -> Check:
+    """May the projector write its schema?"""
+    if standby:
+        change = "use the address of its primary"
+        return Check(AREA, "writable", Level.FAIL, "a standby, read-only", change)
+    schema = "schema muster" if exists else "schema muster is not there yet"
+    missing = "usage, create on schema muster" if exists else "create on the database"
+    change = "" if allowed else f"grant {missing} to this user"
+    return check(AREA, "writable", schema, change, Level.FAIL)
+
+
+def connections(now: int, most: int) -> Check:
+    change = "raise max_connections, or put PgBouncer before it" if now > 0.8 * most else ""
+    return check(AREA, "connections", f"{now} of {most}", change)

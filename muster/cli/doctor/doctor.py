@@ -1,0 +1,117 @@
+"""`muster doctor`: is everything fit for Muster, and what is to be changed where it is not?"""
+
+import argparse
+import asyncio
+import os
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from eventstore.embedded.server import ServerBinaryMissing, find_binary
+from eventstore.errors import ConfigurationError
+from muster.cli.arguments import targets
+from muster.cli.arguments.command import Subparsers, declare
+from muster.cli.doctor.checks import Check, Level, check
+from muster.cli.doctor.database_checks import check_database
+from muster.cli.doctor.host_checks import check_host
+from muster.cli.doctor.log_checks import check_logs
+from muster.cli.doctor.redis_checks import check_redis
+from muster.process.running_file import Running
+from muster.settings.settings import Settings, load
+from muster.terminal import render
+
+EXAMPLES = """\
+  muster doctor                                        what `muster up` uses here
+  muster doctor --redis-url redis://redis.internal     another Redis
+  muster doctor --json | jq '.[] | select(.level != "OK")'
+"""
+NEEDED = ("address", "reachable", "readable")
+"""Checks without which the logs cannot be looked at."""
+STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = declare(
+        subparsers,
+        "doctor",
+        run,
+        summary="check Redis, database and host, and say what to change",
+        description="Checks Redis, the database, the logs and this host: those that are named,"
+        " that a `muster up` uses here, or that it would use. Changes nothing. Exit code 1 if"
+        " anything fails.",
+        examples=EXAMPLES,
+    )
+    parser.add_argument("--config", metavar="FILE", help="of `muster up` (default ./muster.toml)")
+    targets.add_redis_flags(parser)
+    targets.add_key_prefix_flag(parser)
+    targets.add_database_flags(parser)
+    targets.add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    settings, refused = _settings(args)
+    args.data_dir = args.data_dir or str(settings.data_dir)
+    redis, database = _named(args, settings)
+    checks = asyncio.run(check_redis(redis)) if redis else [_embedded()]
+    checks += check_database(database)
+    if redis and not any(check.level is Level.FAIL for check in checks if check.name in NEEDED):
+        prefix = targets.key_prefix(args) or settings.key_prefix
+        checks += asyncio.run(check_logs(redis, prefix, database))
+    checks += [*check_host(redis_here=is_here(redis)), *refused]
+    checks += _fallback(targets.running(args))
+    _tell(checks, as_json=args.json)
+    return int(any(check.level is Level.FAIL for check in checks))
+
+
+def _settings(args: argparse.Namespace) -> tuple[Settings, list[Check]]:
+    """What a `muster up` here would run with, and what it would refuse."""
+    try:
+        return load({"data_dir": args.data_dir, "config": args.config}, os.environ), []
+    except ConfigurationError as error:
+        settings = Settings(data_dir=targets.data_directory(args))
+        return settings, [Check("muster up", "settings", Level.FAIL, str(error), "correct it")]
+
+
+def _named(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
+    """Redis (empty: the embedded one) and the database that are to be looked at."""
+    running = targets.running(args)
+    if settings.embedded:  # whatever the environment names
+        redis = args.redis_url or running.redis_url
+        return redis, args.database_url or running.database_url or settings.views_url
+    redis = targets.find_redis_url(args) or settings.redis_url
+    return redis, targets.find_database_url(args) or settings.views_url
+
+
+def _embedded() -> Check:
+    """Where no Redis is named, `muster up` brings one."""
+    try:
+        found = f"none is named: `muster up` runs its own, {find_binary()}"
+        return check("redis", "address", found)
+    except ServerBinaryMissing as error:
+        return Check("redis", "address", Level.FAIL, "none is named", str(error))
+
+
+def _fallback(running: Running) -> list[Check]:
+    """Whether the `muster up` of this data directory runs on a log that stands in for another."""
+    if not running.fallback:
+        return []
+    change = "once that Redis answers, restart `muster up`: it changes over"
+    return [Check("muster up", "log", Level.WARN, running.fallback, change)]
+
+
+def is_here(redis_url: str) -> bool:
+    """Whether that Redis runs on this host, as far as its address tells."""
+    parts = urlsplit(redis_url)
+    return parts.scheme == "unix" or parts.hostname in (None, "localhost", "127.0.0.1", "::1")
+
+
+def _tell(checks: Sequence[Check], *, as_json: bool) -> None:
+    if as_json:
+        render.print_json(checks)
+        return
+    columns = tuple(render.Column(name) for name in ("STATE", "WHERE", "WHAT", "FOUND"))
+    rows = [
+        (render.Cell(check.level, STYLES[check.level]), check.area, check.name, check.found)
+        for check in checks
+    ]
+    advice = [f"       -> {check.change}" if check.change else "" for check in checks]
+    render.show(render.Table(columns, rows), advice)

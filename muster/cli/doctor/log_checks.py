@@ -1,0 +1,100 @@
+"""Are all logs there, and do the views follow them? Nothing is changed by asking.
+
+What is archived tells which logs there must be, so it takes Redis and the database.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from eventstore.errors import LogError
+from eventstore.keys import CATALOGUE as CATALOGUE_LOG
+from muster.cli.doctor.checks import Check, Level, check
+from muster.cli.events.streams import CATALOGUE
+
+if TYPE_CHECKING:
+    from projector.fold.projection import Projection
+    from projector.intake.source import Source
+    from projector.store.database import Database
+    from projector.store.rows import Position
+
+AREA = "log"
+LOOK_SECONDS: Final = 1.5
+"""After so long a projector has taken something of what the views lack."""
+
+
+async def check_logs(redis_url: str, key_prefix: str, database_url: str) -> list[Check]:
+    """All checks of the logs that the views know; none where no projector has run yet."""
+    from projector.intake.source import Source
+    from projector.store.database import Database, DatabaseError, missing_file
+
+    if missing_file(database_url):
+        return []
+    database, source = Database(database_url), Source(redis_url, key_prefix)
+    database.open()
+    try:
+        return await _examine(database, source)
+    except DatabaseError:
+        return []  # without our tables, or away, which the checks of the database tell
+    except LogError as error:
+        return [Check(AREA, "readable", Level.FAIL, str(error), "see `muster verify`")]
+    finally:
+        await source.close()
+        await database.close()
+
+
+async def _examine(database: "Database", source: "Source") -> list[Check]:
+    from projector.fold.projection import Projection, stopped
+    from projector.recovery.damage_scan import find_damage
+    from projector.store.tables import SERVING
+
+    projection = Projection(SERVING, archives=False)
+    await database.read(projection.load)
+    damage = await find_damage(source, database, projection)
+    positions = dict(projection.positions)
+    lost = {one.pool for one in damage}
+    there = [at for at in positions.values() if at.pool not in lost]
+    following = [at for at in there if not stopped(at)]
+    checks = [_lost(one.pool, one.reason) for one in damage]
+    checks += [_stopped(at.pool, at.status) for at in there if stopped(at)]
+    checks += await _behind(database, source, projection, following)
+    if not checks and positions[CATALOGUE_LOG].generation:
+        checks.append(check(AREA, "logs", f"{len(positions)} are whole, and the views follow"))
+    return checks
+
+
+async def _behind(
+    database: "Database",
+    source: "Source",
+    projection: "Projection",
+    positions: "Sequence[Position]",
+) -> list[Check]:
+    """Whether the views follow: looked at twice where they lack something."""
+    heads = await source.heads([at.pool for at in positions])
+    lacking = [at for at in positions if heads[at.pool].seq > at.seq]
+    if lacking:
+        await asyncio.sleep(LOOK_SECONDS)
+        await database.read(projection.load)
+    now = projection.positions
+    change = "start a projector (or `muster up`); where one runs, its log and /readyz say why"
+    return [
+        check(
+            AREA, _name(at.pool), f"the views end at seq {at.seq} of {heads[at.pool].seq}", change
+        )
+        for at in lacking
+        if at.pool not in now or now[at.pool].seq == at.seq
+    ]
+
+
+def _lost(pool: str, reason: str) -> Check:
+    change = "put its data back if it can be had; else `muster recover`"
+    return Check(AREA, _name(pool), Level.FAIL, reason, change)
+
+
+def _stopped(pool: str, status: str) -> Check:
+    change = "its views stand still until it is mended: run the version that wrote it, or newer"
+    return Check(AREA, _name(pool), Level.FAIL, f"its views stopped: {status}", change)
+
+
+def _name(pool: str) -> str:
+    return pool or CATALOGUE

@@ -1,0 +1,183 @@
+"""`muster logs`: what agents print and log, of all workers of this host, in the order of time."""
+
+import argparse
+import resource
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eventstore.keys import POOL_NAME
+from muster.cli.arguments import targets
+from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
+from muster.cli.arguments.times import moment_ms
+from muster.cli.arguments.values import agent_id
+from muster.settings.settings import shown
+from muster.terminal import render
+from muster.terminal.log_reader import Line, LogFile, Wanted, merged
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+EXAMPLES = """\
+  muster logs                                       the last 100 lines of all agents here
+  muster logs 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e  those of one agent
+  muster logs -f --pool developer_pool              a pool's, and what comes
+  muster logs --since 10m -n all --json             everything of ten minutes, for a program
+"""
+LAST = 100
+LOOK_SECONDS = 0.25
+KNOWN = {
+    "ts", "level", "event", "message", "agent_id", "incarnation", "pool", "role", "project_id",
+    "worker_id", "stream", "exception",
+}  # fmt: skip
+STYLES = {
+    "debug": "dim",
+    "warning": "yellow",
+    "error": "red",
+    "exception": "red",
+    "critical": "bold red",
+}
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = declare(
+        subparsers,
+        "logs",
+        run,
+        summary="show what agents print and log",
+        description="Shows the log of agents on this host, that of all workers in one.",
+        examples=EXAMPLES,
+    )
+    parser.add_argument("agent", nargs="?", metavar="AGENT", help="this agent only")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    parser.add_argument("--pool", default="", metavar="NAME", help="this pool only")
+    parser.add_argument("--worker", default="", metavar="ID", help="this worker only")
+    parser.add_argument("-n", default=None, metavar="N", dest="count", help="show the last N"
+                        f" lines, or `all` (default {LAST}; all with --since)")  # fmt: skip
+    parser.add_argument("--since", metavar="TIME", help="from then on: 10m (ago), 14:03, a date")
+    parser.add_argument("--log-dir", metavar="DIR", help="where they stand (MUSTER_LOG_DIR)")
+    targets.add_data_dir_flag(parser)
+    targets.add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    directory = targets.log_directory(args)
+    wanted = Wanted(
+        agent=agent_id(args.agent) if args.agent else "",
+        pool=_name(args.pool, "--pool"),
+        worker=_name(args.worker, "--worker"),
+        since_ms=moment_ms(args.since, "--since") if args.since else 0.0,
+    )
+    count = _count(args.count, LAST if args.since is None else None)
+    if not directory.is_dir() and not args.follow:
+        raise Refused(f"there are no logs in {directory} (--log-dir, --data-dir)")
+    _allow_many_files()
+    log = JoinedLog(directory, wanted)
+    tell = _teller(as_json=args.json)
+    try:
+        for line in log.last(count):
+            tell(line)
+        while args.follow:
+            for line in log.added():
+                tell(line)
+            time.sleep(LOOK_SECONDS)
+    finally:
+        log.close()
+    return 0
+
+
+def _allow_many_files() -> None:
+    """Every worker's file is held open while they are merged."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class JoinedLog:
+    """All log files of a folder that may hold what is wanted, those of new workers too."""
+
+    def __init__(self, directory: Path, wanted: Wanted) -> None:
+        self._directory = directory
+        self._wanted = wanted
+        self._files: dict[Path, LogFile] = {}
+
+    def last(self, count: int | None) -> Iterator[Line]:
+        """The last lines of what stands there; None: all."""
+        lines = self.added()
+        return lines if count is None else iter(deque(lines, maxlen=count))
+
+    def added(self) -> Iterator[Line]:
+        """What came since it was read last."""
+        for path in self._wanted.files(self._directory):
+            if path not in self._files:
+                self._files[path] = LogFile(path)
+        return merged(list(self._files.values()), self._wanted.keeps)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+def _name(text: str, flag: str) -> str:
+    """The name of a pool or worker, which is about to be part of a path."""
+    if text and not POOL_NAME.fullmatch(text):
+        raise BadInput(
+            f"{flag}: {shown(text)} is not a name of lower-case letters, digits, _ and -"
+        )
+    return text
+
+
+def _count(text: str | None, default: int | None) -> int | None:
+    if text is None:
+        return default
+    if text == "all":
+        return None
+    if not text.isdecimal() or len(text) > 9:
+        raise BadInput(f"-n: {shown(text)} is not a number of lines, or `all`")
+    return int(text)
+
+
+def _teller(*, as_json: bool) -> Callable[[Line], None]:
+    if as_json:
+        return lambda line: print(render.json_line(line.document), flush=True)
+    if not render.at_terminal():
+        return lambda line: print(plain_line(line), flush=True)
+    screen = render.console()
+    return lambda line: screen.print(_styled(line), soft_wrap=True)
+
+
+def plain_line(line: Line) -> str:
+    """A line of text: when, how grave, whose, what."""
+    return (
+        f"{render.moment(line.ts_ms)} {line.level or '-':<8} {line.pool} {_whose(line)}"
+        f"  {_said(line)}"
+    )
+
+
+def _styled(line: Line) -> "Text":
+    from rich.text import Text
+
+    text = Text(f"{render.moment(line.ts_ms)} ", "dim")
+    text.append(f"{line.level or '-':<8} ", STYLES.get(line.level.lower(), "cyan"))
+    text.append(f"{line.pool} {render.tail_of(_whose(line))}  ", "dim")
+    return text.append(_said(line), STYLES.get(line.level.lower(), ""))
+
+
+def _whose(line: Line) -> str:
+    return line.agent_id or f"worker {render.tail_of(line.worker_id)}"
+
+
+def _said(line: Line) -> str:
+    """The message and what was logged beside it; further lines are set in."""
+    beside = [
+        f"{name}={value if isinstance(value, str) else render.json_line(value)}"
+        for name, value in line.document.items()
+        if name not in KNOWN and value not in (None, "")
+    ]
+    if (message := line.document.get("message")) and message != line.text:
+        beside.insert(0, str(message))
+    said = "  ".join([line.text, *beside])
+    if exception := line.document.get("exception"):
+        said = f"{said}\n{exception}"
+    return render.clean(said.replace("\r\n", "\n")).rstrip().replace("\n", "\n    ")

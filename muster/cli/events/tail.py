@@ -1,0 +1,223 @@
+"""`muster tail`: the record, from any position, one line an event.
+
+It is read from Redis, and what has left Redis from the archive, where the database is known.
+"""
+
+import argparse
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from fnmatch import fnmatchcase
+
+from msgspec import Struct
+
+from muster.cli.arguments import targets
+from muster.cli.arguments.command import (
+    BadInput,
+    Refused,
+    Subparsers,
+    database_answers,
+    declare,
+    note,
+)
+from muster.cli.arguments.times import moment_ms
+from muster.cli.events import lines
+from muster.cli.events.streams import CATALOGUE, CURE, MISSING, Recorded, Streams, before_ms
+
+EXAMPLES = """\
+  muster tail                                   the last 20 events of all pools
+  muster tail --follow                          … and what comes
+  muster tail --from 10m --type 'agent.*'       what befell agents in the last ten minutes
+  muster tail --from developer_pool:120 -n 5    five events of a pool, from its 120th on
+  muster tail --from 0 --json | jq .type        everything, for a program
+"""
+LAST = 20
+STREAM_ID = re.compile(r"\d+-\d+", re.ASCII)
+DIGITS_MAX = 20
+"""Of a number of 64 bits."""
+POSITION = re.compile(r"([a-z0-9_-]{1,63}):(\d{1,20})")
+CLOCK = re.compile(r"\d{1,2}:\d{2}")
+
+
+class TailOptions(Struct, frozen=True, kw_only=True):
+    """What to tell. `start` is what `--from` says, empty for the last `count`."""
+
+    redis_url: str
+    key_prefix: str = ""
+    database_url: str = ""
+    """Of the archive; empty: only what stands in Redis is told."""
+    pools: tuple[str, ...] = ()
+    start: str = ""
+    types: tuple[str, ...] = ()
+    agent: str = ""
+    worker: str = ""
+    count: int | None = None
+    follow: bool = False
+    block_seconds: float = 5.0
+    """How long nothing comes before the logs are looked at."""
+
+    def keeps(self, event: Recorded) -> bool:
+        fields = event.fields
+        kind, subject = fields.get("type", ""), fields.get("subject", "")
+        return (
+            (not self.types or any(fnmatchcase(kind, wanted) for wanted in self.types))
+            and (not self.agent or subject == self.agent)
+            and (not self.worker or self.worker in (subject, fields.get("worker_id")))
+        )
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = declare(
+        subparsers,
+        "tail",
+        run,
+        summary="show the events of the log",
+        description="Shows the events of pools and of the catalogue, read from Redis itself, and"
+        " from the archive what has left Redis.",
+        examples=EXAMPLES,
+    )
+    parser.add_argument("--pool", action="append", default=[], metavar="NAME", help="this pool"
+                        " only (again for more; `catalogue`: pools and hosts)")  # fmt: skip
+    parser.add_argument("--from", dest="start", default="", metavar="POSITION", help="begin at:"
+                        " 0 (the start), POOL:SEQ, a stream's id, 10m (ago), 14:03 or a"
+                        " date")  # fmt: skip
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    parser.add_argument("--type", action="append", default=[], metavar="TYPE", help="events of"
+                        " this type only, such as agent.crashed or 'worker.*'")  # fmt: skip
+    parser.add_argument("--agent", default="", metavar="ID", help="events of this agent only")
+    parser.add_argument("--worker", default="", metavar="ID", help="events with this worker only")
+    parser.add_argument("-n", type=int, metavar="N", dest="count", help="show so many events"
+                        f" (default: the last {LAST}; with --from: all)")  # fmt: skip
+    targets.add_redis_flags(parser)
+    targets.add_key_prefix_flag(parser)
+    targets.add_database_flags(parser)
+    targets.add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.count is not None and args.count < 0:
+        raise BadInput("-n: a number of events is not negative")
+    options = TailOptions(
+        redis_url=targets.redis_url(args),
+        key_prefix=targets.key_prefix(args),
+        database_url=targets.known_database_url(args),
+        pools=tuple(args.pool),
+        start=args.start,
+        types=tuple(args.type),
+        agent=args.agent,
+        worker=args.worker,
+        count=args.count,
+        follow=args.follow,
+    )
+    with database_answers(options.database_url):
+        asyncio.run(_print(options, as_json=args.json))
+    return 0
+
+
+async def _print(options: TailOptions, *, as_json: bool) -> None:
+    tell = lines.printer(as_json=as_json)
+    async for event in told(options):
+        tell(event)
+
+
+async def told(options: TailOptions) -> AsyncGenerator[Recorded, None]:
+    """The events that are asked for, in order."""
+    from projector.intake.source import Source
+    from projector.queries.views import Views
+
+    source = Source(options.redis_url, options.key_prefix, block_seconds=options.block_seconds)
+    archive = Views(options.database_url) if options.database_url else None
+    try:
+        if archive is not None:
+            archive.open()
+        streams = Streams(source, archive)
+        await _demand_log(streams, options)
+        await _place(streams, options)
+        await streams.tell_troubles()
+        ends = await streams.ends()
+        left = options.count
+        async for event in _standing(streams, ends, options):
+            yield event
+            left = left if left is None else left - 1
+        if not options.follow or (options.start and left == 0):
+            return
+        async for event in streams.coming(join=not options.pools):
+            if options.keeps(event):
+                yield event
+    finally:
+        await source.close()
+        if archive is not None:
+            await archive.stop()
+
+
+async def _standing(
+    streams: Streams, ends: dict[str, str], options: TailOptions
+) -> AsyncIterator[Recorded]:
+    """What stands already: from the start that is asked for, else the last few."""
+    if not options.start:
+        count = LAST if options.count is None else options.count
+        for event in await streams.newest(ends, count, options.keeps):
+            yield event
+        return
+    seen: set[str] = set()
+    left = options.count
+    async for event in streams.past(ends):
+        if options.start == "0" and event.pool not in seen:
+            _warn_of_trimmed(event)
+        seen.add(event.pool)
+        if left == 0:
+            return
+        if options.keeps(event) and event.seq >= _first_seq(options.start):
+            left = left if left is None else left - 1
+            yield event
+
+
+def _warn_of_trimmed(first: Recorded) -> None:
+    if first.seq > 1:
+        note(f"{first.pool}: events before {first.seq} are in the archive only (--database-url)")
+
+
+def _first_seq(start: str) -> int:
+    named = _position(start)
+    return named[1] if named else 0
+
+
+def _position(start: str) -> tuple[str, int] | None:
+    """`POOL:SEQ`; `14:03` is a time."""
+    found = None if CLOCK.fullmatch(start) else POSITION.fullmatch(start)
+    return (found[1], int(found[2])) if found else None
+
+
+async def _demand_log(streams: Streams, options: TailOptions) -> None:
+    """Raises `Refused` where there is nothing to tell, and never will be without a recovery."""
+    found = await streams.troubles([CATALOGUE])
+    if found.get(CATALOGUE) == MISSING and (options.pools or not options.follow):
+        raise Refused(f"there is no log in this Redis: it was never begun, or was lost; {CURE}")
+
+
+def _is_stream_id(start: str) -> bool:
+    """As Redis takes it: two numbers of 64 bits."""
+    return STREAM_ID.fullmatch(start) is not None and all(
+        len(part) <= DIGITS_MAX and int(part) < 2**64 for part in start.split("-")
+    )
+
+
+def _before(start: str) -> str:
+    return before_ms(moment_ms(start, "--from", nor="POOL:SEQ, or the id of an entry"))
+
+
+async def _place(streams: Streams, options: TailOptions) -> None:
+    """Set where the reading of each stream begins."""
+    named = _position(options.start)
+    wanted = (named[0],) if named else options.pools
+    known = [CATALOGUE, *await streams.pools()]
+    for pool in wanted:
+        if pool not in known:
+            raise Refused(f"there is no pool {pool!r}; there are: {', '.join(known)}")
+    for pool in wanted or known:
+        streams.positions[pool] = "0"
+    if named:
+        streams.positions[named[0]] = await streams.before_seq(*named)
+    elif options.start not in ("", "0"):
+        after = options.start if _is_stream_id(options.start) else _before(options.start)
+        streams.positions.update(dict.fromkeys(streams.positions, after))

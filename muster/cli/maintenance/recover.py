@@ -1,0 +1,154 @@
+"""`muster recover`: logs that Redis lost, from the archive."""
+
+import argparse
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+from muster.cli.arguments import targets
+from muster.cli.arguments.command import Refused, Subparsers, database_answers, declare, note
+from muster.cli.events.streams import CATALOGUE
+from muster.process import log_output
+from muster.terminal import render
+
+if TYPE_CHECKING:
+    from projector.recovery.damage_scan import Damage
+    from projector.recovery.losses import Unsaved
+    from projector.recovery.recovery import RecoveredLog, Stage
+
+EXAMPLES = """\
+  muster recover --dry-run       what is damaged; changes nothing
+  muster recover                 recover it, on the `muster up` that runs here
+  MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster recover
+"""
+RAN = "ran"
+"""What a worker reported to hold, and nobody else knows of."""
+Tell: TypeAlias = "Callable[[Stage], None]"
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = declare(
+        subparsers,
+        "recover",
+        run,
+        summary="rebuild logs that Redis lost, from the archive",
+        description="Looks for logs that are gone, rolled back or halted; keeps them closed until"
+        " every worker's lease has lapsed, writes them anew from the archive under the next"
+        " generation, and opens them. Names what could not be saved. Whole logs are not touched.",
+        examples=EXAMPLES,
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what is damaged; exit code 1 if any is"
+    )
+    targets.add_redis_flags(parser)
+    targets.add_key_prefix_flag(parser)
+    targets.add_database_flags(parser)
+    targets.add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from projector.recovery.recovery import RecoveryOptions, examine, recover
+
+    log_output.configure("recover", level="critical")  # all of it is told as the answer
+    options = RecoveryOptions(
+        redis_url=targets.redis_url(args),
+        key_prefix=targets.key_prefix(args),
+        database_url=targets.database_url(args),
+        actor="muster recover",
+    )
+    with database_answers(options.database_url):
+        if args.dry_run:
+            damage = asyncio.run(examine(options))
+            _demand_archive(options.database_url, damage)
+            return _tell_damage(damage, as_json=args.json)
+        with _telling() as tell:
+            try:
+                done = asyncio.run(recover(options, tell))
+            except KeyboardInterrupt:
+                note(
+                    "interrupted: what is damaged stays closed until `muster recover` is run again"
+                )
+                raise
+        _demand_archive(options.database_url, done)
+    _tell(done, as_json=args.json)
+    return 0
+
+
+def _demand_archive(database_url: str, found: "Sequence[object]") -> None:
+    """Raises `Refused` where nothing was found because nothing is known of any log."""
+    from projector.recovery.damage_scan import archive_known
+
+    if not found and not asyncio.run(archive_known(database_url)):
+        raise Refused(
+            "nothing is archived in this database, so it cannot tell whether a log is lost;"
+            " is it the right one?"
+        )
+
+
+def _tell_damage(damage: "Sequence[Damage]", *, as_json: bool) -> int:
+    if as_json:
+        found = [{"pool": one.pool, "reason": one.reason} for one in damage]
+        render.print_json({"damaged": found})
+    elif not damage:
+        print("every log is whole")
+    for one in () if as_json else damage:
+        print(f"{one.pool or CATALOGUE}: {one.reason}")
+    return 1 if damage else 0
+
+
+def _tell(done: "Sequence[RecoveredLog]", *, as_json: bool) -> None:
+    if as_json:
+        render.print_json({"logs": done})
+        return
+    if not done:
+        print("every log is whole: nothing was to be recovered")
+    for one in done:
+        print(
+            f"{one.pool or CATALOGUE}: recovered as generation {one.generation} after seq"
+            f" {one.seq} ({one.reason}); {_count(one.agents, 'agent')}, {one.restarted} of them to"
+            f" start again, {_count(one.workers, 'worker')} lost"
+        )
+    lost = [(unsaved.pool or one.pool, unsaved) for one in done for unsaved in one.unsaved]
+    if lost:
+        _show(lost)
+    elif done:
+        print("nothing is known to be lost")
+
+
+def _show(lost: "Sequence[tuple[str, Unsaved]]") -> None:
+    """What could not be saved, of which log."""
+    from eventstore.recovery.loss_reports import HOLDS
+
+    columns = ("POOL", "WHAT", "SUBJECT", "GENERATION", "SEQ", "KNOWN FROM")
+    rows = [
+        (pool or CATALOGUE, RAN if one.kind == HOLDS else one.kind, one.agent_id,
+         str(one.generation), str(one.seq), one.reporter)
+        for pool, one in lost
+    ]  # fmt: skip
+    print(f"{_count(len(lost), 'thing')} could not be saved:")
+    render.show(render.Table(tuple(render.Column(name) for name in columns), rows))
+    if any(one.kind == HOLDS for _, one in lost):
+        print(f"{RAN}: a worker ran this agent, and the recovered log has nothing of it")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@contextmanager
+def _telling() -> Iterator[Tell]:
+    """Where progress goes: standard error, a line for every stage, and one for the wait."""
+    screen = render.console(stderr=True)
+    said: tuple[str, str] = ("", "")
+
+    def tell(stage: "Stage") -> None:
+        nonlocal said
+        if (stage.doing, stage.pool) == said:
+            return
+        said = (stage.doing, stage.pool)
+        where = f" ({stage.pool})" if stage.pool else ""
+        wait = f": {render.duration(stage.seconds_left)}" if stage.seconds_left else ""
+        screen.print(f"{stage.doing}{where}{wait}", soft_wrap=True)
+
+    yield tell

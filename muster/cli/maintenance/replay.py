@@ -1,0 +1,174 @@
+"""`muster replay`: all views from the log again, while the old ones serve; and the way back."""
+
+import argparse
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+from muster.cli.arguments import targets
+from muster.cli.arguments.command import Subparsers, database_answers, declare, note
+from muster.terminal import render
+
+if TYPE_CHECKING:
+    from projector.rebuild.progress import Progress
+    from projector.rebuild.rebuild import RebuildOptions
+    from projector.verify.view_comparison import Comparison
+
+EXAMPLES = """\
+  muster replay                                   the views of the `muster up` that runs here
+  MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster replay
+  muster replay --rollback                        the views as they were before the last one
+"""
+LINE_SECONDS = 2.0
+"""How often a line is written where there is no terminal to draw a bar on."""
+SHOWN_MAX = 5
+"""Differences that are shown."""
+Tell: TypeAlias = "Callable[[Progress], None]"
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = declare(
+        subparsers,
+        "replay",
+        run,
+        summary="rebuild all views from the log",
+        description="Rebuilds all views from archive and streams, beside those that serve,"
+        " compares the two, and puts the new ones in their place at once. May run at any time."
+        " The old ones are kept until the next time.",
+        examples=EXAMPLES,
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--rollback", action="store_true", help="instead: let the views before the last serve again"
+    )
+    instead.add_argument(
+        "--discard-previous", action="store_true", help="instead: drop what is kept for a rollback"
+    )
+    targets.add_redis_flags(parser)
+    targets.add_key_prefix_flag(parser)
+    targets.add_database_flags(parser)
+    targets.add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from projector.rebuild.rebuild import RebuildOptions
+
+    options = RebuildOptions(
+        redis_url="" if _without_redis(args) else targets.redis_url(args),
+        key_prefix=targets.key_prefix(args),
+        database_url=targets.database_url(args),
+    )
+    with database_answers(options.database_url):
+        if _without_redis(args):
+            return _previous(args, options)
+        return _replay(args, options)
+
+
+def _without_redis(args: argparse.Namespace) -> bool:
+    return bool(args.rollback or args.discard_previous)
+
+
+def _previous(args: argparse.Namespace, options: "RebuildOptions") -> int:
+    from projector.rebuild.rollback import discard, roll_back
+
+    asyncio.run(roll_back(options) if args.rollback else discard(options))
+    if args.json:
+        render.print_json({"rolled_back": args.rollback, "discarded": args.discard_previous})
+    elif args.rollback:
+        print(
+            "the views before the last rebuild serve again; the projector takes them on from there"
+        )
+    else:
+        print("no previous views are kept any more")
+    return 0
+
+
+def _replay(args: argparse.Namespace, options: "RebuildOptions") -> int:
+    from projector.rebuild.rebuild import replay
+
+    with _telling() as tell:
+        done = asyncio.run(replay(options, tell))
+    if args.json:
+        render.print_json(_document(done))
+        return 0
+    took = f"{done.seconds:.1f} s, {done.rate:,.0f} a second"
+    print(f"the views are rebuilt: {done.events:,} events in {took}")
+    if done.comparison is not None:
+        for line in told(done.comparison):
+            note(line)
+    return 0
+
+
+def _document(done: "Progress") -> dict[str, object]:
+    document: dict[str, object] = {
+        "events": done.events,
+        "seconds": round(done.seconds, 3),
+        "rate": round(done.rate),
+    }
+    if found := done.comparison:
+        document["compared"] = {
+            "pools": found.pools,
+            "left_out": found.left_out,
+            "same_version": found.same_version,
+            "rows": found.rows,
+            "differing": found.differing,
+            "differences": found.differences,
+        }
+    return document
+
+
+def told(found: "Comparison") -> Iterator[str]:
+    """What the comparison came to, in lines."""
+    for pool, why in found.left_out.items():
+        yield f"not compared: {f'pool {pool}' if pool else 'pools and hosts'}: {why}"
+    if not found.pools:
+        return
+    if not found.differing:
+        yield f"{found.rows:,} rows are as they were, at the same position"
+        return
+    were = "the views that served were wrong" if found.same_version else (
+        f"the views that served were of version {found.version}"
+    )  # fmt: skip
+    yield f"{found.differing:,} of {found.rows:,} rows differ at the same position: {were}"
+    for difference in found.differences[:SHOWN_MAX]:
+        yield f"  {difference}"
+    yield "they are kept: `muster replay --rollback` puts them back"
+
+
+@contextmanager
+def _telling() -> Iterator[Tell]:
+    """Where progress goes: a bar at a terminal, else a line now and then; on standard error."""
+    screen = render.console(stderr=True)
+    if not screen.is_terminal:
+        yield lines()
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("replaying"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} events  {task.fields[rate]:,.0f}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task("", total=0, rate=0.0)
+        yield lambda at: bar.update(task, completed=at.events, total=at.total, rate=at.rate)
+
+
+def lines() -> Tell:
+    """Progress as lines of text, not more than one every few seconds."""
+    last = time.monotonic()
+    screen = render.console(stderr=True)
+
+    def tell(at: "Progress") -> None:
+        nonlocal last
+        if time.monotonic() - last < LINE_SECONDS and not at.finished:
+            return
+        last = time.monotonic()
+        left = "" if at.seconds_left is None else f", {render.duration(at.seconds_left)} left"
+        text = f"{at.events} of {at.total} events, {at.rate:.0f}/s{left}"
+        screen.print(text, soft_wrap=True)
+
+    return tell

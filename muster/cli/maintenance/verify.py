@@ -1,0 +1,69 @@
+"""`muster verify`: do the views, and Redis' own state, say what the log says?"""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from muster.cli.arguments import targets
+from muster.cli.arguments.command import Subparsers, database_answers, declare
+from muster.cli.events.streams import CATALOGUE
+from muster.terminal import render
+
+if TYPE_CHECKING:
+    from projector.verify.verification import Difference, Report
+
+EXAMPLES = """\
+  muster verify                  the `muster up` that runs here
+  muster verify --json           for a program; exit code 1 if anything differs
+  MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster verify
+"""
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = declare(
+        subparsers,
+        "verify",
+        run,
+        summary="compare views and Redis' state with the log",
+        description="Folds the log anew and compares it, at one position, with the views and with"
+        " Redis' hashes and sets, while the system runs. Exit code 1 if anything differs.",
+        examples=EXAMPLES,
+    )
+    targets.add_redis_flags(parser)
+    targets.add_key_prefix_flag(parser)
+    targets.add_database_flags(parser)
+    targets.add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from projector.verify.verification import verify
+
+    redis, database = targets.redis_url(args), targets.database_url(args)
+    with database_answers(database):
+        report = asyncio.run(verify(redis, targets.key_prefix(args), database))
+    _tell(report, as_json=args.json)
+    return 0 if report.equal else 1
+
+
+def _tell(report: "Report", *, as_json: bool) -> None:
+    if as_json:
+        found = {name: getattr(report, name) for name in report.__struct_fields__}
+        render.print_json({"equal": report.equal, **found})
+        return
+    if report.differences:
+        render.show(table(report.differences))
+    many = len(report.differences) + report.omitted
+    pools = sum(bool(checked.pool) for checked in report.pools)
+    said = "equal" if report.equal else f"{many} difference{'s' if many > 1 else ''}"
+    print(f"{said}: {report.events:,} events of {pools} pools folded,"
+          f" {report.subjects:,} subjects compared")  # fmt: skip
+
+
+def table(differences: Sequence["Difference"]) -> render.Table:
+    names = ("WHERE", "POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND")
+    rows = [
+        (one.where, one.pool or CATALOGUE, one.subject, one.field, one.expected, one.found)
+        for one in differences
+    ]
+    return render.Table(tuple(render.Column(name) for name in names), rows)

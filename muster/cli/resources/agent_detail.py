@@ -1,0 +1,161 @@
+"""One agent in full: what it is, why it last failed, and everything that befell it."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from urllib.parse import quote
+
+import msgspec
+
+from muster.cli.arguments.command import CommandError, note
+from muster.cli.client.api_client import BASE, PARKED, Gateway
+from muster.cli.client.as_of import as_of, seen_ms
+from muster.cli.client.shapes import AgentAnswer, ParkedAnswer, ParkedList
+from muster.cli.events import lines as event_lines
+from muster.cli.events.streams import CATALOGUE, Recorded
+from muster.terminal import render
+
+HISTORY_SECONDS = 5.0
+
+
+def show_agent(gateway: Gateway, agent_id: str, args: argparse.Namespace) -> int:
+    """Print it; the exit code."""
+    then = as_of(args)
+    answer = gateway.get(f"{BASE}/{quote(agent_id)}", {"as_of": then})
+    seen_ms(answer)
+    agent = answer.read(AgentAnswer)
+    events = list(history(gateway, agent))
+    aside = None if then else _parked(gateway, agent)
+    if args.json:
+        told = [event.document() for event in events]
+        render.print_json({**answer.document(), "events": told, "parked": aside})
+        return 0
+    for name, cell in facts(agent, events, aside):
+        _print_fact(name, cell)
+    if agent.last_error is not None:
+        print("\nlast error:")
+        for line in _error(agent):
+            print(f"  {render.clean(line)}")
+    print("\nevents:")
+    tell = event_lines.printer(as_json=False)
+    for event in events:
+        tell(event)
+    if len(events) < agent.version:
+        note(
+            f"({len(events)} of {agent.version}: the rest was not read within"
+            f" {HISTORY_SECONDS:g} s, or is not archived)"
+        )
+    return 0
+
+
+def _parked(gateway: Gateway, agent: AgentAnswer) -> ParkedAnswer | None:
+    """Why it was put aside, if it was and the gateway can tell. What it was before is shown."""
+    if ended(agent):
+        return None
+    try:
+        found = gateway.get(PARKED, {"pool_name": agent.pool_name}).read(ParkedList).parked
+    except CommandError:
+        return None
+    told = (msgspec.json.decode(raw, type=ParkedAnswer) for raw in found)
+    return next((p for p in told if (p.source, p.subject) == ("agent", agent.agent_id)), None)
+
+
+def ended(agent: AgentAnswer) -> bool:
+    return agent.status in ("terminated", "failed")
+
+
+def facts(
+    agent: AgentAnswer, events: Sequence[Recorded], aside: ParkedAnswer | None = None
+) -> list[tuple[str, render.Cell]]:
+    """What there is to say of it, by name; empty things are left out."""
+    alone = agent.alone and not ended(agent)
+    labels = " ".join(f"{name}={value}" for name, value in agent.labels.items())
+    idle = "never" if agent.max_idle_time is None else f"{agent.max_idle_time:g} s"
+    found = {
+        "agent": agent.agent_id,
+        "pool": agent.pool_name,
+        "role": agent.role_type,
+        "project": agent.project_id,
+        "status": agent.status,
+        "parked": f"{aside.reason} (muster parked retry|drop {aside.id})" if aside else "",
+        "activity": agent.activity,
+        "reason": agent.reason,
+        "end asked for": agent.stop,
+        "worker": agent.process_id,
+        "incarnation": str(agent.incarnation),
+        "failures": _failures(agent),
+        "worker deaths": _deaths(agent, events),
+        "runs alone": "until it has behaved for a while: it was lost twice" if alone else "",
+        "fencing token": agent.fencing_token,
+        "labels": labels,
+        "input": render.json_line(agent.input) if agent.input else "",
+        "checked every": f"{agent.heartbeat_interval:g} s",
+        "ends when idle": idle,
+        "asked for": _when(agent.created_at),
+        "started": _when(agent.started_at),
+        "last heartbeat": _when(agent.last_heartbeat),
+        "ended": _when(agent.ended_at),
+    }
+    return [
+        (name, render.status(text) if name == "status" else render.Cell(text))
+        for name, text in found.items()
+        if text
+    ]
+
+
+def _failures(agent: AgentAnswer) -> str:
+    if not agent.failures:
+        return ""
+    guilty = agent.last_error is not None and agent.last_error.type == "WorkerLost"
+    with_deaths = ", deaths of a worker that it had for itself among them" if guilty else ""
+    return f"{agent.failures} within the restart window{with_deaths}"
+
+
+def _deaths(agent: AgentAnswer, events: Sequence[Recorded]) -> str:
+    """As its history tells: of those that make it suspect the registry remembers two at most."""
+    number = max(sum(e.fields.get("type") == "agent.lost" for e in events), agent.losses)
+    more = " or more" if len(events) < agent.version else ""
+    return f"{number}{more}" if number else ""
+
+
+def _when(ms: int) -> str:
+    return f"{render.moment(ms)} ({render.age(ms)} ago)" if ms else ""
+
+
+def _print_fact(name: str, cell: render.Cell) -> None:
+    text = render.one_line(cell.text)
+    if not render.at_terminal():
+        print(f"{name:<16}{text}")
+        return
+    from rich.text import Text
+
+    line = Text.assemble((f"{name:<16}", "dim"), (text, cell.style))
+    render.console().print(line, soft_wrap=True)
+
+
+def _error(agent: AgentAnswer) -> list[str]:
+    assert agent.last_error is not None
+    error = agent.last_error
+    lines = error.traceback.rstrip().splitlines()
+    summary = f"{error.type}: {error.message}"
+    return lines if lines and error.type in lines[-1] else [*lines, *summary.splitlines()]
+
+
+def history(gateway: Gateway, agent: AgentAnswer) -> Iterator[Recorded]:
+    """Its events, from the start: as many as its version counts, if they can be had in time."""
+    query = {"pool": agent.pool_name, "agent": agent.agent_id, "after": "0"}
+    data = gateway.told(query, seconds=HISTORY_SECONDS)
+    return islice((_recorded(raw) for raw in data), agent.version)
+
+
+def _recorded(raw: bytes) -> Recorded:
+    document = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    texts = {name: _text(value) for name, value in document.items()}
+    pool, stream_id = texts.pop("pool"), texts.pop("stream_id")
+    return Recorded(pool or CATALOGUE, stream_id, texts)
+
+
+def _text(value: msgspec.Raw) -> str:
+    """A field as it stands in the stream: text as it is, all else as its JSON."""
+    text = bytes(value).decode()
+    return msgspec.json.decode(value, type=str) if text.startswith('"') else text

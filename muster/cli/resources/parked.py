@@ -1,0 +1,110 @@
+"""`muster parked`: what could not be processed; put it back, or give it up."""
+
+import argparse
+from urllib.parse import quote
+
+import msgspec
+
+from muster.cli.arguments import targets
+from muster.cli.arguments.command import CommandError, Subparsers, complain, declare, note
+from muster.cli.client.api_client import PARKED, Gateway
+from muster.cli.client.shapes import ParkedAnswer, ParkedList
+from muster.terminal import render
+
+EXAMPLES = """\
+  muster parked                                 what stands aside, and why
+  muster parked list --json | jq '.[].content'
+  muster parked retry developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e
+  muster parked drop developer_pool:command:1732440000000-0
+"""
+
+HEARTBEAT = "heartbeat"
+_FORGOTTEN = "was forgotten: the next has come"
+"""A heartbeat is never put back, and nothing is lost with it."""
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = declare(
+        subparsers,
+        "parked",
+        _list,
+        summary="list, retry or drop what could not be processed",
+        description="Lists what could not be processed and was put aside, with the reason; puts it"
+        " back where it came from, or gives it up (an agent is ended, a worker taken for lost).",
+        examples=EXAMPLES,
+    )
+    targets.add_service_flags(parser)
+    parser.set_defaults(pool=None)
+    actions = parser.add_subparsers(metavar="ACTION", title="actions")
+    listing = declare(
+        actions,
+        "list",
+        _list,
+        summary="list what is parked",
+        description="Lists what is parked, the oldest first.",
+        examples="  muster parked list --pool developer_pool\n",
+    )
+    listing.add_argument("--pool", metavar="NAME", help="of this pool only")
+    targets.add_service_flags(listing, argparse.SUPPRESS)
+    for name, run, summary in (
+        ("retry", _retry, "put parked things back where they came from"),
+        ("drop", _drop, "give parked things up"),
+    ):
+        action = declare(
+            actions,
+            name,
+            run,
+            summary=summary,
+            description=f"{summary.capitalize()}.",
+            examples=f"  muster parked {name} developer_pool:command:1732440000000-0\n",
+        )
+        action.add_argument("ids", nargs="+", metavar="ID", help="as the list gives it")
+        targets.add_service_flags(action, argparse.SUPPRESS)
+
+
+def _list(args: argparse.Namespace) -> int:
+    gateway = Gateway(targets.service(args))
+    found = gateway.get(PARKED, {"pool_name": args.pool}).read(ParkedList).parked
+    if args.json:
+        render.print_json(found)
+    elif found:
+        render.show(_table([msgspec.json.decode(raw, type=ParkedAnswer) for raw in found]))
+    else:
+        note("nothing is parked")
+    return 0
+
+
+def _table(found: list[ParkedAnswer]) -> render.Table:
+    columns = (
+        render.Column("ID"),
+        render.Column("AGE", right=True),
+        render.Column("REASON"),
+    )
+    rows = [(one.id, render.age(one.parked_at), one.reason) for one in found]
+    return render.Table(columns, rows)
+
+
+def _retry(args: argparse.Namespace) -> int:
+    return _each(args, "POST", "/retry", "was put back")
+
+
+def _drop(args: argparse.Namespace) -> int:
+    return _each(args, "DELETE", "", "was given up")
+
+
+def _each(args: argparse.Namespace, method: str, suffix: str, done: str) -> int:
+    gateway = Gateway(targets.service(args))
+    code = 0
+    for one in dict.fromkeys(args.ids):
+        try:
+            path = f"{PARKED}/{quote(one, safe='')}{suffix}"
+            answer = gateway.call(method, path, body={} if method == "POST" else None)
+        except CommandError as error:
+            complain("parked", f"{one}: {error}")
+            code = max(code, error.exit_code)
+            continue
+        if args.json:
+            print(render.json_line(answer.document()))
+        else:
+            print(f"{one} {_FORGOTTEN if answer.read(ParkedAnswer).source == HEARTBEAT else done}")
+    return code

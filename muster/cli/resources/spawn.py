@@ -1,0 +1,209 @@
+"""`muster spawn`: ask for agents, as many as are wanted at once.
+
+Every spawn carries an `Idempotency-Key`: one of our making, or the person's (`--key`), to which a
+number is added where several are asked for. So a spawn whose outcome is not known can be asked
+for again without making a second agent.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+
+from eventstore.ids import new_id
+from muster.cli.arguments import targets
+from muster.cli.arguments.command import BadInput, CommandError, Subparsers, complain, declare
+from muster.cli.arguments.values import json_object, pairs, seconds
+from muster.cli.client import durability
+from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Gateway, NoReply
+from muster.cli.client.concurrency import together
+from muster.cli.client.shapes import AgentAnswer, PoolAnswer
+from muster.terminal import render
+
+EXAMPLES = """\
+  muster spawn developer_pool --project demo
+  muster spawn developer_pool --project demo --count 15
+  muster spawn developer_pool --project demo --input '{"task": "tidy up"}' --label team=red
+  muster spawn developer_pool --project demo --input @task.json --max-idle-time never
+  muster spawn developer_pool --project demo --key order-4711 --no-wait --json
+  muster spawn developer_pool --project demo --durability replicated
+"""
+COUNT_MAX = 100_000
+WAIT_SECONDS = 5.0
+
+
+class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of a spawn; what is not given is left to the gateway."""
+
+    project_id: str
+    role_type: str
+    pool_name: str
+    heartbeat_interval: float | msgspec.UnsetType = msgspec.UNSET
+    max_idle_time: float | msgspec.UnsetType | None = msgspec.UNSET
+    pending_timeout: float | msgspec.UnsetType = msgspec.UNSET
+    input: dict[str, object] = {}
+    labels: dict[str, str] = {}
+
+
+class Result(Struct, frozen=True):
+    """One spawn: the agent with the answer as it came, or why there is none."""
+
+    agent: AgentAnswer | None
+    document: object = None
+    error: CommandError | None = None
+    pending: str = ""
+    """The level of durability that was not reached, and why."""
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = declare(
+        subparsers,
+        "spawn",
+        run,
+        summary="ask for agents",
+        description="Asks for agents in a pool and waits a while until they run.",
+        examples=EXAMPLES,
+    )
+    parser.add_argument("pool", metavar="POOL", help="the pool they are to be in")
+    parser.add_argument("--project", required=True, metavar="ID", help="the project they are for")
+    parser.add_argument("--role", metavar="ROLE", help="their role (default: the pool's)")
+    parser.add_argument("--count", type=int, default=1, metavar="N", help="how many (default 1)")
+    parser.add_argument("--input", metavar="JSON", help="a JSON object, or @FILE, or @- for"
+                        " standard input: the agent's `context.input`")  # fmt: skip
+    parser.add_argument("--label", action="append", default=[], metavar="K=V", help="a label"
+                        " (again for more)")  # fmt: skip
+    parser.add_argument("--heartbeat-interval", metavar="S", help="seconds between checks")
+    parser.add_argument("--max-idle-time", metavar="S", help="end it after so many idle seconds,"
+                        " or `never`")  # fmt: skip
+    parser.add_argument("--pending-timeout", metavar="S", help="withdraw it if it did not start"
+                        " within so many seconds")  # fmt: skip
+    waiting = parser.add_mutually_exclusive_group()
+    waiting.add_argument("--wait", metavar="S", help=f"wait so long (default {WAIT_SECONDS:g} s)")
+    waiting.add_argument("--no-wait", action="store_true", help="do not wait until they run")
+    parser.add_argument("--key", metavar="TEXT", help="idempotency key: asked for again with the"
+                        " same key, the same agents are answered")  # fmt: skip
+    durability.add_flag(parser)
+    targets.add_service_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if not 1 <= args.count <= COUNT_MAX:
+        raise BadInput(f"--count: {args.count} is not between 1 and {COUNT_MAX}")
+    wait = 0.0 if args.no_wait else seconds(args.wait or str(WAIT_SECONDS), "--wait")
+    request = _request(args)
+    keys = _keys(args.key, args.count)
+    assured = durability.header(args)
+    gateway = Gateway(targets.service(args))
+    if not args.role:
+        request = msgspec.structs.replace(request, role_type=_role(gateway, args.pool))
+    results = spawn_all(gateway, request, keys, wait, assured)
+    _tell([result for result in results if result.agent], as_json=args.json)
+    lower = durability.complain("spawn", [result.pending for result in results])
+    return max(_complain([result.error for result in results if result.error]), lower)
+
+
+def _request(args: argparse.Namespace) -> Request:
+    idle = args.max_idle_time
+    unset = msgspec.UNSET
+    beat, pending = args.heartbeat_interval, args.pending_timeout
+    return Request(
+        project_id=args.project,
+        role_type=args.role or "",
+        pool_name=args.pool,
+        heartbeat_interval=unset if beat is None else seconds(beat, "--heartbeat-interval"),
+        max_idle_time=unset if idle is None else _idle(idle),
+        pending_timeout=unset if pending is None else seconds(pending, "--pending-timeout"),
+        input=json_object(args.input, "--input") if args.input else {},
+        labels=pairs(args.label, "--label"),
+    )
+
+
+def _idle(text: str) -> float | None:
+    return None if text == "never" else seconds(text, "--max-idle-time")
+
+
+def _role(gateway: Gateway, pool: str) -> str:
+    return gateway.get(f"{BASE}/pools/{quote(pool, safe='')}").read(PoolAnswer).role_type
+
+
+def _keys(key: str | None, count: int) -> list[str]:
+    if key is not None and not (key.strip() and key.isascii() and key.isprintable()):
+        raise BadInput("--key: expected printable ASCII")
+    if key is None:
+        return [new_id() for _ in range(count)]
+    return [key] if count == 1 else [f"{key}-{number}" for number in range(1, count + 1)]
+
+
+def spawn_all(
+    gateway: Gateway,
+    request: Request,
+    keys: Sequence[str],
+    wait: float,
+    assured: Mapping[str, str],
+) -> list[Result]:
+    """One spawn a key, some at once; in the order of the keys."""
+    if len(keys) == 1:
+        return [_spawn(gateway, request, keys[0], wait, assured)]
+    with _progress(len(keys)) as advance:
+        return together(lambda key: _spawn(gateway, request, key, wait, assured), keys, advance)
+
+
+def _spawn(
+    gateway: Gateway, request: Request, key: str, wait: float, assured: Mapping[str, str]
+) -> Result:
+    prefer = f"wait={int(wait)}" if wait >= 1 else "respond-async"
+    try:
+        answer = gateway.call(
+            "POST",
+            f"{BASE}/spawn",
+            body=request,
+            headers={"Prefer": prefer, "Idempotency-Key": key, **assured},
+            timeout_seconds=wait + TIMEOUT_SECONDS,
+        )
+        return Result(
+            answer.read(AgentAnswer), answer.document(), pending=durability.pending(answer)
+        )
+    except NoReply as error:
+        return Result(None, error=NoReply(f"{error}\n  to learn what became of it: --key {key}"))
+    except CommandError as error:
+        return Result(None, error=error)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A line that tells how far it is, at a terminal."""
+    screen = render.console(stderr=True)
+    if not screen.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=screen, transient=True) as progress:
+        task = progress.add_task("spawning", total=total)
+        yield lambda: progress.advance(task)
+
+
+def _tell(results: Sequence[Result], *, as_json: bool) -> None:
+    if as_json:
+        for result in results:
+            print(render.json_line(result.document), flush=True)
+    elif results:
+        columns = tuple(render.Column(name) for name in ("AGENT", "STATUS", "WORKER", "REASON"))
+        agents = [result.agent for result in results if result.agent]
+        rows = [
+            (agent.agent_id, render.status(agent.status), agent.process_id, agent.reason)
+            for agent in agents
+        ]
+        render.show(render.Table(columns, rows))
+
+
+def _complain(errors: Sequence[CommandError]) -> int:
+    """Say what went wrong, the same thing once; returns the exit code."""
+    for text, number in Counter(map(str, errors)).items():
+        complain("spawn", f"{text} ({number} times)" if number > 1 else text)
+    return max((error.exit_code for error in errors), default=0)

@@ -1,0 +1,175 @@
+"""The processes that `muster up` runs: started, watched, started again, ended.
+
+A child tells that it is ready, or why it failed, over a pipe. It gets a session of its own, so that
+Ctrl-C at the terminal reaches `muster up` alone, which then ends all in order; and it is told to
+end by the kernel when its parent is gone.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from eventstore.embedded.server import end_with_parent
+from muster.process.roles import Told
+from workers.host.processes import Process, start_time
+
+PR_SET_CHILD_SUBREAPER = 36
+"""From linux/prctl.h."""
+
+
+class Unheard(Told, frozen=True):
+    """What came of a role that told nothing itself. It says nothing of its configuration."""
+
+
+class Child:
+    """One process, started any number of times, one at a time."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> None:
+        self.name = name
+        self._command = command
+        self.environment = dict(environment)
+        self._log = log
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._ended = asyncio.Event()
+        self._telling: asyncio.Task[Told] | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid if self._popen else 0
+
+    @property
+    def code(self) -> int | None:
+        return self._popen.poll() if self._popen else None
+
+    async def start(self, timeout_seconds: float) -> Told:
+        """Start it and hear from it, see `hear`. That the system gives no process is told too."""
+        try:
+            self._launch()
+        except (OSError, subprocess.SubprocessError) as error:
+            return Unheard(failed=f"it cannot be started: {error}")
+        return await self.hear(timeout_seconds)
+
+    def _launch(self) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        hear, tell = os.pipe()
+        with os.fdopen(tell, "wb"), contextlib.ExitStack() as undone:
+            pipe = undone.enter_context(os.fdopen(hear, "rb", buffering=0))
+            with self._log.open("ab") as log:
+                self._popen = subprocess.Popen(
+                    self._command,
+                    env={**self.environment, "MUSTER_READY_FD": str(tell)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(tell,),
+                    start_new_session=True,
+                    preexec_fn=end_with_parent(),  # noqa: PLW1509  # called from the main thread
+                )
+            undone.callback(self._popen.wait)
+            undone.callback(self._popen.kill)
+            ended = asyncio.Event()
+            Process(self.pid, start_time(self.pid)).watch(ended.set)
+            undone.pop_all()
+        self._ended = ended
+        self._telling = asyncio.create_task(self._tells(pipe), name=f"{self.name}.tells")
+
+    async def hear(self, timeout_seconds: float) -> Told:
+        """What it tells; `Unheard` where it ends without, or is `silent` for so long."""
+        assert self._telling is not None, "not started"
+        await asyncio.wait({self._telling}, timeout=timeout_seconds)
+        if self.silent:
+            return Unheard(failed=f"it was not ready after {timeout_seconds:g} s; see {self._log}")
+        return self._telling.result()
+
+    @property
+    def silent(self) -> bool:
+        """Whether it runs and has told nothing yet."""
+        return self._telling is not None and not self._telling.done()
+
+    async def _tells(self, pipe: object) -> Told:
+        line = b""
+        try:
+            line = await _first_line(pipe)
+            return msgspec.json.decode(line, type=Told)
+        except (OSError, ValueError, msgspec.DecodeError):  # killed while it told, for one
+            why = "what it told cannot be read" if line else "it ended at once"
+            return Unheard(failed=f"{why}; see {self._log}")
+
+    async def wait(self) -> int | None:
+        """Until it has ended; its exit code."""
+        await self._ended.wait()
+        return self.code
+
+    async def stop(self, timeout_seconds: float) -> bool:
+        """Ask it to end, and kill it when the time is over; True if it ended by itself."""
+        if self._popen is None or self.code is not None:
+            return True
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self._ended.wait(), timeout_seconds)
+        except TimeoutError:
+            self._popen.kill()
+            await self._ended.wait()
+            return False
+        finally:
+            self._popen.poll()
+        return True
+
+
+async def _first_line(pipe: object) -> bytes:
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    try:
+        return await reader.readline()
+    finally:
+        transport.close()
+
+
+def become_subreaper() -> None:
+    """Orphans below us become our children: workers whose zygote died stay within reach."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap_orphans(known: Callable[[], set[int]]) -> None:
+    """Collect children that are nobody else's to collect. Those in `known` are left alone."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid in known():
+            return
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(found.si_pid, os.WNOHANG)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below this one. Linux only; empty elsewhere."""
+    parents: dict[int, list[int]] = {}
+    with contextlib.suppress(OSError):
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    parents.setdefault(parent, []).append(int(entry.name))
+    below: list[int] = []
+    todo = [pid]
+    while todo:
+        children = parents.get(todo.pop(), [])
+        below += children
+        todo += children
+    return below

@@ -1,0 +1,73 @@
+"""Applying the configuration file's pools to the catalogue.
+
+A pool is created, or changed, only where the file differs from the file that was last applied; what
+was changed live otherwise stands, and a pool that was deleted live is not brought back by the same
+file. What was last applied is kept beside the catalogue, one field per pool. Every role that
+starts does this; it is the same whoever comes first. Where the catalogue was recovered, nobody
+knows what was applied last: the file of the next start is taken for it, and what stands stays.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+from redis.exceptions import ResponseError
+
+from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
+from eventstore.keys import CATALOGUE
+from eventstore.log.catalogue import DECLARED_UNKNOWN, CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.replies import Outcome
+from eventstore.steps.step import Origin
+from muster.settings.settings import PoolDeclaration
+
+log = structlog.get_logger("muster.declaring")
+ORIGIN = Origin(actor="configuration")
+
+
+async def apply(events: Log, catalogue: CatalogueLog, pools: Mapping[str, PoolDeclaration]) -> None:
+    """Bring the catalogue in line with the file, where the file has changed."""
+    await catalogue.refresh()
+    for name, declaration in pools.items():
+        wanted = msgspec.json.encode(
+            {"role": declaration.role, **declaration.settings}, order="sorted"
+        )
+        field = f"declared:{name}"
+        applied = await _applied(events, field)
+        if applied == wanted:
+            continue
+        if applied == DECLARED_UNKNOWN.encode():
+            log.warning("pool.declaration_taken_as_applied", pool=name)
+        else:
+            await _apply(catalogue, name, declaration)
+        step = events.step(CATALOGUE, ORIGIN)
+        step.write("meta", field, wanted)
+        await events.commit(step)
+
+
+async def _apply(catalogue: CatalogueLog, name: str, declaration: PoolDeclaration) -> None:
+    known = catalogue.state.live_pools().get(name)
+    if known is None:
+        changed = await catalogue.create_pool(name, declaration.role, declaration.config(), ORIGIN)
+        if changed.outcome is Outcome.DONE:
+            log.info("pool.created", pool=name)
+    elif known.role_type != declaration.role:
+        log.warning(
+            "pool.role_differs", pool=name, declared=declaration.role, stands=known.role_type
+        )
+    else:
+        changed = await catalogue.change_pool(name, declaration.config, ORIGIN)
+        if changed.outcome is Outcome.DONE:
+            log.info("pool.changed", pool=name)
+
+
+async def _applied(events: Log, field: str) -> bytes | None:
+    try:
+        value: bytes | None = await execute(
+            events.client, "HGET", events.keys.catalogue_meta, field
+        )
+    except UNREACHABLE as error:
+        raise unreachable(error) from error
+    except ResponseError as error:
+        raise refusal("what the file declared before cannot be read", error) from error
+    return value

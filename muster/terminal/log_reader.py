@@ -1,0 +1,181 @@
+"""The log files of workers, read as one log.
+
+A worker writes JSON lines to `<log folder>/<pool>/<worker id>.jsonl`, and when that is full moves
+it to `.jsonl.1`, that to `.2`, and so on. A `LogFile` reads one such chain to its end, oldest
+first, and then goes on from there: it keeps the file open, so that a rotation between two looks
+loses nothing.
+"""
+
+import heapq
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from muster.terminal.render import one_line
+
+ROTATIONS = 9
+"""How many older files are looked for."""
+LINE_BYTES = 1_048_576
+"""A line longer than this is told in pieces."""
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """One line of a log. `document` is what stood there."""
+
+    ts_ms: float
+    level: str = ""
+    text: str = ""
+    agent_id: str = ""
+    incarnation: int = 0
+    pool: str = ""
+    worker_id: str = ""
+    stream: str = ""
+    document: dict[str, object] = {}
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """Which lines; empty means any."""
+
+    agent: str = ""
+    pool: str = ""
+    worker: str = ""
+    since_ms: float = 0.0
+
+    def files(self, directory: Path) -> Iterator[Path]:
+        """The newest file of each worker that may have such lines, in order of their names."""
+        return iter(sorted(directory.glob(f"{self.pool or '*'}/{self.worker or '*'}.jsonl")))
+
+    def keeps(self, line: Line) -> bool:
+        return (not self.agent or line.agent_id == self.agent) and line.ts_ms >= self.since_ms
+
+
+class LogFile:
+    """One worker's log: what is there and, at each further look, what was added."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open: BinaryIO | None = None
+        self._partial = b""
+        self._last_ms = 0.0
+
+    def lines(self) -> Iterator[Line]:
+        """All complete lines that were not told yet, oldest first."""
+        for file in self._unread():
+            self._follow(file)
+            yield from self._rest(file)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _unread(self) -> Iterator[BinaryIO]:
+        """The file we are in and those that came after it, oldest first."""
+        if self._open is not None:
+            yield self._open
+        newer = self._newer()
+        if newer and self._open is not None:  # what was written to ours up to its rotation
+            yield self._open
+        yield from reversed(newer)
+
+    def _newer(self) -> list[BinaryIO]:
+        """Files that came after the one we are in, the newest first."""
+        mine = None if self._open is None else _identity(self._open)
+        if mine is not None and _identity_at(self.path) == mine:
+            return []
+        files: list[BinaryIO] = []
+        seen: set[tuple[int, int]] = set()
+        for number in range(ROTATIONS + 1):
+            path = Path(f"{self.path}.{number}") if number else self.path
+            try:
+                file = path.open("rb")
+            except OSError:
+                if number:
+                    break
+                continue  # moved away just now: its successor comes with the next line
+            identity = _identity(file)
+            if identity == mine or identity in seen:  # seen: moved between our two looks
+                file.close()
+                if identity == mine:
+                    break
+            else:
+                seen.add(identity)
+                files.append(file)
+        return files
+
+    def _follow(self, file: BinaryIO) -> None:
+        if file is not self._open:
+            self.close()
+            self._open, self._partial = file, b""
+
+    def _rest(self, file: BinaryIO) -> Iterator[Line]:
+        while piece := file.readline(LINE_BYTES):
+            whole = self._partial + piece
+            if not whole.endswith(b"\n") and len(whole) < LINE_BYTES:
+                self._partial = whole
+                continue
+            self._partial = b""
+            if whole.strip():
+                line = read_line(whole, self._last_ms, self.path)
+                self._last_ms = line.ts_ms
+                yield line
+
+
+def _identity(file: BinaryIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino
+
+
+def _identity_at(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def merged(files: Sequence[LogFile], keep: Callable[[Line], bool]) -> Iterator[Line]:
+    """What was not told yet of all files, in the order of time."""
+    kept = [filter(keep, file.lines()) for file in files]
+    return heapq.merge(*kept, key=lambda line: line.ts_ms)
+
+
+def read_line(raw: bytes, before_ms: float, path: Path) -> Line:
+    """A line as it stands in a file; one that is not JSON is text of the time `before_ms`."""
+    try:
+        document = msgspec.json.decode(raw, type=dict[str, object])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        document = {"message": raw.decode(errors="replace").rstrip("\n")}
+    said = document.get("event") or document.get("message") or ""
+    incarnation = document.get("incarnation")
+    return Line(
+        ts_ms=_ms(document.get("ts"), before_ms),
+        level=_word(document.get("level")),
+        text=str(said),
+        agent_id=_word(document.get("agent_id")),
+        incarnation=incarnation if isinstance(incarnation, int) else 0,
+        pool=_word(document.get("pool")) or path.parent.name,
+        worker_id=_word(document.get("worker_id")) or path.name.partition(".")[0],
+        stream=_word(document.get("stream")),
+        document=document,
+    )
+
+
+def _word(value: object) -> str:
+    """What agents may have written themselves, fit for a terminal."""
+    return one_line(str(value)) if value else ""
+
+
+def _ms(ts: object, otherwise: float) -> float:
+    """A time stamp: ISO 8601 text, or a number of seconds or milliseconds."""
+    if isinstance(ts, int | float):
+        return float(ts) if ts > 100_000_000_000 else ts * 1000.0
+    try:
+        return datetime.fromisoformat(str(ts)).timestamp() * 1000
+    except (ValueError, OverflowError):
+        return otherwise

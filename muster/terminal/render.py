@@ -1,0 +1,229 @@
+"""How the command line shows things: tables, times, JSON.
+
+At a terminal a table has colour and fits the width: columns that matter least go first, the last
+one is cut. In a pipe it is plain aligned text, whole, so that `awk` and `grep` find every column
+where they expect it. Text that comes from agents may hold control characters; they never reach
+the terminal.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+GAP = "   "
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Also what breaks lines or turns the direction of writing, and so could fake what stands there."""
+_LINE_BREAKS = re.compile(r"[\t\n]+ *")
+
+STATUS_STYLES = {
+    "running": "green",
+    "active": "green",
+    "joined": "green",
+    "pending": "yellow",
+    "starting": "cyan",
+    "requested": "cyan",
+    "stopping": "cyan",
+    "draining": "cyan",
+    "restarting": "yellow",
+    "suspect": "yellow",
+    "failed": "red",
+    "lost": "red",
+    "terminated": "dim",
+    "stopped": "dim",
+}
+
+
+class Cell(Struct, frozen=True):
+    """A text and how it looks at a terminal."""
+
+    text: str
+    style: str = ""
+
+
+class Column(Struct, frozen=True):
+    """A column; the higher `drop`, the sooner it goes where room is short (0: it stays)."""
+
+    name: str
+    right: bool = False
+    drop: int = 0
+
+
+Row: TypeAlias = Sequence[Cell | str]
+
+
+class Table(Struct, frozen=True):
+    columns: tuple[Column, ...]
+    rows: Sequence[Row]
+
+
+def at_terminal() -> bool:
+    """Whether a person looks at our standard output."""
+    return sys.stdout.isatty()
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """A rich console that takes text as it stands."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def show(table: Table, below: Sequence[str] = ()) -> None:
+    """Print a table as fits where it goes. `below`: by row, what stands under it, if anything."""
+    under = ["", *(below or [""] * len(table.rows))]
+    if at_terminal():
+        screen = console()
+        for line, text in zip(styled(table, screen.width), under, strict=True):
+            screen.print(line, soft_wrap=True)
+            if text:
+                screen.print(text, soft_wrap=True)
+        return
+    for plain_line, text in zip(plain(table), under, strict=True):
+        print(f"{plain_line}\n{text}" if text else plain_line)
+    sys.stdout.flush()
+
+
+def plain(table: Table, *, header: bool = True) -> list[str]:
+    """Aligned lines without colour."""
+    lines = ["".join(cell.text for cell in line).rstrip() for line in _lay_out(table)]
+    return lines if header else lines[1:]
+
+
+def styled(table: Table, width: int) -> list["Text"]:
+    """Coloured lines no wider than `width`: see `_narrowed`."""
+    from rich.text import Text
+
+    table = _narrowed(table, width)
+    lines = []
+    for line in _lay_out(table):
+        text = Text("", no_wrap=True)
+        for cell in line:
+            text.append(cell.text, cell.style)
+        text.rstrip()
+        text.truncate(max(width, 1), overflow="ellipsis")
+        lines.append(text)
+    return lines
+
+
+def _narrowed(table: Table, width: int) -> Table:
+    """The table without the columns that do not fit; the last column may be cut to a dozen."""
+    columns, widths = list(table.columns), _widths(table)
+    widths[-1] = min(widths[-1], 12)
+    kept = list(range(len(columns)))
+    while sum(widths[i] + len(GAP) for i in kept) - len(GAP) > width:
+        droppable = [i for i in kept if columns[i].drop]
+        if not droppable:
+            break
+        kept.remove(max(droppable, key=lambda i: columns[i].drop))
+    return Table(tuple(columns[i] for i in kept), [[row[i] for i in kept] for row in table.rows])
+
+
+def _widths(table: Table) -> list[int]:
+    texts = [[column.name for column in table.columns]]
+    texts += [[_cell(value).text for value in row] for row in table.rows]
+    return [max(map(len, column)) for column in zip(*texts, strict=True)]
+
+
+def _lay_out(table: Table) -> list[list[Cell]]:
+    widths = _widths(table)
+    heading = [Cell(column.name, "bold") for column in table.columns]
+    lines = []
+    for row in (heading, *table.rows):
+        line = []
+        for value, column, width in zip(row, table.columns, widths, strict=True):
+            cell = _cell(value)
+            text = cell.text.rjust(width) if column.right else cell.text.ljust(width)
+            line += [Cell(text, cell.style), Cell(GAP)]
+        lines.append(line[:-1])
+    return lines
+
+
+def _cell(value: Cell | str) -> Cell:
+    cell = Cell(value) if isinstance(value, str) else value
+    return Cell(one_line(cell.text) or "-", cell.style)
+
+
+def status(text: str) -> Cell:
+    """A status in its colour."""
+    return Cell(text, STATUS_STYLES.get(text, ""))
+
+
+def clean(text: str) -> str:
+    """Text without control characters, line breaks and tabs aside."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def one_line(text: str) -> str:
+    """Text on one line, without control characters."""
+    return _LINE_BREAKS.sub(" ", clean(text.replace("\r\n", "\n"))).strip()
+
+
+def tail_of(identifier: str) -> str:
+    """The short form of an id. Ids begin with the time of their making; their ends tell apart."""
+    return f"…{identifier[-8:]}" if len(identifier) == 36 else identifier
+
+
+def age(since_ms: float, now_ms: float | None = None) -> str:
+    """How long ago, in two units at most: `42s`, `3m20s`, `5h12m`, `9d`."""
+    if not since_ms:
+        return "-"
+    now = time.time() * 1000 if now_ms is None else now_ms
+    return duration(max(now - since_ms, 0) / 1000)
+
+
+def duration(seconds: float) -> str:
+    """A time span for people."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3_600:
+        return f"{whole // 60}m{whole % 60:02}s" if whole < 600 else f"{whole // 60}m"
+    if whole < 86_400:
+        return f"{whole // 3_600}h{whole % 3_600 // 60:02}m"
+    return f"{whole // 86_400}d"
+
+
+def moment(ms: float) -> str:
+    """A time of day, with its date where that is not today; local time."""
+    if not ms:
+        return "-"
+    try:
+        there, today = time.localtime(ms / 1000), time.localtime()
+    except (OverflowError, OSError, ValueError):
+        return "?"
+    form = "%H:%M:%S" if there[:3] == today[:3] else "%Y-%m-%d %H:%M:%S"
+    return f"{time.strftime(form, there)}.{int(ms % 1000):03}"
+
+
+def size(number: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(number) < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def bar(used: int, total: int, width: int = 10) -> str:
+    """A bar of what is used; anything in use shows at least one block."""
+    full = 0 if total <= 0 else min(max(round(width * used / total), int(used > 0)), width)
+    return "█" * full + "░" * (width - full)
+
+
+def print_json(value: object) -> None:
+    """One document, indented."""
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode(), flush=True)
+
+
+def json_line(value: object) -> str:
+    """A document on a line of its own."""
+    return msgspec.json.encode(value).decode()

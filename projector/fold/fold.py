@@ -1,0 +1,179 @@
+"""The fold behind the views: events in, changed agents and workers out. Pure.
+
+It is the very `evolve` that the write side decides with. Beside a worker stands how many agents it
+holds, counted from the agents' own events, so that the capacity of a pool is a sum over workers.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from msgspec import Struct, field
+
+from eventstore.language import agents, workers
+from eventstore.language import catalogue as pools
+from eventstore.language.agents import Agent
+from eventstore.language.catalogue import Catalogue
+from eventstore.language.events import (
+    AgentRequested,
+    Event,
+    HostCordoned,
+    HostJoined,
+    HostLeft,
+    LogRecovered,
+    PoolChanged,
+    PoolCreated,
+    PoolDeleted,
+    PoolScalingDecided,
+    WorkerRequested,
+)
+from eventstore.language.workers import Worker
+
+CATALOGUE_BODIES: Final = (
+    PoolCreated,
+    PoolChanged,
+    PoolDeleted,
+    HostJoined,
+    HostCordoned,
+    HostLeft,
+)
+
+
+class Unfoldable(Exception):
+    """An event that cannot follow what came before it: the log contradicts itself."""
+
+    def __init__(self, event: Event, why: str) -> None:
+        self.event = event
+        super().__init__(f"seq {event.seq} ({event.type} of {event.subject}): {why}")
+
+
+class Crew(Struct, frozen=True):
+    """A worker, the number of agents in its slots, and the one that has it for itself, if any."""
+
+    worker: Worker
+    agent_count: int = 0
+    alone: str = ""
+
+
+class State(Struct, frozen=True):
+    """What is known of a pool's agents and workers: all that a batch of events touches."""
+
+    agents: dict[str, Agent] = field(default_factory=dict)
+    workers: dict[str, Crew] = field(default_factory=dict)
+
+
+def touched_agents(events: Iterable[Event]) -> set[str]:
+    """Ids of agents whose state has to be known before these events are folded."""
+    begun: set[str] = set()
+    touched: set[str] = set()
+    for event in events:
+        if isinstance(event.body, AgentRequested):
+            begun.add(event.subject)
+        elif event.type.startswith("agent.") and event.subject not in begun:
+            touched.add(event.subject)
+    return touched
+
+
+def touched_workers(events: Iterable[Event], holding: Iterable[Agent]) -> set[str]:
+    """The same for workers: those that act or are acted on, and those that hold these agents."""
+    named = {event.worker_id for event in events if event.worker_id}
+    subjects = {event.subject for event in events if event.type.startswith("worker.")}
+    return named | subjects | {agent.worker_id for agent in holding if agent.worker_id}
+
+
+def fold(pool: str, events: Iterable[Event], before: State, *, begins_late: bool = False) -> State:
+    """What events make of agents and workers; answers those that changed. Raises `Unfoldable`.
+
+    `begins_late`: the beginning of the log is gone, and with it that of some agents and workers
+    perhaps. What is not known is passed over then.
+    """
+    after = State()
+    for event in events:
+        if begins_late and _unknown(event, before, after):
+            continue
+        if event.type.startswith("agent."):
+            _fold_agent(pool, event, before, after)
+        elif event.type.startswith("worker."):
+            _fold_worker(pool, event, before, after)
+        elif not isinstance(event.body, PoolScalingDecided | LogRecovered):
+            raise Unfoldable(event, "it belongs in the catalogue")
+    return after
+
+
+def _unknown(event: Event, before: State, after: State) -> bool:
+    """Whether it is of an agent or worker whose beginning was never seen."""
+    name = event.subject
+    if event.type.startswith("agent."):
+        known = name in after.agents or name in before.agents
+        return not known and not isinstance(event.body, AgentRequested)
+    known = name in after.workers or name in before.workers
+    ours = event.type.startswith("worker.")
+    return ours and not known and not isinstance(event.body, WorkerRequested)
+
+
+def _fold_agent(pool: str, event: Event, before: State, after: State) -> None:
+    old = after.agents.get(event.subject) or before.agents.get(event.subject)
+    if (old is None) is not isinstance(event.body, AgentRequested):
+        raise Unfoldable(event, "no such agent" if old is None else "it exists already")
+    with _foldable(event):
+        new = agents.evolve(old, event, pool)
+    after.agents[event.subject] = new
+    left, joined = _holder(old), _holder(new)
+    if left != joined:
+        _count(left, -1, "", before, after)
+        _count(joined, +1, new.agent_id if new.alone else "", before, after)
+    elif joined and old is not None and old.alone and not new.alone:
+        _count(joined, 0, "", before, after)
+
+
+def _holder(agent: Agent | None) -> str:
+    return agent.worker_id if agent is not None and agent.held else ""
+
+
+def _count(worker_id: str, change: int, alone: str, before: State, after: State) -> None:
+    crew = after.workers.get(worker_id) or before.workers.get(worker_id)
+    if crew is not None:
+        after.workers[worker_id] = Crew(crew.worker, crew.agent_count + change, alone)
+
+
+def _fold_worker(pool: str, event: Event, before: State, after: State) -> None:
+    old = after.workers.get(event.subject) or before.workers.get(event.subject)
+    if (old is None) is not isinstance(event.body, WorkerRequested):
+        raise Unfoldable(event, "no such worker" if old is None else "it exists already")
+    with _foldable(event):
+        new = workers.evolve(old.worker if old else None, event, pool)
+    after.workers[event.subject] = Crew(
+        new, old.agent_count if old else 0, old.alone if old else ""
+    )
+
+
+def fold_catalogue(events: Iterable[Event], before: Catalogue) -> Catalogue:
+    """What events make of the catalogue. Raises `Unfoldable`."""
+    after = before
+    for event in events:
+        _demand_known(event, after)
+        with _foldable(event):
+            after = pools.evolve(after, event)
+    return after
+
+
+@contextmanager
+def _foldable(event: Event) -> Iterator[None]:
+    """What `evolve` cannot make sense of: a pool's settings out of their range, for example."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        raise Unfoldable(event, str(error)) from error
+
+
+def _demand_known(event: Event, catalogue: Catalogue) -> None:
+    if isinstance(event.body, LogRecovered):
+        return
+    if not isinstance(event.body, CATALOGUE_BODIES):
+        raise Unfoldable(event, "it does not belong in the catalogue")
+    known: Mapping[str, object] = (
+        catalogue.pools if event.type.startswith("pool.") else catalogue.hosts
+    )
+    begins = isinstance(event.body, PoolCreated | HostJoined)
+    if not begins and event.subject not in known:
+        raise Unfoldable(event, "no such pool or host")

@@ -1,0 +1,139 @@
+"""What heartbeats tell: kept in the live tables only, apart from what is folded and compared.
+
+Heartbeats are gathered for a moment before they are written: a hundred idle agents cost one small
+transaction a second, and a system without workers none.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from sqlalchemy import Connection, delete, select, update
+
+from eventstore.errors import UnknownEvent
+from eventstore.language.events import ENTRY_FIELDS, demand_version
+from eventstore.language.upcasts import upcast
+from eventstore.log.reader import Entry
+from projector.intake.entries import demand_names, number_of, text_of
+from projector.store.tables import AGENT_LIVE, SERVING, WORKER_LIVE
+from projector.store.upserts import write_rows
+
+KEPT_MS: Final = 900_000
+"""What was not heard of for so long leaves the live tables."""
+
+NAME_MAX: Final = 256
+"""Of what a damaged heartbeat calls its worker: an operator has to name it, too."""
+
+
+class Beat(Struct, frozen=True):
+    """The body of `worker.heartbeat`."""
+
+    type: ClassVar[str] = "worker.heartbeat"
+    version: ClassVar[int] = 1
+    agents: dict[str, Literal["idle", "busy"]] = {}
+    loop_lag_ms: float = 0.0
+    agent_count: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+
+
+class Unread(Struct, frozen=True):
+    """A heartbeat that is none, or a newer version's."""
+
+    pool: str
+    worker_id: str
+    stream_id: str
+    reason: str
+    content: bytes
+
+
+class Gathered(Struct, frozen=True):
+    """The newest heartbeats of some workers, as rows, and the last id read by pool."""
+
+    agents: list[dict[str, Any]]
+    workers: list[dict[str, Any]]
+    positions: dict[str, str]
+    unread: list[Unread] = []
+    """One of each worker: the next follows in seconds."""
+
+
+_decoder = msgspec.json.Decoder(Beat)
+_TYPE, _VERSION, _SUBJECT, _TS, _DATA = 1, 3, 9, 25, 27
+
+
+def decode_beat(kind: str, version: int, data: bytes) -> Beat:
+    """Read a heartbeat back, by the rules of `eventstore.events.decode_body`."""
+    demand_version(kind, version, Beat.version if kind == Beat.type else None)
+    if version < Beat.version:
+        data = upcast(kind, version, Beat.version, data)
+    return _decoder.decode(data)
+
+
+def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
+    """Entries by pool. One that cannot be read holds up none of the others."""
+    unread: dict[tuple[str, str], Unread] = {}
+    agents: dict[tuple[str, str], dict[str, Any]] = {}
+    workers: dict[tuple[str, str], dict[str, Any]] = {}
+    for pool, beats in entries.items():
+        for stream_id, fields in beats:
+            try:
+                worker_id, ts = text_of(fields[_SUBJECT]), number_of(text_of(fields[_TS]))
+                kind, version = text_of(fields[_TYPE]), number_of(text_of(fields[_VERSION]))
+                beat = decode_beat(kind, version, fields[_DATA])
+                demand_names(worker_id, *beat.agents)
+            except (UnknownEvent, IndexError, ValueError, RecursionError) as error:
+                damaged = _unread(pool, stream_id, fields, error)
+                unread[pool, damaged.worker_id] = damaged
+                continue
+            workers[pool, worker_id] = {
+                "worker_id": worker_id,
+                "pool_name": pool,
+                "agent_count": beat.agent_count,
+                "loop_lag_ms": beat.loop_lag_ms,
+                "last_heartbeat": ts,
+            }
+            for agent_id, activity in beat.agents.items():
+                agent_id = agent_id.replace("\0", "")
+                agents[pool, agent_id] = {
+                    "agent_id": agent_id,
+                    "pool_name": pool,
+                    "process_id": worker_id,
+                    "activity": activity,
+                    "last_heartbeat": ts,
+                }
+    last = {pool: beats[-1][0].decode() for pool, beats in entries.items() if beats}
+    return Gathered([*agents.values()], [*workers.values()], last, [*unread.values()])
+
+
+def _unread(pool: str, stream_id: bytes, fields: Sequence[bytes], error: Exception) -> Unread:
+    """Known by its worker; where it names none, by the entry."""
+    at = stream_id.decode()
+    named = fields[_SUBJECT].decode(errors="replace") if len(fields) > _DATA else ""
+    content = fields[_DATA] if len(fields) > _DATA else b" ".join(fields)
+    why = str(error)
+    if isinstance(error, IndexError):
+        why = f"an event has {len(ENTRY_FIELDS)} fields, this entry has {len(fields) // 2}"
+    return Unread(pool, named[:NAME_MAX] or at, at, f"a heartbeat at {at}: {why}", content)
+
+
+def write(connection: Connection, gathered: Gathered) -> None:
+    """Put the newest heartbeats in the place of older ones."""
+    write_rows(connection, AGENT_LIVE, gathered.agents, "replace")
+    write_rows(connection, WORKER_LIVE, gathered.workers, "replace")
+    checkpoints = SERVING.checkpoints
+    for pool, stream_id in gathered.positions.items():
+        connection.execute(
+            update(checkpoints).where(checkpoints.c.pool == pool).values(heartbeat_id=stream_id)
+        )
+
+
+def read_positions(connection: Connection) -> dict[str, str]:
+    """The last heartbeat that was read of every pool."""
+    checkpoints = SERVING.checkpoints
+    rows = connection.execute(select(checkpoints.c.pool, checkpoints.c.heartbeat_id))
+    return {row.pool: row.heartbeat_id for row in rows if row.heartbeat_id}
+
+
+def forget_old(connection: Connection, now_ms: int) -> None:
+    """Clear away what was not heard of for long, by log time."""
+    for table in (AGENT_LIVE, WORKER_LIVE):
+        connection.execute(delete(table).where(table.c.last_heartbeat < now_ms - KEPT_MS))

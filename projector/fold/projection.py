@@ -1,0 +1,262 @@
+"""One set of views and the position they are at: takes events in, writes rows and checkpoint.
+
+The prior states that a batch needs come from a bounded memory, else from the rows themselves, so
+that a restart needs no replay. Rows, archive and checkpoint are written in the caller's
+transaction, the checkpoint only where it still holds what was read: what a stale projector writes
+is rolled back with `Superseded`. What was written is kept in memory only once it is committed.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+from sqlalchemy import Connection, Table, select, update
+
+from eventstore.keys import CATALOGUE
+from eventstore.language.agents import Agent
+from eventstore.language.catalogue import Catalogue
+from projector.fold.fold import (
+    Crew,
+    State,
+    Unfoldable,
+    fold,
+    fold_catalogue,
+    touched_agents,
+    touched_workers,
+)
+from projector.fold.snapshot import Snapshot
+from projector.intake.entries import OK, Admitted, admit, follow
+from projector.intake.source import first_seq
+from projector.store.lease import Superseded
+from projector.store.mapping import (
+    Row,
+    agent_of,
+    agent_record,
+    host_of,
+    host_record,
+    pool_of,
+    pool_record,
+    worker_of,
+    worker_record,
+)
+from projector.store.rows import EventRow, Position
+from projector.store.tables import EVENTS, ViewTables
+from projector.store.upserts import insert_new, write_rows
+
+ARCHIVED_AT_ONCE: Final = 5_000
+MEMORY_MAX: Final = 50_000
+"""Agents, and workers, whose state is kept at hand."""
+IDS_MAX: Final = 500
+"""Ids in one SELECT."""
+
+T = TypeVar("T")
+Key = tuple[str, str]
+
+
+class Taken(Struct, frozen=True):
+    """What a batch came to: written, but kept only when its transaction was committed."""
+
+    position: Position
+    state: State
+    catalogue: Catalogue
+
+
+class Projection:
+    """Views in one set of tables. `archives`: what it takes in is archived too."""
+
+    def __init__(self, tables: ViewTables, *, archives: bool) -> None:
+        self.tables = tables
+        self.archives = archives
+        self.positions: dict[str, Position] = {}
+        self.catalogue = Catalogue()
+        self._stored: dict[str, Position] = {}
+        self._begin_late: set[str] = set()
+        self._agents: OrderedDict[Key, Agent] = OrderedDict()
+        self._workers: OrderedDict[Key, Crew] = OrderedDict()
+
+    # ---- where it stands ---------------------------------------------------------------------
+
+    def load(self, connection: Connection) -> None:
+        """Forget what was known and read checkpoints and catalogue."""
+        self._agents.clear()
+        self._workers.clear()
+        self._stored = read_positions(connection, self.tables)
+        self._begin_late = {pool for pool in self._stored if first_seq(connection, pool) > 1}
+        self.positions = {CATALOGUE: Position(CATALOGUE), **self._stored}
+        at = self.positions[CATALOGUE]
+        pools = map(pool_of, _all(connection, self.tables.pools))
+        hosts = map(host_of, _all(connection, self.tables.hosts))
+        self.catalogue = Catalogue(
+            pools={pool.pool_name: pool for pool in pools},
+            hosts={host.host: host for host in hosts},
+            generation=at.generation,
+            seq=at.seq,
+            stream_id=at.stream_id,
+        )
+
+    def join_pools(self) -> list[str]:
+        """Give every pool of the catalogue a position; answers the new ones."""
+        new = [name for name in self.catalogue.pools if name not in self.positions]
+        for name in new:
+            self.positions[name] = Position(name)
+        return new
+
+    def learn_generation(self, pool: str, generation: int) -> None:
+        """Which log a pool's first events are of."""
+        self.positions[pool] = replace(self.positions[pool], generation=generation)
+
+    # ---- taking events in --------------------------------------------------------------------
+
+    def write(self, connection: Connection, pool: str, rows: Sequence[EventRow]) -> Taken:
+        """Write what follows the pool's position. Raises `Superseded`, which must roll back."""
+        position = self.positions[pool]
+        admitted = admit(position, rows)
+        try:
+            state, catalogue = self._fold(connection, position, admitted)
+        except Unfoldable as error:
+            good = error.event.seq - position.seq - 1
+            why = f"contradiction: {error}"
+            admitted = Admitted(admitted.rows[:good], admitted.events[:good], why)
+            state, catalogue = self._fold(connection, position, admitted)
+        after = follow(position, admitted)
+        if self.archives:
+            write_rows(connection, EVENTS, [asdict(row) for row in admitted.rows], "skip")
+        self._write_state(connection, state, after.generation)
+        if catalogue is not self.catalogue:
+            self._write_catalogue(connection, catalogue)
+        self._advance(connection, after)
+        return Taken(after, state, catalogue)
+
+    def begin(self, connection: Connection, snapshot: Snapshot) -> Taken:
+        """Write a pool's state as it was taken, in the place of nothing."""
+        position = snapshot.position
+        for start in range(0, len(snapshot.rows), ARCHIVED_AT_ONCE):
+            some = snapshot.rows[start : start + ARCHIVED_AT_ONCE]
+            write_rows(connection, EVENTS, [asdict(row) for row in some], "skip")
+        self._write_state(connection, snapshot.state, position.generation)
+        self._advance(connection, position)
+        self._begin_late.add(position.pool)
+        return Taken(position, snapshot.state, self.catalogue)
+
+    def halt(self, connection: Connection, pool: str, status: str) -> Taken:
+        """Record that a pool's projection stopped, or goes on (`ok`)."""
+        position = self.positions[pool]
+        after = replace(position, status=status)
+        self._advance(connection, after)
+        return Taken(after, State(), self.catalogue)
+
+    def keep(self, taken: Taken) -> None:
+        """Remember what was committed."""
+        pool = taken.position.pool
+        self.positions[pool] = taken.position
+        self._stored[pool] = taken.position
+        if pool == CATALOGUE:  # what a pool's batch carries may be from before this transaction
+            self.catalogue = taken.catalogue
+        for agent_id, agent in taken.state.agents.items():
+            _remember(self._agents, (pool, agent_id), None if agent.ended else agent)
+        for worker_id, crew in taken.state.workers.items():
+            done = crew.worker.ended and crew.agent_count <= 0
+            _remember(self._workers, (pool, worker_id), None if done else crew)
+
+    def _fold(
+        self, connection: Connection, position: Position, admitted: Admitted
+    ) -> tuple[State, Catalogue]:
+        if position.pool == CATALOGUE:
+            if not admitted.events:
+                return State(), self.catalogue
+            return State(), fold_catalogue(admitted.events, self.catalogue)
+        events = admitted.events
+        known = self._load_agents(connection, position.pool, touched_agents(events))
+        holders = touched_workers(events, known.values())
+        crews = self._load_workers(connection, position.pool, holders)
+        late = position.pool in self._begin_late
+        return fold(position.pool, events, State(known, crews), begins_late=late), self.catalogue
+
+    # ---- prior states ------------------------------------------------------------------------
+
+    def _load_agents(self, connection: Connection, pool: str, ids: set[str]) -> dict[str, Agent]:
+        found = {i: self._agents[pool, i] for i in ids if (pool, i) in self._agents}
+        table = self.tables.agents
+        for row in _rows(connection, table, "agent_id", pool, ids - found.keys()):
+            found[row["agent_id"]] = agent_of(row)
+        return found
+
+    def _load_workers(self, connection: Connection, pool: str, ids: set[str]) -> dict[str, Crew]:
+        found = {i: self._workers[pool, i] for i in ids if (pool, i) in self._workers}
+        table = self.tables.workers
+        for row in _rows(connection, table, "worker_id", pool, ids - found.keys()):
+            found[row["worker_id"]] = Crew(worker_of(row), row["agent_count"], row["alone"])
+        return found
+
+    # ---- rows --------------------------------------------------------------------------------
+
+    def _write_state(self, connection: Connection, state: State, generation: int) -> None:
+        agents = [agent_record(agent, generation) for agent in state.agents.values()]
+        workers = [
+            worker_record(crew.worker, crew.agent_count, crew.alone)
+            for crew in state.workers.values()
+        ]
+        write_rows(connection, self.tables.agents, agents, "replace")
+        write_rows(connection, self.tables.workers, workers, "replace")
+
+    def _write_catalogue(self, connection: Connection, new: Catalogue) -> None:
+        old = self.catalogue
+        pools = [pool_record(p) for name, p in new.pools.items() if old.pools.get(name) != p]
+        hosts = [host_record(h) for name, h in new.hosts.items() if old.hosts.get(name) != h]
+        write_rows(connection, self.tables.pools, pools, "replace")
+        write_rows(connection, self.tables.hosts, hosts, "replace")
+
+    def _advance(self, connection: Connection, new: Position) -> None:
+        table, values, old = self.tables.checkpoints, asdict(new), self._stored.get(new.pool)
+        if old is not None:
+            moved = connection.execute(
+                update(table)
+                .where(table.c.pool == old.pool)
+                .where(table.c.generation == old.generation)
+                .where(table.c.seq == old.seq)
+                .values(values)
+                .returning(table.c.pool)
+            )
+        else:
+            added = insert_new(connection, table).returning(table.c.pool)
+            moved = connection.execute(added, values)
+        if moved.first() is None:
+            raise Superseded(f"the checkpoint of {new.pool or 'the catalogue'!r} has moved")
+
+
+def read_positions(connection: Connection, tables: ViewTables) -> dict[str, Position]:
+    """Every checkpoint."""
+    names = Position.__struct_fields__
+    columns = [tables.checkpoints.c[name] for name in names]
+    rows = connection.execute(select(*columns)).mappings()
+    return {row["pool"]: Position(**row) for row in rows}
+
+
+def stopped(position: Position) -> bool:
+    return position.status != OK
+
+
+def _all(connection: Connection, table: Table) -> Sequence[Row]:
+    return connection.execute(select(table)).mappings().all()
+
+
+def _rows(
+    connection: Connection, table: Table, key: str, pool: str, ids: Iterable[str]
+) -> Iterator[Row]:
+    left = iter(sorted(ids))
+    while some := list(islice(left, IDS_MAX)):
+        wanted = select(table).where(table.c[key].in_(some)).where(table.c.pool_name == pool)
+        yield from connection.execute(wanted).mappings()
+
+
+def _remember(memory: OrderedDict[Key, T], key: Key, value: T | None) -> None:
+    if value is None:
+        memory.pop(key, None)
+        return
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > MEMORY_MAX:
+        memory.popitem(last=False)

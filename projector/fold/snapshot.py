@@ -1,0 +1,225 @@
+"""The state of a pool taken from Redis, where its history is gone: database lost, stream trimmed.
+
+A stream that begins after seq 1 cannot be folded from its first event. What lives still stands in
+Redis' hashes, each with the `seq` at which it was read, and the stream tells how it goes on from
+there. So agents and workers that live are whole (but for a few times and the last error); agents
+that ended are whole where the stream still has their request, and are not known otherwise. The
+archive begins where the stream does. What cannot be read is left out and named, to be parked: it
+holds up nothing else, and events of its that come later are passed over. An event that cannot be
+read leaves nothing to begin with: what was read of the hashes is from after it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+from redis.exceptions import ResponseError
+
+from eventstore.errors import MusterError, UnknownEvent, Unreadable
+from eventstore.language import agents, workers
+from eventstore.language.agents import Agent
+from eventstore.language.events import AgentRequested, Event, LogRecovered, WorkerRequested
+from eventstore.language.workers import Worker
+from eventstore.log.replies import fields_of, text_of
+from eventstore.steps import hashes as agent_hash
+from eventstore.steps import worker_hashes
+from projector.fold.fold import Crew, State
+from projector.intake.entries import WHY_MAX, event_of
+from projector.intake.source import Source
+from projector.store.rows import EventRow, Position
+
+PIECE: Final = 300
+PAGE: Final = 1000
+
+T = TypeVar("T")
+
+
+class CannotBegin(MusterError):
+    """The stream of a pool whose beginning is gone has an event that cannot be read."""
+
+
+class Spec(Struct, frozen=True):
+    """What an agent's code is given, as the write side keeps it."""
+
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+    labels: dict[str, str] = {}
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """A pool at `position`; `rows` are all events that its stream has up to there."""
+
+    position: Position
+    state: State
+    rows: list[EventRow]
+    damaged: list[Unreadable]
+    """Agents and workers that are left out."""
+
+
+class _Read(Struct):
+    """What Redis says, and at which seq each part was read."""
+
+    agents: dict[str, tuple[int, Agent]] = field(default_factory=dict)
+    workers: dict[str, tuple[int, Worker]] = field(default_factory=dict)
+    damaged: list[Unreadable] = field(default_factory=list)
+
+
+async def begins_late(source: Source, pool: str) -> int:
+    """The seq of the first event in the stream if it is not 1, else 0."""
+    entries = await source.after(Position(pool), count=1)
+    return entries[0].seq if entries and entries[0].seq > 1 else 0
+
+
+async def take_snapshot(source: Source, pool: str) -> Snapshot:
+    """Read a pool's hashes, then its stream to its end, and bring the one up to the other.
+
+    Raises `CannotBegin`, and what reading Redis raises.
+    """
+    found = _Read()
+    await _read_agents(source, pool, found)
+    await _read_workers(source, pool, found)
+    try:
+        rows = await _read_stream(source, pool)
+        state = _bring_up(pool, found, [event_of(row) for row in rows])
+    except (UnknownEvent, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"unreadable event in a stream that has lost its beginning: {str(error)[:WHY_MAX]}"
+        raise CannotBegin(f"{why}; nothing was skipped") from error
+    last = rows[-1]
+    position = Position(pool, last.generation, last.seq, last.stream_id, last.ts)
+    return Snapshot(position=position, state=state, rows=rows, damaged=found.damaged)
+
+
+async def _read_agents(source: Source, pool: str, found: _Read) -> None:
+    keys = source.keys
+    (ids,) = await source.ask([("SMEMBERS", keys.pool(pool, "agents"))])
+    for some in _pieces(sorted(text_of(one) for one in ids)):
+        hashes = [("HGETALL", keys.agent(pool, one)) for one in some]
+        specs = [("GET", keys.pool(pool, f"spec:{one}")) for one in some]
+        seq, replies = await _at_one_moment(source, pool, [*hashes, *specs])
+        for number, agent_id in enumerate(some):
+            try:
+                agent = _agent(agent_id, replies[number], replies[len(some) + number])
+            except Unreadable as error:
+                found.damaged.append(error)
+            else:
+                if agent is not None:
+                    found.agents[agent_id] = (seq, agent)
+
+
+def _agent(agent_id: str, raw: Any, spec: Any) -> Agent | None:
+    """None where there is no hash. Raises `Unreadable`."""
+    fields = _texts("agent", agent_id, raw)
+    if not fields:
+        return None
+    try:
+        given = msgspec.json.decode(spec or b"{}", type=Spec)
+    except (msgspec.DecodeError, TypeError) as error:
+        raise Unreadable("agent", agent_id, f"what it was given cannot be read: {error}") from error
+    asked = _asked_ms(agent_id)
+    return replace(
+        agent_hash.from_hash(agent_id, fields),
+        input=given.input,
+        labels=given.labels,
+        requested_ms=asked,
+        changed_ms=asked,
+    )
+
+
+async def _read_workers(source: Source, pool: str, found: _Read) -> None:
+    keys = source.keys
+    listed = await source.ask(
+        [
+            ("ZRANGE", keys.pool(pool, "processes"), "0", "-1"),
+            ("ZRANGE", keys.pool(pool, "orders"), "0", "-1"),
+            ("SMEMBERS", keys.pool(pool, "lost")),
+        ]
+    )
+    ids = {text_of(one) for some in listed for one in some}
+    for some in _pieces(sorted(ids)):
+        hashes = [("HGETALL", keys.process(pool, one)) for one in some]
+        seq, replies = await _at_one_moment(source, pool, hashes)
+        for worker_id, reply in zip(some, replies, strict=True):
+            try:
+                if fields := _texts("worker", worker_id, reply):
+                    found.workers[worker_id] = (seq, worker_hashes.from_hash(worker_id, fields))
+            except Unreadable as error:
+                found.damaged.append(error)
+
+
+async def _at_one_moment(
+    source: Source, pool: str, commands: Sequence[tuple[str, ...]]
+) -> tuple[int, list[Any]]:
+    asked = [("HGET", source.meta(pool), "seq"), *commands]
+    seq, *replies = await source.ask(asked, atomic=True, refusals=True)
+    return int(seq or 0), replies
+
+
+async def _read_stream(source: Source, pool: str) -> list[EventRow]:
+    """All of it. Its first entries are of the generation that the log says, or of one before."""
+    heads = await source.heads([pool])
+    at = Position(pool, heads[pool].generation)
+    rows: list[EventRow] = []
+    while some := await source.after(at, count=PAGE):
+        rows += some
+        at = Position(pool, some[-1].generation, some[-1].seq, some[-1].stream_id)
+    return _numbered(rows)
+
+
+def _numbered(rows: list[EventRow]) -> list[EventRow]:
+    """With those before a recovery in the generation that it came from."""
+    generation = 0
+    numbered = []
+    for row in reversed(rows):
+        numbered.append(replace(row, generation=generation) if generation else row)
+        if row.type == LogRecovered.type:
+            body = event_of(row).body
+            generation = body.from_generation if isinstance(body, LogRecovered) else 0
+    return numbered[::-1]
+
+
+def _bring_up(pool: str, found: _Read, events: Sequence[Event]) -> State:
+    """Fold what came after each part was read, and whole lives that the stream tells of."""
+    at = {name: seq for part in (found.agents, found.workers) for name, (seq, _) in part.items()}
+    known = {name: agent for name, (_, agent) in found.agents.items()}
+    crew = {name: worker for name, (_, worker) in found.workers.items()}
+    for event in events:
+        name = event.subject
+        if event.seq <= at.get(name, 0):
+            continue
+        if event.type.startswith("agent.") and (
+            name in known or isinstance(event.body, AgentRequested)
+        ):
+            known[name] = agents.evolve(known.get(name), event, pool)
+        elif event.type.startswith("worker.") and (
+            name in crew or isinstance(event.body, WorkerRequested)
+        ):
+            crew[name] = workers.evolve(crew.get(name), event, pool)
+    held = [agent.worker_id for agent in known.values() if agent.held]
+    alone = {a.worker_id: a.agent_id for a in known.values() if a.held and a.alone}
+    crews = {
+        name: Crew(worker, held.count(name), alone.get(name, "")) for name, worker in crew.items()
+    }
+    return State(known, crews)
+
+
+def _pieces(items: Iterable[T]) -> Iterator[list[T]]:
+    left = iter(items)
+    while some := list(islice(left, PIECE)):
+        yield some
+
+
+def _texts(kind: str, name: str, reply: Any) -> dict[str, str]:
+    """A hash as a pipeline of redis-py gives it. Raises `Unreadable`."""
+    if isinstance(reply, ResponseError):
+        raise Unreadable(kind, name, "its key is not a hash")
+    return fields_of(reply)
+
+
+def _asked_ms(agent_id: str) -> int:
+    """When an id was made: the first 48 bits of a UUIDv7 (RFC 9562)."""
+    try:
+        return int(agent_id.replace("-", "")[:12], 16)
+    except ValueError:
+        return 0

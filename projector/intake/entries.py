@@ -1,0 +1,202 @@
+"""From entries of a stream or rows of the archive to events that may be folded next.
+
+Here a log is held to its promise: `seq` is dense, and every event can be read. The first that is
+not ends what is admitted, with a sentence that says why; nothing is ever skipped.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eventstore.errors import UnknownEvent
+from eventstore.language.events import ENTRY_FIELDS, NAME_MAX, Event, LogRecovered, decode_body
+from eventstore.log.reader import Entry
+from projector.store.rows import EventRow, Position
+
+OK: Final = "ok"
+DIGITS_MAX: Final = 18
+"""What surely fits into 64 bits."""
+WHY_MAX: Final = 500
+FIELD_NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
+
+
+class Admitted(Struct, frozen=True):
+    """Events that follow a position, as they are archived and as they are folded."""
+
+    rows: list[EventRow]
+    events: list[Event]
+    problem: str = ""
+    """Why the one after them was refused; empty if none was."""
+
+
+def admit(position: Position, rows: Sequence[EventRow]) -> Admitted:
+    """The longest beginning of `rows` that follows `position` without a gap and can be read."""
+    events: list[Event] = []
+    problem = ""
+    for row in rows:
+        problem = _out_of_order(position.seq + len(events), row)
+        if problem:
+            break
+        try:
+            events.append(event_of(row))
+        except UnknownEvent as error:
+            why = str(error)[:WHY_MAX]
+            problem = (
+                f"unreadable event: seq {row.seq} ({row.stream_id}): {why}; nothing was skipped:"
+                " run a projector of the version that wrote it, or newer"
+            )
+            break
+        except (msgspec.DecodeError, RecursionError) as error:
+            problem = (
+                f"unreadable event: seq {row.seq} ({row.stream_id}): {row.type[:64]!r} version"
+                f" {row.version}: {str(error)[:WHY_MAX]}; nothing was skipped: its data is damaged"
+            )
+            break
+    return Admitted(list(rows[: len(events)]), events, problem)
+
+
+def _out_of_order(last: int, row: EventRow) -> str:
+    if row.seq == last + 1:
+        return ""
+    if row.seq <= last:
+        return (
+            f"out of order: another event came at seq {row.seq} ({row.stream_id}), after seq {last}"
+        )
+    return f"gap: seq {last + 1} is missing before seq {row.seq} ({row.stream_id})"
+
+
+def read_entries(position: Position, entries: Iterable[Entry]) -> list[EventRow]:
+    """Entries that come after a position, as they are archived.
+
+    Entries do not say which generation they are of: it is that of the position until an event says
+    that the log was recovered.
+    """
+    rows, generation = [], position.generation
+    for entry in entries:
+        row = read_entry(position.pool, generation, entry)
+        if row.type == LogRecovered.type and row.seq > position.seq:
+            generation = _begun(row) or generation
+            row = replace(row, generation=generation)
+        rows.append(row)
+    return rows
+
+
+def _begun(row: EventRow) -> int:
+    try:
+        body = decode_body(row.type, row.version, row.data)
+    except (UnknownEvent, msgspec.DecodeError):
+        return 0  # `admit` says what is wrong with it
+    return body.generation if isinstance(body, LogRecovered) else 0
+
+
+def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
+    """An entry as it is archived; one with other fields becomes one of no known type."""
+    stream_id, fields = entry
+    values = [text_of(value) for value in fields[1::2]]
+    if list(fields[::2]) != FIELD_NAMES:
+        values = _unknown(dict(zip(fields[::2], values, strict=False)))
+    return EventRow(
+        pool=pool,
+        generation=generation,
+        seq=number_of(values[2]),
+        stream_id=stream_id.decode(),
+        type=values[0],
+        version=number_of(values[1]),
+        event_id=values[3],
+        subject=values[4],
+        incarnation=number_of(values[5]),
+        worker_id=values[6],
+        epoch=number_of(values[7]),
+        correlation_id=values[8],
+        causation_id=values[9],
+        traceparent=values[10],
+        actor=values[11],
+        ts=number_of(values[12]),
+        data=values[13],
+    )
+
+
+def entry_of(row: EventRow) -> Entry:
+    """The inverse of `read_entry`: an archived event as it stood in its stream."""
+    values = (
+        row.type,
+        row.version,
+        row.seq,
+        row.event_id,
+        row.subject,
+        row.incarnation or "",
+        row.worker_id,
+        row.epoch or "",
+        row.correlation_id,
+        row.causation_id,
+        row.traceparent,
+        row.actor,
+        row.ts,
+        row.data,
+    )
+    pairs = zip(FIELD_NAMES, values, strict=True)
+    return row.stream_id.encode(), [x for name, value in pairs for x in (name, str(value).encode())]
+
+
+def seq_of(entry: Entry) -> int:
+    """An entry's seq; 0 where it has none."""
+    fields = entry[1]
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    return number_of(named.get(b"seq", b"").decode(errors="replace"))
+
+
+def text_of(value: bytes) -> str:
+    """Text that every database takes: PostgreSQL has none with U+0000."""
+    return value.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def number_of(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) <= DIGITS_MAX else 0
+
+
+def _unknown(found: dict[bytes, str]) -> list[str]:
+    """What can be told of an entry with other fields; its type is one that nobody knows."""
+    values = [found.get(name, "") for name in FIELD_NAMES]
+    return ["entry with other fields", *values[1:]]
+
+
+def event_of(row: EventRow) -> Event:
+    """Raises `UnknownEvent`, and `msgspec.DecodeError` for what is not what it must be."""
+    demand_names(row.subject, row.worker_id)
+    return Event(
+        body=decode_body(row.type, row.version, row.data),
+        event_id=row.event_id,
+        subject=row.subject,
+        incarnation=row.incarnation,
+        worker_id=row.worker_id,
+        epoch=row.epoch,
+        correlation_id=row.correlation_id,
+        causation_id=row.causation_id,
+        traceparent=row.traceparent,
+        actor=row.actor,
+        seq=row.seq,
+        ts=row.ts,
+        stream_id=row.stream_id,
+    )
+
+
+def demand_names(*names: str) -> None:
+    """Raises `msgspec.ValidationError` for one that is too long to be looked for."""
+    if any(len(name) > NAME_MAX for name in names):
+        raise msgspec.ValidationError(f"a name of more than {NAME_MAX} characters")
+
+
+def follow(position: Position, admitted: Admitted) -> Position:
+    """The position after what was admitted."""
+    last = admitted.rows[-1] if admitted.rows else None
+    return Position(
+        pool=position.pool,
+        generation=last.generation if last else position.generation,
+        seq=last.seq if last else position.seq,
+        stream_id=last.stream_id if last else position.stream_id,
+        ts=last.ts if last else position.ts,
+        status=admitted.problem or OK,
+    )

@@ -1,0 +1,59 @@
+"""Events after a position, wherever they are: in the stream, or below it in the archive.
+
+Every reader that may have fallen behind goes on through here. Nothing is trimmed that is not
+archived, so the two together have every event; a reader need not be known to whoever trims.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log.reader import Entry
+from projector.intake.archive import id_order
+from projector.intake.entries import entry_of, seq_of
+from projector.store.rows import EventRow
+
+
+class Range(Protocol):
+    """XRANGE: entries of a stream between two ids, as `Reader.range` reads them."""
+
+    def __call__(
+        self, stream: str, first: str, last: str, *, count: int
+    ) -> Awaitable[list[Entry]]: ...
+
+
+Archived: TypeAlias = Callable[[str, str, str, int], Awaitable[Sequence[EventRow]]]
+"""Archived events of a pool, after one id and up to another, at most so many."""
+
+
+class Trail:
+    """Reads one pool at a time, a page at a time. `archived` None: the streams are all there is."""
+
+    def __init__(self, keys: Keys, read: Range, archived: Archived | None) -> None:
+        self._keys = keys
+        self._read = read
+        self._archived = archived
+
+    async def after(
+        self, pool: str, stream_id: str, *, until: str = "+", count: int
+    ) -> list[Entry]:
+        """What follows an id (`0`: the beginning), in order; empty where nothing does.
+
+        Raises what reading the stream or the archive raises.
+        """
+        stream = self._keys.catalogue if pool == CATALOGUE else self._keys.pool(pool, "events")
+        begin = "-" if stream_id in ("", "0", "0-0") else f"({stream_id}"
+        entries = await self._read(stream, begin, until, count=count)
+        # Looked at after the reading: what was not trimmed by now was not trimmed then.
+        if self._archived is None or not await self._trimmed_past(stream, stream_id):
+            return entries
+        rows = await self._archived(pool, stream_id or "0", until, count)
+        return [entry_of(row) for row in rows] or entries
+
+    async def _trimmed_past(self, stream: str, stream_id: str) -> bool:
+        """Whether something after an id may have left the stream."""
+        oldest = await self._read(stream, "-", "+", count=1)
+        if not oldest:
+            return False
+        first = oldest[0]
+        return seq_of(first) > 1 and id_order(first[0].decode()) > id_order(stream_id or "0")

@@ -1,0 +1,187 @@
+"""The log as the projector reads it: heads, what comes next, and the archive below the stream.
+
+It holds a connection that blocks in XREAD, and a few for short questions.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from redis.exceptions import ResponseError
+from sqlalchemy import Connection, func, select
+
+from eventstore.connection.calls import UNREACHABLE, passing, refusal, shielded, unreachable
+from eventstore.connection.clients import connect
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log.reader import Entry, Reader
+from projector.intake.archive import id_order
+from projector.intake.entries import read_entries, read_entry
+from projector.store.rows import EventRow, Position
+from projector.store.tables import EVENTS
+
+
+class Head(Struct, frozen=True):
+    """Where a log stands; generation 0 where there is none. `halted`: why it takes no writes."""
+
+    generation: int = 0
+    seq: int = 0
+    halted: str = ""
+
+
+class Source:
+    """Reads the streams of every pool."""
+
+    def __init__(self, redis_url: str, key_prefix: str, *, block_seconds: float = 5.0) -> None:
+        self.url = redis_url
+        self.keys = Keys(key_prefix)
+        self.client = connect(redis_url, max_connections=3)
+        self.reader = Reader(redis_url, block_seconds=block_seconds)
+
+    async def close(self) -> None:
+        await self.reader.close()
+        await self.client.aclose()
+
+    def stream(self, pool: str) -> str:
+        return self.keys.catalogue if pool == CATALOGUE else self.keys.pool(pool, "events")
+
+    def meta(self, pool: str) -> str:
+        return self.keys.catalogue_meta if pool == CATALOGUE else self.keys.pool(pool, "meta")
+
+    async def heads(self, pools: Iterable[str]) -> dict[str, Head]:
+        """Where these logs stand. Raises `LogUnreachable`."""
+        names = list(pools)
+        commands = [("HMGET", self.meta(pool), "generation", "seq", "halted") for pool in names]
+        replies = await self.ask(commands)
+        return {
+            pool: Head(int(generation or 0), int(seq or 0), (halted or b"").decode())
+            for pool, (generation, seq, halted) in zip(names, replies, strict=True)
+        }
+
+    async def whole(self, pools: Iterable[str]) -> dict[str, bool]:
+        """Whether all streams of these logs are there. Raises `LogUnreachable`."""
+        names = list(pools)
+        streams = [
+            (self.stream(pool),)
+            if pool == CATALOGUE
+            else (self.stream(pool), self.keys.pool(pool, "commands"))
+            for pool in names
+        ]
+        found = await self.ask([("EXISTS", *some) for some in streams])
+        return {
+            pool: count == len(some)
+            for pool, some, count in zip(names, streams, found, strict=True)
+        }
+
+    async def made(self, pools: Iterable[str]) -> set[str]:
+        """Those whose log was created, as the catalogue's log says."""
+        names = list(pools)
+        if not names:
+            return set()
+        fields = [f"made:{pool}" for pool in names]
+        (marks,) = await self.ask([("HMGET", self.keys.catalogue_meta, *fields)])
+        return {pool for pool, mark in zip(names, marks, strict=True) if mark is not None}
+
+    async def ask(
+        self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False, refusals: bool = False
+    ) -> list[Any]:
+        """The replies to some commands; `atomic`: all at one moment.
+
+        Raises `LogUnreachable`, and `LogError` where Redis refuses one for good.
+        `refusals`: the error in the place of a reply, where Redis refuses one for good.
+        """
+        try:  # shielded: redis-py can swallow a cancellation, and a projector would not end
+            replies = await shielded(lambda: self._ask(commands, atomic, refusals))
+        except UNREACHABLE as error:
+            raise unreachable(error) from error
+        except ResponseError as error:
+            raise refusal("Redis refuses to be read", error) from error
+        return replies
+
+    async def _ask(
+        self, commands: Sequence[tuple[str, ...]], atomic: bool, refusals: bool
+    ) -> list[Any]:
+        async with self.client.pipeline(transaction=atomic) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, ResponseError) and (passing(reply) or not refusals):
+                raise type(reply)(f"{reply} ({' '.join(command[:2])})")
+        return replies
+
+    async def wait(
+        self, positions: Mapping[str, Position], *, count: int
+    ) -> dict[str, list[Entry]]:
+        """Entries after these positions, by pool, as soon as there are any; none after a while."""
+        pools = {self.stream(pool): pool for pool in positions}
+        after = {self.stream(pool): at.stream_id for pool, at in positions.items()}
+        found = await self.reader.read(after, count=count)
+        return {pools[stream]: entries for stream, entries in found.items()}
+
+    async def after(self, position: Position, *, count: int) -> list[EventRow]:
+        """What the stream has after a position now."""
+        first = "-" if position.stream_id in ("0", "") else f"({position.stream_id}"
+        entries = await self.reader.range(self.stream(position.pool), first, count=count)
+        return read_entries(position, entries)
+
+    async def at(self, position: Position) -> EventRow | None:
+        """The entry that stands at a position's id."""
+        stream, at = self.stream(position.pool), position.stream_id
+        entries = await self.reader.range(stream, at, at, count=1)
+        return read_entry(position.pool, position.generation, entries[0]) if entries else None
+
+    async def starts_after(self, position: Position) -> bool:
+        """Whether the stream was trimmed up to this position or past it."""
+        entries = await self.reader.range(self.stream(position.pool), count=1)
+        return not entries or id_order(entries[0][0].decode()) > id_order(position.stream_id)
+
+
+def archived(
+    connection: Connection, position: Position, *, count: int, last: int | None = None
+) -> list[EventRow]:
+    """What the archive has after a position, up to seq `last`; in later generations too.
+
+    A generation begins where the archive of the one before it ended, so `seq` orders all of them.
+    """
+    wanted = (
+        select(EVENTS)
+        .where(EVENTS.c.pool == position.pool)
+        .where(EVENTS.c.generation >= position.generation)
+        .where(EVENTS.c.seq > position.seq)
+        .order_by(EVENTS.c.generation, EVENTS.c.seq)
+        .limit(count)
+    )
+    if last is not None:
+        wanted = wanted.where(EVENTS.c.seq <= last)
+    return [EventRow(**row) for row in connection.execute(wanted).mappings()]
+
+
+def archive_heads(connection: Connection) -> dict[str, Head]:
+    """The highest generation of every pool in the archive, and how far it goes."""
+    # Backwards along the primary key, a pool at a time: no scan of the whole archive.
+    heads: dict[str, Head] = {}
+    pool = connection.execute(select(func.min(EVENTS.c.pool))).scalar()
+    while pool is not None:
+        newest = connection.execute(
+            select(EVENTS.c.generation, EVENTS.c.seq)
+            .where(EVENTS.c.pool == pool)
+            .order_by(EVENTS.c.generation.desc(), EVENTS.c.seq.desc())
+            .limit(1)
+        ).one()
+        heads[pool] = Head(newest.generation, newest.seq)
+        beyond = select(func.min(EVENTS.c.pool)).where(EVENTS.c.pool > pool)
+        pool = connection.execute(beyond).scalar()
+    return heads
+
+
+def first_seq(connection: Connection, pool: str) -> int:
+    """Of the oldest event of a pool that is archived; 0 if none is."""
+    oldest = select(EVENTS.c.seq).where(EVENTS.c.pool == pool)
+    oldest = oldest.order_by(EVENTS.c.generation, EVENTS.c.seq).limit(1)
+    return int(connection.execute(oldest).scalar() or 0)
+
+
+def first_generation(connection: Connection, pool: str) -> int:
+    """Of the oldest events of a pool that are archived; 0 if none are."""
+    oldest = select(func.min(EVENTS.c.generation)).where(EVENTS.c.pool == pool)
+    return int(connection.execute(oldest).scalar() or 0)

@@ -1,0 +1,217 @@
+"""The SELECTs behind the queries, and what their rows become.
+
+Each is a plain function of a connection, so that a query runs in one transaction and one thread
+hop, whatever it selects. Capacity is counted by the SQL view `pool_capacity` alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
+
+from eventstore.language.agents import TERMINAL, Agent, Status
+from eventstore.language.workers import Worker, WorkerStatus
+from projector.store.mapping import agent_of, pool_of, worker_of
+from projector.store.rows import (
+    AgentFilter,
+    AgentRow,
+    EventRow,
+    HostRow,
+    PoolRow,
+    Room,
+    WorkerRow,
+    agent_row,
+    pool_row,
+    worker_row,
+)
+from projector.store.tables import AGENT_LIVE, CAPACITY, EVENTS, SERVING, WORKER_LIVE
+
+LIVING: Final = tuple(status.value for status in Status if status not in TERMINAL)
+ENDED_WORKERS: Final = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
+
+
+def agents(
+    connection: Connection, wanted: AgentFilter, *, after: str, limit: int
+) -> list[AgentRow]:
+    """In the order of their ids."""
+    a = SERVING.agents
+    chosen = _agents().where(*_conditions(connection, wanted)).order_by(a.c.agent_id)
+    if after:
+        chosen = chosen.where(a.c.agent_id > after)
+    return _agent_rows(connection, chosen.limit(limit))
+
+
+def agent(connection: Connection, agent_id: str, pool: str | None) -> AgentRow | None:
+    a = SERVING.agents
+    chosen = _agents().where(a.c.agent_id == agent_id)
+    if pool is not None:
+        chosen = chosen.where(a.c.pool_name == pool)
+    found = _agent_rows(connection, chosen.limit(1))
+    return found[0] if found else None
+
+
+def count_agents(connection: Connection) -> dict[str, dict[str, int]]:
+    """By pool and status, without ended ones."""
+    a = SERVING.agents
+    counted = (
+        select(a.c.pool_name, a.c.status, func.count())
+        .where(a.c.status.in_(LIVING))
+        .group_by(a.c.pool_name, a.c.status)
+    )
+    counts: dict[str, dict[str, int]] = {}
+    for pool, status, count in connection.execute(counted):
+        counts.setdefault(pool, {})[status] = count
+    return counts
+
+
+def _agents() -> Select[Any]:
+    """Agents with what their worker's heartbeats say of them, as long as it holds them."""
+    a, live = SERVING.agents, AGENT_LIVE
+    same = (
+        (live.c.agent_id == a.c.agent_id)
+        & (live.c.pool_name == a.c.pool_name)
+        & (live.c.process_id == a.c.process_id)
+    )
+    return select(a, live.c.activity, live.c.last_heartbeat).join_from(a, live, same, isouter=True)
+
+
+def _conditions(connection: Connection, wanted: AgentFilter) -> list[ColumnElement[bool]]:
+    a = SERVING.agents
+    conditions = [
+        a.c[name] == value
+        for name in ("pool_name", "role_type", "project_id", "process_id")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    if wanted.status:
+        conditions.append(a.c.status.in_(wanted.status))
+    if wanted.ended is not None:
+        living = a.c.status.in_(LIVING)
+        conditions.append(~living if wanted.ended else living)
+    if wanted.label is not None:
+        # A compact object of strings: the pair stands in it just as it is encoded by itself.
+        pair = msgspec.json.encode(dict([wanted.label]))[1:-1].decode()
+        find = func.instr if connection.dialect.name == "sqlite" else func.strpos
+        conditions.append(find(a.c.labels, pair) > 0)
+    return conditions
+
+
+def _agent_rows(connection: Connection, chosen: Select[Any]) -> list[AgentRow]:
+    rows = connection.execute(chosen).mappings().all()
+    pending = {row["pool_name"] for row in rows if row["status"] == Status.PENDING}
+    rooms = _rooms(connection, pending) if pending else {}
+    return [agent_row(row, rooms.get(row["pool_name"], Room())) for row in rows]
+
+
+def pools(connection: Connection, name: str | None = None) -> list[PoolRow]:
+    """Pools that were not deleted, in the order of their names."""
+    p, c = SERVING.pools, CAPACITY
+    names = [column for column in c.c if column.name != "pool_name"]
+    chosen = select(p, *names).join_from(p, c, p.c.pool_name == c.c.pool_name)
+    if name is not None:
+        chosen = chosen.where(p.c.pool_name == name)
+    rows = connection.execute(chosen.order_by(p.c.pool_name)).mappings()
+    return [pool_row(row) for row in rows]
+
+
+def _rooms(connection: Connection, names: Iterable[str]) -> dict[str, Room]:
+    p, c, w = SERVING.pools, CAPACITY, SERVING.workers
+    of_pool = (w.c.pool_name == p.c.pool_name) & w.c.status.not_in(ENDED_WORKERS)
+    alone = select(func.count()).where(of_pool, w.c.alone != "").scalar_subquery()
+    counted = (c.c.available_capacity, c.c.process_count, c.c.ordered_worker_processes)
+    chosen = (
+        select(p, *counted, alone.label("alone_workers"))
+        .join_from(p, c, p.c.pool_name == c.c.pool_name)
+        .where(p.c.pool_name.in_(sorted(names)))
+    )
+    return {
+        row["pool_name"]: Room(
+            free=int(row["available_capacity"]),
+            living=row["process_count"],
+            ordered=row["ordered_worker_processes"],
+            maximum=pool_of(row).config.max_workers,
+            alone=row["alone_workers"],
+        )
+        for row in connection.execute(chosen).mappings()
+    }
+
+
+def workers(
+    connection: Connection, pool: str | None, *, ended: bool, after: str, limit: int | None
+) -> list[WorkerRow]:
+    """In the order of their ids; `ended`: stopped and lost ones too."""
+    w, live = SERVING.workers, WORKER_LIVE
+    same = (live.c.worker_id == w.c.worker_id) & (live.c.pool_name == w.c.pool_name)
+    chosen = (
+        select(w, live.c.last_heartbeat, live.c.loop_lag_ms)
+        .join_from(w, live, same, isouter=True)
+        .where(w.c.worker_id > after)
+        .order_by(w.c.worker_id)
+        .limit(limit)
+    )
+    if pool is not None:
+        chosen = chosen.where(w.c.pool_name == pool)
+    if not ended:
+        chosen = chosen.where(w.c.status.not_in(ENDED_WORKERS))
+    return [worker_row(row) for row in connection.execute(chosen).mappings()]
+
+
+def hosts(connection: Connection) -> list[HostRow]:
+    h = SERVING.hosts
+    columns = [h.c[name] for name in HostRow.__struct_fields__]
+    rows = connection.execute(select(*columns).order_by(h.c.host)).mappings()
+    return [HostRow(**row) for row in rows]
+
+
+def events(
+    connection: Connection,
+    pool: str,
+    *,
+    after_seq: int,
+    subject: str | None,
+    types: Sequence[str],
+    limit: int,
+) -> list[EventRow]:
+    """Archived events of a pool, in order."""
+    chosen = (
+        select(EVENTS)
+        .where(EVENTS.c.pool == pool)
+        .where(EVENTS.c.seq > after_seq)
+        .order_by(EVENTS.c.seq)
+        .limit(limit)
+    )
+    if subject is not None:
+        chosen = chosen.where(EVENTS.c.subject == subject)
+    if types:
+        chosen = chosen.where(EVENTS.c.type.in_(types))
+    return [EventRow(**row) for row in connection.execute(chosen).mappings()]
+
+
+def agent_state(connection: Connection, pool: str, agent_id: str) -> Agent | None:
+    """All that the fold knows of an agent."""
+    a = SERVING.agents
+    chosen = select(a).where(a.c.pool_name == pool).where(a.c.agent_id == agent_id)
+    row = connection.execute(chosen).mappings().first()
+    return agent_of(row) if row else None
+
+
+def worker_state(connection: Connection, pool: str, worker_id: str) -> Worker | None:
+    """The same of a worker."""
+    w = SERVING.workers
+    chosen = select(w).where(w.c.pool_name == pool).where(w.c.worker_id == worker_id)
+    row = connection.execute(chosen).mappings().first()
+    return worker_of(row) if row else None
+
+
+def recent(
+    connection: Connection, types: Sequence[str], *, since_ms: int, limit: int
+) -> list[EventRow]:
+    """The newest events of some types over all pools, newest first."""
+    chosen = (
+        select(EVENTS)
+        .where(EVENTS.c.type.in_(types) if types else literal(value=True))
+        .where(EVENTS.c.ts >= since_ms)
+        .order_by(EVENTS.c.ts.desc(), EVENTS.c.seq.desc())
+        .limit(limit)
+    )
+    return [EventRow(**row) for row in connection.execute(chosen).mappings()]

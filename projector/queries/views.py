@@ -1,0 +1,231 @@
+"""The read side: the only module of the projector that others import."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from sqlalchemy import Connection
+
+from eventstore.language.agents import Agent
+from eventstore.language.workers import Worker
+from projector.fold.projection import read_positions
+from projector.history.history import (
+    ArchiveIncomplete,
+    ArchiveUnreadable,
+    AsOf,
+    History,
+    Moment,
+    NotReached,
+    TooCostly,
+)
+from projector.intake import archive
+from projector.intake.event_range import Trail
+from projector.intake.integrity import is_lost
+from projector.queries import selects
+from projector.store.database import Database, DatabaseError, DatabaseUnreachable
+from projector.store.rows import (
+    AgentFilter,
+    AgentRow,
+    EventRow,
+    HostRow,
+    PoolRow,
+    Position,
+    WorkerRow,
+)
+from projector.store.tables import SERVING
+
+__all__ = [
+    "HISTORY_SECONDS",
+    "AgentFilter",
+    "AgentRow",
+    "ArchiveIncomplete",
+    "AsOf",
+    "DatabaseError",
+    "DatabaseUnreachable",
+    "EventRow",
+    "History",
+    "HostRow",
+    "Moment",
+    "NotReached",
+    "PoolRow",
+    "Position",
+    "TooCostly",
+    "Trail",
+    "ArchiveUnreadable",
+    "Views",
+    "WorkerRow",
+    "is_lost",
+]
+
+CONNECTIONS: Final = 4
+HISTORY_SECONDS: Final = 4.0
+"""How long a question about the past may take."""
+FIRST_PAUSE: Final = 0.001
+LONGEST_PAUSE: Final = 0.02
+
+T = TypeVar("T")
+
+
+class Views:
+    """Queries over the views of one database. All methods are coroutines and read-only.
+
+    What a query answers is of one moment. All of them raise `DatabaseError` when the database is
+    away. Raises `ConfigurationError` for an address that names no database of a kind we know.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self._database = Database(database_url, connections=CONNECTIONS)
+        self.history = History(database_url, seconds=HISTORY_SECONDS)
+        """The same questions, about the past."""
+        self._reached: dict[str, Position] = {}
+        self._asking = asyncio.Lock()
+
+    def open(self) -> None:
+        """Make ready to read what stands there; nothing is made where no projector has run."""
+        self._database.open()
+
+    async def start(self) -> None:
+        """Connect. Where no projector has run yet, the tables are made, empty."""
+        self._database.open()
+        self.history.open()
+        await self._database.prepare()
+
+    async def stop(self) -> None:
+        """Close all connections. Safe to call twice."""
+        await self.history.close()
+        await self._database.close()
+
+    # ---- how far the views are ---------------------------------------------------------------
+
+    async def positions(self) -> dict[str, Position]:
+        """Every checkpoint, by pool."""
+        self._reached = await self._read(lambda c: read_positions(c, SERVING))
+        return self._reached
+
+    async def wait_for(self, pool: str, seq: int, *, timeout_seconds: float) -> bool:
+        """Wait until the pool's views have reached `seq`; False if they have not in time.
+
+        However many wait, one at a time asks the database, for all of them.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        pause = FIRST_PAUSE
+        while not self._has(pool, seq):
+            known = self._reached
+            async with self._asking:
+                if known is self._reached:
+                    await self.positions()
+            if self._has(pool, seq):
+                break
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 2, LONGEST_PAUSE)
+        return True
+
+    def _has(self, pool: str, seq: int) -> bool:
+        return self._reached.get(pool, Position(pool)).seq >= seq
+
+    # ---- agents ------------------------------------------------------------------------------
+
+    async def agents(
+        self,
+        filter: AgentFilter,  # noqa: A002 - reads best where it is called
+        *,
+        after: str = "",
+        limit: int = 100,
+    ) -> Sequence[AgentRow]:
+        """Agents in the order of their ids, after the id `after` (keyset paging)."""
+        return await self._read(lambda c: selects.agents(c, filter, after=after, limit=limit))
+
+    async def agent(self, agent_id: str, pool: str | None = None) -> AgentRow | None:
+        """One agent, ended or not."""
+        return await self._read(lambda c: selects.agent(c, agent_id, pool))
+
+    async def count_agents(self) -> dict[str, dict[str, int]]:
+        """Numbers of agents by pool and status, without ended ones."""
+        return await self._read(selects.count_agents)
+
+    # ---- workers, pools, hosts ---------------------------------------------------------------
+
+    async def workers(
+        self,
+        pool: str | None = None,
+        *,
+        ended: bool = False,
+        after: str = "",
+        limit: int | None = None,
+    ) -> Sequence[WorkerRow]:
+        """Workers in the order of their ids; `ended`: stopped and lost ones too."""
+        return await self._read(
+            lambda c: selects.workers(c, pool, ended=ended, after=after, limit=limit)
+        )
+
+    async def pools(self) -> Sequence[PoolRow]:
+        """Pools that were not deleted, in the order of their names."""
+        return await self._read(selects.pools)
+
+    async def pool(self, name: str) -> PoolRow | None:
+        """A pool that was not deleted."""
+        found = await self._read(lambda c: selects.pools(c, name))
+        return found[0] if found else None
+
+    async def hosts(self) -> Sequence[HostRow]:
+        """Hosts in the order of their ids, those that left too."""
+        return await self._read(selects.hosts)
+
+    # ---- events ------------------------------------------------------------------------------
+
+    async def events(
+        self,
+        pool: str,
+        *,
+        after_seq: int = 0,
+        subject: str | None = None,
+        types: Sequence[str] = (),
+        limit: int = 1000,
+    ) -> Sequence[EventRow]:
+        """Archived events of a pool, in order."""
+
+        def work(connection: Connection) -> list[EventRow]:
+            return selects.events(
+                connection, pool, after_seq=after_seq, subject=subject, types=types, limit=limit
+            )
+
+        return await self._read(work)
+
+    async def archived(
+        self, pool: str, stream_id: str, until: str = "+", count: int = 1000
+    ) -> Sequence[EventRow]:
+        """Archived events after an id of the pool's stream and up to another, in order."""
+        return await self._read(
+            lambda c: archive.after(c, pool, stream_id, until=until, count=count)
+        )
+
+    async def archived_before(
+        self, pool: str, stream_id: str, count: int = 1000
+    ) -> Sequence[EventRow]:
+        """Archived events before an id of the pool's stream, newest first."""
+        return await self._read(lambda c: archive.before(c, pool, stream_id, count=count))
+
+    async def archived_id(self, pool: str, seq: int) -> str:
+        """The id of the last archived event below a seq; `0` if there is none."""
+        return await self._read(lambda c: archive.id_before(c, pool, seq))
+
+    async def agent_state(self, pool: str, agent_id: str) -> Agent | None:
+        """An agent as the fold of its events, for whoever makes its hash anew."""
+        return await self._read(lambda c: selects.agent_state(c, pool, agent_id))
+
+    async def worker_state(self, pool: str, worker_id: str) -> Worker | None:
+        """The same for a worker."""
+        return await self._read(lambda c: selects.worker_state(c, pool, worker_id))
+
+    async def recent(
+        self, types: Sequence[str], *, since_ms: int, limit: int = 100
+    ) -> Sequence[EventRow]:
+        """The newest events of some types over all pools, newest first (for alerts)."""
+        return await self._read(lambda c: selects.recent(c, types, since_ms=since_ms, limit=limit))
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        return await self._database.ask(work)

@@ -1,0 +1,74 @@
+"""`muster replay --rollback`, `--discard-previous`: the views that served before the last switch.
+
+Rows and checkpoints are put back in one transaction. The projector then goes on from those
+checkpoints, which are behind: it folds from the archive what came since, without archiving it
+again, and then follows the streams as ever. Nothing of the log is touched.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import Connection
+
+from projector.rebuild.lease import take_rebuild_lease
+from projector.rebuild.rebuild import RebuildFenced, RebuildOptions
+from projector.rebuild.view_sets import discard_previous, drop_fresh, put_back
+from projector.store.database import Database
+from projector.store.lease import Lease, Superseded
+
+
+async def roll_back(options: RebuildOptions) -> None:
+    """Let the previous views serve again; those that served are kept in their place.
+
+    Raises `CannotRollBack`, `Rebuilding`, `RebuildFenced` and whatever the database raises.
+    """
+    async with _alone(options) as (database, rebuilding):
+        projector = Lease(database, seconds=options.lease_seconds)
+
+        def work(connection: Connection) -> None:
+            projector.hold(connection)
+            rebuilding.hold(connection)
+            put_back(connection, database.prefix)
+            projector.give_back(connection)
+
+        await projector.seize()
+        try:
+            await database.write(work)
+        finally:
+            await projector.release()
+
+
+async def discard(options: RebuildOptions) -> None:
+    """Drop the previous views."""
+    async with _alone(options) as (database, rebuilding):
+
+        def work(connection: Connection) -> None:
+            rebuilding.hold(connection)
+            discard_previous(connection, database.prefix)
+
+        await database.write(work)
+
+
+@asynccontextmanager
+async def _alone(options: RebuildOptions) -> AsyncIterator[tuple[Database, Lease]]:
+    """While nobody rebuilds; what a rebuild that died left behind goes too."""
+    database = Database(options.database_url, connections=2)
+    database.open()
+    rebuilding = Lease(database, "rebuild", seconds=options.lease_seconds)
+
+    def clean(connection: Connection) -> None:
+        rebuilding.hold(connection)
+        drop_fresh(connection)
+        rebuilding.give_back(connection)
+
+    try:
+        await database.prepare()
+        await take_rebuild_lease(rebuilding)
+        try:
+            yield database, rebuilding
+        finally:
+            await database.write(clean)
+    except Superseded as error:
+        raise RebuildFenced from error
+    finally:
+        await database.close()

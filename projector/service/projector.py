@@ -1,0 +1,197 @@
+"""The projector: one active, others standing by, from the streams into the views.
+
+    serve:  prepare the database -> stand by for the lease -> activate -> rounds
+    round:  wait for entries (XREAD, no polling) -> one transaction: lease, archive, rows, position
+
+A log that breaks its promise (a gap, a head behind the checkpoint, another event at a known seq,
+an event that cannot be read) stops that pool's projection with its reason in `checkpoints.status`;
+the others go on, and nothing is skipped. It is tried again when the projector next becomes active.
+Redis or the database being away ends the serving, and so does a defect; it is taken up again with
+back-off for as long as it takes, with one line in the log of an outage, and one of each failure.
+"""
+
+import asyncio
+import time
+from enum import StrEnum
+from typing import Final
+
+import structlog
+
+from eventstore.errors import MusterError
+from projector.fold.projection import Taken
+from projector.intake.entries import OK
+from projector.intake.integrity import is_lost
+from projector.intake.source import Source
+from projector.rebuild.startup import upgrade
+from projector.rebuild.view_sets import read_version
+from projector.service.active import Active, ProjectorOptions
+from projector.store.database import Database, DatabaseError, address
+from projector.store.lease import Lease, Superseded
+from projector.store.tables import VIEW_VERSION
+
+__all__ = ["Phase", "Projector", "ProjectorOptions", "ViewsTooNew"]
+
+log = structlog.get_logger("muster.projector")
+
+FIRST_PAUSE: Final = 0.05
+RECOVERABLE: Final = (MusterError, DatabaseError, OSError)
+"""What passes by itself, or when somebody mends it: tried again with back-off."""
+
+
+class Phase(StrEnum):
+    STOPPED = "stopped"
+    WAITING = "waiting"
+    """For Redis or the database."""
+    STANDBY = "standby"
+    ACTIVE = "active"
+
+
+class ViewsTooNew(MusterError):
+    """The views were built by a newer version of Muster: update this projector."""
+
+
+class Projector:
+    """See the module. `start` returns at once; `phase` says how far it is.
+
+    Raises `ConfigurationError` for an address that names no database of a kind we know.
+    """
+
+    def __init__(self, options: ProjectorOptions) -> None:
+        address(options.database_url)
+        self.options = options
+        self.phase = Phase.STOPPED
+        self._task: asyncio.Task[None] | None = None
+        self._reported: dict[str, str] = {}
+        self._outage = False
+
+    async def start(self) -> None:
+        if self._task is None:
+            self.phase = Phase.WAITING
+            self._task = asyncio.create_task(self._run(), name=self.options.name)
+
+    async def stop(self) -> None:
+        """Give the lease back and end. Safe to call twice."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self.phase = Phase.STOPPED
+
+    async def wait(self) -> None:
+        """Until it is stopped."""
+        task = self._task
+        if task is not None:
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.result()
+
+    # ---- the outermost loop --------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            began = time.monotonic()
+            try:
+                await self._serve()
+            except Superseded as error:
+                log.info("projector.superseded", name=self.options.name, reason=str(error))
+            except RECOVERABLE as error:
+                self._note_outage(error)
+            except Exception:  # a defect; without this loop the process would only look well
+                log.exception("projector.failed", name=self.options.name)
+            self.phase = Phase.WAITING
+            longest = self.options.backoff_max_seconds
+            if time.monotonic() - began > longest:  # it went well for a while
+                pause = FIRST_PAUSE
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest)
+
+    def _note_outage(self, error: Exception) -> None:
+        if not self._outage:
+            self._outage = True
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            log.warning("projector.unavailable", name=self.options.name, reason=reason)
+
+    async def _serve(self) -> None:
+        """Stand by, then be active until something ends it."""
+        options = self.options
+        database = Database(options.database_url, connections=3)
+        source = Source(options.redis_url, options.key_prefix, block_seconds=options.audit_seconds)
+        database.open()
+        try:
+            await database.prepare()
+            await self._stand_by(database, source)
+        finally:
+            await source.close()
+            await database.close()
+
+    async def _stand_by(self, database: Database, source: Source) -> None:
+        lease = Lease(database, seconds=self.options.lease_seconds)
+        self.phase = Phase.STANDBY
+        try:
+            if not await upgrade(database, source, lease):
+                await lease.take()
+            if await database.read(read_version) > VIEW_VERSION:
+                raise ViewsTooNew
+            active = Active(
+                self.options,
+                database,
+                source,
+                lease,
+                on_active=self._activated,
+                on_taken=self._note,
+            )
+            await self._together(active)
+        finally:
+            try:
+                async with asyncio.timeout(lease.seconds / 2):
+                    await lease.release()
+            except RECOVERABLE:
+                pass  # it lapses by itself
+
+    async def _together(self, active: Active) -> None:
+        """Run the loops of an active projector until one of them fails; raises its error."""
+        loops = [
+            asyncio.ensure_future(loop)
+            for loop in (
+                active.keep_lease(),
+                active.follow(),
+                active.follow_heartbeats(),
+                active.follow_retention(),
+                active.clear_leftovers(),
+            )
+        ]
+        try:
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+    # ---- what the active part reports --------------------------------------------------------
+
+    def _activated(self) -> None:
+        self.phase = Phase.ACTIVE
+        if self._outage:
+            self._outage = False
+            log.info("projector.resumed", name=self.options.name)
+        log.info("projector.active", name=self.options.name)
+
+    def _note(self, taken: Taken) -> None:
+        """One line when a pool's projection stops, and one when it goes on."""
+        pool, status = taken.position.pool, taken.position.status
+        if status == self._reported.get(pool, OK):
+            return
+        self._reported[pool] = status
+        if status == OK:
+            log.info("projection.resumed", pool=pool, seq=taken.position.seq)
+        else:
+            log.error(
+                "projection.stopped",
+                pool=pool,
+                seq=taken.position.seq,
+                reason=status,
+                lost=is_lost(status),
+            )

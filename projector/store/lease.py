@@ -1,0 +1,182 @@
+"""Exactly one projector is active: a row says who, and every transaction of its proves it still is.
+
+The active one raises the row's `renewal`. One that stands by watches that number and takes over
+when it has not moved for a whole lease, or at once where the holder gave the lease back, or was a
+process of this host that is gone. What counts are the pauses between its looks, by no clock: time
+in which it stood still itself, perhaps with all of its host, says nothing about the holder. Taking
+raises `term`: whoever held the lease before finds in its next transaction that it is superseded,
+and that transaction writes nothing.
+"""
+
+import asyncio
+import math
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+from sqlalchemy import Connection, select, update
+
+from eventstore.ids import new_id
+from projector.store.database import Database
+from projector.store.tables import LEASES
+from projector.store.upserts import insert_new
+
+LEASE_SECONDS: Final = 4.0
+WATCH_SECONDS: Final = 0.5
+SEIZE_ATTEMPTS: Final = 100
+
+
+class Superseded(Exception):
+    """Somebody else holds the lease now: nothing was written."""
+
+
+class Seen(Struct, frozen=True):
+    holder: str
+    term: int
+    renewal: int
+
+
+class Lease:
+    """The right to write one set of tables, under a name."""
+
+    def __init__(
+        self, database: Database, name: str = "projector", *, seconds: float = LEASE_SECONDS
+    ) -> None:
+        self.name = name
+        self.seconds = seconds
+        self.term = 0
+        self._database = database
+        self._process = this_process()
+        self._holder = f"{self._process}/{new_id()}"
+
+    async def take(self, *, patience_seconds: float = math.inf) -> None:
+        """Wait until the lease is free or has lapsed, and take it.
+
+        Raises `TimeoutError` where it is still held after so many seconds of watching.
+        """
+        pause = min(WATCH_SECONDS, self.seconds / 4)
+        last, stood_still, watched = await self._look(), 0.0, 0.0
+        while not await self._try(last, stood_still):
+            if watched >= patience_seconds:
+                raise TimeoutError
+            await asyncio.sleep(pause)
+            watched += pause
+            seen = await self._look()
+            stood_still = stood_still + pause if seen == last else 0.0
+            last = seen
+
+    async def _try(self, seen: Seen, stood_still: float) -> bool:
+        free = not seen.holder or stood_still >= self.seconds or self._died(seen.holder)
+        return free and await self._database.write(lambda c: self._claim(c, seen))
+
+    def _died(self, holder: str) -> bool:
+        process = holder.rpartition("/")[0]
+        host, _, _ = process.rpartition("/")
+        here = host == self._process.rpartition("/")[0] and not host.startswith("unknown")
+        return here and process != self._process and not _runs(process)
+
+    async def seize(self) -> None:
+        """Take the lease from whoever holds it."""
+        for _ in range(SEIZE_ATTEMPTS):  # each lost only to a renewal in between
+            if await self._try(await self._look(), self.seconds):
+                return
+        raise Superseded(f"the lease {self.name!r} changes hands too fast")
+
+    async def renew(self) -> None:
+        """Raises `Superseded`."""
+        await self._database.write(self.hold)
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Renew it now and then, whatever is done meanwhile; that it was lost `hold` will tell."""
+        keeping = asyncio.create_task(self._keep(), name=f"lease.{self.name}")
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self.seconds / 4)
+            await self.renew()
+
+    def hold(self, connection: Connection) -> None:
+        """Prove and renew the lease in the caller's transaction. Raises `Superseded`."""
+        held = connection.execute(
+            update(LEASES)
+            .where(LEASES.c.name == self.name)
+            .where(LEASES.c.holder == self._holder)
+            .where(LEASES.c.term == self.term)
+            .values(renewal=LEASES.c.renewal + 1)
+        )
+        if held.rowcount != 1:
+            raise Superseded(f"the lease {self.name!r} was taken by another process")
+
+    def give_back(self, connection: Connection) -> None:
+        """Let the next one take it at once; nothing happens where it is no longer ours."""
+        connection.execute(
+            update(LEASES)
+            .where(LEASES.c.name == self.name)
+            .where(LEASES.c.holder == self._holder)
+            .values(holder="", renewal=LEASES.c.renewal + 1)
+        )
+
+    async def release(self) -> None:
+        await self._database.write(self.give_back)
+
+    async def held(self) -> bool:
+        """Whether somebody took it and has not given it back, dead or alive."""
+        return bool((await self._look()).holder)
+
+    async def _look(self) -> Seen:
+        row = await self._database.read(self._row)
+        return Seen(row.holder, row.term, row.renewal) if row else Seen("", 0, 0)
+
+    def _row(self, connection: Connection) -> Any:
+        return connection.execute(select(LEASES).where(LEASES.c.name == self.name)).first()
+
+    def _claim(self, connection: Connection, seen: Seen) -> bool:
+        """Take it if nothing has moved since it was seen."""
+        connection.execute(
+            insert_new(connection, LEASES),
+            {"name": self.name, "holder": "", "term": 0, "renewal": 0},
+        )
+        taken = connection.execute(
+            update(LEASES)
+            .where(LEASES.c.name == self.name)
+            .where(LEASES.c.term == seen.term)
+            .where(LEASES.c.renewal == seen.renewal)
+            .values(holder=self._holder, term=seen.term + 1, renewal=seen.renewal + 1)
+        )
+        if taken.rowcount != 1:
+            return False
+        self.term = seen.term + 1
+        return True
+
+
+def this_process() -> str:
+    """`boot-pidnamespace/pid-start`: this process, told from every other one anywhere, ever."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        return f"{boot}-{namespace}/{os.getpid()}-{_start_time(os.getpid())}"
+    except OSError:
+        return f"unknown/{os.getpid()}-0"
+
+
+def _runs(process: str) -> bool:
+    pid, _, start = process.rpartition("/")[2].partition("-")
+    try:
+        return str(_start_time(int(pid))) == start
+    except (OSError, ValueError):
+        return False
+
+
+def _start_time(pid: int) -> int:
+    """In clock ticks since boot: field 22 of proc(5)'s stat, after the name in brackets."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[19])

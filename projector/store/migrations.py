@@ -1,0 +1,55 @@
+"""The serving tables' own definitions, when views of another version are put in their place.
+
+PostgreSQL's tables are altered, never dropped: a query whose snapshot is older than the switch
+would find a table made in it empty, and what others built on a table would go, or forbid it. Within
+SQLite's snapshots the old tables stay, columns and all, so there they are simply made anew.
+"""
+
+from typing import Final
+
+from sqlalchemy import Column, Connection, Table, inspect, text
+from sqlalchemy.schema import CreateColumn
+
+from projector.store.tables import METADATA, POOL_CAPACITY, SCHEMA, SERVING, VIEWS
+
+LOCK_SECONDS: Final = 3
+"""How long a reader that does not end may hold this up, and all readers after it."""
+
+
+def adapt(connection: Connection, prefix: str) -> None:
+    """Empty the serving tables and give them the columns of this version.
+
+    A column that changes its type must change its name, too. `prefix` is that of the schema.
+    """
+    connection.execute(text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
+    if connection.dialect.name == "sqlite":
+        for name in VIEWS:
+            connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+    else:
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
+        present = inspect(connection).get_table_names(SCHEMA)
+        for table in SERVING.all():
+            if table.name in present:
+                _alter(connection, table)
+    METADATA.create_all(connection)
+    connection.execute(text(POOL_CAPACITY.format(schema=prefix)))
+
+
+def _alter(connection: Connection, table: Table) -> None:
+    connection.execute(table.delete())
+    there = {column["name"] for column in inspect(connection).get_columns(table.name, SCHEMA)}
+    wanted = {column.name: column for column in table.columns}
+    for name in sorted(there - wanted.keys()):
+        _change(connection, table, f'DROP COLUMN "{name}"')
+    for name in wanted.keys() - there:
+        _change(connection, table, f"ADD COLUMN {_described(connection, wanted[name])}")
+    for index in table.indexes:
+        index.create(connection, checkfirst=True)
+
+
+def _change(connection: Connection, table: Table, change: str) -> None:
+    connection.execute(text(f"ALTER TABLE {SCHEMA}.{table.name} {change}"))
+
+
+def _described(connection: Connection, column: Column[object]) -> str:
+    return str(CreateColumn(column).compile(dialect=connection.dialect))

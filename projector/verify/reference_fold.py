@@ -1,0 +1,116 @@
+"""An independent fold of a log, for `verify`: in memory, from its first event, with `evolve` alone.
+
+It shares nothing with the projector's fold but `evolve`: no checkpoints, no rows, no counts kept
+along the way. Events come from the stream where it has them, from the archive where it was trimmed.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from eventstore.errors import MusterError
+from eventstore.keys import CATALOGUE
+from eventstore.language import agents, catalogue, workers
+from eventstore.language.agents import Agent, Status
+from eventstore.language.catalogue import Catalogue
+from eventstore.language.events import Event
+from eventstore.language.workers import Worker, WorkerStatus
+from projector.intake.entries import admit, follow
+from projector.store.rows import EventRow, Position
+
+
+class Broken(MusterError):
+    """The log cannot be folded further."""
+
+
+class Witness:
+    """One log, folded up to `position`."""
+
+    def __init__(self, pool: str, generation: int) -> None:
+        self.position = Position(pool, generation)
+        self.agents: dict[str, Agent] = {}
+        self.workers: dict[str, Worker] = {}
+        self.catalogue = Catalogue()
+
+    @property
+    def pool(self) -> str:
+        return self.position.pool
+
+    def take(self, rows: Iterable[EventRow], *, last: int) -> None:
+        """Fold what follows, up to seq `last`. Raises `Broken`."""
+        admitted = admit(self.position, [row for row in rows if row.seq <= last])
+        for event in admitted.events:
+            try:
+                self._take(event)
+            except (ValueError, TypeError, KeyError, AssertionError) as error:
+                raise Broken(f"seq {event.seq} ({event.type}): {error}") from error
+        self.position = follow(self.position, admitted)
+        if admitted.problem:
+            raise Broken(admitted.problem)
+
+    def _take(self, event: Event) -> None:
+        subject = event.subject
+        if self.pool == CATALOGUE:
+            self.catalogue = catalogue.evolve(self.catalogue, event)
+        elif event.type.startswith("agent."):
+            self.agents[subject] = agents.evolve(self.agents.get(subject), event, self.pool)
+        elif event.type.startswith("worker."):
+            self.workers[subject] = workers.evolve(self.workers.get(subject), event, self.pool)
+
+    # ---- what follows from the states --------------------------------------------------------
+
+    def held(self) -> dict[str, set[str]]:
+        """The agents in each worker's slots."""
+        held: dict[str, set[str]] = {}
+        for agent in self.agents.values():
+            if agent.held:
+                held.setdefault(agent.worker_id, set()).add(agent.agent_id)
+        return held
+
+    def crowd(self) -> Counter[str]:
+        """How many agents each worker holds."""
+        return Counter(agent.worker_id for agent in self.agents.values() if agent.held)
+
+    def living(self) -> set[str]:
+        return {agent.agent_id for agent in self.agents.values() if not agent.ended}
+
+    def free(self) -> dict[str, int]:
+        """The free slots of each worker that lives: none unless it is active."""
+        crowd, alone = self.crowd(), self.alone()
+        return {
+            worker.worker_id: worker.max_agents - crowd[worker.worker_id]
+            if worker.status is WorkerStatus.ACTIVE and worker.worker_id not in alone
+            else 0
+            for worker in self.workers.values()
+            if worker.alive
+        }
+
+    def alone(self) -> dict[str, str]:
+        """The agents that have a worker for themselves, by worker."""
+        return {a.worker_id: a.agent_id for a in self.agents.values() if a.held and a.alone}
+
+    def waiting(self) -> int:
+        """How many spawns wait that may share a worker."""
+        return sum(a.status is Status.PENDING and not a.alone for a in self.agents.values())
+
+    def waiting_alone(self) -> set[str]:
+        """Agents that wait for a worker of their own."""
+        pending = Status.PENDING
+        return {a.agent_id for a in self.agents.values() if a.status is pending and a.alone}
+
+    def due(self) -> dict[str, int]:
+        """When agents that wait out their back-off are to run again."""
+        waits = Status.RESTARTING
+        return {a.agent_id: a.due_ms for a in self.agents.values() if a.status is waits}
+
+    def timeouts(self) -> dict[str, int]:
+        """When agents that wait for a slot give up."""
+        return {
+            agent.agent_id: agent.expires_ms
+            for agent in self.agents.values()
+            if agent.status is Status.PENDING and agent.expires_ms
+        }
+
+    def orders(self) -> dict[str, int]:
+        """When orders for a launch lapse."""
+        ordered = WorkerStatus.REQUESTED
+        return {w.worker_id: w.deadline_ms for w in self.workers.values() if w.status is ordered}

@@ -1,0 +1,150 @@
+"""What users write and what they are given: `Agent` and `Context`.
+
+All methods of an agent are optional. `start` has `start_timeout_seconds`; once it returned, the
+agent is running. `run`, if there is one, is the agent's work: returning means completed, raising
+means crashed; without it the agent stays, idle, until it is told to end. `check` is called every
+`heartbeat_interval` seconds; raising, or hanging for as long, twice in a row means unhealthy.
+
+`stop` gives back what `start` took. It is called once after any `start` that returned, unless the
+agent is to end at once or its worker has lost the right to run it. While `stop` works, `run`
+still goes on (`context.stopping` is set), so that `stop` can ask it to finish; when `stop`
+returned, `run` is cancelled and has what is left of the grace period to clean up. A `start` that
+is still under way when the agent is to end is cancelled, and `stop` is not called.
+"""
+
+import asyncio
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from eventstore.language.agents import Agent as State
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from workers.api.engine import Database
+
+
+class Agent:
+    """The base of every role. Made without arguments, once per incarnation."""
+
+    async def start(self, context: "Context") -> None:
+        """Make ready. Raising is a failed start."""
+
+    async def run(self, context: "Context") -> None:
+        """Do the work."""
+
+    async def check(self, context: "Context") -> None:
+        """Raise if something is wrong."""
+
+    async def stop(self, context: "Context") -> None:
+        """Give back what `start` took, within the grace period."""
+
+
+def overrides(role: type[Agent], method: str) -> bool:
+    """Whether a role has a method of its own."""
+    return getattr(role, method) is not getattr(Agent, method)
+
+
+class FencingToken(Struct, frozen=True, order=True):
+    """Grows with every claim of an agent. Hand it along with writes to other systems, and let
+    them refuse a token lower than the highest they saw: an instruction of a worker that was
+    stopped and continued may run after another worker has taken over."""
+
+    generation: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.generation}:{self.seq}"
+
+
+class Spec(Struct, frozen=True):
+    """What the spawn brought along."""
+
+    input: dict[str, Any] = {}
+    labels: dict[str, str] = {}
+
+
+def read_spec(data: bytes) -> Spec:
+    """The spec as a claim tells it; empty bytes are an empty one."""
+    return msgspec.json.decode(data, type=Spec) if data else Spec()
+
+
+class Context:
+    """What an agent knows of itself, and what it may ask of its worker."""
+
+    def __init__(
+        self,
+        state: State,
+        spec: Spec,
+        token: FencingToken,
+        *,
+        logger: Any,
+        database: "Database",
+        works: bool,
+    ) -> None:
+        self.agent_id = state.agent_id
+        self.pool_name = state.pool_name
+        self.role_type = state.role_type
+        self.project_id = state.project_id
+        self.incarnation = state.incarnation
+        """1 for the first start; a restart adds one."""
+        self.input = spec.input
+        self.labels = spec.labels
+        self.fencing_token = token
+        self.logger = logger
+        """A structlog logger; its lines carry this agent's ids."""
+        self.stopping = asyncio.Event()
+        """Set once the agent is to end."""
+        self._database = database
+        self._works = works
+        self._resting = 0
+        self._idle_since = time.monotonic()
+
+    def touch(self) -> None:
+        """Restart the idle clock: something happened."""
+        self._idle_since = time.monotonic()
+
+    def idle(self) -> "Idle":
+        """`async with context.idle():` around waiting for work: the agent counts as idle inside."""
+        return Idle(self)
+
+    def engine(self) -> "AsyncEngine":
+        """The worker's SQLAlchemy engine, shared by all its agents and opened on first use.
+
+        It is closed by the worker, never by an agent. Raises `ConfigurationError` without a URL.
+        """
+        return self._database.engine()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it works: it has a `run` and is outside of `idle()`."""
+        return self._works and self._resting == 0
+
+    @property
+    def idle_seconds(self) -> float:
+        """For how long it has been idle; 0 while busy."""
+        return 0.0 if self.busy else time.monotonic() - self._idle_since
+
+
+class Idle:
+    """The stretch of a `run` that waits for work. May be nested."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        self._context.touch()
+        self._context._resting += 1
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._context._resting -= 1
+        self._context.touch()

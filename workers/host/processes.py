@@ -1,0 +1,146 @@
+"""Which host this is, and which process a pid means.
+
+A host is a machine id, a boot id and a pid namespace: only within all three does a pid name a
+process. A process is a pid and its start time, and is watched through a pidfd, which stays bound to
+that very process. Other systems than Linux have fallbacks that are good enough for one desk.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+POLL_SECONDS = 0.25
+"""How often a process is looked at where there is no pidfd."""
+
+HAS_PROC = Path("/proc/self/stat").exists()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 if there is none (or none to ask).
+
+    Raises `OSError` where that cannot be told, as when no more files can be opened.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] == "Z" else int(fields[19])
+
+
+class Process(Struct, frozen=True):
+    """A process of this host."""
+
+    pid: int
+    start_time: int
+
+    def alive(self) -> bool:
+        """Whether it lives, as far as can be told."""
+        if not HAS_PROC:
+            return _exists(self.pid)
+        try:
+            return self.pid > 0 and 0 < self.start_time == start_time(self.pid)
+        except OSError:
+            return True
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Send a signal to this very process; False if it is gone."""
+        try:
+            pidfd = _pidfd(self.pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if not self.alive():
+                return False
+            if pidfd is None:
+                os.kill(self.pid, number)
+            else:
+                signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            if pidfd is not None:
+                os.close(pidfd)
+        return True
+
+    def watch(self, ended: Callable[[], None]) -> Callable[[], None]:
+        """Call `ended` once, from the running loop, when it ends. Returns how to stop watching."""
+        loop = asyncio.get_running_loop()
+        try:
+            pidfd = _pidfd(self.pid)
+        except ProcessLookupError:
+            pidfd = None
+        if pidfd is None or not self.alive():
+            if pidfd is not None:
+                os.close(pidfd)
+            return self._watch_by_polling(loop, ended)
+
+        def stop() -> None:
+            nonlocal pidfd
+            if pidfd is not None:
+                loop.remove_reader(pidfd)
+                os.close(pidfd)
+                pidfd = None
+
+        def readable() -> None:
+            stop()
+            ended()
+
+        loop.add_reader(pidfd, readable)
+        return stop
+
+    def _watch_by_polling(
+        self, loop: asyncio.AbstractEventLoop, ended: Callable[[], None]
+    ) -> Callable[[], None]:
+        handle: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal handle
+            if self.alive():
+                handle = loop.call_later(POLL_SECONDS, look)
+            else:
+                ended()
+
+        def stop() -> None:
+            if handle is not None:
+                handle.cancel()
+
+        handle = loop.call_later(0, look)
+        return stop
+
+
+def this_process() -> Process:
+    return Process(os.getpid(), start_time(os.getpid()))
+
+
+def _pidfd(pid: int) -> int | None:
+    """A pidfd, or None where the system has none to give. Raises `ProcessLookupError`."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:  # unknown to this kernel, forbidden, or too many files are open
+        return None
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid > 0

@@ -1,0 +1,269 @@
+"""How a worker comes to life: forked from the zygote, or inside this process.
+
+Both launchers say in the same way when a worker has ended. The supervisor knows nothing else of
+the difference.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+import msgspec
+import structlog
+
+from eventstore.errors import ConfigurationError, MusterError
+from workers.api import role_loader
+from workers.api.agent import Agent
+from workers.host.processes import Process, start_time, this_process
+from workers.launch.zygote import Plan, Said, arguments
+from workers.process.worker import Worker, WorkerOptions
+
+log = structlog.get_logger("muster.launching")
+
+Ended: TypeAlias = Callable[[str, str], None]
+"""Called with the worker's id and how its process ended."""
+
+
+def _nobody_listens(_worker_id: str, _how: str) -> None:
+    pass
+
+
+PRELOAD_SECONDS = 60.0
+PRELOAD_TRIES = 3
+"""Of a zygote that somebody kills before it is ready."""
+REFUSED_TRIES = 5
+"""Where the system refuses to start one: it may lack memory, processes or files for a moment..."""
+REFUSED_SECONDS = 1.0
+"""...and between them."""
+FORK_SECONDS = 10.0
+LINE_MAX = 2**20
+"""Bytes of what a zygote says at once: a failing import's traceback is the longest."""
+END_SECONDS = 2.0
+"""For a zygote whose socket was closed to end by itself."""
+
+
+class LaunchFailed(MusterError):
+    """The worker could not be started."""
+
+
+class ZygoteRefused(MusterError):
+    """The system starts no process to fork workers from."""
+
+
+class Launcher(Protocol):
+    """Starts workers on this host."""
+
+    async def start(self, ended: Ended) -> None:
+        """Get ready. Raises `ConfigurationError` when an agent class cannot be imported.
+
+        Raises `ZygoteRefused` where the system refuses for long.
+        """
+
+    async def launch(self, options: WorkerOptions) -> Process:
+        """Start a worker; returns its process. Raises `LaunchFailed`."""
+
+    async def stop(self) -> None:
+        """Start no more. Workers with a process of their own go on, others are abandoned."""
+
+
+class ForkLauncher:
+    """Forks workers from a zygote, which is started anew if it dies."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._ended: Ended = _nobody_listens
+        self._zygote: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._forked: dict[str, asyncio.Future[int]] = {}
+        self._workers: dict[int, str] = {}
+        self._lock = asyncio.Lock()
+
+    async def start(self, ended: Ended) -> None:
+        self._ended = ended
+        await self._start_zygote()
+
+    async def launch(self, options: WorkerOptions) -> Process:
+        async with self._lock:
+            if self._listener is None or self._listener.done():
+                log.warning("zygote.restarting")
+                try:
+                    await self.stop()  # what is left of the one before
+                    await self._start_zygote()
+                except (MusterError, OSError, subprocess.SubprocessError) as error:
+                    log.error("zygote.not_started", error=str(error))
+                    raise LaunchFailed("no zygote starts to fork it from") from error
+        assert self._writer is not None
+        forked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._forked[options.worker_id] = forked
+        try:
+            self._writer.write(msgspec.json.encode(options) + b"\n")
+            async with asyncio.timeout(FORK_SECONDS):
+                pid = await forked
+            process = Process(pid, start_time(pid))
+        except (OSError, TimeoutError) as error:
+            raise LaunchFailed(f"the zygote does not fork: {error!r}") from error
+        finally:
+            self._forked.pop(options.worker_id, None)
+        process.watch(lambda: self._gone(pid))
+        return process
+
+    async def stop(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+            self._listener = None
+        if self._zygote is not None:
+            await asyncio.to_thread(_end, self._zygote)
+            self._zygote = None
+
+    async def _start_zygote(self) -> None:
+        """Raises `ConfigurationError` when an agent class cannot be imported, `ZygoteRefused`."""
+        for _ in range(PRELOAD_TRIES):
+            reader, line = await self._preload_patiently()
+            if line.endswith(b"\n"):
+                break
+            assert self._zygote is not None
+            await asyncio.to_thread(_end, self._zygote)
+            how = f"importing the agent classes: {_told(self._zygote.returncode)}"
+            if self._zygote.returncode >= 0:
+                raise ConfigurationError(how)
+            log.warning("zygote.killed", signal=-self._zygote.returncode)
+        else:
+            raise ConfigurationError(f"{how}, {PRELOAD_TRIES} times before it was done")
+        said = msgspec.json.decode(line, type=Said)
+        if not said.ready:
+            raise ConfigurationError(said.failed)
+        for role in said.deferred:
+            log.warning("role.starts_threads", role=role, imported="after each fork")
+        self._listener = asyncio.create_task(self._listen(reader), name="zygote")
+
+    async def _preload_patiently(self) -> tuple[asyncio.StreamReader, bytes]:
+        """`_preload`, some times where the system refuses."""
+        left = REFUSED_TRIES
+        while True:
+            try:
+                return await self._preload()
+            except (OSError, subprocess.SubprocessError) as error:
+                left -= 1
+                if not left:
+                    raise ZygoteRefused(
+                        f"no process can be started to fork workers from: {error}"
+                    ) from error
+                log.warning("zygote.refused", error=str(error))
+            await asyncio.sleep(REFUSED_SECONDS)
+
+    async def _preload(self) -> tuple[asyncio.StreamReader, bytes]:
+        """Start one; the first line that it says, or none if it ends before."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._zygote = subprocess.Popen(  # noqa: ASYNC220  # returns once it has forked
+                    arguments(self._plan, theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                )
+            except BaseException:
+                ours.close()
+                raise
+        if self._writer is not None:
+            self._writer.close()
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_MAX)
+        try:
+            async with asyncio.timeout(PRELOAD_SECONDS):
+                return reader, await reader.readline()
+        except TimeoutError:
+            self._zygote.kill()
+            raise ConfigurationError(
+                f"importing the agent classes took more than {PRELOAD_SECONDS:g} s"
+            ) from None
+        except ConnectionError:
+            return reader, b""
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        while line := await reader.readline():
+            said = msgspec.json.decode(line, type=Said)
+            if said.pid:
+                self._workers[said.pid] = said.worker_id
+                forked = self._forked.get(said.worker_id)
+                if forked is not None and not forked.done():
+                    forked.set_result(said.pid)
+            elif said.ended:
+                self._report(said.ended, _told(said.code))
+        for forked in self._forked.values():
+            if not forked.done():
+                forked.set_exception(ConnectionResetError("the zygote died"))
+
+    def _gone(self, pid: int) -> None:
+        """The process is gone; the zygote is about to say how, unless it is gone itself."""
+        asyncio.get_running_loop().call_later(0.2, self._report, pid, "its process is gone")
+
+    def _report(self, pid: int, how: str) -> None:
+        worker_id = self._workers.pop(pid, None)
+        if worker_id is not None:
+            self._ended(worker_id, how)
+
+
+def _end(zygote: "subprocess.Popen[bytes]") -> None:
+    """Wait for one that is about to end; one that does not is killed. Its workers live on."""
+    try:
+        zygote.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        zygote.kill()
+    try:
+        zygote.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:  # the system takes its time; nothing else waits for that
+        log.warning("zygote.lingers", pid=zygote.pid)
+
+
+def _told(code: int) -> str:
+    return f"killed by signal {-code}" if code < 0 else f"exited with code {code}"
+
+
+class InProcessLauncher:
+    """Runs workers inside this process, for `--single-process`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._ended: Ended = _nobody_listens
+        self._classes: dict[str, type[Agent]] = {}
+        self._tasks: dict[asyncio.Task[None], Worker] = {}
+
+    async def start(self, ended: Ended) -> None:
+        self._ended = ended
+        for name, path in self._plan.roles.items():
+            self._classes[name] = role_loader.load(path, self._plan.app_dir).role
+
+    async def launch(self, options: WorkerOptions) -> Process:
+        process = this_process()
+        options = msgspec.structs.replace(options, exits=False)
+        worker = Worker(options, self._classes, start_time=process.start_time)
+        task = asyncio.create_task(self._run(worker, options.worker_id))
+        self._tasks[task] = worker
+        task.add_done_callback(self._tasks.pop)
+        return process
+
+    async def _run(self, worker: Worker, worker_id: str) -> None:
+        how = "it failed"
+        try:
+            await worker.start()
+            how = await worker.wait()
+        except MusterError as error:
+            how = str(error)
+        finally:
+            await worker.stop()
+            self._ended(worker_id, how)
+
+    async def stop(self) -> None:
+        running = dict(self._tasks)
+        for task, worker in running.items():
+            worker.abandon("killed")
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

@@ -1,0 +1,149 @@
+"""The worker processes of one host, as its supervisor holds them.
+
+Some it launched, some it adopted from a supervisor before it. Each is known by worker id, and its
+end is noted until the log knows of it too.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+import structlog
+from msgspec import Struct
+
+from eventstore.language.catalogue import Pool
+from workers.host.processes import Process, this_process
+from workers.launch.launchers import Launcher, LaunchFailed
+from workers.process.worker import WorkerOptions
+
+log = structlog.get_logger("muster.processes")
+
+REMEMBERED = 10_000
+"""How many ended workers are kept in mind at most."""
+
+
+class Local(Struct):
+    """A process that runs."""
+
+    pool: str
+    process: Process
+    stop_watching: Callable[[], None]
+    kill: asyncio.TimerHandle | None = None
+
+
+class HostProcesses:
+    """Launches, adopts, watches and ends the workers of this host."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        options_for: Callable[[Pool, str], WorkerOptions],
+        wake: Callable[[], None],
+        *,
+        in_process: bool = False,
+    ) -> None:
+        self._launcher = launcher
+        self._options_for = options_for
+        self._wake = wake
+        self._in_process = in_process
+        self._running: dict[str, Local] = {}
+        self._ended: dict[str, str] = {}
+        self._emptied = asyncio.Event()
+
+    @property
+    def count(self) -> int:
+        return len(self._running)
+
+    async def start(self) -> None:
+        await self._launcher.start(self._note_end)
+
+    async def stop(self) -> None:
+        for local in self._running.values():
+            local.stop_watching()
+            if local.kill is not None:
+                local.kill.cancel()
+        await self._launcher.stop()
+
+    def ended(self, worker_id: str) -> str | None:
+        return self._ended.get(worker_id)
+
+    def running(self, pool: str) -> set[str]:
+        return {worker_id for worker_id, local in self._running.items() if local.pool == pool}
+
+    async def launch(self, pool: Pool, worker_id: str) -> None:
+        if worker_id in self._running or worker_id in self._ended:
+            return
+        local = Local(pool.pool_name, Process(0, 0), lambda: None)
+        self._running[worker_id] = local
+        try:
+            local.process = await self._launcher.launch(self._options_for(pool, worker_id))
+        except LaunchFailed as error:
+            log.error("worker.launch_failed", worker_id=worker_id, error=str(error))
+            self._note_end(worker_id, str(error))
+            return
+        except Exception as error:  # a defect must not leave a worker here that never was one
+            self._note_end(worker_id, f"its launch failed: {error!r}")
+            raise
+        pid = local.process.pid
+        log.info("worker.launched", pool=pool.pool_name, worker_id=worker_id, pid=pid)
+
+    def adopt(self, pool: str, worker_id: str, process: Process) -> None:
+        if worker_id in self._running:
+            return
+        if self._is_ours(process) or not process.alive():
+            if worker_id not in self._ended:
+                self._note_end(worker_id, "its process is gone")
+            return
+        self._ended.pop(worker_id, None)  # that was another process, which came too late
+        stop = process.watch(lambda: self._note_end(worker_id, "its process is gone"))
+        self._running[worker_id] = Local(pool, process, stop)
+        log.info("worker.adopted", pool=pool, worker_id=worker_id, pid=process.pid)
+
+    def end(self, worker_id: str, grace_seconds: float) -> None:
+        local = self._running.get(worker_id)
+        if local is None or local.kill is not None:
+            return
+        self._signal(worker_id, local, signal.SIGTERM)
+        local.kill = asyncio.get_running_loop().call_later(
+            grace_seconds, self._signal, worker_id, local, signal.SIGKILL
+        )
+
+    async def emptied(self, deadline: float) -> bool:
+        """Wait until no worker runs here, or the event loop's time is `deadline`."""
+        self._emptied.clear()
+        if self._running:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._emptied.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    def end_all(self, number: signal.Signals) -> None:
+        """The last resort of a shut-down."""
+        for worker_id, local in self._running.items():
+            self._signal(worker_id, local, number)
+
+    def _is_ours(self, process: Process) -> bool:
+        """Whether the worker runs inside this very process."""
+        return self._in_process and process == this_process()
+
+    def _signal(self, worker_id: str, local: Local, number: signal.Signals) -> None:
+        if self._is_ours(local.process):
+            return
+        if local.process.pid and local.process.signal(number):
+            pid = local.process.pid
+            log.warning("worker.signalled", worker_id=worker_id, pid=pid, signal=number.name)
+
+    def _note_end(self, worker_id: str, how: str) -> None:
+        local = self._running.pop(worker_id, None)
+        if local is not None:
+            local.stop_watching()
+            if local.kill is not None:
+                local.kill.cancel()
+        while len(self._ended) >= REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+        self._ended[worker_id] = how
+        if not self._running:
+            self._emptied.set()
+        self._wake()

@@ -1,0 +1,159 @@
+"""Putting `output` in the place of `sys.stdout`, `sys.stderr`, `logging` and structlog's way out.
+
+In a process of its own a worker takes everything: what no agent wrote goes to its file too. Where
+workers share a process with other parts, only what agents write is taken, the rest goes on to
+where it went before. Captures may overlap: each worker begins one and ends it.
+"""
+
+import io
+import logging
+import sys
+from collections.abc import Iterable
+from typing import Any, Final, TextIO
+
+import structlog
+
+from workers.output.lines import CURRENT, Output, route
+
+
+class AgentStream(io.TextIOBase):
+    """Stands in for `sys.stdout` or `sys.stderr`."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, name: str, original: TextIO, default: Output | None) -> None:
+        self.name, self.original, self.default = name, original, default
+
+    @property
+    def buffer(self) -> "AgentBytes":
+        return AgentBytes(self)
+
+    def write(self, text: str) -> int:
+        owner = CURRENT.get()
+        output = owner.output if owner is not None and owner.output is not None else self.default
+        if output is None:
+            return self.original.write(text)
+        output.print(owner, self.name, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.original.flush()
+
+    def fileno(self) -> int:
+        return self.original.fileno()
+
+    def isatty(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+
+class AgentBytes(io.RawIOBase):
+    """`sys.stdout.buffer`, for code that prints bytes."""
+
+    def __init__(self, stream: AgentStream) -> None:
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        self._stream.write(bytes(data).decode("utf-8", "backslashreplace"))
+        return len(data)
+
+    def writable(self) -> bool:
+        return True
+
+
+class AgentLogHandler(logging.Handler):
+    """Takes the records of `logging`."""
+
+    def __init__(self, default: Output | None) -> None:
+        super().__init__()
+        self.default = default
+
+    def emit(self, record: logging.LogRecord) -> None:
+        owner = CURRENT.get()
+        output = owner.output if owner is not None and owner.output is not None else self.default
+        if output is None:
+            return
+        try:
+            fields = {"message": record.getMessage(), "logger": record.name}
+            if record.exc_info and record.exc_info[0] is not None:
+                fields["exception"] = _FORMATTER.formatException(record.exc_info)
+        except Exception:  # noqa: BLE001  arguments that do not fit the message, or worse
+            self.handleError(record)
+            return
+        output.write(owner, record.levelname.lower(), fields)
+
+
+_FORMATTER: Final = logging.Formatter()
+
+
+class Capture:
+    """Takes over on `begin`, gives back on `end`."""
+
+    users = 0
+    current: "Capture | None" = None
+
+    def __init__(self, default: Output | None) -> None:
+        self._handler = AgentLogHandler(default)
+        self._streams = [
+            AgentStream("stdout", sys.stdout, default),
+            AgentStream("stderr", sys.stderr, default),
+        ]
+        self._whole = default is not None
+        self._route = route(default)
+        self._before: tuple[list[logging.Handler], int] = ([], logging.WARNING)
+
+    @classmethod
+    def begin(cls, default: Output | None) -> None:
+        """Capture from now on; `default` takes what no agent wrote (None: it is let through)."""
+        cls.users += 1
+        if cls.current is None:
+            cls.current = cls(default)
+            cls.current._install()
+
+    @classmethod
+    def end(cls) -> None:
+        """Undo one `begin`; the last one puts everything back."""
+        cls.users = max(cls.users - 1, 0)
+        if cls.users == 0 and cls.current is not None:
+            cls.current._remove()
+            cls.current = None
+
+    def _install(self) -> None:
+        sys.stdout, sys.stderr = self._streams
+        root = logging.getLogger()
+        self._before = (list(root.handlers), root.level)
+        if self._whole:
+            root.handlers[:] = []
+            self._redirect(_stream_handlers())
+        if root.level == logging.WARNING and not root.handlers:
+            root.setLevel(logging.INFO)
+        root.addHandler(self._handler)
+        processors = structlog.get_config()["processors"]
+        structlog.configure(processors=[self._route, *processors])
+
+    def _remove(self) -> None:
+        for stream in self._streams:
+            if getattr(sys, stream.name) is stream:
+                setattr(sys, stream.name, stream.original)
+        root = logging.getLogger()
+        root.handlers[:] = self._before[0]
+        root.setLevel(self._before[1])
+        processors = structlog.get_config()["processors"]
+        structlog.configure(processors=[p for p in processors if p is not self._route])
+
+    def _redirect(self, handlers: Iterable["logging.StreamHandler[Any]"]) -> None:
+        """Handlers made when the role was imported hold the streams of that time."""
+        for handler in handlers:
+            for stream in self._streams:
+                if handler.stream is stream.original:
+                    handler.setStream(stream)
+
+
+def _stream_handlers() -> Iterable["logging.StreamHandler[Any]"]:
+    for logger in logging.root.manager.loggerDict.values():
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, logging.StreamHandler):
+                yield handler

@@ -1,0 +1,39 @@
+"""A worker's inbox: a Redis list that it blocks on, and on nothing else.
+
+A word wakes exactly the worker that it is for. Words may be lost (the list expires, a connection
+breaks after the word left it), so none carries anything that cannot be learned otherwise: a
+time-out counts as `work`, stop flags and drains come with every renewal too.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+
+from redis.exceptions import RedisError
+
+from eventstore.connection.calls import UNREACHABLE, interruptible
+from eventstore.connection.clients import connect_blocking
+from workers.runtime.backoff import Outage
+
+POLL_SECONDS = 5.0
+"""About how often a worker looks for work by itself."""
+
+
+async def listen(
+    url: str, key: str, *, word: Callable[[str], None], reconnected: Callable[[], None]
+) -> None:
+    """Hand on each word (`""` when none came for a while), until cancelled."""
+    client = connect_blocking(url, block_seconds=POLL_SECONDS * 1.2)
+    outage = Outage("inbox", key=key)
+    async with contextlib.aclosing(client):
+        while True:
+            seconds = POLL_SECONDS * random.uniform(0.8, 1.2)
+            try:
+                popped = await interruptible(client, "BRPOP", key, f"{seconds:.2f}")
+            except (*UNREACHABLE, RedisError) as error:
+                await asyncio.sleep(outage.delay(error))
+                continue
+            if outage.over():
+                reconnected()
+            word(popped[1].decode(errors="replace") if popped else "")

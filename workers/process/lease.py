@@ -1,0 +1,246 @@
+"""A worker's right to act: renewed from a thread of its own, so that a busy loop does not lose it.
+
+Two threads: one renews, one guards. The guard never waits for the network, so it is in time
+whatever the other is stuck in. The worker trusts itself until the *start* of its last successful
+renewal plus the lease, less a margin, by a clock that also counts while the machine sleeps. A
+supervisor that sees renewals from outside waits a whole lease, so it can only come later. Past that
+moment, or when the log says FENCED, the event loop is told to cancel all agents; unless it confirms
+in time that nothing of them runs, the process is ended on the spot.
+
+Renewing stops when the event loop has not turned for `stall_seconds`. The loop is asked to turn
+once per renewal; what it answers with is the snapshot that goes into the heartbeat, and how long
+that took is its lag. The guard also watches the owner, the process that must not be outlived.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from msgspec import Struct
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
+
+from eventstore.connection.calls import UNREACHABLE, SyncClient
+from eventstore.connection.clients import connect_thread
+from eventstore.ids import new_id
+from eventstore.keys import Keys
+from eventstore.log.script_loader import script
+from workers.host.clock import boottime
+from workers.host.processes import Process
+from workers.runtime.backoff import Outage
+
+EXIT_LEASE_LOST: Final = 75
+EXIT_ORPHANED: Final = 76
+TICK_SECONDS: Final = 1.0
+"""The guard looks at least this often."""
+ORPHAN_SECONDS: Final = 5.0
+"""How long a worker whose owner is gone may take to drain."""
+ANSWER_SECONDS: Final = 0.1
+"""How long a renewal waits for a fresh snapshot before it goes out with the last one."""
+
+log = structlog.get_logger("muster.lease")
+
+
+class LeaseOptions(Struct, frozen=True, kw_only=True):
+    redis_url: str
+    key_prefix: str
+    pool_name: str
+    worker_id: str
+    epoch: int
+    lease_seconds: float
+    renew_seconds: float
+    stall_seconds: float
+    heartbeat_keep_ms: int
+    owner: Process | None = None
+    exits: bool = True
+
+    @property
+    def margin_seconds(self) -> float:
+        """Taken off the lease: half for the loop to confirm, half for a thread that comes late."""
+        return min(self.lease_seconds * 0.2, 2.0)
+
+
+class Hooks(Struct, frozen=True):
+    """What the worker does. `floor` is called from a thread, all others on the event loop."""
+
+    floor: Callable[[], tuple[int, int]]
+    snapshot: Callable[[float], bytes]
+    """Given the loop's lag in seconds, the data of the next heartbeat."""
+    renewed: Callable[[list[Any]], None]
+    """The script's reply."""
+    lost: Callable[[str], None]
+    damaged: Callable[[], None]
+    """The log is missing, halted or behind: said once per outage."""
+    orphaned: Callable[[], None]
+
+
+class Lease:
+    """The lease of one worker; `since` is when what granted it began (by `boottime`)."""
+
+    def __init__(self, options: LeaseOptions, hooks: Hooks, *, since: float) -> None:
+        self._options = options
+        self._hooks = hooks
+        self._keys = Keys(options.key_prefix)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._trusted_until = since + options.lease_seconds - options.margin_seconds
+        self._lost = ""
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._due = threading.Event()
+        self._confirmed = threading.Event()
+        self._turned = threading.Event()
+        self._turned.set()
+        self._asked_at = since
+        self._snapshot = b"{}"
+        self._outage = Outage("renewal", worker_id=options.worker_id)
+        self._damaged = False
+        self._orphan_since = 0.0
+        self._threads: list[threading.Thread] = []
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._snapshot = self._hooks.snapshot(0.0)
+        for name, target in (("renewal", self._renew_forever), ("guard", self._guard)):
+            thread = threading.Thread(target=target, name=f"muster-{name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    async def stop(self) -> None:
+        """Stop renewing and guarding. A second call does nothing."""
+        self._over.set()
+        self._due.set()
+        self._confirmed.set()
+        for _ in range(200):  # threads cannot be awaited; a second at most
+            if not any(thread.is_alive() for thread in self._threads):
+                return
+            await asyncio.sleep(0.005)
+
+    def renew_soon(self) -> None:
+        """Renew now: something suggests that the lease is gone."""
+        self._due.set()
+
+    def confirm(self) -> None:
+        """Nothing of any agent runs any more."""
+        self._confirmed.set()
+
+    # ---- the thread that renews ----------------------------------------------------------------
+
+    def _renew_forever(self) -> None:
+        client = connect_thread(
+            self._options.redis_url, timeout_seconds=self._options.renew_seconds
+        )
+        with contextlib.closing(client):
+            while not self._over.is_set():
+                pause = self._renew(client)
+                self._due.wait(pause)
+                self._due.clear()
+
+    def _renew(self, client: SyncClient) -> float:
+        """One renewal; returns after how many seconds the next is due."""
+        regular = self._options.renew_seconds * random.uniform(0.9, 1.0)
+        if not self._turns():
+            return min(regular, 0.5)
+        began = boottime()
+        try:
+            reply = self._evaluate(client)
+        except (*UNREACHABLE, RedisError) as error:
+            if isinstance(error, ReadOnlyError):  # a replica now: the address may lead elsewhere
+                client.connection_pool.disconnect()
+            return min(self._outage.delay(error), regular)
+        status = reply[0].decode()
+        if status in {"FENCED", "RECOVERED"}:
+            self._lose("fenced" if status == "FENCED" else "log-recovered")
+        elif status != "OK":  # the log is missing or behind: whether it comes back, the lease tells
+            if not self._damaged:
+                self._damaged = True
+                self._call(self._hooks.damaged)
+            return min(self._outage.delay(RuntimeError(f"the log: {status}")), regular)
+        else:
+            self._outage.over()
+            self._damaged = False
+            self._extend(began)
+            self._call(self._hooks.renewed, reply)
+        return regular
+
+    def _turns(self) -> bool:
+        """Ask the loop to turn; False once it has not for too long."""
+        if self._turned.is_set():
+            self._turned.clear()
+            self._asked_at = boottime()
+            self._call(self._answer, self._asked_at)
+        if self._turned.wait(ANSWER_SECONDS):
+            return True
+        return boottime() - self._asked_at < self._options.stall_seconds
+
+    def _answer(self, asked_at: float) -> None:
+        """(On the loop.)"""
+        self._snapshot = self._hooks.snapshot(boottime() - asked_at)
+        self._turned.set()
+
+    def _evaluate(self, client: SyncClient) -> list[Any]:
+        source, options, keys = script("renew"), self._options, self._keys
+        arguments = (
+            2,
+            keys.pool(options.pool_name, "meta"),
+            keys.pool(options.pool_name, "events"),
+            *self._hooks.floor(),
+            options.worker_id,
+            options.epoch,
+            new_id(),
+            self._snapshot,
+            options.heartbeat_keep_ms,
+        )
+        command = client.execute_command
+        try:
+            reply: list[Any] = command("EVALSHA", source.digest, *arguments)  # type: ignore[no-untyped-call]
+        except NoScriptError:
+            reply = command("EVAL", source.text, *arguments)  # type: ignore[no-untyped-call]
+        return reply
+
+    def _extend(self, began: float) -> None:
+        with self._lock:
+            if boottime() < self._trusted_until:  # a lapsed lease does not come back
+                trusted = began + self._options.lease_seconds - self._options.margin_seconds
+                self._trusted_until = max(self._trusted_until, trusted)
+
+    # ---- the thread that guards ----------------------------------------------------------------
+
+    def _guard(self) -> None:
+        while not self._over.is_set():
+            left = self._trusted_until - boottime()
+            if left <= 0:
+                self._lose("lease-expired")
+                return
+            self._over.wait(min(left, TICK_SECONDS))
+            self._watch_owner()
+
+    def _watch_owner(self) -> None:
+        owner = self._options.owner
+        if owner is None or owner.alive() or self._over.is_set():
+            return
+        if not self._orphan_since:
+            self._orphan_since = boottime()
+            self._call(self._hooks.orphaned)
+        elif boottime() - self._orphan_since > ORPHAN_SECONDS and self._options.exits:
+            os._exit(EXIT_ORPHANED)
+
+    def _lose(self, reason: str) -> None:
+        """Tell the loop; end the process unless it confirms in time."""
+        with self._lock:
+            if self._lost or self._over.is_set():
+                return
+            self._lost = reason
+        self._call(self._hooks.lost, reason)
+        if not self._confirmed.wait(self._options.margin_seconds / 2) and self._options.exits:
+            os._exit(EXIT_LEASE_LOST)
+        self._over.set()
+        self._due.set()
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to tell
+            self._loop.call_soon_threadsafe(function, *arguments)

@@ -1,0 +1,51 @@
+"""What a worker is told when it is made."""
+
+from msgspec import Struct
+
+from eventstore.language.pool_config import PoolConfig
+from eventstore.retention import Retention
+from workers.host.processes import Process
+from workers.process.lease import LeaseOptions
+
+
+class WorkerOptions(Struct, frozen=True, kw_only=True):
+    redis_url: str
+    key_prefix: str = ""
+    pool_name: str
+    worker_id: str
+    host: str
+    config: PoolConfig
+    log_dir: str
+    """Folder of this host's log files."""
+    engine_url: str = ""
+    """For `Context.engine()`."""
+    through_pgbouncer: bool = False
+    owner_pid: int = 0
+    """The process whose end must end us; 0: none."""
+    owner_start_time: int = 0
+    retention: Retention = Retention()
+    exits: bool = True
+    """A process of its own: it may be killed when the lease is lost or an agent is stuck."""
+    fallback: bool = False
+    """The log stands in for another: fencing tokens of generation 0 are below all of that one."""
+    capture: bool = True
+    """Whether what agents print and log goes to the log files."""
+
+
+def lease_options(options: WorkerOptions, epoch: int) -> LeaseOptions:
+    """What the lease of a worker needs of that."""
+    config = options.config
+    owner = Process(options.owner_pid, options.owner_start_time)
+    return LeaseOptions(
+        redis_url=options.redis_url,
+        key_prefix=options.key_prefix,
+        pool_name=options.pool_name,
+        worker_id=options.worker_id,
+        epoch=epoch,
+        lease_seconds=config.lease_seconds,
+        renew_seconds=config.renew_seconds,
+        stall_seconds=config.loop_stall_seconds,
+        heartbeat_keep_ms=options.retention.heartbeats_ms,
+        owner=owner if options.owner_pid else None,
+        exits=options.exits,
+    )

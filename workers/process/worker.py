@@ -1,0 +1,289 @@
+"""A worker: a process with an event loop and slots for agents, living on a lease.
+
+It starts on an order that must still be open, claims spawns for itself, runs the agents, and
+leaves (see `leaving`) when it is asked to, when a part of it fails, when the lease is lost, or when
+an agent's code cannot be ended: then the others are released and the process dies, to be reaped.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from eventstore.connection.clients import connect
+from eventstore.keys import Keys
+from eventstore.language.workers import Recover, WorkerStatus
+from eventstore.log.log import Log
+from eventstore.log.script_runner import judge
+from eventstore.steps.step import Fence
+from workers.api.agent import Agent
+from workers.api.engine import Database
+from workers.host.clock import boottime
+from workers.output.capture import Capture
+from workers.output.lines import Output
+from workers.process.inbox import listen
+from workers.process.lease import EXIT_LEASE_LOST, Hooks, Lease
+from workers.process.main import main
+from workers.process.options import WorkerOptions, lease_options
+from workers.process.registration import NotOrdered, Registration
+from workers.process.shutdown import Left, abandon, drain
+from workers.process.survey_report import report_holdings
+from workers.runtime.slots import Notices, Slots, stops
+from workers.runtime.tasks import track_tasks
+from workers.runtime.worker_context import House, Wish
+
+__all__ = ["NotOrdered", "Worker", "WorkerOptions", "main"]
+
+CONNECTIONS: Final = 4
+"""Of a worker, beside those of its inbox and its lease. Calls beyond wait for a free one."""
+OWNER_GONE_SECONDS: Final = 3.0
+"""How long a drain may take whose owner is gone."""
+CLOSE_SECONDS: Final = 5.0
+
+EXIT_CODES: Final = {Left.STOPPED: 0, Left.LATE: 74, Left.LOST: EXIT_LEASE_LOST, Left.STUCK: 77}
+
+
+log = structlog.get_logger("muster.worker")
+
+
+class Worker:
+    """One worker of one pool. `start` it once; `wait` tells why it ended, `exit_code` how."""
+
+    def __init__(
+        self, options: WorkerOptions, roles: Mapping[str, type[Agent]], *, start_time: int
+    ) -> None:
+        self.exit_code = 0
+        self._options = options
+        self._roles = roles
+        self._start_time = start_time
+        self._keys = Keys(options.key_prefix)
+        client = connect(options.redis_url, max_connections=CONNECTIONS)
+        self._log = Log(client, self._keys, retention=options.retention, outlives=False)
+        self._registration = Registration(self._log, options.pool_name, options.worker_id)
+        self._database = Database(options.engine_url, through_pgbouncer=options.through_pgbouncer)
+        self._output: Output | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: asyncio.Task[None] | None = None
+        self._ended: asyncio.Future[str] | None = None
+        self._wants_drain = ""
+        self._lost = ""
+
+    # ---- its own life --------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to work. Raises `NotOrdered`, or `LogError` when Redis does not answer."""
+        since = boottime()
+        try:
+            size = await self._registration.enlist(self._options.host, self._start_time)
+        except BaseException:
+            await self._log.client.aclose()
+            raise
+        loop = asyncio.get_running_loop()
+        track_tasks(loop)
+        self._ended = loop.create_future()
+        self._begin_capture()
+        self._lease = Lease(
+            lease_options(self._options, self._registration.epoch), self._hooks(), since=since
+        )
+        notices = Notices(fenced=lambda: self._on_lost("fenced"), stuck=self._on_stuck)
+        self._slots = Slots(self._house(), self._options.pool_name, size, notices)
+        await self._lease.start()
+        self._slots.wake()
+        self._run(self._needed("claiming", self._slots.claim_forever()))
+        self._run(self._needed("listening", self._listen()))
+        log.info("worker.started", worker_id=self._options.worker_id, max_agents=size)
+        if self._wants_drain:
+            self.ask_to_drain(self._wants_drain)
+
+    async def wait(self) -> str:
+        """Until it has ended; returns the reason."""
+        assert self._ended is not None, "not started"
+        return await asyncio.shield(self._ended)
+
+    async def drain(self, reason: str) -> None:
+        """Release all agents, write `worker.stopped`, end."""
+        self.ask_to_drain(reason)
+        await self.wait()
+
+    async def stop(self) -> None:
+        """Drain, unless it has ended. A second call only waits; before `start` it does nothing."""
+        if self._ended is not None:
+            await self.drain("stop")
+
+    def abandon(self, reason: str) -> None:
+        """Cancel all agents, write nothing, end: what a kill is to a process of its own."""
+        if self._ended is not None and not self._ended.done():
+            self._on_lost(reason)
+
+    def ask_to_drain(self, reason: str) -> None:
+        """`drain` for signal handlers: returns at once."""
+        if self._ended is None:
+            self._wants_drain = reason
+        else:
+            self._drain(reason, self._options.config.drain_seconds)
+
+    def _drain(self, reason: str, seconds: float) -> None:
+        if self._ending is None:
+            loop = asyncio.get_running_loop()
+            self._leaving = loop.create_task(
+                drain(self._registration, self._slots, reason, seconds, emptied=self._lease.stop)
+            )
+            self._ending = loop.create_task(self._end(reason))
+
+    async def _end(self, reason: str) -> None:
+        assert self._ended is not None
+        await self._end_tasks()
+        left = await self._left()
+        self.exit_code = EXIT_CODES[left]
+        reason = self._lost or ("stuck" if left is Left.STUCK else reason)
+        log.info("worker.left", worker_id=self._options.worker_id, how=left.value, reason=reason)
+        if self._slots.stuck and self._options.exits:
+            os._exit(self.exit_code)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._close(), CLOSE_SECONDS)
+        finally:
+            self._ended.set_result(reason)
+
+    async def _left(self) -> Left:
+        """How the drain ended; a lease lost meanwhile (or before) ends it at once."""
+        await asyncio.wait({self._leaving})
+        if self._lost:
+            return await abandon(self._slots)
+        if error := self._leaving.exception():
+            log.error("worker.drain_failed", exc_info=error)
+            return Left.LATE
+        return self._leaving.result()
+
+    async def _close(self) -> None:
+        await self._lease.stop()
+        await self._end_tasks()
+        await self._database.close()
+        await self._log.client.aclose()
+        if self._output is not None:
+            Capture.end()
+            self._output.close()
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _needed(self, part: str, work: Coroutine[Any, Any, None]) -> None:
+        """A part that must not end by itself: with its lease alone the worker would look well."""
+        try:
+            await work
+        except Exception:
+            log.exception("worker.failed", worker_id=self._options.worker_id, part=part)
+        self._drain("defect", self._options.config.drain_seconds)
+
+    async def _end_tasks(self) -> None:
+        """Listen and claim no more."""
+        for task in (tasks := tuple(self._tasks)):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- what comes from outside ---------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        key = self._keys.pool(self._options.pool_name, f"inbox:{self._options.worker_id}")
+        await listen(
+            self._options.redis_url,
+            key,
+            word=self._on_word,
+            reconnected=lambda: self._slots.wake(again=True),
+        )
+
+    def _on_word(self, word: str) -> None:
+        kind, _, _agent_id = word.partition(":")
+        match kind:
+            case "work" | "":
+                self._slots.wake()
+            case "stop":  # how, stands in the log: the reply to a renewal tells
+                self._lease.renew_soon()
+            case "drain":
+                self.ask_to_drain("drain")
+            case "quit" if not self._slots.running:
+                self.ask_to_drain("quit")
+            case _:
+                log.info("worker.word_ignored", word=word)
+
+    def _snapshot(self, lag_seconds: float) -> bytes:
+        activity = self._slots.activity()
+        lag_ms = round(lag_seconds * 1000, 1)
+        return msgspec.json.encode(
+            {"agents": activity, "loop_lag_ms": lag_ms, "agent_count": len(activity)}
+        )
+
+    def _on_renewed(self, raw: list[Any]) -> None:
+        reply = judge(self._options.pool_name, raw, self._log)
+        status = reply.rest[0].decode()
+        for agent_id, stop in stops(reply.rest[1]).items():
+            self._slots.follow(agent_id, stop)
+        if self._ending is not None:
+            return
+        if status == WorkerStatus.DRAINING:
+            self.ask_to_drain("drain")
+        elif status == WorkerStatus.SUSPECT:
+            self._run(self._recover())
+
+    async def _report(self) -> None:
+        running = list(self._slots.running.values())
+        await report_holdings(self._log, self._options.pool_name, self._options.worker_id, running)
+
+    async def _recover(self) -> None:
+        await self._registration.write(Recover())
+        self._slots.wake()
+
+    def _on_lost(self, reason: str) -> None:
+        """The right to run agents is gone. Said more than once, this does no more."""
+        if not self._lost:
+            self._lost = reason
+            log.error("worker.lost", worker_id=self._options.worker_id, reason=reason)
+            self._slots.ask_all(Wish.ABANDON, reason)
+            self._drain(reason, 0.0)
+            self._leaving.cancel()
+            self._confirming = asyncio.get_running_loop().create_task(self._confirm())
+
+    async def _confirm(self) -> None:
+        await self._slots.emptied()
+        if not self._slots.stuck:
+            self._lease.confirm()
+
+    def _on_stuck(self) -> None:
+        self._drain("stuck", self._options.config.drain_seconds)
+
+    # ---- what it is made of --------------------------------------------------------------------
+
+    def _begin_capture(self) -> None:
+        options = self._options
+        if options.capture:
+            self._output = Output(options.log_dir, options.pool_name, options.worker_id)
+            Capture.begin(self._output if options.exits else None)
+
+    def _house(self) -> House:
+        return House(
+            log=self._log,
+            fence=Fence(self._options.worker_id, self._registration.epoch),
+            origin=self._registration.origin,
+            config=self._options.config,
+            roles=self._roles,
+            database=self._database,
+            output=self._output,
+            fallback=self._options.fallback,
+            suspicious=self._lease.renew_soon,
+        )
+
+    def _hooks(self) -> Hooks:
+        return Hooks(
+            floor=lambda: self._log.floor(self._options.pool_name),
+            snapshot=self._snapshot,
+            renewed=self._on_renewed,
+            lost=self._on_lost,
+            damaged=lambda: self._run(self._report()),
+            orphaned=lambda: self._drain("owner-gone", OWNER_GONE_SECONDS),
+        )

@@ -1,0 +1,56 @@
+"""An agent's regular `check`: every interval one call, and two failures in a row are too many.
+
+A check that has not returned after an interval hangs; it is cancelled and counts as a failure. The
+next one waits until it has ended, and it counts again for each interval that this takes.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from eventstore.language.events import Error
+from workers.runtime.calls import Call
+from workers.runtime.errors import timeout
+
+STRIKES = 2
+
+
+class Checkup:
+    """The checks of one running agent; `look` is called whenever something may be due."""
+
+    def __init__(self, begin: Callable[[], Call], interval: float) -> None:
+        self._begin = begin
+        self._interval = interval
+        self._clock = asyncio.get_running_loop().time
+        self._due = self._clock() + interval
+        self._strikes = 0
+        self.call: Call | None = None
+        self.error: Error | None = None
+
+    @property
+    def unhealthy(self) -> bool:
+        return self._strikes >= STRIKES
+
+    @property
+    def wait_seconds(self) -> float:
+        """For how long there is nothing to look at, unless the call ends."""
+        return max(self._due - self._clock(), 0.0)
+
+    def look(self) -> None:
+        """Take the result of a check, give up one that hangs, begin the next when that is over."""
+        late = self._clock() >= self._due
+        given_up = self.call is not None and self.call.cancelled
+        if self.call is not None and self.call.done:
+            if not given_up:  # else it was counted then
+                self._note(self.call.error)
+            self.call = None
+        elif self.call is not None and late:
+            self.call.cancel()
+            self._note(timeout("check", self._interval))
+            self._due = self._clock() + self._interval
+        if self.call is None and (late or given_up) and not self.unhealthy:
+            self.call = self._begin()
+            self._due = self._clock() + self._interval
+
+    def _note(self, error: Error | None) -> None:
+        self._strikes = self._strikes + 1 if error else 0
+        self.error = error

@@ -1,0 +1,41 @@
+"""What all agents of a worker share, and what may be wished of one of them."""
+
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+
+from msgspec import Struct
+
+from eventstore.language.pool_config import PoolConfig
+from eventstore.log.log import Log
+from eventstore.steps.step import Fence, Origin
+from workers.api.agent import Agent
+from workers.api.engine import Database
+from workers.output.lines import Output
+
+
+class Wish(IntEnum):
+    """What is asked of an agent, the strongest last."""
+
+    STAY = 0
+    RELEASE = 1
+    """Stop in good order, to run again elsewhere."""
+    STOP = 2
+    RELEASE_NOW = 3
+    STOP_NOW = 4
+    ABANDON = 5
+    """The right to run it is lost: end it at once and write nothing."""
+
+
+class House(Struct, frozen=True, kw_only=True):
+    """What all agents of a worker share."""
+
+    log: Log
+    fence: Fence
+    origin: Origin
+    config: PoolConfig
+    roles: Mapping[str, type[Agent]]
+    database: Database
+    output: Output | None
+    fallback: bool = False
+    suspicious: Callable[[], None]
+    """Called when the log refused something as FENCED."""

@@ -1,0 +1,306 @@
+"""One pool's leader: the supervisor that scales it and does what has a time.
+
+The lead is a term in the pool's log. A leader that stands still for a whole lease (and longer at an
+idle pool) is followed by another, and what it still tries is refused by its term; two scaling steps
+from the same survey are refused by the scaling version.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from math import inf
+
+import structlog
+from msgspec import Struct
+
+from eventstore.errors import Unreadable
+from eventstore.language import agent_commands, workers
+from eventstore.language.catalogue import Pool
+from eventstore.language.events import PoolScalingDecided, WorkerRequested
+from eventstore.language.workers import WorkerStatus
+from eventstore.log.log import Log
+from eventstore.log.replies import Lead, Outcome
+from eventstore.log.survey import Survey
+from eventstore.steps.step import Origin, Step
+from workers.supervisor import scaling
+from workers.supervisor.isolation import Suspects
+from workers.supervisor.launch_failures import Launches
+from workers.supervisor.liveness import LeaseWatch, Stopwatch
+from workers.supervisor.polling import idle_patience, is_idle
+from workers.supervisor.reaper import one_agent
+from workers.supervisor.stray_commands import Leftovers
+from workers.supervisor.worker_monitor import Watch
+
+log = structlog.get_logger("muster.leading")
+
+NUDGE_SECONDS = 1.0
+"""Spawns that wait this long although there is room have their wake-up repeated."""
+NOBODY = Lead("", 0, 0)
+
+
+class Catalogued(Struct, frozen=True):
+    """What a leader asks of the catalogue."""
+
+    pool: Callable[[], Pool]
+    open_hosts: Callable[[], Sequence[str]]
+    finish_deletion: Callable[[Pool], Awaitable[None]]
+    give_up_host: Callable[[str], Awaitable[None]]
+    """Take a host for gone; one that is not says so by joining again."""
+
+
+class Leader:
+    """Leads one pool, or tries to."""
+
+    def __init__(
+        self,
+        host: str,
+        events: Log,
+        watch: Watch,
+        catalogued: Catalogued,
+        *,
+        poll_seconds: float,
+    ) -> None:
+        self._host = host
+        self._events = events
+        self._watch = watch
+        self._catalogued = catalogued
+        self._origin = Origin(actor=f"supervisor:{host}")
+        self._lead = NOBODY
+        self._poll_seconds = poll_seconds
+        self._rival = LeaseWatch()
+        self._idle_rival = LeaseWatch(blind_seconds=inf)  # following one that lives does no harm
+        self._leftovers = Leftovers(events, self._origin)
+        self._suspects = Suspects(events, self._origin)
+        self._reported_maximum = False
+        self._begin_term()
+
+    def _begin_term(self) -> None:
+        """Forget what was seen in an earlier one: another led since, and much may have happened."""
+        self._empty = Stopwatch()
+        self._stuck = Stopwatch()
+        self._launches = Launches()
+
+    @property
+    def leads(self) -> bool:
+        return self._lead.term > 0 and self._lead.host == self._host
+
+    async def look(self, survey: Survey, now: float) -> None:
+        """Take or keep the lead, and do what a leader does."""
+        await self._take_lead(survey, now)
+        if self.leads:
+            await self._do_what_is_due(survey)
+            await self._see_deletion_through(survey)
+            pool = self._pool()
+            await self._suspects.look(pool.pool_name, survey, pool.config, now)
+            known = [o.worker.worker_id for o in survey.workers]
+            known += [damage.subject for damage in survey.unreadable]
+            await self._leftovers.look(self._name(), known, now)
+            await self._scale(survey, now)
+            await self._nudge(survey, now)
+
+    async def resign(self) -> None:
+        """Give up the lead, so that another host need not wait for the lease."""
+        if self.leads:
+            step = self._step()
+            step.check("leader", self._host, self._lead.term)
+            step.write("resign")
+            await self._events.commit(step)
+            self._lead = NOBODY
+
+    async def _take_lead(self, survey: Survey, now: float) -> None:
+        name = self._name()
+        mine = self._lead.term if self.leads else 0
+        _, lead = await self._events.lead(name, self._host, mine)
+        if lead.host != self._host and self._is_dead(lead, survey, now):
+            _, lead = await self._events.lead(name, self._host, 0, stale=lead)
+        if lead.host == self._host and lead.term != mine:
+            log.info("lead.taken", pool=name, term=lead.term)
+            self._begin_term()
+        self._lead = lead
+
+    def _is_dead(self, rival: Lead, survey: Survey, now: float) -> bool:
+        """At an idle pool it looks as rarely as we do, and that says nothing later on."""
+        pool = self._pool()
+        mark = {rival.host: (rival.term, rival.renewal)}
+        idle = is_idle(survey, pool)
+        still = self._rival.look({} if idle else mark, now)
+        idling = self._idle_rival.look(mark if idle else {}, now)
+        patience = idle_patience(pool, poll_seconds=self._poll_seconds)
+        return (
+            still.get(rival.host, 0.0) > pool.config.lease_seconds
+            or idling.get(rival.host, 0.0) > patience
+        )
+
+    async def _do_what_is_due(self, survey: Survey) -> None:
+        for schedule, command, listed in (
+            ("due", agent_commands.Restart(), survey.due),
+            ("timeout", agent_commands.Withdraw(), survey.timeouts),
+        ):
+            for agent_id, at_ms in listed:
+                if at_ms <= survey.ts:
+                    await self._do(schedule, agent_id, command)
+        for observed in survey.workers:
+            worker = observed.worker
+            if worker.status is WorkerStatus.REQUESTED and worker.deadline_ms < survey.ts:
+                lapsed = await self._watch.reap(worker, "it did not start before its deadline")
+                if lapsed and worker.host != self._host:
+                    await self._catalogued.give_up_host(worker.host)
+
+    async def _do(self, schedule: str, agent_id: str, command: agent_commands.Command) -> None:
+        """Carry out what is due, and take off the list what is not on it rightly."""
+        name = self._name()
+        async with one_agent(self._events, name, agent_id):
+            acted = await self._events.act(name, agent_id, command, self._origin)
+            if acted.outcome is Outcome.ABSENT and agent_id in await self._events.live(name):
+                raise Unreadable("agent", agent_id, "its hash is gone")
+            if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY}:
+                step = self._step()
+                if acted.agent is not None:
+                    agent = acted.agent
+                    step.check("agent", agent_id, agent.version, agent.incarnation)
+                step.write(f"un{schedule}", agent_id)
+                await self._events.commit(step)
+
+    async def _see_deletion_through(self, survey: Survey) -> None:
+        """Whoever closed the pool may be gone: end what lives in it, then record its end.
+
+        What a deleted one still holds ends too: an agent that was put aside and came back, or that
+        was asked for long ago, in an earlier pool of this name.
+        """
+        pool = self._pool()
+        ends = survey.live if pool.deleted else survey.closed == str(pool.created_seq)
+        if not ends:
+            return
+        for agent_id in await self._events.live(pool.pool_name):
+            end = agent_commands.Terminate(reason="pool-deleted")
+            async with one_agent(self._events, pool.pool_name, agent_id):
+                await self._events.act(
+                    pool.pool_name, agent_id, end, self._origin, created_seq=pool.created_seq
+                )
+        if not pool.deleted and not await self._events.live(pool.pool_name):
+            await self._catalogued.finish_deletion(pool)
+
+    # ---- scaling -----------------------------------------------------------------------------
+
+    async def _scale(self, survey: Survey, now: float) -> None:
+        pool = self._pool()
+        self._launches.look(survey, now)
+        empty = [
+            o.worker.worker_id
+            for o in survey.workers
+            if o.worker.status is WorkerStatus.ACTIVE and o.agent_count == 0
+        ]
+        decision = scaling.decide(
+            survey,
+            pool.config,
+            empty_seconds=self._empty.look(empty, now),
+            deleted=pool.deleted or survey.closed == str(pool.created_seq),
+        )
+        self._report_maximum(decision.at_maximum, survey)
+        await self._reserve(decision.reserve, survey)
+        if decision.event is None:
+            return
+        if decision.launch:
+            hosts = self._launches.fit(self._catalogued.open_hosts(), now)
+            await self._order(decision.event, decision.launch, hosts, survey, now)
+        else:
+            await self._give_back(decision.event, decision.give_back, survey)
+
+    async def _order(
+        self,
+        event: PoolScalingDecided,
+        count: int,
+        hosts: Sequence[str],
+        survey: Survey,
+        now: float,
+    ) -> None:
+        pool = self._pool()
+        placed = scaling.place(count, hosts, survey, prefer=self._host)
+        if not placed:
+            return
+        step = self._scaling_step(survey)
+        step.event(event, pool.pool_name)
+        ordered = {}
+        for host in placed:
+            worker_id = self._events.new_id()
+            order = WorkerRequested(
+                host=host,
+                max_agents=pool.config.agents_per_worker,
+                deadline_ms=survey.ts + int(pool.config.launch_seconds * 1000),
+                reason=event.reason,
+            )
+            step.worker(worker_id, None, (order,))
+            ordered[worker_id] = host
+        if (await self._events.commit(step)).outcome is Outcome.DONE:
+            self._log_decision(event)
+            self._launches.ordered(ordered, now)
+            await self._watch.launch(w for w, host in ordered.items() if host == self._host)
+
+    async def _give_back(
+        self, event: PoolScalingDecided, chosen: Sequence[str], survey: Survey
+    ) -> None:
+        """Drain workers: empty ones, unless one is not any more, or one to make room."""
+        self._launches.given_back(chosen)
+        step = self._scaling_step(survey)
+        step.event(event, self._name())
+        for observed in survey.workers:
+            worker = observed.worker
+            if worker.worker_id in chosen:
+                drains = workers.decide(workers.Drain(reason=event.reason), worker)
+                step.worker(worker.worker_id, worker, drains)
+                if observed.agent_count == 0:
+                    step.check("empty", worker.worker_id)
+        if (await self._events.commit(step)).outcome is Outcome.DONE:
+            self._log_decision(event)
+
+    async def _reserve(self, worker_id: str, survey: Survey) -> None:
+        """Keep a worker for an agent that is to run alone: it takes no others meanwhile."""
+        if worker_id != survey.reserved:
+            step = self._step()
+            step.check("leader", self._host, self._lead.term)
+            step.write("meta", "reserved", worker_id)
+            step.write("wake")
+            await self._events.commit(step)
+            if worker_id:
+                log.info("worker.reserved", pool=self._name(), worker_id=worker_id)
+
+    async def _nudge(self, survey: Survey, now: float) -> None:
+        empty = any(o.agent_count == 0 for o in survey.workers if o.worker.alive)
+        waits = (survey.waiting and survey.free) or (survey.waiting_alone and empty)
+        stuck = ["spawns"] if waits else []
+        if self._stuck.look(stuck, now).get("spawns", 0.0) >= NUDGE_SECONDS:
+            step = self._step()
+            step.write("wake")
+            await self._events.commit(step)
+
+    def _scaling_step(self, survey: Survey) -> Step:
+        step = self._step()
+        step.check("leader", self._host, self._lead.term)
+        step.check("meta", "scaling", survey.scaling)
+        step.write("meta", "scaling", survey.scaling + 1)
+        return step
+
+    def _report_maximum(self, at_maximum: bool, survey: Survey) -> None:
+        if at_maximum and not self._reported_maximum:
+            maximum = self._pool().config.max_workers
+            log.warning(
+                "pool.at_maximum", pool=self._name(), workers=maximum, waiting=survey.waiting
+            )
+        self._reported_maximum = at_maximum
+
+    def _log_decision(self, event: PoolScalingDecided) -> None:
+        log.info(
+            "pool.scaling_decided",
+            pool=self._name(),
+            current=event.current,
+            desired=event.desired,
+            pending=event.pending,
+            reason=event.reason,
+        )
+
+    def _pool(self) -> Pool:
+        return self._catalogued.pool()
+
+    def _name(self) -> str:
+        return self._pool().pool_name
+
+    def _step(self) -> Step:
+        return self._events.step(self._name(), self._origin)

@@ -1,0 +1,168 @@
+"""How many workers a pool should have: a pure decision from what stands in the pool.
+
+Load is everything that wants a slot: running, starting, pending, and waiting for a restart. One
+pending spawn is enough to start a first worker; fifteen need two workers, not fifteen. Capacity
+that is already ordered counts as if it stood. Only empty workers are given back.
+
+An agent that is to run alone needs a whole empty worker. At the pool's maximum one is kept for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eventstore.language.events import PoolScalingDecided
+from eventstore.language.pool_config import PoolConfig
+from eventstore.language.workers import WorkerStatus
+from eventstore.log.survey import Observed, Survey
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What to do about a pool's size; `launch` and `give_back` are never both set."""
+
+    launch: int = 0
+    give_back: tuple[str, ...] = ()
+    """Workers to drain: empty ones, or one whose agents have room elsewhere."""
+    event: PoolScalingDecided | None = None
+    at_maximum: bool = False
+    """More workers are needed than the pool may have."""
+    reserve: str = ""
+    """The worker that is to take nobody but one that runs alone; empty: none."""
+
+
+class Alone(Struct, frozen=True):
+    """What those that are to run alone take of a pool: counted in whole workers."""
+
+    slots: int
+    """Of the empty workers that they will take."""
+    ordered: int
+    """Workers that are on their way and that they will take."""
+    more: int
+    """Workers that they need beyond those."""
+
+
+def decide(
+    survey: Survey,
+    config: PoolConfig,
+    *,
+    empty_seconds: Mapping[str, float],
+    deleted: bool = False,
+) -> Decision:
+    """Decide for one pool. `empty_seconds`: for how long each empty worker has been so."""
+    if not config.suspicion_window_seconds:  # nobody needs to be alone any more
+        waiting = survey.waiting + survey.waiting_alone
+        survey = replace(survey, waiting=waiting, waiting_alone=0)
+    active = [w for w in survey.workers if w.worker.status is WorkerStatus.ACTIVE]
+    standing = [
+        w
+        for w in survey.workers
+        if w.worker.alive and not w.worker.draining  # a suspect one may come back
+    ]
+    ordered = sum(w.worker.status is WorkerStatus.REQUESTED for w in survey.workers)
+    maximum = 0 if deleted else config.max_workers
+    alone = _alone(survey, config, active, ordered)
+    room = survey.free - alone.slots
+    room += (ordered - alone.ordered) * config.agents_per_worker
+    missing = survey.waiting + survey.restarting - room
+    current = len(standing) + ordered
+    wanted = current + max(ceil(missing / config.agents_per_worker), 0) + alone.more
+    wanted = max(wanted, 0 if deleted else config.min_workers)
+    desired = min(wanted, max(maximum, current))
+    at_maximum = wanted > desired
+    if desired > current:
+        reason = "min-workers" if wanted == config.min_workers else "pending-spawns"
+        event = _event(survey, config, reason, current, desired, ordered)
+        return Decision(launch=desired - current, event=event, at_maximum=at_maximum)
+    surplus = _surplus(active, survey, config, empty_seconds, deleted)
+    if surplus:
+        reason = "pool-deleted" if deleted else "empty"
+        event = _event(survey, config, reason, current, current - len(surplus), ordered)
+        return Decision(give_back=surplus, event=event)
+    if at_maximum and alone.more:
+        return _make_room(active, survey, config, current, ordered)
+    return Decision(at_maximum=at_maximum)
+
+
+def _alone(survey: Survey, config: PoolConfig, active: Sequence[Observed], ordered: int) -> Alone:
+    """How those that wait for a worker of their own will get one, as far as they may have it."""
+    taken = sum(bool(w.alone) for w in survey.workers)
+    wanted = min(survey.waiting_alone, max(config.alone_limit - taken, 0))
+    empty = [w.worker.max_agents for w in active if w.agent_count == 0][:wanted]
+    coming = min(wanted - len(empty), ordered)
+    return Alone(sum(empty), coming, wanted - len(empty) - coming)
+
+
+def _make_room(
+    active: Sequence[Observed], survey: Survey, config: PoolConfig, current: int, ordered: int
+) -> Decision:
+    """At the maximum, one must be alone and no worker is empty: see to it that one will be.
+
+    The worker with the fewest agents takes no more of them (so it empties in time, however many
+    wait), and is drained as soon as the others have room for those that it still holds. The only
+    worker of a pool is neither: the others go first there.
+    """
+    shared = sorted((w for w in active if not w.alone), key=lambda w: w.agent_count)
+    if len(shared) < 2:
+        return Decision(at_maximum=True)
+    reserved = [w for w in shared if w.worker.worker_id == survey.reserved]
+    chosen = (reserved or shared)[0]
+    own = chosen.worker.max_agents - chosen.agent_count
+    elsewhere = survey.free - own - survey.waiting - survey.restarting
+    draining = any(w.worker.draining for w in survey.workers)
+    if chosen.agent_count > elsewhere or draining:
+        return Decision(at_maximum=True, reserve=chosen.worker.worker_id)
+    event = _event(survey, config, "alone", current, current - 1, ordered)
+    return Decision(at_maximum=True, give_back=(chosen.worker.worker_id,), event=event)
+
+
+def _surplus(
+    active: Sequence[Observed],
+    survey: Survey,
+    config: PoolConfig,
+    empty_seconds: Mapping[str, float],
+    deleted: bool,
+) -> tuple[str, ...]:
+    """Empty workers whose time is over, those that are empty the longest first."""
+    if survey.waiting or survey.restarting or survey.waiting_alone:
+        return ()
+    patience = 0.0 if deleted else config.empty_worker_seconds
+    keep = 0 if deleted else config.min_workers
+    idle = [
+        w.worker.worker_id
+        for w in active
+        if w.agent_count == 0 and empty_seconds.get(w.worker.worker_id, -1.0) >= patience
+    ]
+    idle.sort(key=lambda worker_id: -empty_seconds[worker_id])
+    return tuple(idle[: max(len(active) - keep, 0)])
+
+
+def _event(
+    survey: Survey, config: PoolConfig, reason: str, current: int, desired: int, ordered: int
+) -> PoolScalingDecided:
+    return PoolScalingDecided(
+        reason=reason,
+        current=current,
+        desired=desired,
+        pending=survey.waiting + survey.waiting_alone,
+        restarting=survey.restarting,
+        running=sum(w.agent_count for w in survey.workers),
+        free=survey.free,
+        ordered=ordered,
+        maximum=config.max_workers,
+    )
+
+
+def place(count: int, hosts: Sequence[str], survey: Survey, *, prefer: str) -> list[str]:
+    """A host for each new worker: always the one with the fewest, `prefer` among equals."""
+    load = dict.fromkeys(hosts, 0)
+    for observed in survey.workers:
+        if observed.worker.host in load and not observed.worker.ended:
+            load[observed.worker.host] += 1
+    placed: list[str] = []
+    for _ in range(count if load else 0):
+        host = min(load, key=lambda name: (load[name], name != prefer, name))
+        load[host] += 1
+        placed.append(host)
+    return placed

@@ -1,0 +1,61 @@
+"""Commands that were handed to nobody: read from the group under a name that no worker bears.
+
+No step of Muster does that; somebody who looked with XREADGROUP does. Such a command is given to no
+worker any more, so its agent would wait for ever. It is put back, once the name is seen to be
+nobody's for a while; what no agent waits for is deleted.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+from redis.exceptions import ResponseError
+
+from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
+from eventstore.keys import GROUP
+from eventstore.log.log import Log
+from eventstore.steps.step import Origin
+from workers.supervisor.liveness import Stopwatch
+from workers.supervisor.reaper import one_agent, pending_for, requeue
+
+NOBODYS_SECONDS: Final = 5.0
+"""A name must have been nobody's for so long: a worker may just have come."""
+
+log = structlog.get_logger("muster.leftovers")
+
+
+class Leftovers:
+    """Of one pool, as its leader looks after them."""
+
+    def __init__(self, events: Log, origin: Origin) -> None:
+        self._events = events
+        self._origin = origin
+        self._nobodys = Stopwatch()
+        self._looked = 0.0
+
+    async def look(self, pool: str, workers: Iterable[str], now: float) -> None:
+        """Put back what strangers hold, every few seconds. `workers`: all that are known."""
+        if now - self._looked < NOBODYS_SECONDS / 2:
+            return
+        self._looked = now
+        strangers = set(await _holders(self._events, pool)) - set(workers)
+        for name, seconds in self._nobodys.look(strangers, now).items():
+            if seconds >= NOBODYS_SECONDS:
+                await self._put_back(pool, name)
+
+    async def _put_back(self, pool: str, stranger: str) -> None:
+        for entry_id, agent_id in await pending_for(self._events, pool, stranger):
+            async with one_agent(self._events, pool, agent_id):
+                await requeue(self._events, pool, entry_id, agent_id, self._origin)
+                log.warning("command.put_back", pool=pool, agent_id=agent_id, held_by=stranger)
+
+
+async def _holders(events: Log, pool: str) -> list[str]:
+    """Names under which commands are pending."""
+    try:
+        found = await execute(events.client, "XPENDING", events.keys.pool(pool, "commands"), GROUP)
+    except UNREACHABLE as error:
+        raise unreachable(error) from error
+    except ResponseError as error:
+        raise refusal(f"pool {pool!r}: cannot list what is pending", error) from error
+    return [name.decode(errors="replace") for name, _ in found[3] or ()]
