@@ -29,7 +29,8 @@ from eventstore.steps.step import Origin
 from tests.waiting import until
 from workers.api.agent import Agent
 from workers.host.processes import start_time
-from workers.process.worker import Worker, WorkerOptions
+from workers.process.options import WorkerOptions
+from workers.process.worker import Worker
 
 POOL = "tests"
 ORIGIN = Origin(actor="test")

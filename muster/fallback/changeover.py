@@ -12,7 +12,7 @@ from eventstore.embedded.server import EmbeddedServerError
 from eventstore.errors import ConfigurationError, LogError, LogUnreachable, OutcomeUnknown
 from eventstore.keys import CATALOGUE
 from gateway.fallback import Leftover
-from muster.fallback import eligibility, handover
+from muster.fallback import handover, primary_state
 from muster.fallback.directory import Folder
 from muster.fallback.report import Report
 from muster.process.restarts import KeptServer
@@ -37,7 +37,7 @@ class ChangeOver:
     async def check(self) -> None:
         """To be called before anything writes to the real log. Raises `ConfigurationError`."""
         if self.needed:
-            await eligibility.demand_known_log(self._settings)
+            await primary_state.demand_known_log(self._settings)
 
     async def run(self, server: KeptServer, *, whole: bool) -> None:
         """Hand over what the real log can take. `whole`: it takes writes, as far as is known.
@@ -48,7 +48,7 @@ class ChangeOver:
         Raises `LogError` where Redis went away, `ConfigurationError` for a fallback that cannot be
         opened; nothing is half done then.
         """
-        damaged = await eligibility.damage(self._settings) if whole else {CATALOGUE: LOST}
+        damaged = await primary_state.damage(self._settings) if whole else {CATALOGUE: LOST}
         if reason := damaged.get(CATALOGUE):
             return self._put_off(reason)
         try:

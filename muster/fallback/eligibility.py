@@ -9,17 +9,11 @@ the real log while we serve another: who asks here and there with one `Idempoten
 served twice. With Redis away only the views and this folder's own record can tell of others; the
 later of the two is believed. Where a database is configured and does not answer, and nothing was
 ever recorded, nobody knows: refused.
-
-Whether the real log may be handed anything: it must be the one that was seen, and whole.
-
-A log that has lost writes will be written anew from its archive, and what it took in meanwhile
-would be lost with it. So what is handed over waits until it was recovered.
 """
 
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -34,17 +28,11 @@ from redis.exceptions import (
 from eventstore.connection.calls import UNREACHABLE, interruptible
 from eventstore.connection.clients import connect
 from eventstore.errors import ConfigurationError
-from eventstore.keys import CATALOGUE, Keys
-from eventstore.log.log import Log
-from eventstore.log.replies import Stand
-from muster.fallback import last_seen
-from muster.fallback.directory import Folder
+from eventstore.keys import CATALOGUE
 from muster.fallback.last_seen import Surroundings, own_host
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
 from projector.queries.views import DatabaseError
-from projector.recovery.damage_scan import archive_known
-from projector.recovery.recovery import RecoveryOptions, examine
 
 PATIENCE_SECONDS: Final = 2.0
 """For how long Redis must be silent: the time of a quick restart."""
@@ -141,7 +129,7 @@ async def _views(settings: Settings) -> Seen | None:
     where = "the database"
     if settings.never_viewed:
         return Seen((0, 0), {}, where)
-    from projector.queries.views import DatabaseError, Position, Views
+    from projector.queries.views import Position, Views
 
     views = Views(settings.views_url)
     try:
@@ -154,66 +142,3 @@ async def _views(settings: Settings) -> Seen | None:
     finally:
         await views.stop()
     return Seen((position.generation, position.seq), hosts, where)
-
-
-async def demand_known_log(settings: Settings) -> None:
-    """Raises `ConfigurationError` where Redis is empty, was not, and nobody archived what it had.
-
-    To be called before anything is written there: it would otherwise be taken for a first start.
-    """
-    known = _of_this_redis(settings)
-    if known == (0, 0) or (await _stand(settings)).generation or await _archived(settings):
-        return
-    raise ConfigurationError(
-        f"{redacted(settings.redis_url)} is empty, but its catalogue was seen at generation"
-        f" {known[0]}, seq {known[1]}, and nothing of it is archived. The fallback's log is kept in"
-        f" {Folder(settings.data_dir).path}. If that Redis is to begin anew, and to take over the"
-        f" fallback's agents, remove {settings.data_dir / last_seen.NAME}"
-    )
-
-
-async def damage(settings: Settings) -> Mapping[str, str]:
-    """Which logs are to be recovered first, and why; under `CATALOGUE` what concerns all of them.
-
-    Raises `LogError` where Redis does not answer.
-    """
-    stand = await _stand(settings)
-    known = _of_this_redis(settings)
-    if (stand.generation, stand.seq) < known:
-        return {
-            CATALOGUE: f"the catalogue is at generation {stand.generation}, seq {stand.seq}, but"
-            f" {known[0]}, {known[1]} was seen: Redis has lost writes"
-        }
-    options = RecoveryOptions(
-        redis_url=settings.redis_url,
-        database_url=settings.views_url,
-        key_prefix=settings.key_prefix,
-    )
-    try:
-        return {one.pool: one.reason for one in await examine(options)}
-    except (DatabaseError, OSError) as error:
-        silent = f"the database does not answer ({type(error).__name__})"
-        return {CATALOGUE: f"{silent}: whether Redis has lost writes cannot be known"}
-
-
-def _of_this_redis(settings: Settings) -> tuple[int, int]:
-    """How far this data folder saw the catalogue of the Redis that is configured now."""
-    known = last_seen.read(settings.data_dir)
-    now = redacted(settings.redis_url), settings.key_prefix
-    return known.position if (known.redis_url, known.key_prefix) == now else (0, 0)
-
-
-async def _stand(settings: Settings) -> Stand:
-    client = connect(settings.redis_url, max_connections=1)
-    try:
-        return await Log(client, Keys(settings.key_prefix)).stand(CATALOGUE)
-    finally:
-        await client.aclose()
-
-
-async def _archived(settings: Settings) -> bool:
-    """Whether anything is; taken for granted while the database does not answer."""
-    try:
-        return await archive_known(settings.views_url)
-    except (DatabaseError, OSError):
-        return True

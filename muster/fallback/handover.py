@@ -32,7 +32,8 @@ from muster.fallback.primary_log import Taker
 from muster.fallback.report import Report
 from muster.settings.settings import Settings
 from projector.queries.views import Views
-from projector.service.projector import Projector, ProjectorOptions
+from projector.service.active import ProjectorOptions
+from projector.service.projector import Projector
 
 ARCHIVE_SECONDS: Final = 60.0
 

@@ -30,7 +30,6 @@ from projector.history.positions import (
     ArchiveIncomplete,
     AsOf,
     Moment,
-    NotReached,
     Place,
     find_moment,
 )
@@ -50,16 +49,6 @@ from projector.history.replay import (
 from projector.store.database import Database
 from projector.store.rows import AgentFilter, AgentRow, PoolRow, Room, WorkerRow
 from projector.store.tables import EVENTS
-
-__all__ = [
-    "ArchiveIncomplete",
-    "AsOf",
-    "History",
-    "Moment",
-    "NotReached",
-    "TooCostly",
-    "ArchiveUnreadable",
-]
 
 CONNECTIONS: Final = 2
 PLACES_REMEMBERED: Final = 500

@@ -10,15 +10,9 @@ from sqlalchemy import Connection
 from eventstore.language.agents import Agent
 from eventstore.language.workers import Worker
 from projector.fold.projection import read_positions
-from projector.history.history import (
-    ArchiveIncomplete,
-    ArchiveUnreadable,
-    AsOf,
-    History,
-    Moment,
-    NotReached,
-    TooCostly,
-)
+from projector.history.history import ArchiveUnreadable, History
+from projector.history.positions import ArchiveIncomplete, AsOf, Moment, NotReached
+from projector.history.replay import TooCostly
 from projector.intake import archive
 from projector.intake.event_range import Trail
 from projector.intake.integrity import is_lost

@@ -33,7 +33,7 @@ from projector.intake.source import (
     first_generation,
     first_seq,
 )
-from projector.rebuild.lease import Rebuilding, take_rebuild_lease
+from projector.rebuild.lease import take_rebuild_lease
 from projector.rebuild.progress import Progress, Report
 from projector.rebuild.view_sets import (
     carry,
@@ -48,17 +48,6 @@ from projector.store.lease import LEASE_SECONDS, Lease, Superseded
 from projector.store.rows import EventRow, Position
 from projector.store.tables import BESIDE, SERVING, VIEW_VERSION
 from projector.verify.view_comparison import Comparison, compare
-
-__all__ = [
-    "LogDamaged",
-    "Progress",
-    "Rebuild",
-    "RebuildFenced",
-    "RebuildOptions",
-    "Rebuilding",
-    "Report",
-    "replay",
-]
 
 STAYS: Final = "the beginning of its log is gone, so it stays as it is"
 APPROACHES_MAX: Final = 10

@@ -15,7 +15,8 @@ from sqlalchemy import Connection
 
 from projector.fold.projection import Projection, Taken, stopped
 from projector.intake.source import Head, Source, archive_heads, archived
-from projector.rebuild.rebuild import Rebuild, Rebuilding
+from projector.rebuild.lease import Rebuilding
+from projector.rebuild.rebuild import Rebuild
 from projector.rebuild.view_sets import (
     NAMED_ROLLED_BACK,
     forget,

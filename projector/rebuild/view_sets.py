@@ -2,7 +2,7 @@
 
 Rows are moved into the serving tables rather than tables renamed: what others built on them (views,
 grants, dashboards) stays, and both databases let readers see the old rows until the commit. The
-tables of another version get their columns in that same transaction (`projector/store/migrations.py`).
+tables of another version get their columns in that same transaction (`store/migrations.py`).
 
 What served until then is kept as it was, columns and checkpoints included, in `previous_…`, until
 the next switch. To roll back is to switch to those: what served becomes the previous set in turn.

@@ -1,7 +1,7 @@
 """What is left of a log in Redis: taken into the archive, as far as it follows it, else named.
 
 Where nothing is archived and the stream has no beginning either, the archive begins with what lives
-in Redis' hashes (`projector/fold/snapshot.py`). What cannot be taken is told as reports, like those of
+in Redis' hashes (`fold/snapshot.py`). What cannot be taken is told as reports, like those of
 gateways and workers: once the log is wiped, nobody else has it.
 """
 

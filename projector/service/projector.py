@@ -29,8 +29,6 @@ from projector.store.database import Database, DatabaseError, address
 from projector.store.lease import Lease, Superseded
 from projector.store.tables import VIEW_VERSION
 
-__all__ = ["Phase", "Projector", "ProjectorOptions", "ViewsTooNew"]
-
 log = structlog.get_logger("muster.projector")
 
 FIRST_PAUSE: Final = 0.05

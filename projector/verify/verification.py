@@ -25,9 +25,7 @@ from projector.store.rows import EventRow, Position
 from projector.store.tables import SERVING
 from projector.verify.redis_state import RedisComparison
 from projector.verify.reference_fold import Broken, Witness
-from projector.verify.report import Checked, Difference, Findings, Report
-
-__all__ = ["Checked", "Difference", "Report", "verify"]
+from projector.verify.report import Checked, Findings, Report
 
 BATCH: Final = 1000
 

@@ -22,7 +22,7 @@ from eventstore.retention import Retention
 from gateway.options import GatewayOptions, Limits
 from projector.rebuild.rebuild import RebuildOptions
 from projector.recovery.recovery import RecoveryOptions
-from projector.service.projector import ProjectorOptions
+from projector.service.active import ProjectorOptions
 from tests.chaos.judge import judge
 from tests.chaos.judging import witnesses
 from tests.chaos.judging.commands import Command
@@ -75,7 +75,7 @@ import sys
 sys.path.insert(0, {root!r})
 from tests.chaos.places import arm
 arm({place!r}, {token!r})
-from workers.zygote import main
+from workers.launch.zygote import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -20,7 +20,7 @@ def test_every_bug_can_be_planted(name: str):
 SENT = """
 import asyncio
 from eventstore.keys import Keys
-from eventstore.log import Log
+from eventstore.log.log import Log
 
 class Client:
     async def execute_command(self, word, digest, *_):

@@ -27,7 +27,7 @@ from tests.waiting import until_sync
 PARENT = """
 import sys, time
 from pathlib import Path
-from eventstore.server import EmbeddedServer
+from eventstore.embedded.server import EmbeddedServer
 server = EmbeddedServer(Path(sys.argv[1]))
 server.start()
 print(server.pid, server.url, flush=True)

@@ -11,15 +11,9 @@ from sqlalchemy import Connection, text
 
 from gateway.resources.as_of import parse
 from projector.fold.projection import Projection
-from projector.history.history import (
-    ArchiveIncomplete,
-    ArchiveUnreadable,
-    AsOf,
-    History,
-    NotReached,
-    TooCostly,
-)
-from projector.history.replay import Past
+from projector.history.history import ArchiveUnreadable, History
+from projector.history.positions import ArchiveIncomplete, AsOf, NotReached
+from projector.history.replay import Past, TooCostly
 from projector.queries import selects
 from projector.store.database import Database
 from projector.store.rows import AgentFilter, AgentRow, EventRow

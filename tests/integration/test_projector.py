@@ -13,7 +13,8 @@ from eventstore.language.agent_commands import Terminate
 from eventstore.language.pool_config import PoolConfig
 from projector.fold import projection
 from projector.queries.views import AgentFilter
-from projector.rebuild.rebuild import Progress, RebuildOptions, replay
+from projector.rebuild.progress import Progress
+from projector.rebuild.rebuild import RebuildOptions, replay
 from projector.service.projector import Phase
 from projector.store.database import Database
 from projector.verify.verification import verify
@@ -315,7 +316,8 @@ async def test_stopping_twice_and_before_anything_answers_is_safe(redis_url: str
 @pytest.mark.parametrize("url", ["mysql://h/d", "sqlite://", "not a url"])
 def test_an_address_of_no_known_database_is_refused(url: str) -> None:
     from eventstore.errors import ConfigurationError
-    from projector.service.projector import Projector, ProjectorOptions
+    from projector.service.active import ProjectorOptions
+    from projector.service.projector import Projector
 
     with pytest.raises(ConfigurationError):
         Projector(ProjectorOptions(redis_url="redis://h", database_url=url))

@@ -9,14 +9,9 @@ from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import Terminate
 from projector.intake.source import Source
 from projector.queries.views import AgentFilter
-from projector.rebuild.rebuild import (
-    LogDamaged,
-    Progress,
-    Rebuild,
-    Rebuilding,
-    RebuildOptions,
-    replay,
-)
+from projector.rebuild.lease import Rebuilding
+from projector.rebuild.progress import Progress
+from projector.rebuild.rebuild import LogDamaged, Rebuild, RebuildOptions, replay
 from projector.store.database import Database
 from projector.store.lease import Lease, Seen
 from projector.store.tables import VIEW_VERSION

@@ -219,7 +219,7 @@ async def test_a_projector_that_stops_within_a_transaction_does_not_keep_others_
 
 STOPS_ITSELF = """
     import signal, threading
-    from projector.projection import Projection
+    from projector.fold.projection import Projection
 
     write = Projection.write
 
@@ -259,7 +259,7 @@ def process(stage: Stage, first: str = "") -> Iterator["subprocess.Popen[bytes]"
     """A projector in a process of its own, which runs `first` before."""
     program = textwrap.dedent(first) + textwrap.dedent("""
         import asyncio, sys
-        from projector.service import Projector, ProjectorOptions
+        from projector.service.projector import Projector, ProjectorOptions
 
         async def main():
             projector = Projector(ProjectorOptions(

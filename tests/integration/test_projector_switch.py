@@ -19,7 +19,8 @@ from eventstore.language.agent_commands import Terminate
 from muster.__main__ import main
 from projector.queries.views import AgentFilter, AsOf
 from projector.rebuild import rebuild, startup, view_sets
-from projector.rebuild.rebuild import Progress, Rebuild, RebuildOptions, replay
+from projector.rebuild.progress import Progress
+from projector.rebuild.rebuild import Rebuild, RebuildOptions, replay
 from projector.rebuild.rollback import discard, roll_back
 from projector.rebuild.view_sets import CannotRollBack
 from projector.recovery.recovery import Recovery

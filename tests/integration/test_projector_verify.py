@@ -6,7 +6,8 @@ import pytest
 import redis
 
 from eventstore.language.agent_commands import Terminate
-from projector.verify.verification import Report, verify
+from projector.verify.report import Report
+from projector.verify.verification import verify
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.pools import ORIGIN
 

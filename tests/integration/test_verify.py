@@ -16,9 +16,11 @@ from eventstore.language.events import Error
 from eventstore.language.pool_config import PoolConfig, RestartPolicy
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.reader import Reader
-from projector.service.projector import Projector, ProjectorOptions
+from projector.service.active import ProjectorOptions
+from projector.service.projector import Projector
 from projector.store.database import Database
-from projector.verify.verification import Report, verify
+from projector.verify.report import Report
+from projector.verify.verification import verify
 from tests.pools import ORIGIN, TestPool, open_pool
 from tests.waiting import until
 

@@ -16,7 +16,8 @@ from eventstore.log import parked
 from tests.waiting import until
 from tests.worker_pool import POOL, WorkerPool, eventually, worker_pool
 from workers.api.agent import Agent, Context
-from workers.process.worker import NotOrdered, Worker
+from workers.process.registration import NotOrdered
+from workers.process.worker import Worker
 
 
 @pytest.fixture

@@ -15,13 +15,14 @@ from tests.waiting import until
 from tests.worker_pool import POOL, QUICK, WorkerPool, eventually, worker_pool
 from workers.host.processes import start_time
 from workers.process.lease import EXIT_LEASE_LOST
-from workers.process.worker import WorkerOptions
+from workers.process.options import WorkerOptions
 
 CODE = """
 import sys
 import msgspec
-from workers import roles
-from workers.worker import WorkerOptions, main
+from workers.api import role_loader as roles
+from workers.process.main import main
+from workers.process.options import WorkerOptions
 options = msgspec.json.decode(sys.argv[1], type=WorkerOptions)
 classes = {name: roles.load(f"agents_of_test:{name}", sys.argv[2]).role for name in sys.argv[3:]}
 import os
@@ -30,7 +31,7 @@ os._exit(main(options, classes))
 
 AGENTS = """
 import asyncio, logging, sys, time
-from workers.agents import Agent
+from workers.api.agent import Agent
 
 class Quiet(Agent):
     pass

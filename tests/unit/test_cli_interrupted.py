@@ -24,7 +24,9 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize("command", ["up", "replay", "ps"])
-@pytest.mark.parametrize("imported", ["importlib.metadata", "argparse", "msgspec", "muster.render"])
+@pytest.mark.parametrize(
+    "imported", ["importlib.metadata", "argparse", "msgspec", "muster.terminal.render"]
+)
 def test_a_ctrl_c_while_it_is_still_being_imported_ends_it_in_silence(imported, command):
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPT, imported, command, "--data-dir", "/nowhere"],

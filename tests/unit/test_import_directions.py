@@ -49,7 +49,9 @@ def test_the_check_finds_all_that_it_is_told_to_look_at():
         assert CHECK["files"](ROOT, package), package
 
 
-@pytest.mark.parametrize("modules", ["muster.roles, workers.supervisor", "muster.up"])
+@pytest.mark.parametrize(
+    "modules", ["muster.process.roles, workers.supervisor.supervisor", "muster.up.up"]
+)
 def test_a_supervisor_and_up_load_nothing_of_the_views(modules: str) -> None:
     """They start sooner, and stay smaller, without what only others need."""
     code = f"import sys, {modules}; print(*sys.modules, sep='\\n')"

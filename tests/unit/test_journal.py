@@ -9,7 +9,7 @@ SECRET = "hunter2-that-nobody-may-see"
 FAILS = f"""
 import structlog
 from gateway.options import GatewayOptions
-from muster.journal import configure
+from muster.process.log_output import configure
 
 configure("gateway")
 options = GatewayOptions(

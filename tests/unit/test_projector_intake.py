@@ -10,7 +10,7 @@ from eventstore.language.events import ENTRY_FIELDS, NAME_MAX
 from eventstore.log.reader import Entry
 from projector.fold.heartbeats import gather
 from projector.intake.entries import admit, follow, read_entry
-from projector.rebuild.rebuild import Progress
+from projector.rebuild.progress import Progress
 from projector.store.database import address
 from projector.store.rows import Position, Room
 from projector.verify.report import DIFFERENCES_MAX, Findings

@@ -72,7 +72,7 @@ def test_a_file_that_is_being_written_stays_however_old_and_large(tmp_path: Path
 def test_the_file_of_a_process_stays_until_it_is_killed(tmp_path: Path) -> None:
     """The lock ends with the process, however that ends."""
     write = (
-        "import sys, time; from pathlib import Path; from workers.logfile import LogFile;"
+        "import sys, time; from pathlib import Path; from workers.output.log_file import LogFile;"
         f" LogFile(Path({str(tmp_path / 'pool' / 'w.jsonl')!r})).write(b'x\\n');"
         " print('written', flush=True); time.sleep(60)"
     )

@@ -23,7 +23,7 @@ def app(tmp_path: Path) -> Iterator[Path]:
 
 
 def write(app: Path, text: str) -> None:
-    (app / "acme_code.py").write_text(f"from workers.agents import Agent\n{text}\n")
+    (app / "acme_code.py").write_text(f"from workers.api.agent import Agent\n{text}\n")
 
 
 def test_a_class_is_imported_from_the_users_folder(app: Path):

@@ -19,7 +19,8 @@ from workers.api import role_loader
 from workers.api.agent import Agent
 from workers.host.processes import Process, start_time, this_process
 from workers.launch.zygote import Plan, Said, arguments
-from workers.process.worker import Worker, WorkerOptions
+from workers.process.options import WorkerOptions
+from workers.process.worker import Worker
 
 log = structlog.get_logger("muster.launching")
 

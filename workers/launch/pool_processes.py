@@ -14,7 +14,7 @@ from msgspec import Struct
 from eventstore.language.catalogue import Pool
 from workers.host.processes import Process, this_process
 from workers.launch.launchers import Launcher, LaunchFailed
-from workers.process.worker import WorkerOptions
+from workers.process.options import WorkerOptions
 
 log = structlog.get_logger("muster.processes")
 

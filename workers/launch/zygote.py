@@ -27,7 +27,7 @@ from eventstore.log.script_loader import script
 from workers.api import role_loader
 from workers.api.agent import Agent
 from workers.process.main import main as work
-from workers.process.worker import WorkerOptions
+from workers.process.options import WorkerOptions
 
 COMMAND = "import sys; from workers.launch.zygote import main; sys.exit(main(sys.argv[1:]))"
 

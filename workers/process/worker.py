@@ -27,16 +27,13 @@ from workers.output.capture import Capture
 from workers.output.lines import Output
 from workers.process.inbox import listen
 from workers.process.lease import EXIT_LEASE_LOST, Hooks, Lease
-from workers.process.main import main
 from workers.process.options import WorkerOptions, lease_options
-from workers.process.registration import NotOrdered, Registration
+from workers.process.registration import Registration
 from workers.process.shutdown import Left, abandon, drain
 from workers.process.survey_report import report_holdings
 from workers.runtime.slots import Notices, Slots, stops
 from workers.runtime.tasks import track_tasks
 from workers.runtime.worker_context import House, Wish
-
-__all__ = ["NotOrdered", "Worker", "WorkerOptions", "main"]
 
 CONNECTIONS: Final = 4
 """Of a worker, beside those of its inbox and its lease. Calls beyond wait for a free one."""

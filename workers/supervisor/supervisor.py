@@ -43,7 +43,7 @@ from workers.launch.launchers import ForkLauncher, InProcessLauncher, Launcher
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote import Plan
 from workers.output.log_files import LogLimits, sweep
-from workers.process.worker import WorkerOptions
+from workers.process.options import WorkerOptions
 from workers.supervisor.leader import Catalogued
 from workers.supervisor.pool_supervisor import Steward
 

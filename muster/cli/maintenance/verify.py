@@ -11,7 +11,7 @@ from muster.cli.events.streams import CATALOGUE
 from muster.terminal import render
 
 if TYPE_CHECKING:
-    from projector.verify.verification import Difference, Report
+    from projector.verify.report import Difference, Report
 
 EXAMPLES = """\
   muster verify                  the `muster up` that runs here
