@@ -32,7 +32,6 @@ from eventstore.keys import CATALOGUE
 from muster.fallback.last_seen import Surroundings, own_host
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
-from projector.queries.views import DatabaseError
 
 PATIENCE_SECONDS: Final = 2.0
 """For how long Redis must be silent: the time of a quick restart."""
@@ -129,7 +128,7 @@ async def _views(settings: Settings) -> Seen | None:
     where = "the database"
     if settings.never_viewed:
         return Seen((0, 0), {}, where)
-    from projector.queries.views import Position, Views
+    from projector.queries.views import DatabaseError, Position, Views
 
     views = Views(settings.views_url)
     try:
