@@ -52,7 +52,7 @@ class Recovered(LogUnreachable):
     def __init__(self, pool: str, generation: int) -> None:
         self.pool, self.generation = pool, generation
         super().__init__(
-            f"the log of {_named(pool)} was recovered as generation {generation}: look again"
+            f"the log of {_log_name(pool)} was recovered as generation {generation}: look again"
         )
 
 
@@ -69,17 +69,19 @@ class LogMissing(LogError):
 
     def __init__(self, pool: str) -> None:
         self.pool = pool
-        super().__init__(f"the log of {_named(pool)} is missing: it was never created, or was lost")
+        super().__init__(
+            f"the log of {_log_name(pool)} is missing: it was never created, or was lost"
+        )
 
 
 class RolledBack(LogError):
     """The log is behind what was already acknowledged: Redis lost writes."""
 
-    def __init__(self, pool: str, floor: tuple[int, int], found: tuple[int, int]) -> None:
-        self.pool, self.floor, self.found = pool, floor, found
+    def __init__(self, pool: str, high_water_mark: tuple[int, int], found: tuple[int, int]) -> None:
+        self.pool, self.high_water_mark, self.found = pool, high_water_mark, found
         super().__init__(
-            f"the log of {_named(pool)} is at generation {found[0]}, seq {found[1]}, but generation"
-            f" {floor[0]}, seq {floor[1]} was acknowledged: Redis lost writes"
+            f"the log of {_log_name(pool)} is at generation {found[0]}, seq {found[1]}, but"
+            f" generation {high_water_mark[0]}, seq {high_water_mark[1]} was acknowledged: Redis lost writes"
         )
 
 
@@ -89,7 +91,7 @@ class Halted(LogError):
     def __init__(self, pool: str, reason: str) -> None:
         self.pool, self.reason = pool, reason
         super().__init__(
-            f"the log of {_named(pool)} takes no writes until it is recovered: {reason}"
+            f"the log of {_log_name(pool)} takes no writes until it is recovered: {reason}"
         )
 
 
@@ -130,21 +132,21 @@ class LayoutTooNew(LogError):
 class Unreadable(LogError):
     """What Redis holds of one agent or worker is damaged, or of a newer version."""
 
-    def __init__(self, kind: str, subject: str, why: str) -> None:
-        self.kind, self.subject, self.why = kind, subject, why
-        super().__init__(f"{kind} {subject} cannot be read: {why}")
+    def __init__(self, kind: str, subject: str, reason: str) -> None:
+        self.kind, self.subject, self.reason = kind, subject, reason
+        super().__init__(f"{kind} {subject} cannot be read: {reason}")
 
 
 class UnknownEvent(LogError):
     """An event that this version of Muster cannot read."""
 
-    def __init__(self, kind: str, version: int, known: int | None, why: str = "") -> None:
+    def __init__(self, kind: str, version: int, known: int | None, reason: str = "") -> None:
         self.kind, self.version, self.known = kind, version, known
         reads = f"reads up to version {known}" if known else "does not know that type"
         super().__init__(
-            f"event {kind[:64]!r} version {version}: {why or f'this version of Muster {reads}'}"
+            f"event {kind[:64]!r} version {version}: {reason or f'this version of Muster {reads}'}"
         )
 
 
-def _named(pool: str) -> str:
+def _log_name(pool: str) -> str:
     return f"pool {pool!r}" if pool else "the catalogue"

@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
-OUR_OPERATION_MS: Final = 600_000
+INTERNAL_OPERATION_MS: Final = 600_000
 """How long operation ids of our own making are remembered, at most."""
 KEYS_MS_MAX: Final = 31_536_000_000
 """The longest that an `Idempotency-Key` may be remembered: a year."""
@@ -32,10 +32,10 @@ class Retention(Struct, frozen=True, kw_only=True):
     @property
     def operation_ms(self) -> int:
         """An operation id of our own making: for repeating a request whose answer was lost."""
-        return min(OUR_OPERATION_MS, self.keys_ms)
+        return min(INTERNAL_OPERATION_MS, self.keys_ms)
 
 
-class Trimmed(Struct, frozen=True):
+class TrimResult(Struct, frozen=True):
     """What one step of trimming took. `more`: there is more to take."""
 
     events: int

@@ -12,9 +12,9 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-HEADER: Final = "Muster-Fallback"
+FALLBACK_HEADER: Final = "Muster-Fallback"
 """On every answer of a gateway whose log stands in for another."""
-NAMED_MAX: Final = 3
+LISTED_MAX: Final = 3
 """So many of what was left are named in the alert; the file has all."""
 
 
@@ -24,21 +24,23 @@ class Fallback(Struct, kw_only=True):
     mode: str
     reason: str
     """What the real Redis said when it was given up."""
-    real: str
+    primary: str
     """Its address, without a password."""
     since_ms: int
-    returned_ms: int = 0
+    primary_reachable_ms: int = 0
     """Since when the real one answers again; 0 while it does not."""
 
     @property
-    def sentence(self) -> str:
+    def description(self) -> str:
         """For people."""
-        text = f"fallback ({self.mode}): {self.real} could not be reached at the start"
-        back = ". It answers again: the next start changes over" if self.returned_ms else ""
-        return f"{text} ({self.reason}){back}"
+        text = f"fallback ({self.mode}): {self.primary} could not be reached at the start"
+        reachable_again = (
+            ". It answers again: the next start changes over" if self.primary_reachable_ms else ""
+        )
+        return f"{text} ({self.reason}){reachable_again}"
 
 
-class Leftover(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class HandoverFailure(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An agent (or pool) of a fallback that the real log does not have."""
 
     reason: str
@@ -50,30 +52,30 @@ class Leftover(Struct, frozen=True, kw_only=True, omit_defaults=True):
     role_type: str = ""
 
     @property
-    def sentence(self) -> str:
-        what = f"agent {self.agent_id} of pool {self.pool_name!r}" if self.agent_id else (
+    def description(self) -> str:
+        subject = f"agent {self.agent_id} of pool {self.pool_name!r}" if self.agent_id else (
             f"pool {self.pool_name!r}" if self.pool_name else "the change-over"
         )  # fmt: skip
-        return f"{what}: {self.reason}"
+        return f"{subject}: {self.reason}"
 
 
-class Leftovers(Struct, frozen=True, kw_only=True):
+class HandoverFailures(Struct, frozen=True, kw_only=True):
     """What one or more change-overs left, as the file has it."""
 
     since_ms: int
-    left: Sequence[Leftover]
+    left: Sequence[HandoverFailure]
     report: str
     """The folder of the latest one."""
 
 
-def read_leftovers(path: str) -> Leftovers | None:
+def read_handover_failures(path: str) -> HandoverFailures | None:
     """What was left; None if nothing was. A file that cannot be read is told as one leftover."""
     if not path:
         return None
     try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=Leftovers)
+        return msgspec.json.decode(Path(path).read_bytes(), type=HandoverFailures)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        unread = Leftover(reason=f"{path} cannot be read: {error}")
-        return Leftovers(since_ms=0, left=(unread,), report="")
+        failure = HandoverFailure(reason=f"{path} cannot be read: {error}")
+        return HandoverFailures(since_ms=0, left=(failure,), report="")

@@ -34,7 +34,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     wait_max: float = 60.0
     waiters_max: int = 10_000
     """So many requests may wait at once; one more is answered at once, as with respond-async."""
-    settle_seconds: float = 2.0
+    catch_up_seconds: float = 2.0
     """How long a read waits for the views to reach what was acknowledged."""
     durability_seconds: float = 2.0
     """How long a command waits for the level of durability that it asked for."""
@@ -63,7 +63,7 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     mode: str = "processes"
     fallback: Fallback | None = None
     """Set where the log stands in for another."""
-    leftovers: str = ""
+    handover_failures_path: str = ""
     """The file of what change-overs could not hand over, if there is to be one."""
     durability: str = "accepted"
     """The level of commands that ask for none."""

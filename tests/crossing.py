@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from gateway.wire.connections import shut
+from gateway.wire.connections import stop_accepting
 
 
 class Crossing:
@@ -34,7 +34,7 @@ class Crossing:
 
     async def stop(self) -> None:
         if self._server is not None:
-            await shut(self._server)
+            await stop_accepting(self._server)
         self.cut()
         if self._ways:
             await asyncio.wait(self._ways)

@@ -14,13 +14,13 @@ from typing import Any
 from muster.__main__ import main
 from muster.fallback import handover, report
 from muster.fallback.directory import Folder
-from muster.fallback.fallback_log import Giver
-from muster.fallback.primary_log import Taker
+from muster.fallback.fallback_log import FallbackLog
+from muster.fallback.primary_log import PrimaryLog
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "given": (Giver, "give"),
-    "taken": (Taker, "take"),
-    "noted": (Giver, "note"),
+    "given": (FallbackLog, "give"),
+    "taken": (PrimaryLog, "take"),
+    "noted": (FallbackLog, "note"),
     "archived": (handover, "_archive"),
     "leftovers": (report, "write_leftovers"),
     "retired": (Folder, "retire"),

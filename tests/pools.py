@@ -15,8 +15,8 @@ from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested, WorkerRequested
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.log import Log
-from eventstore.log.replies import Claimed, Outcome
-from eventstore.log.submission import Submitted, submit
+from eventstore.log.replies import ClaimedAgent, Outcome
+from eventstore.log.submission import SubmitResult, submit
 from eventstore.steps.step import Fence, Origin
 
 ORIGIN = Origin(actor="test")
@@ -36,7 +36,7 @@ class TestPool:
 
     async def spawn(
         self, *, key: str = "", digest: str = "", project: str = "p", **request: Any
-    ) -> Submitted:
+    ) -> SubmitResult:
         return await submit(
             self.log,
             self.pool,
@@ -63,22 +63,24 @@ class TestPool:
 
     async def start(self, worker_id: str, *, pid: int = 1, start_time: int = 1) -> Fence:
         """What the process of an order does first."""
-        epoch = await self.log.draw_epoch(self.name)
+        epoch = await self.log.allocate_epoch(self.name)
         start = workers.Start(host="h", pid=pid, start_time=start_time)
         acted = await self.log.act_on_worker(self.name, worker_id, start, ORIGIN, epoch=epoch)
         assert acted.outcome is Outcome.DONE
         return Fence(worker_id, epoch)
 
-    async def claim(self, fence: Fence, slots: int = 10, *, again: bool = False) -> list[Claimed]:
-        outcome, told = await self.log.claim(self.name, fence, slots, again=again)
+    async def claim(
+        self, fence: Fence, slots: int = 10, *, again: bool = False
+    ) -> list[ClaimedAgent]:
+        outcome, told = await self.log.claim(self.name, fence, slots, include_unsettled=again)
         assert outcome is Outcome.DONE
         return told
 
     async def fence(self, worker_id: str) -> Fence:
         """Declare a worker lost; returns what its reaper acts under."""
-        epoch = await self.log.draw_epoch(self.name)
+        epoch = await self.log.allocate_epoch(self.name)
         acted = await self.log.act_on_worker(
-            self.name, worker_id, workers.Fence(reason="test"), ORIGIN, epoch=epoch
+            self.name, worker_id, workers.DeclareLost(reason="test"), ORIGIN, epoch=epoch
         )
         assert acted.outcome is Outcome.DONE
         return Fence(worker_id, epoch, lost=True)
@@ -92,7 +94,7 @@ async def open_pool(
     client = connect(url)
     try:
         log = Log(client, Keys())
-        await log.found()
+        await log.create_catalogue()
         await log.initialise(name)
         yield TestPool(log, name, **config)
     finally:

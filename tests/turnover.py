@@ -19,7 +19,7 @@ from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested, Error
 from eventstore.language.pool_config import RestartPolicy
 from eventstore.log.log import Log
-from eventstore.log.replies import Acted, Outcome
+from eventstore.log.replies import AgentResult, Outcome
 from eventstore.log.submission import submit
 from eventstore.steps.step import Fence
 from tests.pools import ORIGIN, TestPool
@@ -99,7 +99,7 @@ class Crew:
     ) -> list[Agent]:
         fence = self._fence if fenced else None
 
-        async def act(agent: Agent) -> Acted:
+        async def act(agent: Agent) -> AgentResult:
             return await self._log.act(
                 self._name, agent.agent_id, command, ORIGIN, fence=fence, agent=agent
             )
@@ -120,7 +120,7 @@ class Crew:
         kept = self._log.retention.heartbeats_ms
         data = msgspec.json.encode(beat).decode()
         arguments = (self._worker, self._fence.epoch, new_id(), data, kept)
-        await self._log._guarded("renew", self._name, *arguments)
+        await self._log._run_guarded("renew", self._name, *arguments)
 
     async def _leave(self) -> None:
         for command in (workers.Drain(reason="empty"), workers.StopWorker(reason="quit")):

@@ -21,7 +21,7 @@ from eventstore.language.agents import Agent as State
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested, WorkerRequested
 from eventstore.language.pool_config import PoolConfig
-from eventstore.language.workers import Fence
+from eventstore.language.workers import DeclareLost
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
 from eventstore.log.submission import submit
@@ -119,9 +119,9 @@ class WorkerPool:
 
     async def fence(self, worker_id: str) -> None:
         """Declare a worker lost."""
-        epoch = await self.log.draw_epoch(POOL)
+        epoch = await self.log.allocate_epoch(POOL)
         acted = await self.log.act_on_worker(
-            POOL, worker_id, Fence(reason="test"), ORIGIN, epoch=epoch
+            POOL, worker_id, DeclareLost(reason="test"), ORIGIN, epoch=epoch
         )
         assert acted.outcome is Outcome.DONE
 
@@ -184,7 +184,7 @@ async def worker_pool(
     url: str, log_dir: Path, config: PoolConfig = QUICK
 ) -> AsyncIterator[WorkerPool]:
     pool = WorkerPool(url, log_dir, config)
-    await pool.log.found()
+    await pool.log.create_catalogue()
     await pool.log.initialise(POOL)
     try:
         yield pool

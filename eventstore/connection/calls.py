@@ -30,8 +30,8 @@ UNREACHABLE = (
 
 The server's own refusals are `ResponseError`.
 """
-PASSING = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
-PASSING_WORDS = ("BUSY ", "MISCONF", "NOREPLICAS", "UNBLOCKED")
+TRANSIENT_ERRORS = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
+TRANSIENT_PREFIXES = ("BUSY ", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 """Refusals that pass: as redis-py names them, which takes the word off, or by that word."""
 
 
@@ -40,11 +40,11 @@ SyncClient: TypeAlias = SyncRedis
 T = TypeVar("T")
 
 
-class Absent(RedisConnectionError):
+class NotSent(RedisConnectionError):
     """Nothing was sent: Redis is known to be away, or the client was closed."""
 
 
-async def give_up(client: AsyncClient) -> None:
+async def drop_connections(client: AsyncClient) -> None:
     """Drop all connections: what is under way ends now, as if the server had gone."""
     await client.connection_pool.disconnect(inuse_connections=True)
 
@@ -71,7 +71,7 @@ async def send(client: AsyncClient, *command: str | bytes | int) -> Any:
         raise
 
 
-async def interruptible(client: AsyncClient, *command: str | bytes | int) -> Any:
+async def execute_blocking(client: AsyncClient, *command: str | bytes | int) -> Any:
     """`execute` for a call that may block for long: a cancellation ends it at once.
 
     The call has a task of its own here too, but when it is given up its connection is dropped,
@@ -82,7 +82,7 @@ async def interruptible(client: AsyncClient, *command: str | bytes | int) -> Any
         return await asyncio.shield(call)
     except asyncio.CancelledError:
         call.cancel()
-        call.add_done_callback(_take_note)
+        call.add_done_callback(_consume_exception)
         await client.connection_pool.disconnect()
         raise
 
@@ -90,22 +90,22 @@ async def interruptible(client: AsyncClient, *command: str | bytes | int) -> Any
 async def shielded(call: Callable[[], Awaitable[T]]) -> T:
     """Run a call to its end even if the caller is cancelled meanwhile."""
     task = asyncio.ensure_future(_awaited(call))
-    task.add_done_callback(_take_note)  # nobody may be left to hear of an error
+    task.add_done_callback(_consume_exception)  # nobody may be left to hear of an error
     return await asyncio.shield(task)
 
 
-def _take_note(done: "asyncio.Future[Any]") -> None:
-    if not done.cancelled():
-        done.exception()
+def _consume_exception(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
     return await call()
 
 
-def passing(error: ResponseError) -> bool:
+def is_transient(error: ResponseError) -> bool:
     """Whether a refusal by the server will pass by itself."""
-    return isinstance(error, PASSING) or str(error).startswith(PASSING_WORDS)
+    return isinstance(error, TRANSIENT_ERRORS) or str(error).startswith(TRANSIENT_PREFIXES)
 
 
 def unreachable(error: BaseException) -> LogUnreachable:
@@ -117,7 +117,7 @@ def unreachable(error: BaseException) -> LogUnreachable:
 
 def refusal(doing: str, error: ResponseError) -> LogError:
     """What it means that the server refuses to be read."""
-    if passing(error):
+    if is_transient(error):
         return LogUnreachable(f"Redis is not ready: {error}")
     kind = WrongType if str(error).startswith("WRONGTYPE") else LogError
     return kind(f"{doing}: {error}")

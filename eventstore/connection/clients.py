@@ -21,7 +21,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from eventstore.connection.calls import UNREACHABLE, Absent
+from eventstore.connection.calls import UNREACHABLE, NotSent
 
 SOCKET_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
@@ -30,7 +30,7 @@ DRIVER = DriverInfo()
 """What a connection says of itself; redis-py would read its package's files for each anew."""
 
 
-class Pool(BlockingConnectionPool):
+class ConnectionPool(BlockingConnectionPool):
     """Connections that stay closed once they were.
 
     redis-py's pool overlooks a connection that is being opened while it is closed, and opens
@@ -42,11 +42,11 @@ class Pool(BlockingConnectionPool):
 
     async def get_connection(self, *_: Any, **__: Any) -> AbstractConnection:
         """Raises `Absent` once the pool is closed, and where it was closed meanwhile."""
-        self._demand_open()
+        self._require_open()
         connection: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call]
         try:
-            self._demand_open()
-        except Absent:
+            self._require_open()
+        except NotSent:
             await self.release(connection)
             raise
         return connection
@@ -69,14 +69,14 @@ class Pool(BlockingConnectionPool):
         self._closed = True
         await super().aclose()
 
-    def _demand_open(self) -> None:
+    def _require_open(self) -> None:
         if self._closed:
-            raise Absent("this client was closed")
+            raise NotSent("this client was closed")
 
 
 def connect(url: str, *, max_connections: int = 32, client: type[Redis] = Redis) -> Redis:
     """A client for short calls. Waits for a free connection rather than opening more."""
-    pool = Pool.from_url(
+    pool = ConnectionPool.from_url(
         url,
         max_connections=max_connections,
         timeout=SOCKET_SECONDS,
@@ -99,7 +99,7 @@ def _raw(client: Redis) -> Redis:
 
 def connect_blocking(url: str, *, block_seconds: float, max_connections: int = 1) -> Redis:
     """A client for a reader, or a few, that block up to `block_seconds`."""
-    pool = Pool.from_url(
+    pool = ConnectionPool.from_url(
         url,
         max_connections=max_connections,
         timeout=block_seconds + SOCKET_SECONDS,
@@ -113,7 +113,7 @@ def connect_blocking(url: str, *, block_seconds: float, max_connections: int = 1
     return _raw(Redis.from_pool(pool))
 
 
-def connect_thread(url: str, *, timeout_seconds: float) -> SyncRedis:
+def connect_sync(url: str, *, timeout_seconds: float) -> SyncRedis:
     """A client for a thread of its own, such as the one that renews a lease."""
     return SyncRedis.from_url(
         url,
@@ -127,6 +127,6 @@ def connect_thread(url: str, *, timeout_seconds: float) -> SyncRedis:
     )
 
 
-FLOOR = {"redis": (7, 0), "valkey": (7, 2)}
-WRITING = "#!lua flags=allow-oom\nreturn 1"
+MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
+WRITE_PROBE = "#!lua flags=allow-oom\nreturn 1"
 """May write, as most scripts of the log may, and writes nothing."""

@@ -12,8 +12,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from eventstore.connection.calls import UNREACHABLE, execute, passing, refusal, unreachable
-from eventstore.connection.clients import FLOOR, WRITING
+from eventstore.connection.calls import UNREACHABLE, execute, is_transient, refusal, unreachable
+from eventstore.connection.clients import MIN_VERSIONS, WRITE_PROBE
 from eventstore.errors import LogUnreachable, ServerUnsuitable
 
 
@@ -28,7 +28,7 @@ async def inspect(client: Redis) -> dict[str, Any]:
     except UNREACHABLE as error:
         raise LogUnreachable(f"Redis does not answer: {error}") from error
     except ResponseError as error:
-        if passing(error):
+        if is_transient(error):
             raise LogUnreachable(f"Redis is not ready: {error}") from error
         raise ServerUnsuitable(f"Redis refuses: {error}") from error
     except RedisError as error:
@@ -36,14 +36,14 @@ async def inspect(client: Redis) -> dict[str, Any]:
     return info
 
 
-async def demand_writable(client: Redis) -> None:
+async def require_writable(client: Redis) -> None:
     """See that the server takes what the log writes, which INFO does not tell; nothing is written.
 
     Raises `LogUnreachable` where it will by itself: it loads, is a replica, cannot save. `LogError`
     where it refuses for good.
     """
     try:
-        await execute(client, "EVAL", WRITING, 0)
+        await execute(client, "EVAL", WRITE_PROBE, 0)
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:
@@ -57,11 +57,11 @@ def server_version(info: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
     return kind, tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
-def demand_suitable(info: dict[str, Any]) -> None:
+def require_suitable(info: dict[str, Any]) -> None:
     """Refuse a server that is too old or that may evict keys. Raises `ServerUnsuitable`."""
     kind, version = server_version(info)
-    if version < FLOOR[kind]:
-        wanted = ".".join(map(str, FLOOR[kind]))
+    if version < MIN_VERSIONS[kind]:
+        wanted = ".".join(map(str, MIN_VERSIONS[kind]))
         found = ".".join(map(str, version))
         raise ServerUnsuitable(f"{kind} {found} is too old: Muster needs {kind} {wanted} or later")
     policy = str(info.get("maxmemory_policy", "noeviction"))

@@ -41,17 +41,17 @@ class Capability(Struct, frozen=True, kw_only=True):
     appendfsync: str = ""
     """Empty where the server does not tell."""
     fsync: Fsync = Fsync.NEVER
-    no_fsync: str = ""
+    no_fsync_reason: str = ""
     replicas: int = 0
     """How many follow it now."""
     min_replicas: int = 0
     """`min-replicas-to-write`; 0 also where the server does not tell."""
     good_replicas: int | None = None
     """How many count for that; None where it is off."""
-    no_replicas: str = ""
+    no_replicas_reason: str = ""
 
     @property
-    def no_writes(self) -> str:
+    def no_writes_reason(self) -> str:
         """Why the server takes no writes at the moment; empty if it does."""
         if self.good_replicas is None or self.good_replicas >= max(self.min_replicas, 1):
             return ""
@@ -60,13 +60,13 @@ class Capability(Struct, frozen=True, kw_only=True):
             f" demands {max(self.min_replicas, 1)}"
         )
 
-    def lacking(self, level: Level) -> str:
+    def unavailable_reason(self, level: Level) -> str:
         """Why this level cannot be given; empty if it can."""
         match level:
             case Level.FSYNCED:
-                return self.no_fsync
+                return self.no_fsync_reason
             case Level.REPLICATED:
-                return self.no_replicas
+                return self.no_replicas_reason
             case _:
                 return ""
 
@@ -78,7 +78,7 @@ async def configuration(client: AsyncClient, *more: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in (*SETTINGS, *more):
-        reply = await _tried(client, "CONFIG", "GET", name)
+        reply = await _execute_or_error(client, "CONFIG", "GET", name)
         if not isinstance(reply, RedisError):
             found.update(pairs(reply))
     return found
@@ -96,13 +96,13 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-async def waits(client: AsyncClient) -> str:
+async def wait_refusal(client: AsyncClient) -> str:
     """Why WAIT cannot be used on this server; empty if it can."""
-    reply = await _tried(client, "WAIT", 0, 1)
+    reply = await _execute_or_error(client, "WAIT", 0, 1)
     return str(reply) if isinstance(reply, RedisError) else ""
 
 
-async def _tried(client: AsyncClient, *command: str | int) -> Any:
+async def _execute_or_error(client: AsyncClient, *command: str | int) -> Any:
     """A command's reply, or the server's refusal. Raises `LogUnreachable`."""
     try:
         return await execute(client, *command)
@@ -112,13 +112,13 @@ async def _tried(client: AsyncClient, *command: str | int) -> Any:
         return error
 
 
-def judge(
+def assess(
     info: Mapping[str, Any],
     config: Mapping[str, str],
     *,
     wanted_replicas: int,
-    seen_replicas: int = 0,
-    no_wait: str = "",
+    peak_replicas: int = 0,
+    wait_refused: str = "",
     withholds: bool = False,
 ) -> Capability:
     """What a server can give, from its INFO and CONFIG.
@@ -127,17 +127,19 @@ def judge(
     level impossible. `no_wait`: why WAIT cannot be used. `withholds`: it was seen not to answer
     WAITAOF before its time.
     """
-    fsync, no_fsync = _fsync(info, config, withholds)
+    fsync, no_fsync_reason = _fsync(info, config, withholds)
     replicas = int(info.get("connected_slaves", 0))
     return Capability(
         run_id=str(info.get("run_id", "")),
         appendfsync=config.get("appendfsync", ""),
         fsync=fsync,
-        no_fsync=no_fsync,
+        no_fsync_reason=no_fsync_reason,
         replicas=replicas,
         min_replicas=int(config.get("min-replicas-to-write") or 0),
         good_replicas=info.get("min_slaves_good_slaves"),
-        no_replicas=_no_replicas(max(replicas, seen_replicas), wanted_replicas, no_wait),
+        no_replicas_reason=_no_replicas_reason(
+            max(replicas, peak_replicas), wanted_replicas, wait_refused
+        ),
     )
 
 
@@ -145,16 +147,16 @@ def may_withhold(info: Mapping[str, Any], config: Mapping[str, str]) -> bool:
     """Whether it is worth to try if WAITAOF tells the truth."""
     kind, version = server_version(dict(info))
     policy = config.get("appendfsync", "")
-    floor = WAITAOF_TRUE.get(kind)
+    minimum = WAITAOF_TRUE.get(kind)
     return (
         bool(int(info.get("aof_enabled", 0)))
         and policy not in {"always", "no"}
-        and floor is not None
-        and version >= floor
+        and minimum is not None
+        and version >= minimum
     )
 
 
-def on_reply(config: Mapping[str, str]) -> bool:
+def fsyncs_before_reply(config: Mapping[str, str]) -> bool:
     """Whether every reply comes after its fsync."""
     return config.get("appendfsync") == "always" and config.get("no-appendfsync-on-rewrite") == "no"
 
@@ -165,22 +167,22 @@ def _fsync(
     policy = config.get("appendfsync", "")
     if not int(info.get("aof_enabled", 0)):
         return Fsync.NEVER, "it has no append-only file; set appendonly yes and appendfsync always"
-    if on_reply(config):
+    if fsyncs_before_reply(config):
         return Fsync.ON_REPLY, ""
     if policy == "always":
-        why = "it does not fsync while it rewrites its file; set no-appendfsync-on-rewrite no"
-        return Fsync.NEVER, why
+        reason = "it does not fsync while it rewrites its file; set no-appendfsync-on-rewrite no"
+        return Fsync.NEVER, reason
     if policy == "no":
         return Fsync.NEVER, "appendfsync no leaves it to the system; set appendfsync always"
     if withholds:
         return Fsync.WAITAOF, ""
-    told = f"appendfsync is {policy}" if policy else "it does not tell its appendfsync"
-    return Fsync.NEVER, f"{told} and its WAITAOF cannot be relied on; set appendfsync always"
+    state = f"appendfsync is {policy}" if policy else "it does not tell its appendfsync"
+    return Fsync.NEVER, f"{state} and its WAITAOF cannot be relied on; set appendfsync always"
 
 
-def _no_replicas(seen: int, wanted: int, no_wait: str) -> str:
-    if no_wait:
-        return f"it refuses WAIT: {no_wait}"
-    if seen < wanted:
-        return f"{seen} replicas follow it, of {wanted} that are wanted; attach more"
+def _no_replicas_reason(peak: int, wanted: int, wait_refused: str) -> str:
+    if wait_refused:
+        return f"it refuses WAIT: {wait_refused}"
+    if peak < wanted:
+        return f"{peak} replicas follow it, of {wanted} that are wanted; attach more"
     return ""

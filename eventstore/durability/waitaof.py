@@ -13,13 +13,13 @@ from eventstore.connection.calls import AsyncClient
 from eventstore.keys import CATALOGUE
 from eventstore.log.log import Log
 from eventstore.log.script_loader import script
-from eventstore.log.script_runner import judge
+from eventstore.log.script_runner import parse_reply
 
 WRITES: Final = 3
 ROUNDS: Final = 3
 ROUND_SECONDS: Final = 0.9
 """A round that took longer says nothing."""
-HELD_MS: Final = 150
+WAIT_MS: Final = 150
 """More than a server needs to come round to an answer that it has."""
 
 
@@ -29,21 +29,21 @@ async def withholds(client: AsyncClient, log: Log) -> bool | None:
     Raises `LogError` where there is no catalogue to write to, and what redis-py does.
     """
     for _ in range(ROUNDS):
-        began = time.monotonic()
+        started = time.monotonic()
         confirmed = [await _confirmed(client, log) for _ in range(WRITES)]
         if all(confirmed):
             return False
-        if time.monotonic() - began > ROUND_SECONDS:
+        if time.monotonic() - started > ROUND_SECONDS:
             return None
     return True
 
 
 async def _confirmed(client: AsyncClient, log: Log) -> bool:
     """Write, and ask whether that is on disk; over one connection, as WAITAOF counts."""
-    keys, floor = log.script_keys(CATALOGUE), log.floor(CATALOGUE)
+    keys, mark = log.script_keys(CATALOGUE), log.high_water_mark(CATALOGUE)
     pipe = client.pipeline(transaction=False)
-    pipe.execute_command("EVAL", script("confirm").text, 2, *keys, *floor)
-    pipe.execute_command("WAITAOF", 1, 0, HELD_MS)
+    pipe.execute_command("EVAL", script("confirm").text, 2, *keys, *mark)
+    pipe.execute_command("WAITAOF", 1, 0, WAIT_MS)
     written, waited = await pipe.execute()
-    judge(CATALOGUE, written, log)
+    parse_reply(CATALOGUE, written, log)
     return bool(int(waited[0]))

@@ -32,9 +32,9 @@ def locked(directory: Path, timeout: float) -> Iterator[int | None]:
     lock = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + timeout
-        while not (taken := _try_lock(lock)) and time.monotonic() < deadline:
+        while not (acquired := _try_lock(lock)) and time.monotonic() < deadline:
             time.sleep(0.02)
-        yield lock if taken else None
+        yield lock if acquired else None
     finally:
         os.close(lock)
 
@@ -47,7 +47,7 @@ def _try_lock(lock: int) -> bool:
     return True
 
 
-def note_holder(lock: int, pid: int) -> None:
+def write_holder(lock: int, pid: int) -> None:
     """Write down who runs here, for the message to the next; on a full disk that is let go."""
     with contextlib.suppress(OSError):
         os.pwrite(lock, f"{pid:<20}\n".encode(), 0)
@@ -58,7 +58,7 @@ def holder(directory: Path) -> str:
     return (directory / "server.lock").read_text().strip() or "unknown"
 
 
-def place_socket(directory: Path) -> Path:
+def reserve_socket_path(directory: Path) -> Path:
     """Where the server's socket goes; recorded in the folder."""
     record = directory / "server.socket"
     path = directory / SOCKET_NAME

@@ -43,9 +43,9 @@ from eventstore.embedded.directory import (
     holder,
     locked,
     log_tail,
-    note_holder,
-    place_socket,
     remove_socket,
+    reserve_socket_path,
+    write_holder,
 )
 from eventstore.errors import MusterError
 
@@ -85,16 +85,16 @@ class ServerNotLaunched(EmbeddedServerError):
     """The system gives no process, or the directory cannot be used."""
 
     def __init__(self, directory: Path, error: OSError | subprocess.SubprocessError) -> None:
-        self.why = f"cannot be started on {directory}: {error}"
-        super().__init__(f"the embedded server {self.why}")
+        self.reason = f"cannot be started on {directory}: {error}"
+        super().__init__(f"the embedded server {self.reason}")
 
 
 class ServerNotReady(EmbeddedServerError):
     """The server ended, or did not answer in time; `log` holds the end of its log."""
 
-    def __init__(self, why: str, log: str) -> None:
-        self.why, self.log = why, log
-        super().__init__(f"the embedded server {why}; the end of its log:\n{log or '(empty)'}")
+    def __init__(self, reason: str, log: str) -> None:
+        self.reason, self.log = reason, log
+        super().__init__(f"the embedded server {reason}; the end of its log:\n{log or '(empty)'}")
 
 
 class EmbeddedServer:
@@ -143,7 +143,7 @@ class EmbeddedServer:
         return self._process is not None and self._process.poll() is None
 
     @property
-    def code(self) -> int | None:
+    def exit_code(self) -> int | None:
         """With which exit code it ended, or minus the signal; None while it runs."""
         return self._process.poll() if self._process else None
 
@@ -176,23 +176,23 @@ class EmbeddedServer:
             with locked(self.directory, lock_timeout) as lock:
                 if lock is None:
                     raise DirectoryInUse(self.directory, holder(self.directory))
-                self._socket = place_socket(self.directory)
+                self._socket = reserve_socket_path(self.directory)
                 self._process = self._spawn(binary, lock)
-                note_holder(lock, self._process.pid)
+                write_holder(lock, self._process.pid)
         except (OSError, subprocess.SubprocessError) as error:
             raise ServerNotLaunched(self.directory, error) from error
 
-    def answer(self) -> str:
+    def ping(self) -> str:
         """What it says when asked: `PONG`, or why it does not serve (`LOADING …`), or nothing.
 
         Takes a second at most, from any thread.
         """
-        return _answer(str(self._socket)) if self._socket else ""
+        return _ping(str(self._socket)) if self._socket else ""
 
-    def demand_running(self) -> None:
+    def require_running(self) -> None:
         """Raises `ServerNotReady` where it has ended."""
         if not self.running:
-            raise ServerNotReady(f"ended with code {self.code}", log_tail(self.log_path))
+            raise ServerNotReady(f"ended with code {self.exit_code}", log_tail(self.log_path))
 
     def stop(self, timeout: float = 10.0) -> None:
         """Ask it to save and end; after `timeout` seconds kill it. A second call does nothing."""
@@ -252,8 +252,8 @@ class EmbeddedServer:
 
     def _await_ready(self, deadline: float, limit: float) -> None:
         pause = 0.002
-        while self.answer() != PONG:
-            self.demand_running()
+        while self.ping() != PONG:
+            self.require_running()
             if time.monotonic() > deadline:
                 raise ServerNotReady(f"was not ready after {limit:g} s", log_tail(self.log_path))
             time.sleep(pause)
@@ -288,7 +288,7 @@ def end_with_parent() -> Callable[[], None] | None:
     return bind
 
 
-def _answer(path: str) -> str:
+def _ping(path: str) -> str:
     """The answer to a PING, without its sign. Asked raw: no client, no retries."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

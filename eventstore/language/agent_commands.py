@@ -65,7 +65,7 @@ class Release(Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Lose(Struct, frozen=True, kw_only=True):
+class MarkLost(Struct, frozen=True, kw_only=True):
     """Its worker died. `worker_id`: that one; an agent that another holds by now is let be.
 
     With more than `tolerated` earlier losses within `suspicion_ms` it is to run alone from now on.
@@ -76,7 +76,7 @@ class Lose(Struct, frozen=True, kw_only=True):
     now_ms: int
     blameless: bool = False
     suspicion_ms: int = 0
-    tolerated: int = 0
+    losses_allowed: int = 0
     policy: RestartPolicy = RestartPolicy()
     jitter: float = 0.0
 
@@ -111,7 +111,7 @@ Command: TypeAlias = (
     | Fail
     | End
     | Release
-    | Lose
+    | MarkLost
     | Restart
     | HandOver
     | Clear
@@ -137,16 +137,20 @@ def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
         case Fail():
             return _fail(command, agent)
         case End():
-            reason = _requested(agent) if agent.stop else command.reason
+            reason = _termination_reason(agent) if agent.stop else command.reason
             return (AgentTerminated(reason=reason, error=command.error),) if agent.held else ()
         case Release():
             return _release(command, agent)
-        case Lose():
-            return _lose(command, agent)
+        case MarkLost():
+            return _mark_lost(command, agent)
         case Restart():
             return _restart(agent)
         case HandOver():
-            return (AgentTerminated(reason=_requested(agent) if agent.stop else command.reason),)
+            return (
+                AgentTerminated(
+                    reason=_termination_reason(agent) if agent.stop else command.reason
+                ),
+            )
         case Clear():
             return (AgentCleared(reason=command.reason),) if agent.alone else ()
         case Drop():
@@ -155,33 +159,33 @@ def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
             assert_never(command)
 
 
-def _requested(agent: Agent) -> str:
+def _termination_reason(agent: Agent) -> str:
     """Why a flagged agent ends: what was given when its end was asked for."""
     return agent.reason or "requested"
 
 
 def _terminate(command: Terminate, agent: Agent) -> tuple[AgentBody, ...]:
-    asked = AgentTerminationRequested(reason=command.reason, graceful=command.graceful)
+    requested = AgentTerminationRequested(reason=command.reason, graceful=command.graceful)
     if not agent.held:
-        return (asked, AgentTerminated(reason=command.reason))
-    repeats = agent.stop is Stop.NOW or (agent.stop is Stop.GRACEFUL and command.graceful)
-    return () if repeats else (asked,)
+        return (requested, AgentTerminated(reason=command.reason))
+    already_requested = agent.stop is Stop.NOW or (agent.stop is Stop.GRACEFUL and command.graceful)
+    return () if already_requested else (requested,)
 
 
 def _fail(command: Fail, agent: Agent) -> tuple[AgentBody, ...]:
     if not agent.held:
         return ()
     if agent.stop:
-        return (AgentTerminated(reason=_requested(agent), error=command.error),)
+        return (AgentTerminated(reason=_termination_reason(agent), error=command.error),)
     due_ms, end = _spend(command, agent)
     window_ms = command.policy.window_ms
-    failed = _FAILURES[command.during](
+    failed = _FAILURE_EVENTS[command.during](
         error=command.error, at_ms=command.now_ms, window_ms=window_ms, due_ms=due_ms
     )
     return (failed, *end)
 
 
-def _spend(command: Fail | Lose, agent: Agent) -> tuple[int, tuple[AgentFailed, ...]]:
+def _spend(command: Fail | MarkLost, agent: Agent) -> tuple[int, tuple[AgentFailed, ...]]:
     """Spend one of the restart budget: when it is to run again, or that it is not (0)."""
     policy = command.policy
     failures = 1 + sum(at > command.now_ms - policy.window_ms for at in agent.failures)
@@ -190,7 +194,9 @@ def _spend(command: Fail | Lose, agent: Agent) -> tuple[int, tuple[AgentFailed, 
     return command.now_ms + policy.delay_ms(failures, command.jitter), ()
 
 
-_FAILURES: Final[dict[str, type[AgentStartFailed] | type[AgentCrashed] | type[AgentUnhealthy]]] = {
+_FAILURE_EVENTS: Final[
+    dict[str, type[AgentStartFailed] | type[AgentCrashed] | type[AgentUnhealthy]]
+] = {
     "start": AgentStartFailed,
     "run": AgentCrashed,
     "check": AgentUnhealthy,
@@ -199,36 +205,36 @@ _FAILURES: Final[dict[str, type[AgentStartFailed] | type[AgentCrashed] | type[Ag
 
 def _release(command: Release, agent: Agent) -> tuple[AgentBody, ...]:
     if agent.stop:
-        return (AgentTerminated(reason=_requested(agent)),)
+        return (AgentTerminated(reason=_termination_reason(agent)),)
     if agent.status not in {Status.STARTING, Status.RUNNING}:
         return ()
     return (AgentReleased(reason=command.reason, next_incarnation=agent.incarnation + 1),)
 
 
-def _lose(command: Lose, agent: Agent) -> tuple[AgentBody, ...]:
+def _mark_lost(command: MarkLost, agent: Agent) -> tuple[AgentBody, ...]:
     if not agent.held or agent.worker_id != command.worker_id:
         return ()
     if agent.stop:
-        return (AgentTerminated(reason=_requested(agent)),)
-    guilty = agent.alone and not command.blameless
+        return (AgentTerminated(reason=_termination_reason(agent)),)
+    own_failure = agent.alone and not command.blameless
     lost = AgentLost(reason=command.reason, at_ms=command.now_ms, blameless=command.blameless)
-    if guilty:  # nobody else was there: it counts as a failure of its own
+    if own_failure:  # nobody else was there: it counts as a failure of its own
         due_ms, end = _spend(command, agent)
         window_ms = command.policy.window_ms
         return (replace(lost, alone=True, window_ms=window_ms, due_ms=due_ms), *end)
-    again = AgentRestarting(reason="lost", next_incarnation=agent.incarnation + 1)
-    return (replace(lost, alone=agent.alone or _repeated(command, agent)), again)
+    restarting = AgentRestarting(reason="lost", next_incarnation=agent.incarnation + 1)
+    return (replace(lost, alone=agent.alone or _lost_repeatedly(command, agent)), restarting)
 
 
-def _repeated(command: Lose, agent: Agent) -> bool:
+def _lost_repeatedly(command: MarkLost, agent: Agent) -> bool:
     """Whether it was lost too often within the suspicion window."""
     recent = [at for at in agent.losses if at > command.now_ms - command.suspicion_ms]
-    return not command.blameless and len(recent) > command.tolerated
+    return not command.blameless and len(recent) > command.losses_allowed
 
 
 def _restart(agent: Agent) -> tuple[AgentBody, ...]:
     if agent.status is not Status.RESTARTING:
         return ()
     if agent.stop:
-        return (AgentTerminated(reason=_requested(agent)),)
+        return (AgentTerminated(reason=_termination_reason(agent)),)
     return (AgentRestarting(reason=agent.reason, next_incarnation=agent.incarnation + 1),)

@@ -109,7 +109,7 @@ class Agent(Struct, frozen=True, kw_only=True):
         return self.status in HELD
 
 
-def request(event: Event, pool: str) -> Agent:
+def new_agent(event: Event, pool: str) -> Agent:
     """The agent that an `agent.requested` begins."""
     body = event.body
     assert isinstance(body, AgentRequested)
@@ -133,7 +133,7 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
     """What an event makes of an agent. Total: any recorded event of an agent can be folded."""
     body = event.body
     if agent is None or isinstance(body, AgentRequested):
-        return request(event, pool)
+        return new_agent(event, pool)
     agent = replace(agent, version=agent.version + 1, changed_ms=event.ts or agent.changed_ms)
     match body:
         case AgentClaimed():
@@ -154,11 +154,11 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
                 status=Status.RESTARTING,
                 reason=body.type.removeprefix("agent."),
                 due_ms=body.due_ms,
-                failures=_failures(agent, body),
+                failures=_recent_failures(agent, body),
                 last_error=body.error,
             )
         case AgentLost():
-            return _lost(agent, body)
+            return _fold_lost(agent, body)
         case AgentCleared():
             return replace(agent, alone=False, losses=())
         case AgentReleased() | AgentRestarting():
@@ -193,7 +193,7 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
             raise TypeError(f"{event.type} is not an event of an agent")
 
 
-def _failures(
+def _recent_failures(
     agent: Agent, body: AgentStartFailed | AgentCrashed | AgentUnhealthy | AgentLost
 ) -> tuple[int, ...]:
     """Those within the window, and this one."""
@@ -201,7 +201,7 @@ def _failures(
     return (*recent, body.at_ms)
 
 
-def _lost(agent: Agent, body: AgentLost) -> Agent:
+def _fold_lost(agent: Agent, body: AgentLost) -> Agent:
     lost = replace(
         _vacated(agent),
         status=Status.RESTARTING,
@@ -214,7 +214,7 @@ def _lost(agent: Agent, body: AgentLost) -> Agent:
     return replace(
         lost,
         due_ms=body.due_ms,
-        failures=_failures(agent, body),
+        failures=_recent_failures(agent, body),
         last_error=Error(type="WorkerLost", message=body.reason),
     )
 

@@ -67,8 +67,8 @@ class Catalogue(Struct, frozen=True, kw_only=True):
 
         The log keeps that number by name, and every change is checked against it.
         """
-        held: tuple[Pool | Host | None, ...] = (self.pools.get(subject), self.hosts.get(subject))
-        return max((one.version for one in held if one is not None), default=0)
+        named: tuple[Pool | Host | None, ...] = (self.pools.get(subject), self.hosts.get(subject))
+        return max((entry.version for entry in named if entry is not None), default=0)
 
 
 def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
@@ -115,14 +115,14 @@ def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
             hosts = {**hosts, name: host}
         case HostCordoned() | HostLeft() as body:
             status = "cordoned" if isinstance(body, HostCordoned) else "left"
-            gone = replace(
+            updated = replace(
                 hosts[name],
                 status=status,
                 reason=body.reason,
                 version=version,
                 changed_ms=event.ts,
             )
-            hosts = {**hosts, name: gone}
+            hosts = {**hosts, name: updated}
         case LogRecovered() as body:
             generation = body.generation
         case _:

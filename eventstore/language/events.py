@@ -365,13 +365,13 @@ def encode_body(body: AnyBody) -> bytes:
     return _ENCODER.encode(body)
 
 
-def demand_known(kind: str, version: int) -> None:
+def require_known(kind: str, version: int) -> None:
     """Raises `UnknownEvent` for a type or version that this code cannot read."""
     body = _BODIES.get(kind)
-    demand_version(kind, version, body.version if body else None)
+    require_version(kind, version, body.version if body else None)
 
 
-def demand_version(kind: str, version: int, known: int | None) -> None:
+def require_version(kind: str, version: int, known: int | None) -> None:
     """Raises `UnknownEvent` for a version beyond the one `known`; None: the type is not known."""
     if known is None or not 1 <= version <= known:
         raise UnknownEvent(kind, version, known)
@@ -384,7 +384,7 @@ def decode_body(kind: str, version: int, data: bytes | str) -> AnyBody:
     for data that is not what that version holds. Unknown fields are passed over: the log and the
     archive keep them.
     """
-    demand_known(kind, version)
+    require_known(kind, version)
     if version < _BODIES[kind].version:
         data = upcast(kind, version, _BODIES[kind].version, data)
     return _DECODERS[kind].decode(data)
@@ -399,8 +399,8 @@ def decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
         return _decode_entry(stream_id, fields)
     except (ValueError, IndexError, RecursionError) as error:  # of msgspec, int() and decode()
         kind = fields[1].decode(errors="replace") if len(fields) > 1 else "nothing"
-        why = f"entry {stream_id.decode()}: {error}"
-        raise UnknownEvent(kind[:64], 0, None, why[:500]) from error
+        reason = f"entry {stream_id.decode()}: {error}"
+        raise UnknownEvent(kind[:64], 0, None, reason[:500]) from error
 
 
 def _decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:

@@ -18,8 +18,8 @@ class RestartPolicy(Struct, frozen=True):
 
     def delay_ms(self, failures: int, jitter: float) -> int:
         """Exponential back-off, with `jitter` in [0, 1) taking off up to half of it."""
-        full = min(self.backoff_min_ms << min(failures - 1, 30), self.backoff_max_ms)
-        return max(int(full * (1 - jitter / 2)), min(self.backoff_min_ms, full))
+        full_ms = min(self.backoff_min_ms << min(failures - 1, 30), self.backoff_max_ms)
+        return max(int(full_ms * (1 - jitter / 2)), min(self.backoff_min_ms, full_ms))
 
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
@@ -75,7 +75,7 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         )
 
     @property
-    def alone_limit(self) -> int:
+    def isolation_limit(self) -> int:
         """How many workers may be taken by agents that run alone: half of them at most, but one."""
         return min(self.max_alone_workers, max(self.max_workers // 2, 1))
 

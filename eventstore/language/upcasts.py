@@ -16,26 +16,26 @@ RawBody: TypeAlias = dict[str, Any]
 Upcaster: TypeAlias = Callable[[RawBody], RawBody]
 
 
-def _lost_without_blame(body: RawBody) -> RawBody:
+def _agent_lost_v1_to_v2(body: RawBody) -> RawBody:
     """Version 1 knew no agents that run alone: nobody was blamed, `agent.restarting` followed."""
     return {**body, "alone": False, "window_ms": 0, "due_ms": 0}
 
 
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
-    ("agent.lost", 1): _lost_without_blame,
+    ("agent.lost", 1): _agent_lost_v1_to_v2,
 }
 """By type and the version that they start from."""
 
 
-def upcast(kind: str, version: int, wanted: int, data: bytes | str) -> bytes:
+def upcast(kind: str, version: int, target: int, data: bytes | str) -> bytes:
     """The body of a `version` as JSON of the version `wanted`.
 
     Raises `UnknownEvent` where a step on the way is missing, and `msgspec.DecodeError`.
     """
     body = msgspec.json.decode(data, type=RawBody)
-    for step in range(version, wanted):
+    for step in range(version, target):
         upcaster = UPCASTERS.get((kind, step))
         if upcaster is None:
-            raise UnknownEvent(kind, step, wanted, f"nothing leads to version {step + 1}")
+            raise UnknownEvent(kind, step, target, f"nothing leads to version {step + 1}")
         body = upcaster(body)
     return msgspec.json.encode(body)

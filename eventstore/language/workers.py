@@ -97,13 +97,13 @@ class StopWorker(Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Fence(Struct, frozen=True, kw_only=True):
+class DeclareLost(Struct, frozen=True, kw_only=True):
     """Declare it lost."""
 
     reason: str
 
 
-WorkerCommand: TypeAlias = Order | Start | Suspect | Recover | Drain | StopWorker | Fence
+WorkerCommand: TypeAlias = Order | Start | Suspect | Recover | Drain | StopWorker | DeclareLost
 
 
 def decide(command: WorkerCommand, worker: Worker | None) -> tuple[WorkerBody, ...]:
@@ -125,8 +125,8 @@ def decide(command: WorkerCommand, worker: Worker | None) -> tuple[WorkerBody, .
                 ),
             )
         case Suspect():
-            watched = worker.status in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}
-            return (WorkerSuspect(reason=command.reason),) if watched else ()
+            can_be_suspect = worker.status in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}
+            return (WorkerSuspect(reason=command.reason),) if can_be_suspect else ()
         case Recover():
             return (WorkerRecovered(),) if worker.status is WorkerStatus.SUSPECT else ()
         case Drain():
@@ -134,7 +134,7 @@ def decide(command: WorkerCommand, worker: Worker | None) -> tuple[WorkerBody, .
             return (WorkerDraining(reason=command.reason),) if drains else ()
         case StopWorker():
             return (WorkerStopped(reason=command.reason),) if worker.alive else ()
-        case Fence():
+        case DeclareLost():
             return (WorkerLost(reason=command.reason),)
         case _:
             assert_never(command)
@@ -173,8 +173,8 @@ def evolve(worker: Worker | None, event: Event, pool: str) -> Worker:
         case WorkerSuspect():
             return replace(worker, status=WorkerStatus.SUSPECT, reason=body.reason)
         case WorkerRecovered():
-            back = WorkerStatus.DRAINING if worker.draining else WorkerStatus.ACTIVE
-            return replace(worker, status=back, reason=body.reason)
+            next_status = WorkerStatus.DRAINING if worker.draining else WorkerStatus.ACTIVE
+            return replace(worker, status=next_status, reason=body.reason)
         case WorkerDraining():
             return replace(worker, status=WorkerStatus.DRAINING, draining=True, reason=body.reason)
         case WorkerStopped():

@@ -27,17 +27,17 @@ from eventstore.language.events import (
     decode_entry,
 )
 from eventstore.language.pool_config import PoolConfig, write_config
-from eventstore.log.commit_retry import ATTEMPTS, still_unknown
+from eventstore.log.commit_retry import ATTEMPTS, reraise_unknown
 from eventstore.log.log import Log, proof_of
 from eventstore.log.reader import Entry, Reader
 from eventstore.log.replies import Outcome, Proof
 from eventstore.steps.step import Origin
 
-DECLARED_UNKNOWN: Final = "recovered"
+UNKNOWN_DECLARATION: Final = "recovered"
 """In place of the declaration that was last applied to a pool: the next one is taken for it."""
 
 
-class Changed(Struct, frozen=True):
+class ChangeResult(Struct, frozen=True):
     """DONE, ALREADY (nothing to change), CONFLICT (it exists, or has live agents) or ABSENT.
 
     `proof`: what shows that the change, or for ALREADY what came before, was written.
@@ -62,17 +62,17 @@ class CatalogueLog:
         self._log = log
         self._reader = reader
         self.state = Catalogue()
-        self.void = False
-        self._taken = 0
+        self.invalidated = False
+        self._applied = 0
 
-    async def found(self) -> Catalogue:
+    async def create(self) -> Catalogue:
         """Create the catalogue if there is none, and read it: see `Log.found`."""
-        await self._log.found()
+        await self._log.create_catalogue()
         return await self.refresh()
 
     async def start(self) -> Catalogue:
         """Read the catalogue. Raises `LogMissing` if there is none."""
-        if not (await self._log.stand(CATALOGUE)).generation:
+        if not (await self._log.head(CATALOGUE)).generation:
             raise LogMissing(CATALOGUE)
         return await self.refresh()
 
@@ -81,60 +81,60 @@ class CatalogueLog:
 
     async def refresh(self) -> Catalogue:
         """Read on from where the last reading ended, without waiting."""
-        while not self.void:
-            entries = await self._after(self.state)
+        while not self.invalidated:
+            entries = await self._entries_after(self.state)
             if not entries:
                 return self.state
-            self.take(entries)
-        anew = Catalogue()  # folded aside: what was known stays in sight until all of it is
-        taken = -1
-        while (entries := await self._after(anew)) or taken != self._taken:
-            taken = self._taken  # what others read meanwhile may be behind the last look
+            self.apply(entries)
+        rebuilt = Catalogue()  # folded aside: what was known stays in sight until all of it is
+        applied = -1
+        while (entries := await self._entries_after(rebuilt)) or applied != self._applied:
+            applied = self._applied  # what others read meanwhile may be behind the last look
             for entry in entries:
-                anew = _fold(anew, entry)
-        self.state, self.void = anew, False
+                rebuilt = _fold(rebuilt, entry)
+        self.state, self.invalidated = rebuilt, False
         return self.state
 
-    async def _after(self, state: Catalogue) -> list[Entry]:
-        at = state.stream_id if state.stream_id != "0" else "0-0"
-        return await self._reader.range(self._log.keys.catalogue, f"({at}")
+    async def _entries_after(self, state: Catalogue) -> list[Entry]:
+        last_id = state.stream_id if state.stream_id != "0" else "0-0"
+        return await self._reader.range(self._log.keys.catalogue, f"({last_id}")
 
-    def take(self, entries: list[Entry]) -> Catalogue:
+    def apply(self, entries: list[Entry]) -> Catalogue:
         """Fold entries that somebody else read. Raises `UnknownEvent`, and stays before that."""
-        self._taken += 1
+        self._applied += 1
         for entry in entries:
             body = decode_entry(*entry).body
             if isinstance(body, LogRecovered) and 0 < body.from_seq < self.state.seq:
-                self.void = True
+                self.invalidated = True
             self.state = _fold(self.state, entry)
         return self.state
 
     async def create_pool(
         self, name: str, role_type: str, config: PoolConfig, origin: Origin
-    ) -> Changed:
+    ) -> ChangeResult:
         """Create a pool and its keys. CONFLICT if there is one of that name."""
 
-        def decision(state: Catalogue) -> Decision:
+        def decide(state: Catalogue) -> Decision:
             found = state.live_pools().get(name)
             if found is None:
                 return Outcome.DONE, PoolCreated(role_type=role_type, config=write_config(config))
             same = (found.role_type, found.config) == (role_type, config)
             return Outcome.ALREADY if same else Outcome.CONFLICT, None
 
-        changed = await self._change(name, decision, origin)
+        changed = await self._change(name, decide, origin)
         if changed.outcome is Outcome.ALREADY:
             return replace(changed, outcome=Outcome.CONFLICT)
         if changed.outcome is Outcome.DONE:
-            with still_unknown(_written()):
+            with reraise_unknown(_unknown_after_write()):
                 await self._log.initialise(name)
         return changed
 
     async def change_pool(
         self, name: str, change: Callable[[PoolConfig], PoolConfig], origin: Origin
-    ) -> Changed:
+    ) -> ChangeResult:
         """Change a pool's configuration, from what it is at that moment. ABSENT without one."""
 
-        def decision(state: Catalogue) -> Decision:
+        def decide(state: Catalogue) -> Decision:
             pool = state.live_pools().get(name)
             if pool is None:
                 return Outcome.ABSENT, None
@@ -143,7 +143,7 @@ class CatalogueLog:
                 return Outcome.ALREADY, None
             return Outcome.DONE, PoolChanged(config=write_config(config, pool.unknown))
 
-        return await self._change(name, decision, origin)
+        return await self._change(name, decide, origin)
 
     async def close_pool(self, pool: Pool, origin: Origin, *, vacant: bool) -> bool:
         """Let a pool take no more spawns. `vacant`: only if it has no live agents, else False."""
@@ -153,27 +153,27 @@ class CatalogueLog:
         step.write("meta", "closed", pool.created_seq)
         return (await self._log.commit(step)).outcome is Outcome.DONE
 
-    async def delete_pool(self, pool: Pool, origin: Origin, *, reason: str) -> Changed:
+    async def delete_pool(self, pool: Pool, origin: Origin, *, reason: str) -> ChangeResult:
         """Record the end of a pool that was closed before. ABSENT where its name is another's."""
 
-        def decision(state: Catalogue) -> Decision:
+        def decide(state: Catalogue) -> Decision:
             found = state.live_pools().get(pool.pool_name)
             if found is None or found.created_seq != pool.created_seq:
                 return Outcome.ABSENT, None
             return Outcome.DONE, PoolDeleted(reason=reason)
 
-        return await self._change(pool.pool_name, decision, origin)
+        return await self._change(pool.pool_name, decide, origin)
 
-    async def join_host(self, host: str, hostname: str, pid: int, origin: Origin) -> Changed:
+    async def join_host(self, host: str, hostname: str, pid: int, origin: Origin) -> ChangeResult:
         """Offer a host for workers."""
         return await self._change(
             host, lambda _: (Outcome.DONE, HostJoined(hostname=hostname, pid=pid)), origin
         )
 
-    async def cordon_host(self, host: str, reason: str, origin: Origin) -> Changed:
+    async def cordon_host(self, host: str, reason: str, origin: Origin) -> ChangeResult:
         """Place no more workers on a host."""
 
-        def decision(state: Catalogue) -> Decision:
+        def decide(state: Catalogue) -> Decision:
             known = state.hosts.get(host)
             if known is None:
                 return Outcome.ABSENT, None
@@ -181,12 +181,12 @@ class CatalogueLog:
                 return Outcome.ALREADY, None
             return Outcome.DONE, HostCordoned(reason=reason)
 
-        return await self._change(host, decision, origin)
+        return await self._change(host, decide, origin)
 
-    async def leave_host(self, host: str, reason: str, origin: Origin) -> Changed:
+    async def leave_host(self, host: str, reason: str, origin: Origin) -> ChangeResult:
         """Record that a host is gone."""
 
-        def decision(state: Catalogue) -> Decision:
+        def decide(state: Catalogue) -> Decision:
             known = state.hosts.get(host)
             if known is None:
                 return Outcome.ABSENT, None
@@ -194,38 +194,38 @@ class CatalogueLog:
                 return Outcome.ALREADY, None
             return Outcome.DONE, HostLeft(reason=reason)
 
-        return await self._change(host, decision, origin)
+        return await self._change(host, decide, origin)
 
     async def _change(
-        self, subject: str, decision: Callable[[Catalogue], Decision], origin: Origin
-    ) -> Changed:
+        self, subject: str, decide: Callable[[Catalogue], Decision], origin: Origin
+    ) -> ChangeResult:
         unknown: OutcomeUnknown | None = None
         for _ in range(ATTEMPTS):
-            generation, _ = self._log.floor(CATALOGUE)
-            with still_unknown(unknown):
+            generation, _ = self._log.high_water_mark(CATALOGUE)
+            with reraise_unknown(unknown):
                 state = await self.refresh()
-            outcome, body = decision(state)
+            outcome, body = decide(state)
             if body is None:
                 if unknown and outcome is Outcome.CONFLICT:  # what is there is another's
                     raise unknown
                 proof = Proof(CATALOGUE, "log", seq=state.seq)
-                return Changed(Outcome.DONE if unknown else outcome, state, proof)
+                return ChangeResult(Outcome.DONE if unknown else outcome, state, proof)
             version, field = state.version_of(subject), f"version:{subject}"
             step = self._log.step(CATALOGUE, origin)
             step.check("meta", field, str(version) if version else "")
             step.event(body, subject)
             step.write("meta", field, version + 1)
             try:
-                with still_unknown(unknown):
-                    reply = await self._log.commit(step, read_in=generation)
+                with reraise_unknown(unknown):
+                    reply = await self._log.commit(step, read_generation=generation)
             except OutcomeUnknown as error:
                 unknown = error
                 continue
             except Recovered:
                 continue
             if reply.outcome is Outcome.DONE:
-                with still_unknown(_written()):
-                    return Changed(Outcome.DONE, await self.refresh(), proof_of(step, reply))
+                with reraise_unknown(_unknown_after_write()):
+                    return ChangeResult(Outcome.DONE, await self.refresh(), proof_of(step, reply))
         raise unknown or Busy(f"{subject} changes too fast")
 
 
@@ -237,9 +237,9 @@ def _fold(state: Catalogue, entry: Entry) -> Catalogue:
     try:
         return pools.evolve(state, event)
     except (ValueError, TypeError, KeyError) as error:
-        why = f"of {event.subject} at seq {event.seq} makes no sense here: {error}"
-        raise UnknownEvent(event.type, event.body.version, None, why) from error
+        reason = f"of {event.subject} at seq {event.seq} makes no sense here: {error}"
+        raise UnknownEvent(event.type, event.body.version, None, reason) from error
 
 
-def _written() -> OutcomeUnknown:
+def _unknown_after_write() -> OutcomeUnknown:
     return OutcomeUnknown("the change was written, but what it led to could not be made or read")

@@ -5,17 +5,17 @@ from typing import Final
 
 from msgspec import Struct
 
-QUIET_SECONDS: Final = 30.0
+CLOCK_STALE_SECONDS: Final = 30.0
 """After so long without a reply a log's time is asked for..."""
-ASKED_AT_ONCE: Final = 100
+CLOCK_BATCH: Final = 100
 """...of so many logs at once."""
 
 
-class Told(Struct, frozen=True):
+class ClockReading(Struct, frozen=True):
     """A time in ms, and when by this host's monotonic clock it was told."""
 
     ms: int
-    at: float
+    read_at: float
 
-    def carried_on(self) -> int:
-        return self.ms + int((time.monotonic() - self.at) * 1000)
+    def current_ms(self) -> int:
+        return self.ms + int((time.monotonic() - self.read_at) * 1000)

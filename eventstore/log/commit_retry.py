@@ -10,7 +10,7 @@ ATTEMPTS = 8
 
 
 @contextmanager
-def still_unknown(unknown: OutcomeUnknown | None) -> Iterator[None]:
+def reraise_unknown(unknown: OutcomeUnknown | None) -> Iterator[None]:
     """What an earlier attempt left unknown stays so, also where Redis is away or refuses by now."""
     try:
         yield

@@ -26,33 +26,39 @@ from eventstore.language import agent_commands, workers
 from eventstore.language.agent_commands import Command
 from eventstore.language.agents import Agent
 from eventstore.language.workers import Worker, WorkerCommand
-from eventstore.log.commit_retry import ATTEMPTS, still_unknown
+from eventstore.log.commit_retry import ATTEMPTS, reraise_unknown
 from eventstore.log.replies import (
-    Acted,
-    ActedOnWorker,
-    Claimed,
-    Lead,
+    AgentResult,
+    ClaimedAgent,
+    Leadership,
+    LogHead,
     Outcome,
     Proof,
     Reply,
-    Stand,
+    WorkerResult,
     fields_of,
     text_of,
 )
-from eventstore.log.script_runner import GuardedLog
-from eventstore.log.survey import Observed, Survey, observed, scored, sorted_out
-from eventstore.retention import Retention, Trimmed
+from eventstore.log.script_runner import ScriptRunner
+from eventstore.log.survey import (
+    ObservedWorker,
+    Survey,
+    decode_scores,
+    decode_worker,
+    decode_workers,
+)
+from eventstore.retention import Retention, TrimResult
 from eventstore.steps import hashes
 from eventstore.steps.step import Argument, Fence, Origin, Step
 
 log = structlog.get_logger("muster.log")
 
 
-TRIMMED_AT_ONCE = 5_000
+TRIM_BATCH = 5_000
 """About how many entries of a stream one step of trimming takes: a few milliseconds of Redis."""
 
 
-class Log(GuardedLog):
+class Log(ScriptRunner):
     """The write side of every pool."""
 
     def __init__(
@@ -61,10 +67,10 @@ class Log(GuardedLog):
         keys: Keys,
         *,
         make_id: Callable[[], str] = new_id,
-        outlives: bool = True,
+        survives_recovery: bool = True,
         retention: Retention | None = None,
     ) -> None:
-        super().__init__(client, keys, outlives=outlives)
+        super().__init__(client, keys, survives_recovery=survives_recovery)
         self.retention = retention or Retention()
         self.new_id = make_id
 
@@ -73,9 +79,9 @@ class Log(GuardedLog):
 
     # ---- scripts -----------------------------------------------------------------------------
 
-    async def found(self) -> Reply:
+    async def create_catalogue(self) -> Reply:
         """Create the catalogue if there is none: only for who knows that there never was one."""
-        return await self.run("init", CATALOGUE, 0, 1)
+        return await self.run_script("init", CATALOGUE, 0, 1)
 
     async def initialise(self, pool: str) -> None:
         """Create a pool's streams and group, once: a pool that had them before has lost its log.
@@ -84,27 +90,31 @@ class Log(GuardedLog):
         whoever knew that pool's log is told that this is a later one. Raises `LogMissing` where
         they are gone, or where the catalogue is.
         """
-        mark = f"made:{pool}"
-        generation, made = await self._read(
-            pool, "HMGET", self.keys.catalogue_meta, "generation", mark
+        field = f"made:{pool}"
+        generation, initialised = await self._read(
+            pool, "HMGET", self.keys.catalogue_meta, "generation", field
         )
         if generation is None:
             raise LogMissing(CATALOGUE)
-        if made is not None:
+        if initialised is not None:
             return
-        await self.run("init", pool, 1, generation)
+        await self.run_script("init", pool, 1, generation)
         step = self.step(CATALOGUE, Origin())
-        step.write("meta", mark, "1")
+        step.write("meta", field, "1")
         await self.commit(step)
 
-    async def stand(self, pool: str) -> Stand:
+    async def head(self, pool: str) -> LogHead:
         """Where a log stands, whether it may be written or not."""
         fields = ("generation", "seq", "halted", "recovered_seq")
-        found = await self._read(pool, "HMGET", self._meta(pool), *fields)
+        found = await self._read(pool, "HMGET", self._meta_key(pool), *fields)
         generation, seq, halted, recovered_seq = (value or b"" for value in found)
-        return Stand(int(generation or 0), int(seq or 0), halted.decode(), int(recovered_seq or 0))
+        return LogHead(
+            int(generation or 0), int(seq or 0), halted.decode(), int(recovered_seq or 0)
+        )
 
-    async def commit(self, step: Step, *, admits: bool = False, read_in: int = 0) -> Reply:
+    async def commit(
+        self, step: Step, *, adds_load: bool = False, read_generation: int = 0
+    ) -> Reply:
         """Commit a step once. `admits`: it adds load, so Redis' memory limit may refuse it.
 
         `read_in`: the generation that the step was decided in, 0 where it holds in any. In a later
@@ -113,10 +123,12 @@ class Log(GuardedLog):
         Raises `LogUnreachable` (`Recovered`, `NotEnoughReplicas` among them), `OutcomeUnknown`,
         `LogMissing`, `RolledBack`, `Halted`, `MemoryExhausted`.
         """
-        generation, _ = self.floor(step.pool)
-        if 0 < read_in < generation:
+        generation, _ = self.high_water_mark(step.pool)
+        if 0 < read_generation < generation:
             raise Recovered(step.pool, generation)
-        return await self._guarded("admit" if admits else "commit", step.pool, *step.arguments())
+        return await self._run_guarded(
+            "admit" if adds_load else "commit", step.pool, *step.arguments()
+        )
 
     async def claim(
         self,
@@ -124,89 +136,93 @@ class Log(GuardedLog):
         fence: Fence,
         slots: int,
         *,
-        again: bool = False,
-        alone_limit: int = 1,
-    ) -> tuple[Outcome, list[Claimed]]:
+        include_unsettled: bool = False,
+        isolation_limit: int = 1,
+    ) -> tuple[Outcome, list[ClaimedAgent]]:
         """Claim up to `slots` spawns for a worker. `again`: also those told before, unsettled.
 
         `alone_limit`: how many workers of the pool may be taken by one agent each.
         """
         ids = [self.new_id() for _ in range(slots)]
-        told_again = "1" if again else ""
-        reply = await self._guarded(
-            "claim", pool, fence.worker_id, fence.epoch, told_again, alone_limit, *ids
+        unsettled_flag = "1" if include_unsettled else ""
+        reply = await self._run_guarded(
+            "claim", pool, fence.worker_id, fence.epoch, unsettled_flag, isolation_limit, *ids
         )
-        told = reply.rest[0] if reply.outcome is Outcome.DONE else ()
+        entries = reply.rest[0] if reply.outcome is Outcome.DONE else ()
         claimed = []
-        for entry in told:
+        for entry in entries:
             agent_id = entry[0].decode()
             try:
                 agent = hashes.from_hash(agent_id, fields_of(entry[2:]))
             except Unreadable as error:
                 await self.park(pool, error, holder=fence.worker_id)
                 continue
-            claimed.append(Claimed(agent, entry[1]))
+            claimed.append(ClaimedAgent(agent, entry[1]))
         return reply.outcome, claimed
 
     async def park(
-        self, pool: str, what: Unreadable, *, holder: str = "", content: bytes = b""
+        self, pool: str, error: Unreadable, *, holder: str = "", content: bytes = b""
     ) -> None:
         """Put aside what cannot be processed, once. `holder`: the worker whose slot it has."""
-        reply = await self._guarded(
-            "park", pool, what.kind, what.subject, what.why, holder, content
+        reply = await self._run_guarded(
+            "park", pool, error.kind, error.subject, error.reason, holder, content
         )
         if reply.rest[0]:
             log.error(
-                "log.parked", pool=pool, source=what.kind, subject=what.subject, reason=what.why
+                "log.parked",
+                pool=pool,
+                source=error.kind,
+                subject=error.subject,
+                reason=error.reason,
             )
 
-    async def draw_epoch(self, pool: str) -> int:
+    async def allocate_epoch(self, pool: str) -> int:
         """The next epoch of the pool."""
-        reply = await self._guarded("draw", pool)
+        reply = await self._run_guarded("draw", pool)
         return int(reply.rest[0])
 
     async def lead(
-        self, pool: str, host: str, term: int, stale: Lead | None = None
-    ) -> tuple[Outcome, Lead]:
+        self, pool: str, host: str, term: int, stale: Leadership | None = None
+    ) -> tuple[Outcome, Leadership]:
         """Take, keep or observe the lead; `stale` is a leader seen to stand still for a lease."""
-        seen: tuple[Argument, Argument] = (stale.term, stale.renewal) if stale else ("", "")
-        reply = await self._guarded("lead", pool, host, term, *seen)
+        expected: tuple[Argument, Argument] = (stale.term, stale.renewal) if stale else ("", "")
+        reply = await self._run_guarded("lead", pool, host, term, *expected)
         host_now, term_now, renewal = reply.rest
-        return reply.outcome, Lead(host_now.decode(), int(term_now), int(renewal))
+        return reply.outcome, Leadership(host_now.decode(), int(term_now), int(renewal))
 
     async def survey(self, pool: str, *, schedules_max: int = 100) -> Survey:
         """What stands in the pool now. Lists so many restarts and time-outs at most."""
-        reply = await self._guarded("survey", pool, schedules_max)
+        reply = await self._run_guarded("survey", pool, schedules_max)
         counters, due, timeouts, listed = reply.rest
-        found, unreadable = sorted_out(listed)
+        found, unreadable = decode_workers(listed)
         return Survey(
             ts=reply.ts,
             seq=reply.seq,
             waiting=int(counters[0]),
-            waiting_alone=int(counters[6]),
+            waiting_isolated=int(counters[6]),
             reserved=counters[7].decode(),
             free=int(counters[1]),
             restarting=int(counters[2]),
             live=int(counters[3]),
             scaling=int(counters[4]),
             closed=counters[5].decode(),
-            due=scored(due),
-            timeouts=scored(timeouts),
+            due=decode_scores(due),
+            timeouts=decode_scores(timeouts),
             workers=found,
             unreadable=unreadable,
         )
 
-    async def trim(self, pool: str, generation: int, archived_seq: int) -> Trimmed:
+    async def trim(self, pool: str, generation: int, archived_seq: int) -> TrimResult:
         """Let a piece of what is old leave Redis; of events only what the archive has.
 
         `generation`, `archived_seq`: how far the archive goes, 0 for events that must all stay.
         Raises as `commit` does. To be repeated while there is `more`.
         """
-        kept = self.retention
-        bounds = (kept.age_ms, kept.events, kept.heartbeats_ms, TRIMMED_AT_ONCE)
-        reply = await self._guarded("trim", pool, generation, archived_seq, *bounds)
+        retention = self.retention
+        bounds = (retention.age_ms, retention.events, retention.heartbeats_ms, TRIM_BATCH)
+        reply = await self._run_guarded("trim", pool, generation, archived_seq, *bounds)
         events, others, more = reply.rest
-        return Trimmed(int(events), int(others), bool(more))
+        return TrimResult(int(events), int(others), bool(more))
 
     # ---- read, decide, commit ----------------------------------------------------------------
 
@@ -221,7 +237,7 @@ class Log(GuardedLog):
         incarnation: int | None = None,
         created_seq: int | None = None,
         agent: Agent | None = None,
-    ) -> Acted:
+    ) -> AgentResult:
         """Carry out a command on an agent: read, decide, commit, and again on a conflict.
 
         `fence`: act as this worker. `incarnation`: only on that one, else FENCED. `created_seq`:
@@ -230,18 +246,18 @@ class Log(GuardedLog):
         """
         unknown: OutcomeUnknown | None = None
         for _ in range(ATTEMPTS):
-            generation, _ = self.floor(pool)
-            with still_unknown(unknown):
+            generation, _ = self.high_water_mark(pool)
+            with reraise_unknown(unknown):
                 agent = agent or await self.agent(pool, agent_id)
                 if agent is None:
-                    await self.whole(pool)
+                    await self.require_intact(pool)
             if agent is None:
-                return Acted(Outcome.ABSENT, None)
+                return AgentResult(Outcome.ABSENT, None)
             if incarnation is not None and agent.incarnation != incarnation:
-                return Acted(Outcome.ALREADY if unknown else Outcome.FENCED, agent)
+                return AgentResult(Outcome.ALREADY if unknown else Outcome.FENCED, agent)
             bodies = agent_commands.decide(command, agent)
             if not bodies:
-                return Acted(Outcome.ALREADY, agent)
+                return AgentResult(Outcome.ALREADY, agent)
             step = self.step(pool, origin)
             if fence is not None:
                 step.check("fenced" if fence.lost else "worker", fence.worker_id, fence.epoch)
@@ -249,21 +265,21 @@ class Log(GuardedLog):
                 step.check("life", created_seq)
             new = step.agent(agent_id, agent, bodies, fence=fence)
             try:
-                with still_unknown(unknown):
-                    reply = await self.commit(step, read_in=generation)
+                with reraise_unknown(unknown):
+                    reply = await self.commit(step, read_generation=generation)
             except OutcomeUnknown as error:
                 unknown, agent = error, None
                 continue
             except Recovered:
-                if not self.outlives:
+                if not self.survives_recovery:
                     raise
                 agent = None
                 continue
             if reply.outcome is Outcome.DONE:
-                return Acted(Outcome.DONE, new, reply.seq, proof_of(step, reply))
-            guarded = fence or incarnation is not None or created_seq is not None
-            if reply.outcome is Outcome.FENCED and guarded:
-                return Acted(Outcome.FENCED, agent)
+                return AgentResult(Outcome.DONE, new, reply.seq, proof_of(step, reply))
+            may_be_fenced = fence or incarnation is not None or created_seq is not None
+            if reply.outcome is Outcome.FENCED and may_be_fenced:
+                return AgentResult(Outcome.FENCED, agent)
             agent = None  # it moved on; whoever asked for no incarnation means the one it has now
         raise unknown or Busy(f"agent {agent_id} changes too fast")
 
@@ -276,52 +292,52 @@ class Log(GuardedLog):
         *,
         epoch: int = 0,
         prepare: Callable[[Step, Worker], None] | None = None,
-    ) -> ActedOnWorker:
+    ) -> WorkerResult:
         """Carry out a command on a worker. `prepare` may add checks and writes to the step."""
         unknown: OutcomeUnknown | None = None
         for _ in range(ATTEMPTS):
-            generation, _ = self.floor(pool)
-            with still_unknown(unknown):
+            generation, _ = self.high_water_mark(pool)
+            with reraise_unknown(unknown):
                 found = await self.worker(pool, worker_id)
                 if found is None:
-                    await self.whole(pool)
+                    await self.require_intact(pool)
             if found is None:
-                return ActedOnWorker(Outcome.ABSENT, None)
+                return WorkerResult(Outcome.ABSENT, None)
             worker = found.worker
             bodies = workers.decide(command, worker)
             if not bodies:
-                return ActedOnWorker(Outcome.ALREADY, worker)
+                return WorkerResult(Outcome.ALREADY, worker)
             step = self.step(pool, origin)
             new = step.worker(worker_id, worker, bodies, epoch=epoch)
             if prepare is not None:
                 prepare(step, worker)
             try:
-                with still_unknown(unknown):
-                    reply = await self.commit(step, read_in=generation)
+                with reraise_unknown(unknown):
+                    reply = await self.commit(step, read_generation=generation)
             except OutcomeUnknown as error:
                 unknown = error
                 continue
             except Recovered:
-                if not self.outlives:
+                if not self.survives_recovery:
                     raise
                 continue
             if reply.outcome is Outcome.DONE:
-                return ActedOnWorker(Outcome.DONE, new, reply.seq)
+                return WorkerResult(Outcome.DONE, new, reply.seq)
             if reply.outcome is Outcome.FENCED or prepare is not None:
-                return ActedOnWorker(reply.outcome, worker)
+                return WorkerResult(reply.outcome, worker)
         raise unknown or Busy(f"worker {worker_id} changes too fast")
 
-    async def whole(self, pool: str) -> Stand:
+    async def require_intact(self, pool: str) -> LogHead:
         """Where a log stands that was not lost. Raises `LogMissing`, `Halted`, `RolledBack`."""
-        floor = self.floor(pool)  # it may rise before the reply is here
-        stand = await self.stand(pool)
-        if not stand.generation:
+        mark = self.high_water_mark(pool)  # it may rise before the reply is here
+        head = await self.head(pool)
+        if not head.generation:
             raise LogMissing(pool)
-        if stand.halted:
-            raise Halted(pool, stand.halted)
-        if (stand.generation, stand.seq) < floor:
-            raise RolledBack(pool, floor, (stand.generation, stand.seq))
-        return stand
+        if head.halted:
+            raise Halted(pool, head.halted)
+        if (head.generation, head.seq) < mark:
+            raise RolledBack(pool, mark, (head.generation, head.seq))
+        return head
 
     # ---- plain reads -------------------------------------------------------------------------
 
@@ -333,9 +349,9 @@ class Log(GuardedLog):
             raise Unreadable("agent", agent_id, "its key is not a hash") from error
         return hashes.from_hash(agent_id, fields_of(fields)) if fields else None
 
-    async def worker(self, pool: str, worker_id: str) -> Observed | None:
+    async def worker(self, pool: str, worker_id: str) -> ObservedWorker | None:
         fields = await self._read(pool, "HGETALL", self.keys.process(pool, worker_id))
-        return observed(worker_id, fields_of(fields)) if len(fields) > 2 else None
+        return decode_worker(worker_id, fields_of(fields)) if len(fields) > 2 else None
 
     async def held(self, pool: str, worker_id: str) -> list[str]:
         """The ids of the agents in a worker's slots."""
@@ -347,16 +363,16 @@ class Log(GuardedLog):
         members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, "agents"))
         return sorted(member.decode() for member in members)
 
-    async def waiting_alone(
-        self, pool: str, count: int, *, first: int = 0
+    async def waiting_isolated(
+        self, pool: str, count: int, *, offset: int = 0
     ) -> list[tuple[str, int]]:
         """The agents that wait for a worker of their own, and since when in ms of log time.
 
         Those that have waited longest come first. `first`: how many of those to pass over.
         """
         key = self.keys.pool(pool, "alone")
-        last = first + count - 1
-        flat = await self._read(pool, "ZRANGE", key, str(first), str(last), "WITHSCORES")
+        last = offset + count - 1
+        flat = await self._read(pool, "ZRANGE", key, str(offset), str(last), "WITHSCORES")
         return [
             (text_of(agent_id), int(float(score)))
             for agent_id, score in zip(flat[::2], flat[1::2], strict=True)

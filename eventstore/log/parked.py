@@ -24,7 +24,7 @@ from eventstore.steps import hashes, worker_hashes
 from eventstore.steps.step import Fence, Origin, Step
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class ParkedRecord(Struct, frozen=True, kw_only=True):
     """A parked thing as it stands in Redis."""
 
     source: str
@@ -35,7 +35,7 @@ class Record(Struct, frozen=True, kw_only=True):
     content: tuple[str, ...] = ()
 
 
-class Parked(Struct, frozen=True, kw_only=True):
+class ParkedEntry(Struct, frozen=True, kw_only=True):
     """Something that could not be processed, in one pool."""
 
     pool: str
@@ -53,40 +53,40 @@ class Parked(Struct, frozen=True, kw_only=True):
         return f"{self.pool}:{self.key}"
 
 
-async def read(log: Log, pool: str) -> list[Parked]:
+async def read(log: Log, pool: str) -> list[ParkedEntry]:
     """What is parked in a pool, the oldest first."""
     raw = await _ask(log, "HGETALL", log.keys.pool(pool, "parked"))
     pairs = raw.items() if isinstance(raw, Mapping) else zip(raw[::2], raw[1::2], strict=True)
-    found = [parked(pool, key, value) for key, value in pairs]
+    found = [decode_record(pool, key, value) for key, value in pairs]
     return sorted(found, key=lambda one: (one.at_ms, one.key))
 
 
-async def find(log: Log, pool: str, key: str) -> Parked | None:
+async def find(log: Log, pool: str, key: str) -> ParkedEntry | None:
     raw = await _ask(log, "HGET", log.keys.pool(pool, "parked"), key)
-    return parked(pool, key.encode(), raw) if raw else None
+    return decode_record(pool, key.encode(), raw) if raw else None
 
 
 async def count(log: Log, pool: str) -> int:
     return int(await _ask(log, "HLEN", log.keys.pool(pool, "parked")))
 
 
-def parked(pool: str, key: bytes, raw: bytes) -> Parked:
-    record = msgspec.json.decode(raw, type=Record)
-    content = [_shown(text) for text in record.content]
+def decode_record(pool: str, key: bytes, raw: bytes) -> ParkedEntry:
+    record = msgspec.json.decode(raw, type=ParkedRecord)
+    content = [_unescape(text) for text in record.content]
     if len(content) == 1:
         content = ["data", *content]
-    return Parked(
+    return ParkedEntry(
         pool=pool,
         key=key.decode(),
         source=record.source,
-        subject=_shown(record.subject),
-        reason=_shown(record.reason),
+        subject=_unescape(record.subject),
+        reason=_unescape(record.reason),
         at_ms=record.at_ms,
         content=dict(zip(content[::2], content[1::2], strict=False)),
     )
 
 
-def _shown(text: str) -> str:
+def _unescape(text: str) -> str:
     """Bytes stand in a record as the letters of their numbers; here as the text that they are."""
     return text.encode("latin-1").decode(errors="backslashreplace")
 
@@ -100,44 +100,48 @@ async def _ask(log: Log, *command: str) -> Any:
         raise refusal(f"{command[0]} failed", error) from error
 
 
-async def retry_agent(log: Log, one: Parked, told: Agent | None, origin: Origin) -> bool:
+async def retry_agent(
+    log: Log, entry: ParkedEntry, from_views: Agent | None, origin: Origin
+) -> bool:
     """Put an agent back where its state says it belongs. `told`: as its events tell.
 
     False when something changed meanwhile. Raises `Unreadable` where neither can be read.
     """
-    step, agent, mends = await _agent_step(log, one, told, origin)
-    if agent is not None and mends:
-        _mend_agent(step, agent)
+    step, agent, needs_repair = await _agent_step(log, entry, from_views, origin)
+    if agent is not None and needs_repair:
+        _repair_agent(step, agent)
     if agent is not None and not agent.ended:
-        if agent.held and agent.agent_id in await log.held(one.pool, agent.worker_id):
+        if agent.held and agent.agent_id in await log.held(entry.pool, agent.worker_id):
             pass  # its worker runs it still, and does not mind
         elif agent.held:
-            lose = agent_commands.Lose(
-                worker_id=agent.worker_id, reason=one.reason, now_ms=log.now_ms(one.pool)
+            command = agent_commands.MarkLost(
+                worker_id=agent.worker_id, reason=entry.reason, now_ms=log.now_ms(entry.pool)
             )
-            bodies, fence = agent_commands.decide(lose, agent), await _fence(log, agent)
-            step.agent(agent.agent_id, agent, bodies, fence=fence, checked=not mends)
+            bodies, fence = agent_commands.decide(command, agent), await _fence(log, agent)
+            step.agent(agent.agent_id, agent, bodies, fence=fence, checked=not needs_repair)
         else:
             step.write("unqueue", agent.agent_id)
             step.enqueue(agent)
-    return await _carry_out(log, step)
+    return await _commit(log, step)
 
 
-async def drop_agent(log: Log, one: Parked, told: Agent | None, origin: Origin) -> bool:
+async def drop_agent(
+    log: Log, entry: ParkedEntry, from_views: Agent | None, origin: Origin
+) -> bool:
     """End an agent for good; one that its worker still runs is told to end at once."""
-    step, agent, mends = await _agent_step(log, one, told, origin)
-    if agent is not None and mends:
-        _mend_agent(step, agent)
+    step, agent, needs_repair = await _agent_step(log, entry, from_views, origin)
+    if agent is not None and needs_repair:
+        _repair_agent(step, agent)
     if agent is not None and not agent.ended:
-        runs = agent.held and agent.agent_id in await log.held(one.pool, agent.worker_id)
+        is_running = agent.held and agent.agent_id in await log.held(entry.pool, agent.worker_id)
         command: agent_commands.Command = agent_commands.Drop()
-        if runs:
+        if is_running:
             command = agent_commands.Terminate(reason="dropped", graceful=False)
         bodies = agent_commands.decide(command, agent)
         if bodies:
-            fence = None if runs else await _fence(log, agent)
-            step.agent(agent.agent_id, agent, bodies, fence=fence, checked=not mends)
-    return await _carry_out(log, step)
+            fence = None if is_running else await _fence(log, agent)
+            step.agent(agent.agent_id, agent, bodies, fence=fence, checked=not needs_repair)
+    return await _commit(log, step)
 
 
 async def _fence(log: Log, agent: Agent) -> Fence | None:
@@ -149,25 +153,25 @@ async def _fence(log: Log, agent: Agent) -> Fence | None:
 
 
 async def _agent_step(
-    log: Log, one: Parked, told: Agent | None, origin: Origin
+    log: Log, entry: ParkedEntry, from_views: Agent | None, origin: Origin
 ) -> tuple[Step, Agent | None, bool]:
     """A step that needs it parked; the agent, and whether its hash is to be made anew."""
-    step = log.step(one.pool, origin)
-    step.check("parked", one.key)
-    step.write("unpark", one.key)
+    step = log.step(entry.pool, origin)
+    step.check("parked", entry.key)
+    step.write("unpark", entry.key)
     try:
-        stands = await log.agent(one.pool, one.subject)
+        stored = await log.agent(entry.pool, entry.subject)
     except Unreadable:
-        if told is None:
+        if from_views is None:
             raise
-        return step, told, True
-    if stands is not None:
-        step.check("agent", stands.agent_id, stands.version, stands.incarnation)
-        return step, stands, False
-    return step, told, told is not None and not told.ended
+        return step, from_views, True
+    if stored is not None:
+        step.check("agent", stored.agent_id, stored.version, stored.incarnation)
+        return step, stored, False
+    return step, from_views, from_views is not None and not from_views.ended
 
 
-def _mend_agent(step: Step, agent: Agent) -> None:
+def _repair_agent(step: Step, agent: Agent) -> None:
     step.write("mend_agent", agent.agent_id)
     fields = [item for pair in hashes.to_hash(agent).items() for item in pair]
     step.write("agent", agent.agent_id, len(fields) // 2, *fields)
@@ -175,73 +179,77 @@ def _mend_agent(step: Step, agent: Agent) -> None:
         step.write("ended", agent.agent_id, 1)
     else:
         step.write("live", agent.agent_id)
-        step.keep_spec(agent.agent_id, agent)
+        step.store_spec(agent.agent_id, agent)
 
 
-async def retry_worker(log: Log, one: Parked, told: Worker | None, origin: Origin) -> bool:
+async def retry_worker(
+    log: Log, entry: ParkedEntry, from_views: Worker | None, origin: Origin
+) -> bool:
     """Make a worker's hash anew from its events. Raises `Unreadable` where they tell nothing."""
-    step = log.step(one.pool, origin)
-    step.check("parked", one.key)
-    step.write("unpark", one.key)
-    if told is None:
-        raise Unreadable("worker", one.subject, "the views do not know it; drop it")
-    if told.status is WorkerStatus.STOPPED:
-        return await _forget_worker(log, one, origin)
+    step = log.step(entry.pool, origin)
+    step.check("parked", entry.key)
+    step.write("unpark", entry.key)
+    if from_views is None:
+        raise Unreadable("worker", entry.subject, "the views do not know it; drop it")
+    if from_views.status is WorkerStatus.STOPPED:
+        return await _forget_worker(log, entry, origin)
     try:
-        stands = await log.worker(one.pool, one.subject)
+        stored = await log.worker(entry.pool, entry.subject)
     except (Unreadable, LogError):
-        stands = None
-    if stands is None:
-        fields = [item for pair in worker_hashes.to_hash(told).items() for item in pair]
-        step.write("mend_process", one.subject)
-        step.write("process", one.subject, len(fields) // 2, *fields)
-        step.write("recount", one.subject)
-    elif stands.worker.alive:
-        step.check("process", one.subject, stands.worker.version)
-        step.write("enlist", one.subject)
-    return await _carry_out(log, step)
+        stored = None
+    if stored is None:
+        fields = [item for pair in worker_hashes.to_hash(from_views).items() for item in pair]
+        step.write("mend_process", entry.subject)
+        step.write("process", entry.subject, len(fields) // 2, *fields)
+        step.write("recount", entry.subject)
+    elif stored.worker.alive:
+        step.check("process", entry.subject, stored.worker.version)
+        step.write("enlist", entry.subject)
+    return await _commit(log, step)
 
 
-async def drop_worker(log: Log, one: Parked, told: Worker | None, origin: Origin) -> bool:
+async def drop_worker(
+    log: Log, entry: ParkedEntry, from_views: Worker | None, origin: Origin
+) -> bool:
     """Take a worker for lost: what it holds is started elsewhere. A mere name is forgotten."""
-    if told is None:
-        return await _forget_worker(log, one, origin)
-    if not await retry_worker(log, one, told, origin):
+    if from_views is None:
+        return await _forget_worker(log, entry, origin)
+    if not await retry_worker(log, entry, from_views, origin):
         return False
-    epoch = await log.draw_epoch(one.pool)
-    fence = workers.Fence(reason="dropped")
-    await log.act_on_worker(one.pool, one.subject, fence, origin, epoch=epoch)
+    epoch = await log.allocate_epoch(entry.pool)
+    fence = workers.DeclareLost(reason="dropped")
+    await log.act_on_worker(entry.pool, entry.subject, fence, origin, epoch=epoch)
     return True
 
 
-async def _forget_worker(log: Log, one: Parked, origin: Origin) -> bool:
+async def _forget_worker(log: Log, entry: ParkedEntry, origin: Origin) -> bool:
     """Take a name off all lists that is no worker's, or one's that left in good order."""
-    step = log.step(one.pool, origin)
-    step.check("parked", one.key)
-    step.check("empty", one.subject)
-    step.check("settled", one.subject)
-    for word in ("delist", "unorder", "unpark"):
-        step.write(word, one.key if word == "unpark" else one.subject)
-    step.write("forget", one.subject, 1)
-    return await _carry_out(log, step)
+    step = log.step(entry.pool, origin)
+    step.check("parked", entry.key)
+    step.check("empty", entry.subject)
+    step.check("settled", entry.subject)
+    for clause in ("delist", "unorder", "unpark"):
+        step.write(clause, entry.key if clause == "unpark" else entry.subject)
+    step.write("forget", entry.subject, 1)
+    return await _commit(log, step)
 
 
-async def retry_other(log: Log, one: Parked, origin: Origin) -> bool:
+async def retry_other(log: Log, entry: ParkedEntry, origin: Origin) -> bool:
     """Put a command back into the queue, as it stood; of a heartbeat the next one has come."""
-    step = log.step(one.pool, origin)
-    step.check("parked", one.key)
-    if one.source == "command":
-        step.write("resubmit", one.key)
-    step.write("unpark", one.key)
-    return await _carry_out(log, step)
+    step = log.step(entry.pool, origin)
+    step.check("parked", entry.key)
+    if entry.source == "command":
+        step.write("resubmit", entry.key)
+    step.write("unpark", entry.key)
+    return await _commit(log, step)
 
 
-async def drop_other(log: Log, one: Parked, origin: Origin) -> bool:
-    step = log.step(one.pool, origin)
-    step.check("parked", one.key)
-    step.write("unpark", one.key)
-    return await _carry_out(log, step)
+async def drop_other(log: Log, entry: ParkedEntry, origin: Origin) -> bool:
+    step = log.step(entry.pool, origin)
+    step.check("parked", entry.key)
+    step.write("unpark", entry.key)
+    return await _commit(log, step)
 
 
-async def _carry_out(log: Log, step: Step) -> bool:
+async def _commit(log: Log, step: Step) -> bool:
     return (await log.commit(step)).outcome is Outcome.DONE

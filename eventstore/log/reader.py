@@ -13,8 +13,8 @@ from redis.exceptions import ResponseError
 from eventstore.connection.calls import (
     UNREACHABLE,
     AsyncClient,
-    give_up,
-    interruptible,
+    drop_connections,
+    execute_blocking,
     refusal,
     unreachable,
 )
@@ -65,16 +65,16 @@ class Reader:
         entries = await self.newest(stream, count=1)
         return str(entries[0][0].decode()) if entries else "0"
 
-    async def give_up(self) -> None:
+    async def abort(self) -> None:
         """End what is under way with `LogUnreachable`; the next call connects anew."""
-        await give_up(self._client)
+        await drop_connections(self._client)
 
     async def close(self) -> None:
         await self._client.aclose()
 
     async def _call(self, *command: str | int) -> Any:
         try:
-            return await interruptible(self._client, *command)
+            return await execute_blocking(self._client, *command)
         except UNREACHABLE as error:
             raise unreachable(error) from error
         except ResponseError as error:

@@ -56,7 +56,7 @@ class Reply(Struct, frozen=True):
     rest: Sequence[Any] = ()
 
 
-class Acted(Struct, frozen=True):
+class AgentResult(Struct, frozen=True):
     """The end of `act`: how it went, the agent as it is now, and the log's `seq` after it.
 
     `proof`: what shows that the step was written; None where nothing was.
@@ -68,13 +68,13 @@ class Acted(Struct, frozen=True):
     proof: Proof | None = None
 
 
-class ActedOnWorker(Struct, frozen=True):
+class WorkerResult(Struct, frozen=True):
     outcome: Outcome
     worker: Worker | None
     seq: int = 0
 
 
-class Claimed(Struct, frozen=True):
+class ClaimedAgent(Struct, frozen=True):
     """An agent that a worker was told of: with its slot booked, unless its end was asked for."""
 
     agent: Agent
@@ -82,7 +82,7 @@ class Claimed(Struct, frozen=True):
     """JSON with `input` and `labels`; empty if both are."""
 
 
-class Stand(Struct, frozen=True):
+class LogHead(Struct, frozen=True):
     """Where a log stands. Generation 0: there is none. `halted`: why it takes no writes."""
 
     generation: int
@@ -92,7 +92,7 @@ class Stand(Struct, frozen=True):
     """What it went on from when its generation began."""
 
 
-class Lead(Struct, frozen=True):
+class Leadership(Struct, frozen=True):
     """Who leads a pool's scaling. `renewal` moves for as long as that one lives."""
 
     host: str

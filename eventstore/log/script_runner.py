@@ -15,10 +15,10 @@ from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, 
 
 from eventstore.connection.calls import (
     UNREACHABLE,
-    Absent,
     AsyncClient,
+    NotSent,
     execute,
-    passing,
+    is_transient,
     refusal,
     send,
     shielded,
@@ -37,27 +37,27 @@ from eventstore.errors import (
     RolledBack,
 )
 from eventstore.keys import CATALOGUE, Keys
-from eventstore.log.clock import ASKED_AT_ONCE, QUIET_SECONDS, Told
+from eventstore.log.clock import CLOCK_BATCH, CLOCK_STALE_SECONDS, ClockReading
 from eventstore.log.replies import Outcome, Reply
 from eventstore.log.script_loader import Script, script
 from eventstore.steps.step import Argument
 
 
-class GuardedLog:
+class ScriptRunner:
     """Logs on one Redis, reached through one connection pool.
 
     `outlives`: whether its owner may go on in a log that was recovered. A worker may not: what it
     holds is no longer its own.
     """
 
-    def __init__(self, client: AsyncClient, keys: Keys, *, outlives: bool = True) -> None:
+    def __init__(self, client: AsyncClient, keys: Keys, *, survives_recovery: bool = True) -> None:
         self.client = client
         self.keys = keys
-        self.outlives = outlives
-        self._floors: dict[str, tuple[int, int]] = {}
+        self.survives_recovery = survives_recovery
+        self._high_water_marks: dict[str, tuple[int, int]] = {}
         self._acknowledged: dict[str, tuple[int, int]] = {}
-        self._times: dict[str, Told] = {}
-        self._clock: Told | None = None
+        self._clocks: dict[str, ClockReading] = {}
+        self._redis_clock: ClockReading | None = None
         """Redis' own clock, or what is known of it: no log's time is behind it."""
 
     # ---- the log's own time and position -----------------------------------------------------
@@ -68,76 +68,78 @@ class GuardedLog:
         Each log has its own: where Redis' clock was set back, those that were written before are
         ahead. Of one that has told nothing yet Redis' clock is taken, of which most are not ahead.
         """
-        told = self._times.get(self._meta(pool)) or self._clock
-        return told.carried_on() if told else time.time_ns() // 1_000_000
+        reading = self._clocks.get(self._meta_key(pool)) or self._redis_clock
+        return reading.current_ms() if reading else time.time_ns() // 1_000_000
 
-    async def learn_times(self, pools: Iterable[str]) -> None:
+    async def refresh_clocks(self, pools: Iterable[str]) -> None:
         """Ask for the time of logs of which no reply has told it lately.
 
         A host that was suspended has not counted that time, and a log that is ahead goes on more
         slowly. Raises `LogUnreachable`, `LogError`.
         """
-        quiet = [pool for pool in pools if self._is_quiet(pool)]
-        for start in range(0, len(quiet), ASKED_AT_ONCE):
-            await self._learn_times(quiet[start : start + ASKED_AT_ONCE])
+        stale = [pool for pool in pools if self._is_clock_stale(pool)]
+        for start in range(0, len(stale), CLOCK_BATCH):
+            await self._refresh_clocks(stale[start : start + CLOCK_BATCH])
 
-    async def _learn_times(self, pools: Sequence[str]) -> None:
+    async def _refresh_clocks(self, pools: Sequence[str]) -> None:
         seconds, micros = await self._read(CATALOGUE, "TIME")
-        now = Told(int(seconds) * 1000 + int(micros) // 1000, time.monotonic())
-        self._clock = now
-        await asyncio.gather(*(self._learn_time(pool, now) for pool in pools))
+        now = ClockReading(int(seconds) * 1000 + int(micros) // 1000, time.monotonic())
+        self._redis_clock = now
+        await asyncio.gather(*(self._refresh_clock(pool, now) for pool in pools))
 
-    async def _learn_time(self, pool: str, now: Told) -> None:
+    async def _refresh_clock(self, pool: str, now: ClockReading) -> None:
         """As scripts read it. A log that is damaged holds up no other: who writes it is told."""
         try:
-            ts, clock = await self._read(pool, "HMGET", self._meta(pool), "ts", "clock")
-            last, then = int(ts or 0), int(clock or now.ms)
+            ts, clock = await self._read(pool, "HMGET", self._meta_key(pool), "ts", "clock")
+            last_ts, last_clock = int(ts or 0), int(clock or now.ms)
         except LogUnreachable:
             raise
         except (LogError, ValueError):
-            last, then = 0, now.ms
-        told = now.ms if now.ms >= last else last + max(now.ms - then, 0) // 2
-        self._times[self._meta(pool)] = Told(told, now.at)
+            last_ts, last_clock = 0, now.ms
+        log_ms = now.ms if now.ms >= last_ts else last_ts + max(now.ms - last_clock, 0) // 2
+        self._clocks[self._meta_key(pool)] = ClockReading(log_ms, now.read_at)
 
-    def _is_quiet(self, pool: str) -> bool:
-        told = self._times.get(self._meta(pool))
-        return told is None or time.monotonic() - told.at > QUIET_SECONDS
+    def _is_clock_stale(self, pool: str) -> bool:
+        reading = self._clocks.get(self._meta_key(pool))
+        return reading is None or time.monotonic() - reading.read_at > CLOCK_STALE_SECONDS
 
-    def floor(self, pool: str) -> tuple[int, int]:
+    def high_water_mark(self, pool: str) -> tuple[int, int]:
         """(generation, seq) below which the pool's log must not be found; (0, 0) if unknown."""
-        return self._floors.get(self._meta(pool), (0, 0))
+        return self._high_water_marks.get(self._meta_key(pool), (0, 0))
 
-    def raise_floor(self, pool: str, generation: int, seq: int) -> None:
+    def raise_high_water_mark(self, pool: str, generation: int, seq: int) -> None:
         """Remember that this much was acknowledged or archived."""
-        meta = self._meta(pool)
-        self._floors[meta] = max(self._floors.get(meta, (0, 0)), (generation, seq))
+        key = self._meta_key(pool)
+        self._high_water_marks[key] = max(
+            self._high_water_marks.get(key, (0, 0)), (generation, seq)
+        )
 
     def acknowledged(self, pool: str) -> tuple[int, int]:
         """(generation, seq) of the highest that this process was told or told others of."""
-        return self._acknowledged.get(self._meta(pool), (0, 0))
+        return self._acknowledged.get(self._meta_key(pool), (0, 0))
 
     def acknowledge(self, pool: str, generation: int, seq: int) -> None:
         """Remember that this much was told to somebody; it raises the floor too."""
-        meta = self._meta(pool)
-        self._acknowledged[meta] = max(self._acknowledged.get(meta, (0, 0)), (generation, seq))
-        self.raise_floor(pool, generation, seq)
+        key = self._meta_key(pool)
+        self._acknowledged[key] = max(self._acknowledged.get(key, (0, 0)), (generation, seq))
+        self.raise_high_water_mark(pool, generation, seq)
 
     # ---- running a script --------------------------------------------------------------------
 
-    def _meta(self, pool: str) -> str:
+    def _meta_key(self, pool: str) -> str:
         return self.keys.catalogue_meta if pool == CATALOGUE else self.keys.pool(pool, "meta")
 
-    def _events(self, pool: str) -> str:
+    def _events_key(self, pool: str) -> str:
         return self.keys.catalogue if pool == CATALOGUE else self.keys.pool(pool, "events")
 
     def script_keys(self, pool: str) -> tuple[str, str]:
         """The keys that every script of this log declares."""
-        return self._meta(pool), self._events(pool)
+        return self._meta_key(pool), self._events_key(pool)
 
-    async def _guarded(self, name: str, pool: str, *arguments: Argument) -> Reply:
-        return await self.run(name, pool, *self.floor(pool), *arguments)
+    async def _run_guarded(self, name: str, pool: str, *arguments: Argument) -> Reply:
+        return await self.run_script(name, pool, *self.high_water_mark(pool), *arguments)
 
-    async def run(self, name: str, pool: str, *arguments: Argument) -> Reply:
+    async def run_script(self, name: str, pool: str, *arguments: Argument) -> Reply:
         """Run a script on a log, with just these arguments."""
         keys = self.script_keys(pool)
         try:
@@ -151,10 +153,10 @@ class GuardedLog:
         except ResponseError as error:
             if str(error).startswith("NOREPLICAS"):
                 raise NotEnoughReplicas from error
-            if passing(error):
+            if is_transient(error):
                 raise LogUnreachable(f"Redis is not ready: {error}") from error
             raise LogError(f"pool {pool!r}: script {name} failed: {error}") from error
-        return judge(pool, raw, self)
+        return parse_reply(pool, raw, self)
 
     async def _evaluate(
         self, source: "Script", keys: tuple[str, str], arguments: Sequence[Argument]
@@ -166,13 +168,13 @@ class GuardedLog:
         reply: list[Any] = raw
         return reply
 
-    def saw(self, pool: str, generation: int, seq: int, ts: int) -> None:
+    def record_position(self, pool: str, generation: int, seq: int, ts: int) -> None:
         """Take note of where a log stands after a reply that acknowledged something."""
         self.acknowledge(pool, generation, seq)
         if ts:
-            told = self._times[self._meta(pool)] = Told(ts, time.monotonic())
-            if self._clock is None or ts < self._clock.carried_on():
-                self._clock = told
+            reading = self._clocks[self._meta_key(pool)] = ClockReading(ts, time.monotonic())
+            if self._redis_clock is None or ts < self._redis_clock.current_ms():
+                self._redis_clock = reading
 
     async def _read(self, pool: str, *command: str) -> Sequence[Any]:
         try:
@@ -184,7 +186,7 @@ class GuardedLog:
         return reply
 
 
-def judge(pool: str, raw: Sequence[Any], log: GuardedLog) -> Reply:
+def parse_reply(pool: str, raw: Sequence[Any], log: ScriptRunner) -> Reply:
     """Turn a script's reply into a `Reply`, noting the log's position; raises on a damaged log."""
     status = raw[0].decode()
     generation, seq, ts = int(raw[1]), int(raw[2]), int(raw[3])
@@ -195,19 +197,19 @@ def judge(pool: str, raw: Sequence[Any], log: GuardedLog) -> Reply:
     if status == "LAYOUT":
         raise LayoutTooNew(pool, *(value.decode() for value in raw[4:6]))
     if status == "ROLLED_BACK":
-        raise RolledBack(pool, log.floor(pool), (generation, seq))
+        raise RolledBack(pool, log.high_water_mark(pool), (generation, seq))
     if status == "RECOVERED":
-        if log.outlives:
-            log.saw(pool, generation, seq, ts)
+        if log.survives_recovery:
+            log.record_position(pool, generation, seq, ts)
         raise Recovered(pool, generation)
-    log.saw(pool, generation, seq, ts)
+    log.record_position(pool, generation, seq, ts)
     outcome = Outcome.DONE if status == "OK" else Outcome(status)
     return Reply(outcome, generation, seq, ts, raw[4:])
 
 
 def _never_sent(error: BaseException) -> bool:
     """Whether a connection error came before anything could reach the server."""
-    if isinstance(error, BusyLoadingError | Absent):
+    if isinstance(error, BusyLoadingError | NotSent):
         return True
     text = str(error)
     return text.startswith(("Error ", "Timeout connecting", "No connection available")) and (

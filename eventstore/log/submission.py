@@ -14,16 +14,16 @@ from eventstore.language.agent_commands import Spawn
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested
-from eventstore.log.commit_retry import still_unknown
+from eventstore.log.commit_retry import reraise_unknown
 from eventstore.log.log import Log, proof_of
 from eventstore.log.replies import Outcome, Proof, Reply
 from eventstore.steps.step import Origin, Step
 
-ADMISSIONS = 3
+SUBMIT_ATTEMPTS = 3
 """How often a submit is committed: for a lost reply, and for a recovery, once more each."""
 
 
-class Submitted(Struct, frozen=True, kw_only=True):
+class SubmitResult(Struct, frozen=True, kw_only=True):
     """How a submit ended: DONE, KNOWN (see `same`), CLOSED or FULL."""
 
     outcome: Outcome
@@ -50,31 +50,31 @@ async def submit(
     operation_id: str,
     digest: str,
     from_client: bool = False,
-) -> Submitted:
+) -> SubmitResult:
     """Ask for an agent. `from_client`: the operation id is an `Idempotency-Key`, kept for longer.
 
     `agent_id` and `operation_id` are the caller's, so that it can name them if no reply comes:
     after a repetition of its own, `OutcomeUnknown` says that nobody knows. Raises also
     `LogUnreachable`, `LogMissing`, `RolledBack`, `MemoryExhausted`: then nothing was written.
     """
-    keep_ms = log.retention.keys_ms if from_client else log.retention.operation_ms
+    ttl_ms = log.retention.keys_ms if from_client else log.retention.operation_ms
     request = replace(
         request,
         operation_id=operation_id,
         digest=digest,
-        operation_ms=keep_ms if from_client else 0,
+        operation_ms=ttl_ms if from_client else 0,
     )
     step = log.step(pool.pool_name, origin)
     step.check("operation", operation_id)
     step.check("open", pool.created_seq)
     step.check("backlog", pool.config.backlog_limit)
     agent = step.agent(agent_id, None, agent_commands.decide(Spawn(request=request), None))
-    step.write("operation", operation_id, digest, agent_id, keep_ms)
+    step.write("operation", operation_id, digest, agent_id, ttl_ms)
     step.write("meta", "created", pool.created_seq)
-    reply = await _admitted(log, step)
+    reply = await _commit_with_retries(log, step)
     match reply.outcome:
         case Outcome.DONE:
-            return Submitted(
+            return SubmitResult(
                 outcome=Outcome.DONE,
                 agent_id=agent_id,
                 seq=reply.seq,
@@ -83,7 +83,7 @@ async def submit(
             )
         case Outcome.KNOWN:
             known_digest, known_id, known_seq = (value.decode() for value in reply.rest)
-            return Submitted(
+            return SubmitResult(
                 outcome=Outcome.KNOWN,
                 agent_id=known_id,
                 same=known_digest == digest,
@@ -98,24 +98,24 @@ async def submit(
                 ),
             )
         case Outcome.FULL:
-            return Submitted(outcome=Outcome.FULL, waiting=int(reply.rest[0]))
+            return SubmitResult(outcome=Outcome.FULL, waiting=int(reply.rest[0]))
         case Outcome.CLOSED:
-            return Submitted(outcome=Outcome.CLOSED)
+            return SubmitResult(outcome=Outcome.CLOSED)
         case other:
             raise LogError(f"a submit ended as {other}")
 
 
-async def _admitted(log: Log, step: Step) -> Reply:
+async def _commit_with_retries(log: Log, step: Step) -> Reply:
     """Committed, again where the reply was lost, and again where the log was recovered since.
 
     A recovery restores the operation ids, so that a first attempt which was saved is known.
     """
     unknown: OutcomeUnknown | None = None
     recovered: Recovered | None = None
-    for _ in range(ADMISSIONS):
+    for _ in range(SUBMIT_ATTEMPTS):
         try:
-            with still_unknown(unknown):
-                return await log.commit(step, admits=True)
+            with reraise_unknown(unknown):
+                return await log.commit(step, adds_load=True)
         except OutcomeUnknown as error:
             if unknown is not None:
                 raise

@@ -17,7 +17,7 @@ class Survey(Struct, frozen=True, kw_only=True):
     seq: int
     waiting: int
     """Spawns that may share a worker."""
-    waiting_alone: int = 0
+    waiting_isolated: int = 0
     """Agents that wait for a worker of their own."""
     free: int
     restarting: int
@@ -28,27 +28,27 @@ class Survey(Struct, frozen=True, kw_only=True):
     """The worker that takes nobody but one that runs alone."""
     due: tuple[tuple[str, int], ...]
     timeouts: tuple[tuple[str, int], ...]
-    workers: tuple["Observed", ...]
+    workers: tuple["ObservedWorker", ...]
     unreadable: tuple[Unreadable, ...] = ()
     """Workers whose hashes cannot be read."""
 
 
-class Observed(Struct, frozen=True):
+class ObservedWorker(Struct, frozen=True):
     """A worker's hash: its state and what the scripts keep beside it."""
 
     worker: Worker
     agent_count: int
     renewal: int
     last_heartbeat: int
-    alone: str = ""
+    isolated_agent: str = ""
     """The agent that has it for itself, if one does."""
 
 
-def observed(worker_id: str, fields: Mapping[str, str]) -> Observed:
+def decode_worker(worker_id: str, fields: Mapping[str, str]) -> ObservedWorker:
     """A worker's hash as Redis holds it."""
     worker = worker_hashes.from_hash(worker_id, fields)
     try:
-        return Observed(
+        return ObservedWorker(
             worker,
             int(fields["agent_count"]),
             int(fields["renewal"]),
@@ -59,18 +59,18 @@ def observed(worker_id: str, fields: Mapping[str, str]) -> Observed:
         raise Unreadable("worker", worker_id, f"a counter in its hash: {error}") from error
 
 
-def sorted_out(
+def decode_workers(
     listed: Sequence[Sequence[bytes]],
-) -> tuple[tuple[Observed, ...], tuple[Unreadable, ...]]:
+) -> tuple[tuple[ObservedWorker, ...], tuple[Unreadable, ...]]:
     """Workers as a survey lists them: those that can be read, and what is wrong with the others."""
     found, unreadable = [], []
     for entry in listed:
         try:
-            found.append(observed(text_of(entry[0]), fields_of(entry[1:])))
+            found.append(decode_worker(text_of(entry[0]), fields_of(entry[1:])))
         except Unreadable as error:
             unreadable.append(error)
     return tuple(found), tuple(unreadable)
 
 
-def scored(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
+def decode_scores(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
     return tuple((text_of(flat[i]), int(float(flat[i + 1]))) for i in range(0, len(flat), 2))

@@ -18,8 +18,8 @@ from eventstore.log.log import Log
 
 REPORTS_MAX: Final = 20_000
 """Of one log; the oldest go first."""
-KEEP_MS: Final = 7 * 86_400_000
-HOLDS: Final = "holds"
+RETENTION_MS: Final = 7 * 86_400_000
+AGENT_HELD: Final = "holds"
 """The kind of a report that is about a running agent and not about a command."""
 
 
@@ -27,7 +27,7 @@ CREATE_POOL: Final = "create_pool"
 """The kind of a command without which nothing of its pool can be recovered."""
 
 
-class Report(Struct, frozen=True, kw_only=True):
+class LossReport(Struct, frozen=True, kw_only=True):
     """One command that was acknowledged, or one agent that runs (`kind` is `holds`)."""
 
     reporter: str
@@ -43,54 +43,54 @@ class Report(Struct, frozen=True, kw_only=True):
     operation_id: str = ""
 
 
-def salvage_key(keys: Keys, pool: str) -> str:
+def loss_reports_key(keys: Keys, pool: str) -> str:
     """The stream of a log's reports. It expires, and recovering spares it."""
     return keys.catalogue_part("salvage") if pool == CATALOGUE else keys.pool(pool, "salvage")
 
 
-async def report(log: Log, pool: str, reports: Iterable[Report]) -> None:
+async def write_reports(log: Log, pool: str, reports: Iterable[LossReport]) -> None:
     """Write reports. Raises `LogUnreachable`, `LogError`."""
-    key = salvage_key(log.keys, pool)
+    key = loss_reports_key(log.keys, pool)
     try:
-        for one in reports:
-            fields = [str(item) for pair in asdict(one).items() for item in pair]
+        for entry in reports:
+            fields = [str(item) for pair in asdict(entry).items() for item in pair]
             await execute(log.client, "XADD", key, "MAXLEN", "~", REPORTS_MAX, "*", *fields)
-        await execute(log.client, "PEXPIRE", key, KEEP_MS)
+        await execute(log.client, "PEXPIRE", key, RETENTION_MS)
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:
         raise refusal("reports cannot be written", error) from error
 
 
-async def read_reports(log: Log, pool: str) -> list[Report]:
+async def read_reports(log: Log, pool: str) -> list[LossReport]:
     """All reports on a log, each once, by seq. Raises `LogUnreachable`, `LogError`."""
     try:
-        entries = await execute(log.client, "XRANGE", salvage_key(log.keys, pool), "-", "+")
+        entries = await execute(log.client, "XRANGE", loss_reports_key(log.keys, pool), "-", "+")
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:
         raise refusal("reports cannot be read", error) from error
-    found = {_key(one): one for one in (_read(fields) for _, fields in entries)}
+    found = {_key(entry): entry for entry in (_read(fields) for _, fields in entries)}
     return sorted(found.values(), key=lambda one: (one.generation, one.seq))
 
 
-async def forget_reports(log: Log, pool: str) -> None:
+async def delete_reports(log: Log, pool: str) -> None:
     """Of a log that is not recovered: the opening of one forgets its own.
 
     Raises `LogUnreachable`, `LogError`.
     """
     try:
-        await execute(log.client, "DEL", salvage_key(log.keys, pool))
+        await execute(log.client, "DEL", loss_reports_key(log.keys, pool))
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:
         raise refusal("reports cannot be forgotten", error) from error
 
 
-def _read(flat: list[bytes]) -> Report:
+def _read(flat: list[bytes]) -> LossReport:
     texts = [item.decode() for item in flat]
     fields = dict(zip(texts[::2], texts[1::2], strict=True))
-    return Report(
+    return LossReport(
         reporter=fields["reporter"],
         kind=fields["kind"],
         agent_id=fields["agent_id"],
@@ -102,5 +102,5 @@ def _read(flat: list[bytes]) -> Report:
     )
 
 
-def _key(one: Report) -> tuple[str, str, int, int, int]:
-    return one.kind, one.agent_id, one.incarnation, one.generation, one.seq
+def _key(entry: LossReport) -> tuple[str, str, int, int, int]:
+    return entry.kind, entry.agent_id, entry.incarnation, entry.generation, entry.seq

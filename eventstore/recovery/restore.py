@@ -20,23 +20,23 @@ from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachab
 from eventstore.errors import Halted
 from eventstore.keys import CATALOGUE
 from eventstore.language import agent_commands, workers
-from eventstore.language.agent_commands import Lose, Terminate
+from eventstore.language.agent_commands import MarkLost, Terminate
 from eventstore.language.agents import Agent
 from eventstore.language.events import LogRecovered
 from eventstore.language.workers import Worker
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome, Reply
-from eventstore.recovery.loss_reports import salvage_key
+from eventstore.recovery.loss_reports import loss_reports_key
 from eventstore.steps.step import Fence, Origin, Step
 
 CHUNK: Final = 200
 """Agents, events, or operation ids, written at once."""
-LOST: Final = "log-recovered"
-DELETED: Final = Terminate(reason="pool-deleted")
+LOST_REASON: Final = "log-recovered"
+POOL_DELETED: Final = Terminate(reason="pool-deleted")
 CATALOGUE_SUBJECT: Final = "catalogue"
 
 
-class Beginning(Struct, frozen=True, kw_only=True):
+class RestorePoint(Struct, frozen=True, kw_only=True):
     """Where a log that is written anew goes on: after `seq`, not before `ts`."""
 
     generation: int
@@ -45,33 +45,33 @@ class Beginning(Struct, frozen=True, kw_only=True):
     epoch: int
 
 
-async def close(log: Log, pool: str, generation: int, reason: str) -> bool:
+async def halt_generation(log: Log, pool: str, generation: int, reason: str) -> bool:
     """Let nobody write a log of that generation until it was recovered; False if it is not so."""
-    reply = await log.run("recover", pool, "close", "", reason, generation)
+    reply = await log.run_script("recover", pool, "close", "", reason, generation)
     return reply.outcome is Outcome.DONE
 
 
-class Restoring:
+class LogRestore:
     """One log, from its halt to its opening."""
 
     def __init__(self, log: Log, pool: str, actor: str) -> None:
         self._log = log
         self._pool = pool
         self._origin = Origin(actor=actor)
-        self._claim = log.new_id()
+        self._token = log.new_id()
         self._epoch = 0
         self._ts = 0
 
     async def halt(self, reason: str) -> Reply:
         """Let nobody write; answers where the log stands, with zeroes if there is none."""
-        return await self._log.run("recover", self._pool, "halt", self._claim, reason)
+        return await self._log.run_script("recover", self._pool, "halt", self._token, reason)
 
     async def wipe(self) -> None:
         """Remove all keys of the pool but those that say that it is halted."""
         if self._pool == CATALOGUE:
             return  # `begin` drops its only keys
         keys = self._log.keys
-        spared = {keys.pool(self._pool, "meta"), salvage_key(keys, self._pool)}
+        preserved = {keys.pool(self._pool, "meta"), loss_reports_key(keys, self._pool)}
         for pattern in (
             keys.pool(self._pool, "*"),
             keys.agent(self._pool, "*"),
@@ -81,25 +81,27 @@ class Restoring:
             while True:
                 reply = await self._call("SCAN", cursor, "MATCH", _literal(pattern), "COUNT", 1000)
                 cursor = int(reply[0])
-                if found := [key for key in reply[1] if key.decode() not in spared]:
+                if found := [key for key in reply[1] if key.decode() not in preserved]:
                     await self._recover("drop", *found)
                 if not cursor:
                     break
 
-    async def begin(self, at: Beginning) -> None:
+    async def start(self, point: RestorePoint) -> None:
         """Create the streams, empty, and the counters."""
-        of_pool = 0 if self._pool == CATALOGUE else 1
-        reply = await self._recover("begin", at.generation, at.seq, at.ts, at.epoch, of_pool)
-        self._epoch, self._ts = at.epoch, reply.ts
+        is_pool = 0 if self._pool == CATALOGUE else 1
+        reply = await self._recover(
+            "begin", point.generation, point.seq, point.ts, point.epoch, is_pool
+        )
+        self._epoch, self._ts = point.epoch, reply.ts
 
     async def refill(self, entries: Iterable[tuple[str, Sequence[str | bytes]]]) -> None:
         """Put archived entries back, with their ids, so that readers find their place."""
-        left = iter(entries)
-        while some := list(islice(left, CHUNK)):
-            told: list[str | bytes | int] = []
-            for stream_id, fields in some:
-                told += [stream_id, len(fields), *fields]
-            await self._recover("refill", *told)
+        remaining = iter(entries)
+        while chunk := list(islice(remaining, CHUNK)):
+            arguments: list[str | bytes | int] = []
+            for stream_id, fields in chunk:
+                arguments += [stream_id, len(fields), *fields]
+            await self._recover("refill", *arguments)
 
     async def record(self, body: LogRecovered) -> None:
         """Append that the log was recovered: the first event of its generation."""
@@ -107,59 +109,63 @@ class Restoring:
         step.event(body, self._pool or CATALOGUE_SUBJECT)
         await self._write(step)
 
-    async def lose_workers(self, found: Iterable[Worker]) -> dict[str, int]:
+    async def mark_workers_lost(self, lost_workers: Iterable[Worker]) -> dict[str, int]:
         """Record every worker that had not ended as lost; answers their new epochs."""
         epochs: dict[str, int] = {}
-        for worker in found:
+        for worker in lost_workers:
             self._epoch += 1
             epochs[worker.worker_id] = self._epoch
             step = self._step()
-            bodies = workers.decide(workers.Fence(reason=LOST), worker)
+            bodies = workers.decide(workers.DeclareLost(reason=LOST_REASON), worker)
             step.worker(worker.worker_id, worker, bodies, epoch=self._epoch)
-            counted = ("agent_count", "0", "last_heartbeat", "0", "renewal", "0")
-            step.write("process", worker.worker_id, 3, *counted)
+            counters = ("agent_count", "0", "last_heartbeat", "0", "renewal", "0")
+            step.write("process", worker.worker_id, 3, *counters)
             step.write("forget", worker.worker_id, self._log.retention.ended_ms)
             step.write("meta", "epoch", self._epoch)
             await self._write(step)
         return epochs
 
-    async def place_agents(
-        self, found: Sequence[Agent], epochs: dict[str, int], *, deleted: bool = False
+    async def restore_agents(
+        self, agents_to_restore: Sequence[Agent], epochs: dict[str, int], *, deleted: bool = False
     ) -> int:
         """Put agents that had not ended where they belong; answers how many were held.
 
         `deleted`: their pool is, so they end.
         """
         held = 0
-        for start in range(0, len(found), CHUNK):
+        for start in range(0, len(agents_to_restore), CHUNK):
             step = self._step()
-            for agent in found[start : start + CHUNK]:
+            for agent in agents_to_restore[start : start + CHUNK]:
                 held += agent.held
-                placed = self._place(step, agent, epochs)
-                if deleted and not placed.ended:
-                    step.agent(agent.agent_id, placed, agent_commands.decide(DELETED, placed))
+                restored = self._restore_agent(step, agent, epochs)
+                if deleted and not restored.ended:
+                    step.agent(
+                        agent.agent_id, restored, agent_commands.decide(POOL_DELETED, restored)
+                    )
             await self._write(step)
         return held
 
-    def _place(self, step: Step, agent: Agent, epochs: dict[str, int]) -> Agent:
-        step.admit(agent.agent_id, agent)
+    def _restore_agent(self, step: Step, agent: Agent, epochs: dict[str, int]) -> Agent:
+        step.register(agent.agent_id, agent)
         if not agent.held:
-            step.place(agent)
+            step.write_agent(agent)
             return agent
-        lost = Lose(worker_id=agent.worker_id, reason=LOST, now_ms=self._ts, blameless=True)
+        lost = MarkLost(
+            worker_id=agent.worker_id, reason=LOST_REASON, now_ms=self._ts, blameless=True
+        )
         fence = Fence(agent.worker_id, epochs.get(agent.worker_id, self._epoch), lost=True)
         return step.agent(agent.agent_id, agent, agent_commands.decide(lost, agent), fence=fence)
 
-    async def remember(self, operations: Iterable[tuple[str, str, str, int]]) -> None:
+    async def restore_operations(self, operations: Iterable[tuple[str, str, str, int]]) -> None:
         """Operation ids with digest, answer, and for how many ms more they are known."""
-        left = iter(operations)
-        while some := list(islice(left, CHUNK)):
+        remaining = iter(operations)
+        while chunk := list(islice(remaining, CHUNK)):
             step = self._step()
-            for operation in some:
+            for operation in chunk:
                 step.write("operation", *operation)
             await self._write(step)
 
-    async def note(self, fields: Iterable[tuple[str, str | int]]) -> None:
+    async def write_meta(self, fields: Iterable[tuple[str, str | int]]) -> None:
         """Fields of the meta hash that are not counted or derived."""
         step = self._step()
         for name, value in fields:
@@ -178,15 +184,17 @@ class Restoring:
     async def _write(self, step: Step) -> None:
         """Without the checks, which are for states that somebody else may have changed."""
         if step.writes:
-            mine = ("?meta", "recovering", self._claim)
-            self._demand(await self._log.run("restore", self._pool, 0, 0, *mine, *step.writes))
+            token_check = ("?meta", "recovering", self._token)
+            self._require_done(
+                await self._log.run_script("restore", self._pool, 0, 0, *token_check, *step.writes)
+            )
 
-    async def _recover(self, word: str, *arguments: str | bytes | int) -> Reply:
-        return self._demand(
-            await self._log.run("recover", self._pool, word, self._claim, *arguments)
+    async def _recover(self, action: str, *arguments: str | bytes | int) -> Reply:
+        return self._require_done(
+            await self._log.run_script("recover", self._pool, action, self._token, *arguments)
         )
 
-    def _demand(self, reply: Reply) -> Reply:
+    def _require_done(self, reply: Reply) -> Reply:
         if reply.outcome is not Outcome.DONE:
             raise Halted(self._pool, "somebody else recovers it, or has")
         return reply

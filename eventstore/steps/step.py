@@ -61,11 +61,11 @@ class Step:
         self._new_id = new_id
         self._origin = origin
 
-    def check(self, word: str, *values: Argument) -> None:
-        self.checks += (f"?{word}", *values)
+    def check(self, clause: str, *values: Argument) -> None:
+        self.checks += (f"?{clause}", *values)
 
-    def write(self, word: str, *values: Argument) -> None:
-        self.writes += (word, *values)
+    def write(self, clause: str, *values: Argument) -> None:
+        self.writes += (clause, *values)
 
     def arguments(self) -> list[Argument]:
         return [*self.checks, *self.writes]
@@ -141,26 +141,26 @@ class Step:
             )
             new = agents.evolve(new, event, self.pool)
             if isinstance(body, AgentRequested):
-                self.admit(agent_id, body)
+                self.register(agent_id, body)
         if new is None:
             raise ValueError("an agent cannot change without an event")
-        self._follow(old, new)
+        self._write_agent_effects(old, new)
         return new
 
-    def place(self, agent: Agent) -> None:
+    def write_agent(self, agent: Agent) -> None:
         """Write an agent as it is, where nothing is known of it; without an event."""
-        self._follow(None, agent)
+        self._write_agent_effects(None, agent)
 
-    def admit(self, agent_id: str, asked: AgentRequested | Agent) -> None:
+    def register(self, agent_id: str, spec: AgentRequested | Agent) -> None:
         """List it among the living, with what its code is given."""
         self.write("live", agent_id)
-        self.keep_spec(agent_id, asked)
+        self.store_spec(agent_id, spec)
 
-    def keep_spec(self, agent_id: str, spec: AgentRequested | Agent) -> None:
+    def store_spec(self, agent_id: str, spec: AgentRequested | Agent) -> None:
         """Keep what the agent is given at its start, if that is anything."""
         if spec.labels or bytes(spec.input) not in (b"", b"{}"):
-            given = {"input": spec.input, "labels": spec.labels}
-            self.write("spec", agent_id, msgspec.json.encode(given))
+            content = {"input": spec.input, "labels": spec.labels}
+            self.write("spec", agent_id, msgspec.json.encode(content))
 
     def enqueue(self, agent: Agent) -> None:
         """Put an agent that waits into its queue and on its schedules."""
@@ -176,7 +176,7 @@ class Step:
             self.write("due", agent.agent_id, agent.due_ms)
             self.write("signal", "due", agent.due_ms)
 
-    def _follow(self, old: Agent | None, new: Agent) -> None:
+    def _write_agent_effects(self, old: Agent | None, new: Agent) -> None:
         """What a change of an agent means for hash, slot, queue and schedules."""
         agent_id = new.agent_id
         fields = [item for pair in hashes.to_hash(new).items() for item in pair]
@@ -217,10 +217,10 @@ class Step:
             new = workers.evolve(new, event, self.pool)
         if new is None:
             raise ValueError("a worker cannot change without an event")
-        self._follow_worker(old, new)
+        self._write_worker_effects(old, new)
         return new
 
-    def _follow_worker(self, old: Worker | None, new: Worker) -> None:
+    def _write_worker_effects(self, old: Worker | None, new: Worker) -> None:
         worker_id = new.worker_id
         fields = [item for pair in worker_hashes.to_hash(new).items() for item in pair]
         if old is None:

@@ -5,21 +5,21 @@ import msgspec
 from eventstore.language.agents import Agent, Status
 from projector.queries.views import AgentRow
 
-WAITING = "waiting to be claimed"
-ALONE = "needs a worker of its own"
+WAITS_FOR_CLAIM = "waiting to be claimed"
+WAITS_FOR_ISOLATION = "needs a worker of its own"
 
 
-def row_of(agent: Agent, generation: int) -> AgentRow:
+def agent_row_from_log(agent: Agent, generation: int) -> AgentRow:
     """What is known from folding alone: nothing that heartbeats tell."""
-    waits = agent.status is Status.PENDING and not agent.reason
-    waiting = ALONE if agent.alone else WAITING
+    unclaimed = agent.status is Status.PENDING and not agent.reason
+    waiting_reason = WAITS_FOR_ISOLATION if agent.alone else WAITS_FOR_CLAIM
     return AgentRow(
         agent_id=agent.agent_id,
         pool_name=agent.pool_name,
         role_type=agent.role_type,
         project_id=agent.project_id,
         status=agent.status.value,
-        reason=waiting if waits else agent.reason,
+        reason=waiting_reason if unclaimed else agent.reason,
         incarnation=agent.incarnation,
         version=agent.version,
         process_id=agent.worker_id,

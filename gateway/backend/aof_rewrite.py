@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from eventstore.connection.calls import interruptible
+from eventstore.connection.calls import execute_blocking
 
 log = structlog.get_logger("muster.gateway")
 
@@ -50,11 +50,11 @@ class Rewriting:
                 self._due = False
 
     async def _go_on(self, client: Redis) -> None:
-        found = await interruptible(client, "INFO", "persistence")
+        found = await execute_blocking(client, "INFO", "persistence")
         if found.get("aof_rewrite_in_progress") or found.get("aof_rewrite_scheduled"):
             return
         if not self._asked:
-            await interruptible(client, "BGREWRITEAOF")
+            await execute_blocking(client, "BGREWRITEAOF")
             self._asked = True
         elif found.get("aof_last_bgrewrite_status") == "ok":
             log.info("gateway.redis_rewritten")

@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 from aiohttp import web
 from redis.exceptions import RedisError
 
-from eventstore.connection.calls import UNREACHABLE, Absent, execute, give_up
+from eventstore.connection.calls import UNREACHABLE, NotSent, drop_connections, execute
 from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable
 from eventstore.keys import CATALOGUE, Keys
@@ -23,13 +23,13 @@ from eventstore.language.catalogue import Pool
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
-from gateway.backend.acknowledgements import Ledger
-from gateway.backend.agent_rows import row_of
+from gateway.backend.acknowledgements import AcknowledgedCommands
+from gateway.backend.agent_rows import agent_row_from_log
 from gateway.backend.durability_levels import Capabilities
-from gateway.backend.reading import READING, Reading
-from gateway.backend.redis_health import Presence, WatchedRedis
+from gateway.backend.reading import READ_STATE, ReadState
+from gateway.backend.redis_health import FailFastRedis, RedisHealth
 from gateway.following.counters import Observations
-from gateway.following.subscriptions import Feed
+from gateway.following.subscriptions import Subscriptions
 from gateway.following.tail import Tail
 from gateway.following.waiters import Waiters
 from gateway.options import GatewayOptions
@@ -39,9 +39,9 @@ from projector.queries.views import (
     AgentRow,
     DatabaseError,
     DatabaseUnreachable,
+    EventRange,
     EventRow,
     Position,
-    Trail,
     Views,
     is_lost,
 )
@@ -55,34 +55,34 @@ class Backend:
     def __init__(self, options: GatewayOptions) -> None:
         self.options = options
         self.limits = options.limits
-        client = cast("WatchedRedis", connect(options.redis_url, client=WatchedRedis))
-        self.presence = client.presence = Presence(options.redis_url, self._redis_changed)
+        client = cast("FailFastRedis", connect(options.redis_url, client=FailFastRedis))
+        self.redis_health = client.health = RedisHealth(options.redis_url, self._on_redis_change)
         keys = Keys(options.key_prefix)
         self.log = Log(client, keys, retention=options.retention)
         self.views = Views(options.database_url)
         self.views_open = False
         self.waiters = Waiters(options.limits.waiters_max)
-        self.feed = Feed(options.limits.streams_max, options.limits.stream_queue)
+        self.subscriptions = Subscriptions(options.limits.streams_max, options.limits.stream_queue)
         self.observations = Observations()
-        self.ledger = Ledger(self.log, self.positions)
+        self.acknowledged_commands = AcknowledgedCommands(self.log, self.positions)
         self.capabilities = Capabilities(options, self.log)
         self.started_at = time.time()
-        self.trail = Trail(keys, self._range, self._archived)
+        self.event_range = EventRange(keys, self._read_stream, self._read_archive)
         self._catalogue_reader = Reader(options.redis_url)
         self._catalogue = CatalogueLog(self.log, self._catalogue_reader)
-        self._catalogue_turn = asyncio.Lock()
+        self._catalogue_lock = asyncio.Lock()
         self.tail = Tail(
             self.log,
             Reader(options.redis_url),
             self._catalogue,
-            (self.waiters, self.feed, self.observations),
-            self.trail,
+            (self.waiters, self.subscriptions, self.observations),
+            self.event_range,
             open_catalogue=lambda: self.with_catalogue(lambda catalogue: catalogue.start()),
             on_stopped=self.waiters.release,
         )
 
     async def close(self) -> None:
-        await self.presence.stop()
+        await self.redis_health.stop()
         await self.tail.stop()
         await self.capabilities.close()
         await self._catalogue_reader.close()
@@ -90,17 +90,17 @@ class Backend:
         await self.views.stop()
 
     @property
-    def blind(self) -> bool:
+    def disconnected(self) -> bool:
         """Whether Redis may have gone on without this gateway having seen it."""
-        return self.presence.away or not self.tail.following
+        return self.redis_health.unreachable or not self.tail.following
 
-    async def _redis_changed(self, away: bool) -> None:
+    async def _on_redis_change(self, unreachable: bool) -> None:
         """Let go whoever waits for an answer that may never come; or follow again at once."""
-        if away:
-            await give_up(self.log.client)
-            await self._catalogue_reader.give_up()
-        if away or not self.tail.following:
-            await self.tail.look_again()
+        if unreachable:
+            await drop_connections(self.log.client)
+            await self._catalogue_reader.abort()
+        if unreachable or not self.tail.following:
+            await self.tail.retry_now()
 
     # ---- the catalogue -----------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class Backend:
         """
         return self._catalogue.state.pools
 
-    async def pools_by_now(self) -> set[str]:
+    async def refresh_known_pools(self) -> set[str]:
         """As `known_pools`, after one more look. Raises `LogUnreachable`, `LogMissing`."""
         await self.with_catalogue(lambda catalogue: catalogue.start())
         return set(self.known_pools())
@@ -135,46 +135,46 @@ class Backend:
 
     async def with_catalogue(self, call: Callable[[CatalogueLog], Awaitable[T]]) -> T:
         """Use the catalogue's own connection, one at a time. Raises `LogUnreachable`."""
-        async with self._catalogue_turn:
+        async with self._catalogue_lock:
             try:
-                self.presence.demand()
-            except Absent as error:
+                self.redis_health.require_reachable()
+            except NotSent as error:
                 raise LogUnreachable(f"Redis does not answer: {error}") from error
             return await call(self._catalogue)
 
     # ---- events of the past ------------------------------------------------------------------
 
-    async def _range(self, stream: str, first: str, last: str, *, count: int) -> list[Entry]:
+    async def _read_stream(self, stream: str, first: str, last: str, *, count: int) -> list[Entry]:
         try:
-            found: list[Entry] = await execute(
+            entries: list[Entry] = await execute(
                 self.log.client, "XRANGE", stream, first, last, "COUNT", count
             )
         except (*UNREACHABLE, RedisError) as error:
             raise LogUnreachable(f"{stream} cannot be read: {error}") from error
-        return found
+        return entries
 
-    async def _archived(
+    async def _read_archive(
         self, pool: str, stream_id: str, until: str, count: int
     ) -> Sequence[EventRow]:
         try:
-            async with self.reading() as views:
+            async with self.read_views() as views:
                 return await views.archived(pool, stream_id, until, count)
         except Problem as error:
             raise LogUnreachable(f"the archive cannot be read: {error}") from error
 
     # ---- the views ---------------------------------------------------------------------------
 
-    def looking_back(self) -> AbstractAsyncContextManager[Views]:
+    def read_history(self) -> AbstractAsyncContextManager[Views]:
         """The views, for a question about the past: it waits longer, and bounds itself."""
-        return self.reading(self.limits.settle_seconds * 2 + HISTORY_SECONDS * 2)
+        return self.read_views(self.limits.catch_up_seconds * 2 + HISTORY_SECONDS * 2)
 
     @asynccontextmanager
-    async def reading(self, seconds: float | None = None) -> AsyncIterator[Views]:
+    async def read_views(self, timeout_seconds: float | None = None) -> AsyncIterator[Views]:
         """The views, for a bounded time. Raises `Problem` where they cannot be read."""
         if not self.views_open:
             raise Problem(Kind.VIEWS_UNAVAILABLE, "the database has not been reached yet")
         try:
-            async with asyncio.timeout(seconds or self.limits.query_seconds):
+            async with asyncio.timeout(timeout_seconds or self.limits.query_seconds):
                 yield self.views
         except (DatabaseError, DatabaseUnreachable, OSError, TimeoutError) as error:
             detail = f"the database does not answer: {type(error).__name__}"
@@ -183,37 +183,42 @@ class Backend:
     async def positions(self) -> dict[str, Position]:
         """How far the views are. What they have, the logs must have too: it raises the floors."""
         positions = await self.views.positions()
-        for name, at in positions.items():
-            if at.generation:
-                self.log.raise_floor(name, at.generation, at.seq)
+        for name, position in positions.items():
+            if position.generation:
+                self.log.raise_high_water_mark(name, position.generation, position.seq)
         return positions
 
-    async def settle(
+    async def catch_up(
         self, views: Views, request: web.Request, pools: Iterable[str] | None = None
     ) -> dict[str, Position]:
         """Let the views reach what was acknowledged of `pools` (None: of all)."""
-        reading: Reading = request[READING]
+        read_state: ReadState = request[READ_STATE]
         names = [CATALOGUE, *self.known_pools()] if pools is None else list(pools)
-        names += [name for name in reading.asked if name not in names]
-        deadline = time.monotonic() + (0.0 if self.blind else self.limits.settle_seconds)
+        names += [name for name in read_state.requested if name not in names]
+        deadline = time.monotonic() + (0.0 if self.disconnected else self.limits.catch_up_seconds)
         positions = await self.positions()
         lost = False
         for name in names:
-            found = positions.get(name)
-            seq, reached = self._wanted(name, reading, found), found.seq if found else 0
-            still = found is not None and found.status != "ok"  # nothing comes while it stands
-            left = deadline - time.monotonic()
-            if reached < seq and left > 0 and not still:
-                waited = await views.wait_for(name, seq, timeout_seconds=left)
-                reached = seq if waited else reached
-            lost = lost or (found is not None and is_lost(found.status))
-            reading.stale |= reached < seq or lost
+            position = positions.get(name)
+            seq, reached = (
+                self._required_seq(name, read_state, position),
+                position.seq if position else 0,
+            )
+            stalled = (
+                position is not None and position.status != "ok"
+            )  # nothing comes while it stands
+            remaining_seconds = deadline - time.monotonic()
+            if reached < seq and remaining_seconds > 0 and not stalled:
+                caught_up = await views.wait_for(name, seq, timeout_seconds=remaining_seconds)
+                reached = seq if caught_up else reached
+            lost = lost or (position is not None and is_lost(position.status))
+            read_state.stale |= reached < seq or lost
             if reached:
-                reading.position[name] = reached
-        if self.blind or reading.stale:
-            reading.stale = True
+                read_state.position[name] = reached
+        if self.disconnected or read_state.stale:
+            read_state.stale = True
             # Of a log that is lost nothing more is heard, and nobody can tell since when.
-            reading.age_ms = None if lost else self._age_ms(names, positions)
+            read_state.age_ms = None if lost else self._age_ms(names, positions)
         return positions
 
     async def recent(
@@ -221,8 +226,8 @@ class Backend:
     ) -> list[EventRow]:
         """The newest events of some types, newest first, each by the time of its own log."""
         since = min(map(self.log.now_ms, (CATALOGUE, *self.known_pools()))) - within_ms
-        found = await views.recent(types, since_ms=since, limit=limit)
-        return [one for one in found if one.ts > self.log.now_ms(one.pool) - within_ms]
+        events = await views.recent(types, since_ms=since, limit=limit)
+        return [one for one in events if one.ts > self.log.now_ms(one.pool) - within_ms]
 
     def _age_ms(self, names: Iterable[str], positions: Mapping[str, Position]) -> int | None:
         """How long ago the views of these logs held for certain."""
@@ -233,58 +238,58 @@ class Backend:
         ]
         return max(ages, default=None)
 
-    def _wanted(self, pool: str, reading: Reading, found: Position | None) -> int:
+    def _required_seq(self, pool: str, read_state: ReadState, position: Position | None) -> int:
         """The seq that views must have; what was told of a log since recovered is void."""
         generation, seq = self.log.acknowledged(pool)
-        void = found is not None and found.generation > generation
-        return max(0 if void else seq, reading.asked.get(pool, 0))
+        superseded = position is not None and position.generation > generation
+        return max(0 if superseded else seq, read_state.requested.get(pool, 0))
 
-    def saw(self, request: web.Request | None, pool: str, seq: int) -> None:
+    def mark_observed(self, request: web.Request | None, pool: str, seq: int) -> None:
         """An event that an answer tells of: what is read later must not be older.
 
         The tail has raised the floor for it. One above the floor is of a log that was recovered
         since.
         """
-        generation, floor = self.log.floor(pool)
-        if seq <= floor:
+        generation, high_water_seq = self.log.high_water_mark(pool)
+        if seq <= high_water_seq:
             self.log.acknowledge(pool, generation, seq)
         if request is not None:
-            request[READING].position[pool] = seq
+            request[READ_STATE].position[pool] = seq
 
-    def tell_position(self, request: web.Request, pool: str) -> None:
+    def report_position(self, request: web.Request, pool: str) -> None:
         """Let the answer say how far the log was when its step was acknowledged."""
-        request[READING].position[pool] = self.log.acknowledged(pool)[1]
+        request[READ_STATE].position[pool] = self.log.acknowledged(pool)[1]
 
     def mark_stale(self, request: web.Request) -> None:
-        request[READING].stale = True
+        request[READ_STATE].stale = True
 
-    async def recorded(
+    async def agent_from_views(
         self, request: web.Request, agent_id: str, pool: str | None = None
     ) -> AgentRow:
         """An agent as the views know it. Raises `Problem` if they do not."""
-        async with self.reading() as views:
-            await self.settle(views, request, None if pool is None else [pool])
+        async with self.read_views() as views:
+            await self.catch_up(views, request, None if pool is None else [pool])
             row = await views.agent(agent_id, pool)
         if row is None:
             detail = f"there is no agent {agent_id}" + (f" in pool {pool!r}" if pool else "")
             raise Problem(Kind.AGENT_NOT_FOUND, detail, field="agent_id")
         return row
 
-    async def pool_or_past(self, name: str) -> None:
+    async def require_known_pool(self, name: str) -> None:
         """Raises `Problem` unless there is, or was, such a pool."""
         if name not in self.known_pools():
             await self.pool(name)
 
-    async def row(self, request: web.Request, agent: Agent) -> AgentRow:
+    async def agent_row(self, request: web.Request, agent: Agent) -> AgentRow:
         """An agent as the views tell it; where they are away or behind, as the log does."""
-        own = row_of(agent, self.log.floor(agent.pool_name)[0])
+        log_row = agent_row_from_log(agent, self.log.high_water_mark(agent.pool_name)[0])
         try:
-            async with self.reading() as views:
-                await self.settle(views, request, [agent.pool_name])
-                found = await views.agent(agent.agent_id, agent.pool_name)
+            async with self.read_views() as views:
+                await self.catch_up(views, request, [agent.pool_name])
+                view_row = await views.agent(agent.agent_id, agent.pool_name)
         except Problem:
-            found = None
-        if found is None or found.version < agent.version:
+            view_row = None
+        if view_row is None or view_row.version < agent.version:
             self.mark_stale(request)
-            return own
-        return found
+            return log_row
+        return view_row

@@ -15,11 +15,11 @@ RETRY_SECONDS: Final = 1.0
 log = structlog.get_logger("muster.gateway")
 
 
-async def persist(part: str, work: Callable[[], Awaitable[None]]) -> None:
+async def retry_on_error(name: str, work: Callable[[], Awaitable[None]]) -> None:
     """Do it until it returns, again after an error, which is logged each time."""
     while True:
         try:
             return await work()
         except Exception:
-            log.exception("gateway.part_failed", part=part)
+            log.exception("gateway.part_failed", part=name)
         await asyncio.sleep(RETRY_SECONDS)

@@ -17,7 +17,7 @@ from eventstore.connection.calls import UNREACHABLE, shielded, unreachable
 from eventstore.connection.requirements import inspect
 from eventstore.durability import capability
 from eventstore.durability.capability import Capability
-from eventstore.durability.confirmations import Confirmations, How, how_for
+from eventstore.durability.confirmations import Confirmations, WaitTarget, target_for
 from eventstore.durability.waitaof import withholds
 from eventstore.errors import LogError, MusterError
 from eventstore.language.durability import Level
@@ -25,7 +25,7 @@ from eventstore.log.log import Log
 from gateway.options import GatewayOptions
 
 REFRESH_SECONDS: Final = 5.0
-FRESH_SECONDS: Final = 0.5
+CACHE_SECONDS: Final = 0.5
 """A refusal rests on what was found out no longer ago than this."""
 
 log = structlog.get_logger()
@@ -47,18 +47,18 @@ class DurabilityFacts(Struct, frozen=True, kw_only=True):
 class Capabilities:
     """What is known of the server; `confirmations` waits for what it can give."""
 
-    def __init__(self, options: GatewayOptions, events: Log) -> None:
+    def __init__(self, options: GatewayOptions, event_log: Log) -> None:
         self.default = Level(options.durability)
-        self.known: Capability | None = None
-        self.confirmations = Confirmations(events, options.redis_url)
+        self.capability: Capability | None = None
+        self.confirmations = Confirmations(event_log, options.redis_url)
         self._timeout_seconds = options.limits.durability_seconds
-        self._replicas = options.durability_replicas
-        self._log = events
-        self._seen_replicas = 0
+        self._replicas_wanted = options.durability_replicas
+        self._log = event_log
+        self._replicas_max = 0
         self._tried: tuple[str, str] | None = None
         self._withholds = False
-        self._asked_at = -FRESH_SECONDS
-        self._asking = asyncio.Lock()
+        self._refreshed_at = -CACHE_SECONDS
+        self._refresh_lock = asyncio.Lock()
 
     async def close(self) -> None:
         await self.confirmations.close()
@@ -69,45 +69,47 @@ class Capabilities:
             try:
                 await self.refresh()
             except MusterError:
-                self.known = None  # whoever follows may be another server
+                self.capability = None  # whoever follows may be another server
             await asyncio.sleep(REFRESH_SECONDS)
 
-    async def lacking(self, level: Level) -> str:
+    async def unavailable_reason(self, level: Level) -> str:
         """Why a level cannot be given; empty if it can. Raises `LogUnreachable`."""
         if level in {Level.ACCEPTED, Level.ARCHIVED}:
             return ""
-        known = self.known
-        if known is None or known.lacking(level):
-            known = await self.refresh()
-        return known.lacking(level)
+        capability = self.capability
+        if capability is None or capability.unavailable_reason(level):
+            capability = await self.refresh()
+        return capability.unavailable_reason(level)
 
-    def how(self, level: Level) -> How:
+    def confirmation_method(self, level: Level) -> WaitTarget:
         """What to wait for, for a level that is not lacking."""
-        return how_for(level, self.known or Capability(), self._replicas)
+        return target_for(level, self.capability or Capability(), self._replicas_wanted)
 
     async def refresh(self) -> Capability:
         """Ask the server. Raises `LogUnreachable`."""
-        async with self._asking:
-            if self.known is None or time.monotonic() - self._asked_at > FRESH_SECONDS:
-                found = await shielded(self._ask)  # so that a cancellation is not lost in it
-                self._say(found)
-                self.known, self._asked_at = found, time.monotonic()
-            return self.known
+        async with self._refresh_lock:
+            if self.capability is None or time.monotonic() - self._refreshed_at > CACHE_SECONDS:
+                capability = await shielded(
+                    self._query_server
+                )  # so that a cancellation is not lost in it
+                self._log_unavailable(capability)
+                self.capability, self._refreshed_at = capability, time.monotonic()
+            return self.capability
 
-    async def _ask(self) -> Capability:
+    async def _query_server(self) -> Capability:
         client = self._log.client
         info = await inspect(client)
         config = await capability.configuration(client)
-        self._seen_replicas = max(self._seen_replicas, int(info.get("connected_slaves", 0)))
+        self._replicas_max = max(self._replicas_max, int(info.get("connected_slaves", 0)))
         server = (str(info.get("run_id", "")), config.get("appendfsync", ""))
         if capability.may_withhold(info, config) and self._tried != server:
             self._withholds = await self._try_waitaof(server)
-        return capability.judge(
+        return capability.assess(
             info,
             config,
-            wanted_replicas=self._replicas,
-            seen_replicas=self._seen_replicas,
-            no_wait=await capability.waits(client),
+            wanted_replicas=self._replicas_wanted,
+            peak_replicas=self._replicas_max,
+            wait_refused=await capability.wait_refusal(client),
             withholds=self._withholds and capability.may_withhold(info, config),
         )
 
@@ -123,20 +125,22 @@ class Capabilities:
             self._tried = server
         return bool(found)
 
-    def _say(self, found: Capability) -> None:
+    def _log_unavailable(self, capability: Capability) -> None:
         """Once, when it is found that commands which ask for nothing cannot be given theirs."""
-        why = found.lacking(self.default)
-        if why and not (self.known and self.known.lacking(self.default)):
+        why = capability.unavailable_reason(self.default)
+        if why and not (self.capability and self.capability.unavailable_reason(self.default)):
             log.warning("gateway.durability_lacking", level=self.default.value, why=why)
 
     def facts(self) -> DurabilityFacts:
-        known = self.known or Capability(no_fsync="not known", no_replicas="not known")
+        capability = self.capability or Capability(
+            no_fsync_reason="not known", no_replicas_reason="not known"
+        )
         return DurabilityFacts(
             default=self.default.value,
             timeout_seconds=self._timeout_seconds,
-            levels={level.value: known.lacking(level) for level in Level},
-            appendfsync=known.appendfsync,
-            replicas=known.replicas,
-            replicas_wanted=self._replicas,
-            min_replicas_to_write=known.min_replicas,
+            levels={level.value: capability.unavailable_reason(level) for level in Level},
+            appendfsync=capability.appendfsync,
+            replicas=capability.replicas,
+            replicas_wanted=self._replicas_wanted,
+            min_replicas_to_write=capability.min_replicas,
         )

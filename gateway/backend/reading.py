@@ -6,10 +6,10 @@ from aiohttp import web
 from msgspec import Struct
 
 
-class Reading(Struct):
+class ReadState(Struct):
     """What a request has seen so far; the answer's headers are made from it."""
 
-    asked: dict[str, int]
+    requested: dict[str, int]
     position: dict[str, int]
     stale: bool = False
     age_ms: int | None = None
@@ -18,4 +18,4 @@ class Reading(Struct):
     """The moment of the past that the answer is of."""
 
 
-READING: Final = web.RequestKey("muster.reading", Reading)
+READ_STATE: Final = web.RequestKey("muster.reading", ReadState)

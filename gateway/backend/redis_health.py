@@ -18,42 +18,42 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from eventstore.connection.calls import UNREACHABLE, Absent, interruptible
+from eventstore.connection.calls import UNREACHABLE, NotSent, execute_blocking
 from eventstore.connection.clients import connect
 from gateway.backend.aof_rewrite import Rewriting
-from gateway.backend.background import persist
+from gateway.backend.background import retry_on_error
 
 log = structlog.get_logger("muster.gateway")
 
-PROBE_SECONDS: Final = 1.0
+PROBE_TIMEOUT_SECONDS: Final = 1.0
 """How long Redis may take to answer a probe."""
-LOOK_SECONDS: Final = 1.0
-AWAY_LOOK_SECONDS: Final = 0.25
-LATE_SECONDS: Final = 0.3
+PROBE_INTERVAL_SECONDS: Final = 1.0
+UNREACHABLE_PROBE_INTERVAL_SECONDS: Final = 0.25
+LATENESS_SECONDS: Final = 0.3
 """A probe that took so much longer than it may says something of us, not of Redis."""
 
-Change = Callable[[bool], Awaitable[None]]
+OnChange = Callable[[bool], Awaitable[None]]
 
 
-class Presence:
+class RedisHealth:
     """Knows whether Redis answers. `changed(away)` is called when that changes."""
 
-    def __init__(self, url: str, changed: Change) -> None:
-        self.away = False
-        self._since = 0.0
-        self._refusal = ""
+    def __init__(self, url: str, on_change: OnChange) -> None:
+        self.unreachable = False
+        self._changed_at = 0.0
+        self._error_reply = ""
         self._rewriting = Rewriting()
         self._url = url
-        self._changed = changed
-        self._doubt = asyncio.Event()
+        self._on_change = on_change
+        self._probe_requested = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._client: Redis | None = None
 
     def start(self) -> None:
         if self._task is None:
             self._client = connect(self._url, max_connections=1)
-            running = persist("gateway.presence", self._run)
-            self._task = asyncio.create_task(running, name="gateway.presence")
+            probing = retry_on_error("gateway.presence", self._run)
+            self._task = asyncio.create_task(probing, name="gateway.presence")
 
     async def stop(self) -> None:
         task, self._task = self._task, None
@@ -63,87 +63,89 @@ class Presence:
         if self._client is not None:
             await self._client.aclose()
 
-    def demand(self) -> None:
+    def require_reachable(self) -> None:
         """Raises `Absent` while Redis is away."""
-        if self.away:
-            seconds = f"{time.monotonic() - self._since:.0f} s"
-            refuses = f"it has refused all for {seconds}: {self._refusal}"
-            raise Absent(refuses if self._refusal else f"it has not answered for {seconds}")
+        if self.unreachable:
+            seconds = f"{time.monotonic() - self._changed_at:.0f} s"
+            detail = f"it has refused all for {seconds}: {self._error_reply}"
+            raise NotSent(detail if self._error_reply else f"it has not answered for {seconds}")
 
-    def doubt(self) -> None:
+    def request_probe(self) -> None:
         """A call failed: look now."""
-        self._doubt.set()
+        self._probe_requested.set()
 
     # ---- looking -----------------------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
-            answers = await self._look()
-            if answers is False and not self.away:
-                answers = await self._look()
-            if answers is not None and answers is self.away:
-                await self._turn(away=not answers)
-            if answers:
+            reachable = await self._probe()
+            if reachable is False and not self.unreachable:
+                reachable = await self._probe()
+            if reachable is not None and reachable is self.unreachable:
+                await self._set_unreachable(unreachable=not reachable)
+            if reachable:
                 await self._have_rewritten()
-            await self._pause()
+            await self._wait_for_next_probe()
 
-    async def _look(self) -> bool | None:
+    async def _probe(self) -> bool | None:
         """Whether Redis answers now; None where that cannot be told."""
         assert self._client is not None
-        begun = time.monotonic()
-        refusal = ""
+        started_at = time.monotonic()
+        error_reply = ""
         try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                await interruptible(self._client, "PING")
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                await execute_blocking(self._client, "PING")
         except ResponseError as error:
-            refusal = str(error)
-            self._rewriting.heed(refusal)
+            error_reply = str(error)
+            self._rewriting.heed(error_reply)
             return False
         except (*UNREACHABLE, RedisError, OSError):
-            late = time.monotonic() - begun > PROBE_SECONDS + LATE_SECONDS
+            late = time.monotonic() - started_at > PROBE_TIMEOUT_SECONDS + LATENESS_SECONDS
             return None if late else False
         finally:
-            self._refusal = refusal
+            self._error_reply = error_reply
         return True
 
-    async def _turn(self, *, away: bool) -> None:
-        seconds = time.monotonic() - self._since
-        self.away, self._since = away, time.monotonic()
-        if away:
-            log.warning("gateway.redis_away", reason=self._refusal or "it does not answer")
+    async def _set_unreachable(self, *, unreachable: bool) -> None:
+        seconds = time.monotonic() - self._changed_at
+        self.unreachable, self._changed_at = unreachable, time.monotonic()
+        if unreachable:
+            log.warning("gateway.redis_away", reason=self._error_reply or "it does not answer")
         else:
             log.info("gateway.redis_back", seconds=round(seconds, 1))
-        await self._changed(away)
+        await self._on_change(unreachable)
 
     async def _have_rewritten(self) -> None:
         assert self._client is not None
         try:
-            async with asyncio.timeout(PROBE_SECONDS):
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 await self._rewriting.go_on(self._client)
         except (*UNREACHABLE, RedisError, OSError):
             pass  # with the next look again
 
-    async def _pause(self) -> None:
-        self._doubt.clear()
+    async def _wait_for_next_probe(self) -> None:
+        self._probe_requested.clear()
         try:
-            async with asyncio.timeout(AWAY_LOOK_SECONDS if self.away else LOOK_SECONDS):
-                await self._doubt.wait()
+            async with asyncio.timeout(
+                UNREACHABLE_PROBE_INTERVAL_SECONDS if self.unreachable else PROBE_INTERVAL_SECONDS
+            ):
+                await self._probe_requested.wait()
         except TimeoutError:
             pass
 
 
-class WatchedRedis(Redis):
+class FailFastRedis(Redis):
     """A client that sends nothing while Redis is known to be away, and tells of its failures."""
 
-    presence: Presence | None = None
+    health: RedisHealth | None = None
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        presence = self.presence
-        if presence is None:
+        health = self.health
+        if health is None:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        presence.demand()
+        health.require_reachable()
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except UNREACHABLE:
-            presence.doubt()
+            health.request_probe()
             raise

@@ -48,22 +48,22 @@ class Histogram:
         self.sum += value
 
 
-class Standstills:
+class StalledViews:
     """Views that stand still, by log: why, and when that was first seen here."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[str, int]] = {}
+        self._observed: dict[str, tuple[str, int]] = {}
 
     def since(self, pool: str, status: str) -> int:
         """In ms since 1970; 0 for views that do not."""
         if status == "ok":
-            self._seen.pop(pool, None)
+            self._observed.pop(pool, None)
             return 0
-        known, at = self._seen.get(pool, ("", 0))
-        if known != status:
-            at = int(time.time() * 1000)
-            self._seen[pool] = status, at
-        return at
+        known_status, since_ms = self._observed.get(pool, ("", 0))
+        if known_status != status:
+            since_ms = int(time.time() * 1000)
+            self._observed[pool] = status, since_ms
+        return since_ms
 
 
 class Observations:
@@ -75,31 +75,31 @@ class Observations:
         self.schedule_to_start: dict[str, Histogram] = {}
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.durations: dict[tuple[str, str], Histogram] = {}
-        self.assured: Counter[tuple[str, str]] = Counter()
+        self.durability_levels: Counter[tuple[str, str]] = Counter()
         """Commands by the level of durability that was asked for, and the one reached."""
         self.loop_lag_seconds = 0.0
-        self.standstills = Standstills()
-        self._requested: OrderedDict[str, int] = OrderedDict()
+        self.stalled_views = StalledViews()
+        self._requested_ms: OrderedDict[str, int] = OrderedDict()
 
-    def take(self, pool: str, entries: Sequence[Entry]) -> None:
+    def consume(self, pool: str, entries: Sequence[Entry]) -> None:
         for _, fields in entries:
             match fields[1]:
                 case b"agent.requested":
-                    self._requested[fields[9].decode()] = int(fields[25])
-                    if len(self._requested) > TRACKED_MAX:
-                        self._requested.popitem(last=False)
+                    self._requested_ms[fields[9].decode()] = int(fields[25])
+                    if len(self._requested_ms) > TRACKED_MAX:
+                        self._requested_ms.popitem(last=False)
                 case b"agent.started":
-                    self._started(pool, fields[9].decode(), int(fields[25]))
+                    self._record_start(pool, fields[9].decode(), int(fields[25]))
                 case b"agent.terminated" | b"agent.failed":
-                    self._requested.pop(fields[9].decode(), None)
+                    self._requested_ms.pop(fields[9].decode(), None)
                 case b"agent.restarting" | b"agent.released":
                     self.restarts[pool, _reason(fields[27])] += 1
                 case b"pool.scaling_decided":
-                    self._decided(pool, fields[27])
+                    self._record_decision(pool, fields[27])
                 case _:
                     pass
 
-    def _decided(self, pool: str, data: bytes) -> None:
+    def _record_decision(self, pool: str, data: bytes) -> None:
         try:
             self.decisions[pool] = _DECISION.decode(data)
         except (
@@ -108,13 +108,13 @@ class Observations:
         ):  # recorded by a newer version: the last known one stands
             pass
 
-    def _started(self, pool: str, agent_id: str, ts: int) -> None:
-        requested = self._requested.pop(agent_id, None)
-        if requested is not None:
+    def _record_start(self, pool: str, agent_id: str, ts: int) -> None:
+        requested_ms = self._requested_ms.pop(agent_id, None)
+        if requested_ms is not None:
             histogram = self.schedule_to_start.setdefault(pool, Histogram(START_BUCKETS))
-            histogram.observe((ts - requested) / 1000)
+            histogram.observe((ts - requested_ms) / 1000)
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request was answered."""
         self.requests[method, route, status] += 1
         self.durations.setdefault((method, route), Histogram(HTTP_BUCKETS)).observe(seconds)

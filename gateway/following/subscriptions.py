@@ -40,7 +40,7 @@ class FlatEvent(Struct, frozen=True, kw_only=True):
     data: msgspec.Raw
 
 
-class Told(Struct, frozen=True):
+class EncodedEvent(Struct, frozen=True):
     """An event on its way to clients: what they select by, and its JSON, made once for all."""
 
     pool: str
@@ -52,12 +52,12 @@ class Told(Struct, frozen=True):
 
 
 _ENCODER = msgspec.json.Encoder()
-_CHECKER = msgspec.json.Decoder(msgspec.Raw)
-NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
-NUMBERS: Final = (3, 5, 11, 15, 25)
+_RAW_DECODER = msgspec.json.Decoder(msgspec.Raw)
+FIELD_NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
+INTEGER_INDEXES: Final = (3, 5, 11, 15, 25)
 """Where version, seq, incarnation, epoch and ts stand among the names and values."""
-OPTIONAL: Final = frozenset({11, 15})
-DIGITS: Final = 19
+OPTIONAL_INDEXES: Final = frozenset({11, 15})
+DIGITS_MAX: Final = 19
 
 
 def well_formed(entry: Entry) -> bool:
@@ -66,7 +66,7 @@ def well_formed(entry: Entry) -> bool:
     Whoever listens to the tail may rely on this, and on no more.
     """
     fields = entry[1]
-    if fields[::2] != NAMES:
+    if fields[::2] != FIELD_NAMES:
         return False
     try:
         for value in fields[1::2]:
@@ -74,61 +74,62 @@ def well_formed(entry: Entry) -> bool:
     except UnicodeDecodeError:
         return False
     return all(
-        len(fields[at]) < DIGITS and (fields[at].isdigit() or (not fields[at] and at in OPTIONAL))
-        for at in NUMBERS
+        len(fields[at]) < DIGITS_MAX
+        and (fields[at].isdigit() or (not fields[at] and at in OPTIONAL_INDEXES))
+        for at in INTEGER_INDEXES
     )
 
 
-def told(pool: str, entry: Entry) -> Told:
+def encode_event(pool: str, entry: Entry) -> EncodedEvent:
     """A well-formed entry for clients. Types that this version does not know are told as well."""
     stream_id, fields = entry
-    value = {fields[i]: fields[i + 1] for i in range(0, len(fields), 2)}
+    values = {fields[i]: fields[i + 1] for i in range(0, len(fields), 2)}
     event = FlatEvent(
         pool=pool,
         stream_id=stream_id.decode(),
-        type=value[b"type"].decode(),
-        version=int(value[b"version"]),
-        seq=int(value[b"seq"]),
-        event_id=value[b"event_id"].decode(),
-        subject=value[b"subject"].decode(),
-        incarnation=int(value[b"incarnation"] or 0),
-        worker_id=value[b"worker_id"].decode(),
-        epoch=int(value[b"epoch"] or 0),
-        correlation_id=value[b"correlation_id"].decode(),
-        causation_id=value[b"causation_id"].decode(),
-        traceparent=value[b"traceparent"].decode(),
-        actor=value[b"actor"].decode(),
-        ts=int(value[b"ts"]),
-        data=_one_line(value[b"data"]),
+        type=values[b"type"].decode(),
+        version=int(values[b"version"]),
+        seq=int(values[b"seq"]),
+        event_id=values[b"event_id"].decode(),
+        subject=values[b"subject"].decode(),
+        incarnation=int(values[b"incarnation"] or 0),
+        worker_id=values[b"worker_id"].decode(),
+        epoch=int(values[b"epoch"] or 0),
+        correlation_id=values[b"correlation_id"].decode(),
+        causation_id=values[b"causation_id"].decode(),
+        traceparent=values[b"traceparent"].decode(),
+        actor=values[b"actor"].decode(),
+        ts=int(values[b"ts"]),
+        data=_one_line(values[b"data"]),
     )
     data = _ENCODER.encode(event)
-    return Told(pool, event.stream_id, event.type, event.subject, event.worker_id, data)
+    return EncodedEvent(pool, event.stream_id, event.type, event.subject, event.worker_id, data)
 
 
 def _one_line(data: bytes) -> msgspec.Raw:
     """JSON that may stand in a message; what is none stands there as text."""
     try:
-        _CHECKER.decode(data)
+        _RAW_DECODER.decode(data)
     except (msgspec.DecodeError, RecursionError):
         return msgspec.Raw(_ENCODER.encode(data.decode()))
     return msgspec.Raw(data.replace(b"\n", b" ").replace(b"\r", b" "))
 
 
-class Follower:
+class Subscription:
     """One client's place in the feed. `lost`: it fell behind; `closed`: the gateway stops."""
 
     def __init__(self, limit: int) -> None:
-        self.lost = False
+        self.overflowed = False
         self.closed = False
         self._limit = limit
-        self._queue: deque[Told] = deque()
+        self._queue: deque[EncodedEvent] = deque()
         self._arrived = asyncio.Event()
 
-    def put(self, events: Sequence[Told]) -> None:
+    def put(self, events: Sequence[EncodedEvent]) -> None:
         if len(self._queue) + len(events) > self._limit:
-            self.lost = True
+            self.overflowed = True
             self._queue.clear()
-        if not self.lost:
+        if not self.overflowed:
             self._queue.extend(events)
         self._arrived.set()
 
@@ -138,9 +139,9 @@ class Follower:
 
     @property
     def ended(self) -> bool:
-        return self.lost or self.closed
+        return self.overflowed or self.closed
 
-    async def next(self, timeout_seconds: float) -> list[Told]:
+    async def next(self, timeout_seconds: float) -> list[EncodedEvent]:
         """All that has come; waits for something, and answers nothing when the time is over."""
         if not self._queue and not self.ended:
             self._arrived.clear()
@@ -154,42 +155,43 @@ class Follower:
         return events
 
 
-class Feed:
+class Subscriptions:
     """All who follow; a listener of the tail."""
 
-    def __init__(self, followers_max: int, queue: int) -> None:
-        self._followers_max = followers_max
-        self._queue = queue
-        self._followers: set[Follower] = set()
+    def __init__(self, subscriptions_max: int, queue_max: int) -> None:
+        self._subscriptions_max = subscriptions_max
+        self._queue_max = queue_max
+        self._subscriptions: set[Subscription] = set()
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._followers)
+        return len(self._subscriptions)
 
     @contextmanager
-    def follow(self) -> Iterator[Follower]:
+    def subscribe(self) -> Iterator[Subscription]:
         """A place in the feed. Raises `Problem` when there is none left."""
-        if len(self._followers) >= self._followers_max:
+        if len(self._subscriptions) >= self._subscriptions_max:
             raise Problem(
-                Kind.TOO_MANY_STREAMS, f"{self._followers_max} clients follow the events already"
+                Kind.TOO_MANY_STREAMS,
+                f"{self._subscriptions_max} clients follow the events already",
             )
-        follower = Follower(self._queue)
+        subscription = Subscription(self._queue_max)
         if self._closed:
-            follower.close()
-        self._followers.add(follower)
+            subscription.close()
+        self._subscriptions.add(subscription)
         try:
-            yield follower
+            yield subscription
         finally:
-            self._followers.discard(follower)
+            self._subscriptions.discard(subscription)
 
-    def take(self, pool: str, entries: Sequence[Entry]) -> None:
-        if not self._followers:
+    def consume(self, pool: str, entries: Sequence[Entry]) -> None:
+        if not self._subscriptions:
             return
-        events = [told(pool, entry) for entry in entries]
-        for follower in self._followers:
-            follower.put(events)
+        events = [encode_event(pool, entry) for entry in entries]
+        for subscription in self._subscriptions:
+            subscription.put(events)
 
     def close(self) -> None:
         self._closed = True
-        for follower in self._followers:
-            follower.close()
+        for subscription in self._subscriptions:
+            subscription.close()

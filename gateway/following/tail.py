@@ -20,36 +20,36 @@ from eventstore.connection.calls import UNREACHABLE, execute
 from eventstore.errors import LogUnreachable, MusterError, UnknownEvent
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.catalogue import Catalogue
-from eventstore.language.events import ENTRY_FIELDS, LogRecovered, decode_entry, demand_known
+from eventstore.language.events import ENTRY_FIELDS, LogRecovered, decode_entry, require_known
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
 from gateway.following.subscriptions import well_formed
-from projector.queries.views import Position, Trail
+from projector.queries.views import EventRange, Position
 
 log = structlog.get_logger()
 
 BACKOFF_SECONDS = (0.05, 2.0)
-HEADS_KEPT = 512
-PAGE = 1000
+HEAD_STEPS_MAX = 512
+PAGE_SIZE = 1000
 
-_RECOVERED = LogRecovered.type.encode()
-_BEGUN = msgspec.json.Decoder(LogRecovered)
+_RECOVERED_TYPE = LogRecovered.type.encode()
+_RECOVERED_DECODER = msgspec.json.Decoder(LogRecovered)
 
 
 class Listener(Protocol):
     """What the tail tells; must neither wait nor raise."""
 
-    def take(self, pool: str, entries: Sequence[Entry]) -> None: ...
+    def consume(self, pool: str, entries: Sequence[Entry]) -> None: ...
 
 
-def demand_readable(entry: Entry, *, whole: bool) -> None:
+def require_readable(entry: Entry, *, with_body: bool) -> None:
     """Raises `UnknownEvent` unless this version can read it; `whole`: its body, too."""
     stream_id, fields = entry
-    if whole or len(fields) != 2 * len(ENTRY_FIELDS):
+    if with_body or len(fields) != 2 * len(ENTRY_FIELDS):
         decode_entry(stream_id, fields)
     try:
-        demand_known(fields[1].decode(), int(fields[3]))
+        require_known(fields[1].decode(), int(fields[3]))
         for number in (fields[5], fields[11] or 0, fields[15] or 0, fields[25]):
             int(number)
         b"".join(fields).decode()
@@ -57,21 +57,21 @@ def demand_readable(entry: Entry, *, whole: bool) -> None:
         raise UnknownEvent(repr(fields[1]), 0, None, str(error)) from error
 
 
-class Head:
+class ObservedHead:
     """How far one log was seen, and when it got there: for telling how late the views are."""
 
     def __init__(self, seq: int = 0, ts: int = 0) -> None:
         self.seq = seq
-        self._steps: deque[tuple[int, int]] = deque([(seq, ts)], maxlen=HEADS_KEPT)
+        self._steps: deque[tuple[int, int]] = deque([(seq, ts)], maxlen=HEAD_STEPS_MAX)
 
-    def moved(self, seq: int, ts: int) -> None:
+    def advance(self, seq: int, ts: int) -> None:
         """A log that was recovered goes on below what was seen of it: that is void."""
         while self._steps and self._steps[-1][0] >= seq:
             self._steps.pop()
         self.seq = seq
         self._steps.append((seq, ts))
 
-    def waiting_since(self, seq: int) -> int:
+    def behind_since(self, seq: int) -> int:
         """The log time of the first step past `seq` that is remembered; 0 if there is none."""
         return next((ts for reached, ts in self._steps if reached > seq), 0)
 
@@ -81,11 +81,11 @@ class Tail:
 
     def __init__(
         self,
-        events: Log,
+        event_log: Log,
         reader: Reader,
         catalogue: CatalogueLog,
         listeners: Sequence[Listener],
-        trail: Trail,
+        event_range: EventRange,
         *,
         open_catalogue: Callable[[], Awaitable[Catalogue]],
         on_stopped: Callable[[], None],
@@ -93,19 +93,19 @@ class Tail:
         self.positions: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
         """Logs that cannot be followed on, and why: one event could not be read."""
-        self.heads: dict[str, Head] = {}
-        self._log = events
+        self.heads: dict[str, ObservedHead] = {}
+        self._log = event_log
         self._reader = reader
         self._catalogue = catalogue
         self._listeners = listeners
-        self._trail = trail
+        self._event_range = event_range
         self._open_catalogue = open_catalogue
         self._on_stopped = on_stopped
-        self.trouble = ""
+        self.error = ""
         """Why no log is being followed at the moment, where that is not Redis being away."""
         self._task: asyncio.Task[None] | None = None
         self._following = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._retry_requested = asyncio.Event()
         self._read_at = 0.0
 
     async def start(self, *, timeout_seconds: float) -> bool:
@@ -125,15 +125,15 @@ class Tail:
             await asyncio.wait([task])
         await self._reader.close()
 
-    async def look_again(self) -> None:
+    async def retry_now(self) -> None:
         """Give up a read that may never be answered, and do not wait before the next."""
-        self._hurry.set()
-        await self._reader.give_up()
+        self._retry_requested.set()
+        await self._reader.abort()
 
     def age_ms(self, pool: str, position: Position, now_ms: int) -> int:
         """How long ago, at most, the views at this position told all that the log held."""
         head = self.heads.get(pool)
-        since = head.waiting_since(position.seq) if head else position.ts
+        since = head.behind_since(position.seq) if head else position.ts
         if since or head is None:
             return max(now_ms - since, 0)
         return int((time.monotonic() - self._read_at) * 1000)
@@ -141,8 +141,8 @@ class Tail:
     @property
     def following(self) -> bool:
         """Whether the last read came back, not too long ago."""
-        fresh = time.monotonic() - self._read_at < self._reader.block_ms / 1000 + 2.0
-        return self._following.is_set() and fresh
+        recent = time.monotonic() - self._read_at < self._reader.block_ms / 1000 + 2.0
+        return self._following.is_set() and recent
 
     # ---- the loop ----------------------------------------------------------------------------
 
@@ -151,163 +151,168 @@ class Tail:
         while True:
             try:
                 if not self.positions:
-                    await self._begin()
-                await self._log.learn_times(self.positions)
+                    await self._start_at_end()
+                await self._log.refresh_clocks(self.positions)
                 await self._read()
             except MusterError as error:
-                delay = await self._outage(error, delay)
+                delay = await self._back_off(error, delay)
                 continue
             except Exception as error:
                 log.error("gateway.tail_failed", exc_info=error)
-                delay = await self._outage(error, delay)
+                delay = await self._back_off(error, delay)
                 continue
             if not self._following.is_set():
                 log.info("gateway.tail_following", streams=len(self.positions))
                 self._following.set()
-                self.trouble = ""
+                self.error = ""
             delay = 0.0
 
-    async def _outage(self, error: Exception, delay: float) -> float:
+    async def _back_off(self, error: Exception, delay: float) -> float:
         """Say so once, wait, and give the next delay."""
         if delay == 0.0:
             log.warning("gateway.tail_lost", error=str(error))
         self._following.clear()
-        self.trouble = "" if isinstance(error, LogUnreachable) else str(error)
-        first, longest = BACKOFF_SECONDS
-        delay = min(delay * 2 or first, longest)
-        self._hurry.clear()
+        self.error = "" if isinstance(error, LogUnreachable) else str(error)
+        first, delay_max = BACKOFF_SECONDS
+        delay = min(delay * 2 or first, delay_max)
+        self._retry_requested.clear()
         try:
             async with asyncio.timeout(delay):
-                await self._hurry.wait()
+                await self._retry_requested.wait()
         except TimeoutError:
             pass
         return delay
 
-    async def _begin(self) -> None:
+    async def _start_at_end(self) -> None:
         """Take the end of every stream as the place to go on from."""
         state = await self._open_catalogue()
         positions = {CATALOGUE: state.stream_id if state.seq else "0-0"}
-        self.heads[CATALOGUE] = Head(state.seq)
+        self.heads[CATALOGUE] = ObservedHead(state.seq)
         for pool in state.pools:
-            positions[pool], self.heads[pool] = await self._end_of(pool)
-        await self._log.learn_times(positions)
+            positions[pool], self.heads[pool] = await self._end_position(pool)
+        await self._log.refresh_clocks(positions)
         self.positions, self._read_at = positions, time.monotonic()
         self._following.set()
         log.info("gateway.tail_following", streams=len(positions))
 
-    async def _end_of(self, pool: str) -> tuple[str, Head]:
+    async def _end_position(self, pool: str) -> tuple[str, ObservedHead]:
         stream = self._log.keys.pool(pool, "events")
         try:
             last = await execute(self._log.client, "XREVRANGE", stream, "+", "-", "COUNT", 1)
         except (*UNREACHABLE, RedisError) as error:
             raise MusterError(f"the end of {stream} cannot be read: {error}") from error
         if not last:
-            return "0-0", Head()
+            return "0-0", ObservedHead()
         [entry] = last
         stream_id, fields = entry[0].decode(), entry[1]
         if well_formed(entry):
-            return stream_id, Head(int(fields[5]), int(fields[25]))
-        self._stop(pool, f"entry {stream_id}: {_foreign()}")
-        return stream_id, Head()
+            return stream_id, ObservedHead(int(fields[5]), int(fields[25]))
+        self._stop_following(pool, f"entry {stream_id}: {_foreign_entry()}")
+        return stream_id, ObservedHead()
 
     async def _read(self) -> None:
-        going = [pool for pool in self.positions if pool not in self.stopped]
-        streams = {self._stream(pool): pool for pool in going}
-        at = {stream: self.positions[pool] for stream, pool in streams.items()}
+        active = [pool for pool in self.positions if pool not in self.stopped]
+        streams = {self._stream(pool): pool for pool in active}
+        positions = {stream: self.positions[pool] for stream, pool in streams.items()}
         # A log may be recovered before what was read here is taken: that is of before it, then.
-        generations = {pool: self._log.floor(pool)[0] for pool in going}
+        generations = {pool: self._log.high_water_mark(pool)[0] for pool in active}
         # After an outage the first look does not block, so that it is soon known to be over.
-        found = await self._reader.read(at, block=self._following.is_set())
+        entries_by_stream = await self._reader.read(positions, block=self._following.is_set())
         self._read_at = time.monotonic()
-        for stream, entries in found.items():
+        for stream, entries in entries_by_stream.items():
             pool = streams[stream]
-            if self._readable(pool, entries[:1]):
-                await self._fill(pool, entries[0], generations[pool])
-                self._take(pool, entries, generations[pool])
-        if self._catalogue.void:
+            if self._readable_prefix(pool, entries[:1]):
+                await self._fill_gap(pool, entries[0], generations[pool])
+                self._consume(pool, entries, generations[pool])
+        if self._catalogue.invalidated:
             await self._open_catalogue()
-            self._forget_lost()
+            self._drop_unknown_pools()
         for pool in self._catalogue.state.pools:
             if pool not in self.positions:
-                self.positions[pool], self.heads[pool] = "0-0", Head()
+                self.positions[pool], self.heads[pool] = "0-0", ObservedHead()
 
-    def _forget_lost(self) -> None:
+    def _drop_unknown_pools(self) -> None:
         """Follow no pools that the recovered catalogue does not know."""
         for pool in self.positions.keys() - self._catalogue.state.pools - {CATALOGUE}:
             del self.positions[pool], self.heads[pool]
             self.stopped.pop(pool, None)
 
-    async def _fill(self, pool: str, following: Entry, generation: int) -> None:
+    async def _fill_gap(self, pool: str, next_entry: Entry, generation: int) -> None:
         """Take what left the stream before this tail came to it."""
-        until, end = following[0].decode(), _seq(following)
+        until, end_seq = next_entry[0].decode(), _seq(next_entry)
         while (
-            pool not in self.stopped and (seen := self.heads.setdefault(pool, Head()).seq) + 1 < end
+            pool not in self.stopped
+            and (observed_seq := self.heads.setdefault(pool, ObservedHead()).seq) + 1 < end_seq
         ):
-            found = await self._trail.after(pool, self.positions[pool], until=until, count=PAGE)
-            missed = [entry for entry in found if _seq(entry) < end]
+            page = await self._event_range.after(
+                pool, self.positions[pool], until=until, count=PAGE_SIZE
+            )
+            missed = [entry for entry in page if _seq(entry) < end_seq]
             if not missed:
-                log.warning("gateway.events_missing", pool=pool, after=seen, before=end)
+                log.warning("gateway.events_missing", pool=pool, after=observed_seq, before=end_seq)
                 return
-            self._take(pool, missed, generation)
+            self._consume(pool, missed, generation)
 
-    def _take(self, pool: str, entries: Sequence[Entry], generation: int) -> None:
-        entries = () if pool in self.stopped else self._readable(pool, entries)
+    def _consume(self, pool: str, entries: Sequence[Entry], generation: int) -> None:
+        entries = () if pool in self.stopped else self._readable_prefix(pool, entries)
         if not entries:
             return
         if pool == CATALOGUE:
             try:
-                self._catalogue.take(list(entries))
+                self._catalogue.apply(list(entries))
             except UnknownEvent as error:
-                self._stop(pool, str(error))
+                self._stop_following(pool, str(error))
                 return
         last_id, last = entries[-1]
         self.positions[pool] = last_id.decode()
-        self.heads.setdefault(pool, Head()).moved(int(last[5]), int(last[25]))
-        self._raise_floor(pool, entries, generation)
+        self.heads.setdefault(pool, ObservedHead()).advance(int(last[5]), int(last[25]))
+        self._raise_high_water_mark(pool, entries, generation)
         for listener in self._listeners:
-            listener.take(pool, entries)
+            listener.consume(pool, entries)
 
-    def _readable(self, pool: str, entries: Sequence[Entry]) -> Sequence[Entry]:
+    def _readable_prefix(self, pool: str, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Those before the first that this version cannot read; that one stops the log's tail."""
-        for number, entry in enumerate(entries):
+        for index, entry in enumerate(entries):
             try:
                 if not well_formed(entry):
-                    raise _foreign()
-                demand_readable(entry, whole=pool == CATALOGUE)
+                    raise _foreign_entry()
+                require_readable(entry, with_body=pool == CATALOGUE)
             except UnknownEvent as error:
-                self._stop(pool, f"entry {entry[0].decode()}: {error}")
-                return entries[:number]
+                self._stop_following(pool, f"entry {entry[0].decode()}: {error}")
+                return entries[:index]
         return entries
 
-    def _stop(self, pool: str, why: str) -> None:
+    def _stop_following(self, pool: str, reason: str) -> None:
         """Follow this log no further: nothing is skipped."""
         name = f"pool {pool!r}" if pool else "the catalogue"
         self.stopped[pool] = (
-            f"the log of {name} is followed no further: {why}; upgrade this gateway and start it"
+            f"the log of {name} is followed no further: {reason}; upgrade this gateway and start it"
             " again"
         )
         log.error("gateway.tail_stopped", pool=pool, reason=self.stopped[pool])
         self._on_stopped()
 
-    def _raise_floor(self, pool: str, entries: Sequence[Entry], generation: int) -> None:
+    def _raise_high_water_mark(self, pool: str, entries: Sequence[Entry], generation: int) -> None:
         """What was read here must not be missing from the log later.
 
         `generation`: the floor's before it was read.
         """
         for _, fields in entries:
-            if fields[1] == _RECOVERED:
-                begun = _BEGUN.decode(fields[27])
-                generation = begun.generation
-                log.warning("log.recovered", pool=pool, generation=generation, seq=begun.from_seq)
+            if fields[1] == _RECOVERED_TYPE:
+                recovered = _RECOVERED_DECODER.decode(fields[27])
+                generation = recovered.generation
+                log.warning(
+                    "log.recovered", pool=pool, generation=generation, seq=recovered.from_seq
+                )
         if generation:
-            self._log.raise_floor(pool, generation, int(entries[-1][1][5]))
+            self._log.raise_high_water_mark(pool, generation, int(entries[-1][1][5]))
 
     def _stream(self, pool: str) -> str:
         keys: Keys = self._log.keys
         return keys.catalogue if pool == CATALOGUE else keys.pool(pool, "events")
 
 
-def _foreign() -> UnknownEvent:
+def _foreign_entry() -> UnknownEvent:
     return UnknownEvent("entry that is none of an event", 0, None)
 
 

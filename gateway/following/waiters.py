@@ -26,7 +26,7 @@ from eventstore.log.reader import Entry
 
 log = structlog.get_logger()
 
-SUBJECT = 9
+SUBJECT_INDEX = 9
 """Where an entry's subject stands among its names and values."""
 
 
@@ -55,9 +55,9 @@ class Watch:
                     await self._arrived.wait()
             except TimeoutError:
                 return None
-        return self.arrived()
+        return self.next_nowait()
 
-    def arrived(self) -> Event | None:
+    def next_nowait(self) -> Event | None:
         """The next event, if it is here already."""
         return self._events.popleft() if self._events else None
 
@@ -67,8 +67,8 @@ class Waiters:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._watches: dict[str, list[Watch]] = {}
-        self._pools: dict[str, list[Watch]] = {}
+        self._agent_watches: dict[str, list[Watch]] = {}
+        self._pool_watches: dict[str, list[Watch]] = {}
         self._count = 0
         self._closed = False
 
@@ -78,17 +78,17 @@ class Waiters:
     @contextmanager
     def watch(self, agent_id: str) -> Iterator[Watch]:
         """Watch an agent for a while. Over the limit the watch is closed from the start."""
-        with self._watching(self._watches, agent_id) as watch:
+        with self._open_watch(self._agent_watches, agent_id) as watch:
             yield watch
 
     @contextmanager
     def watch_pool(self, pool: str) -> Iterator[Watch]:
         """Watch all events of a pool for a while, likewise."""
-        with self._watching(self._pools, pool) as watch:
+        with self._open_watch(self._pool_watches, pool) as watch:
             yield watch
 
     @contextmanager
-    def _watching(self, watches: dict[str, list[Watch]], name: str) -> Iterator[Watch]:
+    def _open_watch(self, watches: dict[str, list[Watch]], name: str) -> Iterator[Watch]:
         watch = Watch()
         if self._closed or self._count >= self._limit:
             watch.close()
@@ -104,13 +104,13 @@ class Waiters:
             if not watches[name]:
                 del watches[name]
 
-    def take(self, pool: str, entries: Sequence[Entry]) -> None:
+    def consume(self, pool: str, entries: Sequence[Entry]) -> None:
         """Tell whoever watches the pool or the subject of an event."""
-        of_pool = self._pools.get(pool, [])
-        if not self._watches and not of_pool:
+        pool_watches = self._pool_watches.get(pool, [])
+        if not self._agent_watches and not pool_watches:
             return
         for stream_id, fields in entries:
-            watches = [*self._watches.get(fields[SUBJECT].decode(), ()), *of_pool]
+            watches = [*self._agent_watches.get(fields[SUBJECT_INDEX].decode(), ()), *pool_watches]
             if not watches:
                 continue
             try:
@@ -130,26 +130,28 @@ class Waiters:
 
     def release(self) -> None:
         """Let everybody who waits now answer with what is known."""
-        for watches in (*self._watches.values(), *self._pools.values()):
+        for watches in (*self._agent_watches.values(), *self._pool_watches.values()):
             for watch in watches:
                 watch.close()
 
 
-ANSWERS = (AgentStarted, AgentStartFailed, AgentTerminated, AgentFailed)
+SPAWN_OUTCOMES = (AgentStarted, AgentStartFailed, AgentTerminated, AgentFailed)
 """The events that end the wait for a spawn."""
 
 
-async def until_started(watch: Watch, agent: Agent, deadline: float) -> tuple[Agent, Event | None]:
+async def wait_until_started(
+    watch: Watch, agent: Agent, deadline: float
+) -> tuple[Agent, Event | None]:
     """Fold what happens to a new agent until it runs, has failed to, or has ended."""
     while event := await watch.next(deadline):
         agent = agents.evolve(agent, event, agent.pool_name)
-        if isinstance(event.body, ANSWERS):
-            return _with_the_rest(watch, agent, event)
+        if isinstance(event.body, SPAWN_OUTCOMES):
+            return _apply_pending(watch, agent, event)
     return agent, None
 
 
-def _with_the_rest(watch: Watch, agent: Agent, event: Event) -> tuple[Agent, Event]:
+def _apply_pending(watch: Watch, agent: Agent, event: Event) -> tuple[Agent, Event]:
     """A step's events come together: a failed start and that it was the last are one outcome."""
-    while following := watch.arrived():
-        agent, event = agents.evolve(agent, following, agent.pool_name), following
+    while next_event := watch.next_nowait():
+        agent, event = agents.evolve(agent, next_event, agent.pool_name), next_event
     return agent, event

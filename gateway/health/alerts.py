@@ -9,14 +9,14 @@ from msgspec import Struct
 from eventstore.errors import LogUnreachable
 from eventstore.retention import Retention
 from gateway.backend.backend import Backend
-from gateway.fallback import NAMED_MAX, Fallback, Leftovers, read_leftovers
+from gateway.fallback import LISTED_MAX, Fallback, HandoverFailures, read_handover_failures
 from gateway.health.facts import (
-    RECOVER,
+    RECOVER_ADVICE,
     RedisFacts,
-    Standing,
+    StoredEvents,
     ViewFacts,
     parked_counts,
-    standing,
+    stored_events,
     view_facts,
 )
 from projector.queries.views import EventRow, PoolRow, Views
@@ -24,13 +24,13 @@ from projector.queries.views import EventRow, PoolRow, Views
 WINDOW_MS: Final = 600_000
 """For how long a loss or failure is shown."""
 LAG_SECONDS: Final = 5.0
-MEMORY_SHARE: Final = 0.8
-UNTRIMMED: Final = 2.0
+MEMORY_SHARE_MAX: Final = 0.8
+UNTRIMMED_FACTOR: Final = 2.0
 """So many times what the retention says, in events or in age, is too much …"""
-BURST: Final = 100_000
-LATE_MS: Final = 600_000
+UNTRIMMED_EVENTS_MARGIN: Final = 100_000
+UNTRIMMED_AGE_MARGIN_MS: Final = 600_000
 """… if it is also so much more: what one sweep may leave to the next."""
-LISTED: Final = 100
+EVENTS_MAX: Final = 100
 
 
 class Alert(Struct, frozen=True, kw_only=True):
@@ -48,22 +48,25 @@ class Alert(Struct, frozen=True, kw_only=True):
 
 async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> list[Alert]:
     """All alerts that stand now, the critical ones first."""
-    found = [alert for pool in await views.pools() if (alert := _at_maximum(pool))]
+    alerts = [alert for pool in await views.pools() if (alert := _at_maximum(pool))]
     events = await backend.recent(
-        views, ("worker.lost", "agent.failed"), within_ms=WINDOW_MS, limit=LISTED
+        views, ("worker.lost", "agent.failed"), within_ms=WINDOW_MS, limit=EVENTS_MAX
     )
-    found += [_of_event(event) for event in events]
-    found += await _lagging(backend)
-    found += _redis(redis)
-    found += _unsaved(backend)
-    found += _replicas(backend)
-    found += _fallback(backend.options.fallback)
-    found += _left_over(read_leftovers(backend.options.leftovers), backend.options.leftovers)
+    alerts += [_event_alert(event) for event in events]
+    alerts += await _lagging(backend)
+    alerts += _redis(redis)
+    alerts += _lost_commands(backend)
+    alerts += _replicas(backend)
+    alerts += _fallback(backend.options.fallback)
+    alerts += _handover_failures(
+        read_handover_failures(backend.options.handover_failures_path),
+        backend.options.handover_failures_path,
+    )
     if redis.reachable:
-        found += await _untrimmed(backend)
-    found += await _parked(backend, redis)
-    found += _stopped(backend)
-    return sorted(found, key=lambda alert: (alert.severity != "critical", -alert.since))
+        alerts += await _untrimmed(backend)
+    alerts += await _parked(backend, redis)
+    alerts += _tail_stopped(backend)
+    return sorted(alerts, key=lambda alert: (alert.severity != "critical", -alert.since))
 
 
 def _at_maximum(pool: PoolRow) -> Alert | None:
@@ -85,7 +88,7 @@ class _Reason(Struct, frozen=True):
     reason: str = ""
 
 
-def _of_event(event: EventRow) -> Alert:
+def _event_alert(event: EventRow) -> Alert:
     reason = msgspec.json.decode(event.data, type=_Reason).reason
     lost = event.type == "worker.lost"
     return Alert(
@@ -116,7 +119,7 @@ async def _parked(backend: Backend, redis: RedisFacts) -> list[Alert]:
     ]
 
 
-def _stopped(backend: Backend) -> list[Alert]:
+def _tail_stopped(backend: Backend) -> list[Alert]:
     return [
         Alert(
             name="tail-stopped",
@@ -130,14 +133,14 @@ def _stopped(backend: Backend) -> list[Alert]:
     ]
 
 
-def _standing_still(fact: ViewFacts) -> Alert:
+def _stalled(fact: ViewFacts) -> Alert:
     return Alert(
         name="projection-stopped",
         severity="critical",
         subject=fact.pool or "catalogue",
         pool_name=fact.pool,
         message=f"the views stand still at seq {fact.seq}: {fact.status}",
-        action=f"{RECOVER}; with --dry-run it only says what is lost"
+        action=f"{RECOVER_ADVICE}; with --dry-run it only says what is lost"
         if fact.lost
         else "nothing was skipped: do what the message says, then start the projector again",
         since=fact.since,
@@ -146,7 +149,7 @@ def _standing_still(fact: ViewFacts) -> Alert:
 
 async def _lagging(backend: Backend) -> Sequence[Alert]:
     facts = await view_facts(backend)
-    return [_standing_still(fact) for fact in facts if fact.status != "ok"] + [
+    return [_stalled(fact) for fact in facts if fact.status != "ok"] + [
         Alert(
             name="projection-lag",
             severity="warning",
@@ -161,12 +164,12 @@ async def _lagging(backend: Backend) -> Sequence[Alert]:
     ]
 
 
-def _unsaved(backend: Backend) -> Sequence[Alert]:
+def _lost_commands(backend: Backend) -> Sequence[Alert]:
     """What this gateway acknowledged and a recovery could not save."""
-    lost = backend.ledger.unsaved
+    lost = backend.acknowledged_commands.lost
     if not lost:
         return []
-    named = ", ".join(f"{one.kind} {one.agent_id}" for one in list(lost)[:3])
+    listed = ", ".join(f"{one.kind} {one.agent_id}" for one in list(lost)[:3])
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     return [
         Alert(
@@ -174,7 +177,7 @@ def _unsaved(backend: Backend) -> Sequence[Alert]:
             severity="critical",
             subject="log",
             message=f"{len(lost)} acknowledged commands are not in the recovered log:"
-            f" {named}{more}",
+            f" {listed}{more}",
             action="`command.unsaved` in the gateway's log names them all; send them again",
             since=lost[-1].ts,
         )
@@ -183,47 +186,51 @@ def _unsaved(backend: Backend) -> Sequence[Alert]:
 
 async def _untrimmed(backend: Backend) -> Sequence[Alert]:
     """Pools whose events pile up in Redis: nothing is trimmed that is not archived."""
-    found = []
+    alerts = []
     for pool in backend.pools():
         try:
-            here = await standing(backend, pool)
+            stored = await stored_events(backend, pool)
         except LogUnreachable:
             return []
-        if _too_many(here, backend.options.retention, backend.log.now_ms(pool)):
-            found.append(_pile(pool, here, backend.options.retention))
-    return found
+        if _exceeds_retention(stored, backend.options.retention, backend.log.now_ms(pool)):
+            alerts.append(_untrimmed_alert(pool, stored, backend.options.retention))
+    return alerts
 
 
-def _too_many(here: Standing, kept: Retention, now_ms: int) -> bool:
-    age_ms = now_ms - here.oldest_ms
-    many = here.entries > max(kept.events * UNTRIMMED, kept.events + BURST)
-    old = here.entries > 1 and age_ms > max(kept.age_ms * UNTRIMMED, kept.age_ms + LATE_MS)
+def _exceeds_retention(stored: StoredEvents, retention: Retention, now_ms: int) -> bool:
+    age_ms = now_ms - stored.oldest_ms
+    many = stored.entries > max(
+        retention.events * UNTRIMMED_FACTOR, retention.events + UNTRIMMED_EVENTS_MARGIN
+    )
+    old = stored.entries > 1 and age_ms > max(
+        retention.age_ms * UNTRIMMED_FACTOR, retention.age_ms + UNTRIMMED_AGE_MARGIN_MS
+    )
     return many or old
 
 
-def _pile(pool: str, here: Standing, kept: Retention) -> Alert:
+def _untrimmed_alert(pool: str, stored: StoredEvents, retention: Retention) -> Alert:
     return Alert(
         name="stream-not-trimmed",
         severity="warning",
         subject=pool,
         pool_name=pool,
-        message=f"{here.entries:,} events stand in Redis; what is above {kept.events:,}, or older"
-        f" than {kept.age_ms / 3_600_000:g} h, should have left it",
+        message=f"{stored.entries:,} events stand in Redis; what is above {retention.events:,}, or"
+        f" older than {retention.age_ms / 3_600_000:g} h, should have left it",
         action="look at the projector: only what it has archived can leave",
-        since=here.oldest_ms,
+        since=stored.oldest_ms,
     )
 
 
 def _replicas(backend: Backend) -> Sequence[Alert]:
-    known = backend.capabilities.known
-    if known is None or not known.no_writes:
+    capability = backend.capabilities.capability
+    if capability is None or not capability.no_writes_reason:
         return []
     return [
         Alert(
             name="redis-not-enough-replicas",
             severity="critical",
             subject="redis",
-            message=f"Redis takes no writes: {known.no_writes}",
+            message=f"Redis takes no writes: {capability.no_writes_reason}",
             action="bring a replica back, or CONFIG SET min-replicas-to-write lower: workers lose"
             " their leases meanwhile",
         )
@@ -242,7 +249,7 @@ def _redis(facts: RedisFacts) -> Sequence[Alert]:
                 " resumes by itself",
             )
         ]
-    if facts.memory_share > MEMORY_SHARE:
+    if facts.memory_share > MEMORY_SHARE_MAX:
         return [
             Alert(
                 name="redis-memory",
@@ -265,36 +272,38 @@ def _fallback(fallback: Fallback | None) -> Sequence[Alert]:
         name="fallback-active",
         severity="warning",
         subject="redis",
-        message=f"a {fallback.mode} on a log of its own stands in for {fallback.real}, which could"
-        f" not be reached at the start: {fallback.reason}",
+        message=f"a {fallback.mode} on a log of its own stands in for {fallback.primary}, which"
+        f" could not be reached at the start: {fallback.reason}",
         action="mend that Redis; agents of its log do not run meanwhile",
         since=fallback.since_ms,
     )
-    if not fallback.returned_ms:
+    if not fallback.primary_reachable_ms:
         return [active]
     can_end = Alert(
         name="fallback-can-end",
         severity="warning",
         subject="redis",
-        message=f"{fallback.real} answers again, and this is still the fallback",
+        message=f"{fallback.primary} answers again, and this is still the fallback",
         action="restart `muster up`: the next start changes over",
-        since=fallback.returned_ms,
+        since=fallback.primary_reachable_ms,
     )
     return [active, can_end]
 
 
-def _left_over(found: Leftovers | None, path: str) -> Sequence[Alert]:
-    if found is None:
+def _handover_failures(failures: HandoverFailures | None, path: str) -> Sequence[Alert]:
+    if failures is None:
         return []
-    named = "; ".join(one.sentence for one in found.left[:NAMED_MAX])
-    more = f"; and {len(found.left) - NAMED_MAX} more" if len(found.left) > NAMED_MAX else ""
+    listed = "; ".join(one.description for one in failures.left[:LISTED_MAX])
+    more = (
+        f"; and {len(failures.left) - LISTED_MAX} more" if len(failures.left) > LISTED_MAX else ""
+    )
     return [
         Alert(
             name="fallback-left-over",
             severity="critical",
             subject="fallback",
-            message=f"not handed over from a fallback: {named}{more}",
+            message=f"not handed over from a fallback: {listed}{more}",
             action=f"see {path}; ask again for what is still wanted, then remove that file",
-            since=found.since_ms,
+            since=failures.since_ms,
         )
     ]

@@ -15,8 +15,8 @@ from gateway.following.subscriptions import well_formed
 from gateway.wire.problems import Problem
 from projector.queries.views import is_lost
 
-REDIS_SECONDS: Final = 2.0
-RECOVER: Final = "`muster recover` writes the log anew from the archive"
+REDIS_TIMEOUT_SECONDS: Final = 2.0
+RECOVER_ADVICE: Final = "`muster recover` writes the log anew from the archive"
 
 
 class RedisFacts(Struct, frozen=True, kw_only=True):
@@ -36,11 +36,11 @@ class RedisFacts(Struct, frozen=True, kw_only=True):
     @property
     def memory_share(self) -> float:
         """Of its limit, or of the machine where none was set."""
-        most = self.memory_limit or self.memory_system
-        return self.memory_used / most if most else 0.0
+        limit = self.memory_limit or self.memory_system
+        return self.memory_used / limit if limit else 0.0
 
 
-class Standing(Struct, frozen=True, kw_only=True):
+class StoredEvents(Struct, frozen=True, kw_only=True):
     """What of a pool's events stands in Redis. `oldest_ms` is log time.
 
     `first_seq` is 1 where the first entry is none of an event: what left cannot be told then.
@@ -68,13 +68,13 @@ class ViewFacts(Struct, frozen=True, kw_only=True):
 async def redis_facts(backend: Backend) -> RedisFacts:
     """What Redis says of itself, if it answers soon."""
     try:
-        async with asyncio.timeout(REDIS_SECONDS):
+        async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
             info = await shielded(lambda: inspect(backend.log.client))
     except MusterError as error:
         return RedisFacts(reachable=False, error=str(error))
     except TimeoutError:
-        silent = f"Redis does not answer within {REDIS_SECONDS:g} s"
-        return RedisFacts(reachable=False, error=silent)
+        detail = f"Redis does not answer within {REDIS_TIMEOUT_SECONDS:g} s"
+        return RedisFacts(reachable=False, error=detail)
     kind, version = server_version(info)
     return RedisFacts(
         reachable=True,
@@ -89,7 +89,7 @@ async def redis_facts(backend: Backend) -> RedisFacts:
     )
 
 
-async def standing(backend: Backend, pool: str) -> Standing:
+async def stored_events(backend: Backend, pool: str) -> StoredEvents:
     """How much of a pool's log Redis holds. Raises `LogUnreachable`."""
     stream = backend.log.keys.pool(pool, "events")
     try:
@@ -98,22 +98,22 @@ async def standing(backend: Backend, pool: str) -> Standing:
     except (*UNREACHABLE, RedisError) as error:
         raise LogUnreachable(f"{stream} cannot be read: {error}") from error
     if not oldest:
-        return Standing()
+        return StoredEvents()
     stream_id, fields = oldest[0]
     milliseconds = int(stream_id.partition(b"-")[0])
     first_seq = int(fields[5]) if well_formed(oldest[0]) else 1
-    return Standing(entries=int(entries), first_seq=first_seq, oldest_ms=milliseconds)
+    return StoredEvents(entries=int(entries), first_seq=first_seq, oldest_ms=milliseconds)
 
 
 async def view_facts(backend: Backend) -> list[ViewFacts]:
     """Every log that this gateway follows, against what the database says. Raises `Problem`."""
-    async with backend.reading():
+    async with backend.read_views():
         positions = await backend.positions()
     facts = []
     for pool, head in backend.tail.heads.items():
-        found = positions.get(pool)
-        seq, status = (found.seq, found.status) if found else (0, "ok")
-        since = head.waiting_since(seq)
+        position = positions.get(pool)
+        seq, status = (position.seq, position.status) if position else (0, "ok")
+        since = head.behind_since(seq)
         lag = max(backend.log.now_ms(pool) - since, 0) / 1000 if since else 0.0
         facts.append(
             ViewFacts(
@@ -122,7 +122,7 @@ async def view_facts(backend: Backend) -> list[ViewFacts]:
                 head=max(head.seq, seq),
                 lag_seconds=round(lag, 3),
                 status=status,
-                since=backend.observations.standstills.since(pool, status),
+                since=backend.observations.stalled_views.since(pool, status),
                 lost=is_lost(status),
             )
         )
@@ -133,30 +133,32 @@ async def parked_counts(backend: Backend, redis: RedisFacts) -> dict[str, int]:
     """How many things are parked, by pool; none are told where Redis does not answer."""
     pools = list(backend.known_pools()) if redis.reachable else []
     try:
-        async with asyncio.timeout(REDIS_SECONDS):
+        async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
             counts = await asyncio.gather(*(parked.count(backend.log, name) for name in pools))
     except (LogError, TimeoutError):
         return {}
     return dict(zip(pools, counts, strict=True))
 
 
-async def unreadiness(backend: Backend) -> list[str]:
+async def not_ready_reasons(backend: Backend) -> list[str]:
     """Why this gateway makes no progress; empty if it does."""
     reasons = list(backend.tail.stopped.values())
-    if backend.blind:
-        why = backend.tail.trouble or "Redis does not answer"
+    if backend.disconnected:
+        why = backend.tail.error or "Redis does not answer"
         reasons.append(f"the log is not being followed: {why}")
     capabilities = backend.capabilities
-    if capabilities.known and (why := capabilities.known.no_writes):
+    if capabilities.capability and (why := capabilities.capability.no_writes_reason):
         reasons.append(f"Redis takes no writes: {why}")
-    if capabilities.known and (why := capabilities.known.lacking(capabilities.default)):
+    if capabilities.capability and (
+        why := capabilities.capability.unavailable_reason(capabilities.default)
+    ):
         reasons.append(f"the default durability, {capabilities.default}, cannot be given: {why}")
     try:
         for fact in await view_facts(backend):
             name = fact.pool or "the catalogue"
             if fact.status != "ok":
-                cure = f"; {RECOVER}" if fact.lost else ""
-                reasons.append(f"the views of {name} stand still: {fact.status}{cure}")
+                advice = f"; {RECOVER_ADVICE}" if fact.lost else ""
+                reasons.append(f"the views of {name} stand still: {fact.status}{advice}")
             elif fact.lag_seconds > backend.limits.ready_lag_seconds:
                 reasons.append(f"the views of {name} are {fact.lag_seconds:.0f} s behind")
     except Problem as problem:

@@ -15,7 +15,7 @@ from eventstore.errors import LogUnreachable
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
 from gateway.following.counters import Histogram
-from gateway.health.facts import RedisFacts, parked_counts, redis_facts, standing, view_facts
+from gateway.health.facts import RedisFacts, parked_counts, redis_facts, stored_events, view_facts
 from gateway.wire.problems import Problem
 from projector.queries.views import PoolRow
 
@@ -32,15 +32,17 @@ class Exposition:
         self._lines += (f"# HELP {name} {summary}", f"# TYPE {name} {kind}")
 
     def sample(self, name: str, value: float, labels: Mapping[str, object] | None = None) -> None:
-        shown = ",".join(f'{key}="{_escaped(str(v))}"' for key, v in (labels or {}).items())
-        self._lines.append(f"{name}{{{shown}}} {value!r}" if shown else f"{name} {value!r}")
+        label_text = ",".join(f'{key}="{_escaped(str(v))}"' for key, v in (labels or {}).items())
+        self._lines.append(
+            f"{name}{{{label_text}}} {value!r}" if label_text else f"{name} {value!r}"
+        )
 
-    def histogram(self, name: str, found: Histogram, labels: Mapping[str, object]) -> None:
+    def histogram(self, name: str, observed: Histogram, labels: Mapping[str, object]) -> None:
         total = 0
-        for bound, count in zip((*found.bounds, "+Inf"), found.counts, strict=True):
+        for bound, count in zip((*observed.bounds, "+Inf"), observed.counts, strict=True):
             total += count
             self.sample(f"{name}_bucket", total, {**labels, "le": bound})
-        self.sample(f"{name}_sum", found.sum, labels)
+        self.sample(f"{name}_sum", observed.sum, labels)
         self.sample(f"{name}_count", total, labels)
 
     def text(self) -> str:
@@ -59,15 +61,15 @@ async def metrics(request: web.Request) -> web.Response:
     out.family("muster_up", "gauge", "Whether Redis and the views answer this gateway.")
     out.sample("muster_up", int(facts.reachable), {"part": "redis"})
     try:
-        async with backend.reading() as views:
-            pools, counted = await views.pools(), await views.count_agents()
+        async with backend.read_views() as views:
+            pools, agent_counts = await views.pools(), await views.count_agents()
             workers = await views.workers()
-        lags = await view_facts(backend)
+        views_facts = await view_facts(backend)
         out.sample("muster_up", 1, {"part": "views"})
-        _agents(out, pools, counted)
+        _agents(out, pools, agent_counts)
         _workers(out, pools)
         out.family("muster_projection_lag_seconds", "gauge", "How far the views are behind.")
-        for fact in lags:
+        for fact in views_facts:
             labels = {"pool": fact.pool or "catalogue"}
             out.sample("muster_projection_lag_seconds", fact.lag_seconds, labels)
         out.family(
@@ -90,16 +92,16 @@ async def metrics(request: web.Request) -> web.Response:
     await _parked(out, backend, facts)
     _redis(out, facts)
     _fallback(out, backend)
-    _observed(out, backend)
+    _counters(out, backend)
     return web.Response(text=out.text(), content_type=CONTENT_TYPE, charset="utf-8")
 
 
 def _agents(
-    out: Exposition, pools: Iterable[PoolRow], counted: Mapping[str, Mapping[str, int]]
+    out: Exposition, pools: Iterable[PoolRow], agent_counts: Mapping[str, Mapping[str, int]]
 ) -> None:
     out.family("muster_agents", "gauge", "Agents that have not ended, by pool, role and state.")
     for pool in pools:
-        for state, count in counted.get(pool.pool_name, {}).items():
+        for state, count in agent_counts.get(pool.pool_name, {}).items():
             labels = {"pool": pool.pool_name, "role": pool.role_type, "state": state}
             out.sample("muster_agents", count, labels)
 
@@ -130,21 +132,23 @@ async def _streams(out: Exposition, backend: Backend) -> None:
                 backend.log.client, "HGET", backend.log.keys.pool(pool, "meta"), "waiting"
             )
             length = await execute(backend.log.client, "XLEN", commands)
-            alone = await execute(backend.log.client, "ZCARD", backend.log.keys.pool(pool, "alone"))
-            here = await standing(backend, pool)
+            isolated = await execute(
+                backend.log.client, "ZCARD", backend.log.keys.pool(pool, "alone")
+            )
+            stored = await stored_events(backend, pool)
         except (*UNREACHABLE, RedisError, LogUnreachable):
             return
-        lag[pool] = int(waiting or 0) + int(alone)
+        lag[pool] = int(waiting or 0) + int(isolated)
         pending[pool] = max(int(length) - int(waiting or 0), 0)
-        entries[pool], trimmed[pool] = here.entries, here.first_seq - 1
-    for name, kind, found, summary in (
+        entries[pool], trimmed[pool] = stored.entries, stored.first_seq - 1
+    for name, kind, counts, summary in (
         ("lag", "gauge", lag, "Spawn commands that nobody has claimed."),
         ("pending", "gauge", pending, "Spawn commands that were claimed and are not settled."),
         ("entries", "gauge", entries, "Events that stand in Redis."),
         ("trimmed_total", "counter", trimmed, "Events that have left Redis for the archive."),
     ):
         out.family(f"muster_stream_{name}", kind, summary)
-        for pool, count in found.items():
+        for pool, count in counts.items():
             out.sample(f"muster_stream_{name}", count, {"pool": pool})
 
 
@@ -167,31 +171,31 @@ def _fallback(out: Exposition, backend: Backend) -> None:
     out.family("muster_fallback", "gauge", "Whether the log stands in for another.")
     out.sample("muster_fallback", int(fallback is not None))
     out.family("muster_fallback_can_end", "gauge", "Whether that one answers again.")
-    out.sample("muster_fallback_can_end", int(bool(fallback and fallback.returned_ms)))
+    out.sample("muster_fallback_can_end", int(bool(fallback and fallback.primary_reachable_ms)))
 
 
-def _observed(out: Exposition, backend: Backend) -> None:
-    seen = backend.observations
+def _counters(out: Exposition, backend: Backend) -> None:
+    observations = backend.observations
     family = "muster_autoscaler_desired_workers"
     out.family(family, "gauge", "Workers that the last scaling decision wanted.")
-    for pool, decision in seen.decisions.items():
+    for pool, decision in observations.decisions.items():
         out.sample(family, decision.desired, {"pool": pool})
     out.family("muster_restarts_total", "counter", "Agents put back into the queue, by reason.")
-    for (pool, reason), count in seen.restarts.items():
+    for (pool, reason), count in observations.restarts.items():
         out.sample("muster_restarts_total", count, {"pool": pool, "reason": reason})
     family = "muster_spawn_schedule_to_start_seconds"
     out.family(family, "histogram", "From the request for an agent until it ran.")
-    for pool, found in seen.schedule_to_start.items():
-        out.histogram(family, found, {"pool": pool})
+    for pool, histogram in observations.schedule_to_start.items():
+        out.histogram(family, histogram, {"pool": pool})
     family = "muster_commands_total"
     out.family(family, "counter", "Commands answered, by durability asked for and reached.")
-    for (asked, reached), count in seen.assured.items():
-        out.sample(family, count, {"asked": asked, "reached": reached})
+    for (requested, reached), count in observations.durability_levels.items():
+        out.sample(family, count, {"asked": requested, "reached": reached})
     family = "muster_http_request_seconds"
     out.family(family, "histogram", "Answering a request, by method and route.")
-    for (method, route), found in seen.durations.items():
-        out.histogram(family, found, {"method": method, "route": route})
+    for (method, route), histogram in observations.durations.items():
+        out.histogram(family, histogram, {"method": method, "route": route})
     family = "muster_http_requests_total"
     out.family(family, "counter", "Requests answered, by method, route and status.")
-    for (method, route, status), count in seen.requests.items():
+    for (method, route, status), count in observations.requests.items():
         out.sample(family, count, {"method": method, "route": route, "status": status})

@@ -17,19 +17,19 @@ from gateway.health.alerts import Alert, current_alerts
 from gateway.health.facts import (
     RedisFacts,
     ViewFacts,
+    not_ready_reasons,
     parked_counts,
     redis_facts,
-    unreadiness,
     view_facts,
 )
-from gateway.wire.requests import HealthQuery, Nothing, query
-from gateway.wire.responses import after, answer, cursor_of
+from gateway.wire.requests import HealthQuery, NoParameters, read_query
+from gateway.wire.responses import decode_cursor, encode_cursor, json_response
 from projector.queries.views import AgentFilter, AgentRow, EventRow, HostRow, PoolRow, WorkerRow
 
 RECENT_MS: Final = 3_600_000
 DECISIONS_MAX: Final = 50
 EVENTS_MAX: Final = 50
-LATE_HEARTBEATS: Final = 3
+SILENT_LEASES_MAX: Final = 3
 """An agent's health is unknown once its worker was silent for so many of the pool's leases."""
 
 
@@ -118,17 +118,17 @@ class Readiness(Struct, frozen=True):
 
 async def system(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/monitor/system`."""
-    query(request, Nothing)
+    read_query(request, NoParameters)
     backend = request.app[BACKEND]
-    async with backend.reading() as views:
-        await backend.settle(views, request)
-        counted, workers = await views.count_agents(), await views.workers()
+    async with backend.read_views() as views:
+        await backend.catch_up(views, request)
+        agent_counts, workers = await views.count_agents(), await views.workers()
     facts = await redis_facts(backend)
-    return answer(
+    return json_response(
         SystemFigures(
             version=backend.options.version,
             mode=backend.options.mode,
-            fallback=_fallback_sentence(backend),
+            fallback=_fallback_description(backend),
             pid=os.getpid(),
             uptime_seconds=round(time.time() - backend.started_at, 1),
             host=_host_figures(),
@@ -136,9 +136,9 @@ async def system(request: web.Request) -> web.Response:
             durability=backend.capabilities.facts(),
             database=backend.options.database_url.partition(":")[0].partition("+")[0],
             views=await view_facts(backend),
-            agents=counted,
+            agents=agent_counts,
             workers=len(workers),
-            event_streams=len(backend.feed),
+            event_streams=len(backend.subscriptions),
             parked=await parked_counts(backend, facts),
         )
     )
@@ -162,14 +162,14 @@ def _host_figures() -> HostFigures:
 
 async def dashboard(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/monitor/dashboard`."""
-    query(request, Nothing)
+    read_query(request, NoParameters)
     backend = request.app[BACKEND]
     facts = await redis_facts(backend)
-    async with backend.reading() as views:
-        await backend.settle(views, request)
-        figures = Dashboard(
+    async with backend.read_views() as views:
+        await backend.catch_up(views, request)
+        data = Dashboard(
             version=backend.options.version,
-            fallback=_fallback_sentence(backend),
+            fallback=_fallback_description(backend),
             pools=await views.pools(),
             workers=await views.workers(),
             hosts=await views.hosts(),
@@ -180,51 +180,51 @@ async def dashboard(request: web.Request) -> web.Response:
             events=await backend.recent(views, EVENT_TYPES, within_ms=RECENT_MS, limit=EVENTS_MAX),
             alerts=await current_alerts(backend, views, facts),
         )
-    return answer(figures)
+    return json_response(data)
 
 
 async def alerts(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/monitor/alerts`."""
-    query(request, Nothing)
+    read_query(request, NoParameters)
     backend = request.app[BACKEND]
     facts = await redis_facts(backend)
-    async with backend.reading() as views:
-        await backend.settle(views, request)
-        return answer(AlertList(await current_alerts(backend, views, facts)))
+    async with backend.read_views() as views:
+        await backend.catch_up(views, request)
+        return json_response(AlertList(await current_alerts(backend, views, facts)))
 
 
 async def health(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/health`."""
     backend = request.app[BACKEND]
-    asked = query(request, HealthQuery)
-    begin = after(asked.cursor)
-    async with backend.reading() as views:
-        await backend.settle(views, request)
-        chosen = AgentFilter(pool_name=asked.pool_name, ended=False)
-        found = await views.agents(chosen, after=begin, limit=asked.limit + 1)
-    rows = found[: asked.limit]
+    params = read_query(request, HealthQuery)
+    after_id = decode_cursor(params.cursor)
+    async with backend.read_views() as views:
+        await backend.catch_up(views, request)
+        agent_filter = AgentFilter(pool_name=params.pool_name, ended=False)
+        candidates = await views.agents(agent_filter, after=after_id, limit=params.limit + 1)
+    rows = candidates[: params.limit]
     pools: dict[str, list[AgentHealth]] = {}
     for row in rows:
-        pools.setdefault(row.pool_name, []).append(_health_of(row, backend))
+        pools.setdefault(row.pool_name, []).append(_agent_health(row, backend))
     healthy = sum(agent.health == "healthy" for agents in pools.values() for agent in agents)
-    following = cursor_of(rows[-1].agent_id) if len(found) > len(rows) else None
-    return answer(
+    next_cursor = encode_cursor(rows[-1].agent_id) if len(candidates) > len(rows) else None
+    return json_response(
         HealthReport(
             pools=pools,
             healthy=healthy,
             total=len(rows),
-            next=following,
+            next=next_cursor,
             fallback=backend.options.fallback is not None,
-            fallback_reason=_fallback_sentence(backend),
+            fallback_reason=_fallback_description(backend),
         )
     )
 
 
-def _health_of(row: AgentRow, backend: Backend) -> AgentHealth:
+def _agent_health(row: AgentRow, backend: Backend) -> AgentHealth:
     pool = backend.pools().get(row.pool_name)
     lease_ms = (pool.config if pool else backend.options.pool_defaults).lease_seconds * 1000
-    told = max(row.last_heartbeat, row.started_at)
-    silent = backend.log.now_ms(row.pool_name) - told > LATE_HEARTBEATS * lease_ms
+    last_observed_ms = max(row.last_heartbeat, row.started_at)
+    silent = backend.log.now_ms(row.pool_name) - last_observed_ms > SILENT_LEASES_MAX * lease_ms
     match row.status:
         case "running":
             verdict = "unknown" if silent else "healthy"
@@ -246,24 +246,24 @@ def _health_of(row: AgentRow, backend: Backend) -> AgentHealth:
 
 async def alive(_request: web.Request) -> web.Response:
     """`GET /healthz`: the process answers."""
-    return answer(Alive())
+    return json_response(Alive())
 
 
 async def ready(request: web.Request) -> web.Response:
     """`GET /readyz`: it makes progress, or says why it does not."""
     backend = request.app[BACKEND]
-    reasons = await unreadiness(backend)
+    reasons = await not_ready_reasons(backend)
     fallback = backend.options.fallback
-    told = Readiness(
+    readiness = Readiness(
         "not ready" if reasons else "ready",
         reasons,
         fallback=fallback is not None,
-        fallback_reason=_fallback_sentence(backend),
-        fallback_can_end=bool(fallback and fallback.returned_ms),
+        fallback_reason=_fallback_description(backend),
+        fallback_can_end=bool(fallback and fallback.primary_reachable_ms),
     )
-    return answer(told, status=503 if reasons else 200)
+    return json_response(readiness, status=503 if reasons else 200)
 
 
-def _fallback_sentence(backend: Backend) -> str:
+def _fallback_description(backend: Backend) -> str:
     fallback = backend.options.fallback
-    return fallback.sentence if fallback else ""
+    return fallback.description if fallback else ""

@@ -22,20 +22,20 @@ from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
-from gateway.backend.reading import READING, Reading
+from gateway.backend.reading import READ_STATE, ReadState
 from gateway.wire.problems import Kind, Problem
-from projector.queries.views import AsOf, Moment, NotReached, Position, Views
+from projector.queries.views import AsOf, NotYetArchived, PointInTime, Position, Views
 
-LENGTH_MAX: Final = 3_000
+TEXT_LENGTH_MAX: Final = 3_000
 """Of the moment as it is handed back; a longer one is cut down to its time."""
-CLOCK_SECONDS: Final = 2.0
+CLOCK_TIMEOUT_SECONDS: Final = 2.0
 """How long Redis may take to say where its logs stand; then the archive alone is asked."""
 _EVENT: Final = re.compile(r"([a-z0-9_-]{0,63}):(?:(\d{1,15}):)?(\d{1,15})")
 _MILLISECONDS: Final = re.compile(r"\d{1,15}")
 _SPACED_ZONE: Final = re.compile(r" (\d\d:?\d\d)$")
 
 
-class Head(Struct, frozen=True):
+class LogHead(Struct, frozen=True):
     """Where a log stands in Redis."""
 
     seq: int
@@ -50,110 +50,112 @@ def parse(text: str) -> AsOf:
         if event := _EVENT.fullmatch(item):
             pool, generation, seq = event.groups()
             if pool in events:
-                raise _wrong(f"{f'pool {pool!r}' if pool else 'the catalogue'} is named twice")
+                raise _invalid(f"{f'pool {pool!r}' if pool else 'the catalogue'} is named twice")
             events[pool] = (int(generation) if generation else None, int(seq))
         elif at_ms is None:
-            at_ms = _milliseconds(item)
+            at_ms = _parse_milliseconds(item)
         else:
-            raise _unreadable(item)
+            raise _invalid_item(item)
     if at_ms is None and not events:
-        raise _unreadable(text)
+        raise _invalid_item(text)
     return AsOf(at_ms, events)
 
 
-def _milliseconds(text: str) -> int:
+def _parse_milliseconds(text: str) -> int:
     if _MILLISECONDS.fullmatch(text):
         return int(text)
     try:
-        found = datetime.fromisoformat(_SPACED_ZONE.sub(r"+\1", text))  # a plus sign, decoded
+        parsed = datetime.fromisoformat(_SPACED_ZONE.sub(r"+\1", text))  # a plus sign, decoded
     except ValueError:
-        raise _unreadable(text) from None
-    if found.tzinfo is None:
-        raise _wrong(f"{text[:100]!r} does not say in which time zone; add Z or +01:00")
-    return max(int(found.timestamp() * 1000), 0)
+        raise _invalid_item(text) from None
+    if parsed.tzinfo is None:
+        raise _invalid(f"{text[:100]!r} does not say in which time zone; add Z or +01:00")
+    return max(int(parsed.timestamp() * 1000), 0)
 
 
-def _unreadable(text: str) -> Problem:
-    return _wrong(
+def _invalid_item(text: str) -> Problem:
+    return _invalid(
         "a time (2026-11-24T14:03:00Z, or ms since 1970) or pool:seq was expected, not"
         f" {text[:100]!r}"
     )
 
 
-def _wrong(why: str) -> Problem:
+def _invalid(why: str) -> Problem:
     return Problem(Kind.INVALID_REQUEST, f"as_of: {why}", field="as_of")
 
 
-async def moment(
+async def resolve(
     request: web.Request, views: Views, text: str, pools: Iterable[str] | None = None
-) -> Moment:
+) -> PointInTime:
     """The moment that is meant, in some pools or (None) in all; the answer will name it.
 
     Raises `Problem` and whatever the history raises.
     """
-    asked, backend, reading = parse(text), request.app[BACKEND], request[READING]
-    named = None if pools is None else list(pools)
-    deadline = time.monotonic() + backend.limits.settle_seconds
+    requested, backend, read_state = parse(text), request.app[BACKEND], request[READ_STATE]
+    pool_names = None if pools is None else list(pools)
+    deadline = time.monotonic() + backend.limits.catch_up_seconds
     positions = await views.positions()
-    for pool, (_, seq) in asked.events.items():
+    for pool, (_, seq) in requested.events.items():
         if pool not in positions and pool != CATALOGUE:
-            await _demand_known(backend, pool)
+            await _require_known_pool(backend, pool)
         if positions.get(pool, Position(pool)).seq < seq:
-            await views.wait_for(pool, seq, timeout_seconds=_left(deadline))
-    if asked.at_ms is not None:
-        await _pass(backend, views, reading, asked, named, deadline)
-    found = await views.history.moment(asked, named)
-    reading.position = {p: place.seq for p, place in found.places.items() if place.seq}
-    reading.as_of = pinned(found)
-    return found
+            await views.wait_for(pool, seq, timeout_seconds=_remaining_seconds(deadline))
+    if requested.at_ms is not None:
+        await _wait_for_archive(backend, views, read_state, requested, pool_names, deadline)
+    point = await views.history.point_in_time(requested, pool_names)
+    read_state.position = {p: place.seq for p, place in point.positions.items() if place.seq}
+    read_state.as_of = canonical_text(point)
+    return point
 
 
-async def _demand_known(backend: Backend, pool: str) -> None:
+async def _require_known_pool(backend: Backend, pool: str) -> None:
     """Raises `Problem` where a pool never was; while Redis is away nobody can tell."""
     try:
-        await backend.pool_or_past(pool)
+        await backend.require_known_pool(pool)
     except Problem as problem:
         if pool not in backend.known_pools():  # looked at once more by now
-            raise _wrong(f"there is no pool {pool!r} (a time is 2026-11-24T14:03:00Z)") from problem
+            raise _invalid(
+                f"there is no pool {pool!r} (a time is 2026-11-24T14:03:00Z)"
+            ) from problem
     except (RedisError, LogError, OSError, TimeoutError):
         return
 
 
-def pinned(moment: Moment) -> str:
+def canonical_text(point: PointInTime) -> str:
     """The moment as it can be asked for again, events that came in late left out."""
-    text = str(moment)
-    return text if len(text) <= LENGTH_MAX else str(moment.at_ms)
+    text = str(point)
+    return text if len(text) <= TEXT_LENGTH_MAX else str(point.at_ms)
 
 
-async def _pass(
+async def _wait_for_archive(
     backend: Backend,
     views: Views,
-    reading: Reading,
-    asked: AsOf,
+    read_state: ReadState,
+    requested: AsOf,
     pools: list[str] | None,
     deadline: float,
 ) -> None:
     """Wait until every log's archive has all that happened up to then."""
-    assert asked.at_ms is not None
+    assert requested.at_ms is not None
     names = [CATALOGUE, *(backend.known_pools() if pools is None else pools)]
-    names = [name for name in names if name not in asked.events]
-    heads = await _heads_past(backend, asked.at_ms, names, deadline)
+    names = [name for name in names if name not in requested.events]
+    heads = await _heads_after(backend, requested.at_ms, names, deadline)
     positions = await views.positions()
     for name in names:
-        at = positions.get(name, Position(name))
-        if at.ts > asked.at_ms:
+        position = positions.get(name, Position(name))
+        if position.ts > requested.at_ms:
             continue
         if heads is None:
-            reading.stale = True
-        elif at.seq < heads[name].seq:
-            left = _left(deadline)
-            if not await views.wait_for(name, heads[name].seq, timeout_seconds=left):
-                reading.stale = True
+            read_state.stale = True
+        elif position.seq < heads[name].seq:
+            remaining_seconds = _remaining_seconds(deadline)
+            if not await views.wait_for(name, heads[name].seq, timeout_seconds=remaining_seconds):
+                read_state.stale = True
 
 
-async def _heads_past(
+async def _heads_after(
     backend: Backend, at_ms: int, names: list[str], deadline: float
-) -> Mapping[str, Head] | None:
+) -> Mapping[str, LogHead] | None:
     """Where the logs stand once their clock has passed a time; None: Redis cannot be asked."""
     while True:
         try:
@@ -162,13 +164,15 @@ async def _heads_past(
             clock, heads = max(map(backend.log.now_ms, names)), None
         if clock > at_ms:
             return heads
-        if (at_ms + 1 - clock) / 1000 > _left(deadline):
-            then = datetime.fromtimestamp(clock / 1000, UTC).isoformat(timespec="milliseconds")
-            raise NotReached(f"it is not that late yet: the log's time is {then} ({clock} ms)")
+        if (at_ms + 1 - clock) / 1000 > _remaining_seconds(deadline):
+            log_time = datetime.fromtimestamp(clock / 1000, UTC).isoformat(timespec="milliseconds")
+            raise NotYetArchived(
+                f"it is not that late yet: the log's time is {log_time} ({clock} ms)"
+            )
         await sleep((at_ms + 1 - clock) / 1000)
 
 
-async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, Head]]:
+async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, LogHead]]:
     """Redis' time in ms, never before the last event, and the heads of some logs.
 
     Raises `RedisError`, `LogError`, `OSError` or `TimeoutError` where it does not answer soon.
@@ -176,7 +180,7 @@ async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, 
     keys, client = backend.log.keys, backend.log.client
     metas = [keys.catalogue_meta if n == CATALOGUE else keys.pool(n, "meta") for n in names]
 
-    async def ask() -> list[tuple[object, ...]]:
+    async def read_heads() -> list[tuple[object, ...]]:
         async with client.pipeline(transaction=False) as pipeline:
             pipeline.execute_command("TIME")
             for meta in metas:
@@ -184,10 +188,12 @@ async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, 
             replies: list[tuple[object, ...]] = await pipeline.execute()
             return replies
 
-    backend.presence.demand()  # which a pipeline does not ask by itself
-    async with timeout(CLOCK_SECONDS):
-        (seconds, micros), *found = await shielded(ask)
-    heads = {n: Head(_int(seq), _int(ts)) for n, (seq, ts) in zip(names, found, strict=True)}
+    backend.redis_health.require_reachable()  # which a pipeline does not ask by itself
+    async with timeout(CLOCK_TIMEOUT_SECONDS):
+        (seconds, micros), *heads_found = await shielded(read_heads)
+    heads = {
+        n: LogHead(_int(seq), _int(ts)) for n, (seq, ts) in zip(names, heads_found, strict=True)
+    }
     now = _int(seconds) * 1000 + _int(micros) // 1000
     return max([now, *(head.ts for head in heads.values())]), heads
 
@@ -196,5 +202,5 @@ def _int(value: object) -> int:
     return int(str(value.decode() if isinstance(value, bytes) else value or 0))
 
 
-def _left(deadline: float) -> float:
+def _remaining_seconds(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.0)

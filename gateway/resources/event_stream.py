@@ -21,22 +21,22 @@ from eventstore.errors import Halted, LogMissing, LogUnreachable, RolledBack
 from eventstore.log.reader import Entry
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
-from gateway.following.subscriptions import Follower, Told, told, well_formed
+from gateway.following.subscriptions import EncodedEvent, Subscription, encode_event, well_formed
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import EventQuery, query
+from gateway.wire.requests import EventQuery, read_query
 
-PAGE = 100
+PAGE_SIZE = 100
 """Events that a client which catches up holds in memory, each as large as an input may be."""
-PIECE = 64 * 1024
+CHUNK_BYTES = 64 * 1024
 """Bytes after which what is to be sent goes out, and waits until the client takes it."""
 WRITE_SECONDS = 30.0
 RETRY_MS = 2_000
-LONG_CURSOR = 4096
+COMPRESS_CURSOR_BYTES = 4096
 """Bytes from which on a cursor is compressed, to about a quarter: a header holds 8,190."""
 CURSOR_MAX = 1024 * 1024
 """Bytes, once it is decompressed."""
-_QUICKLY: Final = 1
-_COMPRESSED: Final = b"\x78\x01"
+_COMPRESSION_LEVEL: Final = 1
+_ZLIB_HEADER: Final = b"\x78\x01"
 """How zlib begins what it compressed quickly; no name of a pool begins so."""
 _STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _NAME: Final = re.compile(r"[a-z0-9_-]{0,63}")
@@ -52,7 +52,7 @@ class Selection(Struct, frozen=True):
     def follows(self, pool: str) -> bool:
         return not self.pools or pool in self.pools
 
-    def wants(self, event: Told) -> bool:
+    def matches(self, event: EncodedEvent) -> bool:
         return (
             self.follows(event.pool)
             and (not self.types or event.type in self.types)
@@ -68,8 +68,8 @@ class Cursor:
 
     def __str__(self) -> str:
         text = ",".join(f"{pool}={at}" for pool, at in self.positions.items()).encode()
-        if len(text) >= LONG_CURSOR:
-            text = zlib.compress(text, _QUICKLY)
+        if len(text) >= COMPRESS_CURSOR_BYTES:
+            text = zlib.compress(text, _COMPRESSION_LEVEL)
         return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
     @classmethod
@@ -78,35 +78,35 @@ class Cursor:
         try:
             padded = text + "=" * (-len(text) % 4)
             content = base64.b64decode(padded, altchars=b"-_", validate=True)
-            if content.startswith(_COMPRESSED):
-                content = _decompressed(content)
+            if content.startswith(_ZLIB_HEADER):
+                content = _decompress(content)
             positions = dict(pair.split("=", 1) for pair in content.decode().split(","))
         except (ValueError, zlib.error) as error:
-            raise _unreadable() from error
+            raise _invalid_cursor() from error
         if not all(_NAME.fullmatch(p) and _STREAM_ID.fullmatch(i) for p, i in positions.items()):
-            raise _unreadable()
+            raise _invalid_cursor()
         return cls(positions)
 
-    def passed(self, pool: str, stream_id: str) -> bool:
+    def covers(self, pool: str, stream_id: str) -> bool:
         """Whether this event was sent already."""
-        return _number(stream_id) <= _number(self.positions.get(pool, "0-0"))
+        return _parse_stream_id(stream_id) <= _parse_stream_id(self.positions.get(pool, "0-0"))
 
 
-def _decompressed(content: bytes) -> bytes:
+def _decompress(content: bytes) -> bytes:
     """Raises `zlib.error` or `ValueError` for what is broken, cut off, or too large."""
-    whole = zlib.decompressobj()
-    content = whole.decompress(content, CURSOR_MAX)
-    if not whole.eof:
+    decompressor = zlib.decompressobj()
+    content = decompressor.decompress(content, CURSOR_MAX)
+    if not decompressor.eof:
         raise ValueError("cut off, or too large")
     return content
 
 
-def _number(stream_id: str) -> tuple[int, int]:
+def _parse_stream_id(stream_id: str) -> tuple[int, int]:
     milliseconds, _, count = stream_id.partition("-")
     return int(milliseconds), int(count or 0)
 
 
-def _unreadable() -> Problem:
+def _invalid_cursor() -> Problem:
     detail = "the position to go on from is not one that this service gave"
     return Problem(Kind.INVALID_REQUEST, detail, field="Last-Event-ID")
 
@@ -114,32 +114,34 @@ def _unreadable() -> Problem:
 async def follow(request: web.Request) -> web.StreamResponse:
     """`GET /api/v1/events`."""
     backend = request.app[BACKEND]
-    asked = query(request, EventQuery)
-    selection = Selection(frozenset(asked.pool), frozenset(asked.agent), frozenset(asked.type))
-    cursor = _begin(backend, selection, request.headers.get("Last-Event-ID") or asked.after or "")
-    with backend.feed.follow() as place:
+    params = read_query(request, EventQuery)
+    selection = Selection(frozenset(params.pool), frozenset(params.agent), frozenset(params.type))
+    cursor = _start_cursor(
+        backend, selection, request.headers.get("Last-Event-ID") or params.after or ""
+    )
+    with backend.subscriptions.subscribe() as subscription:
         response = _response()
         await response.prepare(request)
         stream = Stream(backend, response, selection, cursor)
         try:
-            await stream.run(place)
+            await stream.run(subscription)
         except (TimeoutError, ConnectionError):
             if request.transport is not None:
                 request.transport.abort()
     return response
 
 
-def _begin(backend: Backend, selection: Selection, after: str) -> Cursor:
+def _start_cursor(backend: Backend, selection: Selection, after: str) -> Cursor:
     """Where to start: now, at the beginning (`0`), or where a cursor says."""
-    now = backend.tail.positions
-    if not now:
+    latest = backend.tail.positions
+    if not latest:
         raise LogUnreachable("Redis has not been reached yet")
     if not after:
-        start = dict(now)
+        start = dict(latest)
     elif after == "0":
-        start = dict.fromkeys(now, "0-0")
+        start = dict.fromkeys(latest, "0-0")
     else:
-        start = {**dict.fromkeys(now, "0-0"), **Cursor.parse(after).positions}
+        start = {**dict.fromkeys(latest, "0-0"), **Cursor.parse(after).positions}
     return Cursor({pool: at for pool, at in start.items() if selection.follows(pool)})
 
 
@@ -166,85 +168,89 @@ class Stream:
         self._selection = selection
         self._cursor = cursor
         self._heartbeat_seconds = backend.limits.stream_heartbeat_seconds
-        self._wrote_at = 0.0
-        self._behind: set[str] = set()
+        self._written_at = 0.0
+        self._incomplete_pools: set[str] = set()
         """Pools whose log is lost, with events in it that the feed had and this client had not."""
 
-    async def run(self, place: Follower) -> None:
+    async def run(self, subscription: Subscription) -> None:
         """Send until the client goes, falls behind, or the gateway stops."""
         await self._write(f"retry: {RETRY_MS}\nid: {self._cursor}\n\n".encode())
         try:
             await self._catch_up()
-            while not place.ended:
-                events = await place.next(self._heartbeat_seconds)
-                if self._behind and (not events or any(e.pool in self._behind for e in events)):
+            while not subscription.ended:
+                events = await subscription.next(self._heartbeat_seconds)
+                if self._incomplete_pools and (
+                    not events or any(e.pool in self._incomplete_pools for e in events)
+                ):
                     await self._catch_up()
                 if events:
                     await self._send(events)
-                elif not place.ended:
-                    await self._remark("waiting")
+                elif not subscription.ended:
+                    await self._send_comment("waiting")
         except LogUnreachable:
-            await self._remark("Redis, or the archive, does not answer; come back")
+            await self._send_comment("Redis, or the archive, does not answer; come back")
             return
-        await self._remark("too slow; come back" if place.lost else "the gateway stops; come back")
+        await self._send_comment(
+            "too slow; come back" if subscription.overflowed else "the gateway stops; come back"
+        )
 
     async def _catch_up(self) -> None:
         """Send what there is up to where the feed was when this client took its place."""
-        self._behind.clear()
+        self._incomplete_pools.clear()
         target = dict(self._backend.tail.positions)
         for pool, end in target.items():
-            if self._selection.follows(pool) and not self._cursor.passed(pool, end):
+            if self._selection.follows(pool) and not self._cursor.covers(pool, end):
                 async for entries in self._pages(pool, end):
-                    await self._send(told(pool, e) for e in entries if well_formed(e))
+                    await self._send(encode_event(pool, e) for e in entries if well_formed(e))
                     self._cursor.positions[pool] = entries[-1][0].decode()
-                    if time.monotonic() - self._wrote_at > self._heartbeat_seconds:
-                        await self._remark("catching up")
+                    if time.monotonic() - self._written_at > self._heartbeat_seconds:
+                        await self._send_comment("catching up")
 
     async def _pages(self, pool: str, end: str) -> AsyncIterator[list[Entry]]:
         """A log that is not whole may have none: its events come when it was recovered."""
-        while not self._cursor.passed(pool, end):
+        while not self._cursor.covers(pool, end):
             page = await self._page(pool, end)
             if not page:
                 generation = await self._generation(pool)
                 page = await self._page(pool, end)
                 if not page and not (generation and generation == await self._generation(pool)):
-                    self._behind.add(pool)
+                    self._incomplete_pools.add(pool)
             if not page:
                 return
             yield page
 
     async def _page(self, pool: str, end: str) -> list[Entry]:
-        at = self._cursor.positions.get(pool, "0-0")
-        return await self._backend.trail.after(pool, at, until=end, count=PAGE)
+        position = self._cursor.positions.get(pool, "0-0")
+        return await self._backend.event_range.after(pool, position, until=end, count=PAGE_SIZE)
 
     async def _generation(self, pool: str) -> int:
         """Which log this is, if it is whole; else 0."""
         try:
-            return (await self._backend.log.whole(pool)).generation
+            return (await self._backend.log.require_intact(pool)).generation
         except (LogMissing, Halted, RolledBack):
             return 0
 
-    async def _send(self, events: Iterable[Told]) -> None:
-        piece = bytearray()
+    async def _send(self, events: Iterable[EncodedEvent]) -> None:
+        chunk = bytearray()
         for event in events:
             follows = self._selection.follows(event.pool)
-            passed = self._cursor.passed(event.pool, event.stream_id)
-            if not follows or passed or event.pool in self._behind:
+            sent = self._cursor.covers(event.pool, event.stream_id)
+            if not follows or sent or event.pool in self._incomplete_pools:
                 continue
             self._cursor.positions[event.pool] = event.stream_id
-            if self._selection.wants(event):
-                piece += b"id: %s\ndata: %s\n\n" % (str(self._cursor).encode(), event.data)
-            if len(piece) > PIECE:
-                await self._write(bytes(piece))
-                piece.clear()
-        if piece:
-            await self._write(bytes(piece))
+            if self._selection.matches(event):
+                chunk += b"id: %s\ndata: %s\n\n" % (str(self._cursor).encode(), event.data)
+            if len(chunk) > CHUNK_BYTES:
+                await self._write(bytes(chunk))
+                chunk.clear()
+        if chunk:
+            await self._write(bytes(chunk))
 
-    async def _remark(self, text: str) -> None:
+    async def _send_comment(self, text: str) -> None:
         """For people; and how far the client is, whether or not it wanted what was there."""
         await self._write(f": {text}\nid: {self._cursor}\n\n".encode())
 
     async def _write(self, content: bytes) -> None:
         async with asyncio.timeout(WRITE_SECONDS):
             await self._response.write(content)
-        self._wrote_at = time.monotonic()
+        self._written_at = time.monotonic()

@@ -13,13 +13,21 @@ from eventstore.errors import Unreadable
 from eventstore.language.agents import Agent
 from eventstore.language.workers import Worker
 from eventstore.log import parked as parking
-from eventstore.log.parked import Parked
+from eventstore.log.parked import ParkedEntry
 from gateway.backend.app_keys import BACKEND, ORIGIN
 from gateway.backend.backend import Backend
-from gateway.backend.reading import READING
+from gateway.backend.reading import READ_STATE
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import Nothing, ParkedId, ParkedQuery, RetryRequest, body, part, query
-from gateway.wire.responses import answer
+from gateway.wire.requests import (
+    NoParameters,
+    ParkedId,
+    ParkedQuery,
+    RetryRequest,
+    path_parameter,
+    read_body,
+    read_query,
+)
+from gateway.wire.responses import json_response
 
 
 class ParkedRow(Struct, frozen=True, kw_only=True):
@@ -44,63 +52,72 @@ class ParkedList(Struct, frozen=True):
 async def list_parked(request: web.Request) -> web.Response:
     """`GET /api/v1/parked`."""
     backend = request.app[BACKEND]
-    asked = query(request, ParkedQuery)
-    if asked.pool_name is not None:
-        await backend.pool_or_past(asked.pool_name)
-        pools = {asked.pool_name}
+    params = read_query(request, ParkedQuery)
+    if params.pool_name is not None:
+        await backend.require_known_pool(params.pool_name)
+        pools = {params.pool_name}
     else:
-        pools = set(backend.known_pools()) or await backend.pools_by_now()
-    found = [one for pool in sorted(pools) for one in await parking.read(backend.log, pool)]
-    return answer(ParkedList([_row(one) for one in found]))
+        pools = set(backend.known_pools()) or await backend.refresh_known_pools()
+    entries = [one for pool in sorted(pools) for one in await parking.read(backend.log, pool)]
+    return json_response(ParkedList([_row(one) for one in entries]))
 
 
 async def retry(request: web.Request) -> web.Response:
     """`POST /api/v1/parked/{parked_id}/retry`."""
-    await body(request, RetryRequest)
-    backend, one, origin = request.app[BACKEND], await _named(request), request[ORIGIN]
-    match one.source:
+    await read_body(request, RetryRequest)
+    backend, entry, origin = request.app[BACKEND], await _find_parked(request), request[ORIGIN]
+    match entry.source:
         case "agent":
-            done = await parking.retry_agent(backend.log, one, await _agent(request, one), origin)
+            applied = await parking.retry_agent(
+                backend.log, entry, await _agent_state(request, entry), origin
+            )
         case "worker":
-            done = await parking.retry_worker(backend.log, one, await _worker(request, one), origin)
+            applied = await parking.retry_worker(
+                backend.log, entry, await _worker_state(request, entry), origin
+            )
         case _:
-            done = await parking.retry_other(backend.log, one, origin)
-    return _told(backend, request, one, done=done)
+            applied = await parking.retry_other(backend.log, entry, origin)
+    return _response(backend, request, entry, applied=applied)
 
 
 async def drop(request: web.Request) -> web.Response:
     """`DELETE /api/v1/parked/{parked_id}`."""
-    query(request, Nothing)
-    backend, one, origin = request.app[BACKEND], await _named(request), request[ORIGIN]
-    match one.source:
+    read_query(request, NoParameters)
+    backend, entry, origin = request.app[BACKEND], await _find_parked(request), request[ORIGIN]
+    match entry.source:
         case "agent":
-            done = await parking.drop_agent(backend.log, one, await _agent(request, one), origin)
+            applied = await parking.drop_agent(
+                backend.log, entry, await _agent_state(request, entry), origin
+            )
         case "worker":
-            done = await parking.drop_worker(backend.log, one, await _worker(request, one), origin)
+            applied = await parking.drop_worker(
+                backend.log, entry, await _worker_state(request, entry), origin
+            )
         case _:
-            done = await parking.drop_other(backend.log, one, origin)
-    return _told(backend, request, one, done=done)
+            applied = await parking.drop_other(backend.log, entry, origin)
+    return _response(backend, request, entry, applied=applied)
 
 
-async def put_aside(backend: Backend, pool: str, damage: Unreadable) -> Problem:
+async def park_unreadable(backend: Backend, pool: str, unreadable: Unreadable) -> Problem:
     """Park an agent whose state cannot be read, so that somebody can decide; answers how."""
-    await backend.log.park(pool, damage)
+    await backend.log.park(pool, unreadable)
     detail = (
-        f"what Redis holds of agent {damage.subject} is damaged, or of a newer version:"
-        f" {damage.why}; it is parked: `muster parked retry {pool}:agent:{damage.subject}` makes it"
-        " anew from its events, `drop` in its place ends it"
+        f"what Redis holds of agent {unreadable.subject} is damaged, or of a newer version:"
+        f" {unreadable.reason}; it is parked:"
+        f" `muster parked retry {pool}:agent:{unreadable.subject}` makes"
+        " it anew from its events, `drop` in its place ends it"
     )
-    return Problem(Kind.CANNOT_BE_READ, detail, agent_id=damage.subject)
+    return Problem(Kind.CANNOT_BE_READ, detail, agent_id=unreadable.subject)
 
 
-async def _named(request: web.Request) -> Parked:
-    pool, _, key = part(request, "parked_id", ParkedId).partition(":")
+async def _find_parked(request: web.Request) -> ParkedEntry:
+    pool, _, key = path_parameter(request, "parked_id", ParkedId).partition(":")
     backend = request.app[BACKEND]
-    await backend.pool_or_past(pool)
-    found = await parking.find(backend.log, pool, key)
-    if found is None:
+    await backend.require_known_pool(pool)
+    entry = await parking.find(backend.log, pool, key)
+    if entry is None:
         raise _not_found(f"{pool}:{key}")
-    return found
+    return entry
 
 
 def _not_found(parked_id: str) -> Problem:
@@ -108,44 +125,46 @@ def _not_found(parked_id: str) -> Problem:
     return Problem(Kind.PARKED_NOT_FOUND, detail, field="parked_id")
 
 
-async def _agent(request: web.Request, one: Parked) -> Agent | None:
+async def _agent_state(request: web.Request, entry: ParkedEntry) -> Agent | None:
     backend = request.app[BACKEND]
-    async with backend.reading() as views:
-        await _catch_up(request, one.pool)
-        return await views.agent_state(one.pool, one.subject)
+    async with backend.read_views() as views:
+        await _catch_up(request, entry.pool)
+        return await views.agent_state(entry.pool, entry.subject)
 
 
-async def _worker(request: web.Request, one: Parked) -> Worker | None:
+async def _worker_state(request: web.Request, entry: ParkedEntry) -> Worker | None:
     backend = request.app[BACKEND]
-    async with backend.reading() as views:
-        await _catch_up(request, one.pool)
-        return await views.worker_state(one.pool, one.subject)
+    async with backend.read_views() as views:
+        await _catch_up(request, entry.pool)
+        return await views.worker_state(entry.pool, entry.subject)
 
 
 async def _catch_up(request: web.Request, pool: str) -> None:
     """The views must tell all that the log holds now."""
     backend = request.app[BACKEND]
     await backend.log.survey(pool, schedules_max=1)  # its reply says how far the log is
-    await backend.settle(backend.views, request, [pool])
-    if request[READING].stale:
+    await backend.catch_up(backend.views, request, [pool])
+    if request[READ_STATE].stale:
         raise Problem(Kind.VIEWS_UNAVAILABLE, f"the views of pool {pool!r} are behind its log")
 
 
-def _told(backend: Backend, request: web.Request, one: Parked, *, done: bool) -> web.Response:
-    if not done:
+def _response(
+    backend: Backend, request: web.Request, entry: ParkedEntry, *, applied: bool
+) -> web.Response:
+    if not applied:
         detail = "it changed meanwhile; look again, and ask again"
         raise Problem(Kind.BUSY, detail)
-    backend.tell_position(request, one.pool)
-    return answer(_row(one))
+    backend.report_position(request, entry.pool)
+    return json_response(_row(entry))
 
 
-def _row(one: Parked) -> ParkedRow:
+def _row(entry: ParkedEntry) -> ParkedRow:
     return ParkedRow(
-        id=one.id,
-        pool_name=one.pool,
-        source=one.source,
-        subject=one.subject,
-        reason=one.reason,
-        content=one.content,
-        parked_at=one.at_ms,
+        id=entry.id,
+        pool_name=entry.pool,
+        source=entry.source,
+        subject=entry.subject,
+        reason=entry.reason,
+        content=entry.content,
+        parked_at=entry.at_ms,
     )

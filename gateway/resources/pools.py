@@ -15,131 +15,139 @@ from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.catalogue import Pool
 from eventstore.language.pool_config import PoolConfig
-from eventstore.log.catalogue import Changed
-from eventstore.log.commit_retry import still_unknown
+from eventstore.log.catalogue import ChangeResult
+from eventstore.log.commit_retry import reraise_unknown
 from eventstore.log.replies import Outcome, Proof
 from eventstore.recovery.loss_reports import CREATE_POOL
 from gateway.backend.app_keys import BACKEND, ORIGIN
 from gateway.backend.backend import Backend
 from gateway.following.waiters import Watch
 from gateway.resources import as_of
-from gateway.resources.durability import Assurance, assurance_of
-from gateway.resources.parked import put_aside
+from gateway.resources.durability import DurabilityRequest, durability_request
+from gateway.resources.parked import park_unreadable
 from gateway.resources.spawn import role_not_found
-from gateway.wire.preferences import patience
+from gateway.wire.preferences import wait_preference
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import (
+    AsOfQuery,
     DeletePoolQuery,
-    MomentQuery,
     PoolName,
     PoolPatch,
     PoolRequest,
-    body,
-    part,
-    patched,
+    patch_pool_config,
+    path_parameter,
     pool_config,
-    query,
+    read_body,
+    read_query,
 )
-from gateway.wire.responses import AGENTS, PoolDeletion, PoolList, answer
+from gateway.wire.responses import AGENTS, PoolDeletion, PoolList, json_response
 from projector.queries.views import PoolRow
 
-AT_ONCE = 50
+BATCH_SIZE = 50
 """So many terminations are written at a time."""
 
 
 async def create_pool(request: web.Request) -> web.Response:
     """`POST /api/v1/agents/pools`."""
     backend = request.app[BACKEND]
-    assurance = await _assurance(request)
-    asked = await body(request, PoolRequest)
-    config = pool_config(asked.config, backend.options.pool_defaults)
-    if asked.role_type not in backend.options.roles:
-        raise role_not_found(asked.role_type, backend.options.roles)
+    durability = await _durability_request(request)
+    payload = await read_body(request, PoolRequest)
+    config = pool_config(payload.config, backend.options.pool_defaults)
+    if payload.role_type not in backend.options.roles:
+        raise role_not_found(payload.role_type, backend.options.roles)
     origin = request[ORIGIN]
-    changed = await backend.with_catalogue(
-        lambda catalogue: catalogue.create_pool(asked.pool_name, asked.role_type, config, origin)
+    result = await backend.with_catalogue(
+        lambda catalogue: catalogue.create_pool(
+            payload.pool_name, payload.role_type, config, origin
+        )
     )
-    if changed.outcome is Outcome.CONFLICT:
-        detail = f"there is a pool {asked.pool_name!r} already"
+    if result.outcome is Outcome.CONFLICT:
+        detail = f"there is a pool {payload.pool_name!r} already"
         raise Problem(Kind.POOL_EXISTS, detail, field="pool_name")
-    _note(backend, CREATE_POOL, asked.pool_name, changed)
-    assurance.begin(*_proofs(changed))
-    row = await _row(request, changed.catalogue.pools[asked.pool_name])
-    headers = {"Location": f"{AGENTS}/pools/{asked.pool_name}", **await assurance.headers()}
-    return assurance.dressed(answer(row, status=201, headers=headers))
+    _record(backend, CREATE_POOL, payload.pool_name, result)
+    durability.start(*_proofs(result))
+    row = await _row(request, result.catalogue.pools[payload.pool_name])
+    headers = {"Location": f"{AGENTS}/pools/{payload.pool_name}", **await durability.headers()}
+    return durability.adjust_status(json_response(row, status=201, headers=headers))
 
 
-async def _assurance(request: web.Request) -> Assurance:
+async def _durability_request(request: web.Request) -> DurabilityRequest:
     """What a request on a pool is to be given."""
     limits = request.app[BACKEND].limits
-    return await assurance_of(request, patience(request.headers.getall("Prefer", ()), limits))
+    return await durability_request(
+        request, wait_preference(request.headers.getall("Prefer", ()), limits)
+    )
 
 
-def _note(backend: Backend, kind: str, name: str, changed: Changed) -> None:
+def _record(backend: Backend, kind: str, name: str, result: ChangeResult) -> None:
     """Remember a change; also one that somebody else wrote for this command, or before it."""
-    if changed.proof is None:
+    if result.proof is None:
         return
-    ledger = backend.ledger
-    note = ledger.note_again if changed.outcome is Outcome.ALREADY else ledger.note
-    note(changed.proof, kind, name)
+    acknowledged_commands = backend.acknowledged_commands
+    record = (
+        acknowledged_commands.record_once
+        if result.outcome is Outcome.ALREADY
+        else acknowledged_commands.record
+    )
+    record(result.proof, kind, name)
 
 
-def _proofs(changed: Changed) -> list[Proof]:
-    return [changed.proof] if changed.proof else []
+def _proofs(result: ChangeResult) -> list[Proof]:
+    return [result.proof] if result.proof else []
 
 
 async def list_pools(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/pools`."""
-    asked = query(request, MomentQuery)
+    params = read_query(request, AsOfQuery)
     backend = request.app[BACKEND]
-    if asked.as_of is not None:
-        async with backend.looking_back() as views:
-            moment = await as_of.moment(request, views, asked.as_of)
-            return answer(PoolList(await views.history.pools(moment)))
-    async with backend.reading() as views:
-        await backend.settle(views, request)
-        return answer(PoolList(await views.pools()))
+    if params.as_of is not None:
+        async with backend.read_history() as views:
+            point = await as_of.resolve(request, views, params.as_of)
+            return json_response(PoolList(await views.history.pools(point)))
+    async with backend.read_views() as views:
+        await backend.catch_up(views, request)
+        return json_response(PoolList(await views.pools()))
 
 
 async def get_pool(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/pools/{pool_name}`."""
-    asked = query(request, MomentQuery)
+    params = read_query(request, AsOfQuery)
     backend = request.app[BACKEND]
-    name = part(request, "pool_name", PoolName)
-    if asked.as_of is not None:
-        async with backend.looking_back() as views:
-            moment = await as_of.moment(request, views, asked.as_of, [name])
-            row = await views.history.pool(moment, name)
+    name = path_parameter(request, "pool_name", PoolName)
+    if params.as_of is not None:
+        async with backend.read_history() as views:
+            point = await as_of.resolve(request, views, params.as_of, [name])
+            row = await views.history.pool(point, name)
     else:
-        async with backend.reading() as views:
-            await backend.settle(views, request, [CATALOGUE, name])
+        async with backend.read_views() as views:
+            await backend.catch_up(views, request, [CATALOGUE, name])
             row = await views.pool(name)
     if row is None:
         raise _pool_not_found(name)
-    return answer(row)
+    return json_response(row)
 
 
 async def change_pool(request: web.Request) -> web.Response:
     """`PATCH /api/v1/agents/pools/{pool_name}`."""
     backend = request.app[BACKEND]
-    name = part(request, "pool_name", PoolName)
-    assurance = await _assurance(request)
-    asked = await body(request, PoolPatch)
+    name = path_parameter(request, "pool_name", PoolName)
+    durability = await _durability_request(request)
+    payload = await read_body(request, PoolPatch)
     await backend.pool(name)
     defaults = backend.options.pool_defaults
 
     def change(config: PoolConfig) -> PoolConfig:
-        return patched(config, asked.config, defaults)
+        return patch_pool_config(config, payload.config, defaults)
 
-    changed = await backend.with_catalogue(
+    result = await backend.with_catalogue(
         lambda catalogue: catalogue.change_pool(name, change, request[ORIGIN])
     )
-    if changed.outcome is Outcome.ABSENT:
+    if result.outcome is Outcome.ABSENT:
         raise _pool_not_found(name)
-    _note(backend, "change_pool", name, changed)
-    assurance.begin(*_proofs(changed))
-    row = await _row(request, changed.catalogue.pools[name])
-    return assurance.dressed(answer(row, headers=await assurance.headers()))
+    _record(backend, "change_pool", name, result)
+    durability.start(*_proofs(result))
+    row = await _row(request, result.catalogue.pools[name])
+    return durability.adjust_status(json_response(row, headers=await durability.headers()))
 
 
 def _pool_not_found(name: str) -> Problem:
@@ -150,8 +158,8 @@ async def _row(request: web.Request, pool: Pool) -> PoolRow:
     """A pool as the views tell it; where they are away or behind, what the catalogue says."""
     backend = request.app[BACKEND]
     try:
-        async with backend.reading() as views:
-            await backend.settle(views, request, [CATALOGUE])
+        async with backend.read_views() as views:
+            await backend.catch_up(views, request, [CATALOGUE])
             row = await views.pool(pool.pool_name)
     except Problem:
         row = None
@@ -179,10 +187,10 @@ async def _row(request: web.Request, pool: Pool) -> PoolRow:
 async def delete_pool(request: web.Request) -> web.Response:
     """`DELETE /api/v1/agents/pools/{pool_name}`."""
     backend = request.app[BACKEND]
-    name = part(request, "pool_name", PoolName)
-    force = query(request, DeletePoolQuery).force
-    patient = patience(request.headers.getall("Prefer", ()), backend.limits)
-    assurance = await assurance_of(request, patient)
+    name = path_parameter(request, "pool_name", PoolName)
+    force = read_query(request, DeletePoolQuery).force
+    preference = wait_preference(request.headers.getall("Prefer", ()), backend.limits)
+    durability = await durability_request(request, preference)
     await backend.with_catalogue(lambda catalogue: catalogue.refresh())
     pool = await backend.pool(name)  # as it is now, not an earlier one of that name
     origin = request[ORIGIN]
@@ -193,27 +201,37 @@ async def delete_pool(request: web.Request) -> web.Response:
         count = len(await backend.log.live(name))
         detail = f"pool {name!r} has {count} live agents; ?force=true ends them"
         raise Problem(Kind.POOL_NOT_EMPTY, detail, field="pool_name")
-    ended: list[Proof] = []
-    with still_unknown(_closed(name)):
-        left = await _end_all(backend, request, pool, patient.seconds, ended) if force else 0
-        changed = await backend.with_catalogue(
+    termination_proofs: list[Proof] = []
+    with reraise_unknown(_deletion_incomplete(name)):
+        remaining = (
+            await _terminate_all(backend, request, pool, preference.seconds, termination_proofs)
+            if force
+            else 0
+        )
+        result = await backend.with_catalogue(
             lambda catalogue: catalogue.delete_pool(pool, origin, reason="requested")
         )
-    _note(backend, "delete_pool", name, changed)
-    backend.tell_position(request, CATALOGUE)
-    assurance.begin(*ended, *_proofs(changed))
-    deletion = PoolDeletion(name, "deleting" if left else "deleted", left)
-    headers = {**patient.headers, **await assurance.headers()}
-    return assurance.dressed(answer(deletion, status=202 if left else 200, headers=headers))
+    _record(backend, "delete_pool", name, result)
+    backend.report_position(request, CATALOGUE)
+    durability.start(*termination_proofs, *_proofs(result))
+    deletion = PoolDeletion(name, "deleting" if remaining else "deleted", remaining)
+    headers = {**preference.headers, **await durability.headers()}
+    return durability.adjust_status(
+        json_response(deletion, status=202 if remaining else 200, headers=headers)
+    )
 
 
-def _closed(name: str) -> OutcomeUnknown:
+def _deletion_incomplete(name: str) -> OutcomeUnknown:
     """What a deletion comes to that is cut short: whoever leads the pool may finish it."""
     return OutcomeUnknown(f"pool {name!r} was closed, but its end could not be recorded")
 
 
-async def _end_all(
-    backend: Backend, request: web.Request, pool: Pool, seconds: float, ended: list[Proof]
+async def _terminate_all(
+    backend: Backend,
+    request: web.Request,
+    pool: Pool,
+    seconds: float,
+    termination_proofs: list[Proof],
 ) -> int:
     """Ask every agent of a pool to end and wait for it; returns how many have not, yet.
 
@@ -221,41 +239,45 @@ async def _end_all(
     """
     deadline = asyncio.get_running_loop().time() + seconds
     with backend.waiters.watch_pool(pool.pool_name) as watch:
-        living = await backend.log.live(pool.pool_name)
-        ending: set[str] = set()
-        for first in range(0, len(living), AT_ONCE):
-            batch = living[first : first + AT_ONCE]
-            found = await asyncio.gather(*(_end(backend, request, pool, id_) for id_ in batch))
-            proofs = {id_: proof for id_, proof in zip(batch, found, strict=True) if proof}
-            ended += proofs.values()
-            ending |= proofs.keys()
-        return await _until_vacant(backend, pool.pool_name, ending, watch, deadline)
+        live = await backend.log.live(pool.pool_name)
+        terminating: set[str] = set()
+        for first in range(0, len(live), BATCH_SIZE):
+            batch = live[first : first + BATCH_SIZE]
+            results = await asyncio.gather(
+                *(_terminate(backend, request, pool, id_) for id_ in batch)
+            )
+            proofs = {id_: proof for id_, proof in zip(batch, results, strict=True) if proof}
+            termination_proofs += proofs.values()
+            terminating |= proofs.keys()
+        return await _wait_until_empty(backend, pool.pool_name, terminating, watch, deadline)
 
 
-async def _end(backend: Backend, request: web.Request, pool: Pool, agent_id: str) -> Proof | None:
+async def _terminate(
+    backend: Backend, request: web.Request, pool: Pool, agent_id: str
+) -> Proof | None:
     """Ask one to end; None where the pool was created again meanwhile: it may be that one's."""
     command, name = Terminate(reason="pool-deleted"), pool.pool_name
     try:
-        acted = await backend.log.act(
+        result = await backend.log.act(
             name, agent_id, command, request[ORIGIN], created_seq=pool.created_seq
         )
     except Unreadable as error:
-        raise await put_aside(backend, name, error) from error
-    if acted.outcome is Outcome.FENCED:
+        raise await park_unreadable(backend, name, error) from error
+    if result.outcome is Outcome.FENCED:
         return None
-    return acted.proof or Proof(name, "ending", agent_id)
+    return result.proof or Proof(name, "ending", agent_id)
 
 
-async def _until_vacant(
-    backend: Backend, pool: str, ending: set[str], watch: Watch, deadline: float
+async def _wait_until_empty(
+    backend: Backend, pool: str, terminating: set[str], watch: Watch, deadline: float
 ) -> int:
     """Count those that were told to end down by the ends that the log tells of."""
-    living = ending & set(await backend.log.live(pool))
-    while living:
+    live = terminating & set(await backend.log.live(pool))
+    while live:
         event = await watch.next(deadline)
         if event is None:
             break
         if event.type in {"agent.terminated", "agent.failed"}:
-            living.discard(event.subject)
-            backend.saw(None, pool, event.seq)
-    return len(living)
+            live.discard(event.subject)
+            backend.mark_observed(None, pool, event.seq)
+    return len(live)

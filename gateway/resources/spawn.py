@@ -21,17 +21,17 @@ from eventstore.language.agents import Agent, Status
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested
 from eventstore.log.replies import Outcome
-from eventstore.log.submission import Submitted, submit
-from gateway.backend.agent_rows import row_of
+from eventstore.log.submission import SubmitResult, submit
+from gateway.backend.agent_rows import agent_row_from_log
 from gateway.backend.app_keys import BACKEND, ORIGIN
 from gateway.backend.backend import Backend
-from gateway.backend.reading import READING
-from gateway.following.waiters import Watch, until_started
-from gateway.resources.durability import assurance_of
-from gateway.wire.preferences import Patience, patience
+from gateway.backend.reading import READ_STATE
+from gateway.following.waiters import Watch, wait_until_started
+from gateway.resources.durability import durability_request
+from gateway.wire.preferences import WaitPreference, wait_preference
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import SpawnRequest, body, check_spawn
-from gateway.wire.responses import AGENTS, answer
+from gateway.wire.requests import SpawnRequest, check_spawn, read_body
+from gateway.wire.responses import AGENTS, json_response
 from projector.queries.views import AgentRow
 
 _KEY: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -42,28 +42,34 @@ async def spawn(request: web.Request) -> web.Response:
     """`POST /api/v1/agents/spawn`."""
     backend = request.app[BACKEND]
     key = idempotency_key(request)
-    wanted = await body(request, SpawnRequest)
-    check_spawn(wanted, backend.limits)
-    pool = await _pool_for(backend, wanted)
-    patient = patience(request.headers.getall("Prefer", ()), backend.limits)
-    assurance = await assurance_of(request, patient)
+    spawn_request = await read_body(request, SpawnRequest)
+    check_spawn(spawn_request, backend.limits)
+    pool = await _pool_for(backend, spawn_request)
+    preference = wait_preference(request.headers.getall("Prefer", ()), backend.limits)
+    durability = await durability_request(request, preference)
     agent_id = backend.log.new_id()
     with backend.waiters.watch(agent_id) as watch:
-        submitted = await _submit(backend, request, pool, wanted, agent_id, key)
+        submitted = await _submit(backend, request, pool, spawn_request, agent_id, key)
         assert submitted.proof is not None
-        assurance.begin(submitted.proof)
+        durability.start(submitted.proof)
         if submitted.outcome is Outcome.KNOWN:
-            written = replace(submitted.proof, seq=submitted.seq)  # the proof itself tells of now
-            backend.ledger.note_again(written, "spawn", submitted.agent_id, operation_id=key)
-            row = await _replay(backend, request, pool, submitted, patient)
+            original_proof = replace(
+                submitted.proof, seq=submitted.seq
+            )  # the proof itself tells of now
+            backend.acknowledged_commands.record_once(
+                original_proof, "spawn", submitted.agent_id, operation_id=key
+            )
+            row = await _replay(backend, request, pool, submitted, preference)
         else:
-            backend.ledger.note(submitted.proof, "spawn", agent_id, operation_id=key)
-            row = await _follow(backend, request, submitted, watch, patient)
-    headers = {**patient.headers, "Location": f"{AGENTS}/{row.agent_id}"}
-    headers |= await assurance.headers(row.agent_id)
+            backend.acknowledged_commands.record(
+                submitted.proof, "spawn", agent_id, operation_id=key
+            )
+            row = await _wait_for_start(backend, request, submitted, watch, preference)
+    headers = {**preference.headers, "Location": f"{AGENTS}/{row.agent_id}"}
+    headers |= await durability.headers(row.agent_id)
     if submitted.agent_id != agent_id:
         headers["Idempotency-Replayed"] = "true"
-    return assurance.dressed(spawn_answer(row, headers))
+    return durability.adjust_status(spawn_response(row, headers))
 
 
 def idempotency_key(request: web.Request) -> str:
@@ -75,25 +81,27 @@ def idempotency_key(request: web.Request) -> str:
     return key or ""
 
 
-async def _pool_for(backend: Backend, wanted: SpawnRequest) -> Pool:
+async def _pool_for(backend: Backend, spawn_request: SpawnRequest) -> Pool:
     """The pool asked for, once its role is found to be the one asked for."""
-    pool = await backend.pool(wanted.pool_name)
-    if wanted.role_type not in backend.options.roles:
-        raise role_not_found(wanted.role_type, backend.options.roles)
-    _demand_role(pool, wanted.role_type)
+    pool = await backend.pool(spawn_request.pool_name)
+    if spawn_request.role_type not in backend.options.roles:
+        raise role_not_found(spawn_request.role_type, backend.options.roles)
+    _require_role(pool, spawn_request.role_type)
     return pool
 
 
-def _demand_role(pool: Pool, role: str) -> None:
+def _require_role(pool: Pool, role: str) -> None:
     if role != pool.role_type:
         detail = f"pool {pool.pool_name!r} is for role {pool.role_type!r}"
         raise Problem(Kind.ROLE_MISMATCH, detail, field="role_type")
 
 
 def role_not_found(role: str, roles: tuple[str, ...]) -> Problem:
-    known = ", ".join(sorted(roles)) or "none"
+    declared = ", ".join(sorted(roles)) or "none"
     return Problem(
-        Kind.ROLE_NOT_FOUND, f"no role {role!r} is declared; declared: {known}", field="role_type"
+        Kind.ROLE_NOT_FOUND,
+        f"no role {role!r} is declared; declared: {declared}",
+        field="role_type",
     )
 
 
@@ -101,28 +109,28 @@ async def _submit(
     backend: Backend,
     request: web.Request,
     pool: Pool,
-    wanted: SpawnRequest,
+    spawn_request: SpawnRequest,
     agent_id: str,
     key: str,
-) -> Submitted:
+) -> SubmitResult:
     """Submit, once more where the pool was created anew or its keys are not there yet."""
-    named = key or backend.log.new_id()
+    operation_key = key or backend.log.new_id()
     for attempt in (1, 2):
         try:
             submitted = await submit(
                 backend.log,
                 pool,
-                _requested(backend, wanted),
+                _requested_event(backend, spawn_request),
                 request[ORIGIN],
                 agent_id=agent_id,
-                operation_id=f"key:{hashlib.sha256(named.encode()).hexdigest()[:40]}",
-                digest=_digest(wanted),
+                operation_id=f"key:{hashlib.sha256(operation_key.encode()).hexdigest()[:40]}",
+                digest=_digest(spawn_request),
                 from_client=bool(key),
             )
         except OutcomeUnknown as error:
             detail = f"{error}; ask again with this Idempotency-Key to learn what became of it"
             raise Problem(
-                Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id, idempotency_key=named
+                Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id, idempotency_key=operation_key
             ) from error
         except LogMissing:
             if attempt == 2:
@@ -130,44 +138,46 @@ async def _submit(
             await backend.log.initialise(pool.pool_name)
             continue
         if submitted.outcome is Outcome.CLOSED and attempt == 1:
-            pool = await _reopened(backend, pool)
-            _demand_role(pool, wanted.role_type)
+            pool = await _recreated_pool(backend, pool)
+            _require_role(pool, spawn_request.role_type)
             continue
-        return _accepted(submitted, pool)
+        return _require_accepted(submitted, pool)
     raise AssertionError("the second attempt returns or raises")
 
 
-def _requested(backend: Backend, wanted: SpawnRequest) -> AgentRequested:
-    timeout = wanted.pending_timeout
+def _requested_event(backend: Backend, spawn_request: SpawnRequest) -> AgentRequested:
+    timeout = spawn_request.pending_timeout
     return AgentRequested(
-        role_type=wanted.role_type,
-        project_id=wanted.project_id,
-        heartbeat_interval=wanted.heartbeat_interval,
-        max_idle_time=wanted.max_idle_time,
+        role_type=spawn_request.role_type,
+        project_id=spawn_request.project_id,
+        heartbeat_interval=spawn_request.heartbeat_interval,
+        max_idle_time=spawn_request.max_idle_time,
         pending_timeout=timeout,
-        expires_ms=backend.log.now_ms(wanted.pool_name) + int(timeout * 1000) if timeout else 0,
-        input=msgspec.Raw(msgspec.json.encode(wanted.input)),
-        labels=wanted.labels,
+        expires_ms=backend.log.now_ms(spawn_request.pool_name) + int(timeout * 1000)
+        if timeout
+        else 0,
+        input=msgspec.Raw(msgspec.json.encode(spawn_request.input)),
+        labels=spawn_request.labels,
     )
 
 
-def _digest(wanted: SpawnRequest) -> str:
+def _digest(spawn_request: SpawnRequest) -> str:
     """The same for requests that mean the same, however they were written."""
-    canonical = msgspec.json.encode(wanted, order="deterministic")
+    canonical = msgspec.json.encode(spawn_request, order="deterministic")
     return hashlib.sha256(canonical).hexdigest()
 
 
-async def _reopened(backend: Backend, pool: Pool) -> Pool:
+async def _recreated_pool(backend: Backend, pool: Pool) -> Pool:
     """The pool as created since; raises `Problem` if it is gone or being deleted."""
     await backend.with_catalogue(lambda catalogue: catalogue.refresh())
-    now = await backend.pool(pool.pool_name)
-    if now.created_seq == pool.created_seq:
+    current = await backend.pool(pool.pool_name)
+    if current.created_seq == pool.created_seq:
         detail = f"pool {pool.pool_name!r} is being deleted"
         raise Problem(Kind.POOL_CLOSED, detail, field="pool_name")
-    return now
+    return current
 
 
-def _accepted(submitted: Submitted, pool: Pool) -> Submitted:
+def _require_accepted(submitted: SubmitResult, pool: Pool) -> SubmitResult:
     match submitted.outcome:
         case Outcome.FULL:
             raise Problem(
@@ -189,70 +199,74 @@ def _accepted(submitted: Submitted, pool: Pool) -> Submitted:
             return submitted
 
 
-async def _follow(
+async def _wait_for_start(
     backend: Backend,
     request: web.Request,
-    submitted: Submitted,
+    submitted: SubmitResult,
     watch: Watch,
-    patient: Patience,
+    preference: WaitPreference,
 ) -> AgentRow:
     """A new agent when it runs, or as it is when the time is over."""
     assert submitted.agent is not None
     now = backend.log.now_ms(submitted.agent.pool_name)
     agent = replace(submitted.agent, requested_ms=now, changed_ms=now)
-    if patient.seconds == 0:
-        backend.tell_position(request, agent.pool_name)
-        return row_of(agent, backend.log.floor(agent.pool_name)[0])
-    deadline = asyncio.get_running_loop().time() + patient.seconds
-    agent, event = await until_started(watch, agent, deadline)
+    if preference.seconds == 0:
+        backend.report_position(request, agent.pool_name)
+        return agent_row_from_log(agent, backend.log.high_water_mark(agent.pool_name)[0])
+    deadline = asyncio.get_running_loop().time() + preference.seconds
+    agent, event = await wait_until_started(watch, agent, deadline)
     if event is None:
-        return await backend.row(request, agent)
-    backend.saw(request, agent.pool_name, event.seq)
-    return row_of(agent, backend.log.floor(agent.pool_name)[0])
+        return await backend.agent_row(request, agent)
+    backend.mark_observed(request, agent.pool_name, event.seq)
+    return agent_row_from_log(agent, backend.log.high_water_mark(agent.pool_name)[0])
 
 
 async def _replay(
-    backend: Backend, request: web.Request, pool: Pool, submitted: Submitted, patient: Patience
+    backend: Backend,
+    request: web.Request,
+    pool: Pool,
+    submitted: SubmitResult,
+    preference: WaitPreference,
 ) -> AgentRow:
     """The agent of the first request with this key, as it is now; waits for it likewise."""
     agent_id, name = submitted.agent_id, pool.pool_name
-    deadline = asyncio.get_running_loop().time() + patient.seconds
+    deadline = asyncio.get_running_loop().time() + preference.seconds
     with backend.waiters.watch(agent_id) as watch:
-        agent = await _accepted_agent(backend, name, agent_id)
-        while agent is not None and not _settled(agent):
+        agent = await _read_accepted_agent(backend, name, agent_id)
+        while agent is not None and not _start_finished(agent):
             if await watch.next(deadline) is None:
                 break
-            agent = await _accepted_agent(backend, name, agent_id)
+            agent = await _read_accepted_agent(backend, name, agent_id)
     if agent is not None:
-        return await backend.row(request, agent)
+        return await backend.agent_row(request, agent)
     try:
-        return await backend.recorded(request, agent_id, name)
+        return await backend.agent_from_views(request, agent_id, name)
     except Problem as problem:
-        if problem.kind is Kind.AGENT_NOT_FOUND and not request[READING].stale:
+        if problem.kind is Kind.AGENT_NOT_FOUND and not request[READ_STATE].stale:
             raise
-        raise _accepted_before(problem, agent_id) from problem
+        raise _outcome_unknown(problem, agent_id) from problem
 
 
-async def _accepted_agent(backend: Backend, pool: str, agent_id: str) -> Agent | None:
+async def _read_accepted_agent(backend: Backend, pool: str, agent_id: str) -> Agent | None:
     """Read an agent whose spawn is known to be written: that it cannot be read is no refusal."""
     try:
         return await backend.log.agent(pool, agent_id)
     except LogUnreachable as error:
-        raise _accepted_before(error, agent_id) from error
+        raise _outcome_unknown(error, agent_id) from error
 
 
-def _accepted_before(why: Exception, agent_id: str) -> Problem:
-    detail = f"{why}; the agent was accepted, ask again to learn what became of it"
+def _outcome_unknown(error: Exception, agent_id: str) -> Problem:
+    detail = f"{error}; the agent was accepted, ask again to learn what became of it"
     return Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id)
 
 
-def _settled(agent: Agent) -> bool:
+def _start_finished(agent: Agent) -> bool:
     if agent.status is Status.RESTARTING:
         return agent.reason == START_FAILED
     return agent.status not in {Status.PENDING, Status.STARTING}
 
 
-def spawn_answer(row: AgentRow, headers: dict[str, str]) -> web.Response:
+def spawn_response(row: AgentRow, headers: dict[str, str]) -> web.Response:
     """200 for one that runs or ran, 202 for one that waits; raises `Problem` for one that fails."""
     match row.status:
         case Status.FAILED:
@@ -265,17 +279,17 @@ def spawn_answer(row: AgentRow, headers: dict[str, str]) -> web.Response:
                 Kind.AGENT_WITHDRAWN, detail, headers=headers, agent_id=row.agent_id, agent=row
             )
         case Status.RUNNING | Status.STOPPING | Status.TERMINATED:
-            return answer(row, headers=headers)
+            return json_response(row, headers=headers)
         case _:
-            return answer(row, status=202, headers=headers)
+            return json_response(row, status=202, headers=headers)
 
 
-def _start_failed(row: AgentRow, headers: dict[str, str], outlook: str) -> Problem:
+def _start_failed(row: AgentRow, headers: dict[str, str], retry_note: str) -> Problem:
     error = row.last_error
     what = f"{error.type}: {error.message}" if error else row.reason
     return Problem(
         Kind.AGENT_START_FAILED,
-        f"{what}; {outlook}",
+        f"{what}; {retry_note}",
         headers=headers,
         agent_id=row.agent_id,
         error=error,

@@ -4,30 +4,40 @@ from aiohttp import web
 
 from gateway.backend.app_keys import BACKEND
 from gateway.resources import as_of
-from gateway.wire.requests import WorkerId, WorkerQuery, query
-from gateway.wire.responses import WorkerPage, after, answer, cursor_of, next_page
+from gateway.wire.requests import WorkerId, WorkerQuery, read_query
+from gateway.wire.responses import (
+    WorkerPage,
+    decode_cursor,
+    encode_cursor,
+    json_response,
+    next_page_link,
+)
 
 
 async def list_workers(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/workers`."""
     backend = request.app[BACKEND]
-    asked = query(request, WorkerQuery)
-    pools = None if asked.pool_name is None else [asked.pool_name]
-    begin, ended, limit = after(asked.cursor, WorkerId), asked.include_ended, asked.limit + 1
-    pinned = ""
-    if asked.as_of is not None:
-        async with backend.looking_back() as views:
-            moment = await as_of.moment(request, views, asked.as_of, pools)
+    params = read_query(request, WorkerQuery)
+    pools = None if params.pool_name is None else [params.pool_name]
+    after_id, ended, limit = (
+        decode_cursor(params.cursor, WorkerId),
+        params.include_ended,
+        params.limit + 1,
+    )
+    as_of_text = ""
+    if params.as_of is not None:
+        async with backend.read_history() as views:
+            point = await as_of.resolve(request, views, params.as_of, pools)
             rows = await views.history.workers(
-                moment, asked.pool_name, ended=ended, after=begin, limit=limit
+                point, params.pool_name, ended=ended, after=after_id, limit=limit
             )
-            pinned = as_of.pinned(moment)
+            as_of_text = as_of.canonical_text(point)
     else:
-        async with backend.reading() as views:
-            await backend.settle(views, request, pools)
-            rows = await views.workers(asked.pool_name, ended=ended, after=begin, limit=limit)
-    if len(rows) <= asked.limit:
-        return answer(WorkerPage(workers=rows))
-    rows = rows[: asked.limit]
-    link, headers = next_page(request, cursor_of(rows[-1].worker_id), pinned)
-    return answer(WorkerPage(workers=rows, next=link), headers=headers)
+        async with backend.read_views() as views:
+            await backend.catch_up(views, request, pools)
+            rows = await views.workers(params.pool_name, ended=ended, after=after_id, limit=limit)
+    if len(rows) <= params.limit:
+        return json_response(WorkerPage(workers=rows))
+    rows = rows[: params.limit]
+    link, headers = next_page_link(request, encode_cursor(rows[-1].worker_id), as_of_text)
+    return json_response(WorkerPage(workers=rows, next=link), headers=headers)

@@ -15,11 +15,11 @@ from aiohttp import web
 
 from eventstore.errors import ConfigurationError
 from gateway.backend.backend import Backend
-from gateway.backend.background import persist
+from gateway.backend.background import retry_on_error
 from gateway.options import GatewayOptions
-from gateway.server.middleware import standing_headers
+from gateway.server.middleware import default_headers
 from gateway.server.routes import application
-from gateway.wire.connections import Door, room, shut
+from gateway.wire.connections import ConnectionLimiter, connection_capacity, stop_accepting
 from projector.queries.views import DatabaseError
 
 log = structlog.get_logger("muster.gateway")
@@ -39,14 +39,14 @@ class Gateway:
         self._options = options
         self._backend: Backend | None = None
         self._runner: web.AppRunner | None = None
-        self._listening: asyncio.Server | None = None
+        self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.url = ""
 
     async def start(self) -> None:
         """Listen. Raises `ConfigurationError` where the address cannot be had."""
         backend = Backend(self._options)
-        listening = _listen(self._options.host, self._options.port)
+        listening_socket = _listen(self._options.host, self._options.port)
         self._backend = backend
         self._runner = web.AppRunner(
             application(backend),
@@ -54,40 +54,43 @@ class Gateway:
             shutdown_timeout=self._options.limits.shutdown_seconds,
         )
         await self._runner.setup()
-        backend.presence.start()
+        backend.redis_health.start()
         await backend.tail.start(timeout_seconds=TAIL_SECONDS)
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "gateway.views": partial(_open_views, backend),
             "gateway.lag": partial(_measure_lag, backend),
-            "gateway.ledger": backend.ledger.watch,
+            "gateway.ledger": backend.acknowledged_commands.watch,
             "gateway.durability": backend.capabilities.watch,
         }
         self._tasks = [
-            asyncio.create_task(persist(part, work), name=part) for part, work in parts.items()
+            asyncio.create_task(retry_on_error(part, work), name=part)
+            for part, work in parts.items()
         ]
         await asyncio.wait(self._tasks[:1], timeout=VIEWS_SECONDS)
-        await self._open_door(self._runner, listening)
-        self.url = _url(self._options.host, listening)
+        await self._start_server(self._runner, listening_socket)
+        self.url = _url(self._options.host, listening_socket)
         log.info("gateway.started", url=self.url)
 
-    async def _open_door(self, runner: web.AppRunner, listening: socket.socket) -> None:
+    async def _start_server(self, runner: web.AppRunner, listening_socket: socket.socket) -> None:
         """Take connections, each with the bounds of `gateway.connections`."""
         assert runner.server is not None
         limits = self._options.limits
-        most, backlog = room(limits)
-        door = Door(runner.server, limits, most, standing_headers(self._options))
+        connections_max, backlog = connection_capacity(limits)
+        limiter = ConnectionLimiter(
+            runner.server, limits, connections_max, default_headers(self._options)
+        )
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(door, sock=listening, backlog=backlog)
+        self._server = await loop.create_server(limiter, sock=listening_socket, backlog=backlog)
 
     async def stop(self) -> None:
         """Answer what is under way, then close. A second call does nothing."""
         backend, self._backend = self._backend, None
         if backend is None:
             return
-        if self._listening is not None:
-            await shut(self._listening)
+        if self._server is not None:
+            await stop_accepting(self._server)
         backend.waiters.close()
-        backend.feed.close()
+        backend.subscriptions.close()
         if self._runner is not None:
             await self._runner.cleanup()
         for task in self._tasks:
@@ -102,37 +105,39 @@ def _listen(host: str, port: int) -> socket.socket:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listening = socket.socket(family, kind, proto)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
+        listening_socket = socket.socket(family, kind, proto)
+        listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening_socket.bind(address)
     except OSError as error:
         raise ConfigurationError(
             f"cannot listen on {host} port {port}: {error.strerror}; choose another"
         ) from None
-    return listening
+    return listening_socket
 
 
-def _url(host: str, listening: socket.socket) -> str:
-    port = listening.getsockname()[1]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
+def _url(host: str, listening_socket: socket.socket) -> str:
+    port = listening_socket.getsockname()[1]
+    display_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+        host, f"[{host}]" if ":" in host else host
+    )
+    return f"http://{display_host}:{port}"
 
 
 async def _open_views(backend: Backend) -> None:
     """Open the views as soon as the database answers; say once that it does not."""
-    delay, longest = VIEWS_RETRY_SECONDS
-    said = False
+    delay, delay_max = VIEWS_RETRY_SECONDS
+    warned = False
     while not backend.views_open:
         try:
             await backend.views.start()
             await backend.positions()
             backend.views_open = True
         except (DatabaseError, OSError) as error:
-            if not said:
+            if not warned:
                 log.warning("gateway.views_unreachable", error=type(error).__name__)
-                said = True
+                warned = True
             await asyncio.sleep(delay)
-            delay = min(delay * 2, longest)
+            delay = min(delay * 2, delay_max)
 
 
 async def _measure_lag(backend: Backend) -> None:

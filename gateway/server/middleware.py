@@ -19,8 +19,8 @@ from aiohttp import hdrs, web
 from eventstore.ids import new_id
 from eventstore.steps.step import Origin
 from gateway.backend.app_keys import BACKEND, ORIGIN
-from gateway.backend.reading import READING, Reading
-from gateway.fallback import HEADER
+from gateway.backend.reading import READ_STATE, ReadState
+from gateway.fallback import FALLBACK_HEADER
 from gateway.options import GatewayOptions
 from gateway.wire.problems import Kind, Problem, translate
 from gateway.wire.requests import PoolName
@@ -57,20 +57,20 @@ _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Admit a request, answer it, and turn whatever goes wrong into a problem."""
-    begun = time.perf_counter()
-    request[READING] = Reading({}, {})
+    started_at = time.perf_counter()
+    request[READ_STATE] = ReadState({}, {})
     try:
         request[ORIGIN] = origin(request)
         admit(request, request.app[BACKEND].options)
-        request[READING].asked.update(asked_position(request))
+        request[READ_STATE].requested.update(requested_position(request))
         response = await handler(request)
     except Exception as error:  # noqa: BLE001 - the last place where a bug can become an answer
-        response = _refusal(error, request)
-    _tally(request, response.status, time.perf_counter() - begun)
+        response = _problem_response(error, request)
+    _count_request(request, response.status, time.perf_counter() - started_at)
     return response
 
 
-def _refusal(error: Exception, request: web.Request) -> web.Response:
+def _problem_response(error: Exception, request: web.Request) -> web.Response:
     problem = translate(error)
     if problem is None:
         log.error(
@@ -80,11 +80,11 @@ def _refusal(error: Exception, request: web.Request) -> web.Response:
     return problem.response()
 
 
-def _tally(request: web.Request, status: int, seconds: float) -> None:
+def _count_request(request: web.Request, status: int, seconds: float) -> None:
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "unmatched"
     method = request.method if request.method in hdrs.METH_ALL else "other"
-    request.app[BACKEND].observations.answered(method, route, status, seconds)
+    request.app[BACKEND].observations.count_request(method, route, status, seconds)
     log.debug(
         "gateway.answered",
         method=method,
@@ -122,44 +122,46 @@ def admit(request: web.Request, options: GatewayOptions) -> None:
     if options.api_token and not public and not token_matches(request, options.api_token):
         challenge = {"WWW-Authenticate": 'Bearer realm="muster"'}
         raise Problem(Kind.UNAUTHORIZED, "send the token as a bearer token", headers=challenge)
-    found = request.match_info.http_exception is None
-    wanted = JSON_TYPES.get(request.method, ()) if found else ()
-    if wanted and request.content_type not in wanted:
-        detail = f"Content-Type must be {' or '.join(wanted)}"
+    route_exists = request.match_info.http_exception is None
+    content_types = JSON_TYPES.get(request.method, ()) if route_exists else ()
+    if content_types and request.content_type not in content_types:
+        detail = f"Content-Type must be {' or '.join(content_types)}"
         raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Type")
 
 
 def _host_allowed(request: web.Request, options: GatewayOptions) -> bool:
     """Whether `Host` is a name of ours, and so is the host in an absolute address."""
-    known = {name.lower() for name in options.hostnames}
-    named = {_name(request.headers.get("Host", "")), _name(request.host or "")}
-    return "*" in known or named <= known
+    allowed = {name.lower() for name in options.hostnames}
+    requested = {_hostname(request.headers.get("Host", "")), _hostname(request.host or "")}
+    return "*" in allowed or requested <= allowed
 
 
-def _name(host: str) -> str:
+def _hostname(host: str) -> str:
     """The name or address without a port; an absolute address has its IPv6 without brackets."""
-    plain = host.count(":") > 1 and not host.startswith("[")
-    name = host if plain else re.sub(r":\d*$", "", host)
+    bare_ipv6 = host.count(":") > 1 and not host.startswith("[")
+    name = host if bare_ipv6 else re.sub(r":\d*$", "", host)
     return name.strip().lower().strip("[]").rstrip(".")
 
 
 def token_matches(request: web.Request, token: str) -> bool:
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    same = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode())
-    return same and scheme.lower() == "bearer"
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    matches = hmac.compare_digest(
+        credentials.strip().encode(errors="surrogateescape"), token.encode()
+    )
+    return matches and scheme.lower() == "bearer"
 
 
-def asked_position(request: web.Request) -> dict[str, int]:
+def requested_position(request: web.Request) -> dict[str, int]:
     """The `Muster-Position` of a request: `pool:seq`, several with commas. Raises `Problem`."""
-    asked: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for item in filter(None, request.headers.get("Muster-Position", "").split(",")):
         pool, _, seq = item.strip().rpartition(":")
         try:
-            asked[msgspec.convert(pool, PoolName) if pool else ""] = _seq(seq)
+            positions[msgspec.convert(pool, PoolName) if pool else ""] = _seq(seq)
         except (ValueError, msgspec.ValidationError) as error:
             detail = f"Muster-Position: pool:seq was expected, not {item.strip()[:100]!r}"
             raise Problem(Kind.INVALID_REQUEST, detail, field="Muster-Position") from error
-    return asked
+    return positions
 
 
 def _seq(text: str) -> int:
@@ -168,27 +170,27 @@ def _seq(text: str) -> int:
     return int(text)
 
 
-async def dress(request: web.Request, response: web.StreamResponse) -> None:
+async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
     """The headers of every answer; a signal of aiohttp, so that streams have them too."""
-    response.headers.update(standing_headers(request.app[BACKEND].options))
+    response.headers.update(default_headers(request.app[BACKEND].options))
     if ORIGIN in request:
         response.headers["X-Request-Id"] = request[ORIGIN].correlation_id
-    if READING in request:
-        reading: Reading = request[READING]
-        if reading.position:
-            position = ",".join(f"{pool}:{seq}" for pool, seq in reading.position.items())
+    if READ_STATE in request:
+        read_state: ReadState = request[READ_STATE]
+        if read_state.position:
+            position = ",".join(f"{pool}:{seq}" for pool, seq in read_state.position.items())
             if len(position) < 4_000:
                 response.headers["Muster-Position"] = position
-        if reading.as_of:
-            response.headers["Muster-As-Of"] = reading.as_of
-        if reading.stale:
+        if read_state.as_of:
+            response.headers["Muster-As-Of"] = read_state.as_of
+        if read_state.stale:
             response.headers["Muster-Stale"] = "true"
-            if reading.age_ms is not None:
-                response.headers["Muster-Age-Ms"] = str(reading.age_ms)
+            if read_state.age_ms is not None:
+                response.headers["Muster-Age-Ms"] = str(read_state.age_ms)
 
 
-def standing_headers(options: GatewayOptions) -> Mapping[str, str]:
+def default_headers(options: GatewayOptions) -> Mapping[str, str]:
     """What every answer has, also one to what was never read as a request."""
     if options.fallback is None:
         return SECURITY_HEADERS
-    return {**SECURITY_HEADERS, HEADER: options.fallback.mode}
+    return {**SECURITY_HEADERS, FALLBACK_HEADER: options.fallback.mode}

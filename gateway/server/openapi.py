@@ -31,13 +31,13 @@ from gateway.wire.responses import (
     PoolDeletion,
     PoolList,
     WorkerPage,
-    answer,
+    json_response,
 )
 from projector.queries.views import AgentRow, PoolRow
 
 REFERENCE: Final = "#/components/schemas/{name}"
 JSON: Final = "application/json"
-USUAL: Final = (400, 408, 421, 431)
+COMMON_STATUSES: Final = (400, 408, 421, 431)
 """What any request may be refused with."""
 PREFER: Final = (
     "Prefer",
@@ -49,17 +49,17 @@ DURABILITY: Final = (
     "`accepted`, `fsynced`, `replicated` or `archived`: the level to be reached before the answer.",
     "",
 )
-KEY: Final = (
+IDEMPOTENCY_KEY: Final = (
     "Idempotency-Key",
     "1 to 255 printable ASCII characters; for a day (a setting) it asks for the same agent.",
     "^[!-~]([ -~]{0,253}[!-~])?$",
 )
-LOWER: Final = "It is done, but not at the level of durability asked for"
-TOLD: Final = {
+LOWER_DURABILITY: Final = "It is done, but not at the level of durability asked for"
+DURABILITY_HEADERS: Final = {
     "Muster-Durability": "The level that was reached",
     "Muster-Durability-Pending": "The level that was asked for and not reached, and why",
 }
-PART: Final = {
+PATH_PARAMETERS: Final = {
     "pool_name": requests.PoolName,
     "agent_id": requests.Identifier,
     "project_id": requests.ProjectId,
@@ -75,15 +75,15 @@ class Operation(Struct, frozen=True, kw_only=True):
     path: str
     summary: str
     tag: str
-    answers: tuple[tuple[int, str, Any], ...]
+    responses: tuple[tuple[int, str, Any], ...]
     problems: tuple[int, ...] = ()
     body: Any = None
     query: Any = None
     headers: tuple[tuple[str, str, str], ...] = ()
     """Name, what it means, and the pattern of its value, if it has one."""
-    kind: str = JSON
+    content_type: str = JSON
     public: bool = False
-    commands: bool = False
+    is_command: bool = False
     """It writes, so its answers say how safe that is."""
 
 
@@ -94,9 +94,9 @@ OPERATIONS: Final = (
         tag="agents",
         summary="Ask for an agent, and wait for it as long as `Prefer` says (5 s unless said)",
         body=requests.SpawnRequest,
-        headers=(PREFER, KEY, DURABILITY),
-        commands=True,
-        answers=((200, "It runs", AgentRow), (202, "It is accepted and waits", AgentRow)),
+        headers=(PREFER, IDEMPOTENCY_KEY, DURABILITY),
+        is_command=True,
+        responses=((200, "It runs", AgentRow), (202, "It is accepted and waits", AgentRow)),
         problems=(404, 409, 413, 415, 422, 429, 502, 507),
     ),
     Operation(
@@ -106,8 +106,8 @@ OPERATIONS: Final = (
         summary="End an agent",
         body=requests.TerminateRequest,
         headers=(PREFER, DURABILITY),
-        commands=True,
-        answers=((200, "It has ended", AgentRow), (202, "It is ending", AgentRow)),
+        is_command=True,
+        responses=((200, "It has ended", AgentRow), (202, "It is ending", AgentRow)),
         problems=(404, 409, 413, 415, 422),
     ),
     Operation(
@@ -116,7 +116,7 @@ OPERATIONS: Final = (
         tag="agents",
         summary="The registry, page by page",
         query=requests.AgentQuery,
-        answers=((200, "A page", AgentPage),),
+        responses=((200, "A page", AgentPage),),
         problems=(410, 422),
     ),
     Operation(
@@ -124,8 +124,8 @@ OPERATIONS: Final = (
         path=f"{AGENTS}/{{agent_id}}",
         tag="agents",
         summary="One agent",
-        query=requests.MomentQuery,
-        answers=((200, "The agent", AgentRow),),
+        query=requests.AsOfQuery,
+        responses=((200, "The agent", AgentRow),),
         problems=(404, 410, 422),
     ),
     Operation(
@@ -135,8 +135,8 @@ OPERATIONS: Final = (
         summary="End an agent",
         query=requests.DeleteAgentQuery,
         headers=(PREFER, DURABILITY),
-        commands=True,
-        answers=((200, "It has ended", AgentRow), (202, "It is ending", AgentRow)),
+        is_command=True,
+        responses=((200, "It has ended", AgentRow), (202, "It is ending", AgentRow)),
         problems=(404, 409, 422),
     ),
     Operation(
@@ -145,7 +145,7 @@ OPERATIONS: Final = (
         tag="agents",
         summary="The agents of a project",
         query=requests.ProjectQuery,
-        answers=((200, "A page", AgentPage),),
+        responses=((200, "A page", AgentPage),),
         problems=(410, 422),
     ),
     Operation(
@@ -155,8 +155,8 @@ OPERATIONS: Final = (
         summary="Create a pool",
         body=requests.PoolRequest,
         headers=(PREFER, DURABILITY),
-        commands=True,
-        answers=((201, "It was created", PoolRow), (202, LOWER, PoolRow)),
+        is_command=True,
+        responses=((201, "It was created", PoolRow), (202, LOWER_DURABILITY, PoolRow)),
         problems=(409, 413, 415, 422),
     ),
     Operation(
@@ -164,8 +164,8 @@ OPERATIONS: Final = (
         path=f"{AGENTS}/pools",
         tag="pools",
         summary="All pools and their capacity",
-        query=requests.MomentQuery,
-        answers=((200, "The pools", PoolList),),
+        query=requests.AsOfQuery,
+        responses=((200, "The pools", PoolList),),
         problems=(410, 422),
     ),
     Operation(
@@ -173,8 +173,8 @@ OPERATIONS: Final = (
         path=f"{AGENTS}/pools/{{pool_name}}",
         tag="pools",
         summary="One pool and its capacity",
-        query=requests.MomentQuery,
-        answers=((200, "The pool", PoolRow),),
+        query=requests.AsOfQuery,
+        responses=((200, "The pool", PoolRow),),
         problems=(404, 410, 422),
     ),
     Operation(
@@ -184,8 +184,8 @@ OPERATIONS: Final = (
         summary="Change settings of a pool",
         body=requests.PoolPatch,
         headers=(PREFER, DURABILITY),
-        commands=True,
-        answers=((200, "The pool as it is now", PoolRow), (202, LOWER, PoolRow)),
+        is_command=True,
+        responses=((200, "The pool as it is now", PoolRow), (202, LOWER_DURABILITY, PoolRow)),
         problems=(404, 413, 415, 422),
     ),
     Operation(
@@ -195,8 +195,8 @@ OPERATIONS: Final = (
         summary="Delete a pool",
         query=requests.DeletePoolQuery,
         headers=(PREFER, DURABILITY),
-        commands=True,
-        answers=((200, "It is gone", PoolDeletion), (202, "Its agents are ending", PoolDeletion)),
+        is_command=True,
+        responses=((200, "It is gone", PoolDeletion), (202, "Its agents are ending", PoolDeletion)),
         problems=(404, 409, 422),
     ),
     Operation(
@@ -205,7 +205,7 @@ OPERATIONS: Final = (
         tag="pools",
         summary="The worker processes, page by page",
         query=requests.WorkerQuery,
-        answers=((200, "A page", WorkerPage),),
+        responses=((200, "A page", WorkerPage),),
         problems=(410, 422),
     ),
     Operation(
@@ -213,21 +213,21 @@ OPERATIONS: Final = (
         path=f"{AGENTS}/monitor/system",
         tag="monitoring",
         summary="Figures of the whole system",
-        answers=((200, "The figures", SystemFigures),),
+        responses=((200, "The figures", SystemFigures),),
     ),
     Operation(
         method="get",
         path=f"{AGENTS}/monitor/dashboard",
         tag="monitoring",
         summary="What the dashboard shows",
-        answers=((200, "Pools, workers, hosts, decisions, alerts", Dashboard),),
+        responses=((200, "Pools, workers, hosts, decisions, alerts", Dashboard),),
     ),
     Operation(
         method="get",
         path=f"{AGENTS}/monitor/alerts",
         tag="monitoring",
         summary="What somebody should look at",
-        answers=((200, "The alerts that stand", AlertList),),
+        responses=((200, "The alerts that stand", AlertList),),
     ),
     Operation(
         method="get",
@@ -235,7 +235,7 @@ OPERATIONS: Final = (
         tag="monitoring",
         summary="Health of the agents, by pool",
         query=requests.HealthQuery,
-        answers=((200, "The agents' health", HealthReport),),
+        responses=((200, "The agents' health", HealthReport),),
     ),
     Operation(
         method="get",
@@ -243,7 +243,7 @@ OPERATIONS: Final = (
         tag="parked",
         summary="What could not be processed, and why",
         query=requests.ParkedQuery,
-        answers=((200, "What is parked, the oldest first", ParkedList),),
+        responses=((200, "What is parked, the oldest first", ParkedList),),
         problems=(404,),
     ),
     Operation(
@@ -252,7 +252,7 @@ OPERATIONS: Final = (
         tag="parked",
         summary="Put it back where it came from",
         body=requests.RetryRequest,
-        answers=((200, "It was put back", ParkedRow),),
+        responses=((200, "It was put back", ParkedRow),),
         problems=(404, 409, 413, 415),
     ),
     Operation(
@@ -260,7 +260,7 @@ OPERATIONS: Final = (
         path=f"{API}/parked/{{parked_id}}",
         tag="parked",
         summary="Give it up: an agent is ended, a worker taken for lost",
-        answers=((200, "It was given up", ParkedRow),),
+        responses=((200, "It was given up", ParkedRow),),
         problems=(404, 409),
     ),
     Operation(
@@ -270,16 +270,16 @@ OPERATIONS: Final = (
         summary="Follow the log as server-sent events",
         query=requests.EventQuery,
         headers=(("Last-Event-ID", "Go on after the event with this id.", ""),),
-        answers=((200, "One event a message; `id` is where to go on", FlatEvent),),
+        responses=((200, "One event a message; `id` is where to go on", FlatEvent),),
         problems=(429,),
-        kind="text/event-stream",
+        content_type="text/event-stream",
     ),
     Operation(
         method="get",
         path="/healthz",
         tag="probes",
         summary="The process answers",
-        answers=((200, "Alive", Alive),),
+        responses=((200, "Alive", Alive),),
         public=True,
     ),
     Operation(
@@ -287,7 +287,7 @@ OPERATIONS: Final = (
         path="/readyz",
         tag="probes",
         summary="It makes progress",
-        answers=((200, "Ready", Readiness), (503, "Not ready, and why", Readiness)),
+        responses=((200, "Ready", Readiness), (503, "Not ready, and why", Readiness)),
         public=True,
     ),
     Operation(
@@ -295,23 +295,23 @@ OPERATIONS: Final = (
         path="/metrics",
         tag="monitoring",
         summary="Figures for Prometheus",
-        answers=((200, "The text format", str),),
-        kind="text/plain",
+        responses=((200, "The text format", str),),
+        content_type="text/plain",
     ),
     Operation(
         method="get",
         path="/openapi.json",
         tag="pages",
         summary="This document",
-        answers=((200, "OpenAPI 3.1", dict[str, object]),),
+        responses=((200, "OpenAPI 3.1", dict[str, object]),),
     ),
     Operation(
         method="get",
         path="/",
         tag="pages",
         summary="The dashboard",
-        answers=((200, "A page", str),),
-        kind="text/html",
+        responses=((200, "A page", str),),
+        content_type="text/html",
         public=True,
     ),
     Operation(
@@ -319,8 +319,8 @@ OPERATIONS: Final = (
         path="/docs",
         tag="pages",
         summary="This document, for reading",
-        answers=((200, "A page", str),),
-        kind="text/html",
+        responses=((200, "A page", str),),
+        content_type="text/html",
         public=True,
     ),
     Operation(
@@ -328,9 +328,9 @@ OPERATIONS: Final = (
         path="/static/{name}",
         tag="pages",
         summary="What the pages load",
-        answers=((200, "A style sheet, script or picture", str),),
+        responses=((200, "A style sheet, script or picture", str),),
         problems=(404,),
-        kind="*/*",
+        content_type="*/*",
         public=True,
     ),
 )
@@ -339,21 +339,21 @@ OPERATIONS: Final = (
 async def document(request: web.Request) -> web.Response:
     """`GET /openapi.json`."""
     options = request.app[BACKEND].options
-    return answer(describe(options.version, bool(options.api_token)))
+    return json_response(build_document(options.version, bool(options.api_token)))
 
 
 @cache
-def describe(version: str, token: bool) -> dict[str, Any]:
+def build_document(version: str, token: bool) -> dict[str, Any]:
     """The whole document."""
     shapes = [shape for op in OPERATIONS for shape in _shapes(op)]
     schemas, components = msgspec.json.schema_components(
-        [*shapes, ProblemBody], ref_template=REFERENCE, schema_hook=_anything
+        [*shapes, ProblemBody], ref_template=REFERENCE, schema_hook=_any_schema
     )
     by_shape = dict(zip([*map(repr, shapes), repr(ProblemBody)], schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for op in OPERATIONS:
         paths.setdefault(op.path, {})[op.method] = _operation(op, by_shape, components, token)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "Muster",
@@ -366,26 +366,26 @@ def describe(version: str, token: bool) -> dict[str, Any]:
     }
     if token:
         scheme = {"type": "http", "scheme": "bearer"}
-        found["components"]["securitySchemes"] = {"token": scheme}
-    return found
+        result["components"]["securitySchemes"] = {"token": scheme}
+    return result
 
 
-def _anything(kind: type) -> dict[str, Any]:
+def _any_schema(type_: type) -> dict[str, Any]:
     """A value that may be anything; msgspec takes an empty schema for none."""
-    if kind is object:
+    if type_ is object:
         return {"description": "Any JSON value"}
-    raise NotImplementedError(kind)
+    raise NotImplementedError(type_)
 
 
 def _shapes(op: Operation) -> list[Any]:
-    given = [shape for shape in (op.body, op.query) if shape is not None]
-    return [*given, *(shape for _, _, shape in op.answers)]
+    inputs = [shape for shape in (op.body, op.query) if shape is not None]
+    return [*inputs, *(shape for _, _, shape in op.responses)]
 
 
 def _operation(
     op: Operation, schemas: dict[str, Any], components: dict[str, Any], token: bool
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "summary": op.summary,
         "tags": [op.tag],
         "operationId": f"{op.method}{op.path}".replace("/", "_").translate(
@@ -395,47 +395,48 @@ def _operation(
         "responses": {
             str(status): {
                 "description": meaning,
-                "content": {op.kind: {"schema": schemas[repr(shape)]}},
-                **({"headers": _told()} if op.commands else {}),
+                "content": {op.content_type: {"schema": schemas[repr(shape)]}},
+                **({"headers": _durability_headers()} if op.is_command else {}),
             }
-            for status, meaning, shape in op.answers
+            for status, meaning, shape in op.responses
         },
     }
     if op.body is not None:
         content = {JSON: {"schema": schemas[repr(op.body)]}}
-        found["requestBody"] = {"required": True, "content": content}
+        result["requestBody"] = {"required": True, "content": content}
     problem = {CONTENT_TYPE: {"schema": schemas[repr(ProblemBody)]}}
-    refusals = {*op.problems, *USUAL}
+    problem_statuses = {*op.problems, *COMMON_STATUSES}
     if not op.public:
-        refusals |= {503, *((401,) if token else ())}
+        problem_statuses |= {503, *((401,) if token else ())}
         if token:
-            found["security"] = [{"token": []}]
-    for status in sorted(refusals - {int(s) for s in found["responses"]}):
-        found["responses"][str(status)] = {"description": "A problem", "content": problem}
-    return found
+            result["security"] = [{"token": []}]
+    for status in sorted(problem_statuses - {int(s) for s in result["responses"]}):
+        result["responses"][str(status)] = {"description": "A problem", "content": problem}
+    return result
 
 
-def _told() -> dict[str, Any]:
+def _durability_headers() -> dict[str, Any]:
     """The headers of a command's answer."""
     return {
-        name: {"description": about, "schema": {"type": "string"}} for name, about in TOLD.items()
+        name: {"description": about, "schema": {"type": "string"}}
+        for name, about in DURABILITY_HEADERS.items()
     }
 
 
 def _parameters(op: Operation, components: dict[str, Any]) -> list[dict[str, Any]]:
-    found = [
+    result = [
         {"name": name, "in": "path", "required": True, "schema": msgspec.json.schema(shape)}
-        for name, shape in PART.items()
+        for name, shape in PATH_PARAMETERS.items()
         if f"{{{name}}}" in op.path
     ]
     if op.query is not None:
         shape = components[op.query.__name__]
         required = shape.get("required", ())
-        found += [
+        result += [
             {"name": name, "in": "query", "required": name in required, "schema": schema}
             for name, schema in shape["properties"].items()
         ]
-    found += [
+    result += [
         {
             "name": name,
             "in": "header",
@@ -444,4 +445,4 @@ def _parameters(op: Operation, components: dict[str, Any]) -> list[dict[str, Any
         }
         for name, about, pattern in op.headers
     ]
-    return found
+    return result

@@ -9,7 +9,7 @@ from gateway.backend.backend import Backend
 from gateway.health import metrics, monitor
 from gateway.resources import agents, event_stream, parked, pools, spawn, workers
 from gateway.server import openapi, pages
-from gateway.server.middleware import dress, guard
+from gateway.server.middleware import guard, set_headers
 from gateway.wire.responses import AGENTS, API
 
 AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health)$)[^/]+}"
@@ -20,7 +20,7 @@ def application(backend: Backend) -> web.Application:
     """The aiohttp application of a gateway."""
     app = web.Application(middlewares=[guard], client_max_size=backend.limits.body_max)
     app[BACKEND] = backend
-    app.on_response_prepare.append(dress)
+    app.on_response_prepare.append(set_headers)
     app.add_routes(routes())
     return app
 

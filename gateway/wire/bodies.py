@@ -11,7 +11,7 @@ from gateway.backend.app_keys import BACKEND
 from gateway.wire.problems import Kind, Problem
 
 
-async def content_of(request: web.Request) -> bytes:
+async def read_content(request: web.Request) -> bytes:
     """What was sent, whole. Raises `Problem`."""
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         detail = "send the body as it is, without Content-Encoding"
@@ -19,15 +19,15 @@ async def content_of(request: web.Request) -> bytes:
         raise Problem(
             Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Encoding", headers=headers
         )
-    most = request.app[BACKEND].limits.body_max
-    if request.content_length is not None and request.content_length > most:
-        raise Problem(Kind.BODY_TOO_LARGE, f"the body is over {most} bytes", field="body")
-    seconds = request.app[BACKEND].limits.body_seconds
+    bytes_max = request.app[BACKEND].limits.body_max
+    if request.content_length is not None and request.content_length > bytes_max:
+        raise Problem(Kind.BODY_TOO_LARGE, f"the body is over {bytes_max} bytes", field="body")
+    timeout_seconds = request.app[BACKEND].limits.body_seconds
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(timeout_seconds):
             return await request.read()
     except TimeoutError:
-        detail = f"the body did not come within {seconds:g} s"
+        detail = f"the body did not come within {timeout_seconds:g} s"
         raise Problem(Kind.BODY_TOO_SLOW, detail, field="body") from None
     except (web.RequestPayloadError, ConnectionError) as error:
         detail = "the body broke off, or is not framed as HTTP says"

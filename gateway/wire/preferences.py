@@ -11,12 +11,12 @@ from msgspec import Struct
 from gateway.options import Limits
 
 
-class Patience(Struct, frozen=True):
+class WaitPreference(Struct, frozen=True):
     """Seconds to wait, and what to say of it."""
 
     seconds: float
     applied: str = ""
-    waits: bool = False
+    explicit: bool = False
     """The caller said for how long it wants to wait."""
 
     @property
@@ -24,16 +24,16 @@ class Patience(Struct, frozen=True):
         return {"Preference-Applied": self.applied} if self.applied else {}
 
 
-def patience(prefer: Sequence[str], limits: Limits) -> Patience:
+def wait_preference(prefer: Sequence[str], limits: Limits) -> WaitPreference:
     """What the `Prefer` headers of a request ask for. The first of each preference counts."""
-    said: dict[str, str] = {}
+    preferences: dict[str, str] = {}
     for item in ",".join(prefer).split(","):
         name, _, value = item.split(";")[0].partition("=")
-        said.setdefault(name.strip().lower(), value.strip().strip('"'))
-    if "respond-async" in said:
-        return Patience(0.0, "respond-async")
-    wait = said.get("wait", "")
+        preferences.setdefault(name.strip().lower(), value.strip().strip('"'))
+    if "respond-async" in preferences:
+        return WaitPreference(0.0, "respond-async")
+    wait = preferences.get("wait", "")
     if wait.isascii() and wait.isdigit() and len(wait) < 10:
         seconds = min(float(wait), limits.wait_max)
-        return Patience(seconds, f"wait={seconds:g}", waits=seconds > 0)
-    return Patience(limits.wait_default)
+        return WaitPreference(seconds, f"wait={seconds:g}", explicit=seconds > 0)
+    return WaitPreference(limits.wait_default)

@@ -33,8 +33,8 @@ from projector.queries.views import (
     AgentRow,
     ArchiveIncomplete,
     ArchiveUnreadable,
-    NotReached,
-    TooCostly,
+    NotYetArchived,
+    TooExpensive,
 )
 
 CONTENT_TYPE: Final = "application/problem+json"
@@ -188,7 +188,7 @@ class Problem(Exception):
         error: Error | None = None,
         agent: AgentRow | None = None,
     ) -> None:
-        detail, field = carried(detail), carried(field)
+        detail, field = to_utf8(detail), to_utf8(field)
         super().__init__(detail)
         known_status, known_title = _KINDS.get(kind, (status, title))
         self.kind = kind
@@ -221,7 +221,7 @@ class Problem(Exception):
         )
 
 
-def carried(text: str) -> str:
+def to_utf8(text: str) -> str:
     """Text as UTF-8 can carry it: a header may hold bytes that are none."""
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -245,8 +245,8 @@ def translate(error: Exception) -> Problem | None:
             return Problem(Kind.LOG_MISSING, f"{error}; recover it with `muster recover`")
         case RolledBack() | Halted():
             return Problem(Kind.LOG_ROLLED_BACK, f"{error}; recover it with `muster recover`")
-        case NotReached() | ArchiveIncomplete() | TooCostly() | ArchiveUnreadable():
-            return _of_the_past(error)
+        case NotYetArchived() | ArchiveIncomplete() | TooExpensive() | ArchiveUnreadable():
+            return _history_problem(error)
         case Unreadable() | UnknownEvent() | LayoutTooNew():
             return Problem(Kind.CANNOT_BE_READ, str(error))
         case Busy():
@@ -257,16 +257,16 @@ def translate(error: Exception) -> Problem | None:
             return None
 
 
-def _of_the_past(
-    error: NotReached | ArchiveIncomplete | TooCostly | ArchiveUnreadable,
+def _history_problem(
+    error: NotYetArchived | ArchiveIncomplete | TooExpensive | ArchiveUnreadable,
 ) -> Problem:
     """A look back that cannot be answered."""
     match error:
-        case NotReached():
+        case NotYetArchived():
             return Problem(Kind.AS_OF_NOT_REACHED, str(error), field="as_of")
         case ArchiveIncomplete():
             return Problem(Kind.ARCHIVE_INCOMPLETE, str(error), field="as_of")
-        case TooCostly():
+        case TooExpensive():
             return Problem(Kind.AS_OF_TOO_COSTLY, str(error), field="as_of")
         case ArchiveUnreadable():
             return Problem(Kind.ARCHIVE_UNREADABLE, str(error))

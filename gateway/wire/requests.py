@@ -18,34 +18,37 @@ from multidict import MultiMapping
 from eventstore.language.agents import Status
 from eventstore.language.pool_config import PoolConfig
 from gateway.options import Limits
-from gateway.wire.bodies import content_of
+from gateway.wire.bodies import read_content
 from gateway.wire.problems import Kind, Problem
 
 T = TypeVar("T")
 
-_WORDS: Final[dict[str, str]] = {}
+_PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {}
 """What each pattern expects."""
 
 
-def _text(pattern: str, words: str) -> Meta:
+def _pattern_meta(pattern: str, description: str) -> Meta:
     """A pattern, and what it expects in words, for the document and for who is refused."""
-    _WORDS[pattern] = words
-    return Meta(pattern=pattern, description=words[0].upper() + words[1:])
+    _PATTERN_DESCRIPTIONS[pattern] = description
+    return Meta(pattern=pattern, description=description[0].upper() + description[1:])
 
 
 # A pattern's `$` also stands before a last line break; `(?!\n)` shuts that door.
 PoolName = Annotated[
-    str, _text(r"^[a-z0-9_-]{1,63}$(?!\n)", "1 to 63 lower-case letters, digits, _ or -")
+    str, _pattern_meta(r"^[a-z0-9_-]{1,63}$(?!\n)", "1 to 63 lower-case letters, digits, _ or -")
 ]
 RoleName = Annotated[
-    str, _text(r"^[A-Za-z0-9._-]{1,63}$(?!\n)", "1 to 63 letters, digits, dots, _ or -")
+    str, _pattern_meta(r"^[A-Za-z0-9._-]{1,63}$(?!\n)", "1 to 63 letters, digits, dots, _ or -")
 ]
 ProjectId = Annotated[
-    str, _text(r"^[A-Za-z0-9._:-]{1,128}$(?!\n)", "1 to 128 letters, digits, dots, colons, _ or -")
+    str,
+    _pattern_meta(
+        r"^[A-Za-z0-9._:-]{1,128}$(?!\n)", "1 to 128 letters, digits, dots, colons, _ or -"
+    ),
 ]
 ParkedId = Annotated[
     str,
-    _text(
+    _pattern_meta(
         r"^[a-z0-9_-]{1,63}:(agent|worker|command|heartbeat):[\s\S]{0,1024}$(?!\n)",
         "an id as the list of what is parked gives it: the pool, then agent, worker, command or"
         " heartbeat, then the name of what stands there, with colons between",
@@ -53,39 +56,42 @@ ParkedId = Annotated[
 ]
 Identifier = Annotated[
     str,
-    _text(
+    _pattern_meta(
         r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)",
         "a UUID in lower case",
     ),
 ]
 LabelName = Annotated[
     str,
-    _text(
+    _pattern_meta(
         r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$(?!\n)",
         "1 to 63 letters, digits, dots, slashes, _ or -, the first a letter or digit",
     ),
 ]
 LabelValue = Annotated[
     str,
-    _text(
+    _pattern_meta(
         r"^[^\x00-\x1f\x7f]{0,256}$(?!\n)",
         "at most 256 characters, none of them a control character",
     ),
 ]
 Label = Annotated[
     str,
-    _text(
+    _pattern_meta(
         r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}:[^\x00-\x1f\x7f]{0,256}$(?!\n)",
         "a label's name and value with a colon between",
     ),
 ]
 WorkerId = Annotated[
-    str, _text(r"^[A-Za-z0-9._:-]{1,128}$(?!\n)", "1 to 128 letters, digits, dots, colons, _ or -")
+    str,
+    _pattern_meta(
+        r"^[A-Za-z0-9._:-]{1,128}$(?!\n)", "1 to 128 letters, digits, dots, colons, _ or -"
+    ),
 ]
 EventType = Annotated[
-    str, _text(r"^[a-z_.]{1,64}$(?!\n)", "the type of an event, such as agent.started")
+    str, _pattern_meta(r"^[a-z_.]{1,64}$(?!\n)", "the type of an event, such as agent.started")
 ]
-Moment = Annotated[
+AsOfParameter = Annotated[
     str,
     Meta(
         min_length=1,
@@ -164,7 +170,7 @@ class AgentQuery(Request, frozen=True):
     include_ended: bool = False
     limit: PageSize = 100
     cursor: Annotated[str, Meta(max_length=200)] | None = None
-    as_of: Moment | None = None
+    as_of: AsOfParameter | None = None
 
 
 class ProjectQuery(Request, frozen=True):
@@ -174,13 +180,13 @@ class ProjectQuery(Request, frozen=True):
     include_ended: bool = False
     limit: PageSize = 100
     cursor: Annotated[str, Meta(max_length=200)] | None = None
-    as_of: Moment | None = None
+    as_of: AsOfParameter | None = None
 
 
-class MomentQuery(Request, frozen=True):
+class AsOfQuery(Request, frozen=True):
     """Now, or as of a moment of the past."""
 
-    as_of: Moment | None = None
+    as_of: AsOfParameter | None = None
 
 
 class WorkerQuery(Request, frozen=True):
@@ -190,7 +196,7 @@ class WorkerQuery(Request, frozen=True):
     include_ended: bool = False
     limit: PageSize = 1000
     cursor: Annotated[str, Meta(max_length=200)] | None = None
-    as_of: Moment | None = None
+    as_of: AsOfParameter | None = None
 
 
 class DeleteAgentQuery(Request, frozen=True):
@@ -229,66 +235,66 @@ class EventQuery(Request, frozen=True):
     after: Annotated[str, Meta(max_length=16_384)] | None = None
 
 
-class Nothing(Request, frozen=True):
+class NoParameters(Request, frozen=True):
     """No parameters."""
 
 
-async def body(request: web.Request, shape: type[T]) -> T:
+async def read_body(request: web.Request, shape: type[T]) -> T:
     """The request's body. Raises `Problem`."""
-    return decoded(await content_of(request), shape)
+    return decode_body(await read_content(request), shape)
 
 
-def decoded(content: bytes, shape: type[T]) -> T:
+def decode_body(content: bytes, shape: type[T]) -> T:
     """JSON as a Struct. Raises `Problem`."""
     if not content:
         raise Problem(Kind.MALFORMED_JSON, "the body is empty", field="body")
     try:
-        found: T = _decoder(cast("Any", shape)).decode(content)
+        value: T = _decoder(cast("Any", shape)).decode(content)
     except msgspec.ValidationError as error:
-        raise invalid(error, shape) from None
+        raise validation_problem(error, shape) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         detail = f"the body cannot be read: {error}"
         raise Problem(Kind.MALFORMED_JSON, detail, field="body") from None
-    return found
+    return value
 
 
-def query(request: web.Request, shape: type[T]) -> T:
+def read_query(request: web.Request, shape: type[T]) -> T:
     """The request's query parameters. Raises `Problem`."""
-    return parameters(request.query, shape)
+    return decode_query(request.query, shape)
 
 
-def parameters(given: MultiMapping[str], shape: type[T]) -> T:
+def decode_query(raw: MultiMapping[str], shape: type[T]) -> T:
     """Query parameters as a Struct. Raises `Problem`."""
-    many = _repeatable(cast("Any", shape))
-    said: dict[str, Any] = {}
-    for name in given:
-        values = given.getall(name)
-        if name in many:
-            said[name] = [part for value in values for part in value.split(",")]
+    repeatable = _repeatable(cast("Any", shape))
+    fields: dict[str, Any] = {}
+    for name in raw:
+        values = raw.getall(name)
+        if name in repeatable:
+            fields[name] = [part for value in values for part in value.split(",")]
         elif len(values) > 1:
             raise Problem(Kind.INVALID_REQUEST, f"{name} is given more than once", field=name)
         else:
-            said[name] = values[0]
-    return converted(said, shape, strict=False)
+            fields[name] = values[0]
+    return convert(fields, shape, strict=False)
 
 
-def converted(fields: Mapping[str, object], shape: type[T], *, strict: bool, at: str = "") -> T:
+def convert(fields: Mapping[str, object], shape: type[T], *, strict: bool, prefix: str = "") -> T:
     """Fields as a Struct; `at` is where they stand. Raises `Problem`."""
     try:
         return msgspec.convert(fields, shape, strict=strict)
     except msgspec.ValidationError as error:
-        raise invalid(error, shape, at) from None
+        raise validation_problem(error, shape, prefix) from None
     except UnicodeEncodeError:
         detail = "this is not UTF-8"
-        raise Problem(Kind.INVALID_REQUEST, detail, field=at or "query") from None
+        raise Problem(Kind.INVALID_REQUEST, detail, field=prefix or "query") from None
 
 
-def part(request: web.Request, name: str, shape: Any) -> str:
+def path_parameter(request: web.Request, name: str, shape: Any) -> str:
     """A part of the path. Raises `Problem`."""
     try:
         return str(msgspec.convert(request.match_info[name], shape))
     except msgspec.ValidationError as error:
-        detail = f"{name}: {_in_words(str(error))}"
+        detail = f"{name}: {_describe(str(error))}"
         raise Problem(Kind.INVALID_REQUEST, detail, field=name) from None
 
 
@@ -304,32 +310,37 @@ def _repeatable(shape: Any) -> frozenset[str]:
     return frozenset(field.encode_name for field in fields if field.default_factory is list)
 
 
-_MESSAGE: Final = re.compile(
+_ERROR_MESSAGE: Final = re.compile(
     r"(?P<what>.*?)(?: - at (?:`key` in )?`\$?\.?(?P<path>[^`]*)`)?", re.DOTALL
 )
-_NAMED: Final = re.compile(r"Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`")
+_FIELD_NAME: Final = re.compile(
+    r"Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`"
+)
 
 
 _PATTERN: Final = re.compile(r"Expected `str` matching regex (?P<pattern>.*)", re.DOTALL)
 _ENUM: Final = re.compile(r"Invalid enum value .*", re.DOTALL)
 
 
-def invalid(error: msgspec.ValidationError, shape: type, at: str = "") -> Problem:
+def validation_problem(error: msgspec.ValidationError, shape: type, prefix: str = "") -> Problem:
     """What msgspec says of one who should be a `shape`, with the field as a name of its own."""
-    found = _MESSAGE.fullmatch(str(error))
-    what, path = (found["what"], found["path"] or "") if found else (str(error), "")
-    named = _NAMED.match(what)
-    names = [at, path, named["name"] if named else ""]
+    parsed = _ERROR_MESSAGE.fullmatch(str(error))
+    message, path = (parsed["what"], parsed["path"] or "") if parsed else (str(error), "")
+    named_field = _FIELD_NAME.match(message)
+    names = [prefix, path, named_field["name"] if named_field else ""]
     field = ".".join(name for name in names if name) or "body"
-    detail = f"{field}: {_in_words(what, _choices(shape, path))}"
+    detail = f"{field}: {_describe(message, _choices(shape, path))}"
     return Problem(Kind.INVALID_REQUEST, detail, field=field)
 
 
-def _in_words(what: str, choices: Sequence[str] = ()) -> str:
+def _describe(message: str, choices: Sequence[str] = ()) -> str:
     """What was expected, where msgspec shows a pattern for it, or that it was another."""
-    if found := _PATTERN.fullmatch(what):
-        return f"Expected {_WORDS.get(literal_eval(found['pattern']), 'another text')}"
-    return f"{what}; expected {', '.join(choices)}" if choices and _ENUM.match(what) else what
+    if pattern_match := _PATTERN.fullmatch(message):
+        pattern = literal_eval(pattern_match["pattern"])
+        return f"Expected {_PATTERN_DESCRIPTIONS.get(pattern, 'another text')}"
+    return (
+        f"{message}; expected {', '.join(choices)}" if choices and _ENUM.match(message) else message
+    )
 
 
 def _choices(shape: type, path: str) -> Sequence[str]:
@@ -337,10 +348,10 @@ def _choices(shape: type, path: str) -> Sequence[str]:
     name = re.split(r"[.\[]", path)[0]
     types = [field.type for field in structs.fields(shape) if field.encode_name == name]
     while types:
-        one = types.pop()
-        if isinstance(one, type) and issubclass(one, Enum):
-            return [str(value.value) for value in one]
-        types += get_args(one)
+        candidate = types.pop()
+        if isinstance(candidate, type) and issubclass(candidate, Enum):
+            return [str(value.value) for value in candidate]
+        types += get_args(candidate)
     return ()
 
 
@@ -351,9 +362,9 @@ _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 def check_spawn(spawn: SpawnRequest, limits: Limits) -> None:
     """The bounds that are settings. Raises `Problem`."""
-    _at_least("heartbeat_interval", spawn.heartbeat_interval, limits.heartbeat_interval_min)
+    _require_at_least("heartbeat_interval", spawn.heartbeat_interval, limits.heartbeat_interval_min)
     if spawn.max_idle_time is not None:
-        _at_least("max_idle_time", spawn.max_idle_time, limits.idle_time_min)
+        _require_at_least("max_idle_time", spawn.max_idle_time, limits.idle_time_min)
     if _deeper_than(DEPTH_MAX, spawn.input):
         detail = f"input is nested more than {DEPTH_MAX} levels deep"
         raise Problem(Kind.INVALID_REQUEST, detail, field="input")
@@ -365,10 +376,10 @@ def check_spawn(spawn: SpawnRequest, limits: Limits) -> None:
         raise Problem(Kind.INVALID_REQUEST, "input holds the character U+0000", field="input")
 
 
-def _deeper_than(most: int, value: object) -> bool:
+def _deeper_than(depth_max: int, value: object) -> bool:
     """Whether lists and objects stand within one another so often."""
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(depth_max + 1):
         level = [
             inner
             for outer in level
@@ -378,7 +389,7 @@ def _deeper_than(most: int, value: object) -> bool:
     return bool(level)
 
 
-def _at_least(field: str, value: float, minimum: float) -> None:
+def _require_at_least(field: str, value: float, minimum: float) -> None:
     if value < minimum:
         detail = f"{field}: Expected `float` >= {minimum:g}, got {value:g}"
         raise Problem(Kind.INVALID_REQUEST, detail, field=field)
@@ -387,12 +398,14 @@ def _at_least(field: str, value: float, minimum: float) -> None:
 def pool_config(fields: Mapping[str, object], defaults: PoolConfig) -> PoolConfig:
     """Settings over the service's defaults; null means the default. Raises `Problem`."""
     base = msgspec.to_builtins(defaults)
-    said = {name: base.get(name) if value is None else value for name, value in fields.items()}
-    return converted({**base, **said}, PoolConfig, strict=True, at="config")
+    overrides = {name: base.get(name) if value is None else value for name, value in fields.items()}
+    return convert({**base, **overrides}, PoolConfig, strict=True, prefix="config")
 
 
-def patched(config: PoolConfig, fields: Mapping[str, object], defaults: PoolConfig) -> PoolConfig:
+def patch_pool_config(
+    config: PoolConfig, fields: Mapping[str, object], defaults: PoolConfig
+) -> PoolConfig:
     """Settings changed as a merge patch says; null puts one back. Raises `Problem`."""
     base = msgspec.to_builtins(defaults)
-    said = {name: base.get(name) if value is None else value for name, value in fields.items()}
-    return pool_config(said, config)
+    overrides = {name: base.get(name) if value is None else value for name, value in fields.items()}
+    return pool_config(overrides, config)

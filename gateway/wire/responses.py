@@ -43,7 +43,7 @@ class PoolDeletion(Struct, frozen=True):
     agent_count: int
 
 
-def answer(
+def json_response(
     body: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     return web.Response(
@@ -54,37 +54,37 @@ def answer(
     )
 
 
-def page(
+def agent_page(
     request: web.Request, rows: Sequence[AgentRow], limit: int, as_of: str = ""
 ) -> web.Response:
     """A page of agents; one that is full points at the next, of the same moment `as_of`."""
     if len(rows) <= limit:
-        return answer(AgentPage(agents=rows))
+        return json_response(AgentPage(agents=rows))
     rows = rows[:limit]
-    link, headers = next_page(request, cursor_of(rows[-1].agent_id), as_of)
-    return answer(AgentPage(agents=rows, next=link), headers=headers)
+    link, headers = next_page_link(request, encode_cursor(rows[-1].agent_id), as_of)
+    return json_response(AgentPage(agents=rows, next=link), headers=headers)
 
 
-def next_page(request: web.Request, cursor: str, as_of: str) -> tuple[str, dict[str, str]]:
+def next_page_link(request: web.Request, cursor: str, as_of: str) -> tuple[str, dict[str, str]]:
     """The address of the next page, and the header that tells it too."""
-    moment = {"as_of": as_of} if as_of else {}
-    following = str(request.rel_url.update_query(cursor=cursor, **moment))
-    return following, {"Link": f'<{following}>; rel="next"'}
+    as_of_parameter = {"as_of": as_of} if as_of else {}
+    url = str(request.rel_url.update_query(cursor=cursor, **as_of_parameter))
+    return url, {"Link": f'<{url}>; rel="next"'}
 
 
-def cursor_of(last: str) -> str:
+def encode_cursor(last_id: str) -> str:
     """Where the page after this id begins."""
-    return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
 
 
-def after(cursor: str | None, shape: Any = Identifier) -> str:
+def decode_cursor(cursor: str | None, shape: Any = Identifier) -> str:
     """The id in a page's cursor. Raises `Problem`."""
     if cursor is None:
         return ""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        last = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
-        return str(msgspec.convert(last, shape))
+        last_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+        return str(msgspec.convert(last_id, shape))
     except (binascii.Error, ValueError) as error:
         detail = "this is not a cursor of ours"
         raise Problem(Kind.INVALID_REQUEST, detail, field="cursor") from error

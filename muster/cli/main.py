@@ -54,9 +54,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 2
-    named: Callable[[argparse.Namespace], int] = args.run
+    command: Callable[[argparse.Namespace], int] = args.run
     try:
-        return named(args)
+        return command(args)
     except MusterError as error:
         print(f"muster {args.command}: {error}", file=sys.stderr)
         return 1
@@ -86,8 +86,8 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "  MUSTER_REDIS_URL=redis://localhost muster up --data-dir /var/lib/muster",
         _up,
     )
-    _listening(up)
-    _imports(up)
+    _add_gateway_flags(up)
+    _add_worker_flags(up)
     up.add_argument(
         "--embedded",
         action="store_true",
@@ -101,23 +101,23 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="no worker processes: agents run inside this one, ten per pool",
     )
     up.add_argument("--appendfsync", metavar="HOW", help="everysec (default) or always")
-    _recovering(up)
+    _add_recovery_flags(up)
     up.add_argument(
         "--fallback",
         metavar="HOW",
         help="where Redis cannot be reached at the start: none (default) waits for it,"
         " single-process goes on with a log of its own",
     )
-    _keeping(up)
+    _add_retention_flags(up)
     gateway = _role(
         subparsers,
         "gateway",
         "run the HTTP gateway alone",
         "Answer HTTP. Any number of gateways may run; they hold no state.",
         "MUSTER_REDIS_URL=redis://localhost muster gateway --port 8000",
-        _one("gateway"),
+        _role_command("gateway"),
     )
-    _listening(gateway)
+    _add_gateway_flags(gateway)
     projector = _role(
         subparsers,
         "projector",
@@ -125,22 +125,22 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "Fold the streams into SQL. One is active; others stand by.",
         "MUSTER_REDIS_URL=redis://localhost DATABASE_URL=postgresql://localhost/muster"
         " muster projector",
-        _one("projector"),
+        _role_command("projector"),
     )
-    _recovering(projector)
-    _keeping(projector)
+    _add_recovery_flags(projector)
+    _add_retention_flags(projector)
     supervisor = _role(
         subparsers,
         "supervisor",
         "run this host's supervisor alone",
         "Start, watch and stop the workers of this host.",
         "MUSTER_REDIS_URL=redis://localhost muster supervisor --config muster.toml",
-        _one("supervisor"),
+        _role_command("supervisor"),
     )
-    _imports(supervisor)
+    _add_worker_flags(supervisor)
 
 
-def _recovering(parser: argparse.ArgumentParser) -> None:
+def _add_recovery_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auto-recover",
         action="store_true",
@@ -149,7 +149,7 @@ def _recovering(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _keeping(parser: argparse.ArgumentParser) -> None:
+def _add_retention_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retention-age-seconds",
         metavar="S",
@@ -189,7 +189,7 @@ def _role(
     return parser
 
 
-def _listening(parser: argparse.ArgumentParser) -> None:
+def _add_gateway_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1")
     parser.add_argument("--port", type=int, metavar="N", help="default: 8000; 0: any free one")
     parser.add_argument(
@@ -202,7 +202,7 @@ def _listening(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _imports(parser: argparse.ArgumentParser) -> None:
+def _add_worker_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--app-dir", type=Path, metavar="DIR", help="where agent classes are imported from"
     )
@@ -219,7 +219,7 @@ def _up(args: argparse.Namespace) -> int:
     return up.run(_settings(args))
 
 
-def _one(role: str) -> Callable[[argparse.Namespace], int]:
+def _role_command(role: str) -> Callable[[argparse.Namespace], int]:
     def run(args: argparse.Namespace) -> int:
         from muster.process import roles
 

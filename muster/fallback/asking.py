@@ -7,18 +7,18 @@ from typing import Any, Final, TypeVar
 
 from redis.exceptions import ResponseError
 
-from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute, passing, unreachable
+from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute, is_transient, unreachable
 from eventstore.errors import LogError, LogUnreachable
 
 T = TypeVar("T")
-TOGETHER: Final = 32
+CONCURRENCY: Final = 32
 
 
-async def side_by_side(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather_bounded(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Do it all, so many at a time; begun in order. What fails ends it once the others are done."""
     found: list[T] = []
-    left = iter(work)
-    while chunk := list(islice(left, TOGETHER)):
+    remaining = iter(work)
+    while chunk := list(islice(remaining, CONCURRENCY)):
         done = await asyncio.gather(*chunk, return_exceptions=True)
         for one in done:
             if isinstance(one, BaseException):
@@ -34,6 +34,6 @@ async def ask(client: AsyncClient, *command: str | bytes | int) -> Any:
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:
-        if passing(error):
+        if is_transient(error):
             raise LogUnreachable(f"Redis is not ready: {error}") from error
         raise LogError(f"{command[0]!r} failed: {error}") from error

@@ -11,11 +11,11 @@ import structlog
 from eventstore.embedded.server import EmbeddedServerError
 from eventstore.errors import ConfigurationError, LogError, LogUnreachable, OutcomeUnknown
 from eventstore.keys import CATALOGUE
-from gateway.fallback import Leftover
+from gateway.fallback import HandoverFailure
 from muster.fallback import handover, primary_state
 from muster.fallback.directory import Folder
 from muster.fallback.report import Report
-from muster.process.restarts import KeptServer
+from muster.process.restarts import RestartableServer
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
 
@@ -24,7 +24,7 @@ log = structlog.get_logger("muster.fallback")
 LOST: Final = "the real log has lost writes, and takes none until it is recovered"
 
 
-class ChangeOver:
+class Handover:
     """In this order: `check`, `run`, the server's end, `conclude`."""
 
     def __init__(self, settings: Settings) -> None:
@@ -37,9 +37,9 @@ class ChangeOver:
     async def check(self) -> None:
         """To be called before anything writes to the real log. Raises `ConfigurationError`."""
         if self.needed:
-            await primary_state.demand_known_log(self._settings)
+            await primary_state.require_known_log(self._settings)
 
-    async def run(self, server: KeptServer, *, whole: bool) -> None:
+    async def run(self, server: RestartableServer, *, intact: bool) -> None:
         """Hand over what the real log can take. `whole`: it takes writes, as far as is known.
 
         `server`: how the fallback's own is started; an end that comes before it serves leaves all
@@ -48,12 +48,12 @@ class ChangeOver:
         Raises `LogError` where Redis went away, `ConfigurationError` for a fallback that cannot be
         opened; nothing is half done then.
         """
-        damaged = await primary_state.damage(self._settings) if whole else {CATALOGUE: LOST}
+        damaged = await primary_state.damage(self._settings) if intact else {CATALOGUE: LOST}
         if reason := damaged.get(CATALOGUE):
-            return self._put_off(reason)
+            return self._postpone(reason)
         try:
-            if not await server.begin():
-                return self._put_off("this one was stopped")
+            if not await server.first_start():
+                return self._postpone("this one was stopped")
         except EmbeddedServerError as error:
             raise ConfigurationError(
                 f"the fallback's log in {self._folder.path} cannot be opened, so what lives in it"
@@ -70,14 +70,14 @@ class ChangeOver:
                 f" {self._folder.path}; the next start goes on with it: {error}"
             ) from error
 
-    def _put_off(self, reason: str) -> None:
-        waits = Leftover(reason=f"it waits for the next start: {reason}")
-        self._report = Report(fallback=self._folder.identity(), entries=(), waiting=[waits])
+    def _postpone(self, reason: str) -> None:
+        postponed = HandoverFailure(reason=f"it waits for the next start: {reason}")
+        self._report = Report(fallback=self._folder.identity(), entries=(), waiting=[postponed])
 
-    def conclude(self) -> Sequence[str]:
+    def finish(self) -> Sequence[str]:
         """Once the server has ended: what to say."""
         assert self._report is not None, "not run"
-        where = handover.conclude(self._report, self._settings, self._folder)
+        where = handover.finish(self._report, self._settings, self._folder)
         log.info("fallback.changed_over", folder=str(where), done=self._report.done)
         if not self._report.done:
             return [*self._report.lines(), f"  it goes on at the next start; see {where}"]

@@ -16,7 +16,7 @@ from msgspec import Struct
 from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import ConfigurationError
 from eventstore.ids import new_id
-from muster.process.atomic_file import sync_folder, write_whole
+from muster.process.atomic_file import sync_folder, write_atomic
 from muster.settings.addresses import sqlite_address
 
 NAME: Final = "fallback"
@@ -54,13 +54,13 @@ class Folder:
             return self.identity()
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)
-            began = Identity(
+            identity = Identity(
                 log_id=new_id(), real=real, reason=reason, since_ms=int(time.time() * 1000)
             )
-            write_whole(self._identity, msgspec.json.encode(began))
+            write_atomic(self._identity, msgspec.json.encode(identity))
         except OSError as error:
             raise ConfigurationError(f"{self.path} cannot be used: {error.strerror}") from None
-        return began
+        return identity
 
     def identity(self) -> Identity:
         try:
@@ -71,7 +71,7 @@ class Folder:
     def server(self, *, appendfsync: str) -> EmbeddedServer:
         return EmbeddedServer(self._log, appendfsync=appendfsync)
 
-    def last_place(self) -> Path:
+    def archive_path(self) -> Path:
         """Where the folder is to be kept: a name of its own, by the time."""
         day = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
         target = self.path.with_name(f"{NAME}-{day}")
@@ -81,7 +81,7 @@ class Folder:
             target = self.path.with_name(f"{NAME}-{day}-{number}")
         return target
 
-    def retire(self, place: Path) -> None:
+    def retire(self, target: Path) -> None:
         """Put the folder there, once its server has ended: there is no fallback any more."""
-        self.path.rename(place)
-        sync_folder(place.parent)
+        self.path.rename(target)
+        sync_folder(target.parent)

@@ -25,26 +25,26 @@ from redis.exceptions import (
     RedisError,
 )
 
-from eventstore.connection.calls import UNREACHABLE, interruptible
+from eventstore.connection.calls import UNREACHABLE, execute_blocking
 from eventstore.connection.clients import connect
 from eventstore.errors import ConfigurationError
 from eventstore.keys import CATALOGUE
-from muster.fallback.last_seen import Surroundings, own_host
+from muster.fallback.last_seen import LastSeen, own_host
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
 
-PATIENCE_SECONDS: Final = 2.0
+UNREACHABLE_SECONDS: Final = 2.0
 """For how long Redis must be silent: the time of a quick restart."""
-PAUSE_SECONDS: Final = 0.25
+RETRY_SECONDS: Final = 0.25
 ATTEMPT_SECONDS: Final = 2.0
-STILL: Final = f"it does not answer within {ATTEMPT_SECONDS:g} s"
+TIMED_OUT: Final = f"it does not answer within {ATTEMPT_SECONDS:g} s"
 VIEWS_SECONDS: Final = 8.0
 
-SPOKE: Final = (AuthenticationError, AuthorizationError, BusyLoadingError, InvalidResponse)
+SERVER_ERRORS: Final = (AuthenticationError, AuthorizationError, BusyLoadingError, InvalidResponse)
 """To redis-py, or to us, these are lost connections, but a server said them."""
 
 
-def demand_possible(settings: Settings) -> None:
+def require_possible(settings: Settings) -> None:
     """Raises `ConfigurationError` where a fallback is wanted that cannot be."""
     if settings.fallback == "none":
         return
@@ -61,28 +61,28 @@ def demand_possible(settings: Settings) -> None:
         )
 
 
-async def silence(url: str, *, patience_seconds: float) -> str:
+async def unreachable_reason(url: str, *, timeout_seconds: float) -> str:
     """What trying to reach Redis came to, if nothing spoke there for all of that time; else ''."""
-    deadline = time.monotonic() + patience_seconds
-    while said := await _tried(url):
+    deadline = time.monotonic() + timeout_seconds
+    while reason := await _ping_failure(url):
         if time.monotonic() >= deadline:
-            return said
-        await asyncio.sleep(PAUSE_SECONDS)
+            return reason
+        await asyncio.sleep(RETRY_SECONDS)
     return ""
 
 
-async def _tried(url: str) -> str:
+async def _ping_failure(url: str) -> str:
     client = connect(url, max_connections=1)
     try:
         async with asyncio.timeout(ATTEMPT_SECONDS):
-            await interruptible(client, "PING")
-    except SPOKE:
+            await execute_blocking(client, "PING")
+    except SERVER_ERRORS:
         return ""
     except UNREACHABLE as error:
         refused = "max number of clients" in str(error) or isinstance(
             error.__context__, ssl.SSLError
         )
-        return "" if refused else (str(error).rstrip(".") or STILL)
+        return "" if refused else (str(error).rstrip(".") or TIMED_OUT)
     except RedisError:
         return ""
     finally:
@@ -90,44 +90,44 @@ async def _tried(url: str) -> str:
     return ""
 
 
-class Seen(Struct, frozen=True):
+class KnownHosts(Struct, frozen=True):
     """Hosts that have not left, as of a position of the catalogue."""
 
     position: tuple[int, int]
     hosts: dict[str, str]
-    where: str
+    source: str
 
 
-async def demand_alone(settings: Settings, known: Surroundings) -> None:
+async def require_only_host(settings: Settings, last_seen: LastSeen) -> None:
     """Raises `ConfigurationError` unless this host is the only one, as far as can be known."""
-    recorded = Seen(known.position, known.hosts, "this data folder")
-    viewed = await _views(settings)
-    if viewed is None and known.position == (0, 0):
+    recorded = KnownHosts(last_seen.position, last_seen.hosts, "this data folder")
+    viewed = await _hosts_in_views(settings)
+    if viewed is None and last_seen.position == (0, 0):
         raise ConfigurationError(
             f"neither Redis ({redacted(settings.redis_url)}) nor the database"
             f" ({redacted(settings.views_url)}) answers, and {settings.data_dir} has seen neither"
             " before: whether other hosts serve this log cannot be known, so there is no fallback"
         )
     latest = max((recorded, *((viewed,) if viewed else ())), key=lambda seen: seen.position)
-    others = others_than({own_host(settings), *known.own_hosts}, latest)
+    others = other_hosts({own_host(settings), *last_seen.own_hosts}, latest)
     if others:
         raise ConfigurationError(
             f"{redacted(settings.redis_url)} cannot be reached, and there is no fallback, because"
-            f" other hosts are registered: {', '.join(others)} (as {latest.where} tells). They may"
+            f" other hosts are registered: {', '.join(others)} (as {latest.source} tells). They may"
             " reach it and serve that log"
         )
 
 
-def others_than(own: set[str], seen: Seen) -> list[str]:
+def other_hosts(own: set[str], known: KnownHosts) -> list[str]:
     """Hosts that are not ours, for people."""
-    return sorted(f"{host} ({name})" for host, name in seen.hosts.items() if host not in own)
+    return sorted(f"{host} ({name})" for host, name in known.hosts.items() if host not in own)
 
 
-async def _views(settings: Settings) -> Seen | None:
+async def _hosts_in_views(settings: Settings) -> KnownHosts | None:
     """What the views tell; None where their database does not answer."""
-    where = "the database"
-    if settings.never_viewed:
-        return Seen((0, 0), {}, where)
+    source = "the database"
+    if settings.views_missing:
+        return KnownHosts((0, 0), {}, source)
     from projector.queries.views import DatabaseError, Position, Views
 
     views = Views(settings.views_url)
@@ -140,4 +140,4 @@ async def _views(settings: Settings) -> Seen | None:
         return None
     finally:
         await views.stop()
-    return Seen((position.generation, position.seq), hosts, where)
+    return KnownHosts((position.generation, position.seq), hosts, source)

@@ -18,12 +18,12 @@ from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from eventstore.log.replies import Outcome
 from eventstore.steps.step import Origin
-from muster.fallback.asking import ask, side_by_side
+from muster.fallback.asking import ask, gather_bounded
 from muster.fallback.outbox import FIELD, Entry, Key, Result, request_of
 from projector.queries.views import Views
 
 ORIGIN = Origin(actor="fallback")
-SCANNED = 1000
+SCAN_COUNT = 1000
 CATALOGUE_MAX = 100_000
 
 
@@ -34,7 +34,7 @@ class Spec(Struct, frozen=True):
     labels: dict[str, str] = {}
 
 
-class Giver:
+class FallbackLog:
     """Close it when done."""
 
     def __init__(self, redis_url: str) -> None:
@@ -52,7 +52,7 @@ class Giver:
         """All pools that ever were, deleted ones too."""
         return (await self._catalogue.refresh()).pools
 
-    async def touched(self) -> set[str]:
+    async def pools_changed_by_clients(self) -> set[str]:
         """Pools that somebody created, changed or deleted over HTTP."""
         entries = await self._reader.range(self.keys.catalogue, count=CATALOGUE_MAX)
         events = (decode_entry(*entry) for entry in entries)
@@ -66,12 +66,12 @@ class Giver:
     async def live(self, pool: str) -> list[Agent]:
         """Agents that have not ended: first those in slots, then the others as they came."""
         members = await self.log.live(pool)
-        found = await side_by_side(self._alive(pool, agent_id) for agent_id in members)
+        found = await gather_bounded(self._live_agent(pool, agent_id) for agent_id in members)
         return sorted(
             (agent for agent in found if agent), key=lambda agent: (not agent.held, agent.agent_id)
         )
 
-    async def _alive(self, pool: str, agent_id: str) -> Agent | None:
+    async def _live_agent(self, pool: str, agent_id: str) -> Agent | None:
         agent = await self.log.agent(pool, agent_id)
         if agent is None or agent.ended:
             return None
@@ -79,18 +79,18 @@ class Giver:
         spec = msgspec.json.decode(raw, type=Spec) if raw else Spec()
         return replace(agent, input=spec.input, labels=spec.labels)
 
-    async def remembered(self, pool: str) -> dict[str, Key]:
+    async def idempotency_keys(self, pool: str) -> dict[str, Key]:
         """The keys under which agents were asked for and that still count, by agent."""
         found: dict[str, Key] = {}
         start, cursor = self.keys.pool(pool, "operation:"), 0
         while True:
-            cursor, names = await ask(self.client, "SCAN", cursor, "COUNT", SCANNED)
+            cursor, names = await ask(self.client, "SCAN", cursor, "COUNT", SCAN_COUNT)
             ours = [name.decode() for name in names if name.startswith(start.encode())]
-            await side_by_side(self._remember(name, start, found) for name in ours)
+            await gather_bounded(self._read_key(name, start, found) for name in ours)
             if int(cursor) == 0:
                 return found
 
-    async def _remember(self, name: str, start: str, found: dict[str, Key]) -> None:
+    async def _read_key(self, name: str, start: str, found: dict[str, Key]) -> None:
         digest, answer = await ask(self.client, "HMGET", name, "digest", "answer")
         expires_ms = int(await ask(self.client, "PEXPIRETIME", name))
         if answer and expires_ms > 0:
@@ -128,7 +128,7 @@ class Giver:
             if name.startswith(FIELD.encode())
         ]
 
-    async def give(self, agent: Agent, key: Key | None, *, refused: str = "") -> Entry:
+    async def release(self, agent: Agent, key: Key | None, *, refused: str = "") -> Entry:
         """End an agent here, with its entry. `refused`: why it is not to be handed over."""
         result = Result.LEFT if refused else Result.OPEN
         if agent.stop:
@@ -151,7 +151,7 @@ class Giver:
             raise LogError(f"agent {agent.agent_id} changes in the fallback: {reply.outcome}")
         return entry
 
-    async def note(self, entry: Entry) -> None:
+    async def write_entry(self, entry: Entry) -> None:
         """Write an entry, or what became of it."""
         step = self.log.step(entry.pool_name, ORIGIN)
         step.write("meta", f"{FIELD}{entry.agent_id}", msgspec.json.encode(entry))

@@ -22,13 +22,13 @@ from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown
 from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Pool
-from gateway.fallback import Leftover
+from gateway.fallback import HandoverFailure
 from muster.fallback import report as reports
-from muster.fallback.asking import side_by_side
+from muster.fallback.asking import gather_bounded
 from muster.fallback.directory import Folder
-from muster.fallback.fallback_log import Giver
+from muster.fallback.fallback_log import FallbackLog
 from muster.fallback.outbox import Entry, Key, Result, request_of
-from muster.fallback.primary_log import Taker
+from muster.fallback.primary_log import PrimaryLog
 from muster.fallback.report import Report
 from muster.settings.settings import Settings
 from projector.queries.views import Views
@@ -45,8 +45,8 @@ async def hand_over(
 
     `damaged`: pools whose real log has to be recovered first, and why.
     """
-    giver = Giver(fallback_url)
-    taker = Taker(
+    fallback_log = FallbackLog(fallback_url)
+    primary_log = PrimaryLog(
         settings.redis_url,
         settings.key_prefix,
         folder.identity().log_id,
@@ -56,16 +56,19 @@ async def hand_over(
     views = Views(folder.views_url)
     try:
         await views.start()
-        await taker.start()
-        pools = await giver.pools()
+        await primary_log.start()
+        pools = await fallback_log.pools()
         refusals = {
-            name: damaged.get(name) or await _pool(giver, taker, views, name) for name in pools
+            name: damaged.get(name) or await _hand_over_pool(fallback_log, primary_log, views, name)
+            for name in pools
         }
-        waiting = [_waits(name, why) for name, why in refusals.items() if why]
-        entries = [entry for name in pools for entry in await giver.outbox(name)]
+        waiting = [_postponed(name, why) for name, why in refusals.items() if why]
+        entries = [entry for name in pools for entry in await fallback_log.outbox(name)]
         reports.log_entries(entries)
-        left = _pools_left(pools, await giver.touched(), taker)
-        archived = bool(waiting) or await _archive(giver, views, folder, fallback_url, pools)
+        left = _pools_not_handed_over(
+            pools, await fallback_log.pools_changed_by_clients(), primary_log
+        )
+        archived = bool(waiting) or await _archive(fallback_log, views, folder, fallback_url, pools)
         return Report(
             fallback=folder.identity(),
             entries=entries,
@@ -75,30 +78,32 @@ async def hand_over(
         )
     finally:
         await views.stop()
-        await taker.close()
-        await giver.close()
+        await primary_log.close()
+        await fallback_log.close()
 
 
-def conclude(report: Report, settings: Settings, folder: Folder) -> Path:
+def finish(report: Report, settings: Settings, folder: Folder) -> Path:
     """Once the fallback's server has ended: write everything down, and retire the folder."""
-    place = folder.last_place() if report.done else folder.path
+    target = folder.archive_path() if report.done else folder.path
     reports.write(report, folder)
-    reports.write_leftovers(report, settings.leftovers, place)
+    reports.write_not_handed_over(report, settings.handover_failures_file, target)
     if report.done:
-        folder.retire(place)
-    return place
+        folder.retire(target)
+    return target
 
 
-async def _pool(giver: Giver, taker: Taker, views: Views, name: str) -> str:
+async def _hand_over_pool(
+    fallback_log: FallbackLog, primary_log: PrimaryLog, views: Views, name: str
+) -> str:
     """Everything of one pool; answers why the real log does not take it now, if it does not."""
     try:
-        keys = await giver.remembered(name)
-        noted = await giver.outbox(name)
-        await side_by_side(_settle(giver, taker, entry) for entry in noted)
-        await taker.measure(name)
-        live = await giver.live(name)
-        await side_by_side(_hand_over(giver, taker, agent, keys) for agent in live)
-        await _record_ended(giver, taker, views, name, keys)
+        keys = await fallback_log.idempotency_keys(name)
+        entries = await fallback_log.outbox(name)
+        await gather_bounded(_settle(fallback_log, primary_log, entry) for entry in entries)
+        await primary_log.read_capacity(name)
+        live = await fallback_log.live(name)
+        await gather_bounded(_hand_over(fallback_log, primary_log, agent, keys) for agent in live)
+        await _record_ended(fallback_log, primary_log, views, name, keys)
     except (LogUnreachable, OutcomeUnknown):
         raise
     except LogError as error:
@@ -106,31 +111,39 @@ async def _pool(giver: Giver, taker: Taker, views: Views, name: str) -> str:
     return ""
 
 
-def _waits(name: str, why: str) -> Leftover:
-    return Leftover(pool_name=name, reason=f"it waits for the next start: {why}")
+def _postponed(name: str, why: str) -> HandoverFailure:
+    return HandoverFailure(pool_name=name, reason=f"it waits for the next start: {why}")
 
 
-async def _hand_over(giver: Giver, taker: Taker, agent: Agent, keys: Mapping[str, Key]) -> None:
+async def _hand_over(
+    fallback_log: FallbackLog, primary_log: PrimaryLog, agent: Agent, keys: Mapping[str, Key]
+) -> None:
     key = keys.get(agent.agent_id)
-    refused = "" if agent.stop else await taker.refusal(agent, key)
-    await _settle(giver, taker, await giver.give(agent, key, refused=refused))
+    refused = "" if agent.stop else await primary_log.refusal(agent, key)
+    await _settle(
+        fallback_log, primary_log, await fallback_log.release(agent, key, refused=refused)
+    )
 
 
-async def _settle(giver: Giver, taker: Taker, entry: Entry) -> None:
+async def _settle(fallback_log: FallbackLog, primary_log: PrimaryLog, entry: Entry) -> None:
     """Have the real log's answer to an entry, unless it is known already."""
     if entry.result is Result.OPEN:
-        await giver.note(await taker.take(entry, int(time.time() * 1000)))
+        await fallback_log.write_entry(await primary_log.submit(entry, int(time.time() * 1000)))
 
 
 async def _record_ended(
-    giver: Giver, taker: Taker, views: Views, name: str, keys: Mapping[str, Key]
+    fallback_log: FallbackLog,
+    primary_log: PrimaryLog,
+    views: Views,
+    name: str,
+    keys: Mapping[str, Key],
 ) -> None:
     """Agents that came and went in the fallback, and whose client may still repeat its key."""
-    known = {entry.agent_id for entry in await giver.outbox(name)}
+    known = {entry.agent_id for entry in await fallback_log.outbox(name)}
     for agent_id, key in keys.items():
-        if agent_id in known or not key.from_client(agent_id) or taker.pool(name) is None:
+        if agent_id in known or not key.from_client(agent_id) or primary_log.pool(name) is None:
             continue
-        agent = await giver.ended(views, name, agent_id)
+        agent = await fallback_log.ended(views, name, agent_id)
         if agent is None:
             continue
         entry = Entry(
@@ -141,18 +154,20 @@ async def _record_ended(
             alive=False,
             key=key,
         )
-        await giver.note(entry)
-        await _settle(giver, taker, entry)
+        await fallback_log.write_entry(entry)
+        await _settle(fallback_log, primary_log, entry)
 
 
-def _pools_left(pools: Mapping[str, Pool], touched: set[str], taker: Taker) -> Sequence[Leftover]:
+def _pools_not_handed_over(
+    pools: Mapping[str, Pool], changed_pools: set[str], primary_log: PrimaryLog
+) -> Sequence[HandoverFailure]:
     """Pools that are not in the real log as people left them in the fallback."""
     left = []
     for name, pool in pools.items():
-        real = taker.pool(name)
+        real = primary_log.pool(name)
         if real is None:
             reason = "" if pool.deleted else "it is not in the real log"
-        elif name not in touched:
+        elif name not in changed_pools:
             reason = ""
         elif pool.deleted:
             reason = "it was deleted in the fallback, and stands in the real log"
@@ -160,12 +175,12 @@ def _pools_left(pools: Mapping[str, Pool], touched: set[str], taker: Taker) -> S
             changed = pool.config != real.config
             reason = "its settings were changed in the fallback only" if changed else ""
         if reason:
-            left.append(Leftover(pool_name=name, reason=reason))
+            left.append(HandoverFailure(pool_name=name, reason=reason))
     return left
 
 
 async def _archive(
-    giver: Giver, views: Views, folder: Folder, url: str, pools: Mapping[str, Pool]
+    fallback_log: FallbackLog, views: Views, folder: Folder, url: str, pools: Mapping[str, Pool]
 ) -> bool:
     """Have the fallback's views hold all of its events; False if they do not in time."""
     projector = Projector(ProjectorOptions(redis_url=url, database_url=folder.views_url))
@@ -173,7 +188,7 @@ async def _archive(
     try:
         async with asyncio.timeout(ARCHIVE_SECONDS):
             for name in (CATALOGUE, *pools):
-                seq = await giver.head(name)
+                seq = await fallback_log.head(name)
                 if seq and not await views.wait_for(name, seq, timeout_seconds=ARCHIVE_SECONDS):
                     return False
     except TimeoutError:

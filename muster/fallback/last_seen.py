@@ -26,7 +26,7 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from muster.fallback.asking import ask
-from muster.process.atomic_file import write_whole
+from muster.process.atomic_file import write_atomic
 from muster.settings.addresses import redacted
 from muster.settings.settings import PoolDeclaration, Settings
 from workers.host.identity import host_name
@@ -44,7 +44,7 @@ class KnownPool(Struct, frozen=True):
     deleted: bool = False
 
 
-class Surroundings(Struct, frozen=True, kw_only=True):
+class LastSeen(Struct, frozen=True, kw_only=True):
     """What was seen last. All empty where nothing ever was."""
 
     redis_url: str = ""
@@ -67,24 +67,24 @@ class Surroundings(Struct, frozen=True, kw_only=True):
         return self.generation, self.seq
 
 
-def read(folder: Path) -> Surroundings:
+def read(folder: Path) -> LastSeen:
     """What the data folder knows. Raises `ConfigurationError` for a file that is damaged."""
     path = folder / NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Surroundings)
+        return msgspec.json.decode(path.read_bytes(), type=LastSeen)
     except FileNotFoundError:
-        return Surroundings()
+        return LastSeen()
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def _read_or_begin(folder: Path) -> Surroundings:
+def _read_or_empty(folder: Path) -> LastSeen:
     """What is known, or nothing: where Redis answers, it is soon known again."""
     try:
         return read(folder)
     except ConfigurationError as error:
         log.warning("fallback.surroundings_unreadable", error=str(error))
-        return Surroundings()
+        return LastSeen()
 
 
 def own_host(settings: Settings) -> str:
@@ -92,7 +92,7 @@ def own_host(settings: Settings) -> str:
 
 
 def pools_to_serve(
-    known: Surroundings, declared: Mapping[str, PoolDeclaration]
+    last_seen: LastSeen, declared: Mapping[str, PoolDeclaration]
 ) -> dict[str, PoolDeclaration]:
     """The pools of a fallback: those last seen, and what the file has changed since.
 
@@ -100,12 +100,12 @@ def pools_to_serve(
     file says something else of that pool.
     """
     pools = {
-        name: PoolDeclaration(pool.role_type, _understood(pool.config))
-        for name, pool in known.pools.items()
+        name: PoolDeclaration(pool.role_type, _known_settings(pool.config))
+        for name, pool in last_seen.pools.items()
         if not pool.deleted
     }
     for name, declaration in declared.items():
-        if known.declared.get(name) == declaration:
+        if last_seen.declared.get(name) == declaration:
             continue
         base = pools.get(name)
         if base is None:
@@ -124,27 +124,27 @@ class Observer:
         self._reader = Reader(settings.redis_url)
         self._keys = Keys(settings.key_prefix)
         self._catalogue = CatalogueLog(Log(self._client, self._keys), self._reader)
-        self._known = self._begun(_read_or_begin(settings.data_dir))
+        self._last_seen = self._initial_state(_read_or_empty(settings.data_dir))
         self._failing = False
 
-    def _begun(self, before: Surroundings) -> Surroundings:
+    def _initial_state(self, previous: LastSeen) -> LastSeen:
         """What was known, with this start's own name; the position only of the same log."""
         settings, host = self._settings, own_host(self._settings)
-        own = (*(name for name in before.own_hosts if name != host), host)[-OWN_HOSTS_MAX:]
+        own = (*(name for name in previous.own_hosts if name != host), host)[-OWN_HOSTS_MAX:]
         url = redacted(settings.redis_url)
-        if (before.redis_url, before.key_prefix) != (url, settings.key_prefix):
-            return Surroundings(redis_url=url, key_prefix=settings.key_prefix, own_hosts=own)
-        return replace(before, own_hosts=own)
+        if (previous.redis_url, previous.key_prefix) != (url, settings.key_prefix):
+            return LastSeen(redis_url=url, key_prefix=settings.key_prefix, own_hosts=own)
+        return replace(previous, own_hosts=own)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read the catalogue on, and write down what has changed. Raises `LogError`."""
         state = await self._catalogue.refresh()
         position = await self._generation(), state.seq
-        if position < self._known.position:
+        if position < self._last_seen.position:
             return  # this log has lost writes: what was seen stays known
-        seen = self._seen(state, position)
-        if seen != replace(self._known, seen_ms=seen.seen_ms):
-            self._write(seen)
+        current = self._current_state(state, position)
+        if current != replace(self._last_seen, seen_ms=current.seen_ms):
+            self._write(current)
 
     async def follow(self) -> None:
         """Look again whenever the catalogue moves; until cancelled."""
@@ -159,7 +159,7 @@ class Observer:
         after = {self._keys.catalogue: self._catalogue.state.stream_id}
         try:
             if await self._reader.read(after):
-                await self.look()
+                await self.refresh()
         except LogError:
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -167,9 +167,9 @@ class Observer:
         found = await ask(self._client, "HGET", self._keys.catalogue_meta, "generation")
         return int(found or 0)
 
-    def _seen(self, state: Catalogue, position: tuple[int, int]) -> Surroundings:
+    def _current_state(self, state: Catalogue, position: tuple[int, int]) -> LastSeen:
         return replace(
-            self._known,
+            self._last_seen,
             generation=position[0],
             seq=position[1],
             seen_ms=int(time.time() * 1000),
@@ -181,11 +181,11 @@ class Observer:
             declared=self._settings.pools,
         )
 
-    def _write(self, seen: Surroundings) -> None:
-        self._known = seen
+    def _write(self, current: LastSeen) -> None:
+        self._last_seen = current
         try:
-            text = msgspec.json.format(msgspec.json.encode(seen))
-            write_whole(self._settings.data_dir / NAME, text + b"\n")
+            text = msgspec.json.format(msgspec.json.encode(current))
+            write_atomic(self._settings.data_dir / NAME, text + b"\n")
             self._failing = False
         except OSError as error:
             if not self._failing:
@@ -193,7 +193,7 @@ class Observer:
             self._failing = True
 
 
-def _understood(config: dict[str, Any]) -> dict[str, Any]:
+def _known_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Without settings that only a newer version knows."""
     return {name: config[name] for name in PoolConfig.__struct_fields__ if name in config}
 

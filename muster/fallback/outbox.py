@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from eventstore.language.agents import Agent
 from eventstore.language.events import AgentRequested
-from eventstore.retention import OUR_OPERATION_MS
+from eventstore.retention import INTERNAL_OPERATION_MS
 
 FIELD: Final = "handover:"
 """Before an agent's id: its entry's field in the pool's `meta`."""
@@ -46,7 +46,7 @@ class Key(Struct, frozen=True, kw_only=True):
 
     def from_client(self, agent_id: str) -> bool:
         """Whether it is kept for longer than the keys that the gateway makes itself."""
-        return self.expires_ms - made_ms(agent_id) > 2 * OUR_OPERATION_MS
+        return self.expires_ms - created_ms(agent_id) > 2 * INTERNAL_OPERATION_MS
 
 
 class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -85,6 +85,6 @@ def request_of(agent: Agent) -> AgentRequested:
     )
 
 
-def made_ms(agent_id: str) -> int:
+def created_ms(agent_id: str) -> int:
     """When an id was made: the first 48 bits of a UUIDv7."""
     return int(agent_id.replace("-", "")[:12], 16)

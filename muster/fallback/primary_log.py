@@ -28,11 +28,11 @@ from muster.fallback.asking import ask
 from muster.fallback.outbox import KEEP_MS, Entry, Key, Result
 
 ENDED: Final = "ended-in-fallback"
-SURE_MS: Final = KEEP_MS - 86_400_000
+REMEMBERED_MS: Final = KEEP_MS - 86_400_000
 """An open entry older than this may have been forgotten by the real log."""
 
 
-class Taker:
+class PrimaryLog:
     """`log_id`: the fallback's. `roles`: those that this host can run. Close it when done."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Taker:
         self._reader = Reader(redis_url)
         self._catalogue = CatalogueLog(self._log, self._reader)
         self._origin = Origin(actor="fallback", correlation_id=log_id)
-        self._room: dict[str, int] = {}
+        self._free_backlog: dict[str, int] = {}
 
     async def start(self) -> None:
         """Read the catalogue. Raises `LogError`."""
@@ -66,7 +66,7 @@ class Taker:
 
     # ---- before an agent is given ------------------------------------------------------------
 
-    async def measure(self, name: str) -> None:
+    async def read_capacity(self, name: str) -> None:
         """See how many more spawns a pool takes. Raises `LogError`."""
         pool = self.pool(name)
         if pool is None:
@@ -74,7 +74,9 @@ class Taker:
         meta = self._keys.pool(name, "meta")
         closed, waiting = await ask(self._client, "HMGET", meta, "closed", "waiting")
         gone = closed is not None and int(closed) == pool.created_seq
-        self._room[name] = 0 if gone else max(pool.config.backlog_limit - int(waiting or 0), 0)
+        self._free_backlog[name] = (
+            0 if gone else max(pool.config.backlog_limit - int(waiting or 0), 0)
+        )
 
     async def refusal(self, agent: Agent, key: Key | None) -> str:
         """Why the real log would not take an agent; empty if it would, and its place is kept."""
@@ -85,17 +87,17 @@ class Taker:
             return f"pool {name!r} of the real log is for role {pool.role_type!r}"
         if agent.role_type not in self._roles:
             return f"role {agent.role_type!r} is not declared"
-        if not self._room[name]:
+        if not self._free_backlog[name]:
             limit = pool.config.backlog_limit
             return f"pool {name!r} takes no more: it is being deleted, or {limit} spawns wait"
-        self._room[name] -= 1
-        other = await self._known(name, key, agent.agent_id)
+        self._free_backlog[name] -= 1
+        other = await self._other_agent(name, key, agent.agent_id)
         if other:
-            self._room[name] += 1
+            self._free_backlog[name] += 1
             return f"its Idempotency-Key is known in the real log, for agent {other}"
         return ""
 
-    async def _known(self, pool: str, key: Key | None, agent_id: str) -> str:
+    async def _other_agent(self, pool: str, key: Key | None, agent_id: str) -> str:
         """Another agent that the real log has for this key."""
         if key is None:
             return ""
@@ -106,9 +108,9 @@ class Taker:
 
     # ---- once it was given -------------------------------------------------------------------
 
-    async def take(self, entry: Entry, now_ms: int) -> Entry:
+    async def submit(self, entry: Entry, now_ms: int) -> Entry:
         """Ask for an agent that was given; the entry with its result. Safe to repeat."""
-        if now_ms - entry.since_ms > SURE_MS:
+        if now_ms - entry.since_ms > REMEMBERED_MS:
             return _left(entry, "whether it was handed over is not known any more")
         pool = self.pool(entry.pool_name)
         if pool is None:
@@ -158,9 +160,9 @@ class Taker:
     async def _commit(self, step: Step) -> Reply:
         """Once more where no reply came: the step's own operation id makes that safe."""
         try:
-            return await self._log.commit(step, admits=True)
+            return await self._log.commit(step, adds_load=True)
         except OutcomeUnknown:
-            return await self._log.commit(step, admits=True)
+            return await self._log.commit(step, adds_load=True)
 
 
 def _done(entry: Entry) -> Entry:

@@ -10,28 +10,28 @@ from eventstore.connection.clients import connect
 from eventstore.errors import ConfigurationError
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.log import Log
-from eventstore.log.replies import Stand
+from eventstore.log.replies import LogHead
 from muster.fallback import last_seen
 from muster.fallback.directory import Folder
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
 from projector.queries.views import DatabaseError
-from projector.recovery.damage_scan import archive_known
+from projector.recovery.damage_scan import archive_exists
 from projector.recovery.recovery import RecoveryOptions, examine
 
 
-async def demand_known_log(settings: Settings) -> None:
+async def require_known_log(settings: Settings) -> None:
     """Raises `ConfigurationError` where Redis is empty, was not, and nobody archived what it had.
 
     To be called before anything is written there: it would otherwise be taken for a first start.
     """
-    known = _of_this_redis(settings)
-    if known == (0, 0) or (await _stand(settings)).generation or await _archived(settings):
+    last_position = _last_position(settings)
+    if last_position == (0, 0) or (await _head(settings)).generation or await _archived(settings):
         return
     raise ConfigurationError(
         f"{redacted(settings.redis_url)} is empty, but its catalogue was seen at generation"
-        f" {known[0]}, seq {known[1]}, and nothing of it is archived. The fallback's log is kept in"
-        f" {Folder(settings.data_dir).path}. If that Redis is to begin anew, and to take over the"
+        f" {last_position[0]}, seq {last_position[1]}, and nothing of it is archived."
+        f" The fallback's log is kept in {Folder(settings.data_dir).path}. If that Redis is to begin anew, and to take over the"
         f" fallback's agents, remove {settings.data_dir / last_seen.NAME}"
     )
 
@@ -41,12 +41,12 @@ async def damage(settings: Settings) -> Mapping[str, str]:
 
     Raises `LogError` where Redis does not answer.
     """
-    stand = await _stand(settings)
-    known = _of_this_redis(settings)
-    if (stand.generation, stand.seq) < known:
+    head = await _head(settings)
+    last_position = _last_position(settings)
+    if (head.generation, head.seq) < last_position:
         return {
-            CATALOGUE: f"the catalogue is at generation {stand.generation}, seq {stand.seq}, but"
-            f" {known[0]}, {known[1]} was seen: Redis has lost writes"
+            CATALOGUE: f"the catalogue is at generation {head.generation}, seq {head.seq}, but"
+            f" {last_position[0]}, {last_position[1]} was seen: Redis has lost writes"
         }
     options = RecoveryOptions(
         redis_url=settings.redis_url,
@@ -56,21 +56,21 @@ async def damage(settings: Settings) -> Mapping[str, str]:
     try:
         return {one.pool: one.reason for one in await examine(options)}
     except (DatabaseError, OSError) as error:
-        silent = f"the database does not answer ({type(error).__name__})"
-        return {CATALOGUE: f"{silent}: whether Redis has lost writes cannot be known"}
+        unreachable = f"the database does not answer ({type(error).__name__})"
+        return {CATALOGUE: f"{unreachable}: whether Redis has lost writes cannot be known"}
 
 
-def _of_this_redis(settings: Settings) -> tuple[int, int]:
+def _last_position(settings: Settings) -> tuple[int, int]:
     """How far this data folder saw the catalogue of the Redis that is configured now."""
     known = last_seen.read(settings.data_dir)
     now = redacted(settings.redis_url), settings.key_prefix
     return known.position if (known.redis_url, known.key_prefix) == now else (0, 0)
 
 
-async def _stand(settings: Settings) -> Stand:
+async def _head(settings: Settings) -> LogHead:
     client = connect(settings.redis_url, max_connections=1)
     try:
-        return await Log(client, Keys(settings.key_prefix)).stand(CATALOGUE)
+        return await Log(client, Keys(settings.key_prefix)).head(CATALOGUE)
     finally:
         await client.aclose()
 
@@ -78,6 +78,6 @@ async def _stand(settings: Settings) -> Stand:
 async def _archived(settings: Settings) -> bool:
     """Whether anything is; taken for granted while the database does not answer."""
     try:
-        return await archive_known(settings.views_url)
+        return await archive_exists(settings.views_url)
     except (DatabaseError, OSError):
         return True

@@ -10,10 +10,10 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.fallback import Leftover, Leftovers, read_leftovers
+from gateway.fallback import HandoverFailure, HandoverFailures, read_handover_failures
 from muster.fallback.directory import Folder, Identity
 from muster.fallback.outbox import Entry, Result
-from muster.process.atomic_file import write_whole
+from muster.process.atomic_file import write_atomic
 
 log = structlog.get_logger("muster.fallback")
 
@@ -26,30 +26,30 @@ class Report(Struct, frozen=True, kw_only=True):
 
     fallback: Identity
     entries: Sequence[Entry]
-    pools: Sequence[Leftover] = ()
+    pools: Sequence[HandoverFailure] = ()
     """Pools of the fallback that the real log does not have, or has with other settings."""
-    waiting: Sequence[Leftover] = ()
+    waiting: Sequence[HandoverFailure] = ()
     """What keeps the change-over from its end: it goes on at the next start."""
     archived: bool = True
     """Whether the fallback's views hold all of its events."""
 
-    def of(self, result: Result) -> list[Entry]:
+    def with_result(self, result: Result) -> list[Entry]:
         return [entry for entry in self.entries if entry.result is result]
 
     @property
     def done(self) -> bool:
-        return not self.waiting and not self.of(Result.OPEN)
+        return not self.waiting and not self.with_result(Result.OPEN)
 
     @property
-    def leftovers(self) -> list[Leftover]:
-        agents = [_leftover(entry) for entry in self.of(Result.LEFT) if entry.alive]
+    def handover_failures(self) -> list[HandoverFailure]:
+        agents = [_leftover(entry) for entry in self.with_result(Result.LEFT) if entry.alive]
         log_id = self.fallback.log_id
         return [replace(one, log_id=log_id) for one in (*agents, *self.pools, *self.waiting)]
 
     def lines(self) -> list[str]:
         """For the terminal: how many, and by name what was not handed over."""
-        counts = {result: len(self.of(result)) for result in Result}
-        said = ", ".join(
+        counts = {result: len(self.with_result(result)) for result in Result}
+        summary = ", ".join(
             f"{counts[result]} {text}"
             for result, text in (
                 (Result.HANDED_OVER, "handed over"),
@@ -60,14 +60,14 @@ class Report(Struct, frozen=True, kw_only=True):
             )
             if counts[result]
         )
-        left = [f"  not handed over: {one.sentence}" for one in self.leftovers]
-        more = [f"  and {len(left) - PRINTED_MAX} more"] if len(left) > PRINTED_MAX else []
+        names = [f"  not handed over: {one.description}" for one in self.handover_failures]
+        more = [f"  and {len(names) - PRINTED_MAX} more"] if len(names) > PRINTED_MAX else []
         first = f"change-over from the fallback for {self.fallback.real}: "
-        return [first + (said or "nothing lived in it"), *left[:PRINTED_MAX], *more]
+        return [first + (summary or "nothing lived in it"), *names[:PRINTED_MAX], *more]
 
 
-def _leftover(entry: Entry) -> Leftover:
-    return Leftover(
+def _leftover(entry: Entry) -> HandoverFailure:
+    return HandoverFailure(
         reason=entry.reason,
         pool_name=entry.pool_name,
         agent_id=entry.agent_id,
@@ -91,18 +91,18 @@ def log_entries(entries: Iterable[Entry]) -> None:
 def write(report: Report, folder: Folder) -> None:
     """The report into the fallback's folder."""
     text = msgspec.json.format(msgspec.json.encode(report))
-    write_whole(folder.path / NAME, text + b"\n")
+    write_atomic(folder.path / NAME, text + b"\n")
 
 
-def write_leftovers(report: Report, path: Path, where: Path) -> None:
+def write_not_handed_over(report: Report, path: Path, where: Path) -> None:
     """What was left, beside what other fallbacks left. Saying it again changes nothing."""
-    before = read_leftovers(str(path))
+    before = read_handover_failures(str(path))
     others = [
         one for one in (before.left if before else ()) if one.log_id != report.fallback.log_id
     ]
-    left = [*others, *report.leftovers]
+    left = [*others, *report.handover_failures]
     if not left:
         path.unlink(missing_ok=True)
         return
-    told = Leftovers(since_ms=int(time.time() * 1000), left=left, report=str(where))
-    write_whole(path, msgspec.json.format(msgspec.json.encode(told)) + b"\n")
+    content = HandoverFailures(since_ms=int(time.time() * 1000), left=left, report=str(where))
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")

@@ -17,53 +17,57 @@ import structlog
 from msgspec.structs import replace
 
 from eventstore.connection.clients import connect
-from eventstore.connection.requirements import demand_suitable, inspect
+from eventstore.connection.requirements import inspect, require_suitable
 from eventstore.errors import MusterError
 from gateway.fallback import Fallback
 from muster.fallback import eligibility, last_seen
 from muster.fallback.directory import Folder
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
-from workers.host.lock import INSIDE_SECONDS, HostLock
+from workers.host.lock import FALLBACK_LOCK_TIMEOUT_SECONDS, HostLock
 
 log = structlog.get_logger("muster.fallback")
 
 
-class StandIn:
+class ActiveFallback:
     """`settings` are those to run with, but for the address of the fallback's own server."""
 
-    def __init__(self, settings: Settings, folder: Folder, told: Fallback, lock: HostLock) -> None:
+    def __init__(
+        self, settings: Settings, folder: Folder, status: Fallback, lock: HostLock
+    ) -> None:
         self.settings = settings
         self.folder = folder
-        self.told = told
+        self.status = status
         self._lock = lock
 
     def release(self) -> None:
         self._lock.release()
 
 
-async def begin(settings: Settings) -> StandIn | None:
+async def start_if_needed(settings: Settings) -> ActiveFallback | None:
     """A fallback where one is wanted and needed, else None. Raises `ConfigurationError`."""
     if settings.fallback == "none":
         return None
-    patience = eligibility.PATIENCE_SECONDS
-    reason = await eligibility.silence(settings.redis_url, patience_seconds=patience)
+    timeout = eligibility.UNREACHABLE_SECONDS
+    reason = await eligibility.unreachable_reason(settings.redis_url, timeout_seconds=timeout)
     if not reason:
         return None
     known = last_seen.read(settings.data_dir)
-    await eligibility.demand_alone(settings, known)
+    await eligibility.require_only_host(settings, known)
     host = last_seen.own_host(settings)
     lock = HostLock(f"{host}|{settings.redis_url}|{settings.key_prefix}")
-    await lock.acquire(INSIDE_SECONDS)
+    await lock.acquire(FALLBACK_LOCK_TIMEOUT_SECONDS)
     real = redacted(settings.redis_url)
     folder = Folder(settings.data_dir)
     identity = folder.open(real, reason)
-    told = Fallback(mode=settings.fallback, reason=reason, real=real, since_ms=identity.since_ms)
+    status = Fallback(
+        mode=settings.fallback, reason=reason, primary=real, since_ms=identity.since_ms
+    )
     log.warning("fallback.active", redis=real, reason=reason, log_id=identity.log_id)
-    return StandIn(_settings(settings, folder, known), folder, told, lock)
+    return ActiveFallback(_settings(settings, folder, known), folder, status, lock)
 
 
-def _settings(settings: Settings, folder: Folder, known: last_seen.Surroundings) -> Settings:
+def _settings(settings: Settings, folder: Folder, known: last_seen.LastSeen) -> Settings:
     """One process; pools last seen whose role is declared here; agents keep their database."""
     pools = last_seen.pools_to_serve(known, settings.pools)
     return replace(
@@ -72,38 +76,38 @@ def _settings(settings: Settings, folder: Folder, known: last_seen.Surroundings)
         key_prefix="",
         fallback="none",
         pools={name: pool for name, pool in pools.items() if pool.role in settings.roles},
-        stand_in_views=folder.views_url,
+        fallback_views_url=folder.views_url,
     )
 
 
-PAUSES_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 15.0)
+RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 15.0)
 ATTEMPT_SECONDS: Final = 5.0
 
 
-async def watch(url: str, fallback: Fallback, say: Callable[[str], None]) -> None:
+async def watch(url: str, fallback: Fallback, echo: Callable[[str], None]) -> None:
     """Keep `fallback.returned_ms` right, and say so when it changes; until cancelled."""
-    silent = 0
+    failures = 0
     while True:
-        await asyncio.sleep(PAUSES_SECONDS[min(silent, len(PAUSES_SECONDS) - 1)])
-        answers = await _answers(url)
-        if answers and not fallback.returned_ms:
-            fallback.returned_ms = int(time.time() * 1000)
-            log.warning("fallback.can_end", redis=fallback.real)
-            say(f"{fallback.real} answers again; restart `muster up` to change over to it")
-        elif not answers and fallback.returned_ms:
-            fallback.returned_ms = 0
-            log.warning("fallback.cannot_end", redis=fallback.real)
-            say(f"{fallback.real} is away again")
-            silent = 0
-        silent += 1
+        await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+        reachable = await _is_reachable(url)
+        if reachable and not fallback.primary_reachable_ms:
+            fallback.primary_reachable_ms = int(time.time() * 1000)
+            log.warning("fallback.can_end", redis=fallback.primary)
+            echo(f"{fallback.primary} answers again; restart `muster up` to change over to it")
+        elif not reachable and fallback.primary_reachable_ms:
+            fallback.primary_reachable_ms = 0
+            log.warning("fallback.cannot_end", redis=fallback.primary)
+            echo(f"{fallback.primary} is away again")
+            failures = 0
+        failures += 1
 
 
-async def _answers(url: str) -> bool:
+async def _is_reachable(url: str) -> bool:
     """Whether it is there and fit for the log."""
     client = connect(url, max_connections=1)
     try:
         async with asyncio.timeout(ATTEMPT_SECONDS):
-            demand_suitable(await inspect(client))
+            require_suitable(await inspect(client))
     except (MusterError, TimeoutError):
         return False
     finally:

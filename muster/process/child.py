@@ -18,14 +18,14 @@ from pathlib import Path
 import msgspec
 
 from eventstore.embedded.server import end_with_parent
-from muster.process.roles import Told
+from muster.process.roles import RoleStatus
 from workers.host.processes import Process, start_time
 
 PR_SET_CHILD_SUBREAPER = 36
 """From linux/prctl.h."""
 
 
-class Unheard(Told, frozen=True):
+class NoStatus(RoleStatus, frozen=True):
     """What came of a role that told nothing itself. It says nothing of its configuration."""
 
 
@@ -41,7 +41,7 @@ class Child:
         self._log = log
         self._popen: subprocess.Popen[bytes] | None = None
         self._ended = asyncio.Event()
-        self._telling: asyncio.Task[Told] | None = None
+        self._status_task: asyncio.Task[RoleStatus] | None = None
 
     @property
     def pid(self) -> int:
@@ -51,59 +51,59 @@ class Child:
     def code(self) -> int | None:
         return self._popen.poll() if self._popen else None
 
-    async def start(self, timeout_seconds: float) -> Told:
+    async def start(self, timeout_seconds: float) -> RoleStatus:
         """Start it and hear from it, see `hear`. That the system gives no process is told too."""
         try:
             self._launch()
         except (OSError, subprocess.SubprocessError) as error:
-            return Unheard(failed=f"it cannot be started: {error}")
-        return await self.hear(timeout_seconds)
+            return NoStatus(failed=f"it cannot be started: {error}")
+        return await self.wait_status(timeout_seconds)
 
     def _launch(self) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        hear, tell = os.pipe()
-        with os.fdopen(tell, "wb"), contextlib.ExitStack() as undone:
-            pipe = undone.enter_context(os.fdopen(hear, "rb", buffering=0))
+        read_fd, write_fd = os.pipe()
+        with os.fdopen(write_fd, "wb"), contextlib.ExitStack() as cleanup:
+            pipe = cleanup.enter_context(os.fdopen(read_fd, "rb", buffering=0))
             with self._log.open("ab") as log:
                 self._popen = subprocess.Popen(
                     self._command,
-                    env={**self.environment, "MUSTER_READY_FD": str(tell)},
+                    env={**self.environment, "MUSTER_READY_FD": str(write_fd)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(tell,),
+                    pass_fds=(write_fd,),
                     start_new_session=True,
                     preexec_fn=end_with_parent(),  # noqa: PLW1509  # called from the main thread
                 )
-            undone.callback(self._popen.wait)
-            undone.callback(self._popen.kill)
+            cleanup.callback(self._popen.wait)
+            cleanup.callback(self._popen.kill)
             ended = asyncio.Event()
             Process(self.pid, start_time(self.pid)).watch(ended.set)
-            undone.pop_all()
+            cleanup.pop_all()
         self._ended = ended
-        self._telling = asyncio.create_task(self._tells(pipe), name=f"{self.name}.tells")
+        self._status_task = asyncio.create_task(self._read_status(pipe), name=f"{self.name}.tells")
 
-    async def hear(self, timeout_seconds: float) -> Told:
+    async def wait_status(self, timeout_seconds: float) -> RoleStatus:
         """What it tells; `Unheard` where it ends without, or is `silent` for so long."""
-        assert self._telling is not None, "not started"
-        await asyncio.wait({self._telling}, timeout=timeout_seconds)
-        if self.silent:
-            return Unheard(failed=f"it was not ready after {timeout_seconds:g} s; see {self._log}")
-        return self._telling.result()
+        assert self._status_task is not None, "not started"
+        await asyncio.wait({self._status_task}, timeout=timeout_seconds)
+        if self.awaiting_status:
+            return NoStatus(failed=f"it was not ready after {timeout_seconds:g} s; see {self._log}")
+        return self._status_task.result()
 
     @property
-    def silent(self) -> bool:
+    def awaiting_status(self) -> bool:
         """Whether it runs and has told nothing yet."""
-        return self._telling is not None and not self._telling.done()
+        return self._status_task is not None and not self._status_task.done()
 
-    async def _tells(self, pipe: object) -> Told:
+    async def _read_status(self, pipe: object) -> RoleStatus:
         line = b""
         try:
             line = await _first_line(pipe)
-            return msgspec.json.decode(line, type=Told)
+            return msgspec.json.decode(line, type=RoleStatus)
         except (OSError, ValueError, msgspec.DecodeError):  # killed while it told, for one
             why = "what it told cannot be read" if line else "it ended at once"
-            return Unheard(failed=f"{why}; see {self._log}")
+            return NoStatus(failed=f"{why}; see {self._log}")
 
     async def wait(self) -> int | None:
         """Until it has ended; its exit code."""
@@ -144,14 +144,14 @@ def become_subreaper() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def reap_orphans(known: Callable[[], set[int]]) -> None:
+def reap_orphans(managed_pids: Callable[[], set[int]]) -> None:
     """Collect children that are nobody else's to collect. Those in `known` are left alone."""
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if found is None or found.si_pid in known():
+        if found is None or found.si_pid in managed_pids():
             return
         with contextlib.suppress(ChildProcessError):
             os.waitpid(found.si_pid, os.WNOHANG)

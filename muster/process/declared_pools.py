@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
 from eventstore.keys import CATALOGUE
-from eventstore.log.catalogue import DECLARED_UNKNOWN, CatalogueLog
+from eventstore.log.catalogue import UNKNOWN_DECLARATION, CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
 from eventstore.steps.step import Origin
@@ -25,35 +25,37 @@ log = structlog.get_logger("muster.declaring")
 ORIGIN = Origin(actor="configuration")
 
 
-async def apply(events: Log, catalogue: CatalogueLog, pools: Mapping[str, PoolDeclaration]) -> None:
+async def apply(
+    event_log: Log, catalogue: CatalogueLog, pools: Mapping[str, PoolDeclaration]
+) -> None:
     """Bring the catalogue in line with the file, where the file has changed."""
     await catalogue.refresh()
     for name, declaration in pools.items():
-        wanted = msgspec.json.encode(
+        declared = msgspec.json.encode(
             {"role": declaration.role, **declaration.settings}, order="sorted"
         )
         field = f"declared:{name}"
-        applied = await _applied(events, field)
-        if applied == wanted:
+        applied = await _applied(event_log, field)
+        if applied == declared:
             continue
-        if applied == DECLARED_UNKNOWN.encode():
+        if applied == UNKNOWN_DECLARATION.encode():
             log.warning("pool.declaration_taken_as_applied", pool=name)
         else:
             await _apply(catalogue, name, declaration)
-        step = events.step(CATALOGUE, ORIGIN)
-        step.write("meta", field, wanted)
-        await events.commit(step)
+        step = event_log.step(CATALOGUE, ORIGIN)
+        step.write("meta", field, declared)
+        await event_log.commit(step)
 
 
 async def _apply(catalogue: CatalogueLog, name: str, declaration: PoolDeclaration) -> None:
-    known = catalogue.state.live_pools().get(name)
-    if known is None:
+    existing = catalogue.state.live_pools().get(name)
+    if existing is None:
         changed = await catalogue.create_pool(name, declaration.role, declaration.config(), ORIGIN)
         if changed.outcome is Outcome.DONE:
             log.info("pool.created", pool=name)
-    elif known.role_type != declaration.role:
+    elif existing.role_type != declaration.role:
         log.warning(
-            "pool.role_differs", pool=name, declared=declaration.role, stands=known.role_type
+            "pool.role_differs", pool=name, declared=declaration.role, stands=existing.role_type
         )
     else:
         changed = await catalogue.change_pool(name, declaration.config, ORIGIN)
@@ -61,10 +63,10 @@ async def _apply(catalogue: CatalogueLog, name: str, declaration: PoolDeclaratio
             log.info("pool.changed", pool=name)
 
 
-async def _applied(events: Log, field: str) -> bytes | None:
+async def _applied(event_log: Log, field: str) -> bytes | None:
     try:
         value: bytes | None = await execute(
-            events.client, "HGET", events.keys.catalogue_meta, field
+            event_log.client, "HGET", event_log.keys.catalogue_meta, field
         )
     except UNREACHABLE as error:
         raise unreachable(error) from error

@@ -15,64 +15,66 @@ from eventstore.errors import LogUnreachable, OutcomeUnknown
 
 log = structlog.get_logger("muster")
 
-PAUSES: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds between attempts; the last one again and again."""
 
 
-async def outlast(
+async def retry_until_reachable(
     attempt: Callable[[], Awaitable[None]],
-    ending: asyncio.Event,
-    say: Callable[[str], None] | None = None,
+    stopping: asyncio.Event,
+    echo: Callable[[str], None] | None = None,
 ) -> bool:
     """Carry out an attempt as soon as Redis lets it succeed; False if the end came before.
 
     `say` tells a person what the log is told: once that Redis is away, once that it is back.
     """
     failures = 0
-    while not ending.is_set():
+    while not stopping.is_set():
         try:
-            if not await unless(ending, attempt):
+            if not await run_unless_stopped(stopping, attempt):
                 return False
         except (LogUnreachable, OutcomeUnknown) as error:
             if not failures:
                 log.warning("redis.awaited", error=str(error))
-                _tell(say, f"{error}; waiting for it")
+                _echo(echo, f"{error}; waiting for it")
         else:
             if failures:
                 log.info("redis.reachable", attempts=failures + 1)
-                _tell(say, "Redis answers")
+                _echo(echo, "Redis answers")
             return True
-        await pause(ending, PAUSES[min(failures, len(PAUSES) - 1)])
+        await wait_for_stop(stopping, RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
         failures += 1
     return False
 
 
-def _tell(say: Callable[[str], None] | None, text: str) -> None:
-    if say is not None:
-        say(text)
+def _echo(echo: Callable[[str], None] | None, text: str) -> None:
+    if echo is not None:
+        echo(text)
 
 
-async def unless(ending: asyncio.Event, attempt: Callable[[], Awaitable[None]]) -> bool:
+async def run_unless_stopped(
+    stopping: asyncio.Event, attempt: Callable[[], Awaitable[None]]
+) -> bool:
     """Carry out an attempt; False if the end was asked for before it was over."""
-    trying = asyncio.ensure_future(attempt())
-    asked = asyncio.ensure_future(ending.wait())
+    attempt_task = asyncio.ensure_future(attempt())
+    stop_task = asyncio.ensure_future(stopping.wait())
     try:
-        await asyncio.wait({trying, asked}, return_when=asyncio.FIRST_COMPLETED)
-        if not trying.done():
+        await asyncio.wait({attempt_task, stop_task}, return_when=asyncio.FIRST_COMPLETED)
+        if not attempt_task.done():
             return False
-        await trying
+        await attempt_task
         return True
     finally:
-        trying.cancel()
-        asked.cancel()
-        await asyncio.gather(trying, asked, return_exceptions=True)
+        attempt_task.cancel()
+        stop_task.cancel()
+        await asyncio.gather(attempt_task, stop_task, return_exceptions=True)
 
 
-async def pause(ending: asyncio.Event, seconds: float) -> bool:
+async def wait_for_stop(stopping: asyncio.Event, seconds: float) -> bool:
     """Wait for so long; True at once when the end is asked for."""
     try:
         async with asyncio.timeout(seconds):
-            await ending.wait()
+            await stopping.wait()
     except TimeoutError:
         return False
     return True

@@ -26,12 +26,12 @@ from eventstore.embedded.server import (
 )
 from eventstore.errors import MusterError
 from muster.process.child import Child
-from muster.process.redis_wait import pause
-from muster.process.roles import Told
+from muster.process.redis_wait import wait_for_stop
+from muster.process.roles import RoleStatus
 
 log = structlog.get_logger("muster.up")
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 RESTART_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses before what ended is started again; the last one again and again."""
@@ -40,19 +40,19 @@ STEADY_SECONDS = 30.0
 STOP_SECONDS = 5.0
 LOCK_SECONDS = 5.0
 """So long a predecessor in the server's folder may take to save and end."""
-LOOK_SECONDS: Final = 0.1
-SILENCE_SECONDS = 2.0
+POLL_SECONDS: Final = 0.1
+FIRST_REPORT_SECONDS = 2.0
 """A server that does not serve after so long is told of..."""
-AGAIN_SECONDS = 60.0
+REPORT_INTERVAL_SECONDS = 60.0
 """...and again after so long."""
-FULL_BYTES: Final = 1_000_000
+DISK_FULL_BYTES: Final = 1_000_000
 """A disk with less than this is full."""
 
-_STAMP: Final = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ \S ")
+_LOG_PREFIX: Final = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ \S ")
 """What the server's log puts in front of a line, as `17:M 09 Feb 2026 10:11:12.131 * `."""
 
 
-class Kept(Protocol):
+class Restartable(Protocol):
     """What is started again when it ends."""
 
     name: str
@@ -60,7 +60,7 @@ class Kept(Protocol):
     @property
     def pid(self) -> int | None: ...
 
-    async def ended(self) -> str:
+    async def exit_reason(self) -> str:
         """How it ended, once it has; or anything, once the end is asked for."""
         ...
 
@@ -69,35 +69,35 @@ class Kept(Protocol):
         ...
 
 
-async def keep(kept: Kept, ending: asyncio.Event, say: Say) -> None:
+async def restart_on_exit(process: Restartable, stopping: asyncio.Event, echo: Echo) -> None:
     """Start it again whenever it ends, until the end is asked for."""
     failures = 0
-    while not ending.is_set():
-        began = time.monotonic()
-        reason, said = await kept.ended(), ""
-        if time.monotonic() - began > STEADY_SECONDS:
+    while not stopping.is_set():
+        started_at = time.monotonic()
+        reason, reported = await process.exit_reason(), ""
+        if time.monotonic() - started_at > STEADY_SECONDS:
             failures = 0
         while reason:
             seconds = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
-            if ending.is_set():
+            if stopping.is_set():
                 return
-            if reason != said:
-                say(f"{kept.name} {reason}; starting it again in {seconds:g} s")
-            said = reason
-            log.warning("role.ended", ended=kept.name, reason=reason, again_in_seconds=seconds)
-            if await pause(ending, seconds):
+            if reason != reported:
+                echo(f"{process.name} {reason}; starting it again in {seconds:g} s")
+            reported = reason
+            log.warning("role.ended", ended=process.name, reason=reason, again_in_seconds=seconds)
+            if await wait_for_stop(stopping, seconds):
                 return
             failures += 1
-            reason = await kept.start()
-        if not ending.is_set():
-            say(f"{kept.name} is running again (pid {kept.pid})")
-            log.info("role.running_again", started=kept.name, pid=kept.pid)
+            reason = await process.start()
+        if not stopping.is_set():
+            echo(f"{process.name} is running again (pid {process.pid})")
+            log.info("role.running_again", started=process.name, pid=process.pid)
 
 
-class KeptRole:
+class RestartableRole:
     """A role's process. `start` starts it and tells what it says."""
 
-    def __init__(self, child: Child, start: Callable[[], Awaitable[Told]]) -> None:
+    def __init__(self, child: Child, start: Callable[[], Awaitable[RoleStatus]]) -> None:
         self.name = child.name
         self._child = child
         self._start = start
@@ -106,106 +106,110 @@ class KeptRole:
     def pid(self) -> int:
         return self._child.pid
 
-    async def ended(self) -> str:
-        return f"ended ({_how(await self._child.wait())})"
+    async def exit_reason(self) -> str:
+        return f"ended ({_describe_exit(await self._child.wait())})"
 
     async def start(self) -> str:
         try:
-            told = await self._start()
+            status = await self._start()
         except MusterError as error:
-            told = Told(failed=str(error))
-        if told.ready:
+            status = RoleStatus(failed=str(error))
+        if status.ready:
             return ""
         await self._child.stop(STOP_SECONDS)
-        return f"could not be started: {told.failed}"
+        return f"could not be started: {status.failed}"
 
 
-class KeptServer:
+class RestartableServer:
     """The embedded server. It is waited for as long as it lives, however long its data loads."""
 
     name = "redis"
 
-    def __init__(self, server: EmbeddedServer, ending: asyncio.Event, say: Say) -> None:
+    def __init__(self, server: EmbeddedServer, stopping: asyncio.Event, echo: Echo) -> None:
         self._server = server
-        self._ending = ending
-        self._say = say
+        self._stopping = stopping
+        self._echo = echo
 
     @property
     def pid(self) -> int | None:
         return self._server.pid
 
-    async def begin(self) -> bool:
+    async def first_start(self) -> bool:
         """The first start; False if the end came before it served. Raises `EmbeddedServerError`."""
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
                 self._server.launch()
-                return await self._until_it_serves()
+                return await self._wait_ready()
             except DirectoryInUse:
                 if time.monotonic() > deadline:
                     raise
-            if await pause(self._ending, LOOK_SECONDS):
+            if await wait_for_stop(self._stopping, POLL_SECONDS):
                 return False
 
-    async def ended(self) -> str:
-        while self._server.running and not await pause(self._ending, LOOK_SECONDS):
+    async def exit_reason(self) -> str:
+        while self._server.running and not await wait_for_stop(self._stopping, POLL_SECONDS):
             pass
-        how, said = _how(self._server.code), _last_words(self._server.log_path)
-        by_itself = (self._server.code or 0) >= 0  # else its log tells nothing of it
-        return f"ended ({how}{f': {said}' if by_itself and said else ''}){self._advice()}"
+        exit_text, log_line = (
+            _describe_exit(self._server.exit_code),
+            _last_log_line(self._server.log_path),
+        )
+        by_itself = (self._server.exit_code or 0) >= 0  # else its log tells nothing of it
+        shown = f": {log_line}" if by_itself and log_line else ""
+        return f"ended ({exit_text}{shown}){self._advice()}"
 
     async def start(self) -> str:
         try:
             self._server.launch()
-            await self._until_it_serves()
+            await self._wait_ready()
         except ServerNotReady as error:
-            said = _last_words(self._server.log_path)
-            return f"{error.why}{f': {said}' if said else ''}{self._advice()}"
+            log_line = _last_log_line(self._server.log_path)
+            return f"{error.reason}{f': {log_line}' if log_line else ''}{self._advice()}"
         except ServerNotLaunched as error:
-            return f"{error.why}{self._advice()}"
+            return f"{error.reason}{self._advice()}"
         except DirectoryInUse as error:
             return f"cannot be started: {error}; waiting for its end"
         except EmbeddedServerError as error:
             return f"cannot be started: {error}"
         return ""
 
-    async def _until_it_serves(self) -> bool:
+    async def _wait_ready(self) -> bool:
         """False if the end came before. Raises `ServerNotReady` where it ends."""
-        seconds, said, due = 0.002, "", 0.0
-        patient_until = time.monotonic() + SILENCE_SECONDS
-        while (answer := await self._answer()) != PONG:
-            self._server.demand_running()
-            why, now = _why_it_does_not_serve(answer), time.monotonic()
-            if now > patient_until and (why != said or now > due):
-                said, due = why, now + AGAIN_SECONDS
-                self._say(f"redis (pid {self.pid}) {why}; waiting for it{self._advice()}")
-                log.warning("redis.silent", pid=self.pid, answer=answer)
-            if await pause(self._ending, seconds):
+        seconds, reported, report_due = 0.002, "", 0.0
+        report_from = time.monotonic() + FIRST_REPORT_SECONDS
+        while (reply := await self._ping()) != PONG:
+            self._server.require_running()
+            why, now = _not_ready_reason(reply), time.monotonic()
+            if now > report_from and (why != reported or now > report_due):
+                reported, report_due = why, now + REPORT_INTERVAL_SECONDS
+                self._echo(f"redis (pid {self.pid}) {why}; waiting for it{self._advice()}")
+                log.warning("redis.silent", pid=self.pid, answer=reply)
+            if await wait_for_stop(self._stopping, seconds):
                 return False
-            seconds = min(seconds * 1.5, LOOK_SECONDS)
+            seconds = min(seconds * 1.5, POLL_SECONDS)
         return True
 
-    async def _answer(self) -> str:
+    async def _ping(self) -> str:
         try:
-            return await asyncio.to_thread(self._server.answer)
+            return await asyncio.to_thread(self._server.ping)
         except RuntimeError:  # where the system gives no process, it gives no thread either
             return ""
 
     def _advice(self) -> str:
         """What would help, where that is known, and where more stands."""
         with contextlib.suppress(OSError):
-            if shutil.disk_usage(self._server.directory).free < FULL_BYTES:
+            if shutil.disk_usage(self._server.directory).free < DISK_FULL_BYTES:
                 return f"; the disk is full: make room for {self._server.directory}"
         return f"; see {self._server.log_path}"
 
 
-def _why_it_does_not_serve(answer: str) -> str:
-    if answer.startswith("LOADING"):
+def _not_ready_reason(reply: str) -> str:
+    if reply.startswith("LOADING"):
         return "loads its append-only file"
-    return f"says {answer}" if answer else "does not answer yet"
+    return f"says {reply}" if reply else "does not answer yet"
 
 
-def _how(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     if code is None:
         return "unknown"
     if code == -9:
@@ -213,6 +217,6 @@ def _how(code: int | None) -> str:
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _last_words(path: Path) -> str:
+def _last_log_line(path: Path) -> str:
     """The last line of the server's log, without what differs from one to the next."""
-    return _STAMP.sub("", log_tail(path, lines=1))
+    return _LOG_PREFIX.sub("", log_tail(path, lines=1))

@@ -18,7 +18,7 @@ import structlog
 from msgspec import Struct
 
 from eventstore.connection.clients import connect
-from eventstore.connection.requirements import demand_suitable, inspect
+from eventstore.connection.requirements import inspect, require_suitable
 from eventstore.errors import (
     ConfigurationError,
     Halted,
@@ -35,7 +35,7 @@ from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from muster import __version__
 from muster.process import declared_pools, log_output
-from muster.process.redis_wait import outlast
+from muster.process.redis_wait import retry_until_reachable
 from muster.settings.addresses import redacted
 from muster.settings.settings import LOOPBACK, Settings
 
@@ -58,7 +58,7 @@ class Part(Protocol):
     async def stop(self) -> None: ...
 
 
-class Told(Struct, frozen=True, omit_defaults=True):
+class RoleStatus(Struct, frozen=True, omit_defaults=True):
     """What a role says to the process that started it, as one line of JSON."""
 
     ready: bool = False
@@ -134,7 +134,7 @@ def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | Non
                     version=__version__,
                     mode="single-process" if settings.single_process else "processes",
                     fallback=fallback,
-                    leftovers=str(settings.leftovers),
+                    handover_failures_path=str(settings.handover_failures_file),
                     retention=settings.retention,
                     durability=settings.durability,
                     durability_replicas=settings.durability_replicas,
@@ -149,7 +149,7 @@ def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | Non
             raise ValueError(role)
 
 
-async def begin(
+async def start_role(
     role: str, settings: Settings, owner: Owner, fallback: "Fallback | None" = None
 ) -> Part:
     """The part that a role runs, started; one that cannot be, or is cancelled, is stopped again."""
@@ -164,12 +164,12 @@ async def begin(
 
 def allowed_hosts(settings: Settings) -> tuple[str, ...]:
     """Names that a request's `Host` may carry."""
-    named = [name.strip() for name in settings.allowed_hosts.split(",") if name.strip()]
-    return tuple(sorted({*LOOPBACK, settings.host, *named}))
+    extra = [name.strip() for name in settings.allowed_hosts.split(",") if name.strip()]
+    return tuple(sorted({*LOOPBACK, settings.host, *extra}))
 
 
 async def prepare(
-    settings: Settings, role: str = "up", say: Callable[[str], None] | None = None
+    settings: Settings, role: str = "up", echo: Callable[[str], None] | None = None
 ) -> bool:
     """Check the server and apply the declared pools; False where the log was lost.
 
@@ -179,19 +179,19 @@ async def prepare(
     client = connect(settings.redis_url, max_connections=2)
     reader = Reader(settings.redis_url)
     try:
-        demand_suitable(await inspect(client))
-        events = Log(client, Keys(settings.key_prefix), retention=settings.retention)
-        catalogue = CatalogueLog(events, reader)
-        if not (await events.stand(CATALOGUE)).generation:
+        require_suitable(await inspect(client))
+        event_log = Log(client, Keys(settings.key_prefix), retention=settings.retention)
+        catalogue = CatalogueLog(event_log, reader)
+        if not (await event_log.head(CATALOGUE)).generation:
             if role == "supervisor":
                 return True  # it waits for the catalogue itself
-            known = await _is_archived(settings, say)  # or begun by another role meanwhile
-            if known and not (await events.stand(CATALOGUE)).generation:
+            archived = await _is_archived(settings, echo)  # or begun by another role meanwhile
+            if archived and not (await event_log.head(CATALOGUE)).generation:
                 log.error("log.lost", pool="", reason="Redis is empty, the archive is not")
                 return False
-            await catalogue.found()
+            await catalogue.create()
         await catalogue.start()
-        await declared_pools.apply(events, catalogue, settings.pools)
+        await declared_pools.apply(event_log, catalogue, settings.pools)
     except (Halted, LogMissing, RolledBack) as error:
         log.error("log.lost", pool=error.pool, reason=str(error))
         return False
@@ -205,24 +205,24 @@ async def prepare(
     return True
 
 
-async def _is_archived(settings: Settings, say: Callable[[str], None] | None) -> bool:
+async def _is_archived(settings: Settings, echo: Callable[[str], None] | None) -> bool:
     """Whether the archive knows a log. Waits for the database: without it nobody can tell."""
-    if settings.never_viewed:
+    if settings.views_missing:
         return False
     from projector.queries.views import DatabaseError
-    from projector.recovery.damage_scan import archive_known
+    from projector.recovery.damage_scan import archive_exists
 
-    said = False
+    reported = False
     while True:
         try:
-            return await archive_known(settings.views_url)
+            return await archive_exists(settings.views_url)
         except (DatabaseError, OSError) as error:
-            if not said:
+            if not reported:
                 log.warning("role.waits_for_database", error=type(error).__name__)
-                if say is not None:
+                if echo is not None:
                     why = str(getattr(error, "orig", error)).partition("\n")[0]
-                    say(f"{redacted(settings.views_url)}: {why}; waiting for it")
-                said = True
+                    echo(f"{redacted(settings.views_url)}: {why}; waiting for it")
+                reported = True
             await asyncio.sleep(DATABASE_RETRY_SECONDS)
 
 
@@ -234,7 +234,7 @@ def run(role: str, settings: Settings) -> int:
         int(os.environ.get("MUSTER_OWNER_PID", "0")),
         int(os.environ.get("MUSTER_OWNER_START", "0")),
     )
-    tell = teller()
+    report = status_reporter()
     try:
         if not settings.redis_url:
             raise ConfigurationError(
@@ -246,52 +246,54 @@ def run(role: str, settings: Settings) -> int:
                 f"{settings.sources.get('fallback', 'fallback')}: a fallback is of `muster up`"
                 f" alone, which is the one process of its host; `muster {role}` has none"
             )
-        asyncio.run(_serve(role, settings, owner, tell))
+        asyncio.run(_serve(role, settings, owner, report))
     except MusterError as error:
-        tell(Told(failed=str(error)))
+        report(RoleStatus(failed=str(error)))
         print(f"muster {role}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve(role: str, settings: Settings, owner: Owner, tell: Callable[[Told], None]) -> None:
-    ending = asyncio.Event()
+async def _serve(
+    role: str, settings: Settings, owner: Owner, report: Callable[[RoleStatus], None]
+) -> None:
+    stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in ending_signals():
-        loop.add_signal_handler(number, ending.set)
+    for number in stop_signals():
+        loop.add_signal_handler(number, stopping.set)
     started: list[Part] = []
 
     async def start() -> None:
         await prepare(settings, role)
-        started.append(await begin(role, settings, owner))
+        started.append(await start_role(role, settings, owner))
 
-    if not await outlast(start, ending):
+    if not await retry_until_reachable(start, stopping):
         return
     [part] = started
     try:
-        tell(Told(ready=True, url=getattr(part, "url", "")))
+        report(RoleStatus(ready=True, url=getattr(part, "url", "")))
         log.info("role.ready", pid=os.getpid(), url=getattr(part, "url", None))
-        await ending.wait()
+        await stopping.wait()
     finally:
         await part.stop()
 
 
-def ending_signals() -> Sequence[signal.Signals]:
+def stop_signals() -> Sequence[signal.Signals]:
     """Those that end a process in good order. Under `nohup` the end of a terminal does not."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return signal.SIGINT, signal.SIGTERM
     return signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
-def teller() -> Callable[[Told], None]:
+def status_reporter() -> Callable[[RoleStatus], None]:
     """How to answer the process that started this one; nobody listens where none did."""
     number = os.environ.get("MUSTER_READY_FD", "")
 
-    def tell(told: Told) -> None:
+    def report(status: RoleStatus) -> None:
         nonlocal number
         if number:
             with os.fdopen(int(number), "wb") as pipe:
-                pipe.write(msgspec.json.encode(told) + b"\n")
+                pipe.write(msgspec.json.encode(status) + b"\n")
             number = ""
 
-    return tell
+    return report

@@ -9,11 +9,11 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from muster.process.atomic_file import write_whole
-from muster.process.redis_wait import pause
+from muster.process.atomic_file import write_atomic
+from muster.process.redis_wait import wait_for_stop
 
 NAME: Final = "running.json"
-AGAIN_SECONDS = 5.0
+RETRY_SECONDS = 5.0
 """After so long it is tried again to write it."""
 
 log = structlog.get_logger("muster.up")
@@ -49,20 +49,20 @@ def write(folder: Path, running: Running) -> str:
     """Write it; why that cannot be, or nothing."""
     content = msgspec.json.format(msgspec.json.encode(running)) + b"\n"
     try:
-        write_whole(folder / NAME, content)
+        write_atomic(folder / NAME, content)
     except OSError as error:
         return error.strerror or str(error)
     return ""
 
 
-async def write_later(
-    folder: Path, running: Running, why: str, ending: asyncio.Event, say: Callable[[str], None]
+async def retry_write(
+    folder: Path, running: Running, why: str, stopping: asyncio.Event, echo: Callable[[str], None]
 ) -> None:
     """Once the folder takes it. All else runs, so a full disk is no reason to end."""
     path = folder / NAME
-    say(f"  {path} cannot be written ({why}): until it can, commands need --url {running.url}")
+    echo(f"  {path} cannot be written ({why}): until it can, commands need --url {running.url}")
     log.warning("up.running_unwritten", error=why)
-    while why and not await pause(ending, AGAIN_SECONDS) and not ending.is_set():
+    while why and not await wait_for_stop(stopping, RETRY_SECONDS) and not stopping.is_set():
         why = write(folder, running)
     if not why:
-        say(f"  {path} is written")
+        echo(f"  {path} is written")

@@ -39,8 +39,8 @@ _VALUES: Final = {
     "ssl_check_hostname": _SWITCH,
     "ssl_cert_reqs": (re.compile("none|optional|required"), "none, optional or required"),
 }
-_ANYWHERE: Final = ("db", "username", "password", "client_name")
-_BY_TCP: Final = (*_ANYWHERE, "socket_keepalive")
+_COMMON: Final = ("db", "username", "password", "client_name")
+_BY_TCP: Final = (*_COMMON, "socket_keepalive")
 _BY_TLS: Final = (
     *_BY_TCP,
     "ssl_ca_certs",
@@ -52,21 +52,21 @@ _BY_TLS: Final = (
     "ssl_keyfile",
     "ssl_password",
 )
-_PARAMETERS: Final = {"unix": _ANYWHERE, "redis": _BY_TCP, "rediss": _BY_TLS}
+_PARAMETERS: Final = {"unix": _COMMON, "redis": _BY_TCP, "rediss": _BY_TLS}
 
 
 def redacted(url: str) -> str:
     """An address, or what was meant to be one, without its passwords."""
     before, mark, query = _LOGIN.sub(rf"\g<user>:{HIDDEN}@", url, count=1).partition("?")
-    return before + mark + "&".join(_parameter(part) for part in query.split("&"))
+    return before + mark + "&".join(_redacted_parameter(part) for part in query.split("&"))
 
 
-def _parameter(part: str) -> str:
+def _redacted_parameter(part: str) -> str:
     name, mark, _ = part.partition("=")
     return f"{name}={HIDDEN}" if mark and _SECRET.search(unquote(name)) else part
 
 
-def named_address(name: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
+def environment_address(name: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
     """One of `ADDRESSES` as the environment names it, and the variable that does.
 
     Names that other tools use too stand in where ours is not set. Raises `ConfigurationError`.
@@ -91,7 +91,7 @@ def _redis_parts(environment: Mapping[str, str]) -> str:
     return f"redis://{login}{environment['REDIS_HOST']}:{port}/{number}"
 
 
-def demand_address(url: str, source: str) -> None:
+def validate_address(url: str, source: str) -> None:
     """Without showing it. Raises `ConfigurationError`; `source` is where it was named."""
     try:
         _ = urlsplit(url).port
@@ -121,25 +121,25 @@ def redis_address(url: str, source: str) -> str:
     What stands in the query goes before what Muster itself asks of a connection, so it may only
     say who one is and how the connection is made.
     """
-    demand_address(url, source)
+    validate_address(url, source)
     if url.startswith(("valkey://", "valkeys://")):
         url = "redis" + url.removeprefix("valkey")
     parts = urlsplit(url)
-    known = _PARAMETERS.get(parts.scheme)
-    if known is None:
+    allowed = _PARAMETERS.get(parts.scheme)
+    if allowed is None:
         raise ConfigurationError(f"{source}: expected redis://, rediss://, valkey:// or unix://")
     if parts.scheme == "unix" and not parts.path:
         raise ConfigurationError(f"{source}: expected the path of a socket, unix:///path/to/it")
     if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
         raise ConfigurationError(f"{source}: what follows the host is the number of a database")
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in known:
+        if name not in allowed:
             what = name if _NAME.fullmatch(name) and "@" not in parts.query else "what is there"
             raise ConfigurationError(
                 f"{source}: {what} cannot be set in the query of a {parts.scheme}:// address;"
-                f" these can: {', '.join(known)}"
+                f" these can: {', '.join(allowed)}"
             )
-        demanded, words = _VALUES.get(name, (_ANY, "a value"))
-        if not demanded.fullmatch(value):
-            raise ConfigurationError(f"{source}: {name} is to be {words}")
+        pattern, expected = _VALUES.get(name, (_ANY, "a value"))
+        if not pattern.fullmatch(value):
+            raise ConfigurationError(f"{source}: {name} is to be {expected}")
     return url

@@ -19,18 +19,18 @@ from eventstore.language.pool_config import PoolConfig
 from eventstore.retention import Retention
 from muster.settings.addresses import (
     ADDRESSES,
-    demand_address,
+    environment_address,
     is_host_name,
-    named_address,
     redis_address,
     sqlite_address,
+    validate_address,
 )
 
 SHOWN_MAX: Final = 100
 BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
 BUILT_IN_ROLES: Final = ("developer", "tester", "business_analyst", "team_leader")
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-LEFT_OUT: Final = "MUSTER_LEFT_OUT"
+UNSET_VARIABLE: Final = "MUSTER_LEFT_OUT"
 """By this variable a child is told what its parent runs without, whatever else names it."""
 
 
@@ -84,7 +84,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     roles: dict[str, str] = {}
     pools: dict[str, PoolDeclaration] = {}
     sources: dict[str, str] = {}
-    stand_in_views: str = ""
+    fallback_views_url: str = ""
     """Where a fallback has its views; empty otherwise."""
 
     @property
@@ -92,7 +92,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.data_dir / "logs"
 
     @property
-    def leftovers(self) -> Path:
+    def handover_failures_file(self) -> Path:
         """What change-overs from a fallback could not hand over."""
         return self.data_dir.absolute() / "fallback-leftovers.json"
 
@@ -115,8 +115,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def views_url(self) -> str:
         """The views' database: PostgreSQL where one is given, else a file in the data folder."""
-        if self.stand_in_views:
-            return self.stand_in_views
+        if self.fallback_views_url:
+            return self.fallback_views_url
         return self.database_url or sqlite_address(self.views_file)
 
     @property
@@ -125,9 +125,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.data_dir / "views.db"
 
     @property
-    def never_viewed(self) -> bool:
+    def views_missing(self) -> bool:
         """Whether the views are a file of ours that is not there: nothing was archived then."""
-        return not (self.stand_in_views or self.database_url or self.views_file.exists())
+        return not (self.fallback_views_url or self.database_url or self.views_file.exists())
 
 
 _TEXT: Final = {
@@ -170,18 +170,18 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
     path = flags.get("config") or environment.get("MUSTER_CONFIG")
     found = Path(str(path)) if path else Path("muster.toml")
     document = _read_file(found, required=bool(path))
-    left_out = environment.get(LEFT_OUT, "").split(",")
+    unset = environment.get(UNSET_VARIABLE, "").split(",")
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for name in _NAMES:
         variable = f"MUSTER_{name.upper()}"
         if flags.get(name) is not None:
             value, source = flags[name], f"--{name.replace('_', '-')}"
-        elif name in left_out:
+        elif name in unset:
             continue
         elif environment.get(variable):
             value, source = environment[variable], variable
-        elif not values.get("embedded") and (named := named_address(name, environment)):
+        elif not values.get("embedded") and (named := environment_address(name, environment)):
             value, source = named
         elif name in document:
             value, source = document[name], f"{name} in {found}"
@@ -191,7 +191,7 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
     if document:
         values["config"], sources["config"] = found, sources.get("config", str(found))
     if values.get("embedded"):
-        _pass_over_addresses(values, sources)
+        _ignore_addresses(values, sources)
     roles, pools = _declarations(document, found)
     if url := values.get("redis_url"):
         values["redis_url"] = redis_address(url, sources["redis_url"])
@@ -203,7 +203,7 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
 
 
 def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
-    name = shown(path, str)
+    name = abbreviate(path, str)
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
@@ -215,11 +215,11 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
             f"the configuration file {name} cannot be read: {error.strerror}"
         ) from None
     except UnicodeError as error:
-        why = shown(error, str)
+        why = abbreviate(error, str)
         raise ConfigurationError(f"the configuration file {name} is not UTF-8: {why}") from None
     except (ValueError, RecursionError) as error:  # TOML's own errors are ValueErrors too
         raise ConfigurationError(
-            f"the configuration file {name} is not TOML: {shown(error, str)}"
+            f"the configuration file {name} is not TOML: {abbreviate(error, str)}"
         ) from None
 
 
@@ -227,39 +227,43 @@ def _parse(name: str, value: object, source: str) -> Any:
     if name in _SWITCHES:
         if isinstance(value, bool):
             return value
-        text = shown(value, str).lower()
+        text = abbreviate(value, str).lower()
         if text in {"1", "true", "yes", "on"}:
             return True
         if text in {"0", "false", "no", "off", ""}:
             return False
-        raise ConfigurationError(f"{source}: expected true or false, got {shown(value)}")
+        raise ConfigurationError(f"{source}: expected true or false, got {abbreviate(value)}")
     if name in _NUMBERS:
         kind, least, most = _NUMBERS[name]
         try:
             number = kind(str(value))
         except ValueError:
-            raise ConfigurationError(f"{source}: expected a number, got {shown(value)}") from None
+            raise ConfigurationError(
+                f"{source}: expected a number, got {abbreviate(value)}"
+            ) from None
         if not least <= number <= most:
             raise ConfigurationError(
-                f"{source}: expected {least} to {most}, got {shown(value, str)}"
+                f"{source}: expected {least} to {most}, got {abbreviate(value, str)}"
             )
         return number
     if not isinstance(value, str | Path):
-        raise ConfigurationError(f"{source}: expected text, got {shown(value)}")
+        raise ConfigurationError(f"{source}: expected text, got {abbreviate(value)}")
     if "\0" in str(value) or not _encodable(str(value)):
-        raise ConfigurationError(f"{source}: expected UTF-8 without U+0000, got {shown(value)}")
+        raise ConfigurationError(
+            f"{source}: expected UTF-8 without U+0000, got {abbreviate(value)}"
+        )
     if name in _PATHS:
         return Path(value)
     if name == "fallback" and value == "":
         return "none"
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ConfigurationError(
-            f"{source}: expected one of {', '.join(_CHOICES[name])}, got {shown(value)}"
+            f"{source}: expected one of {', '.join(_CHOICES[name])}, got {abbreviate(value)}"
         )
     return str(value)
 
 
-def shown(value: object, form: Callable[[object], str] = repr) -> str:
+def abbreviate(value: object, form: Callable[[object], str] = repr) -> str:
     """A value in a message: short, whatever it is."""
     try:
         text = form(value)
@@ -276,7 +280,7 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _pass_over_addresses(values: dict[str, Any], sources: dict[str, str]) -> None:
+def _ignore_addresses(values: dict[str, Any], sources: dict[str, str]) -> None:
     """What an embedded server does not look at. A flag that names others is refused."""
     for name in ADDRESSES:
         values.pop(name, None)
@@ -293,7 +297,7 @@ def _declarations(
     unknown = set(document) - set(_NAMES) - {"roles", "pools"}
     if unknown:
         raise ConfigurationError(
-            f"{path}: unknown key {shown(min(unknown))}; known are roles, pools,"
+            f"{path}: unknown key {abbreviate(min(unknown))}; known are roles, pools,"
             f" {', '.join(_NAMES)}"
         )
     if "roles" not in document and "pools" not in document:
@@ -313,7 +317,7 @@ def _tables(document: dict[str, Any], key: str, path: Path) -> list[tuple[str, d
     for name, body in tables.items():
         if not POOL_NAME.fullmatch(name):
             raise ConfigurationError(
-                f"{path}: [{key}.{shown(name, str)}]: a name is 1 to 63 of a-z, 0-9, _ and -"
+                f"{path}: [{key}.{abbreviate(name, str)}]: a name is 1 to 63 of a-z, 0-9, _ and -"
             )
         if not isinstance(body, dict):
             raise ConfigurationError(f"{path}: {key}.{name} must be a table, [{key}.{name}]")
@@ -324,11 +328,12 @@ def _role(name: str, body: dict[str, Any], path: Path) -> str:
     agent = body.get("agent")
     if unknown := set(body) - {"agent"}:
         raise ConfigurationError(
-            f"{path}: [roles.{name}]: unknown key {shown(min(unknown))}; known is agent"
+            f"{path}: [roles.{name}]: unknown key {abbreviate(min(unknown))}; known is agent"
         )
     if not isinstance(agent, str) or not all(agent.partition(":")[::2]):
         raise ConfigurationError(
-            f"{path}: [roles.{name}] agent: expected 'package.module:Class', got {shown(agent)}"
+            f"{path}: [roles.{name}] agent: expected 'package.module:Class',"
+            f" got {abbreviate(agent)}"
         )
     return agent
 
@@ -338,7 +343,7 @@ def _pool(name: str, body: dict[str, Any], roles: Mapping[str, str], path: Path)
     if not isinstance(role, str) or role not in roles:
         raise ConfigurationError(
             f"{path}: [pools.{name}] role: expected one of {', '.join(roles) or '(no roles)'},"
-            f" got {shown(role)}"
+            f" got {abbreviate(role)}"
         )
     declaration = PoolDeclaration(role, {k: v for k, v in body.items() if k != "role"})
     try:
@@ -351,16 +356,16 @@ def _pool(name: str, body: dict[str, Any], roles: Mapping[str, str], path: Path)
 def _check(settings: Settings) -> None:
     if not is_host_name(settings.host):
         raise ConfigurationError(
-            f"{settings.sources.get('host', 'host')}: {shown(settings.host)} is not an address to"
-            " listen on, such as 127.0.0.1, or 0.0.0.0 for all"
+            f"{settings.sources.get('host', 'host')}: {abbreviate(settings.host)} is not an address"
+            " to listen on, such as 127.0.0.1, or 0.0.0.0 for all"
         )
     if settings.host not in LOOPBACK and not settings.api_token:
         raise ConfigurationError(
-            f"host {shown(settings.host, str)} can be reached from outside this machine: set"
+            f"host {abbreviate(settings.host, str)} can be reached from outside this machine: set"
             " MUSTER_API_TOKEN (clients then send it as a bearer token), or use 127.0.0.1"
         )
     for name in ("database_url", "pgbouncer_url"):
-        demand_address(getattr(settings, name), settings.sources.get(name, name))
+        validate_address(getattr(settings, name), settings.sources.get(name, name))
     if not settings.redis_url:
         _check_embedded(settings)
     if "{" in settings.key_prefix or "}" in settings.key_prefix:
@@ -383,13 +388,13 @@ def _check_embedded(settings: Settings) -> None:
 def to_environment(settings: Settings) -> dict[str, str]:
     """The environment that gives a child process the same settings."""
     environment: dict[str, str] = {}
-    left_out = []
+    unset = []
     for name in _NAMES:
         value = getattr(settings, name)
         if value is None or value == "" or value is False:
-            left_out.append(name)
+            unset.append(name)
             continue
         if isinstance(value, Path):
             value = value.absolute()
         environment[f"MUSTER_{name.upper()}"] = "1" if value is True else str(value)
-    return {**environment, LEFT_OUT: ",".join(left_out)}
+    return {**environment, UNSET_VARIABLE: ",".join(unset)}

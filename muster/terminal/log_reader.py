@@ -38,7 +38,7 @@ class Line(Struct, frozen=True, kw_only=True):
     document: dict[str, object] = {}
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
+class LineFilter(Struct, frozen=True, kw_only=True):
     """Which lines; empty means any."""
 
     agent: str = ""
@@ -50,7 +50,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
         """The newest file of each worker that may have such lines, in order of their names."""
         return iter(sorted(directory.glob(f"{self.pool or '*'}/{self.worker or '*'}.jsonl")))
 
-    def keeps(self, line: Line) -> bool:
+    def matches(self, line: Line) -> bool:
         return (not self.agent or line.agent_id == self.agent) and line.ts_ms >= self.since_ms
 
 
@@ -66,7 +66,7 @@ class LogFile:
     def lines(self) -> Iterator[Line]:
         """All complete lines that were not told yet, oldest first."""
         for file in self._unread():
-            self._follow(file)
+            self._switch_to(file)
             yield from self._rest(file)
 
     def close(self) -> None:
@@ -85,8 +85,8 @@ class LogFile:
 
     def _newer(self) -> list[BinaryIO]:
         """Files that came after the one we are in, the newest first."""
-        mine = None if self._open is None else _identity(self._open)
-        if mine is not None and _identity_at(self.path) == mine:
+        current = None if self._open is None else _identity(self._open)
+        if current is not None and _identity_at(self.path) == current:
             return []
         files: list[BinaryIO] = []
         seen: set[tuple[int, int]] = set()
@@ -99,29 +99,29 @@ class LogFile:
                     break
                 continue  # moved away just now: its successor comes with the next line
             identity = _identity(file)
-            if identity == mine or identity in seen:  # seen: moved between our two looks
+            if identity == current or identity in seen:  # seen: moved between our two looks
                 file.close()
-                if identity == mine:
+                if identity == current:
                     break
             else:
                 seen.add(identity)
                 files.append(file)
         return files
 
-    def _follow(self, file: BinaryIO) -> None:
+    def _switch_to(self, file: BinaryIO) -> None:
         if file is not self._open:
             self.close()
             self._open, self._partial = file, b""
 
     def _rest(self, file: BinaryIO) -> Iterator[Line]:
         while piece := file.readline(LINE_BYTES):
-            whole = self._partial + piece
-            if not whole.endswith(b"\n") and len(whole) < LINE_BYTES:
-                self._partial = whole
+            raw = self._partial + piece
+            if not raw.endswith(b"\n") and len(raw) < LINE_BYTES:
+                self._partial = raw
                 continue
             self._partial = b""
-            if whole.strip():
-                line = read_line(whole, self._last_ms, self.path)
+            if raw.strip():
+                line = read_line(raw, self._last_ms, self.path)
                 self._last_ms = line.ts_ms
                 yield line
 
@@ -139,10 +139,10 @@ def _identity_at(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def merged(files: Sequence[LogFile], keep: Callable[[Line], bool]) -> Iterator[Line]:
+def merged(files: Sequence[LogFile], matches: Callable[[Line], bool]) -> Iterator[Line]:
     """What was not told yet of all files, in the order of time."""
-    kept = [filter(keep, file.lines()) for file in files]
-    return heapq.merge(*kept, key=lambda line: line.ts_ms)
+    matching = [filter(matches, file.lines()) for file in files]
+    return heapq.merge(*matching, key=lambda line: line.ts_ms)
 
 
 def read_line(raw: bytes, before_ms: float, path: Path) -> Line:
@@ -151,31 +151,31 @@ def read_line(raw: bytes, before_ms: float, path: Path) -> Line:
         document = msgspec.json.decode(raw, type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         document = {"message": raw.decode(errors="replace").rstrip("\n")}
-    said = document.get("event") or document.get("message") or ""
+    message = document.get("event") or document.get("message") or ""
     incarnation = document.get("incarnation")
     return Line(
         ts_ms=_ms(document.get("ts"), before_ms),
-        level=_word(document.get("level")),
-        text=str(said),
-        agent_id=_word(document.get("agent_id")),
+        level=_text(document.get("level")),
+        text=str(message),
+        agent_id=_text(document.get("agent_id")),
         incarnation=incarnation if isinstance(incarnation, int) else 0,
-        pool=_word(document.get("pool")) or path.parent.name,
-        worker_id=_word(document.get("worker_id")) or path.name.partition(".")[0],
-        stream=_word(document.get("stream")),
+        pool=_text(document.get("pool")) or path.parent.name,
+        worker_id=_text(document.get("worker_id")) or path.name.partition(".")[0],
+        stream=_text(document.get("stream")),
         document=document,
     )
 
 
-def _word(value: object) -> str:
+def _text(value: object) -> str:
     """What agents may have written themselves, fit for a terminal."""
     return one_line(str(value)) if value else ""
 
 
-def _ms(ts: object, otherwise: float) -> float:
+def _ms(ts: object, default: float) -> float:
     """A time stamp: ISO 8601 text, or a number of seconds or milliseconds."""
     if isinstance(ts, int | float):
         return float(ts) if ts > 100_000_000_000 else ts * 1000.0
     try:
         return datetime.fromisoformat(str(ts)).timestamp() * 1000
     except (ValueError, OverflowError):
-        return otherwise
+        return default

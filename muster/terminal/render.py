@@ -167,7 +167,7 @@ def one_line(text: str) -> str:
     return _LINE_BREAKS.sub(" ", clean(text.replace("\r\n", "\n"))).strip()
 
 
-def tail_of(identifier: str) -> str:
+def short_id(identifier: str) -> str:
     """The short form of an id. Ids begin with the time of their making; their ends tell apart."""
     return f"…{identifier[-8:]}" if len(identifier) == 36 else identifier
 
@@ -182,26 +182,26 @@ def age(since_ms: float, now_ms: float | None = None) -> str:
 
 def duration(seconds: float) -> str:
     """A time span for people."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3_600:
-        return f"{whole // 60}m{whole % 60:02}s" if whole < 600 else f"{whole // 60}m"
-    if whole < 86_400:
-        return f"{whole // 3_600}h{whole % 3_600 // 60:02}m"
-    return f"{whole // 86_400}d"
+    total = int(seconds)
+    if total < 60:
+        return f"{total}s"
+    if total < 3_600:
+        return f"{total // 60}m{total % 60:02}s" if total < 600 else f"{total // 60}m"
+    if total < 86_400:
+        return f"{total // 3_600}h{total % 3_600 // 60:02}m"
+    return f"{total // 86_400}d"
 
 
-def moment(ms: float) -> str:
+def timestamp(ms: float) -> str:
     """A time of day, with its date where that is not today; local time."""
     if not ms:
         return "-"
     try:
-        there, today = time.localtime(ms / 1000), time.localtime()
+        local, today = time.localtime(ms / 1000), time.localtime()
     except (OverflowError, OSError, ValueError):
         return "?"
-    form = "%H:%M:%S" if there[:3] == today[:3] else "%Y-%m-%d %H:%M:%S"
-    return f"{time.strftime(form, there)}.{int(ms % 1000):03}"
+    form = "%H:%M:%S" if local[:3] == today[:3] else "%Y-%m-%d %H:%M:%S"
+    return f"{time.strftime(form, local)}.{int(ms % 1000):03}"
 
 
 def size(number: float) -> str:

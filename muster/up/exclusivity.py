@@ -10,7 +10,7 @@ from pathlib import Path
 from eventstore.errors import ConfigurationError
 
 
-class data_folder:  # noqa: N801  # reads as a statement: with data_folder(path)
+class data_folder_lock:  # noqa: N801  # reads as a statement: with data_folder(path)
     """Hold a data folder for this process alone. Raises `ConfigurationError`."""
 
     def __init__(self, path: Path) -> None:

@@ -42,46 +42,46 @@ CATALOGUE_BODIES: Final = (
 class Unfoldable(Exception):
     """An event that cannot follow what came before it: the log contradicts itself."""
 
-    def __init__(self, event: Event, why: str) -> None:
+    def __init__(self, event: Event, reason: str) -> None:
         self.event = event
-        super().__init__(f"seq {event.seq} ({event.type} of {event.subject}): {why}")
+        super().__init__(f"seq {event.seq} ({event.type} of {event.subject}): {reason}")
 
 
-class Crew(Struct, frozen=True):
+class WorkerLoad(Struct, frozen=True):
     """A worker, the number of agents in its slots, and the one that has it for itself, if any."""
 
     worker: Worker
     agent_count: int = 0
-    alone: str = ""
+    isolated_agent: str = ""
 
 
 class State(Struct, frozen=True):
     """What is known of a pool's agents and workers: all that a batch of events touches."""
 
     agents: dict[str, Agent] = field(default_factory=dict)
-    workers: dict[str, Crew] = field(default_factory=dict)
+    workers: dict[str, WorkerLoad] = field(default_factory=dict)
 
 
 def touched_agents(events: Iterable[Event]) -> set[str]:
     """Ids of agents whose state has to be known before these events are folded."""
-    begun: set[str] = set()
+    requested: set[str] = set()
     touched: set[str] = set()
     for event in events:
         if isinstance(event.body, AgentRequested):
-            begun.add(event.subject)
-        elif event.type.startswith("agent.") and event.subject not in begun:
+            requested.add(event.subject)
+        elif event.type.startswith("agent.") and event.subject not in requested:
             touched.add(event.subject)
     return touched
 
 
-def touched_workers(events: Iterable[Event], holding: Iterable[Agent]) -> set[str]:
+def touched_workers(events: Iterable[Event], held_agents: Iterable[Agent]) -> set[str]:
     """The same for workers: those that act or are acted on, and those that hold these agents."""
     named = {event.worker_id for event in events if event.worker_id}
     subjects = {event.subject for event in events if event.type.startswith("worker.")}
-    return named | subjects | {agent.worker_id for agent in holding if agent.worker_id}
+    return named | subjects | {agent.worker_id for agent in held_agents if agent.worker_id}
 
 
-def fold(pool: str, events: Iterable[Event], before: State, *, begins_late: bool = False) -> State:
+def fold(pool: str, events: Iterable[Event], before: State, *, truncated: bool = False) -> State:
     """What events make of agents and workers; answers those that changed. Raises `Unfoldable`.
 
     `begins_late`: the beginning of the log is gone, and with it that of some agents and workers
@@ -89,7 +89,7 @@ def fold(pool: str, events: Iterable[Event], before: State, *, begins_late: bool
     """
     after = State()
     for event in events:
-        if begins_late and _unknown(event, before, after):
+        if truncated and _unknown(event, before, after):
             continue
         if event.type.startswith("agent."):
             _fold_agent(pool, event, before, after)
@@ -107,8 +107,8 @@ def _unknown(event: Event, before: State, after: State) -> bool:
         known = name in after.agents or name in before.agents
         return not known and not isinstance(event.body, AgentRequested)
     known = name in after.workers or name in before.workers
-    ours = event.type.startswith("worker.")
-    return ours and not known and not isinstance(event.body, WorkerRequested)
+    of_worker = event.type.startswith("worker.")
+    return of_worker and not known and not isinstance(event.body, WorkerRequested)
 
 
 def _fold_agent(pool: str, event: Event, before: State, after: State) -> None:
@@ -118,22 +118,26 @@ def _fold_agent(pool: str, event: Event, before: State, after: State) -> None:
     with _foldable(event):
         new = agents.evolve(old, event, pool)
     after.agents[event.subject] = new
-    left, joined = _holder(old), _holder(new)
-    if left != joined:
-        _count(left, -1, "", before, after)
-        _count(joined, +1, new.agent_id if new.alone else "", before, after)
-    elif joined and old is not None and old.alone and not new.alone:
-        _count(joined, 0, "", before, after)
+    old_worker, new_worker = _holder(old), _holder(new)
+    if old_worker != new_worker:
+        _update_load(old_worker, -1, "", before, after)
+        _update_load(new_worker, +1, new.agent_id if new.alone else "", before, after)
+    elif new_worker and old is not None and old.alone and not new.alone:
+        _update_load(new_worker, 0, "", before, after)
 
 
 def _holder(agent: Agent | None) -> str:
     return agent.worker_id if agent is not None and agent.held else ""
 
 
-def _count(worker_id: str, change: int, alone: str, before: State, after: State) -> None:
-    crew = after.workers.get(worker_id) or before.workers.get(worker_id)
-    if crew is not None:
-        after.workers[worker_id] = Crew(crew.worker, crew.agent_count + change, alone)
+def _update_load(
+    worker_id: str, change: int, isolated_agent: str, before: State, after: State
+) -> None:
+    load = after.workers.get(worker_id) or before.workers.get(worker_id)
+    if load is not None:
+        after.workers[worker_id] = WorkerLoad(
+            load.worker, load.agent_count + change, isolated_agent
+        )
 
 
 def _fold_worker(pool: str, event: Event, before: State, after: State) -> None:
@@ -142,8 +146,8 @@ def _fold_worker(pool: str, event: Event, before: State, after: State) -> None:
         raise Unfoldable(event, "no such worker" if old is None else "it exists already")
     with _foldable(event):
         new = workers.evolve(old.worker if old else None, event, pool)
-    after.workers[event.subject] = Crew(
-        new, old.agent_count if old else 0, old.alone if old else ""
+    after.workers[event.subject] = WorkerLoad(
+        new, old.agent_count if old else 0, old.isolated_agent if old else ""
     )
 
 
@@ -151,7 +155,7 @@ def fold_catalogue(events: Iterable[Event], before: Catalogue) -> Catalogue:
     """What events make of the catalogue. Raises `Unfoldable`."""
     after = before
     for event in events:
-        _demand_known(event, after)
+        _require_known(event, after)
         with _foldable(event):
             after = pools.evolve(after, event)
     return after
@@ -166,7 +170,7 @@ def _foldable(event: Event) -> Iterator[None]:
         raise Unfoldable(event, str(error)) from error
 
 
-def _demand_known(event: Event, catalogue: Catalogue) -> None:
+def _require_known(event: Event, catalogue: Catalogue) -> None:
     if isinstance(event.body, LogRecovered):
         return
     if not isinstance(event.body, CATALOGUE_BODIES):
@@ -174,6 +178,6 @@ def _demand_known(event: Event, catalogue: Catalogue) -> None:
     known: Mapping[str, object] = (
         catalogue.pools if event.type.startswith("pool.") else catalogue.hosts
     )
-    begins = isinstance(event.body, PoolCreated | HostJoined)
-    if not begins and event.subject not in known:
+    creates = isinstance(event.body, PoolCreated | HostJoined)
+    if not creates and event.subject not in known:
         raise Unfoldable(event, "no such pool or host")

@@ -12,21 +12,21 @@ from msgspec import Meta, Struct
 from sqlalchemy import Connection, delete, select, update
 
 from eventstore.errors import UnknownEvent
-from eventstore.language.events import ENTRY_FIELDS, demand_version
+from eventstore.language.events import ENTRY_FIELDS, require_version
 from eventstore.language.upcasts import upcast
 from eventstore.log.reader import Entry
-from projector.intake.entries import demand_names, number_of, text_of
+from projector.intake.entries import number_of, require_short_names, text_of
 from projector.store.tables import AGENT_LIVE, SERVING, WORKER_LIVE
 from projector.store.upserts import write_rows
 
-KEPT_MS: Final = 900_000
+RETENTION_MS: Final = 900_000
 """What was not heard of for so long leaves the live tables."""
 
 NAME_MAX: Final = 256
 """Of what a damaged heartbeat calls its worker: an operator has to name it, too."""
 
 
-class Beat(Struct, frozen=True):
+class Heartbeat(Struct, frozen=True):
     """The body of `worker.heartbeat`."""
 
     type: ClassVar[str] = "worker.heartbeat"
@@ -36,7 +36,7 @@ class Beat(Struct, frozen=True):
     agent_count: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
-class Unread(Struct, frozen=True):
+class UnreadableHeartbeat(Struct, frozen=True):
     """A heartbeat that is none, or a newer version's."""
 
     pool: str
@@ -46,52 +46,52 @@ class Unread(Struct, frozen=True):
     content: bytes
 
 
-class Gathered(Struct, frozen=True):
+class HeartbeatBatch(Struct, frozen=True):
     """The newest heartbeats of some workers, as rows, and the last id read by pool."""
 
     agents: list[dict[str, Any]]
     workers: list[dict[str, Any]]
     positions: dict[str, str]
-    unread: list[Unread] = []
+    unreadable: list[UnreadableHeartbeat] = []
     """One of each worker: the next follows in seconds."""
 
 
-_decoder = msgspec.json.Decoder(Beat)
+_decoder = msgspec.json.Decoder(Heartbeat)
 _TYPE, _VERSION, _SUBJECT, _TS, _DATA = 1, 3, 9, 25, 27
 
 
-def decode_beat(kind: str, version: int, data: bytes) -> Beat:
+def decode_heartbeat(kind: str, version: int, data: bytes) -> Heartbeat:
     """Read a heartbeat back, by the rules of `eventstore.events.decode_body`."""
-    demand_version(kind, version, Beat.version if kind == Beat.type else None)
-    if version < Beat.version:
-        data = upcast(kind, version, Beat.version, data)
+    require_version(kind, version, Heartbeat.version if kind == Heartbeat.type else None)
+    if version < Heartbeat.version:
+        data = upcast(kind, version, Heartbeat.version, data)
     return _decoder.decode(data)
 
 
-def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
+def gather(entries: Mapping[str, Sequence[Entry]]) -> HeartbeatBatch:
     """Entries by pool. One that cannot be read holds up none of the others."""
-    unread: dict[tuple[str, str], Unread] = {}
+    unreadable: dict[tuple[str, str], UnreadableHeartbeat] = {}
     agents: dict[tuple[str, str], dict[str, Any]] = {}
     workers: dict[tuple[str, str], dict[str, Any]] = {}
-    for pool, beats in entries.items():
-        for stream_id, fields in beats:
+    for pool, pool_entries in entries.items():
+        for stream_id, fields in pool_entries:
             try:
                 worker_id, ts = text_of(fields[_SUBJECT]), number_of(text_of(fields[_TS]))
                 kind, version = text_of(fields[_TYPE]), number_of(text_of(fields[_VERSION]))
-                beat = decode_beat(kind, version, fields[_DATA])
-                demand_names(worker_id, *beat.agents)
+                heartbeat = decode_heartbeat(kind, version, fields[_DATA])
+                require_short_names(worker_id, *heartbeat.agents)
             except (UnknownEvent, IndexError, ValueError, RecursionError) as error:
-                damaged = _unread(pool, stream_id, fields, error)
-                unread[pool, damaged.worker_id] = damaged
+                damaged = _unreadable(pool, stream_id, fields, error)
+                unreadable[pool, damaged.worker_id] = damaged
                 continue
             workers[pool, worker_id] = {
                 "worker_id": worker_id,
                 "pool_name": pool,
-                "agent_count": beat.agent_count,
-                "loop_lag_ms": beat.loop_lag_ms,
+                "agent_count": heartbeat.agent_count,
+                "loop_lag_ms": heartbeat.loop_lag_ms,
                 "last_heartbeat": ts,
             }
-            for agent_id, activity in beat.agents.items():
+            for agent_id, activity in heartbeat.agents.items():
                 agent_id = agent_id.replace("\0", "")
                 agents[pool, agent_id] = {
                     "agent_id": agent_id,
@@ -101,26 +101,34 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> Gathered:
                     "last_heartbeat": ts,
                 }
     last = {pool: beats[-1][0].decode() for pool, beats in entries.items() if beats}
-    return Gathered([*agents.values()], [*workers.values()], last, [*unread.values()])
+    return HeartbeatBatch([*agents.values()], [*workers.values()], last, [*unreadable.values()])
 
 
-def _unread(pool: str, stream_id: bytes, fields: Sequence[bytes], error: Exception) -> Unread:
+def _unreadable(
+    pool: str, stream_id: bytes, fields: Sequence[bytes], error: Exception
+) -> UnreadableHeartbeat:
     """Known by its worker; where it names none, by the entry."""
-    at = stream_id.decode()
-    named = fields[_SUBJECT].decode(errors="replace") if len(fields) > _DATA else ""
+    entry_id = stream_id.decode()
+    worker_id = fields[_SUBJECT].decode(errors="replace") if len(fields) > _DATA else ""
     content = fields[_DATA] if len(fields) > _DATA else b" ".join(fields)
-    why = str(error)
+    reason = str(error)
     if isinstance(error, IndexError):
-        why = f"an event has {len(ENTRY_FIELDS)} fields, this entry has {len(fields) // 2}"
-    return Unread(pool, named[:NAME_MAX] or at, at, f"a heartbeat at {at}: {why}", content)
+        reason = f"an event has {len(ENTRY_FIELDS)} fields, this entry has {len(fields) // 2}"
+    return UnreadableHeartbeat(
+        pool,
+        worker_id[:NAME_MAX] or entry_id,
+        entry_id,
+        f"a heartbeat at {entry_id}: {reason}",
+        content,
+    )
 
 
-def write(connection: Connection, gathered: Gathered) -> None:
+def write(connection: Connection, batch: HeartbeatBatch) -> None:
     """Put the newest heartbeats in the place of older ones."""
-    write_rows(connection, AGENT_LIVE, gathered.agents, "replace")
-    write_rows(connection, WORKER_LIVE, gathered.workers, "replace")
+    write_rows(connection, AGENT_LIVE, batch.agents, "replace")
+    write_rows(connection, WORKER_LIVE, batch.workers, "replace")
     checkpoints = SERVING.checkpoints
-    for pool, stream_id in gathered.positions.items():
+    for pool, stream_id in batch.positions.items():
         connection.execute(
             update(checkpoints).where(checkpoints.c.pool == pool).values(heartbeat_id=stream_id)
         )
@@ -133,7 +141,7 @@ def read_positions(connection: Connection) -> dict[str, str]:
     return {row.pool: row.heartbeat_id for row in rows if row.heartbeat_id}
 
 
-def forget_old(connection: Connection, now_ms: int) -> None:
+def delete_old(connection: Connection, now_ms: int) -> None:
     """Clear away what was not heard of for long, by log time."""
     for table in (AGENT_LIVE, WORKER_LIVE):
-        connection.execute(delete(table).where(table.c.last_heartbeat < now_ms - KEPT_MS))
+        connection.execute(delete(table).where(table.c.last_heartbeat < now_ms - RETENTION_MS))

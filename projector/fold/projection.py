@@ -19,16 +19,16 @@ from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue
 from projector.fold.fold import (
-    Crew,
     State,
     Unfoldable,
+    WorkerLoad,
     fold,
     fold_catalogue,
     touched_agents,
     touched_workers,
 )
 from projector.fold.snapshot import Snapshot
-from projector.intake.entries import OK, Admitted, admit, follow
+from projector.intake.entries import OK, Admitted, admit, position_after
 from projector.intake.source import first_seq
 from projector.store.lease import Superseded
 from projector.store.mapping import (
@@ -46,8 +46,8 @@ from projector.store.rows import EventRow, Position
 from projector.store.tables import EVENTS, ViewTables
 from projector.store.upserts import insert_new, write_rows
 
-ARCHIVED_AT_ONCE: Final = 5_000
-MEMORY_MAX: Final = 50_000
+ARCHIVE_CHUNK: Final = 5_000
+CACHE_MAX: Final = 50_000
 """Agents, and workers, whose state is kept at hand."""
 IDS_MAX: Final = 500
 """Ids in one SELECT."""
@@ -56,7 +56,7 @@ T = TypeVar("T")
 Key = tuple[str, str]
 
 
-class Taken(Struct, frozen=True):
+class AppliedBatch(Struct, frozen=True):
     """What a batch came to: written, but kept only when its transaction was committed."""
 
     position: Position
@@ -73,9 +73,9 @@ class Projection:
         self.positions: dict[str, Position] = {}
         self.catalogue = Catalogue()
         self._stored: dict[str, Position] = {}
-        self._begin_late: set[str] = set()
+        self._truncated: set[str] = set()
         self._agents: OrderedDict[Key, Agent] = OrderedDict()
-        self._workers: OrderedDict[Key, Crew] = OrderedDict()
+        self._workers: OrderedDict[Key, WorkerLoad] = OrderedDict()
 
     # ---- where it stands ---------------------------------------------------------------------
 
@@ -84,20 +84,20 @@ class Projection:
         self._agents.clear()
         self._workers.clear()
         self._stored = read_positions(connection, self.tables)
-        self._begin_late = {pool for pool in self._stored if first_seq(connection, pool) > 1}
+        self._truncated = {pool for pool in self._stored if first_seq(connection, pool) > 1}
         self.positions = {CATALOGUE: Position(CATALOGUE), **self._stored}
-        at = self.positions[CATALOGUE]
+        position = self.positions[CATALOGUE]
         pools = map(pool_of, _all(connection, self.tables.pools))
         hosts = map(host_of, _all(connection, self.tables.hosts))
         self.catalogue = Catalogue(
             pools={pool.pool_name: pool for pool in pools},
             hosts={host.host: host for host in hosts},
-            generation=at.generation,
-            seq=at.seq,
-            stream_id=at.stream_id,
+            generation=position.generation,
+            seq=position.seq,
+            stream_id=position.stream_id,
         )
 
-    def join_pools(self) -> list[str]:
+    def add_pools(self) -> list[str]:
         """Give every pool of the catalogue a position; answers the new ones."""
         new = [name for name in self.catalogue.pools if name not in self.positions]
         for name in new:
@@ -110,56 +110,56 @@ class Projection:
 
     # ---- taking events in --------------------------------------------------------------------
 
-    def write(self, connection: Connection, pool: str, rows: Sequence[EventRow]) -> Taken:
+    def write(self, connection: Connection, pool: str, rows: Sequence[EventRow]) -> AppliedBatch:
         """Write what follows the pool's position. Raises `Superseded`, which must roll back."""
         position = self.positions[pool]
         admitted = admit(position, rows)
         try:
             state, catalogue = self._fold(connection, position, admitted)
         except Unfoldable as error:
-            good = error.event.seq - position.seq - 1
-            why = f"contradiction: {error}"
-            admitted = Admitted(admitted.rows[:good], admitted.events[:good], why)
+            valid = error.event.seq - position.seq - 1
+            reason = f"contradiction: {error}"
+            admitted = Admitted(admitted.rows[:valid], admitted.events[:valid], reason)
             state, catalogue = self._fold(connection, position, admitted)
-        after = follow(position, admitted)
+        after = position_after(position, admitted)
         if self.archives:
             write_rows(connection, EVENTS, [asdict(row) for row in admitted.rows], "skip")
         self._write_state(connection, state, after.generation)
         if catalogue is not self.catalogue:
             self._write_catalogue(connection, catalogue)
         self._advance(connection, after)
-        return Taken(after, state, catalogue)
+        return AppliedBatch(after, state, catalogue)
 
-    def begin(self, connection: Connection, snapshot: Snapshot) -> Taken:
+    def start_from(self, connection: Connection, snapshot: Snapshot) -> AppliedBatch:
         """Write a pool's state as it was taken, in the place of nothing."""
         position = snapshot.position
-        for start in range(0, len(snapshot.rows), ARCHIVED_AT_ONCE):
-            some = snapshot.rows[start : start + ARCHIVED_AT_ONCE]
-            write_rows(connection, EVENTS, [asdict(row) for row in some], "skip")
+        for start in range(0, len(snapshot.rows), ARCHIVE_CHUNK):
+            chunk = snapshot.rows[start : start + ARCHIVE_CHUNK]
+            write_rows(connection, EVENTS, [asdict(row) for row in chunk], "skip")
         self._write_state(connection, snapshot.state, position.generation)
         self._advance(connection, position)
-        self._begin_late.add(position.pool)
-        return Taken(position, snapshot.state, self.catalogue)
+        self._truncated.add(position.pool)
+        return AppliedBatch(position, snapshot.state, self.catalogue)
 
-    def halt(self, connection: Connection, pool: str, status: str) -> Taken:
+    def set_status(self, connection: Connection, pool: str, status: str) -> AppliedBatch:
         """Record that a pool's projection stopped, or goes on (`ok`)."""
         position = self.positions[pool]
         after = replace(position, status=status)
         self._advance(connection, after)
-        return Taken(after, State(), self.catalogue)
+        return AppliedBatch(after, State(), self.catalogue)
 
-    def keep(self, taken: Taken) -> None:
+    def mark_committed(self, applied: AppliedBatch) -> None:
         """Remember what was committed."""
-        pool = taken.position.pool
-        self.positions[pool] = taken.position
-        self._stored[pool] = taken.position
+        pool = applied.position.pool
+        self.positions[pool] = applied.position
+        self._stored[pool] = applied.position
         if pool == CATALOGUE:  # what a pool's batch carries may be from before this transaction
-            self.catalogue = taken.catalogue
-        for agent_id, agent in taken.state.agents.items():
-            _remember(self._agents, (pool, agent_id), None if agent.ended else agent)
-        for worker_id, crew in taken.state.workers.items():
-            done = crew.worker.ended and crew.agent_count <= 0
-            _remember(self._workers, (pool, worker_id), None if done else crew)
+            self.catalogue = applied.catalogue
+        for agent_id, agent in applied.state.agents.items():
+            _cache_put(self._agents, (pool, agent_id), None if agent.ended else agent)
+        for worker_id, load in applied.state.workers.items():
+            finished = load.worker.ended and load.agent_count <= 0
+            _cache_put(self._workers, (pool, worker_id), None if finished else load)
 
     def _fold(
         self, connection: Connection, position: Position, admitted: Admitted
@@ -170,10 +170,10 @@ class Projection:
             return State(), fold_catalogue(admitted.events, self.catalogue)
         events = admitted.events
         known = self._load_agents(connection, position.pool, touched_agents(events))
-        holders = touched_workers(events, known.values())
-        crews = self._load_workers(connection, position.pool, holders)
-        late = position.pool in self._begin_late
-        return fold(position.pool, events, State(known, crews), begins_late=late), self.catalogue
+        worker_ids = touched_workers(events, known.values())
+        loads = self._load_workers(connection, position.pool, worker_ids)
+        truncated = position.pool in self._truncated
+        return fold(position.pool, events, State(known, loads), truncated=truncated), self.catalogue
 
     # ---- prior states ------------------------------------------------------------------------
 
@@ -184,11 +184,13 @@ class Projection:
             found[row["agent_id"]] = agent_of(row)
         return found
 
-    def _load_workers(self, connection: Connection, pool: str, ids: set[str]) -> dict[str, Crew]:
+    def _load_workers(
+        self, connection: Connection, pool: str, ids: set[str]
+    ) -> dict[str, WorkerLoad]:
         found = {i: self._workers[pool, i] for i in ids if (pool, i) in self._workers}
         table = self.tables.workers
         for row in _rows(connection, table, "worker_id", pool, ids - found.keys()):
-            found[row["worker_id"]] = Crew(worker_of(row), row["agent_count"], row["alone"])
+            found[row["worker_id"]] = WorkerLoad(worker_of(row), row["agent_count"], row["alone"])
         return found
 
     # ---- rows --------------------------------------------------------------------------------
@@ -196,7 +198,7 @@ class Projection:
     def _write_state(self, connection: Connection, state: State, generation: int) -> None:
         agents = [agent_record(agent, generation) for agent in state.agents.values()]
         workers = [
-            worker_record(crew.worker, crew.agent_count, crew.alone)
+            worker_record(crew.worker, crew.agent_count, crew.isolated_agent)
             for crew in state.workers.values()
         ]
         write_rows(connection, self.tables.agents, agents, "replace")
@@ -246,17 +248,17 @@ def _all(connection: Connection, table: Table) -> Sequence[Row]:
 def _rows(
     connection: Connection, table: Table, key: str, pool: str, ids: Iterable[str]
 ) -> Iterator[Row]:
-    left = iter(sorted(ids))
-    while some := list(islice(left, IDS_MAX)):
-        wanted = select(table).where(table.c[key].in_(some)).where(table.c.pool_name == pool)
-        yield from connection.execute(wanted).mappings()
+    remaining = iter(sorted(ids))
+    while chunk := list(islice(remaining, IDS_MAX)):
+        query = select(table).where(table.c[key].in_(chunk)).where(table.c.pool_name == pool)
+        yield from connection.execute(query).mappings()
 
 
-def _remember(memory: OrderedDict[Key, T], key: Key, value: T | None) -> None:
+def _cache_put(cache: OrderedDict[Key, T], key: Key, value: T | None) -> None:
     if value is None:
-        memory.pop(key, None)
+        cache.pop(key, None)
         return
-    memory[key] = value
-    memory.move_to_end(key)
-    if len(memory) > MEMORY_MAX:
-        memory.popitem(last=False)
+    cache[key] = value
+    cache.move_to_end(key)
+    if len(cache) > CACHE_MAX:
+        cache.popitem(last=False)

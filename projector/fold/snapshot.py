@@ -26,18 +26,18 @@ from eventstore.language.workers import Worker
 from eventstore.log.replies import fields_of, text_of
 from eventstore.steps import hashes as agent_hash
 from eventstore.steps import worker_hashes
-from projector.fold.fold import Crew, State
-from projector.intake.entries import WHY_MAX, event_of
+from projector.fold.fold import State, WorkerLoad
+from projector.intake.entries import REASON_MAX, event_of
 from projector.intake.source import Source
 from projector.store.rows import EventRow, Position
 
-PIECE: Final = 300
+CHUNK: Final = 300
 PAGE: Final = 1000
 
 T = TypeVar("T")
 
 
-class CannotBegin(MusterError):
+class SnapshotFailed(MusterError):
     """The stream of a pool whose beginning is gone has an event that cannot be read."""
 
 
@@ -58,7 +58,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Agents and workers that are left out."""
 
 
-class _Read(Struct):
+class _RedisState(Struct):
     """What Redis says, and at which seq each part was read."""
 
     agents: dict[str, tuple[int, Agent]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class _Read(Struct):
     damaged: list[Unreadable] = field(default_factory=list)
 
 
-async def begins_late(source: Source, pool: str) -> int:
+async def truncated_start(source: Source, pool: str) -> int:
     """The seq of the first event in the stream if it is not 1, else 0."""
     entries = await source.after(Position(pool), count=1)
     return entries[0].seq if entries and entries[0].seq > 1 else 0
@@ -77,30 +77,32 @@ async def take_snapshot(source: Source, pool: str) -> Snapshot:
 
     Raises `CannotBegin`, and what reading Redis raises.
     """
-    found = _Read()
+    found = _RedisState()
     await _read_agents(source, pool, found)
     await _read_workers(source, pool, found)
     try:
         rows = await _read_stream(source, pool)
-        state = _bring_up(pool, found, [event_of(row) for row in rows])
+        state = _catch_up(pool, found, [event_of(row) for row in rows])
     except (UnknownEvent, ValueError, KeyError, TypeError, RecursionError) as error:
-        why = f"unreadable event in a stream that has lost its beginning: {str(error)[:WHY_MAX]}"
-        raise CannotBegin(f"{why}; nothing was skipped") from error
+        reason = (
+            f"unreadable event in a stream that has lost its beginning: {str(error)[:REASON_MAX]}"
+        )
+        raise SnapshotFailed(f"{reason}; nothing was skipped") from error
     last = rows[-1]
     position = Position(pool, last.generation, last.seq, last.stream_id, last.ts)
     return Snapshot(position=position, state=state, rows=rows, damaged=found.damaged)
 
 
-async def _read_agents(source: Source, pool: str, found: _Read) -> None:
+async def _read_agents(source: Source, pool: str, found: _RedisState) -> None:
     keys = source.keys
     (ids,) = await source.ask([("SMEMBERS", keys.pool(pool, "agents"))])
-    for some in _pieces(sorted(text_of(one) for one in ids)):
-        hashes = [("HGETALL", keys.agent(pool, one)) for one in some]
-        specs = [("GET", keys.pool(pool, f"spec:{one}")) for one in some]
-        seq, replies = await _at_one_moment(source, pool, [*hashes, *specs])
-        for number, agent_id in enumerate(some):
+    for chunk in _chunks(sorted(text_of(one) for one in ids)):
+        hashes = [("HGETALL", keys.agent(pool, one)) for one in chunk]
+        specs = [("GET", keys.pool(pool, f"spec:{one}")) for one in chunk]
+        seq, replies = await _read_atomically(source, pool, [*hashes, *specs])
+        for number, agent_id in enumerate(chunk):
             try:
-                agent = _agent(agent_id, replies[number], replies[len(some) + number])
+                agent = _decode_agent(agent_id, replies[number], replies[len(chunk) + number])
             except Unreadable as error:
                 found.damaged.append(error)
             else:
@@ -108,26 +110,26 @@ async def _read_agents(source: Source, pool: str, found: _Read) -> None:
                     found.agents[agent_id] = (seq, agent)
 
 
-def _agent(agent_id: str, raw: Any, spec: Any) -> Agent | None:
+def _decode_agent(agent_id: str, raw: Any, spec: Any) -> Agent | None:
     """None where there is no hash. Raises `Unreadable`."""
     fields = _texts("agent", agent_id, raw)
     if not fields:
         return None
     try:
-        given = msgspec.json.decode(spec or b"{}", type=Spec)
+        agent_spec = msgspec.json.decode(spec or b"{}", type=Spec)
     except (msgspec.DecodeError, TypeError) as error:
         raise Unreadable("agent", agent_id, f"what it was given cannot be read: {error}") from error
-    asked = _asked_ms(agent_id)
+    requested_ms = _requested_ms(agent_id)
     return replace(
         agent_hash.from_hash(agent_id, fields),
-        input=given.input,
-        labels=given.labels,
-        requested_ms=asked,
-        changed_ms=asked,
+        input=agent_spec.input,
+        labels=agent_spec.labels,
+        requested_ms=requested_ms,
+        changed_ms=requested_ms,
     )
 
 
-async def _read_workers(source: Source, pool: str, found: _Read) -> None:
+async def _read_workers(source: Source, pool: str, found: _RedisState) -> None:
     keys = source.keys
     listed = await source.ask(
         [
@@ -136,10 +138,10 @@ async def _read_workers(source: Source, pool: str, found: _Read) -> None:
             ("SMEMBERS", keys.pool(pool, "lost")),
         ]
     )
-    ids = {text_of(one) for some in listed for one in some}
-    for some in _pieces(sorted(ids)):
+    ids = {text_of(one) for chunk in listed for one in chunk}
+    for some in _chunks(sorted(ids)):
         hashes = [("HGETALL", keys.process(pool, one)) for one in some]
-        seq, replies = await _at_one_moment(source, pool, hashes)
+        seq, replies = await _read_atomically(source, pool, hashes)
         for worker_id, reply in zip(some, replies, strict=True):
             try:
                 if fields := _texts("worker", worker_id, reply):
@@ -148,66 +150,69 @@ async def _read_workers(source: Source, pool: str, found: _Read) -> None:
                 found.damaged.append(error)
 
 
-async def _at_one_moment(
+async def _read_atomically(
     source: Source, pool: str, commands: Sequence[tuple[str, ...]]
 ) -> tuple[int, list[Any]]:
-    asked = [("HGET", source.meta(pool), "seq"), *commands]
-    seq, *replies = await source.ask(asked, atomic=True, refusals=True)
+    with_seq = [("HGET", source.meta(pool), "seq"), *commands]
+    seq, *replies = await source.ask(with_seq, atomic=True, return_errors=True)
     return int(seq or 0), replies
 
 
 async def _read_stream(source: Source, pool: str) -> list[EventRow]:
     """All of it. Its first entries are of the generation that the log says, or of one before."""
     heads = await source.heads([pool])
-    at = Position(pool, heads[pool].generation)
+    position = Position(pool, heads[pool].generation)
     rows: list[EventRow] = []
-    while some := await source.after(at, count=PAGE):
-        rows += some
-        at = Position(pool, some[-1].generation, some[-1].seq, some[-1].stream_id)
-    return _numbered(rows)
+    while page := await source.after(position, count=PAGE):
+        rows += page
+        position = Position(pool, page[-1].generation, page[-1].seq, page[-1].stream_id)
+    return _with_generations(rows)
 
 
-def _numbered(rows: list[EventRow]) -> list[EventRow]:
+def _with_generations(rows: list[EventRow]) -> list[EventRow]:
     """With those before a recovery in the generation that it came from."""
     generation = 0
-    numbered = []
+    result = []
     for row in reversed(rows):
-        numbered.append(replace(row, generation=generation) if generation else row)
+        result.append(replace(row, generation=generation) if generation else row)
         if row.type == LogRecovered.type:
             body = event_of(row).body
             generation = body.from_generation if isinstance(body, LogRecovered) else 0
-    return numbered[::-1]
+    return result[::-1]
 
 
-def _bring_up(pool: str, found: _Read, events: Sequence[Event]) -> State:
+def _catch_up(pool: str, found: _RedisState, events: Sequence[Event]) -> State:
     """Fold what came after each part was read, and whole lives that the stream tells of."""
-    at = {name: seq for part in (found.agents, found.workers) for name, (seq, _) in part.items()}
-    known = {name: agent for name, (_, agent) in found.agents.items()}
-    crew = {name: worker for name, (_, worker) in found.workers.items()}
+    read_at = {
+        name: seq for part in (found.agents, found.workers) for name, (seq, _) in part.items()
+    }
+    known_agents = {name: agent for name, (_, agent) in found.agents.items()}
+    known_workers = {name: worker for name, (_, worker) in found.workers.items()}
     for event in events:
         name = event.subject
-        if event.seq <= at.get(name, 0):
+        if event.seq <= read_at.get(name, 0):
             continue
         if event.type.startswith("agent.") and (
-            name in known or isinstance(event.body, AgentRequested)
+            name in known_agents or isinstance(event.body, AgentRequested)
         ):
-            known[name] = agents.evolve(known.get(name), event, pool)
+            known_agents[name] = agents.evolve(known_agents.get(name), event, pool)
         elif event.type.startswith("worker.") and (
-            name in crew or isinstance(event.body, WorkerRequested)
+            name in known_workers or isinstance(event.body, WorkerRequested)
         ):
-            crew[name] = workers.evolve(crew.get(name), event, pool)
-    held = [agent.worker_id for agent in known.values() if agent.held]
-    alone = {a.worker_id: a.agent_id for a in known.values() if a.held and a.alone}
-    crews = {
-        name: Crew(worker, held.count(name), alone.get(name, "")) for name, worker in crew.items()
+            known_workers[name] = workers.evolve(known_workers.get(name), event, pool)
+    holders = [agent.worker_id for agent in known_agents.values() if agent.held]
+    isolated = {a.worker_id: a.agent_id for a in known_agents.values() if a.held and a.alone}
+    loads = {
+        name: WorkerLoad(worker, holders.count(name), isolated.get(name, ""))
+        for name, worker in known_workers.items()
     }
-    return State(known, crews)
+    return State(known_agents, loads)
 
 
-def _pieces(items: Iterable[T]) -> Iterator[list[T]]:
-    left = iter(items)
-    while some := list(islice(left, PIECE)):
-        yield some
+def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, CHUNK)):
+        yield chunk
 
 
 def _texts(kind: str, name: str, reply: Any) -> dict[str, str]:
@@ -217,7 +222,7 @@ def _texts(kind: str, name: str, reply: Any) -> dict[str, str]:
     return fields_of(reply)
 
 
-def _asked_ms(agent_id: str) -> int:
+def _requested_ms(agent_id: str) -> int:
     """When an id was made: the first 48 bits of a UUIDv7 (RFC 9562)."""
     try:
         return int(agent_id.replace("-", "")[:12], 16)

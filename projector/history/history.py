@@ -29,30 +29,30 @@ from projector.fold.fold import Unfoldable
 from projector.history.positions import (
     ArchiveIncomplete,
     AsOf,
-    Moment,
-    Place,
-    find_moment,
+    LogPosition,
+    PointInTime,
+    find_point,
 )
 from projector.history.replay import (
     CHUNK,
-    Census,
-    Past,
+    HistoricalState,
+    PoolStatistics,
     Population,
-    TooCostly,
+    TooExpensive,
     candidates,
+    capacity_of,
     matching,
-    room_in,
     row_of_agent,
     row_of_worker,
     rows_of_pools,
 )
 from projector.store.database import Database
-from projector.store.rows import AgentFilter, AgentRow, PoolRow, Room, WorkerRow
+from projector.store.rows import AgentFilter, AgentRow, PoolCapacity, PoolRow, WorkerRow
 from projector.store.tables import EVENTS
 
 CONNECTIONS: Final = 2
-PLACES_REMEMBERED: Final = 500
-IDS_REMEMBERED: Final = 500_000
+POSITIONS_CACHED: Final = 500
+IDS_CACHED: Final = 500_000
 """So many ids of agents and workers are kept at hand, over all places."""
 
 T = TypeVar("T")
@@ -62,15 +62,15 @@ class ArchiveUnreadable(MusterError):
     """The archive holds an event that cannot be read, or that cannot follow those before it."""
 
 
-class Known(Struct):
+class CachedPool(Struct):
     """What was found out about a place."""
 
     agents: Population
     workers: Population
-    census: Census | None = None
+    statistics: PoolStatistics | None = None
 
     def __len__(self) -> int:
-        return len(self.agents.ever) + len(self.workers.ever)
+        return len(self.agents.all_ids) + len(self.workers.all_ids)
 
 
 class History:
@@ -82,9 +82,9 @@ class History:
     def __init__(self, database_url: str, *, seconds: float) -> None:
         self._database = Database(database_url, connections=CONNECTIONS)
         self._seconds = seconds
-        self._known: OrderedDict[Place, Known] = OrderedDict()
-        self._catalogues: OrderedDict[Place, Catalogue] = OrderedDict()
-        self._turn = Lock()
+        self._cache: OrderedDict[LogPosition, CachedPool] = OrderedDict()
+        self._catalogues: OrderedDict[LogPosition, Catalogue] = OrderedDict()
+        self._cache_lock = Lock()
 
     def open(self) -> None:
         self._database.open()
@@ -95,12 +95,12 @@ class History:
 
     # ---- questions ---------------------------------------------------------------------------
 
-    async def moment(self, asked: AsOf, pools: Iterable[str] | None = None) -> Moment:
+    async def point_in_time(self, as_of: AsOf, pools: Iterable[str] | None = None) -> PointInTime:
         """The places of some logs (None: of all), and of the catalogue. Raises `NotReached`."""
-        named = None if pools is None else {CATALOGUE, *pools, *asked.events}
+        pool_names = None if pools is None else {CATALOGUE, *pools, *as_of.events}
 
-        def work(connection: Connection, _: float) -> Moment:
-            return find_moment(connection, asked, named)
+        def work(connection: Connection, _: float) -> PointInTime:
+            return find_point(connection, as_of, pool_names)
 
         return await self._ask(work)
 
@@ -108,35 +108,35 @@ class History:
         """The pool that an agent was in, at any time."""
 
         def work(connection: Connection, _: float) -> str | None:
-            of_agents = EVENTS.c.type.startswith("agent.")
-            chosen = select(EVENTS.c.pool).where(EVENTS.c.subject == agent_id, of_agents)
-            pool: str | None = connection.execute(chosen.limit(1)).scalar()
+            agent_events = EVENTS.c.type.startswith("agent.")
+            query = select(EVENTS.c.pool).where(EVENTS.c.subject == agent_id, agent_events)
+            pool: str | None = connection.execute(query.limit(1)).scalar()
             return pool
 
         return await self._ask(work)
 
-    async def agent(self, moment: Moment, agent_id: str, pool: str | None) -> AgentRow | None:
+    async def agent(self, point: PointInTime, agent_id: str, pool: str | None) -> AgentRow | None:
         """One agent, ended or not; `pool` None: nothing is archived of it."""
 
         def work(connection: Connection, deadline: float) -> AgentRow | None:
             if pool is None:
-                for place in moment.places.values():
-                    if place.begins_late:
-                        Past(connection, place, deadline).demand_whole()
+                for position in point.positions.values():
+                    if position.truncated:
+                        HistoricalState(connection, position, deadline).require_complete()
                 return None
-            past = Past(connection, moment.of(pool), deadline)
-            if not past.requested([agent_id]):
-                past.demand_whole()
+            state = HistoricalState(connection, point.position_of(pool), deadline)
+            if not state.requested([agent_id]):
+                state.require_complete()
                 return None
-            past.demand_whole(agent_id)
-            [row] = self._agent_rows(connection, moment, {pool: past.agents([agent_id])}, deadline)
+            state.require_complete(agent_id)
+            [row] = self._agent_rows(connection, point, {pool: state.agents([agent_id])}, deadline)
             return row
 
         return await self._ask(work)
 
     async def agents(
         self,
-        moment: Moment,
+        point: PointInTime,
         filter: AgentFilter,  # noqa: A002 - as in `Views`
         *,
         after: str = "",
@@ -145,26 +145,29 @@ class History:
         """Agents in the order of their ids, after the id `after`."""
 
         def work(connection: Connection, deadline: float) -> list[AgentRow]:
-            pools = [pool for pool in moment.places if pool != CATALOGUE]
+            pools = [pool for pool in point.positions if pool != CATALOGUE]
             if filter.pool_name is not None:
                 pools = [filter.pool_name]
-            pasts = {pool: Past(connection, moment.of(pool), deadline) for pool in pools}
-            populations = {pool: self._know(past).agents for pool, past in pasts.items()}
+            states = {
+                pool: HistoricalState(connection, point.position_of(pool), deadline)
+                for pool in pools
+            }
+            populations = {pool: self._cached_pool(past).agents for pool, past in states.items()}
             wanted = candidates(populations, filter, after)
             rows: list[AgentRow] = []
             while len(rows) < limit and (chunk := list(islice(wanted, CHUNK))):
                 found = {
-                    pool: matching(pasts[pool], [i for i, p in chunk if p == pool], filter)
+                    pool: matching(states[pool], [i for i, p in chunk if p == pool], filter)
                     for pool in {pool for _, pool in chunk}
                 }
-                rows += self._agent_rows(connection, moment, found, deadline)
+                rows += self._agent_rows(connection, point, found, deadline)
             return rows[:limit]
 
         return await self._ask(work)
 
     async def workers(
         self,
-        moment: Moment,
+        point: PointInTime,
         pool: str | None = None,
         *,
         ended: bool = False,
@@ -175,39 +178,43 @@ class History:
 
         def work(connection: Connection, deadline: float) -> list[WorkerRow]:
             rows: list[WorkerRow] = []
-            for name, place in moment.places.items():
+            for name, position in point.positions.items():
                 if name == CATALOGUE or pool not in (None, name):
                     continue
-                past = Past(connection, place, deadline)
-                known, census = self._know(past), self._census(past)
-                ids = known.workers.ever if ended else known.workers.living
-                some = past.workers([worker_id for worker_id in ids if worker_id > after][:limit])
-                rows += [row_of_worker(worker, census) for worker in some.values()]
+                state = HistoricalState(connection, position, deadline)
+                cached, statistics = self._cached_pool(state), self._statistics(state)
+                ids = cached.workers.all_ids if ended else cached.workers.live_ids
+                found = state.workers([worker_id for worker_id in ids if worker_id > after][:limit])
+                rows += [row_of_worker(worker, statistics) for worker in found.values()]
             return sorted(rows, key=lambda row: row.worker_id)[:limit]
 
         return await self._ask(work)
 
-    async def pools(self, moment: Moment) -> Sequence[PoolRow]:
+    async def pools(self, point: PointInTime) -> Sequence[PoolRow]:
         """Pools that there were, in the order of their names."""
 
         def work(connection: Connection, deadline: float) -> list[PoolRow]:
-            catalogue = self._catalogue(connection, moment, deadline)
-            censuses = {
-                name: self._census(Past(connection, moment.of(name), deadline))
+            catalogue = self._catalogue(connection, point, deadline)
+            statistics = {
+                name: self._statistics(
+                    HistoricalState(connection, point.position_of(name), deadline)
+                )
                 for name in catalogue.live_pools()
             }
-            return rows_of_pools(catalogue, censuses)
+            return rows_of_pools(catalogue, statistics)
 
         return await self._ask(work)
 
-    async def pool(self, moment: Moment, name: str) -> PoolRow | None:
+    async def pool(self, point: PointInTime, name: str) -> PoolRow | None:
         def work(connection: Connection, deadline: float) -> PoolRow | None:
-            catalogue = self._catalogue(connection, moment, deadline)
+            catalogue = self._catalogue(connection, point, deadline)
             if name not in catalogue.live_pools():
                 return None
-            census = self._census(Past(connection, moment.of(name), deadline))
+            statistics = self._statistics(
+                HistoricalState(connection, point.position_of(name), deadline)
+            )
             only = Catalogue(pools={name: catalogue.pools[name]})
-            return rows_of_pools(only, {name: census})[0]
+            return rows_of_pools(only, {name: statistics})[0]
 
         return await self._ask(work)
 
@@ -216,67 +223,69 @@ class History:
     def _agent_rows(
         self,
         connection: Connection,
-        moment: Moment,
+        point: PointInTime,
         found: Mapping[str, Mapping[str, tuple[Any, int]]],
         deadline: float,
     ) -> list[AgentRow]:
         rows: list[AgentRow] = []
         for pool, agents in found.items():
-            room = None
+            capacity = None
             if any(agent.status is Status.PENDING for agent, _ in agents.values()):
-                room = self._room(connection, moment, pool, deadline)
-            rows += [row_of_agent(agent, generation, room) for agent, generation in agents.values()]
+                capacity = self._capacity(connection, point, pool, deadline)
+            rows += [
+                row_of_agent(agent, generation, capacity) for agent, generation in agents.values()
+            ]
         return sorted(rows, key=lambda row: row.agent_id)
 
-    def _room(
-        self, connection: Connection, moment: Moment, pool: str, deadline: float
-    ) -> Room | None:
+    def _capacity(
+        self, connection: Connection, point: PointInTime, pool: str, deadline: float
+    ) -> PoolCapacity | None:
         """What decides on what pending agents waited for; None where that cannot be told."""
         try:
-            census = self._census(Past(connection, moment.of(pool), deadline))
-            return room_in(self._catalogue(connection, moment, deadline), pool, census)
+            statistics = self._statistics(
+                HistoricalState(connection, point.position_of(pool), deadline)
+            )
+            return capacity_of(self._catalogue(connection, point, deadline), pool, statistics)
         except ArchiveIncomplete:
             return None
 
-    def _know(self, past: Past) -> Known:
+    def _cached_pool(self, state: HistoricalState) -> CachedPool:
         """Who there was; from memory, if it was asked for lately."""
-        place = past.place
-        with self._turn:
-            if known := self._known.get(place):
-                self._known.move_to_end(place)
-                return known
-        past.demand_whole()
-        known = Known(*past.population())
-        with self._turn:
-            self._known[place] = known
-            while self._too_much():
-                self._known.popitem(last=False)
-        return known
+        position = state.position
+        with self._cache_lock:
+            if cached := self._cache.get(position):
+                self._cache.move_to_end(position)
+                return cached
+        state.require_complete()
+        cached = CachedPool(*state.population())
+        with self._cache_lock:
+            self._cache[position] = cached
+            while self._cache_full():
+                self._cache.popitem(last=False)
+        return cached
 
-    def _too_much(self) -> bool:
-        ids = sum(map(len, self._known.values()))
-        return len(self._known) > 1 and (
-            ids > IDS_REMEMBERED or len(self._known) > PLACES_REMEMBERED
-        )
+    def _cache_full(self) -> bool:
+        ids = sum(map(len, self._cache.values()))
+        return len(self._cache) > 1 and (ids > IDS_CACHED or len(self._cache) > POSITIONS_CACHED)
 
-    def _census(self, past: Past) -> Census:
-        known = self._know(past)
-        if known.census is None:
-            known.census = past.census(known.agents, known.workers)
-        return known.census
+    def _statistics(self, state: HistoricalState) -> PoolStatistics:
+        cached = self._cached_pool(state)
+        if cached.statistics is None:
+            cached.statistics = state.statistics(cached.agents, cached.workers)
+        return cached.statistics
 
-    def _catalogue(self, connection: Connection, moment: Moment, deadline: float) -> Catalogue:
-        past = Past(connection, moment.of(CATALOGUE), deadline)
-        with self._turn:
-            if known := self._catalogues.get(past.place):
-                return known
-        past.demand_whole()
-        known = past.catalogue()
-        with self._turn:
-            self._catalogues[past.place] = known
-            while len(self._catalogues) > PLACES_REMEMBERED:
+    def _catalogue(self, connection: Connection, point: PointInTime, deadline: float) -> Catalogue:
+        state = HistoricalState(connection, point.position_of(CATALOGUE), deadline)
+        with self._cache_lock:
+            if catalogue := self._catalogues.get(state.position):
+                return catalogue
+        state.require_complete()
+        catalogue = state.catalogue()
+        with self._cache_lock:
+            self._catalogues[state.position] = catalogue
+            while len(self._catalogues) > POSITIONS_CACHED:
                 self._catalogues.popitem(last=False)
-        return known
+        return catalogue
 
     # ---- for a bounded time ------------------------------------------------------------------
 
@@ -284,20 +293,20 @@ class History:
         def bounded(connection: Connection) -> T:
             deadline = time.monotonic() + self._seconds
             try:
-                with _limited(connection, self._seconds):
+                with _time_limit(connection, self._seconds):
                     return work(connection, deadline)
             except OperationalError as error:
                 if time.monotonic() < deadline:
                     raise
-                raise TooCostly from error
+                raise TooExpensive from error
             except (Unfoldable, UnknownEvent, msgspec.DecodeError) as error:
                 raise ArchiveUnreadable(str(error)) from error
 
-        return await self._database.ask(bounded)
+        return await self._database.read_with_retry(bounded)
 
 
 @contextmanager
-def _limited(connection: Connection, seconds: float) -> Iterator[None]:
+def _time_limit(connection: Connection, seconds: float) -> Iterator[None]:
     """End a statement that takes longer; between statements the deadline is looked at."""
     if connection.dialect.name != "sqlite":
         connection.execute(text(f"SET LOCAL statement_timeout = {int(seconds * 1000)}"))

@@ -22,15 +22,15 @@ from eventstore.language.agents import TERMINAL, Agent, Status
 from eventstore.language.catalogue import Catalogue
 from eventstore.language.workers import Worker, WorkerStatus
 from projector.fold.fold import State, fold, fold_catalogue
-from projector.history.positions import Place, demand_whole
+from projector.history.positions import LogPosition, require_complete
 from projector.intake.entries import event_of
 from projector.store.mapping import agent_record, pool_record, worker_record
 from projector.store.rows import (
     AgentFilter,
     AgentRow,
     EventRow,
+    PoolCapacity,
     PoolRow,
-    Room,
     WorkerRow,
     agent_row,
     pool_row,
@@ -40,10 +40,10 @@ from projector.store.tables import EVENTS
 
 CHUNK: Final = 500
 """Subjects whose events are read at once."""
-TURNS_MAX: Final = 2_000_000
+LIFECYCLE_EVENTS_MAX: Final = 2_000_000
 """Beginnings and ends of agents and workers that a place may have behind it."""
-LIVING_WORKERS: Final = (WorkerStatus.ACTIVE, WorkerStatus.SUSPECT, WorkerStatus.DRAINING)
-TURNS: Final = (
+LIVE_WORKER_STATUSES: Final = (WorkerStatus.ACTIVE, WorkerStatus.SUSPECT, WorkerStatus.DRAINING)
+LIFECYCLE_EVENTS: Final = (
     "agent.requested",
     "agent.terminated",
     "agent.failed",
@@ -53,29 +53,29 @@ TURNS: Final = (
 )
 
 
-class TooCostly(MusterError):
+class TooExpensive(MusterError):
     """So much happened until then that it takes too long to fold; ask for a pool, or one agent."""
 
 
 class Population(Struct, frozen=True):
     """Ids of a kind, sorted: all there ever were until then, and those that had not ended."""
 
-    ever: Sequence[str] = ()
-    living: Sequence[str] = ()
+    all_ids: Sequence[str] = ()
+    live_ids: Sequence[str] = ()
 
 
-class Census(Struct, frozen=True):
+class PoolStatistics(Struct, frozen=True):
     """What the living add up to. `held`: agents by worker; `alone`: who has one for itself."""
 
     statuses: Mapping[str, int]
-    held: Mapping[str, int]
-    alone: Mapping[str, str]
+    agent_counts: Mapping[str, int]
+    isolated: Mapping[str, str]
     workers: Sequence[Worker]
 
     def _used(self, worker: Worker) -> int:
         """Slots that nobody else can have."""
-        alone = worker.worker_id in self.alone
-        return worker.max_agents if alone else self.held.get(worker.worker_id, 0)
+        is_isolated = worker.worker_id in self.isolated
+        return worker.max_agents if is_isolated else self.agent_counts.get(worker.worker_id, 0)
 
     def capacity(self) -> dict[str, Any]:
         """As the SQL view `pool_capacity` counts it."""
@@ -84,7 +84,7 @@ class Census(Struct, frozen=True):
         used = sum(map(self._used, active))
         ordered = sum(worker.status is WorkerStatus.REQUESTED for worker in self.workers)
         return {
-            "process_count": sum(worker.status in LIVING_WORKERS for worker in self.workers),
+            "process_count": sum(worker.status in LIVE_WORKER_STATUSES for worker in self.workers),
             "active_worker_processes": len(active),
             "ordered_worker_processes": ordered,
             "total_capacity": total,
@@ -96,129 +96,135 @@ class Census(Struct, frozen=True):
         }
 
 
-class Past:
+class HistoricalState:
     """One place, for the time of one transaction. Raises `TooCostly` after `deadline`."""
 
-    def __init__(self, connection: Connection, place: Place, deadline: float) -> None:
-        self.place = place
+    def __init__(self, connection: Connection, position: LogPosition, deadline: float) -> None:
+        self.position = position
         self._connection = connection
         self._deadline = deadline
 
-    def demand_whole(self, agent_id: str = "") -> None:
+    def require_complete(self, agent_id: str = "") -> None:
         """Raises `ArchiveIncomplete`. What was before an agent was asked for does not matter."""
         first = 1
         if agent_id:
-            of = (EVENTS.c.subject == agent_id, self.place.events())
-            first = self._connection.execute(select(func.min(EVENTS.c.seq)).where(*of)).scalar_one()
-        demand_whole(self._connection, self.place, first)
+            conditions = (EVENTS.c.subject == agent_id, self.position.event_filter())
+            first = self._connection.execute(
+                select(func.min(EVENTS.c.seq)).where(*conditions)
+            ).scalar_one()
+        require_complete(self._connection, self.position, first)
 
     # ---- who there was -----------------------------------------------------------------------
 
     def population(self) -> tuple[Population, Population]:
         """Agents and workers."""
-        chosen = select(EVENTS.c.type, EVENTS.c.subject).where(
-            EVENTS.c.type.in_(TURNS), self.place.events()
+        query = select(EVENTS.c.type, EVENTS.c.subject).where(
+            EVENTS.c.type.in_(LIFECYCLE_EVENTS), self.position.event_filter()
         )
-        found: dict[str, set[str]] = {kind: set() for kind in TURNS}
-        for turns in self._connection.execute(chosen.limit(TURNS_MAX)).partitions(CHUNK):
-            self._watch_the_time()
-            for kind, subject in turns:
+        found: dict[str, set[str]] = {kind: set() for kind in LIFECYCLE_EVENTS}
+        for rows in self._connection.execute(query.limit(LIFECYCLE_EVENTS_MAX)).partitions(CHUNK):
+            self._check_deadline()
+            for kind, subject in rows:
                 found[kind].add(subject)
-        if sum(map(len, found.values())) >= TURNS_MAX:
-            raise TooCostly
+        if sum(map(len, found.values())) >= LIFECYCLE_EVENTS_MAX:
+            raise TooExpensive
         agents, workers = found["agent.requested"], found["worker.requested"]
-        gone = found["agent.terminated"] | found["agent.failed"]
-        left = found["worker.stopped"] | found["worker.lost"]
+        ended_agents = found["agent.terminated"] | found["agent.failed"]
+        ended_workers = found["worker.stopped"] | found["worker.lost"]
         return (
-            Population(sorted(agents), sorted(agents - gone)),
-            Population(sorted(workers), sorted(workers - left)),
+            Population(sorted(agents), sorted(agents - ended_agents)),
+            Population(sorted(workers), sorted(workers - ended_workers)),
         )
 
     def catalogue(self) -> Catalogue:
         """Where this is a place of the catalogue."""
         state = Catalogue()
-        chosen = select(EVENTS).where(self.place.events()).order_by(EVENTS.c.seq)
-        for rows in self._connection.execute(chosen).mappings().partitions(CHUNK):
-            self._watch_the_time()
+        query = select(EVENTS).where(self.position.event_filter()).order_by(EVENTS.c.seq)
+        for rows in self._connection.execute(query).mappings().partitions(CHUNK):
+            self._check_deadline()
             state = fold_catalogue((event_of(EventRow(**row)) for row in rows), state)
         return state
 
-    def census(self, agents: Population, workers: Population) -> Census:
+    def statistics(self, agents: Population, workers: Population) -> PoolStatistics:
         statuses: Counter[str] = Counter()
-        held: Counter[str] = Counter()
-        alone: dict[str, str] = {}
-        for ids in _chunks(agents.living):
+        agent_counts: Counter[str] = Counter()
+        isolated: dict[str, str] = {}
+        for ids in _chunks(agents.live_ids):
             for agent, _ in self.agents(ids).values():
                 statuses[agent.status.value] += 1
                 if agent.held:
-                    held[agent.worker_id] += 1
+                    agent_counts[agent.worker_id] += 1
                     if agent.alone:
-                        alone[agent.worker_id] = agent.agent_id
-        return Census(statuses, held, alone, list(self.workers(workers.living).values()))
+                        isolated[agent.worker_id] = agent.agent_id
+        return PoolStatistics(
+            statuses, agent_counts, isolated, list(self.workers(workers.live_ids).values())
+        )
 
     # ---- some of them --------------------------------------------------------------------------
 
     def agents(self, ids: Iterable[str]) -> dict[str, tuple[Agent, int]]:
         """Agents, each with the generation in which it last changed."""
-        rows = self._of(ids)
+        rows = self._events_of(ids)
         generations = {row.subject: row.generation for row in rows}
-        found = fold(self.place.pool, map(event_of, rows), State()).agents
+        found = fold(self.position.pool, map(event_of, rows), State()).agents
         return {agent_id: (agent, generations[agent_id]) for agent_id, agent in found.items()}
 
     def requested(self, ids: Iterable[str]) -> dict[str, Agent]:
         """Agents as they were when they were asked for."""
-        rows = self._of(ids, "agent.requested")
-        return fold(self.place.pool, map(event_of, rows), State()).agents
+        rows = self._events_of(ids, "agent.requested")
+        return fold(self.position.pool, map(event_of, rows), State()).agents
 
     def workers(self, ids: Iterable[str]) -> dict[str, Worker]:
         found: dict[str, Worker] = {}
         for chunk in _chunks(list(ids)):
-            events = map(event_of, self._of(chunk))
-            crews = fold(self.place.pool, events, State()).workers
-            found.update((worker_id, crew.worker) for worker_id, crew in crews.items())
+            events = map(event_of, self._events_of(chunk))
+            loads = fold(self.position.pool, events, State()).workers
+            found.update((worker_id, crew.worker) for worker_id, crew in loads.items())
         return found
 
-    def _of(self, ids: Iterable[str], kind: str = "") -> list[EventRow]:
+    def _events_of(self, ids: Iterable[str], kind: str = "") -> list[EventRow]:
         """Events of some subjects up to the place, in order; `kind`: of that type only."""
-        self._watch_the_time()
+        self._check_deadline()
         # By the index on subjects, and by nothing else: what is in it counts a handful each, but
         # SQLite, which knows no numbers, would rather walk through all that happened in the pool.
-        chosen = select(EVENTS).where(EVENTS.c.subject.in_(list(ids)))
+        query = select(EVENTS).where(EVENTS.c.subject.in_(list(ids)))
         if kind:
-            chosen = chosen.where(EVENTS.c.type.concat("") == kind)
-        rows = (EventRow(**row) for row in self._connection.execute(chosen).mappings())
-        return sorted(filter(self.place.holds, rows), key=lambda row: row.seq)
+            query = query.where(EVENTS.c.type.concat("") == kind)
+        rows = (EventRow(**row) for row in self._connection.execute(query).mappings())
+        return sorted(filter(self.position.includes, rows), key=lambda row: row.seq)
 
-    def _watch_the_time(self) -> None:
+    def _check_deadline(self) -> None:
         if time.monotonic() > self._deadline:
-            raise TooCostly
+            raise TooExpensive
 
 
 def candidates(
     populations: Mapping[str, Population], wanted: AgentFilter, after: str
 ) -> Iterator[tuple[str, str]]:
     """Ids and pools of agents that may be wanted, in the order of their ids."""
-    living = wanted.ended is False or (
+    live_only = wanted.ended is False or (
         bool(wanted.status) and not TERMINAL.intersection(map(Status, wanted.status))
     )
 
-    def of(pool: str) -> Iterator[tuple[str, str]]:
-        ids = populations[pool].living if living else populations[pool].ever
+    def in_pool(pool: str) -> Iterator[tuple[str, str]]:
+        ids = populations[pool].live_ids if live_only else populations[pool].all_ids
         return ((ids[i], pool) for i in range(bisect_right(ids, after), len(ids)))
 
-    return merge(*map(of, populations))
+    return merge(*map(in_pool, populations))
 
 
-def matching(past: Past, ids: Sequence[str], wanted: AgentFilter) -> dict[str, tuple[Agent, int]]:
+def matching(
+    state: HistoricalState, ids: Sequence[str], wanted: AgentFilter
+) -> dict[str, tuple[Agent, int]]:
     """Those of some agents that are wanted, each with its generation."""
     if wanted.project_id is not None or wanted.role_type is not None or wanted.label is not None:
         # What never changes is looked at first: for most that spares the rest of their events.
-        ids = [i for i, agent in past.requested(ids).items() if _for_good(agent, wanted)]
-    found = past.agents(ids) if ids else {}
-    return {i: agent for i, agent in found.items() if _then(agent[0], wanted)}
+        ids = [i for i, agent in state.requested(ids).items() if _matches_fixed(agent, wanted)]
+    found = state.agents(ids) if ids else {}
+    return {i: agent for i, agent in found.items() if _matches_state(agent[0], wanted)}
 
 
-def _for_good(agent: Agent, wanted: AgentFilter) -> bool:
+def _matches_fixed(agent: Agent, wanted: AgentFilter) -> bool:
     label = wanted.label
     return (
         wanted.project_id in (None, agent.project_id)
@@ -227,7 +233,7 @@ def _for_good(agent: Agent, wanted: AgentFilter) -> bool:
     )
 
 
-def _then(agent: Agent, wanted: AgentFilter) -> bool:
+def _matches_state(agent: Agent, wanted: AgentFilter) -> bool:
     return (
         (not wanted.status or agent.status.value in wanted.status)
         and wanted.process_id in (None, agent.worker_id)
@@ -235,43 +241,45 @@ def _then(agent: Agent, wanted: AgentFilter) -> bool:
     )
 
 
-def row_of_agent(agent: Agent, generation: int, room: Room | None) -> AgentRow:
+def row_of_agent(agent: Agent, generation: int, capacity: PoolCapacity | None) -> AgentRow:
     """What heartbeats told is not kept: `activity` and `last_heartbeat` are empty."""
     live = {"activity": "", "last_heartbeat": 0}
-    row = agent_row({**agent_record(agent, generation), **live}, room or Room())
-    return row if room is not None else replace(row, reason=agent.reason)
+    row = agent_row({**agent_record(agent, generation), **live}, capacity or PoolCapacity())
+    return row if capacity is not None else replace(row, reason=agent.reason)
 
 
-def row_of_worker(worker: Worker, census: Census) -> WorkerRow:
+def row_of_worker(worker: Worker, statistics: PoolStatistics) -> WorkerRow:
     name, live = worker.worker_id, {"last_heartbeat": 0, "loop_lag_ms": 0.0}
-    record = worker_record(worker, census.held.get(name, 0), census.alone.get(name, ""))
+    record = worker_record(
+        worker, statistics.agent_counts.get(name, 0), statistics.isolated.get(name, "")
+    )
     return worker_row({**record, **live})
 
 
-def rows_of_pools(catalogue: Catalogue, censuses: Mapping[str, Census]) -> list[PoolRow]:
+def rows_of_pools(catalogue: Catalogue, statistics: Mapping[str, PoolStatistics]) -> list[PoolRow]:
     """Pools that were not deleted, in the order of their names."""
-    empty = Census({}, {}, {}, ())
+    empty = PoolStatistics({}, {}, {}, ())
     return [
-        pool_row({**pool_record(pool), **censuses.get(name, empty).capacity()})
+        pool_row({**pool_record(pool), **statistics.get(name, empty).capacity()})
         for name, pool in sorted(catalogue.live_pools().items())
     ]
 
 
-def room_in(catalogue: Catalogue, pool: str, census: Census) -> Room:
+def capacity_of(catalogue: Catalogue, pool: str, statistics: PoolStatistics) -> PoolCapacity:
     """What decides on what a pool's pending agents waited for."""
-    counted, known = census.capacity(), catalogue.pools.get(pool)
-    if known is None or known.deleted:
-        return Room()
-    return Room(
-        free=counted["available_capacity"],
-        living=counted["process_count"],
-        ordered=counted["ordered_worker_processes"],
-        maximum=known.config.max_workers,
-        alone=len(census.alone),
+    counts, pool_state = statistics.capacity(), catalogue.pools.get(pool)
+    if pool_state is None or pool_state.deleted:
+        return PoolCapacity()
+    return PoolCapacity(
+        free_slots=counts["available_capacity"],
+        workers=counts["process_count"],
+        ordered_workers=counts["ordered_worker_processes"],
+        max_workers=pool_state.config.max_workers,
+        isolated_workers=len(statistics.isolated),
     )
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:
-    left = iter(ids)
-    while chunk := list(islice(left, CHUNK)):
+    remaining = iter(ids)
+    while chunk := list(islice(remaining, CHUNK)):
         yield chunk

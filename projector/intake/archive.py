@@ -19,7 +19,7 @@ from projector.store.tables import EVENTS
 E = EVENTS.c
 
 
-class Stretch(Struct, frozen=True):
+class GenerationRange(Struct, frozen=True):
     """What counts of one generation of a pool's log: the archive's rows from `first` to `last`."""
 
     pool: str
@@ -28,8 +28,10 @@ class Stretch(Struct, frozen=True):
     last: int
 
     def rows(self, *columns: Any) -> Select[Any]:
-        chosen = select(*(columns or EVENTS.c))
-        return chosen.where(_of(self.pool, self.generation), E.seq.between(self.first, self.last))
+        query = select(*(columns or EVENTS.c))
+        return query.where(
+            _in_generation(self.pool, self.generation), E.seq.between(self.first, self.last)
+        )
 
 
 def id_order(stream_id: str) -> tuple[int, int]:
@@ -40,43 +42,45 @@ def id_order(stream_id: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
-def stretches(connection: Connection, pool: str, newest: int | None = None) -> list[Stretch]:
+def generation_ranges(
+    connection: Connection, pool: str, newest: int | None = None
+) -> list[GenerationRange]:
     """The generations of a pool's log, in order; `newest`: as it was in that one."""
-    found: list[Stretch] = []
+    found: list[GenerationRange] = []
     generation = _next_generation(connection, pool, -1)
     while generation is not None and (newest is None or generation <= newest):
-        of = _of(pool, generation)
-        ends = select(
-            select(func.min(E.seq)).where(of).scalar_subquery(),
-            select(func.max(E.seq)).where(of).scalar_subquery(),
+        in_generation = _in_generation(pool, generation)
+        bounds = select(
+            select(func.min(E.seq)).where(in_generation).scalar_subquery(),
+            select(func.max(E.seq)).where(in_generation).scalar_subquery(),
         )
-        first, last = connection.execute(ends).one()
-        found.append(Stretch(pool, generation, first, last))
+        first, last = connection.execute(bounds).one()
+        found.append(GenerationRange(pool, generation, first, last))
         generation = _next_generation(connection, pool, generation)
-    return [*reversed(_counting(reversed(found)))]
+    return [*reversed(_without_superseded(reversed(found)))]
 
 
-def _counting(newest_first: Iterable[Stretch]) -> list[Stretch]:
+def _without_superseded(newest_first: Iterable[GenerationRange]) -> list[GenerationRange]:
     """Without what lies at or above the beginning of a later generation."""
-    kept: list[Stretch] = []
-    for stretch in newest_first:
-        last = min([stretch.last, *(later.first - 1 for later in kept)])
-        kept.append(replace(stretch, last=last))
-    return kept
+    ranges: list[GenerationRange] = []
+    for part in newest_first:
+        last = min([part.last, *(later.first - 1 for later in ranges)])
+        ranges.append(replace(part, last=last))
+    return ranges
 
 
 def after(
     connection: Connection, pool: str, stream_id: str, *, until: str = "+", count: int
 ) -> list[EventRow]:
     """Archived events with ids after one and up to another, oldest first."""
-    beyond, end = id_order(stream_id), id_order(until)
+    start, end = id_order(stream_id), id_order(until)
     found: list[EventRow] = []
-    for stretch in stretches(connection, pool):
-        left = count - len(found)
-        if left <= 0:
+    for part in generation_ranges(connection, pool):
+        remaining = count - len(found)
+        if remaining <= 0:
             break
-        first = _first(connection, stretch, lambda at: at > beyond)
-        rows = stretch.rows().where(E.seq >= first).order_by(E.seq).limit(left)
+        first = _first_seq(connection, part, lambda at: at > start)
+        rows = part.rows().where(E.seq >= first).order_by(E.seq).limit(remaining)
         found += [EventRow(**row) for row in connection.execute(rows).mappings()]
     return [row for row in found if id_order(row.stream_id) <= end]
 
@@ -85,34 +89,34 @@ def before(connection: Connection, pool: str, stream_id: str, *, count: int) -> 
     """Archived events with ids before one, newest first."""
     end = id_order(stream_id)
     found: list[EventRow] = []
-    for stretch in reversed(stretches(connection, pool)):
-        left = count - len(found)
-        if left <= 0:
+    for part in reversed(generation_ranges(connection, pool)):
+        remaining = count - len(found)
+        if remaining <= 0:
             break
-        first = _first(connection, stretch, lambda at: at >= end)
-        rows = stretch.rows().where(E.seq < first).order_by(E.seq.desc()).limit(left)
+        first = _first_seq(connection, part, lambda at: at >= end)
+        rows = part.rows().where(E.seq < first).order_by(E.seq.desc()).limit(remaining)
         found += [EventRow(**row) for row in connection.execute(rows).mappings()]
     return found
 
 
 def id_before(connection: Connection, pool: str, seq: int) -> str:
     """The id of the last archived event below a seq; `0` if there is none."""
-    for stretch in reversed(stretches(connection, pool)):
-        below = stretch.rows(EVENTS.c.stream_id).where(E.seq < seq).order_by(E.seq.desc()).limit(1)
-        if found := connection.execute(below).scalar():
+    for part in reversed(generation_ranges(connection, pool)):
+        query = part.rows(EVENTS.c.stream_id).where(E.seq < seq).order_by(E.seq.desc()).limit(1)
+        if found := connection.execute(query).scalar():
             return str(found)
     return "0"
 
 
-def _first(
-    connection: Connection, stretch: Stretch, reached: Callable[[tuple[int, int]], bool]
+def _first_seq(
+    connection: Connection, part: GenerationRange, reached: Callable[[tuple[int, int]], bool]
 ) -> int:
     """The first seq whose event's id has reached a point; one past the end if none has."""
-    low, high = stretch.first, stretch.last + 1
+    low, high = part.first, part.last + 1
     while low < high:
         middle = (low + high) // 2
-        at = stretch.rows(E.seq, EVENTS.c.stream_id).where(E.seq >= middle).order_by(E.seq).limit(1)
-        row = connection.execute(at).first()
+        query = part.rows(E.seq, EVENTS.c.stream_id).where(E.seq >= middle).order_by(E.seq).limit(1)
+        row = connection.execute(query).first()
         if row is None or reached(id_order(row.stream_id)):
             high = middle
         else:
@@ -120,11 +124,11 @@ def _first(
     return low
 
 
-def _of(pool: str, generation: int) -> ColumnElement[bool]:
+def _in_generation(pool: str, generation: int) -> ColumnElement[bool]:
     return (EVENTS.c.pool == pool) & (E.generation == generation)
 
 
 def _next_generation(connection: Connection, pool: str, generation: int) -> int | None:
-    beyond = select(func.min(E.generation)).where(EVENTS.c.pool == pool, E.generation > generation)
-    found: int | None = connection.execute(beyond).scalar()
+    query = select(func.min(E.generation)).where(EVENTS.c.pool == pool, E.generation > generation)
+    found: int | None = connection.execute(query).scalar()
     return found

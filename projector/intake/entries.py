@@ -19,7 +19,7 @@ from projector.store.rows import EventRow, Position
 OK: Final = "ok"
 DIGITS_MAX: Final = 18
 """What surely fits into 64 bits."""
-WHY_MAX: Final = 500
+REASON_MAX: Final = 500
 FIELD_NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
 
 
@@ -43,16 +43,17 @@ def admit(position: Position, rows: Sequence[EventRow]) -> Admitted:
         try:
             events.append(event_of(row))
         except UnknownEvent as error:
-            why = str(error)[:WHY_MAX]
+            reason = str(error)[:REASON_MAX]
             problem = (
-                f"unreadable event: seq {row.seq} ({row.stream_id}): {why}; nothing was skipped:"
+                f"unreadable event: seq {row.seq} ({row.stream_id}): {reason}; nothing was skipped:"
                 " run a projector of the version that wrote it, or newer"
             )
             break
         except (msgspec.DecodeError, RecursionError) as error:
             problem = (
                 f"unreadable event: seq {row.seq} ({row.stream_id}): {row.type[:64]!r} version"
-                f" {row.version}: {str(error)[:WHY_MAX]}; nothing was skipped: its data is damaged"
+                f" {row.version}: {str(error)[:REASON_MAX]}; nothing was skipped:"
+                f" its data is damaged"
             )
             break
     return Admitted(list(rows[: len(events)]), events, problem)
@@ -78,13 +79,13 @@ def read_entries(position: Position, entries: Iterable[Entry]) -> list[EventRow]
     for entry in entries:
         row = read_entry(position.pool, generation, entry)
         if row.type == LogRecovered.type and row.seq > position.seq:
-            generation = _begun(row) or generation
+            generation = _recovered_generation(row) or generation
             row = replace(row, generation=generation)
         rows.append(row)
     return rows
 
 
-def _begun(row: EventRow) -> int:
+def _recovered_generation(row: EventRow) -> int:
     try:
         body = decode_body(row.type, row.version, row.data)
     except (UnknownEvent, msgspec.DecodeError):
@@ -144,8 +145,8 @@ def entry_of(row: EventRow) -> Entry:
 def seq_of(entry: Entry) -> int:
     """An entry's seq; 0 where it has none."""
     fields = entry[1]
-    named = dict(zip(fields[::2], fields[1::2], strict=False))
-    return number_of(named.get(b"seq", b"").decode(errors="replace"))
+    values = dict(zip(fields[::2], fields[1::2], strict=False))
+    return number_of(values.get(b"seq", b"").decode(errors="replace"))
 
 
 def text_of(value: bytes) -> str:
@@ -165,7 +166,7 @@ def _unknown(found: dict[bytes, str]) -> list[str]:
 
 def event_of(row: EventRow) -> Event:
     """Raises `UnknownEvent`, and `msgspec.DecodeError` for what is not what it must be."""
-    demand_names(row.subject, row.worker_id)
+    require_short_names(row.subject, row.worker_id)
     return Event(
         body=decode_body(row.type, row.version, row.data),
         event_id=row.event_id,
@@ -183,13 +184,13 @@ def event_of(row: EventRow) -> Event:
     )
 
 
-def demand_names(*names: str) -> None:
+def require_short_names(*names: str) -> None:
     """Raises `msgspec.ValidationError` for one that is too long to be looked for."""
     if any(len(name) > NAME_MAX for name in names):
         raise msgspec.ValidationError(f"a name of more than {NAME_MAX} characters")
 
 
-def follow(position: Position, admitted: Admitted) -> Position:
+def position_after(position: Position, admitted: Admitted) -> Position:
     """The position after what was admitted."""
     last = admitted.rows[-1] if admitted.rows else None
     return Position(

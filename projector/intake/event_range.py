@@ -14,7 +14,7 @@ from projector.intake.entries import entry_of, seq_of
 from projector.store.rows import EventRow
 
 
-class Range(Protocol):
+class ReadRange(Protocol):
     """XRANGE: entries of a stream between two ids, as `Reader.range` reads them."""
 
     def __call__(
@@ -22,17 +22,17 @@ class Range(Protocol):
     ) -> Awaitable[list[Entry]]: ...
 
 
-Archived: TypeAlias = Callable[[str, str, str, int], Awaitable[Sequence[EventRow]]]
+ReadArchive: TypeAlias = Callable[[str, str, str, int], Awaitable[Sequence[EventRow]]]
 """Archived events of a pool, after one id and up to another, at most so many."""
 
 
-class Trail:
+class EventRange:
     """Reads one pool at a time, a page at a time. `archived` None: the streams are all there is."""
 
-    def __init__(self, keys: Keys, read: Range, archived: Archived | None) -> None:
+    def __init__(self, keys: Keys, read: ReadRange, read_archive: ReadArchive | None) -> None:
         self._keys = keys
         self._read = read
-        self._archived = archived
+        self._read_archive = read_archive
 
     async def after(
         self, pool: str, stream_id: str, *, until: str = "+", count: int
@@ -42,12 +42,12 @@ class Trail:
         Raises what reading the stream or the archive raises.
         """
         stream = self._keys.catalogue if pool == CATALOGUE else self._keys.pool(pool, "events")
-        begin = "-" if stream_id in ("", "0", "0-0") else f"({stream_id}"
-        entries = await self._read(stream, begin, until, count=count)
+        start = "-" if stream_id in ("", "0", "0-0") else f"({stream_id}"
+        entries = await self._read(stream, start, until, count=count)
         # Looked at after the reading: what was not trimmed by now was not trimmed then.
-        if self._archived is None or not await self._trimmed_past(stream, stream_id):
+        if self._read_archive is None or not await self._trimmed_past(stream, stream_id):
             return entries
-        rows = await self._archived(pool, stream_id or "0", until, count)
+        rows = await self._read_archive(pool, stream_id or "0", until, count)
         return [entry_of(row) for row in rows] or entries
 
     async def _trimmed_past(self, stream: str, stream_id: str) -> bool:

@@ -2,44 +2,54 @@
 
 from typing import Final
 
-from projector.intake.source import Head, Source, archived
+from projector.intake.source import LogHead, Source, read_archive
 from projector.store.database import Database
 from projector.store.rows import Position
 
-LOST: Final = ("missing: ", "halted: ", "rolled back: ", "rewritten: ", "generation ")
+LOSS_PREFIXES: Final = ("missing: ", "halted: ", "rolled back: ", "rewritten: ", "generation ")
 """What the reasons given here begin with, and none that has another cure than recovering."""
 
 
-def describe(at: Position, head: Head, *, whole: bool = True) -> str:
+def describe_damage(position: Position, head: LogHead, *, intact: bool = True) -> str:
     """Why a log that stands at `head` cannot be gone on from; empty if it can."""
     if head.generation == 0:
-        return f"missing: the log is gone; the views are at seq {at.seq}"
-    if not whole:
-        return f"missing: streams of the log are gone; the views are at seq {at.seq}"
+        return f"missing: the log is gone; the views are at seq {position.seq}"
+    if not intact:
+        return f"missing: streams of the log are gone; the views are at seq {position.seq}"
     if head.halted:
         return f"halted: {head.halted}"
-    moved = at.generation and head.generation > at.generation and head.seq <= at.seq
-    if head.generation < at.generation or moved:  # one that was recovered has an event that says so
-        return f"generation {head.generation} came in place of {at.generation}"
-    if head.seq < at.seq:
-        return f"rolled back: the log ends at seq {head.seq}, the views at {at.seq}"
+    replaced = (
+        position.generation and head.generation > position.generation and head.seq <= position.seq
+    )
+    if (
+        head.generation < position.generation or replaced
+    ):  # one that was recovered has an event that says so
+        return f"generation {head.generation} came in place of {position.generation}"
+    if head.seq < position.seq:
+        return f"rolled back: the log ends at seq {head.seq}, the views at {position.seq}"
     return ""
 
 
 def is_lost(status: str) -> bool:
     """Whether views stand still, by this status, until their log is recovered."""
-    return status.startswith(LOST)
+    return status.startswith(LOSS_PREFIXES)
 
 
-async def rewritten(source: Source, database: Database, at: Position) -> str:
+async def rewritten(source: Source, database: Database, position: Position) -> str:
     """Whether another event stands where the last one was taken; empty if not."""
-    if not at.seq:
+    if not position.seq:
         return ""
-    theirs = await source.at(at)
-    if theirs is None:
-        trimmed = await source.starts_after(at)
-        return "" if trimmed else f"rewritten: the event at seq {at.seq} is not there any more"
-    before = Position(at.pool, 0, at.seq - 1)
-    ours = await database.read(lambda c: archived(c, before, count=1, last=at.seq))
-    same = not ours or ours[-1].event_id == theirs.event_id
-    return "" if same and theirs.seq == at.seq else f"rewritten: another event at seq {at.seq}"
+    streamed = await source.entry_at(position)
+    if streamed is None:
+        trimmed = await source.starts_after(position)
+        return (
+            "" if trimmed else f"rewritten: the event at seq {position.seq} is not there any more"
+        )
+    before = Position(position.pool, 0, position.seq - 1)
+    stored = await database.read(lambda c: read_archive(c, before, count=1, last=position.seq))
+    same = not stored or stored[-1].event_id == streamed.event_id
+    return (
+        ""
+        if same and streamed.seq == position.seq
+        else f"rewritten: another event at seq {position.seq}"
+    )

@@ -10,7 +10,7 @@ from msgspec import Struct
 from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
-from eventstore.connection.calls import UNREACHABLE, passing, refusal, shielded, unreachable
+from eventstore.connection.calls import UNREACHABLE, is_transient, refusal, shielded, unreachable
 from eventstore.connection.clients import connect
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.reader import Entry, Reader
@@ -20,7 +20,7 @@ from projector.store.rows import EventRow, Position
 from projector.store.tables import EVENTS
 
 
-class Head(Struct, frozen=True):
+class LogHead(Struct, frozen=True):
     """Where a log stands; generation 0 where there is none. `halted`: why it takes no writes."""
 
     generation: int = 0
@@ -47,17 +47,17 @@ class Source:
     def meta(self, pool: str) -> str:
         return self.keys.catalogue_meta if pool == CATALOGUE else self.keys.pool(pool, "meta")
 
-    async def heads(self, pools: Iterable[str]) -> dict[str, Head]:
+    async def heads(self, pools: Iterable[str]) -> dict[str, LogHead]:
         """Where these logs stand. Raises `LogUnreachable`."""
         names = list(pools)
         commands = [("HMGET", self.meta(pool), "generation", "seq", "halted") for pool in names]
         replies = await self.ask(commands)
         return {
-            pool: Head(int(generation or 0), int(seq or 0), (halted or b"").decode())
+            pool: LogHead(int(generation or 0), int(seq or 0), (halted or b"").decode())
             for pool, (generation, seq, halted) in zip(names, replies, strict=True)
         }
 
-    async def whole(self, pools: Iterable[str]) -> dict[str, bool]:
+    async def intact(self, pools: Iterable[str]) -> dict[str, bool]:
         """Whether all streams of these logs are there. Raises `LogUnreachable`."""
         names = list(pools)
         streams = [
@@ -72,7 +72,7 @@ class Source:
             for pool, some, count in zip(names, streams, found, strict=True)
         }
 
-    async def made(self, pools: Iterable[str]) -> set[str]:
+    async def created(self, pools: Iterable[str]) -> set[str]:
         """Those whose log was created, as the catalogue's log says."""
         names = list(pools)
         if not names:
@@ -82,7 +82,11 @@ class Source:
         return {pool for pool, mark in zip(names, marks, strict=True) if mark is not None}
 
     async def ask(
-        self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False, refusals: bool = False
+        self,
+        commands: Sequence[tuple[str, ...]],
+        *,
+        atomic: bool = False,
+        return_errors: bool = False,
     ) -> list[Any]:
         """The replies to some commands; `atomic`: all at one moment.
 
@@ -90,7 +94,7 @@ class Source:
         `refusals`: the error in the place of a reply, where Redis refuses one for good.
         """
         try:  # shielded: redis-py can swallow a cancellation, and a projector would not end
-            replies = await shielded(lambda: self._ask(commands, atomic, refusals))
+            replies = await shielded(lambda: self._ask(commands, atomic, return_errors))
         except UNREACHABLE as error:
             raise unreachable(error) from error
         except ResponseError as error:
@@ -98,14 +102,14 @@ class Source:
         return replies
 
     async def _ask(
-        self, commands: Sequence[tuple[str, ...]], atomic: bool, refusals: bool
+        self, commands: Sequence[tuple[str, ...]], atomic: bool, return_errors: bool
     ) -> list[Any]:
         async with self.client.pipeline(transaction=atomic) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
         for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, ResponseError) and (passing(reply) or not refusals):
+            if isinstance(reply, ResponseError) and (is_transient(reply) or not return_errors):
                 raise type(reply)(f"{reply} ({' '.join(command[:2])})")
         return replies
 
@@ -124,10 +128,10 @@ class Source:
         entries = await self.reader.range(self.stream(position.pool), first, count=count)
         return read_entries(position, entries)
 
-    async def at(self, position: Position) -> EventRow | None:
+    async def entry_at(self, position: Position) -> EventRow | None:
         """The entry that stands at a position's id."""
-        stream, at = self.stream(position.pool), position.stream_id
-        entries = await self.reader.range(stream, at, at, count=1)
+        stream, entry_id = self.stream(position.pool), position.stream_id
+        entries = await self.reader.range(stream, entry_id, entry_id, count=1)
         return read_entry(position.pool, position.generation, entries[0]) if entries else None
 
     async def starts_after(self, position: Position) -> bool:
@@ -136,14 +140,14 @@ class Source:
         return not entries or id_order(entries[0][0].decode()) > id_order(position.stream_id)
 
 
-def archived(
+def read_archive(
     connection: Connection, position: Position, *, count: int, last: int | None = None
 ) -> list[EventRow]:
     """What the archive has after a position, up to seq `last`; in later generations too.
 
     A generation begins where the archive of the one before it ended, so `seq` orders all of them.
     """
-    wanted = (
+    query = (
         select(EVENTS)
         .where(EVENTS.c.pool == position.pool)
         .where(EVENTS.c.generation >= position.generation)
@@ -152,14 +156,14 @@ def archived(
         .limit(count)
     )
     if last is not None:
-        wanted = wanted.where(EVENTS.c.seq <= last)
-    return [EventRow(**row) for row in connection.execute(wanted).mappings()]
+        query = query.where(EVENTS.c.seq <= last)
+    return [EventRow(**row) for row in connection.execute(query).mappings()]
 
 
-def archive_heads(connection: Connection) -> dict[str, Head]:
+def archive_heads(connection: Connection) -> dict[str, LogHead]:
     """The highest generation of every pool in the archive, and how far it goes."""
     # Backwards along the primary key, a pool at a time: no scan of the whole archive.
-    heads: dict[str, Head] = {}
+    heads: dict[str, LogHead] = {}
     pool = connection.execute(select(func.min(EVENTS.c.pool))).scalar()
     while pool is not None:
         newest = connection.execute(
@@ -168,20 +172,20 @@ def archive_heads(connection: Connection) -> dict[str, Head]:
             .order_by(EVENTS.c.generation.desc(), EVENTS.c.seq.desc())
             .limit(1)
         ).one()
-        heads[pool] = Head(newest.generation, newest.seq)
-        beyond = select(func.min(EVENTS.c.pool)).where(EVENTS.c.pool > pool)
-        pool = connection.execute(beyond).scalar()
+        heads[pool] = LogHead(newest.generation, newest.seq)
+        query = select(func.min(EVENTS.c.pool)).where(EVENTS.c.pool > pool)
+        pool = connection.execute(query).scalar()
     return heads
 
 
 def first_seq(connection: Connection, pool: str) -> int:
     """Of the oldest event of a pool that is archived; 0 if none is."""
-    oldest = select(EVENTS.c.seq).where(EVENTS.c.pool == pool)
-    oldest = oldest.order_by(EVENTS.c.generation, EVENTS.c.seq).limit(1)
-    return int(connection.execute(oldest).scalar() or 0)
+    query = select(EVENTS.c.seq).where(EVENTS.c.pool == pool)
+    query = query.order_by(EVENTS.c.generation, EVENTS.c.seq).limit(1)
+    return int(connection.execute(query).scalar() or 0)
 
 
 def first_generation(connection: Connection, pool: str) -> int:
     """Of the oldest events of a pool that are archived; 0 if none are."""
-    oldest = select(func.min(EVENTS.c.generation)).where(EVENTS.c.pool == pool)
-    return int(connection.execute(oldest).scalar() or 0)
+    query = select(func.min(EVENTS.c.generation)).where(EVENTS.c.pool == pool)
+    return int(connection.execute(query).scalar() or 0)

@@ -18,8 +18,8 @@ from projector.store.rows import (
     AgentRow,
     EventRow,
     HostRow,
+    PoolCapacity,
     PoolRow,
-    Room,
     WorkerRow,
     agent_row,
     pool_row,
@@ -27,8 +27,8 @@ from projector.store.rows import (
 )
 from projector.store.tables import AGENT_LIVE, CAPACITY, EVENTS, SERVING, WORKER_LIVE
 
-LIVING: Final = tuple(status.value for status in Status if status not in TERMINAL)
-ENDED_WORKERS: Final = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
+LIVE_STATUSES: Final = tuple(status.value for status in Status if status not in TERMINAL)
+ENDED_WORKER_STATUSES: Final = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
 
 
 def agents(
@@ -36,31 +36,31 @@ def agents(
 ) -> list[AgentRow]:
     """In the order of their ids."""
     a = SERVING.agents
-    chosen = _agents().where(*_conditions(connection, wanted)).order_by(a.c.agent_id)
+    query = _agents().where(*_conditions(connection, wanted)).order_by(a.c.agent_id)
     if after:
-        chosen = chosen.where(a.c.agent_id > after)
-    return _agent_rows(connection, chosen.limit(limit))
+        query = query.where(a.c.agent_id > after)
+    return _agent_rows(connection, query.limit(limit))
 
 
 def agent(connection: Connection, agent_id: str, pool: str | None) -> AgentRow | None:
     a = SERVING.agents
-    chosen = _agents().where(a.c.agent_id == agent_id)
+    query = _agents().where(a.c.agent_id == agent_id)
     if pool is not None:
-        chosen = chosen.where(a.c.pool_name == pool)
-    found = _agent_rows(connection, chosen.limit(1))
+        query = query.where(a.c.pool_name == pool)
+    found = _agent_rows(connection, query.limit(1))
     return found[0] if found else None
 
 
 def count_agents(connection: Connection) -> dict[str, dict[str, int]]:
     """By pool and status, without ended ones."""
     a = SERVING.agents
-    counted = (
+    query = (
         select(a.c.pool_name, a.c.status, func.count())
-        .where(a.c.status.in_(LIVING))
+        .where(a.c.status.in_(LIVE_STATUSES))
         .group_by(a.c.pool_name, a.c.status)
     )
     counts: dict[str, dict[str, int]] = {}
-    for pool, status, count in connection.execute(counted):
+    for pool, status, count in connection.execute(query):
         counts.setdefault(pool, {})[status] = count
     return counts
 
@@ -86,8 +86,8 @@ def _conditions(connection: Connection, wanted: AgentFilter) -> list[ColumnEleme
     if wanted.status:
         conditions.append(a.c.status.in_(wanted.status))
     if wanted.ended is not None:
-        living = a.c.status.in_(LIVING)
-        conditions.append(~living if wanted.ended else living)
+        live = a.c.status.in_(LIVE_STATUSES)
+        conditions.append(~live if wanted.ended else live)
     if wanted.label is not None:
         # A compact object of strings: the pair stands in it just as it is encoded by itself.
         pair = msgspec.json.encode(dict([wanted.label]))[1:-1].decode()
@@ -96,43 +96,43 @@ def _conditions(connection: Connection, wanted: AgentFilter) -> list[ColumnEleme
     return conditions
 
 
-def _agent_rows(connection: Connection, chosen: Select[Any]) -> list[AgentRow]:
-    rows = connection.execute(chosen).mappings().all()
+def _agent_rows(connection: Connection, query: Select[Any]) -> list[AgentRow]:
+    rows = connection.execute(query).mappings().all()
     pending = {row["pool_name"] for row in rows if row["status"] == Status.PENDING}
-    rooms = _rooms(connection, pending) if pending else {}
-    return [agent_row(row, rooms.get(row["pool_name"], Room())) for row in rows]
+    capacities = _capacities(connection, pending) if pending else {}
+    return [agent_row(row, capacities.get(row["pool_name"], PoolCapacity())) for row in rows]
 
 
 def pools(connection: Connection, name: str | None = None) -> list[PoolRow]:
     """Pools that were not deleted, in the order of their names."""
     p, c = SERVING.pools, CAPACITY
     names = [column for column in c.c if column.name != "pool_name"]
-    chosen = select(p, *names).join_from(p, c, p.c.pool_name == c.c.pool_name)
+    query = select(p, *names).join_from(p, c, p.c.pool_name == c.c.pool_name)
     if name is not None:
-        chosen = chosen.where(p.c.pool_name == name)
-    rows = connection.execute(chosen.order_by(p.c.pool_name)).mappings()
+        query = query.where(p.c.pool_name == name)
+    rows = connection.execute(query.order_by(p.c.pool_name)).mappings()
     return [pool_row(row) for row in rows]
 
 
-def _rooms(connection: Connection, names: Iterable[str]) -> dict[str, Room]:
+def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, PoolCapacity]:
     p, c, w = SERVING.pools, CAPACITY, SERVING.workers
-    of_pool = (w.c.pool_name == p.c.pool_name) & w.c.status.not_in(ENDED_WORKERS)
-    alone = select(func.count()).where(of_pool, w.c.alone != "").scalar_subquery()
-    counted = (c.c.available_capacity, c.c.process_count, c.c.ordered_worker_processes)
-    chosen = (
-        select(p, *counted, alone.label("alone_workers"))
+    of_pool = (w.c.pool_name == p.c.pool_name) & w.c.status.not_in(ENDED_WORKER_STATUSES)
+    isolated = select(func.count()).where(of_pool, w.c.alone != "").scalar_subquery()
+    counts = (c.c.available_capacity, c.c.process_count, c.c.ordered_worker_processes)
+    query = (
+        select(p, *counts, isolated.label("alone_workers"))
         .join_from(p, c, p.c.pool_name == c.c.pool_name)
         .where(p.c.pool_name.in_(sorted(names)))
     )
     return {
-        row["pool_name"]: Room(
-            free=int(row["available_capacity"]),
-            living=row["process_count"],
-            ordered=row["ordered_worker_processes"],
-            maximum=pool_of(row).config.max_workers,
-            alone=row["alone_workers"],
+        row["pool_name"]: PoolCapacity(
+            free_slots=int(row["available_capacity"]),
+            workers=row["process_count"],
+            ordered_workers=row["ordered_worker_processes"],
+            max_workers=pool_of(row).config.max_workers,
+            isolated_workers=row["alone_workers"],
         )
-        for row in connection.execute(chosen).mappings()
+        for row in connection.execute(query).mappings()
     }
 
 
@@ -142,7 +142,7 @@ def workers(
     """In the order of their ids; `ended`: stopped and lost ones too."""
     w, live = SERVING.workers, WORKER_LIVE
     same = (live.c.worker_id == w.c.worker_id) & (live.c.pool_name == w.c.pool_name)
-    chosen = (
+    query = (
         select(w, live.c.last_heartbeat, live.c.loop_lag_ms)
         .join_from(w, live, same, isouter=True)
         .where(w.c.worker_id > after)
@@ -150,10 +150,10 @@ def workers(
         .limit(limit)
     )
     if pool is not None:
-        chosen = chosen.where(w.c.pool_name == pool)
+        query = query.where(w.c.pool_name == pool)
     if not ended:
-        chosen = chosen.where(w.c.status.not_in(ENDED_WORKERS))
-    return [worker_row(row) for row in connection.execute(chosen).mappings()]
+        query = query.where(w.c.status.not_in(ENDED_WORKER_STATUSES))
+    return [worker_row(row) for row in connection.execute(query).mappings()]
 
 
 def hosts(connection: Connection) -> list[HostRow]:
@@ -173,7 +173,7 @@ def events(
     limit: int,
 ) -> list[EventRow]:
     """Archived events of a pool, in order."""
-    chosen = (
+    query = (
         select(EVENTS)
         .where(EVENTS.c.pool == pool)
         .where(EVENTS.c.seq > after_seq)
@@ -181,25 +181,25 @@ def events(
         .limit(limit)
     )
     if subject is not None:
-        chosen = chosen.where(EVENTS.c.subject == subject)
+        query = query.where(EVENTS.c.subject == subject)
     if types:
-        chosen = chosen.where(EVENTS.c.type.in_(types))
-    return [EventRow(**row) for row in connection.execute(chosen).mappings()]
+        query = query.where(EVENTS.c.type.in_(types))
+    return [EventRow(**row) for row in connection.execute(query).mappings()]
 
 
 def agent_state(connection: Connection, pool: str, agent_id: str) -> Agent | None:
     """All that the fold knows of an agent."""
     a = SERVING.agents
-    chosen = select(a).where(a.c.pool_name == pool).where(a.c.agent_id == agent_id)
-    row = connection.execute(chosen).mappings().first()
+    query = select(a).where(a.c.pool_name == pool).where(a.c.agent_id == agent_id)
+    row = connection.execute(query).mappings().first()
     return agent_of(row) if row else None
 
 
 def worker_state(connection: Connection, pool: str, worker_id: str) -> Worker | None:
     """The same of a worker."""
     w = SERVING.workers
-    chosen = select(w).where(w.c.pool_name == pool).where(w.c.worker_id == worker_id)
-    row = connection.execute(chosen).mappings().first()
+    query = select(w).where(w.c.pool_name == pool).where(w.c.worker_id == worker_id)
+    row = connection.execute(query).mappings().first()
     return worker_of(row) if row else None
 
 
@@ -207,11 +207,11 @@ def recent(
     connection: Connection, types: Sequence[str], *, since_ms: int, limit: int
 ) -> list[EventRow]:
     """The newest events of some types over all pools, newest first."""
-    chosen = (
+    query = (
         select(EVENTS)
         .where(EVENTS.c.type.in_(types) if types else literal(value=True))
         .where(EVENTS.c.ts >= since_ms)
         .order_by(EVENTS.c.ts.desc(), EVENTS.c.seq.desc())
         .limit(limit)
     )
-    return [EventRow(**row) for row in connection.execute(chosen).mappings()]
+    return [EventRow(**row) for row in connection.execute(query).mappings()]

@@ -11,10 +11,10 @@ from eventstore.language.agents import Agent
 from eventstore.language.workers import Worker
 from projector.fold.projection import read_positions
 from projector.history.history import ArchiveUnreadable, History
-from projector.history.positions import ArchiveIncomplete, AsOf, Moment, NotReached
-from projector.history.replay import TooCostly
+from projector.history.positions import ArchiveIncomplete, AsOf, NotYetArchived, PointInTime
+from projector.history.replay import TooExpensive
 from projector.intake import archive
-from projector.intake.event_range import Trail
+from projector.intake.event_range import EventRange
 from projector.intake.integrity import is_lost
 from projector.queries import selects
 from projector.store.database import Database, DatabaseError, DatabaseUnreachable
@@ -40,12 +40,12 @@ __all__ = [
     "EventRow",
     "History",
     "HostRow",
-    "Moment",
-    "NotReached",
+    "PointInTime",
+    "NotYetArchived",
     "PoolRow",
     "Position",
-    "TooCostly",
-    "Trail",
+    "TooExpensive",
+    "EventRange",
     "ArchiveUnreadable",
     "Views",
     "WorkerRow",
@@ -55,8 +55,8 @@ __all__ = [
 CONNECTIONS: Final = 4
 HISTORY_SECONDS: Final = 4.0
 """How long a question about the past may take."""
-FIRST_PAUSE: Final = 0.001
-LONGEST_PAUSE: Final = 0.02
+POLL_MIN_SECONDS: Final = 0.001
+POLL_MAX_SECONDS: Final = 0.02
 
 T = TypeVar("T")
 
@@ -72,8 +72,8 @@ class Views:
         self._database = Database(database_url, connections=CONNECTIONS)
         self.history = History(database_url, seconds=HISTORY_SECONDS)
         """The same questions, about the past."""
-        self._reached: dict[str, Position] = {}
-        self._asking = asyncio.Lock()
+        self._positions: dict[str, Position] = {}
+        self._refresh_lock = asyncio.Lock()
 
     def open(self) -> None:
         """Make ready to read what stands there; nothing is made where no projector has run."""
@@ -94,8 +94,8 @@ class Views:
 
     async def positions(self) -> dict[str, Position]:
         """Every checkpoint, by pool."""
-        self._reached = await self._read(lambda c: read_positions(c, SERVING))
-        return self._reached
+        self._positions = await self._read(lambda c: read_positions(c, SERVING))
+        return self._positions
 
     async def wait_for(self, pool: str, seq: int, *, timeout_seconds: float) -> bool:
         """Wait until the pool's views have reached `seq`; False if they have not in time.
@@ -103,23 +103,23 @@ class Views:
         However many wait, one at a time asks the database, for all of them.
         """
         deadline = time.monotonic() + timeout_seconds
-        pause = FIRST_PAUSE
-        while not self._has(pool, seq):
-            known = self._reached
-            async with self._asking:
-                if known is self._reached:
+        delay = POLL_MIN_SECONDS
+        while not self._has_reached(pool, seq):
+            known = self._positions
+            async with self._refresh_lock:
+                if known is self._positions:
                     await self.positions()
-            if self._has(pool, seq):
+            if self._has_reached(pool, seq):
                 break
-            left = deadline - time.monotonic()
-            if left <= 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 return False
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 2, LONGEST_PAUSE)
+            await asyncio.sleep(min(delay, remaining))
+            delay = min(delay * 2, POLL_MAX_SECONDS)
         return True
 
-    def _has(self, pool: str, seq: int) -> bool:
-        return self._reached.get(pool, Position(pool)).seq >= seq
+    def _has_reached(self, pool: str, seq: int) -> bool:
+        return self._positions.get(pool, Position(pool)).seq >= seq
 
     # ---- agents ------------------------------------------------------------------------------
 
@@ -222,4 +222,4 @@ class Views:
         return await self._read(lambda c: selects.recent(c, types, since_ms=since_ms, limit=limit))
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
-        return await self._database.ask(work)
+        return await self._database.read_with_retry(work)

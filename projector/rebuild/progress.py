@@ -29,4 +29,4 @@ class Progress(Struct, frozen=True, kw_only=True):
         return max(self.total - self.events, 0) / self.rate if self.rate else None
 
 
-Report = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]

@@ -24,33 +24,33 @@ from sqlalchemy import Connection
 
 from eventstore.errors import LogError, MusterError
 from eventstore.keys import CATALOGUE
-from projector.fold.projection import Projection, Taken, read_positions, stopped
+from projector.fold.projection import AppliedBatch, Projection, read_positions, stopped
 from projector.intake.source import (
-    Head,
+    LogHead,
     Source,
     archive_heads,
-    archived,
     first_generation,
     first_seq,
+    read_archive,
 )
-from projector.rebuild.lease import take_rebuild_lease
-from projector.rebuild.progress import Progress, Report
+from projector.rebuild.lease import acquire_rebuild_lease
+from projector.rebuild.progress import OnProgress, Progress
 from projector.rebuild.view_sets import (
-    carry,
-    drop_fresh,
-    let_go_on,
-    make_fresh,
+    allow_catch_up,
+    copy_serving,
+    create_shadow,
+    drop_shadow,
     read_version,
     switch,
 )
 from projector.store.database import Database
 from projector.store.lease import LEASE_SECONDS, Lease, Superseded
 from projector.store.rows import EventRow, Position
-from projector.store.tables import BESIDE, SERVING, VIEW_VERSION
+from projector.store.tables import SERVING, SHADOW, VIEW_VERSION
 from projector.verify.view_comparison import Comparison, compare
 
-STAYS: Final = "the beginning of its log is gone, so it stays as it is"
-APPROACHES_MAX: Final = 10
+COPIED_REASON: Final = "the beginning of its log is gone, so it stays as it is"
+CATCH_UP_PASSES_MAX: Final = 10
 """How often the archive's end is looked for again before the projector's lease is taken."""
 
 
@@ -72,7 +72,7 @@ class RebuildOptions(Struct, frozen=True, kw_only=True):
     """As the projectors have it."""
 
 
-async def replay(options: RebuildOptions, report: Report) -> Progress:
+async def replay(options: RebuildOptions, on_progress: OnProgress) -> Progress:
     """Rebuild all views, on a running system or without one; answers what was done.
 
     Raises `Rebuilding`, `RebuildFenced`, `LogDamaged`, `LogUnreachable` and whatever the database
@@ -88,13 +88,13 @@ async def replay(options: RebuildOptions, report: Report) -> Progress:
             source,
             batch=options.batch,
             lease_seconds=options.lease_seconds,
-            report=report,
+            on_progress=on_progress,
         )
-        projector = Lease(database, seconds=options.lease_seconds)
+        projector_lease = Lease(database, seconds=options.lease_seconds)
         try:
-            await rebuild.run(projector, tolerant=False)
+            await rebuild.run(projector_lease, tolerant=False)
         finally:
-            await projector.release()
+            await projector_lease.release()
         return rebuild.progress
     except Superseded as error:
         raise RebuildFenced from error
@@ -116,54 +116,54 @@ class Rebuild:
         *,
         batch: int = 2000,
         lease_seconds: float = LEASE_SECONDS,
-        report: Report | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self.progress = Progress()
         self._database = database
         self._source = source
         self._batch = batch
-        self._report = report
-        self._since = time.monotonic()
-        self._beside = Projection(BESIDE, archives=False)
+        self._on_progress = on_progress
+        self._started = time.monotonic()
+        self._shadow = Projection(SHADOW, archives=False)
         self._lease = Lease(database, "rebuild", seconds=lease_seconds)
-        self._heads: dict[str, Head] = {}
-        self._archived: dict[str, Head] = {}
-        self._began: dict[str, int] = {}
-        self._carried: set[str] = set()
+        self._heads: dict[str, LogHead] = {}
+        self._archive_heads: dict[str, LogHead] = {}
+        self._first_generations: dict[str, int] = {}
+        self._copied: set[str] = set()
         """Pools whose log has no beginning, and whose views are such as can stay."""
 
-    async def run(self, projector: Lease, *, tolerant: bool) -> None:
+    async def run(self, projector_lease: Lease, *, tolerant: bool) -> None:
         """The whole of it; `projector` is held from the last stretch on, and not given back."""
-        async with self.making():
+        async with self.session():
             await self.fold_archive()
-            await projector.seize()
-            async with projector.kept():
-                await self.finish(projector, tolerant=tolerant)
+            await projector_lease.seize()
+            async with projector_lease.keep_renewed():
+                await self.finish(projector_lease, tolerant=tolerant)
 
     @asynccontextmanager
-    async def making(self) -> AsyncIterator[None]:
+    async def session(self) -> AsyncIterator[None]:
         """From `begin` to `end`, with the rebuild's lease kept. Raises `Rebuilding`."""
         try:
-            await self.begin()
-            async with self._lease.kept():
+            await self.start()
+            async with self._lease.keep_renewed():
                 yield
         finally:
-            await self.end()
+            await self.clean_up()
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         """Make a second set of tables. Raises `Rebuilding` when another one does the same."""
-        await take_rebuild_lease(self._lease)
+        await acquire_rebuild_lease(self._lease)
         await self._database.write(self._make_tables)
-        await self._look()
+        await self._refresh_heads()
 
     async def fold_archive(self) -> None:
         """Fold what is archived, until little is left that came in meanwhile."""
-        for _ in range(APPROACHES_MAX):
+        for _ in range(CATCH_UP_PASSES_MAX):
             before = self.progress.events
             await self._fold_archives()
             if self.progress.events - before <= self._batch:
                 return
-            await self._look()
+            await self._refresh_heads()
 
     async def _fold_archives(self) -> None:
         """The catalogue first, for it names the pools."""
@@ -171,182 +171,189 @@ class Rebuild:
         for pool in await self._pools():
             await self._fold_archive(pool)
 
-    async def finish(self, projector: Lease, *, tolerant: bool) -> None:
+    async def finish(self, projector_lease: Lease, *, tolerant: bool) -> None:
         """Under the projector's lease: fold to the end of archive and streams, and switch.
 
         `tolerant`: a pool whose log is damaged stops where it is, with its status, instead of
         ending it all with `LogDamaged`.
         """
-        await self._look()
+        await self._refresh_heads()
         await self._fold_archives()
         await self._compare()
-        await self._database.write(lambda connection: self._let_go_on(connection, projector))
+        await self._database.write(
+            lambda connection: self._allow_catch_up(connection, projector_lease)
+        )
         for pool in (CATALOGUE, *await self._pools()):
-            await self._fold_stream(pool, projector)
+            await self._fold_stream(pool, projector_lease)
         for pool in (CATALOGUE, *await self._pools()):  # what came meanwhile, new pools too
-            await self._fold_stream(pool, projector)
+            await self._fold_stream(pool, projector_lease)
         if not tolerant:
-            await self._demand_whole()
-        await self._database.write(lambda connection: self._switch(connection, projector))
-        self._tell(finished=True)
+            await self._require_complete()
+        await self._database.write(lambda connection: self._switch(connection, projector_lease))
+        self._update_progress(finished=True)
 
     async def _compare(self) -> None:
         """With the views that serve: nobody writes them now, and the archive ends where they do."""
-        beside = {p: at for p, at in self._beside.positions.items() if p not in self._carried}
+        shadow = {p: at for p, at in self._shadow.positions.items() if p not in self._copied}
 
         def work(connection: Connection) -> Comparison:
             serving = read_positions(connection, SERVING)
-            found = compare(connection, read_version(connection), serving, beside)
+            found = compare(connection, read_version(connection), serving, shadow)
             return replace(
-                found, left_out={**found.left_out, **dict.fromkeys(self._carried, STAYS)}
+                found, left_out={**found.left_out, **dict.fromkeys(self._copied, COPIED_REASON)}
             )
 
         self.progress = replace(self.progress, comparison=await self._database.read(work))
 
-    async def end(self) -> None:
+    async def clean_up(self) -> None:
         """Drop what was made."""
 
-        def clean(connection: Connection) -> None:
-            self._lease.hold(connection)
-            drop_fresh(connection)
-            self._lease.give_back(connection)
+        def drop(connection: Connection) -> None:
+            self._lease.require_held(connection)
+            drop_shadow(connection)
+            self._lease.release_in(connection)
 
         try:
-            await self._database.write(clean)
+            await self._database.write(drop)
         except Superseded:
             pass  # the next rebuild has made its own in their place
 
-    async def _demand_whole(self) -> None:
+    async def _require_complete(self) -> None:
         """Refuse to put less in the place of more. Raises `LogDamaged`."""
         serving = await self._database.read(lambda c: read_positions(c, SERVING))
-        for at in self._beside.positions.values():
-            if at.pool in self._carried:
+        for position in self._shadow.positions.values():
+            if position.pool in self._copied:
                 continue
-            name = f"pool {at.pool!r}" if at.pool else "the catalogue"
-            views = serving.get(at.pool, at)
-            head = self._heads[at.pool]
-            if stopped(at):
-                raise LogDamaged(f"{name}: {at.status}")
-            if at.generation == head.generation and at.seq < head.seq:
-                raise LogDamaged(f"{name}: seq {at.seq + 1} to {head.seq} are nowhere to be found")
-            if (at.generation, at.seq) < (views.generation, views.seq):
+            name = f"pool {position.pool!r}" if position.pool else "the catalogue"
+            views = serving.get(position.pool, position)
+            head = self._heads[position.pool]
+            if stopped(position):
+                raise LogDamaged(f"{name}: {position.status}")
+            if position.generation == head.generation and position.seq < head.seq:
                 raise LogDamaged(
-                    f"{name}: archive and stream end at seq {at.seq}, the views are at {views.seq}"
+                    f"{name}: seq {position.seq + 1} to {head.seq} are nowhere to be found"
+                )
+            if (position.generation, position.seq) < (views.generation, views.seq):
+                raise LogDamaged(
+                    f"{name}: archive and stream end at seq {position.seq}, the"
+                    f" views are at {views.seq}"
                 )
 
     # ---- what there is -----------------------------------------------------------------------
 
-    async def _look(self) -> None:
+    async def _refresh_heads(self) -> None:
         """Where logs and archive end now."""
-        self._archived = await self._database.read(archive_heads)
-        self._carried = await self._database.read(self._without_beginning)
-        self._began = await self._database.read(
-            lambda c: {pool: first_generation(c, pool) for pool in self._archived}
+        self._archive_heads = await self._database.read(archive_heads)
+        self._copied = await self._database.read(self._truncated_pools)
+        self._first_generations = await self._database.read(
+            lambda c: {pool: first_generation(c, pool) for pool in self._archive_heads}
         )
-        await self._find_heads(self._archived.keys() | self._beside.positions.keys())
+        await self._add_heads(self._archive_heads.keys() | self._shadow.positions.keys())
 
-    def _without_beginning(self, connection: Connection) -> set[str]:
+    def _truncated_pools(self, connection: Connection) -> set[str]:
         serving = read_positions(connection, SERVING)
         if read_version(connection) != VIEW_VERSION:
             return set()
         return {
             pool
-            for pool, head in self._archived.items()
+            for pool, head in self._archive_heads.items()
             if pool != CATALOGUE
             and first_seq(connection, pool) > 1
             and (at := serving.get(pool))
             and (at.generation, at.seq) >= (head.generation, head.seq)
         }
 
-    async def _find_heads(self, pools: set[str]) -> None:
+    async def _add_heads(self, pools: set[str]) -> None:
         self._heads |= await self._source.heads(pools | {CATALOGUE})
         for pool in self._heads:
-            self._place(pool)
+            self._set_start(pool)
 
-    def _place(self, pool: str) -> None:
+    def _set_start(self, pool: str) -> None:
         """Give a pool its position: at the first event of the archive or, without, of the log."""
-        known = self._beside.positions.get(pool)
+        known = self._shadow.positions.get(pool)
         if known is None or not known.generation:
-            generation = self._began.get(pool, 0) or self._heads[pool].generation
-            self._beside.positions[pool] = Position(pool, generation)
+            generation = self._first_generations.get(pool, 0) or self._heads[pool].generation
+            self._shadow.positions[pool] = Position(pool, generation)
 
     async def _pools(self) -> list[str]:
         """Pools to fold: those of the catalogue so far, and those that only the archive knows."""
-        names = self._beside.catalogue.pools.keys() | self._archived.keys()
-        await self._find_heads(set(names))
-        return sorted(names - {CATALOGUE} - self._carried)
+        names = self._shadow.catalogue.pools.keys() | self._archive_heads.keys()
+        await self._add_heads(set(names))
+        return sorted(names - {CATALOGUE} - self._copied)
 
     # ---- folding -----------------------------------------------------------------------------
 
     async def _fold_archive(self, pool: str) -> None:
         """To where the archive ended when it was looked at."""
-        last = self._archived.get(pool, Head()).seq
-        while self._goes_on(pool, last):
+        last = self._archive_heads.get(pool, LogHead()).seq
+        while self._is_behind(pool, last):
             rows = await self._database.read(lambda c: self._archived_after(c, pool))
-            if not rows or rows[0].seq != self._beside.positions[pool].seq + 1:
+            if not rows or rows[0].seq != self._shadow.positions[pool].seq + 1:
                 return  # a hole: perhaps the stream still has what is missing
-            await self._take(pool, rows, None)
+            await self._apply(pool, rows, None)
 
-    def _goes_on(self, pool: str, last: int) -> bool:
-        at = self._beside.positions[pool]
-        return at.seq < last and not stopped(at)
+    def _is_behind(self, pool: str, last: int) -> bool:
+        position = self._shadow.positions[pool]
+        return position.seq < last and not stopped(position)
 
     def _archived_after(self, connection: Connection, pool: str) -> list[EventRow]:
-        rows = archived(connection, self._beside.positions[pool], count=self._batch)
+        rows = read_archive(connection, self._shadow.positions[pool], count=self._batch)
         first = rows[0].seq if rows else 0
         return [row for index, row in enumerate(rows) if row.seq == first + index]
 
-    async def _fold_stream(self, pool: str, projector: Lease) -> None:
+    async def _fold_stream(self, pool: str, projector_lease: Lease) -> None:
         """To where the stream ended when it was looked at: what comes later the projector takes."""
         last = self._heads[pool].seq
-        while self._goes_on(pool, last):
-            rows = await self._source.after(self._beside.positions[pool], count=self._batch)
+        while self._is_behind(pool, last):
+            rows = await self._source.after(self._shadow.positions[pool], count=self._batch)
             if not rows:
                 return
-            await self._take(pool, rows, projector)
+            await self._apply(pool, rows, projector_lease)
 
-    async def _take(self, pool: str, rows: Sequence[EventRow], projector: Lease | None) -> None:
+    async def _apply(
+        self, pool: str, rows: Sequence[EventRow], projector_lease: Lease | None
+    ) -> None:
         """`projector`: its lease, under which the rows are archived too."""
-        projection = self._beside
-        projection.archives = projector is not None
+        projection = self._shadow
+        projection.archives = projector_lease is not None
 
-        def work(connection: Connection) -> Taken:
-            if projector is not None:
-                projector.hold(connection)
-            self._lease.hold(connection)
+        def work(connection: Connection) -> AppliedBatch:
+            if projector_lease is not None:
+                projector_lease.require_held(connection)
+            self._lease.require_held(connection)
             return projection.write(connection, pool, rows)
 
         before = projection.positions[pool].seq
-        projection.keep(await self._database.write(work))
-        self._tell(pool, projection.positions[pool].seq - before)
+        projection.mark_committed(await self._database.write(work))
+        self._update_progress(pool, projection.positions[pool].seq - before)
 
-    def _tell(self, pool: str = "", events: int = 0, *, finished: bool = False) -> None:
+    def _update_progress(self, pool: str = "", events: int = 0, *, finished: bool = False) -> None:
         self.progress = replace(
             self.progress,
             pool=pool,
             events=self.progress.events + events,
             total=sum(head.seq for head in self._heads.values()),
-            seconds=time.monotonic() - self._since,
+            seconds=time.monotonic() - self._started,
             finished=finished,
         )
-        if self._report is not None:
-            self._report(self.progress)
+        if self._on_progress is not None:
+            self._on_progress(self.progress)
 
     # ---- tables ------------------------------------------------------------------------------
 
     def _make_tables(self, connection: Connection) -> None:
-        self._lease.hold(connection)
-        drop_fresh(connection)
-        make_fresh(connection)
+        self._lease.require_held(connection)
+        drop_shadow(connection)
+        create_shadow(connection)
 
-    def _let_go_on(self, connection: Connection, projector: Lease) -> None:
+    def _allow_catch_up(self, connection: Connection, projector_lease: Lease) -> None:
         """Should this end before the switch, what it archives is folded by who serves."""
-        projector.hold(connection)
-        let_go_on(connection)
+        projector_lease.require_held(connection)
+        allow_catch_up(connection)
 
-    def _switch(self, connection: Connection, projector: Lease) -> None:
-        projector.hold(connection)
-        self._lease.hold(connection)
-        if self._carried:
-            carry(connection, self._carried)
+    def _switch(self, connection: Connection, projector_lease: Lease) -> None:
+        projector_lease.require_held(connection)
+        self._lease.require_held(connection)
+        if self._copied:
+            copy_serving(connection, self._copied)
         switch(connection, self._database.prefix)

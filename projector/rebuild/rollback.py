@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import Connection
 
-from projector.rebuild.lease import take_rebuild_lease
+from projector.rebuild.lease import acquire_rebuild_lease
 from projector.rebuild.rebuild import RebuildFenced, RebuildOptions
-from projector.rebuild.view_sets import discard_previous, drop_fresh, put_back
+from projector.rebuild.view_sets import discard_previous, drop_shadow, restore_previous
 from projector.store.database import Database
 from projector.store.lease import Lease, Superseded
 
@@ -22,14 +22,14 @@ async def roll_back(options: RebuildOptions) -> None:
 
     Raises `CannotRollBack`, `Rebuilding`, `RebuildFenced` and whatever the database raises.
     """
-    async with _alone(options) as (database, rebuilding):
+    async with _exclusive(options) as (database, rebuilding):
         projector = Lease(database, seconds=options.lease_seconds)
 
         def work(connection: Connection) -> None:
-            projector.hold(connection)
-            rebuilding.hold(connection)
-            put_back(connection, database.prefix)
-            projector.give_back(connection)
+            projector.require_held(connection)
+            rebuilding.require_held(connection)
+            restore_previous(connection, database.prefix)
+            projector.release_in(connection)
 
         await projector.seize()
         try:
@@ -40,30 +40,30 @@ async def roll_back(options: RebuildOptions) -> None:
 
 async def discard(options: RebuildOptions) -> None:
     """Drop the previous views."""
-    async with _alone(options) as (database, rebuilding):
+    async with _exclusive(options) as (database, rebuilding):
 
         def work(connection: Connection) -> None:
-            rebuilding.hold(connection)
+            rebuilding.require_held(connection)
             discard_previous(connection, database.prefix)
 
         await database.write(work)
 
 
 @asynccontextmanager
-async def _alone(options: RebuildOptions) -> AsyncIterator[tuple[Database, Lease]]:
+async def _exclusive(options: RebuildOptions) -> AsyncIterator[tuple[Database, Lease]]:
     """While nobody rebuilds; what a rebuild that died left behind goes too."""
     database = Database(options.database_url, connections=2)
     database.open()
     rebuilding = Lease(database, "rebuild", seconds=options.lease_seconds)
 
     def clean(connection: Connection) -> None:
-        rebuilding.hold(connection)
-        drop_fresh(connection)
-        rebuilding.give_back(connection)
+        rebuilding.require_held(connection)
+        drop_shadow(connection)
+        rebuilding.release_in(connection)
 
     try:
         await database.prepare()
-        await take_rebuild_lease(rebuilding)
+        await acquire_rebuild_lease(rebuilding)
         try:
             yield database, rebuilding
         finally:

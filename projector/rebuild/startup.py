@@ -13,13 +13,13 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection
 
-from projector.fold.projection import Projection, Taken, stopped
-from projector.intake.source import Head, Source, archive_heads, archived
-from projector.rebuild.lease import Rebuilding
+from projector.fold.projection import AppliedBatch, Projection, stopped
+from projector.intake.source import LogHead, Source, archive_heads, read_archive
+from projector.rebuild.lease import RebuildInProgress
 from projector.rebuild.rebuild import Rebuild
 from projector.rebuild.view_sets import (
-    NAMED_ROLLED_BACK,
-    forget,
+    ROLLED_BACK_NAME,
+    delete_version,
     needs_rebuild,
     read_version,
     rolled_back,
@@ -44,20 +44,22 @@ async def upgrade(database: Database, source: Source, lease: Lease) -> bool:
     while INCOMPLETE < await database.read(read_version) < VIEW_VERSION:
         try:
             await _rebuild(database, source, lease, seize=True)
-        except Rebuilding:
+        except RebuildInProgress:
             await asyncio.sleep(lease.seconds / 4)
         else:
             return True
     return False
 
 
-async def ready(database: Database, source: Source, lease: Lease, projection: Projection) -> None:
+async def prepare_views(
+    database: Database, source: Source, lease: Lease, projection: Projection
+) -> None:
     """Under the projector's lease: let the views be such as `projection` can go on from."""
     await database.read(projection.load)
-    anew = await database.read(lambda c: needs_rebuild(c, projection.positions))
-    if not anew and await database.read(rolled_back):
-        anew = not await _catch_up(database, lease, projection)
-    if anew:
+    rebuild_needed = await database.read(lambda c: needs_rebuild(c, projection.positions))
+    if not rebuild_needed and await database.read(rolled_back):
+        rebuild_needed = not await _catch_up(database, lease, projection)
+    if rebuild_needed:
         await _rebuild(database, source, lease, seize=False)
         await database.read(projection.load)
 
@@ -68,17 +70,19 @@ async def _rebuild(database: Database, source: Source, lease: Lease, *, seize: b
     if seize:
         await rebuild.run(lease, tolerant=True)
     else:
-        async with rebuild.making():
+        async with rebuild.session():
             await rebuild.fold_archive()
             await rebuild.finish(lease, tolerant=True)
-    _tell(rebuild.progress.events, rebuild.progress.comparison)
+    _log_result(rebuild.progress.events, rebuild.progress.comparison)
 
 
-def _tell(events: int, found: Comparison | None) -> None:
-    differing = found.differing if found is not None else 0
+def _log_result(events: int, comparison: Comparison | None) -> None:
+    differing = comparison.differing if comparison is not None else 0
     log.info("projector.rebuilt", events=events, differing=differing)
-    if found is not None and differing and found.same_version:
-        log.warning("projector.views_were_wrong", rows=differing, first=str(found.differences[0]))
+    if comparison is not None and differing and comparison.same_version:
+        log.warning(
+            "projector.views_were_wrong", rows=differing, first=str(comparison.differences[0])
+        )
 
 
 async def _catch_up(database: Database, lease: Lease, projection: Projection) -> bool:
@@ -92,41 +96,41 @@ async def _catch_up(database: Database, lease: Lease, projection: Projection) ->
     finally:
         projection.archives = True
 
-    def done(connection: Connection) -> None:
-        lease.hold(connection)
-        forget(connection, NAMED_ROLLED_BACK)
+    def clear_mark(connection: Connection) -> None:
+        lease.require_held(connection)
+        delete_version(connection, ROLLED_BACK_NAME)
 
-    await database.write(done)
+    await database.write(clear_mark)
     log.info("projector.caught_up", pools=len(heads))
     return True
 
 
 async def _catch_up_pool(
-    database: Database, lease: Lease, projection: Projection, pool: str, head: Head
+    database: Database, lease: Lease, projection: Projection, pool: str, head: LogHead
 ) -> bool:
     position = projection.positions.setdefault(pool, Position(pool))
     if position.generation > head.generation:
         return False
-    while (at := projection.positions[pool]).seq < head.seq:
-        rows = await database.read(_after(at))
-        if not rows or rows[0].seq != at.seq + 1:
+    while (current := projection.positions[pool]).seq < head.seq:
+        rows = await database.read(_archived_after(current))
+        if not rows or rows[0].seq != current.seq + 1:
             return False
-        if stopped(await _take(database, lease, projection, pool, rows)):
+        if stopped(await _apply(database, lease, projection, pool, rows)):
             return False
     return True
 
 
-def _after(position: Position) -> Callable[[Connection], list[EventRow]]:
-    return lambda connection: archived(connection, position, count=BATCH)
+def _archived_after(position: Position) -> Callable[[Connection], list[EventRow]]:
+    return lambda connection: read_archive(connection, position, count=BATCH)
 
 
-async def _take(
+async def _apply(
     database: Database, lease: Lease, projection: Projection, pool: str, rows: list[EventRow]
 ) -> Position:
-    def work(connection: Connection) -> Taken:
-        lease.hold(connection)
+    def work(connection: Connection) -> AppliedBatch:
+        lease.require_held(connection)
         return projection.write(connection, pool, rows)
 
-    taken = await database.write(work)
-    projection.keep(taken)
-    return taken.position
+    applied = await database.write(work)
+    projection.mark_committed(applied)
+    return applied.position

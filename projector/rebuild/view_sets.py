@@ -16,24 +16,24 @@ from sqlalchemy import Connection, delete, func, insert, select, text, update
 from eventstore.errors import MusterError
 from projector.fold.projection import read_positions
 from projector.intake.source import archive_heads
-from projector.store.migrations import adapt
+from projector.store.migrations import migrate_serving
 from projector.store.rows import Position
 from projector.store.tables import (
-    BESIDE,
-    FRESH,
-    FRESH_METADATA,
     INCOMPLETE,
-    PREVIOUS,
+    PREVIOUS_PREFIX,
     SERVING,
+    SHADOW,
+    SHADOW_METADATA,
+    SHADOW_PREFIX,
     VIEW_VERSION,
     VIEW_VERSIONS,
     VIEWS,
 )
 from projector.store.upserts import insert_new
 
-NAMED_VIEWS: Final = "views"
-NAMED_PREVIOUS: Final = "previous"
-NAMED_ROLLED_BACK: Final = "rolled_back"
+VIEWS_NAME: Final = "views"
+PREVIOUS_NAME: Final = "previous"
+ROLLED_BACK_NAME: Final = "rolled_back"
 """Stands there until the projector has folded from the archive what the serving views lack."""
 
 
@@ -43,42 +43,42 @@ class CannotRollBack(MusterError):
 
 def read_version(connection: Connection) -> int:
     """Of the views in the database; `INCOMPLETE` when some were found missing."""
-    return _version(connection, NAMED_VIEWS) or INCOMPLETE
+    return _version(connection, VIEWS_NAME) or INCOMPLETE
 
 
 def previous_version(connection: Connection) -> int | None:
     """Of the views that served before; None if none are kept."""
-    return _version(connection, NAMED_PREVIOUS)
+    return _version(connection, PREVIOUS_NAME)
 
 
 def rolled_back(connection: Connection) -> bool:
     """Whether views that were put back have still to be folded on from the archive."""
-    return _version(connection, NAMED_ROLLED_BACK) is not None
+    return _version(connection, ROLLED_BACK_NAME) is not None
 
 
 def _version(connection: Connection, name: str) -> int | None:
-    chosen = select(VIEW_VERSIONS.c.version).where(VIEW_VERSIONS.c.name == name)
-    version: int | None = connection.execute(chosen).scalar()
+    query = select(VIEW_VERSIONS.c.version).where(VIEW_VERSIONS.c.name == name)
+    version: int | None = connection.execute(query).scalar()
     return version
 
 
-def _note(connection: Connection, name: str, version: int) -> None:
-    at = VIEW_VERSIONS.c.name == name
+def _set_version(connection: Connection, name: str, version: int) -> None:
+    of_name = VIEW_VERSIONS.c.name == name
     connection.execute(insert_new(connection, VIEW_VERSIONS), {"name": name, "version": version})
-    connection.execute(update(VIEW_VERSIONS).where(at).values(version=version))
+    connection.execute(update(VIEW_VERSIONS).where(of_name).values(version=version))
 
 
-def forget(connection: Connection, name: str) -> None:
+def delete_version(connection: Connection, name: str) -> None:
     connection.execute(delete(VIEW_VERSIONS).where(VIEW_VERSIONS.c.name == name))
 
 
-def let_go_on(connection: Connection) -> None:
+def allow_catch_up(connection: Connection) -> None:
     """Before more is archived than the views that serve have: they can be folded on to it.
 
     Otherwise they would be built anew, also where that was refused because it makes less of them.
     """
     if not behind_archive(connection, read_positions(connection, SERVING)):
-        _note(connection, NAMED_ROLLED_BACK, VIEW_VERSION)
+        _set_version(connection, ROLLED_BACK_NAME, VIEW_VERSION)
 
 
 def needs_rebuild(connection: Connection, positions: dict[str, Position]) -> bool:
@@ -97,53 +97,53 @@ def behind_archive(connection: Connection, positions: dict[str, Position]) -> bo
     )
 
 
-def make_fresh(connection: Connection) -> None:
-    FRESH_METADATA.create_all(connection)
+def create_shadow(connection: Connection) -> None:
+    SHADOW_METADATA.create_all(connection)
 
 
-def drop_fresh(connection: Connection) -> None:
-    FRESH_METADATA.drop_all(connection)
+def drop_shadow(connection: Connection) -> None:
+    SHADOW_METADATA.drop_all(connection)
 
 
-def carry(connection: Connection, pools: Collection[str]) -> None:
+def copy_serving(connection: Connection, pools: Collection[str]) -> None:
     """Take what serves of these pools into the fresh set, as it is."""
     for old, new, key in (
-        (SERVING.checkpoints, BESIDE.checkpoints, "pool"),
-        (SERVING.workers, BESIDE.workers, "pool_name"),
-        (SERVING.agents, BESIDE.agents, "pool_name"),
+        (SERVING.checkpoints, SHADOW.checkpoints, "pool"),
+        (SERVING.workers, SHADOW.workers, "pool_name"),
+        (SERVING.agents, SHADOW.agents, "pool_name"),
     ):
         names = [column.name for column in old.columns]
-        chosen = select(*(old.c[name] for name in names)).where(old.c[key].in_(pools))
-        connection.execute(insert(new).from_select(names, chosen))
+        query = select(*(old.c[name] for name in names)).where(old.c[key].in_(pools))
+        connection.execute(insert(new).from_select(names, query))
 
 
 def discard_previous(connection: Connection, prefix: str) -> None:
     """Drop what is kept for a rollback. `prefix` is that of the schema."""
     for name in VIEWS:
-        connection.execute(text(f"DROP TABLE IF EXISTS {prefix}{PREVIOUS}{name}"))
-    forget(connection, NAMED_PREVIOUS)
+        connection.execute(text(f"DROP TABLE IF EXISTS {prefix}{PREVIOUS_PREFIX}{name}"))
+    delete_version(connection, PREVIOUS_NAME)
 
 
 def switch(connection: Connection, prefix: str) -> None:
     """Put the fresh rows in the place of the serving ones. `prefix` is that of the schema."""
     version = read_version(connection)
-    _carry_over(connection)
+    _copy_heartbeat_ids(connection)
     if version != INCOMPLETE:
-        _keep_previous(connection, prefix, version)
+        _save_previous(connection, prefix, version)
     if version in (VIEW_VERSION, INCOMPLETE):
         for old in SERVING.all():
             connection.execute(old.delete())
     else:
-        adapt(connection, prefix)
-    for old, new in zip(SERVING.all(), BESIDE.all(), strict=True):
+        migrate_serving(connection, prefix)
+    for old, new in zip(SERVING.all(), SHADOW.all(), strict=True):
         names = [column.name for column in old.columns]
-        chosen = select(*(new.c[name] for name in names))
-        connection.execute(insert(old).from_select(names, chosen))
-    _note(connection, NAMED_VIEWS, VIEW_VERSION)
-    forget(connection, NAMED_ROLLED_BACK)
+        query = select(*(new.c[name] for name in names))
+        connection.execute(insert(old).from_select(names, query))
+    _set_version(connection, VIEWS_NAME, VIEW_VERSION)
+    delete_version(connection, ROLLED_BACK_NAME)
 
 
-def put_back(connection: Connection, prefix: str) -> None:
+def restore_previous(connection: Connection, prefix: str) -> None:
     """Let the previous views serve again, and keep those that served. Raises `CannotRollBack`."""
     version = previous_version(connection)
     if version is None:
@@ -153,29 +153,29 @@ def put_back(connection: Connection, prefix: str) -> None:
             f"the previous views are of version {version}, this Muster builds version"
             f" {VIEW_VERSION}: roll back with the Muster that built them"
         )
-    drop_fresh(connection)
+    drop_shadow(connection)
     for name in VIEWS:
-        fresh, previous = f"{FRESH}{name}", f"{prefix}{PREVIOUS}{name}"
-        connection.execute(text(f"ALTER TABLE {previous} RENAME TO {fresh}"))
-    forget(connection, NAMED_PREVIOUS)
+        shadow, previous = f"{SHADOW_PREFIX}{name}", f"{prefix}{PREVIOUS_PREFIX}{name}"
+        connection.execute(text(f"ALTER TABLE {previous} RENAME TO {shadow}"))
+    delete_version(connection, PREVIOUS_NAME)
     switch(connection, prefix)
-    drop_fresh(connection)
-    _note(connection, NAMED_ROLLED_BACK, VIEW_VERSION)
+    drop_shadow(connection)
+    _set_version(connection, ROLLED_BACK_NAME, VIEW_VERSION)
 
 
-def _keep_previous(connection: Connection, prefix: str, version: int) -> None:
+def _save_previous(connection: Connection, prefix: str, version: int) -> None:
     """Views that nothing was ever folded into are not worth it."""
     if not connection.execute(select(func.count()).select_from(SERVING.checkpoints)).scalar():
         return
     discard_previous(connection, prefix)
     for name in VIEWS:
-        kept, serving = f"{prefix}{PREVIOUS}{name}", f"{prefix}{name}"
-        connection.execute(text(f"CREATE TABLE {kept} AS SELECT * FROM {serving}"))
-    _note(connection, NAMED_PREVIOUS, version)
+        previous, serving = f"{prefix}{PREVIOUS_PREFIX}{name}", f"{prefix}{name}"
+        connection.execute(text(f"CREATE TABLE {previous} AS SELECT * FROM {serving}"))
+    _set_version(connection, PREVIOUS_NAME, version)
 
 
-def _carry_over(connection: Connection) -> None:
+def _copy_heartbeat_ids(connection: Connection) -> None:
     """Heartbeats are no fold: how far they were read stays as it is."""
-    old, new = SERVING.checkpoints, BESIDE.checkpoints
-    known = select(old.c.heartbeat_id).where(old.c.pool == new.c.pool).scalar_subquery()
-    connection.execute(update(new).values(heartbeat_id=func.coalesce(known, "")))
+    old, new = SERVING.checkpoints, SHADOW.checkpoints
+    serving_id = select(old.c.heartbeat_id).where(old.c.pool == new.c.pool).scalar_subquery()
+    connection.execute(update(new).values(heartbeat_id=func.coalesce(serving_id, "")))

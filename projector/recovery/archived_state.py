@@ -11,9 +11,9 @@ from eventstore.language.agents import TERMINAL, Agent
 from eventstore.language.catalogue import Catalogue
 from eventstore.language.events import AgentRequested
 from eventstore.language.workers import Worker, WorkerStatus
-from eventstore.log.catalogue import DECLARED_UNKNOWN
-from eventstore.retention import KEYS_MS_MAX, OUR_OPERATION_MS
-from projector.intake.archive import stretches
+from eventstore.log.catalogue import UNKNOWN_DECLARATION
+from eventstore.retention import INTERNAL_OPERATION_MS, KEYS_MS_MAX
+from projector.intake.archive import generation_ranges
 from projector.intake.entries import entry_of
 from projector.store.mapping import agent_of, worker_of
 from projector.store.rows import EventRow, Position
@@ -27,71 +27,71 @@ Entry: TypeAlias = tuple[str, Sequence[bytes]]
 _requested = msgspec.json.Decoder(AgentRequested)
 
 
-def living_agents(connection: Connection, pool: str) -> list[Agent]:
+def live_agents(connection: Connection, pool: str) -> list[Agent]:
     """Those that have not ended, in the order in which they should run again."""
     table = SERVING.agents
-    chosen = (
+    query = (
         select(table)
         .where(table.c.pool_name == pool)
         .where(table.c.status.not_in([status.value for status in TERMINAL]))
         .order_by(table.c.process_id == "", table.c.changed_at, table.c.agent_id)
     )
-    return [agent_of(row) for row in connection.execute(chosen).mappings()]
+    return [agent_of(row) for row in connection.execute(query).mappings()]
 
 
 def known_agents(connection: Connection, pool: str, ids: Sequence[str]) -> set[str]:
     """Those of these agents that are recorded, whether they have ended or not."""
     table = SERVING.agents
-    chosen = select(table.c.agent_id).where(table.c.pool_name == pool)
-    return set(connection.execute(chosen.where(table.c.agent_id.in_(ids))).scalars())
+    query = select(table.c.agent_id).where(table.c.pool_name == pool)
+    return set(connection.execute(query.where(table.c.agent_id.in_(ids))).scalars())
 
 
-def living_workers(connection: Connection, pool: str) -> list[Worker]:
+def live_workers(connection: Connection, pool: str) -> list[Worker]:
     """Those that have not ended, orders for a launch among them."""
     table = SERVING.workers
     ended = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
-    chosen = select(table).where(table.c.pool_name == pool).where(table.c.status.not_in(ended))
-    rows = connection.execute(chosen.order_by(table.c.worker_id)).mappings()
+    query = select(table).where(table.c.pool_name == pool).where(table.c.status.not_in(ended))
+    rows = connection.execute(query.order_by(table.c.worker_id)).mappings()
     return [worker_of(row) for row in rows]
 
 
 def fenced_epochs(connection: Connection, pool: str, agents: Iterable[Agent]) -> dict[str, int]:
     """Of workers that were lost, and whose agents nobody had come to put back: what fenced them."""
-    held = {agent.worker_id for agent in agents if agent.held}
+    worker_ids = {agent.worker_id for agent in agents if agent.held}
     table = SERVING.workers
-    chosen = select(table.c.worker_id, table.c.epoch).where(table.c.pool_name == pool)
-    chosen = chosen.where(table.c.status == WorkerStatus.LOST.value)
-    rows = connection.execute(chosen.where(table.c.worker_id.in_(held)))
+    query = select(table.c.worker_id, table.c.epoch).where(table.c.pool_name == pool)
+    query = query.where(table.c.status == WorkerStatus.LOST.value)
+    rows = connection.execute(query.where(table.c.worker_id.in_(worker_ids)))
     return {row.worker_id: row.epoch for row in rows}
 
 
 def highest_epoch(connection: Connection, pool: str) -> int:
     table = SERVING.workers
-    highest = select(func.max(table.c.epoch)).where(table.c.pool_name == pool)
-    return int(connection.execute(highest).scalar() or 0)
+    query = select(func.max(table.c.epoch)).where(table.c.pool_name == pool)
+    return int(connection.execute(query).scalar() or 0)
 
 
-def beginnings(connection: Connection, pool: str) -> dict[int, int]:
+def first_seqs(connection: Connection, pool: str) -> dict[int, int]:
     """The first archived `seq` of each generation: earlier ones count for what is below."""
-    return {part.generation: part.first for part in stretches(connection, pool)}
+    return {part.generation: part.first for part in generation_ranges(connection, pool)}
 
 
-def entries(connection: Connection, at: Position, limit: int | None) -> list[Entry]:
+def entries(connection: Connection, position: Position, limit: int | None) -> list[Entry]:
     """The last archived events up to a position, as the stream had them."""
-    chosen = (
+    query = (
         select(EVENTS)
-        .where(EVENTS.c.pool == at.pool)
-        .where(EVENTS.c.seq <= at.seq)
+        .where(EVENTS.c.pool == position.pool)
+        .where(EVENTS.c.seq <= position.seq)
         .order_by(EVENTS.c.generation.desc(), EVENTS.c.seq.desc())
         .limit(limit)
     )
-    rows = [EventRow(**row) for row in connection.execute(chosen).mappings()]
+    rows = [EventRow(**row) for row in connection.execute(query).mappings()]
     return [(row.stream_id, entry_of(row)[1]) for row in reversed(rows)]
 
 
 def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str, str, str, int]]:
     """Operation ids that are still remembered: with digest, answer, and for how many ms more."""
-    chosen = (
+    query = (
         select(EVENTS.c.subject, EVENTS.c.ts, EVENTS.c.data)
         .where(EVENTS.c.type == AgentRequested.type)
         .where(EVENTS.c.ts > now_ms - KEYS_MS_MAX)
@@ -100,28 +100,28 @@ def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str
         .limit(OPERATIONS_MAX)
     )
     found = []
-    for subject, ts, data in connection.execute(chosen):
-        asked = _requested.decode(data)
-        left = ts + (asked.operation_ms or OUR_OPERATION_MS) - now_ms
-        if asked.operation_id and left > 0:
-            found.append((asked.operation_id, asked.digest, subject, left))
+    for subject, ts, data in connection.execute(query):
+        requested = _requested.decode(data)
+        remaining_ms = ts + (requested.operation_ms or INTERNAL_OPERATION_MS) - now_ms
+        if requested.operation_id and remaining_ms > 0:
+            found.append((requested.operation_id, requested.digest, subject, remaining_ms))
     return found
 
 
-def catalogue_notes(
+def meta_fields(
     catalogue: Catalogue, pool: str, positions: Mapping[str, Position]
 ) -> list[tuple[str, str | int]]:
     """What a log's meta hash holds beside its counters."""
     if pool != CATALOGUE:
-        known = catalogue.pools.get(pool)
-        return [("closed", known.created_seq)] if known and known.deleted else []
+        pool_state = catalogue.pools.get(pool)
+        return [("closed", pool_state.created_seq)] if pool_state and pool_state.deleted else []
     names = {**catalogue.pools, **catalogue.hosts}
-    notes: list[tuple[str, str | int]] = [
+    fields: list[tuple[str, str | int]] = [
         (f"version:{name}", catalogue.version_of(name)) for name in names
     ]
     for name in catalogue.pools:
-        notes.append((f"declared:{name}", DECLARED_UNKNOWN))
-        at = positions.get(name)
-        if at is not None and at.generation:
-            notes.append((f"made:{name}", 1))
-    return notes
+        fields.append((f"declared:{name}", UNKNOWN_DECLARATION))
+        position = positions.get(name)
+        if position is not None and position.generation:
+            fields.append((f"made:{name}", 1))
+    return fields

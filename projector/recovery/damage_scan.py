@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from eventstore.keys import CATALOGUE
 from projector.fold.projection import Projection
-from projector.intake.integrity import describe, rewritten
-from projector.intake.source import Head, Source, archive_heads, archived
+from projector.intake.integrity import describe_damage, rewritten
+from projector.intake.source import LogHead, Source, archive_heads, read_archive
 from projector.store.database import Database
 from projector.store.rows import EventRow, Position
 
@@ -23,7 +23,7 @@ class Damage(Struct, frozen=True, kw_only=True):
 
     pool: str
     reason: str
-    head: Head
+    head: LogHead
     """Where it stands; generation 0 if it is gone."""
 
 
@@ -31,41 +31,47 @@ async def find_damage(source: Source, database: Database, projection: Projection
     """Every damaged log among those that the views know, the catalogue first."""
     positions = projection.positions
     found: list[Damage] = []
-    projection.join_pools()
+    projection.add_pools()
     # A log that is made later than it is looked for is not missing, so this is asked first.
-    made = await source.made(projection.catalogue.pools)
-    heads, whole = await source.heads(positions), await source.whole(positions)
+    created = await source.created(projection.catalogue.pools)
+    heads, intact = await source.heads(positions), await source.intact(positions)
     for pool in sorted(positions):
-        at, head = positions[pool], heads[pool]
-        begun = at.generation or pool in made or head.halted or (found and not found[0].pool)
-        if not begun:
+        position, head = positions[pool], heads[pool]
+        exists = (
+            position.generation or pool in created or head.halted or (found and not found[0].pool)
+        )
+        if not exists:
             continue  # its log is yet to be created
-        reason = describe(at, head, whole=whole[pool]) or await rewritten(source, database, at)
+        reason = describe_damage(position, head, intact=intact[pool]) or await rewritten(
+            source, database, position
+        )
         if reason:
             found.append(Damage(pool=pool, reason=reason, head=head))
     return found
 
 
-async def void_events(source: Source, database: Database, at: Position) -> list[EventRow]:
+async def unarchived_events(
+    source: Source, database: Database, position: Position
+) -> list[EventRow]:
     """Events of the stream that the archive, which goes to `at`, does not have: they are lost."""
-    void: list[EventRow] = []
-    last = Position(at.pool, at.generation)
+    unarchived: list[EventRow] = []
+    last = Position(position.pool, position.generation)
     while rows := await source.after(last, count=PAGE):
-        first = Position(at.pool, 0, min(row.seq for row in rows) - 1)
+        first = Position(position.pool, 0, min(row.seq for row in rows) - 1)
         highest = max(row.seq for row in rows)
-        kept = await database.read(lambda c: archived(c, first, count=PAGE, last=highest))  # noqa: B023
-        ids = {row.event_id for row in kept}
-        void += [row for row in rows if row.event_id not in ids]
-        last = Position(at.pool, at.generation, rows[-1].seq, rows[-1].stream_id)
-    return void
+        stored = await database.read(lambda c: read_archive(c, first, count=PAGE, last=highest))  # noqa: B023
+        ids = {row.event_id for row in stored}
+        unarchived += [row for row in rows if row.event_id not in ids]
+        last = Position(position.pool, position.generation, rows[-1].seq, rows[-1].stream_id)
+    return unarchived
 
 
-def damaged_pools(found: Iterable[Damage]) -> bool:
+def any_pool_damaged(found: Iterable[Damage]) -> bool:
     """Whether any of it concerns a pool, whose workers then have to be waited out."""
     return any(one.pool != CATALOGUE for one in found)
 
 
-async def archive_known(database_url: str) -> bool:
+async def archive_exists(database_url: str) -> bool:
     """Whether anything of a log was ever archived there: then a log that is gone was lost.
 
     Raises `DatabaseError` where the database does not answer.

@@ -11,25 +11,25 @@ from typing import Final, TypeAlias
 from sqlalchemy import Connection
 
 from eventstore.keys import CATALOGUE
-from eventstore.recovery.loss_reports import Report
-from projector.fold.projection import Projection, Taken, stopped
-from projector.fold.snapshot import Snapshot, begins_late, take_snapshot
+from eventstore.recovery.loss_reports import LossReport
+from projector.fold.projection import AppliedBatch, Projection, stopped
+from projector.fold.snapshot import Snapshot, take_snapshot, truncated_start
 from projector.intake.source import Source
-from projector.recovery.damage_scan import void_events
-from projector.recovery.losses import damaged, void
+from projector.recovery.damage_scan import unarchived_events
+from projector.recovery.losses import unarchived_event_report, unreadable_report
 from projector.store.database import Database
 from projector.store.lease import Lease
 from projector.store.rows import EventRow
 
 BATCH: Final = 1000
-Tell: TypeAlias = Callable[[Sequence[Report]], Awaitable[None]]
+ReportLosses: TypeAlias = Callable[[Sequence[LossReport]], Awaitable[None]]
 
 
-async def nobody(_: Sequence[Report]) -> None:
+async def ignore_losses(_: Sequence[LossReport]) -> None:
     """Whom what is lost need not be told."""
 
 
-class Remains:
+class StreamDrain:
     """Of logs whose views are those of `projection`, which goes on as they are taken in."""
 
     def __init__(
@@ -40,37 +40,41 @@ class Remains:
         self._lease = lease
         self._projection = projection
 
-    async def take_in(self, pool: str, tell: Tell) -> None:
+    async def drain(self, pool: str, report_losses: ReportLosses) -> None:
         """Archive what there still is; tells what of it is lost with the log."""
         projection = self._projection
         if not projection.positions[pool].generation:
-            await self._begin(pool, tell)
+            await self._start_archive(pool, report_losses)
         while rows := await self._source.after(projection.positions[pool], count=BATCH):
-            taken = await self._database.write(lambda c: self._take(c, pool, rows))
-            projection.keep(taken)
-            if stopped(taken.position):
+            applied = await self._database.write(lambda c: self._apply(c, pool, rows))
+            projection.mark_committed(applied)
+            if stopped(applied.position):
                 break
-        lost = await void_events(self._source, self._database, projection.positions[pool])
-        await tell([void(row) for row in lost])
+        lost = await unarchived_events(self._source, self._database, projection.positions[pool])
+        await report_losses([unarchived_event_report(row) for row in lost])
 
-    async def _begin(self, pool: str, tell: Tell) -> None:
+    async def _start_archive(self, pool: str, report_losses: ReportLosses) -> None:
         """Where nothing is archived yet; tells of agents and workers that cannot be read.
 
         That comes first: an attempt after this one finds the archive begun.
         """
         heads = await self._source.heads([pool])
         self._projection.learn_generation(pool, heads[pool].generation)
-        if pool == CATALOGUE or not await begins_late(self._source, pool):
+        if pool == CATALOGUE or not await truncated_start(self._source, pool):
             return
         snapshot = await take_snapshot(self._source, pool)
         known = snapshot.state.agents.keys() | snapshot.state.workers.keys()
-        await tell([damaged(one) for one in snapshot.damaged if one.subject not in known])
-        self._projection.keep(await self._database.write(lambda c: self._start(c, snapshot)))
+        await report_losses(
+            [unreadable_report(one) for one in snapshot.damaged if one.subject not in known]
+        )
+        self._projection.mark_committed(
+            await self._database.write(lambda c: self._start_from(c, snapshot))
+        )
 
-    def _start(self, connection: Connection, snapshot: Snapshot) -> Taken:
-        self._lease.hold(connection)
-        return self._projection.begin(connection, snapshot)
+    def _start_from(self, connection: Connection, snapshot: Snapshot) -> AppliedBatch:
+        self._lease.require_held(connection)
+        return self._projection.start_from(connection, snapshot)
 
-    def _take(self, connection: Connection, pool: str, rows: Sequence[EventRow]) -> Taken:
-        self._lease.hold(connection)
+    def _apply(self, connection: Connection, pool: str, rows: Sequence[EventRow]) -> AppliedBatch:
+        self._lease.require_held(connection)
         return self._projection.write(connection, pool, rows)

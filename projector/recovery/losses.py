@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from eventstore.errors import Unreadable
 from eventstore.language.events import AgentRequested, PoolCreated
-from eventstore.recovery.loss_reports import CREATE_POOL, HOLDS, Report
+from eventstore.recovery.loss_reports import AGENT_HELD, CREATE_POOL, LossReport
 from projector.store.rows import EventRow, Position
 
 STREAM: Final = "stream"
@@ -16,7 +16,7 @@ SPAWNED: Final = {"spawn", AgentRequested.type}
 """What an agent begins with: where it is named as lost, that the agent ran goes without saying."""
 
 
-class Unsaved(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LostCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that was acknowledged, or ran, and that the archive does not have."""
 
     kind: str
@@ -32,9 +32,9 @@ class Unsaved(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where it is not of the log that was recovered, but of a pool that went with the catalogue."""
 
 
-def void(row: EventRow) -> Report:
+def unarchived_event_report(row: EventRow) -> LossReport:
     """An event that stands in a stream and can never be archived, as a report among the others."""
-    return Report(
+    return LossReport(
         reporter=STREAM,
         kind=row.type,
         agent_id=row.subject,
@@ -45,17 +45,17 @@ def void(row: EventRow) -> Report:
     )
 
 
-def damaged(one: Unreadable) -> Report:
+def unreadable_report(unreadable: Unreadable) -> LossReport:
     """An agent or worker of which nothing is left but a hash that cannot be read."""
-    return Report(reporter=STREAM, kind="damaged", agent_id=one.subject)
+    return LossReport(reporter=STREAM, kind="damaged", agent_id=unreadable.subject)
 
 
-def find_unsaved(
-    at: Position,
-    begins: Mapping[int, int],
+def find_lost(
+    position: Position,
+    first_seqs: Mapping[int, int],
     known: Collection[str],
-    reports: Sequence[Report],
-) -> list[Unsaved]:
+    reports: Sequence[LossReport],
+) -> list[LostCommand]:
     """What was acknowledged above the archive, what ran and is not recorded, what is void.
 
     `begins`: the first archived `seq` of each generation. One that a recovery began and did not get
@@ -63,18 +63,18 @@ def find_unsaved(
     whatever state: one that ran loses nothing that is not named otherwise.
     """
 
-    def lost(one: Report) -> bool:
-        if one.reporter == STREAM:
+    def is_lost(report: LossReport) -> bool:
+        if report.reporter == STREAM:
             return True
-        if one.kind == HOLDS:
-            return one.agent_id not in known
-        later = [first - 1 for of, first in begins.items() if of > one.generation]
-        return one.seq > min(later, default=at.seq)
+        if report.kind == AGENT_HELD:
+            return report.agent_id not in known
+        later = [first - 1 for of, first in first_seqs.items() if of > report.generation]
+        return report.seq > min(later, default=position.seq)
 
-    named = [one for one in reports if lost(one)]
-    asked = {one.agent_id for one in named if one.kind in SPAWNED}
+    lost_reports = [one for one in reports if is_lost(one)]
+    requested = {one.agent_id for one in lost_reports if one.kind in SPAWNED}
     found = [
-        Unsaved(
+        LostCommand(
             kind=one.kind,
             agent_id=one.agent_id,
             generation=one.generation,
@@ -84,13 +84,13 @@ def find_unsaved(
             reporter=one.reporter,
             operation_id=one.operation_id,
         )
-        for one in named
-        if not (one.kind == HOLDS and one.agent_id in asked)
+        for one in lost_reports
+        if not (one.kind == AGENT_HELD and one.agent_id in requested)
     ]
     return sorted(found, key=lambda one: (one.seq, one.kind, one.agent_id))
 
 
-def lost_pools(found: Sequence[Unsaved], known: Collection[str]) -> list[str]:
+def lost_pools(found: Sequence[LostCommand], known: Collection[str]) -> list[str]:
     """Pools that went with the catalogue, of what was lost of it."""
     created = {one.agent_id for one in found if one.kind in {CREATE_POOL, PoolCreated.type}}
     return sorted(created - set(known))

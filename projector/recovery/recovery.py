@@ -29,27 +29,27 @@ from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
 from eventstore.language.events import LogRecovered
 from eventstore.log.log import Log
-from eventstore.recovery.loss_reports import HOLDS, forget_reports, read_reports, report
-from eventstore.recovery.restore import Beginning, Restoring
+from eventstore.recovery.loss_reports import AGENT_HELD, delete_reports, read_reports, write_reports
+from eventstore.recovery.restore import LogRestore, RestorePoint
 from eventstore.retention import Retention
-from projector.fold.projection import Projection, Taken
+from projector.fold.projection import AppliedBatch, Projection
 from projector.intake.entries import OK
 from projector.intake.source import Source
-from projector.rebuild.startup import ready
+from projector.rebuild.startup import prepare_views
 from projector.recovery.archived_state import (
-    beginnings,
-    catalogue_notes,
     entries,
     fenced_epochs,
+    first_seqs,
     highest_epoch,
     known_agents,
-    living_agents,
-    living_workers,
+    live_agents,
+    live_workers,
+    meta_fields,
     operations,
 )
-from projector.recovery.damage_scan import Damage, damaged_pools, find_damage
-from projector.recovery.drain import Remains, nobody
-from projector.recovery.losses import Unsaved, find_unsaved, lost_pools
+from projector.recovery.damage_scan import Damage, any_pool_damaged, find_damage
+from projector.recovery.drain import StreamDrain, ignore_losses
+from projector.recovery.losses import LostCommand, find_lost, lost_pools
 from projector.store.database import Database
 from projector.store.lease import LEASE_SECONDS, Lease, Superseded
 from projector.store.rows import Position
@@ -62,7 +62,7 @@ EPOCH_GAP: Final = 1000
 REFILL_EVENTS: Final = 1000
 """Archived events put back into a pool's stream, for readers to find their place."""
 MARGIN_SECONDS: Final = 0.2
-REPORTS_SECONDS: Final = 2.0
+REPORT_WAIT_SECONDS: Final = 2.0
 """What gateways are given, where no lease has to lapse; they look at their logs every second."""
 ATTEMPTS: Final = 5
 """Of a recovery that has closed logs, where Redis takes nothing for a moment..."""
@@ -74,7 +74,7 @@ class RecoveryFenced(MusterError):
     """Another recovery, or a projector, took over; what is not recovered stays closed."""
 
 
-class NotRecovered(LogUnreachable):
+class RecoveryInterrupted(LogUnreachable):
     """Redis took nothing any more once logs were closed."""
 
     def __init__(self, error: MusterError) -> None:
@@ -101,7 +101,7 @@ class RecoveredLog(Struct, frozen=True, kw_only=True):
     """That had not ended."""
     restarted: int = 0
     """Of these, held by a worker: to run again as the next incarnation, or ended if asked for."""
-    unsaved: tuple[Unsaved, ...] = ()
+    unsaved: tuple[LostCommand, ...] = ()
 
 
 class Stage(Struct, frozen=True, kw_only=True):
@@ -112,7 +112,7 @@ class Stage(Struct, frozen=True, kw_only=True):
     seconds_left: float = 0.0
 
 
-Tell = Callable[[Stage], None]
+OnStage = Callable[[Stage], None]
 
 
 class RecoveryOptions(Struct, frozen=True, kw_only=True):
@@ -125,7 +125,7 @@ class RecoveryOptions(Struct, frozen=True, kw_only=True):
     actor: str = "recovery"
 
 
-async def recover(options: RecoveryOptions, tell: Tell) -> list[RecoveredLog]:
+async def recover(options: RecoveryOptions, on_stage: OnStage) -> list[RecoveredLog]:
     """Recover every damaged log; answers what was done, nothing if all are whole.
 
     Where Redis takes nothing for a moment, it is begun again. Raises `RecoveryFenced`,
@@ -134,46 +134,48 @@ async def recover(options: RecoveryOptions, tell: Tell) -> list[RecoveredLog]:
     async with _opened(options) as (database, source):
         lease = Lease(database, seconds=options.lease_seconds)
         await lease.seize()
-        keeping = asyncio.create_task(_keep(lease))
+        renewing = asyncio.create_task(_renew_loop(lease))
         try:
-            anew = partial(
+            make_recovery = partial(
                 Recovery,
                 database,
                 source,
                 lease,
                 retention=options.retention,
                 actor=options.actor,
-                tell=tell,
+                on_stage=on_stage,
             )
-            return await _persist(anew, tell)
+            return await _run_with_retry(make_recovery, on_stage)
         except Superseded as error:
             raise RecoveryFenced from error
         finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
             await lease.release()
 
 
-async def _persist(anew: "Callable[[], Recovery]", tell: Tell) -> list[RecoveredLog]:
+async def _run_with_retry(
+    make_recovery: "Callable[[], Recovery]", on_stage: OnStage
+) -> list[RecoveredLog]:
     """Begin again where what ended it passes. A Redis that is away from the start is no such end.
 
     What an earlier attempt wrote may be open, and no other one finds it damaged.
     """
     written: dict[str, RecoveredLog] = {}
-    begun, left = False, ATTEMPTS
+    damage_found, attempts_left = False, ATTEMPTS
     while True:
-        recovery = anew()
+        recovery = make_recovery()
         try:
             written |= {one.pool: one for one in await recovery.run()}
             return list(written.values())
         except (LogUnreachable, OutcomeUnknown) as error:
             written |= recovery.written
-            begun, left = begun or recovery.begun, left - 1
-            if not begun:
+            damage_found, attempts_left = damage_found or recovery.damage_found, attempts_left - 1
+            if not damage_found:
                 raise
-            if not left:
-                raise NotRecovered(error) from error
-        tell(Stage(doing="waiting for Redis"))
+            if not attempts_left:
+                raise RecoveryInterrupted(error) from error
+        on_stage(Stage(doing="waiting for Redis"))
         await asyncio.sleep(PAUSE_SECONDS)
 
 
@@ -198,7 +200,7 @@ async def _opened(options: RecoveryOptions) -> AsyncIterator[tuple[Database, Sou
         await database.close()
 
 
-async def _keep(lease: Lease) -> None:
+async def _renew_loop(lease: Lease) -> None:
     while True:
         await asyncio.sleep(lease.seconds / 4)
         await lease.renew()
@@ -215,55 +217,55 @@ class Recovery:
         *,
         retention: Retention,
         actor: str,
-        tell: Tell,
+        on_stage: OnStage,
     ) -> None:
         self._database = database
         self._source = source
         self._lease = lease
         self._retention = retention
         self._actor = actor
-        self._tell = tell
-        self.begun = False
+        self._on_stage = on_stage
+        self.damage_found = False
         """Whether damage was found: logs may be closed."""
         self.written: dict[str, RecoveredLog] = {}
         self._projection = Projection(SERVING, archives=True)
-        self._remains = Remains(database, source, lease, self._projection)
+        self._stream_drain = StreamDrain(database, source, lease, self._projection)
 
     async def run(self) -> list[RecoveredLog]:
-        self._tell(Stage(doing="looking at the logs"))
-        await ready(self._database, self._source, self._lease, self._projection)
+        self._on_stage(Stage(doing="looking at the logs"))
+        await prepare_views(self._database, self._source, self._lease, self._projection)
         # Which pools there are, and what became of them:
-        await self._remains.take_in(CATALOGUE, nobody)
+        await self._stream_drain.drain(CATALOGUE, ignore_losses)
         damage = await find_damage(self._source, self._database, self._projection)
         if not damage:
             return []
-        self.begun = True
+        self.damage_found = True
         client = connect(self._source.url, max_connections=2)
         try:
-            events = Log(client, self._source.keys, retention=self._retention)
-            return await self._recover(events, damage)
+            event_log = Log(client, self._source.keys, retention=self._retention)
+            return await self._recover(event_log, damage)
         finally:
             await client.aclose()
 
-    async def _recover(self, events: Log, damage: Sequence[Damage]) -> list[RecoveredLog]:
-        restorings = [Restoring(events, one.pool, self._actor) for one in damage]
+    async def _recover(self, event_log: Log, damage: Sequence[Damage]) -> list[RecoveredLog]:
+        restores = [LogRestore(event_log, damaged.pool, self._actor) for damaged in damage]
         generations = []
-        for one, restoring in zip(damage, restorings, strict=True):
+        for one, restore in zip(damage, restores, strict=True):
             log.error("log.lost", pool=one.pool, reason=one.reason)
-            generations.append((await restoring.halt(one.reason)).generation)
-            self._tell(Stage(doing="taking in what is left of the stream", pool=one.pool))
-            await self._remains.take_in(one.pool, partial(report, events, one.pool))
-        if damaged_pools(damage):
-            await self._wait_out()
+            generations.append((await restore.halt(one.reason)).generation)
+            self._on_stage(Stage(doing="taking in what is left of the stream", pool=one.pool))
+            await self._stream_drain.drain(one.pool, partial(write_reports, event_log, one.pool))
+        if any_pool_damaged(damage):
+            await self._wait_for_leases()
         else:
-            await self._hear_out()
+            await self._wait_for_reports()
         await self._lease.renew()  # who was overtaken while it waited writes nothing
-        for each in zip(damage, restorings, generations, strict=True):
-            self.written[each[0].pool] = await self._restore(events, *each)
-        for restoring, recovered in zip(restorings, self.written.values(), strict=True):
-            await restoring.open(recovered.generation)
+        for logs in zip(damage, restores, generations, strict=True):
+            self.written[logs[0].pool] = await self._restore(event_log, *logs)
+        for restore, recovered in zip(restores, self.written.values(), strict=True):
+            await restore.open(recovered.generation)
             for name in {lost.pool for lost in recovered.unsaved if lost.pool}:
-                await forget_reports(events, name)
+                await delete_reports(event_log, name)
             log.warning(
                 "log.recovered",
                 pool=recovered.pool,
@@ -279,56 +281,62 @@ class Recovery:
 
     # ---- before anything is written --------------------------------------------------------------
 
-    async def _wait_out(self) -> None:
+    async def _wait_for_leases(self) -> None:
         """Until no worker can trust its lease any more, whenever it was last renewed."""
         pools = self._projection.catalogue.pools.values()
         seconds = max((pool.config.lease_seconds for pool in pools), default=10.0)
         deadline = time.monotonic() + seconds + MARGIN_SECONDS
-        while (left := deadline - time.monotonic()) > 0:
-            self._tell(Stage(doing="waiting until every lease has lapsed", seconds_left=left))
-            await asyncio.sleep(min(left, 1.0))
+        while (remaining := deadline - time.monotonic()) > 0:
+            self._on_stage(
+                Stage(doing="waiting until every lease has lapsed", seconds_left=remaining)
+            )
+            await asyncio.sleep(min(remaining, 1.0))
 
-    async def _hear_out(self) -> None:
+    async def _wait_for_reports(self) -> None:
         """Until every gateway has looked at the catalogue and told what is lost of it."""
-        self._tell(Stage(doing="waiting for reports", seconds_left=REPORTS_SECONDS))
-        await asyncio.sleep(REPORTS_SECONDS)
+        self._on_stage(Stage(doing="waiting for reports", seconds_left=REPORT_WAIT_SECONDS))
+        await asyncio.sleep(REPORT_WAIT_SECONDS)
 
     # ---- writing anew ----------------------------------------------------------------------------
 
     async def _restore(
-        self, events: Log, one: Damage, restoring: Restoring, generation: int
+        self, event_log: Log, damage: Damage, restore: LogRestore, generation: int
     ) -> RecoveredLog:
         """All but its opening. `generation`: of what was found in Redis."""
-        pool = one.pool
-        self._tell(Stage(doing="writing the log anew", pool=pool))
-        at, reports = self._positions()[pool], await read_reports(events, pool)
-        agents = await self._database.read(lambda c: living_agents(c, pool))
-        begins = await self._database.read(lambda c: beginnings(c, pool))
-        held = [one.agent_id for one in reports if one.kind == HOLDS]
-        known = await self._database.read(lambda c: known_agents(c, pool, held))
-        lost = find_unsaved(at, begins, known, reports)
-        known_seq = max((at.seq, *(one.seq for one in reports)))
-        began = at.generation or self._projection.catalogue.generation  # as a pool's log begins
-        known_generation = max((began, generation, 1, *(one.generation for one in reports)))
+        pool = damage.pool
+        self._on_stage(Stage(doing="writing the log anew", pool=pool))
+        position, reports = self._positions()[pool], await read_reports(event_log, pool)
+        agents = await self._database.read(lambda c: live_agents(c, pool))
+        starts_by_generation = await self._database.read(lambda c: first_seqs(c, pool))
+        held_agents = [one.agent_id for one in reports if one.kind == AGENT_HELD]
+        known = await self._database.read(lambda c: known_agents(c, pool, held_agents))
+        lost = find_lost(position, starts_by_generation, known, reports)
+        known_seq = max((position.seq, *(one.seq for one in reports)))
+        from_generation = (
+            position.generation or self._projection.catalogue.generation
+        )  # as a pool's log begins
+        known_generation = max(
+            (from_generation, generation, 1, *(one.generation for one in reports))
+        )
         if pool == CATALOGUE:
-            lost += await self._in_lost_pools(events, at, lost)
-        _name(pool, lost)
+            lost += await self._lost_in_missing_pools(event_log, position, lost)
+        _log_losses(pool, lost)
         body = LogRecovered(
             generation=known_generation + 1,
-            from_generation=max(began, 1),
-            from_seq=at.seq,
+            from_generation=max(from_generation, 1),
+            from_seq=position.seq,
             known_seq=known_seq,
-            reason=one.reason,
+            reason=damage.reason,
         )
-        ts = max((at.ts, *(report.ts for report in reports)))
-        workers, restarted = await self._write(restoring, pool, body, ts, agents)
-        self._projection.keep(await self._database.write(lambda c: self._resume(c, pool)))
+        ts = max((position.ts, *(report.ts for report in reports)))
+        workers, restarted = await self._write(restore, pool, body, ts, agents)
+        self._projection.mark_committed(await self._database.write(lambda c: self._resume(c, pool)))
         return RecoveredLog(
             pool=pool,
-            reason=one.reason,
-            from_generation=at.generation,
+            reason=damage.reason,
+            from_generation=position.generation,
             generation=body.generation,
-            seq=at.seq,
+            seq=position.seq,
             known_seq=known_seq,
             workers=workers,
             agents=len(agents),
@@ -336,42 +344,48 @@ class Recovery:
             unsaved=tuple(lost),
         )
 
-    async def _in_lost_pools(
-        self, events: Log, at: Position, lost: Sequence[Unsaved]
-    ) -> list[Unsaved]:
+    async def _lost_in_missing_pools(
+        self, event_log: Log, position: Position, lost: Sequence[LostCommand]
+    ) -> list[LostCommand]:
         """What was acknowledged in pools that nobody knows of without their creation."""
-        found: list[Unsaved] = []
+        found: list[LostCommand] = []
         for name in lost_pools(lost, self._projection.catalogue.pools):
-            told = [r for r in await read_reports(events, name) if r.generation >= at.generation]
-            found += [replace(u, pool=name) for u in find_unsaved(Position(name), {}, (), told)]
+            reports = [
+                r
+                for r in await read_reports(event_log, name)
+                if r.generation >= position.generation
+            ]
+            found += [replace(u, pool=name) for u in find_lost(Position(name), {}, (), reports)]
         return found
 
-    def _resume(self, connection: Connection, pool: str) -> Taken:
-        self._lease.hold(connection)
-        return self._projection.halt(connection, pool, OK)
+    def _resume(self, connection: Connection, pool: str) -> AppliedBatch:
+        self._lease.require_held(connection)
+        return self._projection.set_status(connection, pool, OK)
 
     async def _write(
-        self, restoring: Restoring, pool: str, body: LogRecovered, ts: int, agents: Sequence[Agent]
+        self, restore: LogRestore, pool: str, body: LogRecovered, ts: int, agents: Sequence[Agent]
     ) -> tuple[int, int]:
-        read, at = self._database.read, self._positions()[pool]
+        read, position = self._database.read, self._positions()[pool]
         epoch = await read(lambda c: highest_epoch(c, pool)) + EPOCH_GAP
-        await restoring.wipe()
-        await restoring.begin(Beginning(generation=body.generation, seq=at.seq, ts=ts, epoch=epoch))
+        await restore.wipe()
+        await restore.start(
+            RestorePoint(generation=body.generation, seq=position.seq, ts=ts, epoch=epoch)
+        )
         limit = None if pool == CATALOGUE else REFILL_EVENTS
-        await restoring.refill(await read(lambda c: entries(c, at, limit)))
-        await restoring.note(catalogue_notes(self._projection.catalogue, pool, self._positions()))
-        await restoring.record(body)
-        workers = await read(lambda c: living_workers(c, pool))
+        await restore.refill(await read(lambda c: entries(c, position, limit)))
+        await restore.write_meta(meta_fields(self._projection.catalogue, pool, self._positions()))
+        await restore.record(body)
+        workers = await read(lambda c: live_workers(c, pool))
         epochs = await read(lambda c: fenced_epochs(c, pool, agents))
-        epochs |= await restoring.lose_workers(workers)
-        known = self._projection.catalogue.pools.get(pool)
-        deleted = known is not None and known.deleted
-        restarted = await restoring.place_agents(agents, epochs, deleted=deleted)
-        await restoring.remember(await read(lambda c: operations(c, pool, ts)))
+        epochs |= await restore.mark_workers_lost(workers)
+        pool_state = self._projection.catalogue.pools.get(pool)
+        deleted = pool_state is not None and pool_state.deleted
+        restarted = await restore.restore_agents(agents, epochs, deleted=deleted)
+        await restore.restore_operations(await read(lambda c: operations(c, pool, ts)))
         return len(workers), restarted
 
 
-def _name(pool: str, found: Sequence[Unsaved]) -> None:
+def _log_losses(pool: str, found: Sequence[LostCommand]) -> None:
     for lost in found:
         log.error("command.unsaved", pool=lost.pool or pool, kind=lost.kind, agent_id=lost.agent_id,
                   generation=lost.generation, seq=lost.seq)  # fmt: skip

@@ -17,18 +17,18 @@ from eventstore.errors import LogError, LogUnreachable, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
-from eventstore.recovery.restore import close
+from eventstore.recovery.restore import halt_generation
 from eventstore.retention import Retention
 from projector.fold import heartbeats
-from projector.fold.projection import Projection, Taken, stopped
-from projector.fold.snapshot import CannotBegin, Snapshot, begins_late, take_snapshot
+from projector.fold.projection import AppliedBatch, Projection, stopped
+from projector.fold.snapshot import Snapshot, SnapshotFailed, take_snapshot, truncated_start
 from projector.intake.entries import OK, read_entries
-from projector.intake.integrity import describe, rewritten
+from projector.intake.integrity import describe_damage, rewritten
 from projector.intake.source import Source
-from projector.rebuild.lease import drop_leftovers
-from projector.rebuild.startup import ready
+from projector.rebuild.lease import drop_abandoned_tables
+from projector.rebuild.startup import prepare_views
 from projector.recovery.recovery import Recovery, Stage
-from projector.service.trimming import Sweep
+from projector.service.trimming import Trimmer
 from projector.store.database import Database
 from projector.store.lease import LEASE_SECONDS, Lease
 from projector.store.rows import Position
@@ -36,7 +36,7 @@ from projector.store.tables import SERVING
 
 log = structlog.get_logger("muster.projector")
 
-SILENT_LEASES: Final = 5
+RENEWAL_TIMEOUT_LEASES: Final = 5
 """For so many leases a renewal waits for PostgreSQL, and for our own transaction before it."""
 
 
@@ -59,7 +59,7 @@ class ProjectorOptions(Struct, frozen=True, kw_only=True):
     """Whether logs that were lost are recovered without being asked to."""
     backoff_max_seconds: float = 5.0
     retention: Retention = Retention()
-    sweep_seconds: float = 5.0
+    trim_seconds: float = 5.0
     """How often what is old is trimmed from the streams."""
 
 
@@ -74,11 +74,11 @@ class Active:
         lease: Lease,
         *,
         on_active: Callable[[], None],
-        on_taken: Callable[[Taken], None],
+        on_batch: Callable[[AppliedBatch], None],
     ) -> None:
         self._options = options
         self._on_active = on_active
-        self._on_taken = on_taken
+        self._on_batch = on_batch
         self._database = database
         self._source = source
         self._lease = lease
@@ -87,35 +87,35 @@ class Active:
         self._audited_at = time.monotonic()
         self._following = False
 
-    async def keep_lease(self) -> None:
+    async def renew_lease(self) -> None:
         """Something between us and PostgreSQL can swallow an answer: raises `TimeoutError` then."""
         while True:
             await asyncio.sleep(self._options.lease_seconds / 4)
-            async with asyncio.timeout(self._patience_seconds()):
+            async with asyncio.timeout(self._renewal_timeout_seconds()):
                 await self._lease.renew()
 
-    def _patience_seconds(self) -> float | None:
+    def _renewal_timeout_seconds(self) -> float | None:
         """None where a transaction of ours may take any time: one may move all rows of the views.
 
         SQLite always answers.
         """
         if self._database.sqlite or not self._following:
             return None
-        return SILENT_LEASES * self._options.lease_seconds
+        return RENEWAL_TIMEOUT_LEASES * self._options.lease_seconds
 
-    async def clear_leftovers(self) -> None:
+    async def clean_up_rebuilds(self) -> None:
         """Drop what a rebuild that died left behind."""
-        rebuilding = Lease(self._database, "rebuild", seconds=self._options.lease_seconds)
+        rebuild_lease = Lease(self._database, "rebuild", seconds=self._options.lease_seconds)
         while True:
             await asyncio.sleep(self._options.lease_seconds)
-            if await rebuilding.held():
-                await drop_leftovers(self._database, rebuilding)
+            if await rebuild_lease.is_held():
+                await drop_abandoned_tables(self._database, rebuild_lease)
 
     # ---- events ------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        await ready(self._database, self._source, self._lease, self._projection)
-        self._projection.join_pools()
+        await prepare_views(self._database, self._source, self._lease, self._projection)
+        self._projection.add_pools()
         await self._take_snapshots(self._projection.positions)
         await self._audit(thorough=True)
         self._on_active()
@@ -127,30 +127,30 @@ class Active:
         """Begin with what lives where neither archive nor stream has the beginning."""
         positions = self._projection.positions
         for pool in [pool for pool in pools if pool != CATALOGUE and not positions[pool].seq]:
-            if not (first := await begins_late(self._source, pool)):
+            if not (first_seq := await truncated_start(self._source, pool)):
                 if stopped(positions[pool]) and not positions[pool].generation:
-                    await self._mark({pool: OK})  # what could not be begun with is gone
+                    await self._set_statuses({pool: OK})  # what could not be begun with is gone
                 continue
             try:
                 snapshot = await take_snapshot(self._source, pool)
-            except CannotBegin as error:
-                await self._mark({pool: str(error)})
+            except SnapshotFailed as error:
+                await self._set_statuses({pool: str(error)})
                 continue
             for damage in snapshot.damaged:  # first: once begun, nobody looks at all of it again
                 await self._park(pool, damage)
-            taken = await self._database.write(lambda c: self._begin(c, snapshot))  # noqa: B023
-            self._keep(taken)
-            log.warning("projection.begun_late", pool=pool, complete_from=first)
+            applied = await self._database.write(lambda c: self._start_from(c, snapshot))  # noqa: B023
+            self._mark_committed(applied)
+            log.warning("projection.begun_late", pool=pool, complete_from=first_seq)
 
-    def _begin(self, connection: Connection, snapshot: Snapshot) -> Taken:
-        self._lease.hold(connection)
-        return self._projection.begin(connection, snapshot)
+    def _start_from(self, connection: Connection, snapshot: Snapshot) -> AppliedBatch:
+        self._lease.require_held(connection)
+        return self._projection.start_from(connection, snapshot)
 
     async def _round(self) -> None:
-        going = {p: at for p, at in self._projection.positions.items() if not stopped(at)}
-        entries = await self._source.wait(going, count=self._count(len(going)))
-        due = time.monotonic() - self._audited_at > self._options.audit_seconds
-        if (not entries or due) and await self._audit():
+        running = {p: at for p, at in self._projection.positions.items() if not stopped(at)}
+        entries = await self._source.wait(running, count=self._count(len(running)))
+        audit_due = time.monotonic() - self._audited_at > self._options.audit_seconds
+        if (not entries or audit_due) and await self._audit():
             return  # a recovery has taken in what was read, or found it void
         positions = self._projection.positions
         # Of a log that the audit stopped nothing is taken: that would say that it goes on.
@@ -158,35 +158,37 @@ class Active:
         if not entries:
             return
         await self._learn_generations(entries)
-        written = await self._database.write(lambda c: self._take(c, entries))
-        for taken in written:
-            self._keep(taken)
-        halting = [taken.position for taken in written if stopped(taken.position)]
-        lost = await self._rewritten(halting)
-        if not await self._lost(lost):
-            await self._mark(lost)
-        await self._take_snapshots(self._projection.join_pools())
+        batches = await self._database.write(lambda c: self._apply(c, entries))
+        for applied in batches:
+            self._mark_committed(applied)
+        newly_stopped = [taken.position for taken in batches if stopped(taken.position)]
+        lost = await self._find_rewritten(newly_stopped)
+        if not await self._handle_lost(lost):
+            await self._set_statuses(lost)
+        await self._take_snapshots(self._projection.add_pools())
 
     def _count(self, streams: int) -> int:
         """Entries of each stream to ask for: fewer where many pools may answer at once."""
         return max(min(self._options.batch, 10 * self._options.batch // max(streams, 1)), 1)
 
-    def _take(self, connection: Connection, entries: Mapping[str, Sequence[Entry]]) -> list[Taken]:
-        self._lease.hold(connection)
-        taken = []
-        for pool, some in entries.items():
-            rows = read_entries(self._projection.positions[pool], some)
-            taken.append(self._projection.write(connection, pool, rows))
-        return taken
+    def _apply(
+        self, connection: Connection, entries: Mapping[str, Sequence[Entry]]
+    ) -> list[AppliedBatch]:
+        self._lease.require_held(connection)
+        applied = []
+        for pool, pool_entries in entries.items():
+            rows = read_entries(self._projection.positions[pool], pool_entries)
+            applied.append(self._projection.write(connection, pool, rows))
+        return applied
 
-    def _keep(self, taken: Taken) -> None:
-        self._projection.keep(taken)
-        self._on_taken(taken)
+    def _mark_committed(self, applied: AppliedBatch) -> None:
+        self._projection.mark_committed(applied)
+        self._on_batch(applied)
 
     async def _learn_generations(self, entries: Mapping[str, object]) -> None:
-        new = [pool for pool in entries if not self._projection.positions[pool].generation]
-        if new:
-            for pool, head in (await self._source.heads(new)).items():
+        unknown = [pool for pool in entries if not self._projection.positions[pool].generation]
+        if unknown:
+            for pool, head in (await self._source.heads(unknown)).items():
                 self._projection.learn_generation(pool, head.generation)
 
     # ---- is it still the log that was seen? ---------------------------------------------------
@@ -203,40 +205,42 @@ class Active:
             for pool, at in positions.items()
             if at.generation and (thorough or not stopped(at))
         }
-        whole = await self._source.whole(watched)
+        intact = await self._source.intact(watched)
         found = {
-            pool: describe(watched[pool], head, whole=whole[pool]) or OK
+            pool: describe_damage(watched[pool], head, intact=intact[pool]) or OK
             for pool, head in (await self._source.heads(watched)).items()
         }
         if thorough:
-            sound = [positions[pool] for pool, status in found.items() if status == OK]
-            found |= await self._rewritten(sound)
+            healthy = [positions[pool] for pool, status in found.items() if status == OK]
+            found |= await self._find_rewritten(healthy)
         self._audited_at = time.monotonic()
-        if await self._lost({pool: why for pool, why in found.items() if why != OK}):
+        if await self._handle_lost({pool: why for pool, why in found.items() if why != OK}):
             return True
-        await self._mark(
+        await self._set_statuses(
             {p: status for p, status in found.items() if status != positions[p].status}
         )
         return False
 
-    async def _mark(self, changed: Mapping[str, str]) -> None:
+    async def _set_statuses(self, statuses: Mapping[str, str]) -> None:
         """Let pools stop, or go on, with these statuses."""
-        for taken in await self._database.write(lambda c: self._halt(c, changed)):
-            self._keep(taken)
+        for applied in await self._database.write(lambda c: self._write_statuses(c, statuses)):
+            self._mark_committed(applied)
 
-    async def _rewritten(self, positions: Iterable[Position]) -> dict[str, str]:
+    async def _find_rewritten(self, positions: Iterable[Position]) -> dict[str, str]:
         """Logs that have another event where our last one was taken, and why that is so."""
         found = {at.pool: await rewritten(self._source, self._database, at) for at in positions}
         return {pool: reason for pool, reason in found.items() if reason}
 
-    async def _lost(self, found: Mapping[str, str]) -> bool:
+    async def _handle_lost(self, found: Mapping[str, str]) -> bool:
         """Close logs that lost events; recover them, if that is wanted, and answer True then.
 
         Nobody else may notice: a log that has grown past what was lost is above every floor. And
         what is written to it meanwhile can never be archived.
         """
         for pool, reason in found.items():
-            if await close(self._log, pool, self._projection.positions[pool].generation, reason):
+            if await halt_generation(
+                self._log, pool, self._projection.positions[pool].generation, reason
+            ):
                 log.error("log.lost", pool=pool, reason=reason)
         if not found or not self._options.auto_recover:
             return False
@@ -252,28 +256,30 @@ class Active:
             self._lease,
             retention=self._options.retention,
             actor=actor,
-            tell=_note,
+            on_stage=_log_stage,
         )
         self._following = False
         await recovery.run()
         await self._database.read(self._projection.load)
-        await self._take_snapshots(self._projection.join_pools())
+        await self._take_snapshots(self._projection.add_pools())
         self._following = True
 
-    def _halt(self, connection: Connection, changed: Mapping[str, str]) -> list[Taken]:
-        if not changed:
+    def _write_statuses(
+        self, connection: Connection, statuses: Mapping[str, str]
+    ) -> list[AppliedBatch]:
+        if not statuses:
             return []
-        self._lease.hold(connection)
-        return [self._projection.halt(connection, *change) for change in changed.items()]
+        self._lease.require_held(connection)
+        return [self._projection.set_status(connection, *change) for change in statuses.items()]
 
     # ---- trimming ----------------------------------------------------------------------------
 
-    async def follow_retention(self) -> None:
+    async def trim_streams(self) -> None:
         """Let leave Redis what is archived and old, now and then."""
-        sweep = Sweep(self._database, self._source, self._lease, self._options.retention)
+        trimmer = Trimmer(self._database, self._source, self._lease, self._options.retention)
         while True:
-            await asyncio.sleep(self._options.sweep_seconds)
-            await sweep.once(self._projection.positions.values())
+            await asyncio.sleep(self._options.trim_seconds)
+            await trimmer.run_once(self._projection.positions.values())
 
     # ---- heartbeats --------------------------------------------------------------------------
 
@@ -296,19 +302,19 @@ class Active:
         }
         after = {stream: positions.get(pool, "0") for stream, pool in pools.items()}
         found = await reader.read(after, count=self._count(len(pools)))
-        gathered = heartbeats.gather({pools[stream]: some for stream, some in found.items()})
-        if not gathered.positions:
+        batch = heartbeats.gather({pools[stream]: some for stream, some in found.items()})
+        if not batch.positions:
             return
 
         def write(connection: Connection) -> None:
-            self._lease.hold(connection)
-            heartbeats.write(connection, gathered)
+            self._lease.require_held(connection)
+            heartbeats.write(connection, batch)
 
-        for one in gathered.unread:
-            damage = Unreadable("heartbeat", one.worker_id, one.reason)
-            await self._park(one.pool, damage, content=one.content)
+        for unreadable in batch.unreadable:
+            damage = Unreadable("heartbeat", unreadable.worker_id, unreadable.reason)
+            await self._park(unreadable.pool, damage, content=unreadable.content)
         await self._database.write(write)
-        positions.update(gathered.positions)
+        positions.update(batch.positions)
 
     async def _park(self, pool: str, damage: Unreadable, *, content: bytes = b"") -> None:
         """Put something aside that says nothing to us; the folding does not wait for that."""
@@ -320,6 +326,6 @@ class Active:
             log.warning("projector.not_parked", pool=pool, source=damage.kind, error=str(error))
 
 
-def _note(stage: Stage) -> None:
+def _log_stage(stage: Stage) -> None:
     if not stage.seconds_left:
         log.warning("projector.recovering", doing=stage.doing, pool=stage.pool)

@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from eventstore.errors import MusterError
-from projector.fold.projection import Taken
+from projector.fold.projection import AppliedBatch
 from projector.intake.entries import OK
 from projector.intake.integrity import is_lost
 from projector.intake.source import Source
@@ -31,8 +31,8 @@ from projector.store.tables import VIEW_VERSION
 
 log = structlog.get_logger("muster.projector")
 
-FIRST_PAUSE: Final = 0.05
-RECOVERABLE: Final = (MusterError, DatabaseError, OSError)
+BACKOFF_MIN_SECONDS: Final = 0.05
+RETRYABLE: Final = (MusterError, DatabaseError, OSError)
 """What passes by itself, or when somebody mends it: tried again with back-off."""
 
 
@@ -86,25 +86,25 @@ class Projector:
     # ---- the outermost loop --------------------------------------------------------------------
 
     async def _run(self) -> None:
-        pause = FIRST_PAUSE
+        delay = BACKOFF_MIN_SECONDS
         while True:
-            began = time.monotonic()
+            started_at = time.monotonic()
             try:
                 await self._serve()
             except Superseded as error:
                 log.info("projector.superseded", name=self.options.name, reason=str(error))
-            except RECOVERABLE as error:
-                self._note_outage(error)
+            except RETRYABLE as error:
+                self._log_outage(error)
             except Exception:  # a defect; without this loop the process would only look well
                 log.exception("projector.failed", name=self.options.name)
             self.phase = Phase.WAITING
-            longest = self.options.backoff_max_seconds
-            if time.monotonic() - began > longest:  # it went well for a while
-                pause = FIRST_PAUSE
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, longest)
+            delay_max = self.options.backoff_max_seconds
+            if time.monotonic() - started_at > delay_max:  # it went well for a while
+                delay = BACKOFF_MIN_SECONDS
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, delay_max)
 
-    def _note_outage(self, error: Exception) -> None:
+    def _log_outage(self, error: Exception) -> None:
         if not self._outage:
             self._outage = True
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -128,7 +128,7 @@ class Projector:
         self.phase = Phase.STANDBY
         try:
             if not await upgrade(database, source, lease):
-                await lease.take()
+                await lease.acquire()
             if await database.read(read_version) > VIEW_VERSION:
                 raise ViewsTooNew
             active = Active(
@@ -137,26 +137,26 @@ class Projector:
                 source,
                 lease,
                 on_active=self._activated,
-                on_taken=self._note,
+                on_batch=self._log_status,
             )
-            await self._together(active)
+            await self._run_loops(active)
         finally:
             try:
                 async with asyncio.timeout(lease.seconds / 2):
                     await lease.release()
-            except RECOVERABLE:
+            except RETRYABLE:
                 pass  # it lapses by itself
 
-    async def _together(self, active: Active) -> None:
+    async def _run_loops(self, active: Active) -> None:
         """Run the loops of an active projector until one of them fails; raises its error."""
         loops = [
             asyncio.ensure_future(loop)
             for loop in (
-                active.keep_lease(),
+                active.renew_lease(),
                 active.follow(),
                 active.follow_heartbeats(),
-                active.follow_retention(),
-                active.clear_leftovers(),
+                active.trim_streams(),
+                active.clean_up_rebuilds(),
             )
         ]
         try:
@@ -177,19 +177,19 @@ class Projector:
             log.info("projector.resumed", name=self.options.name)
         log.info("projector.active", name=self.options.name)
 
-    def _note(self, taken: Taken) -> None:
+    def _log_status(self, applied: AppliedBatch) -> None:
         """One line when a pool's projection stops, and one when it goes on."""
-        pool, status = taken.position.pool, taken.position.status
+        pool, status = applied.position.pool, applied.position.status
         if status == self._reported.get(pool, OK):
             return
         self._reported[pool] = status
         if status == OK:
-            log.info("projection.resumed", pool=pool, seq=taken.position.seq)
+            log.info("projection.resumed", pool=pool, seq=applied.position.seq)
         else:
             log.error(
                 "projection.stopped",
                 pool=pool,
-                seq=taken.position.seq,
+                seq=applied.position.seq,
                 reason=status,
                 lost=is_lost(status),
             )

@@ -16,20 +16,20 @@ from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import CATALOGUE
 from eventstore.log.log import Log
 from eventstore.retention import Retention
-from projector.fold.heartbeats import forget_old
+from projector.fold.heartbeats import delete_old
 from projector.fold.projection import stopped
-from projector.intake.source import Head, Source, archive_heads
+from projector.intake.source import LogHead, Source, archive_heads
 from projector.store.database import Database
 from projector.store.lease import Lease
 from projector.store.rows import Position
 
 log = structlog.get_logger("muster.projector")
 
-STEPS_MAX: Final = 100
+TRIM_STEPS_MAX: Final = 100
 """Pieces of one pool in one sweep; what is left waits for the next."""
 
 
-class Sweep:
+class Trimmer:
     """Keeps the streams of every pool within the retention."""
 
     def __init__(
@@ -42,41 +42,43 @@ class Sweep:
         self._earliest_ms = 0
         """Log time in the pool whose log is least far, as of the last sweep."""
 
-    async def once(self, positions: Iterable[Position]) -> None:
+    async def run_once(self, positions: Iterable[Position]) -> None:
         """One sweep over pools whose views are at these positions.
 
         Raises `Superseded` and whatever the database raises. A pool whose log cannot be trimmed
         is named in a line of the log, once, and tried again with the next sweep.
         """
-        standing = [at for at in positions if at.pool != CATALOGUE and at.generation]
+        live_positions = [
+            position for position in positions if position.pool != CATALOGUE and position.generation
+        ]
         archived = await self._database.read(archive_heads)
-        await self._database.write(self._prove)
+        await self._database.write(self._require_lease)
         times: list[int] = []
-        for at in standing:
+        for at in live_positions:
             try:
-                await self._trim(at.pool, _taken(at, archived.get(at.pool, Head())))
+                await self._trim(at.pool, _trimmable(at, archived.get(at.pool, LogHead())))
             except LogUnreachable:
                 continue  # or it was recovered just now: the next sweep knows more
             except LogError as error:
-                self._note(at.pool, error)
+                self._log_failure(at.pool, error)
             else:
                 self._failing.discard(at.pool)
                 times.append(self._log.now_ms(at.pool))
         self._earliest_ms = min(times, default=self._log.now_ms(CATALOGUE))
 
-    def _prove(self, connection: Connection) -> None:
+    def _require_lease(self, connection: Connection) -> None:
         """Prove the lease; in passing, clear the live tables of whom nothing was heard for long.
 
         Each log has a time of its own: where a clock was set back, older ones are ahead of it.
         """
-        self._lease.hold(connection)
-        forget_old(connection, self._earliest_ms)
+        self._lease.require_held(connection)
+        delete_old(connection, self._earliest_ms)
 
-    async def _trim(self, pool: str, taken: Head) -> None:
-        self._log.raise_floor(pool, taken.generation, taken.seq)
+    async def _trim(self, pool: str, trimmable: LogHead) -> None:
+        self._log.raise_high_water_mark(pool, trimmable.generation, trimmable.seq)
         events = others = 0
-        for _ in range(STEPS_MAX):
-            trimmed = await self._log.trim(pool, taken.generation, taken.seq)
+        for _ in range(TRIM_STEPS_MAX):
+            trimmed = await self._log.trim(pool, trimmable.generation, trimmable.seq)
             events += trimmed.events
             others += trimmed.others
             if not trimmed.more:
@@ -84,14 +86,14 @@ class Sweep:
         if events:
             log.debug("stream.trimmed", pool=pool, events=events, others=others)
 
-    def _note(self, pool: str, error: LogError) -> None:
+    def _log_failure(self, pool: str, error: LogError) -> None:
         if pool not in self._failing:
             self._failing.add(pool)
             log.warning("stream.not_trimmed", pool=pool, reason=str(error))
 
 
-def _taken(at: Position, archived: Head) -> Head:
+def _trimmable(position: Position, archived: LogHead) -> LogHead:
     """How far both archive and views have taken a log: nothing where they stand still or differ."""
-    if stopped(at) or at.generation != archived.generation:
-        return Head(at.generation)
-    return Head(at.generation, min(at.seq, archived.seq))
+    if stopped(position) or position.generation != archived.generation:
+        return LogHead(position.generation)
+    return LogHead(position.generation, min(position.seq, archived.seq))

@@ -46,15 +46,15 @@ from projector.store.tables import (
 T = TypeVar("T")
 
 BUSY_SECONDS: Final = 10
-LOCKED_SECONDS: Final = 0.02
+LOCK_RETRY_SECONDS: Final = 0.02
 """Where SQLite does not wait by itself: until it is asked again."""
 CONNECT_SECONDS: Final = 5
 CLOSE_SECONDS: Final = 5
-GIVEN_UP_SECONDS: Final = 10
+ABANDONED_QUERY_SECONDS: Final = 10
 """A question that nobody waits for any more has its connection for so much longer."""
 IDLE_SECONDS: Final = 5
 """A process that stops within a transaction loses it after so long, and its locks with it."""
-SILENCE: Final = {
+KEEPALIVE: Final = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -62,7 +62,7 @@ SILENCE: Final = {
 }
 """After some ten seconds of silence a host is taken for dead. By itself the kernel waits for a
 quarter of an hour, and with it every thread that asks, whoever answers at that address by then."""
-_NEVER_STUCK: Final = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
+_SET_IDLE_TIMEOUT: Final = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
 CREATION_LOCK: Final = 0x6D757374
 """PostgreSQL's advisory lock under which tables are created: "must" in ASCII."""
 
@@ -74,7 +74,7 @@ class DatabaseUnreachable(MusterError):
     """The database of the views does not answer."""
 
 
-class _Wire:
+class _CancellableSocket:
     """The connection of one transaction to PostgreSQL, which may be cut while a thread waits on it.
 
     Something between us and the server can swallow an answer and keep the connection open, and
@@ -83,19 +83,19 @@ class _Wire:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: socket.socket | None = None
+        self._socket: socket.socket | None = None
 
-    def hold(self, driver: Any) -> None:
+    def attach(self, driver: Any) -> None:
         """A copy: the number of a connection that was closed may soon be another one's."""
-        number = getattr(driver, "fileno", None)
-        copy = socket.socket(fileno=os.dup(number())) if number else None
+        fileno = getattr(driver, "fileno", None)
+        duplicate = socket.socket(fileno=os.dup(fileno())) if fileno else None
         self.close()
         with self._lock:
-            self._held = copy
+            self._socket = duplicate
 
     @contextmanager
-    def of(self, connection: Connection) -> Iterator[None]:
-        self.hold(connection.connection.driver_connection)
+    def attached(self, connection: Connection) -> Iterator[None]:
+        self.attach(connection.connection.driver_connection)
         try:
             yield
         finally:
@@ -103,16 +103,16 @@ class _Wire:
 
     def close(self) -> None:
         with self._lock:
-            held, self._held = self._held, None
-        if held is not None:
-            held.close()
+            current, self._socket = self._socket, None
+        if current is not None:
+            current.close()
 
-    def cut(self) -> None:
+    def shut_down(self) -> None:
         """End the waiting; nothing where that is over."""
         with self._lock:
-            if self._held is not None:
+            if self._socket is not None:
                 with suppress(OSError):
-                    self._held.shutdown(socket.SHUT_RDWR)
+                    self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class Database:
@@ -124,9 +124,9 @@ class Database:
         self._connections = connections
         self._engine: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
-        self._writing = asyncio.Lock()
-        self._running: dict[Future[Any], _Wire] = {}
-        self._of_thread = threading.local()
+        self._write_lock = asyncio.Lock()
+        self._running: dict[Future[Any], _CancellableSocket] = {}
+        self._thread_local = threading.local()
 
     @property
     def prefix(self) -> str:
@@ -142,7 +142,7 @@ class Database:
 
     def _connected(self, driver: DBAPIConnection, _: object) -> None:
         """Before anything is asked on a new connection, so that this can be cut too."""
-        self._of_thread.wire.hold(driver)
+        self._thread_local.wire.attach(driver)
 
     async def close(self) -> None:
         """Let what runs end, for a bounded time, and disconnect. Safe to call twice."""
@@ -153,7 +153,7 @@ class Database:
         threads.shutdown(wait=False, cancel_futures=True)
         await self._wait(CLOSE_SECONDS)
         for wire in list(self._running.values()):
-            wire.cut()  # else the process would wait for that thread when it ends
+            wire.shut_down()  # else the process would wait for that thread when it ends
         await self._wait(CLOSE_SECONDS)
         engine.dispose()
 
@@ -166,14 +166,14 @@ class Database:
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction that may write; what it raises rolls it back."""
-        async with self._writing:
+        async with self._write_lock:
             return await self._run(work, writes=True)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction that sees one moment of the database."""
         return await self._run(work, writes=False)
 
-    async def ask(self, work: Callable[[Connection], T]) -> T:
+    async def read_with_retry(self, work: Callable[[Connection], T]) -> T:
         """`read`, and once more where a connection turned out to be broken."""
         try:
             return await self.read(work)
@@ -190,35 +190,35 @@ class Database:
         if not writes and not self.sqlite:
             options["isolation_level"] = "REPEATABLE READ"
 
-        wire = _Wire()
+        wire = _CancellableSocket()
 
         def transaction() -> T:
-            self._of_thread.wire = wire
+            self._thread_local.wire = wire
             with (
                 closing(wire),
                 engine.execution_options(**options).connect() as connection,
-                wire.of(connection),
+                wire.attached(connection),
                 connection.begin(),
             ):
                 if writes and not self.sqlite:
-                    connection.exec_driver_sql(_NEVER_STUCK)
+                    connection.exec_driver_sql(_SET_IDLE_TIMEOUT)
                 return work(connection)
 
         pool = engine.pool
 
-        def over(done: Future[Any]) -> None:
+        def finished(done: Future[Any]) -> None:
             self._running.pop(done, None)
             if self._engine is not engine:  # closed meanwhile: its connection came back too late
                 pool.dispose()
 
         future = threads.submit(transaction)
         self._running[future] = wire
-        future.add_done_callback(over)
+        future.add_done_callback(finished)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if not writes:
-                asyncio.get_running_loop().call_later(GIVEN_UP_SECONDS, wire.cut)
+                asyncio.get_running_loop().call_later(ABANDONED_QUERY_SECONDS, wire.shut_down)
             raise
 
     async def prepare(self) -> None:
@@ -229,9 +229,9 @@ class Database:
             await self.write(self._create)
 
     def _complete(self, connection: Connection) -> bool:
-        return not (self._wanted() - self._existing(connection))
+        return not (self._expected() - self._existing(connection))
 
-    def _wanted(self) -> set[str]:
+    def _expected(self) -> set[str]:
         return {table.name for table in METADATA.sorted_tables} | {"pool_capacity"}
 
     def _existing(self, connection: Connection) -> set[str]:
@@ -250,12 +250,12 @@ class Database:
             connection.execute(text(POOL_CAPACITY.format(schema=self.prefix)))
         if "view_versions" not in before:
             connection.execute(insert(VIEW_VERSIONS).values(name="views", version=VIEW_VERSION))
-        if before & _LOGGED and not before >= _LOGGED:
+        if before & _DEPENDENT_TABLES and not before >= _DEPENDENT_TABLES:
             views = VIEW_VERSIONS.c.name == "views"
             connection.execute(update(VIEW_VERSIONS).where(views).values(version=INCOMPLETE))
 
 
-_LOGGED: Final = frozenset({*VIEWS, "events"})
+_DEPENDENT_TABLES: Final = frozenset({*VIEWS, "events"})
 """Tables that only make sense together: where one was dropped, the views are built anew."""
 
 
@@ -298,9 +298,9 @@ def _sqlite(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def _set_up(connection: DBAPIConnection, _: object) -> None:
         connection.isolation_level = None  # BEGIN is ours, below: it covers CREATE and DROP too
-        _turn_to_wal(connection)
+        _enable_wal(connection)
         for setting in ("synchronous=NORMAL", "foreign_keys=OFF"):
-            _set(connection, setting)
+            _set_pragma(connection, setting)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -310,21 +310,21 @@ def _sqlite(url: URL) -> Engine:
     return engine
 
 
-def _turn_to_wal(connection: DBAPIConnection) -> None:
+def _enable_wal(connection: DBAPIConnection) -> None:
     """Of many that do so to a new file at once SQLite refuses some without waiting."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            _set(connection, "journal_mode=WAL")
+            _set_pragma(connection, "journal_mode=WAL")
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
-            time.sleep(LOCKED_SECONDS)
+            time.sleep(LOCK_RETRY_SECONDS)
         else:
             return
 
 
-def _set(connection: DBAPIConnection, setting: str) -> None:
+def _set_pragma(connection: DBAPIConnection, setting: str) -> None:
     with closing(connection.cursor()) as cursor:
         cursor.execute(f"PRAGMA {setting}")
 
@@ -336,7 +336,7 @@ def _postgres(url: URL) -> Engine:
         connect_args={
             "prepare_threshold": None,
             "connect_timeout": CONNECT_SECONDS,
-            **{name: value for name, value in SILENCE.items() if name not in url.query},
+            **{name: value for name, value in KEEPALIVE.items() if name not in url.query},
         },
         pool_pre_ping=False,
     )

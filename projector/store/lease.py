@@ -33,7 +33,7 @@ class Superseded(Exception):
     """Somebody else holds the lease now: nothing was written."""
 
 
-class Seen(Struct, frozen=True):
+class LeaseState(Struct, frozen=True):
     holder: str
     term: int
     renewal: int
@@ -52,71 +52,73 @@ class Lease:
         self._process = this_process()
         self._holder = f"{self._process}/{new_id()}"
 
-    async def take(self, *, patience_seconds: float = math.inf) -> None:
+    async def acquire(self, *, timeout_seconds: float = math.inf) -> None:
         """Wait until the lease is free or has lapsed, and take it.
 
         Raises `TimeoutError` where it is still held after so many seconds of watching.
         """
         pause = min(WATCH_SECONDS, self.seconds / 4)
-        last, stood_still, watched = await self._look(), 0.0, 0.0
-        while not await self._try(last, stood_still):
-            if watched >= patience_seconds:
+        last, unchanged_seconds, watched_seconds = await self._read_state(), 0.0, 0.0
+        while not await self._try_acquire(last, unchanged_seconds):
+            if watched_seconds >= timeout_seconds:
                 raise TimeoutError
             await asyncio.sleep(pause)
-            watched += pause
-            seen = await self._look()
-            stood_still = stood_still + pause if seen == last else 0.0
-            last = seen
+            watched_seconds += pause
+            current = await self._read_state()
+            unchanged_seconds = unchanged_seconds + pause if current == last else 0.0
+            last = current
 
-    async def _try(self, seen: Seen, stood_still: float) -> bool:
-        free = not seen.holder or stood_still >= self.seconds or self._died(seen.holder)
-        return free and await self._database.write(lambda c: self._claim(c, seen))
+    async def _try_acquire(self, observed: LeaseState, unchanged_seconds: float) -> bool:
+        free = (
+            not observed.holder or unchanged_seconds >= self.seconds or self._died(observed.holder)
+        )
+        return free and await self._database.write(lambda c: self._claim(c, observed))
 
     def _died(self, holder: str) -> bool:
         process = holder.rpartition("/")[0]
         host, _, _ = process.rpartition("/")
-        here = host == self._process.rpartition("/")[0] and not host.startswith("unknown")
-        return here and process != self._process and not _runs(process)
+        same_host = host == self._process.rpartition("/")[0] and not host.startswith("unknown")
+        return same_host and process != self._process and not _is_running(process)
 
     async def seize(self) -> None:
         """Take the lease from whoever holds it."""
         for _ in range(SEIZE_ATTEMPTS):  # each lost only to a renewal in between
-            if await self._try(await self._look(), self.seconds):
+            if await self._try_acquire(await self._read_state(), self.seconds):
                 return
         raise Superseded(f"the lease {self.name!r} changes hands too fast")
 
     async def renew(self) -> None:
         """Raises `Superseded`."""
-        await self._database.write(self.hold)
+        await self._database.write(self.require_held)
 
     @asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
+    async def keep_renewed(self) -> AsyncIterator[None]:
         """Renew it now and then, whatever is done meanwhile; that it was lost `hold` will tell."""
-        keeping = asyncio.create_task(self._keep(), name=f"lease.{self.name}")
+        renewing = asyncio.create_task(self._renew_loop(), name=f"lease.{self.name}")
         try:
             yield
         finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
 
-    async def _keep(self) -> None:
+    async def _renew_loop(self) -> None:
         while True:
             await asyncio.sleep(self.seconds / 4)
             await self.renew()
 
-    def hold(self, connection: Connection) -> None:
+    def require_held(self, connection: Connection) -> None:
         """Prove and renew the lease in the caller's transaction. Raises `Superseded`."""
-        held = connection.execute(
+        updated = connection.execute(
             update(LEASES)
             .where(LEASES.c.name == self.name)
             .where(LEASES.c.holder == self._holder)
             .where(LEASES.c.term == self.term)
             .values(renewal=LEASES.c.renewal + 1)
         )
-        if held.rowcount != 1:
+        if updated.rowcount != 1:
             raise Superseded(f"the lease {self.name!r} was taken by another process")
 
-    def give_back(self, connection: Connection) -> None:
+    def release_in(self, connection: Connection) -> None:
         """Let the next one take it at once; nothing happens where it is no longer ours."""
         connection.execute(
             update(LEASES)
@@ -126,35 +128,35 @@ class Lease:
         )
 
     async def release(self) -> None:
-        await self._database.write(self.give_back)
+        await self._database.write(self.release_in)
 
-    async def held(self) -> bool:
+    async def is_held(self) -> bool:
         """Whether somebody took it and has not given it back, dead or alive."""
-        return bool((await self._look()).holder)
+        return bool((await self._read_state()).holder)
 
-    async def _look(self) -> Seen:
+    async def _read_state(self) -> LeaseState:
         row = await self._database.read(self._row)
-        return Seen(row.holder, row.term, row.renewal) if row else Seen("", 0, 0)
+        return LeaseState(row.holder, row.term, row.renewal) if row else LeaseState("", 0, 0)
 
     def _row(self, connection: Connection) -> Any:
         return connection.execute(select(LEASES).where(LEASES.c.name == self.name)).first()
 
-    def _claim(self, connection: Connection, seen: Seen) -> bool:
+    def _claim(self, connection: Connection, observed: LeaseState) -> bool:
         """Take it if nothing has moved since it was seen."""
         connection.execute(
             insert_new(connection, LEASES),
             {"name": self.name, "holder": "", "term": 0, "renewal": 0},
         )
-        taken = connection.execute(
+        updated = connection.execute(
             update(LEASES)
             .where(LEASES.c.name == self.name)
-            .where(LEASES.c.term == seen.term)
-            .where(LEASES.c.renewal == seen.renewal)
-            .values(holder=self._holder, term=seen.term + 1, renewal=seen.renewal + 1)
+            .where(LEASES.c.term == observed.term)
+            .where(LEASES.c.renewal == observed.renewal)
+            .values(holder=self._holder, term=observed.term + 1, renewal=observed.renewal + 1)
         )
-        if taken.rowcount != 1:
+        if updated.rowcount != 1:
             return False
-        self.term = seen.term + 1
+        self.term = observed.term + 1
         return True
 
 
@@ -168,7 +170,7 @@ def this_process() -> str:
         return f"unknown/{os.getpid()}-0"
 
 
-def _runs(process: str) -> bool:
+def _is_running(process: str) -> bool:
     pid, _, start = process.rpartition("/")[2].partition("-")
     try:
         return str(_start_time(int(pid))) == start

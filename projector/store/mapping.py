@@ -102,7 +102,7 @@ def last_error(row: Row) -> Error | None:
     return _error.decode(row["last_error"]) if row["last_error"] else None
 
 
-def worker_record(worker: Worker, agent_count: int, alone: str) -> Record:
+def worker_record(worker: Worker, agent_count: int, isolated_agent: str) -> Record:
     """`alone`: the agent that has it for itself, if one does."""
     return {
         "worker_id": worker.worker_id,
@@ -116,7 +116,7 @@ def worker_record(worker: Worker, agent_count: int, alone: str) -> Record:
         "epoch": worker.epoch,
         "version": worker.version,
         "agent_count": agent_count,
-        "alone": alone,
+        "alone": isolated_agent,
         "max_agents": worker.max_agents,
         "deadline_at": worker.deadline_ms,
         "requested_at": worker.requested_ms,

@@ -16,7 +16,7 @@ LOCK_SECONDS: Final = 3
 """How long a reader that does not end may hold this up, and all readers after it."""
 
 
-def adapt(connection: Connection, prefix: str) -> None:
+def migrate_serving(connection: Connection, prefix: str) -> None:
     """Empty the serving tables and give them the columns of this version.
 
     A column that changes its type must change its name, too. `prefix` is that of the schema.
@@ -37,19 +37,19 @@ def adapt(connection: Connection, prefix: str) -> None:
 
 def _alter(connection: Connection, table: Table) -> None:
     connection.execute(table.delete())
-    there = {column["name"] for column in inspect(connection).get_columns(table.name, SCHEMA)}
-    wanted = {column.name: column for column in table.columns}
-    for name in sorted(there - wanted.keys()):
-        _change(connection, table, f'DROP COLUMN "{name}"')
-    for name in wanted.keys() - there:
-        _change(connection, table, f"ADD COLUMN {_described(connection, wanted[name])}")
+    existing = {column["name"] for column in inspect(connection).get_columns(table.name, SCHEMA)}
+    expected = {column.name: column for column in table.columns}
+    for name in sorted(existing - expected.keys()):
+        _alter_table(connection, table, f'DROP COLUMN "{name}"')
+    for name in expected.keys() - existing:
+        _alter_table(connection, table, f"ADD COLUMN {_column_sql(connection, expected[name])}")
     for index in table.indexes:
         index.create(connection, checkfirst=True)
 
 
-def _change(connection: Connection, table: Table, change: str) -> None:
+def _alter_table(connection: Connection, table: Table, change: str) -> None:
     connection.execute(text(f"ALTER TABLE {SCHEMA}.{table.name} {change}"))
 
 
-def _described(connection: Connection, column: Column[object]) -> str:
+def _column_sql(connection: Connection, column: Column[object]) -> str:
     return str(CreateColumn(column).compile(dialect=connection.dialect))

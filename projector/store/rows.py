@@ -145,36 +145,40 @@ class AgentFilter(Struct, frozen=True, kw_only=True):
 _object = msgspec.json.Decoder(dict[str, object])
 
 
-class Room(Struct, frozen=True):
+class PoolCapacity(Struct, frozen=True):
     """What decides on what a pool's pending agents wait for."""
 
-    free: int = 0
-    living: int = 0
-    ordered: int = 0
-    maximum: int = 0
-    alone: int = 0
+    free_slots: int = 0
+    workers: int = 0
+    ordered_workers: int = 0
+    max_workers: int = 0
+    isolated_workers: int = 0
     """Workers that are each taken by one agent."""
 
-    def reason(self, recorded: str, *, alone: bool = False) -> str:
+    def reason(self, recorded: str, *, isolated: bool = False) -> str:
         """What a pending agent waits for, and in brackets why it was put back in the queue."""
-        if alone:
-            waits = "needs a worker of its own"
-            waits += f"; {self._full()}" if self.living >= self.maximum else ""
-        elif self.free <= 0 and self.living >= self.maximum:
-            waits = self._full()
-        elif self.free <= 0 and self.ordered:
-            waits = "a worker is starting"
+        if isolated:
+            waiting_for = "needs a worker of its own"
+            waiting_for += f"; {self._full_reason()}" if self.workers >= self.max_workers else ""
+        elif self.free_slots <= 0 and self.workers >= self.max_workers:
+            waiting_for = self._full_reason()
+        elif self.free_slots <= 0 and self.ordered_workers:
+            waiting_for = "a worker is starting"
         else:
-            waits = "waiting to be claimed"
-        return f"{waits} ({recorded})" if recorded else waits
+            waiting_for = "waiting to be claimed"
+        return f"{waiting_for} ({recorded})" if recorded else waiting_for
 
-    def _full(self) -> str:
-        taken = f", {self.alone} of them for one agent alone" if self.alone else ""
-        return f"pool is at its maximum of {self.maximum} workers{taken}"
+    def _full_reason(self) -> str:
+        isolated = (
+            f", {self.isolated_workers} of them for one agent alone"
+            if self.isolated_workers
+            else ""
+        )
+        return f"pool is at its maximum of {self.max_workers} workers{isolated}"
 
 
-def agent_row(row: Row, room: Room) -> AgentRow:
-    waits = row["status"] == Status.PENDING
+def agent_row(row: Row, capacity: PoolCapacity) -> AgentRow:
+    pending = row["status"] == Status.PENDING
     running = row["status"] in (Status.RUNNING, Status.STOPPING)
     return AgentRow(
         agent_id=row["agent_id"],
@@ -182,7 +186,7 @@ def agent_row(row: Row, room: Room) -> AgentRow:
         role_type=row["role_type"],
         project_id=row["project_id"],
         status=row["status"],
-        reason=room.reason(row["reason"], alone=row["alone"]) if waits else row["reason"],
+        reason=capacity.reason(row["reason"], isolated=row["alone"]) if pending else row["reason"],
         incarnation=row["incarnation"],
         version=row["version"],
         process_id=row["process_id"],

@@ -35,8 +35,8 @@ INCOMPLETE: Final = 0
 SCHEMA: Final = "muster"
 """Where the tables stand in PostgreSQL."""
 
-FRESH: Final = "fresh_"
-PREVIOUS: Final = "previous_"
+SHADOW_PREFIX: Final = "fresh_"
+PREVIOUS_PREFIX: Final = "previous_"
 VIEWS: Final = ("checkpoints", "pools", "hosts", "workers", "agents")
 
 
@@ -156,8 +156,8 @@ Index("agents_by_project", SERVING.agents.c.project_id)
 Index("agents_by_process", SERVING.agents.c.process_id)
 Index("workers_by_pool", SERVING.workers.c.pool_name, SERVING.workers.c.status)
 
-FRESH_METADATA: Final = MetaData()
-BESIDE: Final = ViewTables(FRESH_METADATA, FRESH)
+SHADOW_METADATA: Final = MetaData()
+SHADOW: Final = ViewTables(SHADOW_METADATA, SHADOW_PREFIX)
 
 AGENT_LIVE: Final = Table(
     "agent_live",

@@ -12,13 +12,13 @@ from eventstore.keys import CATALOGUE
 from eventstore.steps import hashes as agent_hash
 from eventstore.steps import worker_hashes
 from projector.intake.entries import read_entries
-from projector.intake.event_range import Trail
-from projector.intake.source import Head, Source
+from projector.intake.event_range import EventRange
+from projector.intake.source import LogHead, Source
 from projector.store.rows import EventRow, Position
-from projector.verify.reference_fold import Broken, Witness
+from projector.verify.reference_fold import BrokenLog, ReferenceFold
 from projector.verify.report import Findings
 
-PIECE: Final = 300
+CHUNK: Final = 300
 """Hashes read at one moment: Redis serves nobody else meanwhile (about a millisecond)."""
 SCHEDULES: Final = ("due", "timeouts", "orders")
 COUNTERS: Final = ("free", "waiting", "alone")
@@ -29,81 +29,83 @@ TYPES: Final = {"HGETALL": "hash", "HMGET": "hash", "SMEMBERS": "set", "ZRANGE":
 class RedisComparison:
     """Compares what the write side keeps of each pool."""
 
-    def __init__(self, source: Source, trail: Trail, findings: Findings) -> None:
+    def __init__(self, source: Source, event_range: EventRange, findings: Findings) -> None:
         self._source = source
-        self._trail = trail
+        self._event_range = event_range
         self._findings = findings
         self._hashes: dict[tuple[str, str], set[str]] = {}
 
     async def scan(self, pools: Iterable[str]) -> None:
         """Find all hashes there are, also such as no event tells of."""
         for kind in ("agent", "process"):
-            starts = {self._key(kind, pool, "").encode(): (kind, pool) for pool in pools}
-            for start in starts.values():
-                self._hashes[start] = set()
-            pattern = f"{_literally(self._source.keys.prefix)}{kind}:{{*"
+            prefixes = {self._key(kind, pool, "").encode(): (kind, pool) for pool in pools}
+            for kind_and_pool in prefixes.values():
+                self._hashes[kind_and_pool] = set()
+            pattern = f"{_escape_pattern(self._source.keys.prefix)}{kind}:{{*"
             async for key in self._keys(pattern):
-                before, brace, subject = key.rpartition(b"}:")
-                if found := starts.get(before + brace):
+                prefix, brace, subject = key.rpartition(b"}:")
+                if found := prefixes.get(prefix + brace):
                     self._hashes[found].add(_text(subject))
 
-    async def compare(self, witness: Witness, head: Head) -> None:
+    async def compare(self, reference: ReferenceFold, head: LogHead) -> None:
         """Compare a log's keys, folding on to the position at which each piece was read."""
         if not head.generation:
-            if witness.position.seq:
-                self._differ(witness, "meta", "presence", "present", "absent")
+            if reference.position.seq:
+                self._add_difference(reference, "meta", "presence", "present", "absent")
             return
-        if witness.pool == CATALOGUE:
-            await self._compare_catalogue(witness)
+        if reference.pool == CATALOGUE:
+            await self._compare_catalogue(reference)
             return
-        await self._compare_sets(witness)
-        await self._compare_agents(witness)
-        await self._compare_processes(witness)
+        await self._compare_sets(reference)
+        await self._compare_agents(reference)
+        await self._compare_processes(reference)
 
     # ---- reading at one moment ---------------------------------------------------------------
 
-    async def _read(self, witness: Witness, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+    async def _read(
+        self, reference: ReferenceFold, commands: Sequence[tuple[str, ...]]
+    ) -> list[Any]:
         """Replies to commands, with the fold brought to the moment at which they were given.
 
         None in the place of a reply: the key is of another type, which is told.
         """
-        meta = self._source.meta(witness.pool)
+        meta = self._source.meta(reference.pool)
         seq, *replies = await self._source.ask(
-            [("HGET", meta, "seq"), *commands], atomic=True, refusals=True
+            [("HGET", meta, "seq"), *commands], atomic=True, return_errors=True
         )
         if isinstance(seq, ResponseError):
             raise refusal("Redis refuses to be read", seq)
         last = int(seq or 0)
-        if last < witness.position.seq:
-            raise Broken(f"the log ends at seq {last}, the views at {witness.position.seq}")
-        while witness.position.seq < last:
-            rows = await self._following(witness.position)
+        if last < reference.position.seq:
+            raise BrokenLog(f"the log ends at seq {last}, the views at {reference.position.seq}")
+        while reference.position.seq < last:
+            rows = await self._next_events(reference.position)
             if not rows:
-                raise Broken(f"gap: seq {witness.position.seq + 1} to {last} are nowhere")
-            witness.take(rows, last=last)
-        for place, reply in enumerate(replies):
+                raise BrokenLog(f"gap: seq {reference.position.seq + 1} to {last} are nowhere")
+            reference.apply(rows, last=last)
+        for index, reply in enumerate(replies):
             if isinstance(reply, ResponseError):
-                await self._tell_type(witness, commands[place], reply)
-                replies[place] = None
+                await self._report_wrong_type(reference, commands[index], reply)
+                replies[index] = None
         return replies
 
-    async def _tell_type(
-        self, witness: Witness, command: tuple[str, ...], error: ResponseError
+    async def _report_wrong_type(
+        self, reference: ReferenceFold, command: tuple[str, ...], error: ResponseError
     ) -> None:
         """Name a key that is of another type. Raises `LogError` for what else is refused."""
-        said = refusal("Redis refuses to be read", error)
-        if not isinstance(said, WrongType):
-            raise said
+        refused = refusal("Redis refuses to be read", error)
+        if not isinstance(refused, WrongType):
+            raise refused
         verb, key = command[:2]
         (found,) = await self._source.ask([("TYPE", key)])
-        keys, pool = self._source.keys, witness.pool
+        keys, pool = self._source.keys, reference.pool
         subject = key.removeprefix(keys.pool(pool, "")).removeprefix(keys.prefix)
         subject = subject.replace(f":{{{pool}}}:", ":", 1)
-        self._differ(witness, subject, "type", TYPES[verb], found.decode())
+        self._add_difference(reference, subject, "type", TYPES[verb], found.decode())
 
-    async def _following(self, at: Position) -> list[EventRow]:
-        entries = await self._trail.after(at.pool, at.stream_id, count=1000)
-        return read_entries(at, entries)
+    async def _next_events(self, position: Position) -> list[EventRow]:
+        entries = await self._event_range.after(position.pool, position.stream_id, count=1000)
+        return read_entries(position, entries)
 
     async def _keys(self, pattern: str) -> AsyncIterator[bytes]:
         try:
@@ -118,46 +120,46 @@ class RedisComparison:
 
     # ---- hashes ------------------------------------------------------------------------------
 
-    async def _compare_agents(self, witness: Witness) -> None:
-        pool = witness.pool
+    async def _compare_agents(self, reference: ReferenceFold) -> None:
+        pool = reference.pool
         present = self._hashes.get(("agent", pool), set())
-        for ids in _pieces(present | witness.living()):
+        for ids in _chunks(present | reference.live_agents()):
             hashes = await self._read(
-                witness, [("HGETALL", self._key("agent", pool, i)) for i in ids]
+                reference, [("HGETALL", self._key("agent", pool, i)) for i in ids]
             )
             for agent_id, reply in zip(ids, hashes, strict=True):
                 if reply is None:
                     continue
-                found, agent = _texts(reply), witness.agents.get(agent_id)
+                found, agent = _texts(reply), reference.agents.get(agent_id)
                 found = {"alone": "", **found} if found else found  # of before there was any
                 expected = agent_hash.to_hash(agent) if agent else None
                 ended = agent is None or agent.ended
-                self._compare_hash(witness, f"agent:{agent_id}", expected, found, ended=ended)
+                self._compare_hash(reference, f"agent:{agent_id}", expected, found, ended=ended)
 
-    async def _compare_processes(self, witness: Witness) -> None:
-        pool = witness.pool
+    async def _compare_processes(self, reference: ReferenceFold) -> None:
+        pool = reference.pool
         present = self._hashes.get(("process", pool), set())
-        living = {w.worker_id for w in witness.workers.values() if not w.ended}
-        for ids in _pieces(present | living):
+        live = {w.worker_id for w in reference.workers.values() if not w.ended}
+        for ids in _chunks(present | live):
             hashes = await self._read(
-                witness, [("HGETALL", self._key("process", pool, i)) for i in ids]
+                reference, [("HGETALL", self._key("process", pool, i)) for i in ids]
             )
-            crowd, alone = witness.crowd(), witness.alone()
+            agent_counts, isolated = reference.agent_counts(), reference.isolated()
             for worker_id, reply in zip(ids, hashes, strict=True):
                 if reply is None:
                     continue
-                found, worker = _texts(reply), witness.workers.get(worker_id)
+                found, worker = _texts(reply), reference.workers.get(worker_id)
                 expected = worker_hashes.to_hash(worker) if worker else None
                 if expected is not None:
-                    expected["agent_count"] = str(crowd[worker_id])
+                    expected["agent_count"] = str(agent_counts[worker_id])
                     found = {"alone": "", **found} if found else found
-                    expected["alone"] = alone.get(worker_id, "")
+                    expected["alone"] = isolated.get(worker_id, "")
                 ended = worker is None or worker.ended
-                self._compare_hash(witness, f"process:{worker_id}", expected, found, ended=ended)
+                self._compare_hash(reference, f"process:{worker_id}", expected, found, ended=ended)
 
     def _compare_hash(
         self,
-        witness: Witness,
+        reference: ReferenceFold,
         subject: str,
         expected: Mapping[str, str] | None,
         found: Mapping[str, str],
@@ -168,17 +170,17 @@ class RedisComparison:
         if ended and not found:
             return
         if expected is None:
-            self._findings.unexpected("redis", witness.pool, subject)
+            self._findings.add_unexpected("redis", reference.pool, subject)
         else:
-            self._findings.compare("redis", witness.pool, subject, expected, found or None)
+            self._findings.compare("redis", reference.pool, subject, expected, found or None)
 
     # ---- sets and counters -------------------------------------------------------------------
 
-    async def _compare_sets(self, witness: Witness) -> None:
-        pool, keys = witness.pool, self._source.keys
-        holders = self._hashes.get(("process", pool), set()) | witness.workers.keys()
+    async def _compare_sets(self, reference: ReferenceFold) -> None:
+        pool, keys = reference.pool, self._source.keys
+        holders = self._hashes.get(("process", pool), set()) | reference.workers.keys()
         listed = sorted(
-            w for w in holders if w not in witness.workers or not witness.workers[w].ended
+            w for w in holders if w not in reference.workers or not reference.workers[w].ended
         )
         commands: list[tuple[str, ...]] = [
             ("HMGET", keys.pool(pool, "meta"), *COUNTERS),
@@ -188,62 +190,64 @@ class RedisComparison:
             *(("ZRANGE", keys.pool(pool, s), "0", "-1", "WITHSCORES") for s in SCHEDULES),
             *(("SMEMBERS", keys.pool(pool, f"held:{worker_id}")) for worker_id in listed),
         ]
-        counters, live, alone, processes, *rest = await self._read(witness, commands)
-        free = witness.free()
-        self._members(witness, "agents", _present(witness.living()), _names(live))
-        waiting = _present(witness.waiting_alone())
-        self._members(witness, "alone", waiting, _names(alone))
-        self._members(witness, "processes", free, _scores(processes))
-        schedules = (witness.due(), witness.timeouts(), witness.orders())
+        counters, live, isolated, processes, *rest = await self._read(reference, commands)
+        free = reference.free_slots()
+        self._compare_members(reference, "agents", _present(reference.live_agents()), _names(live))
+        waiting = _present(reference.waiting_isolated())
+        self._compare_members(reference, "alone", waiting, _names(isolated))
+        self._compare_members(reference, "processes", free, _scores(processes))
+        schedules = (reference.due(), reference.timeouts(), reference.orders())
         for name, expected, reply in zip(SCHEDULES, schedules, rest, strict=False):
-            self._members(witness, name, expected, _scores(reply))
-        held = witness.held()
+            self._compare_members(reference, name, expected, _scores(reply))
+        held = reference.held()
         for worker_id, reply in zip(listed, rest[len(SCHEDULES) :], strict=True):
             expected_ids = held.pop(worker_id, set())
-            self._members(witness, f"held:{worker_id}", _present(expected_ids), _names(reply))
-        wanted = (sum(free.values()), witness.waiting(), len(witness.alone()))
-        self._counters(witness, dict(zip(COUNTERS, wanted, strict=True)), counters)
+            self._compare_members(
+                reference, f"held:{worker_id}", _present(expected_ids), _names(reply)
+            )
+        wanted = (sum(free.values()), reference.waiting(), len(reference.isolated()))
+        self._compare_counters(reference, dict(zip(COUNTERS, wanted, strict=True)), counters)
 
-    def _counters(
-        self, witness: Witness, expected: Mapping[str, int], found: Sequence[bytes | None]
+    def _compare_counters(
+        self, reference: ReferenceFold, expected: Mapping[str, int], found: Sequence[bytes | None]
     ) -> None:
         wanted = {name: str(value) for name, value in expected.items()}
         values = {n: _text(value or b"0") for n, value in zip(expected, found, strict=True)}
-        self._findings.compare("redis", witness.pool, "meta", wanted, values)
+        self._findings.compare("redis", reference.pool, "meta", wanted, values)
 
-    async def _compare_catalogue(self, witness: Witness) -> None:
+    async def _compare_catalogue(self, reference: ReferenceFold) -> None:
         meta = self._source.meta(CATALOGUE)
-        (reply,) = await self._read(witness, [("HGETALL", meta)])
+        (reply,) = await self._read(reference, [("HGETALL", meta)])
         found = {
             name.removeprefix("version:"): value
             for name, value in _texts(reply).items()
             if name.startswith("version:")
         }
-        state = witness.catalogue
+        state = reference.catalogue
         expected = {name: str(state.version_of(name)) for name in (*state.pools, *state.hosts)}
-        self._members(witness, "versions", expected, found)
+        self._compare_members(reference, "versions", expected, found)
 
-    def _members(
+    def _compare_members(
         self,
-        witness: Witness,
+        reference: ReferenceFold,
         subject: str,
         expected: Mapping[str, Any],
         found: Mapping[str, Any] | None,
     ) -> None:
         """`found` None: the key is of another type, which was told."""
         if found is not None:
-            self._findings.compare_members("redis", witness.pool, subject, expected, found)
+            self._findings.compare_members("redis", reference.pool, subject, expected, found)
 
-    def _differ(
-        self, witness: Witness, subject: str, field: str, expected: object, found: object
+    def _add_difference(
+        self, reference: ReferenceFold, subject: str, field: str, expected: object, found: object
     ) -> None:
-        self._findings.differ("redis", witness.pool, subject, field, expected, found)
+        self._findings.add("redis", reference.pool, subject, field, expected, found)
 
 
-def _pieces(ids: Iterable[str]) -> Iterator[list[str]]:
-    left = iter(sorted(ids))
-    while piece := list(islice(left, PIECE)):
-        yield piece
+def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(sorted(ids))
+    while chunk := list(islice(remaining, CHUNK)):
+        yield chunk
 
 
 def _present(members: Iterable[str]) -> dict[str, str]:
@@ -269,6 +273,6 @@ def _scores(reply: Sequence[Any] | None) -> dict[str, int] | None:
     return {_text(reply[i]): int(float(reply[i + 1])) for i in range(0, len(reply), 2)}
 
 
-def _literally(text: str) -> str:
+def _escape_pattern(text: str) -> str:
     """A text in which no character means anything to a pattern of Redis."""
     return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)

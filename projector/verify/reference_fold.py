@@ -14,15 +14,15 @@ from eventstore.language.agents import Agent, Status
 from eventstore.language.catalogue import Catalogue
 from eventstore.language.events import Event
 from eventstore.language.workers import Worker, WorkerStatus
-from projector.intake.entries import admit, follow
+from projector.intake.entries import admit, position_after
 from projector.store.rows import EventRow, Position
 
 
-class Broken(MusterError):
+class BrokenLog(MusterError):
     """The log cannot be folded further."""
 
 
-class Witness:
+class ReferenceFold:
     """One log, folded up to `position`."""
 
     def __init__(self, pool: str, generation: int) -> None:
@@ -35,19 +35,19 @@ class Witness:
     def pool(self) -> str:
         return self.position.pool
 
-    def take(self, rows: Iterable[EventRow], *, last: int) -> None:
+    def apply(self, rows: Iterable[EventRow], *, last: int) -> None:
         """Fold what follows, up to seq `last`. Raises `Broken`."""
         admitted = admit(self.position, [row for row in rows if row.seq <= last])
         for event in admitted.events:
             try:
-                self._take(event)
+                self._apply(event)
             except (ValueError, TypeError, KeyError, AssertionError) as error:
-                raise Broken(f"seq {event.seq} ({event.type}): {error}") from error
-        self.position = follow(self.position, admitted)
+                raise BrokenLog(f"seq {event.seq} ({event.type}): {error}") from error
+        self.position = position_after(self.position, admitted)
         if admitted.problem:
-            raise Broken(admitted.problem)
+            raise BrokenLog(admitted.problem)
 
-    def _take(self, event: Event) -> None:
+    def _apply(self, event: Event) -> None:
         subject = event.subject
         if self.pool == CATALOGUE:
             self.catalogue = catalogue.evolve(self.catalogue, event)
@@ -66,25 +66,25 @@ class Witness:
                 held.setdefault(agent.worker_id, set()).add(agent.agent_id)
         return held
 
-    def crowd(self) -> Counter[str]:
+    def agent_counts(self) -> Counter[str]:
         """How many agents each worker holds."""
         return Counter(agent.worker_id for agent in self.agents.values() if agent.held)
 
-    def living(self) -> set[str]:
+    def live_agents(self) -> set[str]:
         return {agent.agent_id for agent in self.agents.values() if not agent.ended}
 
-    def free(self) -> dict[str, int]:
+    def free_slots(self) -> dict[str, int]:
         """The free slots of each worker that lives: none unless it is active."""
-        crowd, alone = self.crowd(), self.alone()
+        agent_counts, isolated = self.agent_counts(), self.isolated()
         return {
-            worker.worker_id: worker.max_agents - crowd[worker.worker_id]
-            if worker.status is WorkerStatus.ACTIVE and worker.worker_id not in alone
+            worker.worker_id: worker.max_agents - agent_counts[worker.worker_id]
+            if worker.status is WorkerStatus.ACTIVE and worker.worker_id not in isolated
             else 0
             for worker in self.workers.values()
             if worker.alive
         }
 
-    def alone(self) -> dict[str, str]:
+    def isolated(self) -> dict[str, str]:
         """The agents that have a worker for themselves, by worker."""
         return {a.worker_id: a.agent_id for a in self.agents.values() if a.held and a.alone}
 
@@ -92,15 +92,15 @@ class Witness:
         """How many spawns wait that may share a worker."""
         return sum(a.status is Status.PENDING and not a.alone for a in self.agents.values())
 
-    def waiting_alone(self) -> set[str]:
+    def waiting_isolated(self) -> set[str]:
         """Agents that wait for a worker of their own."""
         pending = Status.PENDING
         return {a.agent_id for a in self.agents.values() if a.status is pending and a.alone}
 
     def due(self) -> dict[str, int]:
         """When agents that wait out their back-off are to run again."""
-        waits = Status.RESTARTING
-        return {a.agent_id: a.due_ms for a in self.agents.values() if a.status is waits}
+        restarting = Status.RESTARTING
+        return {a.agent_id: a.due_ms for a in self.agents.values() if a.status is restarting}
 
     def timeouts(self) -> dict[str, int]:
         """When agents that wait for a slot give up."""

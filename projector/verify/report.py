@@ -26,7 +26,7 @@ class Difference(Struct, frozen=True):
         return f"{name}: {self.field} should be {self.expected!r}, is {self.found!r}"
 
 
-class Checked(Struct, frozen=True):
+class CheckedPool(Struct, frozen=True):
     """How far a pool's views were, and its log when Redis was compared."""
 
     pool: str
@@ -35,7 +35,7 @@ class Checked(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    pools: tuple[Checked, ...]
+    pools: tuple[CheckedPool, ...]
     events: int
     """Folded."""
     subjects: int
@@ -54,19 +54,19 @@ class Findings:
 
     def __init__(self) -> None:
         self.differences: list[Difference] = []
-        self.checked: list[Checked] = []
+        self.checked: list[CheckedPool] = []
         self.omitted = 0
         self.subjects = 0
         self.events = 0
 
-    def differ(
+    def add(
         self, where: str, pool: str, subject: str, field: str, expected: Any, found: Any
     ) -> None:
         if len(self.differences) >= DIFFERENCES_MAX:
             self.omitted += 1
             return
-        told = Difference(where, pool, subject, field, str(expected), str(found))
-        self.differences.append(told)
+        difference = Difference(where, pool, subject, field, str(expected), str(found))
+        self.differences.append(difference)
 
     def compare(
         self,
@@ -79,11 +79,11 @@ class Findings:
         """Each expected field against what was found; None: nothing was."""
         self.subjects += 1
         if found is None:
-            self.differ(where, pool, subject, "presence", "present", "absent")
+            self.add(where, pool, subject, "presence", "present", "absent")
             return
         for field, value in expected.items():
             if found.get(field) != value:
-                self.differ(where, pool, subject, field, value, found.get(field))
+                self.add(where, pool, subject, field, value, found.get(field))
 
     def compare_members(
         self,
@@ -96,12 +96,12 @@ class Findings:
         """A set, with its members' scores as values: who is missing, too many, or differs."""
         self.subjects += 1
         for member in sorted(expected.keys() | found.keys()):
-            want, have = expected.get(member, "absent"), found.get(member, "absent")
-            if want != have:
-                self.differ(where, pool, subject, member, want, have)
+            wanted, actual = expected.get(member, "absent"), found.get(member, "absent")
+            if wanted != actual:
+                self.add(where, pool, subject, member, wanted, actual)
 
-    def unexpected(self, where: str, pool: str, subject: str) -> None:
-        self.differ(where, pool, subject, "presence", "absent", "present")
+    def add_unexpected(self, where: str, pool: str, subject: str) -> None:
+        self.add(where, pool, subject, "presence", "absent", "present")
 
     def report(self) -> Report:
         return Report(

@@ -17,15 +17,15 @@ from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
 from projector.fold.projection import read_positions, stopped
 from projector.intake.archive import after
-from projector.intake.event_range import Trail
-from projector.intake.source import Source, archive_heads, archived, first_generation
+from projector.intake.event_range import EventRange
+from projector.intake.source import Source, archive_heads, first_generation, read_archive
 from projector.store.database import Database
 from projector.store.mapping import Record, agent_record, host_record, pool_record, worker_record
 from projector.store.rows import EventRow, Position
 from projector.store.tables import SERVING
 from projector.verify.redis_state import RedisComparison
-from projector.verify.reference_fold import Broken, Witness
-from projector.verify.report import Checked, Findings, Report
+from projector.verify.reference_fold import BrokenLog, ReferenceFold
+from projector.verify.report import CheckedPool, Findings, Report
 
 BATCH: Final = 1000
 
@@ -48,47 +48,47 @@ class _Verification:
         self._database = database
         self._source = source
         self._findings = Findings()
-        trail = Trail(source.keys, source.reader.range, self._archived)
-        self._redis = RedisComparison(source, trail, self._findings)
+        event_range = EventRange(source.keys, source.reader.range, self._read_archive)
+        self._redis = RedisComparison(source, event_range, self._findings)
 
     async def run(self) -> Report:
-        archives = await self._database.read(archive_heads)
+        archive_ends = await self._database.read(archive_heads)
         catalogue = await self._verify(CATALOGUE)
-        viewed = await self._database.read(lambda c: read_positions(c, SERVING))
-        known = viewed.keys() | archives.keys() | catalogue.catalogue.pools.keys()
+        positions = await self._database.read(lambda c: read_positions(c, SERVING))
+        known = positions.keys() | archive_ends.keys() | catalogue.catalogue.pools.keys()
         pools = sorted(known - {CATALOGUE})
         await self._redis.scan(pools)
         for pool in pools:
             await self._verify(pool)
         return self._findings.report()
 
-    async def _verify(self, pool: str) -> Witness:
+    async def _verify(self, pool: str) -> ReferenceFold:
         views = await self._database.read(lambda c: read_positions(c, SERVING))
         first = await self._database.read(lambda c: first_generation(c, pool))
         try:
             head = (await self._source.heads([pool]))[pool]  # after the views: never behind them
         except WrongType:
             self._differ(pool, "log", "meta", "a hash", "another type")
-            return Witness(pool, first)
-        witness = Witness(pool, first or head.generation)
-        at = views.get(pool, Position(pool))
-        if head.generation and at.generation > head.generation:
-            self._differ(pool, "log", "generation", at.generation, head.generation)
-            return witness
-        if stopped(at):
-            self._differ(pool, "views", "status", "ok", at.status)
+            return ReferenceFold(pool, first)
+        reference = ReferenceFold(pool, first or head.generation)
+        position = views.get(pool, Position(pool))
+        if head.generation and position.generation > head.generation:
+            self._differ(pool, "log", "generation", position.generation, head.generation)
+            return reference
+        if stopped(position):
+            self._differ(pool, "views", "status", "ok", position.status)
         try:
-            await self._fold(witness, at.seq)
-            views_seq = await self._database.read(lambda c: self._compare_views(c, witness))
-            await self._redis.compare(witness, head)
-        except (Broken, WrongType) as error:
+            await self._fold(reference, position.seq)
+            views_seq = await self._database.read(lambda c: self._compare_views(c, reference))
+            await self._redis.compare(reference, head)
+        except (BrokenLog, WrongType) as error:
             self._differ(pool, "log", "events", "a dense and readable log", str(error))
         else:
-            self._findings.checked.append(Checked(pool, views_seq, witness.position.seq))
-        self._findings.events += witness.position.seq
-        return witness
+            self._findings.checked.append(CheckedPool(pool, views_seq, reference.position.seq))
+        self._findings.events += reference.position.seq
+        return reference
 
-    async def _archived(
+    async def _read_archive(
         self, pool: str, stream_id: str, until: str, count: int
     ) -> Sequence[EventRow]:
         return await self._database.read(
@@ -96,29 +96,35 @@ class _Verification:
         )
 
     def _differ(self, pool: str, where: str, field: str, expected: Any, found: Any) -> None:
-        self._findings.differ(where, pool, "log", field, expected, found)
+        self._findings.add(where, pool, "log", field, expected, found)
 
     # ---- folding up to the views -------------------------------------------------------------
 
-    async def _fold(self, witness: Witness, last: int) -> None:
-        while witness.position.seq < last:
-            at = witness.position
-            ours = await self._database.read(lambda c: archived(c, at, count=BATCH, last=last))  # noqa: B023
-            theirs = await self._source.after(at, count=BATCH)
-            rows = [row for row in theirs if row.seq <= last]
-            if not rows or rows[0].seq != at.seq + 1:  # trimmed: the archive has it
+    async def _fold(self, reference: ReferenceFold, last: int) -> None:
+        while reference.position.seq < last:
+            position = reference.position
+            stored = await self._database.read(
+                partial(read_archive, position=position, count=BATCH, last=last)
+            )
+            streamed = await self._source.after(position, count=BATCH)
+            rows = [row for row in streamed if row.seq <= last]
+            if not rows or rows[0].seq != position.seq + 1:  # trimmed: the archive has it
                 first = rows[0].seq if rows else last + 1
-                rows = [row for row in ours if row.seq < first]
-            self._compare_archive(witness.pool, rows, ours)
-            witness.take(rows, last=last)
-            if witness.position.seq == at.seq:
-                raise Broken(f"gap: seq {at.seq + 1} is neither in the stream nor in the archive")
+                rows = [row for row in stored if row.seq < first]
+            self._compare_archive(reference.pool, rows, stored)
+            reference.apply(rows, last=last)
+            if reference.position.seq == position.seq:
+                raise BrokenLog(
+                    f"gap: seq {position.seq + 1} is neither in the stream nor in the archive"
+                )
 
-    def _compare_archive(self, pool: str, rows: list[EventRow], ours: list[EventRow]) -> None:
+    def _compare_archive(
+        self, pool: str, rows: list[EventRow], archived_rows: list[EventRow]
+    ) -> None:
         """The archive holds, word for word, what the stream holds."""
-        kept = {row.seq: row for row in ours}
+        stored = {row.seq: row for row in archived_rows}
         for row in rows:
-            found = kept.get(row.seq)
+            found = stored.get(row.seq)
             if found == row:
                 continue
             event = f"event {row.seq}"
@@ -128,28 +134,28 @@ class _Verification:
 
     # ---- the views ---------------------------------------------------------------------------
 
-    def _compare_views(self, connection: Connection, witness: Witness) -> int:
+    def _compare_views(self, connection: Connection, reference: ReferenceFold) -> int:
         """Compare the rows of a pool with the fold, at the position of this transaction."""
-        at = read_positions(connection, SERVING).get(witness.pool, Position(witness.pool))
-        while witness.position.seq < at.seq:
-            rows = archived(connection, witness.position, count=BATCH, last=at.seq)
+        position = read_positions(connection, SERVING).get(reference.pool, Position(reference.pool))
+        while reference.position.seq < position.seq:
+            rows = read_archive(connection, reference.position, count=BATCH, last=position.seq)
             if not rows:
-                raise Broken(f"gap: seq {witness.position.seq + 1} is not in the archive")
-            witness.take(rows, last=at.seq)
-        if witness.pool == CATALOGUE:
-            pools, hosts = witness.catalogue.pools, witness.catalogue.hosts
+                raise BrokenLog(f"gap: seq {reference.position.seq + 1} is not in the archive")
+            reference.apply(rows, last=position.seq)
+        if reference.pool == CATALOGUE:
+            pools, hosts = reference.catalogue.pools, reference.catalogue.hosts
             self._compare_rows(connection, SERVING.pools, "", map(pool_record, pools.values()))
             self._compare_rows(connection, SERVING.hosts, "", map(host_record, hosts.values()))
-            return at.seq
-        crowd, alone = witness.crowd(), witness.alone()
+            return position.seq
+        agent_counts, isolated = reference.agent_counts(), reference.isolated()
         workers = (
-            worker_record(w, crowd[w.worker_id], alone.get(w.worker_id, ""))
-            for w in witness.workers.values()
+            worker_record(w, agent_counts[w.worker_id], isolated.get(w.worker_id, ""))
+            for w in reference.workers.values()
         )
-        agents = (agent_record(a, at.generation) for a in witness.agents.values())
-        self._compare_rows(connection, SERVING.workers, witness.pool, workers)
-        self._compare_rows(connection, SERVING.agents, witness.pool, agents)
-        return at.seq
+        agents = (agent_record(a, position.generation) for a in reference.agents.values())
+        self._compare_rows(connection, SERVING.workers, reference.pool, workers)
+        self._compare_rows(connection, SERVING.agents, reference.pool, agents)
+        return position.seq
 
     def _compare_rows(
         self, connection: Connection, table: Table, pool: str, expected: Iterator[Record]
@@ -160,7 +166,7 @@ class _Verification:
             subject = f"{table.name}/{row[key]}"
             record = wanted.pop(row[key], None)
             if record is None:
-                self._findings.unexpected("views", pool, subject)
+                self._findings.add_unexpected("views", pool, subject)
             else:
                 self._findings.compare("views", pool, subject, record, row)
         for missing, record in wanted.items():
@@ -171,10 +177,10 @@ def _rows(connection: Connection, table: Table, key: str, pool: str) -> Iterator
     """All rows of a pool, a page at a time."""
     after = ""
     while True:
-        chosen = select(table).where(table.c[key] > after).order_by(table.c[key]).limit(BATCH)
+        query = select(table).where(table.c[key] > after).order_by(table.c[key]).limit(BATCH)
         if pool:
-            chosen = chosen.where(table.c.pool_name == pool)
-        page = connection.execute(chosen).mappings().all()
+            query = query.where(table.c.pool_name == pool)
+        page = connection.execute(query).mappings().all()
         yield from (dict(row) for row in page)
         if len(page) < BATCH:
             return

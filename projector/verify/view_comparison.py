@@ -24,10 +24,10 @@ from sqlalchemy import (
 
 from eventstore.keys import CATALOGUE
 from projector.store.rows import Position
-from projector.store.tables import BESIDE, INCOMPLETE, SCHEMA, SERVING, VIEW_VERSION
+from projector.store.tables import INCOMPLETE, SCHEMA, SERVING, SHADOW, VIEW_VERSION
 from projector.verify.report import Difference
 
-NAMED_MAX: Final = 20
+LISTED_MAX: Final = 20
 """Differences that are told in full; all are counted."""
 
 
@@ -55,61 +55,63 @@ def compare(
     connection: Connection,
     version: int,
     serving: Mapping[str, Position],
-    beside: Mapping[str, Position],
+    shadow: Mapping[str, Position],
 ) -> Comparison:
     """Compare the fresh views with the serving ones, which are of that `version`."""
-    left_out = {pool: why for pool in beside if (why := _why_not(pool, version, serving, beside))}
-    pools = tuple(pool for pool in beside if pool not in left_out)
+    left_out = {
+        pool: why for pool in shadow if (why := _skip_reason(pool, version, serving, shadow))
+    }
+    pools = tuple(pool for pool in shadow if pool not in left_out)
     rows = differing = 0
     found: list[Difference] = []
-    for pair in _pairs(connection, pools):
+    for pair in _table_pairs(connection, pools):
         rows += pair.count(connection)
         differing += pair.count_differing(connection)
-        found += pair.name(connection, NAMED_MAX - len(found))
+        found += pair.differences(connection, LISTED_MAX - len(found))
     return Comparison(
         pools=pools,
         left_out=left_out,
         version=version,
         rows=rows,
         differing=differing,
-        differences=tuple(found[:NAMED_MAX]),
+        differences=tuple(found[:LISTED_MAX]),
     )
 
 
-def _why_not(
-    pool: str, version: int, serving: Mapping[str, Position], beside: Mapping[str, Position]
+def _skip_reason(
+    pool: str, version: int, serving: Mapping[str, Position], shadow: Mapping[str, Position]
 ) -> str:
-    there, here = serving.get(pool), beside[pool]
+    served, rebuilt = serving.get(pool), shadow[pool]
     if version == INCOMPLETE:
         return "the views that served were incomplete"
-    if there is None:
-        return "" if not here.seq else "it had no views before"
-    if (there.generation, there.seq) != (here.generation, here.seq):
-        return f"the views that served were at seq {there.seq}, the new ones at {here.seq}"
+    if served is None:
+        return "" if not rebuilt.seq else "it had no views before"
+    if (served.generation, served.seq) != (rebuilt.generation, rebuilt.seq):
+        return f"the views that served were at seq {served.seq}, the new ones at {rebuilt.seq}"
     return ""
 
 
-def _pairs(connection: Connection, pools: Sequence[str]) -> "Iterator[_Pair]":
-    named = [pool for pool in pools if pool != CATALOGUE]
-    for old, new in zip(SERVING.all()[1:], BESIDE.all()[1:], strict=True):
-        columns = _common(connection, old)
+def _table_pairs(connection: Connection, pools: Sequence[str]) -> "Iterator[_TablePair]":
+    pool_names = [pool for pool in pools if pool != CATALOGUE]
+    for old, new in zip(SERVING.all()[1:], SHADOW.all()[1:], strict=True):
+        columns = _common_columns(connection, old)
         if not {key.name for key in old.primary_key} <= columns:
             continue  # of a version whose rows had other keys
         if old in (SERVING.pools, SERVING.hosts):
             if CATALOGUE in pools:
-                yield _Pair(old, new, columns, None)
-        elif named:
-            yield _Pair(old, new, columns, named)
+                yield _TablePair(old, new, columns, None)
+        elif pool_names:
+            yield _TablePair(old, new, columns, pool_names)
 
 
-def _common(connection: Connection, table: Table) -> set[str]:
+def _common_columns(connection: Connection, table: Table) -> set[str]:
     """The columns that the table has, of those that it should have."""
     schema = None if connection.dialect.name == "sqlite" else SCHEMA
-    there = {column["name"] for column in inspect(connection).get_columns(table.name, schema)}
-    return there & {column.name for column in table.columns}
+    existing = {column["name"] for column in inspect(connection).get_columns(table.name, schema)}
+    return existing & {column.name for column in table.columns}
 
 
-class _Pair:
+class _TablePair:
     """A serving table and the one beside it; `pools`: those whose rows are compared."""
 
     def __init__(
@@ -118,53 +120,62 @@ class _Pair:
         self._old, self._new, self._pools = old, new, pools
         self._keys = [key.name for key in old.primary_key]
         self._columns = sorted(columns - set(self._keys))
-        self._same = and_(*(old.c[key] == new.c[key] for key in self._keys))
+        self._same_keys = and_(*(old.c[key] == new.c[key] for key in self._keys))
 
     def count(self, connection: Connection) -> int:
-        chosen = select(func.count()).select_from(self._new).where(*self._chosen(self._new))
-        return int(connection.execute(chosen).scalar_one())
+        query = select(func.count()).select_from(self._new).where(*self._conditions(self._new))
+        return int(connection.execute(query).scalar_one())
 
     def count_differing(self, connection: Connection) -> int:
         return sum(
             int(connection.execute(select(func.count()).select_from(side.subquery())).scalar_one())
-            for side in self._sides()
+            for side in self._difference_queries()
         )
 
-    def name(self, connection: Connection, limit: int) -> list[Difference]:
+    def differences(self, connection: Connection, limit: int) -> list[Difference]:
         """The first differences, field by field."""
         found: list[Difference] = []
-        for side in self._sides():
+        for query in self._difference_queries():
             if len(found) < limit:
-                for keys in connection.execute(side.limit(limit)).mappings().all():
-                    found += self._explain(connection, dict(keys))
+                for keys in connection.execute(query.limit(limit)).mappings().all():
+                    found += self._field_differences(connection, dict(keys))
         return found
 
-    def _sides(self) -> tuple[Select[Any], Select[Any]]:
+    def _difference_queries(self) -> tuple[Select[Any], Select[Any]]:
         """Keys of rows that are missing or differ, and of those that are too many."""
         old, new = self._old, self._new
         differ = or_(
             old.c[self._keys[0]].is_(None),
             *(new.c[name].is_distinct_from(old.c[name]) for name in self._columns),
         )
-        changed = self._keys_of(new).join_from(new, old, self._same, isouter=True).where(differ)
+        changed = (
+            self._select_keys(new).join_from(new, old, self._same_keys, isouter=True).where(differ)
+        )
         missing = new.c[self._keys[0]].is_(None)
-        surplus = self._keys_of(old).join_from(old, new, self._same, isouter=True).where(missing)
-        return changed.where(*self._chosen(new)), surplus.where(*self._chosen(old))
+        surplus = (
+            self._select_keys(old).join_from(old, new, self._same_keys, isouter=True).where(missing)
+        )
+        return changed.where(*self._conditions(new)), surplus.where(*self._conditions(old))
 
-    def _keys_of(self, table: Table) -> Select[Any]:
+    def _select_keys(self, table: Table) -> Select[Any]:
         keys: list[Column[Any]] = [table.c[key] for key in self._keys]
         return select(*keys).order_by(*keys)
 
-    def _chosen(self, table: Table) -> list[ColumnElement[bool]]:
+    def _conditions(self, table: Table) -> list[ColumnElement[bool]]:
         return [] if self._pools is None else [table.c.pool_name.in_(self._pools)]
 
-    def _explain(self, connection: Connection, keys: dict[str, Any]) -> Iterator[Difference]:
+    def _field_differences(
+        self, connection: Connection, keys: dict[str, Any]
+    ) -> Iterator[Difference]:
         old, new = self._row(connection, self._old, keys), self._row(connection, self._new, keys)
         subject = f"{self._old.name}/{keys[self._keys[0]]}"
         pool = keys.get("pool_name", CATALOGUE) if self._pools is not None else CATALOGUE
         if old is None or new is None:
-            told = ("absent" if new is None else "present", "absent" if old is None else "present")
-            yield Difference("views", pool, subject, "presence", *told)
+            presence = (
+                "absent" if new is None else "present",
+                "absent" if old is None else "present",
+            )
+            yield Difference("views", pool, subject, "presence", *presence)
             return
         for name in self._columns:
             if old[name] != new[name]:
@@ -173,7 +184,7 @@ class _Pair:
     def _row(
         self, connection: Connection, table: Table, keys: dict[str, Any]
     ) -> Mapping[str, Any] | None:
-        chosen = select(*(table.c[name] for name in self._columns))
-        chosen = chosen.where(*(table.c[name] == value for name, value in keys.items()))
-        row = connection.execute(chosen).mappings().first()
+        query = select(*(table.c[name] for name in self._columns))
+        query = query.where(*(table.c[name] == value for name, value in keys.items()))
+        row = connection.execute(query).mappings().first()
         return dict(row) if row is not None else None

@@ -40,7 +40,7 @@ async def test_a_million_events_leave_what_lives_and_the_retention(
         for _ in range(ALIVE):
             await other.spawn(labels={"team": "core"})
         with server.client() as client:
-            async with stage.projecting(retention=BRIEF, sweep_seconds=1.0):
+            async with stage.projecting(retention=BRIEF, trim_seconds=1.0):
                 began = time.monotonic()
                 await turn_over(stage.log, pool.pool, WARM_UP)
                 before = await at_rest(stage, client)

@@ -61,7 +61,7 @@ async def run(part: str, options: str) -> None:
         case "recover":
             from projector.recovery.recovery import Recovery, RecoveryOptions, recover
 
-            setattr(Recovery, "_wait_out", at_once)  # noqa: B010
+            setattr(Recovery, "_wait_for_leases", at_once)  # noqa: B010
             await recover(msgspec.json.decode(options, type=RecoveryOptions), lambda _: None)
         case _:
             raise ValueError(part)

@@ -39,7 +39,7 @@ def recording(*kinds: str) -> Fits:
 
 
 def admitting(call: dict[str, Any]) -> bool:
-    return bool(call["admits"])
+    return bool(call["adds_load"])
 
 
 def forgetting(call: dict[str, Any]) -> bool:
@@ -50,14 +50,14 @@ def forgetting(call: dict[str, Any]) -> bool:
 
 def of_a_pool(call: dict[str, Any]) -> bool:
     """Events of a pool, not of the catalogue."""
-    taken = call.get("taken")
-    name = taken.position.pool if taken else call["pool"]
-    return bool(name and (taken or call["rows"]))
+    applied = call.get("applied")
+    name = applied.position.pool if applied else call["pool"]
+    return bool(name and (applied or call["rows"]))
 
 
 def archived(call: dict[str, Any]) -> bool:
     """There is something that may be trimmed."""
-    return bool(call["taken"].seq)
+    return bool(call["trimmable"].seq)
 
 
 COMMIT: Final = "eventstore.log.log:Log.commit"
@@ -74,7 +74,7 @@ PLACES: Final[dict[str, Place]] = {
     "worker-after-start": Place(COMMIT, "before", recording("agent.started")),
     "worker-after-started": Place(COMMIT, "after", recording("agent.started")),
     "worker-during-stop": Place(
-        "workers.runtime.agent_run:Running._call", "during", lambda call: call["name"] == "stop"
+        "workers.runtime.agent_run:AgentRun._call", "during", lambda call: call["name"] == "stop"
     ),
     "worker-before-terminated": Place(COMMIT, "before", recording("agent.terminated")),
     "worker-after-draining": Place(COMMIT, "after", recording("worker.draining")),
@@ -83,19 +83,21 @@ PLACES: Final[dict[str, Place]] = {
     "projector-before-commit": Place(
         "projector.fold.projection:Projection.write", "after", of_a_pool
     ),
-    "projector-after-commit": Place("projector.service.active:Active._keep", "before", of_a_pool),
-    "projector-before-trim": Place("projector.service.trimming:Sweep._trim", "before", archived),
-    "projector-after-trim": Place("projector.service.trimming:Sweep._trim", "after", archived),
+    "projector-after-commit": Place(
+        "projector.service.active:Active._mark_committed", "before", of_a_pool
+    ),
+    "projector-before-trim": Place("projector.service.trimming:Trimmer._trim", "before", archived),
+    "projector-after-trim": Place("projector.service.trimming:Trimmer._trim", "after", archived),
     "rebuild-before-switch": Place("projector.rebuild.rebuild:Rebuild._switch", "before"),
     "rebuild-within-switch": Place("projector.rebuild.rebuild:Rebuild._switch", "after"),
     "rebuild-after-switch": Place("projector.rebuild.rebuild:Rebuild.finish", "after"),
     # recovery
-    "recovery-after-halt": Place("eventstore.recovery.restore:Restoring.halt", "after"),
-    "recovery-after-wipe": Place("eventstore.recovery.restore:Restoring.wipe", "after", nth=2),
-    "recovery-after-begin": Place("eventstore.recovery.restore:Restoring.begin", "after", nth=2),
-    "recovery-after-record": Place("eventstore.recovery.restore:Restoring.record", "after", nth=2),
-    "recovery-before-open": Place("eventstore.recovery.restore:Restoring.open", "before", nth=2),
-    "recovery-after-open": Place("eventstore.recovery.restore:Restoring.open", "after", nth=2),
+    "recovery-after-halt": Place("eventstore.recovery.restore:LogRestore.halt", "after"),
+    "recovery-after-wipe": Place("eventstore.recovery.restore:LogRestore.wipe", "after", nth=2),
+    "recovery-after-begin": Place("eventstore.recovery.restore:LogRestore.start", "after", nth=2),
+    "recovery-after-record": Place("eventstore.recovery.restore:LogRestore.record", "after", nth=2),
+    "recovery-before-open": Place("eventstore.recovery.restore:LogRestore.open", "before", nth=2),
+    "recovery-after-open": Place("eventstore.recovery.restore:LogRestore.open", "after", nth=2),
     # supervisor
     "supervisor-before-fork": Place("workers.launch.launchers:ForkLauncher.launch", "before"),
     "supervisor-after-fork": Place("workers.launch.launchers:ForkLauncher.launch", "after"),

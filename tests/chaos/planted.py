@@ -50,7 +50,10 @@ def no_termination_flag() -> None:
     decide = agent_commands.decide
 
     def forgetful(command: Any, agent: Any) -> Any:
-        if isinstance(command, agent_commands.Lose | agent_commands.Release) and agent is not None:
+        if (
+            isinstance(command, agent_commands.MarkLost | agent_commands.Release)
+            and agent is not None
+        ):
             agent = replace(agent, stop=agents.Stop.NO)
         return decide(command, agent)
 
@@ -76,18 +79,20 @@ def acknowledged_early() -> None:
     commit = Log.commit
     behind: set[asyncio.Task[Any]] = set()
 
-    async def early(self: Log, step: Any, *, admits: bool = False, read_in: int = 0) -> Reply:
-        if not admits:
-            return await commit(self, step, read_in=read_in)
+    async def early(
+        self: Log, step: Any, *, adds_load: bool = False, read_generation: int = 0
+    ) -> Reply:
+        if not adds_load:
+            return await commit(self, step, read_generation=read_generation)
 
         async def later() -> None:
             await asyncio.sleep(ACKNOWLEDGED_SECONDS)
-            await commit(self, step, admits=True)
+            await commit(self, step, adds_load=True)
 
         task = asyncio.ensure_future(later())
         behind.add(task)
         task.add_done_callback(behind.discard)
-        return Reply(Outcome.DONE, *self.floor(step.pool), 0, (b"0-0",))
+        return Reply(Outcome.DONE, *self.high_water_mark(step.pool), 0, (b"0-0",))
 
     Log.commit = early  # type: ignore[method-assign]
 

@@ -13,7 +13,7 @@ from random import Random
 
 from msgspec import Struct
 
-from gateway.wire.connections import shut
+from gateway.wire.connections import stop_accepting
 
 CHUNK = 65536
 
@@ -82,7 +82,7 @@ class Link:
         """Let nobody in and cut who is."""
         server, self._server = self._server, None
         if server is not None:
-            await shut(server)
+            await stop_accepting(server)
         self.cut()
 
     # ---- one connection ------------------------------------------------------------------------

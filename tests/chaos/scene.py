@@ -164,7 +164,7 @@ class Scene:
             heartbeat_seconds=0.05,
             audit_seconds=0.2,
             retention=BRIEF,
-            sweep_seconds=0.1,
+            trim_seconds=0.1,
         )
 
     def rebuild_options(self) -> RebuildOptions:

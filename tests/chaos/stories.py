@@ -16,7 +16,7 @@ from eventstore.language.agent_commands import (
     Command,
     End,
     Fail,
-    Lose,
+    MarkLost,
     Started,
     Terminate,
     Withdraw,
@@ -88,7 +88,7 @@ class Story:
         self._draw_for(name, workers.Start(host="h", pid=7, start_time=8))
 
     def lose_worker(self, name: str) -> None:
-        self._draw_for(name, workers.Fence(reason="killed by signal 9"))
+        self._draw_for(name, workers.DeclareLost(reason="killed by signal 9"))
 
     def _draw_for(self, name: str, command: WorkerCommand) -> None:
         if workers.decide(command, self.workers[name]):
@@ -126,7 +126,7 @@ class Story:
         """Let an agent change, if it can, by whoever may do that."""
         old = self.agents[name]
         holder = self.workers.get(old.worker_id)
-        by_reaper = isinstance(command, Lose)
+        by_reaper = isinstance(command, MarkLost)
         by_worker = isinstance(command, Started | Fail | End | agent_commands.Release)
         lost = holder is not None and holder.status == "lost"
         if holder is not None and (by_reaper or by_worker) and by_reaper is not lost:
@@ -160,7 +160,7 @@ class Story:
             self.act(name, Withdraw())
 
     def lose(self, name: str) -> None:
-        lose = Lose(worker_id=self.agents[name].worker_id, reason="killed", now_ms=self._ts)
+        lose = MarkLost(worker_id=self.agents[name].worker_id, reason="killed", now_ms=self._ts)
         self.act(name, lose)
 
     def reap(self, worker: str) -> None:

@@ -218,7 +218,7 @@ async def test_a_projector_that_died_is_followed_by_one_that_misses_nothing(
         await scene.stage.play(scene.pool)
         await scene.died(process)
         await scene.stage.play(scene.pool, "x")
-        async with scene.stage.projecting(retention=BRIEF, sweep_seconds=0.1):
+        async with scene.stage.projecting(retention=BRIEF, trim_seconds=0.1):
             await scene.stage.settle(POOL)
             await until(lambda: len(scene.events()) == BRIEF.events)
         await scene.judged()
@@ -250,7 +250,7 @@ async def test_a_recovery_that_died_is_begun_again(
     redis_url: str, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis lost everything. The catalogue comes first, so the second log is the pool's."""
-    monkeypatch.setattr(Recovery, "_wait_out", at_once)
+    monkeypatch.setattr(Recovery, "_wait_for_leases", at_once)
     async with open_scene(redis_url, tmp_path, projecting=False) as scene:
         living = await scene.stage.play(scene.pool)
         scene.commands += [Command("spawn", pool=POOL, agent_id=name) for name in living]
@@ -261,7 +261,7 @@ async def test_a_recovery_that_died_is_begun_again(
         process = await scene.doomed(place, "recover")
         await scene.died(process)
         await recover(scene.recovery_options(), lambda _: None)
-        scene.stage.log.raise_floor(POOL, 9, 0)
+        scene.stage.log.raise_high_water_mark(POOL, 9, 0)
         async with scene.stage.projecting():
             await scene.judged()
         assert {"log.recovered", "agent.lost"} <= set(scene.events())

@@ -66,7 +66,7 @@ async def test_a_redis_that_can_write_nothing_is_waited_for(
     """As with a full disk. A supervisor joins as a host, which is a write."""
     server = redis_server()
     log = Log(connect(server.url), Keys())
-    await log.found()
+    await log.create_catalogue()
     await log.client.aclose()
     environment = System(tmp_path, env={"MUSTER_REDIS_URL": server.url}).env
     command = [*MUSTER, "supervisor"]

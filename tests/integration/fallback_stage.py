@@ -12,9 +12,9 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from eventstore.steps.step import Origin
-from muster.fallback.changeover import ChangeOver
+from muster.fallback.changeover import Handover
 from muster.fallback.directory import Folder
-from muster.process.restarts import KeptServer
+from muster.process.restarts import RestartableServer
 from muster.process.roles import prepare
 from muster.settings.settings import Settings, load
 from tests.pools import TestPool, raw_events
@@ -59,7 +59,7 @@ class Fallback:
         self.log = Log(connect(self.server.url), Keys())
         self.reader = Reader(self.server.url)
         self.catalogue = CatalogueLog(self.log, self.reader)
-        await self.catalogue.found()
+        await self.catalogue.create()
         self.pool = await self.make(POOL, "configuration")
         return self
 
@@ -86,15 +86,15 @@ def settings_on(redis_url: str, folder: Path) -> Settings:
 
 async def change_over(settings: Settings) -> list[str]:
     """As a start does it; what it says."""
-    change = ChangeOver(settings)
+    change = Handover(settings)
     assert change.needed
     await change.check()
     whole = await prepare(settings)
     try:
-        await change.run(KeptServer(change.server, asyncio.Event(), print), whole=whole)
+        await change.run(RestartableServer(change.server, asyncio.Event(), print), intact=whole)
     finally:
         change.server.stop()
-    return list(change.conclude())
+    return list(change.finish())
 
 
 def ids(url: str, kind: str = "agent.requested", pool: str = POOL) -> list[str]:

@@ -14,7 +14,7 @@ from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import End, Fail, Started
 from eventstore.language.events import Error
 from eventstore.language.pool_config import RestartPolicy
-from eventstore.log.replies import Claimed
+from eventstore.log.replies import ClaimedAgent
 from eventstore.steps.step import Fence
 from gateway.backend.backend import Backend
 from gateway.options import GatewayOptions, Limits
@@ -25,7 +25,7 @@ from tests.pools import ORIGIN, TestPool, raw_events
 from tests.waiting import until
 
 QUICK = Limits(
-    settle_seconds=10.0,
+    catch_up_seconds=10.0,
     wait_default=10.0,
     durability_seconds=10.0,
     stream_heartbeat_seconds=0.2,
@@ -107,9 +107,9 @@ class GatewayStage:
     async def worker(self, worker_id: str = "w1", *, slots: int = 10) -> Fence:
         return await self.pool.worker(worker_id, slots=slots)
 
-    async def claim(self, fence: Fence, count: int = 1) -> list[Claimed]:
+    async def claim(self, fence: Fence, count: int = 1) -> list[ClaimedAgent]:
         """Claim as soon as there is something to claim."""
-        told: list[Claimed] = await until(lambda: self.pool.claim(fence, count), interval=0.01)
+        told: list[ClaimedAgent] = await until(lambda: self.pool.claim(fence, count), interval=0.01)
         return told
 
     async def run(self, fence: Fence, count: int = 1) -> list[str]:

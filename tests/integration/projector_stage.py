@@ -11,7 +11,7 @@ from eventstore.connection.clients import connect
 from eventstore.ids import new_id
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language import agent_commands, workers
-from eventstore.language.agent_commands import End, Fail, Lose, Started, Terminate
+from eventstore.language.agent_commands import End, Fail, MarkLost, Started, Terminate
 from eventstore.language.events import Error
 from eventstore.language.pool_config import PoolConfig, RestartPolicy
 from eventstore.log.catalogue import CatalogueLog
@@ -140,7 +140,7 @@ class Stage:
         await self.act(
             pool,
             e,
-            Lose(worker_id=f"{name}1", reason="killed", now_ms=self.log.now_ms(POOL)),
+            MarkLost(worker_id=f"{name}1", reason="killed", now_ms=self.log.now_ms(POOL)),
             fence=reaper,
         )
         await pool.order(f"{name}3")
@@ -152,7 +152,7 @@ async def open_stage(redis_url: str, database_url: str) -> AsyncIterator[Stage]:
     client, reader = connect(redis_url), Reader(redis_url)
     log = Log(client, Keys())
     stage = Stage(log, CatalogueLog(log, reader), redis_url, database_url)
-    await stage.catalogue.found()
+    await stage.catalogue.create()
     await stage.views.start()
     try:
         yield stage
@@ -165,7 +165,7 @@ async def open_stage(redis_url: str, database_url: str) -> AsyncIterator[Stage]:
 async def heartbeat(stage: Stage, pool: TestPool, fence: Fence, data: str) -> None:
     """What a worker says of itself when it renews its lease."""
     keys = stage.log.keys
-    renewed = await stage.log._guarded(
+    renewed = await stage.log._run_guarded(
         "renew", pool.name, fence.worker_id, fence.epoch, new_id(), data, 60_000
     )
     assert renewed.outcome.value == "DONE", keys.pool(pool.name, "heartbeats")

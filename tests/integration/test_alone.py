@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from eventstore.connection.calls import execute
-from eventstore.language.agent_commands import Clear, Lose, Release, Restart, Started
+from eventstore.language.agent_commands import Clear, MarkLost, Release, Restart, Started
 from eventstore.language.agents import Status
 from eventstore.language.pool_config import RestartPolicy
-from eventstore.log.replies import Claimed
+from eventstore.log.replies import ClaimedAgent
 from eventstore.steps.step import Fence
 from projector.verify.verification import verify
 from tests.integration.projector_stage import POOL, Stage, open_stage
@@ -35,7 +35,7 @@ class Scene:
 
     async def lose(self, agent_id: str, worker_id: str, **policy: Any) -> None:
         fence = await self.pool.fence(worker_id)
-        lose = Lose(
+        lose = MarkLost(
             worker_id=worker_id,
             reason="killed by signal 9",
             now_ms=self.log.now_ms(POOL),
@@ -47,8 +47,8 @@ class Scene:
     async def claim(self, fence: Fence, slots: int = 4) -> list[str]:
         return [told.agent.agent_id for told in await self.told(fence, slots)]
 
-    async def told(self, fence: Fence, slots: int = 4) -> list[Claimed]:
-        _, told = await self.log.claim(POOL, fence, slots, alone_limit=1)
+    async def told(self, fence: Fence, slots: int = 4) -> list[ClaimedAgent]:
+        _, told = await self.log.claim(POOL, fence, slots, isolation_limit=1)
         return told
 
     async def meta(self, *fields: str) -> list[int]:
@@ -73,7 +73,7 @@ async def scene(redis_url: str, tmp_path: Any) -> AsyncIterator[Scene]:
 
 async def test_it_takes_an_empty_worker_and_all_of_its_slots(scene: Scene) -> None:
     agent_id = await scene.suspect()
-    assert (await scene.log.survey(POOL)).waiting_alone == 1
+    assert (await scene.log.survey(POOL)).waiting_isolated == 1
     await scene.check()
     worker = await scene.pool.worker("w", slots=4)
     assert await scene.claim(worker) == [agent_id]
@@ -162,7 +162,7 @@ async def test_released_or_crashed_it_stays_apart(scene: Scene) -> None:
     worker = await scene.pool.worker("w", slots=4)
     await scene.claim(worker)
     await scene.log.act(POOL, agent_id, Release(reason="drain"), ORIGIN, fence=worker)
-    [(waiting, _)] = await scene.log.waiting_alone(POOL, 10)
+    [(waiting, _)] = await scene.log.waiting_isolated(POOL, 10)
     assert waiting == agent_id
     assert await scene.meta("free", "alone") == [4, 0]
     await scene.check()

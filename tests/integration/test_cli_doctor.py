@@ -148,7 +148,7 @@ def test_the_command_is_content_with_a_right_server(redis_url, database_url, cap
 
 
 async def test_logs_that_the_views_follow_are_right(redis_url, database_url, monkeypatch):
-    monkeypatch.setattr(log_checks, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(log_checks, "RECHECK_SECONDS", 0.1)
     async with open_stage(redis_url, database_url) as stage:
         assert await check_logs(redis_url, "", database_url) == [], "nothing is known yet"
         pool = await stage.pool()

@@ -16,8 +16,8 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from muster.__main__ import main
-from muster.cli.events.streams import Recorded, Streams
-from muster.cli.events.tail import TailOptions, told
+from muster.cli.events.streams import RecordedEvent, Streams
+from muster.cli.events.tail import TailOptions, read_events
 from projector.intake.source import Source
 from tests.pools import ORIGIN, TestPool
 from tests.waiting import until
@@ -39,8 +39,8 @@ class Record:
         self.pools[name] = TestPool(self.log, name)
         return self.pools[name]
 
-    async def tail(self, **options) -> list[Recorded]:
-        return [event async for event in told(TailOptions(redis_url=self.url, **options))]
+    async def tail(self, **options) -> list[RecordedEvent]:
+        return [event async for event in read_events(TailOptions(redis_url=self.url, **options))]
 
     async def close(self) -> None:
         await self.reader.close()
@@ -51,7 +51,7 @@ class Record:
 async def record(redis_url):
     """Ten agents in each of two pools; one of the first pool is terminated again."""
     record = Record(redis_url)
-    await record.catalogue.found()
+    await record.catalogue.create()
     for name in ("alpha", "beta"):
         pool = await record.create(name)
         for _ in range(10):
@@ -64,13 +64,13 @@ async def record(redis_url):
     await record.close()
 
 
-def places(events: list[Recorded]) -> list[str]:
+def places(events: list[RecordedEvent]) -> list[str]:
     return [f"{event.pool}:{event.seq}" for event in events]
 
 
 async def follow(options: TailOptions, seen: list[str]) -> None:
     """Put down the place of every event as it is told."""
-    async for event in told(options):
+    async for event in read_events(options):
         seen += places([event])
 
 
@@ -141,7 +141,7 @@ async def test_following_tells_what_comes_also_of_new_pools(record):
 async def test_following_survives_a_restart_of_redis(redis_server):
     server = redis_server(appendfsync="always")
     record = Record(server.url)
-    await record.catalogue.found()
+    await record.catalogue.create()
     pool = await record.create("alpha")
     await pool.spawn()
     seen: list[str] = []
@@ -163,7 +163,7 @@ async def test_following_tells_of_a_log_that_is_lost_and_is_back(redis_server, c
     """Nothing more comes of it, for ever: that is not silence as any other."""
     server = redis_server()
     record = Record(server.url)
-    await record.catalogue.found()
+    await record.catalogue.create()
     await (await record.create("alpha")).spawn()
     seen: list[str] = []
     options = TailOptions(redis_url=server.url, count=1, follow=True, block_seconds=0.05)
@@ -191,7 +191,7 @@ async def test_following_tells_of_a_log_that_is_lost_and_is_back(redis_server, c
 
 async def test_a_log_that_is_made_while_logs_are_looked_at_is_not_missing(record, monkeypatch):
     source = Source(record.url, "")
-    whole, initialise = source.whole, record.log.initialise
+    whole, initialise = source.intact, record.log.initialise
 
     async def later(_: str) -> None:
         """Its process is slow."""
@@ -203,10 +203,10 @@ async def test_a_log_that_is_made_while_logs_are_looked_at_is_not_missing(record
 
     monkeypatch.setattr(record.log, "initialise", later)
     await record.create("gamma")
-    monkeypatch.setattr(source, "whole", made_meanwhile)
+    monkeypatch.setattr(source, "intact", made_meanwhile)
     try:
-        assert await Streams(source).troubles(["gamma"]) == {}
-        assert await source.made(["gamma"]) == {"gamma"}
+        assert await Streams(source).problems(["gamma"]) == {}
+        assert await source.created(["gamma"]) == {"gamma"}
     finally:
         await source.close()
 

@@ -30,7 +30,7 @@ async def write_log(url: str) -> None:
     client, reader = connect(url), Reader(url)
     log = Log(client, Keys())
     catalogue = CatalogueLog(log, reader)
-    await catalogue.found()
+    await catalogue.create()
     await catalogue.create_pool("alpha", "developer", PoolConfig(), ORIGIN)
     pool = TestPool(log, "alpha")
     for _ in range(3):

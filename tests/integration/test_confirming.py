@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from eventstore.connection.calls import execute
 from eventstore.durability.capability import Fsync
-from eventstore.durability.confirmations import Confirmations, How
+from eventstore.durability.confirmations import Confirmations, WaitTarget
 from eventstore.durability.waitaof import withholds
 from eventstore.errors import CommandLost, Halted, LogMissing, Recovered, RolledBack
 from eventstore.language.agent_commands import Terminate
@@ -19,7 +19,7 @@ from tests.pools import ORIGIN, TestPool, open_pool
 from tests.servers import RedisLikeServer
 from tests.waiting import until
 
-ON_REPLY = How(Level.FSYNCED)
+ON_REPLY = WaitTarget(Level.FSYNCED)
 
 
 class Stage:
@@ -27,7 +27,9 @@ class Stage:
         self.server, self.pool, self.log = server, pool, pool.log
         self.confirmations = Confirmations(pool.log, server.url)
 
-    async def confirm(self, *proofs: Proof, how: How = ON_REPLY, seconds: float = 10.0) -> str:
+    async def confirm(
+        self, *proofs: Proof, how: WaitTarget = ON_REPLY, seconds: float = 10.0
+    ) -> str:
         deadline = asyncio.get_running_loop().time() + seconds
         return await self.confirmations.confirm(how, proofs, deadline)
 
@@ -135,9 +137,9 @@ async def test_waitaof_is_asked_on_the_server_that_was_tried(stage):
     proof = await stage.spawned()
     with stage.server.client() as client:
         run_id = client.info("server")["run_id"]
-    waitaof = How(Level.FSYNCED, fsync=Fsync.WAITAOF, run_id=run_id)
+    waitaof = WaitTarget(Level.FSYNCED, fsync=Fsync.WAITAOF, run_id=run_id)
     assert await stage.confirm(proof, how=waitaof) == ""
-    other = How(Level.FSYNCED, fsync=Fsync.WAITAOF, run_id="another")
+    other = WaitTarget(Level.FSYNCED, fsync=Fsync.WAITAOF, run_id="another")
     assert await stage.confirm(proof, how=other) == "another server has taken over"
     with stage.server.client() as client:
         client.config_set("appendfsync", "no")
@@ -153,7 +155,7 @@ async def test_a_waitaof_that_answers_before_its_time_is_found_out(redis_server:
     for appendfsync, truthful in (("everysec", False), ("no", True)):
         server = redis_server(appendfsync=appendfsync)
         async with open_pool(server.url) as pool:
-            await pool.log.found()
+            await pool.log.create_catalogue()
 
             async def told() -> list[bool]:
                 """One that was held up while it was looked at tells nothing: look again."""

@@ -7,8 +7,8 @@ import redis
 
 from eventstore.connection import calls
 from eventstore.connection import clients as connection
-from eventstore.connection.calls import execute, interruptible, shielded
-from eventstore.connection.clients import connect, connect_blocking, connect_thread
+from eventstore.connection.calls import execute, execute_blocking, shielded
+from eventstore.connection.clients import connect, connect_blocking, connect_sync
 from tests.waiting import until
 
 TURNS = 40
@@ -69,7 +69,7 @@ async def test_a_reader_of_a_silent_host_that_is_cancelled_ends_as_cancelled(red
     """With an error in its place the loop around it would go on."""
     client = connect_blocking(redis_url, block_seconds=5, max_connections=2)
     await until(lambda: _greets(client, connections=2))
-    reading = interruptible(client, "XREAD", "BLOCK", 5000, "STREAMS", "s", "0")
+    reading = execute_blocking(client, "XREAD", "BLOCK", 5000, "STREAMS", "s", "0")
     blocked = asyncio.ensure_future(reading)
     with redis.Redis.from_url(redis_url) as watching:
         await until(lambda: watching.info("clients")["blocked_clients"])
@@ -88,7 +88,7 @@ async def test_a_new_connection_costs_no_look_at_the_files_of_a_package(redis_ur
     monkeypatch.setattr("redis.utils.get_lib_version", look)
     client = connect(redis_url)
     blocking = connect_blocking(redis_url, block_seconds=1)
-    with connect_thread(redis_url, timeout_seconds=5) as thread:
+    with connect_sync(redis_url, timeout_seconds=5) as thread:
         thread.ping()
         await execute(blocking, "PING")
         told = await client.client_list()

@@ -19,7 +19,7 @@ from eventstore.language.agent_commands import Terminate
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested, WorkerRequested
 from eventstore.language.pool_config import PoolConfig
-from eventstore.language.workers import Fence as WorkerFence
+from eventstore.language.workers import DeclareLost as WorkerFence
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
@@ -53,7 +53,7 @@ async def unreliable(server: RedisLikeServer) -> AsyncIterator[tuple[Log, LosesR
     await link.start()
     log = Log(connect(f"redis://127.0.0.1:{link.port}/0"), Keys())
     try:
-        await log.found()
+        await log.create_catalogue()
         await log.initialise(POOL)
         await spawn(log, "warm-up")
         await log.act(POOL, "warm-up", Terminate(), Origin())
@@ -218,7 +218,7 @@ async def test_what_was_read_before_a_recovery_is_read_again_though_its_version_
 ):
     """Another task hears of the recovery while this one has its state at hand already."""
     log = Log(connect(redis_url), Keys())
-    await log.found()
+    await log.create_catalogue()
     await log.initialise(POOL)
     await spawn(log, "a-1")
     order = WorkerRequested(host="h", max_agents=10, deadline_ms=2**52)
@@ -231,7 +231,7 @@ async def test_what_was_read_before_a_recovery_is_read_again_though_its_version_
         states.append(await read(*names))
         if len(states) == 1:
             await log.client.hset(log.keys.pool(POOL, "meta"), "generation", 2)
-            log.raise_floor(POOL, 2, 2)
+            log.raise_high_water_mark(POOL, 2, 2)
         return states[-1]
 
     monkeypatch.setattr(log, of, read_and_recovered)

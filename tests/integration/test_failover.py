@@ -26,7 +26,7 @@ from workers.host.clock import boottime
 from workers.process.lease import Hooks, Lease, LeaseOptions
 
 LEVEL, PENDING = "Muster-Durability", "Muster-Durability-Pending"
-LIMITS = type(QUICK)(durability_seconds=5.0, settle_seconds=0.2, wait_default=0.2)
+LIMITS = type(QUICK)(durability_seconds=5.0, catch_up_seconds=0.2, wait_default=0.2)
 
 
 def views(tmp_path) -> str:
@@ -105,7 +105,7 @@ async def test_a_command_whose_place_was_taken_by_another_is_told_as_lost(
 ):
     """The log grew again past what was lost, so no floor tells: only the command itself does."""
     old, new = replication.primary, replication.replica
-    limits = type(QUICK)(durability_seconds=10.0, settle_seconds=0.2)
+    limits = type(QUICK)(durability_seconds=10.0, catch_up_seconds=0.2)
     async with crossing(old.port) as address:
         stages = gateway_stage(address.url, views(tmp_path), projecting=False, limits=limits)
         async with logged() as lines, stages as stage:
@@ -148,7 +148,7 @@ async def test_a_primary_that_was_left_behind_takes_no_writes_when_it_returns(
         try:
             log = Log(client, Keys())
             pool = TestPool(log, POOL)
-            await log.found()
+            await log.create_catalogue()
             await log.initialise(POOL)
             await pool.spawn()
             await until(replication.in_step)
@@ -204,7 +204,7 @@ async def test_a_lease_is_renewed_at_the_new_primary(replication: Replication):
     async with crossing(replication.primary.port) as address:
         client = connect(address.url)
         log = Log(client, Keys())
-        await log.found()
+        await log.create_catalogue()
         await log.initialise(POOL)
         fence = await TestPool(log, POOL).worker("w1")
         lost: list[str] = []
@@ -218,18 +218,18 @@ async def test_a_lease_is_renewed_at_the_new_primary(replication: Replication):
             lease_seconds=30.0,
             renew_seconds=0.1,
             stall_seconds=30.0,
-            heartbeat_keep_ms=60_000,
+            heartbeat_retention_ms=60_000,
             exits=False,
         )
         hooks = Hooks(
-            floor=lambda: log.floor(POOL),
+            high_water_mark=lambda: log.high_water_mark(POOL),
             snapshot=lambda _: b"{}",
             renewed=renewed.append,
             lost=lost.append,
-            damaged=lambda: None,
+            log_unavailable=lambda: None,
             orphaned=lambda: None,
         )
-        lease = Lease(options, hooks, since=boottime())
+        lease = Lease(options, hooks, granted_at=boottime())
         await lease.start()
         try:
             await until(lambda: len(renewed) >= 2)

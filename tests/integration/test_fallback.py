@@ -42,22 +42,28 @@ async def test_only_silence_leads_to_a_fallback(
     server = redis_server()
     with server.client() as client:
         client.config_set("requirepass", "secret")
-    assert await eligibility.silence(server.url, patience_seconds=10) == ""
+    assert await eligibility.unreachable_reason(server.url, timeout_seconds=10) == ""
     wrong = server.url.replace("redis://", "redis://:wrong@")
-    assert await eligibility.silence(wrong, patience_seconds=10) == ""
+    assert await eligibility.unreachable_reason(wrong, timeout_seconds=10) == ""
     nobody = f"redis://127.0.0.1:{free_port()}"
-    assert "Connect call failed" in await eligibility.silence(nobody, patience_seconds=0.1)
-    assert "not known" in await eligibility.silence("redis://no.invalid", patience_seconds=0.1)
+    assert "Connect call failed" in await eligibility.unreachable_reason(
+        nobody, timeout_seconds=0.1
+    )
+    assert "not known" in await eligibility.unreachable_reason(
+        "redis://no.invalid", timeout_seconds=0.1
+    )
     monkeypatch.setattr(eligibility, "ATTEMPT_SECONDS", 0.3)
     server.pause()
-    assert "does not answer" in await eligibility.silence(server.url, patience_seconds=0.1)
+    assert "does not answer" in await eligibility.unreachable_reason(
+        server.url, timeout_seconds=0.1
+    )
     server.resume()
 
 
 async def test_a_redis_that_restarts_quickly_is_waited_for(redis_server: MakeServer) -> None:
     server = redis_server()
     server.stop()
-    asking = asyncio.create_task(eligibility.silence(server.url, patience_seconds=10))
+    asking = asyncio.create_task(eligibility.unreachable_reason(server.url, timeout_seconds=10))
     await asyncio.sleep(0)  # it asks for the first time
     await asyncio.to_thread(server.start)
     assert await asking == ""
@@ -67,17 +73,17 @@ async def test_a_host_falls_back_once_whatever_the_data_folder(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one supervisor per host and log: two would take the same request for two."""
-    monkeypatch.setattr(eligibility, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(eligibility, "UNREACHABLE_SECONDS", 0.0)
     monkeypatch.setattr("muster.fallback.standby.INSIDE_SECONDS", 0.1)
     nobody = f"redis://127.0.0.1:{free_port()}"
     wanted = replace(settings, redis_url=nobody, fallback="single-process", key_prefix="k:")
     (tmp_path / "e").mkdir()
-    first = await standby.begin(wanted)
+    first = await standby.start_if_needed(wanted)
     assert first is not None
     with pytest.raises(ConfigurationError, match="already has a supervisor"):
-        await standby.begin(replace(wanted, data_dir=tmp_path / "e"))
+        await standby.start_if_needed(replace(wanted, data_dir=tmp_path / "e"))
     first.release()
-    second = await standby.begin(wanted)
+    second = await standby.start_if_needed(wanted)
     assert second is not None
     assert second.folder.identity() == first.folder.identity()
     second.release()
@@ -110,29 +116,29 @@ async def test_the_later_of_record_and_views_tells_whether_others_are_there(
     await views.start()
     await views.stop()
     host_rows(settings.data_dir / "views.db", 5, viewed)
-    known = last_seen.Surroundings(generation=1 if recorded else 0, **recorded)
+    known = last_seen.LastSeen(generation=1 if recorded else 0, **recorded)
     if refused:
         with pytest.raises(ConfigurationError, match=r"other hosts are registered: other \(gauss"):
-            await eligibility.demand_alone(settings, known)
+            await eligibility.require_only_host(settings, known)
     else:
-        await eligibility.demand_alone(settings, known)
+        await eligibility.require_only_host(settings, known)
 
 
 async def test_where_nobody_can_tell_of_others_there_is_no_fallback(settings: Settings) -> None:
     """Unless this is the first start of all, on views of its own."""
-    nothing = last_seen.Surroundings()
-    await eligibility.demand_alone(settings, nothing)
+    nothing = last_seen.LastSeen()
+    await eligibility.require_only_host(settings, nothing)
     away = replace(settings, database_url=f"postgresql://127.0.0.1:{free_port()}/muster")
     with pytest.raises(ConfigurationError, match="cannot be known"):
-        await eligibility.demand_alone(away, nothing)
-    await eligibility.demand_alone(away, last_seen.Surroundings(generation=1, seq=1))
+        await eligibility.require_only_host(away, nothing)
+    await eligibility.require_only_host(away, last_seen.LastSeen(generation=1, seq=1))
 
 
 async def test_the_record_follows_the_catalogue_and_never_goes_back(settings: Settings) -> None:
     """A Redis that has lost writes does not make what was seen unseen."""
     await prepare(settings)
     observer = last_seen.Observer(settings)
-    await observer.look()
+    await observer.refresh()
     following = asyncio.create_task(observer.follow())
     client, reader = connect(settings.redis_url), Reader(settings.redis_url)
     try:
@@ -150,7 +156,7 @@ async def test_the_record_follows_the_catalogue_and_never_goes_back(settings: Se
     await client.aclose()
     await prepare(settings)
     again = last_seen.Observer(settings)
-    await again.look()
+    await again.refresh()
     await cancelled(again.follow())
     assert last_seen.read(settings.data_dir) == seen
 
@@ -163,7 +169,7 @@ async def test_a_record_that_is_damaged_is_made_anew_but_not_guessed(settings: S
         last_seen.read(settings.data_dir)
     await prepare(settings)
     observer = last_seen.Observer(settings)
-    await observer.look()
+    await observer.refresh()
     await cancelled(observer.follow())
     assert sorted(last_seen.read(settings.data_dir).pools) == [POOL, NARROW, TESTERS]
 

@@ -9,7 +9,7 @@ import redis
 
 from eventstore.ids import new_id
 from eventstore.language.agent_commands import Started
-from eventstore.log.clock import QUIET_SECONDS, Told
+from eventstore.log.clock import CLOCK_STALE_SECONDS, ClockReading
 from tests.integration.gateway_stage import AGENTS, QUICK, GatewayStage, gateway_stage, playing
 from tests.integration.projector_stage import POOL
 from tests.pools import data, raw_events
@@ -74,7 +74,7 @@ async def test_a_host_that_was_suspended_learns_what_time_it_is(stage):
     """Its own clock has stood still; who only reads there is told of no time by a reply."""
     log = stage.backend.log
     await stage.pending()
-    wrong = Told(log.now_ms(POOL) - 3_600_000, time.monotonic() - QUIET_SECONDS)
+    wrong = ClockReading(log.now_ms(POOL) - 3_600_000, time.monotonic() - CLOCK_STALE_SECONDS)
     log._times = dict.fromkeys(log._times, wrong)
     await stage.pool.spawn()  # so that the tail looks up
     await until(lambda: abs(log.now_ms(POOL) - stage.log.now_ms(POOL)) < 5_000)
@@ -249,7 +249,7 @@ async def test_an_agent_that_ended_while_its_row_was_read_has_ended(stage, monke
         await stage.stage.settle(POOL)
         return await row(*asked)
 
-    monkeypatch.setattr(stage.backend, "row", late)
+    monkeypatch.setattr(stage.backend, "agent_row", late)
     headers = {"Prefer": "respond-async"}
     answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}", headers=headers)
     assert (answer.status, answer.json["status"]) == (200, "terminated")

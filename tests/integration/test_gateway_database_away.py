@@ -18,7 +18,7 @@ from tests.databases import PostgresServer
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged
 from tests.waiting import timed, until
 
-LIMITS = type(QUICK)(settle_seconds=0.2, query_seconds=0.3, wait_default=0.5)
+LIMITS = type(QUICK)(catch_up_seconds=0.2, query_seconds=0.3, wait_default=0.5)
 READS = ("", "/pools", "/health", "/monitor/dashboard")
 
 
@@ -100,7 +100,9 @@ async def test_a_host_that_falls_silent_is_given_up_by_the_kernel_soon(
 async def test_a_connection_that_never_answers_is_cut(postgres_url, monkeypatch, given_up):
     """Something in between keeps it open: the kernel sees nothing, and no process could end."""
     monkeypatch.setattr("projector.store.database.CLOSE_SECONDS", 0.2)
-    monkeypatch.setattr("projector.store.database.GIVEN_UP_SECONDS", 0.1 if given_up else 60.0)
+    monkeypatch.setattr(
+        "projector.store.database.ABANDONED_QUERY_SECONDS", 0.1 if given_up else 60.0
+    )
     url = make_url(postgres_url)
     link = Link("views", url.port or 5432, Random(1))
     await link.start()
@@ -115,7 +117,7 @@ async def test_a_connection_that_never_answers_is_cut(postgres_url, monkeypatch,
     if given_up:
         await until(lambda: not database._running)
         link.clear()
-        assert await database.ask(_one) == 1
+        assert await database.read_with_retry(_one) == 1
     await database.close()
     await until(lambda: not database._running)
     await link.stop()

@@ -10,7 +10,7 @@ from eventstore.language.catalogue import Pool
 from eventstore.language.durability import Level
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.catalogue import CatalogueLog
-from gateway.resources.durability import Assurance
+from gateway.resources.durability import DurabilityRequest
 from gateway.wire.problems import Problem
 from tests.integration.gateway_stage import AGENTS, QUICK, asked, gateway_stage
 from tests.integration.projector_stage import POOL
@@ -134,7 +134,7 @@ async def test_a_server_that_will_not_say_what_it_can_give_is_named(redis_server
     async with gateway_stage(server.url, views(tmp_path)) as stage:
         with server.client() as client:
             client.acl_setuser("default", enabled=True, commands=["-info"])
-        stage.backend.capabilities.known = None
+        stage.backend.capabilities.capability = None
         answer = await spawn(stage, "fsynced")
         assert (answer.status, answer.kind) == (503, "redis-refuses")
         assert "info" in answer.json["detail"]
@@ -156,7 +156,7 @@ async def test_a_policy_that_was_changed_meanwhile_is_not_taken_for_the_old_one(
     server = redis_server(appendfsync="always")
     async with gateway_stage(server.url, views(tmp_path)) as stage:
         assert (await spawn(stage, "fsynced")).headers[LEVEL] == "fsynced"
-        known = stage.backend.capabilities.known
+        known = stage.backend.capabilities.capability
         assert known is not None
         assert known.fsync is Fsync.ON_REPLY
         with server.client() as client:
@@ -212,8 +212,8 @@ async def test_a_command_whose_log_was_recovered_meanwhile_was_saved_or_is_lost(
         with server.client() as client:
             head = {"generation": 2, "recovered_seq": recovered_seq}
             client.hset(f"pool:{{{POOL}}}:meta", mapping=head)
-        assurance = Assurance(stage.backend, Level.FSYNCED, 10.0)
-        assurance.begin(proof)
+        assurance = DurabilityRequest(stage.backend, Level.FSYNCED, 10.0)
+        assurance.start(proof)
         if saved:
             told = await assurance.headers("a")
             assert told[LEVEL] == "accepted"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.fallback import HEADER, Fallback
+from gateway.fallback import FALLBACK_HEADER, Fallback
 from gateway.server.middleware import SECURITY_HEADERS
 from tests.integration.gateway_stage import AGENTS, QUICK, asked, gateway_stage, logged
 from tests.integration.projector_stage import POOL
@@ -39,7 +39,12 @@ async def stage(redis_url, tmp_path):
 async def impatient(redis_url, tmp_path, **limits) -> AsyncIterator[tuple]:
     """A gateway with bounds of fractions of a second, and what it logs."""
     shorter = type(QUICK)(
-        **{"settle_seconds": 0.2, "linger_seconds": 0.2, "stream_heartbeat_seconds": 0.05, **limits}
+        **{
+            "catch_up_seconds": 0.2,
+            "linger_seconds": 0.2,
+            "stream_heartbeat_seconds": 0.05,
+            **limits,
+        }
     )
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with logged() as lines, gateway_stage(redis_url, database, limits=shorter) as shown:
@@ -418,8 +423,10 @@ async def test_nothing_of_what_is_no_http_is_repeated(stage):
 
 async def test_what_no_handler_answers_says_that_a_log_stands_in(redis_url, tmp_path):
     """As every answer does: too many connections, a slow head, no HTTP, and too long a head."""
-    wanted = {n.lower(): v for n, v in {**SECURITY_HEADERS, HEADER: "single-process"}.items()}
-    fallback = Fallback(mode="single-process", reason="away", real="redis://real", since_ms=1)
+    wanted = {
+        n.lower(): v for n, v in {**SECURITY_HEADERS, FALLBACK_HEADER: "single-process"}.items()
+    }
+    fallback = Fallback(mode="single-process", reason="away", primary="redis://real", since_ms=1)
     limits = type(QUICK)(head_seconds=0.3, connections_max=3)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with (

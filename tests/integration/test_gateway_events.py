@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from gateway.following.subscriptions import Follower, Told
+from gateway.following.subscriptions import EncodedEvent, Subscription
 from gateway.options import Limits
 from gateway.resources import event_stream
 from tests.integration.gateway_stage import AGENTS, QUICK, GatewayStage, gateway_stage
@@ -26,7 +26,7 @@ EVENTS = "/api/v1/events"
 @pytest.fixture
 async def stage(redis_url, tmp_path):
     database = f"sqlite:///{tmp_path / 'views.db'}"
-    limits = replace(QUICK, settle_seconds=0.5)  # for views that nobody writes
+    limits = replace(QUICK, catch_up_seconds=0.5)  # for views that nobody writes
     async with gateway_stage(redis_url, database, projecting=False, limits=limits) as shown:
         yield shown
 
@@ -143,7 +143,7 @@ async def test_what_is_both_in_the_past_and_in_the_live_feed_comes_once(stage, m
 
 async def test_from_the_beginning_everything_comes(stage, monkeypatch):
     """More than a page of the stream, then what happens live."""
-    monkeypatch.setattr(event_stream, "PAGE", 3)
+    monkeypatch.setattr(event_stream, "PAGE_SIZE", 3)
     for _ in range(8):
         await stage.pending()
     async with following(stage, f"?after=0&pool={POOL}") as client:
@@ -168,7 +168,7 @@ async def test_large_events_go_out_one_by_one(stage, monkeypatch):
     async with following(stage, f"?after=0&pool={POOL}") as client:
         told = await client.take(6)
     assert [event["seq"] for event in told] == list(range(1, 7))
-    assert max(sizes) < event_stream.PIECE + 62_000
+    assert max(sizes) < event_stream.CHUNK_BYTES + 62_000
 
 
 @pytest.mark.parametrize("at", ["٣-٣", f"{2**64}-0"])
@@ -219,17 +219,17 @@ async def test_a_quiet_stream_is_kept_open_and_carries_its_position(stage):
                 client.last = line[4:].strip() if line.startswith("id: ") else begun
 
 
-def _told(n: int) -> Told:
-    return Told(POOL, f"{n}-0", "agent.requested", "", "", b"{}")
+def _told(n: int) -> EncodedEvent:
+    return EncodedEvent(POOL, f"{n}-0", "agent.requested", "", "", b"{}")
 
 
 async def test_a_client_too_far_behind_loses_its_place_rather_than_events():
-    place = Follower(limit=3)
+    place = Subscription(limit=3)
     place.put([_told(1), _told(2)])
     assert len(await place.next(1)) == 2
     place.put([_told(3), _told(4), _told(5)])
     place.put([_told(6)])
-    assert (place.lost, await place.next(1)) == (True, [])
+    assert (place.overflowed, await place.next(1)) == (True, [])
 
 
 async def test_a_client_that_lost_its_place_is_told_and_goes_on_where_it_was(redis_url, tmp_path):
@@ -238,7 +238,7 @@ async def test_a_client_that_lost_its_place_is_told_and_goes_on_where_it_was(red
     async with gateway_stage(redis_url, database, projecting=False, limits=limits) as stage:
         async with following(stage) as client:
             begun = client.last
-            [place] = stage.backend.feed._followers
+            [place] = stage.backend.subscriptions._subscriptions
             place.put([_told(1), _told(2)])
             async with asyncio.timeout(10):
                 assert b"too slow; come back" in await client.response.content.read()
@@ -257,7 +257,7 @@ async def test_a_client_that_lost_its_place_in_what_it_did_not_want_need_not_see
 
     async def late(stream: event_stream.Stream) -> None:
         await catch_up(stream)
-        [place] = stream._backend.feed._followers
+        [place] = stream._backend.subscriptions._subscriptions
         place.put([_told(1), _told(2)])
 
     monkeypatch.setattr(event_stream.Stream, "_catch_up", late)
@@ -274,17 +274,17 @@ async def test_a_client_that_catches_up_with_what_it_does_not_want_is_kept_waiti
     stage, monkeypatch
 ):
     """A proxy between takes a long silence for the end, and all of it would begin anew."""
-    monkeypatch.setattr(event_stream, "PAGE", 1)
+    monkeypatch.setattr(event_stream, "PAGE_SIZE", 1)
     for _ in range(3):
         await stage.pending()
     await until(lambda: stage.backend.tail.heads[POOL].seq == 3)
-    after = stage.backend.trail.after
+    after = stage.backend.event_range.after
 
     async def slowly(*args: Any, **options: Any) -> Any:
         await asyncio.sleep(QUICK.stream_heartbeat_seconds)
         return await after(*args, **options)
 
-    monkeypatch.setattr(stage.backend.trail, "after", slowly)
+    monkeypatch.setattr(stage.backend.event_range, "after", slowly)
     async with following(stage, "?after=0&type=agent.failed") as client:
         async with asyncio.timeout(10):
             while b"catching up" not in await client.response.content.readline():
@@ -300,7 +300,7 @@ async def test_one_client_too_many_is_refused_and_a_place_given_back_is_free(red
         async with following(stage):
             refused = await stage.get(EVENTS)
             assert (refused.status, refused.kind) == (429, "too-many-streams")
-        feed = stage.backend.feed
+        feed = stage.backend.subscriptions
         await until(lambda: len(feed) == 0)
         async with following(stage):
             pass

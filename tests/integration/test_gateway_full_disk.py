@@ -11,7 +11,7 @@ import redis
 
 from eventstore.ids import new_id
 from gateway.backend import aof_rewrite
-from gateway.backend.redis_health import Presence
+from gateway.backend.redis_health import RedisHealth
 from tests.integration.gateway_stage import logged
 from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
 from tests.waiting import until
@@ -78,13 +78,13 @@ async def unchanged(away: bool) -> None:
 async def test_a_redis_that_wrote_in_part_can_be_started_again(redis_server, kind):
     """Its file has a hole, if it was begun by a rewrite: so it is written anew."""
     server = redis_server(bounded(kind))
-    watching = Presence(server.url, unchanged)
+    watching = RedisHealth(server.url, unchanged)
     async with logged() as lines:
         with server.client() as client:
             await written_in_part(server, client)
             watching.start()
             try:
-                await until(lambda: watching.away)
+                await until(lambda: watching.unreachable)
                 await write_again(server, client)
                 await until(lambda: "gateway.redis_rewritten" in [x["event"] for x in lines])
             finally:
@@ -98,7 +98,7 @@ async def test_a_redis_that_wrote_in_part_can_be_started_again(redis_server, kin
 
 async def told(url: str, name: str) -> Mapping[str, Any]:
     """What a gateway says that thinks the file may have a hole."""
-    watching = Presence(url, unchanged)
+    watching = RedisHealth(url, unchanged)
     watching._rewriting.heed("MISCONF Errors writing to the AOF file: No space left on device")
     async with logged() as lines:
         watching.start()

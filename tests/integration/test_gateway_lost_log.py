@@ -12,7 +12,7 @@ from eventstore.errors import OutcomeUnknown
 from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import Terminate
 from eventstore.log.reader import Entry
-from eventstore.log.replies import Reply, Stand
+from eventstore.log.replies import LogHead, Reply
 from eventstore.recovery.loss_reports import read_reports
 from eventstore.steps.step import Step
 from gateway.health.facts import view_facts
@@ -25,7 +25,7 @@ from tests.integration.test_recovery import recovered
 from tests.pools import ORIGIN
 from tests.waiting import until
 
-HASTY = msgspec.structs.replace(QUICK, settle_seconds=0.2)
+HASTY = msgspec.structs.replace(QUICK, catch_up_seconds=0.2)
 """Where the projector is stopped, an answer waits for the views in vain."""
 
 
@@ -34,7 +34,7 @@ def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     async def at_once(_: Recovery) -> None:
         pass
 
-    monkeypatch.setattr(Recovery, "_wait_out", at_once)
+    monkeypatch.setattr(Recovery, "_wait_for_leases", at_once)
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ async def test_what_is_acknowledged_while_the_log_is_asked_where_it_stands_is_no
     async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.stage.settle(POOL)
         await shown.projector.stop()
-        stand, asked = shown.backend.log.stand, 0
+        stand, asked = shown.backend.log.head, 0
 
-        async def late(pool: str) -> Stand:
+        async def late(pool: str) -> LogHead:
             nonlocal asked
             answer = await stand(pool)
             if pool == POOL:
@@ -116,8 +116,10 @@ async def test_what_is_acknowledged_while_the_log_is_asked_where_it_stands_is_no
             return answer
 
         await shown.pending()
-        monkeypatch.setattr(shown.backend.log, "stand", late)
-        assert (await shown.backend.log.whole(POOL)).seq < shown.backend.log.floor(POOL)[1]
+        monkeypatch.setattr(shown.backend.log, "head", late)
+        assert (
+            await shown.backend.log.require_intact(POOL)
+        ).seq < shown.backend.log.high_water_mark(POOL)[1]
         asked = 0
         await until(lambda: asked >= 2, timeout=10)
         monkeypatch.undo()
@@ -134,8 +136,8 @@ async def test_what_could_not_be_reported_in_time_is_named_afterwards(
         wipe(shown)
         await recovered(shown.stage)
         after = await shown.pending()
-        await until(lambda: shown.backend.ledger.unsaved, timeout=10)
-        assert [one.agent_id for one in shown.backend.ledger.unsaved] == [lost]
+        await until(lambda: shown.backend.acknowledged_commands.lost, timeout=10)
+        assert [one.agent_id for one in shown.backend.acknowledged_commands.lost] == [lost]
         alerts = (await shown.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
         (alert,) = [one for one in alerts if one["name"] == "commands-unsaved"]
         assert lost in alert["message"]
@@ -155,12 +157,12 @@ async def test_what_was_written_after_a_recovery_and_is_asked_for_again_is_not_n
         wipe(shown)
         await recovered(shown.stage)
         await shown.log.act(POOL, agent_id, Terminate(), ORIGIN)
-        assert shown.backend.log.floor(POOL)[0] == 1
+        assert shown.backend.log.high_water_mark(POOL)[0] == 1
         body = {"pool_name": POOL, "agent_id": agent_id}
         again = await shown.ask("POST", f"{AGENTS}/terminate", json=body)
         assert (again.status, again.json["status"]) == (200, "terminated")
-        await shown.backend.ledger._look(POOL)
-        assert not shown.backend.ledger.unsaved
+        await shown.backend.acknowledged_commands._check(POOL)
+        assert not shown.backend.acknowledged_commands.lost
 
 
 async def test_an_event_of_before_a_recovery_says_nothing_of_the_log_after_it(
@@ -169,11 +171,11 @@ async def test_an_event_of_before_a_recovery_says_nothing_of_the_log_after_it(
     """Whoever waits hears of it when its log may have been recovered, from before that event."""
     async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         log = shown.backend.log
-        log.raise_floor(POOL, 2, 3)
-        shown.backend.saw(None, POOL, 9)
-        assert log.floor(POOL) == (2, 3)
+        log.raise_high_water_mark(POOL, 2, 3)
+        shown.backend.mark_observed(None, POOL, 9)
+        assert log.high_water_mark(POOL) == (2, 3)
         assert log.acknowledged(POOL) < (2, 0)
-        shown.backend.saw(None, POOL, 3)
+        shown.backend.mark_observed(None, POOL, 3)
         assert log.acknowledged(POOL) == (2, 3)
 
 
@@ -273,7 +275,9 @@ async def test_what_was_acknowledged_after_a_lost_reply_is_reported(
         assert await terminate(stopping) == 202
         _lose_a_reply(shown, monkeypatch)
         assert await change() == 200
-        shown.backend.ledger._noted.pop(CATALOGUE)  # as if another gateway had written it
+        shown.backend.acknowledged_commands._commands.pop(
+            CATALOGUE
+        )  # as if another gateway had written it
         assert await change() == 200
         wipe(shown)
         wanted = {
@@ -374,7 +378,7 @@ async def test_pool_commands_that_could_not_be_reported_are_named_afterwards(
         await _change_pools(shown)
         wipe(shown)
         await recovered(shown.stage)
-        unsaved = shown.backend.ledger.unsaved
+        unsaved = shown.backend.acknowledged_commands.lost
         await until(lambda: len(unsaved) == len(NAMED), timeout=10)
         assert [(one.kind, one.agent_id) for one in unsaved] == NAMED
         alerts = (await shown.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
@@ -452,7 +456,7 @@ async def test_what_was_read_before_a_recovery_is_not_demanded_of_the_log_after_
             await shown.pool.spawn()
         tail, log = shown.backend.tail, shown.backend.log
         await until(lambda: tail.heads[POOL].seq == 5, timeout=10)
-        fill = tail._fill
+        fill = tail._fill_gap
         read: list[tuple[tuple[int, int], int]] = []
 
         async def late(pool: str, following: Entry, *given: Any) -> None:
@@ -460,14 +464,14 @@ async def test_what_was_read_before_a_recovery_is_not_demanded_of_the_log_after_
                 wipe(shown)
                 await recovered(shown.stage)
                 await shown.pending()
-                read.append((log.floor(POOL), int(following[1][5])))
+                read.append((log.high_water_mark(POOL), int(following[1][5])))
             await fill(pool, following, *given)
 
-        monkeypatch.setattr(tail, "_fill", late)
+        monkeypatch.setattr(tail, "_fill_gap", late)
         await shown.pool.spawn()
         await until(lambda: tail.heads[POOL].seq == 3, timeout=10)
         assert read == [((2, 3), 6)]
-        assert log.floor(POOL) == (2, 3)
+        assert log.high_water_mark(POOL) == (2, 3)
         await shown.pending()
 
 

@@ -12,7 +12,7 @@ from eventstore.ids import new_id
 from eventstore.language.agent_commands import Terminate
 from eventstore.log.script_loader import script
 from gateway.server.listener import Gateway
-from gateway.wire.connections import shut
+from gateway.wire.connections import stop_accepting
 from tests.integration.gateway_stage import AGENTS, QUICK, gateway_stage, logged, options
 from tests.integration.projector_stage import POOL
 from tests.pools import ORIGIN
@@ -34,7 +34,7 @@ async def _is_unready(stage) -> bool:
 async def test_without_redis_reads_go_on_and_writes_say_so(redis_server, tmp_path):
     """And all is well again, by itself, once Redis is back; each outage is one line."""
     server = redis_server(appendfsync="always")
-    limits = type(QUICK)(settle_seconds=0.1, wait_default=1.0)
+    limits = type(QUICK)(catch_up_seconds=0.1, wait_default=1.0)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with logged() as lines, gateway_stage(server.url, database, limits=limits) as stage:
         agent_id = await stage.pending()
@@ -68,7 +68,7 @@ async def test_a_redis_that_cannot_write_to_its_disk_says_why(redis_server, tmp_
     async with gateway_stage(server.url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
         await until(lambda: _is_ready(stage))
         with server.unwritable():
-            await until(lambda: stage.backend.presence.away)
+            await until(lambda: stage.backend.redis_health.unreachable)
             refused = await stage.spawn()
             assert (refused.status, refused.kind) == (503, "redis-unreachable")
             assert refused.headers["Retry-After"] == "2"
@@ -97,7 +97,7 @@ async def test_a_repeated_spawn_is_not_denied_by_views_that_do_not_know_it(
     redis_url, tmp_path, away
 ):
     """It was accepted, and Redis has let go of it since: what became of it is told later."""
-    limits = type(QUICK)(settle_seconds=0.1)
+    limits = type(QUICK)(catch_up_seconds=0.1)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
         await stage.projector.stop()
@@ -130,7 +130,7 @@ async def test_a_clock_that_was_stepped_does_not_make_the_views_late(
 ):
     """What an event waits for is told in log time, which is Redis' own."""
     monkeypatch.setattr("gateway.health.alerts.LAG_SECONDS", 60.0)
-    limits = type(QUICK)(settle_seconds=0.1, ready_lag_seconds=60.0)
+    limits = type(QUICK)(catch_up_seconds=0.1, ready_lag_seconds=60.0)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
         await stage.projector.stop()
@@ -212,7 +212,7 @@ class Proxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await shut(self._server)
+        await stop_accepting(self._server)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

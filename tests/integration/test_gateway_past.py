@@ -19,7 +19,7 @@ from tests.waiting import until
 WORKER = "01900000-0000-7000-8000-000000000001"
 
 
-IMPATIENT = replace(QUICK, settle_seconds=0.5)
+IMPATIENT = replace(QUICK, catch_up_seconds=0.5)
 """Where what is waited for does not come."""
 
 
@@ -225,7 +225,7 @@ async def test_a_pool_that_never_was_is_refused_at_once(stage):
         answer = await stage.get(f"{AGENTS}?as_of={text}")
         assert (answer.status, answer.kind, answer.fields) == (400, "invalid-request", ["as_of"])
         assert answer.json["detail"].startswith(f"as_of: there is no pool '{pool}' (a time is 2026")
-    assert time.monotonic() - began < QUICK.settle_seconds
+    assert time.monotonic() - began < QUICK.catch_up_seconds
 
 
 async def test_a_time_in_the_future_is_refused_with_the_time_it_is(stage):

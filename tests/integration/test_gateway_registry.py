@@ -291,7 +291,7 @@ async def test_every_read_sees_what_was_acknowledged(redis_url, database_url):
 
 
 async def test_a_read_without_a_projector_is_stale_and_says_so(redis_url, tmp_path):
-    limits = type(QUICK)(settle_seconds=0.1, wait_default=0.5)
+    limits = type(QUICK)(catch_up_seconds=0.1, wait_default=0.5)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
         first = await stage.pending()
@@ -317,7 +317,7 @@ async def test_a_position_from_another_gateway_is_waited_for(redis_url, tmp_path
         position = {"Muster-Position": f"{POOL}:{submitted.seq}"}
         answer = await stage.get(AGENTS, headers=position)
         assert [row["agent_id"] for row in answer.json["agents"]] == [submitted.agent_id]
-        stage.backend.limits = replace(QUICK, settle_seconds=0.2)  # waited in vain
+        stage.backend.limits = replace(QUICK, catch_up_seconds=0.2)  # waited in vain
         ahead = {"Muster-Position": f"{POOL}:{submitted.seq + 100}"}
         late = await stage.get(AGENTS, headers=ahead)
         assert (late.status, late.headers["Muster-Stale"]) == (200, "true")

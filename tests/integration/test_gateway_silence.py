@@ -17,7 +17,7 @@ AT_ONCE = 0.5
 async def silenced(redis_server, tmp_path):
     """A gateway, an agent in its views, and the server that will be paused and resumed."""
     server = redis_server()
-    limits = type(QUICK)(settle_seconds=2.0, wait_default=1.0)
+    limits = type(QUICK)(catch_up_seconds=2.0, wait_default=1.0)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with logged() as lines, gateway_stage(server.url, database, limits=limits) as stage:
         agent_id = await stage.pending()

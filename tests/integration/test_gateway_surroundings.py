@@ -14,7 +14,7 @@ from eventstore.language.agent_commands import Fail
 from eventstore.language.events import Error
 from eventstore.language.pool_config import RestartPolicy
 from eventstore.retention import Retention
-from gateway.fallback import Leftover, Leftovers
+from gateway.fallback import HandoverFailure, HandoverFailures
 from gateway.health.alerts import _redis
 from gateway.health.facts import RedisFacts
 from gateway.server.listener import Gateway
@@ -153,7 +153,7 @@ async def test_nobody_waits_for_views_that_stand_still(stage):
     begun = time.monotonic()
     answer = await stage.get(AGENTS)
     assert (answer.status, answer.headers["Muster-Stale"]) == (200, "true")
-    assert time.monotonic() - begun < QUICK.settle_seconds / 2
+    assert time.monotonic() - begun < QUICK.catch_up_seconds / 2
 
 
 async def test_an_entry_that_is_no_event_blinds_no_gateway_that_starts_behind_it(stage):
@@ -165,7 +165,7 @@ async def test_an_entry_that_is_no_event_blinds_no_gateway_that_starts_behind_it
     try:
         assert beside._backend is not None
         tail = beside._backend.tail
-        assert (tail.following, tail.trouble, list(tail.stopped)) == (True, "", ["fresh"])
+        assert (tail.following, tail.error, list(tail.stopped)) == (True, "", ["fresh"])
         await stage.pending()
         await until(lambda: tail.heads[POOL].seq == 1)
     finally:
@@ -174,7 +174,7 @@ async def test_an_entry_that_is_no_event_blinds_no_gateway_that_starts_behind_it
 
 async def test_views_that_stay_behind_are_an_alert_and_not_ready(redis_url, tmp_path, monkeypatch):
     monkeypatch.setattr("gateway.health.alerts.LAG_SECONDS", 0.05)
-    limits = type(QUICK)(settle_seconds=0.05, ready_lag_seconds=0.05)
+    limits = type(QUICK)(catch_up_seconds=0.05, ready_lag_seconds=0.05)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
         await stage.projector.stop()
@@ -192,8 +192,8 @@ async def test_views_that_stay_behind_are_an_alert_and_not_ready(redis_url, tmp_
 @pytest.mark.parametrize("too", ["many", "old"])
 async def test_events_that_pile_up_in_redis_are_an_alert(redis_url, tmp_path, monkeypatch, too):
     """Nothing leaves that is not archived: whoever does not look loses Redis to its memory."""
-    monkeypatch.setattr("gateway.health.alerts.BURST", 2)
-    monkeypatch.setattr("gateway.health.alerts.LATE_MS", 0)
+    monkeypatch.setattr("gateway.health.alerts.UNTRIMMED_EVENTS_MARGIN", 2)
+    monkeypatch.setattr("gateway.health.alerts.UNTRIMMED_AGE_MARGIN_MS", 0)
     kept = Retention(events=3, age_ms=10**14) if too == "many" else Retention(age_ms=1)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, retention=kept) as stage:
@@ -210,7 +210,7 @@ async def test_events_that_pile_up_in_redis_are_an_alert(redis_url, tmp_path, mo
         assert found["message"].startswith("7 events stand in Redis")
         await stage.projector.stop()
         await stage.pending()
-        brief = stage.stage.projecting(retention=replace(kept, events=1), sweep_seconds=0.02)
+        brief = stage.stage.projecting(retention=replace(kept, events=1), trim_seconds=0.02)
         async with brief:
 
             async def over() -> bool:
@@ -308,10 +308,12 @@ async def test_a_page_runs_only_our_own_files(stage, path):
 
 async def test_what_a_change_over_left_is_an_alert_until_its_file_is_gone(redis_url, tmp_path):
     path = tmp_path / "fallback-leftovers.json"
-    left = [Leftover(reason="no such pool", pool_name="p", agent_id=f"a{n}") for n in range(5)]
-    path.write_bytes(msgspec.json.encode(Leftovers(since_ms=7, left=left, report="r")))
+    left = [
+        HandoverFailure(reason="no such pool", pool_name="p", agent_id=f"a{n}") for n in range(5)
+    ]
+    path.write_bytes(msgspec.json.encode(HandoverFailures(since_ms=7, left=left, report="r")))
     database = f"sqlite:///{tmp_path / 'v.db'}"
-    async with gateway_stage(redis_url, database, leftovers=str(path)) as stage:
+    async with gateway_stage(redis_url, database, handover_failures_path=str(path)) as stage:
         found = (await _alerts(stage))["fallback-left-over"]
         assert (found["severity"], found["since"]) == ("critical", 7)
         assert "agent a0 of pool 'p': no such pool" in found["message"]

@@ -18,10 +18,10 @@ from eventstore.ids import new_id
 from eventstore.language.agent_commands import End, Fail, Started, Terminate
 from eventstore.language.events import AgentRequested, Error
 from eventstore.log.replies import Outcome
-from gateway.fallback import read_leftovers
+from gateway.fallback import read_handover_failures
 from muster.fallback import asking, last_seen
 from muster.fallback.outbox import KEEP_MS, Entry, Key, Result
-from muster.fallback.primary_log import Taker
+from muster.fallback.primary_log import PrimaryLog
 from muster.process.roles import prepare
 from muster.settings.settings import Settings
 from projector.queries.views import Views
@@ -113,7 +113,7 @@ async def test_what_came_and_went_is_known_to_who_repeats_its_key_and_does_not_r
         assert real.xlen(f"pool:{{{POOL}}}:commands") == 0
         assert real.smembers(f"pool:{{{POOL}}}:agents") == set()
         assert 0 < real.pttl(f"agent:{{{POOL}}}:{gone}") <= 30_000
-    assert not settings.leftovers.exists()
+    assert not settings.handover_failures_file.exists()
 
 
 # ---- what is named ---------------------------------------------------------------------------
@@ -142,9 +142,9 @@ async def test_what_cannot_go_over_is_named_with_its_reason(settings: Settings) 
         mistaken: "pool 'tester_pool' of the real log is for role 'tester'",
         second: f"pool {NARROW!r} takes no more",
     }
-    found = read_leftovers(str(settings.leftovers))
+    found = read_handover_failures(str(settings.handover_failures_file))
     assert found is not None
-    told = {one.agent_id or one.pool_name: one.sentence for one in found.left}
+    told = {one.agent_id or one.pool_name: one.description for one in found.left}
     assert sorted(told) == sorted([*reasons, OTHER])
     for agent_id, reason in reasons.items():
         assert f"agent {agent_id} of pool" in told[agent_id]
@@ -173,9 +173,9 @@ def ended_as(folder: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def taking(settings: Settings) -> AsyncIterator[Taker]:
+async def taking(settings: Settings) -> AsyncIterator[PrimaryLog]:
     await prepare(settings)
-    taker = Taker(settings.redis_url, "", "a-fallback", settings.roles, settings.retention)
+    taker = PrimaryLog(settings.redis_url, "", "a-fallback", settings.roles, settings.retention)
     try:
         await taker.start()
         yield taker
@@ -197,14 +197,14 @@ async def test_an_agent_that_came_and_went_since_is_not_asked_for_again(
     """Its hash is gone from the real log, and its client gave no key: the log still knows."""
     given = entry()
     async with taking(settings) as taker:
-        assert (await taker.take(given, given.since_ms)).result is Result.HANDED_OVER
+        assert (await taker.submit(given, given.since_ms)).result is Result.HANDED_OVER
         log = taker._log
         assert (await log.act(POOL, given.agent_id, Terminate(), ORIGIN)).outcome is Outcome.DONE
         with redis.Redis.from_url(settings.redis_url) as real:
             assert real.delete(f"agent:{{{POOL}}}:{given.agent_id}") == 1
-        assert (await taker.take(given, given.since_ms)).result is Result.HANDED_OVER
+        assert (await taker.submit(given, given.since_ms)).result is Result.HANDED_OVER
         month = given.since_ms + KEEP_MS
-        late = await taker.take(given, month)
+        late = await taker.submit(given, month)
         assert (late.result, "not known any more" in late.reason) == (Result.LEFT, True)
     assert ids(settings.redis_url) == [given.agent_id]
 
@@ -215,7 +215,7 @@ async def test_a_key_that_became_known_meanwhile_belongs_to_who_came_first(
     given = entry(DAY)
     first = await spawn_for_real(settings, key=DAY, digest="d")
     async with taking(settings) as taker:
-        taken = await taker.take(given, given.since_ms)
+        taken = await taker.submit(given, given.since_ms)
     assert (taken.result, first in taken.reason) == (Result.LEFT, True)
     assert ids(settings.redis_url) == [first]
 
@@ -231,16 +231,16 @@ async def test_redis_that_goes_away_midway_leaves_each_agent_in_one_of_the_logs(
     settings = replace(settings, redis_url=server.url)
     async with Fallback(settings) as fallback:
         every = [await fallback.spawn() for _ in range(6)]
-    whole = Taker.take
+    whole = PrimaryLog.submit
 
-    async def cut_off(self: Taker, entry: Entry, now_ms: int) -> Entry:
+    async def cut_off(self: PrimaryLog, entry: Entry, now_ms: int) -> Entry:
         if len(ids(server.url)) == 2:
             server.kill9()
         return await whole(self, entry, now_ms)
 
     with monkeypatch.context() as patched:
-        patched.setattr(asking, "TOGETHER", 1)
-        patched.setattr(Taker, "take", cut_off)
+        patched.setattr(asking, "CONCURRENCY", 1)
+        patched.setattr(PrimaryLog, "submit", cut_off)
         with pytest.raises(LogError, match=r"went away during the change-over.*the next start"):
             await change_over(settings)
     async with Fallback(settings) as fallback:
@@ -267,12 +267,12 @@ async def test_a_redis_at_its_memory_limit_is_waited_for(
         said = await change_over(settings)
         assert "3 still to be handed over" in said[0]
         assert f"pool {POOL!r}: it waits for the next start" in "".join(said)
-        assert read_leftovers(str(settings.leftovers)) is not None
+        assert read_handover_failures(str(settings.handover_failures_file)) is not None
         assert ids(server.url) == []
         real.config_set("maxmemory", 0)
     assert "3 handed over" in (await change_over(settings))[0]
     assert ids(server.url) == sorted(every)
-    assert not settings.leftovers.exists()
+    assert not settings.handover_failures_file.exists()
 
 
 async def test_a_redis_that_came_back_emptied_is_not_taken_for_the_real_one(
@@ -280,7 +280,7 @@ async def test_a_redis_that_came_back_emptied_is_not_taken_for_the_real_one(
 ) -> None:
     """Nothing is written there, so that it can still be recovered; the fallback is kept."""
     url = settings.redis_url
-    known = last_seen.Surroundings(redis_url=url, generation=1, seq=4)
+    known = last_seen.LastSeen(redis_url=url, generation=1, seq=4)
     (settings.data_dir / last_seen.NAME).write_bytes(msgspec.json.encode(known))
     async with Fallback(settings) as fallback:
         agent_id = await fallback.spawn()
@@ -310,7 +310,7 @@ async def test_a_real_log_that_lost_writes_is_recovered_first(settings: Settings
     await recover(options, lambda _: None)
     assert "1 handed over" in (await change_over(settings))[0]
     assert ids(settings.redis_url) == sorted([before, agent_id])
-    assert not settings.leftovers.exists()
+    assert not settings.handover_failures_file.exists()
 
 
 async def test_a_real_log_that_was_rolled_back_is_recovered_first(settings: Settings) -> None:
@@ -332,7 +332,7 @@ async def test_a_real_log_that_was_rolled_back_is_recovered_first(settings: Sett
 async def test_a_catalogue_that_is_behind_what_was_seen_is_waited_for(settings: Settings) -> None:
     """Also where the archive does not know better: it may be behind as well."""
     await prepare(settings)
-    known = last_seen.Surroundings(redis_url=settings.redis_url, generation=1, seq=99)
+    known = last_seen.LastSeen(redis_url=settings.redis_url, generation=1, seq=99)
     (settings.data_dir / last_seen.NAME).write_bytes(msgspec.json.encode(known))
     async with Fallback(settings) as fallback:
         await fallback.spawn()
@@ -360,7 +360,7 @@ async def test_leftovers_of_several_fallbacks_stand_beside_each_other(settings: 
         async with Fallback(settings) as fallback:
             await fallback.spawn(await fallback.make(OTHER))
         await change_over(settings)
-        found = read_leftovers(str(settings.leftovers))
+        found = read_handover_failures(str(settings.handover_failures_file))
         assert found is not None
         assert len([one for one in found.left if one.agent_id]) == number
 

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, text
 from gateway.resources.as_of import parse
 from projector.fold.projection import Projection
 from projector.history.history import ArchiveUnreadable, History
-from projector.history.positions import ArchiveIncomplete, AsOf, NotReached
-from projector.history.replay import Past, TooCostly
+from projector.history.positions import ArchiveIncomplete, AsOf, NotYetArchived
+from projector.history.replay import HistoricalState, TooExpensive
 from projector.queries import selects
 from projector.store.database import Database
 from projector.store.rows import AgentFilter, AgentRow, EventRow
@@ -44,9 +44,9 @@ class Stage:
         projection, answers = Projection(SERVING, archives=True), []
         projection.load(connection)
         for row in rows:
-            projection.join_pools()
+            projection.add_pools()
             projection.learn_generation(row.pool, row.generation)
-            projection.keep(projection.write(connection, row.pool, [row]))
+            projection.mark_committed(projection.write(connection, row.pool, [row]))
             assert projection.positions[row.pool].seq == row.seq
             answers.append(answer_now(connection))
         return answers
@@ -54,7 +54,7 @@ class Stage:
     async def answer(self, asked: AsOf) -> dict[str, Any]:
         """The same questions as `answer_now`, of the past."""
         history = self.history
-        moment = await history.moment(asked)
+        moment = await history.point_in_time(asked)
         return {
             "agents": list(await history.agents(moment, EVERY, limit=1000)),
             "living": list(await history.agents(moment, LIVING, limit=1000)),
@@ -144,7 +144,7 @@ async def test_one_agent_and_pages_and_filters_are_answered_as_the_whole(databas
     async with open_stage(database_url) as stage:
         await stage.archive(rows)
         history = stage.history
-        moment = await history.moment(AsOf(at_ms=rows[110].ts))
+        moment = await history.point_in_time(AsOf(at_ms=rows[110].ts))
         agents = await history.agents(moment, EVERY, limit=1000)
         assert len(agents) > 15
         for agent in agents:
@@ -176,13 +176,13 @@ async def test_a_moment_stays_the_same_while_events_of_its_time_still_come(
     same_ms = [row for row in rows if row.ts <= last.ts]
     async with open_stage(database_url) as stage:
         await stage.archive(same_ms[:-10])
-        moment = await stage.history.moment(AsOf(at_ms=last.ts))
+        moment = await stage.history.point_in_time(AsOf(at_ms=last.ts))
         before = await stage.history.agents(moment, EVERY, limit=1000)
         await stage.archive(rows)
         assert await stage.history.agents(moment, EVERY, limit=1000) == before
-        again = await stage.history.moment(parse(str(moment)))
+        again = await stage.history.point_in_time(parse(str(moment)))
         assert await stage.history.agents(again, EVERY, limit=1000) == before
-        newer = await stage.history.moment(AsOf(at_ms=last.ts))
+        newer = await stage.history.point_in_time(AsOf(at_ms=last.ts))
         assert await stage.history.agents(newer, EVERY, limit=1000) != before
 
 
@@ -195,10 +195,10 @@ async def test_an_event_stays_the_moment_although_others_of_its_time_come_after_
         await stage.archive(rows)
         for pool in POOLS:
             for seq in (0, 1, 7):
-                moment = await stage.history.moment(AsOf(events={pool: (None, seq)}))
+                moment = await stage.history.point_in_time(AsOf(events={pool: (None, seq)}))
                 before = await stage.history.agents(moment, EVERY, limit=1000)
-                again = await stage.history.moment(parse(str(moment)))
-                assert again.of(pool).seq == seq
+                again = await stage.history.point_in_time(parse(str(moment)))
+                assert again.position_of(pool).seq == seq
                 assert await stage.history.agents(again, EVERY, limit=1000) == before
 
 
@@ -222,7 +222,7 @@ async def test_what_a_recovery_left_behind_is_void_but_can_be_asked_for(database
             for row, before in prefixes(story.rows):
                 if row.pool != pool or generation == 2 > row.generation:
                     continue
-                moment = await stage.history.moment(at(pool, row.seq, generation))
+                moment = await stage.history.point_in_time(at(pool, row.seq, generation))
                 wanted = AgentFilter(pool_name=pool)
                 agents = await stage.history.agents(moment, wanted, limit=1000)
                 fences |= {agent.fencing_token.partition(":")[0] for agent in agents}
@@ -233,11 +233,11 @@ async def test_what_a_recovery_left_behind_is_void_but_can_be_asked_for(database
                     r.type == "agent.requested" and r.pool == pool for r in before
                 )
         assert fences >= {"1", "2"}
-        by_time = await stage.history.moment(AsOf(at_ms=kept.rows[27].ts + 30_000))
-        assert by_time.of(pool).generation == 1
-        assert by_time.of(pool).seq == max(r.seq for r in kept.rows[:28] if r.pool == pool)
-        with pytest.raises(NotReached, match="nothing is archived of generation 3"):
-            await stage.history.moment(at(pool, 1, 3))
+        by_time = await stage.history.point_in_time(AsOf(at_ms=kept.rows[27].ts + 30_000))
+        assert by_time.position_of(pool).generation == 1
+        assert by_time.position_of(pool).seq == max(r.seq for r in kept.rows[:28] if r.pool == pool)
+        with pytest.raises(NotYetArchived, match="nothing is archived of generation 3"):
+            await stage.history.point_in_time(at(pool, 1, 3))
 
 
 # ---- what cannot be answered -----------------------------------------------------------------
@@ -263,11 +263,11 @@ async def test_beyond_the_archive_is_not_reached(database_url: str) -> None:
     last = max(row.seq for row in rows if row.pool == "alpha")
     async with open_stage(database_url) as stage:
         await stage.archive(rows)
-        await stage.history.moment(at("alpha", last))
-        with pytest.raises(NotReached, match=f"the archive ends at seq {last}"):
-            await stage.history.moment(at("alpha", last + 1))
-        with pytest.raises(NotReached, match="pool 'gamma': the archive ends at seq 0"):
-            await stage.history.moment(at("gamma", 1))
+        await stage.history.point_in_time(at("alpha", last))
+        with pytest.raises(NotYetArchived, match=f"the archive ends at seq {last}"):
+            await stage.history.point_in_time(at("alpha", last + 1))
+        with pytest.raises(NotYetArchived, match="pool 'gamma': the archive ends at seq 0"):
+            await stage.history.point_in_time(at("gamma", 1))
 
 
 @pytest.mark.parametrize("lost", ["its beginning", "something between"])
@@ -282,7 +282,7 @@ async def test_an_archive_with_a_hole_says_from_where_on_it_is_whole(
     async with open_stage(database_url) as stage:
         await stage.archive([r for r in rows if r.pool != "alpha" or r.seq not in hole])
         history = stage.history
-        moment = await history.moment(AsOf(at_ms=rows[-1].ts))
+        moment = await history.point_in_time(AsOf(at_ms=rows[-1].ts))
         for question in (
             history.agents(moment, AgentFilter(pool_name="alpha")),
             history.workers(moment, "alpha"),
@@ -318,11 +318,11 @@ async def test_a_moment_that_is_not_archived_is_none_at_which_nothing_was(
         if lost == "its beginning":
             for row in (hole[0], hole[-1]):
                 with pytest.raises(ArchiveIncomplete) as refusal:
-                    await history.moment(at("alpha", row.seq))
+                    await history.point_in_time(at("alpha", row.seq))
                 assert (refusal.value.complete_from, refusal.value.ts) == (first.seq, first.ts)
-            moments.append(await history.moment(AsOf(at_ms=hole[10].ts)))
+            moments.append(await history.point_in_time(AsOf(at_ms=hole[10].ts)))
         else:
-            moments += [await history.moment(at("alpha", row.seq)) for row in hole]
+            moments += [await history.point_in_time(at("alpha", row.seq)) for row in hole]
         for moment in moments:
             for question in (
                 history.agents(moment, EVERY),
@@ -335,7 +335,7 @@ async def test_a_moment_that_is_not_archived_is_none_at_which_nothing_was(
                     await question
                 assert (refusal.value.complete_from, refusal.value.ts) == (first.seq, first.ts)
             assert await history.agents(moment, AgentFilter(pool_name="beta")) is not None
-        before = await history.moment(at("alpha", 0))
+        before = await history.point_in_time(at("alpha", 0))
         assert await history.agents(before, EVERY) == []
 
 
@@ -345,7 +345,7 @@ async def test_an_event_that_cannot_be_read_is_not_passed_over(database_url: str
     rows[index] = replace(rows[index], version=99)
     async with open_stage(database_url) as stage:
         await stage.archive(rows)
-        moment = await stage.history.moment(AsOf(at_ms=rows[-1].ts))
+        moment = await stage.history.point_in_time(AsOf(at_ms=rows[-1].ts))
         with pytest.raises(ArchiveUnreadable, match="reads up to version 1"):
             await stage.history.agent(moment, rows[index].subject, rows[index].pool)
 
@@ -378,16 +378,16 @@ async def test_a_question_that_takes_too_long_is_given_up(database_url: str) -> 
             connection.execute(text(endless)).all()
 
         began = time.monotonic()
-        with pytest.raises(TooCostly):
+        with pytest.raises(TooExpensive):
             await stage.history._ask(statement)
         assert time.monotonic() - began < 5
         stage.history._seconds = 10.0  # the others are quick questions
         assert (await stage.answer(AsOf(at_ms=BEGUN_MS + 10**6)))["agents"]
-        moment = await stage.history.moment(at("alpha", 5))
+        moment = await stage.history.point_in_time(at("alpha", 5))
 
         def fold(connection: Connection, deadline: float) -> None:
-            Past(connection, moment.of("alpha"), deadline - 20.0).population()
-            Past(connection, moment.of("alpha"), deadline - 20.0).catalogue()
+            HistoricalState(connection, moment.position_of("alpha"), deadline - 20.0).population()
+            HistoricalState(connection, moment.position_of("alpha"), deadline - 20.0).catalogue()
 
-        with pytest.raises(TooCostly):
+        with pytest.raises(TooExpensive):
             await stage.history._ask(fold)

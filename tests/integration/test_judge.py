@@ -157,7 +157,7 @@ async def test_a_system_below_a_prefix_is_judged_alone(redis_url: str) -> None:
     client = connect(redis_url)
     try:
         log = Log(client, Keys("some:"))
-        await log.found()
+        await log.create_catalogue()
         await log.initialise(POOL)
         await TestPool(log).spawn()
     finally:

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from eventstore.connection.clients import connect
-from eventstore.connection.requirements import demand_suitable, inspect
+from eventstore.connection.requirements import inspect, require_suitable
 from eventstore.errors import (
     Halted,
     LogMissing,
@@ -18,7 +18,7 @@ from eventstore.errors import (
 )
 from eventstore.keys import Keys
 from eventstore.language import agent_commands, agents, workers
-from eventstore.language.agent_commands import End, Fail, Lose, Started, Terminate
+from eventstore.language.agent_commands import End, Fail, MarkLost, Started, Terminate
 from eventstore.language.agents import Status
 from eventstore.language.events import Error
 from eventstore.language.pool_config import RestartPolicy
@@ -162,7 +162,7 @@ async def test_a_lost_workers_agents_are_queued_once_more_and_only_once(
         first = await pool.worker("w1")
         await pool.claim(first)
         reaper = await pool.fence("w1")
-        lose = Lose(worker_id="w1", reason="killed", now_ms=1)
+        lose = MarkLost(worker_id="w1", reason="killed", now_ms=1)
         for _ in range(2):  # the second finds nothing to do
             await pool.log.act(POOL, submitted.agent_id, lose, ORIGIN, fence=reaper)
         second = await pool.worker("w2")
@@ -178,7 +178,7 @@ async def test_a_slow_reaper_takes_nothing_from_the_next_worker(any_redis_url: s
         submitted = await pool.spawn()
         await pool.claim(await pool.worker("w1"))
         reaper = await pool.fence("w1")
-        lose = Lose(worker_id="w1", reason="killed", now_ms=1)
+        lose = MarkLost(worker_id="w1", reason="killed", now_ms=1)
         await pool.log.act(POOL, submitted.agent_id, lose, ORIGIN, fence=reaper)
         second = await pool.worker("w2")
         await pool.claim(second)
@@ -260,7 +260,7 @@ async def test_the_log_is_dense_and_its_time_never_goes_back(any_redis_url: str)
 async def test_a_log_behind_the_floor_is_refused(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
-        pool.log.raise_floor(POOL, 1, 5)
+        pool.log.raise_high_water_mark(POOL, 1, 5)
         with pytest.raises(RolledBack, match="seq 5 was acknowledged"):
             await pool.spawn()
         assert types(any_redis_url) == ["agent.requested"]
@@ -269,7 +269,7 @@ async def test_a_log_behind_the_floor_is_refused(any_redis_url: str) -> None:
 async def test_a_log_that_was_found_behind_is_halted_for_everybody(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
-        pool.log.raise_floor(POOL, 1, 5)
+        pool.log.raise_high_water_mark(POOL, 1, 5)
         with pytest.raises(RolledBack):
             await pool.spawn()
         other = TestPool(Log(pool.log.client, Keys()))
@@ -302,8 +302,8 @@ async def test_initialising_again_changes_nothing(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
         await pool.log.initialise(POOL)
-        await pool.log.found()
-        stand = await pool.log.stand(POOL)
+        await pool.log.create_catalogue()
+        stand = await pool.log.head(POOL)
         assert (stand.generation, stand.seq) == (1, 1)
 
 
@@ -325,7 +325,7 @@ async def test_a_server_that_evicts_is_refused(redis_server: MakeServer) -> None
     server = redis_server(options={"maxmemory-policy": "allkeys-lru"})
     client = connect(server.url)
     with pytest.raises(ServerUnsuitable, match="noeviction"):
-        demand_suitable(await inspect(client))
+        require_suitable(await inspect(client))
     await client.aclose()
 
 
@@ -338,7 +338,7 @@ async def test_a_server_that_evicts_is_refused(redis_server: MakeServer) -> None
 )
 def test_a_server_that_is_too_old_is_refused(info: dict[str, str], named: str) -> None:
     with pytest.raises(ServerUnsuitable, match=named):
-        demand_suitable({**info, "maxmemory_policy": "noeviction"})
+        require_suitable({**info, "maxmemory_policy": "noeviction"})
 
 
 async def test_a_server_that_is_not_there_is_unreachable(redis_server: MakeServer) -> None:
@@ -416,7 +416,7 @@ async def test_two_prefixes_share_nothing(any_redis_url: str) -> None:
     client = connect(any_redis_url)
     for prefix in ("a:", "b:"):
         log = Log(client, Keys(prefix))
-        await log.found()
+        await log.create_catalogue()
         await log.initialise(POOL)
         await TestPool(log).spawn()
     await client.aclose()
@@ -433,7 +433,7 @@ async def test_a_termination_that_crosses_with_a_restart_is_written(any_redis_ur
         await pool.claim(await pool.worker("w1"), 1)
         read = await pool.log.agent(POOL, spawned.agent_id)
         fence = await pool.fence("w1")
-        lose = Lose(worker_id="w1", reason="lost", now_ms=1)
+        lose = MarkLost(worker_id="w1", reason="lost", now_ms=1)
         await pool.log.act(POOL, spawned.agent_id, lose, ORIGIN, fence=fence)
         acted = await pool.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN, agent=read)
     assert acted.outcome == Outcome.DONE

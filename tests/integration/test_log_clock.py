@@ -40,7 +40,7 @@ def server(server_directory: Path, tmp_path: Path, clock: Clock) -> Iterator[Val
 
 async def renew(pool: TestPool, fence: Fence) -> Reply:
     """A worker's renewal, as its lease's thread asks for it."""
-    return await pool.log._guarded(
+    return await pool.log._run_guarded(
         "renew", pool.name, fence.worker_id, fence.epoch, new_id(), "{}", 60_000
     )
 

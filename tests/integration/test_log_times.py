@@ -9,7 +9,7 @@ from eventstore.connection.clients import connect
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.log.log import Log
-from eventstore.log.survey import Observed
+from eventstore.log.survey import ObservedWorker
 from eventstore.steps.step import Fence
 from tests.pools import TestPool, open_pool
 
@@ -43,7 +43,7 @@ async def test_times_are_learnt_as_scripts_read_them(pool, any_redis_url):
         client.hset(f"pool:{{{AHEAD}}}:meta", "clock", then)
     late = Log(connect(any_redis_url), Keys())
     try:
-        await late.learn_times([NEAR, AHEAD])
+        await late.refresh_clocks([NEAR, AHEAD])
         for name in (NEAR, AHEAD):
             assert abs(late.now_ms(name) - (await pool.log.survey(name)).ts) < 10_000
         assert abs(late.now_ms("never-heard-of") - time.time() * 1000) < 10_000
@@ -61,7 +61,7 @@ async def test_a_log_whose_time_cannot_be_read_holds_up_no_other(pool, any_redis
             client.set(broken, "text")
     late = Log(connect(any_redis_url), Keys())
     try:
-        await late.learn_times([NEAR, AHEAD])
+        await late.refresh_clocks([NEAR, AHEAD])
         assert abs(late.now_ms(NEAR) - time.time() * 1000) < 10_000
         assert late.now_ms(AHEAD) - late.now_ms(NEAR) > DAY - 60_000
     finally:
@@ -70,11 +70,11 @@ async def test_a_log_whose_time_cannot_be_read_holds_up_no_other(pool, any_redis
 
 async def renewal(pool: TestPool, fence: Fence) -> int:
     """The number in a worker's hash after a renewal."""
-    await pool.log._guarded(
+    await pool.log._run_guarded(
         "renew", pool.name, fence.worker_id, fence.epoch, new_id(), "{}", 60_000
     )
     [found] = (await pool.log.survey(pool.name)).workers
-    assert isinstance(found, Observed)
+    assert isinstance(found, ObservedWorker)
     return found.renewal
 
 

@@ -12,7 +12,7 @@ from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, OutcomeUnknown
 from eventstore.keys import Keys
 from eventstore.log.log import Log
-from gateway.wire.connections import shut
+from gateway.wire.connections import stop_accepting
 from tests.crossing import Crossing, crossing
 from tests.waiting import until
 from tests.worker_pool import ORIGIN, POOL, worker_pool
@@ -56,7 +56,7 @@ async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with crossing(good) as way:
         yield Proxy(way, good, server.sockets[0].getsockname()[1])
-    await shut(server)
+    await stop_accepting(server)
 
 
 @asynccontextmanager

@@ -13,9 +13,9 @@ from eventstore.log.survey import Survey
 from tests.integration.test_supervisor import POOL, Site
 from tests.integration.test_supervisor_poison import Ended
 from tests.pools import ORIGIN, TestPool
-from workers.supervisor.leader import Catalogued, Leader
-from workers.supervisor.pool_supervisor import Steward
-from workers.supervisor.worker_monitor import Watch
+from workers.supervisor.leader import CatalogueAccess, Leader
+from workers.supervisor.pool_supervisor import PoolSupervisor
+from workers.supervisor.worker_monitor import WorkerMonitor
 
 
 @pytest.fixture
@@ -25,15 +25,15 @@ async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     await site.close()
 
 
-def watch_of(pool: TestPool) -> Watch:
-    return Watch("h", pool.log, cast("Any", Ended()), lambda: pool.pool)
+def watch_of(pool: TestPool) -> WorkerMonitor:
+    return WorkerMonitor("h", pool.log, cast("Any", Ended()), lambda: pool.pool)
 
 
-def catalogued(pool: TestPool) -> Catalogued:
+def catalogued(pool: TestPool) -> CatalogueAccess:
     async def nothing(_: object) -> None:
         pass
 
-    return Catalogued(lambda: pool.pool, lambda: ["h"], nothing, nothing)
+    return CatalogueAccess(lambda: pool.pool, lambda: ["h"], nothing, nothing)
 
 
 def leader_of(pool: TestPool) -> Leader:
@@ -54,7 +54,7 @@ async def test_a_worker_that_started_late_is_not_taken_for_an_order_that_lapsed(
     await pool.order("w", deadline_ms=1)
     survey = await site.survey()
     await pool.start("w")
-    await leader_of(pool)._do_what_is_due(survey)
+    await leader_of(pool)._run_due(survey)
     assert await status(pool, "w") is WorkerStatus.ACTIVE
 
 
@@ -64,7 +64,7 @@ async def test_a_host_that_leaves_drains_a_worker_that_has_just_started(site: Si
     survey = await site.survey()
     await pool.start("w")
     watch = watch_of(pool)
-    watch.draining = "host-shutdown"
+    watch.drain_reason = "host-shutdown"
     await watch._launch_ordered(survey)
     assert await status(pool, "w") is WorkerStatus.ACTIVE
     await watch._drain_host(await site.survey())
@@ -81,7 +81,7 @@ async def test_an_agent_that_was_claimed_in_time_and_waits_again_is_not_withdraw
     worker = await pool.worker("w")
     await pool.claim(worker)
     await pool.log.act(POOL, spawned.agent_id, Release(reason="drain"), ORIGIN, fence=worker)
-    await leader_of(pool)._do_what_is_due(survey)
+    await leader_of(pool)._run_due(survey)
     agent = await pool.log.agent(POOL, spawned.agent_id)
     assert agent is not None
     assert (agent.status, agent.incarnation) == (Status.PENDING, 2)
@@ -101,12 +101,12 @@ async def test_time_that_a_survey_took_is_not_held_against_a_lease(
 
     monkeypatch.setattr("workers.supervisor.pool_supervisor.boot_seconds", lambda: clock[0])
     local = cast("Any", Ended())
-    steward = Steward("other", site.log, local, catalogued(pool), poll_seconds=1.0)
+    steward = PoolSupervisor("other", site.log, local, catalogued(pool), poll_seconds=1.0)
     monkeypatch.setattr(site.log, "survey", slow)
-    await steward.tend()
+    await steward.reconcile()
     monkeypatch.setattr(site.log, "survey", survey)
     clock[0] += 0.3
-    await steward.tend()
+    await steward.reconcile()
     assert await status(pool, "w") is WorkerStatus.ACTIVE
 
 
@@ -115,12 +115,12 @@ async def test_what_was_seen_in_an_earlier_term_says_nothing_in_this_one(site: S
     pool = await site.pool(empty_worker_seconds=10.0)
     await pool.worker("w")
     leader = leader_of(pool)
-    await leader.look(await site.survey(), 1.0)
+    await leader.reconcile(await site.survey(), 1.0)
     _, other = await pool.log.lead(POOL, "other", 0, stale=leader._lead)
-    await leader.look(await site.survey(), 2.0)
+    await leader.reconcile(await site.survey(), 2.0)
     assert leader._lead.host == "other"
     await pool.log.lead(POOL, "h", 0, stale=other)
-    await leader.look(await site.survey(), 100.0)
+    await leader.reconcile(await site.survey(), 100.0)
     assert await status(pool, "w") is WorkerStatus.ACTIVE
-    await leader.look(await site.survey(), 111.0)
+    await leader.reconcile(await site.survey(), 111.0)
     assert await status(pool, "w") is WorkerStatus.DRAINING

@@ -239,7 +239,7 @@ async def test_a_damaged_agent_is_parked_also_while_the_views_are_behind(stage, 
 async def _leave_behind(stage: GatewayStage, stale: bool) -> None:
     """Let the views stand still. `stale`: below what this gateway has acknowledged."""
     await stage.projector.stop()
-    stage.backend.limits = replace(stage.backend.limits, settle_seconds=0.2)  # waited in vain
+    stage.backend.limits = replace(stage.backend.limits, catch_up_seconds=0.2)  # waited in vain
     if stale:
         await stage.pending()
 

@@ -31,7 +31,7 @@ async def test_a_log_that_another_role_began_meanwhile_is_not_lost(
 
     async def answer_late(*_: Any) -> bool:
         if begun:
-            await events.found()
+            await events.create_catalogue()
         return True
 
     monkeypatch.setattr(roles, "_is_archived", answer_late)

@@ -222,7 +222,7 @@ async def test_a_restarted_projector_goes_on_from_its_rows(
 async def test_what_has_left_the_memory_is_read_from_its_row(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projection, "MEMORY_MAX", 1)
+    monkeypatch.setattr(projection, "CACHE_MAX", 1)
     async with open_stage(redis_url, database_url) as stage, stage.projecting():
         pool = await stage.pool()
         await stage.play(pool)

@@ -190,7 +190,7 @@ async def test_a_halted_log_is_recovered_with_what_lives_where_nothing_is_archiv
         damaged = (await pool.spawn()).agent_id
         ids = [(await pool.spawn(labels={"team": "core"})).agent_id for _ in range(3)]
         await trim(stage, 1)
-        stage.log.raise_floor(POOL, 1, 1000)
+        stage.log.raise_high_water_mark(POOL, 1, 1000)
         with pytest.raises(RolledBack):
             await pool.spawn()
         with redis.Redis.from_url(redis_url) as client:
@@ -252,10 +252,10 @@ async def test_what_is_damaged_is_named_also_where_the_beginning_was_interrupted
             with redis.Redis.from_url(redis_url) as client:
                 client.xtrim(f"pool:{{{one.name}}}:events", maxlen=1, approximate=False)
                 client.hset(f"agent:{{{one.name}}}:{agent_id}", "status", "dancing")
-        stage.log.raise_floor(POOL, 1, 1000)
+        stage.log.raise_high_water_mark(POOL, 1, 1000)
         with pytest.raises(RolledBack):
             await pools[0].spawn()
-        interrupt(drain, "void_events", POOL)
+        interrupt(drain, "unarchived_events", POOL)
         with pytest.raises(Interrupted):
             await recovered(stage)
         done = await recovered(stage)

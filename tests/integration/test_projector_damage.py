@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from eventstore.language.events import ENTRY_FIELDS
 from eventstore.log.reader import Entry
-from eventstore.recovery.restore import close
+from eventstore.recovery.restore import halt_generation
 from projector.intake.source import Source
 from projector.queries.views import AgentFilter, Position
 from projector.service.active import Active
@@ -211,7 +211,7 @@ async def test_a_log_that_was_halted_does_not_go_on_by_what_was_read_of_it_befor
         if POOL in entries and positions[POOL].seq == 1:
             await other.spawn()
             entries |= await wait(self, {"other": positions["other"]}, count=count)
-            halted = await close(stage.log, POOL, 1, "by hand")
+            halted = await halt_generation(stage.log, POOL, 1, "by hand")
         return entries
 
     async def audited(active: Active) -> None:

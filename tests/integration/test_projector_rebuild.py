@@ -9,11 +9,11 @@ from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import Terminate
 from projector.intake.source import Source
 from projector.queries.views import AgentFilter
-from projector.rebuild.lease import Rebuilding
+from projector.rebuild.lease import RebuildInProgress
 from projector.rebuild.progress import Progress
 from projector.rebuild.rebuild import LogDamaged, Rebuild, RebuildOptions, replay
 from projector.store.database import Database
-from projector.store.lease import Lease, Seen
+from projector.store.lease import Lease, LeaseState
 from projector.store.tables import VIEW_VERSION
 from projector.verify.verification import verify
 from tests.integration.projector_stage import POOL, VIEWS, Stage, open_stage
@@ -148,7 +148,7 @@ async def test_what_an_interrupted_rebuild_left_is_gone_after_the_next(
         database, source = Database(database_url), Source(redis_url, "")
         database.open()
         broken = Rebuild(database, source, batch=3)
-        await broken.begin()
+        await broken.start()
         await broken.fold_archive()  # and here its process was killed
         await source.close()
         await database.close()
@@ -162,9 +162,9 @@ async def test_two_rebuilds_at_once_are_refused(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one renews its lease between any two looks of the second."""
-    look = Lease._look
+    look = Lease._read_state
 
-    async def renewed(self: Lease) -> Seen:
+    async def renewed(self: Lease) -> LeaseState:
         if self.name == other.name:
             await other.renew()
         return await look(self)
@@ -173,10 +173,10 @@ async def test_two_rebuilds_at_once_are_refused(
         database = Database(database_url)
         database.open()
         other = Lease(database, "rebuild")
-        await other.take()
-        monkeypatch.setattr(Lease, "_look", renewed)
+        await other.acquire()
+        monkeypatch.setattr(Lease, "_read_state", renewed)
         try:
-            with pytest.raises(Rebuilding):
+            with pytest.raises(RebuildInProgress):
                 await replayed(stage, lease_seconds=0.6)
         finally:
             await database.close()

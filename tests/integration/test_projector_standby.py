@@ -16,10 +16,10 @@ import msgspec
 import pytest
 from sqlalchemy import make_url
 
-from projector.rebuild.lease import Rebuilding, take_rebuild_lease
+from projector.rebuild.lease import RebuildInProgress, acquire_rebuild_lease
 from projector.service.active import Active
 from projector.service.projector import Phase, Projector
-from projector.store.lease import Lease, Seen
+from projector.store.lease import Lease, LeaseState
 from projector.verify.verification import verify
 from tests.chaos.proxy import Link, Weather
 from tests.integration.projector_stage import POOL, Stage, open_stage
@@ -77,9 +77,9 @@ async def test_a_lease_does_not_lapse_while_its_watcher_stands_still(
     """All processes of a host may, and whoever wakes first must not take it: not before it was
     given back here. Nor by a look that took long: it may have been renewed at any moment of that.
     """
-    looks, look = 0, Lease._look
+    looks, look = 0, Lease._read_state
 
-    async def held_up(self: Lease) -> Seen:
+    async def held_up(self: Lease) -> LeaseState:
         nonlocal looks
         looks += 1
         if looks == late:
@@ -91,8 +91,8 @@ async def test_a_lease_does_not_lapse_while_its_watcher_stands_still(
     async with open_stage(redis_url, database_url) as stage:
         holder = await steal(stage)
         heir = Lease(holder._database, seconds=0.4)
-        monkeypatch.setattr(Lease, "_look", held_up)
-        await heir.take()
+        monkeypatch.setattr(Lease, "_read_state", held_up)
+        await heir.acquire()
         assert looks == late + 1
         await holder._database.close()
 
@@ -101,9 +101,9 @@ async def test_who_stood_still_itself_follows_one_that_is_dead(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gives up only after so much watching, in which it would have seen that it is alive."""
-    look, late = Lease._look, [True]
+    look, late = Lease._read_state, [True]
 
-    async def held_up(self: Lease) -> Seen:
+    async def held_up(self: Lease) -> LeaseState:
         if late and late.pop():
             time.sleep(2 * self.seconds)
         return await look(self)
@@ -111,13 +111,13 @@ async def test_who_stood_still_itself_follows_one_that_is_dead(
     async with open_stage(redis_url, database_url) as stage:
         dead = await steal(stage)
         heir = Lease(dead._database, "projector", seconds=0.4)
-        monkeypatch.setattr(Lease, "_look", held_up)
-        await take_rebuild_lease(heir)
+        monkeypatch.setattr(Lease, "_read_state", held_up)
+        await acquire_rebuild_lease(heir)
         late.append(True)
         third = Lease(dead._database, seconds=0.4)
-        async with heir.kept():
-            with pytest.raises(Rebuilding):
-                await take_rebuild_lease(third)
+        async with heir.keep_renewed():
+            with pytest.raises(RebuildInProgress):
+                await acquire_rebuild_lease(third)
         await dead._database.close()
 
 
@@ -304,7 +304,7 @@ async def test_a_projector_whose_database_never_answers_connects_anew(
     redis_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Something in between keeps the connection: the renewal waits behind what was asked before."""
-    monkeypatch.setattr("projector.service.active.SILENT_LEASES", 1)
+    monkeypatch.setattr("projector.service.active.RENEWAL_TIMEOUT_LEASES", 1)
     async with open_stage(redis_url, postgres_url) as stage:
         pool = await stage.pool()
         async with distant(stage, monkeypatch, lease_seconds=1.0) as (link, projector):

@@ -28,7 +28,7 @@ from projector.service import projector as service
 from projector.service.projector import Phase
 from projector.store import tables
 from projector.store.database import Database
-from projector.store.lease import Lease, Seen
+from projector.store.lease import Lease, LeaseState
 from projector.verify import view_comparison
 from projector.verify.verification import verify
 from tests.integration.projector_stage import POOL, VIEWS, Stage, open_stage
@@ -227,7 +227,7 @@ async def test_over_a_recovery_of_the_log_the_past_stays_and_a_rollback_goes_on(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was before the loss is told as it was then; views of before it are folded on past it."""
-    monkeypatch.setattr(Recovery, "_wait_out", lambda _: asyncio.sleep(0))
+    monkeypatch.setattr(Recovery, "_wait_for_leases", lambda _: asyncio.sleep(0))
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         async with stage.projecting():
@@ -239,7 +239,7 @@ async def test_over_a_recovery_of_the_log_the_past_stays_and_a_rollback_goes_on(
         wiped(redis_url)
         assert {one.generation for one in (await recovered(stage)).values()} == {2}
     async with open_stage(redis_url, database_url) as stage:
-        stage.log.raise_floor(POOL, 2, 0)
+        stage.log.raise_high_water_mark(POOL, 2, 0)
         async with stage.projecting():
             await TestPool(stage.log, POOL).spawn()
             await stage.settle(POOL)
@@ -247,7 +247,7 @@ async def test_over_a_recovery_of_the_log_the_past_stays_and_a_rollback_goes_on(
         assert len(after) == len(before) + 1
         history = stage.views.history
         for seq, answer in ((last, before), (await stage.head(POOL), after)):
-            moment = await history.moment(AsOf(events={POOL: (None, seq)}))
+            moment = await history.point_in_time(AsOf(events={POOL: (None, seq)}))
             assert await history.agents(moment, AgentFilter()) == answer
         await roll_back(options(stage))
         with capture_logs() as logs:
@@ -340,7 +340,7 @@ async def test_a_query_that_began_before_an_upgrade_sees_the_old_views_whole(
 PROGRAM = """
     import signal, sys, threading
     from muster.__main__ import main
-    from projector import rebuild
+    from projector.rebuild import rebuild
 
     stage, how, *flags = sys.argv[1:]
     of, name = (rebuild, "switch") if stage == "switch" else (rebuild.Rebuild, stage)
@@ -350,14 +350,14 @@ PROGRAM = """
         calls.append(args)
         if stage == "switch":
             original(*args, **options)  # all is written; nothing is committed
-        if len(calls) == (2 if stage == "_take" else 1):
+        if len(calls) == (2 if stage == "_apply" else 1):
             signal.pthread_kill(threading.get_ident(), int(how))
         return original(*args, **options)
 
     setattr(of, name, struck)
     sys.exit(main(["replay", *flags]))
 """
-STAGES = ("_take", "finish", "_compare", "switch", "end")
+STAGES = ("_apply", "finish", "_compare", "switch", "clean_up")
 PROCESSES = {"sqlite": STAGES, "postgresql": ("_compare", "switch")}
 """At which stages the test has time to kill one."""
 
@@ -379,13 +379,13 @@ async def test_a_rebuild_killed_at_any_stage_leaves_good_views_and_nothing_else(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The projector looks after what is left often, and takes nothing from who is only slow."""
-    whole = Lease._try
+    whole = Lease._try_acquire
 
-    async def patient(self: Lease, seen: Seen, stood_still: float) -> bool:
+    async def patient(self: Lease, seen: LeaseState, stood_still: float) -> bool:
         ours = seen.holder.startswith(f"{self._process}/")  # a sweep that was broken off
         return await whole(self, seen, stood_still if ours else 0.0)
 
-    monkeypatch.setattr(Lease, "_try", patient)
+    monkeypatch.setattr(Lease, "_try_acquire", patient)
     async with (
         open_stage(redis_url, database_url) as stage,
         stage.projecting(lease_seconds=0.4) as projector,
@@ -402,7 +402,7 @@ async def test_a_rebuild_killed_at_any_stage_leaves_good_views_and_nothing_else(
             await pool.spawn()
             await stage.settle()
             await until(lambda: swept(stage), what=f"the sweep after {where}")
-            kept = PREVIOUS if where == "end" else set()
+            kept = PREVIOUS if where == "clean_up" else set()
             assert await beside(stage) == kept, where
         assert (await verify(redis_url, "", database_url)).equal
 

@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.workers import WorkerStatus
-from eventstore.log.replies import Lead, Outcome
+from eventstore.log.replies import Leadership, Outcome
 from tests.integration.test_old_surveys import catalogued, status
 from tests.integration.test_supervisor import POOL, Site
 from tests.integration.test_supervisor_poison import Ended
 from tests.pools import ORIGIN, TestPool
-from workers.supervisor.pool_supervisor import Steward
+from workers.supervisor.pool_supervisor import PoolSupervisor
 
 LONGEST = 1.2
 """What jitter makes of a pause at most."""
@@ -41,13 +41,13 @@ class Tended:
         lead = pool.log.lead
 
         async def slow(
-            name: str, host: str, term: int, stale: Lead | None = None
-        ) -> tuple[Outcome, Lead]:
+            name: str, host: str, term: int, stale: Leadership | None = None
+        ) -> tuple[Outcome, Leadership]:
             self.now += self.busy_seconds
             return await lead(name, host, term, stale)
 
         patch.setattr(pool.log, "lead", slow)
-        self._steward = Steward(
+        self._steward = PoolSupervisor(
             "other",
             pool.log,
             cast("Any", Ended()),
@@ -57,7 +57,7 @@ class Tended:
 
     async def look(self) -> float:
         """Look once, and let the pause after it pass; returns how long that was."""
-        pause = await self._steward.tend() * LONGEST
+        pause = await self._steward.reconcile() * LONGEST
         self.now += pause
         return pause
 

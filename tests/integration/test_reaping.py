@@ -22,7 +22,7 @@ async def pool(redis_url: str) -> AsyncIterator[TestPool]:
 async def clear(pool: TestPool) -> bool:
     lost = await pool.log.worker(pool.name, "w1")
     assert lost is not None
-    return await reaper.clear(pool.log, pool.name, lost, ORIGIN)
+    return await reaper.clean_up(pool.log, pool.name, lost, ORIGIN)
 
 
 async def test_an_agent_that_could_not_be_put_back_once_is_put_back_later(
@@ -33,7 +33,7 @@ async def test_an_agent_that_could_not_be_put_back_once_is_put_back_later(
     submitted = await pool.spawn()
     await pool.claim(fence)
     await pool.fence("w1")
-    run = pool.log.run
+    run = pool.log.run_script
     refused: list[str] = []
 
     async def refuse_once(name: str, *arguments: Any) -> Any:
@@ -42,7 +42,7 @@ async def test_an_agent_that_could_not_be_put_back_once_is_put_back_later(
             raise LogError("script commit failed: ERR of some kind")
         return await run(name, *arguments)
 
-    monkeypatch.setattr(pool.log, "run", refuse_once)
+    monkeypatch.setattr(pool.log, "run_script", refuse_once)
     assert not await clear(pool)
     assert await clear(pool)
     assert refused

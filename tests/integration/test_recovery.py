@@ -17,18 +17,18 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from eventstore.log.replies import Outcome
-from eventstore.recovery.loss_reports import HOLDS, Report, read_reports, report
-from eventstore.recovery.restore import Restoring
+from eventstore.recovery.loss_reports import AGENT_HELD, LossReport, read_reports, write_reports
+from eventstore.recovery.restore import LogRestore
 from eventstore.retention import Retention
-from projector.intake.source import Head, Source
+from projector.intake.source import LogHead, Source
 from projector.queries.views import is_lost
 from projector.recovery import recovery
 from projector.recovery.recovery import (
     ATTEMPTS,
-    NotRecovered,
     RecoveredLog,
     Recovery,
     RecoveryFenced,
+    RecoveryInterrupted,
     RecoveryOptions,
     examine,
     recover,
@@ -96,7 +96,7 @@ def _no_wait(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         async def at_once(_: Recovery) -> None:
             pass
 
-        monkeypatch.setattr(Recovery, "_wait_out", at_once)
+        monkeypatch.setattr(Recovery, "_wait_for_leases", at_once)
 
 
 async def test_an_emptied_redis_is_recovered_from_the_archive(
@@ -147,7 +147,7 @@ async def test_a_trimmed_log_is_recovered_whole_and_trimmed_again(
     redis_url: str, database_url: str
 ) -> None:
     """Most of it stood in the archive alone when Redis was lost; and it does again afterwards."""
-    one = {"retention": Retention(events=1, age_ms=10**14), "sweep_seconds": 0.05}
+    one = {"retention": Retention(events=1, age_ms=10**14), "trim_seconds": 0.05}
     async with archived_story(redis_url, database_url) as (stage, _):
         before = raw_events(redis_url)
         live = set(await stage.log.live(POOL))
@@ -179,7 +179,7 @@ async def test_what_ran_runs_again_as_the_next_incarnation(redis_url: str, views
         wiped(redis_url)
         done = (await recovered(stage))[POOL]
         assert (done.workers, done.agents, done.restarted) == (1, 3, 2)
-        stage.log.raise_floor(POOL, 2, 0)
+        stage.log.raise_high_water_mark(POOL, 2, 0)
         again = await stage.log.agent(POOL, runs)
         assert again is not None
         assert (again.status.value, again.incarnation) == ("pending", 2)
@@ -217,7 +217,7 @@ async def test_a_worker_of_before_is_refused_for_good(redis_url: str, views_url:
     async with open_stage(redis_url, views_url) as stage:
         await stage.pool(**QUICK)
         client = connect(redis_url)
-        theirs = TestPool(Log(client, Keys(), outlives=False), POOL)
+        theirs = TestPool(Log(client, Keys(), survives_recovery=False), POOL)
         fence = await theirs.worker("w")
         (agent_id,) = await stage.started(theirs, fence, 1)
         async with stage.projecting():
@@ -238,19 +238,21 @@ async def test_writes_that_only_redis_had_are_named(redis_url: str, views_url: s
     async with archived_story(redis_url, views_url) as (stage, pool):
         archived = await stage.head(POOL)
         lost = await pool.spawn()
-        told = Report(reporter="gateway:g", kind="spawn", agent_id=lost.agent_id,
+        told = LossReport(reporter="gateway:g", kind="spawn", agent_id=lost.agent_id,
                       generation=1, seq=lost.seq, ts=stage.log.now_ms(POOL))  # fmt: skip
-        saved = Report(reporter="gateway:g", kind="spawn", agent_id="x", generation=1, seq=archived)
-        ghost = Report(reporter="worker:w", kind=HOLDS, agent_id="ghost", incarnation=1,
+        saved = LossReport(
+            reporter="gateway:g", kind="spawn", agent_id="x", generation=1, seq=archived
+        )
+        ghost = LossReport(reporter="worker:w", kind=AGENT_HELD, agent_id="ghost", incarnation=1,
                        generation=1, seq=2)  # fmt: skip
         (known, *_) = await stage.log.live(POOL)
-        runs = Report(reporter="worker:w", kind=HOLDS, agent_id=known, incarnation=1,
+        runs = LossReport(reporter="worker:w", kind=AGENT_HELD, agent_id=known, incarnation=1,
                       generation=1, seq=archived + 1)  # fmt: skip
         wiped(redis_url)
-        await report(stage.log, POOL, [told, saved, ghost, runs, told])
+        await write_reports(stage.log, POOL, [told, saved, ghost, runs, told])
         done = (await recovered(stage))[POOL]
         named = [(one.kind, one.agent_id, one.seq) for one in done.unsaved]
-        assert named == [(HOLDS, "ghost", 2), ("spawn", lost.agent_id, archived + 1)]
+        assert named == [(AGENT_HELD, "ghost", 2), ("spawn", lost.agent_id, archived + 1)]
         assert done.known_seq == archived + 1
         (first,) = [e for e in raw_events(redis_url) if e["type"] == "log.recovered"]
         assert f'"known_seq":{archived + 1}' in first["data"]
@@ -275,18 +277,22 @@ async def test_an_agent_that_only_its_worker_knows_of_is_named(
         lost = await pool.reached(await pool.spawn(), "running")
         wiped(redis_url)
 
-        async def reported() -> list[Report]:
+        async def reported() -> list[LossReport]:
             found = await read_reports(stage.log, WORKED)
             return found if len(found) == 2 else []
 
-        told: list[Report] = await until(reported)
-        assert [(one.reporter, one.kind) for one in told] == [("worker:w1", HOLDS)] * 2
+        told: list[LossReport] = await until(reported)
+        assert [(one.reporter, one.kind) for one in told] == [("worker:w1", AGENT_HELD)] * 2
         assert [(one.agent_id, one.incarnation, one.generation, one.seq) for one in told] == [
             (held.agent_id, 1, 1, held.claim_seq) for held in (archived, lost)
         ]
         done = (await recovered(stage))[WORKED]
         [named] = done.unsaved
-        assert (named.kind, named.agent_id, named.reporter) == (HOLDS, lost.agent_id, "worker:w1")
+        assert (named.kind, named.agent_id, named.reporter) == (
+            AGENT_HELD,
+            lost.agent_id,
+            "worker:w1",
+        )
         assert (done.seq, done.known_seq) == (head, lost.claim_seq)
         assert named.seq == lost.claim_seq == head + 2, "above its spawn, which is lost too"
 
@@ -341,7 +347,7 @@ async def test_what_a_halted_log_has_above_the_archive_is_saved(
 ) -> None:
     async with archived_story(redis_url, views_url) as (stage, pool):
         unarchived = await pool.spawn()
-        stage.log.raise_floor(POOL, 1, 10_000)
+        stage.log.raise_high_water_mark(POOL, 1, 10_000)
         with pytest.raises(Exception, match="Redis lost writes"):
             await pool.spawn()
         done = (await recovered(stage))[POOL]
@@ -384,7 +390,7 @@ async def test_a_pool_whose_log_is_made_while_logs_are_looked_at_is_not_lost(
     async def later(_: Log, _name: str) -> None:
         """Its process is slow."""
 
-    async def made_meanwhile(self: Source, pools: Iterable[str]) -> dict[str, Head]:
+    async def made_meanwhile(self: Source, pools: Iterable[str]) -> dict[str, LogHead]:
         answer = await heads(self, pools)
         await initialise(stage.log, "new")
         return answer
@@ -396,7 +402,7 @@ async def test_a_pool_whose_log_is_made_while_logs_are_looked_at_is_not_lost(
             await stage.settle()
         monkeypatch.setattr(Source, "heads", made_meanwhile)
         assert await examine(options(stage)) == []
-        assert (await stage.log.stand("new")).generation == 1
+        assert (await stage.log.head("new")).generation == 1
 
 
 async def test_one_pool_is_recovered_while_others_go_on(redis_url: str, views_url: str) -> None:
@@ -503,14 +509,14 @@ async def test_such_a_pool_is_begun_anew_above_the_generation_in_which_its_log_w
         for generation in (2, 3):
             wiped(redis_url)
             assert (await recovered(stage))[CATALOGUE].generation == generation
-            stage.log.raise_floor(CATALOGUE, generation, 0)
+            stage.log.raise_high_water_mark(CATALOGUE, generation, 0)
             await demand_equal(stage)
         await stage.catalogue.refresh()
         new = await stage.pool("new", **QUICK)
         async with stage.projecting():
             await stage.settle(CATALOGUE)
         await new.spawn()
-        assert stage.log.floor("new") == (3, 1)
+        assert stage.log.high_water_mark("new") == (3, 1)
         wiped(redis_url)
         assert (await recovered(stage))["new"].generation == 4
         assert (await new.spawn()).outcome is Outcome.DONE
@@ -522,9 +528,9 @@ async def test_a_recovery_that_was_lost_again_is_not_repeated_under_its_generati
 ) -> None:
     """Redis came back without a recovery that was done: only what ran in it knows of it."""
     async with archived_story(redis_url, views_url) as (stage, _):
-        held = Report(reporter="worker:w", kind=HOLDS, agent_id="a", generation=2, seq=60)
+        held = LossReport(reporter="worker:w", kind=AGENT_HELD, agent_id="a", generation=2, seq=60)
         wiped(redis_url)
-        await report(stage.log, POOL, [held])
+        await write_reports(stage.log, POOL, [held])
         assert (await recovered(stage))[POOL].generation == 3
         await demand_equal(stage)
 
@@ -538,7 +544,7 @@ async def test_a_pool_that_was_lost_with_the_catalogue_may_be_created_again(
         lost = [await new.spawn() for _ in range(3)]
         wiped(redis_url)
         assert "new" not in await recovered(stage)
-        stage.log.raise_floor(CATALOGUE, 2, 0)
+        stage.log.raise_high_water_mark(CATALOGUE, 2, 0)
         await stage.catalogue.refresh()
         assert (await (await stage.pool("new", **QUICK)).spawn()).outcome is Outcome.DONE
         assert await stage.log.agent("new", lost[0].agent_id) is None
@@ -550,7 +556,7 @@ async def test_a_second_loss_is_recovered_like_the_first(redis_url: str, views_u
         for generation in (2, 3):
             wiped(redis_url)
             assert (await recovered(stage))[POOL].generation == generation
-            stage.log.raise_floor(POOL, generation, 0)
+            stage.log.raise_high_water_mark(POOL, generation, 0)
             assert (await pool.spawn()).outcome is Outcome.DONE
             await demand_equal(stage)
 
@@ -585,7 +591,7 @@ async def test_an_interrupted_recovery_leaves_the_log_closed_and_is_done_again(
             raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr(Restoring, before, die)
+            patch.setattr(LogRestore, before, die)
             with pytest.raises(Killed):
                 await recovered(stage)
         with pytest.raises((LogMissing, Halted)):
@@ -604,9 +610,9 @@ async def test_a_recovery_that_redis_refuses_for_a_moment_is_begun_again(
     redis_url: str, views_url: str, failures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One log is open by then, and is answered too: nobody else tells what of it was lost."""
-    opened, left = Restoring.open, failures
+    opened, left = LogRestore.open, failures
 
-    async def open_later(self: Restoring, generation: int) -> None:
+    async def open_later(self: LogRestore, generation: int) -> None:
         nonlocal left
         if self._pool != CATALOGUE and left:
             left -= 1
@@ -614,11 +620,13 @@ async def test_a_recovery_that_redis_refuses_for_a_moment_is_begun_again(
         await opened(self, generation)
 
     monkeypatch.setattr(recovery, "PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(Restoring, "open", open_later)
+    monkeypatch.setattr(LogRestore, "open", open_later)
     async with archived_story(redis_url, views_url) as (stage, _):
         wiped(redis_url)
         if failures == ATTEMPTS:
-            with pytest.raises(NotRecovered, match=r"BUSY; .* until `muster recover` is run again"):
+            with pytest.raises(
+                RecoveryInterrupted, match=r"BUSY; .* until `muster recover` is run again"
+            ):
                 await recovered(stage)
         assert POOL in (done := await recovered(stage))
         assert (CATALOGUE in done) == (failures < ATTEMPTS)
@@ -730,7 +738,7 @@ async def test_agents_of_a_deleted_pool_end_where_the_end_of_them_was_lost(
         with redis.Redis.from_url(redis_url) as client:
             client.delete(EVENTS)
         await recovered(stage)
-        stage.log.raise_floor(POOL, 2, 0)
+        stage.log.raise_high_water_mark(POOL, 2, 0)
         assert await stage.log.live(POOL) == []
         survey = await stage.log.survey(POOL)
         assert (survey.waiting, survey.restarting, survey.closed) == (0, 0, "1")
@@ -757,13 +765,13 @@ async def test_a_recovery_that_another_one_overtook_touches_nothing(
             waiting.set()
             await overtaken.wait()
 
-    monkeypatch.setattr(Recovery, "_wait_out", first_one_waits)
+    monkeypatch.setattr(Recovery, "_wait_for_leases", first_one_waits)
     async with archived_story(redis_url, views_url) as (stage, pool):
         wiped(redis_url)
         first = asyncio.create_task(recovered(stage))
         await waiting.wait()
         assert (await recovered(stage))[POOL].generation == 2
-        stage.log.raise_floor(POOL, 2, 0)
+        stage.log.raise_high_water_mark(POOL, 2, 0)
         accepted = await pool.spawn()
         overtaken.set()
         with pytest.raises(RecoveryFenced):
@@ -789,15 +797,15 @@ async def test_what_is_lost_is_named_also_where_the_first_attempt_was_interrupte
             for key, dump in dumps.items():
                 client.restore(key, 0, dump)
         void = await TestPool(Log(stage.log.client, Keys()), POOL).spawn()
-        told = Report(reporter="gateway:g", kind="spawn", agent_id=acknowledged.agent_id,
+        told = LossReport(reporter="gateway:g", kind="spawn", agent_id=acknowledged.agent_id,
                       generation=1, seq=acknowledged.seq, ts=stage.log.now_ms(POOL))  # fmt: skip
-        await report(stage.log, POOL, [told])
+        await write_reports(stage.log, POOL, [told])
         with monkeypatch.context() as patch:
 
             async def die(*_: object) -> None:
                 raise InterruptedError
 
-            patch.setattr(Restoring, "open", die)
+            patch.setattr(LogRestore, "open", die)
             with pytest.raises(InterruptedError):
                 await recovered(stage)
         done = (await recovered(stage))[POOL]

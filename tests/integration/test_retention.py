@@ -12,9 +12,9 @@ from sqlalchemy import select
 from eventstore.language.agent_commands import End
 from eventstore.retention import Retention
 from projector.fold.projection import Projection
-from projector.intake.source import Head, Source
+from projector.intake.source import LogHead, Source
 from projector.rebuild.rebuild import RebuildOptions, replay
-from projector.service.trimming import Sweep, _taken
+from projector.service.trimming import Trimmer, _trimmable
 from projector.store.lease import Lease, Superseded
 from projector.store.rows import Position
 from projector.store.tables import AGENT_LIVE, SERVING
@@ -71,7 +71,7 @@ async def test_memory_is_bounded_by_what_lives_and_the_retention(
         for _ in range(ALIVE):
             await other.spawn(labels={"team": "core"})
         with server.client() as client:
-            async with stage.projecting(retention=BRIEF, sweep_seconds=0.1):
+            async with stage.projecting(retention=BRIEF, trim_seconds=0.1):
                 before = await left_by(100, stage, pool, client)
                 after = await left_by(500, stage, pool, client)
         assert after.keys == before.keys
@@ -115,12 +115,12 @@ async def test_the_projector_trims_what_it_has_archived_and_all_agree_still(
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         whole = []
-        async with stage.projecting(retention=ONE, sweep_seconds=60.0):
+        async with stage.projecting(retention=ONE, trim_seconds=60.0):
             await stage.play(pool)
             await stage.settle()
             whole = raw_events(stage.redis_url)
             before = await stage.contents()
-        async with stage.projecting(retention=ONE, sweep_seconds=0.05):
+        async with stage.projecting(retention=ONE, trim_seconds=0.05):
             await trimmed_to(stage, len(whole))
             kept = [row.event_id for row in await stage.views.events(POOL)]
             assert kept == [event["event_id"] for event in whole]
@@ -147,14 +147,14 @@ async def test_a_death_between_archive_and_trim_loses_nothing(
             await asyncio.Event().wait()
 
         with monkeypatch.context() as patch:
-            patch.setattr(Sweep, "_trim", dies)
-            async with stage.projecting(retention=ONE, sweep_seconds=0.05):
+            patch.setattr(Trimmer, "_trim", dies)
+            async with stage.projecting(retention=ONE, trim_seconds=0.05):
                 for _ in range(10):
                     await pool.spawn()
                 await stage.settle()
                 await asyncio.wait_for(reached.wait(), 10)
         assert seqs(stage) == list(range(1, 11))
-        async with stage.projecting(retention=ONE, sweep_seconds=0.05):
+        async with stage.projecting(retention=ONE, trim_seconds=0.05):
             await trimmed_to(stage, 10)
         assert [row.seq for row in await stage.views.events(POOL)] == list(range(1, 11))
 
@@ -168,11 +168,11 @@ async def test_who_has_lost_the_lease_trims_nothing(redis_url: str, database_url
         await stage.settle()
         database = stage.views._database
         source = Source(redis_url, "")
-        paused = Sweep(database, source, Lease(database), ONE)
+        paused = Trimmer(database, source, Lease(database), ONE)
         projection = Projection(SERVING, archives=True)
         await database.read(projection.load)
         with pytest.raises(Superseded):
-            await paused.once(projection.positions.values())
+            await paused.run_once(projection.positions.values())
         await source.close()
         assert seqs(stage) == [1, 2, 3, 4, 5]
 
@@ -189,7 +189,7 @@ async def test_what_the_projector_could_not_take_stays(redis_url: str, database_
         await stage.log.commit(step)
         for _ in range(3):
             await pool.spawn()
-        async with stage.projecting(retention=ONE, sweep_seconds=0.05):
+        async with stage.projecting(retention=ONE, trim_seconds=0.05):
             with redis.Redis.from_url(redis_url) as client:
                 await until(lambda: client.xlen("pool:{tester_pool}:events") == 1)
             at = await stopped_at(stage)
@@ -200,10 +200,12 @@ async def test_what_the_projector_could_not_take_stays(redis_url: str, database_
 def test_of_a_log_that_contradicts_the_archive_nothing_goes() -> None:
     """Where an event was rewritten, the stream may be the only one that has it."""
     at = Position("p", 3, 9)
-    assert _taken(at, Head(3, 12)) == Head(3, 9)
-    assert _taken(at, Head(3, 5)) == Head(3, 5)
-    assert _taken(at, Head(2, 12)) == Head(3, 0)
-    assert _taken(replace(at, status="rewritten: another event at seq 9"), Head(3, 9)) == Head(3, 0)
+    assert _trimmable(at, LogHead(3, 12)) == LogHead(3, 9)
+    assert _trimmable(at, LogHead(3, 5)) == LogHead(3, 5)
+    assert _trimmable(at, LogHead(2, 12)) == LogHead(3, 0)
+    assert _trimmable(
+        replace(at, status="rewritten: another event at seq 9"), LogHead(3, 9)
+    ) == LogHead(3, 0)
 
 
 async def test_whom_nothing_was_heard_of_leaves_the_live_tables_also_without_heartbeats(
@@ -217,7 +219,7 @@ async def test_whom_nothing_was_heard_of_leaves_the_live_tables_also_without_hea
             await stage.sql(row, id=agent, heard=heard)
 
         chosen = select(AGENT_LIVE.c.agent_id)
-        async with stage.projecting(sweep_seconds=0.05):
+        async with stage.projecting(trim_seconds=0.05):
 
             async def only_the_new() -> bool:
                 read = stage.views._database.read
@@ -238,15 +240,15 @@ async def test_a_log_whose_time_is_ahead_makes_none_of_the_others_forgotten(
             client.hset("pool:{tester_pool}:meta", mapping=far)
         fences = [(pool, await pool.worker("w")), (ahead, await ahead.worker("v"))]
         swept = Counter[str]()
-        once = Sweep.once
+        once = Trimmer.run_once
 
-        async def counted(sweep: Sweep, positions: Any) -> None:
+        async def counted(sweep: Trimmer, positions: Any) -> None:
             await once(sweep, positions)
             swept["times"] += 1
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Sweep, "once", counted)
-            async with stage.projecting(sweep_seconds=0.05):
+            patch.setattr(Trimmer, "run_once", counted)
+            async with stage.projecting(trim_seconds=0.05):
                 for one, fence in fences:
                     await heartbeat(stage, one, fence, "{}")
 
@@ -268,18 +270,18 @@ async def test_a_log_that_cannot_be_trimmed_is_told_once_and_stops_no_other(
         for _ in range(5):
             await pool.spawn()
             await other.spawn()
-        async with stage.projecting(sweep_seconds=60.0):
+        async with stage.projecting(trim_seconds=60.0):
             await stage.settle()
             source = Source(redis_url, "")
             lease = Lease(stage.views._database)
             await lease.seize()
-            sweep = Sweep(stage.views._database, source, lease, ONE)
+            sweep = Trimmer(stage.views._database, source, lease, ONE)
             projection = Projection(SERVING, archives=True)
             await stage.views._database.read(projection.load)
             with redis.Redis.from_url(redis_url) as client:
                 client.delete(f"pool:{{{POOL}}}:commands")
                 for _ in range(2):
-                    await sweep.once(projection.positions.values())
+                    await sweep.run_once(projection.positions.values())
                 assert client.xlen(f"pool:{{{POOL}}}:events") == 5
                 assert client.xlen("pool:{tester_pool}:events") == 1
             assert sweep._failing == {POOL}

@@ -8,7 +8,7 @@ import redis
 from msgspec.structs import replace
 
 from eventstore.language.pool_config import PoolConfig
-from eventstore.log.catalogue import CatalogueLog, Changed
+from eventstore.log.catalogue import CatalogueLog, ChangeResult
 from eventstore.log.replies import Outcome
 from projector.verify.verification import verify
 from tests.chaos.judge import judge
@@ -18,34 +18,34 @@ from tests.pools import ORIGIN
 
 NAME = "worker"
 """Of both."""
-Change = Callable[[CatalogueLog], Awaitable[Changed]]
+Change = Callable[[CatalogueLog], Awaitable[ChangeResult]]
 
 
-def create(catalogue: CatalogueLog) -> Awaitable[Changed]:
+def create(catalogue: CatalogueLog) -> Awaitable[ChangeResult]:
     return catalogue.create_pool(
         NAME, "developer", PoolConfig(lease_seconds=1.0, renew_seconds=0.3), ORIGIN
     )
 
 
-def widen(catalogue: CatalogueLog) -> Awaitable[Changed]:
+def widen(catalogue: CatalogueLog) -> Awaitable[ChangeResult]:
     return catalogue.change_pool(
         NAME, lambda known: replace(known, max_workers=known.max_workers + 1), ORIGIN
     )
 
 
-def delete(catalogue: CatalogueLog) -> Awaitable[Changed]:
+def delete(catalogue: CatalogueLog) -> Awaitable[ChangeResult]:
     return catalogue.delete_pool(catalogue.state.pools[NAME], ORIGIN, reason="requested")
 
 
-def join(catalogue: CatalogueLog) -> Awaitable[Changed]:
+def join(catalogue: CatalogueLog) -> Awaitable[ChangeResult]:
     return catalogue.join_host(NAME, "box", 1, ORIGIN)
 
 
-def cordon(catalogue: CatalogueLog) -> Awaitable[Changed]:
+def cordon(catalogue: CatalogueLog) -> Awaitable[ChangeResult]:
     return catalogue.cordon_host(NAME, "host-shutdown", ORIGIN)
 
 
-def leave(catalogue: CatalogueLog) -> Awaitable[Changed]:
+def leave(catalogue: CatalogueLog) -> Awaitable[ChangeResult]:
     return catalogue.leave_host(NAME, "host-shutdown", ORIGIN)
 
 

@@ -56,7 +56,7 @@ class Site:
         self.supervisors: list[Supervisor] = []
 
     async def pool(self, **config: Any) -> TestPool:
-        await self.catalogue.found()
+        await self.catalogue.create()
         wanted = PoolConfig(**{**QUICK, **config})
         changed = await self.catalogue.create_pool(POOL, "developer", wanted, ORIGIN)
         pool = TestPool(self.log, POOL)
@@ -287,14 +287,14 @@ async def test_a_single_process_keeps_its_time_to_shut_down_too(site: Site) -> N
 async def test_a_pool_that_is_created_while_a_host_leaves_holds_it_up_no_more(site: Site) -> None:
     await site.pool()
     host = await site.host("h1")
-    resign = host._stewards[POOL].resign
+    resign = host._pool_supervisors[POOL].resign
 
     async def resign_late() -> None:
         await site.catalogue.create_pool("late", "developer", PoolConfig(), ORIGIN)
         await until(lambda: "late" in host._catalogue.state.pools)
         await resign()
 
-    host._stewards[POOL].resign = resign_late  # type: ignore[method-assign]
+    host._pool_supervisors[POOL].resign = resign_late  # type: ignore[method-assign]
     await host.stop()
     await site.catalogue.refresh()
     assert site.catalogue.state.hosts["h1"].status == "left"
@@ -435,7 +435,7 @@ async def test_a_pool_that_is_created_again_is_tended_at_once(
     await site.catalogue.close_pool(pool.pool, ORIGIN, vacant=True)
     await site.catalogue.delete_pool(pool.pool, ORIGIN, reason="requested")
     await until(lambda: host._catalogue.state.pools[POOL].deleted)
-    await until(lambda: host._wakes[POOL].is_set() is False)
+    await until(lambda: host._wakeups[POOL].is_set() is False)
     refresh = host._catalogue.refresh
 
     async def refresh_late() -> Catalogue:
@@ -509,7 +509,7 @@ async def test_a_steward_that_is_woken_and_cancelled_at_once_ends(site: Site) ->
     """`asyncio.wait_for` of Python 3.11 forgets a cancellation then, and a stop waits for ever."""
     await site.pool()
     supervisor = await site.host()
-    task, wake = supervisor._tasks[f"pool:{POOL}"], supervisor._wakes[POOL]
+    task, wake = supervisor._tasks[f"pool:{POOL}"], supervisor._wakeups[POOL]
     await until(lambda: wake._waiters, what="it waits to be woken")
     wake.set()
     task.cancel()
@@ -537,7 +537,7 @@ async def test_an_import_that_starts_threads_is_done_after_the_fork(site: Site) 
 
 
 async def test_a_host_has_one_supervisor(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.supervisor.supervisor.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("workers.supervisor.supervisor.LOCK_TIMEOUT_SECONDS", 0.1)
     await site.pool()
     await site.host("h1")
     with pytest.raises(ConfigurationError, match="already has a supervisor"):

@@ -45,7 +45,7 @@ def server(redis_url: str) -> Any:
         yield client
 
 
-async def parked(site: Site) -> dict[str, parking.Parked]:
+async def parked(site: Site) -> dict[str, parking.ParkedEntry]:
     return {one.subject: one for one in await parking.read(site.log, POOL)}
 
 
@@ -168,7 +168,7 @@ async def test_what_a_stranger_read_from_the_queue_is_put_back(
     site: Site, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """XREADGROUP by hand takes a spawn that nobody will start."""
-    monkeypatch.setattr("workers.supervisor.stray_commands.NOBODYS_SECONDS", 0.5)
+    monkeypatch.setattr("workers.supervisor.stray_commands.STRAY_SECONDS", 0.5)
     pool = await site.pool()
     await pool.spawn()
     server.xreadgroup("workers", "somebody", {f"{BASE}commands": ">"})
@@ -186,5 +186,5 @@ async def test_a_pool_that_a_recovered_catalogue_does_not_know_is_let_be(
     await site.pool()
     supervisor = await site.host()
     with pytest.raises(LogError, match="does not know pool 'gone'"):
-        await supervisor._tend("gone")
+        await supervisor._supervise_pool("gone")
     assert server.keys("pool:{gone}:*") == []

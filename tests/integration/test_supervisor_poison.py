@@ -11,12 +11,12 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from eventstore.language.agent_commands import Lose, Terminate
+from eventstore.language.agent_commands import MarkLost, Terminate
 from eventstore.language.agents import Status
 from tests.integration.test_supervisor import POOL, Site
 from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
-from workers.supervisor.worker_monitor import Watch
+from workers.supervisor.worker_monitor import WorkerMonitor
 
 WINDOW_SECONDS = 10.0
 POISON = """
@@ -124,12 +124,12 @@ async def smaller(site: Site) -> int:
 
 async def alone(site: Site) -> str:
     """The agent that has a worker for itself."""
-    return "".join(o.alone for o in (await site.survey()).workers)
+    return "".join(o.isolated_agent for o in (await site.survey()).workers)
 
 
 async def waiting(site: Site) -> list[str]:
     """Those that wait for a worker of their own, in their order."""
-    return [agent_id for agent_id, _ in await site.log.waiting_alone(POOL, 100)]
+    return [agent_id for agent_id, _ in await site.log.waiting_isolated(POOL, 100)]
 
 
 async def reserved(site: Site) -> str:
@@ -142,14 +142,16 @@ async def test_where_suspicion_is_off_those_set_apart_come_back(site: Site) -> N
     suspect = (await pool.spawn()).agent_id
     for name in "xy":
         await pool.claim(await pool.worker(name, slots=3), 2)
-        lose = Lose(worker_id=name, reason="t", now_ms=site.log.now_ms(POOL), suspicion_ms=600_000)
+        lose = MarkLost(
+            worker_id=name, reason="t", now_ms=site.log.now_ms(POOL), suspicion_ms=600_000
+        )
         await site.log.act(POOL, suspect, lose, ORIGIN, fence=await pool.fence(name))
     assert await waiting(site) == [suspect]
     await pool.spawn()
     await site.host()
     await site.until_running(2)
     [observed] = (await site.survey()).workers
-    assert (observed.agent_count, observed.alone) == (2, "")
+    assert (observed.agent_count, observed.isolated_agent) == (2, "")
     site.check()
 
 
@@ -168,10 +170,10 @@ async def suspects(pool: TestPool, count: int) -> list[str]:
         for name, claimed in held.items():
             fence = await pool.fence(name)
             now_ms = pool.log.now_ms(POOL)
-            lose = Lose(worker_id=name, reason="t", now_ms=now_ms, suspicion_ms=600_000)
+            lose = MarkLost(worker_id=name, reason="t", now_ms=now_ms, suspicion_ms=600_000)
             for one in claimed:
                 await pool.log.act(POOL, one.agent.agent_id, lose, ORIGIN, fence=fence)
-    waiting = [agent_id for agent_id, _ in await pool.log.waiting_alone(POOL, 100)]
+    waiting = [agent_id for agent_id, _ in await pool.log.waiting_isolated(POOL, 100)]
     assert set(waiting) == set(spawned)
     return waiting
 
@@ -255,6 +257,6 @@ async def test_many_that_die_at_one_look_were_rather_killed_by_their_host(
     pool = await site.pool()
     for name in "abcd":
         await pool.worker(name)
-    watch = Watch("h", site.log, cast("Any", Ended(*dead)), lambda: pool.pool)
-    assert watch._died_together(await site.survey(), ()) is together
-    assert watch._died_together(await site.survey(), set(dead)) is together
+    watch = WorkerMonitor("h", site.log, cast("Any", Ended(*dead)), lambda: pool.pool)
+    assert watch._many_lost(await site.survey(), ()) is together
+    assert watch._many_lost(await site.survey(), set(dead)) is together

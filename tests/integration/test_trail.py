@@ -15,7 +15,7 @@ from eventstore.keys import Keys
 from eventstore.log.reader import Entry
 from projector.intake import archive
 from projector.intake.entries import entry_of, read_entry
-from projector.intake.event_range import Trail
+from projector.intake.event_range import EventRange
 from projector.queries.views import Views
 from projector.store.database import Database
 from projector.store.rows import EventRow
@@ -145,7 +145,7 @@ async def test_a_reader_gets_every_event_once_however_trimming_crosses_it(tmp_pa
     for gone, when in product(range(9), range(1, 9)):
         stream = Stream(log[gone // 2 :])
         stream.trim[when] = gone
-        trail = Trail(Keys(), stream.range, views.archived)
+        trail = EventRange(Keys(), stream.range, views.archived)
         seen: list[str] = []
         at = "0"
         while page := await trail.after(POOL, at, count=2):
@@ -157,6 +157,6 @@ async def test_a_reader_gets_every_event_once_however_trimming_crosses_it(tmp_pa
 
 async def test_without_an_archive_the_stream_is_all_there_is() -> None:
     log = rows_of([1] * 5)
-    trail = Trail(Keys(), Stream(log[3:]).range, None)
+    trail = EventRange(Keys(), Stream(log[3:]).range, None)
     page = await trail.after(POOL, "0", count=10)
     assert [read_entry(POOL, 1, entry) for entry in page] == log[3:]

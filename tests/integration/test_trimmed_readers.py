@@ -14,7 +14,7 @@ from eventstore.log.reader import Entry
 from eventstore.retention import Retention
 from gateway.following.tail import Tail
 from muster.__main__ import main
-from muster.cli.events.tail import TailOptions, told
+from muster.cli.events.tail import TailOptions, read_events
 from tests.integration.gateway_stage import AGENTS, GatewayStage, gateway_stage, logged
 from tests.integration.projector_stage import POOL, Stage, open_stage
 from tests.integration.test_gateway_events import following
@@ -34,7 +34,7 @@ async def shown(redis_url: str, tmp_path: Path) -> AsyncIterator[GatewayStage]:
 
 @asynccontextmanager
 async def trimming(stage: Stage) -> AsyncIterator[None]:
-    async with stage.projecting(retention=ONE, sweep_seconds=0.02):
+    async with stage.projecting(retention=ONE, trim_seconds=0.02):
         yield
 
 
@@ -104,7 +104,7 @@ class Heard:
     def __init__(self) -> None:
         self.seqs: list[int] = []
 
-    def take(self, pool: str, entries: Sequence[Entry]) -> None:
+    def consume(self, pool: str, entries: Sequence[Entry]) -> None:
         if pool == POOL:
             self.seqs += [int(fields[5]) for _, fields in entries]
 
@@ -152,7 +152,7 @@ async def test_what_neither_has_is_told_and_does_not_hold_up_what_comes(
     async with trimming(shown.stage), logged() as lines:
         await shown.pending()
         await until(lambda: heard.seqs == [1])
-        tail.heads[POOL].moved(-3, 0)  # as if the last one seen were long before
+        tail.heads[POOL].advance(-3, 0)  # as if the last one seen were long before
         await shown.pending()
         await until(lambda: len(heard.seqs) == 2)
         missing = [line for line in lines if line["event"] == "gateway.events_missing"]
@@ -174,14 +174,14 @@ class Record:
             database_url=self.stage.database_url if archive else "",
             **options,
         )
-        return [f"{event.pool}:{event.seq}" async for event in told(chosen)]
+        return [f"{event.pool}:{event.seq}" async for event in read_events(chosen)]
 
 
 @pytest.fixture
 async def record(redis_url: str, tmp_path: Path) -> AsyncIterator[Record]:
     async with open_stage(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as stage:
         pools = {name: await stage.pool(name) for name in ("alpha", "beta")}
-        async with stage.projecting(retention=ONE, sweep_seconds=0.02):
+        async with stage.projecting(retention=ONE, trim_seconds=0.02):
             for pool in pools.values():
                 ids = [(await pool.spawn()).agent_id for _ in range(8)]
                 await stage.act(pool, ids[0], Terminate(reason="enough"))
@@ -240,7 +240,7 @@ async def test_tail_that_was_held_up_tells_what_left_meanwhile(
             start="alpha:10",
             follow=True,
         )
-        async for event in told(options):
+        async for event in read_events(options):
             seen.append(f"{event.pool}:{event.seq}")
             if event.seq == 11:
                 await blocked.wait()
@@ -274,7 +274,7 @@ async def test_tail_that_was_held_up_before_it_followed_tells_what_left_meanwhil
         count=1,
         follow=True,
     )
-    async with asyncio.timeout(10), aclosing(told(follows)) as events:
+    async with asyncio.timeout(10), aclosing(read_events(follows)) as events:
         seen = [(await anext(events)).seq]
         for _ in range(6):
             await record.pools["alpha"].spawn()
@@ -293,7 +293,7 @@ def test_a_database_that_is_away_is_one_line(
     async def trimmed_log() -> None:
         async with open_stage(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as stage:
             pool = await stage.pool()
-            async with stage.projecting(retention=ONE, sweep_seconds=0.02):
+            async with stage.projecting(retention=ONE, trim_seconds=0.02):
                 await stage.catalogue.join_host("h", "box", 1, ORIGIN)
                 for _ in range(3):
                     await pool.spawn()

@@ -12,7 +12,7 @@ from eventstore.connection.clients import connect
 from eventstore.errors import LogMissing, MemoryExhausted, RolledBack
 from eventstore.keys import Keys
 from eventstore.log.log import Log
-from eventstore.retention import Retention, Trimmed
+from eventstore.retention import Retention, TrimResult
 from tests.conftest import MakeServer
 from tests.integration.projector_stage import POOL
 from tests.pools import TestPool, open_pool, raw_events
@@ -60,7 +60,7 @@ async def test_events_beyond_the_number_go_and_the_newest_stay(
 ) -> None:
     await written(pool, 20)
     trimmed = await keeping(pool, events=7).trim(POOL, 1, 20)
-    assert trimmed == Trimmed(events=13, others=0, more=False)
+    assert trimmed == TrimResult(events=13, others=0, more=False)
     assert seqs(any_redis_url) == list(range(14, 21))
 
 
@@ -99,7 +99,7 @@ async def test_a_log_below_the_archive_is_not_touched(pool: TestPool, any_redis_
     """Redis came back with less: what it has is needed for finding out what is lost."""
     await written(pool, 5)
     log = keeping(pool, events=1)
-    log.raise_floor(POOL, 1, 6)
+    log.raise_high_water_mark(POOL, 1, 6)
     with pytest.raises(RolledBack):
         await log.trim(POOL, 1, 6)
     with pytest.raises(LogMissing):
@@ -134,7 +134,7 @@ async def test_exactly_what_is_archived_and_too_many_goes(
     """For any spread of events over time, to the event."""
     async with open_pool(redis_url) as pool:
         await execute(pool.log.client, "FLUSHALL")
-        await pool.log.found()
+        await pool.log.create_catalogue()
         await pool.log.initialise(POOL)
         await at_one_moment(pool, counts)
         total = sum(counts)
@@ -150,7 +150,7 @@ async def test_much_goes_in_bounded_pieces(redis_url: str, monkeypatch: pytest.M
     monkeypatch.setattr("eventstore.log.log.TRIMMED_AT_ONCE", 300)
     async with open_pool(redis_url) as pool:
         await at_one_moment(pool, [100] * 12)
-        taken: list[Trimmed] = []
+        taken: list[TrimResult] = []
         while not taken or taken[-1].more:
             taken.append(await keeping(pool, events=10).trim(POOL, 1, 1200))
         assert max(trimmed.events for trimmed in taken) <= 300

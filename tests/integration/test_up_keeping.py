@@ -31,7 +31,7 @@ COMMANDS = 6_000
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restarts, "RESTART_SECONDS", (0.05,))
-    monkeypatch.setattr(restarts, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(restarts, "FIRST_REPORT_SECONDS", 0.2)
     monkeypatch.setattr(up, "READY_SECONDS", 0.5)
 
 
@@ -289,8 +289,10 @@ class Role:
     async def begin(self) -> None:
         self.write(READY)
         assert (await self.child.start(10)).ready
-        kept = restarts.KeptRole(self.child, lambda: self.child.start(10))
-        self.keeping = asyncio.ensure_future(restarts.keep(kept, self.ending, self.said.append))
+        kept = restarts.RestartableRole(self.child, lambda: self.child.start(10))
+        self.keeping = asyncio.ensure_future(
+            restarts.restart_on_exit(kept, self.ending, self.said.append)
+        )
 
     async def say(self, text: str) -> None:
         await until(lambda: any(text in said for said in self.said), what=text)

@@ -14,15 +14,15 @@ import pytest
 from msgspec.structs import replace
 
 from eventstore.errors import ConfigurationError, LogUnreachable, OutcomeUnknown
-from muster.fallback.changeover import ChangeOver
+from muster.fallback.changeover import Handover
 from muster.fallback.last_seen import Observer
 from muster.process import roles, running_file
-from muster.process.atomic_file import write_whole
+from muster.process.atomic_file import write_atomic
 from muster.process.child import Child
-from muster.process.roles import Told
+from muster.process.roles import RoleStatus
 from muster.settings.settings import load
 from muster.up import up
-from muster.up.exclusivity import data_folder
+from muster.up.exclusivity import data_folder_lock
 from tests.conftest import MakeServer
 from tests.process import free_port
 from tests.waiting import until
@@ -51,7 +51,7 @@ class Starting:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(up, "READY_SECONDS", 0.3)
-    monkeypatch.setattr(up, "FIRST_PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(up, "START_RETRY_SECONDS", (0.01, 0.02))
 
 
 async def test_a_role_that_waits_for_redis_is_waited_for(
@@ -99,7 +99,7 @@ async def test_one_that_is_silent_for_another_reason_is_started_again_a_few_time
     starting = Starting(tmp_path, redis_url)
     with pytest.raises(ConfigurationError, match="gateway: it was not ready after"):
         await starting.up._start_child("gateway")
-    assert capsys.readouterr().out.count("; starting it again in") == len(up.FIRST_PAUSES)
+    assert capsys.readouterr().out.count("; starting it again in") == len(up.START_RETRY_SECONDS)
     await starting.child.stop(5)
 
 
@@ -141,9 +141,9 @@ async def test_what_a_role_itself_tells_is_final(
     starting = Starting(tmp_path, "")
     starts: list[float] = []
 
-    async def start(seconds: float) -> Told:
+    async def start(seconds: float) -> RoleStatus:
         starts.append(seconds)
-        return Told(failed="no such class")
+        return RoleStatus(failed="no such class")
 
     monkeypatch.setattr(starting.child, "start", start)
     with pytest.raises(ConfigurationError, match="gateway: no such class"):
@@ -157,7 +157,7 @@ async def test_a_start_can_be_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     starting = Starting(tmp_path, f"redis://127.0.0.1:{free_port()}/0")
     monkeypatch.setattr(up, "Child", lambda *_: starting.child)
     task = asyncio.ensure_future(starting.up._start_children())
-    await until(lambda: starting.child.silent)
+    await until(lambda: starting.child.awaiting_status)
     starting.up._on_signal(signal.SIGTERM)
     async with asyncio.timeout(10):
         assert await task == ""
@@ -194,7 +194,7 @@ async def test_its_roles_run_on_the_embedded_server_whatever_else_is_named(
 async def test_the_end_of_a_terminal_is_not_its_end_under_nohup(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        up.Up(load({"data_dir": tmp_path}, {}))._listen()
+        up.Up(load({"data_dir": tmp_path}, {}))._handle_signals()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     finally:
@@ -246,8 +246,8 @@ async def test_whatever_a_start_asks_is_asked_again_while_redis_is_away(
         return ask
 
     monkeypatch.setattr(up, "prepare", answer("prepare"))
-    monkeypatch.setattr(ChangeOver, "check", answer("check"))
-    monkeypatch.setattr(Observer, "look", answer("look"))
+    monkeypatch.setattr(Handover, "check", answer("check"))
+    monkeypatch.setattr(Observer, "refresh", answer("look"))
     monkeypatch.setattr(Observer, "follow", answer("follow"))
     assert await starting._change_over()
     await asyncio.gather(*starting._keepers)
@@ -342,17 +342,17 @@ async def test_a_data_folder_that_takes_no_file_ends_nothing(
 
     for step, value in {"server": True, "children": url}.items():
         monkeypatch.setattr(starting, f"_start_{step}", functools.partial(answer, value))
-    monkeypatch.setattr(starting, "_change_over", functools.partial(answer, True))
-    monkeypatch.setattr(starting, "_reach", functools.partial(answer, None))
-    monkeypatch.setattr(running_file, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(starting, "_hand_over", functools.partial(answer, True))
+    monkeypatch.setattr(starting, "_check_redis", functools.partial(answer, None))
+    monkeypatch.setattr(running_file, "RETRY_SECONDS", 0.01)
     full = True
 
     def write(path: Path, content: bytes) -> None:
         if full:
             _no_space()
-        write_whole(path, content)
+        write_atomic(path, content)
 
-    monkeypatch.setattr(running_file, "write_whole", write)
+    monkeypatch.setattr(running_file, "write_atomic", write)
     task = asyncio.ensure_future(starting.run())
     said = ""
 
@@ -377,8 +377,8 @@ def test_a_data_folder_is_held_though_nobody_can_be_told_by_whom(
 ) -> None:
     monkeypatch.setattr(os, "pwrite", _no_space)
     with (
-        data_folder(tmp_path),
+        data_folder_lock(tmp_path),
         pytest.raises(ConfigurationError, match="in use by `muster up` with pid unknown"),
-        data_folder(tmp_path),
+        data_folder_lock(tmp_path),
     ):
         raise AssertionError("two hold it")

@@ -44,7 +44,7 @@ class Scene:
         async def there() -> bool:
             found = await self.sql("SELECT pool, seq FROM {}checkpoints")
             at = {row.pool: row.seq for row in found}
-            wanted = {name: self.pool.log.floor(name)[1] for name in (POOL, CATALOGUE)}
+            wanted = {name: self.pool.log.high_water_mark(name)[1] for name in (POOL, CATALOGUE)}
             return all(at.get(name, 0) >= seq for name, seq in wanted.items())
 
         await until(there)
@@ -70,7 +70,7 @@ async def scene(redis_url: str, database_url: str) -> AsyncIterator[Scene]:
     projector, reader = Projector(options), Reader(redis_url)
     async with open_pool(redis_url) as pool:
         catalogue = CatalogueLog(pool.log, reader)
-        await catalogue.found()
+        await catalogue.create()
         await catalogue.join_host("h", "h", 1, ORIGIN)
         changed = await catalogue.create_pool(POOL, "developer", PoolConfig(), ORIGIN)
         pool.pool = changed.catalogue.pools[POOL]

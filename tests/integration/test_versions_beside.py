@@ -214,7 +214,7 @@ async def test_keys_of_a_newer_layout_are_refused_by_every_script(redis_url, ser
             pool.spawn(),
             pool.claim(fence),
             pool.log.survey(POOL),
-            pool.log.draw_epoch(POOL),
+            pool.log.allocate_epoch(POOL),
             pool.log.lead(POOL, "h", 0),
         )
         for step in steps:

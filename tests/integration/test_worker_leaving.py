@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from eventstore.connection.calls import execute
 from eventstore.ids import new_id
 from eventstore.language.workers import Drain
-from eventstore.log.replies import Claimed
+from eventstore.log.replies import ClaimedAgent
 from tests.waiting import until, until_sync
 from tests.worker_pool import ORIGIN, POOL, QUICK, WorkerPool, eventually, worker_pool
 from workers.api.agent import Agent, Context
@@ -105,7 +105,7 @@ async def test_a_flagged_agent_is_ended_by_a_drain_not_released(pool: WorkerPool
     """Terminate crosses with a shut-down."""
     worker = await pool.worker(Quiet)
     (agent_id,) = await running(pool, 1)
-    worker._slots.follow = lambda *flag: None  # type: ignore[method-assign]  # it hears nothing
+    worker._slots.apply_stop_flag = lambda *flag: None  # type: ignore[method-assign]  # it hears nothing
     await pool.terminate(agent_id)
     await worker.drain("shut-down")
     assert (await pool.state(agent_id)).status == "terminated"
@@ -133,7 +133,7 @@ async def test_a_worker_of_which_a_part_fails_leaves_in_order(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch, part: str
 ):
     """Else it would keep its lease and its free slots, and nobody would fill them."""
-    owner, name = (Slots, "_claim") if part == "claiming" else (Worker, "_on_word")
+    owner, name = (Slots, "_claim") if part == "claiming" else (Worker, "_on_message")
     whole, failing = getattr(owner, name), False
 
     def fail_once(self: object, argument: object) -> object:
@@ -168,7 +168,7 @@ async def test_an_agent_that_cannot_be_withdrawn_ends_with_its_worker(
     worker = await pool.worker(Quiet)
     await pool.reached(told.agent_id, "running")
     monkeypatch.setattr(worker._log, "act", fail)
-    worker._slots._take(Claimed(replace(told, agent_id=new_id()), b""))
+    worker._slots._accept(ClaimedAgent(replace(told, agent_id=new_id()), b""))
     assert await asyncio.wait_for(worker.wait(), 15) == "stuck"
     assert worker.exit_code == 77
 
@@ -248,7 +248,7 @@ async def test_an_agent_that_cannot_be_ended_gives_the_worker_up(pool: WorkerPoo
 async def test_a_claim_whose_reply_was_lost_strands_nothing(pool: WorkerPool):
     """What the script booked is told again."""
     worker = await pool.worker(Quiet)
-    await until(lambda: not worker._slots._work.is_set())
+    await until(lambda: not worker._slots._wakeup.is_set())
     evaluate, lost = worker._log._evaluate, 0
 
     async def lose_claims(source, keys, arguments):
@@ -286,12 +286,12 @@ async def test_a_life_that_ended_before_a_claim_was_answered_is_not_begun_again(
         reply = await evaluate(source, keys, arguments)
         if "XREADGROUP" in source.text and not answered.is_set():
             let_fail.set()
-            await until(lambda: agent_id not in worker._slots.running)
+            await until(lambda: agent_id not in worker._slots.runs)
             answered.set()
         return reply
 
     worker._log._evaluate = answer_claims_late  # type: ignore[method-assign]
-    worker._slots.wake(again=True)
+    worker._slots.wake(redeliver=True)
     await answered.wait()
     other = await pool.spawn()
     await until(lambda: other in starts)
@@ -420,7 +420,7 @@ async def test_a_busy_loop_keeps_the_lease_for_a_while(pool: WorkerPool):
     with redis.Redis.from_url(pool.url) as client:
         enough = renewals(client) + 4
         until_sync(lambda: renewals(client) >= enough)  # the stall: the loop stands still
-    assert not worker._lost
+    assert not worker._lost_reason
 
 
 async def test_a_loop_that_stalls_for_too_long_loses_the_lease(pool: WorkerPool):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eventstore.connection.clients import connect, connect_thread
+from eventstore.connection.clients import connect, connect_sync
 from eventstore.errors import ConfigurationError, MusterError
 from muster.cli.arguments.targets import database_url, redis_url
 from muster.cli.doctor.database_checks import check_postgres
@@ -114,7 +114,7 @@ def test_nor_one_of_a_database(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_a_redis_is_named_as_redis_py_takes_it(url: str, taken: str) -> None:
     assert redis_address(url, "here") == taken
-    for open_client in (connect, lambda url: connect_thread(url, timeout_seconds=1)):
+    for open_client in (connect, lambda url: connect_sync(url, timeout_seconds=1)):
         open_client(taken).connection_pool.make_connection()
 
 

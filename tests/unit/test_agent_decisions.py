@@ -13,7 +13,7 @@ from eventstore.language.agent_commands import (
     Command,
     End,
     Fail,
-    Lose,
+    MarkLost,
     Release,
     Restart,
     Spawn,
@@ -109,9 +109,9 @@ CASES: list[tuple[str, Sequence[AgentBody], Command, Sequence[AgentBody]]] = [
     ("what waits for its restart can be ended", (*RUNNING, crashed(1)), Terminate(), (ASKED, AgentTerminated(reason="requested"))),
     ("a released agent runs again", RUNNING, Release(reason="drain"), (AgentReleased(reason="drain", next_incarnation=2),)),
     ("a release under the flag is the end", (*RUNNING, ASKED), Release(reason="drain"), (AgentTerminated(reason="requested"),)),
-    ("a lost agent runs again", RUNNING, Lose(worker_id="w", reason="killed", now_ms=5), (AgentLost(reason="killed", at_ms=5), AgentRestarting(reason="lost", next_incarnation=2))),
-    ("what another worker holds by now is not lost", RUNNING, Lose(worker_id="v", reason="killed", now_ms=5), ()),
-    ("a lost agent under the flag is the end", (*RUNNING, ASKED), Lose(worker_id="w", reason="killed", now_ms=5), (AgentTerminated(reason="requested"),)),
+    ("a lost agent runs again", RUNNING, MarkLost(worker_id="w", reason="killed", now_ms=5), (AgentLost(reason="killed", at_ms=5), AgentRestarting(reason="lost", next_incarnation=2))),
+    ("what another worker holds by now is not lost", RUNNING, MarkLost(worker_id="v", reason="killed", now_ms=5), ()),
+    ("a lost agent under the flag is the end", (*RUNNING, ASKED), MarkLost(worker_id="w", reason="killed", now_ms=5), (AgentTerminated(reason="requested"),)),
     ("a terminal state is never left", (REQUESTED, AgentTerminated(reason="x")), Terminate(), ()),
 ]  # fmt: skip
 
@@ -190,7 +190,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def lose(self) -> None:
-        self.do(Lose(worker_id="w", reason="killed", now_ms=self.now_ms))
+        self.do(MarkLost(worker_id="w", reason="killed", now_ms=self.now_ms))
 
     @rule()
     def restart(self) -> None:

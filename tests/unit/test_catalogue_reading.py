@@ -40,7 +40,7 @@ class Stream:
 
     def follow(self, one: Entry) -> None:
         self.entries.append(one)
-        self.catalogue.take([one])
+        self.catalogue.apply([one])
 
 
 async def test_what_comes_while_a_recovered_catalogue_is_folded_anew_is_in_it():
@@ -51,7 +51,7 @@ async def test_what_comes_while_a_recovered_catalogue_is_folded_anew_is_in_it():
         generation=2, from_generation=1, from_seq=3, known_seq=5, reason="rolled back"
     )
     stream.follow(entry(10, 4, recovered, ""))
-    assert stream.catalogue.void
+    assert stream.catalogue.invalidated
     stream.late = joined(11, 5, "late")
     await stream.catalogue.refresh()
     stream.follow(joined(12, 6, "next"))

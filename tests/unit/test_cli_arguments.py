@@ -8,7 +8,7 @@ import pytest
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput
-from muster.cli.arguments.times import moment_ms
+from muster.cli.arguments.times import time_ms
 from muster.cli.arguments.values import agent_id, json_object, pairs, seconds, setting
 
 NOW = datetime(2026, 11, 24, 14, 3, 30, tzinfo=UTC).timestamp()
@@ -40,26 +40,26 @@ def write_running(folder: Path, text: str) -> None:
     [("10m", 600), ("90s", 90), ("1h30m", 5400), ("2d", 172_800), ("1.5h", 5400), ("10m ago", 600)],
 )
 def test_a_span_means_that_long_ago(text, seconds_before_now):
-    assert moment_ms(text, "--from", NOW) == int((NOW - seconds_before_now) * 1000)
+    assert time_ms(text, "--from", NOW) == int((NOW - seconds_before_now) * 1000)
 
 
 def test_a_time_of_day_is_the_latest_such_time():
     local = datetime.fromtimestamp(NOW).astimezone()
     before, after = local.replace(second=0), local.replace(second=45)
-    assert moment_ms(f"{before:%H:%M}", "--from", NOW) == int(before.timestamp() * 1000)
-    assert moment_ms(f"{after:%H:%M:%S}", "--from", NOW) == int((after.timestamp() - 86400) * 1000)
+    assert time_ms(f"{before:%H:%M}", "--from", NOW) == int(before.timestamp() * 1000)
+    assert time_ms(f"{after:%H:%M:%S}", "--from", NOW) == int((after.timestamp() - 86400) * 1000)
 
 
 def test_dates_and_epochs_are_times():
-    assert moment_ms("2026-11-24T14:03:30Z", "--from", NOW) == int(NOW * 1000)
-    assert moment_ms("1795529010", "--from", NOW) == 1_795_529_010_000
-    assert moment_ms("1795529010123", "--from", NOW) == 1_795_529_010_123
+    assert time_ms("2026-11-24T14:03:30Z", "--from", NOW) == int(NOW * 1000)
+    assert time_ms("1795529010", "--from", NOW) == 1_795_529_010_000
+    assert time_ms("1795529010123", "--from", NOW) == 1_795_529_010_123
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "25:61", "10x", "2026-13-01", "-5"])
 def test_what_is_no_time_is_refused_by_the_name_of_its_flag(text):
     with pytest.raises(BadInput, match=r"^--from: "):
-        moment_ms(text, "--from", NOW)
+        time_ms(text, "--from", NOW)
 
 
 # ---- values ----------------------------------------------------------------------------------

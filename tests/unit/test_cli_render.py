@@ -69,5 +69,5 @@ def test_a_bar_shows_anything_in_use_and_never_more_than_all():
 
 
 def test_ids_are_shortened_to_their_random_end():
-    assert render.tail_of("01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e") == "…9a1c2d3e"
-    assert render.tail_of("developer_pool") == "developer_pool"
+    assert render.short_id("01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e") == "…9a1c2d3e"
+    assert render.short_id("developer_pool") == "developer_pool"

@@ -17,10 +17,10 @@ def test_a_file_that_is_locked_for_a_moment_is_waited_for(monkeypatch: pytest.Mo
         if len(asked) < 3:
             raise sqlite3.OperationalError("database is locked")
 
-    monkeypatch.setattr(database, "_set", refuse_twice)
-    database._turn_to_wal(cast("Any", None))
+    monkeypatch.setattr(database, "_set_pragma", refuse_twice)
+    database._enable_wal(cast("Any", None))
     assert asked == ["journal_mode=WAL"] * 3
     asked.clear()
     monkeypatch.setattr(database, "BUSY_SECONDS", 0)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
-        database._turn_to_wal(cast("Any", None))
+        database._enable_wal(cast("Any", None))

@@ -19,9 +19,9 @@ from gateway.resources.event_stream import Cursor
 from gateway.resources.spawn import idempotency_key
 from gateway.server import middleware
 from gateway.wire import requests
-from gateway.wire.preferences import patience
+from gateway.wire.preferences import wait_preference
 from gateway.wire.problems import Problem
-from gateway.wire.responses import after
+from gateway.wire.responses import decode_cursor
 from tests.hostile import JSON_TEXTS, NUMERALS, TEXTS, VALUES, mangled, thorough
 
 LIMITS = Limits()
@@ -53,7 +53,7 @@ QUERIES = (
     requests.DeletePoolQuery,
     requests.HealthQuery,
     requests.EventQuery,
-    requests.Nothing,
+    requests.NoParameters,
 )
 
 
@@ -73,7 +73,7 @@ def test_a_body(shape: type[Any], data: st.DataObject) -> None:
     """What is taken can also be carried out: encoded, bounded, merged with the defaults."""
     content = data.draw(st.one_of(mangled(BODIES[shape]), JSON_TEXTS))
     try:
-        found = requests.decoded(content, shape)
+        found = requests.decode_body(content, shape)
         if isinstance(found, requests.SpawnRequest):
             requests.check_spawn(found, LIMITS)
         elif isinstance(found, requests.PoolRequest | requests.PoolPatch):
@@ -85,7 +85,10 @@ def test_a_body(shape: type[Any], data: st.DataObject) -> None:
 @given(fields=st.dictionaries(st.sampled_from(PoolConfig.__struct_fields__), VALUES, max_size=4))
 @thorough
 def test_a_pools_settings(fields: dict[str, Any]) -> None:
-    for reading in (requests.pool_config, lambda f, d: requests.patched(PoolConfig(), f, d)):
+    for reading in (
+        requests.pool_config,
+        lambda f, d: requests.patch_pool_config(PoolConfig(), f, d),
+    ):
         try:
             assert isinstance(reading(fields, PoolConfig()), PoolConfig)
         except Problem as problem:
@@ -99,7 +102,7 @@ def test_a_query(shape: type[Any], data: st.DataObject) -> None:
     names = st.one_of(st.sampled_from((*shape.__struct_fields__, "x")), TEXTS)
     pairs = data.draw(st.lists(st.tuples(names, TEXTS), max_size=4))
     try:
-        requests.parameters(MultiDictProxy(MultiDict(pairs)), shape)
+        requests.decode_query(MultiDictProxy(MultiDict(pairs)), shape)
     except Problem as problem:
         answered(problem)
 
@@ -110,7 +113,7 @@ def test_a_query(shape: type[Any], data: st.DataObject) -> None:
 @thorough
 def test_a_cursor(cursor: str) -> None:
     """Those of pages and those of the event stream; one that is taken can be compared and told."""
-    for read in (after, _stream_cursor):
+    for read in (decode_cursor, _stream_cursor):
         try:
             read(cursor)
         except Problem as problem:
@@ -120,7 +123,7 @@ def test_a_cursor(cursor: str) -> None:
 def _stream_cursor(text: str) -> None:
     cursor = Cursor.parse(text)
     for pool in (*cursor.positions, "p"):
-        cursor.passed(pool, "1-1")
+        cursor.covers(pool, "1-1")
     assert Cursor.parse(str(cursor)).positions == cursor.positions
 
 
@@ -188,14 +191,14 @@ def test_headers(headers: dict[str, str]) -> None:
     for read in (
         middleware.origin,
         lambda r: middleware.admit(r, OPTIONS),
-        middleware.asked_position,
+        middleware.requested_position,
         idempotency_key,
     ):
         try:
             read(request)
         except Problem as problem:
             answered(problem)
-    patient = patience(request.headers.getall("Prefer", ()), LIMITS)
+    patient = wait_preference(request.headers.getall("Prefer", ()), LIMITS)
     assert 0 <= patient.seconds <= LIMITS.wait_max
     assert not set(patient.applied) & set("\r\n\0")
 

@@ -14,13 +14,13 @@ from eventstore.ids import new_id
 from eventstore.language.agents import Agent
 from eventstore.language.events import ENTRY_FIELDS, EVENT_TYPES, decode_body, decode_entry
 from eventstore.language.workers import Worker
-from eventstore.log.survey import observed
+from eventstore.log.survey import decode_worker
 from eventstore.steps import hashes, worker_hashes
 from gateway.following.counters import Observations
-from gateway.following.subscriptions import told, well_formed
+from gateway.following.subscriptions import encode_event, well_formed
 from gateway.following.waiters import Waiters
 from muster.cli.events.lines import plain_line
-from muster.cli.events.streams import recorded
+from muster.cli.events.streams import recorded_event
 from projector.fold.heartbeats import gather
 from projector.intake.entries import admit, read_entry
 from projector.store.rows import Position
@@ -141,9 +141,9 @@ def test_no_entry_stops_those_who_listen_to_the_tail(
     with waiters.watch_pool("p") as watch:
         good = entry_with(type=b"agent.started", data=b"{}")
         for listener in (waiters, observations):
-            listener.take("p", [entry for entry in [*found, good] if well_formed(entry)])
+            listener.consume("p", [entry for entry in [*found, good] if well_formed(entry)])
         arrived = []
-        while (event := watch.arrived()) is not None:
+        while (event := watch.next_nowait()) is not None:
             arrived.append(event)
     assert arrived[-1].type == "agent.started"
 
@@ -156,10 +156,10 @@ def test_an_entry_is_told_to_clients_and_people_as_far_as_it_can_be(
     entry: tuple[bytes, list[bytes]],
 ) -> None:
     if well_formed(entry):
-        event = told("p", entry)
+        event = encode_event("p", entry)
         msgspec.json.decode(event.data, type=dict[str, msgspec.Raw])
         assert b"\n" not in event.data, "it would break the stream of events"
-    line = plain_line(recorded("p", entry))
+    line = plain_line(recorded_event("p", entry))
     assert not any(ord(letter) < 32 or ord(letter) == 127 for letter in line)
 
 
@@ -190,7 +190,7 @@ def damaged(fields: dict[str, str]) -> st.SearchStrategy[dict[str, str]]:
 
 @pytest.mark.parametrize(
     ("read", "whole"),
-    [(hashes.from_hash, AGENT), (worker_hashes.from_hash, WORKER), (observed, WORKER)],
+    [(hashes.from_hash, AGENT), (worker_hashes.from_hash, WORKER), (decode_worker, WORKER)],
     ids=["agent", "worker", "observed worker"],
 )
 @given(data=st.data())

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from eventstore.errors import ConfigurationError
 from eventstore.language.events import Error
 from muster.cli.arguments import values
-from muster.cli.arguments.command import BadInput, Refused, complain, note
-from muster.cli.arguments.times import moment_ms, span_seconds
+from muster.cli.arguments.command import BadInput, Refused, print_error, print_note
+from muster.cli.arguments.times import span_seconds, time_ms
 from muster.cli.client.api_client import Answer, Problem, ProblemRaised
 from muster.cli.client.shapes import AgentAnswer
 from muster.cli.events import logs
@@ -119,7 +119,7 @@ def test_a_moment(text: str) -> None:
     """One that is taken lies in a time that a stream's id can name."""
     span_seconds(text)
     try:
-        assert 0 <= moment_ms(text, "--since", now=1_795_000_000.0) < 2**63
+        assert 0 <= time_ms(text, "--since", now=1_795_000_000.0) < 2**63
     except BadInput as error:
         told(error)
 
@@ -229,8 +229,8 @@ def test_what_went_wrong_is_told_without_what_steers_a_terminal(text: str) -> No
     """The message may be an agent's own: its exception, come back as a problem."""
     problem = Problem(detail=text, error=Error(type=text, message=text))
     with contextlib.redirect_stderr(io.StringIO()) as said:
-        complain("spawn", ProblemRaised(problem))
-        note(text)
+        print_error("spawn", ProblemRaised(problem))
+        print_note(text)
     shown = said.getvalue()
     assert not any(ord(letter) < 32 and letter not in "\n\t" for letter in shown)
     assert not set(shown) & set("\x7f\x9b\u202e\u2066\u2028")

@@ -208,7 +208,7 @@ def test_every_alert_is_listed_with_its_severity() -> None:
 
 # ---- settings and tables ---------------------------------------------------------------------
 
-RUN_TIME: set[str] = {"roles", "pools", "sources", "stand_in_views"}
+RUN_TIME: set[str] = {"roles", "pools", "sources", "fallback_views_url"}
 """Of `Settings`: what tables of the file become, where values came from, a fallback's own."""
 
 

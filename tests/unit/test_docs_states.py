@@ -67,7 +67,7 @@ def agent_steps(agent: agents.Agent) -> Iterable[list[agents.Agent]]:
         agent_commands.Started(),
         agent_commands.End(reason="completed"),
         agent_commands.Release(reason="drain"),
-        agent_commands.Lose(worker_id="w", reason="lost", now_ms=1),
+        agent_commands.MarkLost(worker_id="w", reason="lost", now_ms=1),
         agent_commands.Restart(),
         *failures,
     ]
@@ -88,7 +88,7 @@ def worker_steps(worker: workers.Worker) -> Iterable[list[workers.Worker]]:
         workers.Recover(),
         workers.Drain(reason=""),
         workers.StopWorker(reason=""),
-        workers.Fence(reason=""),
+        workers.DeclareLost(reason=""),
     ]
     for command in commands:
         for body in workers.decide(command, worker):

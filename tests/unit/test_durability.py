@@ -2,7 +2,7 @@
 
 import pytest
 
-from eventstore.durability.capability import Fsync, judge, may_withhold
+from eventstore.durability.capability import Fsync, assess, may_withhold
 from eventstore.language.durability import Level
 
 AOF = {"aof_enabled": 1, "redis_version": "8.0.1", "connected_slaves": 0}
@@ -22,15 +22,15 @@ ALWAYS = {"appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
     ],
 )
 def test_fsynced_needs_a_server_that_says_when(config, withholds, fsync, why):
-    found = judge(AOF, config, wanted_replicas=1, withholds=withholds)
+    found = assess(AOF, config, wanted_replicas=1, withholds=withholds)
     assert found.fsync is fsync
-    assert why in found.lacking(Level.FSYNCED)
-    assert bool(found.lacking(Level.FSYNCED)) is (fsync is Fsync.NEVER)
+    assert why in found.unavailable_reason(Level.FSYNCED)
+    assert bool(found.unavailable_reason(Level.FSYNCED)) is (fsync is Fsync.NEVER)
 
 
 def test_without_an_append_only_file_nothing_is_fsynced():
-    found = judge({**AOF, "aof_enabled": 0}, ALWAYS, wanted_replicas=1, withholds=True)
-    assert "no append-only file" in found.lacking(Level.FSYNCED)
+    found = assess({**AOF, "aof_enabled": 0}, ALWAYS, wanted_replicas=1, withholds=True)
+    assert "no append-only file" in found.unavailable_reason(Level.FSYNCED)
 
 
 @pytest.mark.parametrize(
@@ -58,16 +58,16 @@ def test_waitaof_is_tried_only_where_it_was_mended(info, worth):
 )
 def test_replicated_needs_as_many_replicas_as_were_ever_seen(now, seen, wanted, why):
     """One that is away for a while may be back in time; one that never was will not."""
-    found = judge({**AOF, "connected_slaves": now}, {}, wanted_replicas=wanted, seen_replicas=seen)
-    assert found.lacking(Level.REPLICATED).startswith(why)
-    assert bool(found.lacking(Level.REPLICATED)) is bool(why)
+    found = assess({**AOF, "connected_slaves": now}, {}, wanted_replicas=wanted, peak_replicas=seen)
+    assert found.unavailable_reason(Level.REPLICATED).startswith(why)
+    assert bool(found.unavailable_reason(Level.REPLICATED)) is bool(why)
 
 
 def test_a_server_that_refuses_wait_cannot_say_what_is_replicated():
-    found = judge(AOF, {}, wanted_replicas=1, seen_replicas=1, no_wait="no permission")
-    assert found.lacking(Level.REPLICATED) == "it refuses WAIT: no permission"
+    found = assess(AOF, {}, wanted_replicas=1, peak_replicas=1, wait_refused="no permission")
+    assert found.unavailable_reason(Level.REPLICATED) == "it refuses WAIT: no permission"
 
 
 @pytest.mark.parametrize("level", [Level.ACCEPTED, Level.ARCHIVED])
 def test_what_redis_has_no_part_in_is_never_lacking(level):
-    assert judge({}, {}, wanted_replicas=1).lacking(level) == ""
+    assert assess({}, {}, wanted_replicas=1).unavailable_reason(level) == ""

@@ -17,11 +17,11 @@ from eventstore.errors import UnknownEvent
 from eventstore.language import events, upcasts
 from eventstore.language.agents import Agent, Status, evolve
 from eventstore.language.events import AgentLost, AgentStarted, Event, decode_body, encode_body
-from projector.fold.heartbeats import Beat, decode_beat
+from projector.fold.heartbeats import Heartbeat, decode_heartbeat
 
 SAMPLES = Path(__file__).parents[1] / "samples/events"
 NAMES = sorted(path.name for path in SAMPLES.iterdir())
-BODIES: dict[str, Any] = {**events._BODIES, Beat.type: Beat}
+BODIES: dict[str, Any] = {**events._BODIES, Heartbeat.type: Heartbeat}
 CURRENT = {kind: body.version for kind, body in BODIES.items()}
 
 
@@ -32,7 +32,7 @@ def parts(name: str) -> tuple[str, int]:
 
 
 def read(kind: str, version: int, data: bytes) -> Any:
-    return (decode_beat if kind == Beat.type else decode_body)(kind, version, data)
+    return (decode_heartbeat if kind == Heartbeat.type else decode_body)(kind, version, data)
 
 
 def test_there_is_a_sample_of_every_version_of_every_event_and_no_other() -> None:

@@ -7,10 +7,10 @@ import pytest
 from eventstore.errors import ConfigurationError
 from eventstore.ids import new_id
 from eventstore.language.pool_config import PoolConfig
-from gateway.fallback import read_leftovers
-from muster.fallback.eligibility import Seen, demand_possible, others_than
-from muster.fallback.last_seen import KnownPool, Surroundings, pools_to_serve
-from muster.fallback.outbox import Key, made_ms
+from gateway.fallback import read_handover_failures
+from muster.fallback.eligibility import KnownHosts, other_hosts, require_possible
+from muster.fallback.last_seen import KnownPool, LastSeen, pools_to_serve
+from muster.fallback.outbox import Key, created_ms
 from muster.settings.settings import PoolDeclaration, load, to_environment
 
 REDIS = {"MUSTER_REDIS_URL": "redis://r"}
@@ -40,11 +40,11 @@ def test_another_value_is_refused_by_name():
 
 def test_it_needs_a_redis_to_fall_back_from():
     wanted = {"MUSTER_FALLBACK": "single-process"}
-    demand_possible(load({}, {**wanted, **REDIS}))
+    require_possible(load({}, {**wanted, **REDIS}))
     with pytest.raises(ConfigurationError, match=r"MUSTER_FALLBACK: .* set MUSTER_REDIS_URL"):
-        demand_possible(load({}, wanted))
+        require_possible(load({}, wanted))
     with pytest.raises(ConfigurationError, match="--embedded do not go together"):
-        demand_possible(load({"embedded": True}, {**wanted, **REDIS}))
+        require_possible(load({"embedded": True}, {**wanted, **REDIS}))
 
 
 def test_a_child_is_told_that_it_has_none():
@@ -55,20 +55,20 @@ def test_a_child_is_told_that_it_has_none():
 
 def test_a_file_of_leftovers_that_cannot_be_read_is_no_silence(tmp_path):
     path = tmp_path / "fallback-leftovers.json"
-    assert read_leftovers(str(path)) is None
+    assert read_handover_failures(str(path)) is None
     path.write_text("{")
-    found = read_leftovers(str(path))
+    found = read_handover_failures(str(path))
     assert found is not None
-    assert "cannot be read" in found.left[0].sentence
+    assert "cannot be read" in found.left[0].description
 
 
 # ---- the pools it serves ---------------------------------------------------------------------
 
 
-def known(config: dict[str, Any] | None = None, *, deleted: bool = False) -> Surroundings:
+def known(config: dict[str, Any] | None = None, *, deleted: bool = False) -> LastSeen:
     """A record of pool `p`, declared with 5 workers when it was last seen."""
     full = {**{name: getattr(PoolConfig(), name) for name in PoolConfig.__struct_fields__}}
-    return Surroundings(
+    return LastSeen(
         pools={"p": KnownPool("coder", {**full, **(config or {})}, deleted)},
         declared={"p": PoolDeclaration("coder", {"max_workers": 5})},
     )
@@ -93,7 +93,7 @@ def test_a_pool_that_was_deleted_live_is_not_brought_back_by_the_same_file():
 def test_pools_made_live_are_served_and_so_are_those_of_a_first_start():
     assert sorted(pools_to_serve(known(), {})) == ["p"]
     declared = {"q": PoolDeclaration("coder", {})}
-    assert pools_to_serve(Surroundings(), declared) == declared
+    assert pools_to_serve(LastSeen(), declared) == declared
 
 
 def test_a_setting_of_a_newer_version_is_passed_over():
@@ -106,13 +106,13 @@ def test_a_setting_of_a_newer_version_is_passed_over():
 
 def test_a_host_under_an_earlier_name_of_its_own_is_no_other():
     """After a reboot a host has another name; the one that crashed never left."""
-    seen = Seen((1, 9), {"h-before": "h", "h-now": "h", "g": "gauss"}, "this data folder")
-    assert others_than({"h-before", "h-now"}, seen) == ["g (gauss)"]
+    seen = KnownHosts((1, 9), {"h-before": "h", "h-now": "h", "g": "gauss"}, "this data folder")
+    assert other_hosts({"h-before", "h-now"}, seen) == ["g (gauss)"]
 
 
 def test_a_clients_key_is_told_from_one_of_the_gateways_own():
     agent_id = new_id()
-    made = made_ms(agent_id)
+    made = created_ms(agent_id)
     day = Key(operation_id="key:1", digest="d", expires_ms=made + 86_400_000)
     minutes = Key(operation_id="key:2", digest="d", expires_ms=made + 600_000)
     assert (day.from_client(agent_id), minutes.from_client(agent_id)) == (True, False)

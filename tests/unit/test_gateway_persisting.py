@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from gateway.backend import background, redis_health
-from gateway.backend.background import persist
-from gateway.backend.redis_health import Presence
+from gateway.backend.background import retry_on_error
+from gateway.backend.redis_health import RedisHealth
 from tests.waiting import until
 
 
@@ -24,7 +24,7 @@ async def test_work_is_done_again_after_a_defect_and_once_if_it_goes_well() -> N
         if begun < 3:
             raise RuntimeError("a defect")
 
-    await persist("part", work)
+    await retry_on_error("part", work)
     assert begun == 3
 
 
@@ -32,7 +32,7 @@ async def test_work_that_is_cancelled_ends() -> None:
     async def work() -> None:
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(persist("part", work))
+    task = asyncio.create_task(retry_on_error("part", work))
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait({task})
@@ -41,11 +41,11 @@ async def test_work_that_is_cancelled_ends() -> None:
 
 async def test_a_gateway_sees_redis_return_after_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would refuse every command for as long as it runs."""
-    monkeypatch.setattr(redis_health, "AWAY_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(redis_health, "UNREACHABLE_PROBE_INTERVAL_SECONDS", 0.0)
     answers = [False]
     told = []
 
-    async def look(_: Presence) -> bool:
+    async def look(_: RedisHealth) -> bool:
         return answers[0]
 
     async def changed(away: bool) -> None:
@@ -53,11 +53,11 @@ async def test_a_gateway_sees_redis_return_after_a_defect(monkeypatch: pytest.Mo
         if len(told) == 1:
             raise RuntimeError("a defect")
 
-    monkeypatch.setattr(Presence, "_look", look)
-    watching = Presence("redis://localhost", changed)
+    monkeypatch.setattr(RedisHealth, "_probe", look)
+    watching = RedisHealth("redis://localhost", changed)
     watching.start()
-    await until(lambda: watching.away)
+    await until(lambda: watching.unreachable)
     answers[0] = True
-    await until(lambda: not watching.away)
+    await until(lambda: not watching.unreachable)
     await watching.stop()
     assert told == [True, False]

@@ -18,7 +18,7 @@ async def test_a_supervisor_that_is_just_ending_is_waited_for_and_named_once(
     tmp_path: Path,
 ) -> None:
     """It may drain its host's workers; with an error the next one would end in its place."""
-    assert lock.PATIENCE_SECONDS > SHUTDOWN_SECONDS + KILL_SECONDS
+    assert lock.LOCK_TIMEOUT_SECONDS > SHUTDOWN_SECONDS + KILL_SECONDS
     last, following = HostLock(str(tmp_path)), HostLock(str(tmp_path))
     await last.acquire(0.0)
     with capture_logs() as lines:

@@ -1,78 +1,81 @@
 """Which hosts a leader orders workers from, after what became of its orders there."""
 
 from eventstore.language.workers import WorkerStatus
-from eventstore.log.survey import Observed
+from eventstore.log.survey import ObservedWorker
 from tests.unit.test_scaling import survey, worker
-from workers.supervisor.launch_failures import PASSED_OVER_SECONDS, Launches
+from workers.supervisor.launch_failures import BACKOFF_SECONDS, LaunchTracker
 
 ORDERED = WorkerStatus.REQUESTED
 
 
-def failed(launches: Launches, times: int, *, now: float = 100.0) -> None:
+def failed(launches: LaunchTracker, times: int, *, now: float = 100.0) -> None:
     for number in range(times):
-        launches.ordered({f"w{number}": "bad"}, now)
-        launches.look(survey(worker(f"w{number}", status=ORDERED)), now)
-        launches.look(survey(), now)
+        launches.record_ordered({f"w{number}": "bad"}, now)
+        launches.observe(survey(worker(f"w{number}", status=ORDERED)), now)
+        launches.observe(survey(), now)
 
 
 def test_a_host_is_passed_over_for_longer_with_each_failure() -> None:
-    for times, seconds in enumerate(PASSED_OVER_SECONDS):
-        launches = Launches()
+    for times, seconds in enumerate(BACKOFF_SECONDS):
+        launches = LaunchTracker()
         failed(launches, times)
-        assert launches.fit(["bad", "good"], 100.0 + seconds) == ["bad", "good"]
+        assert launches.eligible(["bad", "good"], 100.0 + seconds) == ["bad", "good"]
         if seconds:
-            assert launches.fit(["bad", "good"], 100.0 + seconds - 0.01) == ["good"]
+            assert launches.eligible(["bad", "good"], 100.0 + seconds - 0.01) == ["good"]
 
 
 def test_many_that_end_together_are_one_failure() -> None:
     """They had one cause, and the next launch may well do."""
-    launches = Launches()
+    launches = LaunchTracker()
     names = [f"w{number}" for number in range(7)]
-    launches.ordered(dict.fromkeys(names, "bad"), 100.0)
-    launches.look(survey(*map(worker, names)), 100.5)
-    launches.look(survey(), 101.0)
-    assert launches.fit(["bad"], 101.0) == ["bad"]
+    launches.record_ordered(dict.fromkeys(names, "bad"), 100.0)
+    launches.observe(survey(*map(worker, names)), 100.5)
+    launches.observe(survey(), 101.0)
+    assert launches.eligible(["bad"], 101.0) == ["bad"]
 
 
 def test_one_that_settles_makes_good_what_was_before() -> None:
-    launches = Launches()
+    launches = LaunchTracker()
     failed(launches, 7)
-    launches.ordered({"w": "bad"}, 100.5)
-    launches.look(survey(worker("w")), 101.0)
-    launches.look(survey(worker("w")), 106.1)
-    assert launches.fit(["bad"], 106.1) == ["bad"]
-    launches.look(survey(), 107.0)
+    launches.record_ordered({"w": "bad"}, 100.5)
+    launches.observe(survey(worker("w")), 101.0)
+    launches.observe(survey(worker("w")), 106.1)
+    assert launches.eligible(["bad"], 106.1) == ["bad"]
+    launches.observe(survey(), 107.0)
     failed(launches, 2)
-    assert launches.fit(["bad"], 108.0) == ["bad"], "the count began anew"
+    assert launches.eligible(["bad"], 108.0) == ["bad"], "the count began anew"
 
 
 def test_one_that_dies_before_it_has_settled_has_failed() -> None:
-    launches = Launches()
+    launches = LaunchTracker()
     failed(launches, 6)
-    launches.ordered({"w": "bad"}, 100.5)
-    launches.look(survey(worker("w")), 101.0)
-    launches.look(survey(worker("w", status=WorkerStatus.LOST)), 102.0)
-    assert launches.fit(["bad"], 130.4) == []
+    launches.record_ordered({"w": "bad"}, 100.5)
+    launches.observe(survey(worker("w")), 101.0)
+    launches.observe(survey(worker("w", status=WorkerStatus.LOST)), 102.0)
+    assert launches.eligible(["bad"], 130.4) == []
 
 
 def test_the_end_of_one_that_drains_or_was_one_agents_alone_is_no_failure() -> None:
     """A poison agent's death would slow down the launches of all others."""
     state = worker("w").worker
-    for last in (worker("w", status=WorkerStatus.DRAINING), Observed(state, 1, 1, 0, alone="a")):
-        launches = Launches()
+    for last in (
+        worker("w", status=WorkerStatus.DRAINING),
+        ObservedWorker(state, 1, 1, 0, isolated_agent="a"),
+    ):
+        launches = LaunchTracker()
         failed(launches, 2)
-        launches.ordered({"w": "bad"}, 100.5)
-        launches.look(survey(last), 100.6)
-        launches.look(survey(), 100.7)
-        assert launches.fit(["bad"], 101.0) == ["bad"], "two failures are still two"
+        launches.record_ordered({"w": "bad"}, 100.5)
+        launches.observe(survey(last), 100.6)
+        launches.observe(survey(), 100.7)
+        assert launches.eligible(["bad"], 101.0) == ["bad"], "two failures are still two"
 
 
 def test_one_that_is_given_back_while_it_is_young_has_not_failed() -> None:
     """A pool may give back empty workers at once, and start new ones all the time."""
-    launches = Launches()
+    launches = LaunchTracker()
     failed(launches, 2)
-    launches.ordered({"w": "bad"}, 100.5)
-    launches.look(survey(worker("w")), 100.6)
-    launches.given_back(["w"])
-    launches.look(survey(), 100.7)
-    assert launches.fit(["bad"], 101.0) == ["bad"]
+    launches.record_ordered({"w": "bad"}, 100.5)
+    launches.observe(survey(worker("w")), 100.6)
+    launches.forget(["w"])
+    launches.observe(survey(), 100.7)
+    assert launches.eligible(["bad"], 101.0) == ["bad"]

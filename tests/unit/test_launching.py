@@ -162,7 +162,7 @@ async def test_a_zygote_that_cannot_start_again_fails_the_launch_and_leaves_noth
         await launcher._listener
         role.write_text("from muster import Agent\nraise RuntimeError('half an upgrade')\n")
         await local.launch(Pool(pool_name="p", role_type="r"), "w")
-        assert local.ended("w") == "no zygote starts to fork it from"
+        assert local.exit_reason("w") == "no zygote starts to fork it from"
         assert local.count == 0
     finally:
         await local.stop()

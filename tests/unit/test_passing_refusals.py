@@ -11,20 +11,20 @@ from eventstore.keys import Keys
 from eventstore.log import parked
 from eventstore.log.log import Log
 from eventstore.recovery import loss_reports
-from eventstore.recovery.restore import Restoring
+from eventstore.recovery.restore import LogRestore
 from muster.process import declared_pools
 from workers.supervisor import reaper, stray_commands
 
-REPORT = loss_reports.Report(reporter="gateway:g", kind="spawn")
+REPORT = loss_reports.LossReport(reporter="gateway:g", kind="spawn")
 ASKED: dict[str, Callable[[Log], Awaitable[object]]] = {
     "what was declared": lambda log: declared_pools._applied(log, "declared:p"),
-    "the keys of a log to wipe": lambda log: Restoring(log, "p", "a").wipe(),
-    "to write reports": lambda log: loss_reports.report(log, "p", [REPORT]),
+    "the keys of a log to wipe": lambda log: LogRestore(log, "p", "a").wipe(),
+    "to write reports": lambda log: loss_reports.write_reports(log, "p", [REPORT]),
     "for reports": lambda log: loss_reports.read_reports(log, "p"),
-    "to forget reports": lambda log: loss_reports.forget_reports(log, "p"),
+    "to forget reports": lambda log: loss_reports.delete_reports(log, "p"),
     "what is parked": lambda log: parked.read(log, "p"),
     "what is pending": lambda log: reaper.pending_for(log, "p", "w"),
-    "who has something pending": lambda log: stray_commands._holders(log, "p"),
+    "who has something pending": lambda log: stray_commands._consumers(log, "p"),
 }
 
 

@@ -17,7 +17,7 @@ from eventstore.language.events import (
     WorkerBody,
     WorkerRequested,
 )
-from projector.history.replay import TURNS
+from projector.history.replay import LIFECYCLE_EVENTS
 
 SAMPLES: dict[Any, Any] = {
     str: "x",
@@ -45,11 +45,11 @@ def event(body: Any) -> Event:
 def test_an_agent_begins_and_ends_with_these_events_only(body: Any) -> None:
     before = agents.evolve(None, event(AgentRequested), "p")
     after = agents.evolve(before, event(body), "p")
-    assert (after.ended or body is AgentRequested) == (body.type in TURNS)
+    assert (after.ended or body is AgentRequested) == (body.type in LIFECYCLE_EVENTS)
 
 
 @pytest.mark.parametrize("body", get_args(WorkerBody), ids=lambda body: body.type)
 def test_a_worker_begins_and_ends_with_these_events_only(body: Any) -> None:
     before = workers.evolve(None, event(WorkerRequested), "p")
     after = workers.evolve(before, event(body), "p")
-    assert (after.ended or body is WorkerRequested) == (body.type in TURNS)
+    assert (after.ended or body is WorkerRequested) == (body.type in LIFECYCLE_EVENTS)

@@ -29,9 +29,9 @@ from eventstore.language.events import (
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import Worker, WorkerStatus
 from projector.fold.fold import (
-    Crew,
     State,
     Unfoldable,
+    WorkerLoad,
     fold,
     fold_catalogue,
     touched_agents,
@@ -91,7 +91,7 @@ class TestAgentsAndWorkers:
         worker = Worker(
             worker_id="w", pool_name=POOL, host="h", max_agents=10, status=WorkerStatus.ACTIVE
         )
-        before = State({"a": held}, {"w": Crew(worker, 2)})
+        before = State({"a": held}, {"w": WorkerLoad(worker, 2)})
         state = folded(
             event(WorkerLost(reason="killed"), "w", epoch=2),
             event(AgentLost(reason="killed", at_ms=1), "a", worker="w"),

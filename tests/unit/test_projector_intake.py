@@ -9,10 +9,10 @@ from eventstore.errors import ConfigurationError
 from eventstore.language.events import ENTRY_FIELDS, NAME_MAX
 from eventstore.log.reader import Entry
 from projector.fold.heartbeats import gather
-from projector.intake.entries import admit, follow, read_entry
+from projector.intake.entries import admit, position_after, read_entry
 from projector.rebuild.progress import Progress
 from projector.store.database import address
-from projector.store.rows import Position, Room
+from projector.store.rows import PoolCapacity, Position
 from projector.verify.report import DIFFERENCES_MAX, Findings
 
 
@@ -33,7 +33,7 @@ class TestAdmission:
         position, found = admitted(entry(3), entry(4, ts=9))
         assert [event.seq for event in found.events] == [3, 4]
         assert found.problem == ""
-        assert follow(position, found) == Position("p", 1, 4, "4-0", 9, "ok")
+        assert position_after(position, found) == Position("p", 1, 4, "4-0", 9, "ok")
 
     @pytest.mark.parametrize(
         ("entries", "problem"),
@@ -53,12 +53,12 @@ class TestAdmission:
         position, found = admitted(*entries)
         assert [row.seq for row in found.rows] == [3]
         assert found.problem.startswith(problem)
-        after = follow(position, found)
+        after = position_after(position, found)
         assert (after.seq, after.status) == (3, found.problem)
 
     def test_nothing_admitted_leaves_the_position_but_for_its_status(self) -> None:
         position, found = admitted(entry(9))
-        after = follow(position, found)
+        after = position_after(position, found)
         assert (after.seq, after.stream_id, after.ts) == (2, "2-0", 0)
         assert after.status == "gap: seq 3 is missing before seq 9 (9-0)"
 
@@ -97,7 +97,7 @@ class TestHeartbeats:
         long = "x" * (NAME_MAX + 1)
         data = msgspec.json.encode({"agents": {long: "idle"}}).decode()
         found = gather({"p": [self.beat(long, 1, "{}"), self.beat("w", 1, data)]})
-        assert (found.workers, found.agents, len(found.unread)) == ([], [], 2)
+        assert (found.workers, found.agents, len(found.unreadable)) == ([], [], 2)
 
     @pytest.mark.parametrize(
         ("more", "why"),
@@ -114,7 +114,7 @@ class TestHeartbeats:
         found = gather({"p": [newer, self.beat("v", 2, "{}")]})
         assert [row["worker_id"] for row in found.workers] == ["v"]
         assert found.agents == []
-        [one] = found.unread
+        [one] = found.unreadable
         kind = more.get("kind", "worker.heartbeat")
         assert (one.worker_id, one.reason) == ("w", f"a heartbeat at -0: event {kind!r} {why}")
 
@@ -122,19 +122,33 @@ class TestHeartbeats:
 @pytest.mark.parametrize(
     ("room", "recorded", "said"),
     [
-        (Room(free=1, living=1, maximum=1), "", "waiting to be claimed"),
-        (Room(free=0, living=1, maximum=1), "", "pool is at its maximum of 1 workers"),
+        (PoolCapacity(free_slots=1, workers=1, max_workers=1), "", "waiting to be claimed"),
         (
-            Room(free=0, living=4, maximum=4, alone=2),
+            PoolCapacity(free_slots=0, workers=1, max_workers=1),
+            "",
+            "pool is at its maximum of 1 workers",
+        ),
+        (
+            PoolCapacity(free_slots=0, workers=4, max_workers=4, isolated_workers=2),
             "drain",
             "pool is at its maximum of 4 workers, 2 of them for one agent alone (drain)",
         ),
-        (Room(free=0, living=1, ordered=1, maximum=2), "", "a worker is starting"),
-        (Room(free=0, living=0, maximum=2), "", "waiting to be claimed"),
-        (Room(free=0, ordered=1, maximum=2), "lost", "a worker is starting (lost)"),
+        (
+            PoolCapacity(free_slots=0, workers=1, ordered_workers=1, max_workers=2),
+            "",
+            "a worker is starting",
+        ),
+        (PoolCapacity(free_slots=0, workers=0, max_workers=2), "", "waiting to be claimed"),
+        (
+            PoolCapacity(free_slots=0, ordered_workers=1, max_workers=2),
+            "lost",
+            "a worker is starting (lost)",
+        ),
     ],
 )
-def test_a_pending_agent_is_told_what_it_waits_for(room: Room, recorded: str, said: str) -> None:
+def test_a_pending_agent_is_told_what_it_waits_for(
+    room: PoolCapacity, recorded: str, said: str
+) -> None:
     assert room.reason(recorded) == said
 
 
@@ -167,7 +181,7 @@ def test_progress_tells_rate_and_time_left() -> None:
 def test_differences_beyond_the_bound_are_counted() -> None:
     findings = Findings()
     for n in range(DIFFERENCES_MAX + 5):
-        findings.differ("views", "p", f"agents/{n}", "status", "running", "failed")
+        findings.add("views", "p", f"agents/{n}", "status", "running", "failed")
     report = findings.report()
     assert (len(report.differences), report.omitted, report.equal) == (DIFFERENCES_MAX, 5, False)
     assert msgspec.json.encode(report)

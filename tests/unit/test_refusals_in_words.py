@@ -14,7 +14,7 @@ from gateway.wire.problems import Problem
 
 def refused(given: dict[str, str], shape: Any = requests.AgentQuery) -> str:
     with pytest.raises(Problem) as caught:
-        requests.parameters(MultiDict(given), shape)
+        requests.decode_query(MultiDict(given), shape)
     return str(caught.value)
 
 
@@ -44,7 +44,7 @@ def test_a_text_of_another_form_is_told_the_form(
 def test_a_parked_id_is_told_where_ids_come_from() -> None:
     request: Any = SimpleNamespace(match_info={"parked_id": "x"})
     with pytest.raises(Problem) as caught:
-        requests.part(request, "parked_id", requests.ParkedId)
+        requests.path_parameter(request, "parked_id", requests.ParkedId)
     assert str(caught.value).startswith(
         "parked_id: Expected an id as the list of what is parked gives it"
     )
@@ -54,7 +54,7 @@ def test_every_pattern_of_a_request_has_words() -> None:
     shapes = [one for one in vars(requests).values() if _is_request(one)]
     schema = msgspec.json.schema_components(shapes, schema_hook=lambda _: {"description": "any"})
     patterns = {one["pattern"] for one in _objects(schema) if "pattern" in one}
-    assert patterns <= requests._WORDS.keys()
+    assert patterns <= requests._PATTERN_DESCRIPTIONS.keys()
 
 
 def _is_request(one: object) -> bool:

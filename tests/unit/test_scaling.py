@@ -5,21 +5,21 @@ from hypothesis import strategies as st
 
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import Worker, WorkerStatus
-from eventstore.log.survey import Observed, Survey
+from eventstore.log.survey import ObservedWorker, Survey
 from workers.supervisor import scaling
 
 
 def worker(
     name: str, agents: int = 0, status: WorkerStatus = WorkerStatus.ACTIVE, slots: int = 10
-) -> Observed:
+) -> ObservedWorker:
     draining = status is WorkerStatus.DRAINING
     state = Worker(
         worker_id=name, pool_name="p", host="h", max_agents=slots, status=status, draining=draining
     )
-    return Observed(state, agents, 1, 0)
+    return ObservedWorker(state, agents, 1, 0)
 
 
-def survey(*workers: Observed, waiting: int = 0, restarting: int = 0) -> Survey:
+def survey(*workers: ObservedWorker, waiting: int = 0, restarting: int = 0) -> Survey:
     free = sum(
         o.worker.max_agents - o.agent_count
         for o in workers
@@ -88,19 +88,19 @@ def test_an_empty_worker_goes_after_its_time_and_not_before() -> None:
     decision = scaling.decide(
         found, PoolConfig(empty_worker_seconds=300), empty_seconds={"b": 299.0, "c": 301.0}
     )
-    assert decision.give_back == ("c",)
+    assert decision.drain == ("c",)
 
 
 def test_nothing_is_given_back_while_something_waits() -> None:
     found = survey(worker("b"), waiting=1)
     decision = scaling.decide(found, PoolConfig(), empty_seconds={"b": 999.0})
-    assert decision.give_back == ()
+    assert decision.drain == ()
 
 
 def test_a_deleted_pool_gives_back_all_and_starts_none() -> None:
     config = PoolConfig(min_workers=1)
     decision = scaling.decide(survey(worker("a")), config, empty_seconds={"a": 0.0}, deleted=True)
-    assert decision.give_back == ("a",)
+    assert decision.drain == ("a",)
     decision = scaling.decide(survey(waiting=5), config, empty_seconds={}, deleted=True)
     assert decision.launch == 0
 
@@ -125,8 +125,8 @@ def test_no_worker_that_holds_agents_is_ever_given_back(
     config = PoolConfig(max_workers=6)
     decision = scaling.decide(found, config, empty_seconds=empty)
     holding = {o.worker.worker_id for o in observed if o.agent_count}
-    assert not holding & set(decision.give_back)
-    assert not (decision.launch and decision.give_back)
+    assert not holding & set(decision.drain)
+    assert not (decision.launch and decision.drain)
     standing = sum(
         o.worker.status is not WorkerStatus.DRAINING and not o.worker.ended for o in observed
     )
@@ -138,6 +138,6 @@ def test_no_worker_that_holds_agents_is_ever_given_back(
 
 
 def test_workers_are_spread_over_hosts_by_their_number() -> None:
-    placed = scaling.place(3, ["h", "i"], survey(worker("a")), prefer="h")
+    placed = scaling.place_workers(3, ["h", "i"], survey(worker("a")), prefer="h")
     assert placed == ["i", "h", "i"]
-    assert scaling.place(2, [], survey(), prefer="h") == []
+    assert scaling.place_workers(2, [], survey(), prefer="h") == []

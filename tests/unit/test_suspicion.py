@@ -10,7 +10,7 @@ from eventstore.language.agent_commands import (
     Clear,
     Command,
     Drop,
-    Lose,
+    MarkLost,
     Restart,
     Terminate,
     decide,
@@ -19,9 +19,9 @@ from eventstore.language.agents import Agent, Status, evolve
 from eventstore.language.events import AgentClaimed, Event
 from eventstore.language.pool_config import PoolConfig, RestartPolicy
 from eventstore.language.workers import WorkerStatus
-from eventstore.log.survey import Observed, Survey
+from eventstore.log.survey import ObservedWorker, Survey
 from tests.unit.test_scaling import survey, worker
-from workers.runtime.isolation_window import Probation
+from workers.runtime.isolation_window import IsolationWindow
 from workers.supervisor import isolation, scaling
 
 WINDOW = 600_000
@@ -40,7 +40,7 @@ def lost(agent: Agent, at_ms: int, **changes: Any) -> Agent:
     """The agent after its worker died."""
     settings: dict[str, Any] = {"suspicion_ms": WINDOW, **changes}
     return done(
-        agent, Lose(worker_id="w", reason="killed", now_ms=at_ms, policy=POLICY, **settings)
+        agent, MarkLost(worker_id="w", reason="killed", now_ms=at_ms, policy=POLICY, **settings)
     )
 
 
@@ -121,12 +121,12 @@ def test_whatever_it_is_doing_it_can_be_dropped(status: Status) -> None:
 
 def test_probation_is_for_those_alone_and_ends() -> None:
     alone = msgspec.structs.replace(RUNNING, alone=True)
-    begun = Probation(PoolConfig(suspicion_window_seconds=600.0))
-    assert begun.seconds(RUNNING) is None
-    left = begun.seconds(alone)
+    begun = IsolationWindow(PoolConfig(suspicion_window_seconds=600.0))
+    assert begun.remaining(RUNNING) is None
+    left = begun.remaining(alone)
     assert left is not None
     assert 599 < left <= 600
-    assert Probation(PoolConfig(suspicion_window_seconds=0.0)).seconds(alone) == 0.0
+    assert IsolationWindow(PoolConfig(suspicion_window_seconds=0.0)).remaining(alone) == 0.0
 
 
 # ---- workers ---------------------------------------------------------------------------------
@@ -134,15 +134,17 @@ def test_probation_is_for_those_alone_and_ends() -> None:
 CONFIG = PoolConfig(max_workers=4, agents_per_worker=10)
 
 
-def with_alone(*workers: Observed, alone: int, waiting: int = 0, reserved: str = "") -> Survey:
+def with_alone(
+    *workers: ObservedWorker, alone: int, waiting: int = 0, reserved: str = ""
+) -> Survey:
     found = survey(*workers, waiting=waiting)
-    taken_slots = sum(o.worker.max_agents - o.agent_count for o in workers if o.alone)
+    taken_slots = sum(o.worker.max_agents - o.agent_count for o in workers if o.isolated_agent)
     free = found.free - taken_slots
     return msgspec.structs.replace(found, waiting_alone=alone, reserved=reserved, free=free)
 
 
-def taken(name: str) -> Observed:
-    return Observed(worker(name).worker, 1, 1, 0, "a")
+def taken(name: str) -> ObservedWorker:
+    return ObservedWorker(worker(name).worker, 1, 1, 0, "a")
 
 
 def decided(found: Survey, config: PoolConfig = CONFIG) -> scaling.Decision:
@@ -165,12 +167,12 @@ def test_an_empty_worker_or_one_that_comes_is_enough() -> None:
 def test_no_more_than_half_of_the_workers_are_theirs() -> None:
     assert decided(with_alone(taken("t"), alone=5)).launch == 1
     assert decided(with_alone(taken("t"), taken("u"), alone=5)).launch == 0
-    assert PoolConfig(max_workers=1).alone_limit == 1
-    assert PoolConfig(max_workers=100, max_alone_workers=7).alone_limit == 7
+    assert PoolConfig(max_workers=1).isolation_limit == 1
+    assert PoolConfig(max_workers=100, max_alone_workers=7).isolation_limit == 7
 
 
 def test_nothing_is_given_back_while_one_of_them_waits() -> None:
-    assert decided(with_alone(worker("e"), alone=1)).give_back == ()
+    assert decided(with_alone(worker("e"), alone=1)).drain == ()
 
 
 FULL = [worker(name, agents=10) for name in "abc"]
@@ -178,7 +180,7 @@ FULL = [worker(name, agents=10) for name in "abc"]
 
 def test_at_the_maximum_the_emptiest_worker_is_kept_for_it() -> None:
     decision = decided(with_alone(*FULL, worker("d", agents=7), alone=1))
-    assert (decision.reserve, decision.at_maximum, decision.give_back) == ("d", True, ())
+    assert (decision.reserve, decision.at_maximum, decision.drain) == ("d", True, ())
     kept = with_alone(*FULL[:2], worker("c", agents=6), worker("d", agents=7), alone=1, waiting=9)
     assert decided(msgspec.structs.replace(kept, reserved="d")).reserve == "d", "it stays the one"
 
@@ -186,21 +188,21 @@ def test_at_the_maximum_the_emptiest_worker_is_kept_for_it() -> None:
 def test_it_is_drained_when_the_others_have_room_for_its_agents() -> None:
     found = with_alone(*FULL[:2], worker("c", agents=6), worker("d", agents=4), alone=1)
     decision = decided(found)
-    assert (decision.give_back, decision.reserve) == (("d",), "")
+    assert (decision.drain, decision.reserve) == (("d",), "")
     assert decision.event is not None
     assert decision.event.reason == "alone"
-    assert decided(msgspec.structs.replace(found, waiting=1)).give_back == ()
+    assert decided(msgspec.structs.replace(found, waiting=1)).drain == ()
 
 
 def test_one_worker_at_a_time_is_emptied_for_them() -> None:
     draining = worker("x", agents=2, status=WorkerStatus.DRAINING)
     found = with_alone(*FULL[:2], worker("c"), worker("d", agents=1), draining, alone=3)
-    assert decided(found).give_back == ()
+    assert decided(found).drain == ()
 
 
 def test_the_only_worker_of_a_pool_is_not_kept_from_the_others() -> None:
     decision = decided(with_alone(worker("w", agents=3), alone=1), PoolConfig(max_workers=1))
-    assert (decision.reserve, decision.give_back, decision.at_maximum) == ("", (), True)
+    assert (decision.reserve, decision.drain, decision.at_maximum) == ("", (), True)
 
 
 def test_below_the_maximum_no_worker_is_kept() -> None:
@@ -212,23 +214,23 @@ def test_below_the_maximum_no_worker_is_kept() -> None:
 
 
 def test_where_it_is_crowded_a_tenth_of_the_window_is_enough() -> None:
-    assert not isolation.over(59.9, CONFIG)
-    assert isolation.over(60.0, CONFIG)
+    assert not isolation.turn_ended(59.9, CONFIG)
+    assert isolation.turn_ended(60.0, CONFIG)
 
 
 def test_it_is_crowded_where_others_wait_for_a_worker_of_their_own() -> None:
-    assert not isolation.crowded(with_alone(taken("t"), alone=0), CONFIG)
-    assert isolation.crowded(with_alone(taken("t"), alone=1), CONFIG)
+    assert not isolation.contended(with_alone(taken("t"), alone=0), CONFIG)
+    assert isolation.contended(with_alone(taken("t"), alone=1), CONFIG)
 
 
 def test_it_is_crowded_where_anybody_waits_and_no_worker_may_be_added() -> None:
     workers = [taken("t"), *(worker(name, agents=10) for name in "abc")]
-    assert isolation.crowded(with_alone(*workers, alone=0, waiting=1), CONFIG)
-    assert not isolation.crowded(with_alone(*workers, alone=0), CONFIG), "nobody waits"
-    assert not isolation.crowded(with_alone(*workers[:3], alone=0, waiting=1), CONFIG)
+    assert isolation.contended(with_alone(*workers, alone=0, waiting=1), CONFIG)
+    assert not isolation.contended(with_alone(*workers, alone=0), CONFIG), "nobody waits"
+    assert not isolation.contended(with_alone(*workers[:3], alone=0, waiting=1), CONFIG)
     ordered = [*workers[:3], worker("o", status=WorkerStatus.REQUESTED)]
-    assert not isolation.crowded(with_alone(*ordered, alone=0, waiting=10), CONFIG), "it comes"
-    assert isolation.crowded(with_alone(*ordered, alone=0, waiting=11), CONFIG)
+    assert not isolation.contended(with_alone(*ordered, alone=0, waiting=10), CONFIG), "it comes"
+    assert isolation.contended(with_alone(*ordered, alone=0, waiting=11), CONFIG)
 
 
 def test_as_many_may_wait_as_have_a_turn_in_time_and_two_agents_may_have_hurt() -> None:
@@ -240,4 +242,4 @@ def test_as_many_may_wait_as_have_a_turn_in_time_and_two_agents_may_have_hurt() 
 def test_who_has_waited_for_a_whole_window_waits_no_longer() -> None:
     now = msgspec.structs.replace(with_alone(alone=2), ts=2_000_000)
     waiting = [("a", 1_400_000), ("b", 1_400_001)]
-    assert isolation.lapsed(waiting, now, CONFIG) == ["a"]
+    assert isolation.expired(waiting, now, CONFIG) == ["a"]

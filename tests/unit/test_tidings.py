@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from muster.up import log_messages
-from muster.up.log_messages import Tidings, follow
+from muster.up.log_messages import LogMessages, follow
 from tests.waiting import until
 
 WHY = "missing: the log is gone; the views are at seq 7"
 
 
 def heard(*lines: dict[str, Any], remedy: str = "run `muster recover`") -> list[str]:
-    news = Tidings(remedy)
+    news = LogMessages(remedy)
     for line in lines:
-        news.hear(line)
-    return news.told()
+        news.receive(line)
+    return news.pop_texts()
 
 
 def lost(pool: str, **more: Any) -> dict[str, Any]:
@@ -73,13 +73,13 @@ def test_redis_away_and_back_is_told_with_its_reason() -> None:
 
 
 def test_a_second_loss_is_told_like_the_first() -> None:
-    news = Tidings("recover")
+    news = LogMessages("recover")
     for generation in (2, 3):
-        news.hear(lost("p"))
-        (line,) = news.told()
+        news.receive(lost("p"))
+        (line,) = news.pop_texts()
         assert line.startswith("the log of pool p is lost")
-        news.hear({"event": "log.recovered", "pool": "p", "generation": generation})
-        assert news.told() == ["the log of pool p was recovered"]
+        news.receive({"event": "log.recovered", "pool": "p", "generation": generation})
+        assert news.pop_texts() == ["the log of pool p was recovered"]
 
 
 def test_what_is_unsaved_is_named_once_though_two_roles_name_it() -> None:
@@ -95,11 +95,13 @@ async def test_only_what_comes_from_now_on_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of a log that is rotated meanwhile, and of one that is not there yet."""
-    monkeypatch.setattr(log_messages, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(log_messages, "POLL_SECONDS", 0.01)
     gateway, projector = tmp_path / "gateway.jsonl", tmp_path / "projector.jsonl"
     gateway.write_text(json.dumps(lost("old")) + "\n")
     said: list[str] = []
-    following = asyncio.create_task(follow([gateway, projector], Tidings("recover"), said.append))
+    following = asyncio.create_task(
+        follow([gateway, projector], LogMessages("recover"), said.append)
+    )
     await asyncio.sleep(0.05)
     with gateway.open("a") as log:
         log.write(json.dumps(lost("a")) + "\n")

@@ -5,52 +5,52 @@ from typing import Any
 
 import pytest
 
-from eventstore.recovery.loss_reports import HOLDS, Report
+from eventstore.recovery.loss_reports import AGENT_HELD, LossReport
 from muster.__main__ import main
 from muster.cli.maintenance import recover
 from projector.recovery import recovery
-from projector.recovery.losses import Unsaved, find_unsaved
+from projector.recovery.losses import LostCommand, find_lost
 from projector.recovery.recovery import RecoveredLog
 from projector.store.rows import Position
 
 AT = Position("p", 1, 10)
 
 
-def told(kind: str, agent_id: str, seq: int) -> Report:
-    return Report(reporter="r", kind=kind, agent_id=agent_id, generation=1, seq=seq)
+def told(kind: str, agent_id: str, seq: int) -> LossReport:
+    return LossReport(reporter="r", kind=kind, agent_id=agent_id, generation=1, seq=seq)
 
 
-def named(*reports: Report, known: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    return [(one.kind, one.agent_id) for one in find_unsaved(AT, {1: 1}, known, reports)]
+def named(*reports: LossReport, known: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    return [(one.kind, one.agent_id) for one in find_lost(AT, {1: 1}, known, reports)]
 
 
 def test_an_agent_that_is_recorded_is_not_lost_though_its_claim_is() -> None:
     """It is started again, or has ended."""
-    assert named(told(HOLDS, "a", 11), known=("a",)) == []
-    assert named(told(HOLDS, "a", 11)) == [(HOLDS, "a")]
+    assert named(told(AGENT_HELD, "a", 11), known=("a",)) == []
+    assert named(told(AGENT_HELD, "a", 11)) == [(AGENT_HELD, "a")]
 
 
 def test_an_agent_whose_spawn_is_lost_is_named_once() -> None:
-    assert named(told("spawn", "a", 11), told(HOLDS, "a", 13)) == [("spawn", "a")]
+    assert named(told("spawn", "a", 11), told(AGENT_HELD, "a", 13)) == [("spawn", "a")]
 
 
 def test_one_whose_spawn_nobody_reports_is_named_by_who_ran_it() -> None:
-    lost = named(told("terminate", "a", 14), told(HOLDS, "a", 13), told("spawn", "saved", 9))
-    assert lost == [(HOLDS, "a"), ("terminate", "a")]
+    lost = named(told("terminate", "a", 14), told(AGENT_HELD, "a", 13), told("spawn", "saved", 9))
+    assert lost == [(AGENT_HELD, "a"), ("terminate", "a")]
 
 
 # ---- as it is told -----------------------------------------------------------------------------
 
 
-def said(capsys: pytest.CaptureFixture[str], *unsaved: Unsaved, **figures: int) -> str:
+def said(capsys: pytest.CaptureFixture[str], *unsaved: LostCommand, **figures: int) -> str:
     one = RecoveredLog(pool="p", reason="gone", from_generation=1, generation=2, seq=10,
                        known_seq=14, unsaved=unsaved, **figures)  # fmt: skip
-    recover._tell([one], as_json=False)
+    recover._print_result([one], as_json=False)
     return capsys.readouterr().out
 
 
 def test_numbers_and_nouns_agree(capsys: pytest.CaptureFixture[str]) -> None:
-    one = Unsaved(kind="spawn", agent_id="a", generation=1, seq=11)
+    one = LostCommand(kind="spawn", agent_id="a", generation=1, seq=11)
     text = said(capsys, one, agents=1, workers=1)
     assert "1 thing could not be saved" in text
     assert "1 agent, 0 of them" in text
@@ -60,9 +60,9 @@ def test_numbers_and_nouns_agree(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_it_is_explained_what_a_worker_held(capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, Unsaved(kind=HOLDS, agent_id="a", generation=1, seq=11))
+    text = said(capsys, LostCommand(kind=AGENT_HELD, agent_id="a", generation=1, seq=11))
     assert "ran: a worker ran this agent, and the recovered log has nothing of it" in text
-    assert HOLDS not in text
+    assert AGENT_HELD not in text
 
 
 def test_who_interrupts_it_is_told_that_the_logs_stay_closed(

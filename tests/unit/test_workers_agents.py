@@ -9,7 +9,7 @@ from eventstore.language.agents import Agent as State
 from workers.api.agent import Agent, Context, FencingToken, Spec, overrides, read_spec
 from workers.api.engine import Database
 from workers.output.lines import Owner
-from workers.runtime.calls import Call, Stuck, end_all
+from workers.runtime.calls import Call, Stuck, cancel_all
 from workers.runtime.errors import MESSAGE_MAX, TRACEBACK_MAX, describe
 from workers.runtime.tasks import track_tasks
 
@@ -18,7 +18,7 @@ def context(*, works: bool, database: Database | None = None) -> Context:
     state = State(agent_id="a", pool_name="p", role_type="r", project_id="x")
     token = FencingToken(1, 7)
     given = database or Database("")
-    return Context(state, Spec(), token, logger=None, database=given, works=works)
+    return Context(state, Spec(), token, logger=None, database=given, has_run=works)
 
 
 def test_fencing_tokens_grow_by_generation_then_seq():
@@ -104,7 +104,7 @@ async def test_end_all_ends_what_an_agent_left_and_nothing_else():
 
     call = Call(litter, owner.context(), "litter")
     await call.task
-    await end_all(owner, [call])
+    await cancel_all(owner, [call])
     assert left[0].cancelled()
     assert not ours.done()
     ours.cancel()
@@ -127,7 +127,7 @@ async def test_code_that_swallows_a_cancellation_gets_more_of_them():
     call = Call(swallow, owner.context(), "swallow")
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    await end_all(owner, [call])
+    await cancel_all(owner, [call])
     assert (swallowed, call.error) == (1, None)
 
 
@@ -147,6 +147,6 @@ async def test_code_that_cannot_be_ended_is_stuck(monkeypatch: pytest.MonkeyPatc
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     with pytest.raises(Stuck):
-        await end_all(owner, [call])
+        await cancel_all(owner, [call])
     free.set()
     await call.task

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from workers.output.log_file import LogFile
-from workers.output.log_files import LogLimits, sweep
+from workers.output.log_files import LogLimits, remove_old_files
 
 DAY = 86_400.0
 NOW = time.time()
@@ -31,7 +31,7 @@ def names(folder: Path) -> list[str]:
 def test_what_is_too_old_goes_with_all_its_rotations(tmp_path: Path) -> None:
     left_behind(tmp_path, "old", days=15, files=4)
     left_behind(tmp_path, "new", days=13, files=2)
-    removed = sweep(tmp_path, LogLimits(age_seconds=14 * DAY), NOW)
+    removed = remove_old_files(tmp_path, LogLimits(age_seconds=14 * DAY), NOW)
     assert sorted(path.name for path in removed) == [
         "old.jsonl",
         "old.jsonl.1",
@@ -44,7 +44,7 @@ def test_what_is_too_old_goes_with_all_its_rotations(tmp_path: Path) -> None:
 def test_of_too_much_the_oldest_goes(tmp_path: Path) -> None:
     for days in range(1, 6):
         left_behind(tmp_path, f"w{days}", days=days, files=2, size=50)
-    sweep(tmp_path, LogLimits(size_max=250), NOW)
+    remove_old_files(tmp_path, LogLimits(size_max=250), NOW)
     assert names(tmp_path) == ["w1.jsonl", "w1.jsonl.1", "w2.jsonl", "w2.jsonl.1"]
 
 
@@ -52,7 +52,7 @@ def test_a_rotation_that_was_cut_short_goes_too(tmp_path: Path) -> None:
     """Its worker died between moving the full file away and beginning the next."""
     left_behind(tmp_path, "w", days=20, files=2)
     (tmp_path / "pool" / "w.jsonl").unlink()
-    sweep(tmp_path, LogLimits(), NOW)
+    remove_old_files(tmp_path, LogLimits(), NOW)
     assert names(tmp_path) == []
 
 
@@ -64,9 +64,9 @@ def test_a_file_that_is_being_written_stays_however_old_and_large(tmp_path: Path
     for path in tmp_path.glob("*/*"):
         os.utime(path, (NOW - 100 * DAY, NOW - 100 * DAY))
     limits = LogLimits(age_seconds=1.0, size_max=0)
-    assert sweep(tmp_path, limits, NOW) == []
+    assert remove_old_files(tmp_path, limits, NOW) == []
     file.close()
-    assert len(sweep(tmp_path, limits, NOW)) == 3
+    assert len(remove_old_files(tmp_path, limits, NOW)) == 3
 
 
 def test_the_file_of_a_process_stays_until_it_is_killed(tmp_path: Path) -> None:
@@ -80,18 +80,18 @@ def test_the_file_of_a_process_stays_until_it_is_killed(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"written\n"
         limits = LogLimits(age_seconds=1.0)
-        assert sweep(tmp_path, limits, NOW + DAY) == []
+        assert remove_old_files(tmp_path, limits, NOW + DAY) == []
         process.kill()
-    assert [path.name for path in sweep(tmp_path, limits, NOW + DAY)] == ["w.jsonl"]
+    assert [path.name for path in remove_old_files(tmp_path, limits, NOW + DAY)] == ["w.jsonl"]
 
 
 def test_what_was_written_just_now_stays(tmp_path: Path) -> None:
     """Its worker may be between two files of its own, neither of them locked."""
     left_behind(tmp_path, "w", days=0.0001, size=1000)
-    assert sweep(tmp_path, LogLimits(age_seconds=1.0, size_max=0), NOW) == []
+    assert remove_old_files(tmp_path, LogLimits(age_seconds=1.0, size_max=0), NOW) == []
 
 
 @pytest.mark.parametrize("folder", ["missing", "empty"])
 def test_without_files_there_is_nothing_to_do(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()
-    assert sweep(tmp_path / folder, LogLimits(), NOW) == []
+    assert remove_old_files(tmp_path / folder, LogLimits(), NOW) == []

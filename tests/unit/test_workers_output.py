@@ -15,7 +15,7 @@ import structlog
 
 from workers.output.capture import Capture
 from workers.output.lines import LINE_MAX, Output, Owner, logger_of
-from workers.output.log_file import KEPT, LogFile
+from workers.output.log_file import ROTATED_MAX, LogFile
 
 
 class Captured:
@@ -25,7 +25,7 @@ class Captured:
 
     def begin(self) -> None:
         """(Within the test: pytest exchanges `sys.stdout` between its phases.)"""
-        Capture.begin(self.output)
+        Capture.start(self.output)
 
     def lines(self) -> list[dict[str, Any]]:
         path = self.output.file.path
@@ -39,7 +39,7 @@ class Captured:
 def captured(tmp_path: Path) -> Iterator[Captured]:
     made = Captured(tmp_path)
     yield made
-    Capture.end()
+    Capture.stop()
     made.output.close()
 
 
@@ -99,9 +99,9 @@ def test_handlers_made_before_the_fork_are_redirected(tmp_path: Path):
     handler = logging.StreamHandler(sys.stderr)
     logger.addHandler(handler)
     made = Captured(tmp_path)
-    Capture.begin(made.output)
+    Capture.start(made.output)
     made.as_agent(lambda: logger.warning("early"))
-    Capture.end()
+    Capture.stop()
     logger.removeHandler(handler)
     assert {line["agent_id"] for line in made.lines()} == {"a1"}
     made.output.close()
@@ -130,10 +130,10 @@ def test_where_workers_share_a_process_only_agents_are_captured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     made = Captured(tmp_path)
-    Capture.begin(None)
+    Capture.start(None)
     made.as_agent(lambda: print("agent"))
     print("muster")
-    Capture.end()
+    Capture.stop()
     made.output.close()
     assert [line["message"] for line in made.lines()] == ["agent"]
     assert capsys.readouterr().out == "muster\n"
@@ -141,11 +141,11 @@ def test_where_workers_share_a_process_only_agents_are_captured(
 
 def test_captures_overlap_and_everything_is_put_back(tmp_path: Path):
     before = (sys.stdout, logging.getLogger().handlers[:], structlog.get_config()["processors"])
-    Capture.begin(None)
-    Capture.begin(None)
-    Capture.end()
+    Capture.start(None)
+    Capture.start(None)
+    Capture.stop()
     assert sys.stdout is not before[0]
-    Capture.end()
+    Capture.stop()
     after = (sys.stdout, logging.getLogger().handlers[:], structlog.get_config()["processors"])
     assert after == before
 
@@ -202,7 +202,7 @@ def test_files_are_rotated_by_size(tmp_path: Path):
         file.write(f"{number:019}\n".encode())
     file.close()
     names = sorted(path.name for path in (tmp_path / "pool").iterdir())
-    assert names == ["w.jsonl", *(f"w.jsonl.{n}" for n in range(1, KEPT + 1))]
+    assert names == ["w.jsonl", *(f"w.jsonl.{n}" for n in range(1, ROTATED_MAX + 1))]
     kept = "".join((tmp_path / "pool" / name).read_text() for name in [*names[:0:-1], names[0]])
     assert [int(line) for line in kept.splitlines()] == list(range(20, 40))
 

@@ -9,7 +9,7 @@ import pytest
 
 from eventstore.errors import ConfigurationError
 from workers.api.placeholder import Placeholder
-from workers.api.role_loader import OURS, load, offer
+from workers.api.role_loader import RESERVED_PACKAGES, add_to_path, load
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_failing_import_is_shown_with_the_users_frames_only(app: Path, stateme
     assert "importlib" not in text
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", RESERVED_PACKAGES)
 @pytest.mark.parametrize("as_package", [True, False])
 def test_a_folder_with_a_module_of_our_name_is_refused(app: Path, name: str, as_package: bool):
     """Our import names are generic: a user's `workers` must not be half taken for ours."""
@@ -72,20 +72,20 @@ def test_a_folder_with_a_module_of_our_name_is_refused(app: Path, name: str, as_
     target.parent.mkdir(exist_ok=True)
     target.touch()
     with pytest.raises(ConfigurationError, match=f"named '{name}'"):
-        offer(str(app))
+        add_to_path(str(app))
     assert str(app) not in sys.path
 
 
 def test_our_own_folder_may_hold_a_users_code_too():
     """Someone who runs from a clone keeps a configuration file there."""
     path = list(sys.path)
-    offer(str(Path(__file__).parent.parent.parent))
+    add_to_path(str(Path(__file__).parent.parent.parent))
     sys.path[:] = path
 
 
 def test_a_folder_that_is_not_there_is_refused(app: Path):
     with pytest.raises(ConfigurationError, match="is not there"):
-        offer(str(app / "nowhere"))
+        add_to_path(str(app / "nowhere"))
 
 
 def test_an_import_that_starts_threads_is_reported(app: Path):

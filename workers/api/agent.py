@@ -84,7 +84,7 @@ class Context:
         *,
         logger: Any,
         database: "Database",
-        works: bool,
+        has_run: bool,
     ) -> None:
         self.agent_id = state.agent_id
         self.pool_name = state.pool_name
@@ -100,8 +100,8 @@ class Context:
         self.stopping = asyncio.Event()
         """Set once the agent is to end."""
         self._database = database
-        self._works = works
-        self._resting = 0
+        self._has_run = has_run
+        self._idle_depth = 0
         self._idle_since = time.monotonic()
 
     def touch(self) -> None:
@@ -122,7 +122,7 @@ class Context:
     @property
     def busy(self) -> bool:
         """Whether it works: it has a `run` and is outside of `idle()`."""
-        return self._works and self._resting == 0
+        return self._has_run and self._idle_depth == 0
 
     @property
     def idle_seconds(self) -> float:
@@ -138,7 +138,7 @@ class Idle:
 
     async def __aenter__(self) -> None:
         self._context.touch()
-        self._context._resting += 1
+        self._context._idle_depth += 1
 
     async def __aexit__(
         self,
@@ -146,5 +146,5 @@ class Idle:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._context._resting -= 1
+        self._context._idle_depth -= 1
         self._context.touch()

@@ -20,22 +20,22 @@ from msgspec import Struct
 from eventstore.errors import ConfigurationError
 from workers.api.agent import Agent
 
-OURS: Final = ("eventstore", "projector", "workers", "gateway", "muster")
+RESERVED_PACKAGES: Final = ("eventstore", "projector", "workers", "gateway", "muster")
 
 TRACE_MAX: Final = 100_000
 """Characters of an import's traceback: the last ones say what is wrong."""
 
-_TASKS: Final = Path("/proc/self/task")
+_THREADS_FOLDER: Final = Path("/proc/self/task")
 
 
-class Loaded(Struct, frozen=True):
+class LoadedRole(Struct, frozen=True):
     """A role's class, and the names of the threads that its import started."""
 
     role: type[Agent]
     threads: tuple[str, ...] = ()
 
 
-def load(path: str, app_dir: str = "") -> Loaded:
+def load(path: str, app_dir: str = "") -> LoadedRole:
     """Import `package.module:Class`. Raises `ConfigurationError` that says what is wrong.
 
     `app_dir`: the folder of the user's code; empty for none.
@@ -47,20 +47,20 @@ def load(path: str, app_dir: str = "") -> Loaded:
             "Developer'"
         )
     if app_dir:
-        offer(app_dir)
+        add_to_path(app_dir)
     before, counted = set(threading.enumerate()), _count_threads()
     role = _find(_import(path, module_name), path, module_name, class_name)
     started = sorted(thread.name for thread in threading.enumerate() if thread not in before)
     unnamed = _count_threads() - counted - len(started)
-    return Loaded(role, (*started, *(("unnamed",) * max(unnamed, 0))))
+    return LoadedRole(role, (*started, *(("unnamed",) * max(unnamed, 0))))
 
 
-def offer(app_dir: str) -> None:
+def add_to_path(app_dir: str) -> None:
     """Put a folder last on `sys.path`. Refuses one that holds a package with one of our names."""
     folder = Path(app_dir).resolve()
     if not folder.is_dir():
         raise ConfigurationError(f"the folder for agents, {folder}, is not there")
-    for name in OURS if folder != Path(__file__).resolve().parents[2] else ():
+    for name in RESERVED_PACKAGES if folder != Path(__file__).resolve().parents[2] else ():
         if (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists():
             raise ConfigurationError(
                 f"{folder} has a module named {name!r}, which is one of Muster's own: rename it"
@@ -110,6 +110,6 @@ def _find(module: ModuleType, path: str, module_name: str, class_name: str) -> t
 def _count_threads() -> int:
     """All threads of this process, those that Python does not know of too."""
     try:
-        return sum(1 for _ in _TASKS.iterdir())
+        return sum(1 for _ in _THREADS_FOLDER.iterdir())
     except OSError:
         return threading.active_count()

@@ -20,9 +20,9 @@ import structlog
 
 from eventstore.errors import ConfigurationError, MusterError
 
-PATIENCE_SECONDS = 30.0
+LOCK_TIMEOUT_SECONDS = 30.0
 """A supervisor that is just ending gets this long: it may have workers to drain."""
-INSIDE_SECONDS = 3.0
+FALLBACK_LOCK_TIMEOUT_SECONDS = 3.0
 """And this long by the start of a fallback, which is not interrupted meanwhile."""
 
 log = structlog.get_logger("muster.supervisor")
@@ -35,23 +35,23 @@ class LockRefused(MusterError):
 class HostLock:
     """Held for as long as the supervisor lives."""
 
-    def __init__(self, what: str) -> None:
-        self._name = f"muster-supervisor-{hashlib.sha256(what.encode()).hexdigest()[:24]}"
+    def __init__(self, scope: str) -> None:
+        self._name = f"muster-supervisor-{hashlib.sha256(scope.encode()).hexdigest()[:24]}"
         self._socket: socket.socket | None = None
         self._file: int | None = None
 
-    async def acquire(self, patience_seconds: float) -> None:
+    async def acquire(self, timeout_seconds: float) -> None:
         """Take the lock. Raises `ConfigurationError` if another process keeps it, `LockRefused`."""
-        deadline, said = time.monotonic() + patience_seconds, False
-        while not self._try():
+        deadline, logged = time.monotonic() + timeout_seconds, False
+        while not self._try_acquire():
             if time.monotonic() >= deadline:
                 raise ConfigurationError(
                     "this host already has a supervisor for that Redis and key prefix; one per host"
                     " is enough: it tends all pools"
                 )
-            if not said:
-                log.warning("supervisor.waits_for_another", seconds=patience_seconds)
-                said = True
+            if not logged:
+                log.warning("supervisor.waits_for_another", seconds=timeout_seconds)
+                logged = True
             await asyncio.sleep(0.1)
 
     def release(self) -> None:
@@ -62,22 +62,22 @@ class HostLock:
             os.close(self._file)
             self._file = None
 
-    def _try(self) -> bool:
+    def _try_acquire(self) -> bool:
         try:
             return self._bind() if sys.platform.startswith("linux") else self._flock()
         except OSError as error:
             raise LockRefused(f"this host's supervisor gets no lock: {error}") from error
 
     def _bind(self) -> bool:
-        held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        lock_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            held.bind(f"\0{self._name}")
+            lock_socket.bind(f"\0{self._name}")
         except OSError as error:
-            held.close()
+            lock_socket.close()
             if error.errno != errno.EADDRINUSE:
                 raise
             return False
-        self._socket = held
+        self._socket = lock_socket
         return True
 
     def _flock(self) -> bool:

@@ -74,7 +74,7 @@ class Process(Struct, frozen=True):
                 os.close(pidfd)
         return True
 
-    def watch(self, ended: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, on_ended: Callable[[], None]) -> Callable[[], None]:
         """Call `ended` once, from the running loop, when it ends. Returns how to stop watching."""
         loop = asyncio.get_running_loop()
         try:
@@ -84,7 +84,7 @@ class Process(Struct, frozen=True):
         if pidfd is None or not self.alive():
             if pidfd is not None:
                 os.close(pidfd)
-            return self._watch_by_polling(loop, ended)
+            return self._watch_by_polling(loop, on_ended)
 
         def stop() -> None:
             nonlocal pidfd
@@ -95,28 +95,28 @@ class Process(Struct, frozen=True):
 
         def readable() -> None:
             stop()
-            ended()
+            on_ended()
 
         loop.add_reader(pidfd, readable)
         return stop
 
     def _watch_by_polling(
-        self, loop: asyncio.AbstractEventLoop, ended: Callable[[], None]
+        self, loop: asyncio.AbstractEventLoop, on_ended: Callable[[], None]
     ) -> Callable[[], None]:
         handle: asyncio.TimerHandle | None = None
 
-        def look() -> None:
+        def poll() -> None:
             nonlocal handle
             if self.alive():
-                handle = loop.call_later(POLL_SECONDS, look)
+                handle = loop.call_later(POLL_SECONDS, poll)
             else:
-                ended()
+                on_ended()
 
         def stop() -> None:
             if handle is not None:
                 handle.cancel()
 
-        handle = loop.call_later(0, look)
+        handle = loop.call_later(0, poll)
         return stop
 
 

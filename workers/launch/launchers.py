@@ -18,17 +18,17 @@ from eventstore.errors import ConfigurationError, MusterError
 from workers.api import role_loader
 from workers.api.agent import Agent
 from workers.host.processes import Process, start_time, this_process
-from workers.launch.zygote import Plan, Said, arguments
+from workers.launch.zygote import Plan, ZygoteMessage, arguments
 from workers.process.options import WorkerOptions
 from workers.process.worker import Worker
 
 log = structlog.get_logger("muster.launching")
 
-Ended: TypeAlias = Callable[[str, str], None]
+OnEnded: TypeAlias = Callable[[str, str], None]
 """Called with the worker's id and how its process ended."""
 
 
-def _nobody_listens(_worker_id: str, _how: str) -> None:
+def _ignore_end(_worker_id: str, _how: str) -> None:
     pass
 
 
@@ -57,7 +57,7 @@ class ZygoteRefused(MusterError):
 class Launcher(Protocol):
     """Starts workers on this host."""
 
-    async def start(self, ended: Ended) -> None:
+    async def start(self, on_ended: OnEnded) -> None:
         """Get ready. Raises `ConfigurationError` when an agent class cannot be imported.
 
         Raises `ZygoteRefused` where the system refuses for long.
@@ -75,16 +75,16 @@ class ForkLauncher:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._ended: Ended = _nobody_listens
+        self._on_ended: OnEnded = _ignore_end
         self._zygote: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._forked: dict[str, asyncio.Future[int]] = {}
+        self._pending_forks: dict[str, asyncio.Future[int]] = {}
         self._workers: dict[int, str] = {}
         self._lock = asyncio.Lock()
 
-    async def start(self, ended: Ended) -> None:
-        self._ended = ended
+    async def start(self, on_ended: OnEnded) -> None:
+        self._on_ended = on_ended
         await self._start_zygote()
 
     async def launch(self, options: WorkerOptions) -> Process:
@@ -99,7 +99,7 @@ class ForkLauncher:
                     raise LaunchFailed("no zygote starts to fork it from") from error
         assert self._writer is not None
         forked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._forked[options.worker_id] = forked
+        self._pending_forks[options.worker_id] = forked
         try:
             self._writer.write(msgspec.json.encode(options) + b"\n")
             async with asyncio.timeout(FORK_SECONDS):
@@ -108,8 +108,8 @@ class ForkLauncher:
         except (OSError, TimeoutError) as error:
             raise LaunchFailed(f"the zygote does not fork: {error!r}") from error
         finally:
-            self._forked.pop(options.worker_id, None)
-        process.watch(lambda: self._gone(pid))
+            self._pending_forks.pop(options.worker_id, None)
+        process.watch(lambda: self._on_process_gone(pid))
         return process
 
     async def stop(self) -> None:
@@ -121,39 +121,39 @@ class ForkLauncher:
             await asyncio.gather(self._listener, return_exceptions=True)
             self._listener = None
         if self._zygote is not None:
-            await asyncio.to_thread(_end, self._zygote)
+            await asyncio.to_thread(_wait_or_kill, self._zygote)
             self._zygote = None
 
     async def _start_zygote(self) -> None:
         """Raises `ConfigurationError` when an agent class cannot be imported, `ZygoteRefused`."""
         for _ in range(PRELOAD_TRIES):
-            reader, line = await self._preload_patiently()
+            reader, line = await self._preload_with_retries()
             if line.endswith(b"\n"):
                 break
             assert self._zygote is not None
-            await asyncio.to_thread(_end, self._zygote)
-            how = f"importing the agent classes: {_told(self._zygote.returncode)}"
+            await asyncio.to_thread(_wait_or_kill, self._zygote)
+            how = f"importing the agent classes: {_describe_exit(self._zygote.returncode)}"
             if self._zygote.returncode >= 0:
                 raise ConfigurationError(how)
             log.warning("zygote.killed", signal=-self._zygote.returncode)
         else:
             raise ConfigurationError(f"{how}, {PRELOAD_TRIES} times before it was done")
-        said = msgspec.json.decode(line, type=Said)
-        if not said.ready:
-            raise ConfigurationError(said.failed)
-        for role in said.deferred:
+        message = msgspec.json.decode(line, type=ZygoteMessage)
+        if not message.ready:
+            raise ConfigurationError(message.failed)
+        for role in message.deferred:
             log.warning("role.starts_threads", role=role, imported="after each fork")
         self._listener = asyncio.create_task(self._listen(reader), name="zygote")
 
-    async def _preload_patiently(self) -> tuple[asyncio.StreamReader, bytes]:
+    async def _preload_with_retries(self) -> tuple[asyncio.StreamReader, bytes]:
         """`_preload`, some times where the system refuses."""
-        left = REFUSED_TRIES
+        attempts_left = REFUSED_TRIES
         while True:
             try:
                 return await self._preload()
             except (OSError, subprocess.SubprocessError) as error:
-                left -= 1
-                if not left:
+                attempts_left -= 1
+                if not attempts_left:
                     raise ZygoteRefused(
                         f"no process can be started to fork workers from: {error}"
                     ) from error
@@ -190,29 +190,29 @@ class ForkLauncher:
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
-            said = msgspec.json.decode(line, type=Said)
-            if said.pid:
-                self._workers[said.pid] = said.worker_id
-                forked = self._forked.get(said.worker_id)
+            message = msgspec.json.decode(line, type=ZygoteMessage)
+            if message.pid:
+                self._workers[message.pid] = message.worker_id
+                forked = self._pending_forks.get(message.worker_id)
                 if forked is not None and not forked.done():
-                    forked.set_result(said.pid)
-            elif said.ended:
-                self._report(said.ended, _told(said.code))
-        for forked in self._forked.values():
+                    forked.set_result(message.pid)
+            elif message.ended:
+                self._report_ended(message.ended, _describe_exit(message.code))
+        for forked in self._pending_forks.values():
             if not forked.done():
                 forked.set_exception(ConnectionResetError("the zygote died"))
 
-    def _gone(self, pid: int) -> None:
+    def _on_process_gone(self, pid: int) -> None:
         """The process is gone; the zygote is about to say how, unless it is gone itself."""
-        asyncio.get_running_loop().call_later(0.2, self._report, pid, "its process is gone")
+        asyncio.get_running_loop().call_later(0.2, self._report_ended, pid, "its process is gone")
 
-    def _report(self, pid: int, how: str) -> None:
+    def _report_ended(self, pid: int, how: str) -> None:
         worker_id = self._workers.pop(pid, None)
         if worker_id is not None:
-            self._ended(worker_id, how)
+            self._on_ended(worker_id, how)
 
 
-def _end(zygote: "subprocess.Popen[bytes]") -> None:
+def _wait_or_kill(zygote: "subprocess.Popen[bytes]") -> None:
     """Wait for one that is about to end; one that does not is killed. Its workers live on."""
     try:
         zygote.wait(END_SECONDS)
@@ -224,7 +224,7 @@ def _end(zygote: "subprocess.Popen[bytes]") -> None:
         log.warning("zygote.lingers", pid=zygote.pid)
 
 
-def _told(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"killed by signal {-code}" if code < 0 else f"exited with code {code}"
 
 
@@ -233,12 +233,12 @@ class InProcessLauncher:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._ended: Ended = _nobody_listens
+        self._on_ended: OnEnded = _ignore_end
         self._classes: dict[str, type[Agent]] = {}
         self._tasks: dict[asyncio.Task[None], Worker] = {}
 
-    async def start(self, ended: Ended) -> None:
-        self._ended = ended
+    async def start(self, on_ended: OnEnded) -> None:
+        self._on_ended = on_ended
         for name, path in self._plan.roles.items():
             self._classes[name] = role_loader.load(path, self._plan.app_dir).role
 
@@ -260,7 +260,7 @@ class InProcessLauncher:
             how = str(error)
         finally:
             await worker.stop()
-            self._ended(worker_id, how)
+            self._on_ended(worker_id, how)
 
     async def stop(self) -> None:
         running = dict(self._tasks)

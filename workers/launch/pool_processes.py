@@ -18,11 +18,11 @@ from workers.process.options import WorkerOptions
 
 log = structlog.get_logger("muster.processes")
 
-REMEMBERED = 10_000
+ENDED_MAX = 10_000
 """How many ended workers are kept in mind at most."""
 
 
-class Local(Struct):
+class LocalProcess(Struct):
     """A process that runs."""
 
     pool: str
@@ -46,16 +46,16 @@ class HostProcesses:
         self._options_for = options_for
         self._wake = wake
         self._in_process = in_process
-        self._running: dict[str, Local] = {}
+        self._running: dict[str, LocalProcess] = {}
         self._ended: dict[str, str] = {}
-        self._emptied = asyncio.Event()
+        self._empty = asyncio.Event()
 
     @property
     def count(self) -> int:
         return len(self._running)
 
     async def start(self) -> None:
-        await self._launcher.start(self._note_end)
+        await self._launcher.start(self._record_end)
 
     async def stop(self) -> None:
         for local in self._running.values():
@@ -64,7 +64,7 @@ class HostProcesses:
                 local.kill.cancel()
         await self._launcher.stop()
 
-    def ended(self, worker_id: str) -> str | None:
+    def exit_reason(self, worker_id: str) -> str | None:
         return self._ended.get(worker_id)
 
     def running(self, pool: str) -> set[str]:
@@ -73,16 +73,16 @@ class HostProcesses:
     async def launch(self, pool: Pool, worker_id: str) -> None:
         if worker_id in self._running or worker_id in self._ended:
             return
-        local = Local(pool.pool_name, Process(0, 0), lambda: None)
+        local = LocalProcess(pool.pool_name, Process(0, 0), lambda: None)
         self._running[worker_id] = local
         try:
             local.process = await self._launcher.launch(self._options_for(pool, worker_id))
         except LaunchFailed as error:
             log.error("worker.launch_failed", worker_id=worker_id, error=str(error))
-            self._note_end(worker_id, str(error))
+            self._record_end(worker_id, str(error))
             return
         except Exception as error:  # a defect must not leave a worker here that never was one
-            self._note_end(worker_id, f"its launch failed: {error!r}")
+            self._record_end(worker_id, f"its launch failed: {error!r}")
             raise
         pid = local.process.pid
         log.info("worker.launched", pool=pool.pool_name, worker_id=worker_id, pid=pid)
@@ -90,16 +90,16 @@ class HostProcesses:
     def adopt(self, pool: str, worker_id: str, process: Process) -> None:
         if worker_id in self._running:
             return
-        if self._is_ours(process) or not process.alive():
+        if self._is_this_process(process) or not process.alive():
             if worker_id not in self._ended:
-                self._note_end(worker_id, "its process is gone")
+                self._record_end(worker_id, "its process is gone")
             return
         self._ended.pop(worker_id, None)  # that was another process, which came too late
-        stop = process.watch(lambda: self._note_end(worker_id, "its process is gone"))
-        self._running[worker_id] = Local(pool, process, stop)
+        stop = process.watch(lambda: self._record_end(worker_id, "its process is gone"))
+        self._running[worker_id] = LocalProcess(pool, process, stop)
         log.info("worker.adopted", pool=pool, worker_id=worker_id, pid=process.pid)
 
-    def end(self, worker_id: str, grace_seconds: float) -> None:
+    def terminate(self, worker_id: str, grace_seconds: float) -> None:
         local = self._running.get(worker_id)
         if local is None or local.kill is not None:
             return
@@ -108,42 +108,42 @@ class HostProcesses:
             grace_seconds, self._signal, worker_id, local, signal.SIGKILL
         )
 
-    async def emptied(self, deadline: float) -> bool:
+    async def wait_until_empty(self, deadline: float) -> bool:
         """Wait until no worker runs here, or the event loop's time is `deadline`."""
-        self._emptied.clear()
+        self._empty.clear()
         if self._running:
             try:
                 async with asyncio.timeout_at(deadline):
-                    await self._emptied.wait()
+                    await self._empty.wait()
             except TimeoutError:
                 return False
         return True
 
-    def end_all(self, number: signal.Signals) -> None:
+    def signal_all(self, number: signal.Signals) -> None:
         """The last resort of a shut-down."""
         for worker_id, local in self._running.items():
             self._signal(worker_id, local, number)
 
-    def _is_ours(self, process: Process) -> bool:
+    def _is_this_process(self, process: Process) -> bool:
         """Whether the worker runs inside this very process."""
         return self._in_process and process == this_process()
 
-    def _signal(self, worker_id: str, local: Local, number: signal.Signals) -> None:
-        if self._is_ours(local.process):
+    def _signal(self, worker_id: str, local: LocalProcess, number: signal.Signals) -> None:
+        if self._is_this_process(local.process):
             return
         if local.process.pid and local.process.signal(number):
             pid = local.process.pid
             log.warning("worker.signalled", worker_id=worker_id, pid=pid, signal=number.name)
 
-    def _note_end(self, worker_id: str, how: str) -> None:
+    def _record_end(self, worker_id: str, how: str) -> None:
         local = self._running.pop(worker_id, None)
         if local is not None:
             local.stop_watching()
             if local.kill is not None:
                 local.kill.cancel()
-        while len(self._ended) >= REMEMBERED:
+        while len(self._ended) >= ENDED_MAX:
             del self._ended[next(iter(self._ended))]
         self._ended[worker_id] = how
         if not self._running:
-            self._emptied.set()
+            self._empty.set()
         self._wake()

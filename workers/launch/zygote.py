@@ -41,7 +41,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Roles whose import starts threads: imported by each child, after the fork."""
 
 
-class Said(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ZygoteMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line from the zygote."""
 
     ready: bool = False
@@ -71,15 +71,17 @@ def main(argv: Sequence[str]) -> int:
     try:
         classes, threaded = _preload(plan)
     except ConfigurationError as error:
-        _say(channel, Said(failed=str(error)))
+        _send(channel, ZygoteMessage(failed=str(error)))
         return 1
     if threaded:
         os.set_inheritable(channel.fileno(), True)
-        again = arguments(replace(plan, deferred=(*plan.deferred, *threaded)), channel.fileno())
-        os.execv(again[0], again)
+        command_line = arguments(
+            replace(plan, deferred=(*plan.deferred, *threaded)), channel.fileno()
+        )
+        os.execv(command_line[0], command_line)
     gc.collect()
     gc.freeze()
-    _say(channel, Said(ready=True, deferred=plan.deferred))
+    _send(channel, ZygoteMessage(ready=True, deferred=plan.deferred))
     return _serve(channel, plan, classes)
 
 
@@ -129,7 +131,7 @@ def _serve(channel: socket.socket, plan: Plan, classes: dict[str, type[Agent]]) 
                 os.close(wake_write)
                 channel.close()
                 _become_worker(options, plan, classes)
-            _say(channel, Said(worker_id=options.worker_id, pid=pid))
+            _send(channel, ZygoteMessage(worker_id=options.worker_id, pid=pid))
 
 
 def _become_worker(options: WorkerOptions, plan: Plan, classes: dict[str, type[Agent]]) -> None:
@@ -158,11 +160,11 @@ def _report_ended(channel: socket.socket) -> None:
             return
         if pid == 0:
             return
-        _say(channel, Said(ended=pid, code=os.waitstatus_to_exitcode(status)))
+        _send(channel, ZygoteMessage(ended=pid, code=os.waitstatus_to_exitcode(status)))
 
 
-def _say(channel: socket.socket, said: Said) -> None:
+def _send(channel: socket.socket, message: ZygoteMessage) -> None:
     try:
-        channel.sendall(msgspec.json.encode(said) + b"\n")
+        channel.sendall(msgspec.json.encode(message) + b"\n")
     except OSError:
         os._exit(0)  # the supervisor is gone; the workers are not our business

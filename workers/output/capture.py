@@ -101,12 +101,12 @@ class Capture:
             AgentStream("stdout", sys.stdout, default),
             AgentStream("stderr", sys.stderr, default),
         ]
-        self._whole = default is not None
+        self._captures_all = default is not None
         self._route = route(default)
-        self._before: tuple[list[logging.Handler], int] = ([], logging.WARNING)
+        self._previous_root: tuple[list[logging.Handler], int] = ([], logging.WARNING)
 
     @classmethod
-    def begin(cls, default: Output | None) -> None:
+    def start(cls, default: Output | None) -> None:
         """Capture from now on; `default` takes what no agent wrote (None: it is let through)."""
         cls.users += 1
         if cls.current is None:
@@ -114,7 +114,7 @@ class Capture:
             cls.current._install()
 
     @classmethod
-    def end(cls) -> None:
+    def stop(cls) -> None:
         """Undo one `begin`; the last one puts everything back."""
         cls.users = max(cls.users - 1, 0)
         if cls.users == 0 and cls.current is not None:
@@ -124,8 +124,8 @@ class Capture:
     def _install(self) -> None:
         sys.stdout, sys.stderr = self._streams
         root = logging.getLogger()
-        self._before = (list(root.handlers), root.level)
-        if self._whole:
+        self._previous_root = (list(root.handlers), root.level)
+        if self._captures_all:
             root.handlers[:] = []
             self._redirect(_stream_handlers())
         if root.level == logging.WARNING and not root.handlers:
@@ -139,8 +139,8 @@ class Capture:
             if getattr(sys, stream.name) is stream:
                 setattr(sys, stream.name, stream.original)
         root = logging.getLogger()
-        root.handlers[:] = self._before[0]
-        root.setLevel(self._before[1])
+        root.handlers[:] = self._previous_root[0]
+        root.setLevel(self._previous_root[1])
         processors = structlog.get_config()["processors"]
         structlog.configure(processors=[p for p in processors if p is not self._route])
 

@@ -38,7 +38,7 @@ class Owner:
         context.run(CURRENT.set, self)
         return context
 
-    def living(self) -> list[asyncio.Task[Any]]:
+    def running_tasks(self) -> list[asyncio.Task[Any]]:
         """Its tasks that have not ended."""
         return [task for task in self.tasks if not task.done()]
 
@@ -134,8 +134,12 @@ def route(default: Output | None, owner: Owner | None = None) -> "structlog.typi
     def processor(
         logger: Any, method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        whose = owner or CURRENT.get()
-        output = whose.output if whose is not None and whose.output is not None else default
+        line_owner = owner or CURRENT.get()
+        output = (
+            line_owner.output
+            if line_owner is not None and line_owner.output is not None
+            else default
+        )
         if output is None:
             return event
         event = structlog.contextvars.merge_contextvars(logger, method, event)
@@ -144,7 +148,7 @@ def route(default: Output | None, owner: Owner | None = None) -> "structlog.typi
         if exception:
             fields["exception"] = _exception(exception)
         level = "warning" if method == "warn" else "error" if method == "exception" else method
-        output.write(whose, level, fields)
+        output.write(line_owner, level, fields)
         raise structlog.DropEvent
 
     return processor
@@ -162,9 +166,9 @@ def logger_of(owner: Owner) -> Any:
     )
 
 
-def _exception(given: Any) -> str:
-    if isinstance(given, BaseException):
-        return "".join(traceback.format_exception(given))
-    if isinstance(given, tuple) and len(given) == 3:
-        return "".join(traceback.format_exception(*given))
+def _exception(exc_info: Any) -> str:
+    if isinstance(exc_info, BaseException):
+        return "".join(traceback.format_exception(exc_info))
+    if isinstance(exc_info, tuple) and len(exc_info) == 3:
+        return "".join(traceback.format_exception(*exc_info))
     return traceback.format_exc()

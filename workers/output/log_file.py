@@ -14,7 +14,7 @@ from typing import Final
 
 SIZE_MAX: Final = 10_000_000
 """Bytes after which a file is rotated."""
-KEPT: Final = 3
+ROTATED_MAX: Final = 3
 """How many rotated files are kept beside the one that is written."""
 
 
@@ -37,7 +37,7 @@ class LogFile:
             if self._closed:
                 return
             try:
-                self._make_room(len(line))
+                self._rotate_if_full(len(line))
                 self._size += os.write(self._file, line)
             except OSError:
                 self.dropped += 1
@@ -46,13 +46,13 @@ class LogFile:
         """Write nothing more. A second call does nothing."""
         with self._lock:
             self._closed = True
-            self._release()
+            self._close_file()
 
-    def _make_room(self, length: int) -> None:
+    def _rotate_if_full(self, length: int) -> None:
         if self._file < 0:
             self._open()
         if self._size and self._size + length > self._size_max:
-            self._release()
+            self._close_file()
             self._rotate()
             self._open()
 
@@ -65,12 +65,12 @@ class LogFile:
         self._size = os.fstat(self._file).st_size
 
     def _rotate(self) -> None:
-        names = [self.path, *(Path(f"{self.path}.{n}") for n in range(1, KEPT + 1))]
+        names = [self.path, *(Path(f"{self.path}.{n}") for n in range(1, ROTATED_MAX + 1))]
         for older, newer in zip(reversed(names[1:]), reversed(names[:-1]), strict=True):
             if newer.exists():
                 newer.replace(older)
 
-    def _release(self) -> None:
+    def _close_file(self) -> None:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

@@ -23,7 +23,7 @@ class LogLimits(Struct, frozen=True, kw_only=True):
     size_max: int = 1_000_000_000
 
 
-class Left(Struct, frozen=True):
+class AbandonedLogs(Struct, frozen=True):
     """All files of one worker that is gone."""
 
     written_at: float
@@ -31,12 +31,12 @@ class Left(Struct, frozen=True):
     files: tuple[Path, ...]
 
 
-def sweep(folder: Path, limits: LogLimits, now: float) -> list[Path]:
+def remove_old_files(folder: Path, limits: LogLimits, now: float) -> list[Path]:
     """Remove what is over the limits; answers the files that went. `now`: seconds since 1970."""
-    left = sorted(_left(folder, now), key=lambda one: one.written_at)
-    total = sum(one.size for one in left)
+    abandoned = sorted(_abandoned_logs(folder, now), key=lambda one: one.written_at)
+    total = sum(one.size for one in abandoned)
     removed: list[Path] = []
-    for one in left:
+    for one in abandoned:
         if now - one.written_at < limits.age_seconds and total <= limits.size_max:
             break
         total -= one.size
@@ -44,16 +44,18 @@ def sweep(folder: Path, limits: LogLimits, now: float) -> list[Path]:
     return removed
 
 
-def _left(folder: Path, now: float) -> Iterator[Left]:
+def _abandoned_logs(folder: Path, now: float) -> Iterator[AbandonedLogs]:
     """What stands there of workers that are gone and have not written for a while."""
     files: dict[Path, list[Path]] = {}
     for file in folder.glob("*/*.jsonl*"):
         files.setdefault(file.with_name(file.name.partition(".")[0]), []).append(file)
-    for worker, some in files.items():
-        found = [status for file in some if (status := _status(file))]
-        written_at = max((status.st_mtime for status in found), default=now)
+    for worker, paths in files.items():
+        statuses = [status for file in paths if (status := _status(file))]
+        written_at = max((status.st_mtime for status in statuses), default=now)
         if now - written_at >= UNTOUCHED_SECONDS and not _in_use(Path(f"{worker}.jsonl")):
-            yield Left(written_at, sum(status.st_size for status in found), tuple(some))
+            yield AbandonedLogs(
+                written_at, sum(status.st_size for status in statuses), tuple(paths)
+            )
 
 
 def _status(file: Path) -> os.stat_result | None:

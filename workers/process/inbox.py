@@ -12,28 +12,28 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from eventstore.connection.calls import UNREACHABLE, interruptible
+from eventstore.connection.calls import UNREACHABLE, execute_blocking
 from eventstore.connection.clients import connect_blocking
-from workers.runtime.backoff import Outage
+from workers.runtime.backoff import Backoff
 
 POLL_SECONDS = 5.0
 """About how often a worker looks for work by itself."""
 
 
 async def listen(
-    url: str, key: str, *, word: Callable[[str], None], reconnected: Callable[[], None]
+    url: str, key: str, *, on_message: Callable[[str], None], on_reconnected: Callable[[], None]
 ) -> None:
     """Hand on each word (`""` when none came for a while), until cancelled."""
     client = connect_blocking(url, block_seconds=POLL_SECONDS * 1.2)
-    outage = Outage("inbox", key=key)
+    backoff = Backoff("inbox", key=key)
     async with contextlib.aclosing(client):
         while True:
             seconds = POLL_SECONDS * random.uniform(0.8, 1.2)
             try:
-                popped = await interruptible(client, "BRPOP", key, f"{seconds:.2f}")
+                popped = await execute_blocking(client, "BRPOP", key, f"{seconds:.2f}")
             except (*UNREACHABLE, RedisError) as error:
-                await asyncio.sleep(outage.delay(error))
+                await asyncio.sleep(backoff.next_delay(error))
                 continue
-            if outage.over():
-                reconnected()
-            word(popped[1].decode(errors="replace") if popped else "")
+            if backoff.reset():
+                on_reconnected()
+            on_message(popped[1].decode(errors="replace") if popped else "")

@@ -25,13 +25,13 @@ from msgspec import Struct
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from eventstore.connection.calls import UNREACHABLE, SyncClient
-from eventstore.connection.clients import connect_thread
+from eventstore.connection.clients import connect_sync
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.log.script_loader import script
 from workers.host.clock import boottime
 from workers.host.processes import Process
-from workers.runtime.backoff import Outage
+from workers.runtime.backoff import Backoff
 
 EXIT_LEASE_LOST: Final = 75
 EXIT_ORPHANED: Final = 76
@@ -39,7 +39,7 @@ TICK_SECONDS: Final = 1.0
 """The guard looks at least this often."""
 ORPHAN_SECONDS: Final = 5.0
 """How long a worker whose owner is gone may take to drain."""
-ANSWER_SECONDS: Final = 0.1
+SNAPSHOT_WAIT_SECONDS: Final = 0.1
 """How long a renewal waits for a fresh snapshot before it goes out with the last one."""
 
 log = structlog.get_logger("muster.lease")
@@ -54,7 +54,7 @@ class LeaseOptions(Struct, frozen=True, kw_only=True):
     lease_seconds: float
     renew_seconds: float
     stall_seconds: float
-    heartbeat_keep_ms: int
+    heartbeat_retention_ms: int
     owner: Process | None = None
     exits: bool = True
 
@@ -67,13 +67,13 @@ class LeaseOptions(Struct, frozen=True, kw_only=True):
 class Hooks(Struct, frozen=True):
     """What the worker does. `floor` is called from a thread, all others on the event loop."""
 
-    floor: Callable[[], tuple[int, int]]
+    high_water_mark: Callable[[], tuple[int, int]]
     snapshot: Callable[[float], bytes]
     """Given the loop's lag in seconds, the data of the next heartbeat."""
     renewed: Callable[[list[Any]], None]
     """The script's reply."""
     lost: Callable[[str], None]
-    damaged: Callable[[], None]
+    log_unavailable: Callable[[], None]
     """The log is missing, halted or behind: said once per outage."""
     orphaned: Callable[[], None]
 
@@ -81,23 +81,23 @@ class Hooks(Struct, frozen=True):
 class Lease:
     """The lease of one worker; `since` is when what granted it began (by `boottime`)."""
 
-    def __init__(self, options: LeaseOptions, hooks: Hooks, *, since: float) -> None:
+    def __init__(self, options: LeaseOptions, hooks: Hooks, *, granted_at: float) -> None:
         self._options = options
         self._hooks = hooks
         self._keys = Keys(options.key_prefix)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._trusted_until = since + options.lease_seconds - options.margin_seconds
-        self._lost = ""
+        self._trusted_until = granted_at + options.lease_seconds - options.margin_seconds
+        self._lost_reason = ""
         self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._due = threading.Event()
+        self._stopped = threading.Event()
+        self._renew_now = threading.Event()
         self._confirmed = threading.Event()
-        self._turned = threading.Event()
-        self._turned.set()
-        self._asked_at = since
+        self._loop_responded = threading.Event()
+        self._loop_responded.set()
+        self._pinged_at = granted_at
         self._snapshot = b"{}"
-        self._outage = Outage("renewal", worker_id=options.worker_id)
-        self._damaged = False
+        self._backoff = Backoff("renewal", worker_id=options.worker_id)
+        self._log_unavailable = False
         self._orphan_since = 0.0
         self._threads: list[threading.Thread] = []
 
@@ -111,8 +111,8 @@ class Lease:
 
     async def stop(self) -> None:
         """Stop renewing and guarding. A second call does nothing."""
-        self._over.set()
-        self._due.set()
+        self._stopped.set()
+        self._renew_now.set()
         self._confirmed.set()
         for _ in range(200):  # threads cannot be awaited; a second at most
             if not any(thread.is_alive() for thread in self._threads):
@@ -121,7 +121,7 @@ class Lease:
 
     def renew_soon(self) -> None:
         """Renew now: something suggests that the lease is gone."""
-        self._due.set()
+        self._renew_now.set()
 
     def confirm(self) -> None:
         """Nothing of any agent runs any more."""
@@ -130,56 +130,54 @@ class Lease:
     # ---- the thread that renews ----------------------------------------------------------------
 
     def _renew_forever(self) -> None:
-        client = connect_thread(
-            self._options.redis_url, timeout_seconds=self._options.renew_seconds
-        )
+        client = connect_sync(self._options.redis_url, timeout_seconds=self._options.renew_seconds)
         with contextlib.closing(client):
-            while not self._over.is_set():
+            while not self._stopped.is_set():
                 pause = self._renew(client)
-                self._due.wait(pause)
-                self._due.clear()
+                self._renew_now.wait(pause)
+                self._renew_now.clear()
 
     def _renew(self, client: SyncClient) -> float:
         """One renewal; returns after how many seconds the next is due."""
-        regular = self._options.renew_seconds * random.uniform(0.9, 1.0)
-        if not self._turns():
-            return min(regular, 0.5)
-        began = boottime()
+        interval = self._options.renew_seconds * random.uniform(0.9, 1.0)
+        if not self._loop_responds():
+            return min(interval, 0.5)
+        started_at = boottime()
         try:
             reply = self._evaluate(client)
         except (*UNREACHABLE, RedisError) as error:
             if isinstance(error, ReadOnlyError):  # a replica now: the address may lead elsewhere
                 client.connection_pool.disconnect()
-            return min(self._outage.delay(error), regular)
+            return min(self._backoff.next_delay(error), interval)
         status = reply[0].decode()
         if status in {"FENCED", "RECOVERED"}:
-            self._lose("fenced" if status == "FENCED" else "log-recovered")
+            self._declare_lost("fenced" if status == "FENCED" else "log-recovered")
         elif status != "OK":  # the log is missing or behind: whether it comes back, the lease tells
-            if not self._damaged:
-                self._damaged = True
-                self._call(self._hooks.damaged)
-            return min(self._outage.delay(RuntimeError(f"the log: {status}")), regular)
+            if not self._log_unavailable:
+                self._log_unavailable = True
+                self._call_on_loop(self._hooks.log_unavailable)
+            return min(self._backoff.next_delay(RuntimeError(f"the log: {status}")), interval)
         else:
-            self._outage.over()
-            self._damaged = False
-            self._extend(began)
-            self._call(self._hooks.renewed, reply)
-        return regular
+            self._backoff.reset()
+            self._log_unavailable = False
+            self._extend(started_at)
+            self._call_on_loop(self._hooks.renewed, reply)
+        return interval
 
-    def _turns(self) -> bool:
+    def _loop_responds(self) -> bool:
         """Ask the loop to turn; False once it has not for too long."""
-        if self._turned.is_set():
-            self._turned.clear()
-            self._asked_at = boottime()
-            self._call(self._answer, self._asked_at)
-        if self._turned.wait(ANSWER_SECONDS):
+        if self._loop_responded.is_set():
+            self._loop_responded.clear()
+            self._pinged_at = boottime()
+            self._call_on_loop(self._on_ping, self._pinged_at)
+        if self._loop_responded.wait(SNAPSHOT_WAIT_SECONDS):
             return True
-        return boottime() - self._asked_at < self._options.stall_seconds
+        return boottime() - self._pinged_at < self._options.stall_seconds
 
-    def _answer(self, asked_at: float) -> None:
+    def _on_ping(self, pinged_at: float) -> None:
         """(On the loop.)"""
-        self._snapshot = self._hooks.snapshot(boottime() - asked_at)
-        self._turned.set()
+        self._snapshot = self._hooks.snapshot(boottime() - pinged_at)
+        self._loop_responded.set()
 
     def _evaluate(self, client: SyncClient) -> list[Any]:
         source, options, keys = script("renew"), self._options, self._keys
@@ -187,12 +185,12 @@ class Lease:
             2,
             keys.pool(options.pool_name, "meta"),
             keys.pool(options.pool_name, "events"),
-            *self._hooks.floor(),
+            *self._hooks.high_water_mark(),
             options.worker_id,
             options.epoch,
             new_id(),
             self._snapshot,
-            options.heartbeat_keep_ms,
+            options.heartbeat_retention_ms,
         )
         command = client.execute_command
         try:
@@ -201,46 +199,46 @@ class Lease:
             reply = command("EVAL", source.text, *arguments)  # type: ignore[no-untyped-call]
         return reply
 
-    def _extend(self, began: float) -> None:
+    def _extend(self, started_at: float) -> None:
         with self._lock:
             if boottime() < self._trusted_until:  # a lapsed lease does not come back
-                trusted = began + self._options.lease_seconds - self._options.margin_seconds
+                trusted = started_at + self._options.lease_seconds - self._options.margin_seconds
                 self._trusted_until = max(self._trusted_until, trusted)
 
     # ---- the thread that guards ----------------------------------------------------------------
 
     def _guard(self) -> None:
-        while not self._over.is_set():
-            left = self._trusted_until - boottime()
-            if left <= 0:
-                self._lose("lease-expired")
+        while not self._stopped.is_set():
+            remaining = self._trusted_until - boottime()
+            if remaining <= 0:
+                self._declare_lost("lease-expired")
                 return
-            self._over.wait(min(left, TICK_SECONDS))
+            self._stopped.wait(min(remaining, TICK_SECONDS))
             self._watch_owner()
 
     def _watch_owner(self) -> None:
         owner = self._options.owner
-        if owner is None or owner.alive() or self._over.is_set():
+        if owner is None or owner.alive() or self._stopped.is_set():
             return
         if not self._orphan_since:
             self._orphan_since = boottime()
-            self._call(self._hooks.orphaned)
+            self._call_on_loop(self._hooks.orphaned)
         elif boottime() - self._orphan_since > ORPHAN_SECONDS and self._options.exits:
             os._exit(EXIT_ORPHANED)
 
-    def _lose(self, reason: str) -> None:
+    def _declare_lost(self, reason: str) -> None:
         """Tell the loop; end the process unless it confirms in time."""
         with self._lock:
-            if self._lost or self._over.is_set():
+            if self._lost_reason or self._stopped.is_set():
                 return
-            self._lost = reason
-        self._call(self._hooks.lost, reason)
+            self._lost_reason = reason
+        self._call_on_loop(self._hooks.lost, reason)
         if not self._confirmed.wait(self._options.margin_seconds / 2) and self._options.exits:
             os._exit(EXIT_LEASE_LOST)
-        self._over.set()
-        self._due.set()
+        self._stopped.set()
+        self._renew_now.set()
 
-    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+    def _call_on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to tell
             self._loop.call_soon_threadsafe(function, *arguments)

@@ -52,7 +52,7 @@ async def _serve(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> in
     worker = Worker(options, roles, start_time=start_time(os.getpid()))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: others decide
     for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, worker.ask_to_drain, "shut-down")
+        asyncio.get_running_loop().add_signal_handler(number, worker.request_drain, "shut-down")
     try:
         await worker.start()
     except NotOrdered as error:

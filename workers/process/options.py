@@ -45,7 +45,7 @@ def lease_options(options: WorkerOptions, epoch: int) -> LeaseOptions:
         lease_seconds=config.lease_seconds,
         renew_seconds=config.renew_seconds,
         stall_seconds=config.loop_stall_seconds,
-        heartbeat_keep_ms=options.retention.heartbeats_ms,
+        heartbeat_retention_ms=options.retention.heartbeats_ms,
         owner=owner if options.owner_pid else None,
         exits=options.exits,
     )

@@ -7,7 +7,7 @@ from eventstore.errors import LogError, MusterError
 from eventstore.language.workers import Start, Worker, WorkerCommand
 from eventstore.log.log import Log
 from eventstore.steps.step import Origin
-from workers.runtime.backoff import Outage
+from workers.runtime.backoff import Backoff
 
 
 class NotOrdered(MusterError):
@@ -24,12 +24,12 @@ class Registration:
         self.origin = Origin(actor=f"worker:{worker_id}")
         self.epoch = 0
 
-    async def enlist(self, host: str, start_time: int) -> int:
+    async def register(self, host: str, start_time: int) -> int:
         """Turn the order into a worker; returns how many agents it may hold.
 
         Raises `NotOrdered`, or `LogError` when Redis does not answer.
         """
-        self.epoch = await self.log.draw_epoch(self.pool)
+        self.epoch = await self.log.allocate_epoch(self.pool)
         command = Start(host=host, pid=os.getpid(), start_time=start_time)
         acted = await self.log.act_on_worker(
             self.pool, self.worker_id, command, self.origin, epoch=self.epoch
@@ -44,14 +44,14 @@ class Registration:
 
         Returns the worker as it is then; None if it is not ours any more.
         """
-        outage = Outage("worker", worker_id=self.worker_id)
+        backoff = Backoff("worker", worker_id=self.worker_id)
         while True:
             try:
                 acted = await self.log.act_on_worker(
                     self.pool, self.worker_id, command, self.origin, epoch=self.epoch
                 )
             except LogError as error:
-                await asyncio.sleep(outage.delay(error))
+                await asyncio.sleep(backoff.next_delay(error))
                 continue
             worker = acted.worker
             return worker if worker is not None and worker.epoch == self.epoch else None

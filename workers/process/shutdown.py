@@ -17,23 +17,23 @@ import structlog
 from eventstore.errors import LogError
 from eventstore.language.workers import Drain, StopWorker
 from workers.process.registration import Registration
-from workers.runtime.backoff import Outage
+from workers.runtime.backoff import Backoff
 from workers.runtime.calls import STUCK_SECONDS
 from workers.runtime.slots import Slots
-from workers.runtime.worker_context import Wish
+from workers.runtime.worker_context import StopRequest
 
-HURRY = 0.8
+GRACE_SHARE = 0.8
 """The part of a drain's time after which agents get no more grace."""
 
 log = structlog.get_logger("muster.leaving")
 
 
-class Left(StrEnum):
+class ShutdownResult(StrEnum):
     """How a worker left."""
 
     STOPPED = "stopped"
     STUCK = "stuck"
-    LATE = "late"
+    TIMED_OUT = "late"
     LOST = "lost"
 
 
@@ -43,54 +43,54 @@ async def drain(
     reason: str,
     seconds: float,
     *,
-    emptied: Callable[[], Awaitable[None]],
-) -> Left:
+    on_empty: Callable[[], Awaitable[None]],
+) -> ShutdownResult:
     """Release all agents and stop the worker, within `seconds`; to be cancelled on a lost lease.
 
     `emptied` is awaited when no agent is left: from then on no lease is needed, and the one there
     is ends with `worker.stopped`.
     """
-    log.info("worker.draining", reason=reason, agents=len(slots.running), seconds=seconds)
-    end = asyncio.get_running_loop().time() + seconds
+    log.info("worker.draining", reason=reason, agents=len(slots.runs), seconds=seconds)
+    deadline = asyncio.get_running_loop().time() + seconds
     try:
-        async with asyncio.timeout_at(end):
-            await _release_all(registration, slots, reason, end - seconds * (1 - HURRY))
+        async with asyncio.timeout_at(deadline):
+            await _release_all(registration, slots, reason, deadline - seconds * (1 - GRACE_SHARE))
             if slots.stuck:
-                return Left.STUCK
-            await emptied()
+                return ShutdownResult.STUCK
+            await on_empty()
             stopped = await registration.write(StopWorker(reason=reason))
-            return Left.STOPPED if stopped is not None else Left.LOST
+            return ShutdownResult.STOPPED if stopped is not None else ShutdownResult.LOST
     except TimeoutError:
-        slots.ask_all(Wish.ABANDON, "drain-timeout")
-        await slots.emptied(1.0)
-        return Left.LATE
+        slots.request_stop_all(StopRequest.ABANDON, "drain-timeout")
+        await slots.wait_until_empty(1.0)
+        return ShutdownResult.TIMED_OUT
 
 
-async def abandon(slots: Slots) -> Left:
+async def abandon(slots: Slots) -> ShutdownResult:
     """Cancel all agents and write nothing."""
-    slots.ask_all(Wish.ABANDON, "lost")
-    await slots.emptied(STUCK_SECONDS + 1.0)
-    return Left.LOST
+    slots.request_stop_all(StopRequest.ABANDON, "lost")
+    await slots.wait_until_empty(STUCK_SECONDS + 1.0)
+    return ShutdownResult.LOST
 
 
 async def _release_all(
-    registration: Registration, slots: Slots, reason: str, hurry_at: float
+    registration: Registration, slots: Slots, reason: str, grace_ends_at: float
 ) -> None:
     worker = await registration.write(Drain(reason=reason))
     if worker is None or worker.ended:
-        slots.ask_all(Wish.ABANDON, "lost")
-    await _claim_left(slots, registration.worker_id)
-    slots.ask_all(Wish.RELEASE, reason)
-    if not await slots.emptied(hurry_at - asyncio.get_running_loop().time()):
-        slots.ask_all(Wish.RELEASE_NOW, reason)
-        await slots.emptied()
+        slots.request_stop_all(StopRequest.ABANDON, "lost")
+    await _recover_claims(slots, registration.worker_id)
+    slots.request_stop_all(StopRequest.RELEASE, reason)
+    if not await slots.wait_until_empty(grace_ends_at - asyncio.get_running_loop().time()):
+        slots.request_stop_all(StopRequest.RELEASE_NOW, reason)
+        await slots.wait_until_empty()
 
 
-async def _claim_left(slots: Slots, worker_id: str) -> None:
-    outage = Outage("claim", worker_id=worker_id)
+async def _recover_claims(slots: Slots, worker_id: str) -> None:
+    backoff = Backoff("claim", worker_id=worker_id)
     while True:
         try:
-            await slots.claim_left()
+            await slots.recover_claims()
             return
         except LogError as error:
-            await asyncio.sleep(outage.delay(error))
+            await asyncio.sleep(backoff.next_delay(error))

@@ -10,31 +10,31 @@ import structlog
 
 from eventstore.errors import LogError
 from eventstore.log.log import Log
-from eventstore.recovery.loss_reports import HOLDS, Report, report
-from workers.runtime.agent_run import Running
+from eventstore.recovery.loss_reports import AGENT_HELD, LossReport, write_reports
+from workers.runtime.agent_run import AgentRun
 
 log = structlog.get_logger("muster.reporting")
 
 
-async def report_holdings(
-    events: Log, pool: str, worker_id: str, running: Iterable[Running]
+async def report_running_agents(
+    events: Log, pool: str, worker_id: str, runs: Iterable[AgentRun]
 ) -> None:
     """Report every agent that runs here. What cannot be written is only logged."""
-    generation, ts = events.floor(pool)[0], events.now_ms(pool)
+    generation, ts = events.high_water_mark(pool)[0], events.now_ms(pool)
     reports = [
-        Report(
+        LossReport(
             reporter=f"worker:{worker_id}",
-            kind=HOLDS,
-            agent_id=one.agent_id,
-            incarnation=one.incarnation,
+            kind=AGENT_HELD,
+            agent_id=run.agent_id,
+            incarnation=run.incarnation,
             generation=generation,
-            seq=one.state.claim_seq,
+            seq=run.state.claim_seq,
             ts=ts,
         )
-        for one in running
+        for run in runs
     ]
     log.error("log.lost", pool=pool, worker_id=worker_id, agents=len(reports))
     try:
-        await report(events, pool, reports)
+        await write_reports(events, pool, reports)
     except LogError as error:
         log.warning("log.report_failed", pool=pool, error=str(error))

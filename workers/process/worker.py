@@ -18,7 +18,7 @@ from eventstore.connection.clients import connect
 from eventstore.keys import Keys
 from eventstore.language.workers import Recover, WorkerStatus
 from eventstore.log.log import Log
-from eventstore.log.script_runner import judge
+from eventstore.log.script_runner import parse_reply
 from eventstore.steps.step import Fence
 from workers.api.agent import Agent
 from workers.api.engine import Database
@@ -29,19 +29,24 @@ from workers.process.inbox import listen
 from workers.process.lease import EXIT_LEASE_LOST, Hooks, Lease
 from workers.process.options import WorkerOptions, lease_options
 from workers.process.registration import Registration
-from workers.process.shutdown import Left, abandon, drain
-from workers.process.survey_report import report_holdings
-from workers.runtime.slots import Notices, Slots, stops
+from workers.process.shutdown import ShutdownResult, abandon, drain
+from workers.process.survey_report import report_running_agents
+from workers.runtime.slots import SlotCallbacks, Slots, read_stop_flags
 from workers.runtime.tasks import track_tasks
-from workers.runtime.worker_context import House, Wish
+from workers.runtime.worker_context import StopRequest, WorkerContext
 
 CONNECTIONS: Final = 4
 """Of a worker, beside those of its inbox and its lease. Calls beyond wait for a free one."""
-OWNER_GONE_SECONDS: Final = 3.0
+ORPHAN_DRAIN_SECONDS: Final = 3.0
 """How long a drain may take whose owner is gone."""
 CLOSE_SECONDS: Final = 5.0
 
-EXIT_CODES: Final = {Left.STOPPED: 0, Left.LATE: 74, Left.LOST: EXIT_LEASE_LOST, Left.STUCK: 77}
+EXIT_CODES: Final = {
+    ShutdownResult.STOPPED: 0,
+    ShutdownResult.TIMED_OUT: 74,
+    ShutdownResult.LOST: EXIT_LEASE_LOST,
+    ShutdownResult.STUCK: 77,
+}
 
 
 log = structlog.get_logger("muster.worker")
@@ -59,42 +64,46 @@ class Worker:
         self._start_time = start_time
         self._keys = Keys(options.key_prefix)
         client = connect(options.redis_url, max_connections=CONNECTIONS)
-        self._log = Log(client, self._keys, retention=options.retention, outlives=False)
+        self._log = Log(client, self._keys, retention=options.retention, survives_recovery=False)
         self._registration = Registration(self._log, options.pool_name, options.worker_id)
         self._database = Database(options.engine_url, through_pgbouncer=options.through_pgbouncer)
         self._output: Output | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ending: asyncio.Task[None] | None = None
+        self._shutdown_task: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[str] | None = None
-        self._wants_drain = ""
-        self._lost = ""
+        self._drain_requested = ""
+        self._lost_reason = ""
 
     # ---- its own life --------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Begin to work. Raises `NotOrdered`, or `LogError` when Redis does not answer."""
-        since = boottime()
+        granted_at = boottime()
         try:
-            size = await self._registration.enlist(self._options.host, self._start_time)
+            size = await self._registration.register(self._options.host, self._start_time)
         except BaseException:
             await self._log.client.aclose()
             raise
         loop = asyncio.get_running_loop()
         track_tasks(loop)
         self._ended = loop.create_future()
-        self._begin_capture()
+        self._start_capture()
         self._lease = Lease(
-            lease_options(self._options, self._registration.epoch), self._hooks(), since=since
+            lease_options(self._options, self._registration.epoch),
+            self._hooks(),
+            granted_at=granted_at,
         )
-        notices = Notices(fenced=lambda: self._on_lost("fenced"), stuck=self._on_stuck)
-        self._slots = Slots(self._house(), self._options.pool_name, size, notices)
+        callbacks = SlotCallbacks(
+            on_fenced=lambda: self._on_lost("fenced"), on_stuck=self._on_stuck
+        )
+        self._slots = Slots(self._new_worker_context(), self._options.pool_name, size, callbacks)
         await self._lease.start()
         self._slots.wake()
-        self._run(self._needed("claiming", self._slots.claim_forever()))
-        self._run(self._needed("listening", self._listen()))
+        self._start_task(self._run_critical("claiming", self._slots.claim_forever()))
+        self._start_task(self._run_critical("listening", self._listen()))
         log.info("worker.started", worker_id=self._options.worker_id, max_agents=size)
-        if self._wants_drain:
-            self.ask_to_drain(self._wants_drain)
+        if self._drain_requested:
+            self.request_drain(self._drain_requested)
 
     async def wait(self) -> str:
         """Until it has ended; returns the reason."""
@@ -103,7 +112,7 @@ class Worker:
 
     async def drain(self, reason: str) -> None:
         """Release all agents, write `worker.stopped`, end."""
-        self.ask_to_drain(reason)
+        self.request_drain(reason)
         await self.wait()
 
     async def stop(self) -> None:
@@ -116,28 +125,28 @@ class Worker:
         if self._ended is not None and not self._ended.done():
             self._on_lost(reason)
 
-    def ask_to_drain(self, reason: str) -> None:
+    def request_drain(self, reason: str) -> None:
         """`drain` for signal handlers: returns at once."""
         if self._ended is None:
-            self._wants_drain = reason
+            self._drain_requested = reason
         else:
             self._drain(reason, self._options.config.drain_seconds)
 
     def _drain(self, reason: str, seconds: float) -> None:
-        if self._ending is None:
+        if self._shutdown_task is None:
             loop = asyncio.get_running_loop()
-            self._leaving = loop.create_task(
-                drain(self._registration, self._slots, reason, seconds, emptied=self._lease.stop)
+            self._drain_task = loop.create_task(
+                drain(self._registration, self._slots, reason, seconds, on_empty=self._lease.stop)
             )
-            self._ending = loop.create_task(self._end(reason))
+            self._shutdown_task = loop.create_task(self._shut_down(reason))
 
-    async def _end(self, reason: str) -> None:
+    async def _shut_down(self, reason: str) -> None:
         assert self._ended is not None
-        await self._end_tasks()
-        left = await self._left()
-        self.exit_code = EXIT_CODES[left]
-        reason = self._lost or ("stuck" if left is Left.STUCK else reason)
-        log.info("worker.left", worker_id=self._options.worker_id, how=left.value, reason=reason)
+        await self._cancel_tasks()
+        result = await self._drain_result()
+        self.exit_code = EXIT_CODES[result]
+        reason = self._lost_reason or ("stuck" if result is ShutdownResult.STUCK else reason)
+        log.info("worker.left", worker_id=self._options.worker_id, how=result.value, reason=reason)
         if self._slots.stuck and self._options.exits:
             os._exit(self.exit_code)
         try:
@@ -146,31 +155,31 @@ class Worker:
         finally:
             self._ended.set_result(reason)
 
-    async def _left(self) -> Left:
+    async def _drain_result(self) -> ShutdownResult:
         """How the drain ended; a lease lost meanwhile (or before) ends it at once."""
-        await asyncio.wait({self._leaving})
-        if self._lost:
+        await asyncio.wait({self._drain_task})
+        if self._lost_reason:
             return await abandon(self._slots)
-        if error := self._leaving.exception():
+        if error := self._drain_task.exception():
             log.error("worker.drain_failed", exc_info=error)
-            return Left.LATE
-        return self._leaving.result()
+            return ShutdownResult.TIMED_OUT
+        return self._drain_task.result()
 
     async def _close(self) -> None:
         await self._lease.stop()
-        await self._end_tasks()
+        await self._cancel_tasks()
         await self._database.close()
         await self._log.client.aclose()
         if self._output is not None:
-            Capture.end()
+            Capture.stop()
             self._output.close()
 
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _needed(self, part: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _run_critical(self, part: str, work: Coroutine[Any, Any, None]) -> None:
         """A part that must not end by itself: with its lease alone the worker would look well."""
         try:
             await work
@@ -178,7 +187,7 @@ class Worker:
             log.exception("worker.failed", worker_id=self._options.worker_id, part=part)
         self._drain("defect", self._options.config.drain_seconds)
 
-    async def _end_tasks(self) -> None:
+    async def _cancel_tasks(self) -> None:
         """Listen and claim no more."""
         for task in (tasks := tuple(self._tasks)):
             task.cancel()
@@ -191,23 +200,23 @@ class Worker:
         await listen(
             self._options.redis_url,
             key,
-            word=self._on_word,
-            reconnected=lambda: self._slots.wake(again=True),
+            on_message=self._on_message,
+            on_reconnected=lambda: self._slots.wake(redeliver=True),
         )
 
-    def _on_word(self, word: str) -> None:
-        kind, _, _agent_id = word.partition(":")
+    def _on_message(self, message: str) -> None:
+        kind, _, _agent_id = message.partition(":")
         match kind:
             case "work" | "":
                 self._slots.wake()
             case "stop":  # how, stands in the log: the reply to a renewal tells
                 self._lease.renew_soon()
             case "drain":
-                self.ask_to_drain("drain")
-            case "quit" if not self._slots.running:
-                self.ask_to_drain("quit")
+                self.request_drain("drain")
+            case "quit" if not self._slots.runs:
+                self.request_drain("quit")
             case _:
-                log.info("worker.word_ignored", word=word)
+                log.info("worker.word_ignored", word=message)
 
     def _snapshot(self, lag_seconds: float) -> bytes:
         activity = self._slots.activity()
@@ -217,20 +226,22 @@ class Worker:
         )
 
     def _on_renewed(self, raw: list[Any]) -> None:
-        reply = judge(self._options.pool_name, raw, self._log)
+        reply = parse_reply(self._options.pool_name, raw, self._log)
         status = reply.rest[0].decode()
-        for agent_id, stop in stops(reply.rest[1]).items():
-            self._slots.follow(agent_id, stop)
-        if self._ending is not None:
+        for agent_id, stop in read_stop_flags(reply.rest[1]).items():
+            self._slots.apply_stop_flag(agent_id, stop)
+        if self._shutdown_task is not None:
             return
         if status == WorkerStatus.DRAINING:
-            self.ask_to_drain("drain")
+            self.request_drain("drain")
         elif status == WorkerStatus.SUSPECT:
-            self._run(self._recover())
+            self._start_task(self._recover())
 
-    async def _report(self) -> None:
-        running = list(self._slots.running.values())
-        await report_holdings(self._log, self._options.pool_name, self._options.worker_id, running)
+    async def _report_running(self) -> None:
+        runs = list(self._slots.runs.values())
+        await report_running_agents(
+            self._log, self._options.pool_name, self._options.worker_id, runs
+        )
 
     async def _recover(self) -> None:
         await self._registration.write(Recover())
@@ -238,16 +249,16 @@ class Worker:
 
     def _on_lost(self, reason: str) -> None:
         """The right to run agents is gone. Said more than once, this does no more."""
-        if not self._lost:
-            self._lost = reason
+        if not self._lost_reason:
+            self._lost_reason = reason
             log.error("worker.lost", worker_id=self._options.worker_id, reason=reason)
-            self._slots.ask_all(Wish.ABANDON, reason)
+            self._slots.request_stop_all(StopRequest.ABANDON, reason)
             self._drain(reason, 0.0)
-            self._leaving.cancel()
-            self._confirming = asyncio.get_running_loop().create_task(self._confirm())
+            self._drain_task.cancel()
+            self._confirm_task = asyncio.get_running_loop().create_task(self._confirm())
 
     async def _confirm(self) -> None:
-        await self._slots.emptied()
+        await self._slots.wait_until_empty()
         if not self._slots.stuck:
             self._lease.confirm()
 
@@ -256,14 +267,14 @@ class Worker:
 
     # ---- what it is made of --------------------------------------------------------------------
 
-    def _begin_capture(self) -> None:
+    def _start_capture(self) -> None:
         options = self._options
         if options.capture:
             self._output = Output(options.log_dir, options.pool_name, options.worker_id)
-            Capture.begin(self._output if options.exits else None)
+            Capture.start(self._output if options.exits else None)
 
-    def _house(self) -> House:
-        return House(
+    def _new_worker_context(self) -> WorkerContext:
+        return WorkerContext(
             log=self._log,
             fence=Fence(self._options.worker_id, self._registration.epoch),
             origin=self._registration.origin,
@@ -272,15 +283,15 @@ class Worker:
             database=self._database,
             output=self._output,
             fallback=self._options.fallback,
-            suspicious=self._lease.renew_soon,
+            on_fenced=self._lease.renew_soon,
         )
 
     def _hooks(self) -> Hooks:
         return Hooks(
-            floor=lambda: self._log.floor(self._options.pool_name),
+            high_water_mark=lambda: self._log.high_water_mark(self._options.pool_name),
             snapshot=self._snapshot,
             renewed=self._on_renewed,
             lost=self._on_lost,
-            damaged=lambda: self._run(self._report()),
-            orphaned=lambda: self._drain("owner-gone", OWNER_GONE_SECONDS),
+            log_unavailable=lambda: self._start_task(self._report_running()),
+            orphaned=lambda: self._drain("owner-gone", ORPHAN_DRAIN_SECONDS),
         )

@@ -17,15 +17,15 @@ from eventstore.errors import ConfigurationError, LogError, Unreadable
 from eventstore.language.agent_commands import Clear, Command, End, Fail, Release, Started
 from eventstore.language.agents import Status, Stop
 from eventstore.language.events import Error
-from eventstore.log.replies import Acted, Claimed, Outcome
+from eventstore.log.replies import AgentResult, ClaimedAgent, Outcome
 from workers.api.agent import Agent, Context, FencingToken, overrides, read_spec
 from workers.output.lines import Owner, logger_of
-from workers.runtime.backoff import Outage
-from workers.runtime.calls import Call, Stuck, end_all
-from workers.runtime.errors import timeout
-from workers.runtime.health_check import Checkup
-from workers.runtime.isolation_window import Probation
-from workers.runtime.worker_context import House, Wish
+from workers.runtime.backoff import Backoff
+from workers.runtime.calls import Call, Stuck, cancel_all
+from workers.runtime.errors import timeout_error
+from workers.runtime.health_check import HealthCheck
+from workers.runtime.isolation_window import IsolationWindow
+from workers.runtime.worker_context import StopRequest, WorkerContext
 
 DAY_SECONDS: Final = 86_400.0
 CLOSE_SECONDS: Final = 1.0
@@ -33,7 +33,7 @@ CLOSE_SECONDS: Final = 1.0
 
 log = structlog.get_logger("muster.agents")
 
-_LINES: Final = {
+_LOG_EVENTS: Final = {
     Status.RUNNING: "agent.started",
     Status.RESTARTING: "agent.restarting",
     Status.PENDING: "agent.released",
@@ -42,24 +42,24 @@ _LINES: Final = {
 }
 
 
-class Running:
+class AgentRun:
     """One incarnation of one agent."""
 
-    def __init__(self, house: House, claimed: Claimed) -> None:
-        self.house = house
+    def __init__(self, worker_context: WorkerContext, claimed: ClaimedAgent) -> None:
+        self.worker_context = worker_context
         self.state = claimed.agent
         self.agent_id = claimed.agent.agent_id
         self.incarnation = claimed.agent.incarnation
-        self.wish = Wish.STAY
+        self.stop_request = StopRequest.NONE
         self.stuck = False
         self._reason = ""
         self._spec = claimed.spec
-        self._owner = Owner(self._ids(), house.output)
+        self._owner = Owner(self._ids(), worker_context.output)
         self._variables = self._owner.context()
         self._calls: list[Call] = []
         self._agent: Agent | None = None
         self._context: Context | None = None
-        self._asked = asyncio.get_running_loop().create_future()
+        self._stop_requested = asyncio.get_running_loop().create_future()
         self._log = log.bind(agent_id=self.agent_id, incarnation=self.incarnation)
 
     def _ids(self) -> dict[str, object]:
@@ -69,130 +69,143 @@ class Running:
             "pool": self.state.pool_name,
             "role": self.state.role_type,
             "project_id": self.state.project_id,
-            "worker_id": self.house.fence.worker_id,
+            "worker_id": self.worker_context.fence.worker_id,
         }
 
     @property
     def busy(self) -> bool:
         return self._context is not None and self._context.busy
 
-    def ask(self, wish: Wish, reason: str = "") -> None:
+    def request_stop(self, request: StopRequest, reason: str = "") -> None:
         """Ask it to end in some way. A weaker wish than the present one changes nothing."""
-        if wish > self.wish:
-            self.wish, self._reason = wish, reason or self._reason
-            asked, self._asked = self._asked, asyncio.get_running_loop().create_future()
-            asked.set_result(None)
+        if request > self.stop_request:
+            self.stop_request, self._reason = request, reason or self._reason
+            requested, self._stop_requested = (
+                self._stop_requested,
+                asyncio.get_running_loop().create_future(),
+            )
+            requested.set_result(None)
 
-    def ask_stop(self, stop: Stop) -> None:
+    def apply_stop_flag(self, stop: Stop) -> None:
         """Follow the termination flag."""
         if stop is not Stop.NO:
-            self.ask(Wish.STOP_NOW if stop is Stop.NOW else Wish.STOP, "requested")
+            self.request_stop(
+                StopRequest.STOP_NOW if stop is Stop.NOW else StopRequest.STOP, "requested"
+            )
 
-    async def live(self) -> None:
+    async def run(self) -> None:
         """All of it. Sets `stuck`, and writes nothing, if its code cannot be ended."""
-        self.ask_stop(self.state.stop)
+        self.apply_stop_flag(self.state.stop)
         try:
             command = await self._start()
             if command is None:
-                command = await self._stay()
-            await end_all(self._owner, self._calls)
-            await self._let_go()
+                command = await self._run_until_end()
+            await cancel_all(self._owner, self._calls)
+            await self._free_agent()
         except Stuck:
             self.stuck = True
             self._log.error("agent.stuck")
             return
         finally:
-            if self.house.output is not None:
-                self.house.output.flush(self._owner)
+            if self.worker_context.output is not None:
+                self.worker_context.output.flush(self._owner)
         await self._settle(command)
 
     # ---- starting ------------------------------------------------------------------------------
 
     async def _start(self) -> Command | None:
         """Start it; None once the log says that it runs, else how it ended."""
-        if self.wish:
-            return self._as_asked()
-        limit = self.house.config.start_timeout_seconds
-        call = self._call(self._make_ready, "start")
-        await self._until(call, limit, Wish.RELEASE)
+        if self.stop_request:
+            return self._requested_command()
+        limit = self.worker_context.config.start_timeout_seconds
+        call = self._call(self._start_agent, "start")
+        await self._wait_for_call(call, limit, StopRequest.RELEASE)
         if not call.done:
             call.cancel()
-            await end_all(self._owner, self._calls)
-            return self._as_asked() if self.wish else self._failed("start", timeout("start", limit))
+            await cancel_all(self._owner, self._calls)
+            return (
+                self._requested_command()
+                if self.stop_request
+                else self._failure("start", timeout_error("start", limit))
+            )
         if call.error:
-            return self._failed("start", call.error)
+            return self._failure("start", call.error)
         await self._settle(Started())
-        if self.state.worker_id != self.house.fence.worker_id:
-            self._fenced(Outcome.ALREADY)
-        self.ask_stop(self.state.stop)
+        if self.state.worker_id != self.worker_context.fence.worker_id:
+            self._on_fenced(Outcome.ALREADY)
+        self.apply_stop_flag(self.state.stop)
         return None
 
-    async def _make_ready(self) -> None:
-        role = self.house.roles.get(self.state.role_type)
+    async def _start_agent(self) -> None:
+        role = self.worker_context.roles.get(self.state.role_type)
         if role is None:
             raise ConfigurationError(
                 f"role {self.state.role_type!r} is not declared on this worker's host"
             )
-        house, state = self.house, self.state
-        generation = 0 if house.fallback else house.log.floor(state.pool_name)[0]
+        worker_context, state = self.worker_context, self.state
+        generation = (
+            0 if worker_context.fallback else worker_context.log.high_water_mark(state.pool_name)[0]
+        )
         self._context = Context(
             state,
             read_spec(self._spec),
             FencingToken(generation, state.claim_seq),
             logger=logger_of(self._owner),
-            database=house.database,
-            works=overrides(role, "run"),
+            database=worker_context.database,
+            has_run=overrides(role, "run"),
         )
         self._agent = role()
         await self._agent.start(self._context)
 
     # ---- running -------------------------------------------------------------------------------
 
-    async def _stay(self) -> Command:
+    async def _run_until_end(self) -> Command:
         """Let it run until it ends by itself, or has to."""
         assert self._agent is not None
         assert self._context is not None
         agent, context, kind = self._agent, self._context, type(self._agent)
         context.touch()
         run: Call | None = None
-        checkup: Checkup | None = None
-        if not self.wish:
+        health_check: HealthCheck | None = None
+        if not self.stop_request:
             if overrides(kind, "run"):
                 run = self._call(lambda: agent.run(context), "run")
             if overrides(kind, "check"):
-                checkup = Checkup(
+                health_check = HealthCheck(
                     lambda: self._call(lambda: agent.check(context), "check"),
                     self.state.heartbeat_interval,
                 )
-        command = await self._watch(run, checkup)
+        command = await self._wait_for_end(run, health_check)
         error = await self._stop(run)
-        return command or self._as_asked(error)
+        return command or self._requested_command(error)
 
-    async def _watch(self, run: Call | None, checkup: Checkup | None) -> Command | None:
+    async def _wait_for_end(
+        self, run: Call | None, health_check: HealthCheck | None
+    ) -> Command | None:
         """Wait until something ends it; None if that is a wish."""
         assert self._context is not None
         limit = self.state.max_idle_time
-        probation = Probation(self.house.config)
-        while not self.wish:
-            pause = DAY_SECONDS
+        isolation_window = IsolationWindow(self.worker_context.config)
+        while not self.stop_request:
+            wait_seconds = DAY_SECONDS
             if run is not None and run.done:
-                return self._failed("run", run.error) if run.error else End(reason="completed")
-            if checkup is not None:
-                checkup.look()
-                if checkup.unhealthy and checkup.error:
-                    return self._failed("check", checkup.error)
-                pause = checkup.wait_seconds
-            left = probation.seconds(self.state)
-            if left == 0.0:
+                return self._failure("run", run.error) if run.error else End(reason="completed")
+            if health_check is not None:
+                health_check.poll()
+                if health_check.unhealthy and health_check.error:
+                    return self._failure("check", health_check.error)
+                wait_seconds = health_check.wait_seconds
+            remaining = isolation_window.remaining(self.state)
+            if remaining == 0.0:
                 await self._settle(Clear(reason="behaved"))
-            elif left is not None:
-                pause = min(pause, left)
+            elif remaining is not None:
+                wait_seconds = min(wait_seconds, remaining)
             if limit is not None:
-                left = limit - self._context.idle_seconds
-                if left <= 0:
+                remaining = limit - self._context.idle_seconds
+                if remaining <= 0:
                     return End(reason="idle")
-                pause = min(pause, left)
-            await self._wait((run, checkup.call if checkup else None), pause)
+                wait_seconds = min(wait_seconds, remaining)
+            await self._wait((run, health_check.call if health_check else None), wait_seconds)
         return None
 
     async def _stop(self, run: Call | None) -> Error | None:
@@ -202,48 +215,48 @@ class Running:
         agent, context = self._agent, self._context
         context.stopping.set()
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self.house.config.stop_grace_seconds
+        deadline = clock() + self.worker_context.config.stop_grace_seconds
         raised: Error | None = None
-        if self.wish < Wish.RELEASE_NOW and overrides(type(agent), "stop"):
+        if self.stop_request < StopRequest.RELEASE_NOW and overrides(type(agent), "stop"):
             stop = self._call(lambda: agent.stop(context), "stop")
-            await self._until(stop, deadline - clock(), Wish.RELEASE_NOW)
+            await self._wait_for_call(stop, deadline - clock(), StopRequest.RELEASE_NOW)
             stop.cancel()
             raised = stop.error
             if raised:
                 self._log.warning("agent.stop_failed", error=raised.type, message=raised.message)
         if run is not None and not run.done:
             run.cancel()
-            await self._until(run, deadline - clock(), Wish.RELEASE_NOW)
+            await self._wait_for_call(run, deadline - clock(), StopRequest.RELEASE_NOW)
             raised = raised or run.error
         return raised
 
     # ---- ending --------------------------------------------------------------------------------
 
-    async def _let_go(self) -> None:
+    async def _free_agent(self) -> None:
         """Free the object. Generators that nothing else keeps are closed, as tasks of the agent."""
         self._calls.clear()
-        self._variables.run(self._forget)
+        self._variables.run(self._drop_references)
         await asyncio.sleep(0)  # the event loop begins with that
-        if closing := self._owner.living():
-            hurry = self.wish >= Wish.RELEASE_NOW
-            await asyncio.wait(closing, timeout=0.0 if hurry else CLOSE_SECONDS)
-            await end_all(self._owner, ())
+        if closing := self._owner.running_tasks():
+            skip_grace = self.stop_request >= StopRequest.RELEASE_NOW
+            await asyncio.wait(closing, timeout=0.0 if skip_grace else CLOSE_SECONDS)
+            await cancel_all(self._owner, ())
 
-    def _forget(self) -> None:
+    def _drop_references(self) -> None:
         self._agent = self._context = None
 
-    def _as_asked(self, error: Error | None = None) -> Command:
-        if self.wish in {Wish.RELEASE, Wish.RELEASE_NOW}:
+    def _requested_command(self, error: Error | None = None) -> Command:
+        if self.stop_request in {StopRequest.RELEASE, StopRequest.RELEASE_NOW}:
             return Release(reason=self._reason)
         return End(reason=self._reason, error=error)
 
-    def _failed(self, during: str, error: Error) -> Command:
+    def _failure(self, during: str, error: Error) -> Command:
         self._log.warning("agent.failing", during=during, error=error.type, message=error.message)
         return Fail(
             during=during,
             error=error,
-            now_ms=self.house.log.now_ms(self.state.pool_name),
-            policy=self.house.config.restart_policy,
+            now_ms=self.worker_context.log.now_ms(self.state.pool_name),
+            policy=self.worker_context.config.restart_policy,
             jitter=random.random(),
         )
 
@@ -252,72 +265,72 @@ class Running:
 
         Where that ends, what is being written is not waited for: Redis may be silent.
         """
-        if self.wish is Wish.ABANDON:
+        if self.stop_request is StopRequest.ABANDON:
             return
         writing = asyncio.get_running_loop().create_task(self._write(command))
-        while not writing.done() and self.wish < Wish.ABANDON:
-            await asyncio.wait({self._asked, writing}, return_when=asyncio.FIRST_COMPLETED)
+        while not writing.done() and self.stop_request < StopRequest.ABANDON:
+            await asyncio.wait({self._stop_requested, writing}, return_when=asyncio.FIRST_COMPLETED)
         writing.cancel()
         await asyncio.wait({writing})
         if not writing.cancelled():
             writing.result()
 
     async def _write(self, command: Command) -> None:
-        outage = Outage("settle", agent_id=self.agent_id)
-        house, state = self.house, self.state
+        backoff = Backoff("settle", agent_id=self.agent_id)
+        worker_context, state = self.worker_context, self.state
         while True:
             try:
-                acted = await house.log.act(
+                acted = await worker_context.log.act(
                     state.pool_name,
                     self.agent_id,
                     command,
-                    house.origin,
-                    fence=house.fence,
+                    worker_context.origin,
+                    fence=worker_context.fence,
                     incarnation=self.incarnation,
-                    agent=None if outage.on else state,
+                    agent=None if backoff.active else state,
                 )
                 if acted.outcome is Outcome.ABSENT:
-                    await self._demand_ended()
+                    await self._require_ended()
             except Unreadable as error:
-                await self._give_up(error)
+                await self._park(error)
                 return
             except LogError as error:
-                await asyncio.sleep(outage.delay(error))
+                await asyncio.sleep(backoff.next_delay(error))
                 continue
-            outage.over()
-            self._settled(command, acted)
+            backoff.reset()
+            self._on_settled(command, acted)
             return
 
-    async def _demand_ended(self) -> None:
+    async def _require_ended(self) -> None:
         """Of an agent that is not found. Raises `Unreadable` where the pool still lists it."""
-        if self.agent_id in await self.house.log.live(self.state.pool_name):
+        if self.agent_id in await self.worker_context.log.live(self.state.pool_name):
             raise Unreadable("agent", self.agent_id, "its hash is gone")
 
-    async def _give_up(self, damage: Unreadable) -> None:
+    async def _park(self, damage: Unreadable) -> None:
         """Its state in Redis is damaged: end it here, and leave it to an operator."""
         try:
-            holder = self.house.fence.worker_id
-            await self.house.log.park(self.state.pool_name, damage, holder=holder)
+            holder = self.worker_context.fence.worker_id
+            await self.worker_context.log.park(self.state.pool_name, damage, holder=holder)
         except LogError as error:
             self._log.warning("agent.not_parked", error=str(error))
-        self.ask(Wish.ABANDON)
+        self.request_stop(StopRequest.ABANDON)
 
-    def _settled(self, command: Command, acted: Acted) -> None:
+    def _on_settled(self, command: Command, acted: AgentResult) -> None:
         if acted.outcome not in {Outcome.DONE, Outcome.ALREADY} or acted.agent is None:
-            self._fenced(acted.outcome)
+            self._on_fenced(acted.outcome)
             return
         self.state = acted.agent
         if isinstance(command, Clear):
             if acted.outcome is Outcome.DONE:  # else the leader has cleared it
                 self._log.info("agent.cleared", reason=command.reason)
-        elif acted.agent.status in _LINES:
-            self._log.info(_LINES[acted.agent.status], reason=acted.agent.reason)
+        elif acted.agent.status in _LOG_EVENTS:
+            self._log.info(_LOG_EVENTS[acted.agent.status], reason=acted.agent.reason)
 
-    def _fenced(self, outcome: Outcome) -> None:
+    def _on_fenced(self, outcome: Outcome) -> None:
         """The agent is somebody else's now, or nobody's."""
         self._log.warning("agent.fenced", outcome=outcome.value)
-        self.ask(Wish.ABANDON)
-        self.house.suspicious()
+        self.request_stop(StopRequest.ABANDON)
+        self.worker_context.on_fenced()
 
     # ---- waiting -------------------------------------------------------------------------------
 
@@ -327,16 +340,20 @@ class Running:
         self._calls.append(call)
         return call
 
-    async def _until(self, call: Call, seconds: float, urgent: Wish) -> None:
+    async def _wait_for_call(self, call: Call, seconds: float, interrupted_by: StopRequest) -> None:
         """Wait for a call to end, up to some time or until this much is wished."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + seconds
-        while not call.done and self.wish < urgent and (left := deadline - clock()) > 0:
-            await self._wait((call,), left)
+        while (
+            not call.done
+            and self.stop_request < interrupted_by
+            and (remaining := deadline - clock()) > 0
+        ):
+            await self._wait((call,), remaining)
 
     async def _wait(self, calls: tuple[Call | None, ...], seconds: float) -> None:
         """Wait for any of the calls, a new wish, or the time."""
         tasks = [call.task for call in calls if call is not None and not call.done]
         await asyncio.wait(
-            {self._asked, *tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            {self._stop_requested, *tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
         )

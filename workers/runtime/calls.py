@@ -53,20 +53,20 @@ class Call:
             self.error = describe(error)
 
 
-async def end_all(owner: Owner, calls: Collection[Call]) -> None:
+async def cancel_all(owner: Owner, calls: Collection[Call]) -> None:
     """Cancel whatever still runs of an agent, its own tasks too; raises `Stuck` if that fails."""
     for _ in range(STUCK_SECONDS):
-        left = _left(owner, calls)
-        if not left:
+        unfinished = _unfinished(owner, calls)
+        if not unfinished:
             return
         for call in calls:
             call.cancelled = call.cancelled or not call.done
-        for task in left:
+        for task in unfinished:
             task.cancel()
-        await asyncio.wait(left, timeout=1.0)
-    if _left(owner, calls):
+        await asyncio.wait(unfinished, timeout=1.0)
+    if _unfinished(owner, calls):
         raise Stuck
 
 
-def _left(owner: Owner, calls: Collection[Call]) -> set[asyncio.Task[Any]]:
-    return {*owner.living(), *(call.task for call in calls if not call.done)}
+def _unfinished(owner: Owner, calls: Collection[Call]) -> set[asyncio.Task[Any]]:
+    return {*owner.running_tasks(), *(call.task for call in calls if not call.done)}

@@ -28,7 +28,7 @@ def describe(error: BaseException) -> Error:
     )
 
 
-def timeout(during: str, seconds: float) -> Error:
+def timeout_error(during: str, seconds: float) -> Error:
     """What stands in the log for code that hung."""
     return Error(type="TimeoutError", message=f"{during}() did not return within {seconds:g} s")
 

@@ -9,48 +9,48 @@ from collections.abc import Callable
 
 from eventstore.language.events import Error
 from workers.runtime.calls import Call
-from workers.runtime.errors import timeout
+from workers.runtime.errors import timeout_error
 
-STRIKES = 2
+FAILURES_MAX = 2
 
 
-class Checkup:
+class HealthCheck:
     """The checks of one running agent; `look` is called whenever something may be due."""
 
-    def __init__(self, begin: Callable[[], Call], interval: float) -> None:
-        self._begin = begin
+    def __init__(self, start_check: Callable[[], Call], interval: float) -> None:
+        self._start_check = start_check
         self._interval = interval
         self._clock = asyncio.get_running_loop().time
         self._due = self._clock() + interval
-        self._strikes = 0
+        self._failures = 0
         self.call: Call | None = None
         self.error: Error | None = None
 
     @property
     def unhealthy(self) -> bool:
-        return self._strikes >= STRIKES
+        return self._failures >= FAILURES_MAX
 
     @property
     def wait_seconds(self) -> float:
         """For how long there is nothing to look at, unless the call ends."""
         return max(self._due - self._clock(), 0.0)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take the result of a check, give up one that hangs, begin the next when that is over."""
-        late = self._clock() >= self._due
-        given_up = self.call is not None and self.call.cancelled
+        due = self._clock() >= self._due
+        was_cancelled = self.call is not None and self.call.cancelled
         if self.call is not None and self.call.done:
-            if not given_up:  # else it was counted then
-                self._note(self.call.error)
+            if not was_cancelled:  # else it was counted then
+                self._record(self.call.error)
             self.call = None
-        elif self.call is not None and late:
+        elif self.call is not None and due:
             self.call.cancel()
-            self._note(timeout("check", self._interval))
+            self._record(timeout_error("check", self._interval))
             self._due = self._clock() + self._interval
-        if self.call is None and (late or given_up) and not self.unhealthy:
-            self.call = self._begin()
+        if self.call is None and (due or was_cancelled) and not self.unhealthy:
+            self.call = self._start_check()
             self._due = self._clock() + self._interval
 
-    def _note(self, error: Error | None) -> None:
-        self._strikes = self._strikes + 1 if error else 0
+    def _record(self, error: Error | None) -> None:
+        self._failures = self._failures + 1 if error else 0
         self.error = error

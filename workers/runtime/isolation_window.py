@@ -10,12 +10,12 @@ from eventstore.language.agents import Agent
 from eventstore.language.pool_config import PoolConfig
 
 
-class Probation:
+class IsolationWindow:
     """Of one incarnation, from now on."""
 
     def __init__(self, config: PoolConfig) -> None:
-        self._until = time.monotonic() + config.suspicion_window_seconds
+        self._ends_at = time.monotonic() + config.suspicion_window_seconds
 
-    def seconds(self, agent: Agent) -> float | None:
+    def remaining(self, agent: Agent) -> float | None:
         """How long it still lasts, 0 once it is over; None for an agent that may share a worker."""
-        return max(self._until - time.monotonic(), 0.0) if agent.alone else None
+        return max(self._ends_at - time.monotonic(), 0.0) if agent.alone else None

@@ -30,7 +30,7 @@ class TaskFactory:
         context: Context | None = options.get("context")
         owner = CURRENT.get() if context is None else context.get(CURRENT)
         if owner is not None and asyncio.iscoroutine(coroutine):
-            coroutine = _contained(coroutine)
+            coroutine = _catch_exits(coroutine)
         task: asyncio.Task[Any]
         if self._inner is None:
             task = asyncio.Task(coroutine, loop=loop, **options)
@@ -47,7 +47,7 @@ def track_tasks(loop: asyncio.AbstractEventLoop) -> None:
         loop.set_task_factory(TaskFactory(loop.get_task_factory()))
 
 
-async def _contained(coroutine: Coroutine[Any, Any, Any]) -> Any:
+async def _catch_exits(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """asyncio lets these two out of a task and through the event loop."""
     try:
         return await coroutine

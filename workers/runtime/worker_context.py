@@ -13,10 +13,10 @@ from workers.api.engine import Database
 from workers.output.lines import Output
 
 
-class Wish(IntEnum):
+class StopRequest(IntEnum):
     """What is asked of an agent, the strongest last."""
 
-    STAY = 0
+    NONE = 0
     RELEASE = 1
     """Stop in good order, to run again elsewhere."""
     STOP = 2
@@ -26,7 +26,7 @@ class Wish(IntEnum):
     """The right to run it is lost: end it at once and write nothing."""
 
 
-class House(Struct, frozen=True, kw_only=True):
+class WorkerContext(Struct, frozen=True, kw_only=True):
     """What all agents of a worker share."""
 
     log: Log
@@ -37,5 +37,5 @@ class House(Struct, frozen=True, kw_only=True):
     database: Database
     output: Output | None
     fallback: bool = False
-    suspicious: Callable[[], None]
+    on_fenced: Callable[[], None]
     """Called when the log refused something as FENCED."""

@@ -15,7 +15,7 @@ from eventstore.log.survey import Survey
 
 SETTLED_SECONDS: Final = 5.0
 """A worker that is gone before this age counts as a launch that failed."""
-PASSED_OVER_SECONDS: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+BACKOFF_SECONDS: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """For how long after its last order, after so many failures in a row."""
 
 
@@ -28,46 +28,46 @@ class Launch(Struct):
     """If it ends now it is not the launch that failed."""
 
 
-class Launches:
+class LaunchTracker:
     """Those of one pool, since this leader leads. Times by its own clock."""
 
     def __init__(self) -> None:
-        self._open: dict[str, Launch] = {}
-        self._last: dict[str, float] = {}
+        self._unsettled: dict[str, Launch] = {}
+        self._last_ordered: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
 
-    def ordered(self, hosts: Mapping[str, str], now: float) -> None:
+    def record_ordered(self, hosts: Mapping[str, str], now: float) -> None:
         """Workers were ordered, each on its host; to be said before the next survey."""
-        self._open |= {worker_id: Launch(host) for worker_id, host in hosts.items()}
-        self._last |= dict.fromkeys(hosts.values(), now)
+        self._unsettled |= {worker_id: Launch(host) for worker_id, host in hosts.items()}
+        self._last_ordered |= dict.fromkeys(hosts.values(), now)
 
-    def given_back(self, worker_ids: Iterable[str]) -> None:
+    def forget(self, worker_ids: Iterable[str]) -> None:
         """These are to end, however young they are: it says nothing of their launch."""
         for worker_id in worker_ids:
-            self._open.pop(worker_id, None)
+            self._unsettled.pop(worker_id, None)
 
-    def look(self, survey: Survey, now: float) -> None:
+    def observe(self, survey: Survey, now: float) -> None:
         """See what became of them. Those of a host that end at one look count as one."""
         failed: set[str] = set()
         listed = {o.worker.worker_id: o for o in survey.workers if not o.worker.ended}
-        for worker_id, launch in tuple(self._open.items()):
+        for worker_id, launch in tuple(self._unsettled.items()):
             observed = listed.get(worker_id)
             if observed is None:
-                del self._open[worker_id]
+                del self._unsettled[worker_id]
                 if not launch.excused:
                     failed.add(launch.host)
             elif observed.worker.alive:
                 launch.alive_since = launch.alive_since or now
-                launch.excused = observed.worker.draining or bool(observed.alone)
+                launch.excused = observed.worker.draining or bool(observed.isolated_agent)
                 if now - launch.alive_since > SETTLED_SECONDS:
-                    del self._open[worker_id]
+                    del self._unsettled[worker_id]
                     del self._failures[launch.host]
         self._failures.update(failed)
 
-    def fit(self, hosts: Iterable[str], now: float) -> list[str]:
+    def eligible(self, hosts: Iterable[str], now: float) -> list[str]:
         """The hosts that are not to be passed over."""
-        return [host for host in hosts if now >= self._passed_over_until(host)]
+        return [host for host in hosts if now >= self._backoff_until(host)]
 
-    def _passed_over_until(self, host: str) -> float:
-        failed = min(self._failures[host], len(PASSED_OVER_SECONDS) - 1)
-        return self._last.get(host, 0.0) + PASSED_OVER_SECONDS[failed]
+    def _backoff_until(self, host: str) -> float:
+        failed = min(self._failures[host], len(BACKOFF_SECONDS) - 1)
+        return self._last_ordered.get(host, 0.0) + BACKOFF_SECONDS[failed]

@@ -17,32 +17,32 @@ from eventstore.language.catalogue import Pool
 from eventstore.language.events import PoolScalingDecided, WorkerRequested
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.log import Log
-from eventstore.log.replies import Lead, Outcome
+from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey
 from eventstore.steps.step import Origin, Step
 from workers.supervisor import scaling
 from workers.supervisor.isolation import Suspects
-from workers.supervisor.launch_failures import Launches
-from workers.supervisor.liveness import LeaseWatch, Stopwatch
-from workers.supervisor.polling import idle_patience, is_idle
-from workers.supervisor.reaper import one_agent
-from workers.supervisor.stray_commands import Leftovers
-from workers.supervisor.worker_monitor import Watch
+from workers.supervisor.launch_failures import LaunchTracker
+from workers.supervisor.liveness import LeaseMonitor, Stopwatch
+from workers.supervisor.polling import idle_leader_timeout, is_idle
+from workers.supervisor.reaper import handle_agent_errors
+from workers.supervisor.stray_commands import StrayCommands
+from workers.supervisor.worker_monitor import WorkerMonitor
 
 log = structlog.get_logger("muster.leading")
 
-NUDGE_SECONDS = 1.0
+WAKE_REPEAT_SECONDS = 1.0
 """Spawns that wait this long although there is room have their wake-up repeated."""
-NOBODY = Lead("", 0, 0)
+NO_LEADER = Leadership("", 0, 0)
 
 
-class Catalogued(Struct, frozen=True):
+class CatalogueAccess(Struct, frozen=True):
     """What a leader asks of the catalogue."""
 
     pool: Callable[[], Pool]
-    open_hosts: Callable[[], Sequence[str]]
+    joined_hosts: Callable[[], Sequence[str]]
     finish_deletion: Callable[[Pool], Awaitable[None]]
-    give_up_host: Callable[[str], Awaitable[None]]
+    remove_host: Callable[[str], Awaitable[None]]
     """Take a host for gone; one that is not says so by joining again."""
 
 
@@ -53,48 +53,50 @@ class Leader:
         self,
         host: str,
         events: Log,
-        watch: Watch,
-        catalogued: Catalogued,
+        monitor: WorkerMonitor,
+        catalogue: CatalogueAccess,
         *,
         poll_seconds: float,
     ) -> None:
         self._host = host
         self._events = events
-        self._watch = watch
-        self._catalogued = catalogued
+        self._monitor = monitor
+        self._catalogue = catalogue
         self._origin = Origin(actor=f"supervisor:{host}")
-        self._lead = NOBODY
+        self._lead = NO_LEADER
         self._poll_seconds = poll_seconds
-        self._rival = LeaseWatch()
-        self._idle_rival = LeaseWatch(blind_seconds=inf)  # following one that lives does no harm
-        self._leftovers = Leftovers(events, self._origin)
+        self._other_leader = LeaseMonitor()
+        self._idle_other_leader = LeaseMonitor(
+            max_gap_seconds=inf
+        )  # following one that lives does no harm
+        self._stray_commands = StrayCommands(events, self._origin)
         self._suspects = Suspects(events, self._origin)
         self._reported_maximum = False
-        self._begin_term()
+        self._start_term()
 
-    def _begin_term(self) -> None:
+    def _start_term(self) -> None:
         """Forget what was seen in an earlier one: another led since, and much may have happened."""
-        self._empty = Stopwatch()
-        self._stuck = Stopwatch()
-        self._launches = Launches()
+        self._empty_times = Stopwatch()
+        self._unclaimed_times = Stopwatch()
+        self._launches = LaunchTracker()
 
     @property
     def leads(self) -> bool:
         return self._lead.term > 0 and self._lead.host == self._host
 
-    async def look(self, survey: Survey, now: float) -> None:
+    async def reconcile(self, survey: Survey, now: float) -> None:
         """Take or keep the lead, and do what a leader does."""
-        await self._take_lead(survey, now)
+        await self._acquire_lead(survey, now)
         if self.leads:
-            await self._do_what_is_due(survey)
-            await self._see_deletion_through(survey)
+            await self._run_due(survey)
+            await self._continue_deletion(survey)
             pool = self._pool()
-            await self._suspects.look(pool.pool_name, survey, pool.config, now)
+            await self._suspects.reconcile(pool.pool_name, survey, pool.config, now)
             known = [o.worker.worker_id for o in survey.workers]
             known += [damage.subject for damage in survey.unreadable]
-            await self._leftovers.look(self._name(), known, now)
+            await self._stray_commands.reconcile(self._pool_name(), known, now)
             await self._scale(survey, now)
-            await self._nudge(survey, now)
+            await self._repeat_wake(survey, now)
 
     async def resign(self) -> None:
         """Give up the lead, so that another host need not wait for the lease."""
@@ -103,51 +105,53 @@ class Leader:
             step.check("leader", self._host, self._lead.term)
             step.write("resign")
             await self._events.commit(step)
-            self._lead = NOBODY
+            self._lead = NO_LEADER
 
-    async def _take_lead(self, survey: Survey, now: float) -> None:
-        name = self._name()
-        mine = self._lead.term if self.leads else 0
-        _, lead = await self._events.lead(name, self._host, mine)
+    async def _acquire_lead(self, survey: Survey, now: float) -> None:
+        name = self._pool_name()
+        own_term = self._lead.term if self.leads else 0
+        _, lead = await self._events.lead(name, self._host, own_term)
         if lead.host != self._host and self._is_dead(lead, survey, now):
             _, lead = await self._events.lead(name, self._host, 0, stale=lead)
-        if lead.host == self._host and lead.term != mine:
+        if lead.host == self._host and lead.term != own_term:
             log.info("lead.taken", pool=name, term=lead.term)
-            self._begin_term()
+            self._start_term()
         self._lead = lead
 
-    def _is_dead(self, rival: Lead, survey: Survey, now: float) -> bool:
+    def _is_dead(self, other: Leadership, survey: Survey, now: float) -> bool:
         """At an idle pool it looks as rarely as we do, and that says nothing later on."""
         pool = self._pool()
-        mark = {rival.host: (rival.term, rival.renewal)}
+        renewal = {other.host: (other.term, other.renewal)}
         idle = is_idle(survey, pool)
-        still = self._rival.look({} if idle else mark, now)
-        idling = self._idle_rival.look(mark if idle else {}, now)
-        patience = idle_patience(pool, poll_seconds=self._poll_seconds)
+        unrenewed = self._other_leader.observe({} if idle else renewal, now)
+        idle_unrenewed = self._idle_other_leader.observe(renewal if idle else {}, now)
+        idle_timeout = idle_leader_timeout(pool, poll_seconds=self._poll_seconds)
         return (
-            still.get(rival.host, 0.0) > pool.config.lease_seconds
-            or idling.get(rival.host, 0.0) > patience
+            unrenewed.get(other.host, 0.0) > pool.config.lease_seconds
+            or idle_unrenewed.get(other.host, 0.0) > idle_timeout
         )
 
-    async def _do_what_is_due(self, survey: Survey) -> None:
+    async def _run_due(self, survey: Survey) -> None:
         for schedule, command, listed in (
             ("due", agent_commands.Restart(), survey.due),
             ("timeout", agent_commands.Withdraw(), survey.timeouts),
         ):
             for agent_id, at_ms in listed:
                 if at_ms <= survey.ts:
-                    await self._do(schedule, agent_id, command)
+                    await self._run_scheduled(schedule, agent_id, command)
         for observed in survey.workers:
             worker = observed.worker
             if worker.status is WorkerStatus.REQUESTED and worker.deadline_ms < survey.ts:
-                lapsed = await self._watch.reap(worker, "it did not start before its deadline")
-                if lapsed and worker.host != self._host:
-                    await self._catalogued.give_up_host(worker.host)
+                expired = await self._monitor.reap(worker, "it did not start before its deadline")
+                if expired and worker.host != self._host:
+                    await self._catalogue.remove_host(worker.host)
 
-    async def _do(self, schedule: str, agent_id: str, command: agent_commands.Command) -> None:
+    async def _run_scheduled(
+        self, schedule: str, agent_id: str, command: agent_commands.Command
+    ) -> None:
         """Carry out what is due, and take off the list what is not on it rightly."""
-        name = self._name()
-        async with one_agent(self._events, name, agent_id):
+        name = self._pool_name()
+        async with handle_agent_errors(self._events, name, agent_id):
             acted = await self._events.act(name, agent_id, command, self._origin)
             if acted.outcome is Outcome.ABSENT and agent_id in await self._events.live(name):
                 raise Unreadable("agent", agent_id, "its hash is gone")
@@ -159,30 +163,30 @@ class Leader:
                 step.write(f"un{schedule}", agent_id)
                 await self._events.commit(step)
 
-    async def _see_deletion_through(self, survey: Survey) -> None:
+    async def _continue_deletion(self, survey: Survey) -> None:
         """Whoever closed the pool may be gone: end what lives in it, then record its end.
 
         What a deleted one still holds ends too: an agent that was put aside and came back, or that
         was asked for long ago, in an earlier pool of this name.
         """
         pool = self._pool()
-        ends = survey.live if pool.deleted else survey.closed == str(pool.created_seq)
-        if not ends:
+        closing = survey.live if pool.deleted else survey.closed == str(pool.created_seq)
+        if not closing:
             return
         for agent_id in await self._events.live(pool.pool_name):
             end = agent_commands.Terminate(reason="pool-deleted")
-            async with one_agent(self._events, pool.pool_name, agent_id):
+            async with handle_agent_errors(self._events, pool.pool_name, agent_id):
                 await self._events.act(
                     pool.pool_name, agent_id, end, self._origin, created_seq=pool.created_seq
                 )
         if not pool.deleted and not await self._events.live(pool.pool_name):
-            await self._catalogued.finish_deletion(pool)
+            await self._catalogue.finish_deletion(pool)
 
     # ---- scaling -----------------------------------------------------------------------------
 
     async def _scale(self, survey: Survey, now: float) -> None:
         pool = self._pool()
-        self._launches.look(survey, now)
+        self._launches.observe(survey, now)
         empty = [
             o.worker.worker_id
             for o in survey.workers
@@ -191,7 +195,7 @@ class Leader:
         decision = scaling.decide(
             survey,
             pool.config,
-            empty_seconds=self._empty.look(empty, now),
+            empty_seconds=self._empty_times.observe(empty, now),
             deleted=pool.deleted or survey.closed == str(pool.created_seq),
         )
         self._report_maximum(decision.at_maximum, survey)
@@ -199,10 +203,10 @@ class Leader:
         if decision.event is None:
             return
         if decision.launch:
-            hosts = self._launches.fit(self._catalogued.open_hosts(), now)
+            hosts = self._launches.eligible(self._catalogue.joined_hosts(), now)
             await self._order(decision.event, decision.launch, hosts, survey, now)
         else:
-            await self._give_back(decision.event, decision.give_back, survey)
+            await self._drain(decision.event, decision.drain, survey)
 
     async def _order(
         self,
@@ -213,7 +217,7 @@ class Leader:
         now: float,
     ) -> None:
         pool = self._pool()
-        placed = scaling.place(count, hosts, survey, prefer=self._host)
+        placed = scaling.place_workers(count, hosts, survey, prefer=self._host)
         if not placed:
             return
         step = self._scaling_step(survey)
@@ -231,16 +235,16 @@ class Leader:
             ordered[worker_id] = host
         if (await self._events.commit(step)).outcome is Outcome.DONE:
             self._log_decision(event)
-            self._launches.ordered(ordered, now)
-            await self._watch.launch(w for w, host in ordered.items() if host == self._host)
+            self._launches.record_ordered(ordered, now)
+            await self._monitor.launch(w for w, host in ordered.items() if host == self._host)
 
-    async def _give_back(
+    async def _drain(
         self, event: PoolScalingDecided, chosen: Sequence[str], survey: Survey
     ) -> None:
         """Drain workers: empty ones, unless one is not any more, or one to make room."""
-        self._launches.given_back(chosen)
+        self._launches.forget(chosen)
         step = self._scaling_step(survey)
-        step.event(event, self._name())
+        step.event(event, self._pool_name())
         for observed in survey.workers:
             worker = observed.worker
             if worker.worker_id in chosen:
@@ -260,13 +264,13 @@ class Leader:
             step.write("wake")
             await self._events.commit(step)
             if worker_id:
-                log.info("worker.reserved", pool=self._name(), worker_id=worker_id)
+                log.info("worker.reserved", pool=self._pool_name(), worker_id=worker_id)
 
-    async def _nudge(self, survey: Survey, now: float) -> None:
+    async def _repeat_wake(self, survey: Survey, now: float) -> None:
         empty = any(o.agent_count == 0 for o in survey.workers if o.worker.alive)
-        waits = (survey.waiting and survey.free) or (survey.waiting_alone and empty)
-        stuck = ["spawns"] if waits else []
-        if self._stuck.look(stuck, now).get("spawns", 0.0) >= NUDGE_SECONDS:
+        waits = (survey.waiting and survey.free) or (survey.waiting_isolated and empty)
+        unclaimed = ["spawns"] if waits else []
+        if self._unclaimed_times.observe(unclaimed, now).get("spawns", 0.0) >= WAKE_REPEAT_SECONDS:
             step = self._step()
             step.write("wake")
             await self._events.commit(step)
@@ -282,14 +286,14 @@ class Leader:
         if at_maximum and not self._reported_maximum:
             maximum = self._pool().config.max_workers
             log.warning(
-                "pool.at_maximum", pool=self._name(), workers=maximum, waiting=survey.waiting
+                "pool.at_maximum", pool=self._pool_name(), workers=maximum, waiting=survey.waiting
             )
         self._reported_maximum = at_maximum
 
     def _log_decision(self, event: PoolScalingDecided) -> None:
         log.info(
             "pool.scaling_decided",
-            pool=self._name(),
+            pool=self._pool_name(),
             current=event.current,
             desired=event.desired,
             pending=event.pending,
@@ -297,10 +301,10 @@ class Leader:
         )
 
     def _pool(self) -> Pool:
-        return self._catalogued.pool()
+        return self._catalogue.pool()
 
-    def _name(self) -> str:
+    def _pool_name(self) -> str:
         return self._pool().pool_name
 
     def _step(self) -> Step:
-        return self._events.step(self._name(), self._origin)
+        return self._events.step(self._pool_name(), self._origin)

@@ -9,37 +9,37 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-BLIND_SECONDS = 3.0
+MAX_GAP_SECONDS = 3.0
 """A longer pause between two looks proves nothing about those that were watched."""
 
 
-class Seen(Struct, frozen=True):
-    mark: object
+class Observation(Struct, frozen=True):
+    renewal: object
     since: float
 
 
-class LeaseWatch:
+class LeaseMonitor:
     """For how long each of a set of leases has stood still."""
 
-    def __init__(self, *, blind_seconds: float = BLIND_SECONDS) -> None:
-        self._blind_seconds = blind_seconds
-        self._seen: dict[str, Seen] = {}
-        self._looked = 0.0
+    def __init__(self, *, max_gap_seconds: float = MAX_GAP_SECONDS) -> None:
+        self._max_gap_seconds = max_gap_seconds
+        self._observations: dict[str, Observation] = {}
+        self._observed_at = 0.0
 
-    def look(self, marks: Mapping[str, object], now: float) -> dict[str, float]:
+    def observe(self, renewals: Mapping[str, object], now: float) -> dict[str, float]:
         """Note what stands now; returns for how many seconds each has stood still."""
-        pause = now - self._looked
-        blind = pause if self._looked and pause > self._blind_seconds else 0.0
-        self._looked = now
-        seen: dict[str, Seen] = {}
-        for name, mark in marks.items():
-            before = self._seen.get(name)
-            if before is None or before.mark != mark:
-                seen[name] = Seen(mark, now)
+        gap = now - self._observed_at
+        ignored = gap if self._observed_at and gap > self._max_gap_seconds else 0.0
+        self._observed_at = now
+        observations: dict[str, Observation] = {}
+        for name, renewal in renewals.items():
+            previous = self._observations.get(name)
+            if previous is None or previous.renewal != renewal:
+                observations[name] = Observation(renewal, now)
             else:
-                seen[name] = Seen(mark, before.since + blind)
-        self._seen = seen
-        return {name: now - held.since for name, held in seen.items()}
+                observations[name] = Observation(renewal, previous.since + ignored)
+        self._observations = observations
+        return {name: now - observation.since for name, observation in observations.items()}
 
 
 class Stopwatch:
@@ -48,7 +48,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
 
-    def look(self, names: Iterable[str], now: float) -> dict[str, float]:
+    def observe(self, names: Iterable[str], now: float) -> dict[str, float]:
         """For how many seconds each of these has been among them without a break."""
         self._since = {name: self._since.get(name, now) for name in names}
         return {name: now - since for name, since in self._since.items()}

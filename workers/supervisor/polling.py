@@ -13,46 +13,48 @@ from typing import Final
 
 from eventstore.language.catalogue import Pool
 from eventstore.log.survey import Survey
-from workers.supervisor.liveness import BLIND_SECONDS
+from workers.supervisor.liveness import MAX_GAP_SECONDS
 
 LEASE_SHARE: Final = 0.2
-LONGEST_SECONDS: Final = BLIND_SECONDS * 2 / 3
+MAX_SECONDS: Final = MAX_GAP_SECONDS * 2 / 3
 """The rest is for jitter, and for a look that comes late."""
-IDLE_PAUSE: Final = 2.0
+IDLE_FACTOR: Final = 2.0
 """The pause at an idle pool, in times of `poll_seconds`."""
-DELETED_SECONDS: Final = 60.0
+DELETED_MIN_SECONDS: Final = 60.0
 """The shortest pause at a deleted pool that is idle."""
-IDLE_PAUSES: Final = 3
+IDLE_LEADER_POLLS: Final = 3
 """A leader of an idle pool is given so many of them beyond its lease: it looks as rarely."""
 
 
 def is_idle(survey: Survey, pool: Pool) -> bool:
     """Whether there is nobody to watch, and nothing to lead."""
-    return not (survey.workers or survey.live or _is_wanted(survey, pool))
+    return not (survey.workers or survey.live or _needs_attention(survey, pool))
 
 
-def pause(survey: Survey, pool: Pool, *, poll_seconds: float, uneasy: bool) -> float:
+def poll_interval(survey: Survey, pool: Pool, *, poll_seconds: float, lease_late: bool) -> float:
     """How many seconds after a survey the next one should be made, before jitter.
 
     `uneasy`: a lease stands still, and it is to be known soon whether that goes on.
     """
     if is_idle(survey, pool):
-        return idle_pause(pool, poll_seconds=poll_seconds)
-    seconds = min(poll_seconds, pool.config.lease_seconds * LEASE_SHARE, LONGEST_SECONDS)
-    return seconds / 4 if uneasy else seconds
+        return idle_poll_interval(pool, poll_seconds=poll_seconds)
+    seconds = min(poll_seconds, pool.config.lease_seconds * LEASE_SHARE, MAX_SECONDS)
+    return seconds / 4 if lease_late else seconds
 
 
-def idle_pause(pool: Pool, *, poll_seconds: float) -> float:
+def idle_poll_interval(pool: Pool, *, poll_seconds: float) -> float:
     """How many seconds after a look at an idle pool the next one should be made."""
-    return max(poll_seconds * IDLE_PAUSE, DELETED_SECONDS if pool.deleted else 0.0)
+    return max(poll_seconds * IDLE_FACTOR, DELETED_MIN_SECONDS if pool.deleted else 0.0)
 
 
-def idle_patience(pool: Pool, *, poll_seconds: float) -> float:
+def idle_leader_timeout(pool: Pool, *, poll_seconds: float) -> float:
     """For how many seconds a leader must stand still at an idle pool to be taken for dead."""
-    return pool.config.lease_seconds + IDLE_PAUSES * idle_pause(pool, poll_seconds=poll_seconds)
+    return pool.config.lease_seconds + IDLE_LEADER_POLLS * idle_poll_interval(
+        pool, poll_seconds=poll_seconds
+    )
 
 
-def _is_wanted(survey: Survey, pool: Pool) -> bool:
+def _needs_attention(survey: Survey, pool: Pool) -> bool:
     """Whether an empty pool is to have workers, or is yet to be deleted."""
     closing = survey.closed == str(pool.created_seq)
     return not pool.deleted and (pool.config.min_workers > 0 or closing)

@@ -5,12 +5,12 @@ what the leader does. What goes wrong in one round is seen again in the next.
 from eventstore.log.log import Log
 from eventstore.log.survey import Survey
 from workers.host.clock import boot_seconds
-from workers.supervisor.leader import Catalogued, Leader
-from workers.supervisor.polling import pause
-from workers.supervisor.worker_monitor import LocalWorkers, Watch
+from workers.supervisor.leader import CatalogueAccess, Leader
+from workers.supervisor.polling import poll_interval
+from workers.supervisor.worker_monitor import LocalWorkers, WorkerMonitor
 
 
-class Steward:
+class PoolSupervisor:
     """Tends one pool. Not to be used by two tasks at once."""
 
     def __init__(
@@ -18,47 +18,47 @@ class Steward:
         host: str,
         events: Log,
         local: LocalWorkers,
-        catalogued: Catalogued,
+        catalogue: CatalogueAccess,
         *,
         poll_seconds: float,
     ) -> None:
         self._events = events
-        self._catalogued = catalogued
+        self._catalogue = catalogue
         self._poll_seconds = poll_seconds
-        self._watch = Watch(host, events, local, catalogued.pool)
-        self._leader = Leader(host, events, self._watch, catalogued, poll_seconds=poll_seconds)
-        self._leaving = False
+        self._monitor = WorkerMonitor(host, events, local, catalogue.pool)
+        self._leader = Leader(host, events, self._monitor, catalogue, poll_seconds=poll_seconds)
+        self._draining = False
 
-    async def tend(self) -> float:
+    async def reconcile(self) -> float:
         """Look after the pool once; returns after how many seconds to look again at the latest."""
-        survey = await self._events.survey(self._catalogued.pool().pool_name)
+        survey = await self._events.survey(self._catalogue.pool().pool_name)
         now = boot_seconds()  # not before: what has just been seen would count as old
         for damage in survey.unreadable:
-            await self._events.park(self._catalogued.pool().pool_name, damage)
-        await self._watch.look(survey, now)
-        if self._leaving:
+            await self._events.park(self._catalogue.pool().pool_name, damage)
+        await self._monitor.reconcile(survey, now)
+        if self._draining:
             await self.resign()
         else:
-            await self._leader.look(survey, now)
-        return self._next_look(survey, boot_seconds() - now)
+            await self._leader.reconcile(survey, now)
+        return self._next_poll_seconds(survey, boot_seconds() - now)
 
-    def leave(self, reason: str) -> None:
+    def drain(self, reason: str) -> None:
         """From now on drain this host's workers, and leave the lead to another host."""
-        self._leaving = True
-        self._watch.draining = reason
+        self._draining = True
+        self._monitor.drain_reason = reason
 
     async def resign(self) -> None:
         await self._leader.resign()
 
-    def _next_look(self, survey: Survey, spent: float) -> float:
+    def _next_poll_seconds(self, survey: Survey, elapsed: float) -> float:
         """`spent`: seconds since the survey. They count, or one that is slow would be blind."""
-        seconds = pause(
+        seconds = poll_interval(
             survey,
-            self._catalogued.pool(),
+            self._catalogue.pool(),
             poll_seconds=self._poll_seconds,
-            uneasy=self._watch.uneasy,
+            lease_late=self._monitor.lease_late,
         )
         if self._leader.leads:
             for _, at_ms in (*survey.due[:1], *survey.timeouts[:1]):
                 seconds = min(seconds, (at_ms - survey.ts) / 1000)
-        return max(seconds - spent, seconds / 4, 0.01)
+        return max(seconds - elapsed, seconds / 4, 0.01)

@@ -30,16 +30,16 @@ from eventstore.errors import (
 )
 from eventstore.keys import GROUP
 from eventstore.language import workers
-from eventstore.language.agent_commands import Lose
+from eventstore.language.agent_commands import MarkLost
 from eventstore.language.agents import Status
 from eventstore.language.pool_config import RestartPolicy
 from eventstore.language.workers import Worker
 from eventstore.log.log import Log
-from eventstore.log.replies import Acted, Outcome
-from eventstore.log.survey import Observed
+from eventstore.log.replies import AgentResult, Outcome
+from eventstore.log.survey import ObservedWorker
 from eventstore.steps.step import Fence, Origin, Step
 
-WHOLE_LOG: Final = (
+LOG_WIDE_ERRORS: Final = (
     LogUnreachable,
     OutcomeUnknown,
     LogMissing,
@@ -56,7 +56,7 @@ CHUNK = 50
 log = structlog.get_logger("muster.reaping")
 
 
-class Blame(Struct, frozen=True):
+class LossAttribution(Struct, frozen=True):
     """What the death of a worker means for those that it held: see `eventstore.agent.Lose`."""
 
     suspicion_ms: int = 0
@@ -64,7 +64,7 @@ class Blame(Struct, frozen=True):
     policy: RestartPolicy = RestartPolicy()
 
 
-BLAMELESS: Final = Blame()
+NO_ATTRIBUTION: Final = LossAttribution()
 
 
 async def declare_lost(
@@ -83,7 +83,7 @@ async def declare_lost(
     `renewal`: only if its lease was not renewed since. `version`: only if nothing else has happened
     to it since. `term`: only as this leader.
     """
-    epoch = await events.draw_epoch(pool)
+    epoch = await events.allocate_epoch(pool)
 
     def prepare(step: Step, _worker: Worker) -> None:
         if renewal is not None:
@@ -94,15 +94,19 @@ async def declare_lost(
             step.check("leader", *term)
 
     acted = await events.act_on_worker(
-        pool, worker_id, workers.Fence(reason=reason), origin, epoch=epoch, prepare=prepare
+        pool, worker_id, workers.DeclareLost(reason=reason), origin, epoch=epoch, prepare=prepare
     )
     if acted.outcome is Outcome.DONE:
         log.warning("worker.lost", pool=pool, worker_id=worker_id, reason=reason, epoch=epoch)
     return acted.outcome is Outcome.DONE
 
 
-async def clear(
-    events: Log, pool: str, lost: Observed, origin: Origin, blame: Blame = BLAMELESS
+async def clean_up(
+    events: Log,
+    pool: str,
+    lost: ObservedWorker,
+    origin: Origin,
+    attribution: LossAttribution = NO_ATTRIBUTION,
 ) -> bool:
     """Put back or end what a lost worker held, then forget it; True when nothing is left.
 
@@ -112,24 +116,24 @@ async def clear(
     held = await events.held(pool, worker_id)
 
     async def lose(agent_id: str) -> None:
-        command = Lose(
+        command = MarkLost(
             worker_id=worker_id,
             reason=lost.worker.reason or "worker-lost",
             now_ms=events.now_ms(pool),
-            suspicion_ms=blame.suspicion_ms,
-            tolerated=blame.tolerated,
-            policy=blame.policy,
+            suspicion_ms=attribution.suspicion_ms,
+            losses_allowed=attribution.tolerated,
+            policy=attribution.policy,
             jitter=random.random(),
         )
         fence = Fence(worker_id, epoch, lost=True)
-        async with one_agent(events, pool, agent_id, holder=worker_id):
+        async with handle_agent_errors(events, pool, agent_id, holder=worker_id):
             acted = await events.act(pool, agent_id, command, origin, fence=fence)
             if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY}:
-                await _let_go(events, pool, agent_id, acted, fence, origin)
+                await _free_slot(events, pool, agent_id, acted, fence, origin)
 
     for start in range(0, len(held), CHUNK):
         await asyncio.gather(*map(lose, held[start : start + CHUNK]))
-    await _put_back(events, pool, worker_id, origin)
+    await _requeue_unclaimed(events, pool, worker_id, origin)
     step = events.step(pool, origin)
     step.check("fenced", worker_id, epoch)
     step.check("empty", worker_id)
@@ -142,7 +146,7 @@ async def clear(
 
 
 @asynccontextmanager
-async def one_agent(
+async def handle_agent_errors(
     events: Log, pool: str, agent_id: str, *, holder: str = ""
 ) -> AsyncIterator[None]:
     """Around a step of one agent among many: what is wrong with it alone ends here.
@@ -154,14 +158,14 @@ async def one_agent(
         yield
     except Unreadable as error:
         await events.park(pool, error, holder=holder)
-    except WHOLE_LOG:
+    except LOG_WIDE_ERRORS:
         raise
     except LogError as error:
         log.error("agent.not_tended", pool=pool, agent_id=agent_id, error=str(error))
 
 
-async def _let_go(
-    events: Log, pool: str, agent_id: str, acted: Acted, fence: Fence, origin: Origin
+async def _free_slot(
+    events: Log, pool: str, agent_id: str, acted: AgentResult, fence: Fence, origin: Origin
 ) -> None:
     """A slot of a lost worker whose agent is gone, or is not in it any more."""
     agent = acted.agent
@@ -177,13 +181,13 @@ async def _let_go(
     await events.commit(step)
 
 
-async def _put_back(events: Log, pool: str, worker_id: str, origin: Origin) -> None:
+async def _requeue_unclaimed(events: Log, pool: str, worker_id: str, origin: Origin) -> None:
     """Entries that it was handed and booked nobody for."""
     held = set(await events.held(pool, worker_id))
     for entry_id, agent_id in await pending_for(events, pool, worker_id):
         if agent_id in held:  # could not be cleared this time
             continue
-        async with one_agent(events, pool, agent_id):
+        async with handle_agent_errors(events, pool, agent_id):
             await requeue(events, pool, entry_id, agent_id, origin)
 
 

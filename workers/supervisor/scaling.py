@@ -16,14 +16,14 @@ from msgspec.structs import replace
 from eventstore.language.events import PoolScalingDecided
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import WorkerStatus
-from eventstore.log.survey import Observed, Survey
+from eventstore.log.survey import ObservedWorker, Survey
 
 
 class Decision(Struct, frozen=True, kw_only=True):
     """What to do about a pool's size; `launch` and `give_back` are never both set."""
 
     launch: int = 0
-    give_back: tuple[str, ...] = ()
+    drain: tuple[str, ...] = ()
     """Workers to drain: empty ones, or one whose agents have room elsewhere."""
     event: PoolScalingDecided | None = None
     at_maximum: bool = False
@@ -32,14 +32,14 @@ class Decision(Struct, frozen=True, kw_only=True):
     """The worker that is to take nobody but one that runs alone; empty: none."""
 
 
-class Alone(Struct, frozen=True):
+class IsolationNeeds(Struct, frozen=True):
     """What those that are to run alone take of a pool: counted in whole workers."""
 
     slots: int
     """Of the empty workers that they will take."""
     ordered: int
     """Workers that are on their way and that they will take."""
-    more: int
+    additional: int
     """Workers that they need beyond those."""
 
 
@@ -52,22 +52,22 @@ def decide(
 ) -> Decision:
     """Decide for one pool. `empty_seconds`: for how long each empty worker has been so."""
     if not config.suspicion_window_seconds:  # nobody needs to be alone any more
-        waiting = survey.waiting + survey.waiting_alone
+        waiting = survey.waiting + survey.waiting_isolated
         survey = replace(survey, waiting=waiting, waiting_alone=0)
     active = [w for w in survey.workers if w.worker.status is WorkerStatus.ACTIVE]
-    standing = [
+    alive = [
         w
         for w in survey.workers
         if w.worker.alive and not w.worker.draining  # a suspect one may come back
     ]
     ordered = sum(w.worker.status is WorkerStatus.REQUESTED for w in survey.workers)
     maximum = 0 if deleted else config.max_workers
-    alone = _alone(survey, config, active, ordered)
-    room = survey.free - alone.slots
-    room += (ordered - alone.ordered) * config.agents_per_worker
-    missing = survey.waiting + survey.restarting - room
-    current = len(standing) + ordered
-    wanted = current + max(ceil(missing / config.agents_per_worker), 0) + alone.more
+    isolation = _isolation_needs(survey, config, active, ordered)
+    free_slots = survey.free - isolation.slots
+    free_slots += (ordered - isolation.ordered) * config.agents_per_worker
+    missing = survey.waiting + survey.restarting - free_slots
+    current = len(alive) + ordered
+    wanted = current + max(ceil(missing / config.agents_per_worker), 0) + isolation.additional
     wanted = max(wanted, 0 if deleted else config.min_workers)
     desired = min(wanted, max(maximum, current))
     at_maximum = wanted > desired
@@ -79,23 +79,25 @@ def decide(
     if surplus:
         reason = "pool-deleted" if deleted else "empty"
         event = _event(survey, config, reason, current, current - len(surplus), ordered)
-        return Decision(give_back=surplus, event=event)
-    if at_maximum and alone.more:
-        return _make_room(active, survey, config, current, ordered)
+        return Decision(drain=surplus, event=event)
+    if at_maximum and isolation.additional:
+        return _free_for_isolation(active, survey, config, current, ordered)
     return Decision(at_maximum=at_maximum)
 
 
-def _alone(survey: Survey, config: PoolConfig, active: Sequence[Observed], ordered: int) -> Alone:
+def _isolation_needs(
+    survey: Survey, config: PoolConfig, active: Sequence[ObservedWorker], ordered: int
+) -> IsolationNeeds:
     """How those that wait for a worker of their own will get one, as far as they may have it."""
-    taken = sum(bool(w.alone) for w in survey.workers)
-    wanted = min(survey.waiting_alone, max(config.alone_limit - taken, 0))
+    in_use = sum(bool(w.isolated_agent) for w in survey.workers)
+    wanted = min(survey.waiting_isolated, max(config.isolation_limit - in_use, 0))
     empty = [w.worker.max_agents for w in active if w.agent_count == 0][:wanted]
-    coming = min(wanted - len(empty), ordered)
-    return Alone(sum(empty), coming, wanted - len(empty) - coming)
+    arriving = min(wanted - len(empty), ordered)
+    return IsolationNeeds(sum(empty), arriving, wanted - len(empty) - arriving)
 
 
-def _make_room(
-    active: Sequence[Observed], survey: Survey, config: PoolConfig, current: int, ordered: int
+def _free_for_isolation(
+    active: Sequence[ObservedWorker], survey: Survey, config: PoolConfig, current: int, ordered: int
 ) -> Decision:
     """At the maximum, one must be alone and no worker is empty: see to it that one will be.
 
@@ -103,39 +105,39 @@ def _make_room(
     wait), and is drained as soon as the others have room for those that it still holds. The only
     worker of a pool is neither: the others go first there.
     """
-    shared = sorted((w for w in active if not w.alone), key=lambda w: w.agent_count)
+    shared = sorted((w for w in active if not w.isolated_agent), key=lambda w: w.agent_count)
     if len(shared) < 2:
         return Decision(at_maximum=True)
     reserved = [w for w in shared if w.worker.worker_id == survey.reserved]
     chosen = (reserved or shared)[0]
-    own = chosen.worker.max_agents - chosen.agent_count
-    elsewhere = survey.free - own - survey.waiting - survey.restarting
+    own_free = chosen.worker.max_agents - chosen.agent_count
+    elsewhere = survey.free - own_free - survey.waiting - survey.restarting
     draining = any(w.worker.draining for w in survey.workers)
     if chosen.agent_count > elsewhere or draining:
         return Decision(at_maximum=True, reserve=chosen.worker.worker_id)
     event = _event(survey, config, "alone", current, current - 1, ordered)
-    return Decision(at_maximum=True, give_back=(chosen.worker.worker_id,), event=event)
+    return Decision(at_maximum=True, drain=(chosen.worker.worker_id,), event=event)
 
 
 def _surplus(
-    active: Sequence[Observed],
+    active: Sequence[ObservedWorker],
     survey: Survey,
     config: PoolConfig,
     empty_seconds: Mapping[str, float],
     deleted: bool,
 ) -> tuple[str, ...]:
     """Empty workers whose time is over, those that are empty the longest first."""
-    if survey.waiting or survey.restarting or survey.waiting_alone:
+    if survey.waiting or survey.restarting or survey.waiting_isolated:
         return ()
-    patience = 0.0 if deleted else config.empty_worker_seconds
-    keep = 0 if deleted else config.min_workers
+    idle_threshold = 0.0 if deleted else config.empty_worker_seconds
+    minimum = 0 if deleted else config.min_workers
     idle = [
         w.worker.worker_id
         for w in active
-        if w.agent_count == 0 and empty_seconds.get(w.worker.worker_id, -1.0) >= patience
+        if w.agent_count == 0 and empty_seconds.get(w.worker.worker_id, -1.0) >= idle_threshold
     ]
     idle.sort(key=lambda worker_id: -empty_seconds[worker_id])
-    return tuple(idle[: max(len(active) - keep, 0)])
+    return tuple(idle[: max(len(active) - minimum, 0)])
 
 
 def _event(
@@ -145,7 +147,7 @@ def _event(
         reason=reason,
         current=current,
         desired=desired,
-        pending=survey.waiting + survey.waiting_alone,
+        pending=survey.waiting + survey.waiting_isolated,
         restarting=survey.restarting,
         running=sum(w.agent_count for w in survey.workers),
         free=survey.free,
@@ -154,7 +156,7 @@ def _event(
     )
 
 
-def place(count: int, hosts: Sequence[str], survey: Survey, *, prefer: str) -> list[str]:
+def place_workers(count: int, hosts: Sequence[str], survey: Survey, *, prefer: str) -> list[str]:
     """A host for each new worker: always the one with the fewest, `prefer` among equals."""
     load = dict.fromkeys(hosts, 0)
     for observed in survey.workers:

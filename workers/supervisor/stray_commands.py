@@ -16,41 +16,41 @@ from eventstore.keys import GROUP
 from eventstore.log.log import Log
 from eventstore.steps.step import Origin
 from workers.supervisor.liveness import Stopwatch
-from workers.supervisor.reaper import one_agent, pending_for, requeue
+from workers.supervisor.reaper import handle_agent_errors, pending_for, requeue
 
-NOBODYS_SECONDS: Final = 5.0
+STRAY_SECONDS: Final = 5.0
 """A name must have been nobody's for so long: a worker may just have come."""
 
 log = structlog.get_logger("muster.leftovers")
 
 
-class Leftovers:
+class StrayCommands:
     """Of one pool, as its leader looks after them."""
 
     def __init__(self, events: Log, origin: Origin) -> None:
         self._events = events
         self._origin = origin
-        self._nobodys = Stopwatch()
-        self._looked = 0.0
+        self._unknown_times = Stopwatch()
+        self._checked_at = 0.0
 
-    async def look(self, pool: str, workers: Iterable[str], now: float) -> None:
+    async def reconcile(self, pool: str, workers: Iterable[str], now: float) -> None:
         """Put back what strangers hold, every few seconds. `workers`: all that are known."""
-        if now - self._looked < NOBODYS_SECONDS / 2:
+        if now - self._checked_at < STRAY_SECONDS / 2:
             return
-        self._looked = now
-        strangers = set(await _holders(self._events, pool)) - set(workers)
-        for name, seconds in self._nobodys.look(strangers, now).items():
-            if seconds >= NOBODYS_SECONDS:
-                await self._put_back(pool, name)
+        self._checked_at = now
+        unknown = set(await _consumers(self._events, pool)) - set(workers)
+        for name, seconds in self._unknown_times.observe(unknown, now).items():
+            if seconds >= STRAY_SECONDS:
+                await self._requeue_pending(pool, name)
 
-    async def _put_back(self, pool: str, stranger: str) -> None:
-        for entry_id, agent_id in await pending_for(self._events, pool, stranger):
-            async with one_agent(self._events, pool, agent_id):
+    async def _requeue_pending(self, pool: str, consumer: str) -> None:
+        for entry_id, agent_id in await pending_for(self._events, pool, consumer):
+            async with handle_agent_errors(self._events, pool, agent_id):
                 await requeue(self._events, pool, entry_id, agent_id, self._origin)
-                log.warning("command.put_back", pool=pool, agent_id=agent_id, held_by=stranger)
+                log.warning("command.put_back", pool=pool, agent_id=agent_id, held_by=consumer)
 
 
-async def _holders(events: Log, pool: str) -> list[str]:
+async def _consumers(events: Log, pool: str) -> list[str]:
     """Names under which commands are pending."""
     try:
         found = await execute(events.client, "XPENDING", events.keys.pool(pool, "commands"), GROUP)

@@ -37,24 +37,24 @@ from eventstore.log.reader import Reader
 from eventstore.retention import Retention
 from eventstore.steps.step import Origin
 from workers.host.identity import host_name
-from workers.host.lock import PATIENCE_SECONDS, HostLock
+from workers.host.lock import LOCK_TIMEOUT_SECONDS, HostLock
 from workers.host.processes import Process
 from workers.launch.launchers import ForkLauncher, InProcessLauncher, Launcher
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote import Plan
-from workers.output.log_files import LogLimits, sweep
+from workers.output.log_files import LogLimits, remove_old_files
 from workers.process.options import WorkerOptions
-from workers.supervisor.leader import Catalogued
-from workers.supervisor.pool_supervisor import Steward
+from workers.supervisor.leader import CatalogueAccess
+from workers.supervisor.pool_supervisor import PoolSupervisor
 
 log = structlog.get_logger("muster.supervisor")
 
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 SHUTDOWN_SECONDS = 25.0
 KILL_SECONDS = 2.0
-LAST_WORD_SECONDS = 1.0
+FINAL_LEAVE_SECONDS = 1.0
 """For a host that left in haste to say so, if Redis hears it."""
-LOGS_SECONDS = 600.0
+LOG_CLEANUP_SECONDS = 600.0
 """How often old log files are looked for."""
 
 
@@ -100,8 +100,8 @@ class Supervisor:
         self._processes = HostProcesses(
             launcher, self._worker_options, self._wake_all, in_process=options.single_process
         )
-        self._stewards: dict[str, Steward] = {}
-        self._wakes: dict[str, asyncio.Event] = {}
+        self._pool_supervisors: dict[str, PoolSupervisor] = {}
+        self._wakeups: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._lock = HostLock(f"{self.host}|{options.redis_url}|{options.key_prefix}")
         self._joined = False
@@ -112,19 +112,19 @@ class Supervisor:
 
         Raises `ConfigurationError` when a class cannot be imported or this host has a supervisor.
         """
-        await self._lock.acquire(PATIENCE_SECONDS)
+        await self._lock.acquire(LOCK_TIMEOUT_SECONDS)
         await self._processes.start()
         try:
             await self._join()
         except (LogMissing, Halted, RolledBack) as error:
             log.warning("supervisor.waits_for_log", reason=str(error))
         self._tasks["follow"] = asyncio.create_task(
-            self._persist("following", self._follow), name="follow"
+            self._retry_forever("following", self._follow), name="follow"
         )
         self._tasks["logs"] = asyncio.create_task(
-            self._persist("clearing logs", self._clear_logs), name="logs"
+            self._retry_forever("clearing logs", self._clean_up_logs), name="logs"
         )
-        log.info("supervisor.started", host=self.host, pools=len(self._stewards))
+        log.info("supervisor.started", host=self.host, pools=len(self._pool_supervisors))
 
     async def stop(self) -> None:
         """Drain this host's workers within the shut-down time, then end what is left."""
@@ -148,81 +148,81 @@ class Supervisor:
         await self._catalogue.start()
         await self._catalogue.join_host(self.host, socket.gethostname(), os.getpid(), self._origin)
         self._joined = True
-        self._tend_new_pools()
+        self._supervise_new_pools()
 
     # ---- following ---------------------------------------------------------------------------
 
     async def _follow(self) -> None:
         """Wake stewards by what the catalogue and the signals say. Returns only by an error."""
         positions: dict[str, str] = {}
-        heeded = -1
+        last_seq = -1
         if not self._joined:
             await self._join()
         while True:
             await self._catalogue.refresh()
-            self._tend_new_pools()
+            self._supervise_new_pools()
             await self._rejoin()
-            if self._catalogue.state.seq != heeded:
-                heeded = self._catalogue.state.seq
+            if self._catalogue.state.seq != last_seq:
+                last_seq = self._catalogue.state.seq
                 self._wake_all()
             positions[self._keys.catalogue] = self._catalogue.state.stream_id
-            for name in self._stewards:
+            for name in self._pool_supervisors:
                 signals = self._keys.pool(name, "signals")
                 if signals not in positions:
                     positions[signals] = await self._reader.last_id(signals)
-                    self._wakes[name].set()
+                    self._wakeups[name].set()
             for stream, entries in (await self._reader.read(positions)).items():
                 positions[stream] = entries[-1][0].decode()
                 self._wake(stream)
 
-    async def _clear_logs(self) -> None:
+    async def _clean_up_logs(self) -> None:
         """Remove old log files of workers that are gone, for ever."""
         folder, limits = Path(self._options.log_dir), self._options.log_limits
         while True:
-            removed = await asyncio.to_thread(sweep, folder, limits, time.time())
+            removed = await asyncio.to_thread(remove_old_files, folder, limits, time.time())
             if removed:
                 log.info("logs.removed", files=len(removed))
-            await asyncio.sleep(LOGS_SECONDS)
+            await asyncio.sleep(LOG_CLEANUP_SECONDS)
 
-    def _tend_new_pools(self) -> None:
+    def _supervise_new_pools(self) -> None:
         for name in self._catalogue.state.pools:
-            if name in self._stewards or self._stopped:  # who leaves begins nothing new
+            if name in self._pool_supervisors or self._stopped:  # who leaves begins nothing new
                 continue
-            self._wakes[name] = asyncio.Event()
-            self._stewards[name] = self._steward(name)
+            self._wakeups[name] = asyncio.Event()
+            self._pool_supervisors[name] = self._new_pool_supervisor(name)
             self._tasks[f"pool:{name}"] = asyncio.create_task(
-                self._persist(f"pool {name}", partial(self._tend, name)),
+                self._retry_forever(f"pool {name}", partial(self._supervise_pool, name)),
                 name=f"pool:{name}",
             )
 
-    def _steward(self, name: str) -> Steward:
+    def _new_pool_supervisor(self, name: str) -> PoolSupervisor:
         def pool() -> Pool:
-            found = self._known(name)
-            return _one_worker(found) if self._options.single_process else found
+            found = self._find_pool(name)
+            return _limit_to_one_worker(found) if self._options.single_process else found
 
-        catalogued = Catalogued(pool, self._open_hosts, self._delete, self._give_up_host)
-        return Steward(
+        catalogue = CatalogueAccess(pool, self._joined_hosts, self._delete, self._remove_host)
+        return PoolSupervisor(
             self.host,
             self._events,
             self._processes,
-            catalogued,
+            catalogue,
             poll_seconds=self._options.poll_seconds,
         )
 
-    def _known(self, name: str) -> Pool:
+    def _find_pool(self, name: str) -> Pool:
         """Raises `LogError` where a catalogue was recovered without the pool."""
         if (found := self._catalogue.state.pools.get(name)) is None:
             raise LogError(f"the catalogue does not know pool {name!r} any more")
         return found
 
-    def _open_hosts(self) -> list[str]:
+    def _joined_hosts(self) -> list[str]:
         hosts = self._catalogue.state.hosts.values()
         return [host.host for host in hosts if host.status == "joined"]
 
     async def _delete(self, pool: Pool) -> None:
         await self._catalogue.delete_pool(pool, self._origin, reason="requested")
 
-    async def _give_up_host(self, host: str) -> None:
+    async def _remove_host(self, host: str) -> None:
         await self._catalogue.leave_host(host, "an order for it lapsed", self._origin)
 
     async def _rejoin(self) -> None:
@@ -235,21 +235,21 @@ class Supervisor:
 
     # ---- tending -----------------------------------------------------------------------------
 
-    async def _tend(self, name: str) -> None:
+    async def _supervise_pool(self, name: str) -> None:
         """Tend one pool for ever. Returns only by an error."""
-        self._known(name)
+        self._find_pool(name)
         await self._events.initialise(name)
-        wake, steward = self._wakes[name], self._stewards[name]
+        wakeup, pool_supervisor = self._wakeups[name], self._pool_supervisors[name]
         while True:
-            wake.clear()
-            seconds = await steward.tend() * random.uniform(0.8, 1.2)
+            wakeup.clear()
+            seconds = await pool_supervisor.reconcile() * random.uniform(0.8, 1.2)
             try:  # not wait_for: 3.11's forgets a cancellation that comes with the wake-up
                 async with asyncio.timeout(seconds):
-                    await wake.wait()
+                    await wakeup.wait()
             except TimeoutError:
                 continue
 
-    async def _persist(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def _retry_forever(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do it again after an error, with back-off; say so once per outage."""
         failures = 0
         while True:
@@ -271,13 +271,13 @@ class Supervisor:
 
     def _wake(self, stream: str) -> None:
         """Wake the pool whose signals came."""
-        for name, wake in self._wakes.items():
+        for name, wakeup in self._wakeups.items():
             if stream == self._keys.pool(name, "signals"):
-                wake.set()
+                wakeup.set()
 
     def _wake_all(self) -> None:
-        for wake in self._wakes.values():
-            wake.set()
+        for wakeup in self._wakeups.values():
+            wakeup.set()
 
     def _worker_options(self, pool: Pool, worker_id: str) -> WorkerOptions:
         options = self._options
@@ -304,8 +304,8 @@ class Supervisor:
         reason = "host-shutdown"
         seconds = self._shutdown_seconds()
         deadline = asyncio.get_running_loop().time() + seconds
-        for steward in self._stewards.values():
-            steward.leave(reason)
+        for pool_supervisor in self._pool_supervisors.values():
+            pool_supervisor.drain(reason)
         try:
             async with asyncio.timeout(seconds):
                 await self._catalogue.cordon_host(self.host, reason, self._origin)
@@ -313,18 +313,18 @@ class Supervisor:
                 while self._processes.count:
                     self._wake_all()
                     await asyncio.sleep(0.1)
-                await self._give_up(reason)
+                await self._resign_and_leave(reason)
         except (TimeoutError, LogError) as error:
             log.warning("supervisor.left_in_haste", error=str(error) or "out of time")
             await self._kill_rest(deadline)
             with contextlib.suppress(TimeoutError, LogError):
-                async with asyncio.timeout(LAST_WORD_SECONDS):
-                    await self._give_up(reason)
+                async with asyncio.timeout(FINAL_LEAVE_SECONDS):
+                    await self._resign_and_leave(reason)
 
-    async def _give_up(self, reason: str) -> None:
+    async def _resign_and_leave(self, reason: str) -> None:
         """Nothing of this host runs any more: its leads are free, and it has left."""
-        for steward in self._stewards.values():
-            await steward.resign()
+        for pool_supervisor in self._pool_supervisors.values():
+            await pool_supervisor.resign()
         await self._catalogue.leave_host(self.host, reason, self._origin)
 
     def _shutdown_seconds(self) -> float:
@@ -337,13 +337,13 @@ class Supervisor:
 
     async def _kill_rest(self, deadline: float) -> None:
         """First asked, until the shut-down time is over; then killed."""
-        self._processes.end_all(signal.SIGTERM)
-        if not await self._processes.emptied(deadline):
-            self._processes.end_all(signal.SIGKILL)
-            await self._processes.emptied(asyncio.get_running_loop().time() + KILL_SECONDS)
+        self._processes.signal_all(signal.SIGTERM)
+        if not await self._processes.wait_until_empty(deadline):
+            self._processes.signal_all(signal.SIGKILL)
+            await self._processes.wait_until_empty(asyncio.get_running_loop().time() + KILL_SECONDS)
 
 
-def _one_worker(pool: Pool) -> Pool:
+def _limit_to_one_worker(pool: Pool) -> Pool:
     """A pool as a single process can run it."""
     config = replace(
         pool.config,

@@ -12,26 +12,26 @@ from eventstore.language import workers
 from eventstore.language.catalogue import Pool
 from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.log import Log
-from eventstore.log.survey import Observed, Survey
+from eventstore.log.survey import ObservedWorker, Survey
 from eventstore.steps.step import Origin, Step
 from workers.host.processes import Process
 from workers.supervisor import reaper
-from workers.supervisor.liveness import LeaseWatch, Stopwatch
-from workers.supervisor.reaper import Blame
+from workers.supervisor.liveness import LeaseMonitor, Stopwatch
+from workers.supervisor.reaper import LossAttribution
 
-UNEASY_SHARE = 0.5
+LATE_SHARE = 0.5
 SUSPECT_SHARE = 0.6
 """A worker is suspect once its lease has stood still for this share of its time."""
 STRAY_SECONDS = 10.0
 """A process that outlives its worker's end by this long is ended."""
-LOST_LEASES = 5
+KILL_AFTER_LEASES = 5
 """How many lease times a fenced process gets to end by itself: it may be stopped, and wake."""
 
 
 class LocalWorkers(Protocol):
     """The worker processes of this host."""
 
-    def ended(self, worker_id: str) -> str | None:
+    def exit_reason(self, worker_id: str) -> str | None:
         """How the worker's process ended; None while it runs or if it is not known here."""
 
     def running(self, pool: str) -> set[str]:
@@ -47,91 +47,99 @@ class LocalWorkers(Protocol):
     async def launch(self, pool: Pool, worker_id: str) -> None:
         """Start the process of an order, once."""
 
-    def end(self, worker_id: str, grace_seconds: float) -> None:
+    def terminate(self, worker_id: str, grace_seconds: float) -> None:
         """Ask the process to end, and kill it when the grace is over. Unknown ones: nothing."""
 
 
-class Watch:
+class WorkerMonitor:
     """Watches one pool's workers from one host."""
 
     def __init__(
         self, host: str, events: Log, local: LocalWorkers, pool: Callable[[], Pool]
     ) -> None:
-        self.draining = ""
+        self.drain_reason = ""
         """Why this host's workers are to drain; empty while they are not."""
-        self.uneasy = False
+        self.lease_late = False
         """Whether a lease has stood still long enough to be looked at more often."""
         self._host = host
         self._events = events
         self._local = local
         self._pool = pool
         self._origin = Origin(actor=f"supervisor:{host}")
-        self._leases = LeaseWatch()
-        self._drains = Stopwatch()
-        self._strays = Stopwatch()
-        self._together = False
+        self._leases = LeaseMonitor()
+        self._drain_times = Stopwatch()
+        self._stray_times = Stopwatch()
+        self._lost_together = False
 
-    async def look(self, survey: Survey, now: float) -> None:
+    async def reconcile(self, survey: Survey, now: float) -> None:
         """Do for the pool's workers what a host has to do."""
         self._adopt(survey)
-        self._together = self._died_together(survey, ())
-        await self._bury_the_dead(survey)
-        await self._judge_leases(survey, now)
+        self._lost_together = self._many_lost(survey, ())
+        await self._reap_ended(survey)
+        await self._check_leases(survey, now)
         await self._launch_ordered(survey)
         await self._drain_host(survey)
-        self._end_overdue(survey, now)
-        await self._clear_lost(survey)
+        self._terminate_overdue(survey, now)
+        await self._clean_up_lost(survey)
 
-    async def _bury_the_dead(self, survey: Survey) -> None:
+    async def _reap_ended(self, survey: Survey) -> None:
         """Workers whose process this supervisor saw end without a `worker.stopped`."""
         for observed in survey.workers:
             worker = observed.worker
-            how = self._local.ended(worker.worker_id)
+            how = self._local.exit_reason(worker.worker_id)
             if how is None or worker.ended:
                 continue
             await self.reap(worker, how)
 
-    def _died_together(self, survey: Survey, still: Container[str]) -> bool:
+    def _many_lost(self, survey: Survey, unrenewed: Container[str]) -> bool:
         """Whether at least half of the pool's workers, and more than one, are gone at one look.
 
         Then it was rather their host, or Redis, than an agent.
         """
         alive = [o.worker.worker_id for o in survey.workers if o.worker.alive]
-        dead = {o.worker.worker_id for o in survey.workers if o.worker.status is WorkerStatus.LOST}
-        everybody = len(dead) + len(alive)
-        dead |= {name for name in alive if self._local.ended(name) is not None or name in still}
-        return len(dead) > 1 and 2 * len(dead) >= everybody
+        lost = {o.worker.worker_id for o in survey.workers if o.worker.status is WorkerStatus.LOST}
+        total = len(lost) + len(alive)
+        lost |= {
+            name for name in alive if self._local.exit_reason(name) is not None or name in unrenewed
+        }
+        return len(lost) > 1 and 2 * len(lost) >= total
 
-    def _blame(self) -> Blame:
+    def _loss_attribution(self) -> LossAttribution:
         """Two losses within the window are suspicious; of many workers at once, three."""
         config = self._pool().config
-        return Blame(
+        return LossAttribution(
             suspicion_ms=int(config.suspicion_window_seconds * 1000),
-            tolerated=1 if self._together else 0,
+            tolerated=1 if self._lost_together else 0,
             policy=config.restart_policy,
         )
 
-    async def _judge_leases(self, survey: Survey, now: float) -> None:
-        lease = self._pool().config.lease_seconds
+    async def _check_leases(self, survey: Survey, now: float) -> None:
+        lease_seconds = self._pool().config.lease_seconds
         alive = {o.worker.worker_id: o for o in survey.workers if o.worker.alive}
-        still = self._leases.look({name: o.renewal for name, o in alive.items()}, now)
-        self.uneasy = any(seconds > lease * UNEASY_SHARE for seconds in still.values())
-        silent = {name for name, seconds in still.items() if seconds > lease * SUSPECT_SHARE}
-        self._together = self._together or self._died_together(survey, silent)
-        for name, seconds in still.items():
+        since_renewal = self._leases.observe({name: o.renewal for name, o in alive.items()}, now)
+        self.lease_late = any(
+            seconds > lease_seconds * LATE_SHARE for seconds in since_renewal.values()
+        )
+        late = {
+            name
+            for name, seconds in since_renewal.items()
+            if seconds > lease_seconds * SUSPECT_SHARE
+        }
+        self._lost_together = self._lost_together or self._many_lost(survey, late)
+        for name, seconds in since_renewal.items():
             observed = alive[name]
             suspect = observed.worker.status is WorkerStatus.SUSPECT
-            if seconds > lease:
-                reason = f"its lease was not renewed for {lease:g} s"
+            if seconds > lease_seconds:
+                reason = f"its lease was not renewed for {lease_seconds:g} s"
                 await self.reap(observed.worker, reason, renewal=observed.renewal)
-            elif seconds > lease * SUSPECT_SHARE and not suspect:
-                await self._suspect(observed)
-            elif seconds < lease * SUSPECT_SHARE and suspect:
+            elif seconds > lease_seconds * SUSPECT_SHARE and not suspect:
+                await self._mark_suspect(observed)
+            elif seconds < lease_seconds * SUSPECT_SHARE and suspect:
                 await self._events.act_on_worker(
                     self._pool().pool_name, name, workers.Recover(), self._origin
                 )
 
-    async def _suspect(self, observed: Observed) -> None:
+    async def _mark_suspect(self, observed: ObservedWorker) -> None:
         def unless_renewed(step: Step, worker: Worker) -> None:
             step.check("renewal", worker.worker_id, observed.renewal)
 
@@ -144,60 +152,64 @@ class Watch:
         )
 
     def _adopt(self, survey: Survey) -> None:
-        for worker in self._mine(survey):
+        for worker in self._own_workers(survey):
             if worker.alive:
                 process = Process(worker.pid, worker.start_time)
                 self._local.adopt(self._pool().pool_name, worker.worker_id, process)
 
     async def _launch_ordered(self, survey: Survey) -> None:
-        ordered = [w for w in self._mine(survey) if w.status is WorkerStatus.REQUESTED]
+        ordered = [w for w in self._own_workers(survey) if w.status is WorkerStatus.REQUESTED]
         await self.launch(worker.worker_id for worker in ordered)
-        for worker in ordered if self.draining else ():
-            await self.reap(worker, self.draining)
+        for worker in ordered if self.drain_reason else ():
+            await self.reap(worker, self.drain_reason)
 
     async def launch(self, worker_ids: Iterable[str]) -> None:
         """Launch orders of this host at once, without waiting for the next look.
 
         None where it is leaving: that may be over before the process is there.
         """
-        if self.draining:
+        if self.drain_reason:
             return
         pool = self._pool()
         await asyncio.gather(*(self._local.launch(pool, name) for name in worker_ids))
 
     async def _drain_host(self, survey: Survey) -> None:
         """All at once: one that is not draining yet would claim what another gives back."""
-        if not self.draining:
+        if not self.drain_reason:
             return
-        name, drain = self._pool().pool_name, workers.Drain(reason=self.draining)
+        name, drain = self._pool().pool_name, workers.Drain(reason=self.drain_reason)
         await asyncio.gather(
             *(
                 self._events.act_on_worker(name, worker.worker_id, drain, self._origin)
-                for worker in self._mine(survey)
+                for worker in self._own_workers(survey)
                 if worker.alive and not worker.draining
             )
         )
 
-    def _end_overdue(self, survey: Survey, now: float) -> None:
+    def _terminate_overdue(self, survey: Survey, now: float) -> None:
         """Processes that should have ended by themselves: asked first, then killed."""
         config = self._pool().config
-        mine = self._mine(survey)
-        draining = {w.worker_id for w in mine if w.alive and w.draining}
-        for name, seconds in self._drains.look(draining, now).items():
+        own = self._own_workers(survey)
+        draining = {w.worker_id for w in own if w.alive and w.draining}
+        for name, seconds in self._drain_times.observe(draining, now).items():
             if seconds > config.drain_seconds + config.lease_seconds / 2:
-                self._local.end(name, grace_seconds=1.0)
-        known = {worker.worker_id for worker in mine}
+                self._local.terminate(name, grace_seconds=1.0)
+        known = {worker.worker_id for worker in own}
         known |= {damage.subject for damage in survey.unreadable}
         strays = self._local.running(self._pool().pool_name) - known
-        for name, seconds in self._strays.look(strays, now).items():
+        for name, seconds in self._stray_times.observe(strays, now).items():
             if seconds > STRAY_SECONDS:
-                self._local.end(name, grace_seconds=config.lease_seconds * LOST_LEASES)
+                self._local.terminate(name, grace_seconds=config.lease_seconds * KILL_AFTER_LEASES)
 
-    async def _clear_lost(self, survey: Survey) -> None:
+    async def _clean_up_lost(self, survey: Survey) -> None:
         for observed in survey.workers:
             if observed.worker.status is WorkerStatus.LOST:
-                await reaper.clear(
-                    self._events, self._pool().pool_name, observed, self._origin, self._blame()
+                await reaper.clean_up(
+                    self._events,
+                    self._pool().pool_name,
+                    observed,
+                    self._origin,
+                    self._loss_attribution(),
                 )
 
     async def reap(self, worker: Worker, reason: str, *, renewal: int | None = None) -> bool:
@@ -219,9 +231,13 @@ class Watch:
         found = await self._events.worker(pool.pool_name, worker.worker_id) if done else None
         if found is None or found.worker.status is not WorkerStatus.LOST:
             return done
-        self._local.end(worker.worker_id, grace_seconds=pool.config.lease_seconds * LOST_LEASES)
-        await reaper.clear(self._events, pool.pool_name, found, self._origin, self._blame())
+        self._local.terminate(
+            worker.worker_id, grace_seconds=pool.config.lease_seconds * KILL_AFTER_LEASES
+        )
+        await reaper.clean_up(
+            self._events, pool.pool_name, found, self._origin, self._loss_attribution()
+        )
         return done
 
-    def _mine(self, survey: Survey) -> list[Worker]:
+    def _own_workers(self, survey: Survey) -> list[Worker]:
         return [o.worker for o in survey.workers if o.worker.host == self._host]

@@ -69,20 +69,20 @@ def declare(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     full_name = parser.prog.removeprefix("muster ")
-    parser.set_defaults(run=lambda args: conclude(full_name, run, args))
+    parser.set_defaults(run=lambda args: run_command(full_name, run, args))
     return parser
 
 
-def conclude(name: str, run: Run, args: argparse.Namespace) -> int:
+def run_command(name: str, run: Run, args: argparse.Namespace) -> int:
     """Run a command and turn how it ended into an exit code."""
     try:
         code = run(args)
         sys.stdout.flush()
     except MusterError as error:
-        complain(name, error)
+        print_error(name, error)
         return _exit_code(error)
     except UnicodeEncodeError as error:  # only what the shell gave can hold such text
-        complain(name, f"this is not UTF-8: {error.object!r}")
+        print_error(name, f"this is not UTF-8: {error.object!r}")
         return BadInput.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -91,31 +91,31 @@ def conclude(name: str, run: Run, args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return BROKEN_PIPE
-        complain(name, error)
+        print_error(name, error)
         return CommandError.exit_code
     return code
 
 
-def complain(name: str, error: object) -> None:
+def print_error(name: str, error: object) -> None:
     """Say on standard error what is wrong, in the name of a command."""
     print(f"muster {name}: {render.clean(str(error))}", file=sys.stderr)
 
 
-def note(text: str) -> None:
+def print_note(text: str) -> None:
     """Tell a person something that is not the command's answer."""
     print(render.clean(text), file=sys.stderr)
 
 
 @contextmanager
-def database_answers(url: str) -> Iterator[None]:
+def database_errors(url: str) -> Iterator[None]:
     """Around work with the database: its driver's errors as one line. Raises `CommandError`."""
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     try:
         yield
     except DBAPIError as error:
-        said = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
-        raise ServiceUnreachable(f"the database {redacted(url)}: {said[-1]}") from error
+        lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+        raise ServiceUnreachable(f"the database {redacted(url)}: {lines[-1]}") from error
     except SQLAlchemyError as error:
         raise Refused(f"the database {redacted(url)}: {error}") from error
 

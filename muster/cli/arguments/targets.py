@@ -15,14 +15,14 @@ from msgspec import Struct
 from muster.cli.arguments.command import BadInput
 from muster.process.running_file import NAME, Running, read
 from muster.settings.addresses import (
-    demand_address,
+    environment_address,
     is_host_name,
-    named_address,
     redacted,
     redis_address,
     sqlite_address,
+    validate_address,
 )
-from muster.settings.settings import shown
+from muster.settings.settings import abbreviate
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DATA_DIR = ".muster"
@@ -102,8 +102,8 @@ def service(args: argparse.Namespace) -> Service:
 def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        named = is_host_name(parts.hostname or "")
-        return parts.scheme in ("http", "https") and named and parts.port != 0
+        has_host = is_host_name(parts.hostname or "")
+        return parts.scheme in ("http", "https") and has_host and parts.port != 0
     except ValueError:  # a port that is none
         return False
 
@@ -112,7 +112,7 @@ def find_redis_url(args: argparse.Namespace) -> str:
     """Where Redis is, empty if nobody said. Raises `ConfigurationError`."""
     if args.redis_url:
         return redis_address(args.redis_url, "--redis-url")
-    if named := named_address("redis_url", os.environ):
+    if named := environment_address("redis_url", os.environ):
         return redis_address(*named)
     return running(args).redis_url
 
@@ -121,16 +121,16 @@ def redis_url(args: argparse.Namespace) -> str:
     """Where Redis is. Raises `BadInput` if nobody said, `ConfigurationError`."""
     if found := find_redis_url(args):
         return found
-    raise BadInput(_nowhere("Redis", "--redis-url", "MUSTER_REDIS_URL", args))
+    raise BadInput(_not_given("Redis", "--redis-url", "MUSTER_REDIS_URL", args))
 
 
 def find_database_url(args: argparse.Namespace) -> str:
     """Where the views are, empty if nobody said. Raises `ConfigurationError`."""
     if args.database_url:
-        demand_address(args.database_url, "--database-url")
+        validate_address(args.database_url, "--database-url")
         return str(args.database_url)
-    if named := named_address("database_url", os.environ):
-        demand_address(*named)
+    if named := environment_address("database_url", os.environ):
+        validate_address(*named)
         return named[0]
     return running(args).database_url
 
@@ -140,12 +140,12 @@ def database_url(args: argparse.Namespace) -> str:
 
     Raises `ConfigurationError` for what is no address.
     """
-    if found := known_database_url(args):
+    if found := optional_database_url(args):
         return found
-    raise BadInput(_nowhere("database", "--database-url", "MUSTER_DATABASE_URL", args))
+    raise BadInput(_not_given("database", "--database-url", "MUSTER_DATABASE_URL", args))
 
 
-def known_database_url(args: argparse.Namespace) -> str:
+def optional_database_url(args: argparse.Namespace) -> str:
     """Where the views are, empty if nobody said. Raises `BadInput` where there is nothing.
 
     An SQLite file that is not there would be made, and an empty archive taken for the real one.
@@ -159,27 +159,27 @@ def known_database_url(args: argparse.Namespace) -> str:
         usual = data_directory(args) / "views.db"
         hint = f"; the views of {data_directory(args)} are {sqlite_address(usual)}"
         raise BadInput(
-            f"there is no SQLite file {shown(missing, str)}: name the database that a projector or"
-            f" `muster up` writes, which also makes a new one{hint if usual.exists() else ''}"
+            f"there is no SQLite file {abbreviate(missing, str)}: name the database that a projector"
+            f" or `muster up` writes, which also makes a new one{hint if usual.exists() else ''}"
         )
     return found
 
 
 def key_prefix(args: argparse.Namespace) -> str:
     """What stands before all keys. Raises `BadInput`."""
-    named = args.key_prefix
-    prefix = os.environ.get("MUSTER_KEY_PREFIX") if named is None else str(named)
+    flag = args.key_prefix
+    prefix = os.environ.get("MUSTER_KEY_PREFIX") if flag is None else str(flag)
     if prefix is None:
         return running(args).key_prefix
     if "{" in prefix or "}" in prefix:
-        source = "MUSTER_KEY_PREFIX" if named is None else "--key-prefix"
+        source = "MUSTER_KEY_PREFIX" if flag is None else "--key-prefix"
         raise BadInput(f"{source}: braces are not allowed, they mark the Cluster slot")
     return prefix
 
 
 def log_directory(args: argparse.Namespace) -> Path:
-    told = args.log_dir or os.environ.get("MUSTER_LOG_DIR") or running(args).log_dir
-    return Path(told) if told else data_directory(args) / "logs"
+    directory = args.log_dir or os.environ.get("MUSTER_LOG_DIR") or running(args).log_dir
+    return Path(directory) if directory else data_directory(args) / "logs"
 
 
 def data_directory(args: argparse.Namespace) -> Path:
@@ -195,16 +195,16 @@ def running(args: argparse.Namespace) -> Running:
         raise BadInput(f"{folder / NAME} cannot be read: {error}") from error
 
 
-def _nowhere(what: str, flag: str, variable: str, args: argparse.Namespace) -> str:
+def _not_given(what: str, flag: str, variable: str, args: argparse.Namespace) -> str:
     folder = data_directory(args)
-    found = "cannot be read by this user" if _closed(folder) else "has none"
+    found = "cannot be read by this user" if _unreadable(folder) else "has none"
     return (
         f"nobody said which {what}: give {flag}, set {variable}, or name the data directory of a"
         f" running `muster up` (--data-dir; {folder} {found})"
     )
 
 
-def _closed(folder: Path) -> bool:
+def _unreadable(folder: Path) -> bool:
     """Whether somebody else's `muster up` may run there."""
     try:
         (folder / NAME).open().close()

@@ -5,7 +5,7 @@ import time
 from datetime import datetime, timedelta
 
 from muster.cli.arguments.command import BadInput
-from muster.settings.settings import shown
+from muster.settings.settings import abbreviate
 
 _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -24,25 +24,25 @@ def span_seconds(text: str) -> float | None:
     return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
 
 
-def moment_ms(text: str, flag: str, now: float | None = None, *, nor: str = "") -> int:
+def time_ms(text: str, flag: str, now: float | None = None, *, alternative: str = "") -> int:
     """A moment in ms since 1970. Raises `BadInput`.
 
     `now`: seconds since 1970, for tests. `nor`: what else the flag takes, for the message.
     """
     now = time.time() if now is None else now
     try:
-        found = _moment_ms(text, now)
+        found = _time_ms(text, now)
     except (ValueError, OverflowError):
         found = LAST_MS
     if found >= LAST_MS:
         raise BadInput(
-            f"{flag}: {shown(text)} is not a time such as 10m, 14:03 or 2026-11-24T14:03"
-            f"{f', nor {nor}' if nor else ''}"
+            f"{flag}: {abbreviate(text)} is not a time such as 10m, 14:03 or 2026-11-24T14:03"
+            f"{f', nor {alternative}' if alternative else ''}"
         )
     return max(found, 0)
 
 
-def _moment_ms(text: str, now: float) -> int:
+def _time_ms(text: str, now: float) -> int:
     if (ago := span_seconds(text.removesuffix(" ago"))) is not None:
         return int((now - ago) * 1000)
     if text.isdecimal() and text.isascii():

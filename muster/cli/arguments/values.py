@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from muster.cli.arguments.command import BadInput
-from muster.settings.settings import shown
+from muster.settings.settings import abbreviate
 
 _AGENT_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -16,7 +16,7 @@ _AGENT_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f
 def agent_id(text: str) -> str:
     """An agent's id, in lower case."""
     if not _AGENT_ID.fullmatch(text.lower()):
-        raise BadInput(f"{shown(text)} is not an agent's id (a UUID); `muster ps` lists them")
+        raise BadInput(f"{abbreviate(text)} is not an agent's id (a UUID); `muster ps` lists them")
     return text.lower()
 
 
@@ -26,9 +26,9 @@ def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise BadInput(f"{flag}: {shown(text)} is not of the form name=value")
+            raise BadInput(f"{flag}: {abbreviate(text)} is not of the form name=value")
         if name in found:
-            raise BadInput(f"{flag}: {shown(name)} is given twice")
+            raise BadInput(f"{flag}: {abbreviate(name)} is given twice")
         found[name] = value
     return found
 
@@ -41,13 +41,13 @@ def json_object(text: str, flag: str) -> dict[str, object]:
     except UnicodeEncodeError as error:
         raise BadInput(f"{flag}: this is not UTF-8") from error
     except OSError as error:
-        raise BadInput(f"{flag}: {shown(text[1:])}: {error.strerror}") from error
+        raise BadInput(f"{flag}: {abbreviate(text[1:])}: {error.strerror}") from error
     except msgspec.ValidationError as error:
         raise BadInput(f"{flag}: expected a JSON object: {error}") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadInput(f"{flag}: this is not JSON: {error}") from error
     except ValueError as error:  # a path with U+0000
-        raise BadInput(f"{flag}: {shown(text[1:])} is not the name of a file") from error
+        raise BadInput(f"{flag}: {abbreviate(text[1:])} is not the name of a file") from error
 
 
 def _from_file(name: str) -> bytes:
@@ -61,7 +61,7 @@ def seconds(text: str, flag: str) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < 31_536_000:
-        raise BadInput(f"{flag}: {shown(text)} is not a number of seconds")
+        raise BadInput(f"{flag}: {abbreviate(text)} is not a number of seconds")
     return number
 
 

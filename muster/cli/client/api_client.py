@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from eventstore.language.events import Error
-from muster.cli.arguments.command import Refused, ServiceUnreachable, note
+from muster.cli.arguments.command import Refused, ServiceUnreachable, print_note
 from muster.cli.arguments.targets import Service
 from muster.settings.addresses import redacted
 from muster.terminal import render
@@ -37,8 +37,8 @@ class FieldError(Struct, frozen=True):
     message: str = ""
 
     def __str__(self) -> str:
-        told = not self.field or self.message.startswith(self.field)
-        return self.message if told else f"{self.field}: {self.message}"
+        names_field = not self.field or self.message.startswith(self.field)
+        return self.message if names_field else f"{self.field}: {self.message}"
 
 
 class Problem(Struct, frozen=True):
@@ -54,11 +54,11 @@ class Problem(Struct, frozen=True):
     error: Error | None = None
 
     def __str__(self) -> str:
-        said = self.detail or self.title or f"HTTP status {self.status}"
-        if len(self.errors) == 1 and self.errors[0].message == said:
+        summary = self.detail or self.title or f"HTTP status {self.status}"
+        if len(self.errors) == 1 and self.errors[0].message == summary:
             lines = [str(self.errors[0])]
         else:
-            lines = [said, *(f"  {error}" for error in self.errors)]
+            lines = [summary, *(f"  {error}" for error in self.errors)]
         if self.error is not None:
             lines.append(f"  {self.error.type}: {self.error.message}")
         if self.idempotency_key:
@@ -100,16 +100,16 @@ class Answer(Struct, frozen=True):
         return self.read(object)
 
 
-class Gateway:
+class GatewayClient:
     """Calls on one gateway. May be used by many threads: each call has its own connection."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.behind = ""
+        self.stale_reason = ""
         """Why the last answer may not be of the present; empty where it is."""
-        self.watched = False
+        self.caller_shows_staleness = False
         """Somebody shows `behind` wherever it belongs; else it is told once."""
-        self._fallback_told = False
+        self._fallback_noted = False
         self._parts = urlsplit(service.url)
 
     def get(self, path: str, query: Query | None = None) -> Answer:
@@ -126,13 +126,15 @@ class Gateway:
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> Answer:
         """One call. Raises `ProblemRaised`, `NotAuthorised`, `ServiceUnreachable`."""
-        sent = {"Accept": "application/json", **self._authorization(), **(headers or {})}
+        request_headers = {"Accept": "application/json", **self._authorization(), **(headers or {})}
         content = None
         if body is not None:
-            content, sent["Content-Type"] = msgspec.json.encode(body), "application/json"
-        answer = self._exchange(method, _target(path, query), content, sent, timeout_seconds)
-        self._tell_fallback(answer)
-        self._tell_behind(answer)
+            content, request_headers["Content-Type"] = msgspec.json.encode(body), "application/json"
+        answer = self._exchange(
+            method, _target(path, query), content, request_headers, timeout_seconds
+        )
+        self._note_fallback(answer)
+        self._note_staleness(answer)
         if answer.status == 401:
             raise NotAuthorised
         if answer.status >= 400:
@@ -144,7 +146,7 @@ class Gateway:
         parts = urlsplit(link)
         return self.call("GET", f"{parts.path}?{parts.query}")
 
-    def told(self, query: Query, *, seconds: float) -> Iterator[bytes]:
+    def stream_events(self, query: Query, *, seconds: float) -> Iterator[bytes]:
         """The data of server-sent events, until `seconds` have gone or the gateway ends it."""
         connection = self._connection(seconds)
         try:
@@ -164,18 +166,21 @@ class Gateway:
         finally:
             connection.close()
 
-    def _tell_fallback(self, answer: Answer) -> None:
+    def _note_fallback(self, answer: Answer) -> None:
         """Say once that what is shown is not of the real log."""
         mode = answer.headers.get(FALLBACK)
-        if mode and not self._fallback_told:
-            self._fallback_told = True
-            note(f"(a fallback answers, {mode}: the real Redis was away when it was started)")
+        if mode and not self._fallback_noted:
+            self._fallback_noted = True
+            print_note(f"(a fallback answers, {mode}: the real Redis was away when it was started)")
 
-    def _tell_behind(self, answer: Answer) -> None:
+    def _note_staleness(self, answer: Answer) -> None:
         """Say, whenever it begins, that what is shown is not of now; of the past that is meant."""
-        before, self.behind = self.behind, "" if AS_OF in answer.headers else staleness(answer)
-        if self.behind and not before and not self.watched:
-            note(f"({self.behind}; `muster doctor` says more)")
+        before, self.stale_reason = (
+            self.stale_reason,
+            "" if AS_OF in answer.headers else staleness(answer),
+        )
+        if self.stale_reason and not before and not self.caller_shows_staleness:
+            print_note(f"({self.stale_reason}; `muster doctor` says more)")
 
     def _authorization(self) -> dict[str, str]:
         token = self.service.token
@@ -195,8 +200,8 @@ class Gateway:
             try:
                 connection.request(method, self._parts.path + target, content, dict(headers))
                 response = connection.getresponse()
-                named = {name.lower(): value for name, value in response.getheaders()}
-                return Answer(response.status, response.read(), named)
+                response_headers = {name.lower(): value for name, value in response.getheaders()}
+                return Answer(response.status, response.read(), response_headers)
             except (OSError, http.client.HTTPException) as error:
                 why = str(error) or type(error).__name__
                 raise NoReply(
@@ -233,8 +238,8 @@ def staleness(answer: Answer) -> str:
 
 
 def _target(path: str, query: Query | None) -> str:
-    said = [(name, value) for name, value in (query or {}).items() if value is not None]
-    return f"{path}?{urlencode(said)}" if said else path
+    parameters = [(name, value) for name, value in (query or {}).items() if value is not None]
+    return f"{path}?{urlencode(parameters)}" if parameters else path
 
 
 def _problem(answer: Answer) -> Problem:

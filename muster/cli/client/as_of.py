@@ -4,13 +4,13 @@ import argparse
 import re
 import time
 
-from muster.cli.arguments.command import note
-from muster.cli.arguments.times import CLOCK, moment_ms
+from muster.cli.arguments.command import print_note
+from muster.cli.arguments.times import CLOCK, time_ms
 from muster.cli.client.api_client import AS_OF, Answer
 from muster.cli.events.streams import CATALOGUE
 from muster.terminal import render
 
-_EVENTS = re.compile(r"[a-z0-9_-]{0,63}(:\d+){1,2}(,[a-z0-9_-]{0,63}(:\d+){1,2})*")
+_POSITIONS = re.compile(r"[a-z0-9_-]{0,63}(:\d+){1,2}(,[a-z0-9_-]{0,63}(:\d+){1,2})*")
 _CATALOGUE = re.compile(rf"(?<![^,]){CATALOGUE}(?=:)")
 """As the command line calls it; its log has no name."""
 _AGO = re.compile(r"^-\d.*$")
@@ -33,19 +33,19 @@ def as_of(args: argparse.Namespace) -> str | None:
     if text is None:
         return None
     text = text.strip()
-    if not CLOCK.fullmatch(text) and _EVENTS.fullmatch(text):
+    if not CLOCK.fullmatch(text) and _POSITIONS.fullmatch(text):
         return _CATALOGUE.sub("", text)
-    nor = "an event (POOL:SEQ, as `muster tail` shows it)"
-    return str(moment_ms(text.removeprefix("-"), "--as-of", nor=nor))
+    alternative = "an event (POOL:SEQ, as `muster tail` shows it)"
+    return str(time_ms(text.removeprefix("-"), "--as-of", alternative=alternative))
 
 
-def seen_ms(answer: Answer) -> float:
+def as_of_ms(answer: Answer) -> float:
     """The moment that an answer is of, in ms since 1970; of the past it is told."""
     at_ms = answer.headers.get(AS_OF, "").partition(",")[0]
     if not at_ms.isdecimal():
         return time.time() * 1000
     at = int(at_ms)
-    note(f"as of {render.moment(at)}" if at else "as of before the first event")
+    print_note(f"as of {render.timestamp(at)}" if at else "as of before the first event")
     if "muster-stale" in answer.headers:
-        note("(more may have happened until then: the archive is behind, or nobody can tell)")
+        print_note("(more may have happened until then: the archive is behind, or nobody can tell)")
     return float(at_ms)

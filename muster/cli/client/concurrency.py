@@ -9,10 +9,10 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-AT_ONCE: Final = 32
+THREADS_MAX: Final = 32
 
 
-def together(
+def run_concurrently(
     call: Callable[[T], R], items: Sequence[T], advance: Callable[[], None] = lambda: None
 ) -> list[R]:
     """What the call comes to for each item, in their order; raises what one raises.
@@ -37,7 +37,7 @@ def together(
 
     found: dict[int, R] = {}
     try:
-        for _ in range(min(len(items), AT_ONCE)):
+        for _ in range(min(len(items), THREADS_MAX)):
             Thread(target=work, daemon=True).start()
         for _ in items:
             number, outcome = done.get()

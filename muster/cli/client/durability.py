@@ -32,11 +32,11 @@ def pending(answer: Answer) -> str:
     return answer.headers.get("muster-durability-pending", "")
 
 
-def complain(name: str, found: Sequence[str]) -> int:
+def print_pending(name: str, levels: Sequence[str]) -> int:
     """Say what was accepted at a lower level, the same thing once; returns the exit code."""
-    for text, number in Counter(filter(None, found)).items():
+    for text, number in Counter(filter(None, levels)).items():
         level, _, reason = text.partition("; reason=")
         times = f" ({number} times)" if number > 1 else ""
         why = reason.strip('"')
-        command.complain(name, f"accepted, but not yet {level}: {why}{times}")
-    return NOT_REACHED if any(found) else 0
+        command.print_error(name, f"accepted, but not yet {level}: {why}{times}")
+    return NOT_REACHED if any(levels) else 0

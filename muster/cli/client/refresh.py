@@ -11,23 +11,23 @@ from muster.cli.arguments.command import ServiceUnreachable
 from muster.terminal import render
 
 
-def keep_showing(
-    look: Callable[[], render.Table], interval: float, behind: Callable[[], str]
+def show_live(
+    fetch: Callable[[], render.Table], interval: float, stale_reason: Callable[[], str]
 ) -> int:
     """Until Ctrl-C. While the service does not answer the last table stays, and that is said.
 
     `behind`: why what was looked at last is not of now, if it is not.
     """
     screen = render.console()
-    shown: list[Text] = render.styled(look(), screen.width)
+    shown: list[Text] = render.styled(fetch(), screen.width)
     with Live(console=screen, auto_refresh=False, screen=True) as live:
-        trouble = behind()
+        warning = stale_reason()
         while True:
-            room = max(screen.height - 2, 1)
-            heading = Text(time.strftime("%H:%M:%S") + (f"   {trouble}" if trouble else ""), "dim")
-            live.update(Group(heading, *shown[:room]), refresh=True)
+            height = max(screen.height - 2, 1)
+            heading = Text(time.strftime("%H:%M:%S") + (f"   {warning}" if warning else ""), "dim")
+            live.update(Group(heading, *shown[:height]), refresh=True)
             time.sleep(interval)
             try:
-                shown, trouble = render.styled(look(), screen.width), behind()
+                shown, warning = render.styled(fetch(), screen.width), stale_reason()
             except ServiceUnreachable as error:
-                trouble = render.one_line(str(error))
+                warning = render.one_line(str(error))

@@ -35,12 +35,12 @@ def check_database(url: str) -> list[Check]:
 def check_sqlite(path: Path) -> list[Check]:
     version = check(AREA, "version", f"SQLite {sqlite3.sqlite_version}")
     try:
-        there = path.exists()
+        exists = path.exists()
     except OSError as error:
         change = "let this user read and write the file and its folder"
         found = f"{path}: {error.strerror}"
         return [version, Check(AREA, "readable", Level.FAIL, found, change)]
-    if not there:
+    if not exists:
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         change = "" if os.access(folder, os.W_OK) else f"let it be written: {folder}"
         return [version, check(AREA, "writable", f"{path} is not there yet", change, Level.FAIL)]

@@ -50,15 +50,15 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     settings, refused = _settings(args)
     args.data_dir = args.data_dir or str(settings.data_dir)
-    redis, database = _named(args, settings)
+    redis, database = _addresses(args, settings)
     checks = asyncio.run(check_redis(redis)) if redis else [_embedded()]
     checks += check_database(database)
     if redis and not any(check.level is Level.FAIL for check in checks if check.name in NEEDED):
         prefix = targets.key_prefix(args) or settings.key_prefix
         checks += asyncio.run(check_logs(redis, prefix, database))
-    checks += [*check_host(redis_here=is_here(redis)), *refused]
+    checks += [*check_host(redis_is_local=is_local(redis)), *refused]
     checks += _fallback(targets.running(args))
-    _tell(checks, as_json=args.json)
+    _print_checks(checks, as_json=args.json)
     return int(any(check.level is Level.FAIL for check in checks))
 
 
@@ -71,7 +71,7 @@ def _settings(args: argparse.Namespace) -> tuple[Settings, list[Check]]:
         return settings, [Check("muster up", "settings", Level.FAIL, str(error), "correct it")]
 
 
-def _named(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
+def _addresses(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
     """Redis (empty: the embedded one) and the database that are to be looked at."""
     running = targets.running(args)
     if settings.embedded:  # whatever the environment names
@@ -98,13 +98,13 @@ def _fallback(running: Running) -> list[Check]:
     return [Check("muster up", "log", Level.WARN, running.fallback, change)]
 
 
-def is_here(redis_url: str) -> bool:
+def is_local(redis_url: str) -> bool:
     """Whether that Redis runs on this host, as far as its address tells."""
     parts = urlsplit(redis_url)
     return parts.scheme == "unix" or parts.hostname in (None, "localhost", "127.0.0.1", "::1")
 
 
-def _tell(checks: Sequence[Check], *, as_json: bool) -> None:
+def _print_checks(checks: Sequence[Check], *, as_json: bool) -> None:
     if as_json:
         render.print_json(checks)
         return

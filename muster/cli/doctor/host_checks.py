@@ -15,14 +15,14 @@ PROC = Path("/proc")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def check_host(*, redis_here: bool) -> list[Check]:
+def check_host(*, redis_is_local: bool) -> list[Check]:
     """All checks of this host. `redis_here`: Redis runs on it too, so its needs count."""
     checks = [python(sys.version_info[:3]), files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])]
     if sys.platform != "linux":
         found = f"{platform.system()}: supported as far as it goes; Linux is what it is built for"
         return [*checks, check(AREA, "system", found)]
     checks.append(process_limit(resource.getrlimit(resource.RLIMIT_NPROC)[0]))
-    if redis_here:
+    if redis_is_local:
         checks.append(overcommit(_read(PROC / "sys/vm/overcommit_memory")))
         checks.append(huge_pages(_read(HUGE_PAGES)))
     return [*checks, pid_namespace(_link("pid"), os.getpid()), user_namespace(_uid_map())]

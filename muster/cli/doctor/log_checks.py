@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from projector.store.rows import Position
 
 AREA = "log"
-LOOK_SECONDS: Final = 1.5
+RECHECK_SECONDS: Final = 1.5
 """After so long a projector has taken something of what the views lack."""
 
 
@@ -53,10 +53,10 @@ async def _examine(database: "Database", source: "Source") -> list[Check]:
     damage = await find_damage(source, database, projection)
     positions = dict(projection.positions)
     lost = {one.pool for one in damage}
-    there = [at for at in positions.values() if at.pool not in lost]
-    following = [at for at in there if not stopped(at)]
+    intact = [at for at in positions.values() if at.pool not in lost]
+    following = [at for at in intact if not stopped(at)]
     checks = [_lost(one.pool, one.reason) for one in damage]
-    checks += [_stopped(at.pool, at.status) for at in there if stopped(at)]
+    checks += [_stopped(at.pool, at.status) for at in intact if stopped(at)]
     checks += await _behind(database, source, projection, following)
     if not checks and positions[CATALOGUE_LOG].generation:
         checks.append(check(AREA, "logs", f"{len(positions)} are whole, and the views follow"))
@@ -71,9 +71,9 @@ async def _behind(
 ) -> list[Check]:
     """Whether the views follow: looked at twice where they lack something."""
     heads = await source.heads([at.pool for at in positions])
-    lacking = [at for at in positions if heads[at.pool].seq > at.seq]
-    if lacking:
-        await asyncio.sleep(LOOK_SECONDS)
+    behind = [at for at in positions if heads[at.pool].seq > at.seq]
+    if behind:
+        await asyncio.sleep(RECHECK_SECONDS)
         await database.read(projection.load)
     now = projection.positions
     change = "start a projector (or `muster up`); where one runs, its log and /readyz say why"
@@ -81,7 +81,7 @@ async def _behind(
         check(
             AREA, _name(at.pool), f"the views end at seq {at.seq} of {heads[at.pool].seq}", change
         )
-        for at in lacking
+        for at in behind
         if at.pool not in now or now[at.pool].seq == at.seq
     ]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute
 from eventstore.connection.clients import connect
-from eventstore.connection.requirements import demand_suitable, inspect, server_version
-from eventstore.durability.capability import Fsync, configuration, judge, may_withhold
+from eventstore.connection.requirements import inspect, require_suitable, server_version
+from eventstore.durability.capability import Fsync, assess, configuration, may_withhold
 from eventstore.errors import LogError, ServerUnsuitable
 from muster.cli.doctor.checks import Check, Level, check
 from muster.settings.addresses import redacted
@@ -54,14 +54,14 @@ async def _times(client: AsyncClient) -> list[Check]:
     """Round trip and clock, from the fastest of some exchanges."""
     best, ahead = float("inf"), 0.0
     for _ in range(ROUND_TRIPS):
-        began, began_wall = time.perf_counter(), time.time()
+        started, started_wall = time.perf_counter(), time.time()
         try:
             seconds, micros = (int(part) for part in await execute(client, "TIME"))
         except UNREACHABLE as error:
             raise LogError(f"Redis does not answer: {error}") from error
-        took = time.perf_counter() - began
-        if took < best:
-            best, ahead = took, seconds + micros / 1e6 - (began_wall + took / 2)
+        elapsed = time.perf_counter() - started
+        if elapsed < best:
+            best, ahead = elapsed, seconds + micros / 1e6 - (started_wall + elapsed / 2)
     return times(best * 1000, ahead * 1000)
 
 
@@ -70,7 +70,7 @@ def suitable(info: Info) -> Check:
     kind, version = server_version(dict(info))
     found = f"{kind} {'.'.join(map(str, version))}"
     try:
-        demand_suitable(dict(info))
+        require_suitable(dict(info))
     except ServerUnsuitable as error:
         return Check(AREA, "suitable", Level.FAIL, found, str(error))
     return check(AREA, "suitable", f"{found}, maxmemory-policy noeviction")
@@ -85,12 +85,12 @@ def persistence(info: Info, config: Config) -> list[Check]:
         change = "free disk space, or look into the server's log: writes are being refused"
         checks.append(Check(AREA, "last write", Level.FAIL, "failed", change))
     policy = config.get("appendfsync", "")
-    losing = {
+    changes = {
         "no": "CONFIG SET appendfsync everysec: a crash may lose half a minute",
         "everysec": "",
         "always": "",
     }
-    change = losing.get(policy, "make sure that appendfsync is everysec or always")
+    change = changes.get(policy, "make sure that appendfsync is everysec or always")
     what = {"everysec": "everysec (a crash may lose a second)", "": "not told by the server"}
     return [*checks, check(AREA, "appendfsync", what.get(policy, policy), change)]
 
@@ -136,29 +136,29 @@ def replicas(info: Info, config: Config) -> list[Check]:
         change = "use the address of its primary: a replica takes no writes"
         return [Check(AREA, "role", Level.FAIL, "a replica", change)]
     count = int(info.get("connected_slaves", 0))
-    guarded = int(config.get("min-replicas-to-write", "0") or 0)
+    required = int(config.get("min-replicas-to-write", "0") or 0)
     change = ""
-    if count and not guarded:
+    if count and not required:
         change = (
             "CONFIG SET min-replicas-to-write 1: else a primary that was cut off goes on taking"
             " writes that a failover loses"
         )
     found = f"primary with {count} replicas" if count else "primary without replicas"
     checks = [check(AREA, "role", found, change)]
-    return [*checks, _guard(info, config, count, guarded)] if guarded else checks
+    return [*checks, _min_replicas(info, config, count, required)] if required else checks
 
 
-def _guard(info: Info, config: Config, count: int, guarded: int) -> Check:
+def _min_replicas(info: Info, config: Config, count: int, required: int) -> Check:
     """What min-replicas-to-write means here: without so many, nothing is written at all."""
     lag = config.get("min-replicas-max-lag", "10")
-    found = f"writes need {guarded} of {count} replicas, no more than {lag} s behind"
+    found = f"writes need {required} of {count} replicas, no more than {lag} s behind"
     good = int(info.get("min_slaves_good_slaves", count))
-    if good < guarded:
+    if good < required:
         change = f"bring replicas back: {good} are good, so nothing is written and leases lapse"
         return Check(AREA, "min-replicas-to-write", Level.FAIL, found, change)
     change = (
         "attach one more: when one restarts, all writes stop, and workers whose lease lapses end"
-        if count == guarded
+        if count == required
         else ""
     )
     return check(AREA, "min-replicas-to-write", found, change)
@@ -168,23 +168,23 @@ def durability(info: Info, config: Config) -> list[Check]:
     """Which levels a command may ask for. A level that lacks is no fault: none may be needed."""
     count = int(info.get("connected_slaves", 0))
     tried = may_withhold(info, config)
-    known = judge(info, config, wanted_replicas=max(count, 1), withholds=tried)
+    capability = assess(info, config, wanted_replicas=max(count, 1), withholds=tried)
     means = {
-        Fsync.NEVER: f"no: {known.no_fsync}",
+        Fsync.NEVER: f"no: {capability.no_fsync_reason}",
         Fsync.ON_REPLY: "with every reply",
         Fsync.WAITAOF: "by WAITAOF, if a gateway finds that it can be relied on",
     }
-    replicated = f"by up to {count}" if count else f"no: {known.no_replicas}"
+    replicated = f"by up to {count}" if count else f"no: {capability.no_replicas_reason}"
     return [
-        check(AREA, "level fsynced", means[known.fsync]),
+        check(AREA, "level fsynced", means[capability.fsync]),
         check(AREA, "level replicated", replicated),
     ]
 
 
 def times(round_trip_ms: float, ahead_ms: float) -> list[Check]:
     slow = "bring it nearer: a start takes several round trips" if round_trip_ms > SLOW_MS else ""
-    apart = abs(ahead_ms) > CLOCK_MS
-    change = "set the clocks by NTP: times in logs and events will not agree" if apart else ""
+    skewed = abs(ahead_ms) > CLOCK_MS
+    change = "set the clocks by NTP: times in logs and events will not agree" if skewed else ""
     return [
         check(AREA, "round trip", f"{round_trip_ms:.2f} ms", slow),
         check(AREA, "clock", f"{ahead_ms:+.0f} ms against this host", change),

@@ -4,18 +4,18 @@ from collections.abc import Callable
 
 import msgspec
 
-from muster.cli.events.streams import Recorded, number
+from muster.cli.events.streams import RecordedEvent, number
 from muster.terminal import render
 
 DATA_MAX = 500
 """So much is shown of data that cannot be read."""
-UNTOLD = {
+HIDDEN_FIELDS = {
     "at_ms", "config", "deadline_ms", "digest", "due_ms", "expires_ms", "heartbeat_interval",
     "input", "max_idle_time", "operation_id", "pending_timeout", "start_time", "window_ms",
 }  # fmt: skip
 
 
-def printer(*, as_json: bool) -> Callable[[Recorded], None]:
+def printer(*, as_json: bool) -> Callable[[RecordedEvent], None]:
     """What prints events as fits where they go."""
     if as_json:
         return lambda event: print(render.json_line(event.document()), flush=True)
@@ -25,33 +25,33 @@ def printer(*, as_json: bool) -> Callable[[Recorded], None]:
 
     screen = render.console()
 
-    def coloured(event: Recorded) -> None:
+    def coloured(event: RecordedEvent) -> None:
         parts = [(cell.text, cell.style) for cell in _line(event, short=True)]
         screen.print(Text.assemble(*parts), soft_wrap=True)
 
     return coloured
 
 
-def plain_line(event: Recorded) -> str:
+def plain_line(event: RecordedEvent) -> str:
     """An event as a line of text, with whole ids."""
     return "".join(cell.text for cell in _line(event, short=False)).rstrip()
 
 
-def _line(event: Recorded, *, short: bool) -> list[render.Cell]:
+def _line(event: RecordedEvent, *, short: bool) -> list[render.Cell]:
     fields = event.fields
-    shorten = render.tail_of if short else str
+    shorten = render.short_id if short else str
     kind = render.one_line(fields.get("type", "?"))
-    about = shorten(fields.get("subject", ""))
+    subject = shorten(fields.get("subject", ""))
     worker = fields.get("worker_id", "")
     if worker and worker != fields.get("subject"):
-        about += f"  on {shorten(worker)}"
+        subject += f"  on {shorten(worker)}"
     if (incarnation := fields.get("incarnation", "")) not in ("", "0", "1"):
-        about += f"  #{incarnation}"
+        subject += f"  #{incarnation}"
     return [
-        render.Cell(f"{render.moment(number(fields.get('ts')) or event.ms)}  ", "dim"),
+        render.Cell(f"{render.timestamp(number(fields.get('ts')) or event.ms)}  ", "dim"),
         render.Cell(f"{f'{event.pool}:{event.seq}':<20}  "),
         render.Cell(f"{kind:<27}  ", _style(kind)),
-        render.Cell(f"{render.one_line(about)}  "),
+        render.Cell(f"{render.one_line(subject)}  "),
         render.Cell(render.one_line(_details(fields.get("data", ""))), "dim"),
     ]
 
@@ -71,9 +71,9 @@ def _details(data: str) -> str:
         body = msgspec.json.decode(data or "{}", type=dict[str, object])
     except (msgspec.MsgspecError, RecursionError):
         return data[:DATA_MAX]
-    parts = [_detail(name, value) for name, value in body.items() if name not in UNTOLD]
+    parts = [_detail(name, value) for name, value in body.items() if name not in HIDDEN_FIELDS]
     if isinstance(due := body.get("due_ms"), int):
-        parts.append(f"again at {render.moment(due)}")
+        parts.append(f"again at {render.timestamp(due)}")
     return "  ".join(part for part in parts if part)
 
 

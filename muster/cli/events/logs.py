@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from eventstore.keys import POOL_NAME
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
-from muster.cli.arguments.times import moment_ms
+from muster.cli.arguments.times import time_ms
 from muster.cli.arguments.values import agent_id
-from muster.settings.settings import shown
+from muster.settings.settings import abbreviate
 from muster.terminal import render
-from muster.terminal.log_reader import Line, LogFile, Wanted, merged
+from muster.terminal.log_reader import Line, LineFilter, LogFile, merged
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -27,8 +27,8 @@ EXAMPLES = """\
   muster logs --since 10m -n all --json             everything of ten minutes, for a program
 """
 LAST = 100
-LOOK_SECONDS = 0.25
-KNOWN = {
+POLL_SECONDS = 0.25
+STANDARD_FIELDS = {
     "ts", "level", "event", "message", "agent_id", "incarnation", "pool", "role", "project_id",
     "worker_id", "stream", "exception",
 }  # fmt: skip
@@ -64,25 +64,25 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     directory = targets.log_directory(args)
-    wanted = Wanted(
+    line_filter = LineFilter(
         agent=agent_id(args.agent) if args.agent else "",
         pool=_name(args.pool, "--pool"),
         worker=_name(args.worker, "--worker"),
-        since_ms=moment_ms(args.since, "--since") if args.since else 0.0,
+        since_ms=time_ms(args.since, "--since") if args.since else 0.0,
     )
     count = _count(args.count, LAST if args.since is None else None)
     if not directory.is_dir() and not args.follow:
         raise Refused(f"there are no logs in {directory} (--log-dir, --data-dir)")
     _allow_many_files()
-    log = JoinedLog(directory, wanted)
-    tell = _teller(as_json=args.json)
+    log = JoinedLog(directory, line_filter)
+    print_line = _line_printer(as_json=args.json)
     try:
         for line in log.last(count):
-            tell(line)
+            print_line(line)
         while args.follow:
             for line in log.added():
-                tell(line)
-            time.sleep(LOOK_SECONDS)
+                print_line(line)
+            time.sleep(POLL_SECONDS)
     finally:
         log.close()
     return 0
@@ -90,16 +90,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _allow_many_files() -> None:
     """Every worker's file is held open while they are merged."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 class JoinedLog:
     """All log files of a folder that may hold what is wanted, those of new workers too."""
 
-    def __init__(self, directory: Path, wanted: Wanted) -> None:
+    def __init__(self, directory: Path, line_filter: LineFilter) -> None:
         self._directory = directory
-        self._wanted = wanted
+        self._filter = line_filter
         self._files: dict[Path, LogFile] = {}
 
     def last(self, count: int | None) -> Iterator[Line]:
@@ -109,10 +109,10 @@ class JoinedLog:
 
     def added(self) -> Iterator[Line]:
         """What came since it was read last."""
-        for path in self._wanted.files(self._directory):
+        for path in self._filter.files(self._directory):
             if path not in self._files:
                 self._files[path] = LogFile(path)
-        return merged(list(self._files.values()), self._wanted.keeps)
+        return merged(list(self._files.values()), self._filter.matches)
 
     def close(self) -> None:
         for file in self._files.values():
@@ -123,7 +123,7 @@ def _name(text: str, flag: str) -> str:
     """The name of a pool or worker, which is about to be part of a path."""
     if text and not POOL_NAME.fullmatch(text):
         raise BadInput(
-            f"{flag}: {shown(text)} is not a name of lower-case letters, digits, _ and -"
+            f"{flag}: {abbreviate(text)} is not a name of lower-case letters, digits, _ and -"
         )
     return text
 
@@ -134,11 +134,11 @@ def _count(text: str | None, default: int | None) -> int | None:
     if text == "all":
         return None
     if not text.isdecimal() or len(text) > 9:
-        raise BadInput(f"-n: {shown(text)} is not a number of lines, or `all`")
+        raise BadInput(f"-n: {abbreviate(text)} is not a number of lines, or `all`")
     return int(text)
 
 
-def _teller(*, as_json: bool) -> Callable[[Line], None]:
+def _line_printer(*, as_json: bool) -> Callable[[Line], None]:
     if as_json:
         return lambda line: print(render.json_line(line.document), flush=True)
     if not render.at_terminal():
@@ -150,34 +150,34 @@ def _teller(*, as_json: bool) -> Callable[[Line], None]:
 def plain_line(line: Line) -> str:
     """A line of text: when, how grave, whose, what."""
     return (
-        f"{render.moment(line.ts_ms)} {line.level or '-':<8} {line.pool} {_whose(line)}"
-        f"  {_said(line)}"
+        f"{render.timestamp(line.ts_ms)} {line.level or '-':<8} {line.pool} {_origin(line)}"
+        f"  {_message(line)}"
     )
 
 
 def _styled(line: Line) -> "Text":
     from rich.text import Text
 
-    text = Text(f"{render.moment(line.ts_ms)} ", "dim")
+    text = Text(f"{render.timestamp(line.ts_ms)} ", "dim")
     text.append(f"{line.level or '-':<8} ", STYLES.get(line.level.lower(), "cyan"))
-    text.append(f"{line.pool} {render.tail_of(_whose(line))}  ", "dim")
-    return text.append(_said(line), STYLES.get(line.level.lower(), ""))
+    text.append(f"{line.pool} {render.short_id(_origin(line))}  ", "dim")
+    return text.append(_message(line), STYLES.get(line.level.lower(), ""))
 
 
-def _whose(line: Line) -> str:
-    return line.agent_id or f"worker {render.tail_of(line.worker_id)}"
+def _origin(line: Line) -> str:
+    return line.agent_id or f"worker {render.short_id(line.worker_id)}"
 
 
-def _said(line: Line) -> str:
+def _message(line: Line) -> str:
     """The message and what was logged beside it; further lines are set in."""
-    beside = [
+    extras = [
         f"{name}={value if isinstance(value, str) else render.json_line(value)}"
         for name, value in line.document.items()
-        if name not in KNOWN and value not in (None, "")
+        if name not in STANDARD_FIELDS and value not in (None, "")
     ]
     if (message := line.document.get("message")) and message != line.text:
-        beside.insert(0, str(message))
-    said = "  ".join([line.text, *beside])
+        extras.insert(0, str(message))
+    text = "  ".join([line.text, *extras])
     if exception := line.document.get("exception"):
-        said = f"{said}\n{exception}"
-    return render.clean(said.replace("\r\n", "\n")).rstrip().replace("\n", "\n    ")
+        text = f"{text}\n{exception}"
+    return render.clean(text.replace("\r\n", "\n")).rstrip().replace("\n", "\n    ")

@@ -17,7 +17,7 @@ from msgspec import Struct
 from eventstore.errors import LogUnreachable
 from eventstore.keys import CATALOGUE as LOG
 from eventstore.log.reader import Entry
-from muster.cli.arguments.command import note
+from muster.cli.arguments.command import print_note
 
 if TYPE_CHECKING:
     from projector.intake.source import Source
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 CATALOGUE = "catalogue"
 """How the stream of pools and hosts is called where a pool's name stands."""
 MISSING = "the log is missing"
-CURE = "`muster recover --dry-run` says more, `muster recover` brings it back"
+RECOVERY_HINT = "`muster recover --dry-run` says more, `muster recover` brings it back"
 CHUNK = 500
 DIGITS = 19
 """Numbers of more digits are none of ours."""
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0)
 
 
-class Recorded(Struct, frozen=True):
+class RecordedEvent(Struct, frozen=True):
     """An event as it stands in a stream. `pool` may be `catalogue`."""
 
     pool: str
@@ -72,13 +72,13 @@ def _data(text: str) -> object:
         return text
 
 
-Keep = Callable[[Recorded], bool]
+EventFilter = Callable[[RecordedEvent], bool]
 
 
-def recorded(pool: str, entry: Entry) -> Recorded:
+def recorded_event(pool: str, entry: Entry) -> RecordedEvent:
     stream_id, flat = entry
     texts = [item.decode(errors="replace") for item in flat]
-    return Recorded(pool, stream_id.decode(), dict(zip(texts[::2], texts[1::2], strict=False)))
+    return RecordedEvent(pool, stream_id.decode(), dict(zip(texts[::2], texts[1::2], strict=False)))
 
 
 class Streams:
@@ -88,14 +88,16 @@ class Streams:
     """
 
     def __init__(self, source: "Source", archive: "Views | None" = None) -> None:
-        from projector.queries.views import Trail
+        from projector.queries.views import EventRange
 
         self._source = source
         self._reader = reader = source.reader
         self._keys = source.keys
         self._archive = archive
-        self._trail = Trail(source.keys, reader.range, archive.archived if archive else None)
-        self._troubles: dict[str, str] = {}
+        self._event_range = EventRange(
+            source.keys, reader.range, archive.archived if archive else None
+        )
+        self._problems: dict[str, str] = {}
         self.positions: dict[str, str] = {}
         self._seqs: dict[str, int] = {}
         """How far each stream is told, or stood where telling what comes begins."""
@@ -109,82 +111,88 @@ class Streams:
         after = "-"
         while entries := await self._reader.range(self._keys.catalogue, after, count=CHUNK):
             for entry in entries:
-                event = recorded(CATALOGUE, entry)
+                event = recorded_event(CATALOGUE, entry)
                 if event.fields.get("type") == "pool.created":
                     names[event.fields["subject"]] = None
             after = f"({entries[-1][0].decode()}"
         return list(names)
 
-    async def troubles(self, pools: Collection[str]) -> dict[str, str]:
+    async def problems(self, pools: Collection[str]) -> dict[str, str]:
         """Which of these logs are missing or halted, by pool."""
         names = [_log(pool) for pool in pools]
         # A log that is made later than it is looked for is not missing, so this is asked first.
-        made = {LOG, *await self._source.made([name for name in names if name != LOG])}
-        heads, whole = await self._source.heads(names), await self._source.whole(names)
+        existing = {LOG, *await self._source.created([name for name in names if name != LOG])}
+        heads, intact = await self._source.heads(names), await self._source.intact(names)
         found: dict[str, str] = {}
         for pool, name in zip(pools, names, strict=True):
-            if not whole[name] and name in made:
+            if not intact[name] and name in existing:
                 found[pool] = MISSING
             elif heads[name].halted:
                 found[pool] = f"the log is halted: {heads[name].halted}"
         return found
 
-    async def tell_troubles(self) -> None:
+    async def print_problems(self) -> None:
         """Tell a person of each log that is missing or halted, once, and when it is back."""
-        found = await self.troubles(self.positions)
-        for pool, trouble in found.items():
-            if self._troubles.get(pool) != trouble:
-                note(f"{pool}: {trouble}; {CURE}")
-        for pool in self._troubles.keys() - found.keys():
-            note(f"{pool}: the log is there again")
-        self._troubles = found
+        found = await self.problems(self.positions)
+        for pool, problem in found.items():
+            if self._problems.get(pool) != problem:
+                print_note(f"{pool}: {problem}; {RECOVERY_HINT}")
+        for pool in self._problems.keys() - found.keys():
+            print_note(f"{pool}: the log is there again")
+        self._problems = found
 
     # ---- what stands -------------------------------------------------------------------------
 
-    async def past(self, until: Mapping[str, str]) -> AsyncIterator[Recorded]:
+    async def read_until(self, until: Mapping[str, str]) -> AsyncIterator[RecordedEvent]:
         """Everything after `positions` up to the ids of `until`, merged by time."""
-        waiting: dict[str, deque[Recorded]] = {pool: deque() for pool in self.positions}
+        queues: dict[str, deque[RecordedEvent]] = {pool: deque() for pool in self.positions}
         unread = {pool for pool in self.positions if until[pool] != "0"}
         while True:
-            for pool in [pool for pool in unread if not waiting[pool]]:
-                if not await self._fill(pool, until[pool], waiting[pool]):
+            for pool in [pool for pool in unread if not queues[pool]]:
+                if not await self._fill(pool, until[pool], queues[pool]):
                     unread.discard(pool)
-            heads = [queue[0] for queue in waiting.values() if queue]
+            heads = [queue[0] for queue in queues.values() if queue]
             if not heads:
                 return
             first = min(heads, key=lambda event: (event.ms, event.pool, event.seq))
-            waiting[first.pool].popleft()
+            queues[first.pool].popleft()
             yield first
 
-    async def _fill(self, pool: str, last: str, queue: deque[Recorded]) -> bool:
+    async def _fill(self, pool: str, last: str, queue: deque[RecordedEvent]) -> bool:
         position = self.positions[pool]
-        entries = await self._trail.after(_log(pool), position, until=last, count=CHUNK)
-        queue.extend(self._told(pool, entries))
+        entries = await self._event_range.after(_log(pool), position, until=last, count=CHUNK)
+        queue.extend(self._consume(pool, entries))
         return bool(entries)
 
-    def _told(self, pool: str, entries: Sequence[Entry]) -> list[Recorded]:
+    def _consume(self, pool: str, entries: Sequence[Entry]) -> list[RecordedEvent]:
         """Note how far a stream is told with these."""
-        found = [recorded(pool, entry) for entry in entries]
+        found = [recorded_event(pool, entry) for entry in entries]
         if found:
             self.positions[pool], self._seqs[pool] = found[-1].stream_id, found[-1].seq
         return found
 
-    async def newest(self, until: Mapping[str, str], count: int, keep: Keep) -> list[Recorded]:
+    async def newest(
+        self, until: Mapping[str, str], count: int, matches: EventFilter
+    ) -> list[RecordedEvent]:
         """The last `count` of what is to be kept, oldest first; moves `positions` to `until`."""
-        found: list[Recorded] = []
+        found: list[RecordedEvent] = []
         for pool in self.positions:
-            found += await self._newest(pool, until[pool], count, keep)
+            found += await self._newest(pool, until[pool], count, matches)
         self.positions.update(until)
         found.sort(key=lambda event: (event.ms, event.pool, event.seq))
         return found[-count:] if count else []
 
-    async def _newest(self, pool: str, last: str, count: int, keep: Keep) -> list[Recorded]:
-        kept: list[Recorded] = []
-        while len(kept) < count and last != "0":
+    async def _newest(
+        self, pool: str, last: str, count: int, matches: EventFilter
+    ) -> list[RecordedEvent]:
+        matching: list[RecordedEvent] = []
+        while len(matching) < count and last != "0":
             entries = await self._older(pool, last)
-            kept += [event for entry in entries if keep(event := recorded(pool, entry))]
+            matching += [
+                event for entry in entries if matches(event := recorded_event(pool, entry))
+            ]
             last = f"({entries[-1][0].decode()}" if entries else "0"
-        return kept[:count]
+        return matching[:count]
 
     async def _older(self, pool: str, last: str) -> Sequence[Entry]:
         """A page of entries up to an id (before it, after a bracket), newest first."""
@@ -197,7 +205,7 @@ class Streams:
         try:
             rows = await self._archive.archived_before(_log(pool), last.removeprefix("("), CHUNK)
         except DatabaseError:
-            note(f"{pool}: older events are in the archive, which does not answer")
+            print_note(f"{pool}: older events are in the archive, which does not answer")
             return []
         return [entry_of(row) for row in rows]
 
@@ -206,7 +214,8 @@ class Streams:
         found: dict[str, str] = {}
         for pool in self.positions:
             last = [
-                recorded(pool, e) for e in await self._reader.newest(self.stream(pool), count=1)
+                recorded_event(pool, e)
+                for e in await self._reader.newest(self.stream(pool), count=1)
             ]
             found[pool] = last[0].stream_id if last else "0"
             self._seqs[pool] = last[0].seq if last else 0
@@ -216,13 +225,13 @@ class Streams:
         """An id before the entry with that `seq`, found by halving time: `seq` only grows."""
         stream = self.stream(pool)
         oldest = await self._reader.range(stream, count=1)
-        if self._archive and oldest and recorded(pool, oldest[0]).seq > seq:
+        if self._archive and oldest and recorded_event(pool, oldest[0]).seq > seq:
             return await self._archive.archived_id(_log(pool), seq)
         low, high = 0, int((await self._reader.last_id(stream)).partition("-")[0])
         while low < high:  # entries up to `low` are not past it, those after `high` are
             middle = (low + high + 1) // 2
             entries = await self._reader.range(stream, str(middle), count=1)
-            if entries and recorded(pool, entries[0]).seq <= seq:
+            if entries and recorded_event(pool, entries[0]).seq <= seq:
                 low = middle
             else:
                 high = middle - 1
@@ -230,7 +239,7 @@ class Streams:
 
     # ---- what comes --------------------------------------------------------------------------
 
-    async def coming(self, *, join: bool) -> AsyncIterator[Recorded]:
+    async def follow(self, *, new_pools: bool) -> AsyncIterator[RecordedEvent]:
         """Everything after `positions` as it comes, for ever. `join`: new pools too."""
         failures = 0
         while True:
@@ -238,48 +247,48 @@ class Streams:
                 found = await self._read()
             except LogUnreachable as error:
                 if not failures:
-                    note(f"waiting for Redis: {error}")
+                    print_note(f"waiting for Redis: {error}")
                 await asyncio.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
                 failures += 1
                 continue
             failures = 0
-            if not found or self._troubles:
-                await self._look_again()
+            if not found or self._problems:
+                await self._recheck_logs()
             for event in sorted(found, key=lambda event: (event.ms, event.pool, event.seq)):
-                if join and event.fields.get("type") == "pool.created":
+                if new_pools and event.fields.get("type") == "pool.created":
                     self.positions.setdefault(event.fields["subject"], "0")
                 yield event
 
-    async def _look_again(self) -> None:
+    async def _recheck_logs(self) -> None:
         """Nothing comes of a log that is lost: rather than wait in silence, say so."""
         try:
-            await self.tell_troubles()
+            await self.print_problems()
         except LogUnreachable:
             return  # the next reading tells of it
 
-    async def _read(self) -> list[Recorded]:
+    async def _read(self) -> list[RecordedEvent]:
         streams = {self.stream(pool): pool for pool in self.positions}
         raw = await self._reader.read({s: self.positions[pool] for s, pool in streams.items()})
         found = []
         for stream, entries in raw.items():
             pool = streams[stream]
-            found += await self._missed(pool, entries[0])
-            found += self._told(pool, entries)
+            found += await self._read_gap(pool, entries[0])
+            found += self._consume(pool, entries)
         return found
 
-    async def _missed(self, pool: str, following: Entry) -> list[Recorded]:
+    async def _read_gap(self, pool: str, next_entry: Entry) -> list[RecordedEvent]:
         """What left the stream before it was read: it went on while this reader could not."""
-        until, first = following[0].decode(), recorded(pool, following).seq
-        found: list[Recorded] = []
-        while (seen := self._seqs.get(pool, 0)) + 1 < first:
-            page = await self._trail.after(
+        until, first = next_entry[0].decode(), recorded_event(pool, next_entry).seq
+        found: list[RecordedEvent] = []
+        while (last_seq := self._seqs.get(pool, 0)) + 1 < first:
+            page = await self._event_range.after(
                 _log(pool), self.positions[pool], until=until, count=CHUNK
             )
-            missed = [entry for entry in page if recorded(pool, entry).seq < first]
+            missed = [entry for entry in page if recorded_event(pool, entry).seq < first]
             if not missed:
-                note(f"{pool}: events {seen + 1} to {first - 1} are in the archive only")
+                print_note(f"{pool}: events {last_seq + 1} to {first - 1} are in the archive only")
                 break
-            found += self._told(pool, missed)
+            found += self._consume(pool, missed)
         return found
 
 

@@ -16,13 +16,20 @@ from muster.cli.arguments.command import (
     BadInput,
     Refused,
     Subparsers,
-    database_answers,
+    database_errors,
     declare,
-    note,
+    print_note,
 )
-from muster.cli.arguments.times import moment_ms
+from muster.cli.arguments.times import time_ms
 from muster.cli.events import lines
-from muster.cli.events.streams import CATALOGUE, CURE, MISSING, Recorded, Streams, before_ms
+from muster.cli.events.streams import (
+    CATALOGUE,
+    MISSING,
+    RECOVERY_HINT,
+    RecordedEvent,
+    Streams,
+    before_ms,
+)
 
 EXAMPLES = """\
   muster tail                                   the last 20 events of all pools
@@ -56,7 +63,7 @@ class TailOptions(Struct, frozen=True, kw_only=True):
     block_seconds: float = 5.0
     """How long nothing comes before the logs are looked at."""
 
-    def keeps(self, event: Recorded) -> bool:
+    def matches(self, event: RecordedEvent) -> bool:
         fields = event.fields
         kind, subject = fields.get("type", ""), fields.get("subject", "")
         return (
@@ -100,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     options = TailOptions(
         redis_url=targets.redis_url(args),
         key_prefix=targets.key_prefix(args),
-        database_url=targets.known_database_url(args),
+        database_url=targets.optional_database_url(args),
         pools=tuple(args.pool),
         start=args.start,
         types=tuple(args.type),
@@ -109,18 +116,18 @@ def run(args: argparse.Namespace) -> int:
         count=args.count,
         follow=args.follow,
     )
-    with database_answers(options.database_url):
+    with database_errors(options.database_url):
         asyncio.run(_print(options, as_json=args.json))
     return 0
 
 
 async def _print(options: TailOptions, *, as_json: bool) -> None:
-    tell = lines.printer(as_json=as_json)
-    async for event in told(options):
-        tell(event)
+    print_event = lines.printer(as_json=as_json)
+    async for event in read_events(options):
+        print_event(event)
 
 
-async def told(options: TailOptions) -> AsyncGenerator[Recorded, None]:
+async def read_events(options: TailOptions) -> AsyncGenerator[RecordedEvent, None]:
     """The events that are asked for, in order."""
     from projector.intake.source import Source
     from projector.queries.views import Views
@@ -131,18 +138,18 @@ async def told(options: TailOptions) -> AsyncGenerator[Recorded, None]:
         if archive is not None:
             archive.open()
         streams = Streams(source, archive)
-        await _demand_log(streams, options)
-        await _place(streams, options)
-        await streams.tell_troubles()
+        await _require_log(streams, options)
+        await _set_start_positions(streams, options)
+        await streams.print_problems()
         ends = await streams.ends()
-        left = options.count
-        async for event in _standing(streams, ends, options):
+        remaining = options.count
+        async for event in _stored_events(streams, ends, options):
             yield event
-            left = left if left is None else left - 1
-        if not options.follow or (options.start and left == 0):
+            remaining = remaining if remaining is None else remaining - 1
+        if not options.follow or (options.start and remaining == 0):
             return
-        async for event in streams.coming(join=not options.pools):
-            if options.keeps(event):
+        async for event in streams.follow(new_pools=not options.pools):
+            if options.matches(event):
                 yield event
     finally:
         await source.close()
@@ -150,36 +157,38 @@ async def told(options: TailOptions) -> AsyncGenerator[Recorded, None]:
             await archive.stop()
 
 
-async def _standing(
+async def _stored_events(
     streams: Streams, ends: dict[str, str], options: TailOptions
-) -> AsyncIterator[Recorded]:
+) -> AsyncIterator[RecordedEvent]:
     """What stands already: from the start that is asked for, else the last few."""
     if not options.start:
         count = LAST if options.count is None else options.count
-        for event in await streams.newest(ends, count, options.keeps):
+        for event in await streams.newest(ends, count, options.matches):
             yield event
         return
     seen: set[str] = set()
-    left = options.count
-    async for event in streams.past(ends):
+    remaining = options.count
+    async for event in streams.read_until(ends):
         if options.start == "0" and event.pool not in seen:
             _warn_of_trimmed(event)
         seen.add(event.pool)
-        if left == 0:
+        if remaining == 0:
             return
-        if options.keeps(event) and event.seq >= _first_seq(options.start):
-            left = left if left is None else left - 1
+        if options.matches(event) and event.seq >= _first_seq(options.start):
+            remaining = remaining if remaining is None else remaining - 1
             yield event
 
 
-def _warn_of_trimmed(first: Recorded) -> None:
+def _warn_of_trimmed(first: RecordedEvent) -> None:
     if first.seq > 1:
-        note(f"{first.pool}: events before {first.seq} are in the archive only (--database-url)")
+        print_note(
+            f"{first.pool}: events before {first.seq} are in the archive only (--database-url)"
+        )
 
 
 def _first_seq(start: str) -> int:
-    named = _position(start)
-    return named[1] if named else 0
+    position = _position(start)
+    return position[1] if position else 0
 
 
 def _position(start: str) -> tuple[str, int] | None:
@@ -188,11 +197,13 @@ def _position(start: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-async def _demand_log(streams: Streams, options: TailOptions) -> None:
+async def _require_log(streams: Streams, options: TailOptions) -> None:
     """Raises `Refused` where there is nothing to tell, and never will be without a recovery."""
-    found = await streams.troubles([CATALOGUE])
+    found = await streams.problems([CATALOGUE])
     if found.get(CATALOGUE) == MISSING and (options.pools or not options.follow):
-        raise Refused(f"there is no log in this Redis: it was never begun, or was lost; {CURE}")
+        raise Refused(
+            f"there is no log in this Redis: it was never begun, or was lost; {RECOVERY_HINT}"
+        )
 
 
 def _is_stream_id(start: str) -> bool:
@@ -202,22 +213,22 @@ def _is_stream_id(start: str) -> bool:
     )
 
 
-def _before(start: str) -> str:
-    return before_ms(moment_ms(start, "--from", nor="POOL:SEQ, or the id of an entry"))
+def _id_before(start: str) -> str:
+    return before_ms(time_ms(start, "--from", alternative="POOL:SEQ, or the id of an entry"))
 
 
-async def _place(streams: Streams, options: TailOptions) -> None:
+async def _set_start_positions(streams: Streams, options: TailOptions) -> None:
     """Set where the reading of each stream begins."""
-    named = _position(options.start)
-    wanted = (named[0],) if named else options.pools
+    position = _position(options.start)
+    wanted = (position[0],) if position else options.pools
     known = [CATALOGUE, *await streams.pools()]
     for pool in wanted:
         if pool not in known:
             raise Refused(f"there is no pool {pool!r}; there are: {', '.join(known)}")
     for pool in wanted or known:
         streams.positions[pool] = "0"
-    if named:
-        streams.positions[named[0]] = await streams.before_seq(*named)
+    if position:
+        streams.positions[position[0]] = await streams.before_seq(*position)
     elif options.start not in ("", "0"):
-        after = options.start if _is_stream_id(options.start) else _before(options.start)
+        after = options.start if _is_stream_id(options.start) else _id_before(options.start)
         streams.positions.update(dict.fromkeys(streams.positions, after))

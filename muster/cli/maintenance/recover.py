@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import Refused, Subparsers, database_answers, declare, note
+from muster.cli.arguments.command import Refused, Subparsers, database_errors, declare, print_note
 from muster.cli.events.streams import CATALOGUE
 from muster.process import log_output
 from muster.terminal import render
 
 if TYPE_CHECKING:
     from projector.recovery.damage_scan import Damage
-    from projector.recovery.losses import Unsaved
+    from projector.recovery.losses import LostCommand
     from projector.recovery.recovery import RecoveredLog, Stage
 
 EXAMPLES = """\
@@ -24,7 +24,7 @@ EXAMPLES = """\
 """
 RAN = "ran"
 """What a worker reported to hold, and nobody else knows of."""
-Tell: TypeAlias = "Callable[[Stage], None]"
+ReportStage: TypeAlias = "Callable[[Stage], None]"
 
 
 def add(subparsers: Subparsers) -> None:
@@ -57,36 +57,36 @@ def run(args: argparse.Namespace) -> int:
         database_url=targets.database_url(args),
         actor="muster recover",
     )
-    with database_answers(options.database_url):
+    with database_errors(options.database_url):
         if args.dry_run:
             damage = asyncio.run(examine(options))
-            _demand_archive(options.database_url, damage)
-            return _tell_damage(damage, as_json=args.json)
-        with _telling() as tell:
+            _require_archive(options.database_url, damage)
+            return _print_damage(damage, as_json=args.json)
+        with _stage_reporter() as report:
             try:
-                done = asyncio.run(recover(options, tell))
+                done = asyncio.run(recover(options, report))
             except KeyboardInterrupt:
-                note(
+                print_note(
                     "interrupted: what is damaged stays closed until `muster recover` is run again"
                 )
                 raise
-        _demand_archive(options.database_url, done)
-    _tell(done, as_json=args.json)
+        _require_archive(options.database_url, done)
+    _print_result(done, as_json=args.json)
     return 0
 
 
-def _demand_archive(database_url: str, found: "Sequence[object]") -> None:
+def _require_archive(database_url: str, found: "Sequence[object]") -> None:
     """Raises `Refused` where nothing was found because nothing is known of any log."""
-    from projector.recovery.damage_scan import archive_known
+    from projector.recovery.damage_scan import archive_exists
 
-    if not found and not asyncio.run(archive_known(database_url)):
+    if not found and not asyncio.run(archive_exists(database_url)):
         raise Refused(
             "nothing is archived in this database, so it cannot tell whether a log is lost;"
             " is it the right one?"
         )
 
 
-def _tell_damage(damage: "Sequence[Damage]", *, as_json: bool) -> int:
+def _print_damage(damage: "Sequence[Damage]", *, as_json: bool) -> int:
     if as_json:
         found = [{"pool": one.pool, "reason": one.reason} for one in damage]
         render.print_json({"damaged": found})
@@ -97,7 +97,7 @@ def _tell_damage(damage: "Sequence[Damage]", *, as_json: bool) -> int:
     return 1 if damage else 0
 
 
-def _tell(done: "Sequence[RecoveredLog]", *, as_json: bool) -> None:
+def _print_result(done: "Sequence[RecoveredLog]", *, as_json: bool) -> None:
     if as_json:
         render.print_json({"logs": done})
         return
@@ -111,24 +111,24 @@ def _tell(done: "Sequence[RecoveredLog]", *, as_json: bool) -> None:
         )
     lost = [(unsaved.pool or one.pool, unsaved) for one in done for unsaved in one.unsaved]
     if lost:
-        _show(lost)
+        _print_lost(lost)
     elif done:
         print("nothing is known to be lost")
 
 
-def _show(lost: "Sequence[tuple[str, Unsaved]]") -> None:
+def _print_lost(lost: "Sequence[tuple[str, LostCommand]]") -> None:
     """What could not be saved, of which log."""
-    from eventstore.recovery.loss_reports import HOLDS
+    from eventstore.recovery.loss_reports import AGENT_HELD
 
     columns = ("POOL", "WHAT", "SUBJECT", "GENERATION", "SEQ", "KNOWN FROM")
     rows = [
-        (pool or CATALOGUE, RAN if one.kind == HOLDS else one.kind, one.agent_id,
+        (pool or CATALOGUE, RAN if one.kind == AGENT_HELD else one.kind, one.agent_id,
          str(one.generation), str(one.seq), one.reporter)
         for pool, one in lost
     ]  # fmt: skip
     print(f"{_count(len(lost), 'thing')} could not be saved:")
     render.show(render.Table(tuple(render.Column(name) for name in columns), rows))
-    if any(one.kind == HOLDS for _, one in lost):
+    if any(one.kind == AGENT_HELD for _, one in lost):
         print(f"{RAN}: a worker ran this agent, and the recovered log has nothing of it")
 
 
@@ -137,18 +137,18 @@ def _count(number: int, noun: str) -> str:
 
 
 @contextmanager
-def _telling() -> Iterator[Tell]:
+def _stage_reporter() -> Iterator[ReportStage]:
     """Where progress goes: standard error, a line for every stage, and one for the wait."""
     screen = render.console(stderr=True)
-    said: tuple[str, str] = ("", "")
+    reported: tuple[str, str] = ("", "")
 
-    def tell(stage: "Stage") -> None:
-        nonlocal said
-        if (stage.doing, stage.pool) == said:
+    def report(stage: "Stage") -> None:
+        nonlocal reported
+        if (stage.doing, stage.pool) == reported:
             return
-        said = (stage.doing, stage.pool)
+        reported = (stage.doing, stage.pool)
         where = f" ({stage.pool})" if stage.pool else ""
         wait = f": {render.duration(stage.seconds_left)}" if stage.seconds_left else ""
         screen.print(f"{stage.doing}{where}{wait}", soft_wrap=True)
 
-    yield tell
+    yield report

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import Subparsers, database_answers, declare, note
+from muster.cli.arguments.command import Subparsers, database_errors, declare, print_note
 from muster.terminal import render
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ LINE_SECONDS = 2.0
 """How often a line is written where there is no terminal to draw a bar on."""
 SHOWN_MAX = 5
 """Differences that are shown."""
-Tell: TypeAlias = "Callable[[Progress], None]"
+ReportProgress: TypeAlias = "Callable[[Progress], None]"
 
 
 def add(subparsers: Subparsers) -> None:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         key_prefix=targets.key_prefix(args),
         database_url=targets.database_url(args),
     )
-    with database_answers(options.database_url):
+    with database_errors(options.database_url):
         if _without_redis(args):
             return _previous(args, options)
         return _replay(args, options)
@@ -88,16 +88,16 @@ def _previous(args: argparse.Namespace, options: "RebuildOptions") -> int:
 def _replay(args: argparse.Namespace, options: "RebuildOptions") -> int:
     from projector.rebuild.rebuild import replay
 
-    with _telling() as tell:
-        done = asyncio.run(replay(options, tell))
+    with _progress_reporter() as report:
+        done = asyncio.run(replay(options, report))
     if args.json:
         render.print_json(_document(done))
         return 0
     took = f"{done.seconds:.1f} s, {done.rate:,.0f} a second"
     print(f"the views are rebuilt: {done.events:,} events in {took}")
     if done.comparison is not None:
-        for line in told(done.comparison):
-            note(line)
+        for line in comparison_lines(done.comparison):
+            print_note(line)
     return 0
 
 
@@ -119,7 +119,7 @@ def _document(done: "Progress") -> dict[str, object]:
     return document
 
 
-def told(found: "Comparison") -> Iterator[str]:
+def comparison_lines(found: "Comparison") -> Iterator[str]:
     """What the comparison came to, in lines."""
     for pool, why in found.left_out.items():
         yield f"not compared: {f'pool {pool}' if pool else 'pools and hosts'}: {why}"
@@ -128,21 +128,21 @@ def told(found: "Comparison") -> Iterator[str]:
     if not found.differing:
         yield f"{found.rows:,} rows are as they were, at the same position"
         return
-    were = "the views that served were wrong" if found.same_version else (
+    cause = "the views that served were wrong" if found.same_version else (
         f"the views that served were of version {found.version}"
     )  # fmt: skip
-    yield f"{found.differing:,} of {found.rows:,} rows differ at the same position: {were}"
+    yield f"{found.differing:,} of {found.rows:,} rows differ at the same position: {cause}"
     for difference in found.differences[:SHOWN_MAX]:
         yield f"  {difference}"
     yield "they are kept: `muster replay --rollback` puts them back"
 
 
 @contextmanager
-def _telling() -> Iterator[Tell]:
+def _progress_reporter() -> Iterator[ReportProgress]:
     """Where progress goes: a bar at a terminal, else a line now and then; on standard error."""
     screen = render.console(stderr=True)
     if not screen.is_terminal:
-        yield lines()
+        yield line_reporter()
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -157,18 +157,22 @@ def _telling() -> Iterator[Tell]:
         yield lambda at: bar.update(task, completed=at.events, total=at.total, rate=at.rate)
 
 
-def lines() -> Tell:
+def line_reporter() -> ReportProgress:
     """Progress as lines of text, not more than one every few seconds."""
     last = time.monotonic()
     screen = render.console(stderr=True)
 
-    def tell(at: "Progress") -> None:
+    def report(progress: "Progress") -> None:
         nonlocal last
-        if time.monotonic() - last < LINE_SECONDS and not at.finished:
+        if time.monotonic() - last < LINE_SECONDS and not progress.finished:
             return
         last = time.monotonic()
-        left = "" if at.seconds_left is None else f", {render.duration(at.seconds_left)} left"
-        text = f"{at.events} of {at.total} events, {at.rate:.0f}/s{left}"
+        left = (
+            ""
+            if progress.seconds_left is None
+            else f", {render.duration(progress.seconds_left)} left"
+        )
+        text = f"{progress.events} of {progress.total} events, {progress.rate:.0f}/s{left}"
         screen.print(text, soft_wrap=True)
 
-    return tell
+    return report

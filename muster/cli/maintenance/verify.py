@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import Subparsers, database_answers, declare
+from muster.cli.arguments.command import Subparsers, database_errors, declare
 from muster.cli.events.streams import CATALOGUE
 from muster.terminal import render
 
@@ -40,23 +40,23 @@ def run(args: argparse.Namespace) -> int:
     from projector.verify.verification import verify
 
     redis, database = targets.redis_url(args), targets.database_url(args)
-    with database_answers(database):
+    with database_errors(database):
         report = asyncio.run(verify(redis, targets.key_prefix(args), database))
-    _tell(report, as_json=args.json)
+    _print_report(report, as_json=args.json)
     return 0 if report.equal else 1
 
 
-def _tell(report: "Report", *, as_json: bool) -> None:
+def _print_report(report: "Report", *, as_json: bool) -> None:
     if as_json:
         found = {name: getattr(report, name) for name in report.__struct_fields__}
         render.print_json({"equal": report.equal, **found})
         return
     if report.differences:
         render.show(table(report.differences))
-    many = len(report.differences) + report.omitted
+    count = len(report.differences) + report.omitted
     pools = sum(bool(checked.pool) for checked in report.pools)
-    said = "equal" if report.equal else f"{many} difference{'s' if many > 1 else ''}"
-    print(f"{said}: {report.events:,} events of {pools} pools folded,"
+    verdict = "equal" if report.equal else f"{count} difference{'s' if count > 1 else ''}"
+    print(f"{verdict}: {report.events:,} events of {pools} pools folded,"
           f" {report.subjects:,} subjects compared")  # fmt: skip
 
 

@@ -7,48 +7,48 @@ from urllib.parse import quote
 
 import msgspec
 
-from muster.cli.arguments.command import CommandError, note
-from muster.cli.client.api_client import BASE, PARKED, Gateway
-from muster.cli.client.as_of import as_of, seen_ms
+from muster.cli.arguments.command import CommandError, print_note
+from muster.cli.client.api_client import BASE, PARKED, GatewayClient
+from muster.cli.client.as_of import as_of, as_of_ms
 from muster.cli.client.shapes import AgentAnswer, ParkedAnswer, ParkedList
 from muster.cli.events import lines as event_lines
-from muster.cli.events.streams import CATALOGUE, Recorded
+from muster.cli.events.streams import CATALOGUE, RecordedEvent
 from muster.terminal import render
 
 HISTORY_SECONDS = 5.0
 
 
-def show_agent(gateway: Gateway, agent_id: str, args: argparse.Namespace) -> int:
+def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) -> int:
     """Print it; the exit code."""
-    then = as_of(args)
-    answer = gateway.get(f"{BASE}/{quote(agent_id)}", {"as_of": then})
-    seen_ms(answer)
+    when = as_of(args)
+    answer = gateway.get(f"{BASE}/{quote(agent_id)}", {"as_of": when})
+    as_of_ms(answer)
     agent = answer.read(AgentAnswer)
     events = list(history(gateway, agent))
-    aside = None if then else _parked(gateway, agent)
+    parked = None if when else _parked(gateway, agent)
     if args.json:
-        told = [event.document() for event in events]
-        render.print_json({**answer.document(), "events": told, "parked": aside})
+        documents = [event.document() for event in events]
+        render.print_json({**answer.document(), "events": documents, "parked": parked})
         return 0
-    for name, cell in facts(agent, events, aside):
+    for name, cell in facts(agent, events, parked):
         _print_fact(name, cell)
     if agent.last_error is not None:
         print("\nlast error:")
         for line in _error(agent):
             print(f"  {render.clean(line)}")
     print("\nevents:")
-    tell = event_lines.printer(as_json=False)
+    print_event = event_lines.printer(as_json=False)
     for event in events:
-        tell(event)
+        print_event(event)
     if len(events) < agent.version:
-        note(
+        print_note(
             f"({len(events)} of {agent.version}: the rest was not read within"
             f" {HISTORY_SECONDS:g} s, or is not archived)"
         )
     return 0
 
 
-def _parked(gateway: Gateway, agent: AgentAnswer) -> ParkedAnswer | None:
+def _parked(gateway: GatewayClient, agent: AgentAnswer) -> ParkedAnswer | None:
     """Why it was put aside, if it was and the gateway can tell. What it was before is shown."""
     if ended(agent):
         return None
@@ -56,8 +56,8 @@ def _parked(gateway: Gateway, agent: AgentAnswer) -> ParkedAnswer | None:
         found = gateway.get(PARKED, {"pool_name": agent.pool_name}).read(ParkedList).parked
     except CommandError:
         return None
-    told = (msgspec.json.decode(raw, type=ParkedAnswer) for raw in found)
-    return next((p for p in told if (p.source, p.subject) == ("agent", agent.agent_id)), None)
+    items = (msgspec.json.decode(raw, type=ParkedAnswer) for raw in found)
+    return next((p for p in items if (p.source, p.subject) == ("agent", agent.agent_id)), None)
 
 
 def ended(agent: AgentAnswer) -> bool:
@@ -65,10 +65,10 @@ def ended(agent: AgentAnswer) -> bool:
 
 
 def facts(
-    agent: AgentAnswer, events: Sequence[Recorded], aside: ParkedAnswer | None = None
+    agent: AgentAnswer, events: Sequence[RecordedEvent], parked: ParkedAnswer | None = None
 ) -> list[tuple[str, render.Cell]]:
     """What there is to say of it, by name; empty things are left out."""
-    alone = agent.alone and not ended(agent)
+    isolated = agent.alone and not ended(agent)
     labels = " ".join(f"{name}={value}" for name, value in agent.labels.items())
     idle = "never" if agent.max_idle_time is None else f"{agent.max_idle_time:g} s"
     found = {
@@ -77,7 +77,7 @@ def facts(
         "role": agent.role_type,
         "project": agent.project_id,
         "status": agent.status,
-        "parked": f"{aside.reason} (muster parked retry|drop {aside.id})" if aside else "",
+        "parked": f"{parked.reason} (muster parked retry|drop {parked.id})" if parked else "",
         "activity": agent.activity,
         "reason": agent.reason,
         "end asked for": agent.stop,
@@ -85,7 +85,7 @@ def facts(
         "incarnation": str(agent.incarnation),
         "failures": _failures(agent),
         "worker deaths": _deaths(agent, events),
-        "runs alone": "until it has behaved for a while: it was lost twice" if alone else "",
+        "runs alone": "until it has behaved for a while: it was lost twice" if isolated else "",
         "fencing token": agent.fencing_token,
         "labels": labels,
         "input": render.json_line(agent.input) if agent.input else "",
@@ -106,12 +106,12 @@ def facts(
 def _failures(agent: AgentAnswer) -> str:
     if not agent.failures:
         return ""
-    guilty = agent.last_error is not None and agent.last_error.type == "WorkerLost"
-    with_deaths = ", deaths of a worker that it had for itself among them" if guilty else ""
+    lost_worker = agent.last_error is not None and agent.last_error.type == "WorkerLost"
+    with_deaths = ", deaths of a worker that it had for itself among them" if lost_worker else ""
     return f"{agent.failures} within the restart window{with_deaths}"
 
 
-def _deaths(agent: AgentAnswer, events: Sequence[Recorded]) -> str:
+def _deaths(agent: AgentAnswer, events: Sequence[RecordedEvent]) -> str:
     """As its history tells: of those that make it suspect the registry remembers two at most."""
     number = max(sum(e.fields.get("type") == "agent.lost" for e in events), agent.losses)
     more = " or more" if len(events) < agent.version else ""
@@ -119,7 +119,7 @@ def _deaths(agent: AgentAnswer, events: Sequence[Recorded]) -> str:
 
 
 def _when(ms: int) -> str:
-    return f"{render.moment(ms)} ({render.age(ms)} ago)" if ms else ""
+    return f"{render.timestamp(ms)} ({render.age(ms)} ago)" if ms else ""
 
 
 def _print_fact(name: str, cell: render.Cell) -> None:
@@ -141,18 +141,18 @@ def _error(agent: AgentAnswer) -> list[str]:
     return lines if lines and error.type in lines[-1] else [*lines, *summary.splitlines()]
 
 
-def history(gateway: Gateway, agent: AgentAnswer) -> Iterator[Recorded]:
+def history(gateway: GatewayClient, agent: AgentAnswer) -> Iterator[RecordedEvent]:
     """Its events, from the start: as many as its version counts, if they can be had in time."""
     query = {"pool": agent.pool_name, "agent": agent.agent_id, "after": "0"}
-    data = gateway.told(query, seconds=HISTORY_SECONDS)
-    return islice((_recorded(raw) for raw in data), agent.version)
+    data = gateway.stream_events(query, seconds=HISTORY_SECONDS)
+    return islice((_recorded_event(raw) for raw in data), agent.version)
 
 
-def _recorded(raw: bytes) -> Recorded:
+def _recorded_event(raw: bytes) -> RecordedEvent:
     document = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     texts = {name: _text(value) for name, value in document.items()}
     pool, stream_id = texts.pop("pool"), texts.pop("stream_id")
-    return Recorded(pool or CATALOGUE, stream_id, texts)
+    return RecordedEvent(pool or CATALOGUE, stream_id, texts)
 
 
 def _text(value: msgspec.Raw) -> str:

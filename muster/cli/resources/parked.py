@@ -6,8 +6,8 @@ from urllib.parse import quote
 import msgspec
 
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import CommandError, Subparsers, complain, declare, note
-from muster.cli.client.api_client import PARKED, Gateway
+from muster.cli.arguments.command import CommandError, Subparsers, declare, print_error, print_note
+from muster.cli.client.api_client import PARKED, GatewayClient
 from muster.cli.client.shapes import ParkedAnswer, ParkedList
 from muster.terminal import render
 
@@ -63,14 +63,14 @@ def add(subparsers: Subparsers) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    gateway = Gateway(targets.service(args))
+    gateway = GatewayClient(targets.service(args))
     found = gateway.get(PARKED, {"pool_name": args.pool}).read(ParkedList).parked
     if args.json:
         render.print_json(found)
     elif found:
         render.show(_table([msgspec.json.decode(raw, type=ParkedAnswer) for raw in found]))
     else:
-        note("nothing is parked")
+        print_note("nothing is parked")
     return 0
 
 
@@ -93,18 +93,19 @@ def _drop(args: argparse.Namespace) -> int:
 
 
 def _each(args: argparse.Namespace, method: str, suffix: str, done: str) -> int:
-    gateway = Gateway(targets.service(args))
+    gateway = GatewayClient(targets.service(args))
     code = 0
-    for one in dict.fromkeys(args.ids):
+    for entry_id in dict.fromkeys(args.ids):
         try:
-            path = f"{PARKED}/{quote(one, safe='')}{suffix}"
+            path = f"{PARKED}/{quote(entry_id, safe='')}{suffix}"
             answer = gateway.call(method, path, body={} if method == "POST" else None)
         except CommandError as error:
-            complain("parked", f"{one}: {error}")
+            print_error("parked", f"{entry_id}: {error}")
             code = max(code, error.exit_code)
             continue
         if args.json:
             print(render.json_line(answer.document()))
         else:
-            print(f"{one} {_FORGOTTEN if answer.read(ParkedAnswer).source == HEARTBEAT else done}")
+            is_heartbeat = answer.read(ParkedAnswer).source == HEARTBEAT
+            print(f"{entry_id} {_FORGOTTEN if is_heartbeat else done}")
     return code

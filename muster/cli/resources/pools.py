@@ -8,10 +8,10 @@ from urllib.parse import quote
 import msgspec
 
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import BadInput, Subparsers, declare, note
+from muster.cli.arguments.command import BadInput, Subparsers, declare, print_note
 from muster.cli.arguments.values import pairs, setting
-from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, Gateway
-from muster.cli.client.as_of import add_as_of_flag, as_of, seen_ms
+from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, GatewayClient
+from muster.cli.client.as_of import add_as_of_flag, as_of, as_of_ms
 from muster.cli.client.shapes import PoolAnswer, PoolList
 from muster.terminal import render
 
@@ -94,22 +94,22 @@ def _settings(texts: Sequence[str], flag: str) -> dict[str, object]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    answer = Gateway(targets.service(args)).get(f"{BASE}/pools", {"as_of": as_of(args)})
-    seen_ms(answer)
+    answer = GatewayClient(targets.service(args)).get(f"{BASE}/pools", {"as_of": as_of(args)})
+    as_of_ms(answer)
     found = answer.read(PoolList).pools
     if args.json:
         render.print_json(found)
     elif found:
         render.show(table([msgspec.json.decode(raw, type=PoolAnswer) for raw in found]))
     else:
-        note("no pools")
+        print_note("no pools")
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    answer = Gateway(targets.service(args)).get(_path(args.name), {"as_of": as_of(args)})
-    seen_ms(answer)
-    return _tell(answer, args)
+    answer = GatewayClient(targets.service(args)).get(_path(args.name), {"as_of": as_of(args)})
+    as_of_ms(answer)
+    return _print_pool(answer, args)
 
 
 def _create(args: argparse.Namespace) -> int:
@@ -118,19 +118,21 @@ def _create(args: argparse.Namespace) -> int:
         "role_type": args.role,
         "config": _settings(args.settings, "--set"),
     }
-    answer = Gateway(targets.service(args)).call("POST", f"{BASE}/pools", body=body)
-    return _tell(answer, args)
+    answer = GatewayClient(targets.service(args)).call("POST", f"{BASE}/pools", body=body)
+    return _print_pool(answer, args)
 
 
 def _set(args: argparse.Namespace) -> int:
     body = {"config": _settings(args.settings, "K=V")}
     if not body["config"]:
         raise BadInput("nothing to set")
-    return _tell(Gateway(targets.service(args)).call("PATCH", _path(args.name), body=body), args)
+    return _print_pool(
+        GatewayClient(targets.service(args)).call("PATCH", _path(args.name), body=body), args
+    )
 
 
 def _delete(args: argparse.Namespace) -> int:
-    answer = Gateway(targets.service(args)).call(
+    answer = GatewayClient(targets.service(args)).call(
         "DELETE",
         _path(args.name),
         query={"force": "true" if args.force else None},
@@ -145,7 +147,7 @@ def _delete(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(answer: Answer, args: argparse.Namespace) -> int:
+def _print_pool(answer: Answer, args: argparse.Namespace) -> int:
     if args.json:
         render.print_json(answer.document())
         return 0

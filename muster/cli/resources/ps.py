@@ -9,11 +9,11 @@ from itertools import islice
 import msgspec
 
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import BadInput, Subparsers, declare, note
+from muster.cli.arguments.command import BadInput, Subparsers, declare, print_note
 from muster.cli.arguments.values import agent_id, seconds
-from muster.cli.client.api_client import BASE, Answer, Gateway, Query
-from muster.cli.client.as_of import add_as_of_flag, as_of, seen_ms
-from muster.cli.client.refresh import keep_showing
+from muster.cli.client.api_client import BASE, Answer, GatewayClient, Query
+from muster.cli.client.as_of import add_as_of_flag, as_of, as_of_ms
+from muster.cli.client.refresh import show_live
 from muster.cli.client.shapes import AgentAnswer, AgentPage
 from muster.cli.resources.agent_detail import show_agent
 from muster.terminal import render
@@ -70,7 +70,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    gateway = Gateway(targets.service(args))
+    gateway = GatewayClient(targets.service(args))
     if args.as_of and args.watch:
         raise BadInput("--as-of: what was does not change; leave out --watch")
     if args.agent:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.watch:
         return _watch(gateway, query, args)
     first = _first(gateway, query, args.limit)
-    now_ms = seen_ms(first)
+    now_ms = as_of_ms(first)
     found = list(islice(_pages(gateway, first, args.limit), args.limit))
     if args.json:
         render.print_json(found)
@@ -107,16 +107,16 @@ def _query(args: argparse.Namespace) -> dict[str, str | int | None]:
     }
 
 
-def agents(gateway: Gateway, query: Query, limit: int) -> Iterator[msgspec.Raw]:
+def agents(gateway: GatewayClient, query: Query, limit: int) -> Iterator[msgspec.Raw]:
     """Agents as the gateway lists them, page after page."""
     return islice(_pages(gateway, _first(gateway, query, limit), limit), limit)
 
 
-def _first(gateway: Gateway, query: Query, limit: int) -> Answer:
+def _first(gateway: GatewayClient, query: Query, limit: int) -> Answer:
     return gateway.get(BASE, {**query, "limit": min(limit, PAGE)})
 
 
-def _pages(gateway: Gateway, first: Answer, limit: int) -> Iterator[msgspec.Raw]:
+def _pages(gateway: GatewayClient, first: Answer, limit: int) -> Iterator[msgspec.Raw]:
     page = first.read(AgentPage)
     for _ in range(limit):  # a page has an agent or is the last: no more pages than agents
         yield from page.agents
@@ -133,9 +133,9 @@ def _show(found: Sequence[AgentAnswer], *, limit: int, now_ms: float) -> None:
     if found:
         render.show(table(found, now_ms))
     else:
-        note("no agents")
+        print_note("no agents")
     if len(found) == limit:
-        note(f"({limit} shown; --limit for more)")
+        print_note(f"({limit} shown; --limit for more)")
 
 
 def table(found: Sequence[AgentAnswer], now_ms: float | None = None) -> render.Table:
@@ -145,7 +145,7 @@ def table(found: Sequence[AgentAnswer], now_ms: float | None = None) -> render.T
 
 
 def _row(agent: AgentAnswer, now_ms: float) -> render.Row:
-    worker = render.tail_of(agent.process_id) if render.at_terminal() else agent.process_id
+    worker = render.short_id(agent.process_id) if render.at_terminal() else agent.process_id
     return (
         agent.agent_id,
         agent.pool_name,
@@ -156,11 +156,11 @@ def _row(agent: AgentAnswer, now_ms: float) -> render.Row:
         worker,
         str(agent.incarnation),
         render.age(agent.created_at, now_ms),
-        render.Cell(why(agent), "dim"),
+        render.Cell(reason_text(agent), "dim"),
     )
 
 
-def why(agent: AgentAnswer) -> str:
+def reason_text(agent: AgentAnswer) -> str:
     """Its reason and, where it failed, with what."""
     failed = agent.status in ("restarting", "failed", "pending") or agent.reason == "lost"
     if agent.last_error is None or not failed:
@@ -169,32 +169,32 @@ def why(agent: AgentAnswer) -> str:
     return f"{agent.reason} ({error[:120]})" if agent.reason else error[:120]
 
 
-def _watch(gateway: Gateway, query: Query, args: argparse.Namespace) -> int:
+def _watch(gateway: GatewayClient, query: Query, args: argparse.Namespace) -> int:
     """At a terminal the list again and again; in a pipe every agent whenever it has changed."""
     interval = max(seconds(args.interval, "--interval"), 0.1)
     if render.at_terminal() and not args.json:
-        gateway.watched = True
-        return keep_showing(
-            lambda: table(_all(gateway, query, args.limit)), interval, lambda: gateway.behind
+        gateway.caller_shows_staleness = True
+        return show_live(
+            lambda: table(_all(gateway, query, args.limit)), interval, lambda: gateway.stale_reason
         )
-    told: dict[str, AgentAnswer] = {}
+    shown: dict[str, AgentAnswer] = {}
     while True:
         changed = [
             (agent, raw)
             for raw in agents(gateway, query, args.limit)
-            if not _same(told.get((agent := _read(raw)).agent_id), agent)
+            if not _same(shown.get((agent := _read(raw)).agent_id), agent)
         ]
-        told.update((agent.agent_id, agent) for agent, _ in changed)
+        shown.update((agent.agent_id, agent) for agent, _ in changed)
         if args.json:
             sys.stdout.writelines(f"{render.json_line(raw)}\n" for _, raw in changed)
         elif changed:
             lines = render.plain(table([agent for agent, _ in changed]))
-            print("\n".join(lines[1 if len(told) > len(changed) else 0 :]))
+            print("\n".join(lines[1 if len(shown) > len(changed) else 0 :]))
         sys.stdout.flush()
         time.sleep(interval)
 
 
-def _all(gateway: Gateway, query: Query, limit: int) -> list[AgentAnswer]:
+def _all(gateway: GatewayClient, query: Query, limit: int) -> list[AgentAnswer]:
     return [_read(raw) for raw in agents(gateway, query, limit)]
 
 

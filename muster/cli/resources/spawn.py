@@ -16,11 +16,11 @@ from msgspec import Struct
 
 from eventstore.ids import new_id
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import BadInput, CommandError, Subparsers, complain, declare
+from muster.cli.arguments.command import BadInput, CommandError, Subparsers, declare, print_error
 from muster.cli.arguments.values import json_object, pairs, seconds
 from muster.cli.client import durability
-from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Gateway, NoReply
-from muster.cli.client.concurrency import together
+from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, GatewayClient, NoReply
+from muster.cli.client.concurrency import run_concurrently
 from muster.cli.client.shapes import AgentAnswer, PoolAnswer
 from muster.terminal import render
 
@@ -96,25 +96,27 @@ def run(args: argparse.Namespace) -> int:
     wait = 0.0 if args.no_wait else seconds(args.wait or str(WAIT_SECONDS), "--wait")
     request = _request(args)
     keys = _keys(args.key, args.count)
-    assured = durability.header(args)
-    gateway = Gateway(targets.service(args))
+    durability_header = durability.header(args)
+    gateway = GatewayClient(targets.service(args))
     if not args.role:
         request = msgspec.structs.replace(request, role_type=_role(gateway, args.pool))
-    results = spawn_all(gateway, request, keys, wait, assured)
-    _tell([result for result in results if result.agent], as_json=args.json)
-    lower = durability.complain("spawn", [result.pending for result in results])
-    return max(_complain([result.error for result in results if result.error]), lower)
+    results = spawn_all(gateway, request, keys, wait, durability_header)
+    _print_results([result for result in results if result.agent], as_json=args.json)
+    durability_code = durability.print_pending("spawn", [result.pending for result in results])
+    return max(_print_errors([result.error for result in results if result.error]), durability_code)
 
 
 def _request(args: argparse.Namespace) -> Request:
     idle = args.max_idle_time
     unset = msgspec.UNSET
-    beat, pending = args.heartbeat_interval, args.pending_timeout
+    heartbeat, pending = args.heartbeat_interval, args.pending_timeout
     return Request(
         project_id=args.project,
         role_type=args.role or "",
         pool_name=args.pool,
-        heartbeat_interval=unset if beat is None else seconds(beat, "--heartbeat-interval"),
+        heartbeat_interval=unset
+        if heartbeat is None
+        else seconds(heartbeat, "--heartbeat-interval"),
         max_idle_time=unset if idle is None else _idle(idle),
         pending_timeout=unset if pending is None else seconds(pending, "--pending-timeout"),
         input=json_object(args.input, "--input") if args.input else {},
@@ -126,7 +128,7 @@ def _idle(text: str) -> float | None:
     return None if text == "never" else seconds(text, "--max-idle-time")
 
 
-def _role(gateway: Gateway, pool: str) -> str:
+def _role(gateway: GatewayClient, pool: str) -> str:
     return gateway.get(f"{BASE}/pools/{quote(pool, safe='')}").read(PoolAnswer).role_type
 
 
@@ -139,21 +141,27 @@ def _keys(key: str | None, count: int) -> list[str]:
 
 
 def spawn_all(
-    gateway: Gateway,
+    gateway: GatewayClient,
     request: Request,
     keys: Sequence[str],
     wait: float,
-    assured: Mapping[str, str],
+    durability_header: Mapping[str, str],
 ) -> list[Result]:
     """One spawn a key, some at once; in the order of the keys."""
     if len(keys) == 1:
-        return [_spawn(gateway, request, keys[0], wait, assured)]
+        return [_spawn(gateway, request, keys[0], wait, durability_header)]
     with _progress(len(keys)) as advance:
-        return together(lambda key: _spawn(gateway, request, key, wait, assured), keys, advance)
+        return run_concurrently(
+            lambda key: _spawn(gateway, request, key, wait, durability_header), keys, advance
+        )
 
 
 def _spawn(
-    gateway: Gateway, request: Request, key: str, wait: float, assured: Mapping[str, str]
+    gateway: GatewayClient,
+    request: Request,
+    key: str,
+    wait: float,
+    durability_header: Mapping[str, str],
 ) -> Result:
     prefer = f"wait={int(wait)}" if wait >= 1 else "respond-async"
     try:
@@ -161,7 +169,7 @@ def _spawn(
             "POST",
             f"{BASE}/spawn",
             body=request,
-            headers={"Prefer": prefer, "Idempotency-Key": key, **assured},
+            headers={"Prefer": prefer, "Idempotency-Key": key, **durability_header},
             timeout_seconds=wait + TIMEOUT_SECONDS,
         )
         return Result(
@@ -188,7 +196,7 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
-def _tell(results: Sequence[Result], *, as_json: bool) -> None:
+def _print_results(results: Sequence[Result], *, as_json: bool) -> None:
     if as_json:
         for result in results:
             print(render.json_line(result.document), flush=True)
@@ -202,8 +210,8 @@ def _tell(results: Sequence[Result], *, as_json: bool) -> None:
         render.show(render.Table(columns, rows))
 
 
-def _complain(errors: Sequence[CommandError]) -> int:
+def _print_errors(errors: Sequence[CommandError]) -> int:
     """Say what went wrong, the same thing once; returns the exit code."""
     for text, number in Counter(map(str, errors)).items():
-        complain("spawn", f"{text} ({number} times)" if number > 1 else text)
+        print_error("spawn", f"{text} ({number} times)" if number > 1 else text)
     return max((error.exit_code for error in errors), default=0)

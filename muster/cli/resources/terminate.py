@@ -7,11 +7,11 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import CommandError, Subparsers, complain, declare
+from muster.cli.arguments.command import CommandError, Subparsers, declare, print_error
 from muster.cli.arguments.values import agent_id, seconds
 from muster.cli.client import durability
-from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, Gateway
-from muster.cli.client.concurrency import together
+from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, GatewayClient
+from muster.cli.client.concurrency import run_concurrently
 from muster.cli.client.shapes import AgentAnswer
 from muster.terminal import render
 
@@ -29,13 +29,13 @@ class Request(Struct, frozen=True, kw_only=True):
     graceful: bool
 
 
-class Wish(Struct, frozen=True, kw_only=True):
+class TerminateOptions(Struct, frozen=True, kw_only=True):
     """How agents are to end. An empty pool: it is looked up."""
 
     pool: str
     graceful: bool
     wait: float
-    assured: Mapping[str, str]
+    durability_header: Mapping[str, str]
 
 
 def add(subparsers: Subparsers) -> None:
@@ -61,41 +61,45 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     ids = list(dict.fromkeys(agent_id(text) for text in args.agents))
     wait = 0.0 if args.no_wait else seconds(args.wait or str(WAIT_SECONDS), "--wait")
-    wish = Wish(pool=args.pool, graceful=not args.now, wait=wait, assured=durability.header(args))
-    gateway = Gateway(targets.service(args))
-    ended = together(lambda one: _terminate(gateway, one, wish), ids)
-    _tell([answer for answer in ended if isinstance(answer, Answer)], as_json=args.json)
-    answers = [answer for answer in ended if isinstance(answer, Answer)]
-    code = durability.complain("terminate", [durability.pending(answer) for answer in answers])
-    for one, answer in zip(ids, ended, strict=True):
+    options = TerminateOptions(
+        pool=args.pool, graceful=not args.now, wait=wait, durability_header=durability.header(args)
+    )
+    gateway = GatewayClient(targets.service(args))
+    results = run_concurrently(lambda one: _terminate(gateway, one, options), ids)
+    _print_agents([answer for answer in results if isinstance(answer, Answer)], as_json=args.json)
+    answers = [answer for answer in results if isinstance(answer, Answer)]
+    code = durability.print_pending("terminate", [durability.pending(answer) for answer in answers])
+    for target_id, answer in zip(ids, results, strict=True):
         if isinstance(answer, CommandError):
-            complain("terminate", f"{one}: {answer}")
+            print_error("terminate", f"{target_id}: {answer}")
             code = max(code, answer.exit_code)
     return code
 
 
-def _terminate(gateway: Gateway, one: str, wish: Wish) -> Answer | CommandError:
+def _terminate(
+    gateway: GatewayClient, target_id: str, options: TerminateOptions
+) -> Answer | CommandError:
     try:
-        pool = wish.pool or _pool_of(gateway, one)
+        pool = options.pool or _pool_of(gateway, target_id)
         return gateway.call(
             "POST",
             f"{BASE}/terminate",
-            body=Request(pool_name=pool, agent_id=one, graceful=wish.graceful),
+            body=Request(pool_name=pool, agent_id=target_id, graceful=options.graceful),
             headers={
-                "Prefer": f"wait={int(wish.wait)}" if wish.wait >= 1 else "respond-async",
-                **wish.assured,
+                "Prefer": f"wait={int(options.wait)}" if options.wait >= 1 else "respond-async",
+                **options.durability_header,
             },
-            timeout_seconds=wish.wait + TIMEOUT_SECONDS,
+            timeout_seconds=options.wait + TIMEOUT_SECONDS,
         )
     except CommandError as error:
         return error
 
 
-def _pool_of(gateway: Gateway, one: str) -> str:
-    return gateway.get(f"{BASE}/{quote(one)}").read(AgentAnswer).pool_name
+def _pool_of(gateway: GatewayClient, target_id: str) -> str:
+    return gateway.get(f"{BASE}/{quote(target_id)}").read(AgentAnswer).pool_name
 
 
-def _tell(answers: list[Answer], *, as_json: bool) -> None:
+def _print_agents(answers: list[Answer], *, as_json: bool) -> None:
     if as_json:
         for answer in answers:
             print(render.json_line(answer.document()), flush=True)

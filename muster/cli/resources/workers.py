@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import Subparsers, declare, note
-from muster.cli.client.api_client import BASE, Answer, Gateway
-from muster.cli.client.as_of import add_as_of_flag, as_of, seen_ms
+from muster.cli.arguments.command import Subparsers, declare, print_note
+from muster.cli.client.api_client import BASE, Answer, GatewayClient
+from muster.cli.client.as_of import add_as_of_flag, as_of, as_of_ms
 from muster.cli.client.shapes import WorkerAnswer, WorkerPage
 from muster.terminal import render
 
@@ -36,25 +36,25 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    gateway = Gateway(targets.service(args))
+    gateway = GatewayClient(targets.service(args))
     query = {
         "pool_name": args.pool,
         "include_ended": "true" if args.all else None,
         "as_of": as_of(args),
     }
     first = gateway.get(f"{BASE}/workers", query)
-    now_ms = seen_ms(first)
+    now_ms = as_of_ms(first)
     found = list(_pages(gateway, first))
     if args.json:
         render.print_json(found)
     elif found:
         render.show(table([msgspec.json.decode(raw, type=WorkerAnswer) for raw in found], now_ms))
     else:
-        note("no workers")
+        print_note("no workers")
     return 0
 
 
-def _pages(gateway: Gateway, first: Answer) -> Iterator[msgspec.Raw]:
+def _pages(gateway: GatewayClient, first: Answer) -> Iterator[msgspec.Raw]:
     page = first.read(WorkerPage)
     while True:
         yield from page.workers
@@ -83,7 +83,7 @@ def _row(worker: WorkerAnswer, now_ms: float) -> render.Row:
     return (
         worker.worker_id,
         worker.pool_name,
-        render.tail_of(worker.host) if render.at_terminal() else worker.host,
+        render.short_id(worker.host) if render.at_terminal() else worker.host,
         str(worker.pid or ""),
         render.status(worker.status),
         f"{worker.agent_count}/{worker.max_agents}",
@@ -96,5 +96,5 @@ def _row(worker: WorkerAnswer, now_ms: float) -> render.Row:
 
 def _reason(worker: WorkerAnswer) -> str:
     """Why it is as it is: also that all of its slots are one agent's."""
-    alone = f"{worker.alone} runs alone: it was lost twice" if worker.alone else ""
-    return "; ".join(text for text in (worker.reason, alone) if text)
+    isolated = f"{worker.alone} runs alone: it was lost twice" if worker.alone else ""
+    return "; ".join(text for text in (worker.reason, isolated) if text)
