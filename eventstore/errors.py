@@ -81,7 +81,8 @@ class RolledBack(LogError):
         self.pool, self.high_water_mark, self.found = pool, high_water_mark, found
         super().__init__(
             f"the log of {_log_name(pool)} is at generation {found[0]}, seq {found[1]}, but"
-            f" generation {high_water_mark[0]}, seq {high_water_mark[1]} was acknowledged: Redis lost writes"
+            f" generation {high_water_mark[0]}, seq {high_water_mark[1]} was acknowledged:"
+            " Redis lost writes"
         )
 
 

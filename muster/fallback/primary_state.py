@@ -31,8 +31,9 @@ async def require_known_log(settings: Settings) -> None:
     raise ConfigurationError(
         f"{redacted(settings.redis_url)} is empty, but its catalogue was seen at generation"
         f" {last_position[0]}, seq {last_position[1]}, and nothing of it is archived."
-        f" The fallback's log is kept in {Folder(settings.data_dir).path}. If that Redis is to begin anew, and to take over the"
-        f" fallback's agents, remove {settings.data_dir / last_seen.NAME}"
+        f" The fallback's log is kept in {Folder(settings.data_dir).path}. If that Redis is to"
+        f" begin anew, and to take over the fallback's agents, remove"
+        f" {settings.data_dir / last_seen.NAME}"
     )
 
 

@@ -8,6 +8,7 @@ everything is compared at one position, however fast the system moves.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from msgspec.structs import asdict

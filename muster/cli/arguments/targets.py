@@ -159,8 +159,9 @@ def optional_database_url(args: argparse.Namespace) -> str:
         usual = data_directory(args) / "views.db"
         hint = f"; the views of {data_directory(args)} are {sqlite_address(usual)}"
         raise BadInput(
-            f"there is no SQLite file {abbreviate(missing, str)}: name the database that a projector"
-            f" or `muster up` writes, which also makes a new one{hint if usual.exists() else ''}"
+            f"there is no SQLite file {abbreviate(missing, str)}: name the database that a"
+            f" projector or `muster up` writes, which also makes a new one"
+            f"{hint if usual.exists() else ''}"
         )
     return found
 
