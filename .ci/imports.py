@@ -1,27 +1,136 @@
 """Who may import whom; exits 1 and names every import that goes the wrong way.
 
-The rule keeps the language and its log free of everything built on them, lets each process load
-only what it needs, and the judge of histories share nothing with what it judges. Only what stands
-in the source counts, imports in functions included.
+Rooms import each other in one direction, and so do the packages inside a room: the graph of
+packages has no circle, nor has the graph of files. That keeps the language and its log free of
+everything built on them, lets each process load only what it needs, and the judge of histories
+share nothing with what it judges. Only what is in the source counts, imports in functions included.
 """
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-ALLOWED = {
-    "eventstore": (),
-    "workers": ("eventstore",),
-    "projector": ("eventstore",),
-    "gateway": ("eventstore", "projector.queries"),
-    "muster": ("eventstore", "workers", "projector", "gateway"),
+LOG = "eventstore.log"
+CALLS = "eventstore.connection"
+STEPS = "eventstore.steps"
+QUERIES = "projector.queries"
+
+OPEN = {
+    "": ("eventstore.errors", "eventstore.keys", "eventstore.ids", "eventstore.retention",
+         "eventstore.language"),
+    "projector": ("projector.store",),
+    "gateway": (QUERIES,),
+}  # fmt: skip
+"""What all may import; what all of one room may import."""
+
+ALLOWED: Mapping[str, tuple[str, ...]] = {
+    # the log
+    "eventstore.errors": (),
+    "eventstore.keys": (),
+    "eventstore.ids": (),
+    "eventstore.retention": (),
+    "eventstore.language": (),
+    "eventstore.connection": (),
+    "eventstore.embedded": (),
+    "eventstore.steps": (),
+    "eventstore.log": (STEPS, CALLS),
+    "eventstore.durability": (CALLS, LOG),
+    "eventstore.recovery": (STEPS, CALLS, LOG),
+    # where agents run
+    "workers.api": (),
+    "workers.builtin": ("workers.api",),
+    "workers.host": (),
+    "workers.output": (),
+    "workers.runtime": ("workers.api", "workers.output", STEPS, LOG),
+    "workers.process": ("workers.api", "workers.host", "workers.output", "workers.runtime",
+                        STEPS, CALLS, LOG, "eventstore.recovery"),
+    "workers.launch": ("workers.api", "workers.host", "workers.process", LOG),
+    "workers.supervisor": ("workers.host", "workers.launch", "workers.output", "workers.process",
+                           STEPS, CALLS, LOG),
+    # views
+    "projector.store": (),
+    "projector.intake": (CALLS, LOG),
+    "projector.fold": ("projector.intake", STEPS, LOG),
+    "projector.history": ("projector.intake", "projector.fold"),
+    "projector.queries": ("projector.intake", "projector.fold", "projector.history"),
+    "projector.verify": ("projector.intake", "projector.fold", STEPS, CALLS),
+    "projector.rebuild": ("projector.intake", "projector.fold", "projector.verify"),
+    "projector.recovery": ("projector.intake", "projector.fold", "projector.rebuild",
+                           CALLS, LOG, "eventstore.recovery"),
+    "projector.service": ("projector.intake", "projector.fold", "projector.rebuild",
+                          "projector.recovery", LOG, "eventstore.recovery"),
+    # HTTP
+    "gateway.fallback": (),
+    "gateway.options": ("gateway.fallback",),
+    "gateway.wire": ("gateway.options",),
+    "gateway.following": ("gateway.wire", CALLS, LOG),
+    "gateway.backend": ("gateway.options", "gateway.wire", "gateway.following",
+                        STEPS, CALLS, LOG, "eventstore.durability", "eventstore.recovery"),
+    "gateway.resources": ("gateway.wire", "gateway.following", "gateway.backend",
+                          CALLS, LOG, "eventstore.recovery"),
+    "gateway.health": ("gateway.fallback", "gateway.wire", "gateway.following", "gateway.backend",
+                       CALLS, LOG),
+    "gateway.server": ("gateway.fallback", "gateway.options", "gateway.wire", "gateway.following",
+                       "gateway.backend", "gateway.resources", "gateway.health", STEPS),
+    # the public face, the processes, the command line
+    "muster": ("workers.api",),
+    "muster.__main__": ("muster.cli",),
+    "muster.settings": (),
+    "muster.terminal": (),
+    "muster.process": ("muster", "muster.settings", STEPS, CALLS, LOG, "eventstore.embedded",
+                       "workers.host", "workers.output", "workers.supervisor", QUERIES,
+                       "projector.recovery", "projector.service", "gateway.fallback",
+                       "gateway.options", "gateway.server"),
+    "muster.fallback": ("muster.settings", "muster.process", STEPS, CALLS, LOG,
+                        "eventstore.embedded", "workers.host", QUERIES, "projector.recovery",
+                        "projector.service", "gateway.fallback"),
+    "muster.up": ("muster", "muster.settings", "muster.terminal", "muster.process",
+                  "muster.fallback", CALLS, "eventstore.embedded", "workers.host"),
+    "muster.cli.arguments": ("muster.settings", "muster.terminal", "muster.process",
+                             "projector.store"),
+    "muster.cli.events": ("muster.settings", "muster.terminal", "muster.cli.arguments", LOG,
+                          "projector.intake", QUERIES),
+    "muster.cli.client": ("muster.settings", "muster.terminal", "muster.cli.arguments",
+                          "muster.cli.events"),
+    "muster.cli.resources": ("muster.terminal", "muster.cli.arguments", "muster.cli.client",
+                             "muster.cli.events"),
+    "muster.cli.maintenance": ("muster.terminal", "muster.process", "muster.cli.arguments",
+                               "muster.cli.events", "eventstore.recovery", "projector.rebuild",
+                               "projector.recovery", "projector.verify"),
+    "muster.cli.doctor": ("muster.settings", "muster.terminal", "muster.process",
+                          "muster.cli.arguments", "muster.cli.events", CALLS,
+                          "eventstore.durability", "eventstore.embedded", "projector.store",
+                          "projector.intake", "projector.fold", "projector.recovery"),
+    "muster.cli": ("muster", "muster.settings", "muster.process", "muster.up",
+                   "muster.cli.arguments", "muster.cli.events", "muster.cli.resources",
+                   "muster.cli.maintenance", "muster.cli.doctor"),
+    # the judge
     "tests.chaos.judging": (),
     "tests.chaos.judge": ("tests.chaos.judging",),
-}
-"""For each package, the modules (with all below them) that it may import besides its own."""
+}  # fmt: skip
+"""For each unit (a package, or a module beside the packages) what it may import besides OPEN."""
 
-OURS = frozenset(package.partition(".")[0] for package in ALLOWED)
+ROOMS = ("eventstore", "workers", "projector", "gateway", "muster")
+OURS = frozenset((*ROOMS, "tests"))
+
+
+def unit_of(name: str) -> str:
+    """The unit that a module or a name in it belongs to: the longest that fits, else ""."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in ALLOWED), "")
+
+
+def modules(root: Path) -> Iterator[tuple[str, Path]]:
+    """Every module that has to keep to the rules."""
+    judge = (path.replace(".", "/") for path in ALLOWED if path.startswith("tests"))
+    for place in (*ROOMS, *judge):
+        for file in ((root / place).with_suffix(".py"), *(root / place).rglob("*.py")):
+            if file.exists():
+                name = ".".join(file.relative_to(root).with_suffix("").parts)
+                yield name.removesuffix(".__init__"), file
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -33,36 +142,68 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-def is_allowed(package: str, name: str) -> bool:
-    """Whether a module of `package` may import `name`."""
+def is_allowed(unit: str, name: str) -> bool:
+    """Whether a module of `unit` may import `name`."""
     if name.split(".", maxsplit=1)[0] not in OURS:
         return True
-    return any(f"{name}.".startswith(f"{part}.") for part in (package, *ALLOWED[package]))
-
-
-def files(root: Path, package: str) -> list[Path]:
-    """The source of a package, or of a module that is none."""
-    place = root.joinpath(*package.split("."))
-    module = place.with_suffix(".py")
-    return [module] if module.exists() else sorted(place.rglob("*.py"))
+    room = unit.split(".", maxsplit=1)[0]
+    shared = (*OPEN[""], *OPEN.get(room, ())) if room in ROOMS else ()
+    return unit_of(name) in {unit, *ALLOWED.get(unit, ()), *shared}
 
 
 def violations(root: Path) -> list[str]:
     """Every import under `root` that goes the wrong way, as `file:line: what`."""
     found = []
-    for package in ALLOWED:
-        for file in files(root, package):
-            for line, name in imported(ast.parse(file.read_text(), str(file))):
-                if not is_allowed(package, name):
-                    where = f"{file.relative_to(root)}:{line}"
-                    found.append(f"{where}: {package} must not import {name}")
+    for module, file in sorted(modules(root)):
+        unit, where = unit_of(module), file.relative_to(root)
+        if unit in {"", "muster"} and module not in ROOMS:
+            found.append(f"{where}:1: {module} is in no package of the table")
+            continue
+        for line, name in imported(ast.parse(file.read_text(), str(file))):
+            if not is_allowed(unit or module, name):
+                found.append(f"{where}:{line}: {unit} must not import {name}")
     return found
+
+
+def circles(root: Path) -> list[str]:
+    """A circle of units in the table, or of files in the source, if there is one."""
+    files = dict(modules(root))
+    uses: dict[str, set[str]] = {}
+    for module, file in files.items():
+        names = (name for _, name in imported(ast.parse(file.read_text(), str(file))))
+        imports = (name if name in files else name.rpartition(".")[0] for name in names)
+        uses[module] = {name for name in imports if name in files and name != module}
+    return [found for graph in (ALLOWED, uses) if (found := _circle(graph))]
+
+
+def _circle(graph: Mapping[str, object]) -> str:
+    try:
+        TopologicalSorter(graph).prepare()  # type: ignore[arg-type]
+    except CycleError as error:
+        return "a circle of imports: " + " -> ".join(error.args[1])
+    return ""
+
+
+def unused(root: Path) -> list[str]:
+    """Rows and entries of the table that nothing in the source uses."""
+    used: dict[str, set[str]] = {}
+    for module, file in modules(root):
+        names = (name for _, name in imported(ast.parse(file.read_text(), str(file))))
+        used.setdefault(unit_of(module), set()).update(unit_of(name) for name in names)
+    rows = [f"{unit}: there is no such package" for unit in ALLOWED if unit not in used]
+    entries = ((unit, name) for unit, names in ALLOWED.items() for name in names)
+    return rows + [
+        f"{unit}: nothing imports {name}"
+        for unit, name in entries
+        if name not in used.get(unit, ())
+    ]
 
 
 def main() -> int:
     """Print what was found."""
-    found = violations(Path(__file__).resolve().parents[1])
-    print("\n".join(found) or "imports: all in the right direction")
+    root = Path(__file__).resolve().parents[1]
+    found = [*violations(root), *circles(root), *unused(root)]
+    print("\n".join(found) or f"imports: {len(ALLOWED)} packages, all in the right direction")
     return 1 if found else 0
 
 

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = tuple(runpy.run_path(str(ROOT / ".ci" / "imports.py"))["ALLOWED"])
+PACKAGES = tuple(runpy.run_path(str(ROOT / ".ci" / "imports.py"))["ROOMS"])
 
 
 def expected() -> set[str]:

@@ -18,11 +18,11 @@ from muster.fallback.fallback_log import FallbackLog
 from muster.fallback.primary_log import PrimaryLog
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "given": (FallbackLog, "give"),
-    "taken": (PrimaryLog, "take"),
-    "noted": (FallbackLog, "note"),
+    "given": (FallbackLog, "release"),
+    "taken": (PrimaryLog, "submit"),
+    "noted": (FallbackLog, "write_entry"),
     "archived": (handover, "_archive"),
-    "leftovers": (report, "write_leftovers"),
+    "leftovers": (report, "write_not_handed_over"),
     "retired": (Folder, "retire"),
 }
 """In the order in which they come: what is to be called, and then no more."""

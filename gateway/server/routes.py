@@ -7,6 +7,7 @@ from aiohttp import web
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
 from gateway.health import metrics, monitor
+from gateway.options import LIMITS
 from gateway.resources import agents, event_stream, parked, pools, spawn, workers
 from gateway.server import openapi, pages
 from gateway.server.middleware import guard, set_headers
@@ -20,6 +21,7 @@ def application(backend: Backend) -> web.Application:
     """The aiohttp application of a gateway."""
     app = web.Application(middlewares=[guard], client_max_size=backend.limits.body_max)
     app[BACKEND] = backend
+    app[LIMITS] = backend.limits
     app.on_response_prepare.append(set_headers)
     app.add_routes(routes())
     return app

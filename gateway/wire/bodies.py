@@ -7,7 +7,7 @@ import asyncio
 
 from aiohttp import web
 
-from gateway.backend.app_keys import BACKEND
+from gateway.options import LIMITS
 from gateway.wire.problems import Kind, Problem
 
 
@@ -19,10 +19,11 @@ async def read_content(request: web.Request) -> bytes:
         raise Problem(
             Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Encoding", headers=headers
         )
-    bytes_max = request.app[BACKEND].limits.body_max
+    limits = request.app[LIMITS]
+    bytes_max = limits.body_max
     if request.content_length is not None and request.content_length > bytes_max:
         raise Problem(Kind.BODY_TOO_LARGE, f"the body is over {bytes_max} bytes", field="body")
-    timeout_seconds = request.app[BACKEND].limits.body_seconds
+    timeout_seconds = limits.body_seconds
     try:
         async with asyncio.timeout(timeout_seconds):
             return await request.read()

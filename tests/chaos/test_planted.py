@@ -29,7 +29,7 @@ class Client:
 
 async def main():
     for name in ("commit", "admit", "claim"):
-        await Log(Client(), Keys()).run(name, "p")
+        await Log(Client(), Keys()).run_script(name, "p")
 
 asyncio.run(main())
 """

@@ -109,8 +109,8 @@ async def test_what_another_generation_acknowledged_is_not_looked_for_in_this_on
 
 async def test_a_log_below_the_floor_or_missing_confirms_nothing(stage):
     proof = await stage.spawned()
-    seq = stage.log.floor("developer_pool")[1]
-    stage.log.raise_floor("developer_pool", 1, seq + 1)
+    seq = stage.log.high_water_mark("developer_pool")[1]
+    stage.log.raise_high_water_mark("developer_pool", 1, seq + 1)
     with pytest.raises(RolledBack):
         await stage.confirm(proof)
     stage.server.wipe()

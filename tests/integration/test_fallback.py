@@ -74,7 +74,7 @@ async def test_a_host_falls_back_once_whatever_the_data_folder(
 ) -> None:
     """As one supervisor per host and log: two would take the same request for two."""
     monkeypatch.setattr(eligibility, "UNREACHABLE_SECONDS", 0.0)
-    monkeypatch.setattr("muster.fallback.standby.INSIDE_SECONDS", 0.1)
+    monkeypatch.setattr("muster.fallback.standby.FALLBACK_LOCK_TIMEOUT_SECONDS", 0.1)
     nobody = f"redis://127.0.0.1:{free_port()}"
     wanted = replace(settings, redis_url=nobody, fallback="single-process", key_prefix="k:")
     (tmp_path / "e").mkdir()

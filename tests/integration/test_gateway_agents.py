@@ -75,7 +75,7 @@ async def test_a_host_that_was_suspended_learns_what_time_it_is(stage):
     log = stage.backend.log
     await stage.pending()
     wrong = ClockReading(log.now_ms(POOL) - 3_600_000, time.monotonic() - CLOCK_STALE_SECONDS)
-    log._times = dict.fromkeys(log._times, wrong)
+    log._clocks = dict.fromkeys(log._clocks, wrong)
     await stage.pool.spawn()  # so that the tail looks up
     await until(lambda: abs(log.now_ms(POOL) - stage.log.now_ms(POOL)) < 5_000)
 
@@ -242,7 +242,7 @@ async def test_an_agent_that_ended_while_its_row_was_read_has_ended(stage, monke
     fence = await stage.worker()
     agent_id = await stage.pending()
     await stage.run(fence)
-    row = stage.backend.row
+    row = stage.backend.agent_row
 
     async def late(*asked: Any) -> Any:
         await stage.end(agent_id, fence)

@@ -190,7 +190,7 @@ async def test_who_reads_nothing_of_what_was_asked_for_is_cut_off(redis_url, tmp
                     client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 await until(lambda: connections(stage) > before)
                 await until(lambda: connections(stage) == before)
-        await until(lambda: len(stage.backend.feed) == 0)
+        await until(lambda: len(stage.backend.subscriptions) == 0)
         assert (await stage.get("/healthz")).status == 200
     assert {line["log_level"] for line in lines} <= {"debug", "info"}
 

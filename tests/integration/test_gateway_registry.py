@@ -221,13 +221,13 @@ async def test_a_deletion_that_is_cut_short_is_not_said_to_have_written_nothing(
 
     async def close_and_go(*args: Any, **options: Any) -> bool:
         closed = await close(*args, **options)
-        stage.backend.presence.away = True
+        stage.backend.redis_health.unreachable = True
         return closed
 
     monkeypatch.setattr(CatalogueLog, "close_pool", close_and_go)
     cut = await stage.ask("DELETE", f"{POOLS}/{POOL}")
     assert (cut.status, cut.kind) == (503, "outcome-unknown")
-    await until(lambda: not stage.backend.presence.away)
+    await until(lambda: not stage.backend.redis_health.unreachable)
     assert (await stage.spawn()).kind == "pool-closed"
     monkeypatch.undo()
     assert (await stage.ask("DELETE", f"{POOLS}/{POOL}")).status == 200

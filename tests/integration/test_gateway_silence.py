@@ -56,7 +56,7 @@ async def test_a_silent_redis_costs_one_wait_and_then_nothing(silenced):
         assert 0 < age <= (time.monotonic() - paused) * 1000 + 6_000  # the tail's last look
         assert seconds < AT_ONCE
     server.resume()
-    await until(lambda: not stage.backend.presence.away)
+    await until(lambda: not stage.backend.redis_health.unreachable)
     again = await until(lambda: _accepted(stage))
     assert again["agent_id"] == unknown.json["agent_id"]
     await until(lambda: _fresh(stage, agent_id))
@@ -82,7 +82,7 @@ async def test_a_silent_redis_does_not_keep_the_past_waiting(silenced, monkeypat
     now = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: now() - 3_600_000_000_000)
     server.pause()
-    await until(lambda: stage.backend.presence.away)
+    await until(lambda: stage.backend.redis_health.unreachable)
     seconds, read = await timed(stage.get(f"{AGENTS}?as_of={at}"))
     assert (read.status, read.headers["Muster-Stale"]) == (200, "true")
     assert len(read.json["agents"]) == 1
@@ -97,7 +97,7 @@ async def test_who_waits_for_an_agent_when_redis_goes_silent_is_still_answered(s
     asking = asyncio.ensure_future(stage.spawn(prefer="wait=30"))
     await until(lambda: log.acknowledged(POOL) == (generation, seq + 1))
     server.pause()
-    await until(lambda: stage.backend.presence.away)
+    await until(lambda: stage.backend.redis_health.unreachable)
     stage.backend.waiters.release()  # as where its time to wait is over
     answer = await asking
     assert (answer.status, answer.json["status"]) == (202, "pending")

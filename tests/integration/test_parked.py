@@ -253,16 +253,16 @@ async def test_heartbeats_that_say_nothing_are_parked_once_for_each_worker(stage
     found = await until(lambda: parked(stage))
     assert {one["source"] for one in found} == {"heartbeat"}
     fence = await stage.worker()
-    await stage.log._guarded("renew", POOL, fence.worker_id, fence.epoch, "e", b"{]", 60_000)
+    await stage.log._run_guarded("renew", POOL, fence.worker_id, fence.epoch, "e", b"{]", 60_000)
 
     async def of_worker() -> list[str]:
         return [one["subject"] for one in await parked(stage) if one["subject"] == "w1"]
 
     assert await until(of_worker) == ["w1"]
     before = await parked(stage)
-    await stage.log._guarded("renew", POOL, fence.worker_id, fence.epoch, "e", b"{}}", 60_000)
+    await stage.log._run_guarded("renew", POOL, fence.worker_id, fence.epoch, "e", b"{}}", 60_000)
     beat = b'{"agents":{},"loop_lag_ms":7.0,"agent_count":0}'
-    await stage.log._guarded("renew", POOL, fence.worker_id, fence.epoch, "e", beat, 60_000)
+    await stage.log._run_guarded("renew", POOL, fence.worker_id, fence.epoch, "e", beat, 60_000)
 
     async def heard() -> bool:
         return [row.loop_lag_ms for row in await stage.stage.views.workers(POOL)] == [7.0]

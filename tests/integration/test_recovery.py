@@ -564,11 +564,11 @@ async def test_a_second_loss_is_recovered_like_the_first(redis_url: str, views_u
 INTERRUPTIONS = (
     "halt",
     "wipe",
-    "begin",
+    "start",
     "refill",
     "record",
-    "lose_workers",
-    "place_agents",
+    "mark_workers_lost",
+    "restore_agents",
     "open",
 )
 

@@ -238,13 +238,13 @@ class Ended:
     def __init__(self, *names: str) -> None:
         self._names = names
 
-    def ended(self, worker_id: str) -> str | None:
+    def exit_reason(self, worker_id: str) -> str | None:
         return "killed by signal 9" if worker_id in self._names else None
 
     def running(self, pool: str) -> set[str]:
         return set()
 
-    def end(self, worker_id: str, grace_seconds: float) -> None:
+    def terminate(self, worker_id: str, grace_seconds: float) -> None:
         """Nothing is left to be ended."""
 
 

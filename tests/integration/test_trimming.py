@@ -147,7 +147,7 @@ async def test_exactly_what_is_archived_and_too_many_goes(
 
 async def test_much_goes_in_bounded_pieces(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis serves nobody else while a script runs."""
-    monkeypatch.setattr("eventstore.log.log.TRIMMED_AT_ONCE", 300)
+    monkeypatch.setattr("eventstore.log.log.TRIM_BATCH", 300)
     async with open_pool(redis_url) as pool:
         await at_one_moment(pool, [100] * 12)
         taken: list[TrimResult] = []

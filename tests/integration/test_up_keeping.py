@@ -61,7 +61,7 @@ class Embedding:
     async def ends(self) -> None:
         """When it is asked to: a pause that it would wait for instead is a minute long."""
         self.up._stopping.set()
-        await asyncio.wait_for(asyncio.gather(*self.up._keepers), 10)
+        await asyncio.wait_for(asyncio.gather(*self.up._tasks), 10)
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ async def embedding(
     yield make
     for one in made:
         one.up._stopping.set()
-        for keeper in one.up._keepers:
+        for keeper in one.up._tasks:
             keeper.cancel()
-        await asyncio.gather(*one.up._keepers, return_exceptions=True)
+        await asyncio.gather(*one.up._tasks, return_exceptions=True)
         one.server.stop()
 
 

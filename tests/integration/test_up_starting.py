@@ -219,7 +219,7 @@ async def test_a_redis_that_takes_no_writes_is_waited_for(
 
     with server.unwritable():
         with pytest.raises(LogUnreachable, match="MISCONF"):
-            await starting._reach()
+            await starting._check_redis()
         task = asyncio.ensure_future(starting._prepare())
         await until(lambda: task.done() or has_said("waiting for it"))
         assert not task.done()
@@ -249,8 +249,8 @@ async def test_whatever_a_start_asks_is_asked_again_while_redis_is_away(
     monkeypatch.setattr(Handover, "check", answer("check"))
     monkeypatch.setattr(Observer, "refresh", answer("look"))
     monkeypatch.setattr(Observer, "follow", answer("follow"))
-    assert await starting._change_over()
-    await asyncio.gather(*starting._keepers)
+    assert await starting._hand_over()
+    await asyncio.gather(*starting._tasks)
     assert asked.count(step) == 2
     assert list(dict.fromkeys(asked)) == ["check", "prepare", "look", "follow"]
 

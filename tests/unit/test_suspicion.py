@@ -67,9 +67,11 @@ def test_two_losses_within_the_window_set_it_apart(losses: Sequence[int], alone:
 
 
 def test_of_many_workers_that_died_together_it_takes_three() -> None:
-    agent = claimed(lost(claimed(lost(RUNNING, 1_000_000, tolerated=1)), 1_000_001, tolerated=1))
+    agent = claimed(
+        lost(claimed(lost(RUNNING, 1_000_000, losses_allowed=1)), 1_000_001, losses_allowed=1)
+    )
     assert not agent.alone
-    assert lost(agent, 1_000_002, tolerated=1).alone
+    assert lost(agent, 1_000_002, losses_allowed=1).alone
 
 
 def test_without_a_window_nobody_is_set_apart() -> None:
@@ -140,7 +142,7 @@ def with_alone(
     found = survey(*workers, waiting=waiting)
     taken_slots = sum(o.worker.max_agents - o.agent_count for o in workers if o.isolated_agent)
     free = found.free - taken_slots
-    return msgspec.structs.replace(found, waiting_alone=alone, reserved=reserved, free=free)
+    return msgspec.structs.replace(found, waiting_isolated=alone, reserved=reserved, free=free)
 
 
 def taken(name: str) -> ObservedWorker:

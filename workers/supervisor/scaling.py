@@ -53,7 +53,7 @@ def decide(
     """Decide for one pool. `empty_seconds`: for how long each empty worker has been so."""
     if not config.suspicion_window_seconds:  # nobody needs to be alone any more
         waiting = survey.waiting + survey.waiting_isolated
-        survey = replace(survey, waiting=waiting, waiting_alone=0)
+        survey = replace(survey, waiting=waiting, waiting_isolated=0)
     active = [w for w in survey.workers if w.worker.status is WorkerStatus.ACTIVE]
     alive = [
         w
