@@ -14,7 +14,7 @@ import pytest
 from eventstore.retention import Retention
 from projector.verify.verification import verify
 from tests.conftest import MakeServer
-from tests.integration.projector_stage import POOL, Stage, open_stage
+from tests.integration.projector.stage import POOL, Stage, open_stage
 from tests.turnover import EVENTS_OF_A_LIFE, turn_over
 from tests.waiting import until
 

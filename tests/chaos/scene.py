@@ -28,7 +28,7 @@ from tests.chaos.judging import witnesses
 from tests.chaos.judging.commands import Command
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.witnesses import Witness
-from tests.integration.projector_stage import POOL, Stage, open_stage
+from tests.integration.projector.stage import POOL, Stage, open_stage
 from tests.pools import TestPool, raw_events
 from tests.waiting import until
 from workers.launch import zygote

@@ -33,7 +33,7 @@ from tests.chaos.crashing import at_once
 from tests.chaos.judging.commands import Command
 from tests.chaos.places import PLACES
 from tests.chaos.scene import BRIEF, QUICK, Scene, open_scene
-from tests.integration.projector_stage import POOL, Stage
+from tests.integration.projector.stage import POOL, Stage
 from tests.waiting import until
 
 TESTED: set[str] = set()

@@ -1,0 +1,201 @@
+"""An agent that runs alone: what the scripts give it, and that counters, views and verify agree."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from eventstore.connection.calls import execute
+from eventstore.language.agent_commands import Clear, MarkLost, Release, Restart, Started
+from eventstore.language.agents import Status
+from eventstore.language.pool_config import RestartPolicy
+from eventstore.log.replies import ClaimedAgent
+from eventstore.steps.step import Fence
+from projector.verify.verification import verify
+from tests.integration.projector.stage import POOL, Stage, open_stage
+from tests.pools import ORIGIN, TestPool, raw_events
+
+WINDOW_MS = 600_000
+
+
+class Scene:
+    """A pool whose views are kept, and agents that were lost."""
+
+    def __init__(self, stage: Stage, pool: TestPool) -> None:
+        self.stage, self.pool, self.log = stage, pool, stage.log
+
+    async def suspect(self, *, names: str = "xy", slots: int = 4) -> str:
+        """An agent that was lost twice, and waits."""
+        spawned = await self.pool.spawn()
+        for name in names:
+            fence = await self.pool.worker(name, slots=slots)
+            await self.pool.claim(fence, slots - 1)  # asking for less, it gets none that is alone
+            await self.lose(spawned.agent_id, name)
+        return spawned.agent_id
+
+    async def lose(self, agent_id: str, worker_id: str, **policy: Any) -> None:
+        fence = await self.pool.fence(worker_id)
+        lose = MarkLost(
+            worker_id=worker_id,
+            reason="killed by signal 9",
+            now_ms=self.log.now_ms(POOL),
+            suspicion_ms=WINDOW_MS,
+            policy=RestartPolicy(**policy),
+        )
+        await self.log.act(POOL, agent_id, lose, ORIGIN, fence=fence)
+
+    async def claim(self, fence: Fence, slots: int = 4) -> list[str]:
+        return [told.agent.agent_id for told in await self.told(fence, slots)]
+
+    async def told(self, fence: Fence, slots: int = 4) -> list[ClaimedAgent]:
+        _, told = await self.log.claim(POOL, fence, slots, isolation_limit=1)
+        return told
+
+    async def meta(self, *fields: str) -> list[int]:
+        key = self.log.keys.pool(POOL, "meta")
+        found = await execute(self.log.client, "HMGET", key, *fields)
+        return [int(value or 0) for value in found]
+
+    async def check(self) -> None:
+        """The views have caught up, and everything agrees."""
+        await self.stage.settle(POOL)
+        report = await verify(self.stage.redis_url, "", self.stage.database_url)
+        assert report.differences == ()
+
+
+@pytest.fixture
+async def scene(redis_url: str, tmp_path: Any) -> AsyncIterator[Scene]:
+    async with open_stage(redis_url, f"sqlite+aiosqlite:///{tmp_path / 'views.db'}") as stage:
+        pool = await stage.pool(agents_per_worker=4, max_workers=4)
+        async with stage.projecting():
+            yield Scene(stage, pool)
+
+
+async def test_it_takes_an_empty_worker_and_all_of_its_slots(scene: Scene) -> None:
+    agent_id = await scene.suspect()
+    assert (await scene.log.survey(POOL)).waiting_isolated == 1
+    await scene.check()
+    worker = await scene.pool.worker("w", slots=4)
+    assert await scene.claim(worker) == [agent_id]
+    await scene.pool.spawn()
+    assert await scene.claim(worker) == [], "nobody comes in beside it"
+    assert await scene.meta("free", "waiting", "alone") == [0, 1, 1]
+    await scene.check()
+    row = await scene.stage.views.pool(POOL)
+    assert row is not None
+    assert (row.used_capacity, row.available_capacity, row.utilization) == (4, 0, 1.0)
+    [shown] = await scene.stage.views.workers(POOL)
+    assert (shown.alone, shown.agent_count, shown.max_agents) == (agent_id, 1, 4)
+
+
+async def test_it_waits_while_workers_hold_others_and_blocks_none_of_them(scene: Scene) -> None:
+    worker = await scene.pool.worker("w", slots=4)
+    await scene.pool.spawn()
+    await scene.claim(worker)
+    agent_id = await scene.suspect()
+    others = [(await scene.pool.spawn()).agent_id for _ in range(2)]
+    assert await scene.claim(worker, 3) == others
+    await scene.check()
+    found = await scene.stage.views.agent(agent_id)
+    assert found is not None
+    assert (found.status, found.alone, found.losses) == ("pending", True, 2)
+    assert found.reason == "needs a worker of its own (lost)"
+
+
+async def test_a_worker_that_still_runs_something_is_not_given_to_it(scene: Scene) -> None:
+    """The log may know of an agent's end before its code is gone: the worker asks for less."""
+    await scene.suspect()
+    worker = await scene.pool.worker("w", slots=4)
+    assert await scene.claim(worker, 3) == []
+
+
+async def test_no_more_of_them_have_workers_than_may(scene: Scene) -> None:
+    first = await scene.suspect(names="ab")
+    second = await scene.suspect(names="cd")
+    one, two = await scene.pool.worker("w1", slots=4), await scene.pool.worker("w2", slots=4)
+    assert await scene.claim(one) == [first]
+    other = await scene.pool.spawn()
+    assert await scene.claim(two) == [other.agent_id], "what is left of workers is for the others"
+    await scene.log.act(POOL, first, Clear(reason="behaved"), ORIGIN, fence=one)
+    three = await scene.pool.worker("w3", slots=4)
+    assert await scene.claim(three) == [second]
+    await scene.check()
+
+
+async def test_a_reserved_worker_takes_nobody_else(scene: Scene) -> None:
+    worker = await scene.pool.worker("w", slots=4)
+    step = scene.log.step(POOL, ORIGIN)
+    step.write("meta", "reserved", "w")
+    await scene.log.commit(step)
+    await scene.pool.spawn()
+    assert await scene.claim(worker) == []
+    agent_id = await scene.suspect()
+    assert await scene.claim(worker) == [agent_id]
+
+
+async def test_its_slots_open_when_it_is_cleared(scene: Scene) -> None:
+    agent_id = await scene.suspect()
+    worker = await scene.pool.worker("w", slots=4)
+    await scene.claim(worker)
+    await scene.log.act(POOL, agent_id, Started(), ORIGIN, fence=worker)
+    await scene.log.act(POOL, agent_id, Clear(reason="behaved"), ORIGIN, fence=worker)
+    assert await scene.meta("free", "alone") == [3, 0]
+    await scene.pool.spawn()
+    assert len(await scene.claim(worker, 3)) == 1
+    state = await scene.log.agent(POOL, agent_id)
+    assert state is not None
+    assert (state.alone, state.losses) == (False, ())
+    await scene.check()
+
+
+async def test_cleared_while_it_waits_it_queues_with_the_others(scene: Scene) -> None:
+    agent_id = await scene.suspect()
+    await scene.log.act(POOL, agent_id, Clear(reason="suspicion-off"), ORIGIN)
+    worker = await scene.pool.worker("w", slots=4)
+    other = await scene.pool.spawn()
+    assert await scene.claim(worker) == [agent_id, other.agent_id]
+    await scene.check()
+
+
+async def test_released_or_crashed_it_stays_apart(scene: Scene) -> None:
+    agent_id = await scene.suspect()
+    worker = await scene.pool.worker("w", slots=4)
+    await scene.claim(worker)
+    await scene.log.act(POOL, agent_id, Release(reason="drain"), ORIGIN, fence=worker)
+    [(waiting, _)] = await scene.log.waiting_isolated(POOL, 10)
+    assert waiting == agent_id
+    assert await scene.meta("free", "alone") == [4, 0]
+    await scene.check()
+
+
+async def test_if_its_own_worker_dies_the_agent_is_to_blame(scene: Scene) -> None:
+    """It spends the restart budget, waits out a back-off, and fails in the end."""
+    agent_id = await scene.suspect()
+    for name in "uv":
+        fence = await scene.pool.worker(name, slots=4)
+        assert await scene.claim(fence) == [agent_id]
+        await scene.lose(agent_id, name, limit=1, backoff_min_ms=60_000, backoff_max_ms=60_000)
+        state = await scene.log.agent(POOL, agent_id)
+        assert state is not None
+        if name == "u":
+            assert (state.status, state.due_ms > scene.log.now_ms(POOL) + 20_000) == (
+                Status.RESTARTING,
+                True,
+            )
+            await scene.log.act(POOL, agent_id, Restart(), ORIGIN)
+    assert state is not None
+    assert (state.status, state.reason) == (Status.FAILED, "restart-budget-spent")
+    await scene.check()
+    row = await scene.stage.views.agent(agent_id)
+    assert row is not None
+    assert row.last_error is not None
+    assert row.last_error.message == "killed by signal 9"
+    assert await scene.meta("alone", "waiting") == [0, 0]
+
+
+async def test_the_worker_of_one_alone_ended_in_the_log_version_two(scene: Scene) -> None:
+    await scene.suspect()
+    versions = {
+        e["version"] for e in raw_events(scene.stage.redis_url) if e["type"] == "agent.lost"
+    }
+    assert versions == {"2"}

@@ -1,0 +1,211 @@
+"""What leaves Redis, and what must not: the script that trims, on both servers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eventstore.connection.calls import execute
+from eventstore.connection.clients import connect
+from eventstore.errors import LogMissing, MemoryExhausted, RolledBack
+from eventstore.keys import Keys
+from eventstore.log.log import Log
+from eventstore.retention import Retention, TrimResult
+from tests.conftest import MakeServer
+from tests.integration.projector.stage import POOL
+from tests.pools import TestPool, open_pool, raw_events
+
+ALL_MS = 10**14
+"""An age that nothing has."""
+
+
+@pytest.fixture
+async def pool(any_redis_url: str) -> AsyncIterator[TestPool]:
+    async with open_pool(any_redis_url) as pool:
+        yield pool
+
+
+def keeping(pool: TestPool, **retention: int) -> Log:
+    """The pool's log, trimmed by other bounds."""
+    chosen = {"age_ms": ALL_MS, "events": 10**9, "heartbeats_ms": ALL_MS, **retention}
+    return Log(pool.log.client, Keys(), retention=Retention(**chosen))
+
+
+def seqs(url: str) -> list[int]:
+    return [int(event["seq"]) for event in raw_events(url)]
+
+
+async def written(pool: TestPool, count: int) -> None:
+    for _ in range(count):
+        await pool.spawn()
+
+
+async def at_one_moment(pool: TestPool, counts: list[int], *, data: str = "{}") -> None:
+    """Events straight into the stream: so many in each millisecond, from a moment of long ago."""
+    seq = 0
+    for ms, count in enumerate(counts, 1000):
+        for _ in range(count):
+            seq += 1
+            await execute(
+                pool.log.client, "XADD", f"pool:{{{pool.name}}}:events", f"{ms}-*", "type", "x",
+                "version", "1", "seq", str(seq), "data", data,
+            )  # fmt: skip
+    await execute(pool.log.client, "HSET", f"pool:{{{pool.name}}}:meta", "seq", str(seq))
+
+
+async def test_events_beyond_the_number_go_and_the_newest_stay(
+    pool: TestPool, any_redis_url: str
+) -> None:
+    await written(pool, 20)
+    trimmed = await keeping(pool, events=7).trim(POOL, 1, 20)
+    assert trimmed == TrimResult(events=13, others=0, more=False)
+    assert seqs(any_redis_url) == list(range(14, 21))
+
+
+async def test_what_the_archive_has_not_stays_however_old_and_many(
+    pool: TestPool, any_redis_url: str
+) -> None:
+    """Never by length, never by age alone."""
+    await written(pool, 20)
+    await asyncio.sleep(0.002)
+    await keeping(pool, events=1, age_ms=0).trim(POOL, 1, 12)
+    assert seqs(any_redis_url) == list(range(13, 21))
+    await keeping(pool, events=1, age_ms=0).trim(POOL, 1, 0)
+    assert seqs(any_redis_url) == list(range(13, 21))
+
+
+async def test_the_last_event_stays_for_the_projector_to_compare(
+    pool: TestPool, any_redis_url: str
+) -> None:
+    await written(pool, 5)
+    for _ in range(2):
+        await keeping(pool, events=1, age_ms=0).trim(POOL, 1, 5)
+        assert seqs(any_redis_url) == [5]
+    await written(pool, 1)
+    assert seqs(any_redis_url) == [5, 6]
+
+
+async def test_an_archive_of_another_generation_lets_nothing_go(
+    pool: TestPool, any_redis_url: str
+) -> None:
+    await written(pool, 5)
+    assert (await keeping(pool, events=1).trim(POOL, 2, 5)).events == 0
+    assert seqs(any_redis_url) == [1, 2, 3, 4, 5]
+
+
+async def test_a_log_below_the_archive_is_not_touched(pool: TestPool, any_redis_url: str) -> None:
+    """Redis came back with less: what it has is needed for finding out what is lost."""
+    await written(pool, 5)
+    log = keeping(pool, events=1)
+    log.raise_high_water_mark(POOL, 1, 6)
+    with pytest.raises(RolledBack):
+        await log.trim(POOL, 1, 6)
+    with pytest.raises(LogMissing):
+        await log.trim("nowhere", 1, 6)
+    assert seqs(any_redis_url) == [1, 2, 3, 4, 5]
+
+
+async def test_events_go_by_age_from_the_millisecond_on(pool: TestPool, any_redis_url: str) -> None:
+    """Many in one millisecond, as a busy pool writes them."""
+    await at_one_moment(pool, [3, 250, 1, 400])
+    now = (await keeping(pool).trim(POOL, 1, 654)).events
+    assert now == 0
+    server = int((await execute(pool.log.client, "TIME"))[0]) * 1000
+    old = keeping(pool, age_ms=server - 1_000_000)  # a moment long after all of them
+    assert (await old.trim(POOL, 1, 253)).events == 253
+    assert seqs(any_redis_url) == list(range(254, 655))
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    archived=st.floats(0, 1),
+    stays=st.integers(1, 60),
+)
+async def test_exactly_what_is_archived_and_too_many_goes(
+    redis_url: str, counts: list[int], archived: float, stays: int
+) -> None:
+    """For any spread of events over time, to the event."""
+    async with open_pool(redis_url) as pool:
+        await execute(pool.log.client, "FLUSHALL")
+        await pool.log.create_catalogue()
+        await pool.log.initialise(POOL)
+        await at_one_moment(pool, counts)
+        total = sum(counts)
+        taken = int(total * archived)
+        trimmed = await keeping(pool, events=stays).trim(POOL, 1, taken)
+        gone = max(min(taken, total - stays, total - 1), 0)
+        assert trimmed.events == gone
+        assert seqs(redis_url) == list(range(gone + 1, total + 1))
+
+
+async def test_much_goes_in_bounded_pieces(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis serves nobody else while a script runs."""
+    monkeypatch.setattr("eventstore.log.log.TRIM_BATCH", 300)
+    async with open_pool(redis_url) as pool:
+        await at_one_moment(pool, [100] * 12)
+        taken: list[TrimResult] = []
+        while not taken or taken[-1].more:
+            taken.append(await keeping(pool, events=10).trim(POOL, 1, 1200))
+        assert max(trimmed.events for trimmed in taken) <= 300
+        assert sum(trimmed.events for trimmed in taken) == 1190
+
+
+async def test_heartbeats_and_signals_of_a_pool_without_workers_go(
+    pool: TestPool, any_redis_url: str
+) -> None:
+    """Their writers cut them too, but who writes no more cuts nothing. Other keys stay."""
+    await pool.worker("w")
+    client = pool.log.client
+    for stream in ("heartbeats", "signals"):
+        for number in range(150):
+            entry = ("XADD", f"pool:{{{POOL}}}:{stream}", f"{1000 + number}-0", "kind", "x")
+            await execute(client, *entry) if stream == "heartbeats" else None
+    before = {key for key in await execute(client, "KEYS", "*") if b"signals" not in key}
+    await asyncio.sleep(0.002)
+    trimmed = await keeping(pool, heartbeats_ms=0).trim(POOL, 1, 0)
+    assert trimmed.events == 0
+    for stream in ("heartbeats", "signals"):
+        assert await execute(client, "XLEN", f"pool:{{{POOL}}}:{stream}") == 0
+    after = {key for key in await execute(client, "KEYS", "*") if b"signals" not in key}
+    assert after == before
+
+
+async def test_at_the_memory_limit_trimming_makes_room_again(redis_server: MakeServer) -> None:
+    """Everything but a spawn still works there, and this is what helps."""
+    server = redis_server()
+    async with open_pool(server.url) as pool:
+        await at_one_moment(pool, [50] * 20, data="x" * 1_000)
+        with server.client() as client:
+            client.config_set("maxmemory", int(client.info("memory")["used_memory"]) - 300_000)
+            with pytest.raises(MemoryExhausted):
+                await pool.spawn()
+            log = keeping(pool, events=1)
+            while (await log.trim(POOL, 1, 1_000)).more:
+                pass
+            await pool.spawn()
+
+
+async def test_a_trimmed_log_comes_back_from_its_file_as_it_was(
+    redis_server: MakeServer,
+) -> None:
+    """Trimming by nodes is written to the append-only file as what it came to."""
+    server = redis_server(appendfsync="always")
+    async with open_pool(server.url) as pool:
+        await at_one_moment(pool, [7] * 60)
+        await keeping(pool, events=100).trim(POOL, 1, 400)
+        stands = seqs(server.url)
+        assert stands == list(range(321, 421))
+    server.kill9()
+    server.start()
+    assert seqs(server.url) == stands
+    client = connect(server.url)
+    log = Log(client, Keys(), retention=Retention(events=10))
+    assert (await log.trim(POOL, 1, 400)).events == 80
+    await client.aclose()

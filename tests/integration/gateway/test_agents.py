@@ -1,0 +1,331 @@
+"""Spawning, waiting, repeating and ending agents over HTTP."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+import redis
+
+from eventstore.ids import new_id
+from eventstore.language.agent_commands import Started
+from eventstore.log.clock import CLOCK_STALE_SECONDS, ClockReading
+from tests.integration.gateway.stage import AGENTS, QUICK, GatewayStage, gateway_stage, playing
+from tests.integration.projector.stage import POOL
+from tests.pools import data, raw_events
+from tests.waiting import until
+
+
+@pytest.fixture
+async def stage(redis_url, tmp_path):
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as shown:
+        yield shown
+
+
+# ---- spawning --------------------------------------------------------------------------------
+
+
+async def test_a_spawn_answers_with_the_agent_once_it_runs(redis_url, database_url):
+    """On both databases; what is read afterwards knows it too."""
+    async with gateway_stage(redis_url, database_url) as stage:
+        fence = await stage.worker()
+        async with playing(lambda: stage.run(fence)):
+            answer = await stage.spawn(input={"task": "x"}, labels={"team": "core"})
+        assert answer.status == 200, answer.body
+        agent_id = answer.json["agent_id"]
+        assert answer.json["status"] == "running"
+        assert answer.json["process_id"] == "w1"
+        assert answer.headers["Location"] == f"{AGENTS}/{agent_id}"
+        assert answer.headers["Muster-Position"].startswith(f"{POOL}:")
+        read = await stage.get(answer.headers["Location"])
+        assert (read.status, read.json["status"]) == (200, "running")
+        assert read.json["input"] == {"task": "x"}
+        assert read.json["labels"] == {"team": "core"}
+        assert "Muster-Stale" not in read.headers
+
+
+async def test_a_host_whose_clock_is_wrong_changes_no_time(redis_url, tmp_path, monkeypatch):
+    """Also in the first step of a gateway, which knows log time from no reply yet."""
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() - 3_600_000_000_000)
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
+        await stage.pending(pending_timeout=60)
+        [requested] = raw_events(redis_url)
+        left_ms = data(requested)["expires_ms"] - int(requested["ts"])
+        assert 0 <= 60_000 - left_ms < 5_000
+
+
+async def test_a_time_out_is_by_the_time_of_its_own_log(redis_url, tmp_path):
+    """Which was written while Redis' clock was a day ahead, and is ahead for ever since."""
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    async with gateway_stage(redis_url, database) as stage:
+        await stage.pending()
+    with redis.Redis.from_url(redis_url) as client:
+        now = int(client.time()[0]) * 1000
+        client.hset(f"pool:{{{POOL}}}:meta", mapping={"ts": now + 86_400_000, "clock": now})
+    async with gateway_stage(redis_url, database) as stage:
+        await stage.pending(pending_timeout=60)
+        requested = raw_events(redis_url)[-1]
+        left_ms = data(requested)["expires_ms"] - int(requested["ts"])
+        assert abs(60_000 - left_ms) < 5_000
+
+
+async def test_a_host_that_was_suspended_learns_what_time_it_is(stage):
+    """Its own clock has stood still; who only reads there is told of no time by a reply."""
+    log = stage.backend.log
+    await stage.pending()
+    wrong = ClockReading(log.now_ms(POOL) - 3_600_000, time.monotonic() - CLOCK_STALE_SECONDS)
+    log._clocks = dict.fromkeys(log._clocks, wrong)
+    await stage.pool.spawn()  # so that the tail looks up
+    await until(lambda: abs(log.now_ms(POOL) - stage.log.now_ms(POOL)) < 5_000)
+
+
+async def test_a_spawn_that_nobody_claims_is_accepted_and_says_what_it_waits_for(stage):
+    answer = await stage.spawn(prefer="wait=0")
+    assert answer.status == 202
+    assert answer.headers["Preference-Applied"] == "wait=0"
+    assert answer.headers["Location"] == f"{AGENTS}/{answer.json['agent_id']}"
+    assert (answer.json["status"], answer.json["reason"]) == ("pending", "waiting to be claimed")
+
+
+async def test_respond_async_does_not_wait(stage):
+    answer = await stage.spawn(prefer="wait=50, respond-async")
+    assert answer.status == 202
+    assert answer.headers["Preference-Applied"] == "respond-async"
+    read = await stage.get(f"{AGENTS}/{answer.json['agent_id']}")
+    assert (read.status, read.json["status"]) == (200, "pending")
+
+
+async def test_a_wait_that_is_too_long_is_cut_and_one_that_cannot_be_read_is_passed_over(stage):
+    fence = await stage.worker()
+    async with playing(lambda: stage.run(fence)):
+        answer = await stage.spawn(prefer="wait=99999")
+    assert answer.headers["Preference-Applied"] == f"wait={QUICK.wait_max:g}"
+    async with playing(lambda: stage.run(fence)):
+        answer = await stage.spawn(prefer="wait=soon")
+    assert (answer.status, "Preference-Applied" in answer.headers) == (200, False)
+
+
+@pytest.mark.parametrize(("limit", "outlook"), [(0, "not be tried again"), (5, "be tried again")])
+async def test_a_start_that_fails_is_told_with_its_error(stage, limit, outlook):
+    fence = await stage.worker()
+    async with playing(lambda: stage.fail(fence, limit=limit)):
+        answer = await stage.spawn()
+    assert (answer.status, answer.kind) == (502, "agent-start-failed")
+    assert answer.json["error"] == {
+        "type": "ValueError",
+        "message": "no model",
+        "traceback": "line 1",
+    }
+    assert outlook in answer.json["detail"]
+    assert answer.headers["Location"] == f"{AGENTS}/{answer.json['agent_id']}"
+
+
+async def test_an_agent_withdrawn_before_it_ran_is_no_success(stage):
+    spawn = asyncio.ensure_future(stage.spawn())
+    await until(stage.events)
+    [agent_id] = await stage.log.live(POOL)
+    ended = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+    assert ended.status == 200
+    answer = await spawn
+    assert (answer.status, answer.kind) == (409, "agent-withdrawn")
+
+
+async def test_a_full_backlog_is_refused_with_when_to_come_back(redis_url, tmp_path):
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
+        config = {"config": {"backlog_limit": 1}}
+        await stage.ask("PATCH", f"{AGENTS}/pools/{POOL}", json=config)
+        await stage.pending()
+        answer = await stage.spawn()
+        assert (answer.status, answer.kind) == (429, "backlog-full")
+        assert answer.headers["Retry-After"] == "1"
+        assert await stage.events() == ["agent.requested"]
+
+
+async def test_over_the_limit_of_waiters_a_spawn_is_answered_at_once(redis_url, tmp_path):
+    """As with respond-async: accepted all the same."""
+    limits = type(QUICK)(waiters_max=0, wait_default=30.0)
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    async with gateway_stage(redis_url, database, limits=limits) as stage:
+        answer = await asyncio.wait_for(stage.spawn(), 10)
+        assert (answer.status, answer.json["status"]) == (202, "pending")
+
+
+# ---- the same request again ------------------------------------------------------------------
+
+
+async def test_a_repeated_key_answers_what_the_first_did(stage):
+    first = await stage.spawn(prefer="respond-async", key="order-1", labels={"a": "1", "b": "2"})
+    again = await stage.spawn(prefer="respond-async", key="order-1", labels={"b": "2", "a": "1"})
+    assert again.status == 202
+    assert again.json["agent_id"] == first.json["agent_id"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert "Idempotency-Replayed" not in first.headers
+    assert await stage.events() == ["agent.requested"]
+
+
+async def test_a_repeated_key_waits_like_the_first(stage):
+    fence = await stage.worker()
+    agent_id = (await stage.spawn(prefer="respond-async", key="k")).json["agent_id"]
+    async with playing(lambda: stage.run(fence)):
+        again = await stage.spawn(key="k")
+    assert (again.status, again.json["status"]) == (200, "running")
+    assert again.json["agent_id"] == agent_id
+
+
+async def test_a_key_that_came_with_another_request_is_refused(stage):
+    first = await stage.spawn(prefer="respond-async", key="k")
+    other = await stage.spawn(prefer="respond-async", key="k", project_id="gemini")
+    assert (other.status, other.kind) == (422, "idempotency-key-reused")
+    assert other.fields == ["Idempotency-Key"]
+    assert other.json["agent_id"] == first.json["agent_id"]
+    assert await stage.events() == ["agent.requested"]
+
+
+async def test_twenty_concurrent_requests_with_one_key_are_one_agent(stage):
+    answers = await asyncio.gather(
+        *(stage.spawn(prefer="respond-async", key="one") for _ in range(20))
+    )
+    assert len({answer.json["agent_id"] for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" in answer.headers for answer in answers) == 19
+    assert await stage.events() == ["agent.requested"]
+
+
+async def test_without_a_key_each_request_is_an_agent(stage):
+    ids = {await stage.pending() for _ in range(3)}
+    assert len(ids) == 3
+
+
+# ---- ending ----------------------------------------------------------------------------------
+
+
+async def _running(stage: GatewayStage):
+    fence = await stage.worker()
+    await stage.pending()
+    [agent_id] = await stage.run(fence)
+    return fence, agent_id
+
+
+@pytest.mark.parametrize("by", ["terminate", "delete"])
+async def test_ending_answers_once_the_agent_has_ended(stage, by):
+    fence, agent_id = await _running(stage)
+
+    async def obey():
+        await until(lambda: _asked_to_end(stage))
+        await stage.end(agent_id, fence)
+
+    async with playing(obey):
+        if by == "delete":
+            answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+        else:
+            body = {"pool_name": POOL, "agent_id": agent_id}
+            answer = await stage.ask("POST", f"{AGENTS}/terminate", json=body)
+    assert (answer.status, answer.json["status"]) == (200, "terminated")
+    assert (await stage.log.live(POOL)) == []
+
+
+async def _asked_to_end(stage: GatewayStage) -> bool:
+    return "agent.termination_requested" in await stage.events()
+
+
+async def test_an_agent_that_takes_its_time_is_answered_with_202(stage):
+    _, agent_id = await _running(stage)
+    body = {"pool_name": POOL, "agent_id": agent_id, "graceful": False}
+    headers = {"Prefer": "wait=0"}
+    answer = await stage.ask("POST", f"{AGENTS}/terminate", json=body, headers=headers)
+    assert (answer.status, answer.json["status"]) == (202, "stopping")
+    assert answer.json["stop"] == "now"
+
+
+async def test_an_agent_that_ended_while_its_row_was_read_has_ended(stage, monkeypatch):
+    """The status says what the body says."""
+    fence = await stage.worker()
+    agent_id = await stage.pending()
+    await stage.run(fence)
+    row = stage.backend.agent_row
+
+    async def late(*asked: Any) -> Any:
+        await stage.end(agent_id, fence)
+        await stage.stage.settle(POOL)
+        return await row(*asked)
+
+    monkeypatch.setattr(stage.backend, "agent_row", late)
+    headers = {"Prefer": "respond-async"}
+    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}", headers=headers)
+    assert (answer.status, answer.json["status"]) == (200, "terminated")
+
+
+async def test_ending_twice_is_ending_once(stage):
+    agent_id = await stage.pending()
+    first = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+    again = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+    assert (first.status, again.status) == (200, 200)
+    assert await stage.events() == [
+        "agent.requested",
+        "agent.termination_requested",
+        "agent.terminated",
+    ]
+
+
+async def test_an_agent_that_redis_has_forgotten_is_answered_from_the_views(stage):
+    agent_id = await stage.pending()
+    await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+    await stage.stage.settle()
+    await stage.log.client.delete(stage.log.keys.agent(POOL, agent_id))
+    body = {"pool_name": POOL, "agent_id": agent_id}
+    answer = await stage.ask("POST", f"{AGENTS}/terminate", json=body)
+    assert (answer.status, answer.json["status"]) == (200, "terminated")
+
+
+async def test_ending_the_unknown_is_a_404_that_names_it(stage):
+    unknown = new_id()
+    for answer in (
+        await stage.ask("DELETE", f"{AGENTS}/{unknown}"),
+        await stage.get(f"{AGENTS}/{unknown}"),
+        await stage.ask(
+            "POST", f"{AGENTS}/terminate", json={"pool_name": POOL, "agent_id": unknown}
+        ),
+    ):
+        assert (answer.status, answer.kind, answer.fields) == (
+            404,
+            "agent-not-found",
+            ["agent_id"],
+        )
+    assert await stage.events() == []
+
+
+async def test_an_agent_is_not_ended_through_another_pool(stage):
+    await stage.stage.pool("tester_pool")
+    agent_id = await stage.pending()
+    body = {"pool_name": "tester_pool", "agent_id": agent_id}
+    answer = await stage.ask("POST", f"{AGENTS}/terminate", json=body)
+    assert (answer.status, answer.kind) == (404, "agent-not-found")
+    assert await stage.log.live(POOL) == [agent_id]
+
+
+# ---- waking ----------------------------------------------------------------------------------
+
+
+async def test_a_gateway_that_stops_answers_whoever_waits(redis_url, tmp_path):
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
+        waiting = asyncio.ensure_future(stage.spawn(prefer="wait=50"))
+        await until(stage.events)
+        await asyncio.wait_for(stage.gateway.stop(), 10)
+        assert (await waiting).status == 202
+        await stage.gateway.stop()
+
+
+async def test_nothing_is_missed_between_the_request_and_a_worker_that_is_faster(stage):
+    """The agent runs before the answer to the submit has come back, again and again."""
+    fence = await stage.worker(slots=20)
+
+    async def eager():
+        started = 0
+        while started < 20:
+            for claimed in await stage.pool.claim(fence, 20 - started):
+                await stage.act(claimed.agent.agent_id, Started(), fence)
+                started += 1
+
+    async with playing(eager):
+        answers = await asyncio.gather(*(stage.spawn() for _ in range(20)))
+    assert [answer.status for answer in answers] == [200] * 20

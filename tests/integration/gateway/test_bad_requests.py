@@ -1,0 +1,333 @@
+"""Bad input: each a 4xx that names the field, and nothing is written."""
+
+import asyncio
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from eventstore.ids import new_id
+from tests.integration.gateway.stage import AGENTS, TOKEN, asked, gateway_stage, logged
+from tests.integration.projector.stage import POOL
+
+JSON = {"Content-Type": "application/json"}
+SPAWN, TERMINATE, POOLS = f"{AGENTS}/spawn", f"{AGENTS}/terminate", f"{AGENTS}/pools"
+DEEP = b'{"input":' * 5_000
+
+
+@pytest.fixture
+async def stage(redis_url, tmp_path):
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as shown:
+        yield shown
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """An input of so many levels."""
+    inner: Any = 1
+    for _ in range(levels - 1):
+        inner = [inner]
+    return {"x": inner}
+
+
+BODIES: list[tuple[str, dict[str, Any], int, str, str]] = [
+    ("unknown pool", {"pool_name": "nowhere"}, 404, "pool-not-found", "pool_name"),
+    ("unknown role", {"role_type": "wizard"}, 422, "role-not-found", "role_type"),
+    ("another role", {"role_type": "tester"}, 422, "role-mismatch", "role_type"),
+    ("wrong type", {"heartbeat_interval": "30"}, 400, "invalid-request", "heartbeat_interval"),
+    ("a flag", {"max_idle_time": True}, 400, "invalid-request", "max_idle_time"),
+    ("null", {"pool_name": None}, 400, "invalid-request", "pool_name"),
+    ("unknown field", {"colour": "red"}, 400, "invalid-request", "colour"),
+    ("negative", {"heartbeat_interval": -1}, 400, "invalid-request", "heartbeat_interval"),
+    ("zero", {"pending_timeout": 0}, 400, "invalid-request", "pending_timeout"),
+    ("too short", {"heartbeat_interval": 9.9}, 400, "invalid-request", "heartbeat_interval"),
+    ("idle too short", {"max_idle_time": 59}, 400, "invalid-request", "max_idle_time"),
+    ("too long", {"max_idle_time": 1e12}, 400, "invalid-request", "max_idle_time"),
+    ("labels", {"labels": {f"l{n}": "" for n in range(17)}}, 400, "invalid-request", "labels"),
+    ("label name", {"labels": {"a b": ""}}, 400, "invalid-request", "labels"),
+    ("label value", {"labels": {"a": "\x00"}}, 400, "invalid-request", "labels[...]"),
+    ("label type", {"labels": {"a": 1}}, 400, "invalid-request", "labels[...]"),
+    ("project", {"project_id": "a b"}, 400, "invalid-request", "project_id"),
+    ("line break", {"project_id": "apollo\n"}, 400, "invalid-request", "project_id"),
+    ("empty", {"project_id": ""}, 400, "invalid-request", "project_id"),
+    ("long", {"project_id": "p" * 129}, 400, "invalid-request", "project_id"),
+    ("pool's name", {"pool_name": "a{b}"}, 400, "invalid-request", "pool_name"),
+    ("input", {"input": {"a": "x" * 65_536}}, 400, "invalid-request", "input"),
+    ("deep", {"input": nested(101)}, 400, "invalid-request", "input"),
+    ("input type", {"input": [1]}, 400, "invalid-request", "input"),
+    ("U+0000", {"input": {"a": "\x00"}}, 400, "invalid-request", "input"),
+]
+
+
+async def test_what_is_as_deep_as_may_be_is_shown_everywhere(redis_url, tmp_path):
+    """It is read back and told within something larger."""
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
+        agent_id = await stage.pending(input=nested(100))
+        for path in (AGENTS, f"{AGENTS}/{agent_id}", f"{AGENTS}?as_of={POOL}:1"):
+            answer = await stage.get(path)
+            assert (answer.status, b'"input":{"x":[[' in answer.body) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "kind", "field"), [row[1:] for row in BODIES], ids=[r[0] for r in BODIES]
+)
+async def test_a_spawn_that_is_not_valid_names_the_field(stage, changes, status, kind, field):
+    before = await stage.heads()
+    answer = await stage.ask("POST", SPAWN, json=asked(**changes))
+    assert (answer.status, answer.kind, answer.fields) == (status, kind, [field])
+    assert await stage.heads() == before
+
+
+RAW: list[tuple[str, bytes, int, str, str]] = [
+    ("malformed", b'{"project_id": ', 400, "malformed-json", "body"),
+    ("not UTF-8", b'{"project_id": "\xff"}', 400, "malformed-json", "body"),
+    ("empty", b"", 400, "malformed-json", "body"),
+    ("a list", b"[]", 400, "invalid-request", "body"),
+    ("null", b"null", 400, "invalid-request", "body"),
+    ("nothing said", b"{}", 400, "invalid-request", "project_id"),
+    ("too deep", DEEP, 400, "malformed-json", "body"),
+    ("too large", b'{"a": "' + b"x" * 200_000 + b'"}', 413, "body-too-large", "body"),
+    (
+        "a lone surrogate",
+        json.dumps(asked(input={"a": "\ud800"})).encode(),
+        400,
+        "malformed-json",
+        "body",
+    ),
+    (
+        "beyond what a float holds",
+        json.dumps(asked()).replace("}", ', "input": {"a": 1e999}}').encode(),
+        400,
+        "invalid-request",
+        "input[...]",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind", "field"), [row[1:] for row in RAW], ids=[row[0] for row in RAW]
+)
+async def test_a_body_that_cannot_be_read_is_refused(stage, body, status, kind, field):
+    before = await stage.heads()
+    answer = await stage.ask("POST", SPAWN, data=body, headers=JSON)
+    assert (answer.status, answer.kind, answer.fields) == (status, kind, [field])
+    assert await stage.heads() == before
+
+
+CALLS: list[tuple[str, str, str, Any, int, str, list[str]]] = [
+    ("id", "POST", TERMINATE, {"pool_name": POOL, "agent_id": "7"}, 400, "", ["agent_id"]),
+    ("no pool", "POST", TERMINATE, {"agent_id": new_id()}, 400, "", ["pool_name"]),
+    (
+        "gone pool",
+        "POST",
+        TERMINATE,
+        {"pool_name": "nowhere", "agent_id": new_id()},
+        404,
+        "pool-not-found",
+        ["pool_name"],
+    ),
+    ("path id", "GET", f"{AGENTS}/7", None, 400, "", ["agent_id"]),
+    ("upper case", "GET", f"{AGENTS}/{new_id().upper()}", None, 400, "", ["agent_id"]),
+    ("cursor", "GET", f"{AGENTS}?cursor=%21", None, 400, "", ["cursor"]),
+    ("foreign cursor", "GET", f"{AGENTS}?cursor=AAAA", None, 400, "", ["cursor"]),
+    ("empty cursor", "GET", f"{AGENTS}?cursor=", None, 400, "", ["cursor"]),
+    ("health cursor", "GET", f"{AGENTS}/health?cursor=AAAA", None, 400, "", ["cursor"]),
+    ("status", "GET", f"{AGENTS}?status=asleep", None, 400, "", ["status[0]"]),
+    ("limit", "GET", f"{AGENTS}?limit=0", None, 400, "", ["limit"]),
+    ("limit's type", "GET", f"{AGENTS}?limit=ten", None, 400, "", ["limit"]),
+    ("twice", "GET", f"{AGENTS}?limit=1&limit=2", None, 400, "", ["limit"]),
+    ("unknown parameter", "GET", f"{AGENTS}?colour=red", None, 400, "", ["colour"]),
+    ("label", "GET", f"{AGENTS}?label=team", None, 400, "", ["label"]),
+    ("label with U+0000", "GET", f"{AGENTS}?label=a:%00", None, 400, "", ["label"]),
+    ("project", "GET", f"{AGENTS}/project/a%20b", None, 400, "", ["project_id"]),
+    ("flag", "DELETE", f"{AGENTS}/{new_id()}?graceful=maybe", None, 400, "", ["graceful"]),
+    ("events", "GET", "/api/v1/events?agent=7", None, 400, "", ["agent[0]"]),
+    ("position", "GET", "/api/v1/events?after=nonsense", None, 400, "", ["Last-Event-ID"]),
+    ("no parameters", "GET", f"{AGENTS}/monitor/system?x=1", None, 400, "", ["x"]),
+    ("pool's name", "GET", f"{POOLS}/A", None, 400, "", ["pool_name"]),
+    ("no such pool", "GET", f"{POOLS}/nowhere", None, 404, "pool-not-found", ["pool_name"]),
+    (
+        "no such pool to change",
+        "PATCH",
+        f"{POOLS}/nowhere",
+        {"config": {}},
+        404,
+        "pool-not-found",
+        ["pool_name"],
+    ),
+    (
+        "an agent of no pool",
+        "DELETE",
+        f"{AGENTS}/{new_id()}?pool_name=nowhere",
+        None,
+        404,
+        "pool-not-found",
+        ["pool_name"],
+    ),
+    ("none to delete", "DELETE", f"{POOLS}/nowhere", None, 404, "pool-not-found", ["pool_name"]),
+    ("force", "DELETE", f"{POOLS}/{POOL}?force=perhaps", None, 400, "", ["force"]),
+    (
+        "pool's role",
+        "POST",
+        POOLS,
+        {"pool_name": "n", "role_type": "wizard"},
+        422,
+        "role-not-found",
+        ["role_type"],
+    ),
+    (
+        "setting",
+        "POST",
+        POOLS,
+        {"pool_name": "n", "role_type": "tester", "config": {"colour": 1}},
+        400,
+        "",
+        ["config.colour"],
+    ),
+    (
+        "a setting's type",
+        "PATCH",
+        f"{POOLS}/{POOL}",
+        {"config": {"max_workers": "ten"}},
+        400,
+        "",
+        ["config.max_workers"],
+    ),
+    (
+        "settings that contradict",
+        "PATCH",
+        f"{POOLS}/{POOL}",
+        {"config": {"min_workers": 5, "max_workers": 1}},
+        400,
+        "",
+        ["config"],
+    ),
+    ("no such path", "GET", "/api/v2", None, 404, "not-found", []),
+    ("no such file", "GET", "/static/..%2fkeys.py", None, 404, "not-found", []),
+    ("method", "PUT", f"{AGENTS}/spawn", {}, 405, "method-not-allowed", []),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "kind", "fields"),
+    [row[1:] for row in CALLS],
+    ids=[row[0] for row in CALLS],
+)
+async def test_a_call_that_is_not_valid_names_what_is_wrong(
+    stage, method, path, body, status, kind, fields
+):
+    before = await stage.heads()
+    said = {} if body is None else {"json": body}
+    answer = await stage.ask(method, path, **said)
+    assert (answer.status, answer.kind) == (status, kind or "invalid-request"), answer.body
+    assert answer.fields == fields
+    assert await stage.heads() == before
+
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+
+async def test_every_path_names_the_methods_that_apply_to_it(stage):
+    """Any other is a 405, with a body and without, and nothing is written."""
+    document = (await stage.get("/openapi.json")).json
+    before = await stage.heads()
+    for path, calls in document["paths"].items():
+        described = {method.upper() for method in calls}
+        asked_for = path.format(
+            pool_name="p", agent_id=new_id(), project_id="p", name="ask.js", parked_id="p"
+        )
+        for method in set(METHODS) - described:
+            for said in ({}, {"json": asked()}):
+                answer = await stage.ask(method, asked_for, **said)
+                assert (answer.status, answer.kind) == (405, "method-not-allowed"), (method, path)
+                allowed = set(answer.headers["Allow"].split(", "))
+                assert allowed - {"HEAD"} == described, (method, path)
+    assert await stage.heads() == before
+
+
+HEADERS: list[tuple[str, dict[str, str], int, str]] = [
+    ("text", {"Content-Type": "text/plain"}, 415, "Content-Type"),
+    ("a form", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "Content-Type"),
+    ("another host", {"Host": "evil.example"}, 421, "Host"),
+    ("a host that begins like ours", {"Host": "localhost.evil.example"}, 421, "Host"),
+    ("a key that is empty", {"Idempotency-Key": ""}, 400, "Idempotency-Key"),
+    ("a key too long", {"Idempotency-Key": "k" * 256}, 400, "Idempotency-Key"),
+    ("a key beyond ASCII", {"Idempotency-Key": "schlüssel"}, 400, "Idempotency-Key"),
+    ("an id with a space", {"X-Request-Id": "a b"}, 400, "X-Request-Id"),
+    ("a position", {"Muster-Position": "developer_pool:x"}, 400, "Muster-Position"),
+]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "field"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS]
+)
+async def test_a_header_that_is_not_valid_is_named(stage, headers, status, field):
+    before = await stage.heads()
+    body = json.dumps(asked()).encode()
+    answer = await stage.ask("POST", SPAWN, data=body, headers={**JSON, **headers})
+    assert (answer.status, answer.fields) == (status, [field])
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    assert await stage.heads() == before
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"X-Request-Id: a\x00b", b"400"),
+        (b"X-Request-Id: a\rSet-Cookie: b", b"400"),
+        (b"X: " + b"x" * 20_000, b"431"),
+    ],
+    ids=["U+0000", "a carriage return", "too long"],
+)
+async def test_a_request_that_is_no_http_is_refused_before_anything_else(stage, headers, status):
+    """Such headers never reach a handler, and nothing of them comes back as a header."""
+    before = await stage.heads()
+    said = await exchange(stage.gateway.url, b"GET /healthz HTTP/1.1\r\nHost: localhost", headers)
+    assert said.split(b" ")[1] == status
+    assert b"Set-Cookie" not in said.partition(b"\r\n\r\n")[0]
+    assert await stage.heads() == before
+
+
+async def exchange(url: str, *lines: bytes) -> bytes:
+    """Say something to a server, and read its answer until it closes."""
+    where = urlsplit(url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    try:
+        writer.write(b"\r\n".join(lines) + b"\r\nConnection: close\r\n\r\n")
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+# ---- who may ask -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ("", 401),
+        ("Bearer", 401),
+        ("Bearer wrong", 401),
+        (f"Bearer {TOKEN}x", 401),
+        (f"Basic {TOKEN}", 401),
+        ("Bearer schlüssel", 401),
+        (f"Bearer {TOKEN}", 200),
+        (f"bearer {TOKEN}", 200),
+    ],
+)
+async def test_a_token_is_demanded_and_never_logged(redis_url, tmp_path, given, status):
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    async with logged() as lines, gateway_stage(redis_url, database, api_token=TOKEN) as stage:
+        answer = await stage.get(AGENTS, headers={"Authorization": given} if given else {})
+        assert answer.status == status
+        if status == 401:
+            assert answer.kind == "unauthorized"
+            assert answer.headers["WWW-Authenticate"] == 'Bearer realm="muster"'
+        assert TOKEN not in answer.body.decode()
+        for path in ("/", "/docs", "/static/muster.css", "/healthz", "/readyz"):
+            assert (await stage.get(path)).status in {200, 503}
+        for path in ("/metrics", "/openapi.json", "/api/v1/events", f"{AGENTS}/health"):
+            assert (await stage.get(path)).status == 401
+        assert TOKEN not in repr(stage.gateway._options)
+    assert lines
+    assert TOKEN not in repr(lines)

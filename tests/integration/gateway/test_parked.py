@@ -1,0 +1,368 @@
+"""What cannot be processed is put aside, holds up nobody else, and is put back or given up."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import redis
+from msgspec.structs import replace
+
+from eventstore.language.agent_commands import Started
+from eventstore.language.events import ENTRY_FIELDS
+from eventstore.log import parked as parking
+from muster.__main__ import main
+from projector.verify.verification import verify
+from tests.integration.gateway.stage import AGENTS, GatewayStage, gateway_stage, logged
+from tests.integration.projector.stage import POOL
+from tests.pools import ORIGIN
+from tests.waiting import until
+
+PARKED = "/api/v1/parked"
+BASE = f"pool:{{{POOL}}}:"
+NOBODY = "01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e"
+
+
+@pytest.fixture
+async def stage(redis_url: str, tmp_path: Path) -> AsyncIterator[GatewayStage]:
+    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
+        yield stage
+
+
+@pytest.fixture
+def server(redis_url: str) -> Any:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+async def parked(stage: GatewayStage) -> list[dict[str, Any]]:
+    answer = await stage.get(PARKED)
+    assert answer.status == 200, answer.body
+    found: list[dict[str, Any]] = answer.json["parked"]
+    return found
+
+
+async def decide(stage: GatewayStage, method: str, one: dict[str, Any]) -> Any:
+    path = f"{PARKED}/{quote(one['id'], safe='')}"
+    if method == "POST":
+        return await stage.ask("POST", f"{path}/retry", json={})
+    return await stage.ask("DELETE", path)
+
+
+async def all_agree(stage: GatewayStage) -> None:
+    await stage.stage.settle(POOL)
+    report = await verify(stage.stage.redis_url, "", stage.stage.database_url)
+    assert report.differences == ()
+
+
+# ---- commands --------------------------------------------------------------------------------
+
+JUNK: list[dict[Any, Any]] = [
+    {"nonsense": "x"},
+    {"type": "agent.spawn", "agent_id": NOBODY, "incarnation": "1", "reason": ""},
+    {b"agent_id": b"\xff\xfe", b"incarnation": b"1", "type": "agent.spawn"},
+]
+
+
+async def test_junk_among_the_commands_is_parked_and_holds_up_no_spawn(stage, server):
+    """Each once, with what stood there, byte for byte."""
+    for fields in JUNK:
+        server.xadd(f"{BASE}commands", fields)
+    wanted = await stage.pending()
+    fence = await stage.worker()
+    assert [told.agent.agent_id for told in await stage.claim(fence, 1)] == [wanted]
+    found = await parked(stage)
+    assert [one["source"] for one in found] == ["command"] * 3
+    assert [one["reason"] for one in found] == [
+        "it is not a spawn command",
+        "there is no such agent",
+        "there is no such agent",
+    ]
+    assert found[0]["content"] == {"nonsense": "x"}
+    assert found[2]["content"]["agent_id"] == "\\xff\\xfe"
+    assert server.xlen(f"{BASE}commands") == 1, "only the spawn that is not settled"
+    assert server.hget(f"{BASE}meta", "waiting") == b"0"
+
+
+async def test_a_parked_command_goes_back_as_it_stood_or_goes(stage, server):
+    server.xadd(f"{BASE}commands", JUNK[2])
+    fence = await stage.worker()
+    await stage.pool.claim(fence)
+    [one] = await parked(stage)
+    assert (await decide(stage, "POST", one)).status == 200
+    assert await parked(stage) == []
+    [(_, fields)] = server.xrange(f"{BASE}commands")
+    assert fields == {b"agent_id": b"\xff\xfe", b"incarnation": b"1", b"type": b"agent.spawn"}
+    await stage.pool.claim(fence)
+    [again] = await parked(stage)
+    assert again["id"] != one["id"]
+    assert (await decide(stage, "DELETE", again)).status == 200
+    assert await parked(stage) == []
+    gone = await decide(stage, "DELETE", again)
+    assert (gone.status, gone.kind) == (404, "parked-not-found")
+
+
+async def test_of_two_who_decide_at_once_one_does(stage, server):
+    server.xadd(f"{BASE}commands", JUNK[0])
+    await stage.pool.claim(await stage.worker())
+    [one] = await parking.read(stage.log, POOL)
+    decided = await asyncio.gather(
+        parking.retry_other(stage.log, one, ORIGIN), parking.retry_other(stage.log, one, ORIGIN)
+    )
+    assert sorted(decided) == [False, True]
+    assert server.xlen(f"{BASE}commands") == 1
+
+
+async def test_an_entry_for_an_agent_that_waits_no_more_is_no_poison(stage, server):
+    fence = await stage.worker()
+    agent_id = await stage.pending()
+    await stage.run(fence)
+    entry = {"type": "agent.spawn", "agent_id": agent_id, "incarnation": "1", "reason": ""}
+    server.xadd(f"{BASE}commands", entry)
+    assert await stage.pool.claim(fence, 1) == []
+    assert await parked(stage) == []
+    await all_agree(stage)
+
+
+async def test_there_is_an_end_to_what_is_kept_of_junk(stage, server):
+    for _ in range(1010):
+        server.xadd(f"{BASE}commands", JUNK[0])
+    wanted = await stage.pending()
+    fence = await stage.worker(slots=10)
+    told = await until(lambda: stage.pool.claim(fence, 10))
+    assert [one.agent.agent_id for one in told] == [wanted]
+    assert (server.hlen(f"{BASE}parked"), server.hget(f"{BASE}meta", "overlooked")) == (1000, b"10")
+
+
+# ---- agents ----------------------------------------------------------------------------------
+
+
+def damage(server: Any, agent_id: str, how: str) -> None:
+    key = f"agent:{{{POOL}}}:{agent_id}"
+    match how:
+        case "field":
+            server.hset(key, "incarnation", "x")
+        case "status":
+            server.hset(key, "status", "hibernating")
+        case "gone":
+            server.delete(key)
+        case _:
+            server.delete(key)
+            server.set(key, "no hash")
+
+
+HOW = ("field", "status", "gone", "type")
+
+
+@pytest.mark.parametrize("how", HOW)
+async def test_a_damaged_agent_is_parked_and_made_anew_from_its_events(stage, server, how):
+    damaged = await stage.pending(labels={"team": "core"}, input={"task": 1}, pending_timeout=600)
+    sound = await stage.pending()
+    damage(server, damaged, how)
+    fence = await stage.worker()
+    assert [told.agent.agent_id for told in await stage.claim(fence, 10)] == [sound]
+    [one] = await parked(stage)
+    assert (one["source"], one["subject"]) == ("agent", damaged)
+    assert (await decide(stage, "POST", one)).status == 200
+    [told] = await stage.claim(fence, 10)
+    assert told.agent.agent_id == damaged
+    assert b'"task":1' in told.spec
+    await stage.act(damaged, Started(), fence)
+    await stage.act(sound, Started(), fence)
+    assert await parked(stage) == []
+    await all_agree(stage)
+
+
+@pytest.mark.parametrize("how", ["field", "gone"])
+async def test_a_dropped_agent_ends_with_its_reason(stage, server, how):
+    agent_id = await stage.pending()
+    damage(server, agent_id, how)
+    fence = await stage.worker()
+    assert await stage.pool.claim(fence) == []
+    [one] = await parked(stage)
+    assert (await decide(stage, "DELETE", one)).status == 200
+    row = (await stage.get(f"{AGENTS}/{agent_id}")).json
+    assert (row["status"], row["reason"]) == ("terminated", "dropped")
+    assert await stage.log.live(POOL) == []
+    await all_agree(stage)
+
+
+@pytest.mark.parametrize("how", HOW)
+async def test_a_running_agent_that_cannot_be_ended_is_parked_and_dropped(stage, server, how):
+    """Its code runs: it is told to end at once, and only then has ended."""
+    agent_id = await stage.pending()
+    fence = await stage.worker()
+    await stage.run(fence)
+    damage(server, agent_id, how)
+    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+    assert (answer.status, answer.kind) == (409, "cannot-be-read")
+    [one] = await parked(stage)
+    assert f"`muster parked retry {one['id']}`" in answer.json["detail"]
+    assert f"agent {agent_id} is damaged" in answer.json["detail"]
+    assert (await decide(stage, "DELETE", one)).status == 200
+    state = await stage.log.agent(POOL, agent_id)
+    assert (state.status, state.stop) == ("stopping", "now")
+    await stage.end(agent_id, fence)
+    await stage.stage.settle(POOL)
+    row = (await stage.get(f"{AGENTS}/{agent_id}")).json
+    assert (row["status"], row["reason"]) == ("terminated", "dropped")
+    await all_agree(stage)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+async def test_an_agent_whose_end_the_views_lack_is_not_taken_for_damaged(stage, server, stale):
+    """Redis lets go of what has ended by itself, however late the views are."""
+    agent_id = await stage.pending()
+    fence = await stage.worker()
+    await stage.run(fence)
+    await _leave_behind(stage, stale)
+    await stage.end(agent_id, fence)
+    damage(server, agent_id, "gone")
+    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+    assert (answer.status, answer.kind) == (404, "agent-not-found")
+    assert await parked(stage) == []
+
+
+async def test_a_damaged_agent_is_parked_also_while_the_views_are_behind(stage, server):
+    agent_id = await stage.pending()
+    await stage.stage.settle(POOL)
+    await _leave_behind(stage, stale=True)
+    damage(server, agent_id, "gone")
+    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+    assert (answer.status, answer.kind) == (409, "cannot-be-read")
+    assert [one["subject"] for one in await parked(stage)] == [agent_id]
+
+
+async def _leave_behind(stage: GatewayStage, stale: bool) -> None:
+    """Let the views stand still. `stale`: below what this gateway has acknowledged."""
+    await stage.projector.stop()
+    stage.backend.limits = replace(stage.backend.limits, catch_up_seconds=0.2)  # waited in vain
+    if stale:
+        await stage.pending()
+
+
+# ---- heartbeats, and what operators see ------------------------------------------------------
+
+
+async def test_heartbeats_that_say_nothing_are_parked_once_for_each_worker(stage, server):
+    for _ in range(3):
+        server.xadd(f"{BASE}heartbeats", {"type": "worker.heartbeat", "data": "not json"})
+    found = await until(lambda: parked(stage))
+    assert {one["source"] for one in found} == {"heartbeat"}
+    fence = await stage.worker()
+    await stage.log._run_guarded("renew", POOL, fence.worker_id, fence.epoch, "e", b"{]", 60_000)
+
+    async def of_worker() -> list[str]:
+        return [one["subject"] for one in await parked(stage) if one["subject"] == "w1"]
+
+    assert await until(of_worker) == ["w1"]
+    before = await parked(stage)
+    await stage.log._run_guarded("renew", POOL, fence.worker_id, fence.epoch, "e", b"{}}", 60_000)
+    beat = b'{"agents":{},"loop_lag_ms":7.0,"agent_count":0}'
+    await stage.log._run_guarded("renew", POOL, fence.worker_id, fence.epoch, "e", beat, 60_000)
+
+    async def heard() -> bool:
+        return [row.loop_lag_ms for row in await stage.stage.views.workers(POOL)] == [7.0]
+
+    await until(heard)
+    assert await parked(stage) == before, "what is parked stays as it was found first"
+
+
+@pytest.mark.parametrize("name", ["a\nb\x00\n", "w" * 300, "\u00fc/%2F?#" * 100, ".."])
+async def test_what_has_an_odd_name_can_be_dropped(stage, server, name):
+    entry = dict.fromkeys(ENTRY_FIELDS, "") | {"subject": name, "data": "not json"}
+    server.xadd(f"{BASE}heartbeats", entry)
+    [one] = await until(lambda: parked(stage))
+    assert one["subject"] == name[:256]
+    assert (await decide(stage, "DELETE", one)).status == 200
+    assert await parked(stage) == []
+
+
+async def test_operators_are_told(stage, server):
+    server.xadd(f"{BASE}commands", JUNK[0])
+    await stage.pool.claim(await stage.worker())
+    alerts = (await stage.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
+    assert [(a["name"], a["pool_name"], a["severity"]) for a in alerts] == [
+        ("parked", POOL, "critical")
+    ]
+    assert (await stage.get(f"{AGENTS}/monitor/system")).json["parked"] == {POOL: 1}
+    assert f'muster_parked{{pool="{POOL}"}} 1' in (await stage.get("/metrics")).body.decode()
+    assert (await stage.get(PARKED, params={"pool_name": "no_such"})).status == 404
+
+
+async def test_what_is_waited_for_in_vain_is_parked_when_it_is_to_end(stage, server):
+    """And can be terminated once it was put back."""
+    agent_id = await stage.pending()
+    damage(server, agent_id, "status")
+    ending = {"pool_name": POOL, "agent_id": agent_id}
+    answer = await stage.ask("POST", f"{AGENTS}/terminate", json=ending)
+    assert (answer.status, answer.kind) == (409, "cannot-be-read")
+    assert "'hibernating'" in answer.json["detail"]
+    [one] = await parked(stage)
+    assert (await decide(stage, "POST", one)).status == 200
+    answer = await stage.ask("POST", f"{AGENTS}/terminate", json=ending)
+    assert (answer.status, answer.json["status"]) == (200, "terminated")
+    await all_agree(stage)
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [(f"{AGENTS}/terminate", "post"), (f"{AGENTS}/{{agent_id}}", "delete")]
+)
+async def test_the_document_says_that_an_agent_may_not_be_ended(stage, path, method):
+    document = (await stage.get("/openapi.json")).json
+    assert "409" in document["paths"][path][method]["responses"]
+
+
+async def test_a_pool_with_a_damaged_agent_says_why_it_is_not_deleted(stage, server):
+    agent_id = await stage.pending()
+    damage(server, agent_id, "field")
+    answer = await stage.ask("DELETE", f"{AGENTS}/pools/{POOL}?force=true")
+    assert (answer.status, answer.kind) == (409, "cannot-be-read")
+    [one] = await parked(stage)
+    assert one["id"] in answer.json["detail"]
+
+
+async def test_a_heartbeat_of_other_fields_is_parked_with_what_is_wrong(stage, server):
+    server.xadd(f"{BASE}heartbeats", {"hello": "world"})
+    [one] = await until(lambda: parked(stage))
+    assert one["reason"].endswith("an event has 14 fields, this entry has 1")
+
+
+@pytest.mark.parametrize("name", ["x", f"{POOL}:agent:", f"{POOL}:what:ever", "a:agent:b"])
+async def test_a_name_of_nothing_is_refused(stage, name):
+    answer = await stage.ask("POST", f"{PARKED}/{quote(name, safe='')}/retry", json={})
+    assert answer.status in (400, 404)
+
+
+async def test_the_command_line_lists_retries_and_drops(stage, server, capsys):
+    def told(*words: str) -> tuple[int, str]:
+        code = main(["parked", *words, "--url", stage.gateway.url])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    async def muster(*words: str) -> tuple[int, str]:
+        return await asyncio.to_thread(told, *words)
+
+    capsys.readouterr()
+    assert "nothing is parked" in (await muster())[1]
+    agent_id = await stage.pending()
+    damage(server, agent_id, "field")
+    server.xadd(f"{BASE}commands", JUNK[0])
+    fence = await stage.worker()
+    await stage.pool.claim(fence)
+    agent = f"{POOL}:agent:{agent_id}"
+    code, said = await muster("list", "--pool", POOL)
+    assert (code, agent in said, "it is not a spawn command" in said) == (0, True, True)
+    async with logged():
+        _, said = await muster("list", "--json")
+    [command] = [one["id"] for one in json.loads(said) if one["id"] != agent]
+    code, said = await muster("retry", agent)
+    assert (code, f"{agent} was put back" in said) == (0, True)
+    [told_of] = await stage.pool.claim(fence)
+    assert told_of.agent.agent_id == agent_id
+    code, said = await muster("drop", command, agent)
+    assert (code, f"{command} was given up" in said, "is not parked" in said) == (1, True, True)
+    assert await parked(stage) == []

@@ -1,0 +1,68 @@
+"""Before a role starts: whether there is a log, and whose beginning that is."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventstore.connection.clients import connect
+from eventstore.errors import LogUnreachable, Recovered
+from eventstore.keys import Keys
+from eventstore.log.log import Log
+from muster.process import declared_pools, roles
+from tests.integration.muster.fallback_stage import settings_on
+
+
+@pytest.fixture
+async def events(redis_url: str) -> AsyncIterator[Log]:
+    log = Log(connect(redis_url), Keys())
+    yield log
+    await log.client.aclose()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_log_that_another_role_began_meanwhile_is_not_lost(
+    redis_url: str, events: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """The database is slow to answer: its archive has what was begun after Redis was asked."""
+    monkeypatch.chdir(tmp_path)
+    settings = settings_on(redis_url, tmp_path)
+
+    async def answer_late(*_: Any) -> bool:
+        if begun:
+            await events.create_catalogue()
+        return True
+
+    monkeypatch.setattr(roles, "_is_archived", answer_late)
+    assert await roles.prepare(settings, "gateway") == begun
+    written = await events.client.xlen(events.keys.catalogue)
+    assert written >= len(settings.pools) if begun else written == 0, "its pools, or nothing"
+
+
+async def test_a_catalogue_that_lost_its_stream_is_lost_where_the_file_has_changed_too(
+    redis_url: str, events: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A role starts on a lost log, and says so; with this error it would end."""
+    monkeypatch.chdir(tmp_path)
+    settings = settings_on(redis_url, tmp_path)
+    assert await roles.prepare(settings, "gateway")
+    await events.client.delete(events.keys.catalogue)
+    for name in settings.pools:
+        await events.client.hset(events.keys.catalogue_meta, f"declared:{name}", "another file")
+    assert not await roles.prepare(settings, "gateway")
+
+
+async def test_a_recovery_while_a_role_starts_is_waited_out(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as what is tried again, with the address."""
+    monkeypatch.chdir(tmp_path)
+    settings = settings_on(redis_url, tmp_path)
+
+    async def recovered(*_: Any) -> None:
+        raise Recovered("", 2)
+
+    monkeypatch.setattr(declared_pools, "apply", recovered)
+    with pytest.raises(LogUnreachable, match=f"{redis_url}.*recovered as generation 2"):
+        await roles.prepare(settings, "gateway")

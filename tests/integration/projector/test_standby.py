@@ -1,0 +1,328 @@
+"""Exactly one projector is active, whoever dies, stops or comes back late."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import make_url
+
+from projector.rebuild.lease import RebuildInProgress, acquire_rebuild_lease
+from projector.service.active import Active
+from projector.service.projector import Phase, Projector
+from projector.store.lease import Lease, LeaseState
+from projector.verify.verification import verify
+from tests.chaos.proxy import Link, Weather
+from tests.integration.projector.stage import POOL, Stage, open_stage
+from tests.waiting import until
+
+
+async def test_a_second_projector_stands_by_and_takes_over_when_the_first_stops(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        second = stage.projector(name="second", lease_seconds=30.0)
+        async with stage.projecting(name="first", lease_seconds=30.0):
+            await second.start()
+            await until(lambda: second.phase is Phase.STANDBY)
+            for _ in range(5):
+                await pool.spawn()
+                await stage.settle()
+            assert second.phase == "standby"
+        try:
+            await until(lambda: second.phase is Phase.ACTIVE)
+            await pool.spawn()
+            await stage.settle()
+        finally:
+            await second.stop()
+        seqs = [row.seq for row in await stage.views.events(POOL)]
+        assert seqs == list(range(1, 7))
+
+
+async def test_a_projector_that_lost_its_lease_commits_nothing_and_stands_by(
+    redis_url: str, database_url: str
+) -> None:
+    """Its loops go on as if nothing had happened: as after a pause it did not notice."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        async with stage.projecting(lease_seconds=30.0) as projector:
+            await pool.spawn()
+            await stage.settle()
+            thief = await steal(stage)
+            before = await stage.contents()
+            await pool.spawn()
+            await until(lambda: projector.phase is Phase.STANDBY)
+            assert await stage.contents() == before
+            assert len(await stage.views.events(POOL)) == 1
+            await thief.release()
+            await thief._database.close()
+            await until(lambda: projector.phase is Phase.ACTIVE)
+            await stage.settle()
+
+
+@pytest.mark.parametrize("late", [1, 2], ids=["at the first look", "later"])
+async def test_a_lease_does_not_lapse_while_its_watcher_stands_still(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch, late: int
+) -> None:
+    """All processes of a host may, and whoever wakes first must not take it: not before it was
+    given back here. Nor by a look that took long: it may have been renewed at any moment of that.
+    """
+    looks, look = 0, Lease._read_state
+
+    async def held_up(self: Lease) -> LeaseState:
+        nonlocal looks
+        looks += 1
+        if looks == late:
+            time.sleep(2 * self.seconds)
+        elif looks > late:
+            await holder.release()
+        return await look(self)
+
+    async with open_stage(redis_url, database_url) as stage:
+        holder = await steal(stage)
+        heir = Lease(holder._database, seconds=0.4)
+        monkeypatch.setattr(Lease, "_read_state", held_up)
+        await heir.acquire()
+        assert looks == late + 1
+        await holder._database.close()
+
+
+async def test_who_stood_still_itself_follows_one_that_is_dead(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up only after so much watching, in which it would have seen that it is alive."""
+    look, late = Lease._read_state, [True]
+
+    async def held_up(self: Lease) -> LeaseState:
+        if late and late.pop():
+            time.sleep(2 * self.seconds)
+        return await look(self)
+
+    async with open_stage(redis_url, database_url) as stage:
+        dead = await steal(stage)
+        heir = Lease(dead._database, "projector", seconds=0.4)
+        monkeypatch.setattr(Lease, "_read_state", held_up)
+        await acquire_rebuild_lease(heir)
+        late.append(True)
+        third = Lease(dead._database, seconds=0.4)
+        async with heir.keep_renewed():
+            with pytest.raises(RebuildInProgress):
+                await acquire_rebuild_lease(third)
+        await dead._database.close()
+
+
+async def test_a_projector_goes_on_after_a_defect(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process would look well, and the views stand still."""
+    whole, failing = Active._round, True
+
+    async def fail_once(self: Active) -> None:
+        nonlocal failing
+        if failing:
+            failing = False
+            raise RuntimeError("a defect")
+        await whole(self)
+
+    monkeypatch.setattr(Active, "_round", fail_once)
+    async with open_stage(redis_url, database_url) as stage, stage.projecting() as projector:
+        await stage.pool()
+        await stage.settle()
+        assert not failing
+        assert projector.phase is Phase.ACTIVE
+
+
+async def test_a_checkpoint_that_moved_is_not_overwritten(
+    redis_url: str, database_url: str
+) -> None:
+    """The second guard: even under the lease nothing is written on top of another's position."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        async with stage.projecting() as projector:
+            await pool.spawn()
+            await stage.settle()
+            await stage.sql("UPDATE {}checkpoints SET seq = 7 WHERE pool <> ''")
+            await pool.spawn()
+            await until(lambda: projector.phase is not Phase.ACTIVE)
+            assert len(await stage.views.events(POOL)) == 1
+
+
+async def test_a_killed_projector_is_followed_at_once_and_a_stopped_one_soon(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        await pool.spawn()
+        ours = stage.projector(lease_seconds=2.0)
+        with process(stage) as other:
+            await stage.settle()
+            await ours.start()
+            await until(lambda: ours.phase is Phase.STANDBY)
+            os.kill(other.pid, signal.SIGSTOP)
+            await active_within(ours, 10.0)
+            await pool.spawn()
+            os.kill(other.pid, signal.SIGCONT)
+            await stage.settle()
+            assert ours.phase is Phase.ACTIVE
+            await ours.stop()
+            await pool.spawn()
+            await stage.settle()  # by the other one, which is active again
+            heir = stage.projector(lease_seconds=60.0)
+            await heir.start()
+            await until(lambda: heir.phase is Phase.STANDBY)
+            other.kill()
+            other.wait()
+            await active_within(heir, 10.0)  # long before the lease ends: the holder is gone
+            await heir.stop()
+        seqs = [row.seq for row in await stage.views.events(POOL)]
+        assert seqs == [1, 2, 3]
+
+
+async def test_a_projector_that_stops_within_a_transaction_does_not_keep_others_from_it(
+    redis_url: str, postgres_url: str
+) -> None:
+    """PostgreSQL takes the transaction, and its hold on the lease, from a process that is silent.
+
+    When that one goes on, the transaction is gone, and the lease another's.
+    """
+    async with open_stage(redis_url, postgres_url) as stage:
+        pool = await stage.pool()
+        await pool.spawn()
+        ours = stage.projector(lease_seconds=4.0)  # PostgreSQL's five seconds are over later
+        with process(stage, STOPS_ITSELF) as other:
+            await stage.settle()
+            await ours.start()
+            await until(lambda: ours.phase is Phase.STANDBY)
+            await pool.spawn()
+            assert os.WIFSTOPPED(await asyncio.to_thread(stopped, other.pid))
+            await active_within(ours, 20.0)
+            await stage.settle()
+            os.kill(other.pid, signal.SIGCONT)
+            await pool.spawn()
+            await stage.settle()
+            assert ours.phase is Phase.ACTIVE
+            await ours.stop()
+        seqs = [row.seq for row in await stage.views.events(POOL)]
+        assert seqs == [1, 2, 3]
+        assert (await verify(redis_url, "", postgres_url)).equal
+
+
+STOPS_ITSELF = """
+    import signal, threading
+    from projector.fold.projection import Projection
+
+    write = Projection.write
+
+    def write_and_stop(self, connection, pool, rows):
+        taken = write(self, connection, pool, rows)
+        if rows[-1].pool and rows[-1].seq == 2:
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # before it can commit
+        return taken
+
+    Projection.write = write_and_stop
+"""
+
+
+def stopped(pid: int) -> int:
+    """Wait until a child of ours is stopped or has ended."""
+    return os.waitpid(pid, os.WUNTRACED)[1]
+
+
+async def active_within(projector: Projector, seconds: float) -> None:
+    began = time.monotonic()
+    await until(lambda: projector.phase is Phase.ACTIVE, timeout=seconds)
+    assert time.monotonic() - began < seconds
+
+
+async def steal(stage: Stage) -> Lease:
+    from projector.store.database import Database
+
+    database = Database(stage.database_url)
+    database.open()
+    thief = Lease(database)
+    await thief.seize()
+    return thief
+
+
+@contextmanager
+def process(stage: Stage, first: str = "") -> Iterator["subprocess.Popen[bytes]"]:
+    """A projector in a process of its own, which runs `first` before."""
+    program = textwrap.dedent(first) + textwrap.dedent("""
+        import asyncio, sys
+        from projector.service.projector import Projector, ProjectorOptions
+
+        async def main():
+            projector = Projector(ProjectorOptions(
+                redis_url=sys.argv[1], database_url=sys.argv[2], lease_seconds=4.0))
+            await projector.start()
+            await projector.wait()
+
+        asyncio.run(main())
+    """)
+    arguments = [sys.executable, "-c", program, stage.redis_url, stage.database_url]
+    started = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+@asynccontextmanager
+async def distant(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> AsyncIterator[tuple[Link, Projector]]:
+    """An active projector, and the link through which it reaches PostgreSQL."""
+    monkeypatch.setattr("projector.store.database.CLOSE_SECONDS", 0.1)
+    url = make_url(stage.database_url)
+    link = Link("views", url.port or 5432, Random(1))
+    await link.start()
+    far = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
+    projector = Projector(
+        msgspec.structs.replace(stage.projector(**options).options, database_url=far)
+    )
+    await projector.start()
+    try:
+        await until(lambda: projector.phase is Phase.ACTIVE)
+        yield link, projector
+    finally:
+        await projector.stop()
+        await link.stop()
+
+
+async def test_a_projector_whose_database_never_answers_connects_anew(
+    redis_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something in between keeps the connection: the renewal waits behind what was asked before."""
+    monkeypatch.setattr("projector.service.active.RENEWAL_TIMEOUT_LEASES", 1)
+    async with open_stage(redis_url, postgres_url) as stage:
+        pool = await stage.pool()
+        async with distant(stage, monkeypatch, lease_seconds=1.0) as (link, projector):
+            link.set(Weather(replies_stall=True))
+            await pool.spawn()
+            await until(lambda: projector.phase is not Phase.ACTIVE)
+            link.clear()
+            await stage.settle()
+
+
+async def test_a_projector_whose_database_never_answers_is_stopped_soon(
+    redis_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait to give its lease back: nobody else may want it."""
+    async with open_stage(redis_url, postgres_url) as stage:
+        pool = await stage.pool()
+        async with distant(stage, monkeypatch, lease_seconds=1.0) as (link, projector):
+            link.set(Weather(replies_stall=True))
+            await pool.spawn()
+            async with asyncio.timeout(5.0):
+                await projector.stop()

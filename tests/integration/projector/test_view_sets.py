@@ -1,0 +1,446 @@
+"""New views beside old ones: compared, switched, rolled back, built by newer code, broken off."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import Connection, text
+from structlog.testing import capture_logs
+
+from eventstore.language.agent_commands import Terminate
+from muster.__main__ import main
+from projector.queries.views import AgentFilter, AsOf
+from projector.rebuild import rebuild, startup, view_sets
+from projector.rebuild.progress import Progress
+from projector.rebuild.rebuild import Rebuild, RebuildOptions, replay
+from projector.rebuild.rollback import discard, roll_back
+from projector.rebuild.view_sets import CannotRollBack
+from projector.recovery.recovery import Recovery
+from projector.service import projector as service
+from projector.service.projector import Phase
+from projector.store import tables
+from projector.store.database import Database
+from projector.store.lease import Lease, LeaseState
+from projector.verify import view_comparison
+from projector.verify.verification import verify
+from tests.integration.projector.stage import POOL, VIEWS, Stage, open_stage
+from tests.integration.projector.test_rebuild import replayed
+from tests.integration.projector.test_rebuild import tables as tables_of
+from tests.integration.projector.test_recovery import recovered, wiped
+from tests.integration.projector.test_standby import process
+from tests.pools import TestPool
+from tests.waiting import until
+
+OURS = tables.VIEW_VERSION
+NEWER = OURS + 1
+PREVIOUS = {f"previous_{name}" for name in VIEWS}
+
+
+def options(stage: Stage) -> RebuildOptions:
+    return RebuildOptions(
+        redis_url=stage.redis_url, database_url=stage.database_url, lease_seconds=2.0
+    )
+
+
+async def beside(stage: Stage) -> set[str]:
+    """The tables that are there beside the serving ones."""
+    return {name for name in await tables_of(stage) if name.startswith(("fresh_", "previous_"))}
+
+
+async def archived(stage: Stage) -> list[Any]:
+    return await stage.sql("SELECT * FROM {}events ORDER BY pool, generation, seq")
+
+
+# ---- compared --------------------------------------------------------------------------------
+
+
+async def test_a_rebuild_says_what_the_old_views_had_wrong(
+    redis_url: str, database_url: str
+) -> None:
+    """Equal ones are told to be equal; a changed, a missing and a surplus row are each named."""
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            ids = sorted(await stage.play(await stage.pool()))
+            await stage.settle()
+        found = (await replayed(stage))[-1].comparison
+        assert found is not None
+        assert (found.differing, found.left_out, set(found.pools)) == (0, {}, {"", POOL})
+        right = await stage.contents()
+        assert found.rows == sum(len(right[name]) for name in VIEWS[1:])
+        await stage.sql("UPDATE {}agents SET reason = 'planted' WHERE agent_id = :a", a=ids[0])
+        await stage.sql("DELETE FROM {}agents WHERE agent_id = :a", a=ids[1])
+        await stage.sql("UPDATE {}workers SET worker_id = 'ghost' WHERE worker_id LIKE '%1'")
+        await stage.sql("UPDATE {}pools SET deleted = NOT deleted")
+        found = (await replayed(stage))[-1].comparison
+        assert found is not None
+        assert found.differing == 5  # the renamed worker is both missing and too many
+        named = {(d.pool, d.subject.partition("/")[0], d.field) for d in found.differences}
+        assert named == {
+            (POOL, "agents", "reason"),
+            (POOL, "agents", "presence"),
+            (POOL, "workers", "presence"),
+            ("", "pools", "deleted"),
+        }
+        changed = [d for d in found.differences if d.field == "reason"]
+        assert [(d.subject, d.found) for d in changed] == [(f"agents/{ids[0]}", "planted")]
+        assert await stage.contents() == right
+
+
+async def test_views_at_another_position_are_not_compared(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            await stage.play(await stage.pool())
+            await stage.settle()
+        await stage.sql("UPDATE {}checkpoints SET seq = seq - 1 WHERE pool <> ''")
+        found = (await replayed(stage))[-1].comparison
+        assert found is not None
+        assert found.pools == ("",)
+        assert found.left_out[POOL].startswith("the views that served were at seq ")
+
+
+def test_the_command_tells_the_differences_and_the_way_back(
+    redis_url: str, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def prepare() -> None:
+        async with open_stage(redis_url, database_url) as stage:
+            async with stage.projecting():
+                await (await stage.pool()).spawn()
+                await stage.settle()
+            await stage.sql("UPDATE {}agents SET reason = 'planted'")
+
+    asyncio.run(prepare())
+    flags = ["--redis-url", redis_url, "--database-url", database_url]
+    assert main(["replay", *flags]) == 0
+    said = capsys.readouterr().err
+    assert "1 of 2 rows differ at the same position: the views that served were wrong" in said
+    assert "reason should be '', is 'planted'" in said
+    assert main(["replay", *flags, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["compared"]["differing"] == 0
+    assert main(["replay", "--discard-previous", *flags]) == 0
+    capsys.readouterr()
+    assert main(["replay", "--rollback", *flags]) == 1
+    assert "no previous views are kept" in capsys.readouterr().err
+
+
+# ---- rolled back -----------------------------------------------------------------------------
+
+
+async def test_a_rollback_puts_back_what_served_and_goes_on_from_there(
+    redis_url: str, database_url: str
+) -> None:
+    """What came since is folded from the archive (the stream has lost it), and archived once."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        async with stage.projecting():
+            await stage.play(pool)
+            await stage.settle()
+        served = await stage.contents()
+        await replayed(stage)
+        async with stage.projecting():
+            await (await stage.pool("later")).spawn()
+            await stage.play(pool, "v")
+            await stage.settle()
+        newest, events = await stage.contents(), await archived(stage)
+        with redis.Redis.from_url(redis_url) as client:
+            client.xtrim(f"pool:{{{POOL}}}:events", maxlen=1, approximate=False)
+        await roll_back(options(stage))
+        assert await stage.contents() == served
+        assert await beside(stage) == PREVIOUS
+        with capture_logs() as logs:
+            async with stage.projecting():
+                await stage.settle()
+                assert await stage.contents() == newest
+                assert await archived(stage) == events
+                await pool.spawn()
+                await stage.settle()
+        assert "projector.rebuilding" not in [line["event"] for line in logs]
+        assert (await verify(redis_url, "", database_url)).equal
+        assert await beside(stage) == PREVIOUS
+
+
+async def test_a_rollback_can_itself_be_rolled_back_and_what_is_kept_discarded(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage, stage.projecting() as projector:
+        await stage.play(await stage.pool())
+        await stage.settle()
+        await stage.sql("UPDATE {}agents SET reason = 'planted'")
+        planted = await stage.contents()
+        await replayed(stage)
+        right = await stage.contents()
+        await until(lambda: projector.phase is Phase.ACTIVE)
+        await roll_back(options(stage))
+        assert await stage.contents() == planted
+        await roll_back(options(stage))
+        assert await stage.contents() == right
+        await discard(options(stage))
+        assert await beside(stage) == set()
+        with pytest.raises(CannotRollBack, match="no previous views are kept"):
+            await roll_back(options(stage))
+        assert await stage.contents() == right
+
+
+async def test_views_of_another_version_are_put_back_only_by_their_own_code(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            await stage.play(await stage.pool())
+            await stage.settle()
+        old = await stage.contents()
+        with monkeypatch.context() as newer:
+            become(newer, NEWER)
+            await replayed(stage)
+            said = f"of version {OURS}, this Muster builds version {NEWER}"
+            with pytest.raises(CannotRollBack, match=said):
+                await roll_back(options(stage))
+        assert await versions(stage) == {"views": NEWER, "previous": OURS}
+        await roll_back(options(stage))
+        assert await stage.contents() == old
+        assert await versions(stage) == {"views": OURS, "previous": NEWER, "rolled_back": OURS}
+        async with stage.projecting():
+            assert await versions(stage) == {"views": OURS, "previous": NEWER}
+
+
+def become(patch: pytest.MonkeyPatch, version: int) -> None:
+    """Let this process be a Muster that builds views of that version."""
+    for module in (view_comparison, startup, service, view_sets, tables):
+        patch.setattr(module, "VIEW_VERSION", version, raising=False)
+
+
+async def versions(stage: Stage) -> dict[str, int]:
+    rows = await stage.sql("SELECT name, version FROM {}view_versions")
+    return {row["name"]: row["version"] for row in rows}
+
+
+async def test_over_a_recovery_of_the_log_the_past_stays_and_a_rollback_goes_on(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was before the loss is told as it was then; views of before it are folded on past it."""
+    monkeypatch.setattr(Recovery, "_wait_for_leases", lambda _: asyncio.sleep(0))
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        async with stage.projecting():
+            await stage.play(pool)
+            await stage.settle()
+        before = await stage.views.agents(AgentFilter())
+        last = await stage.head(POOL)
+        await replayed(stage)
+        wiped(redis_url)
+        assert {one.generation for one in (await recovered(stage)).values()} == {2}
+    async with open_stage(redis_url, database_url) as stage:
+        stage.log.raise_high_water_mark(POOL, 2, 0)
+        async with stage.projecting():
+            await TestPool(stage.log, POOL).spawn()
+            await stage.settle(POOL)
+        after, newest = await stage.views.agents(AgentFilter()), await stage.contents()
+        assert len(after) == len(before) + 1
+        history = stage.views.history
+        for seq, answer in ((last, before), (await stage.head(POOL), after)):
+            moment = await history.point_in_time(AsOf(events={POOL: (None, seq)}))
+            assert await history.agents(moment, AgentFilter()) == answer
+        await roll_back(options(stage))
+        with capture_logs() as logs:
+            async with stage.projecting():
+                await stage.settle(POOL)
+                assert await stage.contents() == newest
+        assert "projector.caught_up" in [line["event"] for line in logs]
+
+
+# ---- built by newer code ---------------------------------------------------------------------
+
+
+async def test_an_upgrade_builds_new_views_while_the_old_projector_keeps_the_old_ones(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one is a process of its own, of our version; it is superseded, and stands by."""
+    built, may_finish = asyncio.Event(), asyncio.Event()
+    fold_archive = Rebuild.fold_archive
+
+    async def fold_and_wait(self: Rebuild) -> None:
+        await fold_archive(self)
+        built.set()
+        await may_finish.wait()
+        await fold_archive(self)
+
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        with process(stage) as old:
+            await stage.play(pool)
+            await stage.settle()
+            become(monkeypatch, NEWER)
+            monkeypatch.setattr(Rebuild, "fold_archive", fold_and_wait)
+            new = stage.projector(lease_seconds=2.0)
+            await new.start()
+            try:
+                await asyncio.wait_for(built.wait(), 10)
+                for _ in range(3):  # the old views are as fresh as ever meanwhile
+                    submitted = await pool.spawn()
+                    await stage.act(pool, submitted.agent_id, Terminate())
+                    await stage.settle()
+                assert new.phase == "standby"
+                assert await versions(stage) == {"views": OURS}
+                may_finish.set()
+                await until(lambda: new.phase is Phase.ACTIVE)
+                assert await versions(stage) == {"views": NEWER, "previous": OURS}
+                await pool.spawn()
+                await stage.settle()
+                assert old.poll() is None
+            finally:
+                await new.stop()
+        assert (await verify(redis_url, "", database_url)).equal
+        assert await beside(stage) == PREVIOUS
+
+
+async def test_a_query_that_began_before_an_upgrade_sees_the_old_views_whole(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its snapshot is older than the switch, the first look at the tables is younger."""
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            await stage.play(await stage.pool())
+            await stage.settle()
+        await stage.sql("ALTER TABLE {}agents ADD COLUMN surplus TEXT")
+        loop = asyncio.get_running_loop()
+        counted: list[int] = []
+
+        def look(connection: Connection) -> None:
+            connection.execute(text("SELECT count(*) FROM " + prefix + "view_versions")).all()
+            become(monkeypatch, NEWER)
+            asyncio.run_coroutine_threadsafe(replayed(stage), loop).result(20)
+            for name in ("agents", "workers", "pools", "pool_capacity", "checkpoints"):
+                chosen = text(f"SELECT count(*) FROM {prefix}{name}")
+                counted.append(connection.execute(chosen).scalar_one())
+
+        database = Database(database_url)
+        database.open()
+        prefix, before = database.prefix, await stage.contents()
+        try:
+            await database.read(look)
+        finally:
+            await database.close()
+        rows = {name: len(before[name]) for name in VIEWS}
+        assert counted == [rows["agents"], rows["workers"], rows["pools"], 1, rows["checkpoints"]]
+        assert await versions(stage) == {"views": NEWER, "previous": OURS}
+        assert "surplus" not in (await stage.contents())["agents"][0]
+
+
+# ---- broken off ------------------------------------------------------------------------------
+
+PROGRAM = """
+    import signal, sys, threading
+    from muster.__main__ import main
+    from projector.rebuild import rebuild
+
+    stage, how, *flags = sys.argv[1:]
+    of, name = (rebuild, "switch") if stage == "switch" else (rebuild.Rebuild, stage)
+    original, calls = getattr(of, name), []
+
+    def struck(*args, **options):
+        calls.append(args)
+        if stage == "switch":
+            original(*args, **options)  # all is written; nothing is committed
+        if len(calls) == (2 if stage == "_apply" else 1):
+            signal.pthread_kill(threading.get_ident(), int(how))
+        return original(*args, **options)
+
+    setattr(of, name, struck)
+    sys.exit(main(["replay", *flags]))
+"""
+STAGES = ("_apply", "finish", "_compare", "switch", "clean_up")
+PROCESSES = {"sqlite": STAGES, "postgresql": ("_compare", "switch")}
+"""At which stages the test has time to kill one."""
+
+
+@contextmanager
+def struck(stage: Stage, where: str, how: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """`muster replay` in a process of its own, which a signal hits at a stage of the rebuild."""
+    urls = ["--redis-url", stage.redis_url, "--database-url", stage.database_url]
+    program = [sys.executable, "-c", textwrap.dedent(PROGRAM), where, str(int(how)), *urls]
+    started = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+async def test_a_rebuild_killed_at_any_stage_leaves_good_views_and_nothing_else(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The projector looks after what is left often, and takes nothing from who is only slow."""
+    whole = Lease._try_acquire
+
+    async def patient(self: Lease, seen: LeaseState, stood_still: float) -> bool:
+        ours = seen.holder.startswith(f"{self._process}/")  # a sweep that was broken off
+        return await whole(self, seen, stood_still if ours else 0.0)
+
+    monkeypatch.setattr(Lease, "_try_acquire", patient)
+    async with (
+        open_stage(redis_url, database_url) as stage,
+        stage.projecting(lease_seconds=0.4) as projector,
+    ):
+        pool = await stage.pool()
+        await stage.play(pool)
+        await stage.settle()
+        for where in PROCESSES[database_url.partition(":")[0].partition("+")[0]]:
+            before = await stage.contents()
+            with struck(stage, where, signal.SIGKILL) as killed:
+                assert await asyncio.to_thread(killed.wait, 20) == -signal.SIGKILL, where
+            assert await stage.contents() == before, where
+            await until(lambda: projector.phase is Phase.ACTIVE)
+            await pool.spawn()
+            await stage.settle()
+            await until(lambda: swept(stage), what=f"the sweep after {where}")
+            kept = PREVIOUS if where == "clean_up" else set()
+            assert await beside(stage) == kept, where
+        assert (await verify(redis_url, "", database_url)).equal
+
+
+async def swept(stage: Stage) -> bool:
+    return not {name for name in await beside(stage) if name.startswith("fresh_")}
+
+
+async def test_a_rebuild_ended_by_a_person_cleans_up_at_once(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            await stage.play(await stage.pool())
+            await stage.settle()
+        before = await stage.contents()
+        with struck(stage, "finish", signal.SIGINT) as ended:
+            assert await asyncio.to_thread(ended.wait, 20) == 130
+        assert await beside(stage) == set()
+        assert await stage.contents() == before
+        leases = await stage.sql("SELECT name, holder FROM {}leases")
+        assert {row["name"]: row["holder"] for row in leases} == {"projector": "", "rebuild": ""}
+
+
+async def test_a_rebuild_that_stood_still_too_long_is_fenced(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one ran meanwhile: what the first would do then is refused, and says so."""
+    compare = Rebuild._compare
+
+    async def stand_still(self: Rebuild) -> None:
+        monkeypatch.setattr(Rebuild, "_compare", compare)
+        await stage.sql("UPDATE {}leases SET term = term + 1 WHERE name = 'rebuild'")
+
+    async with open_stage(redis_url, database_url) as stage:
+        await (await stage.pool()).spawn()
+        monkeypatch.setattr(Rebuild, "_compare", stand_still)
+        told: list[Progress] = []
+        with pytest.raises(rebuild.RebuildFenced):
+            await replay(options(stage), told.append)
+        assert (await stage.contents())["agents"] == []

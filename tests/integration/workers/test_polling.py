@@ -1,0 +1,204 @@
+"""A supervisor that is told to look rarely: where something lives, its death is noticed in time.
+
+Time is made: every pause is over at once, and as long as the jitter can make it.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from msgspec.structs import replace
+
+from eventstore.language.agent_commands import Terminate
+from eventstore.language.workers import WorkerStatus
+from eventstore.log.replies import Leadership, Outcome
+from tests.integration.workers.test_isolation import Ended
+from tests.integration.workers.test_stale_surveys import catalogued, status
+from tests.integration.workers.test_supervisor import POOL, Site
+from tests.pools import ORIGIN, TestPool
+from workers.supervisor.pool_supervisor import PoolSupervisor
+
+LONGEST = 1.2
+"""What jitter makes of a pause at most."""
+POLLS = (1.0, 3.5, 60.0)
+
+
+@pytest.fixture
+async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(redis_url, tmp_path)
+    yield site
+    await site.close()
+
+
+class Tended:
+    """One host's steward of a pool, and what its looks cost in made time."""
+
+    def __init__(self, pool: TestPool, patch: pytest.MonkeyPatch, poll_seconds: float) -> None:
+        self.now = 100.0
+        self.busy_seconds = 0.0
+        patch.setattr("workers.supervisor.pool_supervisor.boot_seconds", lambda: self.now)
+        lead = pool.log.lead
+
+        async def slow(
+            name: str, host: str, term: int, stale: Leadership | None = None
+        ) -> tuple[Outcome, Leadership]:
+            self.now += self.busy_seconds
+            return await lead(name, host, term, stale)
+
+        patch.setattr(pool.log, "lead", slow)
+        self._steward = PoolSupervisor(
+            "other",
+            pool.log,
+            cast("Any", Ended()),
+            catalogued(pool),
+            poll_seconds=poll_seconds,
+        )
+
+    async def look(self) -> float:
+        """Look once, and let the pause after it pass; returns how long that was."""
+        pause = await self._steward.reconcile() * LONGEST
+        self.now += pause
+        return pause
+
+
+async def leading(pool: TestPool) -> str:
+    _, lead = await pool.log.lead(POOL, "who asks", 0)
+    return lead.host
+
+
+@pytest.mark.parametrize("poll_seconds", POLLS)
+@pytest.mark.parametrize("lease_seconds", [2.0, 10.0, 30.0])
+@pytest.mark.parametrize("busy_seconds", [0.0, 1.0])
+async def test_a_worker_that_stands_still_is_reaped_about_a_lease_later(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    poll_seconds: float,
+    lease_seconds: float,
+    busy_seconds: float,
+) -> None:
+    """Also by a supervisor whose looks take their time."""
+    pool = await site.pool(lease_seconds=lease_seconds)
+    await pool.worker("w")
+    tended = Tended(pool, monkeypatch, poll_seconds)
+    tended.busy_seconds = busy_seconds
+    began = tended.now
+    while await status(pool, "w") is not WorkerStatus.LOST:
+        assert tended.now - began < 1.5 * lease_seconds + 3 * busy_seconds
+        await tended.look()
+
+
+@pytest.mark.parametrize("poll_seconds", POLLS)
+async def test_a_dead_leader_is_followed_once_there_is_something_to_lead(
+    site: Site, monkeypatch: pytest.MonkeyPatch, poll_seconds: float
+) -> None:
+    pool = await site.pool()
+    lease_seconds = pool.pool.config.lease_seconds
+    await pool.log.lead(POOL, "dead", 0)
+    tended = Tended(pool, monkeypatch, poll_seconds)
+    for _ in range(3):
+        assert await tended.look() >= 2 * poll_seconds, "an idle pool is looked at rarely"
+    await pool.spawn()
+    began = tended.now
+    while await leading(pool) == "dead":
+        assert tended.now - began < 1.5 * lease_seconds
+        await tended.look()
+
+
+async def test_a_pool_that_is_to_have_workers_is_not_idle(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await site.pool(min_workers=1)
+    await pool.log.lead(POOL, "dead", 0)
+    tended = Tended(pool, monkeypatch, 60.0)
+    while await leading(pool) == "dead":
+        assert tended.now - 100.0 < 1.5 * pool.pool.config.lease_seconds
+        await tended.look()
+
+
+async def test_a_leader_that_looks_rarely_keeps_the_lead_of_an_idle_pool(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease is shorter than its pause there, and that says nothing, also later on."""
+    pool = await site.pool(lease_seconds=1.0)
+    _, lead = await pool.log.lead(POOL, "rare", 0)
+    tended = Tended(pool, monkeypatch, 0.6)
+    for _ in range(5):
+        await tended.look()
+        await tended.look()
+        await pool.log.lead(POOL, "rare", lead.term)
+    await tended.look()
+    await tended.look()
+    await pool.spawn()
+    await tended.look()
+    assert await leading(pool) == "rare"
+
+
+@pytest.mark.parametrize("poll_seconds", POLLS)
+async def test_a_dead_leader_of_an_idle_pool_is_followed_before_it_is_needed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, poll_seconds: float
+) -> None:
+    """The first spawn need not wait for a lease then."""
+    pool = await site.pool()
+    await pool.log.lead(POOL, "dead", 0)
+    tended = Tended(pool, monkeypatch, poll_seconds)
+    while await leading(pool) == "dead":
+        assert tended.now - 100.0 < pool.pool.config.lease_seconds + 12 * poll_seconds
+        await tended.look()
+
+
+async def test_a_pool_that_has_emptied_is_looked_at_rarely_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await site.pool()
+    await pool.log.lead(POOL, "another", 0)
+    tended = Tended(pool, monkeypatch, 60.0)
+    spawned = await pool.spawn()
+    assert await tended.look() < pool.pool.config.lease_seconds
+    await pool.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN)
+    assert await tended.look() >= 120.0
+
+
+async def test_a_deleted_pool_is_looked_at_once_a_minute_unless_something_is_in_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stay known for ever: thousands of them took all of a supervisor's time."""
+    pool = await site.pool()
+    await pool.log.lead(POOL, "another", 0)
+    spawned = await pool.spawn()
+    pool.pool = replace(pool.pool, deleted=True)
+    tended = Tended(pool, monkeypatch, 0.2)
+    assert await tended.look() < 1.0
+    await pool.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN)
+    assert await tended.look() >= 60.0
+
+
+async def test_a_leader_keeps_the_lead_of_a_deleted_pool(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await site.pool(lease_seconds=1.0)
+    pool.pool = replace(pool.pool, deleted=True)
+    _, lead = await pool.log.lead(POOL, "rare", 0)
+    tended = Tended(pool, monkeypatch, 0.2)
+    for _ in range(5):
+        await tended.look()
+        await tended.look()
+        await pool.log.lead(POOL, "rare", lead.term)
+    assert await leading(pool) == "rare"
+
+
+async def test_who_waits_too_long_is_looked_for_on_time(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are: one look withdraws a hundred."""
+    pool = await site.pool(lease_seconds=10.0, max_workers=1)
+    tended = Tended(pool, monkeypatch, 1.0)
+    await tended.look()
+    now_ms = pool.log.now_ms(POOL)
+    for _ in range(101):
+        await pool.spawn(expires_ms=now_ms)
+    await pool.spawn(expires_ms=now_ms + 60_000)
+    assert await tended.look() < 0.1
+    assert await tended.look() < 0.1
+    assert await tended.look() > 0.5
+    assert len(await pool.log.live(POOL)) == 1

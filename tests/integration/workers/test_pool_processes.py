@@ -1,0 +1,145 @@
+"""The worker processes of a host, and what their ends mean."""
+
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from eventstore.language.workers import WorkerStatus
+from tests.integration.workers.test_stale_surveys import catalogued
+from tests.integration.workers.test_supervisor import POOL, Site
+from workers.host.processes import Process, start_time, this_process
+from workers.launch.launchers import OnEnded
+from workers.launch.pool_processes import HostProcesses
+from workers.supervisor.pool_supervisor import PoolSupervisor
+from workers.supervisor.worker_monitor import WorkerMonitor
+
+
+class Launcher:
+    """Starts nothing; says what a test wants said."""
+
+    async def start(self, ended: OnEnded) -> None:
+        self.ended = ended
+
+    async def launch(self, options: object) -> Process:
+        return Process(0, 0)
+
+    async def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(redis_url, tmp_path)
+    yield site
+    await site.close()
+
+
+async def test_of_two_processes_of_an_order_the_end_of_the_late_one_is_nobodys(site: Site) -> None:
+    """A supervisor died when it had forked, and the next one found the order still open."""
+    pool = await site.pool()
+    launcher = Launcher()
+    local = HostProcesses(launcher, cast("Any", lambda *_: None), lambda: None)
+    await local.start()
+    watch = WorkerMonitor("h", site.log, local, lambda: pool.pool)
+    await pool.order("w")
+    await watch.reconcile(await site.survey(), 1.0)
+    first = this_process()
+    await pool.start("w", pid=first.pid, start_time=first.start_time)
+    launcher.ended("w", "exited with code 78")
+    for now in (2.0, 3.0):
+        await watch.reconcile(await site.survey(), now)
+    found = await site.log.worker(POOL, "w")
+    assert found is not None
+    assert found.worker.status is WorkerStatus.ACTIVE
+    assert local.running(POOL) == {"w"}
+    await local.stop()
+
+
+async def test_a_host_that_began_to_leave_starts_no_worker_that_was_just_ordered(
+    site: Site,
+) -> None:
+    """It would live on, on a host that has left, with nobody to look after it."""
+    pool = await site.pool()
+    local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None)
+    watch = WorkerMonitor("h", site.log, local, lambda: pool.pool)
+    await pool.order("w")
+    watch.drain_reason = "host-shutdown"
+    await watch.launch(["w"])
+    assert local.count == 0
+
+
+async def test_a_host_that_leaves_gives_up_the_lead_before_its_workers_are_gone(
+    site: Site,
+) -> None:
+    """What they hand back may need a worker elsewhere, and only a leader orders one."""
+    pool = await site.pool(lease_seconds=600.0)
+    local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None)
+    first, second = (
+        PoolSupervisor(host, site.log, local, catalogued(pool), poll_seconds=1.0) for host in "ab"
+    )
+    await first.reconcile()
+    await second.reconcile()
+    first.drain("host-shutdown")
+    await first.reconcile()
+    await second.reconcile()
+    _, lead = await site.log.lead(POOL, "who asks", 0)
+    assert lead.host == "b"
+
+
+async def test_the_end_of_the_process_that_is_the_worker_is_the_workers(site: Site) -> None:
+    pool = await site.pool()
+    launcher = Launcher()
+    local = HostProcesses(launcher, cast("Any", lambda *_: None), lambda: None)
+    await local.start()
+    watch = WorkerMonitor("h", site.log, local, lambda: pool.pool)
+    await pool.order("w")
+    await watch.reconcile(await site.survey(), 1.0)
+    await pool.start("w", pid=2**22, start_time=1)
+    launcher.ended("w", "killed by signal 9")
+    await watch.reconcile(await site.survey(), 2.0)
+    found = await site.log.worker(POOL, "w")
+    assert found is not None
+    assert (found.worker.status, found.worker.reason) == (WorkerStatus.LOST, "killed by signal 9")
+
+
+async def test_a_launch_that_fails_in_an_unknown_way_leaves_no_worker_behind(site: Site) -> None:
+    """A host that counts one which never was does not come to its end when it is to leave."""
+    pool = await site.pool()
+
+    def defect(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    local = HostProcesses(Launcher(), defect, lambda: None)
+    await local.start()
+    with pytest.raises(ZeroDivisionError):
+        await local.launch(pool.pool, "w")
+    assert local.count == 0
+    assert local.exit_reason("w") == "its launch failed: ZeroDivisionError()"
+    await local.stop()
+
+
+async def test_a_single_process_lets_workers_with_a_process_of_their_own_live(site: Site) -> None:
+    """A supervisor was killed, and its host goes on as a single process: theirs run on."""
+    pool = await site.pool()
+    local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None, in_process=True)
+    watch = WorkerMonitor("h", site.log, local, lambda: pool.pool)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        try:
+            ours = this_process()
+            await pool.order("theirs")
+            await pool.start("theirs", pid=other.pid, start_time=start_time(other.pid))
+            await pool.order("ours")
+            await pool.start("ours", pid=ours.pid, start_time=ours.start_time)
+            await watch.reconcile(await site.survey(), 1.0)
+            found = {o.worker.worker_id: o.worker.status for o in (await site.survey()).workers}
+            assert found == {"theirs": WorkerStatus.ACTIVE}
+            assert local.running(POOL) == {"theirs"}
+            local.signal_all(signal.SIGTERM)
+            assert other.wait(5) == -signal.SIGTERM
+        finally:
+            await local.stop()
+            other.kill()

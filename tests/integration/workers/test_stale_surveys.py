@@ -1,0 +1,126 @@
+"""A supervisor whose survey is old by the time that it acts on it: slow, or stopped meanwhile."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from eventstore.language.agent_commands import Release
+from eventstore.language.agents import Status
+from eventstore.language.workers import WorkerStatus
+from eventstore.log.survey import Survey
+from tests.integration.workers.test_isolation import Ended
+from tests.integration.workers.test_supervisor import POOL, Site
+from tests.pools import ORIGIN, TestPool
+from workers.supervisor.leader import CatalogueAccess, Leader
+from workers.supervisor.pool_supervisor import PoolSupervisor
+from workers.supervisor.worker_monitor import WorkerMonitor
+
+
+@pytest.fixture
+async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(redis_url, tmp_path)
+    yield site
+    await site.close()
+
+
+def watch_of(pool: TestPool) -> WorkerMonitor:
+    return WorkerMonitor("h", pool.log, cast("Any", Ended()), lambda: pool.pool)
+
+
+def catalogued(pool: TestPool) -> CatalogueAccess:
+    async def nothing(_: object) -> None:
+        pass
+
+    return CatalogueAccess(lambda: pool.pool, lambda: ["h"], nothing, nothing)
+
+
+def leader_of(pool: TestPool) -> Leader:
+    return Leader("h", pool.log, watch_of(pool), catalogued(pool), poll_seconds=1.0)
+
+
+async def status(pool: TestPool, worker_id: str) -> WorkerStatus:
+    found = await pool.log.worker(POOL, worker_id)
+    assert found is not None
+    return found.worker.status
+
+
+async def test_a_worker_that_started_late_is_not_taken_for_an_order_that_lapsed(
+    site: Site,
+) -> None:
+    """Its process lives, and would run its agents beside their next incarnation."""
+    pool = await site.pool()
+    await pool.order("w", deadline_ms=1)
+    survey = await site.survey()
+    await pool.start("w")
+    await leader_of(pool)._run_due(survey)
+    assert await status(pool, "w") is WorkerStatus.ACTIVE
+
+
+async def test_a_host_that_leaves_drains_a_worker_that_has_just_started(site: Site) -> None:
+    pool = await site.pool()
+    await pool.order("w")
+    survey = await site.survey()
+    await pool.start("w")
+    watch = watch_of(pool)
+    watch.drain_reason = "host-shutdown"
+    await watch._launch_ordered(survey)
+    assert await status(pool, "w") is WorkerStatus.ACTIVE
+    await watch._drain_host(await site.survey())
+    assert await status(pool, "w") is WorkerStatus.DRAINING
+
+
+async def test_an_agent_that_was_claimed_in_time_and_waits_again_is_not_withdrawn(
+    site: Site,
+) -> None:
+    pool = await site.pool()
+    spawned = await pool.spawn(expires_ms=1)
+    survey = await site.survey()
+    assert [agent_id for agent_id, _ in survey.timeouts] == [spawned.agent_id]
+    worker = await pool.worker("w")
+    await pool.claim(worker)
+    await pool.log.act(POOL, spawned.agent_id, Release(reason="drain"), ORIGIN, fence=worker)
+    await leader_of(pool)._run_due(survey)
+    agent = await pool.log.agent(POOL, spawned.agent_id)
+    assert agent is not None
+    assert (agent.status, agent.incarnation) == (Status.PENDING, 2)
+
+
+async def test_time_that_a_survey_took_is_not_held_against_a_lease(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it told was true when it came, not when it was asked for."""
+    pool = await site.pool(lease_seconds=2.0)
+    await pool.worker("w")
+    clock, survey = [100.0], site.log.survey
+
+    async def slow(name: str) -> Survey:
+        clock[0] += 1.9
+        return await survey(name)
+
+    monkeypatch.setattr("workers.supervisor.pool_supervisor.boot_seconds", lambda: clock[0])
+    local = cast("Any", Ended())
+    steward = PoolSupervisor("other", site.log, local, catalogued(pool), poll_seconds=1.0)
+    monkeypatch.setattr(site.log, "survey", slow)
+    await steward.reconcile()
+    monkeypatch.setattr(site.log, "survey", survey)
+    clock[0] += 0.3
+    await steward.reconcile()
+    assert await status(pool, "w") is WorkerStatus.ACTIVE
+
+
+async def test_what_was_seen_in_an_earlier_term_says_nothing_in_this_one(site: Site) -> None:
+    """A worker that was empty then, and full while another led, is not empty since then."""
+    pool = await site.pool(empty_worker_seconds=10.0)
+    await pool.worker("w")
+    leader = leader_of(pool)
+    await leader.reconcile(await site.survey(), 1.0)
+    _, other = await pool.log.lead(POOL, "other", 0, stale=leader._lead)
+    await leader.reconcile(await site.survey(), 2.0)
+    assert leader._lead.host == "other"
+    await pool.log.lead(POOL, "h", 0, stale=other)
+    await leader.reconcile(await site.survey(), 100.0)
+    assert await status(pool, "w") is WorkerStatus.ACTIVE
+    await leader.reconcile(await site.survey(), 111.0)
+    assert await status(pool, "w") is WorkerStatus.DRAINING

@@ -1,0 +1,132 @@
+"""The judge and how a log was kept: archive and stream joined, over generations."""
+
+import json
+from dataclasses import replace
+
+from tests.chaos.judge import Evidence, weigh
+from tests.chaos.judging.entries import Entry
+from tests.chaos.judging.history import Head, join
+from tests.chaos.judging.streams import Registry, Streamed
+from tests.chaos.stories import Story
+from tests.unit.chaos.judged_story import numbers, only, told
+
+
+def halves(story: Story, cut: int) -> Evidence:
+    """Trimmed: the stream has only what comes after the cut."""
+    evidence = story.evidence()
+    evidence.streamed["p"].entries = story.entries[cut:]
+    return evidence
+
+
+def test_a_trimmed_stream_is_continued_from_the_archive() -> None:
+    assert weigh(halves(told(), 9)) == []
+
+
+def test_what_was_trimmed_before_it_was_archived_is_missed() -> None:
+    evidence = halves(told(), 9)
+    assert evidence.views is not None
+    del evidence.views.archive["p"][7:]
+    found = only(weigh(evidence), "seq 8 is missing")
+    assert (found.invariant, found.seq) == (5, 10)
+
+
+def test_what_the_archive_passed_over_is_found_while_the_stream_still_has_it() -> None:
+    """Once it is trimmed there, it is nowhere."""
+    evidence = told().evidence()
+    assert evidence.views is not None
+    del evidence.views.archive["p"][7]
+    [found] = weigh(evidence)
+    assert (found.invariant, found.seq) == (5, 9)
+    assert "in the archive seq 9 follows 7" in found.why
+
+
+def test_an_archive_may_begin_late_where_the_stream_has_what_comes_before() -> None:
+    """As a new database does, whose projector began with the streams."""
+    evidence = told().evidence()
+    assert evidence.views is not None
+    del evidence.views.archive["p"][:7]
+    assert weigh(evidence) == []
+
+
+def test_archive_and_stream_must_hold_the_same_event() -> None:
+    evidence = told().evidence()
+    entries = evidence.streamed["p"].entries
+    entries[3] = replace(entries[3], actor="somebody")
+    assert only(weigh(evidence), "differ in actor").seq == 4
+
+
+def test_a_log_that_ends_before_its_counter_is_found() -> None:
+    """As after a trim by length from the wrong side, or a lost tail."""
+    evidence = told().evidence()
+    evidence.streamed["p"].entries.pop()
+    evidence.views = None
+    assert 5 in numbers(weigh(evidence))
+
+
+def test_a_log_of_which_only_the_archive_is_left_is_found() -> None:
+    """As when Redis lost everything and nobody noticed: what lives would be judged by nothing."""
+    evidence = told().evidence()
+    evidence.streamed["p"], evidence.registries["p"] = Streamed(), Registry()
+    [found] = weigh(evidence)
+    assert (found.invariant, found.pool) == (5, "p")
+    assert "its log is gone" in found.why
+
+
+def recovered(seq: int, ts: int) -> Entry:
+    story = told()
+    data = json.dumps({"generation": 2, "from_generation": 1, "from_seq": seq - 1})
+    return replace(
+        story.entries[0],
+        type="log.recovered",
+        seq=seq,
+        ts=ts,
+        stream_id=f"{ts}-0",
+        event_id="recovered",
+        subject="p",
+        worker_id="",
+        data=data,
+    )
+
+
+def test_a_recovered_log_goes_on_at_the_next_seq() -> None:
+    story = told()
+    kept = [replace(e, generation=1) for e in story.entries[:20]]
+    begin = recovered(21, 2_000_000)
+    history = join("p", kept, [*story.entries[:20], begin], Head(2, 21))
+    assert history.offences == []
+    assert [e.generation for e in history.entries[-2:]] == [1, 2]
+
+
+def test_a_log_that_was_lost_before_its_first_event_begins_with_its_recovery() -> None:
+    history = join("p", [], [recovered(1, 2_000_000)], Head(2, 1))
+    assert history.offences == []
+    assert [e.generation for e in history.entries] == [2]
+
+
+def test_what_was_archived_and_lost_by_a_recovery_is_found() -> None:
+    story = told()
+    kept = [replace(e, generation=1) for e in story.entries[:21]]
+    begin = recovered(21, 2_000_000)
+    history = join("p", kept, [*story.entries[:20], begin], Head(2, 21))
+    assert [o.seq for o in history.offences] == [21]
+    assert numbers(history.offences) == {8}
+
+
+def test_a_generation_that_does_not_say_how_it_began_is_found() -> None:
+    story = told()
+    old = [replace(e, generation=1) for e in story.entries[:20]]
+    new = [replace(e, generation=2) for e in story.entries[20:]]
+    history = join("p", [*old, *new], [], Head(2, len(story.entries)))
+    assert "begins with log.recovered" in str(history.offences[0])
+
+
+def test_a_history_without_its_beginning_can_only_be_judged_as_kept() -> None:
+    """As after the loss of the database, when streams were trimmed: one offence, not hundreds."""
+    evidence = told().evidence()
+    evidence.views = None
+    entries = evidence.streamed["p"].entries
+    del entries[:9]
+    assert [o.why for o in weigh(evidence)] == ["the history begins with it"]
+    assert weigh(evidence, partial=True) == []
+    entries[3] = replace(entries[3], event_id=entries[2].event_id)
+    assert numbers(weigh(evidence, partial=True)) == {5}

@@ -1,0 +1,276 @@
+"""The judge and what was seen from outside: by clients, and by the agents themselves."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.judge import weigh
+from tests.chaos.judging import pools, witnesses
+from tests.chaos.judging.catalogue import Catalogue
+from tests.chaos.judging.commands import Command, Unsaved, judge, read_commands
+from tests.chaos.judging.history import History
+from tests.chaos.judging.offences import Offence
+from tests.chaos.judging.witnesses import Witness
+from tests.chaos.stories import Story
+from tests.unit.chaos.judged_story import numbers, only, place, told
+
+
+def heard(*commands: Command, unsaved: tuple[Unsaved, ...] = ()) -> list[Offence]:
+    evidence = told().evidence()
+    evidence.commands, evidence.unsaved = commands, unsaved
+    return weigh(evidence)
+
+
+def test_commands_that_came_to_pass_are_no_offence() -> None:
+    assert not heard(
+        Command("spawn", pool="p", agent_id="runs", operation_id="operation of runs", seq=99),
+        Command("terminate", pool="p", agent_id="ended"),
+        Command("terminate", pool="p", agent_id="failed"),
+        Command("spawn", "refused", pool="p", agent_id="nobody"),
+        Command("spawn", "unknown", pool="p", agent_id="waits", operation_id="operation of waits"),
+        Command("spawn", "refused", pool="p", operation_id="operation of runs"),
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Command("spawn", pool="p", agent_id="nobody"),
+        Command("terminate", pool="p", agent_id="runs"),
+        Command("create_pool", pool="p"),
+        Command("spawn", "refused", pool="p", agent_id="runs"),
+        Command("spawn", "refused", pool="p", operation_id="operation of runs"),
+        Command("terminate", "refused", pool="p", agent_id="ended"),
+        Command("spawn", pool="p", agent_id="waits", seq=3, generation=1),
+    ],
+)
+def test_a_command_that_did_not_do_as_was_told_is_found(command: Command) -> None:
+    assert numbers(heard(command)) == {8}
+
+
+def test_one_operation_that_is_two_agents_is_found() -> None:
+    one = Command("spawn", pool="p", agent_id="runs", operation_id="operation of runs")
+    assert numbers(heard(one, replace(one, agent_id="waits"))) == {2}
+
+
+def test_one_request_that_is_two_agents_is_found() -> None:
+    """Without a key only the request's id tells that nobody asked for the second one."""
+    story = told()
+    for name in ("runs", "waits"):
+        at = place(story, "agent.requested", name)
+        story.entries[at] = replace(story.entries[at], correlation_id=f"request of {name}")
+    evidence = story.evidence()
+    evidence.commands = [
+        Command("spawn", pool="p", agent_id=name, correlation_id=f"request of {name}")
+        for name in ("runs", "waits")
+    ]
+    assert weigh(evidence) == []
+    story.entries[at] = replace(story.entries[at], correlation_id="request of runs")
+    evidence = story.evidence()
+    evidence.commands = [
+        Command("spawn", pool="p", agent_id="runs", correlation_id="request of runs")
+    ]
+    assert only(weigh(evidence), "request of runs is 2 agents: runs, waits").invariant == 2
+
+
+def test_what_a_recovery_named_as_lost_need_not_be_there_unless_archived() -> None:
+    spawn = Command("spawn", pool="p", agent_id="nobody")
+    named = (Unsaved("p", "nobody"),)
+    assert heard(spawn, unsaved=named) == []
+    assert numbers(heard(replace(spawn, level="archived"), unsaved=named)) == {8}
+
+
+def test_a_pool_whose_whole_log_is_gone_has_lost_what_was_asked_of_it() -> None:
+    """Neither Redis nor the archive knows its name any more."""
+    spawn = Command("spawn", pool="gone", agent_id="nobody")
+    assert only(heard(spawn), "not in the log, nor named as lost").pool == "gone"
+    assert heard(spawn, unsaved=(Unsaved("gone", "nobody"),)) == []
+
+
+def test_a_spawn_of_which_only_a_worker_knew_is_named_by_its_agent() -> None:
+    """Its gateway died before it could report; the worker that ran it did."""
+    named = (Unsaved("p", "nobody", "holds"),)
+    assert heard(Command("spawn", pool="p", agent_id="nobody"), unsaved=named) == []
+    assert numbers(heard(Command("terminate", pool="p", agent_id="nobody"), unsaved=named)) == {8}
+
+
+# ---- commands on pools, whose names come again -------------------------------------------------
+
+
+def twice(*commands: Command, unsaved: tuple[Unsaved, ...] = ()) -> list[Offence]:
+    """Where pool q was created, changed and deleted, and then so once more."""
+    some = replace(told().entries[0], pool="", generation=1, subject="q")
+    entries = [
+        replace(some, seq=seq, type=kind, correlation_id=f"request-{seq}")
+        for seq, kind in enumerate(("pool.created", "pool.changed", "pool.deleted") * 2, 1)
+    ]
+    return list(judge(commands, [History("", entries)], unsaved))
+
+
+def on_q(kind: str, number: int) -> Command:
+    return Command(kind, pool="q", correlation_id=f"request-{number}")
+
+
+LIVES_OF_Q = [
+    on_q("create_pool", 1),
+    on_q("change_pool", 2),
+    on_q("delete_pool", 3),
+    on_q("create_pool", 4),
+    on_q("change_pool", 5),
+    on_q("delete_pool", 6),
+]
+
+
+def test_a_pool_that_came_twice_is_no_offence() -> None:
+    assert twice(*LIVES_OF_Q) == []
+
+
+@pytest.mark.parametrize("kind", ["create_pool", "change_pool", "delete_pool"])
+def test_a_command_on_a_pool_is_not_answered_for_by_one_of_another_life(kind: str) -> None:
+    lost = on_q(kind, 7)
+    assert numbers(twice(*LIVES_OF_Q, lost)) == {8}
+    named = Unsaved("", "q", kind, generation=1, seq=7)
+    assert twice(*LIVES_OF_Q, lost, unsaved=(named, named)) == []
+    archived = replace(lost, level="archived")
+    assert numbers(twice(*LIVES_OF_Q, archived, unsaved=(named,))) == {8}
+    assert numbers(twice(*LIVES_OF_Q, lost, on_q(kind, 8), unsaved=(named, named))) == {8}
+
+
+def test_a_pool_that_somebody_else_deleted_meanwhile_is_deleted() -> None:
+    before, asked = LIVES_OF_Q[:5], on_q("delete_pool", 7)
+    assert twice(*before, asked) == []
+    assert numbers(twice(*before, asked, on_q("delete_pool", 8))) == {8}
+
+
+def test_a_journal_that_was_cut_short_is_read_to_its_last_whole_line(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text('{"kind":"spawn","pool":"p","agent_id":"a","extra":1}\n{"kind":"sp')
+    assert read_commands(journal) == [Command("spawn", pool="p", agent_id="a")]
+
+
+# ---- what agents saw ---------------------------------------------------------------------------
+
+
+def test_the_newest_line_is_known_before_all_are_read(tmp_path: Path) -> None:
+    """Reading takes a while, in which those that are read last go on."""
+    assert witnesses.newest(tmp_path) == 0.0
+    for name, times in (("old", (3, 4)), ("new", (5, 6.5))):
+        lines = [json.dumps({"at": at}) for at in times]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join([*lines, '{"at": 7']))
+        os.utime(tmp_path / f"{name}.jsonl", (times[0], times[0]))
+    assert witnesses.newest(tmp_path) == 6.5
+
+
+def life(incarnation: int, worker: str, seq: int, *times: float, stopped: bool = True) -> Witness:
+    return Witness("p", "moved", incarnation, worker, f"1:{seq}", list(times), stopped)
+
+
+def seen(*lives: Witness, ended_at: float = 0.0) -> list[Offence]:
+    evidence = told().evidence()
+    evidence.witnesses = lives
+    evidence.commands = (
+        [Command("spawn", pool="p", agent_id="moved", ended_at=ended_at)] if ended_at else []
+    )
+    return weigh(evidence)
+
+
+def lives(*, first: tuple[float, ...], second: tuple[float, ...]) -> list[Witness]:
+    story = told()
+    claims = [e for e in story.entries if (e.type, e.subject) == ("agent.claimed", "moved")]
+    return [life(1, "w1", claims[0].seq, *first), life(2, "w2", claims[1].seq, *second)]
+
+
+def test_lives_one_after_the_other_are_no_offence() -> None:
+    assert seen(*lives(first=(1, 2, 3), second=(4, 5)), ended_at=5.5) == []
+
+
+def test_a_process_that_woke_from_a_long_stop_may_write_a_little() -> None:
+    assert seen(*lives(first=(1, 2, 60, 60.1), second=(14, 40, 70))) == []
+
+
+def test_a_process_that_was_awake_may_not_even_for_a_moment() -> None:
+    first = tuple(1 + number / 4 for number in range(20))  # until 5.75
+    assert seen(*lives(first=first, second=(5.5, 6, 7))) == []
+    found = seen(*lives(first=first, second=(5, 6, 7)))
+    assert only(found, "for 0.8 s together with incarnation 2").invariant == 2
+
+
+def test_a_stop_before_its_successor_came_excuses_nothing() -> None:
+    first = (1.0, *(20 + number / 4 for number in range(20)))  # until 24.75
+    found = seen(*lives(first=first, second=(24, 25)))
+    assert only(found, "together with incarnation 2").invariant == 2
+
+
+def test_two_incarnations_that_run_together_are_found() -> None:
+    first = tuple(float(second) for second in range(30))
+    found = seen(*lives(first=first, second=first[5:]))
+    assert only(found, "together with incarnation 2").invariant == 2
+
+
+def test_an_incarnation_that_two_processes_ran_is_found() -> None:
+    one, two = lives(first=(1, 2), second=(3, 4))
+    assert only(seen(one, two, replace(two, times=[3.5])), "two processes").invariant == 2
+
+
+def test_one_that_ran_without_a_claim_is_found() -> None:
+    assert only(seen(life(3, "w2", 5, 1.0)), "never claimed").invariant == 2
+    assert only(seen(life(1, "w1", 5, 1.0)), "ran with token 1:5").invariant == 2
+
+
+def test_one_that_ran_after_its_end_was_answered_is_found() -> None:
+    found = seen(*lives(first=(1, 2), second=(3, 4, 5)), ended_at=4.5)
+    assert only(found, "after its end was answered").invariant == 3
+
+
+def test_one_that_ran_by_a_claim_that_was_lost_may_not_run_on() -> None:
+    """A recovery voids the claim; what ran by it has ended before anything runs again."""
+    before, after = lives(first=(1, 2), second=(14, 15))
+    assert void(before, after) == []
+    together = replace(before, times=[float(second) for second in range(1, 40)])
+    later = replace(after, times=together.times[14:])
+    assert only(void(together, later), "together").invariant == 2
+
+
+def test_one_that_ran_by_a_log_of_which_nothing_is_left_is_no_offence() -> None:
+    """Its pool was lost with the catalogue, and created again in a later generation."""
+    pool = pools.fold("p", [replace(entry, generation=2) for entry in told().entries])
+    before = life(1, "w9", 5, 1.0)
+    assert list(witnesses.judge([before], {"p": pool}, Catalogue())) == []
+    [found] = witnesses.judge([replace(before, token="2:5")], {"p": pool}, Catalogue())
+    assert "ran with token 2:5" in found.why
+
+
+def at_rest(*times: float, since: float = 50.0, **changes: Any) -> list[Offence]:
+    """Where `moved` runs by the log, wrote at these times, and somebody was last seen `since`."""
+    story = Story()
+    story.start(story.order("w1"))
+    story.run(story.spawn("moved"), "w1")
+    claim = story.entries[place(story, "agent.claimed", "moved")]
+    evidence = story.evidence()
+    evidence.witnesses = [replace(life(1, "w1", claim.seq, *times), **changes)]
+    evidence.witnessed_at = since
+    return weigh(evidence, at_rest=True)
+
+
+def test_an_agent_that_runs_by_the_log_has_to_run() -> None:
+    """Nobody else would tell of one whose code ended, or never began, without a word in the log."""
+    assert at_rest(1, 2, 49) == []
+    assert at_rest(1, 2, 41, since=0.0) == []
+    silent = only(at_rest(1, 2, 38), "runs by the log, but was not seen for 12.0 s")
+    assert (silent.invariant, silent.subject) == (2, "moved")
+    assert only(at_rest(49, agent_id="another"), "was not seen at all").subject == "moved"
+
+
+def void(*seen_lives: Witness) -> list[Offence]:
+    """Offences where the first life's claim was of a part of the log that was lost."""
+    story = told()
+    pool = pools.fold("p", [replace(entry, generation=1) for entry in story.entries])
+    recovery = replace(story.entries[0], type="log.recovered", generation=2, seq=90)
+    pool.recoveries.append(recovery)
+    first, *others = seen_lives
+    renamed = [replace(first, token="1:95", incarnation=2), *others]
+    return list(witnesses.judge(renamed, {"p": pool}, Catalogue()))

@@ -1,0 +1,247 @@
+"""Who is set apart after a loss, for how long, and what a pool of them costs in workers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventstore.language.agent_commands import (
+    Clear,
+    Command,
+    Drop,
+    MarkLost,
+    Restart,
+    Terminate,
+    decide,
+)
+from eventstore.language.agents import Agent, Status, evolve
+from eventstore.language.events import AgentClaimed, Event
+from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.language.workers import WorkerStatus
+from eventstore.log.survey import ObservedWorker, Survey
+from tests.unit.workers.test_scaling import survey, worker
+from workers.runtime.isolation_window import IsolationWindow
+from workers.supervisor import isolation, scaling
+
+WINDOW = 600_000
+POLICY = RestartPolicy(limit=1, window_ms=WINDOW, backoff_min_ms=1_000, backoff_max_ms=1_000)
+RUNNING = Agent(
+    agent_id="a",
+    pool_name="p",
+    role_type="r",
+    project_id="x",
+    status=Status.RUNNING,
+    worker_id="w",
+)
+
+
+def lost(agent: Agent, at_ms: int, **changes: Any) -> Agent:
+    """The agent after its worker died."""
+    settings: dict[str, Any] = {"suspicion_ms": WINDOW, **changes}
+    return done(
+        agent, MarkLost(worker_id="w", reason="killed", now_ms=at_ms, policy=POLICY, **settings)
+    )
+
+
+def done(agent: Agent, command: Command) -> Agent:
+    for body in decide(command, agent):
+        agent = evolve(agent, Event(body=body, event_id="e", subject="a", ts=1), "p")
+    return agent
+
+
+def claimed(agent: Agent) -> Agent:
+    event = Event(body=AgentClaimed(), event_id="e", subject="a", worker_id="w")
+    return evolve(agent, event, "p")
+
+
+@pytest.mark.parametrize(
+    ("losses", "alone"),
+    [((0,), False), ((0, WINDOW - 1), True), ((0, WINDOW), False), ((0, WINDOW, WINDOW + 1), True)],
+)
+def test_two_losses_within_the_window_set_it_apart(losses: Sequence[int], alone: bool) -> None:
+    agent = RUNNING
+    for at_ms in losses:
+        agent = claimed(lost(agent, 1_000_000 + at_ms))
+    assert agent.alone is alone
+
+
+def test_of_many_workers_that_died_together_it_takes_three() -> None:
+    agent = claimed(
+        lost(claimed(lost(RUNNING, 1_000_000, losses_allowed=1)), 1_000_001, losses_allowed=1)
+    )
+    assert not agent.alone
+    assert lost(agent, 1_000_002, losses_allowed=1).alone
+
+
+def test_without_a_window_nobody_is_set_apart() -> None:
+    agent = claimed(lost(RUNNING, 1_000_000, suspicion_ms=0))
+    assert not lost(agent, 1_000_000, suspicion_ms=0).alone
+
+
+def test_alone_it_is_to_blame_and_its_budget_ends() -> None:
+    alone = msgspec.structs.replace(RUNNING, alone=True, losses=(1, 2))
+    once = lost(alone, 1_000_000)
+    assert (once.status, once.due_ms, once.failures) == (
+        Status.RESTARTING,
+        1_001_000,
+        (1_000_000,),
+    )
+    again = claimed(done(once, Restart()))
+    assert again.alone
+    twice = lost(again, 1_000_500)
+    assert (twice.status, twice.reason) == (Status.FAILED, "restart-budget-spent")
+    assert twice.last_error is not None
+    assert twice.last_error.message == "killed"
+
+
+def test_when_a_lost_log_was_recovered_nobody_is_to_blame() -> None:
+    """All workers were lost with it: who was alone stays so, and spends nothing."""
+    alone = msgspec.structs.replace(RUNNING, alone=True, losses=(1, 2))
+    after = lost(alone, 1_000_000, blameless=True)
+    assert (after.status, after.alone, after.failures) == (Status.PENDING, True, ())
+    assert not lost(claimed(lost(RUNNING, 1_000_000)), 1_000_001, blameless=True).alone
+
+
+def test_one_that_was_to_end_ends_although_it_is_to_blame() -> None:
+    alone = msgspec.structs.replace(RUNNING, alone=True, losses=(1, 2))
+    assert lost(done(alone, Terminate()), 1_000_000).status is Status.TERMINATED
+
+
+def test_cleared_it_starts_with_a_clean_slate() -> None:
+    alone = msgspec.structs.replace(RUNNING, alone=True, losses=(1, 2))
+    clean = done(alone, Clear(reason="behaved"))
+    assert (clean.alone, clean.losses, clean.status) == (False, (), Status.RUNNING)
+    assert decide(Clear(reason="behaved"), clean) == ()
+
+
+@pytest.mark.parametrize("status", [s for s in Status if s not in {"terminated", "failed"}])
+def test_whatever_it_is_doing_it_can_be_dropped(status: Status) -> None:
+    ended = done(msgspec.structs.replace(RUNNING, status=status), Drop())
+    assert (ended.status, ended.reason) == (Status.TERMINATED, "dropped")
+
+
+def test_probation_is_for_those_alone_and_ends() -> None:
+    alone = msgspec.structs.replace(RUNNING, alone=True)
+    begun = IsolationWindow(PoolConfig(suspicion_window_seconds=600.0))
+    assert begun.remaining(RUNNING) is None
+    left = begun.remaining(alone)
+    assert left is not None
+    assert 599 < left <= 600
+    assert IsolationWindow(PoolConfig(suspicion_window_seconds=0.0)).remaining(alone) == 0.0
+
+
+# ---- workers ---------------------------------------------------------------------------------
+
+CONFIG = PoolConfig(max_workers=4, agents_per_worker=10)
+
+
+def with_alone(
+    *workers: ObservedWorker, alone: int, waiting: int = 0, reserved: str = ""
+) -> Survey:
+    found = survey(*workers, waiting=waiting)
+    taken_slots = sum(o.worker.max_agents - o.agent_count for o in workers if o.isolated_agent)
+    free = found.free - taken_slots
+    return msgspec.structs.replace(found, waiting_isolated=alone, reserved=reserved, free=free)
+
+
+def taken(name: str) -> ObservedWorker:
+    return ObservedWorker(worker(name).worker, 1, 1, 0, "a")
+
+
+def decided(found: Survey, config: PoolConfig = CONFIG) -> scaling.Decision:
+    return scaling.decide(found, config, empty_seconds={"e": 999.0})
+
+
+def test_each_of_them_is_a_whole_worker_of_load() -> None:
+    assert decided(with_alone(worker("w", agents=1), alone=2)).launch == 2
+    assert decided(with_alone(worker("w", agents=1), alone=1, waiting=12)).launch == 2
+
+
+def test_an_empty_worker_or_one_that_comes_is_enough() -> None:
+    coming = worker("o", status=WorkerStatus.REQUESTED)
+    assert decided(with_alone(worker("e"), alone=1)).launch == 0
+    assert decided(with_alone(worker("w", agents=9), coming, alone=1)).launch == 0
+    found = with_alone(worker("e"), coming, alone=1, waiting=11)
+    assert decided(found).launch == 1, "what they take is not there for the others"
+
+
+def test_no_more_than_half_of_the_workers_are_theirs() -> None:
+    assert decided(with_alone(taken("t"), alone=5)).launch == 1
+    assert decided(with_alone(taken("t"), taken("u"), alone=5)).launch == 0
+    assert PoolConfig(max_workers=1).isolation_limit == 1
+    assert PoolConfig(max_workers=100, max_alone_workers=7).isolation_limit == 7
+
+
+def test_nothing_is_given_back_while_one_of_them_waits() -> None:
+    assert decided(with_alone(worker("e"), alone=1)).drain == ()
+
+
+FULL = [worker(name, agents=10) for name in "abc"]
+
+
+def test_at_the_maximum_the_emptiest_worker_is_kept_for_it() -> None:
+    decision = decided(with_alone(*FULL, worker("d", agents=7), alone=1))
+    assert (decision.reserve, decision.at_maximum, decision.drain) == ("d", True, ())
+    kept = with_alone(*FULL[:2], worker("c", agents=6), worker("d", agents=7), alone=1, waiting=9)
+    assert decided(msgspec.structs.replace(kept, reserved="d")).reserve == "d", "it stays the one"
+
+
+def test_it_is_drained_when_the_others_have_room_for_its_agents() -> None:
+    found = with_alone(*FULL[:2], worker("c", agents=6), worker("d", agents=4), alone=1)
+    decision = decided(found)
+    assert (decision.drain, decision.reserve) == (("d",), "")
+    assert decision.event is not None
+    assert decision.event.reason == "alone"
+    assert decided(msgspec.structs.replace(found, waiting=1)).drain == ()
+
+
+def test_one_worker_at_a_time_is_emptied_for_them() -> None:
+    draining = worker("x", agents=2, status=WorkerStatus.DRAINING)
+    found = with_alone(*FULL[:2], worker("c"), worker("d", agents=1), draining, alone=3)
+    assert decided(found).drain == ()
+
+
+def test_the_only_worker_of_a_pool_is_not_kept_from_the_others() -> None:
+    decision = decided(with_alone(worker("w", agents=3), alone=1), PoolConfig(max_workers=1))
+    assert (decision.reserve, decision.drain, decision.at_maximum) == ("", (), True)
+
+
+def test_below_the_maximum_no_worker_is_kept() -> None:
+    found = with_alone(worker("w", agents=3), alone=1, reserved="w")
+    assert (decided(found).reserve, decided(found).launch) == ("", 1)
+
+
+# ---- where more of them wait than there are workers for them ---------------------------------
+
+
+def test_where_it_is_crowded_a_tenth_of_the_window_is_enough() -> None:
+    assert not isolation.turn_ended(59.9, CONFIG)
+    assert isolation.turn_ended(60.0, CONFIG)
+
+
+def test_it_is_crowded_where_others_wait_for_a_worker_of_their_own() -> None:
+    assert not isolation.contended(with_alone(taken("t"), alone=0), CONFIG)
+    assert isolation.contended(with_alone(taken("t"), alone=1), CONFIG)
+
+
+def test_it_is_crowded_where_anybody_waits_and_no_worker_may_be_added() -> None:
+    workers = [taken("t"), *(worker(name, agents=10) for name in "abc")]
+    assert isolation.contended(with_alone(*workers, alone=0, waiting=1), CONFIG)
+    assert not isolation.contended(with_alone(*workers, alone=0), CONFIG), "nobody waits"
+    assert not isolation.contended(with_alone(*workers[:3], alone=0, waiting=1), CONFIG)
+    ordered = [*workers[:3], worker("o", status=WorkerStatus.REQUESTED)]
+    assert not isolation.contended(with_alone(*ordered, alone=0, waiting=10), CONFIG), "it comes"
+    assert isolation.contended(with_alone(*ordered, alone=0, waiting=11), CONFIG)
+
+
+def test_as_many_may_wait_as_have_a_turn_in_time_and_two_agents_may_have_hurt() -> None:
+    assert isolation.waiting_max(PoolConfig(max_workers=1)) == 10
+    assert isolation.waiting_max(PoolConfig(max_workers=3, agents_per_worker=4)) == 8
+    assert isolation.waiting_max(PoolConfig()) == 20
+
+
+def test_who_has_waited_for_a_whole_window_waits_no_longer() -> None:
+    now = msgspec.structs.replace(with_alone(alone=2), ts=2_000_000)
+    waiting = [("a", 1_400_000), ("b", 1_400_001)]
+    assert isolation.expired(waiting, now, CONFIG) == ["a"]

@@ -1,0 +1,81 @@
+"""Which hosts a leader orders workers from, after what became of its orders there."""
+
+from eventstore.language.workers import WorkerStatus
+from eventstore.log.survey import ObservedWorker
+from tests.unit.workers.test_scaling import survey, worker
+from workers.supervisor.launch_failures import BACKOFF_SECONDS, LaunchTracker
+
+ORDERED = WorkerStatus.REQUESTED
+
+
+def failed(launches: LaunchTracker, times: int, *, now: float = 100.0) -> None:
+    for number in range(times):
+        launches.record_ordered({f"w{number}": "bad"}, now)
+        launches.observe(survey(worker(f"w{number}", status=ORDERED)), now)
+        launches.observe(survey(), now)
+
+
+def test_a_host_is_passed_over_for_longer_with_each_failure() -> None:
+    for times, seconds in enumerate(BACKOFF_SECONDS):
+        launches = LaunchTracker()
+        failed(launches, times)
+        assert launches.eligible(["bad", "good"], 100.0 + seconds) == ["bad", "good"]
+        if seconds:
+            assert launches.eligible(["bad", "good"], 100.0 + seconds - 0.01) == ["good"]
+
+
+def test_many_that_end_together_are_one_failure() -> None:
+    """They had one cause, and the next launch may well do."""
+    launches = LaunchTracker()
+    names = [f"w{number}" for number in range(7)]
+    launches.record_ordered(dict.fromkeys(names, "bad"), 100.0)
+    launches.observe(survey(*map(worker, names)), 100.5)
+    launches.observe(survey(), 101.0)
+    assert launches.eligible(["bad"], 101.0) == ["bad"]
+
+
+def test_one_that_settles_makes_good_what_was_before() -> None:
+    launches = LaunchTracker()
+    failed(launches, 7)
+    launches.record_ordered({"w": "bad"}, 100.5)
+    launches.observe(survey(worker("w")), 101.0)
+    launches.observe(survey(worker("w")), 106.1)
+    assert launches.eligible(["bad"], 106.1) == ["bad"]
+    launches.observe(survey(), 107.0)
+    failed(launches, 2)
+    assert launches.eligible(["bad"], 108.0) == ["bad"], "the count began anew"
+
+
+def test_one_that_dies_before_it_has_settled_has_failed() -> None:
+    launches = LaunchTracker()
+    failed(launches, 6)
+    launches.record_ordered({"w": "bad"}, 100.5)
+    launches.observe(survey(worker("w")), 101.0)
+    launches.observe(survey(worker("w", status=WorkerStatus.LOST)), 102.0)
+    assert launches.eligible(["bad"], 130.4) == []
+
+
+def test_the_end_of_one_that_drains_or_was_one_agents_alone_is_no_failure() -> None:
+    """A poison agent's death would slow down the launches of all others."""
+    state = worker("w").worker
+    for last in (
+        worker("w", status=WorkerStatus.DRAINING),
+        ObservedWorker(state, 1, 1, 0, isolated_agent="a"),
+    ):
+        launches = LaunchTracker()
+        failed(launches, 2)
+        launches.record_ordered({"w": "bad"}, 100.5)
+        launches.observe(survey(last), 100.6)
+        launches.observe(survey(), 100.7)
+        assert launches.eligible(["bad"], 101.0) == ["bad"], "two failures are still two"
+
+
+def test_one_that_is_given_back_while_it_is_young_has_not_failed() -> None:
+    """A pool may give back empty workers at once, and start new ones all the time."""
+    launches = LaunchTracker()
+    failed(launches, 2)
+    launches.record_ordered({"w": "bad"}, 100.5)
+    launches.observe(survey(worker("w")), 100.6)
+    launches.forget(["w"])
+    launches.observe(survey(), 100.7)
+    assert launches.eligible(["bad"], 101.0) == ["bad"]
