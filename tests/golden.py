@@ -1,0 +1,382 @@
+"""What is recorded today, in the forms in which others see it: the golden samples' one adapter.
+
+The samples in `tests/samples/golden` hold no name of the code, only what is written and answered.
+What makes that from the code is called here and nowhere else: where functions move or are renamed,
+this first section follows, and no sample changes.
+
+    python -m tests.golden        records all but `histories.json` and `redis.json` anew
+
+That is for a field that was added; what else `git diff` then shows is a broken contract.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+from sqlalchemy.dialects import postgresql, sqlite
+
+from eventstore import agent as agents
+from eventstore import agent_hash
+from eventstore import pool as pools
+from eventstore import worker as workers
+from eventstore.agent import Agent
+from eventstore.events import ENTRY_FIELDS, EVENT_TYPES, Event, decode_entry
+from eventstore.pool import Catalogue, Host, Pool
+from eventstore.step import Origin, Step
+from eventstore.worker import Worker
+from gateway.feed import told
+from gateway.openapi import describe
+from gateway.problems import _KINDS
+from gateway.problems import Body as ProblemBody
+from gateway.requests import SpawnRequest, decoded
+from gateway.rows import row_of
+from gateway.spawning import _digest
+from muster.command_line import command_line
+from muster.settings import _NAMES, Settings
+from projector import records, selections
+from projector.heartbeats import Beat, gather
+from projector.intake import entry_of, event_of, read_entry
+from projector.rows import EventRow, HostRow
+from projector.selections import Room
+from projector.tables import METADATA, POOL_CAPACITY
+
+# ---- the code under test: the only place that names it -----------------------------------------
+
+POOL, GENERATION = "golden_pool", 3
+Entry = tuple[bytes, Sequence[bytes]]
+Form = dict[str, Any]
+
+FIELDS = ENTRY_FIELDS
+TYPES = EVENT_TYPES
+BEAT = Beat.type
+
+
+def read(entry: Entry) -> Event:
+    """An event as the write side reads it from a stream."""
+    return decode_entry(*entry)
+
+
+def written(event: Event) -> Form:
+    """The fields that are handed to Redis for an event; those that the script gives as recorded."""
+    origin = Origin(
+        actor=event.actor,
+        correlation_id=event.correlation_id,
+        causation_id=event.causation_id,
+        traceparent=event.traceparent,
+    )
+    step = Step(POOL, lambda: event.event_id, origin, ended_ms=1)
+    step.event(
+        event.body,
+        event.subject,
+        incarnation=event.incarnation,
+        worker_id=event.worker_id,
+        epoch=event.epoch,
+    )
+    names = ["clause", *(name for name in FIELDS if name not in ("seq", "ts"))]
+    fields = dict(zip(names, map(_text, step.writes), strict=True))
+    fields |= {"seq": str(event.seq), "ts": str(event.ts)}
+    return {name: fields[name] for name in FIELDS}
+
+
+def fold_agent(events: Sequence[Event]) -> Agent:
+    agent = None
+    for event in events:
+        agent = agents.evolve(agent, event, POOL)
+    assert agent is not None
+    return agent
+
+
+def fold_worker(events: Sequence[Event]) -> Worker:
+    worker = None
+    for event in events:
+        worker = workers.evolve(worker, event, POOL)
+    assert worker is not None
+    return worker
+
+
+def fold_catalogue(events: Sequence[Event]) -> tuple[Sequence[Pool], Sequence[Host]]:
+    catalogue = Catalogue()
+    for event in events:
+        catalogue = pools.evolve(catalogue, event)
+    return list(catalogue.pools.values()), list(catalogue.hosts.values())
+
+
+def agent_forms(agent: Agent) -> Form:
+    row = records.agent_record(agent, GENERATION)
+    live = {"activity": "busy", "last_heartbeat": 1_795_000_009_876}
+    room = Room(free=0, living=4, ordered=0, maximum=4, alone=1)
+    return {
+        "hash": agent_hash.to_hash(agent),
+        "row": row,
+        "answer from the views": _json(selections.agent_row({**row, **live}, room)),
+        "answer from the log": _json(row_of(agent, GENERATION)),
+    }
+
+
+def agent_from_hash(agent_id: str, fields: Mapping[str, str]) -> Agent:
+    return agent_hash.from_hash(agent_id, fields)
+
+
+def agent_from_row(row: Form) -> Agent:
+    return records.agent_of(row)
+
+
+def as_redis_keeps_it(agent: Agent) -> Agent:
+    """Without what only the views keep."""
+    return replace(
+        agent,
+        input=msgspec.Raw(b"{}"),
+        labels={},
+        last_error=None,
+        requested_ms=0,
+        started_ms=0,
+        ended_ms=0,
+        changed_ms=0,
+    )
+
+
+def worker_forms(worker: Worker) -> Form:
+    row = records.worker_record(worker, agent_count=7, alone="0199aaaa-0000-7000-8000-000000000001")
+    live = {"last_heartbeat": 1_795_000_009_876, "loop_lag_ms": 0.125}
+    return {
+        "hash": workers.to_hash(worker),
+        "row": row,
+        "answer": _json(selections.worker_row({**row, **live})),
+    }
+
+
+def worker_from_hash(worker_id: str, fields: Mapping[str, str]) -> Worker:
+    return workers.from_hash(worker_id, fields)
+
+
+def worker_from_row(row: Form) -> Worker:
+    return records.worker_of(row)
+
+
+def worker_as_redis_keeps_it(worker: Worker) -> Worker:
+    return replace(worker, requested_ms=0, started_ms=0, ended_ms=0)
+
+
+def pool_forms(pool: Pool) -> Form:
+    row = records.pool_record(pool)
+    capacity = {
+        "process_count": 3,
+        "total_capacity": 30,
+        "used_capacity": 25,
+        "available_capacity": 5,
+        "agent_count": 27,
+        "pending_count": 2,
+        "utilization": 0.8333,
+        "active_worker_processes": 3,
+    }
+    return {"row": row, "answer": _json(selections.pool_row({**row, **capacity}))}
+
+
+def pool_from_row(row: Form) -> Pool:
+    return records.pool_of(row)
+
+
+def host_forms(host: Host) -> Form:
+    row = records.host_record(host)
+    shown = HostRow(**{name: row[name] for name in HostRow.__struct_fields__})
+    return {"row": row, "answer": _json(shown)}
+
+
+def host_from_row(row: Form) -> Host:
+    return records.host_of(row)
+
+
+def event_forms(entry: Entry) -> Form:
+    """An event in the archive, and as clients that follow are told of it."""
+    archived = _archived(entry)
+    return {
+        "row": {name: getattr(archived, name) for name in EventRow.__struct_fields__},
+        "answer": told(POOL, entry).data.decode(),
+    }
+
+
+def entry_from_row(row: Form) -> Entry:
+    """An archived event as its stream had it."""
+    return entry_of(EventRow(**row))
+
+
+def read_from_archive(entry: Entry) -> Event:
+    return event_of(_archived(entry))
+
+
+def _archived(entry: Entry) -> EventRow:
+    return read_entry(POOL, GENERATION, entry)
+
+
+def heartbeat_forms(entries: Sequence[Entry]) -> Form:
+    gathered = gather({POOL: entries})
+    assert gathered.unread == []
+    return {"agents": gathered.agents, "workers": gathered.workers}
+
+
+def digest_of(spawn: str) -> str:
+    """What is kept of a request beside its Idempotency-Key, to tell it from another."""
+    return _digest(decoded(spawn.encode(), SpawnRequest))
+
+
+def table_forms() -> Form:
+    """Every column of every table, for both databases, and the one view."""
+    dialects = {"sqlite": sqlite.dialect(), "postgresql": postgresql.dialect()}
+    return {
+        "tables": {
+            table.name: {
+                column.name: {
+                    **{name: column.type.compile(dialect) for name, dialect in dialects.items()},
+                    "key": column.primary_key,
+                    "nullable": column.nullable,
+                }
+                for column in table.columns
+            }
+            for table in METADATA.sorted_tables
+        },
+        "indexes": {
+            str(index.name): [table.name, *(column.name for column in index.columns)]
+            for table in METADATA.sorted_tables
+            for index in sorted(table.indexes, key=lambda one: str(one.name))
+        },
+        "pool_capacity": hashlib.sha256(" ".join(POOL_CAPACITY.split()).encode()).hexdigest(),
+    }
+
+
+def surface_forms() -> Form:
+    """What people and programs outside rely on: paths and bodies, settings, commands."""
+    defaults = Settings()
+    return {
+        "http": _wordless(_resolved(msgspec.to_builtins(describe("0", token=True)))),
+        "problem": [field.encode_name for field in msgspec.structs.fields(ProblemBody)],
+        "problems": {kind.value: status for kind, (status, _) in _KINDS.items()},
+        "settings": {name: str(getattr(defaults, name)) for name in sorted(_NAMES)},
+        "commands": _commands(command_line()),
+    }
+
+
+def _json(answer: object) -> str:
+    return msgspec.json.encode(answer).decode()
+
+
+# ---- the samples -------------------------------------------------------------------------------
+
+FOLDER = Path(__file__).parent / "samples" / "golden"
+
+
+def sample(name: str) -> Any:
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def entry(fields: Mapping[str, str], number: int = 0) -> Entry:
+    """The fields of a sample as Redis returns an entry."""
+    flat = [text.encode() for pair in fields.items() for text in pair]
+    return f"{fields['ts']}-{number}".encode(), flat
+
+
+def entries(history: Sequence[Mapping[str, str]]) -> list[Entry]:
+    return [entry(fields) for fields in history]
+
+
+def events(history: Sequence[Mapping[str, str]]) -> list[Event]:
+    return [read(one) for one in entries(history)]
+
+
+def states() -> Form:
+    """Everything that `states.json` holds, made by today's code from `histories.json`."""
+    histories = sample("histories")
+    known_pools, known_hosts = fold_catalogue(events(histories["catalogue"]))
+    return {
+        "agents": {
+            name: agent_forms(fold_agent(events(history)))
+            for name, history in histories["agents"].items()
+        },
+        "workers": {
+            name: worker_forms(fold_worker(events(history)))
+            for name, history in histories["workers"].items()
+        },
+        "pools": {pool.pool_name: pool_forms(pool) for pool in known_pools},
+        "hosts": {host.host: host_forms(host) for host in known_hosts},
+        "events": {kind: event_forms(entry(it)) for kind, it in fullest(histories).items()},
+        "heartbeats": heartbeat_forms(entries(histories["heartbeats"])),
+        "digests": {spawn: digest_of(spawn) for spawn in histories["spawns"]},
+    }
+
+
+def every_entry(histories: Mapping[str, Any]) -> list[dict[str, str]]:
+    """All events of all histories, in their order."""
+    parts = [*histories["agents"].values(), *histories["workers"].values()]
+    parts += [histories["catalogue"], histories["other events"]]
+    return [fields for history in parts for fields in history]
+
+
+def fullest(histories: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Of each type of event the one that says most."""
+    by_length = sorted(every_entry(histories), key=lambda fields: len("".join(fields.values())))
+    found = {fields["type"]: fields for fields in by_length}
+    return {kind: found[kind] for kind in TYPES}
+
+
+def _resolved(document: Form) -> Form:
+    """With each schema where it is referred to: their names are those of classes."""
+    schemas = document["components"]["schemas"]
+
+    def resolve(part: Any) -> Any:
+        if isinstance(part, dict):
+            if "$ref" in part:
+                return resolve(schemas[part["$ref"].rpartition("/")[2]])
+            return {name: resolve(value) for name, value in part.items()}
+        return [resolve(one) for one in part] if isinstance(part, list) else part
+
+    for operations in document["paths"].values():  # the body of a problem is said once
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if not status.startswith("2"):
+                    response.pop("content", None)
+    found: Form = resolve(document["paths"])
+    return found
+
+
+def _wordless(part: Any, *, names: bool = False) -> Any:
+    """Without what is only told to people. `names`: the keys are a schema's own."""
+    if isinstance(part, list):
+        return [_wordless(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    told_only = () if names else ("description", "summary", "title", "operationId", "tags")
+    return {
+        name: _wordless(value, names=not names and name == "properties")
+        for name, value in part.items()
+        if name not in told_only
+    }
+
+
+def _commands(parser: argparse.ArgumentParser) -> Form:
+    """Every command with its flags and what it takes besides, down to the last."""
+    found: Form = {"takes": []}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= {name: _commands(below) for name, below in action._name_parser_map.items()}
+        else:
+            found["takes"].append(" ".join(action.option_strings) or action.dest)
+    return found
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def text_of(value: object) -> str:
+    """As the files hold it: the types of numbers and the order of fields count too."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    (FOLDER / "states.json").write_text(text_of(states()))
+    (FOLDER / "tables.json").write_text(text_of(table_forms()))
+    (FOLDER / "surface.json").write_text(text_of(surface_forms()))
