@@ -20,30 +20,28 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy.dialects import postgresql, sqlite
 
-from eventstore import agent as agents
-from eventstore import agent_hash
-from eventstore import pool as pools
-from eventstore import worker as workers
-from eventstore.agent import Agent
-from eventstore.events import ENTRY_FIELDS, EVENT_TYPES, Event, decode_entry
-from eventstore.pool import Catalogue, Host, Pool
-from eventstore.step import Origin, Step
-from eventstore.worker import Worker
-from gateway.feed import told
-from gateway.openapi import describe
-from gateway.problems import _KINDS
-from gateway.problems import Body as ProblemBody
-from gateway.requests import SpawnRequest, decoded
-from gateway.rows import row_of
-from gateway.spawning import _digest
-from muster.command_line import command_line
-from muster.settings import _NAMES, Settings
-from projector import records, selections
-from projector.heartbeats import Beat, gather
-from projector.intake import entry_of, event_of, read_entry
-from projector.rows import EventRow, HostRow
-from projector.selections import Room
-from projector.tables import METADATA, POOL_CAPACITY
+from eventstore.language import agents, workers
+from eventstore.language import catalogue as pools
+from eventstore.language.agents import Agent
+from eventstore.language.catalogue import Catalogue, Host, Pool
+from eventstore.language.events import ENTRY_FIELDS, EVENT_TYPES, Event, decode_entry
+from eventstore.language.workers import Worker
+from eventstore.steps import hashes, worker_hashes
+from eventstore.steps.step import Origin, Step
+from gateway.backend.agent_rows import agent_row_from_log
+from gateway.following.subscriptions import encode_event
+from gateway.resources.spawn import _digest
+from gateway.server.openapi import build_document
+from gateway.wire.problems import _KINDS
+from gateway.wire.problems import Body as ProblemBody
+from gateway.wire.requests import SpawnRequest, decode_body
+from muster.cli.main import command_line
+from muster.settings.settings import _NAMES, Settings
+from projector.fold.heartbeats import Heartbeat, gather
+from projector.intake.entries import entry_of, event_of, read_entry
+from projector.store import mapping, rows
+from projector.store.rows import EventRow, HostRow, PoolCapacity
+from projector.store.tables import METADATA, POOL_CAPACITY
 
 # ---- the code under test: the only place that names it -----------------------------------------
 
@@ -53,7 +51,7 @@ Form = dict[str, Any]
 
 FIELDS = ENTRY_FIELDS
 TYPES = EVENT_TYPES
-BEAT = Beat.type
+BEAT = Heartbeat.type
 
 
 def read(entry: Entry) -> Event:
@@ -107,23 +105,25 @@ def fold_catalogue(events: Sequence[Event]) -> tuple[Sequence[Pool], Sequence[Ho
 
 
 def agent_forms(agent: Agent) -> Form:
-    row = records.agent_record(agent, GENERATION)
+    row = mapping.agent_record(agent, GENERATION)
     live = {"activity": "busy", "last_heartbeat": 1_795_000_009_876}
-    room = Room(free=0, living=4, ordered=0, maximum=4, alone=1)
+    room = PoolCapacity(
+        free_slots=0, workers=4, ordered_workers=0, max_workers=4, isolated_workers=1
+    )
     return {
-        "hash": agent_hash.to_hash(agent),
+        "hash": hashes.to_hash(agent),
         "row": row,
-        "answer from the views": _json(selections.agent_row({**row, **live}, room)),
-        "answer from the log": _json(row_of(agent, GENERATION)),
+        "answer from the views": _json(rows.agent_row({**row, **live}, room)),
+        "answer from the log": _json(agent_row_from_log(agent, GENERATION)),
     }
 
 
 def agent_from_hash(agent_id: str, fields: Mapping[str, str]) -> Agent:
-    return agent_hash.from_hash(agent_id, fields)
+    return hashes.from_hash(agent_id, fields)
 
 
 def agent_from_row(row: Form) -> Agent:
-    return records.agent_of(row)
+    return mapping.agent_of(row)
 
 
 def as_redis_keeps_it(agent: Agent) -> Agent:
@@ -141,21 +141,23 @@ def as_redis_keeps_it(agent: Agent) -> Agent:
 
 
 def worker_forms(worker: Worker) -> Form:
-    row = records.worker_record(worker, agent_count=7, alone="0199aaaa-0000-7000-8000-000000000001")
+    row = mapping.worker_record(
+        worker, agent_count=7, isolated_agent="0199aaaa-0000-7000-8000-000000000001"
+    )
     live = {"last_heartbeat": 1_795_000_009_876, "loop_lag_ms": 0.125}
     return {
-        "hash": workers.to_hash(worker),
+        "hash": worker_hashes.to_hash(worker),
         "row": row,
-        "answer": _json(selections.worker_row({**row, **live})),
+        "answer": _json(rows.worker_row({**row, **live})),
     }
 
 
 def worker_from_hash(worker_id: str, fields: Mapping[str, str]) -> Worker:
-    return workers.from_hash(worker_id, fields)
+    return worker_hashes.from_hash(worker_id, fields)
 
 
 def worker_from_row(row: Form) -> Worker:
-    return records.worker_of(row)
+    return mapping.worker_of(row)
 
 
 def worker_as_redis_keeps_it(worker: Worker) -> Worker:
@@ -163,7 +165,7 @@ def worker_as_redis_keeps_it(worker: Worker) -> Worker:
 
 
 def pool_forms(pool: Pool) -> Form:
-    row = records.pool_record(pool)
+    row = mapping.pool_record(pool)
     capacity = {
         "process_count": 3,
         "total_capacity": 30,
@@ -174,29 +176,29 @@ def pool_forms(pool: Pool) -> Form:
         "utilization": 0.8333,
         "active_worker_processes": 3,
     }
-    return {"row": row, "answer": _json(selections.pool_row({**row, **capacity}))}
+    return {"row": row, "answer": _json(rows.pool_row({**row, **capacity}))}
 
 
 def pool_from_row(row: Form) -> Pool:
-    return records.pool_of(row)
+    return mapping.pool_of(row)
 
 
 def host_forms(host: Host) -> Form:
-    row = records.host_record(host)
+    row = mapping.host_record(host)
     shown = HostRow(**{name: row[name] for name in HostRow.__struct_fields__})
     return {"row": row, "answer": _json(shown)}
 
 
 def host_from_row(row: Form) -> Host:
-    return records.host_of(row)
+    return mapping.host_of(row)
 
 
 def event_forms(entry: Entry) -> Form:
-    """An event in the archive, and as clients that follow are told of it."""
+    """An event in the archive, and as clients that follow get it."""
     archived = _archived(entry)
     return {
         "row": {name: getattr(archived, name) for name in EventRow.__struct_fields__},
-        "answer": told(POOL, entry).data.decode(),
+        "answer": encode_event(POOL, entry).data.decode(),
     }
 
 
@@ -215,13 +217,13 @@ def _archived(entry: Entry) -> EventRow:
 
 def heartbeat_forms(entries: Sequence[Entry]) -> Form:
     gathered = gather({POOL: entries})
-    assert gathered.unread == []
+    assert gathered.unreadable == []
     return {"agents": gathered.agents, "workers": gathered.workers}
 
 
 def digest_of(spawn: str) -> str:
     """What is kept of a request beside its Idempotency-Key, to tell it from another."""
-    return _digest(decoded(spawn.encode(), SpawnRequest))
+    return _digest(decode_body(spawn.encode(), SpawnRequest))
 
 
 def table_forms() -> Form:
@@ -252,7 +254,7 @@ def surface_forms() -> Form:
     """What people and programs outside rely on: paths and bodies, settings, commands."""
     defaults = Settings()
     return {
-        "http": _wordless(_resolved(msgspec.to_builtins(describe("0", token=True)))),
+        "http": _wordless(_resolved(msgspec.to_builtins(build_document("0", token=True)))),
         "problem": [field.encode_name for field in msgspec.structs.fields(ProblemBody)],
         "problems": {kind.value: status for kind, (status, _) in _KINDS.items()},
         "settings": {name: str(getattr(defaults, name)) for name in sorted(_NAMES)},
@@ -343,16 +345,16 @@ def _resolved(document: Form) -> Form:
 
 
 def _wordless(part: Any, *, names: bool = False) -> Any:
-    """Without what is only told to people. `names`: the keys are a schema's own."""
+    """Without prose. `names`: the keys are a schema's own."""
     if isinstance(part, list):
         return [_wordless(one) for one in part]
     if not isinstance(part, dict):
         return part
-    told_only = () if names else ("description", "summary", "title", "operationId", "tags")
+    prose = () if names else ("description", "summary", "title", "operationId", "tags")
     return {
         name: _wordless(value, names=not names and name == "properties")
         for name, value in part.items()
-        if name not in told_only
+        if name not in prose
     }
 
 

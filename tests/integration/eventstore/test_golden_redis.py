@@ -3,7 +3,7 @@
 Half of it is written by Lua, so no test without a server can hold it. Times and what depends on
 them are masked; the ids are the test's own.
 
-    python -m tests.integration.test_golden_redis URL        records it anew, on an empty server
+    python -m tests.integration.eventstore.test_golden_redis URL     records it, on an empty server
 
 That is for a field or key that was added; what else `git diff` then shows is a broken contract.
 """
@@ -18,18 +18,18 @@ from typing import Any
 import msgspec
 import redis
 
-from eventstore import worker as workers
-from eventstore.agent import Fail, Lose, RestartPolicy, Started, Terminate
-from eventstore.catalogue import CatalogueLog
-from eventstore.connection import connect
+from eventstore.connection.clients import connect
 from eventstore.errors import Unreadable
-from eventstore.events import AgentRequested, Error, PoolScalingDecided, WorkerRequested
 from eventstore.keys import Keys
-from eventstore.log import Log
-from eventstore.pool import PoolConfig
-from eventstore.reader import Reader
-from eventstore.spawn import submit
-from eventstore.step import Fence, Origin
+from eventstore.language import workers
+from eventstore.language.agent_commands import Fail, MarkLost, Started, Terminate
+from eventstore.language.events import AgentRequested, Error, PoolScalingDecided, WorkerRequested
+from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.log.reader import Reader
+from eventstore.log.submission import submit
+from eventstore.steps.step import Fence, Origin
 from tests import golden, recorded
 
 POOL = "golden_pool"
@@ -45,7 +45,7 @@ class Life:
         self.log, self.catalogue = log, catalogue
 
     async def live(self, server: "redis.Redis") -> None:
-        await self.log.found()
+        await self.log.create_catalogue()
         await self.catalogue.join_host("host-1", "host-1.example.org", 17, ORIGIN)
         await self.catalogue.create_pool(POOL, "developer", PoolConfig(max_workers=3), ORIGIN)
         await self.catalogue.change_pool(POOL, lambda _: PoolConfig(max_workers=4), ORIGIN)
@@ -66,7 +66,9 @@ class Life:
         )
         await self.log.act(POOL, "restarting", failed, ORIGIN, fence=one)
         await self.log.act(POOL, "stopping", Started(), ORIGIN, fence=two)
-        lost = Lose(worker_id="w2", reason="r", now_ms=2_000, suspicion_ms=9_000, tolerated=-1)
+        lost = MarkLost(
+            worker_id="w2", reason="r", now_ms=2_000, suspicion_ms=9_000, losses_allowed=-1
+        )
         await self.log.act(POOL, "alone", lost, ORIGIN, fence=two)
         await self.log.act(POOL, "stopping", Terminate(reason="enough"), ORIGIN)
         for name in ("ended", "waiting"):
@@ -76,7 +78,7 @@ class Life:
         await self.log.claim(POOL, one, 1)
         await self.log.park(POOL, Unreadable("agent", "odd", "it is damaged"), content=b"\xff")
         beat = b'{"agents":{"labelled":"busy"},"loop_lag_ms":0.5,"agent_count":1}'
-        await self.log._guarded("renew", POOL, "w1", one.epoch, self.log.new_id(), beat, 60_000)
+        await self.log._run_guarded("renew", POOL, "w1", one.epoch, self.log.new_id(), beat, 60_000)
         await self.log.lead(POOL, "host-1", 0)
         await self.decide()
         await self.log.act_on_worker(POOL, "w2", workers.Drain(reason="empty"), ORIGIN)
@@ -107,14 +109,14 @@ class Life:
 
     async def worker(self, worker_id: str) -> Fence:
         await self.order(worker_id)
-        epoch = await self.log.draw_epoch(POOL)
+        epoch = await self.log.allocate_epoch(POOL)
         start = workers.Start(host="host-1", pid=4242, start_time=77)
         await self.log.act_on_worker(POOL, worker_id, start, ORIGIN, epoch=epoch)
         return Fence(worker_id, epoch)
 
     async def lose(self, worker_id: str) -> None:
-        epoch = await self.log.draw_epoch(POOL)
-        fence = workers.Fence(reason="order-lapsed")
+        epoch = await self.log.allocate_epoch(POOL)
+        fence = workers.DeclareLost(reason="order-lapsed")
         await self.log.act_on_worker(POOL, worker_id, fence, ORIGIN, epoch=epoch)
 
     async def decide(self) -> None:
