@@ -2,7 +2,7 @@
 
 A command is committed over any connection. Afterwards one script proves that its writes stand in
 the data set at the other end of *this* connection (a failover may lie between) and writes once
-more; WAIT and WAITAOF, which count what their own connection wrote, then cover it and all before.
+more; WAIT, which counts what its own connection wrote, then covers it and all before.
 
 A connection that waits can do nothing else, so there are a few, apart from those of the log. What
 arrives while others wait is gathered for a moment and goes together.
@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from eventstore.connection.calls import UNREACHABLE, AsyncClient, shielded
 from eventstore.connection.clients import connect_blocking
-from eventstore.durability.capability import Capability, Fsync, fsyncs_before_reply, pairs
+from eventstore.durability.capability import fsyncs_before_reply, pairs
 from eventstore.errors import CommandLost, LogError
 from eventstore.language.durability import Level
 from eventstore.log.log import Log
@@ -37,12 +37,10 @@ TICK_MS: Final = 120
 
 
 class WaitTarget(Struct, frozen=True):
-    """What is waited for. `run_id`: the server that this was found possible on."""
+    """What is waited for."""
 
     level: Level
     replicas: int = 1
-    fsync: Fsync = Fsync.ON_REPLY
-    run_id: str = ""
 
 
 LogKey: TypeAlias = tuple[str, int]
@@ -202,11 +200,9 @@ def _wait_ms(seconds: float) -> int:
 
 
 def wait_commands(target: WaitTarget, wait_ms: int) -> list[tuple[str | int, ...]]:
-    """What is sent behind the proofs; `verdict` reads the replies."""
+    """What is sent behind the proofs; `failure_reason` reads the replies."""
     if target.level is Level.REPLICATED:
         return [("WAIT", target.replicas, wait_ms)]
-    if target.fsync is Fsync.WAITAOF:
-        return [("INFO", "server"), ("WAITAOF", 1, 0, wait_ms)]
     return [("CONFIG", "GET", "appendfsync"), ("CONFIG", "GET", "no-appendfsync-on-rewrite")]
 
 
@@ -222,11 +218,6 @@ def failure_reason(target: WaitTarget, replies: Sequence[Any]) -> str:
             if acknowledged >= target.replicas
             else f"{acknowledged} of {target.replicas} replicas have it"
         )
-    if target.fsync is Fsync.WAITAOF:
-        same = str(replies[0].get("run_id", "")) == target.run_id
-        if not same:
-            return "another server has taken over"
-        return "" if int(replies[1][0]) >= 1 else _timeout_reason(target)
     return (
         ""
         if fsyncs_before_reply(pairs(replies[0]) | pairs(replies[1]))
@@ -237,12 +228,3 @@ def failure_reason(target: WaitTarget, replies: Sequence[Any]) -> str:
 def _timeout_reason(target: WaitTarget) -> str:
     expected = "acknowledged by enough replicas" if target.level is Level.REPLICATED else "fsynced"
     return f"not {expected} in time"
-
-
-def target_for(level: Level, capability: Capability, replicas: int) -> WaitTarget:
-    """What to wait for, for a level that Redis gives."""
-    if level is Level.REPLICATED:
-        return WaitTarget(level, replicas=replicas)
-    if capability.fsync is Fsync.WAITAOF:
-        return WaitTarget(level, fsync=Fsync.WAITAOF, run_id=capability.run_id)
-    return WaitTarget(level)

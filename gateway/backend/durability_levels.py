@@ -11,15 +11,13 @@ from typing import Final
 
 import structlog
 from msgspec import Struct
-from redis.exceptions import RedisError
 
-from eventstore.connection.calls import UNREACHABLE, shielded, unreachable
+from eventstore.connection.calls import shielded
 from eventstore.connection.requirements import inspect
 from eventstore.durability import capability
 from eventstore.durability.capability import Capability
-from eventstore.durability.confirmations import Confirmations, WaitTarget, target_for
-from eventstore.durability.waitaof import withholds
-from eventstore.errors import LogError, MusterError
+from eventstore.durability.confirmations import Confirmations, WaitTarget
+from eventstore.errors import MusterError
 from eventstore.language.durability import Level
 from eventstore.log.log import Log
 from gateway.options import GatewayOptions
@@ -55,8 +53,6 @@ class Capabilities:
         self._replicas_wanted = options.durability_replicas
         self._log = event_log
         self._replicas_max = 0
-        self._tried: tuple[str, str] | None = None
-        self._withholds = False
         self._refreshed_at = -CACHE_SECONDS
         self._refresh_lock = asyncio.Lock()
 
@@ -83,7 +79,7 @@ class Capabilities:
 
     def confirmation_method(self, level: Level) -> WaitTarget:
         """What to wait for, for a level that is not lacking."""
-        return target_for(level, self.capability or Capability(), self._replicas_wanted)
+        return WaitTarget(level, self._replicas_wanted)
 
     async def refresh(self) -> Capability:
         """Ask the server. Raises `LogUnreachable`."""
@@ -101,29 +97,13 @@ class Capabilities:
         info = await inspect(client)
         config = await capability.configuration(client)
         self._replicas_max = max(self._replicas_max, int(info.get("connected_slaves", 0)))
-        server = (str(info.get("run_id", "")), config.get("appendfsync", ""))
-        if capability.may_withhold(info, config) and self._tried != server:
-            self._withholds = await self._try_waitaof(server)
         return capability.assess(
             info,
             config,
             wanted_replicas=self._replicas_wanted,
             peak_replicas=self._replicas_max,
             wait_refused=await capability.wait_refusal(client),
-            withholds=self._withholds and capability.may_withhold(info, config),
         )
-
-    async def _try_waitaof(self, server: tuple[str, str]) -> bool:
-        """Once for each server that tells, as soon as there is a log to try it with."""
-        try:
-            found = await withholds(self._log.client, self._log)
-        except UNREACHABLE as error:
-            raise unreachable(error) from error
-        except (LogError, RedisError):
-            return False
-        if found is not None:
-            self._tried = server
-        return bool(found)
 
     def _log_unavailable(self, capability: Capability) -> None:
         """Once, when it is found that commands which ask for nothing cannot be given theirs."""

@@ -1,5 +1,5 @@
 -- Proves that what was acknowledged stands in this data set, and writes once more behind it, so that
--- a WAIT or WAITAOF that follows on the same connection covers it.
+-- a WAIT that follows on the same connection covers it.
 -- KEYS  meta, events
 -- ARGV  1 floor generation, 2 floor seq, then proofs of three values each:
 --         event <stream id> <event id>   that entry is that event

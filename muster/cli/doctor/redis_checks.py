@@ -11,7 +11,7 @@ from typing import Any
 from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute
 from eventstore.connection.clients import connect
 from eventstore.connection.requirements import inspect, require_suitable, server_version
-from eventstore.durability.capability import Fsync, assess, configuration, may_withhold
+from eventstore.durability.capability import assess, configuration
 from eventstore.errors import LogError, ServerUnsuitable
 from muster.cli.doctor.checks import Check, Level, check
 from muster.settings.addresses import redacted
@@ -167,16 +167,11 @@ def _min_replicas(info: Info, config: Config, count: int, required: int) -> Chec
 def durability(info: Info, config: Config) -> list[Check]:
     """Which levels a command may ask for. A level that lacks is no fault: none may be needed."""
     count = int(info.get("connected_slaves", 0))
-    tried = may_withhold(info, config)
-    capability = assess(info, config, wanted_replicas=max(count, 1), withholds=tried)
-    means = {
-        Fsync.NEVER: f"no: {capability.no_fsync_reason}",
-        Fsync.ON_REPLY: "with every reply",
-        Fsync.WAITAOF: "by WAITAOF, if a gateway finds that it can be relied on",
-    }
+    capability = assess(info, config, wanted_replicas=max(count, 1))
+    why_not = capability.no_fsync_reason
     replicated = f"by up to {count}" if count else f"no: {capability.no_replicas_reason}"
     return [
-        check(AREA, "level fsynced", means[capability.fsync]),
+        check(AREA, "level fsynced", f"no: {why_not}" if why_not else "with every reply"),
         check(AREA, "level replicated", replicated),
     ]
 

@@ -7,9 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from eventstore.connection.calls import execute
-from eventstore.durability.capability import Fsync
 from eventstore.durability.confirmations import Confirmations, WaitTarget
-from eventstore.durability.waitaof import withholds
 from eventstore.errors import CommandLost, Halted, LogMissing, Recovered, RolledBack
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.durability import Level
@@ -17,7 +15,6 @@ from eventstore.log.replies import Outcome, Proof
 from tests.conftest import MakeServer
 from tests.pools import ORIGIN, TestPool, open_pool
 from tests.servers import RedisLikeServer
-from tests.waiting import until
 
 ON_REPLY = WaitTarget(Level.FSYNCED)
 
@@ -132,34 +129,21 @@ async def test_confirming_changes_nothing_but_the_time(stage):
     assert (after.seq, after.waiting, after.live) == (before.seq, before.waiting, before.live)
 
 
-async def test_waitaof_is_asked_on_the_server_that_was_tried(stage):
-    """Where another one has taken over, what is known of WAITAOF is not known of that one."""
+async def test_fsynced_is_confirmed_by_the_settings_of_the_server_that_has_it(stage):
+    """They are read on the connection that proved the command, each time."""
     proof = await stage.spawned()
+    assert await stage.confirm(proof) == ""
     with stage.server.client() as client:
-        run_id = client.info("server")["run_id"]
-    waitaof = WaitTarget(Level.FSYNCED, fsync=Fsync.WAITAOF, run_id=run_id)
-    assert await stage.confirm(proof, how=waitaof) == ""
-    other = WaitTarget(Level.FSYNCED, fsync=Fsync.WAITAOF, run_id="another")
-    assert await stage.confirm(proof, how=other) == "another server has taken over"
+        client.config_set("appendfsync", "everysec")
+    assert await stage.confirm(proof) == "appendfsync was changed"
     with stage.server.client() as client:
-        client.config_set("appendfsync", "no")
-    late = await stage.confirm(await stage.spawned(), how=waitaof, seconds=0.4)
-    assert late == "not fsynced in time"
+        client.config_set("appendfsync", "always")
+        client.config_set("no-appendfsync-on-rewrite", "yes")
+    assert await stage.confirm(proof) == "appendfsync was changed"
 
 
-async def test_a_waitaof_that_answers_before_its_time_is_found_out(redis_server: MakeServer):
-    """Under `everysec` this server says that three writes in a row are on disk, and they are not.
-
-    With `appendfsync no` it holds its answer back, as one that tells the truth does.
-    """
-    for appendfsync, truthful in (("everysec", False), ("no", True)):
-        server = redis_server(appendfsync=appendfsync)
-        async with open_pool(server.url) as pool:
-            await pool.log.create_catalogue()
-
-            async def told() -> list[bool]:
-                """One that was held up while it was looked at tells nothing: look again."""
-                answer = await withholds(pool.log.client, pool.log)
-                return [] if answer is None else [answer]
-
-            assert await until(told) == [truthful]
+async def test_a_level_that_is_not_reached_in_time_says_so(stage):
+    """No replica follows: WAIT returns before the deadline, with what it counted."""
+    replicated = WaitTarget(Level.REPLICATED)
+    late = await stage.confirm(await stage.spawned(), how=replicated, seconds=0.4)
+    assert late == "0 of 1 replicas have it"

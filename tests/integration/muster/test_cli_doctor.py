@@ -43,7 +43,7 @@ async def test_a_server_that_may_lose_the_log_fails(redis_server):
 
 @pytest.mark.parametrize(
     ("appendfsync", "found"),
-    [("always", "with every reply"), ("everysec", "no: appendfsync is everysec and its WAITAOF")],
+    [("always", "with every reply"), ("everysec", "no: appendfsync is everysec; set")],
 )
 async def test_the_levels_that_a_command_may_ask_for_are_told(redis_server, appendfsync, found):
     """A level that lacks is no fault."""
