@@ -15,6 +15,7 @@ from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested, WorkerRequested
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.log import Log
+from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import ClaimedAgent, Outcome
 from eventstore.log.submission import SubmitResult, submit
 from eventstore.steps.step import Fence, Origin
@@ -33,6 +34,7 @@ class TestPool:
         self.pool = Pool(
             pool_name=name, role_type="developer", config=PoolConfig(**config), created_seq=1
         )
+        self.pool_log = PoolLog(log, name, ORIGIN)
 
     async def spawn(
         self, *, key: str = "", digest: str = "", project: str = "p", **request: Any

@@ -5,8 +5,7 @@ import os
 
 from eventstore.errors import LogError, MusterError
 from eventstore.language.workers import Start, Worker, WorkerCommand
-from eventstore.log.log import Log
-from eventstore.steps.step import Origin
+from eventstore.log.pool_log import PoolLog
 from workers.runtime.backoff import Backoff
 
 
@@ -17,11 +16,9 @@ class NotOrdered(MusterError):
 class Registration:
     """One worker in the log of its pool."""
 
-    def __init__(self, log: Log, pool: str, worker_id: str) -> None:
-        self.log = log
-        self.pool = pool
+    def __init__(self, pool_log: PoolLog, worker_id: str) -> None:
+        self._pool_log = pool_log
         self.worker_id = worker_id
-        self.origin = Origin(actor=f"worker:{worker_id}")
         self.epoch = 0
 
     async def register(self, host: str, start_time: int) -> int:
@@ -29,11 +26,9 @@ class Registration:
 
         Raises `NotOrdered`, or `LogError` when Redis does not answer.
         """
-        self.epoch = await self.log.allocate_epoch(self.pool)
+        self.epoch = await self._pool_log.allocate_epoch()
         command = Start(host=host, pid=os.getpid(), start_time=start_time)
-        acted = await self.log.act_on_worker(
-            self.pool, self.worker_id, command, self.origin, epoch=self.epoch
-        )
+        acted = await self._pool_log.act_on_worker(self.worker_id, command, epoch=self.epoch)
         worker = acted.worker
         if worker is None or worker.epoch != self.epoch or not worker.alive:
             raise NotOrdered(f"worker {self.worker_id} was not ordered, or not in time")
@@ -47,8 +42,8 @@ class Registration:
         backoff = Backoff("worker", worker_id=self.worker_id)
         while True:
             try:
-                acted = await self.log.act_on_worker(
-                    self.pool, self.worker_id, command, self.origin, epoch=self.epoch
+                acted = await self._pool_log.act_on_worker(
+                    self.worker_id, command, epoch=self.epoch
                 )
             except LogError as error:
                 await asyncio.sleep(backoff.next_delay(error))

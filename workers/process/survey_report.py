@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import structlog
 
 from eventstore.errors import LogError
-from eventstore.log.log import Log
+from eventstore.log.pool_log import PoolLog
 from eventstore.recovery.loss_reports import AGENT_HELD, LossReport, write_reports
 from workers.runtime.agent_run import AgentRun
 
@@ -17,10 +17,10 @@ log = structlog.get_logger("muster.reporting")
 
 
 async def report_running_agents(
-    events: Log, pool: str, worker_id: str, runs: Iterable[AgentRun]
+    pool_log: PoolLog, worker_id: str, runs: Iterable[AgentRun]
 ) -> None:
     """Report every agent that runs here. What cannot be written is only logged."""
-    generation, ts = events.high_water_mark(pool)[0], events.now_ms(pool)
+    generation, ts = pool_log.high_water_mark()[0], pool_log.now_ms()
     reports = [
         LossReport(
             reporter=f"worker:{worker_id}",
@@ -33,8 +33,8 @@ async def report_running_agents(
         )
         for run in runs
     ]
-    log.error("log.lost", pool=pool, worker_id=worker_id, agents=len(reports))
+    log.error("log.lost", pool=pool_log.pool, worker_id=worker_id, agents=len(reports))
     try:
-        await write_reports(events, pool, reports)
+        await write_reports(pool_log.log, pool_log.pool, reports)
     except LogError as error:
-        log.warning("log.report_failed", pool=pool, error=str(error))
+        log.warning("log.report_failed", pool=pool_log.pool, error=str(error))

@@ -18,8 +18,9 @@ from eventstore.connection.clients import connect
 from eventstore.keys import Keys
 from eventstore.language.workers import Recover, WorkerStatus
 from eventstore.log.log import Log
+from eventstore.log.pool_log import PoolLog
 from eventstore.log.script_runner import parse_reply
-from eventstore.steps.step import Fence
+from eventstore.steps.step import Fence, Origin
 from workers.api.agent import Agent
 from workers.api.engine import Database
 from workers.host.clock import boottime
@@ -65,7 +66,9 @@ class Worker:
         self._keys = Keys(options.key_prefix)
         client = connect(options.redis_url, max_connections=CONNECTIONS)
         self._log = Log(client, self._keys, retention=options.retention, survives_recovery=False)
-        self._registration = Registration(self._log, options.pool_name, options.worker_id)
+        origin = Origin(actor=f"worker:{options.worker_id}")
+        self._pool_log = PoolLog(self._log, options.pool_name, origin)
+        self._registration = Registration(self._pool_log, options.worker_id)
         self._database = Database(options.engine_url, through_pgbouncer=options.through_pgbouncer)
         self._output: Output | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,7 +99,7 @@ class Worker:
         callbacks = SlotCallbacks(
             on_fenced=lambda: self._on_lost("fenced"), on_stuck=self._on_stuck
         )
-        self._slots = Slots(self._new_worker_context(), self._options.pool_name, size, callbacks)
+        self._slots = Slots(self._new_worker_context(), size, callbacks)
         await self._lease.start()
         self._slots.wake()
         self._start_task(self._run_critical("claiming", self._slots.claim_forever()))
@@ -239,9 +242,7 @@ class Worker:
 
     async def _report_running(self) -> None:
         runs = list(self._slots.runs.values())
-        await report_running_agents(
-            self._log, self._options.pool_name, self._options.worker_id, runs
-        )
+        await report_running_agents(self._pool_log, self._options.worker_id, runs)
 
     async def _recover(self) -> None:
         await self._registration.write(Recover())
@@ -275,9 +276,8 @@ class Worker:
 
     def _new_worker_context(self) -> WorkerContext:
         return WorkerContext(
-            log=self._log,
+            log=self._pool_log,
             fence=Fence(self._options.worker_id, self._registration.epoch),
-            origin=self._registration.origin,
             config=self._options.config,
             roles=self._roles,
             database=self._database,
@@ -288,7 +288,7 @@ class Worker:
 
     def _hooks(self) -> Hooks:
         return Hooks(
-            high_water_mark=lambda: self._log.high_water_mark(self._options.pool_name),
+            high_water_mark=self._pool_log.high_water_mark,
             snapshot=self._snapshot,
             renewed=self._on_renewed,
             lost=self._on_lost,

@@ -143,9 +143,7 @@ class AgentRun:
                 f"role {self.state.role_type!r} is not declared on this worker's host"
             )
         worker_context, state = self.worker_context, self.state
-        generation = (
-            0 if worker_context.fallback else worker_context.log.high_water_mark(state.pool_name)[0]
-        )
+        generation = 0 if worker_context.fallback else worker_context.log.high_water_mark()[0]
         self._context = Context(
             state,
             read_spec(self._spec),
@@ -255,7 +253,7 @@ class AgentRun:
         return Fail(
             during=during,
             error=error,
-            now_ms=self.worker_context.log.now_ms(self.state.pool_name),
+            now_ms=self.worker_context.log.now_ms(),
             policy=self.worker_context.config.restart_policy,
             jitter=random.random(),
         )
@@ -277,17 +275,15 @@ class AgentRun:
 
     async def _write(self, command: Command) -> None:
         backoff = Backoff("settle", agent_id=self.agent_id)
-        worker_context, state = self.worker_context, self.state
+        worker_context = self.worker_context
         while True:
             try:
                 acted = await worker_context.log.act(
-                    state.pool_name,
                     self.agent_id,
                     command,
-                    worker_context.origin,
                     fence=worker_context.fence,
                     incarnation=self.incarnation,
-                    agent=None if backoff.active else state,
+                    agent=None if backoff.active else self.state,
                 )
                 if acted.outcome is Outcome.ABSENT:
                     await self._require_ended()
@@ -303,14 +299,14 @@ class AgentRun:
 
     async def _require_ended(self) -> None:
         """Of an agent that is not found. Raises `Unreadable` where the pool still lists it."""
-        if self.agent_id in await self.worker_context.log.live(self.state.pool_name):
+        if self.agent_id in await self.worker_context.log.live():
             raise Unreadable("agent", self.agent_id, "its hash is gone")
 
     async def _park(self, damage: Unreadable) -> None:
         """Its state in Redis is damaged: end it here, and leave it to an operator."""
         try:
             holder = self.worker_context.fence.worker_id
-            await self.worker_context.log.park(self.state.pool_name, damage, holder=holder)
+            await self.worker_context.log.park(damage, holder=holder)
         except LogError as error:
             self._log.warning("agent.not_parked", error=str(error))
         self.request_stop(StopRequest.ABANDON)

@@ -36,13 +36,10 @@ class SlotCallbacks(Struct, frozen=True):
 class Slots:
     """The agents of one worker."""
 
-    def __init__(
-        self, worker_context: WorkerContext, pool: str, size: int, callbacks: SlotCallbacks
-    ) -> None:
+    def __init__(self, worker_context: WorkerContext, size: int, callbacks: SlotCallbacks) -> None:
         self.runs: dict[str, AgentRun] = {}
         self.stuck = False
         self._worker_context = worker_context
-        self._pool = pool
         self._size = size
         self._callbacks = callbacks
         self._wakeup = asyncio.Event()
@@ -108,7 +105,6 @@ class Slots:
             return
         self._recently_ended.clear()
         outcome, claims = await self._worker_context.log.claim(
-            self._pool,
             self._worker_context.fence,
             free,
             include_unsettled=redeliver,
@@ -145,10 +141,8 @@ class Slots:
         while True:
             try:
                 await self._worker_context.log.act(
-                    self._pool,
                     agent.agent_id,
                     Terminate(reason=agent.reason or "requested"),
-                    self._worker_context.origin,
                     incarnation=agent.incarnation,
                 )
                 return

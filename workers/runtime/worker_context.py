@@ -6,8 +6,8 @@ from enum import IntEnum
 from msgspec import Struct
 
 from eventstore.language.pool_config import PoolConfig
-from eventstore.log.log import Log
-from eventstore.steps.step import Fence, Origin
+from eventstore.log.pool_log import PoolLog
+from eventstore.steps.step import Fence
 from workers.api.agent import Agent
 from workers.api.engine import Database
 from workers.output.lines import Output
@@ -29,9 +29,8 @@ class StopRequest(IntEnum):
 class WorkerContext(Struct, frozen=True, kw_only=True):
     """What all agents of a worker share."""
 
-    log: Log
+    log: PoolLog
     fence: Fence
-    origin: Origin
     config: PoolConfig
     roles: Mapping[str, type[Agent]]
     database: Database

@@ -18,10 +18,9 @@ from eventstore.language.agent_commands import Clear
 from eventstore.language.agents import Status
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import WorkerStatus
-from eventstore.log.log import Log
+from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Outcome
 from eventstore.log.survey import Survey
-from eventstore.steps.step import Origin
 from workers.supervisor.liveness import Stopwatch
 from workers.supervisor.reaper import handle_agent_errors
 
@@ -61,47 +60,46 @@ def expired(waiting: Sequence[tuple[str, int]], survey: Survey, config: PoolConf
 class Suspects:
     """Those of one pool, as its leader sees them."""
 
-    def __init__(self, events: Log, origin: Origin) -> None:
-        self._events = events
-        self._origin = origin
+    def __init__(self, pool_log: PoolLog) -> None:
+        self._pool_log = pool_log
         self._isolated_times = Stopwatch()
 
-    async def reconcile(self, pool: str, survey: Survey, config: PoolConfig, now: float) -> None:
+    async def reconcile(self, survey: Survey, config: PoolConfig, now: float) -> None:
         """Clear those that need not be alone any more, or cannot."""
         isolated = [o.isolated_agent for o in survey.workers if o.isolated_agent]
         if not contended(survey, config) and (config.suspicion_window_seconds or not isolated):
             return
-        waiting = await self._events.waiting_isolated(pool, CLEAR_BATCH)
+        waiting = await self._pool_log.waiting_isolated(CLEAR_BATCH)
         if not config.suspicion_window_seconds:
             agent_ids = (*isolated, *(agent_id for agent_id, _ in waiting))
-            await self._clear(pool, agent_ids, "suspicion-off")
+            await self._clear(agent_ids, "suspicion-off")
             return
-        running = await self._running_isolated(pool, isolated)
+        running = await self._running_isolated(isolated)
         seconds = self._isolated_times.observe(running, now)
         had_turn = [
             running[run_key]
             for run_key, isolated_seconds in seconds.items()
             if turn_ended(isolated_seconds, config)
         ]
-        await self._clear(pool, had_turn, "turn-over")
-        await self._clear(pool, expired(waiting, survey, config), "not-tried")
-        excess = await self._events.waiting_isolated(pool, CLEAR_BATCH, offset=waiting_max(config))
-        await self._clear(pool, [agent_id for agent_id, _ in excess], "too-many")
+        await self._clear(had_turn, "turn-over")
+        await self._clear(expired(waiting, survey, config), "not-tried")
+        excess = await self._pool_log.waiting_isolated(CLEAR_BATCH, offset=waiting_max(config))
+        await self._clear([agent_id for agent_id, _ in excess], "too-many")
 
-    async def _running_isolated(self, pool: str, agent_ids: Sequence[str]) -> dict[str, str]:
+    async def _running_isolated(self, agent_ids: Sequence[str]) -> dict[str, str]:
         """Those that run, by their incarnations: one that is still to start has shown nothing."""
         running = {}
         for agent_id in agent_ids:
-            async with handle_agent_errors(self._events, pool, agent_id):
-                agent = await self._events.agent(pool, agent_id)
+            async with handle_agent_errors(self._pool_log, agent_id):
+                agent = await self._pool_log.agent(agent_id)
                 if agent is not None and agent.alone and agent.status is Status.RUNNING:
                     running[f"{agent_id}:{agent.incarnation}"] = agent_id
         return running
 
-    async def _clear(self, pool: str, agent_ids: Sequence[str], reason: str) -> None:
+    async def _clear(self, agent_ids: Sequence[str], reason: str) -> None:
         for agent_id in agent_ids:
-            async with handle_agent_errors(self._events, pool, agent_id):
-                clear = Clear(reason=reason)
-                acted = await self._events.act(pool, agent_id, clear, self._origin)
+            async with handle_agent_errors(self._pool_log, agent_id):
+                acted = await self._pool_log.act(agent_id, Clear(reason=reason))
                 if acted.outcome is Outcome.DONE:
+                    pool = self._pool_log.pool
                     log.info("agent.cleared", pool=pool, agent_id=agent_id, reason=reason)

@@ -16,10 +16,10 @@ from eventstore.language import agent_commands, workers
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import PoolScalingDecided, WorkerRequested
 from eventstore.language.workers import WorkerStatus
-from eventstore.log.log import Log
+from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey
-from eventstore.steps.step import Origin, Step
+from eventstore.steps.step import Step
 from workers.supervisor import scaling
 from workers.supervisor.isolation import Suspects
 from workers.supervisor.launch_failures import LaunchTracker
@@ -52,25 +52,24 @@ class Leader:
     def __init__(
         self,
         host: str,
-        events: Log,
+        pool_log: PoolLog,
         monitor: WorkerMonitor,
         catalogue: CatalogueAccess,
         *,
         poll_seconds: float,
     ) -> None:
         self._host = host
-        self._events = events
+        self._pool_log = pool_log
         self._monitor = monitor
         self._catalogue = catalogue
-        self._origin = Origin(actor=f"supervisor:{host}")
         self._lead = NO_LEADER
         self._poll_seconds = poll_seconds
         self._other_leader = LeaseMonitor()
         self._idle_other_leader = LeaseMonitor(
             max_gap_seconds=inf
         )  # following one that lives does no harm
-        self._stray_commands = StrayCommands(events, self._origin)
-        self._suspects = Suspects(events, self._origin)
+        self._stray_commands = StrayCommands(pool_log)
+        self._suspects = Suspects(pool_log)
         self._reported_maximum = False
         self._start_term()
 
@@ -91,30 +90,29 @@ class Leader:
             await self._run_due(survey)
             await self._continue_deletion(survey)
             pool = self._pool()
-            await self._suspects.reconcile(pool.pool_name, survey, pool.config, now)
+            await self._suspects.reconcile(survey, pool.config, now)
             known = [o.worker.worker_id for o in survey.workers]
             known += [damage.subject for damage in survey.unreadable]
-            await self._stray_commands.reconcile(self._pool_name(), known, now)
+            await self._stray_commands.reconcile(known, now)
             await self._scale(survey, now)
             await self._repeat_wake(survey, now)
 
     async def resign(self) -> None:
         """Give up the lead, so that another host need not wait for the lease."""
         if self.leads:
-            step = self._step()
+            step = self._pool_log.step()
             step.check("leader", self._host, self._lead.term)
             step.write("resign")
-            await self._events.commit(step)
+            await self._pool_log.commit(step)
             self._lead = NO_LEADER
 
     async def _acquire_lead(self, survey: Survey, now: float) -> None:
-        name = self._pool_name()
         own_term = self._lead.term if self.leads else 0
-        _, lead = await self._events.lead(name, self._host, own_term)
+        _, lead = await self._pool_log.lead(self._host, own_term)
         if lead.host != self._host and self._is_dead(lead, survey, now):
-            _, lead = await self._events.lead(name, self._host, 0, stale=lead)
+            _, lead = await self._pool_log.lead(self._host, 0, stale=lead)
         if lead.host == self._host and lead.term != own_term:
-            log.info("lead.taken", pool=name, term=lead.term)
+            log.info("lead.taken", pool=self._pool_log.pool, term=lead.term)
             self._start_term()
         self._lead = lead
 
@@ -150,18 +148,17 @@ class Leader:
         self, schedule: str, agent_id: str, command: agent_commands.Command
     ) -> None:
         """Carry out what is due, and take off the list what is not on it rightly."""
-        name = self._pool_name()
-        async with handle_agent_errors(self._events, name, agent_id):
-            acted = await self._events.act(name, agent_id, command, self._origin)
-            if acted.outcome is Outcome.ABSENT and agent_id in await self._events.live(name):
+        async with handle_agent_errors(self._pool_log, agent_id):
+            acted = await self._pool_log.act(agent_id, command)
+            if acted.outcome is Outcome.ABSENT and agent_id in await self._pool_log.live():
                 raise Unreadable("agent", agent_id, "its hash is gone")
             if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY}:
-                step = self._step()
+                step = self._pool_log.step()
                 if acted.agent is not None:
                     agent = acted.agent
                     step.check("agent", agent_id, agent.version, agent.incarnation)
                 step.write(f"un{schedule}", agent_id)
-                await self._events.commit(step)
+                await self._pool_log.commit(step)
 
     async def _continue_deletion(self, survey: Survey) -> None:
         """Whoever closed the pool may be gone: end what lives in it, then record its end.
@@ -173,13 +170,11 @@ class Leader:
         closing = survey.live if pool.deleted else survey.closed == str(pool.created_seq)
         if not closing:
             return
-        for agent_id in await self._events.live(pool.pool_name):
+        for agent_id in await self._pool_log.live():
             end = agent_commands.Terminate(reason="pool-deleted")
-            async with handle_agent_errors(self._events, pool.pool_name, agent_id):
-                await self._events.act(
-                    pool.pool_name, agent_id, end, self._origin, created_seq=pool.created_seq
-                )
-        if not pool.deleted and not await self._events.live(pool.pool_name):
+            async with handle_agent_errors(self._pool_log, agent_id):
+                await self._pool_log.act(agent_id, end, created_seq=pool.created_seq)
+        if not pool.deleted and not await self._pool_log.live():
             await self._catalogue.finish_deletion(pool)
 
     # ---- scaling -----------------------------------------------------------------------------
@@ -224,7 +219,7 @@ class Leader:
         step.event(event, pool.pool_name)
         ordered = {}
         for host in placed:
-            worker_id = self._events.new_id()
+            worker_id = self._pool_log.log.new_id()
             order = WorkerRequested(
                 host=host,
                 max_agents=pool.config.agents_per_worker,
@@ -233,7 +228,7 @@ class Leader:
             )
             step.worker(worker_id, None, (order,))
             ordered[worker_id] = host
-        if (await self._events.commit(step)).outcome is Outcome.DONE:
+        if (await self._pool_log.commit(step)).outcome is Outcome.DONE:
             self._log_decision(event)
             self._launches.record_ordered(ordered, now)
             await self._monitor.launch(w for w, host in ordered.items() if host == self._host)
@@ -244,7 +239,7 @@ class Leader:
         """Drain workers: empty ones, unless one is not any more, or one to make room."""
         self._launches.forget(chosen)
         step = self._scaling_step(survey)
-        step.event(event, self._pool_name())
+        step.event(event, self._pool_log.pool)
         for observed in survey.workers:
             worker = observed.worker
             if worker.worker_id in chosen:
@@ -252,31 +247,31 @@ class Leader:
                 step.worker(worker.worker_id, worker, drains)
                 if observed.agent_count == 0:
                     step.check("empty", worker.worker_id)
-        if (await self._events.commit(step)).outcome is Outcome.DONE:
+        if (await self._pool_log.commit(step)).outcome is Outcome.DONE:
             self._log_decision(event)
 
     async def _reserve(self, worker_id: str, survey: Survey) -> None:
         """Keep a worker for an agent that is to run alone: it takes no others meanwhile."""
         if worker_id != survey.reserved:
-            step = self._step()
+            step = self._pool_log.step()
             step.check("leader", self._host, self._lead.term)
             step.write("meta", "reserved", worker_id)
             step.write("wake")
-            await self._events.commit(step)
+            await self._pool_log.commit(step)
             if worker_id:
-                log.info("worker.reserved", pool=self._pool_name(), worker_id=worker_id)
+                log.info("worker.reserved", pool=self._pool_log.pool, worker_id=worker_id)
 
     async def _repeat_wake(self, survey: Survey, now: float) -> None:
         empty = any(o.agent_count == 0 for o in survey.workers if o.worker.alive)
         waits = (survey.waiting and survey.free) or (survey.waiting_isolated and empty)
         unclaimed = ["spawns"] if waits else []
         if self._unclaimed_times.observe(unclaimed, now).get("spawns", 0.0) >= WAKE_REPEAT_SECONDS:
-            step = self._step()
+            step = self._pool_log.step()
             step.write("wake")
-            await self._events.commit(step)
+            await self._pool_log.commit(step)
 
     def _scaling_step(self, survey: Survey) -> Step:
-        step = self._step()
+        step = self._pool_log.step()
         step.check("leader", self._host, self._lead.term)
         step.check("meta", "scaling", survey.scaling)
         step.write("meta", "scaling", survey.scaling + 1)
@@ -286,14 +281,14 @@ class Leader:
         if at_maximum and not self._reported_maximum:
             maximum = self._pool().config.max_workers
             log.warning(
-                "pool.at_maximum", pool=self._pool_name(), workers=maximum, waiting=survey.waiting
+                "pool.at_maximum", pool=self._pool_log.pool, workers=maximum, waiting=survey.waiting
             )
         self._reported_maximum = at_maximum
 
     def _log_decision(self, event: PoolScalingDecided) -> None:
         log.info(
             "pool.scaling_decided",
-            pool=self._pool_name(),
+            pool=self._pool_log.pool,
             current=event.current,
             desired=event.desired,
             pending=event.pending,
@@ -302,9 +297,3 @@ class Leader:
 
     def _pool(self) -> Pool:
         return self._catalogue.pool()
-
-    def _pool_name(self) -> str:
-        return self._pool().pool_name
-
-    def _step(self) -> Step:
-        return self._events.step(self._pool_name(), self._origin)

@@ -2,7 +2,7 @@
 what the leader does. What goes wrong in one round is seen again in the next.
 """
 
-from eventstore.log.log import Log
+from eventstore.log.pool_log import PoolLog
 from eventstore.log.survey import Survey
 from workers.host.clock import boot_seconds
 from workers.supervisor.leader import CatalogueAccess, Leader
@@ -16,25 +16,26 @@ class PoolSupervisor:
     def __init__(
         self,
         host: str,
-        events: Log,
+        pool_log: PoolLog,
         local: LocalWorkers,
         catalogue: CatalogueAccess,
         *,
         poll_seconds: float,
     ) -> None:
-        self._events = events
+        self._pool_log = pool_log
         self._catalogue = catalogue
         self._poll_seconds = poll_seconds
-        self._monitor = WorkerMonitor(host, events, local, catalogue.pool)
-        self._leader = Leader(host, events, self._monitor, catalogue, poll_seconds=poll_seconds)
+        self._monitor = WorkerMonitor(host, pool_log, local, catalogue.pool)
+        self._leader = Leader(host, pool_log, self._monitor, catalogue, poll_seconds=poll_seconds)
         self._draining = False
 
     async def reconcile(self) -> float:
         """Look after the pool once; returns after how many seconds to look again at the latest."""
-        survey = await self._events.survey(self._catalogue.pool().pool_name)
+        self._catalogue.pool()  # raises where the catalogue was recovered without it
+        survey = await self._pool_log.survey()
         now = boot_seconds()  # not before: what has just been seen would count as old
         for damage in survey.unreadable:
-            await self._events.park(self._catalogue.pool().pool_name, damage)
+            await self._pool_log.park(damage)
         await self._monitor.reconcile(survey, now)
         if self._draining:
             await self.resign()

@@ -13,8 +13,7 @@ from redis.exceptions import ResponseError
 
 from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
 from eventstore.keys import GROUP
-from eventstore.log.log import Log
-from eventstore.steps.step import Origin
+from eventstore.log.pool_log import PoolLog
 from workers.supervisor.liveness import Stopwatch
 from workers.supervisor.reaper import handle_agent_errors, pending_for, requeue
 
@@ -27,35 +26,40 @@ log = structlog.get_logger("muster.leftovers")
 class StrayCommands:
     """Of one pool, as its leader looks after them."""
 
-    def __init__(self, events: Log, origin: Origin) -> None:
-        self._events = events
-        self._origin = origin
+    def __init__(self, pool_log: PoolLog) -> None:
+        self._pool_log = pool_log
         self._unknown_times = Stopwatch()
         self._checked_at = 0.0
 
-    async def reconcile(self, pool: str, workers: Iterable[str], now: float) -> None:
+    async def reconcile(self, workers: Iterable[str], now: float) -> None:
         """Put back what strangers hold, every few seconds. `workers`: all that are known."""
         if now - self._checked_at < STRAY_SECONDS / 2:
             return
         self._checked_at = now
-        unknown = set(await _consumers(self._events, pool)) - set(workers)
+        unknown = set(await _consumers(self._pool_log)) - set(workers)
         for name, seconds in self._unknown_times.observe(unknown, now).items():
             if seconds >= STRAY_SECONDS:
-                await self._requeue_pending(pool, name)
+                await self._requeue_pending(name)
 
-    async def _requeue_pending(self, pool: str, consumer: str) -> None:
-        for entry_id, agent_id in await pending_for(self._events, pool, consumer):
-            async with handle_agent_errors(self._events, pool, agent_id):
-                await requeue(self._events, pool, entry_id, agent_id, self._origin)
-                log.warning("command.put_back", pool=pool, agent_id=agent_id, held_by=consumer)
+    async def _requeue_pending(self, consumer: str) -> None:
+        for entry_id, agent_id in await pending_for(self._pool_log, consumer):
+            async with handle_agent_errors(self._pool_log, agent_id):
+                await requeue(self._pool_log, entry_id, agent_id)
+                log.warning(
+                    "command.put_back",
+                    pool=self._pool_log.pool,
+                    agent_id=agent_id,
+                    held_by=consumer,
+                )
 
 
-async def _consumers(events: Log, pool: str) -> list[str]:
+async def _consumers(pool_log: PoolLog) -> list[str]:
     """Names under which commands are pending."""
     try:
-        found = await execute(events.client, "XPENDING", events.keys.pool(pool, "commands"), GROUP)
+        commands = pool_log.log.keys.pool(pool_log.pool, "commands")
+        found = await execute(pool_log.log.client, "XPENDING", commands, GROUP)
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:
-        raise refusal(f"pool {pool!r}: cannot list what is pending", error) from error
+        raise refusal(f"pool {pool_log.pool!r}: cannot list what is pending", error) from error
     return [name.decode(errors="replace") for name, _ in found[3] or ()]

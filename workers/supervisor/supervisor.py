@@ -33,6 +33,7 @@ from eventstore.keys import Keys
 from eventstore.language.catalogue import Pool
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
+from eventstore.log.pool_log import PoolLog
 from eventstore.log.reader import Reader
 from eventstore.retention import Retention
 from eventstore.steps.step import Origin
@@ -203,7 +204,7 @@ class Supervisor:
         catalogue = CatalogueAccess(pool, self._joined_hosts, self._delete, self._remove_host)
         return PoolSupervisor(
             self.host,
-            self._events,
+            PoolLog(self._events, name, self._origin),
             self._processes,
             catalogue,
             poll_seconds=self._options.poll_seconds,

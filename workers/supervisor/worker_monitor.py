@@ -11,9 +11,9 @@ from typing import Protocol
 from eventstore.language import workers
 from eventstore.language.catalogue import Pool
 from eventstore.language.workers import Worker, WorkerStatus
-from eventstore.log.log import Log
+from eventstore.log.pool_log import PoolLog
 from eventstore.log.survey import ObservedWorker, Survey
-from eventstore.steps.step import Origin, Step
+from eventstore.steps.step import Step
 from workers.host.processes import Process
 from workers.supervisor import reaper
 from workers.supervisor.liveness import LeaseMonitor, Stopwatch
@@ -55,17 +55,16 @@ class WorkerMonitor:
     """Watches one pool's workers from one host."""
 
     def __init__(
-        self, host: str, events: Log, local: LocalWorkers, pool: Callable[[], Pool]
+        self, host: str, pool_log: PoolLog, local: LocalWorkers, pool: Callable[[], Pool]
     ) -> None:
         self.drain_reason = ""
         """Why this host's workers are to drain; empty while they are not."""
         self.lease_late = False
         """Whether a lease has stood still long enough to be looked at more often."""
         self._host = host
-        self._events = events
+        self._pool_log = pool_log
         self._local = local
         self._pool = pool
-        self._origin = Origin(actor=f"supervisor:{host}")
         self._leases = LeaseMonitor()
         self._drain_times = Stopwatch()
         self._stray_times = Stopwatch()
@@ -135,19 +134,15 @@ class WorkerMonitor:
             elif seconds > lease_seconds * SUSPECT_SHARE and not suspect:
                 await self._mark_suspect(observed)
             elif seconds < lease_seconds * SUSPECT_SHARE and suspect:
-                await self._events.act_on_worker(
-                    self._pool().pool_name, name, workers.Recover(), self._origin
-                )
+                await self._pool_log.act_on_worker(name, workers.Recover())
 
     async def _mark_suspect(self, observed: ObservedWorker) -> None:
         def unless_renewed(step: Step, worker: Worker) -> None:
             step.check("renewal", worker.worker_id, observed.renewal)
 
-        await self._events.act_on_worker(
-            self._pool().pool_name,
+        await self._pool_log.act_on_worker(
             observed.worker.worker_id,
             workers.Suspect(reason="its lease is not being renewed"),
-            self._origin,
             prepare=unless_renewed,
         )
 
@@ -155,7 +150,7 @@ class WorkerMonitor:
         for worker in self._own_workers(survey):
             if worker.alive:
                 process = Process(worker.pid, worker.start_time)
-                self._local.adopt(self._pool().pool_name, worker.worker_id, process)
+                self._local.adopt(self._pool_log.pool, worker.worker_id, process)
 
     async def _launch_ordered(self, survey: Survey) -> None:
         ordered = [w for w in self._own_workers(survey) if w.status is WorkerStatus.REQUESTED]
@@ -177,10 +172,10 @@ class WorkerMonitor:
         """All at once: one that is not draining yet would claim what another gives back."""
         if not self.drain_reason:
             return
-        name, drain = self._pool().pool_name, workers.Drain(reason=self.drain_reason)
+        drain = workers.Drain(reason=self.drain_reason)
         await asyncio.gather(
             *(
-                self._events.act_on_worker(name, worker.worker_id, drain, self._origin)
+                self._pool_log.act_on_worker(worker.worker_id, drain)
                 for worker in self._own_workers(survey)
                 if worker.alive and not worker.draining
             )
@@ -196,7 +191,7 @@ class WorkerMonitor:
                 self._local.terminate(name, grace_seconds=1.0)
         known = {worker.worker_id for worker in own}
         known |= {damage.subject for damage in survey.unreadable}
-        strays = self._local.running(self._pool().pool_name) - known
+        strays = self._local.running(self._pool_log.pool) - known
         for name, seconds in self._stray_times.observe(strays, now).items():
             if seconds > STRAY_SECONDS:
                 self._local.terminate(name, grace_seconds=config.lease_seconds * KILL_AFTER_LEASES)
@@ -204,13 +199,7 @@ class WorkerMonitor:
     async def _clean_up_lost(self, survey: Survey) -> None:
         for observed in survey.workers:
             if observed.worker.status is WorkerStatus.LOST:
-                await reaper.clean_up(
-                    self._events,
-                    self._pool().pool_name,
-                    observed,
-                    self._origin,
-                    self._loss_attribution(),
-                )
+                await reaper.clean_up(self._pool_log, observed, self._loss_attribution())
 
     async def reap(self, worker: Worker, reason: str, *, renewal: int | None = None) -> bool:
         """Fence a worker and put back what it held; False if it was not there to be fenced.
@@ -220,23 +209,19 @@ class WorkerMonitor:
         pool = self._pool()
         ordered = worker.status is WorkerStatus.REQUESTED
         done = await reaper.declare_lost(
-            self._events,
-            pool.pool_name,
+            self._pool_log,
             worker.worker_id,
             reason,
-            self._origin,
             renewal=renewal,
             version=worker.version if ordered else None,
         )
-        found = await self._events.worker(pool.pool_name, worker.worker_id) if done else None
+        found = await self._pool_log.worker(worker.worker_id) if done else None
         if found is None or found.worker.status is not WorkerStatus.LOST:
             return done
         self._local.terminate(
             worker.worker_id, grace_seconds=pool.config.lease_seconds * KILL_AFTER_LEASES
         )
-        await reaper.clean_up(
-            self._events, pool.pool_name, found, self._origin, self._loss_attribution()
-        )
+        await reaper.clean_up(self._pool_log, found, self._loss_attribution())
         return done
 
     def _own_workers(self, survey: Survey) -> list[Worker]:

@@ -257,6 +257,6 @@ async def test_many_that_die_at_one_look_were_rather_killed_by_their_host(
     pool = await site.pool()
     for name in "abcd":
         await pool.worker(name)
-    watch = WorkerMonitor("h", site.log, cast("Any", Ended(*dead)), lambda: pool.pool)
+    watch = WorkerMonitor("h", pool.pool_log, cast("Any", Ended(*dead)), lambda: pool.pool)
     assert watch._many_lost(await site.survey(), ()) is together
     assert watch._many_lost(await site.survey(), set(dead)) is together

@@ -38,18 +38,18 @@ class Tended:
         self.now = 100.0
         self.busy_seconds = 0.0
         patch.setattr("workers.supervisor.pool_supervisor.boot_seconds", lambda: self.now)
-        lead = pool.log.lead
+        lead = pool.pool_log.lead
 
         async def slow(
-            name: str, host: str, term: int, stale: Leadership | None = None
+            host: str, term: int, stale: Leadership | None = None
         ) -> tuple[Outcome, Leadership]:
             self.now += self.busy_seconds
-            return await lead(name, host, term, stale)
+            return await lead(host, term, stale)
 
-        patch.setattr(pool.log, "lead", slow)
+        patch.setattr(pool.pool_log, "lead", slow)
         self._steward = PoolSupervisor(
             "other",
-            pool.log,
+            pool.pool_log,
             cast("Any", Ended()),
             catalogued(pool),
             poll_seconds=poll_seconds,

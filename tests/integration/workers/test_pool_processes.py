@@ -44,7 +44,7 @@ async def test_of_two_processes_of_an_order_the_end_of_the_late_one_is_nobodys(s
     launcher = Launcher()
     local = HostProcesses(launcher, cast("Any", lambda *_: None), lambda: None)
     await local.start()
-    watch = WorkerMonitor("h", site.log, local, lambda: pool.pool)
+    watch = WorkerMonitor("h", pool.pool_log, local, lambda: pool.pool)
     await pool.order("w")
     await watch.reconcile(await site.survey(), 1.0)
     first = this_process()
@@ -65,7 +65,7 @@ async def test_a_host_that_began_to_leave_starts_no_worker_that_was_just_ordered
     """It would live on, on a host that has left, with nobody to look after it."""
     pool = await site.pool()
     local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None)
-    watch = WorkerMonitor("h", site.log, local, lambda: pool.pool)
+    watch = WorkerMonitor("h", pool.pool_log, local, lambda: pool.pool)
     await pool.order("w")
     watch.drain_reason = "host-shutdown"
     await watch.launch(["w"])
@@ -79,7 +79,8 @@ async def test_a_host_that_leaves_gives_up_the_lead_before_its_workers_are_gone(
     pool = await site.pool(lease_seconds=600.0)
     local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None)
     first, second = (
-        PoolSupervisor(host, site.log, local, catalogued(pool), poll_seconds=1.0) for host in "ab"
+        PoolSupervisor(host, pool.pool_log, local, catalogued(pool), poll_seconds=1.0)
+        for host in "ab"
     )
     await first.reconcile()
     await second.reconcile()
@@ -95,7 +96,7 @@ async def test_the_end_of_the_process_that_is_the_worker_is_the_workers(site: Si
     launcher = Launcher()
     local = HostProcesses(launcher, cast("Any", lambda *_: None), lambda: None)
     await local.start()
-    watch = WorkerMonitor("h", site.log, local, lambda: pool.pool)
+    watch = WorkerMonitor("h", pool.pool_log, local, lambda: pool.pool)
     await pool.order("w")
     await watch.reconcile(await site.survey(), 1.0)
     await pool.start("w", pid=2**22, start_time=1)
@@ -126,7 +127,7 @@ async def test_a_single_process_lets_workers_with_a_process_of_their_own_live(si
     """A supervisor was killed, and its host goes on as a single process: theirs run on."""
     pool = await site.pool()
     local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None, in_process=True)
-    watch = WorkerMonitor("h", site.log, local, lambda: pool.pool)
+    watch = WorkerMonitor("h", pool.pool_log, local, lambda: pool.pool)
     with subprocess.Popen(["sleep", "60"]) as other:
         try:
             ours = this_process()

@@ -9,7 +9,7 @@ from eventstore.connection.calls import execute
 from eventstore.errors import LogError
 from eventstore.keys import GROUP
 from eventstore.language.agents import Status
-from tests.pools import ORIGIN, TestPool, open_pool, types
+from tests.pools import TestPool, open_pool, types
 from workers.supervisor import reaper
 
 
@@ -22,7 +22,7 @@ async def pool(redis_url: str) -> AsyncIterator[TestPool]:
 async def clear(pool: TestPool) -> bool:
     lost = await pool.log.worker(pool.name, "w1")
     assert lost is not None
-    return await reaper.clean_up(pool.log, pool.name, lost, ORIGIN)
+    return await reaper.clean_up(pool.pool_log, lost)
 
 
 async def test_an_agent_that_could_not_be_put_back_once_is_put_back_later(

@@ -167,7 +167,7 @@ async def test_an_agent_that_cannot_be_withdrawn_ends_with_its_worker(
     told = await pool.state(await pool.spawn())  # as a claim tells of one that is to end
     worker = await pool.worker(Quiet)
     await pool.reached(told.agent_id, "running")
-    monkeypatch.setattr(worker._log, "act", fail)
+    monkeypatch.setattr(worker._pool_log, "act", fail)
     worker._slots._accept(ClaimedAgent(replace(told, agent_id=new_id()), b""))
     assert await asyncio.wait_for(worker.wait(), 15) == "stuck"
     assert worker.exit_code == 77

@@ -26,7 +26,7 @@ async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
 
 
 def watch_of(pool: TestPool) -> WorkerMonitor:
-    return WorkerMonitor("h", pool.log, cast("Any", Ended()), lambda: pool.pool)
+    return WorkerMonitor("h", pool.pool_log, cast("Any", Ended()), lambda: pool.pool)
 
 
 def catalogued(pool: TestPool) -> CatalogueAccess:
@@ -37,7 +37,7 @@ def catalogued(pool: TestPool) -> CatalogueAccess:
 
 
 def leader_of(pool: TestPool) -> Leader:
-    return Leader("h", pool.log, watch_of(pool), catalogued(pool), poll_seconds=1.0)
+    return Leader("h", pool.pool_log, watch_of(pool), catalogued(pool), poll_seconds=1.0)
 
 
 async def status(pool: TestPool, worker_id: str) -> WorkerStatus:
@@ -93,18 +93,18 @@ async def test_time_that_a_survey_took_is_not_held_against_a_lease(
     """What it told was true when it came, not when it was asked for."""
     pool = await site.pool(lease_seconds=2.0)
     await pool.worker("w")
-    clock, survey = [100.0], site.log.survey
+    clock, survey = [100.0], pool.pool_log.survey
 
-    async def slow(name: str) -> Survey:
+    async def slow() -> Survey:
         clock[0] += 1.9
-        return await survey(name)
+        return await survey()
 
     monkeypatch.setattr("workers.supervisor.pool_supervisor.boot_seconds", lambda: clock[0])
     local = cast("Any", Ended())
-    steward = PoolSupervisor("other", site.log, local, catalogued(pool), poll_seconds=1.0)
-    monkeypatch.setattr(site.log, "survey", slow)
+    steward = PoolSupervisor("other", pool.pool_log, local, catalogued(pool), poll_seconds=1.0)
+    monkeypatch.setattr(pool.pool_log, "survey", slow)
     await steward.reconcile()
-    monkeypatch.setattr(site.log, "survey", survey)
+    monkeypatch.setattr(pool.pool_log, "survey", survey)
     clock[0] += 0.3
     await steward.reconcile()
     assert await status(pool, "w") is WorkerStatus.ACTIVE

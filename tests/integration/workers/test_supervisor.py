@@ -234,14 +234,15 @@ async def test_a_host_that_shuts_down_starts_nothing_again_that_one_of_its_worke
     host = await site.host()
     await asyncio.gather(*(pool.spawn() for _ in range(3)))
     await site.until_running(3)
-    act, draining = host._events.act_on_worker, asyncio.Barrier(3)
+    pool_log = host._pool_supervisors[POOL]._pool_log
+    act, draining = pool_log.act_on_worker, asyncio.Barrier(3)
 
-    async def together(pool: str, worker_id: str, command: Any, *rest: Any, **more: Any) -> Any:
+    async def together(worker_id: str, command: Any, **options: Any) -> Any:
         if isinstance(command, Drain):
             await asyncio.wait_for(draining.wait(), 5)
-        return await act(pool, worker_id, command, *rest, **more)
+        return await act(worker_id, command, **options)
 
-    monkeypatch.setattr(host._events, "act_on_worker", together)
+    monkeypatch.setattr(pool_log, "act_on_worker", together)
     await host.stop()
     assert not draining.broken
     assert types(site.url).count("agent.claimed") == 3

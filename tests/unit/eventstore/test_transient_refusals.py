@@ -10,8 +10,10 @@ from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import Keys
 from eventstore.log import parked
 from eventstore.log.log import Log
+from eventstore.log.pool_log import PoolLog
 from eventstore.recovery import loss_reports
 from eventstore.recovery.restore import LogRestore
+from eventstore.steps.step import Origin
 from muster.process import declared_pools
 from workers.supervisor import reaper, stray_commands
 
@@ -23,8 +25,8 @@ ASKED: dict[str, Callable[[Log], Awaitable[object]]] = {
     "for reports": lambda log: loss_reports.read_reports(log, "p"),
     "to forget reports": lambda log: loss_reports.delete_reports(log, "p"),
     "what is parked": lambda log: parked.read(log, "p"),
-    "what is pending": lambda log: reaper.pending_for(log, "p", "w"),
-    "who has something pending": lambda log: stray_commands._consumers(log, "p"),
+    "what is pending": lambda log: reaper.pending_for(PoolLog(log, "p", Origin()), "w"),
+    "who has something pending": lambda log: stray_commands._consumers(PoolLog(log, "p", Origin())),
 }
 
 
