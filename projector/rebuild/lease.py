@@ -4,7 +4,6 @@ from sqlalchemy import Connection
 
 from eventstore.errors import MusterError
 from projector.rebuild.view_sets import drop_shadow
-from projector.store.database import Database
 from projector.store.lease import Lease
 
 
@@ -20,16 +19,21 @@ async def acquire_rebuild_lease(lease: Lease) -> None:
         raise RebuildInProgress from None
 
 
-async def drop_abandoned_tables(database: Database, lease: Lease) -> None:
+async def drop_abandoned_tables(lease: Lease) -> None:
     """Drop what a rebuild that died left behind; one that still renews its lease is let be."""
     try:
         await acquire_rebuild_lease(lease)
     except RebuildInProgress:
         return
 
+    await drop_and_release(lease)
+
+
+async def drop_and_release(lease: Lease) -> None:
+    """Drop the tables of a rebuild with its lease, in one transaction. Raises `Superseded`."""
+
     def drop(connection: Connection) -> None:
-        lease.require_held(connection)
         drop_shadow(connection)
         lease.release_in(connection)
 
-    await database.write(drop)
+    await lease.write(drop)

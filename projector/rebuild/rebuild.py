@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 
 from eventstore.errors import LogError, MusterError
 from eventstore.keys import CATALOGUE
-from projector.fold.projection import AppliedBatch, Projection, read_positions, stopped
+from projector.fold.projection import Projection, read_positions, stopped
 from projector.intake.source import (
     LogHead,
     Source,
@@ -33,7 +33,7 @@ from projector.intake.source import (
     first_seq,
     read_archive,
 )
-from projector.rebuild.lease import acquire_rebuild_lease
+from projector.rebuild.lease import acquire_rebuild_lease, drop_and_release
 from projector.rebuild.progress import OnProgress, Progress
 from projector.rebuild.view_sets import (
     allow_catch_up,
@@ -153,7 +153,7 @@ class Rebuild:
     async def start(self) -> None:
         """Make a second set of tables. Raises `Rebuilding` when another one does the same."""
         await acquire_rebuild_lease(self._lease)
-        await self._database.write(self._make_tables)
+        await self._lease.write(_make_tables)
         await self._refresh_heads()
 
     async def fold_archive(self) -> None:
@@ -180,16 +180,14 @@ class Rebuild:
         await self._refresh_heads()
         await self._fold_archives()
         await self._compare()
-        await self._database.write(
-            lambda connection: self._allow_catch_up(connection, projector_lease)
-        )
+        await projector_lease.write(allow_catch_up)
         for pool in (CATALOGUE, *await self._pools()):
             await self._fold_stream(pool, projector_lease)
         for pool in (CATALOGUE, *await self._pools()):  # what came meanwhile, new pools too
             await self._fold_stream(pool, projector_lease)
         if not tolerant:
             await self._require_complete()
-        await self._database.write(lambda connection: self._switch(connection, projector_lease))
+        await self._lease.write(self._switch, also=projector_lease)
         self._update_progress(finished=True)
 
     async def _compare(self) -> None:
@@ -207,14 +205,8 @@ class Rebuild:
 
     async def clean_up(self) -> None:
         """Drop what was made."""
-
-        def drop(connection: Connection) -> None:
-            self._lease.require_held(connection)
-            drop_shadow(connection)
-            self._lease.release_in(connection)
-
         try:
-            await self._database.write(drop)
+            await drop_and_release(self._lease)
         except Superseded:
             pass  # the next rebuild has made its own in their place
 
@@ -290,7 +282,7 @@ class Rebuild:
             rows = await self._database.read(lambda c: self._archived_after(c, pool))
             if not rows or rows[0].seq != self._shadow.positions[pool].seq + 1:
                 return  # a hole: perhaps the stream still has what is missing
-            await self._apply(pool, rows, None)
+            await self._apply(pool, rows)
 
     def _is_behind(self, pool: str, last: int) -> bool:
         position = self._shadow.positions[pool]
@@ -311,20 +303,16 @@ class Rebuild:
             await self._apply(pool, rows, projector_lease)
 
     async def _apply(
-        self, pool: str, rows: Sequence[EventRow], projector_lease: Lease | None
+        self, pool: str, rows: Sequence[EventRow], projector_lease: Lease | None = None
     ) -> None:
-        """`projector`: its lease, under which the rows are archived too."""
+        """Under the projector's lease the rows are archived too."""
         projection = self._shadow
         projection.archives = projector_lease is not None
-
-        def work(connection: Connection) -> AppliedBatch:
-            if projector_lease is not None:
-                projector_lease.require_held(connection)
-            self._lease.require_held(connection)
-            return projection.write(connection, pool, rows)
-
         before = projection.positions[pool].seq
-        projection.mark_committed(await self._database.write(work))
+        applied = await self._lease.write(
+            lambda c: projection.write(c, pool, rows), also=projector_lease
+        )
+        projection.mark_committed(applied)
         self._update_progress(pool, projection.positions[pool].seq - before)
 
     def _update_progress(self, pool: str = "", events: int = 0, *, finished: bool = False) -> None:
@@ -339,21 +327,12 @@ class Rebuild:
         if self._on_progress is not None:
             self._on_progress(self.progress)
 
-    # ---- tables ------------------------------------------------------------------------------
-
-    def _make_tables(self, connection: Connection) -> None:
-        self._lease.require_held(connection)
-        drop_shadow(connection)
-        create_shadow(connection)
-
-    def _allow_catch_up(self, connection: Connection, projector_lease: Lease) -> None:
-        """Should this end before the switch, what it archives is folded by who serves."""
-        projector_lease.require_held(connection)
-        allow_catch_up(connection)
-
-    def _switch(self, connection: Connection, projector_lease: Lease) -> None:
-        projector_lease.require_held(connection)
-        self._lease.require_held(connection)
+    def _switch(self, connection: Connection) -> None:
         if self._copied:
             copy_serving(connection, self._copied)
         switch(connection, self._database.prefix)
+
+
+def _make_tables(connection: Connection) -> None:
+    drop_shadow(connection)
+    create_shadow(connection)

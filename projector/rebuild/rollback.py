@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import Connection
 
-from projector.rebuild.lease import acquire_rebuild_lease
+from projector.rebuild.lease import acquire_rebuild_lease, drop_and_release
 from projector.rebuild.rebuild import RebuildFenced, RebuildOptions
-from projector.rebuild.view_sets import discard_previous, drop_shadow, restore_previous
+from projector.rebuild.view_sets import discard_previous, restore_previous
 from projector.store.database import Database
 from projector.store.lease import Lease, Superseded
 
@@ -26,14 +26,12 @@ async def roll_back(options: RebuildOptions) -> None:
         projector = Lease(database, seconds=options.lease_seconds)
 
         def work(connection: Connection) -> None:
-            projector.require_held(connection)
-            rebuilding.require_held(connection)
             restore_previous(connection, database.prefix)
             projector.release_in(connection)
 
         await projector.seize()
         try:
-            await database.write(work)
+            await projector.write(work, also=rebuilding)
         finally:
             await projector.release()
 
@@ -41,12 +39,7 @@ async def roll_back(options: RebuildOptions) -> None:
 async def discard(options: RebuildOptions) -> None:
     """Drop the previous views."""
     async with _exclusive(options) as (database, rebuilding):
-
-        def work(connection: Connection) -> None:
-            rebuilding.require_held(connection)
-            discard_previous(connection, database.prefix)
-
-        await database.write(work)
+        await rebuilding.write(lambda c: discard_previous(c, database.prefix))
 
 
 @asynccontextmanager
@@ -56,18 +49,13 @@ async def _exclusive(options: RebuildOptions) -> AsyncIterator[tuple[Database, L
     database.open()
     rebuilding = Lease(database, "rebuild", seconds=options.lease_seconds)
 
-    def clean(connection: Connection) -> None:
-        rebuilding.require_held(connection)
-        drop_shadow(connection)
-        rebuilding.release_in(connection)
-
     try:
         await database.prepare()
         await acquire_rebuild_lease(rebuilding)
         try:
             yield database, rebuilding
         finally:
-            await database.write(clean)
+            await drop_and_release(rebuilding)
     except Superseded as error:
         raise RebuildFenced from error
     finally:

@@ -8,12 +8,13 @@ left by a rebuild          the same: it archived more, and was refused or killed
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
 from sqlalchemy import Connection
 
-from projector.fold.projection import AppliedBatch, Projection, stopped
+from projector.fold.projection import Projection, stopped
 from projector.intake.source import LogHead, Source, archive_heads, read_archive
 from projector.rebuild.lease import RebuildInProgress
 from projector.rebuild.rebuild import Rebuild
@@ -96,11 +97,7 @@ async def _catch_up(database: Database, lease: Lease, projection: Projection) ->
     finally:
         projection.archives = True
 
-    def clear_mark(connection: Connection) -> None:
-        lease.require_held(connection)
-        delete_version(connection, ROLLED_BACK_NAME)
-
-    await database.write(clear_mark)
+    await lease.write(lambda c: delete_version(c, ROLLED_BACK_NAME))
     log.info("projector.caught_up", pools=len(heads))
     return True
 
@@ -115,22 +112,12 @@ async def _catch_up_pool(
         rows = await database.read(_archived_after(current))
         if not rows or rows[0].seq != current.seq + 1:
             return False
-        if stopped(await _apply(database, lease, projection, pool, rows)):
+        applied = await lease.write(partial(projection.write, pool=pool, rows=rows))
+        projection.mark_committed(applied)
+        if stopped(applied.position):
             return False
     return True
 
 
 def _archived_after(position: Position) -> Callable[[Connection], list[EventRow]]:
     return lambda connection: read_archive(connection, position, count=BATCH)
-
-
-async def _apply(
-    database: Database, lease: Lease, projection: Projection, pool: str, rows: list[EventRow]
-) -> Position:
-    def work(connection: Connection) -> AppliedBatch:
-        lease.require_held(connection)
-        return projection.write(connection, pool, rows)
-
-    applied = await database.write(work)
-    projection.mark_committed(applied)
-    return applied.position

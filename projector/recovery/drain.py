@@ -8,18 +8,15 @@ gateways and workers: once the log is wiped, nobody else has it.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
-from sqlalchemy import Connection
-
 from eventstore.keys import CATALOGUE
 from eventstore.recovery.loss_reports import LossReport
-from projector.fold.projection import AppliedBatch, Projection, stopped
-from projector.fold.snapshot import Snapshot, take_snapshot, truncated_start
+from projector.fold.projection import Projection, stopped
+from projector.fold.snapshot import take_snapshot, truncated_start
 from projector.intake.source import Source
 from projector.recovery.damage_scan import unarchived_events
 from projector.recovery.losses import unarchived_event_report, unreadable_report
 from projector.store.database import Database
 from projector.store.lease import Lease
-from projector.store.rows import EventRow
 
 BATCH: Final = 1000
 ReportLosses: TypeAlias = Callable[[Sequence[LossReport]], Awaitable[None]]
@@ -46,7 +43,7 @@ class StreamDrain:
         if not projection.positions[pool].generation:
             await self._start_archive(pool, report_losses)
         while rows := await self._source.after(projection.positions[pool], count=BATCH):
-            applied = await self._database.write(lambda c: self._apply(c, pool, rows))
+            applied = await self._lease.write(lambda c: projection.write(c, pool, rows))
             projection.mark_committed(applied)
             if stopped(applied.position):
                 break
@@ -68,13 +65,5 @@ class StreamDrain:
             [unreadable_report(one) for one in snapshot.damaged if one.subject not in known]
         )
         self._projection.mark_committed(
-            await self._database.write(lambda c: self._start_from(c, snapshot))
+            await self._lease.write(lambda c: self._projection.start_from(c, snapshot))
         )
-
-    def _start_from(self, connection: Connection, snapshot: Snapshot) -> AppliedBatch:
-        self._lease.require_held(connection)
-        return self._projection.start_from(connection, snapshot)
-
-    def _apply(self, connection: Connection, pool: str, rows: Sequence[EventRow]) -> AppliedBatch:
-        self._lease.require_held(connection)
-        return self._projection.write(connection, pool, rows)

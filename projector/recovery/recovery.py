@@ -21,7 +21,6 @@ from typing import Final
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Connection
 
 from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, MusterError, OutcomeUnknown
@@ -32,7 +31,7 @@ from eventstore.log.log import Log
 from eventstore.recovery.loss_reports import AGENT_HELD, delete_reports, read_reports, write_reports
 from eventstore.recovery.restore import LogRestore, RestorePoint
 from eventstore.retention import Retention
-from projector.fold.projection import AppliedBatch, Projection
+from projector.fold.projection import Projection
 from projector.intake.entries import OK
 from projector.intake.source import Source
 from projector.rebuild.startup import prepare_views
@@ -330,7 +329,9 @@ class Recovery:
         )
         ts = max((position.ts, *(report.ts for report in reports)))
         workers, restarted = await self._write(restore, pool, body, ts, agents)
-        self._projection.mark_committed(await self._database.write(lambda c: self._resume(c, pool)))
+        self._projection.mark_committed(
+            await self._lease.write(lambda c: self._projection.set_status(c, pool, OK))
+        )
         return RecoveredLog(
             pool=pool,
             reason=damage.reason,
@@ -357,10 +358,6 @@ class Recovery:
             ]
             found += [replace(u, pool=name) for u in find_lost(Position(name), {}, (), reports)]
         return found
-
-    def _resume(self, connection: Connection, pool: str) -> AppliedBatch:
-        self._lease.require_held(connection)
-        return self._projection.set_status(connection, pool, OK)
 
     async def _write(
         self, restore: LogRestore, pool: str, body: LogRecovered, ts: int, agents: Sequence[Agent]

@@ -7,6 +7,7 @@ from, they are made so first (`projector/rebuild/startup.py`).
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -21,7 +22,7 @@ from eventstore.recovery.restore import halt_generation
 from eventstore.retention import Retention
 from projector.fold import heartbeats
 from projector.fold.projection import AppliedBatch, Projection, stopped
-from projector.fold.snapshot import Snapshot, SnapshotFailed, take_snapshot, truncated_start
+from projector.fold.snapshot import SnapshotFailed, take_snapshot, truncated_start
 from projector.intake.entries import OK, read_entries
 from projector.intake.integrity import describe_damage, rewritten
 from projector.intake.source import Source
@@ -109,7 +110,7 @@ class Active:
         while True:
             await asyncio.sleep(self._options.lease_seconds)
             if await rebuild_lease.is_held():
-                await drop_abandoned_tables(self._database, rebuild_lease)
+                await drop_abandoned_tables(rebuild_lease)
 
     # ---- events ------------------------------------------------------------------------------
 
@@ -138,13 +139,10 @@ class Active:
                 continue
             for damage in snapshot.damaged:  # first: once begun, nobody looks at all of it again
                 await self._park(pool, damage)
-            applied = await self._database.write(lambda c: self._start_from(c, snapshot))  # noqa: B023
+            start_from = partial(self._projection.start_from, snapshot=snapshot)
+            applied = await self._lease.write(start_from)
             self._mark_committed(applied)
             log.warning("projection.begun_late", pool=pool, complete_from=first_seq)
-
-    def _start_from(self, connection: Connection, snapshot: Snapshot) -> AppliedBatch:
-        self._lease.require_held(connection)
-        return self._projection.start_from(connection, snapshot)
 
     async def _round(self) -> None:
         running = {p: at for p, at in self._projection.positions.items() if not stopped(at)}
@@ -158,7 +156,7 @@ class Active:
         if not entries:
             return
         await self._learn_generations(entries)
-        batches = await self._database.write(lambda c: self._apply(c, entries))
+        batches = await self._lease.write(lambda c: self._apply(c, entries))
         for applied in batches:
             self._mark_committed(applied)
         newly_stopped = [taken.position for taken in batches if stopped(taken.position)]
@@ -174,7 +172,6 @@ class Active:
     def _apply(
         self, connection: Connection, entries: Mapping[str, Sequence[Entry]]
     ) -> list[AppliedBatch]:
-        self._lease.require_held(connection)
         applied = []
         for pool, pool_entries in entries.items():
             rows = read_entries(self._projection.positions[pool], pool_entries)
@@ -223,8 +220,12 @@ class Active:
 
     async def _set_statuses(self, statuses: Mapping[str, str]) -> None:
         """Let pools stop, or go on, with these statuses."""
-        for applied in await self._database.write(lambda c: self._write_statuses(c, statuses)):
-            self._mark_committed(applied)
+        if statuses:
+            set_status = self._projection.set_status
+            for applied in await self._lease.write(
+                lambda c: [set_status(c, *change) for change in statuses.items()]
+            ):
+                self._mark_committed(applied)
 
     async def _find_rewritten(self, positions: Iterable[Position]) -> dict[str, str]:
         """Logs that have another event where our last one was taken, and why that is so."""
@@ -264,14 +265,6 @@ class Active:
         await self._take_snapshots(self._projection.add_pools())
         self._following = True
 
-    def _write_statuses(
-        self, connection: Connection, statuses: Mapping[str, str]
-    ) -> list[AppliedBatch]:
-        if not statuses:
-            return []
-        self._lease.require_held(connection)
-        return [self._projection.set_status(connection, *change) for change in statuses.items()]
-
     # ---- trimming ----------------------------------------------------------------------------
 
     async def trim_streams(self) -> None:
@@ -305,15 +298,10 @@ class Active:
         batch = heartbeats.gather({pools[stream]: some for stream, some in found.items()})
         if not batch.positions:
             return
-
-        def write(connection: Connection) -> None:
-            self._lease.require_held(connection)
-            heartbeats.write(connection, batch)
-
         for unreadable in batch.unreadable:
             damage = Unreadable("heartbeat", unreadable.worker_id, unreadable.reason)
             await self._park(unreadable.pool, damage, content=unreadable.content)
-        await self._database.write(write)
+        await self._lease.write(lambda c: heartbeats.write(c, batch))
         positions.update(batch.positions)
 
     async def _park(self, pool: str, damage: Unreadable, *, content: bytes = b"") -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Final
 
 import structlog
-from sqlalchemy import Connection
 
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import CATALOGUE
@@ -52,7 +51,8 @@ class Trimmer:
             position for position in positions if position.pool != CATALOGUE and position.generation
         ]
         archived = await self._database.read(archive_heads)
-        await self._database.write(self._require_lease)
+        # Each log has a time of its own: where a clock was set back, older ones are ahead of it.
+        await self._lease.write(lambda c: delete_old(c, self._earliest_ms))
         times: list[int] = []
         for at in live_positions:
             try:
@@ -65,14 +65,6 @@ class Trimmer:
                 self._failing.discard(at.pool)
                 times.append(self._log.now_ms(at.pool))
         self._earliest_ms = min(times, default=self._log.now_ms(CATALOGUE))
-
-    def _require_lease(self, connection: Connection) -> None:
-        """Prove the lease; in passing, clear the live tables of whom nothing was heard for long.
-
-        Each log has a time of its own: where a clock was set back, older ones are ahead of it.
-        """
-        self._lease.require_held(connection)
-        delete_old(connection, self._earliest_ms)
 
     async def _trim(self, pool: str, trimmable: LogHead) -> None:
         self._log.raise_high_water_mark(pool, trimmable.generation, trimmable.seq)

@@ -1,20 +1,20 @@
-"""Exactly one projector is active: a row says who, and every transaction of its proves it still is.
+"""Exactly one projector is active: a row names it, and each of its transactions proves the lease.
 
-The active one raises the row's `renewal`. One that stands by watches that number and takes over
-when it has not moved for a whole lease, or at once where the holder gave the lease back, or was a
-process of this host that is gone. What counts are the pauses between its looks, by no clock: time
-in which it stood still itself, perhaps with all of its host, says nothing about the holder. Taking
-raises `term`: whoever held the lease before finds in its next transaction that it is superseded,
-and that transaction writes nothing.
+The holder writes through `Lease.write` only, so the proof cannot be forgotten, and raises the row's
+`renewal`. A standby watches that number. It takes over when the number has not changed for a whole
+lease, or at once where the lease was released, or its holder was a process of this host that ended.
+Only the pauses between its polls count, no clock: time in which the standby was itself stopped,
+perhaps with its whole host, says nothing about the holder. Taking over raises `term`: the previous
+holder's next transaction finds that it is superseded, and writes nothing.
 """
 
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection, select, update
@@ -27,6 +27,8 @@ from projector.store.upserts import insert_new
 LEASE_SECONDS: Final = 4.0
 WATCH_SECONDS: Final = 0.5
 SEIZE_ATTEMPTS: Final = 100
+
+T = TypeVar("T")
 
 
 class Superseded(Exception):
@@ -87,13 +89,27 @@ class Lease:
                 return
         raise Superseded(f"the lease {self.name!r} changes hands too fast")
 
+    async def write(self, work: Callable[[Connection], T], *, also: "Lease | None" = None) -> T:
+        """Prove and renew the lease, then run `work`, in one transaction; `also`: another lease.
+
+        Raises `Superseded` where a lease was lost: nothing was written then.
+        """
+
+        def fenced(connection: Connection) -> T:
+            self._require_held(connection)
+            if also is not None:
+                also._require_held(connection)
+            return work(connection)
+
+        return await self._database.write(fenced)
+
     async def renew(self) -> None:
         """Raises `Superseded`."""
-        await self._database.write(self.require_held)
+        await self._database.write(self._require_held)
 
     @asynccontextmanager
     async def keep_renewed(self) -> AsyncIterator[None]:
-        """Renew it now and then, whatever is done meanwhile; that it was lost `hold` will tell."""
+        """Renew it now and then, whatever is done meanwhile; `write` fails once it is lost."""
         renewing = asyncio.create_task(self._renew_loop(), name=f"lease.{self.name}")
         try:
             yield
@@ -106,8 +122,8 @@ class Lease:
             await asyncio.sleep(self.seconds / 4)
             await self.renew()
 
-    def require_held(self, connection: Connection) -> None:
-        """Prove and renew the lease in the caller's transaction. Raises `Superseded`."""
+    def _require_held(self, connection: Connection) -> None:
+        """Raises `Superseded`."""
         updated = connection.execute(
             update(LEASES)
             .where(LEASES.c.name == self.name)

@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import Connection, make_url
 
 from projector.rebuild.lease import RebuildInProgress, acquire_rebuild_lease
 from projector.service.active import Active
 from projector.service.projector import Phase, Projector
-from projector.store.lease import Lease, LeaseState
+from projector.store.lease import Lease, LeaseState, Superseded
 from projector.verify.verification import verify
 from tests.chaos.proxy import Link, Weather
 from tests.integration.projector.stage import POOL, Stage, open_stage
@@ -68,6 +68,27 @@ async def test_a_projector_that_lost_its_lease_commits_nothing_and_stands_by(
             await thief._database.close()
             await until(lambda: projector.phase is Phase.ACTIVE)
             await stage.settle()
+
+
+async def test_nothing_is_written_once_one_of_two_leases_is_lost(
+    redis_url: str, database_url: str
+) -> None:
+    """Whichever it is: a rebuild proves its own lease and the projector's in each transaction."""
+    async with open_stage(redis_url, database_url) as stage:
+        projector = await steal(stage)
+        rebuild = Lease(projector._database, "rebuild")
+        await rebuild.acquire()
+        ran: list[Connection] = []
+        await rebuild.write(ran.append, also=projector)
+        assert len(ran) == 1
+        for lost in (projector, rebuild):
+            await Lease(projector._database, lost.name).seize()
+            with pytest.raises(Superseded, match=lost.name):
+                await lost.write(ran.append)
+            with pytest.raises(Superseded):
+                await rebuild.write(ran.append, also=projector)
+        assert len(ran) == 1
+        await projector._database.close()
 
 
 @pytest.mark.parametrize("late", [1, 2], ids=["at the first look", "later"])
