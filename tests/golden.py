@@ -26,7 +26,7 @@ from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue, Host, Pool
 from eventstore.language.events import ENTRY_FIELDS, EVENT_TYPES, Event, decode_entry
 from eventstore.language.workers import Worker
-from eventstore.steps import hashes, worker_hashes
+from eventstore.steps import hashes
 from eventstore.steps.step import Origin, Step
 from gateway.backend.agent_rows import agent_row_from_log
 from gateway.following.subscriptions import encode_event
@@ -111,7 +111,7 @@ def agent_forms(agent: Agent) -> Form:
         free_slots=0, workers=4, ordered_workers=0, max_workers=4, isolated_workers=1
     )
     return {
-        "hash": hashes.to_hash(agent),
+        "hash": hashes.AGENT.to_hash(agent),
         "row": row,
         "answer from the views": _json(rows.agent_row({**row, **live}, room)),
         "answer from the log": _json(agent_row_from_log(agent, GENERATION)),
@@ -119,7 +119,7 @@ def agent_forms(agent: Agent) -> Form:
 
 
 def agent_from_hash(agent_id: str, fields: Mapping[str, str]) -> Agent:
-    return hashes.from_hash(agent_id, fields)
+    return hashes.AGENT.from_hash(agent_id, fields)
 
 
 def agent_from_row(row: Form) -> Agent:
@@ -146,14 +146,14 @@ def worker_forms(worker: Worker) -> Form:
     )
     live = {"last_heartbeat": 1_795_000_009_876, "loop_lag_ms": 0.125}
     return {
-        "hash": worker_hashes.to_hash(worker),
+        "hash": hashes.WORKER.to_hash(worker),
         "row": row,
         "answer": _json(rows.worker_row({**row, **live})),
     }
 
 
 def worker_from_hash(worker_id: str, fields: Mapping[str, str]) -> Worker:
-    return worker_hashes.from_hash(worker_id, fields)
+    return hashes.WORKER.from_hash(worker_id, fields)
 
 
 def worker_from_row(row: Form) -> Worker:

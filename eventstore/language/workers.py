@@ -8,7 +8,6 @@ A worker is first an order for a launch, with a deadline; `worker.started` needs
 is its fencing number, drawn when it starts and raised when it is declared lost.
 """
 
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, TypeAlias, assert_never
 
@@ -191,20 +190,3 @@ def evolve(worker: Worker | None, event: Event, pool: str) -> Worker:
             )
         case _:
             raise TypeError(f"{event.type} is not an event of a worker")
-
-
-def _from_hash(worker_id: str, fields: Mapping[str, str]) -> Worker:
-    return Worker(
-        worker_id=worker_id,
-        pool_name=fields["pool_name"],
-        host=fields["host"],
-        max_agents=int(fields["max_agents"]),
-        status=WorkerStatus(fields["status"]),
-        reason=fields["reason"],
-        draining=bool(fields["draining"]),
-        version=int(fields["version"]),
-        epoch=int(fields["epoch"]),
-        pid=int(fields["pid"]),
-        start_time=int(fields["start_time"]),
-        deadline_ms=int(fields["deadline_ms"]),
-    )

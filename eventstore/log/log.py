@@ -153,7 +153,7 @@ class Log(ScriptRunner):
         for entry in entries:
             agent_id = entry[0].decode()
             try:
-                agent = hashes.from_hash(agent_id, fields_of(entry[2:]))
+                agent = hashes.AGENT.from_hash(agent_id, fields_of(entry[2:]))
             except Unreadable as error:
                 await self.park(pool, error, holder=fence.worker_id)
                 continue
@@ -347,7 +347,7 @@ class Log(ScriptRunner):
             fields = await self._read(pool, "HGETALL", self.keys.agent(pool, agent_id))
         except WrongType as error:
             raise Unreadable("agent", agent_id, "its key is not a hash") from error
-        return hashes.from_hash(agent_id, fields_of(fields)) if fields else None
+        return hashes.AGENT.from_hash(agent_id, fields_of(fields)) if fields else None
 
     async def worker(self, pool: str, worker_id: str) -> ObservedWorker | None:
         fields = await self._read(pool, "HGETALL", self.keys.process(pool, worker_id))

@@ -20,7 +20,7 @@ from eventstore.language.agents import Agent
 from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
-from eventstore.steps import hashes, worker_hashes
+from eventstore.steps import hashes
 from eventstore.steps.step import Fence, Origin, Step
 
 
@@ -173,7 +173,7 @@ async def _agent_step(
 
 def _repair_agent(step: Step, agent: Agent) -> None:
     step.write("mend_agent", agent.agent_id)
-    fields = [item for pair in hashes.to_hash(agent).items() for item in pair]
+    fields = hashes.AGENT.to_flat(agent)
     step.write("agent", agent.agent_id, len(fields) // 2, *fields)
     if agent.ended:
         step.write("ended", agent.agent_id, 1)
@@ -198,7 +198,7 @@ async def retry_worker(
     except (Unreadable, LogError):
         stored = None
     if stored is None:
-        fields = [item for pair in worker_hashes.to_hash(from_views).items() for item in pair]
+        fields = hashes.WORKER.to_flat(from_views)
         step.write("mend_process", entry.subject)
         step.write("process", entry.subject, len(fields) // 2, *fields)
         step.write("recount", entry.subject)

@@ -7,7 +7,7 @@ from msgspec import Struct
 from eventstore.errors import Unreadable
 from eventstore.language.workers import Worker
 from eventstore.log.replies import fields_of, text_of
-from eventstore.steps import worker_hashes
+from eventstore.steps import hashes
 
 
 class Survey(Struct, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ class ObservedWorker(Struct, frozen=True):
 
 def decode_worker(worker_id: str, fields: Mapping[str, str]) -> ObservedWorker:
     """A worker's hash as Redis holds it."""
-    worker = worker_hashes.from_hash(worker_id, fields)
+    worker = hashes.WORKER.from_hash(worker_id, fields)
     try:
         return ObservedWorker(
             worker,

@@ -1,74 +1,135 @@
-"""The write side's form of an agent: a Redis hash of short strings.
+"""Agents and workers as Redis hashes of short strings: one codec, compiled once for each Struct.
 
-Values over 64 bytes would double what a hash takes. `command_id` and `claimed` are kept beside
-these fields by the scripts, and fields that a newer version added stay where they are.
+A field of the Struct is a field of the hash; its annotation says how it is written. Values over 64
+bytes would double what a hash takes, so long ones are in `VIEWS_ONLY`. The scripts store more
+fields in the same hash (`command_id`, `claimed`, `agent_count`, `renewal`, …), and fields that a
+newer version added stay where they are.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, TypeVar
+
+from msgspec import Struct, inspect
 
 from eventstore.errors import Unreadable
-from eventstore.language.agents import Agent, Status, Stop
+from eventstore.language.agents import Agent
+from eventstore.language.workers import Worker
+
+HASH_NAMES: Final = {"worker_id": "process_id"}
+"""Fields whose name in the hash is another."""
+VIEWS_ONLY: Final = frozenset(
+    ("input", "labels", "last_error", "requested_ms", "started_ms", "ended_ms", "changed_ms")
+)
+"""Fields that are folded for the views, and not stored in the hash."""
+
+State = TypeVar("State", bound=Struct)
 
 
-def to_hash(agent: Agent) -> dict[str, str]:
-    """The write side's form of an agent: short strings. `command_id` is kept by the scripts."""
-    return {
-        "status": agent.status.value,
-        "pool_name": agent.pool_name,
-        "role_type": agent.role_type,
-        "project_id": agent.project_id,
-        "process_id": agent.worker_id,
-        "incarnation": str(agent.incarnation),
-        "version": str(agent.version),
-        "epoch": str(agent.epoch),
-        "claim_seq": str(agent.claim_seq),
-        "stop": agent.stop.value,
-        "reason": agent.reason,
-        "heartbeat_interval": f"{agent.heartbeat_interval:.15g}",
-        "max_idle_time": "" if agent.max_idle_time is None else f"{agent.max_idle_time:.15g}",
-        "expires_ms": str(agent.expires_ms),
-        "due_ms": str(agent.due_ms),
-        "failures": ",".join(_base36(at) for at in agent.failures),
-        "losses": ",".join(_base36(at) for at in agent.losses),
-        "alone": "1" if agent.alone else "",
-    }
+class _Form(Struct, frozen=True):
+    """How values of one type are written and read. `lua`: patterns of what `read` accepts."""
+
+    write: Callable[[Any], str]
+    read: Callable[[str], Any]
+    lua: tuple[str, ...] = ("",)
 
 
-def from_hash(agent_id: str, fields: Mapping[str, str]) -> Agent:
-    """The inverse of `to_hash`; fields that a newer version added are passed over, and stay.
-
-    Raises `Unreadable`.
+class HashCodec(Generic[State]):
+    """`first`: the fields that every hash has, in their order. Those that were added to the Struct
+    since follow them, and have their default where the hash is older than the field.
     """
-    try:
-        return _from_hash(agent_id, fields)
-    except KeyError as error:
-        raise Unreadable("agent", agent_id, f"its hash has no field {error}") from error
-    except ValueError as error:
-        raise Unreadable("agent", agent_id, str(error)) from error
+
+    def __init__(self, kind: str, shape: type[State], *, key: str, first: str) -> None:
+        self._kind, self._shape, self._key = kind, shape, key
+        fields = {
+            HASH_NAMES.get(field.name, field.name): (field.name, _form_of(field.type))
+            for field in _fields(shape)
+            if field.name != key and field.name not in VIEWS_ONLY
+        }
+        self._first = first.split()
+        names = [*self._first, *(name for name in fields if name not in self._first)]
+        self._fields = [(name, *fields[name]) for name in names]
+        self._writers = [(name, field, form.write) for name, field, form in self._fields]
+        self._readers = [(name, field, form.read) for name, field, form in self._fields]
+
+    def to_hash(self, state: State) -> dict[str, str]:
+        return {name: write(getattr(state, field)) for name, field, write in self._writers}
+
+    def to_flat(self, state: State) -> list[str]:
+        """Names and values in turn."""
+        return [item for pair in self.to_hash(state).items() for item in pair]
+
+    def from_hash(self, subject: str, fields: Mapping[str, str]) -> State:
+        """The inverse of `to_hash`; other fields are ignored. Raises `Unreadable`."""
+        values: dict[str, Any] = {self._key: subject}
+        for name, field, read in self._readers:
+            text = fields.get(name)
+            if text is not None:
+                try:
+                    values[field] = read(text)
+                except ValueError as error:
+                    raise Unreadable(self._kind, subject, f"its field {name}: {error}") from error
+            elif name in self._first:
+                raise Unreadable(self._kind, subject, f"its hash has no field {name}")
+        return self._shape(**values)
+
+    def completed(self, fields: Mapping[str, str]) -> dict[str, str]:
+        """A hash with the defaults of the fields that it is older than."""
+        defaults = {field.name: field.default for field in _fields(self._shape)}
+        later = self._fields[len(self._first) :]
+        return {**{name: form.write(defaults[field]) for name, field, form in later}, **fields}
+
+    def lua_checks(self) -> str:
+        """What `from_hash` can read, as a table of Lua: for each field its name and patterns."""
+        lines = []
+        for name, _, form in self._fields:
+            later = "" if name in self._first else ", later = true"
+            lines.append(f"  {{ {', '.join(map(repr, (name, *form.lua)))}{later} }},")
+        return "\n".join(("{", *lines, "}"))
 
 
-def _from_hash(agent_id: str, fields: Mapping[str, str]) -> Agent:
-    return Agent(
-        agent_id=agent_id,
-        pool_name=fields["pool_name"],
-        role_type=fields["role_type"],
-        project_id=fields["project_id"],
-        status=Status(fields["status"]),
-        reason=fields["reason"],
-        stop=Stop(fields["stop"]),
-        incarnation=int(fields["incarnation"]),
-        version=int(fields["version"]),
-        worker_id=fields["process_id"],
-        epoch=int(fields["epoch"]),
-        claim_seq=int(fields["claim_seq"]),
-        heartbeat_interval=float(fields["heartbeat_interval"]),
-        max_idle_time=float(fields["max_idle_time"]) if fields["max_idle_time"] else None,
-        expires_ms=int(fields["expires_ms"]),
-        due_ms=int(fields["due_ms"]),
-        failures=tuple(int(at, 36) for at in fields["failures"].split(",") if at),
-        losses=tuple(int(at, 36) for at in fields["losses"].split(",") if at),
-        alone=bool(fields.get("alone")),
-    )
+def _fields(shape: type[Struct]) -> tuple[inspect.Field, ...]:
+    kind = inspect.type_info(shape)
+    assert isinstance(kind, inspect.StructType)
+    return kind.fields
+
+
+_WHOLE: Final = "^%d+$"
+_DECIMALS: Final = (r"^%-?%d+%.?%d*$", r"^%-?%d+%.?%d*e[+-]%d+$")
+
+
+def _form_of(kind: inspect.Type) -> _Form:
+    match kind:
+        case inspect.StrType():
+            return _Form(str, str)
+        case inspect.IntType():
+            return _Form(str, int, (_WHOLE,))
+        case inspect.FloatType():
+            return _Form("{:.15g}".format, float, _DECIMALS)
+        case inspect.BoolType():
+            return _Form(lambda value: "1" if value else "", bool)
+        case inspect.EnumType():
+            escaped = (re.sub(r"(\W)", r"%\1", value.value) for value in kind.cls)
+            return _Form(str, kind.cls, tuple(f"^{value}$" for value in escaped))
+        case inspect.UnionType(types=(of, inspect.NoneType())):
+            form = _form_of(of)
+            return _Form(
+                lambda value: "" if value is None else form.write(value),
+                lambda text: form.read(text) if text else None,
+                ("^$", *form.lua),
+            )
+        case inspect.VarTupleType(item_type=inspect.IntType()):
+            return _Form(_write_numbers, _read_numbers, ("^[0-9a-z,]*$",))
+        case _:
+            raise TypeError(f"a hash holds no {kind}: name the field in VIEWS_ONLY")
+
+
+def _write_numbers(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(_base36, numbers))
+
+
+def _read_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number, 36) for number in text.split(",") if number)
 
 
 def _base36(number: int) -> str:
@@ -77,3 +138,19 @@ def _base36(number: int) -> str:
         number, digit = divmod(number, 36)
         digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
     return digits or "0"
+
+
+AGENT: Final = HashCodec(
+    "agent",
+    Agent,
+    key="agent_id",
+    first="status pool_name role_type project_id process_id incarnation version epoch claim_seq"
+    " stop reason heartbeat_interval max_idle_time expires_ms due_ms failures losses",
+)
+WORKER: Final = HashCodec(
+    "worker",
+    Worker,
+    key="worker_id",
+    first="pid pool_name host status max_agents epoch version start_time deadline_ms draining"
+    " reason",
+)

@@ -22,7 +22,7 @@ from eventstore.language.events import (
     encode_body,
 )
 from eventstore.language.workers import Worker, WorkerStatus
-from eventstore.steps import hashes, worker_hashes
+from eventstore.steps import hashes
 
 Argument: TypeAlias = str | bytes | int
 
@@ -179,7 +179,7 @@ class Step:
     def _write_agent_effects(self, old: Agent | None, new: Agent) -> None:
         """What a change of an agent means for hash, slot, queue and schedules."""
         agent_id = new.agent_id
-        fields = [item for pair in hashes.to_hash(new).items() for item in pair]
+        fields = hashes.AGENT.to_flat(new)
         self.write("agent", agent_id, len(fields) // 2, *fields)
         if old is not None:
             if old.status is Status.STARTING or old.status is Status.PENDING:
@@ -222,7 +222,7 @@ class Step:
 
     def _write_worker_effects(self, old: Worker | None, new: Worker) -> None:
         worker_id = new.worker_id
-        fields = [item for pair in worker_hashes.to_hash(new).items() for item in pair]
+        fields = hashes.WORKER.to_flat(new)
         if old is None:
             fields += ["agent_count", "0", "last_heartbeat", "0", "renewal", "0", "alone", ""]
         self.write("process", worker_id, len(fields) // 2, *fields)

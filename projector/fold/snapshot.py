@@ -24,8 +24,7 @@ from eventstore.language.agents import Agent
 from eventstore.language.events import AgentRequested, Event, LogRecovered, WorkerRequested
 from eventstore.language.workers import Worker
 from eventstore.log.replies import fields_of, text_of
-from eventstore.steps import hashes as agent_hash
-from eventstore.steps import worker_hashes
+from eventstore.steps import hashes
 from projector.fold.fold import State, WorkerLoad
 from projector.intake.entries import REASON_MAX, event_of
 from projector.intake.source import Source
@@ -97,9 +96,9 @@ async def _read_agents(source: Source, pool: str, found: _RedisState) -> None:
     keys = source.keys
     (ids,) = await source.ask([("SMEMBERS", keys.pool(pool, "agents"))])
     for chunk in _chunks(sorted(text_of(one) for one in ids)):
-        hashes = [("HGETALL", keys.agent(pool, one)) for one in chunk]
+        raw = [("HGETALL", keys.agent(pool, one)) for one in chunk]
         specs = [("GET", keys.pool(pool, f"spec:{one}")) for one in chunk]
-        seq, replies = await _read_atomically(source, pool, [*hashes, *specs])
+        seq, replies = await _read_atomically(source, pool, [*raw, *specs])
         for number, agent_id in enumerate(chunk):
             try:
                 agent = _decode_agent(agent_id, replies[number], replies[len(chunk) + number])
@@ -121,7 +120,7 @@ def _decode_agent(agent_id: str, raw: Any, spec: Any) -> Agent | None:
         raise Unreadable("agent", agent_id, f"what it was given cannot be read: {error}") from error
     requested_ms = _requested_ms(agent_id)
     return replace(
-        agent_hash.from_hash(agent_id, fields),
+        hashes.AGENT.from_hash(agent_id, fields),
         input=agent_spec.input,
         labels=agent_spec.labels,
         requested_ms=requested_ms,
@@ -140,12 +139,12 @@ async def _read_workers(source: Source, pool: str, found: _RedisState) -> None:
     )
     ids = {text_of(one) for chunk in listed for one in chunk}
     for some in _chunks(sorted(ids)):
-        hashes = [("HGETALL", keys.process(pool, one)) for one in some]
-        seq, replies = await _read_atomically(source, pool, hashes)
+        raw = [("HGETALL", keys.process(pool, one)) for one in some]
+        seq, replies = await _read_atomically(source, pool, raw)
         for worker_id, reply in zip(some, replies, strict=True):
             try:
                 if fields := _texts("worker", worker_id, reply):
-                    found.workers[worker_id] = (seq, worker_hashes.from_hash(worker_id, fields))
+                    found.workers[worker_id] = (seq, hashes.WORKER.from_hash(worker_id, fields))
             except Unreadable as error:
                 found.damaged.append(error)
 

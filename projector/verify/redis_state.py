@@ -9,8 +9,7 @@ from redis.exceptions import ResponseError
 from eventstore.connection.calls import UNREACHABLE, refusal, unreachable
 from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
-from eventstore.steps import hashes as agent_hash
-from eventstore.steps import worker_hashes
+from eventstore.steps import hashes
 from projector.intake.entries import read_entries
 from projector.intake.event_range import EventRange
 from projector.intake.source import LogHead, Source
@@ -124,15 +123,15 @@ class RedisComparison:
         pool = reference.pool
         present = self._hashes.get(("agent", pool), set())
         for ids in _chunks(present | reference.live_agents()):
-            hashes = await self._read(
+            replies = await self._read(
                 reference, [("HGETALL", self._key("agent", pool, i)) for i in ids]
             )
-            for agent_id, reply in zip(ids, hashes, strict=True):
+            for agent_id, reply in zip(ids, replies, strict=True):
                 if reply is None:
                     continue
                 found, agent = _texts(reply), reference.agents.get(agent_id)
-                found = {"alone": "", **found} if found else found  # of before there was any
-                expected = agent_hash.to_hash(agent) if agent else None
+                found = hashes.AGENT.completed(found) if found else found
+                expected = hashes.AGENT.to_hash(agent) if agent else None
                 ended = agent is None or agent.ended
                 self._compare_hash(reference, f"agent:{agent_id}", expected, found, ended=ended)
 
@@ -141,18 +140,18 @@ class RedisComparison:
         present = self._hashes.get(("process", pool), set())
         live = {w.worker_id for w in reference.workers.values() if not w.ended}
         for ids in _chunks(present | live):
-            hashes = await self._read(
+            replies = await self._read(
                 reference, [("HGETALL", self._key("process", pool, i)) for i in ids]
             )
             agent_counts, isolated = reference.agent_counts(), reference.isolated()
-            for worker_id, reply in zip(ids, hashes, strict=True):
+            for worker_id, reply in zip(ids, replies, strict=True):
                 if reply is None:
                     continue
                 found, worker = _texts(reply), reference.workers.get(worker_id)
-                expected = worker_hashes.to_hash(worker) if worker else None
+                expected = hashes.WORKER.to_hash(worker) if worker else None
                 if expected is not None:
                     expected["agent_count"] = str(agent_counts[worker_id])
-                    found = {"alone": "", **found} if found else found
+                    found = {"alone": "", **hashes.WORKER.completed(found)} if found else found
                     expected["alone"] = isolated.get(worker_id, "")
                 ended = worker is None or worker.ended
                 self._compare_hash(reference, f"process:{worker_id}", expected, found, ended=ended)

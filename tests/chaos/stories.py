@@ -33,7 +33,7 @@ from eventstore.language.events import (
 )
 from eventstore.language.pool_config import RestartPolicy
 from eventstore.language.workers import Worker, WorkerCommand
-from eventstore.steps import hashes, worker_hashes
+from eventstore.steps import hashes
 from eventstore.steps.step import Fence, Origin, Step
 from projector.store.mapping import agent_record, worker_record
 from tests.chaos.judge import Evidence
@@ -259,14 +259,14 @@ class Story:
             timeouts={n: a.expires_ms for n, a in self.agents.items() if a.expires_ms},
             orders={n: w.deadline_ms for n, w in self.workers.items() if w.status == "requested"},
             held={name: set(self.held(name)) for name in self.workers},
-            agent_hashes={name: hashes.to_hash(agent) for name, agent in self.agents.items()},
+            agent_hashes={name: hashes.AGENT.to_hash(agent) for name, agent in self.agents.items()},
             specs={
                 name: f'{{"input":{{}},"labels":{json.dumps(agent.labels)}}}'
                 for name, agent in self.agents.items()
                 if not agent.ended
             },
             process_hashes={
-                name: {**worker_hashes.to_hash(worker), "agent_count": str(len(self.held(name)))}
+                name: {**hashes.WORKER.to_hash(worker), "agent_count": str(len(self.held(name)))}
                 for name, worker in self.workers.items()
             },
             commands={

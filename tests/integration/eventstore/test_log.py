@@ -24,7 +24,7 @@ from eventstore.language.events import Error
 from eventstore.language.pool_config import RestartPolicy
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
-from eventstore.steps.hashes import to_hash
+from eventstore.steps.hashes import AGENT
 from eventstore.steps.step import Fence
 from tests.conftest import MakeServer
 from tests.pools import ORIGIN, TestPool, data, open_pool, raw_events, types
@@ -136,6 +136,7 @@ async def test_the_claim_and_the_fold_agree(any_redis_url: str) -> None:
     )
     folded = agents.evolve(submitted.agent, event, POOL)
     assert found is not None
+    to_hash = AGENT.to_hash
     assert to_hash(found) == to_hash(folded) == to_hash(claimed.agent)
 
 

@@ -15,7 +15,7 @@ from eventstore.language.agents import Agent
 from eventstore.language.events import ENTRY_FIELDS, EVENT_TYPES, decode_body, decode_entry
 from eventstore.language.workers import Worker
 from eventstore.log.survey import decode_worker
-from eventstore.steps import hashes, worker_hashes
+from eventstore.steps import hashes
 from gateway.following.counters import Observations
 from gateway.following.subscriptions import encode_event, well_formed
 from gateway.following.waiters import Waiters
@@ -165,9 +165,9 @@ def test_an_entry_is_told_to_clients_and_people_as_far_as_it_can_be(
 
 # ---- hashes ----------------------------------------------------------------------------------
 
-AGENT = hashes.to_hash(Agent(agent_id="a", pool_name="p", role_type="r", project_id="x"))
+AGENT = hashes.AGENT.to_hash(Agent(agent_id="a", pool_name="p", role_type="r", project_id="x"))
 WORKER = {
-    **worker_hashes.to_hash(Worker(worker_id="w", pool_name="p", host="h", max_agents=10)),
+    **hashes.WORKER.to_hash(Worker(worker_id="w", pool_name="p", host="h", max_agents=10)),
     "agent_count": "0",
     "renewal": "0",
     "last_heartbeat": "0",
@@ -190,7 +190,7 @@ def damaged(fields: dict[str, str]) -> st.SearchStrategy[dict[str, str]]:
 
 @pytest.mark.parametrize(
     ("read", "whole"),
-    [(hashes.from_hash, AGENT), (worker_hashes.from_hash, WORKER), (decode_worker, WORKER)],
+    [(hashes.AGENT.from_hash, AGENT), (hashes.WORKER.from_hash, WORKER), (decode_worker, WORKER)],
     ids=["agent", "worker", "observed worker"],
 )
 @given(data=st.data())
