@@ -1,10 +1,15 @@
-"""The scripts as Redis gets them: a shebang, what all share, and a script's own text."""
+"""The scripts as Redis gets them: a shebang, what all share, and a script's own text.
+
+`claim` also gets the table of an agent's fields: it books only what `steps.hashes` can read.
+"""
 
 import hashlib
 from functools import cache
 from importlib.resources import files
 
 from msgspec import Struct
+
+from eventstore.steps import hashes
 
 
 class Script(Struct, frozen=True):
@@ -20,7 +25,9 @@ def script(name: str) -> Script:
     """
     folder = files("eventstore.log") / "lua"
     flags = {"admit": "", "survey": " flags=no-writes"}.get(name, " flags=allow-oom")
-    restoring = f"local RESTORING = {'true' if name == 'restore' else 'false'}"
+    constants = f"local RESTORING = {'true' if name == 'restore' else 'false'}"
+    if name == "claim":
+        constants += f"\nlocal AGENT_FIELDS = {hashes.AGENT.lua_checks()}"
     body = (folder / f"{'commit' if name in ('admit', 'restore') else name}.lua").read_text()
-    text = f"#!lua{flags}\n{restoring}\n{(folder / 'prelude.lua').read_text()}\n{body}"
+    text = f"#!lua{flags}\n{constants}\n{(folder / 'prelude.lua').read_text()}\n{body}"
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
