@@ -82,19 +82,24 @@ class ParkedAnswer(Struct, frozen=True, kw_only=True):
     parked_at: int = 0
 
 
-class ParkedList(Struct, frozen=True, kw_only=True):
-    parked: list[msgspec.Raw]
+class Page(Struct, frozen=True, kw_only=True):
+    """Some items of a list, and the link to the next page, if any."""
 
-
-class AgentPage(Struct, frozen=True, kw_only=True):
-    agents: list[msgspec.Raw]
+    items: list[msgspec.Raw]
     next: str | None = None
 
 
-class PoolList(Struct, frozen=True, kw_only=True):
-    pools: list[msgspec.Raw]
+class AgentPage(Page, frozen=True, kw_only=True):
+    items: list[msgspec.Raw] = msgspec.field(name="agents")
 
 
-class WorkerPage(Struct, frozen=True, kw_only=True):
-    workers: list[msgspec.Raw]
-    next: str | None = None
+class PoolPage(Page, frozen=True, kw_only=True):
+    items: list[msgspec.Raw] = msgspec.field(name="pools")
+
+
+class WorkerPage(Page, frozen=True, kw_only=True):
+    items: list[msgspec.Raw] = msgspec.field(name="workers")
+
+
+class ParkedPage(Page, frozen=True, kw_only=True):
+    items: list[msgspec.Raw] = msgspec.field(name="parked")

@@ -10,7 +10,7 @@ import msgspec
 from muster.cli.arguments.command import CommandError, print_note
 from muster.cli.client.api_client import BASE, PARKED, GatewayClient
 from muster.cli.client.as_of import as_of, as_of_ms
-from muster.cli.client.shapes import AgentAnswer, ParkedAnswer, ParkedList
+from muster.cli.client.shapes import AgentAnswer, ParkedAnswer, ParkedPage
 from muster.cli.events import lines as event_lines
 from muster.cli.events.streams import CATALOGUE, RecordedEvent
 from muster.terminal import render
@@ -53,7 +53,7 @@ def _parked(gateway: GatewayClient, agent: AgentAnswer) -> ParkedAnswer | None:
     if ended(agent):
         return None
     try:
-        found = gateway.get(PARKED, {"pool_name": agent.pool_name}).read(ParkedList).parked
+        found = gateway.get(PARKED, {"pool_name": agent.pool_name}).read(ParkedPage).items
     except CommandError:
         return None
     items = (msgspec.json.decode(raw, type=ParkedAnswer) for raw in found)

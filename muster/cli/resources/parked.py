@@ -3,12 +3,11 @@
 import argparse
 from urllib.parse import quote
 
-import msgspec
-
-from muster.cli.arguments import targets
-from muster.cli.arguments.command import CommandError, Subparsers, declare, print_error, print_note
+from muster.cli.arguments.command import CommandError, Subparsers, declare, print_error
+from muster.cli.arguments.targets import add_service_flags, service
 from muster.cli.client.api_client import PARKED, GatewayClient
-from muster.cli.client.shapes import ParkedAnswer, ParkedList
+from muster.cli.client.shapes import ParkedAnswer, ParkedPage
+from muster.cli.resources.listing import Column, Listing
 from muster.terminal import render
 
 EXAMPLES = """\
@@ -33,7 +32,7 @@ def add(subparsers: Subparsers) -> None:
         " back where it came from, or gives it up (an agent is ended, a worker taken for lost).",
         examples=EXAMPLES,
     )
-    targets.add_service_flags(parser)
+    add_service_flags(parser)
     parser.set_defaults(pool=None)
     actions = parser.add_subparsers(metavar="ACTION", title="actions")
     listing = declare(
@@ -45,7 +44,7 @@ def add(subparsers: Subparsers) -> None:
         examples="  muster parked list --pool developer_pool\n",
     )
     listing.add_argument("--pool", metavar="NAME", help="of this pool only")
-    targets.add_service_flags(listing, argparse.SUPPRESS)
+    add_service_flags(listing, argparse.SUPPRESS)
     for name, run, summary in (
         ("retry", _retry, "put parked things back where they came from"),
         ("drop", _drop, "give parked things up"),
@@ -59,29 +58,11 @@ def add(subparsers: Subparsers) -> None:
             examples=f"  muster parked {name} developer_pool:command:1732440000000-0\n",
         )
         action.add_argument("ids", nargs="+", metavar="ID", help="as the list gives it")
-        targets.add_service_flags(action, argparse.SUPPRESS)
+        add_service_flags(action, argparse.SUPPRESS)
 
 
 def _list(args: argparse.Namespace) -> int:
-    gateway = GatewayClient(targets.service(args))
-    found = gateway.get(PARKED, {"pool_name": args.pool}).read(ParkedList).parked
-    if args.json:
-        render.print_json(found)
-    elif found:
-        render.show(_table([msgspec.json.decode(raw, type=ParkedAnswer) for raw in found]))
-    else:
-        print_note("nothing is parked")
-    return 0
-
-
-def _table(found: list[ParkedAnswer]) -> render.Table:
-    columns = (
-        render.Column("ID"),
-        render.Column("AGE", right=True),
-        render.Column("REASON"),
-    )
-    rows = [(one.id, render.age(one.parked_at), one.reason) for one in found]
-    return render.Table(columns, rows)
+    return PARKED_ITEMS.show(GatewayClient(service(args)), args, {"pool_name": args.pool})
 
 
 def _retry(args: argparse.Namespace) -> int:
@@ -93,7 +74,7 @@ def _drop(args: argparse.Namespace) -> int:
 
 
 def _each(args: argparse.Namespace, method: str, suffix: str, done: str) -> int:
-    gateway = GatewayClient(targets.service(args))
+    gateway = GatewayClient(service(args))
     code = 0
     for entry_id in dict.fromkeys(args.ids):
         try:
@@ -109,3 +90,16 @@ def _each(args: argparse.Namespace, method: str, suffix: str, done: str) -> int:
             is_heartbeat = answer.read(ParkedAnswer).source == HEARTBEAT
             print(f"{entry_id} {_FORGOTTEN if is_heartbeat else done}")
     return code
+
+
+PARKED_ITEMS: Listing[ParkedAnswer] = Listing(
+    path=PARKED,
+    page=ParkedPage,
+    item=ParkedAnswer,
+    columns=(
+        Column("ID", lambda one, _: one.id),
+        Column("AGE", lambda one, now: render.age(one.parked_at, now), right=True),
+        Column("REASON", lambda one, _: one.reason),
+    ),
+    empty="nothing is parked",
+)

@@ -3,19 +3,19 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 
 import msgspec
 
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import BadInput, Subparsers, declare, print_note
+from muster.cli.arguments.command import BadInput, Subparsers, declare
 from muster.cli.arguments.values import agent_id, seconds
-from muster.cli.client.api_client import BASE, Answer, GatewayClient, Query
-from muster.cli.client.as_of import add_as_of_flag, as_of, as_of_ms
+from muster.cli.client.api_client import BASE, GatewayClient, Query
+from muster.cli.client.as_of import add_as_of_flag
 from muster.cli.client.refresh import show_live
 from muster.cli.client.shapes import AgentAnswer, AgentPage
 from muster.cli.resources.agent_detail import show_agent
+from muster.cli.resources.listing import Column, Listing
 from muster.terminal import render
 
 EXAMPLES = """\
@@ -30,18 +30,6 @@ EXAMPLES = """\
 PAGE = 1000
 LIMIT = 1000
 LIMIT_MAX = 1_000_000_000
-COLUMNS = (
-    render.Column("AGENT"),
-    render.Column("POOL", drop=1),
-    render.Column("ROLE", drop=6),
-    render.Column("PROJECT", drop=3),
-    render.Column("STATUS"),
-    render.Column("ACTIVITY", drop=5),
-    render.Column("WORKER", drop=2),
-    render.Column("INC", right=True, drop=4),
-    render.Column("AGE", right=True),
-    render.Column("REASON"),
-)
 
 
 def add(subparsers: Subparsers) -> None:
@@ -77,17 +65,9 @@ def run(args: argparse.Namespace) -> int:
         return show_agent(gateway, agent_id(args.agent), args)
     if not 1 <= args.limit <= LIMIT_MAX:
         raise BadInput(f"--limit: expected 1 to {LIMIT_MAX:,}")
-    query = _query(args)
     if args.watch:
-        return _watch(gateway, query, args)
-    first = _first(gateway, query, args.limit)
-    now_ms = as_of_ms(first)
-    found = list(islice(_pages(gateway, first, args.limit), args.limit))
-    if args.json:
-        render.print_json(found)
-        return 0
-    _show([_read(raw) for raw in found], limit=args.limit, now_ms=now_ms)
-    return 0
+        return _watch(gateway, _query(args), args)
+    return AGENTS.show(gateway, args, _query(args), args.limit)
 
 
 def _query(args: argparse.Namespace) -> dict[str, str | int | None]:
@@ -103,61 +83,8 @@ def _query(args: argparse.Namespace) -> dict[str, str | int | None]:
         "process_id": args.worker,
         "label": label.replace("=", ":", 1) if label else None,
         "include_ended": "true" if ended else None,
-        "as_of": as_of(args),
+        "limit": min(args.limit, PAGE),
     }
-
-
-def agents(gateway: GatewayClient, query: Query, limit: int) -> Iterator[msgspec.Raw]:
-    """Agents as the gateway lists them, page after page."""
-    return islice(_pages(gateway, _first(gateway, query, limit), limit), limit)
-
-
-def _first(gateway: GatewayClient, query: Query, limit: int) -> Answer:
-    return gateway.get(BASE, {**query, "limit": min(limit, PAGE)})
-
-
-def _pages(gateway: GatewayClient, first: Answer, limit: int) -> Iterator[msgspec.Raw]:
-    page = first.read(AgentPage)
-    for _ in range(limit):  # a page has an agent or is the last: no more pages than agents
-        yield from page.agents
-        if not page.next:
-            return
-        page = gateway.follow(page.next).read(AgentPage)
-
-
-def _read(raw: msgspec.Raw) -> AgentAnswer:
-    return msgspec.json.decode(raw, type=AgentAnswer)
-
-
-def _show(found: Sequence[AgentAnswer], *, limit: int, now_ms: float) -> None:
-    if found:
-        render.show(table(found, now_ms))
-    else:
-        print_note("no agents")
-    if len(found) == limit:
-        print_note(f"({limit} shown; --limit for more)")
-
-
-def table(found: Sequence[AgentAnswer], now_ms: float | None = None) -> render.Table:
-    """`now_ms`: when ages are counted to, in ms since 1970; None: until now."""
-    now_ms = time.time() * 1000 if now_ms is None else now_ms
-    return render.Table(COLUMNS, [_row(agent, now_ms) for agent in found])
-
-
-def _row(agent: AgentAnswer, now_ms: float) -> render.Row:
-    worker = render.short_id(agent.process_id) if render.at_terminal() else agent.process_id
-    return (
-        agent.agent_id,
-        agent.pool_name,
-        agent.role_type,
-        agent.project_id,
-        render.status(agent.status),
-        agent.activity,
-        worker,
-        str(agent.incarnation),
-        render.age(agent.created_at, now_ms),
-        render.Cell(reason_text(agent), "dim"),
-    )
 
 
 def reason_text(agent: AgentAnswer) -> str:
@@ -169,33 +96,54 @@ def reason_text(agent: AgentAnswer) -> str:
     return f"{agent.reason} ({error[:120]})" if agent.reason else error[:120]
 
 
+def _worker(agent: AgentAnswer) -> str:
+    return render.short_id(agent.process_id) if render.at_terminal() else agent.process_id
+
+
+AGENTS: Listing[AgentAnswer] = Listing(
+    path=BASE,
+    page=AgentPage,
+    item=AgentAnswer,
+    columns=(
+        Column("AGENT", lambda agent, _: agent.agent_id),
+        Column("POOL", lambda agent, _: agent.pool_name, drop=1),
+        Column("ROLE", lambda agent, _: agent.role_type, drop=6),
+        Column("PROJECT", lambda agent, _: agent.project_id, drop=3),
+        Column("STATUS", lambda agent, _: render.status(agent.status)),
+        Column("ACTIVITY", lambda agent, _: agent.activity, drop=5),
+        Column("WORKER", lambda agent, _: _worker(agent), drop=2),
+        Column("INC", lambda agent, _: str(agent.incarnation), right=True, drop=4),
+        Column("AGE", lambda agent, now: render.age(agent.created_at, now), right=True),
+        Column("REASON", lambda agent, _: render.Cell(reason_text(agent), "dim")),
+    ),
+    empty="no agents",
+)
+
+
 def _watch(gateway: GatewayClient, query: Query, args: argparse.Namespace) -> int:
     """At a terminal the list again and again; in a pipe every agent whenever it has changed."""
     interval = max(seconds(args.interval, "--interval"), 0.1)
+
+    def read() -> list[tuple[AgentAnswer, msgspec.Raw]]:
+        return [(AGENTS.read(raw), raw) for raw in AGENTS.items(gateway, query, args.limit)]
+
     if render.at_terminal() and not args.json:
         gateway.caller_shows_staleness = True
-        return show_live(
-            lambda: table(_all(gateway, query, args.limit)), interval, lambda: gateway.stale_reason
-        )
+        return show_live(lambda: _table(read()), interval, lambda: gateway.stale_reason)
     shown: dict[str, AgentAnswer] = {}
     while True:
-        changed = [
-            (agent, raw)
-            for raw in agents(gateway, query, args.limit)
-            if not _same(shown.get((agent := _read(raw)).agent_id), agent)
-        ]
+        changed = [pair for pair in read() if not _same(shown.get(pair[0].agent_id), pair[0])]
         shown.update((agent.agent_id, agent) for agent, _ in changed)
         if args.json:
             sys.stdout.writelines(f"{render.json_line(raw)}\n" for _, raw in changed)
         elif changed:
-            lines = render.plain(table([agent for agent, _ in changed]))
-            print("\n".join(lines[1 if len(shown) > len(changed) else 0 :]))
+            print("\n".join(render.plain(_table(changed), header=len(shown) == len(changed))))
         sys.stdout.flush()
         time.sleep(interval)
 
 
-def _all(gateway: GatewayClient, query: Query, limit: int) -> list[AgentAnswer]:
-    return [_read(raw) for raw in agents(gateway, query, limit)]
+def _table(pairs: Sequence[tuple[AgentAnswer, msgspec.Raw]]) -> render.Table:
+    return AGENTS.table([agent for agent, _ in pairs], time.time() * 1000)
 
 
 def _same(before: AgentAnswer | None, now: AgentAnswer) -> bool:
