@@ -43,7 +43,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "workers.builtin": ("workers.api",),
     "workers.host": (),
     "workers.output": (),
-    "workers.runtime": ("workers.api", "workers.output", STEPS, LOG),
+    "workers.runtime": ("workers.api", "workers.output", STEPS, CALLS, LOG),
     "workers.process": ("workers.api", "workers.host", "workers.output", "workers.runtime",
                         STEPS, CALLS, LOG, "eventstore.recovery"),
     "workers.launch": ("workers.api", "workers.host", "workers.process", LOG),
@@ -60,7 +60,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "projector.recovery": ("projector.intake", "projector.fold", "projector.rebuild",
                            CALLS, LOG, "eventstore.recovery"),
     "projector.service": ("projector.intake", "projector.fold", "projector.rebuild",
-                          "projector.recovery", LOG, "eventstore.recovery"),
+                          "projector.recovery", CALLS, LOG, "eventstore.recovery"),
     # HTTP
     "gateway.fallback": (),
     "gateway.options": ("gateway.fallback",),

@@ -10,16 +10,19 @@ from typing import Final
 
 import structlog
 
-RETRY_SECONDS: Final = 1.0
+from eventstore.connection.backoff import Backoff
+
+RETRY_SECONDS: Final = (1.0, 30.0)
 
 log = structlog.get_logger("muster.gateway")
 
 
 async def retry_on_error(name: str, work: Callable[[], Awaitable[None]]) -> None:
     """Do it until it returns, again after an error, which is logged each time."""
+    backoff = Backoff(seconds=RETRY_SECONDS, reset_after_seconds=RETRY_SECONDS[1])
     while True:
         try:
             return await work()
         except Exception:
             log.exception("gateway.part_failed", part=name)
-        await asyncio.sleep(RETRY_SECONDS)
+        await asyncio.sleep(backoff.next_delay())

@@ -11,12 +11,13 @@ from typing import Final
 
 import structlog
 
+from eventstore.connection.backoff import Backoff
 from eventstore.errors import LogUnreachable, OutcomeUnknown
 
 log = structlog.get_logger("muster")
 
-RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""Seconds between attempts; the last one again and again."""
+RETRY_SECONDS: Final = (0.1, 2.0)
+"""The shortest and the longest pause between attempts."""
 
 
 async def retry_until_reachable(
@@ -28,22 +29,21 @@ async def retry_until_reachable(
 
     `say` tells a person what the log is told: once that Redis is away, once that it is back.
     """
-    failures = 0
+    backoff = Backoff(seconds=RETRY_SECONDS)
     while not stopping.is_set():
         try:
             if not await run_unless_stopped(stopping, attempt):
                 return False
         except (LogUnreachable, OutcomeUnknown) as error:
-            if not failures:
+            if not backoff.active:
                 log.warning("redis.awaited", error=str(error))
                 _echo(echo, f"{error}; waiting for it")
         else:
-            if failures:
-                log.info("redis.reachable", attempts=failures + 1)
+            if backoff.active:
+                log.info("redis.reachable", attempts=backoff.failures + 1)
                 _echo(echo, "Redis answers")
             return True
-        await wait_for_stop(stopping, RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
-        failures += 1
+        await wait_for_stop(stopping, backoff.next_delay())
     return False
 
 

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from eventstore.connection.backoff import Backoff
 from eventstore.embedded.directory import log_tail
 from eventstore.embedded.server import (
     PONG,
@@ -33,8 +34,8 @@ log = structlog.get_logger("muster.up")
 
 Echo = Callable[[str], None]
 
-RESTART_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Pauses before what ended is started again; the last one again and again."""
+RESTART_SECONDS = (0.2, 10.0)
+"""The shortest and the longest pause before what ended is started again."""
 STEADY_SECONDS = 30.0
 """What ran for this long starts with a short pause again."""
 STOP_SECONDS = 5.0
@@ -71,23 +72,19 @@ class Restartable(Protocol):
 
 async def restart_on_exit(process: Restartable, stopping: asyncio.Event, echo: Echo) -> None:
     """Start it again whenever it ends, until the end is asked for."""
-    failures = 0
+    backoff = Backoff(seconds=RESTART_SECONDS, reset_after_seconds=STEADY_SECONDS)
     while not stopping.is_set():
-        started_at = time.monotonic()
         reason, reported = await process.exit_reason(), ""
-        if time.monotonic() - started_at > STEADY_SECONDS:
-            failures = 0
         while reason:
-            seconds = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
+            seconds = backoff.next_delay()
             if stopping.is_set():
                 return
             if reason != reported:
-                echo(f"{process.name} {reason}; starting it again in {seconds:g} s")
+                echo(f"{process.name} {reason}; starting it again in {seconds:.1f} s")
             reported = reason
             log.warning("role.ended", ended=process.name, reason=reason, again_in_seconds=seconds)
             if await wait_for_stop(stopping, seconds):
                 return
-            failures += 1
             reason = await process.start()
         if not stopping.is_set():
             echo(f"{process.name} is running again (pid {process.pid})")

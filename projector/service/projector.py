@@ -11,12 +11,12 @@ back-off for as long as it takes, with one line in the log of an outage, and one
 """
 
 import asyncio
-import time
 from enum import StrEnum
 from typing import Final
 
 import structlog
 
+from eventstore.connection.backoff import Backoff
 from eventstore.errors import MusterError
 from projector.fold.projection import AppliedBatch
 from projector.intake.entries import OK
@@ -86,9 +86,10 @@ class Projector:
     # ---- the outermost loop --------------------------------------------------------------------
 
     async def _run(self) -> None:
-        delay = BACKOFF_MIN_SECONDS
+        max_seconds = self.options.backoff_max_seconds
+        seconds = (BACKOFF_MIN_SECONDS, max_seconds)
+        backoff = Backoff(seconds=seconds, reset_after_seconds=max_seconds)
         while True:
-            started_at = time.monotonic()
             try:
                 await self._serve()
             except Superseded as error:
@@ -98,11 +99,7 @@ class Projector:
             except Exception:  # a defect; without this loop the process would only look well
                 log.exception("projector.failed", name=self.options.name)
             self.phase = Phase.WAITING
-            delay_max = self.options.backoff_max_seconds
-            if time.monotonic() - started_at > delay_max:  # it went well for a while
-                delay = BACKOFF_MIN_SECONDS
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, delay_max)
+            await asyncio.sleep(backoff.next_delay())
 
     def _log_outage(self, error: Exception) -> None:
         if not self._outage:

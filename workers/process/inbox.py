@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import UNREACHABLE, execute_blocking
 from eventstore.connection.clients import connect_blocking
-from workers.runtime.backoff import Backoff
 
 POLL_SECONDS = 5.0
 """About how often a worker looks for work by itself."""

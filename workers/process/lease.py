@@ -24,6 +24,7 @@ import structlog
 from msgspec import Struct
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
+from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import UNREACHABLE, SyncClient
 from eventstore.connection.clients import connect_sync
 from eventstore.ids import new_id
@@ -31,7 +32,6 @@ from eventstore.keys import Keys
 from eventstore.log.script_loader import script
 from workers.host.clock import boottime
 from workers.host.processes import Process
-from workers.runtime.backoff import Backoff
 
 EXIT_LEASE_LOST: Final = 75
 EXIT_ORPHANED: Final = 76

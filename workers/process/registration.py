@@ -1,12 +1,11 @@
 """What a worker writes about itself: that it starts, drains, recovers, stops."""
 
-import asyncio
 import os
 
-from eventstore.errors import LogError, MusterError
+from eventstore.connection.backoff import Backoff, retry
+from eventstore.errors import MusterError
 from eventstore.language.workers import Start, Worker, WorkerCommand
 from eventstore.log.pool_log import PoolLog
-from workers.runtime.backoff import Backoff
 
 
 class NotOrdered(MusterError):
@@ -39,14 +38,9 @@ class Registration:
 
         Returns the worker as it is then; None if it is not ours any more.
         """
-        backoff = Backoff("worker", worker_id=self.worker_id)
-        while True:
-            try:
-                acted = await self._pool_log.act_on_worker(
-                    self.worker_id, command, epoch=self.epoch
-                )
-            except LogError as error:
-                await asyncio.sleep(backoff.next_delay(error))
-                continue
-            worker = acted.worker
-            return worker if worker is not None and worker.epoch == self.epoch else None
+        acted = await retry(
+            Backoff("worker", worker_id=self.worker_id),
+            lambda: self._pool_log.act_on_worker(self.worker_id, command, epoch=self.epoch),
+        )
+        worker = acted.worker
+        return worker if worker is not None and worker.epoch == self.epoch else None

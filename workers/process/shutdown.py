@@ -14,10 +14,9 @@ from enum import StrEnum
 
 import structlog
 
-from eventstore.errors import LogError
+from eventstore.connection.backoff import Backoff, retry
 from eventstore.language.workers import Drain, StopWorker
 from workers.process.registration import Registration
-from workers.runtime.backoff import Backoff
 from workers.runtime.calls import STUCK_SECONDS
 from workers.runtime.slots import Slots
 from workers.runtime.worker_context import StopRequest
@@ -79,18 +78,8 @@ async def _release_all(
     worker = await registration.write(Drain(reason=reason))
     if worker is None or worker.ended:
         slots.request_stop_all(StopRequest.ABANDON, "lost")
-    await _recover_claims(slots, registration.worker_id)
+    await retry(Backoff("claim", worker_id=registration.worker_id), slots.recover_claims)
     slots.request_stop_all(StopRequest.RELEASE, reason)
     if not await slots.wait_until_empty(grace_ends_at - asyncio.get_running_loop().time()):
         slots.request_stop_all(StopRequest.RELEASE_NOW, reason)
         await slots.wait_until_empty()
-
-
-async def _recover_claims(slots: Slots, worker_id: str) -> None:
-    backoff = Backoff("claim", worker_id=worker_id)
-    while True:
-        try:
-            await slots.recover_claims()
-            return
-        except LogError as error:
-            await asyncio.sleep(backoff.next_delay(error))

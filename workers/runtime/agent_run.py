@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from eventstore.connection.backoff import Backoff
 from eventstore.errors import ConfigurationError, LogError, Unreadable
 from eventstore.language.agent_commands import Clear, Command, End, Fail, Release, Started
 from eventstore.language.agents import Status, Stop
@@ -20,7 +21,6 @@ from eventstore.language.events import Error
 from eventstore.log.replies import AgentResult, ClaimedAgent, Outcome
 from workers.api.agent import Agent, Context, FencingToken, overrides, read_spec
 from workers.output.lines import Owner, logger_of
-from workers.runtime.backoff import Backoff
 from workers.runtime.calls import Call, Stuck, cancel_all
 from workers.runtime.errors import timeout_error
 from workers.runtime.health_check import HealthCheck

@@ -12,13 +12,13 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from eventstore.connection.backoff import Backoff, retry
 from eventstore.errors import LogError
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.agents import Agent as State
 from eventstore.language.agents import Stop
 from eventstore.log.replies import ClaimedAgent, Outcome
 from workers.runtime.agent_run import AgentRun
-from workers.runtime.backoff import Backoff
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
 _FLAGS: Final = {stop.value.encode(): stop for stop in Stop}
@@ -137,21 +137,16 @@ class Slots:
 
     async def _withdraw(self, agent: State) -> None:
         """End an agent that we were told of only because its end was asked for."""
-        backoff = Backoff("withdraw", agent_id=agent.agent_id)
-        while True:
-            try:
-                await self._worker_context.log.act(
-                    agent.agent_id,
-                    Terminate(reason=agent.reason or "requested"),
-                    incarnation=agent.incarnation,
-                )
-                return
-            except LogError as error:
-                await asyncio.sleep(backoff.next_delay(error))
-            except Exception:  # as in a life
-                log.exception("agent.life_failed", agent_id=agent.agent_id)
-                self._mark_stuck()
-                return
+        pool_log, agent_id = self._worker_context.log, agent.agent_id
+        command = Terminate(reason=agent.reason or "requested")
+        try:
+            await retry(
+                Backoff("withdraw", agent_id=agent_id),
+                lambda: pool_log.act(agent_id, command, incarnation=agent.incarnation),
+            )
+        except Exception:  # as in `_run_agent`
+            log.exception("agent.life_failed", agent_id=agent_id)
+            self._mark_stuck()
 
     # ---- lives ---------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from eventstore.connection.backoff import Backoff
 from eventstore.connection.clients import connect
 from eventstore.errors import (
     Halted,
@@ -50,7 +51,7 @@ from workers.supervisor.pool_supervisor import PoolSupervisor
 
 log = structlog.get_logger("muster.supervisor")
 
-RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+RETRY_SECONDS = (0.1, 2.0)
 SHUTDOWN_SECONDS = 25.0
 KILL_SECONDS = 2.0
 FINAL_LEAVE_SECONDS = 1.0
@@ -251,24 +252,20 @@ class Supervisor:
                 continue
 
     async def _retry_forever(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do it again after an error, with back-off; say so once per outage."""
-        failures = 0
+        """Do it again after an error, with back-off; log it once per outage."""
+        backoff = Backoff(seconds=RETRY_SECONDS, reset_after_seconds=RETRY_SECONDS[1])
         while True:
-            started = asyncio.get_running_loop().time()
             try:
                 await work()
             except (LogUnreachable, OutcomeUnknown) as error:
-                if failures == 0:
+                if not backoff.active:
                     log.warning("log.unreachable", while_=what, error=str(error))
             except LogError as error:
-                if failures == 0:
+                if not backoff.active:
                     log.error("log.error", while_=what, error=str(error))
             except Exception:
                 log.exception("supervisor.error", while_=what)
-            if asyncio.get_running_loop().time() - started > RETRY_SECONDS[-1]:
-                failures = 0
-            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
-            failures += 1
+            await asyncio.sleep(backoff.next_delay())
 
     def _wake(self, stream: str) -> None:
         """Wake the pool whose signals came."""

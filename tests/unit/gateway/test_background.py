@@ -12,7 +12,7 @@ from tests.waiting import until
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(background, "RETRY_SECONDS", (0.0, 0.0))
 
 
 async def test_work_is_done_again_after_a_defect_and_once_if_it_goes_well() -> None:
