@@ -10,6 +10,7 @@ whose disk is full does, takes no writes: it is as good as away, and what it say
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -18,9 +19,9 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from eventstore.connection.aof_check import AofCheck
 from eventstore.connection.calls import UNREACHABLE, NotSent, execute_blocking
 from eventstore.connection.clients import connect
-from gateway.backend.aof_rewrite import Rewriting
 from gateway.backend.background import retry_on_error
 
 log = structlog.get_logger("muster.gateway")
@@ -42,7 +43,7 @@ class RedisHealth:
         self.unreachable = False
         self._changed_at = 0.0
         self._error_reply = ""
-        self._rewriting = Rewriting()
+        self.aof = AofCheck()
         self._url = url
         self._on_change = on_change
         self._probe_requested = asyncio.Event()
@@ -83,8 +84,8 @@ class RedisHealth:
                 reachable = await self._probe()
             if reachable is not None and reachable is self.unreachable:
                 await self._set_unreachable(unreachable=not reachable)
-            if reachable:
-                await self._have_rewritten()
+            if self._error_reply or self.aof.needs_rewrite:
+                await self._check_aof()
             await self._wait_for_next_probe()
 
     async def _probe(self) -> bool | None:
@@ -97,7 +98,6 @@ class RedisHealth:
                 await execute_blocking(self._client, "PING")
         except ResponseError as error:
             error_reply = str(error)
-            self._rewriting.heed(error_reply)
             return False
         except (*UNREACHABLE, RedisError, OSError):
             late = time.monotonic() - started_at > PROBE_TIMEOUT_SECONDS + LATENESS_SECONDS
@@ -115,13 +115,11 @@ class RedisHealth:
             log.info("gateway.redis_back", seconds=round(seconds, 1))
         await self._on_change(unreachable)
 
-    async def _have_rewritten(self) -> None:
+    async def _check_aof(self) -> None:
         assert self._client is not None
-        try:
+        with contextlib.suppress(*UNREACHABLE, RedisError, OSError):  # the next probe tries again
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                await self._rewriting.go_on(self._client)
-        except (*UNREACHABLE, RedisError, OSError):
-            pass  # with the next look again
+                await self.aof.poll(self._client)
 
     async def _wait_for_next_probe(self) -> None:
         self._probe_requested.clear()

@@ -55,6 +55,7 @@ async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> l
     alerts += [_event_alert(event) for event in events]
     alerts += await _lagging(backend)
     alerts += _redis(redis)
+    alerts += _aof_rewrite(backend)
     alerts += _lost_commands(backend)
     alerts += _replicas(backend)
     alerts += _fallback(backend.options.fallback)
@@ -263,6 +264,22 @@ def _redis(facts: RedisFacts) -> Sequence[Alert]:
             )
         ]
     return []
+
+
+def _aof_rewrite(backend: Backend) -> Sequence[Alert]:
+    if not backend.redis_health.aof.needs_rewrite or backend.redis_health.unreachable:
+        return []
+    return [
+        Alert(
+            name="redis-rewrite-needed",
+            severity="critical",
+            subject="redis",
+            message="Redis could not write its append-only file for a while, and may be unable to"
+            " read it at its next start",
+            action="run BGREWRITEAOF there now, before it is restarted; `muster up` does so with"
+            " its own server",
+        )
+    ]
 
 
 def _fallback(fallback: Fallback | None) -> Sequence[Alert]:

@@ -37,6 +37,7 @@ from muster.fallback.directory import Folder
 from muster.fallback.last_seen import Observer
 from muster.fallback.standby import ActiveFallback
 from muster.process import log_output, running_file
+from muster.process.aof_rewrite import rewrite_when_needed
 from muster.process.child import Child, NoStatus, become_subreaper, descendants, reap_orphans
 from muster.process.redis_wait import retry_until_reachable, run_unless_stopped, wait_for_stop
 from muster.process.restarts import (
@@ -225,6 +226,8 @@ class Up:
             return False
         self._settings = replace(settings, redis_url=self._server.url)
         self._run_in_background("redis", restart_on_exit(server, self._stopping, echo))
+        rewriting = rewrite_when_needed(self._server.url, self._stopping)
+        self._run_in_background("redis.rewrite", rewriting)
 
         async def check() -> None:
             text = f"embedded {await self._version()}, append-only file on, fsync"

@@ -15,12 +15,13 @@ import redis
 from msgspec.structs import replace
 
 from eventstore.embedded.directory import locked
-from eventstore.embedded.server import EmbeddedServer
+from eventstore.embedded.server import EmbeddedServer, find_binary
 from eventstore.errors import LogUnreachable
-from muster.process import restarts
+from muster.process import aof_rewrite, restarts
 from muster.process.child import Child
 from muster.settings.settings import load
 from muster.up import up
+from tests.full_disk import surviving, write_again, written_in_part
 from tests.waiting import until
 
 SLOW_LOADING = {"key-load-delay": "500"}
@@ -256,6 +257,38 @@ async def test_the_end_is_heard_between_two_attempts_and_nothing_is_started_afte
     await until(lambda: "starting it again in" in capsys.readouterr().out)
     await kept.ends()
     assert kept.server.pid is None
+
+
+# ---- a full disk ---------------------------------------------------------------------------
+
+
+async def test_a_server_that_could_not_write_its_file_is_asked_to_rewrite_it(
+    embedding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until that has succeeded; then it can be started again, though its file had a hole."""
+    monkeypatch.setattr(aof_rewrite, "RETRY_SECONDS", 0.1)
+    kept = embedding()
+    kept.server.directory.mkdir(parents=True)
+    kept.server._binary = Path(surviving(str(find_binary()), kept.server.directory))
+    await kept.start()
+    with redis.Redis.from_url(kept.server.url) as client:
+
+        def persistence() -> dict[str, Any]:
+            return dict(client.info("persistence"))
+
+        await written_in_part(kept.server, client)
+        await until(lambda: persistence()["aof_last_write_status"] == "err")
+        await asyncio.sleep(2 * aof_rewrite.POLL_SECONDS)
+        assert persistence()["aof_rewrites"] == 1, "there is no room for it yet"
+        await write_again(kept.server, client)
+        await until(lambda: persistence()["aof_rewrites"] == 2)
+        await until(lambda: not persistence()["aof_rewrite_in_progress"])
+        keys = client.dbsize()
+        before = kept.kill()
+        await until(lambda: kept.server.pid not in (None, before))
+        await until(lambda: kept.server.ping() == "PONG")
+        assert client.dbsize() == keys
+    await kept.ends()
 
 
 # ---- roles -----------------------------------------------------------------------------------
