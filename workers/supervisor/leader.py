@@ -25,8 +25,7 @@ from workers.supervisor.isolation import Suspects
 from workers.supervisor.launch_failures import LaunchTracker
 from workers.supervisor.liveness import LeaseMonitor, Stopwatch
 from workers.supervisor.polling import idle_leader_timeout, is_idle
-from workers.supervisor.reaper import handle_agent_errors
-from workers.supervisor.stray_commands import StrayCommands
+from workers.supervisor.reaper import consumers, handle_agent_errors, requeue_unclaimed
 from workers.supervisor.worker_monitor import WorkerMonitor
 
 log = structlog.get_logger("muster.leading")
@@ -68,7 +67,6 @@ class Leader:
         self._idle_other_leader = LeaseMonitor(
             max_gap_seconds=inf
         )  # following one that lives does no harm
-        self._stray_commands = StrayCommands(pool_log)
         self._suspects = Suspects(pool_log)
         self._reported_maximum = False
         self._start_term()
@@ -91,9 +89,7 @@ class Leader:
             await self._continue_deletion(survey)
             pool = self._pool()
             await self._suspects.reconcile(survey, pool.config, now)
-            known = [o.worker.worker_id for o in survey.workers]
-            known += [damage.subject for damage in survey.unreadable]
-            await self._stray_commands.reconcile(known, now)
+            await self._requeue_strays(survey)
             await self._scale(survey, now)
             await self._repeat_wake(survey, now)
 
@@ -176,6 +172,18 @@ class Leader:
                 await self._pool_log.act(agent_id, end, created_seq=pool.created_seq)
         if not pool.deleted and not await self._pool_log.live():
             await self._catalogue.finish_deletion(pool)
+
+    async def _requeue_strays(self, survey: Survey) -> None:
+        """Requeue what was read from the group under a name that is no worker's.
+
+        No step of Muster does that; XREADGROUP by hand does. A worker that started after the
+        survey loses nothing: what it claimed it holds.
+        """
+        known = {o.worker.worker_id for o in survey.workers}
+        known |= {damage.subject for damage in survey.unreadable}
+        for name in set(await consumers(self._pool_log)) - known:
+            await requeue_unclaimed(self._pool_log, name)
+            log.warning("command.put_back", pool=self._pool_log.pool, held_by=name)
 
     # ---- scaling -----------------------------------------------------------------------------
 

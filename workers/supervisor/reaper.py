@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from msgspec import Struct
@@ -128,7 +128,7 @@ async def clean_up(
 
     for start in range(0, len(held), CHUNK):
         await asyncio.gather(*map(lose, held[start : start + CHUNK]))
-    await _requeue_unclaimed(pool_log, worker_id)
+    await requeue_unclaimed(pool_log, worker_id)
     step = pool_log.step()
     step.check("fenced", worker_id, epoch)
     step.check("empty", worker_id)
@@ -174,18 +174,18 @@ async def _free_slot(pool_log: PoolLog, agent_id: str, acted: AgentResult, fence
     await pool_log.commit(step)
 
 
-async def _requeue_unclaimed(pool_log: PoolLog, worker_id: str) -> None:
-    """Entries that it was handed and booked nobody for."""
+async def requeue_unclaimed(pool_log: PoolLog, worker_id: str) -> None:
+    """Requeue the entries that were delivered under a name and for which no slot was booked."""
     held = set(await pool_log.held(worker_id))
     for entry_id, agent_id in await pending_for(pool_log, worker_id):
-        if agent_id in held:  # could not be cleared this time
+        if agent_id in held:  # it could not be restarted this time
             continue
         async with handle_agent_errors(pool_log, agent_id):
-            await requeue(pool_log, entry_id, agent_id)
+            await _requeue(pool_log, entry_id, agent_id)
 
 
-async def requeue(pool_log: PoolLog, entry_id: str, agent_id: str) -> None:
-    """Delete an entry that was handed to nobody; an agent that waits for it gets another."""
+async def _requeue(pool_log: PoolLog, entry_id: str, agent_id: str) -> None:
+    """Delete an entry; an agent that waits for it gets another."""
     agent = await pool_log.agent(agent_id) if agent_id else None
     step = pool_log.step()
     if agent is not None and agent.status is Status.PENDING:
@@ -198,16 +198,26 @@ async def requeue(pool_log: PoolLog, entry_id: str, agent_id: str) -> None:
 
 async def pending_for(pool_log: PoolLog, worker_id: str) -> Sequence[tuple[str, str]]:
     """(entry id, agent id) of what is pending for a worker; no agent id if the entry is gone."""
-    client, commands = pool_log.log.client, pool_log.log.keys.pool(pool_log.pool, "commands")
+    found = []
+    for item in await _ask(pool_log, "XPENDING", GROUP, "-", "+", "1000", worker_id):
+        entries = await _ask(pool_log, "XRANGE", item[0], item[0])
+        fields = entries[0][1] if entries else ()
+        named = dict(zip(fields[::2], fields[1::2], strict=True))
+        found.append((item[0].decode(), named.get(b"agent_id", b"").decode()))
+    return found
+
+
+async def consumers(pool_log: PoolLog) -> list[str]:
+    """The names for which commands are pending."""
+    found = await _ask(pool_log, "XPENDING", GROUP)
+    return [name.decode(errors="replace") for name, _ in found[3] or ()]
+
+
+async def _ask(pool_log: PoolLog, command: str, *arguments: str | bytes) -> Any:
+    """Ask about the stream of commands."""
+    commands = pool_log.log.keys.pool(pool_log.pool, "commands")
     try:
-        listed = await execute(client, "XPENDING", commands, GROUP, "-", "+", 1000, worker_id)
-        found = []
-        for item in listed:
-            entries = await execute(client, "XRANGE", commands, item[0], item[0])
-            fields = entries[0][1] if entries else ()
-            named = dict(zip(fields[::2], fields[1::2], strict=True))
-            found.append((item[0].decode(), named.get(b"agent_id", b"").decode()))
-        return found
+        return await execute(pool_log.log.client, command, commands, *arguments)
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except ResponseError as error:

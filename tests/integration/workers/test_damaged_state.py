@@ -164,11 +164,8 @@ async def test_a_dropped_worker_is_taken_for_lost(site: Site, server: Any) -> No
     site.check()
 
 
-async def test_what_a_stranger_read_from_the_queue_is_put_back(
-    site: Site, server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_a_stranger_read_from_the_queue_is_put_back(site: Site, server: Any) -> None:
     """XREADGROUP by hand takes a spawn that nobody will start."""
-    monkeypatch.setattr("workers.supervisor.stray_commands.STRAY_SECONDS", 0.5)
     pool = await site.pool()
     await pool.spawn()
     server.xreadgroup("workers", "somebody", {f"{BASE}commands": ">"})

@@ -13,6 +13,7 @@ from eventstore.log.survey import Survey
 from tests.integration.workers.test_isolation import Ended
 from tests.integration.workers.test_supervisor import POOL, Site
 from tests.pools import ORIGIN, TestPool
+from workers.supervisor import reaper
 from workers.supervisor.leader import CatalogueAccess, Leader
 from workers.supervisor.pool_supervisor import PoolSupervisor
 from workers.supervisor.worker_monitor import WorkerMonitor
@@ -124,3 +125,17 @@ async def test_what_was_seen_in_an_earlier_term_says_nothing_in_this_one(site: S
     assert await status(pool, "w") is WorkerStatus.ACTIVE
     await leader.reconcile(await site.survey(), 111.0)
     assert await status(pool, "w") is WorkerStatus.DRAINING
+
+
+async def test_what_a_worker_claimed_after_the_survey_stays_its_own(site: Site) -> None:
+    """Its name is not in the survey, as that of a stranger who read from the queue."""
+    pool = await site.pool()
+    leader, survey = leader_of(pool), await site.survey()
+    spawned = await pool.spawn()
+    fence = await pool.worker("w")
+    [claimed] = await pool.claim(fence)
+    pending = await reaper.pending_for(pool.pool_log, "w")
+    assert [agent_id for _, agent_id in pending] == [spawned.agent_id]
+    await leader.reconcile(survey, 1.0)
+    assert await reaper.pending_for(pool.pool_log, "w") == pending
+    assert await pool.log.agent(POOL, spawned.agent_id) == claimed.agent

@@ -15,7 +15,7 @@ from eventstore.recovery import loss_reports
 from eventstore.recovery.restore import LogRestore
 from eventstore.steps.step import Origin
 from muster.process import declared_pools
-from workers.supervisor import reaper, stray_commands
+from workers.supervisor import reaper
 
 REPORT = loss_reports.LossReport(reporter="gateway:g", kind="spawn")
 ASKED: dict[str, Callable[[Log], Awaitable[object]]] = {
@@ -26,7 +26,7 @@ ASKED: dict[str, Callable[[Log], Awaitable[object]]] = {
     "to forget reports": lambda log: loss_reports.delete_reports(log, "p"),
     "what is parked": lambda log: parked.read(log, "p"),
     "what is pending": lambda log: reaper.pending_for(PoolLog(log, "p", Origin()), "w"),
-    "who has something pending": lambda log: stray_commands._consumers(PoolLog(log, "p", Origin())),
+    "who has something pending": lambda log: reaper.consumers(PoolLog(log, "p", Origin())),
 }
 
 
