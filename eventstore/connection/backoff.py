@@ -16,7 +16,7 @@ SECONDS = (0.1, 5.0)
 
 T = TypeVar("T")
 
-log = structlog.get_logger("muster.outage")
+log = structlog.get_logger("muster.backoff")
 
 
 class Backoff:

@@ -126,7 +126,7 @@ class AcknowledgedCommands:
             if command.seq > log_head.recovered_seq:
                 self.lost.append(command)
                 log.error(
-                    "command.unsaved",
+                    "command.lost",
                     pool=pool,
                     kind=command.kind,
                     agent_id=command.agent_id,

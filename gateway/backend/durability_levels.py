@@ -26,7 +26,7 @@ REFRESH_SECONDS: Final = 5.0
 CACHE_SECONDS: Final = 0.5
 """A refusal rests on what was found out no longer ago than this."""
 
-log = structlog.get_logger()
+log = structlog.get_logger("muster.gateway")
 
 
 class DurabilityFacts(Struct, frozen=True, kw_only=True):
@@ -109,7 +109,7 @@ class Capabilities:
         """Once, when it is found that commands which ask for nothing cannot be given theirs."""
         why = capability.unavailable_reason(self.default)
         if why and not (self.capability and self.capability.unavailable_reason(self.default)):
-            log.warning("gateway.durability_lacking", level=self.default.value, why=why)
+            log.warning("gateway.durability_unavailable", level=self.default.value, reason=why)
 
     def facts(self) -> DurabilityFacts:
         capability = self.capability or Capability(

@@ -110,9 +110,11 @@ class RedisHealth:
         seconds = time.monotonic() - self._changed_at
         self.unreachable, self._changed_at = unreachable, time.monotonic()
         if unreachable:
-            log.warning("gateway.redis_away", reason=self._error_reply or "it does not answer")
+            log.warning(
+                "gateway.redis_unreachable", reason=self._error_reply or "it does not answer"
+            )
         else:
-            log.info("gateway.redis_back", seconds=round(seconds, 1))
+            log.info("gateway.redis_reachable", seconds=round(seconds, 1))
         await self._on_change(unreachable)
 
     async def _check_aof(self) -> None:

@@ -27,7 +27,7 @@ from eventstore.log.reader import Entry, Reader
 from gateway.following.subscriptions import well_formed
 from projector.queries.views import EventRange, Position
 
-log = structlog.get_logger()
+log = structlog.get_logger("muster.gateway")
 
 BACKOFF_SECONDS = (0.05, 2.0)
 HEAD_STEPS_MAX = 512

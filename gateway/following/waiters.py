@@ -24,7 +24,7 @@ from eventstore.language.events import (
 )
 from eventstore.log.reader import Entry
 
-log = structlog.get_logger()
+log = structlog.get_logger("muster.gateway")
 
 SUBJECT_INDEX = 9
 """Where an entry's subject stands among its names and values."""

@@ -179,7 +179,7 @@ def _lost_commands(backend: Backend) -> Sequence[Alert]:
             subject="log",
             message=f"{len(lost)} acknowledged commands are not in the recovered log:"
             f" {listed}{more}",
-            action="`command.unsaved` in the gateway's log names them all; send them again",
+            action="`command.lost` in the gateway's log names them all; send them again",
             since=lost[-1].ts,
         )
     ]

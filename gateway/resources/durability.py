@@ -29,7 +29,7 @@ POLL_SECONDS: Final = 0.02
 VIEWS_WAIT_SECONDS: Final = 1.0
 NOT_ARCHIVED_IN_TIME: Final = "the projector has not archived it in time"
 
-log = structlog.get_logger()
+log = structlog.get_logger("muster.gateway")
 
 
 class DurabilityRequest:

@@ -25,7 +25,7 @@ from gateway.options import GatewayOptions
 from gateway.wire.problems import Kind, Problem, translate
 from gateway.wire.requests import PoolName
 
-log = structlog.get_logger()
+log = structlog.get_logger("muster.gateway")
 
 PROBES: Final = frozenset({"/healthz", "/readyz"})
 PAGES: Final = frozenset({"/", "/docs"})

@@ -64,7 +64,7 @@ class Handover:
                 self._settings, self._folder, self.server.url, damaged
             )
         except (LogUnreachable, OutcomeUnknown) as error:
-            log.warning("fallback.broken_off", error=str(error))
+            log.warning("fallback.interrupted", error=str(error))
             raise LogError(
                 f"{redacted(self._settings.redis_url)} went away during the change-over from"
                 f" {self._folder.path}; the next start goes on with it: {error}"
@@ -78,7 +78,7 @@ class Handover:
         """Once the server has ended: what to say."""
         assert self._report is not None, "not run"
         where = handover.finish(self._report, self._settings, self._folder)
-        log.info("fallback.changed_over", folder=str(where), done=self._report.done)
+        log.info("fallback.ended", folder=str(where), complete=self._report.done)
         if not self._report.done:
             return [*self._report.lines(), f"  it goes on at the next start; see {where}"]
         return [*self._report.lines(), f"  the fallback's log and views are kept in {where}"]

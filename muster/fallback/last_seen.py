@@ -83,7 +83,7 @@ def _read_or_empty(folder: Path) -> LastSeen:
     try:
         return read(folder)
     except ConfigurationError as error:
-        log.warning("fallback.surroundings_unreadable", error=str(error))
+        log.warning("fallback.last_seen_unreadable", error=str(error))
         return LastSeen()
 
 
@@ -189,7 +189,7 @@ class Observer:
             self._failing = False
         except OSError as error:
             if not self._failing:
-                log.warning("fallback.surroundings_unwritten", error=str(error))
+                log.warning("fallback.last_seen_unwritable", error=str(error))
             self._failing = True
 
 

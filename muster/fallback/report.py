@@ -81,7 +81,9 @@ def log_entries(entries: Iterable[Entry]) -> None:
     for entry in entries:
         pool, agent_id = entry.pool_name, entry.agent_id
         if entry.result is Result.LEFT:
-            log.warning("fallback.left", agent_id=agent_id, pool=pool, reason=entry.reason)
+            log.warning(
+                "fallback.not_handed_over", agent_id=agent_id, pool=pool, reason=entry.reason
+            )
         elif entry.result is not Result.OPEN:
             log.info(
                 "fallback.handed_over", agent_id=agent_id, pool=pool, result=entry.result.value

@@ -92,11 +92,11 @@ async def watch(url: str, fallback: Fallback, echo: Callable[[str], None]) -> No
         reachable = await _is_reachable(url)
         if reachable and not fallback.primary_reachable_ms:
             fallback.primary_reachable_ms = int(time.time() * 1000)
-            log.warning("fallback.can_end", redis=fallback.primary)
+            log.warning("fallback.primary_reachable", redis=fallback.primary)
             echo(f"{fallback.primary} answers again; restart `muster up` to change over to it")
         elif not reachable and fallback.primary_reachable_ms:
             fallback.primary_reachable_ms = 0
-            log.warning("fallback.cannot_end", redis=fallback.primary)
+            log.warning("fallback.primary_unreachable", redis=fallback.primary)
             echo(f"{fallback.primary} is away again")
             failures = 0
         failures += 1

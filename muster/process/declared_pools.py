@@ -21,7 +21,7 @@ from eventstore.log.replies import Outcome
 from eventstore.steps.step import Origin
 from muster.settings.settings import PoolDeclaration
 
-log = structlog.get_logger("muster.declaring")
+log = structlog.get_logger("muster.declared_pools")
 ORIGIN = Origin(actor="configuration")
 
 
@@ -39,7 +39,7 @@ async def apply(
         if applied == declared:
             continue
         if applied == UNKNOWN_DECLARATION.encode():
-            log.warning("pool.declaration_taken_as_applied", pool=name)
+            log.warning("pool.declaration_assumed_applied", pool=name)
         else:
             await _apply(catalogue, name, declaration)
         step = event_log.step(CATALOGUE, ORIGIN)
@@ -55,7 +55,7 @@ async def _apply(catalogue: CatalogueLog, name: str, declaration: PoolDeclaratio
             log.info("pool.created", pool=name)
     elif existing.role_type != declaration.role:
         log.warning(
-            "pool.role_differs", pool=name, declared=declaration.role, stands=existing.role_type
+            "pool.role_differs", pool=name, declared=declaration.role, actual=existing.role_type
         )
     else:
         changed = await catalogue.change_pool(name, declaration.config, ORIGIN)

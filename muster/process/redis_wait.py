@@ -36,7 +36,7 @@ async def retry_until_reachable(
                 return False
         except (LogUnreachable, OutcomeUnknown) as error:
             if not backoff.active:
-                log.warning("redis.awaited", error=str(error))
+                log.warning("redis.waiting", error=str(error))
                 _echo(echo, f"{error}; waiting for it")
         else:
             if backoff.active:

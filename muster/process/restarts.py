@@ -82,13 +82,13 @@ async def restart_on_exit(process: Restartable, stopping: asyncio.Event, echo: E
             if reason != reported:
                 echo(f"{process.name} {reason}; starting it again in {seconds:.1f} s")
             reported = reason
-            log.warning("role.ended", ended=process.name, reason=reason, again_in_seconds=seconds)
+            log.warning("role.ended", process=process.name, reason=reason, again_in_seconds=seconds)
             if await wait_for_stop(stopping, seconds):
                 return
             reason = await process.start()
         if not stopping.is_set():
             echo(f"{process.name} is running again (pid {process.pid})")
-            log.info("role.running_again", started=process.name, pid=process.pid)
+            log.info("role.restarted", process=process.name, pid=process.pid)
 
 
 class RestartableRole:

@@ -61,7 +61,7 @@ async def retry_write(
     """Once the folder takes it. All else runs, so a full disk is no reason to end."""
     path = folder / NAME
     echo(f"  {path} cannot be written ({why}): until it can, commands need --url {running.url}")
-    log.warning("up.running_unwritten", error=why)
+    log.warning("up.running_file_unwritable", error=why)
     while why and not await wait_for_stop(stopping, RETRY_SECONDS) and not stopping.is_set():
         why = write(folder, running)
     if not why:

@@ -28,7 +28,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "recovering": "recovering what is lost: agents run again once every lease has lapsed",
     "recovered": "the log{s} of {names} {were} recovered",
     "resumed": "the log{s} of {names} {are} served again",
-    "unsaved": "{count} command{s} could not be saved: {names}; `command.unsaved` in the roles'"
+    "unsaved": "{count} command{s} could not be saved: {names}; `command.lost` in the roles'"
     " logs names all: send again what is still wanted",
 }
 """In the order in which they are printed: roles do not write at the same time."""
@@ -55,9 +55,9 @@ class LogMessages:
         """
         pool, reason = str(line.get("pool", "")), str(line.get("reason", ""))
         match line.get("event"):
-            case "gateway.redis_away":
+            case "gateway.redis_unreachable":
                 self._add("unreachable", "", reason)
-            case "gateway.redis_back":
+            case "gateway.redis_reachable":
                 self._add("reachable", "", str(line.get("seconds", "")))
             case "log.lost" if "worker_id" not in line:
                 self._add_lost(pool, reason)
@@ -70,12 +70,12 @@ class LogMessages:
                 self._recovering = True
                 self._add("recovering", "")
             case "log.recovered":
-                self._recovering &= "unsaved" not in line  # only the projector's line has it
+                self._recovering &= "lost" not in line  # only the projector's line has it
                 # pools that a recovered catalogue no longer knows are not recovered either
                 self._lost = set() if pool == CATALOGUE else self._lost - {pool}
                 if self._is_new(pool, line.get("generation")):
                     self._add("recovered", _log_name(pool))
-            case "command.unsaved":
+            case "command.lost":
                 command = f"{line.get('kind', '')} {line.get('agent_id', '')}"
                 if self._is_new(pool, command):
                     self._add("unsaved", command)

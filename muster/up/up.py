@@ -352,7 +352,7 @@ class Up:
                 break
             reason = f"could not be started: {status.failed}"
             echo_status(role, f"{reason}; starting it again in {seconds:g} s")
-            log.warning("role.ended", ended=role, reason=reason, again_in_seconds=seconds)
+            log.warning("role.ended", process=role, reason=reason, again_in_seconds=seconds)
             await child.stop(STOP_SECONDS)
             if await wait_for_stop(self._stopping, seconds):
                 break
@@ -422,4 +422,4 @@ class Up:
 def _report_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         echo(f"a defect of Muster: nobody looks after {task.get_name()} any more: {error!r}")
-        log.error("up.keeper_failed", keeper=task.get_name(), exc_info=error)
+        log.error("up.task_failed", task=task.get_name(), exc_info=error)

@@ -66,7 +66,7 @@ async def prepare_views(
 
 
 async def _rebuild(database: Database, source: Source, lease: Lease, *, seize: bool) -> None:
-    log.info("projector.rebuilding", beside=seize)
+    log.info("projector.rebuilding", shadow=seize)
     rebuild = Rebuild(database, source, lease_seconds=lease.seconds)
     if seize:
         await rebuild.run(lease, tolerant=True)
@@ -82,7 +82,7 @@ def _log_result(events: int, comparison: Comparison | None) -> None:
     log.info("projector.rebuilt", events=events, differing=differing)
     if comparison is not None and differing and comparison.same_version:
         log.warning(
-            "projector.views_were_wrong", rows=differing, first=str(comparison.differences[0])
+            "projector.views_differed", rows=differing, first=str(comparison.differences[0])
         )
 
 

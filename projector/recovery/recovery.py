@@ -271,7 +271,7 @@ class Recovery:
                 generation=recovered.generation,
                 seq=recovered.seq,
                 agents=recovered.agents,
-                unsaved=len(recovered.unsaved),
+                lost=len(recovered.unsaved),
             )
         return list(self.written.values())
 
@@ -384,5 +384,5 @@ class Recovery:
 
 def _log_losses(pool: str, found: Sequence[LostCommand]) -> None:
     for lost in found:
-        log.error("command.unsaved", pool=lost.pool or pool, kind=lost.kind, agent_id=lost.agent_id,
+        log.error("command.lost", pool=lost.pool or pool, kind=lost.kind, agent_id=lost.agent_id,
                   generation=lost.generation, seq=lost.seq)  # fmt: skip

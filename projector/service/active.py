@@ -142,7 +142,7 @@ class Active:
             start_from = partial(self._projection.start_from, snapshot=snapshot)
             applied = await self._lease.write(start_from)
             self._mark_committed(applied)
-            log.warning("projection.begun_late", pool=pool, complete_from=first_seq)
+            log.warning("projection.started_from_snapshot", pool=pool, complete_from=first_seq)
 
     async def _round(self) -> None:
         running = {p: at for p, at in self._projection.positions.items() if not stopped(at)}
@@ -316,4 +316,4 @@ class Active:
 
 def _log_stage(stage: Stage) -> None:
     if not stage.seconds_left:
-        log.warning("projector.recovering", doing=stage.doing, pool=stage.pool)
+        log.warning("projector.recovering", stage=stage.doing, pool=stage.pool)

@@ -137,7 +137,7 @@ class Recovery:
                     self._hold_against(f"{told['pool'] or 'catalogue'}: {told['reason']}")
                 elif event == "log.recovered":
                     logs.setdefault(told["pool"], [])
-                elif event == "command.unsaved":
+                elif event == "command.lost":
                     logs.setdefault(told["pool"], []).append(told)
         self._note({"logs": [{"pool": p, "unsaved": unsaved} for p, unsaved in logs.items()]})
 

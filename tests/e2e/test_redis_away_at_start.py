@@ -50,11 +50,11 @@ async def test_each_role_waits_by_itself(
     system = RolesApart(tmp_path, server.url, postgres_url)
     starting = asyncio.ensure_future(system.start())
     try:
-        await until(lambda: all("redis.awaited" in _out(tmp_path, r) for r in ROLES), timeout=20)
+        await until(lambda: all("redis.waiting" in _out(tmp_path, r) for r in ROLES), timeout=20)
         server.start()
         await starting
         for role in ROLES:
-            assert _out(tmp_path, role).count("redis.awaited") == 1
+            assert _out(tmp_path, role).count("redis.waiting") == 1
     finally:
         starting.cancel()
         await system.__aexit__()
@@ -77,7 +77,7 @@ async def test_a_redis_that_can_write_nothing_is_waited_for(
     ):
         try:
             with server.unwritable():
-                await until(lambda: "redis.awaited" in said(), timeout=20)
+                await until(lambda: "redis.waiting" in said(), timeout=20)
                 assert "MISCONF" in said()
             await until(lambda: "role.ready" in said(), timeout=20)
         finally:

@@ -22,7 +22,7 @@ from workers.launch.zygote import Plan, ZygoteMessage, arguments
 from workers.process.options import WorkerOptions
 from workers.process.worker import Worker
 
-log = structlog.get_logger("muster.launching")
+log = structlog.get_logger("muster.launchers")
 
 OnEnded: TypeAlias = Callable[[str, str], None]
 """Called with the worker's id and how its process ended."""

@@ -16,7 +16,7 @@ from workers.host.processes import Process, this_process
 from workers.launch.launchers import Launcher, LaunchFailed
 from workers.process.options import WorkerOptions
 
-log = structlog.get_logger("muster.processes")
+log = structlog.get_logger("muster.pool_processes")
 
 ENDED_MAX = 10_000
 """How many ended workers are kept in mind at most."""

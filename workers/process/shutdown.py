@@ -24,7 +24,7 @@ from workers.runtime.worker_context import StopRequest
 GRACE_SHARE = 0.8
 """The part of a drain's time after which agents get no more grace."""
 
-log = structlog.get_logger("muster.leaving")
+log = structlog.get_logger("muster.shutdown")
 
 
 class ShutdownResult(StrEnum):

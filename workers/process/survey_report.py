@@ -13,7 +13,7 @@ from eventstore.log.pool_log import PoolLog
 from eventstore.recovery.loss_reports import AGENT_HELD, LossReport, write_reports
 from workers.runtime.agent_run import AgentRun
 
-log = structlog.get_logger("muster.reporting")
+log = structlog.get_logger("muster.survey_report")
 
 
 async def report_running_agents(

@@ -149,7 +149,9 @@ class Worker:
         result = await self._drain_result()
         self.exit_code = EXIT_CODES[result]
         reason = self._lost_reason or ("stuck" if result is ShutdownResult.STUCK else reason)
-        log.info("worker.left", worker_id=self._options.worker_id, how=result.value, reason=reason)
+        log.info(
+            "worker.exited", worker_id=self._options.worker_id, result=result.value, reason=reason
+        )
         if self._slots.stuck and self._options.exits:
             os._exit(self.exit_code)
         try:
@@ -219,7 +221,7 @@ class Worker:
             case "quit" if not self._slots.runs:
                 self.request_drain("quit")
             case _:
-                log.info("worker.word_ignored", word=message)
+                log.info("worker.message_ignored", message=message)
 
     def _snapshot(self, lag_seconds: float) -> bytes:
         activity = self._slots.activity()

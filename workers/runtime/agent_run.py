@@ -31,7 +31,7 @@ DAY_SECONDS: Final = 86_400.0
 CLOSE_SECONDS: Final = 1.0
 """For the generators that an agent leaves to end by themselves."""
 
-log = structlog.get_logger("muster.agents")
+log = structlog.get_logger("muster.agent_run")
 
 _LOG_EVENTS: Final = {
     Status.RUNNING: "agent.started",

@@ -145,7 +145,7 @@ class Slots:
                 lambda: pool_log.act(agent_id, command, incarnation=agent.incarnation),
             )
         except Exception:  # as in `_run_agent`
-            log.exception("agent.life_failed", agent_id=agent_id)
+            log.exception("agent.internal_error", agent_id=agent_id)
             self._mark_stuck()
 
     # ---- lives ---------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Slots:
             await run.run()
         except Exception:
             run.stuck = True  # a defect of ours: what became of the agent is not known
-            log.exception("agent.life_failed", agent_id=run.agent_id)
+            log.exception("agent.internal_error", agent_id=run.agent_id)
         self._recently_ended.add((run.agent_id, run.incarnation))
         if run.stuck:
             self._mark_stuck()

@@ -24,7 +24,7 @@ from eventstore.log.survey import Survey
 from workers.supervisor.liveness import Stopwatch
 from workers.supervisor.reaper import handle_agent_errors
 
-log = structlog.get_logger("muster.suspects")
+log = structlog.get_logger("muster.isolation")
 
 TURNS_PER_WINDOW: Final = 10
 """How many agents take turns in a worker, one after the other, within a suspicion window."""

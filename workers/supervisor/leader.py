@@ -28,7 +28,7 @@ from workers.supervisor.polling import idle_leader_timeout, is_idle
 from workers.supervisor.reaper import consumers, handle_agent_errors, requeue_unclaimed
 from workers.supervisor.worker_monitor import WorkerMonitor
 
-log = structlog.get_logger("muster.leading")
+log = structlog.get_logger("muster.leader")
 
 WAKE_REPEAT_SECONDS = 1.0
 """Spawns that wait this long although there is room have their wake-up repeated."""
@@ -108,7 +108,7 @@ class Leader:
         if lead.host != self._host and self._is_dead(lead, survey, now):
             _, lead = await self._pool_log.lead(self._host, 0, stale=lead)
         if lead.host == self._host and lead.term != own_term:
-            log.info("lead.taken", pool=self._pool_log.pool, term=lead.term)
+            log.info("leader.elected", pool=self._pool_log.pool, term=lead.term)
             self._start_term()
         self._lead = lead
 
@@ -183,7 +183,7 @@ class Leader:
         known |= {damage.subject for damage in survey.unreadable}
         for name in set(await consumers(self._pool_log)) - known:
             await requeue_unclaimed(self._pool_log, name)
-            log.warning("command.put_back", pool=self._pool_log.pool, held_by=name)
+            log.warning("command.requeued", pool=self._pool_log.pool, held_by=name)
 
     # ---- scaling -----------------------------------------------------------------------------
 

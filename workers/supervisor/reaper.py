@@ -53,7 +53,7 @@ CHUNK = 50
 """How many agents are put back at the same time."""
 
 
-log = structlog.get_logger("muster.reaping")
+log = structlog.get_logger("muster.reaper")
 
 
 class LossAttribution(Struct, frozen=True):
@@ -156,7 +156,7 @@ async def handle_agent_errors(
     except LOG_WIDE_ERRORS:
         raise
     except LogError as error:
-        log.error("agent.not_tended", pool=pool_log.pool, agent_id=agent_id, error=str(error))
+        log.error("agent.skipped", pool=pool_log.pool, agent_id=agent_id, error=str(error))
 
 
 async def _free_slot(pool_log: PoolLog, agent_id: str, acted: AgentResult, fence: Fence) -> None:

@@ -259,12 +259,12 @@ class Supervisor:
                 await work()
             except (LogUnreachable, OutcomeUnknown) as error:
                 if not backoff.active:
-                    log.warning("log.unreachable", while_=what, error=str(error))
+                    log.warning("log.unreachable", during=what, error=str(error))
             except LogError as error:
                 if not backoff.active:
-                    log.error("log.error", while_=what, error=str(error))
+                    log.error("log.error", during=what, error=str(error))
             except Exception:
-                log.exception("supervisor.error", while_=what)
+                log.exception("supervisor.error", during=what)
             await asyncio.sleep(backoff.next_delay())
 
     def _wake(self, stream: str) -> None:
@@ -313,7 +313,7 @@ class Supervisor:
                     await asyncio.sleep(0.1)
                 await self._resign_and_leave(reason)
         except (TimeoutError, LogError) as error:
-            log.warning("supervisor.left_in_haste", error=str(error) or "out of time")
+            log.warning("supervisor.shutdown_incomplete", error=str(error) or "out of time")
             await self._kill_rest(deadline)
             with contextlib.suppress(TimeoutError, LogError):
                 async with asyncio.timeout(FINAL_LEAVE_SECONDS):

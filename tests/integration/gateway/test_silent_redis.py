@@ -61,7 +61,10 @@ async def test_a_silent_redis_costs_one_wait_and_then_nothing(silenced):
     assert again["agent_id"] == unknown.json["agent_id"]
     await until(lambda: _fresh(stage, agent_id))
     said = [line["event"] for line in lines]
-    assert (said.count("gateway.redis_away"), said.count("gateway.redis_back")) == (1, 1)
+    assert (said.count("gateway.redis_unreachable"), said.count("gateway.redis_reachable")) == (
+        1,
+        1,
+    )
     assert "gateway.request_failed" not in said
 
 

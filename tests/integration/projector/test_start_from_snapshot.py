@@ -69,7 +69,9 @@ async def test_it_is_said_from_where_on_the_archive_is_complete(
         async with logged() as lines:
             await shown.projector.start()
             await stage.settle()
-            said = await until(lambda: [x for x in lines if x["event"] == "projection.begun_late"])
+            said = await until(
+                lambda: [x for x in lines if x["event"] == "projection.started_from_snapshot"]
+            )
         assert [(line["log_level"], line["pool"], line["complete_from"]) for line in said] == [
             ("warning", POOL, 3)
         ]

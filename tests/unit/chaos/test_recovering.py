@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.recovering import EXCUSED_ROUNDS, Recovery
 
 LOST = {"event": "log.lost", "pool": "p", "reason": "rolled back"}
-UNSAVED = {"event": "command.unsaved", "pool": "p", "kind": "spawn", "agent_id": "a"}
+UNSAVED = {"event": "command.lost", "pool": "p", "kind": "spawn", "agent_id": "a"}
 RECOVERED = {"event": "log.recovered", "pool": "p"}
 
 

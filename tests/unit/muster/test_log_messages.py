@@ -46,9 +46,9 @@ def test_views_that_stopped_for_another_reason_are_no_loss() -> None:
 
 
 def test_a_recovery_by_itself_is_followed_to_its_end() -> None:
-    doing = [{"event": "projector.recovering", "doing": what, "pool": "p"} for what in "ab"]
+    doing = [{"event": "projector.recovering", "stage": what, "pool": "p"} for what in "ab"]
     read = {"event": "log.recovered", "pool": "p", "generation": 2}
-    done = {**read, "unsaved": 0}
+    done = {**read, "lost": 0}
     texts = printed(*doing, lost("p"), read, *doing, done, remedy="it is recovered by itself")
     assert texts == [
         "the log of pool p is lost: commands are refused; it is recovered by itself",
@@ -67,8 +67,8 @@ def test_a_log_that_returns_without_a_recovery_is_reported_by_its_views() -> Non
 
 def test_redis_unreachable_and_reachable_is_printed_with_its_reason() -> None:
     unreachable, reachable = printed(
-        {"event": "gateway.redis_away", "reason": "MISCONF no space\nleft on device"},
-        {"event": "gateway.redis_back", "seconds": 3.2},
+        {"event": "gateway.redis_unreachable", "reason": "MISCONF no space\nleft on device"},
+        {"event": "gateway.redis_reachable", "seconds": 3.2},
     )
     assert unreachable.startswith(
         "Redis is unreachable (MISCONF no space left on device): commands are refused"
@@ -87,7 +87,7 @@ def test_a_second_loss_is_reported_like_the_first() -> None:
 
 
 def test_a_lost_command_is_named_once_though_two_roles_name_it() -> None:
-    one = {"event": "command.unsaved", "pool": "", "kind": "create_pool", "agent_id": "p"}
+    one = {"event": "command.lost", "pool": "", "kind": "create_pool", "agent_id": "p"}
     (line,) = printed(one, one)
     assert line.startswith("1 command could not be saved: create_pool p;")
     many = [{**one, "kind": "spawn", "agent_id": name} for name in "abcde"]
