@@ -47,13 +47,12 @@ KINDS = ("unit", "integration", "e2e", "chaos", "bench")
 def pytest_sessionstart(session: pytest.Session) -> None:
     """What tests start heeds signals, also where the run was put aside, or under `nohup`.
 
-    And it finds its bytecode, where Python is told to leave none: each of hundreds of processes
-    would compile all that it imports.
+    Where Python is told to write no bytecode, this run and the next ones share a cache of their
+    own: each of hundreds of processes would compile all that it imports.
     """
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-        folder = tempfile.mkdtemp(prefix="muster-tests-bytecode-")
-        os.environ["PYTHONPYCACHEPREFIX"] = folder
-        session.config.add_cleanup(lambda: shutil.rmtree(folder))
+        bytecode = session.config.rootpath / ".pytest_cache" / "bytecode"
+        os.environ["PYTHONPYCACHEPREFIX"] = str(bytecode)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
