@@ -41,6 +41,8 @@ GARBAGE_MIN = 10_000
 """So many objects more than were given back are looked through at a time."""
 WHOLE_SYSTEM_SECONDS = 180
 """For one that starts many processes, one after the other, also where each start takes long."""
+RUN_FOLDER = "TEST_RUN_FOLDER"
+"""The variable by which the processes of a run find the folder that they share."""
 KINDS = ("unit", "integration", "e2e", "chaos", "bench")
 
 
@@ -48,8 +50,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """What tests start heeds signals, also where the run was put aside, or under `nohup`.
 
     Where Python is told to write no bytecode, this run and the next ones share a cache of their
-    own: each of hundreds of processes would compile all that it imports.
+    own: each of hundreds of processes would compile all that it imports. The first process of a
+    run makes the folder for servers of all of them, and removes it.
     """
+    if RUN_FOLDER not in os.environ:
+        os.environ[RUN_FOLDER] = folder = tempfile.mkdtemp(
+            prefix="muster-tests-", dir=_open_folder()
+        )
+        Path(folder).chmod(0o711)
+        session.config.add_cleanup(lambda: shutil.rmtree(folder))
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         bytecode = session.config.rootpath / ".pytest_cache" / "bytecode"
         os.environ["PYTHONPYCACHEPREFIX"] = str(bytecode)
@@ -91,16 +100,18 @@ class MakeServer(Protocol):
     ) -> RedisLikeServer: ...
 
 
+def _open_folder() -> Path:
+    """The folder for temporary ones, or another that users other than root can pass through."""
+    uid, base = unprivileged_uid(), Path(tempfile.gettempdir())
+    return base if uid is None or reachable(base, uid) else Path("/tmp")
+
+
 @pytest.fixture(scope="session")
-def server_directory() -> Iterator[Path]:
+def server_directory() -> Path:
     """A short folder for servers, which users other than root can pass through."""
-    uid = unprivileged_uid()
-    base = Path(tempfile.gettempdir())
-    base = base if uid is None or reachable(base, uid) else Path("/tmp")
-    directory = Path(tempfile.mkdtemp(prefix="muster-tests-", dir=base))
-    directory.chmod(0o711)
-    yield directory
-    shutil.rmtree(directory)
+    directory = Path(os.environ[RUN_FOLDER]) / os.environ.get("PYTEST_XDIST_WORKER", "main")
+    directory.mkdir(mode=0o711)
+    return directory
 
 
 @pytest.fixture(scope="session")
@@ -161,7 +172,7 @@ def redis_server(server_directory: Path) -> Iterator[MakeServer]:
 
     yield make
     for server in made:
-        server.stop()
+        server.kill9()
         shutil.rmtree(server.directory)
 
 
@@ -176,7 +187,7 @@ def postgres_server(server_directory: Path) -> Iterator[PostgresServer]:
     """The run's PostgreSQL."""
     directory = server_directory / "postgres"
     directory.mkdir(mode=0o711)
-    server = PostgresServer(directory)
+    server = PostgresServer(directory, shared=server_directory.parent)
     server.start()
     yield server
     server.stop()
@@ -194,11 +205,11 @@ def pgbouncer_server(
 
 
 @pytest.fixture
-def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
-    """The name of an empty database."""
-    name = postgres_server.create_database()
-    yield name
-    postgres_server.drop_database(name)
+def postgres_database(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> str:
+    """The name of an empty database: a new one where PgBouncer keeps connections to it."""
+    if "pgbouncer_server" in request.fixturenames:
+        return postgres_server.create_database()
+    return postgres_server.empty_database()
 
 
 @pytest.fixture

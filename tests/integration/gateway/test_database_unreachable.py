@@ -27,7 +27,7 @@ def database(server_directory, tmp_path_factory):
     """A PostgreSQL of the test's own, to be stopped."""
     folder = server_directory / tmp_path_factory.mktemp("own").name
     folder.mkdir(mode=0o711)
-    server = PostgresServer(folder)
+    server = PostgresServer(folder, shared=server_directory.parent)
     server.start()
     yield server
     server.stop()
