@@ -28,7 +28,6 @@ from eventstore.language.events import ENTRY_FIELDS, EVENT_TYPES, Event, decode_
 from eventstore.language.workers import Worker
 from eventstore.steps import hashes
 from eventstore.steps.step import Origin, Step
-from gateway.backend.agent_rows import agent_row_from_log
 from gateway.following.subscriptions import encode_event
 from gateway.resources.spawn import _digest
 from gateway.server.openapi import build_document
@@ -40,7 +39,7 @@ from muster.settings.settings import _NAMES, Settings
 from projector.fold.heartbeats import Heartbeat, gather
 from projector.intake.entries import entry_of, event_of, read_entry
 from projector.store import mapping, rows
-from projector.store.rows import EventRow, HostRow, PoolCapacity
+from projector.store.rows import AgentRow, EventRow, HostRow, PoolCapacity
 from projector.store.tables import METADATA, POOL_CAPACITY
 
 # ---- the code under test: the only place that names it -----------------------------------------
@@ -114,7 +113,7 @@ def agent_forms(agent: Agent) -> Form:
         "hash": hashes.AGENT.to_hash(agent),
         "row": row,
         "answer from the views": _json(rows.agent_row({**row, **live}, room)),
-        "answer from the log": _json(agent_row_from_log(agent, GENERATION)),
+        "answer from the log": _json(AgentRow.of(agent, GENERATION)),
     }
 
 
@@ -144,6 +143,8 @@ def worker_forms(worker: Worker) -> Form:
     row = mapping.worker_record(
         worker, agent_count=7, isolated_agent="0199aaaa-0000-7000-8000-000000000001"
     )
+    end = {name: row.pop(name) for name in list(row)[list(row).index("max_agents") :]}
+    row |= {"alone": end.pop("alone"), **end}  # as recorded: in SQL the names count, not the order
     live = {"last_heartbeat": 1_795_000_009_876, "loop_lag_ms": 0.125}
     return {
         "hash": hashes.WORKER.to_hash(worker),

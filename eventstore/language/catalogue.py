@@ -29,8 +29,8 @@ class Pool(Struct, frozen=True, kw_only=True):
     config: PoolConfig = PoolConfig()
     unknown: dict[str, object] = {}
     """Settings that a newer version of Muster recorded: kept, and passed over."""
-    version: int = 0
     deleted: bool = False
+    version: int = 0
     created_seq: int = 0
     """The catalogue's `seq` of its creation: tells it from an earlier pool of the same name."""
     created_ms: int = 0

@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.language.events import (
+    Count,
     Event,
     WorkerBody,
     WorkerDraining,
@@ -46,7 +47,7 @@ class Worker(Struct, frozen=True, kw_only=True):
     worker_id: str
     pool_name: str
     host: str
-    max_agents: int
+    max_agents: Count
     status: WorkerStatus = WorkerStatus.REQUESTED
     reason: str = ""
     draining: bool = False

@@ -24,7 +24,6 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
 from gateway.backend.acknowledgements import AcknowledgedCommands
-from gateway.backend.agent_rows import agent_row_from_log
 from gateway.backend.durability_levels import Capabilities
 from gateway.backend.reading import READ_STATE, ReadState
 from gateway.backend.redis_health import FailFastRedis, RedisHealth
@@ -282,7 +281,7 @@ class Backend:
 
     async def agent_row(self, request: web.Request, agent: Agent) -> AgentRow:
         """An agent as the views tell it; where they are away or behind, as the log does."""
-        log_row = agent_row_from_log(agent, self.log.high_water_mark(agent.pool_name)[0])
+        log_row = AgentRow.of(agent, self.log.high_water_mark(agent.pool_name)[0])
         try:
             async with self.read_views() as views:
                 await self.catch_up(views, request, [agent.pool_name])

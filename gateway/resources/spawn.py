@@ -22,7 +22,6 @@ from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested
 from eventstore.log.replies import Outcome
 from eventstore.log.submission import SubmitResult, submit
-from gateway.backend.agent_rows import agent_row_from_log
 from gateway.backend.app_keys import BACKEND, ORIGIN
 from gateway.backend.backend import Backend
 from gateway.backend.reading import READ_STATE
@@ -212,13 +211,13 @@ async def _wait_for_start(
     agent = replace(submitted.agent, requested_ms=now, changed_ms=now)
     if preference.seconds == 0:
         backend.report_position(request, agent.pool_name)
-        return agent_row_from_log(agent, backend.log.high_water_mark(agent.pool_name)[0])
+        return AgentRow.of(agent, backend.log.high_water_mark(agent.pool_name)[0])
     deadline = asyncio.get_running_loop().time() + preference.seconds
     agent, event = await wait_until_started(watch, agent, deadline)
     if event is None:
         return await backend.agent_row(request, agent)
     backend.mark_observed(request, agent.pool_name, event.seq)
-    return agent_row_from_log(agent, backend.log.high_water_mark(agent.pool_name)[0])
+    return AgentRow.of(agent, backend.log.high_water_mark(agent.pool_name)[0])
 
 
 async def _replay(

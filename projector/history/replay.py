@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Any, Final
 
 from msgspec import Struct
-from msgspec.structs import replace
 from sqlalchemy import Connection, func, select
 
 from eventstore.errors import MusterError
@@ -24,7 +23,7 @@ from eventstore.language.workers import Worker, WorkerStatus
 from projector.fold.fold import State, fold, fold_catalogue
 from projector.history.positions import LogPosition, require_complete
 from projector.intake.entries import event_of
-from projector.store.mapping import agent_record, pool_record, worker_record
+from projector.store.mapping import pool_record, worker_record
 from projector.store.rows import (
     AgentFilter,
     AgentRow,
@@ -32,7 +31,6 @@ from projector.store.rows import (
     PoolCapacity,
     PoolRow,
     WorkerRow,
-    agent_row,
     pool_row,
     worker_row,
 )
@@ -242,10 +240,9 @@ def _matches_state(agent: Agent, wanted: AgentFilter) -> bool:
 
 
 def row_of_agent(agent: Agent, generation: int, capacity: PoolCapacity | None) -> AgentRow:
-    """What heartbeats told is not kept: `activity` and `last_heartbeat` are empty."""
-    live = {"activity": "", "last_heartbeat": 0}
-    row = agent_row({**agent_record(agent, generation), **live}, capacity or PoolCapacity())
-    return row if capacity is not None else replace(row, reason=agent.reason)
+    """Heartbeats are not archived: `activity` and `last_heartbeat` are empty."""
+    reason = agent.reason if capacity is None else capacity.reason_of(agent)
+    return AgentRow.of(agent, generation, reason)
 
 
 def row_of_worker(worker: Worker, statistics: PoolStatistics) -> WorkerRow:

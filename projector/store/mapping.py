@@ -1,208 +1,188 @@
 """States as rows, and rows as states: nothing that a fold knows is lost in a table.
 
 The projector restarts from its rows instead of replaying the log, so `agent_of(agent_record(a))`
-is `a` again. A `Record` is a row as SQLAlchemy takes and gives it.
+is `a` again. A field of a Struct is a column of its table; its annotation says of which type and
+how it is written. `store.tables` makes the tables from these codecs.
 """
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
-from sqlalchemy import RowMapping
+from msgspec import Struct, inspect
+from msgspec.structs import fields, replace
 
-from eventstore.language.agents import Agent, Status, Stop
+from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Host, Pool
-from eventstore.language.events import Error
+from eventstore.language.events import Count
 from eventstore.language.pool_config import read_config, write_config
-from eventstore.language.workers import Worker, WorkerStatus
+from eventstore.language.workers import Worker
+
+if TYPE_CHECKING:
+    from sqlalchemy import RowMapping
 
 Record: TypeAlias = dict[str, Any]
-Row: TypeAlias = RowMapping | Mapping[str, Any]
+"""A row as it is written."""
+Row: TypeAlias = "RowMapping | Mapping[str, Any]"
+"""A row as it is read."""
 
-_labels = msgspec.json.Decoder(dict[str, str])
-_error = msgspec.json.Decoder(Error)
+AGENT_COLUMNS: Final = {"worker_id": "process_id", "requested_ms": "created_at"}
+"""Fields of an agent whose column has another name. (Besides: `…_ms` is `…_at` in all tables.)"""
+INTEGER_MAX: Final = 2**31 - 1
+
+State = TypeVar("State", bound=Struct)
+
+
+class _Form(Struct, frozen=True):
+    """How values of one type are stored. `sql` names the column's type, as PostgreSQL does."""
+
+    sql: str
+    write: Callable[[Any], Any]
+    read: Callable[[Any], Any]
+    nullable: bool = False
+
+
+class ColumnForm(Struct, frozen=True):
+    """A column. `field`: that of the Struct; empty if its value comes from elsewhere."""
+
+    name: str
+    field: str
+    form: _Form
+    key: bool
+
+
+class RowCodec(Generic[State]):
+    """`first`: the first columns in their order, the others follow in that of the fields; `more`:
+    columns whose values come from elsewhere; `without`: fields that have no column of their own.
+    """
+
+    def __init__(
+        self,
+        shape: type[State],
+        *,
+        keys: str,
+        first: str = "",
+        renamed: Mapping[str, str] = {},
+        more: Mapping[str, Any] = {},
+        without: str = "",
+    ) -> None:
+        self._shape = shape
+        forms = {
+            column_name(field.name, renamed): (field.name, _form_of(field.type))
+            for field in fields(shape)
+            if field.name not in without.split()
+        }
+        forms |= {name: ("", _form_of(kind)) for name, kind in more.items()}
+        names = dict.fromkeys((*first.split(), *forms))
+        self.columns = [ColumnForm(name, *forms[name], name in keys.split()) for name in names]
+        self._writers = [(c.name, c.field, c.form.write) for c in self.columns]
+        self._readers = [(c.name, c.field, c.form.read) for c in self.columns if c.field]
+
+    def to_row(self, state: State, **more: Any) -> Record:
+        return {
+            name: write(getattr(state, field) if field else more[name])
+            for name, field, write in self._writers
+        }
+
+    def from_row(self, row: Row) -> State:
+        """The inverse of `to_row`."""
+        return self._shape(**{field: read(row[name]) for name, field, read in self._readers})
+
+
+def column_name(field: str, renamed: Mapping[str, str]) -> str:
+    stem = field.removesuffix("_ms")
+    return renamed.get(field, field if stem == field else f"{stem}_at")
+
+
+def _form_of(annotation: Any) -> _Form:
+    match inspect.type_info(annotation):
+        case inspect.StrType():
+            return _Form("text", _storable, _same)
+        case inspect.EnumType(cls=cls):
+            return _Form("text", str, cls)
+        case inspect.IntType(le=most):
+            small = most is not None and most <= INTEGER_MAX
+            return _Form("integer" if small else "bigint", _same, _same)
+        case inspect.FloatType():
+            return _Form("double precision", _same, _same)
+        case inspect.UnionType(types=(inspect.FloatType(), inspect.NoneType())):
+            return _Form("double precision", _same, _same, nullable=True)
+        case inspect.BoolType():
+            return _Form("boolean", _same, _same)
+        case inspect.VarTupleType(item_type=inspect.IntType()):
+            return _Form("text", lambda numbers: ",".join(map(str, numbers)), _numbers)
+        case inspect.RawType():
+            return _Form("text", lambda raw: bytes(raw).decode(), lambda t: msgspec.Raw(t.encode()))
+        case _:
+            return _json_form(msgspec.json.Decoder(annotation))
+
+
+def _json_form(decoder: msgspec.json.Decoder[Any]) -> _Form:
+    """Anything else; None is an empty text."""
+    return _Form(
+        "text",
+        lambda value: "" if value is None else msgspec.json.encode(value).decode(),
+        lambda text: decoder.decode(text) if text else None,
+    )
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL can store every character but this one."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(",") if number)
+
+
+AGENTS: Final = RowCodec(
+    Agent,
+    keys="agent_id pool_name",
+    first="agent_id pool_name role_type project_id status reason stop incarnation version"
+    " process_id epoch claim_seq generation heartbeat_interval max_idle_time expires_at due_at"
+    " failures losses alone input labels last_error created_at started_at ended_at changed_at",
+    renamed=AGENT_COLUMNS,
+    more={"generation": int},
+)
+WORKERS: Final = RowCodec(
+    Worker,
+    keys="worker_id pool_name",
+    first="worker_id pool_name host pid start_time status reason draining epoch version agent_count"
+    " max_agents alone deadline_at requested_at started_at ended_at",
+    more={"agent_count": Count, "alone": str},
+)
+POOLS: Final = RowCodec(Pool, keys="pool_name", without="unknown")
+HOSTS: Final = RowCodec(Host, keys="host")
+
+agent_of: Final = AGENTS.from_row
+worker_of: Final = WORKERS.from_row
+host_of: Final = HOSTS.from_row
+host_record: Final = HOSTS.to_row
 
 
 def agent_record(agent: Agent, generation: int) -> Record:
     """`generation` is that of the log: with `claim_seq` it makes the fencing token.
 
-    A log that is recovered has every claim given up, so a claim is of the log's own generation.
+    A log that is recovered has every claim released, so a claim is of the log's own generation.
     """
-    return {
-        "agent_id": agent.agent_id,
-        "pool_name": agent.pool_name,
-        "role_type": _storable(agent.role_type),
-        "project_id": _storable(agent.project_id),
-        "status": agent.status.value,
-        "reason": _storable(agent.reason),
-        "stop": agent.stop.value,
-        "incarnation": agent.incarnation,
-        "version": agent.version,
-        "process_id": agent.worker_id,
-        "epoch": agent.epoch,
-        "claim_seq": agent.claim_seq,
-        "generation": generation if agent.claim_seq else 0,
-        "heartbeat_interval": agent.heartbeat_interval,
-        "max_idle_time": agent.max_idle_time,
-        "expires_at": agent.expires_ms,
-        "due_at": agent.due_ms,
-        "failures": ",".join(map(str, agent.failures)),
-        "losses": ",".join(map(str, agent.losses)),
-        "alone": agent.alone,
-        "input": bytes(agent.input).decode(),
-        "labels": _json(agent.labels),
-        "last_error": _json(agent.last_error) if agent.last_error else "",
-        "created_at": agent.requested_ms,
-        "started_at": agent.started_ms,
-        "ended_at": agent.ended_ms,
-        "changed_at": agent.changed_ms,
-    }
-
-
-def agent_of(row: Row) -> Agent:
-    return Agent(
-        agent_id=row["agent_id"],
-        pool_name=row["pool_name"],
-        role_type=row["role_type"],
-        project_id=row["project_id"],
-        status=Status(row["status"]),
-        reason=row["reason"],
-        stop=Stop(row["stop"]),
-        incarnation=row["incarnation"],
-        version=row["version"],
-        worker_id=row["process_id"],
-        epoch=row["epoch"],
-        claim_seq=row["claim_seq"],
-        heartbeat_interval=row["heartbeat_interval"],
-        max_idle_time=row["max_idle_time"],
-        expires_ms=row["expires_at"],
-        due_ms=row["due_at"],
-        failures=times(row["failures"]),
-        losses=times(row["losses"]),
-        alone=row["alone"],
-        input=msgspec.Raw(row["input"].encode()),
-        labels=labels(row),
-        last_error=last_error(row),
-        requested_ms=row["created_at"],
-        started_ms=row["started_at"],
-        ended_ms=row["ended_at"],
-        changed_ms=row["changed_at"],
-    )
-
-
-def times(text: str) -> tuple[int, ...]:
-    return tuple(int(at) for at in text.split(",") if at)
-
-
-def labels(row: Row) -> dict[str, str]:
-    return _labels.decode(row["labels"])
-
-
-def last_error(row: Row) -> Error | None:
-    return _error.decode(row["last_error"]) if row["last_error"] else None
+    return AGENTS.to_row(agent, generation=generation if agent.claim_seq else 0)
 
 
 def worker_record(worker: Worker, agent_count: int, isolated_agent: str) -> Record:
-    """`alone`: the agent that has it for itself, if one does."""
-    return {
-        "worker_id": worker.worker_id,
-        "pool_name": worker.pool_name,
-        "host": _storable(worker.host),
-        "pid": worker.pid,
-        "start_time": worker.start_time,
-        "status": worker.status.value,
-        "reason": _storable(worker.reason),
-        "draining": worker.draining,
-        "epoch": worker.epoch,
-        "version": worker.version,
-        "agent_count": agent_count,
-        "alone": isolated_agent,
-        "max_agents": worker.max_agents,
-        "deadline_at": worker.deadline_ms,
-        "requested_at": worker.requested_ms,
-        "started_at": worker.started_ms,
-        "ended_at": worker.ended_ms,
-    }
-
-
-def worker_of(row: Row) -> Worker:
-    return Worker(
-        worker_id=row["worker_id"],
-        pool_name=row["pool_name"],
-        host=row["host"],
-        max_agents=row["max_agents"],
-        status=WorkerStatus(row["status"]),
-        reason=row["reason"],
-        draining=row["draining"],
-        version=row["version"],
-        epoch=row["epoch"],
-        pid=row["pid"],
-        start_time=row["start_time"],
-        deadline_ms=row["deadline_at"],
-        requested_ms=row["requested_at"],
-        started_ms=row["started_at"],
-        ended_ms=row["ended_at"],
-    )
+    """`isolated_agent`: the agent that has the worker for itself, if one does."""
+    return WORKERS.to_row(worker, agent_count=agent_count, alone=isolated_agent)
 
 
 def pool_record(pool: Pool) -> Record:
-    return {
-        "pool_name": pool.pool_name,
-        "role_type": _storable(pool.role_type),
-        "config": bytes(write_config(pool.config, pool.unknown)).decode(),
-        "deleted": pool.deleted,
-        "version": pool.version,
-        "created_seq": pool.created_seq,
-        "created_at": pool.created_ms,
-        "changed_at": pool.changed_ms,
-    }
+    """Its settings with those that only a newer version knows."""
+    config = bytes(write_config(pool.config, pool.unknown)).decode()
+    return {**POOLS.to_row(pool), "config": config}
 
 
 def pool_of(row: Row) -> Pool:
     config, unknown = read_config(row["config"].encode())
-    return Pool(
-        pool_name=row["pool_name"],
-        role_type=row["role_type"],
-        config=config,
-        unknown=unknown,
-        deleted=row["deleted"],
-        version=row["version"],
-        created_seq=row["created_seq"],
-        created_ms=row["created_at"],
-        changed_ms=row["changed_at"],
-    )
-
-
-def host_record(host: Host) -> Record:
-    return {
-        "host": host.host,
-        "hostname": _storable(host.hostname),
-        "pid": host.pid,
-        "status": host.status,
-        "reason": _storable(host.reason),
-        "version": host.version,
-        "joined_at": host.joined_ms,
-        "changed_at": host.changed_ms,
-    }
-
-
-def host_of(row: Row) -> Host:
-    return Host(
-        host=row["host"],
-        hostname=row["hostname"],
-        pid=row["pid"],
-        status=row["status"],
-        reason=row["reason"],
-        version=row["version"],
-        joined_ms=row["joined_at"],
-        changed_ms=row["changed_at"],
-    )
-
-
-def _storable(text: str) -> str:
-    """PostgreSQL holds every character but this one."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+    return replace(POOLS.from_row({**row, "config": "{}"}), config=config, unknown=unknown)

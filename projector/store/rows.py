@@ -3,12 +3,17 @@
 Times are milliseconds of log time since 1970, 0 where a thing has not happened.
 """
 
+from functools import cache
+from typing import Final, Self
+
 import msgspec
 from msgspec import Struct
 
-from eventstore.language.agents import Status
+from eventstore.language.agents import Agent, Status
 from eventstore.language.events import Error
-from projector.store.mapping import Row, labels, last_error, times
+from projector.store.mapping import AGENT_COLUMNS, Row, agent_of, column_name
+
+_object: Final = msgspec.json.Decoder(dict[str, object])
 
 
 class AgentRow(Struct, frozen=True, kw_only=True):
@@ -42,8 +47,42 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     fencing_token: str
     """`generation:seq` of its claim; empty when no worker holds it."""
     activity: str = ""
-    """From heartbeats: `idle`, `busy`, or empty when not running or not told yet."""
+    """From heartbeats: `idle`, `busy`, or empty when not running or not reported yet."""
     last_heartbeat: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        agent: Agent,
+        generation: int,
+        reason: str | None = None,
+        *,
+        activity: str = "",
+        last_heartbeat: int = 0,
+    ) -> Self:
+        """An agent as it is answered; what is not named here is copied.
+
+        `reason`: in place of what the agent's own events say.
+        """
+        return cls(
+            **{name: getattr(agent, field) for name, field in _copied(cls, type(agent))},
+            reason=_own_reason(agent) if reason is None else reason,
+            input=_object.decode(agent.input),
+            failures=len(agent.failures),
+            losses=len(agent.losses),
+            fencing_token=f"{generation}:{agent.claim_seq}" if agent.claim_seq else "",
+            activity=activity,
+            last_heartbeat=last_heartbeat,
+        )
+
+
+@cache
+def _copied(row: type[AgentRow], agent: type[Agent]) -> list[tuple[str, str]]:
+    """Fields of a row that are fields of an agent, with their names there."""
+    derived = ("reason", "input", "failures", "losses")
+    columns = {column_name(field, AGENT_COLUMNS): field for field in agent.__struct_fields__}
+    names = [name for name in row.__struct_fields__ if name in columns and name not in derived]
+    return [(name, columns[name]) for name in names]
 
 
 class WorkerRow(Struct, frozen=True, kw_only=True):
@@ -142,7 +181,8 @@ class AgentFilter(Struct, frozen=True, kw_only=True):
     ended: bool | None = None
 
 
-_object = msgspec.json.Decoder(dict[str, object])
+WAITS_FOR_CLAIM: Final = "waiting to be claimed"
+WAITS_FOR_ISOLATION: Final = "needs a worker of its own"
 
 
 class PoolCapacity(Struct, frozen=True):
@@ -155,18 +195,22 @@ class PoolCapacity(Struct, frozen=True):
     isolated_workers: int = 0
     """Workers that are each taken by one agent."""
 
-    def reason(self, recorded: str, *, isolated: bool = False) -> str:
+    def reason_of(self, agent: Agent) -> str:
         """What a pending agent waits for, and in brackets why it was put back in the queue."""
+        if agent.status is not Status.PENDING:
+            return agent.reason
+        waiting_for = self._waiting_for(isolated=agent.alone)
+        return f"{waiting_for} ({agent.reason})" if agent.reason else waiting_for
+
+    def _waiting_for(self, *, isolated: bool) -> str:
+        is_full = self.workers >= self.max_workers
         if isolated:
-            waiting_for = "needs a worker of its own"
-            waiting_for += f"; {self._full_reason()}" if self.workers >= self.max_workers else ""
-        elif self.free_slots <= 0 and self.workers >= self.max_workers:
-            waiting_for = self._full_reason()
-        elif self.free_slots <= 0 and self.ordered_workers:
-            waiting_for = "a worker is starting"
-        else:
-            waiting_for = "waiting to be claimed"
-        return f"{waiting_for} ({recorded})" if recorded else waiting_for
+            return "; ".join((WAITS_FOR_ISOLATION, *([self._full_reason()] if is_full else ())))
+        if self.free_slots <= 0 and is_full:
+            return self._full_reason()
+        if self.free_slots <= 0 and self.ordered_workers:
+            return "a worker is starting"
+        return WAITS_FOR_CLAIM
 
     def _full_reason(self) -> str:
         isolated = (
@@ -177,63 +221,39 @@ class PoolCapacity(Struct, frozen=True):
         return f"pool is at its maximum of {self.max_workers} workers{isolated}"
 
 
+def _own_reason(agent: Agent) -> str:
+    if agent.status is not Status.PENDING or agent.reason:
+        return agent.reason
+    return WAITS_FOR_ISOLATION if agent.alone else WAITS_FOR_CLAIM
+
+
 def agent_row(row: Row, capacity: PoolCapacity) -> AgentRow:
-    pending = row["status"] == Status.PENDING
-    running = row["status"] in (Status.RUNNING, Status.STOPPING)
-    return AgentRow(
-        agent_id=row["agent_id"],
-        pool_name=row["pool_name"],
-        role_type=row["role_type"],
-        project_id=row["project_id"],
-        status=row["status"],
-        reason=capacity.reason(row["reason"], isolated=row["alone"]) if pending else row["reason"],
-        incarnation=row["incarnation"],
-        version=row["version"],
-        process_id=row["process_id"],
-        epoch=row["epoch"],
-        stop=row["stop"],
-        heartbeat_interval=row["heartbeat_interval"],
-        max_idle_time=row["max_idle_time"],
-        labels=labels(row),
-        input=_object.decode(row["input"]),
-        last_error=last_error(row),
-        failures=len(times(row["failures"])),
-        losses=len(times(row["losses"])),
-        alone=row["alone"],
-        created_at=row["created_at"],
-        started_at=row["started_at"],
-        ended_at=row["ended_at"],
-        changed_at=row["changed_at"],
-        fencing_token=f"{row['generation']}:{row['claim_seq']}" if row["claim_seq"] else "",
+    agent = agent_of(row)
+    running = agent.status in (Status.RUNNING, Status.STOPPING)
+    return AgentRow.of(
+        agent,
+        row["generation"],
+        capacity.reason_of(agent),
         activity=(row["activity"] or "") if running else "",
         last_heartbeat=(row["last_heartbeat"] or 0) if running else 0,
     )
 
 
 def pool_row(row: Row) -> PoolRow:
+    """PostgreSQL returns its sums as decimals."""
+    counts = ("total_capacity", "used_capacity", "available_capacity")
     return PoolRow(
-        pool_name=row["pool_name"],
-        role_type=row["role_type"],
-        process_count=row["process_count"],
-        total_capacity=int(row["total_capacity"]),
-        used_capacity=int(row["used_capacity"]),
-        available_capacity=int(row["available_capacity"]),
-        agent_count=row["agent_count"],
-        pending_count=row["pending_count"],
-        utilization=float(row["utilization"]),
-        active_worker_processes=row["active_worker_processes"],
-        status="active",
-        config=_object.decode(row["config"]),
-        created_at=row["created_at"],
-        changed_at=row["changed_at"],
+        **{name: row[name] for name in set(PoolRow.__struct_fields__) - {"status", *counts}}
+        | {name: int(row[name]) for name in counts}
+        | {
+            "utilization": float(row["utilization"]),
+            "status": "active",
+            "config": _object.decode(row["config"]),
+        }
     )
 
 
 def worker_row(row: Row) -> WorkerRow:
-    same = ("worker_id", "pool_name", "host", "pid", "status", "reason", "epoch", "version")
-    counts = ("agent_count", "max_agents", "alone", "requested_at", "started_at", "ended_at")
-    return WorkerRow(
-        **{name: row[name] for name in (*same, *counts)},
-        last_heartbeat=row["last_heartbeat"] or 0,
-        loop_lag_ms=row["loop_lag_ms"] or 0.0,
-    )
+    """NULL: no heartbeat has come yet."""
+    values = {name: row[name] for name in WorkerRow.__struct_fields__}
+    return WorkerRow(**{name: value for name, value in values.items() if value is not None})

@@ -11,7 +11,8 @@ stands in `previous_…`, as it was. Times are milliseconds of log time
 since 1970, 0 where a thing has not happened; JSON stands as text.
 """
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -25,6 +26,10 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.types import TypeEngine
+
+from projector.store.mapping import AGENTS, HOSTS, POOLS, WORKERS, RowCodec
+from projector.store.rows import EventRow, Position
 
 VIEW_VERSION: Final = 2
 """Raised when the meaning of a view changes: a projector that finds another one rebuilds."""
@@ -52,97 +57,46 @@ def _number(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default="0")
 
 
+_TYPES: Final[dict[str, type[TypeEngine[Any]]]] = {
+    "text": Text,
+    "bigint": BigInteger,
+    "integer": Integer,
+    "double precision": Double,
+    "boolean": Boolean,
+}
+_DEFAULTS: Final = {"text": "", "bigint": "0"}
+
+
+def _columns(codec: RowCodec[Any]) -> Iterator[Column[Any]]:
+    for column in codec.columns:
+        sql = column.form.sql
+        if column.key:
+            yield Column(column.name, String if sql == "text" else _TYPES[sql], primary_key=True)
+        else:
+            yield Column(
+                column.name,
+                _TYPES[sql],
+                nullable=column.form.nullable,
+                server_default=_DEFAULTS.get(sql),
+            )
+
+
+_CHECKPOINTS: Final = RowCodec(Position, keys="pool", more={"heartbeat_id": str})
+_EVENTS: Final = RowCodec(EventRow, keys="pool generation seq")
+
+
 class ViewTables:
     """One set of the tables that a fold fills, all of them with `prefix` before their names."""
 
     def __init__(self, metadata: MetaData, prefix: str = "") -> None:
-        self.checkpoints = Table(
-            f"{prefix}checkpoints",
-            metadata,
-            _key("pool"),
-            _number("generation"),
-            _number("seq"),
-            _text("stream_id"),
-            _number("ts"),
-            _text("status"),
-            _text("heartbeat_id"),
-        )
-        self.pools = Table(
-            f"{prefix}pools",
-            metadata,
-            _key("pool_name"),
-            _text("role_type"),
-            _text("config"),
-            Column("deleted", Boolean, nullable=False),
-            _number("version"),
-            _number("created_seq"),
-            _number("created_at"),
-            _number("changed_at"),
-        )
-        self.hosts = Table(
-            f"{prefix}hosts",
-            metadata,
-            _key("host"),
-            _text("hostname"),
-            _number("pid"),
-            _text("status"),
-            _text("reason"),
-            _number("version"),
-            _number("joined_at"),
-            _number("changed_at"),
-        )
-        self.workers = Table(
-            f"{prefix}workers",
-            metadata,
-            _key("worker_id"),
-            _key("pool_name"),
-            _text("host"),
-            _number("pid"),
-            _number("start_time"),
-            _text("status"),
-            _text("reason"),
-            Column("draining", Boolean, nullable=False),
-            _number("epoch"),
-            _number("version"),
-            Column("agent_count", Integer, nullable=False),
-            Column("max_agents", Integer, nullable=False),
-            _text("alone"),
-            _number("deadline_at"),
-            _number("requested_at"),
-            _number("started_at"),
-            _number("ended_at"),
-        )
-        self.agents = Table(
-            f"{prefix}agents",
-            metadata,
-            _key("agent_id"),
-            _key("pool_name"),
-            _text("role_type"),
-            _text("project_id"),
-            _text("status"),
-            _text("reason"),
-            _text("stop"),
-            _number("incarnation"),
-            _number("version"),
-            _text("process_id"),
-            _number("epoch"),
-            _number("claim_seq"),
-            _number("generation"),
-            Column("heartbeat_interval", Double, nullable=False),
-            Column("max_idle_time", Double),
-            _number("expires_at"),
-            _number("due_at"),
-            _text("failures"),
-            _text("losses"),
-            Column("alone", Boolean, nullable=False),
-            _text("input"),
-            _text("labels"),
-            _text("last_error"),
-            _number("created_at"),
-            _number("started_at"),
-            _number("ended_at"),
-            _number("changed_at"),
-        )
+        def table(name: str, codec: RowCodec[Any]) -> Table:
+            return Table(f"{prefix}{name}", metadata, *_columns(codec))
+
+        self.checkpoints = table("checkpoints", _CHECKPOINTS)
+        self.pools = table("pools", POOLS)
+        self.hosts = table("hosts", HOSTS)
+        self.workers = table("workers", WORKERS)
+        self.agents = table("agents", AGENTS)
 
     def all(self) -> tuple[Table, ...]:
         """In the order of `VIEWS`."""
@@ -178,27 +132,7 @@ WORKER_LIVE: Final = Table(
     _number("last_heartbeat"),
 )
 
-EVENTS: Final = Table(
-    "events",
-    METADATA,
-    _key("pool"),
-    Column("generation", BigInteger, primary_key=True),
-    Column("seq", BigInteger, primary_key=True),
-    _text("stream_id"),
-    _text("type"),
-    _number("version"),
-    _text("event_id"),
-    _text("subject"),
-    _number("incarnation"),
-    _text("worker_id"),
-    _number("epoch"),
-    _text("correlation_id"),
-    _text("causation_id"),
-    _text("traceparent"),
-    _text("actor"),
-    _number("ts"),
-    _text("data"),
-)
+EVENTS: Final = Table("events", METADATA, *_columns(_EVENTS))
 Index("events_by_subject", EVENTS.c.subject, EVENTS.c.seq)
 Index("events_by_type", EVENTS.c.type, EVENTS.c.ts)
 

@@ -7,25 +7,16 @@ replace rows). SQLite gets one prepared statement, run for each row.
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Connection, Insert, Table
+from sqlalchemy import Connection, Dialect, Insert, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from projector.store.tables import SCHEMA
 
 Conflict = Literal["skip", "replace"]
 """What becomes of a row whose key stands in the table already."""
-
-_TYPES: Final = {
-    "String": "text",
-    "Text": "text",
-    "BigInteger": "bigint",
-    "Integer": "integer",
-    "Boolean": "boolean",
-    "Double": "double precision",
-}
 
 
 def write_rows(
@@ -35,23 +26,22 @@ def write_rows(
     if not rows:
         return
     names = tuple(rows[0])
-    dialect = connection.dialect.name
-    statement = _statement(table, names, dialect, conflict)
-    if dialect == "sqlite":
+    statement = _statement(table, names, connection.dialect, conflict)
+    if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(statement, [tuple(map(row.get, names)) for row in rows])
     else:
         connection.exec_driver_sql(statement, (msgspec.json.encode(rows).decode(),))
 
 
 @cache
-def _statement(table: Table, names: tuple[str, ...], dialect: str, conflict: Conflict) -> str:
+def _statement(table: Table, names: tuple[str, ...], dialect: Dialect, conflict: Conflict) -> str:
     keys = [column.name for column in table.primary_key]
     changes = ", ".join(f"{n} = excluded.{n}" for n in names if n not in keys)
     action = f"UPDATE SET {changes}" if conflict == "replace" else "NOTHING"
-    if dialect == "sqlite":
+    if dialect.name == "sqlite":
         target, values = table.name, f"VALUES ({', '.join('?' * len(names))})"
     else:
-        types = (f"{name} {_TYPES[type(table.c[name].type).__name__]}" for name in names)
+        types = (f"{name} {table.c[name].type.compile(dialect)}" for name in names)
         target = f"{SCHEMA}.{table.name}"
         values = f"SELECT * FROM json_to_recordset(%s::json) AS rows ({', '.join(types)})"
     columns, key = ", ".join(names), ", ".join(keys)

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from eventstore.errors import ConfigurationError
+from eventstore.language.agents import Agent
 from eventstore.language.events import ENTRY_FIELDS, NAME_MAX
 from eventstore.log.reader import Entry
 from projector.fold.heartbeats import gather
@@ -149,7 +150,8 @@ class TestHeartbeats:
 def test_a_pending_agent_is_told_what_it_waits_for(
     room: PoolCapacity, recorded: str, said: str
 ) -> None:
-    assert room.reason(recorded) == said
+    agent = Agent(agent_id="a", pool_name="p", role_type="r", project_id="x", reason=recorded)
+    assert room.reason_of(agent) == said
 
 
 @pytest.mark.parametrize(
