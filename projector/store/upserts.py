@@ -35,16 +35,17 @@ def write_rows(
 
 @cache
 def _statement(table: Table, names: tuple[str, ...], dialect: Dialect, conflict: Conflict) -> str:
+    quoted = {name: dialect.identifier_preparer.quote(name) for name in names}
     keys = [column.name for column in table.primary_key]
-    changes = ", ".join(f"{n} = excluded.{n}" for n in names if n not in keys)
+    changes = ", ".join(f"{q} = excluded.{q}" for name, q in quoted.items() if name not in keys)
     action = f"UPDATE SET {changes}" if conflict == "replace" else "NOTHING"
     if dialect.name == "sqlite":
         target, values = table.name, f"VALUES ({', '.join('?' * len(names))})"
     else:
-        types = (f"{name} {table.c[name].type.compile(dialect)}" for name in names)
+        types = (f"{q} {table.c[name].type.compile(dialect)}" for name, q in quoted.items())
         target = f"{SCHEMA}.{table.name}"
         values = f"SELECT * FROM json_to_recordset(%s::json) AS rows ({', '.join(types)})"
-    columns, key = ", ".join(names), ", ".join(keys)
+    columns, key = ", ".join(quoted.values()), ", ".join(keys)
     return f"INSERT INTO {target} ({columns}) {values} ON CONFLICT ({key}) DO {action}"
 
 

@@ -2,11 +2,9 @@
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from eventstore.language.agents import Agent, Status, Stop
-from eventstore.language.catalogue import Catalogue, Host, Pool
+from eventstore.language.agents import Agent, Status
+from eventstore.language.catalogue import Catalogue
 from eventstore.language.events import (
     AgentClaimed,
     AgentLost,
@@ -14,7 +12,6 @@ from eventstore.language.events import (
     AgentStarted,
     AgentTerminated,
     AnyBody,
-    Error,
     Event,
     HostLeft,
     PoolChanged,
@@ -26,7 +23,6 @@ from eventstore.language.events import (
     WorkerRequested,
     WorkerStarted,
 )
-from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import Worker, WorkerStatus
 from projector.fold.fold import (
     State,
@@ -36,16 +32,6 @@ from projector.fold.fold import (
     fold_catalogue,
     touched_agents,
     touched_workers,
-)
-from projector.store.mapping import (
-    agent_of,
-    agent_record,
-    host_of,
-    host_record,
-    pool_of,
-    pool_record,
-    worker_of,
-    worker_record,
 )
 
 POOL = "p"
@@ -156,103 +142,3 @@ class TestCatalogue:
     def test_it_refuses_what_it_does_not_know(self, body: AnyBody) -> None:
         with pytest.raises(Unfoldable):
             fold_catalogue([event(body, "p")], Catalogue())
-
-
-# ---- rows give the states back -----------------------------------------------------------------
-
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
-counts = st.integers(0, 2**53)
-agents = st.builds(
-    Agent,
-    agent_id=texts,
-    pool_name=texts,
-    role_type=texts,
-    project_id=texts,
-    status=st.sampled_from(Status),
-    reason=texts,
-    stop=st.sampled_from(Stop),
-    incarnation=counts,
-    version=counts,
-    worker_id=texts,
-    epoch=counts,
-    claim_seq=counts,
-    heartbeat_interval=st.floats(0, 1e9),
-    max_idle_time=st.none() | st.floats(0, 1e9),
-    expires_ms=counts,
-    due_ms=counts,
-    failures=st.lists(counts, max_size=3).map(tuple),
-    losses=st.lists(counts, max_size=2).map(tuple),
-    input=st.dictionaries(texts, counts).map(lambda d: msgspec.Raw(msgspec.json.encode(d))),
-    labels=st.dictionaries(texts, texts, max_size=3),
-    last_error=st.none() | st.builds(Error, type=texts, message=texts, traceback=texts),
-    requested_ms=counts,
-    started_ms=counts,
-    ended_ms=counts,
-    changed_ms=counts,
-    alone=st.booleans(),
-)
-workers = st.builds(
-    Worker,
-    worker_id=texts,
-    pool_name=texts,
-    host=texts,
-    max_agents=counts,
-    status=st.sampled_from(WorkerStatus),
-    reason=texts,
-    draining=st.booleans(),
-    version=counts,
-    epoch=counts,
-    pid=counts,
-    start_time=counts,
-    deadline_ms=counts,
-    requested_ms=counts,
-    started_ms=counts,
-    ended_ms=counts,
-)
-
-
-class TestRows:
-    def test_every_field_of_a_state_is_tried_below(self) -> None:
-        """A field that is added to a state must be added to its row, or restarts forget it."""
-        assert len(agent_record(_agent(), 1)) == len(Agent.__struct_fields__) + 1  # generation
-        beside_worker = ("agent_count", "alone")
-        assert len(worker_record(_worker(), 0, "")) == len(Worker.__struct_fields__ + beside_worker)
-        pool = pool_record(Pool(pool_name="p", role_type="r"))
-        assert len(pool) == len(Pool.__struct_fields__) - 1  # unknown settings stand in config
-        assert len(host_record(Host(host="h", hostname="b"))) == len(Host.__struct_fields__)
-
-    @given(agents)
-    def test_an_agents_row_gives_the_agent_back(self, agent: Agent) -> None:
-        assert agent_of(agent_record(agent, 1)) == agent
-
-    @given(workers)
-    def test_a_workers_row_gives_the_worker_back(self, worker: Worker) -> None:
-        assert worker_of(worker_record(worker, 3, "a")) == worker
-
-    def test_pools_and_hosts_come_back_too(self) -> None:
-        pool = Pool(
-            pool_name="p",
-            role_type="r",
-            config=PoolConfig(max_workers=3, lease_seconds=7.5),
-            unknown={"colour": "red"},
-            version=2,
-            deleted=True,
-            created_seq=4,
-            created_ms=5,
-            changed_ms=6,
-        )
-        host = Host(host="h", hostname="b", pid=1, status="left", reason="x", version=2)
-        assert pool_of(pool_record(pool)) == pool
-        assert host_of(host_record(host)) == host
-
-    def test_a_reason_that_postgresql_cannot_hold_is_made_storable(self) -> None:
-        agent = msgspec.structs.replace(_agent(), reason="a\0b")
-        assert agent_record(agent, 1)["reason"] == "a\N{REPLACEMENT CHARACTER}b"
-
-
-def _agent() -> Agent:
-    return Agent(agent_id="a", pool_name="p", role_type="r", project_id="x")
-
-
-def _worker() -> Worker:
-    return Worker(worker_id="w", pool_name="p", host="h", max_agents=1)

@@ -1,0 +1,43 @@
+"""A field of each kind that a later version adds is stored in both databases, and read back."""
+
+from sqlalchemy import Connection, MetaData, Table, select
+
+from projector.store import tables
+from projector.store.database import Database
+from projector.store.upserts import write_rows
+from tests.later import ROW, LaterAgent, Mood
+
+TABLE = Table("later_agents", MetaData(), *tables._columns(ROW))
+USUAL = LaterAgent(agent_id="a", pool_name="p", role_type="r", project_id="x", last_error=None)
+OTHER = LaterAgent(
+    agent_id="b",
+    pool_name="p",
+    role_type="r",
+    project_id="x",
+    mood="bright\t'☀️'",
+    total=2**53 + 1,
+    limit=None,
+    loud=False,
+    tone=Mood.CALM,
+    seen=(),
+    names={"a": 'b"\\'},
+)
+
+
+async def test_later_fields_are_written_and_read(database_url: str) -> None:
+    database = Database(database_url)
+    database.open()
+
+    def stored(connection: Connection) -> list[LaterAgent]:
+        TABLE.create(connection)
+        for generation in (1, 2):
+            rows = [ROW.to_row(agent, generation=generation) for agent in (USUAL, OTHER)]
+            write_rows(connection, TABLE, rows, "replace")
+        found = connection.execute(select(TABLE).order_by(TABLE.c.agent_id)).mappings()
+        return [ROW.from_row(row) for row in found]
+
+    try:
+        await database.prepare()
+        assert await database.write(stored) == [USUAL, OTHER]
+    finally:
+        await database.close()

@@ -1,0 +1,62 @@
+"""An agent as a later version might have it: one more field of each kind, and the codecs for it."""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from eventstore.language.agents import Agent
+from eventstore.language.events import Count, Error
+from eventstore.steps import hashes
+from projector.store import mapping
+from projector.store.rows import AgentRow
+
+
+class Mood(StrEnum):
+    CALM = "calm"
+    NOT_SO = "not-so calm"
+
+
+class ShortAgent(Agent, frozen=True, kw_only=True):
+    """With what a hash can hold."""
+
+    mood: str = "calm"
+    tries: Count = 3
+    total: int = 4
+    weight: float = 0.5
+    limit: float | None = 2.0
+    loud: bool = True
+    tone: Mood = Mood.NOT_SO
+    seen: tuple[int, ...] = (35, 36)
+    moved_ms: int = 5
+
+
+class LaterAgent(ShortAgent, frozen=True, kw_only=True):
+    """With what only a table can hold, too."""
+
+    names: dict[str, str] = msgspec.field(default_factory=dict)
+    document: msgspec.Raw = msgspec.Raw(b"{}")
+    first_error: Error | None = None
+
+
+class LaterRow(AgentRow, frozen=True, kw_only=True):
+    mood: str
+    tries: int
+    moved_at: int
+    names: dict[str, str]
+
+
+USUAL_HASH: Final = hashes.AGENT.to_hash(
+    Agent(agent_id="a", pool_name="p", role_type="r", project_id="x")
+)
+FIRST: Final = tuple(name for name in USUAL_HASH if name != "alone")
+"""The fields that every hash has had from the beginning."""
+ADDED: Final = ShortAgent.__struct_fields__[len(Agent.__struct_fields__) :]
+HASH: Final = hashes.HashCodec("agent", ShortAgent, key="agent_id", first=" ".join(FIRST))
+ROW: Final = mapping.RowCodec(
+    LaterAgent,
+    keys="agent_id pool_name",
+    first=" ".join(column.name for column in mapping.AGENTS.columns),
+    renamed=mapping.AGENT_COLUMNS,
+    more={"generation": int},
+)
