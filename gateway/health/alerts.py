@@ -1,6 +1,6 @@
-"""What somebody should look at. An alert says what, since when, about whom, and what to do."""
+"""What needs attention. An alert says what, since when, about whom, and what to do."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import msgspec
@@ -9,12 +9,12 @@ from msgspec import Struct
 from eventstore.errors import LogUnreachable
 from eventstore.retention import Retention
 from gateway.backend.backend import Backend
-from gateway.fallback import LISTED_MAX, Fallback, HandoverFailures, read_handover_failures
+from gateway.fallback import LISTED_MAX, read_handover_failures
+from gateway.health.alert_rules import RULES
 from gateway.health.facts import (
     RECOVER_ADVICE,
     RedisFacts,
     StoredEvents,
-    ViewFacts,
     parked_counts,
     stored_events,
     view_facts,
@@ -29,8 +29,9 @@ UNTRIMMED_FACTOR: Final = 2.0
 """So many times what the retention says, in events or in age, is too much …"""
 UNTRIMMED_EVENTS_MARGIN: Final = 100_000
 UNTRIMMED_AGE_MARGIN_MS: Final = 600_000
-"""… if it is also so much more: what one sweep may leave to the next."""
+"""… if it is also so much more: what one trim pass may leave to the next."""
 EVENTS_MAX: Final = 100
+COMMANDS_MAX: Final = 3
 
 
 class Alert(Struct, frozen=True, kw_only=True):
@@ -38,7 +39,6 @@ class Alert(Struct, frozen=True, kw_only=True):
 
     name: str
     severity: str
-    """`warning` or `critical`."""
     subject: str
     message: str
     action: str
@@ -46,156 +46,122 @@ class Alert(Struct, frozen=True, kw_only=True):
     pool_name: str = ""
 
 
+def _alert(name: str, subject: str, *, pool: str = "", since: int = 0, **facts: object) -> Alert:
+    rule = RULES[name]
+    return Alert(
+        name=name,
+        severity=rule.severity,
+        subject=subject,
+        message=rule.message.format(subject=subject, **facts),
+        action=rule.action.format(**facts),
+        since=since,
+        pool_name=pool,
+    )
+
+
 async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> list[Alert]:
-    """All alerts that stand now, the critical ones first."""
-    alerts = [alert for pool in await views.pools() if (alert := _at_maximum(pool))]
+    """All alerts that apply now, the critical ones first."""
     events = await backend.recent(
         views, ("worker.lost", "agent.failed"), within_ms=WINDOW_MS, limit=EVENTS_MAX
     )
-    alerts += [_event_alert(event) for event in events]
-    alerts += await _lagging(backend)
-    alerts += _redis(redis)
-    alerts += _aof_rewrite(backend)
-    alerts += _lost_commands(backend)
-    alerts += _replicas(backend)
-    alerts += _fallback(backend.options.fallback)
-    alerts += _handover_failures(
-        read_handover_failures(backend.options.handover_failures_path),
-        backend.options.handover_failures_path,
-    )
+    alerts = [alert for pool in await views.pools() for alert in _full_pool(pool)]
+    alerts += [_ended(event) for event in events]
+    alerts += [alert async for alert in _views(backend)]
+    alerts += [*_redis(redis), *_server_state(backend), *_lost_commands(backend)]
+    alerts += [*_fallback(backend), *_not_handed_over(backend)]
     if redis.reachable:
-        alerts += await _untrimmed(backend)
-    alerts += await _parked(backend, redis)
-    alerts += _tail_stopped(backend)
+        alerts += [alert async for alert in _untrimmed(backend)]
+    parked = await parked_counts(backend, redis)
+    alerts += [
+        _alert("parked", pool, pool=pool, count=count) for pool, count in parked.items() if count
+    ]
+    alerts += [
+        _alert("tail-stopped", pool or "catalogue", pool=pool, reason=reason)
+        for pool, reason in backend.tail.stopped.items()
+    ]
     return sorted(alerts, key=lambda alert: (alert.severity != "critical", -alert.since))
 
 
-def _at_maximum(pool: PoolRow) -> Alert | None:
-    maximum = pool.config.get("max_workers")
+def _full_pool(pool: PoolRow) -> Iterator[Alert]:
+    maximum, name = pool.config.get("max_workers"), pool.pool_name
     full = isinstance(maximum, int) and pool.process_count >= maximum
-    if not (full and pool.pending_count and not pool.available_capacity):
-        return None
-    return Alert(
-        name="pool-at-maximum",
-        severity="warning",
-        subject=pool.pool_name,
-        pool_name=pool.pool_name,
-        message=f"{pool.pending_count} spawns wait; all {maximum} workers are full",
-        action="raise max_workers of the pool, or end agents that are not needed",
-    )
+    if full and pool.pending_count and not pool.available_capacity:
+        pending = pool.pending_count
+        yield _alert("pool-at-maximum", name, pool=name, pending=pending, maximum=maximum)
 
 
 class _Reason(Struct, frozen=True):
     reason: str = ""
 
 
-def _event_alert(event: EventRow) -> Alert:
+def _ended(event: EventRow) -> Alert:
     reason = msgspec.json.decode(event.data, type=_Reason).reason
-    lost = event.type == "worker.lost"
-    return Alert(
-        name="worker-lost" if lost else "agent-failed",
-        severity="warning" if lost else "critical",
-        subject=event.subject,
-        pool_name=event.pool,
-        message=f"worker {event.subject} was lost: {reason}" if lost else f"agent failed: {reason}",
-        action="its agents were started elsewhere; see the worker's log for the cause"
-        if lost
-        else "see last_error of the agent; spawn it again once the cause is mended",
-        since=event.ts,
-    )
+    name = event.type.replace(".", "-")
+    return _alert(name, event.subject, pool=event.pool, since=event.ts, reason=reason)
 
 
-async def _parked(backend: Backend, redis: RedisFacts) -> list[Alert]:
-    return [
-        Alert(
-            name="parked",
-            severity="critical",
-            subject=pool,
-            pool_name=pool,
-            message=f"{count} in pool {pool} could not be processed and stand aside",
-            action="`muster parked` says what and why; mend the cause, then retry or drop them",
+async def _views(backend: Backend) -> AsyncIterator[Alert]:
+    for fact in await view_facts(backend):
+        subject, pool = fact.pool or "catalogue", fact.pool
+        if fact.status != "ok":
+            action = (
+                f"{RECOVER_ADVICE}; with --dry-run it only says what is lost"
+                if fact.lost
+                else "nothing was skipped: do what the message says, then restart the projector"
+            )
+            stopped = {"seq": fact.seq, "status": fact.status, "action": action}
+            yield _alert("projection-stopped", subject, pool=pool, since=fact.since, **stopped)
+        elif fact.lag_seconds > LAG_SECONDS:
+            events = fact.head - fact.seq
+            yield _alert(
+                "projection-lag", subject, pool=pool, seconds=fact.lag_seconds, events=events
+            )
+
+
+def _redis(facts: RedisFacts) -> Iterator[Alert]:
+    if not facts.reachable:
+        yield _alert("redis-unreachable", "redis", error=facts.error)
+    elif facts.memory_share > MEMORY_SHARE_MAX:
+        limit, action = (
+            ("its maxmemory", "raise maxmemory, or end agents: at the limit spawns are refused")
+            if facts.memory_limit
+            else (
+                "the machine's memory",
+                "set maxmemory: without it the system ends Redis when memory runs out",
+            )
         )
-        for pool, count in (await parked_counts(backend, redis)).items()
-        if count
-    ]
+        yield _alert("redis-memory", "redis", share=facts.memory_share, limit=limit, action=action)
 
 
-def _tail_stopped(backend: Backend) -> list[Alert]:
-    return [
-        Alert(
-            name="tail-stopped",
-            severity="critical",
-            subject=pool or "catalogue",
-            pool_name=pool,
-            message=why,
-            action="start this gateway again in the version that writes such events",
-        )
-        for pool, why in backend.tail.stopped.items()
-    ]
+def _server_state(backend: Backend) -> Iterator[Alert]:
+    """What Redis' INFO, polled in the background, says of its file and its replicas."""
+    health, capability = backend.redis_health, backend.capabilities.capability
+    if health.aof.needs_rewrite and not health.unreachable:
+        yield _alert("redis-rewrite-needed", "redis")
+    if capability is not None and (reason := capability.no_writes_reason):
+        yield _alert("redis-not-enough-replicas", "redis", reason=reason)
 
 
-def _stalled(fact: ViewFacts) -> Alert:
-    return Alert(
-        name="projection-stopped",
-        severity="critical",
-        subject=fact.pool or "catalogue",
-        pool_name=fact.pool,
-        message=f"the views stand still at seq {fact.seq}: {fact.status}",
-        action=f"{RECOVER_ADVICE}; with --dry-run it only says what is lost"
-        if fact.lost
-        else "nothing was skipped: do what the message says, then start the projector again",
-        since=fact.since,
-    )
-
-
-async def _lagging(backend: Backend) -> Sequence[Alert]:
-    facts = await view_facts(backend)
-    return [_stalled(fact) for fact in facts if fact.status != "ok"] + [
-        Alert(
-            name="projection-lag",
-            severity="warning",
-            subject=fact.pool or "catalogue",
-            pool_name=fact.pool,
-            message=f"the views are {fact.lag_seconds:.1f} s and {fact.head - fact.seq} events"
-            " behind",
-            action="look at the projector: is it running, and what does its log say?",
-        )
-        for fact in facts
-        if fact.status == "ok" and fact.lag_seconds > LAG_SECONDS
-    ]
-
-
-def _lost_commands(backend: Backend) -> Sequence[Alert]:
+def _lost_commands(backend: Backend) -> Iterator[Alert]:
     """What this gateway acknowledged and a recovery could not save."""
-    lost = backend.acknowledged_commands.lost
-    if not lost:
-        return []
-    listed = ", ".join(f"{one.kind} {one.agent_id}" for one in list(lost)[:3])
-    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-    return [
-        Alert(
-            name="commands-unsaved",
-            severity="critical",
-            subject="log",
-            message=f"{len(lost)} acknowledged commands are not in the recovered log:"
-            f" {listed}{more}",
-            action="`command.lost` in the gateway's log names them all; send them again",
-            since=lost[-1].ts,
-        )
-    ]
+    if lost := list(backend.acknowledged_commands.lost):
+        listed = ", ".join(f"{one.kind} {one.agent_id}" for one in lost[:COMMANDS_MAX])
+        listed += f" and {len(lost) - COMMANDS_MAX} more" if len(lost) > COMMANDS_MAX else ""
+        yield _alert("commands-unsaved", "log", since=lost[-1].ts, count=len(lost), listed=listed)
 
 
-async def _untrimmed(backend: Backend) -> Sequence[Alert]:
+async def _untrimmed(backend: Backend) -> AsyncIterator[Alert]:
     """Pools whose events pile up in Redis: nothing is trimmed that is not archived."""
-    alerts = []
+    retention = backend.options.retention
+    limits = {"events_max": retention.events, "hours": retention.age_ms / 3_600_000}
     for pool in backend.pools():
         try:
             stored = await stored_events(backend, pool)
         except LogUnreachable:
-            return []
-        if _exceeds_retention(stored, backend.options.retention, backend.log.now_ms(pool)):
-            alerts.append(_untrimmed_alert(pool, stored, backend.options.retention))
-    return alerts
+            return
+        if _exceeds_retention(stored, retention, backend.log.now_ms(pool)):
+            facts = {"entries": stored.entries, **limits}
+            yield _alert("stream-not-trimmed", pool, pool=pool, since=stored.oldest_ms, **facts)
 
 
 def _exceeds_retention(stored: StoredEvents, retention: Retention, now_ms: int) -> bool:
@@ -209,118 +175,20 @@ def _exceeds_retention(stored: StoredEvents, retention: Retention, now_ms: int) 
     return many or old
 
 
-def _untrimmed_alert(pool: str, stored: StoredEvents, retention: Retention) -> Alert:
-    return Alert(
-        name="stream-not-trimmed",
-        severity="warning",
-        subject=pool,
-        pool_name=pool,
-        message=f"{stored.entries:,} events stand in Redis; what is above {retention.events:,}, or"
-        f" older than {retention.age_ms / 3_600_000:g} h, should have left it",
-        action="look at the projector: only what it has archived can leave",
-        since=stored.oldest_ms,
-    )
+def _fallback(backend: Backend) -> Iterator[Alert]:
+    if (fallback := backend.options.fallback) is None:
+        return
+    facts = {"mode": fallback.mode, "primary": fallback.primary, "reason": fallback.reason}
+    yield _alert("fallback-active", "redis", since=fallback.since_ms, **facts)
+    if since := fallback.primary_reachable_ms:
+        yield _alert("fallback-can-end", "redis", since=since, primary=fallback.primary)
 
 
-def _replicas(backend: Backend) -> Sequence[Alert]:
-    capability = backend.capabilities.capability
-    if capability is None or not capability.no_writes_reason:
-        return []
-    return [
-        Alert(
-            name="redis-not-enough-replicas",
-            severity="critical",
-            subject="redis",
-            message=f"Redis takes no writes: {capability.no_writes_reason}",
-            action="bring a replica back, or CONFIG SET min-replicas-to-write lower: workers lose"
-            " their leases meanwhile",
-        )
-    ]
-
-
-def _redis(facts: RedisFacts) -> Sequence[Alert]:
-    if not facts.reachable:
-        return [
-            Alert(
-                name="redis-unreachable",
-                severity="critical",
-                subject="redis",
-                message=facts.error,
-                action="start Redis, make room on its disk, or mend the network; everything"
-                " resumes by itself",
-            )
-        ]
-    if facts.memory_share > MEMORY_SHARE_MAX:
-        return [
-            Alert(
-                name="redis-memory",
-                severity="critical",
-                subject="redis",
-                message=f"Redis uses {facts.memory_share:.0%} of"
-                + (" its maxmemory" if facts.memory_limit else " the machine's memory"),
-                action="raise maxmemory, or end agents: at the limit spawns are refused"
-                if facts.memory_limit
-                else "set maxmemory: without it the system ends Redis when memory runs out",
-            )
-        ]
-    return []
-
-
-def _aof_rewrite(backend: Backend) -> Sequence[Alert]:
-    if not backend.redis_health.aof.needs_rewrite or backend.redis_health.unreachable:
-        return []
-    return [
-        Alert(
-            name="redis-rewrite-needed",
-            severity="critical",
-            subject="redis",
-            message="Redis could not write its append-only file for a while, and may be unable to"
-            " read it at its next start",
-            action="run BGREWRITEAOF there now, before it is restarted; `muster up` does so with"
-            " its own server",
-        )
-    ]
-
-
-def _fallback(fallback: Fallback | None) -> Sequence[Alert]:
-    if fallback is None:
-        return []
-    active = Alert(
-        name="fallback-active",
-        severity="warning",
-        subject="redis",
-        message=f"a {fallback.mode} on a log of its own stands in for {fallback.primary}, which"
-        f" could not be reached at the start: {fallback.reason}",
-        action="mend that Redis; agents of its log do not run meanwhile",
-        since=fallback.since_ms,
-    )
-    if not fallback.primary_reachable_ms:
-        return [active]
-    can_end = Alert(
-        name="fallback-can-end",
-        severity="warning",
-        subject="redis",
-        message=f"{fallback.primary} answers again, and this is still the fallback",
-        action="restart `muster up`: the next start changes over",
-        since=fallback.primary_reachable_ms,
-    )
-    return [active, can_end]
-
-
-def _handover_failures(failures: HandoverFailures | None, path: str) -> Sequence[Alert]:
-    if failures is None:
-        return []
-    listed = "; ".join(one.description for one in failures.left[:LISTED_MAX])
-    more = (
-        f"; and {len(failures.left) - LISTED_MAX} more" if len(failures.left) > LISTED_MAX else ""
-    )
-    return [
-        Alert(
-            name="fallback-left-over",
-            severity="critical",
-            subject="fallback",
-            message=f"not handed over from a fallback: {listed}{more}",
-            action=f"see {path}; ask again for what is still wanted, then remove that file",
-            since=failures.since_ms,
-        )
-    ]
+def _not_handed_over(backend: Backend) -> Iterator[Alert]:
+    path = backend.options.handover_failures_path
+    if (failures := read_handover_failures(path)) is not None:
+        left = failures.left
+        listed = "; ".join(one.description for one in left[:LISTED_MAX])
+        listed += f"; and {len(left) - LISTED_MAX} more" if len(left) > LISTED_MAX else ""
+        since = failures.since_ms
+        yield _alert("fallback-left-over", "fallback", since=since, path=path, listed=listed)
