@@ -12,34 +12,34 @@ from collections.abc import Callable
 from typing import Any
 
 from muster.__main__ import main
-from muster.fallback import handover, report
+from muster.fallback import inventory, report
 from muster.fallback.directory import Folder
-from muster.fallback.fallback_log import FallbackLog
 from muster.fallback.primary_log import PrimaryLog
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "given": (FallbackLog, "release"),
-    "taken": (PrimaryLog, "submit"),
-    "noted": (FallbackLog, "write_entry"),
-    "archived": (handover, "_archive"),
-    "leftovers": (report, "write_not_handed_over"),
+    "collected": (inventory, "collect"),
+    "listed": (inventory, "write"),
     "retired": (Folder, "retire"),
+    "submitted": (PrimaryLog, "submit"),
+    "reported": (report, "write"),
+    "failures": (report, "write_not_handed_over"),
+    "done": (Folder, "rename"),
 }
-"""In the order in which they come: what is to be called, and then no more."""
+"""In the order in which they come: each is the last call of its process."""
 
 
 def kill_after(owner: Any, name: str) -> None:
-    whole: Callable[..., Any] = getattr(owner, name)
+    original: Callable[..., Any] = getattr(owner, name)
 
     async def later(*args: Any, **named: Any) -> None:
-        await whole(*args, **named)
+        await original(*args, **named)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def now(*args: Any, **named: Any) -> None:
-        whole(*args, **named)
+        original(*args, **named)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    is_async = whole.__code__.co_flags & 0x80  # CO_COROUTINE
+    is_async = original.__code__.co_flags & 0x80  # CO_COROUTINE
     setattr(owner, name, later if is_async else now)
 
 

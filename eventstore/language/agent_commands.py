@@ -97,12 +97,6 @@ class Restart(Struct, frozen=True, kw_only=True):
     """The back-off is over."""
 
 
-class HandOver(Struct, frozen=True, kw_only=True):
-    """This log ends, and another may go on with the agent. Nothing of it runs any more here."""
-
-    reason: str
-
-
 Command: TypeAlias = (
     Spawn
     | Terminate
@@ -113,7 +107,6 @@ Command: TypeAlias = (
     | Release
     | MarkLost
     | Restart
-    | HandOver
     | Clear
     | Drop
 )
@@ -145,12 +138,6 @@ def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
             return _mark_lost(command, agent)
         case Restart():
             return _restart(agent)
-        case HandOver():
-            return (
-                AgentTerminated(
-                    reason=_termination_reason(agent) if agent.stop else command.reason
-                ),
-            )
         case Clear():
             return (AgentCleared(reason=command.reason),) if agent.alone else ()
         case Drop():

@@ -1,11 +1,11 @@
 """A log of its own for `muster up`, for when Redis cannot be reached at the start.
 
-surroundings   what this data folder last saw of the real log: hosts, pools, position
-permission     whether a fallback is wanted, and allowed
-folder         the fallback's own log, views and identity
-standin        a fallback that serves
-probe          whether the real Redis answers again
-changeover     the step of a later start that takes over; `soundness` says whether it may
-handover       every agent handed over once, or named: from `giving` over `outbox` to `taking`
-report         what came of it
+last_seen      which names this host had, and how far the catalogue of the real log was
+eligibility    whether a fallback is wanted, needed and allowed
+directory      the folders of fallbacks: the one that serves, those that wait, those that are done
+standby        a fallback that serves
+changeover     the step of a later start that hands over; `primary_state` says whether it may
+inventory      what lives in a fallback, listed before it is retired
+handover       submits what was listed to the real log (`primary_log`)
+report         what was handed over, and what was not
 """

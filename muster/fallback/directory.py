@@ -1,8 +1,10 @@
-"""The fallback's folder: a log and views of its own, and an identity that lasts through restarts.
+"""The folders of fallbacks. They are in the data folder, and its lock covers them.
 
-It stands in the data folder, whose lock is the one that covers it. Once all that lived in its log
-has been handed over or named, it is renamed after its last day and kept: its `views.db` is the
-archive of what happened.
+    fallback/         serves: a log, its views and its identity, which last through restarts
+    handover-<time>/  retired: it never serves again, and what it lists is being handed over
+    fallback-<time>/  handed over, and kept: `views.db` is the archive of what happened
+
+The names are the only marker of these states, so that each change is one rename.
 """
 
 import time
@@ -19,11 +21,13 @@ from eventstore.ids import new_id
 from muster.process.atomic_file import sync_folder, write_atomic
 from muster.settings.addresses import sqlite_address
 
-NAME: Final = "fallback"
+SERVING: Final = "fallback"
+RETIRED: Final = "handover"
+DONE: Final = "fallback"
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """Which log this is. `real` is what it stands in for, without a password."""
+    """Which log this is. `real` is the address that it serves for, without a password."""
 
     log_id: str
     real: str
@@ -32,16 +36,15 @@ class Identity(Struct, frozen=True, kw_only=True):
 
 
 class Folder:
-    """`path`: the data folder."""
+    """The folder of one fallback."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute() / NAME
+        self.path = path.absolute()
         self._identity = self.path / "identity.json"
         self._log = self.path / "redis"
 
     @property
-    def used(self) -> bool:
-        """Whether there is a fallback log that nobody has taken over yet."""
+    def exists(self) -> bool:
         return self._identity.exists() or self._log.exists()
 
     @property
@@ -50,7 +53,7 @@ class Folder:
 
     def open(self, real: str, reason: str) -> Identity:
         """The log that is there, else a new one. Raises `ConfigurationError`."""
-        if self.used:
+        if self.exists:
             return self.identity()
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)
@@ -68,20 +71,44 @@ class Folder:
         except (OSError, msgspec.MsgspecError) as error:
             raise ConfigurationError(f"{self._identity} cannot be read: {error}") from error
 
-    def server(self, *, appendfsync: str) -> EmbeddedServer:
-        return EmbeddedServer(self._log, appendfsync=appendfsync)
+    def server(self) -> EmbeddedServer:
+        return EmbeddedServer(self._log)
 
-    def archive_path(self) -> Path:
-        """Where the folder is to be kept: a name of its own, by the time."""
-        day = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-        target = self.path.with_name(f"{NAME}-{day}")
-        number = 1
-        while target.exists():
-            number += 1
-            target = self.path.with_name(f"{NAME}-{day}-{number}")
-        return target
+    def retire(self) -> None:
+        """Never serve this log again. Its server must have ended."""
+        now = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
+        self.rename(_unused(self.path.with_name(f"{RETIRED}-{now}")))
 
-    def retire(self, target: Path) -> None:
-        """Put the folder there, once its server has ended: there is no fallback any more."""
+    def done_path(self) -> Path:
+        """Where a retired folder is kept once all of it is handed over."""
+        name = self.path.name.replace(RETIRED, DONE, 1)
+        return _unused(self.path.with_name(name))
+
+    def rename(self, target: Path) -> None:
         self.path.rename(target)
         sync_folder(target.parent)
+
+
+def serving(data_dir: Path) -> Folder:
+    """The fallback that serves, or would."""
+    return Folder(data_dir / SERVING)
+
+
+def retired(data_dir: Path) -> list[Folder]:
+    """Those that wait to be handed over, the oldest first."""
+    return [Folder(path) for path in sorted(data_dir.absolute().glob(f"{RETIRED}-*"))]
+
+
+def not_handed_over(data_dir: Path) -> list[Folder]:
+    """All that agents may live in, the oldest first."""
+    latest = serving(data_dir)
+    return [*retired(data_dir), *([latest] if latest.exists else [])]
+
+
+def _unused(path: Path) -> Path:
+    """The path, or the first free one with a number after it."""
+    target, number = path, 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}-{number}")
+    return target

@@ -1,19 +1,19 @@
 """Whether a start leads to a fallback: wanted, needed, and allowed.
 
-It is needed where nothing speaks at Redis' address for two seconds. A server that answers in any
-way (it loads its data, wants another password, is too old) is there, and what it says is told as
+It is needed where nothing answers at Redis' address for two seconds. A server that answers in any
+way (it loads its data, wants another password, is too old) is there, and its answer is reported as
 ever.
 
-It is allowed on a host that is alone. Others may reach the Redis that we do not, and would serve
-the real log while we serve another: who asks here and there with one `Idempotency-Key` would be
-served twice. With Redis away only the views and this folder's own record can tell of others; the
-later of the two is believed. Where a database is configured and does not answer, and nothing was
-ever recorded, nobody knows: refused.
+It is allowed on a host that is the only one. Others may reach the Redis that we do not, and would
+serve the real log while we serve another: a client that asks here and there with one
+`Idempotency-Key` would be served twice. Only the views know of other hosts while Redis is
+unreachable. Where they do not answer either, or are behind what this folder saw, it is refused.
 """
 
 import asyncio
 import ssl
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -29,9 +29,10 @@ from eventstore.connection.calls import UNREACHABLE, execute_blocking
 from eventstore.connection.clients import connect
 from eventstore.errors import ConfigurationError
 from eventstore.keys import CATALOGUE
+from eventstore.language.pool_config import PoolConfig
 from muster.fallback.last_seen import LastSeen, own_host
 from muster.settings.addresses import redacted
-from muster.settings.settings import Settings
+from muster.settings.settings import PoolDeclaration, Settings
 
 UNREACHABLE_SECONDS: Final = 2.0
 """For how long Redis must be silent: the time of a quick restart."""
@@ -39,9 +40,10 @@ RETRY_SECONDS: Final = 0.25
 ATTEMPT_SECONDS: Final = 2.0
 TIMED_OUT: Final = f"it does not answer within {ATTEMPT_SECONDS:g} s"
 VIEWS_SECONDS: Final = 8.0
+EVENTS_MAX: Final = 100_000
 
 SERVER_ERRORS: Final = (AuthenticationError, AuthorizationError, BusyLoadingError, InvalidResponse)
-"""To redis-py, or to us, these are lost connections, but a server said them."""
+"""To redis-py, or to us, these are lost connections, but a server sent them."""
 
 
 def require_possible(settings: Settings) -> None:
@@ -62,7 +64,7 @@ def require_possible(settings: Settings) -> None:
 
 
 async def unreachable_reason(url: str, *, timeout_seconds: float) -> str:
-    """What trying to reach Redis came to, if nothing spoke there for all of that time; else ''."""
+    """Why Redis cannot be reached, if nothing answers there for all of that time; else ''."""
     deadline = time.monotonic() + timeout_seconds
     while reason := await _ping_failure(url):
         if time.monotonic() >= deadline:
@@ -90,44 +92,48 @@ async def _ping_failure(url: str) -> str:
     return ""
 
 
-class KnownHosts(Struct, frozen=True):
-    """Hosts that have not left, as of a position of the catalogue."""
+class Cluster(Struct, frozen=True):
+    """What the views know of the real log, as of a position of its catalogue."""
 
-    position: tuple[int, int]
-    hosts: dict[str, str]
-    source: str
+    position: tuple[int, int] = (0, 0)
+    hosts: dict[str, str] = {}
+    """Those that have not left: name by id."""
+    pools: dict[str, PoolDeclaration] = {}
+    """Those to serve; of the settings' own, such as the catalogue never had."""
 
 
-async def require_only_host(settings: Settings, last_seen: LastSeen) -> None:
-    """Raises `ConfigurationError` unless this host is the only one, as far as can be known."""
-    recorded = KnownHosts(last_seen.position, last_seen.hosts, "this data folder")
-    viewed = await _hosts_in_views(settings)
-    if viewed is None and last_seen.position == (0, 0):
+async def require_only_host(settings: Settings, last_seen: LastSeen) -> Cluster:
+    """Raises `ConfigurationError` unless this host is known to be the only one."""
+    redis, database = redacted(settings.redis_url), redacted(settings.views_url)
+    cluster = await _read_views(settings)
+    if cluster is None:
         raise ConfigurationError(
-            f"neither Redis ({redacted(settings.redis_url)}) nor the database"
-            f" ({redacted(settings.views_url)}) answers, and {settings.data_dir} has seen neither"
-            " before: whether other hosts serve this log cannot be known, so there is no fallback"
+            f"neither Redis ({redis}) nor the database ({database}) answers: whether other hosts"
+            " serve this log cannot be known, so there is no fallback"
         )
-    latest = max((recorded, *((viewed,) if viewed else ())), key=lambda seen: seen.position)
-    others = other_hosts({own_host(settings), *last_seen.own_hosts}, latest)
-    if others:
+    if cluster.position < last_seen.position:
         raise ConfigurationError(
-            f"{redacted(settings.redis_url)} cannot be reached, and there is no fallback, because"
-            f" other hosts are registered: {', '.join(others)} (as {latest.source} tells). They may"
-            " reach it and serve that log"
+            f"{redis} cannot be reached, and there is no fallback, because the views in {database}"
+            f" are behind what {settings.data_dir} last saw of the log: whether other hosts serve"
+            " it cannot be known"
         )
+    if others := other_hosts({own_host(settings), *last_seen.own_hosts}, cluster.hosts):
+        raise ConfigurationError(
+            f"{redis} cannot be reached, and there is no fallback, because other hosts are"
+            f" registered: {', '.join(others)}. They may reach it and serve that log"
+        )
+    return cluster
 
 
-def other_hosts(own: set[str], known: KnownHosts) -> list[str]:
+def other_hosts(own: set[str], hosts: Mapping[str, str]) -> list[str]:
     """Hosts that are not ours, for people."""
-    return sorted(f"{host} ({name})" for host, name in known.hosts.items() if host not in own)
+    return sorted(f"{host} ({name})" for host, name in hosts.items() if host not in own)
 
 
-async def _hosts_in_views(settings: Settings) -> KnownHosts | None:
-    """What the views tell; None where their database does not answer."""
-    source = "the database"
+async def _read_views(settings: Settings) -> Cluster | None:
+    """None where their database does not answer."""
     if settings.views_missing:
-        return KnownHosts((0, 0), {}, source)
+        return Cluster(pools=settings.pools)
     from projector.queries.views import DatabaseError, Position, Views
 
     views = Views(settings.views_url)
@@ -136,8 +142,20 @@ async def _hosts_in_views(settings: Settings) -> KnownHosts | None:
             await views.start()
             position = (await views.positions()).get(CATALOGUE, Position(CATALOGUE))
             hosts = {h.host: h.hostname for h in await views.hosts() if h.status != "left"}
+            pools = {
+                row.pool_name: PoolDeclaration(row.role_type, known_settings(row.config))
+                for row in await views.pools()
+            }
+            created = await views.events(CATALOGUE, types=("pool.created",), limit=EVENTS_MAX)
     except (DatabaseError, OSError, TimeoutError):
         return None
     finally:
         await views.stop()
-    return KnownHosts((position.generation, position.seq), hosts, source)
+    ever = {*pools, *(event.subject for event in created)}
+    new = {name: pool for name, pool in settings.pools.items() if name not in ever}
+    return Cluster((position.generation, position.seq), hosts, {**pools, **new})
+
+
+def known_settings(config: Mapping[str, object]) -> dict[str, object]:
+    """Without settings that only a newer version knows."""
+    return {name: config[name] for name in PoolConfig.__struct_fields__ if name in config}

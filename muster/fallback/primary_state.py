@@ -1,7 +1,7 @@
-"""Whether the real log may be handed anything: it must be the one that was seen, and whole.
+"""Whether the real log may be handed anything: it must be the one that was seen, and intact.
 
-A log that has lost writes will be written anew from its archive, and what it took in meanwhile
-would be lost with it. So what is handed over waits until it was recovered.
+A log that has lost writes will be rebuilt from its archive, and what it accepted meanwhile would be
+lost with it. So what is handed over waits until it was recovered.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.log import Log
 from eventstore.log.replies import LogHead
 from muster.fallback import last_seen
-from muster.fallback.directory import Folder
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
 from projector.queries.views import DatabaseError
@@ -21,19 +20,18 @@ from projector.recovery.recovery import RecoveryOptions, examine
 
 
 async def require_known_log(settings: Settings) -> None:
-    """Raises `ConfigurationError` where Redis is empty, was not, and nobody archived what it had.
+    """Raises `ConfigurationError` where Redis is empty, was not, and what it had is not archived.
 
-    To be called before anything is written there: it would otherwise be taken for a first start.
+    To be called before anything is written there: it would otherwise look like a first start.
     """
-    last_position = _last_position(settings)
+    last_position = last_seen.read(settings).position
     if last_position == (0, 0) or (await _head(settings)).generation or await _archived(settings):
         return
     raise ConfigurationError(
         f"{redacted(settings.redis_url)} is empty, but its catalogue was seen at generation"
         f" {last_position[0]}, seq {last_position[1]}, and nothing of it is archived."
-        f" The fallback's log is kept in {Folder(settings.data_dir).path}. If that Redis is to"
-        f" begin anew, and to take over the fallback's agents, remove"
-        f" {settings.data_dir / last_seen.NAME}"
+        f" The fallback's log stays in {settings.data_dir}. If that Redis is new on purpose, and is"
+        f" to run the fallback's agents, remove {settings.data_dir / last_seen.NAME}"
     )
 
 
@@ -43,7 +41,7 @@ async def damage(settings: Settings) -> Mapping[str, str]:
     Raises `LogError` where Redis does not answer.
     """
     head = await _head(settings)
-    last_position = _last_position(settings)
+    last_position = last_seen.read(settings).position
     if (head.generation, head.seq) < last_position:
         return {
             CATALOGUE: f"the catalogue is at generation {head.generation}, seq {head.seq}, but"
@@ -61,13 +59,6 @@ async def damage(settings: Settings) -> Mapping[str, str]:
         return {CATALOGUE: f"{unreachable}: whether Redis has lost writes cannot be known"}
 
 
-def _last_position(settings: Settings) -> tuple[int, int]:
-    """How far this data folder saw the catalogue of the Redis that is configured now."""
-    known = last_seen.read(settings.data_dir)
-    now = redacted(settings.redis_url), settings.key_prefix
-    return known.position if (known.redis_url, known.key_prefix) == now else (0, 0)
-
-
 async def _head(settings: Settings) -> LogHead:
     client = connect(settings.redis_url, max_connections=1)
     try:
@@ -77,7 +68,7 @@ async def _head(settings: Settings) -> LogHead:
 
 
 async def _archived(settings: Settings) -> bool:
-    """Whether anything is; taken for granted while the database does not answer."""
+    """Whether anything is; assumed while the database does not answer."""
     try:
         return await archive_exists(settings.views_url)
     except (DatabaseError, OSError):

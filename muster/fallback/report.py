@@ -1,4 +1,4 @@
-"""What a change-over did, for people, for the log, and for the alert."""
+"""What a hand-over did, for people, for the log, and for the alert."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.fallback import HandoverFailure, HandoverFailures, read_handover_failures
 from muster.fallback.directory import Folder, Identity
-from muster.fallback.outbox import Entry, Result
+from muster.fallback.inventory import Entry, Result
 from muster.process.atomic_file import write_atomic
 
 log = structlog.get_logger("muster.fallback")
@@ -22,40 +22,37 @@ PRINTED_MAX: Final = 20
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """Every agent of a fallback that a change-over found, with what became of it."""
+    """The agents of a fallback, with what became of each."""
 
     fallback: Identity
-    entries: Sequence[Entry]
+    entries: Sequence[Entry] = ()
     pools: Sequence[HandoverFailure] = ()
     """Pools of the fallback that the real log does not have, or has with other settings."""
     waiting: Sequence[HandoverFailure] = ()
-    """What keeps the change-over from its end: it goes on at the next start."""
-    archived: bool = True
-    """Whether the fallback's views hold all of its events."""
+    """What is left for the next start, and why."""
 
     def with_result(self, result: Result) -> list[Entry]:
         return [entry for entry in self.entries if entry.result is result]
 
     @property
     def done(self) -> bool:
-        return not self.waiting and not self.with_result(Result.OPEN)
+        return not self.waiting
 
     @property
     def handover_failures(self) -> list[HandoverFailure]:
-        agents = [_leftover(entry) for entry in self.with_result(Result.LEFT) if entry.alive]
+        agents = [_failure(entry) for entry in self.with_result(Result.REFUSED) if entry.alive]
         log_id = self.fallback.log_id
         return [replace(one, log_id=log_id) for one in (*agents, *self.pools, *self.waiting)]
 
     def lines(self) -> list[str]:
-        """For the terminal: how many, and by name what was not handed over."""
+        """For the terminal: the numbers, and by name what was not handed over."""
         counts = {result: len(self.with_result(result)) for result in Result}
         summary = ", ".join(
             f"{counts[result]} {text}"
             for result, text in (
                 (Result.HANDED_OVER, "handed over"),
                 (Result.RECORDED, "recorded as ended"),
-                (Result.ENDED, "ended as had been asked for"),
-                (Result.LEFT, "not handed over"),
+                (Result.REFUSED, "not handed over"),
                 (Result.OPEN, "still to be handed over"),
             )
             if counts[result]
@@ -66,7 +63,7 @@ class Report(Struct, frozen=True, kw_only=True):
         return [first + (summary or "nothing lived in it"), *names[:PRINTED_MAX], *more]
 
 
-def _leftover(entry: Entry) -> HandoverFailure:
+def _failure(entry: Entry) -> HandoverFailure:
     return HandoverFailure(
         reason=entry.reason,
         pool_name=entry.pool_name,
@@ -77,17 +74,13 @@ def _leftover(entry: Entry) -> HandoverFailure:
 
 
 def log_entries(entries: Iterable[Entry]) -> None:
-    """A line for every agent."""
+    """A line for every agent that was answered."""
     for entry in entries:
-        pool, agent_id = entry.pool_name, entry.agent_id
-        if entry.result is Result.LEFT:
-            log.warning(
-                "fallback.not_handed_over", agent_id=agent_id, pool=pool, reason=entry.reason
-            )
+        subject = {"agent_id": entry.agent_id, "pool": entry.pool_name}
+        if entry.result is Result.REFUSED:
+            log.warning("fallback.not_handed_over", **subject, reason=entry.reason)
         elif entry.result is not Result.OPEN:
-            log.info(
-                "fallback.handed_over", agent_id=agent_id, pool=pool, result=entry.result.value
-            )
+            log.info("fallback.handed_over", **subject, result=entry.result.value)
 
 
 def write(report: Report, folder: Folder) -> None:
@@ -97,7 +90,7 @@ def write(report: Report, folder: Folder) -> None:
 
 
 def write_not_handed_over(report: Report, path: Path, where: Path) -> None:
-    """What was left, beside what other fallbacks left. Saying it again changes nothing."""
+    """Add this to what other fallbacks left, in place of what an earlier start wrote of it."""
     before = read_handover_failures(str(path))
     others = [
         one for one in (before.left if before else ()) if one.log_id != report.fallback.log_id

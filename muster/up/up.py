@@ -30,11 +30,8 @@ from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import ConfigurationError, LogError, MusterError, ServerUnsuitable
 from eventstore.keys import CATALOGUE
 from muster import __version__
-from muster.fallback import eligibility
-from muster.fallback import standby as probe
-from muster.fallback import standby as standin
-from muster.fallback.directory import Folder
-from muster.fallback.last_seen import Observer
+from muster.fallback import directory, eligibility, standby
+from muster.fallback.last_seen import Recorder
 from muster.fallback.standby import ActiveFallback
 from muster.process import log_output, running_file
 from muster.process.aof_rewrite import rewrite_when_needed
@@ -110,8 +107,8 @@ class Up:
                 return 0
             prepared = await self._hand_over()
         else:
-            if self._fallback is None and Folder(self._settings.data_dir).used:
-                echo("  (a fallback's log waits here; a start with its Redis takes it over)")
+            if self._fallback is None and directory.not_handed_over(self._settings.data_dir):
+                echo("  (a fallback's log waits here; a start with its Redis hands it over)")
             prepared = await self._prepare()
         if not prepared:
             await self._stop()
@@ -212,7 +209,7 @@ class Up:
 
     async def _start_server(self) -> bool:
         """The one that is ours, if any is; False if the end came before it served."""
-        self._fallback = await standin.start_if_needed(self._settings)
+        self._fallback = await standby.start_if_needed(self._settings)
         if self._fallback is not None:
             self._enter_fallback(self._fallback)
         settings = self._settings
@@ -241,7 +238,7 @@ class Up:
         echo("  Agents of its log do not run meanwhile. What is asked for now is handed over to it")
         echo("  at the next start that reaches it.\n")
         self._run_in_background(
-            "probe", probe.watch(self._settings.redis_url, fallback.status, echo)
+            "probe", standby.watch(self._settings.redis_url, fallback.status, echo)
         )
         self._settings = fallback.settings
 
@@ -258,20 +255,17 @@ class Up:
             return False
         if handover.needed:
             self._server = handover.server
+            server = RestartableServer(handover.server, self._stopping, echo)
             try:
-                await handover.run(
-                    RestartableServer(handover.server, self._stopping, echo),
-                    intact=self._log_intact,
-                )
+                for text in await handover.run(server, intact=self._log_intact):
+                    echo(text)
             finally:
                 self.stop_server()
                 self._server = None
-            for text in handover.finish():
-                echo(text)
-        observer = Observer(settings)
-        if not await self._retry_until_reachable(observer.refresh):
+        recorder = Recorder(settings)
+        if not await self._retry_until_reachable(recorder.refresh):
             return False
-        self._run_in_background("surroundings", observer.follow())
+        self._run_in_background("surroundings", recorder.follow())
         return True
 
     async def _check_redis(self) -> None:
@@ -415,7 +409,7 @@ class Up:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._fallback is not None:
-            self._fallback.release()
+            self._fallback.lock.release()
         echo("stopped")
 
 

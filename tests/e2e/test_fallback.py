@@ -1,4 +1,4 @@
-"""Redis is away when `muster up` starts, comes back, and takes over at a later start."""
+"""Redis is unreachable when `muster up` starts, returns, and a later start hands over to it."""
 
 import asyncio
 import json
@@ -130,7 +130,7 @@ async def test_what_a_fallback_took_on_runs_once_in_the_real_log_wherever_a_star
         assert {event["actor"] for event in requested} == {"fallback"}
         offences = judge(server.url, acknowledged=every, views=system.views())
         assert offences == []
-        kept_whole(system.data, alive.values())
+        put_aside(system.data, every)
 
 
 def tokens(data: Path) -> set[str]:
@@ -168,26 +168,26 @@ def line_of(text: str, words: str) -> str:
     return next(line for line in text.splitlines() if words in line)
 
 
-def kept_whole(data: Path, handed: Any) -> None:
-    """The fallback is out of the way, its archive tells the end of every agent handed over."""
+def put_aside(data: Path, agents: Any) -> None:
+    """The fallback is put aside; its archive has every agent that was asked for there."""
     assert not (data / "fallback").exists()
+    assert list(data.glob("handover-*")) == []
     [kept] = data.glob("fallback-2*")
     report = json.loads((kept / "report.json").read_text())
     results = sorted(entry["result"] for entry in report["entries"])
     assert results == ["handed-over"] * 5 + ["recorded"]
     with sqlite3.connect(f"file:{kept / 'views.db'}?mode=ro", uri=True) as database:
         rows = database.execute(
-            "SELECT subject FROM events WHERE type = 'agent.terminated' AND data LIKE ?",
-            ('%"handed-over"%',),
+            "SELECT subject FROM events WHERE type = 'agent.requested'"
         ).fetchall()
-    assert sorted(row[0] for row in rows) == sorted(handed)
+    assert sorted(row[0] for row in rows) == sorted(agents)
     assert not (data / "fallback-leftovers.json").exists()
 
 
 async def test_a_fallback_on_a_host_that_is_not_alone_is_refused(
     project: Path, redis_server: MakeServer
 ) -> None:
-    """The other host is known from when Redis was there: it may reach it, and serve that log."""
+    """The views know the other host: it may reach the Redis that we do not, and serve that log."""
     server = redis_server()
     async with falling_back(project, server) as system:
         elsewhere = subprocess.Popen(
@@ -207,7 +207,7 @@ async def test_a_fallback_on_a_host_that_is_not_alone_is_refused(
             stderr=subprocess.DEVNULL,
         )
         try:
-            await until(lambda: "elsewhere" in recorded(system.data), timeout=20)
+            await until(lambda: "elsewhere" in known_hosts(system.data), timeout=20)
             assert await system.stop() == 0
         finally:
             server.stop()
@@ -222,9 +222,9 @@ def only_ours(env: Any) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith("MUSTER_")}
 
 
-def recorded(data: Path) -> str:
-    path = data / "surroundings.json"
-    return path.read_text() if path.exists() else ""
+def known_hosts(data: Path) -> list[str]:
+    with sqlite3.connect(f"file:{data / 'views.db'}?mode=ro", uri=True) as database:
+        return [host for (host,) in database.execute("SELECT host FROM hosts")]
 
 
 def test_a_role_alone_has_no_fallback(project: Path) -> None:

@@ -13,7 +13,7 @@ from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from eventstore.steps.step import Origin
 from muster.fallback.changeover import Handover
-from muster.fallback.directory import Folder
+from muster.fallback.directory import serving
 from muster.process.restarts import RestartableServer
 from muster.process.roles import prepare
 from muster.settings.settings import Settings, load
@@ -50,9 +50,9 @@ class Fallback:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.folder = Folder(settings.data_dir)
+        self.folder = serving(settings.data_dir)
         self.folder.open("redis://real", "it did not answer")
-        self.server: EmbeddedServer = self.folder.server(appendfsync="always")
+        self.server: EmbeddedServer = self.folder.server()
 
     async def __aenter__(self) -> "Fallback":
         self.server.start()
@@ -85,16 +85,13 @@ def settings_on(redis_url: str, folder: Path) -> Settings:
 
 
 async def change_over(settings: Settings) -> list[str]:
-    """As a start does it; what it says."""
+    """As a start does it; what it prints."""
     change = Handover(settings)
     assert change.needed
     await change.check()
-    whole = await prepare(settings)
-    try:
-        await change.run(RestartableServer(change.server, asyncio.Event(), print), intact=whole)
-    finally:
-        change.server.stop()
-    return list(change.finish())
+    intact = await prepare(settings)
+    server = RestartableServer(change.server, asyncio.Event(), print)
+    return list(await change.run(server, intact=intact))
 
 
 def ids(url: str, kind: str = "agent.requested", pool: str = POOL) -> list[str]:

@@ -1,4 +1,4 @@
-"""Whether there is to be a fallback: who is silent, who else is there, and what was seen of it."""
+"""Whether there is to be a fallback: is Redis silent, are there other hosts, what was last seen."""
 
 import asyncio
 import sqlite3
@@ -6,19 +6,23 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from eventstore.connection.clients import connect
 from eventstore.errors import ConfigurationError
-from eventstore.keys import Keys
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.language.pool_config import PoolConfig
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from muster.fallback import eligibility, last_seen, standby
 from muster.process.roles import prepare
-from muster.settings.settings import Settings
+from muster.settings.settings import PoolDeclaration, Settings
 from projector.queries.views import Views
+from projector.service.active import ProjectorOptions
+from projector.service.projector import Projector
 from tests.conftest import MakeServer
 from tests.integration.muster.fallback_stage import NARROW, POOL, TESTERS, settings_on
 from tests.pools import ORIGIN
@@ -38,7 +42,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) ->
 async def test_only_silence_leads_to_a_fallback(
     redis_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever says that we may not is there; whoever says nothing is not."""
+    """A server that refuses us is there; one that does not answer is not."""
     server = redis_server()
     with server.client() as client:
         client.config_set("requirepass", "secret")
@@ -82,15 +86,15 @@ async def test_a_host_falls_back_once_whatever_the_data_folder(
     assert first is not None
     with pytest.raises(ConfigurationError, match="already has a supervisor"):
         await standby.start_if_needed(replace(wanted, data_dir=tmp_path / "e"))
-    first.release()
+    first.lock.release()
     second = await standby.start_if_needed(wanted)
     assert second is not None
     assert second.folder.identity() == first.folder.identity()
-    second.release()
+    second.lock.release()
 
 
 def host_rows(path: Path, seq: int, status: str) -> None:
-    """Views that tell of another host, as of a position of the catalogue."""
+    """Views that know another host, as of a position of the catalogue."""
     with sqlite3.connect(path) as database:
         database.execute("INSERT INTO checkpoints (pool, generation, seq) VALUES ('', 1, ?)", [seq])
         database.execute(
@@ -99,83 +103,134 @@ def host_rows(path: Path, seq: int, status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recorded", "viewed", "refused"),
+    ("seen_seq", "status", "refusal"),
     [
-        ({}, "joined", True),
-        ({}, "cordoned", True),
-        ({}, "left", False),
-        ({"seq": 3, "hosts": {"other": "gauss"}}, "left", False),
-        ({"seq": 9, "hosts": {"other": "gauss"}}, "left", True),
-        ({"seq": 9, "hosts": {}}, "joined", False),
+        (0, "joined", r"other hosts are registered: other \(gauss"),
+        (5, "cordoned", r"other hosts are registered: other \(gauss"),
+        (5, "left", ""),
+        (6, "left", "are behind what .* last saw"),
     ],
 )
-async def test_the_later_of_record_and_views_tells_whether_others_are_there(
-    settings: Settings, recorded: dict[str, Any], viewed: str, refused: bool
+async def test_the_views_decide_whether_others_are_there_unless_they_are_behind(
+    settings: Settings, seen_seq: int, status: str, refusal: str
 ) -> None:
     views = Views(settings.views_url)
     await views.start()
     await views.stop()
-    host_rows(settings.data_dir / "views.db", 5, viewed)
-    known = last_seen.LastSeen(generation=1 if recorded else 0, **recorded)
-    if refused:
-        with pytest.raises(ConfigurationError, match=r"other hosts are registered: other \(gauss"):
+    host_rows(settings.data_dir / "views.db", 5, status)
+    known = last_seen.LastSeen(generation=1 if seen_seq else 0, seq=seen_seq)
+    if refusal:
+        with pytest.raises(ConfigurationError, match=refusal):
             await eligibility.require_only_host(settings, known)
     else:
         await eligibility.require_only_host(settings, known)
 
 
-async def test_where_nobody_can_tell_of_others_there_is_no_fallback(settings: Settings) -> None:
-    """Unless this is the first start of all, on views of its own."""
+async def test_where_the_database_is_unreachable_too_there_is_no_fallback(
+    settings: Settings,
+) -> None:
+    """Whatever this folder saw before. The first start of all, on views of its own, may."""
     nothing = last_seen.LastSeen()
-    await eligibility.require_only_host(settings, nothing)
-    away = replace(settings, database_url=f"postgresql://127.0.0.1:{free_port()}/muster")
-    with pytest.raises(ConfigurationError, match="cannot be known"):
-        await eligibility.require_only_host(away, nothing)
-    await eligibility.require_only_host(away, last_seen.LastSeen(generation=1, seq=1))
+    cluster = await eligibility.require_only_host(settings, nothing)
+    assert cluster.pools == settings.pools
+    unreachable = replace(settings, database_url=f"postgresql://127.0.0.1:{free_port()}/muster")
+    for known in (nothing, last_seen.LastSeen(generation=1, seq=1)):
+        with pytest.raises(ConfigurationError, match=r"neither Redis .* nor the database"):
+            await eligibility.require_only_host(unreachable, known)
 
 
-async def test_the_record_follows_the_catalogue_and_never_goes_back(settings: Settings) -> None:
-    """A Redis that has lost writes does not make what was seen unseen."""
+async def test_the_pools_are_those_of_the_views_and_such_as_the_log_never_had(
+    settings: Settings,
+) -> None:
+    """What was changed or deleted live stays so, and only new ones come from the file."""
+    declared = dict(settings.pools)
     await prepare(settings)
-    observer = last_seen.Observer(settings)
-    await observer.refresh()
-    following = asyncio.create_task(observer.follow())
+    client, reader = connect(settings.redis_url), Reader(settings.redis_url)
+    catalogue = CatalogueLog(Log(client, Keys()), reader)
+    await catalogue.refresh()
+    await catalogue.change_pool(POOL, lambda old: replace(old, max_workers=7), ORIGIN)
+    await catalogue.create_pool("made_live", "developer", PoolConfig(), ORIGIN)
+    await catalogue.delete_pool(catalogue.state.pools[TESTERS], ORIGIN, reason="requested")
+    await archive_catalogue(settings, catalogue.state.seq)
+    await reader.close()
+    await client.aclose()
+    new = PoolDeclaration("developer", {"max_workers": 3})
+    settings = replace(settings, pools={**declared, "added": new})
+    pools = (await eligibility.require_only_host(settings, last_seen.LastSeen())).pools
+    assert sorted(pools) == sorted([POOL, NARROW, "made_live", "added"])
+    assert pools[POOL].config().max_workers == 7
+    assert pools["added"] == new
+
+
+async def archive_catalogue(settings: Settings, seq: int) -> None:
+    """Have the views know the catalogue, as a projector does."""
+    options = ProjectorOptions(redis_url=settings.redis_url, database_url=settings.views_url)
+    projector, views = Projector(options), Views(settings.views_url)
+    await projector.start()
+    await views.start()
+    try:
+        assert await views.wait_for(CATALOGUE, seq, timeout_seconds=10)
+    finally:
+        await projector.stop()
+        await views.stop()
+
+
+async def test_the_record_follows_the_catalogue_and_never_goes_back(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis that has lost writes does not make what was seen unseen."""
+    monkeypatch.setattr(last_seen, "REFRESH_SECONDS", 0.01)
+    await prepare(settings)
+    recorder = last_seen.Recorder(settings)
+    await recorder.refresh()
+    before = last_seen.read(settings)
+    following = asyncio.create_task(recorder.follow())
     client, reader = connect(settings.redis_url), Reader(settings.redis_url)
     try:
         catalogue = CatalogueLog(Log(client, Keys()), reader)
         await catalogue.join_host("other", "gauss", 1, ORIGIN)
-        await until(lambda: "other" in last_seen.read(settings.data_dir).hosts)
+        await until(lambda: last_seen.read(settings).position > before.position)
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         await reader.close()
-    seen = last_seen.read(settings.data_dir)
-    assert (seen.generation, sorted(seen.pools)) == (1, [POOL, NARROW, TESTERS])
+    seen = last_seen.read(settings)
+    assert seen.position == (1, before.seq + 1)
     assert seen.own_hosts == (last_seen.own_host(settings),)
     await client.flushall()
     await client.aclose()
     await prepare(settings)
-    again = last_seen.Observer(settings)
+    again = last_seen.Recorder(settings)
     await again.refresh()
     await cancelled(again.follow())
-    assert last_seen.read(settings.data_dir) == seen
+    assert last_seen.read(settings) == seen
 
 
-async def test_a_record_that_is_damaged_is_made_anew_but_not_guessed(settings: Settings) -> None:
-    """With Redis there it can be; without, nobody knows who else there is."""
+async def test_a_record_of_another_redis_says_nothing_of_this_one(settings: Settings) -> None:
+    """But for the names that this host had."""
+    elsewhere = last_seen.LastSeen(
+        redis_url="redis://elsewhere", generation=3, seq=9, own_hosts=("earlier",)
+    )
+    (settings.data_dir / last_seen.NAME).write_bytes(msgspec.json.encode(elsewhere))
+    seen = last_seen.read(settings)
+    assert (seen.position, seen.own_hosts) == ((0, 0), ("earlier",))
+
+
+async def test_a_record_that_is_damaged_is_rebuilt_but_not_guessed(settings: Settings) -> None:
+    """With Redis there it can be; without, how far its log was is not known."""
     path = settings.data_dir / last_seen.NAME
     path.write_text("{")
     with pytest.raises(ConfigurationError, match=r"surroundings.json cannot be read"):
-        last_seen.read(settings.data_dir)
+        last_seen.read(settings)
     await prepare(settings)
-    observer = last_seen.Observer(settings)
-    await observer.refresh()
-    await cancelled(observer.follow())
-    assert sorted(last_seen.read(settings.data_dir).pools) == [POOL, NARROW, TESTERS]
+    recorder = last_seen.Recorder(settings)
+    await recorder.refresh()
+    await cancelled(recorder.follow())
+    assert last_seen.read(settings).generation == 1
 
 
 async def cancelled(work: Coroutine[Any, Any, None]) -> None:
-    """Begin it, and end it: it closes what it has."""
+    """Start it, and end it: it closes its connections."""
     task = asyncio.create_task(work)
     await asyncio.sleep(0.05)
     task.cancel()

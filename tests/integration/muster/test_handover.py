@@ -1,4 +1,4 @@
-"""The change-over between two real logs: what goes, what is named, what may go wrong between."""
+"""The change-over between two real logs: what is handed over, what is named, what may go wrong."""
 
 import asyncio
 import json
@@ -13,15 +13,19 @@ import pytest
 import redis
 from msgspec.structs import replace
 
+from eventstore.connection.clients import connect
 from eventstore.errors import ConfigurationError, LogError
 from eventstore.ids import new_id
+from eventstore.keys import Keys
 from eventstore.language.agent_commands import End, Fail, Started, Terminate
-from eventstore.language.events import AgentRequested, Error
+from eventstore.language.events import AgentRequested, AgentTerminated, Error
+from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
+from eventstore.log.submission import submit
 from gateway.fallback import read_handover_failures
-from muster.fallback import asking, last_seen
-from muster.fallback.outbox import KEEP_MS, Entry, Key, Result
-from muster.fallback.primary_log import PrimaryLog
+from muster.fallback import directory, last_seen
+from muster.fallback.inventory import Entry, Result
+from muster.fallback.primary_log import OPERATION_MS, PrimaryLog
 from muster.process.roles import prepare
 from muster.settings.settings import Settings
 from projector.queries.views import Views
@@ -73,8 +77,8 @@ async def test_all_that_lives_goes_over_as_it_was_asked_for(settings: Settings) 
             max_idle_time=None,
             heartbeat_interval=12.5,
         )
-    said = await change_over(settings)
-    assert "3 handed over" in said[0]
+    lines = await change_over(settings)
+    assert "3 handed over" in lines[0]
     assert ids(settings.redis_url) == sorted([running, failing, waiting])
     with redis.Redis.from_url(settings.redis_url, decode_responses=True) as real:
         known = real.hgetall(f"agent:{{{POOL}}}:{waiting}")
@@ -134,8 +138,8 @@ async def test_what_cannot_go_over_is_named_with_its_reason(settings: Settings) 
         first = await fallback.spawn(narrow)
         await asyncio.sleep(0.005)  # ids of one millisecond have no order
         second = await fallback.spawn(narrow)
-    said = "\n".join(await change_over(settings))
-    assert "1 handed over, 1 ended as had been asked for, 4 not handed over" in said
+    printed = "\n".join(await change_over(settings))
+    assert "1 handed over, 4 not handed over" in printed
     reasons = {
         twice: f"its Idempotency-Key is known in the real log, for agent {before}",
         homeless: f"the real log has no pool {OTHER!r}",
@@ -144,113 +148,194 @@ async def test_what_cannot_go_over_is_named_with_its_reason(settings: Settings) 
     }
     found = read_handover_failures(str(settings.handover_failures_file))
     assert found is not None
-    told = {one.agent_id or one.pool_name: one.description for one in found.left}
-    assert sorted(told) == sorted([*reasons, OTHER])
+    described = {one.agent_id or one.pool_name: one.description for one in found.left}
+    assert sorted(described) == sorted([*reasons, OTHER])
     for agent_id, reason in reasons.items():
-        assert f"agent {agent_id} of pool" in told[agent_id]
-        assert reason in told[agent_id]
-        assert told[agent_id] in said
-    assert "it is not in the real log" in told[OTHER]
+        assert f"agent {agent_id} of pool" in described[agent_id]
+        assert reason in described[agent_id]
+        assert described[agent_id] in printed
+    assert "it is not in the real log" in described[OTHER]
     assert ids(settings.redis_url) == [before]
     assert ids(settings.redis_url, pool=NARROW) == [first]
-    assert ended_as(Path(found.report)) == {
-        **dict.fromkeys([twice, homeless, mistaken, second], "not-handed-over"),
-        flagged: "requested",
-        first: "handed-over",
-    }
+    assert archived_spawns(Path(found.report)) == sorted(
+        [twice, flagged, homeless, mistaken, first, second]
+    )
 
 
-def ended_as(folder: Path) -> dict[str, str]:
-    """How the fallback's own archive says that its agents ended."""
+def archived_spawns(folder: Path) -> list[str]:
+    """The agents that were asked for in a fallback, as its own archive has them."""
     with sqlite3.connect(f"file:{folder / 'views.db'}?mode=ro", uri=True) as database:
-        rows = database.execute(
-            "SELECT subject, data FROM events WHERE type = 'agent.terminated'"
-        ).fetchall()
-    return {subject: json.loads(data)["reason"] for subject, data in rows}
+        rows = database.execute("SELECT subject FROM events WHERE type = 'agent.requested'")
+        return sorted(subject for (subject,) in rows)
 
 
-# ---- asking the real log again ---------------------------------------------------------------
+# ---- submitting again ------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def taking(settings: Settings) -> AsyncIterator[PrimaryLog]:
+async def primary(settings: Settings) -> AsyncIterator[PrimaryLog]:
     await prepare(settings)
-    taker = PrimaryLog(settings.redis_url, "", "a-fallback", settings.roles, settings.retention)
+    log = PrimaryLog(settings, "a-fallback")
     try:
-        await taker.start()
-        yield taker
+        await log.start()
+        yield log
     finally:
-        await taker.close()
+        await log.close()
 
 
-def entry(key: str = "") -> Entry:
-    """An agent that was given and whose outcome nobody noted."""
+def listed(key: str = "") -> Entry:
+    """An agent of a retired fallback."""
     now = int(time.time() * 1000)
-    asked = Key(operation_id=key, digest="d", expires_ms=now + 60_000) if key else None
-    request = AgentRequested(role_type="developer", project_id="p")
-    return Entry(pool_name=POOL, agent_id=new_id(), request=request, since_ms=now, key=asked)
+    request = AgentRequested(role_type="developer", project_id="p", operation_id=key, digest="d")
+    return Entry(
+        pool_name=POOL,
+        agent_id=new_id(),
+        request=request,
+        since_ms=now,
+        key_expires_ms=now + 60_000 if key else 0,
+    )
 
 
-async def test_an_agent_that_came_and_went_since_is_not_asked_for_again(
+async def test_an_agent_that_was_handed_over_and_ended_since_does_not_run_again(
     settings: Settings,
 ) -> None:
     """Its hash is gone from the real log, and its client gave no key: the log still knows."""
-    given = entry()
-    async with taking(settings) as taker:
-        assert (await taker.submit(given, given.since_ms)).result is Result.HANDED_OVER
-        log = taker._log
-        assert (await log.act(POOL, given.agent_id, Terminate(), ORIGIN)).outcome is Outcome.DONE
+    entry = listed()
+    async with primary(settings) as log:
+        assert (await log.submit(entry)).result is Result.HANDED_OVER
+        ended = await log._log.act(POOL, entry.agent_id, Terminate(), ORIGIN)
+        assert ended.outcome is Outcome.DONE
         with redis.Redis.from_url(settings.redis_url) as real:
-            assert real.delete(f"agent:{{{POOL}}}:{given.agent_id}") == 1
-        assert (await taker.submit(given, given.since_ms)).result is Result.HANDED_OVER
-        month = given.since_ms + KEEP_MS
-        late = await taker.submit(given, month)
-        assert (late.result, "not known any more" in late.reason) == (Result.LEFT, True)
-    assert ids(settings.redis_url) == [given.agent_id]
+            assert real.delete(f"agent:{{{POOL}}}:{entry.agent_id}") == 1
+        assert (await log.submit(entry)).result is Result.HANDED_OVER
+        late = await log.submit(replace(entry, since_ms=entry.since_ms - OPERATION_MS))
+        assert (late.result, "not known any more" in late.reason) == (Result.REFUSED, True)
+    assert ids(settings.redis_url) == [entry.agent_id]
 
 
-async def test_a_key_that_became_known_meanwhile_belongs_to_who_came_first(
+async def test_a_key_that_the_real_log_learnt_meanwhile_belongs_to_its_first_request(
     settings: Settings,
 ) -> None:
-    given = entry(DAY)
+    entry = listed(DAY)
     first = await spawn_for_real(settings, key=DAY, digest="d")
-    async with taking(settings) as taker:
-        taken = await taker.submit(given, given.since_ms)
-    assert (taken.result, first in taken.reason) == (Result.LEFT, True)
+    async with primary(settings) as log:
+        refused = await log.submit(entry)
+    assert (refused.result, first in refused.reason) == (Result.REFUSED, True)
     assert ids(settings.redis_url) == [first]
+
+
+async def test_a_client_that_repeats_its_request_is_answered_with_the_same_agent(
+    settings: Settings,
+) -> None:
+    """Also one without a key of its own, which repeats what came without an answer."""
+    async with Fallback(settings) as fallback:
+        keyed = await fallback.spawn(key=DAY, digest="d")
+        unkeyed = await submit(
+            fallback.log,
+            fallback.pool.pool,
+            AgentRequested(role_type="developer", project_id="p"),
+            ORIGIN,
+            agent_id=new_id(),
+            operation_id="key:made-by-the-gateway",
+            digest="d",
+        )
+    await change_over(settings)
+    assert await spawn_for_real(settings, key=DAY, digest="d") == keyed
+    again = await spawn_for_real(settings, key="key:made-by-the-gateway", digest="d")
+    assert again == unkeyed.agent_id
+    assert ids(settings.redis_url) == sorted([keyed, unkeyed.agent_id])
+
+
+async def test_what_an_older_version_began_to_hand_over_is_submitted_as_it_did(
+    settings: Settings,
+) -> None:
+    """It ended each agent in the fallback first, and may or may not have been answered."""
+    async with Fallback(settings) as fallback:
+        every = [await fallback.spawn() for _ in range(3)]
+        for agent_id in every[:2]:
+            agent = await fallback.log.agent(POOL, agent_id)
+            step = fallback.log.step(POOL, ORIGIN)
+            step.agent(agent_id, agent, [AgentTerminated(reason="handed-over")])
+            await fallback.log.commit(step)
+        log_id = fallback.folder.identity().log_id
+    await prepare(settings)
+    client = connect(settings.redis_url)
+    accepted = await submit(
+        Log(client, Keys()),
+        fallback.pool.pool,
+        AgentRequested(role_type="developer", project_id="p"),
+        ORIGIN,
+        agent_id=every[0],
+        operation_id=f"fallback:{log_id}:{every[0]}",
+        digest="d",
+    )
+    assert accepted.outcome is Outcome.DONE
+    await Log(client, Keys()).act(POOL, every[0], Terminate(), ORIGIN)
+    await client.delete(f"agent:{{{POOL}}}:{every[0]}")
+    await client.aclose()
+    assert "3 handed over" in (await change_over(settings))[0]
+    assert ids(settings.redis_url) == sorted(every)
 
 
 # ---- what may go wrong between ---------------------------------------------------------------
 
 
-async def test_redis_that_goes_away_midway_leaves_each_agent_in_one_of_the_logs(
+async def test_redis_that_goes_away_midway_is_submitted_to_again_and_the_log_is_not_served(
     settings: Settings, redis_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the fallback would go on with is what the real log was never asked for."""
+    """The next fallback starts empty; then both are handed over, and no agent is there twice."""
     server = redis_server(appendfsync="always")
     settings = replace(settings, redis_url=server.url)
     async with Fallback(settings) as fallback:
         every = [await fallback.spawn() for _ in range(6)]
-    whole = PrimaryLog.submit
+    original = PrimaryLog.submit
 
-    async def cut_off(self: PrimaryLog, entry: Entry, now_ms: int) -> Entry:
+    async def cut_off(self: PrimaryLog, entry: Entry) -> Entry:
         if len(ids(server.url)) == 2:
             server.kill9()
-        return await whole(self, entry, now_ms)
+        return await original(self, entry)
 
     with monkeypatch.context() as patched:
-        patched.setattr(asking, "CONCURRENCY", 1)
         patched.setattr(PrimaryLog, "submit", cut_off)
-        with pytest.raises(LogError, match=r"went away during the change-over.*the next start"):
+        with pytest.raises(LogError, match=r"unreachable during the change-over.*the next start"):
             await change_over(settings)
-    async with Fallback(settings) as fallback:
-        alive = await fallback.log.live(POOL)
+    async with Fallback(settings) as second:
+        assert await second.log.live(POOL) == []
+        assert second.folder.identity() != fallback_identity(settings)
+        every.append(await second.spawn())
     server.start()
-    there = ids(server.url)
-    assert (len(there), len(alive)) == (2, 3)
-    assert set(there) & set(alive) == set()
-    assert "6 handed over" in (await change_over(settings))[0]
+    assert len(ids(server.url)) == 2
+    first, later = [line for line in await change_over(settings) if "handed over" in line]
+    assert ("6 handed over" in first, "1 handed over" in later) == (True, True)
     assert ids(server.url) == sorted(every)
+    assert directory.not_handed_over(settings.data_dir) == []
+
+
+def fallback_identity(settings: Settings) -> directory.Identity:
+    """Of the one that is retired."""
+    [folder] = directory.retired(settings.data_dir)
+    return folder.identity()
+
+
+async def test_a_fallback_that_was_listed_but_not_retired_is_listed_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may serve again before that: nothing of it was submitted."""
+    async with Fallback(settings) as fallback:
+        before = await fallback.spawn()
+
+    def killed(_: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(directory.Folder, "retire", killed)
+        with pytest.raises(InterruptedError):
+            await change_over(settings)
+    assert ids(settings.redis_url) == []
+    async with Fallback(settings) as fallback:
+        after = await fallback.spawn()
+    assert "2 handed over" in (await change_over(settings))[0]
+    assert ids(settings.redis_url) == sorted([before, after])
 
 
 async def test_a_redis_at_its_memory_limit_is_waited_for(
@@ -264,9 +349,9 @@ async def test_a_redis_at_its_memory_limit_is_waited_for(
         every = [await fallback.spawn() for _ in range(3)]
     with server.client() as real:
         real.config_set("maxmemory", 1)
-        said = await change_over(settings)
-        assert "3 still to be handed over" in said[0]
-        assert f"pool {POOL!r}: it waits for the next start" in "".join(said)
+        lines = await change_over(settings)
+        assert "3 still to be handed over" in lines[0]
+        assert f"pool {POOL!r}: it waits for the next start" in "".join(lines)
         assert read_handover_failures(str(settings.handover_failures_file)) is not None
         assert ids(server.url) == []
         real.config_set("maxmemory", 0)
@@ -303,9 +388,9 @@ async def test_a_real_log_that_lost_writes_is_recovered_first(settings: Settings
         agent_id = await fallback.spawn()
     with redis.Redis.from_url(settings.redis_url) as real:
         real.flushall()
-    said = "".join(await change_over(settings))
-    assert "it waits for the next start: the real log has lost writes" in said
-    assert fallback.folder.used
+    printed = "".join(await change_over(settings))
+    assert "it waits for the next start: the real log has lost writes" in printed
+    assert fallback.folder.exists
     options = RecoveryOptions(redis_url=settings.redis_url, database_url=settings.views_url)
     await recover(options, lambda _: None)
     assert "1 handed over" in (await change_over(settings))[0]
@@ -323,10 +408,10 @@ async def test_a_real_log_that_was_rolled_back_is_recovered_first(settings: Sett
     with redis.Redis.from_url(settings.redis_url) as real:
         real.hset(f"pool:{{{POOL}}}:meta", "seq", 0)
         real.xtrim(f"pool:{{{POOL}}}:events", maxlen=0)
-    said = "".join(await change_over(settings))
-    assert f"pool {POOL!r}: it waits for the next start: rolled back" in said
+    printed = "".join(await change_over(settings))
+    assert f"pool {POOL!r}: it waits for the next start: rolled back" in printed
     assert (ids(settings.redis_url), len(ids(settings.redis_url, pool=NARROW))) == ([], 1)
-    assert fallback.folder.used
+    assert directory.not_handed_over(settings.data_dir)
 
 
 async def test_a_catalogue_that_is_behind_what_was_seen_is_waited_for(settings: Settings) -> None:
@@ -336,10 +421,10 @@ async def test_a_catalogue_that_is_behind_what_was_seen_is_waited_for(settings: 
     (settings.data_dir / last_seen.NAME).write_bytes(msgspec.json.encode(known))
     async with Fallback(settings) as fallback:
         await fallback.spawn()
-    said = "".join(await change_over(settings))
-    assert "but 1, 99 was seen: Redis has lost writes" in said
+    printed = "".join(await change_over(settings))
+    assert "but 1, 99 was seen: Redis has lost writes" in printed
     assert ids(settings.redis_url) == []
-    assert fallback.folder.used
+    assert directory.not_handed_over(settings.data_dir)
 
 
 async def archived(settings: Settings) -> None:
@@ -387,4 +472,4 @@ async def test_a_fallback_whose_log_is_damaged_is_not_passed_over(settings: Sett
     manifest.write_text("not a manifest\n")
     with pytest.raises(ConfigurationError, match=r"cannot be opened.*move the folder away"):
         await change_over(settings)
-    assert fallback.folder.used
+    assert directory.not_handed_over(settings.data_dir)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from eventstore.errors import ConfigurationError, LogUnreachable, OutcomeUnknown
 from muster.fallback.changeover import Handover
-from muster.fallback.last_seen import Observer
+from muster.fallback.last_seen import Recorder
 from muster.process import roles, running_file
 from muster.process.atomic_file import write_atomic
 from muster.process.child import Child
@@ -228,7 +228,7 @@ async def test_a_redis_that_takes_no_writes_is_waited_for(
     assert said.count("waiting for it") == 1
 
 
-@pytest.mark.parametrize("step", ["check", "prepare", "look"])
+@pytest.mark.parametrize("step", ["check", "prepare", "refresh"])
 async def test_whatever_a_start_asks_is_asked_again_while_redis_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -247,12 +247,12 @@ async def test_whatever_a_start_asks_is_asked_again_while_redis_is_away(
 
     monkeypatch.setattr(up, "prepare", answer("prepare"))
     monkeypatch.setattr(Handover, "check", answer("check"))
-    monkeypatch.setattr(Observer, "refresh", answer("look"))
-    monkeypatch.setattr(Observer, "follow", answer("follow"))
+    monkeypatch.setattr(Recorder, "refresh", answer("refresh"))
+    monkeypatch.setattr(Recorder, "follow", answer("follow"))
     assert await starting._hand_over()
     await asyncio.gather(*starting._tasks)
     assert asked.count(step) == 2
-    assert list(dict.fromkeys(asked)) == ["check", "prepare", "look", "follow"]
+    assert list(dict.fromkeys(asked)) == ["check", "prepare", "refresh", "follow"]
 
 
 # ---- parts of this process -------------------------------------------------------------------

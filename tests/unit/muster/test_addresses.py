@@ -10,7 +10,7 @@ from eventstore.connection.clients import connect, connect_sync
 from eventstore.errors import ConfigurationError, MusterError
 from muster.cli.arguments.targets import database_url, redis_url
 from muster.cli.doctor.database_checks import check_postgres
-from muster.fallback.directory import Folder
+from muster.fallback.directory import serving
 from muster.settings.addresses import redacted, redis_address, sqlite_address
 from muster.settings.settings import Settings
 from projector.store.database import address
@@ -62,7 +62,7 @@ def test_an_sqlite_file_stays_in_its_folder_whatever_that_is_called(name: str) -
     """The views would be written elsewhere, past the folder that is locked."""
     path = Path("/tmp") / name / "views.db"
     assert address(sqlite_address(path)).database == str(path)
-    assert Folder(path).views_url == sqlite_address(path / "fallback" / "views.db")
+    assert serving(path).views_url == sqlite_address(path / "fallback" / "views.db")
     assert Settings(data_dir=path.parent).views_url == sqlite_address(path)
 
 

@@ -1,16 +1,11 @@
-"""What a fallback decides without asking anybody: settings, pools, hosts, keys."""
-
-from typing import Any
+"""What a fallback decides without a server: settings, pools, hosts, folders."""
 
 import pytest
 
 from eventstore.errors import ConfigurationError
-from eventstore.ids import new_id
-from eventstore.language.pool_config import PoolConfig
 from gateway.fallback import read_handover_failures
-from muster.fallback.eligibility import KnownHosts, other_hosts, require_possible
-from muster.fallback.last_seen import KnownPool, LastSeen, pools_to_serve
-from muster.fallback.outbox import Key, created_ms
+from muster.fallback.directory import not_handed_over, retired, serving
+from muster.fallback.eligibility import known_settings, other_hosts, require_possible
 from muster.settings.settings import PoolDeclaration, load, to_environment
 
 REDIS = {"MUSTER_REDIS_URL": "redis://r"}
@@ -62,57 +57,41 @@ def test_a_file_of_leftovers_that_cannot_be_read_is_no_silence(tmp_path):
     assert "cannot be read" in found.left[0].description
 
 
-# ---- the pools it serves ---------------------------------------------------------------------
-
-
-def known(config: dict[str, Any] | None = None, *, deleted: bool = False) -> LastSeen:
-    """A record of pool `p`, declared with 5 workers when it was last seen."""
-    full = {**{name: getattr(PoolConfig(), name) for name in PoolConfig.__struct_fields__}}
-    return LastSeen(
-        pools={"p": KnownPool("coder", {**full, **(config or {})}, deleted)},
-        declared={"p": PoolDeclaration("coder", {"max_workers": 5})},
-    )
-
-
-def test_what_was_changed_live_stands_until_the_file_changes():
-    declared = {"p": PoolDeclaration("coder", {"max_workers": 5})}
-    served = pools_to_serve(known({"max_workers": 7}), declared)
-    assert served["p"].config().max_workers == 7
-    declared = {"p": PoolDeclaration("coder", {"max_workers": 6})}
-    served = pools_to_serve(known({"max_workers": 7, "backlog_limit": 3}), declared)
-    assert (served["p"].config().max_workers, served["p"].config().backlog_limit) == (6, 3)
-
-
-def test_a_pool_that_was_deleted_live_is_not_brought_back_by_the_same_file():
-    declared = {"p": PoolDeclaration("coder", {"max_workers": 5})}
-    assert pools_to_serve(known(deleted=True), declared) == {}
-    declared = {"p": PoolDeclaration("coder", {"max_workers": 6})}
-    assert sorted(pools_to_serve(known(deleted=True), declared)) == ["p"]
-
-
-def test_pools_made_live_are_served_and_so_are_those_of_a_first_start():
-    assert sorted(pools_to_serve(known(), {})) == ["p"]
-    declared = {"q": PoolDeclaration("coder", {})}
-    assert pools_to_serve(LastSeen(), declared) == declared
+# ---- pools and hosts ---------------------------------------------------------------------------
 
 
 def test_a_setting_of_a_newer_version_is_passed_over():
-    served = pools_to_serve(known({"from_the_future": 1, "max_workers": 7}), {})
-    assert served["p"].config().max_workers == 7
-
-
-# ---- other hosts, keys -----------------------------------------------------------------------
+    pool = PoolDeclaration("coder", known_settings({"from_the_future": 1, "max_workers": 7}))
+    assert pool.config().max_workers == 7
 
 
 def test_a_host_under_an_earlier_name_of_its_own_is_no_other():
     """After a reboot a host has another name; the one that crashed never left."""
-    seen = KnownHosts((1, 9), {"h-before": "h", "h-now": "h", "g": "gauss"}, "this data folder")
-    assert other_hosts({"h-before", "h-now"}, seen) == ["g (gauss)"]
+    hosts = {"h-before": "h", "h-now": "h", "g": "gauss"}
+    assert other_hosts({"h-before", "h-now"}, hosts) == ["g (gauss)"]
 
 
-def test_a_clients_key_is_told_from_one_of_the_gateways_own():
-    agent_id = new_id()
-    made = created_ms(agent_id)
-    day = Key(operation_id="key:1", digest="d", expires_ms=made + 86_400_000)
-    minutes = Key(operation_id="key:2", digest="d", expires_ms=made + 600_000)
-    assert (day.from_client(agent_id), minutes.from_client(agent_id)) == (True, False)
+# ---- folders -----------------------------------------------------------------------------------
+
+
+def test_a_retired_fallback_is_never_served_again(tmp_path):
+    """The next one is another log, and both wait to be handed over, the oldest first."""
+    first = serving(tmp_path)
+    identity = first.open("redis://r", "it did not answer")
+    assert serving(tmp_path).open("redis://r", "again") == identity
+    first.retire()
+    assert serving(tmp_path).open("redis://r", "again").log_id != identity.log_id
+    assert retired(tmp_path)[0].identity() == identity
+    waiting = [folder.identity().log_id for folder in not_handed_over(tmp_path)]
+    assert waiting == [identity.log_id, serving(tmp_path).identity().log_id]
+
+
+def test_folders_of_one_second_do_not_replace_each_other(tmp_path):
+    for _ in range(3):
+        folder = serving(tmp_path)
+        folder.open("redis://r", "it did not answer")
+        folder.retire()
+    for folder in retired(tmp_path):
+        folder.rename(folder.done_path())
+    assert not_handed_over(tmp_path) == []
+    assert len(list(tmp_path.glob("fallback-*/identity.json"))) == 3

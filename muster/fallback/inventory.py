@@ -1,0 +1,185 @@
+"""What a fallback leaves to the real log, listed once, before its log is retired.
+
+The list is made from the fallback's views, which are completed for it, and is a file of its folder:
+a retired fallback needs neither a server nor views that this version can read.
+"""
+
+import asyncio
+import time
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eventstore.connection.clients import connect
+from eventstore.errors import ConfigurationError, LogError
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.language.agents import Agent
+from eventstore.language.events import AgentRequested, decode_body
+from eventstore.language.pool_config import PoolConfig, read_config
+from eventstore.log.log import Log
+from eventstore.retention import INTERNAL_OPERATION_MS
+from muster.fallback.directory import Folder
+from muster.process.atomic_file import write_atomic
+from projector.queries.views import AgentFilter, DatabaseError, EventRow, Views
+from projector.service.active import ProjectorOptions
+from projector.service.projector import Phase, Projector
+
+NAME: Final = "handover.json"
+VIEWS_SECONDS: Final = 60.0
+POLL_SECONDS: Final = 0.02
+PAGE: Final = 1000
+EVENTS_MAX: Final = 100_000
+POOL_EVENTS: Final = ("pool.created", "pool.changed", "pool.deleted")
+HANDED_OVER_BEFORE: Final = "handed-over"
+"""Why agents ended in a fallback whose hand-over an older version began: it ended each agent there
+first, and then submitted it under the operation id that is still used. So it is submitted again."""
+
+
+class Result(StrEnum):
+    """What became of an entry."""
+
+    OPEN = ""
+    HANDED_OVER = "handed-over"
+    """It is an agent of the real log."""
+    RECORDED = "recorded"
+    """It had ended before; the real log knows it as ended, for a client that repeats its key."""
+    REFUSED = "not-handed-over"
+    """The real log does not have it."""
+
+
+class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One agent. `alive`: it is to run in the real log; else the log is only to know it.
+
+    `since_ms`: since when it may have been submitted. `key_expires_ms`: until when the operation
+    id of its request, an `Idempotency-Key` for most, counts.
+    """
+
+    pool_name: str
+    agent_id: str
+    request: AgentRequested
+    since_ms: int
+    key_expires_ms: int = 0
+    alive: bool = True
+    result: Result = Result.OPEN
+    reason: str = ""
+
+
+class Inventory(Struct, frozen=True, kw_only=True):
+    """Agents, those in slots first; and the settings of pools that clients created or changed."""
+
+    entries: list[Entry] = []
+    pools: dict[str, PoolConfig | None] = {}
+    """None: deleted in the fallback."""
+
+
+def write(inventory: Inventory, folder: Folder) -> None:
+    write_atomic(folder.path / NAME, msgspec.json.format(msgspec.json.encode(inventory)) + b"\n")
+
+
+def read(folder: Folder) -> Inventory:
+    """Raises `ConfigurationError`."""
+    path = folder.path / NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Inventory)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+
+
+async def collect(folder: Folder, redis_url: str) -> Inventory:
+    """Complete the views of a fallback, whose log is at `redis_url`, and list what is in them.
+
+    Raises `LogError` where they do not become complete.
+    """
+    projector = Projector(ProjectorOptions(redis_url=redis_url, database_url=folder.views_url))
+    client, views = connect(redis_url), Views(folder.views_url)
+    await projector.start()
+    try:
+        async with asyncio.timeout(VIEWS_SECONDS):
+            while projector.phase is not Phase.ACTIVE:  # noqa: ASYNC110  # it has no event for it
+                await asyncio.sleep(POLL_SECONDS)
+        await views.start()
+        return await _list(views, Log(client, Keys()))
+    except (TimeoutError, DatabaseError) as error:
+        raise LogError(
+            f"the views of the fallback in {folder.path} do not become complete"
+            f" ({str(error) or f'after {VIEWS_SECONDS:g} s'})"
+        ) from error
+    finally:
+        await projector.stop()
+        await views.stop()
+        await client.aclose()
+
+
+async def _list(views: Views, event_log: Log) -> Inventory:
+    await _complete(views, event_log, CATALOGUE)
+    configs = {
+        row.pool_name: read_config(msgspec.json.encode(row.config))[0]
+        for row in await views.pools()
+    }
+    changes = await views.events(CATALOGUE, types=POOL_EVENTS, limit=EVENTS_MAX)
+    for pool in {*configs, *(event.subject for event in changes)}:
+        await _complete(views, event_log, pool)
+    entries = [await _entry(views, agent) for agent in await _agents(views)]
+    by_clients = [event.subject for event in changes if event.actor == "http"]
+    return Inventory(
+        entries=[entry for entry in entries if entry.alive or entry.key_expires_ms],
+        pools={pool: configs.get(pool) for pool in by_clients},
+    )
+
+
+async def _complete(views: Views, event_log: Log, pool: str) -> None:
+    """Wait until the views of a log are at its end."""
+    seq = (await event_log.head(pool)).seq
+    if not await views.wait_for(pool, seq, timeout_seconds=VIEWS_SECONDS):
+        raise TimeoutError
+
+
+async def _agents(views: Views) -> list[Agent]:
+    """All that ever were: first those in slots, then the others as they came."""
+    found: list[Agent] = []
+    after = ""
+    while rows := await views.agents(AgentFilter(), after=after, limit=PAGE):
+        after = rows[-1].agent_id
+        states = [await views.agent_state(row.pool_name, row.agent_id) for row in rows]
+        found += filter(None, states)
+    return sorted(found, key=lambda agent: (not agent.held, agent.agent_id))
+
+
+async def _entry(views: Views, agent: Agent) -> Entry:
+    now_ms = int(time.time() * 1000)
+    before = agent.ended and agent.reason == HANDED_OVER_BEFORE
+    entry = Entry(
+        pool_name=agent.pool_name,
+        agent_id=agent.agent_id,
+        request=AgentRequested(
+            role_type=agent.role_type,
+            project_id=agent.project_id,
+            heartbeat_interval=agent.heartbeat_interval,
+            max_idle_time=agent.max_idle_time,
+            expires_ms=agent.expires_ms,
+            input=agent.input,
+            labels=agent.labels,
+        ),
+        since_ms=agent.ended_ms if before else now_ms,
+        alive=before or not (agent.ended or agent.stop),
+    )
+    requested = await views.events(
+        agent.pool_name, subject=agent.agent_id, types=("agent.requested",), limit=1
+    )
+    return _with_key(entry, requested[0], now_ms) if requested else entry
+
+
+def _with_key(entry: Entry, event: EventRow, now_ms: int) -> Entry:
+    """With the operation id of its request while that counts. Of an agent that ended only a
+    client's own key does.
+    """
+    body = decode_body(event.type, event.version, event.data)
+    assert isinstance(body, AgentRequested)
+    ttl_ms = body.operation_ms or (INTERNAL_OPERATION_MS if entry.alive else 0)
+    if event.ts + ttl_ms <= now_ms:
+        return entry
+    request = replace(entry.request, operation_id=body.operation_id, digest=body.digest)
+    return replace(entry, request=request, key_expires_ms=event.ts + ttl_ms)
