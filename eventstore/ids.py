@@ -1,7 +1,13 @@
 """Identifiers: UUIDv7 (RFC 9562, section 5.7), which sort by the millisecond they were made in."""
 
 import os
+import re
 import time
+from typing import Final
+
+_CANONICAL: Final = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+)
 
 
 def new_id() -> str:
@@ -12,3 +18,8 @@ def new_id() -> str:
     value |= 0b10 << 62 | random & (1 << 62) - 1
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def is_id(text: str) -> bool:
+    """Whether a text has the form of an id that `new_id` makes."""
+    return _CANONICAL.fullmatch(text) is not None

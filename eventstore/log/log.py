@@ -148,7 +148,15 @@ class Log(ScriptRunner):
         reply = await self._run_guarded(
             "claim", pool, fence.worker_id, fence.epoch, unsettled_flag, isolation_limit, *ids
         )
-        entries = reply.rest[0] if reply.outcome is Outcome.DONE else ()
+        entries, foreign = reply.rest[:2] if reply.outcome is Outcome.DONE else ((), ())
+        for entry_id, reason, *content in foreign:
+            log.error(
+                "command.foreign",
+                pool=pool,
+                entry_id=text_of(entry_id),
+                reason=text_of(reason),
+                content=fields_of(content),
+            )
         claimed = []
         for entry in entries:
             agent_id = entry[0].decode()
@@ -160,21 +168,11 @@ class Log(ScriptRunner):
             claimed.append(ClaimedAgent(agent, entry[1]))
         return reply.outcome, claimed
 
-    async def park(
-        self, pool: str, error: Unreadable, *, holder: str = "", content: bytes = b""
-    ) -> None:
-        """Put aside what cannot be processed, once. `holder`: the worker whose slot it has."""
-        reply = await self._run_guarded(
-            "park", pool, error.kind, error.subject, error.reason, holder, content
-        )
+    async def park(self, pool: str, error: Unreadable, *, holder: str = "") -> None:
+        """Park an agent that cannot be read, once. `holder`: the worker whose slot it has."""
+        reply = await self._run_guarded("park", pool, error.subject, error.reason, holder)
         if reply.rest[0]:
-            log.error(
-                "log.parked",
-                pool=pool,
-                source=error.kind,
-                subject=error.subject,
-                reason=error.reason,
-            )
+            log.error("log.parked", pool=pool, agent_id=error.subject, reason=error.reason)
 
     async def allocate_epoch(self, pool: str) -> int:
         """The next epoch of the pool."""

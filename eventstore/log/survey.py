@@ -29,8 +29,7 @@ class Survey(Struct, frozen=True, kw_only=True):
     due: tuple[tuple[str, int], ...]
     timeouts: tuple[tuple[str, int], ...]
     workers: tuple["ObservedWorker", ...]
-    unreadable: tuple[Unreadable, ...] = ()
-    """Workers whose hashes cannot be read."""
+    unreadable: tuple["UnreadableWorker", ...] = ()
 
 
 class ObservedWorker(Struct, frozen=True):
@@ -42,6 +41,14 @@ class ObservedWorker(Struct, frozen=True):
     last_heartbeat: int
     isolated_agent: str = ""
     """The agent that has it for itself, if one does."""
+
+
+class UnreadableWorker(Struct, frozen=True):
+    """A worker whose hash cannot be read. `version`: 0 where not even that can be."""
+
+    worker_id: str
+    reason: str
+    version: int
 
 
 def decode_worker(worker_id: str, fields: Mapping[str, str]) -> ObservedWorker:
@@ -61,14 +68,17 @@ def decode_worker(worker_id: str, fields: Mapping[str, str]) -> ObservedWorker:
 
 def decode_workers(
     listed: Sequence[Sequence[bytes]],
-) -> tuple[tuple[ObservedWorker, ...], tuple[Unreadable, ...]]:
+) -> tuple[tuple[ObservedWorker, ...], tuple[UnreadableWorker, ...]]:
     """Workers as a survey lists them: those that can be read, and what is wrong with the others."""
     found, unreadable = [], []
     for entry in listed:
+        worker_id, fields = text_of(entry[0]), fields_of(entry[1:])
         try:
-            found.append(decode_worker(text_of(entry[0]), fields_of(entry[1:])))
+            found.append(decode_worker(worker_id, fields))
         except Unreadable as error:
-            unreadable.append(error)
+            version = fields.get("version", "")
+            known = int(version) if version.isascii() and version.isdecimal() else 0
+            unreadable.append(UnreadableWorker(worker_id, error.reason, known))
     return tuple(found), tuple(unreadable)
 
 

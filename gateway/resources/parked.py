@@ -1,18 +1,18 @@
-"""What could not be processed: listed, put back, given up.
+"""Parked agents: listed, put back, or ended.
 
-An agent or worker whose state in Redis is damaged is made anew from its events, so the views must
-have taken all that the log holds. Whoever decides twice is told that the first was enough.
+A damaged hash is rebuilt from the views, so these must have applied all that the log holds. Of two
+equal requests the second is answered that there is nothing parked any more.
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from aiohttp import web
 from msgspec import Struct
 
 from eventstore.errors import Unreadable
 from eventstore.language.agents import Agent
-from eventstore.language.workers import Worker
-from eventstore.log import parked as parking
+from eventstore.log import parked
 from eventstore.log.parked import ParkedEntry
 from gateway.backend.app_keys import BACKEND, ORIGIN
 from gateway.backend.backend import Backend
@@ -29,20 +29,8 @@ from gateway.wire.requests import (
 )
 from gateway.wire.responses import json_response
 
-
-class ParkedRow(Struct, frozen=True, kw_only=True):
-    """Something that could not be processed."""
-
-    id: str
-    pool_name: str
-    source: str
-    """`agent`, `worker`, `command` or `heartbeat`."""
-    subject: str
-    """The agent, worker or entry that it is about."""
-    reason: str
-    content: dict[str, str]
-    """What stood there, by field."""
-    parked_at: int
+ParkedRow: TypeAlias = ParkedEntry
+"""As it is answered."""
 
 
 class ParkedList(Struct, frozen=True):
@@ -58,54 +46,43 @@ async def list_parked(request: web.Request) -> web.Response:
         pools = {params.pool_name}
     else:
         pools = set(backend.known_pools()) or await backend.refresh_known_pools()
-    entries = [one for pool in sorted(pools) for one in await parking.read(backend.log, pool)]
-    return json_response(ParkedList([_row(one) for one in entries]))
+    entries = [one for pool in sorted(pools) for one in await parked.read(backend.log, pool)]
+    return json_response(ParkedList(entries))
 
 
 async def retry(request: web.Request) -> web.Response:
     """`POST /api/v1/parked/{parked_id}/retry`."""
     await read_body(request, RetryRequest)
-    backend, entry, origin = request.app[BACKEND], await _find_parked(request), request[ORIGIN]
-    match entry.source:
-        case "agent":
-            applied = await parking.retry_agent(
-                backend.log, entry, await _agent_state(request, entry), origin
-            )
-        case "worker":
-            applied = await parking.retry_worker(
-                backend.log, entry, await _worker_state(request, entry), origin
-            )
-        case _:
-            applied = await parking.retry_other(backend.log, entry, origin)
-    return _response(backend, request, entry, applied=applied)
+    return await _resolve(request, drop=False)
 
 
 async def drop(request: web.Request) -> web.Response:
     """`DELETE /api/v1/parked/{parked_id}`."""
     read_query(request, NoParameters)
+    return await _resolve(request, drop=True)
+
+
+async def _resolve(request: web.Request, *, drop: bool) -> web.Response:
     backend, entry, origin = request.app[BACKEND], await _find_parked(request), request[ORIGIN]
-    match entry.source:
-        case "agent":
-            applied = await parking.drop_agent(
-                backend.log, entry, await _agent_state(request, entry), origin
-            )
-        case "worker":
-            applied = await parking.drop_worker(
-                backend.log, entry, await _worker_state(request, entry), origin
-            )
-        case _:
-            applied = await parking.drop_other(backend.log, entry, origin)
-    return _response(backend, request, entry, applied=applied)
+    if entry.source == "agent":
+        from_views = await _agent_state(request, entry)
+        applied = await parked.repair(backend.log, entry, from_views, origin, drop=drop)
+    else:
+        applied = await parked.forget(backend.log, entry, origin)
+    if not applied:
+        raise Problem(Kind.BUSY, "it changed meanwhile; list what is parked, and ask again")
+    backend.report_position(request, entry.pool_name)
+    return json_response(entry)
 
 
 async def park_unreadable(backend: Backend, pool: str, unreadable: Unreadable) -> Problem:
-    """Park an agent whose state cannot be read, so that somebody can decide; answers how."""
+    """Park an agent whose state cannot be read; the problem says how to resolve that."""
     await backend.log.park(pool, unreadable)
     detail = (
         f"what Redis holds of agent {unreadable.subject} is damaged, or of a newer version:"
         f" {unreadable.reason}; it is parked:"
-        f" `muster parked retry {pool}:agent:{unreadable.subject}` makes"
-        " it anew from its events, `drop` in its place ends it"
+        f" `muster parked retry {pool}:agent:{unreadable.subject}` rebuilds"
+        " it from its events, `drop` in its place ends it"
     )
     return Problem(Kind.CANNOT_BE_READ, detail, agent_id=unreadable.subject)
 
@@ -114,7 +91,7 @@ async def _find_parked(request: web.Request) -> ParkedEntry:
     pool, _, key = path_parameter(request, "parked_id", ParkedId).partition(":")
     backend = request.app[BACKEND]
     await backend.require_known_pool(pool)
-    entry = await parking.find(backend.log, pool, key)
+    entry = await parked.find(backend.log, pool, key)
     if entry is None:
         raise _not_found(f"{pool}:{key}")
     return entry
@@ -128,43 +105,14 @@ def _not_found(parked_id: str) -> Problem:
 async def _agent_state(request: web.Request, entry: ParkedEntry) -> Agent | None:
     backend = request.app[BACKEND]
     async with backend.read_views() as views:
-        await _catch_up(request, entry.pool)
-        return await views.agent_state(entry.pool, entry.subject)
-
-
-async def _worker_state(request: web.Request, entry: ParkedEntry) -> Worker | None:
-    backend = request.app[BACKEND]
-    async with backend.read_views() as views:
-        await _catch_up(request, entry.pool)
-        return await views.worker_state(entry.pool, entry.subject)
+        await _catch_up(request, entry.pool_name)
+        return await views.agent_state(entry.pool_name, entry.subject)
 
 
 async def _catch_up(request: web.Request, pool: str) -> None:
-    """The views must tell all that the log holds now."""
+    """The views must have applied all that the log holds now."""
     backend = request.app[BACKEND]
     await backend.log.survey(pool, schedules_max=1)  # its reply says how far the log is
     await backend.catch_up(backend.views, request, [pool])
     if request[READ_STATE].stale:
         raise Problem(Kind.VIEWS_UNAVAILABLE, f"the views of pool {pool!r} are behind its log")
-
-
-def _response(
-    backend: Backend, request: web.Request, entry: ParkedEntry, *, applied: bool
-) -> web.Response:
-    if not applied:
-        detail = "it changed meanwhile; look again, and ask again"
-        raise Problem(Kind.BUSY, detail)
-    backend.report_position(request, entry.pool)
-    return json_response(_row(entry))
-
-
-def _row(entry: ParkedEntry) -> ParkedRow:
-    return ParkedRow(
-        id=entry.id,
-        pool_name=entry.pool,
-        source=entry.source,
-        subject=entry.subject,
-        reason=entry.reason,
-        content=entry.content,
-        parked_at=entry.at_ms,
-    )

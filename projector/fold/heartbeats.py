@@ -4,11 +4,15 @@ Heartbeats are gathered for a moment before they are written: a hundred idle age
 transaction a second, and a system without workers none.
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
+import structlog
 from msgspec import Meta, Struct
+from msgspec.structs import asdict
 from sqlalchemy import Connection, delete, select, update
 
 from eventstore.errors import UnknownEvent
@@ -23,7 +27,10 @@ RETENTION_MS: Final = 900_000
 """What was not heard of for so long leaves the live tables."""
 
 NAME_MAX: Final = 256
-"""Of what a damaged heartbeat calls its worker: an operator has to name it, too."""
+"""How much is logged of what a damaged heartbeat calls its worker."""
+LOG_SECONDS: Final = 60.0
+
+log = structlog.get_logger("muster.projector")
 
 
 class Heartbeat(Struct, frozen=True):
@@ -43,7 +50,6 @@ class UnreadableHeartbeat(Struct, frozen=True):
     worker_id: str
     stream_id: str
     reason: str
-    content: bytes
 
 
 class HeartbeatBatch(Struct, frozen=True):
@@ -53,7 +59,6 @@ class HeartbeatBatch(Struct, frozen=True):
     workers: list[dict[str, Any]]
     positions: dict[str, str]
     unreadable: list[UnreadableHeartbeat] = []
-    """One of each worker: the next follows in seconds."""
 
 
 _decoder = msgspec.json.Decoder(Heartbeat)
@@ -70,7 +75,7 @@ def decode_heartbeat(kind: str, version: int, data: bytes) -> Heartbeat:
 
 def gather(entries: Mapping[str, Sequence[Entry]]) -> HeartbeatBatch:
     """Entries by pool. One that cannot be read holds up none of the others."""
-    unreadable: dict[tuple[str, str], UnreadableHeartbeat] = {}
+    unreadable: list[UnreadableHeartbeat] = []
     agents: dict[tuple[str, str], dict[str, Any]] = {}
     workers: dict[tuple[str, str], dict[str, Any]] = {}
     for pool, pool_entries in entries.items():
@@ -81,8 +86,7 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> HeartbeatBatch:
                 heartbeat = decode_heartbeat(kind, version, fields[_DATA])
                 require_short_names(worker_id, *heartbeat.agents)
             except (UnknownEvent, IndexError, ValueError, RecursionError) as error:
-                damaged = _unreadable(pool, stream_id, fields, error)
-                unreadable[pool, damaged.worker_id] = damaged
+                unreadable.append(_unreadable(pool, stream_id, fields, error))
                 continue
             workers[pool, worker_id] = {
                 "worker_id": worker_id,
@@ -101,26 +105,34 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> HeartbeatBatch:
                     "last_heartbeat": ts,
                 }
     last = {pool: beats[-1][0].decode() for pool, beats in entries.items() if beats}
-    return HeartbeatBatch([*agents.values()], [*workers.values()], last, [*unreadable.values()])
+    return HeartbeatBatch([*agents.values()], [*workers.values()], last, unreadable)
 
 
 def _unreadable(
     pool: str, stream_id: bytes, fields: Sequence[bytes], error: Exception
 ) -> UnreadableHeartbeat:
-    """Known by its worker; where it names none, by the entry."""
-    entry_id = stream_id.decode()
     worker_id = fields[_SUBJECT].decode(errors="replace") if len(fields) > _DATA else ""
-    content = fields[_DATA] if len(fields) > _DATA else b" ".join(fields)
     reason = str(error)
     if isinstance(error, IndexError):
         reason = f"an event has {len(ENTRY_FIELDS)} fields, this entry has {len(fields) // 2}"
-    return UnreadableHeartbeat(
-        pool,
-        worker_id[:NAME_MAX] or entry_id,
-        entry_id,
-        f"a heartbeat at {entry_id}: {reason}",
-        content,
-    )
+    return UnreadableHeartbeat(pool, worker_id[:NAME_MAX], stream_id.decode(), reason)
+
+
+class UnreadableLog:
+    """Logs heartbeats that cannot be read: their number, and one of each pool a minute."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._logged_at: dict[str, float] = {}
+
+    def report(self, found: Iterable[UnreadableHeartbeat]) -> None:
+        for one in found:
+            self._counts[one.pool] += 1
+            logged_at = self._logged_at.get(one.pool)
+            if logged_at is None or time.monotonic() - logged_at >= LOG_SECONDS:
+                self._logged_at[one.pool] = time.monotonic()
+                count = self._counts[one.pool]
+                log.error("heartbeat.unreadable", **asdict(one), count=count)
 
 
 def write(connection: Connection, batch: HeartbeatBatch) -> None:

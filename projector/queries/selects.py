@@ -11,8 +11,8 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
 
 from eventstore.language.agents import TERMINAL, Agent, Status
-from eventstore.language.workers import Worker, WorkerStatus
-from projector.store.mapping import agent_of, pool_of, worker_of
+from eventstore.language.workers import WorkerStatus
+from projector.store.mapping import agent_of, pool_of
 from projector.store.rows import (
     AgentFilter,
     AgentRow,
@@ -193,14 +193,6 @@ def agent_state(connection: Connection, pool: str, agent_id: str) -> Agent | Non
     query = select(a).where(a.c.pool_name == pool).where(a.c.agent_id == agent_id)
     row = connection.execute(query).mappings().first()
     return agent_of(row) if row else None
-
-
-def worker_state(connection: Connection, pool: str, worker_id: str) -> Worker | None:
-    """The same of a worker."""
-    w = SERVING.workers
-    query = select(w).where(w.c.pool_name == pool).where(w.c.worker_id == worker_id)
-    row = connection.execute(query).mappings().first()
-    return worker_of(row) if row else None
 
 
 def recent(

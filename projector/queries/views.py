@@ -8,7 +8,6 @@ from typing import Final, TypeVar
 from sqlalchemy import Connection
 
 from eventstore.language.agents import Agent
-from eventstore.language.workers import Worker
 from projector.fold.projection import read_positions
 from projector.history.history import ArchiveUnreadable, History
 from projector.history.positions import ArchiveIncomplete, AsOf, NotYetArchived, PointInTime
@@ -208,12 +207,8 @@ class Views:
         return await self._read(lambda c: archive.id_before(c, pool, seq))
 
     async def agent_state(self, pool: str, agent_id: str) -> Agent | None:
-        """An agent as the fold of its events, for whoever makes its hash anew."""
+        """An agent as the fold of its events: its hash can be rebuilt from that."""
         return await self._read(lambda c: selects.agent_state(c, pool, agent_id))
-
-    async def worker_state(self, pool: str, worker_id: str) -> Worker | None:
-        """The same for a worker."""
-        return await self._read(lambda c: selects.worker_state(c, pool, worker_id))
 
     async def recent(
         self, types: Sequence[str], *, since_ms: int, limit: int = 100

@@ -87,6 +87,7 @@ class Active:
         self._projection = Projection(SERVING, archives=True)
         self._audited_at = time.monotonic()
         self._following = False
+        self._unreadable_heartbeats = heartbeats.UnreadableLog()
 
     async def renew_lease(self) -> None:
         """Something between us and PostgreSQL can swallow an answer: raises `TimeoutError` then."""
@@ -298,16 +299,18 @@ class Active:
         batch = heartbeats.gather({pools[stream]: some for stream, some in found.items()})
         if not batch.positions:
             return
-        for unreadable in batch.unreadable:
-            damage = Unreadable("heartbeat", unreadable.worker_id, unreadable.reason)
-            await self._park(unreadable.pool, damage, content=unreadable.content)
+        self._unreadable_heartbeats.report(batch.unreadable)
         await self._lease.write(lambda c: heartbeats.write(c, batch))
         positions.update(batch.positions)
 
-    async def _park(self, pool: str, damage: Unreadable, *, content: bytes = b"") -> None:
-        """Put something aside that says nothing to us; the folding does not wait for that."""
+    async def _park(self, pool: str, damage: Unreadable) -> None:
+        """Park an agent that cannot be read; the fold does not wait for that.
+
+        (A worker like that is declared lost by the supervisors.)
+        """
         try:
-            await self._log.park(pool, damage, content=content)
+            if damage.kind == "agent":
+                await self._log.park(pool, damage)
         except LogUnreachable:
             raise
         except LogError as error:

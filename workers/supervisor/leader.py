@@ -180,7 +180,7 @@ class Leader:
         survey loses nothing: what it claimed it holds.
         """
         known = {o.worker.worker_id for o in survey.workers}
-        known |= {damage.subject for damage in survey.unreadable}
+        known |= {worker.worker_id for worker in survey.unreadable}
         for name in set(await consumers(self._pool_log)) - known:
             await requeue_unclaimed(self._pool_log, name)
             log.warning("command.requeued", pool=self._pool_log.pool, held_by=name)

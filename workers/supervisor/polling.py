@@ -28,7 +28,8 @@ IDLE_LEADER_POLLS: Final = 3
 
 def is_idle(survey: Survey, pool: Pool) -> bool:
     """Whether there is nobody to watch, and nothing to lead."""
-    return not (survey.workers or survey.live or _needs_attention(survey, pool))
+    workers = survey.workers or survey.unreadable
+    return not (workers or survey.live or _needs_attention(survey, pool))
 
 
 def poll_interval(survey: Survey, pool: Pool, *, poll_seconds: float, lease_late: bool) -> float:

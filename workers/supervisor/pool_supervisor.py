@@ -5,6 +5,7 @@ what the leader does. What goes wrong in one round is seen again in the next.
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.survey import Survey
 from workers.host.clock import boot_seconds
+from workers.supervisor import reaper
 from workers.supervisor.leader import CatalogueAccess, Leader
 from workers.supervisor.polling import poll_interval
 from workers.supervisor.worker_monitor import LocalWorkers, WorkerMonitor
@@ -27,6 +28,7 @@ class PoolSupervisor:
         self._poll_seconds = poll_seconds
         self._monitor = WorkerMonitor(host, pool_log, local, catalogue.pool)
         self._leader = Leader(host, pool_log, self._monitor, catalogue, poll_seconds=poll_seconds)
+        self._unreadable: set[str] = set()
         self._draining = False
 
     async def reconcile(self) -> float:
@@ -34,14 +36,20 @@ class PoolSupervisor:
         self._catalogue.pool()  # raises where the catalogue was recovered without it
         survey = await self._pool_log.survey()
         now = boot_seconds()  # not before: what has just been seen would count as old
-        for damage in survey.unreadable:
-            await self._pool_log.park(damage)
+        await self._fence_unreadable(survey)
         await self._monitor.reconcile(survey, now)
         if self._draining:
             await self.resign()
         else:
             await self._leader.reconcile(survey, now)
         return self._next_poll_seconds(survey, boot_seconds() - now)
+
+    async def _fence_unreadable(self, survey: Survey) -> None:
+        """Workers whose hashes could be read neither in this survey nor in the last one."""
+        before, self._unreadable = self._unreadable, {one.worker_id for one in survey.unreadable}
+        for worker in survey.unreadable:
+            if worker.worker_id in before:
+                await reaper.fence_unreadable(self._pool_log, worker)
 
     def drain(self, reason: str) -> None:
         """From now on drain this host's workers, and leave the lead to another host."""

@@ -28,15 +28,17 @@ from eventstore.errors import (
     RolledBack,
     Unreadable,
 )
+from eventstore.ids import is_id
 from eventstore.keys import GROUP
 from eventstore.language import workers
 from eventstore.language.agent_commands import MarkLost
 from eventstore.language.agents import Status
+from eventstore.language.events import WorkerLost
 from eventstore.language.pool_config import RestartPolicy
 from eventstore.language.workers import Worker
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import AgentResult, Outcome
-from eventstore.log.survey import ObservedWorker
+from eventstore.log.survey import ObservedWorker, UnreadableWorker
 from eventstore.steps.step import Fence, Step
 
 LOG_WIDE_ERRORS: Final = (
@@ -100,6 +102,41 @@ async def declare_lost(
     return acted.outcome is Outcome.DONE
 
 
+async def fence_unreadable(pool_log: PoolLog, damaged: UnreadableWorker) -> None:
+    """Declare a worker lost whose hash cannot be read, unless another supervisor has done so.
+
+    A minimal hash takes the place of the damaged one, under a new epoch; `clean_up` restarts what
+    it held. A name that Muster did not assign and that holds nothing is removed without an event:
+    the log does not know it, and nobody could fold one.
+    """
+    worker_id, held = damaged.worker_id, await pool_log.held(damaged.worker_id)
+    step = pool_log.step()
+    if held or is_id(worker_id):
+        pool, version = pool_log.pool, damaged.version
+        minimal = Worker(
+            worker_id=worker_id, pool_name=pool, host="", max_agents=0, version=version
+        )
+        lost = WorkerLost(reason=f"its hash cannot be read: {damaged.reason}")
+        step.write("mend_process", worker_id)
+        step.worker(worker_id, minimal, (lost,), epoch=await pool_log.allocate_epoch())
+        step.write("unpark", f"worker:{worker_id}")  # the previous version parked it
+    else:
+        step.check("process", worker_id, damaged.version)
+        step.check("empty", worker_id)
+        step.check("settled", worker_id)
+        for clause in ("delist", "unorder"):
+            step.write(clause, worker_id)
+        step.write("forget", worker_id, 1)
+    if (await pool_log.commit(step)).outcome is Outcome.DONE:
+        log.error(
+            "worker.unreadable",
+            pool=pool_log.pool,
+            worker_id=worker_id,
+            reason=damaged.reason,
+            agents=len(held),
+        )
+
+
 async def clean_up(
     pool_log: PoolLog, lost: ObservedWorker, attribution: LossAttribution = NO_ATTRIBUTION
 ) -> bool:
@@ -133,7 +170,9 @@ async def clean_up(
     step.check("fenced", worker_id, epoch)
     step.check("empty", worker_id)
     step.check("settled", worker_id)
-    step.write("forget", worker_id, pool_log.log.retention.ended_ms)
+    # What is minimal is not what the log says: it may not stay (see `fence_unreadable`).
+    ended_ms = pool_log.log.retention.ended_ms if lost.worker.host else 1
+    step.write("forget", worker_id, ended_ms)
     done = (await pool_log.commit(step)).outcome is Outcome.DONE
     if done:
         log.info("worker.cleared", pool=pool_log.pool, worker_id=worker_id, agents=len(held))

@@ -190,7 +190,7 @@ class WorkerMonitor:
             if seconds > config.drain_seconds + config.lease_seconds / 2:
                 self._local.terminate(name, grace_seconds=1.0)
         known = {worker.worker_id for worker in own}
-        known |= {damage.subject for damage in survey.unreadable}
+        known |= {worker.worker_id for worker in survey.unreadable}
         strays = self._local.running(self._pool_log.pool) - known
         for name, seconds in self._stray_times.observe(strays, now).items():
             if seconds > STRAY_SECONDS:

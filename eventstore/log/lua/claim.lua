@@ -3,14 +3,18 @@
 -- ARGV  1 floor generation, 2 floor seq, 3 worker id, 4 its epoch, 5 '1': tell again what it
 --       holds and has not settled (a reply was lost), 6 how many workers may be taken by agents that
 --       run alone, 7… event ids, one for each agent at most
--- Returns {OK, generation, seq, ts, told} with told = { {agent id, spec or '', hash …}, … }.
+-- Returns {OK, generation, seq, ts, told, foreign} with told = { {agent id, spec or '', hash …}, … }
+--       and foreign = { {entry id, reason, field, value …}, … }.
 --       An agent whose end was asked for is told without being claimed: the worker ends it.
+--       A command that is none of ours is deleted, counted in meta.overlooked and returned, the first
+--       ten of a claim.
 -- Invariant: a worker never holds more agents than it has slots, one that runs alone has all of them,
--- and every entry that it was given is booked, told for its end, deleted because its agent does not
--- wait for it any more, or parked because it cannot be processed, in the same step.
+-- and every entry that it was given is booked, told for its end, or deleted in the same step: because
+-- its agent does not wait for it any more or is parked, or because it is foreign.
 
 local worker, epoch, alone_limit = ARGV[3], ARGV[4], tonumber(ARGV[6])
 local FIRST_ID = 7
+local FOREIGN_MAX = 10
 local held_key = base .. 'held:' .. worker
 
 local refusal = open_log(ARGV[1], ARGV[2])
@@ -22,8 +26,8 @@ if process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped' then
 end
 local slots, count = tonumber(process[3]) or 0, tonumber(process[4] or '0') or 0
 
--- The hash by name, else nil; as it was read; and what is wrong with it. AGENT_FIELDS, in front of
--- this text, is what Python can read of it: nothing is booked that it cannot.
+-- The hash by name, else nil; its fields in turn; and what is wrong with it. AGENT_FIELDS, in front
+-- of this text, is what Python can read of it: nothing is booked that it cannot.
 local function read(id)
   local flat = redis.pcall('HGETALL', agent_key(id))
   if flat.err then return nil, {}, 'its key is not a hash' end
@@ -56,7 +60,7 @@ if ARGV[5] == '1' then
 end
 
 local free = 0
-if process[2] == 'active' and (process[5] or '') == '' and not is_parked(worker) then
+if process[2] == 'active' and (process[5] or '') == '' then
   free = slots - count
 end
 free = math.min(free, #ARGV - FIRST_ID + 1)
@@ -94,7 +98,7 @@ if free == slots and count == 0 and slots > 0 and tonumber(counters[1] or '0') <
       break
     end
     redis.call('ZREM', base .. 'alone', id)
-    if not agent then park_agent(id, why, flat) end
+    if not agent then park_agent(id, why) end
   end
 end
 
@@ -102,25 +106,35 @@ end
 -- ours queued was counted: not what came from elsewhere.
 local uncounted = 0
 
--- A command whose agent cannot be read: the agent is parked, or the command if there is none.
+local foreign = {}
+local function overlook(entry, why)
+  redis.call('HINCRBY', meta_key, 'overlooked', 1)
+  if #foreign == FOREIGN_MAX then return end
+  local found = { entry[1], why }
+  for i = 1, math.min(#entry[2], 20) do found[i + 2] = string.sub(entry[2][i], 1, 200) end
+  foreign[#foreign + 1] = found
+end
+
+-- A command whose agent cannot be read: the agent is parked; without one the command is foreign.
 local function give_up(id, entry, flat, why)
   local known = redis.pcall('HGET', agent_key(id), 'command_id')
   local live = redis.call('SISMEMBER', base .. 'agents', id) == 1
   if known == entry[1] or (live and type(known) ~= 'string') then uncounted = uncounted + 1 end
   if live or #flat > 0 then
-    park_agent(id, why, flat)
+    park_agent(id, why)
   else
-    park('command', entry[1], why, entry[2])
+    overlook(entry, why)
   end
 end
 
--- The agent that an entry is to start and that waits for it, else nil; what is damaged is parked.
+-- The agent that an entry is to start and that waits for it, else nil. (No agent has an id that is
+-- not printable ASCII.)
 local function weigh(entry)
   local fields = {}
   for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
   local id = fields.agent_id
-  if not id then
-    park('command', entry[1], 'it is not a spawn command', entry[2])
+  if not string.match(id or '', '^[!-~]+$') then
+    overlook(entry, 'it is not a spawn command')
     return nil
   end
   local agent, flat, why = read(id)
@@ -134,7 +148,7 @@ local function weigh(entry)
   if waits and fields.type == 'agent.spawn' and agent.incarnation == fields.incarnation then
     return agent, id, flat
   elseif waits then
-    park_agent(id, 'its command is not the one that it waits for', entry[2])
+    park_agent(id, 'its command is not the one that it waits for')
   end
   return nil
 end
@@ -166,4 +180,4 @@ if booked > 0 then
   close_log()
   wake()
 end
-return reply('OK', told)
+return reply('OK', told, foreign)

@@ -30,9 +30,9 @@
 --         enlist id | delist id             lost id | forget id expire_ms
 --         isolate id                        (waits for a worker of its own)
 --         share worker                      (is not one agent's alone any more)
---         unpark id | resubmit id           (a parked command goes back into the queue as it stood)
---         mend_agent id | mend_process id   (its key goes, to be made anew by what follows)
---         recount worker                    (slots and score anew, from what it holds)
+--         unpark id                         (an agent is not parked any more)
+--         mend_agent id                     (its key is deleted, and rebuilt by what follows)
+--         mend_process id                   (its key is rebuilt, with what its slots hold)
 --         inbox id word | signal kind value | wake
 --         operation id digest answer ttl_ms  resign
 --         meta field value
@@ -43,7 +43,7 @@ local ARITY = {
   ['?worker'] = 2, ['?fenced'] = 2, ['?agent'] = 3, ['?process'] = 2, ['?renewal'] = 2, ['?empty'] = 1,
   ['?settled'] = 1, ['?leader'] = 2, ['?meta'] = 2, ['?vacant'] = 0, ['?open'] = 1, ['?life'] = 1,
   ['?backlog'] = 1, ['?operation'] = 1, ['?parked'] = 1,
-  isolate = 1, share = 1, unpark = 1, resubmit = 1, mend_agent = 1, mend_process = 1, recount = 1,
+  isolate = 1, share = 1, unpark = 1, mend_agent = 1, mend_process = 1,
   event = 12, agent = 2, process = 2, live = 1, ended = 2, spec = 2, queue = 3, unqueue = 1, discard = 1,
   vacate = 2, due = 2, undue = 1, timeout = 2, untimeout = 1, order = 2, unorder = 1, enlist = 1,
   delist = 1, lost = 1, forget = 2, inbox = 2, signal = 2, wake = 0, operation = 4, meta = 2, resign = 0,
@@ -69,10 +69,11 @@ checks['?agent'] = function(id, version, incarnation)
   return reply('CONFLICT')
 end
 
+-- (A version that cannot be read is 0.)
 checks['?process'] = function(id, version)
-  if (redis.call('HGET', process_key(id), 'version') or '0') ~= version then
-    return reply('CONFLICT')
-  end
+  local found = redis.pcall('HGET', process_key(id), 'version')
+  if type(found) ~= 'string' or not string.match(found, '^%d+$') then found = '0' end
+  if found ~= version then return reply('CONFLICT') end
 end
 
 checks['?renewal'] = function(id, renewal)
@@ -177,31 +178,15 @@ writes.vacate = vacate
 writes.share = share
 writes.unpark = function(id) redis.call('HDEL', base .. 'parked', id) end
 writes.mend_agent = function(id) redis.call('DEL', agent_key(id)) end
-writes.mend_process = function(id) redis.call('DEL', process_key(id)) end
 
--- The letters of a parked record (see prelude) as the bytes that they stand for.
-local function bytes(text)
-  return (string.gsub(text, '([\194\195])([\128-\191])', function(a, b)
-    return string.char((string.byte(a) - 192) * 64 + string.byte(b) - 128)
-  end))
-end
-
-writes.resubmit = function(id)
-  local content = cjson.decode(redis.call('HGET', base .. 'parked', id)).content or {}
-  for i = 1, #content do content[i] = bytes(content[i]) end
-  if #content > 0 and #content % 2 == 0 then
-    redis.call('XADD', commands_key, 'NOMKSTREAM', number(ts) .. '-*', unpack(content))
-  end
-end
-
-writes.recount = function(id)
-  local held, alone = redis.call('SMEMBERS', base .. 'held:' .. id), ''
+writes.mend_process = function(id)
+  local held, isolated = redis.call('SMEMBERS', base .. 'held:' .. id), ''
   for _, agent in ipairs(held) do
-    if redis.pcall('HGET', agent_key(agent), 'alone') == '1' then alone = agent end
+    if redis.pcall('HGET', agent_key(agent), 'alone') == '1' then isolated = agent end
   end
-  redis.call('HSET', process_key(id), 'agent_count', number(#held), 'alone', alone, 'renewal', '0',
-    'last_heartbeat', number(ts))
-  rescore(id)
+  redis.call('DEL', process_key(id))
+  redis.call('HSET', process_key(id), 'agent_count', number(#held), 'alone', isolated,
+    'renewal', '0', 'last_heartbeat', number(ts))
 end
 
 writes.due = function(id, at) redis.call('ZADD', base .. 'due', at, id) end

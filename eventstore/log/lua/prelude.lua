@@ -91,21 +91,8 @@ local function close_log()
   redis.call('HSET', meta_key, 'seq', number(seq), 'ts', number(ts), 'clock', number(clock))
 end
 
--- Bytes as text that JSON can hold: each above 127 as the letter of that number (Latin-1).
-local function letters(text)
-  return (string.gsub(text, '[\128-\255]', function(c)
-    local b = string.byte(c)
-    return string.char(192 + math.floor(b / 64), 128 + b % 64)
-  end))
-end
-
--- Nobody watches the lease of a worker that was put aside: it is given no more agents.
-local function is_parked(worker_id)
-  return redis.call('HEXISTS', base .. 'parked', 'worker:' .. letters(worker_id)) == 1
-end
-
--- Sets a worker's score to its free slots: those of an active one that no agent has for itself and
--- that is not parked, else none. Not listed: no change.
+-- Sets a worker's score to its free slots: those of an active one that is not isolated, else none.
+-- Not listed: no change.
 local function rescore(worker_id, enlist)
   local processes = base .. 'processes'
   local before = redis.call('ZSCORE', processes, worker_id)
@@ -113,7 +100,7 @@ local function rescore(worker_id, enlist)
   local process = redis.call('HMGET', process_key(worker_id), 'status', 'max_agents', 'agent_count',
     'alone')
   local free = 0
-  if process[1] == 'active' and (process[4] or '') == '' and not is_parked(worker_id) then
+  if process[1] == 'active' and (process[4] or '') == '' then
     free = (tonumber(process[2]) or 0) - (tonumber(process[3] or '0') or 0)
   end
   redis.call('ZADD', processes, number(free), worker_id)
@@ -180,31 +167,15 @@ local function vacate(id, worker_id)
   end
 end
 
--- Puts what cannot be processed aside, once; beyond PARKED_MAX only what is an agent's or worker's.
--- content: names and values in turn, as they stood. Says whether it is new.
-local PARKED_MAX = 1000
-local function park(source, subject, reason, content)
-  local key, id = base .. 'parked', source .. ':' .. letters(subject)
-  local vital = source == 'agent' or source == 'worker'
-  if redis.call('HEXISTS', key, id) == 1 then return false end
-  if not vital and redis.call('HLEN', key) >= PARKED_MAX then
-    redis.call('HINCRBY', meta_key, 'overlooked', 1)
-    return false
-  end
-  local told = {}
-  for i = 1, math.min(#content, 200) do told[i] = letters(string.sub(content[i], 1, 4096)) end
-  local record = { source = source, subject = letters(subject), reason = letters(reason),
-    at_ms = ts, content = told }
-  if #told == 0 then record.content = nil end
-  redis.call('HSET', key, id, cjson.encode(record))
-  signal('parked', id)
-  return true
-end
-
--- Parks an agent: nobody tries it again until it is retried or dropped.
-local function park_agent(id, reason, content)
+-- Parks an agent whose hash cannot be read: it is on no schedule until it is retried or dropped.
+-- Returns whether it is new. (The previous version's gateways also need source and subject.)
+local function park_agent(id, reason)
   for _, schedule in ipairs({ 'due', 'timeouts', 'alone' }) do
     redis.call('ZREM', base .. schedule, id)
   end
-  return park('agent', id, reason, content)
+  local record = { source = 'agent', subject = id, reason = reason, at_ms = ts }
+  local key = 'agent:' .. id
+  if redis.call('HSETNX', base .. 'parked', key, cjson.encode(record)) == 0 then return false end
+  signal('parked', key)
+  return true
 end

@@ -1,4 +1,4 @@
-"""`muster parked`: what could not be processed; put it back, or give it up."""
+"""`muster parked`: agents that cannot be read; put them back, or end them."""
 
 import argparse
 from urllib.parse import quote
@@ -11,15 +11,14 @@ from muster.cli.resources.listing import Column, Listing
 from muster.terminal import render
 
 EXAMPLES = """\
-  muster parked                                 what stands aside, and why
+  muster parked                                 what is parked, and why
   muster parked list --json | jq '.[].content'
   muster parked retry developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e
-  muster parked drop developer_pool:command:1732440000000-0
+  muster parked drop developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e
 """
 
-HEARTBEAT = "heartbeat"
-_FORGOTTEN = "was forgotten: the next has come"
-"""A heartbeat is never put back, and nothing is lost with it."""
+_FORGOTTEN = "was forgotten"
+"""What the previous version parked that is no agent: it is never put back."""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -27,9 +26,9 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "parked",
         _list,
-        summary="list, retry or drop what could not be processed",
-        description="Lists what could not be processed and was put aside, with the reason; puts it"
-        " back where it came from, or gives it up (an agent is ended, a worker taken for lost).",
+        summary="list, retry or drop agents that cannot be read",
+        description="Lists the agents whose state in Redis cannot be read, with the reason; puts"
+        " them back, rebuilt from their events, or ends them.",
         examples=EXAMPLES,
     )
     add_service_flags(parser)
@@ -46,8 +45,8 @@ def add(subparsers: Subparsers) -> None:
     listing.add_argument("--pool", metavar="NAME", help="of this pool only")
     add_service_flags(listing, argparse.SUPPRESS)
     for name, run, summary in (
-        ("retry", _retry, "put parked things back where they came from"),
-        ("drop", _drop, "give parked things up"),
+        ("retry", _retry, "put parked agents back where they belong"),
+        ("drop", _drop, "end parked agents"),
     ):
         action = declare(
             actions,
@@ -55,9 +54,10 @@ def add(subparsers: Subparsers) -> None:
             run,
             summary=summary,
             description=f"{summary.capitalize()}.",
-            examples=f"  muster parked {name} developer_pool:command:1732440000000-0\n",
+            examples=f"  muster parked {name}"
+            " developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e\n",
         )
-        action.add_argument("ids", nargs="+", metavar="ID", help="as the list gives it")
+        action.add_argument("ids", nargs="+", metavar="ID", help="as listed")
         add_service_flags(action, argparse.SUPPRESS)
 
 
@@ -70,7 +70,7 @@ def _retry(args: argparse.Namespace) -> int:
 
 
 def _drop(args: argparse.Namespace) -> int:
-    return _each(args, "DELETE", "", "was given up")
+    return _each(args, "DELETE", "", "was ended")
 
 
 def _each(args: argparse.Namespace, method: str, suffix: str, done: str) -> int:
@@ -87,8 +87,8 @@ def _each(args: argparse.Namespace, method: str, suffix: str, done: str) -> int:
         if args.json:
             print(render.json_line(answer.document()))
         else:
-            is_heartbeat = answer.read(ParkedAnswer).source == HEARTBEAT
-            print(f"{entry_id} {_FORGOTTEN if is_heartbeat else done}")
+            is_agent = answer.read(ParkedAnswer).source == "agent"
+            print(f"{entry_id} {done if is_agent else _FORGOTTEN}")
     return code
 
 

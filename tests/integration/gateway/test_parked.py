@@ -1,4 +1,4 @@
-"""What cannot be processed is put aside, holds up nobody else, and is put back or given up."""
+"""An agent that cannot be read is parked, blocks no other, and is put back or ended."""
 
 import asyncio
 import json
@@ -12,7 +12,6 @@ import redis
 from msgspec.structs import replace
 
 from eventstore.language.agent_commands import Started
-from eventstore.language.events import ENTRY_FIELDS
 from eventstore.log import parked as parking
 from muster.__main__ import main
 from projector.verify.verification import verify
@@ -67,53 +66,26 @@ JUNK: list[dict[Any, Any]] = [
 ]
 
 
-async def test_junk_among_the_commands_is_parked_and_holds_up_no_spawn(stage, server):
-    """Each once, with what stood there, byte for byte."""
+async def test_foreign_commands_are_deleted_logged_and_counted(stage, server):
+    """They hold up no spawn, and what was in them is in the log."""
     for fields in JUNK:
         server.xadd(f"{BASE}commands", fields)
     wanted = await stage.pending()
     fence = await stage.worker()
-    assert [told.agent.agent_id for told in await stage.claim(fence, 1)] == [wanted]
-    found = await parked(stage)
-    assert [one["source"] for one in found] == ["command"] * 3
-    assert [one["reason"] for one in found] == [
-        "it is not a spawn command",
-        "there is no such agent",
-        "there is no such agent",
+    async with logged() as lines:
+        claimed = await stage.claim(fence, 1)
+    assert [one.agent.agent_id for one in claimed] == [wanted]
+    found = [line for line in lines if line["event"] == "command.foreign"]
+    assert [(line["pool"], line["reason"]) for line in found] == [
+        (POOL, "it is not a spawn command"),
+        (POOL, "there is no such agent"),
+        (POOL, "it is not a spawn command"),
     ]
     assert found[0]["content"] == {"nonsense": "x"}
-    assert found[2]["content"]["agent_id"] == "\\xff\\xfe"
+    assert found[1]["content"]["agent_id"] == NOBODY
+    assert server.hmget(f"{BASE}meta", "overlooked", "waiting") == [b"3", b"0"]
     assert server.xlen(f"{BASE}commands") == 1, "only the spawn that is not settled"
-    assert server.hget(f"{BASE}meta", "waiting") == b"0"
-
-
-async def test_a_parked_command_goes_back_as_it_stood_or_goes(stage, server):
-    server.xadd(f"{BASE}commands", JUNK[2])
-    fence = await stage.worker()
-    await stage.pool.claim(fence)
-    [one] = await parked(stage)
-    assert (await decide(stage, "POST", one)).status == 200
     assert await parked(stage) == []
-    [(_, fields)] = server.xrange(f"{BASE}commands")
-    assert fields == {b"agent_id": b"\xff\xfe", b"incarnation": b"1", b"type": b"agent.spawn"}
-    await stage.pool.claim(fence)
-    [again] = await parked(stage)
-    assert again["id"] != one["id"]
-    assert (await decide(stage, "DELETE", again)).status == 200
-    assert await parked(stage) == []
-    gone = await decide(stage, "DELETE", again)
-    assert (gone.status, gone.kind) == (404, "parked-not-found")
-
-
-async def test_of_two_who_decide_at_once_one_does(stage, server):
-    server.xadd(f"{BASE}commands", JUNK[0])
-    await stage.pool.claim(await stage.worker())
-    [one] = await parking.read(stage.log, POOL)
-    decided = await asyncio.gather(
-        parking.retry_other(stage.log, one, ORIGIN), parking.retry_other(stage.log, one, ORIGIN)
-    )
-    assert sorted(decided) == [False, True]
-    assert server.xlen(f"{BASE}commands") == 1
 
 
 async def test_an_entry_for_an_agent_that_waits_no_more_is_no_poison(stage, server):
@@ -127,14 +99,75 @@ async def test_an_entry_for_an_agent_that_waits_no_more_is_no_poison(stage, serv
     await all_agree(stage)
 
 
-async def test_there_is_an_end_to_what_is_kept_of_junk(stage, server):
+async def test_many_foreign_commands_are_counted_and_few_are_logged(stage, server):
     for _ in range(1010):
         server.xadd(f"{BASE}commands", JUNK[0])
     wanted = await stage.pending()
     fence = await stage.worker(slots=10)
-    told = await until(lambda: stage.pool.claim(fence, 10))
-    assert [one.agent.agent_id for one in told] == [wanted]
-    assert (server.hlen(f"{BASE}parked"), server.hget(f"{BASE}meta", "overlooked")) == (1000, b"10")
+    async with logged() as lines:
+        claimed = await until(lambda: stage.pool.claim(fence, 10))
+    assert [one.agent.agent_id for one in claimed] == [wanted]
+    assert server.hget(f"{BASE}meta", "overlooked") == b"1010"
+    assert [line["event"] for line in lines].count("command.foreign") == 10
+
+
+# ---- what the previous version parked --------------------------------------------------------
+
+OLD = {
+    "command:1-0": {
+        "source": "command",
+        "subject": "1-0",
+        "reason": "it is not a spawn command",
+        "at_ms": 1,
+        "content": ["nonsense", "\u00ff"],
+    },
+    "heartbeat:w": {
+        "source": "heartbeat",
+        "subject": "w",
+        "reason": "a heartbeat at 2-0: it is none",
+        "at_ms": 2,
+        "content": ["not json"],
+    },
+    "worker:w": {
+        "source": "worker",
+        "subject": "w",
+        "reason": "its hash has no field 'reason'",
+        "at_ms": 3,
+        "content": ["status", "active"],
+    },
+}
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+async def test_what_the_previous_version_parked_is_listed_and_forgotten(stage, server, method):
+    for key, record in OLD.items():
+        server.hset(f"{BASE}parked", key, json.dumps(record))
+    found = await parked(stage)
+    assert [one["id"] for one in found] == [f"{POOL}:{key}" for key in OLD]
+    assert [one["content"] for one in found] == [
+        {"nonsense": "\u00ff"},
+        {"data": "not json"},
+        {"status": "active"},
+    ]
+    for one in found:
+        assert (await decide(stage, method, one)).status == 200
+    assert await parked(stage) == []
+    assert server.xlen(f"{BASE}commands") == 0, "none is put back"
+    assert (await decide(stage, method, found[0])).kind == "parked-not-found"
+
+
+async def test_an_agent_that_the_previous_version_parked_is_put_back(stage, server):
+    agent_id = await stage.pending()
+    damage(server, agent_id, "field")
+    assert await stage.pool.claim(await stage.worker()) == []
+    key = f"agent:{agent_id}"
+    record = json.loads(server.hget(f"{BASE}parked", key)) | {"content": ["incarnation", "x"]}
+    server.hset(f"{BASE}parked", key, json.dumps(record))
+    [one] = await parked(stage)
+    assert (one["subject"], one["content"]["incarnation"]) == (agent_id, "x")
+    assert (await decide(stage, "POST", one)).status == 200
+    [claimed] = await stage.pool.claim(await stage.worker("w2"))
+    assert claimed.agent.agent_id == agent_id
 
 
 # ---- agents ----------------------------------------------------------------------------------
@@ -166,6 +199,8 @@ async def test_a_damaged_agent_is_parked_and_made_anew_from_its_events(stage, se
     assert [told.agent.agent_id for told in await stage.claim(fence, 10)] == [sound]
     [one] = await parked(stage)
     assert (one["source"], one["subject"]) == ("agent", damaged)
+    shown = {"field": "x", "status": "1"}.get(how)
+    assert one["content"].get("incarnation") == shown, "what its hash holds now"
     assert (await decide(stage, "POST", one)).status == 200
     [told] = await stage.claim(fence, 10)
     assert told.agent.agent_id == damaged
@@ -174,6 +209,19 @@ async def test_a_damaged_agent_is_parked_and_made_anew_from_its_events(stage, se
     await stage.act(sound, Started(), fence)
     assert await parked(stage) == []
     await all_agree(stage)
+
+
+async def test_of_two_who_decide_at_once_one_does(stage, server):
+    agent_id = await stage.pending()
+    damage(server, agent_id, "field")
+    assert await stage.pool.claim(await stage.worker()) == []
+    [one] = await parking.read(stage.log, POOL)
+    from_views = await stage.stage.views.agent_state(POOL, agent_id)
+    decided = await asyncio.gather(
+        parking.repair(stage.log, one, from_views, ORIGIN, drop=False),
+        parking.repair(stage.log, one, from_views, ORIGIN, drop=True),
+    )
+    assert sorted(decided) == [False, True]
 
 
 @pytest.mark.parametrize("how", ["field", "gone"])
@@ -247,42 +295,28 @@ async def _leave_behind(stage: GatewayStage, stale: bool) -> None:
 # ---- heartbeats, and what operators see ------------------------------------------------------
 
 
-async def test_heartbeats_that_say_nothing_are_parked_once_for_each_worker(stage, server):
-    for _ in range(3):
-        server.xadd(f"{BASE}heartbeats", {"type": "worker.heartbeat", "data": "not json"})
-    found = await until(lambda: parked(stage))
-    assert {one["source"] for one in found} == {"heartbeat"}
+async def test_heartbeats_that_cannot_be_read_are_logged_and_counted(stage, server):
+    """One of a pool in a minute; those that can be read go on."""
     fence = await stage.worker()
-    await stage.log._run_guarded("renew", POOL, fence.worker_id, fence.epoch, "e", b"{]", 60_000)
 
-    async def of_worker() -> list[str]:
-        return [one["subject"] for one in await parked(stage) if one["subject"] == "w1"]
-
-    assert await until(of_worker) == ["w1"]
-    before = await parked(stage)
-    await stage.log._run_guarded("renew", POOL, fence.worker_id, fence.epoch, "e", b"{}}", 60_000)
-    beat = b'{"agents":{},"loop_lag_ms":7.0,"agent_count":0}'
-    await stage.log._run_guarded("renew", POOL, fence.worker_id, fence.epoch, "e", beat, 60_000)
-
-    async def heard() -> bool:
+    async def read() -> bool:
         return [row.loop_lag_ms for row in await stage.stage.views.workers(POOL)] == [7.0]
 
-    await until(heard)
-    assert await parked(stage) == before, "what is parked stays as it was found first"
-
-
-@pytest.mark.parametrize("name", ["a\nb\x00\n", "w" * 300, "\u00fc/%2F?#" * 100, ".."])
-async def test_what_has_an_odd_name_can_be_dropped(stage, server, name):
-    entry = dict.fromkeys(ENTRY_FIELDS, "") | {"subject": name, "data": "not json"}
-    server.xadd(f"{BASE}heartbeats", entry)
-    [one] = await until(lambda: parked(stage))
-    assert one["subject"] == name[:256]
-    assert (await decide(stage, "DELETE", one)).status == 200
+    async with logged() as lines:
+        server.xadd(f"{BASE}heartbeats", {"hello": "world"})
+        for data in (b"{]", b"{}}", b'{"agents":{},"loop_lag_ms":7.0,"agent_count":0}'):
+            await stage.log._run_guarded(
+                "renew", POOL, fence.worker_id, fence.epoch, "e", data, 60_000
+            )
+        await until(read)
+    [line] = [line for line in lines if line["event"] == "heartbeat.unreadable"]
+    assert (line["pool"], line["worker_id"], line["count"]) == (POOL, "", 1)
+    assert line["reason"].endswith("an event has 14 fields, this entry has 1")
     assert await parked(stage) == []
 
 
 async def test_operators_are_told(stage, server):
-    server.xadd(f"{BASE}commands", JUNK[0])
+    damage(server, await stage.pending(), "field")
     await stage.pool.claim(await stage.worker())
     alerts = (await stage.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
     assert [(a["name"], a["pool_name"], a["severity"]) for a in alerts] == [
@@ -325,12 +359,6 @@ async def test_a_pool_with_a_damaged_agent_says_why_it_is_not_deleted(stage, ser
     assert one["id"] in answer.json["detail"]
 
 
-async def test_a_heartbeat_of_other_fields_is_parked_with_what_is_wrong(stage, server):
-    server.xadd(f"{BASE}heartbeats", {"hello": "world"})
-    [one] = await until(lambda: parked(stage))
-    assert one["reason"].endswith("an event has 14 fields, this entry has 1")
-
-
 @pytest.mark.parametrize("name", ["x", f"{POOL}:agent:", f"{POOL}:what:ever", "a:agent:b"])
 async def test_a_name_of_nothing_is_refused(stage, name):
     answer = await stage.ask("POST", f"{PARKED}/{quote(name, safe='')}/retry", json={})
@@ -348,21 +376,21 @@ async def test_the_command_line_lists_retries_and_drops(stage, server, capsys):
 
     capsys.readouterr()
     assert "nothing is parked" in (await muster())[1]
-    agent_id = await stage.pending()
+    agent_id, other = await stage.pending(), await stage.pending()
     damage(server, agent_id, "field")
-    server.xadd(f"{BASE}commands", JUNK[0])
+    damage(server, other, "gone")
     fence = await stage.worker()
-    await stage.pool.claim(fence)
-    agent = f"{POOL}:agent:{agent_id}"
+    assert await stage.pool.claim(fence) == []
+    agent, gone = f"{POOL}:agent:{agent_id}", f"{POOL}:agent:{other}"
     code, said = await muster("list", "--pool", POOL)
-    assert (code, agent in said, "it is not a spawn command" in said) == (0, True, True)
+    assert (code, agent in said, "there is no such agent" in said) == (0, True, True)
     async with logged():
         _, said = await muster("list", "--json")
-    [command] = [one["id"] for one in json.loads(said) if one["id"] != agent]
+    assert {one["id"] for one in json.loads(said)} == {agent, gone}
     code, said = await muster("retry", agent)
     assert (code, f"{agent} was put back" in said) == (0, True)
-    [told_of] = await stage.pool.claim(fence)
-    assert told_of.agent.agent_id == agent_id
-    code, said = await muster("drop", command, agent)
-    assert (code, f"{command} was given up" in said, "is not parked" in said) == (1, True, True)
+    [claimed] = await stage.pool.claim(fence)
+    assert claimed.agent.agent_id == agent_id
+    code, said = await muster("drop", gone, agent)
+    assert (code, f"{gone} was ended" in said, "is not parked" in said) == (1, True, True)
     assert await parked(stage) == []

@@ -295,7 +295,6 @@ async def test_what_is_damaged_in_redis_is_parked_and_holds_up_nothing(
                 f"agent:{runs}",
                 f"agent:{no_hash}",
                 f"agent:{no_input}",
-                "worker:odd",
             }
             await stage.act(pool, runs, End(reason="completed"), fence=fence, agent=state)
             await pool.spawn()

@@ -1,22 +1,29 @@
-"""One damaged agent or worker holds up no other: not in a restart, a reap, or a survey."""
+"""One damaged agent or worker blocks no other: not in a restart, a reap, or a survey."""
 
 import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
 
 from eventstore.errors import LogError
+from eventstore.ids import new_id
 from eventstore.language.agent_commands import End
 from eventstore.language.agents import Status
 from eventstore.log import parked as parking
+from eventstore.log.pool_log import PoolLog
+from eventstore.log.replies import Outcome
+from tests.integration.workers.test_isolation import Ended
+from tests.integration.workers.test_stale_surveys import catalogued
 from tests.integration.workers.test_supervisor import POOL, Site
-from tests.pools import ORIGIN
+from tests.pools import ORIGIN, types
 from tests.waiting import until
+from workers.supervisor import reaper
+from workers.supervisor.pool_supervisor import PoolSupervisor
 
 BASE = f"pool:{{{POOL}}}:"
 FAILING = """
@@ -43,6 +50,10 @@ async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
 def server(redis_url: str) -> Any:
     with redis.Redis.from_url(redis_url) as client:
         yield client
+
+
+def pool_log(site: Site) -> PoolLog:
+    return PoolLog(site.log, POOL, ORIGIN)
 
 
 async def parked(site: Site) -> dict[str, parking.ParkedEntry]:
@@ -95,73 +106,132 @@ async def test_a_lost_worker_is_cleared_although_an_agent_of_its_is_damaged(
     await until(lambda: not server.sismember(f"{BASE}lost", worker_id))
     one = (await parked(site))[damaged]
     server.hset(f"agent:{{{POOL}}}:{damaged}", "failures", "")
-    assert await parking.retry_agent(site.log, one, None, ORIGIN)
+    assert await parking.repair(site.log, one, None, ORIGIN, drop=False)
     await site.until_running(4)
     site.check()
 
 
-async def test_a_worker_that_cannot_be_read_stops_no_pool(site: Site, server: Any) -> None:
-    """The pool goes on; made anew from its events the worker is watched again."""
-    pool = await site.pool()
-    await site.host()
-    await pool.spawn()
-    await site.until_running(1)
-    [worker_id] = await site.workers()
-    told = (await site.survey()).workers[0].worker
-    server.hset(f"process:{{{POOL}}}:{worker_id}", "max_agents", "ten")
-    found = await until(lambda: parked(site))
-    assert found.keys() == {worker_id}
-    await asyncio.gather(*(pool.spawn() for _ in range(3)))
-    await site.until_running(4)
-    assert await parking.retry_worker(site.log, found[worker_id], told, ORIGIN)
-    held = {o.worker.worker_id: o.agent_count for o in (await site.survey()).workers}
-    assert (held[worker_id], sum(held.values())) == (1, 4)
-    os.kill(told.pid, signal.SIGKILL)
-    await until(lambda: server.zscore(f"{BASE}processes", worker_id) is None)
-    await site.until_running(4)
-    site.check()
+def damage(server: Any, worker_id: str, how: str) -> None:
+    key = f"process:{{{POOL}}}:{worker_id}"
+    match how:
+        case "field":
+            server.hset(key, "max_agents", "ten")
+        case "version":
+            server.hset(key, "version", "x")
+        case "gone":
+            server.delete(key)
+        case _:
+            server.delete(key)
+            server.set(key, "no hash")
 
 
-async def test_a_worker_that_is_parked_takes_no_agents_until_it_is_retried(
-    site: Site, server: Any
+@pytest.mark.parametrize("how", ["field", "version", "gone", "type"])
+async def test_a_worker_that_cannot_be_read_is_lost_and_its_agents_run_again(
+    site: Site, server: Any, how: str
 ) -> None:
-    """Nobody watches its lease: what it took would be nobody's when it dies."""
-    pool = await site.pool()
-    fence = await pool.worker("w")
-    held = (await pool.spawn()).agent_id
-    await pool.claim(fence)
-    told = (await site.survey()).workers[0].worker
-    server.hdel(f"process:{{{POOL}}}:w", "reason")
-    [damage] = (await site.survey()).unreadable
-    await site.log.park(POOL, damage)
-    await site.log.act(POOL, held, End(reason="completed"), ORIGIN, fence=fence)
-    await pool.spawn()
-    assert await pool.claim(fence) == []
-    assert (await site.survey()).free == 0
-    server.hset(f"process:{{{POOL}}}:w", "reason", "")
-    assert await parking.retry_worker(site.log, (await parked(site))["w"], told, ORIGIN)
-    assert (await site.survey()).free == 10
-    assert len(await pool.claim(fence)) == 1
-
-
-async def test_a_dropped_worker_is_taken_for_lost(site: Site, server: Any) -> None:
     pool = await site.pool()
     await site.host()
-    await pool.spawn()
+    agent_id = (await pool.spawn()).agent_id
     await site.until_running(1)
     [worker_id] = await site.workers()
-    told = (await site.survey()).workers[0].worker
-    server.delete(f"process:{{{POOL}}}:{worker_id}")
-    found = await until(lambda: parked(site))
-    assert await parking.drop_worker(site.log, found[worker_id], told, ORIGIN)
+    damage(server, worker_id, how)
 
-    async def elsewhere() -> bool:
-        [agent] = [await site.log.agent(POOL, name) for name in await site.log.live(POOL)]
+    async def moved() -> bool:
+        agent = await site.log.agent(POOL, agent_id)
         assert agent is not None
         return agent.status is Status.RUNNING and agent.worker_id != worker_id
 
-    await until(elsewhere)
+    await until(moved, timeout=20)
+    await until(lambda: not server.sismember(f"{BASE}lost", worker_id))
+    assert not server.exists(f"process:{{{POOL}}}:{worker_id}"), "what is minimal does not stay"
+    assert await parked(site) == {}
+    await site.until_running(1)
     site.check()
+
+
+async def test_of_two_supervisors_one_fences_a_worker_that_cannot_be_read(
+    site: Site, server: Any
+) -> None:
+    """Under a new epoch; what the worker still tries is refused, and its slots are counted."""
+    pool = await site.pool()
+    worker_id = new_id()
+    old = await pool.worker(worker_id)
+    agent_id = (await pool.spawn()).agent_id
+    await pool.claim(old)
+    server.hset(f"{BASE}parked", f"worker:{worker_id}", "{}")  # by the previous version
+    damage(server, worker_id, "field")
+    [damaged] = (await site.survey()).unreadable
+    await asyncio.gather(*(reaper.fence_unreadable(pool_log(site), damaged) for _ in range(2)))
+    assert types(site.url)[-2:] == ["agent.claimed", "worker.lost"]
+    [lost] = (await site.survey()).workers
+    assert (lost.worker.status, lost.agent_count) == ("lost", 1)
+    assert lost.worker.epoch > old.epoch
+    acted = await site.log.act(POOL, agent_id, End(reason="completed"), ORIGIN, fence=old)
+    assert acted.outcome is Outcome.FENCED
+    assert server.exists(f"{BASE}parked") == 0
+    assert await reaper.clean_up(pool_log(site), lost)
+    survey = await site.survey()
+    assert (survey.free, survey.waiting, survey.workers) == (0, 1, ())
+
+
+async def test_an_isolated_agent_of_a_worker_that_is_gone_is_counted_down(
+    site: Site, server: Any
+) -> None:
+    """`meta.alone` says how many workers are isolated: more than there are would block others."""
+    pool = await site.pool()
+    agent_id = (await pool.spawn()).agent_id
+    for _ in range(3):
+        worker = new_id()
+        held = await pool.worker(worker)
+        [claimed] = await pool.claim(held)
+        if claimed.agent.alone:
+            break
+        await pool.fence(worker)
+        lost = await site.log.worker(POOL, worker)
+        assert lost is not None
+        await reaper.clean_up(pool_log(site), lost, reaper.LossAttribution(suspicion_ms=60_000))
+    assert (claimed.agent.agent_id, claimed.agent.alone) == (agent_id, True)
+    assert server.hget(f"{BASE}meta", "alone") == b"1"
+    damage(server, worker, "gone")
+    [damaged] = (await site.survey()).unreadable
+    await reaper.fence_unreadable(pool_log(site), damaged)
+    [lost] = (await site.survey()).workers
+    assert lost.isolated_agent == agent_id
+    assert await reaper.clean_up(pool_log(site), lost)
+    assert server.hget(f"{BASE}meta", "alone") == b"0"
+
+
+async def test_a_name_that_is_no_worker_leaves_the_lists_without_an_event(
+    site: Site, server: Any
+) -> None:
+    """The log knows no such worker: an event of it could not be folded."""
+    await site.pool()
+    await site.host()
+    server.zadd(f"{BASE}processes", {"nobody": 5})
+    server.hset(f"process:{{{POOL}}}:nobody", "a", "b")
+    await until(lambda: server.zscore(f"{BASE}processes", "nobody") is None)
+    assert types(site.url) == []
+    await until(lambda: not server.exists(f"process:{{{POOL}}}:nobody"))
+
+
+async def test_one_survey_that_cannot_read_a_worker_changes_nothing(
+    site: Site, server: Any
+) -> None:
+    pool = await site.pool(lease_seconds=60.0)
+    worker_id = new_id()
+    await pool.worker(worker_id)
+    steward = PoolSupervisor(
+        "other", pool_log(site), cast("Any", Ended()), catalogued(pool), poll_seconds=1.0
+    )
+    damage(server, worker_id, "field")
+    await steward.reconcile()
+    server.hset(f"process:{{{POOL}}}:{worker_id}", "max_agents", "10")
+    await steward.reconcile()
+    damage(server, worker_id, "field")
+    await steward.reconcile()
+    assert "worker.lost" not in types(site.url)
+    await steward.reconcile()
+    assert types(site.url)[-1] == "worker.lost"
 
 
 async def test_what_a_stranger_read_from_the_queue_is_put_back(site: Site, server: Any) -> None:

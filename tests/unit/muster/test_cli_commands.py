@@ -353,10 +353,10 @@ def test_one_that_was_parked_is_shown_with_the_reason(gateway, muster):
 @pytest.mark.parametrize(
     ("source", "action", "said"),
     [
-        ("heartbeat", "retry", "was forgotten: the next has come"),
-        ("heartbeat", "drop", "was forgotten: the next has come"),
-        ("command", "retry", "was put back"),
-        ("agent", "drop", "was given up"),
+        ("heartbeat", "retry", "was forgotten"),
+        ("command", "drop", "was forgotten"),
+        ("agent", "retry", "was put back"),
+        ("agent", "drop", "was ended"),
     ],
 )
 def test_it_is_said_what_became_of_what_was_parked(gateway, muster, source, action, said):
