@@ -36,10 +36,8 @@ from projector.intake.source import (
 from projector.rebuild.lease import acquire_rebuild_lease, drop_and_release
 from projector.rebuild.progress import OnProgress, Progress
 from projector.rebuild.view_sets import (
-    allow_catch_up,
     copy_serving,
     create_shadow,
-    drop_shadow,
     read_version,
     switch,
 )
@@ -153,7 +151,7 @@ class Rebuild:
     async def start(self) -> None:
         """Make a second set of tables. Raises `Rebuilding` when another one does the same."""
         await acquire_rebuild_lease(self._lease)
-        await self._lease.write(_make_tables)
+        await self._lease.write(create_shadow)
         await self._refresh_heads()
 
     async def fold_archive(self) -> None:
@@ -180,7 +178,6 @@ class Rebuild:
         await self._refresh_heads()
         await self._fold_archives()
         await self._compare()
-        await projector_lease.write(allow_catch_up)
         for pool in (CATALOGUE, *await self._pools()):
             await self._fold_stream(pool, projector_lease)
         for pool in (CATALOGUE, *await self._pools()):  # what came meanwhile, new pools too
@@ -331,8 +328,3 @@ class Rebuild:
         if self._copied:
             copy_serving(connection, self._copied)
         switch(connection, self._database.prefix)
-
-
-def _make_tables(connection: Connection) -> None:
-    drop_shadow(connection)
-    create_shadow(connection)

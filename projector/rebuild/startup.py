@@ -2,32 +2,23 @@
 
 another version, serving   built anew beside them while their own projector goes on  (`upgrade`)
 dropped, or inconsistent   built anew by whoever holds the lease                     (`ready`)
-put back by a rollback     folded on from the archive, to where it ends              (`ready`)
-left by a rebuild          the same: it archived more, and was refused or killed     (`ready`)
+behind the archive         folded on to its end: a rebuild archived more, and was refused or killed
 """
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import structlog
-from sqlalchemy import Connection
 
 from projector.fold.projection import Projection, stopped
 from projector.intake.source import LogHead, Source, archive_heads, read_archive
 from projector.rebuild.lease import RebuildInProgress
 from projector.rebuild.rebuild import Rebuild
-from projector.rebuild.view_sets import (
-    ROLLED_BACK_NAME,
-    delete_version,
-    needs_rebuild,
-    read_version,
-    rolled_back,
-)
+from projector.rebuild.view_sets import read_version
 from projector.store.database import Database
 from projector.store.lease import Lease
-from projector.store.rows import EventRow, Position
+from projector.store.rows import Position
 from projector.store.tables import INCOMPLETE, VIEW_VERSION
 from projector.verify.view_comparison import Comparison
 
@@ -57,10 +48,8 @@ async def prepare_views(
 ) -> None:
     """Under the projector's lease: let the views be such as `projection` can go on from."""
     await database.read(projection.load)
-    rebuild_needed = await database.read(lambda c: needs_rebuild(c, projection.positions))
-    if not rebuild_needed and await database.read(rolled_back):
-        rebuild_needed = not await _catch_up(database, lease, projection)
-    if rebuild_needed:
+    same_version = await database.read(read_version) == VIEW_VERSION
+    if not same_version or not await _catch_up(database, lease, projection):
         await _rebuild(database, source, lease, seize=False)
         await database.read(projection.load)
 
@@ -87,37 +76,40 @@ def _log_result(events: int, comparison: Comparison | None) -> None:
 
 
 async def _catch_up(database: Database, lease: Lease, projection: Projection) -> bool:
-    """Fold what the archive has beyond the views; False where that cannot be done."""
+    """Fold what the archive has beyond the views; False where it does not follow from them.
+
+    Rows, archive and checkpoint are written in one transaction: what a checkpoint says holds.
+    """
+    heads = await database.read(archive_heads)
+    positions = projection.positions
+    behind = [p for p in sorted(heads) if _is_behind(positions.get(p, Position(p)), heads[p])]
     projection.archives = False
     try:
-        heads = await database.read(archive_heads)
-        for pool in sorted(heads):  # '' is the catalogue: it names the pools
+        for pool in behind:  # '' first: the catalogue names the pools
             if not await _catch_up_pool(database, lease, projection, pool, heads[pool]):
                 return False
     finally:
         projection.archives = True
-
-    await lease.write(lambda c: delete_version(c, ROLLED_BACK_NAME))
-    log.info("projector.caught_up", pools=len(heads))
+    if behind:
+        log.info("projector.caught_up", pools=len(behind))
     return True
+
+
+def _is_behind(position: Position, head: LogHead) -> bool:
+    return (position.generation, position.seq) < (head.generation, head.seq)
 
 
 async def _catch_up_pool(
     database: Database, lease: Lease, projection: Projection, pool: str, head: LogHead
 ) -> bool:
     position = projection.positions.setdefault(pool, Position(pool))
-    if position.generation > head.generation:
-        return False
-    while (current := projection.positions[pool]).seq < head.seq:
-        rows = await database.read(_archived_after(current))
-        if not rows or rows[0].seq != current.seq + 1:
+    while position.seq < head.seq:
+        rows = await database.read(partial(read_archive, position=position, count=BATCH))
+        if not rows or rows[0].seq != position.seq + 1:
             return False
         applied = await lease.write(partial(projection.write, pool=pool, rows=rows))
         projection.mark_committed(applied)
-        if stopped(applied.position):
+        position = applied.position
+        if stopped(position):
             return False
-    return True
-
-
-def _archived_after(position: Position) -> Callable[[Connection], list[EventRow]]:
-    return lambda connection: read_archive(connection, position, count=BATCH)
+    return not _is_behind(position, head)

@@ -6,9 +6,8 @@ hold what heartbeats tell. The *archive* (`events`) keeps every event as it stoo
 is the only table that lasts.
 
 The same definitions serve SQLite and PostgreSQL (there in the schema `muster`). A rebuild fills a
-second set of the views, `fresh_…`, beside the serving ones; what served before the last switch
-stands in `previous_…`, as it was. Times are milliseconds of log time
-since 1970, 0 where a thing has not happened; JSON stands as text.
+second set of the views, `fresh_…`, next to the serving ones. Times are milliseconds of log time
+since 1970, 0 where a thing has not happened; JSON is stored as text.
 """
 
 from collections.abc import Iterator
@@ -41,7 +40,6 @@ SCHEMA: Final = "muster"
 """Where the tables stand in PostgreSQL."""
 
 SHADOW_PREFIX: Final = "fresh_"
-PREVIOUS_PREFIX: Final = "previous_"
 VIEWS: Final = ("checkpoints", "pools", "hosts", "workers", "agents")
 
 

@@ -1,4 +1,4 @@
-"""`muster replay`: all views from the log again, while the old ones serve; and the way back."""
+"""`muster replay`: rebuild all views from the log, while the old ones serve."""
 
 import argparse
 import asyncio
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   muster replay                                   the views of the `muster up` that runs here
   MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster replay
-  muster replay --rollback                        the views as they were before the last one
 """
 LINE_SECONDS = 2.0
 """How often a line is written where there is no terminal to draw a bar on."""
@@ -34,17 +33,9 @@ def add(subparsers: Subparsers) -> None:
         "replay",
         run,
         summary="rebuild all views from the log",
-        description="Rebuilds all views from archive and streams, beside those that serve,"
-        " compares the two, and puts the new ones in their place at once. May run at any time."
-        " The old ones are kept until the next time.",
+        description="Rebuilds all views from archive and streams, while the old ones"
+        " serve, compares the two, and replaces the old ones in one step. May run at any time.",
         examples=EXAMPLES,
-    )
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument(
-        "--rollback", action="store_true", help="instead: let the views before the last serve again"
-    )
-    instead.add_argument(
-        "--discard-previous", action="store_true", help="instead: drop what is kept for a rollback"
     )
     targets.add_redis_flags(parser)
     targets.add_key_prefix_flag(parser)
@@ -56,33 +47,12 @@ def run(args: argparse.Namespace) -> int:
     from projector.rebuild.rebuild import RebuildOptions
 
     options = RebuildOptions(
-        redis_url="" if _without_redis(args) else targets.redis_url(args),
+        redis_url=targets.redis_url(args),
         key_prefix=targets.key_prefix(args),
         database_url=targets.database_url(args),
     )
     with database_errors(options.database_url):
-        if _without_redis(args):
-            return _previous(args, options)
         return _replay(args, options)
-
-
-def _without_redis(args: argparse.Namespace) -> bool:
-    return bool(args.rollback or args.discard_previous)
-
-
-def _previous(args: argparse.Namespace, options: "RebuildOptions") -> int:
-    from projector.rebuild.rollback import discard, roll_back
-
-    asyncio.run(roll_back(options) if args.rollback else discard(options))
-    if args.json:
-        render.print_json({"rolled_back": args.rollback, "discarded": args.discard_previous})
-    elif args.rollback:
-        print(
-            "the views before the last rebuild serve again; the projector takes them on from there"
-        )
-    else:
-        print("no previous views are kept any more")
-    return 0
 
 
 def _replay(args: argparse.Namespace, options: "RebuildOptions") -> int:
@@ -134,7 +104,6 @@ def comparison_lines(found: "Comparison") -> Iterator[str]:
     yield f"{found.differing:,} of {found.rows:,} rows differ at the same position: {cause}"
     for difference in found.differences[:SHOWN_MAX]:
         yield f"  {difference}"
-    yield "they are kept: `muster replay --rollback` puts them back"
 
 
 @contextmanager

@@ -77,7 +77,6 @@ def test_a_day_with_the_command_line(told, capsys):
     until_sync(lambda: "agent.terminated" in told("logs", ids[0]), what="the end in the log")
 
     assert "the views are rebuilt" in told("replay")
-    assert "serve again" in told("replay", "--rollback")
     assert len(told("ps", "--json")) == 11
     assert told("verify").startswith("equal: ")
     assert main(["spawn", "nowhere", "--project", "demo"]) == 1

@@ -1,4 +1,4 @@
-"""New views beside old ones: compared, switched, rolled back, built by newer code, broken off."""
+"""New views beside old ones: compared, caught up, built by another version, broken off."""
 
 import asyncio
 import json
@@ -21,8 +21,6 @@ from projector.queries.views import AgentFilter, AsOf
 from projector.rebuild import rebuild, startup, view_sets
 from projector.rebuild.progress import Progress
 from projector.rebuild.rebuild import Rebuild, RebuildOptions, replay
-from projector.rebuild.rollback import discard, roll_back
-from projector.rebuild.view_sets import CannotRollBack
 from projector.recovery.recovery import Recovery
 from projector.service import projector as service
 from projector.service.projector import Phase
@@ -41,7 +39,6 @@ from tests.waiting import until
 
 OURS = tables.VIEW_VERSION
 NEWER = OURS + 1
-PREVIOUS = {f"previous_{name}" for name in VIEWS}
 
 
 def options(stage: Stage) -> RebuildOptions:
@@ -108,7 +105,7 @@ async def test_views_at_another_position_are_not_compared(
         assert found.left_out[POOL].startswith("the views that served were at seq ")
 
 
-def test_the_command_tells_the_differences_and_the_way_back(
+def test_the_command_prints_the_differences(
     redis_url: str, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def prepare() -> None:
@@ -126,26 +123,31 @@ def test_the_command_tells_the_differences_and_the_way_back(
     assert "reason should be '', is 'planted'" in said
     assert main(["replay", *flags, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["compared"]["differing"] == 0
-    assert main(["replay", "--discard-previous", *flags]) == 0
-    capsys.readouterr()
-    assert main(["replay", "--rollback", *flags]) == 1
-    assert "no previous views are kept" in capsys.readouterr().err
 
 
-# ---- rolled back -----------------------------------------------------------------------------
+# ---- behind the archive ----------------------------------------------------------------------
 
 
-async def test_a_rollback_puts_back_what_served_and_goes_on_from_there(
+async def put_back(stage: Stage, rows: dict[str, list[dict[str, Any]]]) -> None:
+    """Let the views be these, whatever the archive has by now."""
+    for table in tables.SERVING.all():
+        names = [column.name for column in table.columns]
+        into = f"{table.name} ({', '.join(names)}) VALUES ({', '.join(f':{n}' for n in names)})"
+        await stage.sql(f"DELETE FROM {{}}{table.name}")
+        for row in rows[table.name]:
+            await stage.sql(f"INSERT INTO {{}}{into}", **{name: row[name] for name in names})
+
+
+async def test_views_behind_the_archive_are_folded_on_to_its_end(
     redis_url: str, database_url: str
 ) -> None:
-    """What came since is folded from the archive (the stream has lost it), and archived once."""
+    """No mark is needed for that. Nothing is archived twice; the stream has lost it by now."""
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         async with stage.projecting():
             await stage.play(pool)
             await stage.settle()
         served = await stage.contents()
-        await replayed(stage)
         async with stage.projecting():
             await (await stage.pool("later")).spawn()
             await stage.play(pool, "v")
@@ -153,9 +155,7 @@ async def test_a_rollback_puts_back_what_served_and_goes_on_from_there(
         newest, events = await stage.contents(), await archived(stage)
         with redis.Redis.from_url(redis_url) as client:
             client.xtrim(f"pool:{{{POOL}}}:events", maxlen=1, approximate=False)
-        await roll_back(options(stage))
-        assert await stage.contents() == served
-        assert await beside(stage) == PREVIOUS
+        await put_back(stage, served)
         with capture_logs() as logs:
             async with stage.projecting():
                 await stage.settle()
@@ -163,67 +163,32 @@ async def test_a_rollback_puts_back_what_served_and_goes_on_from_there(
                 assert await archived(stage) == events
                 await pool.spawn()
                 await stage.settle()
-        assert "projector.rebuilding" not in [line["event"] for line in logs]
+        said = [line["event"] for line in logs]
+        assert "projector.caught_up" in said
+        assert "projector.rebuilding" not in said
         assert (await verify(redis_url, "", database_url)).equal
-        assert await beside(stage) == PREVIOUS
 
 
-async def test_a_rollback_can_itself_be_rolled_back_and_what_is_kept_discarded(
+async def test_views_that_the_archive_contradicts_are_rebuilt(
     redis_url: str, database_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage, stage.projecting() as projector:
-        await stage.play(await stage.pool())
-        await stage.settle()
-        await stage.sql("UPDATE {}agents SET reason = 'planted'")
-        planted = await stage.contents()
-        await replayed(stage)
-        right = await stage.contents()
-        await until(lambda: projector.phase is Phase.ACTIVE)
-        await roll_back(options(stage))
-        assert await stage.contents() == planted
-        await roll_back(options(stage))
-        assert await stage.contents() == right
-        await discard(options(stage))
-        assert await beside(stage) == set()
-        with pytest.raises(CannotRollBack, match="no previous views are kept"):
-            await roll_back(options(stage))
-        assert await stage.contents() == right
-
-
-async def test_views_of_another_version_are_put_back_only_by_their_own_code(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    """Rows of agents that its first events ask for again: no checkpoint of ours says that."""
     async with open_stage(redis_url, database_url) as stage:
         async with stage.projecting():
             await stage.play(await stage.pool())
             await stage.settle()
-        old = await stage.contents()
-        with monkeypatch.context() as newer:
-            become(newer, NEWER)
-            await replayed(stage)
-            said = f"of version {OURS}, this Muster builds version {NEWER}"
-            with pytest.raises(CannotRollBack, match=said):
-                await roll_back(options(stage))
-        assert await versions(stage) == {"views": NEWER, "previous": OURS}
-        await roll_back(options(stage))
-        assert await stage.contents() == old
-        assert await versions(stage) == {"views": OURS, "previous": NEWER, "rolled_back": OURS}
-        async with stage.projecting():
-            assert await versions(stage) == {"views": OURS, "previous": NEWER}
+        before = await stage.contents()
+        await stage.sql("DELETE FROM {}checkpoints WHERE pool <> ''")
+        with capture_logs() as logs:
+            async with stage.projecting():
+                await stage.settle()
+                assert await stage.contents() == before
+        said = [line["event"] for line in logs]
+        assert "projector.rebuilding" in said
+        assert "projector.caught_up" not in said
 
 
-def become(patch: pytest.MonkeyPatch, version: int) -> None:
-    """Let this process be a Muster that builds views of that version."""
-    for module in (view_comparison, startup, service, view_sets, tables):
-        patch.setattr(module, "VIEW_VERSION", version, raising=False)
-
-
-async def versions(stage: Stage) -> dict[str, int]:
-    rows = await stage.sql("SELECT name, version FROM {}view_versions")
-    return {row["name"]: row["version"] for row in rows}
-
-
-async def test_over_a_recovery_of_the_log_the_past_stays_and_a_rollback_goes_on(
+async def test_over_a_recovery_of_the_log_the_past_stays_and_views_are_folded_on(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was before the loss is told as it was then; views of before it are folded on past it."""
@@ -233,9 +198,8 @@ async def test_over_a_recovery_of_the_log_the_past_stays_and_a_rollback_goes_on(
         async with stage.projecting():
             await stage.play(pool)
             await stage.settle()
-        before = await stage.views.agents(AgentFilter())
+        before, served = await stage.views.agents(AgentFilter()), await stage.contents()
         last = await stage.head(POOL)
-        await replayed(stage)
         wiped(redis_url)
         assert {one.generation for one in (await recovered(stage)).values()} == {2}
     async with open_stage(redis_url, database_url) as stage:
@@ -249,15 +213,80 @@ async def test_over_a_recovery_of_the_log_the_past_stays_and_a_rollback_goes_on(
         for seq, answer in ((last, before), (await stage.head(POOL), after)):
             moment = await history.point_in_time(AsOf(events={POOL: (None, seq)}))
             assert await history.agents(moment, AgentFilter()) == answer
-        await roll_back(options(stage))
+        await put_back(stage, served)
         with capture_logs() as logs:
             async with stage.projecting():
                 await stage.settle(POOL)
                 assert await stage.contents() == newest
         assert "projector.caught_up" in [line["event"] for line in logs]
+        await stage.sql("UPDATE {}checkpoints SET generation = 1, seq = 999 WHERE pool <> ''")
+        with capture_logs() as logs:  # what they have of the lost generation is void: no way on
+            async with stage.projecting():
+                await stage.settle(POOL)
+                assert await stage.contents() == newest
+        assert "projector.rebuilding" in [line["event"] for line in logs]
 
 
-# ---- built by newer code ---------------------------------------------------------------------
+# ---- of another version ----------------------------------------------------------------------
+
+
+def become(patch: pytest.MonkeyPatch, version: int) -> None:
+    """Let this process be a Muster that builds views of that version."""
+    for module in (view_comparison, startup, service, view_sets, tables):
+        patch.setattr(module, "VIEW_VERSION", version, raising=False)
+
+
+async def versions(stage: Stage) -> dict[str, int]:
+    rows = await stage.sql("SELECT name, version FROM {}view_versions")
+    return {row["name"]: row["version"] for row in rows}
+
+
+async def test_an_older_version_rebuilds_its_own_views(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is the way back: its projector goes on from them."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        async with stage.projecting():
+            await stage.play(pool)
+            await stage.settle()
+        old = await stage.contents()
+        with monkeypatch.context() as newer:
+            become(newer, NEWER)
+            await replayed(stage)
+            await stage.sql("ALTER TABLE {}agents ADD COLUMN newer TEXT")
+        assert await versions(stage) == {"views": NEWER}
+        await replayed(stage)
+        assert await stage.contents() == old
+        assert await versions(stage) == {"views": OURS}
+        async with stage.projecting():
+            await pool.spawn()
+            await stage.settle()
+
+
+async def test_previous_views_of_an_older_data_folder_go_with_the_next_rebuild(
+    redis_url: str, database_url: str
+) -> None:
+    """Earlier versions kept them for a rollback; until then they are in nobody's way."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        async with stage.projecting():
+            await stage.play(pool)
+            await stage.settle()
+        for name in VIEWS:
+            await stage.sql(f"CREATE TABLE {{}}previous_{name} AS SELECT * FROM {{}}{name}")
+        for name in ("previous", "rolled_back"):
+            await stage.sql("INSERT INTO {}view_versions VALUES (:name, :of)", name=name, of=OURS)
+        async with stage.projecting():
+            await pool.spawn()
+            await stage.settle()
+        before = await stage.contents()
+        assert await beside(stage) == {f"previous_{name}" for name in VIEWS}
+        assert (await verify(redis_url, "", database_url)).equal
+        await replayed(stage)
+        assert await beside(stage) == set()
+        assert await versions(stage) == {"views": OURS}
+        assert await stage.contents() == before
 
 
 async def test_an_upgrade_builds_new_views_while_the_old_projector_keeps_the_old_ones(
@@ -292,14 +321,14 @@ async def test_an_upgrade_builds_new_views_while_the_old_projector_keeps_the_old
                 assert await versions(stage) == {"views": OURS}
                 may_finish.set()
                 await until(lambda: new.phase is Phase.ACTIVE)
-                assert await versions(stage) == {"views": NEWER, "previous": OURS}
+                assert await versions(stage) == {"views": NEWER}
                 await pool.spawn()
                 await stage.settle()
                 assert old.poll() is None
             finally:
                 await new.stop()
         assert (await verify(redis_url, "", database_url)).equal
-        assert await beside(stage) == PREVIOUS
+        assert await beside(stage) == set()
 
 
 async def test_a_query_that_began_before_an_upgrade_sees_the_old_views_whole(
@@ -331,7 +360,7 @@ async def test_a_query_that_began_before_an_upgrade_sees_the_old_views_whole(
             await database.close()
         rows = {name: len(before[name]) for name in VIEWS}
         assert counted == [rows["agents"], rows["workers"], rows["pools"], 1, rows["checkpoints"]]
-        assert await versions(stage) == {"views": NEWER, "previous": OURS}
+        assert await versions(stage) == {"views": NEWER}
         assert "surplus" not in (await stage.contents())["agents"][0]
 
 
@@ -402,8 +431,7 @@ async def test_a_rebuild_killed_at_any_stage_leaves_good_views_and_nothing_else(
             await pool.spawn()
             await stage.settle()
             await until(lambda: swept(stage), what=f"the sweep after {where}")
-            kept = PREVIOUS if where == "clean_up" else set()
-            assert await beside(stage) == kept, where
+            assert await beside(stage) == set(), where
         assert (await verify(redis_url, "", database_url)).equal
 
 
