@@ -1,25 +1,25 @@
-"""New views against those that serve, row by row, where both are at the same position.
+"""Compares new views with the serving ones, row by row, where both are at the same position.
 
-The database does the comparing, along the keys of both sets, so that any number of rows costs no
-memory here. What differs between views of one version was wrong in one of them; between two
-versions only the columns that both have are compared, and a difference may be what was intended.
+The database compares (EXCEPT, both ways), so that any number of rows costs no memory here. A
+difference between views of one version is an error in one of them. Between two versions only the
+columns that both have are compared, and a difference may be intended.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from msgspec import Struct
 from sqlalchemy import (
-    Column,
-    ColumnElement,
+    CompoundSelect,
     Connection,
+    RowMapping,
     Select,
     Table,
-    and_,
     func,
     inspect,
-    or_,
     select,
+    union,
 )
 
 from eventstore.keys import CATALOGUE
@@ -28,11 +28,11 @@ from projector.store.tables import INCOMPLETE, SCHEMA, SERVING, SHADOW, VIEW_VER
 from projector.verify.report import Difference
 
 LISTED_MAX: Final = 20
-"""Differences that are told in full; all are counted."""
+"""Differences that are reported in full; all are counted."""
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """What came of it. `pools` were compared ('' is the catalogue), `left_out` were not."""
+    """The result. `pools` were compared ('' is the catalogue), `left_out` were not."""
 
     pools: tuple[str, ...] = ()
     left_out: Mapping[str, str] = {}
@@ -42,7 +42,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     rows: int = 0
     """Rows of the new views that were compared."""
     differing: int = 0
-    """Rows that stand in one set only, or differ."""
+    """Rows that are in one set only, or differ."""
     differences: tuple[Difference, ...] = ()
     """The first ones, field by field: `expected` is new, `found` served."""
 
@@ -57,7 +57,7 @@ def compare(
     serving: Mapping[str, Position],
     shadow: Mapping[str, Position],
 ) -> Comparison:
-    """Compare the fresh views with the serving ones, which are of that `version`."""
+    """Compare the shadow views with the serving ones, which are of that `version`."""
     left_out = {
         pool: why for pool in shadow if (why := _skip_reason(pool, version, serving, shadow))
     }
@@ -66,15 +66,16 @@ def compare(
     found: list[Difference] = []
     for pair in _table_pairs(connection, pools):
         rows += pair.count(connection)
-        differing += pair.count_differing(connection)
-        found += pair.differences(connection, LISTED_MAX - len(found))
+        if count := pair.count_differing(connection):
+            differing += count
+            found += islice(pair.differences(connection), LISTED_MAX - len(found))
     return Comparison(
         pools=pools,
         left_out=left_out,
         version=version,
         rows=rows,
         differing=differing,
-        differences=tuple(found[:LISTED_MAX]),
+        differences=tuple(found),
     )
 
 
@@ -112,7 +113,7 @@ def _common_columns(connection: Connection, table: Table) -> set[str]:
 
 
 class _TablePair:
-    """A serving table and the one beside it; `pools`: those whose rows are compared."""
+    """A serving table and its shadow; `pools`: those whose rows are compared, None: all rows."""
 
     def __init__(
         self, old: Table, new: Table, columns: set[str], pools: Sequence[str] | None
@@ -120,71 +121,49 @@ class _TablePair:
         self._old, self._new, self._pools = old, new, pools
         self._keys = [key.name for key in old.primary_key]
         self._columns = sorted(columns - set(self._keys))
-        self._same_keys = and_(*(old.c[key] == new.c[key] for key in self._keys))
 
     def count(self, connection: Connection) -> int:
-        query = select(func.count()).select_from(self._new).where(*self._conditions(self._new))
-        return int(connection.execute(query).scalar_one())
+        return _count(connection, self._rows(self._new))
 
     def count_differing(self, connection: Connection) -> int:
-        return sum(
-            int(connection.execute(select(func.count()).select_from(side.subquery())).scalar_one())
-            for side in self._difference_queries()
-        )
+        return _count(connection, self._differing_keys())
 
-    def differences(self, connection: Connection, limit: int) -> list[Difference]:
-        """The first differences, field by field."""
-        found: list[Difference] = []
-        for query in self._difference_queries():
-            if len(found) < limit:
-                for keys in connection.execute(query.limit(limit)).mappings().all():
-                    found += self._field_differences(connection, dict(keys))
-        return found
+    def differences(self, connection: Connection) -> Iterator[Difference]:
+        """Of the first rows that differ, field by field."""
+        keys = self._differing_keys().subquery()
+        query = select(keys).order_by(*keys.c).limit(LISTED_MAX)
+        for row in connection.execute(query).mappings().all():
+            yield from self._field_differences(connection, dict(row))
 
-    def _difference_queries(self) -> tuple[Select[Any], Select[Any]]:
-        """Keys of rows that are missing or differ, and of those that are too many."""
-        old, new = self._old, self._new
-        differ = or_(
-            old.c[self._keys[0]].is_(None),
-            *(new.c[name].is_distinct_from(old.c[name]) for name in self._columns),
-        )
-        changed = (
-            self._select_keys(new).join_from(new, old, self._same_keys, isouter=True).where(differ)
-        )
-        missing = new.c[self._keys[0]].is_(None)
-        surplus = (
-            self._select_keys(old).join_from(old, new, self._same_keys, isouter=True).where(missing)
-        )
-        return changed.where(*self._conditions(new)), surplus.where(*self._conditions(old))
+    def _rows(self, table: Table) -> Select[Any]:
+        query = select(*(table.c[name] for name in (*self._keys, *self._columns)))
+        return query if self._pools is None else query.where(table.c.pool_name.in_(self._pools))
 
-    def _select_keys(self, table: Table) -> Select[Any]:
-        keys: list[Column[Any]] = [table.c[key] for key in self._keys]
-        return select(*keys).order_by(*keys)
-
-    def _conditions(self, table: Table) -> list[ColumnElement[bool]]:
-        return [] if self._pools is None else [table.c.pool_name.in_(self._pools)]
+    def _differing_keys(self) -> CompoundSelect[Any]:
+        """Keys of the rows that are in one set only, or with other values in the other."""
+        old, new = self._rows(self._old), self._rows(self._new)
+        sides = (new.except_(old).subquery(), old.except_(new).subquery())
+        return union(*(select(*(side.c[key] for key in self._keys)) for side in sides))
 
     def _field_differences(
         self, connection: Connection, keys: dict[str, Any]
     ) -> Iterator[Difference]:
         old, new = self._row(connection, self._old, keys), self._row(connection, self._new, keys)
         subject = f"{self._old.name}/{keys[self._keys[0]]}"
-        pool = keys.get("pool_name", CATALOGUE) if self._pools is not None else CATALOGUE
+        pool = CATALOGUE if self._pools is None else keys["pool_name"]
         if old is None or new is None:
-            presence = (
-                "absent" if new is None else "present",
-                "absent" if old is None else "present",
-            )
+            presence = ("absent" if row is None else "present" for row in (new, old))
             yield Difference("views", pool, subject, "presence", *presence)
             return
         for name in self._columns:
             if old[name] != new[name]:
                 yield Difference("views", pool, subject, name, str(new[name]), str(old[name]))
 
-    def _row(
-        self, connection: Connection, table: Table, keys: dict[str, Any]
-    ) -> Mapping[str, Any] | None:
-        query = select(*(table.c[name] for name in self._columns))
-        query = query.where(*(table.c[name] == value for name, value in keys.items()))
-        row = connection.execute(query).mappings().first()
-        return dict(row) if row is not None else None
+    def _row(self, connection: Connection, table: Table, keys: dict[str, Any]) -> RowMapping | None:
+        same_key = (table.c[name] == value for name, value in keys.items())
+        return connection.execute(self._rows(table).where(*same_key)).mappings().first()
+
+
+def _count(connection: Connection, query: Select[Any] | CompoundSelect[Any]) -> int:
+    counted = select(func.count()).select_from(query.subquery())
+    return int(connection.execute(counted).scalar_one())

@@ -91,6 +91,26 @@ async def test_a_rebuild_says_what_the_old_views_had_wrong(
         assert await stage.contents() == right
 
 
+async def test_a_rebuild_lists_the_first_differences_and_counts_all(
+    redis_url: str, database_url: str
+) -> None:
+    """Of one table more than are listed, and of another some more."""
+    async with open_stage(redis_url, database_url) as stage:
+        async with stage.projecting():
+            await stage.play(await stage.pool())
+            await stage.settle()
+        await stage.sql("UPDATE {}workers SET reason = 'planted'")
+        await stage.sql(
+            "UPDATE {}agents SET reason = 'x', project_id = 'x', role_type = 'x', epoch = 99"
+        )
+        found = (await replayed(stage))[-1].comparison
+        assert found is not None
+        assert found.differing == 3 + 6
+        assert len(found.differences) == view_comparison.LISTED_MAX
+        tables_named = [one.subject.partition("/")[0] for one in found.differences]
+        assert tables_named == ["workers"] * 3 + ["agents"] * 17
+
+
 async def test_views_at_another_position_are_not_compared(
     redis_url: str, database_url: str
 ) -> None:
