@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from gateway.wire.connections import stop_accepting
+from gateway.wire.limiter import stop_accepting
 
 
 class Crossing:

@@ -19,7 +19,8 @@ from gateway.backend.background import retry_on_error
 from gateway.options import GatewayOptions
 from gateway.server.middleware import default_headers
 from gateway.server.routes import application
-from gateway.wire.connections import ConnectionLimiter, connection_capacity, stop_accepting
+from gateway.wire.connections import connection_factory
+from gateway.wire.limiter import ConnectionLimiter, connection_capacity, stop_accepting
 from projector.queries.views import DatabaseError
 
 log = structlog.get_logger("muster.gateway")
@@ -76,11 +77,10 @@ class Gateway:
         assert runner.server is not None
         limits = self._options.limits
         connections_max, backlog = connection_capacity(limits)
-        limiter = ConnectionLimiter(
-            runner.server, limits, connections_max, default_headers(self._options)
-        )
+        limiter = ConnectionLimiter(connections_max, default_headers(self._options))
+        connect = connection_factory(runner.server, limiter, limits)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(limiter, sock=listening_socket, backlog=backlog)
+        self._server = await loop.create_server(connect, sock=listening_socket, backlog=backlog)
 
     async def stop(self) -> None:
         """Answer what is under way, then close. A second call does nothing."""

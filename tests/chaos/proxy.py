@@ -13,7 +13,7 @@ from random import Random
 
 from msgspec import Struct
 
-from gateway.wire.connections import stop_accepting
+from gateway.wire.limiter import stop_accepting
 
 CHUNK = 65536
 

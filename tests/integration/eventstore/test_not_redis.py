@@ -12,7 +12,7 @@ from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, OutcomeUnknown
 from eventstore.keys import Keys
 from eventstore.log.log import Log
-from gateway.wire.connections import stop_accepting
+from gateway.wire.limiter import stop_accepting
 from tests.crossing import Crossing, crossing
 from tests.waiting import until
 from tests.worker_pool import ORIGIN, POOL, worker_pool

@@ -153,6 +153,24 @@ async def test_a_head_in_time_and_a_long_wait_are_not_mistaken_for_a_slow_one(re
         assert (await client.answer()).status == 200
 
 
+async def test_a_body_that_comes_after_its_answer_is_not_mistaken_for_a_slow_head(
+    redis_url, tmp_path
+):
+    """The connection is idle afterwards, and stays open for the next request."""
+    async with (
+        impatient(redis_url, tmp_path, head_seconds=0.2, linger_seconds=5.0) as (stage, _),
+        wire(stage) as client,
+    ):
+        await client.say(GET + b"Content-Length: 4\r\n\r\n")
+        assert (await client.answer()).status == 200
+        for byte in b"body":
+            await client.say(bytes([byte]))
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
+        await client.say(GET + b"\r\n")
+        assert (await client.answer()).status == 200
+
+
 async def test_a_connection_that_says_nothing_is_closed_without_a_word(redis_url, tmp_path):
     bounds = {"idle_seconds": 0.3}
     async with (

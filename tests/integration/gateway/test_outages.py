@@ -12,7 +12,7 @@ from eventstore.ids import new_id
 from eventstore.language.agent_commands import Terminate
 from eventstore.log.script_loader import script
 from gateway.server.listener import Gateway
-from gateway.wire.connections import stop_accepting
+from gateway.wire.limiter import stop_accepting
 from tests.integration.gateway.stage import AGENTS, QUICK, gateway_stage, logged, options
 from tests.integration.projector.stage import POOL
 from tests.pools import ORIGIN
