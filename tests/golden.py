@@ -35,7 +35,7 @@ from gateway.wire.problems import _KINDS
 from gateway.wire.problems import Body as ProblemBody
 from gateway.wire.requests import SpawnRequest, decode_body
 from muster.cli.main import command_line
-from muster.settings.settings import _NAMES, Settings
+from muster.settings.settings import NAMES, Settings
 from projector.fold.heartbeats import Heartbeat, gather
 from projector.intake.entries import entry_of, event_of, read_entry
 from projector.store import mapping, rows
@@ -258,7 +258,7 @@ def surface_forms() -> Form:
         "http": _wordless(_resolved(msgspec.to_builtins(build_document("0", token=True)))),
         "problem": [field.encode_name for field in msgspec.structs.fields(ProblemBody)],
         "problems": {kind.value: status for kind, (status, _) in _KINDS.items()},
-        "settings": {name: str(getattr(defaults, name)) for name in sorted(_NAMES)},
+        "settings": {name: str(getattr(defaults, name)) for name in sorted(NAMES)},
         "commands": _commands(command_line()),
     }
 

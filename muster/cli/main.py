@@ -17,7 +17,8 @@ from muster.cli.doctor import doctor
 from muster.cli.events import logs, tail
 from muster.cli.maintenance import recover, replay, verify
 from muster.cli.resources import parked, pools, ps, spawn, terminate, workers
-from muster.settings.settings import Settings, load
+from muster.settings.loading import load
+from muster.settings.settings import Settings
 
 EPILOG = """\
 examples:

@@ -45,7 +45,8 @@ from muster.process.restarts import (
 )
 from muster.process.roles import ROLES, Owner, Part, RoleStatus, prepare, start_role, stop_signals
 from muster.settings.addresses import redacted
-from muster.settings.settings import Settings, to_environment
+from muster.settings.loading import to_environment
+from muster.settings.settings import Settings
 from muster.up import log_messages
 from muster.up.exclusivity import check_port, data_folder_lock
 from muster.up.log_messages import LogMessages

@@ -22,7 +22,7 @@ from muster.settings.addresses import (
     sqlite_address,
     validate_address,
 )
-from muster.settings.settings import abbreviate
+from muster.settings.values import abbreviate
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DATA_DIR = ".muster"

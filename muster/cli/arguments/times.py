@@ -5,7 +5,7 @@ import time
 from datetime import datetime, timedelta
 
 from muster.cli.arguments.command import BadInput
-from muster.settings.settings import abbreviate
+from muster.settings.values import abbreviate
 
 _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from muster.cli.arguments.command import BadInput
-from muster.settings.settings import abbreviate
+from muster.settings.values import abbreviate
 
 _AGENT_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 

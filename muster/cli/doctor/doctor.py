@@ -16,7 +16,8 @@ from muster.cli.doctor.host_checks import check_host
 from muster.cli.doctor.log_checks import check_logs
 from muster.cli.doctor.redis_checks import check_redis
 from muster.process.running_file import Running
-from muster.settings.settings import Settings, load
+from muster.settings.loading import load
+from muster.settings.settings import Settings
 from muster.terminal import render
 
 EXAMPLES = """\

@@ -16,7 +16,8 @@ from muster.fallback.changeover import Handover
 from muster.fallback.directory import serving
 from muster.process.restarts import RestartableServer
 from muster.process.roles import prepare
-from muster.settings.settings import Settings, load
+from muster.settings.loading import load
+from muster.settings.settings import Settings
 from tests.pools import TestPool, raw_events
 
 POOL = "developer_pool"

@@ -19,7 +19,7 @@ from eventstore.embedded.server import EmbeddedServer, find_binary
 from eventstore.errors import LogUnreachable
 from muster.process import aof_rewrite, restarts
 from muster.process.child import Child
-from muster.settings.settings import load
+from muster.settings.loading import load
 from muster.up import up
 from tests.full_disk import surviving, write_again, written_in_part
 from tests.waiting import until

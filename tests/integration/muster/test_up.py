@@ -20,7 +20,7 @@ from muster.process import roles, running_file
 from muster.process.atomic_file import write_atomic
 from muster.process.child import Child
 from muster.process.roles import RoleStatus
-from muster.settings.settings import load
+from muster.settings.loading import load
 from muster.up import up
 from muster.up.exclusivity import data_folder_lock
 from tests.conftest import MakeServer

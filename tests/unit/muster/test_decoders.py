@@ -20,12 +20,13 @@ from muster.cli.client.shapes import AgentAnswer
 from muster.cli.events import logs
 from muster.cli.events.logs import plain_line
 from muster.cli.main import command_line
-from muster.settings import settings
+from muster.settings import loading
 from muster.settings.addresses import redacted
+from muster.settings.settings import Settings
 from muster.terminal.log_reader import read_line
 from tests.hostile import JSON_TEXTS, LONG, NUMERALS, TEXTS, nested, thorough
 
-NAMES = [name for name in settings.Settings.__struct_fields__ if name != "sources"]
+NAMES = [name for name in Settings.__struct_fields__ if name != "sources"]
 ENVIRONMENT = st.sampled_from(
     [*(f"MUSTER_{name.upper()}" for name in NAMES), "REDIS_URL", "REDIS_HOST", "REDIS_PORT",
      "REDIS_PASSWORD", "REDIS_DB", "DATABASE_URL", "PGBOUNCER_URL"]
@@ -50,10 +51,10 @@ def told(error: Exception) -> None:
 def test_the_environment(environment: dict[str, str]) -> None:
     """What is taken can be shown without its password, and handed on to a child process."""
     try:
-        found = settings.load({}, environment)
+        found = loading.load({}, environment)
         redacted(found.redis_url)
         redacted(found.views_url)
-        settings.to_environment(found)
+        loading.to_environment(found)
     except ConfigurationError as error:
         told(error)
 
@@ -94,7 +95,7 @@ def test_the_configuration_file(text: str) -> None:
         file = Path(folder) / "muster.toml"
         file.write_bytes(text.encode(errors="surrogateescape" if _escaped(text) else "replace"))
         try:
-            settings.load({"config": str(file)}, {})
+            loading.load({"config": str(file)}, {})
         except ConfigurationError as error:
             told(error)
 
@@ -181,7 +182,7 @@ def _carry_out(args: argparse.Namespace) -> None:
     if args.command == "logs":
         logs.run(args)
     elif args.command in ("up", "gateway"):
-        settings.load(vars(args), {})
+        loading.load(vars(args), {})
 
 
 # ---- what comes back -------------------------------------------------------------------------

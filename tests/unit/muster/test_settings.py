@@ -11,7 +11,8 @@ from gateway.server.listener import Gateway
 from muster.__main__ import main
 from muster.cli.main import command_line
 from muster.process.roles import Owner, build
-from muster.settings.settings import Settings, load, to_environment
+from muster.settings.loading import load, to_environment
+from muster.settings.settings import Settings
 from projector.service.projector import Projector
 from workers.output.log_files import LogLimits
 from workers.supervisor.supervisor import Supervisor
