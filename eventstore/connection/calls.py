@@ -1,7 +1,8 @@
-"""One call to Redis: sent, awaited within its time, and its errors translated."""
+"""One call to Redis: sent, awaited to its end, and its errors translated."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 from redis import Redis as SyncRedis
@@ -56,6 +57,26 @@ async def execute(client: AsyncClient, *command: str | bytes | int) -> Any:
     uses `asyncio.wait_for`). A loop that is cancelled then would go on for ever.
     """
     return await shielded(lambda: send(client, *command))
+
+
+async def ask(client: AsyncClient, *command: str | bytes | int, doing: str = "") -> Any:
+    """`execute` with its errors translated. Raises `LogUnreachable`, `WrongType`, `LogError`.
+
+    `doing`: how the message of a refusal starts.
+    """
+    with translated_errors(doing or f"{command[0]!r} failed"):
+        return await execute(client, *command)
+
+
+@contextmanager
+def translated_errors(doing: str) -> Iterator[None]:
+    """Raises what an error of redis-py means for the log, in its place."""
+    try:
+        yield
+    except UNREACHABLE as error:
+        raise unreachable(error) from error
+    except ResponseError as error:
+        raise refusal(doing, error) from error
 
 
 async def send(client: AsyncClient, *command: str | bytes | int) -> Any:

@@ -12,7 +12,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from eventstore.connection.calls import UNREACHABLE, execute, is_transient, refusal, unreachable
+from eventstore.connection.calls import UNREACHABLE, ask, is_transient
 from eventstore.connection.clients import MIN_VERSIONS, WRITE_PROBE
 from eventstore.errors import LogUnreachable, ServerUnsuitable
 
@@ -42,12 +42,7 @@ async def require_writable(client: Redis) -> None:
     Raises `LogUnreachable` where it will by itself: it loads, is a replica, cannot save. `LogError`
     where it refuses for good.
     """
-    try:
-        await execute(client, "EVAL", WRITE_PROBE, 0)
-    except UNREACHABLE as error:
-        raise unreachable(error) from error
-    except ResponseError as error:
-        raise refusal("Redis runs no scripts", error) from error
+    await ask(client, "EVAL", WRITE_PROBE, 0, doing="Redis runs no scripts")
 
 
 def server_version(info: dict[str, Any]) -> tuple[str, tuple[int, ...]]:

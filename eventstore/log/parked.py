@@ -7,14 +7,13 @@ one is rebuilt from the views, which are another fold of them.
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from redis.exceptions import ResponseError
 
-from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
+from eventstore.connection.calls import ask
 from eventstore.errors import Unreadable, WrongType
 from eventstore.language import agent_commands
 from eventstore.language.agents import Agent
@@ -58,7 +57,7 @@ class ParkedEntry(Struct, frozen=True, kw_only=True):
 
 async def read(log: Log, pool: str) -> list[ParkedEntry]:
     """What is parked in a pool, the oldest first."""
-    raw = await _ask(log, "HGETALL", log.keys.pool(pool, "parked"))
+    raw = await ask(log.client, "HGETALL", log.keys.pool(pool, "parked"))
     pairs = raw.items() if isinstance(raw, Mapping) else zip(raw[::2], raw[1::2], strict=True)
     entries = [_decode_record(pool, key.decode(errors="replace"), value) for key, value in pairs]
     found: list[ParkedEntry] = []
@@ -69,12 +68,12 @@ async def read(log: Log, pool: str) -> list[ParkedEntry]:
 
 
 async def find(log: Log, pool: str, key: str) -> ParkedEntry | None:
-    raw = await _ask(log, "HGET", log.keys.pool(pool, "parked"), key)
+    raw = await ask(log.client, "HGET", log.keys.pool(pool, "parked"), key)
     return await _with_content(log, _decode_record(pool, key, raw)) if raw else None
 
 
 async def count(log: Log, pool: str) -> int:
-    return int(await _ask(log, "HLEN", log.keys.pool(pool, "parked")))
+    return int(await ask(log.client, "HLEN", log.keys.pool(pool, "parked")))
 
 
 def _decode_record(pool: str, key: str, raw: bytes) -> ParkedEntry:
@@ -98,20 +97,11 @@ async def _with_content(log: Log, entry: ParkedEntry) -> ParkedEntry:
         return entry
     try:
         fields = fields_of(
-            await _ask(log, "HGETALL", log.keys.agent(entry.pool_name, entry.subject))
+            await ask(log.client, "HGETALL", log.keys.agent(entry.pool_name, entry.subject))
         )
     except WrongType:
         fields = {}
     return replace(entry, content=fields)
-
-
-async def _ask(log: Log, *command: str) -> Any:
-    try:
-        return await execute(log.client, *command)
-    except UNREACHABLE as error:
-        raise unreachable(error) from error
-    except ResponseError as error:
-        raise refusal(f"{command[0]} failed", error) from error
 
 
 async def repair(

@@ -8,15 +8,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from eventstore.connection.calls import (
-    UNREACHABLE,
     AsyncClient,
     drop_connections,
     execute_blocking,
-    refusal,
-    unreachable,
+    translated_errors,
 )
 from eventstore.connection.clients import connect_blocking
 
@@ -73,9 +69,5 @@ class Reader:
         await self._client.aclose()
 
     async def _call(self, *command: str | int) -> Any:
-        try:
+        with translated_errors(f"{command[0]} failed"):
             return await execute_blocking(self._client, *command)
-        except UNREACHABLE as error:
-            raise unreachable(error) from error
-        except ResponseError as error:
-            raise refusal(f"{command[0]} failed", error) from error

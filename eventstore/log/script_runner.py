@@ -17,9 +17,8 @@ from eventstore.connection.calls import (
     UNREACHABLE,
     AsyncClient,
     NotSent,
-    execute,
+    ask,
     is_transient,
-    refusal,
     send,
     shielded,
     unreachable,
@@ -177,12 +176,8 @@ class ScriptRunner:
                 self._redis_clock = reading
 
     async def _read(self, pool: str, *command: str) -> Sequence[Any]:
-        try:
-            reply: Sequence[Any] = await execute(self.client, *command)
-        except UNREACHABLE as error:
-            raise unreachable(error) from error
-        except ResponseError as error:
-            raise refusal(f"pool {pool!r}: {command[0]} failed", error) from error
+        doing = f"pool {pool!r}: {command[0]} failed"
+        reply: Sequence[Any] = await ask(self.client, *command, doing=doing)
         return reply
 
 

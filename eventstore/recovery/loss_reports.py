@@ -10,9 +10,8 @@ from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import asdict
-from redis.exceptions import ResponseError
 
-from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
+from eventstore.connection.calls import ask, execute, translated_errors
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.log import Log
 
@@ -51,25 +50,17 @@ def loss_reports_key(keys: Keys, pool: str) -> str:
 async def write_reports(log: Log, pool: str, reports: Iterable[LossReport]) -> None:
     """Write reports. Raises `LogUnreachable`, `LogError`."""
     key = loss_reports_key(log.keys, pool)
-    try:
+    with translated_errors("reports cannot be written"):
         for entry in reports:
             fields = [str(item) for pair in asdict(entry).items() for item in pair]
             await execute(log.client, "XADD", key, "MAXLEN", "~", REPORTS_MAX, "*", *fields)
         await execute(log.client, "PEXPIRE", key, RETENTION_MS)
-    except UNREACHABLE as error:
-        raise unreachable(error) from error
-    except ResponseError as error:
-        raise refusal("reports cannot be written", error) from error
 
 
 async def read_reports(log: Log, pool: str) -> list[LossReport]:
     """All reports on a log, each once, by seq. Raises `LogUnreachable`, `LogError`."""
-    try:
-        entries = await execute(log.client, "XRANGE", loss_reports_key(log.keys, pool), "-", "+")
-    except UNREACHABLE as error:
-        raise unreachable(error) from error
-    except ResponseError as error:
-        raise refusal("reports cannot be read", error) from error
+    command = ("XRANGE", loss_reports_key(log.keys, pool), "-", "+")
+    entries = await ask(log.client, *command, doing="reports cannot be read")
     found = {_key(entry): entry for entry in (_read(fields) for _, fields in entries)}
     return sorted(found.values(), key=lambda one: (one.generation, one.seq))
 
@@ -79,12 +70,8 @@ async def delete_reports(log: Log, pool: str) -> None:
 
     Raises `LogUnreachable`, `LogError`.
     """
-    try:
-        await execute(log.client, "DEL", loss_reports_key(log.keys, pool))
-    except UNREACHABLE as error:
-        raise unreachable(error) from error
-    except ResponseError as error:
-        raise refusal("reports cannot be forgotten", error) from error
+    command = ("DEL", loss_reports_key(log.keys, pool))
+    await ask(log.client, *command, doing="reports cannot be deleted")
 
 
 def _read(flat: list[bytes]) -> LossReport:

@@ -11,12 +11,11 @@ it runs any more. If this is interrupted, the log stays halted and the next atte
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
-from redis.exceptions import ResponseError
 
-from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
+from eventstore.connection.calls import ask
 from eventstore.errors import Halted
 from eventstore.keys import CATALOGUE
 from eventstore.language import agent_commands, workers
@@ -79,7 +78,9 @@ class LogRestore:
         ):
             cursor = 0
             while True:
-                reply = await self._call("SCAN", cursor, "MATCH", _literal(pattern), "COUNT", 1000)
+                reply = await ask(
+                    self._log.client, "SCAN", cursor, "MATCH", _literal(pattern), "COUNT", 1000
+                )
                 cursor = int(reply[0])
                 if found := [key for key in reply[1] if key.decode() not in preserved]:
                     await self._recover("drop", *found)
@@ -197,15 +198,6 @@ class LogRestore:
     def _require_done(self, reply: Reply) -> Reply:
         if reply.outcome is not Outcome.DONE:
             raise Halted(self._pool, "somebody else recovers it, or has")
-        return reply
-
-    async def _call(self, *command: str | bytes | int) -> Any:
-        try:
-            reply = await execute(self._log.client, *command)
-        except UNREACHABLE as error:
-            raise unreachable(error) from error
-        except ResponseError as error:
-            raise refusal(f"{command[0]!r} failed", error) from error
         return reply
 
 

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 
 import msgspec
 import structlog
-from redis.exceptions import ResponseError
 
-from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
+from eventstore.connection.calls import ask
 from eventstore.keys import CATALOGUE
 from eventstore.log.catalogue import UNKNOWN_DECLARATION, CatalogueLog
 from eventstore.log.log import Log
@@ -64,12 +63,7 @@ async def _apply(catalogue: CatalogueLog, name: str, declaration: PoolDeclaratio
 
 
 async def _applied(event_log: Log, field: str) -> bytes | None:
-    try:
-        value: bytes | None = await execute(
-            event_log.client, "HGET", event_log.keys.catalogue_meta, field
-        )
-    except UNREACHABLE as error:
-        raise unreachable(error) from error
-    except ResponseError as error:
-        raise refusal("what the file declared before cannot be read", error) from error
+    command = ("HGET", event_log.keys.catalogue_meta, field)
+    doing = "what the file declared before cannot be read"
+    value: bytes | None = await ask(event_log.client, *command, doing=doing)
     return value

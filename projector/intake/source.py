@@ -10,7 +10,7 @@ from msgspec import Struct
 from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
-from eventstore.connection.calls import UNREACHABLE, is_transient, refusal, shielded, unreachable
+from eventstore.connection.calls import is_transient, shielded, translated_errors
 from eventstore.connection.clients import connect
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.reader import Entry, Reader
@@ -93,13 +93,9 @@ class Source:
         Raises `LogUnreachable`, and `LogError` where Redis refuses one for good.
         `refusals`: the error in the place of a reply, where Redis refuses one for good.
         """
-        try:  # shielded: redis-py can swallow a cancellation, and a projector would not end
-            replies = await shielded(lambda: self._ask(commands, atomic, return_errors))
-        except UNREACHABLE as error:
-            raise unreachable(error) from error
-        except ResponseError as error:
-            raise refusal("Redis refuses to be read", error) from error
-        return replies
+        # Shielded: redis-py can swallow a cancellation, and a projector would not end.
+        with translated_errors("Redis refuses to be read"):
+            return await shielded(lambda: self._ask(commands, atomic, return_errors))
 
     async def _ask(
         self, commands: Sequence[tuple[str, ...]], atomic: bool, return_errors: bool

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from eventstore.connection.calls import UNREACHABLE, refusal, unreachable
+from eventstore.connection.calls import refusal, translated_errors
 from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
 from eventstore.steps import hashes
@@ -107,11 +107,9 @@ class RedisComparison:
         return read_entries(position, entries)
 
     async def _keys(self, pattern: str) -> AsyncIterator[bytes]:
-        try:
+        with translated_errors("Redis refuses to be read"):
             async for key in self._source.client.scan_iter(match=pattern, count=1000):
                 yield key
-        except UNREACHABLE as error:
-            raise unreachable(error) from error
 
     def _key(self, kind: str, pool: str, subject: str) -> str:
         keys = self._source.keys

@@ -14,9 +14,8 @@ from typing import Any, Final
 
 import structlog
 from msgspec import Struct
-from redis.exceptions import ResponseError
 
-from eventstore.connection.calls import UNREACHABLE, execute, refusal, unreachable
+from eventstore.connection.calls import ask
 from eventstore.errors import (
     Halted,
     LayoutTooNew,
@@ -255,9 +254,5 @@ async def consumers(pool_log: PoolLog) -> list[str]:
 async def _ask(pool_log: PoolLog, command: str, *arguments: str | bytes) -> Any:
     """Ask about the stream of commands."""
     commands = pool_log.log.keys.pool(pool_log.pool, "commands")
-    try:
-        return await execute(pool_log.log.client, command, commands, *arguments)
-    except UNREACHABLE as error:
-        raise unreachable(error) from error
-    except ResponseError as error:
-        raise refusal(f"pool {pool_log.pool!r}: cannot list what is pending", error) from error
+    doing = f"pool {pool_log.pool!r}: cannot list what is pending"
+    return await ask(pool_log.log.client, command, commands, *arguments, doing=doing)
