@@ -19,18 +19,23 @@ from tests.waiting import until
 LOOKS_SECONDS = 0.1
 """Longer than it takes an agent to look whether it may go on: awake, it does that first."""
 
-SLOW_POOL = """
+POOLS = """
 [pools.slow_pool]
 role = "developer"
 backoff_min_seconds = 60
 backoff_max_seconds = 60
+
+[pools.brief_pool]
+role = "developer"
+stop_grace_seconds = 1
+drain_seconds = 5
 """
 
 
-async def hold(system: System, place: str, **more: Any) -> str:
+async def hold(system: System, place: str, *, pool: str = POOL, **more: Any) -> str:
     """An agent that stands still at a place of its life."""
     spawned = await system.spawn(
-        wait=0, input={"hold": place, "folder": str(system.folder), **more}
+        pool, wait=0, input={"hold": place, "folder": str(system.folder), **more}
     )
     name = str(spawned["agent_id"])
     if place != "stop":
@@ -176,20 +181,24 @@ async def test_whatever_an_end_crosses_with_the_agent_stays_ended(
     project: Path, subtests: pytest.Subtests
 ) -> None:
     ended: list[str] = []
-    async with System(project, config=UNHURRIED + SLOW_POOL) as system:
+    async with System(project, config=UNHURRIED + POOLS) as system:
         for crossing in CROSSINGS:
             with subtests.test(crossing.__name__):
                 names = await crossing(system)
                 await are_ended(system, names)
                 ended += names
+        released = await runs_on_after_a_shut_down(system)
+        await are_ended(system, ended)
+        await ask_to_end(system, released, pool="brief_pool")
         await system.stop()
         await system.start()
-        await are_ended(system, ended)
-        system.verify()
+        await are_ended(system, [*ended, released])
+        await system.verify()
 
 
-async def test_one_that_runs_on_after_a_shut_down_can_be_ended(system: System) -> None:
-    name = await hold(system, "stop")
+async def runs_on_after_a_shut_down(system: System) -> str:
+    """An agent that its worker released in the middle of its stop, and that runs again."""
+    name = await hold(system, "stop", pool="brief_pool")
     await system.is_status(name, "running")
     stopping = asyncio.create_task(system.stop())
     await until((system.folder / f"{name}.stop").exists)
@@ -198,8 +207,4 @@ async def test_one_that_runs_on_after_a_shut_down_can_be_ended(system: System) -
     await system.start()
     await system.is_status(name, "running")
     (system.folder / f"{name}.go").unlink()
-    await ask_to_end(system, name)
-    await system.stop()
-    await system.start()
-    await are_ended(system, [name])
-    system.verify()
+    return name

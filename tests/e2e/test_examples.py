@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import redis
 
-from tests.e2e.system import System
+from tests.chaos.judge import judge
+from tests.e2e.system import POOL, System
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -22,20 +24,53 @@ def block(language: str) -> str:
     return str(text)
 
 
-async def test_the_fifteen_agents_of_the_readme(tmp_path: Path) -> None:
-    """Its request, fifteen times, gives its answer; and every metric is one that is documented."""
+async def test_the_fifteen_agents_of_the_readme_run_again_after_a_stop(tmp_path: Path) -> None:
+    """As a user sees it who has just cloned the repository: no configuration at all.
+
+    Its request, fifteen times, gives its answer. The views are lost meanwhile, and come back.
+    """
     [loop] = re.findall(r"^for .*/spawn .*$", block("bash"), re.MULTILINE)
     [body] = re.findall(r"-d '(\{.*?\})'", loop)
     async with System(tmp_path) as system:
-        for _ in range(15):
-            status, _ = await system.call(
-                "POST", "/api/v1/agents/spawn", json.loads(body), headers={"Prefer": "wait=30"}
-            )
-            assert status == 200
+        spawned = [await answered(system, json.loads(body)) for _ in range(15)]
+        assert {agent["status"] for agent in spawned} == {"running"}
         expected = json.loads(block("json"))
         found = await system.pool()
         assert {name: found[name] for name in expected} == expected
+        workers = await system.workers()
+        assert len(workers) == expected["active_worker_processes"]
+        assert all(worker.is_running() for worker in workers)
         await metrics_are_documented(system)
+        assert system.muster("verify").stdout.startswith("equal: ")
+        redis_cli(system)
+        assert judge(system.redis_url, views=system.views()) == []
+        assert await system.stop() == 0
+        assert "stopped" in system.said()
+        for path in system.data.glob("views.db*"):
+            path.unlink()
+        await system.start()
+        await system.running(15)
+        after = await system.agents()
+        assert {agent["agent_id"] for agent in after} == {a["agent_id"] for a in spawned}
+        assert {agent["incarnation"] for agent in after} == {2}
+        await system.verify()
+
+
+async def answered(system: System, body: Any) -> Any:
+    """What a request for an agent returns: exactly this body is sent."""
+    headers = {"Prefer": "wait=30"}
+    status, agent = await system.call("POST", "/api/v1/agents/spawn", body, headers=headers)
+    assert status == 200
+    return agent
+
+
+def redis_cli(system: System) -> None:
+    """What operators look at."""
+    with redis.Redis.from_url(system.redis_url, decode_responses=True) as client:
+        assert len(client.keys("agent:*")) == 15
+        assert len(client.keys("process:*")) == 2
+        scores = client.zrevrange(f"pool:{{{POOL}}}:processes", 0, -1, withscores=True)
+        assert sorted(score for _, score in scores) == [0.0, 5.0]
 
 
 async def metrics_are_documented(system: System) -> None:

@@ -16,8 +16,8 @@ from eventstore.ids import new_id
 from tests.chaos.judge import judge
 from tests.conftest import MakeServer
 from tests.e2e.conftest import ACTING, CONFIG
+from tests.e2e.refused import one_line, refused
 from tests.e2e.system import MUSTER, POOL, System
-from tests.e2e.test_refusals import one_line, refused
 from tests.killed import STEPS
 from tests.pools import raw_events
 from tests.servers import RedisLikeServer
@@ -123,7 +123,7 @@ async def test_what_a_fallback_took_on_runs_once_in_the_real_log_wherever_a_star
         assert (status, problem["agent_id"]) == (409, ended["agent_id"])
         assert problem["type"] == "agent-withdrawn"
         await alerts_are(system)
-        await asyncio.to_thread(system.verify)
+        await system.verify()
         every = [*alive.values(), ended["agent_id"]]
         requested = [e for e in raw_events(server.url) if e["type"] == "agent.requested"]
         assert sorted(event["subject"] for event in requested) == sorted(every)

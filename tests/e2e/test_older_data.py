@@ -44,7 +44,7 @@ class Older:
         await self.parked_agent_goes_back()
         new = (await self.system.spawn("developer_pool", max_idle_time=None))["agent_id"]
         assert (await self.system.agent(new))["status"] == "running"
-        await asyncio.to_thread(self.system.verify)
+        await self.system.verify()
         ids = [new, *(was["agent_id"] for was in self.agents.values())]
         views = self.system.views()
         offences = await asyncio.to_thread(

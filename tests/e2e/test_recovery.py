@@ -4,14 +4,12 @@ import asyncio
 import contextlib
 import json
 import re
-import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import psutil
 import redis
 
@@ -142,7 +140,7 @@ async def test_redis_wiped_under_load_is_recovered_with_one_command(project: Pat
         kept = (set(load.accepted) | await known(system, load.unknown)) - lost
         await system.running(len(kept), timeout=40)
         assert {agent["agent_id"] for agent in await system.agents()} == kept
-        system.verify()
+        await system.verify()
         assert judge(system.redis_url, views=system.views(), acknowledged=kept) == []
         assert overlaps(project / "beats") == []
         assert await ready(system)
@@ -167,59 +165,69 @@ async def ready(system: System) -> bool:
     return bool(await until(look, timeout=15))
 
 
-async def test_it_recovers_by_itself_if_told_to(project: Path) -> None:
+async def test_an_emptied_redis_gets_no_new_log_and_the_old_one_back_by_itself_if_told_to(
+    project: Path,
+) -> None:
+    """At its start, and once more while it runs."""
     (project / "acting.py").write_text(BEATING)
     (project / "beats").mkdir()
-    async with System(project, "--auto-recover", config=CONFIG) as system:
+    async with System(project, config=CONFIG) as system:
         spawned = [await system.spawn() for _ in range(3)]
-        await asyncio.to_thread(system.verify)
+        await system.verify()
         before = await incarnations(system)
         assert before.keys() == {one["agent_id"] for one in spawned}
+        assert await system.stop() == 0
+        for path in (system.data / "redis").rglob("*appendonly*"):
+            if path.is_file():
+                path.unlink()
+        await system.start()
+        await no_new_log(system, spawned[0]["agent_id"])
+        assert await system.stop() == 0
+
+        system.arguments.append("--auto-recover")
+        said = len(system.said())
+        await system.start()
+        await run_again(system, before)
+        await until(
+            lambda: {"the catalogue", f"pool {POOL}"} <= told_as_whole(system.said()[said:])
+        )
+        assert await ready(system)
+        await system.verify()
+
+        before = await incarnations(system)
+        said = len(system.said())
         wipe(system)
-        await until(lambda: "recovered\n" in system.said(), timeout=30)
-
-        async def again() -> bool:
-            now = await incarnations(system)
-            return now.keys() == before.keys() and all(now[one] > before[one] for one in now)
-
-        await until(again, timeout=30)
-        await system.running(3)
-        system.verify()
+        await until(lambda: "recovered\n" in system.said()[said:], timeout=30)
+        await run_again(system, before)
+        await system.verify()
         assert overlaps(project / "beats") == []
-        said = system.said()
         for what in ("lost (missing", "it is recovered by itself"):
-            assert what in said, said
-        assert said.count("recovering what is lost") == 1
+            assert what in system.said()[said:]
+        assert system.said()[said:].count("recovering what is lost") == 1
+
+
+async def no_new_log(system: System, agent_id: str) -> None:
+    """Commands are refused, reads go on, and the way out is named."""
+    body = {"project_id": "p", "role_type": "developer", "pool_name": POOL}
+    status, said = await system.call("POST", "/api/v1/agents/spawn", body)
+    assert (status, said["type"]) == (503, "log-missing")
+    assert "muster recover" in system.said()
+    assert (await system.call("GET", f"/api/v1/agents/{agent_id}"))[0] == 200
+
+
+async def run_again(system: System, before: dict[str, int]) -> None:
+    """Each of them, and no other, as a later incarnation."""
+
+    async def again() -> bool:
+        now = await incarnations(system)
+        return now.keys() == before.keys() and all(now[one] > before[one] for one in now)
+
+    await until(again, timeout=40)
+    await system.running(len(before))
 
 
 async def incarnations(system: System) -> dict[str, int]:
     return {agent["agent_id"]: agent["incarnation"] for agent in await system.agents()}
-
-
-async def test_a_start_on_an_emptied_redis_does_not_begin_a_new_log(project: Path) -> None:
-    async with System(project, config=CONFIG) as system:
-        spawned = await system.spawn()
-        await asyncio.to_thread(system.verify)
-        assert await system.stop(number=signal.SIGTERM) == 0
-        for path in (system.data / "redis").rglob("*"):
-            if path.is_file() and "appendonly" in str(path):
-                path.unlink()
-        await system.start()
-        status, said = await system.call(
-            "POST",
-            "/api/v1/agents/spawn",
-            {"project_id": "p", "role_type": "developer", "pool_name": POOL},
-        )
-        assert (status, said["type"]) == (503, "log-missing")
-        assert "muster recover" in system.said()
-        found = await system.call("GET", f"/api/v1/agents/{spawned['agent_id']}")
-        assert found[0] == 200, "reads go on"
-        await asyncio.to_thread(system.muster, "recover")
-        await system.running(1, timeout=40)
-        await until(lambda: {"the catalogue", f"pool {POOL}"} <= told_as_whole(system.said()))
-        with contextlib.suppress(aiohttp.ClientError):
-            assert await ready(system)
-        system.verify()
 
 
 def told_as_whole(said: str) -> set[str]:

@@ -12,9 +12,8 @@ from eventstore.keys import Keys
 from eventstore.log.log import Log
 from tests.conftest import MakeServer
 from tests.e2e.conftest import CONFIG
+from tests.e2e.refused import left_on, one_line, refused
 from tests.e2e.system import MUSTER, System
-from tests.e2e.test_refusals import left_on, one_line, refused
-from tests.e2e.test_servers_of_ones_own import ROLES, RolesApart
 from tests.process import free_port
 from tests.waiting import until
 
@@ -39,24 +38,6 @@ async def test_muster_up_waits_and_says_what_for(project: Path, redis_server: Ma
         assert system.said().count("waiting for it") == 1
         assert "Redis answers" in system.said()
     finally:
-        await system.__aexit__()
-
-
-async def test_each_role_waits_by_itself(
-    tmp_path: Path, redis_server: MakeServer, postgres_url: str
-) -> None:
-    server = redis_server()
-    server.stop()
-    system = RolesApart(tmp_path, server.url, postgres_url)
-    starting = asyncio.ensure_future(system.start())
-    try:
-        await until(lambda: all("redis.waiting" in _out(tmp_path, r) for r in ROLES), timeout=20)
-        server.start()
-        await starting
-        for role in ROLES:
-            assert _out(tmp_path, role).count("redis.waiting") == 1
-    finally:
-        starting.cancel()
         await system.__aexit__()
 
 

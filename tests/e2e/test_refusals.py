@@ -1,69 +1,13 @@
 """Starts that are refused: one clear message, an exit code, and nothing left running."""
 
 import socket
-import subprocess
-import sys
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.conftest import MakeServer
 from tests.e2e.conftest import CONFIG
-from tests.e2e.system import System
-
-REFUSED_SECONDS = 30
-UP = (sys.executable, "-P", "-m", "muster", "up")
-
-
-def refused(
-    folder: Path, *arguments: str, env: Mapping[str, str] | None = None, config: str = ""
-) -> str:
-    """What `muster up` says when it does not start; it must end by itself, and leave nothing."""
-    system = System(folder, *arguments, env=env, config=config)
-    done = subprocess.run(
-        [*UP, "--data-dir", str(system.data), *system.arguments],
-        cwd=folder,
-        env=system.env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=REFUSED_SECONDS,
-        check=False,
-    )
-    assert done.returncode not in {0, None}
-    assert left_on(system.data) == []
-    assert done.stderr.count("muster up: ") == 1, done.stderr
-    return done.stderr
-
-
-def left_on(data: Path) -> list[psutil.Process]:
-    """Processes that work on a data folder, by their command line or environment."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if any(str(data) in text for text in [*process.cmdline(), *process.environ().values()]):
-                found.append(process)
-    return found
-
-
-def one_line(said: str) -> str:
-    """The message, which is all that was said: no traceback, nothing twice."""
-    assert said.strip().count("\n") == 0, said
-    return said.strip()
-
-
-async def test_a_data_folder_in_use(system: System) -> None:
-    """The one that runs is named and goes on."""
-    assert system.process is not None
-    running = {process.pid for process in left_on(system.data)}
-    done = system.muster("up", "--data-dir", str(system.data), check=False)
-    assert done.returncode == 1
-    assert f"in use by `muster up` with pid {system.process.pid}" in one_line(done.stderr)
-    assert {process.pid for process in left_on(system.data)} == running
-    assert (await system.spawn())["status"] == "running"
+from tests.e2e.refused import one_line, refused
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def test_a_day_with_the_command_line(told, capsys):
     assert told("tail", "--agent", ids[0], "-n", "1").rstrip().endswith("requested")
     until_sync(lambda: "agent.terminated" in told("logs", ids[0]), what="the end in the log")
 
+    registry = registered(told)
     assert "the views are rebuilt" in told("replay")
+    assert registered(told) == registry
     assert len(told("ps", "--json")) == 11
     assert told("verify").startswith("equal: ")
     assert main(["spawn", "nowhere", "--project", "demo"]) == 1
@@ -87,3 +89,10 @@ def test_a_day_with_the_command_line(told, capsys):
     told("terminate", ids[1], "--durability", "archived")
     assert main(["terminate", ids[2], "--durability", "replicated"]) == 1
     assert "0 replicas follow it, of 1 that are wanted" in capsys.readouterr().err
+
+
+def registered(told: Callable[..., Any]) -> list[dict[str, object]]:
+    """All agents as the log has them: without what heartbeats report, which changes."""
+    live = {"activity", "last_heartbeat"}
+    rows = told("ps", "--all", "--json")
+    return [{name: row[name] for name in row.keys() - live} for row in rows]
