@@ -1,4 +1,4 @@
-"""The command `muster`. Imported first, and all else within reach of a Ctrl-C."""
+"""The command `muster`. Everything else is imported inside `main`, so that Ctrl-C is handled."""
 
 import sys
 from collections.abc import Sequence
@@ -7,9 +7,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     try:
-        from muster.cli import (
-            main as command_line,
-        )  # takes long enough for a person to think better of it
+        from muster.cli import main as command_line  # slow: Ctrl-C may come meanwhile
 
         return command_line.run(argv)
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
-"""The command line of `muster`: all commands and their flags, and how a run of one ends.
+"""The command line of `muster`: all commands and their flags, and the exit code of a run.
 
-The commands that talk to a running Muster, one module each.
+Roles are declared here; each command that talks to a running Muster is a module of its own.
 """
 
 import argparse
@@ -24,7 +24,7 @@ EPILOG = """\
 examples:
   muster up                                 everything on this machine, nothing else needed
   muster spawn developer_pool --project demo --count 15
-  muster ps                                 who runs where
+  muster ps                                 which agents run where
   muster tail --follow                      the log, as it is written
 
 The settings of up, gateway, projector and supervisor may also be set in the environment, as
@@ -48,7 +48,7 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run the command that is named; returns the exit code."""
+    """Run the named command; returns the exit code."""
     _open_streams()
     parser = command_line()
     args = parser.parse_args(argv)
@@ -67,7 +67,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Let all be printed: what was closed takes it, and what has no letters for it an escape."""
+    """Make all text printable: closed streams go nowhere, unsupported letters become escapes."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  (until the end)
@@ -93,7 +93,7 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--embedded",
         action="store_true",
         default=None,
-        help="use the embedded server and SQLite whatever the environment names",
+        help="use the embedded server and SQLite, whatever the environment says",
     )
     up.add_argument(
         "--single-process",
@@ -106,14 +106,14 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     up.add_argument(
         "--fallback",
         metavar="HOW",
-        help="where Redis cannot be reached at the start: none (default) waits for it,"
-        " single-process goes on with a log of its own",
+        help="what to do if Redis is unreachable at the start: none (default) waits for it,"
+        " single-process uses a log of its own",
     )
     _add_retention_flags(up)
     gateway = _role(
         subparsers,
         "gateway",
-        "run the HTTP gateway alone",
+        "run only the HTTP gateway",
         "Answer HTTP. Any number of gateways may run; they hold no state.",
         "MUSTER_REDIS_URL=redis://localhost muster gateway --port 8000",
         _role_command("gateway"),
@@ -122,8 +122,8 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     projector = _role(
         subparsers,
         "projector",
-        "run the projector alone",
-        "Fold the streams into SQL. One is active; others stand by.",
+        "run only the projector",
+        "Fold the streams into SQL. One is active, others are on standby.",
         "MUSTER_REDIS_URL=redis://localhost DATABASE_URL=postgresql://localhost/muster"
         " muster projector",
         _role_command("projector"),
@@ -133,7 +133,7 @@ def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     supervisor = _role(
         subparsers,
         "supervisor",
-        "run this host's supervisor alone",
+        "run only this host's supervisor",
         "Start, watch and stop the workers of this host.",
         "MUSTER_REDIS_URL=redis://localhost muster supervisor --config muster.toml",
         _role_command("supervisor"),
@@ -154,12 +154,12 @@ def _add_retention_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retention-age-seconds",
         metavar="S",
-        help="archived events older than this leave Redis (default 86400)",
+        help="remove archived events older than this from Redis (default 86400)",
     )
     parser.add_argument(
         "--retention-events",
         metavar="N",
-        help="archived events beyond so many of a pool leave Redis (default 100000)",
+        help="remove archived events beyond this number per pool from Redis (default 100000)",
     )
 
 
@@ -194,18 +194,18 @@ def _add_gateway_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1")
     parser.add_argument("--port", type=int, metavar="N", help="default: 8000; 0: any free one")
     parser.add_argument(
-        "--allowed-hosts", metavar="NAMES", help="more names that a request's Host may carry"
+        "--allowed-hosts", metavar="NAMES", help="more names to accept in a request's Host header"
     )
     parser.add_argument(
         "--durability",
         metavar="LEVEL",
-        help="of commands that ask for none: accepted (default), fsynced, replicated or archived",
+        help="for commands that request none: accepted (default), fsynced, replicated or archived",
     )
 
 
 def _add_worker_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--app-dir", type=Path, metavar="DIR", help="where agent classes are imported from"
+        "--app-dir", type=Path, metavar="DIR", help="folder that agent classes are imported from"
     )
     parser.add_argument("--shutdown-seconds", type=float, metavar="S", help="default: 25")
 
@@ -230,7 +230,7 @@ def _role_command(role: str) -> Callable[[argparse.Namespace], int]:
 
 
 def register(subparsers: Subparsers) -> None:
-    """Add all of them to the parser of `muster`."""
+    """Add these commands to the parser of `muster`."""
     for module in (
         spawn,
         terminate,

@@ -150,7 +150,7 @@ async def says_so(system: System) -> None:
     assert health["fallback"]
     assert system.env["MUSTER_REDIS_URL"] in health["fallback_reason"]
     await alerts_are(system, "fallback-active")
-    assert "a fallback answers" in system.muster("ps").stderr
+    assert "this is a fallback" in system.muster("ps").stderr
     assert "WARN" in line_of(system.muster("doctor", check=False).stdout, "muster up")
     assert "WARNING: fallback" in system.said()
 

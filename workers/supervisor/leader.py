@@ -183,7 +183,7 @@ class Leader:
         known |= {worker.worker_id for worker in survey.unreadable}
         for name in set(await consumers(self._pool_log)) - known:
             await requeue_unclaimed(self._pool_log, name)
-            log.warning("command.requeued", pool=self._pool_log.pool, held_by=name)
+            log.warning("command.requeued", pool=self._pool_log.pool, consumer=name)
 
     # ---- scaling -----------------------------------------------------------------------------
 

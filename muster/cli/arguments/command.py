@@ -1,11 +1,11 @@
-"""What every command has in common: how it is declared, and how it ends.
+"""What all commands have in common: how they are declared, their errors and exit codes.
 
     exit code   means
     0           done
-    1           refused, failed, or something was found wrong
-    2           used wrongly
+    1           refused, failed, or a problem was found
+    2           wrong usage
     3           the service, Redis or the database does not answer
-    130, 141    ended by Ctrl-C, or because nobody reads the output any more
+    130, 141    ended by Ctrl-C, or because the output was closed
 
     MusterError
     └── CommandError
@@ -13,7 +13,7 @@
         ├── BadInput             2
         └── ServiceUnreachable   3
 
-A command raises one of these; what it has to say goes to standard error, without a traceback.
+A command raises one of these; its message is printed to standard error, without a traceback.
 """
 
 import argparse
@@ -36,13 +36,13 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class CommandError(MusterError):
-    """The command did not do what it was asked to."""
+    """The command failed."""
 
     exit_code = 1
 
 
 class Refused(CommandError):
-    """The service refused."""
+    """The service refused the request."""
 
 
 class BadInput(CommandError):
@@ -60,7 +60,7 @@ class ServiceUnreachable(CommandError):
 def declare(
     subparsers: Subparsers, name: str, run: Run, *, summary: str, description: str, examples: str
 ) -> argparse.ArgumentParser:
-    """Add a command; `run` answers the exit code and may raise any `MusterError`."""
+    """Add a command; `run` returns the exit code and may raise any `MusterError`."""
     parser = subparsers.add_parser(
         name,
         help=summary,
@@ -74,20 +74,20 @@ def declare(
 
 
 def run_command(name: str, run: Run, args: argparse.Namespace) -> int:
-    """Run a command and turn how it ended into an exit code."""
+    """Run a command; returns its exit code, also where it raises."""
     try:
         code = run(args)
         sys.stdout.flush()
     except MusterError as error:
         print_error(name, error)
         return _exit_code(error)
-    except UnicodeEncodeError as error:  # only what the shell gave can hold such text
+    except UnicodeEncodeError as error:  # only arguments can contain such text
         print_error(name, f"this is not UTF-8: {error.object!r}")
         return BadInput.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        # Python flushes standard output once more at its end; let that find a reader.
+        # Python flushes standard output again when it exits; give it a place to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return BROKEN_PIPE
@@ -97,18 +97,18 @@ def run_command(name: str, run: Run, args: argparse.Namespace) -> int:
 
 
 def print_error(name: str, error: object) -> None:
-    """Say on standard error what is wrong, in the name of a command."""
+    """Print an error of a command to standard error."""
     print(f"muster {name}: {render.clean(str(error))}", file=sys.stderr)
 
 
 def print_note(text: str) -> None:
-    """Tell a person something that is not the command's answer."""
+    """Print a note for people to standard error: it is not part of the command's output."""
     print(render.clean(text), file=sys.stderr)
 
 
 @contextmanager
 def database_errors(url: str) -> Iterator[None]:
-    """Around work with the database: its driver's errors as one line. Raises `CommandError`."""
+    """Turn errors of the database driver into one line. Raises `CommandError`."""
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     try:

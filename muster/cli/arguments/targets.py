@@ -1,7 +1,7 @@
 """Where the service, its Redis, its database and its logs are.
 
-In this order: a flag, the environment, and the file `running.json` that `muster up` keeps in its
-data directory while it runs, so that on one machine nothing needs to be said at all.
+The sources, in this order: a flag, the environment, and the file `running.json` that `muster up`
+writes to its data directory while it runs. So on one machine no flag is needed.
 """
 
 import argparse
@@ -29,7 +29,7 @@ DEFAULT_DATA_DIR = ".muster"
 
 
 class Service(Struct, frozen=True):
-    """A gateway and the token it wants, if any."""
+    """A gateway and the token it requires, if any."""
 
     url: str
     token: str = ""
@@ -51,7 +51,7 @@ def add_data_dir_flag(parser: argparse.ArgumentParser, default: object = None) -
 
 
 def add_service_flags(parser: argparse.ArgumentParser, default: object = None) -> None:
-    """For commands that ask the gateway. `default` SUPPRESS: a nested parser, see `pools`."""
+    """For commands that call the gateway. `default` SUPPRESS: for a nested parser, see `pools`."""
     parser.add_argument(
         "--url", metavar="URL", default=default, help=f"the gateway (MUSTER_URL; {DEFAULT_URL})"
     )
@@ -75,7 +75,7 @@ def add_redis_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_key_prefix_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--key-prefix", metavar="TEXT", help="what stands before all keys (MUSTER_KEY_PREFIX)"
+        "--key-prefix", metavar="TEXT", help="prefix of all keys (MUSTER_KEY_PREFIX)"
     )
 
 
@@ -104,12 +104,12 @@ def _is_http(url: str) -> bool:
         parts = urlsplit(url)
         has_host = is_host_name(parts.hostname or "")
         return parts.scheme in ("http", "https") and has_host and parts.port != 0
-    except ValueError:  # a port that is none
+    except ValueError:  # an invalid port
         return False
 
 
 def find_redis_url(args: argparse.Namespace) -> str:
-    """Where Redis is, empty if nobody said. Raises `ConfigurationError`."""
+    """The address of Redis, empty if none is configured. Raises `ConfigurationError`."""
     if args.redis_url:
         return redis_address(args.redis_url, "--redis-url")
     if named := environment_address("redis_url", os.environ):
@@ -118,14 +118,14 @@ def find_redis_url(args: argparse.Namespace) -> str:
 
 
 def redis_url(args: argparse.Namespace) -> str:
-    """Where Redis is. Raises `BadInput` if nobody said, `ConfigurationError`."""
+    """The address of Redis. Raises `BadInput` if none is configured, `ConfigurationError`."""
     if found := find_redis_url(args):
         return found
     raise BadInput(_not_given("Redis", "--redis-url", "MUSTER_REDIS_URL", args))
 
 
 def find_database_url(args: argparse.Namespace) -> str:
-    """Where the views are, empty if nobody said. Raises `ConfigurationError`."""
+    """The database of the views, empty if none is configured. Raises `ConfigurationError`."""
     if args.database_url:
         validate_address(args.database_url, "--database-url")
         return str(args.database_url)
@@ -136,9 +136,9 @@ def find_database_url(args: argparse.Namespace) -> str:
 
 
 def database_url(args: argparse.Namespace) -> str:
-    """Where the views are. Raises `BadInput` if nobody said, or where there is nothing.
+    """The database of the views. Raises `BadInput` if none is configured or its file is missing.
 
-    Raises `ConfigurationError` for what is no address.
+    Raises `ConfigurationError` for an invalid address.
     """
     if found := optional_database_url(args):
         return found
@@ -146,9 +146,10 @@ def database_url(args: argparse.Namespace) -> str:
 
 
 def optional_database_url(args: argparse.Namespace) -> str:
-    """Where the views are, empty if nobody said. Raises `BadInput` where there is nothing.
+    """The database of the views, empty if none is configured.
 
-    An SQLite file that is not there would be made, and an empty archive taken for the real one.
+    Raises `BadInput` if its SQLite file is missing: opening it would create an empty archive that
+    looks like the real one.
     """
     found = find_database_url(args)
     if not found:
@@ -160,14 +161,14 @@ def optional_database_url(args: argparse.Namespace) -> str:
         hint = f"; the views of {data_directory(args)} are {sqlite_address(usual)}"
         raise BadInput(
             f"there is no SQLite file {abbreviate(missing, str)}: name the database that a"
-            f" projector or `muster up` writes, which also makes a new one"
+            f" projector or `muster up` writes; these also create a new one"
             f"{hint if usual.exists() else ''}"
         )
     return found
 
 
 def key_prefix(args: argparse.Namespace) -> str:
-    """What stands before all keys. Raises `BadInput`."""
+    """The prefix of all keys. Raises `BadInput`."""
     flag = args.key_prefix
     prefix = os.environ.get("MUSTER_KEY_PREFIX") if flag is None else str(flag)
     if prefix is None:
@@ -188,7 +189,7 @@ def data_directory(args: argparse.Namespace) -> Path:
 
 
 def running(args: argparse.Namespace) -> Running:
-    """What `muster up` says of itself; all empty where none runs on the data directory."""
+    """What `muster up` published of itself; empty where none runs on the data directory."""
     folder = data_directory(args)
     try:
         return read(folder)
@@ -200,13 +201,13 @@ def _not_given(what: str, flag: str, variable: str, args: argparse.Namespace) ->
     folder = data_directory(args)
     found = "cannot be read by this user" if _unreadable(folder) else "has none"
     return (
-        f"nobody said which {what}: give {flag}, set {variable}, or name the data directory of a"
+        f"no {what} is configured: give {flag}, set {variable}, or name the data directory of a"
         f" running `muster up` (--data-dir; {folder} {found})"
     )
 
 
 def _unreadable(folder: Path) -> bool:
-    """Whether somebody else's `muster up` may run there."""
+    """Whether a `muster up` of another user may run there."""
     try:
         (folder / NAME).open().close()
     except OSError as error:

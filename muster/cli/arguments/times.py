@@ -1,4 +1,4 @@
-"""Times as people say them: `10m`, `14:03`, `2026-11-24T14:03`, an epoch in seconds or ms."""
+"""Times as people write them: `10m`, `14:03`, `2026-11-24T14:03`, an epoch in seconds or ms."""
 
 import re
 import time
@@ -12,9 +12,9 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 FIRST_MS = 100_000_000_000
-"""Smaller numbers are seconds (up to the year 5138), greater ones milliseconds (since 1973)."""
+"""Smaller numbers are seconds (up to the year 5138), larger ones milliseconds (since 1973)."""
 LAST_MS = 253_402_300_800_000
-"""The end of the year 9999, the last that times here can have."""
+"""The end of the year 9999, the latest time that Python can represent."""
 
 
 def span_seconds(text: str) -> float | None:
@@ -25,9 +25,9 @@ def span_seconds(text: str) -> float | None:
 
 
 def time_ms(text: str, flag: str, now: float | None = None, *, alternative: str = "") -> int:
-    """A moment in ms since 1970. Raises `BadInput`.
+    """A point in time in ms since 1970. Raises `BadInput`.
 
-    `now`: seconds since 1970, for tests. `nor`: what else the flag takes, for the message.
+    `now`: seconds since 1970, for tests. `alternative`: what else the flag accepts, for messages.
     """
     now = time.time() if now is None else now
     try:
@@ -51,7 +51,7 @@ def _time_ms(text: str, now: float) -> int:
 
 
 def _clock_ms(text: str, now: float) -> int:
-    """The latest such time of day, here."""
+    """The most recent such time of day in the local time zone."""
     today = datetime.fromtimestamp(now).astimezone()
     hour, minute, *rest = text.split(":")
     seconds = float(rest[0]) if rest else 0.0

@@ -1,4 +1,4 @@
-"""What people write on a command line, checked: ids, pairs, JSON, seconds. Raises `BadInput`."""
+"""Parse and check values of the command line: ids, pairs, JSON, seconds. Raises `BadInput`."""
 
 import re
 import sys
@@ -21,7 +21,7 @@ def agent_id(text: str) -> str:
 
 
 def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
-    """`k=v` each."""
+    """Parse texts such as `k=v`."""
     found: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -34,7 +34,7 @@ def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def json_object(text: str, flag: str) -> dict[str, object]:
-    """A JSON object: as it stands, from `@file`, or from standard input as `@-`."""
+    """A JSON object: given directly, from a file as `@file`, or from standard input as `@-`."""
     try:
         raw = _from_file(text[1:]) if text.startswith("@") else text.encode()
         return msgspec.json.decode(raw, type=dict[str, object])
@@ -66,7 +66,7 @@ def seconds(text: str, flag: str) -> float:
 
 
 def setting(text: str) -> object:
-    """A value of a pool's settings: a number where it is one, else text."""
+    """A value of a pool's settings: a number where it is valid JSON, else text."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):

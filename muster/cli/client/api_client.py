@@ -1,7 +1,7 @@
-"""Asking the gateway: one HTTP call at a time, with the standard library alone.
+"""The client of the gateway: one HTTP call at a time, with the standard library only.
 
-What it refuses comes back as a problem (RFC 9457) and is raised as `Refused`, naming the field.
-Nothing is repeated here: a spawn carries an `Idempotency-Key`, so the person may repeat it.
+A refusal is answered as a problem (RFC 9457) and raised as `Refused`, with the names of fields.
+Nothing is retried here: a spawn has an `Idempotency-Key`, so the user may repeat it.
 """
 
 import http.client
@@ -14,9 +14,9 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 from msgspec import Struct
 
-from eventstore.language.events import Error
 from muster.cli.arguments.command import Refused, ServiceUnreachable, print_note
 from muster.cli.arguments.targets import Service
+from muster.cli.client.problem import Problem, problem_of
 from muster.settings.addresses import redacted
 from muster.terminal import render
 
@@ -24,46 +24,12 @@ BASE = "/api/v1/agents"
 EVENTS = "/api/v1/events"
 PARKED = "/api/v1/parked"
 FALLBACK = "muster-fallback"
-"""The header of a gateway whose log stands in for another, in lower case."""
+"""The header of a gateway that runs on a fallback log, in lower case."""
 AS_OF = "muster-as-of"
-"""The header of an answer about the past, in lower case."""
+"""The header of an answer about an earlier point in time, in lower case."""
 TIMEOUT_SECONDS = 30.0
 T = TypeVar("T")
 Query = Mapping[str, str | int | None]
-
-
-class FieldError(Struct, frozen=True):
-    field: str = ""
-    message: str = ""
-
-    def __str__(self) -> str:
-        names_field = not self.field or self.message.startswith(self.field)
-        return self.message if names_field else f"{self.field}: {self.message}"
-
-
-class Problem(Struct, frozen=True):
-    """An error as the gateway tells it; agents that could not start carry their error along."""
-
-    type: str = ""
-    title: str = ""
-    status: int = 0
-    detail: str = ""
-    errors: tuple[FieldError, ...] = ()
-    agent_id: str = ""
-    idempotency_key: str = ""
-    error: Error | None = None
-
-    def __str__(self) -> str:
-        summary = self.detail or self.title or f"HTTP status {self.status}"
-        if len(self.errors) == 1 and self.errors[0].message == summary:
-            lines = [str(self.errors[0])]
-        else:
-            lines = [summary, *(f"  {error}" for error in self.errors)]
-        if self.error is not None:
-            lines.append(f"  {self.error.type}: {self.error.message}")
-        if self.idempotency_key:
-            lines.append(f"  to learn what became of it, repeat with --key {self.idempotency_key}")
-        return "\n".join(lines)
 
 
 class ProblemRaised(Refused):
@@ -75,11 +41,11 @@ class ProblemRaised(Refused):
 
 
 class NotAuthorised(Refused):
-    """The gateway wants its token: set MUSTER_API_TOKEN to the one it was started with."""
+    """The gateway requires its token: set MUSTER_API_TOKEN to the one it was started with."""
 
 
 class NoReply(ServiceUnreachable):
-    """The gateway took the request and did not answer; what was asked may have been done."""
+    """The gateway accepted the request and did not answer; it may have been carried out."""
 
 
 class Answer(Struct, frozen=True):
@@ -89,11 +55,11 @@ class Answer(Struct, frozen=True):
     """By lower-case name."""
 
     def read(self, as_type: type[T]) -> T:
-        """The body decoded. Raises `Refused` where it is something else than we know."""
+        """Decode the body. Raises `Refused` where it is not of this type."""
         try:
             return msgspec.json.decode(self.body, type=as_type)
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise Refused(f"the gateway answered something else than expected: {error}") from error
+            raise Refused(f"unexpected answer from the gateway: {error}") from error
 
     def document(self) -> Any:
         """The body as plain data, to be shown as JSON."""
@@ -101,14 +67,14 @@ class Answer(Struct, frozen=True):
 
 
 class GatewayClient:
-    """Calls on one gateway. May be used by many threads: each call has its own connection."""
+    """Calls to one gateway. Safe to use from many threads: each call has its own connection."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.stale_reason = ""
-        """Why the last answer may not be of the present; empty where it is."""
+        """Why the last answer may be stale; empty where it is current."""
         self.caller_shows_staleness = False
-        """Somebody shows `behind` wherever it belongs; else it is told once."""
+        """Whether the caller shows `stale_reason` itself; else it is printed once."""
         self._fallback_noted = False
         self._parts = urlsplit(service.url)
 
@@ -138,16 +104,16 @@ class GatewayClient:
         if answer.status == 401:
             raise NotAuthorised
         if answer.status >= 400:
-            raise ProblemRaised(_problem(answer))
+            raise ProblemRaised(problem_of(answer.status, answer.body))
         return answer
 
     def follow(self, link: str) -> Answer:
-        """Go on to the next page, by the link that the gateway gave."""
+        """Get the next page, by the link in the gateway's answer."""
         parts = urlsplit(link)
         return self.call("GET", f"{parts.path}?{parts.query}")
 
     def stream_events(self, query: Query, *, seconds: float) -> Iterator[bytes]:
-        """The data of server-sent events, until `seconds` have gone or the gateway ends it."""
+        """The data of server-sent events, for `seconds` or until the gateway ends the stream."""
         connection = self._connection(seconds)
         try:
             self._connect(connection)
@@ -167,14 +133,16 @@ class GatewayClient:
             connection.close()
 
     def _note_fallback(self, answer: Answer) -> None:
-        """Say once that what is shown is not of the real log."""
+        """Print once that the answers come from a fallback."""
         mode = answer.headers.get(FALLBACK)
         if mode and not self._fallback_noted:
             self._fallback_noted = True
-            print_note(f"(a fallback answers, {mode}: the real Redis was away when it was started)")
+            print_note(
+                f"(this is a fallback, {mode}: the real Redis was unreachable when it started)"
+            )
 
     def _note_staleness(self, answer: Answer) -> None:
-        """Say, whenever it begins, that what is shown is not of now; of the past that is meant."""
+        """Print when answers become stale. Answers about the past are never stale."""
         before, self.stale_reason = (
             self.stale_reason,
             "" if AS_OF in answer.headers else staleness(answer),
@@ -205,7 +173,7 @@ class GatewayClient:
             except (OSError, http.client.HTTPException) as error:
                 why = str(error) or type(error).__name__
                 raise NoReply(
-                    f"{redacted(self.service.url)} took the request, but: {why}"
+                    f"{redacted(self.service.url)} accepted the request, but: {why}"
                 ) from error
         finally:
             connection.close()
@@ -229,23 +197,14 @@ class GatewayClient:
 
 
 def staleness(answer: Answer) -> str:
-    """How old an answer may be that was given without the log, or with the views behind it."""
+    """How old an answer may be that was given without the log, or from views that lag behind."""
     if "muster-stale" not in answer.headers:
         return ""
     age = answer.headers.get("muster-age-ms", "")
-    old = f"up to {render.duration(-(-int(age) // 1000))} old" if age.isdecimal() else "not of now"
-    return f"what is shown may be {old}: the log is lost, Redis away or the projector behind"
+    old = f"up to {render.duration(-(-int(age) // 1000))} old" if age.isdecimal() else "outdated"
+    return f"this may be {old}: the log is lost, Redis unreachable or the projector behind"
 
 
 def _target(path: str, query: Query | None) -> str:
     parameters = [(name, value) for name, value in (query or {}).items() if value is not None]
     return f"{path}?{urlencode(parameters)}" if parameters else path
-
-
-def _problem(answer: Answer) -> Problem:
-    """What a refusal says; where it is not ours (a proxy's page), its status alone."""
-    try:
-        problem = msgspec.json.decode(answer.body, type=Problem)
-    except (msgspec.MsgspecError, RecursionError):
-        problem = Problem(status=answer.status)
-    return msgspec.structs.replace(problem, status=answer.status)

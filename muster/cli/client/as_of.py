@@ -1,4 +1,4 @@
-"""`--as-of`: lists as they were at a moment of the past, told as people say it."""
+"""`--as-of`: state at an earlier point in time, given as a time or as a position in the log."""
 
 import argparse
 import re
@@ -7,28 +7,29 @@ import time
 from muster.cli.arguments.command import print_note
 from muster.cli.arguments.times import CLOCK, time_ms
 from muster.cli.client.api_client import AS_OF, Answer
-from muster.cli.events.streams import CATALOGUE
+from muster.cli.events.recorded_event import CATALOGUE
 from muster.terminal import render
 
 _POSITIONS = re.compile(r"[a-z0-9_-]{0,63}(:\d+){1,2}(,[a-z0-9_-]{0,63}(:\d+){1,2})*")
 _CATALOGUE = re.compile(rf"(?<![^,]){CATALOGUE}(?=:)")
-"""As the command line calls it; its log has no name."""
+"""The name on the command line; in positions of the gateway the name is empty."""
 _AGO = re.compile(r"^-\d.*$")
 
 
 def add_as_of_flag(parser: argparse.ArgumentParser, default: object = None) -> None:
-    # Else argparse takes `-15m` for a flag; it asks this of what looks like a negative number.
+    # argparse uses this private attribute to tell negative numbers from flags; else `-15m` would
+    # be a flag.
     parser._negative_number_matcher = _AGO
     parser.add_argument(
         "--as-of",
         metavar="WHEN",
         default=default,
-        help="as it was then: 14:03, -15m, 2026-11-24T14:03, or after an event (POOL:SEQ)",
+        help="at an earlier time: 14:03, -15m, 2026-11-24T14:03, or after an event (POOL:SEQ)",
     )
 
 
 def as_of(args: argparse.Namespace) -> str | None:
-    """What the gateway is asked for; None: for now. Raises `BadInput`."""
+    """The parameter `as_of` for the gateway; None: the present. Raises `BadInput`."""
     text: str | None = getattr(args, "as_of", None)
     if text is None:
         return None
@@ -40,12 +41,12 @@ def as_of(args: argparse.Namespace) -> str | None:
 
 
 def as_of_ms(answer: Answer) -> float:
-    """The moment that an answer is of, in ms since 1970; of the past it is told."""
+    """The time that an answer is about, in ms since 1970; printed where it is in the past."""
     at_ms = answer.headers.get(AS_OF, "").partition(",")[0]
     if not at_ms.isdecimal():
         return time.time() * 1000
     at = int(at_ms)
     print_note(f"as of {render.timestamp(at)}" if at else "as of before the first event")
     if "muster-stale" in answer.headers:
-        print_note("(more may have happened until then: the archive is behind, or nobody can tell)")
+        print_note("(may be incomplete: the archive is behind, or it is unknown whether it is)")
     return float(at_ms)

@@ -1,4 +1,4 @@
-"""Many calls at once, of which Ctrl-C waits for none: an executor's threads are waited for."""
+"""Many calls at once. Ctrl-C ends them at once; the threads of an executor would be joined."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ THREADS_MAX: Final = 32
 def run_concurrently(
     call: Callable[[T], R], items: Sequence[T], advance: Callable[[], None] = lambda: None
 ) -> list[R]:
-    """What the call comes to for each item, in their order; raises what one raises.
+    """The results of `call` for each item, in order; raises the first error of a call.
 
-    `advance` is called, by whoever asks, whenever one is done.
+    `advance` is called in the caller's thread after each result.
     """
     todo = deque(enumerate(items))
     done: SimpleQueue[tuple[int, Future[R]]] = SimpleQueue()
@@ -26,12 +26,12 @@ def run_concurrently(
         while todo:
             try:
                 number, item = todo.popleft()
-            except IndexError:  # another one was quicker
+            except IndexError:  # another thread was faster
                 return
             outcome: Future[R] = Future()
             try:
                 outcome.set_result(call(item))
-            except BaseException as error:  # noqa: BLE001  (raised by whoever asks)
+            except BaseException as error:  # noqa: BLE001  (raised in the caller)
                 outcome.set_exception(error)
             done.put((number, outcome))
 

@@ -1,7 +1,7 @@
-"""`--durability`: how safe a command is to be when it is answered.
+"""`--durability`: the level of durability that a command reaches before it is answered.
 
-A level that was not reached in time is no refusal: the command is carried out. It is said on
-standard error, and the exit code is 1, so that a script can tell.
+A level that was not reached in time is not a refusal: the command is carried out. It is printed to
+standard error, and the exit code is 1, so that a script can check.
 """
 
 import argparse
@@ -28,12 +28,12 @@ def header(args: argparse.Namespace) -> dict[str, str]:
 
 
 def pending(answer: Answer) -> str:
-    """The level that was asked for and not reached, and why; empty if it was."""
+    """The requested level that was not reached, and why; empty if it was reached."""
     return answer.headers.get("muster-durability-pending", "")
 
 
 def print_pending(name: str, levels: Sequence[str]) -> int:
-    """Say what was accepted at a lower level, the same thing once; returns the exit code."""
+    """Print what was accepted at a lower level, equal lines once; returns the exit code."""
     for text, number in Counter(filter(None, levels)).items():
         level, _, reason = text.partition("; reason=")
         times = f" ({number} times)" if number > 1 else ""

@@ -1,4 +1,4 @@
-"""Showing a table again and again in place, at a terminal."""
+"""Refresh a table in place, at a terminal."""
 
 import time
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from muster.terminal import render
 def show_live(
     fetch: Callable[[], render.Table], interval: float, stale_reason: Callable[[], str]
 ) -> int:
-    """Until Ctrl-C. While the service does not answer the last table stays, and that is said.
+    """Refresh until Ctrl-C. While the service does not answer, show the last table and a warning.
 
-    `behind`: why what was looked at last is not of now, if it is not.
+    `stale_reason`: why the last answer may be stale, if it may.
     """
     screen = render.console()
     shown: list[Text] = render.styled(fetch(), screen.width)

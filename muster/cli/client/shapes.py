@@ -1,7 +1,7 @@
-"""What the command line reads of the gateway's answers.
+"""The parts of the gateway's answers that the command line reads.
 
-Every field has a default and unknown ones are passed over, so that a command line and a gateway
-of neighbouring versions understand each other. Times are in milliseconds since 1970.
+Every field has a default and unknown fields are ignored, so that a command line and a gateway
+of adjacent versions work together. Times are in milliseconds since 1970.
 """
 
 import msgspec

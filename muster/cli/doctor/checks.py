@@ -1,4 +1,4 @@
-"""What `muster doctor` finds: one line a check, with what to change where it is not right."""
+"""The results of `muster doctor`: one line per check, with advice where something is wrong."""
 
 from enum import StrEnum
 
@@ -12,7 +12,7 @@ class Level(StrEnum):
 
 
 class Check(Struct, frozen=True):
-    """`found` is what is the case, `change` what to do about it; `area` groups them."""
+    """`found` describes the state, `change` what to do about it; `area` groups checks."""
 
     area: str
     name: str
@@ -22,5 +22,5 @@ class Check(Struct, frozen=True):
 
 
 def check(area: str, name: str, found: str, change: str = "", level: Level = Level.WARN) -> Check:
-    """A check that is fine where there is nothing to change."""
+    """A check that is OK where there is nothing to change."""
     return Check(area, name, level if change else Level.OK, found, change)

@@ -1,6 +1,6 @@
-"""Is the database of the views there, and may we write to it? Nothing is changed by asking.
+"""Checks of the database of the views: is it reachable and writable? Nothing is changed.
 
-Drivers are used directly, without a pool, so that this stays quick and says what they say.
+Drivers are used directly, without a pool, so that this is fast and shows their own messages.
 """
 
 import os
@@ -22,7 +22,7 @@ BUSY_SECONDS = 2.0
 
 
 def check_database(url: str) -> list[Check]:
-    """All checks of the database at an address as SQLAlchemy or PostgreSQL write it."""
+    """All checks of the database at an address of SQLAlchemy's or PostgreSQL's form."""
     kind = urlsplit(url).scheme.partition("+")[0]
     if kind == "sqlite":
         return check_sqlite(Path(unquote(url.partition(":///")[2].partition("?")[0])))
@@ -42,8 +42,8 @@ def check_sqlite(path: Path) -> list[Check]:
         return [version, Check(AREA, "readable", Level.FAIL, found, change)]
     if not exists:
         folder = next(parent for parent in path.absolute().parents if parent.exists())
-        change = "" if os.access(folder, os.W_OK) else f"let it be written: {folder}"
-        return [version, check(AREA, "writable", f"{path} is not there yet", change, Level.FAIL)]
+        change = "" if os.access(folder, os.W_OK) else f"make this folder writable: {folder}"
+        return [version, check(AREA, "writable", f"{path} does not exist yet", change, Level.FAIL)]
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as database:
             database.execute(f"pragma busy_timeout = {int(BUSY_SECONDS * 1000)}")
@@ -79,7 +79,7 @@ def check_postgres(url: str) -> list[Check]:
             url, connect_timeout=CONNECT_SECONDS, autocommit=True, prepare_threshold=None
         ) as connection:
             return [check(AREA, "reachable", redacted(url)), *_postgres(connection)]
-    except psycopg.ProgrammingError as error:  # it cannot be read, and says so by showing it
+    except psycopg.ProgrammingError as error:  # invalid: its message repeats the address
         why, change = str(error).partition(":")[0], "correct MUSTER_DATABASE_URL"
         return [Check(AREA, "address", Level.FAIL, f"{redacted(url)}: {why}", change)]
     except psycopg.Error as error:
@@ -113,11 +113,11 @@ def _postgres(connection: "psycopg.Connection[tuple[object, ...]]") -> list[Chec
 
 
 def postgres_writable(*, standby: bool, allowed: bool, exists: bool) -> Check:
-    """May the projector write its schema?"""
+    """Whether the projector may write its schema."""
     if standby:
         change = "use the address of its primary"
         return Check(AREA, "writable", Level.FAIL, "a standby, read-only", change)
-    schema = "schema muster" if exists else "schema muster is not there yet"
+    schema = "schema muster" if exists else "schema muster does not exist yet"
     missing = "usage, create on schema muster" if exists else "create on the database"
     change = "" if allowed else f"grant {missing} to this user"
     return check(AREA, "writable", schema, change, Level.FAIL)

@@ -1,4 +1,4 @@
-"""`muster doctor`: is everything fit for Muster, and what is to be changed where it is not?"""
+"""`muster doctor`: checks Redis, database, logs and host, and says what to change."""
 
 import argparse
 import asyncio
@@ -26,7 +26,7 @@ EXAMPLES = """\
   muster doctor --json | jq '.[] | select(.level != "OK")'
 """
 NEEDED = ("address", "reachable", "readable")
-"""Checks without which the logs cannot be looked at."""
+"""Checks that must pass before the logs can be checked."""
 STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
@@ -36,9 +36,9 @@ def add(subparsers: Subparsers) -> None:
         "doctor",
         run,
         summary="check Redis, database and host, and say what to change",
-        description="Checks Redis, the database, the logs and this host: those that are named,"
-        " that a `muster up` uses here, or that it would use. Changes nothing. Exit code 1 if"
-        " anything fails.",
+        description="Checks Redis, the database, the logs and this host: the configured ones, those"
+        " that a `muster up` uses here, or would use. Changes nothing. Exit code 1 if anything"
+        " fails.",
         examples=EXAMPLES,
     )
     parser.add_argument("--config", metavar="FILE", help="of `muster up` (default ./muster.toml)")
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> tuple[Settings, list[Check]]:
-    """What a `muster up` here would run with, and what it would refuse."""
+    """The settings of a `muster up` here, and a failed check if they are invalid."""
     try:
         return load({"data_dir": args.data_dir, "config": args.config}, os.environ), []
     except ConfigurationError as error:
@@ -73,9 +73,9 @@ def _settings(args: argparse.Namespace) -> tuple[Settings, list[Check]]:
 
 
 def _addresses(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
-    """Redis (empty: the embedded one) and the database that are to be looked at."""
+    """The Redis (empty: the embedded one) and the database to check."""
     running = targets.running(args)
-    if settings.embedded:  # whatever the environment names
+    if settings.embedded:  # whatever the environment says
         redis = args.redis_url or running.redis_url
         return redis, args.database_url or running.database_url or settings.views_url
     redis = targets.find_redis_url(args) or settings.redis_url
@@ -83,24 +83,24 @@ def _addresses(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
 
 
 def _embedded() -> Check:
-    """Where no Redis is named, `muster up` brings one."""
+    """Where no Redis is configured, `muster up` runs an embedded one."""
     try:
-        found = f"none is named: `muster up` runs its own, {find_binary()}"
+        found = f"none is configured: `muster up` runs its own, {find_binary()}"
         return check("redis", "address", found)
     except ServerBinaryMissing as error:
-        return Check("redis", "address", Level.FAIL, "none is named", str(error))
+        return Check("redis", "address", Level.FAIL, "none is configured", str(error))
 
 
 def _fallback(running: Running) -> list[Check]:
-    """Whether the `muster up` of this data directory runs on a log that stands in for another."""
+    """Whether the `muster up` of this data directory runs on a fallback."""
     if not running.fallback:
         return []
-    change = "once that Redis answers, restart `muster up`: it changes over"
+    change = "once that Redis answers, restart `muster up`: it hands the fallback over"
     return [Check("muster up", "log", Level.WARN, running.fallback, change)]
 
 
 def is_local(redis_url: str) -> bool:
-    """Whether that Redis runs on this host, as far as its address tells."""
+    """Whether that Redis runs on this host, judged by its address."""
     parts = urlsplit(redis_url)
     return parts.scheme == "unix" or parts.hostname in (None, "localhost", "127.0.0.1", "::1")
 

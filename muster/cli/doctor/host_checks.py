@@ -1,4 +1,4 @@
-"""Is this host fit to run workers and, where it does, Redis? What the kernel says of it."""
+"""Checks of this host for running workers and, where it does, Redis."""
 
 import os
 import platform
@@ -16,10 +16,10 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def check_host(*, redis_is_local: bool) -> list[Check]:
-    """All checks of this host. `redis_here`: Redis runs on it too, so its needs count."""
+    """All checks of this host. `redis_is_local`: Redis runs on it, so check for its needs too."""
     checks = [python(sys.version_info[:3]), files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])]
     if sys.platform != "linux":
-        found = f"{platform.system()}: supported as far as it goes; Linux is what it is built for"
+        found = f"{platform.system()}: supported, with limits; Muster is built for Linux"
         return [*checks, check(AREA, "system", found)]
     checks.append(process_limit(resource.getrlimit(resource.RLIMIT_NPROC)[0]))
     if redis_is_local:
@@ -51,22 +51,22 @@ def overcommit(text: str) -> Check:
     change = "" if text in ("1", "") else (
         "sysctl vm.overcommit_memory=1: else Redis may fail to rewrite its append-only file"
     )  # fmt: skip
-    return check(AREA, "vm.overcommit_memory", text or "not told", change)
+    return check(AREA, "vm.overcommit_memory", text or "unknown", change)
 
 
 def huge_pages(text: str) -> Check:
     always = "[always]" in text
     change = f"echo madvise > {HUGE_PAGES}: they make Redis slow and large" if always else ""
-    chosen = text.partition("[")[2].partition("]")[0] or "not told"
+    chosen = text.partition("[")[2].partition("]")[0] or "unknown"
     return check(AREA, "transparent huge pages", chosen, change)
 
 
 def pid_namespace(name: str, pid: int) -> Check:
-    """Workers are told apart by host and process id, so those on a host must share a namespace."""
+    """Workers are identified by host and process id, so those of a host must share a namespace."""
     if pid == 1:
-        change = "run it under an init (docker run --init): what it starts must be reaped"
+        change = "run it under an init (docker run --init): its child processes must be reaped"
         return check(AREA, "pid namespace", f"{name}, process 1", change)
-    return check(AREA, "pid namespace", name or "not told")
+    return check(AREA, "pid namespace", name or "unknown")
 
 
 def user_namespace(uid_map: str) -> Check:

@@ -1,6 +1,6 @@
-"""Are all logs there, and do the views follow them? Nothing is changed by asking.
+"""Checks of the logs: are all intact, and do the views follow them? Nothing is changed.
 
-What is archived tells which logs there must be, so it takes Redis and the database.
+The archive says which logs must exist, so this needs Redis and the database.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE as CATALOGUE_LOG
 from muster.cli.doctor.checks import Check, Level, check
-from muster.cli.events.streams import CATALOGUE
+from muster.cli.events.recorded_event import CATALOGUE
 
 if TYPE_CHECKING:
     from projector.fold.projection import Projection
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 AREA = "log"
 RECHECK_SECONDS: Final = 1.5
-"""After so long a projector has taken something of what the views lack."""
+"""Within this time a running projector has applied some of the missing events."""
 
 
 async def check_logs(redis_url: str, key_prefix: str, database_url: str) -> list[Check]:
-    """All checks of the logs that the views know; none where no projector has run yet."""
+    """All checks of the logs that are in the views; none where no projector has run yet."""
     from projector.intake.source import Source
     from projector.store.database import Database, DatabaseError, missing_file
 
@@ -35,7 +35,7 @@ async def check_logs(redis_url: str, key_prefix: str, database_url: str) -> list
     try:
         return await _examine(database, source)
     except DatabaseError:
-        return []  # without our tables, or away, which the checks of the database tell
+        return []  # no tables yet, or unreachable, which the checks of the database report
     except LogError as error:
         return [Check(AREA, "readable", Level.FAIL, str(error), "see `muster verify`")]
     finally:
@@ -59,7 +59,7 @@ async def _examine(database: "Database", source: "Source") -> list[Check]:
     checks += [_stopped(at.pool, at.status) for at in intact if stopped(at)]
     checks += await _behind(database, source, projection, following)
     if not checks and positions[CATALOGUE_LOG].generation:
-        checks.append(check(AREA, "logs", f"{len(positions)} are whole, and the views follow"))
+        checks.append(check(AREA, "logs", f"{len(positions)} are intact, and the views follow"))
     return checks
 
 
@@ -69,7 +69,7 @@ async def _behind(
     projection: "Projection",
     positions: "Sequence[Position]",
 ) -> list[Check]:
-    """Whether the views follow: looked at twice where they lack something."""
+    """Whether the views follow the logs; checked twice where they lag behind."""
     heads = await source.heads([at.pool for at in positions])
     behind = [at for at in positions if heads[at.pool].seq > at.seq]
     if behind:
@@ -87,12 +87,12 @@ async def _behind(
 
 
 def _lost(pool: str, reason: str) -> Check:
-    change = "put its data back if it can be had; else `muster recover`"
+    change = "restore its data if you can; else `muster recover`"
     return Check(AREA, _name(pool), Level.FAIL, reason, change)
 
 
 def _stopped(pool: str, status: str) -> Check:
-    change = "its views stand still until it is mended: run the version that wrote it, or newer"
+    change = "its views stop until it is repaired: run the version that wrote it, or a newer one"
     return Check(AREA, _name(pool), Level.FAIL, f"its views stopped: {status}", change)
 
 

@@ -1,7 +1,7 @@
-"""Is this Redis fit to hold the log? What `INFO`, `CONFIG GET` and the clock say of it.
+"""Checks of Redis for storing the log, by its `INFO`, `CONFIG GET` and clock.
 
-The judging is pure: it takes what the server answered. A server that hides its configuration, as
-hosted ones do, is judged by its `INFO` alone.
+The judgements are pure functions of the server's answers. A server that hides its configuration,
+as hosted ones do, is judged only by its `INFO`.
 """
 
 import time
@@ -51,7 +51,7 @@ async def _examine(client: AsyncClient, url: str) -> list[Check]:
 
 
 async def _times(client: AsyncClient) -> list[Check]:
-    """Round trip and clock, from the fastest of some exchanges."""
+    """Round trip and clock, from the fastest of some calls."""
     best, ahead = float("inf"), 0.0
     for _ in range(ROUND_TRIPS):
         started, started_wall = time.perf_counter(), time.time()
@@ -66,7 +66,7 @@ async def _times(client: AsyncClient) -> list[Check]:
 
 
 def suitable(info: Info) -> Check:
-    """The kind, version and eviction policy that Muster demands."""
+    """The kind, version and eviction policy that Muster requires."""
     kind, version = server_version(dict(info))
     found = f"{kind} {'.'.join(map(str, version))}"
     try:
@@ -82,7 +82,7 @@ def persistence(info: Info, config: Config) -> list[Check]:
         return [Check(AREA, "append-only file", Level.FAIL, "off", change)]
     checks = [check(AREA, "append-only file", "on")]
     if info.get("aof_last_write_status", "ok") != "ok":
-        change = "free disk space, or look into the server's log: writes are being refused"
+        change = "free disk space, or read the server's log: writes are being refused"
         checks.append(Check(AREA, "last write", Level.FAIL, "failed", change))
     policy = config.get("appendfsync", "")
     changes = {
@@ -91,7 +91,7 @@ def persistence(info: Info, config: Config) -> list[Check]:
         "always": "",
     }
     change = changes.get(policy, "make sure that appendfsync is everysec or always")
-    what = {"everysec": "everysec (a crash may lose a second)", "": "not told by the server"}
+    what = {"everysec": "everysec (a crash may lose a second)", "": "not shown by the server"}
     return [*checks, check(AREA, "appendfsync", what.get(policy, policy), change)]
 
 
@@ -119,7 +119,7 @@ def memory(info: Info) -> list[Check]:
 def clients(info: Info, config: Config) -> list[Check]:
     now = int(info.get("connected_clients", 0))
     most = int(info.get("maxclients") or config.get("maxclients") or 0)
-    change = "CONFIG SET maxclients higher: each worker keeps a few connections" if (
+    change = "CONFIG SET maxclients higher: each worker has a few connections" if (
         most and now > 0.8 * most
     ) else ""  # fmt: skip
     checks = [check(AREA, "clients", f"{now} of {most}" if most else str(now), change)]
@@ -133,14 +133,14 @@ def clients(info: Info, config: Config) -> list[Check]:
 
 def replicas(info: Info, config: Config) -> list[Check]:
     if info.get("role", "master") != "master":
-        change = "use the address of its primary: a replica takes no writes"
+        change = "use the address of its primary: a replica accepts no writes"
         return [Check(AREA, "role", Level.FAIL, "a replica", change)]
     count = int(info.get("connected_slaves", 0))
     required = int(config.get("min-replicas-to-write", "0") or 0)
     change = ""
     if count and not required:
         change = (
-            "CONFIG SET min-replicas-to-write 1: else a primary that was cut off goes on taking"
+            "CONFIG SET min-replicas-to-write 1: else a primary that was cut off accepts"
             " writes that a failover loses"
         )
     found = f"primary with {count} replicas" if count else "primary without replicas"
@@ -149,15 +149,15 @@ def replicas(info: Info, config: Config) -> list[Check]:
 
 
 def _min_replicas(info: Info, config: Config, count: int, required: int) -> Check:
-    """What min-replicas-to-write means here: without so many, nothing is written at all."""
+    """Whether there are enough replicas: with fewer, Redis refuses all writes."""
     lag = config.get("min-replicas-max-lag", "10")
     found = f"writes need {required} of {count} replicas, no more than {lag} s behind"
     good = int(info.get("min_slaves_good_slaves", count))
     if good < required:
-        change = f"bring replicas back: {good} are good, so nothing is written and leases lapse"
+        change = f"restart replicas: {good} are good, so all writes are refused and leases lapse"
         return Check(AREA, "min-replicas-to-write", Level.FAIL, found, change)
     change = (
-        "attach one more: when one restarts, all writes stop, and workers whose lease lapses end"
+        "add one more: when one restarts, all writes stop, and workers whose lease lapses end"
         if count == required
         else ""
     )
@@ -165,7 +165,7 @@ def _min_replicas(info: Info, config: Config, count: int, required: int) -> Chec
 
 
 def durability(info: Info, config: Config) -> list[Check]:
-    """Which levels a command may ask for. A level that lacks is no fault: none may be needed."""
+    """The levels that a command may request. A missing level is OK: it may not be needed."""
     count = int(info.get("connected_slaves", 0))
     capability = assess(info, config, wanted_replicas=max(count, 1))
     why_not = capability.no_fsync_reason
@@ -177,9 +177,9 @@ def durability(info: Info, config: Config) -> list[Check]:
 
 
 def times(round_trip_ms: float, ahead_ms: float) -> list[Check]:
-    slow = "bring it nearer: a start takes several round trips" if round_trip_ms > SLOW_MS else ""
+    slow = "move it nearer: a start needs several round trips" if round_trip_ms > SLOW_MS else ""
     skewed = abs(ahead_ms) > CLOCK_MS
-    change = "set the clocks by NTP: times in logs and events will not agree" if skewed else ""
+    change = "synchronise the clocks by NTP: times in logs and events differ" if skewed else ""
     return [
         check(AREA, "round trip", f"{round_trip_ms:.2f} ms", slow),
         check(AREA, "clock", f"{ahead_ms:+.0f} ms against this host", change),

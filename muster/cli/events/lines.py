@@ -1,14 +1,14 @@
-"""An event as a line for people: when, where in the log, what, of whom, and why."""
+"""An event as a line for people: time, position in the log, type, subject and details."""
 
 from collections.abc import Callable
 
 import msgspec
 
-from muster.cli.events.streams import RecordedEvent, number
+from muster.cli.events.recorded_event import RecordedEvent, number
 from muster.terminal import render
 
 DATA_MAX = 500
-"""So much is shown of data that cannot be read."""
+"""The number of characters shown of data that cannot be decoded."""
 HIDDEN_FIELDS = {
     "at_ms", "config", "deadline_ms", "digest", "due_ms", "expires_ms", "heartbeat_interval",
     "input", "max_idle_time", "operation_id", "pending_timeout", "start_time", "window_ms",
@@ -16,7 +16,7 @@ HIDDEN_FIELDS = {
 
 
 def printer(*, as_json: bool) -> Callable[[RecordedEvent], None]:
-    """What prints events as fits where they go."""
+    """A function that prints events as fits the output: JSON, plain or coloured."""
     if as_json:
         return lambda event: print(render.json_line(event.document()), flush=True)
     if not render.at_terminal():
@@ -33,7 +33,7 @@ def printer(*, as_json: bool) -> Callable[[RecordedEvent], None]:
 
 
 def plain_line(event: RecordedEvent) -> str:
-    """An event as a line of text, with whole ids."""
+    """An event as a line of text, with full ids."""
     return "".join(cell.text for cell in _line(event, short=False)).rstrip()
 
 
@@ -66,7 +66,7 @@ def _style(kind: str) -> str:
 
 
 def _details(data: str) -> str:
-    """What a body says, without what is for machines."""
+    """The body of an event, without fields that are only for machines."""
     try:
         body = msgspec.json.decode(data or "{}", type=dict[str, object])
     except (msgspec.MsgspecError, RecursionError):

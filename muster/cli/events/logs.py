@@ -1,4 +1,4 @@
-"""`muster logs`: what agents print and log, of all workers of this host, in the order of time."""
+"""`muster logs`: what agents print and log, of all workers of this host, in order of time."""
 
 import argparse
 import resource
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   muster logs                                       the last 100 lines of all agents here
   muster logs 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e  those of one agent
-  muster logs -f --pool developer_pool              a pool's, and what comes
-  muster logs --since 10m -n all --json             everything of ten minutes, for a program
+  muster logs -f --pool developer_pool              a pool's, and new lines as they come
+  muster logs --since 10m -n all --json             all of the last ten minutes, for a program
 """
 LAST = 100
 POLL_SECONDS = 0.25
@@ -47,17 +47,17 @@ def add(subparsers: Subparsers) -> None:
         "logs",
         run,
         summary="show what agents print and log",
-        description="Shows the log of agents on this host, that of all workers in one.",
+        description="Shows the logs of the agents on this host, merged.",
         examples=EXAMPLES,
     )
     parser.add_argument("agent", nargs="?", metavar="AGENT", help="this agent only")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    parser.add_argument("-f", "--follow", action="store_true", help="wait for new lines")
     parser.add_argument("--pool", default="", metavar="NAME", help="this pool only")
     parser.add_argument("--worker", default="", metavar="ID", help="this worker only")
     parser.add_argument("-n", default=None, metavar="N", dest="count", help="show the last N"
                         f" lines, or `all` (default {LAST}; all with --since)")  # fmt: skip
-    parser.add_argument("--since", metavar="TIME", help="from then on: 10m (ago), 14:03, a date")
-    parser.add_argument("--log-dir", metavar="DIR", help="where they stand (MUSTER_LOG_DIR)")
+    parser.add_argument("--since", metavar="TIME", help="since then: 10m (ago), 14:03, a date")
+    parser.add_argument("--log-dir", metavar="DIR", help="the folder of the logs (MUSTER_LOG_DIR)")
     targets.add_data_dir_flag(parser)
     targets.add_json_flag(parser)
 
@@ -89,13 +89,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _allow_many_files() -> None:
-    """Every worker's file is held open while they are merged."""
+    """The files of all workers are open at once while they are merged."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 class JoinedLog:
-    """All log files of a folder that may hold what is wanted, those of new workers too."""
+    """All log files of a folder that may contain matching lines, also those of new workers."""
 
     def __init__(self, directory: Path, line_filter: LineFilter) -> None:
         self._directory = directory
@@ -103,12 +103,12 @@ class JoinedLog:
         self._files: dict[Path, LogFile] = {}
 
     def last(self, count: int | None) -> Iterator[Line]:
-        """The last lines of what stands there; None: all."""
+        """The last lines of those that are there; None: all."""
         lines = self.added()
         return lines if count is None else iter(deque(lines, maxlen=count))
 
     def added(self) -> Iterator[Line]:
-        """What came since it was read last."""
+        """The lines that were added since the last call."""
         for path in self._filter.files(self._directory):
             if path not in self._files:
                 self._files[path] = LogFile(path)
@@ -120,7 +120,7 @@ class JoinedLog:
 
 
 def _name(text: str, flag: str) -> str:
-    """The name of a pool or worker, which is about to be part of a path."""
+    """The name of a pool or worker, checked because it becomes part of a path."""
     if text and not POOL_NAME.fullmatch(text):
         raise BadInput(
             f"{flag}: {abbreviate(text)} is not a name of lower-case letters, digits, _ and -"
@@ -148,7 +148,7 @@ def _line_printer(*, as_json: bool) -> Callable[[Line], None]:
 
 
 def plain_line(line: Line) -> str:
-    """A line of text: when, how grave, whose, what."""
+    """A line of text: time, level, origin, message."""
     return (
         f"{render.timestamp(line.ts_ms)} {line.level or '-':<8} {line.pool} {_origin(line)}"
         f"  {_message(line)}"
@@ -169,7 +169,7 @@ def _origin(line: Line) -> str:
 
 
 def _message(line: Line) -> str:
-    """The message and what was logged beside it; further lines are set in."""
+    """The message and its extra fields; further lines are indented."""
     extras = [
         f"{name}={value if isinstance(value, str) else render.json_line(value)}"
         for name, value in line.document.items()

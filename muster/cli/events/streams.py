@@ -1,90 +1,39 @@
-"""Reading the record for people: many streams as one, in the order of time.
+"""Reads the logs for people: many streams merged into one, in order of time.
 
-The streams are read from a position, onward, and below their beginning the archive, where a
-database was named. What stands when the reading begins is merged by time; what comes later is told
-as it comes. An entry is kept as the flat text that it is, so that events of a newer version can be
-read too.
+The streams are read from a position on; older events come from the archive, where a database is
+configured. Events that exist at the start are merged by time; later ones follow as they come.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
-
-import msgspec
-from msgspec import Struct
 
 from eventstore.errors import LogUnreachable
 from eventstore.keys import CATALOGUE as LOG
 from eventstore.log.reader import Entry
 from muster.cli.arguments.command import print_note
+from muster.cli.events.recorded_event import (
+    CATALOGUE,
+    EventFilter,
+    RecordedEvent,
+    recorded_event,
+)
 
 if TYPE_CHECKING:
     from projector.intake.source import Source
     from projector.queries.views import Views
 
-CATALOGUE = "catalogue"
-"""How the stream of pools and hosts is called where a pool's name stands."""
 MISSING = "the log is missing"
-RECOVERY_HINT = "`muster recover --dry-run` says more, `muster recover` brings it back"
+RECOVERY_HINT = "`muster recover --dry-run` says more, `muster recover` recovers it"
 CHUNK = 500
-DIGITS = 19
-"""Numbers of more digits are none of ours."""
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0)
 
 
-class RecordedEvent(Struct, frozen=True):
-    """An event as it stands in a stream. `pool` may be `catalogue`."""
-
-    pool: str
-    stream_id: str
-    fields: Mapping[str, str]
-
-    @property
-    def seq(self) -> int:
-        return number(self.fields.get("seq"))
-
-    @property
-    def ms(self) -> int:
-        return int(self.stream_id.partition("-")[0])
-
-    def document(self) -> dict[str, object]:
-        """The event as JSON says it: numbers as numbers, `data` as the object it is."""
-        numbers = ("version", "seq", "incarnation", "epoch", "ts")
-        document: dict[str, object] = {"pool": self.pool, "stream_id": self.stream_id}
-        for name, value in self.fields.items():
-            document[name] = number(value) if name in numbers else value
-        document["data"] = _data(self.fields.get("data", ""))
-        return document
-
-
-def number(text: str | None) -> int:
-    """A number as it stands in an entry; 0 for what is none."""
-    digits = text or ""
-    return int(digits) if digits.isdecimal() and len(digits) < DIGITS else 0
-
-
-def _data(text: str) -> object:
-    """The object that it is; what is no JSON stays text."""
-    try:
-        return msgspec.json.decode(text or "{}", type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError):
-        return text
-
-
-EventFilter = Callable[[RecordedEvent], bool]
-
-
-def recorded_event(pool: str, entry: Entry) -> RecordedEvent:
-    stream_id, flat = entry
-    texts = [item.decode(errors="replace") for item in flat]
-    return RecordedEvent(pool, stream_id.decode(), dict(zip(texts[::2], texts[1::2], strict=False)))
-
-
 class Streams:
-    """The streams of some pools; `positions` holds, by pool, the last id that was told.
+    """The streams of some pools; `positions` has the id that was read last, by pool.
 
-    `archive`: the views' database, for what was trimmed; None where nobody said which.
+    `archive`: the views' database, for trimmed events; None where none is configured.
     """
 
     def __init__(self, source: "Source", archive: "Views | None" = None) -> None:
@@ -100,13 +49,13 @@ class Streams:
         self._problems: dict[str, str] = {}
         self.positions: dict[str, str] = {}
         self._seqs: dict[str, int] = {}
-        """How far each stream is told, or stood where telling what comes begins."""
+        """The `seq` that was read last of each stream."""
 
     def stream(self, pool: str) -> str:
         return self._keys.catalogue if pool == CATALOGUE else self._keys.pool(pool, "events")
 
     async def pools(self) -> list[str]:
-        """The names of all pools there ever were, as the catalogue tells them."""
+        """The names of all pools that were ever created, from the catalogue."""
         names: dict[str, None] = {}
         after = "-"
         while entries := await self._reader.range(self._keys.catalogue, after, count=CHUNK):
@@ -120,7 +69,7 @@ class Streams:
     async def problems(self, pools: Collection[str]) -> dict[str, str]:
         """Which of these logs are missing or halted, by pool."""
         names = [_log(pool) for pool in pools]
-        # A log that is made later than it is looked for is not missing, so this is asked first.
+        # Asked first: a log that is created between the two calls is not missing.
         existing = {LOG, *await self._source.created([name for name in names if name != LOG])}
         heads, intact = await self._source.heads(names), await self._source.intact(names)
         found: dict[str, str] = {}
@@ -132,19 +81,19 @@ class Streams:
         return found
 
     async def print_problems(self) -> None:
-        """Tell a person of each log that is missing or halted, once, and when it is back."""
+        """Print each log that is missing or halted, once, and when it is available again."""
         found = await self.problems(self.positions)
         for pool, problem in found.items():
             if self._problems.get(pool) != problem:
                 print_note(f"{pool}: {problem}; {RECOVERY_HINT}")
         for pool in self._problems.keys() - found.keys():
-            print_note(f"{pool}: the log is there again")
+            print_note(f"{pool}: the log is available again")
         self._problems = found
 
-    # ---- what stands -------------------------------------------------------------------------
+    # ---- existing events ---------------------------------------------------------------------
 
     async def read_until(self, until: Mapping[str, str]) -> AsyncIterator[RecordedEvent]:
-        """Everything after `positions` up to the ids of `until`, merged by time."""
+        """All events after `positions` up to the ids of `until`, merged by time."""
         queues: dict[str, deque[RecordedEvent]] = {pool: deque() for pool in self.positions}
         unread = {pool for pool in self.positions if until[pool] != "0"}
         while True:
@@ -165,7 +114,7 @@ class Streams:
         return bool(entries)
 
     def _consume(self, pool: str, entries: Sequence[Entry]) -> list[RecordedEvent]:
-        """Note how far a stream is told with these."""
+        """Decode entries and advance the position of their stream."""
         found = [recorded_event(pool, entry) for entry in entries]
         if found:
             self.positions[pool], self._seqs[pool] = found[-1].stream_id, found[-1].seq
@@ -174,7 +123,7 @@ class Streams:
     async def newest(
         self, until: Mapping[str, str], count: int, matches: EventFilter
     ) -> list[RecordedEvent]:
-        """The last `count` of what is to be kept, oldest first; moves `positions` to `until`."""
+        """The last `count` matching events, oldest first; moves `positions` to `until`."""
         found: list[RecordedEvent] = []
         for pool in self.positions:
             found += await self._newest(pool, until[pool], count, matches)
@@ -195,7 +144,7 @@ class Streams:
         return matching[:count]
 
     async def _older(self, pool: str, last: str) -> Sequence[Entry]:
-        """A page of entries up to an id (before it, after a bracket), newest first."""
+        """A page of entries up to an id (before it where it starts with `(`), newest first."""
         from projector.intake.entries import entry_of
         from projector.queries.views import DatabaseError
 
@@ -205,7 +154,7 @@ class Streams:
         try:
             rows = await self._archive.archived_before(_log(pool), last.removeprefix("("), CHUNK)
         except DatabaseError:
-            print_note(f"{pool}: older events are in the archive, which does not answer")
+            print_note(f"{pool}: older events are in the archive, which is unreachable")
             return []
         return [entry_of(row) for row in rows]
 
@@ -222,13 +171,13 @@ class Streams:
         return found
 
     async def before_seq(self, pool: str, seq: int) -> str:
-        """An id before the entry with that `seq`, found by halving time: `seq` only grows."""
+        """An id before the entry with that `seq`, by binary search over time: `seq` only grows."""
         stream = self.stream(pool)
         oldest = await self._reader.range(stream, count=1)
         if self._archive and oldest and recorded_event(pool, oldest[0]).seq > seq:
             return await self._archive.archived_id(_log(pool), seq)
         low, high = 0, int((await self._reader.last_id(stream)).partition("-")[0])
-        while low < high:  # entries up to `low` are not past it, those after `high` are
+        while low < high:  # entries up to `low` are not after it, those after `high` are
             middle = (low + high + 1) // 2
             entries = await self._reader.range(stream, str(middle), count=1)
             if entries and recorded_event(pool, entries[0]).seq <= seq:
@@ -237,10 +186,10 @@ class Streams:
                 high = middle - 1
         return before_ms(low)
 
-    # ---- what comes --------------------------------------------------------------------------
+    # ---- new events --------------------------------------------------------------------------
 
     async def follow(self, *, new_pools: bool) -> AsyncIterator[RecordedEvent]:
-        """Everything after `positions` as it comes, for ever. `join`: new pools too."""
+        """All events after `positions` as they come, forever. `new_pools`: also of new pools."""
         failures = 0
         while True:
             try:
@@ -260,11 +209,11 @@ class Streams:
                 yield event
 
     async def _recheck_logs(self) -> None:
-        """Nothing comes of a log that is lost: rather than wait in silence, say so."""
+        """A lost log has no new events: print that instead of waiting in silence."""
         try:
             await self.print_problems()
         except LogUnreachable:
-            return  # the next reading tells of it
+            return  # the next read reports it
 
     async def _read(self) -> list[RecordedEvent]:
         streams = {self.stream(pool): pool for pool in self.positions}
@@ -277,7 +226,7 @@ class Streams:
         return found
 
     async def _read_gap(self, pool: str, next_entry: Entry) -> list[RecordedEvent]:
-        """What left the stream before it was read: it went on while this reader could not."""
+        """Events that were trimmed before they were read, while this reader could not read."""
         until, first = next_entry[0].decode(), recorded_event(pool, next_entry).seq
         found: list[RecordedEvent] = []
         while (last_seq := self._seqs.get(pool, 0)) + 1 < first:
@@ -297,5 +246,5 @@ def _log(pool: str) -> str:
 
 
 def before_ms(ms: int) -> str:
-    """The greatest id before a moment: reading goes on after an id, so this includes the moment."""
+    """The greatest id before a time: reads are exclusive, so they include the time itself."""
     return f"{ms - 1}-18446744073709551615" if ms > 0 else "0"

@@ -1,6 +1,7 @@
-"""`muster tail`: the record, from any position, one line an event.
+"""`muster tail`: the log, from any position, one line per event.
 
-It is read from Redis, and what has left Redis from the archive, where the database is known.
+Events are read from Redis, and those that were trimmed from the archive, where the database is
+known.
 """
 
 import argparse
@@ -22,37 +23,31 @@ from muster.cli.arguments.command import (
 )
 from muster.cli.arguments.times import time_ms
 from muster.cli.events import lines
-from muster.cli.events.streams import (
-    CATALOGUE,
-    MISSING,
-    RECOVERY_HINT,
-    RecordedEvent,
-    Streams,
-    before_ms,
-)
+from muster.cli.events.recorded_event import CATALOGUE, RecordedEvent
+from muster.cli.events.streams import MISSING, RECOVERY_HINT, Streams, before_ms
 
 EXAMPLES = """\
   muster tail                                   the last 20 events of all pools
-  muster tail --follow                          … and what comes
-  muster tail --from 10m --type 'agent.*'       what befell agents in the last ten minutes
+  muster tail --follow                          … and new ones as they come
+  muster tail --from 10m --type 'agent.*'       events of agents in the last ten minutes
   muster tail --from developer_pool:120 -n 5    five events of a pool, from its 120th on
-  muster tail --from 0 --json | jq .type        everything, for a program
+  muster tail --from 0 --json | jq .type        all events, for a program
 """
 LAST = 20
 STREAM_ID = re.compile(r"\d+-\d+", re.ASCII)
 DIGITS_MAX = 20
-"""Of a number of 64 bits."""
+"""A number of 64 bits has no more."""
 POSITION = re.compile(r"([a-z0-9_-]{1,63}):(\d{1,20})")
 CLOCK = re.compile(r"\d{1,2}:\d{2}")
 
 
 class TailOptions(Struct, frozen=True, kw_only=True):
-    """What to tell. `start` is what `--from` says, empty for the last `count`."""
+    """What to show. `start`: the value of `--from`, empty for the last `count` events."""
 
     redis_url: str
     key_prefix: str = ""
     database_url: str = ""
-    """Of the archive; empty: only what stands in Redis is told."""
+    """The database of the archive; empty: only events in Redis are shown."""
     pools: tuple[str, ...] = ()
     start: str = ""
     types: tuple[str, ...] = ()
@@ -61,7 +56,7 @@ class TailOptions(Struct, frozen=True, kw_only=True):
     count: int | None = None
     follow: bool = False
     block_seconds: float = 5.0
-    """How long nothing comes before the logs are looked at."""
+    """After so long without an event, check whether the logs still exist."""
 
     def matches(self, event: RecordedEvent) -> bool:
         fields = event.fields
@@ -80,20 +75,20 @@ def add(subparsers: Subparsers) -> None:
         run,
         summary="show the events of the log",
         description="Shows the events of pools and of the catalogue, read from Redis itself, and"
-        " from the archive what has left Redis.",
+        " trimmed ones from the archive.",
         examples=EXAMPLES,
     )
     parser.add_argument("--pool", action="append", default=[], metavar="NAME", help="this pool"
                         " only (again for more; `catalogue`: pools and hosts)")  # fmt: skip
-    parser.add_argument("--from", dest="start", default="", metavar="POSITION", help="begin at:"
+    parser.add_argument("--from", dest="start", default="", metavar="POSITION", help="start at:"
                         " 0 (the start), POOL:SEQ, a stream's id, 10m (ago), 14:03 or a"
                         " date")  # fmt: skip
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    parser.add_argument("-f", "--follow", action="store_true", help="wait for new events")
     parser.add_argument("--type", action="append", default=[], metavar="TYPE", help="events of"
                         " this type only, such as agent.crashed or 'worker.*'")  # fmt: skip
     parser.add_argument("--agent", default="", metavar="ID", help="events of this agent only")
     parser.add_argument("--worker", default="", metavar="ID", help="events with this worker only")
-    parser.add_argument("-n", type=int, metavar="N", dest="count", help="show so many events"
+    parser.add_argument("-n", type=int, metavar="N", dest="count", help="show N events"
                         f" (default: the last {LAST}; with --from: all)")  # fmt: skip
     targets.add_redis_flags(parser)
     targets.add_key_prefix_flag(parser)
@@ -103,7 +98,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.count is not None and args.count < 0:
-        raise BadInput("-n: a number of events is not negative")
+        raise BadInput("-n: the number of events must not be negative")
     options = TailOptions(
         redis_url=targets.redis_url(args),
         key_prefix=targets.key_prefix(args),
@@ -128,7 +123,7 @@ async def _print(options: TailOptions, *, as_json: bool) -> None:
 
 
 async def read_events(options: TailOptions) -> AsyncGenerator[RecordedEvent, None]:
-    """The events that are asked for, in order."""
+    """The requested events, in order."""
     from projector.intake.source import Source
     from projector.queries.views import Views
 
@@ -160,7 +155,7 @@ async def read_events(options: TailOptions) -> AsyncGenerator[RecordedEvent, Non
 async def _stored_events(
     streams: Streams, ends: dict[str, str], options: TailOptions
 ) -> AsyncIterator[RecordedEvent]:
-    """What stands already: from the start that is asked for, else the last few."""
+    """The existing events: from the requested start, else the last few."""
     if not options.start:
         count = LAST if options.count is None else options.count
         for event in await streams.newest(ends, count, options.matches):
@@ -198,16 +193,16 @@ def _position(start: str) -> tuple[str, int] | None:
 
 
 async def _require_log(streams: Streams, options: TailOptions) -> None:
-    """Raises `Refused` where there is nothing to tell, and never will be without a recovery."""
+    """Raises `Refused` where there is no log, and will be none without a recovery."""
     found = await streams.problems([CATALOGUE])
     if found.get(CATALOGUE) == MISSING and (options.pools or not options.follow):
         raise Refused(
-            f"there is no log in this Redis: it was never begun, or was lost; {RECOVERY_HINT}"
+            f"there is no log in this Redis: it was never created, or it is lost; {RECOVERY_HINT}"
         )
 
 
 def _is_stream_id(start: str) -> bool:
-    """As Redis takes it: two numbers of 64 bits."""
+    """Whether it is an id of a stream's entry: two numbers of 64 bits."""
     return STREAM_ID.fullmatch(start) is not None and all(
         len(part) <= DIGITS_MAX and int(part) < 2**64 for part in start.split("-")
     )
@@ -218,7 +213,7 @@ def _id_before(start: str) -> str:
 
 
 async def _set_start_positions(streams: Streams, options: TailOptions) -> None:
-    """Set where the reading of each stream begins."""
+    """Set the position from which each stream is read."""
     position = _position(options.start)
     wanted = (position[0],) if position else options.pools
     known = [CATALOGUE, *await streams.pools()]

@@ -1,4 +1,4 @@
-"""`muster recover`: logs that Redis lost, from the archive."""
+"""`muster recover`: rebuilds logs that Redis lost, from the archive."""
 
 import argparse
 import asyncio
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Refused, Subparsers, database_errors, declare, print_note
-from muster.cli.events.streams import CATALOGUE
+from muster.cli.events.recorded_event import CATALOGUE
 from muster.process import log_output
 from muster.terminal import render
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from projector.recovery.recovery import RecoveredLog, Stage
 
 EXAMPLES = """\
-  muster recover --dry-run       what is damaged; changes nothing
+  muster recover --dry-run       list damaged logs; changes nothing
   muster recover                 recover it, on the `muster up` that runs here
   MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster recover
 """
 RAN = "ran"
-"""What a worker reported to hold, and nobody else knows of."""
+"""Shown for an agent that a worker ran and that is in no log."""
 ReportStage: TypeAlias = "Callable[[Stage], None]"
 
 
@@ -33,13 +33,15 @@ def add(subparsers: Subparsers) -> None:
         "recover",
         run,
         summary="rebuild logs that Redis lost, from the archive",
-        description="Looks for logs that are gone, rolled back or halted; keeps them closed until"
-        " every worker's lease has lapsed, writes them anew from the archive under the next"
-        " generation, and opens them. Names what could not be saved. Whole logs are not touched.",
+        description="Finds logs that are gone, rolled back or halted; keeps them closed until every"
+        " worker's lease has lapsed, rebuilds them from the archive under the next generation,"
+        " and opens them. Lists what could not be saved. Intact logs are not touched.",
         examples=EXAMPLES,
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="only say what is damaged; exit code 1 if any is"
+        "--dry-run",
+        action="store_true",
+        help="only list damaged logs; exit code 1 if there are any",
     )
     targets.add_redis_flags(parser)
     targets.add_key_prefix_flag(parser)
@@ -50,7 +52,7 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from projector.recovery.recovery import RecoveryOptions, examine, recover
 
-    log_output.configure("recover", level="critical")  # all of it is told as the answer
+    log_output.configure("recover", level="critical")  # the command prints all of it itself
     options = RecoveryOptions(
         redis_url=targets.redis_url(args),
         key_prefix=targets.key_prefix(args),
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
                 done = asyncio.run(recover(options, report))
             except KeyboardInterrupt:
                 print_note(
-                    "interrupted: what is damaged stays closed until `muster recover` is run again"
+                    "interrupted: damaged logs stay closed until `muster recover` is run again"
                 )
                 raise
         _require_archive(options.database_url, done)
@@ -76,12 +78,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _require_archive(database_url: str, found: "Sequence[object]") -> None:
-    """Raises `Refused` where nothing was found because nothing is known of any log."""
+    """Raises `Refused` where no damage was found because the archive is empty."""
     from projector.recovery.damage_scan import archive_exists
 
     if not found and not asyncio.run(archive_exists(database_url)):
         raise Refused(
-            "nothing is archived in this database, so it cannot tell whether a log is lost;"
+            "nothing is archived in this database, so it is unknown whether a log is lost;"
             " is it the right one?"
         )
 
@@ -91,7 +93,7 @@ def _print_damage(damage: "Sequence[Damage]", *, as_json: bool) -> int:
         found = [{"pool": one.pool, "reason": one.reason} for one in damage]
         render.print_json({"damaged": found})
     elif not damage:
-        print("every log is whole")
+        print("every log is intact")
     for one in () if as_json else damage:
         print(f"{one.pool or CATALOGUE}: {one.reason}")
     return 1 if damage else 0
@@ -102,12 +104,12 @@ def _print_result(done: "Sequence[RecoveredLog]", *, as_json: bool) -> None:
         render.print_json({"logs": done})
         return
     if not done:
-        print("every log is whole: nothing was to be recovered")
+        print("every log is intact: there is nothing to recover")
     for one in done:
         print(
             f"{one.pool or CATALOGUE}: recovered as generation {one.generation} after seq"
-            f" {one.seq} ({one.reason}); {_count(one.agents, 'agent')}, {one.restarted} of them to"
-            f" start again, {_count(one.workers, 'worker')} lost"
+            f" {one.seq} ({one.reason}); {_count(one.agents, 'agent')}, {one.restarted} of them"
+            f" will restart, {_count(one.workers, 'worker')} lost"
         )
     lost = [(unsaved.pool or one.pool, unsaved) for one in done for unsaved in one.unsaved]
     if lost:
@@ -117,7 +119,7 @@ def _print_result(done: "Sequence[RecoveredLog]", *, as_json: bool) -> None:
 
 
 def _print_lost(lost: "Sequence[tuple[str, LostCommand]]") -> None:
-    """What could not be saved, of which log."""
+    """List the commands that were lost, by log."""
     from eventstore.recovery.loss_reports import AGENT_HELD
 
     columns = ("POOL", "WHAT", "SUBJECT", "GENERATION", "SEQ", "KNOWN FROM")
@@ -129,7 +131,7 @@ def _print_lost(lost: "Sequence[tuple[str, LostCommand]]") -> None:
     print(f"{_count(len(lost), 'thing')} could not be saved:")
     render.show(render.Table(tuple(render.Column(name) for name in columns), rows))
     if any(one.kind == AGENT_HELD for _, one in lost):
-        print(f"{RAN}: a worker ran this agent, and the recovered log has nothing of it")
+        print(f"{RAN}: a worker ran this agent, and it is not in the recovered log")
 
 
 def _count(number: int, noun: str) -> str:
@@ -138,7 +140,7 @@ def _count(number: int, noun: str) -> str:
 
 @contextmanager
 def _stage_reporter() -> Iterator[ReportStage]:
-    """Where progress goes: standard error, a line for every stage, and one for the wait."""
+    """Reports progress to standard error: one line per stage, and one for the wait."""
     screen = render.console(stderr=True)
     reported: tuple[str, str] = ("", "")
 

@@ -21,9 +21,9 @@ EXAMPLES = """\
   MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster replay
 """
 LINE_SECONDS = 2.0
-"""How often a line is written where there is no terminal to draw a bar on."""
+"""How often a line is printed where there is no terminal for a progress bar."""
 SHOWN_MAX = 5
-"""Differences that are shown."""
+"""The number of differences that are shown."""
 ReportProgress: TypeAlias = "Callable[[Progress], None]"
 
 
@@ -90,13 +90,13 @@ def _document(done: "Progress") -> dict[str, object]:
 
 
 def comparison_lines(found: "Comparison") -> Iterator[str]:
-    """What the comparison came to, in lines."""
+    """The result of the comparison, in lines."""
     for pool, why in found.left_out.items():
         yield f"not compared: {f'pool {pool}' if pool else 'pools and hosts'}: {why}"
     if not found.pools:
         return
     if not found.differing:
-        yield f"{found.rows:,} rows are as they were, at the same position"
+        yield f"{found.rows:,} rows are equal at the same position"
         return
     cause = "the views that served were wrong" if found.same_version else (
         f"the views that served were of version {found.version}"
@@ -108,7 +108,7 @@ def comparison_lines(found: "Comparison") -> Iterator[str]:
 
 @contextmanager
 def _progress_reporter() -> Iterator[ReportProgress]:
-    """Where progress goes: a bar at a terminal, else a line now and then; on standard error."""
+    """Reports progress to standard error: a bar at a terminal, else lines."""
     screen = render.console(stderr=True)
     if not screen.is_terminal:
         yield line_reporter()
@@ -127,7 +127,7 @@ def _progress_reporter() -> Iterator[ReportProgress]:
 
 
 def line_reporter() -> ReportProgress:
-    """Progress as lines of text, not more than one every few seconds."""
+    """Progress as lines of text, at most one every few seconds."""
     last = time.monotonic()
     screen = render.console(stderr=True)
 

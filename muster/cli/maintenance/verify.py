@@ -1,4 +1,4 @@
-"""`muster verify`: do the views, and Redis' own state, say what the log says?"""
+"""`muster verify`: compares the views, and the state in Redis, with the log."""
 
 import argparse
 import asyncio
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Subparsers, database_errors, declare
-from muster.cli.events.streams import CATALOGUE
+from muster.cli.events.recorded_event import CATALOGUE
 from muster.terminal import render
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def add(subparsers: Subparsers) -> None:
         "verify",
         run,
         summary="compare views and Redis' state with the log",
-        description="Folds the log anew and compares it, at one position, with the views and with"
-        " Redis' hashes and sets, while the system runs. Exit code 1 if anything differs.",
+        description="Folds the log again and compares the result, at one position, with the views"
+        " and Redis' hashes and sets, while the system runs. Exit code 1 if anything differs.",
         examples=EXAMPLES,
     )
     targets.add_redis_flags(parser)

@@ -1,4 +1,4 @@
-"""One agent in full: what it is, why it last failed, and everything that befell it."""
+"""One agent in full: its state, its last error and its history."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,14 @@ from muster.cli.client.api_client import BASE, PARKED, GatewayClient
 from muster.cli.client.as_of import as_of, as_of_ms
 from muster.cli.client.shapes import AgentAnswer, ParkedAnswer, ParkedPage
 from muster.cli.events import lines as event_lines
-from muster.cli.events.streams import CATALOGUE, RecordedEvent
+from muster.cli.events.recorded_event import CATALOGUE, RecordedEvent
 from muster.terminal import render
 
 HISTORY_SECONDS = 5.0
 
 
 def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) -> int:
-    """Print it; the exit code."""
+    """Print the agent; returns the exit code."""
     when = as_of(args)
     answer = gateway.get(f"{BASE}/{quote(agent_id)}", {"as_of": when})
     as_of_ms(answer)
@@ -42,14 +42,14 @@ def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) 
         print_event(event)
     if len(events) < agent.version:
         print_note(
-            f"({len(events)} of {agent.version}: the rest was not read within"
-            f" {HISTORY_SECONDS:g} s, or is not archived)"
+            f"({len(events)} of {agent.version}: the others were not read within"
+            f" {HISTORY_SECONDS:g} s, or are not archived)"
         )
     return 0
 
 
 def _parked(gateway: GatewayClient, agent: AgentAnswer) -> ParkedAnswer | None:
-    """Why it was put aside, if it was and the gateway can tell. What it was before is shown."""
+    """The reason why it is parked, if it is and the gateway knows."""
     if ended(agent):
         return None
     try:
@@ -67,7 +67,7 @@ def ended(agent: AgentAnswer) -> bool:
 def facts(
     agent: AgentAnswer, events: Sequence[RecordedEvent], parked: ParkedAnswer | None = None
 ) -> list[tuple[str, render.Cell]]:
-    """What there is to say of it, by name; empty things are left out."""
+    """What is known of it, by name; empty values are left out."""
     isolated = agent.alone and not ended(agent)
     labels = " ".join(f"{name}={value}" for name, value in agent.labels.items())
     idle = "never" if agent.max_idle_time is None else f"{agent.max_idle_time:g} s"
@@ -80,18 +80,18 @@ def facts(
         "parked": f"{parked.reason} (muster parked retry|drop {parked.id})" if parked else "",
         "activity": agent.activity,
         "reason": agent.reason,
-        "end asked for": agent.stop,
+        "stop requested": agent.stop,
         "worker": agent.process_id,
         "incarnation": str(agent.incarnation),
         "failures": _failures(agent),
         "worker deaths": _deaths(agent, events),
-        "runs alone": "until it has behaved for a while: it was lost twice" if isolated else "",
+        "isolated": "until it has run well for a while: it was lost twice" if isolated else "",
         "fencing token": agent.fencing_token,
         "labels": labels,
         "input": render.json_line(agent.input) if agent.input else "",
         "checked every": f"{agent.heartbeat_interval:g} s",
         "ends when idle": idle,
-        "asked for": _when(agent.created_at),
+        "requested": _when(agent.created_at),
         "started": _when(agent.started_at),
         "last heartbeat": _when(agent.last_heartbeat),
         "ended": _when(agent.ended_at),
@@ -107,12 +107,12 @@ def _failures(agent: AgentAnswer) -> str:
     if not agent.failures:
         return ""
     lost_worker = agent.last_error is not None and agent.last_error.type == "WorkerLost"
-    with_deaths = ", deaths of a worker that it had for itself among them" if lost_worker else ""
+    with_deaths = ", including deaths of its worker while it was isolated" if lost_worker else ""
     return f"{agent.failures} within the restart window{with_deaths}"
 
 
 def _deaths(agent: AgentAnswer, events: Sequence[RecordedEvent]) -> str:
-    """As its history tells: of those that make it suspect the registry remembers two at most."""
+    """The losses in its history: `losses` counts only those that make it suspect, at most two."""
     number = max(sum(e.fields.get("type") == "agent.lost" for e in events), agent.losses)
     more = " or more" if len(events) < agent.version else ""
     return f"{number}{more}" if number else ""
@@ -142,7 +142,7 @@ def _error(agent: AgentAnswer) -> list[str]:
 
 
 def history(gateway: GatewayClient, agent: AgentAnswer) -> Iterator[RecordedEvent]:
-    """Its events, from the start: as many as its version counts, if they can be had in time."""
+    """Its events, from the first, up to its version, as far as they can be read in time."""
     query = {"pool": agent.pool_name, "agent": agent.agent_id, "after": "0"}
     data = gateway.stream_events(query, seconds=HISTORY_SECONDS)
     return islice((_recorded_event(raw) for raw in data), agent.version)
@@ -156,6 +156,6 @@ def _recorded_event(raw: bytes) -> RecordedEvent:
 
 
 def _text(value: msgspec.Raw) -> str:
-    """A field as it stands in the stream: text as it is, all else as its JSON."""
+    """A field as in the stream: text unchanged, other values as JSON."""
     text = bytes(value).decode()
     return msgspec.json.decode(value, type=str) if text.startswith('"') else text

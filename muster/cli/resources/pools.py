@@ -1,4 +1,4 @@
-"""`muster pools`: how full pools are; create, change and delete them."""
+"""`muster pools`: lists pools and how full they are; creates, changes and deletes them."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from muster.terminal import render
 EXAMPLES = """\
   muster pools                                  all pools and how full they are
   muster pools developer_pool                   one, with its settings
-  muster pools --as-of -15m                     as it was a quarter of an hour ago
+  muster pools --as-of -15m                     15 minutes ago
   muster pools create night --role developer --set max_workers=4
   muster pools set night max_workers=8 empty_worker_seconds=60
   muster pools delete night --force
@@ -26,7 +26,7 @@ DELETE_SECONDS = 90.0
 
 
 class _NameOrAction(argparse._SubParsersAction):  # type: ignore[type-arg]  # not one at run time
-    """A word that is no action is a pool's name: `pools NAME` means `pools show NAME`."""
+    """A word that is not an action is the name of a pool: `pools NAME` is `pools show NAME`."""
 
     def __call__(
         self,
@@ -85,7 +85,7 @@ def add(subparsers: Subparsers) -> None:
         examples="muster pools delete night --force",
     )
     delete.add_argument("name", metavar="NAME")
-    delete.add_argument("--force", action="store_true", help="end the agents that it has")
+    delete.add_argument("--force", action="store_true", help="end its agents")
     actions.choices = None  # type: ignore[assignment]  # any first word may be a name
 
 
@@ -145,7 +145,7 @@ def _delete(args: argparse.Namespace) -> int:
 
 
 def _call(args: argparse.Namespace, method: str, **options: Any) -> Answer:
-    """A call on the pool that is named."""
+    """A call about the named pool."""
     path = f"{POOLS.path}/{quote(args.name, safe='')}"
     return _gateway(args).call(method, path, **options)
 

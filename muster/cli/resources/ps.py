@@ -1,4 +1,4 @@
-"""`muster ps`: who runs where, why, and since when; one agent in full where its id is given."""
+"""`muster ps`: lists agents with worker, status and reason; shows one in full by its id."""
 
 import argparse
 import sys
@@ -20,10 +20,10 @@ from muster.terminal import render
 
 EXAMPLES = """\
   muster ps                                          all agents that have not ended
-  muster ps --pool developer_pool --status pending   who waits, and what for
-  muster ps --project demo --all                     a project's, ended ones too
-  muster ps --watch                                  … as it changes
-  muster ps --as-of 14:03 --all                      … as it was then; also -15m, POOL:SEQ
+  muster ps --pool developer_pool --status pending   pending ones, with the reason
+  muster ps --project demo --all                     a project's, also ended ones
+  muster ps --watch                                  … refreshed
+  muster ps --as-of 14:03 --all                      … at an earlier time; also -15m, POOL:SEQ
   muster ps 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e     one agent: last error, history
   muster ps --json | jq -r '.[].agent_id'
 """
@@ -46,21 +46,21 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--project", metavar="ID", help="of this project only")
     parser.add_argument("--role", metavar="ROLE", help="of this role only")
     parser.add_argument("--status", metavar="STATUS", help="in this status only")
-    parser.add_argument("--worker", metavar="ID", help="held by this worker only")
+    parser.add_argument("--worker", metavar="ID", help="of this worker only")
     parser.add_argument("--label", metavar="K=V", help="with this label only")
     parser.add_argument("-a", "--all", action="store_true", help="also those that have ended")
     parser.add_argument("--limit", type=int, default=LIMIT, metavar="N",
-                        help=f"so many at most (default {LIMIT})")  # fmt: skip
+                        help=f"at most N agents (default {LIMIT})")  # fmt: skip
     add_as_of_flag(parser)
-    parser.add_argument("-w", "--watch", action="store_true", help="show it again as it changes")
-    parser.add_argument("--interval", default="2", metavar="S", help="seconds between two looks")
+    parser.add_argument("-w", "--watch", action="store_true", help="refresh the list")
+    parser.add_argument("--interval", default="2", metavar="S", help="seconds between refreshes")
     targets.add_service_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     gateway = GatewayClient(targets.service(args))
     if args.as_of and args.watch:
-        raise BadInput("--as-of: what was does not change; leave out --watch")
+        raise BadInput("--as-of: the past does not change; leave out --watch")
     if args.agent:
         return show_agent(gateway, agent_id(args.agent), args)
     if not 1 <= args.limit <= LIMIT_MAX:
@@ -88,7 +88,7 @@ def _query(args: argparse.Namespace) -> dict[str, str | int | None]:
 
 
 def reason_text(agent: AgentAnswer) -> str:
-    """Its reason and, where it failed, with what."""
+    """Its reason and, where it failed, the error."""
     failed = agent.status in ("restarting", "failed", "pending") or agent.reason == "lost"
     if agent.last_error is None or not failed:
         return agent.reason
@@ -121,7 +121,7 @@ AGENTS: Listing[AgentAnswer] = Listing(
 
 
 def _watch(gateway: GatewayClient, query: Query, args: argparse.Namespace) -> int:
-    """At a terminal the list again and again; in a pipe every agent whenever it has changed."""
+    """Refresh the list at a terminal; in a pipe print each agent whenever it has changed."""
     interval = max(seconds(args.interval, "--interval"), 0.1)
 
     def read() -> list[tuple[AgentAnswer, msgspec.Raw]]:
@@ -147,7 +147,7 @@ def _table(pairs: Sequence[tuple[AgentAnswer, msgspec.Raw]]) -> render.Table:
 
 
 def _same(before: AgentAnswer | None, now: AgentAnswer) -> bool:
-    """Whether nothing has changed but the time of the last heartbeat."""
+    """Whether nothing but the time of the last heartbeat has changed."""
     return before is not None and msgspec.structs.replace(
         before, last_heartbeat=0
     ) == msgspec.structs.replace(now, last_heartbeat=0)

@@ -1,8 +1,8 @@
-"""`muster spawn`: ask for agents, as many as are wanted at once.
+"""`muster spawn`: starts one or more agents.
 
-Every spawn carries an `Idempotency-Key`: one of our making, or the person's (`--key`), to which a
-number is added where several are asked for. So a spawn whose outcome is not known can be asked
-for again without making a second agent.
+Every spawn has an `Idempotency-Key`: a generated one, or the user's (`--key`), with a number
+appended where there are several. So a spawn with an unknown outcome can be repeated without
+starting a second agent.
 """
 
 import argparse
@@ -37,7 +37,7 @@ WAIT_SECONDS = 5.0
 
 
 class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of a spawn; what is not given is left to the gateway."""
+    """The body of a spawn; the gateway chooses values that are not given."""
 
     project_id: str
     role_type: str
@@ -50,7 +50,7 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Result(Struct, frozen=True):
-    """One spawn: the agent with the answer as it came, or why there is none."""
+    """One spawn: the agent and the answer, or the error."""
 
     agent: AgentAnswer | None
     document: object = None
@@ -64,12 +64,12 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "spawn",
         run,
-        summary="ask for agents",
-        description="Asks for agents in a pool and waits a while until they run.",
+        summary="start agents",
+        description="Starts agents in a pool and waits a while until they run.",
         examples=EXAMPLES,
     )
-    parser.add_argument("pool", metavar="POOL", help="the pool they are to be in")
-    parser.add_argument("--project", required=True, metavar="ID", help="the project they are for")
+    parser.add_argument("pool", metavar="POOL", help="their pool")
+    parser.add_argument("--project", required=True, metavar="ID", help="their project")
     parser.add_argument("--role", metavar="ROLE", help="their role (default: the pool's)")
     parser.add_argument("--count", type=int, default=1, metavar="N", help="how many (default 1)")
     parser.add_argument("--input", metavar="JSON", help="a JSON object, or @FILE, or @- for"
@@ -77,15 +77,17 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--label", action="append", default=[], metavar="K=V", help="a label"
                         " (again for more)")  # fmt: skip
     parser.add_argument("--heartbeat-interval", metavar="S", help="seconds between checks")
-    parser.add_argument("--max-idle-time", metavar="S", help="end it after so many idle seconds,"
+    parser.add_argument("--max-idle-time", metavar="S", help="end them after S idle seconds,"
                         " or `never`")  # fmt: skip
-    parser.add_argument("--pending-timeout", metavar="S", help="withdraw it if it did not start"
-                        " within so many seconds")  # fmt: skip
+    parser.add_argument("--pending-timeout", metavar="S", help="withdraw them if they did not start"
+                        " within S seconds")  # fmt: skip
     waiting = parser.add_mutually_exclusive_group()
-    waiting.add_argument("--wait", metavar="S", help=f"wait so long (default {WAIT_SECONDS:g} s)")
+    waiting.add_argument(
+        "--wait", metavar="S", help=f"wait at most S seconds (default {WAIT_SECONDS:g})"
+    )
     waiting.add_argument("--no-wait", action="store_true", help="do not wait until they run")
-    parser.add_argument("--key", metavar="TEXT", help="idempotency key: asked for again with the"
-                        " same key, the same agents are answered")  # fmt: skip
+    parser.add_argument("--key", metavar="TEXT", help="idempotency key: the same key again"
+                        " returns the same agents")  # fmt: skip
     durability.add_flag(parser)
     targets.add_service_flags(parser)
 
@@ -147,7 +149,7 @@ def spawn_all(
     wait: float,
     durability_header: Mapping[str, str],
 ) -> list[Result]:
-    """One spawn a key, some at once; in the order of the keys."""
+    """One spawn per key, some at the same time; results in the order of the keys."""
     if len(keys) == 1:
         return [_spawn(gateway, request, keys[0], wait, durability_header)]
     with _progress(len(keys)) as advance:
@@ -176,14 +178,14 @@ def _spawn(
             answer.read(AgentAnswer), answer.document(), pending=durability.pending(answer)
         )
     except NoReply as error:
-        return Result(None, error=NoReply(f"{error}\n  to learn what became of it: --key {key}"))
+        return Result(None, error=NoReply(f"{error}\n  to get its result, repeat with --key {key}"))
     except CommandError as error:
         return Result(None, error=error)
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A line that tells how far it is, at a terminal."""
+    """A progress bar, at a terminal."""
     screen = render.console(stderr=True)
     if not screen.is_terminal:
         yield lambda: None
@@ -211,7 +213,7 @@ def _print_results(results: Sequence[Result], *, as_json: bool) -> None:
 
 
 def _print_errors(errors: Sequence[CommandError]) -> int:
-    """Say what went wrong, the same thing once; returns the exit code."""
+    """Print the errors, equal ones once; returns the exit code."""
     for text, number in Counter(map(str, errors)).items():
         print_error("spawn", f"{text} ({number} times)" if number > 1 else text)
     return max((error.exit_code for error in errors), default=0)

@@ -1,4 +1,4 @@
-"""`muster terminate`: ask for the end of agents, and wait a while until they have ended."""
+"""`muster terminate`: ends agents, and waits a while until they have ended."""
 
 import argparse
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class TerminateOptions(Struct, frozen=True, kw_only=True):
-    """How agents are to end. An empty pool: it is looked up."""
+    """How agents end. An empty pool is looked up."""
 
     pool: str
     graceful: bool
@@ -44,15 +44,17 @@ def add(subparsers: Subparsers) -> None:
         "terminate",
         run,
         summary="end agents",
-        description="Asks for the end of agents: their `stop` is called, then they are gone for"
-        " good. One that has ended already is answered as it is.",
+        description="Ends agents for good: their `stop` is called first. One that has already ended"
+        " is shown as it is.",
         examples=EXAMPLES,
     )
     parser.add_argument("agents", nargs="+", metavar="AGENT", help="an agent's id")
     parser.add_argument("--pool", default="", metavar="NAME", help="their pool (saves a look-up)")
     parser.add_argument("--now", action="store_true", help="do not call their `stop`")
     waiting = parser.add_mutually_exclusive_group()
-    waiting.add_argument("--wait", metavar="S", help=f"wait so long (default {WAIT_SECONDS:g} s)")
+    waiting.add_argument(
+        "--wait", metavar="S", help=f"wait at most S seconds (default {WAIT_SECONDS:g})"
+    )
     waiting.add_argument("--no-wait", action="store_true", help="do not wait for their end")
     durability.add_flag(parser)
     targets.add_service_flags(parser)

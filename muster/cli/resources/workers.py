@@ -1,4 +1,4 @@
-"""`muster workers`: the worker processes, how full they are and when they were last heard."""
+"""`muster workers`: lists worker processes, how full they are and their last heartbeat."""
 
 import argparse
 
@@ -24,7 +24,7 @@ def add(subparsers: Subparsers) -> None:
         "workers",
         run,
         summary="list worker processes",
-        description="Lists the worker processes that live or are being started.",
+        description="Lists the worker processes that run or are being started.",
         examples=EXAMPLES,
     )
     parser.add_argument("--pool", metavar="NAME", help="of this pool only")
@@ -47,8 +47,8 @@ def _lag(worker: WorkerAnswer) -> str:
 
 
 def _reason(worker: WorkerAnswer) -> str:
-    """Why it is as it is: also that all of its slots are one agent's."""
-    isolated = f"{worker.alone} runs alone: it was lost twice" if worker.alone else ""
+    """The reason for its status, and the isolated agent that it runs, if any."""
+    isolated = f"{worker.alone} runs isolated: it was lost twice" if worker.alone else ""
     return "; ".join(text for text in (worker.reason, isolated) if text)
 
 
@@ -66,7 +66,7 @@ WORKERS: Listing[WorkerAnswer] = Listing(
         Column(
             "AGE", lambda one, now: render.age(one.started_at or one.requested_at, now), right=True
         ),
-        Column("HEARD", lambda one, now: render.age(one.last_heartbeat, now), right=True),
+        Column("HEARTBEAT", lambda one, now: render.age(one.last_heartbeat, now), right=True),
         Column("LAG", lambda one, _: _lag(one), right=True, drop=1),
         Column("REASON", lambda one, _: render.Cell(_reason(one), "dim")),
     ),

@@ -306,7 +306,7 @@ def test_a_database_that_is_away_is_one_line(
     assert main(["tail", "--pool", POOL, *away]) == 0
     shown, said = capsys.readouterr()
     assert len(shown.splitlines()) == 1
-    assert said.strip() == f"{POOL}: older events are in the archive, which does not answer"
+    assert said.strip() == f"{POOL}: older events are in the archive, which is unreachable"
     assert main(["tail", "--from", "0", *away]) == 3
     [line] = capsys.readouterr().err.strip().splitlines()
     assert "127.0.0.1" in line

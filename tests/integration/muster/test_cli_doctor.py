@@ -65,7 +65,7 @@ async def test_what_the_settings_of_replication_mean_is_told(replication):
     guard = found["min-replicas-to-write"]
     assert guard.level is Level.WARN
     assert guard.found == "writes need 1 of 1 replicas, no more than 10 s behind"
-    assert "attach one more" in guard.change
+    assert "add one more" in guard.change
     replication.part()
     found = {check.name: check for check in await check_redis(url)}
     assert found["min-replicas-to-write"].level is Level.FAIL
@@ -157,7 +157,7 @@ async def test_logs_that_the_views_follow_are_right(redis_url, database_url, mon
             await stage.settle()
         [found] = await check_logs(redis_url, "", database_url)
         assert (found.name, found.level, found.found) == (
-            "logs", Level.OK, "2 are whole, and the views follow"
+            "logs", Level.OK, "2 are intact, and the views follow"
         )  # fmt: skip
         await pool.spawn()
         [found] = await check_logs(redis_url, "", database_url)
@@ -227,9 +227,9 @@ def test_before_the_first_start_it_says_what_up_would_use(tmp_path, monkeypatch,
     checks = found(capsys)
     address = checks["redis", "address"]
     assert address["level"] == "OK"
-    assert address["found"].startswith("none is named: `muster up` runs its own, /")
+    assert address["found"].startswith("none is configured: `muster up` runs its own, /")
     assert checks["database", "writable"]["found"] == (
-        f"{tmp_path}/.muster/views.db is not there yet"
+        f"{tmp_path}/.muster/views.db does not exist yet"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -243,7 +243,7 @@ def test_the_configuration_file_is_heeded_and_a_wrong_one_told(
     )
     checks = found(capsys)
     assert checks["redis", "reachable"]["found"] == redis_url
-    assert checks["database", "writable"]["found"] == f"{tmp_path}/mine.db is not there yet"
+    assert checks["database", "writable"]["found"] == f"{tmp_path}/mine.db does not exist yet"
     monkeypatch.setenv("MUSTER_EMBEDDED", "1")
     assert found(capsys)["redis", "address"]["level"] == "OK"
     (tmp_path / "mine").mkdir()

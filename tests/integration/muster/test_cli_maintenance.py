@@ -155,4 +155,4 @@ def test_a_log_that_is_whole_is_left_alone_also_with_an_empty_database(
     wait(write_log(redis_url))
     wait(prepare(database_url))
     assert main(["recover", "--redis-url", redis_url, "--database-url", database_url]) == 0
-    assert "every log is whole" in capsys.readouterr().out
+    assert "every log is intact" in capsys.readouterr().out

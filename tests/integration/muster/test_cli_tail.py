@@ -16,7 +16,8 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from muster.__main__ import main
-from muster.cli.events.streams import RecordedEvent, Streams
+from muster.cli.events.recorded_event import RecordedEvent
+from muster.cli.events.streams import Streams
 from muster.cli.events.tail import TailOptions, read_events
 from projector.intake.source import Source
 from tests.pools import ORIGIN, TestPool
@@ -180,7 +181,7 @@ async def test_following_tells_of_a_log_that_is_lost_and_is_back(redis_server, c
         await record.client.rename("pool:{alpha}:events", "{alpha}")
         await until(lambda: told("alpha: the log is missing; `muster recover --dry-run` says more"))
         await record.client.rename("{alpha}", "pool:{alpha}:events")
-        await until(lambda: told("alpha: the log is there again"))
+        await until(lambda: told("alpha: the log is available again"))
         await record.client.hset("pool:{alpha}:meta", "halted", "by hand")
         await until(lambda: told("alpha: the log is halted: by hand; "))
     finally:
@@ -256,4 +257,4 @@ async def test_a_log_that_was_lost_is_called_that(record, capsys):
     for words in (["-n", "3"], ["--pool", "alpha"], ["--pool", "alpha", "--follow"]):
         assert run("tail", "--redis-url", record.url, *words) == 1
         said = capsys.readouterr().err
-        assert said.startswith("muster tail: there is no log in this Redis: it was never begun")
+        assert said.startswith("muster tail: there is no log in this Redis: it was never created")

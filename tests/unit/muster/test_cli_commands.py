@@ -204,7 +204,7 @@ def test_a_spawn_without_an_answer_names_the_key_to_repeat_it_with(gateway, must
     gateway.server.handle_error = lambda *_: None
     code, _, err = muster("spawn", "night", "--project", "demo", "--key", "order-1")
     assert code == 3
-    assert "took the request, but" in err
+    assert "accepted the request, but" in err
     assert "--key order-1" in err
 
 
@@ -265,7 +265,7 @@ def test_a_page_of_some_proxy_is_told_by_its_status(gateway, muster):
 
 def test_what_is_no_answer_of_ours_is_said(gateway, muster):
     gateway.answers["GET /pools"] = b"hello"
-    assert "something else than expected" in muster("pools")[2]
+    assert "unexpected answer from the gateway" in muster("pools")[2]
 
 
 # ---- ps --------------------------------------------------------------------------------------
@@ -327,13 +327,13 @@ def test_deaths_are_told_as_they_happened_and_suspicion_while_it_lasts(gateway, 
     out = muster("ps", AGENT)[1]
     assert fact(out, "worker deaths") == "5"
     assert fact(out, "failures") == (
-        "3 within the restart window, deaths of a worker that it had for itself among them"
+        "3 within the restart window, including deaths of its worker while it was isolated"
     )
-    assert fact(out, "runs alone").startswith("until it has behaved for a while")
+    assert fact(out, "isolated").startswith("until it has run well for a while")
     gateway.answers[f"GET /{AGENT}"] = agent(version=9, status="failed", **told)
     out = muster("ps", AGENT)[1]
     assert fact(out, "worker deaths") == "5 or more"
-    assert fact(out, "runs alone") == ""
+    assert fact(out, "isolated") == ""
 
 
 def test_one_that_was_parked_is_shown_with_the_reason(gateway, muster):
@@ -497,14 +497,14 @@ def test_how_old_an_answer_may_be_is_told_once(gateway, muster, words, call, bod
     code, _, err = muster(*words)
     assert code == 0
     assert err.splitlines()[0] == (
-        "(what is shown may be up to 1m02s old: the log is lost, Redis away or the projector"
+        "(this may be up to 1m02s old: the log is lost, Redis unreachable or the projector"
         " behind; `muster doctor` says more)"
     )
     assert err.count("muster doctor") == 1
     gateway.sent = {"Muster-Stale": "true"}
-    assert "(what is shown may be not of now: " in muster(*words)[2]
+    assert "(this may be outdated: " in muster(*words)[2]
     gateway.sent = {"Muster-Stale": "true", "Muster-As-Of": "1795529010000"}
-    assert "what is shown" not in muster(*words)[2]
+    assert "this may be" not in muster(*words)[2]
 
 
 # ---- as it was -------------------------------------------------------------------------------

@@ -262,4 +262,4 @@ def test_the_help_says_what_a_start_without_redis_comes_to(
     with pytest.raises(SystemExit):
         main(["up", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "cannot be reached at the start: none (default) waits for it, single-process" in said
+    assert "is unreachable at the start: none (default) waits for it, single-process" in said

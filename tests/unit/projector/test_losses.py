@@ -61,7 +61,7 @@ def test_numbers_and_nouns_agree(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_it_is_explained_what_a_worker_held(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, LostCommand(kind=AGENT_HELD, agent_id="a", generation=1, seq=11))
-    assert "ran: a worker ran this agent, and the recovered log has nothing of it" in text
+    assert "ran: a worker ran this agent, and it is not in the recovered log" in text
     assert AGENT_HELD not in text
 
 
@@ -82,4 +82,4 @@ def test_who_interrupts_it_is_told_that_the_logs_stay_closed(
         f"sqlite:///{views}",
     ]
     assert main(asked) == 130
-    assert "stays closed until `muster recover` is run again" in capsys.readouterr().err
+    assert "stay closed until `muster recover` is run again" in capsys.readouterr().err
