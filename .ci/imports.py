@@ -56,7 +56,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "projector.history": ("projector.intake", "projector.fold"),
     "projector.queries": ("projector.intake", "projector.fold", "projector.history"),
     "projector.verify": ("projector.intake", "projector.fold", STEPS, CALLS),
-    "projector.rebuild": ("projector.intake", "projector.fold", "projector.verify"),
+    "projector.rebuild": ("projector.intake", "projector.fold", "projector.verify", LOG),
     "projector.recovery": ("projector.intake", "projector.fold", "projector.rebuild",
                            CALLS, LOG, "eventstore.recovery"),
     "projector.service": ("projector.intake", "projector.fold", "projector.rebuild",

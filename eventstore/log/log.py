@@ -105,12 +105,8 @@ class Log(ScriptRunner):
 
     async def head(self, pool: str) -> LogHead:
         """Where a log stands, whether it may be written or not."""
-        fields = ("generation", "seq", "halted", "recovered_seq")
-        found = await self._read(pool, "HMGET", self._meta_key(pool), *fields)
-        generation, seq, halted, recovered_seq = (value or b"" for value in found)
-        return LogHead(
-            int(generation or 0), int(seq or 0), halted.decode(), int(recovered_seq or 0)
-        )
+        fields = LogHead.__struct_fields__
+        return LogHead.of(await self._read(pool, "HMGET", self._meta_key(pool), *fields))
 
     async def commit(
         self, step: Step, *, adds_load: bool = False, read_generation: int = 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from msgspec import Struct
 
@@ -83,13 +83,20 @@ class ClaimedAgent(Struct, frozen=True):
 
 
 class LogHead(Struct, frozen=True):
-    """Where a log stands. Generation 0: there is none. `halted`: why it takes no writes."""
+    """The end of a log, as its meta hash names the fields. Generation 0: there is no log."""
 
-    generation: int
-    seq: int
-    halted: str
-    recovered_seq: int
-    """What it went on from when its generation began."""
+    generation: int = 0
+    seq: int = 0
+    halted: str = ""
+    """Why it accepts no writes."""
+    recovered_seq: int = 0
+    """The seq after which its generation started."""
+
+    @classmethod
+    def of(cls, reply: Sequence[bytes | None]) -> Self:
+        """From the reply to HMGET for all these fields."""
+        generation, seq, halted, recovered_seq = (value or b"" for value in reply)
+        return cls(int(generation or 0), int(seq or 0), halted.decode(), int(recovered_seq or 0))
 
 
 class Leadership(Struct, frozen=True):

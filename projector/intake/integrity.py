@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from projector.intake.source import LogHead, Source, read_archive
+from eventstore.log.replies import LogHead
+from projector.intake.source import Source, read_archive
 from projector.store.database import Database
 from projector.store.rows import Position
 

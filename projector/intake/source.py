@@ -6,7 +6,6 @@ It holds a connection that blocks in XREAD, and a few for short questions.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
 from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
@@ -14,18 +13,11 @@ from eventstore.connection.calls import is_transient, shielded, translated_error
 from eventstore.connection.clients import connect
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.reader import Entry, Reader
+from eventstore.log.replies import LogHead
 from projector.intake.archive import id_order
 from projector.intake.entries import read_entries, read_entry
 from projector.store.rows import EventRow, Position
 from projector.store.tables import EVENTS
-
-
-class LogHead(Struct, frozen=True):
-    """Where a log stands; generation 0 where there is none. `halted`: why it takes no writes."""
-
-    generation: int = 0
-    seq: int = 0
-    halted: str = ""
 
 
 class Source:
@@ -50,12 +42,9 @@ class Source:
     async def heads(self, pools: Iterable[str]) -> dict[str, LogHead]:
         """Where these logs stand. Raises `LogUnreachable`."""
         names = list(pools)
-        commands = [("HMGET", self.meta(pool), "generation", "seq", "halted") for pool in names]
-        replies = await self.ask(commands)
-        return {
-            pool: LogHead(int(generation or 0), int(seq or 0), (halted or b"").decode())
-            for pool, (generation, seq, halted) in zip(names, replies, strict=True)
-        }
+        fields = LogHead.__struct_fields__
+        replies = await self.ask([("HMGET", self.meta(pool), *fields) for pool in names])
+        return dict(zip(names, map(LogHead.of, replies), strict=True))
 
     async def intact(self, pools: Iterable[str]) -> dict[str, bool]:
         """Whether all streams of these logs are there. Raises `LogUnreachable`."""

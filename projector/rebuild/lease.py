@@ -1,4 +1,4 @@
-"""One rebuild at a time, by a lease of its own; and what a dead one left behind."""
+"""One rebuild at a time, by a lease of its own; and the tables that a dead one left."""
 
 from sqlalchemy import Connection
 
@@ -8,11 +8,11 @@ from projector.store.lease import Lease
 
 
 class RebuildInProgress(MusterError):
-    """Another rebuild of these views is under way."""
+    """Another rebuild of these views is running."""
 
 
 async def acquire_rebuild_lease(lease: Lease) -> None:
-    """Raises `Rebuilding` where somebody holds it and goes on renewing it."""
+    """Raises `RebuildInProgress` while another process renews it."""
     try:
         await lease.acquire(timeout_seconds=lease.seconds * 1.5)
     except TimeoutError:
@@ -20,17 +20,16 @@ async def acquire_rebuild_lease(lease: Lease) -> None:
 
 
 async def drop_abandoned_tables(lease: Lease) -> None:
-    """Drop what a rebuild that died left behind; one that still renews its lease is let be."""
+    """Drop the tables of a rebuild that died; not those of one that still renews its lease."""
     try:
         await acquire_rebuild_lease(lease)
     except RebuildInProgress:
         return
-
     await drop_and_release(lease)
 
 
 async def drop_and_release(lease: Lease) -> None:
-    """Drop the tables of a rebuild with its lease, in one transaction. Raises `Superseded`."""
+    """Drop the tables of a rebuild and release its lease, in one step. Raises `Superseded`."""
 
     def drop(connection: Connection) -> None:
         drop_shadow(connection)

@@ -1,4 +1,4 @@
-"""How far a rebuild is, as it tells whoever waits for it."""
+"""How far a rebuild is."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from projector.verify.view_comparison import Comparison
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """How far a rebuild is: events folded of those the log holds, and since when."""
+    """Events folded of those that the logs have, and the time since the start."""
 
     pool: str = ""
     events: int = 0
@@ -16,7 +16,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     finished: bool = False
     comparison: Comparison | None = None
-    """With the views that served; None until they were compared."""
+    """With the serving views; None until they were compared."""
 
     @property
     def rate(self) -> float:
@@ -25,7 +25,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
     @property
     def seconds_left(self) -> float | None:
-        """None while nobody can tell."""
+        """None while it is unknown."""
         return max(self.total - self.events, 0) / self.rate if self.rate else None
 
 

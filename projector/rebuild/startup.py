@@ -11,8 +11,9 @@ from typing import Final
 
 import structlog
 
+from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection, stopped
-from projector.intake.source import LogHead, Source, archive_heads, read_archive
+from projector.intake.source import Source, archive_heads, read_archive
 from projector.rebuild.lease import RebuildInProgress
 from projector.rebuild.rebuild import Rebuild
 from projector.rebuild.view_sets import read_version

@@ -25,7 +25,8 @@ from projector.intake.source import Source
 from projector.rebuild.startup import upgrade
 from projector.rebuild.view_sets import read_version
 from projector.service.active import Active, ProjectorOptions
-from projector.store.database import Database, DatabaseError, address
+from projector.store.database import Database, DatabaseError
+from projector.store.engines import address
 from projector.store.lease import Lease, Superseded
 from projector.store.tables import VIEW_VERSION
 

@@ -14,10 +14,11 @@ import structlog
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import CATALOGUE
 from eventstore.log.log import Log
+from eventstore.log.replies import LogHead
 from eventstore.retention import Retention
 from projector.fold.heartbeats import delete_old
 from projector.fold.projection import stopped
-from projector.intake.source import LogHead, Source, archive_heads
+from projector.intake.source import Source, archive_heads
 from projector.store.database import Database
 from projector.store.lease import Lease
 from projector.store.rows import Position

@@ -1,38 +1,26 @@
 """The database of the views: SQLite (WAL, one writer) or PostgreSQL (through PgBouncer or not).
 
-Statements run in threads of their own, a whole transaction to a thread hop: an event is in the
-views after one hop, whatever the number of statements, and a caller that is cancelled never leaves
-half a transaction behind. `write` and `read` take a plain function of a connection.
+A transaction runs as a whole in a thread of its own: an event is in the views after one thread
+hop, whatever the number of statements, and a cancelled caller never leaves half a transaction.
+`write` and `read` take a plain function of a connection.
 """
 
 import asyncio
 import os
 import socket
-import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import (
-    URL,
-    Connection,
-    Engine,
-    create_engine,
-    event,
-    insert,
-    inspect,
-    text,
-    update,
-)
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, Engine, event, insert, inspect, text, update
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from eventstore.errors import ConfigurationError, MusterError
+from eventstore.errors import MusterError
+from projector.store.engines import address, postgres_engine, sqlite_engine
 from projector.store.tables import (
     INCOMPLETE,
     METADATA,
@@ -45,29 +33,17 @@ from projector.store.tables import (
 
 T = TypeVar("T")
 
-BUSY_SECONDS: Final = 10
-LOCK_RETRY_SECONDS: Final = 0.02
-"""Where SQLite does not wait by itself: until it is asked again."""
-CONNECT_SECONDS: Final = 5
 CLOSE_SECONDS: Final = 5
 ABANDONED_QUERY_SECONDS: Final = 10
-"""A question that nobody waits for any more has its connection for so much longer."""
+"""How long a query may still run once its caller was cancelled."""
 IDLE_SECONDS: Final = 5
-"""A process that stops within a transaction loses it after so long, and its locks with it."""
-KEEPALIVE: Final = {
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
-"""After some ten seconds of silence a host is taken for dead. By itself the kernel waits for a
-quarter of an hour, and with it every thread that asks, whoever answers at that address by then."""
+"""A process that is stopped within a transaction loses it after so long, and its locks."""
 _SET_IDLE_TIMEOUT: Final = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
 CREATION_LOCK: Final = 0x6D757374
 """PostgreSQL's advisory lock under which tables are created: "must" in ASCII."""
 
 DatabaseError = SQLAlchemyError
-"""What a database that is away, restarted or without our tables raises."""
+"""What a database raises that is unreachable, restarted or without our tables."""
 
 
 class DatabaseUnreachable(MusterError):
@@ -75,10 +51,9 @@ class DatabaseUnreachable(MusterError):
 
 
 class _CancellableSocket:
-    """The connection of one transaction to PostgreSQL, which may be cut while a thread waits on it.
+    """The socket of one transaction to PostgreSQL, which can be shut down while a thread reads it.
 
-    Something between us and the server can swallow an answer and keep the connection open, and
-    libpq waits for ever.
+    A proxy can drop an answer and leave the connection open; libpq would wait for ever.
     """
 
     def __init__(self) -> None:
@@ -86,7 +61,7 @@ class _CancellableSocket:
         self._socket: socket.socket | None = None
 
     def attach(self, driver: Any) -> None:
-        """A copy: the number of a connection that was closed may soon be another one's."""
+        """A duplicate: the number of a closed connection is soon used for another one."""
         fileno = getattr(driver, "fileno", None)
         duplicate = socket.socket(fileno=os.dup(fileno())) if fileno else None
         self.close()
@@ -108,7 +83,7 @@ class _CancellableSocket:
             current.close()
 
     def shut_down(self) -> None:
-        """End the waiting; nothing where that is over."""
+        """End the wait of the thread, if it still waits."""
         with self._lock:
             if self._socket is not None:
                 with suppress(OSError):
@@ -130,22 +105,22 @@ class Database:
 
     @property
     def prefix(self) -> str:
-        """What stands before the name of a table in SQL written by hand."""
+        """The schema before the name of a table, in SQL written by hand."""
         return "" if self.sqlite else f"{SCHEMA}."
 
     def open(self) -> None:
-        """Make ready to connect; nothing connects before it is used."""
+        """Set up; a connection is made when the first transaction needs one."""
         if self._engine is None:
-            self._engine = _sqlite(self.url) if self.sqlite else _postgres(self.url)
+            self._engine = sqlite_engine(self.url) if self.sqlite else postgres_engine(self.url)
             event.listen(self._engine, "connect", self._connected, insert=True)
             self._threads = ThreadPoolExecutor(self._connections, thread_name_prefix="views")
 
     def _connected(self, driver: DBAPIConnection, _: object) -> None:
-        """Before anything is asked on a new connection, so that this can be cut too."""
+        """Before the first statement on a new connection, so that this one can be cut too."""
         self._thread_local.wire.attach(driver)
 
     async def close(self) -> None:
-        """Let what runs end, for a bounded time, and disconnect. Safe to call twice."""
+        """Wait for running transactions, for a bounded time, and disconnect. Safe to call twice."""
         engine, threads = self._engine, self._threads
         self._engine = self._threads = None
         if engine is None or threads is None:
@@ -153,28 +128,28 @@ class Database:
         threads.shutdown(wait=False, cancel_futures=True)
         await self._wait(CLOSE_SECONDS)
         for wire in list(self._running.values()):
-            wire.shut_down()  # else the process would wait for that thread when it ends
+            wire.shut_down()  # else the process would wait for its thread at exit
         await self._wait(CLOSE_SECONDS)
         engine.dispose()
 
     async def _wait(self, seconds: float) -> None:
-        """For what runs in threads."""
+        """For running transactions."""
         if running := [asyncio.wrap_future(future) for future in list(self._running)]:
-            for one in running:  # nobody may be left to hear of an error
+            for one in running:  # its caller may be gone: retrieve an error here
                 one.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.wait(running, timeout=seconds)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in one transaction that may write; what it raises rolls it back."""
+        """Run `work` in one transaction that may write; an error rolls it back."""
         async with self._write_lock:
             return await self._run(work, writes=True)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in one transaction that sees one moment of the database."""
+        """Run `work` in one transaction that sees one snapshot of the database."""
         return await self._run(work, writes=False)
 
     async def read_with_retry(self, work: Callable[[Connection], T]) -> T:
-        """`read`, and once more where a connection turned out to be broken."""
+        """`read`, and a second time where the connection turned out to be broken."""
         try:
             return await self.read(work)
         except DatabaseError as error:
@@ -208,7 +183,7 @@ class Database:
 
         def finished(done: Future[Any]) -> None:
             self._running.pop(done, None)
-            if self._engine is not engine:  # closed meanwhile: its connection came back too late
+            if self._engine is not engine:  # closed meanwhile: drop what came back late
                 pool.dispose()
 
         future = threads.submit(transaction)
@@ -222,7 +197,7 @@ class Database:
             raise
 
     async def prepare(self) -> None:
-        """Create whatever is not there yet. Any number of processes may do so at once."""
+        """Create the tables that are missing. Any number of processes may do so at once."""
         if self.sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         if not await self.read(self._complete):
@@ -242,7 +217,7 @@ class Database:
     def _create(self, connection: Connection) -> None:
         if not self.sqlite:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({CREATION_LOCK})"))
-            if not inspect(connection).has_schema(SCHEMA):  # who owns it may be allowed no other
+            if not inspect(connection).has_schema(SCHEMA):  # or its owner may not be allowed to
                 connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
         before = self._existing(connection)
         METADATA.create_all(connection)
@@ -256,87 +231,9 @@ class Database:
 
 
 _DEPENDENT_TABLES: Final = frozenset({*VIEWS, "events"})
-"""Tables that only make sense together: where one was dropped, the views are built anew."""
-
-
-def address(url: str) -> URL:
-    """Which driver serves this address. Raises `ConfigurationError`, never showing a password."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError("the database's address is not a URL") from error
-    match parsed.get_backend_name():
-        case "sqlite" if parsed.database and parsed.database != ":memory:":
-            return parsed.set(drivername="sqlite+pysqlite")
-        case "postgresql" | "postgres":
-            return parsed.set(drivername="postgresql+psycopg")
-        case _:
-            raise ConfigurationError(
-                "the database's address must be sqlite:///PATH or postgresql://…, not"
-                f" {parsed.drivername}://{parsed.host or ''}"
-            )
-
-
-def missing_file(url: str) -> Path | None:
-    """The file of an SQLite database that is not there; connecting would make an empty one."""
-    parsed = address(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return None
-    path = Path(parsed.database)
-    # `file:` is SQLite's own way of naming a file, which only it can read.
-    return None if parsed.database.startswith("file:") or path.exists() else path
+"""Tables that only make sense together: where one was dropped, the views are rebuilt."""
 
 
 def disconnected(error: SQLAlchemyError) -> bool:
-    """Whether a connection broke, so that asking again opens another one."""
+    """Whether a connection broke, so that the next attempt opens another one."""
     return isinstance(error, DBAPIError) and error.connection_invalidated
-
-
-def _sqlite(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def _set_up(connection: DBAPIConnection, _: object) -> None:
-        connection.isolation_level = None  # BEGIN is ours, below: it covers CREATE and DROP too
-        _enable_wal(connection)
-        for setting in ("synchronous=NORMAL", "foreign_keys=OFF"):
-            _set_pragma(connection, setting)
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _enable_wal(connection: DBAPIConnection) -> None:
-    """Of many that do so to a new file at once SQLite refuses some without waiting."""
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            _set_pragma(connection, "journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(LOCK_RETRY_SECONDS)
-        else:
-            return
-
-
-def _set_pragma(connection: DBAPIConnection, setting: str) -> None:
-    with closing(connection.cursor()) as cursor:
-        cursor.execute(f"PRAGMA {setting}")
-
-
-def _postgres(url: URL) -> Engine:
-    return create_engine(
-        url,
-        execution_options={"schema_translate_map": {None: SCHEMA}},
-        connect_args={
-            "prepare_threshold": None,
-            "connect_timeout": CONNECT_SECONDS,
-            **{name: value for name, value in KEEPALIVE.items() if name not in url.query},
-        },
-        pool_pre_ping=False,
-    )

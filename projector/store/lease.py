@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Superseded(Exception):
-    """Somebody else holds the lease now: nothing was written."""
+    """Another process has the lease now: nothing was written."""
 
 
 class LeaseState(Struct, frozen=True):
@@ -55,9 +55,9 @@ class Lease:
         self._holder = f"{self._process}/{new_id()}"
 
     async def acquire(self, *, timeout_seconds: float = math.inf) -> None:
-        """Wait until the lease is free or has lapsed, and take it.
+        """Wait until the lease is free or has lapsed, and acquire it.
 
-        Raises `TimeoutError` where it is still held after so many seconds of watching.
+        Raises `TimeoutError` where it is still renewed after so many seconds of watching.
         """
         pause = min(WATCH_SECONDS, self.seconds / 4)
         last, unchanged_seconds, watched_seconds = await self._read_state(), 0.0, 0.0
@@ -83,11 +83,11 @@ class Lease:
         return same_host and process != self._process and not _is_running(process)
 
     async def seize(self) -> None:
-        """Take the lease from whoever holds it."""
-        for _ in range(SEIZE_ATTEMPTS):  # each lost only to a renewal in between
+        """Acquire the lease at once, also from a live holder."""
+        for _ in range(SEIZE_ATTEMPTS):  # each fails only where it was renewed in between
             if await self._try_acquire(await self._read_state(), self.seconds):
                 return
-        raise Superseded(f"the lease {self.name!r} changes hands too fast")
+        raise Superseded(f"the lease {self.name!r} is renewed too fast to be seized")
 
     async def write(self, work: Callable[[Connection], T], *, also: "Lease | None" = None) -> T:
         """Prove and renew the lease, then run `work`, in one transaction; `also`: another lease.
@@ -109,7 +109,7 @@ class Lease:
 
     @asynccontextmanager
     async def keep_renewed(self) -> AsyncIterator[None]:
-        """Renew it now and then, whatever is done meanwhile; `write` fails once it is lost."""
+        """Renew it regularly within the block; `write` fails once it is lost."""
         renewing = asyncio.create_task(self._renew_loop(), name=f"lease.{self.name}")
         try:
             yield
@@ -132,10 +132,10 @@ class Lease:
             .values(renewal=LEASES.c.renewal + 1)
         )
         if updated.rowcount != 1:
-            raise Superseded(f"the lease {self.name!r} was taken by another process")
+            raise Superseded(f"the lease {self.name!r} was acquired by another process")
 
     def release_in(self, connection: Connection) -> None:
-        """Let the next one take it at once; nothing happens where it is no longer ours."""
+        """Let the next process acquire it at once; no effect where it is no longer ours."""
         connection.execute(
             update(LEASES)
             .where(LEASES.c.name == self.name)
@@ -147,7 +147,7 @@ class Lease:
         await self._database.write(self.release_in)
 
     async def is_held(self) -> bool:
-        """Whether somebody took it and has not given it back, dead or alive."""
+        """Whether a process acquired it and has not released it, dead or alive."""
         return bool((await self._read_state()).holder)
 
     async def _read_state(self) -> LeaseState:
@@ -158,7 +158,7 @@ class Lease:
         return connection.execute(select(LEASES).where(LEASES.c.name == self.name)).first()
 
     def _claim(self, connection: Connection, observed: LeaseState) -> bool:
-        """Take it if nothing has moved since it was seen."""
+        """Acquire it if it has not changed since it was read."""
         connection.execute(
             insert_new(connection, LEASES),
             {"name": self.name, "holder": "", "term": 0, "renewal": 0},
@@ -177,7 +177,7 @@ class Lease:
 
 
 def this_process() -> str:
-    """`boot-pidnamespace/pid-start`: this process, told from every other one anywhere, ever."""
+    """`boot-pidnamespace/pid-start`: an id that no other process ever has, on any host."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = Path("/proc/self/ns/pid").stat().st_ino

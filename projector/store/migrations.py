@@ -1,8 +1,8 @@
-"""The serving tables' own definitions, when views of another version are put in their place.
+"""Gives the serving tables this version's columns, when its views replace those of another version.
 
 PostgreSQL's tables are altered, never dropped: a query whose snapshot is older than the switch
-would find a table made in it empty, and what others built on a table would go, or forbid it. Within
-SQLite's snapshots the old tables stay, columns and all, so there they are simply made anew.
+would find a new table empty, and what others built on a table would be dropped with it, or prevent
+that. An SQLite snapshot still has the old tables, so there they are dropped and created.
 """
 
 from typing import Final
@@ -13,13 +13,13 @@ from sqlalchemy.schema import CreateColumn
 from projector.store.tables import METADATA, POOL_CAPACITY, SCHEMA, SERVING, VIEWS
 
 LOCK_SECONDS: Final = 3
-"""How long a reader that does not end may hold this up, and all readers after it."""
+"""How long one slow reader may block the switch, and with it all later readers."""
 
 
 def migrate_serving(connection: Connection, prefix: str) -> None:
     """Empty the serving tables and give them the columns of this version.
 
-    A column that changes its type must change its name, too. `prefix` is that of the schema.
+    A column whose type changes must get a new name. `prefix` is that of the schema.
     """
     connection.execute(text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
     if connection.dialect.name == "sqlite":

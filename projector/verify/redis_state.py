@@ -1,54 +1,36 @@
-"""Redis' hashes, sets and counters against the fold: each piece read at one moment with `seq`."""
+"""Compares Redis' hashes, sets and counters with the reference fold, at the same `seq`."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from redis.exceptions import ResponseError
-
-from eventstore.connection.calls import refusal, translated_errors
-from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
 from eventstore.steps import hashes
-from projector.intake.entries import read_entries
-from projector.intake.event_range import EventRange
-from projector.intake.source import LogHead, Source
-from projector.store.rows import EventRow, Position
-from projector.verify.reference_fold import BrokenLog, ReferenceFold
+from projector.verify.redis_reader import RedisReader, text_of
+from projector.verify.reference_fold import ReferenceFold
 from projector.verify.report import Findings
 
 CHUNK: Final = 300
-"""Hashes read at one moment: Redis serves nobody else meanwhile (about a millisecond)."""
+"""Hashes in one read: Redis serves no other client meanwhile (about a millisecond)."""
 SCHEDULES: Final = ("due", "timeouts", "orders")
 COUNTERS: Final = ("free", "waiting", "alone")
-TYPES: Final = {"HGETALL": "hash", "HMGET": "hash", "SMEMBERS": "set", "ZRANGE": "zset"}
-"""What a key must be for a command that reads it, as Redis names types."""
 
 
 class RedisComparison:
-    """Compares what the write side keeps of each pool."""
+    """Compares the write side's state of each pool."""
 
-    def __init__(self, source: Source, event_range: EventRange, findings: Findings) -> None:
-        self._source = source
-        self._event_range = event_range
+    def __init__(self, reader: RedisReader, findings: Findings) -> None:
+        self._reader = reader
         self._findings = findings
         self._hashes: dict[tuple[str, str], set[str]] = {}
 
     async def scan(self, pools: Iterable[str]) -> None:
-        """Find all hashes there are, also such as no event tells of."""
-        for kind in ("agent", "process"):
-            prefixes = {self._key(kind, pool, "").encode(): (kind, pool) for pool in pools}
-            for kind_and_pool in prefixes.values():
-                self._hashes[kind_and_pool] = set()
-            pattern = f"{_escape_pattern(self._source.keys.prefix)}{kind}:{{*"
-            async for key in self._keys(pattern):
-                prefix, brace, subject = key.rpartition(b"}:")
-                if found := prefixes.get(prefix + brace):
-                    self._hashes[found].add(_text(subject))
+        """Find all existing hashes, before any is compared."""
+        self._hashes = await self._reader.hashes(pools)
 
-    async def compare(self, reference: ReferenceFold, head: LogHead) -> None:
-        """Compare a log's keys, folding on to the position at which each piece was read."""
-        if not head.generation:
+    async def compare(self, reference: ReferenceFold, *, exists: bool) -> None:
+        """Compare a log's keys with the fold. `exists`: whether Redis has the log."""
+        if not exists:
             if reference.position.seq:
                 self._add_difference(reference, "meta", "presence", "present", "absent")
             return
@@ -59,70 +41,14 @@ class RedisComparison:
         await self._compare_agents(reference)
         await self._compare_processes(reference)
 
-    # ---- reading at one moment ---------------------------------------------------------------
-
-    async def _read(
-        self, reference: ReferenceFold, commands: Sequence[tuple[str, ...]]
-    ) -> list[Any]:
-        """Replies to commands, with the fold brought to the moment at which they were given.
-
-        None in the place of a reply: the key is of another type, which is told.
-        """
-        meta = self._source.meta(reference.pool)
-        seq, *replies = await self._source.ask(
-            [("HGET", meta, "seq"), *commands], atomic=True, return_errors=True
-        )
-        if isinstance(seq, ResponseError):
-            raise refusal("Redis refuses to be read", seq)
-        last = int(seq or 0)
-        if last < reference.position.seq:
-            raise BrokenLog(f"the log ends at seq {last}, the views at {reference.position.seq}")
-        while reference.position.seq < last:
-            rows = await self._next_events(reference.position)
-            if not rows:
-                raise BrokenLog(f"gap: seq {reference.position.seq + 1} to {last} are nowhere")
-            reference.apply(rows, last=last)
-        for index, reply in enumerate(replies):
-            if isinstance(reply, ResponseError):
-                await self._report_wrong_type(reference, commands[index], reply)
-                replies[index] = None
-        return replies
-
-    async def _report_wrong_type(
-        self, reference: ReferenceFold, command: tuple[str, ...], error: ResponseError
-    ) -> None:
-        """Name a key that is of another type. Raises `LogError` for what else is refused."""
-        refused = refusal("Redis refuses to be read", error)
-        if not isinstance(refused, WrongType):
-            raise refused
-        verb, key = command[:2]
-        (found,) = await self._source.ask([("TYPE", key)])
-        keys, pool = self._source.keys, reference.pool
-        subject = key.removeprefix(keys.pool(pool, "")).removeprefix(keys.prefix)
-        subject = subject.replace(f":{{{pool}}}:", ":", 1)
-        self._add_difference(reference, subject, "type", TYPES[verb], found.decode())
-
-    async def _next_events(self, position: Position) -> list[EventRow]:
-        entries = await self._event_range.after(position.pool, position.stream_id, count=1000)
-        return read_entries(position, entries)
-
-    async def _keys(self, pattern: str) -> AsyncIterator[bytes]:
-        with translated_errors("Redis refuses to be read"):
-            async for key in self._source.client.scan_iter(match=pattern, count=1000):
-                yield key
-
-    def _key(self, kind: str, pool: str, subject: str) -> str:
-        keys = self._source.keys
-        return keys.agent(pool, subject) if kind == "agent" else keys.process(pool, subject)
-
     # ---- hashes ------------------------------------------------------------------------------
 
     async def _compare_agents(self, reference: ReferenceFold) -> None:
         pool = reference.pool
         present = self._hashes.get(("agent", pool), set())
         for ids in _chunks(present | reference.live_agents()):
-            replies = await self._read(
-                reference, [("HGETALL", self._key("agent", pool, i)) for i in ids]
+            replies = await self._reader.read(
+                reference, [("HGETALL", self._reader.hash_key("agent", pool, i)) for i in ids]
             )
             for agent_id, reply in zip(ids, replies, strict=True):
                 if reply is None:
@@ -138,8 +64,8 @@ class RedisComparison:
         present = self._hashes.get(("process", pool), set())
         live = {w.worker_id for w in reference.workers.values() if not w.ended}
         for ids in _chunks(present | live):
-            replies = await self._read(
-                reference, [("HGETALL", self._key("process", pool, i)) for i in ids]
+            replies = await self._reader.read(
+                reference, [("HGETALL", self._reader.hash_key("process", pool, i)) for i in ids]
             )
             agent_counts, isolated = reference.agent_counts(), reference.isolated()
             for worker_id, reply in zip(ids, replies, strict=True):
@@ -163,7 +89,7 @@ class RedisComparison:
         *,
         ended: bool,
     ) -> None:
-        """The hash of what has ended stays for a while: it may be gone, but not differ."""
+        """The hash of an ended agent or worker expires: it may be absent, but not differ."""
         if ended and not found:
             return
         if expected is None:
@@ -174,7 +100,7 @@ class RedisComparison:
     # ---- sets and counters -------------------------------------------------------------------
 
     async def _compare_sets(self, reference: ReferenceFold) -> None:
-        pool, keys = reference.pool, self._source.keys
+        pool, keys = reference.pool, self._reader.keys
         holders = self._hashes.get(("process", pool), set()) | reference.workers.keys()
         listed = sorted(
             w for w in holders if w not in reference.workers or not reference.workers[w].ended
@@ -187,7 +113,7 @@ class RedisComparison:
             *(("ZRANGE", keys.pool(pool, s), "0", "-1", "WITHSCORES") for s in SCHEDULES),
             *(("SMEMBERS", keys.pool(pool, f"held:{worker_id}")) for worker_id in listed),
         ]
-        counters, live, isolated, processes, *rest = await self._read(reference, commands)
+        counters, live, isolated, processes, *rest = await self._reader.read(reference, commands)
         free = reference.free_slots()
         self._compare_members(reference, "agents", _present(reference.live_agents()), _names(live))
         waiting = _present(reference.waiting_isolated())
@@ -209,12 +135,12 @@ class RedisComparison:
         self, reference: ReferenceFold, expected: Mapping[str, int], found: Sequence[bytes | None]
     ) -> None:
         wanted = {name: str(value) for name, value in expected.items()}
-        values = {n: _text(value or b"0") for n, value in zip(expected, found, strict=True)}
+        values = {n: text_of(value or b"0") for n, value in zip(expected, found, strict=True)}
         self._findings.compare("redis", reference.pool, "meta", wanted, values)
 
     async def _compare_catalogue(self, reference: ReferenceFold) -> None:
-        meta = self._source.meta(CATALOGUE)
-        (reply,) = await self._read(reference, [("HGETALL", meta)])
+        meta = self._reader.keys.catalogue_meta
+        (reply,) = await self._reader.read(reference, [("HGETALL", meta)])
         found = {
             name.removeprefix("version:"): value
             for name, value in _texts(reply).items()
@@ -231,7 +157,7 @@ class RedisComparison:
         expected: Mapping[str, Any],
         found: Mapping[str, Any] | None,
     ) -> None:
-        """`found` None: the key is of another type, which was told."""
+        """`found` None: the key is of another type, which was reported."""
         if found is not None:
             self._findings.compare_members("redis", reference.pool, subject, expected, found)
 
@@ -252,24 +178,15 @@ def _present(members: Iterable[str]) -> dict[str, str]:
 
 
 def _names(reply: Iterable[bytes] | None) -> dict[str, str] | None:
-    return None if reply is None else _present(map(_text, reply))
+    return None if reply is None else _present(map(text_of, reply))
 
 
 def _texts(reply: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {_text(name): _text(value) for name, value in reply.items()}
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode(errors="backslashreplace")
+    return {text_of(name): text_of(value) for name, value in reply.items()}
 
 
 def _scores(reply: Sequence[Any] | None) -> dict[str, int] | None:
-    """Members and scores in turn."""
+    """A reply in which members and scores alternate."""
     if reply is None:
         return None
-    return {_text(reply[i]): int(float(reply[i + 1])) for i in range(0, len(reply), 2)}
-
-
-def _escape_pattern(text: str) -> str:
-    """A text in which no character means anything to a pattern of Redis."""
-    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)
+    return {text_of(reply[i]): int(float(reply[i + 1])) for i in range(0, len(reply), 2)}

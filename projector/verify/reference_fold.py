@@ -1,7 +1,7 @@
-"""An independent fold of a log, for `verify`: in memory, from its first event, with `evolve` alone.
+"""An independent fold of a log, for `verify`: in memory, from its first event, with `evolve` only.
 
-It shares nothing with the projector's fold but `evolve`: no checkpoints, no rows, no counts kept
-along the way. Events come from the stream where it has them, from the archive where it was trimmed.
+It shares nothing with the projector's fold but `evolve`: no checkpoints, no rows, no counters.
+Events come from the stream where it has them, and from the archive where it was trimmed.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ class ReferenceFold:
         return self.position.pool
 
     def apply(self, rows: Iterable[EventRow], *, last: int) -> None:
-        """Fold what follows, up to seq `last`. Raises `Broken`."""
+        """Fold what follows, up to seq `last`. Raises `BrokenLog`."""
         admitted = admit(self.position, [row for row in rows if row.seq <= last])
         for event in admitted.events:
             try:
@@ -67,14 +67,14 @@ class ReferenceFold:
         return held
 
     def agent_counts(self) -> Counter[str]:
-        """How many agents each worker holds."""
+        """The number of agents in each worker's slots."""
         return Counter(agent.worker_id for agent in self.agents.values() if agent.held)
 
     def live_agents(self) -> set[str]:
         return {agent.agent_id for agent in self.agents.values() if not agent.ended}
 
     def free_slots(self) -> dict[str, int]:
-        """The free slots of each worker that lives: none unless it is active."""
+        """The free slots of each live worker: none unless it is active."""
         agent_counts, isolated = self.agent_counts(), self.isolated()
         return {
             worker.worker_id: worker.max_agents - agent_counts[worker.worker_id]
@@ -85,25 +85,25 @@ class ReferenceFold:
         }
 
     def isolated(self) -> dict[str, str]:
-        """The agents that have a worker for themselves, by worker."""
+        """The isolated agents that have a worker, by worker."""
         return {a.worker_id: a.agent_id for a in self.agents.values() if a.held and a.alone}
 
     def waiting(self) -> int:
-        """How many spawns wait that may share a worker."""
+        """The number of pending agents that may share a worker."""
         return sum(a.status is Status.PENDING and not a.alone for a in self.agents.values())
 
     def waiting_isolated(self) -> set[str]:
-        """Agents that wait for a worker of their own."""
+        """Pending agents that need a worker of their own."""
         pending = Status.PENDING
         return {a.agent_id for a in self.agents.values() if a.status is pending and a.alone}
 
     def due(self) -> dict[str, int]:
-        """When agents that wait out their back-off are to run again."""
+        """When agents in back-off are to run again."""
         restarting = Status.RESTARTING
         return {a.agent_id: a.due_ms for a in self.agents.values() if a.status is restarting}
 
     def timeouts(self) -> dict[str, int]:
-        """When agents that wait for a slot give up."""
+        """When agents that wait for a slot time out."""
         return {
             agent.agent_id: agent.expires_ms
             for agent in self.agents.values()
@@ -111,6 +111,6 @@ class ReferenceFold:
         }
 
     def orders(self) -> dict[str, int]:
-        """When orders for a launch lapse."""
+        """When launch orders lapse."""
         ordered = WorkerStatus.REQUESTED
         return {w.worker_id: w.deadline_ms for w in self.workers.values() if w.status is ordered}

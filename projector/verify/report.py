@@ -1,4 +1,4 @@
-"""What `verify` found: every difference by name, and how much was looked at."""
+"""The report of `verify`: every difference, and how much was compared."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -6,11 +6,11 @@ from typing import Any, Final
 from msgspec import Struct
 
 DIFFERENCES_MAX: Final = 1000
-"""How many are kept; further ones are only counted."""
+"""How many are listed; further ones are only counted."""
 
 
 class Difference(Struct, frozen=True):
-    """`expected` is what the fold of the log says, `found` what stands there."""
+    """`expected` is the value by the fold of the log, `found` the stored one."""
 
     where: str
     """`log`, `archive`, `views` or `redis`."""
@@ -27,7 +27,7 @@ class Difference(Struct, frozen=True):
 
 
 class CheckedPool(Struct, frozen=True):
-    """How far a pool's views were, and its log when Redis was compared."""
+    """The position of a pool's views, and of its log when Redis was compared."""
 
     pool: str
     views_seq: int
@@ -76,7 +76,7 @@ class Findings:
         expected: Mapping[str, Any],
         found: Mapping[str, Any] | None,
     ) -> None:
-        """Each expected field against what was found; None: nothing was."""
+        """Each expected field with what was found; None: nothing was found."""
         self.subjects += 1
         if found is None:
             self.add(where, pool, subject, "presence", "present", "absent")
@@ -93,7 +93,7 @@ class Findings:
         expected: Mapping[str, Any],
         found: Mapping[str, Any],
     ) -> None:
-        """A set, with its members' scores as values: who is missing, too many, or differs."""
+        """A set, with its members' scores as values: members missing, unexpected or different."""
         self.subjects += 1
         for member in sorted(expected.keys() | found.keys()):
             wanted, actual = expected.get(member, "absent"), found.get(member, "absent")

@@ -1,10 +1,10 @@
-"""Holds views and Redis against an independent fold of the log, on a running system.
+"""Compares views and Redis with an independent fold of the log, on a running system.
 
-Each log is folded from its first event. Where it has reached the views' position, rows are
-compared with it in one transaction of the database; what the projector added meanwhile is folded
-from the archive as that transaction sees it. Then Redis is compared in pieces: each piece and the
-log's `seq` are read at one moment (MULTI), and the fold goes on to exactly that `seq` first. So
-everything is compared at one position, however fast the system moves.
+Each log is folded from its first event. Where the fold has reached the views' position, their rows
+are compared in one transaction of the database; events that the projector added meanwhile are first
+folded from the archive, as that transaction sees it. Then Redis is compared in pieces: each piece
+is read together with the log's `seq` (MULTI), and the fold is first brought to exactly that `seq`.
+So everything is compared at one position, however fast the system moves.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +24,7 @@ from projector.store.database import Database
 from projector.store.mapping import Record, agent_record, host_record, pool_record, worker_record
 from projector.store.rows import EventRow, Position
 from projector.store.tables import SERVING
+from projector.verify.redis_reader import RedisReader
 from projector.verify.redis_state import RedisComparison
 from projector.verify.reference_fold import BrokenLog, ReferenceFold
 from projector.verify.report import CheckedPool, Findings, Report
@@ -32,7 +33,7 @@ BATCH: Final = 1000
 
 
 async def verify(redis_url: str, key_prefix: str, database_url: str) -> Report:
-    """Compare everything. Raises `LogUnreachable` and whatever the database raises."""
+    """Compare everything. Raises `LogUnreachable` and `DatabaseError`."""
     database = Database(database_url, connections=1)
     source = Source(redis_url, key_prefix)
     database.open()
@@ -50,7 +51,8 @@ class _Verification:
         self._source = source
         self._findings = Findings()
         event_range = EventRange(source.keys, source.reader.range, self._read_archive)
-        self._redis = RedisComparison(source, event_range, self._findings)
+        reader = RedisReader(source, event_range, self._findings)
+        self._redis = RedisComparison(reader, self._findings)
 
     async def run(self) -> Report:
         archive_ends = await self._database.read(archive_heads)
@@ -67,7 +69,7 @@ class _Verification:
         views = await self._database.read(lambda c: read_positions(c, SERVING))
         first = await self._database.read(lambda c: first_generation(c, pool))
         try:
-            head = (await self._source.heads([pool]))[pool]  # after the views: never behind them
+            head = (await self._source.heads([pool]))[pool]  # after the views: not behind
         except WrongType:
             self._differ(pool, "log", "meta", "a hash", "another type")
             return ReferenceFold(pool, first)
@@ -81,7 +83,7 @@ class _Verification:
         try:
             await self._fold(reference, position.seq)
             views_seq = await self._database.read(lambda c: self._compare_views(c, reference))
-            await self._redis.compare(reference, head)
+            await self._redis.compare(reference, exists=bool(head.generation))
         except (BrokenLog, WrongType) as error:
             self._differ(pool, "log", "events", "a dense and readable log", str(error))
         else:
@@ -122,7 +124,7 @@ class _Verification:
     def _compare_archive(
         self, pool: str, rows: list[EventRow], archived_rows: list[EventRow]
     ) -> None:
-        """The archive holds, word for word, what the stream holds."""
+        """The archive must have each event exactly as the stream has it."""
         stored = {row.seq: row for row in archived_rows}
         for row in rows:
             found = stored.get(row.seq)

@@ -154,7 +154,7 @@ def optional_database_url(args: argparse.Namespace) -> str:
     found = find_database_url(args)
     if not found:
         return ""
-    from projector.store.database import missing_file
+    from projector.store.engines import missing_file
 
     if missing := missing_file(found):
         usual = data_directory(args) / "views.db"

@@ -26,7 +26,8 @@ RECHECK_SECONDS: Final = 1.5
 async def check_logs(redis_url: str, key_prefix: str, database_url: str) -> list[Check]:
     """All checks of the logs that are in the views; none where no projector has run yet."""
     from projector.intake.source import Source
-    from projector.store.database import Database, DatabaseError, missing_file
+    from projector.store.database import Database, DatabaseError
+    from projector.store.engines import missing_file
 
     if missing_file(database_url):
         return []

@@ -16,11 +16,11 @@ from eventstore.language.agent_commands import Terminate
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
-from eventstore.log.replies import Outcome
+from eventstore.log.replies import LogHead, Outcome
 from eventstore.recovery.loss_reports import AGENT_HELD, LossReport, read_reports, write_reports
 from eventstore.recovery.restore import LogRestore
 from eventstore.retention import Retention
-from projector.intake.source import LogHead, Source
+from projector.intake.source import Source
 from projector.queries.views import is_lost
 from projector.recovery import recovery
 from projector.recovery.recovery import (

@@ -10,9 +10,10 @@ from msgspec.structs import replace
 from sqlalchemy import select
 
 from eventstore.language.agent_commands import End
+from eventstore.log.replies import LogHead
 from eventstore.retention import Retention
 from projector.fold.projection import Projection
-from projector.intake.source import LogHead, Source
+from projector.intake.source import Source
 from projector.rebuild.rebuild import RebuildOptions, replay
 from projector.service.trimming import Trimmer, _trimmable
 from projector.store.lease import Lease, Superseded

@@ -13,7 +13,7 @@ from muster.cli.doctor.database_checks import check_postgres
 from muster.fallback.directory import serving
 from muster.settings.addresses import redacted, redis_address, sqlite_address
 from muster.settings.settings import Settings
-from projector.store.database import address
+from projector.store.engines import address
 
 
 @pytest.mark.parametrize(

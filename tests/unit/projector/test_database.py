@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from projector.store import database
+from projector.store import engines
 
 
 def test_a_file_that_is_locked_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,10 +17,10 @@ def test_a_file_that_is_locked_for_a_moment_is_waited_for(monkeypatch: pytest.Mo
         if len(asked) < 3:
             raise sqlite3.OperationalError("database is locked")
 
-    monkeypatch.setattr(database, "_set_pragma", refuse_twice)
-    database._enable_wal(cast("Any", None))
+    monkeypatch.setattr(engines, "_set_pragma", refuse_twice)
+    engines._enable_wal(cast("Any", None))
     assert asked == ["journal_mode=WAL"] * 3
     asked.clear()
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
-        database._enable_wal(cast("Any", None))
+        engines._enable_wal(cast("Any", None))

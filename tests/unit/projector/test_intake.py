@@ -12,7 +12,7 @@ from eventstore.log.reader import Entry
 from projector.fold.heartbeats import gather
 from projector.intake.entries import admit, position_after, read_entry
 from projector.rebuild.progress import Progress
-from projector.store.database import address
+from projector.store.engines import address
 from projector.store.rows import PoolCapacity, Position
 from projector.verify.report import DIFFERENCES_MAX, Findings
 

@@ -1,0 +1,98 @@
+"""Where each log and its archive start and end, for a rebuild: which pools to fold, and how far."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from sqlalchemy import Connection
+
+from eventstore.errors import LogError
+from eventstore.keys import CATALOGUE
+from eventstore.log.replies import LogHead
+from projector.fold.projection import Projection, read_positions, stopped
+from projector.intake.source import Source, archive_heads, first_generation, first_seq
+from projector.rebuild.view_sets import read_version
+from projector.store.database import Database
+from projector.store.rows import Position
+from projector.store.tables import SERVING, VIEW_VERSION
+
+COPIED_REASON: Final = "the beginning of its log is gone, so its views were copied"
+
+
+class LogDamaged(LogError):
+    """The log cannot be folded to its end; the serving views were not changed."""
+
+
+class LogBounds:
+    """Of all logs that `shadow` folds."""
+
+    def __init__(self, database: Database, source: Source, shadow: Projection) -> None:
+        self.heads: dict[str, LogHead] = {}
+        self.archive_heads: Mapping[str, LogHead] = {}
+        self.copied: set[str] = set()
+        """Pools whose log has no beginning, and whose serving views are copied instead."""
+        self._database = database
+        self._source = source
+        self._shadow = shadow
+        self._first_generations: Mapping[str, int] = {}
+
+    async def refresh(self) -> None:
+        """Read again where logs and archive end."""
+        self.archive_heads = await self._database.read(archive_heads)
+        self.copied = await self._database.read(self._truncated_pools)
+        self._first_generations = await self._database.read(
+            lambda c: {pool: first_generation(c, pool) for pool in self.archive_heads}
+        )
+        await self._add_heads(self.archive_heads.keys() | self._shadow.positions.keys())
+
+    async def pools(self) -> list[str]:
+        """Pools to fold: those of the catalogue so far, and those that only the archive has."""
+        names = self._shadow.catalogue.pools.keys() | self.archive_heads.keys()
+        await self._add_heads(set(names))
+        return sorted(names - {CATALOGUE} - self.copied)
+
+    def _truncated_pools(self, connection: Connection) -> set[str]:
+        serving = read_positions(connection, SERVING)
+        if read_version(connection) != VIEW_VERSION:
+            return set()
+        return {
+            pool
+            for pool, head in self.archive_heads.items()
+            if pool != CATALOGUE
+            and first_seq(connection, pool) > 1
+            and (at := serving.get(pool))
+            and (at.generation, at.seq) >= (head.generation, head.seq)
+        }
+
+    async def _add_heads(self, pools: set[str]) -> None:
+        self.heads |= await self._source.heads(pools | {CATALOGUE})
+        for pool in self.heads:
+            self._set_start(pool)
+
+    def _set_start(self, pool: str) -> None:
+        """Start a pool before the first event of the archive or, without one, of the log."""
+        known = self._shadow.positions.get(pool)
+        if known is None or not known.generation:
+            generation = self._first_generations.get(pool, 0) or self.heads[pool].generation
+            self._shadow.positions[pool] = Position(pool, generation)
+
+    async def require_complete(self) -> None:
+        """Raises `LogDamaged` where a switch would replace more by less."""
+        serving = await self._database.read(lambda c: read_positions(c, SERVING))
+        for position in self._shadow.positions.values():
+            if position.pool not in self.copied:
+                self._require_end_reached(position, serving.get(position.pool, position))
+
+    def _require_end_reached(self, position: Position, views: Position) -> None:
+        name = f"pool {position.pool!r}" if position.pool else "the catalogue"
+        head = self.heads[position.pool]
+        if stopped(position):
+            raise LogDamaged(f"{name}: {position.status}")
+        if position.generation == head.generation and position.seq < head.seq:
+            raise LogDamaged(
+                f"{name}: seq {position.seq + 1} to {head.seq} are neither in the stream nor in"
+                " the archive"
+            )
+        if (position.generation, position.seq) < (views.generation, views.seq):
+            raise LogDamaged(
+                f"{name}: archive and stream end at seq {position.seq}, the views at {views.seq}"
+            )
