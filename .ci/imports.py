@@ -93,7 +93,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "muster.cli.events": ("muster.settings", "muster.terminal", "muster.cli.arguments", LOG,
                           "projector.intake", QUERIES),
     "muster.cli.client": ("muster.settings", "muster.terminal", "muster.cli.arguments",
-                          "muster.cli.events"),
+                          "muster.cli.events", "projector.store"),
     "muster.cli.resources": ("muster.terminal", "muster.cli.arguments", "muster.cli.client",
                              "muster.cli.events"),
     "muster.cli.maintenance": ("muster.terminal", "muster.process", "muster.cli.arguments",

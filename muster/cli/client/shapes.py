@@ -1,75 +1,49 @@
-"""The parts of the gateway's answers that the command line reads.
+"""The parts of the gateway's answers that the command line reads: the Structs that it writes.
 
 Every field has a default and unknown fields are ignored, so that a command line and a gateway
 of adjacent versions work together. Times are in milliseconds since 1970.
 """
 
+from typing import Any, Final, TypeVar, cast, get_origin
+
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, defstruct
+from msgspec.structs import fields
 
-from eventstore.language.events import Error
+from projector.store.rows import AgentRow, PoolRow, WorkerRow
 
-
-class AgentAnswer(Struct, frozen=True, kw_only=True):
-    agent_id: str = ""
-    pool_name: str = ""
-    role_type: str = ""
-    project_id: str = ""
-    status: str = ""
-    reason: str = ""
-    incarnation: int = 0
-    version: int = 0
-    """How many events it has had."""
-    process_id: str = ""
-    activity: str = ""
-    stop: str = ""
-    heartbeat_interval: float = 0.0
-    max_idle_time: float | None = None
-    labels: dict[str, str] = {}
-    input: dict[str, object] = {}
-    last_error: Error | None = None
-    failures: int = 0
-    losses: int = 0
-    alone: bool = False
-    created_at: int = 0
-    started_at: int = 0
-    ended_at: int = 0
-    changed_at: int = 0
-    last_heartbeat: int = 0
-    fencing_token: str = ""
+T = TypeVar("T", bound=Struct)
+_EMPTY: Final = {str: "", int: 0, float: 0.0, bool: False}
 
 
-class PoolAnswer(Struct, frozen=True, kw_only=True):
-    pool_name: str = ""
-    role_type: str = ""
-    status: str = ""
-    process_count: int = 0
-    total_capacity: int = 0
-    used_capacity: int = 0
-    available_capacity: int = 0
-    agent_count: int = 0
-    pending_count: int = 0
-    utilization: float = 0.0
-    active_worker_processes: int = 0
-    config: dict[str, object] = {}
-    created_at: int = 0
-    changed_at: int = 0
+def _default(kind: Any) -> Any:
+    if get_origin(kind) is dict:
+        return msgspec.field(default_factory=dict)
+    return _EMPTY.get(kind)
 
 
-class WorkerAnswer(Struct, frozen=True, kw_only=True):
-    worker_id: str = ""
-    pool_name: str = ""
-    host: str = ""
-    pid: int = 0
-    status: str = ""
-    reason: str = ""
-    agent_count: int = 0
-    max_agents: int = 0
-    alone: str = ""
-    requested_at: int = 0
-    started_at: int = 0
-    last_heartbeat: int = 0
-    loop_lag_ms: float = 0.0
+def tolerant(shape: type[T]) -> type[T]:
+    """The same Struct in which every field has a default: an older gateway may not send it."""
+    missing = [
+        (field.name, field.type, _default(field.type)) for field in fields(shape) if field.required
+    ]
+    made = defstruct(shape.__name__, missing, bases=(shape,), frozen=True, kw_only=True)
+    return cast("type[T]", made)
+
+
+@tolerant
+class AgentAnswer(AgentRow, frozen=True, kw_only=True):
+    """An agent as the gateway answers it."""
+
+
+@tolerant
+class PoolAnswer(PoolRow, frozen=True, kw_only=True):
+    """A pool as the gateway answers it."""
+
+
+@tolerant
+class WorkerAnswer(WorkerRow, frozen=True, kw_only=True):
+    """A worker as the gateway answers it."""
 
 
 class ParkedAnswer(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ from muster.cli.events.recorded_event import CATALOGUE, RecordedEvent
 from muster.terminal import render
 
 HISTORY_SECONDS = 5.0
+NOT_SHOWN = frozenset({"version", "epoch", "changed_at", "last_error"})
+"""What the events below say better, or the error."""
 
 
 def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) -> int:
@@ -68,39 +70,54 @@ def facts(
     agent: AgentAnswer, events: Sequence[RecordedEvent], parked: ParkedAnswer | None = None
 ) -> list[tuple[str, render.Cell]]:
     """What is known of it, by name; empty values are left out."""
-    isolated = agent.alone and not ended(agent)
     labels = " ".join(f"{name}={value}" for name, value in agent.labels.items())
     idle = "never" if agent.max_idle_time is None else f"{agent.max_idle_time:g} s"
+    isolated = "until it has run well for a while: it was lost twice"
     found = {
-        "agent": agent.agent_id,
-        "pool": agent.pool_name,
-        "role": agent.role_type,
-        "project": agent.project_id,
-        "status": agent.status,
-        "parked": f"{parked.reason} (muster parked retry|drop {parked.id})" if parked else "",
-        "activity": agent.activity,
-        "reason": agent.reason,
-        "stop requested": agent.stop,
-        "worker": agent.process_id,
-        "incarnation": str(agent.incarnation),
-        "failures": _failures(agent),
-        "worker deaths": _deaths(agent, events),
-        "isolated": "until it has run well for a while: it was lost twice" if isolated else "",
-        "fencing token": agent.fencing_token,
-        "labels": labels,
-        "input": render.json_line(agent.input) if agent.input else "",
-        "checked every": f"{agent.heartbeat_interval:g} s",
-        "ends when idle": idle,
-        "requested": _when(agent.created_at),
-        "started": _when(agent.started_at),
-        "last heartbeat": _when(agent.last_heartbeat),
-        "ended": _when(agent.ended_at),
+        "agent_id": ("agent", agent.agent_id),
+        "pool_name": ("pool", agent.pool_name),
+        "role_type": ("role", agent.role_type),
+        "project_id": ("project", agent.project_id),
+        "status": ("status", agent.status),
+        "parked": (
+            "parked",
+            f"{parked.reason} (muster parked retry|drop {parked.id})" if parked else "",
+        ),
+        "activity": ("activity", agent.activity),
+        "reason": ("reason", agent.reason),
+        "stop": ("stop requested", agent.stop),
+        "process_id": ("worker", agent.process_id),
+        "incarnation": ("incarnation", str(agent.incarnation)),
+        "failures": ("failures", _failures(agent)),
+        "losses": ("worker deaths", _deaths(agent, events)),
+        "alone": ("isolated", isolated if agent.alone and not ended(agent) else ""),
+        "fencing_token": ("fencing token", agent.fencing_token),
+        "labels": ("labels", labels),
+        "input": ("input", render.json_line(agent.input) if agent.input else ""),
+        "heartbeat_interval": ("checked every", f"{agent.heartbeat_interval:g} s"),
+        "max_idle_time": ("ends when idle", idle),
+        "created_at": ("requested", _when(agent.created_at)),
+        "started_at": ("started", _when(agent.started_at)),
+        "last_heartbeat": ("last heartbeat", _when(agent.last_heartbeat)),
+        "ended_at": ("ended", _when(agent.ended_at)),
+    }
+    others = {
+        name: (name.replace("_", " "), _plain(name, getattr(agent, name)))
+        for name in agent.__struct_fields__
+        if name not in found and name not in NOT_SHOWN
     }
     return [
-        (name, render.status(text) if name == "status" else render.Cell(text))
-        for name, text in found.items()
+        (label, render.status(text) if name == "status" else render.Cell(text))
+        for name, (label, text) in (found | others).items()
         if text
     ]
+
+
+def _plain(name: str, value: object) -> str:
+    """A field for which there are no words above."""
+    if isinstance(value, int) and name.endswith("_at"):
+        return _when(value)
+    return value if isinstance(value, str) else render.json_line(value) if value else ""
 
 
 def _failures(agent: AgentAnswer) -> str:
