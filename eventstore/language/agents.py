@@ -19,7 +19,8 @@ again ends it instead. A terminal state is never left.
 """
 
 from enum import StrEnum
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -34,6 +35,7 @@ from eventstore.language.events import (
     AgentReleased,
     AgentRequested,
     AgentRestarting,
+    AgentSpec,
     AgentStarted,
     AgentStartFailed,
     AgentTerminated,
@@ -67,13 +69,11 @@ class Stop(StrEnum):
     NOW = "now"
 
 
-class Agent(Struct, frozen=True, kw_only=True):
+class Agent(AgentSpec, frozen=True, kw_only=True):
     """One agent as the fold of its events. `version` counts them."""
 
     agent_id: str
     pool_name: str
-    role_type: str
-    project_id: str
     status: Status = Status.PENDING
     reason: str = ""
     stop: Stop = Stop.NO
@@ -82,8 +82,6 @@ class Agent(Struct, frozen=True, kw_only=True):
     worker_id: str = ""
     epoch: int = 0
     claim_seq: int = 0
-    heartbeat_interval: float = 30.0
-    max_idle_time: float | None = None
     expires_ms: int = 0
     due_ms: int = 0
     failures: tuple[int, ...] = ()
@@ -93,7 +91,7 @@ class Agent(Struct, frozen=True, kw_only=True):
 
     # Folded for the views only.
     input: msgspec.Raw = msgspec.Raw(b"{}")
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
     last_error: Error | None = None
     requested_ms: int = 0
     started_ms: int = 0
@@ -114,19 +112,24 @@ def new_agent(event: Event, pool: str) -> Agent:
     body = event.body
     assert isinstance(body, AgentRequested)
     return Agent(
+        **shared_fields(body, Agent),
         agent_id=event.subject,
         pool_name=pool,
-        role_type=body.role_type,
-        project_id=body.project_id,
         version=1,
-        heartbeat_interval=body.heartbeat_interval,
-        max_idle_time=body.max_idle_time,
-        expires_ms=body.expires_ms,
-        input=body.input,
-        labels=body.labels,
         requested_ms=event.ts,
         changed_ms=event.ts,
     )
+
+
+def shared_fields(source: Struct, target: type[Struct]) -> dict[str, Any]:
+    """What a spawn, its event and its agent have in common, to be copied from one to the next."""
+    names = _shared_names(type(source), target)
+    return {name: getattr(source, name) for name in names}
+
+
+@cache
+def _shared_names(source: type[Struct], target: type[Struct]) -> list[str]:
+    return [name for name in source.__struct_fields__ if name in target.__struct_fields__]
 
 
 def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:

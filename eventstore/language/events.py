@@ -56,14 +56,22 @@ class Error(Struct, frozen=True, omit_defaults=True):
     traceback: str = ""
 
 
-class AgentRequested(Body, frozen=True):
-    """A spawn was accepted. Intervals are in seconds; `max_idle_time` None means never."""
+class AgentSpec(Struct, frozen=True):
+    """What an agent is asked for with and has for life: fields of its request and of its state.
 
-    type = "agent.requested"
+    Intervals are in seconds; `max_idle_time` None means never.
+    """
+
     role_type: str
     project_id: Name
     heartbeat_interval: float = 30.0
     max_idle_time: float | None = None
+
+
+class AgentRequested(Body, AgentSpec, frozen=True):
+    """A spawn was accepted. `input` and `labels` may be too long for the hash of an agent."""
+
+    type = "agent.requested"
     pending_timeout: float | None = None
     expires_ms: Number = 0
     input: msgspec.Raw = msgspec.Raw(b"{}")

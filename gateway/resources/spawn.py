@@ -17,7 +17,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from eventstore.errors import LogMissing, LogUnreachable, OutcomeUnknown
-from eventstore.language.agents import Agent, Status
+from eventstore.language.agents import Agent, Status, shared_fields
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested
 from eventstore.log.replies import Outcome
@@ -145,19 +145,12 @@ async def _submit(
 
 
 def _requested_event(backend: Backend, spawn_request: SpawnRequest) -> AgentRequested:
-    timeout = spawn_request.pending_timeout
-    return AgentRequested(
-        role_type=spawn_request.role_type,
-        project_id=spawn_request.project_id,
-        heartbeat_interval=spawn_request.heartbeat_interval,
-        max_idle_time=spawn_request.max_idle_time,
-        pending_timeout=timeout,
-        expires_ms=backend.log.now_ms(spawn_request.pool_name) + int(timeout * 1000)
-        if timeout
-        else 0,
-        input=msgspec.Raw(msgspec.json.encode(spawn_request.input)),
-        labels=spawn_request.labels,
-    )
+    request, timeout = shared_fields(spawn_request, AgentRequested), spawn_request.pending_timeout
+    request["input"] = msgspec.Raw(msgspec.json.encode(spawn_request.input))
+    if timeout:
+        now_ms = backend.log.now_ms(spawn_request.pool_name)
+        request["expires_ms"] = now_ms + int(timeout * 1000)
+    return AgentRequested(**request)
 
 
 def _digest(spawn_request: SpawnRequest) -> str:

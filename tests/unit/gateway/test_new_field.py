@@ -1,0 +1,88 @@
+"""A field that is added to one definition arrives wherever it is to be seen.
+
+`docs/how-to/add-a-field.md` names the places; each test here fails where one was forgotten.
+"""
+
+import hashlib
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from msgspec.structs import fields
+
+from eventstore.language.agents import Agent, shared_fields
+from eventstore.language.events import AgentRequested, AgentSpec
+from gateway.server import openapi
+from gateway.wire.requests import SpawnRequest
+from projector.store.rows import AgentRow, HostRow, PoolRow, WorkerRow
+from projector.store.tables import SERVING, VIEW_VERSION
+from tests import later
+from tests.states import states
+
+NOT_ANSWERED = {
+    "agents": {"claim_seq", "generation", "expires_at", "due_at"},
+    "workers": {"start_time", "draining", "deadline_at"},
+    "pools": {"deleted", "version", "created_seq"},
+    "hosts": {"pid", "version"},
+}
+"""Columns that no answer has: a new one is named here, or is a field of the row."""
+
+
+def test_all_that_an_agent_is_can_be_asked_for() -> None:
+    """A field of `AgentSpec` that is none of `SpawnRequest` could never be set."""
+    assert set(AgentSpec.__struct_fields__) <= set(SpawnRequest.__struct_fields__)
+
+
+@given(states(AgentRequested))
+def test_all_that_is_asked_for_is_copied_to_the_agent(request: AgentRequested) -> None:
+    agent = Agent(agent_id="a", pool_name="p", **shared_fields(request, Agent))
+    for name in (*AgentSpec.__struct_fields__, "input", "labels", "expires_ms"):
+        assert getattr(agent, name) == getattr(request, name)
+    again = AgentRequested(**shared_fields(agent, AgentRequested))
+    assert shared_fields(again, Agent) == shared_fields(request, Agent)
+
+
+def test_every_field_of_a_request_has_somewhere_to_go() -> None:
+    known = {*AgentRequested.__struct_fields__, "pool_name"}
+    assert set(SpawnRequest.__struct_fields__) <= known
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [("agents", AgentRow), ("workers", WorkerRow), ("pools", PoolRow), ("hosts", HostRow)],
+)
+def test_every_column_is_answered_or_said_not_to_be(table: str, row: type[msgspec.Struct]) -> None:
+    columns = {column.name for column in getattr(SERVING, table).columns}
+    assert columns - set(row.__struct_fields__) == NOT_ANSWERED[table]
+
+
+def test_the_version_of_the_views_goes_up_with_their_columns() -> None:
+    """Else no projector rebuilds them. Raise `VIEW_VERSION`, then write both here."""
+    columns = [f"{t.name}.{c.name} {c.type}" for t in SERVING.all() for c in t.columns]
+    digest = hashlib.sha256("\n".join(columns).encode()).hexdigest()[:12]
+    assert (VIEW_VERSION, digest) == (2, "1cc4260ee250")
+
+
+@given(states(later.LaterAgent))
+def test_a_new_field_is_in_the_json_of_an_answer(agent: later.LaterAgent) -> None:
+    document = msgspec.json.decode(msgspec.json.encode(later.LaterRow.of(agent, 1)))
+    assert (document["mood"], document["names"]) == (agent.mood, agent.names)
+
+
+def test_a_new_field_is_in_the_document_of_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    def replaced(shape: Any) -> Any:
+        return later.LaterRow if shape is AgentRow else shape
+
+    operations = [
+        msgspec.structs.replace(
+            op,
+            responses=tuple((status, why, replaced(shape)) for status, why, shape in op.responses),
+        )
+        for op in openapi.OPERATIONS
+    ]
+    monkeypatch.setattr(openapi, "OPERATIONS", tuple(operations))
+    schemas = openapi.build_document.__wrapped__("0", False)["components"]["schemas"]
+    shown = schemas["LaterRow"]["properties"]
+    assert shown["mood"] == {"type": "string"}
+    assert {field.name for field in fields(AgentRow)} < set(shown)
