@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from eventstore.connection.clients import connect
 from eventstore.errors import ConfigurationError, LogError
 from eventstore.keys import CATALOGUE, Keys
-from eventstore.language.agents import Agent
+from eventstore.language.agents import Agent, shared_fields
 from eventstore.language.events import AgentRequested, decode_body
 from eventstore.language.pool_config import PoolConfig, read_config
 from eventstore.log.log import Log
@@ -154,15 +154,7 @@ async def _entry(views: Views, agent: Agent) -> Entry:
     entry = Entry(
         pool_name=agent.pool_name,
         agent_id=agent.agent_id,
-        request=AgentRequested(
-            role_type=agent.role_type,
-            project_id=agent.project_id,
-            heartbeat_interval=agent.heartbeat_interval,
-            max_idle_time=agent.max_idle_time,
-            expires_ms=agent.expires_ms,
-            input=agent.input,
-            labels=agent.labels,
-        ),
+        request=AgentRequested(**shared_fields(agent, AgentRequested)),
         since_ms=agent.ended_ms if before else now_ms,
         alive=before or not (agent.ended or agent.stop),
     )
