@@ -114,7 +114,7 @@ def facts(
 
 
 def _plain(name: str, value: object) -> str:
-    """A field for which there are no words above."""
+    """A field that has no text of its own above."""
     if isinstance(value, int) and name.endswith("_at"):
         return _when(value)
     return value if isinstance(value, str) else render.json_line(value) if value else ""
