@@ -68,7 +68,7 @@ class Release(Struct, frozen=True, kw_only=True):
 class MarkLost(Struct, frozen=True, kw_only=True):
     """Its worker died. `worker_id`: that one; an agent that another holds by now is let be.
 
-    With more than `tolerated` earlier losses within `suspicion_ms` it is to run alone from now on.
+    With an earlier loss within `suspicion_ms` it is isolated from now on.
     """
 
     worker_id: str
@@ -76,7 +76,6 @@ class MarkLost(Struct, frozen=True, kw_only=True):
     now_ms: int
     blameless: bool = False
     suspicion_ms: int = 0
-    losses_allowed: int = 0
     policy: RestartPolicy = RestartPolicy()
     jitter: float = 0.0
 
@@ -214,9 +213,9 @@ def _mark_lost(command: MarkLost, agent: Agent) -> tuple[AgentBody, ...]:
 
 
 def _lost_repeatedly(command: MarkLost, agent: Agent) -> bool:
-    """Whether it was lost too often within the suspicion window."""
-    recent = [at for at in agent.losses if at > command.now_ms - command.suspicion_ms]
-    return not command.blameless and len(recent) > command.losses_allowed
+    """Whether this is its second loss within the suspicion window."""
+    recent = any(at > command.now_ms - command.suspicion_ms for at in agent.losses)
+    return recent and not command.blameless
 
 
 def _restart(agent: Agent) -> tuple[AgentBody, ...]:

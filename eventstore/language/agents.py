@@ -11,8 +11,8 @@ last error) are folded too, but only the views keep them.
     restarting -> pending (when due) | failed | terminated
     starting | running -> pending (released)
 
-An agent that was lost twice within the suspicion window is `alone` from then on: it runs in a
-worker of its own until it has behaved for that long. If that worker dies too the agent is to blame.
+An agent that was lost twice within the suspicion window is `alone` from then on: it is isolated in
+a worker of its own until it has behaved. If that worker dies too the loss is the agent's failure.
 
 A requested termination is the flag `stop` beside the status. Every step that would run the agent
 again ends it instead. A terminal state is never left.

@@ -76,8 +76,18 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def isolation_limit(self) -> int:
-        """How many workers may be taken by agents that run alone: half of them at most, but one."""
+        """How many workers may run one isolated agent each: half of them at most, but one."""
         return min(self.max_alone_workers, max(self.max_workers // 2, 1))
+
+    @property
+    def isolation_seconds(self) -> float:
+        """How long an isolated agent has to behave.
+
+        The suspicion window where all agents of one worker may be isolated at the same time. Where
+        fewer may, a part of it, a tenth at least, so that all have their turn within the window.
+        """
+        part = min(max(self.isolation_limit / self.agents_per_worker, 0.1), 1.0)
+        return self.suspicion_window_seconds * part
 
 
 def read_config(raw: msgspec.Raw | bytes) -> tuple[PoolConfig, dict[str, object]]:

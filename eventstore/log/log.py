@@ -137,7 +137,7 @@ class Log(ScriptRunner):
     ) -> tuple[Outcome, list[ClaimedAgent]]:
         """Claim up to `slots` spawns for a worker. `again`: also those told before, unsettled.
 
-        `alone_limit`: how many workers of the pool may be taken by one agent each.
+        `isolation_limit`: how many workers of the pool may run one isolated agent each.
         """
         ids = [self.new_id() for _ in range(slots)]
         unsettled_flag = "1" if include_unsettled else ""
@@ -194,7 +194,6 @@ class Log(ScriptRunner):
             seq=reply.seq,
             waiting=int(counters[0]),
             waiting_isolated=int(counters[6]),
-            reserved=counters[7].decode(),
             free=int(counters[1]),
             restarting=int(counters[2]),
             live=int(counters[3]),
@@ -357,16 +356,13 @@ class Log(ScriptRunner):
         members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, "agents"))
         return sorted(member.decode() for member in members)
 
-    async def waiting_isolated(
-        self, pool: str, count: int, *, offset: int = 0
-    ) -> list[tuple[str, int]]:
+    async def waiting_isolated(self, pool: str, count: int) -> list[tuple[str, int]]:
         """The agents that wait for a worker of their own, and since when in ms of log time.
 
-        Those that have waited longest come first. `first`: how many of those to pass over.
+        Those that have waited longest come first.
         """
         key = self.keys.pool(pool, "alone")
-        last = offset + count - 1
-        flat = await self._read(pool, "ZRANGE", key, str(offset), str(last), "WITHSCORES")
+        flat = await self._read(pool, "ZRANGE", key, "0", str(count - 1), "WITHSCORES")
         return [
             (text_of(agent_id), int(float(score)))
             for agent_id, score in zip(flat[::2], flat[1::2], strict=True)

@@ -24,8 +24,6 @@ class Survey(Struct, frozen=True, kw_only=True):
     live: int
     scaling: int
     closed: str
-    reserved: str = ""
-    """The worker that takes nobody but one that runs alone."""
     due: tuple[tuple[str, int], ...]
     timeouts: tuple[tuple[str, int], ...]
     workers: tuple["ObservedWorker", ...]

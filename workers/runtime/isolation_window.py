@@ -1,7 +1,8 @@
-"""How long an agent that runs alone has to behave before others may come in beside it.
+"""How long an isolated agent has to behave before it shares its worker.
 
-The time runs from its start in this worker, by this process's clock. A failure begins it anew, with
-the next incarnation; the death of the worker is counted against the agent by whoever reaps it.
+The time runs from its start in this worker, by this process's clock. A failure starts it again,
+with the next incarnation; the death of the worker is the agent's own failure, which its reaper
+records.
 """
 
 import time
@@ -14,8 +15,8 @@ class IsolationWindow:
     """Of one incarnation, from now on."""
 
     def __init__(self, config: PoolConfig) -> None:
-        self._ends_at = time.monotonic() + config.suspicion_window_seconds
+        self._ends_at = time.monotonic() + config.isolation_seconds
 
     def remaining(self, agent: Agent) -> float | None:
-        """How long it still lasts, 0 once it is over; None for an agent that may share a worker."""
+        """How long it still lasts, 0 once it is over; None for an agent that is not isolated."""
         return max(self._ends_at - time.monotonic(), 0.0) if agent.alone else None

@@ -21,7 +21,7 @@ from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey
 from eventstore.steps.step import Step
 from workers.supervisor import scaling
-from workers.supervisor.isolation import Suspects
+from workers.supervisor.isolation import clear_suspects
 from workers.supervisor.launch_failures import LaunchTracker
 from workers.supervisor.liveness import LeaseMonitor, Stopwatch
 from workers.supervisor.polling import idle_leader_timeout, is_idle
@@ -67,7 +67,6 @@ class Leader:
         self._idle_other_leader = LeaseMonitor(
             max_gap_seconds=inf
         )  # following one that lives does no harm
-        self._suspects = Suspects(pool_log)
         self._reported_maximum = False
         self._start_term()
 
@@ -87,8 +86,7 @@ class Leader:
         if self.leads:
             await self._run_due(survey)
             await self._continue_deletion(survey)
-            pool = self._pool()
-            await self._suspects.reconcile(survey, pool.config, now)
+            await clear_suspects(self._pool_log, survey, self._pool().config)
             await self._requeue_strays(survey)
             await self._scale(survey, now)
             await self._repeat_wake(survey, now)
@@ -202,7 +200,6 @@ class Leader:
             deleted=pool.deleted or survey.closed == str(pool.created_seq),
         )
         self._report_maximum(decision.at_maximum, survey)
-        await self._reserve(decision.reserve, survey)
         if decision.event is None:
             return
         if decision.launch:
@@ -244,7 +241,7 @@ class Leader:
     async def _drain(
         self, event: PoolScalingDecided, chosen: Sequence[str], survey: Survey
     ) -> None:
-        """Drain workers: empty ones, unless one is not any more, or one to make room."""
+        """Drain empty workers, unless one of them is not empty any more."""
         self._launches.forget(chosen)
         step = self._scaling_step(survey)
         step.event(event, self._pool_log.pool)
@@ -253,21 +250,9 @@ class Leader:
             if worker.worker_id in chosen:
                 drains = workers.decide(workers.Drain(reason=event.reason), worker)
                 step.worker(worker.worker_id, worker, drains)
-                if observed.agent_count == 0:
-                    step.check("empty", worker.worker_id)
+                step.check("empty", worker.worker_id)
         if (await self._pool_log.commit(step)).outcome is Outcome.DONE:
             self._log_decision(event)
-
-    async def _reserve(self, worker_id: str, survey: Survey) -> None:
-        """Keep a worker for an agent that is to run alone: it takes no others meanwhile."""
-        if worker_id != survey.reserved:
-            step = self._pool_log.step()
-            step.check("leader", self._host, self._lead.term)
-            step.write("meta", "reserved", worker_id)
-            step.write("wake")
-            await self._pool_log.commit(step)
-            if worker_id:
-                log.info("worker.reserved", pool=self._pool_log.pool, worker_id=worker_id)
 
     async def _repeat_wake(self, survey: Survey, now: float) -> None:
         empty = any(o.agent_count == 0 for o in survey.workers if o.worker.alive)

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
-from msgspec import Struct
 
 from eventstore.connection.calls import ask
 from eventstore.errors import (
@@ -33,7 +32,7 @@ from eventstore.language import workers
 from eventstore.language.agent_commands import MarkLost
 from eventstore.language.agents import Status
 from eventstore.language.events import WorkerLost
-from eventstore.language.pool_config import RestartPolicy
+from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import Worker
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import AgentResult, Outcome
@@ -55,17 +54,6 @@ CHUNK = 50
 
 
 log = structlog.get_logger("muster.reaper")
-
-
-class LossAttribution(Struct, frozen=True):
-    """What the death of a worker means for those that it held: see `eventstore.agent.Lose`."""
-
-    suspicion_ms: int = 0
-    tolerated: int = 0
-    policy: RestartPolicy = RestartPolicy()
-
-
-NO_ATTRIBUTION: Final = LossAttribution()
 
 
 async def declare_lost(
@@ -136,12 +124,10 @@ async def fence_unreadable(pool_log: PoolLog, damaged: UnreadableWorker) -> None
         )
 
 
-async def clean_up(
-    pool_log: PoolLog, lost: ObservedWorker, attribution: LossAttribution = NO_ATTRIBUTION
-) -> bool:
+async def clean_up(pool_log: PoolLog, lost: ObservedWorker, config: PoolConfig) -> bool:
     """Put back or end what a lost worker held, then forget it; True when nothing is left.
 
-    An agent that cannot be put back holds up no other: a damaged one is parked.
+    An agent that cannot be restarted holds up no other: a damaged one is parked.
     """
     worker_id, epoch = lost.worker.worker_id, lost.worker.epoch
     held = await pool_log.held(worker_id)
@@ -151,9 +137,8 @@ async def clean_up(
             worker_id=worker_id,
             reason=lost.worker.reason or "worker-lost",
             now_ms=pool_log.now_ms(),
-            suspicion_ms=attribution.suspicion_ms,
-            losses_allowed=attribution.tolerated,
-            policy=attribution.policy,
+            suspicion_ms=int(config.suspicion_window_seconds * 1000),
+            policy=config.restart_policy,
             jitter=random.random(),
         )
         fence = Fence(worker_id, epoch, lost=True)

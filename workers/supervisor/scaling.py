@@ -4,7 +4,7 @@ Load is everything that wants a slot: running, starting, pending, and waiting fo
 pending spawn is enough to start a first worker; fifteen need two workers, not fifteen. Capacity
 that is already ordered counts as if it stood. Only empty workers are given back.
 
-An agent that is to run alone needs a whole empty worker. At the pool's maximum one is kept for it.
+An agent that is to be isolated needs a whole empty worker.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,21 +24,19 @@ class Decision(Struct, frozen=True, kw_only=True):
 
     launch: int = 0
     drain: tuple[str, ...] = ()
-    """Workers to drain: empty ones, or one whose agents have room elsewhere."""
+    """Empty workers to drain."""
     event: PoolScalingDecided | None = None
     at_maximum: bool = False
     """More workers are needed than the pool may have."""
-    reserve: str = ""
-    """The worker that is to take nobody but one that runs alone; empty: none."""
 
 
 class IsolationNeeds(Struct, frozen=True):
-    """What those that are to run alone take of a pool: counted in whole workers."""
+    """What agents that wait to be isolated need of a pool, in whole workers."""
 
     slots: int
-    """Of the empty workers that they will take."""
+    """Of the empty workers that they will claim."""
     ordered: int
-    """Workers that are on their way and that they will take."""
+    """Ordered workers that they will claim."""
     additional: int
     """Workers that they need beyond those."""
 
@@ -51,7 +49,7 @@ def decide(
     deleted: bool = False,
 ) -> Decision:
     """Decide for one pool. `empty_seconds`: for how long each empty worker has been so."""
-    if not config.suspicion_window_seconds:  # nobody needs to be alone any more
+    if not config.suspicion_window_seconds:  # no agent is isolated any more
         waiting = survey.waiting + survey.waiting_isolated
         survey = replace(survey, waiting=waiting, waiting_isolated=0)
     active = [w for w in survey.workers if w.worker.status is WorkerStatus.ACTIVE]
@@ -80,43 +78,18 @@ def decide(
         reason = "pool-deleted" if deleted else "empty"
         event = _event(survey, config, reason, current, current - len(surplus), ordered)
         return Decision(drain=surplus, event=event)
-    if at_maximum and isolation.additional:
-        return _free_for_isolation(active, survey, config, current, ordered)
     return Decision(at_maximum=at_maximum)
 
 
 def _isolation_needs(
     survey: Survey, config: PoolConfig, active: Sequence[ObservedWorker], ordered: int
 ) -> IsolationNeeds:
-    """How those that wait for a worker of their own will get one, as far as they may have it."""
+    """How the agents that wait to be isolated will get a worker, within the limit."""
     in_use = sum(bool(w.isolated_agent) for w in survey.workers)
     wanted = min(survey.waiting_isolated, max(config.isolation_limit - in_use, 0))
     empty = [w.worker.max_agents for w in active if w.agent_count == 0][:wanted]
     arriving = min(wanted - len(empty), ordered)
     return IsolationNeeds(sum(empty), arriving, wanted - len(empty) - arriving)
-
-
-def _free_for_isolation(
-    active: Sequence[ObservedWorker], survey: Survey, config: PoolConfig, current: int, ordered: int
-) -> Decision:
-    """At the maximum, one must be alone and no worker is empty: see to it that one will be.
-
-    The worker with the fewest agents takes no more of them (so it empties in time, however many
-    wait), and is drained as soon as the others have room for those that it still holds. The only
-    worker of a pool is neither: the others go first there.
-    """
-    shared = sorted((w for w in active if not w.isolated_agent), key=lambda w: w.agent_count)
-    if len(shared) < 2:
-        return Decision(at_maximum=True)
-    reserved = [w for w in shared if w.worker.worker_id == survey.reserved]
-    chosen = (reserved or shared)[0]
-    own_free = chosen.worker.max_agents - chosen.agent_count
-    elsewhere = survey.free - own_free - survey.waiting - survey.restarting
-    draining = any(w.worker.draining for w in survey.workers)
-    if chosen.agent_count > elsewhere or draining:
-        return Decision(at_maximum=True, reserve=chosen.worker.worker_id)
-    event = _event(survey, config, "alone", current, current - 1, ordered)
-    return Decision(at_maximum=True, drain=(chosen.worker.worker_id,), event=event)
 
 
 def _surplus(

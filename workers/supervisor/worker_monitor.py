@@ -5,7 +5,7 @@ step may be repeated, interrupted, or done by another supervisor at the same tim
 """
 
 import asyncio
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from eventstore.language import workers
@@ -17,7 +17,6 @@ from eventstore.steps.step import Step
 from workers.host.processes import Process
 from workers.supervisor import reaper
 from workers.supervisor.liveness import LeaseMonitor, Stopwatch
-from workers.supervisor.reaper import LossAttribution
 
 LATE_SHARE = 0.5
 SUSPECT_SHARE = 0.6
@@ -68,12 +67,10 @@ class WorkerMonitor:
         self._leases = LeaseMonitor()
         self._drain_times = Stopwatch()
         self._stray_times = Stopwatch()
-        self._lost_together = False
 
     async def reconcile(self, survey: Survey, now: float) -> None:
         """Do for the pool's workers what a host has to do."""
         self._adopt(survey)
-        self._lost_together = self._many_lost(survey, ())
         await self._reap_ended(survey)
         await self._check_leases(survey, now)
         await self._launch_ordered(survey)
@@ -90,28 +87,6 @@ class WorkerMonitor:
                 continue
             await self.reap(worker, how)
 
-    def _many_lost(self, survey: Survey, unrenewed: Container[str]) -> bool:
-        """Whether at least half of the pool's workers, and more than one, are gone at one look.
-
-        Then it was rather their host, or Redis, than an agent.
-        """
-        alive = [o.worker.worker_id for o in survey.workers if o.worker.alive]
-        lost = {o.worker.worker_id for o in survey.workers if o.worker.status is WorkerStatus.LOST}
-        total = len(lost) + len(alive)
-        lost |= {
-            name for name in alive if self._local.exit_reason(name) is not None or name in unrenewed
-        }
-        return len(lost) > 1 and 2 * len(lost) >= total
-
-    def _loss_attribution(self) -> LossAttribution:
-        """Two losses within the window are suspicious; of many workers at once, three."""
-        config = self._pool().config
-        return LossAttribution(
-            suspicion_ms=int(config.suspicion_window_seconds * 1000),
-            tolerated=1 if self._lost_together else 0,
-            policy=config.restart_policy,
-        )
-
     async def _check_leases(self, survey: Survey, now: float) -> None:
         lease_seconds = self._pool().config.lease_seconds
         alive = {o.worker.worker_id: o for o in survey.workers if o.worker.alive}
@@ -119,12 +94,6 @@ class WorkerMonitor:
         self.lease_late = any(
             seconds > lease_seconds * LATE_SHARE for seconds in since_renewal.values()
         )
-        late = {
-            name
-            for name, seconds in since_renewal.items()
-            if seconds > lease_seconds * SUSPECT_SHARE
-        }
-        self._lost_together = self._lost_together or self._many_lost(survey, late)
         for name, seconds in since_renewal.items():
             observed = alive[name]
             suspect = observed.worker.status is WorkerStatus.SUSPECT
@@ -199,7 +168,7 @@ class WorkerMonitor:
     async def _clean_up_lost(self, survey: Survey) -> None:
         for observed in survey.workers:
             if observed.worker.status is WorkerStatus.LOST:
-                await reaper.clean_up(self._pool_log, observed, self._loss_attribution())
+                await reaper.clean_up(self._pool_log, observed, self._pool().config)
 
     async def reap(self, worker: Worker, reason: str, *, renewal: int | None = None) -> bool:
         """Fence a worker and put back what it held; False if it was not there to be fenced.
@@ -221,7 +190,7 @@ class WorkerMonitor:
         self._local.terminate(
             worker.worker_id, grace_seconds=pool.config.lease_seconds * KILL_AFTER_LEASES
         )
-        await reaper.clean_up(self._pool_log, found, self._loss_attribution())
+        await reaper.clean_up(self._pool_log, found, self._pool().config)
         return done
 
     def _own_workers(self, survey: Survey) -> list[Worker]:

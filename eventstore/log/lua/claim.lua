@@ -83,9 +83,13 @@ local function book(id, agent, flat)
 end
 
 -- First one that is to run alone, if nothing else is here.
-local counters = redis.call('HMGET', meta_key, 'alone', 'reserved')
-if free == slots and count == 0 and slots > 0 and tonumber(counters[1] or '0') < alone_limit then
-  for _, id in ipairs(redis.call('ZRANGE', base .. 'alone', 0, 99)) do
+-- Which one is left to chance: in a fixed order the last of those that were lost together, perhaps
+-- the one that killed them, would never have its turn where there are few workers for them.
+local isolated = tonumber(redis.call('HGET', meta_key, 'alone') or '0')
+if free == slots and count == 0 and slots > 0 and isolated < alone_limit then
+  for _ = 1, 100 do
+    local id = redis.call('ZRANDMEMBER', base .. 'alone')
+    if not id then break end
     local agent, flat, why = read(id)
     if agent and agent.status == 'pending' and agent.stop == '' then
       redis.call('ZREM', base .. 'alone', id)
@@ -154,7 +158,7 @@ local function weigh(entry)
 end
 
 local rounds, more = 0, booked == 0
-while more and booked < free and rounds < 500 and counters[2] ~= worker do
+while more and booked < free and rounds < 500 do
   rounds = rounds + 1
   local batch = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', free - booked,
     'STREAMS', commands_key, '>')

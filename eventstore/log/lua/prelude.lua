@@ -137,14 +137,12 @@ end
 -- Work waits: wake the fullest worker that has room, and the supervisors if room is short.
 local function wake()
   wake_empty()
-  local counts = redis.call('HMGET', meta_key, 'waiting', 'free', 'reserved')
+  local counts = redis.call('HMGET', meta_key, 'waiting', 'free')
   local waiting, free = tonumber(counts[1] or '0'), tonumber(counts[2] or '0')
   if waiting <= 0 then return end
   if free > 0 then
-    local roomy = redis.call('ZRANGEBYSCORE', base .. 'processes', 1, '+inf', 'LIMIT', 0, 2)
-    local chosen = roomy[1]
-    if chosen == counts[3] and roomy[2] then chosen = roomy[2] end
-    if chosen then push_inbox(chosen, 'work') end
+    local fullest = redis.call('ZRANGEBYSCORE', base .. 'processes', 1, '+inf', 'LIMIT', 0, 1)
+    if fullest[1] then push_inbox(fullest[1], 'work') end
   end
   if waiting > free then signal('need', number(waiting - free)) end
 end

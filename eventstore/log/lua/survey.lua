@@ -3,13 +3,13 @@
 -- ARGV  1 floor generation, 2 floor seq, 3 most restarts and time-outs to list
 -- Returns {OK, generation, seq, ts, counters, due, timeouts, workers} with
 --   counters = {waiting, free, restarting, live agents, scaling, closed, agents that wait for a
---     worker of their own, the worker that is reserved for one}
+--     worker of their own}
 --   due, timeouts = {agent id, at_ms, …} of those whose time has come, and then the next one
 --   workers = { {worker id, hash …}, … }: ordered, living, and lost ones not yet cleared away
 
 local refusal = open_log(ARGV[1], ARGV[2])
 if refusal then return refusal end
-local meta = redis.call('HMGET', meta_key, 'waiting', 'free', 'scaling', 'closed', 'reserved')
+local meta = redis.call('HMGET', meta_key, 'waiting', 'free', 'scaling', 'closed')
 
 local function upcoming(key)
   local come = redis.call('ZRANGEBYSCORE', key, '-inf', number(ts), 'WITHSCORES', 'LIMIT', 0,
@@ -32,5 +32,5 @@ list(redis.call('SMEMBERS', base .. 'lost'))
 return reply('OK',
   { meta[1] or '0', meta[2] or '0', number(redis.call('ZCARD', base .. 'due')),
     number(redis.call('SCARD', base .. 'agents')), meta[3] or '0', meta[4] or '',
-    number(redis.call('ZCARD', base .. 'alone')), meta[5] or '' },
+    number(redis.call('ZCARD', base .. 'alone')) },
   upcoming(base .. 'due'), upcoming(base .. 'timeouts'), workers)

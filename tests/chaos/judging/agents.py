@@ -35,7 +35,10 @@ EVEN_IF_FLAGGED: Final = frozenset(
     {"agent.termination_requested", "agent.terminated", "agent.cleared"}
 )
 BY_LEADER: Final = frozenset({"turn-over", "not-tried", "too-many", "suspicion-off"})
-"""Why the leader clears an agent; what its worker says is that it behaved."""
+"""Why the leader clears an agent; what its worker writes is that it behaved.
+
+`turn-over` is in logs of earlier versions.
+"""
 BY_ITS_WORKER: Final = frozenset({"agent.claimed", "agent.started", "agent.released", *FAILURES})
 """Written by the worker itself, under its own epoch."""
 HANDED_OVER: Final = frozenset({"handed-over", "not-handed-over"})

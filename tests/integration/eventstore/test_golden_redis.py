@@ -22,8 +22,15 @@ from eventstore.connection.clients import connect
 from eventstore.errors import Unreadable
 from eventstore.keys import Keys
 from eventstore.language import workers
-from eventstore.language.agent_commands import Fail, MarkLost, Started, Terminate
-from eventstore.language.events import AgentRequested, Error, PoolScalingDecided, WorkerRequested
+from eventstore.language.agent_commands import Fail, Started, Terminate
+from eventstore.language.events import (
+    AgentLost,
+    AgentRequested,
+    AgentRestarting,
+    Error,
+    PoolScalingDecided,
+    WorkerRequested,
+)
 from eventstore.language.pool_config import PoolConfig, RestartPolicy
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
@@ -66,10 +73,7 @@ class Life:
         )
         await self.log.act(POOL, "restarting", failed, ORIGIN, fence=one)
         await self.log.act(POOL, "stopping", Started(), ORIGIN, fence=two)
-        lost = MarkLost(
-            worker_id="w2", reason="r", now_ms=2_000, suspicion_ms=9_000, losses_allowed=-1
-        )
-        await self.log.act(POOL, "alone", lost, ORIGIN, fence=two)
+        await self.isolate("alone", two)
         await self.log.act(POOL, "stopping", Terminate(reason="enough"), ORIGIN)
         for name in ("ended", "waiting"):
             await self.spawn(name, expires_ms=FAR_MS, pending_timeout=9.5)
@@ -84,6 +88,17 @@ class Life:
         await self.log.act_on_worker(POOL, "w2", workers.Drain(reason="empty"), ORIGIN)
         await self.spawn("queued", expires_ms=FAR_MS, pending_timeout=9.5)
         await self.order("w4")
+
+    async def isolate(self, agent_id: str, fence: Fence) -> None:
+        """As after a second loss, of which the first is not remembered."""
+        agent = await self.log.agent(POOL, agent_id)
+        assert agent is not None
+        lost = AgentLost(reason="r", at_ms=2_000, alone=True)
+        step = self.log.step(POOL, ORIGIN)
+        step.check("worker", fence.worker_id, fence.epoch)
+        restarting = AgentRestarting(reason="lost", next_incarnation=2)
+        step.agent(agent_id, agent, (lost, restarting), fence=fence)
+        await self.log.commit(step)
 
     async def spawn(self, name: str, **more: Any) -> None:
         given = {"input": msgspec.Raw(b'{"task":1}'), "labels": {"a": "b"}}

@@ -14,6 +14,7 @@ from eventstore.errors import LogError
 from eventstore.ids import new_id
 from eventstore.language.agent_commands import End
 from eventstore.language.agents import Status
+from eventstore.language.pool_config import PoolConfig
 from eventstore.log import parked as parking
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Outcome
@@ -169,7 +170,7 @@ async def test_of_two_supervisors_one_fences_a_worker_that_cannot_be_read(
     acted = await site.log.act(POOL, agent_id, End(reason="completed"), ORIGIN, fence=old)
     assert acted.outcome is Outcome.FENCED
     assert server.exists(f"{BASE}parked") == 0
-    assert await reaper.clean_up(pool_log(site), lost)
+    assert await reaper.clean_up(pool_log(site), lost, PoolConfig())
     survey = await site.survey()
     assert (survey.free, survey.waiting, survey.workers) == (0, 1, ())
 
@@ -189,7 +190,7 @@ async def test_an_isolated_agent_of_a_worker_that_is_gone_is_counted_down(
         await pool.fence(worker)
         lost = await site.log.worker(POOL, worker)
         assert lost is not None
-        await reaper.clean_up(pool_log(site), lost, reaper.LossAttribution(suspicion_ms=60_000))
+        await reaper.clean_up(pool_log(site), lost, pool.pool.config)
     assert (claimed.agent.agent_id, claimed.agent.alone) == (agent_id, True)
     assert server.hget(f"{BASE}meta", "alone") == b"1"
     damage(server, worker, "gone")
@@ -197,7 +198,7 @@ async def test_an_isolated_agent_of_a_worker_that_is_gone_is_counted_down(
     await reaper.fence_unreadable(pool_log(site), damaged)
     [lost] = (await site.survey()).workers
     assert lost.isolated_agent == agent_id
-    assert await reaper.clean_up(pool_log(site), lost)
+    assert await reaper.clean_up(pool_log(site), lost, PoolConfig())
     assert server.hget(f"{BASE}meta", "alone") == b"0"
 
 

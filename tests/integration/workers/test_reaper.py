@@ -22,7 +22,7 @@ async def pool(redis_url: str) -> AsyncIterator[TestPool]:
 async def clear(pool: TestPool) -> bool:
     lost = await pool.log.worker(pool.name, "w1")
     assert lost is not None
-    return await reaper.clean_up(pool.pool_log, lost)
+    return await reaper.clean_up(pool.pool_log, lost, pool.pool.config)
 
 
 async def test_an_agent_that_could_not_be_put_back_once_is_put_back_later(

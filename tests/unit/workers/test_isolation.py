@@ -1,4 +1,4 @@
-"""Who is set apart after a loss, for how long, and what a pool of them costs in workers."""
+"""Which agents are isolated after a loss, for how long, and what that costs in workers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -59,22 +59,14 @@ def claimed(agent: Agent) -> Agent:
     ("losses", "alone"),
     [((0,), False), ((0, WINDOW - 1), True), ((0, WINDOW), False), ((0, WINDOW, WINDOW + 1), True)],
 )
-def test_two_losses_within_the_window_set_it_apart(losses: Sequence[int], alone: bool) -> None:
+def test_two_losses_within_the_window_isolate_it(losses: Sequence[int], alone: bool) -> None:
     agent = RUNNING
     for at_ms in losses:
         agent = claimed(lost(agent, 1_000_000 + at_ms))
     assert agent.alone is alone
 
 
-def test_of_many_workers_that_died_together_it_takes_three() -> None:
-    agent = claimed(
-        lost(claimed(lost(RUNNING, 1_000_000, losses_allowed=1)), 1_000_001, losses_allowed=1)
-    )
-    assert not agent.alone
-    assert lost(agent, 1_000_002, losses_allowed=1).alone
-
-
-def test_without_a_window_nobody_is_set_apart() -> None:
+def test_without_a_window_none_is_isolated() -> None:
     agent = claimed(lost(RUNNING, 1_000_000, suspicion_ms=0))
     assert not lost(agent, 1_000_000, suspicion_ms=0).alone
 
@@ -121,7 +113,7 @@ def test_whatever_it_is_doing_it_can_be_dropped(status: Status) -> None:
     assert (ended.status, ended.reason) == (Status.TERMINATED, "dropped")
 
 
-def test_probation_is_for_those_alone_and_ends() -> None:
+def test_the_isolation_window_is_for_isolated_agents_and_ends() -> None:
     alone = msgspec.structs.replace(RUNNING, alone=True)
     begun = IsolationWindow(PoolConfig(suspicion_window_seconds=600.0))
     assert begun.remaining(RUNNING) is None
@@ -136,13 +128,11 @@ def test_probation_is_for_those_alone_and_ends() -> None:
 CONFIG = PoolConfig(max_workers=4, agents_per_worker=10)
 
 
-def with_alone(
-    *workers: ObservedWorker, alone: int, waiting: int = 0, reserved: str = ""
-) -> Survey:
+def with_alone(*workers: ObservedWorker, alone: int, waiting: int = 0) -> Survey:
     found = survey(*workers, waiting=waiting)
     taken_slots = sum(o.worker.max_agents - o.agent_count for o in workers if o.isolated_agent)
     free = found.free - taken_slots
-    return msgspec.structs.replace(found, waiting_isolated=alone, reserved=reserved, free=free)
+    return msgspec.structs.replace(found, waiting_isolated=alone, free=free)
 
 
 def taken(name: str) -> ObservedWorker:
@@ -177,71 +167,49 @@ def test_nothing_is_given_back_while_one_of_them_waits() -> None:
     assert decided(with_alone(worker("e"), alone=1)).drain == ()
 
 
-FULL = [worker(name, agents=10) for name in "abc"]
+def test_at_the_maximum_no_worker_is_emptied_for_it() -> None:
+    full = [worker(name, agents=10) for name in "abc"]
+    decision = decided(with_alone(*full, worker("d", agents=1), alone=1))
+    assert (decision.launch, decision.drain, decision.at_maximum) == (0, (), True)
 
 
-def test_at_the_maximum_the_emptiest_worker_is_kept_for_it() -> None:
-    decision = decided(with_alone(*FULL, worker("d", agents=7), alone=1))
-    assert (decision.reserve, decision.at_maximum, decision.drain) == ("d", True, ())
-    kept = with_alone(*FULL[:2], worker("c", agents=6), worker("d", agents=7), alone=1, waiting=9)
-    assert decided(msgspec.structs.replace(kept, reserved="d")).reserve == "d", "it stays the one"
+# ---- where fewer may be isolated than are under suspicion ------------------------------------
 
 
-def test_it_is_drained_when_the_others_have_room_for_its_agents() -> None:
-    found = with_alone(*FULL[:2], worker("c", agents=6), worker("d", agents=4), alone=1)
-    decision = decided(found)
-    assert (decision.drain, decision.reserve) == (("d",), "")
-    assert decision.event is not None
-    assert decision.event.reason == "alone"
-    assert decided(msgspec.structs.replace(found, waiting=1)).drain == ()
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        ({"max_workers": 100}, 600.0),
+        ({"max_workers": 100, "max_alone_workers": 5}, 300.0),
+        ({"max_workers": 8, "agents_per_worker": 4}, 600.0),
+        ({"max_workers": 4}, 120.0),
+        ({"max_workers": 1}, 60.0),
+        ({"max_workers": 1, "agents_per_worker": 1_000}, 60.0),
+    ],
+)
+def test_all_agents_of_a_worker_have_a_turn_within_the_window(
+    limits: dict[str, Any], seconds: float
+) -> None:
+    config = PoolConfig(**limits)
+    assert config.isolation_seconds == pytest.approx(seconds)
+    suspects = min(config.agents_per_worker, 10 * config.isolation_limit)
+    turns = -(-suspects // config.isolation_limit)
+    assert turns * config.isolation_seconds <= config.suspicion_window_seconds + 1e-6
 
 
-def test_one_worker_at_a_time_is_emptied_for_them() -> None:
+def test_while_a_worker_can_be_had_it_waits_for_the_whole_window() -> None:
+    full = [worker(name, agents=10) for name in "abc"]
+    below_maximum = with_alone(*full, alone=1)
+    assert isolation.max_wait_seconds(below_maximum, CONFIG) == 600.0
+    ordered = with_alone(*full, worker("o", status=WorkerStatus.REQUESTED), alone=1)
+    assert isolation.max_wait_seconds(ordered, CONFIG) == 600.0
+    assert isolation.max_wait_seconds(with_alone(*full, worker("e"), alone=1), CONFIG) == 600.0
+
+
+def test_where_none_can_be_had_a_tenth_of_the_window_is_all() -> None:
+    full = [worker(name, agents=10) for name in "abcd"]
+    assert isolation.max_wait_seconds(with_alone(*full, alone=1), CONFIG) == 60.0
+    limit_reached = with_alone(taken("t"), taken("u"), worker("e"), alone=1)
+    assert isolation.max_wait_seconds(limit_reached, CONFIG) == 60.0
     draining = worker("x", agents=2, status=WorkerStatus.DRAINING)
-    found = with_alone(*FULL[:2], worker("c"), worker("d", agents=1), draining, alone=3)
-    assert decided(found).drain == ()
-
-
-def test_the_only_worker_of_a_pool_is_not_kept_from_the_others() -> None:
-    decision = decided(with_alone(worker("w", agents=3), alone=1), PoolConfig(max_workers=1))
-    assert (decision.reserve, decision.drain, decision.at_maximum) == ("", (), True)
-
-
-def test_below_the_maximum_no_worker_is_kept() -> None:
-    found = with_alone(worker("w", agents=3), alone=1, reserved="w")
-    assert (decided(found).reserve, decided(found).launch) == ("", 1)
-
-
-# ---- where more of them wait than there are workers for them ---------------------------------
-
-
-def test_where_it_is_crowded_a_tenth_of_the_window_is_enough() -> None:
-    assert not isolation.turn_ended(59.9, CONFIG)
-    assert isolation.turn_ended(60.0, CONFIG)
-
-
-def test_it_is_crowded_where_others_wait_for_a_worker_of_their_own() -> None:
-    assert not isolation.contended(with_alone(taken("t"), alone=0), CONFIG)
-    assert isolation.contended(with_alone(taken("t"), alone=1), CONFIG)
-
-
-def test_it_is_crowded_where_anybody_waits_and_no_worker_may_be_added() -> None:
-    workers = [taken("t"), *(worker(name, agents=10) for name in "abc")]
-    assert isolation.contended(with_alone(*workers, alone=0, waiting=1), CONFIG)
-    assert not isolation.contended(with_alone(*workers, alone=0), CONFIG), "nobody waits"
-    assert not isolation.contended(with_alone(*workers[:3], alone=0, waiting=1), CONFIG)
-    ordered = [*workers[:3], worker("o", status=WorkerStatus.REQUESTED)]
-    assert not isolation.contended(with_alone(*ordered, alone=0, waiting=10), CONFIG), "it comes"
-    assert isolation.contended(with_alone(*ordered, alone=0, waiting=11), CONFIG)
-
-
-def test_as_many_may_wait_as_have_a_turn_in_time_and_two_agents_may_have_hurt() -> None:
-    assert isolation.waiting_max(PoolConfig(max_workers=1)) == 10
-    assert isolation.waiting_max(PoolConfig(max_workers=3, agents_per_worker=4)) == 8
-    assert isolation.waiting_max(PoolConfig()) == 20
-
-
-def test_who_has_waited_for_a_whole_window_waits_no_longer() -> None:
-    now = msgspec.structs.replace(with_alone(alone=2), ts=2_000_000)
-    waiting = [("a", 1_400_000), ("b", 1_400_001)]
-    assert isolation.expired(waiting, now, CONFIG) == ["a"]
+    assert isolation.max_wait_seconds(with_alone(*full[1:], draining, alone=1), CONFIG) == 600.0
