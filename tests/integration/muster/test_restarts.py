@@ -20,7 +20,9 @@ from eventstore.errors import LogUnreachable
 from muster.process import aof_rewrite, restarts
 from muster.process.child import Child
 from muster.settings.loading import load
-from muster.up import up
+from muster.up import log_server, role_processes, up
+from muster.up.background import Background
+from muster.up.log_server import LogServer
 from tests.full_disk import surviving, write_again, written_in_part
 from tests.waiting import until
 
@@ -33,19 +35,21 @@ COMMANDS = 6_000
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restarts, "RESTART_SECONDS", (0.05, 0.05))
     monkeypatch.setattr(restarts, "FIRST_REPORT_SECONDS", 0.2)
-    monkeypatch.setattr(up, "READY_SECONDS", 0.5)
+    monkeypatch.setattr(role_processes, "READY_SECONDS", 0.5)
 
 
 class Embedding:
-    """An `Up` that runs nothing but its server."""
+    """A log's server, and no roles."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        self.up: Any = up.Up(replace(load({"data_dir": folder}, {}), redis_url=""))
+        self.background = Background()
+        settings = replace(load({"data_dir": folder}, {}), redis_url="")
+        self.log_server: Any = LogServer(settings, self.background)
         self.server = EmbeddedServer(folder / "redis", **options)
         self.aof = folder / "redis" / "appendonlydir"
 
     async def start(self) -> None:
-        await self.up._start_server()
+        await self.log_server._start_embedded()
 
     def kill(self) -> int:
         pid = self.server.pid
@@ -61,8 +65,8 @@ class Embedding:
 
     async def ends(self) -> None:
         """When it is asked to: a pause that it would wait for instead is a minute long."""
-        self.up._stopping.set()
-        await asyncio.wait_for(asyncio.gather(*self.up._tasks), 10)
+        self.background.stopping.set()
+        await asyncio.wait_for(asyncio.gather(*self.background._tasks), 10)
 
 
 @pytest.fixture
@@ -73,15 +77,13 @@ async def embedding(
 
     def make(**options: Any) -> Embedding:
         made.append(Embedding(tmp_path, **options))
-        monkeypatch.setattr(up, "EmbeddedServer", lambda *_, **__: made[-1].server)
+        monkeypatch.setattr(log_server, "EmbeddedServer", lambda *_, **__: made[-1].server)
         return made[-1]
 
     yield make
     for one in made:
-        one.up._stopping.set()
-        for keeper in one.up._tasks:
-            keeper.cancel()
-        await asyncio.gather(*one.up._tasks, return_exceptions=True)
+        one.background.stopping.set()
+        await one.background.stop()
         one.server.stop()
 
 
@@ -218,14 +220,14 @@ async def test_one_that_goes_as_soon_as_it_serves_is_waited_for(
 ) -> None:
     """It is started again by then, and may load."""
     kept = embedding()
-    ask, answers = kept.up._version, [LogUnreachable("Redis does not answer")]
+    ask, answers = log_server.check_server, [LogUnreachable("Redis does not answer")]
 
-    async def version() -> str:
+    async def check(url: str) -> str:
         if answers:
             raise answers.pop()
-        return str(await ask())
+        return await ask(url)
 
-    monkeypatch.setattr(kept.up, "_version", version)
+    monkeypatch.setattr(log_server, "check_server", check)
     await kept.start()
     said = capsys.readouterr().out
     assert said.index("does not answer; waiting for it") < said.index("embedded Valkey")
@@ -233,17 +235,18 @@ async def test_one_that_goes_as_soon_as_it_serves_is_waited_for(
 
 
 async def test_the_end_is_heard_while_it_loads(
-    embedding, capsys: pytest.CaptureFixture[str]
+    embedding, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await leave_data(embedding)
     capsys.readouterr()
-    kept = embedding(extra=SLOW_LOADING)
-    running = asyncio.ensure_future(kept.up.run())
+    embedding(extra=SLOW_LOADING)
+    starting = up.Up(replace(load({"data_dir": tmp_path}, {}), redis_url=""))
+    running = asyncio.ensure_future(starting.run())
     await until(lambda: "loads its append-only file" in capsys.readouterr().out)
     began = time.monotonic()
     os.kill(os.getpid(), signal.SIGINT)
     assert await running == 0
-    kept.up.stop_server()
+    starting.log_server.stop()
     assert time.monotonic() - began < 2
 
 

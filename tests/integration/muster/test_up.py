@@ -21,8 +21,12 @@ from muster.process.atomic_file import write_atomic
 from muster.process.child import Child
 from muster.process.roles import RoleStatus
 from muster.settings.loading import load
-from muster.up import up
+from muster.up import role_processes, up
+from muster.up.background import Background
 from muster.up.exclusivity import data_folder_lock
+from muster.up.log_server import LogServer
+from muster.up.role_parts import RoleParts
+from muster.up.role_processes import RoleProcesses
 from tests.conftest import MakeServer
 from tests.process import free_port
 from tests.waiting import until
@@ -37,21 +41,22 @@ time.sleep(60)
 
 
 class Starting:
-    """An `Up` whose roles are ready once a file is there."""
+    """Role processes of which one is ready once a file is there."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
         self.go = folder / "go"
         command = [sys.executable, "-c", LATE, str(self.go)]
         settings = replace(load({"data_dir": folder}, {}), redis_url=redis_url)
-        self.up: Any = up.Up(settings)
+        self.background = Background()
+        self.roles: Any = RoleProcesses(settings, self.background)
         self.child = Child("gateway", command, {}, folder / "gateway.err")
-        self.up._children["gateway"] = self.child
+        self.roles._children["gateway"] = self.child
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(up, "READY_SECONDS", 0.3)
-    monkeypatch.setattr(up, "START_RETRY_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(role_processes, "READY_SECONDS", 0.3)
+    monkeypatch.setattr(role_processes, "START_RETRY_SECONDS", (0.01, 0.02))
 
 
 async def test_a_role_that_waits_for_redis_is_waited_for(
@@ -63,10 +68,10 @@ async def test_a_role_that_waits_for_redis_is_waited_for(
     server = redis_server()
     starting = Starting(tmp_path, server.url)
     server.stop()
-    task = asyncio.ensure_future(starting.up._start_child("gateway"))
+    task = asyncio.ensure_future(starting.roles._start_role("gateway"))
     await asyncio.sleep(1.0)  # longer than a role has
     assert not task.done()
-    monkeypatch.setattr(up, "READY_SECONDS", 20.0)  # from here on it comes
+    monkeypatch.setattr(role_processes, "READY_SECONDS", 20.0)  # from here on it comes
     starting.go.touch()
     server.start()
     assert await task == "http://127.0.0.1:9"
@@ -84,10 +89,10 @@ async def test_one_that_waits_for_a_redis_that_takes_no_writes_is_too(
     server = redis_server()
     starting = Starting(tmp_path, server.url)
     with server.unwritable():
-        task = asyncio.ensure_future(starting.up._start_child("gateway"))
+        task = asyncio.ensure_future(starting.roles._start_role("gateway"))
         await until(lambda: task.done() or "waiting for it" in capsys.readouterr().out)
         assert not task.done()
-        monkeypatch.setattr(up, "READY_SECONDS", 20.0)  # from here on it comes
+        monkeypatch.setattr(role_processes, "READY_SECONDS", 20.0)  # from here on it comes
         starting.go.touch()
     assert await task == "http://127.0.0.1:9"
     await starting.child.stop(5)
@@ -98,8 +103,10 @@ async def test_one_that_is_silent_for_another_reason_is_started_again_a_few_time
 ) -> None:
     starting = Starting(tmp_path, redis_url)
     with pytest.raises(ConfigurationError, match="gateway: it was not ready after"):
-        await starting.up._start_child("gateway")
-    assert capsys.readouterr().out.count("; starting it again in") == len(up.START_RETRY_SECONDS)
+        await starting.roles._start_role("gateway")
+    assert capsys.readouterr().out.count("; starting it again in") == len(
+        role_processes.START_RETRY_SECONDS
+    )
     await starting.child.stop(5)
 
 
@@ -113,7 +120,7 @@ async def test_a_role_that_has_bad_luck_is_started_again(
     """Killed for want of memory before it tells, or given no process; the next time it is well."""
     starting = Starting(tmp_path, "")
     starting.go.touch()
-    monkeypatch.setattr(up, "READY_SECONDS", 20.0)
+    monkeypatch.setattr(role_processes, "READY_SECONDS", 20.0)
     launch, tried = starting.child._launch, 0
 
     def unlucky() -> None:
@@ -126,7 +133,7 @@ async def test_a_role_that_has_bad_luck_is_started_again(
             os.kill(starting.child.pid, signal.SIGKILL)
 
     monkeypatch.setattr(starting.child, "_launch", unlucky)
-    assert await starting.up._start_child("gateway") == "http://127.0.0.1:9"
+    assert await starting.roles._start_role("gateway") == "http://127.0.0.1:9"
     why = {"killed": "it ended at once", "refused": "Resource temporarily unavailable"}[luck]
     [said] = [said for said in capsys.readouterr().out.splitlines() if "starting it again" in said]
     assert why in said
@@ -147,21 +154,21 @@ async def test_what_a_role_itself_tells_is_final(
 
     monkeypatch.setattr(starting.child, "start", start)
     with pytest.raises(ConfigurationError, match="gateway: no such class"):
-        await starting.up._start_child("gateway")
+        await starting.roles._start_role("gateway")
     assert len(starts) == 1
 
 
 async def test_a_start_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(up, "ROLES", ("gateway",))
-    monkeypatch.setattr(up, "READY_SECONDS", 60.0)
+    monkeypatch.setattr(role_processes, "ROLES", ("gateway",))
+    monkeypatch.setattr(role_processes, "READY_SECONDS", 60.0)
     starting = Starting(tmp_path, f"redis://127.0.0.1:{free_port()}/0")
-    monkeypatch.setattr(up, "Child", lambda *_: starting.child)
-    task = asyncio.ensure_future(starting.up._start_children())
+    monkeypatch.setattr(role_processes, "Child", lambda *_: starting.child)
+    task = asyncio.ensure_future(starting.roles.start())
     await until(lambda: starting.child.awaiting_status)
-    starting.up._on_signal(signal.SIGTERM)
+    starting.background.stopping.set()
     async with asyncio.timeout(10):
         assert await task == ""
-    await starting.up._stop()
+    await starting.roles.stop()
     assert starting.child.code is not None
 
 
@@ -183,10 +190,10 @@ async def test_its_roles_run_on_the_embedded_server_whatever_else_is_named(
         told.append(environment)
         raise Enough
 
-    monkeypatch.setattr(up, "Child", child)
+    monkeypatch.setattr(role_processes, "Child", child)
     settings = load({"config": config, "data_dir": tmp_path}, os.environ)
     with pytest.raises(Enough):
-        await up.Up(replace(settings, redis_url="unix:///its-own"))._start_children()
+        await RoleProcesses(replace(settings, redis_url="unix:///its-own"), Background()).start()
     role = load({}, told[0])
     assert (role.redis_url, role.database_url, role.pgbouncer_url) == ("unix:///its-own", "", "")
 
@@ -204,12 +211,16 @@ async def test_the_end_of_a_terminal_is_not_its_end_under_nohup(tmp_path: Path) 
 # ---- before there are roles ------------------------------------------------------------------
 
 
+def log_server_on(folder: Path, redis_url: str) -> LogServer:
+    return LogServer(replace(load({"data_dir": folder}, {}), redis_url=redis_url), Background())
+
+
 async def test_a_redis_that_takes_no_writes_is_waited_for(
     tmp_path: Path, redis_server: MakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As with a full disk: INFO is answered, and a first start has a log to begin."""
     server = redis_server()
-    starting = Starting(tmp_path, server.url).up
+    log_server: Any = log_server_on(tmp_path, server.url)
     said = ""
 
     def has_said(text: str) -> bool:
@@ -219,8 +230,8 @@ async def test_a_redis_that_takes_no_writes_is_waited_for(
 
     with server.unwritable():
         with pytest.raises(LogUnreachable, match="MISCONF"):
-            await starting._check_redis()
-        task = asyncio.ensure_future(starting._prepare())
+            await log_server._check_redis()
+        task = asyncio.ensure_future(log_server._prepare())
         await until(lambda: task.done() or has_said("waiting for it"))
         assert not task.done()
     assert await task
@@ -233,7 +244,7 @@ async def test_whatever_a_start_asks_is_asked_again_while_redis_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """It may go, or load, or be full, between two questions."""
-    starting = Starting(tmp_path, f"redis://127.0.0.1:{free_port()}/0").up
+    log_server: Any = log_server_on(tmp_path, f"redis://127.0.0.1:{free_port()}/0")
     asked: list[str] = []
 
     def answer(name: str) -> Any:
@@ -245,12 +256,12 @@ async def test_whatever_a_start_asks_is_asked_again_while_redis_is_away(
 
         return ask
 
-    monkeypatch.setattr(up, "prepare", answer("prepare"))
+    monkeypatch.setattr("muster.up.log_server.prepare", answer("prepare"))
     monkeypatch.setattr(Handover, "check", answer("check"))
     monkeypatch.setattr(Recorder, "refresh", answer("refresh"))
     monkeypatch.setattr(Recorder, "follow", answer("follow"))
-    assert await starting._hand_over()
-    await asyncio.gather(*starting._tasks)
+    assert await log_server._hand_over()
+    await asyncio.gather(*log_server._background._tasks)
     assert asked.count(step) == 2
     assert list(dict.fromkeys(asked)) == ["check", "prepare", "refresh", "follow"]
 
@@ -291,10 +302,12 @@ async def _hangs() -> None:
     await asyncio.Event().wait()
 
 
-def starting_parts(folder: Path, monkeypatch: pytest.MonkeyPatch, part: Scripted) -> Any:
-    monkeypatch.setattr(up, "ROLES", ("supervisor",))
+def role_parts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, part: Scripted, background: Background
+) -> Any:
+    monkeypatch.setattr("muster.up.role_parts.ROLES", ("supervisor",))
     monkeypatch.setattr(roles, "build", lambda *_: part)
-    return Starting(folder, "").up
+    return RoleParts(load({"data_dir": folder}, {}), background, None)
 
 
 async def test_a_part_that_redis_keeps_from_starting_is_started_once_it_does_not(
@@ -302,22 +315,23 @@ async def test_a_part_that_redis_keeps_from_starting_is_started_once_it_does_not
 ) -> None:
     """As a supervisor, which joins."""
     part = Scripted(_away, _unknown, _serves)
-    starting = starting_parts(tmp_path, monkeypatch, part)
-    assert await starting._start_parts() == part.url
-    assert starting._parts == [part]
+    parts = role_parts(tmp_path, monkeypatch, part, Background())
+    assert await parts.start() == part.url
+    assert parts._parts == [part]
     assert part.stopped == 2, "whatever it had begun"
     assert capsys.readouterr().out.count("waiting for it") == 1
 
 
 @pytest.mark.parametrize("start", [_away, _hangs])
-async def test_the_end_is_heard_while_a_part_starts(
+async def test_a_stop_is_noticed_while_a_part_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[], Awaitable[None]]
 ) -> None:
     part = Scripted(start)
-    starting = starting_parts(tmp_path, monkeypatch, part)
-    task = asyncio.ensure_future(starting._start_parts())
+    background = Background()
+    parts = role_parts(tmp_path, monkeypatch, part, background)
+    task = asyncio.ensure_future(parts.start())
     await until(lambda: part.started)
-    starting._on_signal(signal.SIGTERM)
+    background.stopping.set()
     async with asyncio.timeout(10):
         assert await task == ""
     assert part.stopped == part.started
@@ -334,16 +348,14 @@ async def test_a_data_folder_that_takes_no_file_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Commands find it once there is room."""
-    starting = Starting(tmp_path, "").up
+    starting: Any = up.Up(load({"data_dir": tmp_path}, {}))
     url, noted = "http://127.0.0.1:9", tmp_path / "running.json"
 
-    async def answer(value: Any) -> Any:
+    async def answer(value: Any, *_: Any) -> Any:
         return value
 
-    for step, value in {"server": True, "children": url}.items():
-        monkeypatch.setattr(starting, f"_start_{step}", functools.partial(answer, value))
-    monkeypatch.setattr(starting, "_hand_over", functools.partial(answer, True))
-    monkeypatch.setattr(starting, "_check_redis", functools.partial(answer, None))
+    monkeypatch.setattr(LogServer, "start", functools.partial(answer, True))
+    monkeypatch.setattr(RoleProcesses, "start", functools.partial(answer, url))
     monkeypatch.setattr(running_file, "RETRY_SECONDS", 0.01)
     full = True
 
@@ -367,7 +379,7 @@ async def test_a_data_folder_that_takes_no_file_ends_nothing(
     await until(noted.exists)
     await until(lambda: has_said("running.json is written"))
     assert said.count("No space") == 2, "to a person, and in the log"
-    starting._stopping.set()
+    starting._background.stopping.set()
     assert await task == 0
     assert not noted.exists()
 

@@ -1,0 +1,133 @@
+"""The roles as processes of their own: started together, restarted on exit, stopped in order."""
+
+import asyncio
+import functools
+import os
+import sys
+import time
+from urllib.parse import urlsplit
+
+import structlog
+from msgspec.structs import replace
+
+from eventstore.errors import ConfigurationError
+from muster.process.child import Child, NoStatus
+from muster.process.redis_wait import retry_until_reachable, run_unless_stopped, wait_for_stop
+from muster.process.restarts import STOP_SECONDS, RestartableRole, restart_on_exit
+from muster.process.roles import ROLES, RoleStatus
+from muster.settings.loading import to_environment
+from muster.settings.settings import Settings
+from muster.up.background import Background
+from muster.up.log_server import check_server
+from muster.up.messages import describe_role, echo, echo_status
+from workers.host.processes import start_time
+
+log = structlog.get_logger("muster.up")
+
+READY_SECONDS = 60.0
+START_RETRY_SECONDS = (0.5, 2.0, 5.0)
+"""Seconds until a role that reports nothing is started again; if it still does not, all ends."""
+STOP_ORDER = ("gateway", "supervisor", "projector")
+
+
+class RoleProcesses:
+    """One process for each role."""
+
+    def __init__(self, settings: Settings, background: Background) -> None:
+        self._settings = settings
+        self._background = background
+        self._stopping = background.stopping
+        self._children: dict[str, Child] = {}
+
+    @property
+    def pids(self) -> set[int]:
+        return {child.pid for child in self._children.values() if child.code is None}
+
+    async def start(self) -> str:
+        """The gateway's address; empty if the end was asked for. Raises `ConfigurationError`."""
+        environment, logs = self._environment(), self._settings.log_dir
+        for role in ROLES:
+            self._children[role] = Child(
+                role,
+                [sys.executable, "-P", "-m", "muster", role],
+                {**environment, "MUSTER_ROLE_LOG": str((logs / f"{role}.jsonl").absolute())},
+                logs / f"{role}.err",
+            )
+        urls: list[str] = []
+
+        async def start_all() -> None:
+            urls.extend(await asyncio.gather(*(self._start_role(role) for role in ROLES)))
+
+        if not await run_unless_stopped(self._stopping, start_all):
+            return ""
+        for role in ROLES:
+            start = functools.partial(self._start_and_wait, role)
+            process = RestartableRole(self._children[role], start)
+            self._background.run(role, restart_on_exit(process, self._stopping, echo))
+        return next((url for url in urls if url), "")
+
+    async def stop(self) -> None:
+        limits = {"supervisor": self._settings.shutdown_seconds + STOP_SECONDS}
+        for role in STOP_ORDER:
+            child = self._children.get(role)
+            if child and not await child.stop(limits.get(role, STOP_SECONDS)):
+                echo(f"{role} had to be killed")
+
+    def _environment(self) -> dict[str, str]:
+        environment = {
+            **os.environ,
+            **to_environment(replace(self._settings, fallback="none", embedded=False)),
+            "MUSTER_OWNER_PID": str(os.getpid()),
+            "MUSTER_OWNER_START": str(start_time(os.getpid())),
+        }
+        if self._settings.embedded:
+            for name in ("DATABASE_URL", "PGBOUNCER_URL", "REDIS_URL", "MUSTER_EMBEDDED"):
+                environment.pop(name, None)
+        return environment
+
+    async def _start_role(self, role: str) -> str:
+        started_at, child = time.monotonic(), self._children[role]
+        status = await self._start_with_retries(role)
+        if status.failed and not self._stopping.is_set():
+            raise ConfigurationError(f"{role}: {status.failed}")
+        if port := urlsplit(status.url).port:
+            child.environment["MUSTER_PORT"] = str(port)  # the same one when it is restarted
+        echo_status(role, describe_role(role, self._settings, status.url), child.pid, started_at)
+        return status.url
+
+    async def _start_with_retries(self, role: str) -> RoleStatus:
+        """Again where it reports nothing: it was killed, or the system gave it no process."""
+        status = await self._start_and_wait(role)
+        for seconds in START_RETRY_SECONDS:
+            if not isinstance(status, NoStatus) or self._stopping.is_set():
+                break
+            reason = f"could not be started: {status.failed}"
+            echo_status(role, f"{reason}; starting it again in {seconds:g} s")
+            log.warning("role.ended", process=role, reason=reason, again_in_seconds=seconds)
+            await self._children[role].stop(STOP_SECONDS)
+            if await wait_for_stop(self._stopping, seconds):
+                break
+            status = await self._start_and_wait(role)
+        return status
+
+    async def _start_and_wait(self, role: str) -> RoleStatus:
+        """Its report: waited for a while, but while Redis is unreachable as long as it takes."""
+        child = self._children[role]
+        status = await child.start(READY_SECONDS)
+        while child.awaiting_status and await self._redis_was_unreachable(role):
+            status = await child.wait_status(READY_SECONDS)
+        return status
+
+    async def _redis_was_unreachable(self, role: str) -> bool:
+        """Whether a silent role waits for Redis; returns once Redis is reachable."""
+        messages: list[str] = []
+
+        async def check() -> None:
+            await check_server(self._settings.redis_url)
+
+        def report(text: str) -> None:
+            messages.append(text)
+            echo_status(role, text)
+
+        await retry_until_reachable(check, self._stopping, report)
+        return bool(messages)
