@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.errors import Busy, LogMissing, OutcomeUnknown, Recovered, UnknownEvent
+from eventstore.errors import LogMissing, OutcomeUnknown, UnknownEvent
 from eventstore.keys import CATALOGUE
 from eventstore.language import catalogue as pools
 from eventstore.language.catalogue import Catalogue, Pool
@@ -27,7 +27,7 @@ from eventstore.language.events import (
     decode_entry,
 )
 from eventstore.language.pool_config import PoolConfig, write_config
-from eventstore.log.commit_retry import ATTEMPTS, reraise_unknown
+from eventstore.log.commit_retry import Attempts, reraise_unknown
 from eventstore.log.log import Log, proof_of
 from eventstore.log.reader import Entry, Reader
 from eventstore.log.replies import Outcome, Proof
@@ -199,34 +199,24 @@ class CatalogueLog:
     async def _change(
         self, subject: str, decide: Callable[[Catalogue], Decision], origin: Origin
     ) -> ChangeResult:
-        unknown: OutcomeUnknown | None = None
-        for _ in range(ATTEMPTS):
-            generation, _ = self._log.high_water_mark(CATALOGUE)
-            with reraise_unknown(unknown):
-                state = await self.refresh()
+        attempts = Attempts(self._log, CATALOGUE, subject)
+        while True:
+            state = await attempts.read(self.refresh())
             outcome, body = decide(state)
             if body is None:
-                if unknown and outcome is Outcome.CONFLICT:  # what is there is another's
-                    raise unknown
+                if attempts.unknown and outcome is Outcome.CONFLICT:  # what is there is another's
+                    raise attempts.unknown
                 proof = Proof(CATALOGUE, "log", seq=state.seq)
-                return ChangeResult(Outcome.DONE if unknown else outcome, state, proof)
+                return ChangeResult(Outcome.DONE if attempts.unknown else outcome, state, proof)
             version, field = state.version_of(subject), f"version:{subject}"
             step = self._log.step(CATALOGUE, origin)
             step.check("meta", field, str(version) if version else "")
             step.event(body, subject)
             step.write("meta", field, version + 1)
-            try:
-                with reraise_unknown(unknown):
-                    reply = await self._log.commit(step, read_generation=generation)
-            except OutcomeUnknown as error:
-                unknown = error
-                continue
-            except Recovered:
-                continue
-            if reply.outcome is Outcome.DONE:
+            reply = await attempts.commit(step)
+            if reply and reply.outcome is Outcome.DONE:
                 with reraise_unknown(_unknown_after_write()):
                     return ChangeResult(Outcome.DONE, await self.refresh(), proof_of(step, reply))
-        raise unknown or Busy(f"{subject} changes too fast")
 
 
 def _fold(state: Catalogue, entry: Entry) -> Catalogue:

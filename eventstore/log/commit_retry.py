@@ -1,17 +1,57 @@
-"""How a step is tried again after a conflict or an unknown reply."""
+"""How a change is tried again after a conflict, an unknown reply or a recovery."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
-from eventstore.errors import LogError, OutcomeUnknown, Recovered
+from eventstore.errors import Busy, LogError, OutcomeUnknown, Recovered
+from eventstore.log.replies import Reply
+from eventstore.log.script_runner import ScriptRunner
+from eventstore.steps.step import Step
 
 ATTEMPTS = 8
-"""How often a step is decided anew when others were faster."""
+"""How often a step is decided again when others were faster."""
+
+T = TypeVar("T")
+
+
+class Attempts:
+    """One change: a state is read, a step decided and committed, until `commit` has a reply.
+
+    `unknown`: the error of an earlier attempt whose reply never came: it may have been written.
+    """
+
+    def __init__(self, log: ScriptRunner, pool: str, subject: str) -> None:
+        self._log, self._pool, self._subject = log, pool, subject
+        self._left = ATTEMPTS
+        self._generation, _ = log.high_water_mark(pool)
+        self.unknown: OutcomeUnknown | None = None
+
+    async def read(self, state: Awaitable[T]) -> T:
+        """Start an attempt. Raises `Busy` when others were always faster."""
+        if not self._left:
+            raise self.unknown or Busy(f"{self._subject} changes too fast")
+        self._left -= 1
+        self._generation, _ = self._log.high_water_mark(self._pool)
+        with reraise_unknown(self.unknown):
+            return await state
+
+    async def commit(self, step: Step) -> Reply | None:
+        """None where the reply never came or is void: the state must be read again."""
+        try:
+            with reraise_unknown(self.unknown):
+                return await self._log.commit(step, read_generation=self._generation)
+        except OutcomeUnknown as error:
+            self.unknown = error
+        except Recovered:
+            if not self._log.survives_recovery:
+                raise
+        return None
 
 
 @contextmanager
 def reraise_unknown(unknown: OutcomeUnknown | None) -> Iterator[None]:
-    """What an earlier attempt left unknown stays so, also where Redis is away or refuses by now."""
+    """What an earlier attempt left unknown stays unknown, also where Redis refuses the next one."""
     try:
         yield
     except LogError as error:

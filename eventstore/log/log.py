@@ -11,11 +11,8 @@ import structlog
 
 from eventstore.connection.calls import AsyncClient
 from eventstore.errors import (
-    Busy,
     Halted,
     LogMissing,
-    OutcomeUnknown,
-    Recovered,
     RolledBack,
     Unreadable,
     WrongType,
@@ -26,7 +23,7 @@ from eventstore.language import agent_commands, workers
 from eventstore.language.agent_commands import Command
 from eventstore.language.agents import Agent
 from eventstore.language.workers import Worker, WorkerCommand
-from eventstore.log.commit_retry import ATTEMPTS, reraise_unknown
+from eventstore.log.commit_retry import Attempts
 from eventstore.log.replies import (
     AgentResult,
     ClaimedAgent,
@@ -107,24 +104,6 @@ class Log(ScriptRunner):
         """Where a log stands, whether it may be written or not."""
         fields = LogHead.__struct_fields__
         return LogHead.of(await self._read(pool, "HMGET", self._meta_key(pool), *fields))
-
-    async def commit(
-        self, step: Step, *, adds_load: bool = False, read_generation: int = 0
-    ) -> Reply:
-        """Commit a step once. `admits`: it adds load, so Redis' memory limit may refuse it.
-
-        `read_in`: the generation that the step was decided in, 0 where it holds in any. In a later
-        one a version says nothing: what was lost and what came instead may both have it.
-
-        Raises `LogUnreachable` (`Recovered`, `NotEnoughReplicas` among them), `OutcomeUnknown`,
-        `LogMissing`, `RolledBack`, `Halted`, `MemoryExhausted`.
-        """
-        generation, _ = self.high_water_mark(step.pool)
-        if 0 < read_generation < generation:
-            raise Recovered(step.pool, generation)
-        return await self._run_guarded(
-            "admit" if adds_load else "commit", step.pool, *step.arguments()
-        )
 
     async def claim(
         self,
@@ -234,20 +213,17 @@ class Log(ScriptRunner):
         """Carry out a command on an agent: read, decide, commit, and again on a conflict.
 
         `fence`: act as this worker. `incarnation`: only on that one, else FENCED. `created_seq`:
-        only in that creation of the pool, else FENCED. `agent`: its state if it is at hand, which
+        only in that creation of the pool, else FENCED. `agent`: its state if it is known, which
         saves the first read. Raises `Busy` when it lost too often.
         """
-        unknown: OutcomeUnknown | None = None
-        for _ in range(ATTEMPTS):
-            generation, _ = self.high_water_mark(pool)
-            with reraise_unknown(unknown):
-                agent = agent or await self.agent(pool, agent_id)
-                if agent is None:
-                    await self.require_intact(pool)
+        attempts = Attempts(self, pool, f"agent {agent_id}")
+        while True:
+            agent = agent or await attempts.read(self._agent_of_intact(pool, agent_id))
             if agent is None:
                 return AgentResult(Outcome.ABSENT, None)
             if incarnation is not None and agent.incarnation != incarnation:
-                return AgentResult(Outcome.ALREADY if unknown else Outcome.FENCED, agent)
+                outcome = Outcome.ALREADY if attempts.unknown else Outcome.FENCED
+                return AgentResult(outcome, agent)
             bodies = agent_commands.decide(command, agent)
             if not bodies:
                 return AgentResult(Outcome.ALREADY, agent)
@@ -257,24 +233,13 @@ class Log(ScriptRunner):
             if created_seq is not None:
                 step.check("life", created_seq)
             new = step.agent(agent_id, agent, bodies, fence=fence)
-            try:
-                with reraise_unknown(unknown):
-                    reply = await self.commit(step, read_generation=generation)
-            except OutcomeUnknown as error:
-                unknown, agent = error, None
-                continue
-            except Recovered:
-                if not self.survives_recovery:
-                    raise
-                agent = None
-                continue
-            if reply.outcome is Outcome.DONE:
+            reply = await attempts.commit(step)
+            if reply and reply.outcome is Outcome.DONE:
                 return AgentResult(Outcome.DONE, new, reply.seq, proof_of(step, reply))
             may_be_fenced = fence or incarnation is not None or created_seq is not None
-            if reply.outcome is Outcome.FENCED and may_be_fenced:
+            if reply and reply.outcome is Outcome.FENCED and may_be_fenced:
                 return AgentResult(Outcome.FENCED, agent)
-            agent = None  # it moved on; whoever asked for no incarnation means the one it has now
-        raise unknown or Busy(f"agent {agent_id} changes too fast")
+            agent = None  # it moved on: without `incarnation` the one that it has now is meant
 
     async def act_on_worker(
         self,
@@ -287,16 +252,11 @@ class Log(ScriptRunner):
         prepare: Callable[[Step, Worker], None] | None = None,
     ) -> WorkerResult:
         """Carry out a command on a worker. `prepare` may add checks and writes to the step."""
-        unknown: OutcomeUnknown | None = None
-        for _ in range(ATTEMPTS):
-            generation, _ = self.high_water_mark(pool)
-            with reraise_unknown(unknown):
-                found = await self.worker(pool, worker_id)
-                if found is None:
-                    await self.require_intact(pool)
-            if found is None:
+        attempts = Attempts(self, pool, f"worker {worker_id}")
+        while True:
+            worker = await attempts.read(self._worker_of_intact(pool, worker_id))
+            if worker is None:
                 return WorkerResult(Outcome.ABSENT, None)
-            worker = found.worker
             bodies = workers.decide(command, worker)
             if not bodies:
                 return WorkerResult(Outcome.ALREADY, worker)
@@ -304,21 +264,24 @@ class Log(ScriptRunner):
             new = step.worker(worker_id, worker, bodies, epoch=epoch)
             if prepare is not None:
                 prepare(step, worker)
-            try:
-                with reraise_unknown(unknown):
-                    reply = await self.commit(step, read_generation=generation)
-            except OutcomeUnknown as error:
-                unknown = error
-                continue
-            except Recovered:
-                if not self.survives_recovery:
-                    raise
-                continue
-            if reply.outcome is Outcome.DONE:
+            reply = await attempts.commit(step)
+            if reply and reply.outcome is Outcome.DONE:
                 return WorkerResult(Outcome.DONE, new, reply.seq)
-            if reply.outcome is Outcome.FENCED or prepare is not None:
+            if reply and (reply.outcome is Outcome.FENCED or prepare is not None):
                 return WorkerResult(reply.outcome, worker)
-        raise unknown or Busy(f"worker {worker_id} changes too fast")
+
+    async def _agent_of_intact(self, pool: str, agent_id: str) -> Agent | None:
+        """None where it has left Redis; raises where its log was lost."""
+        agent = await self.agent(pool, agent_id)
+        if agent is None:
+            await self.require_intact(pool)
+        return agent
+
+    async def _worker_of_intact(self, pool: str, worker_id: str) -> Worker | None:
+        found = await self.worker(pool, worker_id)
+        if found is None:
+            await self.require_intact(pool)
+        return found.worker if found else None
 
     async def require_intact(self, pool: str) -> LogHead:
         """Where a log stands that was not lost. Raises `LogMissing`, `Halted`, `RolledBack`."""

@@ -39,7 +39,7 @@ from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.clock import CLOCK_BATCH, CLOCK_STALE_SECONDS, ClockReading
 from eventstore.log.replies import Outcome, Reply
 from eventstore.log.script_loader import Script, script
-from eventstore.steps.step import Argument
+from eventstore.steps.step import Argument, Step
 
 
 class ScriptRunner:
@@ -137,6 +137,24 @@ class ScriptRunner:
 
     async def _run_guarded(self, name: str, pool: str, *arguments: Argument) -> Reply:
         return await self.run_script(name, pool, *self.high_water_mark(pool), *arguments)
+
+    async def commit(
+        self, step: Step, *, adds_load: bool = False, read_generation: int = 0
+    ) -> Reply:
+        """Commit a step once. `adds_load`: Redis' memory limit may refuse it.
+
+        `read_generation`: the generation that the step was decided in, 0 where any will do. In a
+        later one a version means nothing: what was lost and what came instead may both have it.
+
+        Raises `LogUnreachable` (`Recovered`, `NotEnoughReplicas` among them), `OutcomeUnknown`,
+        `LogMissing`, `RolledBack`, `Halted`, `MemoryExhausted`.
+        """
+        generation, _ = self.high_water_mark(step.pool)
+        if 0 < read_generation < generation:
+            raise Recovered(step.pool, generation)
+        return await self._run_guarded(
+            "admit" if adds_load else "commit", step.pool, *step.arguments()
+        )
 
     async def run_script(self, name: str, pool: str, *arguments: Argument) -> Reply:
         """Run a script on a log, with just these arguments."""

@@ -75,12 +75,13 @@ def acknowledged_early() -> None:
     """A spawn is acknowledged before it is written."""
     from eventstore.log.log import Log
     from eventstore.log.replies import Outcome, Reply
+    from eventstore.log.script_runner import ScriptRunner
 
     commit = Log.commit
     behind: set[asyncio.Task[Any]] = set()
 
     async def early(
-        self: Log, step: Any, *, adds_load: bool = False, read_generation: int = 0
+        self: ScriptRunner, step: Any, *, adds_load: bool = False, read_generation: int = 0
     ) -> Reply:
         if not adds_load:
             return await commit(self, step, read_generation=read_generation)
