@@ -99,58 +99,55 @@ def _command(*words: str) -> Callable[[Case], None]:
     return run
 
 
-@pytest.mark.parametrize(
-    ("invariant", "plant", "why"),
-    [
-        (5, _cut_an_event_out, "in the stream seq 6 follows 4"),
-        (
-            4,
-            _forge(type="agent.claimed", subject="", incarnation="2", worker_id="w1", epoch="1"),
-            "after a fence at 3",
-        ),
-        (2, _forge(type="agent.requested", subject="", incarnation="1"), "requested twice"),
-        (5, _forge(type="agent.cloned", subject=""), "an unknown event"),
-        (6, _command("HSET", f"agent:{{{POOL}}}:AGENT", "status", "running"), "status is"),
-        (2, _command("DEL", f"agent:{{{POOL}}}:AGENT"), "it is gone"),
-        (6, _command("SREM", f"pool:{{{POOL}}}:agents", "AGENT"), "in agents: absent"),
-        (6, _command("ZADD", f"pool:{{{POOL}}}:processes", "9", "w2"), "in processes"),
-        (6, _command("HINCRBY", META, "waiting", "1"), "meta.waiting is"),
-        (2, _command("XTRIM", COMMANDS, "MAXLEN", "1"), "with 0 commands"),
-        (2, _command("XGROUP", "DESTROY", COMMANDS, "workers"), "no consumer group"),
-        (7, _command("SET", "stray", "1"), "neither expires nor is permanent"),
-        (6, _command("HSET", "{muster:catalogue}:meta", f"version:{POOL}", "9"), "version is 9"),
-    ],
-)  # fmt: skip
-async def test_what_is_planted_is_found(
-    case: Case, invariant: int, plant: Callable[[Case], None], why: str
-) -> None:
-    plant(case)
-    found = [o for o in case.judged() if why in o.why]
-    assert {o.invariant for o in found} == {invariant}, case.judged()
+PLANTED: list[tuple[int, Callable[[Case], None], str]] = [
+    (5, _cut_an_event_out, "in the stream seq 6 follows 4"),
+    (
+        4,
+        _forge(type="agent.claimed", subject="", incarnation="2", worker_id="w1", epoch="1"),
+        "after a fence at 3",
+    ),
+    (2, _forge(type="agent.requested", subject="", incarnation="1"), "requested twice"),
+    (5, _forge(type="agent.cloned", subject=""), "an unknown event"),
+    (6, _command("HSET", f"agent:{{{POOL}}}:AGENT", "status", "running"), "status is"),
+    (2, _command("DEL", f"agent:{{{POOL}}}:AGENT"), "it is gone"),
+    (6, _command("SREM", f"pool:{{{POOL}}}:agents", "AGENT"), "in agents: absent"),
+    (6, _command("ZADD", f"pool:{{{POOL}}}:processes", "9", "w2"), "in processes"),
+    (6, _command("HINCRBY", META, "waiting", "1"), "meta.waiting is"),
+    (2, _command("XTRIM", COMMANDS, "MAXLEN", "1"), "with 0 commands"),
+    (2, _command("XGROUP", "DESTROY", COMMANDS, "workers"), "no consumer group"),
+    (7, _command("SET", "stray", "1"), "neither expires nor is permanent"),
+    (6, _command("HSET", "{muster:catalogue}:meta", f"version:{POOL}", "9"), "version is 9"),
+]
 
 
-async def test_an_archived_event_that_was_rewritten_is_found(case: Case) -> None:
+async def test_what_is_planted_is_found(case: Case, subtests: pytest.Subtests) -> None:
+    """Each in the same story, whose keys are restored in between."""
+    with redis.Redis.from_url(case.stage.redis_url) as client:
+        story = {key: (client.dump(key), max(client.pttl(key), 0)) for key in client.scan_iter()}
+        for invariant, plant, why in PLANTED:
+            with subtests.test(why):
+                plant(case)
+                found = [o for o in case.judged() if why in o.why]
+                assert {o.invariant for o in found} == {invariant}, case.judged()
+            client.flushall()
+            for key, (content, ttl_ms) in story.items():
+                client.restore(key, ttl_ms, content)
+    assert case.judged() == []
+
+
+async def test_each_thing_that_was_changed_is_one_offence(case: Case) -> None:
+    """An archived event, a row, and the hash of an ended agent, which would stay."""
+    changed, ended = case.living[0], {"failed", "terminated"}
     await case.stage.sql("UPDATE {}events SET actor = 'x' WHERE seq = 5 AND pool = :p", p=POOL)
-    [found] = case.judged()
-    assert (found.invariant, found.seq) == (5, 5)
-    assert "differ in actor" in found.why
-
-
-async def test_a_row_that_was_changed_is_found(case: Case) -> None:
-    await case.stage.sql(
-        "UPDATE {}agents SET incarnation = 9 WHERE agent_id = :a", a=case.living[0]
-    )
-    [found] = case.judged()
-    assert (found.invariant, found.subject) == (6, case.living[0])
-
-
-async def test_an_ended_agent_whose_hash_would_stay_is_found(case: Case) -> None:
-    [key] = [
-        key for key in case.client.keys("agent:*") if case.client.hget(key, "status") == "failed"
+    await case.stage.sql("UPDATE {}agents SET incarnation = 9 WHERE agent_id = :a", a=changed)
+    key, *_ = [
+        key for key in case.client.keys("agent:*") if case.client.hget(key, "status") in ended
     ]
     case.client.persist(key)
-    [found] = case.judged()
-    assert (found.invariant, found.subject) == (7, key)
+    found = sorted(case.judged(), key=lambda o: o.invariant)
+    assert [o.invariant for o in found] == [5, 6, 7]
+    assert (found[0].seq, "differ in actor" in found[0].why) == (5, True)
+    assert [o.subject for o in found[1:]] == [changed, key]
 
 
 async def test_a_system_below_a_prefix_is_judged_alone(redis_url: str) -> None:

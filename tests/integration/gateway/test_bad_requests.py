@@ -1,7 +1,12 @@
-"""Bad input: each a 4xx that names the field, and nothing is written."""
+"""Bad input: each a 4xx that names the field, and nothing is written.
+
+Since nothing is written, the cases of a test share one gateway, each as a subtest.
+"""
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +25,15 @@ DEEP = b'{"input":' * 5_000
 async def stage(redis_url, tmp_path):
     async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as shown:
         yield shown
+
+
+@asynccontextmanager
+async def refused(stage, subtests: pytest.Subtests, case: str) -> AsyncIterator[None]:
+    """A case that must leave every log as it is."""
+    with subtests.test(case):
+        before = await stage.heads()
+        yield
+        assert await stage.heads() == before
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -68,14 +82,11 @@ async def test_what_is_as_deep_as_may_be_is_shown_everywhere(redis_url, tmp_path
             assert (answer.status, b'"input":{"x":[[' in answer.body) == (200, True)
 
 
-@pytest.mark.parametrize(
-    ("changes", "status", "kind", "field"), [row[1:] for row in BODIES], ids=[r[0] for r in BODIES]
-)
-async def test_a_spawn_that_is_not_valid_names_the_field(stage, changes, status, kind, field):
-    before = await stage.heads()
-    answer = await stage.ask("POST", SPAWN, json=asked(**changes))
-    assert (answer.status, answer.kind, answer.fields) == (status, kind, [field])
-    assert await stage.heads() == before
+async def test_a_spawn_that_is_not_valid_names_the_field(stage, subtests):
+    for case, changes, status, kind, field in BODIES:
+        async with refused(stage, subtests, case):
+            answer = await stage.ask("POST", SPAWN, json=asked(**changes))
+            assert (answer.status, answer.kind, answer.fields) == (status, kind, [field])
 
 
 RAW: list[tuple[str, bytes, int, str, str]] = [
@@ -104,14 +115,11 @@ RAW: list[tuple[str, bytes, int, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "kind", "field"), [row[1:] for row in RAW], ids=[row[0] for row in RAW]
-)
-async def test_a_body_that_cannot_be_read_is_refused(stage, body, status, kind, field):
-    before = await stage.heads()
-    answer = await stage.ask("POST", SPAWN, data=body, headers=JSON)
-    assert (answer.status, answer.kind, answer.fields) == (status, kind, [field])
-    assert await stage.heads() == before
+async def test_a_body_that_cannot_be_read_is_refused(stage, subtests):
+    for case, body, status, kind, field in RAW:
+        async with refused(stage, subtests, case):
+            answer = await stage.ask("POST", SPAWN, data=body, headers=JSON)
+            assert (answer.status, answer.kind, answer.fields) == (status, kind, [field])
 
 
 CALLS: list[tuple[str, str, str, Any, int, str, list[str]]] = [
@@ -208,20 +216,12 @@ CALLS: list[tuple[str, str, str, Any, int, str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status", "kind", "fields"),
-    [row[1:] for row in CALLS],
-    ids=[row[0] for row in CALLS],
-)
-async def test_a_call_that_is_not_valid_names_what_is_wrong(
-    stage, method, path, body, status, kind, fields
-):
-    before = await stage.heads()
-    said = {} if body is None else {"json": body}
-    answer = await stage.ask(method, path, **said)
-    assert (answer.status, answer.kind) == (status, kind or "invalid-request"), answer.body
-    assert answer.fields == fields
-    assert await stage.heads() == before
+async def test_a_call_that_is_not_valid_names_what_is_wrong(stage, subtests):
+    for case, method, path, body, status, kind, fields in CALLS:
+        async with refused(stage, subtests, case):
+            answer = await stage.ask(method, path, **({} if body is None else {"json": body}))
+            assert (answer.status, answer.kind) == (status, kind or "invalid-request"), answer.body
+            assert answer.fields == fields
 
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -258,34 +258,30 @@ HEADERS: list[tuple[str, dict[str, str], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("headers", "status", "field"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS]
-)
-async def test_a_header_that_is_not_valid_is_named(stage, headers, status, field):
-    before = await stage.heads()
+async def test_a_header_that_is_not_valid_is_named(stage, subtests):
     body = json.dumps(asked()).encode()
-    answer = await stage.ask("POST", SPAWN, data=body, headers={**JSON, **headers})
-    assert (answer.status, answer.fields) == (status, [field])
-    assert answer.headers["Content-Type"].startswith("application/problem+json")
-    assert await stage.heads() == before
+    for case, headers, status, field in HEADERS:
+        async with refused(stage, subtests, case):
+            answer = await stage.ask("POST", SPAWN, data=body, headers={**JSON, **headers})
+            assert (answer.status, answer.fields) == (status, [field])
+            assert answer.headers["Content-Type"].startswith("application/problem+json")
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        (b"X-Request-Id: a\x00b", b"400"),
-        (b"X-Request-Id: a\rSet-Cookie: b", b"400"),
-        (b"X: " + b"x" * 20_000, b"431"),
-    ],
-    ids=["U+0000", "a carriage return", "too long"],
-)
-async def test_a_request_that_is_no_http_is_refused_before_anything_else(stage, headers, status):
+NO_HTTP = [
+    ("U+0000", b"X-Request-Id: a\x00b", b"400"),
+    ("a carriage return", b"X-Request-Id: a\rSet-Cookie: b", b"400"),
+    ("too long", b"X: " + b"x" * 20_000, b"431"),
+]
+
+
+async def test_a_request_that_is_no_http_is_refused_before_anything_else(stage, subtests):
     """Such headers never reach a handler, and nothing of them comes back as a header."""
-    before = await stage.heads()
-    said = await exchange(stage.gateway.url, b"GET /healthz HTTP/1.1\r\nHost: localhost", headers)
-    assert said.split(b" ")[1] == status
-    assert b"Set-Cookie" not in said.partition(b"\r\n\r\n")[0]
-    assert await stage.heads() == before
+    first = b"GET /healthz HTTP/1.1\r\nHost: localhost"
+    for case, headers, status in NO_HTTP:
+        async with refused(stage, subtests, case):
+            answer = await exchange(stage.gateway.url, first, headers)
+            assert answer.split(b" ")[1] == status
+            assert b"Set-Cookie" not in answer.partition(b"\r\n\r\n")[0]
 
 
 async def exchange(url: str, *lines: bytes) -> bytes:
@@ -302,28 +298,30 @@ async def exchange(url: str, *lines: bytes) -> bytes:
 # ---- who may ask -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("given", "status"),
-    [
-        ("", 401),
-        ("Bearer", 401),
-        ("Bearer wrong", 401),
-        (f"Bearer {TOKEN}x", 401),
-        (f"Basic {TOKEN}", 401),
-        ("Bearer schlüssel", 401),
-        (f"Bearer {TOKEN}", 200),
-        (f"bearer {TOKEN}", 200),
-    ],
-)
-async def test_a_token_is_demanded_and_never_logged(redis_url, tmp_path, given, status):
+AUTHORIZATIONS = [
+    ("", 401),
+    ("Bearer", 401),
+    ("Bearer wrong", 401),
+    (f"Bearer {TOKEN}x", 401),
+    (f"Basic {TOKEN}", 401),
+    ("Bearer schlüssel", 401),
+    (f"Bearer {TOKEN}", 200),
+    (f"bearer {TOKEN}", 200),
+]
+
+
+async def test_a_token_is_required_and_never_logged(redis_url, tmp_path, subtests):
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with logged() as lines, gateway_stage(redis_url, database, api_token=TOKEN) as stage:
-        answer = await stage.get(AGENTS, headers={"Authorization": given} if given else {})
-        assert answer.status == status
-        if status == 401:
-            assert answer.kind == "unauthorized"
-            assert answer.headers["WWW-Authenticate"] == 'Bearer realm="muster"'
-        assert TOKEN not in answer.body.decode()
+        for given, status in AUTHORIZATIONS:
+            with subtests.test(given):
+                headers = {"Authorization": given} if given else {}
+                answer = await stage.get(AGENTS, headers=headers)
+                assert answer.status == status
+                if status == 401:
+                    assert answer.kind == "unauthorized"
+                    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="muster"'
+                assert TOKEN not in answer.body.decode()
         for path in ("/", "/docs", "/static/muster.css", "/healthz", "/readyz"):
             assert (await stage.get(path)).status in {200, 503}
         for path in ("/metrics", "/openapi.json", "/api/v1/events", f"{AGENTS}/health"):
