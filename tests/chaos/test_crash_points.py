@@ -145,7 +145,7 @@ async def test_a_spawn_whose_worker_died_runs_elsewhere(
 
 
 @only("worker-during-stop", "worker-before-terminated")
-async def test_what_was_to_end_when_its_worker_died_has_ended(
+async def test_an_agent_whose_worker_died_while_it_was_to_end_has_ended(
     scene: Scene, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And does not run again; its neighbours do."""
@@ -161,7 +161,7 @@ async def test_what_was_to_end_when_its_worker_died_has_ended(
 
 
 @only("worker-after-draining", "worker-after-released")
-async def test_a_drain_that_was_cut_short_leaves_nobody_behind(
+async def test_an_interrupted_drain_leaves_no_agent_behind(
     scene: Scene, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene.doom_workers(place, monkeypatch)
@@ -180,7 +180,7 @@ async def test_a_drain_that_was_cut_short_leaves_nobody_behind(
 
 
 @places("supervisor-", "leader-")
-async def test_a_launch_whose_supervisor_died_takes_place_once(scene: Scene, place: str) -> None:
+async def test_a_launch_whose_supervisor_died_happens_once(scene: Scene, place: str) -> None:
     process = await scene.doomed(place, "supervisor")
     await scene.spawn(3)
     await scene.died(process)
@@ -191,7 +191,7 @@ async def test_a_launch_whose_supervisor_died_takes_place_once(scene: Scene, pla
 
 
 @places("reap-")
-async def test_a_reap_whose_supervisor_died_is_gone_on_with(scene: Scene, place: str) -> None:
+async def test_a_reap_whose_supervisor_died_is_continued(scene: Scene, place: str) -> None:
     process = await scene.doomed(place, "supervisor")
     await scene.spawn(3)
     await scene.running(3)
@@ -225,7 +225,7 @@ async def test_a_projector_that_died_is_followed_by_one_that_misses_nothing(
 
 
 @places("rebuild-")
-async def test_a_rebuild_that_died_leaves_views_that_are_right(scene: Scene, place: str) -> None:
+async def test_a_rebuild_that_died_leaves_correct_views(scene: Scene, place: str) -> None:
     """The serving projector goes on, with the old rows or the new ones; a next rebuild works."""
     from projector.rebuild.rebuild import replay
 
@@ -246,7 +246,7 @@ async def test_a_rebuild_that_died_leaves_views_that_are_right(scene: Scene, pla
 
 
 @places("recovery-")
-async def test_a_recovery_that_died_is_begun_again(
+async def test_a_recovery_that_died_is_started_again(
     redis_url: str, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis lost everything. The catalogue comes first, so the second log is the pool's."""

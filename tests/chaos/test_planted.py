@@ -45,7 +45,7 @@ asyncio.run(main())
         ("client-retries", [False, False, False]),
     ],
 )
-def test_what_a_log_sends_to_redis_has_the_bug(name: str, other: list[bool]):
+def test_the_commands_of_a_log_have_the_planted_bug(name: str, other: list[bool]):
     """One in a text that nobody asks for would be looked for in vain."""
     whole = python(SENT)
     planted = python(f"from tests.chaos.planted import plant; plant({name!r})\n{SENT}")

@@ -61,7 +61,7 @@ async def case(redis_url: str, tmp_path: Path) -> AsyncIterator[Case]:
         made.client.close()
 
 
-async def test_what_muster_did_is_no_offence(redis_url: str, database_url: str) -> None:
+async def test_a_history_of_muster_has_no_offence(redis_url: str, database_url: str) -> None:
     """On SQLite and on PostgreSQL; and a stream that was trimmed below the archive is none."""
     async with open_stage(redis_url, database_url) as stage:
         case = await told(stage)
@@ -120,7 +120,7 @@ PLANTED: list[tuple[int, Callable[[Case], None], str]] = [
 ]
 
 
-async def test_what_is_planted_is_found(case: Case, subtests: pytest.Subtests) -> None:
+async def test_planted_offences_are_found(case: Case, subtests: pytest.Subtests) -> None:
     """Each in the same story, whose keys are restored in between."""
     with redis.Redis.from_url(case.stage.redis_url) as client:
         story = {key: (client.dump(key), max(client.pttl(key), 0)) for key in client.scan_iter()}
@@ -150,7 +150,7 @@ async def test_each_thing_that_was_changed_is_one_offence(case: Case) -> None:
     assert [o.subject for o in found[1:]] == [changed, key]
 
 
-async def test_a_system_below_a_prefix_is_judged_alone(redis_url: str) -> None:
+async def test_a_system_below_a_prefix_is_judged_by_itself(redis_url: str) -> None:
     client = connect(redis_url)
     try:
         log = Log(client, Keys("some:"))
@@ -166,7 +166,9 @@ async def test_a_system_below_a_prefix_is_judged_alone(redis_url: str) -> None:
         assert [o.subject for o in judge(redis_url, prefix="some:")] == ["some:stray"]
 
 
-async def test_a_moving_system_is_judged_at_one_moment(redis_url: str, tmp_path: Path) -> None:
+async def test_a_running_system_is_judged_at_one_point_in_time(
+    redis_url: str, tmp_path: Path
+) -> None:
     """Everything is compared at one position, however fast it moves."""
     async with open_stage(redis_url, f"sqlite+aiosqlite:///{tmp_path / 'views.db'}") as stage:
         pool = await stage.pool()
@@ -191,7 +193,7 @@ async def test_a_moving_system_is_judged_at_one_moment(redis_url: str, tmp_path:
                 await asyncio.gather(moving, return_exceptions=True)
 
 
-async def test_the_command_tells_the_offences_and_ends_with_1(case: Case, tmp_path: Path) -> None:
+async def test_the_command_prints_the_offences_and_ends_with_1(case: Case, tmp_path: Path) -> None:
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tests.chaos.judge", "--redis", case.stage.redis_url]
         command += ["--views", case.stage.database_url, *more]

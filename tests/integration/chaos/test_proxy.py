@@ -95,7 +95,7 @@ class Client:
         return found
 
 
-async def test_in_fair_weather_everything_passes(link: Link):
+async def test_without_faults_everything_passes_through(link: Link):
     async with Client(link) as client:
         assert await client.ask() == REPLY
         assert await client.ask() == REPLY
@@ -129,7 +129,7 @@ async def test_stalled_requests_arrive_late_even_if_their_sender_is_gone(
     await until(lambda: server.heard == [b"late\n"])
 
 
-async def test_stalled_replies_come_late_and_whole(link: Link, server: Server):
+async def test_stalled_replies_come_late_and_complete(link: Link, server: Server):
     """What was asked for is done, and nobody is told yet."""
     link.set(Weather(replies_stall=True))
     async with Client(link) as client:
@@ -150,7 +150,7 @@ async def test_delays_add_up(link: Link):
         assert clock() - began >= 0.1
 
 
-async def test_it_lets_nobody_in_and_then_again_on_the_same_port(link: Link):
+async def test_it_refuses_connections_and_accepts_again_on_the_same_port(link: Link):
     """A process that knows the address finds the server again when the partition is over."""
     port = link.port
     async with Client(link) as client:
@@ -173,13 +173,13 @@ async def test_connections_are_cut_by_share(link: Link):
         assert (await first.ask(), await second.ask()) == (b"", b"")
 
 
-async def test_a_server_that_is_not_there_is_a_closed_connection(link: Link, server: Server):
+async def test_an_unreachable_server_is_a_closed_connection(link: Link, server: Server):
     await server.stop()
     async with Client(link) as client:
         assert await client.ask() == b""
 
 
-async def test_a_server_that_breaks_off_is_gone_for_the_client_too(link: Link, server: Server):
+async def test_a_broken_server_connection_closes_the_clients_too(link: Link, server: Server):
     """As one that is killed; a client that waits for an answer would wait for ever."""
     async with Client(link) as client:
         assert await client.ask() == REPLY

@@ -45,7 +45,7 @@ async def test_a_server_that_may_lose_the_log_fails(redis_server):
     ("appendfsync", "found"),
     [("always", "with every reply"), ("everysec", "no: appendfsync is everysec; set")],
 )
-async def test_the_levels_that_a_command_may_ask_for_are_told(redis_server, appendfsync, found):
+async def test_the_levels_that_a_command_may_request_are_listed(redis_server, appendfsync, found):
     """A level that lacks is no fault."""
     server = redis_server(appendfsync=appendfsync)
     checks = {check.name: check for check in await check_redis(server.url)}
@@ -54,7 +54,7 @@ async def test_the_levels_that_a_command_may_ask_for_are_told(redis_server, appe
     assert {checks[name].level for name in checks if name.startswith("level")} == {Level.OK}
 
 
-async def test_what_the_settings_of_replication_mean_is_told(replication):
+async def test_the_settings_of_replication_are_explained(replication):
     """One replica that all writes need is no more available than none."""
     url = replication.primary.url
     found = {check.name: check for check in await check_redis(url)}
@@ -72,7 +72,7 @@ async def test_what_the_settings_of_replication_mean_is_told(replication):
     assert levels(await check_redis(replication.replica.url))["role"] is Level.FAIL
 
 
-async def test_a_server_that_is_not_there_fails():
+async def test_an_unreachable_server_fails():
     (check,) = await check_redis("redis://:secret@127.0.0.1:1")
     assert (check.name, check.level) == ("reachable", Level.FAIL)
     assert "secret" not in check.found
@@ -84,19 +84,19 @@ def test_a_database_that_can_be_written_is_right(database_url):
     assert levels(check_database(database_url)) == levels(checks)
 
 
-def test_asking_does_not_create_a_database(tmp_path):
+def test_a_check_does_not_create_a_database(tmp_path):
     path = tmp_path / "views.db"
     assert levels(check_database(f"sqlite:///{path}"))["writable"] is Level.OK
     assert not path.exists()
 
 
-def test_a_file_that_is_no_database_fails(tmp_path):
+def test_a_file_that_is_not_a_database_fails(tmp_path):
     path = tmp_path / "views.db"
     path.write_text("not a database" * 100)
     assert levels(check_database(f"sqlite:///{path}"))["readable"] is Level.FAIL
 
 
-def test_a_file_in_a_folder_of_somebody_else_fails(tmp_path, monkeypatch):
+def test_a_file_in_a_folder_of_another_user_fails(tmp_path, monkeypatch):
     """All else is looked at all the same. (Root may look anywhere, so this is told.)"""
 
     def forbidden(_):
@@ -106,7 +106,7 @@ def test_a_file_in_a_folder_of_somebody_else_fails(tmp_path, monkeypatch):
     assert levels(check_sqlite(tmp_path / "views.db"))["readable"] is Level.FAIL
 
 
-def test_a_database_user_without_rights_is_told_which(postgres_url):
+def test_the_missing_rights_of_a_database_user_are_named(postgres_url):
     """A role that may connect but not create the schema."""
     import psycopg
 
@@ -123,7 +123,7 @@ def test_a_database_user_without_rights_is_told_which(postgres_url):
 
 
 @pytest.mark.parametrize("url", ["mysql://h/d", "postgresql://postgres@127.0.0.1:1/x"])
-def test_a_database_that_cannot_be_fails(url):
+def test_an_invalid_database_address_fails(url):
     assert Level.FAIL in levels(check_database(url)).values()
 
 
@@ -139,7 +139,7 @@ def test_the_command_says_what_to_change_and_fails(redis_server, tmp_path, capsy
     assert {check["level"] for check in json.loads(capsys.readouterr().out)} >= {"OK", "FAIL"}
 
 
-def test_the_command_is_content_with_a_right_server(redis_url, database_url, capsys):
+def test_the_command_passes_with_a_suitable_server(redis_url, database_url, capsys):
     assert main(["doctor", "--redis-url", redis_url, "--database-url", database_url]) == 0
     assert "FAIL" not in capsys.readouterr().out
 
@@ -186,7 +186,7 @@ async def test_logs_that_are_lost_or_stopped_fail(redis_url, database_url):
         assert all("`muster recover`" in check.change for check in checks)
 
 
-async def test_looking_at_logs_makes_no_tables(redis_url, tmp_path):
+async def test_checking_logs_creates_no_tables(redis_url, tmp_path):
     path = tmp_path / "views.db"
     assert await check_logs(redis_url, "", f"sqlite:///{path}") == []
     assert not path.exists()
@@ -198,7 +198,7 @@ async def test_looking_at_logs_makes_no_tables(redis_url, tmp_path):
     await database.close()
 
 
-def test_the_command_looks_at_the_logs_below_a_prefix(redis_url, tmp_path, capsys):
+def test_the_command_checks_the_logs_below_a_prefix(redis_url, tmp_path, capsys):
     url = f"sqlite:///{tmp_path / 'views.db'}"
 
     async def lost() -> None:
@@ -234,7 +234,7 @@ def test_before_the_first_start_it_says_what_up_would_use(tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_configuration_file_is_heeded_and_a_wrong_one_told(
+def test_the_configuration_file_is_used_and_an_invalid_one_reported(
     redis_url, tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)

@@ -87,7 +87,7 @@ def test_replay_without_its_servers_says_which_one_is_missing(flags, capsys):
     assert main(["replay", "--redis-url", server, "--database-url", "nonsense"]) == 2
 
 
-def test_verify_says_equal_where_all_is(flags, capsys):
+def test_verify_says_equal_where_nothing_differs(flags, capsys):
     main(["replay", *flags])
     capsys.readouterr()
     assert main(["verify", *flags]) == 0
@@ -120,7 +120,7 @@ def test_verify_without_redis_says_so(flags, capsys):
 
 @pytest.mark.parametrize("words", [["recover", "--dry-run"], ["recover"], ["replay"], ["verify"],
                                    ["tail"]], ids=" ".join)  # fmt: skip
-def test_a_database_file_that_is_not_there_is_refused_and_not_made(
+def test_a_missing_database_file_is_refused_and_not_created(
     words, redis_url, tmp_path, monkeypatch, capsys
 ):
     """A mistyped name must not be taken for an archive in which nothing ever happened."""
@@ -139,7 +139,7 @@ def test_a_database_file_that_is_not_there_is_refused_and_not_made(
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], []], ids=["looking", "doing"])
-def test_an_empty_database_tells_nothing_of_a_log(words, redis_url, database_url, capsys):
+def test_an_empty_database_proves_nothing_about_a_log(words, redis_url, database_url, capsys):
     """A wiped Redis and the wrong database look like a system that was never begun."""
     wait(prepare(database_url))
     asked = ["recover", *words, "--redis-url", redis_url, "--database-url", database_url]
@@ -149,9 +149,7 @@ def test_an_empty_database_tells_nothing_of_a_log(words, redis_url, database_url
     assert "is it the right one?" in told.err
 
 
-def test_a_log_that_is_whole_is_left_alone_also_with_an_empty_database(
-    redis_url, database_url, capsys
-):
+def test_an_intact_log_is_not_touched_even_with_an_empty_database(redis_url, database_url, capsys):
     wait(write_log(redis_url))
     wait(prepare(database_url))
     assert main(["recover", "--redis-url", redis_url, "--database-url", database_url]) == 0

@@ -75,7 +75,7 @@ async def follow(options: TailOptions, seen: list[str]) -> None:
         seen += places([event])
 
 
-async def test_from_the_start_everything_is_told_in_the_order_of_time(record):
+async def test_from_the_start_all_events_are_shown_in_order_of_time(record):
     events = await record.tail(start="0")
     assert len(events) == 2 + 10 + 10 + 2
     assert [event.ms for event in events] == sorted(event.ms for event in events)
@@ -83,7 +83,7 @@ async def test_from_the_start_everything_is_told_in_the_order_of_time(record):
         assert [e.seq for e in events if e.pool == pool] == list(range(1, last + 1))
 
 
-async def test_without_a_position_the_last_events_are_told(record):
+async def test_without_a_position_the_last_events_are_shown(record):
     assert places(await record.tail(count=2)) == ["alpha:11", "alpha:12"]
     assert len(await record.tail()) == 20
 
@@ -96,14 +96,14 @@ async def test_the_last_events_of_a_kind_are_found_behind_many_others(record, mo
     assert len(await record.tail(start="0")) == 24
 
 
-async def test_a_position_begins_with_that_very_event(record):
+async def test_a_position_starts_with_that_event(record):
     """`pool:seq` is found by halving time, whatever the stream's ids are."""
     for seq in range(1, 13):
         events = await record.tail(start=f"alpha:{seq}")
         assert [event.seq for event in events] == list(range(seq, 13))
 
 
-async def test_a_stream_id_and_a_time_begin_after_what_was_seen(record):
+async def test_a_stream_id_and_a_time_start_after_what_was_shown(record):
     everything = await record.tail(start="0", pools=("beta",))
     after = await record.tail(start=everything[6].stream_id, pools=("beta",))
     assert places(after) == places(everything[7:])
@@ -124,7 +124,7 @@ async def test_filters_choose_by_type_agent_and_pool(record):
     assert {event.pool for event in await record.tail(pools=("catalogue",))} == {"catalogue"}
 
 
-async def test_following_tells_what_comes_also_of_new_pools(record):
+async def test_following_shows_new_events_also_of_new_pools(record):
     seen: list[str] = []
     options = TailOptions(redis_url=record.url, count=1, follow=True)
     task = asyncio.create_task(follow(options, seen))
@@ -160,7 +160,7 @@ async def test_following_survives_a_restart_of_redis(redis_server):
         task.cancel()
 
 
-async def test_following_tells_of_a_log_that_is_lost_and_is_back(redis_server, capsys):
+async def test_following_reports_a_log_that_is_lost_and_recovered(redis_server, capsys):
     """Nothing more comes of it, for ever: that is not silence as any other."""
     server = redis_server()
     record = Record(server.url)
@@ -190,7 +190,7 @@ async def test_following_tells_of_a_log_that_is_lost_and_is_back(redis_server, c
     assert said.count("alpha: the log is missing") == 1
 
 
-async def test_a_log_that_is_made_while_logs_are_looked_at_is_not_missing(record, monkeypatch):
+async def test_a_log_that_is_created_during_the_check_is_not_missing(record, monkeypatch):
     source = Source(record.url, "")
     whole, initialise = source.intact, record.log.initialise
 
@@ -224,7 +224,7 @@ def run(*words: str) -> int:
     return codes[0]
 
 
-async def test_lines_are_readable_and_json_is_whole(record, capsys):
+async def test_lines_are_readable_and_json_is_complete(record, capsys):
     assert run("tail", "--redis-url", record.url, "-n", "1") == 0
     words = capsys.readouterr().out.split()
     assert words[1:3] == ["alpha:12", "agent.terminated"]
@@ -235,7 +235,7 @@ async def test_lines_are_readable_and_json_is_whole(record, capsys):
     assert event["data"]["role_type"] == "developer"
 
 
-async def test_what_cannot_be_is_one_line(record, capsys):
+async def test_invalid_input_is_one_line(record, capsys):
     assert run("tail", "--redis-url", record.url, "--pool", "gamma") == 1
     for wrong in ("soon", f"{2**64}-0", "1-" + "9" * 5000, "٣-٣", "alpha:" + "9" * 5000):
         assert run("tail", "--redis-url", record.url, "--from", wrong) == 2
@@ -247,7 +247,7 @@ async def test_what_cannot_be_is_one_line(record, capsys):
     assert "there are: catalogue, alpha, beta" in said[0]
 
 
-async def test_a_log_that_was_lost_is_called_that(record, capsys):
+async def test_a_lost_log_is_reported_as_lost(record, capsys):
     assert run("tail", "--redis-url", record.url, "-n", "0") == 0
     assert capsys.readouterr().err == ""
     await record.client.delete("pool:{alpha}:events")

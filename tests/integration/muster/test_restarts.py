@@ -113,7 +113,7 @@ async def test_a_server_that_cannot_be_started_again_is_tried_until_it_can(
     await kept.ends()
 
 
-async def test_one_whose_folder_another_holds_waits_for_its_end(
+async def test_a_server_whose_folder_is_in_use_waits_for_the_others_end(
     embedding, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As the child that rewrites the file of a server that was killed."""
@@ -138,7 +138,7 @@ async def test_one_whose_folder_another_holds_waits_for_its_end(
     ],
     ids=["no process", "broken off"],
 )
-async def test_one_that_the_system_gives_no_process_is_tried_again(
+async def test_a_server_that_the_system_cannot_fork_is_retried(
     embedding,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -158,7 +158,7 @@ async def test_one_that_the_system_gives_no_process_is_tried_again(
     await kept.ends()
 
 
-async def test_one_that_cannot_be_asked_for_want_of_file_descriptors_is_asked_again(
+async def test_a_check_without_free_file_descriptors_is_retried(
     embedding, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = embedding()
@@ -175,7 +175,7 @@ async def test_one_that_cannot_be_asked_for_want_of_file_descriptors_is_asked_ag
     await kept.ends()
 
 
-async def test_one_that_loads_for_long_is_waited_for_and_said_to_load(
+async def test_a_server_that_loads_for_long_is_waited_for_and_logged(
     embedding, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed and begun anew it would never be done. The loop goes on meanwhile."""
@@ -202,7 +202,7 @@ async def leave_data(embedding) -> None:
     filled.server.stop()
 
 
-async def test_the_first_start_waits_likewise(
+async def test_the_first_start_waits_while_it_loads_too(
     embedding, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await leave_data(embedding)
@@ -215,7 +215,7 @@ async def test_the_first_start_waits_likewise(
     await kept.ends()
 
 
-async def test_one_that_goes_as_soon_as_it_serves_is_waited_for(
+async def test_a_server_that_ends_as_soon_as_it_serves_is_restarted(
     embedding, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is started again by then, and may load."""
@@ -234,7 +234,7 @@ async def test_one_that_goes_as_soon_as_it_serves_is_waited_for(
     await kept.ends()
 
 
-async def test_the_end_is_heard_while_it_loads(
+async def test_a_stop_request_is_received_while_it_loads(
     embedding, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await leave_data(embedding)
@@ -250,7 +250,7 @@ async def test_the_end_is_heard_while_it_loads(
     assert time.monotonic() - began < 2
 
 
-async def test_the_end_is_heard_between_two_attempts_and_nothing_is_started_after_it(
+async def test_a_stop_request_between_two_attempts_prevents_the_next(
     embedding, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restarts, "RESTART_SECONDS", (60.0, 60.0))
@@ -347,7 +347,7 @@ async def role(tmp_path: Path) -> AsyncIterator[Role]:
     await made.end()
 
 
-async def test_a_role_that_breaks_off_while_it_tells_is_started_again(role: Role) -> None:
+async def test_a_role_that_dies_while_it_reports_is_restarted(role: Role) -> None:
     role.write(HALF)
     os.kill(role.child.pid, signal.SIGKILL)
     await role.say("gateway could not be started: what it told cannot be read")
@@ -355,7 +355,7 @@ async def test_a_role_that_breaks_off_while_it_tells_is_started_again(role: Role
     await role.say("gateway is running again")
 
 
-async def test_a_role_that_the_system_gives_no_process_is_started_again(role: Role) -> None:
+async def test_a_role_that_the_system_cannot_fork_is_restarted(role: Role) -> None:
     role.program.unlink()
     os.kill(role.child.pid, signal.SIGKILL)
     await role.say("gateway could not be started: it cannot be started: [Errno 2]")
@@ -363,7 +363,7 @@ async def test_a_role_that_the_system_gives_no_process_is_started_again(role: Ro
     await role.say("gateway is running again")
 
 
-async def test_a_role_whose_process_breaks_off_before_it_is_one_is_started_again(
+async def test_a_role_whose_process_dies_during_its_start_is_restarted(
     role: Role, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fork(*_: Any, **__: Any) -> Any:
@@ -376,7 +376,7 @@ async def test_a_role_whose_process_breaks_off_before_it_is_one_is_started_again
     await role.say("gateway is running again")
 
 
-async def test_a_role_is_not_started_after_the_end_was_asked_for(
+async def test_a_role_is_not_started_after_a_stop_request(
     role: Role, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would run on when all others have been stopped."""

@@ -22,7 +22,7 @@ async def events(redis_url: str) -> AsyncIterator[Log]:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-async def test_a_log_that_another_role_began_meanwhile_is_not_lost(
+async def test_a_log_that_another_role_created_meanwhile_is_not_lost(
     redis_url: str, events: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
     """The database is slow to answer: its archive has what was begun after Redis was asked."""

@@ -79,7 +79,7 @@ async def test_a_role_that_waits_for_redis_is_waited_for(
     await starting.child.stop(5)
 
 
-async def test_one_that_waits_for_a_redis_that_takes_no_writes_is_too(
+async def test_a_role_that_waits_for_a_redis_that_refuses_writes_is_waited_for(
     tmp_path: Path,
     redis_server: MakeServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -98,7 +98,7 @@ async def test_one_that_waits_for_a_redis_that_takes_no_writes_is_too(
     await starting.child.stop(5)
 
 
-async def test_one_that_is_silent_for_another_reason_is_started_again_a_few_times(
+async def test_a_role_that_is_silent_for_another_reason_is_restarted_a_few_times(
     tmp_path: Path, redis_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     starting = Starting(tmp_path, redis_url)
@@ -111,7 +111,7 @@ async def test_one_that_is_silent_for_another_reason_is_started_again_a_few_time
 
 
 @pytest.mark.parametrize("luck", ["killed", "refused"])
-async def test_a_role_that_has_bad_luck_is_started_again(
+async def test_a_role_with_a_transient_failure_is_restarted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -141,7 +141,7 @@ async def test_a_role_that_has_bad_luck_is_started_again(
     await starting.child.stop(5)
 
 
-async def test_what_a_role_itself_tells_is_final(
+async def test_an_error_that_a_role_reports_is_final(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is wrong, whoever starts it again."""
@@ -176,7 +176,7 @@ class Enough(Exception):
     """Nothing is started."""
 
 
-async def test_its_roles_run_on_the_embedded_server_whatever_else_is_named(
+async def test_its_roles_run_on_the_embedded_server_whatever_is_configured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They read the same file and environment, and would write to somebody's database."""
@@ -215,7 +215,7 @@ def log_server_on(folder: Path, redis_url: str) -> LogServer:
     return LogServer(replace(load({"data_dir": folder}, {}), redis_url=redis_url), Background())
 
 
-async def test_a_redis_that_takes_no_writes_is_waited_for(
+async def test_a_redis_that_refuses_writes_is_waited_for(
     tmp_path: Path, redis_server: MakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As with a full disk: INFO is answered, and a first start has a log to begin."""
@@ -240,7 +240,7 @@ async def test_a_redis_that_takes_no_writes_is_waited_for(
 
 
 @pytest.mark.parametrize("step", ["check", "prepare", "refresh"])
-async def test_whatever_a_start_asks_is_asked_again_while_redis_is_away(
+async def test_every_call_of_a_start_is_retried_while_redis_is_unreachable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """It may go, or load, or be full, between two questions."""
@@ -310,7 +310,7 @@ def role_parts(
     return RoleParts(load({"data_dir": folder}, {}), background, None)
 
 
-async def test_a_part_that_redis_keeps_from_starting_is_started_once_it_does_not(
+async def test_a_part_that_cannot_start_without_redis_starts_once_it_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a supervisor, which joins."""
@@ -344,7 +344,7 @@ def _no_space(*_: Any) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-async def test_a_data_folder_that_takes_no_file_ends_nothing(
+async def test_a_data_folder_that_is_full_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Commands find it once there is room."""
@@ -384,7 +384,7 @@ async def test_a_data_folder_that_takes_no_file_ends_nothing(
     assert not noted.exists()
 
 
-def test_a_data_folder_is_held_though_nobody_can_be_told_by_whom(
+def test_a_data_folder_is_locked_even_if_its_owner_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "pwrite", _no_space)

@@ -28,7 +28,7 @@ def _outside_of_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(agents, "TICK_SECONDS", 0.01)
 
 
-async def test_one_that_raises_in_its_check_runs_until_it_is_ended_for_that():
+async def test_an_agent_whose_check_raises_runs_until_it_is_ended_as_unhealthy():
     """Raising in its run, too, it would crash before two of its checks have failed."""
     agent, told = Tested(), context("raise-in-check")
     await agent.start(told)
@@ -41,7 +41,7 @@ async def test_one_that_raises_in_its_check_runs_until_it_is_ended_for_that():
     await asyncio.wait({running})
 
 
-async def test_one_that_raises_in_its_run_does_so_once():
+async def test_an_agent_whose_run_raises_does_so_once():
     agent, told = Tested(), context("raise-in-run")
     await agent.start(told)
     with pytest.raises(RuntimeError, match="as told"):

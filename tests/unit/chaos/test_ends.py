@@ -25,7 +25,7 @@ def read(folder: Path, *rows: tuple[str, ...]) -> list[str]:
     return list(judge_ends(ended(f"sqlite:///{file}")))
 
 
-def test_agents_that_end_as_they_were_asked_or_told_are_no_offence(tmp_path: Path):
+def test_agents_that_end_as_requested_are_no_offence(tmp_path: Path):
     assert read(tmp_path, *EXPECTED) == []
 
 
@@ -39,7 +39,9 @@ def test_agents_that_end_as_they_were_asked_or_told_are_no_offence(tmp_path: Pat
         ("terminated", "completed", '{"do":"raise-in-run"}'),
     ],
 )
-def test_an_end_that_nobody_wanted_is_found(tmp_path: Path, status: str, reason: str, given: str):
+def test_an_end_that_was_not_requested_is_found(
+    tmp_path: Path, status: str, reason: str, given: str
+):
     """By its log alone it would be as good as any."""
     [found] = read(tmp_path, *EXPECTED, ("p", "x", status, reason, given))
     assert found == f"nobody wanted agent x in p to end: {status}, {reason}"

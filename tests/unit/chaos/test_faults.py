@@ -23,7 +23,7 @@ NOBODY = 2**22 + 1
         ("worker_paused", "a worker did not run"),
     ],
 )
-async def test_a_fault_that_hits_nobody_says_so(
+async def test_a_fault_without_a_target_says_so(
     fault: str, said: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Whom it would have hit had just ended, by another fault of the round or by itself."""

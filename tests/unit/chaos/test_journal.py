@@ -32,7 +32,7 @@ REFUSED = Answer(503, {"type": "redis-unreachable"})
         (Answer(507, {"type": "redis-memory-exhausted"}), Meaning.REFUSED),
     ],
 )
-def test_an_answer_means(answer: Answer, meaning: Meaning):
+def test_what_an_http_answer_means_for_the_journal(answer: Answer, meaning: Meaning):
     """A connection that broke off says nothing; one that never stood says that nothing was done."""
     assert answer.meaning == meaning
 
@@ -69,7 +69,7 @@ async def spawn(journal: Journal, *answers: Answer, keyed: bool = True, follows:
     return await command.carry_out(), desk
 
 
-async def test_what_was_unknown_is_asked_for_again_with_its_key(journal: Journal):
+async def test_an_unknown_outcome_is_retried_with_its_key(journal: Journal):
     """And counts as recovered once an answer says that it was accepted."""
     entry, desk = await spawn(journal, BROKEN_OFF, UNKNOWN, ACCEPTED)
     assert (entry.status, entry.recovered, entry.agent_id) == ("acknowledged", True, "a-1")
@@ -77,13 +77,13 @@ async def test_what_was_unknown_is_asked_for_again_with_its_key(journal: Journal
     assert entry.operation_id == operation_id("command-1")
 
 
-async def test_what_was_unknown_once_is_never_refused(journal: Journal):
+async def test_a_command_with_an_unknown_outcome_is_never_noted_as_refused(journal: Journal):
     """A later refusal speaks of the later request alone: the first may have been carried out."""
     entry, desk = await spawn(journal, BROKEN_OFF, REFUSED, ACCEPTED)
     assert (entry.status, desk.left) == ("acknowledged", [])
 
 
-async def test_a_refusal_is_final_where_nothing_was_unknown(journal: Journal):
+async def test_a_refusal_is_final_unless_an_outcome_was_unknown(journal: Journal):
     entry, _ = await spawn(journal, REFUSED)
     assert (entry.status, entry.agent_id) == ("refused", "")
 
@@ -94,12 +94,12 @@ async def test_a_spawn_without_a_key_gives_up(journal: Journal):
     assert (entry.status, entry.operation_id) == ("unknown", "")
 
 
-async def test_a_spawn_without_a_key_follows_the_key_that_it_is_given(journal: Journal):
+async def test_a_spawn_without_a_key_repeats_with_the_key_of_the_answer(journal: Journal):
     entry, desk = await spawn(journal, UNKNOWN, ACCEPTED, keyed=False)
     assert (entry.status, desk.keys) == ("acknowledged", ["", "k-1"])
 
 
-async def test_an_agent_that_was_accepted_has_to_be_found(journal: Journal):
+async def test_an_accepted_agent_must_be_found(journal: Journal):
     """404 for an acknowledged agent is noted, to be held against what was named as lost."""
     desk = Scripted(journal, Answer(404, {"type": "agent-not-found"}))
     entry = await Terminate(desk, Random(1), "p", "2", "a-1").carry_out()
@@ -126,7 +126,7 @@ async def test_the_journal_is_read_as_it_was_written(journal: Journal):
         (200, "", ["spawn chaos-1 asked for archived: 200 as nothing"]),
     ],
 )
-async def test_what_is_done_is_as_safe_as_was_asked(
+async def test_a_done_command_has_the_requested_durability(
     journal: Journal, status: int, level: str, found: list[str]
 ):
     """Only a 202 may state less."""
@@ -141,7 +141,7 @@ async def test_what_is_done_is_as_safe_as_was_asked(
     ("position", "stale", "seq"),
     [("q:3,p:17,:4", False, 17), ("q:3", False, 0), ("", False, 0), ("p:17", True, 0)],
 )
-async def test_how_far_the_log_was_when_a_spawn_was_acknowledged_is_noted(
+async def test_the_position_of_an_acknowledged_spawn_is_noted(
     journal: Journal, position: str, stale: bool, seq: int
 ):
     """The judge finds an event above that: it was acknowledged before it was written."""

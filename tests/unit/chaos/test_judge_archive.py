@@ -22,7 +22,7 @@ def test_a_trimmed_stream_is_continued_from_the_archive() -> None:
     assert weigh(halves(told(), 9)) == []
 
 
-def test_what_was_trimmed_before_it_was_archived_is_missed() -> None:
+def test_events_trimmed_before_they_were_archived_are_missed() -> None:
     evidence = halves(told(), 9)
     assert evidence.views is not None
     del evidence.views.archive["p"][7:]
@@ -30,7 +30,7 @@ def test_what_was_trimmed_before_it_was_archived_is_missed() -> None:
     assert (found.invariant, found.seq) == (5, 10)
 
 
-def test_what_the_archive_passed_over_is_found_while_the_stream_still_has_it() -> None:
+def test_events_that_the_archive_skipped_are_found_in_the_stream() -> None:
     """Once it is trimmed there, it is nowhere."""
     evidence = told().evidence()
     assert evidence.views is not None
@@ -40,7 +40,7 @@ def test_what_the_archive_passed_over_is_found_while_the_stream_still_has_it() -
     assert "in the archive seq 9 follows 7" in found.why
 
 
-def test_an_archive_may_begin_late_where_the_stream_has_what_comes_before() -> None:
+def test_an_archive_may_start_late_where_the_stream_has_earlier_events() -> None:
     """As a new database does, whose projector began with the streams."""
     evidence = told().evidence()
     assert evidence.views is not None
@@ -48,7 +48,7 @@ def test_an_archive_may_begin_late_where_the_stream_has_what_comes_before() -> N
     assert weigh(evidence) == []
 
 
-def test_archive_and_stream_must_hold_the_same_event() -> None:
+def test_archive_and_stream_must_contain_the_same_event() -> None:
     evidence = told().evidence()
     entries = evidence.streamed["p"].entries
     entries[3] = replace(entries[3], actor="somebody")
@@ -63,7 +63,7 @@ def test_a_log_that_ends_before_its_counter_is_found() -> None:
     assert 5 in numbers(weigh(evidence))
 
 
-def test_a_log_of_which_only_the_archive_is_left_is_found() -> None:
+def test_a_log_that_exists_only_in_the_archive_is_found() -> None:
     """As when Redis lost everything and nobody noticed: what lives would be judged by nothing."""
     evidence = told().evidence()
     evidence.streamed["p"], evidence.registries["p"] = Streamed(), Registry()
@@ -88,7 +88,7 @@ def recovered(seq: int, ts: int) -> Entry:
     )
 
 
-def test_a_recovered_log_goes_on_at_the_next_seq() -> None:
+def test_a_recovered_log_continues_at_the_next_seq() -> None:
     story = told()
     kept = [replace(e, generation=1) for e in story.entries[:20]]
     begin = recovered(21, 2_000_000)
@@ -97,13 +97,13 @@ def test_a_recovered_log_goes_on_at_the_next_seq() -> None:
     assert [e.generation for e in history.entries[-2:]] == [1, 2]
 
 
-def test_a_log_that_was_lost_before_its_first_event_begins_with_its_recovery() -> None:
+def test_a_log_that_was_lost_before_its_first_event_starts_with_its_recovery() -> None:
     history = join("p", [], [recovered(1, 2_000_000)], Head(2, 1))
     assert history.offences == []
     assert [e.generation for e in history.entries] == [2]
 
 
-def test_what_was_archived_and_lost_by_a_recovery_is_found() -> None:
+def test_archived_events_that_a_recovery_lost_are_found() -> None:
     story = told()
     kept = [replace(e, generation=1) for e in story.entries[:21]]
     begin = recovered(21, 2_000_000)
@@ -112,7 +112,7 @@ def test_what_was_archived_and_lost_by_a_recovery_is_found() -> None:
     assert numbers(history.offences) == {8}
 
 
-def test_a_generation_that_does_not_say_how_it_began_is_found() -> None:
+def test_a_generation_without_its_recovery_event_is_found() -> None:
     story = told()
     old = [replace(e, generation=1) for e in story.entries[:20]]
     new = [replace(e, generation=2) for e in story.entries[20:]]
@@ -120,7 +120,7 @@ def test_a_generation_that_does_not_say_how_it_began_is_found() -> None:
     assert "begins with log.recovered" in str(history.offences[0])
 
 
-def test_a_history_without_its_beginning_can_only_be_judged_as_kept() -> None:
+def test_a_history_without_its_start_is_judged_from_its_first_event() -> None:
     """As after the loss of the database, when streams were trimmed: one offence, not hundreds."""
     evidence = told().evidence()
     evidence.views = None

@@ -25,7 +25,7 @@ def heard(*commands: Command, unsaved: tuple[Unsaved, ...] = ()) -> list[Offence
     return weigh(evidence)
 
 
-def test_commands_that_came_to_pass_are_no_offence() -> None:
+def test_commands_that_were_carried_out_are_no_offence() -> None:
     assert not heard(
         Command("spawn", pool="p", agent_id="runs", operation_id="operation of runs", seq=99),
         Command("terminate", pool="p", agent_id="ended"),
@@ -48,16 +48,16 @@ def test_commands_that_came_to_pass_are_no_offence() -> None:
         Command("spawn", pool="p", agent_id="waits", seq=3, generation=1),
     ],
 )
-def test_a_command_that_did_not_do_as_was_told_is_found(command: Command) -> None:
+def test_a_command_without_its_effect_is_found(command: Command) -> None:
     assert numbers(heard(command)) == {8}
 
 
-def test_one_operation_that_is_two_agents_is_found() -> None:
+def test_one_operation_with_two_agents_is_found() -> None:
     one = Command("spawn", pool="p", agent_id="runs", operation_id="operation of runs")
     assert numbers(heard(one, replace(one, agent_id="waits"))) == {2}
 
 
-def test_one_request_that_is_two_agents_is_found() -> None:
+def test_one_request_with_two_agents_is_found() -> None:
     """Without a key only the request's id tells that nobody asked for the second one."""
     story = told()
     for name in ("runs", "waits"):
@@ -77,21 +77,21 @@ def test_one_request_that_is_two_agents_is_found() -> None:
     assert only(weigh(evidence), "request of runs is 2 agents: runs, waits").invariant == 2
 
 
-def test_what_a_recovery_named_as_lost_need_not_be_there_unless_archived() -> None:
+def test_commands_reported_lost_may_be_missing_unless_archived() -> None:
     spawn = Command("spawn", pool="p", agent_id="nobody")
     named = (Unsaved("p", "nobody"),)
     assert heard(spawn, unsaved=named) == []
     assert numbers(heard(replace(spawn, level="archived"), unsaved=named)) == {8}
 
 
-def test_a_pool_whose_whole_log_is_gone_has_lost_what_was_asked_of_it() -> None:
+def test_a_pool_whose_log_is_gone_has_lost_its_commands() -> None:
     """Neither Redis nor the archive knows its name any more."""
     spawn = Command("spawn", pool="gone", agent_id="nobody")
     assert only(heard(spawn), "not in the log, nor named as lost").pool == "gone"
     assert heard(spawn, unsaved=(Unsaved("gone", "nobody"),)) == []
 
 
-def test_a_spawn_of_which_only_a_worker_knew_is_named_by_its_agent() -> None:
+def test_a_spawn_that_only_a_worker_reported_is_named_by_its_agent() -> None:
     """Its gateway died before it could report; the worker that ran it did."""
     named = (Unsaved("p", "nobody", "holds"),)
     assert heard(Command("spawn", pool="p", agent_id="nobody"), unsaved=named) == []
@@ -125,12 +125,12 @@ LIVES_OF_Q = [
 ]
 
 
-def test_a_pool_that_came_twice_is_no_offence() -> None:
+def test_a_pool_that_was_created_twice_is_no_offence() -> None:
     assert twice(*LIVES_OF_Q) == []
 
 
 @pytest.mark.parametrize("kind", ["create_pool", "change_pool", "delete_pool"])
-def test_a_command_on_a_pool_is_not_answered_for_by_one_of_another_life(kind: str) -> None:
+def test_a_command_on_a_pool_is_not_proved_by_an_earlier_pool_of_that_name(kind: str) -> None:
     lost = on_q(kind, 7)
     assert numbers(twice(*LIVES_OF_Q, lost)) == {8}
     named = Unsaved("", "q", kind, generation=1, seq=7)
@@ -140,13 +140,13 @@ def test_a_command_on_a_pool_is_not_answered_for_by_one_of_another_life(kind: st
     assert numbers(twice(*LIVES_OF_Q, lost, on_q(kind, 8), unsaved=(named, named))) == {8}
 
 
-def test_a_pool_that_somebody_else_deleted_meanwhile_is_deleted() -> None:
+def test_a_pool_that_another_client_deleted_is_deleted() -> None:
     before, asked = LIVES_OF_Q[:5], on_q("delete_pool", 7)
     assert twice(*before, asked) == []
     assert numbers(twice(*before, asked, on_q("delete_pool", 8))) == {8}
 
 
-def test_a_journal_that_was_cut_short_is_read_to_its_last_whole_line(tmp_path: Path) -> None:
+def test_a_truncated_journal_is_read_to_its_last_complete_line(tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
     journal.write_text('{"kind":"spawn","pool":"p","agent_id":"a","extra":1}\n{"kind":"sp')
     assert read_commands(journal) == [Command("spawn", pool="p", agent_id="a")]
@@ -184,22 +184,22 @@ def lives(*, first: tuple[float, ...], second: tuple[float, ...]) -> list[Witnes
     return [life(1, "w1", claims[0].seq, *first), life(2, "w2", claims[1].seq, *second)]
 
 
-def test_lives_one_after_the_other_are_no_offence() -> None:
+def test_incarnations_one_after_the_other_are_no_offence() -> None:
     assert seen(*lives(first=(1, 2, 3), second=(4, 5)), ended_at=5.5) == []
 
 
-def test_a_process_that_woke_from_a_long_stop_may_write_a_little() -> None:
+def test_a_process_continued_after_a_long_stop_may_write_briefly() -> None:
     assert seen(*lives(first=(1, 2, 60, 60.1), second=(14, 40, 70))) == []
 
 
-def test_a_process_that_was_awake_may_not_even_for_a_moment() -> None:
+def test_a_process_that_was_not_stopped_may_not_overlap_at_all() -> None:
     first = tuple(1 + number / 4 for number in range(20))  # until 5.75
     assert seen(*lives(first=first, second=(5.5, 6, 7))) == []
     found = seen(*lives(first=first, second=(5, 6, 7)))
     assert only(found, "for 0.8 s together with incarnation 2").invariant == 2
 
 
-def test_a_stop_before_its_successor_came_excuses_nothing() -> None:
+def test_a_stop_before_the_successor_started_excuses_nothing() -> None:
     first = (1.0, *(20 + number / 4 for number in range(20)))  # until 24.75
     found = seen(*lives(first=first, second=(24, 25)))
     assert only(found, "together with incarnation 2").invariant == 2
@@ -216,17 +216,17 @@ def test_an_incarnation_that_two_processes_ran_is_found() -> None:
     assert only(seen(one, two, replace(two, times=[3.5])), "two processes").invariant == 2
 
 
-def test_one_that_ran_without_a_claim_is_found() -> None:
+def test_an_agent_that_ran_without_a_claim_is_found() -> None:
     assert only(seen(life(3, "w2", 5, 1.0)), "never claimed").invariant == 2
     assert only(seen(life(1, "w1", 5, 1.0)), "ran with token 1:5").invariant == 2
 
 
-def test_one_that_ran_after_its_end_was_answered_is_found() -> None:
+def test_an_agent_that_ran_after_its_end_was_acknowledged_is_found() -> None:
     found = seen(*lives(first=(1, 2), second=(3, 4, 5)), ended_at=4.5)
     assert only(found, "after its end was answered").invariant == 3
 
 
-def test_one_that_ran_by_a_claim_that_was_lost_may_not_run_on() -> None:
+def test_an_agent_whose_claim_was_lost_may_not_continue() -> None:
     """A recovery voids the claim; what ran by it has ended before anything runs again."""
     before, after = lives(first=(1, 2), second=(14, 15))
     assert void(before, after) == []
@@ -235,7 +235,7 @@ def test_one_that_ran_by_a_claim_that_was_lost_may_not_run_on() -> None:
     assert only(void(together, later), "together").invariant == 2
 
 
-def test_one_that_ran_by_a_log_of_which_nothing_is_left_is_no_offence() -> None:
+def test_an_agent_of_a_log_that_is_completely_lost_is_no_offence() -> None:
     """Its pool was lost with the catalogue, and created again in a later generation."""
     pool = pools.fold("p", [replace(entry, generation=2) for entry in told().entries])
     before = life(1, "w9", 5, 1.0)
@@ -256,7 +256,7 @@ def at_rest(*times: float, since: float = 50.0, **changes: Any) -> list[Offence]
     return weigh(evidence, at_rest=True)
 
 
-def test_an_agent_that_runs_by_the_log_has_to_run() -> None:
+def test_an_agent_that_runs_according_to_the_log_must_run() -> None:
     """Nobody else would tell of one whose code ended, or never began, without a word in the log."""
     assert at_rest(1, 2, 49) == []
     assert at_rest(1, 2, 41, since=0.0) == []

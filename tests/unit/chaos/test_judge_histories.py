@@ -84,7 +84,7 @@ def test_an_event_that_is_gone_is_missed(story: Story, data: st.DataObject) -> N
 
 @given(stories(), st.data())
 @FEW
-def test_an_event_that_is_there_twice_is_noticed(story: Story, data: st.DataObject) -> None:
+def test_a_duplicated_event_is_noticed(story: Story, data: st.DataObject) -> None:
     evidence = story.evidence()
     at = chosen(story, data)
     evidence.streamed["p"].entries.insert(at, story.entries[at])
@@ -119,7 +119,7 @@ def found_in(story: Story, entries: list[Entry]) -> list[Offence]:
 
 @given(stories())
 @FEW
-def test_numbering_anew_alone_is_no_offence(story: Story) -> None:
+def test_renumbering_events_is_no_offence(story: Story) -> None:
     """So that what the next tests find is what they did. (A claim tells its own seq.)"""
     assert found_in(story, story.entries) == []
 
@@ -132,9 +132,7 @@ def chosen(story: Story, data: st.DataObject, kind: str = "") -> int:
 
 @given(stories(), st.data())
 @FEW
-def test_an_event_of_an_agent_or_worker_that_was_cut_out_is_missed(
-    story: Story, data: st.DataObject
-) -> None:
+def test_a_removed_event_of_an_agent_or_worker_is_missed(story: Story, data: st.DataObject) -> None:
     at = chosen(story, data, data.draw(st.sampled_from(["agent.", "worker."])))
     entries = story.entries[:at] + story.entries[at + 1 :]
     assert found_in(story, entries) != []
@@ -151,9 +149,7 @@ def test_an_event_that_was_repeated_is_noticed(story: Story, data: st.DataObject
 
 @given(stories(), st.data())
 @FEW
-def test_two_events_of_one_life_that_changed_places_are_noticed(
-    story: Story, data: st.DataObject
-) -> None:
+def test_two_swapped_events_of_one_agent_are_noticed(story: Story, data: st.DataObject) -> None:
     first = chosen(story, data, data.draw(st.sampled_from(["agent.", "worker."])))
     subject = story.entries[first].subject
     later = [i for i in range(first + 1, len(story.entries)) if story.entries[i].subject == subject]

@@ -17,7 +17,7 @@ from tests.chaos.stories import Story
 from tests.unit.chaos.judged_story import only, place, plant, told
 
 
-def test_a_story_without_breach_has_no_offence() -> None:
+def test_a_valid_story_has_no_offence() -> None:
     assert weigh(told().evidence()) == []
 
 
@@ -192,7 +192,7 @@ def test_a_breach_in_the_log_is_found(
 
 
 @pytest.mark.parametrize(("slots", "found"), [((3,), []), ((5, 2), []), ((2,), ["w1"])])
-def test_a_worker_has_no_more_slots_than_its_pool_gives(
+def test_a_worker_has_no_more_slots_than_its_pool_configures(
     slots: tuple[int, ...], found: list[str]
 ) -> None:
     """However many it was ordered with. Nobody knows under which of its settings that was."""
@@ -223,7 +223,7 @@ def set_apart(story: Story) -> pools.Pool:
     return pools.fold("p", story.entries)
 
 
-def test_an_agent_that_runs_alone_has_its_worker_for_itself() -> None:
+def test_an_isolated_agent_has_its_worker_for_itself() -> None:
     story = told()
     pool = set_apart(story)
     assert (pool.offences, pool.workers["w3"].free) == ([], 0)
@@ -233,7 +233,7 @@ def test_an_agent_that_runs_alone_has_its_worker_for_itself() -> None:
     assert "moved was to be alone in w3" in found.why
 
 
-def test_a_worker_takes_others_again_once_its_agent_is_cleared() -> None:
+def test_a_worker_claims_again_once_its_agent_is_cleared() -> None:
     story = told()
     pool = set_apart(story)
     claim = story.entries[-1]
@@ -242,7 +242,7 @@ def test_a_worker_takes_others_again_once_its_agent_is_cleared() -> None:
     assert (pool.offences, pool.workers["w3"].free) == ([], 4)
 
 
-def test_one_that_is_to_blame_fails_or_waits() -> None:
+def test_an_agent_to_which_losses_are_attributed_fails_or_waits() -> None:
     """Nothing else was there when its worker died: that is a failure of its own."""
     story = told()
     pool = set_apart(story)

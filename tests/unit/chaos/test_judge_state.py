@@ -98,7 +98,7 @@ def test_state_that_differs_from_the_log_is_found(
     assert {o.invariant for o in found} == {invariant}, weigh(evidence)
 
 
-def test_agents_of_a_dead_worker_that_nobody_is_to_reap_are_forgotten() -> None:
+def test_agents_of_a_dead_worker_that_will_not_be_reaped_are_found() -> None:
     story = told()
     story.lose_worker("w2")
     evidence = story.evidence()
@@ -107,7 +107,7 @@ def test_agents_of_a_dead_worker_that_nobody_is_to_reap_are_forgotten() -> None:
     assert only(weigh(evidence), "nobody is to clear up").subject == "w2"
 
 
-def test_who_starts_an_agent_holds_its_command() -> None:
+def test_a_starting_agents_command_is_pending_at_its_worker() -> None:
     story = told()
     story.claim("waits", "w2")
     evidence = story.evidence()
@@ -130,7 +130,7 @@ def test_who_starts_an_agent_holds_its_command() -> None:
         "pool:{p}:held:nobody",
     ],
 )
-def test_a_key_that_would_stand_for_ever_is_found(key: str) -> None:
+def test_a_key_that_would_never_expire_is_found(key: str) -> None:
     evidence = told().evidence()
     evidence.registries["p"].lost.clear()
     evidence.lasting = ["agent:{p}:moved", "process:{p}:w2", "pool:{p}:meta", "muster:catalogue"]
@@ -140,7 +140,7 @@ def test_a_key_that_would_stand_for_ever_is_found(key: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["moved", "w2"])
-def test_what_lives_must_not_expire(name: str) -> None:
+def test_the_hash_of_a_live_agent_must_not_expire(name: str) -> None:
     evidence = told().evidence()
     evidence.registries["p"].fading = {"ended", "w1"}
     assert weigh(evidence) == []
@@ -160,7 +160,7 @@ def test_a_permanent_key_must_not_expire(key: str) -> None:
 # ---- at rest -----------------------------------------------------------------------------------
 
 
-def test_what_runs_is_at_rest() -> None:
+def test_a_system_of_running_agents_is_at_rest() -> None:
     story = Story()
     story.start(story.order("w1"))
     story.run(story.spawn(), "w1")
@@ -178,7 +178,7 @@ def test_what_runs_is_at_rest() -> None:
         (7, lambda story: story.worker("w1", workers.Suspect(reason="x")), "it is suspect"),
     ],
 )
-def test_what_is_half_done_is_not_at_rest(
+def test_unfinished_work_is_not_at_rest(
     invariant: int, unrest: Callable[[Story], Any], why: str
 ) -> None:
     story = Story()
@@ -188,7 +188,7 @@ def test_what_is_half_done_is_not_at_rest(
     assert only(weigh(story.evidence(), at_rest=True), why).invariant == invariant
 
 
-def test_a_projection_that_stands_still_is_not_at_rest() -> None:
+def test_a_stopped_projection_is_not_at_rest() -> None:
     story = Story()
     story.start(story.order("w1"))
     evidence = story.evidence()

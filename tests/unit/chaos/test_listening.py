@@ -30,18 +30,20 @@ X = Heard("p", "x", 3)
         ([*ALL, X], ["heard, and not in the archive: p event x"]),
     ],
 )
-def test_every_archived_event_is_heard_once_and_in_order(heard: Sequence[Heard], found: list[str]):
+def test_every_archived_event_is_received_once_and_in_order(
+    heard: Sequence[Heard], found: list[str]
+):
     assert list(judge_heard(heard, ROWS, lossy=False)) == found
 
 
-def test_what_a_log_has_lost_may_have_been_heard():
+def test_events_that_a_log_lost_may_have_been_received():
     """It was there when it was told; a recovery went on without it."""
     lost = Heard("q", "y", 1)
     assert list(judge_heard([A, C1, B, X, C, lost], ROWS, lossy=True)) == []
 
 
 @pytest.mark.parametrize("heard", [[*ALL, X], [A, Heard("p", "x", 1), C1, B, C]])
-def test_a_log_that_went_on_with_what_was_heard_has_not_lost_it(heard: Sequence[Heard]):
+def test_a_received_event_that_the_log_still_has_is_not_lost(heard: Sequence[Heard]):
     """That some log was recovered at some time does not excuse all that was ever heard."""
     assert "heard, and not in the archive: p event x" in judge_heard(heard, ROWS, lossy=True)
 
@@ -62,7 +64,7 @@ class Content:
             yield f"{line}\n".encode()
 
 
-async def test_an_event_that_was_cut_short_has_not_come():
+async def test_a_truncated_event_does_not_count_as_received():
     """Its id is not kept either, so it comes again."""
     listener = Listener(["-"], Random(1))
     event = 'data: {"pool":"p","event_id":"%s","seq":1}'

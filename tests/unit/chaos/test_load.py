@@ -50,7 +50,7 @@ async def test_a_load_that_is_stopped_has_not_failed(tmp_path: Path):
     assert await stopped(tmp_path, None) == []
 
 
-async def test_a_client_that_fails_is_told_of(tmp_path: Path):
+async def test_a_client_that_fails_is_reported(tmp_path: Path):
     """Else the rest of the run would break a system that nobody asks for anything."""
     found = await stopped(tmp_path, KeyError("agent_id"))
     assert any("(reader): KeyError('agent_id')" in one for one in found)
@@ -76,7 +76,7 @@ class Refusing(Desk):
         (Answer(503, {"type": "log-missing"}), 1),
     ],
 )
-async def test_reads_go_on_without_redis(
+async def test_reads_continue_without_redis(
     tmp_path: Path, answer: Answer, found: int, monkeypatch: pytest.MonkeyPatch
 ):
     """They are promised to, from the views; only without those they are refused."""

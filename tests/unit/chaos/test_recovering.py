@@ -47,7 +47,7 @@ def test_a_loss_that_no_fault_excuses_is_found(told: Told) -> None:
     assert "p: rolled back" in found
 
 
-def test_where_the_log_was_taken_away_a_loss_is_excused_and_later_no_more(told: Told) -> None:
+def test_a_loss_is_excused_only_in_the_round_that_removed_the_log(told: Told) -> None:
     told.recovery.expect(synced=True)
     assert told.round(LOST, UNSAVED, RECOVERED) == []
     for _ in range(EXCUSED_ROUNDS - 1):
@@ -56,7 +56,7 @@ def test_where_the_log_was_taken_away_a_loss_is_excused_and_later_no_more(told: 
     assert len(told.round(LOST, RECOVERED)) == 1
 
 
-def test_whose_end_was_lost_is_not_lost_itself(told: Told) -> None:
+def test_an_agent_whose_end_was_lost_is_not_lost_itself(told: Told) -> None:
     """So it has to be found by whoever asks for it."""
     told.recovery.expect(synced=True)
     ends = [UNSAVED | {"kind": "terminate", "agent_id": "b"}]
@@ -90,7 +90,7 @@ def test_a_gateway_that_misses_what_it_acknowledged_without_reason_is_found(
     assert "gateway-1 misses 3 commands in catalogue" in found
 
 
-def test_a_line_that_is_half_written_is_read_once_it_is_whole(told: Told) -> None:
+def test_a_partial_line_is_read_once_it_is_complete(told: Told) -> None:
     line = json.dumps(LOST)
     assert told.round(torn=line[:20]) == []
     assert len(told.round(torn=line[20:] + "\n")) == 1

@@ -51,7 +51,7 @@ async def ended(folder: Path, program: str, *signals: signal.Signals) -> list[st
         (ORDERLY.format(code=0), signal.SIGTERM),
     ],
 )
-async def test_a_role_that_ends_as_it_was_told_is_no_offence(
+async def test_a_role_that_ends_on_request_is_no_offence(
     tmp_path: Path, program: str, number: signal.Signals
 ):
     assert await ended(tmp_path, program, number) == []

@@ -22,7 +22,7 @@ def test_every_fault_comes_before_any_comes_again():
         assert sorted(seen[start : start + len(NAMES)]) == sorted(NAMES)
 
 
-def test_some_faults_meet_and_none_meets_itself():
+def test_some_faults_overlap_and_none_overlaps_itself():
     """Two failures at once are where promises break; a fault undoes only what it did itself."""
     planned = list(islice(rounds(1, NAMES), 200))
     sizes = {len(one.injections) for one in planned}
@@ -40,7 +40,7 @@ def test_each_fault_draws_from_a_generator_of_its_own():
     assert stream(1, "a").random() != stream(1, "b").random()
 
 
-def test_what_is_not_said_is_drawn_from_the_seed():
+def test_options_that_are_not_given_are_drawn_from_the_seed():
     """One number says how to repeat a run, the kind of its servers included."""
     first, again = parse(["--seed", "5"]), parse(["--seed", "5"])
     assert first == again
@@ -48,12 +48,12 @@ def test_what_is_not_said_is_drawn_from_the_seed():
     assert len(drawn) == 4
 
 
-def test_what_is_said_wins():
+def test_given_options_win():
     said = parse(["--seed", "5", "--views", "sqlite", "--appendfsync", "always", "--faults", "a,b"])
     assert (said.views, said.appendfsync, said.faults) == ("sqlite", "always", ("a", "b"))
 
 
-def test_every_planted_bug_names_faults_that_there_are():
+def test_every_planted_bug_names_existing_faults():
     """Else it would be refused for its faults, and look as if it had been found."""
     from tests.chaos.faults import FAULTS
 

@@ -26,13 +26,13 @@ def test_each_pause_is_twice_as_long_up_to_the_maximum(clock: list[float]) -> No
     assert delays.next_delay() == 0.1
 
 
-def test_pauses_differ_so_that_many_do_not_come_at_once() -> None:
+def test_pauses_are_jittered() -> None:
     delays = [Backoff(seconds=(1.0, 8.0)).next_delay() for _ in range(100)]
     assert len(set(delays)) > 50
     assert all(0.5 <= delay <= 1.0 for delay in delays)
 
 
-def test_what_went_well_for_a_while_starts_with_the_shortest_pause_again(
+def test_after_a_good_while_the_shortest_pause_is_used_again(
     clock: list[float],
 ) -> None:
     delays = Backoff(seconds=(0.1, 10.0), reset_after_seconds=5.0)
@@ -63,7 +63,7 @@ def test_an_outage_of_years_does_not_overflow(clock: list[float]) -> None:
     assert [delays.next_delay() for _ in range(5000)][-1] == 5.0
 
 
-async def test_work_is_done_again_until_the_log_can_be_written() -> None:
+async def test_work_is_retried_until_the_log_can_be_written() -> None:
     attempts: list[LogError | None] = [LogUnreachable("away"), LogError("refused"), None]
 
     async def work() -> str:

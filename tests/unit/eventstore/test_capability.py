@@ -41,7 +41,7 @@ def test_without_an_append_only_file_nothing_is_fsynced():
         (1, 1, 2, "1 replicas follow it, of 2"),
     ],
 )
-def test_replicated_needs_as_many_replicas_as_were_ever_seen(now, seen, wanted, why):
+def test_replicated_needs_as_many_replicas_as_were_ever_observed(now, seen, wanted, why):
     """One that is away for a while may be back in time; one that never was will not."""
     found = assess({**AOF, "connected_slaves": now}, {}, wanted_replicas=wanted, peak_replicas=seen)
     assert found.unavailable_reason(Level.REPLICATED).startswith(why)
@@ -54,5 +54,5 @@ def test_a_server_that_refuses_wait_cannot_say_what_is_replicated():
 
 
 @pytest.mark.parametrize("level", [Level.ACCEPTED, Level.ARCHIVED])
-def test_what_redis_has_no_part_in_is_never_lacking(level):
+def test_levels_without_redis_are_always_available(level):
     assert assess({}, {}, wanted_replicas=1).unavailable_reason(level) == ""

@@ -43,7 +43,7 @@ class Stream:
         self.catalogue.apply([one])
 
 
-async def test_what_comes_while_a_recovered_catalogue_is_folded_anew_is_in_it():
+async def test_entries_added_while_a_recovered_catalogue_is_folded_are_included():
     stream = Stream([joined(seq, seq, f"h{seq}") for seq in range(1, 6)])
     await stream.catalogue.refresh()
     del stream.entries[3:]

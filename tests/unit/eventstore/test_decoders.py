@@ -104,7 +104,7 @@ def test_a_body_is_read_or_refused(kind: str, version: int, data: bytes) -> None
 @example(found=[HUGE])
 @example(found=[DEEP])
 @thorough
-def test_the_projector_takes_note_of_every_entry(found: list[tuple[bytes, list[bytes]]]) -> None:
+def test_the_projector_decodes_every_entry(found: list[tuple[bytes, list[bytes]]]) -> None:
     """What cannot be read ends what is admitted, with a reason; its row fits into a database."""
     rows = [read_entry("p", 1, entry) for entry in found]
     for row in rows:
@@ -121,7 +121,7 @@ def test_the_projector_takes_note_of_every_entry(found: list[tuple[bytes, list[b
 @example(found=[entry_with(**{**BEAT, "ts": b"9" * LONG})])
 @example(found=[entry_with(**{**BEAT, "data": nested(2_000).encode()})])
 @thorough
-def test_heartbeats_that_cannot_be_read_are_passed_over(
+def test_unreadable_heartbeats_are_skipped(
     found: list[tuple[bytes, list[bytes]]],
 ) -> None:
     for row in gather({"p": found}).workers:
@@ -133,7 +133,7 @@ def test_heartbeats_that_cannot_be_read_are_passed_over(
 @example(found=[HUGE])
 @example(found=[DEEP])
 @thorough
-def test_no_entry_stops_those_who_listen_to_the_tail(
+def test_no_entry_stops_the_listeners_of_the_tail(
     found: list[tuple[bytes, list[bytes]]],
 ) -> None:
     """One that cannot be read must not keep the next from whoever waits for it."""
@@ -152,7 +152,7 @@ def test_no_entry_stops_those_who_listen_to_the_tail(
 @example(entry=HUGE)
 @example(entry=DEEP)
 @thorough
-def test_an_entry_is_told_to_clients_and_people_as_far_as_it_can_be(
+def test_an_entry_is_shown_to_clients_and_people_as_far_as_possible(
     entry: tuple[bytes, list[bytes]],
 ) -> None:
     if well_formed(entry):

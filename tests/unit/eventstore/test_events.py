@@ -60,7 +60,9 @@ def test_every_type_is_named_as_the_design_names_it() -> None:
         max_leaves=5,
     ),
 )
-def test_a_body_survives_the_journey(project: str, labels: dict[str, str], payload: object) -> None:
+def test_a_body_survives_a_round_trip(
+    project: str, labels: dict[str, str], payload: object
+) -> None:
     body = AgentRequested(
         role_type="developer",
         project_id=project,
@@ -73,13 +75,13 @@ def test_a_body_survives_the_journey(project: str, labels: dict[str, str], paylo
     assert msgspec.json.decode(restored.input) == payload
 
 
-def test_a_field_of_a_newer_version_is_passed_over() -> None:
+def test_a_field_of_a_newer_version_is_ignored() -> None:
     restored = decode_body("agent.terminated", 1, b'{"reason":"idle","colour":"red"}')
     assert encode_body(restored) == b'{"reason":"idle"}'
 
 
 @pytest.mark.parametrize(("kind", "version"), [("agent.dreamt", 1), ("agent.started", 2)])
-def test_what_this_code_cannot_read_is_refused_by_name(kind: str, version: int) -> None:
+def test_an_unreadable_event_is_refused_by_name(kind: str, version: int) -> None:
     with pytest.raises(UnknownEvent, match=kind):
         decode_body(kind, version, b"{}")
 

@@ -38,7 +38,7 @@ def test_an_entry_is_written_as_it_was_recorded(fields: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("fields", ENTRIES, ids=lambda fields: fields["event_id"][-4:])
-def test_an_archived_entry_is_read_as_from_the_stream_and_can_go_back(
+def test_an_archived_entry_is_read_as_from_the_stream_and_can_be_written_back(
     fields: dict[str, str],
 ) -> None:
     entry = golden.entry(fields)
@@ -47,7 +47,7 @@ def test_an_archived_entry_is_read_as_from_the_stream_and_can_go_back(
 
 
 @pytest.mark.parametrize("kind", golden.TYPES)
-def test_an_event_is_archived_and_told_as_recorded(kind: str) -> None:
+def test_an_event_is_archived_and_answered_as_recorded(kind: str) -> None:
     fields = golden.fullest(HISTORIES)[kind]
     same(golden.event_forms(golden.entry(fields)), STATES["events"][kind])
 
@@ -75,7 +75,7 @@ def test_an_agent_is_read_back_from_its_recorded_hash(name: str) -> None:
         assert found == golden.as_redis_keeps_it(agent)
 
 
-def test_a_hash_from_before_agents_ran_alone_is_read() -> None:
+def test_a_hash_from_before_isolation_is_read() -> None:
     fields = dict(STATES["agents"]["starting"]["hash"])
     del fields["alone"]
     assert golden.agent_forms(golden.agent_from_hash("a", fields))["hash"]["alone"] == ""
@@ -136,7 +136,7 @@ def test_hosts_are_read_back_from_their_recorded_rows() -> None:
 
 
 @pytest.mark.parametrize("spawn", HISTORIES["spawns"])
-def test_a_request_is_known_again_by_the_digest_that_was_recorded(spawn: str) -> None:
+def test_a_request_has_the_digest_that_was_recorded(spawn: str) -> None:
     """An Idempotency-Key that an older version remembered would be refused otherwise."""
     assert golden.digest_of(spawn) == STATES["digests"][spawn]
 

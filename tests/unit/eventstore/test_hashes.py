@@ -96,7 +96,7 @@ def _translated(pattern: str) -> str:
 
 
 @given(st.data())
-def test_what_lua_books_python_can_read(data: st.DataObject) -> None:
+def test_what_lua_claims_python_can_read(data: st.DataObject) -> None:
     name, (patterns, _) = data.draw(st.sampled_from(list(lua_table(later.HASH).items())))
     like_it = st.one_of(*(st.from_regex(re.compile(p, re.ASCII)) for p in patterns))
     text = data.draw(st.one_of(like_it, TEXTS, NUMERALS))
@@ -109,7 +109,7 @@ def test_what_lua_books_python_can_read(data: st.DataObject) -> None:
 
 
 @given(states(later.ShortAgent))
-def test_what_python_writes_lua_books(agent: later.ShortAgent) -> None:
+def test_what_python_writes_lua_claims(agent: later.ShortAgent) -> None:
     fields, table = later.HASH.to_hash(agent), lua_table(later.HASH)
     assert list(fields) == list(table)
     for name, (patterns, may_lack) in table.items():

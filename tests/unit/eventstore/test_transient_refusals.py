@@ -41,7 +41,7 @@ class Refusing:
 
 
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-async def test_a_refusal_that_passes_is_no_final_one(
+async def test_a_transient_refusal_is_not_final(
     asked: Callable[[Log], Awaitable[object]],
 ) -> None:
     """Who hears of the second kind ends, or gives up what it did."""

@@ -40,7 +40,7 @@ def test_there_is_a_sample_of_every_version_of_every_event_and_no_other() -> Non
     assert sorted(map(parts, NAMES)) == sorted(every)
 
 
-def test_from_every_older_version_there_is_a_way_to_the_next() -> None:
+def test_every_older_version_has_an_upcast_to_the_next() -> None:
     older = {(kind, v) for kind, newest in CURRENT.items() for v in range(1, newest)}
     assert upcasts.UPCASTERS.keys() == older
 
@@ -52,7 +52,7 @@ def test_a_sample_can_be_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CURRENT)
-def test_what_is_written_today_has_the_shape_of_its_version(kind: str) -> None:
+def test_todays_events_have_the_shape_of_their_version(kind: str) -> None:
     """Field by field, each with a value other than its default, in their order."""
     content = (SAMPLES / f"{kind}.v{CURRENT[kind]}.json").read_bytes()
     written = encode_body(read(kind, CURRENT[kind], content))
@@ -94,7 +94,7 @@ def test_an_old_event_goes_through_every_version_to_todays(monkeypatch: Any) -> 
 
 
 @pytest.mark.usefixtures("painted")
-def test_a_version_from_which_no_way_leads_is_refused_by_name() -> None:
+def test_a_version_without_an_upcast_is_refused_by_name() -> None:
     with pytest.raises(
         UnknownEvent, match=r"'agent.started' version 1: nothing leads to version 2"
     ):
@@ -106,7 +106,7 @@ def test_a_newer_version_is_refused_and_says_what_can_be_read() -> None:
         decode_body("agent.lost", 3, b"{}")
 
 
-def test_a_loss_of_version_one_blames_nobody() -> None:
+def test_a_loss_of_version_one_is_attributed_to_no_agent() -> None:
     body = decode_body("agent.lost", 1, b'{"reason":"killed","at_ms":5}')
     assert body == AgentLost(reason="killed", at_ms=5)
     agent = Agent(agent_id="a", pool_name="p", role_type="r", project_id="x", losses=(1, 4))

@@ -15,7 +15,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "RETRY_SECONDS", (0.0, 0.0))
 
 
-async def test_work_is_done_again_after_a_defect_and_once_if_it_goes_well() -> None:
+async def test_work_is_repeated_after_a_defect_and_done_once_if_it_succeeds() -> None:
     begun = 0
 
     async def work() -> None:
@@ -39,7 +39,9 @@ async def test_work_that_is_cancelled_ends() -> None:
     assert task.cancelled()
 
 
-async def test_a_gateway_sees_redis_return_after_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gateway_notices_that_redis_is_reachable_after_a_defect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Else it would refuse every command for as long as it runs."""
     monkeypatch.setattr(redis_health, "UNREACHABLE_PROBE_INTERVAL_SECONDS", 0.0)
     answers = [False]

@@ -142,7 +142,7 @@ MOMENTS = st.one_of(
 @example(text="9999-12-31T23:59:59.999999-23:59")
 @example(text="\N{ARABIC-INDIC DIGIT ONE}" * 3)
 @thorough
-def test_a_moment_of_the_past(text: str) -> None:
+def test_an_earlier_point_in_time(text: str) -> None:
     """One that is taken fits where times and positions are kept."""
     try:
         asked = as_of.parse(text)

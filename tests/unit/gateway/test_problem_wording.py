@@ -33,7 +33,7 @@ def test_values_that_are_known_are_listed(given: str) -> None:
         ({"type": "Agent"}, requests.EventQuery, "such as agent.started"),
     ],
 )
-def test_a_text_of_another_form_is_told_the_form(
+def test_a_text_of_another_form_is_refused_with_the_expected_form(
     given: dict[str, str], shape: Any, words: str
 ) -> None:
     said = refused(given, shape)
@@ -41,7 +41,7 @@ def test_a_text_of_another_form_is_told_the_form(
     assert "regex" not in said
 
 
-def test_a_parked_id_is_told_where_ids_come_from() -> None:
+def test_an_invalid_parked_id_is_refused_with_the_source_of_ids() -> None:
     request: Any = SimpleNamespace(match_info={"parked_id": "x"})
     with pytest.raises(Problem) as caught:
         requests.path_parameter(request, "parked_id", requests.ParkedId)
@@ -50,7 +50,7 @@ def test_a_parked_id_is_told_where_ids_come_from() -> None:
     )
 
 
-def test_every_pattern_of_a_request_has_words() -> None:
+def test_every_pattern_of_a_request_has_a_description() -> None:
     shapes = [one for one in vars(requests).values() if _is_request(one)]
     schema = msgspec.json.schema_components(shapes, schema_hook=lambda _: {"description": "any"})
     patterns = {one["pattern"] for one in _objects(schema) if "pattern" in one}

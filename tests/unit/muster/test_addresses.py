@@ -39,7 +39,7 @@ from projector.store.engines import address
         ("redis://[::1?password=secret", "redis://[::1?password=***"),
     ],
 )
-def test_what_lets_one_in_is_not_shown(url: str, shown: str) -> None:
+def test_credentials_are_not_shown(url: str, shown: str) -> None:
     assert redacted(url) == shown
 
 
@@ -53,12 +53,12 @@ def test_what_lets_one_in_is_not_shown(url: str, shown: str) -> None:
         "",
     ],
 )
-def test_all_else_is(url: str) -> None:
+def test_everything_else_is_shown(url: str) -> None:
     assert redacted(url) == url
 
 
 @pytest.mark.parametrize("name", ["what?", "100%41", "it's #1", "mün chen"])
-def test_an_sqlite_file_stays_in_its_folder_whatever_that_is_called(name: str) -> None:
+def test_an_sqlite_file_stays_in_its_folder_whatever_its_name(name: str) -> None:
     """The views would be written elsewhere, past the folder that is locked."""
     path = Path("/tmp") / name / "views.db"
     assert address(sqlite_address(path)).database == str(path)
@@ -66,7 +66,7 @@ def test_an_sqlite_file_stays_in_its_folder_whatever_that_is_called(name: str) -
     assert Settings(data_dir=path.parent).views_url == sqlite_address(path)
 
 
-def test_a_database_of_another_kind_is_refused_without_it() -> None:
+def test_a_database_of_another_kind_is_refused_without_its_password() -> None:
     with pytest.raises(ConfigurationError) as refused:
         address("mysql://me:secret@h/d?password=secret")
     assert "secret" not in str(refused.value)
@@ -85,14 +85,16 @@ def test_a_database_of_another_kind_is_refused_without_it() -> None:
         "secret://h",
     ],
 )
-def test_an_address_that_is_none_is_refused_without_it(url: str) -> None:
+def test_an_invalid_address_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(MusterError) as refused:
         redis_url(argparse.Namespace(redis_url=url))
     assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("url", ["postgresql://h:secret/d", "postgresql://me:secret@[::1/d"])
-def test_nor_one_of_a_database(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_database_address_is_refused_without_its_password(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigurationError, match="--database-url: this is not an address") as one:
         database_url(argparse.Namespace(database_url=url))
     monkeypatch.setenv("DATABASE_URL", url)
@@ -112,7 +114,7 @@ def test_nor_one_of_a_database(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
         ("redis://h?socket_keepalive=yes", "redis://h?socket_keepalive=yes"),
     ],
 )
-def test_a_redis_is_named_as_redis_py_takes_it(url: str, taken: str) -> None:
+def test_a_redis_address_has_the_forms_of_redis_py(url: str, taken: str) -> None:
     assert redis_address(url, "here") == taken
     for open_client in (connect, lambda url: connect_sync(url, timeout_seconds=1)):
         open_client(taken).connection_pool.make_connection()
@@ -134,11 +136,11 @@ def test_a_redis_is_named_as_redis_py_takes_it(url: str, taken: str) -> None:
         ("http://h", "expected redis://"),
     ],
 )
-def test_what_redis_py_would_stumble_over_or_pass_over_is_refused(url: str, why: str) -> None:
+def test_options_that_redis_py_rejects_or_ignores_are_refused(url: str, why: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^here: .*{re.escape(why)}"):
         redis_address(url, "here")
 
 
-def test_the_driver_that_cannot_read_an_address_does_not_show_it_either() -> None:
+def test_an_error_of_the_driver_does_not_show_the_address() -> None:
     [found] = check_postgres("postgresql://me:50%secret@127.0.0.1:1/d")
     assert "secret" not in found.found

@@ -57,7 +57,7 @@ def test_dates_and_epochs_are_times():
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "25:61", "10x", "2026-13-01", "-5"])
-def test_what_is_no_time_is_refused_by_the_name_of_its_flag(text):
+def test_an_invalid_time_is_refused_with_the_name_of_its_flag(text):
     with pytest.raises(BadInput, match=r"^--from: "):
         time_ms(text, "--from", NOW)
 
@@ -71,7 +71,7 @@ def test_an_agent_id_is_a_uuid_in_any_case():
         agent_id("42")
 
 
-def test_pairs_are_named_once_each_and_may_hold_equals_signs():
+def test_pairs_are_unique_and_values_may_contain_equals_signs():
     assert pairs(["a=1", "b=x=y", "c="], "--label") == {"a": "1", "b": "x=y", "c": ""}
     for wrong in (["a"], ["=1"], ["a=1", "a=2"]):
         with pytest.raises(BadInput, match="--label"):
@@ -85,7 +85,7 @@ def test_json_comes_from_the_line_or_a_file(here):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "7", "@missing.json", "\ud800"])
-def test_what_is_no_json_object_is_refused(here, text):
+def test_text_that_is_not_a_json_object_is_refused(here, text):
     with pytest.raises(BadInput, match="--input"):
         json_object(text, "--input")
 
@@ -113,7 +113,7 @@ def test_flag_comes_before_environment_before_the_running_service(here, monkeypa
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:port", "redis://h", "h..1:1"])
-def test_an_address_that_is_none_is_refused(here, url):
+def test_an_invalid_address_is_refused(here, url):
     with pytest.raises(BadInput, match="--url"):
         targets.service(flags(url=url))
 
@@ -127,7 +127,7 @@ def test_a_key_prefix_with_braces_is_refused(here, monkeypatch):
     assert targets.key_prefix(flags(key_prefix="")) == ""
 
 
-def test_a_service_of_somebody_else_is_not_said_to_be_none(here, monkeypatch):
+def test_a_service_of_another_user_is_reported_as_unreadable(here, monkeypatch):
     """(Root may read it, so this is told.)"""
     write_running(here, "{}")
 
@@ -157,13 +157,13 @@ def test_redis_is_found_by_url_by_parts_and_by_the_running_service(here, monkeyp
     assert targets.redis_url(flags(redis_url="redis://three")) == "redis://three"
 
 
-def test_a_damaged_running_file_is_told_of(here):
+def test_a_damaged_running_file_is_reported(here):
     write_running(here, "{")
     with pytest.raises(BadInput, match=r"running\.json cannot be read"):
         targets.service(flags())
 
 
-def test_an_empty_prefix_can_be_asked_for(here, monkeypatch):
+def test_an_empty_prefix_can_be_given(here, monkeypatch):
     monkeypatch.setenv("MUSTER_KEY_PREFIX", "test:")
     assert targets.key_prefix(flags()) == "test:"
     assert targets.key_prefix(flags(key_prefix="")) == ""

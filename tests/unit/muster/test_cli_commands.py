@@ -122,7 +122,7 @@ def muster(capsys) -> Callable[..., tuple[int, str, str]]:
 # ---- spawn -----------------------------------------------------------------------------------
 
 
-def test_a_spawn_says_only_what_was_given_and_takes_the_role_from_the_pool(gateway, muster):
+def test_a_spawn_sends_only_given_fields_and_the_role_of_the_pool(gateway, muster):
     gateway.answers["POST /spawn"] = agent(process_id="w1")
     code, out, _ = muster("spawn", "night", "--project", "demo")
     assert code == 0
@@ -136,7 +136,7 @@ def test_a_spawn_says_only_what_was_given_and_takes_the_role_from_the_pool(gatew
     assert len(asked.headers["Idempotency-Key"]) == 36
 
 
-def test_all_that_a_spawn_can_say_is_sent(gateway, muster):
+def test_all_flags_of_a_spawn_are_sent(gateway, muster):
     gateway.answers["POST /spawn"] = (202, agent(status="pending"))
     words = "--role tester --max-idle-time never --heartbeat-interval 20 --no-wait --key k1"
     more = ("--input", '{"a": 1}', "--label", "team=red", "--label", "x=", "--pending-timeout", "9")
@@ -156,7 +156,7 @@ def test_all_that_a_spawn_can_say_is_sent(gateway, muster):
     assert (asked.headers["Prefer"], asked.headers["Idempotency-Key"]) == ("respond-async", "k1")
 
 
-def test_several_spawns_have_a_key_each_and_are_asked_for_at_once(gateway, muster):
+def test_several_spawns_have_a_key_each_and_are_sent_at_once(gateway, muster):
     together = threading.Barrier(4, timeout=10)
 
     def answer(asked: Asked) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def test_several_spawns_have_a_key_each_and_are_asked_for_at_once(gateway, muste
     assert (code, ids) == (0, [f"{AGENT[:-1]}{n}" for n in "1234"])
 
 
-def test_a_level_that_was_not_reached_is_told_and_the_agents_shown(gateway, muster):
+def test_a_level_that_was_not_reached_is_reported_and_the_agents_shown(gateway, muster):
     """They are accepted, so they are no failures; a script can tell by the exit code."""
     gateway.answers["POST /spawn"] = lambda _: (202, agent())
     gateway.sent["Muster-Durability-Pending"] = 'replicated; reason="0 of 1 replicas have it"'
@@ -183,13 +183,13 @@ def test_a_level_that_was_not_reached_is_told_and_the_agents_shown(gateway, must
     assert [asked.headers["Muster-Durability"] for asked in gateway.asked] == ["replicated"] * 3
 
 
-def test_the_same_refusal_of_many_is_told_once(gateway, muster):
+def test_equal_refusals_are_printed_once(gateway, muster):
     gateway.answers["POST /spawn"] = (429, problem(429, "7 spawns wait"))
     code, out, err = muster("spawn", "night", "--project", "demo", "--count", "3")
     assert (code, out, err) == (1, "", "muster spawn: 7 spawns wait (3 times)\n")
 
 
-def test_a_start_that_failed_is_told_with_its_error(gateway, muster):
+def test_a_start_that_failed_is_printed_with_its_error(gateway, muster):
     detail = "ValueError: no luck; it will be tried again"
     gateway.answers["POST /spawn"] = (502, problem(502, detail, agent_id=AGENT, error=ERROR))
     code, _, err = muster("spawn", "night", "--project", "demo")
@@ -220,7 +220,7 @@ def test_a_spawn_without_an_answer_names_the_key_to_repeat_it_with(gateway, must
         (("--key", "a\nb"), "--key: expected printable ASCII"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_asked(gateway, muster, words, said):
+def test_bad_input_is_one_line_and_sends_no_request(gateway, muster, words, said):
     code, _, err = muster("spawn", "night", "--project", "demo", *words)
     assert (code, err.count("\n"), gateway.asked) == (2, 1, [])
     assert err.startswith(f"muster spawn: {said}")
@@ -243,7 +243,7 @@ def test_a_refusal_about_one_field_is_one_line(gateway, muster):
     assert muster("pools", "night")[2] == "muster pools show: pool_name: there is none\n"
 
 
-def test_nobody_there_is_said_with_the_address(muster):
+def test_a_gateway_that_does_not_answer_is_reported_with_its_address(muster):
     code, _, err = muster("ps", "--url", "http://127.0.0.1:1")
     assert code == 3
     assert "nothing answers at http://127.0.0.1:1; is `muster up` running?" in err
@@ -258,12 +258,12 @@ def test_the_token_is_sent_and_never_shown(gateway, muster, monkeypatch):
     assert "very-secret" not in out + err
 
 
-def test_a_page_of_some_proxy_is_told_by_its_status(gateway, muster):
+def test_a_page_of_a_proxy_is_reported_by_its_status(gateway, muster):
     gateway.answers["GET /pools"] = (504, b"<html>Gateway Timeout</html>")
     assert muster("pools")[::2] == (1, "muster pools: HTTP status 504\n")
 
 
-def test_what_is_no_answer_of_ours_is_said(gateway, muster):
+def test_an_unexpected_answer_is_reported(gateway, muster):
     gateway.answers["GET /pools"] = b"hello"
     assert "unexpected answer from the gateway" in muster("pools")[2]
 
@@ -271,7 +271,7 @@ def test_what_is_no_answer_of_ours_is_said(gateway, muster):
 # ---- ps --------------------------------------------------------------------------------------
 
 
-def test_ps_follows_the_pages_and_tells_errors_short(gateway, muster):
+def test_ps_follows_pages_and_shortens_errors(gateway, muster):
     failing = agent(OTHER, status="restarting", reason="crashed", last_error=ERROR)
 
     def page(asked: Asked) -> dict[str, Any]:
@@ -296,7 +296,7 @@ def test_ps_shows_no_more_than_the_limit(gateway, muster):
     assert gateway.asked[0].query["limit"] == "1"
 
 
-def test_ps_asks_for_ended_agents_where_their_status_is_asked_for(gateway, muster):
+def test_ps_includes_ended_agents_where_their_status_is_requested(gateway, muster):
     gateway.answers["GET "] = {"agents": [], "next": None}
     assert muster("ps", "--status", "failed")[1] == ""
     assert muster("ps")[2] == "no agents\n"
@@ -317,7 +317,9 @@ def fact(out: str, name: str) -> str:
     return lines[0][16:] if lines else ""
 
 
-def test_deaths_are_told_as_they_happened_and_suspicion_while_it_lasts(gateway, muster):
+def test_worker_deaths_are_counted_from_the_history_and_isolation_is_shown_while_it_lasts(
+    gateway, muster
+):
     """Of those that make an agent suspect two at most are remembered; later ones are failures."""
     life = ["agent.requested", *["agent.lost"] * 5, "agent.failed"]
     gateway.answers["GET /api/v1/events"] = lived(*life)
@@ -336,7 +338,7 @@ def test_deaths_are_told_as_they_happened_and_suspicion_while_it_lasts(gateway, 
     assert fact(out, "isolated") == ""
 
 
-def test_one_that_was_parked_is_shown_with_the_reason(gateway, muster):
+def test_a_parked_agent_is_shown_with_the_reason(gateway, muster):
     """The registry still has it as it was when it could be read last."""
     name = f"night:agent:{AGENT}"
     aside = {"id": name, "source": "agent", "subject": AGENT, "reason": "its hash is gone"}
@@ -359,7 +361,7 @@ def test_one_that_was_parked_is_shown_with_the_reason(gateway, muster):
         ("agent", "drop", "was ended"),
     ],
 )
-def test_it_is_said_what_became_of_what_was_parked(gateway, muster, source, action, said):
+def test_retry_and_drop_print_what_they_did(gateway, muster, source, action, said):
     call = "POST /api/v1/parked/x/retry" if action == "retry" else "DELETE /api/v1/parked/x"
     gateway.answers[call] = {"id": "x", "source": source}
     assert muster("parked", action, "x")[:2] == (0, f"x {said}\n")
@@ -396,7 +398,7 @@ def line_end(text: str, words: int) -> list[str]:
 # ---- the rest --------------------------------------------------------------------------------
 
 
-def test_terminate_looks_the_pool_up_and_tells_of_each(gateway, muster):
+def test_terminate_looks_the_pool_up_and_prints_every_result(gateway, muster):
     gateway.answers[f"GET /{AGENT}"] = agent()
     gateway.answers["POST /terminate"] = agent(status="terminated", reason="requested")
     code, out, err = muster("terminate", AGENT, OTHER, "--now")
@@ -407,7 +409,7 @@ def test_terminate_looks_the_pool_up_and_tells_of_each(gateway, muster):
     assert asked.body == {"pool_name": "night", "agent_id": AGENT, "graceful": False}
 
 
-def test_terminate_refuses_what_is_no_id(gateway, muster):
+def test_terminate_refuses_an_invalid_id(gateway, muster):
     assert muster("terminate", AGENT, "7")[0] == 2
     assert gateway.asked == []
 
@@ -423,7 +425,7 @@ def test_pools_show_how_full_they_are(gateway, muster):
 
 
 @pytest.mark.parametrize("words", [("night", "--json"), ("--json", "night"), ("show", "night")])
-def test_a_pool_is_shown_by_its_name_alone(gateway, muster, words):
+def test_a_pool_is_shown_by_its_name_without_an_action(gateway, muster, words):
     code, out, _ = muster("pools", *words)
     assert (code, gateway.asked[0].call) == (0, "GET /pools/night")
     assert (json.loads(out) == POOL) if "--json" in words else "max_workers" in out
@@ -443,7 +445,7 @@ def test_pools_are_created_changed_and_deleted(gateway, muster):
     assert deleted.query == {"force": "true"}
 
 
-def test_workers_are_told_with_how_full_they_are(gateway, muster):
+def test_workers_are_listed_with_their_load(gateway, muster):
     worker = {"worker_id": "w1", "pool_name": "night", "host": "h", "pid": 7, "status": "active",
               "agent_count": 3, "max_agents": 10, "loop_lag_ms": 0.5}  # fmt: skip
     other = {**worker, "worker_id": "w2", "pool_name": "day"}
@@ -491,7 +493,7 @@ def test_every_command_has_a_help_with_examples(capsys):
         (["workers"], "GET /workers", {"workers": []}),
     ],
 )
-def test_how_old_an_answer_may_be_is_told_once(gateway, muster, words, call, body):
+def test_the_possible_age_of_an_answer_is_printed_once(gateway, muster, words, call, body):
     gateway.answers[call] = body
     gateway.sent = {"Muster-Stale": "true", "Muster-Age-Ms": "61001"}
     code, _, err = muster(*words)
@@ -510,7 +512,7 @@ def test_how_old_an_answer_may_be_is_told_once(gateway, muster, words, call, bod
 # ---- as it was -------------------------------------------------------------------------------
 
 
-def test_a_moment_is_said_as_people_do_and_asked_for_in_ms(gateway, muster):
+def test_a_point_in_time_is_written_as_people_do_and_sent_in_ms(gateway, muster):
     """Ages are counted to that moment, and what it was is told."""
     spawned = [agent(created_at=1_795_529_000_000)]
     gateway.answers["GET "] = lambda asked: {
@@ -552,7 +554,7 @@ def test_a_moment_is_said_as_people_do_and_asked_for_in_ms(gateway, muster):
         (["ps", AGENT, "--as-of", "-1h"], f"GET /{AGENT}"),
     ],
 )
-def test_pools_workers_and_one_agent_are_asked_for_as_they_were(gateway, muster, words, call):
+def test_pools_workers_and_one_agent_can_be_shown_at_an_earlier_time(gateway, muster, words, call):
     gateway.answers |= {"GET /pools": {"pools": [POOL]}, "GET /workers": {"workers": []}}
     gateway.answers[f"GET /{AGENT}"] = agent()
     assert muster(*words)[0] == 0
@@ -560,7 +562,7 @@ def test_pools_workers_and_one_agent_are_asked_for_as_they_were(gateway, muster,
     assert abs(time.time() * 1000 - 3_600_000 - int(gateway.asked[0].query["as_of"])) < 60_000
 
 
-def test_what_was_cannot_be_watched_and_is_no_nonsense(gateway, muster):
+def test_the_past_cannot_be_watched_and_invalid_times_are_refused(gateway, muster):
     assert muster("ps", "--watch", "--as-of", "-1h")[0] == 2
     code, _, err = muster("ps", "--as-of", "yesterday")
     assert (code, err.partition(":")[0]) == (2, "muster ps")
@@ -570,7 +572,7 @@ def test_what_was_cannot_be_watched_and_is_no_nonsense(gateway, muster):
 
 @pytest.mark.parametrize("words", [["verify"], ["recover", "--dry-run"], ["recover"], ["replay"],
                                    ["tail"]], ids=" ".join)  # fmt: skip
-def test_what_is_no_redis_is_called_that(words, gateway, muster, tmp_path):
+def test_a_server_that_is_not_redis_is_reported_as_such(words, gateway, muster, tmp_path):
     """An address that leads to an HTTP server."""
     views = tmp_path / "views.db"
     views.touch()

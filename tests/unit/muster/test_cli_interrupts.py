@@ -27,7 +27,7 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.parametrize(
     "imported", ["importlib.metadata", "argparse", "msgspec", "muster.terminal.render"]
 )
-def test_a_ctrl_c_while_it_is_still_being_imported_ends_it_in_silence(imported, command):
+def test_a_ctrl_c_during_imports_ends_it_silently(imported, command):
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPT, imported, command, "--data-dir", "/nowhere"],
         check=False,
@@ -45,7 +45,7 @@ def test_a_ctrl_c_while_it_is_still_being_imported_ends_it_in_silence(imported, 
         "spawn night --project demo --role developer --count 2",
     ],
 )
-def test_a_ctrl_c_while_answers_are_awaited_ends_it_at_once(words):
+def test_a_ctrl_c_while_it_waits_for_answers_ends_it_at_once(words):
     """Not when they have come, or are given up."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

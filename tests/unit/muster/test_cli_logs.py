@@ -62,7 +62,7 @@ def test_files_of_all_workers_are_merged_by_time_with_the_rotated_ones(join):
     assert texts(join()) == order
 
 
-def test_only_what_is_wanted_is_told(join):
+def test_only_matching_lines_are_printed(join):
     assert texts(join(agent=TWO)) == ["second", "sixth"]
     assert texts(join(pool="tester_pool")) == ["fourth"]
     assert texts(join(worker="w2")) == ["second", "sixth"]
@@ -106,13 +106,13 @@ def test_the_last_lines_are_printed_plainly(folder, capsys):
     assert f"info     developer_pool {TWO}  sixth" in told[0]
 
 
-def test_json_is_what_stood_in_the_file(folder, capsys):
+def test_json_is_printed_as_in_the_file(folder, capsys):
     assert main(["logs", "--log-dir", str(folder), "-n", "all", "--json", TWO]) == 0
     told = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert told == [json.loads(line(2, "second", TWO)), json.loads(line(6, "sixth", TWO))]
 
 
-def test_fields_and_tracebacks_are_told_without_control_characters(folder, capsys):
+def test_fields_and_tracebacks_are_printed_without_control_characters(folder, capsys):
     path = folder / "tester_pool" / "w3.jsonl"
     fields: dict[str, Any] = {
         "event": "job.done",
@@ -135,12 +135,12 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, capsys, wrong):
     assert said.count("\n") == 1
 
 
-def test_a_folder_without_logs_is_told_of(tmp_path, capsys):
+def test_a_folder_without_logs_is_reported(tmp_path, capsys):
     assert main(["logs", "--log-dir", str(tmp_path / "none")]) == 1
     assert "there are no logs" in capsys.readouterr().err
 
 
-def test_the_command_follows_and_its_reader_may_go_at_any_time(folder):
+def test_the_command_follows_and_its_output_may_be_closed_at_any_time(folder):
     """`muster logs -f | head` ends quietly."""
     command = [sys.executable, "-m", "muster", "logs", "-f", "-n", "1", "--log-dir", str(folder)]
     root = Path(muster.__file__).parent.parent

@@ -33,16 +33,16 @@ def logs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_is_as_good_as_not_looked_at(logs: Path, redirection: str) -> None:
+def test_closed_standard_streams_are_no_error(logs: Path, redirection: str) -> None:
     assert muster(logs, redirection, "logs") == (0, "")
 
 
-def test_an_error_goes_nowhere_else_where_standard_error_is_closed(tmp_path: Path) -> None:
+def test_errors_are_dropped_where_standard_error_is_closed(tmp_path: Path) -> None:
     """Who reads JSON from standard output would read it there."""
     assert muster(tmp_path, "2>&-", "logs") == (1, "")
 
 
-def test_what_has_no_letters_for_it_is_told_by_escapes(logs: Path) -> None:
+def test_letters_outside_the_encoding_are_printed_as_escapes(logs: Path) -> None:
     code, said = muster(logs, "", "logs")
     assert (code, said.count("gr\\xfc\\xdfe")) == (0, 1)
     folder = logs / "grüße"
@@ -53,12 +53,12 @@ def test_what_has_no_letters_for_it_is_told_by_escapes(logs: Path) -> None:
     assert "muster up: the embedded server cannot be started" in said
 
 
-def test_what_has_no_room_is_named(logs: Path) -> None:
+def test_a_full_output_is_reported(logs: Path) -> None:
     said = muster(logs, ">/dev/full", "logs")
     assert said == (1, "muster logs: [Errno 28] No space left on device\n")
 
 
-def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     """Else every line of it would be a traceback at the terminal."""
     log = tmp_path / "logs" / "up.jsonl"
     log.mkdir(parents=True)

@@ -117,7 +117,7 @@ CLOCKS = st.builds("{:02}:{:02}".format, st.integers(0, 99), st.integers(0, 99))
 @example(text="0001-01-01")
 @example(text="9999-12-31T23:59:59-23:59")
 @thorough
-def test_a_moment(text: str) -> None:
+def test_a_point_in_time(text: str) -> None:
     """One that is taken lies in a time that a stream's id can name."""
     span_seconds(text)
     try:
@@ -227,7 +227,7 @@ def test_a_line_of_a_log(raw: bytes) -> None:
 @example(text="all is well\rmuster: fine")
 @example(text="\u202egnp.exe")
 @thorough
-def test_what_went_wrong_is_told_without_what_steers_a_terminal(text: str) -> None:
+def test_errors_are_printed_without_control_characters(text: str) -> None:
     """The message may be an agent's own: its exception, come back as a problem."""
     problem = Problem(detail=text, error=Error(type=text, message=text))
     with contextlib.redirect_stderr(io.StringIO()) as said:

@@ -43,7 +43,7 @@ def test_it_needs_a_redis_to_fall_back_from():
         require_possible(load({"embedded": True}, {**wanted, **REDIS}))
 
 
-def test_a_child_is_told_that_it_has_none():
+def test_a_child_process_has_no_fallback():
     """What the environment or the file says is of `muster up`, which has decided."""
     environment = to_environment(load({}, {}))
     assert environment["MUSTER_FALLBACK"] == "none"
@@ -61,7 +61,7 @@ def test_a_file_of_leftovers_that_cannot_be_read_is_no_silence(tmp_path):
 # ---- pools and hosts ---------------------------------------------------------------------------
 
 
-def test_a_setting_of_a_newer_version_is_passed_over():
+def test_a_setting_of_a_newer_version_is_ignored():
     pool = PoolDeclaration("coder", known_settings({"from_the_future": 1, "max_workers": 7}))
     assert pool.config().max_workers == 7
 

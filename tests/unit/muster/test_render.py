@@ -23,7 +23,7 @@ def test_in_a_pipe_columns_are_aligned_and_nothing_is_left_out():
     ]
 
 
-def test_at_a_narrow_terminal_the_least_column_goes_and_the_last_is_cut():
+def test_at_a_narrow_terminal_the_least_important_column_is_dropped_and_the_last_cut():
     lines = [line.plain for line in render.styled(TABLE, 25)]
     assert lines[0] == "ID      N   REASON"
     assert lines[1] == "a-1     7   waits for a …"
@@ -51,16 +51,16 @@ def test_control_characters_of_agents_never_reach_the_terminal():
         (9 * 86400, "9d"),
     ],
 )
-def test_a_span_is_told_in_two_units_at_most(seconds, text):
+def test_a_span_is_shown_in_two_units_at_most(seconds, text):
     assert render.duration(seconds) == text
 
 
-def test_the_age_of_what_has_not_happened_is_a_dash():
+def test_the_age_of_a_time_that_is_not_set_is_a_dash():
     assert render.age(0) == "-"
     assert render.age(1_000, now_ms=43_000) == "42s"
 
 
-def test_a_bar_shows_anything_in_use_and_never_more_than_all():
+def test_a_bar_shows_any_use_and_never_more_than_full():
     assert render.bar(0, 20) == "░" * 10
     assert render.bar(1, 100) == "█" + "░" * 9
     assert render.bar(15, 20) == "█" * 8 + "░" * 2

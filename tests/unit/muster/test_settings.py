@@ -80,7 +80,7 @@ def test_a_file_declares_roles_and_pools_and_its_folder_is_where_classes_are(
         ({"MUSTER_EMBEDDED": "1", "REDIS_HOST": "h", "REDIS_PORT": "tcp://h:1"}, ""),
     ],
 )
-def test_where_redis_is(environment: dict[str, str], url: str) -> None:
+def test_the_address_of_redis(environment: dict[str, str], url: str) -> None:
     assert load({}, environment).redis_url == url
 
 
@@ -124,7 +124,7 @@ def test_embedded_ignores_the_database_of_the_environment() -> None:
         ("[roles", "is not TOML"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+def test_invalid_settings_are_named(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
         load({"config": write(tmp_path, text)}, {})
 
@@ -141,7 +141,7 @@ def test_an_address_that_others_can_reach_needs_a_token() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0..1", "x" * 64, ""])
-def test_what_is_no_name_of_a_host_is_refused(host: str) -> None:
+def test_an_invalid_host_name_is_refused(host: str) -> None:
     """To look it up is an error of another kind than that nobody is called so."""
     with pytest.raises(ConfigurationError, match=r"--host: .* is not an address to listen on"):
         load({"host": host}, {"MUSTER_API_TOKEN": "t"})
@@ -164,7 +164,7 @@ def test_a_child_gets_the_same_settings() -> None:
     assert (again.port, again.redis_url, again.single_process) == (9, "redis://x", True)
 
 
-def test_a_child_does_without_what_its_parent_does_without(tmp_path: Path) -> None:
+def test_a_child_has_no_settings_that_its_parent_lacks(tmp_path: Path) -> None:
     """Whatever the environment and the file name, which the child reads too."""
     path = write(tmp_path, "key_prefix = 'f:'\nauto_recover = true\ndatabase_url = 'sqlite:///f'")
     given = {"config": path, "key_prefix": "", "auto_recover": False, "database_url": ""}
@@ -174,7 +174,7 @@ def test_a_child_does_without_what_its_parent_does_without(tmp_path: Path) -> No
     assert (again.key_prefix, again.auto_recover, again.database_url) == ("", False, "")
 
 
-def test_what_redis_keeps_is_told_in_milliseconds(tmp_path: Path) -> None:
+def test_retention_times_are_passed_in_milliseconds(tmp_path: Path) -> None:
     assert load({}, {}).retention == Retention()
     path = write(tmp_path, "retention_age_seconds = 60\nretention_ended_seconds = 1.5")
     settings = load(
@@ -187,7 +187,7 @@ def test_what_redis_keeps_is_told_in_milliseconds(tmp_path: Path) -> None:
     assert again.retention == settings.retention
 
 
-def test_every_role_is_told_what_redis_keeps(tmp_path: Path) -> None:
+def test_every_role_gets_the_retention_settings(tmp_path: Path) -> None:
     """Who ends an agent, who trims, and who warns."""
     environment = {"MUSTER_RETENTION_EVENTS": "7", "MUSTER_RETENTION_LOGS_DAYS": "2"}
     settings = load({"redis_url": "redis://x", "data_dir": tmp_path}, environment)
@@ -256,7 +256,7 @@ def test_every_flag_of_a_role_can_be_set_in_the_environment_and_the_file() -> No
     assert "Every flag" not in command_line().format_help()
 
 
-def test_the_help_says_what_a_start_without_redis_comes_to(
+def test_the_help_explains_a_start_without_redis(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):

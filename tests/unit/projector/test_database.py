@@ -8,7 +8,7 @@ import pytest
 from projector.store import engines
 
 
-def test_a_file_that_is_locked_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_briefly_locked_file_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many that open a new one at once SQLite refuses some at once."""
     asked: list[str] = []
 

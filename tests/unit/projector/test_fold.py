@@ -51,7 +51,7 @@ def folded(*events: Event, before: State | None = None) -> State:
 
 
 class TestAgentsAndWorkers:
-    def test_a_worker_holds_what_claims_and_ends_leave_it(self) -> None:
+    def test_a_workers_agents_follow_from_claims_and_ends(self) -> None:
         state = folded(
             event(ORDERED, "w"),
             event(STARTED, "w"),
@@ -65,7 +65,7 @@ class TestAgentsAndWorkers:
         assert state.workers["w"].agent_count == 1
         assert {i: a.status for i, a in state.agents.items()} == {"a": "running", "b": "terminated"}
 
-    def test_the_dead_hand_back_their_agents_one_by_one(self) -> None:
+    def test_a_dead_workers_agents_are_released_one_by_one(self) -> None:
         held = Agent(
             agent_id="a",
             pool_name=POOL,
@@ -91,7 +91,7 @@ class TestAgentsAndWorkers:
         second = folded(event(AgentTerminated(reason="x"), "a"), before=first)
         assert (list(second.agents), list(second.workers)) == (["a"], [])
 
-    def test_what_is_needed_before_is_named(self) -> None:
+    def test_the_rows_that_events_need_are_named(self) -> None:
         events = [
             event(REQUESTED, "new"),
             event(AgentClaimed(), "new", worker="w1"),
@@ -139,6 +139,6 @@ class TestCatalogue:
         assert (after.pools["p"].config.max_workers, after.seq) == (3, 2)
 
     @pytest.mark.parametrize("body", [PoolDeleted(), HostLeft(reason="x"), AgentStarted()])
-    def test_it_refuses_what_it_does_not_know(self, body: AnyBody) -> None:
+    def test_it_refuses_unknown_events(self, body: AnyBody) -> None:
         with pytest.raises(Unfoldable):
             fold_catalogue([event(body, "p")], Catalogue())

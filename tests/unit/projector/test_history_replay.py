@@ -42,14 +42,14 @@ def event(body: Any) -> Event:
 
 
 @pytest.mark.parametrize("body", get_args(AgentBody), ids=lambda body: body.type)
-def test_an_agent_begins_and_ends_with_these_events_only(body: Any) -> None:
+def test_an_agent_starts_and_ends_only_with_these_events(body: Any) -> None:
     before = agents.evolve(None, event(AgentRequested), "p")
     after = agents.evolve(before, event(body), "p")
     assert (after.ended or body is AgentRequested) == (body.type in LIFECYCLE_EVENTS)
 
 
 @pytest.mark.parametrize("body", get_args(WorkerBody), ids=lambda body: body.type)
-def test_a_worker_begins_and_ends_with_these_events_only(body: Any) -> None:
+def test_a_worker_starts_and_ends_only_with_these_events(body: Any) -> None:
     before = workers.evolve(None, event(WorkerRequested), "p")
     after = workers.evolve(before, event(body), "p")
     assert (after.ended or body is WorkerRequested) == (body.type in LIFECYCLE_EVENTS)

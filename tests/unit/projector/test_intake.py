@@ -30,7 +30,7 @@ def admitted(*entries: Entry, after: int = 2):
 
 
 class TestAdmission:
-    def test_what_follows_without_a_gap_is_admitted_whole(self) -> None:
+    def test_events_without_a_gap_are_all_admitted(self) -> None:
         position, found = admitted(entry(3), entry(4, ts=9))
         assert [event.seq for event in found.events] == [3, 4]
         assert found.problem == ""
@@ -48,7 +48,7 @@ class TestAdmission:
             ([entry(3), entry("four")], "out of order: another event came at seq 0"),
         ],
     )
-    def test_the_first_that_may_not_follow_ends_it(
+    def test_the_first_event_out_of_order_stops_the_batch(
         self, entries: list[Entry], problem: str
     ) -> None:
         position, found = admitted(*entries)
@@ -57,14 +57,14 @@ class TestAdmission:
         after = position_after(position, found)
         assert (after.seq, after.status) == (3, found.problem)
 
-    def test_nothing_admitted_leaves_the_position_but_for_its_status(self) -> None:
+    def test_without_admitted_events_only_the_status_of_the_position_changes(self) -> None:
         position, found = admitted(entry(9))
         after = position_after(position, found)
         assert (after.seq, after.stream_id, after.ts) == (2, "2-0", 0)
         assert after.status == "gap: seq 3 is missing before seq 9 (9-0)"
 
     @pytest.mark.parametrize("fields", [[b"x", b"y"], [], [b"seq", b"3", b"type", b"\xff"]])
-    def test_an_entry_of_another_kind_is_an_event_nobody_knows(self, fields: list[bytes]) -> None:
+    def test_an_entry_of_another_kind_is_an_unknown_event(self, fields: list[bytes]) -> None:
         _, found = admitted((b"3-0", fields))
         assert found.rows == []
         assert found.problem
@@ -80,7 +80,7 @@ class TestHeartbeats:
         }
         return entry("", **{**values, **more})
 
-    def test_the_newest_of_each_worker_and_agent_counts(self) -> None:
+    def test_the_newest_heartbeat_of_each_worker_and_agent_counts(self) -> None:
         first = self.beat("w", 1, '{"agents":{"a":"idle"},"loop_lag_ms":1.5,"agent_count":1}')
         second = self.beat("w", 2, '{"agents":{"a":"busy"},"agent_count":1,"later":"field"}')
         found = gather({"p": [first, second]})
@@ -89,12 +89,12 @@ class TestHeartbeats:
         assert (agent["activity"], agent["process_id"]) == ("busy", "w")
         assert found.positions == {"p": "-0"}
 
-    def test_what_cannot_be_read_is_passed_over(self) -> None:
+    def test_unreadable_heartbeats_are_skipped(self) -> None:
         broken = [self.beat("w", 1, "{"), self.beat("w", 1, '{"agents":{"a":"?"}}'), (b"5-0", [])]
         found = gather({"p": broken})
         assert (found.workers, found.agents, found.positions) == ([], [], {"p": "5-0"})
 
-    def test_names_that_no_database_can_look_for_are_none(self) -> None:
+    def test_names_that_no_database_can_store_are_ignored(self) -> None:
         long = "x" * (NAME_MAX + 1)
         data = msgspec.json.encode({"agents": {long: "idle"}}).decode()
         found = gather({"p": [self.beat(long, 1, "{}"), self.beat("w", 1, data)]})
@@ -109,7 +109,9 @@ class TestHeartbeats:
             ({"kind": "worker.sigh"}, "version 1: this version of Muster does not know that type"),
         ],
     )
-    def test_one_of_another_version_is_unread(self, more: dict[str, Any], why: str) -> None:
+    def test_a_heartbeat_of_another_version_is_unreadable(
+        self, more: dict[str, Any], why: str
+    ) -> None:
         """What it says may mean something else by then, though it decodes."""
         newer = self.beat("w", 1, '{"agents":{"a":"idle"},"agent_count":1}', **more)
         found = gather({"p": [newer, self.beat("v", 2, "{}")]})
@@ -147,7 +149,7 @@ class TestHeartbeats:
         ),
     ],
 )
-def test_a_pending_agent_is_told_what_it_waits_for(
+def test_a_pending_agent_is_shown_with_what_it_waits_for(
     room: PoolCapacity, recorded: str, said: str
 ) -> None:
     agent = Agent(agent_id="a", pool_name="p", role_type="r", project_id="x", reason=recorded)
@@ -175,7 +177,7 @@ def test_an_address_of_no_known_database_is_refused_without_its_password(given: 
     assert "secret" not in str(raised.value)
 
 
-def test_progress_tells_rate_and_time_left() -> None:
+def test_progress_reports_rate_and_time_left() -> None:
     assert Progress(events=50, total=150, seconds=2.0).seconds_left == 4.0
     assert Progress().seconds_left is None
 

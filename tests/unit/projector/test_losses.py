@@ -24,7 +24,7 @@ def named(*reports: LossReport, known: tuple[str, ...] = ()) -> list[tuple[str, 
     return [(one.kind, one.agent_id) for one in find_lost(AT, {1: 1}, known, reports)]
 
 
-def test_an_agent_that_is_recorded_is_not_lost_though_its_claim_is() -> None:
+def test_a_recorded_agent_is_not_lost_though_its_claim_is() -> None:
     """It is started again, or has ended."""
     assert named(told(AGENT_HELD, "a", 11), known=("a",)) == []
     assert named(told(AGENT_HELD, "a", 11)) == [(AGENT_HELD, "a")]
@@ -34,7 +34,7 @@ def test_an_agent_whose_spawn_is_lost_is_named_once() -> None:
     assert named(told("spawn", "a", 11), told(AGENT_HELD, "a", 13)) == [("spawn", "a")]
 
 
-def test_one_whose_spawn_nobody_reports_is_named_by_who_ran_it() -> None:
+def test_an_agent_whose_spawn_is_not_reported_is_named_by_its_worker() -> None:
     lost = named(told("terminate", "a", 14), told(AGENT_HELD, "a", 13), told("spawn", "saved", 9))
     assert lost == [(AGENT_HELD, "a"), ("terminate", "a")]
 
@@ -59,13 +59,15 @@ def test_numbers_and_nouns_agree(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 things could not be saved" in said(capsys, one, one)
 
 
-def test_it_is_explained_what_a_worker_held(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_agent_that_only_a_worker_reported_is_explained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = said(capsys, LostCommand(kind=AGENT_HELD, agent_id="a", generation=1, seq=11))
     assert "ran: a worker ran this agent, and it is not in the recovered log" in text
     assert AGENT_HELD not in text
 
 
-def test_who_interrupts_it_is_told_that_the_logs_stay_closed(
+def test_an_interrupted_recovery_says_that_the_logs_stay_closed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def interrupted(*_: Any) -> None:

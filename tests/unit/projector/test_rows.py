@@ -49,24 +49,28 @@ COLUMNS: Final = {
 
 
 @given(states(Agent), COUNTS)
-def test_an_agents_row_gives_the_agent_back(agent: Agent, generation: int) -> None:
+def test_an_agent_survives_a_round_trip_through_its_row(agent: Agent, generation: int) -> None:
     assert agent_of(agent_record(agent, generation)) == agent
 
 
 @given(states(Worker), COUNTS, TEXTS)
-def test_a_workers_row_gives_the_worker_back(worker: Worker, count: int, isolated: str) -> None:
+def test_a_worker_survives_a_round_trip_through_its_row(
+    worker: Worker, count: int, isolated: str
+) -> None:
     row = worker_record(worker, count, isolated)
     assert (row["agent_count"], row["alone"]) == (count, isolated)
     assert worker_of(row) == worker
 
 
 @given(states(Pool, config=CONFIGS, unknown=UNKNOWN))
-def test_a_pools_row_gives_the_pool_back_with_settings_of_a_newer_version(pool: Pool) -> None:
+def test_a_pool_survives_a_round_trip_through_its_row_with_settings_of_a_newer_version(
+    pool: Pool,
+) -> None:
     assert pool_of(pool_record(pool)) == pool
 
 
 @given(states(Host))
-def test_a_hosts_row_gives_the_host_back(host: Host) -> None:
+def test_a_host_survives_a_round_trip_through_its_row(host: Host) -> None:
     assert host_of(host_record(host)) == host
 
 

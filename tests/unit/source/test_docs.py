@@ -163,7 +163,7 @@ def test_no_event_is_described_that_is_not_written() -> None:
     assert sorted(headings) == sorted([*EVENT_TYPES, "worker.heartbeat"])
 
 
-def test_the_fields_of_an_entry_stand_in_their_order() -> None:
+def test_the_fields_of_an_entry_are_listed_in_their_order() -> None:
     names = first_names(section(EVENTS, "## An entry"))
     assert names == list(ENTRY_FIELDS)
 
@@ -264,7 +264,7 @@ def test_every_table_and_column_of_the_views_is_listed() -> None:
     }
 
 
-def test_every_key_that_a_script_makes_is_in_the_architecture() -> None:
+def test_every_key_that_a_script_creates_is_in_the_architecture() -> None:
     scripts = "\n".join(p.read_text() for p in (ROOT / "eventstore/log/lua").glob("*.lua"))
     parts = set(re.findall(r"base \.\. '([a-z]+)", scripts)) | {"meta", "events", "salvage"}
     listed = first_names(section(ARCHITECTURE, "## What stands in Redis"))
@@ -292,7 +292,7 @@ def test_the_first_two_commands_of_the_readme_are_the_two_that_ci_runs() -> None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_and_files_that_a_page_names_are_there(page: Path) -> None:
+def test_links_and_files_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text()
     for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text):
         if "://" in target:

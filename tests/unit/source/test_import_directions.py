@@ -46,7 +46,9 @@ def test_the_table_allows_no_more_than_what_is_used():
         ("gateway.novel", "import eventstore.keys", ["table"]),
     ],
 )
-def test_the_check_sees_what_it_must(tmp_path: Path, package: str, source: str, expected: list):
+def test_the_check_finds_forbidden_imports(
+    tmp_path: Path, package: str, source: str, expected: list
+):
     """A guard that never fires is none. A package without a row in the table is an error too."""
     folder = tmp_path.joinpath(*package.split("."))
     folder.mkdir(parents=True)
@@ -55,7 +57,7 @@ def test_the_check_sees_what_it_must(tmp_path: Path, package: str, source: str, 
     assert [line.rsplit(" ", 1)[1] for line in found] == expected
 
 
-def test_the_check_sees_a_circle_of_files(tmp_path: Path):
+def test_the_check_finds_a_circle_of_files(tmp_path: Path):
     folder = tmp_path / "eventstore" / "log"
     folder.mkdir(parents=True)
     (folder / "one.py").write_text("from eventstore.log.two import x")
@@ -63,7 +65,7 @@ def test_the_check_sees_a_circle_of_files(tmp_path: Path):
     assert "eventstore.log.one" in CHECK["circles"](tmp_path)[0]
 
 
-def test_the_check_sees_what_the_table_allows_in_vain(tmp_path: Path):
+def test_the_check_finds_unused_rows_of_the_table(tmp_path: Path):
     folder = tmp_path / "eventstore" / "log"
     folder.mkdir(parents=True)
     (folder / "module.py").write_text("import eventstore.steps.step")

@@ -35,7 +35,7 @@ def test_a_spec_may_be_empty():
     assert read_spec(b'{"input":{"n":1},"labels":{}}').input == {"n": 1}
 
 
-async def test_with_a_run_an_agent_is_busy_but_for_idle():
+async def test_an_agent_with_a_run_is_busy_except_within_idle():
     working, seen = context(works=True), []
     seen.append(working.busy)
     async with working.idle():
@@ -53,7 +53,7 @@ def test_an_engine_needs_a_url():
         context(works=False).engine()
 
 
-def test_only_methods_of_its_own_count():
+def test_only_overridden_methods_count():
     class Partly(Agent):
         async def run(self, context: Context) -> None:
             pass
@@ -94,7 +94,7 @@ def test_an_error_that_cannot_be_printed_is_described_too():
 # ---- tasks ---------------------------------------------------------------------------------------
 
 
-async def test_end_all_ends_what_an_agent_left_and_nothing_else():
+async def test_end_all_ends_the_remaining_tasks_of_an_agent_and_nothing_else():
     track_tasks(asyncio.get_running_loop())
     owner, left = Owner({}), []
     ours = asyncio.create_task(asyncio.Event().wait())
@@ -110,7 +110,7 @@ async def test_end_all_ends_what_an_agent_left_and_nothing_else():
     ours.cancel()
 
 
-async def test_code_that_swallows_a_cancellation_gets_more_of_them():
+async def test_code_that_swallows_a_cancellation_is_cancelled_again():
     """One that is swallowed by mistake is not yet a stuck agent."""
     track_tasks(asyncio.get_running_loop())
     owner, swallowed = Owner({}), 0

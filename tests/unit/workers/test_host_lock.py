@@ -14,7 +14,7 @@ from workers.host.lock import HostLock, LockRefused
 from workers.supervisor.supervisor import KILL_SECONDS, SHUTDOWN_SECONDS
 
 
-async def test_a_supervisor_that_is_just_ending_is_waited_for_and_named_once(
+async def test_a_supervisor_that_is_ending_is_waited_for_and_logged_once(
     tmp_path: Path,
 ) -> None:
     """It may drain its host's workers; with an error the next one would end in its place."""
@@ -32,7 +32,7 @@ async def test_a_supervisor_that_is_just_ending_is_waited_for_and_named_once(
     following.release()
 
 
-async def test_who_waits_for_the_last_supervisor_is_cancelled_at_once(tmp_path: Path) -> None:
+async def test_a_wait_for_the_previous_supervisor_is_cancelled_at_once(tmp_path: Path) -> None:
     last = HostLock(str(tmp_path))
     await last.acquire(0.0)
     with pytest.raises(TimeoutError):
@@ -42,7 +42,7 @@ async def test_who_waits_for_the_last_supervisor_is_cancelled_at_once(tmp_path: 
 
 
 @pytest.mark.parametrize("at", ["socket", "bind"])
-async def test_what_the_system_refuses_is_not_taken_for_another_supervisor(
+async def test_an_error_of_the_system_is_not_mistaken_for_another_supervisor(
     at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would be waited for in vain, and then be said to be there."""

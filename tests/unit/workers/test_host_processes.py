@@ -11,7 +11,7 @@ import pytest
 from workers.host.processes import Process, start_time
 
 
-async def test_a_process_that_had_ended_before_it_was_looked_at_has_ended() -> None:
+async def test_a_process_that_ended_before_the_check_has_ended() -> None:
     """Its start is not known then, and its pid may be another's one day."""
     child = await asyncio.create_subprocess_exec("true")
     await child.wait()
@@ -24,7 +24,7 @@ async def test_a_process_that_had_ended_before_it_was_looked_at_has_ended() -> N
     assert Process(os.getpid(), start_time(os.getpid())).alive()
 
 
-def test_a_process_that_cannot_be_looked_at_is_not_taken_for_gone(
+def test_a_process_that_cannot_be_checked_does_not_count_as_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A worker whose agents have every file open that it may would take its owner for dead."""
@@ -37,7 +37,7 @@ def test_a_process_that_cannot_be_looked_at_is_not_taken_for_gone(
     assert process.alive()
 
 
-async def test_without_a_pidfd_a_process_is_watched_all_the_same(
+async def test_without_a_pidfd_a_process_is_watched_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(_: int) -> int:

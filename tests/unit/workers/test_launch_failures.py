@@ -15,7 +15,7 @@ def failed(launches: LaunchTracker, times: int, *, now: float = 100.0) -> None:
         launches.observe(survey(), now)
 
 
-def test_a_host_is_passed_over_for_longer_with_each_failure() -> None:
+def test_a_host_is_skipped_for_longer_with_each_failure() -> None:
     for times, seconds in enumerate(BACKOFF_SECONDS):
         launches = LaunchTracker()
         failed(launches, times)
@@ -24,7 +24,7 @@ def test_a_host_is_passed_over_for_longer_with_each_failure() -> None:
             assert launches.eligible(["bad", "good"], 100.0 + seconds - 0.01) == ["good"]
 
 
-def test_many_that_end_together_are_one_failure() -> None:
+def test_workers_that_end_together_are_one_failure() -> None:
     """They had one cause, and the next launch may well do."""
     launches = LaunchTracker()
     names = [f"w{number}" for number in range(7)]
@@ -34,7 +34,7 @@ def test_many_that_end_together_are_one_failure() -> None:
     assert launches.eligible(["bad"], 101.0) == ["bad"]
 
 
-def test_one_that_settles_makes_good_what_was_before() -> None:
+def test_a_worker_that_settles_resets_the_failures() -> None:
     launches = LaunchTracker()
     failed(launches, 7)
     launches.record_ordered({"w": "bad"}, 100.5)
@@ -46,7 +46,7 @@ def test_one_that_settles_makes_good_what_was_before() -> None:
     assert launches.eligible(["bad"], 108.0) == ["bad"], "the count began anew"
 
 
-def test_one_that_dies_before_it_has_settled_has_failed() -> None:
+def test_a_worker_that_dies_before_it_has_settled_has_failed() -> None:
     launches = LaunchTracker()
     failed(launches, 6)
     launches.record_ordered({"w": "bad"}, 100.5)
@@ -55,7 +55,7 @@ def test_one_that_dies_before_it_has_settled_has_failed() -> None:
     assert launches.eligible(["bad"], 130.4) == []
 
 
-def test_the_end_of_one_that_drains_or_was_one_agents_alone_is_no_failure() -> None:
+def test_the_end_of_a_draining_or_isolated_worker_is_no_failure() -> None:
     """A poison agent's death would slow down the launches of all others."""
     state = worker("w").worker
     for last in (
@@ -70,7 +70,7 @@ def test_the_end_of_one_that_drains_or_was_one_agents_alone_is_no_failure() -> N
         assert launches.eligible(["bad"], 101.0) == ["bad"], "two failures are still two"
 
 
-def test_one_that_is_given_back_while_it_is_young_has_not_failed() -> None:
+def test_a_worker_that_is_stopped_while_it_is_young_has_not_failed() -> None:
     """A pool may give back empty workers at once, and start new ones all the time."""
     launches = LaunchTracker()
     failed(launches, 2)

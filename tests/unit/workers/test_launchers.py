@@ -15,7 +15,7 @@ from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote import Plan
 
 
-async def test_a_zygote_that_stands_still_does_not_keep_its_supervisor(
+async def test_a_zygote_that_hangs_does_not_block_its_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end is not waited for in vain, and it does not stay behind."""
@@ -40,7 +40,7 @@ async def test_a_zygote_that_stands_still_does_not_keep_its_supervisor(
         zygote.wait()
 
 
-async def test_a_zygote_that_is_killed_and_not_gone_at_once_keeps_nobody(
+async def test_a_killed_zygote_that_lingers_blocks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where memory is short that takes time, and a supervisor has more to end."""
@@ -60,7 +60,7 @@ async def test_a_zygote_that_is_killed_and_not_gone_at_once_keeps_nobody(
         zygote.wait()
 
 
-async def test_an_import_that_fails_at_length_is_told_too(tmp_path: Path) -> None:
+async def test_a_long_error_of_an_import_is_reported_too(tmp_path: Path) -> None:
     """It quotes what it could not use, and that may be long."""
     (tmp_path / "wordy.py").write_text("raise RuntimeError('x' * 200_000 + ' the end')\n")
     launcher = ForkLauncher(Plan(roles={"r": "wordy:Wordy"}, app_dir=str(tmp_path)))
@@ -118,7 +118,7 @@ async def test_a_zygote_that_ends_before_it_is_ready(
 
 
 @pytest.mark.parametrize("refusals", [2, REFUSED_TRIES])
-async def test_a_system_that_starts_no_zygote_is_asked_again_for_a_while(
+async def test_a_refused_start_of_the_zygote_is_retried_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int
 ) -> None:
     """It may lack memory for a moment. A supervisor that ends says why to who started it."""
@@ -145,7 +145,7 @@ async def test_a_system_that_starts_no_zygote_is_asked_again_for_a_while(
         await launcher.stop()
 
 
-async def test_a_zygote_that_cannot_start_again_fails_the_launch_and_leaves_nothing(
+async def test_a_zygote_that_cannot_restart_fails_the_launch_and_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that was never forked would be waited for when the host leaves."""

@@ -28,7 +28,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*/*"))
 
 
-def test_what_is_too_old_goes_with_all_its_rotations(tmp_path: Path) -> None:
+def test_old_files_are_removed_with_all_their_rotations(tmp_path: Path) -> None:
     left_behind(tmp_path, "old", days=15, files=4)
     left_behind(tmp_path, "new", days=13, files=2)
     removed = remove_old_files(tmp_path, LogLimits(age_seconds=14 * DAY), NOW)
@@ -41,14 +41,14 @@ def test_what_is_too_old_goes_with_all_its_rotations(tmp_path: Path) -> None:
     assert names(tmp_path) == ["new.jsonl", "new.jsonl.1"]
 
 
-def test_of_too_much_the_oldest_goes(tmp_path: Path) -> None:
+def test_above_the_size_limit_the_oldest_files_are_removed(tmp_path: Path) -> None:
     for days in range(1, 6):
         left_behind(tmp_path, f"w{days}", days=days, files=2, size=50)
     remove_old_files(tmp_path, LogLimits(size_max=250), NOW)
     assert names(tmp_path) == ["w1.jsonl", "w1.jsonl.1", "w2.jsonl", "w2.jsonl.1"]
 
 
-def test_a_rotation_that_was_cut_short_goes_too(tmp_path: Path) -> None:
+def test_an_interrupted_rotation_is_removed_too(tmp_path: Path) -> None:
     """Its worker died between moving the full file away and beginning the next."""
     left_behind(tmp_path, "w", days=20, files=2)
     (tmp_path / "pool" / "w.jsonl").unlink()
@@ -56,7 +56,7 @@ def test_a_rotation_that_was_cut_short_goes_too(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_file_that_is_being_written_stays_however_old_and_large(tmp_path: Path) -> None:
+def test_a_file_in_use_stays_however_old_and_large(tmp_path: Path) -> None:
     """A worker may be silent for weeks; its file, and what it rotated away, stay."""
     file = LogFile(tmp_path / "pool" / "w.jsonl", size_max=20)
     for _ in range(3):
@@ -85,7 +85,7 @@ def test_the_file_of_a_process_stays_until_it_is_killed(tmp_path: Path) -> None:
     assert [path.name for path in remove_old_files(tmp_path, limits, NOW + DAY)] == ["w.jsonl"]
 
 
-def test_what_was_written_just_now_stays(tmp_path: Path) -> None:
+def test_recently_written_files_stay(tmp_path: Path) -> None:
     """Its worker may be between two files of its own, neither of them locked."""
     left_behind(tmp_path, "w", days=0.0001, size=1000)
     assert remove_old_files(tmp_path, LogLimits(age_seconds=1.0, size_max=0), NOW) == []

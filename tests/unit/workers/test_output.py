@@ -43,7 +43,7 @@ def captured(tmp_path: Path) -> Iterator[Captured]:
     made.output.close()
 
 
-def test_prints_carry_the_ids_of_their_agent(captured: Captured):
+def test_prints_have_the_ids_of_their_agent(captured: Captured):
     captured.begin()
     captured.as_agent(lambda: print("hello\nworld"))
     print("from the worker itself", file=sys.stderr)
@@ -66,7 +66,7 @@ def test_partial_lines_of_agents_do_not_mix(captured: Captured):
     assert said == [("a1", "one line"), ("a2", "two ")]
 
 
-async def test_tasks_and_threads_of_an_agent_speak_for_it(captured: Captured):
+async def test_output_of_an_agents_tasks_and_threads_is_attributed_to_it(captured: Captured):
     captured.begin()
 
     async def speak() -> None:
@@ -139,7 +139,7 @@ def test_where_workers_share_a_process_only_agents_are_captured(
     assert capsys.readouterr().out == "muster\n"
 
 
-def test_captures_overlap_and_everything_is_put_back(tmp_path: Path):
+def test_captures_overlap_and_everything_is_restored(tmp_path: Path):
     before = (sys.stdout, logging.getLogger().handlers[:], structlog.get_config()["processors"])
     Capture.start(None)
     Capture.start(None)
@@ -155,7 +155,7 @@ class Awkward:
         raise RuntimeError("no")
 
 
-def test_what_has_no_json_form_is_written_all_the_same(captured: Captured):
+def test_values_without_a_json_form_are_written_too(captured: Captured):
     captured.begin()
     structlog.get_logger().info(
         "odd", what=Awkward(), text="\udcff", number=1 << 80, path=Path("x")
@@ -207,7 +207,7 @@ def test_files_are_rotated_by_size(tmp_path: Path):
     assert [int(line) for line in kept.splitlines()] == list(range(20, 40))
 
 
-def test_a_line_that_cannot_be_written_stops_nobody(tmp_path: Path):
+def test_a_line_that_cannot_be_written_stops_no_agent(tmp_path: Path):
     (tmp_path / "pool").write_text("in the way")
     file = LogFile(tmp_path / "pool" / "w.jsonl")
     file.write(b"x\n")

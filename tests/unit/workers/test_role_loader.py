@@ -76,14 +76,14 @@ def test_a_folder_with_a_module_of_our_name_is_refused(app: Path, name: str, as_
     assert str(app) not in sys.path
 
 
-def test_our_own_folder_may_hold_a_users_code_too():
+def test_musters_own_folder_may_contain_a_users_code_too():
     """Someone who runs from a clone keeps a configuration file there."""
     path = list(sys.path)
     add_to_path(str(Path(__file__).parents[3]))
     sys.path[:] = path
 
 
-def test_a_folder_that_is_not_there_is_refused(app: Path):
+def test_a_missing_folder_is_refused(app: Path):
     with pytest.raises(ConfigurationError, match="is not there"):
         add_to_path(str(app / "nowhere"))
 

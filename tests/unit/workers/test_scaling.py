@@ -52,7 +52,7 @@ def test_fifteen_need_two_workers_not_fifteen() -> None:
     assert launches(survey(waiting=15)) == 2
 
 
-def test_what_is_ordered_counts_as_if_it_stood() -> None:
+def test_ordered_workers_count_as_capacity() -> None:
     ordered = [worker(n, status=WorkerStatus.REQUESTED) for n in ("a", "b")]
     assert launches(survey(*ordered, waiting=20)) == 0
     assert launches(survey(*ordered, waiting=21)) == 1
@@ -72,18 +72,18 @@ def test_a_draining_worker_is_no_capacity() -> None:
     assert launches(survey(draining, waiting=1)) == 1
 
 
-def test_never_above_the_maximum_and_it_says_so() -> None:
+def test_it_never_exceeds_the_maximum_and_says_so() -> None:
     decision = scaling.decide(
         survey(worker("a", agents=10), waiting=50), PoolConfig(max_workers=3), empty_seconds={}
     )
     assert (decision.launch, decision.at_maximum) == (2, True)
 
 
-def test_the_minimum_is_kept_without_load() -> None:
+def test_the_minimum_is_retained_without_load() -> None:
     assert launches(survey(), PoolConfig(min_workers=2)) == 2
 
 
-def test_an_empty_worker_goes_after_its_time_and_not_before() -> None:
+def test_an_empty_worker_is_stopped_after_its_time_and_not_before() -> None:
     found = survey(worker("a", agents=1), worker("b"), worker("c"))
     decision = scaling.decide(
         found, PoolConfig(empty_worker_seconds=300), empty_seconds={"b": 299.0, "c": 301.0}
@@ -97,7 +97,7 @@ def test_nothing_is_given_back_while_something_waits() -> None:
     assert decision.drain == ()
 
 
-def test_a_deleted_pool_gives_back_all_and_starts_none() -> None:
+def test_a_deleted_pool_stops_all_workers_and_starts_none() -> None:
     config = PoolConfig(min_workers=1)
     decision = scaling.decide(survey(worker("a")), config, empty_seconds={"a": 0.0}, deleted=True)
     assert decision.drain == ("a",)
@@ -112,7 +112,7 @@ workers_drawn = st.lists(
 
 
 @given(drawn=workers_drawn, waiting=st.integers(0, 200), restarting=st.integers(0, 20))
-def test_no_worker_that_holds_agents_is_ever_given_back(
+def test_no_worker_with_agents_is_ever_stopped(
     drawn: list[tuple[int, WorkerStatus, float]], waiting: int, restarting: int
 ) -> None:
     observed = [worker(f"w{n}", agents, status) for n, (agents, status, _) in enumerate(drawn)]
