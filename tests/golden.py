@@ -31,9 +31,10 @@ from eventstore.steps.step import Origin, Step
 from gateway.following.subscriptions import encode_event
 from gateway.resources.spawn import _digest
 from gateway.server.openapi import build_document
+from gateway.wire.decoding import decode_body
 from gateway.wire.problems import _KINDS
 from gateway.wire.problems import Body as ProblemBody
-from gateway.wire.requests import SpawnRequest, decode_body
+from gateway.wire.requests import SpawnRequest
 from muster.cli.main import command_line
 from muster.settings.settings import NAMES, Settings
 from projector.fold.heartbeats import Heartbeat, gather

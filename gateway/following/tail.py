@@ -8,7 +8,6 @@ listener's view of the positions is exact.
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -20,17 +19,17 @@ from eventstore.connection.calls import UNREACHABLE, execute
 from eventstore.errors import LogUnreachable, MusterError, UnknownEvent
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.catalogue import Catalogue
-from eventstore.language.events import ENTRY_FIELDS, LogRecovered, decode_entry, require_known
+from eventstore.language.events import LogRecovered
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
+from gateway.following.heads import ObservedHead, entry_seq, foreign_entry, require_readable
 from gateway.following.subscriptions import well_formed
 from projector.queries.views import EventRange, Position
 
 log = structlog.get_logger("muster.gateway")
 
 BACKOFF_SECONDS = (0.05, 2.0)
-HEAD_STEPS_MAX = 512
 PAGE_SIZE = 1000
 
 _RECOVERED_TYPE = LogRecovered.type.encode()
@@ -41,39 +40,6 @@ class Listener(Protocol):
     """What the tail tells; must neither wait nor raise."""
 
     def consume(self, pool: str, entries: Sequence[Entry]) -> None: ...
-
-
-def require_readable(entry: Entry, *, with_body: bool) -> None:
-    """Raises `UnknownEvent` unless this version can read it; `whole`: its body, too."""
-    stream_id, fields = entry
-    if with_body or len(fields) != 2 * len(ENTRY_FIELDS):
-        decode_entry(stream_id, fields)
-    try:
-        require_known(fields[1].decode(), int(fields[3]))
-        for number in (fields[5], fields[11] or 0, fields[15] or 0, fields[25]):
-            int(number)
-        b"".join(fields).decode()
-    except ValueError as error:
-        raise UnknownEvent(repr(fields[1]), 0, None, str(error)) from error
-
-
-class ObservedHead:
-    """How far one log was seen, and when it got there: for telling how late the views are."""
-
-    def __init__(self, seq: int = 0, ts: int = 0) -> None:
-        self.seq = seq
-        self._steps: deque[tuple[int, int]] = deque([(seq, ts)], maxlen=HEAD_STEPS_MAX)
-
-    def advance(self, seq: int, ts: int) -> None:
-        """A log that was recovered goes on below what was seen of it: that is void."""
-        while self._steps and self._steps[-1][0] >= seq:
-            self._steps.pop()
-        self.seq = seq
-        self._steps.append((seq, ts))
-
-    def behind_since(self, seq: int) -> int:
-        """The log time of the first step past `seq` that is remembered; 0 if there is none."""
-        return next((ts for reached, ts in self._steps if reached > seq), 0)
 
 
 class Tail:
@@ -207,7 +173,7 @@ class Tail:
         stream_id, fields = entry[0].decode(), entry[1]
         if well_formed(entry):
             return stream_id, ObservedHead(int(fields[5]), int(fields[25]))
-        self._stop_following(pool, f"entry {stream_id}: {_foreign_entry()}")
+        self._stop_following(pool, f"entry {stream_id}: {foreign_entry()}")
         return stream_id, ObservedHead()
 
     async def _read(self) -> None:
@@ -239,7 +205,7 @@ class Tail:
 
     async def _fill_gap(self, pool: str, next_entry: Entry, generation: int) -> None:
         """Take what left the stream before this tail came to it."""
-        until, end_seq = next_entry[0].decode(), _seq(next_entry)
+        until, end_seq = next_entry[0].decode(), entry_seq(next_entry)
         while (
             pool not in self.stopped
             and (observed_seq := self.heads.setdefault(pool, ObservedHead()).seq) + 1 < end_seq
@@ -247,7 +213,7 @@ class Tail:
             page = await self._event_range.after(
                 pool, self.positions[pool], until=until, count=PAGE_SIZE
             )
-            missed = [entry for entry in page if _seq(entry) < end_seq]
+            missed = [entry for entry in page if entry_seq(entry) < end_seq]
             if not missed:
                 log.warning("gateway.events_missing", pool=pool, after=observed_seq, before=end_seq)
                 return
@@ -274,8 +240,6 @@ class Tail:
         """Those before the first that this version cannot read; that one stops the log's tail."""
         for index, entry in enumerate(entries):
             try:
-                if not well_formed(entry):
-                    raise _foreign_entry()
                 require_readable(entry, with_body=pool == CATALOGUE)
             except UnknownEvent as error:
                 self._stop_following(pool, f"entry {entry[0].decode()}: {error}")
@@ -310,11 +274,3 @@ class Tail:
     def _stream(self, pool: str) -> str:
         keys: Keys = self._log.keys
         return keys.catalogue if pool == CATALOGUE else keys.pool(pool, "events")
-
-
-def _foreign_entry() -> UnknownEvent:
-    return UnknownEvent("entry that is none of an event", 0, None)
-
-
-def _seq(entry: Entry) -> int:
-    return int(entry[1][5]) if well_formed(entry) else 0

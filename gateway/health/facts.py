@@ -164,3 +164,9 @@ async def not_ready_reasons(backend: Backend) -> list[str]:
     except Problem as problem:
         reasons.append(str(problem))
     return reasons
+
+
+def fallback_description(backend: Backend) -> str:
+    """Empty, or a sentence: the log replaces another."""
+    fallback = backend.options.fallback
+    return fallback.description if fallback else ""

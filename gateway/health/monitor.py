@@ -1,4 +1,4 @@
-"""How the system is doing: figures, the dashboard's data, health of agents, probes."""
+"""How the system is doing: figures, the dashboard's data, alerts, health of agents."""
 
 import os
 import time
@@ -17,12 +17,13 @@ from gateway.health.alerts import Alert, current_alerts
 from gateway.health.facts import (
     RedisFacts,
     ViewFacts,
-    not_ready_reasons,
+    fallback_description,
     parked_counts,
     redis_facts,
     view_facts,
 )
-from gateway.wire.requests import HealthQuery, NoParameters, read_query
+from gateway.wire.decoding import read_query
+from gateway.wire.requests import HealthQuery, NoParameters
 from gateway.wire.responses import decode_cursor, encode_cursor, json_response
 from projector.queries.views import AgentFilter, AgentRow, EventRow, HostRow, PoolRow, WorkerRow
 
@@ -101,21 +102,6 @@ class HealthReport(Struct, frozen=True, kw_only=True):
     fallback_reason: str = ""
 
 
-class Alive(Struct, frozen=True):
-    status: str = "alive"
-
-
-class Readiness(Struct, frozen=True):
-    """`fallback`: the log stands in for another, which could not be reached at the start."""
-
-    status: str
-    reasons: Sequence[str] = ()
-    fallback: bool = False
-    fallback_reason: str = ""
-    fallback_can_end: bool = False
-    """Whether the other answers again, so that the next start changes over to it."""
-
-
 async def system(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/monitor/system`."""
     read_query(request, NoParameters)
@@ -128,7 +114,7 @@ async def system(request: web.Request) -> web.Response:
         SystemFigures(
             version=backend.options.version,
             mode=backend.options.mode,
-            fallback=_fallback_description(backend),
+            fallback=fallback_description(backend),
             pid=os.getpid(),
             uptime_seconds=round(time.time() - backend.started_at, 1),
             host=_host_figures(),
@@ -169,7 +155,7 @@ async def dashboard(request: web.Request) -> web.Response:
         await backend.catch_up(views, request)
         data = Dashboard(
             version=backend.options.version,
-            fallback=_fallback_description(backend),
+            fallback=fallback_description(backend),
             pools=await views.pools(),
             workers=await views.workers(),
             hosts=await views.hosts(),
@@ -215,7 +201,7 @@ async def health(request: web.Request) -> web.Response:
             total=len(rows),
             next=next_cursor,
             fallback=backend.options.fallback is not None,
-            fallback_reason=_fallback_description(backend),
+            fallback_reason=fallback_description(backend),
         )
     )
 
@@ -242,28 +228,3 @@ def _agent_health(row: AgentRow, backend: Backend) -> AgentHealth:
         last_heartbeat=row.last_heartbeat,
         reason=row.reason,
     )
-
-
-async def alive(_request: web.Request) -> web.Response:
-    """`GET /healthz`: the process answers."""
-    return json_response(Alive())
-
-
-async def ready(request: web.Request) -> web.Response:
-    """`GET /readyz`: it makes progress, or says why it does not."""
-    backend = request.app[BACKEND]
-    reasons = await not_ready_reasons(backend)
-    fallback = backend.options.fallback
-    readiness = Readiness(
-        "not ready" if reasons else "ready",
-        reasons,
-        fallback=fallback is not None,
-        fallback_reason=_fallback_description(backend),
-        fallback_can_end=bool(fallback and fallback.primary_reachable_ms),
-    )
-    return json_response(readiness, status=503 if reasons else 200)
-
-
-def _fallback_description(backend: Backend) -> str:
-    fallback = backend.options.fallback
-    return fallback.description if fallback else ""

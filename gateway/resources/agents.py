@@ -14,6 +14,7 @@ from gateway.backend.backend import Backend
 from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
+from gateway.wire.decoding import path_parameter, read_body, read_query
 from gateway.wire.preferences import wait_preference
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import (
@@ -24,9 +25,6 @@ from gateway.wire.requests import (
     ProjectId,
     ProjectQuery,
     TerminateRequest,
-    path_parameter,
-    read_body,
-    read_query,
 )
 from gateway.wire.responses import AGENTS, agent_page, decode_cursor, json_response
 from projector.queries.views import AgentFilter, AgentRow

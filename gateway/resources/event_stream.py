@@ -22,8 +22,9 @@ from eventstore.log.reader import Entry
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
 from gateway.following.subscriptions import EncodedEvent, Subscription, encode_event, well_formed
+from gateway.wire.decoding import read_query
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import EventQuery, read_query
+from gateway.wire.requests import EventQuery
 
 PAGE_SIZE = 100
 """Events that a client which catches up holds in memory, each as large as an input may be."""

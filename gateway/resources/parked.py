@@ -17,16 +17,9 @@ from eventstore.log.parked import ParkedEntry
 from gateway.backend.app_keys import BACKEND, ORIGIN
 from gateway.backend.backend import Backend
 from gateway.backend.reading import READ_STATE
+from gateway.wire.decoding import path_parameter, read_body, read_query
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import (
-    NoParameters,
-    ParkedId,
-    ParkedQuery,
-    RetryRequest,
-    path_parameter,
-    read_body,
-    read_query,
-)
+from gateway.wire.requests import NoParameters, ParkedId, ParkedQuery, RetryRequest
 from gateway.wire.responses import json_response
 
 ParkedRow: TypeAlias = ParkedEntry

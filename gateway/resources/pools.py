@@ -26,20 +26,16 @@ from gateway.resources import as_of
 from gateway.resources.durability import DurabilityRequest, durability_request
 from gateway.resources.parked import park_unreadable
 from gateway.resources.spawn import role_not_found
-from gateway.wire.preferences import wait_preference
-from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import (
-    AsOfQuery,
-    DeletePoolQuery,
-    PoolName,
-    PoolPatch,
-    PoolRequest,
+from gateway.wire.decoding import (
     patch_pool_config,
     path_parameter,
     pool_config,
     read_body,
     read_query,
 )
+from gateway.wire.preferences import wait_preference
+from gateway.wire.problems import Kind, Problem
+from gateway.wire.requests import AsOfQuery, DeletePoolQuery, PoolName, PoolPatch, PoolRequest
 from gateway.wire.responses import AGENTS, PoolDeletion, PoolList, json_response
 from projector.queries.views import PoolRow
 

@@ -27,9 +27,10 @@ from gateway.backend.backend import Backend
 from gateway.backend.reading import READ_STATE
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import durability_request
+from gateway.wire.decoding import check_spawn, read_body
 from gateway.wire.preferences import WaitPreference, wait_preference
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import SpawnRequest, check_spawn, read_body
+from gateway.wire.requests import SpawnRequest
 from gateway.wire.responses import AGENTS, json_response
 from projector.queries.views import AgentRow
 

@@ -4,7 +4,8 @@ from aiohttp import web
 
 from gateway.backend.app_keys import BACKEND
 from gateway.resources import as_of
-from gateway.wire.requests import WorkerId, WorkerQuery, read_query
+from gateway.wire.decoding import read_query
+from gateway.wire.requests import WorkerId, WorkerQuery
 from gateway.wire.responses import (
     WorkerPage,
     decode_cursor,

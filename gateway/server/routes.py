@@ -6,7 +6,7 @@ from aiohttp import web
 
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
-from gateway.health import metrics, monitor
+from gateway.health import metrics, monitor, probes
 from gateway.options import LIMITS
 from gateway.resources import agents, event_stream, parked, pools, spawn, workers
 from gateway.server import openapi, pages
@@ -50,8 +50,8 @@ def routes() -> list[web.RouteDef]:
         web.post(f"{API}/parked/{{parked_id}}/retry", parked.retry),
         web.delete(f"{API}/parked/{{parked_id}}", parked.drop),
         web.get(f"{API}/events", event_stream.follow, allow_head=False),
-        web.get("/healthz", monitor.alive),
-        web.get("/readyz", monitor.ready),
+        web.get("/healthz", probes.alive),
+        web.get("/readyz", probes.ready),
         web.get("/metrics", metrics.metrics),
         web.get("/openapi.json", openapi.document),
         web.get("/docs", pages.docs),

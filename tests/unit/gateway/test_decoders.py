@@ -18,7 +18,7 @@ from gateway.resources import as_of
 from gateway.resources.event_stream import Cursor
 from gateway.resources.spawn import idempotency_key
 from gateway.server import middleware
-from gateway.wire import requests
+from gateway.wire import decoding, requests
 from gateway.wire.preferences import wait_preference
 from gateway.wire.problems import Problem
 from gateway.wire.responses import decode_cursor
@@ -73,11 +73,11 @@ def test_a_body(shape: type[Any], data: st.DataObject) -> None:
     """What is taken can also be carried out: encoded, bounded, merged with the defaults."""
     content = data.draw(st.one_of(mangled(BODIES[shape]), JSON_TEXTS))
     try:
-        found = requests.decode_body(content, shape)
+        found = decoding.decode_body(content, shape)
         if isinstance(found, requests.SpawnRequest):
-            requests.check_spawn(found, LIMITS)
+            decoding.check_spawn(found, LIMITS)
         elif isinstance(found, requests.PoolRequest | requests.PoolPatch):
-            requests.pool_config(found.config, PoolConfig())
+            decoding.pool_config(found.config, PoolConfig())
     except Problem as problem:
         answered(problem)
 
@@ -86,8 +86,8 @@ def test_a_body(shape: type[Any], data: st.DataObject) -> None:
 @thorough
 def test_a_pools_settings(fields: dict[str, Any]) -> None:
     for reading in (
-        requests.pool_config,
-        lambda f, d: requests.patch_pool_config(PoolConfig(), f, d),
+        decoding.pool_config,
+        lambda f, d: decoding.patch_pool_config(PoolConfig(), f, d),
     ):
         try:
             assert isinstance(reading(fields, PoolConfig()), PoolConfig)
@@ -102,7 +102,7 @@ def test_a_query(shape: type[Any], data: st.DataObject) -> None:
     names = st.one_of(st.sampled_from((*shape.__struct_fields__, "x")), TEXTS)
     pairs = data.draw(st.lists(st.tuples(names, TEXTS), max_size=4))
     try:
-        requests.decode_query(MultiDictProxy(MultiDict(pairs)), shape)
+        decoding.decode_query(MultiDictProxy(MultiDict(pairs)), shape)
     except Problem as problem:
         answered(problem)
 

@@ -13,7 +13,7 @@ from msgspec.structs import fields
 
 from eventstore.language.agents import Agent, shared_fields
 from eventstore.language.events import AgentRequested, AgentSpec
-from gateway.server import openapi
+from gateway.server import openapi, operations
 from gateway.wire.requests import SpawnRequest
 from projector.store.rows import AgentRow, HostRow, PoolRow, WorkerRow
 from projector.store.tables import SERVING, VIEW_VERSION
@@ -74,14 +74,14 @@ def test_a_new_field_is_in_the_document_of_the_api(monkeypatch: pytest.MonkeyPat
     def replaced(shape: Any) -> Any:
         return later.LaterRow if shape is AgentRow else shape
 
-    operations = [
+    replaced_operations = [
         msgspec.structs.replace(
             op,
             responses=tuple((status, why, replaced(shape)) for status, why, shape in op.responses),
         )
-        for op in openapi.OPERATIONS
+        for op in operations.OPERATIONS
     ]
-    monkeypatch.setattr(openapi, "OPERATIONS", tuple(operations))
+    monkeypatch.setattr(openapi, "OPERATIONS", tuple(replaced_operations))
     schemas = openapi.build_document.__wrapped__("0", False)["components"]["schemas"]
     shown = schemas["LaterRow"]["properties"]
     assert shown["mood"] == {"type": "string"}

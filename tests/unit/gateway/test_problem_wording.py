@@ -8,13 +8,13 @@ import pytest
 from multidict import MultiDict
 
 from eventstore.language.agents import Status
-from gateway.wire import requests
+from gateway.wire import decoding, requests
 from gateway.wire.problems import Problem
 
 
 def refused(given: dict[str, str], shape: Any = requests.AgentQuery) -> str:
     with pytest.raises(Problem) as caught:
-        requests.decode_query(MultiDict(given), shape)
+        decoding.decode_query(MultiDict(given), shape)
     return str(caught.value)
 
 
@@ -44,17 +44,15 @@ def test_a_text_of_another_form_is_refused_with_the_expected_form(
 def test_an_invalid_parked_id_is_refused_with_the_source_of_ids() -> None:
     request: Any = SimpleNamespace(match_info={"parked_id": "x"})
     with pytest.raises(Problem) as caught:
-        requests.path_parameter(request, "parked_id", requests.ParkedId)
-    assert str(caught.value).startswith(
-        "parked_id: Expected an id as the list of what is parked gives it"
-    )
+        decoding.path_parameter(request, "parked_id", requests.ParkedId)
+    assert str(caught.value).startswith("parked_id: Expected an id from the list of what is parked")
 
 
 def test_every_pattern_of_a_request_has_a_description() -> None:
     shapes = [one for one in vars(requests).values() if _is_request(one)]
     schema = msgspec.json.schema_components(shapes, schema_hook=lambda _: {"description": "any"})
     patterns = {one["pattern"] for one in _objects(schema) if "pattern" in one}
-    assert patterns <= requests._PATTERN_DESCRIPTIONS.keys()
+    assert patterns <= requests.PATTERN_DESCRIPTIONS.keys()
 
 
 def _is_request(one: object) -> bool:

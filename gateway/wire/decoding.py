@@ -1,0 +1,188 @@
+"""Requests read into the Structs that describe them. A refusal names the field that it is about."""
+
+import re
+from ast import literal_eval
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from functools import cache
+from typing import Any, Final, TypeVar, cast, get_args
+
+import msgspec
+from aiohttp import web
+from msgspec import structs
+from multidict import MultiMapping
+
+from eventstore.language.pool_config import PoolConfig
+from gateway.options import Limits
+from gateway.wire.bodies import read_content
+from gateway.wire.problems import Kind, Problem
+from gateway.wire.requests import PATTERN_DESCRIPTIONS, SpawnRequest
+
+T = TypeVar("T")
+
+DEPTH_MAX: Final = 100
+"""Levels of an input. Every reader decodes it, and encodes it as part of something larger."""
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_ERROR_MESSAGE: Final = re.compile(
+    r"(?P<what>.*?)(?: - at (?:`key` in )?`\$?\.?(?P<path>[^`]*)`)?", re.DOTALL
+)
+_FIELD_NAME: Final = re.compile(
+    r"Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`"
+)
+_PATTERN: Final = re.compile(r"Expected `str` matching regex (?P<pattern>.*)", re.DOTALL)
+_ENUM: Final = re.compile(r"Invalid enum value .*", re.DOTALL)
+
+
+async def read_body(request: web.Request, shape: type[T]) -> T:
+    """The request's body. Raises `Problem`."""
+    return decode_body(await read_content(request), shape)
+
+
+def decode_body(content: bytes, shape: type[T]) -> T:
+    """JSON as a Struct. Raises `Problem`."""
+    if not content:
+        raise Problem(Kind.MALFORMED_JSON, "the body is empty", field="body")
+    try:
+        value: T = _decoder(cast("Any", shape)).decode(content)
+    except msgspec.ValidationError as error:
+        raise validation_problem(error, shape) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        detail = f"the body cannot be read: {error}"
+        raise Problem(Kind.MALFORMED_JSON, detail, field="body") from None
+    return value
+
+
+def read_query(request: web.Request, shape: type[T]) -> T:
+    """The request's query parameters. Raises `Problem`."""
+    return decode_query(request.query, shape)
+
+
+def decode_query(raw: MultiMapping[str], shape: type[T]) -> T:
+    """Query parameters as a Struct. Raises `Problem`."""
+    repeatable = _repeatable(cast("Any", shape))
+    fields: dict[str, Any] = {}
+    for name in raw:
+        values = raw.getall(name)
+        if name in repeatable:
+            fields[name] = [part for value in values for part in value.split(",")]
+        elif len(values) > 1:
+            raise Problem(Kind.INVALID_REQUEST, f"{name} is given more than once", field=name)
+        else:
+            fields[name] = values[0]
+    return convert(fields, shape, strict=False)
+
+
+def convert(fields: Mapping[str, object], shape: type[T], *, strict: bool, prefix: str = "") -> T:
+    """Fields as a Struct; `prefix` is the name of what they are part of. Raises `Problem`."""
+    try:
+        return msgspec.convert(fields, shape, strict=strict)
+    except msgspec.ValidationError as error:
+        raise validation_problem(error, shape, prefix) from None
+    except UnicodeEncodeError:
+        detail = "this is not UTF-8"
+        raise Problem(Kind.INVALID_REQUEST, detail, field=prefix or "query") from None
+
+
+def path_parameter(request: web.Request, name: str, shape: Any) -> str:
+    """A part of the path. Raises `Problem`."""
+    try:
+        return str(msgspec.convert(request.match_info[name], shape))
+    except msgspec.ValidationError as error:
+        detail = f"{name}: {_describe(str(error))}"
+        raise Problem(Kind.INVALID_REQUEST, detail, field=name) from None
+
+
+@cache
+def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(shape)
+
+
+@cache
+def _repeatable(shape: Any) -> frozenset[str]:
+    """The parameters that may be given more than once."""
+    fields = msgspec.structs.fields(shape)
+    return frozenset(field.encode_name for field in fields if field.default_factory is list)
+
+
+def validation_problem(error: msgspec.ValidationError, shape: type, prefix: str = "") -> Problem:
+    """An error of msgspec as a problem, with the name of the field apart."""
+    parsed = _ERROR_MESSAGE.fullmatch(str(error))
+    message, path = (parsed["what"], parsed["path"] or "") if parsed else (str(error), "")
+    named_field = _FIELD_NAME.match(message)
+    names = [prefix, path, named_field["name"] if named_field else ""]
+    field = ".".join(name for name in names if name) or "body"
+    detail = f"{field}: {_describe(message, _choices(shape, path))}"
+    return Problem(Kind.INVALID_REQUEST, detail, field=field)
+
+
+def _describe(message: str, choices: Sequence[str] = ()) -> str:
+    """The message in words: what a pattern expects, or which values there are."""
+    if pattern_match := _PATTERN.fullmatch(message):
+        pattern = literal_eval(pattern_match["pattern"])
+        return f"Expected {PATTERN_DESCRIPTIONS.get(pattern, 'another text')}"
+    return (
+        f"{message}; expected {', '.join(choices)}" if choices and _ENUM.match(message) else message
+    )
+
+
+def _choices(shape: type, path: str) -> Sequence[str]:
+    """The values of a field that is an enumeration; else nothing."""
+    name = re.split(r"[.\[]", path)[0]
+    types = [field.type for field in structs.fields(shape) if field.encode_name == name]
+    while types:
+        candidate = types.pop()
+        if isinstance(candidate, type) and issubclass(candidate, Enum):
+            return [str(value.value) for value in candidate]
+        types += get_args(candidate)
+    return ()
+
+
+def check_spawn(spawn: SpawnRequest, limits: Limits) -> None:
+    """The bounds that are settings. Raises `Problem`."""
+    _require_at_least("heartbeat_interval", spawn.heartbeat_interval, limits.heartbeat_interval_min)
+    if spawn.max_idle_time is not None:
+        _require_at_least("max_idle_time", spawn.max_idle_time, limits.idle_time_min)
+    if _deeper_than(DEPTH_MAX, spawn.input):
+        detail = f"input is nested more than {DEPTH_MAX} levels deep"
+        raise Problem(Kind.INVALID_REQUEST, detail, field="input")
+    encoded = msgspec.json.encode(spawn.input)
+    if len(encoded) > limits.input_max:
+        detail = f"input is {len(encoded)} bytes as JSON, more than {limits.input_max}"
+        raise Problem(Kind.INVALID_REQUEST, detail, field="input")
+    if _NUL.search(encoded):
+        raise Problem(Kind.INVALID_REQUEST, "input contains the character U+0000", field="input")
+
+
+def _deeper_than(depth_max: int, value: object) -> bool:
+    """Whether lists and objects are nested deeper than that."""
+    level = [value]
+    for _ in range(depth_max + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
+
+
+def _require_at_least(field: str, value: float, minimum: float) -> None:
+    if value < minimum:
+        detail = f"{field}: Expected `float` >= {minimum:g}, got {value:g}"
+        raise Problem(Kind.INVALID_REQUEST, detail, field=field)
+
+
+def pool_config(fields: Mapping[str, object], defaults: PoolConfig) -> PoolConfig:
+    """Settings on top of the service's defaults; null means the default. Raises `Problem`."""
+    base = msgspec.to_builtins(defaults)
+    overrides = {name: base.get(name) if value is None else value for name, value in fields.items()}
+    return convert({**base, **overrides}, PoolConfig, strict=True, prefix="config")
+
+
+def patch_pool_config(
+    config: PoolConfig, fields: Mapping[str, object], defaults: PoolConfig
+) -> PoolConfig:
+    """Settings changed by a merge patch; null restores the default. Raises `Problem`."""
+    base = msgspec.to_builtins(defaults)
+    overrides = {name: base.get(name) if value is None else value for name, value in fields.items()}
+    return pool_config(overrides, config)
