@@ -1,4 +1,4 @@
-"""A clock that goes on while the machine sleeps and that nobody sets."""
+"""A clock that counts the time that the machine sleeps, and that nothing sets."""
 
 import time
 from typing import Final
@@ -6,12 +6,6 @@ from typing import Final
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-def boottime() -> float:
-    """Seconds since boot, those asleep included where the system can tell."""
-    return time.clock_gettime(_CLOCK)
-
-
 def boot_seconds() -> float:
-    """CLOCK_BOOTTIME, or the monotonic clock where there is none."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime(clock)
+    """Seconds since boot; where there is no CLOCK_BOOTTIME, without the time asleep."""
+    return time.clock_gettime(_CLOCK)

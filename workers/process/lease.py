@@ -30,7 +30,7 @@ from eventstore.connection.clients import connect_sync
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.log.script_loader import script
-from workers.host.clock import boottime
+from workers.host.clock import boot_seconds
 from workers.host.processes import Process
 
 EXIT_LEASE_LOST: Final = 75
@@ -79,7 +79,7 @@ class Hooks(Struct, frozen=True):
 
 
 class Lease:
-    """The lease of one worker; `since` is when what granted it began (by `boottime`)."""
+    """The lease of one worker; `since` is when what granted it began (by `boot_seconds`)."""
 
     def __init__(self, options: LeaseOptions, hooks: Hooks, *, granted_at: float) -> None:
         self._options = options
@@ -142,7 +142,7 @@ class Lease:
         interval = self._options.renew_seconds * random.uniform(0.9, 1.0)
         if not self._loop_responds():
             return min(interval, 0.5)
-        started_at = boottime()
+        started_at = boot_seconds()
         try:
             reply = self._evaluate(client)
         except (*UNREACHABLE, RedisError) as error:
@@ -168,15 +168,15 @@ class Lease:
         """Ask the loop to turn; False once it has not for too long."""
         if self._loop_responded.is_set():
             self._loop_responded.clear()
-            self._pinged_at = boottime()
+            self._pinged_at = boot_seconds()
             self._call_on_loop(self._on_ping, self._pinged_at)
         if self._loop_responded.wait(SNAPSHOT_WAIT_SECONDS):
             return True
-        return boottime() - self._pinged_at < self._options.stall_seconds
+        return boot_seconds() - self._pinged_at < self._options.stall_seconds
 
     def _on_ping(self, pinged_at: float) -> None:
         """(On the loop.)"""
-        self._snapshot = self._hooks.snapshot(boottime() - pinged_at)
+        self._snapshot = self._hooks.snapshot(boot_seconds() - pinged_at)
         self._loop_responded.set()
 
     def _evaluate(self, client: SyncClient) -> list[Any]:
@@ -201,7 +201,7 @@ class Lease:
 
     def _extend(self, started_at: float) -> None:
         with self._lock:
-            if boottime() < self._trusted_until:  # a lapsed lease does not come back
+            if boot_seconds() < self._trusted_until:  # a lapsed lease does not come back
                 trusted = started_at + self._options.lease_seconds - self._options.margin_seconds
                 self._trusted_until = max(self._trusted_until, trusted)
 
@@ -209,7 +209,7 @@ class Lease:
 
     def _guard(self) -> None:
         while not self._stopped.is_set():
-            remaining = self._trusted_until - boottime()
+            remaining = self._trusted_until - boot_seconds()
             if remaining <= 0:
                 self._declare_lost("lease-expired")
                 return
@@ -221,9 +221,9 @@ class Lease:
         if owner is None or owner.alive() or self._stopped.is_set():
             return
         if not self._orphan_since:
-            self._orphan_since = boottime()
+            self._orphan_since = boot_seconds()
             self._call_on_loop(self._hooks.orphaned)
-        elif boottime() - self._orphan_since > ORPHAN_SECONDS and self._options.exits:
+        elif boot_seconds() - self._orphan_since > ORPHAN_SECONDS and self._options.exits:
             os._exit(EXIT_ORPHANED)
 
     def _declare_lost(self, reason: str) -> None:

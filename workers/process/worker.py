@@ -23,7 +23,7 @@ from eventstore.log.script_runner import parse_reply
 from eventstore.steps.step import Fence, Origin
 from workers.api.agent import Agent
 from workers.api.engine import Database
-from workers.host.clock import boottime
+from workers.host.clock import boot_seconds
 from workers.output.capture import Capture
 from workers.output.lines import Output
 from workers.process.inbox import listen
@@ -81,7 +81,7 @@ class Worker:
 
     async def start(self) -> None:
         """Begin to work. Raises `NotOrdered`, or `LogError` when Redis does not answer."""
-        granted_at = boottime()
+        granted_at = boot_seconds()
         try:
             size = await self._registration.register(self._options.host, self._start_time)
         except BaseException:

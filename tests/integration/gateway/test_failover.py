@@ -22,7 +22,7 @@ from tests.integration.projector.test_recovery import recovered
 from tests.pools import TestPool, raw_events
 from tests.replication import Replication
 from tests.waiting import until
-from workers.host.clock import boottime
+from workers.host.clock import boot_seconds
 from workers.process.lease import Hooks, Lease, LeaseOptions
 
 LEVEL, PENDING = "Muster-Durability", "Muster-Durability-Pending"
@@ -229,7 +229,7 @@ async def test_a_lease_is_renewed_at_the_new_primary(replication: Replication):
             log_unavailable=lambda: None,
             orphaned=lambda: None,
         )
-        lease = Lease(options, hooks, granted_at=boottime())
+        lease = Lease(options, hooks, granted_at=boot_seconds())
         await lease.start()
         try:
             await until(lambda: len(renewed) >= 2)
