@@ -92,7 +92,8 @@ def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | Non
             )
         case "supervisor":
             from workers.output.log_files import LogLimits
-            from workers.supervisor.supervisor import Supervisor, SupervisorOptions
+            from workers.supervisor.options import SupervisorOptions
+            from workers.supervisor.supervisor import Supervisor
 
             return Supervisor(
                 SupervisorOptions(

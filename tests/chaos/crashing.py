@@ -45,7 +45,8 @@ async def run(part: str, options: str) -> None:
             await serve(Gateway(msgspec.json.decode(options, type=GatewayOptions)))
         case "supervisor":
             from workers.supervisor import reaper
-            from workers.supervisor.supervisor import Supervisor, SupervisorOptions
+            from workers.supervisor.options import SupervisorOptions
+            from workers.supervisor.supervisor import Supervisor
 
             reaper.CHUNK = CHUNK
             await serve(Supervisor(msgspec.json.decode(options, type=SupervisorOptions)))

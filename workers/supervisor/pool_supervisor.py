@@ -6,7 +6,8 @@ from eventstore.log.pool_log import PoolLog
 from eventstore.log.survey import Survey
 from workers.host.clock import boot_seconds
 from workers.supervisor import reaper
-from workers.supervisor.leader import CatalogueAccess, Leader
+from workers.supervisor.catalogue_access import CatalogueAccess
+from workers.supervisor.leader import Leader
 from workers.supervisor.polling import poll_interval
 from workers.supervisor.worker_monitor import LocalWorkers, WorkerMonitor
 

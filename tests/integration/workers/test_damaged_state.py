@@ -254,5 +254,5 @@ async def test_a_pool_that_a_recovered_catalogue_does_not_know_is_let_be(
     await site.pool()
     supervisor = await site.host()
     with pytest.raises(LogError, match="does not know pool 'gone'"):
-        await supervisor._supervise_pool("gone")
+        await supervisor._prepare_pool("gone")
     assert server.keys("pool:{gone}:*") == []

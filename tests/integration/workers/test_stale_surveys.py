@@ -14,8 +14,10 @@ from tests.integration.workers.test_isolation import Ended
 from tests.integration.workers.test_supervisor import POOL, Site
 from tests.pools import ORIGIN, TestPool
 from workers.supervisor import reaper
-from workers.supervisor.leader import CatalogueAccess, Leader
+from workers.supervisor.catalogue_access import CatalogueAccess
+from workers.supervisor.leader import Leader
 from workers.supervisor.pool_supervisor import PoolSupervisor
+from workers.supervisor.schedules import run_due
 from workers.supervisor.worker_monitor import WorkerMonitor
 
 
@@ -55,7 +57,7 @@ async def test_a_worker_that_started_late_is_not_taken_for_an_order_that_lapsed(
     await pool.order("w", deadline_ms=1)
     survey = await site.survey()
     await pool.start("w")
-    await leader_of(pool)._run_due(survey)
+    await leader_of(pool)._expire_orders(survey)
     assert await status(pool, "w") is WorkerStatus.ACTIVE
 
 
@@ -82,7 +84,7 @@ async def test_an_agent_that_was_claimed_in_time_and_waits_again_is_not_withdraw
     worker = await pool.worker("w")
     await pool.claim(worker)
     await pool.log.act(POOL, spawned.agent_id, Release(reason="drain"), ORIGIN, fence=worker)
-    await leader_of(pool)._run_due(survey)
+    await run_due(pool.pool_log, survey)
     agent = await pool.log.agent(POOL, spawned.agent_id)
     assert agent is not None
     assert (agent.status, agent.incarnation) == (Status.PENDING, 2)

@@ -30,7 +30,8 @@ from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
 from workers.host.processes import Process
 from workers.launch.launchers import LaunchFailed
-from workers.supervisor.supervisor import Supervisor, SupervisorOptions
+from workers.supervisor.options import SupervisorOptions
+from workers.supervisor.supervisor import Supervisor
 
 POOL = "developer_pool"
 QUICK: dict[str, Any] = {
@@ -234,7 +235,7 @@ async def test_a_host_that_shuts_down_starts_nothing_again_that_one_of_its_worke
     host = await site.host()
     await asyncio.gather(*(pool.spawn() for _ in range(3)))
     await site.until_running(3)
-    pool_log = host._pool_supervisors[POOL]._pool_log
+    pool_log = host._tasks.pools[POOL]._pool_log
     act, draining = pool_log.act_on_worker, asyncio.Barrier(3)
 
     async def together(worker_id: str, command: Any, **options: Any) -> Any:
@@ -288,14 +289,14 @@ async def test_a_single_process_keeps_its_time_to_shut_down_too(site: Site) -> N
 async def test_a_pool_that_is_created_while_a_host_leaves_holds_it_up_no_more(site: Site) -> None:
     await site.pool()
     host = await site.host("h1")
-    resign = host._pool_supervisors[POOL].resign
+    resign = host._tasks.pools[POOL].resign
 
     async def resign_late() -> None:
         await site.catalogue.create_pool("late", "developer", PoolConfig(), ORIGIN)
         await until(lambda: "late" in host._catalogue.state.pools)
         await resign()
 
-    host._pool_supervisors[POOL].resign = resign_late  # type: ignore[method-assign]
+    host._tasks.pools[POOL].resign = resign_late  # type: ignore[method-assign]
     await host.stop()
     await site.catalogue.refresh()
     assert site.catalogue.state.hosts["h1"].status == "left"
@@ -356,9 +357,7 @@ async def test_orders_for_a_host_that_is_gone_go_elsewhere(site: Site) -> None:
 
 async def abandon(supervisor: Supervisor) -> None:
     """Leave as `kill -9` of the supervisor would: nothing is drained or said."""
-    for task in supervisor._tasks.values():
-        task.cancel()
-    await asyncio.gather(*supervisor._tasks.values(), return_exceptions=True)
+    await supervisor._tasks.stop()
     supervisor._joined = False
     await supervisor.stop()
 
@@ -436,7 +435,7 @@ async def test_a_pool_that_is_created_again_is_tended_at_once(
     await site.catalogue.close_pool(pool.pool, ORIGIN, vacant=True)
     await site.catalogue.delete_pool(pool.pool, ORIGIN, reason="requested")
     await until(lambda: host._catalogue.state.pools[POOL].deleted)
-    await until(lambda: host._wakeups[POOL].is_set() is False)
+    await until(lambda: host._tasks._wakeups[POOL].is_set() is False)
     refresh = host._catalogue.refresh
 
     async def refresh_late() -> Catalogue:
@@ -510,7 +509,8 @@ async def test_a_steward_that_is_woken_and_cancelled_at_once_ends(site: Site) ->
     """`asyncio.wait_for` of Python 3.11 forgets a cancellation then, and a stop waits for ever."""
     await site.pool()
     supervisor = await site.host()
-    task, wake = supervisor._tasks[f"pool:{POOL}"], supervisor._wakeups[POOL]
+    [task] = [task for task in supervisor._tasks._tasks if task.get_name() == f"pool {POOL}"]
+    wake = supervisor._tasks._wakeups[POOL]
     await until(lambda: wake._waiters, what="it waits to be woken")
     wake.set()
     task.cancel()
