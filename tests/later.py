@@ -12,7 +12,7 @@ from projector.store import mapping
 from projector.store.rows import AgentRow
 
 
-class Mood(StrEnum):
+class Temper(StrEnum):
     CALM = "calm"
     NOT_SO = "not-so calm"
 
@@ -20,13 +20,13 @@ class Mood(StrEnum):
 class ShortAgent(Agent, frozen=True, kw_only=True):
     """With what a hash can hold."""
 
-    mood: str = "calm"
+    temper: str = "calm"
     tries: Count = 3
     total: int = 4
     weight: float = 0.5
     limit: float | None = 2.0
     loud: bool = True
-    tone: Mood = Mood.NOT_SO
+    tone: Temper = Temper.NOT_SO
     seen: tuple[int, ...] = (35, 36)
     moved_ms: int = 5
 
@@ -40,7 +40,7 @@ class LaterAgent(ShortAgent, frozen=True, kw_only=True):
 
 
 class LaterRow(AgentRow, frozen=True, kw_only=True):
-    mood: str
+    temper: str
     tries: int
     moved_at: int
     names: dict[str, str]
@@ -49,10 +49,10 @@ class LaterRow(AgentRow, frozen=True, kw_only=True):
 USUAL_HASH: Final = hashes.AGENT.to_hash(
     Agent(agent_id="a", pool_name="p", role_type="r", project_id="x")
 )
-FIRST: Final = tuple(name for name in USUAL_HASH if name != "alone")
-"""The fields that every hash has had from the beginning."""
 ADDED: Final = ShortAgent.__struct_fields__[len(Agent.__struct_fields__) :]
-HASH: Final = hashes.HashCodec("agent", ShortAgent, key="agent_id", first=" ".join(FIRST))
+HASH: Final = hashes.HashCodec(
+    "agent", ShortAgent, key="agent_id", first=" ".join(hashes.AGENT.first)
+)
 ROW: Final = mapping.RowCodec(
     LaterAgent,
     keys="agent_id pool_name",

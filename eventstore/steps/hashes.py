@@ -46,8 +46,8 @@ class HashCodec(Generic[State]):
             for field in _fields(shape)
             if field.name != key and field.name not in VIEWS_ONLY
         }
-        self._first = first.split()
-        names = [*self._first, *(name for name in fields if name not in self._first)]
+        self.first = tuple(first.split())
+        names = [*self.first, *(name for name in fields if name not in self.first)]
         self._fields = [(name, *fields[name]) for name in names]
         self._writers = [(name, field, form.write) for name, field, form in self._fields]
         self._readers = [(name, field, form.read) for name, field, form in self._fields]
@@ -69,21 +69,21 @@ class HashCodec(Generic[State]):
                     values[field] = read(text)
                 except ValueError as error:
                     raise Unreadable(self._kind, subject, f"its field {name}: {error}") from error
-            elif name in self._first:
+            elif name in self.first:
                 raise Unreadable(self._kind, subject, f"its hash has no field {name}")
         return self._shape(**values)
 
     def completed(self, fields: Mapping[str, str]) -> dict[str, str]:
         """A hash with the defaults of the fields that it is older than."""
         defaults = {field.name: field.default for field in _fields(self._shape)}
-        later = self._fields[len(self._first) :]
+        later = self._fields[len(self.first) :]
         return {**{name: form.write(defaults[field]) for name, field, form in later}, **fields}
 
     def lua_checks(self) -> str:
         """What `from_hash` can read, as a table of Lua: for each field its name and patterns."""
         lines = []
         for name, _, form in self._fields:
-            later = "" if name in self._first else ", later = true"
+            later = "" if name in self.first else ", later = true"
             lines.append(f"  {{ {', '.join(map(repr, (name, *form.lua)))}{later} }},")
         return "\n".join(("{", *lines, "}"))
 

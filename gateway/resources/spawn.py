@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 from aiohttp import web
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from eventstore.errors import LogMissing, LogUnreachable, OutcomeUnknown
 from eventstore.language.agents import Agent, Status, shared_fields
@@ -35,6 +35,11 @@ from gateway.wire.responses import AGENTS, json_response
 from projector.queries.views import AgentRow
 
 _KEY: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+_FIRST_FIELDS: Final = frozenset(
+    ("project_id", "role_type", "pool_name", "heartbeat_interval", "max_idle_time", "input",
+     "labels", "pending_timeout")
+)  # fmt: skip
+"""Fields of a spawn that every version had, and digests even where they are not set."""
 START_FAILED: Final = "start_failed"
 
 
@@ -155,9 +160,18 @@ def _requested_event(backend: Backend, spawn_request: SpawnRequest) -> AgentRequ
 
 
 def _digest(spawn_request: SpawnRequest) -> str:
-    """The same for requests that mean the same, however they were written."""
-    canonical = msgspec.json.encode(spawn_request, order="deterministic")
-    return hashlib.sha256(canonical).hexdigest()
+    """The same for requests that mean the same, however they were written.
+
+    A field that was added later counts only where it is set: a request that an older version
+    remembered by its key has the same digest today.
+    """
+    usual = type(spawn_request)(project_id="", role_type="", pool_name="")
+    content = b",".join(
+        b'"%b":%b' % (name.encode(), msgspec.json.encode(value, order="deterministic"))
+        for name, value in asdict(spawn_request).items()
+        if name in _FIRST_FIELDS or value != getattr(usual, name)
+    )
+    return hashlib.sha256(b"{%b}" % content).hexdigest()
 
 
 async def _recreated_pool(backend: Backend, pool: Pool) -> Pool:

@@ -5,7 +5,7 @@ from sqlalchemy import Connection, MetaData, Table, select
 from projector.store import tables
 from projector.store.database import Database
 from projector.store.upserts import write_rows
-from tests.later import ROW, LaterAgent, Mood
+from tests.later import ROW, LaterAgent, Temper
 
 TABLE = Table("later_agents", MetaData(), *tables._columns(ROW))
 USUAL = LaterAgent(agent_id="a", pool_name="p", role_type="r", project_id="x", last_error=None)
@@ -14,11 +14,11 @@ OTHER = LaterAgent(
     pool_name="p",
     role_type="r",
     project_id="x",
-    mood="bright\t'☀️'",
+    temper="bright\t'☀️'",
     total=2**53 + 1,
     limit=None,
     loud=False,
-    tone=Mood.CALM,
+    tone=Temper.CALM,
     seen=(),
     names={"a": 'b"\\'},
 )

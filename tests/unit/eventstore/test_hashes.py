@@ -64,7 +64,7 @@ def test_an_older_version_ignores_fields_that_it_does_not_know(agent: later.Shor
     assert AGENT.to_hash(AGENT.from_hash("a", later.HASH.to_hash(agent))) == AGENT.to_hash(agent)
 
 
-@pytest.mark.parametrize("name", later.FIRST)
+@pytest.mark.parametrize("name", AGENT.first)
 def test_a_hash_that_lacks_one_of_the_first_fields_is_refused(name: str) -> None:
     fields = {other: text for other, text in later.USUAL_HASH.items() if other != name}
     with pytest.raises(Unreadable, match=f"has no field {name}"):
@@ -76,7 +76,7 @@ def test_a_type_that_a_hash_cannot_hold_is_refused_when_the_codec_is_made() -> N
         nested: frozenset[str] = frozenset()
 
     with pytest.raises(TypeError, match="VIEWS_ONLY"):
-        HashCodec("agent", Wrong, key="agent_id", first=" ".join(later.FIRST))
+        HashCodec("agent", Wrong, key="agent_id", first=" ".join(AGENT.first))
 
 
 # ---- what Lua checks before it books -----------------------------------------------------------
@@ -114,4 +114,4 @@ def test_what_python_writes_lua_claims(agent: later.ShortAgent) -> None:
     assert list(fields) == list(table)
     for name, (patterns, may_lack) in table.items():
         assert any(re.search(pattern, fields[name]) for pattern in patterns), (name, fields[name])
-        assert may_lack is (name not in later.FIRST)
+        assert may_lack is (name not in AGENT.first)

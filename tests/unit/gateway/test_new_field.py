@@ -13,6 +13,7 @@ from msgspec.structs import fields
 
 from eventstore.language.agents import Agent, shared_fields
 from eventstore.language.events import AgentRequested, AgentSpec
+from gateway.resources.spawn import _digest
 from gateway.server import openapi, operations
 from gateway.wire.requests import SpawnRequest
 from projector.store.rows import AgentRow, HostRow, PoolRow, WorkerRow
@@ -48,6 +49,19 @@ def test_every_field_of_a_request_has_somewhere_to_go() -> None:
     assert set(SpawnRequest.__struct_fields__) <= known
 
 
+class LaterSpawn(SpawnRequest, frozen=True):
+    temper: str = "calm"
+
+
+def test_a_key_that_an_older_version_remembered_counts_for_a_request_without_the_new_field() -> (
+    None
+):
+    named: dict[str, Any] = {"project_id": "p", "role_type": "r", "pool_name": "n"}
+    known = _digest(SpawnRequest(**named, labels={"b": "1", "a": "2"}))
+    assert _digest(LaterSpawn(**named, labels={"a": "2", "b": "1"})) == known
+    assert _digest(LaterSpawn(**named, labels={"a": "2", "b": "1"}, temper="hot")) != known
+
+
 @pytest.mark.parametrize(
     ("table", "row"),
     [("agents", AgentRow), ("workers", WorkerRow), ("pools", PoolRow), ("hosts", HostRow)],
@@ -67,7 +81,7 @@ def test_the_version_of_the_views_goes_up_with_their_columns() -> None:
 @given(states(later.LaterAgent))
 def test_a_new_field_is_in_the_json_of_an_answer(agent: later.LaterAgent) -> None:
     document = msgspec.json.decode(msgspec.json.encode(later.LaterRow.of(agent, 1)))
-    assert (document["mood"], document["names"]) == (agent.mood, agent.names)
+    assert (document["temper"], document["names"]) == (agent.temper, agent.names)
 
 
 def test_a_new_field_is_in_the_document_of_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,5 +98,5 @@ def test_a_new_field_is_in_the_document_of_the_api(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(openapi, "OPERATIONS", tuple(replaced_operations))
     schemas = openapi.build_document.__wrapped__("0", False)["components"]["schemas"]
     shown = schemas["LaterRow"]["properties"]
-    assert shown["mood"] == {"type": "string"}
+    assert shown["temper"] == {"type": "string"}
     assert {field.name for field in fields(AgentRow)} < set(shown)

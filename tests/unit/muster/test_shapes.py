@@ -38,7 +38,7 @@ def test_a_field_that_an_answer_has_more_is_ignored_by_an_older_and_read_by_a_ne
 ) -> None:
     raw = msgspec.json.encode(later.LaterRow.of(agent, 1))
     read = msgspec.json.decode(raw, type=LaterAnswer)
-    assert (read.mood, read.moved_at) == (agent.mood, agent.moved_ms)
+    assert (read.temper, read.moved_at) == (agent.temper, agent.moved_ms)
     assert msgspec.json.decode(raw, type=AgentAnswer).agent_id == agent.agent_id
 
 
@@ -48,7 +48,7 @@ def test_a_field_without_words_of_its_own_is_shown_under_its_name() -> None:
     )
     answer: Any = later.LaterRow.of(agent, 1)
     shown = {name: cell.text for name, cell in facts(answer, [])}
-    assert (shown["mood"], shown["tries"], shown["names"]) == ("calm", "3", '{"a":"b"}')
+    assert (shown["temper"], shown["tries"], shown["names"]) == ("calm", "3", '{"a":"b"}')
     assert "moved at" not in shown
 
 

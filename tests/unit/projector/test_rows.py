@@ -33,7 +33,7 @@ UNKNOWN = st.dictionaries(TEXTS.filter(lambda name: name.isupper()), COUNTS, max
 
 
 COLUMNS: Final = {
-    "mood": ("TEXT", "TEXT", False),
+    "temper": ("TEXT", "TEXT", False),
     "tries": ("INTEGER", "INTEGER", False),
     "total": ("BIGINT", "BIGINT", False),
     "weight": ("DOUBLE", "DOUBLE PRECISION", False),
@@ -96,7 +96,7 @@ def test_a_field_that_is_added_to_the_answer_is_copied_from_the_agent(
     agent: later.LaterAgent,
 ) -> None:
     row = later.LaterRow.of(agent, 1)
-    assert (row.mood, row.moved_at) == (agent.mood, agent.moved_ms)
+    assert (row.temper, row.moved_at) == (agent.temper, agent.moved_ms)
     assert (row.process_id, row.created_at) == (agent.worker_id, agent.requested_ms)
 
 
