@@ -283,6 +283,21 @@ def test_code_shown_from_a_file_is_that_file() -> None:
         assert text == (ROOT / path).read_text(), path
 
 
+def test_the_diff_that_adds_a_field_still_applies() -> None:
+    page = (ROOT / "docs/how-to/add-a-field.md").read_text()
+    [diff] = re.findall(r"^```diff\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    parts = re.findall(
+        r"^\+\+\+ b/(\S+)\n@@ (.+) @@\n((?:[ +-].*\n)+?)(?=---|\Z)", diff, re.MULTILINE
+    )
+    assert len(parts) == 4
+    for path, start, lines in parts:
+        old = "".join(line[1:] for line in lines.splitlines(True) if line[0] in " -")
+        _, found, after = (ROOT / path).read_text().partition(f"\n{start}")
+        assert found, f"{path}: {start}"
+        now, then = (re.sub(r"\b\d+\b", "N", text) for text in (f"{start}{after}", old))
+        assert then in now, path
+
+
 def test_the_first_two_commands_of_the_readme_are_the_two_that_ci_runs() -> None:
     commands = runpy.run_path(str(ROOT / ".ci/readme.py"))["commands"]
     assert list(commands((ROOT / "README.md").read_text()))[:2] == [
