@@ -78,7 +78,7 @@ def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | Non
     redis_url, prefix = settings.redis_url, settings.key_prefix
     match role:
         case "projector":
-            from projector.service.active import ProjectorOptions
+            from projector.service.options import ProjectorOptions
             from projector.service.projector import Projector
 
             return Projector(

@@ -1,8 +1,10 @@
-"""What stands between a projector and following the log: views that it cannot simply go on from.
+"""What a projector does about views that it cannot continue from their checkpoints.
 
-another version, serving   built anew beside them while their own projector goes on  (`upgrade`)
-dropped, or inconsistent   built anew by whoever holds the lease                     (`ready`)
-behind the archive         folded on to its end: a rebuild archived more, and was refused or killed
+of an older version   rebuilt while their own projector keeps them up to date  (`upgrade`)
+dropped, or damaged   rebuilt under the projector's lease                      (`prepare_views`)
+behind the archive    folded on to its end                                     (`prepare_views`)
+
+Views are behind the archive where a rebuild archived more, and was refused or killed afterwards.
 """
 
 import asyncio
@@ -29,10 +31,10 @@ BATCH: Final = 2000
 
 
 async def upgrade(database: Database, source: Source, lease: Lease) -> bool:
-    """Where older views serve, build ours beside them; True: they are in place, `lease` is held.
+    """Replace views of an older version; True: this was done, and `lease` is held.
 
-    Whoever keeps the old views goes on until the new ones have caught up, and is then superseded.
-    Where another process builds them already, wait for it.
+    The old version's projector goes on until the new views have caught up, and is then superseded.
+    Where another process already rebuilds them, wait for it.
     """
     while INCOMPLETE < await database.read(read_version) < VIEW_VERSION:
         try:
@@ -47,7 +49,7 @@ async def upgrade(database: Database, source: Source, lease: Lease) -> bool:
 async def prepare_views(
     database: Database, source: Source, lease: Lease, projection: Projection
 ) -> None:
-    """Under the projector's lease: let the views be such as `projection` can go on from."""
+    """Under the projector's lease: bring the views to where `projection` can continue them."""
     await database.read(projection.load)
     same_version = await database.read(read_version) == VIEW_VERSION
     if not same_version or not await _catch_up(database, lease, projection):

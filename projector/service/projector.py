@@ -1,13 +1,13 @@
-"""The projector: one active, others standing by, from the streams into the views.
+"""The projector, from the streams into the views: one is active, others are on standby.
 
-    serve:  prepare the database -> stand by for the lease -> activate -> rounds
+    serve:  prepare the database -> wait for the lease on standby -> become active -> rounds
     round:  wait for entries (XREAD, no polling) -> one transaction: lease, archive, rows, position
 
 A log that breaks its promise (a gap, a head behind the checkpoint, another event at a known seq,
-an event that cannot be read) stops that pool's projection with its reason in `checkpoints.status`;
-the others go on, and nothing is skipped. It is tried again when the projector next becomes active.
-Redis or the database being away ends the serving, and so does a defect; it is taken up again with
-back-off for as long as it takes, with one line in the log of an outage, and one of each failure.
+an unreadable event) stops that pool's projection, with the reason in `checkpoints.status`. Other
+pools go on, and nothing is skipped. The next active projector tries that pool again. An unreachable
+Redis or database ends the serving, and so does a defect; it is then retried with back-off, without
+end. An outage is one line in the log, and so is each defect.
 """
 
 import asyncio
@@ -24,7 +24,8 @@ from projector.intake.integrity import is_lost
 from projector.intake.source import Source
 from projector.rebuild.startup import upgrade
 from projector.rebuild.view_sets import read_version
-from projector.service.active import Active, ProjectorOptions
+from projector.service.active import Active
+from projector.service.options import ProjectorOptions
 from projector.store.database import Database, DatabaseError
 from projector.store.engines import address
 from projector.store.lease import Lease, Superseded
@@ -34,7 +35,7 @@ log = structlog.get_logger("muster.projector")
 
 BACKOFF_MIN_SECONDS: Final = 0.05
 RETRYABLE: Final = (MusterError, DatabaseError, OSError)
-"""What passes by itself, or when somebody mends it: tried again with back-off."""
+"""Errors that end by themselves or by an operator's repair: retried with back-off."""
 
 
 class Phase(StrEnum):
@@ -50,9 +51,9 @@ class ViewsTooNew(MusterError):
 
 
 class Projector:
-    """See the module. `start` returns at once; `phase` says how far it is.
+    """`start` returns at once; `phase` is its progress since.
 
-    Raises `ConfigurationError` for an address that names no database of a kind we know.
+    Raises `ConfigurationError` for an address of an unsupported database.
     """
 
     def __init__(self, options: ProjectorOptions) -> None:
@@ -69,7 +70,7 @@ class Projector:
             self._task = asyncio.create_task(self._run(), name=self.options.name)
 
     async def stop(self) -> None:
-        """Give the lease back and end. Safe to call twice."""
+        """Release the lease and end. Safe to call twice."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -77,7 +78,7 @@ class Projector:
         self.phase = Phase.STOPPED
 
     async def wait(self) -> None:
-        """Until it is stopped."""
+        """Return once it is stopped."""
         task = self._task
         if task is not None:
             await asyncio.wait({task})
@@ -97,7 +98,7 @@ class Projector:
                 log.info("projector.superseded", name=self.options.name, reason=str(error))
             except RETRYABLE as error:
                 self._log_outage(error)
-            except Exception:  # a defect; without this loop the process would only look well
+            except Exception:  # a defect: without a retry the process would only look healthy
                 log.exception("projector.failed", name=self.options.name)
             self.phase = Phase.WAITING
             await asyncio.sleep(backoff.next_delay())
@@ -109,7 +110,7 @@ class Projector:
             log.warning("projector.unavailable", name=self.options.name, reason=reason)
 
     async def _serve(self) -> None:
-        """Stand by, then be active until something ends it."""
+        """Be on standby, then active, until an error."""
         options = self.options
         database = Database(options.database_url, connections=3)
         source = Source(options.redis_url, options.key_prefix, block_seconds=options.audit_seconds)
@@ -143,10 +144,10 @@ class Projector:
                 async with asyncio.timeout(lease.seconds / 2):
                     await lease.release()
             except RETRYABLE:
-                pass  # it lapses by itself
+                pass  # it will lapse
 
     async def _run_loops(self, active: Active) -> None:
-        """Run the loops of an active projector until one of them fails; raises its error."""
+        """Run the loops of an active projector until one fails; raises its error."""
         loops = [
             asyncio.ensure_future(loop)
             for loop in (
@@ -176,7 +177,7 @@ class Projector:
         log.info("projector.active", name=self.options.name)
 
     def _log_status(self, applied: AppliedBatch) -> None:
-        """One line when a pool's projection stops, and one when it goes on."""
+        """One line when a pool's projection stops, and one when it goes on again."""
         pool, status = applied.position.pool, applied.position.status
         if status == self._reported.get(pool, OK):
             return

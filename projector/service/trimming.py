@@ -1,9 +1,9 @@
-"""Trimming the streams, below the archive only.
+"""Trims the streams, below the end of the archive only.
 
-A sweep first reads how far the archive goes and then proves the lease, so that it was this
-database's projector that read it. What it then lets go is in the archive, and the archive does not
-shrink: so a sweep that was interrupted, repeated, or overtaken by another projector's takes nothing
-that is not archived. Which entries go is chosen by the script; it takes a bounded piece at a time.
+A trim pass first reads the end of the archive and then proves the lease, so that the end is that of
+the active projector's database. All it then trims is in the archive, and the archive does not
+shrink: a pass that is interrupted, repeated, or overtaken by another projector's trims nothing that
+is not archived. The script chooses the entries, a bounded number in each step.
 """
 
 from collections.abc import Iterable
@@ -26,11 +26,11 @@ from projector.store.rows import Position
 log = structlog.get_logger("muster.projector")
 
 TRIM_STEPS_MAX: Final = 100
-"""Pieces of one pool in one sweep; what is left waits for the next."""
+"""Steps for one pool in one pass; the rest is left to the next pass."""
 
 
 class Trimmer:
-    """Keeps the streams of every pool within the retention."""
+    """Trims the streams of every pool to the retention."""
 
     def __init__(
         self, database: Database, source: Source, lease: Lease, retention: Retention
@@ -40,26 +40,26 @@ class Trimmer:
         self._log = Log(source.client, source.keys, retention=retention)
         self._failing: set[str] = set()
         self._earliest_ms = 0
-        """Log time in the pool whose log is least far, as of the last sweep."""
+        """The earliest log time of all pools, as of the last pass."""
 
     async def run_once(self, positions: Iterable[Position]) -> None:
-        """One sweep over pools whose views are at these positions.
+        """One pass over pools whose views are at these positions.
 
-        Raises `Superseded` and whatever the database raises. A pool whose log cannot be trimmed
-        is named in a line of the log, once, and tried again with the next sweep.
+        Raises `Superseded` and `DatabaseError`. A pool whose log cannot be trimmed is logged once,
+        and tried again in each pass.
         """
         live_positions = [
             position for position in positions if position.pool != CATALOGUE and position.generation
         ]
         archived = await self._database.read(archive_heads)
-        # Each log has a time of its own: where a clock was set back, older ones are ahead of it.
+        # Each log has its own time: where a clock was set back, older logs are ahead of it.
         await self._lease.write(lambda c: delete_old(c, self._earliest_ms))
         times: list[int] = []
         for at in live_positions:
             try:
                 await self._trim(at.pool, _trimmable(at, archived.get(at.pool, LogHead())))
             except LogUnreachable:
-                continue  # or it was recovered just now: the next sweep knows more
+                continue  # or just recovered: the next pass trims it
             except LogError as error:
                 self._log_failure(at.pool, error)
             else:
@@ -86,7 +86,7 @@ class Trimmer:
 
 
 def _trimmable(position: Position, archived: LogHead) -> LogHead:
-    """How far both archive and views have taken a log: nothing where they stand still or differ."""
+    """The end of both archive and views; nothing where the views stopped or generations differ."""
     if stopped(position) or position.generation != archived.generation:
         return LogHead(position.generation)
     return LogHead(position.generation, min(position.seq, archived.seq))

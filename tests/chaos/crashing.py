@@ -51,7 +51,7 @@ async def run(part: str, options: str) -> None:
             reaper.CHUNK = CHUNK
             await serve(Supervisor(msgspec.json.decode(options, type=SupervisorOptions)))
         case "projector":
-            from projector.service.active import ProjectorOptions
+            from projector.service.options import ProjectorOptions
             from projector.service.projector import Projector
 
             await serve(Projector(msgspec.json.decode(options, type=ProjectorOptions)))

@@ -21,7 +21,7 @@ from muster.fallback import eligibility, last_seen, standby
 from muster.process.roles import prepare
 from muster.settings.settings import PoolDeclaration, Settings
 from projector.queries.views import Views
-from projector.service.active import ProjectorOptions
+from projector.service.options import ProjectorOptions
 from projector.service.projector import Projector
 from tests.conftest import MakeServer
 from tests.integration.muster.fallback_stage import NARROW, POOL, TESTERS, settings_on

@@ -280,7 +280,8 @@ def process(stage: Stage, first: str = "") -> Iterator["subprocess.Popen[bytes]"
     """A projector in a process of its own, which runs `first` before."""
     program = textwrap.dedent(first) + textwrap.dedent("""
         import asyncio, sys
-        from projector.service.projector import Projector, ProjectorOptions
+        from projector.service.options import ProjectorOptions
+        from projector.service.projector import Projector
 
         async def main():
             projector = Projector(ProjectorOptions(
