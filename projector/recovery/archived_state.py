@@ -1,4 +1,4 @@
-"""The state that a log is written anew from: views at the archive's end, and the archive itself."""
+"""The state from which a log is rewritten: views at the archive's end, and the archive itself."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
@@ -28,7 +28,7 @@ _requested = msgspec.json.Decoder(AgentRequested)
 
 
 def live_agents(connection: Connection, pool: str) -> list[Agent]:
-    """Those that have not ended, in the order in which they should run again."""
+    """Agents that have not ended, in the order in which to restart them."""
     table = SERVING.agents
     query = (
         select(table)
@@ -40,14 +40,14 @@ def live_agents(connection: Connection, pool: str) -> list[Agent]:
 
 
 def known_agents(connection: Connection, pool: str, ids: Sequence[str]) -> set[str]:
-    """Those of these agents that are recorded, whether they have ended or not."""
+    """Those of the given ids that are recorded, ended or not."""
     table = SERVING.agents
     query = select(table.c.agent_id).where(table.c.pool_name == pool)
     return set(connection.execute(query.where(table.c.agent_id.in_(ids))).scalars())
 
 
 def live_workers(connection: Connection, pool: str) -> list[Worker]:
-    """Those that have not ended, orders for a launch among them."""
+    """Workers that have not ended, launch orders included."""
     table = SERVING.workers
     ended = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
     query = select(table).where(table.c.pool_name == pool).where(table.c.status.not_in(ended))
@@ -56,7 +56,7 @@ def live_workers(connection: Connection, pool: str) -> list[Worker]:
 
 
 def fenced_epochs(connection: Connection, pool: str, agents: Iterable[Agent]) -> dict[str, int]:
-    """Of workers that were lost, and whose agents nobody had come to put back: what fenced them."""
+    """By worker: the epochs that fenced lost workers whose agents were not reaped yet."""
     worker_ids = {agent.worker_id for agent in agents if agent.held}
     table = SERVING.workers
     query = select(table.c.worker_id, table.c.epoch).where(table.c.pool_name == pool)
@@ -72,12 +72,12 @@ def highest_epoch(connection: Connection, pool: str) -> int:
 
 
 def first_seqs(connection: Connection, pool: str) -> dict[int, int]:
-    """The first archived `seq` of each generation: earlier ones count for what is below."""
+    """The first archived `seq` of each generation; earlier generations are valid below it."""
     return {part.generation: part.first for part in generation_ranges(connection, pool)}
 
 
 def entries(connection: Connection, position: Position, limit: int | None) -> list[Entry]:
-    """The last archived events up to a position, as the stream had them."""
+    """The last archived events up to a position, as stream entries."""
     query = (
         select(EVENTS)
         .where(EVENTS.c.pool == position.pool)
@@ -90,7 +90,7 @@ def entries(connection: Connection, position: Position, limit: int | None) -> li
 
 
 def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str, str, str, int]]:
-    """Operation ids that are still remembered: with digest, answer, and for how many ms more."""
+    """Operation ids that have not expired: with digest, answer, and the ms that are left."""
     query = (
         select(EVENTS.c.subject, EVENTS.c.ts, EVENTS.c.data)
         .where(EVENTS.c.type == AgentRequested.type)
@@ -111,7 +111,7 @@ def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str
 def meta_fields(
     catalogue: Catalogue, pool: str, positions: Mapping[str, Position]
 ) -> list[tuple[str, str | int]]:
-    """What a log's meta hash holds beside its counters."""
+    """Fields of a log's meta hash, without its counters."""
     if pool != CATALOGUE:
         pool_state = catalogue.pools.get(pool)
         return [("closed", pool_state.created_seq)] if pool_state and pool_state.deleted else []

@@ -1,7 +1,7 @@
-"""What is wrong with a log: gone, rolled back, rewritten, or halted by whoever noticed first.
+"""Finds damaged logs: gone, rolled back, rewritten, or halted by the process that noticed first.
 
-The archive is what a log is held against: its checkpoint names the last event that was taken, and a
-log that does not have it, or ends before it, has lost what was acknowledged.
+Logs are compared with the archive. Its checkpoint names the last archived event: a log that does
+not have this event, or ends before it, has lost acknowledged events.
 """
 
 from collections.abc import Iterable
@@ -25,15 +25,15 @@ class Damage(Struct, frozen=True, kw_only=True):
     pool: str
     reason: str
     head: LogHead
-    """Where it stands; generation 0 if it is gone."""
+    """Its end in Redis; generation 0 if the log is gone."""
 
 
 async def find_damage(source: Source, database: Database, projection: Projection) -> list[Damage]:
-    """Every damaged log among those that the views know, the catalogue first."""
+    """Every damaged log of those that the views know, the catalogue first."""
     positions = projection.positions
     found: list[Damage] = []
     projection.add_pools()
-    # A log that is made later than it is looked for is not missing, so this is asked first.
+    # Read first: a log that is created after this is not missing.
     created = await source.created(projection.catalogue.pools)
     heads, intact = await source.heads(positions), await source.intact(positions)
     for pool in sorted(positions):
@@ -54,7 +54,7 @@ async def find_damage(source: Source, database: Database, projection: Projection
 async def unarchived_events(
     source: Source, database: Database, position: Position
 ) -> list[EventRow]:
-    """Events of the stream that the archive, which goes to `at`, does not have: they are lost."""
+    """Events of the stream that the archive, which ends at `position`, does not have: lost ones."""
     unarchived: list[EventRow] = []
     last = Position(position.pool, position.generation)
     while rows := await source.after(last, count=PAGE):
@@ -68,12 +68,12 @@ async def unarchived_events(
 
 
 def any_pool_damaged(found: Iterable[Damage]) -> bool:
-    """Whether any of it concerns a pool, whose workers then have to be waited out."""
+    """Whether a pool is damaged: then its workers' leases must lapse first."""
     return any(one.pool != CATALOGUE for one in found)
 
 
 async def archive_exists(database_url: str) -> bool:
-    """Whether anything of a log was ever archived there: then a log that is gone was lost.
+    """Whether any event was ever archived there: then a missing log was lost.
 
     Raises `DatabaseError` where the database does not answer.
     """

@@ -1,8 +1,8 @@
-"""What is left of a log in Redis: taken into the archive, as far as it follows it, else named.
+"""Archives what is left of a damaged log in Redis, and reports what cannot be archived.
 
-Where nothing is archived and the stream has no beginning either, the archive begins with what lives
-in Redis' hashes (`fold/snapshot.py`). What cannot be taken is told as reports, like those of
-gateways and workers: once the log is wiped, nobody else has it.
+Where nothing is archived and the stream has lost its first events too, the archive starts from
+Redis' hashes (`fold/snapshot.py`). Events that do not follow the archive are stored as loss
+reports, like those of gateways and workers: the wipe removes the only copy.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,11 +23,11 @@ ReportLosses: TypeAlias = Callable[[Sequence[LossReport]], Awaitable[None]]
 
 
 async def ignore_losses(_: Sequence[LossReport]) -> None:
-    """Whom what is lost need not be told."""
+    """For logs whose losses are reported later."""
 
 
 class StreamDrain:
-    """Of logs whose views are those of `projection`, which goes on as they are taken in."""
+    """Of logs whose views `projection` writes; it advances with every batch."""
 
     def __init__(
         self, database: Database, source: Source, lease: Lease, projection: Projection
@@ -38,7 +38,7 @@ class StreamDrain:
         self._projection = projection
 
     async def drain(self, pool: str, report_losses: ReportLosses) -> None:
-        """Archive what there still is; tells what of it is lost with the log."""
+        """Archive what the stream still has; report events that are lost."""
         projection = self._projection
         if not projection.positions[pool].generation:
             await self._start_archive(pool, report_losses)
@@ -51,9 +51,9 @@ class StreamDrain:
         await report_losses([unarchived_event_report(row) for row in lost])
 
     async def _start_archive(self, pool: str, report_losses: ReportLosses) -> None:
-        """Where nothing is archived yet; tells of agents and workers that cannot be read.
+        """Where nothing is archived yet; reports agents and workers that cannot be read.
 
-        That comes first: an attempt after this one finds the archive begun.
+        The report comes first: a later attempt finds that the archive has started.
         """
         heads = await self._source.heads([pool])
         self._projection.learn_generation(pool, heads[pool].generation)

@@ -1,4 +1,4 @@
-"""What a recovered log does not have, though somebody acknowledged it, ran it, or wrote it."""
+"""What a recovered log does not have, though it was acknowledged, ran, or was in the stream."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
@@ -11,13 +11,13 @@ from eventstore.recovery.loss_reports import AGENT_HELD, CREATE_POOL, LossReport
 from projector.store.rows import EventRow, Position
 
 STREAM: Final = "stream"
-"""The reporter of what stood in the lost log itself."""
+"""The reporter of what was in the lost log itself."""
 SPAWNED: Final = {"spawn", AgentRequested.type}
-"""What an agent begins with: where it is named as lost, that the agent ran goes without saying."""
+"""Creates an agent. Where this is named as lost, it is not also named that the agent ran."""
 
 
 class LostCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something that was acknowledged, or ran, and that the archive does not have."""
+    """A command that was acknowledged, or an agent that ran, of which the archive has nothing."""
 
     kind: str
     agent_id: str
@@ -29,11 +29,11 @@ class LostCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reporter: str = ""
     operation_id: str = ""
     pool: str = ""
-    """Where it is not of the log that was recovered, but of a pool that went with the catalogue."""
+    """Where it was not in the recovered log, but in a pool that was lost with the catalogue."""
 
 
 def unarchived_event_report(row: EventRow) -> LossReport:
-    """An event that stands in a stream and can never be archived, as a report among the others."""
+    """For an event that is in the stream and can never be archived."""
     return LossReport(
         reporter=STREAM,
         kind=row.type,
@@ -46,7 +46,7 @@ def unarchived_event_report(row: EventRow) -> LossReport:
 
 
 def unreadable_report(unreadable: Unreadable) -> LossReport:
-    """An agent or worker of which nothing is left but a hash that cannot be read."""
+    """For an agent or worker of which only an unreadable hash is left."""
     return LossReport(reporter=STREAM, kind="damaged", agent_id=unreadable.subject)
 
 
@@ -56,11 +56,11 @@ def find_lost(
     known: Collection[str],
     reports: Sequence[LossReport],
 ) -> list[LostCommand]:
-    """What was acknowledged above the archive, what ran and is not recorded, what is void.
+    """Acknowledged commands above the archive, agents that ran but are not recorded, void events.
 
-    `begins`: the first archived `seq` of each generation. One that a recovery began and did not get
-    to open ends what counts of the generation that was lost. `known`: agents that are recorded, in
-    whatever state: one that ran loses nothing that is not named otherwise.
+    `first_seqs`: the first archived `seq` of each generation; a later generation, even if its
+    recovery never opened the log, ends what is valid of an earlier one. `known`: agents that are
+    recorded in any state; for these, that they ran is no loss.
     """
 
     def is_lost(report: LossReport) -> bool:
@@ -91,6 +91,6 @@ def find_lost(
 
 
 def lost_pools(found: Sequence[LostCommand], known: Collection[str]) -> list[str]:
-    """Pools that went with the catalogue, of what was lost of it."""
+    """Pools whose creation was lost with the catalogue."""
     created = {one.agent_id for one in found if one.kind in {CREATE_POOL, PoolCreated.type}}
     return sorted(created - set(known))

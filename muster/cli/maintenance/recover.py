@@ -15,7 +15,8 @@ from muster.terminal import render
 if TYPE_CHECKING:
     from projector.recovery.damage_scan import Damage
     from projector.recovery.losses import LostCommand
-    from projector.recovery.recovery import RecoveredLog, Stage
+    from projector.recovery.recovery import Stage
+    from projector.recovery.rewrite import RecoveredLog
 
 EXAMPLES = """\
   muster recover --dry-run       list damaged logs; changes nothing

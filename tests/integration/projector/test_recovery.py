@@ -25,7 +25,6 @@ from projector.queries.views import is_lost
 from projector.recovery import recovery
 from projector.recovery.recovery import (
     ATTEMPTS,
-    RecoveredLog,
     Recovery,
     RecoveryFenced,
     RecoveryInterrupted,
@@ -33,6 +32,7 @@ from projector.recovery.recovery import (
     examine,
     recover,
 )
+from projector.recovery.rewrite import RecoveredLog
 from projector.verify.verification import verify
 from tests.chaos.judge import judge
 from tests.integration.projector.stage import POOL, Stage, open_stage

@@ -579,7 +579,7 @@ def test_a_server_that_is_not_redis_is_reported_as_such(words, gateway, muster, 
     url = gateway.url.replace("http", "redis")
     code, out, err = muster(*words, "--redis-url", url, "--database-url", f"sqlite:///{views}")
     assert (code, out) == (3, "")
-    said = [line for line in err.splitlines() if line != "looking at the logs"]
+    said = [line for line in err.splitlines() if line != "checking the logs"]
     assert [line.partition(" is no Redis: ")[0] for line in said] == [
         f"muster {words[0]}: what answers there"
     ]

@@ -10,7 +10,7 @@ from muster.__main__ import main
 from muster.cli.maintenance import recover
 from projector.recovery import recovery
 from projector.recovery.losses import LostCommand, find_lost
-from projector.recovery.recovery import RecoveredLog
+from projector.recovery.rewrite import RecoveredLog
 from projector.store.rows import Position
 
 AT = Position("p", 1, 10)
