@@ -1,90 +1,56 @@
 """Time travel: the registry as it was at an event or at a time, answered from the archive.
 
-A question names a moment; `moment` finds the place of every log in it, and the other methods answer
-for that moment, as often as they are asked, whatever is archived meanwhile. All of it runs on
-connections of its own and for a bounded time, so that a long look back keeps no query of the
-present waiting. What was counted over all the living of a place is remembered for the next page.
+`point_in_time` finds the position of every log at that point. The other methods answer for this
+point, the same each time, whatever is archived meanwhile. All queries run on connections of their
+own and for a bounded time, so that a long one does not delay queries of the present.
 
-What an exact answer takes has to be there: an archive that lacks events raises `ArchiveIncomplete`.
+Answers are exact: where the archive lacks events that they need, they raise `ArchiveIncomplete`.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from threading import Lock
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Struct
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import OperationalError
 
 from eventstore.errors import MusterError, UnknownEvent
 from eventstore.keys import CATALOGUE
-from eventstore.language.agents import Status
+from eventstore.language.agents import Agent, Status
 from eventstore.language.catalogue import Catalogue
 from projector.fold.fold import Unfoldable
-from projector.history.positions import (
-    ArchiveIncomplete,
-    AsOf,
-    LogPosition,
-    PointInTime,
-    find_point,
-)
-from projector.history.replay import (
-    CHUNK,
-    HistoricalState,
-    PoolStatistics,
-    Population,
-    TooExpensive,
-    candidates,
-    capacity_of,
-    matching,
-    row_of_agent,
-    row_of_worker,
-    rows_of_pools,
-)
+from projector.history.cache import HistoryCache
+from projector.history.positions import ArchiveIncomplete, AsOf, PointInTime, find_point
+from projector.history.replay import CHUNK, HistoricalState, TooExpensive, candidates, matching
+from projector.history.statistics import capacity_of, row_of_agent, row_of_worker, rows_of_pools
 from projector.store.database import Database
 from projector.store.rows import AgentFilter, AgentRow, PoolCapacity, PoolRow, WorkerRow
 from projector.store.tables import EVENTS
 
 CONNECTIONS: Final = 2
-POSITIONS_CACHED: Final = 500
-IDS_CACHED: Final = 500_000
-"""So many ids of agents and workers are kept at hand, over all places."""
 
 T = TypeVar("T")
+StateOf: TypeAlias = Callable[[str], HistoricalState]
+"""The state of a pool's log at a point in time, within one transaction."""
 
 
 class ArchiveUnreadable(MusterError):
-    """The archive holds an event that cannot be read, or that cannot follow those before it."""
-
-
-class CachedPool(Struct):
-    """What was found out about a place."""
-
-    agents: Population
-    workers: Population
-    statistics: PoolStatistics | None = None
-
-    def __len__(self) -> int:
-        return len(self.agents.all_ids) + len(self.workers.all_ids)
+    """The archive has an event that cannot be read, or that cannot follow those before it."""
 
 
 class History:
-    """Questions about the past. Methods are coroutines and read-only.
+    """Queries of the past. Methods are coroutines and read-only.
 
-    They raise `TooCostly`, `ArchiveIncomplete`, `ArchiveUnreadable`, and `DatabaseError`.
+    They raise `TooExpensive`, `ArchiveIncomplete`, `ArchiveUnreadable`, and `DatabaseError`.
     """
 
     def __init__(self, database_url: str, *, seconds: float) -> None:
         self._database = Database(database_url, connections=CONNECTIONS)
         self._seconds = seconds
-        self._cache: OrderedDict[LogPosition, CachedPool] = OrderedDict()
-        self._catalogues: OrderedDict[LogPosition, Catalogue] = OrderedDict()
-        self._cache_lock = Lock()
+        self._cache = HistoryCache()
 
     def open(self) -> None:
         self._database.open()
@@ -93,19 +59,15 @@ class History:
         """Safe to call twice."""
         await self._database.close()
 
-    # ---- questions ---------------------------------------------------------------------------
+    # ---- queries -----------------------------------------------------------------------------
 
     async def point_in_time(self, as_of: AsOf, pools: Iterable[str] | None = None) -> PointInTime:
-        """The places of some logs (None: of all), and of the catalogue. Raises `NotReached`."""
+        """The positions of some logs (None: of all) and the catalogue. Raises `NotYetArchived`."""
         pool_names = None if pools is None else {CATALOGUE, *pools, *as_of.events}
-
-        def work(connection: Connection, _: float) -> PointInTime:
-            return find_point(connection, as_of, pool_names)
-
-        return await self._ask(work)
+        return await self._query(lambda connection, _: find_point(connection, as_of, pool_names))
 
     async def pool_of(self, agent_id: str) -> str | None:
-        """The pool that an agent was in, at any time."""
+        """The pool of an agent, whenever it lived."""
 
         def work(connection: Connection, _: float) -> str | None:
             agent_events = EVENTS.c.type.startswith("agent.")
@@ -113,26 +75,26 @@ class History:
             pool: str | None = connection.execute(query.limit(1)).scalar()
             return pool
 
-        return await self._ask(work)
+        return await self._query(work)
 
     async def agent(self, point: PointInTime, agent_id: str, pool: str | None) -> AgentRow | None:
-        """One agent, ended or not; `pool` None: nothing is archived of it."""
+        """One agent, ended or not; `pool` None: nothing of it is archived."""
 
-        def work(connection: Connection, deadline: float) -> AgentRow | None:
+        def work(state_of: StateOf) -> AgentRow | None:
             if pool is None:
-                for position in point.positions.values():
+                for name, position in point.positions.items():
                     if position.truncated:
-                        HistoricalState(connection, position, deadline).require_complete()
+                        state_of(name).require_complete()
                 return None
-            state = HistoricalState(connection, point.position_of(pool), deadline)
+            state = state_of(pool)
             if not state.requested([agent_id]):
                 state.require_complete()
                 return None
             state.require_complete(agent_id)
-            [row] = self._agent_rows(connection, point, {pool: state.agents([agent_id])}, deadline)
+            [row] = self._agent_rows(state_of, {pool: state.agents([agent_id])})
             return row
 
-        return await self._ask(work)
+        return await self._query_at(point, work)
 
     async def agents(
         self,
@@ -144,15 +106,12 @@ class History:
     ) -> Sequence[AgentRow]:
         """Agents in the order of their ids, after the id `after`."""
 
-        def work(connection: Connection, deadline: float) -> list[AgentRow]:
+        def work(state_of: StateOf) -> list[AgentRow]:
             pools = [pool for pool in point.positions if pool != CATALOGUE]
             if filter.pool_name is not None:
                 pools = [filter.pool_name]
-            states = {
-                pool: HistoricalState(connection, point.position_of(pool), deadline)
-                for pool in pools
-            }
-            populations = {pool: self._cached_pool(past).agents for pool, past in states.items()}
+            states = {pool: state_of(pool) for pool in pools}
+            populations = {pool: self._cache.pool(state).agents for pool, state in states.items()}
             wanted = candidates(populations, filter, after)
             rows: list[AgentRow] = []
             while len(rows) < limit and (chunk := list(islice(wanted, CHUNK))):
@@ -160,10 +119,10 @@ class History:
                     pool: matching(states[pool], [i for i, p in chunk if p == pool], filter)
                     for pool in {pool for _, pool in chunk}
                 }
-                rows += self._agent_rows(connection, point, found, deadline)
+                rows += self._agent_rows(state_of, found)
             return rows[:limit]
 
-        return await self._ask(work)
+        return await self._query_at(point, work)
 
     async def workers(
         self,
@@ -176,120 +135,79 @@ class History:
     ) -> Sequence[WorkerRow]:
         """Workers in the order of their ids; `ended`: stopped and lost ones too."""
 
-        def work(connection: Connection, deadline: float) -> list[WorkerRow]:
+        def work(state_of: StateOf) -> list[WorkerRow]:
             rows: list[WorkerRow] = []
-            for name, position in point.positions.items():
+            for name in point.positions:
                 if name == CATALOGUE or pool not in (None, name):
                     continue
-                state = HistoricalState(connection, position, deadline)
-                cached, statistics = self._cached_pool(state), self._statistics(state)
+                state = state_of(name)
+                cached, statistics = self._cache.pool(state), self._cache.statistics(state)
                 ids = cached.workers.all_ids if ended else cached.workers.live_ids
                 found = state.workers([worker_id for worker_id in ids if worker_id > after][:limit])
                 rows += [row_of_worker(worker, statistics) for worker in found.values()]
             return sorted(rows, key=lambda row: row.worker_id)[:limit]
 
-        return await self._ask(work)
+        return await self._query_at(point, work)
 
     async def pools(self, point: PointInTime) -> Sequence[PoolRow]:
-        """Pools that there were, in the order of their names."""
+        """Pools that were not deleted, in the order of their names."""
 
-        def work(connection: Connection, deadline: float) -> list[PoolRow]:
-            catalogue = self._catalogue(connection, point, deadline)
-            statistics = {
-                name: self._statistics(
-                    HistoricalState(connection, point.position_of(name), deadline)
-                )
-                for name in catalogue.live_pools()
-            }
-            return rows_of_pools(catalogue, statistics)
+        def work(state_of: StateOf) -> list[PoolRow]:
+            catalogue = self._cache.catalogue(state_of(CATALOGUE))
+            live_pools = catalogue.live_pools()
+            return rows_of_pools(
+                catalogue, {name: self._cache.statistics(state_of(name)) for name in live_pools}
+            )
 
-        return await self._ask(work)
+        return await self._query_at(point, work)
 
     async def pool(self, point: PointInTime, name: str) -> PoolRow | None:
-        def work(connection: Connection, deadline: float) -> PoolRow | None:
-            catalogue = self._catalogue(connection, point, deadline)
+        """A pool that was not deleted."""
+
+        def work(state_of: StateOf) -> PoolRow | None:
+            catalogue = self._cache.catalogue(state_of(CATALOGUE))
             if name not in catalogue.live_pools():
                 return None
-            statistics = self._statistics(
-                HistoricalState(connection, point.position_of(name), deadline)
-            )
             only = Catalogue(pools={name: catalogue.pools[name]})
-            return rows_of_pools(only, {name: statistics})[0]
+            return rows_of_pools(only, {name: self._cache.statistics(state_of(name))})[0]
 
-        return await self._ask(work)
+        return await self._query_at(point, work)
 
-    # ---- what is put together ----------------------------------------------------------------
+    # ---- rows --------------------------------------------------------------------------------
 
     def _agent_rows(
-        self,
-        connection: Connection,
-        point: PointInTime,
-        found: Mapping[str, Mapping[str, tuple[Any, int]]],
-        deadline: float,
+        self, state_of: StateOf, found: Mapping[str, Mapping[str, tuple[Agent, int]]]
     ) -> list[AgentRow]:
         rows: list[AgentRow] = []
         for pool, agents in found.items():
             capacity = None
             if any(agent.status is Status.PENDING for agent, _ in agents.values()):
-                capacity = self._capacity(connection, point, pool, deadline)
+                capacity = self._capacity(state_of, pool)
             rows += [
                 row_of_agent(agent, generation, capacity) for agent, generation in agents.values()
             ]
         return sorted(rows, key=lambda row: row.agent_id)
 
-    def _capacity(
-        self, connection: Connection, point: PointInTime, pool: str, deadline: float
-    ) -> PoolCapacity | None:
-        """What decides on what pending agents waited for; None where that cannot be told."""
+    def _capacity(self, state_of: StateOf, pool: str) -> PoolCapacity | None:
+        """What pending agents waited for depends on it; None where it is unknown."""
         try:
-            statistics = self._statistics(
-                HistoricalState(connection, point.position_of(pool), deadline)
-            )
-            return capacity_of(self._catalogue(connection, point, deadline), pool, statistics)
+            statistics = self._cache.statistics(state_of(pool))
+            return capacity_of(self._cache.catalogue(state_of(CATALOGUE)), pool, statistics)
         except ArchiveIncomplete:
             return None
 
-    def _cached_pool(self, state: HistoricalState) -> CachedPool:
-        """Who there was; from memory, if it was asked for lately."""
-        position = state.position
-        with self._cache_lock:
-            if cached := self._cache.get(position):
-                self._cache.move_to_end(position)
-                return cached
-        state.require_complete()
-        cached = CachedPool(*state.population())
-        with self._cache_lock:
-            self._cache[position] = cached
-            while self._cache_full():
-                self._cache.popitem(last=False)
-        return cached
+    # ---- transactions of a bounded time ------------------------------------------------------
 
-    def _cache_full(self) -> bool:
-        ids = sum(map(len, self._cache.values()))
-        return len(self._cache) > 1 and (ids > IDS_CACHED or len(self._cache) > POSITIONS_CACHED)
+    async def _query_at(self, point: PointInTime, work: Callable[[StateOf], T]) -> T:
+        return await self._query(
+            lambda connection, deadline: work(
+                lambda pool: HistoricalState(connection, point.position_of(pool), deadline)
+            )
+        )
 
-    def _statistics(self, state: HistoricalState) -> PoolStatistics:
-        cached = self._cached_pool(state)
-        if cached.statistics is None:
-            cached.statistics = state.statistics(cached.agents, cached.workers)
-        return cached.statistics
+    async def _query(self, work: Callable[[Connection, float], T]) -> T:
+        """`work` gets the connection and its deadline."""
 
-    def _catalogue(self, connection: Connection, point: PointInTime, deadline: float) -> Catalogue:
-        state = HistoricalState(connection, point.position_of(CATALOGUE), deadline)
-        with self._cache_lock:
-            if catalogue := self._catalogues.get(state.position):
-                return catalogue
-        state.require_complete()
-        catalogue = state.catalogue()
-        with self._cache_lock:
-            self._catalogues[state.position] = catalogue
-            while len(self._catalogues) > POSITIONS_CACHED:
-                self._catalogues.popitem(last=False)
-        return catalogue
-
-    # ---- for a bounded time ------------------------------------------------------------------
-
-    async def _ask(self, work: Callable[[Connection, float], T]) -> T:
         def bounded(connection: Connection) -> T:
             deadline = time.monotonic() + self._seconds
             try:
@@ -307,7 +225,7 @@ class History:
 
 @contextmanager
 def _time_limit(connection: Connection, seconds: float) -> Iterator[None]:
-    """End a statement that takes longer; between statements the deadline is looked at."""
+    """End a statement that takes longer; between statements the deadline is checked."""
     if connection.dialect.name != "sqlite":
         connection.execute(text(f"SET LOCAL statement_timeout = {int(seconds * 1000)}"))
         yield

@@ -1,12 +1,12 @@
-"""Places in a log's history: a `seq` of the archive, and which events came before it.
+"""Positions in a log's history: a `seq` of the archive, and the events up to it.
 
-A log that was rebuilt after a loss goes on counting in a new generation; what the older one has
-from there on is void. So the history of a log is a row of spans, one for each generation, the last
-of which may be cut: at a `seq`, at a time, or at an older generation as it was before the loss.
+A log that was recovered continues its `seq` in a new generation; events of the older one from there
+on are void. So the history of a log is a list of spans, one for each generation. The last one may
+be cut: at a `seq`, at a time, or at an older generation as it was before the loss.
 
-`ts` never goes back within a log, so a time is found by halving.
+`ts` never goes back within a log, so a time is found by bisection.
 
-Moments of the past: one place in every log.
+A point in time is one position in every log.
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ from projector.store.tables import EVENTS
 
 
 class NotYetArchived(MusterError):
-    """The archive does not go as far as that."""
+    """The archive does not reach that point yet."""
 
 
 class ArchiveIncomplete(MusterError):
-    """The archive lacks events that came before; from seq `complete_from` on it is whole."""
+    """The archive lacks earlier events; it is complete from seq `complete_from` on."""
 
     def __init__(self, pool: str, complete_from: int, ts: int) -> None:
         self.pool, self.complete_from, self.ts = pool, complete_from, ts
@@ -36,10 +36,10 @@ class ArchiveIncomplete(MusterError):
 
 
 class Span(Struct, frozen=True):
-    """The part of a generation's events that stands, first and last seq included.
+    """The valid events of a generation, first and last seq included.
 
-    `last` below `first`: the place is before the first event that is archived, and not at a log's
-    beginning. Nothing stands of it.
+    `last` below `first`: the position is before the first archived event, but not at the start of
+    the log; the span is empty.
     """
 
     generation: int
@@ -48,14 +48,14 @@ class Span(Struct, frozen=True):
 
 
 class LogPosition(Struct, frozen=True):
-    """A log's history up to and with `seq`; seq 0: before its first event."""
+    """A log's history up to and including `seq`; seq 0: before its first event."""
 
     pool: str
     spans: tuple[Span, ...]
     ts: int
     """Of the event at `seq`."""
     at_end: bool
-    """Whether nothing comes after it as yet."""
+    """Whether no event follows it yet."""
 
     @property
     def seq(self) -> int:
@@ -67,7 +67,7 @@ class LogPosition(Struct, frozen=True):
 
     @property
     def in_archive(self) -> bool:
-        """Whether it is at an event that is archived, or before all that ever were."""
+        """Whether it is at an archived event, or before the first event of the log."""
         return not self.spans or self.spans[0].first <= self.seq
 
     @property
@@ -76,7 +76,7 @@ class LogPosition(Struct, frozen=True):
         return bool(self.spans) and self.spans[0].first > 1
 
     def includes(self, row: EventRow) -> bool:
-        """Whether an event is one of its own."""
+        """Whether an event belongs to it."""
         return row.pool == self.pool and any(
             row.generation == span.generation and span.first <= row.seq <= span.last
             for span in self.spans
@@ -93,7 +93,7 @@ class LogPosition(Struct, frozen=True):
 
 
 def history_spans(connection: Connection, pool: str, newest: int | None = None) -> tuple[Span, ...]:
-    """All that stands of a log; `newest`: as it was in that generation."""
+    """The valid spans of a log; `newest`: as it was in that generation."""
     found = generation_ranges(connection, pool, newest)
     return tuple(Span(s.generation, s.first, s.last) for s in found if s.first <= s.last)
 
@@ -101,10 +101,10 @@ def history_spans(connection: Connection, pool: str, newest: int | None = None) 
 def position_at_event(
     connection: Connection, pool: str, seq: int, generation: int | None = None
 ) -> LogPosition:
-    """The place of an event, in the log of today or in an older generation of it.
+    """The position of an event, in the current log or in an older generation of it.
 
-    Raises `NotReached`; and `ArchiveIncomplete` before the archive's beginning: when it was is not
-    known, so nothing can be told of other logs either.
+    Raises `NotYetArchived`; and `ArchiveIncomplete` before the archive's first event: the time of
+    the event is unknown, and so are the positions of other logs then.
     """
     spans = history_spans(connection, pool, generation)
     end = spans[-1].last if spans else 0
@@ -120,7 +120,7 @@ def position_at_event(
 
 
 def position_at_time(connection: Connection, pool: str, at_ms: int) -> LogPosition:
-    """The place after all events with a `ts` up to that time."""
+    """The position after all events with a `ts` up to that time."""
     spans = history_spans(connection, pool)
     low = spans[0].first - 1 if spans else 0
     high = spans[-1].last if spans else 0
@@ -146,7 +146,7 @@ def _cut(connection: Connection, pool: str, spans: tuple[Span, ...], seq: int) -
 
 
 def _ts(connection: Connection, pool: str, spans: tuple[Span, ...], seq: int) -> int:
-    """Of the event at a seq, or where that is missing of the one before it."""
+    """Of the event at a seq, or of the one before it where that one is missing."""
     span = [span for span in spans if span.first <= seq][-1]
     query = (
         select(EVENTS.c.ts)
@@ -159,14 +159,14 @@ def _ts(connection: Connection, pool: str, spans: tuple[Span, ...], seq: int) ->
 
 
 def require_complete(connection: Connection, position: LogPosition, first: int = 1) -> None:
-    """Raises `ArchiveIncomplete` unless every event from `first` to the place is archived."""
+    """Raises `ArchiveIncomplete` unless every event from `first` to the position is archived."""
     expected = position.seq - first + 1
     if expected <= 0:
         return
     counted = select(func.count()).select_from(EVENTS).where(position.event_filter(first))
     if connection.execute(counted).scalar_one() == expected:
         return
-    # Of an ascending row without gaps, seq less its rank is the same everywhere.
+    # In an unbroken run up to the position, seq plus its rank from the end is constant.
     rank = func.row_number().over(order_by=EVENTS.c.seq.desc())
     ranked = select(EVENTS.c.seq, EVENTS.c.ts, rank.label("rank")).where(
         position.event_filter(first)
@@ -187,16 +187,16 @@ def require_complete(connection: Connection, position: LogPosition, first: int =
 
 
 def _next_archived(position: LogPosition) -> Select[tuple[int, int]]:
-    """The first archived event after a place that is not archived itself."""
+    """The first archived event after a position that is not archived itself."""
     e = EVENTS.c
     later = and_(e.pool == position.pool, e.generation >= position.generation, e.seq > position.seq)
     return select(e.seq, e.ts).where(later).order_by(e.seq).limit(1)
 
 
 class AsOf(Struct, frozen=True):
-    """Which moment: that of a time, of events (`pool` to generation and seq), or both.
+    """A point in time, given by a time, by events (`pool` to generation and seq), or by both.
 
-    Logs of which no event is named are taken at the time, or else at that of the latest event.
+    Logs of which no event is named are at that time, or else at the time of the latest event.
     """
 
     at_ms: int | None = None
@@ -204,35 +204,35 @@ class AsOf(Struct, frozen=True):
 
 
 class PointInTime(Struct, frozen=True):
-    """A place in every log that is looked at."""
+    """A position in every log that is queried."""
 
     at_ms: int
     positions: Mapping[str, LogPosition]
     named_pools: frozenset[str] = frozenset()
-    """Logs of which an event was named: others of its time may come after it."""
+    """Logs of which an event was named: others with the same `ts` may follow it."""
 
     def position_of(self, pool: str) -> LogPosition:
         return self.positions.get(pool, LogPosition(pool, (), 0, at_end=True))
 
     def __str__(self) -> str:
-        """The same moment in every log, also when more events of its time are archived."""
+        """Names the same point in every log, also once more events with its `ts` are archived."""
         pinned = [
-            f"{pool}:{place.generation}:{place.seq}" if place.spans else f"{pool}:0"
-            for pool, place in self.positions.items()
-            if pool in self.named_pools or (place.at_end and place.spans)
+            f"{pool}:{position.generation}:{position.seq}" if position.spans else f"{pool}:0"
+            for pool, position in self.positions.items()
+            if pool in self.named_pools or (position.at_end and position.spans)
         ]
         return ",".join([str(self.at_ms), *pinned])
 
 
 def find_point(connection: Connection, as_of: AsOf, pool_names: set[str] | None) -> PointInTime:
-    """The place of every log (`named`: of these) in a moment. Raises `NotReached`."""
+    """The position of every log (None) or of some at a point. Raises `NotYetArchived`."""
     fixed = {
         pool: position_at_event(connection, pool, seq, generation)
         for pool, (generation, seq) in as_of.events.items()
     }
     at_ms = as_of.at_ms
     if at_ms is None:
-        at_ms = max((place.ts for place in fixed.values()), default=0)
+        at_ms = max((position.ts for position in fixed.values()), default=0)
     pools = {CATALOGUE, *archive_heads(connection)} if pool_names is None else pool_names
     positions = {
         pool: fixed[pool] if pool in fixed else position_at_time(connection, pool, at_ms)

@@ -1,8 +1,8 @@
-"""What agents, workers and pools were at a place in the history: folded from the archive alone.
+"""Agents, workers and pools at a position in a log's history, folded from the archive only.
 
-Agents and workers change by their own events only, so it takes no fold of the whole log to know
-some of them: who lived then is told by who was requested and had not ended, and the events of those
-are folded, some hundreds at a time. How full workers were is counted over the living.
+Agents and workers change by their own events only, so that to know some of them does not take a
+fold of the whole log: those that were requested and had not ended were alive, and their events are
+folded, some hundred subjects at a time. The load of workers is counted over live agents.
 """
 
 import time
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
@@ -19,28 +19,18 @@ from sqlalchemy import Connection, func, select
 from eventstore.errors import MusterError
 from eventstore.language.agents import TERMINAL, Agent, Status
 from eventstore.language.catalogue import Catalogue
-from eventstore.language.workers import Worker, WorkerStatus
+from eventstore.language.workers import Worker
 from projector.fold.fold import State, fold, fold_catalogue
 from projector.history.positions import LogPosition, require_complete
+from projector.history.statistics import PoolStatistics
 from projector.intake.entries import event_of
-from projector.store.mapping import pool_record, worker_record
-from projector.store.rows import (
-    AgentFilter,
-    AgentRow,
-    EventRow,
-    PoolCapacity,
-    PoolRow,
-    WorkerRow,
-    pool_row,
-    worker_row,
-)
+from projector.store.rows import AgentFilter, EventRow
 from projector.store.tables import EVENTS
 
 CHUNK: Final = 500
 """Subjects whose events are read at once."""
 LIFECYCLE_EVENTS_MAX: Final = 2_000_000
-"""Beginnings and ends of agents and workers that a place may have behind it."""
-LIVE_WORKER_STATUSES: Final = (WorkerStatus.ACTIVE, WorkerStatus.SUSPECT, WorkerStatus.DRAINING)
+"""Starts and ends of agents and workers that are read at most."""
 LIFECYCLE_EVENTS: Final = (
     "agent.requested",
     "agent.terminated",
@@ -52,50 +42,18 @@ LIFECYCLE_EVENTS: Final = (
 
 
 class TooExpensive(MusterError):
-    """So much happened until then that it takes too long to fold; ask for a pool, or one agent."""
+    """The history up to that point takes too long to fold; ask for one pool, or one agent."""
 
 
 class Population(Struct, frozen=True):
-    """Ids of a kind, sorted: all there ever were until then, and those that had not ended."""
+    """Ids of agents or workers, sorted: all up to then, and those that had not ended."""
 
     all_ids: Sequence[str] = ()
     live_ids: Sequence[str] = ()
 
 
-class PoolStatistics(Struct, frozen=True):
-    """What the living add up to. `held`: agents by worker; `alone`: who has one for itself."""
-
-    statuses: Mapping[str, int]
-    agent_counts: Mapping[str, int]
-    isolated: Mapping[str, str]
-    workers: Sequence[Worker]
-
-    def _used(self, worker: Worker) -> int:
-        """Slots that nobody else can have."""
-        is_isolated = worker.worker_id in self.isolated
-        return worker.max_agents if is_isolated else self.agent_counts.get(worker.worker_id, 0)
-
-    def capacity(self) -> dict[str, Any]:
-        """As the SQL view `pool_capacity` counts it."""
-        active = [w for w in self.workers if w.status is WorkerStatus.ACTIVE]
-        total = sum(worker.max_agents for worker in active)
-        used = sum(map(self._used, active))
-        ordered = sum(worker.status is WorkerStatus.REQUESTED for worker in self.workers)
-        return {
-            "process_count": sum(worker.status in LIVE_WORKER_STATUSES for worker in self.workers),
-            "active_worker_processes": len(active),
-            "ordered_worker_processes": ordered,
-            "total_capacity": total,
-            "used_capacity": used,
-            "available_capacity": total - used,
-            "agent_count": sum(self.statuses.values()),
-            "pending_count": self.statuses.get(Status.PENDING.value, 0),
-            "utilization": int(used * 10_000 / total + 0.5) / 10_000 if total else 0.0,
-        }
-
-
 class HistoricalState:
-    """One place, for the time of one transaction. Raises `TooCostly` after `deadline`."""
+    """One position, within one transaction. Raises `TooExpensive` after `deadline`."""
 
     def __init__(self, connection: Connection, position: LogPosition, deadline: float) -> None:
         self.position = position
@@ -103,7 +61,7 @@ class HistoricalState:
         self._deadline = deadline
 
     def require_complete(self, agent_id: str = "") -> None:
-        """Raises `ArchiveIncomplete`. What was before an agent was asked for does not matter."""
+        """Raises `ArchiveIncomplete`; for one agent, events before its request do not matter."""
         first = 1
         if agent_id:
             conditions = (EVENTS.c.subject == agent_id, self.position.event_filter())
@@ -112,10 +70,10 @@ class HistoricalState:
             ).scalar_one()
         require_complete(self._connection, self.position, first)
 
-    # ---- who there was -----------------------------------------------------------------------
+    # ---- all ---------------------------------------------------------------------------------
 
     def population(self) -> tuple[Population, Population]:
-        """Agents and workers."""
+        """Of agents and of workers."""
         query = select(EVENTS.c.type, EVENTS.c.subject).where(
             EVENTS.c.type.in_(LIFECYCLE_EVENTS), self.position.event_filter()
         )
@@ -135,7 +93,7 @@ class HistoricalState:
         )
 
     def catalogue(self) -> Catalogue:
-        """Where this is a place of the catalogue."""
+        """If this is a position of the catalogue's log."""
         state = Catalogue()
         query = select(EVENTS).where(self.position.event_filter()).order_by(EVENTS.c.seq)
         for rows in self._connection.execute(query).mappings().partitions(CHUNK):
@@ -168,7 +126,7 @@ class HistoricalState:
         return {agent_id: (agent, generations[agent_id]) for agent_id, agent in found.items()}
 
     def requested(self, ids: Iterable[str]) -> dict[str, Agent]:
-        """Agents as they were when they were asked for."""
+        """Agents as they were requested."""
         rows = self._events_of(ids, "agent.requested")
         return fold(self.position.pool, map(event_of, rows), State()).agents
 
@@ -177,14 +135,14 @@ class HistoricalState:
         for chunk in _chunks(list(ids)):
             events = map(event_of, self._events_of(chunk))
             loads = fold(self.position.pool, events, State()).workers
-            found.update((worker_id, crew.worker) for worker_id, crew in loads.items())
+            found.update((worker_id, load.worker) for worker_id, load in loads.items())
         return found
 
     def _events_of(self, ids: Iterable[str], kind: str = "") -> list[EventRow]:
-        """Events of some subjects up to the place, in order; `kind`: of that type only."""
+        """Events of some subjects up to the position, in order; `kind`: of that type only."""
         self._check_deadline()
-        # By the index on subjects, and by nothing else: what is in it counts a handful each, but
-        # SQLite, which knows no numbers, would rather walk through all that happened in the pool.
+        # By the index on subjects only: each has a handful of events. SQLite has no statistics,
+        # and would choose to read all events of the pool.
         query = select(EVENTS).where(EVENTS.c.subject.in_(list(ids)))
         if kind:
             query = query.where(EVENTS.c.type.concat("") == kind)
@@ -199,7 +157,7 @@ class HistoricalState:
 def candidates(
     populations: Mapping[str, Population], wanted: AgentFilter, after: str
 ) -> Iterator[tuple[str, str]]:
-    """Ids and pools of agents that may be wanted, in the order of their ids."""
+    """Ids and pools of agents that may match, in the order of their ids."""
     live_only = wanted.ended is False or (
         bool(wanted.status) and not TERMINAL.intersection(map(Status, wanted.status))
     )
@@ -214,9 +172,9 @@ def candidates(
 def matching(
     state: HistoricalState, ids: Sequence[str], wanted: AgentFilter
 ) -> dict[str, tuple[Agent, int]]:
-    """Those of some agents that are wanted, each with its generation."""
+    """Those of some agents that match, each with its generation."""
     if wanted.project_id is not None or wanted.role_type is not None or wanted.label is not None:
-        # What never changes is looked at first: for most that spares the rest of their events.
+        # Constant fields first: for most agents the other events need not be read.
         ids = [i for i, agent in state.requested(ids).items() if _matches_fixed(agent, wanted)]
     found = state.agents(ids) if ids else {}
     return {i: agent for i, agent in found.items() if _matches_state(agent[0], wanted)}
@@ -236,43 +194,6 @@ def _matches_state(agent: Agent, wanted: AgentFilter) -> bool:
         (not wanted.status or agent.status.value in wanted.status)
         and wanted.process_id in (None, agent.worker_id)
         and wanted.ended in (None, agent.ended)
-    )
-
-
-def row_of_agent(agent: Agent, generation: int, capacity: PoolCapacity | None) -> AgentRow:
-    """Heartbeats are not archived: `activity` and `last_heartbeat` are empty."""
-    reason = agent.reason if capacity is None else capacity.reason_of(agent)
-    return AgentRow.of(agent, generation, reason)
-
-
-def row_of_worker(worker: Worker, statistics: PoolStatistics) -> WorkerRow:
-    name, live = worker.worker_id, {"last_heartbeat": 0, "loop_lag_ms": 0.0}
-    record = worker_record(
-        worker, statistics.agent_counts.get(name, 0), statistics.isolated.get(name, "")
-    )
-    return worker_row({**record, **live})
-
-
-def rows_of_pools(catalogue: Catalogue, statistics: Mapping[str, PoolStatistics]) -> list[PoolRow]:
-    """Pools that were not deleted, in the order of their names."""
-    empty = PoolStatistics({}, {}, {}, ())
-    return [
-        pool_row({**pool_record(pool), **statistics.get(name, empty).capacity()})
-        for name, pool in sorted(catalogue.live_pools().items())
-    ]
-
-
-def capacity_of(catalogue: Catalogue, pool: str, statistics: PoolStatistics) -> PoolCapacity:
-    """What decides on what a pool's pending agents waited for."""
-    counts, pool_state = statistics.capacity(), catalogue.pools.get(pool)
-    if pool_state is None or pool_state.deleted:
-        return PoolCapacity()
-    return PoolCapacity(
-        free_slots=counts["available_capacity"],
-        workers=counts["process_count"],
-        ordered_workers=counts["ordered_worker_processes"],
-        max_workers=pool_state.config.max_workers,
-        isolated_workers=len(statistics.isolated),
     )
 
 

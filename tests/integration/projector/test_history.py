@@ -379,7 +379,7 @@ async def test_a_question_that_takes_too_long_is_given_up(database_url: str) -> 
 
         began = time.monotonic()
         with pytest.raises(TooExpensive):
-            await stage.history._ask(statement)
+            await stage.history._query(statement)
         assert time.monotonic() - began < 5
         stage.history._seconds = 10.0  # the others are quick questions
         assert (await stage.answer(AsOf(at_ms=BEGUN_MS + 10**6)))["agents"]
@@ -390,4 +390,4 @@ async def test_a_question_that_takes_too_long_is_given_up(database_url: str) -> 
             HistoricalState(connection, moment.position_of("alpha"), deadline - 20.0).catalogue()
 
         with pytest.raises(TooExpensive):
-            await stage.history._ask(fold)
+            await stage.history._query(fold)
