@@ -1,7 +1,7 @@
 """The fold behind the views: events in, changed agents and workers out. Pure.
 
-It is the very `evolve` that the write side decides with. Beside a worker stands how many agents it
-holds, counted from the agents' own events, so that the capacity of a pool is a sum over workers.
+It uses the same `evolve` as the write side. The number of agents in a worker's slots is counted
+from the agents' own events, so that the capacity of a pool is a sum over its workers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,7 +40,7 @@ CATALOGUE_BODIES: Final = (
 
 
 class Unfoldable(Exception):
-    """An event that cannot follow what came before it: the log contradicts itself."""
+    """An event that cannot follow the events before it: the log contradicts itself."""
 
     def __init__(self, event: Event, reason: str) -> None:
         self.event = event
@@ -48,7 +48,7 @@ class Unfoldable(Exception):
 
 
 class WorkerLoad(Struct, frozen=True):
-    """A worker, the number of agents in its slots, and the one that has it for itself, if any."""
+    """A worker, the number of agents in its slots, and the isolated one among them, if any."""
 
     worker: Worker
     agent_count: int = 0
@@ -56,14 +56,14 @@ class WorkerLoad(Struct, frozen=True):
 
 
 class State(Struct, frozen=True):
-    """What is known of a pool's agents and workers: all that a batch of events touches."""
+    """Those agents and workers of a pool that a batch of events touches."""
 
     agents: dict[str, Agent] = field(default_factory=dict)
     workers: dict[str, WorkerLoad] = field(default_factory=dict)
 
 
 def touched_agents(events: Iterable[Event]) -> set[str]:
-    """Ids of agents whose state has to be known before these events are folded."""
+    """Ids of agents whose prior state these events need."""
     requested: set[str] = set()
     touched: set[str] = set()
     for event in events:
@@ -75,17 +75,17 @@ def touched_agents(events: Iterable[Event]) -> set[str]:
 
 
 def touched_workers(events: Iterable[Event], held_agents: Iterable[Agent]) -> set[str]:
-    """The same for workers: those that act or are acted on, and those that hold these agents."""
+    """Ids of workers: those that act or are acted on, and those with these agents."""
     named = {event.worker_id for event in events if event.worker_id}
     subjects = {event.subject for event in events if event.type.startswith("worker.")}
     return named | subjects | {agent.worker_id for agent in held_agents if agent.worker_id}
 
 
 def fold(pool: str, events: Iterable[Event], before: State, *, truncated: bool = False) -> State:
-    """What events make of agents and workers; answers those that changed. Raises `Unfoldable`.
+    """Apply events; returns the agents and workers that changed. Raises `Unfoldable`.
 
-    `begins_late`: the beginning of the log is gone, and with it that of some agents and workers
-    perhaps. What is not known is passed over then.
+    `truncated`: the first events of the log are gone, perhaps with the first ones of some agents
+    and workers. Events of unknown agents and workers are skipped then.
     """
     after = State()
     for event in events:
@@ -101,7 +101,7 @@ def fold(pool: str, events: Iterable[Event], before: State, *, truncated: bool =
 
 
 def _unknown(event: Event, before: State, after: State) -> bool:
-    """Whether it is of an agent or worker whose beginning was never seen."""
+    """Whether it is of an agent or worker whose first event is gone."""
     name = event.subject
     if event.type.startswith("agent."):
         known = name in after.agents or name in before.agents
@@ -152,7 +152,7 @@ def _fold_worker(pool: str, event: Event, before: State, after: State) -> None:
 
 
 def fold_catalogue(events: Iterable[Event], before: Catalogue) -> Catalogue:
-    """What events make of the catalogue. Raises `Unfoldable`."""
+    """Apply events to the catalogue. Raises `Unfoldable`."""
     after = before
     for event in events:
         _require_known(event, after)
@@ -163,7 +163,7 @@ def fold_catalogue(events: Iterable[Event], before: Catalogue) -> Catalogue:
 
 @contextmanager
 def _foldable(event: Event) -> Iterator[None]:
-    """What `evolve` cannot make sense of: a pool's settings out of their range, for example."""
+    """For events that `evolve` refuses: with settings out of their range, for example."""
     try:
         yield
     except (ValueError, TypeError, KeyError) as error:

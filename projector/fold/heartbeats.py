@@ -1,6 +1,6 @@
-"""What heartbeats tell: kept in the live tables only, apart from what is folded and compared.
+"""Heartbeats: written to the live tables only, which are neither folded nor compared.
 
-Heartbeats are gathered for a moment before they are written: a hundred idle agents cost one small
+They are collected for about a second before they are written: a hundred idle agents cost one small
 transaction a second, and a system without workers none.
 """
 
@@ -24,10 +24,10 @@ from projector.store.tables import AGENT_LIVE, SERVING, WORKER_LIVE
 from projector.store.upserts import write_rows
 
 RETENTION_MS: Final = 900_000
-"""What was not heard of for so long leaves the live tables."""
+"""Rows of the live tables are deleted after so long without a heartbeat."""
 
 NAME_MAX: Final = 256
-"""How much is logged of what a damaged heartbeat calls its worker."""
+"""Characters that are logged of the worker's name in a damaged heartbeat."""
 LOG_SECONDS: Final = 60.0
 
 log = structlog.get_logger("muster.projector")
@@ -44,7 +44,7 @@ class Heartbeat(Struct, frozen=True):
 
 
 class UnreadableHeartbeat(Struct, frozen=True):
-    """A heartbeat that is none, or a newer version's."""
+    """An entry that is no heartbeat, or one of a newer version."""
 
     pool: str
     worker_id: str
@@ -66,7 +66,7 @@ _TYPE, _VERSION, _SUBJECT, _TS, _DATA = 1, 3, 9, 25, 27
 
 
 def decode_heartbeat(kind: str, version: int, data: bytes) -> Heartbeat:
-    """Read a heartbeat back, by the rules of `eventstore.events.decode_body`."""
+    """Decode a heartbeat, by the rules of `decode_body` in `eventstore/language/events.py`."""
     require_version(kind, version, Heartbeat.version if kind == Heartbeat.type else None)
     if version < Heartbeat.version:
         data = upcast(kind, version, Heartbeat.version, data)
@@ -74,7 +74,7 @@ def decode_heartbeat(kind: str, version: int, data: bytes) -> Heartbeat:
 
 
 def gather(entries: Mapping[str, Sequence[Entry]]) -> HeartbeatBatch:
-    """Entries by pool. One that cannot be read holds up none of the others."""
+    """Entries by pool. An unreadable one does not affect the others."""
     unreadable: list[UnreadableHeartbeat] = []
     agents: dict[tuple[str, str], dict[str, Any]] = {}
     workers: dict[tuple[str, str], dict[str, Any]] = {}
@@ -104,7 +104,7 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> HeartbeatBatch:
                     "activity": activity,
                     "last_heartbeat": ts,
                 }
-    last = {pool: beats[-1][0].decode() for pool, beats in entries.items() if beats}
+    last = {pool: some[-1][0].decode() for pool, some in entries.items() if some}
     return HeartbeatBatch([*agents.values()], [*workers.values()], last, unreadable)
 
 
@@ -136,7 +136,7 @@ class UnreadableLog:
 
 
 def write(connection: Connection, batch: HeartbeatBatch) -> None:
-    """Put the newest heartbeats in the place of older ones."""
+    """Replace older heartbeats."""
     write_rows(connection, AGENT_LIVE, batch.agents, "replace")
     write_rows(connection, WORKER_LIVE, batch.workers, "replace")
     checkpoints = SERVING.checkpoints
@@ -147,13 +147,13 @@ def write(connection: Connection, batch: HeartbeatBatch) -> None:
 
 
 def read_positions(connection: Connection) -> dict[str, str]:
-    """The last heartbeat that was read of every pool."""
+    """The id of the last heartbeat that was read, by pool."""
     checkpoints = SERVING.checkpoints
     rows = connection.execute(select(checkpoints.c.pool, checkpoints.c.heartbeat_id))
     return {row.pool: row.heartbeat_id for row in rows if row.heartbeat_id}
 
 
 def delete_old(connection: Connection, now_ms: int) -> None:
-    """Clear away what was not heard of for long, by log time."""
+    """Delete rows without a recent heartbeat, by log time."""
     for table in (AGENT_LIVE, WORKER_LIVE):
         connection.execute(delete(table).where(table.c.last_heartbeat < now_ms - RETENTION_MS))

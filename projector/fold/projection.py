@@ -1,45 +1,40 @@
-"""One set of views and the position they are at: takes events in, writes rows and checkpoint.
+"""One set of views and its positions: applies events, and writes rows, archive and checkpoint.
 
-The prior states that a batch needs come from a bounded memory, else from the rows themselves, so
-that a restart needs no replay. Rows, archive and checkpoint are written in the caller's
-transaction, the checkpoint only where it still holds what was read: what a stale projector writes
-is rolled back with `Superseded`. What was written is kept in memory only once it is committed.
+The prior states for a batch come from a cache or from the rows, so that a restart needs no replay.
+All is written in the caller's transaction, the checkpoint only where it is still the one that was
+read: what a stale projector writes is rolled back with `Superseded`. Written states are remembered
+only once they are committed.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 from sqlalchemy import Connection, Table, select, update
 
 from eventstore.keys import CATALOGUE
-from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue
 from projector.fold.fold import (
     State,
     Unfoldable,
-    WorkerLoad,
     fold,
     fold_catalogue,
     touched_agents,
     touched_workers,
 )
+from projector.fold.prior_states import PriorStates
 from projector.fold.snapshot import Snapshot
 from projector.intake.entries import OK, Admitted, admit, position_after
 from projector.intake.source import first_seq
 from projector.store.lease import Superseded
 from projector.store.mapping import (
     Row,
-    agent_of,
     agent_record,
     host_of,
     host_record,
     pool_of,
     pool_record,
-    worker_of,
     worker_record,
 )
 from projector.store.rows import EventRow, Position
@@ -47,17 +42,10 @@ from projector.store.tables import EVENTS, ViewTables
 from projector.store.upserts import insert_new, write_rows
 
 ARCHIVE_CHUNK: Final = 5_000
-CACHE_MAX: Final = 50_000
-"""Agents, and workers, whose state is kept at hand."""
-IDS_MAX: Final = 500
-"""Ids in one SELECT."""
-
-T = TypeVar("T")
-Key = tuple[str, str]
 
 
 class AppliedBatch(Struct, frozen=True):
-    """What a batch came to: written, but kept only when its transaction was committed."""
+    """The result of a batch, valid once its transaction is committed."""
 
     position: Position
     state: State
@@ -65,7 +53,7 @@ class AppliedBatch(Struct, frozen=True):
 
 
 class Projection:
-    """Views in one set of tables. `archives`: what it takes in is archived too."""
+    """Views in one set of tables. `archives`: the events are archived too."""
 
     def __init__(self, tables: ViewTables, *, archives: bool) -> None:
         self.tables = tables
@@ -74,15 +62,13 @@ class Projection:
         self.catalogue = Catalogue()
         self._stored: dict[str, Position] = {}
         self._truncated: set[str] = set()
-        self._agents: OrderedDict[Key, Agent] = OrderedDict()
-        self._workers: OrderedDict[Key, WorkerLoad] = OrderedDict()
+        self._prior = PriorStates(tables)
 
-    # ---- where it stands ---------------------------------------------------------------------
+    # ---- positions ---------------------------------------------------------------------------
 
     def load(self, connection: Connection) -> None:
-        """Forget what was known and read checkpoints and catalogue."""
-        self._agents.clear()
-        self._workers.clear()
+        """Read checkpoints and catalogue, and forget all else."""
+        self._prior.clear()
         self._stored = read_positions(connection, self.tables)
         self._truncated = {pool for pool in self._stored if first_seq(connection, pool) > 1}
         self.positions = {CATALOGUE: Position(CATALOGUE), **self._stored}
@@ -98,20 +84,20 @@ class Projection:
         )
 
     def add_pools(self) -> list[str]:
-        """Give every pool of the catalogue a position; answers the new ones."""
+        """Give every pool of the catalogue a position; returns the new ones."""
         new = [name for name in self.catalogue.pools if name not in self.positions]
         for name in new:
             self.positions[name] = Position(name)
         return new
 
     def learn_generation(self, pool: str, generation: int) -> None:
-        """Which log a pool's first events are of."""
+        """Set the generation of a pool's first events."""
         self.positions[pool] = replace(self.positions[pool], generation=generation)
 
-    # ---- taking events in --------------------------------------------------------------------
+    # ---- events ------------------------------------------------------------------------------
 
     def write(self, connection: Connection, pool: str, rows: Sequence[EventRow]) -> AppliedBatch:
-        """Write what follows the pool's position. Raises `Superseded`, which must roll back."""
+        """Apply events that follow the pool's position. `Superseded` must roll back."""
         position = self.positions[pool]
         admitted = admit(position, rows)
         try:
@@ -131,7 +117,7 @@ class Projection:
         return AppliedBatch(after, state, catalogue)
 
     def start_from(self, connection: Connection, snapshot: Snapshot) -> AppliedBatch:
-        """Write a pool's state as it was taken, in the place of nothing."""
+        """Write the first state of a pool."""
         position = snapshot.position
         for start in range(0, len(snapshot.rows), ARCHIVE_CHUNK):
             chunk = snapshot.rows[start : start + ARCHIVE_CHUNK]
@@ -153,13 +139,9 @@ class Projection:
         pool = applied.position.pool
         self.positions[pool] = applied.position
         self._stored[pool] = applied.position
-        if pool == CATALOGUE:  # what a pool's batch carries may be from before this transaction
+        if pool == CATALOGUE:  # the catalogue in a pool's batch may be older
             self.catalogue = applied.catalogue
-        for agent_id, agent in applied.state.agents.items():
-            _cache_put(self._agents, (pool, agent_id), None if agent.ended else agent)
-        for worker_id, load in applied.state.workers.items():
-            finished = load.worker.ended and load.agent_count <= 0
-            _cache_put(self._workers, (pool, worker_id), None if finished else load)
+        self._prior.remember(pool, applied.state)
 
     def _fold(
         self, connection: Connection, position: Position, admitted: Admitted
@@ -169,37 +151,19 @@ class Projection:
                 return State(), self.catalogue
             return State(), fold_catalogue(admitted.events, self.catalogue)
         events = admitted.events
-        known = self._load_agents(connection, position.pool, touched_agents(events))
+        known = self._prior.agents(connection, position.pool, touched_agents(events))
         worker_ids = touched_workers(events, known.values())
-        loads = self._load_workers(connection, position.pool, worker_ids)
+        loads = self._prior.workers(connection, position.pool, worker_ids)
         truncated = position.pool in self._truncated
         return fold(position.pool, events, State(known, loads), truncated=truncated), self.catalogue
-
-    # ---- prior states ------------------------------------------------------------------------
-
-    def _load_agents(self, connection: Connection, pool: str, ids: set[str]) -> dict[str, Agent]:
-        found = {i: self._agents[pool, i] for i in ids if (pool, i) in self._agents}
-        table = self.tables.agents
-        for row in _rows(connection, table, "agent_id", pool, ids - found.keys()):
-            found[row["agent_id"]] = agent_of(row)
-        return found
-
-    def _load_workers(
-        self, connection: Connection, pool: str, ids: set[str]
-    ) -> dict[str, WorkerLoad]:
-        found = {i: self._workers[pool, i] for i in ids if (pool, i) in self._workers}
-        table = self.tables.workers
-        for row in _rows(connection, table, "worker_id", pool, ids - found.keys()):
-            found[row["worker_id"]] = WorkerLoad(worker_of(row), row["agent_count"], row["alone"])
-        return found
 
     # ---- rows --------------------------------------------------------------------------------
 
     def _write_state(self, connection: Connection, state: State, generation: int) -> None:
         agents = [agent_record(agent, generation) for agent in state.agents.values()]
         workers = [
-            worker_record(crew.worker, crew.agent_count, crew.isolated_agent)
-            for crew in state.workers.values()
+            worker_record(load.worker, load.agent_count, load.isolated_agent)
+            for load in state.workers.values()
         ]
         write_rows(connection, self.tables.agents, agents, "replace")
         write_rows(connection, self.tables.workers, workers, "replace")
@@ -243,22 +207,3 @@ def stopped(position: Position) -> bool:
 
 def _all(connection: Connection, table: Table) -> Sequence[Row]:
     return connection.execute(select(table)).mappings().all()
-
-
-def _rows(
-    connection: Connection, table: Table, key: str, pool: str, ids: Iterable[str]
-) -> Iterator[Row]:
-    remaining = iter(sorted(ids))
-    while chunk := list(islice(remaining, IDS_MAX)):
-        query = select(table).where(table.c[key].in_(chunk)).where(table.c.pool_name == pool)
-        yield from connection.execute(query).mappings()
-
-
-def _cache_put(cache: OrderedDict[Key, T], key: Key, value: T | None) -> None:
-    if value is None:
-        cache.pop(key, None)
-        return
-    cache[key] = value
-    cache.move_to_end(key)
-    if len(cache) > CACHE_MAX:
-        cache.popitem(last=False)

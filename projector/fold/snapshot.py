@@ -1,12 +1,12 @@
-"""The state of a pool taken from Redis, where its history is gone: database lost, stream trimmed.
+"""The state of a pool read from Redis, where its history is gone: database lost, stream trimmed.
 
-A stream that begins after seq 1 cannot be folded from its first event. What lives still stands in
-Redis' hashes, each with the `seq` at which it was read, and the stream tells how it goes on from
-there. So agents and workers that live are whole (but for a few times and the last error); agents
-that ended are whole where the stream still has their request, and are not known otherwise. The
-archive begins where the stream does. What cannot be read is left out and named, to be parked: it
-holds up nothing else, and events of its that come later are passed over. An event that cannot be
-read leaves nothing to begin with: what was read of the hashes is from after it.
+A stream that starts after seq 1 cannot be folded. Live agents and workers still have their hashes:
+these are read, each with the `seq` at that time, and brought to the stream's end by later events.
+So live agents and workers are complete (but for a few times and the last error). Ended agents are
+complete where the stream still has their request, and unknown otherwise. The archive starts where
+the stream does. Hashes that cannot be read are left out and named, to be parked: they delay nothing
+else, and their later events are skipped. With an unreadable event in the stream no state can be
+made, since the hashes were read after it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,18 +37,18 @@ T = TypeVar("T")
 
 
 class SnapshotFailed(MusterError):
-    """The stream of a pool whose beginning is gone has an event that cannot be read."""
+    """The stream of a pool whose first events are gone has an unreadable event."""
 
 
 class Spec(Struct, frozen=True):
-    """What an agent's code is given, as the write side keeps it."""
+    """The input and labels of an agent, as the write side stores them."""
 
     input: msgspec.Raw = msgspec.Raw(b"{}")
     labels: dict[str, str] = {}
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """A pool at `position`; `rows` are all events that its stream has up to there."""
+    """A pool at `position`; `rows` are all events of its stream up to there."""
 
     position: Position
     state: State
@@ -58,7 +58,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 class _RedisState(Struct):
-    """What Redis says, and at which seq each part was read."""
+    """What was read from Redis, each part with the seq at that time."""
 
     agents: dict[str, tuple[int, Agent]] = field(default_factory=dict)
     workers: dict[str, tuple[int, Worker]] = field(default_factory=dict)
@@ -72,9 +72,9 @@ async def truncated_start(source: Source, pool: str) -> int:
 
 
 async def take_snapshot(source: Source, pool: str) -> Snapshot:
-    """Read a pool's hashes, then its stream to its end, and bring the one up to the other.
+    """Read a pool's hashes, then its stream, and bring the first to the end of the second.
 
-    Raises `CannotBegin`, and what reading Redis raises.
+    Raises `SnapshotFailed`, `LogUnreachable` and `LogError`.
     """
     found = _RedisState()
     await _read_agents(source, pool, found)
@@ -117,7 +117,9 @@ def _decode_agent(agent_id: str, raw: Any, spec: Any) -> Agent | None:
     try:
         agent_spec = msgspec.json.decode(spec or b"{}", type=Spec)
     except (msgspec.DecodeError, TypeError) as error:
-        raise Unreadable("agent", agent_id, f"what it was given cannot be read: {error}") from error
+        raise Unreadable(
+            "agent", agent_id, f"its input and labels cannot be read: {error}"
+        ) from error
     requested_ms = _requested_ms(agent_id)
     return replace(
         hashes.AGENT.from_hash(agent_id, fields),
@@ -158,7 +160,7 @@ async def _read_atomically(
 
 
 async def _read_stream(source: Source, pool: str) -> list[EventRow]:
-    """All of it. Its first entries are of the generation that the log says, or of one before."""
+    """All of it. Its first entries are of the current generation, or of an earlier one."""
     heads = await source.heads([pool])
     position = Position(pool, heads[pool].generation)
     rows: list[EventRow] = []
@@ -169,7 +171,7 @@ async def _read_stream(source: Source, pool: str) -> list[EventRow]:
 
 
 def _with_generations(rows: list[EventRow]) -> list[EventRow]:
-    """With those before a recovery in the generation that it came from."""
+    """With entries before a recovery in the generation that it recovered."""
     generation = 0
     result = []
     for row in reversed(rows):
@@ -181,7 +183,7 @@ def _with_generations(rows: list[EventRow]) -> list[EventRow]:
 
 
 def _catch_up(pool: str, found: _RedisState, events: Sequence[Event]) -> State:
-    """Fold what came after each part was read, and whole lives that the stream tells of."""
+    """Fold events that followed each read, and all of those that the stream has from the first."""
     read_at = {
         name: seq for part in (found.agents, found.workers) for name, (seq, _) in part.items()
     }
@@ -215,7 +217,7 @@ def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _texts(kind: str, name: str, reply: Any) -> dict[str, str]:
-    """A hash as a pipeline of redis-py gives it. Raises `Unreadable`."""
+    """A hash, from the reply of redis-py in a pipeline. Raises `Unreadable`."""
     if isinstance(reply, ResponseError):
         raise Unreadable(kind, name, "its key is not a hash")
     return fields_of(reply)

@@ -1,9 +1,9 @@
-"""The archive read as one log: what comes after or before an id of a stream, over generations.
+"""Reads the archive as one log over all generations: events after or before an id of the stream.
 
-Ids of a stream never go back, also not where a log was recovered under a new generation; there
-`seq` goes on from where the recovery began. What an older generation holds above that was lost, and
-is passed over here. The table has no index on ids: they grow with `seq`, so a place is found by
-halving, in some twenty looks at the primary key.
+Ids of a stream never go back, not even where a log was recovered under a new generation; there
+`seq` continues from the recovery's position. Events of an older generation above it were lost, and
+are skipped here. The table has no index on ids. They grow with `seq`, so a position is found by
+bisection, with some twenty reads of the primary key.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ E = EVENTS.c
 
 
 class GenerationRange(Struct, frozen=True):
-    """What counts of one generation of a pool's log: the archive's rows from `first` to `last`."""
+    """The valid events of one generation of a pool's log: archived rows `first` to `last`."""
 
     pool: str
     generation: int
@@ -35,7 +35,7 @@ class GenerationRange(Struct, frozen=True):
 
 
 def id_order(stream_id: str) -> tuple[int, int]:
-    """A key that sorts ids of a stream; `0` is before, `+` after all of them."""
+    """A key that sorts ids of a stream; `0` is before all ids, `+` after them."""
     if stream_id == "+":
         return 2**64, 0
     milliseconds, _, number = stream_id.partition("-")
@@ -61,7 +61,7 @@ def generation_ranges(
 
 
 def _without_superseded(newest_first: Iterable[GenerationRange]) -> list[GenerationRange]:
-    """Without what lies at or above the beginning of a later generation."""
+    """Without events at or above the start of a later generation."""
     ranges: list[GenerationRange] = []
     for part in newest_first:
         last = min([part.last, *(later.first - 1 for later in ranges)])

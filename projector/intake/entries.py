@@ -1,7 +1,7 @@
 """From entries of a stream or rows of the archive to events that may be folded next.
 
-Here a log is held to its promise: `seq` is dense, and every event can be read. The first that is
-not ends what is admitted, with a sentence that says why; nothing is ever skipped.
+Here the promise of a log is checked: `seq` is dense, and every event can be read. Events are
+admitted up to the first that breaks it, with a sentence that gives the reason; none is skipped.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from projector.store.rows import EventRow, Position
 
 OK: Final = "ok"
 DIGITS_MAX: Final = 18
-"""What surely fits into 64 bits."""
+"""Numbers of so many digits fit into 64 bits."""
 REASON_MAX: Final = 500
 FIELD_NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
 
@@ -29,11 +29,11 @@ class Admitted(Struct, frozen=True):
     rows: list[EventRow]
     events: list[Event]
     problem: str = ""
-    """Why the one after them was refused; empty if none was."""
+    """Why the next one was refused; empty if none was."""
 
 
 def admit(position: Position, rows: Sequence[EventRow]) -> Admitted:
-    """The longest beginning of `rows` that follows `position` without a gap and can be read."""
+    """The longest prefix of `rows` that follows `position` without a gap and can be read."""
     events: list[Event] = []
     problem = ""
     for row in rows:
@@ -70,10 +70,10 @@ def _out_of_order(last: int, row: EventRow) -> str:
 
 
 def read_entries(position: Position, entries: Iterable[Entry]) -> list[EventRow]:
-    """Entries that come after a position, as they are archived.
+    """Entries after a position, as they are archived.
 
-    Entries do not say which generation they are of: it is that of the position until an event says
-    that the log was recovered.
+    Entries do not name their generation: it is that of the position, until an event says that the
+    log was recovered.
     """
     rows, generation = [], position.generation
     for entry in entries:
@@ -89,7 +89,7 @@ def _recovered_generation(row: EventRow) -> int:
     try:
         body = decode_body(row.type, row.version, row.data)
     except (UnknownEvent, msgspec.DecodeError):
-        return 0  # `admit` says what is wrong with it
+        return 0  # `admit` reports what is wrong with it
     return body.generation if isinstance(body, LogRecovered) else 0
 
 
@@ -121,7 +121,7 @@ def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
 
 
 def entry_of(row: EventRow) -> Entry:
-    """The inverse of `read_entry`: an archived event as it stood in its stream."""
+    """The inverse of `read_entry`: an archived event as an entry of its stream."""
     values = (
         row.type,
         row.version,
@@ -150,7 +150,7 @@ def seq_of(entry: Entry) -> int:
 
 
 def text_of(value: bytes) -> str:
-    """Text that every database takes: PostgreSQL has none with U+0000."""
+    """Text that every database can store: PostgreSQL cannot store U+0000."""
     return value.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
@@ -159,7 +159,7 @@ def number_of(text: str) -> int:
 
 
 def _unknown(found: dict[bytes, str]) -> list[str]:
-    """What can be told of an entry with other fields; its type is one that nobody knows."""
+    """The known fields of an entry with other fields, with a type that is unknown to all."""
     values = [found.get(name, "") for name in FIELD_NAMES]
     return ["entry with other fields", *values[1:]]
 
@@ -185,7 +185,7 @@ def event_of(row: EventRow) -> Event:
 
 
 def require_short_names(*names: str) -> None:
-    """Raises `msgspec.ValidationError` for one that is too long to be looked for."""
+    """Raises `msgspec.ValidationError` for a name that is too long for a key or an index."""
     if any(len(name) > NAME_MAX for name in names):
         raise msgspec.ValidationError(f"a name of more than {NAME_MAX} characters")
 

@@ -1,7 +1,7 @@
-"""Events after a position, wherever they are: in the stream, or below it in the archive.
+"""Events after a position, wherever they are: in the stream, or in the archive if trimmed.
 
-Every reader that may have fallen behind goes on through here. Nothing is trimmed that is not
-archived, so the two together have every event; a reader need not be known to whoever trims.
+For readers that may have fallen behind. Only archived events are trimmed, so that the two together
+have every event, and the trimming need not know any reader.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,7 +27,7 @@ ReadArchive: TypeAlias = Callable[[str, str, str, int], Awaitable[Sequence[Event
 
 
 class EventRange:
-    """Reads one pool at a time, a page at a time. `archived` None: the streams are all there is."""
+    """Reads one pool at a time, page by page. `read_archive` None: reads streams only."""
 
     def __init__(self, keys: Keys, read: ReadRange, read_archive: ReadArchive | None) -> None:
         self._keys = keys
@@ -37,21 +37,21 @@ class EventRange:
     async def after(
         self, pool: str, stream_id: str, *, until: str = "+", count: int
     ) -> list[Entry]:
-        """What follows an id (`0`: the beginning), in order; empty where nothing does.
+        """Events after an id (`0`: from the start), in order; empty where there are none.
 
         Raises what reading the stream or the archive raises.
         """
         stream = self._keys.catalogue if pool == CATALOGUE else self._keys.pool(pool, "events")
         start = "-" if stream_id in ("", "0", "0-0") else f"({stream_id}"
         entries = await self._read(stream, start, until, count=count)
-        # Looked at after the reading: what was not trimmed by now was not trimmed then.
+        # Checked after the read: events that are not trimmed now were not trimmed then.
         if self._read_archive is None or not await self._trimmed_past(stream, stream_id):
             return entries
         rows = await self._read_archive(pool, stream_id or "0", until, count)
         return [entry_of(row) for row in rows] or entries
 
     async def _trimmed_past(self, stream: str, stream_id: str) -> bool:
-        """Whether something after an id may have left the stream."""
+        """Whether events after an id may have been trimmed."""
         oldest = await self._read(stream, "-", "+", count=1)
         if not oldest:
             return False

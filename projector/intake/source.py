@@ -1,6 +1,6 @@
-"""The log as the projector reads it: heads, what comes next, and the archive below the stream.
+"""Reads logs for the projector: their ends, the next events, and the archive below the stream.
 
-It holds a connection that blocks in XREAD, and a few for short questions.
+It has one connection that blocks in XREAD, and a few for short commands.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,14 +40,14 @@ class Source:
         return self.keys.catalogue_meta if pool == CATALOGUE else self.keys.pool(pool, "meta")
 
     async def heads(self, pools: Iterable[str]) -> dict[str, LogHead]:
-        """Where these logs stand. Raises `LogUnreachable`."""
+        """The ends of these logs, read in one pipeline. Raises `LogUnreachable`."""
         names = list(pools)
         fields = LogHead.__struct_fields__
         replies = await self.ask([("HMGET", self.meta(pool), *fields) for pool in names])
         return dict(zip(names, map(LogHead.of, replies), strict=True))
 
     async def intact(self, pools: Iterable[str]) -> dict[str, bool]:
-        """Whether all streams of these logs are there. Raises `LogUnreachable`."""
+        """Whether all streams of these logs exist. Raises `LogUnreachable`."""
         names = list(pools)
         streams = [
             (self.stream(pool),)
@@ -62,7 +62,7 @@ class Source:
         }
 
     async def created(self, pools: Iterable[str]) -> set[str]:
-        """Those whose log was created, as the catalogue's log says."""
+        """Those whose log was created, according to the catalogue's meta hash."""
         names = list(pools)
         if not names:
             return set()
@@ -77,10 +77,10 @@ class Source:
         atomic: bool = False,
         return_errors: bool = False,
     ) -> list[Any]:
-        """The replies to some commands; `atomic`: all at one moment.
+        """The replies to some commands; `atomic`: in one transaction.
 
-        Raises `LogUnreachable`, and `LogError` where Redis refuses one for good.
-        `refusals`: the error in the place of a reply, where Redis refuses one for good.
+        Raises `LogUnreachable`, and `LogError` where Redis refuses a command for good; with
+        `return_errors` that error is in the place of the reply.
         """
         # Shielded: redis-py can swallow a cancellation, and a projector would not end.
         with translated_errors("Redis refuses to be read"):
@@ -101,26 +101,26 @@ class Source:
     async def wait(
         self, positions: Mapping[str, Position], *, count: int
     ) -> dict[str, list[Entry]]:
-        """Entries after these positions, by pool, as soon as there are any; none after a while."""
+        """Entries after these positions, by pool, once there are any; none after a timeout."""
         pools = {self.stream(pool): pool for pool in positions}
         after = {self.stream(pool): at.stream_id for pool, at in positions.items()}
         found = await self.reader.read(after, count=count)
         return {pools[stream]: entries for stream, entries in found.items()}
 
     async def after(self, position: Position, *, count: int) -> list[EventRow]:
-        """What the stream has after a position now."""
+        """The events that the stream has after a position now."""
         first = "-" if position.stream_id in ("0", "") else f"({position.stream_id}"
         entries = await self.reader.range(self.stream(position.pool), first, count=count)
         return read_entries(position, entries)
 
     async def entry_at(self, position: Position) -> EventRow | None:
-        """The entry that stands at a position's id."""
+        """The entry at a position's id."""
         stream, entry_id = self.stream(position.pool), position.stream_id
         entries = await self.reader.range(stream, entry_id, entry_id, count=1)
         return read_entry(position.pool, position.generation, entries[0]) if entries else None
 
     async def starts_after(self, position: Position) -> bool:
-        """Whether the stream was trimmed up to this position or past it."""
+        """Whether the stream was trimmed up to this position or beyond it."""
         entries = await self.reader.range(self.stream(position.pool), count=1)
         return not entries or id_order(entries[0][0].decode()) > id_order(position.stream_id)
 
@@ -128,9 +128,9 @@ class Source:
 def read_archive(
     connection: Connection, position: Position, *, count: int, last: int | None = None
 ) -> list[EventRow]:
-    """What the archive has after a position, up to seq `last`; in later generations too.
+    """Archived events after a position, up to seq `last`; in later generations too.
 
-    A generation begins where the archive of the one before it ended, so `seq` orders all of them.
+    A generation starts where the archive of the one before it ended, so `seq` orders all of them.
     """
     query = (
         select(EVENTS)
@@ -146,8 +146,8 @@ def read_archive(
 
 
 def archive_heads(connection: Connection) -> dict[str, LogHead]:
-    """The highest generation of every pool in the archive, and how far it goes."""
-    # Backwards along the primary key, a pool at a time: no scan of the whole archive.
+    """The end of every log in the archive, in its highest generation."""
+    # Backwards along the primary key, one pool at a time, instead of a scan of all rows.
     heads: dict[str, LogHead] = {}
     pool = connection.execute(select(func.min(EVENTS.c.pool))).scalar()
     while pool is not None:

@@ -1,7 +1,7 @@
-"""The SELECTs behind the queries, and what their rows become.
+"""The SELECTs of the queries, and the answers made from their rows.
 
 Each is a plain function of a connection, so that a query runs in one transaction and one thread
-hop, whatever it selects. Capacity is counted by the SQL view `pool_capacity` alone.
+hop, whatever it selects. Only the SQL view `pool_capacity` counts capacity.
 """
 
 from collections.abc import Iterable, Sequence
@@ -66,7 +66,7 @@ def count_agents(connection: Connection) -> dict[str, dict[str, int]]:
 
 
 def _agents() -> Select[Any]:
-    """Agents with what their worker's heartbeats say of them, as long as it holds them."""
+    """Agents, with their last heartbeat where it is of their current worker."""
     a, live = SERVING.agents, AGENT_LIVE
     same = (
         (live.c.agent_id == a.c.agent_id)
@@ -89,7 +89,7 @@ def _conditions(connection: Connection, wanted: AgentFilter) -> list[ColumnEleme
         live = a.c.status.in_(LIVE_STATUSES)
         conditions.append(~live if wanted.ended else live)
     if wanted.label is not None:
-        # A compact object of strings: the pair stands in it just as it is encoded by itself.
+        # A compact object of strings: the pair is in it exactly as it is encoded on its own.
         pair = msgspec.json.encode(dict([wanted.label]))[1:-1].decode()
         find = func.instr if connection.dialect.name == "sqlite" else func.strpos
         conditions.append(find(a.c.labels, pair) > 0)
@@ -188,7 +188,7 @@ def events(
 
 
 def agent_state(connection: Connection, pool: str, agent_id: str) -> Agent | None:
-    """All that the fold knows of an agent."""
+    """The folded state of an agent."""
     a = SERVING.agents
     query = select(a).where(a.c.pool_name == pool).where(a.c.agent_id == agent_id)
     row = connection.execute(query).mappings().first()

@@ -1,4 +1,4 @@
-"""The read side: the only module of the projector that others import."""
+"""The read side: the module of the projector that the gateway imports."""
 
 import asyncio
 import time
@@ -53,7 +53,7 @@ __all__ = [
 
 CONNECTIONS: Final = 4
 HISTORY_SECONDS: Final = 4.0
-"""How long a question about the past may take."""
+"""How long a query of the past may take."""
 POLL_MIN_SECONDS: Final = 0.001
 POLL_MAX_SECONDS: Final = 0.02
 
@@ -63,23 +63,23 @@ T = TypeVar("T")
 class Views:
     """Queries over the views of one database. All methods are coroutines and read-only.
 
-    What a query answers is of one moment. All of them raise `DatabaseError` when the database is
-    away. Raises `ConfigurationError` for an address that names no database of a kind we know.
+    Each query sees one snapshot of the database, and raises `DatabaseError` where the database does
+    not answer. Raises `ConfigurationError` for an address of an unsupported database.
     """
 
     def __init__(self, database_url: str) -> None:
         self._database = Database(database_url, connections=CONNECTIONS)
         self.history = History(database_url, seconds=HISTORY_SECONDS)
-        """The same questions, about the past."""
+        """The same queries, of the past."""
         self._positions: dict[str, Position] = {}
         self._refresh_lock = asyncio.Lock()
 
     def open(self) -> None:
-        """Make ready to read what stands there; nothing is made where no projector has run."""
+        """Set up for reading only: no tables are created where no projector has run."""
         self._database.open()
 
     async def start(self) -> None:
-        """Connect. Where no projector has run yet, the tables are made, empty."""
+        """Connect. Where no projector has run yet, empty tables are created."""
         self._database.open()
         self.history.open()
         await self._database.prepare()
@@ -99,7 +99,7 @@ class Views:
     async def wait_for(self, pool: str, seq: int, *, timeout_seconds: float) -> bool:
         """Wait until the pool's views have reached `seq`; False if they have not in time.
 
-        However many wait, one at a time asks the database, for all of them.
+        However many callers wait, one at a time reads the database, for all of them.
         """
         deadline = time.monotonic() + timeout_seconds
         delay = POLL_MIN_SECONDS

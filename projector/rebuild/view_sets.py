@@ -1,4 +1,4 @@
-"""Two sets of views, and how the shadow set takes the place of the serving one.
+"""Two sets of views, and how the shadow set replaces the serving one.
 
 Rows are copied into the serving tables, and tables are not renamed: what others built on them
 (views, grants, dashboards) stays, and both databases let readers see the old rows until the commit.
@@ -24,7 +24,7 @@ from projector.store.upserts import insert_new
 
 VIEWS_NAME: Final = "views"
 PREVIOUS_PREFIX: Final = "previous_"
-"""Of tables in which earlier versions of Muster kept the replaced views, for a rollback."""
+"""Of tables in which earlier versions of Muster stored the replaced views, for a rollback."""
 
 
 def read_version(connection: Connection) -> int:

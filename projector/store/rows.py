@@ -134,7 +134,7 @@ class HostRow(Struct, frozen=True, kw_only=True):
 
 
 class EventRow(Struct, frozen=True, kw_only=True):
-    """An archived event, as it stood in the stream."""
+    """An archived event, as it was in the stream."""
 
     pool: str
     """Empty for the catalogue."""
@@ -161,7 +161,7 @@ class Position(Struct, frozen=True):
 
     pool: str
     generation: int = 0
-    """0: the log has not been seen yet."""
+    """0: the log was not read yet."""
     seq: int = 0
     stream_id: str = "0"
     ts: int = 0
@@ -186,17 +186,17 @@ WAITS_FOR_ISOLATION: Final = "needs a worker of its own"
 
 
 class PoolCapacity(Struct, frozen=True):
-    """What decides on what a pool's pending agents wait for."""
+    """What a pool's pending agents wait for depends on this."""
 
     free_slots: int = 0
     workers: int = 0
     ordered_workers: int = 0
     max_workers: int = 0
     isolated_workers: int = 0
-    """Workers that are each taken by one agent."""
+    """Workers that each have one isolated agent."""
 
     def reason_of(self, agent: Agent) -> str:
-        """What a pending agent waits for, and in brackets why it was put back in the queue."""
+        """What a pending agent waits for, and in brackets why it was requeued."""
         if agent.status is not Status.PENDING:
             return agent.reason
         waiting_for = self._waiting_for(isolated=agent.alone)

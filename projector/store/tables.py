@@ -1,9 +1,9 @@
 """The tables of the views: a documented contract that people point Grafana at.
 
-Three kinds stand side by side. *Views* (`agents`, `workers`, `pools`, `hosts`, and `checkpoints`,
-which says how far they are) are folds of the log and may be thrown away and rebuilt. *Live* tables
-hold what heartbeats tell. The *archive* (`events`) keeps every event as it stood in the stream, and
-is the only table that lasts.
+There are three kinds. *Views* (`agents`, `workers`, `pools`, `hosts`, and `checkpoints`, which has
+their positions) are folds of the log and can be dropped and rebuilt. *Live* tables have the newest
+heartbeats. The *archive* (`events`) has every event exactly as it was in the stream, and is the
+only table that cannot be rebuilt.
 
 The same definitions serve SQLite and PostgreSQL (there in the schema `muster`). A rebuild fills a
 second set of the views, `fresh_…`, next to the serving ones. Times are milliseconds of log time
@@ -37,7 +37,7 @@ INCOMPLETE: Final = 0
 """Recorded in place of a version when some of the views were found missing."""
 
 SCHEMA: Final = "muster"
-"""Where the tables stand in PostgreSQL."""
+"""The schema of the tables in PostgreSQL."""
 
 SHADOW_PREFIX: Final = "fresh_"
 VIEWS: Final = ("checkpoints", "pools", "hosts", "workers", "agents")

@@ -1,4 +1,4 @@
-"""Writing many rows at once, as each of the two databases does it fastest.
+"""Writes many rows at once, in the fastest way of each database.
 
 PostgreSQL gets one statement with all rows as one JSON text (a statement per row, even pipelined,
 takes several times as long, and so do arrays, which the driver writes item by item; COPY cannot
@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from projector.store.tables import SCHEMA
 
 Conflict = Literal["skip", "replace"]
-"""What becomes of a row whose key stands in the table already."""
+"""What to do with a row whose key is already in the table."""
 
 
 def write_rows(
@@ -50,7 +50,7 @@ def _statement(table: Table, names: tuple[str, ...], dialect: Dialect, conflict:
 
 
 def insert_new(connection: Connection, table: Table) -> Insert:
-    """INSERT of one row, or nothing where a row of that key stands."""
+    """INSERT of one row, or nothing where a row with that key exists."""
     if connection.dialect.name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
     return postgresql.insert(table).on_conflict_do_nothing()

@@ -243,7 +243,7 @@ async def test_a_log_of_another_generation_is_noticed(redis_url: str, database_u
         await stage.settle()
         with redis.Redis.from_url(redis_url) as client:
             client.hset(META, "generation", 2)
-        assert (await stopped_at(stage)).status == "generation 2 came in place of 1"
+        assert (await stopped_at(stage)).status == "generation 2 replaced generation 1"
 
 
 async def test_a_log_with_another_event_where_the_views_are_is_noticed(
