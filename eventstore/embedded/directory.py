@@ -1,9 +1,9 @@
-"""The folder an embedded server runs on: whose it is, and where its socket goes.
+"""The folder of an embedded server: which process uses it, and where its socket is.
 
 The lock is an flock that the server's process inherits, so it is free exactly when no server runs
-there, whatever became of those who started one. The socket stands in the folder, or, where that
-path is too long for the kernel, in a private short folder whose path is recorded in
-`server.socket`, so that the next run after a crash takes the same one instead of leaving it behind.
+there, whatever became of the processes that started one. The socket is in the folder, or, where
+that path is too long for the kernel, in a private short folder. Its path is recorded in
+`server.socket`, so that the next run after a crash uses the same one instead of leaving it behind.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SOCKET_PATH_MAX = 103
-"""Bytes of a Unix socket's path: 107 on Linux, 103 on macOS; we keep to the smaller."""
+"""Bytes of a Unix socket's path: 107 on Linux, 103 on macOS; the smaller one counts."""
 
 SOCKET_NAME = "valkey.sock"
 SHORT_PREFIX = "muster-"
@@ -25,9 +25,9 @@ SHORT_PREFIX = "muster-"
 
 @contextlib.contextmanager
 def locked(directory: Path, timeout: float) -> Iterator[int | None]:
-    """Hold the folder's lock; None when another process still has it after `timeout` seconds.
+    """Hold the folder's lock; None if another process still holds it after `timeout` seconds.
 
-    Whoever inherits the descriptor goes on holding the lock when this ends.
+    A process that inherits the descriptor still holds the lock when this ends.
     """
     lock = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -48,18 +48,18 @@ def _try_lock(lock: int) -> bool:
 
 
 def write_holder(lock: int, pid: int) -> None:
-    """Write down who runs here, for the message to the next; on a full disk that is let go."""
+    """Write down which process runs here, for messages. A full disk is no error."""
     with contextlib.suppress(OSError):
         os.pwrite(lock, f"{pid:<20}\n".encode(), 0)
 
 
 def holder(directory: Path) -> str:
-    """The process id that `note_holder` wrote, or `unknown`."""
+    """The process id that `write_holder` wrote, or `unknown`."""
     return (directory / "server.lock").read_text().strip() or "unknown"
 
 
 def reserve_socket_path(directory: Path) -> Path:
-    """Where the server's socket goes; recorded in the folder."""
+    """The path of the server's socket; recorded in the folder."""
     record = directory / "server.socket"
     path = directory / SOCKET_NAME
     if not _fits(path):
@@ -69,14 +69,14 @@ def reserve_socket_path(directory: Path) -> Path:
 
 
 def remove_socket(directory: Path, path: Path) -> None:
-    """Remove the socket, and its short folder where it has one."""
+    """Remove the socket, and its short folder if it has one."""
     path.unlink(missing_ok=True)
     if path.parent != directory:
         shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _recorded(record: Path) -> Path | None:
-    """The short path of an earlier run, if its folder is still there and ours alone."""
+    """The short path of an earlier run, if its folder still exists and only we may use it."""
     try:
         path = Path(record.read_text().strip())
         folder = path.parent.lstat()
@@ -101,7 +101,7 @@ def _fits(path: Path) -> bool:
 
 
 def log_tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log file; empty where there is none."""
+    """The last lines of a log file; empty if there is none."""
     try:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
     except OSError:

