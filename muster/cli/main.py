@@ -222,9 +222,9 @@ def _up(args: argparse.Namespace) -> int:
 
 def _role_command(role: str) -> Callable[[argparse.Namespace], int]:
     def run(args: argparse.Namespace) -> int:
-        from muster.process import roles
+        from muster.process import role_main
 
-        return roles.run(role, _settings(args))
+        return role_main.run(role, _settings(args))
 
     return run
 

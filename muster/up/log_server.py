@@ -22,9 +22,9 @@ from muster.fallback import directory, standby
 from muster.fallback.last_seen import Recorder
 from muster.fallback.standby import ActiveFallback
 from muster.process.aof_rewrite import rewrite_when_needed
+from muster.process.log_preparation import prepare
 from muster.process.redis_wait import retry_until_reachable
 from muster.process.restarts import RestartableServer, restart_on_exit
-from muster.process.roles import prepare
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
 from muster.up.background import Background

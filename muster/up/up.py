@@ -19,7 +19,8 @@ from muster import __version__
 from muster.fallback import eligibility
 from muster.process import log_output, running_file
 from muster.process.child import become_subreaper, descendants, reap_orphans
-from muster.process.roles import ROLES, stop_signals
+from muster.process.role_main import stop_signals
+from muster.process.roles import ROLES
 from muster.settings.settings import Settings
 from muster.up import log_messages
 from muster.up.background import Background

@@ -238,4 +238,4 @@ def test_a_role_alone_has_no_fallback(project: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert "MUSTER_FALLBACK: a fallback is of `muster up` alone" in done.stderr
+    assert "MUSTER_FALLBACK: only `muster up` has a fallback" in done.stderr

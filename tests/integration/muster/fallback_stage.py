@@ -14,8 +14,8 @@ from eventstore.log.reader import Reader
 from eventstore.steps.step import Origin
 from muster.fallback.changeover import Handover
 from muster.fallback.directory import serving
+from muster.process.log_preparation import prepare
 from muster.process.restarts import RestartableServer
-from muster.process.roles import prepare
 from muster.settings.loading import load
 from muster.settings.settings import Settings
 from tests.pools import TestPool, raw_events

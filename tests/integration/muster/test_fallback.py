@@ -18,7 +18,7 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from muster.fallback import eligibility, last_seen, standby
-from muster.process.roles import prepare
+from muster.process.log_preparation import prepare
 from muster.settings.settings import PoolDeclaration, Settings
 from projector.queries.views import Views
 from projector.service.options import ProjectorOptions

@@ -26,7 +26,7 @@ from gateway.fallback import read_handover_failures
 from muster.fallback import directory, last_seen
 from muster.fallback.inventory import Entry, Result
 from muster.fallback.primary_log import OPERATION_MS, PrimaryLog
-from muster.process.roles import prepare
+from muster.process.log_preparation import prepare
 from muster.settings.settings import Settings
 from projector.queries.views import Views
 from projector.recovery.recovery import RecoveryOptions, recover

@@ -1,4 +1,4 @@
-"""Before a role starts: whether there is a log, and whose beginning that is."""
+"""Before a role starts: whether there is a log, and which role creates it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, Recovered
 from eventstore.keys import Keys
 from eventstore.log.log import Log
-from muster.process import declared_pools, roles
+from muster.process import declared_pools, log_preparation
 from tests.integration.muster.fallback_stage import settings_on
 
 
@@ -25,7 +25,7 @@ async def events(redis_url: str) -> AsyncIterator[Log]:
 async def test_a_log_that_another_role_created_meanwhile_is_not_lost(
     redis_url: str, events: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
-    """The database is slow to answer: its archive has what was begun after Redis was asked."""
+    """The database is slow: its archive has what was created after Redis was asked."""
     monkeypatch.chdir(tmp_path)
     settings = settings_on(redis_url, tmp_path)
 
@@ -34,8 +34,8 @@ async def test_a_log_that_another_role_created_meanwhile_is_not_lost(
             await events.create_catalogue()
         return True
 
-    monkeypatch.setattr(roles, "_is_archived", answer_late)
-    assert await roles.prepare(settings, "gateway") == begun
+    monkeypatch.setattr(log_preparation, "_is_archived", answer_late)
+    assert await log_preparation.prepare(settings, "gateway") == begun
     written = await events.client.xlen(events.keys.catalogue)
     assert written >= len(settings.pools) if begun else written == 0, "its pools, or nothing"
 
@@ -43,20 +43,20 @@ async def test_a_log_that_another_role_created_meanwhile_is_not_lost(
 async def test_a_catalogue_that_lost_its_stream_is_lost_where_the_file_has_changed_too(
     redis_url: str, events: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A role starts on a lost log, and says so; with this error it would end."""
+    """A role starts on a lost log, and reports it; with this error it would end."""
     monkeypatch.chdir(tmp_path)
     settings = settings_on(redis_url, tmp_path)
-    assert await roles.prepare(settings, "gateway")
+    assert await log_preparation.prepare(settings, "gateway")
     await events.client.delete(events.keys.catalogue)
     for name in settings.pools:
         await events.client.hset(events.keys.catalogue_meta, f"declared:{name}", "another file")
-    assert not await roles.prepare(settings, "gateway")
+    assert not await log_preparation.prepare(settings, "gateway")
 
 
 async def test_a_recovery_while_a_role_starts_is_waited_out(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told as what is tried again, with the address."""
+    """It is raised as an error that is retried, with the address."""
     monkeypatch.chdir(tmp_path)
     settings = settings_on(redis_url, tmp_path)
 
@@ -65,4 +65,4 @@ async def test_a_recovery_while_a_role_starts_is_waited_out(
 
     monkeypatch.setattr(declared_pools, "apply", recovered)
     with pytest.raises(LogUnreachable, match=f"{redis_url}.*recovered as generation 2"):
-        await roles.prepare(settings, "gateway")
+        await log_preparation.prepare(settings, "gateway")
