@@ -1,8 +1,8 @@
-"""What a gateway tells while its log stands in for another, and of what that left behind.
+"""What a gateway answers while it serves a fallback, and what fallbacks could not hand over.
 
 A fallback is a single process on a log of its own, because the real Redis did not answer when it
-started. Whoever started it fills in `Fallback`; its probe notes there when the real one is back.
-What a change-over could not hand over stands in a file until somebody takes it away.
+started. `muster up` fills in `Fallback`, and updates it when the real Redis answers again. What a
+change-over could not hand over is listed in a file until the operator removes it.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ import msgspec
 from msgspec import Struct
 
 FALLBACK_HEADER: Final = "Muster-Fallback"
-"""On every answer of a gateway whose log stands in for another."""
+"""On every answer of a gateway that serves a fallback."""
 LISTED_MAX: Final = 3
-"""So many of what was left are named in the alert; the file has all."""
+"""So many failures are named in the alert; the file has all."""
 
 
 class Fallback(Struct, kw_only=True):
-    """A log that stands in. Times are in milliseconds since 1970."""
+    """A fallback that serves. Times are in milliseconds since 1970."""
 
     mode: str
     reason: str
-    """What the real Redis said when it was given up."""
+    """Why the real Redis could not be reached."""
     primary: str
     """Its address, without a password."""
     since_ms: int
@@ -60,7 +60,7 @@ class HandoverFailure(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class HandoverFailures(Struct, frozen=True, kw_only=True):
-    """What one or more change-overs left, as the file has it."""
+    """What change-overs could not hand over, as the file has it."""
 
     since_ms: int
     left: Sequence[HandoverFailure]
@@ -69,7 +69,7 @@ class HandoverFailures(Struct, frozen=True, kw_only=True):
 
 
 def read_handover_failures(path: str) -> HandoverFailures | None:
-    """What was left; None if nothing was. A file that cannot be read is told as one leftover."""
+    """The file's content; None if there is none. One that cannot be read is one failure."""
     if not path:
         return None
     try:

@@ -78,7 +78,7 @@ class Handover:
         except EmbeddedServerError as error:
             raise ConfigurationError(
                 f"the fallback's log in {folder.path} cannot be opened, so what lives in it cannot"
-                f" be handed over. Repair it, or move the folder away: {error}"
+                f" be handed over. Repair it, or move the folder elsewhere: {error}"
             ) from error
         except LogError as error:
             return str(error)
@@ -108,4 +108,4 @@ class Handover:
         log.info("fallback.ended", folder=str(target), complete=report.done)
         if not report.done:
             return [*report.lines(), f"  it continues at the next start; see {target}"]
-        return [*report.lines(), f"  the fallback's log and views are kept in {target}"]
+        return [*report.lines(), f"  the fallback's log and views are stored in {target}"]

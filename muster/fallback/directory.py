@@ -2,7 +2,7 @@
 
     fallback/         serves: a log, its views and its identity, which last through restarts
     handover-<time>/  retired: it never serves again, and what it lists is being handed over
-    fallback-<time>/  handed over, and kept: `views.db` is the archive of what happened
+    fallback-<time>/  handed over: `views.db` is the archive of what happened
 
 The names are the only marker of these states, so that each change is one rename.
 """
@@ -12,13 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 
 from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import ConfigurationError
 from eventstore.ids import new_id
-from muster.process.atomic_file import sync_folder, write_atomic
+from muster.process.atomic_file import read_json, sync_folder, write_json
 from muster.settings.addresses import sqlite_address
 
 SERVING: Final = "fallback"
@@ -60,16 +59,14 @@ class Folder:
             identity = Identity(
                 log_id=new_id(), real=real, reason=reason, since_ms=int(time.time() * 1000)
             )
-            write_atomic(self._identity, msgspec.json.encode(identity))
+            write_json(self._identity, identity)
         except OSError as error:
             raise ConfigurationError(f"{self.path} cannot be used: {error.strerror}") from None
         return identity
 
     def identity(self) -> Identity:
-        try:
-            return msgspec.json.decode(self._identity.read_bytes(), type=Identity)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ConfigurationError(f"{self._identity} cannot be read: {error}") from error
+        """Raises `ConfigurationError`."""
+        return read_json(self._identity, Identity)
 
     def server(self) -> EmbeddedServer:
         return EmbeddedServer(self._log)
@@ -80,7 +77,7 @@ class Folder:
         self.rename(_unused(self.path.with_name(f"{RETIRED}-{now}")))
 
     def done_path(self) -> Path:
-        """Where a retired folder is kept once all of it is handed over."""
+        """Where a retired folder is stored once all of it is handed over."""
         name = self.path.name.replace(RETIRED, DONE, 1)
         return _unused(self.path.with_name(name))
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.connection.clients import connect
-from eventstore.errors import ConfigurationError, LogError
+from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.agents import Agent, shared_fields
 from eventstore.language.events import AgentRequested, decode_body
@@ -22,7 +22,7 @@ from eventstore.language.pool_config import PoolConfig, read_config
 from eventstore.log.log import Log
 from eventstore.retention import INTERNAL_OPERATION_MS
 from muster.fallback.directory import Folder
-from muster.process.atomic_file import write_atomic
+from muster.process.atomic_file import read_json, write_json
 from projector.queries.views import AgentFilter, DatabaseError, EventRow, Views
 from projector.service.options import ProjectorOptions
 from projector.service.projector import Phase, Projector
@@ -34,7 +34,7 @@ PAGE: Final = 1000
 EVENTS_MAX: Final = 100_000
 POOL_EVENTS: Final = ("pool.created", "pool.changed", "pool.deleted")
 HANDED_OVER_BEFORE: Final = "handed-over"
-"""Why agents ended in a fallback whose hand-over an older version began: it ended each agent there
+"""Why agents ended in a fallback that an older version was handing over: it ended each one there
 first, and then submitted it under the operation id that is still used. So it is submitted again."""
 
 
@@ -76,16 +76,12 @@ class Inventory(Struct, frozen=True, kw_only=True):
 
 
 def write(inventory: Inventory, folder: Folder) -> None:
-    write_atomic(folder.path / NAME, msgspec.json.format(msgspec.json.encode(inventory)) + b"\n")
+    write_json(folder.path / NAME, inventory)
 
 
 def read(folder: Folder) -> Inventory:
     """Raises `ConfigurationError`."""
-    path = folder.path / NAME
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Inventory)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    return read_json(folder.path / NAME, Inventory)
 
 
 async def collect(folder: Folder, redis_url: str) -> Inventory:

@@ -2,14 +2,13 @@
 
 `muster up` on a Redis writes down how far its catalogue is, and the name of this host. A later
 start that cannot reach that Redis decides by this whether the views know enough of other hosts; a
-change-over checks by it that what came back is no older than what was seen.
+change-over checks by it that what is there now is no older than that.
 """
 
 import asyncio
 import contextlib
 from typing import Final
 
-import msgspec
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,7 +17,7 @@ from eventstore.connection.clients import connect
 from eventstore.errors import ConfigurationError, LogError
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.log import Log
-from muster.process.atomic_file import write_atomic
+from muster.process.atomic_file import read_json, write_json
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
 from workers.host.identity import host_name
@@ -53,12 +52,7 @@ def read(settings: Settings) -> LastSeen:
     Raises `ConfigurationError` for a file that is damaged.
     """
     path = settings.data_dir / NAME
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=LastSeen)
-    except FileNotFoundError:
-        found = LastSeen()
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    found = read_json(path, LastSeen) if path.exists() else LastSeen()
     url, prefix = redacted(settings.redis_url), settings.key_prefix
     if (found.redis_url, found.key_prefix) == (url, prefix):
         return found
@@ -109,8 +103,7 @@ class Recorder:
 
     def _write(self) -> None:
         try:
-            text = msgspec.json.format(msgspec.json.encode(self._last_seen))
-            write_atomic(self._path, text + b"\n")
+            write_json(self._path, self._last_seen)
         except OSError as error:
             if not self._failing:
                 log.warning("fallback.last_seen_unwritable", error=str(error))

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,7 +12,7 @@ from msgspec.structs import replace
 from gateway.fallback import HandoverFailure, HandoverFailures, read_handover_failures
 from muster.fallback.directory import Folder, Identity
 from muster.fallback.inventory import Entry, Result
-from muster.process.atomic_file import write_atomic
+from muster.process.atomic_file import write_json
 
 log = structlog.get_logger("muster.fallback")
 
@@ -85,8 +84,7 @@ def log_entries(entries: Iterable[Entry]) -> None:
 
 def write(report: Report, folder: Folder) -> None:
     """The report into the fallback's folder."""
-    text = msgspec.json.format(msgspec.json.encode(report))
-    write_atomic(folder.path / NAME, text + b"\n")
+    write_json(folder.path / NAME, report)
 
 
 def write_not_handed_over(report: Report, path: Path, where: Path) -> None:
@@ -100,4 +98,4 @@ def write_not_handed_over(report: Report, path: Path, where: Path) -> None:
         path.unlink(missing_ok=True)
         return
     content = HandoverFailures(since_ms=int(time.time() * 1000), left=left, report=str(where))
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    write_json(path, content)

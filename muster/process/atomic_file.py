@@ -1,7 +1,27 @@
-"""Small files that are there whole or not at all, also after a crash."""
+"""Small files that are complete or absent, also after a crash."""
 
 import os
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from eventstore.errors import ConfigurationError
+
+T = TypeVar("T")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a file as `write_atomic` does, with indented JSON."""
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n")
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Raises `ConfigurationError` for a file that is missing or damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -17,7 +37,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have on disk what was created, renamed or removed in a folder."""
+    """Write to disk what was created, renamed or removed in a folder."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

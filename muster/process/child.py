@@ -1,8 +1,8 @@
-"""The processes that `muster up` runs: started, watched, started again, ended.
+"""The processes that `muster up` runs: started, watched, restarted, stopped.
 
-A child tells that it is ready, or why it failed, over a pipe. It gets a session of its own, so that
-Ctrl-C at the terminal reaches `muster up` alone, which then ends all in order; and it is told to
-end by the kernel when its parent is gone.
+A child reports over a pipe that it is ready, or why it failed. It gets a session of its own, so
+that Ctrl-C at the terminal reaches `muster up` only, which then stops all in order; and the kernel
+signals it to end when its parent is gone.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class NoStatus(RoleStatus, frozen=True):
-    """What came of a role that told nothing itself. It says nothing of its configuration."""
+    """The outcome of a role that reported nothing itself: its configuration may be right."""
 
 
 class Child:
@@ -52,7 +52,7 @@ class Child:
         return self._popen.poll() if self._popen else None
 
     async def start(self, timeout_seconds: float) -> RoleStatus:
-        """Start it and hear from it, see `hear`. That the system gives no process is told too."""
+        """Start it and wait for its report. That the system gives no process is `NoStatus` too."""
         try:
             self._launch()
         except (OSError, subprocess.SubprocessError) as error:
@@ -81,10 +81,10 @@ class Child:
             Process(self.pid, start_time(self.pid)).watch(ended.set)
             cleanup.pop_all()
         self._ended = ended
-        self._status_task = asyncio.create_task(self._read_status(pipe), name=f"{self.name}.tells")
+        self._status_task = asyncio.create_task(self._read_status(pipe), name=f"{self.name}.status")
 
     async def wait_status(self, timeout_seconds: float) -> RoleStatus:
-        """What it tells; `Unheard` where it ends without, or is `silent` for so long."""
+        """Its report; `NoStatus` where it ends without one, or sends none for so long."""
         assert self._status_task is not None, "not started"
         await asyncio.wait({self._status_task}, timeout=timeout_seconds)
         if self.awaiting_status:
@@ -93,7 +93,7 @@ class Child:
 
     @property
     def awaiting_status(self) -> bool:
-        """Whether it runs and has told nothing yet."""
+        """Whether it was started and has reported nothing yet."""
         return self._status_task is not None and not self._status_task.done()
 
     async def _read_status(self, pipe: object) -> RoleStatus:
@@ -101,17 +101,17 @@ class Child:
         try:
             line = await _first_line(pipe)
             return msgspec.json.decode(line, type=RoleStatus)
-        except (OSError, ValueError, msgspec.DecodeError):  # killed while it told, for one
-            why = "what it told cannot be read" if line else "it ended at once"
+        except (OSError, ValueError, msgspec.DecodeError):  # killed while it reported, for one
+            why = "its report cannot be read" if line else "it ended at once"
             return NoStatus(failed=f"{why}; see {self._log}")
 
     async def wait(self) -> int | None:
-        """Until it has ended; its exit code."""
+        """Wait until it has ended; its exit code."""
         await self._ended.wait()
         return self.code
 
     async def stop(self, timeout_seconds: float) -> bool:
-        """Ask it to end, and kill it when the time is over; True if it ended by itself."""
+        """Ask it to end, and kill it after that time; True if it ended by itself."""
         if self._popen is None or self.code is not None:
             return True
         with contextlib.suppress(ProcessLookupError):
@@ -139,13 +139,13 @@ async def _first_line(pipe: object) -> bytes:
 
 
 def become_subreaper() -> None:
-    """Orphans below us become our children: workers whose zygote died stay within reach."""
+    """Orphans below us become our children, so that workers whose zygote died can be ended."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap_orphans(managed_pids: Callable[[], set[int]]) -> None:
-    """Collect children that are nobody else's to collect. Those in `known` are left alone."""
+    """Collect ended children, but not those that `managed_pids` names: their owner does."""
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

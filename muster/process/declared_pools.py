@@ -1,10 +1,11 @@
 """Applying the configuration file's pools to the catalogue.
 
-A pool is created, or changed, only where the file differs from the file that was last applied; what
-was changed live otherwise stands, and a pool that was deleted live is not brought back by the same
-file. What was last applied is kept beside the catalogue, one field per pool. Every role that
-starts does this; it is the same whoever comes first. Where the catalogue was recovered, nobody
-knows what was applied last: the file of the next start is taken for it, and what stands stays.
+A pool is created, or changed, only where the file differs from the file that was last applied. What
+was changed live otherwise stays, and a pool that was deleted live is not created again by the same
+file. What was last applied is stored with the catalogue, one field per pool. Every role applies the
+file when it starts, with the same result whichever comes first. Where the catalogue was recovered,
+what was applied last is not known: the file of the next start is assumed to be it, and the pools
+stay as they are.
 """
 
 from collections.abc import Mapping

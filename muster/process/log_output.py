@@ -1,6 +1,6 @@
 """How Muster's own processes log: structlog to a terminal, as JSON lines to a file or a pipe.
 
-Records of libraries (through `logging`) take the same way, so that a role's log is one stream.
+Records of libraries (through `logging`) are rendered the same way: a role's log is one stream.
 """
 
 import logging
@@ -15,13 +15,13 @@ from eventstore.errors import ConfigurationError
 FILE_BYTES = 10_000_000
 FILES = 3
 _WITHOUT_VALUES = structlog.dev.RichTracebackFormatter(show_locals=False)
-"""Among the values in a traceback stand passwords and tokens."""
+"""The values in a traceback include passwords and tokens."""
 
 
 def configure(role: str, *, level: str = "info", file: Path | None = None) -> None:
     """Set up this process' logging. `file`: JSON lines there, rotated; else standard error.
 
-    Raises `ConfigurationError` where that cannot be had.
+    Raises `ConfigurationError` where the file cannot be written.
     """
     handler: logging.Handler = logging.StreamHandler()
     if file is not None:
@@ -59,7 +59,7 @@ def configure(role: str, *, level: str = "info", file: Path | None = None) -> No
 
 
 def _file_handler(file: Path) -> logging.Handler:
-    """Open at once: a file that cannot be written is a traceback for every line otherwise."""
+    """Opened at once: else a file that cannot be written is a traceback for every line."""
     try:
         return RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=FILES)
     except OSError as error:

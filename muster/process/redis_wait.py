@@ -1,8 +1,8 @@
-"""Redis is away or takes no writes when a process starts: say so once, and try until it does.
+"""Redis is unreachable or accepts no writes when a process starts: report it once, and retry.
 
-Whoever starts everything at once (a host after a power cut, an orchestrator) starts in any order.
-What waiting cannot mend is raised at once: a login that is refused, a server that is none or is
-unfit, a wrong setting.
+A host after a power cut, or an orchestrator, starts everything at once, in any order. What waiting
+cannot repair is raised at once: a login that is refused, a server that is no Redis or is unfit, a
+wrong setting.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ async def retry_until_reachable(
 ) -> bool:
     """Carry out an attempt as soon as Redis lets it succeed; False if the end came before.
 
-    `say` tells a person what the log is told: once that Redis is away, once that it is back.
+    `echo` prints what is logged: once that Redis is unreachable, once that it answers.
     """
     backoff = Backoff(seconds=RETRY_SECONDS)
     while not stopping.is_set():

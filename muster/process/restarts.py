@@ -1,7 +1,7 @@
-"""Keeping what `muster up` has started: what ends is started again, for as long as it runs.
+"""Restarts on exit what `muster up` has started, for as long as it runs.
 
-Whatever goes wrong is said and logged, with what would help, and tried again ever more slowly, for
-ever. The end, once asked for, cuts every wait short, and nothing is started after it.
+What goes wrong is printed and logged, with advice, and tried again ever more slowly, without end.
+A stop, once asked for, ends every wait, and nothing is started after it.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ STEADY_SECONDS = 30.0
 """What ran for this long starts with a short pause again."""
 STOP_SECONDS = 5.0
 LOCK_SECONDS = 5.0
-"""So long a predecessor in the server's folder may take to save and end."""
+"""How long a predecessor in the server's folder may take to save and end."""
 POLL_SECONDS: Final = 0.1
 FIRST_REPORT_SECONDS = 2.0
-"""A server that does not serve after so long is told of..."""
+"""A server that does not serve after this time is reported ..."""
 REPORT_INTERVAL_SECONDS = 60.0
-"""...and again after so long."""
+"""... and again at this interval."""
 DISK_FULL_BYTES: Final = 1_000_000
 """A disk with less than this is full."""
 
@@ -61,16 +61,16 @@ class Restartable(Protocol):
     def pid(self) -> int | None: ...
 
     async def exit_reason(self) -> str:
-        """How it ended, once it has; or anything, once the end is asked for."""
+        """How it ended, once it has; or anything, once a stop is asked for."""
         ...
 
     async def start(self) -> str:
-        """Start it; why it does not run, or nothing where it does. Raises nothing."""
+        """Start it; why it does not run, or empty where it does. Raises nothing."""
         ...
 
 
 async def restart_on_exit(process: Restartable, stopping: asyncio.Event, echo: Echo) -> None:
-    """Start it again whenever it ends, until the end is asked for."""
+    """Start it again whenever it ends, until a stop is asked for."""
     backoff = Backoff(seconds=RESTART_SECONDS, reset_after_seconds=STEADY_SECONDS)
     while not stopping.is_set():
         reason, reported = await process.exit_reason(), ""
@@ -91,7 +91,7 @@ async def restart_on_exit(process: Restartable, stopping: asyncio.Event, echo: E
 
 
 class RestartableRole:
-    """A role's process. `start` starts it and tells what it says."""
+    """A role's process. `start` starts it and returns its report."""
 
     def __init__(self, child: Child, start: Callable[[], Awaitable[RoleStatus]]) -> None:
         self.name = child.name
@@ -117,7 +117,7 @@ class RestartableRole:
 
 
 class RestartableServer:
-    """The embedded server. It is waited for as long as it lives, however long its data loads."""
+    """The embedded server. It is waited for while it lives, however long it loads its data."""
 
     name = "redis"
 
@@ -131,7 +131,7 @@ class RestartableServer:
         return self._server.pid
 
     async def first_start(self) -> bool:
-        """The first start; False if the end came before it served. Raises `EmbeddedServerError`."""
+        """The first start; False if a stop came before it served. Raises `EmbeddedServerError`."""
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
@@ -150,7 +150,7 @@ class RestartableServer:
             _describe_exit(self._server.exit_code),
             _last_log_line(self._server.log_path),
         )
-        by_itself = (self._server.exit_code or 0) >= 0  # else its log tells nothing of it
+        by_itself = (self._server.exit_code or 0) >= 0  # else its log has nothing of it
         shown = f": {log_line}" if by_itself and log_line else ""
         return f"ended ({exit_text}{shown}){self._advice()}"
 
@@ -170,7 +170,7 @@ class RestartableServer:
         return ""
 
     async def _wait_ready(self) -> bool:
-        """False if the end came before. Raises `ServerNotReady` where it ends."""
+        """False if a stop came before. Raises `ServerNotReady` where it ends."""
         seconds, reported, report_due = 0.002, "", 0.0
         report_from = time.monotonic() + FIRST_REPORT_SECONDS
         while (reply := await self._ping()) != PONG:
@@ -192,17 +192,17 @@ class RestartableServer:
             return ""
 
     def _advice(self) -> str:
-        """What would help, where that is known, and where more stands."""
+        """What would help, where that is known, else where to read more."""
         with contextlib.suppress(OSError):
             if shutil.disk_usage(self._server.directory).free < DISK_FULL_BYTES:
-                return f"; the disk is full: make room for {self._server.directory}"
+                return f"; the disk is full: free some for {self._server.directory}"
         return f"; see {self._server.log_path}"
 
 
 def _not_ready_reason(reply: str) -> str:
     if reply.startswith("LOADING"):
         return "loads its append-only file"
-    return f"says {reply}" if reply else "does not answer yet"
+    return f"answers {reply}" if reply else "does not answer yet"
 
 
 def _describe_exit(code: int | None) -> str:

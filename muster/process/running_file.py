@@ -9,18 +9,18 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from muster.process.atomic_file import write_atomic
+from muster.process.atomic_file import write_json
 from muster.process.redis_wait import wait_for_stop
 
 NAME: Final = "running.json"
 RETRY_SECONDS = 5.0
-"""After so long it is tried again to write it."""
+"""Pause between attempts to write it."""
 
 log = structlog.get_logger("muster.up")
 
 
 class Running(Struct, frozen=True, kw_only=True):
-    """What `muster up` says of itself. All that is missing is empty."""
+    """What commands need to know of a `muster up`. What is missing is empty."""
 
     url: str = ""
     redis_url: str = ""
@@ -28,7 +28,7 @@ class Running(Struct, frozen=True, kw_only=True):
     key_prefix: str = ""
     log_dir: str = ""
     fallback: str = ""
-    """Why its log stands in for another."""
+    """Why it runs on a fallback's log."""
     pid: int = 0
 
 
@@ -46,10 +46,9 @@ def remove(folder: Path) -> None:
 
 
 def write(folder: Path, running: Running) -> str:
-    """Write it; why that cannot be, or nothing."""
-    content = msgspec.json.format(msgspec.json.encode(running)) + b"\n"
+    """Write it; why that failed, else empty."""
     try:
-        write_atomic(folder / NAME, content)
+        write_json(folder / NAME, running)
     except OSError as error:
         return error.strerror or str(error)
     return ""
@@ -58,7 +57,7 @@ def write(folder: Path, running: Running) -> str:
 async def retry_write(
     folder: Path, running: Running, why: str, stopping: asyncio.Event, echo: Callable[[str], None]
 ) -> None:
-    """Once the folder takes it. All else runs, so a full disk is no reason to end."""
+    """Write it once that succeeds. All else runs, so a full disk is no reason to end."""
     path = folder / NAME
     echo(f"  {path} cannot be written ({why}): until it can, commands need --url {running.url}")
     log.warning("up.running_file_unwritable", error=why)

@@ -1,7 +1,7 @@
-"""The addresses of Redis and of databases: who names them, that they are some, how they are shown.
+"""The addresses of Redis and of databases: where they come from, how they are checked and shown.
 
-What lets one in stands before the `@`, or in the query, where redis-py and libpq take it too. None
-of it may reach a terminal, a log, a file that others read or an answer of the gateway.
+Passwords are before the `@`, or in the query, where redis-py and libpq read them too. None of them
+may reach a terminal, a log, a file that others read or an answer of the gateway.
 """
 
 import re
@@ -20,15 +20,15 @@ ADDRESSES: Final = {
     "database_url": "DATABASE_URL",
     "pgbouncer_url": "PGBOUNCER_URL",
 }
-"""The settings that are addresses, and the variable in which other tools look for each."""
+"""The settings that are addresses, and the variable that other tools read for each."""
 
 _LOGIN: Final = re.compile(
     r"(?P<user>[a-z][a-z0-9+.-]*://[^:/?#@]*):(?:(?!\?[^#@?=]*=).)*@", re.IGNORECASE | re.DOTALL
 )
-"""Up to the last `@` before the query: a password may hold what should be percent-encoded."""
+"""Up to the last `@` before the query: a password may contain what should be percent-encoded."""
 _SECRET: Final = re.compile(r"password|passwd|secret|token|scram_\w+_key", re.IGNORECASE)
 _NAME: Final = re.compile("[a-z_]{1,40}")
-"""What is no name may be a part of a password."""
+"""What does not match may be a part of a password."""
 _DATABASE: Final = re.compile(r"/?|/\d+/?", re.ASCII)
 _ANY: Final = re.compile(r".+", re.DOTALL)
 _NUMBER: Final = (re.compile(r"\d+", re.ASCII), "a number")
@@ -56,7 +56,7 @@ _PARAMETERS: Final = {"unix": _COMMON, "redis": _BY_TCP, "rediss": _BY_TLS}
 
 
 def redacted(url: str) -> str:
-    """An address, or what was meant to be one, without its passwords."""
+    """An address, or a text meant as one, without its passwords."""
     before, mark, query = _LOGIN.sub(rf"\g<user>:{HIDDEN}@", url, count=1).partition("?")
     return before + mark + "&".join(_redacted_parameter(part) for part in query.split("&"))
 
@@ -69,7 +69,7 @@ def _redacted_parameter(part: str) -> str:
 def environment_address(name: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
     """One of `ADDRESSES` as the environment names it, and the variable that does.
 
-    Names that other tools use too stand in where ours is not set. Raises `ConfigurationError`.
+    Variables that other tools use too count where ours is not set. Raises `ConfigurationError`.
     """
     for variable in (f"MUSTER_{name.upper()}", ADDRESSES.get(name, "")):
         if environment.get(variable):
@@ -92,18 +92,18 @@ def _redis_parts(environment: Mapping[str, str]) -> str:
 
 
 def validate_address(url: str, source: str) -> None:
-    """Without showing it. Raises `ConfigurationError`; `source` is where it was named."""
+    """Raises `ConfigurationError`, without the address; `source` is where it was named."""
     try:
         _ = urlsplit(url).port
     except ValueError:
         raise ConfigurationError(
-            f"{source}: this is not an address: what stands in brackets or as port is wrong"
+            f"{source}: this is not an address: the text in brackets or the port is wrong"
             " (in a password, / ? # and % must be percent-encoded)"
         ) from None
 
 
 def is_host_name(text: str) -> bool:
-    """Whether it can be looked up: its parts are not empty, nor too long."""
+    """Whether it can be resolved: its parts are not empty, nor too long."""
     try:
         return bool(text.encode("idna"))
     except UnicodeError:
@@ -116,10 +116,10 @@ def sqlite_address(path: Path) -> str:
 
 
 def redis_address(url: str, source: str) -> str:
-    """The address of a Redis as redis-py takes it. Raises `ConfigurationError`, as above.
+    """The address of a Redis as redis-py reads it. Raises `ConfigurationError`, as above.
 
-    What stands in the query goes before what Muster itself asks of a connection, so it may only
-    say who one is and how the connection is made.
+    The query overrides the options that Muster itself sets for a connection, so it may only name
+    the login and how the connection is made.
     """
     validate_address(url, source)
     if url.startswith(("valkey://", "valkeys://")):

@@ -2,7 +2,7 @@
 
 A worker writes JSON lines to `<log folder>/<pool>/<worker id>.jsonl`, and when that is full moves
 it to `.jsonl.1`, that to `.2`, and so on. A `LogFile` reads one such chain to its end, oldest
-first, and then goes on from there: it keeps the file open, so that a rotation between two looks
+first, and then continues from there: the file stays open, so that a rotation between two reads
 loses nothing.
 """
 
@@ -19,13 +19,13 @@ from msgspec import Struct
 from muster.terminal.render import one_line
 
 ROTATIONS = 9
-"""How many older files are looked for."""
+"""How many older files are read."""
 LINE_BYTES = 1_048_576
-"""A line longer than this is told in pieces."""
+"""A line longer than this is read in pieces."""
 
 
 class Line(Struct, frozen=True, kw_only=True):
-    """One line of a log. `document` is what stood there."""
+    """One line of a log. `document` is all of it."""
 
     ts_ms: float
     level: str = ""
@@ -55,7 +55,7 @@ class LineFilter(Struct, frozen=True, kw_only=True):
 
 
 class LogFile:
-    """One worker's log: what is there and, at each further look, what was added."""
+    """One worker's log: what is there and, at each further read, what was added."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,7 +64,7 @@ class LogFile:
         self._last_ms = 0.0
 
     def lines(self) -> Iterator[Line]:
-        """All complete lines that were not told yet, oldest first."""
+        """All complete lines that were not returned yet, oldest first."""
         for file in self._unread():
             self._switch_to(file)
             yield from self._rest(file)
@@ -75,7 +75,7 @@ class LogFile:
             self._open = None
 
     def _unread(self) -> Iterator[BinaryIO]:
-        """The file we are in and those that came after it, oldest first."""
+        """The current file and those that came after it, oldest first."""
         if self._open is not None:
             yield self._open
         newer = self._newer()
@@ -84,7 +84,7 @@ class LogFile:
         yield from reversed(newer)
 
     def _newer(self) -> list[BinaryIO]:
-        """Files that came after the one we are in, the newest first."""
+        """Files that came after the current one, the newest first."""
         current = None if self._open is None else _identity(self._open)
         if current is not None and _identity_at(self.path) == current:
             return []
@@ -97,9 +97,9 @@ class LogFile:
             except OSError:
                 if number:
                     break
-                continue  # moved away just now: its successor comes with the next line
+                continue  # just rotated: its successor comes with the next line
             identity = _identity(file)
-            if identity == current or identity in seen:  # seen: moved between our two looks
+            if identity == current or identity in seen:  # seen: rotated meanwhile
                 file.close()
                 if identity == current:
                     break
@@ -140,13 +140,13 @@ def _identity_at(path: Path) -> tuple[int, int] | None:
 
 
 def merged(files: Sequence[LogFile], matches: Callable[[Line], bool]) -> Iterator[Line]:
-    """What was not told yet of all files, in the order of time."""
+    """What was not returned yet of all files, in the order of time."""
     matching = [filter(matches, file.lines()) for file in files]
     return heapq.merge(*matching, key=lambda line: line.ts_ms)
 
 
 def read_line(raw: bytes, before_ms: float, path: Path) -> Line:
-    """A line as it stands in a file; one that is not JSON is text of the time `before_ms`."""
+    """A line of a file; one that is not JSON is text of the time `before_ms`."""
     try:
         document = msgspec.json.decode(raw, type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -1,9 +1,8 @@
-"""How the command line shows things: tables, times, JSON.
+"""How the command line prints: tables, times, JSON.
 
-At a terminal a table has colour and fits the width: columns that matter least go first, the last
-one is cut. In a pipe it is plain aligned text, whole, so that `awk` and `grep` find every column
-where they expect it. Text that comes from agents may hold control characters; they never reach
-the terminal.
+At a terminal a table has colour and fits the width: columns that matter least are dropped first,
+the last one is cut. In a pipe it is complete, plain and aligned, so that `awk` and `grep` find
+every column. Text from agents may contain control characters; they never reach the terminal.
 """
 
 import re
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 GAP = "   "
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Also what breaks lines or turns the direction of writing, and so could fake what stands there."""
+"""Also what breaks lines or changes the direction of writing, and so could fake other text."""
 _LINE_BREAKS = re.compile(r"[\t\n]+ *")
 
 STATUS_STYLES = {
@@ -43,14 +42,14 @@ STATUS_STYLES = {
 
 
 class Cell(Struct, frozen=True):
-    """A text and how it looks at a terminal."""
+    """A text and its style at a terminal."""
 
     text: str
     style: str = ""
 
 
 class Column(Struct, frozen=True):
-    """A column; the higher `drop`, the sooner it goes where room is short (0: it stays)."""
+    """A column; the higher `drop`, the sooner it is dropped where the width is short (0: never)."""
 
     name: str
     right: bool = False
@@ -66,19 +65,19 @@ class Table(Struct, frozen=True):
 
 
 def at_terminal() -> bool:
-    """Whether a person looks at our standard output."""
+    """Whether our standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """A rich console that takes text as it stands."""
+    """A rich console that prints text as it is."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def show(table: Table, below: Sequence[str] = ()) -> None:
-    """Print a table as fits where it goes. `below`: by row, what stands under it, if anything."""
+    """Print a table as fits its output. `below`: by row, the text under it, if any."""
     under = ["", *(below or [""] * len(table.rows))]
     if at_terminal():
         screen = console()
@@ -118,13 +117,13 @@ def _narrowed(table: Table, width: int) -> Table:
     """The table without the columns that do not fit; the last column may be cut to a dozen."""
     columns, widths = list(table.columns), _widths(table)
     widths[-1] = min(widths[-1], 12)
-    kept = list(range(len(columns)))
-    while sum(widths[i] + len(GAP) for i in kept) - len(GAP) > width:
-        droppable = [i for i in kept if columns[i].drop]
+    shown = list(range(len(columns)))
+    while sum(widths[i] + len(GAP) for i in shown) - len(GAP) > width:
+        droppable = [i for i in shown if columns[i].drop]
         if not droppable:
             break
-        kept.remove(max(droppable, key=lambda i: columns[i].drop))
-    return Table(tuple(columns[i] for i in kept), [[row[i] for i in kept] for row in table.rows])
+        shown.remove(max(droppable, key=lambda i: columns[i].drop))
+    return Table(tuple(columns[i] for i in shown), [[row[i] for i in shown] for row in table.rows])
 
 
 def _widths(table: Table) -> list[int]:
@@ -168,7 +167,7 @@ def one_line(text: str) -> str:
 
 
 def short_id(identifier: str) -> str:
-    """The short form of an id. Ids begin with the time of their making; their ends tell apart."""
+    """The short form of an id. Ids start with their time of creation; their ends differ."""
     return f"…{identifier[-8:]}" if len(identifier) == 36 else identifier
 
 

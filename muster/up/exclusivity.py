@@ -1,4 +1,4 @@
-"""What a `muster up` must have to itself: a data folder, and a port."""
+"""What a `muster up` must have for itself: a data folder, and a port."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from eventstore.errors import ConfigurationError
 
 
 class data_folder_lock:  # noqa: N801  # reads as a statement: with data_folder(path)
-    """Hold a data folder for this process alone. Raises `ConfigurationError`."""
+    """Lock a data folder for this process. Raises `ConfigurationError`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class data_folder_lock:  # noqa: N801  # reads as a statement: with data_folder(
                 f"the data folder {self._path} is in use by `muster up` with pid {holder}:"
                 " stop that one, or give this one another --data-dir"
             ) from None
-        with contextlib.suppress(OSError):  # a full disk; it is for the message to the next alone
+        with contextlib.suppress(OSError):  # a full disk; only the message to the next one needs it
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 

@@ -28,7 +28,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "recovering": "recovering what is lost: agents run again once every lease has lapsed",
     "recovered": "the log{s} of {names} {were} recovered",
     "resumed": "the log{s} of {names} {are} served again",
-    "unsaved": "{count} command{s} could not be saved: {names}; `command.lost` in the roles'"
+    "command_lost": "{count} command{s} could not be saved: {names}; `command.lost` in the roles'"
     " logs names all: send again what is still wanted",
 }
 """In the order in which they are printed: roles do not write at the same time."""
@@ -63,7 +63,7 @@ class LogMessages:
                 self._add_lost(pool, reason)
             case "projection.stopped" if line.get("lost"):
                 self._add_lost(pool, reason)
-            case "projection.resumed" if pool in self._lost:  # no other role has seen it return
+            case "projection.resumed" if pool in self._lost:  # no other role reports its return
                 self._lost.remove(pool)
                 self._add("resumed", _log_name(pool))
             case "projector.recovering" if not self._recovering:
@@ -78,7 +78,7 @@ class LogMessages:
             case "command.lost":
                 command = f"{line.get('kind', '')} {line.get('agent_id', '')}"
                 if self._is_new(pool, command):
-                    self._add("unsaved", command)
+                    self._add("command_lost", command)
             case _:
                 pass
 

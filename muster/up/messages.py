@@ -1,4 +1,4 @@
-"""What `muster up` says at the terminal."""
+"""What `muster up` prints at the terminal."""
 
 import contextlib
 import time
@@ -8,21 +8,21 @@ from muster.settings.settings import Settings
 
 
 def echo(text: str) -> None:
-    with contextlib.suppress(OSError):  # a terminal that was closed must not stop the stopping
+    with contextlib.suppress(OSError):  # a closed terminal must not prevent an orderly stop
         print(text, flush=True)
 
 
 def echo_status(
     name: str, text: str, pid: int | None = None, started_at: float | None = None
 ) -> None:
-    """One part that serves, or is waited for; `began`: when its start did, by `monotonic`."""
+    """A line for one part; `started_at`: by `monotonic`."""
     suffix = f"  pid {pid}" if pid else ""
     suffix += f", {time.monotonic() - started_at:.2f} s" if started_at is not None else ""
     echo(f"  {name:<11} {text}{suffix}")
 
 
 def describe_role(role: str, settings: Settings, url: str) -> str:
-    """What is said of a role that serves."""
+    """What is printed of a role that serves."""
     match role:
         case "projector":
             if settings.fallback_views_url:
@@ -38,7 +38,7 @@ def describe_role(role: str, settings: Settings, url: str) -> str:
 
 
 def echo_ready(settings: Settings, url: str, seconds: float) -> None:
-    """That all serve, after `seconds`, and what one may ask for now."""
+    """Print that all roles serve, after `seconds`, and a first command."""
     name, pool = next(iter(settings.pools.items()), ("POOL", None))
     role = pool.role if pool else "ROLE"
     token = ' -H "Authorization: Bearer $MUSTER_API_TOKEN"' if settings.api_token else ""
@@ -47,11 +47,11 @@ def echo_ready(settings: Settings, url: str, seconds: float) -> None:
     echo(f"  curl {url}/api/v1/agents/spawn{token} \\")
     echo("    -H 'Content-Type: application/json' \\")
     echo(f"    -d '{body}'\n")
-    echo(f"Look: {url}/ in a browser, `muster ps`, `muster tail --follow`. Stop: Ctrl-C.")
+    echo(f"See: {url}/ in a browser, `muster ps`, `muster tail --follow`. Stop: Ctrl-C.")
 
 
 def remedy(settings: Settings) -> str:
-    """What is to be done where a log is lost."""
+    """What to do where a log is lost."""
     if settings.auto_recover:
         return "it is recovered by itself"
     return f"run `muster recover --data-dir {settings.data_dir}`"

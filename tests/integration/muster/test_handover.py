@@ -470,6 +470,6 @@ async def test_a_fallback_whose_log_is_damaged_is_not_passed_over(settings: Sett
         await fallback.spawn()
     [manifest] = fallback.folder.path.glob("redis/*/*.manifest")
     manifest.write_text("not a manifest\n")
-    with pytest.raises(ConfigurationError, match=r"cannot be opened.*move the folder away"):
+    with pytest.raises(ConfigurationError, match=r"cannot be opened.*move the folder elsewhere"):
         await change_over(settings)
     assert directory.not_handed_over(settings.data_dir)

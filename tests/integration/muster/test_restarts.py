@@ -351,7 +351,7 @@ async def role(tmp_path: Path) -> AsyncIterator[Role]:
 async def test_a_role_that_dies_while_it_reports_is_restarted(role: Role) -> None:
     role.write(HALF)
     os.kill(role.child.pid, signal.SIGKILL)
-    await role.say("gateway could not be started: what it told cannot be read")
+    await role.say("gateway could not be started: its report cannot be read")
     role.write(READY)
     await role.say("gateway is running again")
 

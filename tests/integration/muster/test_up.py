@@ -17,7 +17,7 @@ from eventstore.errors import ConfigurationError, LogUnreachable, OutcomeUnknown
 from muster.fallback.changeover import Handover
 from muster.fallback.last_seen import Recorder
 from muster.process import roles, running_file
-from muster.process.atomic_file import write_atomic
+from muster.process.atomic_file import write_json
 from muster.process.child import Child
 from muster.process.roles import RoleStatus
 from muster.settings.loading import load
@@ -359,12 +359,12 @@ async def test_a_data_folder_that_is_full_ends_nothing(
     monkeypatch.setattr(running_file, "RETRY_SECONDS", 0.01)
     full = True
 
-    def write(path: Path, content: bytes) -> None:
+    def write(path: Path, value: object) -> None:
         if full:
             _no_space()
-        write_atomic(path, content)
+        write_json(path, value)
 
-    monkeypatch.setattr(running_file, "write_atomic", write)
+    monkeypatch.setattr(running_file, "write_json", write)
     task = asyncio.ensure_future(starting.run())
     said = ""
 
