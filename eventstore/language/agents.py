@@ -1,9 +1,9 @@
 """What an agent is, and which step may follow which.
 
 `decide` says what a command leads to, `evolve` what an event makes of an agent. Both are pure:
-time and jitter come in with the command. The write side keeps `Agent` as a short-valued Redis
-hash; the projector folds the same `evolve` over the whole log. Long values (input, labels, the
-last error) are folded too, but only the views keep them.
+time and jitter come in with the command. The write side stores `Agent` as a Redis hash of short
+values; the projector folds the complete log with the same `evolve`. Long values (input, labels, the
+last error) are folded too, but only the views store them.
 
     pending -> starting -> running -> stopping -> terminated
     pending -> terminated (withdrawn)        running -> terminated (completed, idle)
@@ -14,7 +14,7 @@ last error) are folded too, but only the views keep them.
 An agent that was lost twice within the suspicion window is `alone` from then on: it is isolated in
 a worker of its own until it has behaved. If that worker dies too the loss is the agent's failure.
 
-A requested termination is the flag `stop` beside the status. Every step that would run the agent
+A requested termination is the flag `stop` next to the status. Every step that would run the agent
 again ends it instead. A terminal state is never left.
 """
 
@@ -87,7 +87,7 @@ class Agent(AgentSpec, frozen=True, kw_only=True):
     failures: tuple[int, ...] = ()
     losses: tuple[int, ...] = ()
     alone: bool = False
-    """It is to run in a worker of its own, until it is cleared."""
+    """It is isolated in a worker of its own until it is cleared."""
 
     # Folded for the views only.
     input: msgspec.Raw = msgspec.Raw(b"{}")
@@ -108,7 +108,7 @@ class Agent(AgentSpec, frozen=True, kw_only=True):
 
 
 def new_agent(event: Event, pool: str) -> Agent:
-    """The agent that an `agent.requested` begins."""
+    """The agent that an `agent.requested` creates."""
     body = event.body
     assert isinstance(body, AgentRequested)
     return Agent(
@@ -122,7 +122,7 @@ def new_agent(event: Event, pool: str) -> Agent:
 
 
 def shared_fields(source: Struct, target: type[Struct]) -> dict[str, Any]:
-    """What a spawn, its event and its agent have in common, to be copied from one to the next."""
+    """The fields that a spawn, its event and its agent have in common, to copy them."""
     names = _shared_names(type(source), target)
     return {name: getattr(source, name) for name in names}
 
@@ -199,7 +199,7 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
 def _recent_failures(
     agent: Agent, body: AgentStartFailed | AgentCrashed | AgentUnhealthy | AgentLost
 ) -> tuple[int, ...]:
-    """Those within the window, and this one."""
+    """The failures within the window, and this one."""
     recent = tuple(at for at in agent.failures if at > body.at_ms - body.window_ms)
     return (*recent, body.at_ms)
 

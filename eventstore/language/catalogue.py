@@ -1,8 +1,8 @@
 """Pools and hosts: the fold of the catalogue.
 
-The catalogue is a log of its own, small and read whole by every process. `Catalogue` is its fold;
-who wants to change it decides against that fold and commits only if the subject's version is
-still the one that was read.
+The catalogue is a log of its own, small, and read completely by every process. `Catalogue` is its
+fold. A change is decided on that fold, and committed only if the subject's version is still the one
+that was read.
 """
 
 from msgspec import Struct
@@ -22,17 +22,17 @@ from eventstore.language.pool_config import PoolConfig, read_config
 
 
 class Pool(Struct, frozen=True, kw_only=True):
-    """A pool as the catalogue tells it. A deleted one stays known, so that it may come back."""
+    """A pool in the catalogue. A deleted one stays there, so that it can be created again."""
 
     pool_name: str
     role_type: str
     config: PoolConfig = PoolConfig()
     unknown: dict[str, object] = {}
-    """Settings that a newer version of Muster recorded: kept, and passed over."""
+    """Settings that a newer version of Muster recorded: stored, and ignored."""
     deleted: bool = False
     version: int = 0
     created_seq: int = 0
-    """The catalogue's `seq` of its creation: tells it from an earlier pool of the same name."""
+    """The catalogue's `seq` of its creation: distinguishes it from an earlier pool of that name."""
     created_ms: int = 0
     changed_ms: int = 0
 
@@ -63,9 +63,9 @@ class Catalogue(Struct, frozen=True, kw_only=True):
         return {name: pool for name, pool in self.pools.items() if not pool.deleted}
 
     def version_of(self, subject: str) -> int:
-        """How often what bears a name was changed: a pool and a host of one name count together.
+        """How often a name was changed: a pool and a host of the same name are counted together.
 
-        The log keeps that number by name, and every change is checked against it.
+        The log stores that number by name, and every change is checked against it.
         """
         named: tuple[Pool | Host | None, ...] = (self.pools.get(subject), self.hosts.get(subject))
         return max((entry.version for entry in named if entry is not None), default=0)
