@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from sqlalchemy.dialects import postgresql, sqlite
 
 from eventstore.language import agents, workers
@@ -75,9 +75,9 @@ def written(event: Event) -> Form:
         worker_id=event.worker_id,
         epoch=event.epoch,
     )
-    names = ["clause", *(name for name in FIELDS if name not in ("seq", "ts"))]
-    fields = dict(zip(names, map(_text, step.writes), strict=True))
-    fields |= {"seq": str(event.seq), "ts": str(event.ts)}
+    [clause] = step.writes
+    fields = {name: _text(value) for name, value in asdict(clause).items()}
+    fields |= {"type": fields["event_type"], "seq": str(event.seq), "ts": str(event.ts)}
     return {name: fields[name] for name in FIELDS}
 
 

@@ -128,5 +128,5 @@ def connect_sync(url: str, *, timeout_seconds: float) -> SyncRedis:
 
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
-WRITE_PROBE = "#!lua flags=allow-oom\nreturn 1"
-"""May write, as most scripts of the log may, and writes nothing."""
+WRITE_PROBE = "#!lua flags=allow-oom\nreturn cmsgpack.unpack('\\1')"
+"""May write, and reads MessagePack, as most scripts of the log do, and writes nothing."""

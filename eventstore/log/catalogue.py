@@ -31,6 +31,7 @@ from eventstore.log.commit_retry import Attempts, reraise_unknown
 from eventstore.log.log import Log, proof_of
 from eventstore.log.reader import Entry, Reader
 from eventstore.log.replies import Outcome, Proof
+from eventstore.steps import clauses
 from eventstore.steps.step import Origin
 
 UNKNOWN_DECLARATION: Final = "recovered"
@@ -149,8 +150,8 @@ class CatalogueLog:
         """Let a pool take no more spawns. `vacant`: only if it has no live agents, else False."""
         step = self._log.step(pool.pool_name, origin)
         if vacant:
-            step.check("vacant")
-        step.write("meta", "closed", pool.created_seq)
+            step.check(clauses.PoolVacant())
+        step.write(clauses.SetMeta("closed", pool.created_seq))
         return (await self._log.commit(step)).outcome is Outcome.DONE
 
     async def delete_pool(self, pool: Pool, origin: Origin, *, reason: str) -> ChangeResult:
@@ -210,9 +211,9 @@ class CatalogueLog:
                 return ChangeResult(Outcome.DONE if attempts.unknown else outcome, state, proof)
             version, field = state.version_of(subject), f"version:{subject}"
             step = self._log.step(CATALOGUE, origin)
-            step.check("meta", field, str(version) if version else "")
+            step.check(clauses.MetaIs(field, version or ""))
             step.event(body, subject)
-            step.write("meta", field, version + 1)
+            step.write(clauses.SetMeta(field, version + 1))
             reply = await attempts.commit(step)
             if reply and reply.outcome is Outcome.DONE:
                 with reraise_unknown(_unknown_after_write()):

@@ -36,7 +36,7 @@ from eventstore.log.replies import (
     fields_of,
     text_of,
 )
-from eventstore.log.script_runner import ScriptRunner
+from eventstore.log.script_runner import Argument, ScriptRunner
 from eventstore.log.survey import (
     ObservedWorker,
     Survey,
@@ -45,8 +45,8 @@ from eventstore.log.survey import (
     decode_workers,
 )
 from eventstore.retention import Retention, TrimResult
-from eventstore.steps import hashes
-from eventstore.steps.step import Argument, Fence, Origin, Step
+from eventstore.steps import clauses, hashes
+from eventstore.steps.step import Fence, Origin, Step
 
 log = structlog.get_logger("muster.log")
 
@@ -97,7 +97,7 @@ class Log(ScriptRunner):
             return
         await self.run_script("init", pool, 1, generation)
         step = self.step(CATALOGUE, Origin())
-        step.write("meta", field, "1")
+        step.write(clauses.SetMeta(field, 1))
         await self.commit(step)
 
     async def head(self, pool: str) -> LogHead:
@@ -229,9 +229,9 @@ class Log(ScriptRunner):
                 return AgentResult(Outcome.ALREADY, agent)
             step = self.step(pool, origin)
             if fence is not None:
-                step.check("fenced" if fence.lost else "worker", fence.worker_id, fence.epoch)
+                step.check(clauses.WorkerActs(fence.worker_id, fence.epoch, fence.lost))
             if created_seq is not None:
-                step.check("life", created_seq)
+                step.check(clauses.PoolIs(created_seq, takes_spawns=False))
             new = step.agent(agent_id, agent, bodies, fence=fence)
             reply = await attempts.commit(step)
             if reply and reply.outcome is Outcome.DONE:

@@ -19,6 +19,7 @@ from eventstore.language import agent_commands
 from eventstore.language.agents import Agent
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome, fields_of
+from eventstore.steps import clauses
 from eventstore.steps.step import Fence, Origin, Step
 
 CHUNK: Final = 20
@@ -116,9 +117,7 @@ async def repair(
     step = _unpark(log, entry, origin)
     agent, is_stored = await _readable_state(log, step, entry, from_views)
     if agent is not None and not is_stored:
-        step.write("mend_agent", agent.agent_id)
-        step.register(agent.agent_id, agent)
-        step.write_agent(agent)
+        step.restore_agent(agent, replace=True)
     if agent is not None and not agent.ended:
         is_running = agent.held and agent.agent_id in await log.held(
             entry.pool_name, agent.worker_id
@@ -128,8 +127,7 @@ async def repair(
             fence = None if is_running else await _fence(log, agent)
             step.agent(agent.agent_id, agent, bodies, fence=fence, checked=is_stored)
         elif is_stored and not agent.held:
-            step.write("unqueue", agent.agent_id)
-            step.enqueue(agent)
+            step.requeue(agent)
     return await _commit(log, step)
 
 
@@ -140,8 +138,8 @@ async def forget(log: Log, entry: ParkedEntry, origin: Origin) -> bool:
 
 def _unpark(log: Log, entry: ParkedEntry, origin: Origin) -> Step:
     step = log.step(entry.pool_name, origin)
-    step.check("parked", entry.key)
-    step.write("unpark", entry.key)
+    step.check(clauses.IsParked(entry.key))
+    step.write(clauses.Unpark(entry.key))
     return step
 
 
@@ -156,7 +154,7 @@ async def _readable_state(
             raise
         return from_views, False
     if stored is not None:
-        step.check("agent", stored.agent_id, stored.version, stored.incarnation)
+        step.check(clauses.AgentUnchanged(stored.agent_id, stored.version, stored.incarnation))
         return stored, True
     return (None if from_views is None or from_views.ended else from_views), False
 

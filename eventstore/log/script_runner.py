@@ -9,7 +9,7 @@ generation raises `Recovered` once: what was read before is void.
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 
@@ -39,7 +39,9 @@ from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.clock import CLOCK_BATCH, CLOCK_STALE_SECONDS, ClockReading
 from eventstore.log.replies import Outcome, Reply
 from eventstore.log.script_loader import Script, script
-from eventstore.steps.step import Argument, Step
+from eventstore.steps.step import Step
+
+Argument: TypeAlias = str | bytes | int
 
 
 class ScriptRunner:
@@ -152,9 +154,7 @@ class ScriptRunner:
         generation, _ = self.high_water_mark(step.pool)
         if 0 < read_generation < generation:
             raise Recovered(step.pool, generation)
-        return await self._run_guarded(
-            "admit" if adds_load else "commit", step.pool, *step.arguments()
-        )
+        return await self._run_guarded("admit" if adds_load else "commit", step.pool, step.encode())
 
     async def run_script(self, name: str, pool: str, *arguments: Argument) -> Reply:
         """Run a script on a log, with just these arguments."""

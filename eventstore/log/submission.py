@@ -17,6 +17,7 @@ from eventstore.language.events import AgentRequested
 from eventstore.log.commit_retry import reraise_unknown
 from eventstore.log.log import Log, proof_of
 from eventstore.log.replies import Outcome, Proof, Reply
+from eventstore.steps import clauses
 from eventstore.steps.step import Origin, Step
 
 SUBMIT_ATTEMPTS = 3
@@ -65,12 +66,12 @@ async def submit(
         operation_ms=ttl_ms if from_client else 0,
     )
     step = log.step(pool.pool_name, origin)
-    step.check("operation", operation_id)
-    step.check("open", pool.created_seq)
-    step.check("backlog", pool.config.backlog_limit)
+    step.check(clauses.OperationNew(operation_id))
+    step.check(clauses.PoolIs(pool.created_seq, takes_spawns=True))
+    step.check(clauses.BacklogBelow(pool.config.backlog_limit))
     agent = step.agent(agent_id, None, agent_commands.decide(Spawn(request=request), None))
-    step.write("operation", operation_id, digest, agent_id, ttl_ms)
-    step.write("meta", "created", pool.created_seq)
+    step.write(clauses.RecordOperation(operation_id, digest, agent_id, ttl_ms))
+    step.write(clauses.SetMeta("created", pool.created_seq))
     reply = await _commit_with_retries(log, step)
     match reply.outcome:
         case Outcome.DONE:

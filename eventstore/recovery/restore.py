@@ -26,6 +26,7 @@ from eventstore.language.workers import Worker
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome, Reply
 from eventstore.recovery.loss_reports import loss_reports_key
+from eventstore.steps import clauses
 from eventstore.steps.step import Fence, Origin, Step
 
 CHUNK: Final = 200
@@ -120,9 +121,9 @@ class LogRestore:
             bodies = workers.decide(workers.DeclareLost(reason=LOST_REASON), worker)
             step.worker(worker.worker_id, worker, bodies, epoch=self._epoch)
             counters = ("agent_count", "0", "last_heartbeat", "0", "renewal", "0")
-            step.write("process", worker.worker_id, 3, *counters)
-            step.write("forget", worker.worker_id, self._log.retention.ended_ms)
-            step.write("meta", "epoch", self._epoch)
+            ended_ms = self._log.retention.ended_ms
+            step.write(clauses.PutWorker(worker.worker_id, counters, forget_ms=ended_ms))
+            step.write(clauses.SetMeta("epoch", self._epoch))
             await self._write(step)
         return epochs
 
@@ -147,9 +148,8 @@ class LogRestore:
         return held
 
     def _restore_agent(self, step: Step, agent: Agent, epochs: dict[str, int]) -> Agent:
-        step.register(agent.agent_id, agent)
+        step.restore_agent(agent)
         if not agent.held:
-            step.write_agent(agent)
             return agent
         lost = MarkLost(
             worker_id=agent.worker_id, reason=LOST_REASON, now_ms=self._ts, blameless=True
@@ -163,14 +163,14 @@ class LogRestore:
         while chunk := list(islice(remaining, CHUNK)):
             step = self._step()
             for operation in chunk:
-                step.write("operation", *operation)
+                step.write(clauses.RecordOperation(*operation))
             await self._write(step)
 
     async def write_meta(self, fields: Iterable[tuple[str, str | int]]) -> None:
         """Fields of the meta hash that are not counted or derived."""
         step = self._step()
         for name, value in fields:
-            step.write("meta", name, value)
+            step.write(clauses.SetMeta(name, value))
         await self._write(step)
 
     async def open(self, generation: int) -> None:
@@ -185,10 +185,9 @@ class LogRestore:
     async def _write(self, step: Step) -> None:
         """Without the checks, which are for states that somebody else may have changed."""
         if step.writes:
-            token_check = ("?meta", "recovering", self._token)
-            self._require_done(
-                await self._log.run_script("restore", self._pool, 0, 0, *token_check, *step.writes)
-            )
+            checks = [clauses.MetaIs("recovering", self._token)]
+            encoded = clauses.encode(checks, step.writes)
+            self._require_done(await self._log.run_script("restore", self._pool, 0, 0, encoded))
 
     async def _recover(self, action: str, *arguments: str | bytes | int) -> Reply:
         return self._require_done(

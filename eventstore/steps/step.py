@@ -6,7 +6,7 @@ and schedules is derived here and nowhere else.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -22,9 +22,30 @@ from eventstore.language.events import (
     encode_body,
 )
 from eventstore.language.workers import Worker, WorkerStatus
-from eventstore.steps import hashes
+from eventstore.steps import clauses, hashes
+from eventstore.steps.clauses import Check, Enters, Leaves, Write
 
-Argument: TypeAlias = str | bytes | int
+
+class Listed(Struct, frozen=True):
+    """Where an agent of a status is listed, besides its hash and the slot that it may have."""
+
+    queue: bool = False
+    """Its command is in the queue, or is pending for its worker."""
+    due: bool = False
+    live: bool = True
+
+
+LISTED: Final = {
+    Status.PENDING: Listed(queue=True),
+    Status.STARTING: Listed(queue=True),
+    Status.RUNNING: Listed(),
+    Status.STOPPING: Listed(),
+    Status.RESTARTING: Listed(due=True),
+    Status.TERMINATED: Listed(live=False),
+    Status.FAILED: Listed(live=False),
+}
+"""A change of status takes an agent out of what the old one lists and puts it into what the new one
+does. (What is `starting` entered the queue as `pending`.)"""
 
 
 class Origin(Struct, frozen=True, kw_only=True):
@@ -55,20 +76,21 @@ class Step:
     ) -> None:
         self.pool = pool
         self.ended_ms = ended_ms
-        self.checks: list[Argument] = []
-        self.writes: list[Argument] = []
+        self.checks: list[Check] = []
+        self.writes: list[Write] = []
         self.events: list[Event] = []
         self._new_id = new_id
         self._origin = origin
 
-    def check(self, clause: str, *values: Argument) -> None:
-        self.checks += (f"?{clause}", *values)
+    def check(self, *checks: Check) -> None:
+        self.checks += checks
 
-    def write(self, clause: str, *values: Argument) -> None:
-        self.writes += (clause, *values)
+    def write(self, *writes: Write) -> None:
+        self.writes += writes
 
-    def arguments(self) -> list[Argument]:
-        return [*self.checks, *self.writes]
+    def encode(self) -> bytes:
+        """The argument of the script."""
+        return clauses.encode(self.checks, self.writes)
 
     # ---- events ------------------------------------------------------------------------------
 
@@ -97,19 +119,20 @@ class Step:
         )
         self.events.append(event)
         self.write(
-            "event",
-            body.type,
-            body.version,
-            event.event_id,
-            subject,
-            incarnation or "",
-            worker_id,
-            epoch or "",
-            origin.correlation_id,
-            origin.causation_id,
-            origin.traceparent,
-            origin.actor,
-            encode_body(body),
+            clauses.AppendEvent(
+                event_type=body.type,
+                version=body.version,
+                event_id=event.event_id,
+                subject=subject,
+                incarnation=incarnation or "",
+                worker_id=worker_id,
+                epoch=epoch or "",
+                correlation_id=origin.correlation_id,
+                causation_id=origin.causation_id,
+                traceparent=origin.traceparent,
+                actor=origin.actor,
+                data=encode_body(body).decode(),
+            )
         )
         return event
 
@@ -129,7 +152,8 @@ class Step:
         `checked`: only if it still is as `old` says.
         """
         if checked:
-            self.check("agent", agent_id, old.version if old else 0, old.incarnation if old else 0)
+            known = (old.version, old.incarnation) if old else (0, 0)
+            self.check(clauses.AgentUnchanged(agent_id, *known))
         new = old
         for body in bodies:
             event = self.event(
@@ -141,71 +165,60 @@ class Step:
             )
             new = agents.evolve(new, event, self.pool)
             if isinstance(body, AgentRequested):
-                self.register(agent_id, body)
+                self.store_spec(agent_id, body)
         if new is None:
             raise ValueError("an agent cannot change without an event")
-        self._write_agent_effects(old, new)
+        self._move(old, new)
         return new
 
-    def write_agent(self, agent: Agent) -> None:
-        """Write an agent as it is, where nothing is known of it; without an event."""
-        self._write_agent_effects(None, agent)
-
-    def register(self, agent_id: str, spec: AgentRequested | Agent) -> None:
-        """List it among the living, with what its code is given."""
-        self.write("live", agent_id)
-        self.store_spec(agent_id, spec)
+    def restore_agent(self, agent: Agent, *, replace: bool = False) -> None:
+        """Write an agent as it is, without an event; `replace`: over a hash that is damaged."""
+        self.store_spec(agent.agent_id, agent)
+        self._move(None, agent, replace=replace)
 
     def store_spec(self, agent_id: str, spec: AgentRequested | Agent) -> None:
         """Keep what the agent is given at its start, if that is anything."""
         if spec.labels or bytes(spec.input) not in (b"", b"{}"):
             content = {"input": spec.input, "labels": spec.labels}
-            self.write("spec", agent_id, msgspec.json.encode(content))
+            self.write(clauses.PutSpec(agent_id, msgspec.json.encode(content).decode()))
 
-    def enqueue(self, agent: Agent) -> None:
-        """Put an agent that waits into its queue and on its schedules."""
-        if agent.status is Status.PENDING:
-            if agent.alone:
-                self.write("isolate", agent.agent_id)
-            else:
-                self.write("queue", agent.agent_id, agent.incarnation, agent.reason)
-            if agent.expires_ms:
-                self.write("timeout", agent.agent_id, agent.expires_ms)
-            self.write("wake")
-        elif agent.status is Status.RESTARTING:
-            self.write("due", agent.agent_id, agent.due_ms)
-            self.write("signal", "due", agent.due_ms)
+    def requeue(self, agent: Agent) -> None:
+        """Give an agent that waits a new entry in place of the one that it has."""
+        self._move(agent, agent)
 
-    def _write_agent_effects(self, old: Agent | None, new: Agent) -> None:
+    def _move(self, old: Agent | None, new: Agent, *, replace: bool = False) -> None:
         """What a change of an agent means for hash, slot, queue and schedules."""
-        agent_id = new.agent_id
-        fields = hashes.AGENT.to_flat(new)
-        self.write("agent", agent_id, len(fields) // 2, *fields)
-        if old is not None:
-            if old.status is Status.STARTING or old.status is Status.PENDING:
-                self.write("unqueue", agent_id)
-            if old.held and not (new.held and new.worker_id == old.worker_id):
-                self.write("vacate", agent_id, old.worker_id)
-            if old.status is Status.RESTARTING:
-                self.write("undue", agent_id)
-            if old.expires_ms:
-                self.write("untimeout", agent_id)
-            if new.held and old.alone and not new.alone:
-                self.write("share", new.worker_id)
-                self.write("wake")
-        self.enqueue(new)
-        if new.ended:
-            self.write("ended", agent_id, self.ended_ms)
+        move = clauses.MoveAgent(
+            new.agent_id,
+            leaves=_leaves(old, new) if old else Leaves(),
+            enters=_enters(new),
+            listed=old is None,
+            ended_ms=0 if LISTED[new.status].live else self.ended_ms,
+        )
+        self.write(clauses.PutAgent(new.agent_id, hashes.AGENT.to_flat(new), replace), move)
+        if new.status is Status.PENDING or move.leaves.own_worker:
+            self.write(clauses.WakeWorkers())
+        if new.status is Status.RESTARTING:
+            self.write(clauses.Signal("due", new.due_ms))
         if old is not None and new.stop is not old.stop and new.held:
-            self.write("inbox", new.worker_id, f"stop:{agent_id}")
+            self.write(clauses.Message(new.worker_id, f"stop:{new.agent_id}"))
 
     # ---- workers -----------------------------------------------------------------------------
 
     def worker(
-        self, worker_id: str, old: Worker | None, bodies: Iterable[WorkerBody], *, epoch: int = 0
+        self,
+        worker_id: str,
+        old: Worker | None,
+        bodies: Iterable[WorkerBody],
+        *,
+        epoch: int = 0,
+        replace: bool = False,
     ) -> Worker:
-        """Record what happened to a worker; `epoch` is that of the events (0: its own)."""
-        self.check("process", worker_id, old.version if old else 0)
+        """Record what happened to a worker; `epoch` is that of the events (0: its own).
+
+        `replace`: its hash cannot be read, and is rebuilt.
+        """
+        self.check(clauses.WorkerUnchanged(worker_id, old.version if old else 0))
         new = old
         for body in bodies:
             event = self.event(
@@ -217,30 +230,58 @@ class Step:
             new = workers.evolve(new, event, self.pool)
         if new is None:
             raise ValueError("a worker cannot change without an event")
-        self._write_worker_effects(old, new)
+        self._put(old, new, replace)
         return new
 
-    def _write_worker_effects(self, old: Worker | None, new: Worker) -> None:
-        worker_id = new.worker_id
+    def _put(self, old: Worker | None, new: Worker, replace: bool) -> None:
+        """What a change of a worker means for its hash, its order and where it is listed."""
+        worker_id, status = new.worker_id, new.status
+        stopped = status is WorkerStatus.STOPPED
         fields = hashes.WORKER.to_flat(new)
         if old is None:
             fields += ["agent_count", "0", "last_heartbeat", "0", "renewal", "0", "alone", ""]
-        self.write("process", worker_id, len(fields) // 2, *fields)
-        if new.status is WorkerStatus.REQUESTED:
-            self.write("order", worker_id, new.deadline_ms)
-            self.write("signal", "order", new.host)
-        elif old is not None and old.status is WorkerStatus.REQUESTED:
-            self.write("unorder", worker_id)
-        if new.alive:
-            self.write("enlist", worker_id)
-        elif new.ended:
-            self.write("delist", worker_id)
-        if new.status is WorkerStatus.STOPPED:
-            self.check("empty", worker_id)
-            self.check("settled", worker_id)
-            self.write("forget", worker_id, self.ended_ms)
-        elif new.status is WorkerStatus.LOST:
-            self.write("lost", worker_id)
-            self.write("signal", "lost", worker_id)
+        self.write(
+            clauses.PutWorker(
+                worker_id,
+                fields,
+                listed=new.alive,
+                order_ms=new.deadline_ms if status is WorkerStatus.REQUESTED else 0,
+                lost=status is WorkerStatus.LOST,
+                forget_ms=self.ended_ms if stopped else 0,
+                replace=replace,
+            )
+        )
+        if stopped:
+            self.check(clauses.WorkerIdle(worker_id, nothing_pending=True))
+        if status is WorkerStatus.REQUESTED:
+            self.write(clauses.Signal("order", new.host))
+        elif status is WorkerStatus.LOST:
+            self.write(clauses.Signal("lost", worker_id))
         elif new.draining and not (old and old.draining):
-            self.write("inbox", worker_id, "drain")
+            self.write(clauses.Message(worker_id, "drain"))
+
+
+def _leaves(old: Agent, new: Agent) -> Leaves:
+    """What an agent is taken out of by a change."""
+    moved = old.held and not (new.held and new.worker_id == old.worker_id)
+    shares = new.held and old.alone and not new.alone
+    return Leaves(
+        queue=LISTED[old.status].queue,
+        slot_of=old.worker_id if moved else "",
+        due=LISTED[old.status].due,
+        timeout=bool(old.expires_ms),
+        own_worker=new.worker_id if shares else "",
+    )
+
+
+def _enters(new: Agent) -> Enters:
+    """What an agent is put into. What has a slot got it when it was claimed."""
+    pending = new.status is Status.PENDING
+    queued = pending and not new.alone
+    return Enters(
+        queue_incarnation=new.incarnation if queued else 0,
+        queue_reason=new.reason if queued else "",
+        isolation=pending and new.alone,
+        timeout_ms=new.expires_ms if pending else 0,
+        due_ms=new.due_ms if LISTED[new.status].due else 0,
+    )

@@ -21,6 +21,7 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from eventstore.log.replies import Outcome, Reply
+from eventstore.steps import clauses
 from eventstore.steps.step import Origin, Step
 from muster.fallback.inventory import Entry, Result
 from muster.settings.settings import Settings
@@ -96,16 +97,18 @@ class PrimaryLog:
             operations[request.operation_id] = left_ms
         step = self._log.step(entry.pool_name, self._origin)
         for operation_id in operations:
-            step.check("operation", operation_id)
+            step.check(clauses.OperationNew(operation_id))
         bodies = agent_commands.decide(Spawn(request=request), None)
         if entry.alive:
-            step.check("open", pool.created_seq)
-            step.check("backlog", pool.config.backlog_limit)
+            step.check(clauses.PoolIs(pool.created_seq, takes_spawns=True))
+            step.check(clauses.BacklogBelow(pool.config.backlog_limit))
         else:
             bodies = (*bodies, AgentTerminated(reason=ENDED))
         step.agent(entry.agent_id, None, bodies)
         for operation_id, ttl_ms in operations.items():
-            step.write("operation", operation_id, request.digest, entry.agent_id, ttl_ms)
+            step.write(
+                clauses.RecordOperation(operation_id, request.digest, entry.agent_id, ttl_ms)
+            )
         return step
 
     async def _commit(self, step: Step) -> Reply:

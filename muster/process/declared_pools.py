@@ -18,6 +18,7 @@ from eventstore.keys import CATALOGUE
 from eventstore.log.catalogue import UNKNOWN_DECLARATION, CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
+from eventstore.steps import clauses
 from eventstore.steps.step import Origin
 from muster.settings.settings import PoolDeclaration
 
@@ -43,7 +44,7 @@ async def apply(
         else:
             await _apply(catalogue, name, declaration)
         step = event_log.step(CATALOGUE, ORIGIN)
-        step.write("meta", field, declared)
+        step.write(clauses.SetMeta(field, declared.decode()))
         await event_log.commit(step)
 
 

@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from eventstore.steps.clauses import PutWorker
 from eventstore.steps.step import Step
 
 Fits = Callable[[dict[str, Any]], bool]
@@ -45,7 +46,9 @@ def admitting(call: dict[str, Any]) -> bool:
 def forgetting(call: dict[str, Any]) -> bool:
     """The last step of a reap: no event, only the dead worker's keys."""
     step: Step = call["step"]
-    return "forget" in step.writes and not step.events
+    return not step.events and any(
+        isinstance(write, PutWorker) and write.forget_ms for write in step.writes
+    )
 
 
 def of_a_pool(call: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from eventstore.language.workers import WorkerStatus
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Leadership
 from eventstore.log.survey import Survey
+from eventstore.steps import clauses
 from workers.supervisor.catalogue_access import CatalogueAccess
 from workers.supervisor.isolation import clear_suspects
 from workers.supervisor.liveness import LeaseMonitor
@@ -71,8 +72,8 @@ class Leader:
         """Give up the lead, so that another host need not wait for the lease."""
         if self.leads:
             step = self._pool_log.step()
-            step.check("leader", self._host, self._lead.term)
-            step.write("resign")
+            step.check(clauses.Leads(self._host, self._lead.term))
+            step.write(clauses.Resign())
             await self._pool_log.commit(step)
             self._lead = NO_LEADER
 

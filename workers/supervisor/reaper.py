@@ -37,6 +37,8 @@ from eventstore.language.workers import Worker
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import AgentResult, Outcome
 from eventstore.log.survey import ObservedWorker, UnreadableWorker
+from eventstore.steps import clauses
+from eventstore.steps.clauses import Leaves
 from eventstore.steps.step import Fence, Step
 
 LOG_WIDE_ERRORS: Final = (
@@ -74,11 +76,11 @@ async def declare_lost(
 
     def prepare(step: Step, _worker: Worker) -> None:
         if renewal is not None:
-            step.check("renewal", worker_id, renewal)
+            step.check(clauses.LeaseNotRenewed(worker_id, renewal))
         if version is not None:
-            step.check("process", worker_id, version)
+            step.check(clauses.WorkerUnchanged(worker_id, version))
         if term is not None:
-            step.check("leader", *term)
+            step.check(clauses.Leads(*term))
 
     command = workers.DeclareLost(reason=reason)
     acted = await pool_log.act_on_worker(worker_id, command, epoch=epoch, prepare=prepare)
@@ -104,16 +106,13 @@ async def fence_unreadable(pool_log: PoolLog, damaged: UnreadableWorker) -> None
             worker_id=worker_id, pool_name=pool, host="", max_agents=0, version=version
         )
         lost = WorkerLost(reason=f"its hash cannot be read: {damaged.reason}")
-        step.write("mend_process", worker_id)
-        step.worker(worker_id, minimal, (lost,), epoch=await pool_log.allocate_epoch())
-        step.write("unpark", f"worker:{worker_id}")  # the previous version parked it
+        epoch = await pool_log.allocate_epoch()
+        step.worker(worker_id, minimal, (lost,), epoch=epoch, replace=True)
+        step.write(clauses.Unpark(f"worker:{worker_id}"))  # the previous version parked it
     else:
-        step.check("process", worker_id, damaged.version)
-        step.check("empty", worker_id)
-        step.check("settled", worker_id)
-        for clause in ("delist", "unorder"):
-            step.write(clause, worker_id)
-        step.write("forget", worker_id, 1)
+        step.check(clauses.WorkerUnchanged(worker_id, damaged.version))
+        step.check(clauses.WorkerIdle(worker_id, nothing_pending=True))
+        step.write(clauses.PutWorker(worker_id, forget_ms=1))
     if (await pool_log.commit(step)).outcome is Outcome.DONE:
         log.error(
             "worker.unreadable",
@@ -151,12 +150,11 @@ async def clean_up(pool_log: PoolLog, lost: ObservedWorker, config: PoolConfig) 
         await asyncio.gather(*map(lose, held[start : start + CHUNK]))
     await requeue_unclaimed(pool_log, worker_id)
     step = pool_log.step()
-    step.check("fenced", worker_id, epoch)
-    step.check("empty", worker_id)
-    step.check("settled", worker_id)
+    step.check(clauses.WorkerActs(worker_id, epoch, lost=True))
+    step.check(clauses.WorkerIdle(worker_id, nothing_pending=True))
     # What is minimal is not what the log says: it may not stay (see `fence_unreadable`).
     ended_ms = pool_log.log.retention.ended_ms if lost.worker.host else 1
-    step.write("forget", worker_id, ended_ms)
+    step.write(clauses.PutWorker(worker_id, forget_ms=ended_ms))
     done = (await pool_log.commit(step)).outcome is Outcome.DONE
     if done:
         log.info("worker.cleared", pool=pool_log.pool, worker_id=worker_id, agents=len(held))
@@ -190,10 +188,10 @@ async def _free_slot(pool_log: PoolLog, agent_id: str, acted: AgentResult, fence
     if agent is not None and agent.held and agent.worker_id == fence.worker_id:
         return
     step = pool_log.step()
-    step.check("fenced", fence.worker_id, fence.epoch)
+    step.check(clauses.WorkerActs(fence.worker_id, fence.epoch, lost=True))
     if agent is not None:
-        step.check("agent", agent_id, agent.version, agent.incarnation)
-    step.write("vacate", agent_id, fence.worker_id)
+        step.check(clauses.AgentUnchanged(agent_id, agent.version, agent.incarnation))
+    step.write(clauses.MoveAgent(agent_id, Leaves(slot_of=fence.worker_id)))
     await pool_log.commit(step)
 
 
@@ -212,10 +210,9 @@ async def _requeue(pool_log: PoolLog, entry_id: str, agent_id: str) -> None:
     agent = await pool_log.agent(agent_id) if agent_id else None
     step = pool_log.step()
     if agent is not None and agent.status is Status.PENDING:
-        step.check("agent", agent_id, agent.version, agent.incarnation)
-        step.write("unqueue", agent_id)
-        step.enqueue(agent)
-    step.write("discard", entry_id)
+        step.check(clauses.AgentUnchanged(agent_id, agent.version, agent.incarnation))
+        step.requeue(agent)
+    step.write(clauses.DropEntry(entry_id))
     await pool_log.commit(step)
 
 

@@ -14,6 +14,7 @@ from eventstore.language.workers import WorkerStatus
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey
+from eventstore.steps import clauses
 from eventstore.steps.step import Step
 from workers.supervisor import scaling
 from workers.supervisor.catalogue_access import CatalogueAccess
@@ -116,7 +117,7 @@ class Scaler:
             if worker.worker_id in chosen:
                 drains = workers.decide(workers.Drain(reason=event.reason), worker)
                 step.worker(worker.worker_id, worker, drains)
-                step.check("empty", worker.worker_id)
+                step.check(clauses.WorkerIdle(worker.worker_id, nothing_pending=False))
         if (await self._pool_log.commit(step)).outcome is Outcome.DONE:
             self._log_decision(event)
 
@@ -126,14 +127,14 @@ class Scaler:
         unclaimed = ["spawns"] if waits else []
         if self._unclaimed_times.observe(unclaimed, now).get("spawns", 0.0) >= WAKE_REPEAT_SECONDS:
             step = self._pool_log.step()
-            step.write("wake")
+            step.write(clauses.WakeWorkers())
             await self._pool_log.commit(step)
 
     def _scaling_step(self, survey: Survey) -> Step:
         step = self._pool_log.step()
-        step.check("leader", self._lead.host, self._lead.term)
-        step.check("meta", "scaling", survey.scaling)
-        step.write("meta", "scaling", survey.scaling + 1)
+        step.check(clauses.Leads(self._lead.host, self._lead.term))
+        step.check(clauses.MetaIs("scaling", survey.scaling))
+        step.write(clauses.SetMeta("scaling", survey.scaling + 1))
         return step
 
     def _report_maximum(self, at_maximum: bool, survey: Survey) -> None:

@@ -5,21 +5,25 @@ from eventstore.language.agent_commands import Command, Restart, Terminate, With
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Outcome
 from eventstore.log.survey import Survey
+from eventstore.steps import clauses
+from eventstore.steps.clauses import Leaves
 from workers.supervisor.reaper import handle_agent_errors
 
 
 async def run_due(pool_log: PoolLog, survey: Survey) -> None:
     """Restart the agents that are due, and end those that have waited too long."""
     for schedule, command, listed in (
-        ("due", Restart(), survey.due),
-        ("timeout", Withdraw(), survey.timeouts),
+        (Leaves(due=True), Restart(), survey.due),
+        (Leaves(timeout=True), Withdraw(), survey.timeouts),
     ):
         for agent_id, at_ms in listed:
             if at_ms <= survey.ts:
                 await _run_scheduled(pool_log, schedule, agent_id, command)
 
 
-async def _run_scheduled(pool_log: PoolLog, schedule: str, agent_id: str, command: Command) -> None:
+async def _run_scheduled(
+    pool_log: PoolLog, schedule: Leaves, agent_id: str, command: Command
+) -> None:
     """Carry out what is due; an agent to which it does not apply leaves the schedule."""
     async with handle_agent_errors(pool_log, agent_id):
         acted = await pool_log.act(agent_id, command)
@@ -29,8 +33,8 @@ async def _run_scheduled(pool_log: PoolLog, schedule: str, agent_id: str, comman
             step = pool_log.step()
             if acted.agent is not None:
                 agent = acted.agent
-                step.check("agent", agent_id, agent.version, agent.incarnation)
-            step.write(f"un{schedule}", agent_id)
+                step.check(clauses.AgentUnchanged(agent_id, agent.version, agent.incarnation))
+            step.write(clauses.MoveAgent(agent_id, schedule))
             await pool_log.commit(step)
 
 

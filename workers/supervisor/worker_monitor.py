@@ -13,6 +13,7 @@ from eventstore.language.catalogue import Pool
 from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.survey import ObservedWorker, Survey
+from eventstore.steps import clauses
 from eventstore.steps.step import Step
 from workers.host.processes import Process
 from workers.supervisor import reaper
@@ -107,7 +108,7 @@ class WorkerMonitor:
 
     async def _mark_suspect(self, observed: ObservedWorker) -> None:
         def unless_renewed(step: Step, worker: Worker) -> None:
-            step.check("renewal", worker.worker_id, observed.renewal)
+            step.check(clauses.LeaseNotRenewed(worker.worker_id, observed.renewal))
 
         await self._pool_log.act_on_worker(
             observed.worker.worker_id,

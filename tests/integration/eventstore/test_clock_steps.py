@@ -12,6 +12,7 @@ import pytest
 
 from eventstore.ids import new_id
 from eventstore.log.replies import Reply
+from eventstore.steps.clauses import Signal
 from eventstore.steps.step import Fence
 from tests.chaos.clocks import Clock, library
 from tests.pools import ORIGIN, TestPool, open_pool
@@ -91,7 +92,7 @@ async def test_log_time_is_overtaken_by_a_clock_that_was_set_back_a_little(serve
 
         async def behind_ms() -> float:
             step = pool.log.step(pool.name, ORIGIN)
-            step.write("signal", "test", "")
+            step.write(Signal("test", ""))
             reply = await pool.log.commit(step)
             with server.client() as client:
                 seconds, micros = await asyncio.to_thread(client.time)

@@ -36,6 +36,7 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from eventstore.log.submission import submit
+from eventstore.steps.clauses import WorkerActs
 from eventstore.steps.step import Fence, Origin
 from tests import golden, recorded
 
@@ -95,7 +96,7 @@ class Life:
         assert agent is not None
         lost = AgentLost(reason="r", at_ms=2_000, alone=True)
         step = self.log.step(POOL, ORIGIN)
-        step.check("worker", fence.worker_id, fence.epoch)
+        step.check(WorkerActs(fence.worker_id, fence.epoch))
         restarting = AgentRestarting(reason="lost", next_incarnation=2)
         step.agent(agent_id, agent, (lost, restarting), fence=fence)
         await self.log.commit(step)

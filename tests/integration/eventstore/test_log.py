@@ -24,6 +24,7 @@ from eventstore.language.events import Error
 from eventstore.language.pool_config import RestartPolicy
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
+from eventstore.steps.clauses import Leads, SetMeta
 from eventstore.steps.hashes import AGENT
 from eventstore.steps.step import Fence
 from tests.conftest import MakeServer
@@ -378,8 +379,8 @@ async def test_the_lead_belongs_to_one_host_until_it_stands_still(any_redis_url:
         _, taken = await pool.log.lead(POOL, "h2", 0, stale=kept)
         assert (taken.host, taken.term) == ("h2", first.term + 1)
         step = pool.log.step(POOL, ORIGIN)
-        step.check("leader", "h1", first.term)
-        step.write("meta", "scaling", 9)
+        step.check(Leads("h1", first.term))
+        step.write(SetMeta("scaling", 9))
         assert (await pool.log.commit(step)).outcome is Outcome.FENCED
 
 

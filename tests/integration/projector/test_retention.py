@@ -12,6 +12,7 @@ from sqlalchemy import select
 from eventstore.language.agent_commands import End
 from eventstore.log.replies import LogHead
 from eventstore.retention import Retention
+from eventstore.steps.clauses import AppendEvent
 from projector.fold.projection import Projection
 from projector.intake.source import Source
 from projector.rebuild.rebuild import RebuildOptions, replay
@@ -186,7 +187,7 @@ async def test_what_the_projector_could_not_take_stays(redis_url: str, database_
             await pool.spawn()
             await other.spawn()
         step = stage.log.step(POOL, ORIGIN)
-        step.write("event", "agent.promoted", 1, "e", "a", *[""] * 7, "{}")
+        step.write(AppendEvent("agent.promoted", 1, "e", "a", "", "", "", "", "", "", "", "{}"))
         await stage.log.commit(step)
         for _ in range(3):
             await pool.spawn()
