@@ -1,18 +1,16 @@
 """Runs one part of Muster in a process that dies at a named place (see `places`).
 
-    python -m tests.chaos.crashing PLACE TOKEN PART OPTIONS
-
-TOKEN is a file: whoever takes it dies, so that the same command, run again, lives. PART is one of
-`gateway`, `supervisor`, `projector`, `replay`, `recover`; OPTIONS are its options as JSON. A part
-that serves prints a line when it has started (a gateway's: its address), and ends on SIGTERM.
+`token` is a file: the process that removes it dies, so that the same part, run again, lives. `part`
+is one of `gateway`, `supervisor`, `projector`, `replay`, `recover`; `options` are its own. A part
+that serves reports when it has started (a gateway: its address), and ends on SIGTERM.
 """
 
 import asyncio
 import signal
 import sys
+from multiprocessing.connection import Connection
 from typing import Any, Final
 
-import msgspec
 import structlog
 
 from tests.chaos.places import arm
@@ -21,12 +19,12 @@ CHUNK: Final = 1
 """Agents that a reap puts back at a time, so that few make several chunks."""
 
 
-async def serve(part: Any) -> None:
+async def serve(part: Any, report: Connection) -> None:
     ending = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ending.set)
     await part.start()
     try:
-        print(getattr(part, "url", "") or "started", flush=True)
+        report.send(getattr(part, "url", "") or "started")
         await ending.wait()
     finally:
         await part.stop()
@@ -36,40 +34,37 @@ async def at_once(_: object) -> None:
     """No lease has to lapse: the workers of such a scene are played, nothing of them runs."""
 
 
-async def run(part: str, options: str) -> None:
+async def run(part: str, options: Any, report: Connection) -> None:
     match part:
         case "gateway":
-            from gateway.options import GatewayOptions
             from gateway.server.listener import Gateway
 
-            await serve(Gateway(msgspec.json.decode(options, type=GatewayOptions)))
+            await serve(Gateway(options), report)
         case "supervisor":
             from workers.supervisor import reaper
-            from workers.supervisor.options import SupervisorOptions
             from workers.supervisor.supervisor import Supervisor
 
             reaper.CHUNK = CHUNK
-            await serve(Supervisor(msgspec.json.decode(options, type=SupervisorOptions)))
+            await serve(Supervisor(options), report)
         case "projector":
-            from projector.service.options import ProjectorOptions
             from projector.service.projector import Projector
 
-            await serve(Projector(msgspec.json.decode(options, type=ProjectorOptions)))
+            await serve(Projector(options), report)
         case "replay":
-            from projector.rebuild.rebuild import RebuildOptions, replay
+            from projector.rebuild.rebuild import replay
 
-            await replay(msgspec.json.decode(options, type=RebuildOptions), lambda _: None)
+            await replay(options, lambda _: None)
         case "recover":
-            from projector.recovery.recovery import Recovery, RecoveryOptions, recover
+            from projector.recovery.recovery import Recovery, recover
 
             setattr(Recovery, "_wait_for_leases", at_once)  # noqa: B010
-            await recover(msgspec.json.decode(options, type=RecoveryOptions), lambda _: None)
+            await recover(options, lambda _: None)
         case _:
             raise ValueError(part)
 
 
-if __name__ == "__main__":
-    place, token, part, options = sys.argv[1:]
+def doomed(report: Connection, place: str, token: str, part: str, options: Any) -> None:
+    """The whole life of such a process."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     arm(place, token)
-    asyncio.run(run(part, options))
+    asyncio.run(run(part, options, report))

@@ -6,8 +6,6 @@ to die has a process of its own, or is a worker, forked by a zygote that was tol
 
 import asyncio
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,11 +21,13 @@ from gateway.options import GatewayOptions, Limits
 from projector.rebuild.rebuild import RebuildOptions
 from projector.recovery.recovery import RecoveryOptions
 from projector.service.options import ProjectorOptions
+from tests.chaos import crashing
 from tests.chaos.judge import judge
 from tests.chaos.judging import witnesses
 from tests.chaos.judging.commands import Command
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.witnesses import Witness
+from tests.forked import Forked
 from tests.integration.projector.stage import POOL, Stage, open_stage
 from tests.pools import TestPool, raw_events
 from tests.waiting import until
@@ -68,7 +68,7 @@ class Steady(Agent):
                 await asyncio.sleep(0.1)
 
     async def stop(self, context):
-        await asyncio.sleep(0.2)  # long enough to be interrupted
+        await asyncio.sleep(context.input["stops_for"])
 """
 """It writes down when it runs."""
 DEADLY_ZYGOTE: Final = """
@@ -89,14 +89,15 @@ class Scene:
         self.commands: list[Command] = []
         self.token = folder / "token"
         self._supervisors: list[Supervisor] = []
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[Forked] = []
         (folder / "witnesses").mkdir()
         (folder / "steady.py").write_text(AGENT.format(folder=str(folder / "witnesses")))
 
     # ---- what is asked -----------------------------------------------------------------------
 
-    async def spawn(self, count: int = 3) -> list[str]:
-        submitted = [await self.pool.spawn() for _ in range(count)]
+    async def spawn(self, count: int = 3, *, stops_for: float = 0) -> list[str]:
+        given = msgspec.Raw(msgspec.json.encode({"stops_for": stops_for}))
+        submitted = [await self.pool.spawn(input=given) for _ in range(count)]
         ids = [one.agent_id for one in submitted]
         self.commands += [Command("spawn", pool=POOL, agent_id=name) for name in ids]
         return ids
@@ -180,7 +181,7 @@ class Scene:
 
     # ---- one that is to die ------------------------------------------------------------------
 
-    async def doomed(self, place: str, part: str) -> subprocess.Popen[bytes]:
+    async def doomed(self, place: str, part: str) -> Forked:
         """Start a part in a process that dies at a place."""
         self.token.touch()
         options = {
@@ -190,15 +191,7 @@ class Scene:
             "replay": self.rebuild_options,
             "recover": self.recovery_options,
         }[part]()
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "tests.chaos.crashing", place, str(self.token), part),
-                msgspec.json.encode(options).decode(),
-            ],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-        )
+        process = Forked(crashing.doomed, place, str(self.token), part, options)
         self._processes.append(process)
         return process
 
@@ -208,7 +201,7 @@ class Scene:
         code = DEADLY_ZYGOTE.format(root=str(ROOT), place=place, token=str(self.token))
         monkeypatch.setattr(zygote, "COMMAND", code)
 
-    async def died(self, process: subprocess.Popen[bytes] | None = None) -> None:
+    async def died(self, process: Forked | None = None) -> None:
         """Wait until somebody has taken the token and is dead."""
         await until(lambda: not self.token.exists(), timeout=15, what="the place was reached")
         if process is not None:
@@ -254,10 +247,7 @@ class Scene:
         for supervisor in self._supervisors:
             await supervisor.stop()
         for process in self._processes:
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            process.end()
 
 
 @asynccontextmanager

@@ -93,8 +93,7 @@ async def ask(url: str, path: str, body: dict[str, str], key: str) -> int:
 async def test_a_spawn_whose_gateway_died_is_one_agent(scene: Scene, place: str) -> None:
     """The client never heard, asks the next gateway with its key, and gets the same agent."""
     process = await scene.doomed(place, "gateway")
-    assert process.stdout is not None
-    url = (await asyncio.to_thread(process.stdout.readline)).decode().strip()
+    url = await asyncio.to_thread(process.report)
     body, key = {"project_id": "p", "role_type": "developer", "pool_name": POOL}, new_id()
     assert await ask(url, "spawn", body, key) == 0
     await scene.died(process)
@@ -119,8 +118,7 @@ async def test_a_termination_whose_gateway_died_is_carried_out(scene: Scene, pla
     [name] = await scene.spawn(1)
     await scene.running(1)
     process = await scene.doomed(place, "gateway")
-    assert process.stdout is not None
-    url = (await asyncio.to_thread(process.stdout.readline)).decode().strip()
+    url = await asyncio.to_thread(process.report)
     assert await ask(url, "terminate", {"pool_name": POOL, "agent_id": name}, "") == 0
     await scene.died(process)
     await scene.running(0)
@@ -151,7 +149,7 @@ async def test_an_agent_whose_worker_died_while_it_was_to_end_has_ended(
     """And does not run again; its neighbours do."""
     scene.doom_workers(place, monkeypatch)
     await scene.supervise()
-    name, *_ = await scene.spawn(3)
+    name, *_ = await scene.spawn(3, stops_for=0.2)  # long enough to be interrupted
     await scene.running(3)
     await scene.terminate(name)
     await scene.died()
