@@ -40,8 +40,9 @@ from muster.settings.settings import NAMES, Settings
 from projector.fold.heartbeats import Heartbeat, gather
 from projector.intake.entries import entry_of, event_of, read_entry
 from projector.store import mapping, rows
-from projector.store.rows import AgentRow, EventRow, HostRow, PoolCapacity
+from projector.store.rows import AgentRow, EventRow, HostRow
 from projector.store.tables import METADATA, POOL_CAPACITY
+from projector.store.waiting import PoolCapacity
 
 # ---- the code under test: the only place that names it -----------------------------------------
 

@@ -11,12 +11,12 @@ from eventstore.language.workers import Worker, WorkerStatus
 from projector.store.mapping import pool_record, worker_record
 from projector.store.rows import (
     AgentRow,
-    PoolCapacity,
     PoolRow,
     WorkerRow,
     pool_row,
     worker_row,
 )
+from projector.store.waiting import PoolCapacity
 
 LIVE_WORKER_STATUSES: Final = (WorkerStatus.ACTIVE, WorkerStatus.SUSPECT, WorkerStatus.DRAINING)
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from eventstore.language.agents import Agent, Status
 from eventstore.language.events import Error
 from projector.store.mapping import AGENT_COLUMNS, Row, agent_of, column_name
+from projector.store.waiting import PoolCapacity, own_reason
 
 _object: Final = msgspec.json.Decoder(dict[str, object])
 
@@ -66,7 +67,7 @@ class AgentRow(Struct, frozen=True, kw_only=True):
         """
         return cls(
             **{name: getattr(agent, field) for name, field in _copied(cls, type(agent))},
-            reason=_own_reason(agent) if reason is None else reason,
+            reason=own_reason(agent) if reason is None else reason,
             input=_object.decode(agent.input),
             failures=len(agent.failures),
             losses=len(agent.losses),
@@ -179,52 +180,6 @@ class AgentFilter(Struct, frozen=True, kw_only=True):
     process_id: str | None = None
     label: tuple[str, str] | None = None
     ended: bool | None = None
-
-
-WAITS_FOR_CLAIM: Final = "waiting to be claimed"
-WAITS_FOR_ISOLATION: Final = "needs a worker of its own"
-
-
-class PoolCapacity(Struct, frozen=True):
-    """What a pool's pending agents wait for depends on this."""
-
-    free_slots: int = 0
-    workers: int = 0
-    ordered_workers: int = 0
-    max_workers: int = 0
-    isolated_workers: int = 0
-    """Workers that each have one isolated agent."""
-
-    def reason_of(self, agent: Agent) -> str:
-        """What a pending agent waits for, and in brackets why it was requeued."""
-        if agent.status is not Status.PENDING:
-            return agent.reason
-        waiting_for = self._waiting_for(isolated=agent.alone)
-        return f"{waiting_for} ({agent.reason})" if agent.reason else waiting_for
-
-    def _waiting_for(self, *, isolated: bool) -> str:
-        is_full = self.workers >= self.max_workers
-        if isolated:
-            return "; ".join((WAITS_FOR_ISOLATION, *([self._full_reason()] if is_full else ())))
-        if self.free_slots <= 0 and is_full:
-            return self._full_reason()
-        if self.free_slots <= 0 and self.ordered_workers:
-            return "a worker is starting"
-        return WAITS_FOR_CLAIM
-
-    def _full_reason(self) -> str:
-        isolated = (
-            f", {self.isolated_workers} of them for one agent alone"
-            if self.isolated_workers
-            else ""
-        )
-        return f"pool is at its maximum of {self.max_workers} workers{isolated}"
-
-
-def _own_reason(agent: Agent) -> str:
-    if agent.status is not Status.PENDING or agent.reason:
-        return agent.reason
-    return WAITS_FOR_ISOLATION if agent.alone else WAITS_FOR_CLAIM
 
 
 def agent_row(row: Row, capacity: PoolCapacity) -> AgentRow:

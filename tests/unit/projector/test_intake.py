@@ -13,7 +13,8 @@ from projector.fold.heartbeats import gather
 from projector.intake.entries import admit, position_after, read_entry
 from projector.rebuild.progress import Progress
 from projector.store.engines import address
-from projector.store.rows import PoolCapacity, Position
+from projector.store.rows import Position
+from projector.store.waiting import PoolCapacity
 from projector.verify.report import DIFFERENCES_MAX, Findings
 
 
