@@ -6,8 +6,8 @@ compact JSON in `data`. Type names are a public contract and written out, so tha
 never changes the log. A field added later has a default; a change of meaning is a new version.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, ClassVar, Final, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, ClassVar, Final, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -31,6 +31,8 @@ ENTRY_FIELDS: Final = (
     "ts",
     "data",
 )
+ENTRY_NUMBERS: Final = frozenset({"version", "seq", "incarnation", "epoch", "ts"})
+"""Those of them that are whole numbers; an empty one is 0."""
 
 
 Number: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -344,7 +346,7 @@ _DECODERS: Final = {kind: msgspec.json.Decoder(body) for kind, body in _BODIES.i
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-class Event(Struct, frozen=True, kw_only=True):
+class Event(Struct, frozen=True):
     """A fact. The last block is filled in by the log when it records the event."""
 
     body: AnyBody
@@ -414,19 +416,34 @@ def decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
 def _decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
     if len(fields) != 2 * len(ENTRY_FIELDS):
         raise UnknownEvent("entry with other fields", 0, None)
-    kind = fields[1].decode()
-    return Event(
-        body=decode_body(kind, int(fields[3]), fields[27]),
-        seq=int(fields[5] or 0),
-        event_id=fields[7].decode(),
-        subject=fields[9].decode(),
-        incarnation=int(fields[11] or 0),
-        worker_id=fields[13].decode(),
-        epoch=int(fields[15] or 0),
-        correlation_id=fields[17].decode(),
-        causation_id=fields[19].decode(),
-        traceparent=fields[21].decode(),
-        actor=fields[23].decode(),
-        ts=int(fields[25] or 0),
-        stream_id=stream_id.decode(),
+    values = entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))
+    kind, version, seq, event_id, subject, incarnation, worker_id, epoch, *ids, ts, data = values
+    body = decode_body(kind, version, data)
+    copied = (event_id, subject, incarnation, worker_id, epoch, *ids, seq, ts, stream_id.decode())
+    return Event(body, *copied)
+
+
+def entry_values(
+    values: Iterable[bytes], text: Callable[[bytes], str], number: Callable[[str], int]
+) -> tuple[Any, ...]:
+    """The values of an entry, in the order of `ENTRY_FIELDS`, those of `ENTRY_NUMBERS` as numbers.
+
+    Raises `ValueError` where there are more or fewer.
+    """
+    texts = map(text, values)
+    kind, version, seq, event_id, subject, incarnation, worker_id, epoch, *ids, ts, data = texts
+    if len(ids) != 4:
+        raise ValueError(f"an entry has {len(ENTRY_FIELDS)} values")
+    numbers = (number(version), number(seq), number(incarnation), number(epoch), number(ts))
+    return (
+        kind,
+        *numbers[:2],
+        event_id,
+        subject,
+        numbers[2],
+        worker_id,
+        numbers[3],
+        *ids,
+        numbers[4],
+        data,
     )

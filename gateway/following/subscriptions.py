@@ -14,13 +14,13 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from eventstore.language.events import ENTRY_FIELDS
+from eventstore.language.events import ENTRY_FIELDS, ENTRY_NUMBERS, entry_values
 from eventstore.log.reader import Entry
 from gateway.wire.problems import Kind, Problem
 
 
-class FlatEvent(Struct, frozen=True, kw_only=True):
-    """An event as it stands in its stream. `pool` is empty for the catalogue."""
+class FlatEvent(Struct, frozen=True):
+    """An event as it is in its stream, in that order. `pool` is empty for the catalogue."""
 
     pool: str
     stream_id: str
@@ -54,8 +54,8 @@ class EncodedEvent(Struct, frozen=True):
 _ENCODER = msgspec.json.Encoder()
 _RAW_DECODER = msgspec.json.Decoder(msgspec.Raw)
 FIELD_NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
-INTEGER_INDEXES: Final = (3, 5, 11, 15, 25)
-"""Where version, seq, incarnation, epoch and ts stand among the names and values."""
+NUMBER_INDEXES: Final = [2 * ENTRY_FIELDS.index(name) + 1 for name in ENTRY_NUMBERS]
+"""The positions of numbers among names and values."""
 OPTIONAL_INDEXES: Final = frozenset({11, 15})
 DIGITS_MAX: Final = 19
 
@@ -76,32 +76,16 @@ def well_formed(entry: Entry) -> bool:
     return all(
         len(fields[at]) < DIGITS_MAX
         and (fields[at].isdigit() or (not fields[at] and at in OPTIONAL_INDEXES))
-        for at in INTEGER_INDEXES
+        for at in NUMBER_INDEXES
     )
 
 
 def encode_event(pool: str, entry: Entry) -> EncodedEvent:
     """A well-formed entry for clients. Types that this version does not know are told as well."""
     stream_id, fields = entry
-    values = {fields[i]: fields[i + 1] for i in range(0, len(fields), 2)}
-    event = FlatEvent(
-        pool=pool,
-        stream_id=stream_id.decode(),
-        type=values[b"type"].decode(),
-        version=int(values[b"version"]),
-        seq=int(values[b"seq"]),
-        event_id=values[b"event_id"].decode(),
-        subject=values[b"subject"].decode(),
-        incarnation=int(values[b"incarnation"] or 0),
-        worker_id=values[b"worker_id"].decode(),
-        epoch=int(values[b"epoch"] or 0),
-        correlation_id=values[b"correlation_id"].decode(),
-        causation_id=values[b"causation_id"].decode(),
-        traceparent=values[b"traceparent"].decode(),
-        actor=values[b"actor"].decode(),
-        ts=int(values[b"ts"]),
-        data=_one_line(values[b"data"]),
-    )
+    values = [*entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))]
+    values[-1] = _one_line(fields[-1])
+    event = FlatEvent(pool, stream_id.decode(), *values)
     data = _ENCODER.encode(event)
     return EncodedEvent(pool, event.stream_id, event.type, event.subject, event.worker_id, data)
 

@@ -5,6 +5,7 @@ admitted up to the first that breaks it, with a sentence that gives the reason; 
 """
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -12,7 +13,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.errors import UnknownEvent
-from eventstore.language.events import ENTRY_FIELDS, NAME_MAX, Event, LogRecovered, decode_body
+from eventstore.language.events import (
+    ENTRY_FIELDS,
+    NAME_MAX,
+    Event,
+    LogRecovered,
+    decode_body,
+    entry_values,
+)
 from eventstore.log.reader import Entry
 from projector.store.rows import EventRow, Position
 
@@ -21,6 +29,8 @@ DIGITS_MAX: Final = 18
 """Numbers of so many digits fit into 64 bits."""
 REASON_MAX: Final = 500
 FIELD_NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
+
+_copied_fields = attrgetter(*(name for name in Event.__struct_fields__ if name != "body"))
 
 
 class Admitted(Struct, frozen=True):
@@ -96,50 +106,22 @@ def _recovered_generation(row: EventRow) -> int:
 def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
     """An entry as it is archived; one with other fields becomes one of no known type."""
     stream_id, fields = entry
-    values = [text_of(value) for value in fields[1::2]]
+    values = fields[1::2]
     if list(fields[::2]) != FIELD_NAMES:
-        values = _unknown(dict(zip(fields[::2], values, strict=False)))
-    return EventRow(
-        pool=pool,
-        generation=generation,
-        seq=number_of(values[2]),
-        stream_id=stream_id.decode(),
-        type=values[0],
-        version=number_of(values[1]),
-        event_id=values[3],
-        subject=values[4],
-        incarnation=number_of(values[5]),
-        worker_id=values[6],
-        epoch=number_of(values[7]),
-        correlation_id=values[8],
-        causation_id=values[9],
-        traceparent=values[10],
-        actor=values[11],
-        ts=number_of(values[12]),
-        data=values[13],
-    )
+        found = dict(zip(fields[::2], values, strict=False))
+        values = [b"entry with other fields", *(found.get(name, b"") for name in FIELD_NAMES[1:])]
+    kind, version, seq, *others = entry_values(values, text_of, number_of)
+    return EventRow(pool, generation, seq, stream_id.decode(), kind, version, *others)
 
 
 def entry_of(row: EventRow) -> Entry:
     """The inverse of `read_entry`: an archived event as an entry of its stream."""
-    values = (
-        row.type,
-        row.version,
-        row.seq,
-        row.event_id,
-        row.subject,
-        row.incarnation or "",
-        row.worker_id,
-        row.epoch or "",
-        row.correlation_id,
-        row.causation_id,
-        row.traceparent,
-        row.actor,
-        row.ts,
-        row.data,
-    )
-    pairs = zip(FIELD_NAMES, values, strict=True)
-    return row.stream_id.encode(), [x for name, value in pairs for x in (name, str(value).encode())]
+    fields: list[bytes] = []
+    for name in ENTRY_FIELDS:
+        value = getattr(row, name)
+        empty = value == 0 and name in ("incarnation", "epoch")
+        fields += (name.encode(), b"" if empty else str(value).encode())
+    return row.stream_id.encode(), fields
 
 
 def seq_of(entry: Entry) -> int:
@@ -158,30 +140,10 @@ def number_of(text: str) -> int:
     return int(text) if text.isdecimal() and len(text) <= DIGITS_MAX else 0
 
 
-def _unknown(found: dict[bytes, str]) -> list[str]:
-    """The known fields of an entry with other fields, with a type that is unknown to all."""
-    values = [found.get(name, "") for name in FIELD_NAMES]
-    return ["entry with other fields", *values[1:]]
-
-
 def event_of(row: EventRow) -> Event:
     """Raises `UnknownEvent`, and `msgspec.DecodeError` for what is not what it must be."""
     require_short_names(row.subject, row.worker_id)
-    return Event(
-        body=decode_body(row.type, row.version, row.data),
-        event_id=row.event_id,
-        subject=row.subject,
-        incarnation=row.incarnation,
-        worker_id=row.worker_id,
-        epoch=row.epoch,
-        correlation_id=row.correlation_id,
-        causation_id=row.causation_id,
-        traceparent=row.traceparent,
-        actor=row.actor,
-        seq=row.seq,
-        ts=row.ts,
-        stream_id=row.stream_id,
-    )
+    return Event(decode_body(row.type, row.version, row.data), *_copied_fields(row))
 
 
 def require_short_names(*names: str) -> None:

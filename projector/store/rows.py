@@ -134,7 +134,7 @@ class HostRow(Struct, frozen=True, kw_only=True):
     changed_at: int
 
 
-class EventRow(Struct, frozen=True, kw_only=True):
+class EventRow(Struct, frozen=True):
     """An archived event, as it was in the stream."""
 
     pool: str
