@@ -7,27 +7,25 @@ once the worker has lost the right to run the agent nothing is written at all.
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
 
-from eventstore.connection.backoff import Backoff
-from eventstore.errors import ConfigurationError, LogError, Unreadable
-from eventstore.language.agent_commands import Clear, Command, End, Fail, Release, Started
+from eventstore.errors import ConfigurationError
+from eventstore.language.agent_commands import Clear, Command, End, Release, Started
 from eventstore.language.agents import Status, Stop
 from eventstore.language.events import Error
 from eventstore.log.replies import AgentResult, ClaimedAgent, Outcome
 from workers.api.agent import Agent, Context, FencingToken, overrides, read_spec
 from workers.output.lines import Owner, logger_of
 from workers.runtime.calls import Call, Stuck, cancel_all
+from workers.runtime.end_conditions import EndConditions
 from workers.runtime.errors import timeout_error
 from workers.runtime.health_check import HealthCheck
-from workers.runtime.isolation_window import IsolationWindow
+from workers.runtime.outcome import failure, write_outcome
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
-DAY_SECONDS: Final = 86_400.0
 CLOSE_SECONDS: Final = 1.0
 """For the generators that an agent leaves to end by themselves."""
 
@@ -173,37 +171,19 @@ class AgentRun:
                     lambda: self._call(lambda: agent.check(context), "check"),
                     self.state.heartbeat_interval,
                 )
-        command = await self._wait_for_end(run, health_check)
+        conditions = EndConditions(self.worker_context, context, run, health_check)
+        command = await self._wait_for_end(conditions)
         error = await self._stop(run)
         return command or self._requested_command(error)
 
-    async def _wait_for_end(
-        self, run: Call | None, health_check: HealthCheck | None
-    ) -> Command | None:
-        """Wait until something ends it; None if that is a wish."""
-        assert self._context is not None
-        limit = self.state.max_idle_time
-        isolation_window = IsolationWindow(self.worker_context.config)
+    async def _wait_for_end(self, conditions: EndConditions) -> Command | None:
+        """Wait until something ends it; None if that is a request to stop."""
         while not self.stop_request:
-            wait_seconds = DAY_SECONDS
-            if run is not None and run.done:
-                return self._failure("run", run.error) if run.error else End(reason="completed")
-            if health_check is not None:
-                health_check.poll()
-                if health_check.unhealthy and health_check.error:
-                    return self._failure("check", health_check.error)
-                wait_seconds = health_check.wait_seconds
-            remaining = isolation_window.remaining(self.state)
-            if remaining == 0.0:
+            if command := conditions.poll(self.state):
+                return command
+            if conditions.isolation_ended(self.state):
                 await self._settle(Clear(reason="behaved"))
-            elif remaining is not None:
-                wait_seconds = min(wait_seconds, remaining)
-            if limit is not None:
-                remaining = limit - self._context.idle_seconds
-                if remaining <= 0:
-                    return End(reason="idle")
-                wait_seconds = min(wait_seconds, remaining)
-            await self._wait((run, health_check.call if health_check else None), wait_seconds)
+            await self._wait(conditions.calls, conditions.wait_seconds(self.state))
         return None
 
     async def _stop(self, run: Call | None) -> Error | None:
@@ -249,14 +229,7 @@ class AgentRun:
         return End(reason=self._reason, error=error)
 
     def _failure(self, during: str, error: Error) -> Command:
-        self._log.warning("agent.failing", during=during, error=error.type, message=error.message)
-        return Fail(
-            during=during,
-            error=error,
-            now_ms=self.worker_context.log.now_ms(),
-            policy=self.worker_context.config.restart_policy,
-            jitter=random.random(),
-        )
+        return failure(self.worker_context, self.state, during, error)
 
     async def _settle(self, command: Command) -> None:
         """Write an outcome, for as long as the right to do so lasts.
@@ -265,53 +238,20 @@ class AgentRun:
         """
         if self.stop_request is StopRequest.ABANDON:
             return
-        writing = asyncio.get_running_loop().create_task(self._write(command))
+        writing = asyncio.get_running_loop().create_task(
+            write_outcome(self.worker_context, self.state, command)
+        )
         while not writing.done() and self.stop_request < StopRequest.ABANDON:
             await asyncio.wait({self._stop_requested, writing}, return_when=asyncio.FIRST_COMPLETED)
         writing.cancel()
         await asyncio.wait({writing})
         if not writing.cancelled():
-            writing.result()
+            self._on_settled(command, writing.result())
 
-    async def _write(self, command: Command) -> None:
-        backoff = Backoff("settle", agent_id=self.agent_id)
-        worker_context = self.worker_context
-        while True:
-            try:
-                acted = await worker_context.log.act(
-                    self.agent_id,
-                    command,
-                    fence=worker_context.fence,
-                    incarnation=self.incarnation,
-                    agent=None if backoff.active else self.state,
-                )
-                if acted.outcome is Outcome.ABSENT:
-                    await self._require_ended()
-            except Unreadable as error:
-                await self._park(error)
-                return
-            except LogError as error:
-                await asyncio.sleep(backoff.next_delay(error))
-                continue
-            backoff.reset()
-            self._on_settled(command, acted)
+    def _on_settled(self, command: Command, acted: AgentResult | None) -> None:
+        if acted is None:
+            self.request_stop(StopRequest.ABANDON)
             return
-
-    async def _require_ended(self) -> None:
-        """Of an agent that is not found. Raises `Unreadable` where the pool still lists it."""
-        if self.agent_id in await self.worker_context.log.live():
-            raise Unreadable("agent", self.agent_id, "its hash is gone")
-
-    async def _park(self, damage: Unreadable) -> None:
-        """Its state in Redis is damaged: end it here, and leave it to an operator."""
-        try:
-            holder = self.worker_context.fence.worker_id
-            await self.worker_context.log.park(damage, holder=holder)
-        except LogError as error:
-            self._log.warning("agent.not_parked", error=str(error))
-        self.request_stop(StopRequest.ABANDON)
-
-    def _on_settled(self, command: Command, acted: AgentResult) -> None:
         if acted.outcome not in {Outcome.DONE, Outcome.ALREADY} or acted.agent is None:
             self._on_fenced(acted.outcome)
             return
