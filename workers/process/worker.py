@@ -14,17 +14,12 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from eventstore.connection.clients import connect
-from eventstore.keys import Keys
 from eventstore.language.workers import Recover, WorkerStatus
-from eventstore.log.log import Log
-from eventstore.log.pool_log import PoolLog
 from eventstore.log.script_runner import parse_reply
-from eventstore.steps.step import Fence, Origin
+from eventstore.steps.step import Fence
 from workers.api.agent import Agent
 from workers.api.engine import Database
 from workers.host.clock import boot_seconds
-from workers.output.capture import Capture
 from workers.output.lines import Output
 from workers.process.inbox import listen
 from workers.process.lease import EXIT_LEASE_LOST, Hooks, Lease
@@ -32,12 +27,11 @@ from workers.process.options import WorkerOptions, lease_options
 from workers.process.registration import Registration
 from workers.process.shutdown import ShutdownResult, abandon, drain
 from workers.process.survey_report import report_running_agents
+from workers.process.wiring import open_pool_log, start_capture, stop_capture
 from workers.runtime.slots import SlotCallbacks, Slots, read_stop_flags
 from workers.runtime.tasks import track_tasks
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
-CONNECTIONS: Final = 4
-"""Of a worker, beside those of its inbox and its lease. Calls beyond wait for a free one."""
 ORPHAN_DRAIN_SECONDS: Final = 3.0
 """How long a drain may take whose owner is gone."""
 CLOSE_SECONDS: Final = 5.0
@@ -63,11 +57,8 @@ class Worker:
         self._options = options
         self._roles = roles
         self._start_time = start_time
-        self._keys = Keys(options.key_prefix)
-        client = connect(options.redis_url, max_connections=CONNECTIONS)
-        self._log = Log(client, self._keys, retention=options.retention, survives_recovery=False)
-        origin = Origin(actor=f"worker:{options.worker_id}")
-        self._pool_log = PoolLog(self._log, options.pool_name, origin)
+        self._pool_log = open_pool_log(options)
+        self._log = self._pool_log.log
         self._registration = Registration(self._pool_log, options.worker_id)
         self._database = Database(options.engine_url, through_pgbouncer=options.through_pgbouncer)
         self._output: Output | None = None
@@ -90,7 +81,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         track_tasks(loop)
         self._ended = loop.create_future()
-        self._start_capture()
+        self._output = start_capture(self._options)
         self._lease = Lease(
             lease_options(self._options, self._registration.epoch),
             self._hooks(),
@@ -175,9 +166,7 @@ class Worker:
         await self._cancel_tasks()
         await self._database.close()
         await self._log.client.aclose()
-        if self._output is not None:
-            Capture.stop()
-            self._output.close()
+        stop_capture(self._output)
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -201,7 +190,7 @@ class Worker:
     # ---- what comes from outside ---------------------------------------------------------------
 
     async def _listen(self) -> None:
-        key = self._keys.pool(self._options.pool_name, f"inbox:{self._options.worker_id}")
+        key = self._log.keys.pool(self._options.pool_name, f"inbox:{self._options.worker_id}")
         await listen(
             self._options.redis_url,
             key,
@@ -269,12 +258,6 @@ class Worker:
         self._drain("stuck", self._options.config.drain_seconds)
 
     # ---- what it is made of --------------------------------------------------------------------
-
-    def _start_capture(self) -> None:
-        options = self._options
-        if options.capture:
-            self._output = Output(options.log_dir, options.pool_name, options.worker_id)
-            Capture.start(self._output if options.exits else None)
 
     def _new_worker_context(self) -> WorkerContext:
         return WorkerContext(
