@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from typing import Any
 
 import structlog
 
@@ -19,7 +18,14 @@ log = structlog.get_logger("muster.agents")
 
 def failure(worker_context: WorkerContext, state: State, during: str, error: Error) -> Fail:
     """The agent's code failed in `start`, `run` or `check`."""
-    _log_of(state).warning("agent.failing", during=during, error=error.type, message=error.message)
+    log.warning(
+        "agent.failing",
+        agent_id=state.agent_id,
+        incarnation=state.incarnation,
+        during=during,
+        error=error.type,
+        message=error.message,
+    )
     return Fail(
         during=during,
         error=error,
@@ -66,8 +72,4 @@ async def _park(worker_context: WorkerContext, state: State, damage: Unreadable)
     try:
         await worker_context.log.park(damage, holder=worker_context.fence.worker_id)
     except LogError as error:
-        _log_of(state).warning("agent.not_parked", error=str(error))
-
-
-def _log_of(state: State) -> Any:
-    return log.bind(agent_id=state.agent_id, incarnation=state.incarnation)
+        log.warning("agent.not_parked", agent_id=state.agent_id, error=str(error))
