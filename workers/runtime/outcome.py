@@ -72,4 +72,9 @@ async def _park(worker_context: WorkerContext, state: State, damage: Unreadable)
     try:
         await worker_context.log.park(damage, holder=worker_context.fence.worker_id)
     except LogError as error:
-        log.warning("agent.not_parked", agent_id=state.agent_id, error=str(error))
+        log.warning(
+            "agent.not_parked",
+            agent_id=state.agent_id,
+            incarnation=state.incarnation,
+            error=str(error),
+        )

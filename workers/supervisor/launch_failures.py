@@ -1,8 +1,8 @@
-"""Which hosts start what is ordered there, as a pool's leader sees it.
+"""Which hosts start the workers that are ordered there, as a pool's leader observes it.
 
-A launch has come to nothing when its worker is gone before it had settled. A host where they do has
-always the fewest workers, so it would be given each order, again and again, while others have room:
-it is passed over, for the longer the more of them failed in a row.
+A launch has failed when its worker is gone before it had settled. A host where launches fail always
+has the fewest workers, so it would get each order, again and again, while others have free slots:
+it is skipped, the longer the more of them failed in a row.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ class Launch(Struct):
     host: str
     alive_since: float = 0.0
     excused: bool = False
-    """If it ends now it is not the launch that failed."""
+    """If it ends now its launch has not failed."""
 
 
 class LaunchTracker:
@@ -37,17 +37,17 @@ class LaunchTracker:
         self._failures: Counter[str] = Counter()
 
     def record_ordered(self, hosts: Mapping[str, str], now: float) -> None:
-        """Workers were ordered, each on its host; to be said before the next survey."""
+        """Workers were ordered, each on its host; to be called before the next survey."""
         self._unsettled |= {worker_id: Launch(host) for worker_id, host in hosts.items()}
         self._last_ordered |= dict.fromkeys(hosts.values(), now)
 
     def forget(self, worker_ids: Iterable[str]) -> None:
-        """These are to end, however young they are: it says nothing of their launch."""
+        """These are to end, however young they are: their launch has not failed."""
         for worker_id in worker_ids:
             self._unsettled.pop(worker_id, None)
 
     def observe(self, survey: Survey, now: float) -> None:
-        """See what became of them. Those of a host that end at one look count as one."""
+        """Observe what became of them. Those of a host that end in one round count as one."""
         failed: set[str] = set()
         listed = {o.worker.worker_id: o for o in survey.workers if not o.worker.ended}
         for worker_id, launch in tuple(self._unsettled.items()):
@@ -65,7 +65,7 @@ class LaunchTracker:
         self._failures.update(failed)
 
     def eligible(self, hosts: Iterable[str], now: float) -> list[str]:
-        """The hosts that are not to be passed over."""
+        """The hosts that are not skipped."""
         return [host for host in hosts if now >= self._backoff_until(host)]
 
     def _backoff_until(self, host: str) -> float:

@@ -1,8 +1,7 @@
-"""One pool's leader: the supervisor that scales it and does what has a time.
+"""One pool's leader: the supervisor that scales it and carries out what is due.
 
-The lead is a term in the pool's log. A leader that stands still for a whole lease (and longer at an
-idle pool) is followed by another, and what it still tries is refused by its term; two scaling steps
-from the same survey are refused by the scaling version.
+The lead is a term in the pool's log. A leader that does not renew it for a whole lease (and longer
+at an idle pool) is replaced by another, and what it still attempts is refused by its term.
 """
 
 from math import inf
@@ -58,7 +57,7 @@ class Leader:
         return self._lead.term > 0 and self._lead.host == self._host
 
     async def reconcile(self, survey: Survey, now: float) -> None:
-        """Take or keep the lead, and do what a leader does."""
+        """Acquire or renew the lead, and do what a leader does."""
         await self._acquire_lead(survey, now)
         if self.leads:
             await run_due(self._pool_log, survey)
@@ -69,7 +68,7 @@ class Leader:
             await self._scaler.reconcile(survey, now)
 
     async def resign(self) -> None:
-        """Give up the lead, so that another host need not wait for the lease."""
+        """Resign the lead, so that another host need not wait for the lease."""
         if self.leads:
             step = self._pool_log.step()
             step.check(clauses.Leads(self._host, self._lead.term))
@@ -84,12 +83,12 @@ class Leader:
             _, lead = await self._pool_log.lead(self._host, 0, stale=lead)
         if lead.host == self._host and lead.term != own_term:
             log.info("leader.elected", pool=self._pool_log.pool, term=lead.term)
-            # A new one: another led since, and what was observed before says nothing now.
+            # A new one: another led meanwhile, so what was observed before proves nothing.
             self._scaler = Scaler(self._pool_log, lead, self._monitor, self._catalogue)
         self._lead = lead
 
     def _is_dead(self, other: Leadership, survey: Survey, now: float) -> bool:
-        """At an idle pool it looks as rarely as we do, and that says nothing later on."""
+        """At an idle pool it renews as rarely as it polls, which proves nothing later on."""
         pool = self._pool()
         renewal = {other.host: (other.term, other.renewal)}
         idle = is_idle(survey, pool)
@@ -110,10 +109,10 @@ class Leader:
                     await self._catalogue.remove_host(worker.host)
 
     async def _continue_deletion(self, survey: Survey) -> None:
-        """Whoever closed the pool may be gone: end what lives in it, then record its end.
+        """End the agents of a closed pool, then record its end: the gateway may be gone.
 
-        What a deleted one still holds ends too: an agent that was put aside and came back, or that
-        was asked for long ago, in an earlier pool of this name.
+        Agents of a deleted pool end too: one that was parked and retried, or one that was requested
+        long ago, in an earlier pool of this name.
         """
         pool = self._pool()
         closing = survey.live if pool.deleted else survey.closed == str(pool.created_seq)
@@ -126,7 +125,7 @@ class Leader:
         """Requeue what was read from the group under a name that is no worker's.
 
         No step of Muster does that; XREADGROUP by hand does. A worker that started after the
-        survey loses nothing: what it claimed it holds.
+        survey loses nothing: what it claimed is booked.
         """
         known = {o.worker.worker_id for o in survey.workers}
         known |= {worker.worker_id for worker in survey.unreadable}

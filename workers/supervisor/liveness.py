@@ -1,8 +1,8 @@
-"""Judging by one's own clock whether somebody far away still lives.
+"""Judging by the own clock whether another process lives.
 
-A lease is a number that its holder moves every few seconds. Whoever watches it notes, on a clock
-that also runs while the machine sleeps, since when it has stood still. Time in which the watcher
-itself saw nothing (Redis was away, or the watcher was stopped) does not count.
+A lease is a number that its holder changes every few seconds. A supervisor notes since when it has
+not changed, on a clock that also runs while the machine sleeps. Time in which the supervisor itself
+observed nothing (Redis was unreachable, or it was suspended) does not count.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 MAX_GAP_SECONDS = 3.0
-"""A longer pause between two looks proves nothing about those that were watched."""
+"""A longer pause between two observations proves nothing about the leases."""
 
 
 class Observation(Struct, frozen=True):
@@ -19,7 +19,7 @@ class Observation(Struct, frozen=True):
 
 
 class LeaseMonitor:
-    """For how long each of a set of leases has stood still."""
+    """For how long each of a set of leases was not renewed."""
 
     def __init__(self, *, max_gap_seconds: float = MAX_GAP_SECONDS) -> None:
         self._max_gap_seconds = max_gap_seconds
@@ -27,7 +27,7 @@ class LeaseMonitor:
         self._observed_at = 0.0
 
     def observe(self, renewals: Mapping[str, object], now: float) -> dict[str, float]:
-        """Note what stands now; returns for how many seconds each has stood still."""
+        """Note the leases as they are now; returns for how many seconds each was not renewed."""
         gap = now - self._observed_at
         ignored = gap if self._observed_at and gap > self._max_gap_seconds else 0.0
         self._observed_at = now
@@ -43,7 +43,7 @@ class LeaseMonitor:
 
 
 class Stopwatch:
-    """Since when each of a changing set of things has been so, on the same clock."""
+    """Since when each of a changing set of things has been in it, on the same clock."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}

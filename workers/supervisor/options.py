@@ -28,10 +28,10 @@ class SupervisorOptions(Struct, frozen=True, kw_only=True):
     shutdown_seconds: float = SHUTDOWN_SECONDS
     single_process: bool = False
     fallback: bool = False
-    """Whether the log stands in for another: see `WorkerOptions`."""
+    """Whether the log is a fallback's: see `WorkerOptions`."""
     retention: Retention = Retention()
     log_limits: LogLimits = LogLimits()
-    """Of the log files that workers leave behind."""
+    """Of the log files of workers that are gone."""
 
 
 def worker_options(
@@ -60,6 +60,6 @@ def limit_to_one_worker(pool: Pool) -> Pool:
         pool.config,
         max_workers=1,
         min_workers=min(pool.config.min_workers, 1),
-        suspicion_window_seconds=0.0,  # there is no second process to set anybody apart in
+        suspicion_window_seconds=0.0,  # there is no second process to isolate an agent in
     )
     return replace(pool, config=config)

@@ -1,12 +1,12 @@
-"""How soon a supervisor looks at a pool again if nothing wakes it.
+"""How soon a supervisor polls a pool again if nothing wakes it.
 
-An idle pool is looked at as rarely as the operator likes. In any other one somebody may die: a
-worker, or the leader, without whom nothing is started there. So the pause is a share of the lease,
-and death is noticed about a lease after it whatever `poll_seconds` is. And it is well below what
-would be too long a pause to prove anything (see `leases`).
+An idle pool is polled as rarely as the operator configures. In any other one a worker may die, or
+the leader, without whom nothing is started there. So the pause is a share of the lease, and a death
+is noticed about a lease after it whatever `poll_seconds` is. And it is well below the pause that
+would be too long to prove anything (see `liveness`).
 
-Pools that were deleted stay known, and nobody bounds their number: one with nothing left in it is
-looked at once a minute. What still enters it signals.
+Deleted pools stay known, and their number is not bounded: one that is empty is polled once a
+minute. Whatever still enters it signals.
 """
 
 from typing import Final
@@ -17,17 +17,17 @@ from workers.supervisor.liveness import MAX_GAP_SECONDS
 
 LEASE_SHARE: Final = 0.2
 MAX_SECONDS: Final = MAX_GAP_SECONDS * 2 / 3
-"""The rest is for jitter, and for a look that comes late."""
+"""The rest is for jitter, and for a poll that comes late."""
 IDLE_FACTOR: Final = 2.0
 """The pause at an idle pool, in times of `poll_seconds`."""
 DELETED_MIN_SECONDS: Final = 60.0
 """The shortest pause at a deleted pool that is idle."""
 IDLE_LEADER_POLLS: Final = 3
-"""A leader of an idle pool is given so many of them beyond its lease: it looks as rarely."""
+"""A leader of an idle pool has so many of them beyond its lease: it polls as rarely."""
 
 
 def is_idle(survey: Survey, pool: Pool) -> bool:
-    """Whether there is nobody to watch, and nothing to lead."""
+    """Whether there is no worker to monitor, and nothing to lead."""
     workers = survey.workers or survey.unreadable
     return not (workers or survey.live or _needs_attention(survey, pool))
 
@@ -35,7 +35,7 @@ def is_idle(survey: Survey, pool: Pool) -> bool:
 def poll_interval(survey: Survey, pool: Pool, *, poll_seconds: float, lease_late: bool) -> float:
     """How many seconds after a survey the next one should be made, before jitter.
 
-    `uneasy`: a lease stands still, and it is to be known soon whether that goes on.
+    `lease_late`: a lease was not renewed for a while, and a death is to be noticed soon.
     """
     if is_idle(survey, pool):
         return idle_poll_interval(pool, poll_seconds=poll_seconds)
@@ -44,12 +44,12 @@ def poll_interval(survey: Survey, pool: Pool, *, poll_seconds: float, lease_late
 
 
 def idle_poll_interval(pool: Pool, *, poll_seconds: float) -> float:
-    """How many seconds after a look at an idle pool the next one should be made."""
+    """How many seconds after a poll of an idle pool the next one should be made."""
     return max(poll_seconds * IDLE_FACTOR, DELETED_MIN_SECONDS if pool.deleted else 0.0)
 
 
 def idle_leader_timeout(pool: Pool, *, poll_seconds: float) -> float:
-    """For how many seconds a leader must stand still at an idle pool to be taken for dead."""
+    """For how many seconds a leader of an idle pool must not renew its lead to count as dead."""
     return pool.config.lease_seconds + IDLE_LEADER_POLLS * idle_poll_interval(
         pool, poll_seconds=poll_seconds
     )

@@ -1,5 +1,7 @@
-"""One pool, as one host's supervisor tends it: one survey, then what every supervisor does, then
-what the leader does. What goes wrong in one round is seen again in the next.
+"""One pool, as one host's supervisor reconciles it.
+
+One survey, then what every supervisor does, then what the leader does. What fails in one round is
+observed again in the next.
 """
 
 from eventstore.log.pool_log import PoolLog
@@ -13,7 +15,7 @@ from workers.supervisor.worker_monitor import LocalWorkers, WorkerMonitor
 
 
 class PoolSupervisor:
-    """Tends one pool. Not to be used by two tasks at once."""
+    """Supervises one pool. Not to be used by two tasks at once."""
 
     def __init__(
         self,
@@ -33,10 +35,10 @@ class PoolSupervisor:
         self._draining = False
 
     async def reconcile(self) -> float:
-        """Look after the pool once; returns after how many seconds to look again at the latest."""
+        """One round; returns after how many seconds the next is due at the latest."""
         self._catalogue.pool()  # raises where the catalogue was recovered without it
         survey = await self._pool_log.survey()
-        now = boot_seconds()  # not before: what has just been seen would count as old
+        now = boot_seconds()  # not before: what was just observed would count as old
         await self._fence_unreadable(survey)
         await self._monitor.reconcile(survey, now)
         if self._draining:
@@ -61,7 +63,7 @@ class PoolSupervisor:
         await self._leader.resign()
 
     def _next_poll_seconds(self, survey: Survey, elapsed: float) -> float:
-        """`spent`: seconds since the survey. They count, or one that is slow would be blind."""
+        """`elapsed`: seconds since the survey. They count, or a slow one would poll too rarely."""
         seconds = poll_interval(
             survey,
             self._catalogue.pool(),

@@ -1,9 +1,9 @@
 """Clearing up after a worker that died.
 
-First one step: its epoch is raised, so that nothing it still tries enters the log. Then each agent
-it held is ended, if its end was asked for, or put back into the queue as its next incarnation.
-Last go its consumer, inbox and keys. Every part may be repeated or taken over by any supervisor: a
-lost worker stays listed in the pool's `lost` set until all is done.
+First, in one step, its epoch is raised, so that nothing it still attempts enters the log. Then each
+of its agents is ended, if its end was requested, or restarted as its next incarnation. Last its
+consumer, inbox and keys are removed. Every part may be repeated, or done by any supervisor: a lost
+worker is listed in the pool's `lost` set until all is done.
 """
 
 import asyncio
@@ -50,9 +50,9 @@ LOG_WIDE_ERRORS: Final = (
     Recovered,
     LayoutTooNew,
 )
-"""Errors that are no single agent's."""
+"""Errors that concern the whole log, not one agent."""
 CHUNK = 50
-"""How many agents are put back at the same time."""
+"""How many agents are restarted at the same time."""
 
 
 log = structlog.get_logger("muster.reaper")
@@ -67,7 +67,7 @@ async def declare_lost(
     version: int | None = None,
     term: tuple[str, int] | None = None,
 ) -> bool:
-    """Fence a worker; False if it was not there to be fenced, or proved alive meanwhile.
+    """Fence a worker; False if there is none to be fenced, or if it proved alive meanwhile.
 
     `renewal`: only if its lease was not renewed since. `version`: only if nothing else has happened
     to it since. `term`: only as this leader.
@@ -94,9 +94,9 @@ async def declare_lost(
 async def fence_unreadable(pool_log: PoolLog, damaged: UnreadableWorker) -> None:
     """Declare a worker lost whose hash cannot be read, unless another supervisor has done so.
 
-    A minimal hash takes the place of the damaged one, under a new epoch; `clean_up` restarts what
-    it held. A name that Muster did not assign and that holds nothing is removed without an event:
-    the log does not know it, and nobody could fold one.
+    A minimal hash replaces the damaged one, under a new epoch; `clean_up` restarts its agents. A
+    name that Muster did not assign and that has no agents is removed without an event: the log does
+    not know it, and an event of it could not be folded.
     """
     worker_id, held = damaged.worker_id, await pool_log.held(damaged.worker_id)
     step = pool_log.step()
@@ -124,9 +124,9 @@ async def fence_unreadable(pool_log: PoolLog, damaged: UnreadableWorker) -> None
 
 
 async def clean_up(pool_log: PoolLog, lost: ObservedWorker, config: PoolConfig) -> bool:
-    """Put back or end what a lost worker held, then forget it; True when nothing is left.
+    """Restart or end the agents of a lost worker, then forget it; True when nothing is left.
 
-    An agent that cannot be restarted holds up no other: a damaged one is parked.
+    An agent that cannot be restarted delays no other: a damaged one is parked.
     """
     worker_id, epoch = lost.worker.worker_id, lost.worker.epoch
     held = await pool_log.held(worker_id)
@@ -152,7 +152,7 @@ async def clean_up(pool_log: PoolLog, lost: ObservedWorker, config: PoolConfig) 
     step = pool_log.step()
     step.check(clauses.WorkerActs(worker_id, epoch, lost=True))
     step.check(clauses.WorkerIdle(worker_id, nothing_pending=True))
-    # What is minimal is not what the log says: it may not stay (see `fence_unreadable`).
+    # A minimal hash is not what the log records: it may not stay (see `fence_unreadable`).
     ended_ms = pool_log.log.retention.ended_ms if lost.worker.host else 1
     step.write(clauses.PutWorker(worker_id, forget_ms=ended_ms))
     done = (await pool_log.commit(step)).outcome is Outcome.DONE
@@ -165,10 +165,10 @@ async def clean_up(pool_log: PoolLog, lost: ObservedWorker, config: PoolConfig) 
 async def handle_agent_errors(
     pool_log: PoolLog, agent_id: str, *, holder: str = ""
 ) -> AsyncIterator[None]:
-    """Around a step of one agent among many: what is wrong with it alone ends here.
+    """Around a step of one agent among many: an error that concerns only this agent ends here.
 
-    Damage is parked; a refusal of Redis is logged, and the step is tried again in the next round.
-    What concerns the whole log is raised.
+    Damage is parked; a refusal of Redis is logged, and the step is retried in the next round.
+    Errors that concern the whole log are raised.
     """
     try:
         yield
@@ -181,7 +181,7 @@ async def handle_agent_errors(
 
 
 async def _free_slot(pool_log: PoolLog, agent_id: str, acted: AgentResult, fence: Fence) -> None:
-    """A slot of a lost worker whose agent is gone, or is not in it any more."""
+    """Free a slot of a lost worker whose agent is gone, or runs elsewhere."""
     agent = acted.agent
     if agent is None and agent_id in await pool_log.live():
         raise Unreadable("agent", agent_id, "its hash is gone")

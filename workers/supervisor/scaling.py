@@ -1,10 +1,10 @@
-"""How many workers a pool should have: a pure decision from what stands in the pool.
+"""How many workers a pool should have: a pure decision from a survey.
 
 Load is everything that wants a slot: running, starting, pending, and waiting for a restart. One
 pending spawn is enough to start a first worker; fifteen need two workers, not fifteen. Capacity
-that is already ordered counts as if it stood. Only empty workers are given back.
+that is ordered counts as if it were there. Only empty workers are drained.
 
-An agent that is to be isolated needs a whole empty worker.
+An agent that is to be isolated needs an empty worker.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ def decide(
     empty_seconds: Mapping[str, float],
     deleted: bool = False,
 ) -> Decision:
-    """Decide for one pool. `empty_seconds`: for how long each empty worker has been so."""
+    """Decide for one pool. `empty_seconds`: for how long each empty worker has been empty."""
     if not config.suspicion_window_seconds:  # no agent is isolated any more
         waiting = survey.waiting + survey.waiting_isolated
         survey = replace(survey, waiting=waiting, waiting_isolated=0)
@@ -99,7 +99,7 @@ def _surplus(
     empty_seconds: Mapping[str, float],
     deleted: bool,
 ) -> tuple[str, ...]:
-    """Empty workers whose time is over, those that are empty the longest first."""
+    """Workers that were empty for too long, those that are empty the longest first."""
     if survey.waiting or survey.restarting or survey.waiting_isolated:
         return ()
     idle_threshold = 0.0 if deleted else config.empty_worker_seconds

@@ -1,4 +1,4 @@
-"""What a pool's leader carries out when its time has come: restarts, time-outs, a deletion."""
+"""What a pool's leader carries out when it is due: restarts, time-outs, a deletion."""
 
 from eventstore.errors import Unreadable
 from eventstore.language.agent_commands import Command, Restart, Terminate, Withdraw

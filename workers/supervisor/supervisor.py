@@ -1,8 +1,8 @@
-"""The supervisor: one process per host that keeps its workers.
+"""The supervisor: one process per host that starts and stops its workers.
 
-It follows the catalogue and the pools' signals, and gives each pool a `Steward`, which is woken by
-signals, by the end of a worker process, and by the clock. Where Redis is away it waits and says so
-once; the workers go on until their leases lapse.
+It follows the catalogue and the pools' signals, and runs a `PoolSupervisor` for each pool, which is
+woken by signals, by the end of a worker process, and by the clock. Where Redis is unreachable it
+waits; the workers go on until their leases lapse.
 """
 
 import asyncio
@@ -48,9 +48,9 @@ log = structlog.get_logger("muster.supervisor")
 
 KILL_SECONDS = 2.0
 FINAL_LEAVE_SECONDS = 1.0
-"""For a host that left in haste to say so, if Redis hears it."""
+"""For a host that ran out of time to record that it left, if Redis is reachable."""
 LOG_CLEANUP_SECONDS = 600.0
-"""How often old log files are looked for."""
+"""How often old log files are removed."""
 
 
 class Supervisor:
@@ -81,7 +81,7 @@ class Supervisor:
         self._stopped = False
 
     async def start(self) -> None:
-        """Import the agent classes, join as a host, and tend all pools.
+        """Import the agent classes, join as a host, and supervise all pools.
 
         Raises `ConfigurationError` when a class cannot be imported or this host has a supervisor.
         """
@@ -120,7 +120,7 @@ class Supervisor:
     # ---- following ---------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        """Wake stewards by what the catalogue and the signals say. Returns only by an error."""
+        """Wake pool supervisors when the catalogue or signals change. Returns only by an error."""
         positions: dict[str, str] = {}
         last_seq = -1
         if not self._joined:
@@ -145,7 +145,7 @@ class Supervisor:
                         self._tasks.wake(name)
 
     async def _clean_up_logs(self) -> None:
-        """Remove old log files of workers that are gone, for ever."""
+        """Remove old log files of workers that are gone, now and then."""
         folder, limits = Path(self._options.log_dir), self._options.log_limits
         while True:
             removed = await asyncio.to_thread(remove_old_files, folder, limits, time.time())
@@ -193,14 +193,14 @@ class Supervisor:
         await self._catalogue.leave_host(host, "an order for it lapsed", self._origin)
 
     async def _rejoin(self) -> None:
-        """Another supervisor may have taken this host for gone; it is not."""
+        """Join again where another supervisor has recorded that this host left."""
         host = self._catalogue.state.hosts.get(self.host)
         if host is not None and host.status == "left" and not self._stopped:
             await self._catalogue.join_host(
                 self.host, socket.gethostname(), os.getpid(), self._origin
             )
 
-    # ---- leaving -----------------------------------------------------------------------------
+    # ---- shutting down -----------------------------------------------------------------------
 
     async def _leave(self) -> None:
         """Cordon first, so that nothing is started here any more; then drain."""
@@ -225,13 +225,13 @@ class Supervisor:
                     await self._resign_and_leave(reason)
 
     async def _resign_and_leave(self, reason: str) -> None:
-        """Nothing of this host runs any more: its leads are free, and it has left."""
+        """Nothing of this host runs any more: resign its leads, and record that it left."""
         for pool_supervisor in self._tasks.pools.values():
             await pool_supervisor.resign()
         await self._catalogue.leave_host(self.host, reason, self._origin)
 
     def _shutdown_seconds(self) -> float:
-        """Less than a lease where the owner is gone, and with it perhaps the log's server."""
+        """Less than a lease where the owner is gone, and with it perhaps Redis."""
         owner = Process(self._options.owner_pid, self._options.owner_start_time)
         leases = [pool.config.lease_seconds for pool in self._catalogue.state.pools.values()]
         if owner.pid and leases and not owner.alive():

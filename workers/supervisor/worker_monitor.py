@@ -1,7 +1,7 @@
-"""One pool's workers, as every supervisor watches them.
+"""One pool's workers, as every supervisor monitors them.
 
-All leases are watched, whoever's host they are on; processes and orders are each host's own. Every
-step may be repeated, interrupted, or done by another supervisor at the same time.
+All leases are monitored, of every host; processes and orders only of the own host. Every step may
+be repeated, interrupted, or done by another supervisor at the same time.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from workers.supervisor.liveness import LeaseMonitor, Stopwatch
 
 LATE_SHARE = 0.5
 SUSPECT_SHARE = 0.6
-"""A worker is suspect once its lease has stood still for this share of its time."""
+"""A worker is suspect once its lease was not renewed for this share of its time."""
 STRAY_SECONDS = 10.0
 """A process that outlives its worker's end by this long is ended."""
 KILL_AFTER_LEASES = 5
-"""How many lease times a fenced process gets to end by itself: it may be stopped, and wake."""
+"""How many lease times a fenced process has to end by itself: it may be suspended, and resume."""
 
 
 class LocalWorkers(Protocol):
@@ -38,21 +38,21 @@ class LocalWorkers(Protocol):
         """The ids of the pool's workers whose processes run here."""
 
     def adopt(self, pool: str, worker_id: str, process: Process) -> None:
-        """Watch the process that the worker is. Known ones are passed over.
+        """Watch the worker's process. Known ones are skipped.
 
-        An order may have been given to two, by one supervisor and the next: one of them is the
-        worker, and the end of the other one means nothing.
+        Two processes may have been launched for an order, by one supervisor and the next: one of
+        them is the worker, and the end of the other means nothing.
         """
 
     async def launch(self, pool: Pool, worker_id: str) -> None:
         """Start the process of an order, once."""
 
     def terminate(self, worker_id: str, grace_seconds: float) -> None:
-        """Ask the process to end, and kill it when the grace is over. Unknown ones: nothing."""
+        """Ask the process to end, and kill it when the grace is over. Unknown ones are skipped."""
 
 
 class WorkerMonitor:
-    """Watches one pool's workers from one host."""
+    """Monitors one pool's workers from one host."""
 
     def __init__(
         self, host: str, pool_log: PoolLog, local: LocalWorkers, pool: Callable[[], Pool]
@@ -60,7 +60,7 @@ class WorkerMonitor:
         self.drain_reason = ""
         """Why this host's workers are to drain; empty while they are not."""
         self.lease_late = False
-        """Whether a lease has stood still long enough to be looked at more often."""
+        """Whether a lease was not renewed for so long that the pool is to be polled more often."""
         self._host = host
         self._pool_log = pool_log
         self._local = local
@@ -80,7 +80,7 @@ class WorkerMonitor:
         await self._clean_up_lost(survey)
 
     async def _reap_ended(self, survey: Survey) -> None:
-        """Workers whose process this supervisor saw end without a `worker.stopped`."""
+        """Reap workers whose process ended on this host without a `worker.stopped`."""
         for observed in survey.workers:
             worker = observed.worker
             how = self._local.exit_reason(worker.worker_id)
@@ -129,9 +129,9 @@ class WorkerMonitor:
             await self.reap(worker, self.drain_reason)
 
     async def launch(self, worker_ids: Iterable[str]) -> None:
-        """Launch orders of this host at once, without waiting for the next look.
+        """Launch orders of this host at once, without waiting for the next poll.
 
-        None where it is leaving: that may be over before the process is there.
+        None where the host shuts down: that may be over before the process has started.
         """
         if self.drain_reason:
             return
@@ -139,7 +139,7 @@ class WorkerMonitor:
         await asyncio.gather(*(self._local.launch(pool, name) for name in worker_ids))
 
     async def _drain_host(self, survey: Survey) -> None:
-        """All at once: one that is not draining yet would claim what another gives back."""
+        """All at once: one that is not draining yet would claim what another releases."""
         if not self.drain_reason:
             return
         drain = workers.Drain(reason=self.drain_reason)
@@ -152,7 +152,7 @@ class WorkerMonitor:
         )
 
     def _terminate_overdue(self, survey: Survey, now: float) -> None:
-        """Processes that should have ended by themselves: asked first, then killed."""
+        """Ask processes to end that should have ended by themselves, then kill them."""
         config = self._pool().config
         own = self._own_workers(survey)
         draining = {w.worker_id for w in own if w.alive and w.draining}
@@ -172,9 +172,9 @@ class WorkerMonitor:
                 await reaper.clean_up(self._pool_log, observed, self._pool().config)
 
     async def reap(self, worker: Worker, reason: str, *, renewal: int | None = None) -> bool:
-        """Fence a worker and put back what it held; False if it was not there to be fenced.
+        """Fence a worker and restart its agents; False if there was none to be fenced.
 
-        An order only while it is open: its process may have started since it was looked at.
+        An order only while it is open: its process may have started since the survey.
         """
         pool = self._pool()
         ordered = worker.status is WorkerStatus.REQUESTED
