@@ -33,14 +33,14 @@ from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 settings.register_profile("long", max_examples=400)
-"""Neither judges how long an example takes: what hangs meets the test's own time-out."""
+"""No deadline per example: a hanging test meets its own time-out."""
 
 redis.utils.get_lib_version = functools.cache(redis.utils.get_lib_version)
 """Plain clients of tests, of which there are thousands, would read it from files each time."""
 GARBAGE_MIN = 10_000
-"""So many objects more than were given back are looked through at a time."""
-WHOLE_SYSTEM_SECONDS = 180
-"""For one that starts many processes, one after the other, also where each start takes long."""
+"""The threshold of the garbage collector for its first generation."""
+SYSTEM_SECONDS = 180
+"""For tests that start many processes one after the other, also on slow machines."""
 RUN_FOLDER = "TEST_RUN_FOLDER"
 """The variable by which the processes of a run find the folder that they share."""
 KINDS = ("unit", "integration", "e2e", "chaos", "bench")
@@ -69,7 +69,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected stays: it need not be looked through at every collection."""
+    """Freeze imported and collected objects, so that the garbage collector skips them."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_MIN)
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if kind in KINDS:
             item.add_marker(kind)
         if kind == "e2e":
-            item.add_marker(pytest.mark.timeout(WHOLE_SYSTEM_SECONDS))
+            item.add_marker(pytest.mark.timeout(SYSTEM_SECONDS))
 
 
 class MakeServer(Protocol):
@@ -116,7 +116,7 @@ def server_directory() -> Path:
 
 @pytest.fixture(scope="session")
 def start_shared(server_directory: Path) -> Iterator[Callable[[type], RedisLikeServer]]:
-    """Gives the run's one server of a kind, started on first use."""
+    """The run's one server of a kind, started on first use."""
     started: dict[type, RedisLikeServer] = {}
 
     def start(kind: type[RedisLikeServer]) -> RedisLikeServer:

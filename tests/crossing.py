@@ -1,6 +1,6 @@
-"""A TCP address that leads to one server now and to another later: what a failover looks like.
+"""A TCP address that leads to one server now and to another later, as in a failover.
 
-Clients keep the address, as they do behind a load balancer or a managed endpoint.
+Clients use the same address, as they do behind a load balancer or a managed endpoint.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from gateway.wire.limiter import stop_accepting
 
 
 class Crossing:
-    """Forwards to `port`; connections that stand keep their way until they are cut."""
+    """Forwards to `port`; existing connections keep their target until they are cut."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -40,11 +40,11 @@ class Crossing:
             await asyncio.wait(self._ways)
 
     def lead_to(self, port: int) -> None:
-        """New connections go there; those that stand are not touched."""
+        """Send new connections there; existing ones are not touched."""
         self.port = port
 
     def cut(self) -> None:
-        """End every connection as it stands, also in the middle of a reply."""
+        """End every connection at once, also in the middle of a reply."""
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -63,14 +63,14 @@ class Crossing:
             return
         self._writers.add(away_writer)
         try:
-            await asyncio.gather(_carry(reader, away_writer), _carry(away_reader, writer))
+            await asyncio.gather(_copy(reader, away_writer), _copy(away_reader, writer))
         finally:
             for end in (writer, away_writer):
                 end.transport.abort()
                 self._writers.discard(end)
 
 
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(OSError):
         while content := await reader.read(65536):
             writer.write(content)

@@ -1,7 +1,7 @@
 """A real PostgreSQL, and a real PgBouncer before it, for tests.
 
 Both refuse to run as root; started by root they run as `nobody`, from a folder and, where the
-environment stands in a folder closed to others, from a copy of the programs that it can read.
+environment is in a folder closed to others, from a copy of the programs that it can read.
 """
 
 import fcntl
@@ -83,14 +83,14 @@ class PostgresServer:
         return name
 
     def empty_database(self) -> str:
-        """One database for test after test, emptied: to create one takes ten times as long."""
+        """One database for all tests in turn, emptied: creating one takes ten times as long."""
         name = self._reused()
         with self._connect(name) as connection:
             connection.execute(EMPTY)
         return name
 
     def url(self, database: str) -> str:
-        """The address of a database, as SQLAlchemy takes it."""
+        """The address of a database for SQLAlchemy."""
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
 
     def _initialise(self, cluster: Path) -> None:
@@ -117,11 +117,11 @@ class PostgresServer:
 
     @property
     def running(self) -> bool:
-        """Whether its main process lives."""
+        """Whether its main process is alive."""
         return self._process.running
 
     def answers(self) -> bool:
-        """Whether it takes connections."""
+        """Whether it accepts connections."""
         try:
             self._connect().close()
         except psycopg.OperationalError:
@@ -182,7 +182,7 @@ max_client_conn = 500
         self._process.end([signal.SIGTERM], patience=2.0)
 
     def url(self, database: str) -> str:
-        """The address of a database through it, as SQLAlchemy takes it."""
+        """The address of a database through it for SQLAlchemy."""
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
 
 
@@ -192,7 +192,7 @@ def unprivileged_uid() -> int | None:
 
 
 def make_folder(folder: Path, uid: int | None) -> None:
-    """Make a folder that belongs to that user alone."""
+    """Create a folder that only that user can read."""
     folder.mkdir(mode=0o700, parents=True)
     if uid is not None:
         os.chown(folder, uid, group_of(uid))

@@ -52,7 +52,7 @@ Form = dict[str, Any]
 
 FIELDS = ENTRY_FIELDS
 TYPES = EVENT_TYPES
-BEAT = Heartbeat.type
+HEARTBEAT = Heartbeat.type
 
 
 def read(entry: Entry) -> Event:
@@ -127,8 +127,8 @@ def agent_from_row(row: Form) -> Agent:
     return mapping.agent_of(row)
 
 
-def as_redis_keeps_it(agent: Agent) -> Agent:
-    """Without what only the views keep."""
+def as_stored_in_redis(agent: Agent) -> Agent:
+    """Without fields that only the views have."""
     return replace(
         agent,
         input=msgspec.Raw(b"{}"),
@@ -163,7 +163,7 @@ def worker_from_row(row: Form) -> Worker:
     return mapping.worker_of(row)
 
 
-def worker_as_redis_keeps_it(worker: Worker) -> Worker:
+def worker_as_stored_in_redis(worker: Worker) -> Worker:
     return replace(worker, requested_ms=0, started_ms=0, ended_ms=0)
 
 
@@ -225,7 +225,7 @@ def heartbeat_forms(entries: Sequence[Entry]) -> Form:
 
 
 def digest_of(spawn: str) -> str:
-    """What is kept of a request beside its Idempotency-Key, to tell it from another."""
+    """The digest of a request that is stored with its Idempotency-Key."""
     return _digest(decode_body(spawn.encode(), SpawnRequest))
 
 
@@ -293,7 +293,7 @@ def events(history: Sequence[Mapping[str, str]]) -> list[Event]:
 
 
 def states() -> Form:
-    """Everything that `states.json` holds, made by today's code from `histories.json`."""
+    """Everything in `states.json`, made by today's code from `histories.json`."""
     histories = sample("histories")
     known_pools, known_hosts = fold_catalogue(events(histories["catalogue"]))
     return {
@@ -377,7 +377,7 @@ def _text(value: object) -> str:
 
 
 def text_of(value: object) -> str:
-    """As the files hold it: the types of numbers and the order of fields count too."""
+    """As in the files: the types of numbers and the order of fields count too."""
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 

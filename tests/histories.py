@@ -204,7 +204,7 @@ STATUSES = {
 }
 
 
-def told(rows: Sequence[EventRow], pool: str) -> dict[str, tuple[str, str, int]]:
+def summary(rows: Sequence[EventRow], pool: str) -> dict[str, tuple[str, str, int]]:
     """Status, worker and number of events of all agents and workers of a pool."""
     found: dict[str, tuple[str, str, int]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Input that nobody meant well, for Hypothesis: what decoders meet at the edges."""
+"""Hostile input for Hypothesis: the edge cases of decoders."""
 
 import json
 from typing import Any

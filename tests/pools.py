@@ -104,7 +104,7 @@ async def open_pool(
 
 
 def raw_events(url: str, pool: str = "developer_pool") -> list[dict[str, str]]:
-    """The pool's events as they stand in the stream, read with a plain client."""
+    """The pool's events in the stream, read with a plain client."""
     with redis.Redis.from_url(url, decode_responses=True) as client:
         return [fields for _, fields in client.xrange(f"pool:{{{pool}}}:events")]
 

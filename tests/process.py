@@ -102,10 +102,10 @@ def group_of(uid: int) -> int:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses now, and that nobody is given by the system.
+    """A free TCP port on 127.0.0.1, outside the range that the system assigns.
 
-    Whoever is to listen there may come late, or stop and come back, and finds it free. No other
-    process of this run is told the same one, and this one only after all the others.
+    So a server may start late, or restart, and find it free. No other process of this run gets the
+    same port, and this one only after all the others.
     """
     for port in itertools.islice(_ports, TRIES):
         with socket.socket() as probe:
@@ -119,15 +119,15 @@ def free_port() -> int:
 
 
 def _own_ports() -> Iterator[int]:
-    """Below those that the system gives, an equal share for each process of a run; else 0."""
+    """An equal share, for each process of a run, of the ports below the system's range; else 0."""
     mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES
-    ports = list(range(LOWEST_PORT + mine, _lowest_given(), SHARES)) or [0]
+    ports = list(range(LOWEST_PORT + mine, _lowest_ephemeral_port(), SHARES)) or [0]
     random.SystemRandom().shuffle(ports)  # other runs may be under way
     return itertools.cycle(ports)
 
 
-def _lowest_given() -> int:
-    """The lowest port that is given to who asks for any; 0 where that cannot be told."""
+def _lowest_ephemeral_port() -> int:
+    """The lowest port that the system assigns; 0 where that is unknown."""
     try:
         return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except OSError:

@@ -19,7 +19,7 @@ ENVELOPE = (
 )  # fmt: skip
 NUMBERS = ("version", "seq", "incarnation", "epoch", "ts")
 Told = dict[tuple[str, int], dict[str, Any]]
-"""Events as clients are told of them, by pool and seq."""
+"""Events as clients receive them, by pool and seq."""
 
 
 def facts(name: str) -> dict[str, Any]:
@@ -42,14 +42,14 @@ def archived(views: Path) -> Told:
         rows = connection.execute("SELECT * FROM events ORDER BY pool, seq").fetchall()
     finally:
         connection.close()
-    return {(row["pool"], row["seq"]): _told(row["pool"], dict(row)) for row in rows}
+    return {(row["pool"], row["seq"]): _as_shown(row["pool"], dict(row)) for row in rows}
 
 
 # ---- a log ---------------------------------------------------------------------------------------
 
 
 def dump(url: str) -> list[dict[str, Any]]:
-    """Every key of a server that holds a log, with its type and all that it holds."""
+    """Every key of a server with a log, with its type and content."""
     with redis.Redis.from_url(url, decode_responses=True) as client:
         return [_dump(client, key) for key in sorted(client.scan_iter("*", count=1000))]
 
@@ -96,7 +96,7 @@ def _dump_stream(client: Any, key: str) -> dict[str, Any]:
 
 
 def keys(name: str) -> list[dict[str, Any]]:
-    """A recorded log, as `dump` gave it."""
+    """A recorded log, as `dump` returned it."""
     return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text().splitlines()]
 
 
@@ -108,13 +108,13 @@ def streamed(recorded: list[dict[str, Any]]) -> Told:
         if name == "muster:catalogue" or name.endswith(":events"):
             pool = "" if name == "muster:catalogue" else name.split("{")[1].split("}")[0]
             for stream_id, fields in one["entries"]:
-                told = _told(pool, {**fields, "stream_id": stream_id})
+                told = _as_shown(pool, {**fields, "stream_id": stream_id})
                 found[pool, told["seq"]] = told
     return found
 
 
 def load(recorded: list[dict[str, Any]], url: str) -> None:
-    """Put it into a server, with plain commands, as it stood."""
+    """Restore it to a server, with plain commands."""
     with redis.Redis.from_url(url) as client:
         for one in recorded:
             _load(client, one["key"], one)
@@ -156,7 +156,7 @@ def _load_stream(client: Any, key: str, one: dict[str, Any]) -> None:
             client.xclaim(key, group, consumer, 0, [stream_id], force=True, justid=True)
 
 
-def _told(pool: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _as_shown(pool: str, fields: dict[str, Any]) -> dict[str, Any]:
     told = {"pool": pool, **{name: fields[name] for name in ENVELOPE if name != "pool"}}
     told |= {name: int(told[name] or 0) for name in NUMBERS}
     return {**told, "data": json.loads(fields["data"])}

@@ -43,13 +43,13 @@ class Replication:
         )
 
     def part(self) -> None:
-        """Cut the replica off: the primary goes on alone."""
+        """Cut the replica off: the primary continues without it."""
         with self.replica.client() as client:
-            client.replicaof("127.0.0.1", "9")  # where nobody listens
+            client.replicaof("127.0.0.1", "9")  # where nothing listens
         until_sync(self.alone, what="the primary has noticed")
 
     def alone(self) -> bool:
-        """Whether nobody follows the primary."""
+        """Whether the primary has no replica."""
         with self.primary.client() as primary:
             return bool(primary.info("replication")["connected_slaves"] == 0)
 
@@ -71,6 +71,6 @@ class Replication:
             client.replicaof("NO", "ONE")
 
     def demote(self) -> None:
-        """Make the old primary follow the new one; what it had alone is lost."""
+        """Make the old primary follow the new one; writes that only it had are lost."""
         with self.primary.client() as client:
             client.replicaof("127.0.0.1", str(self.replica.port))

@@ -71,7 +71,7 @@ class RedisLikeServer:
         return self._process.pid
 
     def client(self) -> "redis.Redis":
-        """A plain blocking client, for the test itself to look inside; close it."""
+        """A plain blocking client for the test itself; close it."""
         return redis.Redis.from_url(self.url, socket_timeout=5.0)
 
     def start(self) -> None:
@@ -96,11 +96,11 @@ class RedisLikeServer:
         self.start()
 
     def pause(self) -> None:
-        """Stop its process where it stands (SIGSTOP): connections stay, nothing answers."""
+        """Stop its process (SIGSTOP): connections stay, nothing answers."""
         self._process.send(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused server go on."""
+        """Continue a paused server."""
         self._process.send(signal.SIGCONT)
 
     def wipe(self) -> None:
@@ -111,7 +111,7 @@ class RedisLikeServer:
 
     @contextlib.contextmanager
     def unwritable(self) -> Iterator[None]:
-        """A disk that takes nothing: it answers, and refuses all writes with MISCONF."""
+        """A full disk: it answers, and refuses all writes with MISCONF."""
         in_its_way = self.directory / "dump.rdb"
         (in_its_way / "kept").mkdir(parents=True)
         with self.client() as client:
@@ -127,7 +127,7 @@ class RedisLikeServer:
 
     @property
     def running(self) -> bool:
-        """Whether its process lives."""
+        """Whether its process is alive."""
         return self._process.running
 
     def answers(self) -> bool:

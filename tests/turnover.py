@@ -1,8 +1,8 @@
 """Agents that come and go by the thousand: through the real scripts, without processes of theirs.
 
-A life is ten events: requested, claimed, started, released, claimed, started, crashed, restarting,
-claimed, terminated. A crew of a hundred shares a worker, which is ordered, starts, renews its lease
-with all of them on board, is emptied and stops.
+Each agent has ten events: requested, claimed, started, released, claimed, started, crashed,
+restarting, claimed, terminated. A hundred agents share a worker, which is ordered, starts, renews
+its lease with all of them, is emptied and stops.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from eventstore.log.submission import submit
 from eventstore.steps.step import Fence
 from tests.pools import ORIGIN, TestPool
 
-CREW = 100
+WORKER_LOAD = 100
 EVENTS_OF_A_LIFE = 10
 EVENTS_OF_A_WORKER = 4
 """Requested, started, draining, stopped."""
@@ -34,17 +34,17 @@ R = TypeVar("R")
 
 
 async def turn_over(log: Log, pool: Pool, agents: int, *, at_once: int = 4) -> None:
-    """Let so many agents live and end, a few crews at a time."""
-    crews = iter([min(CREW, agents - start) for start in range(0, agents, CREW)])
+    """Run so many agents from start to end, a few workers at a time."""
+    crews = iter([min(WORKER_LOAD, agents - start) for start in range(0, agents, WORKER_LOAD)])
 
     async def work() -> None:
         for size in crews:
-            await Crew(log, pool).live(size)
+            await WorkerLoad(log, pool).live(size)
 
     await asyncio.gather(*(work() for _ in range(at_once)))
 
 
-class Crew:
+class WorkerLoad:
     """One worker and its agents, from its order to its end."""
 
     def __init__(self, log: Log, pool: Pool) -> None:
@@ -56,7 +56,7 @@ class Crew:
         self._fence = Fence("", 0)
 
     async def live(self, size: int) -> None:
-        self._fence = await self._test.worker(self._worker, slots=CREW)
+        self._fence = await self._test.worker(self._worker, slots=WORKER_LOAD)
         await all_of(self._spawn, range(size))
         await self._each(await self._claimed(size), Started())
         released = await self._each(await self._held(), Release(reason="drain"))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 TICK_SECONDS = 0.01
 HELD_UP_SECONDS = 0.1
-"""A turn of the loop that takes longer was held up, and counts no more than this."""
+"""A turn of the loop that takes longer was delayed, and counts no more than this."""
 
 
 @overload

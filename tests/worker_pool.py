@@ -174,7 +174,7 @@ class WorkerPool:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], *, timeout: float = 10.0) -> None:
-    """Wait until an asynchronous condition holds."""
+    """Wait until an asynchronous condition is true."""
     done: bool = await until(condition, timeout=timeout)
     assert done
 

@@ -1,11 +1,10 @@
-"""The agents of a run: they write down when they ran, and some of them misbehave as they are told.
+"""The agents of a run: they record when they ran, and some of them misbehave on purpose.
 
 This file is copied beside the run's configuration and imported by the workers, so it imports
 nothing but what a user's agent would, and which worker it is in. Every incarnation has a file of
-its own in the folder that `CHAOS_WITNESS` names, a JSON object a line: who it is and by which
-right it runs, and when, by CLOCK_BOOTTIME; a line now and then while it runs, and one with
-`stopped` when its code has ended. A process that is killed writes no such line; then the last one
-says until when it certainly ran.
+its own in the folder that `CHAOS_WITNESS` names, a JSON object a line: who it is, the token
+it runs with, and when, by CLOCK_BOOTTIME; further lines while it runs, and one with `stopped` when
+its code has ended. A killed process writes no such line; then the last one is a lower bound.
 
 `input` says how it behaves: `{"do": "…", "after": seconds, "for": seconds, "linger": seconds}`.
 """
@@ -26,7 +25,7 @@ TICK_SECONDS = 0.25
 
 
 class Witness:
-    """What an incarnation writes down of itself."""
+    """The record of one incarnation."""
 
     def __init__(self, context: Context) -> None:
         token = context.fencing_token
@@ -41,14 +40,14 @@ class Witness:
         path = Path(os.environ["CHAOS_WITNESS"]) / name
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
 
-    def tell(self, *, stopped: bool = False) -> None:
+    def write(self, *, stopped: bool = False) -> None:
         """One line, in one write."""
         at = round(time.clock_gettime(time.CLOCK_BOOTTIME), 4)
         line = {**self._known, "at": at, **({"stopped": True} if stopped else {})}
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
     def close(self) -> None:
-        self.tell(stopped=True)
+        self.write(stopped=True)
         os.close(self._file)
 
 
@@ -61,7 +60,7 @@ def worker_id() -> str:
 
 
 class Tested(Agent):
-    """Runs until told to end, and does once, in its first incarnation, what its input asks for."""
+    """Runs until it is stopped; in its first incarnation it does once what its input says."""
 
     witness: Witness | None = None
 
@@ -71,7 +70,7 @@ class Tested(Agent):
             raise RuntimeError("as told")
         self.unwell = do == "raise-in-check" and context.incarnation == 1
         self.witness = Witness(context)
-        self.witness.tell()
+        self.witness.write()
 
     async def run(self, context: Context) -> None:
         assert self.witness is not None
@@ -92,7 +91,7 @@ class Tested(Agent):
     async def _tick(self, witness: Witness, seconds: float | None) -> None:
         ends = None if seconds is None else time.monotonic() + seconds
         while ends is None or time.monotonic() < ends:
-            witness.tell()
+            witness.write()
             await asyncio.sleep(TICK_SECONDS)
 
     async def _misbehave(self, do: str, seconds: float, witness: Witness) -> None:
@@ -102,7 +101,7 @@ class Tested(Agent):
             case "exit-process":
                 os._exit(3)
             case "block-loop":
-                threading.Event().wait(seconds)  # the loop stands still for as long
+                threading.Event().wait(seconds)  # blocks the event loop
             case "swallow-cancellation":
                 await self._swallow(witness, seconds)
             case "raise-in-run":
@@ -115,7 +114,7 @@ class Tested(Agent):
     async def _swallow(self, witness: Witness, seconds: float) -> None:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
-            witness.tell()
+            witness.write()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.1)
 

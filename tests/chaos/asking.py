@@ -32,7 +32,7 @@ class Answer(Struct, frozen=True):
     sent: bool = True
     """False: there was no connection, so nothing can have been done."""
     position: str = ""
-    """Where the logs stood: whoever asks another gateway gives it along."""
+    """The position of the logs, which a client sends to the next gateway."""
     level: str = ""
     """The durability that it states."""
 
@@ -44,8 +44,8 @@ class Answer(Struct, frozen=True):
 
     def seq(self, pool: str) -> int:
         """How far that pool was, where the answer says so; one that is stale need not know."""
-        told = dict(part.rpartition(":")[::2] for part in self.position.split(","))
-        return 0 if self.stale else int(told.get(pool) or 0)
+        positions = dict(part.rpartition(":")[::2] for part in self.position.split(","))
+        return 0 if self.stale else int(positions.get(pool) or 0)
 
     @property
     def said(self) -> str:

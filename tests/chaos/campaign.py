@@ -11,7 +11,7 @@ from tests.chaos.ends import ended, judge_ends
 from tests.chaos.faults import FAULTS, Scene
 from tests.chaos.healing import NotHealed, heal
 from tests.chaos.journal import Journal
-from tests.chaos.listening import Listener, judge_heard
+from tests.chaos.listening import Listener, judge_received
 from tests.chaos.load import Load
 from tests.chaos.options import Options
 from tests.chaos.recovering import Recovery, Unrecovered
@@ -22,10 +22,10 @@ from tests.chaos.system import System
 from tests.chaos.verdict import judge
 
 SETTLE_SECONDS = 20.0
-"""How long commands under way may take once nothing is broken any more."""
+"""How long unfinished commands may take after the last fault."""
 FIRST_SECONDS = 60.0
-LOOK_SECONDS = 0.3
-ROOM_WORKERS = 40
+POLL_SECONDS = 0.3
+REST_WORKERS = 40
 WORDS_MAX = 40
 FAULT_SECONDS = 120.0
 """No fault lasts longer, its mending included."""
@@ -62,8 +62,8 @@ class Campaign:
         finally:
             self.figures.reads = self.load.reads
         await self._rest()
-        self.recovery.take_in()
-        heard = await self._heard()
+        self.recovery.read_logs()
+        received = await self._event_offences()
         self.line.say("judging")
         found = await asyncio.to_thread(
             judge, self.system.redis.url, self.system.views_url, self.system.folder
@@ -76,7 +76,7 @@ class Campaign:
             *left_undone(self.journal, self.figures),
             *judge_ends(await asyncio.to_thread(ended, self.system.views_url)),
             *(offence for role in self.system.roles.values() for offence in role.offences),
-            *heard,
+            *received,
             *found,
         ]
         self.figures.recoveries = self.recovery.count
@@ -92,15 +92,15 @@ class Campaign:
             if agent_id not in named
         ]
 
-    async def _heard(self) -> list[str]:
-        """What was wrong with the events as a client hears them."""
-        rows = await self.listener.caught_up(self.system, self.options.patience_seconds)
-        self.figures.heard = len(self.listener.heard)
+    async def _event_offences(self) -> list[str]:
+        """Offences in the events that a client received."""
+        rows = await self.listener.caught_up(self.system, self.options.timeout_seconds)
+        self.figures.received = len(self.listener.received)
         self.figures.connections = self.listener.connections
         if self._listening is not None and self._listening.done():
             self.listener.offences.append(f"the listener ended: {self._listening}")
         lossy = self.recovery.count > 0
-        return [*self.listener.offences, *judge_heard(self.listener.heard, rows, lossy=lossy)]
+        return [*self.listener.offences, *judge_received(self.listener.received, rows, lossy=lossy)]
 
     async def close(self) -> None:
         """End everything that was started. A second call does nothing."""
@@ -125,7 +125,7 @@ class Campaign:
                 return
 
     async def _round(self, planned: Round) -> bool:
-        """Break, mend, heal; False if it does not heal."""
+        """Inject faults, repair them, wait until all works; False if it does not."""
         words: dict[str, list[str]] = {}
         await asyncio.gather(*(self._inject(one, words) for one in planned.injections))
         said = "; ".join(f"{name} ({', '.join(told)})" for name, told in words.items())
@@ -159,12 +159,12 @@ class Campaign:
 
     async def _healed(self, name: str) -> float:
         began = time.monotonic()
-        patience = self.options.patience_seconds
-        await heal(self.system.gateways, name, patience, self.recovery.hear)
+        patience = self.options.timeout_seconds
+        await heal(self.system.gateways, name, patience, self.recovery.note_problem)
         while damage := await self.recovery.damage(own=True):
             if time.monotonic() - began > patience:
                 raise NotHealed(f"nobody noticed within {patience:g} s: {damage}")
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         return time.monotonic() - began
 
     async def _inject(self, injection: Injection, words: dict[str, list[str]]) -> None:
@@ -188,20 +188,20 @@ class Campaign:
     # ---- the end -------------------------------------------------------------------------------
 
     async def _rest(self) -> None:
-        """Stop asking, decide what is undecided, and let everything settle.
+        """Stop the load, resolve unknown outcomes, and let everything settle.
 
-        The pools get room for all: spawns of unknown outcome may have filled them beyond what the
+        The pools get slots for all: spawns of unknown outcome may have filled them beyond what the
         load knows of, and an agent that waits for a slot is not at rest. Empty workers stay.
         """
         self.line.say("resting: no more faults, no more commands")
         await self.load.stop(SETTLE_SECONDS)
-        await self._make_room()
-        left = await come_to_rest(self.system, self.options.patience_seconds)
+        await self._raise_capacity()
+        left = await come_to_rest(self.system, self.options.timeout_seconds)
         self.offences += [f"not at rest: {what}" for what in left[:WORDS_MAX]]
 
-    async def _make_room(self) -> None:
+    async def _raise_capacity(self) -> None:
         random = stream(self.options.seed, "rest")
-        config: dict[str, object] = {"max_workers": ROOM_WORKERS, "empty_worker_seconds": 3600.0}
+        config: dict[str, object] = {"max_workers": REST_WORKERS, "empty_worker_seconds": 3600.0}
         for pool in POOLS:
             changed = await ChangePool(self.desk, random, pool, f"room-{pool}", config).carry_out()
             if changed.status != "acknowledged":

@@ -2,7 +2,7 @@
 
 A process started with `environment()` reads its wall clock through the library, which adds what
 the clock's file says; writing the file steps the clock, within two seconds: reading the file at
-every look at the clock would make the processes several times slower. CLOCK_MONOTONIC and
+every call would make the processes several times slower. CLOCK_MONOTONIC and
 CLOCK_BOOTTIME stay true. (Where those are left alone the library breaks CPython's `time.sleep`, in
 whose place `faked/sitecustomize.py` puts another, and threads that wait for work spin: only what
 has none can be run on such a clock.)
@@ -28,7 +28,7 @@ def library() -> Path | None:
 
 
 class Clock:
-    """The wall clock of some processes, kept in a file."""
+    """The wall clock of some processes, controlled by a file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

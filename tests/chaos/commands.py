@@ -1,8 +1,8 @@
 """One command of the client, from its first request to its end in the journal.
 
-A command whose outcome is unknown is asked for again with the same key until an answer decides it:
-that is what Muster tells its clients to do. Some spawns have no key and give up instead; they stay
-unknown, unless the answer names a key to ask again with.
+A command with an unknown outcome is repeated with the same key until an answer decides it, as
+Muster asks its clients to do. Some spawns have no key and give up instead; they stay unknown,
+unless the answer names a key to repeat them with.
 """
 
 import asyncio
@@ -40,13 +40,13 @@ class Desk:
         self.missing: dict[str, str] = {}
         """Agents that were acknowledged and then not found: excused only if named as lost."""
         self.positions: dict[str, str] = {}
-        """Of acknowledged agents: where the logs stood. Whoever is given it has to know them."""
+        """The log position by acknowledged agent: a gateway that gets it must know the agent."""
         self.closing = False
         """Once set, what is unknown is asked for a last few times."""
         self.answers: dict[str, int] = {}
 
     async def ask(self, random: Random, method: str, path: str, *args: Any, **more: Any) -> Answer:
-        """Ask one of the gateways, and look at the answer."""
+        """Send the request to one of the gateways, and check the answer."""
         answer = await ask(random.choice(self.gateways), method, path, *args, **more)
         self.answers[answer.said] = self.answers.get(answer.said, 0) + 1
         if answer.status == 500 or (answer.status == 400 and answer.kind == "invalid-request"):
@@ -76,7 +76,7 @@ class Command:
         raise NotImplementedError
 
     async def carry_out(self) -> Entry:
-        """Ask, again where that is called for, and note how it ended."""
+        """Send it, repeat it where needed, and note the outcome."""
         asked = 0
         unknown = False
         while True:
@@ -86,7 +86,7 @@ class Command:
             unknown = unknown or meaning is Meaning.UNKNOWN
             self.learn(answer)
             if meaning is Meaning.ACCEPTED:
-                self._hold_to_its_level(answer)
+                self._check_level(answer)
                 return self._note("acknowledged", answer, recovered=unknown)
             if not unknown:
                 return self._note("refused", answer)
@@ -94,14 +94,14 @@ class Command:
                 return self._note("unknown", answer)
             await asyncio.sleep(self.random.uniform(*REPEAT_SECONDS))
 
-    def _hold_to_its_level(self, answer: Answer) -> None:
-        """What is done is as safe as was asked: a client that looks at the status need not ask."""
+    def _check_level(self, answer: Answer) -> None:
+        """A success status means the requested durability: a client need not check further."""
         if self.level and answer.status in (200, 201) and answer.level != self.level:
             said = f"{self.kind} chaos-{self.number} asked for {self.level}"
             self.desk.offences.append(f"{said}: {answer.status} as {answer.level or 'nothing'}")
 
     def learn(self, answer: Answer) -> None:
-        """Take in what the answer tells beside its meaning."""
+        """Note the agent and position of an answer."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -142,7 +142,7 @@ class Spawn(Command):
         self.key = f"command-{number}" if keyed else ""
         self.repeats = keyed
         self.follows = random.random() < 0.5
-        """Whether it goes on with a key that an answer names."""
+        """Whether it repeats with a key that an answer names."""
         self.body = {
             "project_id": "chaos",
             "role_type": ROLE,
@@ -157,8 +157,8 @@ class Spawn(Command):
         path = f"{API}/spawn"
         return await self.desk.ask(self.random, "POST", path, self.body, headers=self.headers)
 
-    def _hold_to_its_level(self, answer: Answer) -> None:
-        """What is done is as safe as was asked: a client that looks at the status need not ask."""
+    def _check_level(self, answer: Answer) -> None:
+        """A success status means the requested durability: a client need not check further."""
         if self.level and answer.status in (200, 201) and answer.level != self.level:
             said = f"{self.kind} chaos-{self.number} asked for {self.level}"
             self.desk.offences.append(f"{said}: {answer.status} as {answer.level or 'nothing'}")
@@ -233,7 +233,7 @@ class CreatePool(PoolCommand):
 
 
 class DeletePool(PoolCommand):
-    """Delete a pool with all that lives in it."""
+    """Delete a pool with its agents."""
 
     kind = "delete_pool"
 

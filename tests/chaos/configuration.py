@@ -6,9 +6,9 @@ from pathlib import Path
 
 ROLE = "tested"
 STEADY = "steady"
-"""Where the load's agents live, which behave."""
+"""Pools of the load's agents, which behave well."""
 WILD = "wild"
-"""Where agents live that do not."""
+"""Pools of agents that misbehave."""
 PROBE = "probe"
 """Where is tried out whether all works again."""
 POOLS = (STEADY, WILD, PROBE)
@@ -17,8 +17,8 @@ PASSING = ("passing-1", "passing-2")
 
 LEASE_SECONDS = 3.0
 SUSPICION_SECONDS = 20.0
-"""Workers die every few seconds here, so most agents are soon taken for the cause and take turns in
-the few workers that are kept for such. Nobody may wait for longer than healing may take."""
+"""Workers die every few seconds here, so most agents are soon isolated and share the few workers
+for such agents. None may wait for longer than healing may take."""
 
 _SETTINGS = f"""\
 lease_seconds = {LEASE_SECONDS}
@@ -48,7 +48,7 @@ def passing_config() -> dict[str, object]:
 
 
 def write(folder: Path) -> Path:
-    """Write the configuration file, with the agents' module beside it."""
+    """Write the configuration file, and the agents' module next to it."""
     folder.mkdir()
     shutil.copy(Path(__file__).with_name("agents.py"), folder / "chaos_agents.py")
     lines = [f'[roles.{ROLE}]\nagent = "chaos_agents:Tested"\n']

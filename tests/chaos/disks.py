@@ -31,7 +31,7 @@ class Disk:
         self._ballast.unlink(missing_ok=True)
 
     def unmount(self) -> None:
-        """Give it back, also where a process still stands in it. A second call does nothing."""
+        """Unmount it, also where a process still uses it. A second call does nothing."""
         if self._mounted:
             self._mounted = False
             subprocess.run(["umount", "-l", str(self.folder)], check=False, capture_output=True)

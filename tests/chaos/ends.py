@@ -1,4 +1,4 @@
-"""How agents of a run may end: as somebody asked, or as they were told to from the start.
+"""How agents of a run may end: on request, or by completing as their input says.
 
 None has a time to idle or to wait, none is dropped by an operator, and none can spend its restart
 budget (`configuration.py`). The judge believes such an end; here it means that an agent was lost.

@@ -1,7 +1,7 @@
-"""The command `tests/chaos/run`: reads what is asked, runs it, says what came of it.
+"""The command `tests/chaos/run`: parses its options, runs a campaign, prints the result.
 
-Exit code 0: nothing was found wrong; 1: something was, and the folder of the run is kept; 2: wrong
-use, or what was asked for cannot be done here; 3: the harness itself failed; 130: it was
+Exit code 0: no offence was found; 1: there was one, and the folder of the run is retained; 2: wrong
+use, or the options cannot be met here; 3: the harness itself failed; 130: it was
 interrupted, by Ctrl-C or SIGTERM.
 """
 
@@ -121,13 +121,13 @@ async def _run(folder: Path, options: Options, faults: tuple[str, ...]) -> int:
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
     try:
         await campaign.run()
-        return _tell(campaign, folder)
+        return _print_result(campaign, folder)
     finally:
         await campaign.close()
-        _take_along(campaign)
+        _save_disks(campaign)
 
 
-def _tell(campaign: Campaign, folder: Path) -> int:
+def _print_result(campaign: Campaign, folder: Path) -> int:
     for line in summary(campaign.journal, campaign.figures, campaign.desk.answers):
         campaign.line.say(line)
     offences = campaign.offences
@@ -145,8 +145,8 @@ def _tell(campaign: Campaign, folder: Path) -> int:
     return 1
 
 
-def _take_along(campaign: Campaign) -> None:
-    """Copy what stands on mounted disks to where it outlives them, and give the disks back."""
+def _save_disks(campaign: Campaign) -> None:
+    """Copy the data on mounted disks to the run's folder, and unmount the disks."""
     for disk in campaign.system.disks.values():
         if not disk.folder.exists():
             continue

@@ -1,4 +1,4 @@
-"""How long it takes until all works again: a probe at each gateway, from the spawn to the views."""
+"""Waits until all works again: a probe at each gateway, from the spawn to the views."""
 
 import asyncio
 import time
@@ -13,31 +13,32 @@ PAUSE_SECONDS = 0.1
 
 
 class NotHealed(Exception):
-    """Something did not come back by itself."""
+    """Something did not recover by itself."""
 
 
 async def heal(
     gateways: list[str],
     name: str,
-    patience_seconds: float,
-    hear: Callable[[str], None] = lambda _kind: None,
+    timeout_seconds: float,
+    note_problem: Callable[[str], None] = lambda _kind: None,
 ) -> float:
     """Wait until a spawn at every gateway runs and all views show it; returns the seconds taken.
 
-    `hear` is told the kind of every problem that is answered. Raises `NotHealed`, with the last
-    answers, when the patience is over.
+    `note_problem` gets the kind of every problem that is answered. Raises `NotHealed`, with the
+    last answers, after the timeout.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     probes = [
-        _Probe(gateways, number, name, patience_seconds, hear) for number in range(len(gateways))
+        _Probe(gateways, number, name, timeout_seconds, note_problem)
+        for number in range(len(gateways))
     ]
     try:
-        async with asyncio.timeout(patience_seconds):
+        async with asyncio.timeout(timeout_seconds):
             await asyncio.gather(*(probe.run() for probe in probes))
     except (TimeoutError, AssertionError):
         said = "; ".join(probe.last for probe in probes)
-        raise NotHealed(f"not healed within {patience_seconds:g} s: {said}") from None
-    healed = time.monotonic() - began
+        raise NotHealed(f"not healed within {timeout_seconds:g} s: {said}") from None
+    healed = time.monotonic() - started
     await asyncio.gather(*(probe.end() for probe in probes))
     return healed
 
@@ -50,12 +51,12 @@ class _Probe:
         gateways: list[str],
         number: int,
         name: str,
-        patience: float,
-        hear: Callable[[str], None],
+        timeout: float,
+        note_problem: Callable[[str], None],
     ) -> None:
         self.last = ""
-        self._patience = patience
-        self._hear = hear
+        self._timeout = timeout
+        self._note_problem = note_problem
         self._gateways = gateways
         self._own = gateways[number]
         self._headers = {"Idempotency-Key": f"probe-{name}-{number}", "Prefer": "wait=2"}
@@ -69,10 +70,10 @@ class _Probe:
         self._agent_id = ""
 
     async def run(self) -> None:
-        await until(self._spawned, timeout=self._patience, interval=PAUSE_SECONDS)
+        await until(self._spawned, timeout=self._timeout, interval=PAUSE_SECONDS)
         for gateway in self._gateways:
-            seen = partial(self._seen, gateway)
-            await until(seen, timeout=self._patience, interval=PAUSE_SECONDS)
+            seen = partial(self._is_shown, gateway)
+            await until(seen, timeout=self._timeout, interval=PAUSE_SECONDS)
 
     async def _spawned(self) -> bool:
         path = f"{API}/spawn"
@@ -83,7 +84,7 @@ class _Probe:
         self._agent_id = answer.body["agent_id"]
         return bool(answer.body["status"] == "running")
 
-    async def _seen(self, gateway: str) -> bool:
+    async def _is_shown(self, gateway: str) -> bool:
         answer = await ask(gateway, "GET", f"{API}/{self._agent_id}", seconds=8)
         self._note("read", answer)
         seen = answer.status == 200 and not answer.stale
@@ -95,6 +96,6 @@ class _Probe:
         await ask(self._own, "POST", f"{API}/terminate", body, headers=headers)
 
     def _note(self, what: str, answer: Answer) -> None:
-        self._hear(answer.kind)
+        self._note_problem(answer.kind)
         status = answer.body.get("status") if isinstance(answer.body, dict) else ""
         self.last = f"{what}: {answer.said} {status}{' stale' if answer.stale else ''}"

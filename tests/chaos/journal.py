@@ -17,7 +17,7 @@ Status = Literal["acknowledged", "refused", "unknown"]
 
 
 class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One command and its end. Times are in seconds; `at` since the run began."""
+    """One command and its outcome. Times are in seconds; `at` since the start of the run."""
 
     kind: str
     pool: str
@@ -25,7 +25,7 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent_id: str = ""
     operation_id: str = ""
     correlation_id: str = ""
-    """The `X-Request-Id` of all its requests; it stands in the events that they led to."""
+    """The `X-Request-Id` of all its requests; their events have it as correlation id."""
     level: str = ""
     seq: int = 0
     """How far the log was when a spawn was acknowledged: its event is not above that."""

@@ -1,12 +1,12 @@
-"""Judges a whole history of Muster from what it left behind: streams, archive, views, keys.
+"""Judges a complete history of Muster from its streams, archive, views and keys.
 
     python -m tests.chaos.judge --redis URL --views URL [--acknowledged FILE] [--at-rest] …
 
 It has its own readers and its own fold and imports nothing of Muster, so that an error there cannot
 hide itself. Every offence names the invariant, the event and why; any makes the exit code 1.
 
-It may be asked about a running system: what is compared is read at one moment. `--at-rest` says
-that nobody has asked for anything for a while, so that nothing may be half done.
+It may judge a running system: values are compared as of one point in time. `--at-rest` says that
+there was no request for a while, so that nothing may be unfinished.
 """
 
 import argparse
@@ -28,22 +28,22 @@ from tests.chaos.judging import (
     witnesses,
 )
 from tests.chaos.judging.catalogue import Catalogue
-from tests.chaos.judging.commands import Command, Unsaved
+from tests.chaos.judging.commands import Command, LostCommand
 from tests.chaos.judging.database import Database
 from tests.chaos.judging.entries import CATALOGUE, Entry
 from tests.chaos.judging.history import History, join
-from tests.chaos.judging.offences import INVARIANTS, Offence, told
+from tests.chaos.judging.offences import INVARIANTS, Offence, in_order
 from tests.chaos.judging.pools import Pool
 from tests.chaos.judging.streams import Registry, Streamed, Streams
 from tests.chaos.judging.witnesses import Witness
 
 ATTEMPTS = 3
-"""How often archive and stream are read anew where trimming came in between."""
+"""How often archive and stream are read again where the stream was trimmed in between."""
 
 
 @dataclass
 class Evidence:
-    """All that is looked at, as it was found."""
+    """All data that is judged, as it was read."""
 
     streamed: dict[str, Streamed] = field(default_factory=dict)
     """By log; the catalogue's is the empty name."""
@@ -55,10 +55,10 @@ class Evidence:
     prefix: str = ""
     views: Database | None = None
     commands: Sequence[Command] = ()
-    unsaved: Sequence[Unsaved] = ()
+    unsaved: Sequence[LostCommand] = ()
     witnesses: Sequence[Witness] = ()
     witnessed_at: float = 0.0
-    """When an agent was last seen before these were read, by their clock."""
+    """When an agent last wrote before these were read, by their clock."""
 
     def archive(self, log: str) -> Sequence[Entry]:
         return self.views.archive.get(log, ()) if self.views else ()
@@ -78,7 +78,7 @@ def judge(
     views: str = "",
     prefix: str = "",
     acknowledged: Iterable[str | Command] = (),
-    unsaved: Sequence[Unsaved] = (),
+    unsaved: Sequence[LostCommand] = (),
     witnesses: Sequence[Witness] = (),
     at_rest: bool = False,
 ) -> list[Offence]:
@@ -132,7 +132,7 @@ def _read_redis(evidence: Evidence, streams: Streams) -> None:
 
 
 def _torn(evidence: Evidence) -> bool:
-    """Whether a stream begins after the archive that was read before it ends: it was trimmed."""
+    """Whether there is a gap between the archive and the stream, which was trimmed meanwhile."""
     return any(
         bool(log.entries and evidence.views)
         and log.entries[0].seq > 1 + max((e.seq for e in evidence.archive(name)), default=0)
@@ -144,12 +144,12 @@ def _torn(evidence: Evidence) -> bool:
 
 
 def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -> list[Offence]:
-    """What is wrong with what was found. Pure.
+    """The offences in the evidence. Pure.
 
-    `partial`: a history that begins late is none. Only how it was kept can be judged of such a one.
+    `partial`: a history that starts late is no offence; only its storage can be judged.
     """
     histories = {log: evidence.history(log) for log in (CATALOGUE, *evidence.logs())}
-    whole = {log: history for log, history in histories.items() if not history.begins_late}
+    whole = {log: history for log, history in histories.items() if not history.starts_late}
     offences = [offence for history in histories.values() for offence in history.offences]
     if not partial:
         begin = [histories[log].entries[0] for log in histories.keys() - whole.keys()]
@@ -174,7 +174,7 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
     if at_rest:
         since = evidence.witnessed_at
         offences += witnesses.awake(evidence.witnesses, folded, declared, since)
-    return told(offences)
+    return in_order(offences)
 
 
 def _pool(pool: Pool, found: Registry | None, at_rest: Catalogue | None) -> Iterator[Offence]:
@@ -194,9 +194,9 @@ def _outside(
     declared: Catalogue,
     late: Set[str],
 ) -> Iterator[Offence]:
-    """What clients and agents tell of all pools but those whose history begins late.
+    """Judge what clients and agents recorded of all pools, except where the history starts late.
 
-    A pool without any log has lost all that was asked of it.
+    A pool without any log has lost all its commands.
     """
     told_of = [c for c in evidence.commands if c.of_catalogue or c.pool not in late]
     yield from commands.judge(told_of, list(whole.values()), evidence.unsaved)
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.acknowledged:
         evidence.commands = commands.read_commands(asked.acknowledged)
     if asked.unsaved:
-        evidence.unsaved = commands.read_unsaved(asked.unsaved)
+        evidence.unsaved = commands.read_lost_commands(asked.unsaved)
     if asked.witnesses:
         evidence.witnessed_at = witnesses.newest(asked.witnesses)
         evidence.witnesses = witnesses.read(asked.witnesses)

@@ -1,9 +1,9 @@
-"""A client that listens to the events, comes back where it was cut off, and has to hear them all.
+"""A client that follows the events, reconnects where it was cut off, and must receive them all.
 
-It follows `/api/v1/events` at one gateway after the other, from the beginning, and goes on with the
-last id that it was given. In the end it must have heard every event of the archive once, in the
-order of its log. What a log lost before it was archived may have been heard as well: then that log
-went on from a lower seq, which is heard later.
+It follows `/api/v1/events` at one gateway after the other, from the start, and resumes after the
+last id that it received. In the end it must have received every event of the archive once, in the
+order of its log. Events that a log lost before they were archived may have been received as well:
+then that log continued from a lower seq, which is received later.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ PAUSE_SECONDS = (0.1, 0.6)
 STAY_SECONDS = (1.0, 20.0)
 """How long it stays with a gateway before it tries another."""
 LINE_MAX = 1 << 20
-LOOK_SECONDS = 0.3
+POLL_SECONDS = 0.3
 
 
 class Archived(Struct, frozen=True):
-    """Where an event stands in the archive."""
+    """The position of an event in the archive."""
 
     pool: str
     generation: int
@@ -35,8 +35,8 @@ class Archived(Struct, frozen=True):
     event_id: str
 
 
-class Heard(Struct, frozen=True):
-    """An event as it was told."""
+class Received(Struct, frozen=True):
+    """An event as it was received."""
 
     pool: str
     event_id: str
@@ -44,10 +44,10 @@ class Heard(Struct, frozen=True):
 
 
 class Listener:
-    """One such client. `heard` holds the events in the order in which they came."""
+    """One such client. `received` holds the events in the order in which they came."""
 
     def __init__(self, gateways: list[str], random: Random) -> None:
-        self.heard: list[Heard] = []
+        self.received: list[Received] = []
         self.offences: list[str] = []
         self.connections = 0
         self._gateways = gateways
@@ -78,7 +78,7 @@ class Listener:
             await self._take_in(response)
 
     async def _take_in(self, response: aiohttp.ClientResponse) -> None:
-        """Each block as a whole, as browsers do: one that is cut short has not come."""
+        """Each block completely, as browsers do: a truncated one does not count."""
         block: dict[str, str] = {}
         async for line in response.content:
             text = line.decode().rstrip("\n")
@@ -88,57 +88,59 @@ class Listener:
                 continue
             if "data" in block:
                 event = json.loads(block["data"])
-                self.heard.append(Heard(event["pool"], event["event_id"], event["seq"]))
+                self.received.append(Received(event["pool"], event["event_id"], event["seq"]))
             self._last_id = block.get("id", self._last_id)
             block = {}
 
-    async def caught_up(self, system: System, patience_seconds: float) -> list[Archived]:
-        """Wait until it has heard the last of the archive; returns the archive."""
+    async def caught_up(self, system: System, timeout_seconds: float) -> list[Archived]:
+        """Wait until it has received the last of the archive; returns the archive."""
         clock = asyncio.get_running_loop().time
-        deadline = clock() + patience_seconds
+        deadline = clock() + timeout_seconds
         while True:
             rows = await asyncio.to_thread(archive, system.views_url)
-            heard = {event.event_id for event in self.heard}
-            if (rows and all(row.event_id in heard for row in rows)) or clock() > deadline:
+            received = {event.event_id for event in self.received}
+            if (rows and all(row.event_id in received for row in rows)) or clock() > deadline:
                 return rows
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
 
-def judge_heard(
-    heard: Sequence[Heard], archived: Iterable[Archived], *, lossy: bool
+def judge_received(
+    received: Sequence[Received], archived: Iterable[Archived], *, lossy: bool
 ) -> Iterator[str]:
-    """What is wrong with what was heard. `lossy`: a log was recovered, so events may be gone."""
+    """What is wrong with what was received. `lossy`: a log was recovered, so events may be gone."""
     rows = {row.event_id: row for row in archived}
     if not rows:
         yield "the archive could not be read, or is empty"
-    lost = _lost(heard, rows) if lossy else set()
+    lost = _lost(received, rows) if lossy else set()
     seen: set[str] = set()
     last: dict[str, Archived] = {}
-    for event in heard:
+    for event in received:
         pool, event_id = event.pool, event.event_id
         row = rows.get(event_id)
         where = f"{pool or 'catalogue'} event {event_id}"
         if event_id in seen:
-            yield f"heard twice: {where}"
+            yield f"received twice: {where}"
         elif row is None and event_id not in lost:
-            yield f"heard, and not in the archive: {where}"
+            yield f"received, and not in the archive: {where}"
         elif row is not None:
             before = last.get(pool)
             if before and (row.generation, row.seq) < (before.generation, before.seq):
-                yield f"heard out of order: {where}: seq {row.seq} after {before.seq}"
+                yield f"received out of order: {where}: seq {row.seq} after {before.seq}"
             last[pool] = row
         seen.add(event_id)
     for row in rows.values():
         if row.event_id not in seen:
             name = row.pool or "catalogue"
-            yield f"never heard: {name} {row.generation}:{row.seq} event {row.event_id}"
+            yield f"never received: {name} {row.generation}:{row.seq} event {row.event_id}"
 
 
-def _lost(heard: Sequence[Heard], rows: Mapping[str, Archived]) -> set[str]:
-    """The events after which their log went on from no higher seq, or not at all."""
-    least = dict.fromkeys({event.pool for event in heard} - {row.pool for row in rows.values()}, 0)
+def _lost(received: Sequence[Received], rows: Mapping[str, Archived]) -> set[str]:
+    """The events after which their log continued at a lower seq, or not at all."""
+    least = dict.fromkeys(
+        {event.pool for event in received} - {row.pool for row in rows.values()}, 0
+    )
     found = set()
-    for event in reversed(heard):
+    for event in reversed(received):
         if event.event_id in rows:
             least[event.pool] = min(least.get(event.pool, event.seq), event.seq)
         elif least.get(event.pool, event.seq + 1) <= event.seq:

@@ -1,7 +1,7 @@
 """The load of a run: clients that ask for agents, end them, read, and change pools.
 
-What each client asks, and when, comes from its own generator; how many agents live is held near a
-number, so that the pools are neither empty nor full. The load goes on while things are broken.
+What each client requests, and when, comes from its own generator; the number of live agents stays
+near a constant, so that the pools are neither empty nor full. The load continues during faults.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tests.chaos.journal import Entry
 from tests.chaos.schedule import stream
 
 LIVING = 24
-"""About so many agents of the load live at a time."""
+"""About so many agents of the load are live at a time."""
 SPAWNERS = 3
 PAUSE_SECONDS = (0.05, 0.5)
 READ_SECONDS = (0.1, 0.6)
@@ -37,7 +37,7 @@ class Load:
         self.living: list[str] = []
         self.reads = 0
         self.failures: list[str] = []
-        """Clients and commands that ended by an error of their own; nobody asks in their place."""
+        """Clients and commands that ended by an error of the harness; they are not replaced."""
         self._seed = seed
         self._number = 0
         self._coming = 0
@@ -52,13 +52,13 @@ class Load:
         self._client("changer", self._change_pools)
         self._client("passer", self._create_and_delete_pools)
 
-    async def stop(self, patience_seconds: float) -> None:
-        """Ask for nothing new, and wait for what is under way; then give up on what is not."""
+    async def stop(self, timeout_seconds: float) -> None:
+        """Start no new commands, and wait for running ones; cancel the rest after the timeout."""
         for client in self._clients:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
         if self._commands:
-            await asyncio.wait(self._commands, timeout=patience_seconds)
+            await asyncio.wait(self._commands, timeout=timeout_seconds)
         self.desk.closing = True
         if self._commands:
             await asyncio.wait(self._commands, timeout=30.0)
@@ -69,12 +69,12 @@ class Load:
             task.cancel()
 
     def spawn(self, random: Random, pool: str, *, keyed: bool = True, **wanted: Any) -> Spawn:
-        """A spawn of a number of its own; whoever made it carries it out."""
+        """A spawn with a number of its own; the caller carries it out."""
         self._number += 1
         return Spawn(self.desk, random, pool, str(self._number), keyed=keyed, **wanted)
 
-    def begin(self, command: Coroutine[Any, Any, None]) -> None:
-        """Let a command run beside the others."""
+    def start_command(self, command: Coroutine[Any, Any, None]) -> None:
+        """Run a command concurrently."""
         task = asyncio.create_task(command)
         self._commands.add(task)
         task.add_done_callback(self._ended)
@@ -102,10 +102,10 @@ class Load:
             coming = len(self.living) + self._coming
             if coming < random.randint(LIVING - 8, LIVING + 8):
                 self._coming += 1
-                self.begin(self._bring(random))
+                self.start_command(self._bring(random))
             elif self.living:
                 chosen = self.living.pop(random.randrange(len(self.living)))
-                self.begin(self._end(random, chosen))
+                self.start_command(self._end(random, chosen))
             await asyncio.sleep(random.uniform(*PAUSE_SECONDS))
 
     async def _bring(self, random: Random) -> None:
@@ -163,7 +163,7 @@ class Load:
             await ChangePool(self.desk, random, STEADY, str(self._number), config).carry_out()
 
     async def _create_and_delete_pools(self, random: Random) -> None:
-        """A pool that comes, is used, and goes with what lives in it; its name comes again."""
+        """Create a pool, use it, and delete it with its agents; the name is used again later."""
         while True:
             await asyncio.sleep(random.uniform(2, 6))
             pool = random.choice(PASSING)
@@ -171,7 +171,7 @@ class Load:
             config = passing_config()
             await CreatePool(self.desk, random, pool, str(self._number), config).carry_out()
             for _ in range(random.randint(0, 4)):
-                self.begin(self._bring_passing(random, pool))
+                self.start_command(self._bring_passing(random, pool))
             await asyncio.sleep(random.uniform(0, 2))
             self._number += 1
             await DeletePool(self.desk, random, pool, str(self._number)).carry_out()

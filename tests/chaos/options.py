@@ -23,7 +23,7 @@ class Options(Struct, frozen=True, kw_only=True):
     """Who recovers a log that lost writes: `command` as an operator, or `projector` by itself."""
     keep: Path | None
     plant: str
-    patience_seconds: float
+    timeout_seconds: float
     list_faults: bool
     judge: Path | None
 
@@ -49,7 +49,7 @@ def parse(argv: Sequence[str]) -> Options:
         recovers=said.recovers or recovers,
         keep=said.keep,
         plant=said.plant,
-        patience_seconds=said.patience,
+        timeout_seconds=said.patience,
         list_faults=said.list_faults,
         judge=said.judge,
     )

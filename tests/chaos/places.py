@@ -1,7 +1,7 @@
 """Named places at which a process can be made to die, patched in from outside: no hook in Muster.
 
-A place is a function and a moment of its call: before it, after it, or a little while into it; of
-the calls that fit, the nth. To add one, add a line to `PLACES` and a test that reaches it.
+A place is a function and a point of its call: before it, after it, or shortly after its start; of
+the calls that match, the nth. To add one, add a line to `PLACES` and a test that reaches it.
 """
 
 import asyncio
@@ -114,7 +114,7 @@ PLACES: Final[dict[str, Place]] = {
 
 
 def arm(name: str, token: str) -> None:
-    """Let this process die at a place, unless another one has: who takes the token dies."""
+    """Let this process die at a place, unless another has: the one that removes the token dies."""
     place = PLACES[name]
     module, _, path = place.target.partition(":")
     holder: Any = import_module(module)

@@ -1,7 +1,7 @@
 """A TCP proxy between a process and a server, in which the network can be made bad.
 
-One `Link` stands before one server on behalf of one process. Its weather says what happens to
-what passes through: nothing, a delay, a stall (bytes wait and arrive late, as they do after a
+One `Link` is placed before one server for one process. Its weather says what happens to bytes
+that pass through: nothing, a delay, a stall (bytes wait and arrive late, as they do after a
 partition), a cut in the middle of a reply, or no connection at all. What was read from one side
 before it closed is still delivered to the other, as a network would.
 """
@@ -62,7 +62,7 @@ class Link:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def set(self, weather: Weather) -> None:
-        """Change the weather, for connections that stand too."""
+        """Change the weather, also for existing connections."""
         self._weather = weather
         self._changed.set()
         self._changed = asyncio.Event()
@@ -79,7 +79,7 @@ class Link:
         return len(chosen)
 
     async def refuse(self) -> None:
-        """Let nobody in and cut who is."""
+        """Refuse new connections and cut existing ones."""
         server, self._server = self._server, None
         if server is not None:
             await stop_accepting(server)
@@ -95,7 +95,7 @@ class Link:
         try:
             await self._connect(client, reply)
         except (OSError, asyncio.CancelledError):
-            pass  # of no interest: whoever is connected sees that it is over
+            pass  # of no interest: both sides see that it is closed
         finally:
             self._writers.discard(reply)
             self._tasks.discard(task)
@@ -105,8 +105,8 @@ class Link:
         server, request = await asyncio.open_connection("127.0.0.1", self.target)
         try:
             await asyncio.gather(
-                self._pump(client, request, self._hold_request),
-                self._pump(server, reply, self._hold_reply),
+                self._pump(client, request, self._delay_request),
+                self._pump(server, reply, self._delay_reply),
             )
         finally:
             request.transport.abort()
@@ -124,12 +124,12 @@ class Link:
                 await sink.drain()
         sink.close()  # also by a side that broke off; what was written before is still sent
 
-    async def _hold_request(self, _chunk: bytes, _sink: asyncio.StreamWriter) -> None:
+    async def _delay_request(self, _chunk: bytes, _sink: asyncio.StreamWriter) -> None:
         if self._weather.request_delay_seconds:
             await asyncio.sleep(self._weather.request_delay_seconds)
         await self._while(lambda: self._weather.requests_stall)
 
-    async def _hold_reply(self, chunk: bytes, sink: asyncio.StreamWriter) -> None:
+    async def _delay_reply(self, chunk: bytes, sink: asyncio.StreamWriter) -> None:
         if self._weather.reply_delay_seconds:
             await asyncio.sleep(self._weather.reply_delay_seconds)
         await self._while(lambda: self._weather.replies_stall)

@@ -1,10 +1,10 @@
 """A log that has lost writes: noticed as an operator would, and recovered with `muster recover`.
 
-A fault that takes the log away says so, and so does one that kills Redis: with `everysec` that may
-forget what it acknowledged. Then the views stop with a reason, or the gateways say so. What the
-recovery names as lost is kept for the judge in `unsaved.json`. In rounds without such a fault, and
-with `always` also where Redis was only killed, nothing may be lost, and no gateway may say so.
-Where the projectors recover by themselves (`--auto-recover`) their logs tell what they did.
+A fault that removes the log reports it, and so does one that kills Redis: with `everysec` that may
+lose acknowledged writes. Then the views stop with a reason, or the gateways report it. What the
+recovery names as lost is stored for the judge in `unsaved.json`. In rounds without such a fault,
+and with `always` also where Redis was only killed, nothing may be lost, and no gateway may say so.
+Where the projectors recover by themselves (`--auto-recover`) their logs say what they did.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from tests.chaos.views import DATABASE_ERRORS
 
 RECOVER_SECONDS = 120
 DAMAGED = ("log-rolled-back", "log-missing", "log-halted")
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 ITSELF = frozenset({"", "spawn", "agent.requested", "holds"})
 """What a recovery calls the loss of an agent: by its command, its event, or that it ran."""
 EXCUSED_ROUNDS = 2
-"""A loss above the archive, in a pool that nobody asks for, is noticed when it is used again."""
+"""A loss above the archive, in a pool without requests, is noticed when it is used again."""
 
 
 def available() -> bool:
@@ -41,7 +41,7 @@ def available() -> bool:
 
 
 class Recovery:
-    """Watches for damage and mends it, and knows when there may be some."""
+    """Watches for damage and repairs it, and knows when there may be some."""
 
     def __init__(self, system: System) -> None:
         self.count = 0
@@ -49,57 +49,56 @@ class Recovery:
         self.named: set[str] = set()
         """The agents of which a recovery said that they were lost, and not only their end."""
         self.offences: list[str] = []
-        self._heard = ""
+        self._problem = ""
         self._system = system
-        self._by_itself = system.options.recovers == "projector"
+        self._automatic = system.options.recovers == "projector"
         self._available: bool | None = None
         self._excused = 0
         self._read: dict[str, int] = {}
 
     def expect(self, *, synced: bool) -> None:
-        """A fault takes writes away. `synced`: also those that are on Redis' disk."""
+        """A fault removes writes. `synced`: also those that are on Redis' disk."""
         if synced or self._system.options.appendfsync == "everysec":
             self._excused = EXCUSED_ROUNDS
 
     def end_round(self) -> None:
         """Nothing is lost that was not noticed by now."""
-        self.take_in()
+        self.read_logs()
         self._excused = max(self._excused - 1, 0)
 
-    def hear(self, kind: str) -> None:
-        """Of an answer that a gateway gave."""
+    def note_problem(self, kind: str) -> None:
+        """Note the kind of a problem that a gateway answered."""
         if kind in DAMAGED:
-            self._heard = kind
+            self._problem = kind
 
     async def watch(self) -> float:
         """Recover whatever is damaged, until cancelled."""
         while True:
-            if self._by_itself:
-                self._heard = ""  # only what is said again is still so
+            if self._automatic:
+                self._problem = ""  # only what is said again is still so
             elif damage := await self.damage():
                 await self._recover(damage)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def damage(self, *, own: bool = False) -> str:
-        """What Muster says of a log that is not what it was; empty if none is.
+        """What Muster says about a damaged log; empty if none is.
 
-        `own`: what we see ourselves, too. That alone is no ground for recovering: Muster has to
-        notice.
+        `own`: also what the harness sees. That is no reason to recover: Muster must notice it.
         """
         try:
             found = await asyncio.to_thread(checkpoints, self._system.views_url)
             heads = await asyncio.to_thread(heads_of, self._system) if own else {}
         except (*DATABASE_ERRORS, redis.RedisError):
-            return self._heard
+            return self._problem
         for pool, seq, status in found:
             if status != "ok":
                 return f"{pool or 'catalogue'}: {status}"
             if heads.get(pool, seq) < seq:
                 return f"{pool or 'catalogue'}: the log ends at {heads[pool]}, the views at {seq}"
-        return self._heard
+        return self._problem
 
     async def _recover(self, damage: str) -> None:
-        self._hold_against(damage)
+        self._report_loss(damage)
         if self._available is None:
             self._available = await asyncio.to_thread(available)
         if not self._available:
@@ -110,39 +109,39 @@ class Recovery:
             self.offences.append(f"`muster recover` ended with {done.returncode}: {said}")
             raise Unrecovered(damage)
         self._note(json.loads(done.stdout))
-        self._heard = ""
+        self._problem = ""
 
-    def _hold_against(self, damage: str) -> None:
+    def _report_loss(self, damage: str) -> None:
         if not self._excused:
             self._excused = 1  # once is enough for a round
             self.offences.append(f"the log lost writes although it must not: {damage}")
 
-    def take_in(self) -> None:
-        """What gateways and projectors have said of lost logs since the last time."""
+    def read_logs(self) -> None:
+        """Read what gateways and projectors have logged of lost logs since the last call."""
         for role in self._system.kinds("gateway"):
-            for told in self._told(role.name):
-                if told.get("event") == "log.lost":
-                    count = told.get("acknowledged", "all")
-                    where = told["pool"] or "catalogue"
-                    self._hold_against(f"{role.name} misses {count} commands in {where}")
-        if self._by_itself:
-            self._take_in_recoveries()
+            for line in self._lines(role.name):
+                if line.get("event") == "log.lost":
+                    count = line.get("acknowledged", "all")
+                    where = line["pool"] or "catalogue"
+                    self._report_loss(f"{role.name} misses {count} commands in {where}")
+        if self._automatic:
+            self._read_recoveries()
 
-    def _take_in_recoveries(self) -> None:
+    def _read_recoveries(self) -> None:
         logs: dict[str, list[dict[str, Any]]] = {}
         for role in self._system.kinds("projector"):
-            for told in self._told(role.name):
-                event = told.get("event")
+            for line in self._lines(role.name):
+                event = line.get("event")
                 if event == "log.lost":
-                    self._hold_against(f"{told['pool'] or 'catalogue'}: {told['reason']}")
+                    self._report_loss(f"{line['pool'] or 'catalogue'}: {line['reason']}")
                 elif event == "log.recovered":
-                    logs.setdefault(told["pool"], [])
+                    logs.setdefault(line["pool"], [])
                 elif event == "command.lost":
-                    logs.setdefault(told["pool"], []).append(told)
+                    logs.setdefault(line["pool"], []).append(line)
         self._note({"logs": [{"pool": p, "unsaved": unsaved} for p, unsaved in logs.items()]})
 
-    def _told(self, role: str) -> Iterator[dict[str, Any]]:
-        """The whole lines that a role has logged since last time."""
+    def _lines(self, role: str) -> Iterator[dict[str, Any]]:
+        """The complete lines that a role has logged since the last call."""
         with (self._system.folder / "logs" / f"{role}.log").open("rb") as file:
             file.seek(self._read.get(role, 0))
             lines = file.read()
@@ -153,7 +152,7 @@ class Recovery:
                 yield json.loads(line)
 
     def _run(self) -> "subprocess.CompletedProcess[str]":
-        """As an operator runs it: beside the system, which stands and waits."""
+        """Run it as an operator does: while the system runs and waits."""
         system = self._system
         environment = {n: v for n, v in os.environ.items() if not n.startswith("MUSTER_")}
         environment["MUSTER_REDIS_URL"] = system.redis.url
@@ -168,14 +167,14 @@ class Recovery:
             check=False,
         )
 
-    def _note(self, told: dict[str, Any]) -> None:
-        """Add to what was told before, for the judge."""
-        self.count += len(told["logs"])
+    def _note(self, report: dict[str, Any]) -> None:
+        """Append a report, for the judge."""
+        self.count += len(report["logs"])
         file = self._system.folder / "unsaved.json"
         logs = json.loads(file.read_text())["logs"] if file.exists() else []
-        logs += told.get("logs", [])
+        logs += report.get("logs", [])
         file.write_text(json.dumps({"logs": logs}))
-        unsaved = [one for log in told.get("logs", ()) for one in log.get("unsaved", ())]
+        unsaved = [one for log in report.get("logs", ()) for one in log.get("unsaved", ())]
         self.unsaved += len(unsaved)
         self.named |= {str(one["agent_id"]) for one in unsaved if one.get("kind", "") in ITSELF}
 

@@ -1,7 +1,6 @@
-"""Judging again what a run left in a folder: its servers are started on their data, without Muster.
+"""Judges the folder of a run again: its servers are started on their data, without Muster.
 
-The folder is not changed but for what the servers themselves do when they start; copy it first to
-keep it as it was.
+Only the servers change the folder when they start; copy it first to preserve it.
 """
 
 from pathlib import Path

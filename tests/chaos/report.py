@@ -1,4 +1,4 @@
-"""What a run says of itself: a time line while it goes on, a summary when it is over."""
+"""The output of a run: a time line while it runs, a summary at its end."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ class Figures(Struct):
     faults: int = 0
     rounds: int = 0
     reads: int = 0
-    heard: int = 0
+    received: int = 0
     connections: int = 0
     restarts: int = 0
     recoveries: int = 0
@@ -28,7 +28,7 @@ class Figures(Struct):
 
 
 class TimeLine:
-    """Lines with the time since the run began, to the screen and to a file."""
+    """Lines with the time since the start of the run, to the screen and to a file."""
 
     def __init__(self, file: Path, screen: TextIO = sys.stdout) -> None:
         self._began = time.monotonic()
@@ -47,7 +47,7 @@ class TimeLine:
         print(text, file=self._file, flush=True)
 
     def progress(self, text: str) -> None:
-        """What goes on now; only shown at a terminal, and overwritten by what comes next."""
+        """The current activity; only shown at a terminal, and overwritten by the next line."""
         if self._screen.isatty():
             self._wipe()
             self._progress = text[:110]
@@ -68,7 +68,7 @@ def left_undone(journal: Journal, figures: Figures) -> list[str]:
     counted = {
         "command was acknowledged": journal.counts["acknowledged"],
         "read was answered": figures.reads,
-        "event was heard": figures.heard,
+        "event was received": figures.received,
         "fault was done": figures.faults,
     }
     return [f"no {what}" for what, count in counted.items() if not count]
@@ -95,6 +95,8 @@ def summary(journal: Journal, figures: Figures, answers: dict[str, int]) -> list
         f"healed: {middle:.1f} s in the middle, {longest:.1f} s at the longest"
         f" ({figures.slowest or 'nothing to heal'})"
     )
-    heard = f"events: {figures.heard} heard by a client, over {figures.connections} connections"
+    received = (
+        f"events: {figures.received} received by a client, over {figures.connections} connections"
+    )
     recovered = f"recovered logs: {figures.recoveries}, {figures.unsaved} commands named as lost"
-    return [commands, f"reads: {figures.reads}; answers: {said}", heard, faults, heal, recovered]
+    return [commands, f"reads: {figures.reads}; answers: {said}", received, faults, heal, recovered]

@@ -14,13 +14,13 @@ import redis.asyncio
 from tests.chaos.system import System
 from tests.chaos.views import select
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 QUIET_SECONDS = 2.0
 
 
-async def come_to_rest(system: System, patience_seconds: float) -> list[str]:
-    """Wait for rest; what is left when the patience is over, in words."""
-    deadline = time.monotonic() + patience_seconds
+async def come_to_rest(system: System, timeout_seconds: float) -> list[str]:
+    """Wait for rest; returns what is unfinished after the timeout, as text."""
+    deadline = time.monotonic() + timeout_seconds
     async with redis.asyncio.Redis.from_url(
         system.redis.url, decode_responses=True, socket_timeout=5
     ) as client:
@@ -35,7 +35,7 @@ async def come_to_rest(system: System, patience_seconds: float) -> list[str]:
                 return []
             if time.monotonic() > deadline:
                 return left or ["events still come"]
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def restless(client: Any) -> list[str]:
@@ -62,7 +62,7 @@ async def restless(client: Any) -> list[str]:
 
 
 def completes(spec: str | None) -> bool:
-    """Whether an agent was told to end by itself: its event would come while all is judged."""
+    """Whether an agent will end by itself: its event would come while all is judged."""
     given = json.loads(spec or "{}").get("input")
     return isinstance(given, dict) and given.get("do") == "complete"
 
@@ -78,7 +78,7 @@ def heads_of(system: System) -> dict[str, int]:
 
 
 def behind(system: System, heads: dict[str, int]) -> list[str]:
-    """Pools whose views have not taken every event, or that stopped."""
+    """Pools whose views have not applied every event, or that stopped."""
     return [
         f"the views of {pool or 'catalogue'} are at {seq} of {heads[pool]}, status {status!r}"
         for pool, seq, status in checkpoints(system.views_url)

@@ -1,7 +1,7 @@
-"""The processes of Muster: each one started, watched, and started again when it has died.
+"""The processes of Muster: each one is started, watched, and restarted when it has died.
 
-Whatever runs Muster in earnest starts a dead role again; here that is `Role.keep`. A role is
-started with the harness as its owner, so that its workers end should the harness be killed.
+In production an init system restarts dead roles; here `Role.restart_on_exit` does. A role is
+started with the harness as its owner, so that its workers end if the harness is killed.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from muster.process.child import descendants
 from workers.host.processes import start_time
 
 RESTART_SECONDS = 0.3
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 ORDERLY = frozenset({0, -signal.SIGTERM, -signal.SIGKILL})
 """How a role ends that was asked to: in good order, or before it could know of signals."""
 
@@ -39,7 +39,7 @@ class Role:
         self.held = False
         """While set it is not started again."""
         self.offences: list[str] = []
-        """Ends that nobody asked for, or not of that kind."""
+        """Exits that were not requested, or with a wrong code."""
         planted = ["tests.chaos.planted", plant, "--"] if plant else []
         self._command = [sys.executable, "-P", "-m", *planted, "muster", *arguments]
         self._environment = {
@@ -50,7 +50,7 @@ class Role:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._asked = False
-        """Whether its process was told to end."""
+        """Whether its process was asked to end."""
 
     @property
     def kind(self) -> str:
@@ -78,17 +78,17 @@ class Role:
         self.starts += 1
         self._asked = False
 
-    async def keep(self) -> None:
+    async def restart_on_exit(self) -> None:
         """Start it whenever it does not run, until cancelled."""
         while True:
-            self._look()
+            self._check_exit()
             if not self.pid and not self.held:
                 if self.starts:
                     await asyncio.sleep(RESTART_SECONDS)
                 self.start()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
-    def _look(self) -> None:
+    def _check_exit(self) -> None:
         """Note how its process ended, once it has."""
         code = self._process.poll() if self._process else None
         if code is not None:

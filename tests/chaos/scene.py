@@ -1,7 +1,7 @@
-"""A scene for one death: a pool with its views, parts that work, and one that is to die.
+"""A scene for one crash: a pool with its views, parts that work, and one that will die.
 
-The parts that work run within the test's process (workers are forked, as always); the one that is
-to die has a process of its own, or is a worker, forked by a zygote that was told the place.
+The parts that work run within the test's process (workers are forked, as always); the one that will
+die has a process of its own, or is a worker, forked by a zygote that knows the place.
 """
 
 import asyncio
@@ -107,7 +107,7 @@ class Scene:
         self.commands.append(Command("terminate", pool=POOL, agent_id=name))
 
     async def running(self, count: int) -> None:
-        """Wait until exactly so many agents live, and all of them run."""
+        """Wait until exactly so many agents are live, and all of them run."""
 
         async def settled() -> bool:
             return await self.statuses() == ({"running": count} if count else {})
@@ -115,7 +115,7 @@ class Scene:
         await until(settled, timeout=15, what=f"{count} agents running")
 
     async def recorded(self, kind: str, count: int = 1) -> None:
-        """Wait until the log tells of something so many times."""
+        """Wait until the log has so many events of a type."""
         await until(lambda: self.events().count(kind) == count, timeout=15, what=kind)
 
     async def statuses(self) -> dict[str, int]:
@@ -126,7 +126,7 @@ class Scene:
         return await self.stage.log.live(POOL)
 
     async def worker_pid(self) -> int:
-        """Of the one worker that lives."""
+        """The pid of the only live worker."""
         [observed] = [o for o in (await self.stage.log.survey(POOL)).workers if o.worker.alive]
         return observed.worker.pid
 
@@ -202,7 +202,7 @@ class Scene:
         monkeypatch.setattr(zygote, "COMMAND", code)
 
     async def died(self, process: Forked | None = None) -> None:
-        """Wait until somebody has taken the token and is dead."""
+        """Wait until a process has removed the token and is dead."""
         await until(lambda: not self.token.exists(), timeout=15, what="the place was reached")
         if process is not None:
             code = await asyncio.to_thread(process.wait, 5)

@@ -1,9 +1,9 @@
-"""What a run does and when: all of it from the seed, so that a run can be asked for again.
+"""What a run does and when: all of it from the seed, so that a run can be repeated.
 
 The times of the faults are the schedule's; what they hit (which worker, which connection) is drawn
 from a generator of each fault's own, so that one fault more or less does not change the others.
-How the processes are scheduled is the machine's: the same seed asks the same questions, it cannot
-give the same answers to the last event.
+The machine schedules the processes: the same seed injects the same faults, but does not produce
+exactly the same events.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ OVERLAP_SECONDS = (0.2, 1.5)
 
 
 class Injection(Struct, frozen=True):
-    """One fault: which, when after the round's beginning, and the seed of its own choices."""
+    """One fault: which, when after the start of its round, and the seed of its own choices."""
 
     fault: str
     after_seconds: float
@@ -26,7 +26,7 @@ class Injection(Struct, frozen=True):
 
 
 class Round(Struct, frozen=True):
-    """Faults that meet, after a pause. The system heals before the next round begins."""
+    """Faults that overlap, after a pause. The system heals before the next round starts."""
 
     number: int
     pause_seconds: float

@@ -1,8 +1,8 @@
 """Valid histories without a server: Muster's own `decide`, `evolve` and steps write them.
 
-A story is told move by move; a move that does not apply then changes nothing. `evidence` is what
-Redis and the database would hold after it, in the form in which the judge takes it: hashes and rows
-are made by Muster's own code, so the judge's fold is held against that.
+A story is built move by move; a move that does not apply changes nothing. `evidence` is what Redis
+and the database would contain after it, in the form that the judge reads: hashes and rows are made
+by Muster's own code, so the judge's fold is compared with that.
 """
 
 import itertools
@@ -123,7 +123,7 @@ class Story:
         self._record([claimed])
 
     def act(self, name: str, command: Command) -> None:
-        """Let an agent change, if it can, by whoever may do that."""
+        """Apply a command to an agent, if it is possible, by the actor that may do so."""
         old = self.agents[name]
         holder = self.workers.get(old.worker_id)
         by_reaper = isinstance(command, MarkLost)
@@ -216,7 +216,7 @@ class Story:
         return [n for n, a in self.agents.items() if a.held and a.worker_id == worker]
 
     def evidence(self, entries: Sequence[Entry] | None = None) -> Evidence:
-        """Everything as it would stand; `entries`: what stream and archive hold instead."""
+        """Everything as it would be stored; `entries`: what stream and archive contain instead."""
         told = list(self.entries if entries is None else entries)
         head = Head(1, told[-1].seq if told else 0)
         meta = {"generation": "1", "seq": str(head.seq)}

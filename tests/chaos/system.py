@@ -1,6 +1,6 @@
 """The system under test: a Redis, a database, and the roles of Muster, each behind a proxy.
 
-Everything stands in one folder: `redis/` (the append-only file), `views/`, `app/` (configuration),
+Everything is in one folder: `redis/` (the append-only file), `views/`, `app/` (configuration),
 `logs/`, `witness/` (what agents wrote of themselves), `journal.jsonl`. Two supervisors play two
 hosts. What is started here is ended here, by process id.
 """
@@ -36,7 +36,7 @@ DATABASE = "test_1"
 
 
 class DurablePostgres(PostgresServer):
-    """A PostgreSQL that keeps what it has committed, whatever happens to its processes."""
+    """A PostgreSQL that does not lose commits, whatever happens to its processes."""
 
     SETTINGS = tuple(
         setting.replace("synchronous_commit=off", "synchronous_commit=on")
@@ -73,7 +73,7 @@ class System:
         for number, name in enumerate(NAMES):
             await self._link(name, number)
             self.roles[name] = self._role(name)
-            self._tasks.append(asyncio.create_task(self.roles[name].keep(), name=name))
+            self._tasks.append(asyncio.create_task(self.roles[name].restart_on_exit(), name=name))
         self._tasks.append(asyncio.create_task(self._reap(), name="reap"))
         await until(self._ready, timeout=START_SECONDS, interval=0.1)
 
@@ -91,8 +91,8 @@ class System:
         if hasattr(self, "redis"):
             await asyncio.to_thread(self.redis.stop)
 
-    def give_back(self) -> None:
-        """Unmount the disks. What stood on them is gone then."""
+    def unmount_disks(self) -> None:
+        """Unmount the disks. Their content is gone then."""
         for disk in self.disks.values():
             disk.unmount()
 

@@ -10,8 +10,8 @@
     leader      before-append
     reap        before-fence, before-chunk-1, -2, -3, before-forget
 
-What each place is stands in `places`. After each death the parent (or the next one) starts the same
-part again; then what was asked for has come true, and the judge finds nothing, at rest.
+`places` defines each place. After each crash the parent (or the test) starts the same part again;
+then every request has had its effect, and the judge finds no offence, at rest.
 """
 
 import asyncio
@@ -53,9 +53,9 @@ def only(*names: str) -> "pytest.MarkDecorator":
 
 
 @pytest.fixture(autouse=True)
-def _nobody_else_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who dies here is seen to be gone, on the same host. No lease has to lapse, so none may:
-    neither a worker's nor a projector's that is only held up for a while.
+def _no_other_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash here is noticed on the same host, without a lapsed lease. So no lease may lapse:
+    neither a worker's nor a projector's that is only delayed.
     """
     monkeypatch.setitem(QUICK, "lease_seconds", LEASE_SECONDS)
     projector = Stage.projector
@@ -91,7 +91,7 @@ async def ask(url: str, path: str, body: dict[str, str], key: str) -> int:
 
 @only("gateway-before-append", "gateway-after-append")
 async def test_a_spawn_whose_gateway_died_is_one_agent(scene: Scene, place: str) -> None:
-    """The client never heard, asks the next gateway with its key, and gets the same agent."""
+    """The client got no answer, repeats with its key elsewhere, and gets the same agent."""
     process = await scene.doomed(place, "gateway")
     url = await asyncio.to_thread(process.report)
     body, key = {"project_id": "p", "role_type": "developer", "pool_name": POOL}, new_id()
@@ -210,7 +210,7 @@ async def test_a_reap_whose_supervisor_died_is_continued(scene: Scene, place: st
 async def test_a_projector_that_died_is_followed_by_one_that_misses_nothing(
     redis_url: str, tmp_path: Path, place: str
 ) -> None:
-    """And that goes on trimming, never what is not archived."""
+    """And that continues trimming, but only archived events."""
     async with open_scene(redis_url, tmp_path, projecting=False) as scene:
         process = await scene.doomed(place, "projector")
         await scene.stage.play(scene.pool)
@@ -224,7 +224,7 @@ async def test_a_projector_that_died_is_followed_by_one_that_misses_nothing(
 
 @places("rebuild-")
 async def test_a_rebuild_that_died_leaves_correct_views(scene: Scene, place: str) -> None:
-    """The serving projector goes on, with the old rows or the new ones; a next rebuild works."""
+    """The serving projector continues, with the old rows or the new ones; a next rebuild works."""
     from projector.rebuild.rebuild import replay
 
     await scene.stage.play(scene.pool)

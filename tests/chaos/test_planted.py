@@ -46,7 +46,7 @@ CHANGED = {
 
 
 def test_the_commands_of_a_log_have_the_planted_bug(subtests: pytest.Subtests) -> None:
-    """One in a text that nothing asks for would be searched for in vain.
+    """A bug in a script that is not loaded would never be found.
 
     One whose text is gone from a script would leave a Muster that does nothing at all.
     """

@@ -1,7 +1,7 @@
-"""The verdict: what the judge finds in the log, the views, the journal and the agents' witness.
+"""The verdict: what the judge finds in the log, the views, the journal and the agents' records.
 
-This is the only place that knows how the judge is asked. It is a process of its own, as whoever
-judges a kept folder by hand would run it.
+This is the only place that runs the judge. It is a process of its own, as when a person judges a
+retained folder by hand.
 """
 
 import subprocess

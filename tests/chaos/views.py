@@ -1,4 +1,4 @@
-"""The views and the archive of a run, read directly, past every proxy."""
+"""The views and the archive of a run, read directly, without a proxy."""
 
 import sqlite3
 from typing import Any
@@ -9,7 +9,7 @@ DATABASE_ERRORS = (sqlite3.Error, psycopg.Error)
 
 
 def select(url: str, query: str) -> list[tuple[Any, ...]]:
-    """The rows of a query, in which `{}` stands before each table's name.
+    """The rows of a query, in which `{}` is the prefix of each table's name.
 
     Raises one of `DATABASE_ERRORS`.
     """

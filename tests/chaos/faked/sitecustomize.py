@@ -1,7 +1,7 @@
 """Python, under libfaketime, imports this before anything else: a `time.sleep` that works there.
 
-That of CPython asks for a time on a clock that the library leaves alone, and is answered EINVAL. So
-would be whatever sleeps between looks, as `Popen.wait` with a timeout does.
+CPython's own uses a clock that the library does not change, and gets EINVAL. So does whatever
+sleeps between polls, such as `Popen.wait` with a timeout.
 """
 
 import select
@@ -10,7 +10,7 @@ from typing import SupportsIndex
 
 
 def sleep(seconds: float | SupportsIndex, /) -> None:
-    """Wait without looking at a clock."""
+    """Wait without reading a clock."""
     seconds = float(seconds)
     if seconds < 0:
         raise ValueError("sleep length must be non-negative")

@@ -1,4 +1,4 @@
-"""Agents that misbehave: several of a kind come into a pool of their own, with good ones beside."""
+"""Agents that misbehave: several of a kind, in a pool of their own, next to good ones."""
 
 import asyncio
 from typing import Any
@@ -17,13 +17,13 @@ async def agents_kill_their_process(scene: Scene) -> None:
 
 @fault()
 async def agents_block_the_loop(scene: Scene) -> None:
-    """Agents that block their worker's event loop, for longer than it may stand."""
+    """Agents that block their worker's event loop for longer than is allowed."""
     await _bring(scene, "block-loop", "steady", seconds=LEASE_SECONDS * 2.5)
 
 
 @fault()
 async def agents_swallow_cancellation(scene: Scene) -> None:
-    """Agents that go on when they are cancelled."""
+    """Agents that ignore cancellation."""
     await _bring(scene, "swallow-cancellation", "steady", seconds=15.0)
 
 
@@ -47,6 +47,6 @@ async def _one(scene: Scene, kind: str, seconds: float) -> None:
     if kind != "steady":
         todo = {"do": kind, "after": scene.random.uniform(0.1, 1.0), "for": seconds}
     entry = await scene.load.spawn(scene.random, WILD, input=todo).carry_out()
-    await scene.hold(1.0, LIFE_SECONDS)
+    await scene.wait(1.0, LIFE_SECONDS)
     if entry.status == "acknowledged":
         await scene.load.terminate(scene.random, WILD, entry.agent_id)

@@ -23,7 +23,7 @@ async def _step(scene: Scene, names: list[str]) -> None:
     for name, seconds in steps.items():
         scene.system.clocks[name].step(seconds)
     try:
-        held = await scene.hold(2.5, 7.0)
+        held = await scene.wait(2.5, 7.0)
         said = ", ".join(f"{name} by {seconds:+d} s" for name, seconds in steps.items())
         scene.tell(f"{said}, for {held:.1f} s")
     finally:

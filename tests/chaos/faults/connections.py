@@ -45,9 +45,9 @@ async def requests_stalled(scene: Scene) -> None:
 
 @fault()
 async def hosts_late(scene: Scene) -> None:
-    """What each host sends in turn arrives after its workers were lost, while commands wait.
+    """Requests of each host in turn arrive after its workers were lost, while commands wait.
 
-    The other host is silent for a moment before that: else it would have claimed them all.
+    The other host is silent briefly before that: else it would have claimed them all.
     """
     hosts = [scene.system.redis_links[role.name] for role in scene.system.kinds("supervisor")]
     scene.random.shuffle(hosts)
@@ -55,7 +55,7 @@ async def hosts_late(scene: Scene) -> None:
         scene.count("outage")
         late.set(Weather(requests_stall=True))
         try:
-            await scene.hold(LEASE_SECONDS * 1.7, LEASE_SECONDS * 2.2)
+            await scene.wait(LEASE_SECONDS * 1.7, LEASE_SECONDS * 2.2)
             other.set(Weather(requests_stall=True))
             await asyncio.sleep(LEASE_SECONDS / 4)
             late.clear()
@@ -68,7 +68,7 @@ async def hosts_late(scene: Scene) -> None:
 
 @fault()
 async def replies_stalled(scene: Scene) -> None:
-    """Redis' replies to some processes arrive late: what was asked is done, nobody is told."""
+    """Redis' replies to some processes arrive late: commands are executed, but not confirmed."""
     links = _some(scene, scene.system.redis_links)
     await _weather(scene, links, Weather(replies_stall=True), _names(links), 1.0, LEASE_SECONDS * 3)
 
@@ -81,7 +81,7 @@ async def partition(scene: Scene) -> None:
     for link in links:
         await link.refuse()
     try:
-        seconds = await scene.hold(1.0, LEASE_SECONDS * 3)
+        seconds = await scene.wait(1.0, LEASE_SECONDS * 3)
         scene.tell(f"{_names(links)} for {seconds:.1f} s")
     finally:
         for link in links:
@@ -98,7 +98,7 @@ async def views_cut(scene: Scene) -> None:
 
 @fault("postgresql")
 async def views_stalled(scene: Scene) -> None:
-    """PostgreSQL's replies to some processes come late: nobody knows whether a commit was done."""
+    """PostgreSQL's replies to some processes arrive late: the outcome of commits is unknown."""
     links = _some(scene, scene.system.views_links)
     await _weather(scene, links, Weather(replies_stall=True), _names(links), 1.0, 8.0)
 
@@ -110,7 +110,7 @@ async def _weather(
     for link in links:
         link.set(weather)
     try:
-        seconds = await scene.hold(least, most)
+        seconds = await scene.wait(least, most)
         scene.tell(f"{what} for {seconds:.1f} s")
     finally:
         for link in links:

@@ -14,7 +14,7 @@ async def log_disk_full(scene: Scene) -> None:
 
 @fault("mounts")
 async def views_disk_full(scene: Scene) -> None:
-    """No byte left on the disk of the views: the projector waits, spawns go on."""
+    """No byte left on the disk of the views: the projector waits, spawns continue."""
     await _fill(scene, scene.system.disks["views"])
     if scene.system.postgres is not None and not scene.system.postgres.running:
         await scene.system.revive_postgres()
@@ -24,6 +24,6 @@ async def _fill(scene: Scene, disk: Disk) -> None:
     scene.count("outage")
     disk.fill()
     try:
-        scene.tell(f"for {await scene.hold(2.0, 7.0):.1f} s")
+        scene.tell(f"for {await scene.wait(2.0, 7.0):.1f} s")
     finally:
         disk.free()

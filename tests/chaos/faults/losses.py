@@ -1,4 +1,4 @@
-"""Logs that are lost, or go back to what they were: what only a recovery can mend."""
+"""Logs that are lost or rolled back, which only a recovery can repair."""
 
 import shutil
 
@@ -33,12 +33,12 @@ async def redis_rolled_back(scene: Scene) -> None:
     older = server.directory / "older"
     try:
         shutil.copytree(current, older)
-        seconds = await scene.hold(1.0, 4.0)
+        seconds = await scene.wait(1.0, 4.0)
         server.kill9()
         shutil.rmtree(current)
         older.rename(current)
         scene.tell(f"by {seconds:.1f} s")
-    except OSError as error:  # its disk is full, or it just began another file
+    except OSError as error:  # its disk is full, or it just started another file
         scene.tell(f"not done: {error.strerror or 'the file was being rewritten'}")
     finally:
         shutil.rmtree(older, ignore_errors=True)

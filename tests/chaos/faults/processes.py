@@ -1,4 +1,4 @@
-"""Processes of Muster that are killed, and processes that stand still and wake again."""
+"""Processes of Muster that are killed, or stopped and continued."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ async def gateway_killed(scene: Scene) -> None:
 
 @fault()
 async def projector_killed(scene: Scene) -> None:
-    """kill -9 of a projector, the active one or the one that stands by."""
+    """kill -9 of a projector, the active one or the standby."""
     await _kill_role(scene, "projector")
 
 
@@ -54,7 +54,7 @@ async def host_killed(scene: Scene) -> None:
         for pid in scene.system.workers():
             if scene.random.random() < 0.5:
                 _kill(scene, pid)
-        seconds = await scene.hold(0.5, LEASE_SECONDS * 1.5)
+        seconds = await scene.wait(0.5, LEASE_SECONDS * 1.5)
         scene.tell(f"{role.name} and half of all workers, away for {seconds:.1f} s")
     finally:
         role.held = False
@@ -62,7 +62,7 @@ async def host_killed(scene: Scene) -> None:
 
 @fault()
 async def zygote_killed(scene: Scene) -> None:
-    """kill -9 of what a supervisor forks its workers from; those that run live on."""
+    """kill -9 of a supervisor's zygote; running workers stay alive."""
     zygotes = scene.system.zygotes()
     if not zygotes:
         scene.tell("none runs")
@@ -84,7 +84,7 @@ async def role_restarted(scene: Scene) -> None:
 
 @fault()
 async def worker_paused(scene: Scene) -> None:
-    """SIGSTOP of a worker past its lease, then SIGCONT: it wakes when another runs its agents."""
+    """SIGSTOP of a worker beyond its lease, then SIGCONT, when another runs its agents."""
     workers = scene.system.workers()
     if not workers:
         scene.tell("no worker runs")
@@ -136,7 +136,7 @@ def _choose(scene: Scene, kind: str) -> Role:
 async def _pause(scene: Scene, pids: list[int], what: str) -> None:
     stopped = [pid for pid in pids if pid and _send(pid, signal.SIGSTOP)]
     try:
-        seconds = await scene.hold(LEASE_SECONDS * 1.2, LEASE_SECONDS * 2.5)
+        seconds = await scene.wait(LEASE_SECONDS * 1.2, LEASE_SECONDS * 2.5)
         scene.tell(f"{what}, for {seconds:.1f} s" if stopped else f"{what} did not run")
     finally:
         for pid in stopped:

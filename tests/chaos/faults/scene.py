@@ -1,7 +1,7 @@
-"""What a fault is given, and how it is declared.
+"""The scene that a fault works on, and how faults are declared.
 
-A fault breaks something, keeps it broken for a while, mends it, and returns; it mends what it broke
-also when it is cancelled. It tells the time line what it hit.
+A fault breaks something, waits a while, repairs it, and returns; it repairs it also when it is
+cancelled. It reports to the time line what it hit.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ class Scene(Struct, frozen=True):
     count: Callable[[str], None]
     """Counts a kill or an outage, for the summary."""
 
-    async def hold(self, least: float, most: float) -> float:
-        """Leave things as they are for a while; returns for how long."""
+    async def wait(self, least: float, most: float) -> float:
+        """Wait a random while; returns for how many seconds."""
         seconds = self.random.uniform(least, most)
         await asyncio.sleep(seconds)
         return seconds

@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL that die, stand still, come back, or have no memory left."""
+"""Redis and PostgreSQL that die, are stopped, restart, or have no memory left."""
 
 import asyncio
 from functools import partial
@@ -9,7 +9,7 @@ from tests.chaos.faults.scene import Scene, fault
 from tests.waiting import until
 
 LIFT_SECONDS = 60.0
-"""Another fault of the round may have taken Redis away; it is back by then."""
+"""Wait for Redis, which another fault of the round may have stopped."""
 
 
 @fault()
@@ -22,7 +22,7 @@ async def redis_killed(scene: Scene) -> None:
     if refuses:  # else the proxy lets connections in and breaks them off, as balancers do
         await asyncio.gather(*(link.refuse() for link in scene.system.redis_links.values()))
     try:
-        seconds = await scene.hold(0.2, 6.0)
+        seconds = await scene.wait(0.2, 6.0)
         scene.tell(f"{'refusing' if refuses else 'dropping'} connections for {seconds:.1f} s")
     finally:
         await scene.system.revive_redis()
@@ -36,18 +36,18 @@ async def redis_paused(scene: Scene) -> None:
     scene.count("outage")
     scene.system.redis.pause()
     try:
-        scene.tell(f"for {await scene.hold(0.5, 8.0):.1f} s")
+        scene.tell(f"for {await scene.wait(0.5, 8.0):.1f} s")
     finally:
         scene.system.redis.resume()
 
 
 @fault()
 async def redis_memory_full(scene: Scene) -> None:
-    """Redis at its memory limit: spawns are refused, everything else goes on."""
+    """Redis at its memory limit: spawns are refused, everything else works."""
     scene.count("outage")
     try:
         limit = await asyncio.to_thread(_limit, scene)
-        seconds = await scene.hold(2.0, 8.0)
+        seconds = await scene.wait(2.0, 8.0)
         scene.tell(f"maxmemory {limit >> 10} KiB for {seconds:.1f} s")
     except redis.RedisError as error:
         scene.tell(f"Redis was away already: {error}")
@@ -57,7 +57,7 @@ async def redis_memory_full(scene: Scene) -> None:
 
 
 def _limit(scene: Scene) -> int:
-    """Leave Redis no room; returns how much it may have, in bytes."""
+    """Set Redis' memory limit to what it uses; returns the limit in bytes."""
     with scene.system.redis.client() as client:
         limit = max(int(client.info("memory")["used_memory"]) - (1 << 20), 1 << 20)
         client.config_set("maxmemory", limit)
@@ -76,12 +76,12 @@ def _lifted(scene: Scene) -> bool:
 
 @fault("postgresql")
 async def postgresql_stopped(scene: Scene) -> None:
-    """PostgreSQL stopped and started: spawns go on, reads wait or say that they cannot."""
+    """PostgreSQL stopped and started: spawns work, reads wait or fail."""
     postgres = scene.system.postgres
     assert postgres is not None
     scene.count("outage")
     await asyncio.to_thread(postgres.stop)
     try:
-        scene.tell(f"for {await scene.hold(0.5, 8.0):.1f} s")
+        scene.tell(f"for {await scene.wait(0.5, 8.0):.1f} s")
     finally:
         await scene.system.revive_postgres()

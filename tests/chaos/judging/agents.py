@@ -1,4 +1,4 @@
-"""The life of one agent, as its events tell it, and what in it cannot be.
+"""The states of one agent, folded from its events, and offences in them.
 
 This restates the rules of agents from the documents; it shares no code with Muster, so that an
 error there cannot hide itself here.
@@ -42,7 +42,7 @@ BY_LEADER: Final = frozenset({"turn-over", "not-tried", "too-many", "suspicion-o
 BY_ITS_WORKER: Final = frozenset({"agent.claimed", "agent.started", "agent.released", *FAILURES})
 """Written by the worker itself, under its own epoch."""
 HANDED_OVER: Final = frozenset({"handed-over", "not-handed-over"})
-"""Ends of a log that stood in for another: no worker of it lives any more to be fenced."""
+"""Ends in a fallback's log: none of its workers is left to be fenced."""
 UNASKED_ENDS: Final = HANDED_OVER | {
     "completed",
     "idle",
@@ -217,7 +217,7 @@ def _flag(entry: Entry) -> str:
 
 
 def _leave(agent: Agent, entry: Entry, body: dict[str, Any]) -> None:
-    """Events after which no worker holds it."""
+    """Events after which it is on no worker."""
     agent.worker, agent.epoch, agent.claim_seq = "", 0, 0
     agent.due_ms, agent.expires_ms = 0, 0
     agent.reason = str(body.get("reason", ""))
@@ -230,7 +230,7 @@ def _leave(agent: Agent, entry: Entry, body: dict[str, Any]) -> None:
         agent.alone = bool(body.get("alone"))
         if not body.get("blameless"):
             agent.losses = [*agent.losses, int(body["at_ms"])][-2:]
-        if body.get("window_ms"):  # it was alone, so it is to blame
+        if body.get("window_ms"):  # it was isolated, so the loss is attributed to it
             agent.last_error = {"type": "WorkerLost", "message": body.get("reason", "")}
             _spend(agent, body)
     elif entry.type in {"agent.released", "agent.restarting"}:

@@ -58,7 +58,7 @@ class Catalogue:
     """By pool: the most that a worker of it was ever to have."""
     offences: list[Offence] = field(default_factory=list)
 
-    def take(self, entry: Entry) -> None:
+    def apply(self, entry: Entry) -> None:
         if entry.type == RECOVERED:
             return
         if entry.type not in KNOWN or entry.version != 1:
@@ -71,11 +71,11 @@ class Catalogue:
             self.offences.append(entry.offence(6, f"it was {status or 'not known'}"))
         self.versions[entry.subject] = version = self.versions.get(entry.subject, 0) + 1
         if of_pool:
-            self._take_pool(entry, self.pools.get(entry.subject), version)
+            self._apply_to_pool(entry, self.pools.get(entry.subject), version)
         else:
-            self._take_host(entry, self.hosts.get(entry.subject), version)
+            self._apply_to_host(entry, self.hosts.get(entry.subject), version)
 
-    def _take_pool(self, entry: Entry, known: Declared | None, version: int) -> None:
+    def _apply_to_pool(self, entry: Entry, known: Declared | None, version: int) -> None:
         if entry.type == "pool.created":
             self.pools[entry.subject] = Declared(
                 str(entry.body.get("role_type", "")),
@@ -96,7 +96,7 @@ class Catalogue:
             slots = int(declared.config.get("agents_per_worker", AGENTS_PER_WORKER))
             self.slots[entry.subject] = max(self.slots.get(entry.subject, 0), slots)
 
-    def _take_host(self, entry: Entry, known: Host | None, version: int) -> None:
+    def _apply_to_host(self, entry: Entry, known: Host | None, version: int) -> None:
         if entry.type == "host.joined":
             self.hosts[entry.subject] = Host(
                 str(entry.body.get("hostname", "")),
@@ -123,7 +123,7 @@ class Catalogue:
 
 
 def compare(catalogue: Catalogue, meta: Mapping[str, str]) -> Iterator[Offence]:
-    """The versions that the scripts keep of pools and hosts."""
+    """The versions of pools and hosts that the scripts store."""
     found = {
         field.removeprefix("version:"): int(value)
         for field, value in meta.items()
@@ -139,5 +139,5 @@ def compare(catalogue: Catalogue, meta: Mapping[str, str]) -> Iterator[Offence]:
 def fold(entries: Iterable[Entry]) -> Catalogue:
     catalogue = Catalogue()
     for entry in entries:
-        catalogue.take(entry)
+        catalogue.apply(entry)
     return catalogue

@@ -1,4 +1,4 @@
-"""Invariant 8: what was acknowledged is there, what was refused is not, nothing is there twice.
+"""Invariant 8: acknowledged commands had effect, refused ones had none, and none had it twice.
 
 The client's journal is a file of JSON objects, one a line, a line for each command:
 
@@ -7,12 +7,13 @@ The client's journal is a file of JSON objects, one a line, a line for each comm
     pool, agent_id
     operation_id    the Idempotency-Key, or what the log made of it
     correlation_id  the X-Request-Id; of a change of a pool only where it changed something
-    seq, generation where the answer said that the log stood (Muster-Position)
+    seq, generation the position of the log in the answer (Muster-Position)
     level           the durability that the answer stated: one that is `archived` is never lost
     ended_at        CLOCK_BOOTTIME in seconds when an answer first said that the agent had ended
 
-What a recovery named as lost (`Unsaved`) need not be there, unless it had been archived. Names of
-pools come again, so a command on a pool is known by its correlation id, where the journal has it.
+Commands that a recovery named as lost (`LostCommand`) may be missing, unless they were archived.
+Pools with the same name may follow each other, so a command on a pool is identified by its
+correlation id, where the journal has it.
 """
 
 import hashlib
@@ -37,7 +38,7 @@ MARKS: Final = {
 }
 """For each command, the events that show that it came to pass; any one of them does."""
 NAMED: Final = {**MARKS, "spawn": ("agent.requested", "holds")}
-"""As what a recovery names each that it could not save; `holds`: an agent that a worker ran."""
+"""The kinds of lost commands in a recovery's report; `holds`: an agent that a worker ran."""
 OWN: Final = {
     "spawn": "agent.requested",
     "terminate": "agent.termination_requested",
@@ -91,8 +92,8 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Unsaved:
-    """What a recovery said it could not save: a command, or an event that it found void."""
+class LostCommand:
+    """A command, or an event, that a recovery reported as lost."""
 
     pool: str
     agent_id: str
@@ -101,7 +102,7 @@ class Unsaved:
     seq: int = 0
 
 
-def named_lost(commands: Iterable[Command], unsaved: Iterable[Unsaved]) -> set[Command]:
+def named_lost(commands: Iterable[Command], unsaved: Iterable[LostCommand]) -> set[Command]:
     """The commands that a recovery said it could not save."""
     kinds: dict[tuple[str, str], set[str]] = {}
     for one in unsaved:
@@ -115,33 +116,33 @@ def named_lost(commands: Iterable[Command], unsaved: Iterable[Unsaved]) -> set[C
 
 
 def read_commands(path: Path) -> list[Command]:
-    """A client's journal. A last line that was cut short is passed over."""
+    """A client's journal. A truncated last line is ignored."""
     known = {field.name for field in fields(Command)}
     lines = path.read_text().splitlines()
     found = []
     for number, line in enumerate(lines, 1):
         try:
-            told = json.loads(line)
+            document = json.loads(line)
         except ValueError:
             if number == len(lines):
                 break
             raise
-        found.append(Command(**{k: v for k, v in told.items() if k in known and v is not None}))
+        found.append(Command(**{k: v for k, v in document.items() if k in known and v is not None}))
     return found
 
 
-def read_unsaved(path: Path) -> list[Unsaved]:
+def read_lost_commands(path: Path) -> list[LostCommand]:
     """What `muster recover --json` printed."""
-    told = json.loads(path.read_text())
+    document = json.loads(path.read_text())
     return [
-        Unsaved(
+        LostCommand(
             one.get("pool", log["pool"]),
             str(one.get("agent_id", "")),
             str(one.get("kind", "")),
             int(one.get("generation", 0)),
             int(one.get("seq", 0)),
         )
-        for log in told["logs"]
+        for log in document["logs"]
         for one in log.get("unsaved", ())
     ]
 
@@ -185,7 +186,7 @@ def _recorded_as(key: str) -> Sequence[str]:
 
 
 def judge(
-    commands: Sequence[Command], histories: Sequence[History], unsaved: Sequence[Unsaved] = ()
+    commands: Sequence[Command], histories: Sequence[History], unsaved: Sequence[LostCommand] = ()
 ) -> Iterator[Offence]:
     recorded = Recorded(histories)
     lost = named_lost(commands, unsaved)
@@ -215,18 +216,18 @@ def _acknowledged(command: Command, recorded: Recorded, lost: set[Command]) -> I
 
 
 def _on_pools(
-    commands: Sequence[Command], recorded: Recorded, unsaved: Iterable[Unsaved]
+    commands: Sequence[Command], recorded: Recorded, unsaved: Iterable[LostCommand]
 ) -> Iterator[Offence]:
-    """Each acknowledged one led to an event of its own, or to one of those that are named as lost.
+    """Each acknowledged one has an event of its own, or is reported as lost.
 
-    A deletion may have found the pool deleted by somebody who told no client so.
+    A deletion may have found the pool deleted by a command whose client got no answer.
     """
     acknowledged = [command for command in commands if command.status == "acknowledged"]
-    told = {command.correlation_id for command in acknowledged}
+    correlation_ids = {command.correlation_id for command in acknowledged}
     by_others = Counter(
         entry.subject
         for entry in recorded.of_type(OWN["delete_pool"])
-        if entry.correlation_id not in told
+        if entry.correlation_id not in correlation_ids
     )
     named = Counter(
         (one.agent_id, kind)

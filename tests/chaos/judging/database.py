@@ -1,6 +1,6 @@
 """Reads the SQL side: archive, views and checkpoints, as one transaction sees them.
 
-It speaks to SQLite and PostgreSQL directly, and takes whatever columns it finds.
+It uses SQLite and PostgreSQL directly, and reads all columns that it finds.
 """
 
 import sqlite3
@@ -23,7 +23,7 @@ SCHEMA: Final = "muster"
 
 @dataclass
 class Database:
-    """What stood in the database at one moment."""
+    """The content of the database at one point in time."""
 
     archive: dict[str, list[Entry]] = field(default_factory=dict)
     """By log; the catalogue's is the empty name."""

@@ -1,4 +1,4 @@
-"""An event as it stands in a stream or in the archive, in one form that can be compared."""
+"""An event of a stream or of the archive, in one form that can be compared."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One event. `generation` is not in a stream's entry: it is known from where that stands."""
+    """One event. `generation` is not in a stream's entry: it follows from its position."""
 
     pool: str
     generation: int

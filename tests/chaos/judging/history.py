@@ -1,8 +1,8 @@
-"""One log's whole history, put together from what the archive and the stream each have of it.
+"""One log's complete history, combined from the archive and the stream.
 
-A stream may have been trimmed at its beginning: the archive has that. A log that was lost and
-recovered has a higher generation, which begins with `log.recovered` at the seq that follows the
-last archived one; what the old generation had beyond that is void.
+A stream may have been trimmed at its start: the archive has those events. A log that was lost and
+recovered has a higher generation, which starts with `log.recovered` at the seq after the last
+archived one; later events of the old generation are void.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ FIRST_GENERATION: Final = 1
 
 @dataclass(frozen=True)
 class Head:
-    """Where the log says that it stands; generation 0 where there is none."""
+    """The position that the log states; generation 0 where there is none."""
 
     generation: int = 0
     seq: int = 0
@@ -27,7 +27,7 @@ class Head:
 
 @dataclass
 class History:
-    """The events that count, in order, and what is wrong with how they were kept."""
+    """The valid events, in order, and offences in how they were stored."""
 
     pool: str
     entries: list[Entry] = field(default_factory=list)
@@ -37,15 +37,15 @@ class History:
     offences: list[Offence] = field(default_factory=list)
 
     @property
-    def begins_late(self) -> bool:
-        """Its beginning was trimmed, and the archive that had it was lost: no fold is possible."""
+    def starts_late(self) -> bool:
+        """Its start was trimmed, and the archive that had it was lost: no fold is possible."""
         return bool(self.entries) and self.entries[0].seq > 1
 
     def up_to(self, generation: int, seq: int) -> list[Entry]:
         return [e for e in self.entries if e.generation <= generation and e.seq <= seq]
 
-    def holds(self, generation: int, seq: int) -> bool:
-        """Whether that event is one that counts."""
+    def contains(self, generation: int, seq: int) -> bool:
+        """Whether it contains that event as a valid one."""
         at = self.entries[seq - 1] if 0 < seq <= len(self.entries) else None
         if at is not None and (at.generation, at.seq) == (generation, seq):
             return True
@@ -58,7 +58,7 @@ class History:
 
 
 def join(pool: str, archived: Sequence[Entry], streamed: Sequence[Entry], head: Head) -> History:
-    """Put both together; where both have an event it must be the same one, word for word."""
+    """Combine both; where both have an event, all its fields must be equal."""
     streamed = with_generations(streamed, head.generation or _newest(archived))
     last = max(archived, key=lambda e: (e.generation, e.seq), default=None)
     history = History(pool, head=head)
@@ -66,14 +66,14 @@ def join(pool: str, archived: Sequence[Entry], streamed: Sequence[Entry], head: 
         history.archived_to = Head(last.generation, last.seq)
     for kind, entries in (("archive", archived), ("stream", streamed)):
         _judge_holes(history, kind, entries)
-    _keep_what_counts(history, _merge(history, archived, streamed))
+    _select_valid(history, _merge(history, archived, streamed))
     _judge_order(history)
     _judge_head(history, streamed)
     return history
 
 
 def with_generations(streamed: Sequence[Entry], newest: int) -> list[Entry]:
-    """Tell of each entry of a stream which generation it is of, from the newest back."""
+    """Find the generation of each entry of a stream, from the newest back."""
     generation, found = newest or FIRST_GENERATION, []
     for entry in reversed(streamed):
         if entry.type == RECOVERED:
@@ -122,8 +122,8 @@ def _difference(archived: Entry, streamed: Entry) -> str:
     )
 
 
-def _keep_what_counts(history: History, kept: dict[tuple[int, int], Entry]) -> None:
-    """Leave out what an older generation had beyond the recovery."""
+def _select_valid(history: History, kept: dict[tuple[int, int], Entry]) -> None:
+    """Leave out events of an older generation after the recovery."""
     starts = {entry.generation: entry.seq for entry in kept.values() if entry.type == RECOVERED}
     for key in sorted(kept):
         entry = kept[key]
@@ -152,8 +152,8 @@ def _misplaced(before: Entry | None, entry: Entry) -> Iterable[Offence]:
     """Time, ids and generations only go forward."""
     if order(entry.stream_id)[0] != entry.ts:
         yield entry.offence(5, f"its ts {entry.ts} is not that of its id {entry.stream_id}")
-    if before is None:  # a log that was lost before its first event begins with its recovery;
-        # one that was made after a loss begins in that generation of the catalogue
+    if before is None:  # a log that was lost before its first event starts with its recovery;
+        # one that was created after a loss starts in that generation of the catalogue
         begins = entry.seq == 1 and entry.generation > 1 and entry.type == RECOVERED
     else:
         begins = entry.generation != before.generation

@@ -1,4 +1,4 @@
-"""Invariant 7: which keys may stand for ever, which as long as something lives, and which not.
+"""Invariant 7: which keys may stay forever, which as long as their subject lives, and which not.
 
 Restated from the documents. A key that stands without an expiry and is neither is one that would
 pile up.
@@ -33,7 +33,7 @@ def judge(lasting: Iterable[str], prefix: str, pools: dict[str, Pool]) -> Iterat
 
 
 def fading(expiring: Iterable[str], prefix: str) -> Iterator[Offence]:
-    """What is to stand for ever must not expire."""
+    """Permanent keys must not expire."""
     for key in expiring:
         name = key.replace(prefix, "", 1) if prefix else key
         if PERMANENT.fullmatch(name):
@@ -41,11 +41,11 @@ def fading(expiring: Iterable[str], prefix: str) -> Iterator[Offence]:
 
 
 def _belongs(key: str, pools: dict[str, Pool]) -> bool:
-    """Whether it is of something that lives."""
+    """Whether its subject is live."""
     if match := OF_AGENT.fullmatch(key):
-        return _agent_lives(pools.get(match[1] or match[3]), match[2] or match[4])
+        return _agent_is_live(pools.get(match[1] or match[3]), match[2] or match[4])
     if match := OF_WORKER.fullmatch(key):
-        return _worker_stands(pools.get(match[1] or match[3]), match[2] or match[4])
+        return _worker_is_stored(pools.get(match[1] or match[3]), match[2] or match[4])
     return False
 
 
@@ -55,13 +55,13 @@ def pool_of(key: str) -> str:
     return match[1] if match and not match[1].endswith("muster:catalogue") else CATALOGUE
 
 
-def _agent_lives(pool: Pool | None, name: str) -> bool:
+def _agent_is_live(pool: Pool | None, name: str) -> bool:
     agent = pool.agents.get(name) if pool else None
     return agent is not None and not agent.ended
 
 
-def _worker_stands(pool: Pool | None, name: str) -> bool:
-    """It lives, or somebody is still clearing up after it."""
+def _worker_is_stored(pool: Pool | None, name: str) -> bool:
+    """It is live, or is still being reaped."""
     worker = pool.workers.get(name) if pool else None
     if pool is None or worker is None:
         return False

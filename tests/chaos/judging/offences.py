@@ -18,7 +18,7 @@ INVARIANTS: Final = {
 
 @dataclass(frozen=True)
 class Offence:
-    """One breach. Without an event (seq 0) it is of the state that was found."""
+    """One violation. Without an event (seq 0) it concerns the state that was found."""
 
     invariant: int
     why: str
@@ -38,6 +38,6 @@ class Offence:
         return asdict(self)
 
 
-def told(offences: Iterable[Offence]) -> list[Offence]:
-    """In the order in which a person wants to read them: by log, then by event."""
+def in_order(offences: Iterable[Offence]) -> list[Offence]:
+    """Sorted for reading: by log, then by event."""
     return sorted(set(offences), key=lambda o: (o.pool, o.generation, o.seq, o.invariant, o.why))

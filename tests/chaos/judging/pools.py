@@ -31,10 +31,10 @@ class Pool:
         self.last: Entry | None = None
         self.recoveries: list[Entry] = []
         self.uncleared: set[str] = set()
-        """Lost workers that somebody is still to clear up after, as Redis tells."""
+        """Lost workers that are still to be reaped, according to Redis."""
         self._owed: tuple[Entry, tuple[str, ...]] | None = None
 
-    def take(self, entry: Entry) -> None:
+    def apply(self, entry: Entry) -> None:
         self._collect(entry)
         self.first, self.last = self.first or entry, entry
         kind = entry.type
@@ -43,9 +43,9 @@ class Pool:
         if not 1 <= entry.version <= VERSIONS.get(kind, 1) or not self._knows(kind):
             self._offend(entry, 5, f"an unknown event (version {entry.version})")
         elif kind.startswith("agent."):
-            self._take_agent(entry)
+            self._apply_to_agent(entry)
         elif kind.startswith("worker."):
-            self._take_worker(entry)
+            self._apply_to_worker(entry)
         elif entry.subject != self.name:
             self._offend(entry, 5, "of another pool")
         elif entry.worker_id or entry.epoch or entry.incarnation:
@@ -58,7 +58,7 @@ class Pool:
     def _offend(self, entry: Entry, invariant: int, why: str) -> None:
         self.offences.append(entry.offence(invariant, why))
 
-    # ---- steps that are whole ----------------------------------------------------------------
+    # ---- steps that are complete -------------------------------------------------------------
 
     def _collect(self, entry: Entry) -> None:
         """What a step owes must come at once."""
@@ -78,7 +78,7 @@ class Pool:
 
     # ---- agents ------------------------------------------------------------------------------
 
-    def _take_agent(self, entry: Entry) -> None:
+    def _apply_to_agent(self, entry: Entry) -> None:
         agent = self.agents.get(entry.subject)
         if entry.type == "agent.requested":
             self._admit(entry, agent)
@@ -111,7 +111,7 @@ class Pool:
             self._offend(entry, 2, f"its operation asked for {first.subject} at seq {first.seq}")
 
     def _move(self, entry: Entry, left: str, joined: str) -> None:
-        """Slots are given back and booked."""
+        """Release and book slots."""
         agent, worker = self.agents[entry.subject], self.workers.get(joined)
         if left == joined:
             if worker is not None and worker.alone == entry.subject and not agent.alone:
@@ -135,7 +135,7 @@ class Pool:
 
     # ---- workers -----------------------------------------------------------------------------
 
-    def _take_worker(self, entry: Entry) -> None:
+    def _apply_to_worker(self, entry: Entry) -> None:
         worker = self.workers.get(entry.subject)
         if entry.type == "worker.requested":
             if worker is not None:
@@ -153,7 +153,7 @@ class Pool:
                 self.epochs.setdefault(entry.epoch, entry)
 
     def lost(self, generation: int, seq: int) -> bool:
-        """Whether a recovery voided what stood there, or all of the log that it stood in."""
+        """Whether a recovery voided the event at that position, or its complete log."""
         if self.first is not None and generation < self.first.generation:
             return True
         return any(r.generation > generation and seq >= r.seq for r in self.recoveries)
@@ -177,5 +177,5 @@ def fold(name: str, entries: Iterable[Entry]) -> Pool:
     """All of a pool's events, or those up to some position."""
     pool = Pool(name)
     for entry in entries:
-        pool.take(entry)
+        pool.apply(entry)
     return pool

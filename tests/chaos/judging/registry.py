@@ -1,7 +1,7 @@
-"""Invariant 6 in Redis: hashes, sets, schedules and counters against the fold; 2: nobody forgotten.
+"""Invariant 6 in Redis: hashes, sets, schedules and counters as folded; 2: no agent is forgotten.
 
-All of a pool is read in one MULTI together with what the log got meanwhile, so everything is
-compared at one position however fast the system moves.
+A pool is read in one MULTI together with the latest events of its log, so everything is compared
+at one position however fast the system changes.
 """
 
 import json
@@ -121,7 +121,7 @@ def _compare(
 
 
 def _spec(pool: Pool, name: str, agent: Agent, found: str) -> Iterator[Offence]:
-    """What its next incarnation is given is what was asked for."""
+    """Its next incarnation gets the spec that was requested."""
     asked = agent.requested.body
     wanted = {part: asked.get(part) or {} for part in ("input", "labels")}
     try:
@@ -219,7 +219,7 @@ def _commands(pool: Pool, found: Registry) -> Iterator[Offence]:
 
 
 def _deliveries(pool: Pool, found: Registry) -> Iterator[Offence]:
-    """Who starts an agent holds its entry: nobody else is given it then."""
+    """The worker that starts an agent has its command pending, so no other gets it."""
     for entry_id, fields in found.commands.items():
         starting = pool.agents.get(name := fields.get("agent_id", ""))
         if entry_id not in found.pending and starting and starting.status == "starting":

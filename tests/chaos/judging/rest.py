@@ -1,4 +1,4 @@
-"""Invariants 2 and 7 at rest: when nobody asks for anything any more, nothing is half done."""
+"""Invariants 2 and 7 at rest: without requests, nothing stays unfinished."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.chaos.judging.streams import Registry
 
 
 def judge(pool: Pool, found: Registry, catalogue: Catalogue) -> Iterator[Offence]:
-    """What should not be so in a pool that was left alone for a while."""
+    """Offences in a pool that had no requests for a while."""
     yield from _agents(pool, found, catalogue)
     yield from _workers(pool, found)
     if halted := found.meta.get("halted"):
@@ -40,7 +40,7 @@ def _agents(pool: Pool, found: Registry, catalogue: Catalogue) -> Iterator[Offen
 
 
 def _waits(agent: Agent, pool: Pool, catalogue: Catalogue) -> bool:
-    """For its turn: there is no room, and there cannot be more."""
+    """It waits for its turn: all slots are used, and no more workers are allowed."""
     alive = [worker for worker in pool.workers.values() if worker.alive]
     if agent.alone and any(worker.alone for worker in alive):
         return True  # few may have a worker for themselves at a time

@@ -1,4 +1,4 @@
-"""Reads Redis with plain commands: logs as they stand, and all else of a pool at one moment."""
+"""Reads Redis with plain commands: the logs, and the rest of a pool at one point in time."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ class Streamed:
 
 @dataclass
 class Registry:
-    """What Redis holds of a pool beside its log."""
+    """What Redis stores of a pool apart from its log."""
 
     meta: dict[str, str] = field(default_factory=dict)
     agents: set[str] = field(default_factory=set)
@@ -45,11 +45,11 @@ class Registry:
     fading: set[str] = field(default_factory=set)
     """Agents and workers whose hash expires."""
     specs: dict[str, str] = field(default_factory=dict)
-    """What each agent's code is given, as JSON; empty where nothing is."""
+    """The input of each agent, as JSON; empty where there is none."""
     commands: dict[str, dict[str, str]] = field(default_factory=dict)
     """By entry id."""
     pending: dict[str, str] = field(default_factory=dict)
-    """Entry id: the consumer that was given it."""
+    """By entry id: the consumer that it is pending at."""
     consumers: set[str] = field(default_factory=set)
     grouped: bool = True
     """Whether the consumer group is there."""
@@ -57,12 +57,12 @@ class Registry:
 
 
 class Streams:
-    """A server, seen below a key prefix."""
+    """A server, below a key prefix."""
 
     def __init__(self, url: str, prefix: str = "") -> None:
         self.prefix = prefix
         self.client: Any = redis.Redis.from_url(url, decode_responses=True, protocol=2)
-        self.client.response_callbacks.clear()  # replies as Redis gives them
+        self.client.response_callbacks.clear()  # replies unchanged
 
     def ask(self, *command: Any) -> Any:
         return self.client.execute_command(*command)
@@ -82,7 +82,7 @@ class Streams:
         return f"{self.prefix}pool:{{{pool}}}:{part}"
 
     def keys(self) -> list[str]:
-        """All of ours; without a prefix, all there are."""
+        """All keys below the prefix; without a prefix, all keys."""
         found, cursor = [], "0"
         while True:
             cursor, page = self.ask("SCAN", cursor, "COUNT", PAGE)
@@ -91,14 +91,14 @@ class Streams:
                 return sorted(set(found))
 
     def pools(self, keys: Iterable[str]) -> set[str]:
-        """Pools of which any log or counter stands."""
+        """Pools that have a log or a counter."""
         pattern = re.compile(re.escape(self.prefix) + r"pool:\{([^}]+)\}:(?:events|meta)")
         return {match[1] for key in keys if (match := pattern.fullmatch(key))}
 
     # ---- a log -------------------------------------------------------------------------------
 
     def log(self, pool: str) -> Streamed:
-        """All of a stream up to now, in pages, and where the log says that it stands."""
+        """The complete stream, read in pages, and the position that the log states."""
         found, after = Streamed(), "-"
         while page := self.ask("XRANGE", self.stream(pool), after, "+", "COUNT", PAGE):
             self._add(pool, found, page)
@@ -107,7 +107,7 @@ class Streams:
         return found
 
     def catch_up(self, pool: str, found: Streamed, *commands: Sequence[Any]) -> list[Any]:
-        """At one moment: what the log got since, where it stands now, and some replies."""
+        """At one point in time: new events of the log, its position, and some replies."""
         last = f"({found.entries[-1].stream_id}" if found.entries else "-"
         with self.client.pipeline(transaction=True) as pipeline:
             pipeline.execute_command("XRANGE", self.stream(pool), last, "+")
@@ -136,7 +136,7 @@ class Streams:
     def registry(
         self, pool: str, found: Streamed, agents: Sequence[str], workers: Sequence[str]
     ) -> Registry:
-        """All of a pool's keys, and the rest of its log, at one moment."""
+        """All of a pool's keys, and the rest of its log, at one point in time."""
         key, prefix = self.key, self.prefix
         scored = ("processes", "due", "timeouts", "orders", "alone")
         commands = key(pool, "commands")
@@ -185,7 +185,7 @@ class Streams:
     # ---- keys --------------------------------------------------------------------------------
 
     def lasting(self, keys: Sequence[str]) -> Iterator[tuple[str, bool]]:
-        """Whether each of those that are still there stands for ever; else it expires."""
+        """Whether each of those that still exist is permanent; else it expires."""
         for start in range(0, len(keys), PAGE):
             some = keys[start : start + PAGE]
             with self.client.pipeline(transaction=False) as pipeline:

@@ -21,13 +21,13 @@ DEFAULT_INTERVAL: Final = 30.0
 
 
 def judge(history: History, database: Database, *, at_rest: bool) -> Iterator[Offence]:
-    """Compare one log's rows. At rest the views must have taken everything."""
+    """Compare one log's rows. At rest the views must have applied everything."""
     pool, row = history.pool, database.checkpoint(history.pool)
     at = Head(int(row["generation"]), int(row["seq"])) if row else Head()
     end = history.entries[-1] if history.entries else None
     if row is not None and row["status"] != "ok":
         yield Offence(6, f"its projection stopped: {row['status']}", pool)
-    if at.seq and not history.holds(at.generation, at.seq):
+    if at.seq and not history.contains(at.generation, at.seq):
         yield Offence(6, f"the views are at {at.generation}:{at.seq}, which the log has not", pool)
         return
     if (history.archived_to.generation, history.archived_to.seq) < (at.generation, at.seq):
@@ -42,7 +42,7 @@ def judge(history: History, database: Database, *, at_rest: bool) -> Iterator[Of
 
 
 def judge_strays(logs: Collection[str], database: Database) -> Iterator[Offence]:
-    """Rows of pools that have no log, of which no fold tells."""
+    """Rows of pools that have no log, so that no fold has them."""
     for table in ("agents", "workers"):
         for pool in sorted({str(row["pool_name"]) for row in database.views[table]} - set(logs)):
             yield Offence(6, f"in {table}: rows of a pool without a log", pool)
@@ -103,7 +103,7 @@ def same(column: str, wanted: Any, found: Any) -> bool:
 
 
 def _replaced(wanted: Any, found: Any) -> bool:
-    """PostgreSQL cannot hold one character."""
+    """PostgreSQL cannot store one character."""
     return isinstance(wanted, str) and "\0" in wanted and isinstance(found, str)
 
 

@@ -1,4 +1,4 @@
-"""Invariants 2 and 3 in the world outside: what the agents themselves saw of their lives.
+"""Invariants 2 and 3 outside of the log: when agents ran, by their own records.
 
 Each incarnation writes a file of its own, a JSON object a line, with the time by CLOCK_BOOTTIME:
 
@@ -7,9 +7,9 @@ Each incarnation writes a file of its own, a JSON object a line, with the time b
     {…, "at": 17.1, "stopped": true}
 
 The first line has all fields (`worker_id` may be left out); later ones need only `at`. Between two
-lines further apart than that its process did not run. One that wakes when another has taken its
-place may write a little before it notices, which only the fencing token guards against; how long
-that lasts is bounded by the lease. One that was awake never runs beside its successor.
+lines further apart than that its process did not run. One that continues when another has
+replaced it may write a little before it notices, which only the fencing token guards against; the
+lease bounds for how long. One that was not stopped never runs at the same time as its successor.
 """
 
 import json
@@ -25,7 +25,7 @@ from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.pools import Pool
 
 BREATH_SECONDS = 1.0
-"""Whoever is awake writes a line more often."""
+"""A running agent writes a line more often."""
 TOGETHER_SECONDS = 0.3
 """How exact the times are: a line may be written a little after its time was taken."""
 
@@ -62,39 +62,39 @@ class Witness:
 
 
 def read(folder: Path) -> list[Witness]:
-    """All files of a folder. A last line that was cut short is passed over."""
-    told = (_witness(_lines(path)) for path in sorted(folder.glob("*.jsonl")))
-    return [witness for witness in told if witness is not None]
+    """All files of a folder. A truncated last line is ignored."""
+    found = (_witness(_lines(path)) for path in sorted(folder.glob("*.jsonl")))
+    return [witness for witness in found if witness is not None]
 
 
 def newest(folder: Path) -> float:
     """When the last line of all was written. Asked before `read`, which takes a while."""
     path = max(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime, default=None)
-    return max((float(told["at"]) for told in _lines(path)), default=0.0) if path else 0.0
+    return max((float(line["at"]) for line in _lines(path)), default=0.0) if path else 0.0
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text().splitlines():
         try:
-            told = json.loads(line)
+            line = json.loads(line)
         except ValueError:
             return
-        yield told
+        yield line
 
 
 def _witness(lines: Iterable[dict[str, Any]]) -> Witness | None:
     witness: Witness | None = None
-    for told in lines:
+    for line in lines:
         if witness is None:
             witness = Witness(
-                str(told["pool"]),
-                str(told["agent_id"]),
-                int(told["incarnation"]),
-                str(told.get("worker_id", "")),
-                str(told["token"]),
+                str(line["pool"]),
+                str(line["agent_id"]),
+                int(line["incarnation"]),
+                str(line.get("worker_id", "")),
+                str(line["token"]),
             )
-        witness.times.append(float(told["at"]))
-        witness.stopped = bool(told.get("stopped"))
+        witness.times.append(float(line["at"]))
+        witness.stopped = bool(line.get("stopped"))
     return witness
 
 
@@ -108,17 +108,17 @@ def judge(
     for witness in witnesses:
         by_agent.setdefault(witness.agent_id, []).append(witness)
         yield from _token(witness, pools.get(witness.pool))
-    for lives in by_agent.values():
-        lease = catalogue.lease_seconds(lives[0].pool)
-        pool = pools.get(lives[0].pool)
+    for runs in by_agent.values():
+        lease = catalogue.lease_seconds(runs[0].pool)
+        pool = pools.get(runs[0].pool)
         yield from _overlaps(
-            sorted(lives, key=lambda life: (life.incarnation, life.times[:1])), lease, pool
+            sorted(runs, key=lambda life: (life.incarnation, life.times[:1])), lease, pool
         )
     yield from _after_the_end(by_agent, catalogue, commands)
 
 
 def _token(witness: Witness, pool: Pool | None) -> Iterator[Offence]:
-    """It ran by leave of a claim that stands in the log, or was lost with it."""
+    """It ran by a claim that is in the log, or was lost with it."""
     if witness.void(pool):
         return
     agent = pool.agents.get(witness.agent_id) if pool else None
@@ -133,9 +133,9 @@ def _token(witness: Witness, pool: Pool | None) -> Iterator[Offence]:
         yield witness.offence(2, f"{why}{claim.generation}:{claim.seq}")
 
 
-def _overlaps(lives: Sequence[Witness], lease: float, pool: Pool | None) -> Iterator[Offence]:
-    for index, one in enumerate(lives):
-        for other in lives[index + 1 :]:
+def _overlaps(runs: Sequence[Witness], lease: float, pool: Pool | None) -> Iterator[Offence]:
+    for index, one in enumerate(runs):
+        for other in runs[index + 1 :]:
             again = one.incarnation == other.incarnation
             if again and not (one.void(pool) or other.void(pool)):
                 yield other.offence(2, "two processes ran this incarnation")
@@ -146,7 +146,7 @@ def _overlaps(lives: Sequence[Witness], lease: float, pool: Pool | None) -> Iter
 
 
 def _together(one: Witness, other: Witness, lease: float) -> float:
-    """For how many seconds one ran beside its successor, where that was too long; else 0."""
+    """For how many seconds it overlapped with its successor, where that was too long; else 0."""
     longest = 0.0
     for number, (first, last) in enumerate(one.runs(BREATH_SECONDS)):
         for start, end in other.runs(BREATH_SECONDS):
@@ -160,8 +160,8 @@ def _together(one: Witness, other: Witness, lease: float) -> float:
 def awake(
     witnesses: Sequence[Witness], pools: dict[str, Pool], catalogue: Catalogue, since: float
 ) -> Iterator[Offence]:
-    """At rest whoever runs by the log does run. `since`: when somebody was last seen to, before the
-    witnesses were read. Of pools whose agents write at all.
+    """At rest, agents that run according to the log do run. `since`: when any agent last wrote
+    before the records were read. Only for pools whose agents write records.
     """
     last: dict[tuple[str, str, str], float] = {}
     for witness in witnesses:

@@ -1,4 +1,4 @@
-"""The life of one worker, as its events tell it, and what in it cannot be."""
+"""The states of one worker, folded from its events, and offences in them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ MAY_FOLLOW: Final = {
 }
 """In which status an event may find the worker."""
 DRAW: Final = frozenset({"worker.started", "worker.lost"})
-"""These bring an epoch that nobody had before."""
+"""Events with a new epoch."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ def requested(entry: Entry) -> Worker:
 
 
 def judge(worker: Worker, entry: Entry, drawn: dict[int, Entry]) -> Iterator[Offence]:
-    """What is wrong with this event. `drawn`: the epochs that were given out before, and where."""
+    """Offences of this event. `drawn`: the epochs that were used before, and where."""
     if worker.ended:
         yield entry.offence(4, f"after its end ({worker.status})")
         return

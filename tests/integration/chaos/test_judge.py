@@ -44,7 +44,7 @@ class Case:
         self.client.xadd(EVENTS, forged, id=f"{milliseconds}-0")
 
 
-async def told(stage: Stage) -> Case:
+async def played(stage: Stage) -> Case:
     pool = await stage.pool()
     async with stage.projecting():
         living = await stage.play(pool)
@@ -56,7 +56,7 @@ async def told(stage: Stage) -> Case:
 @pytest.fixture
 async def case(redis_url: str, tmp_path: Path) -> AsyncIterator[Case]:
     async with open_stage(redis_url, f"sqlite+aiosqlite:///{tmp_path / 'views.db'}") as stage:
-        made = await told(stage)
+        made = await played(stage)
         yield made
         made.client.close()
 
@@ -64,7 +64,7 @@ async def case(redis_url: str, tmp_path: Path) -> AsyncIterator[Case]:
 async def test_a_history_of_muster_has_no_offence(redis_url: str, database_url: str) -> None:
     """On SQLite and on PostgreSQL; and a stream that was trimmed below the archive is none."""
     async with open_stage(redis_url, database_url) as stage:
-        case = await told(stage)
+        case = await played(stage)
         assert case.judged(acknowledged=case.living) == []
         case.client.xtrim(EVENTS, maxlen=3, approximate=False)
         assert case.judged(acknowledged=case.living) == []

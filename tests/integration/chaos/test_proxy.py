@@ -18,7 +18,7 @@ class Server:
     """Answers every line with `REPLY`, and keeps what it was sent."""
 
     def __init__(self) -> None:
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.port = 0
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
@@ -42,7 +42,7 @@ class Server:
         self._writers.append(writer)
         try:
             while line := await reader.readline():
-                self.heard.append(line)
+                self.received.append(line)
                 writer.write(REPLY)
                 await writer.drain()
         except ConnectionError:
@@ -109,7 +109,7 @@ async def test_a_reply_is_cut_in_the_middle(link: Link, server: Server):
         found = await client.ask()
         assert REPLY.startswith(found)
         assert len(found) < len(REPLY)
-    assert server.heard == [b"ping\n"]
+    assert server.received == [b"ping\n"]
     assert link.cuts == 1
 
 
@@ -122,11 +122,11 @@ async def test_stalled_requests_arrive_late_even_if_their_sender_is_gone(
         client.writer.write(b"late\n")
         await client.writer.drain()
         await asyncio.sleep(0.1)  # it would have arrived by now
-        assert server.heard == []
+        assert server.received == []
         client.writer.close()
         await client.writer.wait_closed()
     link.clear()
-    await until(lambda: server.heard == [b"late\n"])
+    await until(lambda: server.received == [b"late\n"])
 
 
 async def test_stalled_replies_come_late_and_complete(link: Link, server: Server):
@@ -134,7 +134,7 @@ async def test_stalled_replies_come_late_and_complete(link: Link, server: Server
     link.set(Weather(replies_stall=True))
     async with Client(link) as client:
         asked = asyncio.create_task(client.ask())
-        await until(lambda: server.heard == [b"ping\n"])
+        await until(lambda: server.received == [b"ping\n"])
         done, _ = await asyncio.wait({asked}, timeout=0.1)
         assert not done
         link.clear()

@@ -43,7 +43,7 @@ class LosesReplies(Link):
             await meanwhile()
             sink.transport.abort()
             raise ConnectionAbortedError
-        await super()._hold_reply(chunk, sink)
+        await super()._delay_reply(chunk, sink)
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from eventstore.recovery.loss_reports import read_reports
 from eventstore.steps.step import Step
 from gateway.health.facts import view_facts
 from projector.recovery.recovery import Recovery
-from tests.chaos.judging.commands import Command, named_lost, read_unsaved
+from tests.chaos.judging.commands import Command, named_lost, read_lost_commands
 from tests.integration.gateway.stage import AGENTS, QUICK, GatewayStage, gateway_stage
 from tests.integration.gateway.test_event_stream import following
 from tests.integration.projector.stage import POOL
@@ -348,7 +348,7 @@ async def test_commands_on_pools_are_reported_and_named(
         told.write_bytes(msgspec.json.encode({"logs": list(done.values())}))
         commands = [Command(kind, pool=name) for kind, name in NAMED]
         commands.append(Command("spawn", pool="created", agent_id=inside.agent_id))
-        assert named_lost(commands, read_unsaved(told)) == set(commands)
+        assert named_lost(commands, read_lost_commands(told)) == set(commands)
 
 
 async def test_a_catalogue_that_was_lost_alone_waits_for_what_gateways_report(

@@ -286,7 +286,7 @@ class Scripted:
         self.stopped += 1
 
 
-async def _away() -> None:
+async def _unreachable() -> None:
     raise LogUnreachable("Redis does not answer")
 
 
@@ -314,7 +314,7 @@ async def test_a_part_that_cannot_start_without_redis_starts_once_it_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a supervisor, which joins."""
-    part = Scripted(_away, _unknown, _serves)
+    part = Scripted(_unreachable, _unknown, _serves)
     parts = role_parts(tmp_path, monkeypatch, part, Background())
     assert await parts.start() == part.url
     assert parts._parts == [part]
@@ -322,7 +322,7 @@ async def test_a_part_that_cannot_start_without_redis_starts_once_it_answers(
     assert capsys.readouterr().out.count("waiting for it") == 1
 
 
-@pytest.mark.parametrize("start", [_away, _hangs])
+@pytest.mark.parametrize("start", [_unreachable, _hangs])
 async def test_a_stop_is_noticed_while_a_part_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[], Awaitable[None]]
 ) -> None:

@@ -20,7 +20,7 @@ from projector.store.rows import AgentFilter, AgentRow, EventRow
 from projector.store.tables import EVENTS, SERVING
 from projector.store.upserts import write_rows
 from tests import histories
-from tests.histories import BEGUN_MS, CATALOGUE, POOLS, prefixes, told
+from tests.histories import BEGUN_MS, CATALOGUE, POOLS, prefixes, summary
 
 EVERY = AgentFilter()
 LIVING = AgentFilter(ended=False)
@@ -131,12 +131,12 @@ async def test_any_event_of_any_history_is_answered_as_the_views_did_then(
             assert of_pool(found, row.pool) == then, (seed, index)
             states = {agent.agent_id: agent for agent in found["agents"]}
             crews = {worker.worker_id: worker for worker in found["workers"]}
-            for subject, (status, worker_id, events) in told(before, row.pool).items():
+            for subject, (status, worker_id, events) in summary(before, row.pool).items():
                 state = states.get(subject) or crews[subject]
                 assert (state.status, state.version) == (status, events), (seed, index, subject)
                 if subject in states:
                     assert state.process_id == worker_id
-            assert len(told(before, row.pool)) == len(then["agents"]) + len(then["workers"])
+            assert len(summary(before, row.pool)) == len(then["agents"]) + len(then["workers"])
 
 
 async def test_one_agent_and_pages_and_filters_are_answered_as_the_whole(database_url: str) -> None:
@@ -227,7 +227,7 @@ async def test_what_a_recovery_left_behind_is_void_but_can_be_asked_for(database
                 agents = await stage.history.agents(moment, wanted, limit=1000)
                 fences |= {agent.fencing_token.partition(":")[0] for agent in agents}
                 found = {a.agent_id: (a.status, a.process_id, a.version) for a in agents}
-                subjects = told(before, pool)
+                subjects = summary(before, pool)
                 assert found == {i: subjects[i] for i in found}
                 assert len(found) == sum(
                     r.type == "agent.requested" and r.pool == pool for r in before

@@ -8,7 +8,7 @@ from tests.chaos.judging.offences import Offence
 from tests.chaos.stories import Story
 
 
-def told() -> Story:
+def sample_story() -> Story:
     """Two workers, one of them lost; agents that run, wait, ended, failed and start again."""
     story = Story()
     story.start(story.order("w1", slots=3))

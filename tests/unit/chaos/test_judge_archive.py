@@ -8,7 +8,7 @@ from tests.chaos.judging.entries import Entry
 from tests.chaos.judging.history import Head, join
 from tests.chaos.judging.streams import Registry, Streamed
 from tests.chaos.stories import Story
-from tests.unit.chaos.judged_story import numbers, only, told
+from tests.unit.chaos.judged_story import numbers, only, sample_story
 
 
 def halves(story: Story, cut: int) -> Evidence:
@@ -19,11 +19,11 @@ def halves(story: Story, cut: int) -> Evidence:
 
 
 def test_a_trimmed_stream_is_continued_from_the_archive() -> None:
-    assert weigh(halves(told(), 9)) == []
+    assert weigh(halves(sample_story(), 9)) == []
 
 
 def test_events_trimmed_before_they_were_archived_are_missed() -> None:
-    evidence = halves(told(), 9)
+    evidence = halves(sample_story(), 9)
     assert evidence.views is not None
     del evidence.views.archive["p"][7:]
     found = only(weigh(evidence), "seq 8 is missing")
@@ -32,7 +32,7 @@ def test_events_trimmed_before_they_were_archived_are_missed() -> None:
 
 def test_events_that_the_archive_skipped_are_found_in_the_stream() -> None:
     """Once it is trimmed there, it is nowhere."""
-    evidence = told().evidence()
+    evidence = sample_story().evidence()
     assert evidence.views is not None
     del evidence.views.archive["p"][7]
     [found] = weigh(evidence)
@@ -42,14 +42,14 @@ def test_events_that_the_archive_skipped_are_found_in_the_stream() -> None:
 
 def test_an_archive_may_start_late_where_the_stream_has_earlier_events() -> None:
     """As a new database does, whose projector began with the streams."""
-    evidence = told().evidence()
+    evidence = sample_story().evidence()
     assert evidence.views is not None
     del evidence.views.archive["p"][:7]
     assert weigh(evidence) == []
 
 
 def test_archive_and_stream_must_contain_the_same_event() -> None:
-    evidence = told().evidence()
+    evidence = sample_story().evidence()
     entries = evidence.streamed["p"].entries
     entries[3] = replace(entries[3], actor="somebody")
     assert only(weigh(evidence), "differ in actor").seq == 4
@@ -57,7 +57,7 @@ def test_archive_and_stream_must_contain_the_same_event() -> None:
 
 def test_a_log_that_ends_before_its_counter_is_found() -> None:
     """As after a trim by length from the wrong side, or a lost tail."""
-    evidence = told().evidence()
+    evidence = sample_story().evidence()
     evidence.streamed["p"].entries.pop()
     evidence.views = None
     assert 5 in numbers(weigh(evidence))
@@ -65,7 +65,7 @@ def test_a_log_that_ends_before_its_counter_is_found() -> None:
 
 def test_a_log_that_exists_only_in_the_archive_is_found() -> None:
     """As when Redis lost everything and nobody noticed: what lives would be judged by nothing."""
-    evidence = told().evidence()
+    evidence = sample_story().evidence()
     evidence.streamed["p"], evidence.registries["p"] = Streamed(), Registry()
     [found] = weigh(evidence)
     assert (found.invariant, found.pool) == (5, "p")
@@ -73,7 +73,7 @@ def test_a_log_that_exists_only_in_the_archive_is_found() -> None:
 
 
 def recovered(seq: int, ts: int) -> Entry:
-    story = told()
+    story = sample_story()
     data = json.dumps({"generation": 2, "from_generation": 1, "from_seq": seq - 1})
     return replace(
         story.entries[0],
@@ -89,7 +89,7 @@ def recovered(seq: int, ts: int) -> Entry:
 
 
 def test_a_recovered_log_continues_at_the_next_seq() -> None:
-    story = told()
+    story = sample_story()
     kept = [replace(e, generation=1) for e in story.entries[:20]]
     begin = recovered(21, 2_000_000)
     history = join("p", kept, [*story.entries[:20], begin], Head(2, 21))
@@ -104,7 +104,7 @@ def test_a_log_that_was_lost_before_its_first_event_starts_with_its_recovery() -
 
 
 def test_archived_events_that_a_recovery_lost_are_found() -> None:
-    story = told()
+    story = sample_story()
     kept = [replace(e, generation=1) for e in story.entries[:21]]
     begin = recovered(21, 2_000_000)
     history = join("p", kept, [*story.entries[:20], begin], Head(2, 21))
@@ -113,7 +113,7 @@ def test_archived_events_that_a_recovery_lost_are_found() -> None:
 
 
 def test_a_generation_without_its_recovery_event_is_found() -> None:
-    story = told()
+    story = sample_story()
     old = [replace(e, generation=1) for e in story.entries[:20]]
     new = [replace(e, generation=2) for e in story.entries[20:]]
     history = join("p", [*old, *new], [], Head(2, len(story.entries)))
@@ -122,7 +122,7 @@ def test_a_generation_without_its_recovery_event_is_found() -> None:
 
 def test_a_history_without_its_start_is_judged_from_its_first_event() -> None:
     """As after the loss of the database, when streams were trimmed: one offence, not hundreds."""
-    evidence = told().evidence()
+    evidence = sample_story().evidence()
     evidence.views = None
     entries = evidence.streamed["p"].entries
     del entries[:9]

@@ -11,22 +11,22 @@ import pytest
 from tests.chaos.judge import weigh
 from tests.chaos.judging import pools, witnesses
 from tests.chaos.judging.catalogue import Catalogue
-from tests.chaos.judging.commands import Command, Unsaved, judge, read_commands
+from tests.chaos.judging.commands import Command, LostCommand, judge, read_commands
 from tests.chaos.judging.history import History
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.witnesses import Witness
 from tests.chaos.stories import Story
-from tests.unit.chaos.judged_story import numbers, only, place, told
+from tests.unit.chaos.judged_story import numbers, only, place, sample_story
 
 
-def heard(*commands: Command, unsaved: tuple[Unsaved, ...] = ()) -> list[Offence]:
-    evidence = told().evidence()
+def judge_clients(*commands: Command, unsaved: tuple[LostCommand, ...] = ()) -> list[Offence]:
+    evidence = sample_story().evidence()
     evidence.commands, evidence.unsaved = commands, unsaved
     return weigh(evidence)
 
 
 def test_commands_that_were_carried_out_are_no_offence() -> None:
-    assert not heard(
+    assert not judge_clients(
         Command("spawn", pool="p", agent_id="runs", operation_id="operation of runs", seq=99),
         Command("terminate", pool="p", agent_id="ended"),
         Command("terminate", pool="p", agent_id="failed"),
@@ -49,17 +49,17 @@ def test_commands_that_were_carried_out_are_no_offence() -> None:
     ],
 )
 def test_a_command_without_its_effect_is_found(command: Command) -> None:
-    assert numbers(heard(command)) == {8}
+    assert numbers(judge_clients(command)) == {8}
 
 
 def test_one_operation_with_two_agents_is_found() -> None:
     one = Command("spawn", pool="p", agent_id="runs", operation_id="operation of runs")
-    assert numbers(heard(one, replace(one, agent_id="waits"))) == {2}
+    assert numbers(judge_clients(one, replace(one, agent_id="waits"))) == {2}
 
 
 def test_one_request_with_two_agents_is_found() -> None:
     """Without a key only the request's id tells that nobody asked for the second one."""
-    story = told()
+    story = sample_story()
     for name in ("runs", "waits"):
         at = place(story, "agent.requested", name)
         story.entries[at] = replace(story.entries[at], correlation_id=f"request of {name}")
@@ -79,31 +79,33 @@ def test_one_request_with_two_agents_is_found() -> None:
 
 def test_commands_reported_lost_may_be_missing_unless_archived() -> None:
     spawn = Command("spawn", pool="p", agent_id="nobody")
-    named = (Unsaved("p", "nobody"),)
-    assert heard(spawn, unsaved=named) == []
-    assert numbers(heard(replace(spawn, level="archived"), unsaved=named)) == {8}
+    named = (LostCommand("p", "nobody"),)
+    assert judge_clients(spawn, unsaved=named) == []
+    assert numbers(judge_clients(replace(spawn, level="archived"), unsaved=named)) == {8}
 
 
 def test_a_pool_whose_log_is_gone_has_lost_its_commands() -> None:
     """Neither Redis nor the archive knows its name any more."""
     spawn = Command("spawn", pool="gone", agent_id="nobody")
-    assert only(heard(spawn), "not in the log, nor named as lost").pool == "gone"
-    assert heard(spawn, unsaved=(Unsaved("gone", "nobody"),)) == []
+    assert only(judge_clients(spawn), "not in the log, nor named as lost").pool == "gone"
+    assert judge_clients(spawn, unsaved=(LostCommand("gone", "nobody"),)) == []
 
 
 def test_a_spawn_that_only_a_worker_reported_is_named_by_its_agent() -> None:
     """Its gateway died before it could report; the worker that ran it did."""
-    named = (Unsaved("p", "nobody", "holds"),)
-    assert heard(Command("spawn", pool="p", agent_id="nobody"), unsaved=named) == []
-    assert numbers(heard(Command("terminate", pool="p", agent_id="nobody"), unsaved=named)) == {8}
+    named = (LostCommand("p", "nobody", "holds"),)
+    assert judge_clients(Command("spawn", pool="p", agent_id="nobody"), unsaved=named) == []
+    assert numbers(
+        judge_clients(Command("terminate", pool="p", agent_id="nobody"), unsaved=named)
+    ) == {8}
 
 
 # ---- commands on pools, whose names come again -------------------------------------------------
 
 
-def twice(*commands: Command, unsaved: tuple[Unsaved, ...] = ()) -> list[Offence]:
+def twice(*commands: Command, unsaved: tuple[LostCommand, ...] = ()) -> list[Offence]:
     """Where pool q was created, changed and deleted, and then so once more."""
-    some = replace(told().entries[0], pool="", generation=1, subject="q")
+    some = replace(sample_story().entries[0], pool="", generation=1, subject="q")
     entries = [
         replace(some, seq=seq, type=kind, correlation_id=f"request-{seq}")
         for seq, kind in enumerate(("pool.created", "pool.changed", "pool.deleted") * 2, 1)
@@ -133,7 +135,7 @@ def test_a_pool_that_was_created_twice_is_no_offence() -> None:
 def test_a_command_on_a_pool_is_not_proved_by_an_earlier_pool_of_that_name(kind: str) -> None:
     lost = on_q(kind, 7)
     assert numbers(twice(*LIVES_OF_Q, lost)) == {8}
-    named = Unsaved("", "q", kind, generation=1, seq=7)
+    named = LostCommand("", "q", kind, generation=1, seq=7)
     assert twice(*LIVES_OF_Q, lost, unsaved=(named, named)) == []
     archived = replace(lost, level="archived")
     assert numbers(twice(*LIVES_OF_Q, archived, unsaved=(named,))) == {8}
@@ -169,8 +171,8 @@ def life(incarnation: int, worker: str, seq: int, *times: float, stopped: bool =
     return Witness("p", "moved", incarnation, worker, f"1:{seq}", list(times), stopped)
 
 
-def seen(*lives: Witness, ended_at: float = 0.0) -> list[Offence]:
-    evidence = told().evidence()
+def judge_runs(*lives: Witness, ended_at: float = 0.0) -> list[Offence]:
+    evidence = sample_story().evidence()
     evidence.witnesses = lives
     evidence.commands = (
         [Command("spawn", pool="p", agent_id="moved", ended_at=ended_at)] if ended_at else []
@@ -178,57 +180,57 @@ def seen(*lives: Witness, ended_at: float = 0.0) -> list[Offence]:
     return weigh(evidence)
 
 
-def lives(*, first: tuple[float, ...], second: tuple[float, ...]) -> list[Witness]:
-    story = told()
+def incarnations(*, first: tuple[float, ...], second: tuple[float, ...]) -> list[Witness]:
+    story = sample_story()
     claims = [e for e in story.entries if (e.type, e.subject) == ("agent.claimed", "moved")]
     return [life(1, "w1", claims[0].seq, *first), life(2, "w2", claims[1].seq, *second)]
 
 
 def test_incarnations_one_after_the_other_are_no_offence() -> None:
-    assert seen(*lives(first=(1, 2, 3), second=(4, 5)), ended_at=5.5) == []
+    assert judge_runs(*incarnations(first=(1, 2, 3), second=(4, 5)), ended_at=5.5) == []
 
 
 def test_a_process_continued_after_a_long_stop_may_write_briefly() -> None:
-    assert seen(*lives(first=(1, 2, 60, 60.1), second=(14, 40, 70))) == []
+    assert judge_runs(*incarnations(first=(1, 2, 60, 60.1), second=(14, 40, 70))) == []
 
 
 def test_a_process_that_was_not_stopped_may_not_overlap_at_all() -> None:
     first = tuple(1 + number / 4 for number in range(20))  # until 5.75
-    assert seen(*lives(first=first, second=(5.5, 6, 7))) == []
-    found = seen(*lives(first=first, second=(5, 6, 7)))
+    assert judge_runs(*incarnations(first=first, second=(5.5, 6, 7))) == []
+    found = judge_runs(*incarnations(first=first, second=(5, 6, 7)))
     assert only(found, "for 0.8 s together with incarnation 2").invariant == 2
 
 
 def test_a_stop_before_the_successor_started_excuses_nothing() -> None:
     first = (1.0, *(20 + number / 4 for number in range(20)))  # until 24.75
-    found = seen(*lives(first=first, second=(24, 25)))
+    found = judge_runs(*incarnations(first=first, second=(24, 25)))
     assert only(found, "together with incarnation 2").invariant == 2
 
 
 def test_two_incarnations_that_run_together_are_found() -> None:
     first = tuple(float(second) for second in range(30))
-    found = seen(*lives(first=first, second=first[5:]))
+    found = judge_runs(*incarnations(first=first, second=first[5:]))
     assert only(found, "together with incarnation 2").invariant == 2
 
 
 def test_an_incarnation_that_two_processes_ran_is_found() -> None:
-    one, two = lives(first=(1, 2), second=(3, 4))
-    assert only(seen(one, two, replace(two, times=[3.5])), "two processes").invariant == 2
+    one, two = incarnations(first=(1, 2), second=(3, 4))
+    assert only(judge_runs(one, two, replace(two, times=[3.5])), "two processes").invariant == 2
 
 
 def test_an_agent_that_ran_without_a_claim_is_found() -> None:
-    assert only(seen(life(3, "w2", 5, 1.0)), "never claimed").invariant == 2
-    assert only(seen(life(1, "w1", 5, 1.0)), "ran with token 1:5").invariant == 2
+    assert only(judge_runs(life(3, "w2", 5, 1.0)), "never claimed").invariant == 2
+    assert only(judge_runs(life(1, "w1", 5, 1.0)), "ran with token 1:5").invariant == 2
 
 
 def test_an_agent_that_ran_after_its_end_was_acknowledged_is_found() -> None:
-    found = seen(*lives(first=(1, 2), second=(3, 4, 5)), ended_at=4.5)
+    found = judge_runs(*incarnations(first=(1, 2), second=(3, 4, 5)), ended_at=4.5)
     assert only(found, "after its end was answered").invariant == 3
 
 
 def test_an_agent_whose_claim_was_lost_may_not_continue() -> None:
     """A recovery voids the claim; what ran by it has ended before anything runs again."""
-    before, after = lives(first=(1, 2), second=(14, 15))
+    before, after = incarnations(first=(1, 2), second=(14, 15))
     assert void(before, after) == []
     together = replace(before, times=[float(second) for second in range(1, 40)])
     later = replace(after, times=together.times[14:])
@@ -237,7 +239,7 @@ def test_an_agent_whose_claim_was_lost_may_not_continue() -> None:
 
 def test_an_agent_of_a_log_that_is_completely_lost_is_no_offence() -> None:
     """Its pool was lost with the catalogue, and created again in a later generation."""
-    pool = pools.fold("p", [replace(entry, generation=2) for entry in told().entries])
+    pool = pools.fold("p", [replace(entry, generation=2) for entry in sample_story().entries])
     before = life(1, "w9", 5, 1.0)
     assert list(witnesses.judge([before], {"p": pool}, Catalogue())) == []
     [found] = witnesses.judge([replace(before, token="2:5")], {"p": pool}, Catalogue())
@@ -267,7 +269,7 @@ def test_an_agent_that_runs_according_to_the_log_must_run() -> None:
 
 def void(*seen_lives: Witness) -> list[Offence]:
     """Offences where the first life's claim was of a part of the log that was lost."""
-    story = told()
+    story = sample_story()
     pool = pools.fold("p", [replace(entry, generation=1) for entry in story.entries])
     recovery = replace(story.entries[0], type="log.recovered", generation=2, seq=90)
     pool.recoveries.append(recovery)

@@ -14,15 +14,15 @@ from eventstore.language.workers import WorkerStatus
 from tests.chaos.judge import weigh
 from tests.chaos.judging import pools
 from tests.chaos.stories import Story
-from tests.unit.chaos.judged_story import only, place, plant, told
+from tests.unit.chaos.judged_story import only, place, plant, sample_story
 
 
 def test_a_valid_story_has_no_offence() -> None:
-    assert weigh(told().evidence()) == []
+    assert weigh(sample_story().evidence()) == []
 
 
 def test_an_offence_names_the_event_and_why() -> None:
-    story = told()
+    story = sample_story()
     at = place(story, "agent.started", "moved", 1)
     found = only(weigh(plant(story, at, epoch=1)), "epoch 1")
     event = story.entries[at]
@@ -87,7 +87,7 @@ def claimed_by_a_draining_worker(story: Story) -> None:
     story.claim("waits", "w2")
 
 
-def stopped_while_it_holds(story: Story) -> None:
+def stopped_with_agents(story: Story) -> None:
     agent = story.agents["moved"]
     story.agents["moved"] = altered(agent, worker_id="")
     story.worker("w2", workers.StopWorker(reason="empty"))
@@ -133,7 +133,7 @@ def skipped_an_incarnation(story: Story) -> None:
     story.entries[-1] = replace(story.entries[-1], data=data)
 
 
-def an_epoch_given_twice(story: Story) -> None:
+def an_epoch_used_twice(story: Story) -> None:
     story.order("w3")
     story.epoch -= 1
     story.start("w3")
@@ -167,7 +167,7 @@ def restarted_before_its_time_was_noted(story: Story) -> None:
         (2, idle_though_it_was_never_to_be, "was never to end so"),
         (2, withdrawn_before_its_time, "but may wait until 1000556"),
         (2, withdrawn_though_it_may_wait, "but may wait until ever"),
-        (2, stopped_while_it_holds, "stopped with 1 agents"),
+        (2, stopped_with_agents, "stopped with 1 agents"),
         (2, skipped_an_incarnation, "incarnation 4 follows 2"),
         (2, restarted_before_its_time_was_noted, "it was pending"),
         (3, runs_again, "after its end (terminated)"),
@@ -176,7 +176,7 @@ def restarted_before_its_time_was_noted(story: Story) -> None:
         (4, claimed_by_a_lost_worker, "after a fence at 3"),
         (4, written_by_a_fenced_worker, "after a fence at 4"),
         (4, claimed_by_a_draining_worker, "claimed by a worker that is draining"),
-        (4, an_epoch_given_twice, "was given out at seq"),
+        (4, an_epoch_used_twice, "was given out at seq"),
         (5, half_a_step, "only part of a step"),
         (5, from_another_time, "is not above"),
     ],
@@ -184,7 +184,7 @@ def restarted_before_its_time_was_noted(story: Story) -> None:
 def test_a_breach_in_the_log_is_found(
     invariant: int, breach: Callable[[Story], None], why: str
 ) -> None:
-    story = told()
+    story = sample_story()
     breach(story)
     found = [o for o in weigh(story.evidence()) if o.invariant == invariant and why in o.why]
     assert len(found) == 1, weigh(story.evidence())
@@ -196,7 +196,7 @@ def test_a_worker_has_no_more_slots_than_its_pool_configures(
     slots: tuple[int, ...], found: list[str]
 ) -> None:
     """However many it was ordered with. Nobody knows under which of its settings that was."""
-    story = told()
+    story = sample_story()
     evidence = story.evidence()
     some = replace(story.entries[0], pool="", subject="p", worker_id="")
     evidence.streamed[""].entries = [
@@ -224,7 +224,7 @@ def set_apart(story: Story) -> pools.Pool:
 
 
 def test_an_isolated_agent_has_its_worker_for_itself() -> None:
-    story = told()
+    story = sample_story()
     pool = set_apart(story)
     assert (pool.offences, pool.workers["w3"].free) == ([], 0)
     story.claim("waits", "w3")
@@ -234,22 +234,22 @@ def test_an_isolated_agent_has_its_worker_for_itself() -> None:
 
 
 def test_a_worker_claims_again_once_its_agent_is_cleared() -> None:
-    story = told()
+    story = sample_story()
     pool = set_apart(story)
     claim = story.entries[-1]
     for kind in ("agent.started", "agent.cleared"):
-        pool.take(replace(claim, type=kind, seq=claim.seq + 1))
+        pool.apply(replace(claim, type=kind, seq=claim.seq + 1))
     assert (pool.offences, pool.workers["w3"].free) == ([], 4)
 
 
 def test_an_agent_to_which_losses_are_attributed_fails_or_waits() -> None:
     """Nothing else was there when its worker died: that is a failure of its own."""
-    story = told()
+    story = sample_story()
     pool = set_apart(story)
     claim, end = story.entries[-1], story.entries[place(story, "worker.lost", "w2")]
-    pool.take(replace(end, subject="w3", worker_id="w3", epoch=9, seq=claim.seq + 1))
+    pool.apply(replace(end, subject="w3", worker_id="w3", epoch=9, seq=claim.seq + 1))
     data = '{"reason":"killed","at_ms":20,"alone":true,"window_ms":5,"due_ms":30}'
-    pool.take(replace(claim, type="agent.lost", version=2, epoch=9, seq=claim.seq + 2, data=data))
+    pool.apply(replace(claim, type="agent.lost", version=2, epoch=9, seq=claim.seq + 2, data=data))
     agent = pool.agents["moved"]
     assert pool.offences == []
     assert (agent.status, agent.due_ms, agent.failures[-1]) == ("restarting", 30, 20)

@@ -8,7 +8,7 @@ import pytest
 from eventstore.language import workers
 from tests.chaos.judge import Evidence, weigh
 from tests.chaos.stories import Story
-from tests.unit.chaos.judged_story import numbers, only, told
+from tests.unit.chaos.judged_story import numbers, only, sample_story
 
 
 def _view(table: str, name: str, **changes: Any) -> Callable[[Evidence], None]:
@@ -92,14 +92,14 @@ def _set(part: str, *keys: str, value: Any = None) -> Callable[[Evidence], None]
 def test_state_that_differs_from_the_log_is_found(
     invariant: int, falsify: Callable[[Evidence], None], why: str
 ) -> None:
-    evidence = told().evidence()
+    evidence = sample_story().evidence()
     falsify(evidence)
     found = [o for o in weigh(evidence) if why in o.why]
     assert {o.invariant for o in found} == {invariant}, weigh(evidence)
 
 
 def test_agents_of_a_dead_worker_that_will_not_be_reaped_are_found() -> None:
-    story = told()
+    story = sample_story()
     story.lose_worker("w2")
     evidence = story.evidence()
     assert weigh(evidence) == []
@@ -108,7 +108,7 @@ def test_agents_of_a_dead_worker_that_will_not_be_reaped_are_found() -> None:
 
 
 def test_a_starting_agents_command_is_pending_at_its_worker() -> None:
-    story = told()
+    story = sample_story()
     story.claim("waits", "w2")
     evidence = story.evidence()
     assert weigh(evidence) == []
@@ -131,7 +131,7 @@ def test_a_starting_agents_command_is_pending_at_its_worker() -> None:
     ],
 )
 def test_a_key_that_would_never_expire_is_found(key: str) -> None:
-    evidence = told().evidence()
+    evidence = sample_story().evidence()
     evidence.registries["p"].lost.clear()
     evidence.lasting = ["agent:{p}:moved", "process:{p}:w2", "pool:{p}:meta", "muster:catalogue"]
     assert numbers(weigh(evidence)) == set()
@@ -141,7 +141,7 @@ def test_a_key_that_would_never_expire_is_found(key: str) -> None:
 
 @pytest.mark.parametrize("name", ["moved", "w2"])
 def test_the_hash_of_a_live_agent_must_not_expire(name: str) -> None:
-    evidence = told().evidence()
+    evidence = sample_story().evidence()
     evidence.registries["p"].fading = {"ended", "w1"}
     assert weigh(evidence) == []
     evidence.registries["p"].fading.add(name)
@@ -150,7 +150,7 @@ def test_the_hash_of_a_live_agent_must_not_expire(name: str) -> None:
 
 @pytest.mark.parametrize("key", ["pool:{p}:events", "pool:{p}:due", "muster:catalogue"])
 def test_a_permanent_key_must_not_expire(key: str) -> None:
-    evidence = told().evidence()
+    evidence = sample_story().evidence()
     evidence.fading = ["agent:{p}:ended", "pool:{p}:inbox:w2", "pool:{p}:operation:o"]
     assert weigh(evidence) == []
     evidence.fading.append(key)

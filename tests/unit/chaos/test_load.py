@@ -36,7 +36,7 @@ async def stopped(folder: Path, error: Exception | None) -> list[str]:
     desk.error = error
     load = Load(desk, 1)
     load.start()
-    load.begin(spawn(load))
+    load.start_command(spawn(load))
     if error is not None:
         for name in ("(reader)", "(Task-"):
             await until(lambda name=name: any(name in one for one in load.failures), what=name)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.chaos.report import Figures, left_undone
 
-DONE = {"acknowledged": 1, "reads": 1, "heard": 1, "faults": 1}
+DONE = {"acknowledged": 1, "reads": 1, "received": 1, "faults": 1}
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ DONE = {"acknowledged": 1, "reads": 1, "heard": 1, "faults": 1}
         ("", []),
         ("acknowledged", ["no command was acknowledged"]),
         ("reads", ["no read was answered"]),
-        ("heard", ["no event was heard"]),
+        ("received", ["no event was received"]),
         ("faults", ["no fault was done"]),
     ],
 )

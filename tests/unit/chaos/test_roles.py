@@ -25,7 +25,7 @@ async def ended(folder: Path, program: str, *signals: signal.Signals) -> list[st
     log = folder / "role.log"
     role = Role("supervisor-a", [], {}, log)
     role._command = [sys.executable, "-c", program]
-    keeping = asyncio.create_task(role.keep())
+    keeping = asyncio.create_task(role.restart_on_exit())
     try:
         if signals:
             await until(lambda: role.pid, what="it runs")

@@ -72,7 +72,7 @@ def test_an_agent_is_read_back_from_its_recorded_hash(name: str) -> None:
     found = golden.agent_from_hash(subject, fields)
     same(golden.agent_forms(found)["hash"], fields)
     if "large numbers" not in name:  # a hash holds 15 digits of an interval
-        assert found == golden.as_redis_keeps_it(agent)
+        assert found == golden.as_stored_in_redis(agent)
 
 
 def test_a_hash_from_before_isolation_is_read() -> None:
@@ -103,7 +103,7 @@ def test_a_worker_has_the_hash_the_row_and_the_answer_that_were_recorded(name: s
 def test_a_worker_is_read_back_from_its_recorded_hash(name: str) -> None:
     worker = golden.fold_worker(golden.events(WORKERS[name]))
     subject, fields = WORKERS[name][0]["subject"], STATES["workers"][name]["hash"]
-    assert golden.worker_from_hash(subject, fields) == golden.worker_as_redis_keeps_it(worker)
+    assert golden.worker_from_hash(subject, fields) == golden.worker_as_stored_in_redis(worker)
 
 
 @pytest.mark.parametrize("name", WORKERS)

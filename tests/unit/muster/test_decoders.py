@@ -36,7 +36,7 @@ SHELL_TEXTS = TEXTS.filter(lambda text: "\x00" not in text)
 """What a shell can hand over; bytes that are no UTF-8 come as lone surrogates."""
 
 
-def told(error: Exception) -> None:
+def check_message(error: Exception) -> None:
     """A refusal is for a person: short enough to be read, and something to go by."""
     assert 0 < len(str(error)) < 2_000
 
@@ -57,7 +57,7 @@ def test_the_environment(environment: dict[str, str]) -> None:
         redacted(found.views_url)
         loading.to_environment(found)
     except ConfigurationError as error:
-        told(error)
+        check_message(error)
 
 
 TOML = st.one_of(
@@ -98,7 +98,7 @@ def test_the_configuration_file(text: str) -> None:
         try:
             loading.load({"config": str(file)}, {})
         except ConfigurationError as error:
-            told(error)
+            check_message(error)
 
 
 def _escaped(text: str) -> bool:
@@ -123,7 +123,7 @@ def test_a_point_in_time(text: str) -> None:
     try:
         assert 0 <= time_ms(text, "--since", now=1_795_000_000.0) < 2**63
     except BadInput as error:
-        told(error)
+        check_message(error)
 
 
 @given(text=st.one_of(TEXTS, NUMERALS, JSON_TEXTS.map(lambda raw: raw.decode(errors="replace"))))
@@ -145,7 +145,7 @@ def test_arguments(text: str) -> None:
         try:
             read(text)
         except BadInput as error:
-            told(error)
+            check_message(error)
 
 
 PARSER = command_line()
@@ -172,13 +172,13 @@ def test_a_flag(command: list[str], value: str) -> None:
         try:
             args = PARSER.parse_args([*command, value])
             with contextlib.suppress(BadInput, ConfigurationError, Refused):
-                _carry_out(args)
+                _parse_only(args)
         except SystemExit as ended:
             code = ended.code
     assert code in (0, 2)
 
 
-def _carry_out(args: argparse.Namespace) -> None:
+def _parse_only(args: argparse.Namespace) -> None:
     """What reads the flags, without what would begin to work."""
     if args.command == "logs":
         logs.run(args)

@@ -16,7 +16,7 @@ from projector.store.rows import Position
 AT = Position("p", 1, 10)
 
 
-def told(kind: str, agent_id: str, seq: int) -> LossReport:
+def reported(kind: str, agent_id: str, seq: int) -> LossReport:
     return LossReport(reporter="r", kind=kind, agent_id=agent_id, generation=1, seq=seq)
 
 
@@ -26,16 +26,18 @@ def named(*reports: LossReport, known: tuple[str, ...] = ()) -> list[tuple[str, 
 
 def test_a_recorded_agent_is_not_lost_though_its_claim_is() -> None:
     """It is started again, or has ended."""
-    assert named(told(AGENT_HELD, "a", 11), known=("a",)) == []
-    assert named(told(AGENT_HELD, "a", 11)) == [(AGENT_HELD, "a")]
+    assert named(reported(AGENT_HELD, "a", 11), known=("a",)) == []
+    assert named(reported(AGENT_HELD, "a", 11)) == [(AGENT_HELD, "a")]
 
 
 def test_an_agent_whose_spawn_is_lost_is_named_once() -> None:
-    assert named(told("spawn", "a", 11), told(AGENT_HELD, "a", 13)) == [("spawn", "a")]
+    assert named(reported("spawn", "a", 11), reported(AGENT_HELD, "a", 13)) == [("spawn", "a")]
 
 
 def test_an_agent_whose_spawn_is_not_reported_is_named_by_its_worker() -> None:
-    lost = named(told("terminate", "a", 14), told(AGENT_HELD, "a", 13), told("spawn", "saved", 9))
+    lost = named(
+        reported("terminate", "a", 14), reported(AGENT_HELD, "a", 13), reported("spawn", "saved", 9)
+    )
     assert lost == [(AGENT_HELD, "a"), ("terminate", "a")]
 
 

@@ -49,7 +49,7 @@ def walked(
     return edges
 
 
-def told(body: Any, worker_id: str = "") -> Event:
+def event_of(body: Any, worker_id: str = "") -> Event:
     return Event(body=body, event_id="e", subject="s", worker_id=worker_id, epoch=1, seq=1, ts=1)
 
 
@@ -77,7 +77,7 @@ def agent_steps(agent: agents.Agent) -> Iterable[list[agents.Agent]]:
     for bodies in filter(None, found):
         states = [agent]
         for body in bodies:
-            states.append(agents.evolve(states[-1], told(body, "w"), "p"))
+            states.append(agents.evolve(states[-1], event_of(body, "w"), "p"))
         yield states[1:]
 
 
@@ -92,16 +92,16 @@ def worker_steps(worker: workers.Worker) -> Iterable[list[workers.Worker]]:
     ]
     for command in commands:
         for body in workers.decide(command, worker):
-            yield [workers.evolve(worker, told(body), "p")]
+            yield [workers.evolve(worker, event_of(body), "p")]
 
 
 def test_the_diagram_of_an_agent_has_every_change_of_status_and_no_other() -> None:
     request = AgentRequested(role_type="r", project_id="p", expires_ms=1)
-    first = agents.evolve(None, told(request), "p")
+    first = agents.evolve(None, event_of(request), "p")
     assert drawn("An agent") == walked(first, agent_steps, lambda agent: agent.ended)
 
 
 def test_the_diagram_of_a_worker_has_every_change_of_status_and_no_other() -> None:
     order = WorkerRequested(host="h", max_agents=10, deadline_ms=1)
-    first = workers.evolve(None, told(order), "p")
+    first = workers.evolve(None, event_of(order), "p")
     assert drawn("A worker") == walked(first, worker_steps, lambda worker: worker.ended)
