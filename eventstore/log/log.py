@@ -1,8 +1,8 @@
 """The log: read a state, commit a step, claim work, renew a lease.
 
-Retries are ours. A reply that never came is asked for again: a spawn by its operation id, every
-other step by reading the state anew and deciding again (`act`), which comes to nothing if the
-first attempt was written.
+Retries are ours. Where a reply never came, a spawn is repeated under its operation id; for every
+other step the state is read and decided on again (`act`), and nothing follows if the first attempt
+was written.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from eventstore.connection.calls import AsyncClient
-from eventstore.errors import (
-    Halted,
-    LogMissing,
-    RolledBack,
-    Unreadable,
-    WrongType,
-)
+from eventstore.errors import LogMissing, Unreadable
 from eventstore.ids import new_id
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language import agent_commands, workers
@@ -24,11 +18,11 @@ from eventstore.language.agent_commands import Command
 from eventstore.language.agents import Agent
 from eventstore.language.workers import Worker, WorkerCommand
 from eventstore.log.commit_retry import Attempts
+from eventstore.log.queries import LogQueries
 from eventstore.log.replies import (
     AgentResult,
     ClaimedAgent,
     Leadership,
-    LogHead,
     Outcome,
     Proof,
     Reply,
@@ -36,26 +30,18 @@ from eventstore.log.replies import (
     fields_of,
     text_of,
 )
-from eventstore.log.script_runner import Argument, ScriptRunner
-from eventstore.log.survey import (
-    ObservedWorker,
-    Survey,
-    decode_scores,
-    decode_worker,
-    decode_workers,
-)
+from eventstore.log.script_runner import Argument
 from eventstore.retention import Retention, TrimResult
 from eventstore.steps import clauses, hashes
 from eventstore.steps.step import Fence, Origin, Step
 
 log = structlog.get_logger("muster.log")
 
-
 TRIM_BATCH = 5_000
-"""About how many entries of a stream one step of trimming takes: a few milliseconds of Redis."""
+"""About how many entries of a stream one trim step removes: a few milliseconds of Redis."""
 
 
-class Log(ScriptRunner):
+class Log(LogQueries):
     """The write side of every pool."""
 
     def __init__(
@@ -77,15 +63,15 @@ class Log(ScriptRunner):
     # ---- scripts -----------------------------------------------------------------------------
 
     async def create_catalogue(self) -> Reply:
-        """Create the catalogue if there is none: only for who knows that there never was one."""
+        """Create the catalogue if there is none: only where there never was one."""
         return await self.run_script("init", CATALOGUE, 0, 1)
 
     async def initialise(self, pool: str) -> None:
         """Create a pool's streams and group, once: a pool that had them before has lost its log.
 
-        It begins in the catalogue's generation: where a catalogue was recovered without a pool,
-        whoever knew that pool's log is told that this is a later one. Raises `LogMissing` where
-        they are gone, or where the catalogue is.
+        It starts in the catalogue's generation, so that after a catalogue was recovered without
+        the pool its new log is a later one. Raises `LogMissing` where they, or the catalogue, are
+        gone.
         """
         field = f"made:{pool}"
         generation, initialised = await self._read(
@@ -100,11 +86,6 @@ class Log(ScriptRunner):
         step.write(clauses.SetMeta(field, 1))
         await self.commit(step)
 
-    async def head(self, pool: str) -> LogHead:
-        """Where a log stands, whether it may be written or not."""
-        fields = LogHead.__struct_fields__
-        return LogHead.of(await self._read(pool, "HMGET", self._meta_key(pool), *fields))
-
     async def claim(
         self,
         pool: str,
@@ -114,9 +95,10 @@ class Log(ScriptRunner):
         include_unsettled: bool = False,
         isolation_limit: int = 1,
     ) -> tuple[Outcome, list[ClaimedAgent]]:
-        """Claim up to `slots` spawns for a worker. `again`: also those told before, unsettled.
+        """Claim up to `slots` spawns for a worker.
 
-        `isolation_limit`: how many workers of the pool may run one isolated agent each.
+        `include_unsettled`: also those that it has claimed before and not settled (a reply was
+        lost). `isolation_limit`: how many workers of the pool may run one isolated agent each.
         """
         ids = [self.new_id() for _ in range(slots)]
         unsettled_flag = "1" if include_unsettled else ""
@@ -157,32 +139,11 @@ class Log(ScriptRunner):
     async def lead(
         self, pool: str, host: str, term: int, stale: Leadership | None = None
     ) -> tuple[Outcome, Leadership]:
-        """Take, keep or observe the lead; `stale` is a leader seen to stand still for a lease."""
+        """Acquire, renew or observe the lead. `stale`: a leader that did not renew for a lease."""
         expected: tuple[Argument, Argument] = (stale.term, stale.renewal) if stale else ("", "")
         reply = await self._run_guarded("lead", pool, host, term, *expected)
         host_now, term_now, renewal = reply.rest
         return reply.outcome, Leadership(host_now.decode(), int(term_now), int(renewal))
-
-    async def survey(self, pool: str, *, schedules_max: int = 100) -> Survey:
-        """What stands in the pool now. Lists so many restarts and time-outs at most."""
-        reply = await self._run_guarded("survey", pool, schedules_max)
-        counters, due, timeouts, listed = reply.rest
-        found, unreadable = decode_workers(listed)
-        return Survey(
-            ts=reply.ts,
-            seq=reply.seq,
-            waiting=int(counters[0]),
-            waiting_isolated=int(counters[6]),
-            free=int(counters[1]),
-            restarting=int(counters[2]),
-            live=int(counters[3]),
-            scaling=int(counters[4]),
-            closed=counters[5].decode(),
-            due=decode_scores(due),
-            timeouts=decode_scores(timeouts),
-            workers=found,
-            unreadable=unreadable,
-        )
 
     async def trim(self, pool: str, generation: int, archived_seq: int) -> TrimResult:
         """Let a piece of what is old leave Redis; of events only what the archive has.
@@ -282,54 +243,6 @@ class Log(ScriptRunner):
         if found is None:
             await self.require_intact(pool)
         return found.worker if found else None
-
-    async def require_intact(self, pool: str) -> LogHead:
-        """Where a log stands that was not lost. Raises `LogMissing`, `Halted`, `RolledBack`."""
-        mark = self.high_water_mark(pool)  # it may rise before the reply is here
-        head = await self.head(pool)
-        if not head.generation:
-            raise LogMissing(pool)
-        if head.halted:
-            raise Halted(pool, head.halted)
-        if (head.generation, head.seq) < mark:
-            raise RolledBack(pool, mark, (head.generation, head.seq))
-        return head
-
-    # ---- plain reads -------------------------------------------------------------------------
-
-    async def agent(self, pool: str, agent_id: str) -> Agent | None:
-        """The write side's state of an agent; None once it has left Redis."""
-        try:
-            fields = await self._read(pool, "HGETALL", self.keys.agent(pool, agent_id))
-        except WrongType as error:
-            raise Unreadable("agent", agent_id, "its key is not a hash") from error
-        return hashes.AGENT.from_hash(agent_id, fields_of(fields)) if fields else None
-
-    async def worker(self, pool: str, worker_id: str) -> ObservedWorker | None:
-        fields = await self._read(pool, "HGETALL", self.keys.process(pool, worker_id))
-        return decode_worker(worker_id, fields_of(fields)) if len(fields) > 2 else None
-
-    async def held(self, pool: str, worker_id: str) -> list[str]:
-        """The ids of the agents in a worker's slots."""
-        members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, f"held:{worker_id}"))
-        return sorted(member.decode() for member in members)
-
-    async def live(self, pool: str) -> list[str]:
-        """The ids of all agents that have not ended."""
-        members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, "agents"))
-        return sorted(member.decode() for member in members)
-
-    async def waiting_isolated(self, pool: str, count: int) -> list[tuple[str, int]]:
-        """The agents that wait for a worker of their own, and since when in ms of log time.
-
-        Those that have waited longest come first.
-        """
-        key = self.keys.pool(pool, "alone")
-        flat = await self._read(pool, "ZRANGE", key, "0", str(count - 1), "WITHSCORES")
-        return [
-            (text_of(agent_id), int(float(score)))
-            for agent_id, score in zip(flat[::2], flat[1::2], strict=True)
-        ]
 
 
 def proof_of(step: Step, reply: Reply) -> Proof:

@@ -1,0 +1,90 @@
+"""What the write side of a pool holds now, as plain reads: nothing here changes a log."""
+
+from eventstore.errors import Halted, LogMissing, RolledBack, Unreadable, WrongType
+from eventstore.language.agents import Agent
+from eventstore.log.replies import LogHead, fields_of, text_of
+from eventstore.log.script_runner import ScriptRunner
+from eventstore.log.survey import (
+    ObservedWorker,
+    Survey,
+    decode_scores,
+    decode_worker,
+    decode_workers,
+)
+from eventstore.steps import hashes
+
+
+class LogQueries(ScriptRunner):
+    """The reads of `Log`. All raise `LogUnreachable`, and `LogError` where Redis refuses."""
+
+    async def head(self, pool: str) -> LogHead:
+        """The position of a log, whether it may be written or not."""
+        fields = LogHead.__struct_fields__
+        return LogHead.of(await self._read(pool, "HMGET", self._meta_key(pool), *fields))
+
+    async def require_intact(self, pool: str) -> LogHead:
+        """The head of a log that was not lost. Raises `LogMissing`, `Halted`, `RolledBack`."""
+        mark = self.high_water_mark(pool)  # it may rise before the reply is here
+        head = await self.head(pool)
+        if not head.generation:
+            raise LogMissing(pool)
+        if head.halted:
+            raise Halted(pool, head.halted)
+        if (head.generation, head.seq) < mark:
+            raise RolledBack(pool, mark, (head.generation, head.seq))
+        return head
+
+    async def survey(self, pool: str, *, schedules_max: int = 100) -> Survey:
+        """A pool as its supervisors need it. `schedules_max`: of restarts, and of time-outs."""
+        reply = await self._run_guarded("survey", pool, schedules_max)
+        counters, due, timeouts, listed = reply.rest
+        found, unreadable = decode_workers(listed)
+        return Survey(
+            ts=reply.ts,
+            seq=reply.seq,
+            waiting=int(counters[0]),
+            waiting_isolated=int(counters[6]),
+            free=int(counters[1]),
+            restarting=int(counters[2]),
+            live=int(counters[3]),
+            scaling=int(counters[4]),
+            closed=counters[5].decode(),
+            due=decode_scores(due),
+            timeouts=decode_scores(timeouts),
+            workers=found,
+            unreadable=unreadable,
+        )
+
+    async def agent(self, pool: str, agent_id: str) -> Agent | None:
+        """The write side's state of an agent; None once it has left Redis."""
+        try:
+            fields = await self._read(pool, "HGETALL", self.keys.agent(pool, agent_id))
+        except WrongType as error:
+            raise Unreadable("agent", agent_id, "its key is not a hash") from error
+        return hashes.AGENT.from_hash(agent_id, fields_of(fields)) if fields else None
+
+    async def worker(self, pool: str, worker_id: str) -> ObservedWorker | None:
+        fields = await self._read(pool, "HGETALL", self.keys.process(pool, worker_id))
+        return decode_worker(worker_id, fields_of(fields)) if len(fields) > 2 else None
+
+    async def held(self, pool: str, worker_id: str) -> list[str]:
+        """The ids of the agents in a worker's slots."""
+        members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, f"held:{worker_id}"))
+        return sorted(member.decode() for member in members)
+
+    async def live(self, pool: str) -> list[str]:
+        """The ids of all agents that have not ended."""
+        members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, "agents"))
+        return sorted(member.decode() for member in members)
+
+    async def waiting_isolated(self, pool: str, count: int) -> list[tuple[str, int]]:
+        """The agents that wait for a worker of their own, and since when in ms of log time.
+
+        Those that have waited longest come first.
+        """
+        key = self.keys.pool(pool, "alone")
+        flat = await self._read(pool, "ZRANGE", key, "0", str(count - 1), "WITHSCORES")
+        return [
+            (text_of(agent_id), int(float(score)))
+            for agent_id, score in zip(flat[::2], flat[1::2], strict=True)
+        ]
