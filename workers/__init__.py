@@ -1,1 +1,1 @@
-"""Where agents live: worker processes, the supervisor that keeps them, and scaling."""
+"""Where agents run: worker processes, the supervisor that starts and stops them, and scaling."""

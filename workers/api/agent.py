@@ -1,11 +1,11 @@
-"""What users write and what they are given: `Agent` and `Context`.
+"""What users write, and what Muster passes to it: `Agent` and `Context`.
 
 All methods of an agent are optional. `start` has `start_timeout_seconds`; once it returned, the
 agent is running. `run`, if there is one, is the agent's work: returning means completed, raising
-means crashed; without it the agent stays, idle, until it is told to end. `check` is called every
+means crashed; without it the agent stays, idle, until its end is requested. `check` is called every
 `heartbeat_interval` seconds; raising, or hanging for as long, twice in a row means unhealthy.
 
-`stop` gives back what `start` took. It is called once after any `start` that returned, unless the
+`stop` releases what `start` acquired. It is called once after any `start` that returned, unless the
 agent is to end at once or its worker has lost the right to run it. While `stop` works, `run`
 still goes on (`context.stopping` is set), so that `stop` can ask it to finish; when `stop`
 returned, `run` is cancelled and has what is left of the grace period to clean up. A `start` that
@@ -41,7 +41,7 @@ class Agent:
         """Raise if something is wrong."""
 
     async def stop(self, context: "Context") -> None:
-        """Give back what `start` took, within the grace period."""
+        """Release what `start` acquired, within the grace period."""
 
 
 def overrides(role: type[Agent], method: str) -> bool:
@@ -62,19 +62,19 @@ class FencingToken(Struct, frozen=True, order=True):
 
 
 class Spec(Struct, frozen=True):
-    """What the spawn brought along."""
+    """What the spawn request contained."""
 
     input: dict[str, Any] = {}
     labels: dict[str, str] = {}
 
 
 def read_spec(data: bytes) -> Spec:
-    """The spec as a claim tells it; empty bytes are an empty one."""
+    """The spec as a claim returns it; empty bytes are an empty one."""
     return msgspec.json.decode(data, type=Spec) if data else Spec()
 
 
 class Context:
-    """What an agent knows of itself, and what it may ask of its worker."""
+    """An agent's own data, and what its worker provides."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Context:
         self.labels = spec.labels
         self.fencing_token = token
         self.logger = logger
-        """A structlog logger; its lines carry this agent's ids."""
+        """A structlog logger; its lines have this agent's ids."""
         self.stopping = asyncio.Event()
         """Set once the agent is to end."""
         self._database = database
@@ -131,7 +131,7 @@ class Context:
 
 
 class Idle:
-    """The stretch of a `run` that waits for work. May be nested."""
+    """The part of a `run` that waits for work. May be nested."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

@@ -3,7 +3,7 @@
 Thousands of agents must not mean thousands of connections. Behind PgBouncer in transaction mode
 consecutive transactions may meet different server connections, so statements prepared by psycopg
 would be missing there: `prepare_threshold=None` turns that off. SQLAlchemy is imported when the
-first agent asks, so that workers whose agents need no database do not carry it.
+first agent asks, so that workers whose agents need no database do not load it.
 """
 
 from typing import TYPE_CHECKING, Any, Final

@@ -1,9 +1,9 @@
 """Loading the classes that users declare as roles.
 
 Classes are imported once, before workers are forked, so a failing import ends the start, with its
-traceback. Users' code lives in a folder that goes *last* on `sys.path`: it can never stand in for
-one of our packages, whose names are generic, and a folder that tries is refused. A fork takes only
-the thread that forked along, so an import that starts threads is reported: its role must be
+traceback. Users' code is in a folder that goes *last* on `sys.path`: it can never replace one of
+our packages, whose names are generic, and a folder that tries is refused. A fork copies only the
+thread that forked, so an import that starts threads is reported: its role must be
 imported after the fork instead.
 """
 
@@ -23,7 +23,7 @@ from workers.api.agent import Agent
 RESERVED_PACKAGES: Final = ("eventstore", "projector", "workers", "gateway", "muster")
 
 TRACE_MAX: Final = 100_000
-"""Characters of an import's traceback: the last ones say what is wrong."""
+"""Characters of an import's traceback: the last ones have the cause."""
 
 _THREADS_FOLDER: Final = Path("/proc/self/task")
 
@@ -36,7 +36,7 @@ class LoadedRole(Struct, frozen=True):
 
 
 def load(path: str, app_dir: str = "") -> LoadedRole:
-    """Import `package.module:Class`. Raises `ConfigurationError` that says what is wrong.
+    """Import `package.module:Class`. Raises `ConfigurationError` with the cause.
 
     `app_dir`: the folder of the user's code; empty for none.
     """
@@ -56,7 +56,7 @@ def load(path: str, app_dir: str = "") -> LoadedRole:
 
 
 def add_to_path(app_dir: str) -> None:
-    """Put a folder last on `sys.path`. Refuses one that holds a package with one of our names."""
+    """Put a folder last on `sys.path`. Refuses one with a package that has one of our names."""
     folder = Path(app_dir).resolve()
     if not folder.is_dir():
         raise ConfigurationError(f"the folder for agents, {folder}, is not there")

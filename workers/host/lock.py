@@ -29,7 +29,7 @@ log = structlog.get_logger("muster.supervisor")
 
 
 class LockRefused(MusterError):
-    """The system gives no lock."""
+    """The system refuses the lock."""
 
 
 class HostLock:
@@ -41,13 +41,13 @@ class HostLock:
         self._file: int | None = None
 
     async def acquire(self, timeout_seconds: float) -> None:
-        """Take the lock. Raises `ConfigurationError` if another process keeps it, `LockRefused`."""
+        """Take the lock. Raises `ConfigurationError` if another process has it, `LockRefused`."""
         deadline, logged = time.monotonic() + timeout_seconds, False
         while not self._try_acquire():
             if time.monotonic() >= deadline:
                 raise ConfigurationError(
                     "this host already has a supervisor for that Redis and key prefix; one per host"
-                    " is enough: it tends all pools"
+                    " is enough: it supervises all pools"
                 )
             if not logged:
                 log.warning("supervisor.waits_for_another", seconds=timeout_seconds)
@@ -66,7 +66,7 @@ class HostLock:
         try:
             return self._bind() if sys.platform.startswith("linux") else self._flock()
         except OSError as error:
-            raise LockRefused(f"this host's supervisor gets no lock: {error}") from error
+            raise LockRefused(f"the lock of this host's supervisor is refused: {error}") from error
 
     def _bind(self) -> bool:
         lock_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 
 POLL_SECONDS = 0.25
-"""How often a process is looked at where there is no pidfd."""
+"""How often a process is polled where there is no pidfd."""
 
 HAS_PROC = Path("/proc/self/stat").exists()
 
@@ -29,7 +29,7 @@ def _read(path: str) -> str:
 def start_time(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0 if there is none (or none to ask).
 
-    Raises `OSError` where that cannot be told, as when no more files can be opened.
+    Raises `OSError` where that cannot be read, as when no more files can be opened.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -46,7 +46,7 @@ class Process(Struct, frozen=True):
     start_time: int
 
     def alive(self) -> bool:
-        """Whether it lives, as far as can be told."""
+        """Whether it lives, as far as is known."""
         if not HAS_PROC:
             return _exists(self.pid)
         try:
@@ -75,7 +75,7 @@ class Process(Struct, frozen=True):
         return True
 
     def watch(self, on_ended: Callable[[], None]) -> Callable[[], None]:
-        """Call `ended` once, from the running loop, when it ends. Returns how to stop watching."""
+        """Call `on_ended` once, from the running loop, when it ends. Returns how to stop that."""
         loop = asyncio.get_running_loop()
         try:
             pidfd = _pidfd(self.pid)
@@ -125,7 +125,7 @@ def this_process() -> Process:
 
 
 def _pidfd(pid: int) -> int | None:
-    """A pidfd, or None where the system has none to give. Raises `ProcessLookupError`."""
+    """A pidfd, or None where the system has none. Raises `ProcessLookupError`."""
     if not hasattr(os, "pidfd_open"):
         return None
     try:

@@ -18,20 +18,20 @@ log = structlog.get_logger("muster.launchers")
 
 PRELOAD_SECONDS = 60.0
 PRELOAD_TRIES = 3
-"""Of a zygote that somebody kills before it is ready."""
+"""Of a zygote that is killed before it is ready."""
 REFUSED_TRIES = 5
-"""Where the system refuses to start one: it may lack memory, processes or files for a moment..."""
+"""Where the system refuses to start one: it may lack memory, processes or files for a while..."""
 REFUSED_SECONDS = 1.0
 """...and between them."""
 FORK_SECONDS = 10.0
 LINE_MAX = 2**20
-"""Bytes of what a zygote says at once: a failing import's traceback is the longest."""
+"""Bytes of a zygote's message: a failing import's traceback is the longest."""
 END_SECONDS = 2.0
 """For a zygote whose socket was closed to end by itself."""
 
 
 class ForkLauncher:
-    """Forks workers from a zygote, which is started anew if it dies."""
+    """Forks workers from a zygote, which is started again if it dies."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -121,7 +121,7 @@ class ForkLauncher:
             await asyncio.sleep(REFUSED_SECONDS)
 
     async def _preload(self) -> tuple[asyncio.StreamReader, bytes]:
-        """Start one; the first line that it says, or none if it ends before."""
+        """Start one; its first message, or an incomplete one if it ends before."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -163,7 +163,7 @@ class ForkLauncher:
                 forked.set_exception(ConnectionResetError("the zygote died"))
 
     def _on_process_gone(self, pid: int) -> None:
-        """The process is gone; the zygote is about to say how, unless it is gone itself."""
+        """The process is gone; the zygote is about to report how, unless it is gone itself."""
         asyncio.get_running_loop().call_later(0.2, self._report_ended, pid, "its process is gone")
 
     def _report_ended(self, pid: int, how: str) -> None:
@@ -173,14 +173,14 @@ class ForkLauncher:
 
 
 def _wait_or_kill(zygote: "subprocess.Popen[bytes]") -> None:
-    """Wait for one that is about to end; one that does not is killed. Its workers live on."""
+    """Wait for one that is about to end; one that does not is killed. Its workers go on."""
     try:
         zygote.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
         zygote.kill()
     try:
         zygote.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:  # the system takes its time; nothing else waits for that
+    except subprocess.TimeoutExpired:  # the system is slow; nothing else waits for that
         log.warning("zygote.lingers", pid=zygote.pid)
 
 

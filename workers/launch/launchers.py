@@ -1,7 +1,7 @@
-"""How a worker comes to life: forked from the zygote, or inside this process.
+"""How a worker is started: forked from the zygote, or inside this process.
 
-Both launchers say in the same way when a worker has ended. The supervisor knows nothing else of
-the difference.
+Both launchers report in the same way that a worker has ended. The supervisor knows no other
+difference.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The worker processes of one host, as its supervisor holds them.
+"""The worker processes of one host, as its supervisor manages them.
 
 Some it launched, some it adopted from a supervisor before it. Each is known by worker id, and its
 end is noted until the log knows of it too.
@@ -19,7 +19,7 @@ from workers.process.options import WorkerOptions
 log = structlog.get_logger("muster.pool_processes")
 
 ENDED_MAX = 10_000
-"""How many ended workers are kept in mind at most."""
+"""How many ended workers are remembered at most."""
 
 
 class LocalProcess(Struct):
@@ -120,7 +120,7 @@ class HostProcesses:
         return True
 
     def signal_all(self, number: signal.Signals) -> None:
-        """The last resort of a shut-down."""
+        """Signal every worker, when the time to shut down is over."""
         for worker_id, local in self._running.items():
             self._signal(worker_id, local, number)
 

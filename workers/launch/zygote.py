@@ -3,10 +3,10 @@
 It imports Muster's worker code and the users' agent classes once, freezes the garbage collector, so
 that children share those pages, and then forks a worker for every order. It has no event loop and
 no threads, which is what makes forking from it safe. An import that starts threads is therefore
-not done here: the zygote starts itself anew without it and leaves it to each child.
+not done here: the zygote restarts itself without it and leaves it to each child.
 
-Spoken over one socket, a JSON object a line. In: the options of a worker. Out: `Said`. When the
-socket closes the zygote ends; its workers do not.
+Its messages are JSON objects over one socket, one a line. In: the options of a worker. Out:
+`ZygoteMessage`. When the socket closes the zygote ends; its workers do not.
 """
 
 import gc
@@ -58,14 +58,14 @@ class ZygoteMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def arguments(plan: Plan, fd: int) -> list[str]:
-    """The command line of a zygote. `-P` keeps the current folder off the module path."""
+    """The command line of a zygote. `-P`: without the current folder on the module path."""
     return [sys.executable, "-P", "-c", COMMAND, str(fd), msgspec.json.encode(plan).decode()]
 
 
 def main(argv: Sequence[str]) -> int:
     channel = socket.socket(fileno=int(argv[0]))
     plan = msgspec.json.decode(argv[1], type=Plan)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; not ours
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group: others decide
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     gc.disable()
     try:
@@ -135,7 +135,7 @@ def _serve(channel: socket.socket, plan: Plan, classes: dict[str, type[Agent]]) 
 
 
 def _become_worker(options: WorkerOptions, plan: Plan, classes: dict[str, type[Agent]]) -> None:
-    """The child's whole life. Never returns, whatever happens."""
+    """All that the child does. Never returns, whatever happens."""
     code = 70
     try:
         signal.set_wakeup_fd(-1)

@@ -1,8 +1,8 @@
-"""Putting `output` in the place of `sys.stdout`, `sys.stderr`, `logging` and structlog's way out.
+"""Replacing `sys.stdout`, `sys.stderr`, the handlers of `logging` and the output of structlog.
 
-In a process of its own a worker takes everything: what no agent wrote goes to its file too. Where
-workers share a process with other parts, only what agents write is taken, the rest goes on to
-where it went before. Captures may overlap: each worker begins one and ends it.
+In a process of its own a worker captures everything: what no agent wrote goes to its file too.
+Where workers share a process with other parts, only what agents write is captured, the rest goes
+where it went before. Captures may overlap: each worker starts one and stops it.
 """
 
 import io
@@ -17,7 +17,7 @@ from workers.output.lines import CURRENT, Output, route
 
 
 class AgentStream(io.TextIOBase):
-    """Stands in for `sys.stdout` or `sys.stderr`."""
+    """Replaces `sys.stdout` or `sys.stderr`."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -65,7 +65,7 @@ class AgentBytes(io.RawIOBase):
 
 
 class AgentLogHandler(logging.Handler):
-    """Takes the records of `logging`."""
+    """Captures the records of `logging`."""
 
     def __init__(self, default: Output | None) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ _FORMATTER: Final = logging.Formatter()
 
 
 class Capture:
-    """Takes over on `begin`, gives back on `end`."""
+    """Replaces them on `start`, restores them on `stop`."""
 
     users = 0
     current: "Capture | None" = None
@@ -107,7 +107,7 @@ class Capture:
 
     @classmethod
     def start(cls, default: Output | None) -> None:
-        """Capture from now on; `default` takes what no agent wrote (None: it is let through)."""
+        """Capture from now on; `default` gets what no agent wrote (None: that is not captured)."""
         cls.users += 1
         if cls.current is None:
             cls.current = cls(default)
@@ -115,7 +115,7 @@ class Capture:
 
     @classmethod
     def stop(cls) -> None:
-        """Undo one `begin`; the last one puts everything back."""
+        """Undo one `start`; the last one restores everything."""
         cls.users = max(cls.users - 1, 0)
         if cls.users == 0 and cls.current is not None:
             cls.current._remove()
@@ -145,7 +145,7 @@ class Capture:
         structlog.configure(processors=[p for p in processors if p is not self._route])
 
     def _redirect(self, handlers: Iterable["logging.StreamHandler[Any]"]) -> None:
-        """Handlers made when the role was imported hold the streams of that time."""
+        """Handlers made when the role was imported refer to the streams of that time."""
         for handler in handlers:
             for stream in self._streams:
                 if handler.stream is stream.original:

@@ -1,9 +1,9 @@
-"""What agents print and log becomes lines of JSON that carry the agent's ids.
+"""What agents print and log becomes lines of JSON that have the agent's ids.
 
 Print, `logging` and structlog all end here. A line is
 `{"ts", "level", "message" or "event", "stream", "pool", "worker_id", …}`, and of an agent also
 `agent_id, incarnation, role, project_id`. `stream` is `stdout`, `stderr` or `log`; a structlog line
-has `event` and its own fields, all others `message`. Whose line it is tells `ownership.CURRENT`.
+has `event` and its own fields, all others `message`. `CURRENT` names the agent.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from workers.output.log_file import LogFile
 
 
 class Owner:
-    """One agent: the ids that its output carries, where that goes, and its tasks."""
+    """One agent: the ids in its output, where that goes, and its tasks."""
 
     __slots__ = ("ids", "output", "partial", "tasks")
 
@@ -63,7 +63,7 @@ class Output:
         self._worker = Owner({"pool": pool, "worker_id": worker_id}, self)
 
     def print(self, owner: Owner | None, stream: str, text: str) -> None:
-        """Take text as it was printed. A line is written once it is whole."""
+        """Write text as it was printed. A line is written once it is complete."""
         owner = owner or self._worker
         lines = (owner.partial.pop(stream, "") + text).split("\n")
         for line in lines[:-1]:
@@ -82,7 +82,7 @@ class Output:
             self._text(owner, stream, owner.partial.pop(stream, ""))
 
     def write(self, owner: Owner | None, level: str, fields: Mapping[str, Any]) -> None:
-        """Write one line that was logged; `fields` holds its `event` or `message`."""
+        """Write one line that was logged; `fields` has its `event` or `message`."""
         owner = owner or self._worker
         kept = {
             f"{key}_" if key in RESERVED or key in owner.ids else key: value
@@ -155,7 +155,7 @@ def route(default: Output | None, owner: Owner | None = None) -> "structlog.typi
 
 
 def logger_of(owner: Owner) -> Any:
-    """The logger of an agent's context: its lines carry the ids even from a thread of its own."""
+    """The logger of an agent's context: its lines have the ids even from a thread of its own."""
     if owner.output is None:
         return structlog.get_logger("muster.agent").bind(**owner.ids)
     return structlog.wrap_logger(

@@ -2,7 +2,7 @@
 
 Opened with the first line, so that a silent worker leaves no file. A full disk must not stop an
 agent: lines that cannot be written are counted and dropped. The file that is written is locked, so
-that whoever clears away old ones (`workers.logfolder`) sees that it has a writer.
+that the removal of old files (`log_files`) finds that it has a writer.
 """
 
 import fcntl
@@ -15,11 +15,11 @@ from typing import Final
 SIZE_MAX: Final = 10_000_000
 """Bytes after which a file is rotated."""
 ROTATED_MAX: Final = 3
-"""How many rotated files are kept beside the one that is written."""
+"""How many rotated files are retained besides the one that is written."""
 
 
 class LogFile:
-    """Takes whole lines from any thread."""
+    """Writes complete lines, from any thread."""
 
     def __init__(self, path: Path, *, size_max: int = SIZE_MAX) -> None:
         self.path = path
@@ -60,7 +60,7 @@ class LogFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(self.path, flags, 0o640)
-        with suppress(OSError):  # where files cannot be locked, none of them is cleared away
+        with suppress(OSError):  # where files cannot be locked, none of them is removed
             fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         self._size = os.fstat(self._file).st_size
 

@@ -1,7 +1,7 @@
-"""The log files that workers leave behind: those that are too old go, then the oldest of too many.
+"""Log files of workers that are gone: the too old are removed, then the oldest of too many.
 
 A worker locks the file it writes (flock), and that lock ends with its process, however it ends. So
-a file that can be locked here is nobody's any more, whatever the log says or if it does not answer.
+a file that can be locked here has no writer any more, whatever the log records.
 """
 
 import fcntl
@@ -13,11 +13,11 @@ from typing import Final
 from msgspec import Struct
 
 UNTOUCHED_SECONDS: Final = 60.0
-"""A file written to since is left alone: its worker may be between two files of its."""
+"""A file written since then is not touched: its worker may be rotating it."""
 
 
 class LogLimits(Struct, frozen=True, kw_only=True):
-    """Of files without a worker: how long they stay, and how many bytes they may take in all."""
+    """Of files without a worker: how long they stay, and how many bytes they may have in all."""
 
     age_seconds: float = 1_209_600.0
     size_max: int = 1_000_000_000
@@ -32,7 +32,7 @@ class AbandonedLogs(Struct, frozen=True):
 
 
 def remove_old_files(folder: Path, limits: LogLimits, now: float) -> list[Path]:
-    """Remove what is over the limits; answers the files that went. `now`: seconds since 1970."""
+    """Remove what is over the limits; returns the removed files. `now`: seconds since 1970."""
     abandoned = sorted(_abandoned_logs(folder, now), key=lambda one: one.written_at)
     total = sum(one.size for one in abandoned)
     removed: list[Path] = []
@@ -45,7 +45,7 @@ def remove_old_files(folder: Path, limits: LogLimits, now: float) -> list[Path]:
 
 
 def _abandoned_logs(folder: Path, now: float) -> Iterator[AbandonedLogs]:
-    """What stands there of workers that are gone and have not written for a while."""
+    """The files of workers that are gone and have not written for a while."""
     files: dict[Path, list[Path]] = {}
     for file in folder.glob("*/*.jsonl*"):
         files.setdefault(file.with_name(file.name.partition(".")[0]), []).append(file)

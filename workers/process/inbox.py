@@ -1,7 +1,7 @@
 """A worker's inbox: a Redis list that it blocks on, and on nothing else.
 
-A word wakes exactly the worker that it is for. Words may be lost (the list expires, a connection
-breaks after the word left it), so none carries anything that cannot be learned otherwise: a
+A message wakes exactly the worker that it is for. Messages may be lost (the list expires, a
+connection breaks after the message left it), so all that they say can be learned otherwise: a
 time-out counts as `work`, stop flags and drains come with every renewal too.
 """
 
@@ -17,13 +17,13 @@ from eventstore.connection.calls import UNREACHABLE, execute_blocking
 from eventstore.connection.clients import connect_blocking
 
 POLL_SECONDS = 5.0
-"""About how often a worker looks for work by itself."""
+"""About how often a worker polls for work by itself."""
 
 
 async def listen(
     url: str, key: str, *, on_message: Callable[[str], None], on_reconnected: Callable[[], None]
 ) -> None:
-    """Hand on each word (`""` when none came for a while), until cancelled."""
+    """Pass on each message (`""` when none came for a while), until cancelled."""
     client = connect_blocking(url, block_seconds=POLL_SECONDS * 1.2)
     backoff = Backoff("inbox", key=key)
     async with contextlib.aclosing(client):

@@ -1,11 +1,11 @@
 """A worker's right to act: renewed from a thread of its own, so that a busy loop does not lose it.
 
 Two threads: one renews, one guards. The guard never waits for the network, so it is in time
-whatever the other is stuck in. The worker trusts itself until the *start* of its last successful
+whatever the other is stuck in. The worker trusts its lease until the *start* of its last successful
 renewal plus the lease, less a margin, by a clock that also counts while the machine sleeps. A
-supervisor that sees renewals from outside waits a whole lease, so it can only come later. Past that
-moment, or when the log says FENCED, the event loop is told to cancel all agents; unless it confirms
-in time that nothing of them runs, the process is ended on the spot.
+supervisor that observes renewals from outside waits a full lease, so it can only come later. After
+that, or when the log answers FENCED, the event loop is to cancel all agents; unless it confirms in
+time that nothing of them runs, the process is ended at once.
 
 Renewing stops when the event loop has not turned for `stall_seconds`. The loop is asked to turn
 once per renewal; what it answers with is the snapshot that goes into the heartbeat, and how long
@@ -36,11 +36,11 @@ from workers.host.processes import Process
 EXIT_LEASE_LOST: Final = 75
 EXIT_ORPHANED: Final = 76
 TICK_SECONDS: Final = 1.0
-"""The guard looks at least this often."""
+"""The guard checks at least this often."""
 ORPHAN_SECONDS: Final = 5.0
 """How long a worker whose owner is gone may take to drain."""
 SNAPSHOT_WAIT_SECONDS: Final = 0.1
-"""How long a renewal waits for a fresh snapshot before it goes out with the last one."""
+"""How long a renewal waits for a new snapshot before it is sent with the last one."""
 
 log = structlog.get_logger("muster.lease")
 
@@ -65,7 +65,7 @@ class LeaseOptions(Struct, frozen=True, kw_only=True):
 
 
 class Hooks(Struct, frozen=True):
-    """What the worker does. `floor` is called from a thread, all others on the event loop."""
+    """What the worker does. `high_water_mark` is called from a thread, the rest on the loop."""
 
     high_water_mark: Callable[[], tuple[int, int]]
     snapshot: Callable[[float], bytes]
@@ -74,12 +74,12 @@ class Hooks(Struct, frozen=True):
     """The script's reply."""
     lost: Callable[[str], None]
     log_unavailable: Callable[[], None]
-    """The log is missing, halted or behind: said once per outage."""
+    """The log is missing, halted or behind: called once per outage."""
     orphaned: Callable[[], None]
 
 
 class Lease:
-    """The lease of one worker; `since` is when what granted it began (by `boot_seconds`)."""
+    """The lease of one worker; `granted_at`: when the call that granted it started."""
 
     def __init__(self, options: LeaseOptions, hooks: Hooks, *, granted_at: float) -> None:
         self._options = options
@@ -152,7 +152,7 @@ class Lease:
         status = reply[0].decode()
         if status in {"FENCED", "RECOVERED"}:
             self._declare_lost("fenced" if status == "FENCED" else "log-recovered")
-        elif status != "OK":  # the log is missing or behind: whether it comes back, the lease tells
+        elif status != "OK":  # the log is missing or behind: the lease bounds the wait
             if not self._log_unavailable:
                 self._log_unavailable = True
                 self._call_on_loop(self._hooks.log_unavailable)
@@ -227,7 +227,7 @@ class Lease:
             os._exit(EXIT_ORPHANED)
 
     def _declare_lost(self, reason: str) -> None:
-        """Tell the loop; end the process unless it confirms in time."""
+        """Notify the loop; end the process unless it confirms in time."""
         with self._lock:
             if self._lost_reason or self._stopped.is_set():
                 return
@@ -240,5 +240,5 @@ class Lease:
 
     def _call_on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
         assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to tell
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing runs any more
             self._loop.call_soon_threadsafe(function, *arguments)

@@ -1,4 +1,4 @@
-"""What a worker is told when it is made."""
+"""What a worker is configured with."""
 
 from msgspec import Struct
 
@@ -21,19 +21,19 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """For `Context.engine()`."""
     through_pgbouncer: bool = False
     owner_pid: int = 0
-    """The process whose end must end us; 0: none."""
+    """The process that the worker must not outlive; 0: none."""
     owner_start_time: int = 0
     retention: Retention = Retention()
     exits: bool = True
     """A process of its own: it may be killed when the lease is lost or an agent is stuck."""
     fallback: bool = False
-    """The log stands in for another: fencing tokens of generation 0 are below all of that one."""
+    """The log is a fallback's: fencing tokens of generation 0 are below all of the real log."""
     capture: bool = True
     """Whether what agents print and log goes to the log files."""
 
 
 def lease_options(options: WorkerOptions, epoch: int) -> LeaseOptions:
-    """What the lease of a worker needs of that."""
+    """The options of the worker's lease."""
     config = options.config
     owner = Process(options.owner_pid, options.owner_start_time)
     return LeaseOptions(

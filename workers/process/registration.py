@@ -1,4 +1,4 @@
-"""What a worker writes about itself: that it starts, drains, recovers, stops."""
+"""The events that a worker writes about itself: it starts, drains, recovers, stops."""
 
 import os
 
@@ -21,7 +21,7 @@ class Registration:
         self.epoch = 0
 
     async def register(self, host: str, start_time: int) -> int:
-        """Turn the order into a worker; returns how many agents it may hold.
+        """Turn the order into a worker; returns how many slots it has.
 
         Raises `NotOrdered`, or `LogError` when Redis does not answer.
         """
@@ -34,7 +34,7 @@ class Registration:
         return worker.max_agents
 
     async def write(self, command: WorkerCommand) -> Worker | None:
-        """Carry out a command on the worker, however long Redis is away: to be cancelled.
+        """Carry out a command on the worker, however long Redis is unreachable: to be cancelled.
 
         Returns the worker as it is then; None if it is not ours any more.
         """

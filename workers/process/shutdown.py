@@ -1,9 +1,9 @@
-"""The ways a worker leaves.
+"""How a worker shuts down.
 
-Drained: `worker.draining` is in the log first, so that nothing more is claimed; what was claimed
-without our hearing of it is told again; then all agents are stopped and released at the same time,
-and the empty worker writes `worker.stopped`. Part of the time after which no more grace is given is
-kept back for that. Whatever cannot be done in time is left to whoever reaps this worker.
+Drained: `worker.draining` is written first, so that nothing more is claimed; what was claimed in a
+reply that was lost is delivered again; then all agents are stopped and released at the same time,
+and the empty worker writes `worker.stopped`. A part of the time is reserved for that: after the
+rest of it agents get no more grace. What cannot be done in time is left to this worker's reaper.
 
 Abandoned: the right to run agents is lost. They are cancelled, and nothing is written.
 """
@@ -28,7 +28,7 @@ log = structlog.get_logger("muster.shutdown")
 
 
 class ShutdownResult(StrEnum):
-    """How a worker left."""
+    """How a worker shut down."""
 
     STOPPED = "stopped"
     STUCK = "stuck"
@@ -46,8 +46,8 @@ async def drain(
 ) -> ShutdownResult:
     """Release all agents and stop the worker, within `seconds`; to be cancelled on a lost lease.
 
-    `emptied` is awaited when no agent is left: from then on no lease is needed, and the one there
-    is ends with `worker.stopped`.
+    `on_empty` is awaited when no agent is left: from then on no lease is needed, and the present
+    one ends with `worker.stopped`.
     """
     log.info("worker.draining", reason=reason, agents=len(slots.runs), seconds=seconds)
     deadline = asyncio.get_running_loop().time() + seconds

@@ -1,7 +1,7 @@
-"""What a worker says of itself when its log is lost: which agents it runs.
+"""What a worker reports when its log is lost: which agents it runs.
 
-Whoever recovers the log compares this with the archive. The worker itself goes on until its lease
-lapses; nothing that it holds is its own in the recovered log.
+The recovery compares this with the archive. The worker itself goes on until its lease lapses; in
+the recovered log none of its agents is its own.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,8 @@
 """A worker: a process with an event loop and slots for agents, living on a lease.
 
 It starts on an order that must still be open, claims spawns for itself, runs the agents, and
-leaves (see `leaving`) when it is asked to, when a part of it fails, when the lease is lost, or when
-an agent's code cannot be ended: then the others are released and the process dies, to be reaped.
+shuts down (see `shutdown`) on request, when a part of it fails, when the lease is lost, or when an
+agent's code cannot be ended: then the others are released and the process dies, to be reaped.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ log = structlog.get_logger("muster.worker")
 
 
 class Worker:
-    """One worker of one pool. `start` it once; `wait` tells why it ended, `exit_code` how."""
+    """One worker of one pool. `start` it once; `wait` returns why it ended, `exit_code` how."""
 
     def __init__(
         self, options: WorkerOptions, roles: Mapping[str, type[Agent]], *, start_time: int
@@ -68,10 +68,10 @@ class Worker:
         self._drain_requested = ""
         self._lost_reason = ""
 
-    # ---- its own life --------------------------------------------------------------------------
+    # ---- start and end --------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to work. Raises `NotOrdered`, or `LogError` when Redis does not answer."""
+        """Start to work. Raises `NotOrdered`, or `LogError` when Redis does not answer."""
         granted_at = boot_seconds()
         try:
             size = await self._registration.register(self._options.host, self._start_time)
@@ -174,7 +174,7 @@ class Worker:
         task.add_done_callback(self._tasks.discard)
 
     async def _run_critical(self, part: str, work: Coroutine[Any, Any, None]) -> None:
-        """A part that must not end by itself: with its lease alone the worker would look well."""
+        """A part that must not end by itself: with only its lease the worker would seem well."""
         try:
             await work
         except Exception:
@@ -182,7 +182,7 @@ class Worker:
         self._drain("defect", self._options.config.drain_seconds)
 
     async def _cancel_tasks(self) -> None:
-        """Listen and claim no more."""
+        """Stop listening and claiming."""
         for task in (tasks := tuple(self._tasks)):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -203,7 +203,7 @@ class Worker:
         match kind:
             case "work" | "":
                 self._slots.wake()
-            case "stop":  # how, stands in the log: the reply to a renewal tells
+            case "stop":  # the reply to a renewal has the flag
                 self._lease.renew_soon()
             case "drain":
                 self.request_drain("drain")
@@ -240,7 +240,7 @@ class Worker:
         self._slots.wake()
 
     def _on_lost(self, reason: str) -> None:
-        """The right to run agents is gone. Said more than once, this does no more."""
+        """The right to run agents is lost. A second call does nothing."""
         if not self._lost_reason:
             self._lost_reason = reason
             log.error("worker.lost", worker_id=self._options.worker_id, reason=reason)

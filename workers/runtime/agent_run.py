@@ -1,7 +1,7 @@
-"""The life of one agent in its slot, from the claim to the settled end.
+"""One run of one agent in its slot, from the claim to the settled end.
 
-Start it, say so in the log, let it work, watch it, stop it, say how it ended. What is asked of it
-from outside comes as a `Wish`; a stronger one overrides a weaker one at any moment. Two rules hold
+Start it, record that, let it work, watch it, stop it, record how it ended. What is requested of it
+from outside is a `StopRequest`; a stronger one overrides a weaker one at any time. Two rules hold
 throughout: an end, release or restart is written only when nothing of the agent runs any more, and
 once the worker has lost the right to run the agent nothing is written at all.
 """
@@ -27,7 +27,7 @@ from workers.runtime.outcome import failure, write_outcome
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
 CLOSE_SECONDS: Final = 1.0
-"""For the generators that an agent leaves to end by themselves."""
+"""For generators that an agent left open."""
 
 log = structlog.get_logger("muster.agent_run")
 
@@ -75,7 +75,7 @@ class AgentRun:
         return self._context is not None and self._context.busy
 
     def request_stop(self, request: StopRequest, reason: str = "") -> None:
-        """Ask it to end in some way. A weaker wish than the present one changes nothing."""
+        """Request its end in some way. A weaker request than the present one changes nothing."""
         if request > self.stop_request:
             self.stop_request, self._reason = request, reason or self._reason
             requested, self._stop_requested = (
@@ -112,7 +112,7 @@ class AgentRun:
     # ---- starting ------------------------------------------------------------------------------
 
     async def _start(self) -> Command | None:
-        """Start it; None once the log says that it runs, else how it ended."""
+        """Start it; None once it is recorded as running, else how it ended."""
         if self.stop_request:
             return self._requested_command()
         limit = self.worker_context.config.start_timeout_seconds
@@ -211,10 +211,10 @@ class AgentRun:
     # ---- ending --------------------------------------------------------------------------------
 
     async def _free_agent(self) -> None:
-        """Free the object. Generators that nothing else keeps are closed, as tasks of the agent."""
+        """Free the object. Generators that nothing refers to are closed, as tasks of the agent."""
         self._calls.clear()
         self._variables.run(self._drop_references)
-        await asyncio.sleep(0)  # the event loop begins with that
+        await asyncio.sleep(0)  # the event loop starts closing them
         if closing := self._owner.running_tasks():
             skip_grace = self.stop_request >= StopRequest.RELEASE_NOW
             await asyncio.wait(closing, timeout=0.0 if skip_grace else CLOSE_SECONDS)
@@ -234,7 +234,7 @@ class AgentRun:
     async def _settle(self, command: Command) -> None:
         """Write an outcome, for as long as the right to do so lasts.
 
-        Where that ends, what is being written is not waited for: Redis may be silent.
+        Where that ends, a write under way is not waited for: Redis may not answer.
         """
         if self.stop_request is StopRequest.ABANDON:
             return
@@ -263,7 +263,7 @@ class AgentRun:
             self._log.info(_LOG_EVENTS[acted.agent.status], reason=acted.agent.reason)
 
     def _on_fenced(self, outcome: Outcome) -> None:
-        """The agent is somebody else's now, or nobody's."""
+        """Another worker has the agent now, or none."""
         self._log.warning("agent.fenced", outcome=outcome.value)
         self.request_stop(StopRequest.ABANDON)
         self.worker_context.on_fenced()
@@ -277,7 +277,7 @@ class AgentRun:
         return call
 
     async def _wait_for_call(self, call: Call, seconds: float, interrupted_by: StopRequest) -> None:
-        """Wait for a call to end, up to some time or until this much is wished."""
+        """Wait for a call to end, up to some time or until such a request to stop."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + seconds
         while (
@@ -288,7 +288,7 @@ class AgentRun:
             await self._wait((call,), remaining)
 
     async def _wait(self, calls: tuple[Call | None, ...], seconds: float) -> None:
-        """Wait for any of the calls, a new wish, or the time."""
+        """Wait for any of the calls, a request to stop, or the time."""
         tasks = [call.task for call in calls if call is not None and not call.done]
         await asyncio.wait(
             {self._stop_requested, *tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED

@@ -1,7 +1,7 @@
-"""Calling an agent's code: in a task and context of its own, with every outcome kept.
+"""Calling an agent's code: in a task and context of its own, with every outcome recorded.
 
 Nothing that an agent raises gets past here, SystemExit and KeyboardInterrupt included: it becomes
-the call's `error`. A cancellation of ours is no error, one that the agent's code made up is.
+the call's `error`. A cancellation of ours is no error, one that the agent's code raised is.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from workers.output.lines import Owner
 from workers.runtime.errors import describe
 
 STUCK_SECONDS = 5
-"""How long cancelled code may go on before its worker is given up."""
+"""How long cancelled code may go on before its worker is ended."""
 
 
 class Stuck(Exception):

@@ -1,7 +1,7 @@
 """What an agent's exception leaves in the log: type, message and traceback, trimmed.
 
 Frames of Muster itself are left out at the top, so that a user sees their own code. Text that
-UTF-8 cannot carry is escaped: the outcome must be writable whatever was raised.
+UTF-8 cannot encode is escaped: the outcome must be writable whatever was raised.
 """
 
 import os
@@ -20,7 +20,7 @@ _OWN: Final = str(Path(__file__).resolve().parents[1]) + os.sep
 
 
 def describe(error: BaseException) -> Error:
-    """An exception as it stands in an event."""
+    """An exception as it is recorded in an event."""
     return Error(
         type=_name(type(error)),
         message=_clean(_message(error))[:MESSAGE_MAX],
@@ -29,7 +29,7 @@ def describe(error: BaseException) -> Error:
 
 
 def timeout_error(during: str, seconds: float) -> Error:
-    """What stands in the log for code that hung."""
+    """The error of code that hung."""
     return Error(type="TimeoutError", message=f"{during}() did not return within {seconds:g} s")
 
 

@@ -15,7 +15,7 @@ FAILURES_MAX = 2
 
 
 class HealthCheck:
-    """The checks of one running agent; `look` is called whenever something may be due."""
+    """The checks of one running agent; `poll` is called whenever something may be due."""
 
     def __init__(self, start_check: Callable[[], Call], interval: float) -> None:
         self._start_check = start_check
@@ -32,11 +32,11 @@ class HealthCheck:
 
     @property
     def wait_seconds(self) -> float:
-        """For how long there is nothing to look at, unless the call ends."""
+        """For how long nothing is due, unless the call ends."""
         return max(self._due - self._clock(), 0.0)
 
     def poll(self) -> None:
-        """Take the result of a check, give up one that hangs, begin the next when that is over."""
+        """Record the result of a check, cancel one that hangs, start the next when that is over."""
         due = self._clock() >= self._due
         was_cancelled = self.call is not None and self.call.cancelled
         if self.call is not None and self.call.done:

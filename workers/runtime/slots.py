@@ -1,8 +1,8 @@
-"""A worker's slots: claims fill them, lives run in them, and an end frees them at once.
+"""A worker's slots: claims fill them, agents run in them, and an end frees them at once.
 
-A worker claims when its inbox says that work waits, when a slot was freed, and now and then in
-case a word was lost. After a reply that never came it asks to be told again what it holds. The
-script books slots and never gives more than are free, whatever is believed here.
+A worker claims when its inbox has a message that work waits, when a slot was freed, and now and
+then in case a message was lost. After a reply that never came it asks again for what it has
+claimed. The script books slots and never more than are free, whatever is assumed here.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ log = structlog.get_logger("muster.slots")
 
 
 class SlotCallbacks(Struct, frozen=True):
-    """What the worker wants to hear."""
+    """How the worker is notified."""
 
     on_fenced: Callable[[], None]
     on_stuck: Callable[[], None]
@@ -45,11 +45,11 @@ class Slots:
         self._wakeup = asyncio.Event()
         self._redeliver = False
         self._recently_ended: set[tuple[str, int]] = set()
-        """Lives that ended since the last claim was sent: (agent id, incarnation)."""
+        """Runs that ended since the last claim was sent: (agent id, incarnation)."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def wake(self, *, redeliver: bool = False) -> None:
-        """Claim soon. `again`: a reply may have been lost, so ask for what is held already."""
+        """Claim soon. `redeliver`: a reply may have been lost, so ask for earlier claims too."""
         self._redeliver = self._redeliver or redeliver
         self._wakeup.set()
 
@@ -68,7 +68,7 @@ class Slots:
                 backoff.reset()
 
     async def recover_claims(self) -> None:
-        """Take in what was claimed without our hearing of it. For a drain: claims no more."""
+        """Start what was claimed in a reply that was lost. For a drain: claims no more."""
         self._redeliver = True
         await self._claim(0)
 
@@ -77,7 +77,7 @@ class Slots:
             run.request_stop(request, reason)
 
     def apply_stop_flag(self, agent_id: str, stop: Stop) -> None:
-        """Do as an agent's termination flag says."""
+        """Apply an agent's termination flag."""
         run = self.runs.get(agent_id)
         if run is not None:
             run.apply_stop_flag(stop)
@@ -87,7 +87,7 @@ class Slots:
         return {agent_id: "busy" if run.busy else "idle" for agent_id, run in self.runs.items()}
 
     async def wait_until_empty(self, seconds: float | None = None) -> bool:
-        """Wait until every life has ended (a stuck one's too); False if that takes longer."""
+        """Wait until every run has ended (a stuck one too); False if that takes longer."""
         clock = asyncio.get_running_loop().time
         deadline = None if seconds is None else clock() + seconds
         while self._tasks:
@@ -129,14 +129,14 @@ class Slots:
         if not agent.held:
             self._start_task(self._withdraw(agent))
             return
-        if current is not None:  # its end is in the log already, only the reply was lost
+        if current is not None:  # its end is recorded, only the reply was lost
             current.request_stop(StopRequest.ABANDON)
         run = AgentRun(self._worker_context, claimed)
         self.runs[agent.agent_id] = run
         self._start_task(self._run_agent(run))
 
     async def _withdraw(self, agent: State) -> None:
-        """End an agent that we were told of only because its end was asked for."""
+        """End an agent that was delivered only because its end was requested."""
         pool_log, agent_id = self._worker_context.log, agent.agent_id
         command = Terminate(reason=agent.reason or "requested")
         try:
@@ -148,7 +148,7 @@ class Slots:
             log.exception("agent.internal_error", agent_id=agent_id)
             self._mark_stuck()
 
-    # ---- lives ---------------------------------------------------------------------------------
+    # ---- runs ----------------------------------------------------------------------------------
 
     def _start_task(self, coroutine: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -169,15 +169,15 @@ class Slots:
             self._wakeup.set()
 
     def _mark_stuck(self) -> None:
-        """A slot will not be free again: the worker is to leave, and to be reaped."""
+        """A slot will not be free again: the worker is to drain, and to be reaped."""
         self.stuck = True
         self._callbacks.on_stuck()
 
 
 def read_stop_flags(flat: list[bytes]) -> Mapping[str, Stop]:
-    """The termination flags as the lease's script tells them: ids and flags in turn.
+    """The termination flags as the lease's script returns them: ids and flags in turn.
 
-    One that says nothing is passed over: whoever settles that agent sees that it is damaged.
+    An unknown flag is skipped: when that agent is settled its hash turns out to be damaged.
     """
     pairs = zip(flat[::2], flat[1::2], strict=True)
     return {agent_id.decode(): _FLAGS[flag] for agent_id, flag in pairs if flag in _FLAGS}

@@ -1,4 +1,4 @@
-"""Whose code is running: what an agent does is told apart by a context variable.
+"""Whose code is running: a context variable names the agent.
 
 Ten agents share one process. Every call into an agent's code runs in a context in which `CURRENT`
 names its owner; tasks it creates and `asyncio.to_thread` inherit that. So what it prints gets its

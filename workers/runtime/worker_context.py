@@ -1,4 +1,4 @@
-"""What all agents of a worker share, and what may be wished of one of them."""
+"""What all agents of a worker share, and how one of them may be requested to stop."""
 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
@@ -14,7 +14,7 @@ from workers.output.lines import Output
 
 
 class StopRequest(IntEnum):
-    """What is asked of an agent, the strongest last."""
+    """How an agent is to stop, the strongest last."""
 
     NONE = 0
     RELEASE = 1
