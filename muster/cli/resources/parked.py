@@ -1,4 +1,4 @@
-"""`muster parked`: agents that cannot be read; put them back, or end them."""
+"""`muster parked`: lists agents that cannot be read, restores them or ends them."""
 
 import argparse
 from urllib.parse import quote
@@ -17,8 +17,8 @@ EXAMPLES = """\
   muster parked drop developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e
 """
 
-_FORGOTTEN = "was forgotten"
-"""What the previous version parked that is no agent: it is never put back."""
+_FORGOTTEN = "was removed"
+"""For entries of the previous version that are no agents: these are never restored."""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -27,8 +27,8 @@ def add(subparsers: Subparsers) -> None:
         "parked",
         _list,
         summary="list, retry or drop agents that cannot be read",
-        description="Lists the agents whose state in Redis cannot be read, with the reason; puts"
-        " them back, rebuilt from their events, or ends them.",
+        description="Lists the agents whose state in Redis cannot be read, with the reason;"
+        " restores them from their events, or ends them.",
         examples=EXAMPLES,
     )
     add_service_flags(parser)
@@ -45,7 +45,7 @@ def add(subparsers: Subparsers) -> None:
     listing.add_argument("--pool", metavar="NAME", help="of this pool only")
     add_service_flags(listing, argparse.SUPPRESS)
     for name, run, summary in (
-        ("retry", _retry, "put parked agents back where they belong"),
+        ("retry", _retry, "restore parked agents"),
         ("drop", _drop, "end parked agents"),
     ):
         action = declare(
@@ -66,7 +66,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _retry(args: argparse.Namespace) -> int:
-    return _each(args, "POST", "/retry", "was put back")
+    return _each(args, "POST", "/retry", "was restored")
 
 
 def _drop(args: argparse.Namespace) -> int:

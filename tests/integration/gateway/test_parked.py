@@ -388,7 +388,7 @@ async def test_the_command_line_lists_retries_and_drops(stage, server, capsys):
         _, said = await muster("list", "--json")
     assert {one["id"] for one in json.loads(said)} == {agent, gone}
     code, said = await muster("retry", agent)
-    assert (code, f"{agent} was put back" in said) == (0, True)
+    assert (code, f"{agent} was restored" in said) == (0, True)
     [claimed] = await stage.pool.claim(fence)
     assert claimed.agent.agent_id == agent_id
     code, said = await muster("drop", gone, agent)

@@ -97,7 +97,7 @@ def test_a_file_that_is_not_a_database_fails(tmp_path):
 
 
 def test_a_file_in_a_folder_of_another_user_fails(tmp_path, monkeypatch):
-    """All else is looked at all the same. (Root may look anywhere, so this is told.)"""
+    """Everything else is still checked. (Root may read any file, so this is simulated.)"""
 
     def forbidden(_):
         raise PermissionError(errno.EACCES, "Permission denied")

@@ -21,7 +21,7 @@ from tests.pools import ORIGIN, TestPool
 
 
 def wait(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run it in a loop of its own: the commands have theirs."""
+    """Run it in a separate event loop: the commands have their own."""
     return asyncio.run(work)
 
 
@@ -99,7 +99,7 @@ def test_verify_says_equal_where_nothing_differs(flags, capsys):
 
 
 def test_verify_names_what_differs_and_fails(flags, capsys):
-    """A hash that somebody edited."""
+    """A hash that was edited by hand."""
     main(["replay", *flags])
     with redis.Redis.from_url(flags[1]) as client:
         key = next(client.scan_iter("agent:*"))
@@ -123,7 +123,7 @@ def test_verify_without_redis_says_so(flags, capsys):
 def test_a_missing_database_file_is_refused_and_not_created(
     words, redis_url, tmp_path, monkeypatch, capsys
 ):
-    """A mistyped name must not be taken for an archive in which nothing ever happened."""
+    """A mistyped name must not count as an empty archive."""
     monkeypatch.chdir(tmp_path)
     mistyped = tmp_path / "nope" / "views.db"
     flags = ["--redis-url", redis_url, "--database-url", f"sqlite:///{mistyped}"]
@@ -140,7 +140,7 @@ def test_a_missing_database_file_is_refused_and_not_created(
 
 @pytest.mark.parametrize("words", [["--dry-run"], []], ids=["looking", "doing"])
 def test_an_empty_database_proves_nothing_about_a_log(words, redis_url, database_url, capsys):
-    """A wiped Redis and the wrong database look like a system that was never begun."""
+    """A wiped Redis with the wrong database looks like a system that was never started."""
     wait(prepare(database_url))
     asked = ["recover", *words, "--redis-url", redis_url, "--database-url", database_url]
     assert main(asked) == 1

@@ -1,4 +1,4 @@
-"""The commands against a real `muster up`, which they find by its data directory alone."""
+"""The commands against a real `muster up`, which they find by its data directory."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ POOL = "developer_pool"
 
 @pytest.fixture
 def system(tmp_path, monkeypatch) -> Iterator[Path]:
-    """A whole Muster; its data directory."""
+    """A running Muster; returns its data directory."""
     monkeypatch.setenv("PYTHONPATH", str(Path(muster.__file__).parent.parent))
     data = tmp_path / "data"
     words = ["up", "--data-dir", str(data), "--port", "0"]
@@ -32,7 +32,7 @@ def system(tmp_path, monkeypatch) -> Iterator[Path]:
 
 @pytest.fixture
 def told(system, capsys) -> Callable[..., Any]:
-    """Runs a command that must succeed; gives what it says: with --json decoded, else as text."""
+    """Runs a command that must succeed; returns its output: with --json decoded, else as text."""
 
     def run(*words: str) -> Any:
         code = main(words)
@@ -44,7 +44,7 @@ def told(system, capsys) -> Callable[..., Any]:
 
 
 def test_a_day_with_the_command_line(told, capsys):
-    """Spawn, look at it from every side, end it, read what happened, rebuild the views."""
+    """Spawn an agent, show it in every way, end it, read its history, rebuild the views."""
     spawned = told("spawn", POOL, "--project", "demo", "--count", "12", "--label", "team=red")
     ids = [line.split()[0] for line in spawned.splitlines()[1:]]
     assert [line.split()[1] for line in spawned.splitlines()[1:]] == ["running"] * 12

@@ -1,4 +1,4 @@
-"""`muster tail` on a real log: every way to say where it begins, filters, following."""
+"""`muster tail` on a real log: every form of start position, filters, following."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ def places(events: list[RecordedEvent]) -> list[str]:
 
 
 async def follow(options: TailOptions, seen: list[str]) -> None:
-    """Put down the place of every event as it is told."""
+    """Collect the position of every event as it is shown."""
     async for event in read_events(options):
         seen += places([event])
 
@@ -216,7 +216,7 @@ async def test_a_log_that_is_created_during_the_check_is_not_missing(record, mon
 
 
 def run(*words: str) -> int:
-    """The command, which has an event loop of its own, beside the test's."""
+    """The command, which has an event loop of its own, in a thread."""
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(main(list(words))))
     thread.start()

@@ -34,7 +34,7 @@ def plant(story: Story, at: int, **changes: Any) -> Evidence:
 
 
 def place(story: Story, kind: str, subject: str = "", nth: int = 0) -> int:
-    """Where an event stands."""
+    """The position of an event."""
     found = [
         i for i, e in enumerate(story.entries) if e.type == kind and subject in {"", e.subject}
     ]

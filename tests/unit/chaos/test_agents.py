@@ -1,4 +1,4 @@
-"""The agents of a run do as they are told, and nothing else."""
+"""The agents of a run do what their input says, and nothing else."""
 
 import asyncio
 from pathlib import Path

@@ -42,6 +42,6 @@ def test_agents_that_end_as_requested_are_no_offence(tmp_path: Path):
 def test_an_end_that_was_not_requested_is_found(
     tmp_path: Path, status: str, reason: str, given: str
 ):
-    """By its log alone it would be as good as any."""
+    """Judged only by its log it would be valid."""
     [found] = read(tmp_path, *EXPECTED, ("p", "x", status, reason, given))
     assert found == f"nobody wanted agent x in p to end: {status}, {reason}"

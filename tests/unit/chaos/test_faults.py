@@ -1,4 +1,4 @@
-"""What faults say of themselves: only what was done is told and counted."""
+"""What faults report: only what they did is printed and counted."""
 
 from random import Random
 from types import SimpleNamespace
@@ -8,8 +8,8 @@ import pytest
 
 from tests.chaos.faults import FAULTS, Scene, processes
 
-NOBODY = 2**22 + 1
-"""Above what the kernel gives out as the id of a process."""
+NO_SUCH_PID = 2**22 + 1
+"""Above the largest process id of the kernel."""
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,13 @@ NOBODY = 2**22 + 1
 async def test_a_fault_without_a_target_says_so(
     fault: str, said: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whom it would have hit had just ended, by another fault of the round or by itself."""
+    """Its target had just ended, by another fault of the round or by itself."""
     monkeypatch.setattr(processes, "LEASE_SECONDS", 0.01)
     role = SimpleNamespace(name="gateway-1", pid=0, send=lambda _: False)
     system: Any = SimpleNamespace(
-        workers=lambda: [NOBODY, NOBODY], zygotes=lambda: [NOBODY], kinds=lambda _: [role]
+        workers=lambda: [NO_SUCH_PID, NO_SUCH_PID],
+        zygotes=lambda: [NO_SUCH_PID],
+        kinds=lambda _: [role],
     )
     nothing: Any = None
     told: list[str] = []

@@ -33,12 +33,12 @@ REFUSED = Answer(503, {"type": "redis-unreachable"})
     ],
 )
 def test_what_an_http_answer_means_for_the_journal(answer: Answer, meaning: Meaning):
-    """A connection that broke off says nothing; one that never stood says that nothing was done."""
+    """A broken connection proves nothing; one that was never made proves that nothing was done."""
     assert answer.meaning == meaning
 
 
 class Scripted(Desk):
-    """A desk whose gateways give these answers in turn."""
+    """A desk whose gateways return these answers in turn."""
 
     def __init__(self, journal: Journal, *answers: Answer) -> None:
         super().__init__(["-"], journal, lambda: 0.0)
@@ -78,7 +78,7 @@ async def test_an_unknown_outcome_is_retried_with_its_key(journal: Journal):
 
 
 async def test_a_command_with_an_unknown_outcome_is_never_noted_as_refused(journal: Journal):
-    """A later refusal speaks of the later request alone: the first may have been carried out."""
+    """A later refusal concerns only the later request: the first may have been carried out."""
     entry, desk = await spawn(journal, BROKEN_OFF, REFUSED, ACCEPTED)
     assert (entry.status, desk.left) == ("acknowledged", [])
 
@@ -100,7 +100,7 @@ async def test_a_spawn_without_a_key_repeats_with_the_key_of_the_answer(journal:
 
 
 async def test_an_accepted_agent_must_be_found(journal: Journal):
-    """404 for an acknowledged agent is noted, to be held against what was named as lost."""
+    """404 for an acknowledged agent is noted, to be compared with what was named as lost."""
     desk = Scripted(journal, Answer(404, {"type": "agent-not-found"}))
     entry = await Terminate(desk, Random(1), "p", "2", "a-1").carry_out()
     assert (entry.status, list(desk.missing)) == ("refused", ["a-1"])

@@ -1,4 +1,4 @@
-"""The judge and how a log was kept: archive and stream joined, over generations."""
+"""The judge and the storage of a log: archive and stream joined, over generations."""
 
 import json
 from dataclasses import replace
@@ -41,7 +41,7 @@ def test_events_that_the_archive_skipped_are_found_in_the_stream() -> None:
 
 
 def test_an_archive_may_start_late_where_the_stream_has_earlier_events() -> None:
-    """As a new database does, whose projector began with the streams."""
+    """As with a new database, whose projector started with the streams."""
     evidence = sample_story().evidence()
     assert evidence.views is not None
     del evidence.views.archive["p"][:7]
@@ -64,7 +64,7 @@ def test_a_log_that_ends_before_its_counter_is_found() -> None:
 
 
 def test_a_log_that_exists_only_in_the_archive_is_found() -> None:
-    """As when Redis lost everything and nobody noticed: what lives would be judged by nothing."""
+    """As when Redis lost everything unnoticed: live agents would be judged by no log."""
     evidence = sample_story().evidence()
     evidence.streamed["p"], evidence.registries["p"] = Streamed(), Registry()
     [found] = weigh(evidence)

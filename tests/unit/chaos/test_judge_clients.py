@@ -1,4 +1,4 @@
-"""The judge and what was seen from outside: by clients, and by the agents themselves."""
+"""The judge and what was observed from outside: by clients, and by the agents themselves."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_one_operation_with_two_agents_is_found() -> None:
 
 
 def test_one_request_with_two_agents_is_found() -> None:
-    """Without a key only the request's id tells that nobody asked for the second one."""
+    """Without a key, only the request's id shows that the second one was not requested."""
     story = sample_story()
     for name in ("runs", "waits"):
         at = place(story, "agent.requested", name)
@@ -158,7 +158,7 @@ def test_a_truncated_journal_is_read_to_its_last_complete_line(tmp_path: Path) -
 
 
 def test_the_newest_line_is_known_before_all_are_read(tmp_path: Path) -> None:
-    """Reading takes a while, in which those that are read last go on."""
+    """Reading takes a while, in which those that are read last continue."""
     assert witnesses.newest(tmp_path) == 0.0
     for name, times in (("old", (3, 4)), ("new", (5, 6.5))):
         lines = [json.dumps({"at": at}) for at in times]
@@ -247,7 +247,7 @@ def test_an_agent_of_a_log_that_is_completely_lost_is_no_offence() -> None:
 
 
 def at_rest(*times: float, since: float = 50.0, **changes: Any) -> list[Offence]:
-    """Where `moved` runs by the log, wrote at these times, and somebody was last seen `since`."""
+    """Judge `moved`, which runs and wrote at these times; any agent last wrote `since`."""
     story = Story()
     story.start(story.order("w1"))
     story.run(story.spawn("moved"), "w1")
@@ -259,7 +259,7 @@ def at_rest(*times: float, since: float = 50.0, **changes: Any) -> list[Offence]
 
 
 def test_an_agent_that_runs_according_to_the_log_must_run() -> None:
-    """Nobody else would tell of one whose code ended, or never began, without a word in the log."""
+    """Nothing else would show that its code ended, or never started, without an event."""
     assert at_rest(1, 2, 49) == []
     assert at_rest(1, 2, 41, since=0.0) == []
     silent = only(at_rest(1, 2, 38), "runs by the log, but was not seen for 12.0 s")

@@ -48,7 +48,7 @@ def void(_: object) -> None:
 
 @st.composite
 def stories(draw: st.DrawFn) -> Story:
-    """A worker and two agents to begin with, then anything."""
+    """A worker and two agents at the start, then anything."""
     story = Story()
     story.start(story.order())
     story.spawn()
@@ -103,7 +103,7 @@ def test_events_in_another_order_are_noticed(story: Story, data: st.DataObject) 
     assert weigh(evidence) != []
 
 
-# ---- falsified with care: numbered anew, stream and archive alike ------------------------------
+# ---- falsified with care: renumbered, stream and archive alike -- ------------------------------
 
 
 def found_in(story: Story, entries: list[Entry]) -> list[Offence]:
@@ -113,7 +113,7 @@ def found_in(story: Story, entries: list[Entry]) -> list[Offence]:
         for n, e in enumerate(entries, 1)
     ]
     evidence = story.evidence(told)
-    evidence.views = None  # its times would tell
+    evidence.views = None  # its times would reveal it
     return weigh(evidence)
 
 

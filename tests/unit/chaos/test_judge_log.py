@@ -1,4 +1,4 @@
-"""The judge and a pool's log: each kind of breach, planted, is found and named with its event."""
+"""The judge and a pool's log: each kind of violation, planted, is found and named by its event."""
 
 import json
 from collections.abc import Callable
@@ -195,7 +195,7 @@ def test_a_breach_in_the_log_is_found(
 def test_a_worker_has_no_more_slots_than_its_pool_configures(
     slots: tuple[int, ...], found: list[str]
 ) -> None:
-    """However many it was ordered with. Nobody knows under which of its settings that was."""
+    """However many it was ordered with: it is unknown under which settings that was."""
     story = sample_story()
     evidence = story.evidence()
     some = replace(story.entries[0], pool="", subject="p", worker_id="")
@@ -213,7 +213,7 @@ def test_a_worker_has_no_more_slots_than_its_pool_configures(
 
 
 def set_apart(story: Story) -> pools.Pool:
-    """Its worker died under it a second time: from now on it is to run alone."""
+    """Its worker died a second time: from now on it runs isolated."""
     story.reap("w2")
     lost = place(story, "agent.lost", "moved", -1)
     data = '{"reason":"killed","at_ms":9,"alone":true}'
@@ -243,7 +243,7 @@ def test_a_worker_claims_again_once_its_agent_is_cleared() -> None:
 
 
 def test_an_agent_to_which_losses_are_attributed_fails_or_waits() -> None:
-    """Nothing else was there when its worker died: that is a failure of its own."""
+    """It was isolated when its worker died: that is a failure of its own."""
     story = sample_story()
     pool = set_apart(story)
     claim, end = story.entries[-1], story.entries[place(story, "worker.lost", "w2")]

@@ -1,4 +1,4 @@
-"""What a client that listens to the events has to have received."""
+"""What a client that follows the events must have received."""
 
 from collections.abc import AsyncIterator, Sequence
 from random import Random
@@ -37,7 +37,7 @@ def test_every_archived_event_is_received_once_and_in_order(
 
 
 def test_events_that_a_log_lost_may_have_been_received():
-    """It was there when it was told; a recovery went on without it."""
+    """It existed when it was received; a recovery continued without it."""
     lost = Received("q", "y", 1)
     assert list(judge_received([A, C1, B, X, C, lost], ROWS, lossy=True)) == []
 
@@ -67,7 +67,7 @@ class Content:
 
 
 async def test_a_truncated_event_does_not_count_as_received():
-    """Its id is not kept either, so it comes again."""
+    """Its id is not stored either, so it comes again."""
     listener = Listener(["-"], Random(1))
     event = 'data: {"pool":"p","event_id":"%s","seq":1}'
     answer = Content("retry: 1", "id: 0", "", "id: 1", event % "a", "", "id: 2", event % "b")

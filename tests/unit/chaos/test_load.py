@@ -1,4 +1,4 @@
-"""The load goes on, or somebody is told."""
+"""The load continues, or its failure is reported."""
 
 import asyncio
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.waiting import until
 
 
 class Silent(Desk):
-    """A desk of which nobody gets an answer but by an error."""
+    """A desk whose calls all fail."""
 
     error: Exception | None = None
 
@@ -51,7 +51,7 @@ async def test_a_load_that_is_stopped_has_not_failed(tmp_path: Path):
 
 
 async def test_a_client_that_fails_is_reported(tmp_path: Path):
-    """Else the rest of the run would break a system that nobody asks for anything."""
+    """Else the rest of the run would break a system without load."""
     found = await stopped(tmp_path, KeyError("agent_id"))
     assert any("(reader): KeyError('agent_id')" in one for one in found)
     assert all("KeyError('agent_id')" in one for one in found)

@@ -1,4 +1,4 @@
-"""How many connections the crowd of `.ci/outside` is, and what is said where it is no whole one."""
+"""The number of connections of `.ci/outside`, and its message where they are fewer."""
 
 import pytest
 

@@ -57,7 +57,7 @@ def test_a_loss_is_excused_only_in_the_round_that_removed_the_log(scenario: Scen
 
 
 def test_an_agent_whose_end_was_lost_is_not_lost_itself(scenario: Scenario) -> None:
-    """So it has to be found by whoever asks for it."""
+    """So a request for it must find it."""
     scenario.recovery.expect(synced=True)
     ends = [LOST_COMMAND | {"kind": "terminate", "agent_id": "b"}]
     ends += [LOST_COMMAND | {"kind": "agent.termination_requested", "agent_id": "c"}]

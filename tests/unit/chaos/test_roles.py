@@ -58,7 +58,7 @@ async def test_a_role_that_ends_on_request_is_no_offence(
 
 
 async def test_a_role_that_ends_by_itself_is_found(tmp_path: Path):
-    """Whoever starts it again would hide that."""
+    """A restart would hide that."""
     for program, code in (("", 0), ("raise ValueError", 1)):
         found = await ended(tmp_path, program)
         assert found[0] == f"supervisor-a ended by itself, with exit code {code}"

@@ -1,4 +1,4 @@
-"""What a run of the harness asks for comes from its seed alone."""
+"""A run of the harness is determined by its seed."""
 
 from itertools import islice
 
@@ -54,7 +54,7 @@ def test_given_options_win():
 
 
 def test_every_planted_bug_names_existing_faults():
-    """Else it would be refused for its faults, and look as if it had been found."""
+    """Else the run would be refused, which looks as if the bug had been found."""
     from tests.chaos.faults import FAULTS
 
     named = {fault for planted in PLANTED.values() for fault in planted.faults}

@@ -1,4 +1,4 @@
-"""The rules of an agent's life: given events, when a command, then events."""
+"""The rules of an agent: given events, when a command, then events."""
 
 # ruff: noqa: E501  # the table reads best with one case a line
 

@@ -1,4 +1,4 @@
-"""Which levels a server can give, judged from what it reports of itself."""
+"""The levels that a server supports, judged by what it reports."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_without_an_append_only_file_nothing_is_fsynced():
     ],
 )
 def test_replicated_needs_as_many_replicas_as_were_ever_observed(now, seen, wanted, why):
-    """One that is away for a while may be back in time; one that never was will not."""
+    """One that is unreachable for a while may return in time; one that never was will not."""
     found = assess({**AOF, "connected_slaves": now}, {}, wanted_replicas=wanted, peak_replicas=seen)
     assert found.unavailable_reason(Level.REPLICATED).startswith(why)
     assert bool(found.unavailable_reason(Level.REPLICATED)) is bool(why)

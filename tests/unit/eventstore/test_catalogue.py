@@ -1,4 +1,4 @@
-"""A catalogue that was recovered is folded anew while it goes on being written and followed."""
+"""A recovered catalogue is folded again while it is written and followed."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -22,7 +22,7 @@ def joined(at_ms: int, seq: int, host: str) -> Entry:
 
 
 class Stream:
-    """What stands in the catalogue. `late` comes in right behind the last look, and is followed."""
+    """The entries of the catalogue. `late` is added right after the last read, and is followed."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = list(entries)

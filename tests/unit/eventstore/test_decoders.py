@@ -1,4 +1,4 @@
-"""What stands in Redis is read, or refused in the documented way, whoever wrote it."""
+"""Anything in Redis is read, or refused in the documented way."""
 
 import contextlib
 from collections.abc import Mapping
@@ -136,7 +136,7 @@ def test_unreadable_heartbeats_are_skipped(
 def test_no_entry_stops_the_listeners_of_the_tail(
     found: list[tuple[bytes, list[bytes]]],
 ) -> None:
-    """One that cannot be read must not keep the next from whoever waits for it."""
+    """An unreadable entry must not hide the next from a request that waits for it."""
     waiters, observations = Waiters(10), Observations()
     with waiters.watch_pool("p") as watch:
         good = entry_with(type=b"agent.started", data=b"{}")

@@ -1,4 +1,4 @@
-"""Events keep what they were given, on the way into an entry and out of it."""
+"""Events are unchanged by encoding into an entry and decoding from it."""
 
 import msgspec
 import pytest

@@ -3,7 +3,7 @@
 Hashes in Redis, entries of streams, rows in SQL and JSON over HTTP are read by other versions, by
 dashboards and by people: no rearrangement of the code may move them. Every state here is folded
 from recorded entries, so the samples name nothing of the code. A test that fails here shows a
-contract that moved: mend the code, not the sample. (For a field that was added see `tests.golden`.)
+contract that moved: fix the code, not the sample. (For a field that was added see `tests.golden`.)
 """
 
 from typing import Any
@@ -71,7 +71,7 @@ def test_an_agent_is_read_back_from_its_recorded_hash(name: str) -> None:
     subject, fields = AGENTS[name][0]["subject"], STATES["agents"][name]["hash"]
     found = golden.agent_from_hash(subject, fields)
     same(golden.agent_forms(found)["hash"], fields)
-    if "large numbers" not in name:  # a hash holds 15 digits of an interval
+    if "large numbers" not in name:  # a hash stores 15 digits of an interval
         assert found == golden.as_stored_in_redis(agent)
 
 
@@ -86,7 +86,7 @@ def test_an_agent_is_read_back_from_its_recorded_row(name: str) -> None:
     agent, row = golden.fold_agent(golden.events(AGENTS[name])), STATES["agents"][name]["row"]
     found = golden.agent_from_row(row)
     same(golden.agent_forms(found)["row"], row)
-    if "controls" not in name:  # a row holds no U+0000
+    if "controls" not in name:  # a row stores no U+0000
         assert found == agent
 
 

@@ -1,4 +1,4 @@
-"""What Redis refuses only for a moment is told as Redis being away, wherever it is asked."""
+"""A transient refusal of Redis counts as Redis being unreachable, at every call."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -44,7 +44,7 @@ class Refusing:
 async def test_a_transient_refusal_is_not_final(
     asked: Callable[[Log], Awaitable[object]],
 ) -> None:
-    """Who hears of the second kind ends, or gives up what it did."""
+    """The second kind ends the caller, or makes it give up."""
     for words, away in (("BUSY Redis is busy running a script", True), ("ERR no", False)):
         log = Log(cast("Any", Refusing(words)), Keys())
         with pytest.raises(LogError, match=words) as raised:

@@ -1,9 +1,9 @@
 """Every version of every event that was ever written can be read, as what it means today.
 
 `tests/samples/events/<type>.v<version>.json` is the body of an event as that version wrote it,
-with every field. Samples are kept for good. When this fails for a change of yours: a field that is
+with every field. Samples are never removed. When this fails for a change of yours: a field that is
 only added gets a default and is added to the newest sample; any other change is a new version, with
-a new sample and, in `eventstore/language/upcasts.py`, the way from the version before.
+a new sample and, in `eventstore/language/upcasts.py`, the step from the version before.
 """
 
 import re

@@ -70,7 +70,7 @@ def answered(problem: Problem) -> None:
 @given(data=st.data())
 @thorough
 def test_a_body(shape: type[Any], data: st.DataObject) -> None:
-    """What is taken can also be carried out: encoded, bounded, merged with the defaults."""
+    """An accepted request can also be carried out: encoded, bounded, merged with the defaults."""
     content = data.draw(st.one_of(mangled(BODIES[shape]), JSON_TEXTS))
     try:
         found = decoding.decode_body(content, shape)
@@ -112,7 +112,7 @@ def test_a_query(shape: type[Any], data: st.DataObject) -> None:
 @example(cursor=base64.urlsafe_b64encode("p=\N{ARABIC-INDIC DIGIT ONE}-1".encode()).decode())
 @thorough
 def test_a_cursor(cursor: str) -> None:
-    """Those of pages and those of the event stream; one that is taken can be compared and told."""
+    """Those of pages and those of the event stream; an accepted one can be compared and shown."""
     for read in (decode_cursor, _stream_cursor):
         try:
             read(cursor)
@@ -127,7 +127,7 @@ def _stream_cursor(text: str) -> None:
     assert Cursor.parse(str(cursor)).positions == cursor.positions
 
 
-MOMENTS = st.one_of(
+TIMES = st.one_of(
     TEXTS,
     NUMERALS,
     st.builds("{}:{}".format, TEXTS, NUMERALS),
@@ -137,13 +137,13 @@ MOMENTS = st.one_of(
 )
 
 
-@given(text=MOMENTS)
+@given(text=TIMES)
 @example(text="0001-01-01T00:00:00+23:59")
 @example(text="9999-12-31T23:59:59.999999-23:59")
 @example(text="\N{ARABIC-INDIC DIGIT ONE}" * 3)
 @thorough
 def test_an_earlier_point_in_time(text: str) -> None:
-    """One that is taken fits where times and positions are kept."""
+    """An accepted one fits where times and positions are stored."""
     try:
         asked = as_of.parse(text)
     except Problem as problem:
@@ -176,7 +176,7 @@ HEADER_TEXTS = st.one_of(
 
 
 def asking(headers: dict[str, str]) -> web.Request:
-    """A request with such headers, as aiohttp's parser gives them: other bytes as surrogates."""
+    """A request with such headers, as from aiohttp's parser: other bytes as surrogates."""
     request = make_mocked_request("POST", "/api/v1/agents/spawn")
     given = CIMultiDictProxy(CIMultiDict(headers))
     request._message = request._message._replace(headers=given)

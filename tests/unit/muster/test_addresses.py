@@ -59,7 +59,7 @@ def test_everything_else_is_shown(url: str) -> None:
 
 @pytest.mark.parametrize("name", ["what?", "100%41", "it's #1", "mün chen"])
 def test_an_sqlite_file_stays_in_its_folder_whatever_its_name(name: str) -> None:
-    """The views would be written elsewhere, past the folder that is locked."""
+    """The views would be written elsewhere, outside of the locked folder."""
     path = Path("/tmp") / name / "views.db"
     assert address(sqlite_address(path)).database == str(path)
     assert serving(path).views_url == sqlite_address(path / "fallback" / "views.db")

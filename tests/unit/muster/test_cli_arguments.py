@@ -22,7 +22,7 @@ def here(tmp_path, monkeypatch):
 
 
 def flags(**given):
-    """What a parser makes of flags; those that were not given are None."""
+    """The result of parsing flags; those that were not given are None."""
     names = ("url", "token", "data_dir", "redis_url", "database_url", "key_prefix", "log_dir")
     return argparse.Namespace(**{name: given.get(name) for name in names})
 
@@ -128,7 +128,7 @@ def test_a_key_prefix_with_braces_is_refused(here, monkeypatch):
 
 
 def test_a_service_of_another_user_is_reported_as_unreadable(here, monkeypatch):
-    """(Root may read it, so this is told.)"""
+    """(Root may read it, so this is simulated.)"""
     write_running(here, "{}")
 
     def forbidden(*_, **__):

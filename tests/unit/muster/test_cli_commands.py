@@ -1,4 +1,4 @@
-"""The commands that ask the gateway, against one that answers what a test tells it to."""
+"""The commands that call the gateway, against a stub with answers by the test."""
 
 import json
 import threading
@@ -109,7 +109,7 @@ def gateway(monkeypatch) -> Iterator[Stub]:
 
 @pytest.fixture
 def muster(capsys) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command; gives exit code, standard output and standard error."""
+    """Runs the command; returns exit code, standard output and standard error."""
 
     def run(*words: str) -> tuple[int, str, str]:
         code = main(words)
@@ -171,7 +171,7 @@ def test_several_spawns_have_a_key_each_and_are_sent_at_once(gateway, muster):
 
 
 def test_a_level_that_was_not_reached_is_reported_and_the_agents_shown(gateway, muster):
-    """They are accepted, so they are no failures; a script can tell by the exit code."""
+    """They are accepted, so they are no failures; a script can check the exit code."""
     gateway.answers["POST /spawn"] = lambda _: (202, agent())
     gateway.sent["Muster-Durability-Pending"] = 'replicated; reason="0 of 1 replicas have it"'
     words = ("spawn", "night", "--project", "demo", "--role", "r", "--durability", "replicated")
@@ -339,7 +339,7 @@ def test_worker_deaths_are_counted_from_the_history_and_isolation_is_shown_while
 
 
 def test_a_parked_agent_is_shown_with_the_reason(gateway, muster):
-    """The registry still has it as it was when it could be read last."""
+    """The registry still has its last readable state."""
     name = f"night:agent:{AGENT}"
     aside = {"id": name, "source": "agent", "subject": AGENT, "reason": "its hash is gone"}
     gateway.answers["GET /api/v1/parked"] = {"parked": [{**aside, "subject": OTHER}, aside]}
@@ -355,9 +355,9 @@ def test_a_parked_agent_is_shown_with_the_reason(gateway, muster):
 @pytest.mark.parametrize(
     ("source", "action", "said"),
     [
-        ("heartbeat", "retry", "was forgotten"),
-        ("command", "drop", "was forgotten"),
-        ("agent", "retry", "was put back"),
+        ("heartbeat", "retry", "was removed"),
+        ("command", "drop", "was removed"),
+        ("agent", "retry", "was restored"),
         ("agent", "drop", "was ended"),
     ],
 )
@@ -513,7 +513,7 @@ def test_the_possible_age_of_an_answer_is_printed_once(gateway, muster, words, c
 
 
 def test_a_point_in_time_is_written_as_people_do_and_sent_in_ms(gateway, muster):
-    """Ages are counted to that moment, and what it was is told."""
+    """Ages are relative to that time, which is printed."""
     spawned = [agent(created_at=1_795_529_000_000)]
     gateway.answers["GET "] = lambda asked: {
         "agents": [] if asked.query["as_of"] == "night:0" else spawned,

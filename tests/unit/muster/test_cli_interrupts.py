@@ -1,4 +1,4 @@
-"""Ctrl-C before a command has begun: it ends as it would later. And while it waits for answers."""
+"""Ctrl-C before a command has started, and while it waits for answers: it ends the same way."""
 
 import signal
 import socket
@@ -46,7 +46,7 @@ def test_a_ctrl_c_during_imports_ends_it_silently(imported, command):
     ],
 )
 def test_a_ctrl_c_while_it_waits_for_answers_ends_it_at_once(words):
-    """Not when they have come, or are given up."""
+    """Not only after they have come or timed out."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "muster", *words.split(), "--url", url]

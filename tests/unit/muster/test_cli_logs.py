@@ -69,7 +69,7 @@ def test_only_matching_lines_are_printed(join):
 
 
 def test_following_survives_rotations_and_finds_new_workers(folder, join):
-    """Also where a file was rotated twice between two looks, and a line was half written."""
+    """Also where a file was rotated twice between two polls, and a line was incomplete."""
     path = folder / "developer_pool" / "w1.jsonl"
     log = join(pool="developer_pool", worker="w1")
     assert texts(log)[-1] == "seventh"

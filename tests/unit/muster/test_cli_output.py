@@ -1,4 +1,4 @@
-"""Where standard output and error lead: nowhere, or to what has no letters or no room for it."""
+"""Standard output and error that are closed, full, or lack letters."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ SAID = '{"ts": "2026-11-24T14:03:00Z", "event": "grüße", "agent_id": "a"}\n'
 
 
 def muster(folder: Path, redirection: str, *words: str) -> tuple[int, str]:
-    """Run a command of which a shell redirects something; its exit code and what is heard."""
+    """Run a command with redirections of a shell; returns its exit code and output."""
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "muster", *words],
         check=False,
@@ -38,7 +38,7 @@ def test_closed_standard_streams_are_no_error(logs: Path, redirection: str) -> N
 
 
 def test_errors_are_dropped_where_standard_error_is_closed(tmp_path: Path) -> None:
-    """Who reads JSON from standard output would read it there."""
+    """A program that reads JSON from standard output would read it there."""
     assert muster(tmp_path, "2>&-", "logs") == (1, "")
 
 

@@ -37,7 +37,7 @@ SHELL_TEXTS = TEXTS.filter(lambda text: "\x00" not in text)
 
 
 def check_message(error: Exception) -> None:
-    """A refusal is for a person: short enough to be read, and something to go by."""
+    """A refusal is for people: short, and not empty."""
     assert 0 < len(str(error)) < 2_000
 
 
@@ -50,7 +50,7 @@ def check_message(error: Exception) -> None:
 @example(environment={"MUSTER_CONFIG": "/proc/self/mem"})
 @thorough
 def test_the_environment(environment: dict[str, str]) -> None:
-    """What is taken can be shown without its password, and handed on to a child process."""
+    """An accepted address can be shown without its password, and passed to a child process."""
     try:
         found = loading.load({}, environment)
         redacted(found.redis_url)
@@ -102,7 +102,7 @@ def test_the_configuration_file(text: str) -> None:
 
 
 def _escaped(text: str) -> bool:
-    """Whether all that UTF-8 cannot carry in a text stands for a byte."""
+    """Whether all letters outside of UTF-8 represent a byte."""
     return not any(0xD800 <= ord(c) <= 0xDFFF and not 0xDC80 <= ord(c) <= 0xDCFF for c in text)
 
 
@@ -118,7 +118,7 @@ CLOCKS = st.builds("{:02}:{:02}".format, st.integers(0, 99), st.integers(0, 99))
 @example(text="9999-12-31T23:59:59-23:59")
 @thorough
 def test_a_point_in_time(text: str) -> None:
-    """One that is taken lies in a time that a stream's id can name."""
+    """An accepted time can be written as a stream's id."""
     span_seconds(text)
     try:
         assert 0 <= time_ms(text, "--since", now=1_795_000_000.0) < 2**63
@@ -166,7 +166,7 @@ COMMANDS = (
 @example(command=COMMANDS[4], value="9" * 5_000)
 @thorough
 def test_a_flag(command: list[str], value: str) -> None:
-    """Whatever stands behind it, parsing ends in arguments, or in a usage error of argparse."""
+    """Whatever its value, parsing ends in arguments, or in a usage error of argparse."""
     code: object = 2
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -179,7 +179,7 @@ def test_a_flag(command: list[str], value: str) -> None:
 
 
 def _parse_only(args: argparse.Namespace) -> None:
-    """What reads the flags, without what would begin to work."""
+    """Parse the flags, without starting any work."""
     if args.command == "logs":
         logs.run(args)
     elif args.command in ("up", "gateway"):

@@ -27,7 +27,7 @@ except RuntimeError as error:
 
 
 def test_a_traceback_at_a_terminal_shows_no_values():
-    """Among them stand addresses with their passwords, and the token."""
+    """Among them are addresses with passwords, and the token."""
     ours, theirs = pty.openpty()
     with subprocess.Popen([sys.executable, "-c", FAILS], stderr=theirs):
         os.close(theirs)
@@ -43,7 +43,7 @@ def _all_of(terminal: int) -> str:
     try:
         while piece := os.read(terminal, 65_536):
             found += piece
-    except OSError:  # nobody holds the other end any more
+    except OSError:  # the other end is closed
         pass
     os.close(terminal)
     return found.decode()

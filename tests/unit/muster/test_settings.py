@@ -86,7 +86,7 @@ def test_the_address_of_redis(environment: dict[str, str], url: str) -> None:
 
 @pytest.mark.parametrize("ours", ["", "MUSTER_"])
 def test_the_environment_beats_the_file_whoever_else_reads_it(tmp_path: Path, ours: str) -> None:
-    """So do commands, which look at no file: they would ask another Redis than `muster up` uses."""
+    """So do commands, which read no file: they would use another Redis than `muster up`."""
     path = write(tmp_path, "redis_url = 'redis://file'\ndatabase_url = 'postgresql://file'")
     outside = {f"{ours}REDIS_URL": "redis://it", f"{ours}DATABASE_URL": "postgresql://it"}
     settings = load({"config": path}, outside)
@@ -142,7 +142,7 @@ def test_an_address_that_others_can_reach_needs_a_token() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0..1", "x" * 64, ""])
 def test_an_invalid_host_name_is_refused(host: str) -> None:
-    """To look it up is an error of another kind than that nobody is called so."""
+    """Resolving it is another kind of error than an unknown name."""
     with pytest.raises(ConfigurationError, match=r"--host: .* is not an address to listen on"):
         load({"host": host}, {"MUSTER_API_TOKEN": "t"})
 
@@ -228,7 +228,7 @@ def test_a_folder_that_cannot_be_made_is_named(
 def test_a_folder_that_cannot_be_written_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that somebody else has used: its lock is there, and may be open to all."""
+    """One that another user has used: its lock exists, and may be open to all."""
     (tmp_path / "lock").touch()
     monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)  # root may write anywhere
     assert main(["up", "--data-dir", str(tmp_path)]) == 1
@@ -238,7 +238,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 
 @pytest.mark.parametrize("name", ["redis_url", "database_url"])
 def test_a_flag_that_contradicts_the_embedded_server_is_refused(name: str) -> None:
-    """What the environment and the file name is passed over, as they have been told."""
+    """What the environment and the file configure is ignored, as documented."""
     flag = "--" + name.replace("_", "-")
     with pytest.raises(ConfigurationError, match=f"{flag} and --embedded contradict each other"):
         load({"embedded": True, name: "redis://x"}, {})

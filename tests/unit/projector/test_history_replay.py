@@ -1,4 +1,4 @@
-"""Looking back knows who lived by beginnings and ends alone: these have to be all there are."""
+"""Historical state knows live subjects only by start and end events: none may be missing."""
 
 from typing import Any, get_args
 

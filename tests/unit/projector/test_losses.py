@@ -1,4 +1,4 @@
-"""What is named as lost after a recovery, and how `muster recover` tells it."""
+"""What is reported as lost after a recovery, and how `muster recover` prints it."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def test_an_agent_whose_spawn_is_not_reported_is_named_by_its_worker() -> None:
     assert lost == [(AGENT_HELD, "a"), ("terminate", "a")]
 
 
-# ---- as it is told -----------------------------------------------------------------------------
+# ---- as it is printed --------------------------------------------------------------------------
 
 
 def said(capsys: pytest.CaptureFixture[str], *unsaved: LostCommand, **figures: int) -> str:

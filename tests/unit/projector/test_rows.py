@@ -1,4 +1,4 @@
-"""Nothing that a fold knows is lost in a row, and a new field needs no word in the store."""
+"""Nothing that a fold knows is lost in a row, and a new field needs no change of the store."""
 
 from typing import Final
 

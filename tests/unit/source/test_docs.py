@@ -1,7 +1,7 @@
 """The documents say what the code does: names, fields, defaults, states, links and commands.
 
 Everything is derived from the code. Where a page and the code differ, in either direction, the page
-is mended.
+is corrected.
 """
 
 import ast
@@ -50,7 +50,7 @@ RECEIVERS = {"log", "_log", "logger", "_logger"}
 
 
 def section(page: str, heading: str) -> str:
-    """What stands under a heading, up to the next one of its rank or above."""
+    """The text under a heading, up to the next one of its rank or above."""
     rank = heading.split(" ", 1)[0]
     text = page.partition(f"\n{heading}\n")[2]
     assert text, f"there is no {heading!r}"
@@ -64,7 +64,7 @@ def table(text: str) -> list[list[str]]:
 
 
 def first_names(text: str) -> list[str]:
-    """What stands as code in the first column of all tables of a text."""
+    """The code in the first column of all tables of a text."""
     rows = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
     return [name for name in rows if name not in ("name", "field")]
 
@@ -182,7 +182,7 @@ def test_every_metric_is_listed_with_its_kind() -> None:
     assert rows == {name: kind for name, (kind, _) in FAMILIES.items()}
 
 
-# ---- what the HTTP API tells -----------------------------------------------------------------
+# ---- what the HTTP API answers ---------------------------------------------------------------
 
 
 def test_every_problem_is_listed_with_its_status() -> None:

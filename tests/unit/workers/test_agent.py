@@ -1,4 +1,4 @@
-"""What an agent is given, what its errors leave, and how its tasks are kept track of."""
+"""What an agent gets, how its errors are described, and how its tasks are tracked."""
 
 import asyncio
 

@@ -27,7 +27,7 @@ async def test_a_process_that_ended_before_the_check_has_ended() -> None:
 def test_a_process_that_cannot_be_checked_does_not_count_as_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A worker whose agents have every file open that it may would take its owner for dead."""
+    """A worker without free file descriptors would otherwise think that its owner is dead."""
     process = Process(os.getpid(), start_time(os.getpid()))
 
     def refuse(_: Path) -> str:

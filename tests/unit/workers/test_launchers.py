@@ -44,7 +44,7 @@ async def test_a_zygote_that_hangs_does_not_block_its_supervisor(
 async def test_a_killed_zygote_that_lingers_blocks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where memory is short that takes time, and a supervisor has more to end."""
+    """Where memory is short that takes time, and a supervisor has more to stop."""
     monkeypatch.setattr("workers.launch.fork.END_SECONDS", 0.1)
     launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
     await launcher.start(lambda *_: None)
@@ -104,7 +104,7 @@ KILLED = "os.kill(os.getpid(), 9)"
 async def test_a_zygote_that_ends_before_it_is_ready(
     tmp_path: Path, end: str, least: int, times: int, said: str
 ) -> None:
-    """Somebody may have killed it: that is no reason for a supervisor to end."""
+    """It may have been killed: that is no reason for a supervisor to end."""
     (tmp_path / "ending.py").write_text(ENDING.format(end=end, least=least))
     launcher = ForkLauncher(Plan(roles={"r": "ending:Ending"}, app_dir=str(tmp_path)))
     try:
@@ -122,7 +122,7 @@ async def test_a_zygote_that_ends_before_it_is_ready(
 async def test_a_refused_start_of_the_zygote_is_retried_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int
 ) -> None:
-    """It may lack memory for a moment. A supervisor that ends says why to who started it."""
+    """Memory may be short briefly. A supervisor that ends reports why to its parent."""
     start, left = subprocess.Popen, refusals
 
     def refuse(*given: Any, **options: Any) -> Any:

@@ -49,7 +49,7 @@ def test_above_the_size_limit_the_oldest_files_are_removed(tmp_path: Path) -> No
 
 
 def test_an_interrupted_rotation_is_removed_too(tmp_path: Path) -> None:
-    """Its worker died between moving the full file away and beginning the next."""
+    """Its worker died between renaming the full file and starting the next."""
     left_behind(tmp_path, "w", days=20, files=2)
     (tmp_path / "pool" / "w.jsonl").unlink()
     remove_old_files(tmp_path, LogLimits(), NOW)
@@ -57,7 +57,7 @@ def test_an_interrupted_rotation_is_removed_too(tmp_path: Path) -> None:
 
 
 def test_a_file_in_use_stays_however_old_and_large(tmp_path: Path) -> None:
-    """A worker may be silent for weeks; its file, and what it rotated away, stay."""
+    """A worker may be silent for weeks; its file and its rotations stay."""
     file = LogFile(tmp_path / "pool" / "w.jsonl", size_max=20)
     for _ in range(3):
         file.write(b"a line of some length\n")

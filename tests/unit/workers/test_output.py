@@ -1,4 +1,4 @@
-"""What agents print and log: whole lines of JSON with the ids of whoever wrote them."""
+"""What agents print and log: complete lines of JSON with the ids of their agent."""
 
 import asyncio
 import io

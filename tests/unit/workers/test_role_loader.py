@@ -67,7 +67,7 @@ def test_a_failing_import_is_shown_with_the_users_frames_only(app: Path, stateme
 @pytest.mark.parametrize("name", RESERVED_PACKAGES)
 @pytest.mark.parametrize("as_package", [True, False])
 def test_a_folder_with_a_module_of_our_name_is_refused(app: Path, name: str, as_package: bool):
-    """Our import names are generic: a user's `workers` must not be half taken for ours."""
+    """Our import names are generic: a user's `workers` must not be mixed with Muster's."""
     target = app / name / "__init__.py" if as_package else app / f"{name}.py"
     target.parent.mkdir(exist_ok=True)
     target.touch()
@@ -77,7 +77,7 @@ def test_a_folder_with_a_module_of_our_name_is_refused(app: Path, name: str, as_
 
 
 def test_musters_own_folder_may_contain_a_users_code_too():
-    """Someone who runs from a clone keeps a configuration file there."""
+    """A user who runs from a clone has a configuration file there."""
     path = list(sys.path)
     add_to_path(str(Path(__file__).parents[3]))
     sys.path[:] = path
@@ -89,7 +89,7 @@ def test_a_missing_folder_is_refused(app: Path):
 
 
 def test_an_import_that_starts_threads_is_reported(app: Path):
-    """A fork would not take them along."""
+    """A fork would not copy them."""
     write(
         app,
         "import threading\n"
