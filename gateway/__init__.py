@@ -1,1 +1,1 @@
-"""The HTTP face: decodes, decides, appends, reads views, streams events."""
+"""The HTTP API: decodes, decides, appends, reads views, streams events."""

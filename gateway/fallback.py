@@ -28,7 +28,7 @@ class Fallback(Struct, kw_only=True):
     """Its address, without a password."""
     since_ms: int
     primary_reachable_ms: int = 0
-    """Since when the real one answers again; 0 while it does not."""
+    """Since when the real one answers again; 0 if it does not."""
 
     @property
     def description(self) -> str:

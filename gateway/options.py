@@ -1,4 +1,4 @@
-"""What a gateway is told at its start, once. Nothing in this package reads the environment."""
+"""The options of a gateway, set once at its start. Nothing in this room reads the environment."""
 
 from typing import Final
 
@@ -23,14 +23,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     connections_max: int = 20_000
     """Clients at once; fewer where the operating system does not allow as many open files."""
     head_seconds: float = 10.0
-    """How long the head of a request may take once it has begun."""
+    """How long the head of a request may take once it has started."""
     body_seconds: float = 20.0
     idle_seconds: float = 75.0
-    """How long a connection may stand between requests, or before the first."""
+    """How long a connection may be idle between requests, or before the first."""
     linger_seconds: float = 2.0
-    """How long what a refused client still sends is taken, so that it hears the answer."""
+    """How long what a refused client still sends is read, so that it receives the answer."""
     unread_seconds: float = 30.0
-    """A client that takes nothing of its answer for so long is cut off."""
+    """A client that reads nothing of its answer for so long is cut off."""
     wait_default: float = 5.0
     wait_max: float = 60.0
     waiters_max: int = 10_000
@@ -66,11 +66,11 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     version: str = "0"
     mode: str = "processes"
     fallback: Fallback | None = None
-    """Set where the log stands in for another."""
+    """Set if the log replaces another."""
     handover_failures_path: str = ""
-    """The file of what change-overs could not hand over, if there is to be one."""
+    """The file of what could not be handed over from fallbacks, if any."""
     durability: str = "accepted"
-    """The level of commands that ask for none."""
+    """The level of commands that request none."""
     durability_replicas: int = 1
     """So many replicas must have what is `replicated`."""
     pool_defaults: PoolConfig = PoolConfig()
@@ -78,5 +78,5 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     retention: Retention = Retention()
 
     def __repr__(self) -> str:
-        """Without what is secret: the token, and the passwords in addresses."""
+        """Without secrets: the token, and the passwords in addresses."""
         return f"GatewayOptions(host={self.host!r}, port={self.port}, roles={self.roles!r})"

@@ -1,8 +1,8 @@
-"""What this gateway has acknowledged and the archive has not taken yet.
+"""What this gateway has acknowledged and is not archived yet.
 
-It is kept for one purpose: where a log turns out to be missing, halted or behind, these commands
-are reported beside it, so that recovering can name those that could not be saved. Where the log was
-recovered before the report came, they are named here, in the log and in an alert.
+It has one purpose: if a log turns out to be missing, halted or behind, these commands are reported
+next to it, so that the recovery can name those that are lost. If the log was recovered before the
+report came, they are named here, in the log and in an alert.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from projector.queries.views import DatabaseError, Position
 log = structlog.get_logger("muster.gateway")
 
 COMMANDS_MAX: Final = 10_000
-"""Acknowledged commands of one log that are remembered; the oldest go first."""
+"""Acknowledged commands of one log that are remembered; the oldest are dropped first."""
 CHECK_INTERVAL_SECONDS: Final = 1.0
 LOST_MAX: Final = 1000
 
@@ -34,7 +34,7 @@ class AcknowledgedCommands:
 
     def __init__(self, event_log: Log, positions: Positions) -> None:
         self.lost: deque[LossReport] = deque(maxlen=LOST_MAX)
-        """Acknowledged here and not in the log that was recovered."""
+        """Acknowledged here and not in the recovered log."""
         self._log = event_log
         self._positions = positions
         self._commands: dict[str, deque[LossReport]] = {}
@@ -57,9 +57,9 @@ class AcknowledgedCommands:
         )
 
     def record_once(self, proof: Proof, kind: str, subject: str, *, operation_id: str = "") -> None:
-        """Remember one that was found to be written, unless it is remembered, or archived.
+        """Remember one that was found to be written, unless it is remembered or archived.
 
-        The proof's `seq` is that of its last event, or above it: where the log was when it was
+        The proof's `seq` is that of its last event, or above it: the log's position when it was
         found. 0: it is archived.
         """
         commands = self._commands.get(proof.pool, ())
@@ -67,7 +67,7 @@ class AcknowledgedCommands:
             self.record(proof, kind, subject, operation_id=operation_id)
 
     async def head(self, pool: str) -> Proof:
-        """Where the log is, as far as it can be told: generation and seq of one instant."""
+        """The position of the log, as far as it is known: generation and seq belong together."""
         try:
             log_head = await self._log.head(pool)
         except LogError:
@@ -86,7 +86,7 @@ class AcknowledgedCommands:
                 try:
                     await self._check(pool)
                 except (MusterError, DatabaseError, OSError):
-                    continue  # asked again in a moment; others say that something is away
+                    continue  # checked again soon; others report what is unreachable
 
     async def _check(self, pool: str) -> None:
         commands = self._commands[pool]
@@ -110,7 +110,7 @@ class AcknowledgedCommands:
             commands.popleft()
 
     async def _report(self, pool: str) -> None:
-        """Once for each command, beside the log that lost it."""
+        """Once for each command, next to the log that lost it."""
         reported_until = self._reported_until.get(pool, (0, 0))
         new = [one for one in self._commands[pool] if (one.generation, one.seq) > reported_until]
         if new:
@@ -119,7 +119,7 @@ class AcknowledgedCommands:
             self._reported_until[pool] = max((one.generation, one.seq) for one in new)
 
     def _log_lost(self, pool: str, log_head: LogHead) -> None:
-        """Of a log that was recovered since: what was acknowledged above where it went on."""
+        """Of a log that was recovered since: what was acknowledged above its recovered position."""
         commands = self._commands[pool]
         while commands and commands[0].generation < log_head.generation and not log_head.halted:
             command = commands.popleft()

@@ -1,4 +1,4 @@
-"""What an application carries for its handlers."""
+"""What the handlers of an application find in it."""
 
 from typing import Final
 
@@ -8,6 +8,4 @@ from eventstore.steps.step import Origin
 from gateway.backend.backend import Backend
 
 BACKEND: Final = web.AppKey("muster.backend", Backend)
-
-
 ORIGIN: Final = web.RequestKey("muster.origin", Origin)

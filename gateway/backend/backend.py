@@ -1,7 +1,7 @@
-"""What a request has at hand: the log to write to, the tail to wait on, the views to read.
+"""What a request works with: the log to write to, the tail to wait on, the views to read.
 
-Reads see what this gateway has acknowledged: before a query the views are given a moment to reach
-it (and what the request's `Muster-Position` names); where they do not, the answer says so with
+Reads include what this gateway has acknowledged: a query waits, within bounds, until the views have
+reached it (and what the request's `Muster-Position` names); if they do not, the answer says so with
 `Muster-Stale`.
 """
 
@@ -90,11 +90,11 @@ class Backend:
 
     @property
     def disconnected(self) -> bool:
-        """Whether Redis may have gone on without this gateway having seen it."""
+        """Whether Redis may have more than this gateway has observed."""
         return self.redis_health.unreachable or not self.tail.following
 
     async def _on_redis_change(self, unreachable: bool) -> None:
-        """Let go whoever waits for an answer that may never come; or follow again at once."""
+        """Abandon what waits for an answer that may never come; or follow again at once."""
         if unreachable:
             await drop_connections(self.log.client)
             await self._catalogue_reader.abort()
@@ -104,25 +104,25 @@ class Backend:
     # ---- the catalogue -----------------------------------------------------------------------
 
     def pools(self) -> dict[str, Pool]:
-        """The pools there are, as last heard."""
+        """The pools there are, by what was last observed."""
         return self._catalogue.state.live_pools()
 
     def known_pools(self) -> Iterable[str]:
         """Names of all pools, also of deleted ones whose agents may still be ending.
 
-        As last heard: of a gateway that has not reached Redis yet, none.
+        By what was last observed: none if this gateway has not reached Redis yet.
         """
         return self._catalogue.state.pools
 
     async def refresh_known_pools(self) -> set[str]:
-        """As `known_pools`, after one more look. Raises `LogUnreachable`, `LogMissing`."""
+        """As `known_pools`, read again. Raises `LogUnreachable`, `LogMissing`."""
         await self.with_catalogue(lambda catalogue: catalogue.start())
         return set(self.known_pools())
 
     async def pool(self, name: str) -> Pool:
-        """A pool. Looks once more where it is not known.
+        """A pool. Reads the catalogue again if it is not known.
 
-        Raises `Problem`, `LogUnreachable`, and `LogMissing` where there is no catalogue.
+        Raises `Problem`, `LogUnreachable`, and `LogMissing` if there is no catalogue.
         """
         pool = self.pools().get(name)
         if pool is None:
@@ -141,7 +141,7 @@ class Backend:
                 raise LogUnreachable(f"Redis does not answer: {error}") from error
             return await call(self._catalogue)
 
-    # ---- events of the past ------------------------------------------------------------------
+    # ---- past events -------------------------------------------------------------------------
 
     async def _read_stream(self, stream: str, first: str, last: str, *, count: int) -> list[Entry]:
         try:
@@ -164,12 +164,12 @@ class Backend:
     # ---- the views ---------------------------------------------------------------------------
 
     def read_history(self) -> AbstractAsyncContextManager[Views]:
-        """The views, for a question about the past: it waits longer, and bounds itself."""
+        """The views, for a query of historical state: it may take longer, and bounds itself."""
         return self.read_views(self.limits.catch_up_seconds * 2 + HISTORY_SECONDS * 2)
 
     @asynccontextmanager
     async def read_views(self, timeout_seconds: float | None = None) -> AsyncIterator[Views]:
-        """The views, for a bounded time. Raises `Problem` where they cannot be read."""
+        """The views, for a bounded time. Raises `Problem` if they cannot be read."""
         if not self.views_open:
             raise Problem(Kind.VIEWS_UNAVAILABLE, "the database has not been reached yet")
         try:
@@ -180,7 +180,7 @@ class Backend:
             raise Problem(Kind.VIEWS_UNAVAILABLE, detail) from error
 
     async def positions(self) -> dict[str, Position]:
-        """How far the views are. What they have, the logs must have too: it raises the floors."""
+        """How far the views are. The logs must have that too, so it raises the high-water marks."""
         positions = await self.views.positions()
         for name, position in positions.items():
             if position.generation:
@@ -190,7 +190,7 @@ class Backend:
     async def catch_up(
         self, views: Views, request: web.Request, pools: Iterable[str] | None = None
     ) -> dict[str, Position]:
-        """Let the views reach what was acknowledged of `pools` (None: of all)."""
+        """Wait until the views have what was acknowledged of `pools` (None: of all)."""
         read_state: ReadState = request[READ_STATE]
         names = [CATALOGUE, *self.known_pools()] if pools is None else list(pools)
         names += [name for name in read_state.requested if name not in names]
@@ -199,13 +199,9 @@ class Backend:
         lost = False
         for name in names:
             position = positions.get(name)
-            seq, reached = (
-                self._required_seq(name, read_state, position),
-                position.seq if position else 0,
-            )
-            stalled = (
-                position is not None and position.status != "ok"
-            )  # nothing comes while it stands
+            seq = self._required_seq(name, read_state, position)
+            reached = position.seq if position else 0
+            stalled = position is not None and position.status != "ok"
             remaining_seconds = deadline - time.monotonic()
             if reached < seq and remaining_seconds > 0 and not stalled:
                 caught_up = await views.wait_for(name, seq, timeout_seconds=remaining_seconds)
@@ -216,7 +212,7 @@ class Backend:
                 read_state.position[name] = reached
         if self.disconnected or read_state.stale:
             read_state.stale = True
-            # Of a log that is lost nothing more is heard, and nobody can tell since when.
+            # Nothing more comes of a log that is lost, and since when is not known.
             read_state.age_ms = None if lost else self._age_ms(names, positions)
         return positions
 
@@ -229,7 +225,7 @@ class Backend:
         return [one for one in events if one.ts > self.log.now_ms(one.pool) - within_ms]
 
     def _age_ms(self, names: Iterable[str], positions: Mapping[str, Position]) -> int | None:
-        """How long ago the views of these logs held for certain."""
+        """How long ago the views of these logs were complete for certain."""
         ages = [
             self.tail.age_ms(name, positions[name], self.log.now_ms(name))
             for name in names
@@ -238,16 +234,16 @@ class Backend:
         return max(ages, default=None)
 
     def _required_seq(self, pool: str, read_state: ReadState, position: Position | None) -> int:
-        """The seq that views must have; what was told of a log since recovered is void."""
+        """The seq that views must have; what was acknowledged before a recovery is void."""
         generation, seq = self.log.acknowledged(pool)
         superseded = position is not None and position.generation > generation
         return max(0 if superseded else seq, read_state.requested.get(pool, 0))
 
     def mark_observed(self, request: web.Request | None, pool: str, seq: int) -> None:
-        """An event that an answer tells of: what is read later must not be older.
+        """Note an event that an answer includes: what is read later must not be older.
 
-        The tail has raised the floor for it. One above the floor is of a log that was recovered
-        since.
+        The tail has raised the high-water mark for it. An event above the mark is of a log that was
+        recovered since.
         """
         generation, high_water_seq = self.log.high_water_mark(pool)
         if seq <= high_water_seq:
@@ -256,7 +252,7 @@ class Backend:
             request[READ_STATE].position[pool] = seq
 
     def report_position(self, request: web.Request, pool: str) -> None:
-        """Let the answer say how far the log was when its step was acknowledged."""
+        """Let the answer say the log's position when its step was acknowledged."""
         request[READ_STATE].position[pool] = self.log.acknowledged(pool)[1]
 
     def mark_stale(self, request: web.Request) -> None:
@@ -265,7 +261,7 @@ class Backend:
     async def agent_from_views(
         self, request: web.Request, agent_id: str, pool: str | None = None
     ) -> AgentRow:
-        """An agent as the views know it. Raises `Problem` if they do not."""
+        """An agent as the views have it. Raises `Problem` if they do not."""
         async with self.read_views() as views:
             await self.catch_up(views, request, None if pool is None else [pool])
             row = await views.agent(agent_id, pool)
@@ -280,7 +276,7 @@ class Backend:
             await self.pool(name)
 
     async def agent_row(self, request: web.Request, agent: Agent) -> AgentRow:
-        """An agent as the views tell it; where they are away or behind, as the log does."""
+        """An agent as the views have it; if they are unreachable or behind, as the log has it."""
         log_row = AgentRow.of(agent, self.log.high_water_mark(agent.pool_name)[0])
         try:
             async with self.read_views() as views:

@@ -1,7 +1,7 @@
-"""What a gateway does in the background goes on after a defect, too.
+"""The gateway's background tasks are restarted after an unexpected error.
 
-Each of these tasks catches what is to be expected. Where something else ends one, nobody would
-notice: the gateway would answer on, from what that task last knew.
+Each of them catches what it expects. If something else ended one, it would not be noticed: the
+gateway would go on answering from what that task last knew.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ log = structlog.get_logger("muster.gateway")
 
 
 async def retry_on_error(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Do it until it returns, again after an error, which is logged each time."""
+    """Run it until it returns; run it again after an error, which is logged each time."""
     backoff = Backoff(seconds=RETRY_SECONDS, reset_after_seconds=RETRY_SECONDS[1])
     while True:
         try:

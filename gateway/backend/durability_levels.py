@@ -1,8 +1,8 @@
-"""Which levels of durability the Redis behind a gateway can give, asked anew all the time.
+"""Which levels of durability the Redis behind a gateway can give, polled in the background.
 
-A server may be reconfigured, or another one may take its place. What is known here only decides
-whether a command is refused before anything is written; that a level was reached is confirmed for
-each command, at the server that has it.
+A server may be reconfigured or replaced by another one. What is known here only decides whether a
+command is refused before anything is written; that a level was reached is confirmed for each
+command, at the server that has it.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ from gateway.options import GatewayOptions
 
 REFRESH_SECONDS: Final = 5.0
 CACHE_SECONDS: Final = 0.5
-"""A refusal rests on what was found out no longer ago than this."""
+"""A refusal is based on what was read no longer ago than this."""
 
 log = structlog.get_logger("muster.gateway")
 
 
 class DurabilityFacts(Struct, frozen=True, kw_only=True):
-    """The level of commands that ask for none, and for each level why it cannot be given now."""
+    """The level of commands that request none, and for each level why it cannot be given now."""
 
     default: str
     timeout_seconds: float
     levels: dict[str, str]
-    """By level; empty text: it can be given."""
+    """By level; empty if it can be given."""
     appendfsync: str
     replicas: int
     replicas_wanted: int
@@ -60,12 +60,12 @@ class Capabilities:
         await self.confirmations.close()
 
     async def watch(self) -> None:
-        """Ask again and again, so that it is known when it is needed."""
+        """Poll the server, so that its capability is known when it is needed."""
         while True:
             try:
                 await self.refresh()
             except MusterError:
-                self.capability = None  # whoever follows may be another server
+                self.capability = None  # the next that answers may be another server
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def unavailable_reason(self, level: Level) -> str:
@@ -78,16 +78,15 @@ class Capabilities:
         return capability.unavailable_reason(level)
 
     def confirmation_method(self, level: Level) -> WaitTarget:
-        """What to wait for, for a level that is not lacking."""
+        """What to wait for, for a level that can be given."""
         return WaitTarget(level, self._replicas_wanted)
 
     async def refresh(self) -> Capability:
         """Ask the server. Raises `LogUnreachable`."""
         async with self._refresh_lock:
             if self.capability is None or time.monotonic() - self._refreshed_at > CACHE_SECONDS:
-                capability = await shielded(
-                    self._query_server
-                )  # so that a cancellation is not lost in it
+                # Shielded, so that it does not swallow a cancellation.
+                capability = await shielded(self._query_server)
                 self._log_unavailable(capability)
                 self.capability, self._refreshed_at = capability, time.monotonic()
             return self.capability
@@ -106,7 +105,7 @@ class Capabilities:
         )
 
     def _log_unavailable(self, capability: Capability) -> None:
-        """Once, when it is found that commands which ask for nothing cannot be given theirs."""
+        """Once, when commands that request no level cannot be given the default."""
         why = capability.unavailable_reason(self.default)
         if why and not (self.capability and self.capability.unavailable_reason(self.default)):
             log.warning("gateway.durability_unavailable", level=self.default.value, reason=why)

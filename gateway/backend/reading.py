@@ -1,4 +1,4 @@
-"""What one request reads: the views, and up to which position."""
+"""What one request has read of the views, and up to which position."""
 
 from typing import Final
 
@@ -7,15 +7,15 @@ from msgspec import Struct
 
 
 class ReadState(Struct):
-    """What a request has seen so far; the answer's headers are made from it."""
+    """What a request has read so far; the answer's headers are made from it."""
 
     requested: dict[str, int]
     position: dict[str, int]
     stale: bool = False
     age_ms: int | None = None
-    """Of a stale answer: what it tells held at most so long ago, if that is known."""
+    """Of a stale answer: its maximum age, if that is known."""
     as_of: str = ""
-    """The moment of the past that the answer is of."""
+    """The point in time that the answer is about."""
 
 
 READ_STATE: Final = web.RequestKey("muster.reading", ReadState)

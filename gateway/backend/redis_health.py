@@ -1,12 +1,13 @@
-"""Whether Redis answers: asked again and again in the background, so no request has to find out.
+"""Whether Redis answers: probed in the background, so that no request has to find out.
 
-While Redis is away, calls are refused at once and nothing is sent: a command gets its 503 without
-waiting, and a read goes on from the views. What was under way when Redis went is given up then: of
-a write nobody knows the outcome, and it says so. A probe in the background notices the return.
+While Redis is unreachable, calls are refused at once and nothing is sent: a command gets its 503
+without waiting, and a read uses the views. What was under way when Redis became unreachable is
+abandoned: the outcome of a write is unknown then, and its answer says so. The probe notices when
+Redis answers again.
 
-One slow answer is no outage: Redis is away once it has failed to answer twice in a row. Time that
-this process itself was late does not count. A Redis that answers a probe with an error, as one
-whose disk is full does, takes no writes: it is as good as away, and what it says is told.
+One slow answer is no outage: Redis is unreachable once it has failed to answer twice in a row. Time
+by which this process itself was late does not count. A Redis that answers a probe with an error, as
+one whose disk is full does, accepts no writes: it counts as unreachable, and its reply is reported.
 """
 
 import asyncio
@@ -31,13 +32,13 @@ PROBE_TIMEOUT_SECONDS: Final = 1.0
 PROBE_INTERVAL_SECONDS: Final = 1.0
 UNREACHABLE_PROBE_INTERVAL_SECONDS: Final = 0.25
 LATENESS_SECONDS: Final = 0.3
-"""A probe that took so much longer than it may says something of us, not of Redis."""
+"""A probe that took so much longer than it may shows that this process was late."""
 
 OnChange = Callable[[bool], Awaitable[None]]
 
 
 class RedisHealth:
-    """Knows whether Redis answers. `changed(away)` is called when that changes."""
+    """Knows whether Redis answers. `on_change(unreachable)` is called when that changes."""
 
     def __init__(self, url: str, on_change: OnChange) -> None:
         self.unreachable = False
@@ -53,8 +54,8 @@ class RedisHealth:
     def start(self) -> None:
         if self._task is None:
             self._client = connect(self._url, max_connections=1)
-            probing = retry_on_error("gateway.presence", self._run)
-            self._task = asyncio.create_task(probing, name="gateway.presence")
+            probing = retry_on_error("gateway.redis_health", self._run)
+            self._task = asyncio.create_task(probing, name="gateway.redis_health")
 
     async def stop(self) -> None:
         task, self._task = self._task, None
@@ -65,31 +66,31 @@ class RedisHealth:
             await self._client.aclose()
 
     def require_reachable(self) -> None:
-        """Raises `Absent` while Redis is away."""
+        """Raises `NotSent` while Redis is unreachable."""
         if self.unreachable:
             seconds = f"{time.monotonic() - self._changed_at:.0f} s"
             detail = f"it has refused all for {seconds}: {self._error_reply}"
             raise NotSent(detail if self._error_reply else f"it has not answered for {seconds}")
 
     def request_probe(self) -> None:
-        """A call failed: look now."""
+        """A call failed: probe now."""
         self._probe_requested.set()
 
-    # ---- looking -----------------------------------------------------------------------------
+    # ---- the probe ---------------------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
             reachable = await self._probe()
+            if self._error_reply or self.aof.needs_rewrite:
+                await self._check_aof()
             if reachable is False and not self.unreachable:
                 reachable = await self._probe()
             if reachable is not None and reachable is self.unreachable:
                 await self._set_unreachable(unreachable=not reachable)
-            if self._error_reply or self.aof.needs_rewrite:
-                await self._check_aof()
             await self._wait_for_next_probe()
 
     async def _probe(self) -> bool | None:
-        """Whether Redis answers now; None where that cannot be told."""
+        """Whether Redis answers now; None if this process was too late to know."""
         assert self._client is not None
         started_at = time.monotonic()
         error_reply = ""
@@ -135,7 +136,7 @@ class RedisHealth:
 
 
 class FailFastRedis(Redis):
-    """A client that sends nothing while Redis is known to be away, and tells of its failures."""
+    """A client that sends nothing while Redis is unreachable, and has failures probed."""
 
     health: RedisHealth | None = None
 

@@ -1,4 +1,4 @@
-"""What this gateway has seen pass by since it started: the counters behind `/metrics`.
+"""What this gateway has observed since it started: the counters of `/metrics`.
 
 Labels are pools, reasons, routes: never the id of an agent or worker, of which there is no end.
 """
@@ -36,7 +36,7 @@ def _reason(data: bytes) -> str:
 
 
 class Histogram:
-    """Counts by upper bound, as Prometheus wants them."""
+    """Counts by upper bound, as Prometheus expects them."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
@@ -49,13 +49,13 @@ class Histogram:
 
 
 class StalledViews:
-    """Views that stand still, by log: why, and when that was first seen here."""
+    """Views that are stopped, by log: why, and when that was first observed here."""
 
     def __init__(self) -> None:
         self._observed: dict[str, tuple[str, int]] = {}
 
     def since(self, pool: str, status: str) -> int:
-        """In ms since 1970; 0 for views that do not."""
+        """In ms since 1970; 0 for views that are not stopped."""
         if status == "ok":
             self._observed.pop(pool, None)
             return 0
@@ -67,7 +67,7 @@ class StalledViews:
 
 
 class Observations:
-    """A listener of the tail, and the tally of requests."""
+    """A listener of the tail, and the count of requests."""
 
     def __init__(self) -> None:
         self.restarts: Counter[tuple[str, str]] = Counter()
@@ -76,7 +76,7 @@ class Observations:
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.durations: dict[tuple[str, str], Histogram] = {}
         self.durability_levels: Counter[tuple[str, str]] = Counter()
-        """Commands by the level of durability that was asked for, and the one reached."""
+        """Commands by the level of durability requested, and the one reached."""
         self.loop_lag_seconds = 0.0
         self.stalled_views = StalledViews()
         self._requested_ms: OrderedDict[str, int] = OrderedDict()
@@ -102,10 +102,7 @@ class Observations:
     def _record_decision(self, pool: str, data: bytes) -> None:
         try:
             self.decisions[pool] = _DECISION.decode(data)
-        except (
-            msgspec.DecodeError,
-            RecursionError,
-        ):  # recorded by a newer version: the last known one stands
+        except (msgspec.DecodeError, RecursionError):  # of a newer version: the last known remains
             pass
 
     def _record_start(self, pool: str, agent_id: str, ts: int) -> None:

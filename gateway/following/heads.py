@@ -1,4 +1,4 @@
-"""How far each log was seen, and whether this version can read an entry of it."""
+"""How far each log was read, and whether this version can read an entry of it."""
 
 from collections import deque
 from typing import Final
@@ -12,14 +12,14 @@ STEPS_MAX: Final = 512
 
 
 class ObservedHead:
-    """How far one log was seen, and when it got there: to know how late the views are."""
+    """How far one log was read, and when it got there: to know how late the views are."""
 
     def __init__(self, seq: int = 0, ts: int = 0) -> None:
         self.seq = seq
         self._steps: deque[tuple[int, int]] = deque([(seq, ts)], maxlen=STEPS_MAX)
 
     def advance(self, seq: int, ts: int) -> None:
-        """A recovered log may go on below what was seen of it: those steps are void."""
+        """A recovered log may continue below what was read of it: those steps are void."""
         while self._steps and self._steps[-1][0] >= seq:
             self._steps.pop()
         self.seq = seq

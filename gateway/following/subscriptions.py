@@ -1,8 +1,7 @@
-"""The gateway's live feed: what the tail reads, handed to every client that follows.
+"""The gateway's live feed: what the tail reads, passed to every client that follows.
 
-Each client has a bounded queue. One that falls too far behind loses its place here, is told so and
-comes back with `Last-Event-ID`, from where the streams themselves go on. Nothing is dropped
-quietly.
+Each client has a bounded queue. One that falls too far behind is removed, notified, and resumes
+with `Last-Event-ID` from the streams themselves. Nothing is dropped silently.
 """
 
 import asyncio
@@ -63,7 +62,7 @@ DIGITS_MAX: Final = 19
 def well_formed(entry: Entry) -> bool:
     """Whether an entry is that of an event, known or not: the right fields, with numbers in them.
 
-    Whoever listens to the tail may rely on this, and on no more.
+    Listeners of the tail may rely on this, and on nothing else.
     """
     fields = entry[1]
     if fields[::2] != FIELD_NAMES:
@@ -81,7 +80,7 @@ def well_formed(entry: Entry) -> bool:
 
 
 def encode_event(pool: str, entry: Entry) -> EncodedEvent:
-    """A well-formed entry for clients. Types that this version does not know are told as well."""
+    """A well-formed entry for clients, also one whose type this version does not know."""
     stream_id, fields = entry
     values = [*entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))]
     values[-1] = _one_line(fields[-1])
@@ -91,7 +90,7 @@ def encode_event(pool: str, entry: Entry) -> EncodedEvent:
 
 
 def _one_line(data: bytes) -> msgspec.Raw:
-    """JSON that may stand in a message; what is none stands there as text."""
+    """JSON on one line; what is not JSON is encoded as text."""
     try:
         _RAW_DECODER.decode(data)
     except (msgspec.DecodeError, RecursionError):
@@ -100,7 +99,7 @@ def _one_line(data: bytes) -> msgspec.Raw:
 
 
 class Subscription:
-    """One client's place in the feed. `lost`: it fell behind; `closed`: the gateway stops."""
+    """One client's queue. `overflowed`: it fell behind; `closed`: the gateway stops."""
 
     def __init__(self, limit: int) -> None:
         self.overflowed = False
@@ -126,7 +125,7 @@ class Subscription:
         return self.overflowed or self.closed
 
     async def next(self, timeout_seconds: float) -> list[EncodedEvent]:
-        """All that has come; waits for something, and answers nothing when the time is over."""
+        """All that has come; waits for something, and returns nothing when the time is over."""
         if not self._queue and not self.ended:
             self._arrived.clear()
             try:
@@ -140,7 +139,7 @@ class Subscription:
 
 
 class Subscriptions:
-    """All who follow; a listener of the tail."""
+    """All clients that follow; a listener of the tail."""
 
     def __init__(self, subscriptions_max: int, queue_max: int) -> None:
         self._subscriptions_max = subscriptions_max
@@ -153,7 +152,7 @@ class Subscriptions:
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:
-        """A place in the feed. Raises `Problem` when there is none left."""
+        """A queue of the feed. Raises `Problem` if there are too many."""
         if len(self._subscriptions) >= self._subscriptions_max:
             raise Problem(
                 Kind.TOO_MANY_STREAMS,

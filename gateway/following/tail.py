@@ -1,8 +1,8 @@
-"""Following the log: one blocking read per gateway wakes whoever waits for something to happen.
+"""Following the log: one blocking read per gateway wakes all requests that wait for an event.
 
-The tail reads the catalogue and every pool's events from where they ended when it began, and
-always goes on from the last id it saw, also after an outage; what was trimmed meanwhile comes from
-the archive. What it reads goes to its listeners at once and without a pause between, so that a
+The tail reads the catalogue and every pool's events from their ends at its start, and always
+continues after the last id it read, also after an outage; what was trimmed meanwhile comes from the
+archive. What it reads goes to its listeners at once and without a pause in between, so that a
 listener's view of the positions is exact.
 """
 
@@ -37,13 +37,13 @@ _RECOVERED_DECODER = msgspec.json.Decoder(LogRecovered)
 
 
 class Listener(Protocol):
-    """What the tail tells; must neither wait nor raise."""
+    """What the tail notifies; must neither wait nor raise."""
 
     def consume(self, pool: str, entries: Sequence[Entry]) -> None: ...
 
 
 class Tail:
-    """Follows all streams of one Redis. `positions` holds the last id seen, by pool."""
+    """Follows all streams of one Redis. `positions` has the last id read, by pool."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Tail:
     ) -> None:
         self.positions: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
-        """Logs that cannot be followed on, and why: one event could not be read."""
+        """Logs that are no longer followed, and why: an event could not be read."""
         self.heads: dict[str, ObservedHead] = {}
         self._log = event_log
         self._reader = reader
@@ -68,14 +68,14 @@ class Tail:
         self._open_catalogue = open_catalogue
         self._on_stopped = on_stopped
         self.error = ""
-        """Why no log is being followed at the moment, where that is not Redis being away."""
+        """Why no log is followed now; empty if Redis is unreachable."""
         self._task: asyncio.Task[None] | None = None
         self._following = asyncio.Event()
         self._retry_requested = asyncio.Event()
         self._read_at = 0.0
 
     async def start(self, *, timeout_seconds: float) -> bool:
-        """Begin; True once the tail follows, False where Redis is away (it goes on trying)."""
+        """Start; True once the tail follows, False if Redis is unreachable (it keeps trying)."""
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="gateway.tail")
         try:
@@ -92,12 +92,12 @@ class Tail:
         await self._reader.close()
 
     async def retry_now(self) -> None:
-        """Give up a read that may never be answered, and do not wait before the next."""
+        """Abandon a read that may never be answered, and do not wait before the next."""
         self._retry_requested.set()
         await self._reader.abort()
 
     def age_ms(self, pool: str, position: Position, now_ms: int) -> int:
-        """How long ago, at most, the views at this position told all that the log held."""
+        """How long ago, at most, the views at this position had all that was in the log."""
         head = self.heads.get(pool)
         since = head.behind_since(position.seq) if head else position.ts
         if since or head is None:
@@ -134,7 +134,7 @@ class Tail:
             delay = 0.0
 
     async def _back_off(self, error: Exception, delay: float) -> float:
-        """Say so once, wait, and give the next delay."""
+        """Log it once, wait, and return the next delay."""
         if delay == 0.0:
             log.warning("gateway.tail_lost", error=str(error))
         self._following.clear()
@@ -150,7 +150,7 @@ class Tail:
         return delay
 
     async def _start_at_end(self) -> None:
-        """Take the end of every stream as the place to go on from."""
+        """Start after the last entry of every stream."""
         state = await self._open_catalogue()
         positions = {CATALOGUE: state.stream_id if state.seq else "0-0"}
         self.heads[CATALOGUE] = ObservedHead(state.seq)
@@ -180,9 +180,9 @@ class Tail:
         active = [pool for pool in self.positions if pool not in self.stopped]
         streams = {self._stream(pool): pool for pool in active}
         positions = {stream: self.positions[pool] for stream, pool in streams.items()}
-        # A log may be recovered before what was read here is taken: that is of before it, then.
+        # A log may be recovered before what is read here is applied: it is of the old log then.
         generations = {pool: self._log.high_water_mark(pool)[0] for pool in active}
-        # After an outage the first look does not block, so that it is soon known to be over.
+        # After an outage the first read does not block, so that its end is known soon.
         entries_by_stream = await self._reader.read(positions, block=self._following.is_set())
         self._read_at = time.monotonic()
         for stream, entries in entries_by_stream.items():
@@ -204,7 +204,7 @@ class Tail:
             self.stopped.pop(pool, None)
 
     async def _fill_gap(self, pool: str, next_entry: Entry, generation: int) -> None:
-        """Take what left the stream before this tail came to it."""
+        """Read what left the stream before this tail read it."""
         until, end_seq = next_entry[0].decode(), entry_seq(next_entry)
         while (
             pool not in self.stopped
@@ -237,7 +237,7 @@ class Tail:
             listener.consume(pool, entries)
 
     def _readable_prefix(self, pool: str, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Those before the first that this version cannot read; that one stops the log's tail."""
+        """The entries before the first that this version cannot read; that one stops this log."""
         for index, entry in enumerate(entries):
             try:
                 require_readable(entry, with_body=pool == CATALOGUE)
@@ -247,11 +247,11 @@ class Tail:
         return entries
 
     def _stop_following(self, pool: str, reason: str) -> None:
-        """Follow this log no further: nothing is skipped."""
+        """Stop following this log: nothing is skipped."""
         name = f"pool {pool!r}" if pool else "the catalogue"
         self.stopped[pool] = (
-            f"the log of {name} is followed no further: {reason}; upgrade this gateway and start it"
-            " again"
+            f"the log of {name} is not followed any further: {reason}; upgrade this gateway and"
+            " restart it"
         )
         log.error("gateway.tail_stopped", pool=pool, reason=self.stopped[pool])
         self._on_stopped()
@@ -259,7 +259,7 @@ class Tail:
     def _raise_high_water_mark(self, pool: str, entries: Sequence[Entry], generation: int) -> None:
         """What was read here must not be missing from the log later.
 
-        `generation`: the floor's before it was read.
+        `generation`: that of the high-water mark before it was read.
         """
         for _, fields in entries:
             if fields[1] == _RECOVERED_TYPE:

@@ -1,7 +1,7 @@
-"""Waiting for an agent: who asked for a spawn or an end is woken by the event that answers it.
+"""Waiting for an agent: a request for a spawn or an end is woken by the event that answers it.
 
 Nothing is polled. A `Watch` is opened before the step is written, so that no event is missed, and
-folds what it is told with the same `evolve` as everything else.
+folds what it receives with the same `evolve` as everything else.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ from eventstore.log.reader import Entry
 log = structlog.get_logger("muster.gateway")
 
 SUBJECT_INDEX = 9
-"""Where an entry's subject stands among its names and values."""
+"""The index of an entry's subject among its names and values."""
 
 
 class Watch:
-    """The events of one agent from now on. A watch that is `open` no more yields None at once."""
+    """The events of one agent from now on. A watch that is not `open` returns None at once."""
 
     def __init__(self) -> None:
         self.open = True
@@ -105,7 +105,7 @@ class Waiters:
                 del watches[name]
 
     def consume(self, pool: str, entries: Sequence[Entry]) -> None:
-        """Tell whoever watches the pool or the subject of an event."""
+        """Notify the watches of the pool and of the subject of each event."""
         pool_watches = self._pool_watches.get(pool, [])
         if not self._agent_watches and not pool_watches:
             return
@@ -124,12 +124,12 @@ class Waiters:
                 watch.put(event)
 
     def close(self) -> None:
-        """Wake everybody: the gateway stops, and what was accepted goes on without it."""
+        """Wake all requests: the gateway stops, and what was accepted goes on without it."""
         self._closed = True
         self.release()
 
     def release(self) -> None:
-        """Let everybody who waits now answer with what is known."""
+        """Let all requests that wait now answer with what is known."""
         for watches in (*self._agent_watches.values(), *self._pool_watches.values()):
             for watch in watches:
                 watch.close()
@@ -151,7 +151,7 @@ async def wait_until_started(
 
 
 def _apply_pending(watch: Watch, agent: Agent, event: Event) -> tuple[Agent, Event]:
-    """A step's events come together: a failed start and that it was the last are one outcome."""
+    """The events of a step come together: a failed start and the last failure are one outcome."""
     while next_event := watch.next_nowait():
         agent, event = agents.evolve(agent, next_event, agent.pool_name), next_event
     return agent, event

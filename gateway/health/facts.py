@@ -1,4 +1,4 @@
-"""What a gateway can tell about its surroundings: Redis, the database, how far the views are."""
+"""What a gateway knows about Redis, the database, and how far the views are."""
 
 import asyncio
 from typing import Final
@@ -16,7 +16,7 @@ from gateway.wire.problems import Problem
 from projector.queries.views import is_lost
 
 REDIS_TIMEOUT_SECONDS: Final = 2.0
-RECOVER_ADVICE: Final = "`muster recover` writes the log anew from the archive"
+RECOVER_ADVICE: Final = "`muster recover` rebuilds the log from the archive"
 
 
 class RedisFacts(Struct, frozen=True, kw_only=True):
@@ -41,9 +41,9 @@ class RedisFacts(Struct, frozen=True, kw_only=True):
 
 
 class StoredEvents(Struct, frozen=True, kw_only=True):
-    """What of a pool's events stands in Redis. `oldest_ms` is log time.
+    """Which of a pool's events are in Redis. `oldest_ms` is log time.
 
-    `first_seq` is 1 where the first entry is none of an event: what left cannot be told then.
+    `first_seq` is 1 if the first entry is no event: how many have left is not known then.
     """
 
     entries: int = 0
@@ -60,13 +60,13 @@ class ViewFacts(Struct, frozen=True, kw_only=True):
     lag_seconds: float
     status: str
     since: int = 0
-    """When this gateway first saw that status, in ms; 0 while they follow."""
+    """When this gateway first observed that status, in ms; 0 while they follow."""
     lost: bool = False
-    """Whether they stand still until the log is recovered."""
+    """Whether they are stopped until the log is recovered."""
 
 
 async def redis_facts(backend: Backend) -> RedisFacts:
-    """What Redis says of itself, if it answers soon."""
+    """What Redis reports of itself, if it answers soon."""
     try:
         async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
             info = await shielded(lambda: inspect(backend.log.client))
@@ -90,7 +90,7 @@ async def redis_facts(backend: Backend) -> RedisFacts:
 
 
 async def stored_events(backend: Backend, pool: str) -> StoredEvents:
-    """How much of a pool's log Redis holds. Raises `LogUnreachable`."""
+    """How much of a pool's log is in Redis. Raises `LogUnreachable`."""
     stream = backend.log.keys.pool(pool, "events")
     try:
         entries = await execute(backend.log.client, "XLEN", stream)
@@ -130,7 +130,7 @@ async def view_facts(backend: Backend) -> list[ViewFacts]:
 
 
 async def parked_counts(backend: Backend, redis: RedisFacts) -> dict[str, int]:
-    """How many things are parked, by pool; none are told where Redis does not answer."""
+    """How many things are parked, by pool; empty if Redis does not answer."""
     pools = list(backend.known_pools()) if redis.reachable else []
     try:
         async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
@@ -148,7 +148,7 @@ async def not_ready_reasons(backend: Backend) -> list[str]:
         reasons.append(f"the log is not being followed: {why}")
     capabilities = backend.capabilities
     if capabilities.capability and (why := capabilities.capability.no_writes_reason):
-        reasons.append(f"Redis takes no writes: {why}")
+        reasons.append(f"Redis accepts no writes: {why}")
     if capabilities.capability and (
         why := capabilities.capability.unavailable_reason(capabilities.default)
     ):
@@ -158,7 +158,7 @@ async def not_ready_reasons(backend: Backend) -> list[str]:
             name = fact.pool or "the catalogue"
             if fact.status != "ok":
                 advice = f"; {RECOVER_ADVICE}" if fact.lost else ""
-                reasons.append(f"the views of {name} stand still: {fact.status}{advice}")
+                reasons.append(f"the views of {name} are stopped: {fact.status}{advice}")
             elif fact.lag_seconds > backend.limits.ready_lag_seconds:
                 reasons.append(f"the views of {name} are {fact.lag_seconds:.0f} s behind")
     except Problem as problem:

@@ -154,17 +154,17 @@ async def _streams(out: Exposition, backend: Backend) -> None:
 
 def _counters(out: Exposition, backend: Backend) -> None:
     """What this gateway has counted itself."""
-    seen = backend.observations
-    out.add("muster_loop_lag_seconds", seen.loop_lag_seconds, process="gateway")
-    for pool, decision in seen.decisions.items():
+    observed = backend.observations
+    out.add("muster_loop_lag_seconds", observed.loop_lag_seconds, process="gateway")
+    for pool, decision in observed.decisions.items():
         out.add("muster_autoscaler_desired_workers", decision.desired, pool=pool)
-    for (pool, reason), count in seen.restarts.items():
+    for (pool, reason), count in observed.restarts.items():
         out.add("muster_restarts_total", count, pool=pool, reason=reason)
-    for pool, histogram in seen.schedule_to_start.items():
+    for pool, histogram in observed.schedule_to_start.items():
         out.add("muster_spawn_schedule_to_start_seconds", histogram, pool=pool)
-    for (asked, reached), count in seen.durability_levels.items():
+    for (asked, reached), count in observed.durability_levels.items():
         out.add("muster_commands_total", count, asked=asked, reached=reached)
-    for (method, route), histogram in seen.durations.items():
+    for (method, route), histogram in observed.durations.items():
         out.add("muster_http_request_seconds", histogram, method=method, route=route)
-    for (method, route, status), count in seen.requests.items():
+    for (method, route, status), count in observed.requests.items():
         out.add("muster_http_requests_total", count, method=method, route=route, status=status)

@@ -47,7 +47,7 @@ class SystemFigures(Struct, frozen=True, kw_only=True):
     version: str
     mode: str
     fallback: str
-    """Empty, or a sentence: this log stands in for another."""
+    """Empty, or a sentence: this log replaces another."""
     pid: int
     uptime_seconds: float
     host: HostFigures
@@ -66,7 +66,7 @@ class SystemFigures(Struct, frozen=True, kw_only=True):
 class Dashboard(Struct, frozen=True, kw_only=True):
     version: str
     fallback: str
-    """Empty, or a sentence: this log stands in for another."""
+    """Empty, or a sentence: this log replaces another."""
     pools: Sequence[PoolRow]
     workers: Sequence[WorkerRow]
     hosts: Sequence[HostRow]

@@ -15,7 +15,7 @@ class Alive(Struct, frozen=True):
 
 
 class Readiness(Struct, frozen=True):
-    """`fallback`: the log stands in for another, which could not be reached at the start."""
+    """`fallback`: the log replaces another, which could not be reached at the start."""
 
     status: str
     reasons: Sequence[str] = ()

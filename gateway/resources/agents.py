@@ -58,7 +58,7 @@ async def list_project(request: web.Request) -> web.Response:
 
 
 def _ended_filter(include: bool, statuses: list[Status]) -> bool | None:
-    """Ended ones are left out unless asked for, in so many words or by their status."""
+    """Agents that have ended are left out unless requested, explicitly or by their status."""
     return None if include or any(status in TERMINAL for status in statuses) else False
 
 
@@ -89,7 +89,7 @@ async def get_agent(request: web.Request) -> web.Response:
 
 
 async def _agent_as_of(request: web.Request, agent_id: str, text: str) -> AgentRow:
-    """An agent as it was. Raises `Problem` where there was none yet."""
+    """An agent as it was. Raises `Problem` if there was none yet."""
     async with request.app[BACKEND].read_history() as views:
         pool = await views.history.pool_of(agent_id)
         point = await as_of.resolve(request, views, text, None if pool is None else [pool])
@@ -118,9 +118,10 @@ async def delete_agent(request: web.Request) -> web.Response:
 
 
 async def _pool_of(backend: Backend, agent_id: str) -> str:
-    """The pool that an agent is in: as the views know, else looked for in the log.
+    """The pool of an agent: from the views, else searched for in the log.
 
-    One that no log has may be archived: where the views cannot say, their `Problem` is raised.
+    An agent that is in no log may be archived: if the views cannot be read, their `Problem` is
+    raised.
     """
     views_problem: Problem | None = None
     row = None
@@ -177,7 +178,7 @@ async def _terminate(
             return durability.adjust_status(json_response(row, headers=headers))
         if result.proof is not None:
             backend.acknowledged_commands.record(result.proof, "terminate", agent_id)
-        else:  # it was asked to before, perhaps by a request whose answer was lost
+        else:  # its end was requested before, perhaps by a request whose answer was lost
             head = await backend.acknowledged_commands.head(pool)
             backend.acknowledged_commands.record_once(head, "terminate", agent_id)
         durability.start(result.proof or Proof(pool, "ending", agent_id))
@@ -188,7 +189,7 @@ async def _terminate(
             backend.mark_observed(request, pool, event.seq)
             try:
                 agent = await backend.log.agent(pool, agent_id) or agent
-            except LogError:  # what was asked for is written; only the news of it are missing
+            except LogError:  # what was requested is written; only its outcome cannot be read
                 break
     row = await backend.agent_row(request, agent)
     headers = {**preference.headers, "Location": f"{AGENTS}/{agent_id}"}
@@ -198,9 +199,9 @@ async def _terminate(
 
 
 async def _missing_agent_problem(request: web.Request, row: AgentRow) -> Problem:
-    """Redis has nothing of an agent that has not ended, by what the views know.
+    """Redis has nothing of an agent that has not ended according to the views.
 
-    One that its pool does not list has ended, and only the views lack that.
+    If its pool does not list it, it has ended, and only the views lack that.
     """
     backend = request.app[BACKEND]
     if row.agent_id not in await backend.log.live(row.pool_name):

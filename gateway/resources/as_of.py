@@ -1,9 +1,9 @@
-"""`?as_of=`: which moment of the past is asked for, and what its answer has to wait for.
+"""`?as_of=`: which point in time is requested, and what its answer has to wait for.
 
-A moment is a time (ISO 8601 with its zone, or ms since 1970), or events (`pool:seq`,
-`pool:generation:seq`, several with commas, as `Muster-Position` has them), or both. What is later
-than the archive is waited for, a moment; then it is refused, or answered with `Muster-Stale` where
-nobody can tell whether more is to come.
+A point in time is a time (ISO 8601 with its zone, or ms since 1970), or events (`pool:seq`,
+`pool:generation:seq`, several with commas, as in `Muster-Position`), or both. The answer waits, for
+a bounded time, for what is later than the archive; then it is refused, or sent with `Muster-Stale`
+if it is not known whether more is to come.
 """
 
 import re
@@ -27,16 +27,16 @@ from gateway.wire.problems import Kind, Problem
 from projector.queries.views import AsOf, NotYetArchived, PointInTime, Position, Views
 
 TEXT_LENGTH_MAX: Final = 3_000
-"""Of the moment as it is handed back; a longer one is cut down to its time."""
+"""Of the point in time as it is returned; a longer one is reduced to its time."""
 CLOCK_TIMEOUT_SECONDS: Final = 2.0
-"""How long Redis may take to say where its logs stand; then the archive alone is asked."""
+"""How long Redis may take to return the heads of its logs; then only the archive is read."""
 _EVENT: Final = re.compile(r"([a-z0-9_-]{0,63}):(?:(\d{1,15}):)?(\d{1,15})")
 _MILLISECONDS: Final = re.compile(r"\d{1,15}")
 _SPACED_ZONE: Final = re.compile(r" (\d\d:?\d\d)$")
 
 
 class LogHead(Struct, frozen=True):
-    """Where a log stands in Redis."""
+    """The last event of a log in Redis."""
 
     seq: int
     ts: int
@@ -65,11 +65,13 @@ def _parse_milliseconds(text: str) -> int:
     if _MILLISECONDS.fullmatch(text):
         return int(text)
     try:
-        parsed = datetime.fromisoformat(_SPACED_ZONE.sub(r"+\1", text))  # a plus sign, decoded
+        parsed = datetime.fromisoformat(
+            _SPACED_ZONE.sub(r"+\1", text)
+        )  # a plus sign was decoded to a space
     except ValueError:
         raise _invalid_item(text) from None
     if parsed.tzinfo is None:
-        raise _invalid(f"{text[:100]!r} does not say in which time zone; add Z or +01:00")
+        raise _invalid(f"{text[:100]!r} has no time zone; add Z or +01:00")
     return max(int(parsed.timestamp() * 1000), 0)
 
 
@@ -87,7 +89,7 @@ def _invalid(why: str) -> Problem:
 async def resolve(
     request: web.Request, views: Views, text: str, pools: Iterable[str] | None = None
 ) -> PointInTime:
-    """The moment that is meant, in some pools or (None) in all; the answer will name it.
+    """The requested point in time, in some pools or (None) in all; the answer will name it.
 
     Raises `Problem` and whatever the history raises.
     """
@@ -109,11 +111,11 @@ async def resolve(
 
 
 async def _require_known_pool(backend: Backend, pool: str) -> None:
-    """Raises `Problem` where a pool never was; while Redis is away nobody can tell."""
+    """Raises `Problem` if there never was such a pool; never while Redis is unreachable."""
     try:
         await backend.require_known_pool(pool)
     except Problem as problem:
-        if pool not in backend.known_pools():  # looked at once more by now
+        if pool not in backend.known_pools():  # it was read again
             raise _invalid(
                 f"there is no pool {pool!r} (a time is 2026-11-24T14:03:00Z)"
             ) from problem
@@ -122,7 +124,7 @@ async def _require_known_pool(backend: Backend, pool: str) -> None:
 
 
 def canonical_text(point: PointInTime) -> str:
-    """The moment as it can be asked for again, events that came in late left out."""
+    """The point in time as it can be requested again, without events that came late."""
     text = str(point)
     return text if len(text) <= TEXT_LENGTH_MAX else str(point.at_ms)
 
@@ -156,7 +158,7 @@ async def _wait_for_archive(
 async def _heads_after(
     backend: Backend, at_ms: int, names: list[str], deadline: float
 ) -> Mapping[str, LogHead] | None:
-    """Where the logs stand once their clock has passed a time; None: Redis cannot be asked."""
+    """The heads of the logs once their clock has passed a time; None: Redis does not answer."""
     while True:
         try:
             clock, heads = await _heads(backend, names)
@@ -175,7 +177,7 @@ async def _heads_after(
 async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, LogHead]]:
     """Redis' time in ms, never before the last event, and the heads of some logs.
 
-    Raises `RedisError`, `LogError`, `OSError` or `TimeoutError` where it does not answer soon.
+    Raises `RedisError`, `LogError`, `OSError` or `TimeoutError` if it does not answer soon.
     """
     keys, client = backend.log.keys, backend.log.client
     metas = [keys.catalogue_meta if n == CATALOGUE else keys.pool(n, "meta") for n in names]
@@ -188,7 +190,7 @@ async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, 
             replies: list[tuple[object, ...]] = await pipeline.execute()
             return replies
 
-    backend.redis_health.require_reachable()  # which a pipeline does not ask by itself
+    backend.redis_health.require_reachable()  # a pipeline does not check that itself
     async with timeout(CLOCK_TIMEOUT_SECONDS):
         (seconds, micros), *heads_found = await shielded(read_heads)
     heads = {

@@ -1,9 +1,9 @@
-"""`Muster-Durability`: how safe a command is to be when it is answered, and how safe it was.
+"""`Muster-Durability`: the level that a command requests, and the level that it reached.
 
 A level that the server cannot give is refused before anything is written. What was written stays
-written: where the level is not reached in time, the answer is a 202 that says `Muster-Durability:
-accepted` and, in `Muster-Durability-Pending`, what is missing and why. Asking again with the same
-`Idempotency-Key`, or for the same end, answers with the level reached by then.
+written: if the level is not reached in time, the answer is a 202 that says `Muster-Durability:
+accepted` and, in `Muster-Durability-Pending`, which level is missing and why. Repeating the request
+with the same `Idempotency-Key`, or for the same end, answers with the level reached by then.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ log = structlog.get_logger("muster.gateway")
 
 
 class DurabilityRequest:
-    """What one command asked for; `begin` once it is written, `headers` before it is answered."""
+    """What one command requested; `start` once it is written, `headers` before it is answered."""
 
     def __init__(self, backend: Backend, level: Level, timeout_seconds: float) -> None:
         self.level = level
@@ -43,7 +43,7 @@ class DurabilityRequest:
         self.pending_reason = ""
 
     def start(self, *proofs: Proof) -> None:
-        """What was written stands behind these proofs: wait for the level, beside all else."""
+        """Wait in the background until all that these proofs are of has reached the level."""
         if self.level is not Level.ACCEPTED:
             deadline = asyncio.get_running_loop().time() + self._timeout_seconds
             confirmation = self._wait(proofs, deadline)
@@ -51,7 +51,7 @@ class DurabilityRequest:
             self._confirmation.add_done_callback(_consume_exception)
 
     async def headers(self, agent_id: str = "") -> dict[str, str]:
-        """What the answer says of it. Raises `Problem` for a command that was, or may be, lost."""
+        """The headers of the answer. Raises `Problem` for a command that is, or may be, lost."""
         if self._confirmation is not None:
             try:
                 self.pending_reason = await self._confirmation
@@ -60,7 +60,7 @@ class DurabilityRequest:
                 detail = f"{error}; ask again once the log is in order"
                 raise Problem(Kind.COMMAND_LOST, detail, agent_id=agent_id) from error
             except LogError as error:
-                detail = f"it was accepted, but now: {error}; ask again to learn what became of it"
+                detail = f"it was accepted, but now: {error}; ask again to learn its outcome"
                 raise Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id) from error
         reached = Level.ACCEPTED if self.pending_reason else self.level
         self._backend.observations.durability_levels[self.level.value, reached.value] += 1
@@ -74,7 +74,7 @@ class DurabilityRequest:
         }
 
     def adjust_status(self, response: web.Response) -> web.Response:
-        """The answer, with the status that is left to it: done is done at the level asked for."""
+        """The answer, with 202 instead of 200 or 201 if the requested level is pending."""
         if self.pending_reason and response.status < 202:
             response.set_status(202)
         return response
@@ -90,7 +90,7 @@ class DurabilityRequest:
             return await self._after_recovery(error.pool, proofs)
 
     async def _after_recovery(self, pool: str, proofs: Sequence[Proof]) -> str:
-        """It stands if the log was rebuilt from a point behind it. Raises `CommandLost`."""
+        """It is in the log if that was rebuilt from behind it. Raises `CommandLost` otherwise."""
         head = await self._backend.log.head(pool)
         for proof in proofs:
             if proof.pool == pool and proof.generation and proof.seq > head.recovered_seq:
@@ -99,13 +99,13 @@ class DurabilityRequest:
 
 
 def _consume_exception(task: "asyncio.Task[str]") -> None:
-    """Nobody may be left to hear of an error, where the answer became a problem."""
+    """An error is not awaited if the answer became a problem before."""
     if not task.cancelled():
         task.exception()
 
 
 async def durability_request(request: web.Request, preference: WaitPreference) -> DurabilityRequest:
-    """What a request asks for, if the server can give it. Raises `Problem` where it cannot."""
+    """What a request asks for. Raises `Problem` if the server cannot give it."""
     backend = request.app[BACKEND]
     capabilities = backend.capabilities
     level = _level(request.headers.getall(DURABILITY_HEADER, ()), capabilities.default)
@@ -132,7 +132,7 @@ def _level(header_values: Sequence[str], default: Level) -> Level:
 
 
 async def wait_until_archived(backend: Backend, proofs: Sequence[Proof], deadline: float) -> str:
-    """Wait until the archive holds all that the proofs tell of; else why it does not."""
+    """Wait until all that the proofs are of is archived; else why it is not."""
     for proof in proofs:
         if why := await _wait_for_proof(backend, proof, deadline):
             return why
@@ -157,7 +157,7 @@ async def _wait_for_proof(backend: Backend, proof: Proof, deadline: float) -> st
 
 
 async def _is_archived(views: Views, proof: Proof, seconds: float) -> bool:
-    """Whether the archive has it. Raises `CommandLost` where it has something else instead."""
+    """Whether it is archived. Raises `CommandLost` if something else is there instead."""
     if proof.seq and not await views.wait_for(proof.pool, proof.seq, timeout_seconds=seconds):
         return False
     match proof.kind:

@@ -1,8 +1,8 @@
 """Server-sent events: the log as a client sees it, from any position, resumed exactly.
 
 An event's id is an opaque cursor: the last stream id of every log that the client follows. A
-client that comes back with it in `Last-Event-ID` first gets what it missed, from the streams and
-where they were trimmed from the archive, and then the live feed, without a gap and without a
+client that reconnects with it in `Last-Event-ID` first receives what it missed, from the streams
+and, where they were trimmed, from the archive, and then the live feed, without a gap or a
 repetition between them.
 """
 
@@ -27,18 +27,18 @@ from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import EventQuery
 
 PAGE_SIZE = 100
-"""Events that a client which catches up holds in memory, each as large as an input may be."""
+"""Events in memory for a client that catches up, each as large as an input may be."""
 CHUNK_BYTES = 64 * 1024
-"""Bytes after which what is to be sent goes out, and waits until the client takes it."""
+"""Bytes after which what is to be sent is written, and waits for the client to read it."""
 WRITE_SECONDS = 30.0
 RETRY_MS = 2_000
 COMPRESS_CURSOR_BYTES = 4096
-"""Bytes from which on a cursor is compressed, to about a quarter: a header holds 8,190."""
+"""A cursor of so many bytes is compressed, to about a quarter: a header may have 8,190."""
 CURSOR_MAX = 1024 * 1024
 """Bytes, once it is decompressed."""
 _COMPRESSION_LEVEL: Final = 1
 _ZLIB_HEADER: Final = b"\x78\x01"
-"""How zlib begins what it compressed quickly; no name of a pool begins so."""
+"""How zlib's output starts at this level; no name of a pool starts so."""
 _STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _NAME: Final = re.compile(r"[a-z0-9_-]{0,63}")
 
@@ -62,7 +62,7 @@ class Selection(Struct, frozen=True):
 
 
 class Cursor:
-    """Where a client stands in each log that it follows."""
+    """A client's position in each log that it follows."""
 
     def __init__(self, positions: dict[str, str]) -> None:
         self.positions = positions
@@ -75,7 +75,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """Raises `Problem` for one that is not ours."""
+        """Raises `Problem` if the text is no cursor of this API."""
         try:
             padded = text + "=" * (-len(text) % 4)
             content = base64.b64decode(padded, altchars=b"-_", validate=True)
@@ -94,7 +94,7 @@ class Cursor:
 
 
 def _decompress(content: bytes) -> bytes:
-    """Raises `zlib.error` or `ValueError` for what is broken, cut off, or too large."""
+    """Raises `zlib.error` or `ValueError` if it is damaged, incomplete, or too large."""
     decompressor = zlib.decompressobj()
     content = decompressor.decompress(content, CURSOR_MAX)
     if not decompressor.eof:
@@ -108,7 +108,7 @@ def _parse_stream_id(stream_id: str) -> tuple[int, int]:
 
 
 def _invalid_cursor() -> Problem:
-    detail = "the position to go on from is not one that this service gave"
+    detail = "the position to resume from is not one of this service"
     return Problem(Kind.INVALID_REQUEST, detail, field="Last-Event-ID")
 
 
@@ -133,7 +133,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
 
 
 def _start_cursor(backend: Backend, selection: Selection, after: str) -> Cursor:
-    """Where to start: now, at the beginning (`0`), or where a cursor says."""
+    """Where to start: now, at the first event (`0`), or after a cursor."""
     latest = backend.tail.positions
     if not latest:
         raise LogUnreachable("Redis has not been reached yet")
@@ -171,10 +171,10 @@ class Stream:
         self._heartbeat_seconds = backend.limits.stream_heartbeat_seconds
         self._written_at = 0.0
         self._incomplete_pools: set[str] = set()
-        """Pools whose log is lost, with events in it that the feed had and this client had not."""
+        """Pools whose log is lost, with events that the feed had and this client had not."""
 
     async def run(self, subscription: Subscription) -> None:
-        """Send until the client goes, falls behind, or the gateway stops."""
+        """Send until the client disconnects, falls behind, or the gateway stops."""
         await self._write(f"retry: {RETRY_MS}\nid: {self._cursor}\n\n".encode())
         try:
             await self._catch_up()
@@ -189,14 +189,14 @@ class Stream:
                 elif not subscription.ended:
                     await self._send_comment("waiting")
         except LogUnreachable:
-            await self._send_comment("Redis, or the archive, does not answer; come back")
+            await self._send_comment("Redis, or the archive, does not answer; reconnect")
             return
         await self._send_comment(
-            "too slow; come back" if subscription.overflowed else "the gateway stops; come back"
+            "too slow; reconnect" if subscription.overflowed else "the gateway stops; reconnect"
         )
 
     async def _catch_up(self) -> None:
-        """Send what there is up to where the feed was when this client took its place."""
+        """Send what there is up to the feed's position when this client subscribed."""
         self._incomplete_pools.clear()
         target = dict(self._backend.tail.positions)
         for pool, end in target.items():
@@ -208,7 +208,7 @@ class Stream:
                         await self._send_comment("catching up")
 
     async def _pages(self, pool: str, end: str) -> AsyncIterator[list[Entry]]:
-        """A log that is not whole may have none: its events come when it was recovered."""
+        """A log that is not intact may have none: its events come once it is recovered."""
         while not self._cursor.covers(pool, end):
             page = await self._page(pool, end)
             if not page:
@@ -225,7 +225,7 @@ class Stream:
         return await self._backend.event_range.after(pool, position, until=end, count=PAGE_SIZE)
 
     async def _generation(self, pool: str) -> int:
-        """Which log this is, if it is whole; else 0."""
+        """The log's generation, if it is intact; else 0."""
         try:
             return (await self._backend.log.require_intact(pool)).generation
         except (LogMissing, Halted, RolledBack):
@@ -248,7 +248,7 @@ class Stream:
             await self._write(bytes(chunk))
 
     async def _send_comment(self, text: str) -> None:
-        """For people; and how far the client is, whether or not it wanted what was there."""
+        """For people; with the client's position, whether or not it selected what was there."""
         await self._write(f": {text}\nid: {self._cursor}\n\n".encode())
 
     async def _write(self, content: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Parked agents: listed, put back, or ended.
+"""Parked agents: listed, restored, or ended.
 
-A damaged hash is rebuilt from the views, so these must have applied all that the log holds. Of two
-equal requests the second is answered that there is nothing parked any more.
+A damaged hash is rebuilt from the views, so these must have applied all that is in the log. Of two
+equal requests the second is answered that nothing is parked any more.
 """
 
 from collections.abc import Sequence
@@ -72,10 +72,10 @@ async def park_unreadable(backend: Backend, pool: str, unreadable: Unreadable) -
     """Park an agent whose state cannot be read; the problem says how to resolve that."""
     await backend.log.park(pool, unreadable)
     detail = (
-        f"what Redis holds of agent {unreadable.subject} is damaged, or of a newer version:"
+        f"in Redis the state of agent {unreadable.subject} is damaged, or of a newer version:"
         f" {unreadable.reason}; it is parked:"
         f" `muster parked retry {pool}:agent:{unreadable.subject}` rebuilds"
-        " it from its events, `drop` in its place ends it"
+        " it from its events, `drop` instead of `retry` ends it"
     )
     return Problem(Kind.CANNOT_BE_READ, detail, agent_id=unreadable.subject)
 
@@ -91,7 +91,7 @@ async def _find_parked(request: web.Request) -> ParkedEntry:
 
 
 def _not_found(parked_id: str) -> Problem:
-    detail = f"{parked_id!r} is not parked (any more)"
+    detail = f"{parked_id!r} is not parked, or no longer"
     return Problem(Kind.PARKED_NOT_FOUND, detail, field="parked_id")
 
 
@@ -103,7 +103,7 @@ async def _agent_state(request: web.Request, entry: ParkedEntry) -> Agent | None
 
 
 async def _catch_up(request: web.Request, pool: str) -> None:
-    """The views must have applied all that the log holds now."""
+    """Wait until the views have applied all that is in the log now."""
     backend = request.app[BACKEND]
     await backend.log.survey(pool, schedules_max=1)  # its reply says how far the log is
     await backend.catch_up(backend.views, request, [pool])

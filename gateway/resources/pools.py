@@ -1,7 +1,7 @@
-"""Pools: created, looked at, changed and deleted.
+"""Pools: created, read, changed and deleted.
 
-A pool is deleted in two steps: it is closed, so that it takes no more spawns, and only then is
-its end recorded. A deletion that was cut short is finished by asking again, or by the pool's
+A pool is deleted in two steps: it is closed, so that it accepts no more spawns, and only then is
+its end recorded. A deletion that was interrupted is finished by repeating it, or by the pool's
 leader.
 """
 
@@ -68,7 +68,7 @@ async def create_pool(request: web.Request) -> web.Response:
 
 
 async def _durability_request(request: web.Request) -> DurabilityRequest:
-    """What a request on a pool is to be given."""
+    """The durability that a request on a pool asks for."""
     limits = request.app[BACKEND].limits
     return await durability_request(
         request, wait_preference(request.headers.getall("Prefer", ()), limits)
@@ -76,7 +76,7 @@ async def _durability_request(request: web.Request) -> DurabilityRequest:
 
 
 def _record(backend: Backend, kind: str, name: str, result: ChangeResult) -> None:
-    """Remember a change; also one that somebody else wrote for this command, or before it."""
+    """Remember a change; also one that another process wrote for this command, or before it."""
     if result.proof is None:
         return
     acknowledged_commands = backend.acknowledged_commands
@@ -151,7 +151,7 @@ def _pool_not_found(name: str) -> Problem:
 
 
 async def _row(request: web.Request, pool: Pool) -> PoolRow:
-    """A pool as the views tell it; where they are away or behind, what the catalogue says."""
+    """A pool as the views have it; if they are unreachable or behind, as the catalogue has it."""
     backend = request.app[BACKEND]
     try:
         async with backend.read_views() as views:
@@ -218,7 +218,7 @@ async def delete_pool(request: web.Request) -> web.Response:
 
 
 def _deletion_incomplete(name: str) -> OutcomeUnknown:
-    """What a deletion comes to that is cut short: whoever leads the pool may finish it."""
+    """The error of an interrupted deletion: the pool's leader may finish it."""
     return OutcomeUnknown(f"pool {name!r} was closed, but its end could not be recorded")
 
 
@@ -229,9 +229,9 @@ async def _terminate_all(
     seconds: float,
     termination_proofs: list[Proof],
 ) -> int:
-    """Ask every agent of a pool to end and wait for it; returns how many have not, yet.
+    """Ask every agent of a pool to end, and wait; returns how many have not ended yet.
 
-    `ended` takes the proofs of what was written for it.
+    The proofs of what was written are added to `termination_proofs`.
     """
     deadline = asyncio.get_running_loop().time() + seconds
     with backend.waiters.watch_pool(pool.pool_name) as watch:
@@ -251,7 +251,7 @@ async def _terminate_all(
 async def _terminate(
     backend: Backend, request: web.Request, pool: Pool, agent_id: str
 ) -> Proof | None:
-    """Ask one to end; None where the pool was created again meanwhile: it may be that one's."""
+    """Ask one agent to end; None if the pool was recreated, since the agent may be of the new."""
     command, name = Terminate(reason="pool-deleted"), pool.pool_name
     try:
         result = await backend.log.act(
@@ -267,7 +267,7 @@ async def _terminate(
 async def _wait_until_empty(
     backend: Backend, pool: str, terminating: set[str], watch: Watch, deadline: float
 ) -> int:
-    """Count those that were told to end down by the ends that the log tells of."""
+    """Wait for the ends in the log of those that were asked to end; returns how many remain."""
     live = terminating & set(await backend.log.live(pool))
     while live:
         event = await watch.next(deadline)

@@ -1,10 +1,10 @@
-"""`POST /spawn`: an agent is asked for, and the answer waits for it as long as the caller likes.
+"""`POST /spawn`: requests an agent, and waits for it as long as the client says.
 
-The watch is opened before the step is written, and the answer is built from the events that the
-tail brings: between the request and "running" nothing polls and nothing asks the database.
+The watch is opened before the step is written, and the answer is made from the events that the tail
+reads: between the request and "running" nothing polls and nothing queries the database.
 
-A submit is known by its operation id, made from the `Idempotency-Key` or, without one, from a key
-of our own, which an `outcome-unknown` names. So every spawn can be asked for again.
+A submit has an operation id, made from the `Idempotency-Key` or, without one, from a key of our
+own, which an `outcome-unknown` names. So every spawn can be repeated safely.
 """
 
 import asyncio
@@ -58,9 +58,8 @@ async def spawn(request: web.Request) -> web.Response:
         assert submitted.proof is not None
         durability.start(submitted.proof)
         if submitted.outcome is Outcome.KNOWN:
-            original_proof = replace(
-                submitted.proof, seq=submitted.seq
-            )  # the proof itself tells of now
+            # The proof itself has the position of now.
+            original_proof = replace(submitted.proof, seq=submitted.seq)
             backend.acknowledged_commands.record_once(
                 original_proof, "spawn", submitted.agent_id, operation_id=key
             )
@@ -78,7 +77,7 @@ async def spawn(request: web.Request) -> web.Response:
 
 
 def idempotency_key(request: web.Request) -> str:
-    """What the caller calls this request; empty if it has no name. Raises `Problem`."""
+    """The request's `Idempotency-Key`; empty if it has none. Raises `Problem`."""
     key: str | None = request.headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
         detail = "Idempotency-Key: 1 to 255 printable ASCII characters"
@@ -87,7 +86,7 @@ def idempotency_key(request: web.Request) -> str:
 
 
 async def _pool_for(backend: Backend, spawn_request: SpawnRequest) -> Pool:
-    """The pool asked for, once its role is found to be the one asked for."""
+    """The requested pool. Raises `Problem` if it is not for the requested role."""
     pool = await backend.pool(spawn_request.pool_name)
     if spawn_request.role_type not in backend.options.roles:
         raise role_not_found(spawn_request.role_type, backend.options.roles)
@@ -118,7 +117,7 @@ async def _submit(
     agent_id: str,
     key: str,
 ) -> SubmitResult:
-    """Submit, once more where the pool was created anew or its keys are not there yet."""
+    """Submit, twice if the pool was recreated or its keys do not exist yet."""
     operation_key = key or backend.log.new_id()
     for attempt in (1, 2):
         try:
@@ -133,7 +132,7 @@ async def _submit(
                 from_client=bool(key),
             )
         except OutcomeUnknown as error:
-            detail = f"{error}; ask again with this Idempotency-Key to learn what became of it"
+            detail = f"{error}; ask again with this Idempotency-Key to learn its outcome"
             raise Problem(
                 Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id, idempotency_key=operation_key
             ) from error
@@ -175,7 +174,7 @@ def _digest(spawn_request: SpawnRequest) -> str:
 
 
 async def _recreated_pool(backend: Backend, pool: Pool) -> Pool:
-    """The pool as created since; raises `Problem` if it is gone or being deleted."""
+    """The pool as it was recreated; raises `Problem` if it is gone or being deleted."""
     await backend.with_catalogue(lambda catalogue: catalogue.refresh())
     current = await backend.pool(pool.pool_name)
     if current.created_seq == pool.created_seq:
@@ -189,7 +188,7 @@ def _require_accepted(submitted: SubmitResult, pool: Pool) -> SubmitResult:
         case Outcome.FULL:
             raise Problem(
                 Kind.BACKLOG_FULL,
-                f"{submitted.waiting} spawns wait in pool {pool.pool_name!r}, as many as it lets"
+                f"{submitted.waiting} spawns wait in pool {pool.pool_name!r}, which is its maximum"
                 f" (backlog_limit {pool.config.backlog_limit})",
             )
         case Outcome.CLOSED:
@@ -198,7 +197,7 @@ def _require_accepted(submitted: SubmitResult, pool: Pool) -> SubmitResult:
         case Outcome.KNOWN if not submitted.same:
             raise Problem(
                 Kind.IDEMPOTENCY_KEY_REUSED,
-                "this Idempotency-Key came with another request before",
+                "this Idempotency-Key was used with another request",
                 field="Idempotency-Key",
                 agent_id=submitted.agent_id,
             )
@@ -213,7 +212,7 @@ async def _wait_for_start(
     watch: Watch,
     preference: WaitPreference,
 ) -> AgentRow:
-    """A new agent when it runs, or as it is when the time is over."""
+    """A new agent once it runs, or as it is when the time is over."""
     assert submitted.agent is not None
     now = backend.log.now_ms(submitted.agent.pool_name)
     agent = replace(submitted.agent, requested_ms=now, changed_ms=now)
@@ -235,7 +234,7 @@ async def _replay(
     submitted: SubmitResult,
     preference: WaitPreference,
 ) -> AgentRow:
-    """The agent of the first request with this key, as it is now; waits for it likewise."""
+    """The agent of the first request with this key, as it is now; waits for its start, too."""
     agent_id, name = submitted.agent_id, pool.pool_name
     deadline = asyncio.get_running_loop().time() + preference.seconds
     with backend.waiters.watch(agent_id) as watch:
@@ -255,7 +254,7 @@ async def _replay(
 
 
 async def _read_accepted_agent(backend: Backend, pool: str, agent_id: str) -> Agent | None:
-    """Read an agent whose spawn is known to be written: that it cannot be read is no refusal."""
+    """Read an agent whose spawn is known to be written: an error is no refusal."""
     try:
         return await backend.log.agent(pool, agent_id)
     except LogUnreachable as error:
@@ -263,7 +262,7 @@ async def _read_accepted_agent(backend: Backend, pool: str, agent_id: str) -> Ag
 
 
 def _outcome_unknown(error: Exception, agent_id: str) -> Problem:
-    detail = f"{error}; the agent was accepted, ask again to learn what became of it"
+    detail = f"{error}; the agent was accepted, ask again to learn its outcome"
     return Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id)
 
 
@@ -274,7 +273,7 @@ def _start_finished(agent: Agent) -> bool:
 
 
 def spawn_response(row: AgentRow, headers: dict[str, str]) -> web.Response:
-    """200 for one that runs or ran, 202 for one that waits; raises `Problem` for one that fails."""
+    """200 if it runs or ran, 202 if it waits; raises `Problem` if it failed."""
     match row.status:
         case Status.FAILED:
             raise _start_failed(row, headers, "it will not be tried again")

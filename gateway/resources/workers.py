@@ -1,4 +1,4 @@
-"""Workers: the processes that agents run in, now or as they were."""
+"""Workers: the processes in which agents run, now or at a point in time."""
 
 from aiohttp import web
 

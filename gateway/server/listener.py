@@ -1,7 +1,8 @@
-"""The gateway as a part of a process: it listens, follows the log, and lets go in good order.
+"""The gateway as a part of a process: it listens, follows the log, and stops in order.
 
 It starts without Redis or the database and says so in `/readyz`; both are tried until they answer.
-When it stops it first wakes whoever waits or follows, then finishes what is under way, then closes.
+When it stops it first wakes all requests that wait or follow, then finishes what is under way, then
+closes.
 """
 
 import asyncio
@@ -45,7 +46,7 @@ class Gateway:
         self.url = ""
 
     async def start(self) -> None:
-        """Listen. Raises `ConfigurationError` where the address cannot be had."""
+        """Listen. Raises `ConfigurationError` if the address cannot be used."""
         backend = Backend(self._options)
         listening_socket = _listen(self._options.host, self._options.port)
         self._backend = backend
@@ -60,7 +61,7 @@ class Gateway:
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "gateway.views": partial(_open_views, backend),
             "gateway.lag": partial(_measure_lag, backend),
-            "gateway.ledger": backend.acknowledged_commands.watch,
+            "gateway.acknowledgements": backend.acknowledged_commands.watch,
             "gateway.durability": backend.capabilities.watch,
         }
         self._tasks = [
@@ -73,7 +74,7 @@ class Gateway:
         log.info("gateway.started", url=self.url)
 
     async def _start_server(self, runner: web.AppRunner, listening_socket: socket.socket) -> None:
-        """Take connections, each with the bounds of `gateway.connections`."""
+        """Accept connections, each with the bounds of `gateway.wire.connections`."""
         assert runner.server is not None
         limits = self._options.limits
         connections_max, backlog = connection_capacity(limits)
@@ -124,7 +125,7 @@ def _url(host: str, listening_socket: socket.socket) -> str:
 
 
 async def _open_views(backend: Backend) -> None:
-    """Open the views as soon as the database answers; say once that it does not."""
+    """Open the views as soon as the database answers; log once that it does not."""
     delay, delay_max = VIEWS_RETRY_SECONDS
     warned = False
     while not backend.views_open:
@@ -141,7 +142,7 @@ async def _open_views(backend: Backend) -> None:
 
 
 async def _measure_lag(backend: Backend) -> None:
-    """How late the event loop runs what is due: the gateway's own load."""
+    """Measure how late the event loop runs what is due: the gateway's own load."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + LAG_SECONDS

@@ -1,9 +1,9 @@
-"""Who may ask, and how every answer is dressed: the one place all requests pass through.
+"""Which requests are admitted, and the headers of every answer: all requests pass through here.
 
-`Host` must be a name of ours, so that a page elsewhere cannot reach us by a name of its own (DNS
-rebinding). There are no CORS headers. With a token set, everything wants it but the probes and the
-pages, which carry no data and ask for it themselves. A token is compared in constant time and
-never logged.
+`Host` must be a name of this gateway, so that a page elsewhere cannot reach it by a name of its own
+(DNS rebinding). There are no CORS headers. If a token is set, everything requires it but the probes
+and the pages, which have no data and ask for it themselves. A token is compared in constant time
+and never logged.
 """
 
 import hmac
@@ -56,7 +56,7 @@ _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Admit a request, answer it, and turn whatever goes wrong into a problem."""
+    """Admit a request, answer it, and turn every error into a problem."""
     started_at = time.perf_counter()
     request[READ_STATE] = ReadState({}, {})
     try:
@@ -95,7 +95,7 @@ def _count_request(request: web.Request, status: int, seconds: float) -> None:
 
 
 def origin(request: web.Request) -> Origin:
-    """On whose behalf: `X-Request-Id` (or a new one) and `traceparent`. Raises `Problem`."""
+    """What is recorded: `X-Request-Id` (or a new one) and `traceparent`. Raises `Problem`."""
     request_id = request.headers.get("X-Request-Id") or new_id()
     request[ORIGIN] = Origin(actor="http", correlation_id=new_id())
     if not _REQUEST_ID.fullmatch(request_id):
@@ -115,9 +115,7 @@ def admit(request: web.Request, options: GatewayOptions) -> None:
     if path in PROBES:
         return
     if not _host_allowed(request, options):
-        raise Problem(
-            Kind.WRONG_HOST, "Host is not a name that this gateway was told of", field="Host"
-        )
+        raise Problem(Kind.WRONG_HOST, "Host is not one of the names of this gateway", field="Host")
     public = path in PAGES or path.startswith(STATIC)
     if options.api_token and not public and not token_matches(request, options.api_token):
         challenge = {"WWW-Authenticate": 'Bearer realm="muster"'}
@@ -130,7 +128,7 @@ def admit(request: web.Request, options: GatewayOptions) -> None:
 
 
 def _host_allowed(request: web.Request, options: GatewayOptions) -> bool:
-    """Whether `Host` is a name of ours, and so is the host in an absolute address."""
+    """Whether `Host` is one of our names, and the host in an absolute address is, too."""
     allowed = {name.lower() for name in options.hostnames}
     requested = {_hostname(request.headers.get("Host", "")), _hostname(request.host or "")}
     return "*" in allowed or requested <= allowed
@@ -190,7 +188,7 @@ async def set_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 
 def default_headers(options: GatewayOptions) -> Mapping[str, str]:
-    """What every answer has, also one to what was never read as a request."""
+    """The headers of every answer, also of one to what could not be read as a request."""
     if options.fallback is None:
         return SECURITY_HEADERS
     return {**SECURITY_HEADERS, FALLBACK_HEADER: options.fallback.mode}

@@ -34,7 +34,7 @@ async def document(request: web.Request) -> web.Response:
 
 @cache
 def build_document(version: str, token: bool) -> dict[str, Any]:
-    """The whole document."""
+    """The complete document."""
     shapes = [shape for op in OPERATIONS for shape in _shapes(op)]
     schemas, components = msgspec.json.schema_components(
         [*shapes, ProblemBody], ref_template=REFERENCE, schema_hook=_any_schema

@@ -1,7 +1,7 @@
 """The pages: the dashboard and the documentation of the API.
 
 They are plain files without data of their own, and load nothing from elsewhere: what they show they
-ask of the API, with the token that the reader gives them.
+request from the API, with the token that the reader enters.
 """
 
 import re

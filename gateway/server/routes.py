@@ -1,4 +1,4 @@
-"""All routes, and what stands in front of them."""
+"""All routes, and what all requests pass through."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ from gateway.server.middleware import guard, set_headers
 from gateway.wire.responses import AGENTS, API
 
 AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health)$)[^/]+}"
-"""One part of a path that is none of the fixed ones: `DELETE /agents/health` is a 405, no id."""
+"""One part of a path that is not one of the fixed ones: `DELETE /agents/health` is a 405."""
 
 
 def application(backend: Backend) -> web.Application:
@@ -28,7 +28,7 @@ def application(backend: Backend) -> web.Application:
 
 
 def routes() -> list[web.RouteDef]:
-    """Fixed paths first: an agent's id must not be taken for one of them."""
+    """Fixed paths first: none of them must be read as the id of an agent."""
     return [
         web.post(f"{AGENTS}/spawn", spawn.spawn),
         web.post(f"{AGENTS}/terminate", agents.terminate),

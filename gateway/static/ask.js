@@ -1,4 +1,4 @@
-// Asking the API, with the token that the reader gave; it is kept for this tab only.
+// Requests to the API, with the token that the reader entered; it is stored for this tab only.
 "use strict";
 
 const ask = {

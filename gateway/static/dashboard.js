@@ -1,16 +1,16 @@
-// The dashboard: one look at the whole, again whenever the log moves.
+// The dashboard: everything in one request, again whenever the log grows.
 "use strict";
 
 const EVENTS_SHOWN = 100;
-const CALM_MS = 250; // however fast the log moves, the whole is drawn this often at most
-const QUIET_MS = 5000; // heartbeats are not in the log: look again without a reason
+const CALM_MS = 250; // however fast the log grows, the page is drawn no more often
+const QUIET_MS = 5000; // heartbeats are not in the log: draw again without an event
 const byId = (id) => document.getElementById(id);
 const time = (ms) => new Date(ms).toLocaleTimeString();
 let scheduled = null;
-let asOf = null; // the moment of the past that is shown, in ms; null: now
+let asOf = null; // the point in time that is shown, in ms; null: now
 
 function setState(text, kind) {
-  if (asOf !== null) return; // what the live log does is of no concern then
+  if (asOf !== null) return; // the state of the live log does not matter then
   byId("state").textContent = text;
   byId("state").className = `state ${kind}`;
 }
@@ -67,7 +67,7 @@ function drawDecisions(decisions) {
   }));
 }
 
-// Pools and workers as they were; alerts, events and decisions go on telling of today.
+// Pools and workers as they were; alerts, events and decisions still show the present.
 async function drawPast(ms) {
   const say = (text, kind) => {
     byId("state").textContent = text;
@@ -84,7 +84,7 @@ async function drawPast(ms) {
     say(`as of ${new Date(ms).toLocaleString()}`, "");
   } catch (error) {
     if (error instanceof ask.Unauthorized) byId("gate").hidden = false;
-    else if (asOf === ms) say("that moment cannot be shown", "lost");
+    else if (asOf === ms) say("that point in time cannot be shown", "lost");
   }
 }
 
@@ -166,7 +166,7 @@ byId("token-form").addEventListener("submit", (event) => {
   drawSoon();
   follow();
 });
-function lookAt(ms) {
+function showAsOf(ms) {
   asOf = ms;
   byId("now").hidden = ms === null;
   if (ms === null) {
@@ -178,9 +178,9 @@ function lookAt(ms) {
 
 byId("as-of").addEventListener("change", () => {
   const ms = new Date(byId("as-of").value).getTime();
-  lookAt(Number.isNaN(ms) ? null : ms);
+  showAsOf(Number.isNaN(ms) ? null : ms);
 });
-byId("now").addEventListener("click", () => lookAt(null));
+byId("now").addEventListener("click", () => showAsOf(null));
 byId("past").addEventListener("submit", (event) => event.preventDefault());
 draw();
 follow();

@@ -18,7 +18,7 @@ function limitsOf(schema) {
     ["minLength", "length ≥"], ["maxProperties", "entries ≤"], ["pattern", "matches"]]) {
     if (schema[key] !== undefined) shown.push(`${sign} ${schema[key]}`);
   }
-  if (schema.default !== undefined) shown.push(`unless said: ${JSON.stringify(schema.default)}`);
+  if (schema.default !== undefined) shown.push(`default: ${JSON.stringify(schema.default)}`);
   return shown.join(", ");
 }
 

@@ -1,6 +1,6 @@
 """A request's body as bytes: bounded in size and time, and never decompressed.
 
-aiohttp holds the size to `body_max`. What is compressed is refused, so nothing can swell.
+aiohttp limits the size to `body_max`. What is compressed is refused, so nothing can expand.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from gateway.wire.problems import Kind, Problem
 
 
 async def read_content(request: web.Request) -> bytes:
-    """What was sent, whole. Raises `Problem`."""
+    """All of the body. Raises `Problem`."""
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         detail = "send the body as it is, without Content-Encoding"
         headers = {"Accept-Encoding": "identity"}

@@ -1,4 +1,4 @@
-"""Connections as clients open them: for how long a client may keep what waits.
+"""The connections of clients, with bounds for what a client may keep waiting.
 
 aiohttp reads and answers the requests. This adds bounds, so that a slow client cannot occupy a
 connection, and so that what is not HTTP gets a problem like everything else. The bounds:

@@ -1,7 +1,7 @@
-"""`Prefer` (RFC 7240): how long the caller wants to wait for the outcome.
+"""`Prefer` (RFC 7240): how long the client wants to wait for the outcome.
 
-A preference is a wish: what cannot be read is passed over, what is too long is cut, and
-`Preference-Applied` says what was done.
+A preference may be ignored: one that cannot be read is skipped, one that is too long is shortened,
+and `Preference-Applied` says what was done.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from gateway.options import Limits
 
 
 class WaitPreference(Struct, frozen=True):
-    """Seconds to wait, and what to say of it."""
+    """Seconds to wait, and what `Preference-Applied` says."""
 
     seconds: float
     applied: str = ""
     explicit: bool = False
-    """The caller said for how long it wants to wait."""
+    """The client named the seconds."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -25,7 +25,7 @@ class WaitPreference(Struct, frozen=True):
 
 
 def wait_preference(prefer: Sequence[str], limits: Limits) -> WaitPreference:
-    """What the `Prefer` headers of a request ask for. The first of each preference counts."""
+    """What the `Prefer` headers of a request say. The first of each preference counts."""
     preferences: dict[str, str] = {}
     for item in ",".join(prefer).split(","):
         name, _, value = item.split(";")[0].partition("=")

@@ -1,6 +1,6 @@
-"""What goes wrong over HTTP, as RFC 9457 problems, and the one place that chooses their status.
+"""Errors over HTTP, as RFC 9457 problems, and the one place that chooses their status.
 
-A handler raises `Problem`, or lets an error of the log through; `translate` turns either into the
+A handler raises `Problem`, or does not catch an error of the log; `translate` turns either into the
 answer. `type` is one of the names in `Kind`: a public contract, as are the fields of `Body`.
 """
 
@@ -100,7 +100,7 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.PARKED_NOT_FOUND: (404, "Nothing like this is parked"),
     Kind.METHOD_NOT_ALLOWED: (405, "This method does not apply here"),
     Kind.AGENT_WITHDRAWN: (409, "The agent ended before it ran"),
-    Kind.POOL_CLOSED: (409, "The pool takes no more spawns"),
+    Kind.POOL_CLOSED: (409, "The pool accepts no more spawns"),
     Kind.POOL_EXISTS: (409, "The pool exists already"),
     Kind.POOL_NOT_EMPTY: (409, "The pool has live agents"),
     Kind.CANNOT_BE_READ: (409, "It cannot be read, or is of a newer version"),
@@ -113,8 +113,8 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.ROLE_NOT_FOUND: (422, "There is no such role"),
     Kind.ROLE_MISMATCH: (422, "The pool is for another role"),
     Kind.IDEMPOTENCY_KEY_REUSED: (422, "The idempotency key was used for another request"),
-    Kind.ARCHIVE_INCOMPLETE: (410, "What led to that moment is no longer archived"),
-    Kind.AS_OF_NOT_REACHED: (422, "That moment has not come yet"),
+    Kind.ARCHIVE_INCOMPLETE: (410, "What led to that point in time is no longer archived"),
+    Kind.AS_OF_NOT_REACHED: (422, "That point in time has not come yet"),
     Kind.DURABILITY_UNAVAILABLE: (422, "Redis cannot give this level of durability"),
     Kind.BACKLOG_FULL: (429, "Too many spawns wait"),
     Kind.TOO_MANY_STREAMS: (429, "Too many clients follow the events"),
@@ -129,7 +129,7 @@ _KINDS: Final[dict[Kind, tuple[int, str]]] = {
     Kind.COMMAND_LOST: (503, "The log has lost this command"),
     Kind.BUSY: (503, "Others were faster, too many times"),
     Kind.VIEWS_UNAVAILABLE: (503, "The views cannot be read"),
-    Kind.AS_OF_TOO_COSTLY: (503, "It takes too long to look back"),
+    Kind.AS_OF_TOO_COSTLY: (503, "It takes too long to read the past"),
     Kind.ARCHIVE_UNREADABLE: (503, "The archive cannot be read"),
     Kind.REDIS_MEMORY: (507, "Redis is at its memory limit"),
     Kind.INTERNAL: (500, "Something went wrong inside the gateway"),
@@ -150,7 +150,7 @@ RETRY_AFTER_SECONDS: Final[dict[Kind, int]] = {
 
 
 class FieldError(Struct, frozen=True):
-    """What is wrong with one field, parameter or header, by its name."""
+    """The error of one field, parameter or header, by its name."""
 
     field: str
     message: str
@@ -166,13 +166,13 @@ class Body(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"kind"
     errors: tuple[FieldError, ...] = ()
     agent_id: str = ""
     idempotency_key: str = ""
-    """Repeat the request with this `Idempotency-Key` to learn what became of it."""
+    """Repeat the request with this `Idempotency-Key` to learn its outcome."""
     error: Error | None = None
     agent: AgentRow | None = None
 
 
 class Problem(Exception):
-    """A request that ends in a problem. What is given beyond `detail` stands in the body."""
+    """A request that ends in a problem. All arguments but `headers` appear in the body."""
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ class Problem(Exception):
 
     @property
     def reason(self) -> str:
-        """The words beside the status."""
+        """The reason phrase of the status."""
         return HTTPStatus(self.body.status).phrase
 
     def response(self) -> web.Response:
@@ -222,19 +222,19 @@ class Problem(Exception):
 
 
 def to_utf8(text: str) -> str:
-    """Text as UTF-8 can carry it: a header may hold bytes that are none."""
+    """Text that can be encoded as UTF-8: a header may have bytes that are not."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def translate(error: Exception) -> Problem | None:
-    """The problem that an error amounts to; None for one that nobody expected."""
+    """The problem that an error becomes; None if it is unexpected."""
     match error:
         case Problem():
             return error
         case web.HTTPException():
             return _from_http(error)
         case OutcomeUnknown():
-            return Problem(Kind.OUTCOME_UNKNOWN, f"{error}; ask again to learn what became of it")
+            return Problem(Kind.OUTCOME_UNKNOWN, f"{error}; ask again to learn its outcome")
         case NotEnoughReplicas():
             return Problem(Kind.NOT_ENOUGH_REPLICAS, f"{error} Nothing was written.")
         case LogUnreachable():
@@ -260,7 +260,7 @@ def translate(error: Exception) -> Problem | None:
 def _history_problem(
     error: NotYetArchived | ArchiveIncomplete | TooExpensive | ArchiveUnreadable,
 ) -> Problem:
-    """A look back that cannot be answered."""
+    """A query of historical state that cannot be answered."""
     match error:
         case NotYetArchived():
             return Problem(Kind.AS_OF_NOT_REACHED, str(error), field="as_of")
@@ -279,7 +279,7 @@ def _from_http(error: web.HTTPException) -> Problem:
             return Problem(Kind.NOT_FOUND, "no resource has this path")
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
-            detail = f"{error.method} does not apply here; what does: {allowed}"
+            detail = f"{error.method} is not allowed here; allowed: {allowed}"
             return Problem(Kind.METHOD_NOT_ALLOWED, detail, headers={"Allow": allowed})
         case web.HTTPRequestEntityTooLarge():
             return Problem(Kind.BODY_TOO_LARGE, error.text or "the body is too large", field="body")

@@ -1,4 +1,4 @@
-"""Answers that are no problems: JSON made from the same Structs that `/openapi.json` describes."""
+"""Answers that are not problems: JSON from the same Structs that `/openapi.json` describes."""
 
 import base64
 import binascii
@@ -36,7 +36,7 @@ class PoolList(Struct, frozen=True):
 
 
 class PoolDeletion(Struct, frozen=True):
-    """`deleted`, or `deleting` while agents that were told to end have not all ended yet."""
+    """`deleted`, or `deleting` while not all of its agents have ended."""
 
     pool_name: str
     status: str
@@ -57,7 +57,7 @@ def json_response(
 def agent_page(
     request: web.Request, rows: Sequence[AgentRow], limit: int, as_of: str = ""
 ) -> web.Response:
-    """A page of agents; one that is full points at the next, of the same moment `as_of`."""
+    """A page of agents; a full one points at the next, as of the same point in time."""
     if len(rows) <= limit:
         return json_response(AgentPage(agents=rows))
     rows = rows[:limit]
@@ -66,19 +66,19 @@ def agent_page(
 
 
 def next_page_link(request: web.Request, cursor: str, as_of: str) -> tuple[str, dict[str, str]]:
-    """The address of the next page, and the header that tells it too."""
+    """The address of the next page, and the header with it."""
     as_of_parameter = {"as_of": as_of} if as_of else {}
     url = str(request.rel_url.update_query(cursor=cursor, **as_of_parameter))
     return url, {"Link": f'<{url}>; rel="next"'}
 
 
 def encode_cursor(last_id: str) -> str:
-    """Where the page after this id begins."""
+    """The cursor of the page after this id."""
     return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str | None, shape: Any = Identifier) -> str:
-    """The id in a page's cursor. Raises `Problem`."""
+    """The id in a cursor. Raises `Problem`."""
     if cursor is None:
         return ""
     try:
@@ -86,5 +86,5 @@ def decode_cursor(cursor: str | None, shape: Any = Identifier) -> str:
         last_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
         return str(msgspec.convert(last_id, shape))
     except (binascii.Error, ValueError) as error:
-        detail = "this is not a cursor of ours"
+        detail = "this is not a cursor of this API"
         raise Problem(Kind.INVALID_REQUEST, detail, field="cursor") from error

@@ -241,7 +241,7 @@ async def test_a_client_that_lost_its_place_is_told_and_goes_on_where_it_was(red
             [place] = stage.backend.subscriptions._subscriptions
             place.put([_told(1), _told(2)])
             async with asyncio.timeout(10):
-                assert b"too slow; come back" in await client.response.content.read()
+                assert b"too slow; reconnect" in await client.response.content.read()
         ids = [await stage.pending() for _ in range(3)]
         async with following(stage, "", begun) as client:
             assert [event["subject"] for event in await client.take(3)] == ids

@@ -135,7 +135,7 @@ async def _says_that_no_writes_are_taken(stage) -> bool:
     reasons = " ".join((await stage.get("/readyz")).json.get("reasons", ()))
     alerts = (await stage.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
     named = "redis-not-enough-replicas" in [alert["name"] for alert in alerts]
-    return named and "Redis takes no writes: 0 replicas" in reasons
+    return named and "Redis accepts no writes: 0 replicas" in reasons
 
 
 async def test_a_primary_that_was_left_behind_takes_no_writes_when_it_returns(

@@ -400,12 +400,12 @@ async def test_a_lost_log_has_its_cure_in_the_alert_and_in_readyz(
             return found.get(POOL)
 
         alert: Any = await until(stopped, timeout=10)
-        assert alert["action"].startswith("`muster recover` writes the log anew")
+        assert alert["action"].startswith("`muster recover` rebuilds the log")
         assert 0 <= time.time() * 1000 - alert["since"] < 10_000
         again: Any = await stopped()
         assert again["since"] == alert["since"]
         reasons = (await shown.get("/readyz")).json["reasons"]
-        (reason,) = [one for one in reasons if one.startswith(f"the views of {POOL} stand still")]
+        (reason,) = [one for one in reasons if one.startswith(f"the views of {POOL} are stopped")]
         assert "missing: the log is gone" in reason
         assert "`muster recover`" in reason
 

@@ -151,7 +151,7 @@ async def test_a_newer_event_stops_the_gateways_tail_and_the_views_and_says_so(s
         await until(lambda: POOL in stage.backend.tail.stopped)
     why = stage.backend.tail.stopped[POOL]
     assert "'agent.started' version 2" in why
-    assert "reads up to version 1; upgrade this gateway and start it again" in why
+    assert "reads up to version 1; upgrade this gateway and restart it" in why
     assert [line["reason"] for line in lines if line["event"] == "gateway.tail_stopped"] == [why]
 
     async def halted() -> str:

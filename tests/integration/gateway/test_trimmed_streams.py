@@ -91,7 +91,7 @@ async def test_without_the_archive_a_late_client_is_sent_away_not_past_a_gap(
     monkeypatch.setattr(shown.backend, "views_open", False)
     async with shown.session.get(f"/api/v1/events?after=0&pool={POOL}") as response:
         text = (await response.content.read()).decode()
-    assert ": Redis, or the archive, does not answer; come back" in text
+    assert ": Redis, or the archive, does not answer; reconnect" in text
     assert "data:" not in text
     monkeypatch.setattr(shown.backend, "views_open", True)
     async with following(shown, f"?after=0&pool={POOL}") as client:
