@@ -16,6 +16,8 @@ from tests.integration.projector.stage import Stage, open_stage
 from tests.integration.projector.test_recovery import recovered
 from tests.pools import ORIGIN
 
+pytestmark = pytest.mark.usefixtures("no_leases", "no_reports")
+
 NAME = "worker"
 """Of both."""
 Change = Callable[[CatalogueLog], Awaitable[ChangeResult]]

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from eventstore.language.catalogue import Pool
 from eventstore.language.durability import Level
@@ -256,7 +257,9 @@ async def test_what_is_replicated_is_on_the_replica(replication: Replication, tm
             there = client.exists(f"agent:{{{POOL}}}:{answer.json['agent_id']}")
         assert there == 1
         replication.replica.pause()
+        stage.backend.limits = replace(limits, durability_seconds=0.5)  # waited in vain
         late = await spawn(stage, "replicated", key="k")
+        stage.backend.limits = limits
         assert (late.status, late.headers[LEVEL]) == (202, "accepted")
         assert late.headers[PENDING].startswith("replicated; reason=")
         replication.replica.resume()

@@ -8,6 +8,7 @@ import asyncio
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, NotEnoughReplicas, RolledBack
@@ -45,7 +46,7 @@ def exists(url: str, answer) -> bool:
 
 
 async def test_a_failover_keeps_what_was_replicated_and_finds_out_what_was_lost(
-    replication: Replication, tmp_path
+    replication: Replication, tmp_path, no_leases
 ):
     """The primary goes on alone, is killed, and the replica takes over without what it missed."""
     old, new = replication.primary, replication.replica
@@ -58,7 +59,9 @@ async def test_a_failover_keeps_what_was_replicated_and_finds_out_what_was_lost(
             assert kept.headers[LEVEL] == "replicated"
             replication.part()
             archived = await spawn(stage)
+            stage.backend.limits = replace(LIMITS, durability_seconds=0.5)  # waited in vain
             told = await spawn(stage, "replicated")
+            stage.backend.limits = LIMITS
             assert (told.status, told.headers[LEVEL]) == (202, "accepted")
             assert told.headers[PENDING] == 'replicated; reason="0 of 1 replicas have it"'
             await stage.stage.settle()

@@ -16,7 +16,6 @@ from eventstore.log.replies import LogHead, Reply
 from eventstore.recovery.loss_reports import read_reports
 from eventstore.steps.step import Step
 from gateway.health.facts import view_facts
-from projector.recovery.recovery import Recovery
 from tests.chaos.judging.commands import Command, named_lost, read_lost_commands
 from tests.integration.gateway.stage import AGENTS, QUICK, GatewayStage, gateway_stage
 from tests.integration.gateway.test_event_stream import following
@@ -30,11 +29,9 @@ HASTY = msgspec.structs.replace(QUICK, catch_up_seconds=0.2)
 
 
 @pytest.fixture(autouse=True)
-def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(_: Recovery) -> None:
-        pass
-
-    monkeypatch.setattr(Recovery, "_wait_for_leases", at_once)
+def _soon(no_leases: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the gateway take its time to see that a log is lost."""
+    monkeypatch.setattr("gateway.backend.acknowledgements.CHECK_INTERVAL_SECONDS", 0.1)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.waiting import until
 
 SLOW_LOADING = {"key-load-delay": "500"}
 """Microseconds for each command of the append-only file."""
-COMMANDS = 6_000
+COMMANDS = 2_500
 
 
 @pytest.fixture(autouse=True)

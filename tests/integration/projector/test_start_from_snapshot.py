@@ -21,6 +21,7 @@ from tests.integration.projector.test_recovery import QUICK, recovered
 from tests.pools import raw_events
 from tests.waiting import until
 
+pytestmark = pytest.mark.usefixtures("no_leases", "no_reports")
 EVENTS = f"pool:{{{POOL}}}:events"
 
 

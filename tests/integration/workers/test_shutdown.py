@@ -234,8 +234,11 @@ async def test_what_ends_under_a_fenced_worker_is_not_written(pool: WorkerPool):
     assert len(await pool.events()) == before
 
 
-async def test_an_agent_that_cannot_be_ended_gives_the_worker_up(pool: WorkerPool):
+async def test_an_agent_that_cannot_be_ended_gives_the_worker_up(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
     """The others are released; nothing is written of the stuck one, which still runs."""
+    monkeypatch.setattr("workers.runtime.calls.STUCK_SECONDS", 1)
     worker = await pool.worker({"role": Quiet, "deaf": Deaf})
     (other,) = await running(pool, 1)
     (deaf,) = await running(pool, 1, role_type="deaf")
@@ -431,7 +434,7 @@ async def test_a_busy_loop_keeps_the_lease_for_a_while(pool: WorkerPool):
 async def test_a_loop_that_stalls_for_too_long_loses_the_lease(pool: WorkerPool):
     pool.config = replace(QUICK, loop_stall_seconds=0.5, lease_seconds=1.0)
     worker = await pool.worker(Quiet)
-    time.sleep(2.5)  # the stall: nothing is renewed any more after a fifth of it
+    time.sleep(1.6)  # the stall: nothing is renewed any more after a third of it
     assert await asyncio.wait_for(worker.wait(), 10) == "lease-expired"
 
 

@@ -275,8 +275,11 @@ async def test_a_host_that_runs_out_of_time_has_left_all_the_same(site: Site) ->
     assert lead.host == "who asks"
 
 
-async def test_a_single_process_keeps_its_time_to_shut_down_too(site: Site) -> None:
+async def test_a_single_process_keeps_its_time_to_shut_down_too(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its workers cannot be killed, and would take as long as their pool lets them."""
+    monkeypatch.setattr("workers.supervisor.supervisor.KILL_SECONDS", 0.5)
     (site.folder / "slow.py").write_text(SLOW)
     pool = await site.pool(stop_grace_seconds=60.0, drain_seconds=60.0, lease_seconds=60.0)
     host = await site.host("h1", agent="slow:Slow", shutdown_seconds=1.0, single_process=True)
