@@ -13,6 +13,8 @@ CONTEXT: Final = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "gateway.server.listener",
+        "muster.cli.main",
+        "muster.cli.maintenance.replay",
         "projector.rebuild.rebuild",
         "projector.recovery.recovery",
         "projector.service.projector",
@@ -30,6 +32,23 @@ class Forked:
         self._process.start()
         sending.close()
 
+    def __enter__(self) -> "Forked":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.is_alive()
+
     def report(self) -> str:
         """The next line that it sends; empty if it ends without one."""
         try:
@@ -44,8 +63,7 @@ class Forked:
         return self._process.exitcode
 
     def end(self) -> None:
-        """Kill it if it still runs."""
+        """Kill it if it still runs; a second time does nothing."""
         self._process.kill()
         self._process.join()
-        self._process.close()
         self._receiving.close()

@@ -3,16 +3,14 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 from sqlalchemy import Connection, make_url
 
@@ -22,6 +20,7 @@ from projector.service.projector import Phase, Projector
 from projector.store.lease import Lease, LeaseState, Superseded
 from projector.verify.verification import verify
 from tests.chaos.proxy import Link, Weather
+from tests.integration.projector.processes import projector_process
 from tests.integration.projector.stage import POOL, Stage, open_stage
 from tests.waiting import until
 
@@ -185,7 +184,7 @@ async def test_a_killed_projector_is_followed_at_once_and_a_stopped_one_soon(
         pool = await stage.pool()
         await pool.spawn()
         ours = stage.projector(lease_seconds=2.0)
-        with process(stage) as other:
+        with projector_process(stage) as other:
             await stage.settle()
             await ours.start()
             await until(lambda: ours.phase is Phase.STANDBY)
@@ -201,8 +200,7 @@ async def test_a_killed_projector_is_followed_at_once_and_a_stopped_one_soon(
             heir = stage.projector(lease_seconds=60.0)
             await heir.start()
             await until(lambda: heir.phase is Phase.STANDBY)
-            other.kill()
-            other.wait()
+            other.end()
             await active_within(heir, 10.0)  # long before the lease ends: the holder is gone
             await heir.stop()
         seqs = [row.seq for row in await stage.views.events(POOL)]
@@ -220,12 +218,13 @@ async def test_a_projector_that_stops_within_a_transaction_does_not_keep_others_
         pool = await stage.pool()
         await pool.spawn()
         ours = stage.projector(lease_seconds=4.0)  # PostgreSQL's five seconds are over later
-        with process(stage, STOPS_ITSELF) as other:
+        with projector_process(stage, stops_itself=True) as other:
             await stage.settle()
             await ours.start()
             await until(lambda: ours.phase is Phase.STANDBY)
             await pool.spawn()
-            assert os.WIFSTOPPED(await asyncio.to_thread(stopped, other.pid))
+            itself = psutil.Process(other.pid)
+            await until(lambda: itself.status() == psutil.STATUS_STOPPED)
             await active_within(ours, 20.0)
             await stage.settle()
             os.kill(other.pid, signal.SIGCONT)
@@ -236,27 +235,6 @@ async def test_a_projector_that_stops_within_a_transaction_does_not_keep_others_
         seqs = [row.seq for row in await stage.views.events(POOL)]
         assert seqs == [1, 2, 3]
         assert (await verify(redis_url, "", postgres_url)).equal
-
-
-STOPS_ITSELF = """
-    import signal, threading
-    from projector.fold.projection import Projection
-
-    write = Projection.write
-
-    def write_and_stop(self, connection, pool, rows):
-        taken = write(self, connection, pool, rows)
-        if rows[-1].pool and rows[-1].seq == 2:
-            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # before it can commit
-        return taken
-
-    Projection.write = write_and_stop
-"""
-
-
-def stopped(pid: int) -> int:
-    """Wait until a child of ours is stopped or has ended."""
-    return os.waitpid(pid, os.WUNTRACED)[1]
 
 
 async def active_within(projector: Projector, seconds: float) -> None:
@@ -273,31 +251,6 @@ async def steal(stage: Stage) -> Lease:
     thief = Lease(database)
     await thief.seize()
     return thief
-
-
-@contextmanager
-def process(stage: Stage, first: str = "") -> Iterator["subprocess.Popen[bytes]"]:
-    """A projector in a process of its own, which runs `first` before."""
-    program = textwrap.dedent(first) + textwrap.dedent("""
-        import asyncio, sys
-        from projector.service.options import ProjectorOptions
-        from projector.service.projector import Projector
-
-        async def main():
-            projector = Projector(ProjectorOptions(
-                redis_url=sys.argv[1], database_url=sys.argv[2], lease_seconds=4.0))
-            await projector.start()
-            await projector.wait()
-
-        asyncio.run(main())
-    """)
-    arguments = [sys.executable, "-c", program, stage.redis_url, stage.database_url]
-    started = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.wait()
 
 
 @asynccontextmanager

@@ -3,11 +3,6 @@
 import asyncio
 import json
 import signal
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -29,11 +24,11 @@ from projector.store.database import Database
 from projector.store.lease import Lease, LeaseState
 from projector.verify import view_comparison
 from projector.verify.verification import verify
+from tests.integration.projector.processes import projector_process, struck
 from tests.integration.projector.stage import POOL, VIEWS, Stage, open_stage
 from tests.integration.projector.test_rebuild import replayed
 from tests.integration.projector.test_rebuild import tables as tables_of
 from tests.integration.projector.test_recovery import recovered, wiped
-from tests.integration.projector.test_standby import process
 from tests.pools import TestPool
 from tests.waiting import until
 
@@ -324,7 +319,7 @@ async def test_an_upgrade_builds_new_views_while_the_old_projector_keeps_the_old
 
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
-        with process(stage) as old:
+        with projector_process(stage) as old:
             await stage.play(pool)
             await stage.settle()
             become(monkeypatch, NEWER)
@@ -344,7 +339,7 @@ async def test_an_upgrade_builds_new_views_while_the_old_projector_keeps_the_old
                 assert await versions(stage) == {"views": NEWER}
                 await pool.spawn()
                 await stage.settle()
-                assert old.poll() is None
+                assert old.running
             finally:
                 await new.stop()
         assert (await verify(redis_url, "", database_url)).equal
@@ -386,42 +381,9 @@ async def test_a_query_that_began_before_an_upgrade_sees_the_old_views_whole(
 
 # ---- broken off ------------------------------------------------------------------------------
 
-PROGRAM = """
-    import signal, sys, threading
-    from muster.__main__ import main
-    from projector.rebuild import rebuild
-
-    stage, how, *flags = sys.argv[1:]
-    of, name = (rebuild, "switch") if stage == "switch" else (rebuild.Rebuild, stage)
-    original, calls = getattr(of, name), []
-
-    def struck(*args, **options):
-        calls.append(args)
-        if stage == "switch":
-            original(*args, **options)  # all is written; nothing is committed
-        if len(calls) == (2 if stage == "_apply" else 1):
-            signal.pthread_kill(threading.get_ident(), int(how))
-        return original(*args, **options)
-
-    setattr(of, name, struck)
-    sys.exit(main(["replay", *flags]))
-"""
 STAGES = ("_apply", "finish", "_compare", "switch", "clean_up")
 PROCESSES = {"sqlite": STAGES, "postgresql": ("_compare", "switch")}
 """At which stages the test has time to kill one."""
-
-
-@contextmanager
-def struck(stage: Stage, where: str, how: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """`muster replay` in a process of its own, which a signal hits at a stage of the rebuild."""
-    urls = ["--redis-url", stage.redis_url, "--database-url", stage.database_url]
-    program = [sys.executable, "-c", textwrap.dedent(PROGRAM), where, str(int(how)), *urls]
-    started = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.wait()
 
 
 async def test_a_rebuild_killed_at_any_stage_leaves_good_views_and_nothing_else(
