@@ -21,6 +21,8 @@ async def test_a_hundred_at_once_are_ten_workers_and_none_twice(tmp_path: Path) 
         assert {agent["status"] for agent in spawned} == {"running"}
         found = await system.pool()
         assert (found["process_count"], found["used_capacity"]) == (10, 100)
+        listed = (await system.get("/api/v1/agents/workers"))["workers"]
+        assert [worker["agent_count"] for worker in listed] == [10] * 10
         offences = judge(system.redis_url, acknowledged=ids, views=system.views())
         assert offences == []
         ordered = [e for e in raw_events(system.redis_url) if e["type"] == "worker.requested"]

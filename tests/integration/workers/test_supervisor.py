@@ -163,16 +163,6 @@ async def test_one_after_the_other_they_fill_ten_and_five(site: Site) -> None:
     assert sorted(o.agent_count for o in (await site.survey()).workers) == [5, 10]
 
 
-async def test_a_hundred_at_once_fill_ten_workers(site: Site) -> None:
-    pool = await site.pool()
-    await site.host()
-    spawned = await asyncio.gather(*(pool.spawn() for _ in range(100)))
-    await site.until_running(100, timeout=30)
-    assert [o.agent_count for o in (await site.survey()).workers] == [10] * 10
-    assert types(site.url).count("worker.requested") == 10
-    site.check(acknowledged=[s.agent_id for s in spawned])
-
-
 async def test_a_killed_workers_agents_run_elsewhere_within_two_seconds(site: Site) -> None:
     pool = await site.pool()
     await site.host()
