@@ -1,11 +1,11 @@
 """Waiting until what was acknowledged is on a disk, or on replicas: many commands in one wait.
 
-A command is committed over any connection. Afterwards one script proves that its writes stand in
-the data set at the other end of *this* connection (a failover may lie between) and writes once
-more; WAIT, which counts what its own connection wrote, then covers it and all before.
+A command is committed over any connection. Afterwards one script proves that its writes are in the
+data set at the other end of *this* connection (a failover may have come between) and writes once
+more; WAIT, which counts what its own connection wrote, then covers that and all before.
 
-A connection that waits can do nothing else, so there are a few, apart from those of the log. What
-arrives while others wait is gathered for a moment and goes together.
+A connection that waits can do nothing else, so there are a few, separate from those of the log.
+What arrives while others wait is collected for a short time and sent together.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ from eventstore.log.script_runner import parse_reply
 TASKS_MAX: Final = 8
 """So many connections wait at a time, for each level."""
 LINGER_SECONDS: Final = 0.02
-"""For each one that waits already, the next gathers so much longer."""
+"""For each one that waits already, the next collects so much longer."""
 BATCH_MAX: Final = 500
 WAIT_SECONDS_MAX: Final = 60.0
 TICK_MS: Final = 120
-"""A server looks for waits that are over ten times a second."""
+"""A server checks ten times a second which waits are over."""
 
 
 class WaitTarget(Struct, frozen=True):
@@ -54,7 +54,7 @@ class _Item(Struct, eq=False):
 
 
 class Confirmations:
-    """Confirms commands of one log. `close` gives up what still waits."""
+    """Confirms commands of one log. `close` cancels what still waits."""
 
     def __init__(self, log: Log, url: str) -> None:
         self._log = log
@@ -66,15 +66,15 @@ class Confirmations:
 
     async def close(self) -> None:
         running = [task for tasks in self._tasks.values() for task in tasks]
-        for lane in running:
-            lane.cancel()
+        for task in running:
+            task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await self._client.aclose()
 
     async def confirm(self, target: WaitTarget, proofs: Sequence[Proof], deadline: float) -> str:
         """Wait until the level is reached; else why it was not by `deadline` (the loop's time).
 
-        Raises `CommandLost`, `RolledBack` or `LogMissing` where the writes are not there.
+        Raises `CommandLost`, `RolledBack` or `LogMissing` if the writes are not there.
         """
         loop = asyncio.get_running_loop()
         item = _Item(proofs, deadline, loop.create_future())
@@ -150,14 +150,14 @@ class Confirmations:
         return results, replies[len(proofs) :]
 
     def _mark_for(self, pool: str, generation: int, seq: int) -> tuple[int, int]:
-        """Where the log must be: in the generation that acknowledged it, and no less far."""
+        """The position that the log must have reached, in the generation that acknowledged it."""
         known, known_seq = self._log.high_water_mark(pool)
         if generation in (0, known):
             return known, max(known_seq, seq)
         return generation, seq
 
     def _valid_proofs(self, pool: str, proofs: Sequence[Proof], reply: Any) -> Any:
-        """Which proofs stand; or the error that the script, or its absence, amounts to."""
+        """Which proofs are valid; or the error of the script or the connection."""
         if isinstance(reply, Exception):
             return reply
         try:
@@ -194,7 +194,7 @@ def _resolve_all(batch: Sequence[_Item], reason: str) -> None:
 
 
 def _wait_ms(seconds: float) -> int:
-    """For how long the server may wait, so that its answer comes before our patience ends."""
+    """For how long the server may wait, so that its reply comes before our deadline."""
     limit_ms = int(seconds * 1000)
     return max(limit_ms - TICK_MS, limit_ms // 2, 1)
 

@@ -17,7 +17,7 @@ from aiohttp import web
 from msgspec.structs import asdict, replace
 
 from eventstore.errors import LogMissing, LogUnreachable, OutcomeUnknown
-from eventstore.language.agents import Agent, Status, shared_fields
+from eventstore.language.agents import Agent, shared_fields
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested
 from eventstore.log.replies import Outcome
@@ -27,11 +27,12 @@ from gateway.backend.backend import Backend
 from gateway.backend.reading import READ_STATE
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import durability_request
+from gateway.resources.spawn_outcome import spawn_response, start_finished
 from gateway.wire.decoding import check_spawn, read_body
 from gateway.wire.preferences import WaitPreference, wait_preference
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import SpawnRequest
-from gateway.wire.responses import AGENTS, json_response
+from gateway.wire.responses import AGENTS
 from projector.queries.views import AgentRow
 
 _KEY: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -40,7 +41,6 @@ _FIRST_FIELDS: Final = frozenset(
      "labels", "pending_timeout")
 )  # fmt: skip
 """Fields of a spawn that every version had, and digests even where they are not set."""
-START_FAILED: Final = "start_failed"
 
 
 async def spawn(request: web.Request) -> web.Response:
@@ -239,7 +239,7 @@ async def _replay(
     deadline = asyncio.get_running_loop().time() + preference.seconds
     with backend.waiters.watch(agent_id) as watch:
         agent = await _read_accepted_agent(backend, name, agent_id)
-        while agent is not None and not _start_finished(agent):
+        while agent is not None and not start_finished(agent):
             if await watch.next(deadline) is None:
                 break
             agent = await _read_accepted_agent(backend, name, agent_id)
@@ -264,40 +264,3 @@ async def _read_accepted_agent(backend: Backend, pool: str, agent_id: str) -> Ag
 def _outcome_unknown(error: Exception, agent_id: str) -> Problem:
     detail = f"{error}; the agent was accepted, ask again to learn its outcome"
     return Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id)
-
-
-def _start_finished(agent: Agent) -> bool:
-    if agent.status is Status.RESTARTING:
-        return agent.reason == START_FAILED
-    return agent.status not in {Status.PENDING, Status.STARTING}
-
-
-def spawn_response(row: AgentRow, headers: dict[str, str]) -> web.Response:
-    """200 if it runs or ran, 202 if it waits; raises `Problem` if it failed."""
-    match row.status:
-        case Status.FAILED:
-            raise _start_failed(row, headers, "it will not be tried again")
-        case Status.RESTARTING if row.reason == START_FAILED:
-            raise _start_failed(row, headers, "it will be tried again")
-        case Status.TERMINATED if row.started_at == 0:
-            detail = f"the agent ended before it ran: {row.reason}"
-            raise Problem(
-                Kind.AGENT_WITHDRAWN, detail, headers=headers, agent_id=row.agent_id, agent=row
-            )
-        case Status.RUNNING | Status.STOPPING | Status.TERMINATED:
-            return json_response(row, headers=headers)
-        case _:
-            return json_response(row, status=202, headers=headers)
-
-
-def _start_failed(row: AgentRow, headers: dict[str, str], retry_note: str) -> Problem:
-    error = row.last_error
-    what = f"{error.type}: {error.message}" if error else row.reason
-    return Problem(
-        Kind.AGENT_START_FAILED,
-        f"{what}; {retry_note}",
-        headers=headers,
-        agent_id=row.agent_id,
-        error=error,
-        agent=row,
-    )

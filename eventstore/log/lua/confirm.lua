@@ -1,4 +1,4 @@
--- Proves that what was acknowledged stands in this data set, and writes once more behind it, so that
+-- Proves that what was acknowledged is in this data set, and writes once more behind it, so that
 -- a WAIT that follows on the same connection covers it.
 -- KEYS  meta, events
 -- ARGV  1 floor generation, 2 floor seq, then proofs of three values each:
