@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import redis
@@ -36,14 +37,16 @@ def write_entry(
     version: int = 1,
     data: str = "{}",
     subject: str = "a",
+    pool: str = POOL,
 ) -> None:
     """An entry such as no script of ours writes."""
+    events, meta = f"pool:{{{pool}}}:events", f"pool:{{{pool}}}:meta"
     values = {"type": kind, "version": version, "seq": seq, "event_id": f"e{seq}"}
     values |= {"subject": subject, "data": data, "ts": 1}
     fields = {name: values.get(name, "") for name in ENTRY_FIELDS}
     with redis.Redis.from_url(url) as client:
-        client.xadd(EVENTS, fields)
-        client.hset(META, "seq", max(seq, int(client.hget(META, "seq"))))
+        client.xadd(events, fields)
+        client.hset(meta, "seq", max(seq, int(client.hget(meta, "seq"))))
 
 
 def order(**changes: int | str) -> str:
@@ -56,9 +59,9 @@ def requested(project: str) -> str:
     return json.dumps({"role_type": "r", "project_id": project})
 
 
-async def stopped_at(stage: Stage) -> Position:
+async def stopped_at(stage: Stage, pool: str = POOL) -> Position:
     async def look() -> Position | None:
-        position = (await stage.views.positions()).get(POOL)
+        position = (await stage.views.positions()).get(pool)
         return position if position and position.status != "ok" else None
 
     found = await until(look)
@@ -66,54 +69,62 @@ async def stopped_at(stage: Stage) -> Position:
     return found
 
 
-@pytest.mark.parametrize(
-    ("entry", "status"),
-    [
-        ({"seq": 5}, r"gap: seq 3 is missing before seq 5 \(.+\)"),
-        ({"seq": 2}, r"out of order: another event came at seq 2 \(.+\), after seq 2"),
-        ({"seq": 3, "kind": "agent.abducted"}, r"unreadable event: seq 3 .+ does not know that"),
-        ({"seq": 3, "version": 9}, r"unreadable event: seq 3 .+ reads up to version 1"),
-        ({"seq": 3, "kind": "agent.lost"}, r"unreadable event: seq 3 .+"),
-        ({"seq": 3}, r"contradiction: seq 3 \(agent.started of a\): no such agent"),
-        (
-            {"seq": 3, "kind": "worker.requested", "data": order(deadline_ms=2**63)},
-            r"unreadable event: seq 3 .+ its data is damaged",
-        ),
-        (
-            {"seq": 3, "kind": "worker.requested", "data": order(max_agents=2**31)},
-            r"unreadable event: seq 3 .+ its data is damaged",
-        ),
-        (
-            {"seq": 3, "kind": "worker.requested", "data": order(), "subject": LONG},
-            r"unreadable event: seq 3 .+ a name of more than 512 characters",
-        ),
-        (
-            {"seq": 3, "kind": "agent.requested", "data": requested(LONG)},
-            r"unreadable event: seq 3 .+ its data is damaged",
-        ),
-        ({"seq": 3, "kind": "pool.deleted"}, r"contradiction: seq 3 .+ belongs in the catalogue"),
-    ],
-)
-async def test_a_log_that_breaks_its_promise_stops_that_pool_alone(
-    redis_url: str, database_url: str, entry: dict, status: str
+BROKEN: list[tuple[dict[str, Any], str]] = [
+    ({"seq": 5}, r"gap: seq 3 is missing before seq 5 \(.+\)"),
+    ({"seq": 2}, r"out of order: another event came at seq 2 \(.+\), after seq 2"),
+    ({"seq": 3, "kind": "agent.abducted"}, r"unreadable event: seq 3 .+ does not know that"),
+    ({"seq": 3, "version": 9}, r"unreadable event: seq 3 .+ reads up to version 1"),
+    ({"seq": 3, "kind": "agent.lost"}, r"unreadable event: seq 3 .+"),
+    ({"seq": 3}, r"contradiction: seq 3 \(agent.started of a\): no such agent"),
+    (
+        {"seq": 3, "kind": "worker.requested", "data": order(deadline_ms=2**63)},
+        r"unreadable event: seq 3 .+ its data is damaged",
+    ),
+    (
+        {"seq": 3, "kind": "worker.requested", "data": order(max_agents=2**31)},
+        r"unreadable event: seq 3 .+ its data is damaged",
+    ),
+    (
+        {"seq": 3, "kind": "worker.requested", "data": order(), "subject": LONG},
+        r"unreadable event: seq 3 .+ a name of more than 512 characters",
+    ),
+    (
+        {"seq": 3, "kind": "agent.requested", "data": requested(LONG)},
+        r"unreadable event: seq 3 .+ its data is damaged",
+    ),
+    ({"seq": 3, "kind": "pool.deleted"}, r"contradiction: seq 3 .+ belongs in the catalogue"),
+]
+"""Entries after seq 2, and how the log of each is stopped."""
+
+
+async def test_logs_that_break_their_promise_stop_their_own_pools_only(
+    redis_url: str, database_url: str, subtests: pytest.Subtests
 ) -> None:
+    names = [f"broken{number}" for number in range(len(BROKEN))]
     async with open_stage(redis_url, database_url) as stage:
-        pool, other = await stage.pool(), await stage.pool("other")
-        await pool.spawn()
-        await pool.spawn()
+        sound, *pools = [await stage.pool(name) for name in ("sound", *names)]
+        for pool in pools:
+            await pool.spawn()
+            await pool.spawn()
         with capture_logs() as logs:
             async with stage.projecting():
                 await stage.settle()
-                write_entry(redis_url, **entry)
-                position = await stopped_at(stage)
-                await other.spawn()
-                await stage.settle("other")
-                assert (await stage.views.positions())[POOL] == position
-        assert position.seq == 2
-        assert re.match(status, position.status)
+                for name, (entry, _) in zip(names, BROKEN, strict=True):
+                    write_entry(redis_url, **entry, pool=name)
+                stopped = {name: await stopped_at(stage, name) for name in names}
+                await sound.spawn()
+                await stage.settle("sound")
+                positions = await stage.views.positions()
+                assert {name: positions[name] for name in names} == stopped
         said = [entry for entry in logs if entry["event"] == "projection.stopped"]
-        assert [(line["pool"], line["reason"]) for line in said] == [(POOL, position.status)]
-        assert len(await stage.views.events(POOL)) == 2
+        assert len(said) == len(BROKEN)
+        for name, (entry, status) in zip(names, BROKEN, strict=True):
+            with subtests.test(status, entry=entry):
+                assert stopped[name].seq == 2
+                assert re.match(status, stopped[name].status)
+                reasons = [line["reason"] for line in said if line["pool"] == name]
+                assert reasons == [stopped[name].status]
+                assert len(await stage.views.events(name)) == 2
 
 
 async def test_text_that_postgresql_does_not_hold_stops_nothing(
