@@ -1,6 +1,6 @@
 """A field that is added to one definition arrives wherever it is to be seen.
 
-`docs/how-to/add-a-field.md` names the places; each test here fails where one was forgotten.
+`docs/how-to-add.md` lists the changes; each test here fails if one was forgotten.
 """
 
 import hashlib

@@ -267,9 +267,23 @@ def test_every_table_and_column_of_the_views_is_listed() -> None:
 def test_every_key_that_a_script_creates_is_in_the_architecture() -> None:
     scripts = "\n".join(p.read_text() for p in (ROOT / "eventstore/log/lua").glob("*.lua"))
     parts = set(re.findall(r"base \.\. '([a-z]+)", scripts)) | {"meta", "events", "salvage"}
-    listed = first_names(section(ARCHITECTURE, "## What stands in Redis"))
+    listed = first_names(section(ARCHITECTURE, "## What is in Redis"))
     keys = {name.split(":")[2] for name in listed if name.startswith("pool:{P}:")}
     assert keys == parts
+
+
+def test_the_packages_are_listed_in_the_order_of_the_import_check() -> None:
+    allowed = runpy.run_path(str(ROOT / ".ci/imports.py"))["ALLOWED"]
+    packages = [name for name in allowed if not name.startswith("tests.")]
+    assert first_names(section(ARCHITECTURE, "## Packages")) == packages
+
+
+def test_the_files_in_the_picture_exist() -> None:
+    drawn = re.findall(r'class="file"[^>]*>([^<]+)<', (ROOT / "docs/spawn.svg").read_text())
+    files = [name for text in drawn for name in text.split(", ") if "/" in name]
+    assert len(files) >= 12
+    for name in files:
+        assert any(ROOT.glob(f"*/{name}" if name.endswith("/") else f"*/{name}.py")), name
 
 
 # ---- code, commands and links ----------------------------------------------------------------
@@ -284,7 +298,7 @@ def test_code_shown_from_a_file_is_that_file() -> None:
 
 
 def test_the_diff_that_adds_a_field_still_applies() -> None:
-    page = (ROOT / "docs/how-to/add-a-field.md").read_text()
+    page = (ROOT / "docs/how-to-add.md").read_text()
     [diff] = re.findall(r"^```diff\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     parts = re.findall(
         r"^\+\+\+ b/(\S+)\n@@ (.+) @@\n((?:[ +-].*\n)+?)(?=---|\Z)", diff, re.MULTILINE
