@@ -64,7 +64,7 @@ async def stopped_at(stage: Stage, pool: str = POOL) -> Position:
         position = (await stage.views.positions()).get(pool)
         return position if position and position.status != "ok" else None
 
-    found = await until(look)
+    found = await until(look, what=f"{pool} is stopped")
     assert found is not None
     return found
 
