@@ -88,6 +88,10 @@ class Agent(AgentSpec, frozen=True, kw_only=True):
     losses: tuple[int, ...] = ()
     alone: bool = False
     """It is isolated in a worker of its own until it is cleared."""
+    correlation_id: str = ""
+    """Of the request that asked for it."""
+    last_event_id: str = ""
+    """What its next event follows from."""
 
     # Folded for the views only.
     input: msgspec.Raw = msgspec.Raw(b"{}")
@@ -116,6 +120,8 @@ def new_agent(event: Event, pool: str) -> Agent:
         agent_id=event.subject,
         pool_name=pool,
         version=1,
+        correlation_id=event.correlation_id,
+        last_event_id=event.event_id,
         requested_ms=event.ts,
         changed_ms=event.ts,
     )
@@ -137,7 +143,12 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
     body = event.body
     if agent is None or isinstance(body, AgentRequested):
         return new_agent(event, pool)
-    agent = replace(agent, version=agent.version + 1, changed_ms=event.ts or agent.changed_ms)
+    agent = replace(
+        agent,
+        version=agent.version + 1,
+        last_event_id=event.event_id,
+        changed_ms=event.ts or agent.changed_ms,
+    )
     match body:
         case AgentClaimed():
             return replace(

@@ -46,6 +46,8 @@ class Host(Struct, frozen=True, kw_only=True):
     status: str = "joined"  # joined | cordoned | left
     reason: str = ""
     version: int = 0
+    last_event_id: str = ""
+    """What its next event follows from."""
     joined_ms: int = 0
     changed_ms: int = 0
 
@@ -109,6 +111,7 @@ def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
                 hostname=body.hostname,
                 pid=body.pid,
                 version=version,
+                last_event_id=event.event_id,
                 joined_ms=event.ts,
                 changed_ms=event.ts,
             )
@@ -120,6 +123,7 @@ def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
                 status=status,
                 reason=body.reason,
                 version=version,
+                last_event_id=event.event_id,
                 changed_ms=event.ts,
             )
             hosts = {**hosts, name: updated}

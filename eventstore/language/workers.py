@@ -56,6 +56,8 @@ class Worker(Struct, frozen=True, kw_only=True):
     pid: int = 0
     start_time: int = 0
     deadline_ms: int = 0
+    last_event_id: str = ""
+    """What its next event follows from."""
 
     # Folded for the views only.
     requested_ms: int = 0
@@ -152,11 +154,12 @@ def evolve(worker: Worker | None, event: Event, pool: str) -> Worker:
             reason=body.reason,
             version=1,
             deadline_ms=body.deadline_ms,
+            last_event_id=event.event_id,
             requested_ms=event.ts,
         )
     if worker is None:
         raise ValueError(f"{event.type} of a worker that was never ordered: {event.subject}")
-    worker = replace(worker, version=worker.version + 1)
+    worker = replace(worker, version=worker.version + 1, last_event_id=event.event_id)
     match body:
         case WorkerStarted():
             return replace(

@@ -16,6 +16,7 @@ from eventstore.language.agents import Agent, Status
 from eventstore.language.events import (
     AgentBody,
     AgentRequested,
+    AgentTerminationRequested,
     AnyBody,
     Event,
     WorkerBody,
@@ -48,12 +49,18 @@ LISTED: Final = {
 does. (What is `starting` entered the queue as `pending`.)"""
 
 
+STARTS: Final = (AgentRequested, AgentTerminationRequested)
+"""Events of an agent that follow from a request, and not from what happened to it before."""
+
+
 class Origin(Struct, frozen=True, kw_only=True):
     """Who caused a step and on whose behalf."""
 
     actor: str = ""
     correlation_id: str = ""
+    """Of the request; an agent's events carry that of the request for the agent."""
     causation_id: str = ""
+    """The event that the step follows from, where that is not the last one of its subject."""
     traceparent: str = ""
 
 
@@ -102,8 +109,10 @@ class Step:
         incarnation: int = 0,
         worker_id: str = "",
         epoch: int = 0,
+        correlation_id: str = "",
+        causation_id: str = "",
     ) -> Event:
-        """Append one event."""
+        """Append one event. The two ids are the origin's unless they are given."""
         origin = self._origin
         event = Event(
             body=body,
@@ -112,8 +121,8 @@ class Step:
             incarnation=incarnation,
             worker_id=worker_id,
             epoch=epoch,
-            correlation_id=origin.correlation_id,
-            causation_id=origin.causation_id,
+            correlation_id=correlation_id or origin.correlation_id,
+            causation_id=causation_id or origin.causation_id,
             traceparent=origin.traceparent,
             actor=origin.actor,
         )
@@ -127,8 +136,8 @@ class Step:
                 incarnation=incarnation or "",
                 worker_id=worker_id,
                 epoch=epoch or "",
-                correlation_id=origin.correlation_id,
-                causation_id=origin.causation_id,
+                correlation_id=event.correlation_id,
+                causation_id=event.causation_id,
                 traceparent=origin.traceparent,
                 actor=origin.actor,
                 data=encode_body(body).decode(),
@@ -154,16 +163,20 @@ class Step:
         if checked:
             known = (old.version, old.incarnation) if old else (0, 0)
             self.check(clauses.AgentUnchanged(agent_id, *known))
-        new = old
+        new, cause = old, self._origin.causation_id
         for body in bodies:
+            if new is not None and not isinstance(body, STARTS):
+                cause = cause or new.last_event_id
             event = self.event(
                 body,
                 agent_id,
+                correlation_id=new.correlation_id if new else "",
+                causation_id=cause,
                 incarnation=new.incarnation if new else 1,
                 worker_id=new.worker_id if new else "",
                 epoch=fence.epoch if fence and new and new.worker_id else 0,
             )
-            new = agents.evolve(new, event, self.pool)
+            new, cause = agents.evolve(new, event, self.pool), ""
             if isinstance(body, AgentRequested):
                 self.store_spec(agent_id, body)
         if new is None:
@@ -212,22 +225,25 @@ class Step:
         bodies: Iterable[WorkerBody],
         *,
         epoch: int = 0,
+        causation_id: str = "",
         replace: bool = False,
     ) -> Worker:
         """Record what happened to a worker; `epoch` is that of the events (0: its own).
 
+        `causation_id`: what it follows from, if that is not the worker's last event.
         `replace`: its hash cannot be read, and is rebuilt.
         """
         self.check(clauses.WorkerUnchanged(worker_id, old.version if old else 0))
-        new = old
+        new, cause = old, causation_id
         for body in bodies:
             event = self.event(
                 body,
                 worker_id,
+                causation_id=cause or (new.last_event_id if new else ""),
                 worker_id=worker_id,
                 epoch=epoch or (new.epoch if new else 0),
             )
-            new = workers.evolve(new, event, self.pool)
+            new, cause = workers.evolve(new, event, self.pool), ""
         if new is None:
             raise ValueError("a worker cannot change without an event")
         self._put(old, new, replace)

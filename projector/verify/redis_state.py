@@ -54,8 +54,8 @@ class RedisComparison:
                 if reply is None:
                     continue
                 found, agent = _texts(reply), reference.agents.get(agent_id)
+                expected = hashes.AGENT.expected(agent, found) if agent else None
                 found = hashes.AGENT.completed(found) if found else found
-                expected = hashes.AGENT.to_hash(agent) if agent else None
                 ended = agent is None or agent.ended
                 self._compare_hash(reference, f"agent:{agent_id}", expected, found, ended=ended)
 
@@ -72,7 +72,7 @@ class RedisComparison:
                 if reply is None:
                     continue
                 found, worker = _texts(reply), reference.workers.get(worker_id)
-                expected = hashes.WORKER.to_hash(worker) if worker else None
+                expected = hashes.WORKER.expected(worker, found) if worker else None
                 if expected is not None:
                     expected["agent_count"] = str(agent_counts[worker_id])
                     found = {"alone": "", **hashes.WORKER.completed(found)} if found else found

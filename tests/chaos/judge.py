@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.chaos.judging import (
     catalogue,
+    causes,
     commands,
     database,
     keys,
@@ -162,6 +163,8 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
     for name, pool in folded.items():
         offences += pools.oversized(pool, declared.slots.get(name))
         offences += _pool(pool, evidence.registries.get(name), declared if at_rest else None)
+    for history in whole.values():
+        offences += causes.judge(history.entries)
     if evidence.views is not None:
         for history in whole.values():
             offences += views.judge(history, evidence.views, at_rest=at_rest)

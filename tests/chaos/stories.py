@@ -79,8 +79,9 @@ class Story:
         name = name or f"w{len(self.workers) + 1}"
         step = self._step()
         decided = PoolScalingDecided("pending-spawns", 0, 1, 1, 0, 0, 0, 0, 9)
-        step.event(decided, POOL)
-        step.worker(name, None, (WorkerRequested(host="h", max_agents=slots, deadline_ms=9),))
+        cause = step.event(decided, POOL).event_id
+        order = WorkerRequested(host="h", max_agents=slots, deadline_ms=9)
+        step.worker(name, None, (order,), causation_id=cause)
         self._record(step.events)
         return name
 
@@ -116,6 +117,8 @@ class Story:
             event_id=f"e{next(self._ids)}",
             subject=name,
             incarnation=agent.incarnation,
+            correlation_id=agent.correlation_id,
+            causation_id=agent.last_event_id,
             worker_id=worker,
             epoch=taker.epoch,
             actor=f"worker:{worker}",

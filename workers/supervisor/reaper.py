@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 
 from eventstore.connection.calls import ask
 from eventstore.errors import (
@@ -129,6 +130,7 @@ async def clean_up(pool_log: PoolLog, lost: ObservedWorker, config: PoolConfig) 
     An agent that cannot be restarted delays no other: a damaged one is parked.
     """
     worker_id, epoch = lost.worker.worker_id, lost.worker.epoch
+    origin = replace(pool_log.origin, causation_id=lost.worker.last_event_id)
     held = await pool_log.held(worker_id)
 
     async def lose(agent_id: str) -> None:
@@ -142,7 +144,7 @@ async def clean_up(pool_log: PoolLog, lost: ObservedWorker, config: PoolConfig) 
         )
         fence = Fence(worker_id, epoch, lost=True)
         async with handle_agent_errors(pool_log, agent_id, holder=worker_id):
-            acted = await pool_log.act(agent_id, command, fence=fence)
+            acted = await pool_log.act(agent_id, command, origin=origin, fence=fence)
             if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY}:
                 await _free_slot(pool_log, agent_id, acted, fence)
 

@@ -88,7 +88,7 @@ class Scaler:
         if not placed:
             return
         step = self._scaling_step(survey)
-        step.event(event, pool.pool_name)
+        cause = step.event(event, pool.pool_name).event_id
         ordered = {}
         for host in placed:
             worker_id = self._pool_log.log.new_id()
@@ -98,7 +98,7 @@ class Scaler:
                 deadline_ms=survey.ts + int(pool.config.launch_seconds * 1000),
                 reason=event.reason,
             )
-            step.worker(worker_id, None, (order,))
+            step.worker(worker_id, None, (order,), causation_id=cause)
             ordered[worker_id] = host
         if (await self._pool_log.commit(step)).outcome is Outcome.DONE:
             self._log_decision(event)
@@ -111,12 +111,12 @@ class Scaler:
         """Drain empty workers, unless one of them is not empty any more."""
         self._launches.forget(chosen)
         step = self._scaling_step(survey)
-        step.event(event, self._pool_log.pool)
+        cause = step.event(event, self._pool_log.pool).event_id
         for observed in survey.workers:
             worker = observed.worker
             if worker.worker_id in chosen:
                 drains = workers.decide(workers.Drain(reason=event.reason), worker)
-                step.worker(worker.worker_id, worker, drains)
+                step.worker(worker.worker_id, worker, drains, causation_id=cause)
                 step.check(clauses.WorkerIdle(worker.worker_id, nothing_pending=False))
         if (await self._pool_log.commit(step)).outcome is Outcome.DONE:
             self._log_decision(event)

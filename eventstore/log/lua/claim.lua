@@ -68,17 +68,21 @@ local booked = 0
 
 local function book(id, agent, flat)
   booked = booked + 1
-  append({ 'agent.claimed', '1', ARGV[FIRST_ID - 1 + booked], id, agent.incarnation, worker, epoch,
-    '', '', '', 'worker:' .. worker, '{}' })
+  local event_id = ARGV[FIRST_ID - 1 + booked]
+  append({ 'agent.claimed', '1', event_id, id, agent.incarnation, worker, epoch,
+    agent.correlation_id or '', agent.last_event_id or '', '', 'worker:' .. worker, '{}' })
   local claim_seq, version = number(seq), number(tonumber(agent.version) + 1)
   redis.call('HSET', agent_key(id), 'status', 'starting', 'reason', '',
     'process_id', worker, 'epoch', epoch, 'claim_seq', claim_seq, 'claimed', '1',
-    'expires_ms', '0', 'version', version)
+    'expires_ms', '0', 'version', version, 'last_event_id', event_id)
   redis.call('SADD', held_key, id)
   redis.call('ZREM', base .. 'timeouts', id)
   local now = { status = 'starting', reason = '', process_id = worker, epoch = epoch,
-    claim_seq = claim_seq, expires_ms = '0', version = version }
+    claim_seq = claim_seq, expires_ms = '0', version = version, last_event_id = event_id }
   for i = 1, #flat, 2 do flat[i + 1] = now[flat[i]] or flat[i + 1] end
+  if not agent.last_event_id then -- a hash of an older version
+    flat[#flat + 1], flat[#flat + 2] = 'last_event_id', event_id
+  end
   tell(id, flat)
 end
 

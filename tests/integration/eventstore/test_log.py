@@ -129,7 +129,7 @@ async def test_the_claim_and_the_fold_agree(any_redis_url: str) -> None:
 
     event = Event(
         body=AgentClaimed(),
-        event_id="",
+        event_id=claim["event_id"],
         subject=submitted.agent_id,
         worker_id="w",
         epoch=fence.epoch,

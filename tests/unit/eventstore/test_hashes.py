@@ -115,3 +115,10 @@ def test_what_python_writes_lua_claims(agent: later.ShortAgent) -> None:
     for name, (patterns, may_lack) in table.items():
         assert any(re.search(pattern, fields[name]) for pattern in patterns), (name, fields[name])
         assert may_lack is (name not in AGENT.first)
+
+
+@given(states(Agent))
+def test_a_hash_that_an_older_version_began_is_compared_without_causes(agent: Agent) -> None:
+    """Its request is not known any more; all else is compared."""
+    stored = AGENT.to_hash(agent) | {"correlation_id": "", "status": "?"}
+    assert AGENT.expected(agent, stored) == AGENT.to_hash(agent) | {"correlation_id": ""}
