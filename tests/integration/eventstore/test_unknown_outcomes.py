@@ -37,7 +37,7 @@ class LosesReplies(Link):
 
     meanwhile: Callable[[], Any] | None = None
 
-    async def _hold_reply(self, chunk: bytes, sink: asyncio.StreamWriter) -> None:
+    async def _delay_reply(self, chunk: bytes, sink: asyncio.StreamWriter) -> None:
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             await meanwhile()
