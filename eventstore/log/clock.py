@@ -1,4 +1,4 @@
-"""Redis' clock as last heard, so that most commits need not ask for it."""
+"""The last known time of Redis or of a log, so that most commits need not ask for it."""
 
 import time
 from typing import Final
@@ -6,13 +6,13 @@ from typing import Final
 from msgspec import Struct
 
 CLOCK_STALE_SECONDS: Final = 30.0
-"""After so long without a reply a log's time is asked for..."""
+"""Without a reply for so long, a log's time is asked for."""
 CLOCK_BATCH: Final = 100
-"""...of so many logs at once."""
+"""How many logs are asked for their time at once."""
 
 
 class ClockReading(Struct, frozen=True):
-    """A time in ms, and when by this host's monotonic clock it was told."""
+    """A time in ms, and when it was read by this host's monotonic clock."""
 
     ms: int
     read_at: float

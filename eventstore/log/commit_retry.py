@@ -10,7 +10,7 @@ from eventstore.log.script_runner import ScriptRunner
 from eventstore.steps.step import Step
 
 ATTEMPTS = 8
-"""How often a step is decided again when others were faster."""
+"""How many times a step is decided at most, when other writers were faster."""
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 class Attempts:
     """One change: a state is read, a step decided and committed, until `commit` has a reply.
 
-    `unknown`: the error of an earlier attempt whose reply never came: it may have been written.
+    `unknown`: the error of an earlier attempt that got no reply, so it may have been written.
     """
 
     def __init__(self, log: ScriptRunner, pool: str, subject: str) -> None:
@@ -28,7 +28,7 @@ class Attempts:
         self.unknown: OutcomeUnknown | None = None
 
     async def read(self, state: Awaitable[T]) -> T:
-        """Start an attempt. Raises `Busy` when others were always faster."""
+        """Start an attempt. Raises `Busy` after `ATTEMPTS`, if other writers were always faster."""
         if not self._left:
             raise self.unknown or Busy(f"{self._subject} changes too fast")
         self._left -= 1
@@ -37,7 +37,7 @@ class Attempts:
             return await state
 
     async def commit(self, step: Step) -> Reply | None:
-        """None where the reply never came or is void: the state must be read again."""
+        """None if no reply came or the log was recovered: the state must be read again."""
         try:
             with reraise_unknown(self.unknown):
                 return await self._log.commit(step, read_generation=self._generation)
@@ -51,7 +51,7 @@ class Attempts:
 
 @contextmanager
 def reraise_unknown(unknown: OutcomeUnknown | None) -> Iterator[None]:
-    """What an earlier attempt left unknown stays unknown, also where Redis refuses the next one."""
+    """If an earlier attempt is unknown, raise that instead of the refusal of a later one."""
     try:
         yield
     except LogError as error:

@@ -1,8 +1,8 @@
 """The log: read a state, commit a step, claim work, renew a lease.
 
-Retries are ours. Where a reply never came, a spawn is repeated under its operation id; for every
-other step the state is read and decided on again (`act`), and nothing follows if the first attempt
-was written.
+The Redis client never retries by itself. If no reply comes, a spawn is repeated under its operation
+id; for every other step the state is read and decided on again (`act`), which leads to nothing if
+the first attempt was written.
 """
 
 from collections.abc import Callable
@@ -63,15 +63,15 @@ class Log(LogQueries):
     # ---- scripts -----------------------------------------------------------------------------
 
     async def create_catalogue(self) -> Reply:
-        """Create the catalogue if there is none: only where there never was one."""
+        """Create the catalogue if there is none. To be called only where there never was one."""
         return await self.run_script("init", CATALOGUE, 0, 1)
 
     async def initialise(self, pool: str) -> None:
-        """Create a pool's streams and group, once: a pool that had them before has lost its log.
+        """Create a pool's streams and group once: if they existed before, the log was lost.
 
-        It starts in the catalogue's generation, so that after a catalogue was recovered without
-        the pool its new log is a later one. Raises `LogMissing` where they, or the catalogue, are
-        gone.
+        A log starts with the catalogue's generation, so that a new log is a later one after the
+        catalogue was recovered without the pool. Raises `LogMissing` if the streams or the
+        catalogue were lost.
         """
         field = f"made:{pool}"
         generation, initialised = await self._read(
@@ -97,7 +97,7 @@ class Log(LogQueries):
     ) -> tuple[Outcome, list[ClaimedAgent]]:
         """Claim up to `slots` spawns for a worker.
 
-        `include_unsettled`: also those that it has claimed before and not settled (a reply was
+        `include_unsettled`: also those that it claimed before and has not settled (a reply was
         lost). `isolation_limit`: how many workers of the pool may run one isolated agent each.
         """
         ids = [self.new_id() for _ in range(slots)]
@@ -126,30 +126,30 @@ class Log(LogQueries):
         return reply.outcome, claimed
 
     async def park(self, pool: str, error: Unreadable, *, holder: str = "") -> None:
-        """Park an agent that cannot be read, once. `holder`: the worker whose slot it has."""
+        """Park an agent that cannot be read, unless it is parked. `holder`: whose slot it has."""
         reply = await self._run_guarded("park", pool, error.subject, error.reason, holder)
         if reply.rest[0]:
             log.error("log.parked", pool=pool, agent_id=error.subject, reason=error.reason)
 
     async def allocate_epoch(self, pool: str) -> int:
-        """The next epoch of the pool."""
+        """Allocate the next epoch of the pool."""
         reply = await self._run_guarded("draw", pool)
         return int(reply.rest[0])
 
     async def lead(
         self, pool: str, host: str, term: int, stale: Leadership | None = None
     ) -> tuple[Outcome, Leadership]:
-        """Acquire, renew or observe the lead. `stale`: a leader that did not renew for a lease."""
+        """Acquire, renew or read the lead. `stale`: a leader that did not renew for a lease."""
         expected: tuple[Argument, Argument] = (stale.term, stale.renewal) if stale else ("", "")
         reply = await self._run_guarded("lead", pool, host, term, *expected)
         host_now, term_now, renewal = reply.rest
         return reply.outcome, Leadership(host_now.decode(), int(term_now), int(renewal))
 
     async def trim(self, pool: str, generation: int, archived_seq: int) -> TrimResult:
-        """Let a piece of what is old leave Redis; of events only what the archive has.
+        """Remove a bounded number of old entries from Redis; of events only archived ones.
 
-        `generation`, `archived_seq`: how far the archive goes, 0 for events that must all stay.
-        Raises as `commit` does. To be repeated while there is `more`.
+        `generation`, `archived_seq`: the end of the archive; 0 removes no events. Raises as
+        `commit` does. To be repeated while there is `more`.
         """
         retention = self.retention
         bounds = (retention.age_ms, retention.events, retention.heartbeats_ms, TRIM_BATCH)
@@ -171,11 +171,11 @@ class Log(LogQueries):
         created_seq: int | None = None,
         agent: Agent | None = None,
     ) -> AgentResult:
-        """Carry out a command on an agent: read, decide, commit, and again on a conflict.
+        """Carry out a command on an agent: read, decide, commit, and repeat on a conflict.
 
-        `fence`: act as this worker. `incarnation`: only on that one, else FENCED. `created_seq`:
-        only in that creation of the pool, else FENCED. `agent`: its state if it is known, which
-        saves the first read. Raises `Busy` when it lost too often.
+        `fence`: act as this worker. `incarnation`: only on this one, else FENCED. `created_seq`:
+        only in this creation of the pool, else FENCED. `agent`: its state if it is known, which
+        saves the first read. Raises `Busy` after too many conflicts.
         """
         attempts = Attempts(self, pool, f"agent {agent_id}")
         while True:
@@ -200,7 +200,7 @@ class Log(LogQueries):
             may_be_fenced = fence or incarnation is not None or created_seq is not None
             if reply and reply.outcome is Outcome.FENCED and may_be_fenced:
                 return AgentResult(Outcome.FENCED, agent)
-            agent = None  # it moved on: without `incarnation` the one that it has now is meant
+            agent = None  # it changed: without `incarnation` the command is for the current one
 
     async def act_on_worker(
         self,
@@ -232,7 +232,7 @@ class Log(LogQueries):
                 return WorkerResult(reply.outcome, worker)
 
     async def _agent_of_intact(self, pool: str, agent_id: str) -> Agent | None:
-        """None where it has left Redis; raises where its log was lost."""
+        """None if it was removed from Redis; raises if its log was lost."""
         agent = await self.agent(pool, agent_id)
         if agent is None:
             await self.require_intact(pool)
@@ -246,7 +246,7 @@ class Log(LogQueries):
 
 
 def proof_of(step: Step, reply: Reply) -> Proof:
-    """What shows that a step which was DONE stands in the log."""
+    """Identifies what a step that was DONE has written, so that it can be verified."""
     if not step.events:
         return Proof(step.pool, "log", generation=reply.generation, seq=reply.seq)
     entry, event_id = reply.rest[0].decode(), step.events[-1].event_id

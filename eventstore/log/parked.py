@@ -1,8 +1,8 @@
-"""Parked agents: listed, and put back or ended as an operator decides.
+"""Lists parked agents, and requeues or ends them as an operator decides.
 
-An agent whose hash cannot be read is parked by a script, once, with the reason and the time. Its
-hash stays, and is read when it is listed. The hash is only a fold of the agent's events: a damaged
-one is rebuilt from the views, which are another fold of them.
+A script parks an agent whose hash cannot be read, and records the reason and the time. The hash is
+not changed, and is read when the agent is listed. It is only a fold of the agent's events: a
+damaged one is rebuilt from the views, which are another fold of them.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from eventstore.steps import clauses
 from eventstore.steps.step import Fence, Origin, Step
 
 CHUNK: Final = 20
-"""How many hashes are read at the same time."""
+"""How many hashes are read concurrently."""
 
 
 class ParkedRecord(Struct, frozen=True):
-    """What Redis holds of a parked agent. The previous version wrote more."""
+    """The stored record of a parked agent. The previous version wrote more fields."""
 
     reason: str
     at_ms: int
     content: tuple[str, ...] = ()
-    """Names and values in turn, of what is no agent."""
+    """Alternating names and values; only for records that are not about agents."""
 
 
 class ParkedEntry(Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ class ParkedEntry(Struct, frozen=True, kw_only=True):
     """The agent."""
     reason: str
     content: dict[str, str]
-    """What Redis holds of it now, by field."""
+    """The fields that Redis stores of it now."""
     parked_at: int
 
     @property
@@ -57,7 +57,7 @@ class ParkedEntry(Struct, frozen=True, kw_only=True):
 
 
 async def read(log: Log, pool: str) -> list[ParkedEntry]:
-    """What is parked in a pool, the oldest first."""
+    """The parked entries of a pool, oldest first."""
     raw = await ask(log.client, "HGETALL", log.keys.pool(pool, "parked"))
     pairs = raw.items() if isinstance(raw, Mapping) else zip(raw[::2], raw[1::2], strict=True)
     entries = [_decode_record(pool, key.decode(errors="replace"), value) for key, value in pairs]
@@ -93,7 +93,7 @@ def _decode_record(pool: str, key: str, raw: bytes) -> ParkedEntry:
 
 
 async def _with_content(log: Log, entry: ParkedEntry) -> ParkedEntry:
-    """With what the agent's hash holds; nothing where it is gone, or of another type."""
+    """Add the fields of the agent's hash; none if the key is missing or of another type."""
     if entry.source != "agent":
         return entry
     try:
@@ -108,11 +108,11 @@ async def _with_content(log: Log, entry: ParkedEntry) -> ParkedEntry:
 async def repair(
     log: Log, entry: ParkedEntry, from_views: Agent | None, origin: Origin, *, drop: bool
 ) -> bool:
-    """Put an agent back where its state belongs, or end it for good (`drop`).
+    """Unpark an agent and put it where its state belongs, or end it for good (`drop`).
 
-    `from_views`: its state as its events say; a damaged hash is rebuilt from that. One that its
-    worker still runs stays there, or is ended there at once. False when something changed
-    meanwhile. Raises `Unreadable` where neither state can be read.
+    `from_views`: its state in the views; a damaged hash is rebuilt from that. An agent that its
+    worker still runs stays there, or is ended there at once. False if something changed
+    meanwhile. Raises `Unreadable` if neither state can be read.
     """
     step = _unpark(log, entry, origin)
     agent, is_stored = await _readable_state(log, step, entry, from_views)
@@ -146,7 +146,7 @@ def _unpark(log: Log, entry: ParkedEntry, origin: Origin) -> Step:
 async def _readable_state(
     log: Log, step: Step, entry: ParkedEntry, from_views: Agent | None
 ) -> tuple[Agent | None, bool]:
-    """The agent, and whether that is what Redis holds; the step needs that to hold still."""
+    """The agent, and whether it was read from Redis; then the step checks that it is unchanged."""
     try:
         stored = await log.agent(entry.pool_name, entry.subject)
     except Unreadable:
@@ -162,7 +162,7 @@ async def _readable_state(
 def _command(
     log: Log, entry: ParkedEntry, agent: Agent, is_running: bool, drop: bool
 ) -> agent_commands.Command | None:
-    """What is to happen to an agent; None where its state says all."""
+    """The command that ends or requeues an agent; None if restoring its state is enough."""
     if drop and is_running:
         return agent_commands.Terminate(reason="dropped", graceful=False)
     if drop:

@@ -1,4 +1,4 @@
-"""What the write side of a pool holds now, as plain reads: nothing here changes a log."""
+"""Reads of a pool's write side; nothing here changes a log."""
 
 from eventstore.errors import Halted, LogMissing, RolledBack, Unreadable, WrongType
 from eventstore.language.agents import Agent
@@ -18,13 +18,13 @@ class LogQueries(ScriptRunner):
     """The reads of `Log`. All raise `LogUnreachable`, and `LogError` where Redis refuses."""
 
     async def head(self, pool: str) -> LogHead:
-        """The position of a log, whether it may be written or not."""
+        """The position of a log, even if it is halted."""
         fields = LogHead.__struct_fields__
         return LogHead.of(await self._read(pool, "HMGET", self._meta_key(pool), *fields))
 
     async def require_intact(self, pool: str) -> LogHead:
-        """The head of a log that was not lost. Raises `LogMissing`, `Halted`, `RolledBack`."""
-        mark = self.high_water_mark(pool)  # it may rise before the reply is here
+        """The head of the log. Raises `LogMissing`, `Halted`, `RolledBack` if it lost something."""
+        mark = self.high_water_mark(pool)  # it may rise while the read is under way
         head = await self.head(pool)
         if not head.generation:
             raise LogMissing(pool)
@@ -35,7 +35,7 @@ class LogQueries(ScriptRunner):
         return head
 
     async def survey(self, pool: str, *, schedules_max: int = 100) -> Survey:
-        """A pool as its supervisors need it. `schedules_max`: of restarts, and of time-outs."""
+        """What supervisors need to know of a pool, with so many restarts and time-outs at most."""
         reply = await self._run_guarded("survey", pool, schedules_max)
         counters, due, timeouts, listed = reply.rest
         found, unreadable = decode_workers(listed)
@@ -56,7 +56,7 @@ class LogQueries(ScriptRunner):
         )
 
     async def agent(self, pool: str, agent_id: str) -> Agent | None:
-        """The write side's state of an agent; None once it has left Redis."""
+        """The write side's state of an agent; None once Redis has removed it."""
         try:
             fields = await self._read(pool, "HGETALL", self.keys.agent(pool, agent_id))
         except WrongType as error:
@@ -78,7 +78,7 @@ class LogQueries(ScriptRunner):
         return sorted(member.decode() for member in members)
 
     async def waiting_isolated(self, pool: str, count: int) -> list[tuple[str, int]]:
-        """The agents that wait for a worker of their own, and since when in ms of log time.
+        """The isolated agents that wait for a worker, and since when in ms of log time.
 
         Those that have waited longest come first.
         """

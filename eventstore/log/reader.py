@@ -1,7 +1,7 @@
-"""Reading the streams: from a position, onward, decoded. Never from `$`.
+"""Reads streams from a position onward, never from `$`.
 
-A reader keeps the last id that it saw and goes on from there, over a connection of its own. Where
-a stream was trimmed past that id, the caller notices by the gap in `seq`.
+A caller reads on after the last id it has read. If the stream was trimmed past that id, it notices
+the gap in `seq`. Each reader has a connection of its own.
 """
 
 import asyncio
@@ -32,9 +32,9 @@ class Reader:
     async def read(
         self, positions: Mapping[str, str], *, count: int = 1000, block: bool = True
     ) -> dict[str, list[Entry]]:
-        """Entries after the given ids, by stream; empty when none came within the block time.
+        """Entries after the given ids, by stream; empty if none came within the block time.
 
-        Without a stream to read that time passes, too: whoever reads in a loop relies on it.
+        It waits as long if there is no stream to read, for callers that read in a loop.
         """
         if not positions:
             await asyncio.sleep(self.block_ms / 1000 if block else 0)
@@ -47,22 +47,22 @@ class Reader:
     async def range(
         self, stream: str, first: str = "-", last: str = "+", *, count: int = 1000
     ) -> list[Entry]:
-        """Entries between two ids, both included unless preceded by `(`."""
+        """Entries between two ids, both included unless they start with `(`."""
         entries: list[Entry] = await self._call("XRANGE", stream, first, last, "COUNT", count)
         return entries
 
     async def newest(self, stream: str, last: str = "+", *, count: int = 1000) -> list[Entry]:
-        """Entries up to an id, the newest first."""
+        """Entries up to an id, newest first."""
         entries: list[Entry] = await self._call("XREVRANGE", stream, last, "-", "COUNT", count)
         return entries
 
     async def last_id(self, stream: str) -> str:
-        """The id of the last entry, `0` if there is none."""
+        """The id of the last entry; `0` if there is none."""
         entries = await self.newest(stream, count=1)
         return str(entries[0][0].decode()) if entries else "0"
 
     async def abort(self) -> None:
-        """End what is under way with `LogUnreachable`; the next call connects anew."""
+        """End running calls with `LogUnreachable`; the next call connects again."""
         await drop_connections(self._client)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the log's scripts answer, as values: how a step ended, what stands in a pool."""
+"""The replies of the log's scripts as values."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -11,10 +11,10 @@ from eventstore.language.workers import Worker
 
 
 class Proof(Struct, frozen=True):
-    """What shows that a command's writes stand in a data set: `lua/confirm.lua` checks it.
+    """Identifies a command's writes: `lua/confirm.lua` checks that a data set has them.
 
-    `generation` and `seq` are where the pool's log was with those writes; generation 0: wherever
-    this process knows it to be.
+    `generation` and `seq` are the position of the pool's log after those writes; generation 0: the
+    highest position that this process knows.
     """
 
     pool: str
@@ -27,27 +27,27 @@ class Proof(Struct, frozen=True):
 
 
 class Outcome(StrEnum):
-    """How a step ended. Only DONE and ALREADY mean that what was wanted holds."""
+    """How a step ended. Only after DONE and ALREADY the wanted state is reached."""
 
     DONE = "DONE"
     ALREADY = "ALREADY"
-    """Nothing was left to do."""
+    """There was nothing to do."""
     FENCED = "FENCED"
-    """The epoch or incarnation moved: stop."""
+    """The epoch or incarnation changed: stop."""
     CONFLICT = "CONFLICT"
-    """A check does not hold any more."""
+    """A check failed: the state has changed."""
     ABSENT = "ABSENT"
     """There is no such agent or worker."""
     CLOSED = "CLOSED"
-    """The pool takes no spawns."""
+    """The pool accepts no spawns."""
     FULL = "FULL"
     """Too many spawns wait."""
     KNOWN = "KNOWN"
-    """This operation was carried out before."""
+    """This operation was recorded before."""
 
 
 class Reply(Struct, frozen=True):
-    """What a script said. `rest` is what the script's header promises."""
+    """A script's reply. `rest`: the further values, as the script's header describes them."""
 
     outcome: Outcome
     generation: int
@@ -57,9 +57,9 @@ class Reply(Struct, frozen=True):
 
 
 class AgentResult(Struct, frozen=True):
-    """The end of `act`: how it went, the agent as it is now, and the log's `seq` after it.
+    """The result of `act`: its outcome, the agent as it is now, and the log's `seq` after it.
 
-    `proof`: what shows that the step was written; None where nothing was.
+    `proof`: identifies what was written; None if nothing was.
     """
 
     outcome: Outcome
@@ -75,7 +75,7 @@ class WorkerResult(Struct, frozen=True):
 
 
 class ClaimedAgent(Struct, frozen=True):
-    """An agent that a worker was told of: with its slot booked, unless its end was asked for."""
+    """An agent returned to a worker: its slot is booked, unless it is to be terminated."""
 
     agent: Agent
     spec: bytes
@@ -83,12 +83,12 @@ class ClaimedAgent(Struct, frozen=True):
 
 
 class LogHead(Struct, frozen=True):
-    """The end of a log, as its meta hash names the fields. Generation 0: there is no log."""
+    """The position of a log, with the field names of its meta hash. Generation 0: no log."""
 
     generation: int = 0
     seq: int = 0
     halted: str = ""
-    """Why it accepts no writes."""
+    """Why it accepts no writes; empty if it does."""
     recovered_seq: int = 0
     """The seq after which its generation started."""
 
@@ -100,7 +100,7 @@ class LogHead(Struct, frozen=True):
 
 
 class Leadership(Struct, frozen=True):
-    """Who leads a pool's scaling. `renewal` moves for as long as that one lives."""
+    """The leader of a pool's scaling. `renewal` changes for as long as it lives."""
 
     host: str
     term: int
@@ -108,12 +108,12 @@ class Leadership(Struct, frozen=True):
 
 
 def fields_of(flat: Sequence[bytes] | Mapping[bytes, bytes]) -> dict[str, str]:
-    """Names and values in turn (a raw reply) or a mapping (a parsed one) as text."""
+    """Alternating names and values (a raw reply) or a mapping (a parsed one), as text."""
     if isinstance(flat, Mapping):
         return {text_of(name): text_of(value) for name, value in flat.items()}
     return {text_of(flat[i]): text_of(flat[i + 1]) for i in range(0, len(flat), 2)}
 
 
 def text_of(value: bytes) -> str:
-    """What is no UTF-8 is seen by the marks in it, and refused where it matters."""
+    """Invalid UTF-8 becomes replacement characters, which are refused where it matters."""
     return value.decode(errors="replace")

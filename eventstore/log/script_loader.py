@@ -1,6 +1,6 @@
-"""The scripts as Redis gets them: a shebang, what all share, and a script's own text.
+"""Loads the scripts: each is a shebang, constants, the shared prelude and its own text.
 
-`claim` also gets the table of an agent's fields: it books only what `steps.hashes` can read.
+`claim` also gets the table of an agent's fields: it books only agents that `steps.hashes` can read.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ class Script(Struct, frozen=True):
 
 @cache
 def script(name: str) -> Script:
-    """A script's text with its shebang.
+    """A script's complete text and its digest.
 
-    `admit` is `commit` without leave to pass the limit, `restore` is `commit` on a halted log.
+    `admit` is `commit` within Redis' memory limit; `restore` is `commit` on a halted log.
     """
     folder = files("eventstore.log") / "lua"
     flags = {"admit": "", "survey": " flags=no-writes"}.get(name, " flags=allow-oom")

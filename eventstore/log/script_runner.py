@@ -1,9 +1,9 @@
-"""Scripts run on logs, each under the floor.
+"""Runs scripts on logs, each with a high-water mark.
 
-A `GuardedLog` remembers, per log, the floor: the generation and the highest `seq` that this
-process has acknowledged or seen archived. Every script is given the floor; a log that is below it
-raises `RolledBack` and is halted, for everybody, until it was recovered. A log of a later
-generation raises `Recovered` once: what was read before is void.
+A `ScriptRunner` stores a high-water mark for each log: the generation and the highest `seq` that
+this process has acknowledged or knows to be archived. Every script gets it. A log below it raises
+`RolledBack` and is halted for all processes until it is recovered. A log of a later generation
+raises `Recovered` once: states that were read before are invalid.
 """
 
 import asyncio
@@ -47,8 +47,8 @@ Argument: TypeAlias = str | bytes | int
 class ScriptRunner:
     """Logs on one Redis, reached through one connection pool.
 
-    `outlives`: whether its owner may go on in a log that was recovered. A worker may not: what it
-    holds is no longer its own.
+    `survives_recovery`: whether its owner may continue after a log was recovered. A worker may
+    not: its agents were released.
     """
 
     def __init__(self, client: AsyncClient, keys: Keys, *, survives_recovery: bool = True) -> None:
@@ -59,23 +59,23 @@ class ScriptRunner:
         self._acknowledged: dict[str, tuple[int, int]] = {}
         self._clocks: dict[str, ClockReading] = {}
         self._redis_clock: ClockReading | None = None
-        """Redis' own clock, or what is known of it: no log's time is behind it."""
+        """Redis' own clock, as far as it is known: no log's time is behind it."""
 
     # ---- the log's own time and position -----------------------------------------------------
 
     def now_ms(self, pool: str) -> int:
-        """A log's time: as it was last told, carried on by this host's monotonic clock.
+        """A log's time: the last known one, advanced by this host's monotonic clock.
 
-        Each log has its own: where Redis' clock was set back, those that were written before are
-        ahead. Of one that has told nothing yet Redis' clock is taken, of which most are not ahead.
+        Each log has its own: if Redis' clock was set back, logs that were written before are ahead
+        of it. If a log's time is not known yet, this is Redis' clock; most logs are not ahead.
         """
         reading = self._clocks.get(self._meta_key(pool)) or self._redis_clock
         return reading.current_ms() if reading else time.time_ns() // 1_000_000
 
     async def refresh_clocks(self, pools: Iterable[str]) -> None:
-        """Ask for the time of logs of which no reply has told it lately.
+        """Ask for the time of logs that have not replied for `CLOCK_STALE_SECONDS`.
 
-        A host that was suspended has not counted that time, and a log that is ahead goes on more
+        The monotonic clock stops while a host is suspended, and a log that is ahead runs more
         slowly. Raises `LogUnreachable`, `LogError`.
         """
         stale = [pool for pool in pools if self._is_clock_stale(pool)]
@@ -89,7 +89,7 @@ class ScriptRunner:
         await asyncio.gather(*(self._refresh_clock(pool, now) for pool in pools))
 
     async def _refresh_clock(self, pool: str, now: ClockReading) -> None:
-        """As scripts read it. A log that is damaged holds up no other: who writes it is told."""
+        """As scripts compute it. A damaged log delays no other: its writers get the error."""
         try:
             ts, clock = await self._read(pool, "HMGET", self._meta_key(pool), "ts", "clock")
             last_ts, last_clock = int(ts or 0), int(clock or now.ms)
@@ -105,7 +105,7 @@ class ScriptRunner:
         return reading is None or time.monotonic() - reading.read_at > CLOCK_STALE_SECONDS
 
     def high_water_mark(self, pool: str) -> tuple[int, int]:
-        """(generation, seq) below which the pool's log must not be found; (0, 0) if unknown."""
+        """(generation, seq) that the pool's log must not be below; (0, 0) if unknown."""
         return self._high_water_marks.get(self._meta_key(pool), (0, 0))
 
     def raise_high_water_mark(self, pool: str, generation: int, seq: int) -> None:
@@ -116,11 +116,11 @@ class ScriptRunner:
         )
 
     def acknowledged(self, pool: str) -> tuple[int, int]:
-        """(generation, seq) of the highest that this process was told or told others of."""
+        """The highest (generation, seq) that a reply reported or that was reported to a client."""
         return self._acknowledged.get(self._meta_key(pool), (0, 0))
 
     def acknowledge(self, pool: str, generation: int, seq: int) -> None:
-        """Remember that this much was told to somebody; it raises the floor too."""
+        """Remember that this much was reported; it raises the high-water mark, too."""
         key = self._meta_key(pool)
         self._acknowledged[key] = max(self._acknowledged.get(key, (0, 0)), (generation, seq))
         self.raise_high_water_mark(pool, generation, seq)
@@ -145,8 +145,8 @@ class ScriptRunner:
     ) -> Reply:
         """Commit a step once. `adds_load`: Redis' memory limit may refuse it.
 
-        `read_generation`: the generation that the step was decided in, 0 where any will do. In a
-        later one a version means nothing: what was lost and what came instead may both have it.
+        `read_generation`: the generation that the step was decided in, 0 if any is allowed. In a
+        later one versions prove nothing: a lost state and its replacement may have the same.
 
         Raises `LogUnreachable` (`Recovered`, `NotEnoughReplicas` among them), `OutcomeUnknown`,
         `LogMissing`, `RolledBack`, `Halted`, `MemoryExhausted`.
@@ -157,7 +157,7 @@ class ScriptRunner:
         return await self._run_guarded("admit" if adds_load else "commit", step.pool, step.encode())
 
     async def run_script(self, name: str, pool: str, *arguments: Argument) -> Reply:
-        """Run a script on a log, with just these arguments."""
+        """Run a script on a log with exactly these arguments."""
         keys = self.script_keys(pool)
         try:
             raw = await shielded(lambda: self._evaluate(script(name), keys, arguments))
@@ -186,7 +186,7 @@ class ScriptRunner:
         return reply
 
     def record_position(self, pool: str, generation: int, seq: int, ts: int) -> None:
-        """Take note of where a log stands after a reply that acknowledged something."""
+        """Store the position and time of a log that a reply has reported."""
         self.acknowledge(pool, generation, seq)
         if ts:
             reading = self._clocks[self._meta_key(pool)] = ClockReading(ts, time.monotonic())
@@ -200,7 +200,7 @@ class ScriptRunner:
 
 
 def parse_reply(pool: str, raw: Sequence[Any], log: ScriptRunner) -> Reply:
-    """Turn a script's reply into a `Reply`, noting the log's position; raises on a damaged log."""
+    """Decode a script's reply and store the log's position. Raises if the log is damaged."""
     status = raw[0].decode()
     generation, seq, ts = int(raw[1]), int(raw[2]), int(raw[3])
     if status == "MISSING":
@@ -221,7 +221,7 @@ def parse_reply(pool: str, raw: Sequence[Any], log: ScriptRunner) -> Reply:
 
 
 def _never_sent(error: BaseException) -> bool:
-    """Whether a connection error came before anything could reach the server."""
+    """Whether a connection error happened before anything was sent."""
     if isinstance(error, BusyLoadingError | NotSent):
         return True
     text = str(error)

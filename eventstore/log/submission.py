@@ -1,8 +1,8 @@
-"""Submitting a spawn: one step that either accepts it whole or writes nothing.
+"""Submits a spawn in one step, which writes everything or nothing.
 
-A submit carries an operation id. The first one with that id is remembered with a digest of the
-request; a repeated one is answered with what the first did. That is also how a submit whose reply
-was lost is asked for again, so the client of the log never doubles a spawn.
+A submit has an operation id, which is recorded with a digest of the request. A repeated submit with
+the same id is answered with the result of the first. A submit whose reply was lost is repeated in
+the same way, so it never creates a second agent.
 """
 
 from msgspec import Struct
@@ -21,7 +21,7 @@ from eventstore.steps import clauses
 from eventstore.steps.step import Origin, Step
 
 SUBMIT_ATTEMPTS = 3
-"""How often a submit is committed: for a lost reply, and for a recovery, once more each."""
+"""How often a submit is committed at most: repeated after a lost reply and after a recovery."""
 
 
 class SubmitResult(Struct, frozen=True, kw_only=True):
@@ -30,15 +30,15 @@ class SubmitResult(Struct, frozen=True, kw_only=True):
     outcome: Outcome
     agent_id: str = ""
     same: bool = True
-    """For KNOWN: whether the first request with this operation id was the same one."""
+    """For KNOWN: whether the first request with this operation id was the same."""
     waiting: int = 0
     """For FULL: how many spawns wait."""
     seq: int = 0
-    """For DONE and KNOWN: of its event; 0 for KNOWN where it is archived."""
+    """For DONE and KNOWN: of its event; 0 for KNOWN if the log was recovered since."""
     agent: Agent | None = None
     """For DONE: the agent as requested."""
     proof: Proof | None = None
-    """For DONE and KNOWN: what shows that it was written."""
+    """For DONE and KNOWN: identifies what was written."""
 
 
 async def submit(
@@ -52,11 +52,11 @@ async def submit(
     digest: str,
     from_client: bool = False,
 ) -> SubmitResult:
-    """Ask for an agent. `from_client`: the operation id is an `Idempotency-Key`, kept for longer.
+    """Request an agent. `from_client`: the operation id is an `Idempotency-Key`, retained longer.
 
-    `agent_id` and `operation_id` are the caller's, so that it can name them if no reply comes:
-    after a repetition of its own, `OutcomeUnknown` says that nobody knows. Raises also
-    `LogUnreachable`, `LogMissing`, `RolledBack`, `MemoryExhausted`: then nothing was written.
+    The caller makes `agent_id` and `operation_id`, so that it can name them if no reply comes.
+    Raises `OutcomeUnknown` if it is not known whether the spawn was written, even after a retry;
+    and `LogUnreachable`, `LogMissing`, `RolledBack`, `MemoryExhausted`: then nothing was written.
     """
     ttl_ms = log.retention.keys_ms if from_client else log.retention.operation_ms
     request = replace(
@@ -107,9 +107,9 @@ async def submit(
 
 
 async def _commit_with_retries(log: Log, step: Step) -> Reply:
-    """Committed, again where the reply was lost, and again where the log was recovered since.
+    """Commit, and repeat it after a lost reply or a recovery of the log.
 
-    A recovery restores the operation ids, so that a first attempt which was saved is known.
+    A recovery restores the operation ids, so an attempt that was archived is known.
     """
     unknown: OutcomeUnknown | None = None
     recovered: Recovered | None = None

@@ -1,4 +1,4 @@
-"""One look at the write side of a pool: what is pending, held, due and unowned."""
+"""A snapshot of the write side of a pool: workers, free slots, waiting and due agents."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,14 +11,14 @@ from eventstore.steps import hashes
 
 
 class Survey(Struct, frozen=True, kw_only=True):
-    """A pool at one moment, as its supervisors see it. Times in ms of log time."""
+    """A pool at one point in time, for its supervisors. Times are in ms of log time."""
 
     ts: int
     seq: int
     waiting: int
     """Spawns that may share a worker."""
     waiting_isolated: int = 0
-    """Agents that wait for a worker of their own."""
+    """Isolated agents that wait for a worker."""
     free: int
     restarting: int
     live: int
@@ -31,18 +31,18 @@ class Survey(Struct, frozen=True, kw_only=True):
 
 
 class ObservedWorker(Struct, frozen=True):
-    """A worker's hash: its state and what the scripts keep beside it."""
+    """A worker's hash: its state, and the fields that only scripts write."""
 
     worker: Worker
     agent_count: int
     renewal: int
     last_heartbeat: int
     isolated_agent: str = ""
-    """The agent that has it for itself, if one does."""
+    """The isolated agent that it runs; empty if there is none."""
 
 
 class UnreadableWorker(Struct, frozen=True):
-    """A worker whose hash cannot be read. `version`: 0 where not even that can be."""
+    """A worker whose hash cannot be read. `version`: 0 if that cannot be read, either."""
 
     worker_id: str
     reason: str
@@ -50,7 +50,7 @@ class UnreadableWorker(Struct, frozen=True):
 
 
 def decode_worker(worker_id: str, fields: Mapping[str, str]) -> ObservedWorker:
-    """A worker's hash as Redis holds it."""
+    """A worker's hash. Raises `Unreadable`."""
     worker = hashes.WORKER.from_hash(worker_id, fields)
     try:
         return ObservedWorker(
@@ -61,13 +61,13 @@ def decode_worker(worker_id: str, fields: Mapping[str, str]) -> ObservedWorker:
             fields.get("alone", ""),
         )
     except (KeyError, ValueError) as error:
-        raise Unreadable("worker", worker_id, f"a counter in its hash: {error}") from error
+        raise Unreadable("worker", worker_id, f"a counter of its hash: {error}") from error
 
 
 def decode_workers(
     listed: Sequence[Sequence[bytes]],
 ) -> tuple[tuple[ObservedWorker, ...], tuple[UnreadableWorker, ...]]:
-    """Workers as a survey lists them: those that can be read, and what is wrong with the others."""
+    """The workers of a survey: those that can be read, and the others with the reason."""
     found, unreadable = [], []
     for entry in listed:
         worker_id, fields = text_of(entry[0]), fields_of(entry[1:])

@@ -1,8 +1,8 @@
-"""What others hold of a log that was lost: reports beside the log, for whoever recovers it.
+"""Loss reports: what gateways and workers know of a log that was lost, for its recovery.
 
-A gateway that acknowledged commands which the archive has not taken, and a worker that runs agents,
-say so as soon as they find the log missing, halted or behind. Recovering reads these reports once
-every lease has lapsed; what lies above the archive is then named, command by command.
+A gateway reports the commands that it acknowledged and that are not archived, and a worker the
+agents that it runs, as soon as they find the log missing, halted or behind. The recovery reads the
+reports after all leases have expired, and names each lost command.
 """
 
 from collections.abc import Iterable
@@ -16,23 +16,23 @@ from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.log import Log
 
 REPORTS_MAX: Final = 20_000
-"""Of one log; the oldest go first."""
+"""About how many reports of one log are stored; the oldest are removed first."""
 RETENTION_MS: Final = 7 * 86_400_000
 AGENT_HELD: Final = "holds"
 """The kind of a report that is about a running agent and not about a command."""
 
 
 CREATE_POOL: Final = "create_pool"
-"""The kind of a command without which nothing of its pool can be recovered."""
+"""The kind of a command without which its pool cannot be recovered."""
 
 
 class LossReport(Struct, frozen=True, kw_only=True):
-    """One command that was acknowledged, or one agent that runs (`kind` is `holds`)."""
+    """One acknowledged command, or one running agent (`kind` is `holds`)."""
 
     reporter: str
     kind: str
     agent_id: str = ""
-    """For a command on a pool that pool's name."""
+    """The agent's id; for a command on a pool the pool's name."""
     incarnation: int = 0
     generation: int = 0
     seq: int = 0
@@ -43,7 +43,7 @@ class LossReport(Struct, frozen=True, kw_only=True):
 
 
 def loss_reports_key(keys: Keys, pool: str) -> str:
-    """The stream of a log's reports. It expires, and recovering spares it."""
+    """The stream of a log's reports. It expires; a recovery does not delete it before the end."""
     return keys.catalogue_part("salvage") if pool == CATALOGUE else keys.pool(pool, "salvage")
 
 
@@ -58,7 +58,7 @@ async def write_reports(log: Log, pool: str, reports: Iterable[LossReport]) -> N
 
 
 async def read_reports(log: Log, pool: str) -> list[LossReport]:
-    """All reports on a log, each once, by seq. Raises `LogUnreachable`, `LogError`."""
+    """All distinct reports on a log, by seq. Raises `LogUnreachable`, `LogError`."""
     command = ("XRANGE", loss_reports_key(log.keys, pool), "-", "+")
     entries = await ask(log.client, *command, doing="reports cannot be read")
     found = {_key(entry): entry for entry in (_read(fields) for _, fields in entries)}
@@ -66,7 +66,7 @@ async def read_reports(log: Log, pool: str) -> list[LossReport]:
 
 
 async def delete_reports(log: Log, pool: str) -> None:
-    """Of a log that is not recovered: the opening of one forgets its own.
+    """Delete the reports of a log that need not be recovered. (A recovery deletes its own.)
 
     Raises `LogUnreachable`, `LogError`.
     """

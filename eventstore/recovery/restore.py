@@ -1,12 +1,12 @@
-"""Writing a log anew from what is archived, under the next generation.
+"""Rebuilds a log from its archive, as the next generation.
 
-    halt -> wait out every lease -> wipe -> begin -> refill -> record -> open
+    halt -> wait until all leases expire -> wipe -> start -> refill -> record -> open
 
-From `halt` to `open` nobody else writes the log. Who halts it after us takes our claim on it away:
-each of our steps is then refused with `Halted`. Every worker that was known is recorded as lost,
-and what it held is lost with it: put back into the queue as the next incarnation, or ended if its
-end was asked for. The caller must have waited for a whole lease after the halt, so that nothing of
-it runs any more. If this is interrupted, the log stays halted and the next attempt begins again.
+From `halt` to `open` no other process writes the log. If another recovery halts it after this one,
+each further step of this one is refused with `Halted`. Every known worker is recorded as lost, and
+so are its agents: each is requeued as its next incarnation, or ended if its termination was
+requested. The caller must have waited for a complete lease after the halt, so that none of them
+still runs. If a recovery is interrupted, the log stays halted and the next attempt starts again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,14 +30,14 @@ from eventstore.steps import clauses
 from eventstore.steps.step import Fence, Origin, Step
 
 CHUNK: Final = 200
-"""Agents, events, or operation ids, written at once."""
+"""How many agents, events or operation ids are written at once."""
 LOST_REASON: Final = "log-recovered"
 POOL_DELETED: Final = Terminate(reason="pool-deleted")
 CATALOGUE_SUBJECT: Final = "catalogue"
 
 
 class RestorePoint(Struct, frozen=True, kw_only=True):
-    """Where a log that is written anew goes on: after `seq`, not before `ts`."""
+    """Where a rebuilt log continues: after `seq`, and not before `ts`."""
 
     generation: int
     seq: int
@@ -46,7 +46,10 @@ class RestorePoint(Struct, frozen=True, kw_only=True):
 
 
 async def halt_generation(log: Log, pool: str, generation: int, reason: str) -> bool:
-    """Let nobody write a log of that generation until it was recovered; False if it is not so."""
+    """Refuse all writes to a log until it is recovered.
+
+    False if it has another generation or was halted before.
+    """
     reply = await log.run_script("recover", pool, "close", "", reason, generation)
     return reply.outcome is Outcome.DONE
 
@@ -63,13 +66,13 @@ class LogRestore:
         self._ts = 0
 
     async def halt(self, reason: str) -> Reply:
-        """Let nobody write; answers where the log stands, with zeroes if there is none."""
+        """Refuse all other writes; returns the log's position, zeroes if there is no log."""
         return await self._log.run_script("recover", self._pool, "halt", self._token, reason)
 
     async def wipe(self) -> None:
-        """Remove all keys of the pool but those that say that it is halted."""
+        """Delete all keys of the pool but its meta hash, which halts it, and the loss reports."""
         if self._pool == CATALOGUE:
-            return  # `begin` drops its only keys
+            return  # `start` deletes its only keys
         keys = self._log.keys
         preserved = {keys.pool(self._pool, "meta"), loss_reports_key(keys, self._pool)}
         for pattern in (
@@ -92,12 +95,12 @@ class LogRestore:
         """Create the streams, empty, and the counters."""
         is_pool = 0 if self._pool == CATALOGUE else 1
         reply = await self._recover(
-            "begin", point.generation, point.seq, point.ts, point.epoch, is_pool
+            "start", point.generation, point.seq, point.ts, point.epoch, is_pool
         )
         self._epoch, self._ts = point.epoch, reply.ts
 
     async def refill(self, entries: Iterable[tuple[str, Sequence[str | bytes]]]) -> None:
-        """Put archived entries back, with their ids, so that readers find their place."""
+        """Add archived entries with their ids, so that readers can continue at their position."""
         remaining = iter(entries)
         while chunk := list(islice(remaining, CHUNK)):
             arguments: list[str | bytes | int] = []
@@ -112,7 +115,7 @@ class LogRestore:
         await self._write(step)
 
     async def mark_workers_lost(self, lost_workers: Iterable[Worker]) -> dict[str, int]:
-        """Record every worker that had not ended as lost; answers their new epochs."""
+        """Record every worker that had not ended as lost; returns their new epochs."""
         epochs: dict[str, int] = {}
         for worker in lost_workers:
             self._epoch += 1
@@ -130,9 +133,9 @@ class LogRestore:
     async def restore_agents(
         self, agents_to_restore: Sequence[Agent], epochs: dict[str, int], *, deleted: bool = False
     ) -> int:
-        """Put agents that had not ended where they belong; answers how many were held.
+        """Restore agents that had not ended; returns how many of them had a slot.
 
-        `deleted`: their pool is, so they end.
+        `deleted`: their pool was deleted, so they end.
         """
         held = 0
         for start in range(0, len(agents_to_restore), CHUNK):
@@ -158,7 +161,7 @@ class LogRestore:
         return step.agent(agent.agent_id, agent, agent_commands.decide(lost, agent), fence=fence)
 
     async def restore_operations(self, operations: Iterable[tuple[str, str, str, int]]) -> None:
-        """Operation ids with digest, answer, and for how many ms more they are known."""
+        """Record operations again: id, digest, answer, and remaining time in ms."""
         remaining = iter(operations)
         while chunk := list(islice(remaining, CHUNK)):
             step = self._step()
@@ -167,23 +170,23 @@ class LogRestore:
             await self._write(step)
 
     async def write_meta(self, fields: Iterable[tuple[str, str | int]]) -> None:
-        """Fields of the meta hash that are not counted or derived."""
+        """Set fields of the meta hash that are not derived from other keys."""
         step = self._step()
         for name, value in fields:
             step.write(clauses.SetMeta(name, value))
         await self._write(step)
 
     async def open(self, generation: int) -> None:
-        """Take back the halt, and forget what was reported of what the log lost."""
+        """End the halt and delete the loss reports."""
         await self._recover("open", generation)
 
-    # ---- ways to Redis -------------------------------------------------------------------------
+    # ---- writing -------------------------------------------------------------------------------
 
     def _step(self) -> Step:
         return self._log.step(self._pool, self._origin)
 
     async def _write(self, step: Step) -> None:
-        """Without the checks, which are for states that somebody else may have changed."""
+        """Without the step's checks: no other process can have changed the log."""
         if step.writes:
             checks = [clauses.MetaIs("recovering", self._token)]
             encoded = clauses.encode(checks, step.writes)
@@ -196,11 +199,11 @@ class LogRestore:
 
     def _require_done(self, reply: Reply) -> Reply:
         if reply.outcome is not Outcome.DONE:
-            raise Halted(self._pool, "somebody else recovers it, or has")
+            raise Halted(self._pool, "another recovery has started since")
         return reply
 
 
 def _literal(pattern: str) -> str:
-    """A pattern for SCAN in which only the last star is one."""
+    """A pattern for SCAN in which only the last star is a wildcard."""
     escaped = "".join(f"\\{c}" if c in "*?[]\\" else c for c in pattern[:-1])
     return escaped + "*"

@@ -100,7 +100,7 @@ def acknowledged_early() -> None:
 
 def trimmed_by_length() -> None:
     """Every append trims the log to its last events, whether they are archived or not."""
-    closes = "local function close_log()\n"
+    closes = "local function write_head()\n"
     trims = f"{closes}  redis.call('XTRIM', events_key, 'MAXLEN', {EVENTS_KEPT})\n"
     edit = functools.partial(_replaced, old=closes, new=trims)
     _edit_scripts(dict.fromkeys(("commit", "admit", "claim"), edit))

@@ -17,7 +17,7 @@ local FIRST_ID = 7
 local FOREIGN_MAX = 10
 local held_key = base .. 'held:' .. worker
 
-local refusal = open_log(ARGV[1], ARGV[2])
+local refusal = read_head(ARGV[1], ARGV[2])
 if refusal then return refusal end
 local process = redis.call('HMGET', process_key(worker), 'epoch', 'status', 'max_agents',
   'agent_count', 'alone')
@@ -185,7 +185,7 @@ if rounds == 500 then push_inbox(worker, 'work') end
 if booked > 0 then
   redis.call('HINCRBY', process_key(worker), 'agent_count', booked)
   rescore(worker)
-  close_log()
+  write_head()
   wake()
 end
 return reply('OK', told, foreign)

@@ -1,10 +1,10 @@
--- Commits one step: checks that what was decided on still holds, then writes all of it at once.
+-- Commits one step: checks that the state it was decided on is unchanged, then writes all of it.
 -- KEYS  meta, events
--- ARGV  1 high-water mark's generation (0: any), 2 its seq, 3 MessagePack of {checks, writes}: each an
---       array of the name of a function below and its arguments. eventstore/steps/clauses.py has the
---       meaning of each and how a check refuses.
+-- ARGV  1 generation of the high-water mark (0: any), 2 its seq, 3 MessagePack of {checks, writes}:
+--       each clause is an array of a function's name, below, and its arguments.
+--       eventstore/steps/clauses.py describes each clause and the refusal of each check.
 -- Returns {OK, generation, seq, ts, stream id of its last event ('' if it has none)}.
--- Invariant: either every write of the step is in the data set, or none.
+-- Invariant: either all writes of the step are made, or none.
 
 local checks = {}
 
@@ -23,7 +23,7 @@ function checks.AgentUnchanged(id, version, incarnation)
   return reply('CONFLICT')
 end
 
--- (A version that cannot be read is 0.)
+-- (A version that cannot be read counts as 0.)
 function checks.WorkerUnchanged(id, version)
   local found = redis.pcall('HGET', process_key(id), 'version')
   if type(found) ~= 'string' or not string.match(found, '^%d+$') then found = '0' end
@@ -88,7 +88,7 @@ function writes.PutAgent(id, fields, replace)
   redis.call('HSET', agent_key(id), unpack(fields))
 end
 
--- Takes an agent out of the queue: its command is acknowledged and deleted.
+-- Removes an agent from the queue: its command is acknowledged and deleted.
 local function leave_queue(id)
   redis.call('ZREM', base .. 'alone', id)
   local entry = redis.call('HMGET', agent_key(id), 'command_id', 'claimed')
@@ -112,7 +112,7 @@ function writes.MoveAgent(id, leaves, enters, listed, ended_ms)
   if leaves[2] ~= '' then vacate(id, leaves[2]) end
   if leaves[3] then redis.call('ZREM', base .. 'due', id) end
   if leaves[4] then redis.call('ZREM', base .. 'timeouts', id) end
-  if leaves[5] ~= '' then share(leaves[5]) end
+  if leaves[5] ~= '' then end_isolation(leaves[5]) end
   if enters[1] ~= '0' then enter_queue(id, enters[1], enters[2]) end
   if enters[3] then
     redis.call('ZADD', base .. 'alone', number(ts), id)
@@ -129,7 +129,7 @@ end
 
 function writes.PutSpec(id, spec) redis.call('SET', base .. 'spec:' .. id, spec) end
 
--- The hash of a worker that could not be read goes; its counters are what its slots hold.
+-- Replaces a worker's unreadable hash; its counters are derived from its slots.
 local function recount(id)
   local held, isolated = redis.call('SMEMBERS', base .. 'held:' .. id), ''
   for _, agent in ipairs(held) do
@@ -165,8 +165,8 @@ end
 
 function writes.RecordOperation(id, digest, answer, ttl_ms)
   local key = base .. 'operation:' .. id
-  local at = RESTORING and 0 or seq
-  redis.call('HSET', key, 'digest', digest, 'answer', answer, 'seq', number(at))
+  local event_seq = RESTORING and 0 or seq
+  redis.call('HSET', key, 'digest', digest, 'answer', answer, 'seq', number(event_seq))
   redis.call('PEXPIRE', key, ttl_ms)
 end
 
@@ -182,12 +182,12 @@ function writes.SetMeta(field, value) redis.call('HSET', meta_key, field, value)
 function writes.Resign() redis.call('HSET', base .. 'leader', 'host', '') end
 function writes.Unpark(key) redis.call('HDEL', base .. 'parked', key) end
 
--- Numbers as text, as hashes hold them; in what a clause consists of, too.
-local function texts(values)
+-- Converts the numbers of a clause, and of the arrays in it, to text, as hashes store them.
+local function numbers_to_text(values)
   for i = 1, #values do
     local kind = type(values[i])
     if kind == 'number' then values[i] = number(values[i])
-    elseif kind == 'table' then texts(values[i]) end
+    elseif kind == 'table' then numbers_to_text(values[i]) end
   end
 end
 
@@ -197,16 +197,16 @@ for i, functions in ipairs({ checks, writes }) do
     if not functions[clause[1]] then
       return redis.error_reply('ERR unknown clause ' .. tostring(clause[1]))
     end
-    texts(clause)
+    numbers_to_text(clause)
   end
 end
 
-local refusal = open_log(ARGV[1], ARGV[2])
+local refusal = read_head(ARGV[1], ARGV[2])
 if refusal then return refusal end
 for _, clause in ipairs(step[1]) do
   refusal = checks[clause[1]](unpack(clause, 2))
   if refusal then return refusal end
 end
 for _, clause in ipairs(step[2]) do writes[clause[1]](unpack(clause, 2)) end
-close_log()
+write_head()
 return reply('OK', last_entry)

@@ -1,26 +1,26 @@
--- Proves that what was acknowledged is in this data set, and writes once more behind it, so that
--- a WAIT that follows on the same connection covers it.
+-- Proves that acknowledged writes are in this data set, then writes once more, so that a WAIT that
+-- follows on the same connection covers them.
 -- KEYS  meta, events
--- ARGV  1 floor generation, 2 floor seq, then proofs of three values each:
---         event <stream id> <event id>   that entry is that event
---         operation <id> <answer>        that operation was carried out and answered so
---         ending <agent id> ''           the agent was told to end, or has left
---         log '' ''                      the log itself, as the floor demands it
+-- ARGV  1 generation of the high-water mark, 2 its seq, then proofs of three values each:
+--         event <stream id> <event id>   this entry is this event
+--         operation <id> <answer>        this operation was recorded with this answer
+--         ending <agent id> ''           the agent's termination was requested, or it has ended
+--         log '' ''                      the log is at or above the high-water mark
 -- Returns {OK, generation, seq, ts, {1 or 0 for each proof}}.
--- Invariant: nothing changes but the log's time; an event that is not there halts the log, since it
--- is another history than the one that was acknowledged.
+-- Invariant: nothing changes but the log's time. A missing event halts the log: its history is not
+-- the one that was acknowledged.
 
-local function position(id)
+local function parse_id(id)
   local ms, n = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(n)
 end
 
--- Only what the archive has is trimmed: an event before the first one is not lost.
+-- Only archived events are trimmed: an event before the first one is not lost.
 local function trimmed(id)
   local first = redis.call('XRANGE', events_key, '-', '+', 'COUNT', 1)[1]
   if not first then return false end
-  local ms, n = position(id)
-  local first_ms, first_n = position(first[1])
+  local ms, n = parse_id(id)
+  local first_ms, first_n = parse_id(first[1])
   return ms < first_ms or (ms == first_ms and n < first_n)
 end
 
@@ -33,7 +33,7 @@ proofs.event = function(id, event_id)
     if entry[2][i] == 'event_id' and entry[2][i + 1] == event_id then return true end
   end
   redis.call('HSET', meta_key, 'halted', 'another history: event ' .. event_id .. ' at ' .. id
-    .. ' was acknowledged and is not there')
+    .. ' was acknowledged and is missing')
   return false
 end
 
@@ -49,13 +49,13 @@ end
 
 proofs.log = function() return true end
 
-local refusal = open_log(ARGV[1], ARGV[2])
+local refusal = read_head(ARGV[1], ARGV[2])
 if refusal then return refusal end
 local found = {}
-for at = 3, #ARGV, 3 do
-  local proof = proofs[ARGV[at]]
-  if not proof then return redis.error_reply('ERR unknown proof ' .. ARGV[at]) end
-  found[#found + 1] = proof(ARGV[at + 1], ARGV[at + 2]) and 1 or 0
+for index = 3, #ARGV, 3 do
+  local proof = proofs[ARGV[index]]
+  if not proof then return redis.error_reply('ERR unknown proof ' .. ARGV[index]) end
+  found[#found + 1] = proof(ARGV[index + 1], ARGV[index + 2]) and 1 or 0
 end
-close_log()
+write_head()
 return reply('OK', found)

@@ -1,8 +1,8 @@
--- Draws the next epoch of a pool. A number that is drawn and not used does no harm.
+-- Allocates the next epoch of a pool. One that is never used does no harm.
 -- KEYS  meta, events
--- ARGV  1 floor generation, 2 floor seq
+-- ARGV  1 generation of the high-water mark, 2 its seq
 -- Returns {OK, generation, seq, ts, epoch}.
 
-local refusal = open_log(ARGV[1], ARGV[2])
+local refusal = read_head(ARGV[1], ARGV[2])
 if refusal then return refusal end
 return reply('OK', number(redis.call('HINCRBY', meta_key, 'epoch', 1)))

@@ -1,9 +1,9 @@
--- Creates a log where there is none: its streams, the consumer group and the counters.
+-- Creates a log if there is none: its streams, the consumer group and the counters.
 -- KEYS  meta, events
--- ARGV  1 whether it is a pool's (1) or the catalogue's (0), 2 its generation: 1, or for a pool that
---       of the catalogue, so that it is above that of a log of this name that went with an older one
--- Returns {OK, generation, seq, ts}; a log that stands is left as it is.
--- Invariant: nothing else creates streams or groups. Streams that are there without their
+-- ARGV  1 whether it is a pool's (1) or the catalogue's (0), 2 its generation: 1, or for a pool
+--       that of the catalogue, which is above that of a log of this name under an older catalogue
+-- Returns {OK, generation, seq, ts}; an existing log is left as it is.
+-- Invariant: only this script and a recovery create streams or groups. Streams without their
 -- counters are never adopted: that is a damaged log (MISSING), to be recovered.
 
 if redis.call('HEXISTS', meta_key, 'halted') == 1 then return reply('MISSING') end
@@ -20,5 +20,5 @@ elseif redis.call('EXISTS', events_key) == 0 or
   (ARGV[1] == '1' and redis.call('EXISTS', commands_key) == 0) then
   return reply('MISSING')
 end
--- The time told is now, not that of the last event: callers set their clock by it.
-return open_log('0', '0') or reply('OK')
+-- The time returned is now, not that of the last event: callers set their clock by it.
+return read_head('0', '0') or reply('OK')

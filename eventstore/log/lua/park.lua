@@ -1,12 +1,13 @@
 -- Parks an agent whose hash cannot be read, so that it blocks no other.
 -- KEYS  meta, events
--- ARGV  1 floor generation, 2 floor seq, 3 agent id, 4 reason, 5 the worker that holds it ('' : none)
+-- ARGV  1 generation of the high-water mark, 2 its seq, 3 agent id, 4 reason, 5 the worker
+--       whose slot it has ('' : none)
 -- Returns {OK, generation, seq, ts, '1' if it was not parked before}.
--- Invariant: a parked agent is on no schedule, in no queue and in no slot of that worker; its hash is
--- not changed.
+-- Invariant: a parked agent is on no schedule, in no queue and in no slot of that worker; its hash
+-- is not changed.
 
 local id, reason, holder = ARGV[3], ARGV[4], ARGV[5]
-local refusal = open_log(ARGV[1], ARGV[2])
+local refusal = read_head(ARGV[1], ARGV[2])
 if refusal then return refusal end
 
 local entry = redis.pcall('HGET', agent_key(id), 'command_id')

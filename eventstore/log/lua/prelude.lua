@@ -1,5 +1,5 @@
--- Shared by every script that writes a log: which log it is, whether it may be written, and how
--- an event is appended and a slot is booked. A script is this text followed by its own.
+-- Shared by all scripts: which log it is, whether it may be written, how an event is appended and
+-- how slots are counted. A script is this text followed by its own.
 --
 -- KEYS[1]  <base>meta    hash: generation, seq, ts, clock, free, waiting, epoch, term, scaling,
 --                       closed, halted, recovering
@@ -8,17 +8,17 @@
 --
 -- Reply of every script: {status, generation, seq, ts, ...}. Status OK wrote; any other wrote
 -- nothing: MISSING, LAYOUT, HALTED, ROLLED_BACK, RECOVERED, FENCED, CONFLICT, CLOSED, FULL, KNOWN.
--- (ROLLED_BACK halts the log: from then on everybody is refused until it was recovered.)
+-- (ROLLED_BACK halts the log: every later call is refused until the log is recovered.)
 --
--- RESTORING, set in front of this text, is true for the one who rebuilds a halted log.
+-- RESTORING, set in front of this text, is true for a recovery, which writes a halted log.
 --
--- Log time (ts) is this server's clock, and never goes back. Where that clock was set back, log time
--- goes on from where it was at half its pace, until the clock has caught up: what waits for a time
--- to come (back-offs, time-outs, orders) still comes. meta.clock is what the clock said at meta.ts.
+-- Log time (ts) is this server's clock, and never goes back. If that clock is set back, log time
+-- continues at half its speed until the clock has caught up, so that deadlines (back-offs,
+-- time-outs, orders) are still reached. meta.clock is the server's clock at meta.ts.
 --
 -- Invariants: seq is dense; ts never goes back; meta.free is the sum of the scores of
--- <base>processes; meta.waiting counts the commands that nobody has claimed, meta.alone the workers
--- that an agent has for itself.
+-- <base>processes; meta.waiting counts the unclaimed commands, meta.alone the workers that run one
+-- isolated agent.
 
 local meta_key, events_key = KEYS[1], KEYS[2]
 local base = string.sub(meta_key, 1, -5)
@@ -29,9 +29,9 @@ local INBOX_MS = 600000
 local LAYOUT = 1
 
 local generation, seq, ts, clock
-local last_entry = '' -- the stream id of the event that was appended last
+local last_entry = '' -- the stream id of the last event that was appended
 
--- Whole numbers in full: Lua's own way of writing large ones is 1.7e+15. (+ 0: never '-0'.)
+-- An integer with all its digits: Lua writes large ones as 1.7e+15. (+ 0: never '-0'.)
 local function number(n) return string.format('%.0f', n + 0) end
 local function agent_key(id) return prefix .. 'agent:' .. tag .. ':' .. id end
 local function process_key(id) return prefix .. 'process:' .. tag .. ':' .. id end
@@ -40,17 +40,17 @@ local function reply(status, ...)
   return { status, generation or '0', number(seq or 0), number(ts or 0), ... }
 end
 
--- What time it is in a log that was last written at `last`, when the clock said `clock_then`.
-local function read_clock(last, clock_then)
+-- The time of a log that was last written at `last_ts`, when the clock was at `last_clock`.
+local function read_clock(last_ts, last_clock)
   local time = redis.call('TIME')
   clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  if clock >= last then return clock end
-  return last + math.floor(math.max(clock - (clock_then or clock), 0) / 2)
+  if clock >= last_ts then return clock end
+  return last_ts + math.floor(math.max(clock - (last_clock or clock), 0) / 2)
 end
 
--- Reads the log's head; returns a refusal where it takes no writes, where the caller's floor is
--- above it, and where it was recovered since the caller last heard of it.
-local function open_log(floor_generation, floor_seq)
+-- Reads the log's head. Returns a refusal if the log accepts no writes, if the caller's high-water
+-- mark is above it, or if it was recovered since the caller last used it.
+local function read_head(mark_generation, mark_seq)
   local meta = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted', 'layout',
     'clock')
   if not meta[1] or redis.call('EXISTS', events_key) == 0
@@ -63,13 +63,13 @@ local function open_log(floor_generation, floor_seq)
   end
   ts = read_clock(tonumber(meta[3]), tonumber(meta[6]))
   if meta[4] and not RESTORING then return reply('HALTED', meta[4]) end
-  if floor_generation == '0' then return nil end
-  local older = tonumber(generation) - tonumber(floor_generation)
-  if older > 0 then return reply('RECOVERED') end
-  if older < 0 or seq < tonumber(floor_seq) then
-    -- (Refused in a script that only reads: then the next one that writes halts it.)
+  if mark_generation == '0' then return nil end
+  local generations_ahead = tonumber(generation) - tonumber(mark_generation)
+  if generations_ahead > 0 then return reply('RECOVERED') end
+  if generations_ahead < 0 or seq < tonumber(mark_seq) then
+    -- (A read-only script may not write this: the next one that writes halts the log.)
     redis.pcall('HSET', meta_key, 'halted', 'rolled back to generation ' .. generation .. ', seq '
-      .. number(seq) .. '; generation ' .. floor_generation .. ', seq ' .. floor_seq
+      .. number(seq) .. '; generation ' .. mark_generation .. ', seq ' .. mark_seq
       .. ' was acknowledged')
     return reply('ROLLED_BACK')
   end
@@ -87,16 +87,16 @@ local function append(event)
     'actor', event[11], 'ts', number(ts), 'data', event[12])
 end
 
-local function close_log()
+local function write_head()
   redis.call('HSET', meta_key, 'seq', number(seq), 'ts', number(ts), 'clock', number(clock))
 end
 
--- Sets a worker's score to its free slots: those of an active one that is not isolated, else none.
--- Not listed: no change.
+-- Sets a worker's score to its free slots: 0 unless it is active and runs no isolated agent. No
+-- change if it is not listed, unless `enlist`.
 local function rescore(worker_id, enlist)
   local processes = base .. 'processes'
-  local before = redis.call('ZSCORE', processes, worker_id)
-  if not before and not enlist then return end
+  local old_score = redis.call('ZSCORE', processes, worker_id)
+  if not old_score and not enlist then return end
   local process = redis.call('HMGET', process_key(worker_id), 'status', 'max_agents', 'agent_count',
     'alone')
   local free = 0
@@ -104,19 +104,19 @@ local function rescore(worker_id, enlist)
     free = (tonumber(process[2]) or 0) - (tonumber(process[3] or '0') or 0)
   end
   redis.call('ZADD', processes, number(free), worker_id)
-  redis.call('HINCRBY', meta_key, 'free', number(free - tonumber(before or '0')))
+  redis.call('HINCRBY', meta_key, 'free', number(free - tonumber(old_score or '0')))
 end
 
--- A number that was never there before: that of a renewal. One that is counted comes to where it was
--- when a server that lost its last writes is written again, and a lease that is renewed seems to stand.
-local function fresh()
+-- The number of a renewal, from the clock, so that it was never used before. A counter could return
+-- to an old value after the server lost its last writes; a renewed lease would then look unrenewed.
+local function unique_number()
   local time = redis.call('TIME')
   return number(tonumber(time[1]) * 1000000 + tonumber(time[2]))
 end
 
-local function push_inbox(worker_id, word)
+local function push_inbox(worker_id, message)
   local inbox = base .. 'inbox:' .. worker_id
-  redis.call('LPUSH', inbox, word)
+  redis.call('LPUSH', inbox, message)
   redis.call('LTRIM', inbox, 0, 99)
   redis.call('PEXPIRE', inbox, INBOX_MS)
 end
@@ -125,8 +125,8 @@ local function signal(kind, value)
   redis.call('XADD', base .. 'signals', 'MAXLEN', '~', 1000, '*', 'kind', kind, 'value', value)
 end
 
--- An agent waits for a worker of its own: wake the emptiest worker, and the supervisors.
-local function wake_empty()
+-- Wakes the emptiest worker and the supervisors if isolated agents wait.
+local function wake_for_isolated()
   local waiting = redis.call('ZCARD', base .. 'alone')
   if waiting == 0 then return end
   local emptiest = redis.call('ZREVRANGE', base .. 'processes', 0, 0)
@@ -134,9 +134,9 @@ local function wake_empty()
   signal('need', number(waiting))
 end
 
--- Work waits: wake the fullest worker that has room, and the supervisors if room is short.
+-- If commands wait: wakes the fullest worker with free slots, and the supervisors if those are few.
 local function wake()
-  wake_empty()
+  wake_for_isolated()
   local counts = redis.call('HMGET', meta_key, 'waiting', 'free')
   local waiting, free = tonumber(counts[1] or '0'), tonumber(counts[2] or '0')
   if waiting <= 0 then return end
@@ -147,8 +147,8 @@ local function wake()
   if waiting > free then signal('need', number(waiting - free)) end
 end
 
--- A worker is not taken by one agent any more.
-local function share(worker_id)
+-- Lets a worker that ran one isolated agent accept others again.
+local function end_isolation(worker_id)
   if (redis.call('HGET', process_key(worker_id), 'alone') or '') ~= '' then
     redis.call('HSET', process_key(worker_id), 'alone', '')
     redis.call('HINCRBY', meta_key, 'alone', -1)
@@ -156,17 +156,17 @@ local function share(worker_id)
   end
 end
 
--- Gives back the slot that an agent has in a worker.
+-- Frees an agent's slot in a worker.
 local function vacate(id, worker_id)
   if redis.call('SREM', base .. 'held:' .. worker_id, id) == 1 then
     redis.call('HINCRBY', process_key(worker_id), 'agent_count', -1)
-    if redis.call('HGET', process_key(worker_id), 'alone') == id then share(worker_id) end
+    if redis.call('HGET', process_key(worker_id), 'alone') == id then end_isolation(worker_id) end
     rescore(worker_id)
   end
 end
 
 -- Parks an agent whose hash cannot be read: it is on no schedule until it is retried or dropped.
--- Returns whether it is new. (The previous version's gateways also need source and subject.)
+-- Returns whether it was not parked yet. (Older gateways also need source and subject.)
 local function park_agent(id, reason)
   for _, schedule in ipairs({ 'due', 'timeouts', 'alone' }) do
     redis.call('ZREM', base .. schedule, id)

@@ -1,19 +1,19 @@
 -- Renews a worker's lease and records its heartbeat.
 -- KEYS  meta, events
--- ARGV  1 floor generation, 2 floor seq, 3 worker id, 4 its epoch, 5 event id, 6 data (JSON),
---       7 how long heartbeats are kept, in ms
--- Returns {OK, generation, seq, ts, worker status, {agent id, stop, …} of agents to be stopped}.
+-- ARGV  1 generation of the high-water mark, 2 its seq, 3 worker id, 4 its epoch, 5 event id,
+--       6 data (JSON), 7 retention of heartbeats, in ms
+-- Returns {OK, generation, seq, ts, worker status, {agent id, stop, …} of agents to stop}.
 -- Invariant: a fenced worker renews nothing.
 
 local worker, epoch = ARGV[3], ARGV[4]
-local refusal = open_log(ARGV[1], ARGV[2])
+local refusal = read_head(ARGV[1], ARGV[2])
 if refusal then return refusal end
 local process = redis.call('HMGET', process_key(worker), 'epoch', 'status')
 if process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped' then
   return reply('FENCED')
 end
-close_log()  -- later entries, of events and heartbeats, come after this one's time
-redis.call('HSET', process_key(worker), 'renewal', fresh(), 'last_heartbeat', number(ts))
+write_head()  -- so that later events and heartbeats have no earlier time than this one
+redis.call('HSET', process_key(worker), 'renewal', unique_number(), 'last_heartbeat', number(ts))
 redis.call('XADD', base .. 'heartbeats', 'MINID', '~', number(ts - tonumber(ARGV[7])),
   number(ts) .. '-*',
   'type', 'worker.heartbeat', 'version', '1', 'seq', '', 'event_id', ARGV[5],

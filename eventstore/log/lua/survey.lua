@@ -1,21 +1,20 @@
--- Reads what a supervisor needs to know of a pool, at one moment.
+-- Reads a consistent snapshot of what a supervisor needs to know of a pool.
 -- KEYS  meta, events
--- ARGV  1 floor generation, 2 floor seq, 3 most restarts and time-outs to list
+-- ARGV  1 generation of the high-water mark, 2 its seq, 3 restarts and time-outs to list at most
 -- Returns {OK, generation, seq, ts, counters, due, timeouts, workers} with
---   counters = {waiting, free, restarting, live agents, scaling, closed, agents that wait for a
---     worker of their own}
---   due, timeouts = {agent id, at_ms, …} of those whose time has come, and then the next one
---   workers = { {worker id, hash …}, … }: ordered, living, and lost ones not yet cleared away
+--   counters = {waiting, free, restarting, live agents, scaling, closed, isolated agents waiting}
+--   due, timeouts = {agent id, at_ms, …} of those that are due, else of the next one
+--   workers = { {worker id, hash …}, … }: live, ordered, and lost ones that are not yet removed
 
-local refusal = open_log(ARGV[1], ARGV[2])
+local refusal = read_head(ARGV[1], ARGV[2])
 if refusal then return refusal end
 local meta = redis.call('HMGET', meta_key, 'waiting', 'free', 'scaling', 'closed')
 
 local function upcoming(key)
-  local come = redis.call('ZRANGEBYSCORE', key, '-inf', number(ts), 'WITHSCORES', 'LIMIT', 0,
+  local due = redis.call('ZRANGEBYSCORE', key, '-inf', number(ts), 'WITHSCORES', 'LIMIT', 0,
     tonumber(ARGV[3]))
-  if #come == 0 then come = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES') end
-  return come
+  if #due == 0 then due = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES') end
+  return due
 end
 
 local workers = {}

@@ -1,18 +1,18 @@
--- Trims a pool's streams, a bounded piece of each: events that the archive has, by age and number;
--- heartbeats and signals by age.
+-- Trims a pool's streams, a bounded part of each: archived events by age and number, heartbeats and
+-- signals by age.
 -- KEYS  meta, events
--- ARGV  1 floor generation, 2 floor seq, 3 generation of the archive, 4 the last seq that it has,
---       5 age in ms from which on events go, 6 how many events stay, 7 age in ms from which on
---       heartbeats and signals go, 8 about how many entries of a stream may go at once
+-- ARGV  1 generation of the high-water mark, 2 its seq, 3 generation of the archive, 4 its last
+--       seq, 5 retention of events in ms, 6 and in number, 7 retention of heartbeats and signals in
+--       ms, 8 about how many entries of a stream to remove at most
 -- Returns {OK, generation, seq, ts, events trimmed, others trimmed, '1' if there is more or ''}.
--- Invariant: no event goes that the archive of this very log has not taken, and the last one never
--- goes (the projector holds it against its own). What goes is chosen by seq, not by length.
+-- Invariant: only events that the archive of this log has are removed, and never the last one (the
+-- projector compares it with its own). Events are chosen by seq, not by length.
 
-local most = tonumber(ARGV[8])
-local refusal = open_log(ARGV[1], ARGV[2])
+local entries_max = tonumber(ARGV[8])
+local refusal = read_head(ARGV[1], ARGV[2])
 if refusal then return refusal end
 
--- The first entry at or after an id, and its seq. What has none is no event: it never goes.
+-- The first entry at or after an id, and its seq. One without a seq is no event and never removed.
 local function entry_at(from)
   local entry = redis.call('XRANGE', events_key, from, '+', 'COUNT', 1)[1]
   if not entry then return nil, math.huge end
@@ -23,49 +23,49 @@ local function entry_at(from)
   return entry[1], math.huge
 end
 
-local function parts(id)
+local function parse_id(id)
   local ms, count = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(count)
 end
 
--- An id below which every event's seq is below `wanted`: seq grows with time, so halve the time.
-local function id_of(wanted, first_id)
+-- An id below which every seq is below `wanted`, by binary search over time: seq grows with it.
+local function cut_before(wanted, first_id)
   local newest = redis.call('XREVRANGE', events_key, '+', '-', 'COUNT', 1)[1]
-  local low, high = parts(first_id), parts(newest[1])
+  local low, high = parse_id(first_id), parse_id(newest[1])
   while low < high do
     local middle = math.ceil((low + high) / 2)
     local _, found = entry_at(number(middle))
     if found <= wanted then low = middle else high = middle - 1 end
   end
   local id, found = entry_at(number(low))
-  -- Within a millisecond ids count up as seq does.
-  local ms, count = parts(id)
+  -- Within a millisecond ids grow by one, as seq does.
+  local ms, count = parse_id(id)
   local exact = number(ms) .. '-' .. number(count + wanted - found)
   local exact_id, exact_seq = entry_at(exact)
   if exact_id == exact and exact_seq == wanted then return exact end
   return id
 end
 
--- Whole nodes first, which is cheap and bounded; then what is left of one.
+-- Complete nodes first, which is cheap and bounded; then the rest of one node.
 local function trim(key, cut)
-  local gone = redis.call('XTRIM', key, 'MINID', '~', cut, 'LIMIT', most)
-  if gone * 2 >= most then return gone, true end
-  return gone + redis.call('XTRIM', key, 'MINID', '=', cut), false
+  local removed = redis.call('XTRIM', key, 'MINID', '~', cut, 'LIMIT', entries_max)
+  if removed * 2 >= entries_max then return removed, true end
+  return removed + redis.call('XTRIM', key, 'MINID', '=', cut), false
 end
 
-local function before(age) return number(math.max(ts - tonumber(age), 0)) end
+local function id_before(age) return number(math.max(ts - tonumber(age), 0)) end
 
 local events, more = 0, false
 local first_id, first_seq = entry_at('-')
 if first_id and ARGV[3] == generation then
-  local _, young = entry_at(before(ARGV[5]))
-  local old = math.max(math.min(young - 1, seq), seq - tonumber(ARGV[6]))
-  local last = math.min(old, tonumber(ARGV[4]), seq - 1)
-  if last >= first_seq then events, more = trim(events_key, id_of(last + 1, first_id)) end
+  local _, first_recent_seq = entry_at(id_before(ARGV[5]))
+  local last_old_seq = math.max(math.min(first_recent_seq - 1, seq), seq - tonumber(ARGV[6]))
+  local last = math.min(last_old_seq, tonumber(ARGV[4]), seq - 1)
+  if last >= first_seq then events, more = trim(events_key, cut_before(last + 1, first_id)) end
 end
 local others = 0
 for _, name in ipairs({ base .. 'heartbeats', base .. 'signals' }) do
-  local gone, left = trim(name, before(ARGV[7]))
-  others, more = others + gone, more or left
+  local removed, more_left = trim(name, id_before(ARGV[7]))
+  others, more = others + removed, more or more_left
 end
 return reply('OK', number(events), number(others), more and '1' or '')
