@@ -1,7 +1,7 @@
 """The language of Muster (commands, events, state) and its log on Redis Streams.
 
-Everything that the other parts agree on stands here: what can happen (`events`), what an agent,
-a worker and a pool are and which step may follow which (`agent`, `worker`, `pool`), how a step is
-committed (`step`, `log`, `scripts/`), and how the record is read (`reader`). Nothing here imports
-another package of Muster.
+It defines what all other parts share: `language` has the events, the states and the decisions,
+`steps` what one commit consists of, `log` how it is committed and read, `connection` the clients of
+Redis, `durability` the levels of acknowledgement, `recovery` how a lost log is rebuilt, `embedded`
+the server that `muster up` starts. Nothing here imports another package of Muster.
 """

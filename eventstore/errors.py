@@ -2,24 +2,24 @@
 
     MusterError
     ├── ConfigurationError        a setting, file or environment variable is wrong
-    ├── ServerUnsuitable          Redis is too old, may evict, or is not what it must be
-    └── LogError                  something about the log
+    ├── ServerUnsuitable          Redis is too old, may evict keys, or is no Redis
+    └── LogError                  the log could not be read or written
         ├── LogUnreachable        Redis did not answer; nothing was written
         │   ├── Recovered         the log was rebuilt meanwhile; nothing was written
-        │   └── NotEnoughReplicas Redis takes no writes while too few replicas follow it
-        ├── OutcomeUnknown        the reply to a write never came; it may have been written
-        ├── LogMissing            the streams of a pool are not there
+        │   └── NotEnoughReplicas Redis accepts no writes while too few replicas follow it
+        ├── OutcomeUnknown        a write got no reply; it may have been written
+        ├── LogMissing            the streams of a pool are missing
         ├── RolledBack            the log is behind what this process has acknowledged
-        ├── Halted                the log takes no writes until it is recovered
-        ├── CommandLost           what a command was acknowledged for is not in the log any more
+        ├── Halted                the log accepts no writes until it is recovered
+        ├── CommandLost           what an acknowledged command wrote was lost
         ├── MemoryExhausted       Redis refuses new spawns at its memory limit
-        ├── Busy                  a step lost against others too many times
-        ├── WrongType             a key is of another type than it must be
-        ├── LayoutTooNew          a newer version of Muster laid these keys out
+        ├── Busy                  a step had too many conflicts with other writers
+        ├── WrongType             a key has the wrong type
+        ├── LayoutTooNew          the keys were written by a newer version of Muster
         ├── Unreadable            the state of one agent or worker cannot be read
-        └── UnknownEvent          an event of a type or version that this code cannot read
+        └── UnknownEvent          this version cannot read the event's type or version
 
-Expected ends of a race are not errors: see `eventstore.outcomes.Outcome`.
+Expected results of a race are not errors: see `eventstore.log.replies.Outcome`.
 """
 
 
@@ -35,7 +35,7 @@ class ConfigurationError(MusterError):
 
 
 class ServerUnsuitable(MusterError):
-    """This Redis server cannot hold Muster's log."""
+    """This Redis server cannot store Muster's log."""
 
 
 class LogError(MusterError):
@@ -47,25 +47,25 @@ class LogUnreachable(LogError):
 
 
 class Recovered(LogUnreachable):
-    """The log was recovered since this process last heard of it; nothing was written."""
+    """The log was recovered since this process last used it; nothing was written."""
 
     def __init__(self, pool: str, generation: int) -> None:
         self.pool, self.generation = pool, generation
         super().__init__(
-            f"the log of {_log_name(pool)} was recovered as generation {generation}: look again"
+            f"the log of {_log_name(pool)} was recovered as generation {generation}: try again"
         )
 
 
 class NotEnoughReplicas(LogUnreachable):
-    """Too few replicas follow Redis for it to take writes (min-replicas-to-write)."""
+    """Too few replicas follow Redis for it to accept writes (min-replicas-to-write)."""
 
 
 class OutcomeUnknown(LogError):
-    """The reply to a write never came: it may or may not have been written."""
+    """A write got no reply: it may or may not have been written."""
 
 
 class LogMissing(LogError):
-    """The streams of this pool are not there: it was never created, or its log was lost."""
+    """The streams of this pool are missing: it was never created, or its log was lost."""
 
     def __init__(self, pool: str) -> None:
         self.pool = pool
@@ -75,7 +75,7 @@ class LogMissing(LogError):
 
 
 class RolledBack(LogError):
-    """The log is behind what was already acknowledged: Redis lost writes."""
+    """The log is behind what was acknowledged: Redis lost writes."""
 
     def __init__(self, pool: str, high_water_mark: tuple[int, int], found: tuple[int, int]) -> None:
         self.pool, self.high_water_mark, self.found = pool, high_water_mark, found
@@ -87,51 +87,50 @@ class RolledBack(LogError):
 
 
 class Halted(LogError):
-    """The log takes no writes: it lost some, or is being rebuilt."""
+    """The log accepts no writes: it lost some, or is being rebuilt."""
 
     def __init__(self, pool: str, reason: str) -> None:
         self.pool, self.reason = pool, reason
         super().__init__(
-            f"the log of {_log_name(pool)} takes no writes until it is recovered: {reason}"
+            f"the log of {_log_name(pool)} accepts no writes until it is recovered: {reason}"
         )
 
 
 class CommandLost(LogError):
-    """What a command was acknowledged for is not in the log any more: Redis lost writes."""
+    """What an acknowledged command wrote was lost: Redis lost writes."""
 
     def __init__(self, pool: str, seq: int) -> None:
         self.pool, self.seq = pool, seq
         super().__init__(
-            f"Redis lost what this command was acknowledged for: seq {seq} of pool {pool!r}"
-            " is not there any more"
+            f"Redis lost what this command wrote: seq {seq} of pool {pool!r} is missing"
         )
 
 
 class MemoryExhausted(LogError):
-    """Redis is at its memory limit and takes no new spawns."""
+    """Redis is at its memory limit and accepts no new spawns."""
 
 
 class Busy(LogError):
-    """A step lost against other writers too many times; try again."""
+    """A step had too many conflicts with other writers; try again."""
 
 
 class WrongType(LogError):
-    """A key is of another type than it must be: somebody else wrote it."""
+    """A key has the wrong type: another program wrote it."""
 
 
 class LayoutTooNew(LogError):
-    """The keys of this pool were laid out by a newer version of Muster."""
+    """The keys of this pool were written by a newer version of Muster."""
 
     def __init__(self, pool: str, found: str, known: str) -> None:
         self.pool, self.found, self.known = pool, found, known
         super().__init__(
             f"the keys of {f'pool {pool!r}' if pool else 'the catalogue'} have layout {found}, this"
-            f" version of Muster knows up to {known}: run the version that laid them out, or newer"
+            f" version of Muster knows up to {known}: run the version that wrote them, or newer"
         )
 
 
 class Unreadable(LogError):
-    """What Redis holds of one agent or worker is damaged, or of a newer version."""
+    """The state of one agent or worker in Redis is damaged, or of a newer version."""
 
     def __init__(self, kind: str, subject: str, reason: str) -> None:
         self.kind, self.subject, self.reason = kind, subject, reason

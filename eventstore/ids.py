@@ -1,4 +1,4 @@
-"""Identifiers: UUIDv7 (RFC 9562, section 5.7), which sort by the millisecond they were made in."""
+"""Identifiers: UUIDv7 (RFC 9562, section 5.7), which sort by the millisecond of their creation."""
 
 import os
 import re
@@ -11,7 +11,7 @@ _CANONICAL: Final = re.compile(
 
 
 def new_id() -> str:
-    """A fresh UUIDv7 in its canonical 36-character form."""
+    """A new UUIDv7 in its canonical 36-character form."""
     milliseconds = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10), "big")
     value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | (random >> 64 & 0xFFF) << 64
@@ -21,5 +21,5 @@ def new_id() -> str:
 
 
 def is_id(text: str) -> bool:
-    """Whether a text has the form of an id that `new_id` makes."""
+    """Whether a text has the form of the ids that `new_id` makes."""
     return _CANONICAL.fullmatch(text) is not None

@@ -1,8 +1,8 @@
 """The names of all Redis keys.
 
-All keys of a pool carry its name as hash tag, so that they share one Redis Cluster slot and a
-script may touch any of them. `PERMANENT` lists what may stand without an expiry; a test holds
-every other key to having one.
+All keys of a pool have its name as hash tag, so that they share one Redis Cluster slot and a script
+may use any of them. `PERMANENT` lists the keys that need no expiry; a test checks that every other
+key has one.
 """
 
 import re
@@ -10,9 +10,9 @@ from typing import Final
 
 POOL_NAME: Final = re.compile(r"[a-z0-9_-]{1,63}")
 CATALOGUE: Final = ""
-"""In place of a pool's name: the catalogue."""
+"""Used in place of a pool's name for the catalogue."""
 GROUP: Final = "workers"
-"""The consumer group on every pool's commands."""
+"""The consumer group of every pool's commands."""
 
 PERMANENT: Final = (
     r"pool:\{[^}]+\}:(events|commands|heartbeats|processes|agents|due|timeouts|orders|lost)",
@@ -21,11 +21,11 @@ PERMANENT: Final = (
     r"\{muster:catalogue\}:.+",
     r"muster:catalogue",
 )
-"""Keys that may live as long as their pool, agent or worker; at its end they go or expire."""
+"""Keys that may exist as long as their pool, agent or worker; then they are deleted or expire."""
 
 
 class Keys:
-    """Key names below an optional prefix (`MUSTER_KEY_PREFIX`)."""
+    """Key names with an optional prefix (`MUSTER_KEY_PREFIX`)."""
 
     def __init__(self, prefix: str = "") -> None:
         if "{" in prefix or "}" in prefix:
@@ -35,7 +35,7 @@ class Keys:
         self.catalogue_meta = self.catalogue_part("meta")
 
     def catalogue_part(self, part: str) -> str:
-        """A key of the catalogue beside its stream: `meta`, `salvage`."""
+        """A further key of the catalogue: `meta`, `salvage`."""
         return f"{{{self.catalogue}}}:{part}"
 
     def pool(self, pool: str, part: str) -> str:

@@ -1,8 +1,8 @@
-"""How long Redis keeps what is over. The archive keeps every event; Redis is memory.
+"""How long Redis retains what has ended. The archive retains every event; Redis is memory.
 
-Each bound is a setting of a process and should be the same in all of them: whoever ends an agent
-sets when its hash goes, the worker's renewals and the projector's sweeps cut heartbeats, and the
-projector trims events, never above what the archive holds.
+Each bound is a setting of a process and should be the same in all of them: the process that ends an
+agent sets the expiry of its hash, workers trim heartbeats when they renew their lease, and the
+projector trims events that are archived, heartbeats and signals.
 """
 
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 INTERNAL_OPERATION_MS: Final = 600_000
-"""How long operation ids of our own making are remembered, at most."""
+"""How long operation ids that Muster makes are remembered, at most."""
 KEYS_MS_MAX: Final = 31_536_000_000
 """The longest that an `Idempotency-Key` may be remembered: a year."""
 
@@ -19,9 +19,9 @@ class Retention(Struct, frozen=True, kw_only=True):
     """Times in milliseconds."""
 
     age_ms: int = 86_400_000
-    """Archived events older than this leave their stream …"""
+    """Archived events that are older are trimmed …"""
     events: int = 100_000
-    """… and those beyond so many of a pool."""
+    """… and those of a pool beyond this number."""
     ended_ms: int = 600_000
     """The hash of an agent or worker that has ended."""
     heartbeats_ms: int = 600_000
@@ -31,12 +31,12 @@ class Retention(Struct, frozen=True, kw_only=True):
 
     @property
     def operation_ms(self) -> int:
-        """An operation id of our own making: for repeating a request whose answer was lost."""
+        """An operation id that Muster makes, to repeat a request whose reply was lost."""
         return min(INTERNAL_OPERATION_MS, self.keys_ms)
 
 
 class TrimResult(Struct, frozen=True):
-    """What one step of trimming took. `more`: there is more to take."""
+    """How much one step of trimming removed. `more`: there is more to remove."""
 
     events: int
     others: int

@@ -1,9 +1,9 @@
-"""Whether Redis has to rewrite its append-only file, since it could not write to it for a while.
+"""Whether Redis must rewrite its append-only file because writes to it have failed.
 
-A Redis whose disk was full may have written part of something. If its file was started by a rewrite
-since the server was started, going on leaves a hole of zeros there: the server has all data, and
+If the disk was full, the last write may be incomplete. If the file was created by a rewrite since
+the server's start, later writes then leave a gap of zeros in it: the server has all data, but
 cannot read the file at its next start (Redis 7.0.15 and Valkey 9.1.2, with `appendfsync everysec`;
-with `always` it ends instead). A rewrite makes an intact file.
+with `always` it exits instead). A rewrite makes an intact file.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from eventstore.connection.calls import AsyncClient, execute
 class AofCheck:
     """`needs_rewrite`: from a failed write until a rewrite that started after it has succeeded.
 
-    `failing`: the last write failed, so there is no room for a rewrite either.
+    `failing`: the last write failed, so there is no space for a rewrite, either.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class AofCheck:
         self._rewrites = 0
 
     async def poll(self, client: AsyncClient) -> bool:
-        """`needs_rewrite`, as the server reports it now. Raises what the client raises."""
+        """Update `needs_rewrite` from the server's INFO. Raises what the client raises."""
         info = await execute(client, "INFO", "server", "persistence")
         self.failing = info.get("aof_last_write_status", "ok") != "ok"
         if self.failing:

@@ -1,4 +1,4 @@
-"""Pauses between attempts: each twice as long as the one before, with jitter, up to a maximum."""
+"""Pauses between attempts: each twice as long as the last, with jitter, up to a maximum."""
 
 import asyncio
 import random
@@ -23,8 +23,8 @@ class Backoff:
     """The failures of one loop since its last success.
 
     `during` names the loop in the log, which then has one line when Redis becomes unreachable and
-    one when it is reachable again. What fails after it went well for `reset_after_seconds` counts
-    as the first failure of another outage.
+    one when it is reachable again. A failure after `reset_after_seconds` without one is the first
+    of another outage.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Backoff:
 
     @property
     def active(self) -> bool:
-        """Whether the last attempt failed, and the one under way has not yet gone well."""
+        """Whether an outage lasts: the last attempt failed, less than the reset time ago."""
         return self.failures > 0 and time.monotonic() < self._outage_ends_at
 
     def next_delay(self, error: BaseException | None = None) -> float:
-        """How many seconds to wait after this failure."""
+        """How many seconds to pause after this failure."""
         if not self.active:
             self.failures = 0
             if self._log is not None:
@@ -67,7 +67,7 @@ class Backoff:
 
 
 async def retry(backoff: Backoff, work: Callable[[], Awaitable[T]]) -> T:
-    """Do it again after each `LogError`, until it succeeds or is cancelled."""
+    """Repeat the work after each `LogError`, until it succeeds or is cancelled."""
     while True:
         try:
             result = await work()

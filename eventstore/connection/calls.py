@@ -1,4 +1,4 @@
-"""One call to Redis: sent, awaited to its end, and its errors translated."""
+"""Calls Redis: sends a command, awaits its reply even if cancelled, and translates errors."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,14 +27,13 @@ UNREACHABLE = (
     ConnectionError,
     TimeoutError,
 )
-"""What a lost connection looks like, also where something that is no Redis answers in its place.
+"""The errors of a lost connection, or of a reply that no Redis sends.
 
 The server's own refusals are `ResponseError`.
 """
 TRANSIENT_ERRORS = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
 TRANSIENT_PREFIXES = ("BUSY ", "MISCONF", "NOREPLICAS", "UNBLOCKED")
-"""Refusals that pass: as redis-py names them, which takes the word off, or by that word."""
-
+"""Transient refusals: some have a class in redis-py, others are known by their prefix."""
 
 AsyncClient: TypeAlias = Redis
 SyncClient: TypeAlias = SyncRedis
@@ -42,25 +41,25 @@ T = TypeVar("T")
 
 
 class NotSent(RedisConnectionError):
-    """Nothing was sent: Redis is known to be away, or the client was closed."""
+    """Nothing was sent: Redis is known to be unreachable, or the client was closed."""
 
 
 async def drop_connections(client: AsyncClient) -> None:
-    """Drop all connections: what is under way ends now, as if the server had gone."""
+    """Drop all connections: running calls fail now, as if the server had disconnected."""
     await client.connection_pool.disconnect(inuse_connections=True)
 
 
 async def execute(client: AsyncClient, *command: str | bytes | int) -> Any:
-    """One command's reply. Sent, it is heard to its end even if the caller is cancelled meanwhile.
+    """One command's reply. It is awaited in the background if the caller is cancelled meanwhile.
 
-    On Python 3.11 redis-py can swallow a cancellation that comes while a command is being sent (it
-    uses `asyncio.wait_for`). A loop that is cancelled then would go on for ever.
+    On Python 3.11 redis-py can swallow a cancellation while it sends a command (it uses
+    `asyncio.wait_for`). A loop that is cancelled then would never end.
     """
     return await shielded(lambda: send(client, *command))
 
 
 async def ask(client: AsyncClient, *command: str | bytes | int, doing: str = "") -> Any:
-    """`execute` with its errors translated. Raises `LogUnreachable`, `WrongType`, `LogError`.
+    """Like `execute`, but raises `LogUnreachable`, `WrongType`, `LogError`.
 
     `doing`: how the message of a refusal starts.
     """
@@ -70,7 +69,7 @@ async def ask(client: AsyncClient, *command: str | bytes | int, doing: str = "")
 
 @contextmanager
 def translated_errors(doing: str) -> Iterator[None]:
-    """Raises what an error of redis-py means for the log, in its place."""
+    """Replace errors of redis-py by those of the log."""
     try:
         yield
     except UNREACHABLE as error:
@@ -80,10 +79,10 @@ def translated_errors(doing: str) -> Iterator[None]:
 
 
 async def send(client: AsyncClient, *command: str | bytes | int) -> Any:
-    """Send one command as it stands; for those who see to cancellation themselves.
+    """Send one command; for callers that handle cancellation themselves.
 
-    (redis-py leaves this method untyped.) A server that has become a replica is let go of: the
-    address may lead to another one by now.
+    (redis-py leaves this method untyped.) If the server has become a replica, its connections are
+    closed: the address may lead to another server by now.
     """
     try:
         return await client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -93,10 +92,10 @@ async def send(client: AsyncClient, *command: str | bytes | int) -> Any:
 
 
 async def execute_blocking(client: AsyncClient, *command: str | bytes | int) -> Any:
-    """`execute` for a call that may block for long: a cancellation ends it at once.
+    """Like `execute` for a call that may block for long: a cancellation ends it at once.
 
-    The call has a task of its own here too, but when it is given up its connection is dropped,
-    since a reply may still come.
+    The call has a task of its own, too, but if it is cancelled its connection is dropped, since a
+    reply may still come.
     """
     call = asyncio.ensure_future(send(client, *command))
     try:
@@ -111,7 +110,7 @@ async def execute_blocking(client: AsyncClient, *command: str | bytes | int) -> 
 async def shielded(call: Callable[[], Awaitable[T]]) -> T:
     """Run a call to its end even if the caller is cancelled meanwhile."""
     task = asyncio.ensure_future(_awaited(call))
-    task.add_done_callback(_consume_exception)  # nobody may be left to hear of an error
+    task.add_done_callback(_consume_exception)  # the caller may not await the task any more
     return await asyncio.shield(task)
 
 
@@ -125,19 +124,19 @@ async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def is_transient(error: ResponseError) -> bool:
-    """Whether a refusal by the server will pass by itself."""
+    """Whether the server will stop refusing by itself."""
     return isinstance(error, TRANSIENT_ERRORS) or str(error).startswith(TRANSIENT_PREFIXES)
 
 
 def unreachable(error: BaseException) -> LogUnreachable:
-    """What it means that one of `UNREACHABLE` was all that came of a call."""
+    """The log's error for one of `UNREACHABLE`."""
     if isinstance(error, InvalidResponse):
-        return LogUnreachable(f"what answers there is no Redis: {error}")
+        return LogUnreachable(f"the server is no Redis: {error}")
     return LogUnreachable(f"Redis does not answer: {error}")
 
 
 def refusal(doing: str, error: ResponseError) -> LogError:
-    """What it means that the server refuses to be read."""
+    """The log's error for a refusal by the server."""
     if is_transient(error):
         return LogUnreachable(f"Redis is not ready: {error}")
     kind = WrongType if str(error).startswith("WRONGTYPE") else LogError

@@ -1,9 +1,9 @@
 """Connections to Redis as the log needs them.
 
-redis-py retries by itself unless told not to, which can double a write whose reply was lost; here
-retries are ours. Replies stay bytes. A call that is cancelled would leave its reply for whoever
-uses the connection next, so writes are shielded (see `log`) and a blocking reader has a connection
-of its own whose socket time-out lies above its block time.
+redis-py would retry by itself, which can repeat a write whose reply was lost; that is turned off.
+Replies stay bytes. A cancelled call would leave its reply on the connection for the next call, so
+calls are shielded (see `calls`), and a blocking reader has a connection of its own, whose socket
+time-out is longer than its block time.
 """
 
 import asyncio
@@ -25,23 +25,23 @@ from eventstore.connection.calls import UNREACHABLE, NotSent
 
 SOCKET_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
-"""For connections to end in good order; TLS waits for the other side to agree."""
+"""How long closing connections may take; TLS waits for the server."""
 DRIVER = DriverInfo()
-"""What a connection says of itself; redis-py would read its package's files for each anew."""
+"""Sent by each connection; redis-py would read its package's files for each of them again."""
 
 
 class ConnectionPool(BlockingConnectionPool):
-    """Connections that stay closed once they were.
+    """A pool that opens no more connections after it was closed.
 
-    redis-py's pool overlooks a connection that is being opened while it is closed, and opens
-    another one for whoever asks later. Calls that nobody waits for any more (`shielded`) do both,
-    and what they open would belong to nobody.
+    redis-py's pool does not close a connection that is just being opened, and opens others for
+    later calls. Calls whose caller was cancelled (`shielded`) do both, and nothing would ever close
+    their connections.
     """
 
     _closed = False
 
     async def get_connection(self, *_: Any, **__: Any) -> AbstractConnection:
-        """Raises `Absent` once the pool is closed, and where it was closed meanwhile."""
+        """Raises `NotSent` if the pool is closed, or is closed meanwhile."""
         self._require_open()
         connection: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call]
         try:
@@ -57,9 +57,9 @@ class ConnectionPool(BlockingConnectionPool):
         await super().release(connection)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Connections are dropped whatever their server does, and that it is silent is no error.
+        """Drop the connections; it is no error if the server does not answer.
 
-        It would take the place of the cancellation that led here, and its task would go on.
+        An error would replace the cancellation that led here, and its task would continue.
         """
         with suppress(*UNREACHABLE, RedisError):
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -75,7 +75,7 @@ class ConnectionPool(BlockingConnectionPool):
 
 
 def connect(url: str, *, max_connections: int = 32, client: type[Redis] = Redis) -> Redis:
-    """A client for short calls. Waits for a free connection rather than opening more."""
+    """A client for short calls. It waits for a free connection if all are in use."""
     pool = ConnectionPool.from_url(
         url,
         max_connections=max_connections,
@@ -91,14 +91,14 @@ def connect(url: str, *, max_connections: int = 32, client: type[Redis] = Redis)
 
 
 def _raw(client: Redis) -> Redis:
-    """Stream entries stay as they came, names and values in turn: faster, and in order."""
+    """Leave stream entries as alternating names and values: faster, and in order."""
     for command in ("XREAD", "XRANGE", "XREVRANGE", "XPENDING"):
         client.response_callbacks.pop(command, None)
     return client
 
 
 def connect_blocking(url: str, *, block_seconds: float, max_connections: int = 1) -> Redis:
-    """A client for a reader, or a few, that block up to `block_seconds`."""
+    """A client for calls that block up to `block_seconds`, such as a reader's."""
     pool = ConnectionPool.from_url(
         url,
         max_connections=max_connections,
@@ -114,7 +114,7 @@ def connect_blocking(url: str, *, block_seconds: float, max_connections: int = 1
 
 
 def connect_sync(url: str, *, timeout_seconds: float) -> SyncRedis:
-    """A client for a thread of its own, such as the one that renews a lease."""
+    """A client for a thread, such as the one that renews a lease."""
     return SyncRedis.from_url(
         url,
         max_connections=1,
@@ -129,4 +129,4 @@ def connect_sync(url: str, *, timeout_seconds: float) -> SyncRedis:
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
 WRITE_PROBE = "#!lua flags=allow-oom\nreturn cmsgpack.unpack('\\1')"
-"""May write, and reads MessagePack, as most scripts of the log do, and writes nothing."""
+"""Has the rights of the log's scripts and reads MessagePack, as they do, but writes nothing."""

@@ -1,4 +1,4 @@
-"""What a server must be and be able to do, checked when it is first connected to."""
+"""The requirements on a server, checked when a process first connects."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ from eventstore.errors import LogUnreachable, ServerUnsuitable
 
 
 async def inspect(client: Redis) -> dict[str, Any]:
-    """The server's INFO. Raises `LogUnreachable`, or `ServerUnsuitable` where waiting is no use."""
+    """The server's INFO. Raises `LogUnreachable`, or `ServerUnsuitable` if retrying is useless."""
     try:
         info: dict[str, Any] = await client.info("all")
     except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
         raise ServerUnsuitable(f"Redis refuses this login: {error}") from error
     except InvalidResponse as error:
-        raise ServerUnsuitable(f"what answers there is no Redis: {error}") from error
+        raise ServerUnsuitable(f"the server is no Redis: {error}") from error
     except UNREACHABLE as error:
         raise LogUnreachable(f"Redis does not answer: {error}") from error
     except ResponseError as error:
@@ -32,15 +32,15 @@ async def inspect(client: Redis) -> dict[str, Any]:
             raise LogUnreachable(f"Redis is not ready: {error}") from error
         raise ServerUnsuitable(f"Redis refuses: {error}") from error
     except RedisError as error:
-        raise ServerUnsuitable(f"what answers there is no Redis: {error}") from error
+        raise ServerUnsuitable(f"the server is no Redis: {error}") from error
     return info
 
 
 async def require_writable(client: Redis) -> None:
-    """See that the server takes what the log writes, which INFO does not tell; nothing is written.
+    """Check that the server accepts the log's scripts, which INFO does not show; writes nothing.
 
-    Raises `LogUnreachable` where it will by itself: it loads, is a replica, cannot save. `LogError`
-    where it refuses for good.
+    Raises `LogUnreachable` if the refusal is transient (it loads, is a replica, cannot save), else
+    `LogError`.
     """
     await ask(client, "EVAL", WRITE_PROBE, 0, doing="Redis runs no scripts")
 
@@ -62,6 +62,6 @@ def require_suitable(info: dict[str, Any]) -> None:
     policy = str(info.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         raise ServerUnsuitable(
-            f"maxmemory-policy is {policy!r}, so Redis may throw the log away; set it to"
+            f"maxmemory-policy is {policy!r}, so Redis may evict the log; set it to"
             " 'noeviction' (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
         )

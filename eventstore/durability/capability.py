@@ -1,10 +1,10 @@
-"""How safe a command is once it is answered, and which of the levels a server can give.
+"""Which levels of durability a server supports.
 
-A level is a statement about the time of the answer: by then this much had happened. None of them
-makes Redis a consistent store (see docs/reliability.md).
+A level says what had happened before a command was answered. None of them makes Redis a consistent
+store (see docs/reliability.md).
 
 `fsynced` needs `appendfsync always`, where the server fsyncs before it replies. `WAITAOF` is not
-used: servers answer it before anything was fsynced (decision 0021).
+used: servers reply to it before anything was fsynced (decision 0021).
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,17 @@ SETTINGS: Final = ("appendfsync", "no-appendfsync-on-rewrite", "min-replicas-to-
 
 
 class Capability(Struct, frozen=True, kw_only=True):
-    """What a server can give; `no_..._reason`: why it cannot, and what to change; else empty."""
+    """What a server supports. `no_..._reason`: why it does not, and what to change; or empty."""
 
     appendfsync: str = ""
-    """Empty where the server hides it."""
+    """Empty if the server hides it."""
     no_fsync_reason: str = ""
     replicas: int = 0
     """How many follow the server now."""
     min_replicas: int = 0
-    """`min-replicas-to-write`; 0 also where the server hides it."""
+    """`min-replicas-to-write`; 0 also if the server hides it."""
     good_replicas: int | None = None
-    """How many count for it; None where it is off."""
+    """How many count for `min_replicas`; None if that is off."""
     no_replicas_reason: str = ""
 
     @property
@@ -44,7 +44,7 @@ class Capability(Struct, frozen=True, kw_only=True):
         )
 
     def unavailable_reason(self, level: Level) -> str:
-        """Why this level cannot be given; empty if it can."""
+        """Why this level is not supported; empty if it is."""
         match level:
             case Level.FSYNCED:
                 return self.no_fsync_reason
@@ -55,7 +55,7 @@ class Capability(Struct, frozen=True, kw_only=True):
 
 
 async def configuration(client: AsyncClient, *more: str) -> dict[str, str]:
-    """The settings that matter here, and `more`; those that the server hides are left out.
+    """The relevant settings, and `more`; without those that the server hides.
 
     Raises `LogUnreachable`.
     """
@@ -68,7 +68,7 @@ async def configuration(client: AsyncClient, *more: str) -> dict[str, str]:
 
 
 def pairs(reply: Any) -> dict[str, str]:
-    """The answer to CONFIG GET, in whichever shape it came."""
+    """The reply to CONFIG GET, as a mapping or as alternating names and values."""
     items = (
         reply.items() if isinstance(reply, Mapping) else zip(reply[::2], reply[1::2], strict=True)
     )
@@ -80,7 +80,7 @@ def _text(value: Any) -> str:
 
 
 async def wait_refusal(client: AsyncClient) -> str:
-    """Why WAIT cannot be used on this server; empty if it can."""
+    """Why WAIT cannot be used on this server; empty if it can be."""
     reply = await _execute_or_error(client, "WAIT", 0, 1)
     return str(reply) if isinstance(reply, RedisError) else ""
 
@@ -103,10 +103,10 @@ def assess(
     peak_replicas: int = 0,
     wait_refused: str = "",
 ) -> Capability:
-    """What a server can give, from its INFO and CONFIG.
+    """What a server supports, from its INFO and CONFIG.
 
-    `peak_replicas`: the most that ever followed it; one that is disconnected for a while does not
-    make a level impossible. `wait_refused`: why WAIT cannot be used.
+    `peak_replicas`: the most that ever followed it, since one that is disconnected for a while may
+    return in time. `wait_refused`: why WAIT cannot be used.
     """
     replicas = int(info.get("connected_slaves", 0))
     return Capability(
@@ -122,7 +122,7 @@ def assess(
 
 
 def fsyncs_before_reply(config: Mapping[str, str]) -> bool:
-    """Whether every reply comes after its fsync."""
+    """Whether the server fsyncs before every reply."""
     return config.get("appendfsync") == "always" and config.get("no-appendfsync-on-rewrite") == "no"
 
 
@@ -142,5 +142,5 @@ def _no_replicas_reason(peak: int, wanted: int, wait_refused: str) -> str:
     if wait_refused:
         return f"it refuses WAIT: {wait_refused}"
     if peak < wanted:
-        return f"{peak} replicas follow it, of {wanted} that are wanted; attach more"
+        return f"{peak} of {wanted} replicas follow it; attach more"
     return ""

@@ -1,4 +1,4 @@
-"""What can be asked of an agent, and the events that follow: `decide` is pure."""
+"""The commands on an agent, and the events that they lead to: `decide` is pure."""
 
 from typing import Final, TypeAlias, assert_never
 
@@ -35,7 +35,7 @@ class Terminate(Struct, frozen=True, kw_only=True):
 
 
 class Withdraw(Struct, frozen=True, kw_only=True):
-    """End an agent that waits longer than it was to wait; one that was claimed since need not."""
+    """End an agent that has waited for too long, unless it was claimed since."""
 
     reason: str = "pending-timeout"
 
@@ -55,7 +55,7 @@ class Fail(Struct, frozen=True, kw_only=True):
 
 
 class End(Struct, frozen=True, kw_only=True):
-    """Its task is done: it completed, was idle for too long, or was stopped as asked."""
+    """Its task ended: it completed, was idle for too long, or was stopped as requested."""
 
     reason: str
     error: Error | None = None
@@ -66,9 +66,9 @@ class Release(Struct, frozen=True, kw_only=True):
 
 
 class MarkLost(Struct, frozen=True, kw_only=True):
-    """Its worker died. `worker_id`: that one; an agent that another holds by now is let be.
+    """Its worker `worker_id` died; nothing happens if another worker has the agent by now.
 
-    With an earlier loss within `suspicion_ms` it is isolated from now on.
+    If it had an earlier loss within `suspicion_ms`, it is isolated from now on.
     """
 
     worker_id: str
@@ -81,13 +81,13 @@ class MarkLost(Struct, frozen=True, kw_only=True):
 
 
 class Clear(Struct, frozen=True, kw_only=True):
-    """It need not run alone any more."""
+    """It need not be isolated any more."""
 
     reason: str
 
 
 class Drop(Struct, frozen=True, kw_only=True):
-    """Give up an agent that was parked."""
+    """End an agent that was parked, without a restart."""
 
     reason: str = "dropped"
 
@@ -146,7 +146,7 @@ def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
 
 
 def _termination_reason(agent: Agent) -> str:
-    """Why a flagged agent ends: what was given when its end was asked for."""
+    """Why an agent with the termination flag ends: the reason of the request."""
     return agent.reason or "requested"
 
 
@@ -172,7 +172,7 @@ def _fail(command: Fail, agent: Agent) -> tuple[AgentBody, ...]:
 
 
 def _spend(command: Fail | MarkLost, agent: Agent) -> tuple[int, tuple[AgentFailed, ...]]:
-    """Spend one of the restart budget: when it is to run again, or that it is not (0)."""
+    """Count a failure against the restart budget: when to run again, or 0 and the failed event."""
     policy = command.policy
     failures = 1 + sum(at > command.now_ms - policy.window_ms for at in agent.failures)
     if failures > policy.limit:
@@ -204,7 +204,7 @@ def _mark_lost(command: MarkLost, agent: Agent) -> tuple[AgentBody, ...]:
         return (AgentTerminated(reason=_termination_reason(agent)),)
     own_failure = agent.alone and not command.blameless
     lost = AgentLost(reason=command.reason, at_ms=command.now_ms, blameless=command.blameless)
-    if own_failure:  # nobody else was there: it counts as a failure of its own
+    if own_failure:  # no other agent was in the worker
         due_ms, end = _spend(command, agent)
         window_ms = command.policy.window_ms
         return (replace(lost, alone=True, window_ms=window_ms, due_ms=due_ms), *end)

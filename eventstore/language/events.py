@@ -1,7 +1,7 @@
-"""What can happen: the facts that stand in the log, and how they are written there.
+"""The events of the log, and how they are stored.
 
-A fact is a *body* (one frozen Struct per type, below) in an *envelope* (`Event`). In the stream an
-entry is flat: the fields of `ENTRY_FIELDS`, always all of them and in that order, with the body as
+An event is a *body* (one frozen Struct per type, below) in an *envelope* (`Event`). An entry of the
+stream is flat: the fields of `ENTRY_FIELDS`, always all of them and in that order, with the body as
 compact JSON in `data`. Type names are a public contract and written out, so that renaming a class
 never changes the log. A field added later has a default; a change of meaning is a new version.
 """
@@ -32,26 +32,26 @@ ENTRY_FIELDS: Final = (
     "data",
 )
 ENTRY_NUMBERS: Final = frozenset({"version", "seq", "incarnation", "epoch", "ts"})
-"""Those of them that are whole numbers; an empty one is 0."""
+"""Those of them that are integers; an empty one is 0."""
 
 
 Number: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-"""What every database holds: a body with more is damaged, and refused where it is read."""
+"""An integer that every database can store: a body with a larger one is refused as damaged."""
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 NAME_MAX: Final = 512
-"""Characters of what is looked for by name: an index of PostgreSQL holds 2,704 bytes a row."""
+"""Characters of an indexed name: an index of PostgreSQL can hold 2,704 bytes per row."""
 Name: TypeAlias = Annotated[str, Meta(max_length=NAME_MAX)]
 
 
 class Body(Struct, frozen=True, omit_defaults=True):
-    """What is particular to one type of event."""
+    """The part of an event that depends on its type."""
 
     type: ClassVar[str]
     version: ClassVar[int] = 1
 
 
 class Error(Struct, frozen=True, omit_defaults=True):
-    """An exception of a user's code: its type, message and trimmed traceback."""
+    """An exception of a user's code: its type, message and shortened traceback."""
 
     type: str
     message: str = ""
@@ -59,7 +59,7 @@ class Error(Struct, frozen=True, omit_defaults=True):
 
 
 class AgentSpec(Struct, frozen=True):
-    """What an agent is asked for with and has for life: fields of its request and of its state.
+    """What a spawn requests and never changes: fields of the request and of the agent's state.
 
     Intervals are in seconds; `max_idle_time` None means never.
     """
@@ -81,7 +81,7 @@ class AgentRequested(Body, AgentSpec, frozen=True):
     operation_id: str = ""
     digest: str = ""
     operation_ms: Number = 0
-    """How long the operation id is remembered; 0 stands for ten minutes."""
+    """How long the operation id is remembered; 0 means ten minutes."""
 
 
 class AgentClaimed(Body, frozen=True):
@@ -127,11 +127,11 @@ class AgentUnhealthy(Body, frozen=True):
 
 
 class AgentLost(Body, frozen=True):
-    """Its worker died under it. `blameless`: all died, so that it says nothing of the agent.
+    """Its worker died. `blameless`: all workers did, so the agent cannot be the cause.
 
-    `alone`: from here on it is to run in a worker of its own. One that was alone when its worker
-    died is to blame for it: then `window_ms` is that of the restart budget, of which this is a
-    failure, and it is to run again at `due_ms` (log time).
+    `alone`: it is isolated from now on. If it was isolated when its worker died, the loss is a
+    failure of its own: then `window_ms` is the window of the restart budget, and it is to run again
+    at `due_ms` (log time).
     """
 
     type = "agent.lost"
@@ -145,14 +145,14 @@ class AgentLost(Body, frozen=True):
 
 
 class AgentCleared(Body, frozen=True):
-    """It is not under suspicion any more: it has behaved, or for another reason."""
+    """It is not isolated any more: it ran long enough without harm, or for another reason."""
 
     type = "agent.cleared"
     reason: str
 
 
 class AgentReleased(Body, frozen=True):
-    """It was stopped in good order, to run again elsewhere or later as `next_incarnation`."""
+    """It was stopped properly, to run again elsewhere or later as `next_incarnation`."""
 
     type = "agent.released"
     reason: str
@@ -160,7 +160,7 @@ class AgentReleased(Body, frozen=True):
 
 
 class AgentRestarting(Body, frozen=True):
-    """It goes back into the queue as `next_incarnation`."""
+    """It is requeued as `next_incarnation`."""
 
     type = "agent.restarting"
     reason: str
@@ -168,7 +168,7 @@ class AgentRestarting(Body, frozen=True):
 
 
 class AgentTerminationRequested(Body, frozen=True):
-    """Somebody asked for its end: a lasting flag, not a status."""
+    """Its termination was requested: a lasting flag, not a status."""
 
     type = "agent.termination_requested"
     reason: str
@@ -192,7 +192,7 @@ class AgentFailed(Body, frozen=True):
 
 
 class WorkerRequested(Body, frozen=True):
-    """A launch was ordered on a host; the order lapses at `deadline_ms` (log time)."""
+    """A launch was ordered on a host; the order expires at `deadline_ms` (log time)."""
 
     type = "worker.requested"
     host: str
@@ -226,21 +226,21 @@ class WorkerRecovered(Body, frozen=True):
 
 
 class WorkerDraining(Body, frozen=True):
-    """It takes no more agents and hands back those that it has."""
+    """It claims no more agents and releases those that it has."""
 
     type = "worker.draining"
     reason: str
 
 
 class WorkerStopped(Body, frozen=True):
-    """It ended in good order, empty."""
+    """It ended properly, without agents."""
 
     type = "worker.stopped"
     reason: str
 
 
 class WorkerLost(Body, frozen=True):
-    """It is fenced: the event's epoch is the new one, and older ones may write nothing more."""
+    """It is fenced: the event has the new epoch, and nothing is written under an older one."""
 
     type = "worker.lost"
     reason: str
@@ -263,7 +263,7 @@ class PoolDeleted(Body, frozen=True):
 
 
 class PoolScalingDecided(Body, frozen=True):
-    """The leader changed the number of workers; the inputs of the decision stand beside it."""
+    """The leader changed the number of workers; the fields are the inputs of the decision."""
 
     type = "pool.scaling_decided"
     reason: str
@@ -294,10 +294,10 @@ class HostLeft(Body, frozen=True):
 
 
 class LogRecovered(Body, frozen=True):
-    """The log was rebuilt from its archive and goes on after `from_seq` as `generation`.
+    """The log was rebuilt from its archive and continues after `from_seq` as `generation`.
 
-    `known_seq`: the highest seq of the generation before that anybody is known to have seen. What
-    lies above `from_seq` up to there was lost.
+    `known_seq`: the highest known seq of the previous generation. The events after `from_seq` up to
+    there were lost.
     """
 
     type = "log.recovered"
@@ -347,7 +347,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 class Event(Struct, frozen=True):
-    """A fact. The last block is filled in by the log when it records the event."""
+    """An event. The log sets the last three fields when it records the event."""
 
     body: AnyBody
     event_id: str
@@ -371,7 +371,7 @@ class Event(Struct, frozen=True):
 
 
 def encode_body(body: AnyBody) -> bytes:
-    """The body as the compact JSON that stands in an entry's `data`."""
+    """The body as compact JSON, as in an entry's `data`."""
     return _ENCODER.encode(body)
 
 
@@ -382,17 +382,17 @@ def require_known(kind: str, version: int) -> None:
 
 
 def require_version(kind: str, version: int, known: int | None) -> None:
-    """Raises `UnknownEvent` for a version beyond the one `known`; None: the type is not known."""
+    """Raises `UnknownEvent` for a version above `known`; None: the type is not known."""
     if known is None or not 1 <= version <= known:
         raise UnknownEvent(kind, version, known)
 
 
 def decode_body(kind: str, version: int, data: bytes | str) -> AnyBody:
-    """Read a body back, one of an older version as what it means today.
+    """Decode a body; one of an older version is converted to the current one.
 
-    Raises `UnknownEvent` for a type or version this code does not know, and `msgspec.DecodeError`
-    for data that is not what that version holds. Unknown fields are passed over: the log and the
-    archive keep them.
+    Raises `UnknownEvent` for a type or version that this code does not know, and
+    `msgspec.DecodeError` for data that does not fit the version. Unknown fields are ignored: the
+    log and the archive retain them.
     """
     require_known(kind, version)
     if version < _BODIES[kind].version:
@@ -401,9 +401,9 @@ def decode_body(kind: str, version: int, data: bytes | str) -> AnyBody:
 
 
 def decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
-    """An entry of a stream, as Redis returns it (id, then names and values in turn).
+    """Decode an entry of a stream, as Redis returns it (id, then alternating names and values).
 
-    Raises `UnknownEvent`, also for one that is no entry of an event at all.
+    Raises `UnknownEvent`, also for an entry that is no event at all.
     """
     try:
         return _decode_entry(stream_id, fields)
@@ -426,9 +426,9 @@ def _decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
 def entry_values(
     values: Iterable[bytes], text: Callable[[bytes], str], number: Callable[[str], int]
 ) -> tuple[Any, ...]:
-    """The values of an entry, in the order of `ENTRY_FIELDS`, those of `ENTRY_NUMBERS` as numbers.
+    """The values of an entry in the order of `ENTRY_FIELDS`, those of `ENTRY_NUMBERS` as numbers.
 
-    Raises `ValueError` where there are more or fewer.
+    Raises `ValueError` if there are more or fewer.
     """
     texts = map(text, values)
     kind, version, seq, event_id, subject, incarnation, worker_id, epoch, *ids, ts, data = texts

@@ -1,4 +1,4 @@
-"""The settings of a pool, read from and written to plain JSON."""
+"""The settings of a pool, and their JSON form."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -17,7 +17,7 @@ class RestartPolicy(Struct, frozen=True):
     backoff_max_ms: int = 60_000
 
     def delay_ms(self, failures: int, jitter: float) -> int:
-        """Exponential back-off, with `jitter` in [0, 1) taking off up to half of it."""
+        """Exponential back-off; `jitter` in [0, 1) shortens it by up to half."""
         full_ms = min(self.backoff_min_ms << min(failures - 1, 30), self.backoff_max_ms)
         return max(int(full_ms * (1 - jitter / 2)), min(self.backoff_min_ms, full_ms))
 
@@ -76,22 +76,22 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def isolation_limit(self) -> int:
-        """How many workers may run one isolated agent each: half of them at most, but one."""
+        """How many workers may run one isolated agent each: half of them, but at least one."""
         return min(self.max_alone_workers, max(self.max_workers // 2, 1))
 
     @property
     def isolation_seconds(self) -> float:
-        """How long an isolated agent has to behave.
+        """How long an isolated agent must run without harm.
 
-        The suspicion window where all agents of one worker may be isolated at the same time. Where
-        fewer may, a part of it, a tenth at least, so that all have their turn within the window.
+        It is the suspicion window if all agents of one worker may be isolated at the same time. If
+        fewer may be, it is shorter, at least a tenth, so that all can be tried within the window.
         """
         part = min(max(self.isolation_limit / self.agents_per_worker, 0.1), 1.0)
         return self.suspicion_window_seconds * part
 
 
 def read_config(raw: msgspec.Raw | bytes) -> tuple[PoolConfig, dict[str, object]]:
-    """A recorded configuration, and the settings in it that only a newer version knows."""
+    """Decode a recorded configuration; settings of a newer version are returned separately."""
     known = set(PoolConfig.__struct_fields__)
     fields = msgspec.json.decode(raw, type=dict[str, object])
     unknown = {name: fields.pop(name) for name in fields.keys() - known}

@@ -1,8 +1,8 @@
-"""Events of older versions, brought to what they mean today before they are decoded.
+"""Converts events of older versions to the current version before they are decoded.
 
 An event stays in the log as it was written. When the meaning of a type changes, its `version` is
-raised, and here stands a function from the raw body of the version before to that of the next; they
-are applied one after the other. A field that is merely added has a default and needs neither.
+raised and a function is added here that converts a raw body to the next version; these functions
+are applied one after the other. A field that is only added has a default and needs neither.
 """
 
 from collections.abc import Callable
@@ -17,25 +17,25 @@ Upcaster: TypeAlias = Callable[[RawBody], RawBody]
 
 
 def _agent_lost_v1_to_v2(body: RawBody) -> RawBody:
-    """Version 1 knew no agents that run alone: nobody was blamed, `agent.restarting` followed."""
+    """Version 1 had no isolated agents: a loss was no agent's failure."""
     return {**body, "alone": False, "window_ms": 0, "due_ms": 0}
 
 
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     ("agent.lost", 1): _agent_lost_v1_to_v2,
 }
-"""By type and the version that they start from."""
+"""By type and the version that they convert from."""
 
 
 def upcast(kind: str, version: int, target: int, data: bytes | str) -> bytes:
-    """The body of a `version` as JSON of the version `wanted`.
+    """Convert a body of `version` to JSON of the version `target`.
 
-    Raises `UnknownEvent` where a step on the way is missing, and `msgspec.DecodeError`.
+    Raises `UnknownEvent` if a conversion is missing, and `msgspec.DecodeError`.
     """
     body = msgspec.json.decode(data, type=RawBody)
     for step in range(version, target):
         upcaster = UPCASTERS.get((kind, step))
         if upcaster is None:
-            raise UnknownEvent(kind, step, target, f"nothing leads to version {step + 1}")
+            raise UnknownEvent(kind, step, target, f"no conversion to version {step + 1}")
         body = upcaster(body)
     return msgspec.json.encode(body)

@@ -1,9 +1,9 @@
 """The clauses of a step: what `lua/commit.lua` checks and writes, one Struct for each.
 
-A step is sent as one argument, MessagePack of (checks, writes). Each clause is an array that begins
-with the name of its Struct; the function of that name in the script takes the other fields in
-their order. Numbers become text there, as hashes hold them. A clause that the script does not know
-is an error before anything is written.
+A step is sent as one argument, MessagePack of (checks, writes). Each clause is an array that starts
+with the name of its Struct; the script's function of that name gets the other fields in their
+order. The script converts numbers to text, as hashes store them. An unknown clause is an error
+before anything is written.
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ class Clause(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Check(Clause, frozen=True, array_like=True, tag=True):
-    """What must hold, else the step is refused and writes nothing."""
+    """A condition; if it is false, the step is refused and writes nothing."""
 
 
 class Write(Clause, frozen=True, array_like=True, tag=True):
-    """What is written, in the order of the step."""
+    """One write, in the order of the step."""
 
 
 # ---- checks ----------------------------------------------------------------------------------
 
 
 class WorkerActs(Check, frozen=True):
-    """The worker lives with that epoch, or (`lost`) was declared lost with it; else FENCED."""
+    """The worker is live with this epoch, or (`lost`) was declared lost with it; else FENCED."""
 
     worker_id: str
     epoch: int
@@ -37,7 +37,7 @@ class WorkerActs(Check, frozen=True):
 
 
 class AgentUnchanged(Check, frozen=True):
-    """Version 0: there is none. Else CONFLICT, or FENCED where the incarnation changed."""
+    """The version (0: there is no agent); else CONFLICT, or FENCED if the incarnation changed."""
 
     agent_id: str
     version: int
@@ -45,35 +45,35 @@ class AgentUnchanged(Check, frozen=True):
 
 
 class WorkerUnchanged(Check, frozen=True):
-    """Version 0: there is none, or none that can be read. Else CONFLICT."""
+    """The version (0: there is no worker, or it cannot be read); else CONFLICT."""
 
     worker_id: str
     version: int
 
 
 class LeaseNotRenewed(Check, frozen=True):
-    """The number of the worker's last renewal is still this one; else CONFLICT."""
+    """The number of the worker's last renewal is unchanged; else CONFLICT."""
 
     worker_id: str
     renewal: int
 
 
 class WorkerIdle(Check, frozen=True):
-    """It has no agents, and (`nothing_pending`) no command is pending for it; else CONFLICT."""
+    """The worker has no agents, and (`nothing_pending`) no pending command; else CONFLICT."""
 
     worker_id: str
     nothing_pending: bool
 
 
 class Leads(Check, frozen=True):
-    """This host leads the pool, in this term; else FENCED."""
+    """This host leads the pool in this term; else FENCED."""
 
     host: str
     term: int
 
 
 class MetaIs(Check, frozen=True):
-    """A field of the meta hash, `""` where it is absent; else CONFLICT."""
+    """A field of the meta hash has this value (`""`: it is absent); else CONFLICT."""
 
     field: str
     value: str | int
@@ -84,7 +84,7 @@ class PoolVacant(Check, frozen=True):
 
 
 class PoolIs(Check, frozen=True):
-    """That creation of the pool was not closed since, else CLOSED; or (not `takes_spawns`) no spawn
+    """This creation of the pool was not closed, else CLOSED; or (not `takes_spawns`) no spawn
     entered a later creation of it, else FENCED."""
 
     created_seq: int
@@ -92,19 +92,19 @@ class PoolIs(Check, frozen=True):
 
 
 class BacklogBelow(Check, frozen=True):
-    """Fewer commands wait; else FULL with their number."""
+    """Fewer spawns wait; else FULL with their number."""
 
     limit: int
 
 
 class OperationNew(Check, frozen=True):
-    """Not seen before; else KNOWN with digest, answer and the seq that it was written at."""
+    """The operation is not recorded; else KNOWN with its digest, answer and seq."""
 
     operation_id: str
 
 
 class IsParked(Check, frozen=True):
-    """There is such a record; else CONFLICT."""
+    """There is a record with this key; else CONFLICT."""
 
     key: str
 
@@ -113,7 +113,7 @@ class IsParked(Check, frozen=True):
 
 
 class AppendEvent(Write, frozen=True):
-    """An entry of the events stream but for `seq` and `ts`, which the script gives."""
+    """An entry of the events stream without `seq` and `ts`, which the script adds."""
 
     event_type: str
     version: int
@@ -130,7 +130,7 @@ class AppendEvent(Write, frozen=True):
 
 
 class PutAgent(Write, frozen=True):
-    """Names and values in turn of an agent's hash; `replace`: whatever was there goes first."""
+    """Alternating names and values for an agent's hash; `replace`: the key is deleted first."""
 
     agent_id: str
     fields: Sequence[str]
@@ -138,19 +138,19 @@ class PutAgent(Write, frozen=True):
 
 
 class Leaves(Struct, frozen=True, array_like=True):
-    """What an agent is taken out of."""
+    """What an agent is removed from."""
 
     queue: bool = False
-    """Its command, or the set of those that wait for a worker of their own."""
+    """The commands, or the set of isolated agents that wait."""
     slot_of: str = ""
     due: bool = False
     timeout: bool = False
     own_worker: str = ""
-    """A worker that it had to itself, and does not need any more."""
+    """The worker in which it was isolated, and is no longer."""
 
 
 class Enters(Struct, frozen=True, array_like=True):
-    """What an agent is put into. Times are of the log, in ms; 0: none."""
+    """What an agent is added to. Times are log times in ms; 0: none."""
 
     queue_incarnation: int = 0
     queue_reason: str = ""
@@ -160,7 +160,7 @@ class Enters(Struct, frozen=True, array_like=True):
 
 
 class MoveAgent(Write, frozen=True):
-    """`listed`: it is new among the live agents. `ended_ms`: it ended; its hash expires then."""
+    """`listed`: add it to the live agents. `ended_ms`: it ended; its hash expires after so long."""
 
     agent_id: str
     leaves: Leaves = Leaves()
@@ -170,18 +170,18 @@ class MoveAgent(Write, frozen=True):
 
 
 class PutSpec(Write, frozen=True):
-    """What the agent's code is given: JSON with `input` and `labels`."""
+    """The input of the agent's code: JSON with `input` and `labels`."""
 
     agent_id: str
     spec: str
 
 
 class PutWorker(Write, frozen=True):
-    """Names and values in turn of a worker's hash, and where it is listed.
+    """Alternating names and values for a worker's hash, and where it is listed.
 
-    `listed`: among those whose free slots count. `order_ms`: the deadline of its order, 0 for none.
-    `forget_ms`: its consumer, inbox and slots go, and its hash expires then; 0: they stay.
-    `replace`: its hash cannot be read; its counters are taken from what its slots hold.
+    `listed`: its free slots count. `order_ms`: the deadline of its order, 0 if it has none.
+    `forget_ms`: its consumer, inbox and slots are deleted and its hash expires after so long; 0:
+    they stay. `replace`: its hash cannot be read; its counters are derived from its slots.
     """
 
     worker_id: str
@@ -194,7 +194,7 @@ class PutWorker(Write, frozen=True):
 
 
 class RecordOperation(Write, frozen=True):
-    """What a repeated request with this id is answered with, for so long."""
+    """The answer to repeated requests with this id, for `ttl_ms`."""
 
     operation_id: str
     digest: str
@@ -203,42 +203,42 @@ class RecordOperation(Write, frozen=True):
 
 
 class DropEntry(Write, frozen=True):
-    """An entry of the commands stream is acknowledged and deleted."""
+    """Acknowledge and delete an entry of the commands stream."""
 
     entry_id: str
 
 
 class Message(Write, frozen=True):
-    """For a worker's inbox."""
+    """Add a message to a worker's inbox."""
 
     worker_id: str
     message: str
 
 
 class Signal(Write, frozen=True):
-    """For the supervisors."""
+    """Send a signal to the supervisors."""
 
     kind: str
     value: str | int
 
 
 class WakeWorkers(Write, frozen=True):
-    """One worker with free slots is woken if commands wait; the supervisors if slots are short."""
+    """If commands wait: wake a worker with free slots, and the supervisors if slots are short."""
 
 
 class SetMeta(Write, frozen=True):
-    """A field of the meta hash."""
+    """Set a field of the meta hash."""
 
     field: str
     value: str | int
 
 
 class Resign(Write, frozen=True):
-    """The pool has no leader any more."""
+    """End the lead of the pool's leader."""
 
 
 class Unpark(Write, frozen=True):
-    """The record is deleted."""
+    """Delete the record of a parked agent."""
 
     key: str
 
@@ -248,5 +248,5 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 def encode(checks: Sequence[Check], writes: Sequence[Write]) -> bytes:
-    """The argument of the script."""
+    """Encode a step as the script's argument."""
     return _ENCODER.encode((checks, writes))

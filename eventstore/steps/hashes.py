@@ -1,9 +1,9 @@
 """Agents and workers as Redis hashes of short strings: one codec, compiled once for each Struct.
 
-A field of the Struct is a field of the hash; its annotation says how it is written. Values over 64
-bytes would double what a hash takes, so long ones are in `VIEWS_ONLY`. The scripts store more
+A field of the Struct is a field of the hash; its annotation decides how it is written. A value over
+64 bytes would double the memory of a hash, so long ones are in `VIEWS_ONLY`. The scripts store more
 fields in the same hash (`command_id`, `claimed`, `agent_count`, `renewal`, …), and fields that a
-newer version added stay where they are.
+newer version added are not changed.
 """
 
 import re
@@ -17,7 +17,7 @@ from eventstore.language.agents import Agent
 from eventstore.language.workers import Worker
 
 HASH_NAMES: Final = {"worker_id": "process_id"}
-"""Fields whose name in the hash is another."""
+"""Fields that have another name in the hash."""
 VIEWS_ONLY: Final = frozenset(
     ("input", "labels", "last_error", "requested_ms", "started_ms", "ended_ms", "changed_ms")
 )
@@ -29,7 +29,7 @@ State = TypeVar("State", bound=Struct)
 
 
 class _Form(Struct, frozen=True):
-    """How values of one type are written and read. `lua`: patterns of what `read` accepts."""
+    """How values of one type are written and read. `lua`: the patterns that `read` accepts."""
 
     write: Callable[[Any], str]
     read: Callable[[str], Any]
@@ -37,8 +37,8 @@ class _Form(Struct, frozen=True):
 
 
 class HashCodec(Generic[State]):
-    """`first`: the fields that every hash has, in their order. Those that were added to the Struct
-    since follow them, and have their default where the hash is older than the field.
+    """`first`: the fields that every hash has, in their order. Fields that were added to the Struct
+    later follow them, and have their default if the hash is older than the field.
     """
 
     def __init__(self, kind: str, shape: type[State], *, key: str, first: str) -> None:
@@ -58,7 +58,7 @@ class HashCodec(Generic[State]):
         return {name: write(getattr(state, field)) for name, field, write in self._writers}
 
     def to_flat(self, state: State) -> list[str]:
-        """Names and values in turn."""
+        """Alternating names and values."""
         return [item for pair in self.to_hash(state).items() for item in pair]
 
     def from_hash(self, subject: str, fields: Mapping[str, str]) -> State:
@@ -76,7 +76,7 @@ class HashCodec(Generic[State]):
         return self._shape(**values)
 
     def completed(self, fields: Mapping[str, str]) -> dict[str, str]:
-        """A hash with the defaults of the fields that it is older than."""
+        """A hash with defaults for the fields that are newer than the hash."""
         defaults = {field.name: field.default for field in _fields(self._shape)}
         later = self._fields[len(self.first) :]
         return {**{name: form.write(defaults[field]) for name, field, form in later}, **fields}
@@ -87,7 +87,7 @@ class HashCodec(Generic[State]):
         return fields | {name: "" for name in CAUSES if name in fields and not stored.get(name)}
 
     def lua_checks(self) -> str:
-        """What `from_hash` can read, as a table of Lua: for each field its name and patterns."""
+        """What `from_hash` can read, as a Lua table: each field's name and patterns."""
         lines = []
         for name, _, form in self._fields:
             later = "" if name in self.first else ", later = true"
@@ -128,7 +128,7 @@ def _form_of(kind: inspect.Type) -> _Form:
         case inspect.VarTupleType(item_type=inspect.IntType()):
             return _Form(_write_numbers, _read_numbers, ("^[0-9a-z,]*$",))
         case _:
-            raise TypeError(f"a hash holds no {kind}: name the field in VIEWS_ONLY")
+            raise TypeError(f"a hash cannot store {kind}: add the field to VIEWS_ONLY")
 
 
 def _write_numbers(numbers: tuple[int, ...]) -> str:

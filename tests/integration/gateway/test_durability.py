@@ -231,7 +231,7 @@ async def test_without_a_replica_replicated_is_refused(redis_url, tmp_path):
     async with gateway_stage(redis_url, views(tmp_path)) as stage:
         answer = await spawn(stage, "replicated")
         assert (answer.status, answer.kind) == (422, "durability-unavailable")
-        assert "0 replicas follow it, of 1 that are wanted" in answer.json["detail"]
+        assert "0 of 1 replicas follow it" in answer.json["detail"]
         assert await stage.events() == []
 
 

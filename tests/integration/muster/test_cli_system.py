@@ -88,7 +88,7 @@ def test_a_day_with_the_command_line(told, capsys):
     told("spawn", POOL, "--project", "demo", "--durability", "archived")
     told("terminate", ids[1], "--durability", "archived")
     assert main(["terminate", ids[2], "--durability", "replicated"]) == 1
-    assert "0 replicas follow it, of 1 that are wanted" in capsys.readouterr().err
+    assert "0 of 1 replicas follow it" in capsys.readouterr().err
 
 
 def registered(told: Callable[..., Any]) -> list[dict[str, object]]:

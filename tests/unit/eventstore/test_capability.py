@@ -37,8 +37,8 @@ def test_without_an_append_only_file_nothing_is_fsynced():
     [
         (1, 1, 1, ""),
         (0, 1, 1, ""),
-        (0, 0, 1, "0 replicas follow it, of 1"),
-        (1, 1, 2, "1 replicas follow it, of 2"),
+        (0, 0, 1, "0 of 1 replicas follow it"),
+        (1, 1, 2, "1 of 2 replicas follow it"),
     ],
 )
 def test_replicated_needs_as_many_replicas_as_were_ever_observed(now, seen, wanted, why):

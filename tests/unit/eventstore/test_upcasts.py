@@ -96,7 +96,7 @@ def test_an_old_event_goes_through_every_version_to_todays(monkeypatch: Any) -> 
 @pytest.mark.usefixtures("painted")
 def test_a_version_without_an_upcast_is_refused_by_name() -> None:
     with pytest.raises(
-        UnknownEvent, match=r"'agent.started' version 1: nothing leads to version 2"
+        UnknownEvent, match=r"'agent.started' version 1: no conversion to version 2"
     ):
         decode_body("agent.started", 1, b"{}")
 

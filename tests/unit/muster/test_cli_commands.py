@@ -581,5 +581,5 @@ def test_a_server_that_is_not_redis_is_reported_as_such(words, gateway, muster, 
     assert (code, out) == (3, "")
     said = [line for line in err.splitlines() if line != "checking the logs"]
     assert [line.partition(" is no Redis: ")[0] for line in said] == [
-        f"muster {words[0]}: what answers there"
+        f"muster {words[0]}: the server"
     ]
