@@ -4,8 +4,8 @@ last_seen      which names this host had, and how far the catalogue of the real 
 eligibility    whether a fallback is wanted, needed and allowed
 directory      the folders of fallbacks: the one that serves, those that wait, those that are done
 standby        a fallback that serves
-changeover     the step of a later start that hands over; `primary_state` says whether it may
 inventory      what lives in a fallback, listed before it is retired
-handover       submits what was listed to the real log (`primary_log`)
+handover       the step of a later start that hands over what was listed
+primary_log    the real log: whether it may be handed anything, and what it answers
 report         what was handed over, and what was not
 """

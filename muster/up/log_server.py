@@ -1,14 +1,22 @@
 """The log that `muster up` runs on: a Redis that others run, an embedded server, or a fallback.
 
 `start` ends with a log that is prepared: the declared pools are in its catalogue, and a fallback of
-an earlier start is handed over where this one reaches the real log.
+an earlier start is handed over where this one reaches the real log. An embedded server rewrites its
+append-only file when a full disk may have left a hole in it.
 """
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
+import structlog
 from msgspec.structs import replace
+from redis.exceptions import RedisError
 
+from eventstore.connection.aof_check import AofCheck
+from eventstore.connection.calls import UNREACHABLE, execute
 from eventstore.connection.clients import connect
 from eventstore.connection.requirements import (
     inspect,
@@ -21,14 +29,19 @@ from eventstore.errors import LogError, ServerUnsuitable
 from muster.fallback import directory, standby
 from muster.fallback.last_seen import Recorder
 from muster.fallback.standby import ActiveFallback
-from muster.process.aof_rewrite import rewrite_when_needed
 from muster.process.log_preparation import prepare
-from muster.process.redis_wait import retry_until_reachable
+from muster.process.redis_wait import retry_until_reachable, wait_for_stop
 from muster.process.restarts import RestartableServer, restart_on_exit
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
 from muster.up.background import Background
 from muster.up.messages import echo, echo_status, remedy
+
+log = structlog.get_logger("muster.up")
+
+REWRITE_POLL_SECONDS: Final = 0.5
+REWRITE_RETRY_SECONDS = 10.0
+"""Between one rewrite and the next, where that failed."""
 
 
 class LogServer:
@@ -104,7 +117,7 @@ class LogServer:
 
     async def _hand_over(self) -> bool:
         """Prepare the log, hand over what earlier fallbacks left, and record how far the log is."""
-        from muster.fallback.changeover import Handover
+        from muster.fallback.handover import Handover
 
         handover = Handover(self.settings)
         if not await self._retry(handover.check) or not await self._prepare():
@@ -159,3 +172,16 @@ async def check_server(url: str) -> str:
         await client.aclose()
     kind, version = server_version(info)
     return f"{kind.capitalize()} {'.'.join(map(str, version))}"
+
+
+async def rewrite_when_needed(url: str, stopping: asyncio.Event) -> None:
+    """Whenever a rewrite is needed, ask for one until one has succeeded."""
+    check, retry_at = AofCheck(), 0.0
+    async with connect(url, max_connections=1) as client:
+        while not await wait_for_stop(stopping, REWRITE_POLL_SECONDS):
+            with contextlib.suppress(*UNREACHABLE, RedisError):  # the next poll tries again
+                needed = await check.poll(client) and not check.failing
+                if needed and time.monotonic() > retry_at:
+                    await execute(client, "BGREWRITEAOF")
+                    log.warning("redis.rewriting")
+                    retry_at = time.monotonic() + REWRITE_RETRY_SECONDS

@@ -28,8 +28,7 @@ from muster.up.exclusivity import check_port, data_folder_lock
 from muster.up.log_messages import LogMessages
 from muster.up.log_server import LogServer
 from muster.up.messages import echo, echo_ready, remedy
-from muster.up.role_parts import RoleParts
-from muster.up.role_processes import RoleProcesses
+from muster.up.role_processes import RoleParts, RoleProcesses
 
 
 def run(settings: Settings) -> int:

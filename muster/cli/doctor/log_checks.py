@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE as CATALOGUE_LOG
 from muster.cli.doctor.checks import Check, Level, check
-from muster.cli.events.recorded_event import CATALOGUE
+from muster.cli.events.lines import CATALOGUE
 
 if TYPE_CHECKING:
     from projector.fold.projection import Projection

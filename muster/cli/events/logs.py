@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from eventstore.keys import POOL_NAME
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
-from muster.cli.arguments.times import time_ms
-from muster.cli.arguments.values import agent_id
+from muster.cli.arguments.values import agent_id, time_ms
 from muster.settings.values import abbreviate
 from muster.terminal import render
 from muster.terminal.log_reader import Line, LineFilter, LogFile, merged

@@ -13,7 +13,7 @@ from eventstore.errors import LogUnreachable
 from eventstore.keys import CATALOGUE as LOG
 from eventstore.log.reader import Entry
 from muster.cli.arguments.command import print_note
-from muster.cli.events.recorded_event import (
+from muster.cli.events.lines import (
     CATALOGUE,
     EventFilter,
     RecordedEvent,

@@ -21,9 +21,9 @@ from muster.cli.arguments.command import (
     declare,
     print_note,
 )
-from muster.cli.arguments.times import time_ms
+from muster.cli.arguments.values import time_ms
 from muster.cli.events import lines
-from muster.cli.events.recorded_event import CATALOGUE, RecordedEvent
+from muster.cli.events.lines import CATALOGUE, RecordedEvent
 from muster.cli.events.streams import MISSING, RECOVERY_HINT, Streams, before_ms
 
 EXAMPLES = """\

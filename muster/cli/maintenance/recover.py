@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Refused, Subparsers, database_errors, declare, print_note
-from muster.cli.events.recorded_event import CATALOGUE
+from muster.cli.events.lines import CATALOGUE
 from muster.process import log_output
 from muster.terminal import render
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Subparsers, database_errors, declare
-from muster.cli.events.recorded_event import CATALOGUE
+from muster.cli.events.lines import CATALOGUE
 from muster.terminal import render
 
 if TYPE_CHECKING:

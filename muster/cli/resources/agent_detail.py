@@ -9,10 +9,10 @@ import msgspec
 
 from muster.cli.arguments.command import CommandError, print_note
 from muster.cli.client.api_client import BASE, PARKED, GatewayClient
-from muster.cli.client.as_of import as_of, as_of_ms
+from muster.cli.client.flags import as_of, as_of_ms
 from muster.cli.client.shapes import AgentAnswer, ParkedAnswer, ParkedPage
 from muster.cli.events import lines as event_lines
-from muster.cli.events.recorded_event import CATALOGUE, RecordedEvent
+from muster.cli.events.lines import CATALOGUE, RecordedEvent
 from muster.terminal import render
 
 HISTORY_SECONDS = 5.0

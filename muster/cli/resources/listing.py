@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from muster.cli.arguments.command import print_note
 from muster.cli.client.api_client import Answer, GatewayClient, Query
-from muster.cli.client.as_of import as_of, as_of_ms
+from muster.cli.client.flags import as_of, as_of_ms
 from muster.cli.client.shapes import Page
 from muster.terminal import render
 

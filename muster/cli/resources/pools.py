@@ -9,7 +9,7 @@ from muster.cli.arguments.command import BadInput, Run, Subparsers, declare
 from muster.cli.arguments.targets import add_service_flags, service
 from muster.cli.arguments.values import pairs, setting
 from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, GatewayClient
-from muster.cli.client.as_of import add_as_of_flag, as_of, as_of_ms
+from muster.cli.client.flags import add_as_of_flag, as_of, as_of_ms
 from muster.cli.client.shapes import PoolAnswer, PoolPage
 from muster.cli.resources.listing import Column, Listing
 from muster.terminal import render

@@ -3,16 +3,18 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
 
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import BadInput, Subparsers, declare
+from muster.cli.arguments.command import BadInput, ServiceUnreachable, Subparsers, declare
 from muster.cli.arguments.values import agent_id, seconds
 from muster.cli.client.api_client import BASE, GatewayClient, Query
-from muster.cli.client.as_of import add_as_of_flag
-from muster.cli.client.refresh import show_live
+from muster.cli.client.flags import add_as_of_flag
 from muster.cli.client.shapes import AgentAnswer, AgentPage
 from muster.cli.resources.agent_detail import show_agent
 from muster.cli.resources.listing import Column, Listing
@@ -151,3 +153,25 @@ def _same(before: AgentAnswer | None, now: AgentAnswer) -> bool:
     return before is not None and msgspec.structs.replace(
         before, last_heartbeat=0
     ) == msgspec.structs.replace(now, last_heartbeat=0)
+
+
+def show_live(
+    fetch: Callable[[], render.Table], interval: float, stale_reason: Callable[[], str]
+) -> int:
+    """Refresh until Ctrl-C. While the service does not answer, show the last table and a warning.
+
+    `stale_reason`: why the last answer may be stale, if it may.
+    """
+    screen = render.console()
+    shown: list[Text] = render.styled(fetch(), screen.width)
+    with Live(console=screen, auto_refresh=False, screen=True) as live:
+        warning = stale_reason()
+        while True:
+            height = max(screen.height - 2, 1)
+            heading = Text(time.strftime("%H:%M:%S") + (f"   {warning}" if warning else ""), "dim")
+            live.update(Group(heading, *shown[:height]), refresh=True)
+            time.sleep(interval)
+            try:
+                shown, warning = render.styled(fetch(), screen.width), stale_reason()
+            except ServiceUnreachable as error:
+                warning = render.one_line(str(error))

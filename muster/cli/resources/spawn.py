@@ -7,7 +7,7 @@ starting a second agent.
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import quote
 
@@ -18,9 +18,15 @@ from eventstore.ids import new_id
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput, CommandError, Subparsers, declare, print_error
 from muster.cli.arguments.values import json_object, pairs, seconds
-from muster.cli.client import durability
-from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, GatewayClient, NoReply
+from muster.cli.client.api_client import BASE, GatewayClient, NoReply
 from muster.cli.client.concurrency import run_concurrently
+from muster.cli.client.flags import (
+    CommandOptions,
+    add_command_flags,
+    command_options,
+    print_unreached,
+    unreached_level,
+)
 from muster.cli.client.shapes import AgentAnswer, PoolAnswer
 from muster.terminal import render
 
@@ -33,7 +39,6 @@ EXAMPLES = """\
   muster spawn developer_pool --project demo --durability replicated
 """
 COUNT_MAX = 100_000
-WAIT_SECONDS = 5.0
 
 
 class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,7 +60,7 @@ class Result(Struct, frozen=True):
     agent: AgentAnswer | None
     document: object = None
     error: CommandError | None = None
-    pending: str = ""
+    unreached: str = ""
     """The level of durability that was not reached, and why."""
 
 
@@ -81,30 +86,24 @@ def add(subparsers: Subparsers) -> None:
                         " or `never`")  # fmt: skip
     parser.add_argument("--pending-timeout", metavar="S", help="withdraw them if they did not start"
                         " within S seconds")  # fmt: skip
-    waiting = parser.add_mutually_exclusive_group()
-    waiting.add_argument(
-        "--wait", metavar="S", help=f"wait at most S seconds (default {WAIT_SECONDS:g})"
-    )
-    waiting.add_argument("--no-wait", action="store_true", help="do not wait until they run")
     parser.add_argument("--key", metavar="TEXT", help="idempotency key: the same key again"
                         " returns the same agents")  # fmt: skip
-    durability.add_flag(parser)
+    add_command_flags(parser, no_wait="do not wait until they run")
     targets.add_service_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if not 1 <= args.count <= COUNT_MAX:
         raise BadInput(f"--count: {args.count} is not between 1 and {COUNT_MAX}")
-    wait = 0.0 if args.no_wait else seconds(args.wait or str(WAIT_SECONDS), "--wait")
+    options = command_options(args)
     request = _request(args)
     keys = _keys(args.key, args.count)
-    durability_header = durability.header(args)
     gateway = GatewayClient(targets.service(args))
     if not args.role:
         request = msgspec.structs.replace(request, role_type=_role(gateway, args.pool))
-    results = spawn_all(gateway, request, keys, wait, durability_header)
+    results = spawn_all(gateway, request, keys, options)
     _print_results([result for result in results if result.agent], as_json=args.json)
-    durability_code = durability.print_pending("spawn", [result.pending for result in results])
+    durability_code = print_unreached("spawn", [result.unreached for result in results])
     return max(_print_errors([result.error for result in results if result.error]), durability_code)
 
 
@@ -146,37 +145,31 @@ def spawn_all(
     gateway: GatewayClient,
     request: Request,
     keys: Sequence[str],
-    wait: float,
-    durability_header: Mapping[str, str],
+    options: CommandOptions,
 ) -> list[Result]:
     """One spawn per key, some at the same time; results in the order of the keys."""
     if len(keys) == 1:
-        return [_spawn(gateway, request, keys[0], wait, durability_header)]
+        return [_spawn(gateway, request, keys[0], options)]
     with _progress(len(keys)) as advance:
-        return run_concurrently(
-            lambda key: _spawn(gateway, request, key, wait, durability_header), keys, advance
-        )
+        return run_concurrently(lambda key: _spawn(gateway, request, key, options), keys, advance)
 
 
 def _spawn(
     gateway: GatewayClient,
     request: Request,
     key: str,
-    wait: float,
-    durability_header: Mapping[str, str],
+    options: CommandOptions,
 ) -> Result:
-    prefer = f"wait={int(wait)}" if wait >= 1 else "respond-async"
     try:
         answer = gateway.call(
             "POST",
             f"{BASE}/spawn",
             body=request,
-            headers={"Prefer": prefer, "Idempotency-Key": key, **durability_header},
-            timeout_seconds=wait + TIMEOUT_SECONDS,
+            headers={**options.headers, "Idempotency-Key": key},
+            timeout_seconds=options.timeout_seconds,
         )
-        return Result(
-            answer.read(AgentAnswer), answer.document(), pending=durability.pending(answer)
-        )
+        agent, unreached = answer.read(AgentAnswer), unreached_level(answer)
+        return Result(agent, answer.document(), unreached=unreached)
     except NoReply as error:
         return Result(None, error=NoReply(f"{error}\n  to get its result, repeat with --key {key}"))
     except CommandError as error:

@@ -5,7 +5,7 @@ import argparse
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Subparsers, declare
 from muster.cli.client.api_client import BASE, GatewayClient
-from muster.cli.client.as_of import add_as_of_flag
+from muster.cli.client.flags import add_as_of_flag
 from muster.cli.client.shapes import WorkerAnswer, WorkerPage
 from muster.cli.resources.listing import Column, Listing
 from muster.terminal import render

@@ -12,8 +12,8 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from eventstore.steps.step import Origin
-from muster.fallback.changeover import Handover
 from muster.fallback.directory import serving
+from muster.fallback.handover import Handover
 from muster.process.log_preparation import prepare
 from muster.process.restarts import RestartableServer
 from muster.settings.loading import load

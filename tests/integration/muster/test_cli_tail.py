@@ -16,7 +16,7 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from muster.__main__ import main
-from muster.cli.events.recorded_event import RecordedEvent
+from muster.cli.events.lines import RecordedEvent
 from muster.cli.events.streams import Streams
 from muster.cli.events.tail import TailOptions, read_events
 from projector.intake.source import Source

@@ -18,7 +18,7 @@ from eventstore.embedded.binary import find_binary
 from eventstore.embedded.directory import locked
 from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import LogUnreachable
-from muster.process import aof_rewrite, restarts
+from muster.process import restarts
 from muster.process.child import Child
 from muster.settings.loading import load
 from muster.up import log_server, role_processes, up
@@ -270,7 +270,7 @@ async def test_a_server_that_could_not_write_its_file_is_asked_to_rewrite_it(
     embedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until that has succeeded; then it can be started again, though its file had a hole."""
-    monkeypatch.setattr(aof_rewrite, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(log_server, "REWRITE_RETRY_SECONDS", 0.1)
     kept = embedding()
     kept.server.directory.mkdir(parents=True)
     kept.server._binary = Path(surviving(str(find_binary()), kept.server.directory))
@@ -282,7 +282,7 @@ async def test_a_server_that_could_not_write_its_file_is_asked_to_rewrite_it(
 
         await written_in_part(kept.server, client)
         await until(lambda: persistence()["aof_last_write_status"] == "err")
-        await asyncio.sleep(2 * aof_rewrite.POLL_SECONDS)
+        await asyncio.sleep(2 * log_server.REWRITE_POLL_SECONDS)
         assert persistence()["aof_rewrites"] == 1, "there is no room for it yet"
         await write_again(kept.server, client)
         await until(lambda: persistence()["aof_rewrites"] == 2)

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from eventstore.errors import ConfigurationError, LogUnreachable, OutcomeUnknown
-from muster.fallback.changeover import Handover
+from muster.fallback.handover import Handover
 from muster.fallback.last_seen import Recorder
 from muster.process import roles, running_file
 from muster.process.atomic_file import write_json
@@ -25,8 +25,7 @@ from muster.up import role_processes, up
 from muster.up.background import Background
 from muster.up.exclusivity import data_folder_lock
 from muster.up.log_server import LogServer
-from muster.up.role_parts import RoleParts
-from muster.up.role_processes import RoleProcesses
+from muster.up.role_processes import RoleParts, RoleProcesses
 from tests.conftest import MakeServer
 from tests.process import free_port
 from tests.waiting import until
@@ -305,7 +304,7 @@ async def _hangs() -> None:
 def role_parts(
     folder: Path, monkeypatch: pytest.MonkeyPatch, part: Scripted, background: Background
 ) -> Any:
-    monkeypatch.setattr("muster.up.role_parts.ROLES", ("supervisor",))
+    monkeypatch.setattr("muster.up.role_processes.ROLES", ("supervisor",))
     monkeypatch.setattr(roles, "build", lambda *_: part)
     return RoleParts(load({"data_dir": folder}, {}), background, None)
 

@@ -19,8 +19,7 @@ from eventstore.steps import hashes
 from gateway.following.counters import Observations
 from gateway.following.subscriptions import encode_event, well_formed
 from gateway.following.waiters import Waiters
-from muster.cli.events.lines import plain_line
-from muster.cli.events.recorded_event import recorded_event
+from muster.cli.events.lines import plain_line, recorded_event
 from projector.fold.heartbeats import gather
 from projector.intake.entries import admit, read_entry
 from projector.store.rows import Position

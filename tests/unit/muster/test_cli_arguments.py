@@ -8,8 +8,7 @@ import pytest
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput
-from muster.cli.arguments.times import time_ms
-from muster.cli.arguments.values import agent_id, json_object, pairs, seconds, setting
+from muster.cli.arguments.values import agent_id, json_object, pairs, seconds, setting, time_ms
 
 NOW = datetime(2026, 11, 24, 14, 3, 30, tzinfo=UTC).timestamp()
 

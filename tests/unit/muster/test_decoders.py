@@ -14,9 +14,8 @@ from eventstore.errors import ConfigurationError
 from eventstore.language.events import Error
 from muster.cli.arguments import values
 from muster.cli.arguments.command import BadInput, Refused, print_error, print_note
-from muster.cli.arguments.times import span_seconds, time_ms
-from muster.cli.client.api_client import Answer, ProblemRaised
-from muster.cli.client.problem import Problem
+from muster.cli.arguments.values import span_seconds, time_ms
+from muster.cli.client.api_client import Answer, Problem, ProblemRaised
 from muster.cli.client.shapes import AgentAnswer
 from muster.cli.events import logs
 from muster.cli.events.logs import plain_line
