@@ -4,11 +4,13 @@ Roles are declared here; each command that talks to a running Muster is a module
 """
 
 import argparse
+import functools
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from eventstore.errors import MusterError
 from muster import __version__
@@ -18,7 +20,6 @@ from muster.cli.events import logs, tail
 from muster.cli.maintenance import recover, replay, verify
 from muster.cli.resources import parked, pools, ps, spawn, terminate, workers
 from muster.settings.loading import load
-from muster.settings.settings import Settings
 
 EPILOG = """\
 examples:
@@ -30,6 +31,99 @@ examples:
 The settings of up, gateway, projector and supervisor may also be set in the environment, as
 MUSTER_<FLAG>, and in muster.toml.
 """
+
+COMMANDS = (
+    spawn, terminate, ps, pools, workers, parked, logs, tail, replay, recover, verify, doctor,
+)  # fmt: skip
+_SWITCH = {"action": "store_true", "default": None}
+FLAGS: Mapping[str, Mapping[str, Any]] = {
+    "config": {"type": Path, "metavar": "FILE", "help": "default: ./muster.toml, if any"},
+    "data-dir": {"type": Path, "metavar": "DIR", "help": "default: .muster"},
+    "redis-url": {"metavar": "URL", "help": "Redis or Valkey (or MUSTER_REDIS_URL)"},
+    "database-url": {"metavar": "URL", "help": "PostgreSQL (or DATABASE_URL)"},
+    "key-prefix": {"metavar": "TEXT", "help": "in front of every Redis key"},
+    "log-level": {"metavar": "LEVEL", "help": "debug, info, warning or error"},
+    "host": {"metavar": "ADDRESS", "help": "default: 127.0.0.1"},
+    "port": {"type": int, "metavar": "N", "help": "default: 8000; 0: any free one"},
+    "allowed-hosts": {"metavar": "NAMES", "help": "more names to accept in a request's Host"},
+    "durability": {"metavar": "LEVEL", "help": "for commands that request none: accepted (default),"
+                   " fsynced, replicated or archived"},
+    "app-dir": {"type": Path, "metavar": "DIR", "help": "where agent classes are imported from"},
+    "shutdown-seconds": {"type": float, "metavar": "S", "help": "default: 25"},
+    "embedded": {**_SWITCH, "help": "use the embedded server and SQLite, whatever the environment"
+                 " says"},
+    "single-process": {**_SWITCH, "help": "no worker processes: agents run inside this one, ten per"
+                       " pool"},
+    "appendfsync": {"metavar": "HOW", "help": "everysec (default) or always"},
+    "auto-recover": {**_SWITCH, "help": "recover a log that Redis lost without waiting for `muster"
+                     " recover`"},
+    "fallback": {"metavar": "HOW", "help": "what to do if Redis is unreachable at the start: none"
+                 " (default) waits for it, single-process uses a log of its own"},
+    "retention-age-seconds": {"metavar": "S", "help": "remove archived events older than this from"
+                              " Redis (default 86400)"},
+    "retention-events": {"metavar": "N", "help": "remove archived events beyond this number per"
+                         " pool from Redis (default 100000)"},
+}  # fmt: skip
+"""The flags of the roles, as argparse declares them. Each is a setting of the same name."""
+SHARED_FLAGS = ("config", "data-dir", "redis-url", "database-url", "key-prefix", "log-level")
+GATEWAY_FLAGS = ("host", "port", "allowed-hosts", "durability")
+WORKER_FLAGS = ("app-dir", "shutdown-seconds")
+RETENTION_FLAGS = ("retention-age-seconds", "retention-events")
+
+
+class Role(NamedTuple):
+    """A command that runs roles. `text` as for `declare`."""
+
+    text: str
+    flags: tuple[str, ...]
+
+
+ROLES = {
+    "up": Role(
+        """\
+run everything on this machine
+
+Run projector, supervisor and gateway, with a Valkey of their own unless one is given, all under one
+data folder.
+
+  muster up
+  muster up --config muster.toml --port 9000
+  MUSTER_REDIS_URL=redis://localhost muster up --data-dir /var/lib/muster
+""",
+        (*GATEWAY_FLAGS, *WORKER_FLAGS, "embedded", "single-process", "appendfsync",
+         "auto-recover", "fallback", *RETENTION_FLAGS),
+    ),
+    "gateway": Role(
+        """\
+run only the HTTP gateway
+
+Answer HTTP. Any number of gateways may run; they hold no state.
+
+  MUSTER_REDIS_URL=redis://localhost muster gateway --port 8000
+""",
+        GATEWAY_FLAGS,
+    ),
+    "projector": Role(
+        """\
+run only the projector
+
+Fold the streams into SQL. One is active, others are on standby.
+
+  MUSTER_REDIS_URL=redis://localhost DATABASE_URL=postgresql://localhost/muster muster projector
+""",
+        ("auto-recover", *RETENTION_FLAGS),
+    ),
+    "supervisor": Role(
+        """\
+run only this host's supervisor
+
+Start, watch and stop the workers of this host.
+
+  MUSTER_REDIS_URL=redis://localhost muster supervisor --config muster.toml
+""",
+        WORKER_FLAGS,
+    ),
+}  # fmt: skip
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -43,7 +137,8 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"muster {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     _add_roles(subparsers)
-    register(subparsers)
+    for module in COMMANDS:
+        module.add(subparsers)
     return parser
 
 
@@ -76,173 +171,27 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _add_roles(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    up = _role(
-        subparsers,
-        "up",
-        "run everything on this machine",
-        "Run projector, supervisor and gateway, with a Valkey of their own unless one is given,"
-        " all under one data folder.",
-        "muster up\n  muster up --config muster.toml --port 9000\n"
-        "  MUSTER_REDIS_URL=redis://localhost muster up --data-dir /var/lib/muster",
-        _up,
-    )
-    _add_gateway_flags(up)
-    _add_worker_flags(up)
-    up.add_argument(
-        "--embedded",
-        action="store_true",
-        default=None,
-        help="use the embedded server and SQLite, whatever the environment says",
-    )
-    up.add_argument(
-        "--single-process",
-        action="store_true",
-        default=None,
-        help="no worker processes: agents run inside this one, ten per pool",
-    )
-    up.add_argument("--appendfsync", metavar="HOW", help="everysec (default) or always")
-    _add_recovery_flags(up)
-    up.add_argument(
-        "--fallback",
-        metavar="HOW",
-        help="what to do if Redis is unreachable at the start: none (default) waits for it,"
-        " single-process uses a log of its own",
-    )
-    _add_retention_flags(up)
-    gateway = _role(
-        subparsers,
-        "gateway",
-        "run only the HTTP gateway",
-        "Answer HTTP. Any number of gateways may run; they hold no state.",
-        "MUSTER_REDIS_URL=redis://localhost muster gateway --port 8000",
-        _role_command("gateway"),
-    )
-    _add_gateway_flags(gateway)
-    projector = _role(
-        subparsers,
-        "projector",
-        "run only the projector",
-        "Fold the streams into SQL. One is active, others are on standby.",
-        "MUSTER_REDIS_URL=redis://localhost DATABASE_URL=postgresql://localhost/muster"
-        " muster projector",
-        _role_command("projector"),
-    )
-    _add_recovery_flags(projector)
-    _add_retention_flags(projector)
-    supervisor = _role(
-        subparsers,
-        "supervisor",
-        "run only this host's supervisor",
-        "Start, watch and stop the workers of this host.",
-        "MUSTER_REDIS_URL=redis://localhost muster supervisor --config muster.toml",
-        _role_command("supervisor"),
-    )
-    _add_worker_flags(supervisor)
+def _add_roles(subparsers: Subparsers) -> None:
+    for name, role in ROLES.items():
+        summary, description, examples = role.text.split("\n\n", 2)
+        parser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=description,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.set_defaults(run=functools.partial(_run_role, name))
+        for flag in (*SHARED_FLAGS, *role.flags):
+            parser.add_argument(f"--{flag}", **FLAGS[flag])
 
 
-def _add_recovery_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--auto-recover",
-        action="store_true",
-        default=None,
-        help="recover a log that Redis lost without waiting for `muster recover`",
-    )
+def _run_role(name: str, args: argparse.Namespace) -> int:
+    settings = load(vars(args), os.environ)
+    if name == "up":
+        from muster.up import up
 
+        return up.run(settings)
+    from muster.process import role_main
 
-def _add_retention_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--retention-age-seconds",
-        metavar="S",
-        help="remove archived events older than this from Redis (default 86400)",
-    )
-    parser.add_argument(
-        "--retention-events",
-        metavar="N",
-        help="remove archived events beyond this number per pool from Redis (default 100000)",
-    )
-
-
-def _role(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    summary: str,
-    description: str,
-    examples: str,
-    run: Callable[[argparse.Namespace], int],
-) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(
-        name,
-        help=summary,
-        description=description,
-        epilog=f"examples:\n  {examples}\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="default: ./muster.toml, if any"
-    )
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="default: .muster")
-    parser.add_argument("--redis-url", metavar="URL", help="Redis or Valkey (or MUSTER_REDIS_URL)")
-    parser.add_argument("--database-url", metavar="URL", help="PostgreSQL (or DATABASE_URL)")
-    parser.add_argument("--key-prefix", metavar="TEXT", help="in front of every Redis key")
-    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
-    return parser
-
-
-def _add_gateway_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1")
-    parser.add_argument("--port", type=int, metavar="N", help="default: 8000; 0: any free one")
-    parser.add_argument(
-        "--allowed-hosts", metavar="NAMES", help="more names to accept in a request's Host header"
-    )
-    parser.add_argument(
-        "--durability",
-        metavar="LEVEL",
-        help="for commands that request none: accepted (default), fsynced, replicated or archived",
-    )
-
-
-def _add_worker_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--app-dir", type=Path, metavar="DIR", help="folder that agent classes are imported from"
-    )
-    parser.add_argument("--shutdown-seconds", type=float, metavar="S", help="default: 25")
-
-
-def _settings(args: argparse.Namespace) -> Settings:
-    return load(vars(args), os.environ)
-
-
-def _up(args: argparse.Namespace) -> int:
-    from muster.up import up
-
-    return up.run(_settings(args))
-
-
-def _role_command(role: str) -> Callable[[argparse.Namespace], int]:
-    def run(args: argparse.Namespace) -> int:
-        from muster.process import role_main
-
-        return role_main.run(role, _settings(args))
-
-    return run
-
-
-def register(subparsers: Subparsers) -> None:
-    """Add these commands to the parser of `muster`."""
-    for module in (
-        spawn,
-        terminate,
-        ps,
-        pools,
-        workers,
-        parked,
-        logs,
-        tail,
-        replay,
-        recover,
-        verify,
-        doctor,
-    ):
-        module.add(subparsers)
+    return role_main.run(name, settings)

@@ -57,10 +57,12 @@ class ServiceUnreachable(CommandError):
     exit_code = 3
 
 
-def declare(
-    subparsers: Subparsers, name: str, run: Run, *, summary: str, description: str, examples: str
-) -> argparse.ArgumentParser:
-    """Add a command; `run` returns the exit code and may raise any `MusterError`."""
+def declare(subparsers: Subparsers, name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    """Add a command; `run` returns the exit code and may raise any `MusterError`.
+
+    `text`: what it does in one line, a paragraph, and examples, with empty lines between them.
+    """
+    summary, description, examples = text.split("\n\n", 2)
     parser = subparsers.add_parser(
         name,
         help=summary,

@@ -65,27 +65,21 @@ def add_service_flags(parser: argparse.ArgumentParser, default: object = None) -
     add_json_flag(parser, False if default is None else default)
 
 
-def add_redis_flags(parser: argparse.ArgumentParser) -> None:
-    """For commands that read the log itself."""
+def add_log_flags(parser: argparse.ArgumentParser) -> None:
+    """For commands that read the log and the views themselves."""
     parser.add_argument(
         "--redis-url", metavar="URL", help="the Redis of the log (MUSTER_REDIS_URL, REDIS_URL)"
     )
     add_data_dir_flag(parser)
-
-
-def add_key_prefix_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key-prefix", metavar="TEXT", help="prefix of all keys (MUSTER_KEY_PREFIX)"
     )
-
-
-def add_database_flags(parser: argparse.ArgumentParser) -> None:
-    """For commands that read or write the views."""
     parser.add_argument(
         "--database-url",
         metavar="URL",
         help="the database of the views (MUSTER_DATABASE_URL, DATABASE_URL)",
     )
+    add_json_flag(parser)
 
 
 def service(args: argparse.Namespace) -> Service:

@@ -82,13 +82,16 @@ class CommandOptions(Struct, frozen=True):
         return self.wait + TIMEOUT_SECONDS
 
 
-def add_command_flags(parser: argparse.ArgumentParser, *, no_wait: str) -> None:
-    """`--wait` or `--no-wait`, with this help, and `--durability`."""
+def add_wait_flags(parser: argparse.ArgumentParser, *, no_wait: str) -> None:
+    """`no_wait`: the help of `--no-wait`."""
     waiting = parser.add_mutually_exclusive_group()
     waiting.add_argument(
         "--wait", metavar="S", help=f"wait at most S seconds (default {WAIT_SECONDS:g})"
     )
     waiting.add_argument("--no-wait", action="store_true", help=no_wait)
+
+
+def add_durability_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--durability",
         choices=[level.value for level in Level],

@@ -21,7 +21,12 @@ from muster.settings.loading import load
 from muster.settings.settings import Settings
 from muster.terminal import render
 
-EXAMPLES = """\
+HELP = """\
+check Redis, database and host, and say what to change
+
+Checks Redis, the database, the logs and this host: the configured ones, those that a `muster up`
+uses here, or would use. Changes nothing. Exit code 1 if anything fails.
+
   muster doctor                                        what `muster up` uses here
   muster doctor --redis-url redis://redis.internal     another Redis
   muster doctor --json | jq '.[] | select(.level != "OK")'
@@ -32,21 +37,9 @@ STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "doctor",
-        run,
-        summary="check Redis, database and host, and say what to change",
-        description="Checks Redis, the database, the logs and this host: the configured ones, those"
-        " that a `muster up` uses here, or would use. Changes nothing. Exit code 1 if anything"
-        " fails.",
-        examples=EXAMPLES,
-    )
+    parser = declare(subparsers, "doctor", run, HELP)
     parser.add_argument("--config", metavar="FILE", help="of `muster up` (default ./muster.toml)")
-    targets.add_redis_flags(parser)
-    targets.add_key_prefix_flag(parser)
-    targets.add_database_flags(parser)
-    targets.add_json_flag(parser)
+    targets.add_log_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,7 +19,11 @@ from muster.terminal.log_reader import Line, LineFilter, LogFile, merged
 if TYPE_CHECKING:
     from rich.text import Text
 
-EXAMPLES = """\
+HELP = """\
+show what agents print and log
+
+Shows the logs of the agents on this host, merged.
+
   muster logs                                       the last 100 lines of all agents here
   muster logs 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e  those of one agent
   muster logs -f --pool developer_pool              a pool's, and new lines as they come
@@ -41,14 +45,7 @@ STYLES = {
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "logs",
-        run,
-        summary="show what agents print and log",
-        description="Shows the logs of the agents on this host, merged.",
-        examples=EXAMPLES,
-    )
+    parser = declare(subparsers, "logs", run, HELP)
     parser.add_argument("agent", nargs="?", metavar="AGENT", help="this agent only")
     parser.add_argument("-f", "--follow", action="store_true", help="wait for new lines")
     parser.add_argument("--pool", default="", metavar="NAME", help="this pool only")

@@ -26,7 +26,12 @@ from muster.cli.events import lines
 from muster.cli.events.lines import CATALOGUE, RecordedEvent
 from muster.cli.events.streams import MISSING, RECOVERY_HINT, Streams, before_ms
 
-EXAMPLES = """\
+HELP = """\
+show the events of the log
+
+Shows the events of pools and of the catalogue, read from Redis itself, and trimmed ones from the
+archive.
+
   muster tail                                   the last 20 events of all pools
   muster tail --follow                          … and new ones as they come
   muster tail --from 10m --type 'agent.*'       events of agents in the last ten minutes
@@ -69,15 +74,7 @@ class TailOptions(Struct, frozen=True, kw_only=True):
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "tail",
-        run,
-        summary="show the events of the log",
-        description="Shows the events of pools and of the catalogue, read from Redis itself, and"
-        " trimmed ones from the archive.",
-        examples=EXAMPLES,
-    )
+    parser = declare(subparsers, "tail", run, HELP)
     parser.add_argument("--pool", action="append", default=[], metavar="NAME", help="this pool"
                         " only (again for more; `catalogue`: pools and hosts)")  # fmt: skip
     parser.add_argument("--from", dest="start", default="", metavar="POSITION", help="start at:"
@@ -90,10 +87,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--worker", default="", metavar="ID", help="events with this worker only")
     parser.add_argument("-n", type=int, metavar="N", dest="count", help="show N events"
                         f" (default: the last {LAST}; with --from: all)")  # fmt: skip
-    targets.add_redis_flags(parser)
-    targets.add_key_prefix_flag(parser)
-    targets.add_database_flags(parser)
-    targets.add_json_flag(parser)
+    targets.add_log_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:

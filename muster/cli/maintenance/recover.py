@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from projector.recovery.recovery import Stage
     from projector.recovery.rewrite import RecoveredLog
 
-EXAMPLES = """\
+HELP = """\
+rebuild logs that Redis lost, from the archive
+
+Finds logs that are gone, rolled back or halted; keeps them closed until every worker's lease has
+lapsed, rebuilds them from the archive under the next generation, and opens them. Lists what could
+not be saved. Intact logs are not touched.
+
   muster recover --dry-run       list damaged logs; changes nothing
   muster recover                 recover it, on the `muster up` that runs here
   MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster recover
@@ -29,25 +35,13 @@ ReportStage: TypeAlias = "Callable[[Stage], None]"
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "recover",
-        run,
-        summary="rebuild logs that Redis lost, from the archive",
-        description="Finds logs that are gone, rolled back or halted; keeps them closed until every"
-        " worker's lease has lapsed, rebuilds them from the archive under the next generation,"
-        " and opens them. Lists what could not be saved. Intact logs are not touched.",
-        examples=EXAMPLES,
-    )
+    parser = declare(subparsers, "recover", run, HELP)
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help="only list damaged logs; exit code 1 if there are any",
     )
-    targets.add_redis_flags(parser)
-    targets.add_key_prefix_flag(parser)
-    targets.add_database_flags(parser)
-    targets.add_json_flag(parser)
+    targets.add_log_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:

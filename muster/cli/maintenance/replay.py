@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from projector.rebuild.rebuild import RebuildOptions
     from projector.verify.view_comparison import Comparison
 
-EXAMPLES = """\
+HELP = """\
+rebuild all views from the log
+
+Rebuilds all views from archive and streams, while the old ones serve, compares the two, and
+replaces the old ones in one step. May run at any time.
+
   muster replay                                   the views of the `muster up` that runs here
   MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster replay
 """
@@ -28,19 +33,8 @@ ReportProgress: TypeAlias = "Callable[[Progress], None]"
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "replay",
-        run,
-        summary="rebuild all views from the log",
-        description="Rebuilds all views from archive and streams, while the old ones"
-        " serve, compares the two, and replaces the old ones in one step. May run at any time.",
-        examples=EXAMPLES,
-    )
-    targets.add_redis_flags(parser)
-    targets.add_key_prefix_flag(parser)
-    targets.add_database_flags(parser)
-    targets.add_json_flag(parser)
+    parser = declare(subparsers, "replay", run, HELP)
+    targets.add_log_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:

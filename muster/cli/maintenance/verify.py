@@ -13,7 +13,12 @@ from muster.terminal import render
 if TYPE_CHECKING:
     from projector.verify.report import Difference, Report
 
-EXAMPLES = """\
+HELP = """\
+compare views and Redis' state with the log
+
+Folds the log again and compares the result, at one position, with the views and Redis' hashes and
+sets, while the system runs. Exit code 1 if anything differs.
+
   muster verify                  the `muster up` that runs here
   muster verify --json           for a program; exit code 1 if anything differs
   MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster verify
@@ -21,19 +26,8 @@ EXAMPLES = """\
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "verify",
-        run,
-        summary="compare views and Redis' state with the log",
-        description="Folds the log again and compares the result, at one position, with the views"
-        " and Redis' hashes and sets, while the system runs. Exit code 1 if anything differs.",
-        examples=EXAMPLES,
-    )
-    targets.add_redis_flags(parser)
-    targets.add_key_prefix_flag(parser)
-    targets.add_database_flags(parser)
-    targets.add_json_flag(parser)
+    parser = declare(subparsers, "verify", run, HELP)
+    targets.add_log_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:

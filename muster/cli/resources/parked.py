@@ -10,53 +10,43 @@ from muster.cli.client.shapes import ParkedAnswer, ParkedPage
 from muster.cli.resources.listing import Column, Listing
 from muster.terminal import render
 
-EXAMPLES = """\
+HELP = """\
+list, retry or drop agents that cannot be read
+
+Lists the agents whose state in Redis cannot be read, with the reason; restores them from their
+events, or ends them.
+
   muster parked                                 what is parked, and why
   muster parked list --json | jq '.[].content'
   muster parked retry developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e
   muster parked drop developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e
 """
+LIST_HELP = """\
+list what is parked
 
+Lists what is parked, the oldest first.
+
+  muster parked list --pool developer_pool
+"""
+EXAMPLE_ID = "developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e"
 _FORGOTTEN = "was removed"
 """For entries of the previous version that are no agents: these are never restored."""
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "parked",
-        _list,
-        summary="list, retry or drop agents that cannot be read",
-        description="Lists the agents whose state in Redis cannot be read, with the reason;"
-        " restores them from their events, or ends them.",
-        examples=EXAMPLES,
-    )
+    parser = declare(subparsers, "parked", _list, HELP)
     add_service_flags(parser)
     parser.set_defaults(pool=None)
     actions = parser.add_subparsers(metavar="ACTION", title="actions")
-    listing = declare(
-        actions,
-        "list",
-        _list,
-        summary="list what is parked",
-        description="Lists what is parked, the oldest first.",
-        examples="  muster parked list --pool developer_pool\n",
-    )
+    listing = declare(actions, "list", _list, LIST_HELP)
     listing.add_argument("--pool", metavar="NAME", help="of this pool only")
     add_service_flags(listing, argparse.SUPPRESS)
     for name, run, summary in (
         ("retry", _retry, "restore parked agents"),
         ("drop", _drop, "end parked agents"),
     ):
-        action = declare(
-            actions,
-            name,
-            run,
-            summary=summary,
-            description=f"{summary.capitalize()}.",
-            examples=f"  muster parked {name}"
-            " developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e\n",
-        )
+        text = f"{summary}\n\n{summary.capitalize()}.\n\n  muster parked {name} {EXAMPLE_ID}\n"
+        action = declare(actions, name, run, text)
         action.add_argument("ids", nargs="+", metavar="ID", help="as listed")
         add_service_flags(action, argparse.SUPPRESS)
 

@@ -14,7 +14,12 @@ from muster.cli.client.shapes import PoolAnswer, PoolPage
 from muster.cli.resources.listing import Column, Listing
 from muster.terminal import render
 
-EXAMPLES = """\
+HELP = """\
+list, show, create, change or delete pools
+
+Lists pools and how full they are, shows one (`show` may be left out), creates, changes or deletes
+one.
+
   muster pools                                  all pools and how full they are
   muster pools developer_pool                   one, with its settings
   muster pools --as-of -15m                     15 minutes ago
@@ -40,63 +45,35 @@ class _NameOrAction(argparse._SubParsersAction):  # type: ignore[type-arg]  # no
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "pools",
-        _list,
-        summary="list, show, create, change or delete pools",
-        description="Lists pools and how full they are, shows one (`show` may be left out),"
-        " creates, changes or deletes one.",
-        examples=EXAMPLES,
-    )
+    parser = declare(subparsers, "pools", _list, HELP)
     add_service_flags(parser)
     add_as_of_flag(parser)
     actions = parser.add_subparsers(action=_NameOrAction, metavar="NAME | ACTION", title="actions")
-    show = _action(
-        actions, "show", _show, summary="show one pool", examples="muster pools developer_pool"
-    )
+    show = _action(actions, "show", _show, "show one pool", "developer_pool")
     show.add_argument("name", metavar="NAME")
     add_as_of_flag(show, argparse.SUPPRESS)
     create = _action(
-        actions,
-        "create",
-        _create,
-        summary="create a pool",
-        examples="muster pools create night --role developer --set max_workers=4",
+        actions, "create", _create, "create a pool", "night --role developer --set max_workers=4"
     )
     create.add_argument("name", metavar="NAME", help="a to z, 0 to 9, _ and -")
     create.add_argument("--role", required=True, metavar="ROLE", help="the role of its agents")
     create.add_argument("--set", action="append", default=[], metavar="K=V", dest="settings",
                         help="a setting (again for more)")  # fmt: skip
-    change = _action(
-        actions,
-        "set",
-        _set,
-        summary="change settings of a pool",
-        examples="muster pools set night max_workers=8",
-    )
+    change = _action(actions, "set", _set, "change settings of a pool", "night max_workers=8")
     change.add_argument("name", metavar="NAME")
     change.add_argument("settings", nargs="+", metavar="K=V", help="a setting and its value")
-    delete = _action(
-        actions,
-        "delete",
-        _delete,
-        summary="delete a pool",
-        examples="muster pools delete night --force",
-    )
+    delete = _action(actions, "delete", _delete, "delete a pool", "night --force")
     delete.add_argument("name", metavar="NAME")
     delete.add_argument("--force", action="store_true", help="end its agents")
     actions.choices = None  # type: ignore[assignment]  # any first word may be a name
 
 
 def _action(
-    actions: Subparsers, name: str, run: Run, *, summary: str, examples: str
+    actions: Subparsers, name: str, run: Run, summary: str, example: str
 ) -> argparse.ArgumentParser:
-    description, examples = f"{summary.capitalize()}.", f"  {examples}\n"
-    parser = declare(
-        actions, name, run, summary=summary, description=description, examples=examples
-    )
-    # Service flags before the action apply unless they are repeated after it.
+    """Service flags before the action apply unless they are repeated after it."""
+    text = f"{summary}\n\n{summary.capitalize()}.\n\n  muster pools {name} {example}\n"
+    parser = declare(actions, name, run, text)
     add_service_flags(parser, argparse.SUPPRESS)
     return parser
 

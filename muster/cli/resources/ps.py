@@ -20,7 +20,11 @@ from muster.cli.resources.agent_detail import show_agent
 from muster.cli.resources.listing import Column, Listing
 from muster.terminal import render
 
-EXAMPLES = """\
+HELP = """\
+list agents, or show one
+
+Lists agents, or shows one with its last error and its history.
+
   muster ps                                          all agents that have not ended
   muster ps --pool developer_pool --status pending   pending ones, with the reason
   muster ps --project demo --all                     a project's, also ended ones
@@ -35,14 +39,7 @@ LIMIT_MAX = 1_000_000_000
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "ps",
-        run,
-        summary="list agents, or show one",
-        description="Lists agents, or shows one with its last error and its history.",
-        examples=EXAMPLES,
-    )
+    parser = declare(subparsers, "ps", run, HELP)
     parser.add_argument("agent", nargs="?", metavar="AGENT", help="show this one in full")
     parser.add_argument("--pool", metavar="NAME", help="of this pool only")
     parser.add_argument("--project", metavar="ID", help="of this project only")

@@ -18,19 +18,18 @@ from eventstore.ids import new_id
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput, CommandError, Subparsers, declare, print_error
 from muster.cli.arguments.values import json_object, pairs, seconds
+from muster.cli.client import flags
 from muster.cli.client.api_client import BASE, GatewayClient, NoReply
 from muster.cli.client.concurrency import run_concurrently
-from muster.cli.client.flags import (
-    CommandOptions,
-    add_command_flags,
-    command_options,
-    print_unreached,
-    unreached_level,
-)
+from muster.cli.client.flags import CommandOptions
 from muster.cli.client.shapes import AgentAnswer, PoolAnswer
 from muster.terminal import render
 
-EXAMPLES = """\
+HELP = """\
+start agents
+
+Starts agents in a pool and waits a while until they run.
+
   muster spawn developer_pool --project demo
   muster spawn developer_pool --project demo --count 15
   muster spawn developer_pool --project demo --input '{"task": "tidy up"}' --label team=red
@@ -65,14 +64,7 @@ class Result(Struct, frozen=True):
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "spawn",
-        run,
-        summary="start agents",
-        description="Starts agents in a pool and waits a while until they run.",
-        examples=EXAMPLES,
-    )
+    parser = declare(subparsers, "spawn", run, HELP)
     parser.add_argument("pool", metavar="POOL", help="their pool")
     parser.add_argument("--project", required=True, metavar="ID", help="their project")
     parser.add_argument("--role", metavar="ROLE", help="their role (default: the pool's)")
@@ -86,16 +78,17 @@ def add(subparsers: Subparsers) -> None:
                         " or `never`")  # fmt: skip
     parser.add_argument("--pending-timeout", metavar="S", help="withdraw them if they did not start"
                         " within S seconds")  # fmt: skip
+    flags.add_wait_flags(parser, no_wait="do not wait until they run")
     parser.add_argument("--key", metavar="TEXT", help="idempotency key: the same key again"
                         " returns the same agents")  # fmt: skip
-    add_command_flags(parser, no_wait="do not wait until they run")
+    flags.add_durability_flag(parser)
     targets.add_service_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if not 1 <= args.count <= COUNT_MAX:
         raise BadInput(f"--count: {args.count} is not between 1 and {COUNT_MAX}")
-    options = command_options(args)
+    options = flags.command_options(args)
     request = _request(args)
     keys = _keys(args.key, args.count)
     gateway = GatewayClient(targets.service(args))
@@ -103,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         request = msgspec.structs.replace(request, role_type=_role(gateway, args.pool))
     results = spawn_all(gateway, request, keys, options)
     _print_results([result for result in results if result.agent], as_json=args.json)
-    durability_code = print_unreached("spawn", [result.unreached for result in results])
+    durability_code = flags.print_unreached("spawn", [result.unreached for result in results])
     return max(_print_errors([result.error for result in results if result.error]), durability_code)
 
 
@@ -168,7 +161,7 @@ def _spawn(
             headers={**options.headers, "Idempotency-Key": key},
             timeout_seconds=options.timeout_seconds,
         )
-        agent, unreached = answer.read(AgentAnswer), unreached_level(answer)
+        agent, unreached = answer.read(AgentAnswer), flags.unreached_level(answer)
         return Result(agent, answer.document(), unreached=unreached)
     except NoReply as error:
         return Result(None, error=NoReply(f"{error}\n  to get its result, repeat with --key {key}"))

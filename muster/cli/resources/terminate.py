@@ -8,19 +8,18 @@ from msgspec import Struct
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import CommandError, Subparsers, declare, print_error
 from muster.cli.arguments.values import agent_id
+from muster.cli.client import flags
 from muster.cli.client.api_client import BASE, Answer, GatewayClient
 from muster.cli.client.concurrency import run_concurrently
-from muster.cli.client.flags import (
-    CommandOptions,
-    add_command_flags,
-    command_options,
-    print_unreached,
-    unreached_level,
-)
+from muster.cli.client.flags import CommandOptions
 from muster.cli.client.shapes import AgentAnswer
 from muster.terminal import render
 
-EXAMPLES = """\
+HELP = """\
+end agents
+
+Ends agents for good: their `stop` is called first. One that has already ended is shown as it is.
+
   muster terminate 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e
   muster terminate 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e --now
   muster ps --project demo --json | jq -r '.[].agent_id' | xargs muster terminate --no-wait
@@ -34,29 +33,22 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "terminate",
-        run,
-        summary="end agents",
-        description="Ends agents for good: their `stop` is called first. One that has already ended"
-        " is shown as it is.",
-        examples=EXAMPLES,
-    )
+    parser = declare(subparsers, "terminate", run, HELP)
     parser.add_argument("agents", nargs="+", metavar="AGENT", help="an agent's id")
     parser.add_argument("--pool", default="", metavar="NAME", help="their pool (saves a look-up)")
     parser.add_argument("--now", action="store_true", help="do not call their `stop`")
-    add_command_flags(parser, no_wait="do not wait for their end")
+    flags.add_wait_flags(parser, no_wait="do not wait for their end")
+    flags.add_durability_flag(parser)
     targets.add_service_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     ids = list(dict.fromkeys(agent_id(text) for text in args.agents))
-    options, gateway = command_options(args), GatewayClient(targets.service(args))
+    options, gateway = flags.command_options(args), GatewayClient(targets.service(args))
     results = run_concurrently(lambda one: _terminate(gateway, one, args, options), ids)
     answers = [answer for answer in results if isinstance(answer, Answer)]
     _print_agents(answers, as_json=args.json)
-    code = print_unreached("terminate", [unreached_level(answer) for answer in answers])
+    code = flags.print_unreached("terminate", [flags.unreached_level(answer) for answer in answers])
     for target_id, answer in zip(ids, results, strict=True):
         if isinstance(answer, CommandError):
             print_error("terminate", f"{target_id}: {answer}")

@@ -10,7 +10,11 @@ from muster.cli.client.shapes import WorkerAnswer, WorkerPage
 from muster.cli.resources.listing import Column, Listing
 from muster.terminal import render
 
-EXAMPLES = """\
+HELP = """\
+list worker processes
+
+Lists the worker processes that run or are being started.
+
   muster workers
   muster workers --pool developer_pool
   muster workers --all --as-of 14:03
@@ -19,14 +23,7 @@ EXAMPLES = """\
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(
-        subparsers,
-        "workers",
-        run,
-        summary="list worker processes",
-        description="Lists the worker processes that run or are being started.",
-        examples=EXAMPLES,
-    )
+    parser = declare(subparsers, "workers", run, HELP)
     parser.add_argument("--pool", metavar="NAME", help="of this pool only")
     parser.add_argument("-a", "--all", action="store_true", help="also those that have ended")
     add_as_of_flag(parser)
