@@ -1,9 +1,9 @@
-"""What an agent is, and which step may follow which.
+"""The state of an agent, and the events that change it.
 
-`decide` says what a command leads to, `evolve` what an event makes of an agent. Both are pure:
-time and jitter come in with the command. The write side stores `Agent` as a Redis hash of short
-values; the projector folds the complete log with the same `evolve`. Long values (input, labels, the
-last error) are folded too, but only the views store them.
+`decide` turns a command into events, `evolve` folds an event into the state. Both are pure: time
+and jitter are part of the command. The write side stores `Agent` as a Redis hash of short values;
+the projector folds the complete log with the same `evolve`. Long values (input, labels, the last
+error) are folded too, but only the views store them.
 
     pending -> starting -> running -> stopping -> terminated
     pending -> terminated (withdrawn)        running -> terminated (completed, idle)
@@ -11,8 +11,9 @@ last error) are folded too, but only the views store them.
     restarting -> pending (when due) | failed | terminated
     starting | running -> pending (released)
 
-An agent that was lost twice within the suspicion window is `alone` from then on: it is isolated in
-a worker of its own until it has behaved. If that worker dies too the loss is the agent's failure.
+An agent that was lost twice within the suspicion window is `alone`: it runs isolated in a worker of
+its own until it has run long enough without harm. If that worker dies, too, the loss is the agent's
+own failure.
 
 A requested termination is the flag `stop` next to the status. Every step that would run the agent
 again ends it instead. A terminal state is never left.
@@ -89,9 +90,9 @@ class Agent(AgentSpec, frozen=True, kw_only=True):
     alone: bool = False
     """It is isolated in a worker of its own until it is cleared."""
     correlation_id: str = ""
-    """Of the request that asked for it."""
+    """Of the request that spawned it."""
     last_event_id: str = ""
-    """What its next event follows from."""
+    """The cause of its next event."""
 
     # Folded for the views only.
     input: msgspec.Raw = msgspec.Raw(b"{}")
@@ -139,7 +140,7 @@ def _shared_names(source: type[Struct], target: type[Struct]) -> list[str]:
 
 
 def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
-    """What an event makes of an agent. Total: any recorded event of an agent can be folded."""
+    """Fold an event into the state of an agent. Total: any recorded event of one can be folded."""
     body = event.body
     if agent is None or isinstance(body, AgentRequested):
         return new_agent(event, pool)

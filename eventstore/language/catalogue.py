@@ -1,8 +1,7 @@
 """Pools and hosts: the fold of the catalogue.
 
-The catalogue is a log of its own, small, and read completely by every process. `Catalogue` is its
-fold. A change is decided on that fold, and committed only if the subject's version is still the one
-that was read.
+The catalogue is a small log of its own that every process reads completely. `Catalogue` is its
+fold. A change is decided on that fold, and committed only if the subject's version is unchanged.
 """
 
 from msgspec import Struct
@@ -22,13 +21,13 @@ from eventstore.language.pool_config import PoolConfig, read_config
 
 
 class Pool(Struct, frozen=True, kw_only=True):
-    """A pool in the catalogue. A deleted one stays there, so that it can be created again."""
+    """A pool in the catalogue. A deleted pool stays there, so that it can be created again."""
 
     pool_name: str
     role_type: str
     config: PoolConfig = PoolConfig()
     unknown: dict[str, object] = {}
-    """Settings that a newer version of Muster recorded: stored, and ignored."""
+    """Settings that a newer version of Muster recorded: retained, and ignored."""
     deleted: bool = False
     version: int = 0
     created_seq: int = 0
@@ -47,7 +46,7 @@ class Host(Struct, frozen=True, kw_only=True):
     reason: str = ""
     version: int = 0
     last_event_id: str = ""
-    """What its next event follows from."""
+    """The cause of its next event."""
     joined_ms: int = 0
     changed_ms: int = 0
 
@@ -65,7 +64,7 @@ class Catalogue(Struct, frozen=True, kw_only=True):
         return {name: pool for name, pool in self.pools.items() if not pool.deleted}
 
     def version_of(self, subject: str) -> int:
-        """How often a name was changed: a pool and a host of the same name are counted together.
+        """How often a name was changed; a pool and a host of the same name are counted together.
 
         The log stores that number by name, and every change is checked against it.
         """
@@ -74,7 +73,7 @@ class Catalogue(Struct, frozen=True, kw_only=True):
 
 
 def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
-    """What an event makes of the catalogue."""
+    """Fold an event into the catalogue."""
     pools, hosts, name = catalogue.pools, catalogue.hosts, event.subject
     generation = catalogue.generation
     version = catalogue.version_of(name) + 1

@@ -1,11 +1,11 @@
-"""What a worker is, and which step may follow which.
+"""The state of a worker, the commands on it and the events that change it.
 
     requested -> active -> draining -> stopped
     active | draining -> suspect -> back, or lost
     requested | active | draining -> lost
 
-A worker is first an order for a launch, with a deadline; `worker.started` needs it open. `epoch`
-is its fencing number, drawn when it starts and raised when it is declared lost.
+A worker is first an order for a launch, with a deadline; `worker.started` is refused after it.
+`epoch` is its fencing number, allocated when it starts and raised when it is declared lost.
 """
 
 from enum import StrEnum
@@ -38,7 +38,7 @@ class WorkerStatus(StrEnum):
 
 
 ALIVE: Final = frozenset({WorkerStatus.ACTIVE, WorkerStatus.SUSPECT, WorkerStatus.DRAINING})
-"""Statuses in which there is a process that may hold agents."""
+"""Statuses in which it has a process that may run agents."""
 
 
 class Worker(Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class Worker(Struct, frozen=True, kw_only=True):
     start_time: int = 0
     deadline_ms: int = 0
     last_event_id: str = ""
-    """What its next event follows from."""
+    """The cause of its next event."""
 
     # Folded for the views only.
     requested_ms: int = 0
@@ -143,7 +143,7 @@ def decide(command: WorkerCommand, worker: Worker | None) -> tuple[WorkerBody, .
 
 
 def evolve(worker: Worker | None, event: Event, pool: str) -> Worker:
-    """What an event makes of a worker."""
+    """Fold an event into the state of a worker."""
     body = event.body
     if isinstance(body, WorkerRequested):
         return Worker(

@@ -1,8 +1,7 @@
-"""The catalogue's log: pools created, changed and deleted; hosts joined, cordoned, gone.
+"""The catalogue's log: pools created, changed and deleted; hosts joined, cordoned and left.
 
-Every process folds it whole and follows it. A change is committed only if its subject's version
-is still the one it was decided on. A pool's own keys are initialised from the catalogue, again and
-again without harm.
+Every process folds it completely and follows it. A change is committed only if its subject's
+version is unchanged. A pool's own keys are initialised from the catalogue, idempotently.
 """
 
 from collections.abc import Callable
@@ -35,13 +34,13 @@ from eventstore.steps import clauses
 from eventstore.steps.step import Origin
 
 UNKNOWN_DECLARATION: Final = "recovered"
-"""In place of the declaration that was last applied to a pool: the next one is taken for it."""
+"""In place of the declaration last applied to a pool: the next one is recorded as applied."""
 
 
 class ChangeResult(Struct, frozen=True):
     """DONE, ALREADY (nothing to change), CONFLICT (it exists, or has live agents) or ABSENT.
 
-    `proof`: what shows that the change, or for ALREADY what came before, was written.
+    `proof`: identifies the change, or for ALREADY the log that has it.
     """
 
     outcome: Outcome
@@ -55,8 +54,8 @@ Decision = tuple[Outcome, AnyBody | None]
 class CatalogueLog:
     """Reads and changes the catalogue. `state` is the fold of what was read so far.
 
-    `void`: the catalogue was recovered, so that some of what was folded may not have happened. The
-    next `refresh` folds it anew; until then `state` is what it was.
+    `invalidated`: the catalogue was recovered, so some folded events may be lost. The next
+    `refresh` folds it again from the start; until then `state` is unchanged.
     """
 
     def __init__(self, log: Log, reader: Reader) -> None:
@@ -67,7 +66,7 @@ class CatalogueLog:
         self._applied = 0
 
     async def create(self) -> Catalogue:
-        """Create the catalogue if there is none, and read it: see `Log.found`."""
+        """Create the catalogue if there is none, and read it: see `Log.create_catalogue`."""
         await self._log.create_catalogue()
         return await self.refresh()
 
@@ -81,16 +80,16 @@ class CatalogueLog:
         await self._reader.close()
 
     async def refresh(self) -> Catalogue:
-        """Read on from where the last reading ended, without waiting."""
+        """Read and fold the entries that were added since the last read, without waiting."""
         while not self.invalidated:
             entries = await self._entries_after(self.state)
             if not entries:
                 return self.state
             self.apply(entries)
-        rebuilt = Catalogue()  # folded aside: what was known stays in sight until all of it is
+        rebuilt = Catalogue()  # `state` is replaced when all is folded
         applied = -1
         while (entries := await self._entries_after(rebuilt)) or applied != self._applied:
-            applied = self._applied  # what others read meanwhile may be behind the last look
+            applied = self._applied  # entries that `apply` got meanwhile may come after this read
             for entry in entries:
                 rebuilt = _fold(rebuilt, entry)
         self.state, self.invalidated = rebuilt, False
@@ -101,7 +100,7 @@ class CatalogueLog:
         return await self._reader.range(self._log.keys.catalogue, f"({last_id}")
 
     def apply(self, entries: list[Entry]) -> Catalogue:
-        """Fold entries that somebody else read. Raises `UnknownEvent`, and stays before that."""
+        """Fold entries that a follower has read, up to the first that raises `UnknownEvent`."""
         self._applied += 1
         for entry in entries:
             body = decode_entry(*entry).body
@@ -113,7 +112,7 @@ class CatalogueLog:
     async def create_pool(
         self, name: str, role_type: str, config: PoolConfig, origin: Origin
     ) -> ChangeResult:
-        """Create a pool and its keys. CONFLICT if there is one of that name."""
+        """Create a pool and its keys. CONFLICT if the name is used."""
 
         def decide(state: Catalogue) -> Decision:
             found = state.live_pools().get(name)
@@ -133,7 +132,7 @@ class CatalogueLog:
     async def change_pool(
         self, name: str, change: Callable[[PoolConfig], PoolConfig], origin: Origin
     ) -> ChangeResult:
-        """Change a pool's configuration, from what it is at that moment. ABSENT without one."""
+        """Change a pool's configuration, starting from the current one. ABSENT without a pool."""
 
         def decide(state: Catalogue) -> Decision:
             pool = state.live_pools().get(name)
@@ -147,7 +146,7 @@ class CatalogueLog:
         return await self._change(name, decide, origin)
 
     async def close_pool(self, pool: Pool, origin: Origin, *, vacant: bool) -> bool:
-        """Let a pool take no more spawns. `vacant`: only if it has no live agents, else False."""
+        """Let a pool accept no more spawns. `vacant`: only if it has no live agents, else False."""
         step = self._log.step(pool.pool_name, origin)
         if vacant:
             step.check(clauses.PoolVacant())
@@ -155,7 +154,7 @@ class CatalogueLog:
         return (await self._log.commit(step)).outcome is Outcome.DONE
 
     async def delete_pool(self, pool: Pool, origin: Origin, *, reason: str) -> ChangeResult:
-        """Record the end of a pool that was closed before. ABSENT where its name is another's."""
+        """Delete a pool that was closed before. ABSENT if another pool has its name by now."""
 
         def decide(state: Catalogue) -> Decision:
             found = state.live_pools().get(pool.pool_name)
@@ -185,7 +184,7 @@ class CatalogueLog:
         return await self._change(host, decide, origin)
 
     async def leave_host(self, host: str, reason: str, origin: Origin) -> ChangeResult:
-        """Record that a host is gone."""
+        """Record that a host has left."""
 
         def decide(state: Catalogue) -> Decision:
             known = state.hosts.get(host)
@@ -205,7 +204,7 @@ class CatalogueLog:
             state = await attempts.read(self.refresh())
             outcome, body = decide(state)
             if body is None:
-                if attempts.unknown and outcome is Outcome.CONFLICT:  # what is there is another's
+                if attempts.unknown and outcome is Outcome.CONFLICT:  # another change was written
                     raise attempts.unknown
                 proof = Proof(CATALOGUE, "log", seq=state.seq)
                 return ChangeResult(Outcome.DONE if attempts.unknown else outcome, state, proof)
@@ -221,23 +220,23 @@ class CatalogueLog:
 
 
 def _cause(state: Catalogue, body: AnyBody, subject: str) -> str:
-    """The last event of the host that is cordoned or leaves; all others follow from requests."""
+    """The last event of a host that is cordoned or leaves; other changes follow from requests."""
     if isinstance(body, HostCordoned | HostLeft) and subject in state.hosts:
         return state.hosts[subject].last_event_id
     return ""
 
 
 def _fold(state: Catalogue, entry: Entry) -> Catalogue:
-    """With an entry, unless it was folded before. Raises `UnknownEvent`."""
+    """Fold an entry, unless it was folded before. Raises `UnknownEvent`."""
     event = decode_entry(*entry)
     if event.seq <= state.seq:
         return state
     try:
         return pools.evolve(state, event)
     except (ValueError, TypeError, KeyError) as error:
-        reason = f"of {event.subject} at seq {event.seq} makes no sense here: {error}"
+        reason = f"of {event.subject} at seq {event.seq} does not fit the catalogue: {error}"
         raise UnknownEvent(event.type, event.body.version, None, reason) from error
 
 
 def _unknown_after_write() -> OutcomeUnknown:
-    return OutcomeUnknown("the change was written, but what it led to could not be made or read")
+    return OutcomeUnknown("the change was written, but its result could not be created or read")

@@ -82,7 +82,7 @@ class HashCodec(Generic[State]):
         return {**{name: form.write(defaults[field]) for name, field, form in later}, **fields}
 
     def expected(self, state: State, stored: Mapping[str, str]) -> dict[str, str]:
-        """`to_hash`, without the causes that a hash which an older version began does not have."""
+        """Like `to_hash`, but with the causes empty if an older version wrote `stored`."""
         fields = self.to_hash(state)
         return fields | {name: "" for name in CAUSES if name in fields and not stored.get(name)}
 
@@ -101,7 +101,7 @@ def _fields(shape: type[Struct]) -> tuple[inspect.Field, ...]:
     return kind.fields
 
 
-_WHOLE: Final = "^%d+$"
+_INTEGER: Final = "^%d+$"
 _DECIMALS: Final = (r"^%-?%d+%.?%d*$", r"^%-?%d+%.?%d*e[+-]%d+$")
 
 
@@ -110,7 +110,7 @@ def _form_of(kind: inspect.Type) -> _Form:
         case inspect.StrType():
             return _Form(str, str)
         case inspect.IntType():
-            return _Form(str, int, (_WHOLE,))
+            return _Form(str, int, (_INTEGER,))
         case inspect.FloatType():
             return _Form("{:.15g}".format, float, _DECIMALS)
         case inspect.BoolType():

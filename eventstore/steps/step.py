@@ -1,8 +1,8 @@
 """A step: the checks and writes that one commit makes at once.
 
-A step is built from decisions: for every agent or worker that changes, the state that was read,
-the events, and (through `evolve`) the state that follows. What the change means for queue, slots
-and schedules is derived here and nowhere else.
+A step is built from decisions: for every agent or worker that changes, the state that was read, the
+events, and (through `evolve`) the state after them. What the change means for queue, slots and
+schedules is derived only here.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,7 +28,7 @@ from eventstore.steps.clauses import Check, Enters, Leaves, Write
 
 
 class Listed(Struct, frozen=True):
-    """Where an agent of a status is listed, besides its hash and the slot that it may have."""
+    """Where an agent with a status is listed, besides its hash and its slot."""
 
     queue: bool = False
     """Its command is in the queue, or is pending for its worker."""
@@ -45,27 +45,27 @@ LISTED: Final = {
     Status.TERMINATED: Listed(live=False),
     Status.FAILED: Listed(live=False),
 }
-"""A change of status takes an agent out of what the old one lists and puts it into what the new one
-does. (What is `starting` entered the queue as `pending`.)"""
+"""A change of status removes an agent from the lists of the old status and adds it to those of the
+new one. (An agent that is `starting` entered the queue as `pending`.)"""
 
 
 STARTS: Final = (AgentRequested, AgentTerminationRequested)
-"""Events of an agent that follow from a request, and not from what happened to it before."""
+"""Events of an agent that follow from a request, and not from its last event."""
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """Who caused a step and on whose behalf."""
+    """The actor that makes a step, and what caused it."""
 
     actor: str = ""
     correlation_id: str = ""
-    """Of the request; an agent's events carry that of the request for the agent."""
+    """Of the request; an agent's events have that of the request that spawned it."""
     causation_id: str = ""
-    """The event that the step follows from, where that is not the last one of its subject."""
+    """The event that the step follows from, if that is not the last one of its subject."""
     traceparent: str = ""
 
 
 class Fence(Struct, frozen=True):
-    """A worker acting under its epoch, or a reaper acting under the epoch that fenced it."""
+    """A worker that acts with its epoch, or a reaper that acts with the epoch that fenced it."""
 
     worker_id: str
     epoch: int
@@ -75,7 +75,7 @@ class Fence(Struct, frozen=True):
 class Step:
     """Clauses for `lua/commit.lua`. Checks may be added in any order; all come first.
 
-    `ended_ms`: how long the hash of what ends stays in Redis; its history stays in the log.
+    `ended_ms`: how long Redis retains the hash of an agent or worker that ends.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Step:
         self.writes += writes
 
     def encode(self) -> bytes:
-        """The argument of the script."""
+        """Encode the step as the script's argument."""
         return clauses.encode(self.checks, self.writes)
 
     # ---- events ------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ class Step:
         correlation_id: str = "",
         causation_id: str = "",
     ) -> Event:
-        """Append one event. The two ids are the origin's unless they are given."""
+        """Append one event. The two ids default to the origin's."""
         origin = self._origin
         event = Event(
             body=body,
@@ -156,9 +156,9 @@ class Step:
         fence: Fence | None = None,
         checked: bool = True,
     ) -> Agent:
-        """Record what happened to an agent; returns what it is afterwards.
+        """Append events of an agent; returns its state after them.
 
-        `checked`: only if it still is as `old` says.
+        `checked`: only if it is unchanged since `old` was read.
         """
         if checked:
             known = (old.version, old.incarnation) if old else (0, 0)
@@ -185,22 +185,22 @@ class Step:
         return new
 
     def restore_agent(self, agent: Agent, *, replace: bool = False) -> None:
-        """Write an agent as it is, without an event; `replace`: over a hash that is damaged."""
+        """Write an agent's state without an event; `replace`: its hash is damaged."""
         self.store_spec(agent.agent_id, agent)
         self._move(None, agent, replace=replace)
 
     def store_spec(self, agent_id: str, spec: AgentRequested | Agent) -> None:
-        """Keep what the agent is given at its start, if that is anything."""
+        """Store the input and labels of an agent, if it has any."""
         if spec.labels or bytes(spec.input) not in (b"", b"{}"):
             content = {"input": spec.input, "labels": spec.labels}
             self.write(clauses.PutSpec(agent_id, msgspec.json.encode(content).decode()))
 
     def requeue(self, agent: Agent) -> None:
-        """Give an agent that waits a new entry in place of the one that it has."""
+        """Replace the entry of a waiting agent by a new one."""
         self._move(agent, agent)
 
     def _move(self, old: Agent | None, new: Agent, *, replace: bool = False) -> None:
-        """What a change of an agent means for hash, slot, queue and schedules."""
+        """Add the writes for an agent's hash, slot, queue and schedules."""
         move = clauses.MoveAgent(
             new.agent_id,
             leaves=_leaves(old, new) if old else Leaves(),
@@ -228,10 +228,10 @@ class Step:
         causation_id: str = "",
         replace: bool = False,
     ) -> Worker:
-        """Record what happened to a worker; `epoch` is that of the events (0: its own).
+        """Append events of a worker; returns its state. `epoch`: of the events (0: its own).
 
-        `causation_id`: what it follows from, if that is not the worker's last event.
-        `replace`: its hash cannot be read, and is rebuilt.
+        `causation_id`: of the first, if that is not the worker's last event. `replace`: its hash
+        cannot be read, and is rebuilt.
         """
         self.check(clauses.WorkerUnchanged(worker_id, old.version if old else 0))
         new, cause = old, causation_id
@@ -250,7 +250,7 @@ class Step:
         return new
 
     def _put(self, old: Worker | None, new: Worker, replace: bool) -> None:
-        """What a change of a worker means for its hash, its order and where it is listed."""
+        """Add the writes for a worker's hash, its order and where it is listed."""
         worker_id, status = new.worker_id, new.status
         stopped = status is WorkerStatus.STOPPED
         fields = hashes.WORKER.to_flat(new)
@@ -278,7 +278,7 @@ class Step:
 
 
 def _leaves(old: Agent, new: Agent) -> Leaves:
-    """What an agent is taken out of by a change."""
+    """What a change removes an agent from."""
     moved = old.held and not (new.held and new.worker_id == old.worker_id)
     shares = new.held and old.alone and not new.alone
     return Leaves(
@@ -291,7 +291,7 @@ def _leaves(old: Agent, new: Agent) -> Leaves:
 
 
 def _enters(new: Agent) -> Enters:
-    """What an agent is put into. What has a slot got it when it was claimed."""
+    """What a change adds an agent to. Slots are booked by a claim."""
     pending = new.status is Status.PENDING
     queued = pending and not new.alone
     return Enters(

@@ -1,18 +1,19 @@
--- Claims spawn commands for the free slots of the worker that asks.
+-- Claims spawn commands for the free slots of a worker.
 -- KEYS  meta, events
--- ARGV  1 floor generation, 2 floor seq, 3 worker id, 4 its epoch, 5 '1': tell again what it
---       holds and has not settled (a reply was lost), 6 how many workers may be taken by agents that
---       run alone, 7… event ids, one for each agent at most
--- Returns {OK, generation, seq, ts, told, foreign} with told = { {agent id, spec or '', hash …}, … }
---       and foreign = { {entry id, reason, field, value …}, … }.
---       An agent whose end was asked for is told without being claimed: the worker ends it.
---       A command that is none of ours is deleted, counted in meta.overlooked and returned, the first
---       ten of a claim.
--- Invariant: a worker never holds more agents than it has slots, one that runs alone has all of them,
--- and every entry that it was given is booked, told for its end, or deleted in the same step: because
--- its agent does not wait for it any more or is parked, or because it is foreign.
+-- ARGV  1 generation of the high-water mark, 2 its seq, 3 worker id, 4 its epoch, 5 '1': also
+--       return the agents that it claimed before and has not settled (a reply was lost), 6 how many
+--       workers may run an isolated agent, 7… event ids, one for each agent at most
+-- Returns {OK, generation, seq, ts, agents, foreign} with
+--       agents = { {agent id, spec or '', hash …}, … }
+--       foreign = { {entry id, reason, field, value …}, … }
+--       An agent whose termination was requested is returned but not claimed: the worker ends it.
+--       A foreign entry, which is not Muster's, is deleted and counted in meta.overlooked; the
+--       first ten of a claim are returned.
+-- Invariant: a worker never has more agents than slots, an isolated agent has all slots of its
+-- worker, and every entry that was read is booked, returned for its end, or deleted in the same
+-- step: because its agent no longer waits for it or is parked, or because it is foreign.
 
-local worker, epoch, alone_limit = ARGV[3], ARGV[4], tonumber(ARGV[6])
+local worker, epoch, isolation_limit = ARGV[3], ARGV[4], tonumber(ARGV[6])
 local FIRST_ID = 7
 local FOREIGN_MAX = 10
 local held_key = base .. 'held:' .. worker
@@ -26,8 +27,9 @@ if process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped' then
 end
 local slots, count = tonumber(process[3]) or 0, tonumber(process[4] or '0') or 0
 
--- The hash by name, else nil; its fields in turn; and what is wrong with it. AGENT_FIELDS, in front
--- of this text, is what Python can read of it: nothing is booked that it cannot.
+-- Reads an agent's hash. Returns it as a table, or nil if it is damaged; as a list of names and
+-- values; and what is wrong with it. AGENT_FIELDS, set in front of this text, is what Python can
+-- read: an agent that Python cannot read is never booked.
 local function read(id)
   local flat = redis.pcall('HGETALL', agent_key(id))
   if flat.err then return nil, {}, 'its key is not a hash' end
@@ -39,23 +41,24 @@ local function read(id)
     local readable = not value and field.later
     for i = 2, #field do readable = readable or value and string.match(value, field[i]) end
     if not readable then
-      return nil, flat, (value and 'it has an unreadable field ' or 'its hash has no field ') .. name
+      local problem = value and 'it has an unreadable field ' or 'its hash has no field '
+      return nil, flat, problem .. name
     end
   end
   return hash, flat
 end
 
-local told = {}
-local function tell(id, flat)
+local answer = {}
+local function add_agent(id, flat)
   local spec = redis.pcall('GET', base .. 'spec:' .. id)
   if type(spec) ~= 'string' then spec = spec and 'not a string' or '' end
-  told[#told + 1] = { id, spec, unpack(flat) }
+  answer[#answer + 1] = { id, spec, unpack(flat) }
 end
 
 if ARGV[5] == '1' then
   for _, id in ipairs(redis.call('SMEMBERS', held_key)) do
     local agent, flat = read(id)
-    if agent and agent.status == 'starting' then tell(id, flat) end
+    if agent and agent.status == 'starting' then add_agent(id, flat) end
   end
 end
 
@@ -77,24 +80,24 @@ local function book(id, agent, flat)
     'expires_ms', '0', 'version', version, 'last_event_id', event_id)
   redis.call('SADD', held_key, id)
   redis.call('ZREM', base .. 'timeouts', id)
-  local now = { status = 'starting', reason = '', process_id = worker, epoch = epoch,
+  local changes = { status = 'starting', reason = '', process_id = worker, epoch = epoch,
     claim_seq = claim_seq, expires_ms = '0', version = version, last_event_id = event_id }
-  for i = 1, #flat, 2 do flat[i + 1] = now[flat[i]] or flat[i + 1] end
+  for i = 1, #flat, 2 do flat[i + 1] = changes[flat[i]] or flat[i + 1] end
   if not agent.last_event_id then -- a hash of an older version
     flat[#flat + 1], flat[#flat + 2] = 'last_event_id', event_id
   end
-  tell(id, flat)
+  add_agent(id, flat)
 end
 
--- First one that is to run alone, if nothing else is here.
--- Which one is left to chance: in a fixed order the last of those that were lost together, perhaps
--- the one that killed them, would never have its turn where there are few workers for them.
+-- First an isolated agent, if the worker is empty. It is chosen at random: in a fixed order the
+-- last of the agents that were lost together, perhaps the one that killed them, would never be
+-- chosen if few workers may run isolated agents.
 local isolated = tonumber(redis.call('HGET', meta_key, 'alone') or '0')
-if free == slots and count == 0 and slots > 0 and isolated < alone_limit then
+if free == slots and count == 0 and slots > 0 and isolated < isolation_limit then
   for _ = 1, 100 do
     local id = redis.call('ZRANDMEMBER', base .. 'alone')
     if not id then break end
-    local agent, flat, why = read(id)
+    local agent, flat, reason = read(id)
     if agent and agent.status == 'pending' and agent.stop == '' then
       redis.call('ZREM', base .. 'alone', id)
       book(id, agent, flat)
@@ -102,60 +105,61 @@ if free == slots and count == 0 and slots > 0 and isolated < alone_limit then
       redis.call('HINCRBY', meta_key, 'alone', 1)
       break
     elseif agent and agent.status == 'pending' then
-      tell(id, flat)
+      add_agent(id, flat)
       break
     end
     redis.call('ZREM', base .. 'alone', id)
-    if not agent then park_agent(id, why) end
+    if not agent then park_agent(id, reason) end
   end
 end
 
--- How many of the commands that were counted as waiting do not wait any more. Only what a step of
--- ours queued was counted: not what came from elsewhere.
-local uncounted = 0
+-- How many commands to subtract from meta.waiting. It counts only those that a step has queued, no
+-- foreign entries.
+local no_longer_waiting = 0
 
 local foreign = {}
-local function overlook(entry, why)
+local function drop_foreign(entry, reason)
   redis.call('HINCRBY', meta_key, 'overlooked', 1)
   if #foreign == FOREIGN_MAX then return end
-  local found = { entry[1], why }
+  local found = { entry[1], reason }
   for i = 1, math.min(#entry[2], 20) do found[i + 2] = string.sub(entry[2][i], 1, 200) end
   foreign[#foreign + 1] = found
 end
 
--- A command whose agent cannot be read: the agent is parked; without one the command is foreign.
-local function give_up(id, entry, flat, why)
-  local known = redis.pcall('HGET', agent_key(id), 'command_id')
+-- A command whose agent cannot be read: parks the agent; if there is none, the command is foreign.
+local function park_unreadable(id, entry, flat, reason)
+  local command_id = redis.pcall('HGET', agent_key(id), 'command_id')
   local live = redis.call('SISMEMBER', base .. 'agents', id) == 1
-  if known == entry[1] or (live and type(known) ~= 'string') then uncounted = uncounted + 1 end
+  if command_id == entry[1] or (live and type(command_id) ~= 'string') then
+    no_longer_waiting = no_longer_waiting + 1
+  end
   if live or #flat > 0 then
-    park_agent(id, why)
+    park_agent(id, reason)
   else
-    overlook(entry, why)
+    drop_foreign(entry, reason)
   end
 end
 
--- The agent that an entry is to start and that waits for it, else nil. (No agent has an id that is
--- not printable ASCII.)
-local function weigh(entry)
+-- The agent that waits for an entry, else nil. (The id of an agent is printable ASCII.)
+local function resolve_command(entry)
   local fields = {}
   for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
   local id = fields.agent_id
   if not string.match(id or '', '^[!-~]+$') then
-    overlook(entry, 'it is not a spawn command')
+    drop_foreign(entry, 'it is not a spawn command')
     return nil
   end
-  local agent, flat, why = read(id)
+  local agent, flat, reason = read(id)
   if not agent then
-    give_up(id, entry, flat, why)
+    park_unreadable(id, entry, flat, reason)
     return nil
   end
-  local its_own = agent.command_id == entry[1]
-  if its_own then uncounted = uncounted + 1 end
-  local waits = agent.status == 'pending' and its_own
-  if waits and fields.type == 'agent.spawn' and agent.incarnation == fields.incarnation then
+  local is_current = agent.command_id == entry[1]
+  if is_current then no_longer_waiting = no_longer_waiting + 1 end
+  local is_waiting = agent.status == 'pending' and is_current
+  if is_waiting and fields.type == 'agent.spawn' and agent.incarnation == fields.incarnation then
     return agent, id, flat
-  elseif waits then
+  elseif is_waiting then
     park_agent(id, 'its command is not the one that it waits for')
   end
   return nil
@@ -168,19 +172,19 @@ while more and booked < free and rounds < 500 do
     'STREAMS', commands_key, '>')
   more = batch and batch[1]
   for _, entry in ipairs(more and batch[1][2] or {}) do
-    local agent, id, flat = weigh(entry)
+    local agent, id, flat = resolve_command(entry)
     if not agent then
       redis.call('XACK', commands_key, GROUP, entry[1])
       redis.call('XDEL', commands_key, entry[1])
     elseif agent.stop ~= '' then
       redis.call('HSET', agent_key(id), 'claimed', '1')
-      tell(id, flat)
+      add_agent(id, flat)
     else
       book(id, agent, flat)
     end
   end
 end
-if uncounted > 0 then redis.call('HINCRBY', meta_key, 'waiting', -uncounted) end
+if no_longer_waiting > 0 then redis.call('HINCRBY', meta_key, 'waiting', -no_longer_waiting) end
 if rounds == 500 then push_inbox(worker, 'work') end
 if booked > 0 then
   redis.call('HINCRBY', process_key(worker), 'agent_count', booked)
@@ -188,4 +192,4 @@ if booked > 0 then
   write_head()
   wake()
 end
-return reply('OK', told, foreign)
+return reply('OK', answer, foreign)

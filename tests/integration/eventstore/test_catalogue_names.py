@@ -56,7 +56,7 @@ async def change(stage: Stage, *changes: Change) -> None:
         assert (await one(stage.catalogue)).outcome is Outcome.DONE, one.__name__
 
 
-async def demand_equal(stage: Stage) -> None:
+async def require_equal(stage: Stage) -> None:
     async with stage.projecting():
         await stage.settle()
     assert (await verify(stage.redis_url, "", stage.database_url)).differences == ()
@@ -79,7 +79,7 @@ async def test_both_are_changed_in_turn(
         with redis.Redis.from_url(redis_url) as client:
             meta = client.hgetall("{muster:catalogue}:meta")
         assert meta[f"version:{NAME}".encode()] == str(len(changes)).encode()
-        await demand_equal(stage)
+        await require_equal(stage)
 
 
 @pytest.mark.parametrize("changes", [(join, create, widen), (create, widen, join)])
@@ -95,4 +95,4 @@ async def test_both_are_changed_in_a_recovered_catalogue(
         await recovered(stage)
         await stage.catalogue.refresh()
         await change(stage, widen, join, delete, leave)
-        await demand_equal(stage)
+        await require_equal(stage)

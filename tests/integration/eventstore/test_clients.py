@@ -14,17 +14,17 @@ from tests.waiting import until
 TURNS = 40
 
 
-async def test_what_is_still_under_way_when_a_client_is_closed_leaves_no_connection(redis_url):
-    """Nobody waits for these calls any more: they connect, or ask once more, after the closing."""
+async def test_calls_under_way_when_a_client_is_closed_leave_no_connection(redis_url):
+    """Their callers were cancelled; they connect, or send a command, after the close."""
     with redis.Redis.from_url(redis_url) as watching:
         before = len(watching.client_list())
         clients = [await _closed_after(turns, redis_url) for turns in range(TURNS)]
         await until(lambda: len(watching.client_list()) == before)
-    assert len(clients) == TURNS  # alive until here: their end would close what they hold
+    assert len(clients) == TURNS  # not collected before: that would close their connections
 
 
-async def test_a_call_that_is_cancelled_at_any_moment_ends_as_cancelled(redis_url):
-    """redis-py can swallow that on Python 3.11, and then a loop that is to end goes on for ever."""
+async def test_a_call_that_is_cancelled_at_any_point_ends_as_cancelled(redis_url):
+    """redis-py can swallow a cancellation on Python 3.11; a cancelled loop then never ends."""
     client = connect(redis_url)
     await execute(client, "PING")
     for turns in [*range(TURNS)] * 20:
@@ -39,7 +39,7 @@ async def test_a_call_that_is_cancelled_at_any_moment_ends_as_cancelled(redis_ur
 
 @pytest.fixture
 def silent(monkeypatch):
-    """Connections end as over TLS where the host is silent: it never agrees to that."""
+    """Closing a connection never completes, as over TLS with a host that does not answer."""
 
     async def wait_closed(_writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
@@ -50,7 +50,7 @@ def silent(monkeypatch):
 
 
 async def _greets(client: redis.asyncio.Redis, connections: int = 1) -> bool:
-    """Whether that many connections stand: they have a tenth of a second for it here."""
+    """Whether so many connections are open: each may take a tenth of a second here."""
     try:
         await asyncio.gather(*(execute(client, "PING") for _ in range(connections)))
     except calls.UNREACHABLE:
@@ -59,14 +59,14 @@ async def _greets(client: redis.asyncio.Redis, connections: int = 1) -> bool:
 
 
 async def test_a_client_of_a_silent_host_is_closed_without_an_error(redis_url, silent):
-    """What is to be closed after it would stay open, and a stop would fail or never end."""
+    """Otherwise what is closed after it would stay open, and a stop would fail or never end."""
     client = connect(redis_url)
     await until(lambda: _greets(client))
     await client.aclose()
 
 
 async def test_a_reader_of_a_silent_host_that_is_cancelled_ends_as_cancelled(redis_url, silent):
-    """With an error in its place the loop around it would go on."""
+    """With another error the loop around it would continue."""
     client = connect_blocking(redis_url, block_seconds=5, max_connections=2)
     await until(lambda: _greets(client, connections=2))
     reading = execute_blocking(client, "XREAD", "BLOCK", 5000, "STREAMS", "s", "0")
@@ -79,20 +79,20 @@ async def test_a_reader_of_a_silent_host_that_is_cancelled_ends_as_cancelled(red
     await client.aclose()
 
 
-async def test_a_new_connection_costs_no_look_at_the_files_of_a_package(redis_url, monkeypatch):
-    """A loop would stand still for that at each; the server is told the version all the same."""
+async def test_a_new_connection_reads_no_files_of_redis_py(redis_url, monkeypatch):
+    """Reading them would block the loop; the server gets the version nevertheless."""
 
-    def look() -> str:
+    def read_files() -> str:
         raise AssertionError("the files of redis-py were read")
 
-    monkeypatch.setattr("redis.utils.get_lib_version", look)
+    monkeypatch.setattr("redis.utils.get_lib_version", read_files)
     client = connect(redis_url)
     blocking = connect_blocking(redis_url, block_seconds=1)
     with connect_sync(redis_url, timeout_seconds=5) as thread:
         thread.ping()
         await execute(blocking, "PING")
-        told = await client.client_list()
-    assert {one["lib-ver"] for one in told} == {redis.__version__}
+        listed = await client.client_list()
+    assert {entry["lib-ver"] for entry in listed} == {redis.__version__}
     await blocking.aclose()
     await client.aclose()
 

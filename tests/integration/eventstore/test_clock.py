@@ -1,4 +1,4 @@
-"""Each log has a time of its own, and what renews a lease was never there before."""
+"""Each log has a time of its own, and the number of a renewal is never used again."""
 
 import time
 
@@ -20,7 +20,7 @@ AHEAD = "ahead"
 
 @pytest.fixture
 async def pool(any_redis_url):
-    """A pool, and beside it one whose log was written while Redis' clock was a day ahead."""
+    """A pool, and another whose log was written while Redis' clock was a day ahead."""
     async with open_pool(any_redis_url) as near:
         await near.log.initialise(AHEAD)
         with redis.Redis.from_url(any_redis_url) as client:
@@ -31,13 +31,13 @@ async def pool(any_redis_url):
 
 async def test_a_process_of_many_pools_does_not_mix_their_times(pool):
     for name in (NEAR, AHEAD, NEAR, AHEAD):
-        told = (await pool.log.survey(name)).ts
-        assert abs(pool.log.now_ms(name) - told) < 10_000
+        reported = (await pool.log.survey(name)).ts
+        assert abs(pool.log.now_ms(name) - reported) < 10_000
     assert pool.log.now_ms(AHEAD) - pool.log.now_ms(NEAR) > DAY - 60_000
 
 
 async def test_times_are_learnt_as_scripts_read_them(pool, any_redis_url):
-    """Also of a log that has gone on at half the clock's pace for ten minutes."""
+    """Also for a log that has run at half the clock's speed for ten minutes."""
     with redis.Redis.from_url(any_redis_url) as client:
         then = int(client.time()[0]) * 1000 - 600_000
         client.hset(f"pool:{{{AHEAD}}}:meta", "clock", then)
@@ -46,13 +46,13 @@ async def test_times_are_learnt_as_scripts_read_them(pool, any_redis_url):
         await late.refresh_clocks([NEAR, AHEAD])
         for name in (NEAR, AHEAD):
             assert abs(late.now_ms(name) - (await pool.log.survey(name)).ts) < 10_000
-        assert abs(late.now_ms("never-heard-of") - time.time() * 1000) < 10_000
+        assert abs(late.now_ms("unknown") - time.time() * 1000) < 10_000
     finally:
         await late.client.aclose()
 
 
 @pytest.mark.parametrize("damage", [("ts", "soon"), None], ids=["no number", "no hash"])
-async def test_a_log_whose_time_cannot_be_read_holds_up_no_other(pool, any_redis_url, damage):
+async def test_a_log_whose_time_cannot_be_read_delays_no_other(pool, any_redis_url, damage):
     broken = f"pool:{{{NEAR}}}:meta"
     with redis.Redis.from_url(any_redis_url) as client:
         if damage:
@@ -78,28 +78,28 @@ async def renewal(pool: TestPool, fence: Fence) -> int:
     return found.renewal
 
 
-async def test_a_renewal_does_not_come_to_a_number_that_was_there_before(any_redis_url):
-    """A Redis that lost its last writes is renewed again: who watches must see that as news."""
+async def test_a_renewal_never_reuses_a_number(any_redis_url):
+    """After Redis lost its last writes, a renewal must still look new to those that watch it."""
     async with open_pool(any_redis_url) as pool:
         fence = await pool.worker("w")
-        seen = [await renewal(pool, fence) for _ in range(3)]
+        numbers = [await renewal(pool, fence) for _ in range(3)]
         with redis.Redis.from_url(any_redis_url) as client:
-            client.hset(f"process:{{{NEAR}}}:w", "renewal", seen[0])
-        seen += [await renewal(pool, fence) for _ in range(3)]
-        assert len(set(seen)) == 6
+            client.hset(f"process:{{{NEAR}}}:w", "renewal", numbers[0])
+        numbers += [await renewal(pool, fence) for _ in range(3)]
+        assert len(set(numbers)) == 6
 
 
 async def lead(pool: TestPool, term: int) -> int:
-    """The number of a leader after it has kept the lead."""
+    """The number of a leader after it has renewed the lead."""
     return (await pool.log.lead(NEAR, "h", term))[1].renewal
 
 
-async def test_nor_does_that_of_a_lead(any_redis_url):
+async def test_a_renewal_of_the_lead_never_reuses_a_number(any_redis_url):
     async with open_pool(any_redis_url) as pool:
         _, first = await pool.log.lead(NEAR, "h", 0)
-        seen = [first.renewal]
-        seen += [await lead(pool, first.term) for _ in range(2)]
+        numbers = [first.renewal]
+        numbers += [await lead(pool, first.term) for _ in range(2)]
         with redis.Redis.from_url(any_redis_url) as client:
-            client.hset(f"pool:{{{NEAR}}}:leader", "renewal", seen[0])
-        seen += [await lead(pool, first.term) for _ in range(3)]
-        assert len(set(seen)) == 6
+            client.hset(f"pool:{{{NEAR}}}:leader", "renewal", numbers[0])
+        numbers += [await lead(pool, first.term) for _ in range(3)]
+        assert len(set(numbers)) == 6

@@ -1,4 +1,4 @@
-"""Redis' clock steps forwards and back: log time never goes back, and never stands still.
+"""Redis' clock steps forwards and back: log time never goes back, and never stops.
 
 The clock is a real one, stepped with libfaketime under a running server.
 """
@@ -33,7 +33,7 @@ def clock(tmp_path: Path) -> Clock:
 
 @pytest.fixture
 def server(server_directory: Path, tmp_path: Path, clock: Clock) -> Iterator[ValkeyServer]:
-    environment = {**clock.environment(), "FAKETIME_NO_CACHE": "1"}  # else a step is seen late
+    environment = {**clock.environment(), "FAKETIME_NO_CACHE": "1"}  # it notices steps at once
     server = ValkeyServer(server_directory / tmp_path.name, environment=environment)
     server.start()
     yield server
@@ -41,25 +41,25 @@ def server(server_directory: Path, tmp_path: Path, clock: Clock) -> Iterator[Val
 
 
 async def renew(pool: TestPool, fence: Fence) -> Reply:
-    """A worker's renewal, as its lease's thread asks for it."""
+    """A worker's renewal, as its lease's thread makes it."""
     return await pool.log._run_guarded(
         "renew", pool.name, fence.worker_id, fence.epoch, new_id(), "{}", 60_000
     )
 
 
 async def step(server: ValkeyServer, clock: Clock, seconds: int) -> None:
-    """Step the clock, and wait until the server has looked at it."""
+    """Step the clock, and wait until the server has noticed."""
     clock.step(seconds)
 
-    def seen() -> bool:
+    def noticed() -> bool:
         with server.client() as client:
             return abs(client.time()[0] - time.time() - seconds) < SEEN_SECONDS
 
-    await until(seen)
+    await until(noticed)
 
 
-async def test_leases_are_renewed_after_the_clock_went_forth_and_back(server, clock):
-    """A heartbeat of the hour to come must not stand in the way of all others until then."""
+async def test_leases_are_renewed_after_the_clock_went_forwards_and_back(server, clock):
+    """A heartbeat with a future time must not prevent all others until then."""
     async with open_pool(server.url) as pool:
         fence = await pool.worker("w1")
         before = (await renew(pool, fence)).ts
@@ -71,8 +71,8 @@ async def test_leases_are_renewed_after_the_clock_went_forth_and_back(server, cl
         assert ahead <= after < ahead + 60_000
 
 
-async def test_what_waits_comes_due_although_the_clock_was_set_back(server, clock):
-    """Also in a pool where nothing is written but its leader's renewals."""
+async def test_deadlines_are_reached_although_the_clock_was_set_back(server, clock):
+    """Also in a pool where only the leader's renewals are written."""
     async with open_pool(server.url) as pool:
         await step(server, clock, HOUR)
         await pool.spawn()
@@ -88,7 +88,7 @@ async def test_what_waits_comes_due_although_the_clock_was_set_back(server, cloc
 
 
 async def test_log_time_is_overtaken_by_a_clock_that_was_set_back_a_little(server, clock):
-    """It goes on at half the clock's pace, so the two meet again."""
+    """Log time runs at half the clock's speed, so the clock catches up."""
     async with open_pool(server.url) as pool:
 
         async def behind_ms() -> float:
@@ -100,7 +100,7 @@ async def test_log_time_is_overtaken_by_a_clock_that_was_set_back_a_little(serve
             return reply.ts - seconds * 1000 - micros / 1000
 
         async def ahead_ms() -> float:
-            """How far log time is ahead; where the test was held up, the clock has caught up."""
+            """How far log time is ahead; 0 if the test was slow and the clock has caught up."""
             await step(server, clock, 2)
             await pool.spawn()
             await step(server, clock, 0)

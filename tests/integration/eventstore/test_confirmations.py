@@ -1,4 +1,4 @@
-"""What is confirmed is proved at the server that is asked, and a lost command is told as lost."""
+"""A confirmation is proved at the server that confirms it, and a lost command is reported."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -45,8 +45,8 @@ async def stage(redis_server: MakeServer) -> AsyncIterator[Stage]:
         await opened.confirmations.close()
 
 
-async def test_an_event_is_proved_by_its_place_and_its_id(stage):
-    """Another event in its place is what a log that was rolled back and grew again has."""
+async def test_an_event_is_proved_by_its_position_and_its_id(stage):
+    """A log that was rolled back and has grown again has another event at that position."""
     proof = await stage.spawned()
     assert await stage.confirm(proof) == ""
     for wrong in ({"value": "another"}, {"subject": "99999999999999-0"}):
@@ -57,8 +57,8 @@ async def test_an_event_is_proved_by_its_place_and_its_id(stage):
         await execute(stage.log.client, "HDEL", "pool:{developer_pool}:meta", "halted")
 
 
-async def test_a_lost_command_does_not_take_others_with_it(stage):
-    """They share one wait, and each is answered for itself."""
+async def test_a_lost_command_does_not_fail_others(stage):
+    """They share one wait, but each has its own answer."""
     proof = await stage.spawned()
     good = asyncio.create_task(stage.confirm(proof))
     bad = asyncio.create_task(stage.confirm(replace(proof, value="another")))
@@ -67,8 +67,8 @@ async def test_a_lost_command_does_not_take_others_with_it(stage):
     assert isinstance(bad.exception(), CommandLost)
 
 
-async def test_what_was_trimmed_is_not_taken_for_lost(stage):
-    """Nothing is trimmed that the archive has not taken."""
+async def test_trimmed_events_are_not_reported_as_lost(stage):
+    """Only archived events are trimmed."""
     proof = await stage.spawned()
     await stage.spawned()
     await execute(stage.log.client, "XTRIM", "pool:{developer_pool}:events", "MAXLEN", 1)
@@ -85,7 +85,7 @@ async def test_a_repeated_spawn_is_proved_by_its_answer(stage):
         await stage.confirm(replace(known.proof, value="another agent"))
 
 
-async def test_an_end_that_was_asked_for_before_is_proved_by_the_agent(stage):
+async def test_a_termination_that_was_requested_before_is_proved_by_the_agent(stage):
     spawned = await stage.pool.spawn()
     proof = Proof("developer_pool", "ending", spawned.agent_id)
     with pytest.raises(CommandLost):
@@ -94,8 +94,8 @@ async def test_an_end_that_was_asked_for_before_is_proved_by_the_agent(stage):
     assert await stage.confirm(proof) == ""
 
 
-async def test_what_another_generation_acknowledged_is_not_looked_for_in_this_one(stage):
-    """The log that was rebuilt begins behind it, so its absence there says nothing."""
+async def test_events_of_another_generation_are_not_searched_in_this_one(stage):
+    """The rebuilt log may start after them, so their absence there proves nothing."""
     proof = await stage.spawned()
     await execute(stage.log.client, "HSET", "pool:{developer_pool}:meta", "generation", 2)
     with pytest.raises(Recovered):
@@ -104,7 +104,7 @@ async def test_what_another_generation_acknowledged_is_not_looked_for_in_this_on
         await stage.confirm(proof)
 
 
-async def test_a_log_below_the_floor_or_missing_confirms_nothing(stage):
+async def test_a_log_below_the_high_water_mark_or_missing_confirms_nothing(stage):
     proof = await stage.spawned()
     seq = stage.log.high_water_mark("developer_pool")[1]
     stage.log.raise_high_water_mark("developer_pool", 1, seq + 1)
@@ -116,7 +116,7 @@ async def test_a_log_below_the_floor_or_missing_confirms_nothing(stage):
 
 
 async def test_confirming_changes_nothing_but_the_time(stage):
-    """It writes, for WAIT counts what its own connection wrote; no event, no number moves."""
+    """It writes, since WAIT covers writes of its own connection, but no event and no counter."""
     proof = await stage.spawned()
     before = await stage.log.survey("developer_pool")
     with stage.server.client() as client:

@@ -1,4 +1,4 @@
-"""The embedded server keeps its data, keeps to itself, and never outlives its parent."""
+"""The embedded server keeps its data, is not reachable from outside, and ends with its parent."""
 
 import shutil
 import signal
@@ -70,7 +70,7 @@ def has_ended(pid: int) -> bool:
 
 
 def test_started_it_is_set_up_as_the_log_needs_it(embed, tmp_path: Path):
-    """No eviction, an append-only file, no network: what must hold for the log to be safe."""
+    """No eviction, an append-only file, no network: the settings that the log's safety needs."""
     server = embed(tmp_path / "data", extra={"maxmemory": "64mb"})
     server.start()
     with ask(server) as client:
@@ -90,7 +90,7 @@ def test_started_it_is_set_up_as_the_log_needs_it(embed, tmp_path: Path):
 
 
 def test_data_is_kept_over_stop_and_start(embed, tmp_path: Path):
-    """`muster up` started again on its directory goes on from where it was."""
+    """`muster up`, started again on its directory, continues with its data."""
     server = embed(tmp_path)
     server.start()
     with ask(server) as client:
@@ -162,7 +162,7 @@ def test_a_second_server_on_a_directory_is_refused(embed, parent, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["with space", "quo\"te'", "üñí", "per%20cent?x=#1", "-- dashes"])
 def test_odd_directory_names_work(embed, tmp_path: Path, name: str):
-    """The path goes through a command line, a URL and the server's own parser."""
+    """The path is part of a command line, a URL and the server's configuration."""
     server = embed(tmp_path / name)
     server.start()
     with ask(server) as client:
@@ -171,7 +171,7 @@ def test_odd_directory_names_work(embed, tmp_path: Path, name: str):
 
 
 def test_a_path_too_long_for_a_socket_gets_a_private_short_one(embed, tmp_path: Path):
-    """The kernel takes 107 bytes; the folder goes when the server stops."""
+    """The kernel accepts 107 bytes; the folder is deleted when the server stops."""
     server = embed(tmp_path / ("long" * 30))
     server.start()
     socket = Path((server.directory / "server.socket").read_text().strip())
@@ -195,7 +195,7 @@ def test_a_short_socket_left_by_a_crash_is_used_again(embed, tmp_path: Path):
 
 
 def test_a_recorded_socket_in_a_folder_open_to_others_is_not_trusted(embed, tmp_path: Path):
-    """Somebody else's folder of that name could hold their socket."""
+    """Another user's folder of that name could contain their socket."""
     foreign = tmp_path / "muster-foreign"
     foreign.mkdir()
     foreign.chmod(0o777)

@@ -47,7 +47,7 @@ SAMPLE = golden.FOLDER / "redis.json"
 
 
 class Life:
-    """Everything that may stand in Redis of one pool, played without processes."""
+    """Writes every kind of key that one pool can have in Redis, without processes."""
 
     def __init__(self, log: Log, catalogue: CatalogueLog) -> None:
         self.log, self.catalogue = log, catalogue
@@ -144,7 +144,7 @@ class Life:
 
 
 async def lived(url: str) -> Any:
-    """What stands there afterwards, masked."""
+    """The content of Redis afterwards, masked."""
     numbers = itertools.count(1)
     client, reader = connect(url), Reader(url)
     log = Log(client, Keys(), make_id=lambda: f"id-{next(numbers)}")
@@ -158,7 +158,7 @@ async def lived(url: str) -> Any:
 
 
 def masked(found: list[dict[str, Any]]) -> Any:
-    """Without the time of day: ids of entries, times in ms, and renewals, which are in us."""
+    """Without what depends on the time of day: entry ids, times in ms, renewals in us."""
     for one in found:
         if "expires in ms" in one:
             one["expires in ms"] = round(one["expires in ms"], -4)
@@ -171,12 +171,12 @@ def masked(found: list[dict[str, Any]]) -> Any:
     return json.loads(text)
 
 
-async def test_a_life_leaves_in_redis_what_it_left_when_it_was_recorded(any_redis_url: str) -> None:
+async def test_redis_contains_what_the_recorded_sample_contains(any_redis_url: str) -> None:
     found, wanted = await lived(any_redis_url), json.loads(SAMPLE.read_text())
     assert [one["key"] for one in found] == [one["key"] for one in wanted]
     for one, sample in zip(found, wanted, strict=True):
         assert one == sample
-        if one["type"] == "stream":  # whose fields are read by their places
+        if one["type"] == "stream":  # its fields are read by position
             assert golden.text_of(one) == golden.text_of(sample)
 
 

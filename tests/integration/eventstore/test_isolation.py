@@ -1,4 +1,4 @@
-"""An isolated agent: what the scripts give it, and that counters, views and verify agree."""
+"""An isolated agent: which worker it gets, and that counters, views and verify agree."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ WINDOW_MS = 600_000
 
 
 class Scene:
-    """A pool whose views are kept, and agents that were lost."""
+    """A pool with views, and agents that were lost."""
 
     def __init__(self, stage: Stage, pool: TestPool) -> None:
         self.stage, self.pool, self.log = stage, pool, stage.log
@@ -29,7 +29,7 @@ class Scene:
         spawned = await self.pool.spawn()
         for name in names:
             fence = await self.pool.worker(name, slots=slots)
-            await self.pool.claim(fence, slots - 1)  # asking for less, it gets none that is alone
+            await self.pool.claim(fence, slots - 1)  # not all slots: it gets no isolated agent
             await self.lose(spawned.agent_id, name)
         return spawned.agent_id
 
@@ -50,11 +50,11 @@ class Scene:
             await self.log.act(POOL, agent_id, lose, ORIGIN, fence=fence)
 
     async def claim(self, fence: Fence, slots: int = 4) -> list[str]:
-        return [told.agent.agent_id for told in await self.told(fence, slots)]
+        return [claimed.agent.agent_id for claimed in await self.claimed(fence, slots)]
 
-    async def told(self, fence: Fence, slots: int = 4) -> list[ClaimedAgent]:
-        _, told = await self.log.claim(POOL, fence, slots, isolation_limit=1)
-        return told
+    async def claimed(self, fence: Fence, slots: int = 4) -> list[ClaimedAgent]:
+        _, claimed = await self.log.claim(POOL, fence, slots, isolation_limit=1)
+        return claimed
 
     async def meta(self, *fields: str) -> list[int]:
         key = self.log.keys.pool(POOL, "meta")
@@ -62,7 +62,7 @@ class Scene:
         return [int(value or 0) for value in found]
 
     async def check(self) -> None:
-        """The views have caught up, and everything agrees."""
+        """The views catch up, and everything agrees."""
         await self.stage.settle(POOL)
         report = await verify(self.stage.redis_url, "", self.stage.database_url)
         assert report.differences == ()
@@ -76,14 +76,14 @@ async def scene(redis_url: str, tmp_path: Any) -> AsyncIterator[Scene]:
             yield Scene(stage, pool)
 
 
-async def test_it_takes_an_empty_worker_and_all_of_its_slots(scene: Scene) -> None:
+async def test_it_gets_an_empty_worker_with_all_slots(scene: Scene) -> None:
     agent_id = await scene.suspect()
     assert (await scene.log.survey(POOL)).waiting_isolated == 1
     await scene.check()
     worker = await scene.pool.worker("w", slots=4)
     assert await scene.claim(worker) == [agent_id]
     await scene.pool.spawn()
-    assert await scene.claim(worker) == [], "nobody comes in beside it"
+    assert await scene.claim(worker) == [], "no other agent gets a slot there"
     assert await scene.meta("free", "waiting", "alone") == [0, 1, 1]
     await scene.check()
     row = await scene.stage.views.pool(POOL)
@@ -93,7 +93,7 @@ async def test_it_takes_an_empty_worker_and_all_of_its_slots(scene: Scene) -> No
     assert (shown.alone, shown.agent_count, shown.max_agents) == (agent_id, 1, 4)
 
 
-async def test_it_waits_while_workers_hold_others_and_blocks_none_of_them(scene: Scene) -> None:
+async def test_it_waits_while_workers_run_others_and_blocks_none_of_them(scene: Scene) -> None:
     worker = await scene.pool.worker("w", slots=4)
     await scene.pool.spawn()
     await scene.claim(worker)
@@ -107,27 +107,27 @@ async def test_it_waits_while_workers_hold_others_and_blocks_none_of_them(scene:
     assert found.reason == "needs a worker of its own (lost)"
 
 
-async def test_a_worker_that_still_runs_something_is_not_given_to_it(scene: Scene) -> None:
-    """The log may know of an agent's end before its code is gone: the worker asks for less."""
+async def test_it_does_not_get_a_worker_that_still_runs_something(scene: Scene) -> None:
+    """An agent's end may be in the log before its code has ended: the worker claims fewer slots."""
     await scene.suspect()
     worker = await scene.pool.worker("w", slots=4)
     assert await scene.claim(worker, 3) == []
 
 
-async def test_no_more_of_them_have_workers_than_may(scene: Scene) -> None:
+async def test_the_number_of_isolated_agents_is_limited(scene: Scene) -> None:
     suspects = {await scene.suspect(names="ab"), await scene.suspect(names="cd")}
     one, two = await scene.pool.worker("w1", slots=4), await scene.pool.worker("w2", slots=4)
     [first] = await scene.claim(one)
     other = await scene.pool.spawn()
-    assert await scene.claim(two) == [other.agent_id], "what is left of workers is for the others"
+    assert await scene.claim(two) == [other.agent_id], "the other workers are for the others"
     await scene.log.act(POOL, first, Clear(reason="behaved"), ORIGIN, fence=one)
     three = await scene.pool.worker("w3", slots=4)
     assert {first, *await scene.claim(three)} == suspects
     await scene.check()
 
 
-async def test_which_of_them_is_isolated_first_is_left_to_chance(scene: Scene) -> None:
-    """Else the last of those that were lost together, perhaps the killer, would never be."""
+async def test_which_of_them_is_isolated_first_is_random(scene: Scene) -> None:
+    """Else the last of those that were lost together, perhaps the cause, would never be."""
     ids = [(await scene.pool.spawn()).agent_id for _ in range(4)]
     for name in "xy":
         await scene.pool.claim(await scene.pool.worker(name, slots=5), 4)
@@ -144,7 +144,7 @@ async def test_which_of_them_is_isolated_first_is_left_to_chance(scene: Scene) -
     assert chosen <= set(ids)
 
 
-async def test_its_slots_open_when_it_is_cleared(scene: Scene) -> None:
+async def test_the_other_slots_are_free_when_it_is_cleared(scene: Scene) -> None:
     agent_id = await scene.suspect()
     worker = await scene.pool.worker("w", slots=4)
     await scene.claim(worker)
@@ -168,7 +168,7 @@ async def test_cleared_while_it_waits_it_queues_with_the_others(scene: Scene) ->
     await scene.check()
 
 
-async def test_released_or_crashed_it_stays_apart(scene: Scene) -> None:
+async def test_it_stays_isolated_after_a_release(scene: Scene) -> None:
     agent_id = await scene.suspect()
     worker = await scene.pool.worker("w", slots=4)
     await scene.claim(worker)
@@ -179,8 +179,8 @@ async def test_released_or_crashed_it_stays_apart(scene: Scene) -> None:
     await scene.check()
 
 
-async def test_if_its_own_worker_dies_the_agent_is_to_blame(scene: Scene) -> None:
-    """It spends the restart budget, waits out a back-off, and fails in the end."""
+async def test_if_its_own_worker_dies_it_is_a_failure_of_the_agent(scene: Scene) -> None:
+    """It spends the restart budget, waits for the back-off, and fails in the end."""
     agent_id = await scene.suspect()
     for name in "uv":
         fence = await scene.pool.worker(name, slots=4)
@@ -204,7 +204,7 @@ async def test_if_its_own_worker_dies_the_agent_is_to_blame(scene: Scene) -> Non
     assert await scene.meta("alone", "waiting") == [0, 0]
 
 
-async def test_the_worker_of_one_alone_ended_in_the_log_version_two(scene: Scene) -> None:
+async def test_losses_are_recorded_in_version_two(scene: Scene) -> None:
     await scene.suspect()
     versions = {
         e["version"] for e in raw_events(scene.stage.redis_url) if e["type"] == "agent.lost"

@@ -64,7 +64,7 @@ async def test_a_repeated_operation_is_answered_with_the_first(any_redis_url: st
     assert types(any_redis_url) == ["agent.requested"]
 
 
-async def test_a_full_backlog_takes_no_more_and_writes_nothing(any_redis_url: str) -> None:
+async def test_a_full_backlog_refuses_spawns_and_writes_nothing(any_redis_url: str) -> None:
     async with open_pool(any_redis_url, backlog_limit=2) as pool:
         outcomes = [(await pool.spawn()).outcome for _ in range(4)]
     assert outcomes == [Outcome.DONE, Outcome.DONE, Outcome.FULL, Outcome.FULL]
@@ -77,28 +77,28 @@ async def test_workers_that_claim_at_once_never_get_more_than_their_slots(
     async with open_pool(any_redis_url) as pool:
         await asyncio.gather(*(pool.spawn() for _ in range(50)))
         fences = [await pool.worker(f"w{n}", slots=7) for n in range(6)]
-        told = await asyncio.gather(*(pool.claim(f, 10) for f in fences for _ in range(3)))
+        claims = await asyncio.gather(*(pool.claim(f, 10) for f in fences for _ in range(3)))
         survey = await pool.log.survey(POOL)
-    claimed = [claim.agent.agent_id for claims in told for claim in claims]
+    claimed = [entry.agent.agent_id for claim in claims for entry in claim]
     assert len(claimed) == len(set(claimed)) == 42
     assert [observed.agent_count for observed in survey.workers] == [7] * 6
     assert (survey.waiting, survey.free) == (8, 0)
 
 
-async def test_a_lost_reply_strands_nothing(any_redis_url: str) -> None:
-    """The worker asks `again` and is told of what it was given before."""
+async def test_after_a_lost_reply_no_agent_is_forgotten(any_redis_url: str) -> None:
+    """The worker claims with `include_unsettled` and gets the agents of before, too."""
     async with open_pool(any_redis_url) as pool:
         await asyncio.gather(*(pool.spawn() for _ in range(3)))
         fence = await pool.worker("w")
         lost = await pool.claim(fence)
         assert await pool.claim(fence) == []
-        told = await pool.claim(fence, again=True)
-        assert {c.agent.agent_id for c in told} == {c.agent.agent_id for c in lost}
+        repeated = await pool.claim(fence, again=True)
+        assert {c.agent.agent_id for c in repeated} == {c.agent.agent_id for c in lost}
         survey = await pool.log.survey(POOL)
     assert survey.workers[0].agent_count == 3
 
 
-async def test_nobody_claims_for_a_worker_that_is_fenced_draining_or_full(
+async def test_a_worker_that_is_fenced_draining_or_full_claims_nothing(
     any_redis_url: str,
 ) -> None:
     async with open_pool(any_redis_url) as pool:
@@ -117,7 +117,7 @@ async def test_nobody_claims_for_a_worker_that_is_fenced_draining_or_full(
 
 
 async def test_the_claim_and_the_fold_agree(any_redis_url: str) -> None:
-    """The claim script writes the hash that `evolve` would have led to."""
+    """The claim script writes the same hash as `evolve` would."""
     async with open_pool(any_redis_url) as pool:
         submitted = await pool.spawn()
         fence = await pool.worker("w")
@@ -141,7 +141,7 @@ async def test_the_claim_and_the_fold_agree(any_redis_url: str) -> None:
     assert to_hash(found) == to_hash(folded) == to_hash(claimed.agent)
 
 
-async def test_what_a_fenced_worker_tries_does_not_enter_the_log(any_redis_url: str) -> None:
+async def test_a_fenced_worker_writes_nothing_to_the_log(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
         fence = await pool.worker("w")
@@ -174,8 +174,8 @@ async def test_a_lost_workers_agents_are_queued_once_more_and_only_once(
     assert types(any_redis_url).count("agent.lost") == 1
 
 
-async def test_a_slow_reaper_takes_nothing_from_the_next_worker(any_redis_url: str) -> None:
-    """Two supervisors clear the same lost worker; the second comes after a new claim."""
+async def test_a_slow_reaper_releases_no_agent_of_the_next_worker(any_redis_url: str) -> None:
+    """Two supervisors reap the same lost worker; the second does so after a new claim."""
     async with open_pool(any_redis_url) as pool:
         submitted = await pool.spawn()
         await pool.claim(await pool.worker("w1"))
@@ -191,7 +191,7 @@ async def test_a_slow_reaper_takes_nothing_from_the_next_worker(any_redis_url: s
     assert (agent.worker_id, agent.incarnation) == ("w2", 2)
 
 
-async def test_the_end_of_a_waiting_agent_takes_its_command_along(any_redis_url: str) -> None:
+async def test_the_end_of_a_waiting_agent_deletes_its_command(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         submitted = await pool.spawn()
         acted = await pool.log.act(POOL, submitted.agent_id, Terminate(), ORIGIN)
@@ -204,7 +204,7 @@ async def test_the_end_of_a_waiting_agent_takes_its_command_along(any_redis_url:
         assert client.pttl(f"agent:{{{POOL}}}:{submitted.agent_id}") > 0
 
 
-async def test_a_worker_stops_only_when_it_holds_nothing(any_redis_url: str) -> None:
+async def test_a_worker_stops_only_when_it_has_no_agents(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
         fence = await pool.worker("w")
@@ -259,7 +259,7 @@ async def test_the_log_is_dense_and_its_time_never_goes_back(any_redis_url: str)
     assert times == sorted(times)
 
 
-async def test_a_log_behind_the_floor_is_refused(any_redis_url: str) -> None:
+async def test_a_log_below_the_high_water_mark_is_refused(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
         pool.log.raise_high_water_mark(POOL, 1, 5)
@@ -268,7 +268,7 @@ async def test_a_log_behind_the_floor_is_refused(any_redis_url: str) -> None:
         assert types(any_redis_url) == ["agent.requested"]
 
 
-async def test_a_log_that_was_found_behind_is_halted_for_everybody(any_redis_url: str) -> None:
+async def test_a_log_found_below_it_is_halted_for_all_processes(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
         pool.log.raise_high_water_mark(POOL, 1, 5)
@@ -282,7 +282,7 @@ async def test_a_log_that_was_found_behind_is_halted_for_everybody(any_redis_url
         assert types(any_redis_url) == ["agent.requested"]
 
 
-async def test_a_log_that_is_gone_is_missing_and_not_made_anew(any_redis_url: str) -> None:
+async def test_a_lost_log_is_missing_and_not_created_again(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
         with redis.Redis.from_url(any_redis_url) as client:
@@ -343,11 +343,11 @@ def test_a_server_that_is_too_old_is_refused(info: dict[str, str], named: str) -
         require_suitable({**info, "maxmemory_policy": "noeviction"})
 
 
-async def test_a_server_that_is_not_there_is_unreachable(redis_server: MakeServer) -> None:
+async def test_a_server_that_does_not_run_is_unreachable(redis_server: MakeServer) -> None:
     server = redis_server()
     async with open_pool(server.url) as pool:
         server.stop()
-        with pytest.raises((LogUnreachable, OutcomeUnknown)):  # a connection stood when it ended
+        with pytest.raises((LogUnreachable, OutcomeUnknown)):  # a connection was open when it ended
             await pool.spawn()
         with pytest.raises(LogUnreachable):
             await pool.spawn()
@@ -356,7 +356,7 @@ async def test_a_server_that_is_not_there_is_unreachable(redis_server: MakeServe
 
 
 async def test_log_time_is_the_servers_also_on_a_quiet_log(any_redis_url: str) -> None:
-    """A process that starts long after the last event must not take that event's time for now."""
+    """A process that starts long after the last event must not use that event's time as now."""
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
         with redis.Redis.from_url(any_redis_url) as client:
@@ -368,7 +368,7 @@ async def test_log_time_is_the_servers_also_on_a_quiet_log(any_redis_url: str) -
             assert abs(late.now_ms(POOL) - (seconds * 1000 + micros // 1000)) < 10_000
 
 
-async def test_the_lead_belongs_to_one_host_until_it_stands_still(any_redis_url: str) -> None:
+async def test_the_lead_belongs_to_one_host_until_it_is_not_renewed(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         _, first = await pool.log.lead(POOL, "h1", 0)
         _, seen = await pool.log.lead(POOL, "h2", 0)
@@ -385,7 +385,7 @@ async def test_the_lead_belongs_to_one_host_until_it_stands_still(any_redis_url:
 
 
 async def test_keys_of_the_public_contract(any_redis_url: str) -> None:
-    """What operators look at with redis-cli."""
+    """The keys that operators read with redis-cli."""
     async with open_pool(any_redis_url) as pool:
         submitted = await pool.spawn()
         fence = await pool.worker("w")
@@ -428,8 +428,8 @@ async def test_two_prefixes_share_nothing(any_redis_url: str) -> None:
         assert plain.hget(f"b:pool:{{{POOL}}}:meta", "seq") == "1"
 
 
-async def test_a_termination_that_crosses_with_a_restart_is_written(any_redis_url: str) -> None:
-    """It names no incarnation: it ends whichever there is, also one begun since it was read."""
+async def test_a_termination_concurrent_with_a_restart_is_written(any_redis_url: str) -> None:
+    """It names no incarnation, so it ends the current one, even if that started after the read."""
     async with open_pool(any_redis_url) as pool:
         spawned = await pool.spawn()
         await pool.claim(await pool.worker("w1"), 1)

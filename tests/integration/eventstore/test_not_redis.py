@@ -1,4 +1,4 @@
-"""What answers at Redis' address is no Redis for a moment: a proxy says so in HTTP."""
+"""For a short time a proxy at Redis' address answers in HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,11 +22,11 @@ ANSWER = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
 class Quiet(Agent):
-    """Stays, idle."""
+    """Runs until it is stopped."""
 
 
 class Proxy:
-    """The way to Redis, and what answers there meanwhile."""
+    """The connection to Redis, and the HTTP server that answers in its place."""
 
     def __init__(self, way: Crossing, good: int, bad: int) -> None:
         self.way, self._good, self._bad = way, good, bad
@@ -39,7 +39,7 @@ class Proxy:
         self.way.lead_to(self._bad)
         self.way.cut()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self.way.lead_to(self._good)
 
 
@@ -68,21 +68,21 @@ async def log_at(url: str) -> AsyncIterator[Log]:
         await client.aclose()
 
 
-async def test_a_read_is_not_answered_and_of_a_write_nobody_knows(
+async def test_a_read_is_unreachable_and_the_outcome_of_a_write_unknown(
     proxy: Proxy, redis_url: str, tmp_path: Path
 ) -> None:
-    """The proxy may have handed the write on before it gave up."""
+    """The proxy may have forwarded the write before it failed."""
     async with worker_pool(redis_url, tmp_path), log_at(proxy.url) as log:
         proxy.break_down()
         with pytest.raises(LogUnreachable):
             await log.live(POOL)
         with pytest.raises(OutcomeUnknown):
             await log.commit(log.step(POOL, ORIGIN))
-        proxy.mend()
+        proxy.repair()
         assert await log.live(POOL) == []
 
 
-async def test_a_worker_claims_on_when_redis_is_back(
+async def test_a_worker_claims_again_when_redis_is_back(
     proxy: Proxy, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with worker_pool(redis_url, tmp_path) as pool:
@@ -100,5 +100,5 @@ async def test_a_worker_claims_on_when_redis_is_back(
         proxy.break_down()
         worker._slots.wake()
         await until(refused.is_set)
-        proxy.mend()
+        proxy.repair()
         await pool.reached(await pool.spawn(), "running")

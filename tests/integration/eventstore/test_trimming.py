@@ -27,8 +27,8 @@ async def pool(any_redis_url: str) -> AsyncIterator[TestPool]:
         yield pool
 
 
-def keeping(pool: TestPool, **retention: int) -> Log:
-    """The pool's log, trimmed by other bounds."""
+def retaining(pool: TestPool, **retention: int) -> Log:
+    """The pool's log with another retention."""
     chosen = {"age_ms": ALL_MS, "events": 10**9, "heartbeats_ms": ALL_MS, **retention}
     return Log(pool.log.client, Keys(), retention=Retention(**chosen))
 
@@ -42,8 +42,8 @@ async def written(pool: TestPool, count: int) -> None:
         await pool.spawn()
 
 
-async def at_one_moment(pool: TestPool, counts: list[int], *, data: str = "{}") -> None:
-    """Events straight into the stream: so many in each millisecond, from a moment of long ago."""
+async def old_events(pool: TestPool, counts: list[int], *, data: str = "{}") -> None:
+    """Add events to the stream: so many in each millisecond, from a time long ago."""
     seq = 0
     for ms, count in enumerate(counts, 1000):
         for _ in range(count):
@@ -55,24 +55,24 @@ async def at_one_moment(pool: TestPool, counts: list[int], *, data: str = "{}") 
     await execute(pool.log.client, "HSET", f"pool:{{{pool.name}}}:meta", "seq", str(seq))
 
 
-async def test_events_beyond_the_number_go_and_the_newest_stay(
+async def test_events_beyond_the_number_are_trimmed_and_the_newest_stay(
     pool: TestPool, any_redis_url: str
 ) -> None:
     await written(pool, 20)
-    trimmed = await keeping(pool, events=7).trim(POOL, 1, 20)
+    trimmed = await retaining(pool, events=7).trim(POOL, 1, 20)
     assert trimmed == TrimResult(events=13, others=0, more=False)
     assert seqs(any_redis_url) == list(range(14, 21))
 
 
-async def test_what_the_archive_has_not_stays_however_old_and_many(
+async def test_events_that_are_not_archived_stay_however_old_and_many(
     pool: TestPool, any_redis_url: str
 ) -> None:
-    """Never by length, never by age alone."""
+    """Never by length, never only by age."""
     await written(pool, 20)
     await asyncio.sleep(0.002)
-    await keeping(pool, events=1, age_ms=0).trim(POOL, 1, 12)
+    await retaining(pool, events=1, age_ms=0).trim(POOL, 1, 12)
     assert seqs(any_redis_url) == list(range(13, 21))
-    await keeping(pool, events=1, age_ms=0).trim(POOL, 1, 0)
+    await retaining(pool, events=1, age_ms=0).trim(POOL, 1, 0)
     assert seqs(any_redis_url) == list(range(13, 21))
 
 
@@ -81,24 +81,24 @@ async def test_the_last_event_stays_for_the_projector_to_compare(
 ) -> None:
     await written(pool, 5)
     for _ in range(2):
-        await keeping(pool, events=1, age_ms=0).trim(POOL, 1, 5)
+        await retaining(pool, events=1, age_ms=0).trim(POOL, 1, 5)
         assert seqs(any_redis_url) == [5]
     await written(pool, 1)
     assert seqs(any_redis_url) == [5, 6]
 
 
-async def test_an_archive_of_another_generation_lets_nothing_go(
+async def test_for_an_archive_of_another_generation_nothing_is_trimmed(
     pool: TestPool, any_redis_url: str
 ) -> None:
     await written(pool, 5)
-    assert (await keeping(pool, events=1).trim(POOL, 2, 5)).events == 0
+    assert (await retaining(pool, events=1).trim(POOL, 2, 5)).events == 0
     assert seqs(any_redis_url) == [1, 2, 3, 4, 5]
 
 
-async def test_a_log_below_the_archive_is_not_touched(pool: TestPool, any_redis_url: str) -> None:
-    """Redis came back with less: what it has is needed for finding out what is lost."""
+async def test_a_log_below_the_archive_is_not_trimmed(pool: TestPool, any_redis_url: str) -> None:
+    """Redis has lost writes: what it still has is needed to find out which."""
     await written(pool, 5)
-    log = keeping(pool, events=1)
+    log = retaining(pool, events=1)
     log.raise_high_water_mark(POOL, 1, 6)
     with pytest.raises(RolledBack):
         await log.trim(POOL, 1, 6)
@@ -107,13 +107,15 @@ async def test_a_log_below_the_archive_is_not_touched(pool: TestPool, any_redis_
     assert seqs(any_redis_url) == [1, 2, 3, 4, 5]
 
 
-async def test_events_go_by_age_from_the_millisecond_on(pool: TestPool, any_redis_url: str) -> None:
+async def test_events_are_trimmed_by_age_to_the_millisecond(
+    pool: TestPool, any_redis_url: str
+) -> None:
     """Many in one millisecond, as a busy pool writes them."""
-    await at_one_moment(pool, [3, 250, 1, 400])
-    now = (await keeping(pool).trim(POOL, 1, 654)).events
+    await old_events(pool, [3, 250, 1, 400])
+    now = (await retaining(pool).trim(POOL, 1, 654)).events
     assert now == 0
     server = int((await execute(pool.log.client, "TIME"))[0]) * 1000
-    old = keeping(pool, age_ms=server - 1_000_000)  # a moment long after all of them
+    old = retaining(pool, age_ms=server - 1_000_000)  # long after all of them
     assert (await old.trim(POOL, 1, 253)).events == 253
     assert seqs(any_redis_url) == list(range(254, 655))
 
@@ -136,23 +138,23 @@ async def test_exactly_what_is_archived_and_too_many_goes(
         await execute(pool.log.client, "FLUSHALL")
         await pool.log.create_catalogue()
         await pool.log.initialise(POOL)
-        await at_one_moment(pool, counts)
+        await old_events(pool, counts)
         total = sum(counts)
         taken = int(total * archived)
-        trimmed = await keeping(pool, events=stays).trim(POOL, 1, taken)
+        trimmed = await retaining(pool, events=stays).trim(POOL, 1, taken)
         gone = max(min(taken, total - stays, total - 1), 0)
         assert trimmed.events == gone
         assert seqs(redis_url) == list(range(gone + 1, total + 1))
 
 
 async def test_much_goes_in_bounded_pieces(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis serves nobody else while a script runs."""
+    """Redis serves no other client while a script runs."""
     monkeypatch.setattr("eventstore.log.log.TRIM_BATCH", 300)
     async with open_pool(redis_url) as pool:
-        await at_one_moment(pool, [100] * 12)
+        await old_events(pool, [100] * 12)
         taken: list[TrimResult] = []
         while not taken or taken[-1].more:
-            taken.append(await keeping(pool, events=10).trim(POOL, 1, 1200))
+            taken.append(await retaining(pool, events=10).trim(POOL, 1, 1200))
         assert max(trimmed.events for trimmed in taken) <= 300
         assert sum(trimmed.events for trimmed in taken) == 1190
 
@@ -169,7 +171,7 @@ async def test_heartbeats_and_signals_of_a_pool_without_workers_go(
             await execute(client, *entry) if stream == "heartbeats" else None
     before = {key for key in await execute(client, "KEYS", "*") if b"signals" not in key}
     await asyncio.sleep(0.002)
-    trimmed = await keeping(pool, heartbeats_ms=0).trim(POOL, 1, 0)
+    trimmed = await retaining(pool, heartbeats_ms=0).trim(POOL, 1, 0)
     assert trimmed.events == 0
     for stream in ("heartbeats", "signals"):
         assert await execute(client, "XLEN", f"pool:{{{POOL}}}:{stream}") == 0
@@ -181,12 +183,12 @@ async def test_at_the_memory_limit_trimming_makes_room_again(redis_server: MakeS
     """Everything but a spawn still works there, and this is what helps."""
     server = redis_server()
     async with open_pool(server.url) as pool:
-        await at_one_moment(pool, [50] * 20, data="x" * 1_000)
+        await old_events(pool, [50] * 20, data="x" * 1_000)
         with server.client() as client:
             client.config_set("maxmemory", int(client.info("memory")["used_memory"]) - 300_000)
             with pytest.raises(MemoryExhausted):
                 await pool.spawn()
-            log = keeping(pool, events=1)
+            log = retaining(pool, events=1)
             while (await log.trim(POOL, 1, 1_000)).more:
                 pass
             await pool.spawn()
@@ -198,8 +200,8 @@ async def test_a_trimmed_log_comes_back_from_its_file_as_it_was(
     """Trimming by nodes is written to the append-only file as what it came to."""
     server = redis_server(appendfsync="always")
     async with open_pool(server.url) as pool:
-        await at_one_moment(pool, [7] * 60)
-        await keeping(pool, events=100).trim(POOL, 1, 400)
+        await old_events(pool, [7] * 60)
+        await retaining(pool, events=100).trim(POOL, 1, 400)
         stands = seqs(server.url)
         assert stands == list(range(321, 421))
     server.kill9()

@@ -1,7 +1,7 @@
-"""A write whose reply was lost stays of unknown outcome, whatever the next attempt is told.
+"""The outcome of a write whose reply was lost stays unknown, even if the next attempt is refused.
 
-The second attempt may be refused (no memory, no connection) although the first was carried out. To
-answer "nothing was written" then is a lie that a client acts on: it asks for another agent.
+The second attempt may be refused (no memory, no connection) although the first was written. The
+answer "nothing was written" would then be wrong, and the client would request another agent.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ POOL = "p"
 
 
 class LosesReplies(Link):
-    """Loses the next reply to a write, and at that moment lets something happen to the server."""
+    """Loses the next reply to a write, and then lets something happen to the server."""
 
     meanwhile: Callable[[], Any] | None = None
 
@@ -48,7 +48,7 @@ class LosesReplies(Link):
 
 @asynccontextmanager
 async def unreliable(server: RedisLikeServer) -> AsyncIterator[tuple[Log, LosesReplies]]:
-    """A log with one pool, through a link, with its scripts known to the server."""
+    """A log with one pool, over a link; its scripts are loaded already."""
     link = LosesReplies("log", server.port, Random(1))
     await link.start()
     log = Log(connect(f"redis://127.0.0.1:{link.port}/0"), Keys())
@@ -78,7 +78,7 @@ async def spawn(log: Log, agent_id: str) -> Outcome:
 
 
 async def test_a_spawn_that_was_written_is_not_refused_for_memory(redis_server):
-    """The memory limit refuses the repetition before it could be found to be one."""
+    """The memory limit refuses the retry before the script can recognise it."""
     server = redis_server()
     async with unreliable(server) as (log, link):
 
@@ -111,10 +111,10 @@ async def test_a_termination_that_was_written_is_not_refused_for_a_connection(re
 
 
 async def test_a_pool_that_was_changed_is_not_refused_for_a_connection(redis_server):
-    """It is found to be written, but its keys cannot be made: that has to be asked for again."""
+    """It is found to be written, but its keys cannot be created: the caller must retry."""
     server = redis_server()
     async with unreliable(server) as (log, link):
-        reader = Reader(server.url)  # reads go another way
+        reader = Reader(server.url)  # reads do not use the link
         catalogue = CatalogueLog(log, reader)
         await catalogue.start()
         link.meanwhile = link.refuse
@@ -126,7 +126,7 @@ async def test_a_pool_that_was_changed_is_not_refused_for_a_connection(redis_ser
 
 
 async def test_a_spawn_that_was_written_is_not_refused_for_a_recovery(redis_server):
-    """Which restores what it was known by: asked once more, the log knows it."""
+    """The recovery restores the operation id, so a retry finds the spawn."""
     server = redis_server()
     async with unreliable(server) as (log, link):
 
@@ -140,13 +140,13 @@ async def test_a_spawn_that_was_written_is_not_refused_for_a_recovery(redis_serv
 
 
 async def _nothing() -> None:
-    """The reply is lost, and that is all."""
+    """Only the reply is lost."""
 
 
-async def test_a_pool_that_another_created_meanwhile_is_not_taken_for_ours(
+async def test_a_pool_that_another_created_meanwhile_is_not_reported_as_created(
     redis_server, monkeypatch
 ):
-    """Ours may not have been written at all: one of another role shows that it was not."""
+    """The pool's other role shows that this change was not written."""
     server = redis_server()
     async with unreliable(server) as (log, link):
         catalogue = CatalogueLog(log, Reader(server.url))
@@ -171,7 +171,7 @@ LOST, RECOVERED, FULL = OutcomeUnknown("lost"), Recovered(POOL, 2), MemoryExhaus
 
 
 @pytest.mark.parametrize(
-    ("answers", "told"),
+    ("answers", "raised"),
     [
         ([LOST, RECOVERED, FULL], OutcomeUnknown),
         ([LOST, RECOVERED, RECOVERED], OutcomeUnknown),
@@ -181,8 +181,8 @@ LOST, RECOVERED, FULL = OutcomeUnknown("lost"), Recovered(POOL, 2), MemoryExhaus
         ([RECOVERED, RECOVERED, RECOVERED], Recovered),
     ],
 )
-async def test_nothing_was_written_is_said_only_of_what_was_refused_each_time(
-    answers, told, redis_url, monkeypatch
+async def test_only_if_every_attempt_was_refused_nothing_was_written(
+    answers, raised, redis_url, monkeypatch
 ):
     log = Log(connect(redis_url), Keys())
     left = iter(answers)
@@ -191,7 +191,7 @@ async def test_nothing_was_written_is_said_only_of_what_was_refused_each_time(
         raise next(left)
 
     monkeypatch.setattr(log, "commit", commit)
-    with pytest.raises(told):
+    with pytest.raises(raised):
         await spawn(log, "a-1")
     assert list(left) == []
     await log.client.aclose()
@@ -213,10 +213,10 @@ async def test_a_termination_that_was_written_is_not_refused_for_a_lost_log(redi
 
 
 @pytest.mark.parametrize("of", ["agent", "worker"])
-async def test_what_was_read_before_a_recovery_is_read_again_though_its_version_is_the_same(
+async def test_a_state_is_read_again_after_a_recovery_even_with_the_same_version(
     of, redis_url, monkeypatch
 ):
-    """Another task hears of the recovery while this one has its state at hand already."""
+    """Another task notices the recovery when this one has already read its state."""
     log = Log(connect(redis_url), Keys())
     await log.create_catalogue()
     await log.initialise(POOL)
