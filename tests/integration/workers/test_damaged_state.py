@@ -65,8 +65,8 @@ async def statuses(site: Site, ids: list[str]) -> set[Status]:
     return {agent.status for name in ids if (agent := await site.log.agent(POOL, name))}
 
 
-async def test_a_restart_that_cannot_be_done_holds_up_no_other(site: Site, server: Any) -> None:
-    """A damaged agent is parked; names that are nobody's leave the schedules."""
+async def test_a_restart_that_fails_delays_no_other(site: Site, server: Any) -> None:
+    """A damaged agent is parked; names of no agent are removed from the schedules."""
     pool = await site.pool(backoff_min_seconds=1.0, backoff_max_seconds=1.0)
     await site.host(agent="failing:Failing")
     damaged, *others = [(await pool.spawn()).agent_id for _ in range(3)]
@@ -88,7 +88,7 @@ async def test_a_restart_that_cannot_be_done_holds_up_no_other(site: Site, serve
     await until(lambda: server.zcard(f"{BASE}due") == server.zcard(f"{BASE}timeouts") == 0)
 
 
-async def test_a_lost_worker_is_cleared_although_an_agent_of_its_is_damaged(
+async def test_a_lost_worker_is_reaped_although_one_of_its_agents_is_damaged(
     site: Site, server: Any
 ) -> None:
     pool = await site.pool()
@@ -153,7 +153,7 @@ async def test_a_worker_that_cannot_be_read_is_lost_and_its_agents_run_again(
 async def test_of_two_supervisors_one_fences_a_worker_that_cannot_be_read(
     site: Site, server: Any
 ) -> None:
-    """Under a new epoch; what the worker still tries is refused, and its slots are counted."""
+    """With a new epoch; the worker's later writes are refused, and its slots are counted."""
     pool = await site.pool()
     worker_id = new_id()
     old = await pool.worker(worker_id)
@@ -175,10 +175,10 @@ async def test_of_two_supervisors_one_fences_a_worker_that_cannot_be_read(
     assert (survey.free, survey.waiting, survey.workers) == (0, 1, ())
 
 
-async def test_an_isolated_agent_of_a_worker_that_is_gone_is_counted_down(
+async def test_an_isolated_agent_of_a_worker_without_a_hash_is_subtracted(
     site: Site, server: Any
 ) -> None:
-    """`meta.alone` says how many workers are isolated: more than there are would block others."""
+    """`meta.alone` counts workers with an isolated agent: if it is too high, others are blocked."""
     pool = await site.pool()
     agent_id = (await pool.spawn()).agent_id
     for _ in range(3):
@@ -202,10 +202,10 @@ async def test_an_isolated_agent_of_a_worker_that_is_gone_is_counted_down(
     assert server.hget(f"{BASE}meta", "alone") == b"0"
 
 
-async def test_a_name_that_is_no_worker_leaves_the_lists_without_an_event(
+async def test_a_name_of_no_worker_is_removed_from_the_lists_without_an_event(
     site: Site, server: Any
 ) -> None:
-    """The log knows no such worker: an event of it could not be folded."""
+    """The log has no such worker, so an event of it could not be folded."""
     await site.pool()
     await site.host()
     server.zadd(f"{BASE}processes", {"nobody": 5})
@@ -235,8 +235,8 @@ async def test_one_survey_that_cannot_read_a_worker_changes_nothing(
     assert types(site.url)[-1] == "worker.lost"
 
 
-async def test_what_a_stranger_read_from_the_queue_is_put_back(site: Site, server: Any) -> None:
-    """XREADGROUP by hand takes a spawn that nobody will start."""
+async def test_a_command_that_a_foreign_consumer_read_is_requeued(site: Site, server: Any) -> None:
+    """A spawn that was read with XREADGROUP by hand would never start."""
     pool = await site.pool()
     await pool.spawn()
     server.xreadgroup("workers", "somebody", {f"{BASE}commands": ">"})
@@ -247,10 +247,10 @@ async def test_what_a_stranger_read_from_the_queue_is_put_back(site: Site, serve
     site.check()
 
 
-async def test_a_pool_that_a_recovered_catalogue_does_not_know_is_let_be(
+async def test_a_pool_that_a_recovered_catalogue_does_not_know_is_not_touched(
     site: Site, server: Any
 ) -> None:
-    """Nothing of it is made anew in Redis, and it is an error of the log, said once."""
+    """Its keys are not created again, and the error is logged once."""
     await site.pool()
     supervisor = await site.host()
     with pytest.raises(LogError, match="does not know pool 'gone'"):

@@ -1,4 +1,4 @@
-"""An agent that kills its process each time: its neighbours are hurt twice, then it is isolated."""
+"""An agent that always kills its process is isolated after its neighbours were lost twice."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -34,8 +34,8 @@ async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     await site.close()
 
 
-async def test_poison_hurts_its_neighbours_twice_and_then_only_itself(site: Site) -> None:
-    """Nine innocents share a worker with it: lost twice with it, run alone, cleared; it fails."""
+async def test_a_killer_ends_its_neighbours_twice_and_then_only_itself(site: Site) -> None:
+    """Nine others share its worker: they are lost twice, isolated and cleared; it fails."""
     pool = await site.pool(restart_limit=2, suspicion_window_seconds=WINDOW_SECONDS)
     spawned = [await pool.spawn() for _ in range(9)]
     poison = await pool.spawn(input=msgspec.Raw(b'{"poison":true}'))
@@ -58,13 +58,13 @@ async def test_poison_hurts_its_neighbours_twice_and_then_only_itself(site: Site
 
 
 def reasons(url: str) -> set[str]:
-    """Why agents need not be alone any more."""
+    """Why agents are no longer isolated."""
     cleared = (e for e in raw_events(url) if e["type"] == "agent.cleared")
     return {msgspec.json.decode(e["data"])["reason"] for e in cleared}
 
 
 def company_of(url: str, agent_id: str) -> list[int]:
-    """How many agents its worker held, each time that it was lost."""
+    """How many agents its worker had, each time that it was lost."""
     holds: Counter[str] = Counter()
     told, dead = [], ""
     for event in raw_events(url):
@@ -78,8 +78,8 @@ def company_of(url: str, agent_id: str) -> list[int]:
     return told
 
 
-async def test_a_killer_is_isolated_wherever_a_worker_for_it_can_be_had(site: Site) -> None:
-    """Also where that takes longer than a tenth of the window, and though others wait."""
+async def test_a_killer_is_isolated_if_a_worker_for_it_is_possible(site: Site) -> None:
+    """Also if that takes longer than a tenth of the window, and if others wait."""
     pool = await site.pool(
         suspicion_window_seconds=3.0, max_workers=4, agents_per_worker=2, restart_limit=1
     )
@@ -103,12 +103,12 @@ async def test_a_killer_is_isolated_wherever_a_worker_for_it_can_be_had(site: Si
 
 
 async def waiting(site: Site) -> list[str]:
-    """Those that wait for a worker of their own, in their order."""
+    """The isolated agents that wait for a worker, in their order."""
     return [agent_id for agent_id, _ in await site.log.waiting_isolated(POOL, 100)]
 
 
-async def test_where_suspicion_is_off_isolated_agents_share_again(site: Site) -> None:
-    """As with a single process, which has no second worker to give."""
+async def test_without_a_suspicion_window_isolated_agents_share_again(site: Site) -> None:
+    """As with a single process, which cannot have a second worker."""
     pool = await site.pool(suspicion_window_seconds=0.0, agents_per_worker=3)
     suspect = (await pool.spawn()).agent_id
     for name in "xy":
@@ -127,7 +127,7 @@ async def test_where_suspicion_is_off_isolated_agents_share_again(site: Site) ->
 
 
 async def suspects(pool: TestPool, count: int) -> list[str]:
-    """Agents that were lost twice, each with those beside it; as they wait.
+    """Agents that were lost twice, each with its neighbours; in the order in which they wait.
 
     Those of one millisecond wait in the order of their ids, which need not be that of their spawns.
     """
@@ -149,10 +149,10 @@ async def suspects(pool: TestPool, count: int) -> list[str]:
     return waiting
 
 
-async def test_where_no_worker_can_be_had_it_shares_after_a_tenth_of_the_window(
+async def test_without_a_possible_worker_it_shares_after_a_tenth_of_the_window(
     site: Site,
 ) -> None:
-    """The only worker is full of others that stay."""
+    """The only worker is full of other agents."""
     pool = await site.pool(suspicion_window_seconds=20.0, max_workers=1, agents_per_worker=3)
     others = [(await pool.spawn()).agent_id for _ in range(3)]
     await site.host()
@@ -167,14 +167,14 @@ async def test_where_no_worker_can_be_had_it_shares_after_a_tenth_of_the_window(
     site.check(acknowledged=[*others, suspect])
 
 
-async def test_more_than_may_be_isolated_share_at_once(site: Site) -> None:
-    """Where there are so many it was rather their host."""
+async def test_agents_above_the_isolation_limit_share_at_once(site: Site) -> None:
+    """If there are so many, the cause was probably their host."""
     pool = await site.pool(suspicion_window_seconds=600.0, max_workers=2, agents_per_worker=5)
     spawned = await suspects(pool, 15)
     await site.host()
 
     async def running() -> Counter[bool]:
-        """How many run in a worker that they share (False), and how many isolated."""
+        """How many run in a shared worker (False), and how many isolated (True)."""
         found = [await site.log.agent(POOL, name) for name in spawned]
         return Counter(a.alone for a in found if a is not None and a.status is Status.RUNNING)
 

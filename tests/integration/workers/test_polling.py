@@ -1,4 +1,4 @@
-"""A supervisor that is told to look rarely: where something lives, its death is noticed in time.
+"""A supervisor that polls rarely still notices in time when a worker or a leader dies.
 
 Time is made: every pause is over at once, and as long as the jitter can make it.
 """
@@ -20,7 +20,7 @@ from tests.pools import ORIGIN, TestPool
 from workers.supervisor.pool_supervisor import PoolSupervisor
 
 LONGEST = 1.2
-"""What jitter makes of a pause at most."""
+"""The longest pause, with jitter, relative to the one without."""
 POLLS = (1.0, 3.5, 60.0)
 
 
@@ -32,7 +32,7 @@ async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
 
 
 class Tended:
-    """One host's steward of a pool, and what its looks cost in made time."""
+    """One host's supervisor of a pool; its polls take simulated time."""
 
     def __init__(self, pool: TestPool, patch: pytest.MonkeyPatch, poll_seconds: float) -> None:
         self.now = 100.0
@@ -56,7 +56,7 @@ class Tended:
         )
 
     async def look(self) -> float:
-        """Look once, and let the pause after it pass; returns how long that was."""
+        """Poll once, and let the pause after it pass; returns its length."""
         pause = await self._steward.reconcile() * LONGEST
         self.now += pause
         return pause
@@ -70,14 +70,14 @@ async def leading(pool: TestPool) -> str:
 @pytest.mark.parametrize("poll_seconds", POLLS)
 @pytest.mark.parametrize("lease_seconds", [2.0, 10.0, 30.0])
 @pytest.mark.parametrize("busy_seconds", [0.0, 1.0])
-async def test_a_worker_that_stands_still_is_reaped_about_a_lease_later(
+async def test_a_worker_that_does_not_renew_is_reaped_about_a_lease_later(
     site: Site,
     monkeypatch: pytest.MonkeyPatch,
     poll_seconds: float,
     lease_seconds: float,
     busy_seconds: float,
 ) -> None:
-    """Also by a supervisor whose looks take their time."""
+    """Also by a supervisor whose polls are slow."""
     pool = await site.pool(lease_seconds=lease_seconds)
     await pool.worker("w")
     tended = Tended(pool, monkeypatch, poll_seconds)
@@ -89,7 +89,7 @@ async def test_a_worker_that_stands_still_is_reaped_about_a_lease_later(
 
 
 @pytest.mark.parametrize("poll_seconds", POLLS)
-async def test_a_dead_leader_is_followed_once_there_is_something_to_lead(
+async def test_a_dead_leader_is_replaced_once_there_is_something_to_lead(
     site: Site, monkeypatch: pytest.MonkeyPatch, poll_seconds: float
 ) -> None:
     pool = await site.pool()
@@ -116,10 +116,10 @@ async def test_a_pool_that_is_to_have_workers_is_not_idle(
         await tended.look()
 
 
-async def test_a_leader_that_looks_rarely_keeps_the_lead_of_an_idle_pool(
+async def test_a_leader_that_polls_rarely_keeps_the_lead_of_an_idle_pool(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lease is shorter than its pause there, and that says nothing, also later on."""
+    """Its lease is shorter than its pause there, which proves nothing, also later."""
     pool = await site.pool(lease_seconds=1.0)
     _, lead = await pool.log.lead(POOL, "rare", 0)
     tended = Tended(pool, monkeypatch, 0.6)
@@ -135,10 +135,10 @@ async def test_a_leader_that_looks_rarely_keeps_the_lead_of_an_idle_pool(
 
 
 @pytest.mark.parametrize("poll_seconds", POLLS)
-async def test_a_dead_leader_of_an_idle_pool_is_followed_before_it_is_needed(
+async def test_a_dead_leader_of_an_idle_pool_is_replaced_before_it_is_needed(
     site: Site, monkeypatch: pytest.MonkeyPatch, poll_seconds: float
 ) -> None:
-    """The first spawn need not wait for a lease then."""
+    """Then the first spawn need not wait for a lease."""
     pool = await site.pool()
     await pool.log.lead(POOL, "dead", 0)
     tended = Tended(pool, monkeypatch, poll_seconds)
@@ -147,7 +147,7 @@ async def test_a_dead_leader_of_an_idle_pool_is_followed_before_it_is_needed(
         await tended.look()
 
 
-async def test_a_pool_that_has_emptied_is_looked_at_rarely_again(
+async def test_a_pool_that_is_empty_again_is_polled_rarely_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = await site.pool()
@@ -159,10 +159,10 @@ async def test_a_pool_that_has_emptied_is_looked_at_rarely_again(
     assert await tended.look() >= 120.0
 
 
-async def test_a_deleted_pool_is_looked_at_once_a_minute_unless_something_is_in_it(
+async def test_a_deleted_pool_is_polled_once_a_minute_unless_it_contains_something(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They stay known for ever: thousands of them took all of a supervisor's time."""
+    """They are never forgotten: thousands of them would use all of a supervisor's time."""
     pool = await site.pool()
     await pool.log.lead(POOL, "another", 0)
     spawned = await pool.spawn()
@@ -187,10 +187,10 @@ async def test_a_leader_keeps_the_lead_of_a_deleted_pool(
     assert await leading(pool) == "rare"
 
 
-async def test_who_waits_too_long_is_looked_for_on_time(
+async def test_agents_that_wait_too_long_are_withdrawn_on_time(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many they are: one look withdraws a hundred."""
+    """Also if there are many: one poll withdraws a hundred."""
     pool = await site.pool(lease_seconds=10.0, max_workers=1)
     tended = Tended(pool, monkeypatch, 1.0)
     await tended.look()

@@ -1,4 +1,4 @@
-"""The worker processes of a host, and what their ends mean."""
+"""The worker processes of a host, and what follows from their ends."""
 
 import signal
 import subprocess
@@ -19,7 +19,7 @@ from workers.supervisor.worker_monitor import WorkerMonitor
 
 
 class Launcher:
-    """Starts nothing; says what a test wants said."""
+    """Starts nothing; reports what a test wants."""
 
     async def start(self, ended: OnEnded) -> None:
         self.ended = ended
@@ -38,8 +38,8 @@ async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     await site.close()
 
 
-async def test_of_two_processes_of_an_order_the_end_of_the_late_one_is_nobodys(site: Site) -> None:
-    """A supervisor died when it had forked, and the next one found the order still open."""
+async def test_of_two_processes_of_one_order_the_later_one_is_ignored(site: Site) -> None:
+    """A supervisor died after the fork, and the next one found the order still open."""
     pool = await site.pool()
     launcher = Launcher()
     local = HostProcesses(launcher, cast("Any", lambda *_: None), lambda: None)
@@ -59,10 +59,10 @@ async def test_of_two_processes_of_an_order_the_end_of_the_late_one_is_nobodys(s
     await local.stop()
 
 
-async def test_a_host_that_began_to_leave_starts_no_worker_that_was_just_ordered(
+async def test_a_leaving_host_starts_no_worker_that_was_just_ordered(
     site: Site,
 ) -> None:
-    """It would live on, on a host that has left, with nobody to look after it."""
+    """It would continue without a supervisor on a host that has left."""
     pool = await site.pool()
     local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None)
     watch = WorkerMonitor("h", pool.pool_log, local, lambda: pool.pool)
@@ -72,10 +72,10 @@ async def test_a_host_that_began_to_leave_starts_no_worker_that_was_just_ordered
     assert local.count == 0
 
 
-async def test_a_host_that_leaves_gives_up_the_lead_before_its_workers_are_gone(
+async def test_a_host_that_leaves_resigns_before_its_workers_have_ended(
     site: Site,
 ) -> None:
-    """What they hand back may need a worker elsewhere, and only a leader orders one."""
+    """Their released agents may need a worker elsewhere, and only a leader orders one."""
     pool = await site.pool(lease_seconds=600.0)
     local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None)
     first, second = (
@@ -107,8 +107,8 @@ async def test_the_end_of_the_process_that_is_the_worker_is_the_workers(site: Si
     assert (found.worker.status, found.worker.reason) == (WorkerStatus.LOST, "killed by signal 9")
 
 
-async def test_a_launch_that_fails_in_an_unknown_way_leaves_no_worker_behind(site: Site) -> None:
-    """A host that counts one which never was does not come to its end when it is to leave."""
+async def test_a_launch_with_an_unknown_error_leaves_no_worker(site: Site) -> None:
+    """A host that waits for a worker that never existed would never finish leaving."""
     pool = await site.pool()
 
     def defect(*_: Any) -> Any:
@@ -124,7 +124,7 @@ async def test_a_launch_that_fails_in_an_unknown_way_leaves_no_worker_behind(sit
 
 
 async def test_a_single_process_lets_workers_with_a_process_of_their_own_live(site: Site) -> None:
-    """A supervisor was killed, and its host goes on as a single process: theirs run on."""
+    """A supervisor was killed, and its host runs as a single process: its workers continue."""
     pool = await site.pool()
     local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None, in_process=True)
     watch = WorkerMonitor("h", pool.pool_log, local, lambda: pool.pool)

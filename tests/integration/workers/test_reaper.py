@@ -1,4 +1,4 @@
-"""What is left of a lost worker, cleared up round by round."""
+"""The agents and keys of a lost worker are cleared in several rounds."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -25,10 +25,10 @@ async def clear(pool: TestPool) -> bool:
     return await reaper.clean_up(pool.pool_log, lost, pool.pool.config)
 
 
-async def test_an_agent_that_could_not_be_put_back_once_is_put_back_later(
+async def test_an_agent_that_could_not_be_requeued_once_is_requeued_later(
     pool: TestPool, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a moment, as a server may for reasons of its own. Nobody asked for its end."""
+    """A server may refuse a write for a short time. No termination was requested."""
     fence = await pool.worker("w1")
     submitted = await pool.spawn()
     await pool.claim(fence)
@@ -52,7 +52,7 @@ async def test_an_agent_that_could_not_be_put_back_once_is_put_back_later(
     assert types(redis_url)[-2:] == ["agent.lost", "agent.restarting"]
 
 
-async def test_what_was_read_in_its_name_is_put_back(pool: TestPool) -> None:
+async def test_commands_that_were_read_in_its_name_are_requeued(pool: TestPool) -> None:
     await pool.worker("w1")
     submitted = await pool.spawn()
     commands = pool.log.keys.pool(pool.name, "commands")

@@ -1,4 +1,4 @@
-"""How workers leave: drained, fenced, stuck, out of reach of Redis."""
+"""How workers end: drained, fenced, stuck, or without Redis."""
 
 import asyncio
 import time
@@ -27,11 +27,11 @@ async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
 
 
 class Quiet(Agent):
-    """Stays, idle."""
+    """Runs until it is stopped."""
 
 
 class Deaf(Agent):
-    """Swallows cancellation, until the test lets it go."""
+    """Ignores cancellation until the test releases it."""
 
     free: asyncio.Event
 
@@ -56,12 +56,12 @@ async def running(pool: WorkerPool, count: int, **request) -> list[str]:
 
 
 def sends(event_type: str, arguments: Sequence[object]) -> bool:
-    """Whether a call of a script commits such an event."""
+    """Whether a call of a script commits an event of this type."""
     return any(isinstance(a, bytes) and event_type.encode() in a for a in arguments)
 
 
 async def test_a_drain_releases_every_agent_and_stops_the_worker(pool: WorkerPool):
-    """They are back in the queue, as their next incarnation, and another worker runs them."""
+    """They are requeued as their next incarnation, and another worker runs them."""
     worker = await pool.worker(Quiet)
     ids = await running(pool, 3)
     await worker.drain("shut-down")
@@ -89,8 +89,8 @@ async def test_agents_that_are_starting_are_released_too(pool: WorkerPool):
     assert (await pool.state(agent_id)).status == "pending"
 
 
-async def test_a_slow_stop_is_cut_short_in_time_to_be_released(pool: WorkerPool):
-    """The drain's bound is above the agent's grace."""
+async def test_a_slow_stop_is_cancelled_in_time_to_release_the_agent(pool: WorkerPool):
+    """The drain ends before the agent's grace does."""
 
     class Dallying(Agent):
         async def stop(self, context: Context) -> None:
@@ -106,18 +106,18 @@ async def test_a_slow_stop_is_cut_short_in_time_to_be_released(pool: WorkerPool)
     assert worker.exit_code == 0
 
 
-async def test_a_flagged_agent_is_ended_by_a_drain_not_released(pool: WorkerPool):
-    """Terminate crosses with a shut-down."""
+async def test_a_drain_ends_an_agent_with_the_termination_flag(pool: WorkerPool):
+    """A termination is concurrent with a shut-down."""
     worker = await pool.worker(Quiet)
     (agent_id,) = await running(pool, 1)
-    worker._slots.apply_stop_flag = lambda *flag: None  # type: ignore[method-assign]  # it hears nothing
+    worker._slots.apply_stop_flag = lambda *flag: None  # type: ignore[method-assign]  # no message
     await pool.terminate(agent_id)
     await worker.drain("shut-down")
     assert (await pool.state(agent_id)).status == "terminated"
     assert "agent.released" not in await pool.types(agent_id)
 
 
-async def test_a_worker_that_stopped_in_good_order_does_not_take_itself_for_lost(pool: WorkerPool):
+async def test_a_worker_that_stopped_properly_does_not_consider_itself_lost(pool: WorkerPool):
     """After `worker.stopped` a renewal would be refused as FENCED."""
     worker = await pool.worker(Quiet)
     evaluate = worker._log._evaluate
@@ -134,10 +134,10 @@ async def test_a_worker_that_stopped_in_good_order_does_not_take_itself_for_lost
 
 
 @pytest.mark.parametrize("part", ["claiming", "listening"])
-async def test_a_worker_of_which_a_part_fails_leaves_in_order(
+async def test_a_worker_drains_if_a_part_of_it_fails(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch, part: str
 ):
-    """Else it would keep its lease and its free slots, and nobody would fill them."""
+    """Else it would keep its lease and its free slots, which would never be filled."""
     owner, name = (Slots, "_claim") if part == "claiming" else (Worker, "_on_message")
     whole, failing = getattr(owner, name), False
 
@@ -164,12 +164,12 @@ async def test_a_worker_of_which_a_part_fails_leaves_in_order(
 async def test_an_agent_that_cannot_be_withdrawn_ends_with_its_worker(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ):
-    """Its slot would be taken for good."""
+    """Its slot would never be free again."""
 
     async def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a defect")
 
-    told = await pool.state(await pool.spawn())  # as a claim tells of one that is to end
+    told = await pool.state(await pool.spawn())  # as a claim returns one that is to end
     worker = await pool.worker(Quiet)
     await pool.reached(told.agent_id, "running")
     monkeypatch.setattr(worker._pool_log, "act", fail)
@@ -178,8 +178,8 @@ async def test_an_agent_that_cannot_be_withdrawn_ends_with_its_worker(
     assert worker.exit_code == 77
 
 
-async def test_the_leader_gives_back_an_empty_worker(pool: WorkerPool):
-    """`worker.draining` written by another, and the word for it."""
+async def test_the_leader_drains_an_empty_worker(pool: WorkerPool):
+    """`worker.draining` is written by another process, with a message to the worker."""
     worker = await pool.worker(Quiet)
     await pool.log.act_on_worker(POOL, "w1", Drain(reason="empty"), ORIGIN)
     assert await asyncio.wait_for(worker.wait(), 15) == "drain"
@@ -195,7 +195,7 @@ async def test_stop_may_be_called_twice(pool: WorkerPool):
 
 
 async def test_a_fenced_worker_cancels_its_agents_and_writes_nothing(pool: WorkerPool):
-    """Invariant 4: no event carries an epoch older than a fence before it."""
+    """Invariant 4: no event has an older epoch than a fence before it."""
     ended = asyncio.Event()
 
     class Noting(Agent):
@@ -215,8 +215,8 @@ async def test_a_fenced_worker_cancels_its_agents_and_writes_nothing(pool: Worke
     assert len(await pool.events()) == before
 
 
-async def test_what_ends_under_a_fenced_worker_is_not_written(pool: WorkerPool):
-    """The outcome comes before the worker has heard of the fence."""
+async def test_a_fenced_worker_does_not_write_the_ends_of_its_agents(pool: WorkerPool):
+    """The agent ends before the worker has noticed the fence."""
     go = asyncio.Event()
 
     class Crashing(Agent):
@@ -234,7 +234,7 @@ async def test_what_ends_under_a_fenced_worker_is_not_written(pool: WorkerPool):
     assert len(await pool.events()) == before
 
 
-async def test_an_agent_that_cannot_be_ended_gives_the_worker_up(
+async def test_an_agent_that_cannot_be_ended_ends_the_worker(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ):
     """The others are released; nothing is written of the stuck one, which still runs."""
@@ -250,11 +250,11 @@ async def test_an_agent_that_cannot_be_ended_gives_the_worker_up(
     Deaf.free.set()
 
 
-# ---- Redis away --------------------------------------------------------------------------------
+# ---- without Redis -----------------------------------------------------------------------------
 
 
-async def test_a_claim_whose_reply_was_lost_strands_nothing(pool: WorkerPool):
-    """What the script booked is told again."""
+async def test_after_a_claim_whose_reply_was_lost_no_agent_is_forgotten(pool: WorkerPool):
+    """The next claim returns the booked agents again."""
     worker = await pool.worker(Quiet)
     await until(lambda: not worker._slots._wakeup.is_set())
     evaluate, lost = worker._log._evaluate, 0
@@ -274,8 +274,8 @@ async def test_a_claim_whose_reply_was_lost_strands_nothing(pool: WorkerPool):
         assert (await pool.types(agent_id)).count("agent.claimed") == 1
 
 
-async def test_a_life_that_ended_before_a_claim_was_answered_is_not_begun_again(pool: WorkerPool):
-    """The claim tells of it as starting: it was carried out before the end, and answered after."""
+async def test_an_incarnation_that_ended_before_the_claims_reply_never_restarts(pool: WorkerPool):
+    """The claim returns it as starting: it ran before the end, and its reply came after."""
     let_fail, answered = asyncio.Event(), asyncio.Event()
     starts: list[str] = []
 
@@ -325,8 +325,8 @@ async def test_a_settle_whose_reply_was_lost_is_written_once(pool: WorkerPool):
     assert (await pool.types(agent_id)).count("agent.started") == 1
 
 
-async def test_dropped_connections_strand_nothing(pool: WorkerPool):
-    """Every connection is cut again and again while spawns come in."""
+async def test_with_dropped_connections_no_agent_is_forgotten(pool: WorkerPool):
+    """Every connection is dropped repeatedly while spawns arrive."""
     await pool.worker(Quiet)
     ids = []
     for _ in range(10):
@@ -337,8 +337,8 @@ async def test_dropped_connections_strand_nothing(pool: WorkerPool):
         assert (await pool.types(agent_id)).count("agent.started") == 1
 
 
-async def test_an_outage_shorter_than_the_lease_costs_nothing(redis_server, tmp_path: Path):
-    """Agents go on, and an outcome of that time is written afterwards."""
+async def test_an_outage_shorter_than_the_lease_ends_no_agent(redis_server, tmp_path: Path):
+    """Agents continue, and what happened meanwhile is written afterwards."""
     server = redis_server()
     go = asyncio.Event()
 
@@ -357,7 +357,7 @@ async def test_an_outage_shorter_than_the_lease_costs_nothing(redis_server, tmp_
 
 
 async def ends_with_its_lease(worker: Worker, ended: asyncio.Event) -> None:
-    """What an agent does is over before the lease of 1.5 s is; Redis fell silent just now."""
+    """The agent has ended before its lease of 1.5 s; Redis has just stopped answering."""
     began = time.monotonic()
     await asyncio.wait_for(ended.wait(), 10)
     assert time.monotonic() - began < 1.5
@@ -365,7 +365,7 @@ async def ends_with_its_lease(worker: Worker, ended: asyncio.Event) -> None:
 
 
 async def test_without_redis_the_lease_ends_and_the_agents_with_it(redis_server, tmp_path: Path):
-    """By its own clock the worker gives up before anybody else may run its agents."""
+    """By its own clock the worker ends before any other worker may run its agents."""
     server = redis_server()
     begun, ended = asyncio.Event(), asyncio.Event()
 
@@ -390,7 +390,7 @@ async def test_without_redis_the_lease_ends_and_the_agents_with_it(redis_server,
 async def test_an_agent_whose_start_was_never_answered_ends_with_the_lease(
     redis_server, tmp_path: Path
 ):
-    """What is being written about it when Redis falls silent is not waited for."""
+    """A write about it that is under way when Redis stops answering is not awaited."""
     server = redis_server()
     paused, ended = asyncio.Event(), asyncio.Event()
 
@@ -427,7 +427,7 @@ async def test_a_busy_loop_keeps_the_lease_for_a_while(pool: WorkerPool):
     await running(pool, 1)
     with redis.Redis.from_url(pool.url) as client:
         enough = renewals(client) + 4
-        until_sync(lambda: renewals(client) >= enough)  # the stall: the loop stands still
+        until_sync(lambda: renewals(client) >= enough)  # the stall: the loop does not turn
     assert not worker._lost_reason
 
 
@@ -438,7 +438,7 @@ async def test_a_loop_that_stalls_for_too_long_loses_the_lease(pool: WorkerPool)
     assert await asyncio.wait_for(worker.wait(), 10) == "lease-expired"
 
 
-async def test_a_suspect_that_lives_says_so(pool: WorkerPool):
+async def test_a_live_suspect_recovers(pool: WorkerPool):
     from eventstore.language.workers import Suspect
 
     await pool.worker(Quiet)
@@ -451,7 +451,7 @@ async def test_a_suspect_that_lives_says_so(pool: WorkerPool):
     await eventually(active)
 
 
-async def test_heartbeats_tell_who_is_idle(pool: WorkerPool):
+async def test_heartbeats_report_which_agents_are_idle(pool: WorkerPool):
     class Working(Agent):
         async def run(self, context: Context) -> None:
             await asyncio.Event().wait()

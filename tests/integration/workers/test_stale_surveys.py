@@ -1,4 +1,4 @@
-"""A supervisor whose survey is old by the time that it acts on it: slow, or stopped meanwhile."""
+"""A supervisor whose survey is stale when it acts on it: it was slow, or stopped meanwhile."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -49,10 +49,10 @@ async def status(pool: TestPool, worker_id: str) -> WorkerStatus:
     return found.worker.status
 
 
-async def test_a_worker_that_started_late_is_not_taken_for_an_order_that_lapsed(
+async def test_a_worker_that_started_late_is_not_declared_lost_as_an_expired_order(
     site: Site,
 ) -> None:
-    """Its process lives, and would run its agents beside their next incarnation."""
+    """Its process lives, and would run its agents at the same time as their next incarnation."""
     pool = await site.pool()
     await pool.order("w", deadline_ms=1)
     survey = await site.survey()
@@ -90,10 +90,10 @@ async def test_an_agent_that_was_claimed_in_time_and_waits_again_is_not_withdraw
     assert (agent.status, agent.incarnation) == (Status.PENDING, 2)
 
 
-async def test_time_that_a_survey_took_is_not_held_against_a_lease(
+async def test_the_duration_of_a_survey_does_not_count_against_a_lease(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it told was true when it came, not when it was asked for."""
+    """The survey was true when its reply came, not when it was sent."""
     pool = await site.pool(lease_seconds=2.0)
     await pool.worker("w")
     clock, survey = [100.0], pool.pool_log.survey
@@ -113,8 +113,8 @@ async def test_time_that_a_survey_took_is_not_held_against_a_lease(
     assert await status(pool, "w") is WorkerStatus.ACTIVE
 
 
-async def test_what_was_seen_in_an_earlier_term_says_nothing_in_this_one(site: Site) -> None:
-    """A worker that was empty then, and full while another led, is not empty since then."""
+async def test_observations_of_an_earlier_term_prove_nothing_in_this_one(site: Site) -> None:
+    """A worker that was empty then, and full while another host led, was not empty all the time."""
     pool = await site.pool(empty_worker_seconds=10.0)
     await pool.worker("w")
     leader = leader_of(pool)
@@ -129,8 +129,8 @@ async def test_what_was_seen_in_an_earlier_term_says_nothing_in_this_one(site: S
     assert await status(pool, "w") is WorkerStatus.DRAINING
 
 
-async def test_what_a_worker_claimed_after_the_survey_stays_its_own(site: Site) -> None:
-    """Its name is not in the survey, as that of a stranger who read from the queue."""
+async def test_a_worker_keeps_agents_that_it_claimed_after_the_survey(site: Site) -> None:
+    """The worker is not in the survey, like a foreign consumer of the queue."""
     pool = await site.pool()
     leader, survey = leader_of(pool), await site.survey()
     spawned = await pool.spawn()

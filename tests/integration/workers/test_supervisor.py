@@ -48,7 +48,7 @@ SHORT_SECONDS = 2.0
 
 
 class Site:
-    """A pool, and the hosts that tend it."""
+    """A pool, and the hosts that supervise it."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url, folder
@@ -129,8 +129,8 @@ async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     await site.close()
 
 
-async def test_old_log_files_of_workers_that_are_gone_are_cleared_away(site: Site) -> None:
-    """A host that starts a worker for every rush would fill its disk with their logs."""
+async def test_old_log_files_of_ended_workers_are_removed(site: Site) -> None:
+    """A host that starts a worker for every peak would fill its disk with their logs."""
     await site.pool()
     old, new = (site.folder / "logs" / POOL / f"{name}.jsonl" for name in ("gone", "gone-lately"))
     old.parent.mkdir(parents=True)
@@ -143,7 +143,7 @@ async def test_old_log_files_of_workers_that_are_gone_are_cleared_away(site: Sit
     assert new.exists()
 
 
-async def test_fifteen_at_once_need_two_workers_and_get_them(site: Site) -> None:
+async def test_fifteen_at_once_get_two_workers(site: Site) -> None:
     pool = await site.pool()
     await site.host()
     spawned = await asyncio.gather(*(pool.spawn() for _ in range(15)))
@@ -177,7 +177,7 @@ async def test_a_killed_workers_agents_run_elsewhere_within_two_seconds(site: Si
     site.check()
 
 
-async def test_an_empty_worker_is_given_back_after_its_time(site: Site) -> None:
+async def test_an_empty_worker_is_stopped_after_its_time(site: Site) -> None:
     pool = await site.pool(empty_worker_seconds=0.5)
     await site.host()
     spawned = await pool.spawn()
@@ -189,8 +189,8 @@ async def test_an_empty_worker_is_given_back_after_its_time(site: Site) -> None:
     site.check(at_rest=True)
 
 
-async def test_what_a_worker_ends_leaves_redis_when_the_host_was_told(site: Site) -> None:
-    """Its agents' hashes and its own: the worker itself says when they go."""
+async def test_ended_agents_and_workers_leave_redis_after_the_hosts_retention(site: Site) -> None:
+    """The worker sets the expiry of its agents' hashes and of its own."""
     pool = await site.pool(empty_worker_seconds=0.2)
     await site.host(retention=Retention(ended_ms=50_000))
     spawned = await pool.spawn()
@@ -203,7 +203,7 @@ async def test_what_a_worker_ends_leaves_redis_when_the_host_was_told(site: Site
             assert 30_000 < client.pttl(key) <= 50_000
 
 
-async def test_a_host_that_shuts_down_hands_its_agents_to_another(site: Site) -> None:
+async def test_a_host_that_shuts_down_releases_its_agents_to_another(site: Site) -> None:
     pool = await site.pool()
     first = await site.host("h1")
     await asyncio.gather(*(pool.spawn() for _ in range(5)))
@@ -217,10 +217,10 @@ async def test_a_host_that_shuts_down_hands_its_agents_to_another(site: Site) ->
     site.check()
 
 
-async def test_a_host_that_shuts_down_starts_nothing_again_that_one_of_its_workers_gave_back(
+async def test_a_host_that_shuts_down_starts_none_of_its_released_agents_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another of its workers would claim that, were it not draining as well."""
+    """Another of its workers would claim them, if it did not drain as well."""
     pool = await site.pool(agents_per_worker=1)
     host = await site.host()
     await asyncio.gather(*(pool.spawn() for _ in range(3)))
@@ -251,8 +251,8 @@ class Slow(Agent):
 """
 
 
-async def test_a_host_that_runs_out_of_time_has_left_all_the_same(site: Site) -> None:
-    """It would be one that is shutting down for ever, and another one would wait for its lead."""
+async def test_a_host_that_runs_out_of_time_has_left_nevertheless(site: Site) -> None:
+    """Otherwise it would shut down for ever, and another host would wait for its lead."""
     (site.folder / "slow.py").write_text(SLOW)
     pool = await site.pool(stop_grace_seconds=60.0, drain_seconds=60.0)
     host = await site.host("h1", agent="slow:Slow", shutdown_seconds=1.0)
@@ -265,10 +265,10 @@ async def test_a_host_that_runs_out_of_time_has_left_all_the_same(site: Site) ->
     assert lead.host == "who asks"
 
 
-async def test_a_single_process_keeps_its_time_to_shut_down_too(
+async def test_a_single_process_ends_within_its_time_to_shut_down_too(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its workers cannot be killed, and would take as long as their pool lets them."""
+    """Its workers cannot be killed, and would drain for as long as their pool allows."""
     monkeypatch.setattr("workers.supervisor.supervisor.KILL_SECONDS", 0.5)
     (site.folder / "slow.py").write_text(SLOW)
     pool = await site.pool(stop_grace_seconds=60.0, drain_seconds=60.0, lease_seconds=60.0)
@@ -279,7 +279,7 @@ async def test_a_single_process_keeps_its_time_to_shut_down_too(
         await host.stop()
 
 
-async def test_a_pool_that_is_created_while_a_host_leaves_holds_it_up_no_more(site: Site) -> None:
+async def test_a_pool_that_is_created_while_a_host_leaves_does_not_delay_it(site: Site) -> None:
     await site.pool()
     host = await site.host("h1")
     resign = host._tasks.pools[POOL].resign
@@ -295,8 +295,8 @@ async def test_a_pool_that_is_created_while_a_host_leaves_holds_it_up_no_more(si
     assert site.catalogue.state.hosts["h1"].status == "left"
 
 
-async def test_a_supervisor_that_comes_back_adopts_its_workers(site: Site) -> None:
-    """It sees that one dies, and need not wait until a lease has stood still."""
+async def test_a_restarted_supervisor_adopts_its_workers(site: Site) -> None:
+    """It notices that one dies at once, and need not wait for its lease to expire."""
     pool = await site.pool(lease_seconds=600.0)
     first = await site.host("h1")
     await pool.spawn()
@@ -317,7 +317,7 @@ async def test_a_supervisor_that_comes_back_adopts_its_workers(site: Site) -> No
 async def test_the_workers_of_a_dead_host_are_reaped_by_another_within_a_lease(
     site: Site, poll_seconds: float
 ) -> None:
-    """`poll_seconds` is about pools in which nobody can die."""
+    """`poll_seconds` is only for pools without workers."""
     pool = await site.pool(lease_seconds=SHORT_SECONDS)
     first = await site.host("h1", poll_seconds=poll_seconds)
     await asyncio.gather(*(pool.spawn() for _ in range(3)))
@@ -335,8 +335,8 @@ async def test_the_workers_of_a_dead_host_are_reaped_by_another_within_a_lease(
     site.check()
 
 
-async def test_orders_for_a_host_that_is_gone_go_elsewhere(site: Site) -> None:
-    """It never said that it left: its first order lapses, and then it is given up."""
+async def test_orders_for_a_dead_host_go_to_another(site: Site) -> None:
+    """It did not record that it left: its first order expires, and then it gets no more."""
     pool = await site.pool(agents_per_worker=1, launch_seconds=1.0, lease_seconds=SHORT_SECONDS)
     gone = await site.host("h1")
     await site.host("h2")
@@ -349,13 +349,13 @@ async def test_orders_for_a_host_that_is_gone_go_elsewhere(site: Site) -> None:
 
 
 async def abandon(supervisor: Supervisor) -> None:
-    """Leave as `kill -9` of the supervisor would: nothing is drained or said."""
+    """End as after `kill -9` of the supervisor: nothing is drained or recorded."""
     await supervisor._tasks.stop()
     supervisor._joined = False
     await supervisor.stop()
 
 
-async def test_a_stopped_worker_is_replaced_and_writes_nothing_when_it_wakes(
+async def test_a_stopped_process_is_replaced_and_writes_nothing_when_it_continues(
     site: Site,
 ) -> None:
     pool = await site.pool(lease_seconds=SHORT_SECONDS)
@@ -377,7 +377,7 @@ async def test_a_stopped_worker_is_replaced_and_writes_nothing_when_it_wakes(
     site.check()
 
 
-async def test_a_pool_that_is_closed_is_emptied_and_deleted_by_whoever_leads(
+async def test_a_closed_pool_is_emptied_and_deleted_by_its_leader(
     site: Site,
 ) -> None:
     pool = await site.pool()
@@ -397,10 +397,10 @@ async def test_a_pool_that_is_closed_is_emptied_and_deleted_by_whoever_leads(
     assert reasons == ['{"reason":"pool-deleted"}'] * 3
 
 
-async def test_whoever_deletes_a_pool_too_late_leaves_a_later_one_of_its_name_alone(
+async def test_a_late_deletion_does_not_touch_a_later_pool_of_the_same_name(
     site: Site,
 ) -> None:
-    """It was stopped after it had closed the pool; another went on, and the name came again."""
+    """A leader is stopped after it closed the pool; another deletes it, and it is created again."""
     pool = await site.pool()
     before = pool.pool
     assert await site.catalogue.close_pool(before, ORIGIN, vacant=True)
@@ -419,10 +419,10 @@ async def test_whoever_deletes_a_pool_too_late_leaves_a_later_one_of_its_name_al
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_pool_that_is_created_again_is_tended_at_once(
+async def test_a_pool_that_is_created_again_is_supervised_at_once(
     site: Site, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    """Deleted it is looked at rarely. `late`: the catalogue is read after it was heard of."""
+    """A deleted pool is polled rarely. `late`: the catalogue is read after the pool was noticed."""
     pool = await site.pool()
     host = await site.host()
     await site.catalogue.close_pool(pool.pool, ORIGIN, vacant=True)
@@ -437,17 +437,17 @@ async def test_a_pool_that_is_created_again_is_tended_at_once(
 
     if late:
         monkeypatch.setattr(host._catalogue, "refresh", refresh_late)
-    await asyncio.sleep(1.0)  # its looks at the deleted one are over
+    await asyncio.sleep(1.0)  # its first polls of the deleted one are over
     await site.pool(min_workers=1)
 
     async def launched() -> bool:
         return len(await site.workers()) == 1
 
-    await until(launched, timeout=20)  # a minute is how rarely a deleted one is looked at
+    await until(launched, timeout=20)  # a deleted one is polled once a minute
 
 
-async def test_what_still_entered_a_pool_that_is_deleted_is_ended(site: Site) -> None:
-    """A spawn that was held up while its pool, and the next of that name, came to their ends."""
+async def test_an_agent_that_entered_a_deleted_pool_is_ended(site: Site) -> None:
+    """Its spawn was delayed while its pool, and the next of that name, were deleted."""
     lives = []
     for _ in range(2):
         lives.append(pool := await site.pool())
@@ -465,7 +465,7 @@ async def test_what_still_entered_a_pool_that_is_deleted_is_ended(site: Site) ->
     assert (await site.survey()).waiting == 0
 
 
-async def test_workers_that_die_at_once_are_not_launched_in_a_hot_loop(site: Site) -> None:
+async def test_workers_that_die_at_once_are_not_launched_in_a_tight_loop(site: Site) -> None:
     (site.folder / "suicidal.py").write_text(
         "import os\nfrom muster import Agent\n"
         "class Suicidal(Agent):\n"
@@ -476,15 +476,15 @@ async def test_workers_that_die_at_once_are_not_launched_in_a_hot_loop(site: Sit
     await pool.spawn()
     await until(lambda: types(site.url).count("worker.lost") >= 3, timeout=10)
     before = types(site.url).count("worker.lost")
-    with pytest.raises(AssertionError):  # bounded: it must not come to many in a second
+    with pytest.raises(AssertionError):  # bounded: not many in a second
         await until(lambda: types(site.url).count("worker.lost") > before + 4, timeout=1.0)
 
 
 @pytest.mark.parametrize("bad", ["h1", "h2"])
-async def test_a_host_that_starts_no_worker_keeps_none_from_another_one(
+async def test_a_host_that_starts_no_worker_does_not_prevent_launches_on_another(
     site: Site, bad: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has always the fewest, and would be asked for ever. `h1` leads."""
+    """It always has the fewest workers, and would get every order. `h1` leads."""
     pool = await site.pool(agents_per_worker=1)
     hosts = {name: await site.host(name) for name in ("h1", "h2")}
 
@@ -498,8 +498,8 @@ async def test_a_host_that_starts_no_worker_keeps_none_from_another_one(
     site.check()
 
 
-async def test_a_steward_that_is_woken_and_cancelled_at_once_ends(site: Site) -> None:
-    """`asyncio.wait_for` of Python 3.11 forgets a cancellation then, and a stop waits for ever."""
+async def test_a_pool_supervisor_that_is_woken_and_cancelled_at_once_ends(site: Site) -> None:
+    """`asyncio.wait_for` of Python 3.11 loses the cancellation then, and a stop would never end."""
     await site.pool()
     supervisor = await site.host()
     [task] = [task for task in supervisor._tasks._tasks if task.get_name() == f"pool {POOL}"]
@@ -538,7 +538,7 @@ async def test_a_host_has_one_supervisor(site: Site, monkeypatch: pytest.MonkeyP
         await site.host("h1")
 
 
-async def test_a_restart_that_is_due_and_a_spawn_that_waited_too_long(site: Site) -> None:
+async def test_due_restarts_are_requeued_and_late_spawns_withdrawn(site: Site) -> None:
     (site.folder / "once.py").write_text(
         "from muster import Agent\n"
         "class Once(Agent):\n"

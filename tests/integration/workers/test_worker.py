@@ -1,4 +1,4 @@
-"""Workers in this process, on a real Valkey: claims, lives and ends of agents."""
+"""Workers in this process, on a real Valkey: how agents are claimed, run and ended."""
 
 import asyncio
 import contextlib
@@ -27,11 +27,11 @@ async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
 
 
 class Quiet(Agent):
-    """Stays, idle."""
+    """Runs until it is stopped."""
 
 
 class Noted(Agent):
-    """Notes what is called."""
+    """Records its calls."""
 
     calls: ClassVar[list[str]] = []
 
@@ -54,7 +54,7 @@ def _forget_calls() -> None:
 
 
 async def test_a_worker_needs_an_open_order(pool: WorkerPool):
-    """A launch that comes after its order lapsed, or twice, must not become a worker."""
+    """A launch after its order expired, or a second one, must not become a worker."""
     worker = Worker(pool.options("nobody"), {}, start_time=1)
     with pytest.raises(NotOrdered):
         await worker.start()
@@ -66,8 +66,8 @@ async def test_a_worker_needs_an_open_order(pool: WorkerPool):
     await first.stop()
 
 
-async def test_spawns_are_claimed_started_and_told_apart(pool: WorkerPool):
-    """The way of one spawn, with what the agent is given."""
+async def test_spawns_are_claimed_and_started_each_with_its_input(pool: WorkerPool):
+    """The steps of one spawn, with the agent's input."""
     given: list[Context] = []
 
     class Curious(Agent):
@@ -87,7 +87,7 @@ async def test_spawns_are_claimed_started_and_told_apart(pool: WorkerPool):
     assert str(context.fencing_token) == f"1:{claimed['seq']}"
 
 
-async def test_no_worker_holds_more_than_it_has_slots(pool: WorkerPool):
+async def test_no_worker_has_more_agents_than_slots(pool: WorkerPool):
     """Invariant 1, and a freed slot is filled at once."""
     await pool.worker(Quiet, max_agents=2)
     ids = [await pool.spawn() for _ in range(5)]
@@ -108,7 +108,7 @@ async def _count(listing, count: int) -> bool:
 
 
 async def test_a_crash_is_restarted_until_the_budget_is_spent(pool: WorkerPool):
-    """`agent.crashed` carries the error; the budget's end is `agent.failed`."""
+    """`agent.crashed` has the error; when the budget is spent, `agent.failed` follows."""
 
     class Crashing(Agent):
         async def run(self, context: Context) -> None:
@@ -131,7 +131,7 @@ async def test_a_crash_is_restarted_until_the_budget_is_spent(pool: WorkerPool):
 
 @pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
 async def test_what_an_agent_raises_is_its_own_crash(pool: WorkerPool, exception):
-    """Not the worker's: its other agents go on."""
+    """Not the worker's: its other agents continue."""
 
     class Leaving(Agent):
         async def run(self, context: Context) -> None:
@@ -148,7 +148,7 @@ async def test_what_an_agent_raises_is_its_own_crash(pool: WorkerPool, exception
 
 
 async def test_a_subtask_that_exits_does_not_end_the_worker(pool: WorkerPool):
-    """asyncio would let SystemExit of any task through the loop."""
+    """asyncio would let a SystemExit of any task end the loop."""
 
     class Nested(Agent):
         async def run(self, context: Context) -> None:
@@ -182,7 +182,7 @@ class BadInit(Agent):
     ("role", "said"), [(BadStart, "cannot"), (SlowStart, "within 0.5 s"), (BadInit, "cannot")]
 )
 async def test_a_start_that_fails_is_recorded_with_its_error(pool: WorkerPool, role, said: str):
-    """Raising, hanging, and not even being made."""
+    """It raises, hangs, or cannot even be constructed."""
     await pool.worker(role, config=replace(pool.config, start_timeout_seconds=0.5))
     agent_id = await pool.spawn()
     await pool.reached(agent_id, "restarting")
@@ -228,7 +228,7 @@ async def test_two_failed_checks_in_a_row_are_unhealthy(pool: WorkerPool, hangs:
 
 
 async def test_the_next_check_waits_until_one_that_hung_has_ended(pool: WorkerPool):
-    """Both would use what the agent has one of."""
+    """Both would use the same resource of the agent."""
 
     class Tidy(Noted):
         async def check(self, context: Context) -> None:
@@ -236,7 +236,7 @@ async def test_the_next_check_waits_until_one_that_hung_has_ended(pool: WorkerPo
             try:
                 await asyncio.Event().wait()
             finally:
-                await asyncio.sleep(0.05)  # gives something back
+                await asyncio.sleep(0.05)  # releases something
                 self.calls.append("check ended")
 
     await pool.worker(Tidy)
@@ -261,7 +261,7 @@ async def test_a_check_that_cannot_be_cancelled_is_unhealthy_by_itself(pool: Wor
     assert error["type"] == "TimeoutError"
 
 
-async def test_a_single_failed_check_is_forgiven(pool: WorkerPool):
+async def test_a_single_failed_check_has_no_effect(pool: WorkerPool):
     class Flaky(Noted):
         async def check(self, context: Context) -> None:
             self.calls.append("check")
@@ -274,7 +274,7 @@ async def test_a_single_failed_check_is_forgiven(pool: WorkerPool):
     assert (await pool.state(agent_id)).status == "running"
 
 
-async def test_an_idle_agent_is_given_back_a_busy_one_is_not(pool: WorkerPool):
+async def test_an_idle_agent_is_ended_a_busy_one_is_not(pool: WorkerPool):
     """`max_idle_time` counts only time without work."""
 
     class Resting(Agent):
@@ -291,7 +291,7 @@ async def test_an_idle_agent_is_given_back_a_busy_one_is_not(pool: WorkerPool):
 
 
 async def test_touch_restarts_the_idle_clock(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch):
-    """That clock is the test's, which may be held up; the worker looks at it all the while."""
+    """The clock is the test's, which may be slow; the worker reads it all the time."""
     contexts: list[Context] = []
     now = 0.0
 
@@ -306,7 +306,7 @@ async def test_touch_restarts_the_idle_clock(pool: WorkerPool, monkeypatch: pyte
     for _ in range(10):
         now += 0.1
         contexts[0].touch()
-        await asyncio.sleep(0.1)  # time must pass: it is what is tested
+        await asyncio.sleep(0.1)  # time must pass: that is tested
     assert (await pool.state(agent_id)).status == "running"
     now += 0.5
     await pool.reached(agent_id, "terminated")
@@ -316,7 +316,7 @@ async def test_touch_restarts_the_idle_clock(pool: WorkerPool, monkeypatch: pyte
 
 
 async def test_a_running_agent_is_stopped_then_cancelled(pool: WorkerPool):
-    """`stop` runs while `run` goes on; the end is written when both are done."""
+    """`stop` runs while `run` continues; the end is written when both are done."""
     await pool.worker(Noted)
     agent_id = await pool.spawn()
     await pool.reached(agent_id, "running")
@@ -335,8 +335,8 @@ async def test_without_grace_an_agent_is_cancelled_at_once(pool: WorkerPool):
     assert Noted.calls == ["start", "run ended"]
 
 
-async def test_an_agent_whose_hash_is_gone_is_parked_when_it_ends(pool: WorkerPool):
-    """Else it would keep its slot, and count as living, with nothing of it left to run."""
+async def test_an_agent_whose_hash_was_deleted_is_parked_when_it_ends(pool: WorkerPool):
+    """Else it would keep its slot and count as live, although nothing of it runs."""
     done = asyncio.Event()
 
     class Waits(Agent):
@@ -357,8 +357,8 @@ async def test_an_agent_whose_hash_is_gone_is_parked_when_it_ends(pool: WorkerPo
     assert (one.subject, one.reason) == (agent_id, "its hash is gone")
 
 
-async def test_a_flag_that_says_nothing_hides_no_others(pool: WorkerPool):
-    """Somebody wrote it by hand, or a newer version did."""
+async def test_an_unknown_flag_does_not_hide_others(pool: WorkerPool):
+    """It was written by hand, or by a newer version."""
     await pool.worker(Quiet)
     damaged, other = await pool.spawn(), await pool.spawn()
     for agent_id in (damaged, other):
@@ -369,7 +369,7 @@ async def test_a_flag_that_says_nothing_hides_no_others(pool: WorkerPool):
     await pool.reached(other, "terminated")
 
 
-async def test_no_grace_overtakes_a_graceful_stop(pool: WorkerPool):
+async def test_a_termination_without_grace_replaces_a_graceful_one(pool: WorkerPool):
     stopping = asyncio.Event()
 
     class Dallying(Agent):
@@ -391,7 +391,7 @@ def _patient(pool: WorkerPool):
 
 
 async def test_a_starting_agent_is_ended_without_having_started(pool: WorkerPool):
-    """Terminate crosses with the start."""
+    """A termination is concurrent with the start."""
     await pool.worker(SlowStart, config=_patient(pool))
     agent_id = await pool.spawn()
     await pool.reached(agent_id, "starting")
@@ -401,7 +401,7 @@ async def test_a_starting_agent_is_ended_without_having_started(pool: WorkerPool
 
 
 async def test_a_flag_set_while_start_is_settled_wins(pool: WorkerPool):
-    """Terminate crosses with `agent.started`: the flag is found there, not in any inbox."""
+    """A termination is concurrent with `agent.started`: no message is needed to find its flag."""
     go = asyncio.Event()
 
     class Waiting(Noted):
@@ -411,7 +411,7 @@ async def test_a_flag_set_while_start_is_settled_wins(pool: WorkerPool):
     worker = await pool.worker(Waiting)
     agent_id = await pool.spawn()
     await pool.reached(agent_id, "starting")
-    worker._lease.renew_soon = lambda: None  # type: ignore[method-assign]  # the word is lost
+    worker._lease.renew_soon = lambda: None  # type: ignore[method-assign]  # the message is lost
     worker._slots.apply_stop_flag = lambda *flag: None  # type: ignore[method-assign]
     await pool.terminate(agent_id)
     go.set()
@@ -420,7 +420,7 @@ async def test_a_flag_set_while_start_is_settled_wins(pool: WorkerPool):
 
 
 async def test_a_crash_of_an_agent_to_be_ended_ends_it(pool: WorkerPool):
-    """Terminate crosses with a crash: no restart."""
+    """A termination is concurrent with a crash: no restart."""
 
     class Spiteful(Agent):
         async def run(self, context: Context) -> None:
@@ -439,7 +439,7 @@ async def test_a_crash_of_an_agent_to_be_ended_ends_it(pool: WorkerPool):
 
 
 async def test_tasks_that_an_agent_left_end_with_it(pool: WorkerPool):
-    """What was terminated never runs again, nor does anything of it."""
+    """Nothing of a terminated agent runs again."""
     left: list[asyncio.Task[bool]] = []
 
     class Littering(Agent):
@@ -454,10 +454,10 @@ async def test_tasks_that_an_agent_left_end_with_it(pool: WorkerPool):
     assert left[0].cancelled()
 
 
-async def test_a_generator_that_an_agent_kept_is_closed_before_its_end_is_written(
+async def test_a_generator_of_an_agent_is_closed_before_its_end_is_written(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ):
-    """What it gives back might be the next incarnation's by then."""
+    """It might release what the next incarnation uses by then."""
     monkeypatch.setattr("workers.runtime.agent_run.CLOSE_SECONDS", 20.0)
     written: list[str] = []
 
@@ -466,7 +466,7 @@ async def test_a_generator_that_an_agent_kept_is_closed_before_its_end_is_writte
             while True:
                 yield
         finally:
-            await asyncio.sleep(0.2)  # gives something back
+            await asyncio.sleep(0.2)  # releases something
             written.append((await pool.state(agent_id)).status)
 
     class Feeding(Agent):

@@ -138,7 +138,7 @@ async def running(pool: WorkerPool, role: str) -> str:
 
 
 async def at_work(pool: WorkerPool, role: str) -> str:
-    """Its code runs: one that is asked to end before that is never called."""
+    """Its code runs: an agent that is terminated before that is never called."""
     agent_id = await running(pool, role)
     path = pool.log_dir / POOL / "w1.jsonl"
     await until(lambda: b'"at work"' in path.read_bytes(), what=f"{role} is at work")
@@ -149,14 +149,14 @@ async def at_work(pool: WorkerPool, role: str) -> str:
 async def test_a_signal_drains(pool: WorkerPool, processes: Processes, number: signal.Signals):
     process = await processes.start("Quiet")
     agent_id = await running(pool, "Quiet")
-    process.send_signal(signal.SIGINT)  # Ctrl-C at the terminal reaches it too, and is not for it
+    process.send_signal(signal.SIGINT)  # Ctrl-C at the terminal reaches it too, and must be ignored
     process.send_signal(number)
     assert ended(process) == 0
     assert (await pool.data(agent_id, "agent.released"))["reason"] == "shut-down"
     assert (await pool.types("w1"))[-2:] == ["worker.draining", "worker.stopped"]
 
 
-async def test_what_agents_say_is_in_the_log_file(pool: WorkerPool, processes: Processes):
+async def test_the_output_of_agents_is_in_the_log_file(pool: WorkerPool, processes: Processes):
     process = await processes.start("Talking")
     agent_id = await pool.spawn(role_type="Talking")
     await pool.reached(agent_id, "terminated")
@@ -180,7 +180,7 @@ async def test_what_agents_say_is_in_the_log_file(pool: WorkerPool, processes: P
 async def test_an_exit_in_a_callback_does_not_end_the_worker(
     pool: WorkerPool, processes: Processes
 ):
-    """Nothing tells whose callback it was, but the other agents are not to blame."""
+    """It is unknown whose callback it was, and the other agents did not cause it."""
     process = await processes.start("Quiet", "Callback")
     await running(pool, "Callback")
     await running(pool, "Quiet")
@@ -188,10 +188,10 @@ async def test_an_exit_in_a_callback_does_not_end_the_worker(
     assert ended(process) == 0
 
 
-async def test_a_generator_that_does_not_close_keeps_no_process(
+async def test_a_generator_that_does_not_close_prevents_no_exit(
     pool: WorkerPool, processes: Processes
 ):
-    """It has no lease any more, and what it still runs is an agent's code."""
+    """The worker has no lease any more, and only an agent's code still runs."""
     process = await processes.start("Ticking")
     await at_work(pool, "Ticking")
     process.terminate()
@@ -199,7 +199,7 @@ async def test_a_generator_that_does_not_close_keeps_no_process(
 
 
 async def test_a_loop_that_never_turns_again_is_killed(pool: WorkerPool, processes: Processes):
-    """Its lease ends, nobody confirms, and the thread ends the process."""
+    """Its lease ends, the loop does not confirm, and the thread ends the process."""
     pool.config = replace(QUICK, lease_seconds=1.0)
     process = await processes.start("Blocking")
     await pool.spawn(role_type="Blocking")
@@ -232,7 +232,7 @@ async def test_a_process_stopped_for_longer_than_its_lease_writes_nothing(
 
 
 async def test_a_worker_does_not_outlive_its_owner(pool: WorkerPool, processes: Processes):
-    """`muster up` was killed: what it started must end."""
+    """`muster up` was killed: the processes that it started must end."""
     owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     changes = {"owner_pid": owner.pid, "owner_start_time": start_time(owner.pid)}
     process = await processes.start("Quiet", **changes)
@@ -250,7 +250,7 @@ async def test_without_its_order_a_process_ends_at_once(pool: WorkerPool, proces
 
 
 async def test_an_idle_worker_loads_nothing_heavy(pool: WorkerPool, processes: Processes):
-    """SQLAlchemy comes with the first `engine()`, the HTTP library never: they cost megabytes."""
+    """SQLAlchemy is loaded by the first `engine()`, the HTTP library never: they need megabytes."""
     process = await processes.start("Quiet")
     await running(pool, "Quiet")
     loaded = Path(f"/proc/{process.pid}/maps").read_text()

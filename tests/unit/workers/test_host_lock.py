@@ -1,4 +1,4 @@
-"""One supervisor per host: who comes next waits for who is just ending, and for nothing else."""
+"""One supervisor per host: the next one waits for one that is ending, and for nothing else."""
 
 import asyncio
 import errno
@@ -18,7 +18,7 @@ from workers.supervisor.supervisor import KILL_SECONDS
 async def test_a_supervisor_that_is_ending_is_waited_for_and_logged_once(
     tmp_path: Path,
 ) -> None:
-    """It may drain its host's workers; with an error the next one would end in its place."""
+    """It may still drain its workers; with an error instead the next one would not start."""
     assert lock.LOCK_TIMEOUT_SECONDS > SHUTDOWN_SECONDS + KILL_SECONDS
     last, following = HostLock(str(tmp_path)), HostLock(str(tmp_path))
     await last.acquire(0.0)
@@ -46,7 +46,7 @@ async def test_a_wait_for_the_previous_supervisor_is_cancelled_at_once(tmp_path:
 async def test_an_error_of_the_system_is_not_mistaken_for_another_supervisor(
     at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would be waited for in vain, and then be said to be there."""
+    """The wait would never end, and the message would be wrong."""
 
     class Refused(socket.socket):
         def __init__(self, *given: int) -> None:

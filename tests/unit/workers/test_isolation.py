@@ -71,7 +71,7 @@ def test_without_a_window_none_is_isolated() -> None:
     assert not lost(agent, 1_000_000, suspicion_ms=0).alone
 
 
-def test_alone_it_is_to_blame_and_its_budget_ends() -> None:
+def test_the_loss_of_an_isolated_agent_counts_against_its_budget() -> None:
     alone = msgspec.structs.replace(RUNNING, alone=True, losses=(1, 2))
     once = lost(alone, 1_000_000)
     assert (once.status, once.due_ms, once.failures) == (
@@ -87,20 +87,20 @@ def test_alone_it_is_to_blame_and_its_budget_ends() -> None:
     assert twice.last_error.message == "killed"
 
 
-def test_when_a_lost_log_was_recovered_nobody_is_to_blame() -> None:
-    """All workers were lost with it: who was alone stays so, and spends nothing."""
+def test_a_recovery_of_the_log_counts_against_no_agent() -> None:
+    """All workers were lost with it: isolated agents stay so, and spend nothing."""
     alone = msgspec.structs.replace(RUNNING, alone=True, losses=(1, 2))
     after = lost(alone, 1_000_000, blameless=True)
     assert (after.status, after.alone, after.failures) == (Status.PENDING, True, ())
     assert not lost(claimed(lost(RUNNING, 1_000_000)), 1_000_001, blameless=True).alone
 
 
-def test_one_that_was_to_end_ends_although_it_is_to_blame() -> None:
+def test_an_isolated_agent_with_the_termination_flag_ends() -> None:
     alone = msgspec.structs.replace(RUNNING, alone=True, losses=(1, 2))
     assert lost(done(alone, Terminate()), 1_000_000).status is Status.TERMINATED
 
 
-def test_cleared_it_starts_with_a_clean_slate() -> None:
+def test_a_cleared_agent_has_no_losses() -> None:
     alone = msgspec.structs.replace(RUNNING, alone=True, losses=(1, 2))
     clean = done(alone, Clear(reason="behaved"))
     assert (clean.alone, clean.losses, clean.status) == (False, (), Status.RUNNING)
@@ -108,7 +108,7 @@ def test_cleared_it_starts_with_a_clean_slate() -> None:
 
 
 @pytest.mark.parametrize("status", [s for s in Status if s not in {"terminated", "failed"}])
-def test_whatever_it_is_doing_it_can_be_dropped(status: Status) -> None:
+def test_it_can_be_dropped_in_every_status(status: Status) -> None:
     ended = done(msgspec.structs.replace(RUNNING, status=status), Drop())
     assert (ended.status, ended.reason) == (Status.TERMINATED, "dropped")
 
@@ -143,27 +143,27 @@ def decided(found: Survey, config: PoolConfig = CONFIG) -> scaling.Decision:
     return scaling.decide(found, config, empty_seconds={"e": 999.0})
 
 
-def test_each_of_them_is_a_whole_worker_of_load() -> None:
+def test_each_isolated_agent_counts_as_the_load_of_a_worker() -> None:
     assert decided(with_alone(worker("w", agents=1), alone=2)).launch == 2
     assert decided(with_alone(worker("w", agents=1), alone=1, waiting=12)).launch == 2
 
 
-def test_an_empty_worker_or_one_that_comes_is_enough() -> None:
+def test_an_empty_or_ordered_worker_is_enough() -> None:
     coming = worker("o", status=WorkerStatus.REQUESTED)
     assert decided(with_alone(worker("e"), alone=1)).launch == 0
     assert decided(with_alone(worker("w", agents=9), coming, alone=1)).launch == 0
     found = with_alone(worker("e"), coming, alone=1, waiting=11)
-    assert decided(found).launch == 1, "what they take is not there for the others"
+    assert decided(found).launch == 1, "their workers are not free for the others"
 
 
-def test_no_more_than_half_of_the_workers_are_theirs() -> None:
+def test_at_most_half_of_the_workers_are_for_isolated_agents() -> None:
     assert decided(with_alone(taken("t"), alone=5)).launch == 1
     assert decided(with_alone(taken("t"), taken("u"), alone=5)).launch == 0
     assert PoolConfig(max_workers=1).isolation_limit == 1
     assert PoolConfig(max_workers=100, max_alone_workers=7).isolation_limit == 7
 
 
-def test_nothing_is_given_back_while_one_of_them_waits() -> None:
+def test_no_worker_is_drained_while_an_isolated_agent_waits() -> None:
     assert decided(with_alone(worker("e"), alone=1)).drain == ()
 
 
@@ -187,7 +187,7 @@ def test_at_the_maximum_no_worker_is_emptied_for_it() -> None:
         ({"max_workers": 1, "agents_per_worker": 1_000}, 60.0),
     ],
 )
-def test_all_agents_of_a_worker_have_a_turn_within_the_window(
+def test_all_agents_of_a_worker_are_isolated_once_within_the_window(
     limits: dict[str, Any], seconds: float
 ) -> None:
     config = PoolConfig(**limits)
@@ -197,7 +197,7 @@ def test_all_agents_of_a_worker_have_a_turn_within_the_window(
     assert turns * config.isolation_seconds <= config.suspicion_window_seconds + 1e-6
 
 
-def test_while_a_worker_can_be_had_it_waits_for_the_whole_window() -> None:
+def test_if_a_worker_is_possible_it_waits_for_the_complete_window() -> None:
     full = [worker(name, agents=10) for name in "abc"]
     below_maximum = with_alone(*full, alone=1)
     assert isolation.max_wait_seconds(below_maximum, CONFIG) == 600.0
@@ -206,7 +206,7 @@ def test_while_a_worker_can_be_had_it_waits_for_the_whole_window() -> None:
     assert isolation.max_wait_seconds(with_alone(*full, worker("e"), alone=1), CONFIG) == 600.0
 
 
-def test_where_none_can_be_had_a_tenth_of_the_window_is_all() -> None:
+def test_if_no_worker_is_possible_it_waits_for_a_tenth_of_the_window() -> None:
     full = [worker(name, agents=10) for name in "abcd"]
     assert isolation.max_wait_seconds(with_alone(*full, alone=1), CONFIG) == 60.0
     limit_reached = with_alone(taken("t"), taken("u"), worker("e"), alone=1)

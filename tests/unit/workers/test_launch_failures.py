@@ -1,4 +1,4 @@
-"""Which hosts a leader orders workers from, after what became of its orders there."""
+"""On which hosts a leader orders workers, given the results of its orders there."""
 
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import ObservedWorker
@@ -43,7 +43,7 @@ def test_a_worker_that_settles_resets_the_failures() -> None:
     assert launches.eligible(["bad"], 106.1) == ["bad"]
     launches.observe(survey(), 107.0)
     failed(launches, 2)
-    assert launches.eligible(["bad"], 108.0) == ["bad"], "the count began anew"
+    assert launches.eligible(["bad"], 108.0) == ["bad"], "the count started again"
 
 
 def test_a_worker_that_dies_before_it_has_settled_has_failed() -> None:
@@ -71,7 +71,7 @@ def test_the_end_of_a_draining_or_isolated_worker_is_no_failure() -> None:
 
 
 def test_a_worker_that_is_stopped_while_it_is_young_has_not_failed() -> None:
-    """A pool may give back empty workers at once, and start new ones all the time."""
+    """A pool may stop empty workers at once, and start new ones all the time."""
     launches = LaunchTracker()
     failed(launches, 2)
     launches.record_ordered({"w": "bad"}, 100.5)

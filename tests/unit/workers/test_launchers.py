@@ -1,4 +1,4 @@
-"""Starting worker processes where something is in the way."""
+"""Starting worker processes when the zygote or the system fails."""
 
 import errno
 import signal
@@ -19,7 +19,7 @@ from workers.launch.zygote import Plan
 async def test_a_zygote_that_hangs_does_not_block_its_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its end is not waited for in vain, and it does not stay behind."""
+    """Nothing waits for its end for ever, and it does not survive."""
     monkeypatch.setattr("workers.launch.fork.END_SECONDS", 0.2)
     launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
     await launcher.start(lambda *_: None)
@@ -29,7 +29,7 @@ async def test_a_zygote_that_hangs_does_not_block_its_supervisor(
 
     def kill_and_wait() -> None:
         kill()
-        zygote.wait(10)  # how soon the system ends one that was killed is not the question
+        zygote.wait(10)  # the system may need a while to end a killed process
 
     monkeypatch.setattr(zygote, "kill", kill_and_wait)
     try:
@@ -44,7 +44,7 @@ async def test_a_zygote_that_hangs_does_not_block_its_supervisor(
 async def test_a_killed_zygote_that_lingers_blocks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where memory is short that takes time, and a supervisor has more to stop."""
+    """With little memory its end takes time, and a supervisor has more to stop."""
     monkeypatch.setattr("workers.launch.fork.END_SECONDS", 0.1)
     launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
     await launcher.start(lambda *_: None)
@@ -62,7 +62,7 @@ async def test_a_killed_zygote_that_lingers_blocks_nothing(
 
 
 async def test_a_long_error_of_an_import_is_reported_too(tmp_path: Path) -> None:
-    """It quotes what it could not use, and that may be long."""
+    """It quotes an invalid value, which may be long."""
     (tmp_path / "wordy.py").write_text("raise RuntimeError('x' * 200_000 + ' the end')\n")
     launcher = ForkLauncher(Plan(roles={"r": "wordy:Wordy"}, app_dir=str(tmp_path)))
     try:
@@ -99,7 +99,7 @@ KILLED = "os.kill(os.getpid(), 9)"
         (KILLED, 9, 3, "importing the agent classes: killed by signal 9, 3 times"),
         ("os._exit(3)", 9, 1, "importing the agent classes: exited with code 3"),
     ],
-    ids=["killed by somebody", "killed whenever it imports", "ended by what it imports"],
+    ids=["killed once", "killed whenever it imports", "ended by what it imports"],
 )
 async def test_a_zygote_that_ends_before_it_is_ready(
     tmp_path: Path, end: str, least: int, times: int, said: str

@@ -1,4 +1,4 @@
-"""Log files that workers leave behind go in time; those of a living worker never do."""
+"""Log files of ended workers are removed in time; those of a live worker never are."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ NOW = time.time()
 
 
 def left_behind(folder: Path, name: str, *, days: float, files: int = 1, size: int = 10) -> None:
-    """Files of a worker that is gone, last written so many days ago."""
+    """Files of an ended worker, last written so many days ago."""
     for number in range(files):
         path = folder / "pool" / (f"{name}.jsonl.{number}" if number else f"{name}.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -196,7 +196,7 @@ def test_bytes_and_descriptors_of_the_stream_work(captured: Captured):
 
 
 def test_files_are_rotated_by_size(tmp_path: Path):
-    """Nothing is lost between them, and the oldest go."""
+    """Nothing is lost between them, and the oldest are removed."""
     file = LogFile(tmp_path / "pool" / "w.jsonl", size_max=100)
     for number in range(40):
         file.write(f"{number:019}\n".encode())
@@ -208,7 +208,7 @@ def test_files_are_rotated_by_size(tmp_path: Path):
 
 
 def test_a_line_that_cannot_be_written_stops_no_agent(tmp_path: Path):
-    (tmp_path / "pool").write_text("in the way")
+    (tmp_path / "pool").write_text("not a folder")
     file = LogFile(tmp_path / "pool" / "w.jsonl")
     file.write(b"x\n")
     assert file.dropped == 1

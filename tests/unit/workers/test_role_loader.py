@@ -1,4 +1,4 @@
-"""Loading role classes: what is refused, and what is said then."""
+"""Loading role classes: what is refused, and with which message."""
 
 import sys
 import threading

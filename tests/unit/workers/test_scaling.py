@@ -72,7 +72,7 @@ def test_a_draining_worker_is_no_capacity() -> None:
     assert launches(survey(draining, waiting=1)) == 1
 
 
-def test_it_never_exceeds_the_maximum_and_says_so() -> None:
+def test_it_never_exceeds_the_maximum_and_gives_that_as_the_reason() -> None:
     decision = scaling.decide(
         survey(worker("a", agents=10), waiting=50), PoolConfig(max_workers=3), empty_seconds={}
     )
@@ -91,7 +91,7 @@ def test_an_empty_worker_is_stopped_after_its_time_and_not_before() -> None:
     assert decision.drain == ("c",)
 
 
-def test_nothing_is_given_back_while_something_waits() -> None:
+def test_no_worker_is_drained_while_something_waits() -> None:
     found = survey(worker("b"), waiting=1)
     decision = scaling.decide(found, PoolConfig(), empty_seconds={"b": 999.0})
     assert decision.drain == ()
