@@ -107,12 +107,19 @@ def test_events_in_another_order_are_noticed(story: Story, data: st.DataObject) 
 
 
 def found_in(story: Story, entries: list[Entry]) -> list[Offence]:
-    """With seq, ids and times as if nothing had happened, judged by the log and the hashes."""
-    told = [
-        replace(e, seq=n, ts=LATE_MS + n, stream_id=f"{LATE_MS + n}-0", event_id=f"e{n}")
-        for n, e in enumerate(entries, 1)
+    """With new seqs, ids and times and without causes, judged by the log and the hashes."""
+    renumbered = [
+        replace(
+            entry,
+            seq=n,
+            ts=LATE_MS + n,
+            stream_id=f"{LATE_MS + n}-0",
+            event_id=f"e{n}",
+            causation_id="",
+        )
+        for n, entry in enumerate(entries, 1)
     ]
-    evidence = story.evidence(told)
+    evidence = story.evidence(renumbered)
     evidence.views = None  # its times would reveal it
     return weigh(evidence)
 
