@@ -32,17 +32,16 @@ from gateway.following.subscriptions import encode_event
 from gateway.resources.spawn import _digest
 from gateway.server.openapi import build_document
 from gateway.wire.decoding import decode_body
-from gateway.wire.problems import _KINDS
 from gateway.wire.problems import Body as ProblemBody
+from gateway.wire.problems import Kind
 from gateway.wire.requests import SpawnRequest
 from muster.cli.main import command_line
 from muster.settings.settings import NAMES, Settings
 from projector.fold.heartbeats import Heartbeat, gather
 from projector.intake.entries import entry_of, event_of, read_entry
 from projector.store import mapping, rows
-from projector.store.rows import AgentRow, EventRow, HostRow
+from projector.store.rows import AgentRow, EventRow, HostRow, PoolCapacity
 from projector.store.tables import METADATA, POOL_CAPACITY
-from projector.store.waiting import PoolCapacity
 
 # ---- the code under test: the only place that names it -----------------------------------------
 
@@ -259,7 +258,7 @@ def surface_forms() -> Form:
     return {
         "http": _wordless(_resolved(msgspec.to_builtins(build_document("0", token=True)))),
         "problem": [field.encode_name for field in msgspec.structs.fields(ProblemBody)],
-        "problems": {kind.value: status for kind, (status, _) in _KINDS.items()},
+        "problems": {kind.value: kind.status for kind in Kind if kind.status},
         "settings": {name: str(getattr(defaults, name)) for name in sorted(NAMES)},
         "commands": _commands(command_line()),
     }

@@ -21,9 +21,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from eventstore.connection.aof_check import AofCheck
+from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import UNREACHABLE, NotSent, execute_blocking
 from eventstore.connection.clients import connect
-from gateway.backend.background import retry_on_error
 
 log = structlog.get_logger("muster.gateway")
 
@@ -150,3 +150,17 @@ class FailFastRedis(Redis):
         except UNREACHABLE:
             health.request_probe()
             raise
+
+
+RETRY_SECONDS: Final = (1.0, 30.0)
+
+
+async def retry_on_error(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run it until it returns; run it again after an error, which is logged each time."""
+    backoff = Backoff(seconds=RETRY_SECONDS, reset_after_seconds=RETRY_SECONDS[1])
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("gateway.part_failed", part=name)
+        await asyncio.sleep(backoff.next_delay())

@@ -23,8 +23,7 @@ from eventstore.language.events import LogRecovered
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
-from gateway.following.heads import ObservedHead, entry_seq, foreign_entry, require_readable
-from gateway.following.subscriptions import well_formed
+from gateway.following import subscriptions
 from projector.queries.views import EventRange, Position
 
 log = structlog.get_logger("muster.gateway")
@@ -59,7 +58,7 @@ class Tail:
         self.positions: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
         """Logs that are no longer followed, and why: an event could not be read."""
-        self.heads: dict[str, ObservedHead] = {}
+        self.heads: dict[str, subscriptions.ObservedHead] = {}
         self._log = event_log
         self._reader = reader
         self._catalogue = catalogue
@@ -153,7 +152,7 @@ class Tail:
         """Start after the last entry of every stream."""
         state = await self._open_catalogue()
         positions = {CATALOGUE: state.stream_id if state.seq else "0-0"}
-        self.heads[CATALOGUE] = ObservedHead(state.seq)
+        self.heads[CATALOGUE] = subscriptions.ObservedHead(state.seq)
         for pool in state.pools:
             positions[pool], self.heads[pool] = await self._end_position(pool)
         await self._log.refresh_clocks(positions)
@@ -161,20 +160,20 @@ class Tail:
         self._following.set()
         log.info("gateway.tail_following", streams=len(positions))
 
-    async def _end_position(self, pool: str) -> tuple[str, ObservedHead]:
+    async def _end_position(self, pool: str) -> tuple[str, subscriptions.ObservedHead]:
         stream = self._log.keys.pool(pool, "events")
         try:
             last = await execute(self._log.client, "XREVRANGE", stream, "+", "-", "COUNT", 1)
         except (*UNREACHABLE, RedisError) as error:
             raise MusterError(f"the end of {stream} cannot be read: {error}") from error
         if not last:
-            return "0-0", ObservedHead()
+            return "0-0", subscriptions.ObservedHead()
         [entry] = last
         stream_id, fields = entry[0].decode(), entry[1]
-        if well_formed(entry):
-            return stream_id, ObservedHead(int(fields[5]), int(fields[25]))
-        self._stop_following(pool, f"entry {stream_id}: {foreign_entry()}")
-        return stream_id, ObservedHead()
+        if subscriptions.well_formed(entry):
+            return stream_id, subscriptions.ObservedHead(int(fields[5]), int(fields[25]))
+        self._stop_following(pool, f"entry {stream_id}: {subscriptions.foreign_entry()}")
+        return stream_id, subscriptions.ObservedHead()
 
     async def _read(self) -> None:
         active = [pool for pool in self.positions if pool not in self.stopped]
@@ -195,7 +194,7 @@ class Tail:
             self._drop_unknown_pools()
         for pool in self._catalogue.state.pools:
             if pool not in self.positions:
-                self.positions[pool], self.heads[pool] = "0-0", ObservedHead()
+                self.positions[pool], self.heads[pool] = "0-0", subscriptions.ObservedHead()
 
     def _drop_unknown_pools(self) -> None:
         """Follow no pools that the recovered catalogue does not know."""
@@ -205,15 +204,16 @@ class Tail:
 
     async def _fill_gap(self, pool: str, next_entry: Entry, generation: int) -> None:
         """Read what left the stream before this tail read it."""
-        until, end_seq = next_entry[0].decode(), entry_seq(next_entry)
+        until, end_seq = next_entry[0].decode(), subscriptions.entry_seq(next_entry)
         while (
             pool not in self.stopped
-            and (observed_seq := self.heads.setdefault(pool, ObservedHead()).seq) + 1 < end_seq
+            and (observed_seq := self.heads.setdefault(pool, subscriptions.ObservedHead()).seq) + 1
+            < end_seq
         ):
             page = await self._event_range.after(
                 pool, self.positions[pool], until=until, count=PAGE_SIZE
             )
-            missed = [entry for entry in page if entry_seq(entry) < end_seq]
+            missed = [entry for entry in page if subscriptions.entry_seq(entry) < end_seq]
             if not missed:
                 log.warning("gateway.events_missing", pool=pool, after=observed_seq, before=end_seq)
                 return
@@ -231,7 +231,9 @@ class Tail:
                 return
         last_id, last = entries[-1]
         self.positions[pool] = last_id.decode()
-        self.heads.setdefault(pool, ObservedHead()).advance(int(last[5]), int(last[25]))
+        self.heads.setdefault(pool, subscriptions.ObservedHead()).advance(
+            int(last[5]), int(last[25])
+        )
         self._raise_high_water_mark(pool, entries, generation)
         for listener in self._listeners:
             listener.consume(pool, entries)
@@ -240,7 +242,7 @@ class Tail:
         """The entries before the first that this version cannot read; that one stops this log."""
         for index, entry in enumerate(entries):
             try:
-                require_readable(entry, with_body=pool == CATALOGUE)
+                subscriptions.require_readable(entry, with_body=pool == CATALOGUE)
             except UnknownEvent as error:
                 self._stop_following(pool, f"entry {entry[0].decode()}: {error}")
                 return entries[:index]

@@ -12,16 +12,8 @@ from contextlib import contextmanager
 import structlog
 
 from eventstore.errors import UnknownEvent
-from eventstore.language import agents
+from eventstore.language import agents, events
 from eventstore.language.agents import Agent
-from eventstore.language.events import (
-    AgentFailed,
-    AgentStarted,
-    AgentStartFailed,
-    AgentTerminated,
-    Event,
-    decode_entry,
-)
 from eventstore.log.reader import Entry
 
 log = structlog.get_logger("muster.gateway")
@@ -35,10 +27,10 @@ class Watch:
 
     def __init__(self) -> None:
         self.open = True
-        self._events: deque[Event] = deque()
+        self._events: deque[events.Event] = deque()
         self._arrived = asyncio.Event()
 
-    def put(self, event: Event) -> None:
+    def put(self, event: events.Event) -> None:
         self._events.append(event)
         self._arrived.set()
 
@@ -46,7 +38,7 @@ class Watch:
         self.open = False
         self._arrived.set()
 
-    async def next(self, deadline: float) -> Event | None:
+    async def next(self, deadline: float) -> events.Event | None:
         """The next event; None if none has come by `deadline` (the event loop's time)."""
         if not self._events and self.open:
             self._arrived.clear()
@@ -57,7 +49,7 @@ class Watch:
                 return None
         return self.next_nowait()
 
-    def next_nowait(self) -> Event | None:
+    def next_nowait(self) -> events.Event | None:
         """The next event, if it is here already."""
         return self._events.popleft() if self._events else None
 
@@ -114,7 +106,7 @@ class Waiters:
             if not watches:
                 continue
             try:
-                event = decode_entry(stream_id, fields)
+                event = events.decode_entry(stream_id, fields)
             except UnknownEvent as error:
                 log.warning("gateway.unknown_event", pool=pool, error=str(error))
                 for watch in watches:  # what comes after it cannot be folded
@@ -135,13 +127,18 @@ class Waiters:
                 watch.close()
 
 
-SPAWN_OUTCOMES = (AgentStarted, AgentStartFailed, AgentTerminated, AgentFailed)
+SPAWN_OUTCOMES = (
+    events.AgentStarted,
+    events.AgentStartFailed,
+    events.AgentTerminated,
+    events.AgentFailed,
+)
 """The events that end the wait for a spawn."""
 
 
 async def wait_until_started(
     watch: Watch, agent: Agent, deadline: float
-) -> tuple[Agent, Event | None]:
+) -> tuple[Agent, events.Event | None]:
     """Fold what happens to a new agent until it runs, has failed to, or has ended."""
     while event := await watch.next(deadline):
         agent = agents.evolve(agent, event, agent.pool_name)
@@ -150,7 +147,7 @@ async def wait_until_started(
     return agent, None
 
 
-def _apply_pending(watch: Watch, agent: Agent, event: Event) -> tuple[Agent, Event]:
+def _apply_pending(watch: Watch, agent: Agent, event: events.Event) -> tuple[Agent, events.Event]:
     """The events of a step come together: a failed start and the last failure are one outcome."""
     while next_event := watch.next_nowait():
         agent, event = agents.evolve(agent, next_event, agent.pool_name), next_event

@@ -91,8 +91,6 @@ RULES: Final[Mapping[str, Rule]] = {
         "`muster parked` says what and why; remove the cause, then retry or drop them",
     ),
     "tail-stopped": Rule(
-        "critical",
-        "{reason}",
-        "restart this gateway in the version that writes such events",
+        "critical", "{reason}", "restart this gateway in the version that writes such events"
     ),
 }

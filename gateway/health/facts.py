@@ -1,8 +1,10 @@
-"""What a gateway knows about Redis, the database, and how far the views are."""
+"""What a gateway knows about Redis, the database, and how far the views are; and the probes."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
+from aiohttp import web
 from msgspec import Struct
 from redis.exceptions import RedisError
 
@@ -10,9 +12,11 @@ from eventstore.connection.calls import UNREACHABLE, execute, shielded
 from eventstore.connection.requirements import inspect, server_version
 from eventstore.errors import LogError, LogUnreachable, MusterError
 from eventstore.log import parked
+from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
 from gateway.following.subscriptions import well_formed
 from gateway.wire.problems import Problem
+from gateway.wire.responses import json_response
 from projector.queries.views import is_lost
 
 REDIS_TIMEOUT_SECONDS: Final = 2.0
@@ -170,3 +174,38 @@ def fallback_description(backend: Backend) -> str:
     """Empty, or a sentence: the log replaces another."""
     fallback = backend.options.fallback
     return fallback.description if fallback else ""
+
+
+class Alive(Struct, frozen=True):
+    status: str = "alive"
+
+
+class Readiness(Struct, frozen=True):
+    """`fallback`: the log replaces another, which could not be reached at the start."""
+
+    status: str
+    reasons: Sequence[str] = ()
+    fallback: bool = False
+    fallback_reason: str = ""
+    fallback_can_end: bool = False
+    """Whether the other answers again, so that the next start changes over to it."""
+
+
+async def alive(_request: web.Request) -> web.Response:
+    """`GET /healthz`: the process answers."""
+    return json_response(Alive())
+
+
+async def ready(request: web.Request) -> web.Response:
+    """`GET /readyz`: it makes progress, or says why it does not."""
+    backend = request.app[BACKEND]
+    reasons = await not_ready_reasons(backend)
+    fallback = backend.options.fallback
+    readiness = Readiness(
+        "not ready" if reasons else "ready",
+        reasons,
+        fallback=fallback is not None,
+        fallback_reason=fallback_description(backend),
+        fallback_can_end=bool(fallback and fallback.primary_reachable_ms),
+    )
+    return json_response(readiness, status=503 if reasons else 200)

@@ -1,4 +1,4 @@
-"""Reading agents and ending them."""
+"""Reading agents and their workers, and ending agents."""
 
 import asyncio
 from collections.abc import Iterable
@@ -14,25 +14,24 @@ from gateway.backend.backend import Backend
 from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
-from gateway.wire.decoding import path_parameter, read_body, read_query
-from gateway.wire.preferences import wait_preference
+from gateway.wire import requests
+from gateway.wire.decoding import path_parameter, read_body, read_query, wait_preference
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import (
-    AgentQuery,
-    AsOfQuery,
-    DeleteAgentQuery,
-    Identifier,
-    ProjectId,
-    ProjectQuery,
-    TerminateRequest,
+from gateway.wire.responses import (
+    AGENTS,
+    WorkerPage,
+    agent_page,
+    decode_cursor,
+    encode_cursor,
+    json_response,
+    next_page_link,
 )
-from gateway.wire.responses import AGENTS, agent_page, decode_cursor, json_response
 from projector.queries.views import AgentFilter, AgentRow
 
 
 async def list_agents(request: web.Request) -> web.Response:
     """`GET /api/v1/agents`."""
-    params = read_query(request, AgentQuery)
+    params = read_query(request, requests.AgentQuery)
     name, _, value = (params.label or "").partition(":")
     agent_filter = AgentFilter(
         pool_name=params.pool_name,
@@ -48,9 +47,9 @@ async def list_agents(request: web.Request) -> web.Response:
 
 async def list_project(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/project/{project_id}`."""
-    params = read_query(request, ProjectQuery)
+    params = read_query(request, requests.ProjectQuery)
     agent_filter = AgentFilter(
-        project_id=path_parameter(request, "project_id", ProjectId),
+        project_id=path_parameter(request, "project_id", requests.ProjectId),
         status=tuple(status.value for status in params.status),
         ended=_ended_filter(params.include_ended, params.status),
     )
@@ -63,7 +62,9 @@ def _ended_filter(include: bool, statuses: list[Status]) -> bool | None:
 
 
 async def _list_response(
-    request: web.Request, agent_filter: AgentFilter, params: AgentQuery | ProjectQuery
+    request: web.Request,
+    agent_filter: AgentFilter,
+    params: requests.AgentQuery | requests.ProjectQuery,
 ) -> web.Response:
     backend, limit = request.app[BACKEND], params.limit
     after_id = decode_cursor(params.cursor)
@@ -81,8 +82,8 @@ async def _list_response(
 
 async def get_agent(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/{agent_id}`."""
-    params = read_query(request, AsOfQuery)
-    agent_id = path_parameter(request, "agent_id", Identifier)
+    params = read_query(request, requests.AsOfQuery)
+    agent_id = path_parameter(request, "agent_id", requests.Identifier)
     if params.as_of is not None:
         return json_response(await _agent_as_of(request, agent_id, params.as_of))
     return json_response(await request.app[BACKEND].agent_from_views(request, agent_id))
@@ -102,15 +103,15 @@ async def _agent_as_of(request: web.Request, agent_id: str, text: str) -> AgentR
 
 async def terminate(request: web.Request) -> web.Response:
     """`POST /api/v1/agents/terminate`."""
-    payload = await read_body(request, TerminateRequest)
+    payload = await read_body(request, requests.TerminateRequest)
     await request.app[BACKEND].require_known_pool(payload.pool_name)
     return await _terminate(request, payload.pool_name, payload.agent_id, payload.graceful)
 
 
 async def delete_agent(request: web.Request) -> web.Response:
     """`DELETE /api/v1/agents/{agent_id}`."""
-    agent_id = path_parameter(request, "agent_id", Identifier)
-    params = read_query(request, DeleteAgentQuery)
+    agent_id = path_parameter(request, "agent_id", requests.Identifier)
+    params = read_query(request, requests.DeleteAgentQuery)
     if params.pool_name:
         await request.app[BACKEND].require_known_pool(params.pool_name)
     pool = params.pool_name or await _pool_of(request.app[BACKEND], agent_id)
@@ -208,3 +209,32 @@ async def _missing_agent_problem(request: web.Request, row: AgentRow) -> Problem
         return agent_not_found(row.agent_id)
     unreadable = Unreadable("agent", row.agent_id, "its hash is gone")
     return await park_unreadable(backend, row.pool_name, unreadable)
+
+
+async def list_workers(request: web.Request) -> web.Response:
+    """`GET /api/v1/agents/workers`."""
+    backend = request.app[BACKEND]
+    params = read_query(request, requests.WorkerQuery)
+    pools = None if params.pool_name is None else [params.pool_name]
+    after_id, ended, limit = (
+        decode_cursor(params.cursor, requests.WorkerId),
+        params.include_ended,
+        params.limit + 1,
+    )
+    as_of_text = ""
+    if params.as_of is not None:
+        async with backend.read_history() as views:
+            point = await as_of.resolve(request, views, params.as_of, pools)
+            rows = await views.history.workers(
+                point, params.pool_name, ended=ended, after=after_id, limit=limit
+            )
+            as_of_text = as_of.canonical_text(point)
+    else:
+        async with backend.read_views() as views:
+            await backend.catch_up(views, request, pools)
+            rows = await views.workers(params.pool_name, ended=ended, after=after_id, limit=limit)
+    if len(rows) <= params.limit:
+        return json_response(WorkerPage(workers=rows))
+    rows = rows[: params.limit]
+    link, headers = next_page_link(request, encode_cursor(rows[-1].worker_id), as_of_text)
+    return json_response(WorkerPage(workers=rows, next=link), headers=headers)

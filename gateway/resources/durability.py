@@ -19,7 +19,7 @@ from eventstore.language.durability import Level
 from eventstore.log.replies import Proof
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
-from gateway.wire.preferences import WaitPreference
+from gateway.wire.decoding import WaitPreference
 from gateway.wire.problems import Kind, Problem
 from projector.queries.views import Views
 

@@ -158,11 +158,7 @@ class Stream:
     """One client's connection."""
 
     def __init__(
-        self,
-        backend: Backend,
-        response: web.StreamResponse,
-        selection: Selection,
-        cursor: Cursor,
+        self, backend: Backend, response: web.StreamResponse, selection: Selection, cursor: Cursor
     ) -> None:
         self._backend = backend
         self._response = response

@@ -26,14 +26,7 @@ from gateway.resources import as_of
 from gateway.resources.durability import DurabilityRequest, durability_request
 from gateway.resources.parked import park_unreadable
 from gateway.resources.spawn import role_not_found
-from gateway.wire.decoding import (
-    patch_pool_config,
-    path_parameter,
-    pool_config,
-    read_body,
-    read_query,
-)
-from gateway.wire.preferences import wait_preference
+from gateway.wire import decoding
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import AsOfQuery, DeletePoolQuery, PoolName, PoolPatch, PoolRequest
 from gateway.wire.responses import AGENTS, PoolDeletion, PoolList, json_response
@@ -47,8 +40,8 @@ async def create_pool(request: web.Request) -> web.Response:
     """`POST /api/v1/agents/pools`."""
     backend = request.app[BACKEND]
     durability = await _durability_request(request)
-    payload = await read_body(request, PoolRequest)
-    config = pool_config(payload.config, backend.options.pool_defaults)
+    payload = await decoding.read_body(request, PoolRequest)
+    config = decoding.pool_config(payload.config, backend.options.pool_defaults)
     if payload.role_type not in backend.options.roles:
         raise role_not_found(payload.role_type, backend.options.roles)
     origin = request[ORIGIN]
@@ -71,7 +64,7 @@ async def _durability_request(request: web.Request) -> DurabilityRequest:
     """The durability that a request on a pool asks for."""
     limits = request.app[BACKEND].limits
     return await durability_request(
-        request, wait_preference(request.headers.getall("Prefer", ()), limits)
+        request, decoding.wait_preference(request.headers.getall("Prefer", ()), limits)
     )
 
 
@@ -94,7 +87,7 @@ def _proofs(result: ChangeResult) -> list[Proof]:
 
 async def list_pools(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/pools`."""
-    params = read_query(request, AsOfQuery)
+    params = decoding.read_query(request, AsOfQuery)
     backend = request.app[BACKEND]
     if params.as_of is not None:
         async with backend.read_history() as views:
@@ -107,9 +100,9 @@ async def list_pools(request: web.Request) -> web.Response:
 
 async def get_pool(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/pools/{pool_name}`."""
-    params = read_query(request, AsOfQuery)
+    params = decoding.read_query(request, AsOfQuery)
     backend = request.app[BACKEND]
-    name = path_parameter(request, "pool_name", PoolName)
+    name = decoding.path_parameter(request, "pool_name", PoolName)
     if params.as_of is not None:
         async with backend.read_history() as views:
             point = await as_of.resolve(request, views, params.as_of, [name])
@@ -126,14 +119,14 @@ async def get_pool(request: web.Request) -> web.Response:
 async def change_pool(request: web.Request) -> web.Response:
     """`PATCH /api/v1/agents/pools/{pool_name}`."""
     backend = request.app[BACKEND]
-    name = path_parameter(request, "pool_name", PoolName)
+    name = decoding.path_parameter(request, "pool_name", PoolName)
     durability = await _durability_request(request)
-    payload = await read_body(request, PoolPatch)
+    payload = await decoding.read_body(request, PoolPatch)
     await backend.pool(name)
     defaults = backend.options.pool_defaults
 
     def change(config: PoolConfig) -> PoolConfig:
-        return patch_pool_config(config, payload.config, defaults)
+        return decoding.patch_pool_config(config, payload.config, defaults)
 
     result = await backend.with_catalogue(
         lambda catalogue: catalogue.change_pool(name, change, request[ORIGIN])
@@ -183,9 +176,9 @@ async def _row(request: web.Request, pool: Pool) -> PoolRow:
 async def delete_pool(request: web.Request) -> web.Response:
     """`DELETE /api/v1/agents/pools/{pool_name}`."""
     backend = request.app[BACKEND]
-    name = path_parameter(request, "pool_name", PoolName)
-    force = read_query(request, DeletePoolQuery).force
-    preference = wait_preference(request.headers.getall("Prefer", ()), backend.limits)
+    name = decoding.path_parameter(request, "pool_name", PoolName)
+    force = decoding.read_query(request, DeletePoolQuery).force
+    preference = decoding.wait_preference(request.headers.getall("Prefer", ()), backend.limits)
     durability = await durability_request(request, preference)
     await backend.with_catalogue(lambda catalogue: catalogue.refresh())
     pool = await backend.pool(name)  # as it is now, not an earlier one of that name

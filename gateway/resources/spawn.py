@@ -28,8 +28,7 @@ from gateway.backend.reading import READ_STATE
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import durability_request
 from gateway.resources.spawn_outcome import spawn_response, start_finished
-from gateway.wire.decoding import check_spawn, read_body
-from gateway.wire.preferences import WaitPreference, wait_preference
+from gateway.wire.decoding import WaitPreference, check_spawn, read_body, wait_preference
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import SpawnRequest
 from gateway.wire.responses import AGENTS

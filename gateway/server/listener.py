@@ -16,7 +16,7 @@ from aiohttp import web
 
 from eventstore.errors import ConfigurationError
 from gateway.backend.backend import Backend
-from gateway.backend.background import retry_on_error
+from gateway.backend.redis_health import retry_on_error
 from gateway.options import GatewayOptions
 from gateway.server.middleware import default_headers
 from gateway.server.routes import application

@@ -86,11 +86,7 @@ def _count_request(request: web.Request, status: int, seconds: float) -> None:
     method = request.method if request.method in hdrs.METH_ALL else "other"
     request.app[BACKEND].observations.count_request(method, route, status, seconds)
     log.debug(
-        "gateway.answered",
-        method=method,
-        route=route,
-        status=status,
-        ms=round(seconds * 1000, 1),
+        "gateway.answered", method=method, route=route, status=status, ms=round(seconds * 1000, 1)
     )
 
 

@@ -10,13 +10,8 @@ import msgspec
 from aiohttp import web
 
 from gateway.backend.app_keys import BACKEND
+from gateway.server import parameters
 from gateway.server.operations import JSON, OPERATIONS, Operation
-from gateway.server.parameters import (
-    durability_headers,
-    header_parameter,
-    path_parameters,
-    query_parameters,
-)
 from gateway.wire.problems import CONTENT_TYPE
 from gateway.wire.problems import Body as ProblemBody
 from gateway.wire.responses import json_response
@@ -82,15 +77,19 @@ def _operation(
             str.maketrans("", "", "{}")
         ),
         "parameters": [
-            *path_parameters(op.path),
-            *(query_parameters(components[op.query.__name__]) if op.query is not None else ()),
-            *map(header_parameter, op.headers),
+            *parameters.path_parameters(op.path),
+            *(
+                parameters.query_parameters(components[op.query.__name__])
+                if op.query is not None
+                else ()
+            ),
+            *map(parameters.header_parameter, op.headers),
         ],
         "responses": {
             str(status): {
                 "description": meaning,
                 "content": {op.content_type: {"schema": schemas[repr(shape)]}},
-                **({"headers": durability_headers()} if op.is_command else {}),
+                **({"headers": parameters.durability_headers()} if op.is_command else {}),
             }
             for status, meaning, shape in op.responses
         },

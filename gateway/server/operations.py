@@ -8,30 +8,12 @@ from typing import Any, Final
 from msgspec import Struct
 
 from gateway.following.subscriptions import FlatEvent
-from gateway.health.monitor import (
-    AlertList,
-    Dashboard,
-    HealthReport,
-    SystemFigures,
-)
-from gateway.health.probes import Alive, Readiness
+from gateway.health.facts import Alive, Readiness
+from gateway.health.monitor import AlertList, Dashboard, HealthReport, SystemFigures
 from gateway.resources.parked import ParkedList, ParkedRow
-from gateway.server.parameters import (
-    DURABILITY,
-    IDEMPOTENCY_KEY,
-    LAST_EVENT_ID,
-    PREFER,
-    Header,
-)
+from gateway.server.parameters import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Header
 from gateway.wire import requests
-from gateway.wire.responses import (
-    AGENTS,
-    API,
-    AgentPage,
-    PoolDeletion,
-    PoolList,
-    WorkerPage,
-)
+from gateway.wire.responses import AGENTS, API, AgentPage, PoolDeletion, PoolList, WorkerPage
 from projector.queries.views import AgentRow, PoolRow
 
 JSON: Final = "application/json"

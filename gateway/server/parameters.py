@@ -16,8 +16,7 @@ class Header(NamedTuple):
 
 
 PREFER: Final = Header(
-    "Prefer",
-    "`wait=N`: wait up to N seconds (60 at most); `respond-async`: do not wait.",
+    "Prefer", "`wait=N`: wait up to N seconds (60 at most); `respond-async`: do not wait."
 )
 DURABILITY: Final = Header(
     "Muster-Durability",

@@ -1,16 +1,24 @@
-"""All routes, and what all requests pass through."""
+"""All routes, what all requests pass through, and the pages.
 
+Pages are plain files without data of their own, and load nothing from elsewhere: what they show
+they request from the API, with the token that the reader enters.
+"""
+
+import re
+from functools import cache
+from importlib.resources import files
 from typing import Final
 
 from aiohttp import web
 
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
-from gateway.health import metrics, monitor, probes
+from gateway.health import facts, metrics, monitor
 from gateway.options import LIMITS
-from gateway.resources import agents, event_stream, parked, pools, spawn, workers
-from gateway.server import openapi, pages
+from gateway.resources import agents, event_stream, parked, pools, spawn
+from gateway.server import openapi
 from gateway.server.middleware import guard, set_headers
+from gateway.wire.problems import Kind, Problem
 from gateway.wire.responses import AGENTS, API
 
 AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health)$)[^/]+}"
@@ -37,7 +45,7 @@ def routes() -> list[web.RouteDef]:
         web.get(f"{AGENTS}/pools/{{pool_name}}", pools.get_pool),
         web.patch(f"{AGENTS}/pools/{{pool_name}}", pools.change_pool),
         web.delete(f"{AGENTS}/pools/{{pool_name}}", pools.delete_pool),
-        web.get(f"{AGENTS}/workers", workers.list_workers),
+        web.get(f"{AGENTS}/workers", agents.list_workers),
         web.get(f"{AGENTS}/project/{{project_id}}", agents.list_project),
         web.get(f"{AGENTS}/monitor/system", monitor.system),
         web.get(f"{AGENTS}/monitor/dashboard", monitor.dashboard),
@@ -50,11 +58,52 @@ def routes() -> list[web.RouteDef]:
         web.post(f"{API}/parked/{{parked_id}}/retry", parked.retry),
         web.delete(f"{API}/parked/{{parked_id}}", parked.drop),
         web.get(f"{API}/events", event_stream.follow, allow_head=False),
-        web.get("/healthz", probes.alive),
-        web.get("/readyz", probes.ready),
+        web.get("/healthz", facts.alive),
+        web.get("/readyz", facts.ready),
         web.get("/metrics", metrics.metrics),
         web.get("/openapi.json", openapi.document),
-        web.get("/docs", pages.docs),
-        web.get("/", pages.dashboard),
-        web.get("/static/{name}", pages.static),
+        web.get("/docs", docs),
+        web.get("/", dashboard),
+        web.get("/static/{name}", static),
     ]
+
+
+_TYPES: Final = {
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "svg": "image/svg+xml",
+}
+_NAME: Final = re.compile(r"[a-z]+\.(css|js|svg)")
+
+
+async def dashboard(_request: web.Request) -> web.Response:
+    """`GET /`."""
+    return _file("dashboard.html")
+
+
+async def docs(_request: web.Request) -> web.Response:
+    """`GET /docs`."""
+    return _file("docs.html")
+
+
+async def static(request: web.Request) -> web.Response:
+    """`GET /static/{name}`."""
+    name = request.match_info["name"]
+    if not _NAME.fullmatch(name):
+        raise Problem(Kind.NOT_FOUND, "no resource has this path")
+    return _file(name)
+
+
+def _file(name: str) -> web.Response:
+    try:
+        content = _read(name)
+    except FileNotFoundError:
+        raise Problem(Kind.NOT_FOUND, "no resource has this path") from None
+    kind = _TYPES[name.rpartition(".")[2]]
+    return web.Response(body=content, content_type=kind, charset="utf-8")
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (files("gateway") / "static" / name).read_bytes()

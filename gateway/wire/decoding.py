@@ -1,5 +1,11 @@
-"""Requests read into the Structs that describe them. A refusal names the field that it is about."""
+"""Requests read into the Structs that describe them. A refusal names the field that it is about.
 
+A body is bounded in size (aiohttp limits it to `body_max`) and time; what is compressed is refused,
+so nothing can expand. Of `Prefer` (RFC 7240) what cannot be read is skipped and what is too long is
+shortened, and `Preference-Applied` says what was done.
+"""
+
+import asyncio
 import re
 from ast import literal_eval
 from collections.abc import Mapping, Sequence
@@ -9,12 +15,11 @@ from typing import Any, Final, TypeVar, cast, get_args
 
 import msgspec
 from aiohttp import web
-from msgspec import structs
+from msgspec import Struct, structs
 from multidict import MultiMapping
 
 from eventstore.language.pool_config import PoolConfig
-from gateway.options import Limits
-from gateway.wire.bodies import read_content
+from gateway.options import LIMITS, Limits
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import PATTERN_DESCRIPTIONS, SpawnRequest
 
@@ -186,3 +191,55 @@ def patch_pool_config(
     base = msgspec.to_builtins(defaults)
     overrides = {name: base.get(name) if value is None else value for name, value in fields.items()}
     return pool_config(overrides, config)
+
+
+async def read_content(request: web.Request) -> bytes:
+    """All of the body. Raises `Problem`."""
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        detail = "send the body as it is, without Content-Encoding"
+        headers = {"Accept-Encoding": "identity"}
+        raise Problem(
+            Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Encoding", headers=headers
+        )
+    limits = request.app[LIMITS]
+    bytes_max = limits.body_max
+    if request.content_length is not None and request.content_length > bytes_max:
+        raise Problem(Kind.BODY_TOO_LARGE, f"the body is over {bytes_max} bytes", field="body")
+    timeout_seconds = limits.body_seconds
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await request.read()
+    except TimeoutError:
+        detail = f"the body did not come within {timeout_seconds:g} s"
+        raise Problem(Kind.BODY_TOO_SLOW, detail, field="body") from None
+    except (web.RequestPayloadError, ConnectionError) as error:
+        detail = "the body broke off, or is not framed as HTTP says"
+        raise Problem(Kind.MALFORMED_HTTP, detail, field="body") from error
+
+
+class WaitPreference(Struct, frozen=True):
+    """Seconds to wait, and what `Preference-Applied` says."""
+
+    seconds: float
+    applied: str = ""
+    explicit: bool = False
+    """The client named the seconds."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Preference-Applied": self.applied} if self.applied else {}
+
+
+def wait_preference(prefer: Sequence[str], limits: Limits) -> WaitPreference:
+    """What the `Prefer` headers of a request say. The first of each preference counts."""
+    preferences: dict[str, str] = {}
+    for item in ",".join(prefer).split(","):
+        name, _, value = item.split(";")[0].partition("=")
+        preferences.setdefault(name.strip().lower(), value.strip().strip('"'))
+    if "respond-async" in preferences:
+        return WaitPreference(0.0, "respond-async")
+    wait = preferences.get("wait", "")
+    if wait.isascii() and wait.isdigit() and len(wait) < 10:
+        seconds = min(float(wait), limits.wait_max)
+        return WaitPreference(seconds, f"wait={seconds:g}", explicit=seconds > 0)
+    return WaitPreference(limits.wait_default)

@@ -20,8 +20,7 @@ from eventstore.language.events import ENTRY_FIELDS, require_version
 from eventstore.language.upcasts import upcast
 from eventstore.log.reader import Entry
 from projector.intake.entries import number_of, require_short_names, text_of
-from projector.store.tables import AGENT_LIVE, SERVING, WORKER_LIVE
-from projector.store.upserts import write_rows
+from projector.store.tables import AGENT_LIVE, SERVING, WORKER_LIVE, write_rows
 
 RETENTION_MS: Final = 900_000
 """Rows of the live tables are deleted after so long without a heartbeat."""

@@ -27,19 +27,10 @@ from projector.fold.prior_states import PriorStates
 from projector.fold.snapshot import Snapshot
 from projector.intake.entries import OK, Admitted, admit, position_after
 from projector.intake.source import first_seq
+from projector.store import mapping
 from projector.store.lease import Superseded
-from projector.store.mapping import (
-    Row,
-    agent_record,
-    host_of,
-    host_record,
-    pool_of,
-    pool_record,
-    worker_record,
-)
 from projector.store.rows import EventRow, Position
-from projector.store.tables import EVENTS, ViewTables
-from projector.store.upserts import insert_new, write_rows
+from projector.store.tables import EVENTS, ViewTables, insert_new, write_rows
 
 ARCHIVE_CHUNK: Final = 5_000
 
@@ -73,8 +64,8 @@ class Projection:
         self._truncated = {pool for pool in self._stored if first_seq(connection, pool) > 1}
         self.positions = {CATALOGUE: Position(CATALOGUE), **self._stored}
         position = self.positions[CATALOGUE]
-        pools = map(pool_of, _all(connection, self.tables.pools))
-        hosts = map(host_of, _all(connection, self.tables.hosts))
+        pools = map(mapping.pool_of, _all(connection, self.tables.pools))
+        hosts = map(mapping.host_of, _all(connection, self.tables.hosts))
         self.catalogue = Catalogue(
             pools={pool.pool_name: pool for pool in pools},
             hosts={host.host: host for host in hosts},
@@ -160,9 +151,9 @@ class Projection:
     # ---- rows --------------------------------------------------------------------------------
 
     def _write_state(self, connection: Connection, state: State, generation: int) -> None:
-        agents = [agent_record(agent, generation) for agent in state.agents.values()]
+        agents = [mapping.agent_record(agent, generation) for agent in state.agents.values()]
         workers = [
-            worker_record(load.worker, load.agent_count, load.isolated_agent)
+            mapping.worker_record(load.worker, load.agent_count, load.isolated_agent)
             for load in state.workers.values()
         ]
         write_rows(connection, self.tables.agents, agents, "replace")
@@ -170,8 +161,12 @@ class Projection:
 
     def _write_catalogue(self, connection: Connection, new: Catalogue) -> None:
         old = self.catalogue
-        pools = [pool_record(p) for name, p in new.pools.items() if old.pools.get(name) != p]
-        hosts = [host_record(h) for name, h in new.hosts.items() if old.hosts.get(name) != h]
+        pools = [
+            mapping.pool_record(p) for name, p in new.pools.items() if old.pools.get(name) != p
+        ]
+        hosts = [
+            mapping.host_record(h) for name, h in new.hosts.items() if old.hosts.get(name) != h
+        ]
         write_rows(connection, self.tables.pools, pools, "replace")
         write_rows(connection, self.tables.hosts, hosts, "replace")
 
@@ -205,5 +200,5 @@ def stopped(position: Position) -> bool:
     return position.status != OK
 
 
-def _all(connection: Connection, table: Table) -> Sequence[Row]:
+def _all(connection: Connection, table: Table) -> Sequence[mapping.Row]:
     return connection.execute(select(table)).mappings().all()

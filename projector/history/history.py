@@ -27,9 +27,8 @@ from projector.history.positions import ArchiveIncomplete, AsOf, PointInTime, fi
 from projector.history.replay import CHUNK, HistoricalState, TooExpensive, candidates, matching
 from projector.history.statistics import capacity_of, row_of_agent, row_of_worker, rows_of_pools
 from projector.store.database import Database
-from projector.store.rows import AgentFilter, AgentRow, PoolRow, WorkerRow
+from projector.store.rows import AgentFilter, AgentRow, PoolCapacity, PoolRow, WorkerRow
 from projector.store.tables import EVENTS
-from projector.store.waiting import PoolCapacity
 
 CONNECTIONS: Final = 2
 

@@ -9,14 +9,7 @@ from eventstore.language.agents import Agent, Status
 from eventstore.language.catalogue import Catalogue
 from eventstore.language.workers import Worker, WorkerStatus
 from projector.store.mapping import pool_record, worker_record
-from projector.store.rows import (
-    AgentRow,
-    PoolRow,
-    WorkerRow,
-    pool_row,
-    worker_row,
-)
-from projector.store.waiting import PoolCapacity
+from projector.store.rows import AgentRow, PoolCapacity, PoolRow, WorkerRow, pool_row, worker_row
 
 LIVE_WORKER_STATUSES: Final = (WorkerStatus.ACTIVE, WorkerStatus.SUSPECT, WorkerStatus.DRAINING)
 

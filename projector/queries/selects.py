@@ -18,6 +18,7 @@ from projector.store.rows import (
     AgentRow,
     EventRow,
     HostRow,
+    PoolCapacity,
     PoolRow,
     WorkerRow,
     agent_row,
@@ -25,7 +26,6 @@ from projector.store.rows import (
     worker_row,
 )
 from projector.store.tables import AGENT_LIVE, CAPACITY, EVENTS, SERVING, WORKER_LIVE
-from projector.store.waiting import PoolCapacity
 
 LIVE_STATUSES: Final = tuple(status.value for status in Status if status not in TERMINAL)
 ENDED_WORKER_STATUSES: Final = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)

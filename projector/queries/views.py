@@ -13,8 +13,8 @@ from projector.history.history import ArchiveUnreadable, History
 from projector.history.positions import ArchiveIncomplete, AsOf, NotYetArchived, PointInTime
 from projector.history.replay import TooExpensive
 from projector.intake import archive
-from projector.intake.event_range import EventRange
-from projector.intake.integrity import is_lost
+from projector.intake.archive import EventRange
+from projector.intake.source import is_lost
 from projector.queries import selects
 from projector.store.database import Database, DatabaseError, DatabaseUnreachable
 from projector.store.rows import (
@@ -29,27 +29,11 @@ from projector.store.rows import (
 from projector.store.tables import SERVING
 
 __all__ = [
-    "HISTORY_SECONDS",
-    "AgentFilter",
-    "AgentRow",
-    "ArchiveIncomplete",
-    "AsOf",
-    "DatabaseError",
-    "DatabaseUnreachable",
-    "EventRow",
-    "History",
-    "HostRow",
-    "PointInTime",
-    "NotYetArchived",
-    "PoolRow",
-    "Position",
-    "TooExpensive",
-    "EventRange",
-    "ArchiveUnreadable",
-    "Views",
-    "WorkerRow",
-    "is_lost",
-]
+    "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
+    "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
+    "PoolRow", "Position", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
+    "WorkerRow", "is_lost",
+]  # fmt: skip
 
 CONNECTIONS: Final = 4
 HISTORY_SECONDS: Final = 4.0

@@ -14,7 +14,7 @@ The active projector, or the next rebuild, drops the tables that an interrupted 
 """
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -28,14 +28,45 @@ from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection, read_positions, stopped
 from projector.intake.source import Source, read_archive
 from projector.rebuild.bounds import COPIED_REASON, LogBounds
-from projector.rebuild.lease import acquire_rebuild_lease, drop_and_release
-from projector.rebuild.progress import OnProgress, Progress
-from projector.rebuild.view_sets import copy_serving, create_shadow, read_version, switch
+from projector.rebuild.view_sets import (
+    acquire_rebuild_lease,
+    copy_serving,
+    create_shadow,
+    drop_and_release,
+    read_version,
+    switch,
+)
 from projector.store.database import Database
 from projector.store.lease import LEASE_SECONDS, Lease, Superseded
 from projector.store.rows import EventRow
 from projector.store.tables import SERVING, SHADOW
 from projector.verify.view_comparison import Comparison, compare
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """Events folded of those that the logs have, and the time since the start."""
+
+    pool: str = ""
+    events: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+    comparison: Comparison | None = None
+    """With the serving views; None until they were compared."""
+
+    @property
+    def rate(self) -> float:
+        """Events per second."""
+        return self.events / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None while it is unknown."""
+        return max(self.total - self.events, 0) / self.rate if self.rate else None
+
+
+OnProgress = Callable[[Progress], None]
+
 
 CATCH_UP_PASSES_MAX: Final = 10
 """How often the archive's new end is folded before the projector's lease is acquired."""

@@ -16,9 +16,8 @@ import structlog
 from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection, stopped
 from projector.intake.source import Source, archive_heads, read_archive
-from projector.rebuild.lease import RebuildInProgress
 from projector.rebuild.rebuild import Rebuild
-from projector.rebuild.view_sets import read_version
+from projector.rebuild.view_sets import RebuildInProgress, read_version
 from projector.store.database import Database
 from projector.store.lease import Lease
 from projector.store.rows import Position

@@ -2,25 +2,34 @@
 
 Rows are copied into the serving tables, and tables are not renamed: what others built on them
 (views, grants, dashboards) stays, and both databases let readers see the old rows until the commit.
-Tables of another version get their columns in the same transaction (`store/migrations.py`).
+Tables of another version get their columns in the same transaction (`migrate_serving`):
+PostgreSQL's are altered, never dropped: a query whose snapshot is older than the switch would find
+a new table empty, and what others built on a table would be dropped with it, or prevent that. An
+SQLite snapshot still has the old tables, so there they are dropped and created.
+
+One rebuild runs at a time, by a lease of its own.
 """
 
 from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy import Connection, delete, func, insert, select, text, update
-
-from projector.store.migrations import migrate_serving
-from projector.store.tables import (
-    INCOMPLETE,
-    SERVING,
-    SHADOW,
-    SHADOW_METADATA,
-    VIEW_VERSION,
-    VIEW_VERSIONS,
-    VIEWS,
+from sqlalchemy import (
+    Column,
+    Connection,
+    Table,
+    delete,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
 )
-from projector.store.upserts import insert_new
+from sqlalchemy.schema import CreateColumn
+
+from eventstore.errors import MusterError
+from projector.store import tables
+from projector.store.lease import Lease
 
 VIEWS_NAME: Final = "views"
 PREVIOUS_PREFIX: Final = "previous_"
@@ -29,27 +38,27 @@ PREVIOUS_PREFIX: Final = "previous_"
 
 def read_version(connection: Connection) -> int:
     """Of the views in the database; `INCOMPLETE` when some were found missing."""
-    query = select(VIEW_VERSIONS.c.version).where(VIEW_VERSIONS.c.name == VIEWS_NAME)
+    query = select(tables.VIEW_VERSIONS.c.version).where(tables.VIEW_VERSIONS.c.name == VIEWS_NAME)
     version: int | None = connection.execute(query).scalar()
-    return version or INCOMPLETE
+    return version or tables.INCOMPLETE
 
 
 def create_shadow(connection: Connection) -> None:
     """Empty shadow tables, also where a rebuild that died left some."""
     drop_shadow(connection)
-    SHADOW_METADATA.create_all(connection)
+    tables.SHADOW_METADATA.create_all(connection)
 
 
 def drop_shadow(connection: Connection) -> None:
-    SHADOW_METADATA.drop_all(connection)
+    tables.SHADOW_METADATA.drop_all(connection)
 
 
 def copy_serving(connection: Connection, pools: Collection[str]) -> None:
     """Copy the serving rows of these pools into the shadow set, as they are."""
     for old, new, key in (
-        (SERVING.checkpoints, SHADOW.checkpoints, "pool"),
-        (SERVING.workers, SHADOW.workers, "pool_name"),
-        (SERVING.agents, SHADOW.agents, "pool_name"),
+        (tables.SERVING.checkpoints, tables.SHADOW.checkpoints, "pool"),
+        (tables.SERVING.workers, tables.SHADOW.workers, "pool_name"),
+        (tables.SERVING.agents, tables.SHADOW.agents, "pool_name"),
     ):
         names = [column.name for column in old.columns]
         query = select(*(old.c[name] for name in names)).where(old.c[key].in_(pools))
@@ -61,29 +70,109 @@ def switch(connection: Connection, prefix: str) -> None:
     version = read_version(connection)
     _copy_heartbeat_ids(connection)
     _drop_previous(connection, prefix)
-    if version in (VIEW_VERSION, INCOMPLETE):
-        for old in SERVING.all():
+    if version in (tables.VIEW_VERSION, tables.INCOMPLETE):
+        for old in tables.SERVING.all():
             connection.execute(old.delete())
     else:
         migrate_serving(connection, prefix)
-    for old, new in zip(SERVING.all(), SHADOW.all(), strict=True):
+    for old, new in zip(tables.SERVING.all(), tables.SHADOW.all(), strict=True):
         names = [column.name for column in old.columns]
         query = select(*(new.c[name] for name in names))
         connection.execute(insert(old).from_select(names, query))
-    row = {"name": VIEWS_NAME, "version": VIEW_VERSION}
-    connection.execute(insert_new(connection, VIEW_VERSIONS), row)
-    connection.execute(update(VIEW_VERSIONS).where(VIEW_VERSIONS.c.name == VIEWS_NAME).values(row))
+    row = {"name": VIEWS_NAME, "version": tables.VIEW_VERSION}
+    connection.execute(tables.insert_new(connection, tables.VIEW_VERSIONS), row)
+    connection.execute(
+        update(tables.VIEW_VERSIONS).where(tables.VIEW_VERSIONS.c.name == VIEWS_NAME).values(row)
+    )
 
 
 def _drop_previous(connection: Connection, prefix: str) -> None:
     """Drop what earlier versions of Muster left behind, their rows of `view_versions` too."""
-    for name in VIEWS:
+    for name in tables.VIEWS:
         connection.execute(text(f"DROP TABLE IF EXISTS {prefix}{PREVIOUS_PREFIX}{name}"))
-    connection.execute(delete(VIEW_VERSIONS).where(VIEW_VERSIONS.c.name != VIEWS_NAME))
+    connection.execute(
+        delete(tables.VIEW_VERSIONS).where(tables.VIEW_VERSIONS.c.name != VIEWS_NAME)
+    )
 
 
 def _copy_heartbeat_ids(connection: Connection) -> None:
     """Heartbeats are not folded: the position up to which they were read stays."""
-    old, new = SERVING.checkpoints, SHADOW.checkpoints
+    old, new = tables.SERVING.checkpoints, tables.SHADOW.checkpoints
     serving_id = select(old.c.heartbeat_id).where(old.c.pool == new.c.pool).scalar_subquery()
     connection.execute(update(new).values(heartbeat_id=func.coalesce(serving_id, "")))
+
+
+class RebuildInProgress(MusterError):
+    """Another rebuild of these views is running."""
+
+
+async def acquire_rebuild_lease(lease: Lease) -> None:
+    """Raises `RebuildInProgress` while another process renews it."""
+    try:
+        await lease.acquire(timeout_seconds=lease.seconds * 1.5)
+    except TimeoutError:
+        raise RebuildInProgress from None
+
+
+async def drop_abandoned_tables(lease: Lease) -> None:
+    """Drop the tables of a rebuild that died; not those of one that still renews its lease."""
+    try:
+        await acquire_rebuild_lease(lease)
+    except RebuildInProgress:
+        return
+    await drop_and_release(lease)
+
+
+async def drop_and_release(lease: Lease) -> None:
+    """Drop the tables of a rebuild and release its lease, in one step. Raises `Superseded`."""
+
+    def drop(connection: Connection) -> None:
+        drop_shadow(connection)
+        lease.release_in(connection)
+
+    await lease.write(drop)
+
+
+LOCK_SECONDS: Final = 3
+"""How long one slow reader may block the switch, and with it all later readers."""
+
+
+def migrate_serving(connection: Connection, prefix: str) -> None:
+    """Empty the serving tables and give them the columns of this version.
+
+    A column whose type changes must get a new name. `prefix` is that of the schema.
+    """
+    connection.execute(text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
+    if connection.dialect.name == "sqlite":
+        for name in tables.VIEWS:
+            connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+    else:
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
+        present = inspect(connection).get_table_names(tables.SCHEMA)
+        for table in tables.SERVING.all():
+            if table.name in present:
+                _alter(connection, table)
+    tables.METADATA.create_all(connection)
+    connection.execute(text(tables.POOL_CAPACITY.format(schema=prefix)))
+
+
+def _alter(connection: Connection, table: Table) -> None:
+    connection.execute(table.delete())
+    existing = {
+        column["name"] for column in inspect(connection).get_columns(table.name, tables.SCHEMA)
+    }
+    expected = {column.name: column for column in table.columns}
+    for name in sorted(existing - expected.keys()):
+        _alter_table(connection, table, f'DROP COLUMN "{name}"')
+    for name in expected.keys() - existing:
+        _alter_table(connection, table, f"ADD COLUMN {_column_sql(connection, expected[name])}")
+    for index in table.indexes:
+        index.create(connection, checkfirst=True)
+
+
+def _alter_table(connection: Connection, table: Table, change: str) -> None:
+    connection.execute(text(f"ALTER TABLE {tables.SCHEMA}.{table.name} {change}"))
+
+
+def _column_sql(connection: Connection, column: Column[object]) -> str:
+    return str(CreateColumn(column).compile(dialect=connection.dialect))

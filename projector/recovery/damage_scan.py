@@ -11,8 +11,7 @@ from msgspec import Struct
 from eventstore.keys import CATALOGUE
 from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection
-from projector.intake.integrity import describe_damage, rewritten
-from projector.intake.source import Source, archive_heads, read_archive
+from projector.intake.source import Source, archive_heads, describe_damage, read_archive, rewritten
 from projector.store.database import Database
 from projector.store.rows import EventRow, Position
 

@@ -21,8 +21,8 @@ from projector.fold.projection import AppliedBatch, Projection, stopped
 from projector.fold.snapshot import SnapshotFailed, take_snapshot, truncated_start
 from projector.intake.entries import OK, read_entries
 from projector.intake.source import Source
-from projector.rebuild.lease import drop_abandoned_tables
 from projector.rebuild.startup import prepare_views
+from projector.rebuild.view_sets import drop_abandoned_tables
 from projector.recovery.recovery import Recovery, Stage
 from projector.service.audit import Audit
 from projector.service.heartbeat_loop import HeartbeatLoop

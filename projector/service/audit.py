@@ -8,8 +8,7 @@ from eventstore.log.log import Log
 from eventstore.recovery.restore import halt_generation
 from projector.fold.projection import stopped
 from projector.intake.entries import OK
-from projector.intake.integrity import describe_damage, rewritten
-from projector.intake.source import Source
+from projector.intake.source import Source, describe_damage, rewritten
 from projector.store.database import Database
 from projector.store.rows import Position
 

@@ -20,8 +20,7 @@ from eventstore.connection.backoff import Backoff
 from eventstore.errors import MusterError
 from projector.fold.projection import AppliedBatch
 from projector.intake.entries import OK
-from projector.intake.integrity import is_lost
-from projector.intake.source import Source
+from projector.intake.source import Source, is_lost
 from projector.rebuild.startup import upgrade
 from projector.rebuild.view_sets import read_version
 from projector.service.active import Active

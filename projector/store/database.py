@@ -20,16 +20,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from eventstore.errors import MusterError
+from projector.store import tables
 from projector.store.engines import address, postgres_engine, sqlite_engine
-from projector.store.tables import (
-    INCOMPLETE,
-    METADATA,
-    POOL_CAPACITY,
-    SCHEMA,
-    VIEW_VERSION,
-    VIEW_VERSIONS,
-    VIEWS,
-)
 
 T = TypeVar("T")
 
@@ -106,7 +98,7 @@ class Database:
     @property
     def prefix(self) -> str:
         """The schema before the name of a table, in SQL written by hand."""
-        return "" if self.sqlite else f"{SCHEMA}."
+        return "" if self.sqlite else f"{tables.SCHEMA}."
 
     def open(self) -> None:
         """Set up; a connection is made when the first transaction needs one."""
@@ -207,30 +199,36 @@ class Database:
         return not (self._expected() - self._existing(connection))
 
     def _expected(self) -> set[str]:
-        return {table.name for table in METADATA.sorted_tables} | {"pool_capacity"}
+        return {table.name for table in tables.METADATA.sorted_tables} | {"pool_capacity"}
 
     def _existing(self, connection: Connection) -> set[str]:
-        schema = None if self.sqlite else SCHEMA
+        schema = None if self.sqlite else tables.SCHEMA
         found = inspect(connection)
         return {*found.get_table_names(schema=schema), *found.get_view_names(schema=schema)}
 
     def _create(self, connection: Connection) -> None:
         if not self.sqlite:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({CREATION_LOCK})"))
-            if not inspect(connection).has_schema(SCHEMA):  # or its owner may not be allowed to
-                connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
+            if not inspect(connection).has_schema(
+                tables.SCHEMA
+            ):  # or its owner may not be allowed to
+                connection.execute(text(f"CREATE SCHEMA {tables.SCHEMA}"))
         before = self._existing(connection)
-        METADATA.create_all(connection)
+        tables.METADATA.create_all(connection)
         if "pool_capacity" not in before:
-            connection.execute(text(POOL_CAPACITY.format(schema=self.prefix)))
+            connection.execute(text(tables.POOL_CAPACITY.format(schema=self.prefix)))
         if "view_versions" not in before:
-            connection.execute(insert(VIEW_VERSIONS).values(name="views", version=VIEW_VERSION))
+            connection.execute(
+                insert(tables.VIEW_VERSIONS).values(name="views", version=tables.VIEW_VERSION)
+            )
         if before & _DEPENDENT_TABLES and not before >= _DEPENDENT_TABLES:
-            views = VIEW_VERSIONS.c.name == "views"
-            connection.execute(update(VIEW_VERSIONS).where(views).values(version=INCOMPLETE))
+            views = tables.VIEW_VERSIONS.c.name == "views"
+            connection.execute(
+                update(tables.VIEW_VERSIONS).where(views).values(version=tables.INCOMPLETE)
+            )
 
 
-_DEPENDENT_TABLES: Final = frozenset({*VIEWS, "events"})
+_DEPENDENT_TABLES: Final = frozenset({*tables.VIEWS, "events"})
 """Tables that only make sense together: where one was dropped, the views are rebuilt."""
 
 

@@ -21,8 +21,7 @@ from sqlalchemy import Connection, select, update
 
 from eventstore.ids import new_id
 from projector.store.database import Database
-from projector.store.tables import LEASES
-from projector.store.upserts import insert_new
+from projector.store.tables import LEASES, insert_new
 
 LEASE_SECONDS: Final = 4.0
 WATCH_SECONDS: Final = 0.5

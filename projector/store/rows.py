@@ -12,7 +12,53 @@ from msgspec import Struct
 from eventstore.language.agents import Agent, Status
 from eventstore.language.events import Error
 from projector.store.mapping import AGENT_COLUMNS, Row, agent_of, column_name
-from projector.store.waiting import PoolCapacity, own_reason
+
+WAITS_FOR_CLAIM: Final = "waiting to be claimed"
+WAITS_FOR_ISOLATION: Final = "needs a worker of its own"
+
+
+class PoolCapacity(Struct, frozen=True):
+    """The numbers that say what the pending agents of a pool wait for."""
+
+    free_slots: int = 0
+    workers: int = 0
+    ordered_workers: int = 0
+    max_workers: int = 0
+    isolated_workers: int = 0
+    """Workers that each have one isolated agent."""
+
+    def reason_of(self, agent: Agent) -> str:
+        """What a pending agent waits for, and in brackets why it was requeued."""
+        if agent.status is not Status.PENDING:
+            return agent.reason
+        waiting_for = self._waiting_for(isolated=agent.alone)
+        return f"{waiting_for} ({agent.reason})" if agent.reason else waiting_for
+
+    def _waiting_for(self, *, isolated: bool) -> str:
+        is_full = self.workers >= self.max_workers
+        if isolated:
+            return "; ".join((WAITS_FOR_ISOLATION, *([self._full_reason()] if is_full else ())))
+        if self.free_slots <= 0 and is_full:
+            return self._full_reason()
+        if self.free_slots <= 0 and self.ordered_workers:
+            return "a worker is starting"
+        return WAITS_FOR_CLAIM
+
+    def _full_reason(self) -> str:
+        isolated = (
+            f", {self.isolated_workers} of them for one agent alone"
+            if self.isolated_workers
+            else ""
+        )
+        return f"pool is at its maximum of {self.max_workers} workers{isolated}"
+
+
+def own_reason(agent: Agent) -> str:
+    """What it waits for as far as its own events say, or the recorded reason."""
+    if agent.status is not Status.PENDING or agent.reason:
+        return agent.reason
+    return WAITS_FOR_ISOLATION if agent.alone else WAITS_FOR_CLAIM
+
 
 _object: Final = msgspec.json.Decoder(dict[str, object])
 

@@ -8,23 +8,20 @@ only table that cannot be rebuilt.
 The same definitions serve SQLite and PostgreSQL (there in the schema `muster`). A rebuild fills a
 second set of the views, `fresh_…`, next to the serving ones. Times are milliseconds of log time
 since 1970, 0 where a thing has not happened; JSON is stored as text.
+
+Many rows are written at once in the fastest way of each database. PostgreSQL gets one statement
+with all rows as one JSON text (a statement per row, even pipelined, takes several times as long,
+and so do arrays, which the driver writes item by item; COPY cannot replace rows). SQLite gets one
+prepared statement, run for each row.
 """
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Final, Literal
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Double,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-)
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
 from projector.store.mapping import AGENTS, HOSTS, POOLS, WORKERS, RowCodec
@@ -43,35 +40,37 @@ SHADOW_PREFIX: Final = "fresh_"
 VIEWS: Final = ("checkpoints", "pools", "hosts", "workers", "agents")
 
 
-def _text(name: str) -> Column[str]:
-    return Column(name, Text, nullable=False, server_default="")
+def _text(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, nullable=False, server_default="")
 
 
-def _key(name: str) -> Column[str]:
-    return Column(name, String, primary_key=True)
+def _key(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.String, primary_key=True)
 
 
-def _number(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False, server_default="0")
+def _number(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
 
 
 _TYPES: Final[dict[str, type[TypeEngine[Any]]]] = {
-    "text": Text,
-    "bigint": BigInteger,
-    "integer": Integer,
-    "double precision": Double,
-    "boolean": Boolean,
+    "text": sa.Text,
+    "bigint": sa.BigInteger,
+    "integer": sa.Integer,
+    "double precision": sa.Double,
+    "boolean": sa.Boolean,
 }
 _DEFAULTS: Final = {"text": "", "bigint": "0"}
 
 
-def _columns(codec: RowCodec[Any]) -> Iterator[Column[Any]]:
+def _columns(codec: RowCodec[Any]) -> Iterator[sa.Column[Any]]:
     for column in codec.columns:
         sql = column.form.sql
         if column.key:
-            yield Column(column.name, String if sql == "text" else _TYPES[sql], primary_key=True)
+            yield sa.Column(
+                column.name, sa.String if sql == "text" else _TYPES[sql], primary_key=True
+            )
         else:
-            yield Column(
+            yield sa.Column(
                 column.name,
                 _TYPES[sql],
                 nullable=column.form.nullable,
@@ -86,9 +85,9 @@ _EVENTS: Final = RowCodec(EventRow, keys="pool generation seq")
 class ViewTables:
     """One set of the tables that a fold fills, all of them with `prefix` before their names."""
 
-    def __init__(self, metadata: MetaData, prefix: str = "") -> None:
-        def table(name: str, codec: RowCodec[Any]) -> Table:
-            return Table(f"{prefix}{name}", metadata, *_columns(codec))
+    def __init__(self, metadata: sa.MetaData, prefix: str = "") -> None:
+        def table(name: str, codec: RowCodec[Any]) -> sa.Table:
+            return sa.Table(f"{prefix}{name}", metadata, *_columns(codec))
 
         self.checkpoints = table("checkpoints", _CHECKPOINTS)
         self.pools = table("pools", POOLS)
@@ -96,22 +95,22 @@ class ViewTables:
         self.workers = table("workers", WORKERS)
         self.agents = table("agents", AGENTS)
 
-    def all(self) -> tuple[Table, ...]:
+    def all(self) -> tuple[sa.Table, ...]:
         """In the order of `VIEWS`."""
         return (self.checkpoints, self.pools, self.hosts, self.workers, self.agents)
 
 
-METADATA: Final = MetaData()
+METADATA: Final = sa.MetaData()
 SERVING: Final = ViewTables(METADATA)
-Index("agents_by_pool", SERVING.agents.c.pool_name, SERVING.agents.c.status)
-Index("agents_by_project", SERVING.agents.c.project_id)
-Index("agents_by_process", SERVING.agents.c.process_id)
-Index("workers_by_pool", SERVING.workers.c.pool_name, SERVING.workers.c.status)
+sa.Index("agents_by_pool", SERVING.agents.c.pool_name, SERVING.agents.c.status)
+sa.Index("agents_by_project", SERVING.agents.c.project_id)
+sa.Index("agents_by_process", SERVING.agents.c.process_id)
+sa.Index("workers_by_pool", SERVING.workers.c.pool_name, SERVING.workers.c.status)
 
-SHADOW_METADATA: Final = MetaData()
+SHADOW_METADATA: Final = sa.MetaData()
 SHADOW: Final = ViewTables(SHADOW_METADATA, SHADOW_PREFIX)
 
-AGENT_LIVE: Final = Table(
+AGENT_LIVE: Final = sa.Table(
     "agent_live",
     METADATA,
     _key("agent_id"),
@@ -120,28 +119,28 @@ AGENT_LIVE: Final = Table(
     _text("activity"),
     _number("last_heartbeat"),
 )
-WORKER_LIVE: Final = Table(
+WORKER_LIVE: Final = sa.Table(
     "worker_live",
     METADATA,
     _key("worker_id"),
     _key("pool_name"),
-    Column("agent_count", Integer, nullable=False),
-    Column("loop_lag_ms", Double, nullable=False),
+    sa.Column("agent_count", sa.Integer, nullable=False),
+    sa.Column("loop_lag_ms", sa.Double, nullable=False),
     _number("last_heartbeat"),
 )
 
-EVENTS: Final = Table("events", METADATA, *_columns(_EVENTS))
-Index("events_by_subject", EVENTS.c.subject, EVENTS.c.seq)
-Index("events_by_type", EVENTS.c.type, EVENTS.c.ts)
+EVENTS: Final = sa.Table("events", METADATA, *_columns(_EVENTS))
+sa.Index("events_by_subject", EVENTS.c.subject, EVENTS.c.seq)
+sa.Index("events_by_type", EVENTS.c.type, EVENTS.c.ts)
 
-LEASES: Final = Table(
+LEASES: Final = sa.Table(
     "leases", METADATA, _key("name"), _text("holder"), _number("term"), _number("renewal")
 )
-VIEW_VERSIONS: Final = Table("view_versions", METADATA, _key("name"), _number("version"))
+VIEW_VERSIONS: Final = sa.Table("view_versions", METADATA, _key("name"), _number("version"))
 
-CAPACITY: Final = Table(
+CAPACITY: Final = sa.Table(
     "pool_capacity",
-    MetaData(),  # a view, made by the statement below
+    sa.MetaData(),  # a view, made by the statement below
     _key("pool_name"),
     *map(
         _number,
@@ -156,7 +155,7 @@ CAPACITY: Final = Table(
             "pending_count",
         ),
     ),
-    Column("utilization", Double),
+    sa.Column("utilization", sa.Double),
 )
 POOL_CAPACITY: Final = """
 CREATE VIEW {schema}pool_capacity AS
@@ -186,3 +185,49 @@ FROM (
     FROM {schema}pools p WHERE NOT p.deleted
 ) AS counted
 """
+
+
+Conflict = Literal["skip", "replace"]
+"""What to do with a row whose key is already in the table."""
+
+
+def write_rows(
+    connection: sa.Connection,
+    table: sa.Table,
+    rows: Sequence[Mapping[str, Any]],
+    conflict: Conflict,
+) -> None:
+    """Insert rows, all with the same columns and no two with the same key."""
+    if not rows:
+        return
+    names = tuple(rows[0])
+    statement = _statement(table, names, connection.dialect, conflict)
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(statement, [tuple(map(row.get, names)) for row in rows])
+    else:
+        connection.exec_driver_sql(statement, (msgspec.json.encode(rows).decode(),))
+
+
+@cache
+def _statement(
+    table: sa.Table, names: tuple[str, ...], dialect: sa.Dialect, conflict: Conflict
+) -> str:
+    quoted = {name: dialect.identifier_preparer.quote(name) for name in names}
+    keys = [column.name for column in table.primary_key]
+    changes = ", ".join(f"{q} = excluded.{q}" for name, q in quoted.items() if name not in keys)
+    action = f"UPDATE SET {changes}" if conflict == "replace" else "NOTHING"
+    if dialect.name == "sqlite":
+        target, values = table.name, f"VALUES ({', '.join('?' * len(names))})"
+    else:
+        types = (f"{q} {table.c[name].type.compile(dialect)}" for name, q in quoted.items())
+        target = f"{SCHEMA}.{table.name}"
+        values = f"SELECT * FROM json_to_recordset(%s::json) AS rows ({', '.join(types)})"
+    columns, key = ", ".join(quoted.values()), ", ".join(keys)
+    return f"INSERT INTO {target} ({columns}) {values} ON CONFLICT ({key}) DO {action}"
+
+
+def insert_new(connection: sa.Connection, table: sa.Table) -> sa.Insert:
+    """INSERT of one row, or nothing where a row with that key exists."""
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()

@@ -8,8 +8,8 @@ from redis.exceptions import ResponseError
 from eventstore.connection.calls import refusal, translated_errors
 from eventstore.errors import WrongType
 from eventstore.keys import Keys
+from projector.intake.archive import EventRange
 from projector.intake.entries import read_entries
-from projector.intake.event_range import EventRange
 from projector.intake.source import Source
 from projector.store.rows import EventRow, Position
 from projector.verify.reference_fold import BrokenLog, ReferenceFold

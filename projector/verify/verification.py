@@ -17,8 +17,7 @@ from sqlalchemy import Connection, Table, select
 from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
 from projector.fold.projection import read_positions, stopped
-from projector.intake.archive import after
-from projector.intake.event_range import EventRange
+from projector.intake.archive import EventRange, after
 from projector.intake.source import Source, archive_heads, first_generation, read_archive
 from projector.store.database import Database
 from projector.store.mapping import Record, agent_record, host_record, pool_record, worker_record

@@ -9,18 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
+import sqlalchemy as sa
 from msgspec import Struct
-from sqlalchemy import (
-    CompoundSelect,
-    Connection,
-    RowMapping,
-    Select,
-    Table,
-    func,
-    inspect,
-    select,
-    union,
-)
 
 from eventstore.keys import CATALOGUE
 from projector.store.rows import Position
@@ -52,7 +42,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
 
 def compare(
-    connection: Connection,
+    connection: sa.Connection,
     version: int,
     serving: Mapping[str, Position],
     shadow: Mapping[str, Position],
@@ -92,7 +82,7 @@ def _skip_reason(
     return ""
 
 
-def _table_pairs(connection: Connection, pools: Sequence[str]) -> "Iterator[_TablePair]":
+def _table_pairs(connection: sa.Connection, pools: Sequence[str]) -> "Iterator[_TablePair]":
     pool_names = [pool for pool in pools if pool != CATALOGUE]
     for old, new in zip(SERVING.all()[1:], SHADOW.all()[1:], strict=True):
         columns = _common_columns(connection, old)
@@ -105,10 +95,10 @@ def _table_pairs(connection: Connection, pools: Sequence[str]) -> "Iterator[_Tab
             yield _TablePair(old, new, columns, pool_names)
 
 
-def _common_columns(connection: Connection, table: Table) -> set[str]:
+def _common_columns(connection: sa.Connection, table: sa.Table) -> set[str]:
     """The columns that the table has, of those that it should have."""
     schema = None if connection.dialect.name == "sqlite" else SCHEMA
-    existing = {column["name"] for column in inspect(connection).get_columns(table.name, schema)}
+    existing = {column["name"] for column in sa.inspect(connection).get_columns(table.name, schema)}
     return existing & {column.name for column in table.columns}
 
 
@@ -116,37 +106,37 @@ class _TablePair:
     """A serving table and its shadow; `pools`: those whose rows are compared, None: all rows."""
 
     def __init__(
-        self, old: Table, new: Table, columns: set[str], pools: Sequence[str] | None
+        self, old: sa.Table, new: sa.Table, columns: set[str], pools: Sequence[str] | None
     ) -> None:
         self._old, self._new, self._pools = old, new, pools
         self._keys = [key.name for key in old.primary_key]
         self._columns = sorted(columns - set(self._keys))
 
-    def count(self, connection: Connection) -> int:
+    def count(self, connection: sa.Connection) -> int:
         return _count(connection, self._rows(self._new))
 
-    def count_differing(self, connection: Connection) -> int:
+    def count_differing(self, connection: sa.Connection) -> int:
         return _count(connection, self._differing_keys())
 
-    def differences(self, connection: Connection) -> Iterator[Difference]:
+    def differences(self, connection: sa.Connection) -> Iterator[Difference]:
         """Of the first rows that differ, field by field."""
         keys = self._differing_keys().subquery()
-        query = select(keys).order_by(*keys.c).limit(LISTED_MAX)
+        query = sa.select(keys).order_by(*keys.c).limit(LISTED_MAX)
         for row in connection.execute(query).mappings().all():
             yield from self._field_differences(connection, dict(row))
 
-    def _rows(self, table: Table) -> Select[Any]:
-        query = select(*(table.c[name] for name in (*self._keys, *self._columns)))
+    def _rows(self, table: sa.Table) -> sa.Select[Any]:
+        query = sa.select(*(table.c[name] for name in (*self._keys, *self._columns)))
         return query if self._pools is None else query.where(table.c.pool_name.in_(self._pools))
 
-    def _differing_keys(self) -> CompoundSelect[Any]:
+    def _differing_keys(self) -> sa.CompoundSelect[Any]:
         """Keys of the rows that are in one set only, or with other values in the other."""
         old, new = self._rows(self._old), self._rows(self._new)
         sides = (new.except_(old).subquery(), old.except_(new).subquery())
-        return union(*(select(*(side.c[key] for key in self._keys)) for side in sides))
+        return sa.union(*(sa.select(*(side.c[key] for key in self._keys)) for side in sides))
 
     def _field_differences(
-        self, connection: Connection, keys: dict[str, Any]
+        self, connection: sa.Connection, keys: dict[str, Any]
     ) -> Iterator[Difference]:
         old, new = self._row(connection, self._old, keys), self._row(connection, self._new, keys)
         subject = f"{self._old.name}/{keys[self._keys[0]]}"
@@ -159,11 +149,13 @@ class _TablePair:
             if old[name] != new[name]:
                 yield Difference("views", pool, subject, name, str(new[name]), str(old[name]))
 
-    def _row(self, connection: Connection, table: Table, keys: dict[str, Any]) -> RowMapping | None:
+    def _row(
+        self, connection: sa.Connection, table: sa.Table, keys: dict[str, Any]
+    ) -> sa.RowMapping | None:
         same_key = (table.c[name] == value for name, value in keys.items())
         return connection.execute(self._rows(table).where(*same_key)).mappings().first()
 
 
-def _count(connection: Connection, query: Select[Any] | CompoundSelect[Any]) -> int:
-    counted = select(func.count()).select_from(query.subquery())
+def _count(connection: sa.Connection, query: sa.Select[Any] | sa.CompoundSelect[Any]) -> int:
+    counted = sa.select(sa.func.count()).select_from(query.subquery())
     return int(connection.execute(counted).scalar_one())

@@ -12,8 +12,7 @@ from muster.cli.arguments.command import Subparsers, database_errors, declare, p
 from muster.terminal import render
 
 if TYPE_CHECKING:
-    from projector.rebuild.progress import Progress
-    from projector.rebuild.rebuild import RebuildOptions
+    from projector.rebuild.rebuild import Progress, RebuildOptions
     from projector.verify.view_comparison import Comparison
 
 HELP = """\

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, insert
 from eventstore.keys import Keys
 from eventstore.log.reader import Entry
 from projector.intake import archive
+from projector.intake.archive import EventRange
 from projector.intake.entries import entry_of, read_entry
-from projector.intake.event_range import EventRange
 from projector.queries.views import Views
 from projector.store.database import Database
 from projector.store.rows import EventRow

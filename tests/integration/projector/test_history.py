@@ -17,8 +17,7 @@ from projector.history.replay import HistoricalState, TooExpensive
 from projector.queries import selects
 from projector.store.database import Database
 from projector.store.rows import AgentFilter, AgentRow, EventRow
-from projector.store.tables import EVENTS, SERVING
-from projector.store.upserts import write_rows
+from projector.store.tables import EVENTS, SERVING, write_rows
 from tests import histories
 from tests.histories import BEGUN_MS, CATALOGUE, POOLS, prefixes, summary
 

@@ -4,7 +4,7 @@ from sqlalchemy import Connection, MetaData, Table, select
 
 from projector.store import tables
 from projector.store.database import Database
-from projector.store.upserts import write_rows
+from projector.store.tables import write_rows
 from tests.later import ROW, LaterAgent, Temper
 
 TABLE = Table("later_agents", MetaData(), *tables._columns(ROW))

@@ -13,8 +13,7 @@ from eventstore.language.agent_commands import Terminate
 from eventstore.language.pool_config import PoolConfig
 from projector.fold import prior_states
 from projector.queries.views import AgentFilter
-from projector.rebuild.progress import Progress
-from projector.rebuild.rebuild import RebuildOptions, replay
+from projector.rebuild.rebuild import Progress, RebuildOptions, replay
 from projector.service.projector import Phase
 from projector.store.database import Database
 from projector.verify.verification import verify

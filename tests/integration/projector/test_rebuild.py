@@ -10,9 +10,8 @@ from eventstore.language.agent_commands import Terminate
 from projector.intake.source import Source
 from projector.queries.views import AgentFilter
 from projector.rebuild.bounds import LogDamaged
-from projector.rebuild.lease import RebuildInProgress
-from projector.rebuild.progress import Progress
-from projector.rebuild.rebuild import Rebuild, RebuildOptions, replay
+from projector.rebuild.rebuild import Progress, Rebuild, RebuildOptions, replay
+from projector.rebuild.view_sets import RebuildInProgress
 from projector.store.database import Database
 from projector.store.lease import Lease, LeaseState
 from projector.store.tables import VIEW_VERSION

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from sqlalchemy import Connection, make_url
 
-from projector.rebuild.lease import RebuildInProgress, acquire_rebuild_lease
+from projector.rebuild.view_sets import RebuildInProgress, acquire_rebuild_lease
 from projector.service.active import Active
 from projector.service.projector import Phase, Projector
 from projector.store.lease import Lease, LeaseState, Superseded

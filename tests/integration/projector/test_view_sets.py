@@ -14,8 +14,7 @@ from eventstore.language.agent_commands import Terminate
 from muster.__main__ import main
 from projector.queries.views import AgentFilter, AsOf
 from projector.rebuild import rebuild, startup, view_sets
-from projector.rebuild.progress import Progress
-from projector.rebuild.rebuild import Rebuild, RebuildOptions, replay
+from projector.rebuild.rebuild import Progress, Rebuild, RebuildOptions, replay
 from projector.recovery.recovery import Recovery
 from projector.service import projector as service
 from projector.service.projector import Phase

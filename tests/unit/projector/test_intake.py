@@ -11,10 +11,9 @@ from eventstore.language.events import ENTRY_FIELDS, NAME_MAX
 from eventstore.log.reader import Entry
 from projector.fold.heartbeats import gather
 from projector.intake.entries import admit, position_after, read_entry
-from projector.rebuild.progress import Progress
+from projector.rebuild.rebuild import Progress
 from projector.store.engines import address
-from projector.store.rows import Position
-from projector.store.waiting import PoolCapacity
+from projector.store.rows import PoolCapacity, Position
 from projector.verify.report import DIFFERENCES_MAX, Findings
 
 

@@ -187,8 +187,8 @@ def test_every_metric_is_listed_with_its_kind() -> None:
 
 def test_every_problem_is_listed_with_its_status() -> None:
     rows = {row[0].strip("`"): row[1:3] for row in table(section(EVENTS, "## Problems"))}
-    statuses = {kind.value: status for kind, (status, _) in problems._KINDS.items()}
-    after = {kind.value: f"{n} s" for kind, n in problems.RETRY_AFTER_SECONDS.items()}
+    statuses = {kind.value: kind.status for kind in problems.Kind if kind.status}
+    after = {kind.value: f"{kind.retry_after} s" for kind in problems.Kind if kind.retry_after}
     assert rows == {name: [str(statuses[name]), after.get(name, "")] for name in statuses}
 
 
