@@ -83,7 +83,7 @@ class Backend:
     async def close(self) -> None:
         await self.redis_health.stop()
         await self.tail.stop()
-        await self.capabilities.close()
+        await self.capabilities.confirmations.close()
         await self._catalogue_reader.close()
         await self.log.client.aclose()
         await self.views.stop()
@@ -255,9 +255,6 @@ class Backend:
         """Let the answer say the log's position when its step was acknowledged."""
         request[READ_STATE].position[pool] = self.log.acknowledged(pool)[1]
 
-    def mark_stale(self, request: web.Request) -> None:
-        request[READ_STATE].stale = True
-
     async def agent_from_views(
         self, request: web.Request, agent_id: str, pool: str | None = None
     ) -> AgentRow:
@@ -285,6 +282,6 @@ class Backend:
         except Problem:
             view_row = None
         if view_row is None or view_row.version < agent.version:
-            self.mark_stale(request)
+            request[READ_STATE].stale = True
             return log_row
         return view_row

@@ -56,9 +56,6 @@ class Capabilities:
         self._refreshed_at = -CACHE_SECONDS
         self._refresh_lock = asyncio.Lock()
 
-    async def close(self) -> None:
-        await self.confirmations.close()
-
     async def watch(self) -> None:
         """Poll the server, so that its capability is known when it is needed."""
         while True:

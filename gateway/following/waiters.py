@@ -7,7 +7,7 @@ folds what it receives with the same `evolve` as everything else.
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import structlog
 
@@ -67,17 +67,13 @@ class Waiters:
     def __len__(self) -> int:
         return self._count
 
-    @contextmanager
-    def watch(self, agent_id: str) -> Iterator[Watch]:
+    def watch(self, agent_id: str) -> AbstractContextManager[Watch]:
         """Watch an agent for a while. Over the limit the watch is closed from the start."""
-        with self._open_watch(self._agent_watches, agent_id) as watch:
-            yield watch
+        return self._open_watch(self._agent_watches, agent_id)
 
-    @contextmanager
-    def watch_pool(self, pool: str) -> Iterator[Watch]:
+    def watch_pool(self, pool: str) -> AbstractContextManager[Watch]:
         """Watch all events of a pool for a while, likewise."""
-        with self._open_watch(self._pool_watches, pool) as watch:
-            yield watch
+        return self._open_watch(self._pool_watches, pool)
 
     @contextmanager
     def _open_watch(self, watches: dict[str, list[Watch]], name: str) -> Iterator[Watch]:

@@ -211,19 +211,12 @@ def _agent_health(row: AgentRow, backend: Backend) -> AgentHealth:
     lease_ms = (pool.config if pool else backend.options.pool_defaults).lease_seconds * 1000
     last_observed_ms = max(row.last_heartbeat, row.started_at)
     silent = backend.log.now_ms(row.pool_name) - last_observed_ms > SILENT_LEASES_MAX * lease_ms
-    match row.status:
-        case "running":
-            verdict = "unknown" if silent else "healthy"
-        case "pending":
-            verdict = "waiting"
-        case "restarting":
-            verdict = "unhealthy"
-        case status:
-            verdict = status
+    running = "unknown" if silent else "healthy"
+    verdicts = {"running": running, "pending": "waiting", "restarting": "unhealthy"}
     return AgentHealth(
         agent_id=row.agent_id,
         status=row.status,
-        health=verdict,
+        health=verdicts.get(row.status, row.status),
         activity=row.activity,
         last_heartbeat=row.last_heartbeat,
         reason=row.reason,

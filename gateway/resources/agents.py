@@ -15,7 +15,7 @@ from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
 from gateway.wire import requests
-from gateway.wire.decoding import path_parameter, read_body, read_query, wait_preference
+from gateway.wire.decoding import path_parameter, read_body, read_query
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.responses import (
     AGENTS,
@@ -160,8 +160,8 @@ async def _terminate(
     request: web.Request, pool: str, agent_id: str, graceful: bool
 ) -> web.Response:
     backend = request.app[BACKEND]
-    preference = wait_preference(request.headers.getall("Prefer", ()), backend.limits)
-    durability = await durability_request(request, preference)
+    durability = await durability_request(request)
+    preference = durability.preference
     deadline = asyncio.get_running_loop().time() + preference.seconds
     with backend.waiters.watch(agent_id) as watch:
         command = Terminate(graceful=graceful)

@@ -19,7 +19,7 @@ from eventstore.language.durability import Level
 from eventstore.log.replies import Proof
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
-from gateway.wire.decoding import WaitPreference
+from gateway.wire.decoding import WaitPreference, wait_preference
 from gateway.wire.problems import Kind, Problem
 from projector.queries.views import Views
 
@@ -35,10 +35,13 @@ log = structlog.get_logger("muster.gateway")
 class DurabilityRequest:
     """What one command requested; `start` once it is written, `headers` before it is answered."""
 
-    def __init__(self, backend: Backend, level: Level, timeout_seconds: float) -> None:
+    def __init__(self, backend: Backend, level: Level, preference: WaitPreference) -> None:
         self.level = level
         self._backend = backend
-        self._timeout_seconds = timeout_seconds
+        self.preference = preference
+        self._timeout_seconds = (
+            preference.seconds if preference.explicit else backend.limits.durability_seconds
+        )
         self._confirmation: asyncio.Task[str] | None = None
         self.pending_reason = ""
 
@@ -104,7 +107,7 @@ def _consume_exception(task: "asyncio.Task[str]") -> None:
         task.exception()
 
 
-async def durability_request(request: web.Request, preference: WaitPreference) -> DurabilityRequest:
+async def durability_request(request: web.Request) -> DurabilityRequest:
     """What a request asks for. Raises `Problem` if the server cannot give it."""
     backend = request.app[BACKEND]
     capabilities = backend.capabilities
@@ -114,10 +117,8 @@ async def durability_request(request: web.Request, preference: WaitPreference) -
         source = "asked for" if explicit else "the default of this gateway"
         detail = f"{level.value} ({source}) cannot be given by this Redis: {why}"
         raise Problem(Kind.DURABILITY_UNAVAILABLE, detail, field=DURABILITY_HEADER)
-    timeout_seconds = (
-        preference.seconds if preference.explicit else backend.limits.durability_seconds
-    )
-    return DurabilityRequest(backend, level, timeout_seconds)
+    preference = wait_preference(request.headers.getall("Prefer", ()), backend.limits)
+    return DurabilityRequest(backend, level, preference)
 
 
 def _level(header_values: Sequence[str], default: Level) -> Level:

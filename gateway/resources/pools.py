@@ -21,9 +21,10 @@ from eventstore.log.replies import Outcome, Proof
 from eventstore.recovery.loss_reports import CREATE_POOL
 from gateway.backend.app_keys import BACKEND, ORIGIN
 from gateway.backend.backend import Backend
+from gateway.backend.reading import READ_STATE
 from gateway.following.waiters import Watch
 from gateway.resources import as_of
-from gateway.resources.durability import DurabilityRequest, durability_request
+from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
 from gateway.resources.spawn import role_not_found
 from gateway.wire import decoding
@@ -39,7 +40,7 @@ BATCH_SIZE = 50
 async def create_pool(request: web.Request) -> web.Response:
     """`POST /api/v1/agents/pools`."""
     backend = request.app[BACKEND]
-    durability = await _durability_request(request)
+    durability = await durability_request(request)
     payload = await decoding.read_body(request, PoolRequest)
     config = decoding.pool_config(payload.config, backend.options.pool_defaults)
     if payload.role_type not in backend.options.roles:
@@ -58,14 +59,6 @@ async def create_pool(request: web.Request) -> web.Response:
     row = await _row(request, result.catalogue.pools[payload.pool_name])
     headers = {"Location": f"{AGENTS}/pools/{payload.pool_name}", **await durability.headers()}
     return durability.adjust_status(json_response(row, status=201, headers=headers))
-
-
-async def _durability_request(request: web.Request) -> DurabilityRequest:
-    """The durability that a request on a pool asks for."""
-    limits = request.app[BACKEND].limits
-    return await durability_request(
-        request, decoding.wait_preference(request.headers.getall("Prefer", ()), limits)
-    )
 
 
 def _record(backend: Backend, kind: str, name: str, result: ChangeResult) -> None:
@@ -120,7 +113,7 @@ async def change_pool(request: web.Request) -> web.Response:
     """`PATCH /api/v1/agents/pools/{pool_name}`."""
     backend = request.app[BACKEND]
     name = decoding.path_parameter(request, "pool_name", PoolName)
-    durability = await _durability_request(request)
+    durability = await durability_request(request)
     payload = await decoding.read_body(request, PoolPatch)
     await backend.pool(name)
     defaults = backend.options.pool_defaults
@@ -154,7 +147,7 @@ async def _row(request: web.Request, pool: Pool) -> PoolRow:
         row = None
     if row is not None and row.changed_at >= pool.changed_ms:
         return row
-    backend.mark_stale(request)
+    request[READ_STATE].stale = True
     return PoolRow(
         pool_name=pool.pool_name,
         role_type=pool.role_type,
@@ -178,8 +171,8 @@ async def delete_pool(request: web.Request) -> web.Response:
     backend = request.app[BACKEND]
     name = decoding.path_parameter(request, "pool_name", PoolName)
     force = decoding.read_query(request, DeletePoolQuery).force
-    preference = decoding.wait_preference(request.headers.getall("Prefer", ()), backend.limits)
-    durability = await durability_request(request, preference)
+    durability = await durability_request(request)
+    preference = durability.preference
     await backend.with_catalogue(lambda catalogue: catalogue.refresh())
     pool = await backend.pool(name)  # as it is now, not an earlier one of that name
     origin = request[ORIGIN]

@@ -28,7 +28,7 @@ from gateway.backend.reading import READ_STATE
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import durability_request
 from gateway.resources.spawn_outcome import spawn_response, start_finished
-from gateway.wire.decoding import WaitPreference, check_spawn, read_body, wait_preference
+from gateway.wire.decoding import WaitPreference, check_spawn, read_body
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import SpawnRequest
 from gateway.wire.responses import AGENTS
@@ -49,8 +49,8 @@ async def spawn(request: web.Request) -> web.Response:
     spawn_request = await read_body(request, SpawnRequest)
     check_spawn(spawn_request, backend.limits)
     pool = await _pool_for(backend, spawn_request)
-    preference = wait_preference(request.headers.getall("Prefer", ()), backend.limits)
-    durability = await durability_request(request, preference)
+    durability = await durability_request(request)
+    preference = durability.preference
     agent_id = backend.log.new_id()
     with backend.waiters.watch(agent_id) as watch:
         submitted = await _submit(backend, request, pool, spawn_request, agent_id, key)

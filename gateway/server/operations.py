@@ -34,8 +34,11 @@ class Operation(Struct, frozen=True, kw_only=True):
     headers: tuple[Header, ...] = ()
     content_type: str = JSON
     public: bool = False
-    is_command: bool = False
-    """It writes, so its answers say which level of durability was reached."""
+
+    @property
+    def is_command(self) -> bool:
+        """It writes, so its answers say which level of durability was reached."""
+        return DURABILITY in self.headers
 
 
 OPERATIONS: Final = (
@@ -46,7 +49,6 @@ OPERATIONS: Final = (
         summary="Ask for an agent, and wait for it as long as `Prefer` says (5 s unless said)",
         body=requests.SpawnRequest,
         headers=(PREFER, IDEMPOTENCY_KEY, DURABILITY),
-        is_command=True,
         responses=((200, "It runs", AgentRow), (202, "It is accepted and waits", AgentRow)),
         problems=(404, 409, 413, 415, 422, 429, 502, 507),
     ),
@@ -57,7 +59,6 @@ OPERATIONS: Final = (
         summary="End an agent",
         body=requests.TerminateRequest,
         headers=(PREFER, DURABILITY),
-        is_command=True,
         responses=((200, "It has ended", AgentRow), (202, "It is ending", AgentRow)),
         problems=(404, 409, 413, 415, 422),
     ),
@@ -84,7 +85,6 @@ OPERATIONS: Final = (
         summary="End an agent",
         query=requests.DeleteAgentQuery,
         headers=(PREFER, DURABILITY),
-        is_command=True,
         responses=((200, "It has ended", AgentRow), (202, "It is ending", AgentRow)),
         problems=(404, 409, 422),
     ),
@@ -103,7 +103,6 @@ OPERATIONS: Final = (
         summary="Create a pool",
         body=requests.PoolRequest,
         headers=(PREFER, DURABILITY),
-        is_command=True,
         responses=((201, "It was created", PoolRow), (202, LOWER_DURABILITY, PoolRow)),
         problems=(409, 413, 415, 422),
     ),
@@ -130,7 +129,6 @@ OPERATIONS: Final = (
         summary="Change settings of a pool",
         body=requests.PoolPatch,
         headers=(PREFER, DURABILITY),
-        is_command=True,
         responses=((200, "The pool as it is now", PoolRow), (202, LOWER_DURABILITY, PoolRow)),
         problems=(404, 413, 415, 422),
     ),
@@ -141,7 +139,6 @@ OPERATIONS: Final = (
         summary="Delete a pool",
         query=requests.DeletePoolQuery,
         headers=(PREFER, DURABILITY),
-        is_command=True,
         responses=((200, "It is gone", PoolDeletion), (202, "Its agents are ending", PoolDeletion)),
         problems=(404, 409, 422),
     ),

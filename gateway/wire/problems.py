@@ -73,7 +73,6 @@ class Kind(StrEnum):
     OUTCOME_UNKNOWN = "outcome-unknown", 503, "It is not known whether this was done", 1
     REDIS_UNREACHABLE = "redis-unreachable", 503, "Redis does not answer", 2
     NOT_ENOUGH_REPLICAS = "not-enough-replicas", 503, "Too few replicas follow Redis", 2
-    REDIS_MEMORY = "redis-memory-exhausted", 507, "Redis is at its memory limit", 10
     REDIS_REFUSES = "redis-refuses", 503, "Redis refuses"
     LOG_MISSING = "log-missing", 503, "The log is missing", 5
     LOG_ROLLED_BACK = "log-rolled-back", 503, "The log has lost writes", 5
@@ -82,6 +81,7 @@ class Kind(StrEnum):
     VIEWS_UNAVAILABLE = "views-unavailable", 503, "The views cannot be read", 2
     AS_OF_TOO_COSTLY = "as-of-too-costly", 503, "It takes too long to read the past"
     ARCHIVE_UNREADABLE = "archive-unreadable", 503, "The archive cannot be read"
+    REDIS_MEMORY = "redis-memory-exhausted", 507, "Redis is at its memory limit", 10
     HTTP_ERROR = "http-error"
     INTERNAL = "internal-error", 500, "Something went wrong inside the gateway"
 

@@ -6,31 +6,96 @@ read: what a stale projector writes is rolled back with `Superseded`. Written st
 only once they are committed.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 from sqlalchemy import Connection, Table, select, update
 
 from eventstore.keys import CATALOGUE
+from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue
 from projector.fold.fold import (
     State,
     Unfoldable,
+    WorkerLoad,
     fold,
     fold_catalogue,
     touched_agents,
     touched_workers,
 )
-from projector.fold.prior_states import PriorStates
 from projector.fold.snapshot import Snapshot
 from projector.intake.entries import OK, Admitted, admit, position_after
 from projector.intake.source import first_seq
 from projector.store import mapping
 from projector.store.lease import Superseded
+from projector.store.mapping import Row, agent_of, worker_of
 from projector.store.rows import EventRow, Position
 from projector.store.tables import EVENTS, ViewTables, insert_new, write_rows
+
+CACHE_MAX: Final = 50_000
+"""Agents, and workers, whose state is cached."""
+IDS_MAX: Final = 500
+"""Ids in one SELECT."""
+
+T = TypeVar("T")
+Key = tuple[str, str]
+
+
+class PriorStates:
+    """Of the rows in one set of tables."""
+
+    def __init__(self, tables: ViewTables) -> None:
+        self._tables = tables
+        self._agents: OrderedDict[Key, Agent] = OrderedDict()
+        self._workers: OrderedDict[Key, WorkerLoad] = OrderedDict()
+
+    def clear(self) -> None:
+        self._agents.clear()
+        self._workers.clear()
+
+    def agents(self, connection: Connection, pool: str, ids: set[str]) -> dict[str, Agent]:
+        found = {i: self._agents[pool, i] for i in ids if (pool, i) in self._agents}
+        table = self._tables.agents
+        for row in _rows(connection, table, "agent_id", pool, ids - found.keys()):
+            found[row["agent_id"]] = agent_of(row)
+        return found
+
+    def workers(self, connection: Connection, pool: str, ids: set[str]) -> dict[str, WorkerLoad]:
+        found = {i: self._workers[pool, i] for i in ids if (pool, i) in self._workers}
+        table = self._tables.workers
+        for row in _rows(connection, table, "worker_id", pool, ids - found.keys()):
+            found[row["worker_id"]] = WorkerLoad(worker_of(row), row["agent_count"], row["alone"])
+        return found
+
+    def remember(self, pool: str, state: State) -> None:
+        """Cache committed states, except those of ended agents and workers."""
+        for agent_id, agent in state.agents.items():
+            _put(self._agents, (pool, agent_id), None if agent.ended else agent)
+        for worker_id, load in state.workers.items():
+            finished = load.worker.ended and load.agent_count <= 0
+            _put(self._workers, (pool, worker_id), None if finished else load)
+
+
+def _rows(
+    connection: Connection, table: Table, key: str, pool: str, ids: Iterable[str]
+) -> Iterator[Row]:
+    for chunk in mapping.chunks(sorted(ids), IDS_MAX):
+        query = select(table).where(table.c[key].in_(chunk)).where(table.c.pool_name == pool)
+        yield from connection.execute(query).mappings()
+
+
+def _put(cache: OrderedDict[Key, T], key: Key, value: T | None) -> None:
+    if value is None:
+        cache.pop(key, None)
+        return
+    cache[key] = value
+    cache.move_to_end(key)
+    if len(cache) > CACHE_MAX:
+        cache.popitem(last=False)
+
 
 ARCHIVE_CHUNK: Final = 5_000
 
@@ -110,8 +175,7 @@ class Projection:
     def start_from(self, connection: Connection, snapshot: Snapshot) -> AppliedBatch:
         """Write the first state of a pool."""
         position = snapshot.position
-        for start in range(0, len(snapshot.rows), ARCHIVE_CHUNK):
-            chunk = snapshot.rows[start : start + ARCHIVE_CHUNK]
+        for chunk in mapping.chunks(snapshot.rows, ARCHIVE_CHUNK):
             write_rows(connection, EVENTS, [asdict(row) for row in chunk], "skip")
         self._write_state(connection, snapshot.state, position.generation)
         self._advance(connection, position)

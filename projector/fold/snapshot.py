@@ -9,9 +9,8 @@ else, and their later events are skipped. With an unreadable event in the stream
 made, since the hashes were read after it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct, field
@@ -28,12 +27,11 @@ from eventstore.steps import hashes
 from projector.fold.fold import State, WorkerLoad
 from projector.intake.entries import REASON_MAX, event_of
 from projector.intake.source import Source
+from projector.store.mapping import chunks
 from projector.store.rows import EventRow, Position
 
 CHUNK: Final = 300
 PAGE: Final = 1000
-
-T = TypeVar("T")
 
 
 class SnapshotFailed(MusterError):
@@ -95,7 +93,7 @@ async def take_snapshot(source: Source, pool: str) -> Snapshot:
 async def _read_agents(source: Source, pool: str, found: _RedisState) -> None:
     keys = source.keys
     (ids,) = await source.ask([("SMEMBERS", keys.pool(pool, "agents"))])
-    for chunk in _chunks(sorted(text_of(one) for one in ids)):
+    for chunk in chunks(sorted(text_of(one) for one in ids), CHUNK):
         raw = [("HGETALL", keys.agent(pool, one)) for one in chunk]
         specs = [("GET", keys.pool(pool, f"spec:{one}")) for one in chunk]
         seq, replies = await _read_atomically(source, pool, [*raw, *specs])
@@ -140,7 +138,7 @@ async def _read_workers(source: Source, pool: str, found: _RedisState) -> None:
         ]
     )
     ids = {text_of(one) for chunk in listed for one in chunk}
-    for some in _chunks(sorted(ids)):
+    for some in chunks(sorted(ids), CHUNK):
         raw = [("HGETALL", keys.process(pool, one)) for one in some]
         seq, replies = await _read_atomically(source, pool, raw)
         for worker_id, reply in zip(some, replies, strict=True):
@@ -208,12 +206,6 @@ def _catch_up(pool: str, found: _RedisState, events: Sequence[Event]) -> State:
         for name, worker in known_workers.items()
     }
     return State(known_agents, loads)
-
-
-def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    remaining = iter(items)
-    while chunk := list(islice(remaining, CHUNK)):
-        yield chunk
 
 
 def _texts(kind: str, name: str, reply: Any) -> dict[str, str]:

@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import merge
-from itertools import islice
 from typing import Final
 
 from msgspec import Struct
@@ -24,6 +23,7 @@ from projector.fold.fold import State, fold, fold_catalogue
 from projector.history.positions import LogPosition, require_complete
 from projector.history.statistics import PoolStatistics
 from projector.intake.entries import event_of
+from projector.store.mapping import chunks
 from projector.store.rows import AgentFilter, EventRow
 from projector.store.tables import EVENTS
 
@@ -105,7 +105,7 @@ class HistoricalState:
         statuses: Counter[str] = Counter()
         agent_counts: Counter[str] = Counter()
         isolated: dict[str, str] = {}
-        for ids in _chunks(agents.live_ids):
+        for ids in chunks(agents.live_ids, CHUNK):
             for agent, _ in self.agents(ids).values():
                 statuses[agent.status.value] += 1
                 if agent.held:
@@ -132,7 +132,7 @@ class HistoricalState:
 
     def workers(self, ids: Iterable[str]) -> dict[str, Worker]:
         found: dict[str, Worker] = {}
-        for chunk in _chunks(list(ids)):
+        for chunk in chunks(ids, CHUNK):
             events = map(event_of, self._events_of(chunk))
             loads = fold(self.position.pool, events, State()).workers
             found.update((worker_id, load.worker) for worker_id, load in loads.items())
@@ -195,9 +195,3 @@ def _matches_state(agent: Agent, wanted: AgentFilter) -> bool:
         and wanted.process_id in (None, agent.worker_id)
         and wanted.ended in (None, agent.ended)
     )
-
-
-def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:
-    remaining = iter(ids)
-    while chunk := list(islice(remaining, CHUNK)):
-        yield chunk

@@ -3,7 +3,8 @@
 It has one connection that blocks in XREAD, and a few for short commands.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
@@ -19,6 +20,22 @@ from projector.intake.entries import read_entries, read_entry
 from projector.store.database import Database
 from projector.store.rows import EventRow, Position
 from projector.store.tables import EVENTS
+
+
+@asynccontextmanager
+async def opened(
+    redis_url: str, key_prefix: str, database_url: str, *, connections: int = 2
+) -> AsyncIterator[tuple[Database, "Source"]]:
+    """A database that is ready, and the logs of which it has the views."""
+    database = Database(database_url, connections=connections)
+    source = Source(redis_url, key_prefix)
+    database.open()
+    try:
+        await database.prepare()
+        yield database, source
+    finally:
+        await source.close()
+        await database.close()
 
 
 class Source:

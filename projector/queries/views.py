@@ -164,13 +164,11 @@ class Views:
         limit: int = 1000,
     ) -> Sequence[EventRow]:
         """Archived events of a pool, in order."""
-
-        def work(connection: Connection) -> list[EventRow]:
-            return selects.events(
-                connection, pool, after_seq=after_seq, subject=subject, types=types, limit=limit
+        return await self._read(
+            lambda c: selects.events(
+                c, pool, after_seq=after_seq, subject=subject, types=types, limit=limit
             )
-
-        return await self._read(work)
+        )
 
     async def archived(
         self, pool: str, stream_id: str, until: str = "+", count: int = 1000

@@ -26,7 +26,7 @@ from eventstore.errors import MusterError
 from eventstore.keys import CATALOGUE
 from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection, read_positions, stopped
-from projector.intake.source import Source, read_archive
+from projector.intake.source import Source, opened, read_archive
 from projector.rebuild.bounds import COPIED_REASON, LogBounds
 from projector.rebuild.view_sets import (
     acquire_rebuild_lease,
@@ -91,11 +91,8 @@ async def replay(options: RebuildOptions, on_progress: OnProgress) -> Progress:
 
     Raises `RebuildInProgress`, `RebuildFenced`, `LogDamaged`, `LogUnreachable`, `DatabaseError`.
     """
-    database = Database(options.database_url, connections=2)
-    source = Source(options.redis_url, options.key_prefix)
-    database.open()
-    try:
-        await database.prepare()
+    addresses = (options.redis_url, options.key_prefix, options.database_url)
+    async with opened(*addresses) as (database, source):
         rebuild = Rebuild(
             database,
             source,
@@ -106,14 +103,11 @@ async def replay(options: RebuildOptions, on_progress: OnProgress) -> Progress:
         projector_lease = Lease(database, seconds=options.lease_seconds)
         try:
             await rebuild.run(projector_lease, tolerant=False)
+        except Superseded as error:
+            raise RebuildFenced from error
         finally:
             await projector_lease.release()
         return rebuild.progress
-    except Superseded as error:
-        raise RebuildFenced from error
-    finally:
-        await source.close()
-        await database.close()
 
 
 class Rebuild:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from eventstore.errors import Unreadable
 from eventstore.language.events import AgentRequested, PoolCreated
@@ -74,16 +75,7 @@ def find_lost(
     lost_reports = [one for one in reports if is_lost(one)]
     requested = {one.agent_id for one in lost_reports if one.kind in SPAWNED}
     found = [
-        LostCommand(
-            kind=one.kind,
-            agent_id=one.agent_id,
-            generation=one.generation,
-            seq=one.seq,
-            ts=one.ts,
-            incarnation=one.incarnation,
-            reporter=one.reporter,
-            operation_id=one.operation_id,
-        )
+        LostCommand(**asdict(one))
         for one in lost_reports
         if not (one.kind == AGENT_HELD and one.agent_id in requested)
     ]

@@ -13,8 +13,7 @@ same. Of two recoveries at once the later one goes on. Intact logs are not chang
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -29,7 +28,7 @@ from eventstore.recovery.loss_reports import delete_reports, write_reports
 from eventstore.recovery.restore import LogRestore
 from eventstore.retention import Retention
 from projector.fold.projection import Projection
-from projector.intake.source import Source
+from projector.intake.source import Source, opened
 from projector.rebuild.startup import prepare_views
 from projector.recovery.damage_scan import Damage, any_pool_damaged, find_damage
 from projector.recovery.drain import StreamDrain, ignore_losses
@@ -80,6 +79,10 @@ class RecoveryOptions(Struct, frozen=True, kw_only=True):
     retention: Retention = Retention()
     actor: str = "recovery"
 
+    @property
+    def addresses(self) -> tuple[str, str, str]:
+        return self.redis_url, self.key_prefix, self.database_url
+
 
 async def recover(options: RecoveryOptions, on_stage: OnStage) -> list[RecoveredLog]:
     """Recover every damaged log; returns what was done, nothing if all are intact.
@@ -87,7 +90,10 @@ async def recover(options: RecoveryOptions, on_stage: OnStage) -> list[Recovered
     Retried while Redis accepts no commands. Raises `RecoveryFenced`, `LogUnreachable`
     (`RecoveryInterrupted` is one), `LogError` and `DatabaseError`.
     """
-    async with _opened(options) as (database, source):
+    async with opened(*options.addresses) as (
+        database,
+        source,
+    ):
         lease = Lease(database, seconds=options.lease_seconds)
         make_recovery = partial(
             Recovery,
@@ -135,23 +141,13 @@ async def _run_with_retry(
 
 async def examine(options: RecoveryOptions) -> list[Damage]:
     """The damaged logs, as far as the views know; changes nothing."""
-    async with _opened(options) as (database, source):
+    async with opened(*options.addresses) as (
+        database,
+        source,
+    ):
         projection = Projection(SERVING, archives=False)
         await database.read(projection.load)
         return await find_damage(source, database, projection)
-
-
-@asynccontextmanager
-async def _opened(options: RecoveryOptions) -> AsyncIterator[tuple[Database, Source]]:
-    database = Database(options.database_url, connections=2)
-    source = Source(options.redis_url, options.key_prefix)
-    database.open()
-    try:
-        await database.prepare()
-        yield database, source
-    finally:
-        await source.close()
-        await database.close()
 
 
 class Recovery:

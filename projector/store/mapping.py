@@ -5,7 +5,8 @@ is `a` again. A field of a Struct is a column of its table; its annotation says 
 how it is written. `store.tables` makes the tables from these codecs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -31,6 +32,7 @@ AGENT_COLUMNS: Final = {"worker_id": "process_id", "requested_ms": "created_at"}
 INTEGER_MAX: Final = 2**31 - 1
 
 State = TypeVar("State", bound=Struct)
+T = TypeVar("T")
 
 
 class _Form(Struct, frozen=True):
@@ -186,3 +188,10 @@ def pool_record(pool: Pool) -> Record:
 def pool_of(row: Row) -> Pool:
     config, unknown = read_config(row["config"].encode())
     return replace(POOLS.from_row({**row, "config": "{}"}), config=config, unknown=unknown)
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of at most so many of them."""
+    remaining = iter(items)
+    while chunk := list(islice(remaining, size)):
+        yield chunk

@@ -1,11 +1,11 @@
 """Compares Redis' hashes, sets and counters with the reference fold, at the same `seq`."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from eventstore.keys import CATALOGUE
 from eventstore.steps import hashes
+from projector.store.mapping import chunks
 from projector.verify.redis_reader import RedisReader, text_of
 from projector.verify.reference_fold import ReferenceFold
 from projector.verify.report import Findings
@@ -32,7 +32,7 @@ class RedisComparison:
         """Compare a log's keys with the fold. `exists`: whether Redis has the log."""
         if not exists:
             if reference.position.seq:
-                self._add_difference(reference, "meta", "presence", "present", "absent")
+                self._findings.add("redis", reference.pool, "meta", "presence", "present", "absent")
             return
         if reference.pool == CATALOGUE:
             await self._compare_catalogue(reference)
@@ -46,7 +46,7 @@ class RedisComparison:
     async def _compare_agents(self, reference: ReferenceFold) -> None:
         pool = reference.pool
         present = self._hashes.get(("agent", pool), set())
-        for ids in _chunks(present | reference.live_agents()):
+        for ids in chunks(sorted(present | reference.live_agents()), CHUNK):
             replies = await self._reader.read(
                 reference, [("HGETALL", self._reader.hash_key("agent", pool, i)) for i in ids]
             )
@@ -63,7 +63,7 @@ class RedisComparison:
         pool = reference.pool
         present = self._hashes.get(("process", pool), set())
         live = {w.worker_id for w in reference.workers.values() if not w.ended}
-        for ids in _chunks(present | live):
+        for ids in chunks(sorted(present | live), CHUNK):
             replies = await self._reader.read(
                 reference, [("HGETALL", self._reader.hash_key("process", pool, i)) for i in ids]
             )
@@ -160,17 +160,6 @@ class RedisComparison:
         """`found` None: the key is of another type, which was reported."""
         if found is not None:
             self._findings.compare_members("redis", reference.pool, subject, expected, found)
-
-    def _add_difference(
-        self, reference: ReferenceFold, subject: str, field: str, expected: object, found: object
-    ) -> None:
-        self._findings.add("redis", reference.pool, subject, field, expected, found)
-
-
-def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:
-    remaining = iter(sorted(ids))
-    while chunk := list(islice(remaining, CHUNK)):
-        yield chunk
 
 
 def _present(members: Iterable[str]) -> dict[str, str]:

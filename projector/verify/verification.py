@@ -18,7 +18,7 @@ from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
 from projector.fold.projection import read_positions, stopped
 from projector.intake.archive import EventRange, after
-from projector.intake.source import Source, archive_heads, first_generation, read_archive
+from projector.intake.source import Source, archive_heads, first_generation, opened, read_archive
 from projector.store.database import Database
 from projector.store.mapping import Record, agent_record, host_record, pool_record, worker_record
 from projector.store.rows import EventRow, Position
@@ -33,15 +33,8 @@ BATCH: Final = 1000
 
 async def verify(redis_url: str, key_prefix: str, database_url: str) -> Report:
     """Compare everything. Raises `LogUnreachable` and `DatabaseError`."""
-    database = Database(database_url, connections=1)
-    source = Source(redis_url, key_prefix)
-    database.open()
-    try:
-        await database.prepare()
+    async with opened(redis_url, key_prefix, database_url, connections=1) as (database, source):
         return await _Verification(database, source).run()
-    finally:
-        await source.close()
-        await database.close()
 
 
 class _Verification:

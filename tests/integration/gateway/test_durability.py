@@ -11,6 +11,7 @@ from eventstore.language.durability import Level
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.catalogue import CatalogueLog
 from gateway.resources.durability import DurabilityRequest
+from gateway.wire.decoding import WaitPreference
 from gateway.wire.problems import Problem
 from tests.integration.gateway.stage import AGENTS, QUICK, asked, gateway_stage
 from tests.integration.projector.stage import POOL
@@ -212,7 +213,9 @@ async def test_a_command_whose_log_was_recovered_meanwhile_was_saved_or_is_lost(
         with server.client() as client:
             head = {"generation": 2, "recovered_seq": recovered_seq}
             client.hset(f"pool:{{{POOL}}}:meta", mapping=head)
-        assurance = DurabilityRequest(stage.backend, Level.FSYNCED, 10.0)
+        assurance = DurabilityRequest(
+            stage.backend, Level.FSYNCED, WaitPreference(10.0, explicit=True)
+        )
         assurance.start(proof)
         if saved:
             told = await assurance.headers("a")

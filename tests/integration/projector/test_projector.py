@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from eventstore.language import agent_commands
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.pool_config import PoolConfig
-from projector.fold import prior_states
+from projector.fold import projection
 from projector.queries.views import AgentFilter
 from projector.rebuild.rebuild import Progress, RebuildOptions, replay
 from projector.service.projector import Phase
@@ -221,7 +221,7 @@ async def test_a_restarted_projector_goes_on_from_its_rows(
 async def test_what_has_left_the_memory_is_read_from_its_row(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prior_states, "CACHE_MAX", 1)
+    monkeypatch.setattr(projection, "CACHE_MAX", 1)
     async with open_stage(redis_url, database_url) as stage, stage.projecting():
         pool = await stage.pool()
         await stage.play(pool)
