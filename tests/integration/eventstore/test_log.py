@@ -305,8 +305,8 @@ async def test_initialising_again_changes_nothing(any_redis_url: str) -> None:
         await pool.spawn()
         await pool.log.initialise(POOL)
         await pool.log.create_catalogue()
-        stand = await pool.log.head(POOL)
-        assert (stand.generation, stand.seq) == (1, 1)
+        head = await pool.log.head(POOL)
+        assert (head.generation, head.seq) == (1, 1)
 
 
 async def test_at_the_memory_limit_only_spawns_are_refused(redis_server: MakeServer) -> None:
@@ -371,13 +371,13 @@ async def test_log_time_is_the_servers_also_on_a_quiet_log(any_redis_url: str) -
 async def test_the_lead_belongs_to_one_host_until_it_is_not_renewed(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         _, first = await pool.log.lead(POOL, "h1", 0)
-        _, seen = await pool.log.lead(POOL, "h2", 0)
-        assert (first.host, seen.host, seen.term) == ("h1", "h1", first.term)
+        _, observed = await pool.log.lead(POOL, "h2", 0)
+        assert (first.host, observed.host, observed.term) == ("h1", "h1", first.term)
         await pool.log.lead(POOL, "h1", first.term)
-        _, kept = await pool.log.lead(POOL, "h2", 0, stale=seen)
-        assert kept.host == "h1", "it moved since it was seen"
-        _, taken = await pool.log.lead(POOL, "h2", 0, stale=kept)
-        assert (taken.host, taken.term) == ("h2", first.term + 1)
+        _, unchanged = await pool.log.lead(POOL, "h2", 0, stale=observed)
+        assert unchanged.host == "h1", "it was renewed since it was read"
+        _, acquired = await pool.log.lead(POOL, "h2", 0, stale=unchanged)
+        assert (acquired.host, acquired.term) == ("h2", first.term + 1)
         step = pool.log.step(POOL, ORIGIN)
         step.check(Leads("h1", first.term))
         step.write(SetMeta("scaling", 9))

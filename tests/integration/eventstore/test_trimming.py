@@ -1,4 +1,4 @@
-"""What leaves Redis, and what must not: the script that trims, on both servers."""
+"""What the trim script removes from Redis, and what it must not, on both servers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ from tests.integration.projector.stage import POOL
 from tests.pools import TestPool, open_pool, raw_events
 
 ALL_MS = 10**14
-"""An age that nothing has."""
+"""Older than any event."""
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ async def test_events_are_trimmed_by_age_to_the_millisecond(
     archived=st.floats(0, 1),
     stays=st.integers(1, 60),
 )
-async def test_exactly_what_is_archived_and_too_many_goes(
+async def test_exactly_the_archived_events_above_the_number_are_trimmed(
     redis_url: str, counts: list[int], archived: float, stays: int
 ) -> None:
     """For any spread of events over time, to the event."""
@@ -140,29 +140,31 @@ async def test_exactly_what_is_archived_and_too_many_goes(
         await pool.log.initialise(POOL)
         await old_events(pool, counts)
         total = sum(counts)
-        taken = int(total * archived)
-        trimmed = await retaining(pool, events=stays).trim(POOL, 1, taken)
-        gone = max(min(taken, total - stays, total - 1), 0)
-        assert trimmed.events == gone
-        assert seqs(redis_url) == list(range(gone + 1, total + 1))
+        archived_seq = int(total * archived)
+        trimmed = await retaining(pool, events=stays).trim(POOL, 1, archived_seq)
+        removed = max(min(archived_seq, total - stays, total - 1), 0)
+        assert trimmed.events == removed
+        assert seqs(redis_url) == list(range(removed + 1, total + 1))
 
 
-async def test_much_goes_in_bounded_pieces(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_events_are_trimmed_in_bounded_steps(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Redis serves no other client while a script runs."""
     monkeypatch.setattr("eventstore.log.log.TRIM_BATCH", 300)
     async with open_pool(redis_url) as pool:
         await old_events(pool, [100] * 12)
-        taken: list[TrimResult] = []
-        while not taken or taken[-1].more:
-            taken.append(await retaining(pool, events=10).trim(POOL, 1, 1200))
-        assert max(trimmed.events for trimmed in taken) <= 300
-        assert sum(trimmed.events for trimmed in taken) == 1190
+        trims: list[TrimResult] = []
+        while not trims or trims[-1].more:
+            trims.append(await retaining(pool, events=10).trim(POOL, 1, 1200))
+        assert max(trimmed.events for trimmed in trims) <= 300
+        assert sum(trimmed.events for trimmed in trims) == 1190
 
 
-async def test_heartbeats_and_signals_of_a_pool_without_workers_go(
+async def test_heartbeats_and_signals_of_a_pool_without_workers_are_trimmed(
     pool: TestPool, any_redis_url: str
 ) -> None:
-    """Their writers cut them too, but who writes no more cuts nothing. Other keys stay."""
+    """Their writers trim them too, but only when they write. Other keys stay."""
     await pool.worker("w")
     client = pool.log.client
     for stream in ("heartbeats", "signals"):
@@ -179,8 +181,10 @@ async def test_heartbeats_and_signals_of_a_pool_without_workers_go(
     assert after == before
 
 
-async def test_at_the_memory_limit_trimming_makes_room_again(redis_server: MakeServer) -> None:
-    """Everything but a spawn still works there, and this is what helps."""
+async def test_at_the_memory_limit_trimming_makes_spawns_possible_again(
+    redis_server: MakeServer,
+) -> None:
+    """Everything but a spawn still works there, also trimming."""
     server = redis_server()
     async with open_pool(server.url) as pool:
         await old_events(pool, [50] * 20, data="x" * 1_000)
@@ -194,19 +198,19 @@ async def test_at_the_memory_limit_trimming_makes_room_again(redis_server: MakeS
             await pool.spawn()
 
 
-async def test_a_trimmed_log_comes_back_from_its_file_as_it_was(
+async def test_a_trimmed_log_is_restored_from_the_append_only_file(
     redis_server: MakeServer,
 ) -> None:
-    """Trimming by nodes is written to the append-only file as what it came to."""
+    """The append-only file has the result of trimming by nodes."""
     server = redis_server(appendfsync="always")
     async with open_pool(server.url) as pool:
         await old_events(pool, [7] * 60)
         await retaining(pool, events=100).trim(POOL, 1, 400)
-        stands = seqs(server.url)
-        assert stands == list(range(321, 421))
+        remaining = seqs(server.url)
+        assert remaining == list(range(321, 421))
     server.kill9()
     server.start()
-    assert seqs(server.url) == stands
+    assert seqs(server.url) == remaining
     client = connect(server.url)
     log = Log(client, Keys(), retention=Retention(events=10))
     assert (await log.trim(POOL, 1, 400)).events == 80

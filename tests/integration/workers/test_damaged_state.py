@@ -183,8 +183,8 @@ async def test_an_isolated_agent_of_a_worker_without_a_hash_is_subtracted(
     agent_id = (await pool.spawn()).agent_id
     for _ in range(3):
         worker = new_id()
-        held = await pool.worker(worker)
-        [claimed] = await pool.claim(held)
+        fence = await pool.worker(worker)
+        [claimed] = await pool.claim(fence)
         if claimed.agent.alone:
             break
         await pool.fence(worker)
@@ -221,17 +221,17 @@ async def test_one_survey_that_cannot_read_a_worker_changes_nothing(
     pool = await site.pool(lease_seconds=60.0)
     worker_id = new_id()
     await pool.worker(worker_id)
-    steward = PoolSupervisor(
+    pool_supervisor = PoolSupervisor(
         "other", pool_log(site), cast("Any", Ended()), catalogued(pool), poll_seconds=1.0
     )
     damage(server, worker_id, "field")
-    await steward.reconcile()
+    await pool_supervisor.reconcile()
     server.hset(f"process:{{{POOL}}}:{worker_id}", "max_agents", "10")
-    await steward.reconcile()
+    await pool_supervisor.reconcile()
     damage(server, worker_id, "field")
-    await steward.reconcile()
+    await pool_supervisor.reconcile()
     assert "worker.lost" not in types(site.url)
-    await steward.reconcile()
+    await pool_supervisor.reconcile()
     assert types(site.url)[-1] == "worker.lost"
 
 

@@ -65,17 +65,17 @@ def reasons(url: str) -> set[str]:
 
 def company_of(url: str, agent_id: str) -> list[int]:
     """How many agents its worker had, each time that it was lost."""
-    holds: Counter[str] = Counter()
-    told, dead = [], ""
+    agents_of: Counter[str] = Counter()
+    counts, dead = [], ""
     for event in raw_events(url):
         worker = event["worker_id"]
         if event["type"] == "agent.claimed":
-            holds[worker] += 1
+            agents_of[worker] += 1
         elif event["type"] == "agent.lost" and event["subject"] == agent_id:
-            told.append(holds[worker])
+            counts.append(agents_of[worker])
             dead = worker
     assert dead
-    return told
+    return counts
 
 
 async def test_a_killer_is_isolated_if_a_worker_for_it_is_possible(site: Site) -> None:
@@ -86,7 +86,7 @@ async def test_a_killer_is_isolated_if_a_worker_for_it_is_possible(site: Site) -
     await site.host(agent="mixed:Mixed")
     others = [(await pool.spawn()).agent_id for _ in range(2)]
     await site.until_running(2)
-    beside = (await pool.spawn()).agent_id
+    neighbour = (await pool.spawn()).agent_id
     poison = (await pool.spawn(input=msgspec.Raw(b'{"poison":true}'))).agent_id
 
     async def failed() -> bool:
@@ -96,10 +96,10 @@ async def test_a_killer_is_isolated_if_a_worker_for_it_is_possible(site: Site) -
     await until(failed, timeout=20)
     assert company_of(site.url, poison)[2:] == [1, 1]
     lost = {e["subject"] for e in raw_events(site.url) if e["type"] == "agent.lost"}
-    assert lost <= {beside, poison}
+    assert lost <= {neighbour, poison}
     await until(lambda: types(site.url).count("agent.cleared") == 1, timeout=8)
     assert reasons(site.url) == {"behaved"}
-    site.check(acknowledged=[*others, beside, poison])
+    site.check(acknowledged=[*others, neighbour, poison])
 
 
 async def waiting(site: Site) -> list[str]:
@@ -135,10 +135,10 @@ async def suspects(pool: TestPool, count: int) -> list[str]:
     slots = pool.pool.config.agents_per_worker
     for turn in "xy":
         names = [f"{turn}{first}" for first in range(0, count, slots)]
-        held = {
+        claims = {
             name: await pool.claim(await pool.worker(name, slots=slots), slots) for name in names
         }
-        for name, claimed in held.items():
+        for name, claimed in claims.items():
             fence = await pool.fence(name)
             now_ms = pool.log.now_ms(POOL)
             lose = MarkLost(worker_id=name, reason="t", now_ms=now_ms, suspicion_ms=600_000)

@@ -31,7 +31,7 @@ async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     await site.close()
 
 
-class Tended:
+class PolledPool:
     """One host's supervisor of a pool; its polls take simulated time."""
 
     def __init__(self, pool: TestPool, patch: pytest.MonkeyPatch, poll_seconds: float) -> None:
@@ -47,7 +47,7 @@ class Tended:
             return await lead(host, term, stale)
 
         patch.setattr(pool.pool_log, "lead", slow)
-        self._steward = PoolSupervisor(
+        self._supervisor = PoolSupervisor(
             "other",
             pool.pool_log,
             cast("Any", Ended()),
@@ -55,9 +55,9 @@ class Tended:
             poll_seconds=poll_seconds,
         )
 
-    async def look(self) -> float:
+    async def poll(self) -> float:
         """Poll once, and let the pause after it pass; returns its length."""
-        pause = await self._steward.reconcile() * LONGEST
+        pause = await self._supervisor.reconcile() * LONGEST
         self.now += pause
         return pause
 
@@ -80,12 +80,12 @@ async def test_a_worker_that_does_not_renew_is_reaped_about_a_lease_later(
     """Also by a supervisor whose polls are slow."""
     pool = await site.pool(lease_seconds=lease_seconds)
     await pool.worker("w")
-    tended = Tended(pool, monkeypatch, poll_seconds)
-    tended.busy_seconds = busy_seconds
-    began = tended.now
+    polled = PolledPool(pool, monkeypatch, poll_seconds)
+    polled.busy_seconds = busy_seconds
+    started = polled.now
     while await status(pool, "w") is not WorkerStatus.LOST:
-        assert tended.now - began < 1.5 * lease_seconds + 3 * busy_seconds
-        await tended.look()
+        assert polled.now - started < 1.5 * lease_seconds + 3 * busy_seconds
+        await polled.poll()
 
 
 @pytest.mark.parametrize("poll_seconds", POLLS)
@@ -95,14 +95,14 @@ async def test_a_dead_leader_is_replaced_once_there_is_something_to_lead(
     pool = await site.pool()
     lease_seconds = pool.pool.config.lease_seconds
     await pool.log.lead(POOL, "dead", 0)
-    tended = Tended(pool, monkeypatch, poll_seconds)
+    polled = PolledPool(pool, monkeypatch, poll_seconds)
     for _ in range(3):
-        assert await tended.look() >= 2 * poll_seconds, "an idle pool is looked at rarely"
+        assert await polled.poll() >= 2 * poll_seconds, "an idle pool is polled rarely"
     await pool.spawn()
-    began = tended.now
+    started = polled.now
     while await leading(pool) == "dead":
-        assert tended.now - began < 1.5 * lease_seconds
-        await tended.look()
+        assert polled.now - started < 1.5 * lease_seconds
+        await polled.poll()
 
 
 async def test_a_pool_that_is_to_have_workers_is_not_idle(
@@ -110,10 +110,10 @@ async def test_a_pool_that_is_to_have_workers_is_not_idle(
 ) -> None:
     pool = await site.pool(min_workers=1)
     await pool.log.lead(POOL, "dead", 0)
-    tended = Tended(pool, monkeypatch, 60.0)
+    polled = PolledPool(pool, monkeypatch, 60.0)
     while await leading(pool) == "dead":
-        assert tended.now - 100.0 < 1.5 * pool.pool.config.lease_seconds
-        await tended.look()
+        assert polled.now - 100.0 < 1.5 * pool.pool.config.lease_seconds
+        await polled.poll()
 
 
 async def test_a_leader_that_polls_rarely_keeps_the_lead_of_an_idle_pool(
@@ -122,15 +122,15 @@ async def test_a_leader_that_polls_rarely_keeps_the_lead_of_an_idle_pool(
     """Its lease is shorter than its pause there, which proves nothing, also later."""
     pool = await site.pool(lease_seconds=1.0)
     _, lead = await pool.log.lead(POOL, "rare", 0)
-    tended = Tended(pool, monkeypatch, 0.6)
+    polled = PolledPool(pool, monkeypatch, 0.6)
     for _ in range(5):
-        await tended.look()
-        await tended.look()
+        await polled.poll()
+        await polled.poll()
         await pool.log.lead(POOL, "rare", lead.term)
-    await tended.look()
-    await tended.look()
+    await polled.poll()
+    await polled.poll()
     await pool.spawn()
-    await tended.look()
+    await polled.poll()
     assert await leading(pool) == "rare"
 
 
@@ -141,10 +141,10 @@ async def test_a_dead_leader_of_an_idle_pool_is_replaced_before_it_is_needed(
     """Then the first spawn need not wait for a lease."""
     pool = await site.pool()
     await pool.log.lead(POOL, "dead", 0)
-    tended = Tended(pool, monkeypatch, poll_seconds)
+    polled = PolledPool(pool, monkeypatch, poll_seconds)
     while await leading(pool) == "dead":
-        assert tended.now - 100.0 < pool.pool.config.lease_seconds + 12 * poll_seconds
-        await tended.look()
+        assert polled.now - 100.0 < pool.pool.config.lease_seconds + 12 * poll_seconds
+        await polled.poll()
 
 
 async def test_a_pool_that_is_empty_again_is_polled_rarely_again(
@@ -152,11 +152,11 @@ async def test_a_pool_that_is_empty_again_is_polled_rarely_again(
 ) -> None:
     pool = await site.pool()
     await pool.log.lead(POOL, "another", 0)
-    tended = Tended(pool, monkeypatch, 60.0)
+    polled = PolledPool(pool, monkeypatch, 60.0)
     spawned = await pool.spawn()
-    assert await tended.look() < pool.pool.config.lease_seconds
+    assert await polled.poll() < pool.pool.config.lease_seconds
     await pool.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN)
-    assert await tended.look() >= 120.0
+    assert await polled.poll() >= 120.0
 
 
 async def test_a_deleted_pool_is_polled_once_a_minute_unless_it_contains_something(
@@ -167,10 +167,10 @@ async def test_a_deleted_pool_is_polled_once_a_minute_unless_it_contains_somethi
     await pool.log.lead(POOL, "another", 0)
     spawned = await pool.spawn()
     pool.pool = replace(pool.pool, deleted=True)
-    tended = Tended(pool, monkeypatch, 0.2)
-    assert await tended.look() < 1.0
+    polled = PolledPool(pool, monkeypatch, 0.2)
+    assert await polled.poll() < 1.0
     await pool.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN)
-    assert await tended.look() >= 60.0
+    assert await polled.poll() >= 60.0
 
 
 async def test_a_leader_keeps_the_lead_of_a_deleted_pool(
@@ -179,10 +179,10 @@ async def test_a_leader_keeps_the_lead_of_a_deleted_pool(
     pool = await site.pool(lease_seconds=1.0)
     pool.pool = replace(pool.pool, deleted=True)
     _, lead = await pool.log.lead(POOL, "rare", 0)
-    tended = Tended(pool, monkeypatch, 0.2)
+    polled = PolledPool(pool, monkeypatch, 0.2)
     for _ in range(5):
-        await tended.look()
-        await tended.look()
+        await polled.poll()
+        await polled.poll()
         await pool.log.lead(POOL, "rare", lead.term)
     assert await leading(pool) == "rare"
 
@@ -192,13 +192,13 @@ async def test_agents_that_wait_too_long_are_withdrawn_on_time(
 ) -> None:
     """Also if there are many: one poll withdraws a hundred."""
     pool = await site.pool(lease_seconds=10.0, max_workers=1)
-    tended = Tended(pool, monkeypatch, 1.0)
-    await tended.look()
+    polled = PolledPool(pool, monkeypatch, 1.0)
+    await polled.poll()
     now_ms = pool.log.now_ms(POOL)
     for _ in range(101):
         await pool.spawn(expires_ms=now_ms)
     await pool.spawn(expires_ms=now_ms + 60_000)
-    assert await tended.look() < 0.1
-    assert await tended.look() < 0.1
-    assert await tended.look() > 0.5
+    assert await polled.poll() < 0.1
+    assert await polled.poll() < 0.1
+    assert await polled.poll() > 0.5
     assert len(await pool.log.live(POOL)) == 1

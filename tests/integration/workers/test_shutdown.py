@@ -99,9 +99,9 @@ async def test_a_slow_stop_is_cancelled_in_time_to_release_the_agent(pool: Worke
     pool.config = replace(QUICK, stop_grace_seconds=600, drain_seconds=2)
     worker = await pool.worker(Dallying)
     (agent_id,) = await running(pool, 1)
-    began = time.monotonic()
+    started = time.monotonic()
     await worker.drain("shut-down")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - started < 3
     assert (await pool.state(agent_id)).status == "pending"
     assert worker.exit_code == 0
 
@@ -139,14 +139,14 @@ async def test_a_worker_drains_if_a_part_of_it_fails(
 ):
     """Else it would keep its lease and its free slots, which would never be filled."""
     owner, name = (Slots, "_claim") if part == "claiming" else (Worker, "_on_message")
-    whole, failing = getattr(owner, name), False
+    original, failing = getattr(owner, name), False
 
     def fail_once(self: object, argument: object) -> object:
         nonlocal failing
         if failing:
             failing = False
             raise RuntimeError("a defect")
-        return whole(self, argument)
+        return original(self, argument)
 
     monkeypatch.setattr(owner, name, fail_once)
     worker = await pool.worker(Quiet)
@@ -169,11 +169,11 @@ async def test_an_agent_that_cannot_be_withdrawn_ends_with_its_worker(
     async def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a defect")
 
-    told = await pool.state(await pool.spawn())  # as a claim returns one that is to end
+    claimed = await pool.state(await pool.spawn())  # as a claim returns one that is to end
     worker = await pool.worker(Quiet)
-    await pool.reached(told.agent_id, "running")
+    await pool.reached(claimed.agent_id, "running")
     monkeypatch.setattr(worker._pool_log, "act", fail)
-    worker._slots._accept(ClaimedAgent(replace(told, agent_id=new_id()), b""))
+    worker._slots._accept(ClaimedAgent(replace(claimed, agent_id=new_id()), b""))
     assert await asyncio.wait_for(worker.wait(), 15) == "stuck"
     assert worker.exit_code == 77
 
@@ -358,20 +358,20 @@ async def test_an_outage_shorter_than_the_lease_ends_no_agent(redis_server, tmp_
 
 async def ends_with_its_lease(worker: Worker, ended: asyncio.Event) -> None:
     """The agent has ended before its lease of 1.5 s; Redis has just stopped answering."""
-    began = time.monotonic()
+    started = time.monotonic()
     await asyncio.wait_for(ended.wait(), 10)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - started < 1.5
     assert await asyncio.wait_for(worker.wait(), 10) == "lease-expired"
 
 
 async def test_without_redis_the_lease_ends_and_the_agents_with_it(redis_server, tmp_path: Path):
     """By its own clock the worker ends before any other worker may run its agents."""
     server = redis_server()
-    begun, ended = asyncio.Event(), asyncio.Event()
+    started, ended = asyncio.Event(), asyncio.Event()
 
     class Noting(Agent):
         async def run(self, context: Context) -> None:
-            begun.set()
+            started.set()
             try:
                 await asyncio.Event().wait()
             finally:
@@ -381,7 +381,7 @@ async def test_without_redis_the_lease_ends_and_the_agents_with_it(redis_server,
     async with worker_pool(server.url, tmp_path, config) as pool:
         worker = await pool.worker(Noting)
         await pool.spawn()
-        await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.wait_for(started.wait(), 5)
         server.pause()
         await ends_with_its_lease(worker, ended)
         server.resume()
@@ -460,9 +460,9 @@ async def test_heartbeats_report_which_agents_are_idle(pool: WorkerPool):
     (idle,) = await running(pool, 1)
     (busy,) = await running(pool, 1, role_type="working")
 
-    async def told() -> bool:
-        beats = await pool.entries("heartbeats")
-        data = beats[-1]["data"] if beats else ""
+    async def reported() -> bool:
+        heartbeats = await pool.entries("heartbeats")
+        data = heartbeats[-1]["data"] if heartbeats else ""
         return f'"{idle}":"idle"' in data and f'"{busy}":"busy"' in data
 
-    await eventually(told)
+    await eventually(reported)

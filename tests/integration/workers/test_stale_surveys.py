@@ -104,12 +104,14 @@ async def test_the_duration_of_a_survey_does_not_count_against_a_lease(
 
     monkeypatch.setattr("workers.supervisor.pool_supervisor.boot_seconds", lambda: clock[0])
     local = cast("Any", Ended())
-    steward = PoolSupervisor("other", pool.pool_log, local, catalogued(pool), poll_seconds=1.0)
+    pool_supervisor = PoolSupervisor(
+        "other", pool.pool_log, local, catalogued(pool), poll_seconds=1.0
+    )
     monkeypatch.setattr(pool.pool_log, "survey", slow)
-    await steward.reconcile()
+    await pool_supervisor.reconcile()
     monkeypatch.setattr(pool.pool_log, "survey", survey)
     clock[0] += 0.3
-    await steward.reconcile()
+    await pool_supervisor.reconcile()
     assert await status(pool, "w") is WorkerStatus.ACTIVE
 
 

@@ -162,12 +162,12 @@ async def test_the_output_of_agents_is_in_the_log_file(pool: WorkerPool, process
     await pool.reached(agent_id, "terminated")
     path = pool.log_dir / POOL / "w1.jsonl"
     lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
-    said = [
+    logged = [
         (line.get("message") or line.get("event"), line["stream"], line["level"])
         for line in lines
         if line.get("project_id") == "p" and line["agent_id"] == agent_id
     ]
-    assert said == [
+    assert logged == [
         ("printed", "stdout", "info"),
         ("logged", "log", "warning"),
         ("told", "log", "info"),

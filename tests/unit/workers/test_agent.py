@@ -36,14 +36,14 @@ def test_a_spec_may_be_empty():
 
 
 async def test_an_agent_with_a_run_is_busy_except_within_idle():
-    working, seen = context(works=True), []
-    seen.append(working.busy)
+    working, observed = context(works=True), []
+    observed.append(working.busy)
     async with working.idle():
         async with working.idle():
             pass
-        seen.append(working.busy)
-    seen.append(working.busy)
-    assert seen == [True, False, True]
+        observed.append(working.busy)
+    observed.append(working.busy)
+    assert observed == [True, False, True]
     assert working.idle_seconds == 0
     assert not context(works=False).busy
 

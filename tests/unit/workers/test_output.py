@@ -23,7 +23,7 @@ class Captured:
         self.output = Output(str(folder), "pool", "w1")
         self.owner = Owner({"agent_id": "a1", "worker_id": "w1"}, self.output)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """(Within the test: pytest exchanges `sys.stdout` between its phases.)"""
         Capture.start(self.output)
 
@@ -44,7 +44,7 @@ def captured(tmp_path: Path) -> Iterator[Captured]:
 
 
 def test_prints_have_the_ids_of_their_agent(captured: Captured):
-    captured.begin()
+    captured.start()
     captured.as_agent(lambda: print("hello\nworld"))
     print("from the worker itself", file=sys.stderr)
     first, second, third = captured.lines()
@@ -56,18 +56,18 @@ def test_prints_have_the_ids_of_their_agent(captured: Captured):
 
 def test_partial_lines_of_agents_do_not_mix(captured: Captured):
     """Each has its own until its newline, or its end, comes."""
-    captured.begin()
+    captured.start()
     other = Owner({"agent_id": "a2"}, captured.output)
     captured.as_agent(lambda: print("one ", end=""))
     other.context().run(lambda: print("two ", end=""))
     captured.as_agent(lambda: print("line"))
     captured.output.flush(other)
-    said = [(line["agent_id"], line["message"]) for line in captured.lines()]
-    assert said == [("a1", "one line"), ("a2", "two ")]
+    logged = [(line["agent_id"], line["message"]) for line in captured.lines()]
+    assert logged == [("a1", "one line"), ("a2", "two ")]
 
 
 async def test_output_of_an_agents_tasks_and_threads_is_attributed_to_it(captured: Captured):
-    captured.begin()
+    captured.start()
 
     async def speak() -> None:
         await asyncio.create_task(asyncio.to_thread(print, "from a thread"))
@@ -77,7 +77,7 @@ async def test_output_of_an_agents_tasks_and_threads_is_attributed_to_it(capture
 
 
 def test_logging_is_captured_with_its_level_and_exception(captured: Captured):
-    captured.begin()
+    captured.start()
 
     def fail() -> None:
         try:
@@ -108,7 +108,7 @@ def test_handlers_made_before_the_fork_are_redirected(tmp_path: Path):
 
 
 def test_structlog_keeps_its_fields(captured: Captured):
-    captured.begin()
+    captured.start()
     captured.as_agent(lambda: structlog.get_logger().info("order.taken", order=7, stream="mine"))
     (line,) = captured.lines()
     assert (line["event"], line["order"], line["level"]) == ("order.taken", 7, "info")
@@ -116,7 +116,7 @@ def test_structlog_keeps_its_fields(captured: Captured):
 
 
 def test_the_contexts_logger_knows_its_agent_in_any_thread(captured: Captured):
-    captured.begin()
+    captured.start()
     logger = logger_of(captured.owner).bind(step=1)
     thread = threading.Thread(target=lambda: logger.warning("odd"))
     thread.start()
@@ -156,7 +156,7 @@ class Awkward:
 
 
 def test_values_without_a_json_form_are_written_too(captured: Captured):
-    captured.begin()
+    captured.start()
     structlog.get_logger().info(
         "odd", what=Awkward(), text="\udcff", number=1 << 80, path=Path("x")
     )
@@ -168,7 +168,7 @@ def test_values_without_a_json_form_are_written_too(captured: Captured):
 
 
 def test_printing_while_printing_does_not_deadlock(captured: Captured):
-    captured.begin()
+    captured.start()
 
     class Chatty:
         def __repr__(self) -> str:
@@ -180,7 +180,7 @@ def test_printing_while_printing_does_not_deadlock(captured: Captured):
 
 
 def test_endless_lines_are_cut(captured: Captured):
-    captured.begin()
+    captured.start()
     print("x" * (2 * LINE_MAX + 5), end="")
     captured.output.flush()
     assert [len(line["message"]) for line in captured.lines()] == [LINE_MAX, LINE_MAX, 5]
@@ -188,7 +188,7 @@ def test_endless_lines_are_cut(captured: Captured):
 
 def test_bytes_and_descriptors_of_the_stream_work(captured: Captured):
     """For code that writes `sys.stdout.buffer`."""
-    captured.begin()
+    captured.start()
     sys.stdout.buffer.write(b"raw\n")
     sys.stdout.flush()
     assert isinstance(sys.stdout, io.TextIOBase)
@@ -203,8 +203,8 @@ def test_files_are_rotated_by_size(tmp_path: Path):
     file.close()
     names = sorted(path.name for path in (tmp_path / "pool").iterdir())
     assert names == ["w.jsonl", *(f"w.jsonl.{n}" for n in range(1, ROTATED_MAX + 1))]
-    kept = "".join((tmp_path / "pool" / name).read_text() for name in [*names[:0:-1], names[0]])
-    assert [int(line) for line in kept.splitlines()] == list(range(20, 40))
+    retained = "".join((tmp_path / "pool" / name).read_text() for name in [*names[:0:-1], names[0]])
+    assert [int(line) for line in retained.splitlines()] == list(range(20, 40))
 
 
 def test_a_line_that_cannot_be_written_stops_no_agent(tmp_path: Path):

@@ -38,7 +38,7 @@ def test_the_builtin_agent_is_a_role():
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("acme_code", "expected the form"),
         ("acme_code:Nobody", "has no 'Nobody'"),
@@ -47,9 +47,9 @@ def test_the_builtin_agent_is_a_role():
         ("not_there:Developer", "No module named 'not_there'"),
     ],
 )
-def test_a_wrong_path_is_refused_with_what_was_expected(app: Path, path: str, said: str):
+def test_a_wrong_path_is_refused_with_what_was_expected(app: Path, path: str, message: str):
     write(app, "class Other: pass\ndef function(): pass")
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         load(path, str(app))
 
 
