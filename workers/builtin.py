@@ -1,5 +1,5 @@
 """The built-in agent under its public path, `workers.builtin:Placeholder`."""
 
-from workers.api.placeholder import Placeholder
+from workers.api.agent import Placeholder
 
 __all__ = ["Placeholder"]

@@ -20,7 +20,7 @@ from eventstore.log.log import Log
 from muster.process.atomic_file import read_json, write_json
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
-from workers.host.identity import host_name
+from workers.host.processes import host_name
 
 log = structlog.get_logger("muster.fallback")
 

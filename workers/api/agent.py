@@ -148,3 +148,10 @@ class Idle:
     ) -> None:
         self._context._idle_depth -= 1
         self._context.touch()
+
+
+class Placeholder(Agent):
+    """Starts at once and stays until its end is requested."""
+
+    async def start(self, context: Context) -> None:
+        context.logger.info("agent.ready")

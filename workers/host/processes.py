@@ -1,4 +1,4 @@
-"""Which host this is, and which process a pid means.
+"""Which host this is, which process a pid means, and a clock that runs while the machine sleeps.
 
 A host is a machine id, a boot id and a pid namespace: only within all three does a pid name a
 process. A process is a pid and its start time, and is watched through a pidfd, which stays bound to
@@ -6,16 +6,23 @@ that very process. Other systems than Linux have fallbacks that are good enough 
 """
 
 import asyncio
+import contextlib
+import hashlib
 import os
+import re
 import signal
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
 POLL_SECONDS = 0.25
 """How often a process is polled where there is no pidfd."""
 
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 HAS_PROC = Path("/proc/self/stat").exists()
 
 
@@ -144,3 +151,18 @@ def _exists(pid: int) -> bool:
     except PermissionError:
         return True
     return pid > 0
+
+
+def boot_seconds() -> float:
+    """Seconds since boot; where there is no CLOCK_BOOTTIME, without the time asleep."""
+    return time.clock_gettime(_CLOCK)
+
+
+def host_name() -> str:
+    """`<hostname>-<8 hex digits>`, the digits from machine id, boot id and pid namespace."""
+    parts = [_read("/etc/machine-id"), _read("/proc/sys/kernel/random/boot_id")]
+    with contextlib.suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    digest = hashlib.sha256("\n".join([socket.gethostname(), *parts]).encode()).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:48] or "host"
+    return f"{name}-{digest[:8]}"

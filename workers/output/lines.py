@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from workers.output.log_file import LogFile
+from workers.output.log_files import LogFile
 
 
 class Owner:

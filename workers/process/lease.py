@@ -30,8 +30,7 @@ from eventstore.connection.clients import connect_sync
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.log.script_loader import script
-from workers.host.clock import boot_seconds
-from workers.host.processes import Process
+from workers.host.processes import Process, boot_seconds
 
 EXIT_LEASE_LOST: Final = 75
 EXIT_ORPHANED: Final = 76

@@ -1,11 +1,23 @@
-"""The events that a worker writes about itself: it starts, drains, recovers, stops."""
+"""What a worker writes about itself: that it starts, drains, recovers, stops, and, when its log is
+lost, which agents it runs.
+
+The recovery compares that report with the archive. The worker itself goes on until its lease
+lapses; in the recovered log none of its agents is its own.
+"""
 
 import os
+from collections.abc import Iterable
+
+import structlog
 
 from eventstore.connection.backoff import Backoff, retry
-from eventstore.errors import MusterError
+from eventstore.errors import LogError, MusterError
 from eventstore.language.workers import Start, Worker, WorkerCommand
 from eventstore.log.pool_log import PoolLog
+from eventstore.recovery.loss_reports import AGENT_HELD, LossReport, write_reports
+from workers.runtime.agent_run import AgentRun
+
+log = structlog.get_logger("muster.survey_report")
 
 
 class NotOrdered(MusterError):
@@ -44,3 +56,27 @@ class Registration:
         )
         worker = acted.worker
         return worker if worker is not None and worker.epoch == self.epoch else None
+
+
+async def report_running_agents(
+    pool_log: PoolLog, worker_id: str, runs: Iterable[AgentRun]
+) -> None:
+    """Report every agent that runs here. What cannot be written is only logged."""
+    generation, ts = pool_log.high_water_mark()[0], pool_log.now_ms()
+    reports = [
+        LossReport(
+            reporter=f"worker:{worker_id}",
+            kind=AGENT_HELD,
+            agent_id=run.agent_id,
+            incarnation=run.incarnation,
+            generation=generation,
+            seq=run.state.claim_seq,
+            ts=ts,
+        )
+        for run in runs
+    ]
+    log.error("log.lost", pool=pool_log.pool, worker_id=worker_id, agents=len(reports))
+    try:
+        await write_reports(pool_log.log, pool_log.pool, reports)
+    except LogError as error:
+        log.warning("log.report_failed", pool=pool_log.pool, error=str(error))

@@ -19,17 +19,21 @@ from eventstore.log.script_runner import parse_reply
 from eventstore.steps.step import Fence
 from workers.api.agent import Agent
 from workers.api.engine import Database
-from workers.host.clock import boot_seconds
+from workers.host.processes import boot_seconds
 from workers.output.lines import Output
 from workers.process.inbox import listen
 from workers.process.lease import EXIT_LEASE_LOST, Hooks, Lease
-from workers.process.options import WorkerOptions, lease_options
-from workers.process.registration import Registration
+from workers.process.options import (
+    WorkerOptions,
+    lease_options,
+    open_pool_log,
+    start_capture,
+    stop_capture,
+)
+from workers.process.registration import Registration, report_running_agents
 from workers.process.shutdown import ShutdownResult, abandon, drain
-from workers.process.survey_report import report_running_agents
-from workers.process.wiring import open_pool_log, start_capture, stop_capture
+from workers.runtime.calls import track_tasks
 from workers.runtime.slots import SlotCallbacks, Slots, read_stop_flags
-from workers.runtime.tasks import track_tasks
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
 ORPHAN_DRAIN_SECONDS: Final = 3.0

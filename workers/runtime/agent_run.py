@@ -20,11 +20,9 @@ from eventstore.log.replies import AgentResult, ClaimedAgent, Outcome
 from workers.api.agent import Agent, Context, FencingToken, overrides, read_spec
 from workers.output.lines import Owner, logger_of
 from workers.runtime.calls import Call, Stuck, cancel_all
-from workers.runtime.end_conditions import EndConditions
+from workers.runtime.end_conditions import EndConditions, HealthCheck
 from workers.runtime.errors import timeout_error
-from workers.runtime.health_check import HealthCheck
-from workers.runtime.outcome import failure, write_outcome
-from workers.runtime.worker_context import StopRequest, WorkerContext
+from workers.runtime.worker_context import StopRequest, WorkerContext, failure, write_outcome
 
 CLOSE_SECONDS: Final = 1.0
 """For generators that an agent left open."""

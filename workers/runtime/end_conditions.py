@@ -1,17 +1,83 @@
-"""What may end a running agent by itself: its `run` is over, its `check` fails, it is idle."""
+"""What may end a running agent by itself: its `run` is over, its `check` fails, it is idle.
 
+A `check` is called every interval, and two failures in a row are too many. One that has not
+returned after an interval hangs; it is cancelled and counts as a failure. The next one waits until
+it has ended, and it counts again for each interval that this takes.
+
+An isolated agent has to behave for a while before it shares its worker. The time runs from its
+start in this worker, by this process's clock. A failure starts it again, with the next incarnation;
+the death of the worker is the agent's own failure, which its reaper records.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
 from typing import Final
 
 from eventstore.language.agent_commands import Command, End
 from eventstore.language.agents import Agent as State
+from eventstore.language.events import Error
+from eventstore.language.pool_config import PoolConfig
 from workers.api.agent import Context
 from workers.runtime.calls import Call
-from workers.runtime.health_check import HealthCheck
-from workers.runtime.isolation_window import IsolationWindow
-from workers.runtime.outcome import failure
-from workers.runtime.worker_context import WorkerContext
+from workers.runtime.errors import timeout_error
+from workers.runtime.worker_context import WorkerContext, failure
 
 DAY_SECONDS: Final = 86_400.0
+FAILURES_MAX: Final = 2
+
+
+class HealthCheck:
+    """The checks of one running agent; `poll` is called whenever something may be due."""
+
+    def __init__(self, start_check: Callable[[], Call], interval: float) -> None:
+        self._start_check = start_check
+        self._interval = interval
+        self._clock = asyncio.get_running_loop().time
+        self._due = self._clock() + interval
+        self._failures = 0
+        self.call: Call | None = None
+        self.error: Error | None = None
+
+    @property
+    def unhealthy(self) -> bool:
+        return self._failures >= FAILURES_MAX
+
+    @property
+    def wait_seconds(self) -> float:
+        """For how long nothing is due, unless the call ends."""
+        return max(self._due - self._clock(), 0.0)
+
+    def poll(self) -> None:
+        """Record the result of a check, cancel one that hangs, start the next when that is over."""
+        due = self._clock() >= self._due
+        was_cancelled = self.call is not None and self.call.cancelled
+        if self.call is not None and self.call.done:
+            if not was_cancelled:  # else it was counted then
+                self._record(self.call.error)
+            self.call = None
+        elif self.call is not None and due:
+            self.call.cancel()
+            self._record(timeout_error("check", self._interval))
+            self._due = self._clock() + self._interval
+        if self.call is None and (due or was_cancelled) and not self.unhealthy:
+            self.call = self._start_check()
+            self._due = self._clock() + self._interval
+
+    def _record(self, error: Error | None) -> None:
+        self._failures = self._failures + 1 if error else 0
+        self.error = error
+
+
+class IsolationWindow:
+    """Of one incarnation, from now on."""
+
+    def __init__(self, config: PoolConfig) -> None:
+        self._ends_at = time.monotonic() + config.isolation_seconds
+
+    def remaining(self, agent: State) -> float | None:
+        """How long it still lasts, 0 once it is over; None for an agent that is not isolated."""
+        return max(self._ends_at - time.monotonic(), 0.0) if agent.alone else None
 
 
 class EndConditions:

@@ -1,12 +1,23 @@
-"""What all agents of a worker share, and how one of them may be requested to stop."""
+"""What all agents of a worker share, how one may be requested to stop, and writing what becomes of
+it: it started, failed, was released, ended, or is cleared.
+"""
 
+import asyncio
+import random
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 
+import structlog
 from msgspec import Struct
 
+from eventstore.connection.backoff import Backoff
+from eventstore.errors import LogError, Unreadable
+from eventstore.language.agent_commands import Command, Fail
+from eventstore.language.agents import Agent as State
+from eventstore.language.events import Error
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.pool_log import PoolLog
+from eventstore.log.replies import AgentResult, Outcome
 from eventstore.steps.step import Fence
 from workers.api.agent import Agent
 from workers.api.engine import Database
@@ -38,3 +49,70 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
     fallback: bool = False
     on_fenced: Callable[[], None]
     """Called when the log refused something as FENCED."""
+
+
+log = structlog.get_logger("muster.agents")
+
+
+def failure(worker_context: WorkerContext, state: State, during: str, error: Error) -> Fail:
+    """The agent's code failed in `start`, `run` or `check`."""
+    log.warning(
+        "agent.failing",
+        agent_id=state.agent_id,
+        incarnation=state.incarnation,
+        during=during,
+        error=error.type,
+        message=error.message,
+    )
+    return Fail(
+        during=during,
+        error=error,
+        now_ms=worker_context.log.now_ms(),
+        policy=worker_context.config.restart_policy,
+        jitter=random.random(),
+    )
+
+
+async def write_outcome(
+    worker_context: WorkerContext, state: State, command: Command
+) -> AgentResult | None:
+    """Carry out a command on an agent of this worker, for as long as it takes: to be cancelled.
+
+    None where its state in Redis is damaged: then it is parked, and nothing was written.
+    """
+    backoff = Backoff("settle", agent_id=state.agent_id)
+    while True:
+        try:
+            acted = await worker_context.log.act(
+                state.agent_id,
+                command,
+                fence=worker_context.fence,
+                incarnation=state.incarnation,
+                agent=None if backoff.active else state,
+            )
+            if (
+                acted.outcome is Outcome.ABSENT
+                and state.agent_id in await worker_context.log.live()
+            ):
+                raise Unreadable("agent", state.agent_id, "its hash is gone")
+        except Unreadable as error:
+            await _park(worker_context, state, error)
+            return None
+        except LogError as error:
+            await asyncio.sleep(backoff.next_delay(error))
+            continue
+        backoff.reset()
+        return acted
+
+
+async def _park(worker_context: WorkerContext, state: State, damage: Unreadable) -> None:
+    """Leave the agent to an operator."""
+    try:
+        await worker_context.log.park(damage, holder=worker_context.fence.worker_id)
+    except LogError as error:
+        log.warning(
+            "agent.not_parked",
+            agent_id=state.agent_id,
+            incarnation=state.incarnation,
+            error=str(error),
+        )

@@ -1,4 +1,4 @@
-"""One pool's leader: the supervisor that scales it and carries out what is due.
+"""One pool's leader: the supervisor that scales it, restarts agents, and ends what is overdue.
 
 The lead is a term in the pool's log. A leader that does not renew it for a whole lease (and longer
 at an idle pool) is replaced by another, and what it still attempts is refused by its term.
@@ -8,20 +8,20 @@ from math import inf
 
 import structlog
 
+from eventstore.errors import Unreadable
+from eventstore.language.agent_commands import Command, Restart, Terminate, Withdraw
 from eventstore.language.catalogue import Pool
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.pool_log import PoolLog
-from eventstore.log.replies import Leadership
+from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey
 from eventstore.steps import clauses
-from workers.supervisor.catalogue_access import CatalogueAccess
+from eventstore.steps.clauses import Leaves
 from workers.supervisor.isolation import clear_suspects
-from workers.supervisor.liveness import LeaseMonitor
-from workers.supervisor.polling import idle_leader_timeout, is_idle
-from workers.supervisor.reaper import consumers, requeue_unclaimed
+from workers.supervisor.polling import LeaseMonitor, idle_leader_timeout, is_idle
+from workers.supervisor.reaper import consumers, handle_agent_errors, requeue_unclaimed
 from workers.supervisor.scaler import Scaler
-from workers.supervisor.schedules import end_all, run_due
-from workers.supervisor.worker_monitor import WorkerMonitor
+from workers.supervisor.worker_monitor import CatalogueAccess, WorkerMonitor
 
 log = structlog.get_logger("muster.leader")
 
@@ -135,3 +135,39 @@ class Leader:
 
     def _pool(self) -> Pool:
         return self._catalogue.pool()
+
+
+async def run_due(pool_log: PoolLog, survey: Survey) -> None:
+    """Restart the agents that are due, and end those that have waited too long."""
+    for schedule, command, listed in (
+        (Leaves(due=True), Restart(), survey.due),
+        (Leaves(timeout=True), Withdraw(), survey.timeouts),
+    ):
+        for agent_id, at_ms in listed:
+            if at_ms <= survey.ts:
+                await _run_scheduled(pool_log, schedule, agent_id, command)
+
+
+async def _run_scheduled(
+    pool_log: PoolLog, schedule: Leaves, agent_id: str, command: Command
+) -> None:
+    """Carry out what is due; an agent to which it does not apply leaves the schedule."""
+    async with handle_agent_errors(pool_log, agent_id):
+        acted = await pool_log.act(agent_id, command)
+        if acted.outcome is Outcome.ABSENT and agent_id in await pool_log.live():
+            raise Unreadable("agent", agent_id, "its hash is gone")
+        if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY}:
+            step = pool_log.step()
+            if acted.agent is not None:
+                agent = acted.agent
+                step.check(clauses.AgentUnchanged(agent_id, agent.version, agent.incarnation))
+            step.write(clauses.MoveAgent(agent_id, schedule))
+            await pool_log.commit(step)
+
+
+async def end_all(pool_log: PoolLog, created_seq: int) -> bool:
+    """End every agent of a pool that is being deleted; True when none is left."""
+    for agent_id in await pool_log.live():
+        async with handle_agent_errors(pool_log, agent_id):
+            await pool_log.act(agent_id, Terminate(reason="pool-deleted"), created_seq=created_seq)
+    return not await pool_log.live()

@@ -1,20 +1,28 @@
-"""How soon a supervisor polls a pool again if nothing wakes it.
+"""How soon a supervisor polls a pool again, and how it judges whether another process lives.
+
+A lease is a number that its holder changes every few seconds. A supervisor notes since when it has
+not changed, on a clock that also runs while the machine sleeps. Time in which the supervisor itself
+observed nothing (Redis was unreachable, or it was suspended) does not count.
 
 An idle pool is polled as rarely as the operator configures. In any other one a worker may die, or
 the leader, without whom nothing is started there. So the pause is a share of the lease, and a death
 is noticed about a lease after it whatever `poll_seconds` is. And it is well below the pause that
-would be too long to prove anything (see `liveness`).
+would be too long to prove anything about a lease.
 
 Deleted pools stay known, and their number is not bounded: one that is empty is polled once a
 minute. Whatever still enters it signals.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Final
+
+from msgspec import Struct
 
 from eventstore.language.catalogue import Pool
 from eventstore.log.survey import Survey
-from workers.supervisor.liveness import MAX_GAP_SECONDS
 
+MAX_GAP_SECONDS = 3.0
+"""A longer pause between two observations proves nothing about the leases."""
 LEASE_SHARE: Final = 0.2
 MAX_SECONDS: Final = MAX_GAP_SECONDS * 2 / 3
 """The rest is for jitter, and for a poll that comes late."""
@@ -59,3 +67,44 @@ def _needs_attention(survey: Survey, pool: Pool) -> bool:
     """Whether an empty pool is to have workers, or is yet to be deleted."""
     closing = survey.closed == str(pool.created_seq)
     return not pool.deleted and (pool.config.min_workers > 0 or closing)
+
+
+class Observation(Struct, frozen=True):
+    renewal: object
+    since: float
+
+
+class LeaseMonitor:
+    """For how long each of a set of leases was not renewed."""
+
+    def __init__(self, *, max_gap_seconds: float = MAX_GAP_SECONDS) -> None:
+        self._max_gap_seconds = max_gap_seconds
+        self._observations: dict[str, Observation] = {}
+        self._observed_at = 0.0
+
+    def observe(self, renewals: Mapping[str, object], now: float) -> dict[str, float]:
+        """Note the leases as they are now; returns for how many seconds each was not renewed."""
+        gap = now - self._observed_at
+        ignored = gap if self._observed_at and gap > self._max_gap_seconds else 0.0
+        self._observed_at = now
+        observations: dict[str, Observation] = {}
+        for name, renewal in renewals.items():
+            previous = self._observations.get(name)
+            if previous is None or previous.renewal != renewal:
+                observations[name] = Observation(renewal, now)
+            else:
+                observations[name] = Observation(renewal, previous.since + ignored)
+        self._observations = observations
+        return {name: now - observation.since for name, observation in observations.items()}
+
+
+class Stopwatch:
+    """Since when each of a changing set of things has been in it, on the same clock."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def observe(self, names: Iterable[str], now: float) -> dict[str, float]:
+        """For how many seconds each of these has been among them without a break."""
+        self._since = {name: self._since.get(name, now) for name in names}
+        return {name: now - since for name, since in self._since.items()}

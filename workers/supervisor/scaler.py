@@ -17,10 +17,9 @@ from eventstore.log.survey import Survey
 from eventstore.steps import clauses
 from eventstore.steps.step import Step
 from workers.supervisor import scaling
-from workers.supervisor.catalogue_access import CatalogueAccess
 from workers.supervisor.launch_failures import LaunchTracker
-from workers.supervisor.liveness import Stopwatch
-from workers.supervisor.worker_monitor import WorkerMonitor
+from workers.supervisor.polling import Stopwatch
+from workers.supervisor.worker_monitor import CatalogueAccess, WorkerMonitor
 
 log = structlog.get_logger("muster.leader")
 

@@ -30,19 +30,16 @@ from eventstore.log.log import Log
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.reader import Reader
 from eventstore.steps.step import Origin
-from workers.host.identity import host_name
 from workers.host.lock import LOCK_TIMEOUT_SECONDS, HostLock
-from workers.host.processes import Process
+from workers.host.processes import Process, host_name
 from workers.launch.fork import ForkLauncher
-from workers.launch.in_process import InProcessLauncher
-from workers.launch.launchers import Launcher
+from workers.launch.launchers import InProcessLauncher, Launcher
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote import Plan
 from workers.output.log_files import remove_old_files
-from workers.supervisor.catalogue_access import CatalogueAccess
 from workers.supervisor.options import SupervisorOptions, limit_to_one_worker, worker_options
-from workers.supervisor.pool_supervisor import PoolSupervisor
-from workers.supervisor.pool_tasks import PoolTasks
+from workers.supervisor.pool_supervisor import PoolSupervisor, PoolTasks
+from workers.supervisor.worker_monitor import CatalogueAccess
 
 log = structlog.get_logger("muster.supervisor")
 

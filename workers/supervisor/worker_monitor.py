@@ -5,8 +5,10 @@ be repeated, interrupted, or done by another supervisor at the same time.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
+
+from msgspec import Struct
 
 from eventstore.language import workers
 from eventstore.language.catalogue import Pool
@@ -17,7 +19,7 @@ from eventstore.steps import clauses
 from eventstore.steps.step import Step
 from workers.host.processes import Process
 from workers.supervisor import reaper
-from workers.supervisor.liveness import LeaseMonitor, Stopwatch
+from workers.supervisor.polling import LeaseMonitor, Stopwatch
 
 LATE_SHARE = 0.5
 SUSPECT_SHARE = 0.6
@@ -196,3 +198,14 @@ class WorkerMonitor:
 
     def _own_workers(self, survey: Survey) -> list[Worker]:
         return [o.worker for o in survey.workers if o.worker.host == self._host]
+
+
+class CatalogueAccess(Struct, frozen=True):
+    """The catalogue, for one pool."""
+
+    pool: Callable[[], Pool]
+    """The pool as it is now. Raises `LogError` where the catalogue was recovered without it."""
+    joined_hosts: Callable[[], Sequence[str]]
+    finish_deletion: Callable[[Pool], Awaitable[None]]
+    remove_host: Callable[[str], Awaitable[None]]
+    """Record that a host has left; one that has not joins again."""

@@ -23,7 +23,7 @@ from tests.integration.projector.test_recovery import recovered
 from tests.pools import TestPool, raw_events
 from tests.replication import Replication
 from tests.waiting import until
-from workers.host.clock import boot_seconds
+from workers.host.processes import boot_seconds
 from workers.process.lease import Hooks, Lease, LeaseOptions
 
 LEVEL, PENDING = "Muster-Durability", "Muster-Durability-Pending"

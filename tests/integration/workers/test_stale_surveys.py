@@ -14,11 +14,9 @@ from tests.integration.workers.test_isolation import Ended
 from tests.integration.workers.test_supervisor import POOL, Site
 from tests.pools import ORIGIN, TestPool
 from workers.supervisor import reaper
-from workers.supervisor.catalogue_access import CatalogueAccess
-from workers.supervisor.leader import Leader
+from workers.supervisor.leader import Leader, run_due
 from workers.supervisor.pool_supervisor import PoolSupervisor
-from workers.supervisor.schedules import run_due
-from workers.supervisor.worker_monitor import WorkerMonitor
+from workers.supervisor.worker_monitor import CatalogueAccess, WorkerMonitor
 
 
 @pytest.fixture

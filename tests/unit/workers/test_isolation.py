@@ -21,7 +21,7 @@ from eventstore.language.pool_config import PoolConfig, RestartPolicy
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import ObservedWorker, Survey
 from tests.unit.workers.test_scaling import survey, worker
-from workers.runtime.isolation_window import IsolationWindow
+from workers.runtime.end_conditions import IsolationWindow
 from workers.supervisor import isolation, scaling
 
 WINDOW = 600_000

@@ -1,6 +1,6 @@
 """Judging a lease by one's own clock."""
 
-from workers.supervisor.liveness import LeaseMonitor, Stopwatch
+from workers.supervisor.polling import LeaseMonitor, Stopwatch
 
 
 def test_a_lease_that_is_renewed_is_alive_and_another_ages() -> None:

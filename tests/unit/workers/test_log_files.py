@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.output.log_file import LogFile
-from workers.output.log_files import LogLimits, remove_old_files
+from workers.output.log_files import LogFile, LogLimits, remove_old_files
 
 DAY = 86_400.0
 NOW = time.time()
@@ -72,7 +71,7 @@ def test_a_file_in_use_stays_however_old_and_large(tmp_path: Path) -> None:
 def test_the_file_of_a_process_stays_until_it_is_killed(tmp_path: Path) -> None:
     """The lock ends with the process, however that ends."""
     write = (
-        "import sys, time; from pathlib import Path; from workers.output.log_file import LogFile;"
+        "import sys, time; from pathlib import Path; from workers.output.log_files import LogFile;"
         f" LogFile(Path({str(tmp_path / 'pool' / 'w.jsonl')!r})).write(b'x\\n');"
         " print('written', flush=True); time.sleep(60)"
     )

@@ -15,7 +15,7 @@ import structlog
 
 from workers.output.capture import Capture
 from workers.output.lines import LINE_MAX, Output, Owner, logger_of
-from workers.output.log_file import ROTATED_MAX, LogFile
+from workers.output.log_files import ROTATED_MAX, LogFile
 
 
 class Captured:

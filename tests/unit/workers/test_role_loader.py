@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eventstore.errors import ConfigurationError
-from workers.api.placeholder import Placeholder
+from workers.api.agent import Placeholder
 from workers.api.role_loader import RESERVED_PACKAGES, add_to_path, load
 
 
