@@ -12,7 +12,7 @@ from pathlib import Path
 
 import redis
 
-from eventstore.embedded.binary import find_binary
+from eventstore.embedded.directory import find_binary
 from tests.process import ServerProcess, free_port, system_tool
 from tests.waiting import until_sync
 

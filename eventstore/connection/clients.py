@@ -16,9 +16,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
-from redis.exceptions import (
-    RedisError,
-)
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from eventstore.connection.calls import UNREACHABLE, NotSent
@@ -125,8 +123,3 @@ def connect_sync(url: str, *, timeout_seconds: float) -> SyncRedis:
         health_check_interval=0,
         driver_info=DRIVER,
     )
-
-
-MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
-WRITE_PROBE = "#!lua flags=allow-oom\nreturn cmsgpack.unpack('\\1')"
-"""Has the rights of the log's scripts and reads MessagePack, as they do, but writes nothing."""

@@ -23,8 +23,7 @@ from eventstore.errors import CommandLost, LogError
 from eventstore.language.durability import Level
 from eventstore.log.log import Log
 from eventstore.log.replies import Proof
-from eventstore.log.script_loader import script
-from eventstore.log.script_runner import parse_reply
+from eventstore.log.script_runner import parse_reply, script
 
 TASKS_MAX: Final = 8
 """So many connections wait at a time, for each level."""

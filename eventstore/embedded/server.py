@@ -28,8 +28,8 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from eventstore.embedded.binary import find_binary
 from eventstore.embedded.directory import (
+    find_binary,
     holder,
     locked,
     log_tail,

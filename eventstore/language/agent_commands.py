@@ -5,28 +5,13 @@ from typing import Final, TypeAlias, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
+from eventstore.language import events
 from eventstore.language.agents import Agent, Status, Stop
-from eventstore.language.events import (
-    AgentBody,
-    AgentCleared,
-    AgentCrashed,
-    AgentFailed,
-    AgentLost,
-    AgentReleased,
-    AgentRequested,
-    AgentRestarting,
-    AgentStarted,
-    AgentStartFailed,
-    AgentTerminated,
-    AgentTerminationRequested,
-    AgentUnhealthy,
-    Error,
-)
 from eventstore.language.pool_config import RestartPolicy
 
 
 class Spawn(Struct, frozen=True, kw_only=True):
-    request: AgentRequested
+    request: events.AgentRequested
 
 
 class Terminate(Struct, frozen=True, kw_only=True):
@@ -48,7 +33,7 @@ class Fail(Struct, frozen=True, kw_only=True):
     """The agent's code failed: in `start`, in `run`, or in `check`."""
 
     during: str  # "start" | "run" | "check"
-    error: Error
+    error: events.Error
     now_ms: int
     policy: RestartPolicy
     jitter: float = 0.0
@@ -58,7 +43,7 @@ class End(Struct, frozen=True, kw_only=True):
     """Its task ended: it completed, was idle for too long, or was stopped as requested."""
 
     reason: str
-    error: Error | None = None
+    error: events.Error | None = None
 
 
 class Release(Struct, frozen=True, kw_only=True):
@@ -111,7 +96,7 @@ Command: TypeAlias = (
 )
 
 
-def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
+def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...]:
     """The events that a command leads to; none if it has already happened or no longer applies."""
     if isinstance(command, Spawn):
         return (command.request,) if agent is None else ()
@@ -122,15 +107,16 @@ def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
             return _terminate(command, agent)
         case Withdraw():
             waiting = agent.status is Status.PENDING and agent.expires_ms
-            return (AgentTerminated(reason=command.reason),) if waiting else ()
+            return (events.AgentTerminated(reason=command.reason),) if waiting else ()
         case Started():
             starts = agent.status is Status.STARTING and agent.stop is Stop.NO
-            return (AgentStarted(),) if starts else ()
+            return (events.AgentStarted(),) if starts else ()
         case Fail():
             return _fail(command, agent)
         case End():
             reason = _termination_reason(agent) if agent.stop else command.reason
-            return (AgentTerminated(reason=reason, error=command.error),) if agent.held else ()
+            ended = events.AgentTerminated(reason=reason, error=command.error)
+            return (ended,) if agent.held else ()
         case Release():
             return _release(command, agent)
         case MarkLost():
@@ -138,9 +124,9 @@ def decide(command: Command, agent: Agent | None) -> tuple[AgentBody, ...]:
         case Restart():
             return _restart(agent)
         case Clear():
-            return (AgentCleared(reason=command.reason),) if agent.alone else ()
+            return (events.AgentCleared(reason=command.reason),) if agent.alone else ()
         case Drop():
-            return (AgentTerminated(reason=command.reason),)
+            return (events.AgentTerminated(reason=command.reason),)
         case _:
             assert_never(command)
 
@@ -150,19 +136,19 @@ def _termination_reason(agent: Agent) -> str:
     return agent.reason or "requested"
 
 
-def _terminate(command: Terminate, agent: Agent) -> tuple[AgentBody, ...]:
-    requested = AgentTerminationRequested(reason=command.reason, graceful=command.graceful)
+def _terminate(command: Terminate, agent: Agent) -> tuple[events.AgentBody, ...]:
+    requested = events.AgentTerminationRequested(reason=command.reason, graceful=command.graceful)
     if not agent.held:
-        return (requested, AgentTerminated(reason=command.reason))
+        return (requested, events.AgentTerminated(reason=command.reason))
     already_requested = agent.stop is Stop.NOW or (agent.stop is Stop.GRACEFUL and command.graceful)
     return () if already_requested else (requested,)
 
 
-def _fail(command: Fail, agent: Agent) -> tuple[AgentBody, ...]:
+def _fail(command: Fail, agent: Agent) -> tuple[events.AgentBody, ...]:
     if not agent.held:
         return ()
     if agent.stop:
-        return (AgentTerminated(reason=_termination_reason(agent), error=command.error),)
+        return (events.AgentTerminated(reason=_termination_reason(agent), error=command.error),)
     due_ms, end = _spend(command, agent)
     window_ms = command.policy.window_ms
     failed = _FAILURE_EVENTS[command.during](
@@ -171,44 +157,45 @@ def _fail(command: Fail, agent: Agent) -> tuple[AgentBody, ...]:
     return (failed, *end)
 
 
-def _spend(command: Fail | MarkLost, agent: Agent) -> tuple[int, tuple[AgentFailed, ...]]:
+def _spend(command: Fail | MarkLost, agent: Agent) -> tuple[int, tuple[events.AgentFailed, ...]]:
     """Count a failure against the restart budget: when to run again, or 0 and the failed event."""
     policy = command.policy
     failures = 1 + sum(at > command.now_ms - policy.window_ms for at in agent.failures)
     if failures > policy.limit:
-        return 0, (AgentFailed(reason="restart-budget-spent", failures=failures),)
+        return 0, (events.AgentFailed(reason="restart-budget-spent", failures=failures),)
     return command.now_ms + policy.delay_ms(failures, command.jitter), ()
 
 
-_FAILURE_EVENTS: Final[
-    dict[str, type[AgentStartFailed] | type[AgentCrashed] | type[AgentUnhealthy]]
-] = {
-    "start": AgentStartFailed,
-    "run": AgentCrashed,
-    "check": AgentUnhealthy,
+_Failure: TypeAlias = events.AgentStartFailed | events.AgentCrashed | events.AgentUnhealthy
+_FAILURE_EVENTS: Final[dict[str, type[_Failure]]] = {
+    "start": events.AgentStartFailed,
+    "run": events.AgentCrashed,
+    "check": events.AgentUnhealthy,
 }
 
 
-def _release(command: Release, agent: Agent) -> tuple[AgentBody, ...]:
+def _release(command: Release, agent: Agent) -> tuple[events.AgentBody, ...]:
     if agent.stop:
-        return (AgentTerminated(reason=_termination_reason(agent)),)
+        return (events.AgentTerminated(reason=_termination_reason(agent)),)
     if agent.status not in {Status.STARTING, Status.RUNNING}:
         return ()
-    return (AgentReleased(reason=command.reason, next_incarnation=agent.incarnation + 1),)
+    return (events.AgentReleased(reason=command.reason, next_incarnation=agent.incarnation + 1),)
 
 
-def _mark_lost(command: MarkLost, agent: Agent) -> tuple[AgentBody, ...]:
+def _mark_lost(command: MarkLost, agent: Agent) -> tuple[events.AgentBody, ...]:
     if not agent.held or agent.worker_id != command.worker_id:
         return ()
     if agent.stop:
-        return (AgentTerminated(reason=_termination_reason(agent)),)
+        return (events.AgentTerminated(reason=_termination_reason(agent)),)
     own_failure = agent.alone and not command.blameless
-    lost = AgentLost(reason=command.reason, at_ms=command.now_ms, blameless=command.blameless)
+    lost = events.AgentLost(
+        reason=command.reason, at_ms=command.now_ms, blameless=command.blameless
+    )
     if own_failure:  # no other agent was in the worker
         due_ms, end = _spend(command, agent)
         window_ms = command.policy.window_ms
         return (replace(lost, alone=True, window_ms=window_ms, due_ms=due_ms), *end)
-    restarting = AgentRestarting(reason="lost", next_incarnation=agent.incarnation + 1)
+    restarting = events.AgentRestarting(reason="lost", next_incarnation=agent.incarnation + 1)
     return (replace(lost, alone=agent.alone or _lost_repeatedly(command, agent)), restarting)
 
 
@@ -218,9 +205,9 @@ def _lost_repeatedly(command: MarkLost, agent: Agent) -> bool:
     return recent and not command.blameless
 
 
-def _restart(agent: Agent) -> tuple[AgentBody, ...]:
+def _restart(agent: Agent) -> tuple[events.AgentBody, ...]:
     if agent.status is not Status.RESTARTING:
         return ()
     if agent.stop:
-        return (AgentTerminated(reason=_termination_reason(agent)),)
-    return (AgentRestarting(reason=agent.reason, next_incarnation=agent.incarnation + 1),)
+        return (events.AgentTerminated(reason=_termination_reason(agent)),)
+    return (events.AgentRestarting(reason=agent.reason, next_incarnation=agent.incarnation + 1),)

@@ -27,24 +27,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.language.events import (
-    AgentClaimed,
-    AgentCleared,
-    AgentCrashed,
-    AgentFailed,
-    AgentLost,
-    AgentReleased,
-    AgentRequested,
-    AgentRestarting,
-    AgentSpec,
-    AgentStarted,
-    AgentStartFailed,
-    AgentTerminated,
-    AgentTerminationRequested,
-    AgentUnhealthy,
-    Error,
-    Event,
-)
+from eventstore.language import events
 
 
 class Status(StrEnum):
@@ -70,7 +53,7 @@ class Stop(StrEnum):
     NOW = "now"
 
 
-class Agent(AgentSpec, frozen=True, kw_only=True):
+class Agent(events.AgentSpec, frozen=True, kw_only=True):
     """One agent as the fold of its events. `version` counts them."""
 
     agent_id: str
@@ -97,7 +80,7 @@ class Agent(AgentSpec, frozen=True, kw_only=True):
     # Folded for the views only.
     input: msgspec.Raw = msgspec.Raw(b"{}")
     labels: dict[str, str] = msgspec.field(default_factory=dict)
-    last_error: Error | None = None
+    last_error: events.Error | None = None
     requested_ms: int = 0
     started_ms: int = 0
     ended_ms: int = 0
@@ -112,10 +95,10 @@ class Agent(AgentSpec, frozen=True, kw_only=True):
         return self.status in HELD
 
 
-def new_agent(event: Event, pool: str) -> Agent:
+def new_agent(event: events.Event, pool: str) -> Agent:
     """The agent that an `agent.requested` creates."""
     body = event.body
-    assert isinstance(body, AgentRequested)
+    assert isinstance(body, events.AgentRequested)
     return Agent(
         **shared_fields(body, Agent),
         agent_id=event.subject,
@@ -139,10 +122,10 @@ def _shared_names(source: type[Struct], target: type[Struct]) -> list[str]:
     return [name for name in source.__struct_fields__ if name in target.__struct_fields__]
 
 
-def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
+def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
     """Fold an event into the state of an agent. Total: any recorded event of one can be folded."""
     body = event.body
-    if agent is None or isinstance(body, AgentRequested):
+    if agent is None or isinstance(body, events.AgentRequested):
         return new_agent(event, pool)
     agent = replace(
         agent,
@@ -151,7 +134,7 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
         changed_ms=event.ts or agent.changed_ms,
     )
     match body:
-        case AgentClaimed():
+        case events.AgentClaimed():
             return replace(
                 agent,
                 status=Status.STARTING,
@@ -161,9 +144,9 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
                 claim_seq=event.seq,
                 expires_ms=0,
             )
-        case AgentStarted():
+        case events.AgentStarted():
             return replace(agent, status=Status.RUNNING, started_ms=event.ts)
-        case AgentStartFailed() | AgentCrashed() | AgentUnhealthy():
+        case events.AgentStartFailed() | events.AgentCrashed() | events.AgentUnhealthy():
             return replace(
                 _vacated(agent),
                 status=Status.RESTARTING,
@@ -172,11 +155,11 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
                 failures=_recent_failures(agent, body),
                 last_error=body.error,
             )
-        case AgentLost():
+        case events.AgentLost():
             return _fold_lost(agent, body)
-        case AgentCleared():
+        case events.AgentCleared():
             return replace(agent, alone=False, losses=())
-        case AgentReleased() | AgentRestarting():
+        case events.AgentReleased() | events.AgentRestarting():
             return replace(
                 _vacated(agent),
                 status=Status.PENDING,
@@ -184,7 +167,7 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
                 incarnation=body.next_incarnation,
                 due_ms=0,
             )
-        case AgentTerminationRequested():
+        case events.AgentTerminationRequested():
             running = agent.status is Status.RUNNING
             return replace(
                 agent,
@@ -192,7 +175,7 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
                 reason=body.reason,
                 status=Status.STOPPING if running else agent.status,
             )
-        case AgentTerminated():
+        case events.AgentTerminated():
             return replace(
                 _vacated(agent),
                 status=Status.TERMINATED,
@@ -200,7 +183,7 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
                 ended_ms=event.ts,
                 last_error=body.error or agent.last_error,
             )
-        case AgentFailed():
+        case events.AgentFailed():
             return replace(
                 _vacated(agent), status=Status.FAILED, reason=body.reason, ended_ms=event.ts
             )
@@ -209,14 +192,15 @@ def evolve(agent: Agent | None, event: Event, pool: str) -> Agent:
 
 
 def _recent_failures(
-    agent: Agent, body: AgentStartFailed | AgentCrashed | AgentUnhealthy | AgentLost
+    agent: Agent,
+    body: events.AgentStartFailed | events.AgentCrashed | events.AgentUnhealthy | events.AgentLost,
 ) -> tuple[int, ...]:
     """The failures within the window, and this one."""
     recent = tuple(at for at in agent.failures if at > body.at_ms - body.window_ms)
     return (*recent, body.at_ms)
 
 
-def _fold_lost(agent: Agent, body: AgentLost) -> Agent:
+def _fold_lost(agent: Agent, body: events.AgentLost) -> Agent:
     lost = replace(
         _vacated(agent),
         status=Status.RESTARTING,
@@ -230,7 +214,7 @@ def _fold_lost(agent: Agent, body: AgentLost) -> Agent:
         lost,
         due_ms=body.due_ms,
         failures=_recent_failures(agent, body),
-        last_error=Error(type="WorkerLost", message=body.reason),
+        last_error=events.Error(type="WorkerLost", message=body.reason),
     )
 
 

@@ -7,16 +7,7 @@ fold. A change is decided on that fold, and committed only if the subject's vers
 from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.language.events import (
-    Event,
-    HostCordoned,
-    HostJoined,
-    HostLeft,
-    LogRecovered,
-    PoolChanged,
-    PoolCreated,
-    PoolDeleted,
-)
+from eventstore.language import events
 from eventstore.language.pool_config import PoolConfig, read_config
 
 
@@ -72,13 +63,13 @@ class Catalogue(Struct, frozen=True, kw_only=True):
         return max((entry.version for entry in named if entry is not None), default=0)
 
 
-def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
+def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
     """Fold an event into the catalogue."""
     pools, hosts, name = catalogue.pools, catalogue.hosts, event.subject
     generation = catalogue.generation
     version = catalogue.version_of(name) + 1
     match event.body:
-        case PoolCreated() as body:
+        case events.PoolCreated() as body:
             config, unknown = read_config(body.config)
             pool = Pool(
                 pool_name=name,
@@ -91,7 +82,7 @@ def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
                 changed_ms=event.ts,
             )
             pools = {**pools, name: pool}
-        case PoolChanged() as body:
+        case events.PoolChanged() as body:
             config, unknown = read_config(body.config)
             changed = replace(
                 pools[name],
@@ -101,10 +92,10 @@ def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
                 changed_ms=event.ts,
             )
             pools = {**pools, name: changed}
-        case PoolDeleted():
+        case events.PoolDeleted():
             changed = replace(pools[name], deleted=True, version=version, changed_ms=event.ts)
             pools = {**pools, name: changed}
-        case HostJoined() as body:
+        case events.HostJoined() as body:
             host = Host(
                 host=name,
                 hostname=body.hostname,
@@ -115,8 +106,8 @@ def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
                 changed_ms=event.ts,
             )
             hosts = {**hosts, name: host}
-        case HostCordoned() | HostLeft() as body:
-            status = "cordoned" if isinstance(body, HostCordoned) else "left"
+        case events.HostCordoned() | events.HostLeft() as body:
+            status = "cordoned" if isinstance(body, events.HostCordoned) else "left"
             updated = replace(
                 hosts[name],
                 status=status,
@@ -126,7 +117,7 @@ def evolve(catalogue: Catalogue, event: Event) -> Catalogue:
                 changed_ms=event.ts,
             )
             hosts = {**hosts, name: updated}
-        case LogRecovered() as body:
+        case events.LogRecovered() as body:
             generation = body.generation
         case _:
             raise TypeError(f"{event.type} is not an event of the catalogue")

@@ -14,18 +14,7 @@ from typing import Final, TypeAlias, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.language.events import (
-    Count,
-    Event,
-    WorkerBody,
-    WorkerDraining,
-    WorkerLost,
-    WorkerRecovered,
-    WorkerRequested,
-    WorkerStarted,
-    WorkerStopped,
-    WorkerSuspect,
-)
+from eventstore.language import events
 
 
 class WorkerStatus(StrEnum):
@@ -47,7 +36,7 @@ class Worker(Struct, frozen=True, kw_only=True):
     worker_id: str
     pool_name: str
     host: str
-    max_agents: Count
+    max_agents: events.Count
     status: WorkerStatus = WorkerStatus.REQUESTED
     reason: str = ""
     draining: bool = False
@@ -74,7 +63,7 @@ class Worker(Struct, frozen=True, kw_only=True):
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    body: WorkerRequested
+    body: events.WorkerRequested
 
 
 class Start(Struct, frozen=True, kw_only=True):
@@ -108,7 +97,7 @@ class DeclareLost(Struct, frozen=True, kw_only=True):
 WorkerCommand: TypeAlias = Order | Start | Suspect | Recover | Drain | StopWorker | DeclareLost
 
 
-def decide(command: WorkerCommand, worker: Worker | None) -> tuple[WorkerBody, ...]:
+def decide(command: WorkerCommand, worker: Worker | None) -> tuple[events.WorkerBody, ...]:
     """The events that a command leads to; none if it has already happened or no longer applies."""
     if isinstance(command, Order):
         return (command.body,) if worker is None else ()
@@ -119,7 +108,7 @@ def decide(command: WorkerCommand, worker: Worker | None) -> tuple[WorkerBody, .
             if worker.status is not WorkerStatus.REQUESTED:
                 return ()
             return (
-                WorkerStarted(
+                events.WorkerStarted(
                     host=command.host,
                     pid=command.pid,
                     start_time=command.start_time,
@@ -128,24 +117,24 @@ def decide(command: WorkerCommand, worker: Worker | None) -> tuple[WorkerBody, .
             )
         case Suspect():
             can_be_suspect = worker.status in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}
-            return (WorkerSuspect(reason=command.reason),) if can_be_suspect else ()
+            return (events.WorkerSuspect(reason=command.reason),) if can_be_suspect else ()
         case Recover():
-            return (WorkerRecovered(),) if worker.status is WorkerStatus.SUSPECT else ()
+            return (events.WorkerRecovered(),) if worker.status is WorkerStatus.SUSPECT else ()
         case Drain():
             drains = worker.alive and not worker.draining
-            return (WorkerDraining(reason=command.reason),) if drains else ()
+            return (events.WorkerDraining(reason=command.reason),) if drains else ()
         case StopWorker():
-            return (WorkerStopped(reason=command.reason),) if worker.alive else ()
+            return (events.WorkerStopped(reason=command.reason),) if worker.alive else ()
         case DeclareLost():
-            return (WorkerLost(reason=command.reason),)
+            return (events.WorkerLost(reason=command.reason),)
         case _:
             assert_never(command)
 
 
-def evolve(worker: Worker | None, event: Event, pool: str) -> Worker:
+def evolve(worker: Worker | None, event: events.Event, pool: str) -> Worker:
     """Fold an event into the state of a worker."""
     body = event.body
-    if isinstance(body, WorkerRequested):
+    if isinstance(body, events.WorkerRequested):
         return Worker(
             worker_id=event.subject,
             pool_name=pool,
@@ -161,7 +150,7 @@ def evolve(worker: Worker | None, event: Event, pool: str) -> Worker:
         raise ValueError(f"{event.type} of a worker that was never ordered: {event.subject}")
     worker = replace(worker, version=worker.version + 1, last_event_id=event.event_id)
     match body:
-        case WorkerStarted():
+        case events.WorkerStarted():
             return replace(
                 worker,
                 status=WorkerStatus.ACTIVE,
@@ -173,18 +162,18 @@ def evolve(worker: Worker | None, event: Event, pool: str) -> Worker:
                 deadline_ms=0,
                 started_ms=event.ts,
             )
-        case WorkerSuspect():
+        case events.WorkerSuspect():
             return replace(worker, status=WorkerStatus.SUSPECT, reason=body.reason)
-        case WorkerRecovered():
+        case events.WorkerRecovered():
             next_status = WorkerStatus.DRAINING if worker.draining else WorkerStatus.ACTIVE
             return replace(worker, status=next_status, reason=body.reason)
-        case WorkerDraining():
+        case events.WorkerDraining():
             return replace(worker, status=WorkerStatus.DRAINING, draining=True, reason=body.reason)
-        case WorkerStopped():
+        case events.WorkerStopped():
             return replace(
                 worker, status=WorkerStatus.STOPPED, reason=body.reason, ended_ms=event.ts
             )
-        case WorkerLost():
+        case events.WorkerLost():
             return replace(
                 worker,
                 status=WorkerStatus.LOST,

@@ -13,18 +13,8 @@ from msgspec.structs import replace
 from eventstore.errors import LogMissing, OutcomeUnknown, UnknownEvent
 from eventstore.keys import CATALOGUE
 from eventstore.language import catalogue as pools
+from eventstore.language import events
 from eventstore.language.catalogue import Catalogue, Pool
-from eventstore.language.events import (
-    AnyBody,
-    HostCordoned,
-    HostJoined,
-    HostLeft,
-    LogRecovered,
-    PoolChanged,
-    PoolCreated,
-    PoolDeleted,
-    decode_entry,
-)
 from eventstore.language.pool_config import PoolConfig, write_config
 from eventstore.log.commit_retry import Attempts, reraise_unknown
 from eventstore.log.log import Log, proof_of
@@ -48,7 +38,7 @@ class ChangeResult(Struct, frozen=True):
     proof: Proof | None = None
 
 
-Decision = tuple[Outcome, AnyBody | None]
+Decision = tuple[Outcome, events.AnyBody | None]
 
 
 class CatalogueLog:
@@ -103,8 +93,8 @@ class CatalogueLog:
         """Fold entries that a follower has read, up to the first that raises `UnknownEvent`."""
         self._applied += 1
         for entry in entries:
-            body = decode_entry(*entry).body
-            if isinstance(body, LogRecovered) and 0 < body.from_seq < self.state.seq:
+            body = events.decode_entry(*entry).body
+            if isinstance(body, events.LogRecovered) and 0 < body.from_seq < self.state.seq:
                 self.invalidated = True
             self.state = _fold(self.state, entry)
         return self.state
@@ -117,7 +107,9 @@ class CatalogueLog:
         def decide(state: Catalogue) -> Decision:
             found = state.live_pools().get(name)
             if found is None:
-                return Outcome.DONE, PoolCreated(role_type=role_type, config=write_config(config))
+                return Outcome.DONE, events.PoolCreated(
+                    role_type=role_type, config=write_config(config)
+                )
             same = (found.role_type, found.config) == (role_type, config)
             return Outcome.ALREADY if same else Outcome.CONFLICT, None
 
@@ -141,7 +133,7 @@ class CatalogueLog:
             config = change(pool.config)
             if pool.config == config:
                 return Outcome.ALREADY, None
-            return Outcome.DONE, PoolChanged(config=write_config(config, pool.unknown))
+            return Outcome.DONE, events.PoolChanged(config=write_config(config, pool.unknown))
 
         return await self._change(name, decide, origin)
 
@@ -160,14 +152,14 @@ class CatalogueLog:
             found = state.live_pools().get(pool.pool_name)
             if found is None or found.created_seq != pool.created_seq:
                 return Outcome.ABSENT, None
-            return Outcome.DONE, PoolDeleted(reason=reason)
+            return Outcome.DONE, events.PoolDeleted(reason=reason)
 
         return await self._change(pool.pool_name, decide, origin)
 
     async def join_host(self, host: str, hostname: str, pid: int, origin: Origin) -> ChangeResult:
         """Offer a host for workers."""
         return await self._change(
-            host, lambda _: (Outcome.DONE, HostJoined(hostname=hostname, pid=pid)), origin
+            host, lambda _: (Outcome.DONE, events.HostJoined(hostname=hostname, pid=pid)), origin
         )
 
     async def cordon_host(self, host: str, reason: str, origin: Origin) -> ChangeResult:
@@ -179,7 +171,7 @@ class CatalogueLog:
                 return Outcome.ABSENT, None
             if known.status != "joined":
                 return Outcome.ALREADY, None
-            return Outcome.DONE, HostCordoned(reason=reason)
+            return Outcome.DONE, events.HostCordoned(reason=reason)
 
         return await self._change(host, decide, origin)
 
@@ -192,7 +184,7 @@ class CatalogueLog:
                 return Outcome.ABSENT, None
             if known.status == "left":
                 return Outcome.ALREADY, None
-            return Outcome.DONE, HostLeft(reason=reason)
+            return Outcome.DONE, events.HostLeft(reason=reason)
 
         return await self._change(host, decide, origin)
 
@@ -219,16 +211,16 @@ class CatalogueLog:
                     return ChangeResult(Outcome.DONE, await self.refresh(), proof_of(step, reply))
 
 
-def _cause(state: Catalogue, body: AnyBody, subject: str) -> str:
+def _cause(state: Catalogue, body: events.AnyBody, subject: str) -> str:
     """The last event of a host that is cordoned or leaves; other changes follow from requests."""
-    if isinstance(body, HostCordoned | HostLeft) and subject in state.hosts:
+    if isinstance(body, events.HostCordoned | events.HostLeft) and subject in state.hosts:
         return state.hosts[subject].last_event_id
     return ""
 
 
 def _fold(state: Catalogue, entry: Entry) -> Catalogue:
     """Fold an entry, unless it was folded before. Raises `UnknownEvent`."""
-    event = decode_entry(*entry)
+    event = events.decode_entry(*entry)
     if event.seq <= state.seq:
         return state
     try:

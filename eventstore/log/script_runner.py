@@ -4,44 +4,68 @@ A `ScriptRunner` stores a high-water mark for each log: the generation and the h
 this process has acknowledged or knows to be archived. Every script gets it. A log below it raises
 `RolledBack` and is halted for all processes until it is recovered. A log of a later generation
 raises `Recovered` once: states that were read before are invalid.
+
+A script is a shebang, constants, the shared prelude and its own text. `claim` also gets the table
+of an agent's fields: it books only agents that `steps.hashes` can read.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, TypeAlias
 
+from msgspec import Struct
 from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 
-from eventstore.connection.calls import (
-    UNREACHABLE,
-    AsyncClient,
-    NotSent,
-    ask,
-    is_transient,
-    send,
-    shielded,
-    unreachable,
-)
-from eventstore.errors import (
-    Halted,
-    LayoutTooNew,
-    LogError,
-    LogMissing,
-    LogUnreachable,
-    MemoryExhausted,
-    NotEnoughReplicas,
-    OutcomeUnknown,
-    Recovered,
-    RolledBack,
-)
+from eventstore import errors
+from eventstore.connection import calls
 from eventstore.keys import CATALOGUE, Keys
-from eventstore.log.clock import CLOCK_BATCH, CLOCK_STALE_SECONDS, ClockReading
 from eventstore.log.replies import Outcome, Reply
-from eventstore.log.script_loader import Script, script
+from eventstore.steps import hashes
 from eventstore.steps.step import Step
 
 Argument: TypeAlias = str | bytes | int
+CLOCK_STALE_SECONDS: Final = 30.0
+"""Without a reply for so long, a log's time is asked for."""
+CLOCK_BATCH: Final = 100
+"""How many logs are asked for their time at once."""
+
+
+class ClockReading(Struct, frozen=True):
+    """The last known time of Redis or of a log, so that most commits need not ask for it.
+
+    In ms, and with the time at which it was read by this host's monotonic clock.
+    """
+
+    ms: int
+    read_at: float
+
+    def current_ms(self) -> int:
+        return self.ms + int((time.monotonic() - self.read_at) * 1000)
+
+
+class Script(Struct, frozen=True):
+    text: str
+    digest: str
+
+
+@cache
+def script(name: str) -> Script:
+    """A script's complete text and its digest.
+
+    `admit` is `commit` within Redis' memory limit; `restore` is `commit` on a halted log.
+    """
+    folder = files("eventstore.log") / "lua"
+    flags = {"admit": "", "survey": " flags=no-writes"}.get(name, " flags=allow-oom")
+    constants = f"local RESTORING = {'true' if name == 'restore' else 'false'}"
+    if name == "claim":
+        constants += f"\nlocal AGENT_FIELDS = {hashes.AGENT.lua_checks()}"
+    body = (folder / f"{'commit' if name in ('admit', 'restore') else name}.lua").read_text()
+    text = f"#!lua{flags}\n{constants}\n{(folder / 'prelude.lua').read_text()}\n{body}"
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 class ScriptRunner:
@@ -51,7 +75,9 @@ class ScriptRunner:
     not: its agents were released.
     """
 
-    def __init__(self, client: AsyncClient, keys: Keys, *, survives_recovery: bool = True) -> None:
+    def __init__(
+        self, client: calls.AsyncClient, keys: Keys, *, survives_recovery: bool = True
+    ) -> None:
         self.client = client
         self.keys = keys
         self.survives_recovery = survives_recovery
@@ -93,9 +119,9 @@ class ScriptRunner:
         try:
             ts, clock = await self._read(pool, "HMGET", self._meta_key(pool), "ts", "clock")
             last_ts, last_clock = int(ts or 0), int(clock or now.ms)
-        except LogUnreachable:
+        except errors.LogUnreachable:
             raise
-        except (LogError, ValueError):
+        except (errors.LogError, ValueError):
             last_ts, last_clock = 0, now.ms
         log_ms = now.ms if now.ms >= last_ts else last_ts + max(now.ms - last_clock, 0) // 2
         self._clocks[self._meta_key(pool)] = ClockReading(log_ms, now.read_at)
@@ -153,35 +179,35 @@ class ScriptRunner:
         """
         generation, _ = self.high_water_mark(step.pool)
         if 0 < read_generation < generation:
-            raise Recovered(step.pool, generation)
+            raise errors.Recovered(step.pool, generation)
         return await self._run_guarded("admit" if adds_load else "commit", step.pool, step.encode())
 
     async def run_script(self, name: str, pool: str, *arguments: Argument) -> Reply:
         """Run a script on a log with exactly these arguments."""
         keys = self.script_keys(pool)
         try:
-            raw = await shielded(lambda: self._evaluate(script(name), keys, arguments))
-        except UNREACHABLE as error:
+            raw = await calls.shielded(lambda: self._evaluate(script(name), keys, arguments))
+        except calls.UNREACHABLE as error:
             if _never_sent(error):
-                raise unreachable(error) from error
-            raise OutcomeUnknown(f"Redis did not answer: {error}") from error
+                raise calls.unreachable(error) from error
+            raise errors.OutcomeUnknown(f"Redis did not answer: {error}") from error
         except OutOfMemoryError as error:
-            raise MemoryExhausted from error
+            raise errors.MemoryExhausted from error
         except ResponseError as error:
             if str(error).startswith("NOREPLICAS"):
-                raise NotEnoughReplicas from error
-            if is_transient(error):
-                raise LogUnreachable(f"Redis is not ready: {error}") from error
-            raise LogError(f"pool {pool!r}: script {name} failed: {error}") from error
+                raise errors.NotEnoughReplicas from error
+            if calls.is_transient(error):
+                raise errors.LogUnreachable(f"Redis is not ready: {error}") from error
+            raise errors.LogError(f"pool {pool!r}: script {name} failed: {error}") from error
         return parse_reply(pool, raw, self)
 
     async def _evaluate(
-        self, source: "Script", keys: tuple[str, str], arguments: Sequence[Argument]
+        self, source: Script, keys: tuple[str, str], arguments: Sequence[Argument]
     ) -> list[Any]:
         try:
-            raw = await send(self.client, "EVALSHA", source.digest, 2, *keys, *arguments)
+            raw = await calls.send(self.client, "EVALSHA", source.digest, 2, *keys, *arguments)
         except NoScriptError:
-            raw = await send(self.client, "EVAL", source.text, 2, *keys, *arguments)
+            raw = await calls.send(self.client, "EVAL", source.text, 2, *keys, *arguments)
         reply: list[Any] = raw
         return reply
 
@@ -195,7 +221,7 @@ class ScriptRunner:
 
     async def _read(self, pool: str, *command: str) -> Sequence[Any]:
         doing = f"pool {pool!r}: {command[0]} failed"
-        reply: Sequence[Any] = await ask(self.client, *command, doing=doing)
+        reply: Sequence[Any] = await calls.ask(self.client, *command, doing=doing)
         return reply
 
 
@@ -204,17 +230,17 @@ def parse_reply(pool: str, raw: Sequence[Any], log: ScriptRunner) -> Reply:
     status = raw[0].decode()
     generation, seq, ts = int(raw[1]), int(raw[2]), int(raw[3])
     if status == "MISSING":
-        raise LogMissing(pool)
+        raise errors.LogMissing(pool)
     if status == "HALTED":
-        raise Halted(pool, raw[4].decode())
+        raise errors.Halted(pool, raw[4].decode())
     if status == "LAYOUT":
-        raise LayoutTooNew(pool, *(value.decode() for value in raw[4:6]))
+        raise errors.LayoutTooNew(pool, *(value.decode() for value in raw[4:6]))
     if status == "ROLLED_BACK":
-        raise RolledBack(pool, log.high_water_mark(pool), (generation, seq))
+        raise errors.RolledBack(pool, log.high_water_mark(pool), (generation, seq))
     if status == "RECOVERED":
         if log.survives_recovery:
             log.record_position(pool, generation, seq, ts)
-        raise Recovered(pool, generation)
+        raise errors.Recovered(pool, generation)
     log.record_position(pool, generation, seq, ts)
     outcome = Outcome.DONE if status == "OK" else Outcome(status)
     return Reply(outcome, generation, seq, ts, raw[4:])
@@ -222,7 +248,7 @@ def parse_reply(pool: str, raw: Sequence[Any], log: ScriptRunner) -> Reply:
 
 def _never_sent(error: BaseException) -> bool:
     """Whether a connection error happened before anything was sent."""
-    if isinstance(error, BusyLoadingError | NotSent):
+    if isinstance(error, BusyLoadingError | calls.NotSent):
         return True
     text = str(error)
     return text.startswith(("Error ", "Timeout connecting", "No connection available")) and (

@@ -11,17 +11,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from eventstore.language import agents, workers
+from eventstore.language import agents, events, workers
 from eventstore.language.agents import Agent, Status
-from eventstore.language.events import (
-    AgentBody,
-    AgentRequested,
-    AgentTerminationRequested,
-    AnyBody,
-    Event,
-    WorkerBody,
-    encode_body,
-)
 from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.steps import clauses, hashes
 from eventstore.steps.clauses import Check, Enters, Leaves, Write
@@ -49,7 +40,7 @@ LISTED: Final = {
 new one. (An agent that is `starting` entered the queue as `pending`.)"""
 
 
-STARTS: Final = (AgentRequested, AgentTerminationRequested)
+STARTS: Final = (events.AgentRequested, events.AgentTerminationRequested)
 """Events of an agent that follow from a request, and not from its last event."""
 
 
@@ -85,7 +76,7 @@ class Step:
         self.ended_ms = ended_ms
         self.checks: list[Check] = []
         self.writes: list[Write] = []
-        self.events: list[Event] = []
+        self.events: list[events.Event] = []
         self._new_id = new_id
         self._origin = origin
 
@@ -103,7 +94,7 @@ class Step:
 
     def event(
         self,
-        body: AnyBody,
+        body: events.AnyBody,
         subject: str,
         *,
         incarnation: int = 0,
@@ -111,10 +102,10 @@ class Step:
         epoch: int = 0,
         correlation_id: str = "",
         causation_id: str = "",
-    ) -> Event:
+    ) -> events.Event:
         """Append one event. The two ids default to the origin's."""
         origin = self._origin
-        event = Event(
+        event = events.Event(
             body=body,
             event_id=self._new_id(),
             subject=subject,
@@ -140,7 +131,7 @@ class Step:
                 causation_id=event.causation_id,
                 traceparent=origin.traceparent,
                 actor=origin.actor,
-                data=encode_body(body).decode(),
+                data=events.encode_body(body).decode(),
             )
         )
         return event
@@ -151,7 +142,7 @@ class Step:
         self,
         agent_id: str,
         old: Agent | None,
-        bodies: Iterable[AgentBody],
+        bodies: Iterable[events.AgentBody],
         *,
         fence: Fence | None = None,
         checked: bool = True,
@@ -177,7 +168,7 @@ class Step:
                 epoch=fence.epoch if fence and new and new.worker_id else 0,
             )
             new, cause = agents.evolve(new, event, self.pool), ""
-            if isinstance(body, AgentRequested):
+            if isinstance(body, events.AgentRequested):
                 self.store_spec(agent_id, body)
         if new is None:
             raise ValueError("an agent cannot change without an event")
@@ -189,7 +180,7 @@ class Step:
         self.store_spec(agent.agent_id, agent)
         self._move(None, agent, replace=replace)
 
-    def store_spec(self, agent_id: str, spec: AgentRequested | Agent) -> None:
+    def store_spec(self, agent_id: str, spec: events.AgentRequested | Agent) -> None:
         """Store the input and labels of an agent, if it has any."""
         if spec.labels or bytes(spec.input) not in (b"", b"{}"):
             content = {"input": spec.input, "labels": spec.labels}
@@ -222,7 +213,7 @@ class Step:
         self,
         worker_id: str,
         old: Worker | None,
-        bodies: Iterable[WorkerBody],
+        bodies: Iterable[events.WorkerBody],
         *,
         epoch: int = 0,
         causation_id: str = "",

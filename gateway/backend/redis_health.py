@@ -20,10 +20,10 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from eventstore.connection.aof_check import AofCheck
 from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import UNREACHABLE, NotSent, execute_blocking
 from eventstore.connection.clients import connect
+from eventstore.connection.requirements import AofCheck
 
 log = structlog.get_logger("muster.gateway")
 

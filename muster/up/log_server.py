@@ -15,10 +15,10 @@ import structlog
 from msgspec.structs import replace
 from redis.exceptions import RedisError
 
-from eventstore.connection.aof_check import AofCheck
 from eventstore.connection.calls import UNREACHABLE, execute
 from eventstore.connection.clients import connect
 from eventstore.connection.requirements import (
+    AofCheck,
     inspect,
     require_suitable,
     require_writable,

@@ -23,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.errors import ConfigurationError
-from eventstore.log.script_loader import script
+from eventstore.log.script_runner import script
 from workers.api import role_loader
 from workers.api.agent import Agent
 from workers.process.main import main as work

@@ -29,7 +29,7 @@ from eventstore.connection.calls import UNREACHABLE, SyncClient
 from eventstore.connection.clients import connect_sync
 from eventstore.ids import new_id
 from eventstore.keys import Keys
-from eventstore.log.script_loader import script
+from eventstore.log.script_runner import script
 from workers.host.processes import Process, boot_seconds
 
 EXIT_LEASE_LOST: Final = 75

@@ -15,18 +15,8 @@ from typing import Any, Final
 import structlog
 from msgspec.structs import replace
 
+from eventstore import errors
 from eventstore.connection.calls import ask
-from eventstore.errors import (
-    Halted,
-    LayoutTooNew,
-    LogError,
-    LogMissing,
-    LogUnreachable,
-    OutcomeUnknown,
-    Recovered,
-    RolledBack,
-    Unreadable,
-)
 from eventstore.ids import is_id
 from eventstore.keys import GROUP
 from eventstore.language import workers
@@ -43,13 +33,13 @@ from eventstore.steps.clauses import Leaves
 from eventstore.steps.step import Fence, Step
 
 LOG_WIDE_ERRORS: Final = (
-    LogUnreachable,
-    OutcomeUnknown,
-    LogMissing,
-    RolledBack,
-    Halted,
-    Recovered,
-    LayoutTooNew,
+    errors.LogUnreachable,
+    errors.OutcomeUnknown,
+    errors.LogMissing,
+    errors.RolledBack,
+    errors.Halted,
+    errors.Recovered,
+    errors.LayoutTooNew,
 )
 """Errors that concern the whole log, not one agent."""
 CHUNK = 50
@@ -174,11 +164,11 @@ async def handle_agent_errors(
     """
     try:
         yield
-    except Unreadable as error:
+    except errors.Unreadable as error:
         await pool_log.park(error, holder=holder)
     except LOG_WIDE_ERRORS:
         raise
-    except LogError as error:
+    except errors.LogError as error:
         log.error("agent.skipped", pool=pool_log.pool, agent_id=agent_id, error=str(error))
 
 
@@ -186,7 +176,7 @@ async def _free_slot(pool_log: PoolLog, agent_id: str, acted: AgentResult, fence
     """Free a slot of a lost worker whose agent is gone, or runs elsewhere."""
     agent = acted.agent
     if agent is None and agent_id in await pool_log.live():
-        raise Unreadable("agent", agent_id, "its hash is gone")
+        raise errors.Unreadable("agent", agent_id, "its hash is gone")
     if agent is not None and agent.held and agent.worker_id == fence.worker_id:
         return
     step = pool_log.step()

@@ -16,13 +16,8 @@ from pathlib import Path
 
 import structlog
 
+from eventstore import errors
 from eventstore.connection.clients import connect
-from eventstore.errors import (
-    Halted,
-    LogError,
-    LogMissing,
-    RolledBack,
-)
 from eventstore.keys import Keys
 from eventstore.language.catalogue import Pool
 from eventstore.log.catalogue import CatalogueLog
@@ -86,7 +81,7 @@ class Supervisor:
         await self._processes.start()
         try:
             await self._join()
-        except (LogMissing, Halted, RolledBack) as error:
+        except (errors.LogMissing, errors.Halted, errors.RolledBack) as error:
             log.warning("supervisor.waits_for_log", reason=str(error))
         self._tasks.start("following", self._follow)
         self._tasks.start("removing old logs", self._clean_up_logs)
@@ -176,7 +171,7 @@ class Supervisor:
     def _find_pool(self, name: str) -> Pool:
         """Raises `LogError` where a catalogue was recovered without the pool."""
         if (found := self._catalogue.state.pools.get(name)) is None:
-            raise LogError(f"the catalogue does not know pool {name!r} any more")
+            raise errors.LogError(f"the catalogue does not know pool {name!r} any more")
         return found
 
     def _joined_hosts(self) -> list[str]:
@@ -214,10 +209,10 @@ class Supervisor:
                     self._tasks.wake_all()
                     await asyncio.sleep(0.1)
                 await self._resign_and_leave(reason)
-        except (TimeoutError, LogError) as error:
+        except (TimeoutError, errors.LogError) as error:
             log.warning("supervisor.shutdown_incomplete", error=str(error) or "out of time")
             await self._kill_rest(deadline)
-            with contextlib.suppress(TimeoutError, LogError):
+            with contextlib.suppress(TimeoutError, errors.LogError):
                 async with asyncio.timeout(FINAL_LEAVE_SECONDS):
                     await self._resign_and_leave(reason)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from eventstore.embedded.binary import find_binary
+from eventstore.embedded.directory import find_binary
 from eventstore.embedded.errors import ServerBinaryMissing
 from eventstore.errors import ConfigurationError
 from muster.cli.arguments import targets

@@ -13,8 +13,7 @@ import psutil
 import pytest
 import redis
 
-from eventstore.embedded.binary import find_binary
-from eventstore.embedded.directory import SOCKET_PATH_MAX
+from eventstore.embedded.directory import SOCKET_PATH_MAX, find_binary
 from eventstore.embedded.errors import (
     DirectoryInUse,
     EmbeddedServerError,

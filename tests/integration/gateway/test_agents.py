@@ -9,7 +9,7 @@ import redis
 
 from eventstore.ids import new_id
 from eventstore.language.agent_commands import Started
-from eventstore.log.clock import CLOCK_STALE_SECONDS, ClockReading
+from eventstore.log.script_runner import CLOCK_STALE_SECONDS, ClockReading
 from tests.integration.gateway.stage import AGENTS, QUICK, GatewayStage, gateway_stage, playing
 from tests.integration.projector.stage import POOL
 from tests.pools import data, raw_events

@@ -4,9 +4,9 @@ import resource
 
 import pytest
 
-from eventstore.connection.aof_check import AofCheck
 from eventstore.connection.calls import AsyncClient
 from eventstore.connection.clients import connect
+from eventstore.connection.requirements import AofCheck
 from tests.full_disk import accepts, bounded, limit, write_again, written_in_part
 from tests.integration.gateway.stage import AGENTS, gateway_stage
 from tests.servers import RedisServer, ValkeyServer

@@ -10,7 +10,7 @@ import pytest
 
 from eventstore.ids import new_id
 from eventstore.language.agent_commands import Terminate
-from eventstore.log.script_loader import script
+from eventstore.log.script_runner import script
 from gateway.server.listener import Gateway
 from gateway.wire.limiter import stop_accepting
 from tests.integration.gateway.stage import AGENTS, QUICK, gateway_stage, logged, options

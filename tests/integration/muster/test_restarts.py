@@ -14,8 +14,7 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from eventstore.embedded.binary import find_binary
-from eventstore.embedded.directory import locked
+from eventstore.embedded.directory import find_binary, locked
 from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import LogUnreachable
 from muster.process import restarts

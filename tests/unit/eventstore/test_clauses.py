@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from eventstore.language.agents import Status
-from eventstore.log.script_loader import script
+from eventstore.log.script_runner import script
 from eventstore.steps import clauses
 from eventstore.steps.clauses import Check, Enters, Leaves, MoveAgent, Write
 from eventstore.steps.step import LISTED
