@@ -109,7 +109,7 @@ async def execute_blocking(client: AsyncClient, *command: str | bytes | int) -> 
 
 async def shielded(call: Callable[[], Awaitable[T]]) -> T:
     """Run a call to its end even if the caller is cancelled meanwhile."""
-    task = asyncio.ensure_future(_awaited(call))
+    task = asyncio.ensure_future(call())
     task.add_done_callback(_consume_exception)  # the caller may not await the task any more
     return await asyncio.shield(task)
 
@@ -117,10 +117,6 @@ async def shielded(call: Callable[[], Awaitable[T]]) -> T:
 def _consume_exception(future: "asyncio.Future[Any]") -> None:
     if not future.cancelled():
         future.exception()
-
-
-async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
-    return await call()
 
 
 def is_transient(error: ResponseError) -> bool:

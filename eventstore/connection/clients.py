@@ -8,7 +8,7 @@ time-out is longer than its block time.
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -26,6 +26,7 @@ CLOSE_SECONDS = 1.0
 """How long closing connections may take; TLS waits for the server."""
 DRIVER = DriverInfo()
 """Sent by each connection; redis-py would read its package's files for each of them again."""
+_OPTIONS: Final = {"protocol": 2, "health_check_interval": 0, "driver_info": DRIVER}
 
 
 class ConnectionPool(BlockingConnectionPool):
@@ -74,41 +75,29 @@ class ConnectionPool(BlockingConnectionPool):
 
 def connect(url: str, *, max_connections: int = 32, client: type[Redis] = Redis) -> Redis:
     """A client for short calls. It waits for a free connection if all are in use."""
-    pool = ConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        timeout=SOCKET_SECONDS,
-        socket_timeout=SOCKET_SECONDS,
-        socket_connect_timeout=SOCKET_SECONDS,
-        retry=AsyncRetry(NoBackoff(), 0),
-        protocol=2,
-        health_check_interval=0,
-        driver_info=DRIVER,
-    )
-    return _raw(client.from_pool(pool))
-
-
-def _raw(client: Redis) -> Redis:
-    """Leave stream entries as alternating names and values: faster, and in order."""
-    for command in ("XREAD", "XRANGE", "XREVRANGE", "XPENDING"):
-        client.response_callbacks.pop(command, None)
-    return client
+    return _connect(url, SOCKET_SECONDS, max_connections, client)
 
 
 def connect_blocking(url: str, *, block_seconds: float, max_connections: int = 1) -> Redis:
     """A client for calls that block up to `block_seconds`, such as a reader's."""
+    return _connect(url, block_seconds + SOCKET_SECONDS, max_connections, Redis)
+
+
+def _connect(url: str, seconds: float, max_connections: int, client: type[Redis]) -> Redis:
+    """Stream entries stay as they came, alternating names and values: faster, and in order."""
     pool = ConnectionPool.from_url(
         url,
         max_connections=max_connections,
-        timeout=block_seconds + SOCKET_SECONDS,
-        socket_timeout=block_seconds + SOCKET_SECONDS,
+        timeout=seconds,
+        socket_timeout=seconds,
         socket_connect_timeout=SOCKET_SECONDS,
         retry=AsyncRetry(NoBackoff(), 0),
-        protocol=2,
-        health_check_interval=0,
-        driver_info=DRIVER,
+        **_OPTIONS,
     )
-    return _raw(Redis.from_pool(pool))
+    connected = client.from_pool(pool)
+    for command in ("XREAD", "XRANGE", "XREVRANGE", "XPENDING"):
+        connected.response_callbacks.pop(command, None)
+    return connected
 
 
 def connect_sync(url: str, *, timeout_seconds: float) -> SyncRedis:
@@ -119,7 +108,5 @@ def connect_sync(url: str, *, timeout_seconds: float) -> SyncRedis:
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        health_check_interval=0,
-        driver_info=DRIVER,
+        **_OPTIONS,
     )

@@ -62,10 +62,6 @@ class Worker(Struct, frozen=True, kw_only=True):
         return self.status in {WorkerStatus.STOPPED, WorkerStatus.LOST}
 
 
-class Order(Struct, frozen=True, kw_only=True):
-    body: events.WorkerRequested
-
-
 class Start(Struct, frozen=True, kw_only=True):
     host: str
     pid: int
@@ -94,14 +90,12 @@ class DeclareLost(Struct, frozen=True, kw_only=True):
     reason: str
 
 
-WorkerCommand: TypeAlias = Order | Start | Suspect | Recover | Drain | StopWorker | DeclareLost
+WorkerCommand: TypeAlias = Start | Suspect | Recover | Drain | StopWorker | DeclareLost
 
 
-def decide(command: WorkerCommand, worker: Worker | None) -> tuple[events.WorkerBody, ...]:
+def decide(command: WorkerCommand, worker: Worker) -> tuple[events.WorkerBody, ...]:
     """The events that a command leads to; none if it has already happened or no longer applies."""
-    if isinstance(command, Order):
-        return (command.body,) if worker is None else ()
-    if worker is None or worker.ended:
+    if worker.ended:
         return ()
     match command:
         case Start():

@@ -5,7 +5,7 @@ id; for every other step the state is read and decided on again (`act`), which l
 the first attempt was written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -210,9 +210,9 @@ class Log(LogQueries):
         origin: Origin,
         *,
         epoch: int = 0,
-        prepare: Callable[[Step, Worker], None] | None = None,
+        checks: Sequence[clauses.Check] = (),
     ) -> WorkerResult:
-        """Carry out a command on a worker. `prepare` may add checks and writes to the step."""
+        """Carry out a command on a worker. With `checks`, a conflict is returned."""
         attempts = Attempts(self, pool, f"worker {worker_id}")
         while True:
             worker = await attempts.read(self._worker_of_intact(pool, worker_id))
@@ -223,12 +223,11 @@ class Log(LogQueries):
                 return WorkerResult(Outcome.ALREADY, worker)
             step = self.step(pool, origin)
             new = step.worker(worker_id, worker, bodies, epoch=epoch)
-            if prepare is not None:
-                prepare(step, worker)
+            step.check(*checks)
             reply = await attempts.commit(step)
             if reply and reply.outcome is Outcome.DONE:
                 return WorkerResult(Outcome.DONE, new, reply.seq)
-            if reply and (reply.outcome is Outcome.FENCED or prepare is not None):
+            if reply and (reply.outcome is Outcome.FENCED or checks):
                 return WorkerResult(reply.outcome, worker)
 
     async def _agent_of_intact(self, pool: str, agent_id: str) -> Agent | None:

@@ -14,7 +14,8 @@ is still under way when the agent is to end is cancelled, and `stop` is not call
 
 import asyncio
 import time
-from types import TracebackType
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -108,9 +109,19 @@ class Context:
         """Restart the idle clock: something happened."""
         self._idle_since = time.monotonic()
 
-    def idle(self) -> "Idle":
-        """`async with context.idle():` around waiting for work: the agent counts as idle inside."""
-        return Idle(self)
+    @asynccontextmanager
+    async def idle(self) -> AsyncIterator[None]:
+        """`async with context.idle():` around waiting for work: the agent counts as idle inside.
+
+        May be nested.
+        """
+        self.touch()
+        self._idle_depth += 1
+        try:
+            yield
+        finally:
+            self._idle_depth -= 1
+            self.touch()
 
     def engine(self) -> "AsyncEngine":
         """The worker's SQLAlchemy engine, shared by all its agents and opened on first use.
@@ -128,26 +139,6 @@ class Context:
     def idle_seconds(self) -> float:
         """For how long it has been idle; 0 while busy."""
         return 0.0 if self.busy else time.monotonic() - self._idle_since
-
-
-class Idle:
-    """The part of a `run` that waits for work. May be nested."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    async def __aenter__(self) -> None:
-        self._context.touch()
-        self._context._idle_depth += 1
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._context._idle_depth -= 1
-        self._context.touch()
 
 
 class Placeholder(Agent):

@@ -31,7 +31,7 @@ class AgentStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         owner = CURRENT.get()
-        output = owner.output if owner is not None and owner.output is not None else self.default
+        output = (owner and owner.output) or self.default
         if output is None:
             return self.original.write(text)
         output.print(owner, self.name, text)
@@ -73,7 +73,7 @@ class AgentLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         owner = CURRENT.get()
-        output = owner.output if owner is not None and owner.output is not None else self.default
+        output = (owner and owner.output) or self.default
         if output is None:
             return
         try:

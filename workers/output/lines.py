@@ -135,11 +135,7 @@ def route(default: Output | None, owner: Owner | None = None) -> "structlog.typi
         logger: Any, method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
         line_owner = owner or CURRENT.get()
-        output = (
-            line_owner.output
-            if line_owner is not None and line_owner.output is not None
-            else default
-        )
+        output = (line_owner and line_owner.output) or default
         if output is None:
             return event
         event = structlog.contextvars.merge_contextvars(logger, method, event)

@@ -22,14 +22,12 @@ CONNECTIONS: Final = 4
 """Of a worker, besides those of its inbox and its lease. Calls beyond wait for a free one."""
 
 
-class WorkerOptions(Struct, frozen=True, kw_only=True):
+class HostOptions(Struct, frozen=True, kw_only=True):
+    """What a supervisor passes on to its workers as it is."""
+
     redis_url: str
     key_prefix: str = ""
-    pool_name: str
-    worker_id: str
-    host: str
-    config: PoolConfig
-    log_dir: str
+    log_dir: str = ".muster/logs"
     """Folder of this host's log files."""
     engine_url: str = ""
     """For `Context.engine()`."""
@@ -38,10 +36,17 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """The process that the worker must not outlive; 0: none."""
     owner_start_time: int = 0
     retention: Retention = Retention()
-    exits: bool = True
-    """A process of its own: it may be killed when the lease is lost or an agent is stuck."""
     fallback: bool = False
     """The log is a fallback's: fencing tokens of generation 0 are below all of the real log."""
+
+
+class WorkerOptions(HostOptions, frozen=True, kw_only=True):
+    pool_name: str
+    worker_id: str
+    host: str
+    config: PoolConfig
+    exits: bool = True
+    """A process of its own: it may be killed when the lease is lost or an agent is stuck."""
     capture: bool = True
     """Whether what agents print and log goes to the log files."""
 

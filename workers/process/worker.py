@@ -33,7 +33,7 @@ from workers.process.options import (
 from workers.process.registration import Registration, report_running_agents
 from workers.process.shutdown import ShutdownResult, abandon, drain
 from workers.runtime.calls import track_tasks
-from workers.runtime.slots import SlotCallbacks, Slots, read_stop_flags
+from workers.runtime.slots import Slots, read_stop_flags
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
 ORPHAN_DRAIN_SECONDS: Final = 3.0
@@ -91,10 +91,12 @@ class Worker:
             self._hooks(),
             granted_at=granted_at,
         )
-        callbacks = SlotCallbacks(
-            on_fenced=lambda: self._on_lost("fenced"), on_stuck=self._on_stuck
+        self._slots = Slots(
+            self._new_worker_context(),
+            size,
+            on_fenced=lambda: self._on_lost("fenced"),
+            on_stuck=lambda: self._drain("stuck", self._options.config.drain_seconds),
         )
-        self._slots = Slots(self._new_worker_context(), size, callbacks)
         await self._lease.start()
         self._slots.wake()
         self._start_task(self._run_critical("claiming", self._slots.claim_forever()))
@@ -257,9 +259,6 @@ class Worker:
         await self._slots.wait_until_empty()
         if not self._slots.stuck:
             self._lease.confirm()
-
-    def _on_stuck(self) -> None:
-        self._drain("stuck", self._options.config.drain_seconds)
 
     # ---- what it is made of --------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
-from msgspec import Struct
 
 from eventstore.connection.backoff import Backoff, retry
 from eventstore.errors import LogError
@@ -26,22 +25,22 @@ _FLAGS: Final = {stop.value.encode(): stop for stop in Stop}
 log = structlog.get_logger("muster.slots")
 
 
-class SlotCallbacks(Struct, frozen=True):
-    """How the worker is notified."""
-
-    on_fenced: Callable[[], None]
-    on_stuck: Callable[[], None]
-
-
 class Slots:
     """The agents of one worker."""
 
-    def __init__(self, worker_context: WorkerContext, size: int, callbacks: SlotCallbacks) -> None:
+    def __init__(
+        self,
+        worker_context: WorkerContext,
+        size: int,
+        *,
+        on_fenced: Callable[[], None],
+        on_stuck: Callable[[], None],
+    ) -> None:
         self.runs: dict[str, AgentRun] = {}
         self.stuck = False
         self._worker_context = worker_context
         self._size = size
-        self._callbacks = callbacks
+        self._on_fenced, self._on_stuck = on_fenced, on_stuck
         self._wakeup = asyncio.Event()
         self._redeliver = False
         self._recently_ended: set[tuple[str, int]] = set()
@@ -111,7 +110,7 @@ class Slots:
             isolation_limit=self._worker_context.config.isolation_limit,
         )
         if outcome is Outcome.FENCED:
-            self._callbacks.on_fenced()
+            self._on_fenced()
             return
         for claimed in claims:
             self._accept(claimed)
@@ -171,7 +170,7 @@ class Slots:
     def _mark_stuck(self) -> None:
         """A slot will not be free again: the worker is to drain, and to be reaped."""
         self.stuck = True
-        self._callbacks.on_stuck()
+        self._on_stuck()
 
 
 def read_stop_flags(flat: list[bytes]) -> Mapping[str, Stop]:

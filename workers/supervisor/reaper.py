@@ -30,7 +30,7 @@ from eventstore.log.replies import AgentResult, Outcome
 from eventstore.log.survey import ObservedWorker, UnreadableWorker
 from eventstore.steps import clauses
 from eventstore.steps.clauses import Leaves
-from eventstore.steps.step import Fence, Step
+from eventstore.steps.step import Fence
 
 LOG_WIDE_ERRORS: Final = (
     errors.LogUnreachable,
@@ -38,7 +38,6 @@ LOG_WIDE_ERRORS: Final = (
     errors.LogMissing,
     errors.RolledBack,
     errors.Halted,
-    errors.Recovered,
     errors.LayoutTooNew,
 )
 """Errors that concern the whole log, not one agent."""
@@ -50,31 +49,12 @@ log = structlog.get_logger("muster.reaper")
 
 
 async def declare_lost(
-    pool_log: PoolLog,
-    worker_id: str,
-    reason: str,
-    *,
-    renewal: int | None = None,
-    version: int | None = None,
-    term: tuple[str, int] | None = None,
+    pool_log: PoolLog, worker_id: str, reason: str, checks: Sequence[clauses.Check]
 ) -> bool:
-    """Fence a worker; False if there is none to be fenced, or if it proved alive meanwhile.
-
-    `renewal`: only if its lease was not renewed since. `version`: only if nothing else has happened
-    to it since. `term`: only as this leader.
-    """
+    """Fence a worker; False if there is none to be fenced, or a check fails: it proved alive."""
     epoch = await pool_log.allocate_epoch()
-
-    def prepare(step: Step, _worker: Worker) -> None:
-        if renewal is not None:
-            step.check(clauses.LeaseNotRenewed(worker_id, renewal))
-        if version is not None:
-            step.check(clauses.WorkerUnchanged(worker_id, version))
-        if term is not None:
-            step.check(clauses.Leads(*term))
-
     command = workers.DeclareLost(reason=reason)
-    acted = await pool_log.act_on_worker(worker_id, command, epoch=epoch, prepare=prepare)
+    acted = await pool_log.act_on_worker(worker_id, command, epoch=epoch, checks=checks)
     if acted.outcome is Outcome.DONE:
         log.warning(
             "worker.lost", pool=pool_log.pool, worker_id=worker_id, reason=reason, epoch=epoch

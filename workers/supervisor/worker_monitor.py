@@ -16,7 +16,6 @@ from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.survey import ObservedWorker, Survey
 from eventstore.steps import clauses
-from eventstore.steps.step import Step
 from workers.host.processes import Process
 from workers.supervisor import reaper
 from workers.supervisor.polling import LeaseMonitor, Stopwatch
@@ -109,14 +108,10 @@ class WorkerMonitor:
                 await self._pool_log.act_on_worker(name, workers.Recover())
 
     async def _mark_suspect(self, observed: ObservedWorker) -> None:
-        def unless_renewed(step: Step, worker: Worker) -> None:
-            step.check(clauses.LeaseNotRenewed(worker.worker_id, observed.renewal))
-
-        await self._pool_log.act_on_worker(
-            observed.worker.worker_id,
-            workers.Suspect(reason="its lease is not being renewed"),
-            prepare=unless_renewed,
-        )
+        suspect = workers.Suspect(reason="its lease is not being renewed")
+        name = observed.worker.worker_id
+        not_renewed = clauses.LeaseNotRenewed(name, observed.renewal)
+        await self._pool_log.act_on_worker(name, suspect, checks=[not_renewed])
 
     def _adopt(self, survey: Survey) -> None:
         for worker in self._own_workers(survey):
@@ -178,22 +173,18 @@ class WorkerMonitor:
 
         An order only while it is open: its process may have started since the survey.
         """
-        pool = self._pool()
-        ordered = worker.status is WorkerStatus.REQUESTED
-        done = await reaper.declare_lost(
-            self._pool_log,
-            worker.worker_id,
-            reason,
-            renewal=renewal,
-            version=worker.version if ordered else None,
-        )
-        found = await self._pool_log.worker(worker.worker_id) if done else None
+        name, config = worker.worker_id, self._pool().config
+        checks: list[clauses.Check] = []
+        if renewal is not None:
+            checks.append(clauses.LeaseNotRenewed(name, renewal))
+        if worker.status is WorkerStatus.REQUESTED:
+            checks.append(clauses.WorkerUnchanged(name, worker.version))
+        done = await reaper.declare_lost(self._pool_log, name, reason, checks)
+        found = await self._pool_log.worker(name) if done else None
         if found is None or found.worker.status is not WorkerStatus.LOST:
             return done
-        self._local.terminate(
-            worker.worker_id, grace_seconds=pool.config.lease_seconds * KILL_AFTER_LEASES
-        )
-        await reaper.clean_up(self._pool_log, found, self._pool().config)
+        self._local.terminate(name, grace_seconds=config.lease_seconds * KILL_AFTER_LEASES)
+        await reaper.clean_up(self._pool_log, found, config)
         return done
 
     def _own_workers(self, survey: Survey) -> list[Worker]:

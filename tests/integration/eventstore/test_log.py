@@ -24,6 +24,7 @@ from eventstore.language.events import Error
 from eventstore.language.pool_config import RestartPolicy
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
+from eventstore.steps import clauses
 from eventstore.steps.clauses import Leads, SetMeta
 from eventstore.steps.hashes import AGENT
 from eventstore.steps.step import Fence
@@ -212,7 +213,7 @@ async def test_a_worker_stops_only_when_it_has_no_agents(any_redis_url: str) -> 
         agent_id = claimed.agent.agent_id
         stop = workers.StopWorker(reason="t")
         held = await pool.log.act_on_worker(
-            POOL, "w", stop, ORIGIN, prepare=lambda _step, _worker: None
+            POOL, "w", stop, ORIGIN, checks=[clauses.LeaseNotRenewed("w", 0)]
         )
         assert held.outcome is Outcome.CONFLICT
         await pool.log.act(POOL, agent_id, Started(), ORIGIN, fence=fence)
