@@ -212,16 +212,10 @@ def failure_reason(target: WaitTarget, replies: Sequence[Any]) -> str:
             return f"Redis refuses: {reply}"
     if target.level is Level.REPLICATED:
         acknowledged = int(replies[0])
-        return (
-            ""
-            if acknowledged >= target.replicas
-            else f"{acknowledged} of {target.replicas} replicas have it"
-        )
-    return (
-        ""
-        if fsyncs_before_reply(pairs(replies[0]) | pairs(replies[1]))
-        else "appendfsync was changed"
-    )
+        enough = acknowledged >= target.replicas
+        return "" if enough else f"{acknowledged} of {target.replicas} replicas have it"
+    fsyncs = fsyncs_before_reply(pairs(replies[0]) | pairs(replies[1]))
+    return "" if fsyncs else "appendfsync was changed"
 
 
 def _timeout_reason(target: WaitTarget) -> str:

@@ -68,6 +68,7 @@ def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
     pools, hosts, name = catalogue.pools, catalogue.hosts, event.subject
     generation = catalogue.generation
     version = catalogue.version_of(name) + 1
+    changes = {"version": version, "changed_ms": event.ts}
     match event.body:
         case events.PoolCreated() as body:
             config, unknown = read_config(body.config)
@@ -84,16 +85,10 @@ def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
             pools = {**pools, name: pool}
         case events.PoolChanged() as body:
             config, unknown = read_config(body.config)
-            changed = replace(
-                pools[name],
-                config=config,
-                unknown=unknown,
-                version=version,
-                changed_ms=event.ts,
-            )
+            changed = replace(pools[name], config=config, unknown=unknown, **changes)
             pools = {**pools, name: changed}
         case events.PoolDeleted():
-            changed = replace(pools[name], deleted=True, version=version, changed_ms=event.ts)
+            changed = replace(pools[name], deleted=True, **changes)
             pools = {**pools, name: changed}
         case events.HostJoined() as body:
             host = Host(
@@ -112,9 +107,8 @@ def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
                 hosts[name],
                 status=status,
                 reason=body.reason,
-                version=version,
                 last_event_id=event.event_id,
-                changed_ms=event.ts,
+                **changes,
             )
             hosts = {**hosts, name: updated}
         case events.LogRecovered() as body:

@@ -4,7 +4,7 @@ Every process folds it completely and follows it. A change is committed only if 
 version is unchanged. A pool's own keys are initialised from the catalogue, idempotently.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Final
 
 from msgspec import Struct
@@ -164,27 +164,23 @@ class CatalogueLog:
 
     async def cordon_host(self, host: str, reason: str, origin: Origin) -> ChangeResult:
         """Place no more workers on a host."""
-
-        def decide(state: Catalogue) -> Decision:
-            known = state.hosts.get(host)
-            if known is None:
-                return Outcome.ABSENT, None
-            if known.status != "joined":
-                return Outcome.ALREADY, None
-            return Outcome.DONE, events.HostCordoned(reason=reason)
-
-        return await self._change(host, decide, origin)
+        return await self._change_host(host, {"joined"}, events.HostCordoned(reason=reason), origin)
 
     async def leave_host(self, host: str, reason: str, origin: Origin) -> ChangeResult:
         """Record that a host has left."""
+        body = events.HostLeft(reason=reason)
+        return await self._change_host(host, {"joined", "cordoned"}, body, origin)
+
+    async def _change_host(
+        self, host: str, statuses: Set[str], body: events.AnyBody, origin: Origin
+    ) -> ChangeResult:
+        """Change a host that has one of these statuses; else ALREADY."""
 
         def decide(state: Catalogue) -> Decision:
             known = state.hosts.get(host)
             if known is None:
                 return Outcome.ABSENT, None
-            if known.status == "left":
-                return Outcome.ALREADY, None
-            return Outcome.DONE, events.HostLeft(reason=reason)
+            return (Outcome.DONE, body) if known.status in statuses else (Outcome.ALREADY, None)
 
         return await self._change(host, decide, origin)
 

@@ -97,12 +97,10 @@ async def _with_content(log: Log, entry: ParkedEntry) -> ParkedEntry:
     if entry.source != "agent":
         return entry
     try:
-        fields = fields_of(
-            await ask(log.client, "HGETALL", log.keys.agent(entry.pool_name, entry.subject))
-        )
+        raw = await ask(log.client, "HGETALL", log.keys.agent(entry.pool_name, entry.subject))
     except WrongType:
-        fields = {}
-    return replace(entry, content=fields)
+        raw = ()
+    return replace(entry, content=fields_of(raw))
 
 
 async def repair(

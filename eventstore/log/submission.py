@@ -84,19 +84,13 @@ async def submit(
             )
         case Outcome.KNOWN:
             known_digest, known_id, known_seq = (value.decode() for value in reply.rest)
+            position = reply.generation, reply.seq
             return SubmitResult(
                 outcome=Outcome.KNOWN,
                 agent_id=known_id,
                 same=known_digest == digest,
                 seq=int(known_seq),
-                proof=Proof(
-                    pool.pool_name,
-                    "operation",
-                    operation_id,
-                    known_id,
-                    reply.generation,
-                    reply.seq,
-                ),
+                proof=Proof(pool.pool_name, "operation", operation_id, known_id, *position),
             )
         case Outcome.FULL:
             return SubmitResult(outcome=Outcome.FULL, waiting=int(reply.rest[0]))

@@ -8,6 +8,7 @@ reports after all leases have expired, and names each lost command.
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
@@ -77,16 +78,7 @@ async def delete_reports(log: Log, pool: str) -> None:
 def _read(flat: list[bytes]) -> LossReport:
     texts = [item.decode() for item in flat]
     fields = dict(zip(texts[::2], texts[1::2], strict=True))
-    return LossReport(
-        reporter=fields["reporter"],
-        kind=fields["kind"],
-        agent_id=fields["agent_id"],
-        incarnation=int(fields["incarnation"]),
-        generation=int(fields["generation"]),
-        seq=int(fields["seq"]),
-        ts=int(fields["ts"]),
-        operation_id=fields["operation_id"],
-    )
+    return msgspec.convert(fields, LossReport, strict=False)
 
 
 def _key(entry: LossReport) -> tuple[str, str, int, int, int]:

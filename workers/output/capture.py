@@ -8,7 +8,6 @@ where it went before. Captures may overlap: each worker starts one and stops it.
 import io
 import logging
 import sys
-from collections.abc import Iterable
 from typing import Any, Final, TextIO
 
 import structlog
@@ -127,7 +126,7 @@ class Capture:
         self._previous_root = (list(root.handlers), root.level)
         if self._captures_all:
             root.handlers[:] = []
-            self._redirect(_stream_handlers())
+            self._redirect_handlers()
         if root.level == logging.WARNING and not root.handlers:
             root.setLevel(logging.INFO)
         root.addHandler(self._handler)
@@ -144,16 +143,10 @@ class Capture:
         processors = structlog.get_config()["processors"]
         structlog.configure(processors=[p for p in processors if p is not self._route])
 
-    def _redirect(self, handlers: Iterable["logging.StreamHandler[Any]"]) -> None:
+    def _redirect_handlers(self) -> None:
         """Handlers made when the role was imported refer to the streams of that time."""
-        for handler in handlers:
-            for stream in self._streams:
-                if handler.stream is stream.original:
-                    handler.setStream(stream)
-
-
-def _stream_handlers() -> Iterable["logging.StreamHandler[Any]"]:
-    for logger in logging.root.manager.loggerDict.values():
-        for handler in getattr(logger, "handlers", ()):
-            if isinstance(handler, logging.StreamHandler):
-                yield handler
+        for logger in logging.root.manager.loggerDict.values():
+            for handler in getattr(logger, "handlers", ()):
+                for stream in self._streams if isinstance(handler, logging.StreamHandler) else ():
+                    if handler.stream is stream.original:
+                        handler.setStream(stream)

@@ -76,10 +76,8 @@ class AgentRun:
         """Request its end in some way. A weaker request than the present one changes nothing."""
         if request > self.stop_request:
             self.stop_request, self._reason = request, reason or self._reason
-            requested, self._stop_requested = (
-                self._stop_requested,
-                asyncio.get_running_loop().create_future(),
-            )
+            requested = self._stop_requested
+            self._stop_requested = asyncio.get_running_loop().create_future()
             requested.set_result(None)
 
     def apply_stop_flag(self, stop: Stop) -> None:

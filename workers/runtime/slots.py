@@ -120,11 +120,8 @@ class Slots:
         current = self.runs.get(agent.agent_id)
         if current is not None and current.incarnation >= agent.incarnation:
             return
-        if (
-            agent.agent_id,
-            agent.incarnation,
-        ) in self._recently_ended:  # after the claim, before its reply
-            return
+        if (agent.agent_id, agent.incarnation) in self._recently_ended:
+            return  # it ended after the claim, before its reply
         if not agent.held:
             self._start_task(self._withdraw(agent))
             return

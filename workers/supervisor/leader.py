@@ -47,9 +47,8 @@ class Leader:
         self._lead = NO_LEADER
         self._poll_seconds = poll_seconds
         self._other_leader = LeaseMonitor()
-        self._idle_other_leader = LeaseMonitor(
-            max_gap_seconds=inf
-        )  # following one that lives does no harm
+        # following one that lives does no harm
+        self._idle_other_leader = LeaseMonitor(max_gap_seconds=inf)
         self._scaler = Scaler(pool_log, NO_LEADER, monitor, catalogue)
 
     @property

@@ -53,11 +53,8 @@ def decide(
         waiting = survey.waiting + survey.waiting_isolated
         survey = replace(survey, waiting=waiting, waiting_isolated=0)
     active = [w for w in survey.workers if w.worker.status is WorkerStatus.ACTIVE]
-    alive = [
-        w
-        for w in survey.workers
-        if w.worker.alive and not w.worker.draining  # a suspect one may come back
-    ]
+    # A suspect one may come back.
+    alive = [w for w in survey.workers if w.worker.alive and not w.worker.draining]
     ordered = sum(w.worker.status is WorkerStatus.REQUESTED for w in survey.workers)
     maximum = 0 if deleted else config.max_workers
     isolation = _isolation_needs(survey, config, active, ordered)
