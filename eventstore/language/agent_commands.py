@@ -22,8 +22,6 @@ class Terminate(Struct, frozen=True, kw_only=True):
 class Withdraw(Struct, frozen=True, kw_only=True):
     """End an agent that has waited for too long, unless it was claimed since."""
 
-    reason: str = "pending-timeout"
-
 
 class Started(Struct, frozen=True, kw_only=True):
     pass
@@ -74,8 +72,6 @@ class Clear(Struct, frozen=True, kw_only=True):
 class Drop(Struct, frozen=True, kw_only=True):
     """End an agent that was parked, without a restart."""
 
-    reason: str = "dropped"
-
 
 class Restart(Struct, frozen=True, kw_only=True):
     """The back-off is over."""
@@ -107,7 +103,7 @@ def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...
             return _terminate(command, agent)
         case Withdraw():
             waiting = agent.status is Status.PENDING and agent.expires_ms
-            return (events.AgentTerminated(reason=command.reason),) if waiting else ()
+            return (events.AgentTerminated(reason="pending-timeout"),) if waiting else ()
         case Started():
             starts = agent.status is Status.STARTING and agent.stop is Stop.NO
             return (events.AgentStarted(),) if starts else ()
@@ -126,7 +122,7 @@ def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...
         case Clear():
             return (events.AgentCleared(reason=command.reason),) if agent.alone else ()
         case Drop():
-            return (events.AgentTerminated(reason=command.reason),)
+            return (events.AgentTerminated(reason="dropped"),)
         case _:
             assert_never(command)
 

@@ -4,13 +4,7 @@ from eventstore.errors import Halted, LogMissing, RolledBack, Unreadable, WrongT
 from eventstore.language.agents import Agent
 from eventstore.log.replies import LogHead, fields_of, text_of
 from eventstore.log.script_runner import ScriptRunner
-from eventstore.log.survey import (
-    ObservedWorker,
-    Survey,
-    decode_scores,
-    decode_worker,
-    decode_workers,
-)
+from eventstore.log.survey import ObservedWorker, Survey, decode_survey, decode_worker
 from eventstore.steps import hashes
 
 
@@ -36,24 +30,7 @@ class LogQueries(ScriptRunner):
 
     async def survey(self, pool: str, *, schedules_max: int = 100) -> Survey:
         """What supervisors need to know of a pool, with so many restarts and time-outs at most."""
-        reply = await self._run_guarded("survey", pool, schedules_max)
-        counters, due, timeouts, listed = reply.rest
-        found, unreadable = decode_workers(listed)
-        return Survey(
-            ts=reply.ts,
-            seq=reply.seq,
-            waiting=int(counters[0]),
-            waiting_isolated=int(counters[6]),
-            free=int(counters[1]),
-            restarting=int(counters[2]),
-            live=int(counters[3]),
-            scaling=int(counters[4]),
-            closed=counters[5].decode(),
-            due=decode_scores(due),
-            timeouts=decode_scores(timeouts),
-            workers=found,
-            unreadable=unreadable,
-        )
+        return decode_survey(await self._run_guarded("survey", pool, schedules_max))
 
     async def agent(self, pool: str, agent_id: str) -> Agent | None:
         """The write side's state of an agent; None once Redis has removed it."""

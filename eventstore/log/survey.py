@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from eventstore.errors import Unreadable
 from eventstore.language.workers import Worker
-from eventstore.log.replies import fields_of, text_of
+from eventstore.log.replies import Reply, fields_of, text_of
 from eventstore.steps import hashes
 
 
@@ -64,10 +64,9 @@ def decode_worker(worker_id: str, fields: Mapping[str, str]) -> ObservedWorker:
         raise Unreadable("worker", worker_id, f"a counter of its hash: {error}") from error
 
 
-def decode_workers(
-    listed: Sequence[Sequence[bytes]],
-) -> tuple[tuple[ObservedWorker, ...], tuple[UnreadableWorker, ...]]:
-    """The workers of a survey: those that can be read, and the others with the reason."""
+def decode_survey(reply: Reply) -> Survey:
+    """The reply of `lua/survey.lua`. Workers that cannot be read are listed with the reason."""
+    counters, due, timeouts, listed = reply.rest
     found, unreadable = [], []
     for entry in listed:
         worker_id, fields = text_of(entry[0]), fields_of(entry[1:])
@@ -77,8 +76,22 @@ def decode_workers(
             version = fields.get("version", "")
             known = int(version) if version.isascii() and version.isdecimal() else 0
             unreadable.append(UnreadableWorker(worker_id, error.reason, known))
-    return tuple(found), tuple(unreadable)
+    return Survey(
+        ts=reply.ts,
+        seq=reply.seq,
+        waiting=int(counters[0]),
+        waiting_isolated=int(counters[6]),
+        free=int(counters[1]),
+        restarting=int(counters[2]),
+        live=int(counters[3]),
+        scaling=int(counters[4]),
+        closed=counters[5].decode(),
+        due=_scores(due),
+        timeouts=_scores(timeouts),
+        workers=tuple(found),
+        unreadable=tuple(unreadable),
+    )
 
 
-def decode_scores(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
+def _scores(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
     return tuple((text_of(flat[i]), int(float(flat[i + 1]))) for i in range(0, len(flat), 2))

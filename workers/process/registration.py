@@ -57,26 +57,24 @@ class Registration:
         worker = acted.worker
         return worker if worker is not None and worker.epoch == self.epoch else None
 
-
-async def report_running_agents(
-    pool_log: PoolLog, worker_id: str, runs: Iterable[AgentRun]
-) -> None:
-    """Report every agent that runs here. What cannot be written is only logged."""
-    generation, ts = pool_log.high_water_mark()[0], pool_log.now_ms()
-    reports = [
-        LossReport(
-            reporter=f"worker:{worker_id}",
-            kind=AGENT_HELD,
-            agent_id=run.agent_id,
-            incarnation=run.incarnation,
-            generation=generation,
-            seq=run.state.claim_seq,
-            ts=ts,
-        )
-        for run in runs
-    ]
-    log.error("log.lost", pool=pool_log.pool, worker_id=worker_id, agents=len(reports))
-    try:
-        await write_reports(pool_log.log, pool_log.pool, reports)
-    except LogError as error:
-        log.warning("log.report_failed", pool=pool_log.pool, error=str(error))
+    async def report_running(self, runs: Iterable[AgentRun]) -> None:
+        """Report every agent that runs here. What cannot be written is only logged."""
+        pool_log = self._pool_log
+        generation, ts = pool_log.high_water_mark()[0], pool_log.now_ms()
+        reports = [
+            LossReport(
+                reporter=f"worker:{self.worker_id}",
+                kind=AGENT_HELD,
+                agent_id=run.agent_id,
+                incarnation=run.incarnation,
+                generation=generation,
+                seq=run.state.claim_seq,
+                ts=ts,
+            )
+            for run in runs
+        ]
+        log.error("log.lost", pool=pool_log.pool, worker_id=self.worker_id, agents=len(reports))
+        try:
+            await write_reports(pool_log.log, pool_log.pool, reports)
+        except LogError as error:
+            log.warning("log.report_failed", pool=pool_log.pool, error=str(error))

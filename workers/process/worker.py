@@ -30,7 +30,7 @@ from workers.process.options import (
     start_capture,
     stop_capture,
 )
-from workers.process.registration import Registration, report_running_agents
+from workers.process.registration import Registration
 from workers.process.shutdown import ShutdownResult, abandon, drain
 from workers.runtime.calls import track_tasks
 from workers.runtime.slots import Slots, read_stop_flags
@@ -237,10 +237,6 @@ class Worker:
         elif status == WorkerStatus.SUSPECT:
             self._start_task(self._recover())
 
-    async def _report_running(self) -> None:
-        runs = list(self._slots.runs.values())
-        await report_running_agents(self._pool_log, self._options.worker_id, runs)
-
     async def _recover(self) -> None:
         await self._registration.write(Recover())
         self._slots.wake()
@@ -280,6 +276,8 @@ class Worker:
             snapshot=self._snapshot,
             renewed=self._on_renewed,
             lost=self._on_lost,
-            log_unavailable=lambda: self._start_task(self._report_running()),
+            log_unavailable=lambda: self._start_task(
+                self._registration.report_running(self._slots.runs.values())
+            ),
             orphaned=lambda: self._drain("owner-gone", ORPHAN_DRAIN_SECONDS),
         )
