@@ -33,17 +33,7 @@ from gateway.following.tail import Tail
 from gateway.following.waiters import Waiters
 from gateway.options import GatewayOptions
 from gateway.wire.problems import Kind, Problem
-from projector.queries.views import (
-    HISTORY_SECONDS,
-    AgentRow,
-    DatabaseError,
-    DatabaseUnreachable,
-    EventRange,
-    EventRow,
-    Position,
-    Views,
-    is_lost,
-)
+from projector.queries import views as queries
 
 T = TypeVar("T")
 
@@ -58,7 +48,7 @@ class Backend:
         self.redis_health = client.health = RedisHealth(options.redis_url, self._on_redis_change)
         keys = Keys(options.key_prefix)
         self.log = Log(client, keys, retention=options.retention)
-        self.views = Views(options.database_url)
+        self.views = queries.Views(options.database_url)
         self.views_open = False
         self.waiters = Waiters(options.limits.waiters_max)
         self.subscriptions = Subscriptions(options.limits.streams_max, options.limits.stream_queue)
@@ -66,7 +56,7 @@ class Backend:
         self.acknowledged_commands = AcknowledgedCommands(self.log, self.positions)
         self.capabilities = Capabilities(options, self.log)
         self.started_at = time.time()
-        self.event_range = EventRange(keys, self._read_stream, self._read_archive)
+        self.event_range = queries.EventRange(keys, self._read_stream, self._read_archive)
         self._catalogue_reader = Reader(options.redis_url)
         self._catalogue = CatalogueLog(self.log, self._catalogue_reader)
         self._catalogue_lock = asyncio.Lock()
@@ -154,7 +144,7 @@ class Backend:
 
     async def _read_archive(
         self, pool: str, stream_id: str, until: str, count: int
-    ) -> Sequence[EventRow]:
+    ) -> Sequence[queries.EventRow]:
         try:
             async with self.read_views() as views:
                 return await views.archived(pool, stream_id, until, count)
@@ -163,23 +153,25 @@ class Backend:
 
     # ---- the views ---------------------------------------------------------------------------
 
-    def read_history(self) -> AbstractAsyncContextManager[Views]:
+    def read_history(self) -> AbstractAsyncContextManager[queries.Views]:
         """The views, for a query of historical state: it may take longer, and bounds itself."""
-        return self.read_views(self.limits.catch_up_seconds * 2 + HISTORY_SECONDS * 2)
+        return self.read_views(self.limits.catch_up_seconds * 2 + queries.HISTORY_SECONDS * 2)
 
     @asynccontextmanager
-    async def read_views(self, timeout_seconds: float | None = None) -> AsyncIterator[Views]:
+    async def read_views(
+        self, timeout_seconds: float | None = None
+    ) -> AsyncIterator[queries.Views]:
         """The views, for a bounded time. Raises `Problem` if they cannot be read."""
         if not self.views_open:
             raise Problem(Kind.VIEWS_UNAVAILABLE, "the database has not been reached yet")
         try:
             async with asyncio.timeout(timeout_seconds or self.limits.query_seconds):
                 yield self.views
-        except (DatabaseError, DatabaseUnreachable, OSError, TimeoutError) as error:
+        except (queries.DatabaseError, queries.DatabaseUnreachable, OSError, TimeoutError) as error:
             detail = f"the database does not answer: {type(error).__name__}"
             raise Problem(Kind.VIEWS_UNAVAILABLE, detail) from error
 
-    async def positions(self) -> dict[str, Position]:
+    async def positions(self) -> dict[str, queries.Position]:
         """How far the views are. The logs must have that too, so it raises the high-water marks."""
         positions = await self.views.positions()
         for name, position in positions.items():
@@ -188,8 +180,8 @@ class Backend:
         return positions
 
     async def catch_up(
-        self, views: Views, request: web.Request, pools: Iterable[str] | None = None
-    ) -> dict[str, Position]:
+        self, views: queries.Views, request: web.Request, pools: Iterable[str] | None = None
+    ) -> dict[str, queries.Position]:
         """Wait until the views have what was acknowledged of `pools` (None: of all)."""
         read_state: ReadState = request[READ_STATE]
         names = [CATALOGUE, *self.known_pools()] if pools is None else list(pools)
@@ -206,7 +198,7 @@ class Backend:
             if reached < seq and remaining_seconds > 0 and not stalled:
                 caught_up = await views.wait_for(name, seq, timeout_seconds=remaining_seconds)
                 reached = seq if caught_up else reached
-            lost = lost or (position is not None and is_lost(position.status))
+            lost = lost or (position is not None and queries.is_lost(position.status))
             read_state.stale |= reached < seq or lost
             if reached:
                 read_state.position[name] = reached
@@ -217,14 +209,16 @@ class Backend:
         return positions
 
     async def recent(
-        self, views: Views, types: Sequence[str], *, within_ms: int, limit: int
-    ) -> list[EventRow]:
+        self, views: queries.Views, types: Sequence[str], *, within_ms: int, limit: int
+    ) -> list[queries.EventRow]:
         """The newest events of some types, newest first, each by the time of its own log."""
         since = min(map(self.log.now_ms, (CATALOGUE, *self.known_pools()))) - within_ms
         events = await views.recent(types, since_ms=since, limit=limit)
         return [one for one in events if one.ts > self.log.now_ms(one.pool) - within_ms]
 
-    def _age_ms(self, names: Iterable[str], positions: Mapping[str, Position]) -> int | None:
+    def _age_ms(
+        self, names: Iterable[str], positions: Mapping[str, queries.Position]
+    ) -> int | None:
         """How long ago the views of these logs were complete for certain."""
         ages = [
             self.tail.age_ms(name, positions[name], self.log.now_ms(name))
@@ -233,7 +227,9 @@ class Backend:
         ]
         return max(ages, default=None)
 
-    def _required_seq(self, pool: str, read_state: ReadState, position: Position | None) -> int:
+    def _required_seq(
+        self, pool: str, read_state: ReadState, position: queries.Position | None
+    ) -> int:
         """The seq that views must have; what was acknowledged before a recovery is void."""
         generation, seq = self.log.acknowledged(pool)
         superseded = position is not None and position.generation > generation
@@ -257,7 +253,7 @@ class Backend:
 
     async def agent_from_views(
         self, request: web.Request, agent_id: str, pool: str | None = None
-    ) -> AgentRow:
+    ) -> queries.AgentRow:
         """An agent as the views have it. Raises `Problem` if they do not."""
         async with self.read_views() as views:
             await self.catch_up(views, request, None if pool is None else [pool])
@@ -272,9 +268,9 @@ class Backend:
         if name not in self.known_pools():
             await self.pool(name)
 
-    async def agent_row(self, request: web.Request, agent: Agent) -> AgentRow:
+    async def agent_row(self, request: web.Request, agent: Agent) -> queries.AgentRow:
         """An agent as the views have it; if they are unreachable or behind, as the log has it."""
-        log_row = AgentRow.of(agent, self.log.high_water_mark(agent.pool_name)[0])
+        log_row = queries.AgentRow.of(agent, self.log.high_water_mark(agent.pool_name)[0])
         try:
             async with self.read_views() as views:
                 await self.catch_up(views, request, [agent.pool_name])

@@ -10,6 +10,7 @@ from eventstore.errors import LogUnreachable
 from eventstore.retention import Retention
 from gateway.backend.backend import Backend
 from gateway.fallback import LISTED_MAX, read_handover_failures
+from gateway.following.counters import Reason
 from gateway.health.alert_rules import RULES
 from gateway.health.facts import (
     RECOVER_ADVICE,
@@ -90,12 +91,8 @@ def _full_pool(pool: PoolRow) -> Iterator[Alert]:
         yield _alert("pool-at-maximum", name, pool=name, pending=pending, maximum=maximum)
 
 
-class _Reason(Struct, frozen=True):
-    reason: str = ""
-
-
 def _ended(event: EventRow) -> Alert:
-    reason = msgspec.json.decode(event.data, type=_Reason).reason
+    reason = msgspec.json.decode(event.data, type=Reason).reason
     name = event.type.replace(".", "-")
     return _alert(name, event.subject, pool=event.pool, since=event.ts, reason=reason)
 

@@ -9,19 +9,13 @@ from typing import Final
 from aiohttp import web
 from msgspec import Struct
 
+from eventstore.language.agents import shared_fields
 from eventstore.language.events import EVENT_TYPES
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
 from gateway.backend.durability_levels import DurabilityFacts
+from gateway.health import facts
 from gateway.health.alerts import Alert, current_alerts
-from gateway.health.facts import (
-    RedisFacts,
-    ViewFacts,
-    fallback_description,
-    parked_counts,
-    redis_facts,
-    view_facts,
-)
 from gateway.wire.decoding import read_query
 from gateway.wire.requests import HealthQuery, NoParameters
 from gateway.wire.responses import decode_cursor, encode_cursor, json_response
@@ -51,10 +45,10 @@ class SystemFigures(Struct, frozen=True, kw_only=True):
     pid: int
     uptime_seconds: float
     host: HostFigures
-    redis: RedisFacts
+    redis: facts.RedisFacts
     durability: DurabilityFacts
     database: str
-    views: Sequence[ViewFacts]
+    views: Sequence[facts.ViewFacts]
     agents: dict[str, dict[str, int]]
     """Numbers of agents that have not ended, by pool and status."""
     workers: int
@@ -109,23 +103,23 @@ async def system(request: web.Request) -> web.Response:
     async with backend.read_views() as views:
         await backend.catch_up(views, request)
         agent_counts, workers = await views.count_agents(), await views.workers()
-    facts = await redis_facts(backend)
+    redis = await facts.redis_facts(backend)
     return json_response(
         SystemFigures(
             version=backend.options.version,
             mode=backend.options.mode,
-            fallback=fallback_description(backend),
+            fallback=facts.fallback_description(backend),
             pid=os.getpid(),
             uptime_seconds=round(time.time() - backend.started_at, 1),
             host=_host_figures(),
-            redis=facts,
+            redis=redis,
             durability=backend.capabilities.facts(),
             database=backend.options.database_url.partition(":")[0].partition("+")[0],
-            views=await view_facts(backend),
+            views=await facts.view_facts(backend),
             agents=agent_counts,
             workers=len(workers),
             event_streams=len(backend.subscriptions),
-            parked=await parked_counts(backend, facts),
+            parked=await facts.parked_counts(backend, redis),
         )
     )
 
@@ -150,12 +144,12 @@ async def dashboard(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/monitor/dashboard`."""
     read_query(request, NoParameters)
     backend = request.app[BACKEND]
-    facts = await redis_facts(backend)
+    redis = await facts.redis_facts(backend)
     async with backend.read_views() as views:
         await backend.catch_up(views, request)
         data = Dashboard(
             version=backend.options.version,
-            fallback=fallback_description(backend),
+            fallback=facts.fallback_description(backend),
             pools=await views.pools(),
             workers=await views.workers(),
             hosts=await views.hosts(),
@@ -164,7 +158,7 @@ async def dashboard(request: web.Request) -> web.Response:
                 views, ("pool.scaling_decided",), within_ms=RECENT_MS, limit=DECISIONS_MAX
             ),
             events=await backend.recent(views, EVENT_TYPES, within_ms=RECENT_MS, limit=EVENTS_MAX),
-            alerts=await current_alerts(backend, views, facts),
+            alerts=await current_alerts(backend, views, redis),
         )
     return json_response(data)
 
@@ -173,10 +167,10 @@ async def alerts(request: web.Request) -> web.Response:
     """`GET /api/v1/agents/monitor/alerts`."""
     read_query(request, NoParameters)
     backend = request.app[BACKEND]
-    facts = await redis_facts(backend)
+    redis = await facts.redis_facts(backend)
     async with backend.read_views() as views:
         await backend.catch_up(views, request)
-        return json_response(AlertList(await current_alerts(backend, views, facts)))
+        return json_response(AlertList(await current_alerts(backend, views, redis)))
 
 
 async def health(request: web.Request) -> web.Response:
@@ -201,7 +195,7 @@ async def health(request: web.Request) -> web.Response:
             total=len(rows),
             next=next_cursor,
             fallback=backend.options.fallback is not None,
-            fallback_reason=fallback_description(backend),
+            fallback_reason=facts.fallback_description(backend),
         )
     )
 
@@ -213,11 +207,5 @@ def _agent_health(row: AgentRow, backend: Backend) -> AgentHealth:
     silent = backend.log.now_ms(row.pool_name) - last_observed_ms > SILENT_LEASES_MAX * lease_ms
     running = "unknown" if silent else "healthy"
     verdicts = {"running": running, "pending": "waiting", "restarting": "unhealthy"}
-    return AgentHealth(
-        agent_id=row.agent_id,
-        status=row.status,
-        health=verdicts.get(row.status, row.status),
-        activity=row.activity,
-        last_heartbeat=row.last_heartbeat,
-        reason=row.reason,
-    )
+    verdict = verdicts.get(row.status, row.status)
+    return AgentHealth(health=verdict, **shared_fields(row, AgentHealth))

@@ -14,18 +14,9 @@ from gateway.backend.backend import Backend
 from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
-from gateway.wire import requests
+from gateway.wire import requests, responses
 from gateway.wire.decoding import path_parameter, read_body, read_query
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.responses import (
-    AGENTS,
-    WorkerPage,
-    agent_page,
-    decode_cursor,
-    encode_cursor,
-    json_response,
-    next_page_link,
-)
 from projector.queries.views import AgentFilter, AgentRow
 
 
@@ -67,17 +58,17 @@ async def _list_response(
     params: requests.AgentQuery | requests.ProjectQuery,
 ) -> web.Response:
     backend, limit = request.app[BACKEND], params.limit
-    after_id = decode_cursor(params.cursor)
+    after_id = responses.decode_cursor(params.cursor)
     pools = None if agent_filter.pool_name is None else [agent_filter.pool_name]
     if params.as_of is not None:
         async with backend.read_history() as views:
             point = await as_of.resolve(request, views, params.as_of, pools)
             rows = await views.history.agents(point, agent_filter, after=after_id, limit=limit + 1)
-        return agent_page(request, rows, limit, as_of.canonical_text(point))
+        return responses.agent_page(request, rows, limit, as_of.canonical_text(point))
     async with backend.read_views() as views:
         await backend.catch_up(views, request, pools)
         rows = await views.agents(agent_filter, after=after_id, limit=limit + 1)
-    return agent_page(request, rows, limit)
+    return responses.agent_page(request, rows, limit)
 
 
 async def get_agent(request: web.Request) -> web.Response:
@@ -85,8 +76,8 @@ async def get_agent(request: web.Request) -> web.Response:
     params = read_query(request, requests.AsOfQuery)
     agent_id = path_parameter(request, "agent_id", requests.Identifier)
     if params.as_of is not None:
-        return json_response(await _agent_as_of(request, agent_id, params.as_of))
-    return json_response(await request.app[BACKEND].agent_from_views(request, agent_id))
+        return responses.json_response(await _agent_as_of(request, agent_id, params.as_of))
+    return responses.json_response(await request.app[BACKEND].agent_from_views(request, agent_id))
 
 
 async def _agent_as_of(request: web.Request, agent_id: str, text: str) -> AgentRow:
@@ -176,7 +167,7 @@ async def _terminate(
                 raise await _missing_agent_problem(request, row)
             durability.start(Proof(pool, "log"))
             headers = {**preference.headers, **await durability.headers(agent_id)}
-            return durability.adjust_status(json_response(row, headers=headers))
+            return durability.adjust_status(responses.json_response(row, headers=headers))
         if result.proof is not None:
             backend.acknowledged_commands.record(result.proof, "terminate", agent_id)
         else:  # its end was requested before, perhaps by a request whose answer was lost
@@ -193,10 +184,10 @@ async def _terminate(
             except LogError:  # what was requested is written; only its outcome cannot be read
                 break
     row = await backend.agent_row(request, agent)
-    headers = {**preference.headers, "Location": f"{AGENTS}/{agent_id}"}
+    headers = {**preference.headers, "Location": f"{responses.AGENTS}/{agent_id}"}
     headers |= await durability.headers(agent_id)
     status = 200 if row.status in TERMINAL else 202
-    return durability.adjust_status(json_response(row, status=status, headers=headers))
+    return durability.adjust_status(responses.json_response(row, status=status, headers=headers))
 
 
 async def _missing_agent_problem(request: web.Request, row: AgentRow) -> Problem:
@@ -216,11 +207,8 @@ async def list_workers(request: web.Request) -> web.Response:
     backend = request.app[BACKEND]
     params = read_query(request, requests.WorkerQuery)
     pools = None if params.pool_name is None else [params.pool_name]
-    after_id, ended, limit = (
-        decode_cursor(params.cursor, requests.WorkerId),
-        params.include_ended,
-        params.limit + 1,
-    )
+    after_id = responses.decode_cursor(params.cursor, requests.WorkerId)
+    ended, limit = params.include_ended, params.limit + 1
     as_of_text = ""
     if params.as_of is not None:
         async with backend.read_history() as views:
@@ -234,7 +222,9 @@ async def list_workers(request: web.Request) -> web.Response:
             await backend.catch_up(views, request, pools)
             rows = await views.workers(params.pool_name, ended=ended, after=after_id, limit=limit)
     if len(rows) <= params.limit:
-        return json_response(WorkerPage(workers=rows))
+        return responses.json_response(responses.WorkerPage(workers=rows))
     rows = rows[: params.limit]
-    link, headers = next_page_link(request, encode_cursor(rows[-1].worker_id), as_of_text)
-    return json_response(WorkerPage(workers=rows, next=link), headers=headers)
+    link, headers = responses.next_page_link(
+        request, responses.encode_cursor(rows[-1].worker_id), as_of_text
+    )
+    return responses.json_response(responses.WorkerPage(workers=rows, next=link), headers=headers)

@@ -45,11 +45,14 @@ class DurabilityRequest:
         self._confirmation: asyncio.Task[str] | None = None
         self.pending_reason = ""
 
-    def start(self, *proofs: Proof) -> None:
-        """Wait in the background until all that these proofs are of has reached the level."""
+    def start(self, *proofs: Proof | None) -> None:
+        """Wait in the background until all that these proofs are of has reached the level.
+
+        None: nothing was written.
+        """
         if self.level is not Level.ACCEPTED:
             deadline = asyncio.get_running_loop().time() + self._timeout_seconds
-            confirmation = self._wait(proofs, deadline)
+            confirmation = self._wait([proof for proof in proofs if proof is not None], deadline)
             self._confirmation = asyncio.create_task(confirmation, name="gateway.durability")
             self._confirmation.add_done_callback(_consume_exception)
 

@@ -7,13 +7,12 @@ leader.
 
 import asyncio
 
-import msgspec
 from aiohttp import web
 
 from eventstore.errors import OutcomeUnknown, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import Terminate
-from eventstore.language.catalogue import Pool
+from eventstore.language.catalogue import Catalogue, Pool
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.catalogue import ChangeResult
 from eventstore.log.commit_retry import reraise_unknown
@@ -31,7 +30,7 @@ from gateway.wire import decoding
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import AsOfQuery, DeletePoolQuery, PoolName, PoolPatch, PoolRequest
 from gateway.wire.responses import AGENTS, PoolDeletion, PoolList, json_response
-from projector.queries.views import PoolRow
+from projector.queries.views import PoolRow, rows_of_pools
 
 BATCH_SIZE = 50
 """So many terminations are written at a time."""
@@ -55,7 +54,7 @@ async def create_pool(request: web.Request) -> web.Response:
         detail = f"there is a pool {payload.pool_name!r} already"
         raise Problem(Kind.POOL_EXISTS, detail, field="pool_name")
     _record(backend, CREATE_POOL, payload.pool_name, result)
-    durability.start(*_proofs(result))
+    durability.start(result.proof)
     row = await _row(request, result.catalogue.pools[payload.pool_name])
     headers = {"Location": f"{AGENTS}/pools/{payload.pool_name}", **await durability.headers()}
     return durability.adjust_status(json_response(row, status=201, headers=headers))
@@ -72,10 +71,6 @@ def _record(backend: Backend, kind: str, name: str, result: ChangeResult) -> Non
         else acknowledged_commands.record
     )
     record(result.proof, kind, name)
-
-
-def _proofs(result: ChangeResult) -> list[Proof]:
-    return [result.proof] if result.proof else []
 
 
 async def list_pools(request: web.Request) -> web.Response:
@@ -127,7 +122,7 @@ async def change_pool(request: web.Request) -> web.Response:
     if result.outcome is Outcome.ABSENT:
         raise _pool_not_found(name)
     _record(backend, "change_pool", name, result)
-    durability.start(*_proofs(result))
+    durability.start(result.proof)
     row = await _row(request, result.catalogue.pools[name])
     return durability.adjust_status(json_response(row, headers=await durability.headers()))
 
@@ -148,22 +143,8 @@ async def _row(request: web.Request, pool: Pool) -> PoolRow:
     if row is not None and row.changed_at >= pool.changed_ms:
         return row
     request[READ_STATE].stale = True
-    return PoolRow(
-        pool_name=pool.pool_name,
-        role_type=pool.role_type,
-        process_count=0,
-        total_capacity=0,
-        used_capacity=0,
-        available_capacity=0,
-        agent_count=0,
-        pending_count=0,
-        utilization=0.0,
-        active_worker_processes=0,
-        status="active",
-        config=msgspec.to_builtins(pool.config),
-        created_at=pool.created_ms,
-        changed_at=pool.changed_ms,
-    )
+    [row] = rows_of_pools(Catalogue(pools={pool.pool_name: pool}), {})
+    return row
 
 
 async def delete_pool(request: web.Request) -> web.Response:
@@ -184,7 +165,9 @@ async def delete_pool(request: web.Request) -> web.Response:
         detail = f"pool {name!r} has {count} live agents; ?force=true ends them"
         raise Problem(Kind.POOL_NOT_EMPTY, detail, field="pool_name")
     termination_proofs: list[Proof] = []
-    with reraise_unknown(_deletion_incomplete(name)):
+    # It may be finished by the pool's leader.
+    incomplete = OutcomeUnknown(f"pool {name!r} was closed, but its end could not be recorded")
+    with reraise_unknown(incomplete):
         remaining = (
             await _terminate_all(backend, request, pool, preference.seconds, termination_proofs)
             if force
@@ -195,17 +178,12 @@ async def delete_pool(request: web.Request) -> web.Response:
         )
     _record(backend, "delete_pool", name, result)
     backend.report_position(request, CATALOGUE)
-    durability.start(*termination_proofs, *_proofs(result))
+    durability.start(*termination_proofs, result.proof)
     deletion = PoolDeletion(name, "deleting" if remaining else "deleted", remaining)
     headers = {**preference.headers, **await durability.headers()}
     return durability.adjust_status(
         json_response(deletion, status=202 if remaining else 200, headers=headers)
     )
-
-
-def _deletion_incomplete(name: str) -> OutcomeUnknown:
-    """The error of an interrupted deletion: the pool's leader may finish it."""
-    return OutcomeUnknown(f"pool {name!r} was closed, but its end could not be recorded")
 
 
 async def _terminate_all(

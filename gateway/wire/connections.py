@@ -60,17 +60,8 @@ def connection_factory(
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = (
-        "_answered",
-        "_body",
-        "_close_timer",
-        "_head_timer",
-        "_limiter",
-        "_limits",
-        "_transport",
-        "_unread_timer",
-        "_unsent",
-    )
+    __slots__ = ("_answered", "_body", "_close_timer", "_head_timer", "_limiter", "_limits",
+                 "_transport", "_unread_timer", "_unsent")  # fmt: skip
 
     def __init__(self, server: web.Server, limiter: ConnectionLimiter, limits: Limits) -> None:
         super().__init__(

@@ -12,37 +12,25 @@ from msgspec import Struct, field
 
 from eventstore.language import agents, workers
 from eventstore.language import catalogue as pools
+from eventstore.language import events as log_events
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue
-from eventstore.language.events import (
-    AgentRequested,
-    Event,
-    HostCordoned,
-    HostJoined,
-    HostLeft,
-    LogRecovered,
-    PoolChanged,
-    PoolCreated,
-    PoolDeleted,
-    PoolScalingDecided,
-    WorkerRequested,
-)
 from eventstore.language.workers import Worker
 
 CATALOGUE_BODIES: Final = (
-    PoolCreated,
-    PoolChanged,
-    PoolDeleted,
-    HostJoined,
-    HostCordoned,
-    HostLeft,
+    log_events.PoolCreated,
+    log_events.PoolChanged,
+    log_events.PoolDeleted,
+    log_events.HostJoined,
+    log_events.HostCordoned,
+    log_events.HostLeft,
 )
 
 
 class Unfoldable(Exception):
     """An event that cannot follow the events before it: the log contradicts itself."""
 
-    def __init__(self, event: Event, reason: str) -> None:
+    def __init__(self, event: log_events.Event, reason: str) -> None:
         self.event = event
         super().__init__(f"seq {event.seq} ({event.type} of {event.subject}): {reason}")
 
@@ -62,26 +50,28 @@ class State(Struct, frozen=True):
     workers: dict[str, WorkerLoad] = field(default_factory=dict)
 
 
-def touched_agents(events: Iterable[Event]) -> set[str]:
+def touched_agents(events: Iterable[log_events.Event]) -> set[str]:
     """Ids of agents whose prior state these events need."""
     requested: set[str] = set()
     touched: set[str] = set()
     for event in events:
-        if isinstance(event.body, AgentRequested):
+        if isinstance(event.body, log_events.AgentRequested):
             requested.add(event.subject)
         elif event.type.startswith("agent.") and event.subject not in requested:
             touched.add(event.subject)
     return touched
 
 
-def touched_workers(events: Iterable[Event], held_agents: Iterable[Agent]) -> set[str]:
+def touched_workers(events: Iterable[log_events.Event], held_agents: Iterable[Agent]) -> set[str]:
     """Ids of workers: those that act or are acted on, and those with these agents."""
     named = {event.worker_id for event in events if event.worker_id}
     subjects = {event.subject for event in events if event.type.startswith("worker.")}
     return named | subjects | {agent.worker_id for agent in held_agents if agent.worker_id}
 
 
-def fold(pool: str, events: Iterable[Event], before: State, *, truncated: bool = False) -> State:
+def fold(
+    pool: str, events: Iterable[log_events.Event], before: State, *, truncated: bool = False
+) -> State:
     """Apply events; returns the agents and workers that changed. Raises `Unfoldable`.
 
     `truncated`: the first events of the log are gone, perhaps with the first ones of some agents
@@ -95,25 +85,25 @@ def fold(pool: str, events: Iterable[Event], before: State, *, truncated: bool =
             _fold_agent(pool, event, before, after)
         elif event.type.startswith("worker."):
             _fold_worker(pool, event, before, after)
-        elif not isinstance(event.body, PoolScalingDecided | LogRecovered):
+        elif not isinstance(event.body, log_events.PoolScalingDecided | log_events.LogRecovered):
             raise Unfoldable(event, "it belongs in the catalogue")
     return after
 
 
-def _unknown(event: Event, before: State, after: State) -> bool:
+def _unknown(event: log_events.Event, before: State, after: State) -> bool:
     """Whether it is of an agent or worker whose first event is gone."""
     name = event.subject
     if event.type.startswith("agent."):
         known = name in after.agents or name in before.agents
-        return not known and not isinstance(event.body, AgentRequested)
+        return not known and not isinstance(event.body, log_events.AgentRequested)
     known = name in after.workers or name in before.workers
     of_worker = event.type.startswith("worker.")
-    return of_worker and not known and not isinstance(event.body, WorkerRequested)
+    return of_worker and not known and not isinstance(event.body, log_events.WorkerRequested)
 
 
-def _fold_agent(pool: str, event: Event, before: State, after: State) -> None:
+def _fold_agent(pool: str, event: log_events.Event, before: State, after: State) -> None:
     old = after.agents.get(event.subject) or before.agents.get(event.subject)
-    if (old is None) is not isinstance(event.body, AgentRequested):
+    if (old is None) is not isinstance(event.body, log_events.AgentRequested):
         raise Unfoldable(event, "no such agent" if old is None else "it exists already")
     with _foldable(event):
         new = agents.evolve(old, event, pool)
@@ -140,9 +130,9 @@ def _update_load(
         )
 
 
-def _fold_worker(pool: str, event: Event, before: State, after: State) -> None:
+def _fold_worker(pool: str, event: log_events.Event, before: State, after: State) -> None:
     old = after.workers.get(event.subject) or before.workers.get(event.subject)
-    if (old is None) is not isinstance(event.body, WorkerRequested):
+    if (old is None) is not isinstance(event.body, log_events.WorkerRequested):
         raise Unfoldable(event, "no such worker" if old is None else "it exists already")
     with _foldable(event):
         new = workers.evolve(old.worker if old else None, event, pool)
@@ -151,7 +141,7 @@ def _fold_worker(pool: str, event: Event, before: State, after: State) -> None:
     )
 
 
-def fold_catalogue(events: Iterable[Event], before: Catalogue) -> Catalogue:
+def fold_catalogue(events: Iterable[log_events.Event], before: Catalogue) -> Catalogue:
     """Apply events to the catalogue. Raises `Unfoldable`."""
     after = before
     for event in events:
@@ -162,7 +152,7 @@ def fold_catalogue(events: Iterable[Event], before: Catalogue) -> Catalogue:
 
 
 @contextmanager
-def _foldable(event: Event) -> Iterator[None]:
+def _foldable(event: log_events.Event) -> Iterator[None]:
     """For events that `evolve` refuses: with settings out of their range, for example."""
     try:
         yield
@@ -170,14 +160,14 @@ def _foldable(event: Event) -> Iterator[None]:
         raise Unfoldable(event, str(error)) from error
 
 
-def _require_known(event: Event, catalogue: Catalogue) -> None:
-    if isinstance(event.body, LogRecovered):
+def _require_known(event: log_events.Event, catalogue: Catalogue) -> None:
+    if isinstance(event.body, log_events.LogRecovered):
         return
     if not isinstance(event.body, CATALOGUE_BODIES):
         raise Unfoldable(event, "it does not belong in the catalogue")
     known: Mapping[str, object] = (
         catalogue.pools if event.type.startswith("pool.") else catalogue.hosts
     )
-    creates = isinstance(event.body, PoolCreated | HostJoined)
+    creates = isinstance(event.body, log_events.PoolCreated | log_events.HostJoined)
     if not creates and event.subject not in known:
         raise Unfoldable(event, "no such pool or host")

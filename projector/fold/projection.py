@@ -17,15 +17,7 @@ from sqlalchemy import Connection, Table, select, update
 from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue
-from projector.fold.fold import (
-    State,
-    Unfoldable,
-    WorkerLoad,
-    fold,
-    fold_catalogue,
-    touched_agents,
-    touched_workers,
-)
+from projector.fold import fold
 from projector.fold.snapshot import Snapshot
 from projector.intake.entries import OK, Admitted, admit, position_after
 from projector.intake.source import first_seq
@@ -50,7 +42,7 @@ class PriorStates:
     def __init__(self, tables: ViewTables) -> None:
         self._tables = tables
         self._agents: OrderedDict[Key, Agent] = OrderedDict()
-        self._workers: OrderedDict[Key, WorkerLoad] = OrderedDict()
+        self._workers: OrderedDict[Key, fold.WorkerLoad] = OrderedDict()
 
     def clear(self) -> None:
         self._agents.clear()
@@ -63,14 +55,18 @@ class PriorStates:
             found[row["agent_id"]] = agent_of(row)
         return found
 
-    def workers(self, connection: Connection, pool: str, ids: set[str]) -> dict[str, WorkerLoad]:
+    def workers(
+        self, connection: Connection, pool: str, ids: set[str]
+    ) -> dict[str, fold.WorkerLoad]:
         found = {i: self._workers[pool, i] for i in ids if (pool, i) in self._workers}
         table = self._tables.workers
         for row in _rows(connection, table, "worker_id", pool, ids - found.keys()):
-            found[row["worker_id"]] = WorkerLoad(worker_of(row), row["agent_count"], row["alone"])
+            found[row["worker_id"]] = fold.WorkerLoad(
+                worker_of(row), row["agent_count"], row["alone"]
+            )
         return found
 
-    def remember(self, pool: str, state: State) -> None:
+    def remember(self, pool: str, state: fold.State) -> None:
         """Cache committed states, except those of ended agents and workers."""
         for agent_id, agent in state.agents.items():
             _put(self._agents, (pool, agent_id), None if agent.ended else agent)
@@ -104,7 +100,7 @@ class AppliedBatch(Struct, frozen=True):
     """The result of a batch, valid once its transaction is committed."""
 
     position: Position
-    state: State
+    state: fold.State
     catalogue: Catalogue
 
 
@@ -158,7 +154,7 @@ class Projection:
         admitted = admit(position, rows)
         try:
             state, catalogue = self._fold(connection, position, admitted)
-        except Unfoldable as error:
+        except fold.Unfoldable as error:
             valid = error.event.seq - position.seq - 1
             reason = f"contradiction: {error}"
             admitted = Admitted(admitted.rows[:valid], admitted.events[:valid], reason)
@@ -187,7 +183,7 @@ class Projection:
         position = self.positions[pool]
         after = replace(position, status=status)
         self._advance(connection, after)
-        return AppliedBatch(after, State(), self.catalogue)
+        return AppliedBatch(after, fold.State(), self.catalogue)
 
     def mark_committed(self, applied: AppliedBatch) -> None:
         """Remember what was committed."""
@@ -200,21 +196,23 @@ class Projection:
 
     def _fold(
         self, connection: Connection, position: Position, admitted: Admitted
-    ) -> tuple[State, Catalogue]:
+    ) -> tuple[fold.State, Catalogue]:
         if position.pool == CATALOGUE:
             if not admitted.events:
-                return State(), self.catalogue
-            return State(), fold_catalogue(admitted.events, self.catalogue)
+                return fold.State(), self.catalogue
+            return fold.State(), fold.fold_catalogue(admitted.events, self.catalogue)
         events = admitted.events
-        known = self._prior.agents(connection, position.pool, touched_agents(events))
-        worker_ids = touched_workers(events, known.values())
+        known = self._prior.agents(connection, position.pool, fold.touched_agents(events))
+        worker_ids = fold.touched_workers(events, known.values())
         loads = self._prior.workers(connection, position.pool, worker_ids)
         truncated = position.pool in self._truncated
-        return fold(position.pool, events, State(known, loads), truncated=truncated), self.catalogue
+        return fold.fold(
+            position.pool, events, fold.State(known, loads), truncated=truncated
+        ), self.catalogue
 
     # ---- rows --------------------------------------------------------------------------------
 
-    def _write_state(self, connection: Connection, state: State, generation: int) -> None:
+    def _write_state(self, connection: Connection, state: fold.State, generation: int) -> None:
         agents = [mapping.agent_record(agent, generation) for agent in state.agents.values()]
         workers = [
             mapping.worker_record(load.worker, load.agent_count, load.isolated_agent)

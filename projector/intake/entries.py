@@ -13,14 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.errors import UnknownEvent
-from eventstore.language.events import (
-    ENTRY_FIELDS,
-    NAME_MAX,
-    Event,
-    LogRecovered,
-    decode_body,
-    entry_values,
-)
+from eventstore.language import events as log_events
 from eventstore.log.reader import Entry
 from projector.store.rows import EventRow, Position
 
@@ -28,23 +21,25 @@ OK: Final = "ok"
 DIGITS_MAX: Final = 18
 """Numbers of so many digits fit into 64 bits."""
 REASON_MAX: Final = 500
-FIELD_NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
+FIELD_NAMES: Final = [name.encode() for name in log_events.ENTRY_FIELDS]
 
-_copied_fields = attrgetter(*(name for name in Event.__struct_fields__ if name != "body"))
+_copied_fields = attrgetter(
+    *(name for name in log_events.Event.__struct_fields__ if name != "body")
+)
 
 
 class Admitted(Struct, frozen=True):
     """Events that follow a position, as they are archived and as they are folded."""
 
     rows: list[EventRow]
-    events: list[Event]
+    events: list[log_events.Event]
     problem: str = ""
     """Why the next one was refused; empty if none was."""
 
 
 def admit(position: Position, rows: Sequence[EventRow]) -> Admitted:
     """The longest prefix of `rows` that follows `position` without a gap and can be read."""
-    events: list[Event] = []
+    events: list[log_events.Event] = []
     problem = ""
     for row in rows:
         problem = _out_of_order(position.seq + len(events), row)
@@ -88,7 +83,7 @@ def read_entries(position: Position, entries: Iterable[Entry]) -> list[EventRow]
     rows, generation = [], position.generation
     for entry in entries:
         row = read_entry(position.pool, generation, entry)
-        if row.type == LogRecovered.type and row.seq > position.seq:
+        if row.type == log_events.LogRecovered.type and row.seq > position.seq:
             generation = _recovered_generation(row) or generation
             row = replace(row, generation=generation)
         rows.append(row)
@@ -97,10 +92,10 @@ def read_entries(position: Position, entries: Iterable[Entry]) -> list[EventRow]
 
 def _recovered_generation(row: EventRow) -> int:
     try:
-        body = decode_body(row.type, row.version, row.data)
+        body = log_events.decode_body(row.type, row.version, row.data)
     except (UnknownEvent, msgspec.DecodeError):
         return 0  # `admit` reports what is wrong with it
-    return body.generation if isinstance(body, LogRecovered) else 0
+    return body.generation if isinstance(body, log_events.LogRecovered) else 0
 
 
 def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
@@ -110,14 +105,14 @@ def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
     if list(fields[::2]) != FIELD_NAMES:
         found = dict(zip(fields[::2], values, strict=False))
         values = [b"entry with other fields", *(found.get(name, b"") for name in FIELD_NAMES[1:])]
-    kind, version, seq, *others = entry_values(values, text_of, number_of)
+    kind, version, seq, *others = log_events.entry_values(values, text_of, number_of)
     return EventRow(pool, generation, seq, stream_id.decode(), kind, version, *others)
 
 
 def entry_of(row: EventRow) -> Entry:
     """The inverse of `read_entry`: an archived event as an entry of its stream."""
     fields: list[bytes] = []
-    for name in ENTRY_FIELDS:
+    for name in log_events.ENTRY_FIELDS:
         value = getattr(row, name)
         empty = value == 0 and name in ("incarnation", "epoch")
         fields += (name.encode(), b"" if empty else str(value).encode())
@@ -140,16 +135,18 @@ def number_of(text: str) -> int:
     return int(text) if text.isdecimal() and len(text) <= DIGITS_MAX else 0
 
 
-def event_of(row: EventRow) -> Event:
+def event_of(row: EventRow) -> log_events.Event:
     """Raises `UnknownEvent`, and `msgspec.DecodeError` for what is not what it must be."""
     require_short_names(row.subject, row.worker_id)
-    return Event(decode_body(row.type, row.version, row.data), *_copied_fields(row))
+    return log_events.Event(
+        log_events.decode_body(row.type, row.version, row.data), *_copied_fields(row)
+    )
 
 
 def require_short_names(*names: str) -> None:
     """Raises `msgspec.ValidationError` for a name that is too long for a key or an index."""
-    if any(len(name) > NAME_MAX for name in names):
-        raise msgspec.ValidationError(f"a name of more than {NAME_MAX} characters")
+    if any(len(name) > log_events.NAME_MAX for name in names):
+        raise msgspec.ValidationError(f"a name of more than {log_events.NAME_MAX} characters")
 
 
 def position_after(position: Position, admitted: Admitted) -> Position:

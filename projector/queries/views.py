@@ -12,6 +12,7 @@ from projector.fold.projection import read_positions
 from projector.history.history import ArchiveUnreadable, History
 from projector.history.positions import ArchiveIncomplete, AsOf, NotYetArchived, PointInTime
 from projector.history.replay import TooExpensive
+from projector.history.statistics import rows_of_pools
 from projector.intake import archive
 from projector.intake.archive import EventRange
 from projector.intake.source import is_lost
@@ -32,7 +33,7 @@ __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
     "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
     "PoolRow", "Position", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
-    "WorkerRow", "is_lost",
+    "WorkerRow", "is_lost", "rows_of_pools",
 ]  # fmt: skip
 
 CONNECTIONS: Final = 4

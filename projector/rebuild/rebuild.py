@@ -27,15 +27,8 @@ from eventstore.keys import CATALOGUE
 from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection, read_positions, stopped
 from projector.intake.source import Source, opened, read_archive
+from projector.rebuild import view_sets
 from projector.rebuild.bounds import COPIED_REASON, LogBounds
-from projector.rebuild.view_sets import (
-    acquire_rebuild_lease,
-    copy_serving,
-    create_shadow,
-    drop_and_release,
-    read_version,
-    switch,
-)
 from projector.store.database import Database
 from projector.store.lease import LEASE_SECONDS, Lease, Superseded
 from projector.store.rows import EventRow
@@ -155,8 +148,8 @@ class Rebuild:
 
     async def start(self) -> None:
         """Create the shadow tables. Raises `RebuildInProgress` while another rebuild runs."""
-        await acquire_rebuild_lease(self._lease)
-        await self._lease.write(create_shadow)
+        await view_sets.acquire_rebuild_lease(self._lease)
+        await self._lease.write(view_sets.create_shadow)
         await self._bounds.refresh()
 
     async def fold_archive(self) -> None:
@@ -192,7 +185,7 @@ class Rebuild:
 
         def work(connection: Connection) -> Comparison:
             serving = read_positions(connection, SERVING)
-            found = compare(connection, read_version(connection), serving, shadow)
+            found = compare(connection, view_sets.read_version(connection), serving, shadow)
             left_out = {**found.left_out, **dict.fromkeys(copied, COPIED_REASON)}
             return replace(found, left_out=left_out)
 
@@ -200,13 +193,13 @@ class Rebuild:
 
     def _switch(self, connection: Connection) -> None:
         if self._bounds.copied:
-            copy_serving(connection, self._bounds.copied)
-        switch(connection, self._database.prefix)
+            view_sets.copy_serving(connection, self._bounds.copied)
+        view_sets.switch(connection, self._database.prefix)
 
     async def clean_up(self) -> None:
         """Drop the shadow tables."""
         try:
-            await drop_and_release(self._lease)
+            await view_sets.drop_and_release(self._lease)
         except Superseded:
             pass  # the next rebuild has replaced them by its own
 

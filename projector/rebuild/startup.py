@@ -22,7 +22,6 @@ from projector.store.database import Database
 from projector.store.lease import Lease
 from projector.store.rows import Position
 from projector.store.tables import INCOMPLETE, VIEW_VERSION
-from projector.verify.view_comparison import Comparison
 
 log = structlog.get_logger("muster.projector")
 
@@ -65,12 +64,9 @@ async def _rebuild(database: Database, source: Source, lease: Lease, *, seize: b
         async with rebuild.session():
             await rebuild.fold_archive()
             await rebuild.finish(lease, tolerant=True)
-    _log_result(rebuild.progress.events, rebuild.progress.comparison)
-
-
-def _log_result(events: int, comparison: Comparison | None) -> None:
+    comparison = rebuild.progress.comparison
     differing = comparison.differing if comparison is not None else 0
-    log.info("projector.rebuilt", events=events, differing=differing)
+    log.info("projector.rebuilt", events=rebuild.progress.events, differing=differing)
     if comparison is not None and differing and comparison.same_version:
         log.warning(
             "projector.views_differed", rows=differing, first=str(comparison.differences[0])

@@ -13,18 +13,7 @@ One rebuild runs at a time, by a lease of its own.
 from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Table,
-    delete,
-    func,
-    insert,
-    inspect,
-    select,
-    text,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.schema import CreateColumn
 
 from eventstore.errors import MusterError
@@ -36,24 +25,26 @@ PREVIOUS_PREFIX: Final = "previous_"
 """Of tables in which earlier versions of Muster stored the replaced views, for a rollback."""
 
 
-def read_version(connection: Connection) -> int:
+def read_version(connection: sa.Connection) -> int:
     """Of the views in the database; `INCOMPLETE` when some were found missing."""
-    query = select(tables.VIEW_VERSIONS.c.version).where(tables.VIEW_VERSIONS.c.name == VIEWS_NAME)
+    query = sa.select(tables.VIEW_VERSIONS.c.version).where(
+        tables.VIEW_VERSIONS.c.name == VIEWS_NAME
+    )
     version: int | None = connection.execute(query).scalar()
     return version or tables.INCOMPLETE
 
 
-def create_shadow(connection: Connection) -> None:
+def create_shadow(connection: sa.Connection) -> None:
     """Empty shadow tables, also where a rebuild that died left some."""
     drop_shadow(connection)
     tables.SHADOW_METADATA.create_all(connection)
 
 
-def drop_shadow(connection: Connection) -> None:
+def drop_shadow(connection: sa.Connection) -> None:
     tables.SHADOW_METADATA.drop_all(connection)
 
 
-def copy_serving(connection: Connection, pools: Collection[str]) -> None:
+def copy_serving(connection: sa.Connection, pools: Collection[str]) -> None:
     """Copy the serving rows of these pools into the shadow set, as they are."""
     for old, new, key in (
         (tables.SERVING.checkpoints, tables.SHADOW.checkpoints, "pool"),
@@ -61,11 +52,11 @@ def copy_serving(connection: Connection, pools: Collection[str]) -> None:
         (tables.SERVING.agents, tables.SHADOW.agents, "pool_name"),
     ):
         names = [column.name for column in old.columns]
-        query = select(*(old.c[name] for name in names)).where(old.c[key].in_(pools))
-        connection.execute(insert(new).from_select(names, query))
+        query = sa.select(*(old.c[name] for name in names)).where(old.c[key].in_(pools))
+        connection.execute(sa.insert(new).from_select(names, query))
 
 
-def switch(connection: Connection, prefix: str) -> None:
+def switch(connection: sa.Connection, prefix: str) -> None:
     """Replace the serving rows by the shadow rows. `prefix` is that of the schema."""
     version = read_version(connection)
     _copy_heartbeat_ids(connection)
@@ -77,29 +68,29 @@ def switch(connection: Connection, prefix: str) -> None:
         migrate_serving(connection, prefix)
     for old, new in zip(tables.SERVING.all(), tables.SHADOW.all(), strict=True):
         names = [column.name for column in old.columns]
-        query = select(*(new.c[name] for name in names))
-        connection.execute(insert(old).from_select(names, query))
+        query = sa.select(*(new.c[name] for name in names))
+        connection.execute(sa.insert(old).from_select(names, query))
     row = {"name": VIEWS_NAME, "version": tables.VIEW_VERSION}
     connection.execute(tables.insert_new(connection, tables.VIEW_VERSIONS), row)
     connection.execute(
-        update(tables.VIEW_VERSIONS).where(tables.VIEW_VERSIONS.c.name == VIEWS_NAME).values(row)
+        sa.update(tables.VIEW_VERSIONS).where(tables.VIEW_VERSIONS.c.name == VIEWS_NAME).values(row)
     )
 
 
-def _drop_previous(connection: Connection, prefix: str) -> None:
+def _drop_previous(connection: sa.Connection, prefix: str) -> None:
     """Drop what earlier versions of Muster left behind, their rows of `view_versions` too."""
     for name in tables.VIEWS:
-        connection.execute(text(f"DROP TABLE IF EXISTS {prefix}{PREVIOUS_PREFIX}{name}"))
+        connection.execute(sa.text(f"DROP TABLE IF EXISTS {prefix}{PREVIOUS_PREFIX}{name}"))
     connection.execute(
-        delete(tables.VIEW_VERSIONS).where(tables.VIEW_VERSIONS.c.name != VIEWS_NAME)
+        sa.delete(tables.VIEW_VERSIONS).where(tables.VIEW_VERSIONS.c.name != VIEWS_NAME)
     )
 
 
-def _copy_heartbeat_ids(connection: Connection) -> None:
+def _copy_heartbeat_ids(connection: sa.Connection) -> None:
     """Heartbeats are not folded: the position up to which they were read stays."""
     old, new = tables.SERVING.checkpoints, tables.SHADOW.checkpoints
-    serving_id = select(old.c.heartbeat_id).where(old.c.pool == new.c.pool).scalar_subquery()
-    connection.execute(update(new).values(heartbeat_id=func.coalesce(serving_id, "")))
+    serving_id = sa.select(old.c.heartbeat_id).where(old.c.pool == new.c.pool).scalar_subquery()
+    connection.execute(sa.update(new).values(heartbeat_id=sa.func.coalesce(serving_id, "")))
 
 
 class RebuildInProgress(MusterError):
@@ -126,7 +117,7 @@ async def drop_abandoned_tables(lease: Lease) -> None:
 async def drop_and_release(lease: Lease) -> None:
     """Drop the tables of a rebuild and release its lease, in one step. Raises `Superseded`."""
 
-    def drop(connection: Connection) -> None:
+    def drop(connection: sa.Connection) -> None:
         drop_shadow(connection)
         lease.release_in(connection)
 
@@ -137,29 +128,29 @@ LOCK_SECONDS: Final = 3
 """How long one slow reader may block the switch, and with it all later readers."""
 
 
-def migrate_serving(connection: Connection, prefix: str) -> None:
+def migrate_serving(connection: sa.Connection, prefix: str) -> None:
     """Empty the serving tables and give them the columns of this version.
 
     A column whose type changes must get a new name. `prefix` is that of the schema.
     """
-    connection.execute(text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
+    connection.execute(sa.text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
     if connection.dialect.name == "sqlite":
         for name in tables.VIEWS:
-            connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+            connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
     else:
-        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
-        present = inspect(connection).get_table_names(tables.SCHEMA)
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
+        present = sa.inspect(connection).get_table_names(tables.SCHEMA)
         for table in tables.SERVING.all():
             if table.name in present:
                 _alter(connection, table)
     tables.METADATA.create_all(connection)
-    connection.execute(text(tables.POOL_CAPACITY.format(schema=prefix)))
+    connection.execute(sa.text(tables.POOL_CAPACITY.format(schema=prefix)))
 
 
-def _alter(connection: Connection, table: Table) -> None:
+def _alter(connection: sa.Connection, table: sa.Table) -> None:
     connection.execute(table.delete())
     existing = {
-        column["name"] for column in inspect(connection).get_columns(table.name, tables.SCHEMA)
+        column["name"] for column in sa.inspect(connection).get_columns(table.name, tables.SCHEMA)
     }
     expected = {column.name: column for column in table.columns}
     for name in sorted(existing - expected.keys()):
@@ -170,9 +161,9 @@ def _alter(connection: Connection, table: Table) -> None:
         index.create(connection, checkfirst=True)
 
 
-def _alter_table(connection: Connection, table: Table, change: str) -> None:
-    connection.execute(text(f"ALTER TABLE {tables.SCHEMA}.{table.name} {change}"))
+def _alter_table(connection: sa.Connection, table: sa.Table, change: str) -> None:
+    connection.execute(sa.text(f"ALTER TABLE {tables.SCHEMA}.{table.name} {change}"))
 
 
-def _column_sql(connection: Connection, column: Column[object]) -> str:
+def _column_sql(connection: sa.Connection, column: sa.Column[object]) -> str:
     return str(CreateColumn(column).compile(dialect=connection.dialect))

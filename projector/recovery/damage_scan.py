@@ -4,11 +4,8 @@ Logs are compared with the archive. Its checkpoint names the last archived event
 not have this event, or ends before it, has lost acknowledged events.
 """
 
-from collections.abc import Iterable
-
 from msgspec import Struct
 
-from eventstore.keys import CATALOGUE
 from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection
 from projector.intake.source import Source, archive_heads, describe_damage, read_archive, rewritten
@@ -64,11 +61,6 @@ async def unarchived_events(
         unarchived += [row for row in rows if row.event_id not in ids]
         last = Position(position.pool, position.generation, rows[-1].seq, rows[-1].stream_id)
     return unarchived
-
-
-def any_pool_damaged(found: Iterable[Damage]) -> bool:
-    """Whether a pool is damaged: then its workers' leases must lapse first."""
-    return any(one.pool != CATALOGUE for one in found)
 
 
 async def archive_exists(database_url: str) -> bool:

@@ -7,6 +7,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from eventstore.errors import Unreadable
+from eventstore.language.agents import shared_fields
 from eventstore.language.events import AgentRequested, PoolCreated
 from eventstore.recovery.loss_reports import AGENT_HELD, CREATE_POOL, LossReport
 from projector.store.rows import EventRow, Position
@@ -36,13 +37,7 @@ class LostCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
 def unarchived_event_report(row: EventRow) -> LossReport:
     """For an event that is in the stream and can never be archived."""
     return LossReport(
-        reporter=STREAM,
-        kind=row.type,
-        agent_id=row.subject,
-        incarnation=row.incarnation,
-        generation=row.generation,
-        seq=row.seq,
-        ts=row.ts,
+        reporter=STREAM, kind=row.type, agent_id=row.subject, **shared_fields(row, LossReport)
     )
 
 

@@ -30,7 +30,7 @@ from eventstore.retention import Retention
 from projector.fold.projection import Projection
 from projector.intake.source import Source, opened
 from projector.rebuild.startup import prepare_views
-from projector.recovery.damage_scan import Damage, any_pool_damaged, find_damage
+from projector.recovery.damage_scan import Damage, find_damage
 from projector.recovery.drain import StreamDrain, ignore_losses
 from projector.recovery.rewrite import LogRewrite, RecoveredLog
 from projector.store.database import Database
@@ -90,10 +90,7 @@ async def recover(options: RecoveryOptions, on_stage: OnStage) -> list[Recovered
     Retried while Redis accepts no commands. Raises `RecoveryFenced`, `LogUnreachable`
     (`RecoveryInterrupted` is one), `LogError` and `DatabaseError`.
     """
-    async with opened(*options.addresses) as (
-        database,
-        source,
-    ):
+    async with opened(*options.addresses) as (database, source):
         lease = Lease(database, seconds=options.lease_seconds)
         make_recovery = partial(
             Recovery,
@@ -141,10 +138,7 @@ async def _run_with_retry(
 
 async def examine(options: RecoveryOptions) -> list[Damage]:
     """The damaged logs, as far as the views know; changes nothing."""
-    async with opened(*options.addresses) as (
-        database,
-        source,
-    ):
+    async with opened(*options.addresses) as (database, source):
         projection = Projection(SERVING, archives=False)
         await database.read(projection.load)
         return await find_damage(source, database, projection)
@@ -199,7 +193,7 @@ class Recovery:
             generations.append((await restore.halt(one.reason)).generation)
             self._on_stage(Stage(doing="archiving what is left of the stream", pool=one.pool))
             await self._stream_drain.drain(one.pool, partial(write_reports, event_log, one.pool))
-        if any_pool_damaged(damage):
+        if any(one.pool != CATALOGUE for one in damage):  # its workers' leases must lapse first
             await self._wait_for_leases()
         else:
             await self._wait_for_reports()

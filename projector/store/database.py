@@ -196,10 +196,8 @@ class Database:
             await self.write(self._create)
 
     def _complete(self, connection: Connection) -> bool:
-        return not (self._expected() - self._existing(connection))
-
-    def _expected(self) -> set[str]:
-        return {table.name for table in tables.METADATA.sorted_tables} | {"pool_capacity"}
+        expected = {table.name for table in tables.METADATA.sorted_tables} | {"pool_capacity"}
+        return expected <= self._existing(connection)
 
     def _existing(self, connection: Connection) -> set[str]:
         schema = None if self.sqlite else tables.SCHEMA

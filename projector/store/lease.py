@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection, select, update
@@ -150,11 +150,9 @@ class Lease:
         return bool((await self._read_state()).holder)
 
     async def _read_state(self) -> LeaseState:
-        row = await self._database.read(self._row)
+        query = select(LEASES).where(LEASES.c.name == self.name)
+        row = await self._database.read(lambda c: c.execute(query).first())
         return LeaseState(row.holder, row.term, row.renewal) if row else LeaseState("", 0, 0)
-
-    def _row(self, connection: Connection) -> Any:
-        return connection.execute(select(LEASES).where(LEASES.c.name == self.name)).first()
 
     def _claim(self, connection: Connection, observed: LeaseState) -> bool:
         """Acquire it if it has not changed since it was read."""

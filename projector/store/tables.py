@@ -138,23 +138,15 @@ LEASES: Final = sa.Table(
 )
 VIEW_VERSIONS: Final = sa.Table("view_versions", METADATA, _key("name"), _number("version"))
 
+_CAPACITY_COUNTS: Final = (
+    "process_count active_worker_processes ordered_worker_processes total_capacity used_capacity"
+    " available_capacity agent_count pending_count"
+)
 CAPACITY: Final = sa.Table(
     "pool_capacity",
     sa.MetaData(),  # a view, made by the statement below
     _key("pool_name"),
-    *map(
-        _number,
-        (
-            "process_count",
-            "active_worker_processes",
-            "ordered_worker_processes",
-            "total_capacity",
-            "used_capacity",
-            "available_capacity",
-            "agent_count",
-            "pending_count",
-        ),
-    ),
+    *map(_number, _CAPACITY_COUNTS.split()),
     sa.Column("utilization", sa.Double),
 )
 POOL_CAPACITY: Final = """

@@ -129,14 +129,10 @@ class RedisComparison:
                 reference, f"held:{worker_id}", _present(expected_ids), _names(reply)
             )
         wanted = (sum(free.values()), reference.waiting(), len(reference.isolated()))
-        self._compare_counters(reference, dict(zip(COUNTERS, wanted, strict=True)), counters)
-
-    def _compare_counters(
-        self, reference: ReferenceFold, expected: Mapping[str, int], found: Sequence[bytes | None]
-    ) -> None:
-        wanted = {name: str(value) for name, value in expected.items()}
-        values = {n: text_of(value or b"0") for n, value in zip(expected, found, strict=True)}
-        self._findings.compare("redis", reference.pool, "meta", wanted, values)
+        expected_counts = dict(zip(COUNTERS, map(str, wanted), strict=True))
+        values = (text_of(value or b"0") for value in counters)
+        found = dict(zip(COUNTERS, values, strict=True))
+        self._findings.compare("redis", pool, "meta", expected_counts, found)
 
     async def _compare_catalogue(self, reference: ReferenceFold) -> None:
         meta = self._reader.keys.catalogue_meta

@@ -10,7 +10,7 @@ from typing import Any
 
 from muster.__main__ import main
 from projector.fold.projection import Projection
-from projector.rebuild import rebuild
+from projector.rebuild import rebuild, view_sets
 from projector.service.options import ProjectorOptions
 from projector.service.projector import Projector
 from tests.forked import Forked
@@ -50,7 +50,7 @@ def struck(stage: Stage, where: str, how: int) -> Forked:
 
 
 def _rebuild(_: Connection, where: str, how: int, redis_url: str, database_url: str) -> None:
-    of: Any = rebuild if where == "switch" else rebuild.Rebuild
+    of: Any = view_sets if where == "switch" else rebuild.Rebuild
     original, calls = getattr(of, where), []
 
     def strike(*args: Any, **options: Any) -> Any:

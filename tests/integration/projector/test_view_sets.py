@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from eventstore.language.agent_commands import Terminate
 from muster.__main__ import main
 from projector.queries.views import AgentFilter, AsOf
-from projector.rebuild import rebuild, startup, view_sets
+from projector.rebuild import rebuild, startup
 from projector.rebuild.rebuild import Progress, Rebuild, RebuildOptions, replay
 from projector.recovery.recovery import Recovery
 from projector.service import projector as service
@@ -246,7 +246,7 @@ async def test_over_a_recovery_of_the_log_the_past_stays_and_views_are_folded_on
 
 def become(patch: pytest.MonkeyPatch, version: int) -> None:
     """Let this process be a Muster that builds views of that version."""
-    for module in (view_comparison, startup, service, view_sets, tables):
+    for module in (view_comparison, startup, service, tables):
         patch.setattr(module, "VIEW_VERSION", version, raising=False)
 
 
