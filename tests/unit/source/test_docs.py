@@ -312,6 +312,13 @@ def test_the_diff_that_adds_a_field_still_applies() -> None:
         assert then in now, path
 
 
+def test_the_tests_that_guard_each_kind_of_change_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/how-to-add.md").read_text()))
+    source = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 10
+    assert named <= set(re.findall(r"def (test_\w+)", source))
+
+
 def test_the_first_two_commands_of_the_readme_are_the_two_that_ci_runs() -> None:
     commands = runpy.run_path(str(ROOT / ".ci/readme.py"))["commands"]
     assert list(commands((ROOT / "README.md").read_text()))[:2] == [
