@@ -17,13 +17,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    InvalidResponse,
-    RedisError,
-)
+from redis import exceptions
 
 from eventstore.connection.calls import UNREACHABLE, execute_blocking
 from eventstore.connection.clients import connect
@@ -42,7 +36,12 @@ TIMED_OUT: Final = f"it does not answer within {ATTEMPT_SECONDS:g} s"
 VIEWS_SECONDS: Final = 8.0
 EVENTS_MAX: Final = 100_000
 
-SERVER_ERRORS: Final = (AuthenticationError, AuthorizationError, BusyLoadingError, InvalidResponse)
+SERVER_ERRORS: Final = (
+    exceptions.AuthenticationError,
+    exceptions.AuthorizationError,
+    exceptions.BusyLoadingError,
+    exceptions.InvalidResponse,
+)
 """To redis-py, or to us, these are lost connections, but a server sent them."""
 
 
@@ -85,7 +84,7 @@ async def _ping_failure(url: str) -> str:
             error.__context__, ssl.SSLError
         )
         return "" if refused else (str(error).rstrip(".") or TIMED_OUT)
-    except RedisError:
+    except exceptions.RedisError:
         return ""
     finally:
         await client.aclose()

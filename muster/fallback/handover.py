@@ -102,8 +102,7 @@ class Handover:
             line
             for folder in directory.not_handed_over(self._data_dir)
             for line in self._finish(
-                folder,
-                Report(fallback=folder.identity(), waiting=[postponed("", reason)]),
+                folder, Report(fallback=folder.identity(), waiting=[postponed("", reason)])
             )
         ]
 

@@ -6,16 +6,9 @@ from typing import Final
 
 import structlog
 
+from eventstore import errors
 from eventstore.connection.clients import connect
 from eventstore.connection.requirements import inspect, require_suitable
-from eventstore.errors import (
-    Halted,
-    LogMissing,
-    LogUnreachable,
-    Recovered,
-    RolledBack,
-    ServerUnsuitable,
-)
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
@@ -53,12 +46,12 @@ async def prepare(
             await catalogue.create()
         await catalogue.start()
         await declared_pools.apply(event_log, catalogue, settings.pools)
-    except (Halted, LogMissing, RolledBack) as error:
+    except (errors.Halted, errors.LogMissing, errors.RolledBack) as error:
         log.error("log.lost", pool=error.pool, reason=str(error))
         return False
-    except (LogUnreachable, ServerUnsuitable) as error:
+    except (errors.LogUnreachable, errors.ServerUnsuitable) as error:
         # `Recovered` is not made of a text.
-        kind = LogUnreachable if isinstance(error, Recovered) else type(error)
+        kind = errors.LogUnreachable if isinstance(error, errors.Recovered) else type(error)
         raise kind(f"{redacted(settings.redis_url)}: {error}") from None
     finally:
         await reader.close()

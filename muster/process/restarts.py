@@ -16,13 +16,8 @@ from typing import Final, Protocol
 import structlog
 
 from eventstore.connection.backoff import Backoff
+from eventstore.embedded import errors
 from eventstore.embedded.directory import log_tail
-from eventstore.embedded.errors import (
-    DirectoryInUse,
-    EmbeddedServerError,
-    ServerNotLaunched,
-    ServerNotReady,
-)
 from eventstore.embedded.server import PONG, EmbeddedServer
 from eventstore.errors import MusterError
 from muster.process.child import Child
@@ -137,7 +132,7 @@ class RestartableServer:
             try:
                 self._server.launch()
                 return await self._wait_ready()
-            except DirectoryInUse:
+            except errors.DirectoryInUse:
                 if time.monotonic() > deadline:
                     raise
             if await wait_for_stop(self._stopping, POLL_SECONDS):
@@ -158,14 +153,14 @@ class RestartableServer:
         try:
             self._server.launch()
             await self._wait_ready()
-        except ServerNotReady as error:
+        except errors.ServerNotReady as error:
             log_line = _last_log_line(self._server.log_path)
             return f"{error.reason}{f': {log_line}' if log_line else ''}{self._advice()}"
-        except ServerNotLaunched as error:
+        except errors.ServerNotLaunched as error:
             return f"{error.reason}{self._advice()}"
-        except DirectoryInUse as error:
+        except errors.DirectoryInUse as error:
             return f"cannot be started: {error}; waiting for its end"
-        except EmbeddedServerError as error:
+        except errors.EmbeddedServerError as error:
             return f"cannot be started: {error}"
         return ""
 

@@ -25,8 +25,7 @@ def run(role: str, settings: Settings) -> int:
     file = os.environ.get("MUSTER_ROLE_LOG")
     log_output.configure(role, level=settings.log_level, file=Path(file) if file else None)
     owner = Owner(
-        int(os.environ.get("MUSTER_OWNER_PID", "0")),
-        int(os.environ.get("MUSTER_OWNER_START", "0")),
+        int(os.environ.get("MUSTER_OWNER_PID", "0")), int(os.environ.get("MUSTER_OWNER_START", "0"))
     )
     report = status_reporter()
     try:

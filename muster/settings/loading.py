@@ -13,13 +13,7 @@ import msgspec
 from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.language.durability import Level
-from muster.settings.addresses import (
-    ADDRESSES,
-    environment_address,
-    is_host_name,
-    redis_address,
-    validate_address,
-)
+from muster.settings import addresses
 from muster.settings.settings import LOOPBACK, NAMES, PoolDeclaration, Settings
 from muster.settings.values import abbreviate, parse
 
@@ -48,7 +42,9 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
             continue
         elif environment.get(variable):
             value, source = environment[variable], variable
-        elif not values.get("embedded") and (named := environment_address(name, environment)):
+        elif not values.get("embedded") and (
+            named := addresses.environment_address(name, environment)
+        ):
             value, source = named
         elif name in document:
             value, source = document[name], f"{name} in {found}"
@@ -61,7 +57,7 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
         _ignore_addresses(values, sources)
     roles, pools = declarations(document, found)
     if url := values.get("redis_url"):
-        values["redis_url"] = redis_address(url, sources["redis_url"])
+        values["redis_url"] = addresses.redis_address(url, sources["redis_url"])
     settings = Settings(**values, roles=roles, pools=pools, sources=sources)
     if settings.app_dir is None and settings.config is not None:
         settings = msgspec.structs.replace(settings, app_dir=settings.config.absolute().parent)
@@ -92,7 +88,7 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
 
 def _ignore_addresses(values: dict[str, Any], sources: dict[str, str]) -> None:
     """Drop what an embedded server does not use. A flag that names another server is refused."""
-    for name in ADDRESSES:
+    for name in addresses.ADDRESSES:
         values.pop(name, None)
         source = sources.pop(name, "")
         if source.startswith("--"):
@@ -102,7 +98,7 @@ def _ignore_addresses(values: dict[str, Any], sources: dict[str, str]) -> None:
 
 
 def _check(settings: Settings) -> None:
-    if not is_host_name(settings.host):
+    if not addresses.is_host_name(settings.host):
         raise ConfigurationError(
             f"{settings.sources.get('host', 'host')}: {abbreviate(settings.host)} is not an address"
             " to listen on, such as 127.0.0.1, or 0.0.0.0 for all"
@@ -113,7 +109,7 @@ def _check(settings: Settings) -> None:
             " MUSTER_API_TOKEN (clients then send it as a bearer token), or use 127.0.0.1"
         )
     for name in ("database_url", "pgbouncer_url"):
-        validate_address(getattr(settings, name), settings.sources.get(name, name))
+        addresses.validate_address(getattr(settings, name), settings.sources.get(name, name))
     if not settings.redis_url:
         _check_embedded(settings)
     if "{" in settings.key_prefix or "}" in settings.key_prefix:

@@ -15,15 +15,9 @@ import structlog
 from msgspec.structs import replace
 from redis.exceptions import RedisError
 
+from eventstore.connection import requirements
 from eventstore.connection.calls import UNREACHABLE, execute
 from eventstore.connection.clients import connect
-from eventstore.connection.requirements import (
-    AofCheck,
-    inspect,
-    require_suitable,
-    require_writable,
-    server_version,
-)
 from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import LogError, ServerUnsuitable
 from muster.fallback import directory, standby
@@ -163,20 +157,20 @@ async def check_server(url: str) -> str:
     """The version of a server that is fit and accepts writes. Raises `MusterError`."""
     client = connect(url, max_connections=1)
     try:
-        info = await inspect(client)
-        require_suitable(info)
-        await require_writable(client)
+        info = await requirements.inspect(client)
+        requirements.require_suitable(info)
+        await requirements.require_writable(client)
     except (LogError, ServerUnsuitable) as error:
         raise type(error)(f"{redacted(url)}: {error}") from None
     finally:
         await client.aclose()
-    kind, version = server_version(info)
+    kind, version = requirements.server_version(info)
     return f"{kind.capitalize()} {'.'.join(map(str, version))}"
 
 
 async def rewrite_when_needed(url: str, stopping: asyncio.Event) -> None:
     """Whenever a rewrite is needed, ask for one until one has succeeded."""
-    check, retry_at = AofCheck(), 0.0
+    check, retry_at = requirements.AofCheck(), 0.0
     async with connect(url, max_connections=1) as client:
         while not await wait_for_stop(stopping, REWRITE_POLL_SECONDS):
             with contextlib.suppress(*UNREACHABLE, RedisError):  # the next poll tries again

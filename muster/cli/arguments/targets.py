@@ -14,14 +14,7 @@ from msgspec import Struct
 
 from muster.cli.arguments.command import BadInput
 from muster.process.running_file import NAME, Running, read
-from muster.settings.addresses import (
-    environment_address,
-    is_host_name,
-    redacted,
-    redis_address,
-    sqlite_address,
-    validate_address,
-)
+from muster.settings import addresses
 from muster.settings.values import abbreviate
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -86,7 +79,9 @@ def service(args: argparse.Namespace) -> Service:
     url = args.url or os.environ.get("MUSTER_URL") or running(args).url or DEFAULT_URL
     url = (url if "://" in url else f"http://{url}").rstrip("/")
     if not _is_http(url):
-        raise BadInput(f"--url: {redacted(url)!r} is not an address such as {DEFAULT_URL}")
+        raise BadInput(
+            f"--url: {addresses.redacted(url)!r} is not an address such as {DEFAULT_URL}"
+        )
     token = args.token or os.environ.get("MUSTER_API_TOKEN") or ""
     if not (token.isascii() and token.isprintable()):
         raise BadInput("the token (--token, MUSTER_API_TOKEN) is not printable ASCII")
@@ -96,7 +91,7 @@ def service(args: argparse.Namespace) -> Service:
 def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        has_host = is_host_name(parts.hostname or "")
+        has_host = addresses.is_host_name(parts.hostname or "")
         return parts.scheme in ("http", "https") and has_host and parts.port != 0
     except ValueError:  # an invalid port
         return False
@@ -105,9 +100,9 @@ def _is_http(url: str) -> bool:
 def find_redis_url(args: argparse.Namespace) -> str:
     """The address of Redis, empty if none is configured. Raises `ConfigurationError`."""
     if args.redis_url:
-        return redis_address(args.redis_url, "--redis-url")
-    if named := environment_address("redis_url", os.environ):
-        return redis_address(*named)
+        return addresses.redis_address(args.redis_url, "--redis-url")
+    if named := addresses.environment_address("redis_url", os.environ):
+        return addresses.redis_address(*named)
     return running(args).redis_url
 
 
@@ -121,10 +116,10 @@ def redis_url(args: argparse.Namespace) -> str:
 def find_database_url(args: argparse.Namespace) -> str:
     """The database of the views, empty if none is configured. Raises `ConfigurationError`."""
     if args.database_url:
-        validate_address(args.database_url, "--database-url")
+        addresses.validate_address(args.database_url, "--database-url")
         return str(args.database_url)
-    if named := environment_address("database_url", os.environ):
-        validate_address(*named)
+    if named := addresses.environment_address("database_url", os.environ):
+        addresses.validate_address(*named)
         return named[0]
     return running(args).database_url
 
@@ -152,7 +147,7 @@ def optional_database_url(args: argparse.Namespace) -> str:
 
     if missing := missing_file(found):
         usual = data_directory(args) / "views.db"
-        hint = f"; the views of {data_directory(args)} are {sqlite_address(usual)}"
+        hint = f"; the views of {data_directory(args)} are {addresses.sqlite_address(usual)}"
         raise BadInput(
             f"there is no SQLite file {abbreviate(missing, str)}: name the database that a"
             f" projector or `muster up` writes; these also create a new one"

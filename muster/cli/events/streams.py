@@ -13,12 +13,7 @@ from eventstore.errors import LogUnreachable
 from eventstore.keys import CATALOGUE as LOG
 from eventstore.log.reader import Entry
 from muster.cli.arguments.command import print_note
-from muster.cli.events.lines import (
-    CATALOGUE,
-    EventFilter,
-    RecordedEvent,
-    recorded_event,
-)
+from muster.cli.events.lines import CATALOGUE, EventFilter, RecordedEvent, recorded_event
 
 if TYPE_CHECKING:
     from projector.intake.source import Source

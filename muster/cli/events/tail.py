@@ -12,15 +12,7 @@ from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
-from muster.cli.arguments import targets
-from muster.cli.arguments.command import (
-    BadInput,
-    Refused,
-    Subparsers,
-    database_errors,
-    declare,
-    print_note,
-)
+from muster.cli.arguments import command, targets
 from muster.cli.arguments.values import time_ms
 from muster.cli.events import lines
 from muster.cli.events.lines import CATALOGUE, RecordedEvent
@@ -73,8 +65,8 @@ class TailOptions(Struct, frozen=True, kw_only=True):
         )
 
 
-def add(subparsers: Subparsers) -> None:
-    parser = declare(subparsers, "tail", run, HELP)
+def add(subparsers: command.Subparsers) -> None:
+    parser = command.declare(subparsers, "tail", run, HELP)
     parser.add_argument("--pool", action="append", default=[], metavar="NAME", help="this pool"
                         " only (again for more; `catalogue`: pools and hosts)")  # fmt: skip
     parser.add_argument("--from", dest="start", default="", metavar="POSITION", help="start at:"
@@ -92,7 +84,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.count is not None and args.count < 0:
-        raise BadInput("-n: the number of events must not be negative")
+        raise command.BadInput("-n: the number of events must not be negative")
     options = TailOptions(
         redis_url=targets.redis_url(args),
         key_prefix=targets.key_prefix(args),
@@ -105,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         count=args.count,
         follow=args.follow,
     )
-    with database_errors(options.database_url):
+    with command.database_errors(options.database_url):
         asyncio.run(_print(options, as_json=args.json))
     return 0
 
@@ -170,7 +162,7 @@ async def _stored_events(
 
 def _warn_of_trimmed(first: RecordedEvent) -> None:
     if first.seq > 1:
-        print_note(
+        command.print_note(
             f"{first.pool}: events before {first.seq} are in the archive only (--database-url)"
         )
 
@@ -190,7 +182,7 @@ async def _require_log(streams: Streams, options: TailOptions) -> None:
     """Raises `Refused` where there is no log, and will be none without a recovery."""
     found = await streams.problems([CATALOGUE])
     if found.get(CATALOGUE) == MISSING and (options.pools or not options.follow):
-        raise Refused(
+        raise command.Refused(
             f"there is no log in this Redis: it was never created, or it is lost; {RECOVERY_HINT}"
         )
 
@@ -213,7 +205,7 @@ async def _set_start_positions(streams: Streams, options: TailOptions) -> None:
     known = [CATALOGUE, *await streams.pools()]
     for pool in wanted:
         if pool not in known:
-            raise Refused(f"there is no pool {pool!r}; there are: {', '.join(known)}")
+            raise command.Refused(f"there is no pool {pool!r}; there are: {', '.join(known)}")
     for pool in wanted or known:
         streams.positions[pool] = "0"
     if position:

@@ -135,10 +135,7 @@ def _keys(key: str | None, count: int) -> list[str]:
 
 
 def spawn_all(
-    gateway: GatewayClient,
-    request: Request,
-    keys: Sequence[str],
-    options: CommandOptions,
+    gateway: GatewayClient, request: Request, keys: Sequence[str], options: CommandOptions
 ) -> list[Result]:
     """One spawn per key, some at the same time; results in the order of the keys."""
     if len(keys) == 1:
@@ -147,12 +144,7 @@ def spawn_all(
         return run_concurrently(lambda key: _spawn(gateway, request, key, options), keys, advance)
 
 
-def _spawn(
-    gateway: GatewayClient,
-    request: Request,
-    key: str,
-    options: CommandOptions,
-) -> Result:
+def _spawn(gateway: GatewayClient, request: Request, key: str, options: CommandOptions) -> Result:
     try:
         answer = gateway.call(
             "POST",
