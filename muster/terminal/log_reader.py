@@ -31,10 +31,8 @@ class Line(Struct, frozen=True, kw_only=True):
     level: str = ""
     text: str = ""
     agent_id: str = ""
-    incarnation: int = 0
     pool: str = ""
     worker_id: str = ""
-    stream: str = ""
     document: dict[str, object] = {}
 
 
@@ -152,16 +150,13 @@ def read_line(raw: bytes, before_ms: float, path: Path) -> Line:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         document = {"message": raw.decode(errors="replace").rstrip("\n")}
     message = document.get("event") or document.get("message") or ""
-    incarnation = document.get("incarnation")
     return Line(
         ts_ms=_ms(document.get("ts"), before_ms),
         level=_text(document.get("level")),
         text=str(message),
         agent_id=_text(document.get("agent_id")),
-        incarnation=incarnation if isinstance(incarnation, int) else 0,
         pool=_text(document.get("pool")) or path.parent.name,
         worker_id=_text(document.get("worker_id")) or path.name.partition(".")[0],
-        stream=_text(document.get("stream")),
         document=document,
     )
 

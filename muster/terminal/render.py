@@ -8,15 +8,13 @@ every column. Text from agents may contain control characters; they never reach 
 import re
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
+from rich.console import Console
+from rich.text import Text
 
 GAP = "   "
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -69,11 +67,24 @@ def at_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def console(*, stderr: bool = False) -> "Console":
+def console(*, stderr: bool = False) -> Console:
     """A rich console that prints text as it is."""
-    from rich.console import Console
-
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def line_printer() -> Callable[[Sequence[Cell]], None]:
+    """A function that prints a line of cells: coloured at a terminal, else plain."""
+    if not at_terminal():
+        return lambda cells: print(join(cells), flush=True)
+    screen = console()
+    return lambda cells: screen.print(
+        Text.assemble(*((cell.text, cell.style) for cell in cells)), soft_wrap=True
+    )
+
+
+def join(cells: Sequence[Cell]) -> str:
+    """Cells as plain text."""
+    return "".join(cell.text for cell in cells).rstrip()
 
 
 def show(table: Table, below: Sequence[str] = ()) -> None:
@@ -93,14 +104,12 @@ def show(table: Table, below: Sequence[str] = ()) -> None:
 
 def plain(table: Table, *, header: bool = True) -> list[str]:
     """Aligned lines without colour."""
-    lines = ["".join(cell.text for cell in line).rstrip() for line in _lay_out(table)]
+    lines = [join(line) for line in _lay_out(table)]
     return lines if header else lines[1:]
 
 
-def styled(table: Table, width: int) -> list["Text"]:
+def styled(table: Table, width: int) -> list[Text]:
     """Coloured lines no wider than `width`: see `_narrowed`."""
-    from rich.text import Text
-
     table = _narrowed(table, width)
     lines = []
     for line in _lay_out(table):

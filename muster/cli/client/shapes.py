@@ -63,17 +63,11 @@ class Page(Struct, frozen=True, kw_only=True):
     next: str | None = None
 
 
-class AgentPage(Page, frozen=True, kw_only=True):
-    items: list[msgspec.Raw] = msgspec.field(name="agents")
+def _page(name: str) -> type[Page]:
+    """A page whose items have this name."""
+    items = ("items", list[msgspec.Raw], msgspec.field(name=name))
+    made = defstruct("Page", [items], bases=(Page,), frozen=True, kw_only=True)
+    return cast("type[Page]", made)
 
 
-class PoolPage(Page, frozen=True, kw_only=True):
-    items: list[msgspec.Raw] = msgspec.field(name="pools")
-
-
-class WorkerPage(Page, frozen=True, kw_only=True):
-    items: list[msgspec.Raw] = msgspec.field(name="workers")
-
-
-class ParkedPage(Page, frozen=True, kw_only=True):
-    items: list[msgspec.Raw] = msgspec.field(name="parked")
+AgentPage, PoolPage, WorkerPage, ParkedPage = map(_page, ("agents", "pools", "workers", "parked"))

@@ -25,7 +25,11 @@ def check_host(*, redis_is_local: bool) -> list[Check]:
     if redis_is_local:
         checks.append(overcommit(_read(PROC / "sys/vm/overcommit_memory")))
         checks.append(huge_pages(_read(HUGE_PAGES)))
-    return [*checks, pid_namespace(_link("pid"), os.getpid()), user_namespace(_uid_map())]
+    return [
+        *checks,
+        pid_namespace(_link("pid"), os.getpid()),
+        user_namespace(_read(PROC / "self/uid_map")),
+    ]
 
 
 def python(version: tuple[int, ...]) -> Check:
@@ -86,7 +90,3 @@ def _link(kind: str) -> str:
         return str((PROC / "self/ns" / kind).readlink())
     except OSError:
         return ""
-
-
-def _uid_map() -> str:
-    return _read(PROC / "self/uid_map")

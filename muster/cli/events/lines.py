@@ -76,22 +76,13 @@ def printer(*, as_json: bool) -> Callable[[RecordedEvent], None]:
     """A function that prints events as fits the output: JSON, plain or coloured."""
     if as_json:
         return lambda event: print(render.json_line(event.document()), flush=True)
-    if not render.at_terminal():
-        return lambda event: print(plain_line(event), flush=True)
-    from rich.text import Text
-
-    screen = render.console()
-
-    def coloured(event: RecordedEvent) -> None:
-        parts = [(cell.text, cell.style) for cell in _line(event, short=True)]
-        screen.print(Text.assemble(*parts), soft_wrap=True)
-
-    return coloured
+    print_line, short = render.line_printer(), render.at_terminal()
+    return lambda event: print_line(_line(event, short=short))
 
 
 def plain_line(event: RecordedEvent) -> str:
     """An event as a line of text, with full ids."""
-    return "".join(cell.text for cell in _line(event, short=False)).rstrip()
+    return render.join(_line(event, short=False))
 
 
 def _line(event: RecordedEvent, *, short: bool) -> list[render.Cell]:

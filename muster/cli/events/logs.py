@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eventstore.keys import POOL_NAME
 from muster.cli.arguments import targets
@@ -15,9 +14,6 @@ from muster.cli.arguments.values import agent_id, time_ms
 from muster.settings.values import abbreviate
 from muster.terminal import render
 from muster.terminal.log_reader import Line, LineFilter, LogFile, merged
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 HELP = """\
 show what agents print and log
@@ -137,27 +133,23 @@ def _count(text: str | None, default: int | None) -> int | None:
 def _line_printer(*, as_json: bool) -> Callable[[Line], None]:
     if as_json:
         return lambda line: print(render.json_line(line.document), flush=True)
-    if not render.at_terminal():
-        return lambda line: print(plain_line(line), flush=True)
-    screen = render.console()
-    return lambda line: screen.print(_styled(line), soft_wrap=True)
+    print_cells, short = render.line_printer(), render.at_terminal()
+    return lambda line: print_cells(_cells(line, short=short))
 
 
 def plain_line(line: Line) -> str:
     """A line of text: time, level, origin, message."""
-    return (
-        f"{render.timestamp(line.ts_ms)} {line.level or '-':<8} {line.pool} {_origin(line)}"
-        f"  {_message(line)}"
-    )
+    return render.join(_cells(line, short=False))
 
 
-def _styled(line: Line) -> "Text":
-    from rich.text import Text
-
-    text = Text(f"{render.timestamp(line.ts_ms)} ", "dim")
-    text.append(f"{line.level or '-':<8} ", STYLES.get(line.level.lower(), "cyan"))
-    text.append(f"{line.pool} {render.short_id(_origin(line))}  ", "dim")
-    return text.append(_message(line), STYLES.get(line.level.lower(), ""))
+def _cells(line: Line, *, short: bool) -> list[render.Cell]:
+    style, origin = STYLES.get(line.level.lower(), ""), _origin(line)
+    return [
+        render.Cell(f"{render.timestamp(line.ts_ms)} ", "dim"),
+        render.Cell(f"{line.level or '-':<8} ", style or "cyan"),
+        render.Cell(f"{line.pool} {render.short_id(origin) if short else origin}  ", "dim"),
+        render.Cell(_message(line), style),
+    ]
 
 
 def _origin(line: Line) -> str:

@@ -2,8 +2,7 @@
 
 import argparse
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from muster.cli.arguments import targets
@@ -59,14 +58,11 @@ def run(args: argparse.Namespace) -> int:
             damage = asyncio.run(examine(options))
             _require_archive(options.database_url, damage)
             return _print_damage(damage, as_json=args.json)
-        with _stage_reporter() as report:
-            try:
-                done = asyncio.run(recover(options, report))
-            except KeyboardInterrupt:
-                print_note(
-                    "interrupted: damaged logs stay closed until `muster recover` is run again"
-                )
-                raise
+        try:
+            done = asyncio.run(recover(options, _stage_reporter()))
+        except KeyboardInterrupt:
+            print_note("interrupted: damaged logs stay closed until `muster recover` is run again")
+            raise
         _require_archive(options.database_url, done)
     _print_result(done, as_json=args.json)
     return 0
@@ -133,8 +129,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-@contextmanager
-def _stage_reporter() -> Iterator[ReportStage]:
+def _stage_reporter() -> ReportStage:
     """Reports progress to standard error: one line per stage, and one for the wait."""
     screen = render.console(stderr=True)
     reported: tuple[str, str] = ("", "")
@@ -148,4 +143,4 @@ def _stage_reporter() -> Iterator[ReportStage]:
         wait = f": {render.duration(stage.seconds_left)}" if stage.seconds_left else ""
         screen.print(f"{stage.doing}{where}{wait}", soft_wrap=True)
 
-    yield report
+    return report

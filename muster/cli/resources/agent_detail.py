@@ -32,8 +32,10 @@ def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) 
         documents = [event.document() for event in events]
         render.print_json({**answer.document(), "events": documents, "parked": parked})
         return 0
+    print_line = render.line_printer()
     for name, cell in facts(agent, events, parked):
-        _print_fact(name, cell)
+        text = render.one_line(cell.text)
+        print_line([render.Cell(f"{name:<16}", "dim"), render.Cell(text, cell.style)])
     if agent.last_error is not None:
         print("\nlast error:")
         for line in _error(agent):
@@ -137,17 +139,6 @@ def _deaths(agent: AgentAnswer, events: Sequence[RecordedEvent]) -> str:
 
 def _when(ms: int) -> str:
     return f"{render.timestamp(ms)} ({render.age(ms)} ago)" if ms else ""
-
-
-def _print_fact(name: str, cell: render.Cell) -> None:
-    text = render.one_line(cell.text)
-    if not render.at_terminal():
-        print(f"{name:<16}{text}")
-        return
-    from rich.text import Text
-
-    line = Text.assemble((f"{name:<16}", "dim"), (text, cell.style))
-    render.console().print(line, soft_wrap=True)
 
 
 def _error(agent: AgentAnswer) -> list[str]:

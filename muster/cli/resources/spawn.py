@@ -7,11 +7,11 @@ starting a second agent.
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 from urllib.parse import quote
 
-import msgspec
 from msgspec import Struct
 
 from eventstore.ids import new_id
@@ -38,19 +38,7 @@ Starts agents in a pool and waits a while until they run.
   muster spawn developer_pool --project demo --durability replicated
 """
 COUNT_MAX = 100_000
-
-
-class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of a spawn; the gateway chooses values that are not given."""
-
-    project_id: str
-    role_type: str
-    pool_name: str
-    heartbeat_interval: float | msgspec.UnsetType = msgspec.UNSET
-    max_idle_time: float | msgspec.UnsetType | None = msgspec.UNSET
-    pending_timeout: float | msgspec.UnsetType = msgspec.UNSET
-    input: dict[str, object] = {}
-    labels: dict[str, str] = {}
+Request: TypeAlias = Mapping[str, object]
 
 
 class Result(Struct, frozen=True):
@@ -92,8 +80,7 @@ def run(args: argparse.Namespace) -> int:
     request = _request(args)
     keys = _keys(args.key, args.count)
     gateway = GatewayClient(targets.service(args))
-    if not args.role:
-        request = msgspec.structs.replace(request, role_type=_role(gateway, args.pool))
+    request = {**request, "role_type": args.role or _role(gateway, args.pool)}
     results = spawn_all(gateway, request, keys, options)
     _print_results([result for result in results if result.agent], as_json=args.json)
     durability_code = flags.print_unreached("spawn", [result.unreached for result in results])
@@ -101,21 +88,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace) -> Request:
-    idle = args.max_idle_time
-    unset = msgspec.UNSET
-    heartbeat, pending = args.heartbeat_interval, args.pending_timeout
-    return Request(
-        project_id=args.project,
-        role_type=args.role or "",
-        pool_name=args.pool,
-        heartbeat_interval=unset
-        if heartbeat is None
-        else seconds(heartbeat, "--heartbeat-interval"),
-        max_idle_time=unset if idle is None else _idle(idle),
-        pending_timeout=unset if pending is None else seconds(pending, "--pending-timeout"),
-        input=json_object(args.input, "--input") if args.input else {},
-        labels=pairs(args.label, "--label"),
-    )
+    """The body of a spawn; the gateway chooses values that are not given."""
+    request: dict[str, object] = {"project_id": args.project, "pool_name": args.pool}
+    for name in ("heartbeat_interval", "pending_timeout"):
+        if (text := getattr(args, name)) is not None:
+            request[name] = seconds(text, f"--{name.replace('_', '-')}")
+    if args.max_idle_time is not None:
+        request["max_idle_time"] = _idle(args.max_idle_time)
+    if args.input:
+        request["input"] = json_object(args.input, "--input")
+    if args.label:
+        request["labels"] = pairs(args.label, "--label")
+    return request
 
 
 def _idle(text: str) -> float | None:

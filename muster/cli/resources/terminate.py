@@ -3,8 +3,6 @@
 import argparse
 from urllib.parse import quote
 
-from msgspec import Struct
-
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import CommandError, Subparsers, declare, print_error
 from muster.cli.arguments.values import agent_id
@@ -24,12 +22,6 @@ Ends agents for good: their `stop` is called first. One that has already ended i
   muster terminate 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e --now
   muster ps --project demo --json | jq -r '.[].agent_id' | xargs muster terminate --no-wait
 """
-
-
-class Request(Struct, frozen=True, kw_only=True):
-    pool_name: str
-    agent_id: str
-    graceful: bool
 
 
 def add(subparsers: Subparsers) -> None:
@@ -64,7 +56,7 @@ def _terminate(
         return gateway.call(
             "POST",
             f"{BASE}/terminate",
-            body=Request(pool_name=pool, agent_id=target_id, graceful=not args.now),
+            body={"pool_name": pool, "agent_id": target_id, "graceful": not args.now},
             headers=options.headers,
             timeout_seconds=options.timeout_seconds,
         )
