@@ -4,7 +4,7 @@ Names and labels are a public contract, listed in docs/events.md. No label is th
 worker: there is no end of those.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
@@ -70,13 +70,10 @@ class Exposition:
         lines += (_line(f"{name}_sum", value.sum, labels), _line(f"{name}_count", total, labels))
 
     def text(self) -> str:
-        return "\n".join(self._all_lines()) + "\n"
-
-    def _all_lines(self) -> Iterator[str]:
+        lines: list[str] = []
         for name, (kind, summary) in FAMILIES.items():
-            yield f"# HELP {name} {summary}"
-            yield f"# TYPE {name} {kind}"
-            yield from self._lines[name]
+            lines += (f"# HELP {name} {summary}", f"# TYPE {name} {kind}", *self._lines[name])
+        return "\n".join(lines) + "\n"
 
 
 def _line(name: str, value: float, labels: Mapping[str, object]) -> str:

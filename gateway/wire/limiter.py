@@ -3,6 +3,7 @@
 import asyncio
 import resource
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final, cast
 
 import msgspec
@@ -76,7 +77,7 @@ def raw_response(problem: Problem, headers: Mapping[str, str]) -> bytes:
         **headers,
         **problem.headers,
     }
-    head = f"HTTP/1.1 {problem.body.status} {problem.reason}\r\n"
+    head = f"HTTP/1.1 {problem.body.status} {HTTPStatus(problem.body.status).phrase}\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in response.items())
     return head.encode() + b"\r\n" + content
 

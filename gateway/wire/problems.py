@@ -6,7 +6,6 @@ answer. `type` is one of the names in `Kind`: a public contract, as are the fiel
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from http import HTTPStatus
 from typing import Final, Self
 
 import msgspec
@@ -148,11 +147,6 @@ class Problem(Exception):
             error=error,
             agent=agent,
         )
-
-    @property
-    def reason(self) -> str:
-        """The reason phrase of the status."""
-        return HTTPStatus(self.body.status).phrase
 
     def response(self) -> web.Response:
         return web.Response(
