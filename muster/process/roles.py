@@ -70,8 +70,7 @@ def _projector(settings: Settings) -> Part:
 
 def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
     from workers.output.log_files import LogLimits
-    from workers.supervisor.options import SupervisorOptions
-    from workers.supervisor.supervisor import Supervisor
+    from workers.supervisor.supervisor import Supervisor, SupervisorOptions
 
     return Supervisor(
         SupervisorOptions(

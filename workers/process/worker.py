@@ -86,11 +86,8 @@ class Worker:
         track_tasks(loop)
         self._ended = loop.create_future()
         self._output = start_capture(self._options)
-        self._lease = Lease(
-            lease_options(self._options, self._registration.epoch),
-            self._hooks(),
-            granted_at=granted_at,
-        )
+        options = lease_options(self._options, self._registration.epoch)
+        self._lease = Lease(options, self._hooks(), granted_at=granted_at)
         self._slots = Slots(
             self._new_worker_context(),
             size,
@@ -221,9 +218,8 @@ class Worker:
     def _snapshot(self, lag_seconds: float) -> bytes:
         activity = self._slots.activity()
         lag_ms = round(lag_seconds * 1000, 1)
-        return msgspec.json.encode(
-            {"agents": activity, "loop_lag_ms": lag_ms, "agent_count": len(activity)}
-        )
+        snapshot = {"agents": activity, "loop_lag_ms": lag_ms, "agent_count": len(activity)}
+        return msgspec.json.encode(snapshot)
 
     def _on_renewed(self, raw: list[Any]) -> None:
         reply = parse_reply(self._options.pool_name, raw, self._log)

@@ -83,9 +83,8 @@ class AgentRun:
     def apply_stop_flag(self, stop: Stop) -> None:
         """Follow the termination flag."""
         if stop is not Stop.NO:
-            self.request_stop(
-                StopRequest.STOP_NOW if stop is Stop.NOW else StopRequest.STOP, "requested"
-            )
+            now = stop is Stop.NOW
+            self.request_stop(StopRequest.STOP_NOW if now else StopRequest.STOP, "requested")
 
     async def run(self) -> None:
         """All of it. Sets `stuck`, and writes nothing, if its code cannot be ended."""
@@ -117,13 +116,11 @@ class AgentRun:
         if not call.done:
             call.cancel()
             await cancel_all(self._owner, self._calls)
-            return (
-                self._requested_command()
-                if self.stop_request
-                else self._failure("start", timeout_error("start", limit))
-            )
+            if self.stop_request:
+                return self._requested_command()
+            return failure(self.worker_context, self.state, "start", timeout_error("start", limit))
         if call.error:
-            return self._failure("start", call.error)
+            return failure(self.worker_context, self.state, "start", call.error)
         await self._settle(Started())
         if self.state.worker_id != self.worker_context.fence.worker_id:
             self._on_fenced(Outcome.ALREADY)
@@ -131,12 +128,12 @@ class AgentRun:
         return None
 
     async def _start_agent(self) -> None:
-        role = self.worker_context.roles.get(self.state.role_type)
+        worker_context, state = self.worker_context, self.state
+        role = worker_context.roles.get(state.role_type)
         if role is None:
             raise ConfigurationError(
-                f"role {self.state.role_type!r} is not declared on this worker's host"
+                f"role {state.role_type!r} is not declared on this worker's host"
             )
-        worker_context, state = self.worker_context, self.state
         generation = 0 if worker_context.fallback else worker_context.log.high_water_mark()[0]
         self._context = Context(
             state,
@@ -223,9 +220,6 @@ class AgentRun:
         if self.stop_request in {StopRequest.RELEASE, StopRequest.RELEASE_NOW}:
             return Release(reason=self._reason)
         return End(reason=self._reason, error=error)
-
-    def _failure(self, during: str, error: Error) -> Command:
-        return failure(self.worker_context, self.state, during, error)
 
     async def _settle(self, command: Command) -> None:
         """Write an outcome, for as long as the right to do so lasts.

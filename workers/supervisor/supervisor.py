@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 
 import structlog
+from msgspec import field
+from msgspec.structs import replace
 
 from eventstore import errors
 from eventstore.connection.clients import connect
@@ -31,8 +33,8 @@ from workers.launch.fork import ForkLauncher
 from workers.launch.launchers import InProcessLauncher, Launcher
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote import Plan
-from workers.output.log_files import remove_old_files
-from workers.supervisor.options import SupervisorOptions, limit_to_one_worker, worker_options
+from workers.output.log_files import LogLimits, remove_old_files
+from workers.process.options import HostOptions, WorkerOptions
 from workers.supervisor.pool_supervisor import PoolSupervisor, PoolTasks
 from workers.supervisor.worker_monitor import CatalogueAccess
 
@@ -43,6 +45,40 @@ FINAL_LEAVE_SECONDS = 1.0
 """For a host that ran out of time to record that it left, if Redis is reachable."""
 LOG_CLEANUP_SECONDS = 600.0
 """How often old log files are removed."""
+SHUTDOWN_SECONDS = 25.0
+
+
+class SupervisorOptions(HostOptions, frozen=True, kw_only=True):
+    """What a supervisor needs to know. `roles` are role names and the paths of their classes."""
+
+    host: str = ""
+    roles: dict[str, str] = field(default_factory=dict)
+    app_dir: str = ""
+    poll_seconds: float = 1.0
+    shutdown_seconds: float = SHUTDOWN_SECONDS
+    single_process: bool = False
+    log_limits: LogLimits = LogLimits()
+    """Of the log files of workers that are gone."""
+
+
+def worker_options(
+    options: SupervisorOptions, host: str, pool: Pool, worker_id: str
+) -> WorkerOptions:
+    passed_on = {name: getattr(options, name) for name in HostOptions.__struct_fields__}
+    return WorkerOptions(
+        **passed_on, pool_name=pool.pool_name, worker_id=worker_id, host=host, config=pool.config
+    )
+
+
+def limit_to_one_worker(pool: Pool) -> Pool:
+    """A pool as a single process can run it."""
+    config = replace(
+        pool.config,
+        max_workers=1,
+        min_workers=min(pool.config.min_workers, 1),
+        suspicion_window_seconds=0.0,  # there is no second process to isolate an agent in
+    )
+    return replace(pool, config=config)
 
 
 class Supervisor:

@@ -30,8 +30,7 @@ from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
 from workers.host.processes import Process
 from workers.launch.launchers import LaunchFailed
-from workers.supervisor.options import SupervisorOptions
-from workers.supervisor.supervisor import Supervisor
+from workers.supervisor.supervisor import Supervisor, SupervisorOptions
 
 POOL = "developer_pool"
 QUICK: dict[str, Any] = {
