@@ -141,10 +141,8 @@ class RestartableServer:
     async def exit_reason(self) -> str:
         while self._server.running and not await wait_for_stop(self._stopping, POLL_SECONDS):
             pass
-        exit_text, log_line = (
-            _describe_exit(self._server.exit_code),
-            _last_log_line(self._server.log_path),
-        )
+        exit_text = _describe_exit(self._server.exit_code)
+        log_line = _last_log_line(self._server.log_path)
         by_itself = (self._server.exit_code or 0) >= 0  # else its log has nothing of it
         shown = f": {log_line}" if by_itself and log_line else ""
         return f"ended ({exit_text}{shown}){self._advice()}"

@@ -186,10 +186,8 @@ class GatewayClient:
 
     def _note_staleness(self, answer: Answer) -> None:
         """Print when answers become stale. Answers about the past are never stale."""
-        before, self.stale_reason = (
-            self.stale_reason,
-            "" if AS_OF in answer.headers else staleness(answer),
-        )
+        before = self.stale_reason
+        self.stale_reason = "" if AS_OF in answer.headers else staleness(answer)
         if self.stale_reason and not before and not self.caller_shows_staleness:
             print_note(f"({self.stale_reason}; `muster doctor` says more)")
 

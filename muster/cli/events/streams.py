@@ -157,10 +157,8 @@ class Streams:
         """The id of the last entry of each stream, `0` where it is empty."""
         found: dict[str, str] = {}
         for pool in self.positions:
-            last = [
-                recorded_event(pool, e)
-                for e in await self._reader.newest(self.stream(pool), count=1)
-            ]
+            entries = await self._reader.newest(self.stream(pool), count=1)
+            last = [recorded_event(pool, entry) for entry in entries]
             found[pool] = last[0].stream_id if last else "0"
             self._seqs[pool] = last[0].seq if last else 0
         return found

@@ -129,11 +129,8 @@ def line_reporter() -> ReportProgress:
         if time.monotonic() - last < LINE_SECONDS and not progress.finished:
             return
         last = time.monotonic()
-        left = (
-            ""
-            if progress.seconds_left is None
-            else f", {render.duration(progress.seconds_left)} left"
-        )
+        seconds = progress.seconds_left
+        left = "" if seconds is None else f", {render.duration(seconds)} left"
         text = f"{progress.events} of {progress.total} events, {progress.rate:.0f}/s{left}"
         screen.print(text, soft_wrap=True)
 

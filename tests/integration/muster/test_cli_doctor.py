@@ -50,7 +50,7 @@ async def test_the_levels_that_a_command_may_request_are_listed(redis_server, ap
     server = redis_server(appendfsync=appendfsync)
     checks = {check.name: check for check in await check_redis(server.url)}
     assert checks["level fsynced"].found.startswith(found)
-    assert checks["level replicated"].found.startswith("no: 0 replicas follow it")
+    assert checks["level replicated"].found.startswith("no: 0 of 1 replicas follow it")
     assert {checks[name].level for name in checks if name.startswith("level")} == {Level.OK}
 
 
