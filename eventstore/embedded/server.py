@@ -220,7 +220,7 @@ def end_with_parent() -> Callable[[], None] | None:
 
     def bind() -> None:
         if prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0 or os.getppid() != parent:
-            os._exit(1)  # the parent ended before the kernel was told to watch it
+            os._exit(1)  # the parent ended before the kernel watched it
 
     return bind
 

@@ -49,7 +49,7 @@ class Database:
         if not self._url:
             raise ConfigurationError(
                 "context.engine() needs a database: set DATABASE_URL, or PGBOUNCER_URL where"
-                " PgBouncer stands before it"
+                " PgBouncer is in front of it"
             )
         from sqlalchemy.engine import make_url
         from sqlalchemy.ext.asyncio import create_async_engine
