@@ -1,142 +1,79 @@
-"""Compares Redis' hashes, sets and counters with the reference fold, at the same `seq`."""
+"""Compares Redis' hashes, sets and counters with the reference fold, at the same `seq`.
 
+Redis is read in pieces, each at a known position: the fold is brought to the `seq` of each.
+"""
+
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+from redis.exceptions import ResponseError
+
+from eventstore.connection.calls import refusal, translated_errors
+from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
+from eventstore.language.agents import Agent
+from eventstore.language.workers import Worker
 from eventstore.steps import hashes
+from projector.intake.archive import EventRange
+from projector.intake.entries import read_entries
+from projector.intake.source import Source
 from projector.store.mapping import chunks
-from projector.verify.redis_reader import RedisReader, text_of
-from projector.verify.reference_fold import ReferenceFold
-from projector.verify.report import Findings
+from projector.verify.reference_fold import PRESENT, BrokenLog, ReferenceFold
+from projector.verify.report import Report
 
 CHUNK: Final = 300
 """Hashes in one read: Redis serves no other client meanwhile (about a millisecond)."""
-SCHEDULES: Final = ("due", "timeouts", "orders")
-COUNTERS: Final = ("free", "waiting", "alone")
+SETS: Final = {
+    "agents": ("SMEMBERS",),
+    "alone": ("ZRANGE", "0", "-1"),
+    **dict.fromkeys(
+        ("processes", "due", "timeouts", "orders"), ("ZRANGE", "0", "-1", "WITHSCORES")
+    ),
+}
+"""How the sets of a pool are read; scores where they are compared."""
+TYPES: Final = {"HGETALL": "hash", "HMGET": "hash", "SMEMBERS": "set", "ZRANGE": "zset"}
+"""The type of key that a command reads, as Redis names types."""
+Command: TypeAlias = tuple[str, ...]
 
 
 class RedisComparison:
     """Compares the write side's state of each pool."""
 
-    def __init__(self, reader: RedisReader, findings: Findings) -> None:
-        self._reader = reader
-        self._findings = findings
-        self._hashes: dict[tuple[str, str], set[str]] = {}
+    def __init__(self, source: Source, event_range: EventRange, report: Report) -> None:
+        self._keys = source.keys
+        self._source = source
+        self._event_range = event_range
+        self._report = report
+        self._hashes: dict[tuple[str, str], set[str]] = defaultdict(set)
+        """Subjects of all existing hashes by kind and pool, also those that no event names."""
 
     async def scan(self, pools: Iterable[str]) -> None:
         """Find all existing hashes, before any is compared."""
-        self._hashes = await self._reader.hashes(pools)
+        for kind in ("agent", "process"):
+            prefixes = {self._hash_key(kind, pool, "").encode(): (kind, pool) for pool in pools}
+            pattern = f"{_escape_pattern(self._keys.prefix)}{kind}:{{*"
+            with translated_errors("Redis refuses to be read"):
+                async for key in self._source.client.scan_iter(match=pattern, count=1000):
+                    prefix, brace, subject = key.rpartition(b"}:")
+                    if kind_and_pool := prefixes.get(prefix + brace):
+                        self._hashes[kind_and_pool].add(_text(subject))
 
     async def compare(self, reference: ReferenceFold, *, exists: bool) -> None:
         """Compare a log's keys with the fold. `exists`: whether Redis has the log."""
+        pool = reference.pool
         if not exists:
             if reference.position.seq:
-                self._findings.add("redis", reference.pool, "meta", "presence", "present", "absent")
-            return
-        if reference.pool == CATALOGUE:
+                self._report.add(("redis", pool, "meta"), "presence", "present", "absent")
+        elif pool == CATALOGUE:
             await self._compare_catalogue(reference)
-            return
-        await self._compare_sets(reference)
-        await self._compare_agents(reference)
-        await self._compare_processes(reference)
-
-    # ---- hashes ------------------------------------------------------------------------------
-
-    async def _compare_agents(self, reference: ReferenceFold) -> None:
-        pool = reference.pool
-        present = self._hashes.get(("agent", pool), set())
-        for ids in chunks(sorted(present | reference.live_agents()), CHUNK):
-            replies = await self._reader.read(
-                reference, [("HGETALL", self._reader.hash_key("agent", pool, i)) for i in ids]
-            )
-            for agent_id, reply in zip(ids, replies, strict=True):
-                if reply is None:
-                    continue
-                found, agent = _texts(reply), reference.agents.get(agent_id)
-                expected = hashes.AGENT.expected(agent, found) if agent else None
-                found = hashes.AGENT.completed(found) if found else found
-                ended = agent is None or agent.ended
-                self._compare_hash(reference, f"agent:{agent_id}", expected, found, ended=ended)
-
-    async def _compare_processes(self, reference: ReferenceFold) -> None:
-        pool = reference.pool
-        present = self._hashes.get(("process", pool), set())
-        live = {w.worker_id for w in reference.workers.values() if not w.ended}
-        for ids in chunks(sorted(present | live), CHUNK):
-            replies = await self._reader.read(
-                reference, [("HGETALL", self._reader.hash_key("process", pool, i)) for i in ids]
-            )
-            agent_counts, isolated = reference.agent_counts(), reference.isolated()
-            for worker_id, reply in zip(ids, replies, strict=True):
-                if reply is None:
-                    continue
-                found, worker = _texts(reply), reference.workers.get(worker_id)
-                expected = hashes.WORKER.expected(worker, found) if worker else None
-                if expected is not None:
-                    expected["agent_count"] = str(agent_counts[worker_id])
-                    found = {"alone": "", **hashes.WORKER.completed(found)} if found else found
-                    expected["alone"] = isolated.get(worker_id, "")
-                ended = worker is None or worker.ended
-                self._compare_hash(reference, f"process:{worker_id}", expected, found, ended=ended)
-
-    def _compare_hash(
-        self,
-        reference: ReferenceFold,
-        subject: str,
-        expected: Mapping[str, str] | None,
-        found: Mapping[str, str],
-        *,
-        ended: bool,
-    ) -> None:
-        """The hash of an ended agent or worker expires: it may be absent, but not differ."""
-        if ended and not found:
-            return
-        if expected is None:
-            self._findings.add_unexpected("redis", reference.pool, subject)
         else:
-            self._findings.compare("redis", reference.pool, subject, expected, found or None)
-
-    # ---- sets and counters -------------------------------------------------------------------
-
-    async def _compare_sets(self, reference: ReferenceFold) -> None:
-        pool, keys = reference.pool, self._reader.keys
-        holders = self._hashes.get(("process", pool), set()) | reference.workers.keys()
-        listed = sorted(
-            w for w in holders if w not in reference.workers or not reference.workers[w].ended
-        )
-        commands: list[tuple[str, ...]] = [
-            ("HMGET", keys.pool(pool, "meta"), *COUNTERS),
-            ("SMEMBERS", keys.pool(pool, "agents")),
-            ("ZRANGE", keys.pool(pool, "alone"), "0", "-1"),
-            ("ZRANGE", keys.pool(pool, "processes"), "0", "-1", "WITHSCORES"),
-            *(("ZRANGE", keys.pool(pool, s), "0", "-1", "WITHSCORES") for s in SCHEDULES),
-            *(("SMEMBERS", keys.pool(pool, f"held:{worker_id}")) for worker_id in listed),
-        ]
-        counters, live, isolated, processes, *rest = await self._reader.read(reference, commands)
-        free = reference.free_slots()
-        self._compare_members(reference, "agents", _present(reference.live_agents()), _names(live))
-        waiting = _present(reference.waiting_isolated())
-        self._compare_members(reference, "alone", waiting, _names(isolated))
-        self._compare_members(reference, "processes", free, _scores(processes))
-        schedules = (reference.due(), reference.timeouts(), reference.orders())
-        for name, expected, reply in zip(SCHEDULES, schedules, rest, strict=False):
-            self._compare_members(reference, name, expected, _scores(reply))
-        held = reference.held()
-        for worker_id, reply in zip(listed, rest[len(SCHEDULES) :], strict=True):
-            expected_ids = held.pop(worker_id, set())
-            self._compare_members(
-                reference, f"held:{worker_id}", _present(expected_ids), _names(reply)
-            )
-        wanted = (sum(free.values()), reference.waiting(), len(reference.isolated()))
-        expected_counts = dict(zip(COUNTERS, map(str, wanted), strict=True))
-        values = (text_of(value or b"0") for value in counters)
-        found = dict(zip(COUNTERS, values, strict=True))
-        self._findings.compare("redis", pool, "meta", expected_counts, found)
+            await self._compare_sets(reference)
+            await self._compare_hashes(reference, "agent", reference.agents)
+            await self._compare_hashes(reference, "process", reference.workers)
 
     async def _compare_catalogue(self, reference: ReferenceFold) -> None:
-        meta = self._reader.keys.catalogue_meta
-        (reply,) = await self._reader.read(reference, [("HGETALL", meta)])
+        (reply,) = await self._read(reference, [("HGETALL", self._keys.catalogue_meta)])
         found = {
             name.removeprefix("version:"): value
             for name, value in _texts(reply).items()
@@ -144,34 +81,128 @@ class RedisComparison:
         }
         state = reference.catalogue
         expected = {name: str(state.version_of(name)) for name in (*state.pools, *state.hosts)}
-        self._compare_members(reference, "versions", expected, found)
+        self._report.compare_members(("redis", CATALOGUE, "versions"), expected, found)
 
-    def _compare_members(
-        self,
-        reference: ReferenceFold,
-        subject: str,
-        expected: Mapping[str, Any],
-        found: Mapping[str, Any] | None,
+    async def _compare_sets(self, reference: ReferenceFold) -> None:
+        """The counters too."""
+        pool, workers = reference.pool, reference.workers
+        known = self._hashes["process", pool] | workers.keys()
+        live = sorted(name for name in known if name not in workers or not workers[name].ended)
+        reads = SETS | {f"held:{worker_id}": ("SMEMBERS",) for worker_id in live}
+        meta, *commands = (
+            (verb, self._keys.pool(pool, name), *options)
+            for name, (verb, *options) in {
+                "meta": ("HMGET", *reference.counters()),
+                **reads,
+            }.items()
+        )
+        found, *replies = await self._read(reference, [meta, *commands])
+        sets = reference.sets()
+        for name, command, reply in zip(reads, commands, replies, strict=True):
+            if reply is not None:
+                expected, members = sets.get(name, {}), _members(command, reply)
+                self._report.compare_members(("redis", pool, name), expected, members)
+        counters = {name: str(count) for name, count in reference.counters().items()}
+        values = (_text(value or b"0") for value in found)
+        self._report.compare(
+            ("redis", pool, "meta"), counters, dict(zip(counters, values, strict=True))
+        )
+
+    async def _compare_hashes(
+        self, reference: ReferenceFold, kind: str, states: Mapping[str, Agent | Worker]
     ) -> None:
-        """`found` None: the key is of another type, which was reported."""
-        if found is not None:
-            self._findings.compare_members("redis", reference.pool, subject, expected, found)
+        """The hash of an ended agent or worker expires: it may be absent, but not differ."""
+        codec = CODECS[kind]
+        live = {name for name, state in states.items() if not state.ended}
+        for names in chunks(sorted(self._hashes[kind, reference.pool] | live), CHUNK):
+            keys = [self._hash_key(kind, reference.pool, name) for name in names]
+            replies = await self._read(reference, [("HGETALL", key) for key in keys])
+            loads = _loads(reference) if kind == "process" else {}
+            for name, reply in zip(names, replies, strict=True):
+                state, found = states.get(name), _texts(reply or {})
+                if reply is None or (not found and (state is None or state.ended)):
+                    continue
+                expected, load = None, loads.get(name, {})
+                if state is not None:
+                    expected = codec.expected(state, found) | load
+                if found:
+                    found = {**dict.fromkeys(load, ""), **codec.completed(found)}
+                subject = ("redis", reference.pool, f"{kind}:{name}")
+                self._report.compare(subject, expected, found or None)
+
+    def _hash_key(self, kind: str, pool: str, subject: str) -> str:
+        keys = self._keys
+        return keys.agent(pool, subject) if kind == "agent" else keys.process(pool, subject)
+
+    # ---- reading -----------------------------------------------------------------------------
+
+    async def _read(self, reference: ReferenceFold, commands: Sequence[Command]) -> list[Any]:
+        """Replies to commands, with the fold brought to the `seq` at which they were read.
+
+        None in the place of a reply: the key is of another type, which is reported.
+        """
+        meta = self._source.meta(reference.pool)
+        seq, *replies = await self._source.ask(
+            [("HGET", meta, "seq"), *commands], atomic=True, return_errors=True
+        )
+        if isinstance(seq, ResponseError):
+            raise refusal("Redis refuses to be read", seq)
+        await self._fold_to(reference, int(seq or 0))
+        for index, reply in enumerate(replies):
+            if isinstance(reply, ResponseError):
+                await self._report_wrong_type(reference.pool, commands[index], reply)
+                replies[index] = None
+        return replies
+
+    async def _fold_to(self, reference: ReferenceFold, last: int) -> None:
+        if last < reference.position.seq:
+            raise BrokenLog(f"the log ends at seq {last}, the views at {reference.position.seq}")
+        while (at := reference.position).seq < last:
+            entries = await self._event_range.after(at.pool, at.stream_id, count=1000)
+            reference.apply(read_entries(at, entries), last=last)
+
+    async def _report_wrong_type(self, pool: str, command: Command, error: ResponseError) -> None:
+        """Report a key that is of another type. Raises `LogError` where Redis refuses otherwise."""
+        refused = refusal("Redis refuses to be read", error)
+        if not isinstance(refused, WrongType):
+            raise refused
+        verb, key = command[:2]
+        (found,) = await self._source.ask([("TYPE", key)])
+        subject = key.removeprefix(self._keys.pool(pool, "")).removeprefix(self._keys.prefix)
+        subject = subject.replace(f":{{{pool}}}:", ":", 1)
+        self._report.add(("redis", pool, subject), "type", TYPES[verb], found.decode())
 
 
-def _present(members: Iterable[str]) -> dict[str, str]:
-    return dict.fromkeys(members, "present")
+CODECS: Final[dict[str, Any]] = {"agent": hashes.AGENT, "process": hashes.WORKER}
 
 
-def _names(reply: Iterable[bytes] | None) -> dict[str, str] | None:
-    return None if reply is None else _present(map(text_of, reply))
+def _loads(reference: ReferenceFold) -> dict[str, dict[str, str]]:
+    """The fields of a worker's hash that follow from its agents, by worker."""
+    agent_counts, isolated = reference.agent_counts(), reference.isolated()
+    return {
+        worker_id: {
+            "agent_count": str(agent_counts[worker_id]),
+            "alone": isolated.get(worker_id, ""),
+        }
+        for worker_id in reference.workers
+    }
+
+
+def _members(command: Command, reply: Sequence[bytes]) -> dict[str, Any]:
+    """Of a set; where scores were read, members and scores alternate."""
+    if "WITHSCORES" not in command:
+        return dict.fromkeys(map(_text, reply), PRESENT)
+    return {_text(reply[i]): int(float(reply[i + 1])) for i in range(0, len(reply), 2)}
 
 
 def _texts(reply: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {text_of(name): text_of(value) for name, value in reply.items()}
+    return {_text(name): _text(value) for name, value in reply.items()}
 
 
-def _scores(reply: Sequence[Any] | None) -> dict[str, int] | None:
-    """A reply in which members and scores alternate."""
-    if reply is None:
-        return None
-    return {text_of(reply[i]): int(float(reply[i + 1])) for i in range(0, len(reply), 2)}
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace")
+
+
+def _escape_pattern(text: str) -> str:
+    """For SCAN: with all characters escaped that have a meaning in its patterns."""
+    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)

@@ -6,6 +6,7 @@ Events come from the stream where it has them, and from the archive where it was
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any, Final
 
 from eventstore.errors import MusterError
 from eventstore.keys import CATALOGUE
@@ -16,6 +17,9 @@ from eventstore.language.events import Event
 from eventstore.language.workers import Worker, WorkerStatus
 from projector.intake.entries import admit, position_after
 from projector.store.rows import EventRow, Position
+
+PRESENT: Final = "present"
+"""The value of a member without a score."""
 
 
 class BrokenLog(MusterError):
@@ -43,9 +47,13 @@ class ReferenceFold:
                 self._apply(event)
             except (ValueError, TypeError, KeyError, AssertionError) as error:
                 raise BrokenLog(f"seq {event.seq} ({event.type}): {error}") from error
-        self.position = position_after(self.position, admitted)
+        before, self.position = self.position, position_after(self.position, admitted)
         if admitted.problem:
             raise BrokenLog(admitted.problem)
+        if self.position.seq == before.seq:
+            raise BrokenLog(
+                f"gap: seq {before.seq + 1} is neither in the stream nor in the archive"
+            )
 
     def _apply(self, event: Event) -> None:
         subject = event.subject
@@ -58,20 +66,13 @@ class ReferenceFold:
 
     # ---- what follows from the states --------------------------------------------------------
 
-    def held(self) -> dict[str, set[str]]:
-        """The agents in each worker's slots."""
-        held: dict[str, set[str]] = {}
-        for agent in self.agents.values():
-            if agent.held:
-                held.setdefault(agent.worker_id, set()).add(agent.agent_id)
-        return held
-
     def agent_counts(self) -> Counter[str]:
         """The number of agents in each worker's slots."""
         return Counter(agent.worker_id for agent in self.agents.values() if agent.held)
 
-    def live_agents(self) -> set[str]:
-        return {agent.agent_id for agent in self.agents.values() if not agent.ended}
+    def isolated(self) -> dict[str, str]:
+        """The isolated agents that have a worker, by worker."""
+        return {a.worker_id: a.agent_id for a in self.agents.values() if a.held and a.alone}
 
     def free_slots(self) -> dict[str, int]:
         """The free slots of each live worker: none unless it is active."""
@@ -84,33 +85,30 @@ class ReferenceFold:
             if worker.alive
         }
 
-    def isolated(self) -> dict[str, str]:
-        """The isolated agents that have a worker, by worker."""
-        return {a.worker_id: a.agent_id for a in self.agents.values() if a.held and a.alone}
-
-    def waiting(self) -> int:
-        """The number of pending agents that may share a worker."""
-        return sum(a.status is Status.PENDING and not a.alone for a in self.agents.values())
-
-    def waiting_isolated(self) -> set[str]:
-        """Pending agents that need a worker of their own."""
-        pending = Status.PENDING
-        return {a.agent_id for a in self.agents.values() if a.status is pending and a.alone}
-
-    def due(self) -> dict[str, int]:
-        """When agents in back-off are to run again."""
-        restarting = Status.RESTARTING
-        return {a.agent_id: a.due_ms for a in self.agents.values() if a.status is restarting}
-
-    def timeouts(self) -> dict[str, int]:
-        """When agents that wait for a slot time out."""
+    def counters(self) -> dict[str, int]:
+        """Free slots, pending agents that may share a worker, and isolated agents."""
+        pending = [a for a in self.agents.values() if a.status is Status.PENDING]
         return {
-            agent.agent_id: agent.expires_ms
-            for agent in self.agents.values()
-            if agent.status is Status.PENDING and agent.expires_ms
+            "free": sum(self.free_slots().values()),
+            "waiting": sum(not agent.alone for agent in pending),
+            "alone": len(self.isolated()),
         }
 
-    def orders(self) -> dict[str, int]:
-        """When launch orders lapse."""
-        ordered = WorkerStatus.REQUESTED
-        return {w.worker_id: w.deadline_ms for w in self.workers.values() if w.status is ordered}
+    def sets(self) -> dict[str, dict[str, Any]]:
+        """The sets in Redis, by name: their members, with the scores of those that have them."""
+        states, ordered = self.agents.values(), WorkerStatus.REQUESTED
+        pending = [agent for agent in states if agent.status is Status.PENDING]
+        sets: dict[str, dict[str, Any]] = {
+            "agents": {a.agent_id: PRESENT for a in states if not a.ended},
+            "alone": {a.agent_id: PRESENT for a in pending if a.alone},
+            "processes": self.free_slots(),
+            "due": {a.agent_id: a.due_ms for a in states if a.status is Status.RESTARTING},
+            "timeouts": {a.agent_id: a.expires_ms for a in pending if a.expires_ms},
+            "orders": {
+                w.worker_id: w.deadline_ms for w in self.workers.values() if w.status is ordered
+            },
+        }
+        for agent in states:
+            if agent.held:
+                sets.setdefault(f"held:{agent.worker_id}", {})[agent.agent_id] = PRESENT
+        return sets

@@ -1,12 +1,15 @@
 """The report of `verify`: every difference, and how much was compared."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 
 DIFFERENCES_MAX: Final = 1000
 """How many are listed; further ones are only counted."""
+Subject: TypeAlias = tuple[str, str, str]
+"""The first three fields of a difference: what is compared, and where."""
+Fields: TypeAlias = Mapping[str, Any]
 
 
 class Difference(Struct, frozen=True):
@@ -34,13 +37,15 @@ class CheckedPool(Struct, frozen=True):
     log_seq: int
 
 
-class Report(Struct, frozen=True, kw_only=True):
-    pools: tuple[CheckedPool, ...]
-    events: int
+class Report(Struct):
+    """Collects differences while things are compared."""
+
+    pools: list[CheckedPool] = []
+    events: int = 0
     """Folded."""
-    subjects: int
+    subjects: int = 0
     """Rows, hashes and sets compared."""
-    differences: tuple[Difference, ...]
+    differences: list[Difference] = []
     omitted: int = 0
     """Differences beyond those listed."""
 
@@ -48,66 +53,29 @@ class Report(Struct, frozen=True, kw_only=True):
     def equal(self) -> bool:
         return not self.differences
 
-
-class Findings:
-    """Collects differences while things are compared."""
-
-    def __init__(self) -> None:
-        self.differences: list[Difference] = []
-        self.checked: list[CheckedPool] = []
-        self.omitted = 0
-        self.subjects = 0
-        self.events = 0
-
-    def add(
-        self, where: str, pool: str, subject: str, field: str, expected: Any, found: Any
-    ) -> None:
-        if len(self.differences) >= DIFFERENCES_MAX:
+    def add(self, subject: Subject, field: str, expected: Any, found: Any) -> None:
+        if len(self.differences) < DIFFERENCES_MAX:
+            self.differences.append(Difference(*subject, field, str(expected), str(found)))
+        else:
             self.omitted += 1
-            return
-        difference = Difference(where, pool, subject, field, str(expected), str(found))
-        self.differences.append(difference)
 
-    def compare(
-        self,
-        where: str,
-        pool: str,
-        subject: str,
-        expected: Mapping[str, Any],
-        found: Mapping[str, Any] | None,
-    ) -> None:
-        """Each expected field with what was found; None: nothing was found."""
+    def compare(self, subject: Subject, expected: Fields | None, found: Fields | None) -> None:
+        """Each expected field with what was found; None: the subject is absent."""
+        if expected is None:
+            self.add(subject, "presence", "absent", "present")
+            return
         self.subjects += 1
         if found is None:
-            self.add(where, pool, subject, "presence", "present", "absent")
+            self.add(subject, "presence", "present", "absent")
             return
         for field, value in expected.items():
             if found.get(field) != value:
-                self.add(where, pool, subject, field, value, found.get(field))
+                self.add(subject, field, value, found.get(field))
 
-    def compare_members(
-        self,
-        where: str,
-        pool: str,
-        subject: str,
-        expected: Mapping[str, Any],
-        found: Mapping[str, Any],
-    ) -> None:
+    def compare_members(self, subject: Subject, expected: Fields, found: Fields) -> None:
         """A set, with its members' scores as values: members missing, unexpected or different."""
         self.subjects += 1
         for member in sorted(expected.keys() | found.keys()):
             wanted, actual = expected.get(member, "absent"), found.get(member, "absent")
             if wanted != actual:
-                self.add(where, pool, subject, member, wanted, actual)
-
-    def add_unexpected(self, where: str, pool: str, subject: str) -> None:
-        self.add(where, pool, subject, "presence", "absent", "present")
-
-    def report(self) -> Report:
-        return Report(
-            pools=tuple(self.checked),
-            events=self.events,
-            subjects=self.subjects,
-            differences=tuple(self.differences),
-            omitted=self.omitted,
-        )
+                self.add(subject, member, wanted, actual)

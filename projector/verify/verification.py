@@ -23,10 +23,9 @@ from projector.store.database import Database
 from projector.store.mapping import Record, agent_record, host_record, pool_record, worker_record
 from projector.store.rows import EventRow, Position
 from projector.store.tables import SERVING
-from projector.verify.redis_reader import RedisReader
 from projector.verify.redis_state import RedisComparison
 from projector.verify.reference_fold import BrokenLog, ReferenceFold
-from projector.verify.report import CheckedPool, Findings, Report
+from projector.verify.report import CheckedPool, Report
 
 BATCH: Final = 1000
 
@@ -41,10 +40,9 @@ class _Verification:
     def __init__(self, database: Database, source: Source) -> None:
         self._database = database
         self._source = source
-        self._findings = Findings()
+        self._report = Report()
         event_range = EventRange(source.keys, source.reader.range, self._read_archive)
-        reader = RedisReader(source, event_range, self._findings)
-        self._redis = RedisComparison(reader, self._findings)
+        self._redis = RedisComparison(source, event_range, self._report)
 
     async def run(self) -> Report:
         archive_ends = await self._database.read(archive_heads)
@@ -55,32 +53,33 @@ class _Verification:
         await self._redis.scan(pools)
         for pool in pools:
             await self._verify(pool)
-        return self._findings.report()
+        return self._report
 
     async def _verify(self, pool: str) -> ReferenceFold:
+        report, of_log = self._report, ("log", pool, "log")
         views = await self._database.read(lambda c: read_positions(c, SERVING))
         first = await self._database.read(lambda c: first_generation(c, pool))
         try:
             head = (await self._source.heads([pool]))[pool]  # after the views: not behind
         except WrongType:
-            self._differ(pool, "log", "meta", "a hash", "another type")
+            report.add(of_log, "meta", "a hash", "another type")
             return ReferenceFold(pool, first)
         reference = ReferenceFold(pool, first or head.generation)
         position = views.get(pool, Position(pool))
         if head.generation and position.generation > head.generation:
-            self._differ(pool, "log", "generation", position.generation, head.generation)
+            report.add(of_log, "generation", position.generation, head.generation)
             return reference
         if stopped(position):
-            self._differ(pool, "views", "status", "ok", position.status)
+            report.add(("views", pool, "log"), "status", "ok", position.status)
         try:
             await self._fold(reference, position.seq)
             views_seq = await self._database.read(lambda c: self._compare_views(c, reference))
             await self._redis.compare(reference, exists=bool(head.generation))
         except (BrokenLog, WrongType) as error:
-            self._differ(pool, "log", "events", "a dense and readable log", str(error))
+            report.add(of_log, "events", "a dense and readable log", str(error))
         else:
-            self._findings.checked.append(CheckedPool(pool, views_seq, reference.position.seq))
-        self._findings.events += reference.position.seq
+            report.pools.append(CheckedPool(pool, views_seq, reference.position.seq))
+        report.events += reference.position.seq
         return reference
 
     async def _read_archive(
@@ -90,57 +89,36 @@ class _Verification:
             lambda c: after(c, pool, stream_id, until=until, count=count)
         )
 
-    def _differ(self, pool: str, where: str, field: str, expected: Any, found: Any) -> None:
-        self._findings.add(where, pool, "log", field, expected, found)
-
-    # ---- folding up to the views -------------------------------------------------------------
-
     async def _fold(self, reference: ReferenceFold, last: int) -> None:
-        while reference.position.seq < last:
-            position = reference.position
+        """Up to the views. The archive must have each event exactly as the stream has it."""
+        while (at := reference.position).seq < last:
             stored = await self._database.read(
-                partial(read_archive, position=position, count=BATCH, last=last)
+                partial(read_archive, position=at, count=BATCH, last=last)
             )
-            streamed = await self._source.after(position, count=BATCH)
-            rows = [row for row in streamed if row.seq <= last]
-            if not rows or rows[0].seq != position.seq + 1:  # trimmed: the archive has it
+            rows = [row for row in await self._source.after(at, count=BATCH) if row.seq <= last]
+            if not rows or rows[0].seq != at.seq + 1:  # trimmed: the archive has it
                 first = rows[0].seq if rows else last + 1
                 rows = [row for row in stored if row.seq < first]
-            self._compare_archive(reference.pool, rows, stored)
+            archived = {row.seq: row for row in stored}
+            for row in rows:
+                if (found := archived.get(row.seq)) != row:
+                    subject = ("archive", at.pool, f"event {row.seq}")
+                    self._report.compare(subject, asdict(row), asdict(found) if found else None)
             reference.apply(rows, last=last)
-            if reference.position.seq == position.seq:
-                raise BrokenLog(
-                    f"gap: seq {position.seq + 1} is neither in the stream nor in the archive"
-                )
-
-    def _compare_archive(
-        self, pool: str, rows: list[EventRow], archived_rows: list[EventRow]
-    ) -> None:
-        """The archive must have each event exactly as the stream has it."""
-        stored = {row.seq: row for row in archived_rows}
-        for row in rows:
-            found = stored.get(row.seq)
-            if found == row:
-                continue
-            event = f"event {row.seq}"
-            self._findings.compare(
-                "archive", pool, event, asdict(row), asdict(found) if found else None
-            )
 
     # ---- the views ---------------------------------------------------------------------------
 
     def _compare_views(self, connection: Connection, reference: ReferenceFold) -> int:
         """Compare the rows of a pool with the fold, at the position of this transaction."""
-        position = read_positions(connection, SERVING).get(reference.pool, Position(reference.pool))
+        pool, views = reference.pool, SERVING
+        position = read_positions(connection, views).get(pool, Position(pool))
         while reference.position.seq < position.seq:
             rows = read_archive(connection, reference.position, count=BATCH, last=position.seq)
-            if not rows:
-                raise BrokenLog(f"gap: seq {reference.position.seq + 1} is not in the archive")
             reference.apply(rows, last=position.seq)
-        if reference.pool == CATALOGUE:
+        if pool == CATALOGUE:
             pools, hosts = reference.catalogue.pools, reference.catalogue.hosts
-            self._compare_rows(connection, SERVING.pools, "", map(pool_record, pools.values()))
-            self._compare_rows(connection, SERVING.hosts, "", map(host_record, hosts.values()))
+            self._compare_rows(connection, views.pools, "", map(pool_record, pools.values()))
+            self._compare_rows(connection, views.hosts, "", map(host_record, hosts.values()))
             return position.seq
         agent_counts, isolated = reference.agent_counts(), reference.isolated()
         workers = (
@@ -148,8 +126,8 @@ class _Verification:
             for w in reference.workers.values()
         )
         agents = (agent_record(a, position.generation) for a in reference.agents.values())
-        self._compare_rows(connection, SERVING.workers, reference.pool, workers)
-        self._compare_rows(connection, SERVING.agents, reference.pool, agents)
+        self._compare_rows(connection, views.workers, pool, workers)
+        self._compare_rows(connection, views.agents, pool, agents)
         return position.seq
 
     def _compare_rows(
@@ -158,14 +136,10 @@ class _Verification:
         key = next(iter(table.primary_key)).name
         wanted = {record[key]: record for record in expected}
         for row in _rows(connection, table, key, pool):
-            subject = f"{table.name}/{row[key]}"
-            record = wanted.pop(row[key], None)
-            if record is None:
-                self._findings.add_unexpected("views", pool, subject)
-            else:
-                self._findings.compare("views", pool, subject, record, row)
+            subject = ("views", pool, f"{table.name}/{row[key]}")
+            self._report.compare(subject, wanted.pop(row[key], None), row)
         for missing, record in wanted.items():
-            self._findings.compare("views", pool, f"{table.name}/{missing}", record, None)
+            self._report.compare(("views", pool, f"{table.name}/{missing}"), record, None)
 
 
 def _rows(connection: Connection, table: Table, key: str, pool: str) -> Iterator[Mapping[str, Any]]:

@@ -21,7 +21,7 @@ LISTED_MAX: Final = 20
 """Differences that are reported in full; all are counted."""
 
 
-class Comparison(Struct, frozen=True, kw_only=True):
+class Comparison(Struct, frozen=True):
     """The result. `pools` were compared ('' is the catalogue), `left_out` were not."""
 
     pools: tuple[str, ...] = ()
@@ -53,20 +53,12 @@ def compare(
     }
     pools = tuple(pool for pool in shadow if pool not in left_out)
     rows = differing = 0
-    found: list[Difference] = []
+    differences: list[Difference] = []
     for pair in _table_pairs(connection, pools):
-        rows += pair.count(connection)
-        if count := pair.count_differing(connection):
-            differing += count
-            found += islice(pair.differences(connection), LISTED_MAX - len(found))
-    return Comparison(
-        pools=pools,
-        left_out=left_out,
-        version=version,
-        rows=rows,
-        differing=differing,
-        differences=tuple(found),
-    )
+        rows += pair.count(pair.rows(pair.new))
+        differing += pair.count(pair.differing_keys())
+        differences += islice(pair.differences(), LISTED_MAX - len(differences))
+    return Comparison(pools, left_out, version, rows, differing, tuple(differences))
 
 
 def _skip_reason(
@@ -84,78 +76,65 @@ def _skip_reason(
 
 def _table_pairs(connection: sa.Connection, pools: Sequence[str]) -> "Iterator[_TablePair]":
     pool_names = [pool for pool in pools if pool != CATALOGUE]
+    schema = None if connection.dialect.name == "sqlite" else SCHEMA
     for old, new in zip(SERVING.all()[1:], SHADOW.all()[1:], strict=True):
-        columns = _common_columns(connection, old)
-        if not {key.name for key in old.primary_key} <= columns:
+        existing = {col["name"] for col in sa.inspect(connection).get_columns(old.name, schema)}
+        keys = [key.name for key in old.primary_key]
+        columns = sorted((existing & {column.name for column in old.columns}) - set(keys))
+        if not existing.issuperset(keys):
             continue  # of a version whose rows had other keys
         if old in (SERVING.pools, SERVING.hosts):
             if CATALOGUE in pools:
-                yield _TablePair(old, new, columns, None)
+                yield _TablePair(connection, old, new, keys, columns, None)
         elif pool_names:
-            yield _TablePair(old, new, columns, pool_names)
+            yield _TablePair(connection, old, new, keys, columns, pool_names)
 
 
-def _common_columns(connection: sa.Connection, table: sa.Table) -> set[str]:
-    """The columns that the table has, of those that it should have."""
-    schema = None if connection.dialect.name == "sqlite" else SCHEMA
-    existing = {column["name"] for column in sa.inspect(connection).get_columns(table.name, schema)}
-    return existing & {column.name for column in table.columns}
+class _TablePair(Struct):
+    """A serving table and its shadow, with the columns that both have."""
 
+    connection: sa.Connection
+    old: sa.Table
+    new: sa.Table
+    keys: list[str]
+    columns: list[str]
+    """All but the keys."""
+    pools: list[str] | None
+    """Those whose rows are compared; None: all rows."""
 
-class _TablePair:
-    """A serving table and its shadow; `pools`: those whose rows are compared, None: all rows."""
+    def count(self, query: sa.Select[Any] | sa.CompoundSelect[Any]) -> int:
+        counted = sa.select(sa.func.count()).select_from(query.subquery())
+        return int(self.connection.execute(counted).scalar_one())
 
-    def __init__(
-        self, old: sa.Table, new: sa.Table, columns: set[str], pools: Sequence[str] | None
-    ) -> None:
-        self._old, self._new, self._pools = old, new, pools
-        self._keys = [key.name for key in old.primary_key]
-        self._columns = sorted(columns - set(self._keys))
+    def rows(self, table: sa.Table) -> sa.Select[Any]:
+        query = sa.select(*(table.c[name] for name in (*self.keys, *self.columns)))
+        return query if self.pools is None else query.where(table.c.pool_name.in_(self.pools))
 
-    def count(self, connection: sa.Connection) -> int:
-        return _count(connection, self._rows(self._new))
-
-    def count_differing(self, connection: sa.Connection) -> int:
-        return _count(connection, self._differing_keys())
-
-    def differences(self, connection: sa.Connection) -> Iterator[Difference]:
-        """Of the first rows that differ, field by field."""
-        keys = self._differing_keys().subquery()
-        query = sa.select(keys).order_by(*keys.c).limit(LISTED_MAX)
-        for row in connection.execute(query).mappings().all():
-            yield from self._field_differences(connection, dict(row))
-
-    def _rows(self, table: sa.Table) -> sa.Select[Any]:
-        query = sa.select(*(table.c[name] for name in (*self._keys, *self._columns)))
-        return query if self._pools is None else query.where(table.c.pool_name.in_(self._pools))
-
-    def _differing_keys(self) -> sa.CompoundSelect[Any]:
+    def differing_keys(self) -> sa.CompoundSelect[Any]:
         """Keys of the rows that are in one set only, or with other values in the other."""
-        old, new = self._rows(self._old), self._rows(self._new)
+        old, new = self.rows(self.old), self.rows(self.new)
         sides = (new.except_(old).subquery(), old.except_(new).subquery())
-        return sa.union(*(sa.select(*(side.c[key] for key in self._keys)) for side in sides))
+        return sa.union(*(sa.select(*(side.c[key] for key in self.keys)) for side in sides))
 
-    def _field_differences(
-        self, connection: sa.Connection, keys: dict[str, Any]
-    ) -> Iterator[Difference]:
-        old, new = self._row(connection, self._old, keys), self._row(connection, self._new, keys)
-        subject = f"{self._old.name}/{keys[self._keys[0]]}"
-        pool = CATALOGUE if self._pools is None else keys["pool_name"]
+    def differences(self) -> Iterator[Difference]:
+        """Of the first rows that differ, field by field."""
+        keys = self.differing_keys().subquery()
+        query = sa.select(keys).order_by(*keys.c).limit(LISTED_MAX)
+        for row in self.connection.execute(query).mappings().all():
+            yield from self._field_differences(dict(row))
+
+    def _field_differences(self, keys: dict[str, Any]) -> Iterator[Difference]:
+        old, new = self._row(self.old, keys), self._row(self.new, keys)
+        subject = f"{self.old.name}/{keys[self.keys[0]]}"
+        pool = CATALOGUE if self.pools is None else keys["pool_name"]
         if old is None or new is None:
             presence = ("absent" if row is None else "present" for row in (new, old))
             yield Difference("views", pool, subject, "presence", *presence)
             return
-        for name in self._columns:
+        for name in self.columns:
             if old[name] != new[name]:
                 yield Difference("views", pool, subject, name, str(new[name]), str(old[name]))
 
-    def _row(
-        self, connection: sa.Connection, table: sa.Table, keys: dict[str, Any]
-    ) -> sa.RowMapping | None:
+    def _row(self, table: sa.Table, keys: dict[str, Any]) -> sa.RowMapping | None:
         same_key = (table.c[name] == value for name, value in keys.items())
-        return connection.execute(self._rows(table).where(*same_key)).mappings().first()
-
-
-def _count(connection: sa.Connection, query: sa.Select[Any] | sa.CompoundSelect[Any]) -> int:
-    counted = sa.select(sa.func.count()).select_from(query.subquery())
-    return int(connection.execute(counted).scalar_one())
+        return self.connection.execute(self.rows(table).where(*same_key)).mappings().first()

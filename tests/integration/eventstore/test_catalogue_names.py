@@ -59,7 +59,7 @@ async def change(stage: Stage, *changes: Change) -> None:
 async def require_equal(stage: Stage) -> None:
     async with stage.projecting():
         await stage.settle()
-    assert (await verify(stage.redis_url, "", stage.database_url)).differences == ()
+    assert (await verify(stage.redis_url, "", stage.database_url)).differences == []
     assert judge(stage.redis_url, views=stage.database_url) == []
 
 

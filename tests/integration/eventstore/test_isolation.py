@@ -65,7 +65,7 @@ class Scene:
         """The views catch up, and everything agrees."""
         await self.stage.settle(POOL)
         report = await verify(self.stage.redis_url, "", self.stage.database_url)
-        assert report.differences == ()
+        assert report.differences == []
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ async def decide(stage: GatewayStage, method: str, one: dict[str, Any]) -> Any:
 async def all_agree(stage: GatewayStage) -> None:
     await stage.stage.settle(POOL)
     report = await verify(stage.stage.redis_url, "", stage.stage.database_url)
-    assert report.differences == ()
+    assert report.differences == []
 
 
 # ---- commands --------------------------------------------------------------------------------

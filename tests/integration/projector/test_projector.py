@@ -228,7 +228,7 @@ async def test_what_has_left_the_memory_is_read_from_its_row(
         await stage.settle()
         await stage.play(pool, "v")
         await stage.settle()
-        assert (await verify(redis_url, "", database_url)).differences == ()
+        assert (await verify(redis_url, "", database_url)).differences == []
 
 
 async def test_it_works_through_pgbouncer_in_transaction_mode(
@@ -243,7 +243,7 @@ async def test_it_works_through_pgbouncer_in_transaction_mode(
         assert (await replay(options, told.append)).finished
         await pool.spawn()
         await stage.settle()
-        assert (await verify(redis_url, "", pgbouncer_url)).differences == ()
+        assert (await verify(redis_url, "", pgbouncer_url)).differences == []
 
 
 async def test_many_that_start_at_once_make_the_tables_once(database_url: str) -> None:

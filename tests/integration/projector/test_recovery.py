@@ -64,7 +64,7 @@ async def demand_equal(stage: Stage) -> None:
     async with stage.projecting():
         await stage.settle()
     found = await verify(stage.redis_url, "", stage.database_url)
-    assert found.differences == ()
+    assert found.differences == []
 
 
 @asynccontextmanager

@@ -82,7 +82,7 @@ async def test_memory_is_bounded_by_what_lives_and_the_retention(
         assert "agent:{developer_pool}" not in after.keys
         written = 600 * EVENTS_OF_A_LIFE + 6 * EVENTS_OF_A_WORKER
         assert await stage.head(POOL) >= written
-        assert (await verify(server.url, "", stage.database_url)).differences == ()
+        assert (await verify(server.url, "", stage.database_url)).differences == []
 
 
 class Left(NamedTuple):
@@ -126,14 +126,14 @@ async def test_the_projector_trims_what_it_has_archived_and_all_agree_still(
             await trimmed_to(stage, len(whole))
             kept = [row.event_id for row in await stage.views.events(POOL)]
             assert kept == [event["event_id"] for event in whole]
-            assert (await verify(redis_url, "", database_url)).differences == ()
+            assert (await verify(redis_url, "", database_url)).differences == []
             again = RebuildOptions(redis_url=redis_url, database_url=database_url)
             assert (await replay(again, lambda _: None)).events == len(whole) + 1
             assert await stage.contents() == before
             await pool.spawn()
             await stage.settle()
             await trimmed_to(stage, len(whole) + 1)
-            assert (await verify(redis_url, "", database_url)).differences == ()
+            assert (await verify(redis_url, "", database_url)).differences == []
 
 
 async def test_a_death_between_archive_and_trim_loses_nothing(

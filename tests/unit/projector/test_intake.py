@@ -14,7 +14,7 @@ from projector.intake.entries import admit, position_after, read_entry
 from projector.rebuild.rebuild import Progress
 from projector.store.engines import address
 from projector.store.rows import PoolCapacity, Position
-from projector.verify.report import DIFFERENCES_MAX, Findings
+from projector.verify.report import DIFFERENCES_MAX, Report
 
 
 def entry(seq: object, kind: str = "agent.started", **more: object) -> Entry:
@@ -183,9 +183,8 @@ def test_progress_reports_rate_and_time_left() -> None:
 
 
 def test_differences_beyond_the_bound_are_counted() -> None:
-    findings = Findings()
+    report = Report()
     for n in range(DIFFERENCES_MAX + 5):
-        findings.add("views", "p", f"agents/{n}", "status", "running", "failed")
-    report = findings.report()
+        report.add(("views", "p", f"agents/{n}"), "status", "running", "failed")
     assert (len(report.differences), report.omitted, report.equal) == (DIFFERENCES_MAX, 5, False)
     assert msgspec.json.encode(report)
