@@ -1,6 +1,6 @@
 """The agents of a run: they record when they ran, and some of them misbehave on purpose.
 
-This file is copied beside the run's configuration and imported by the workers, so it imports
+This file is copied next to the run's configuration and imported by the workers, so it imports
 nothing but what a user's agent would, and which worker it is in. Every incarnation has a file of
 its own in the folder that `CHAOS_WITNESS` names, a JSON object a line: who it is, the token
 it runs with, and when, by CLOCK_BOOTTIME; further lines while it runs, and one with `stopped` when
@@ -67,7 +67,7 @@ class Tested(Agent):
     async def start(self, context: Context) -> None:
         do = context.input.get("do")
         if do == "raise-in-start" and context.incarnation == 1:
-            raise RuntimeError("as told")
+            raise RuntimeError("as requested")
         self.unwell = do == "raise-in-check" and context.incarnation == 1
         self.witness = Witness(context)
         self.witness.write()
@@ -105,7 +105,7 @@ class Tested(Agent):
             case "swallow-cancellation":
                 await self._swallow(witness, seconds)
             case "raise-in-run":
-                raise RuntimeError("as told")
+                raise RuntimeError("as requested")
             case "raise-in-check":
                 await self._tick(witness, None)  # it is ended for its checks
             case _:
@@ -123,4 +123,4 @@ class Tested(Agent):
 
     async def check(self, context: Context) -> None:
         if self.unwell:
-            raise RuntimeError("as told")
+            raise RuntimeError("as requested")

@@ -51,7 +51,7 @@ class Campaign:
         self._listening: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """The whole run. Offences are collected, not raised."""
+        """The run from start to end. Offences are collected, not raised."""
         await self.system.start()
         self.line.say(f"ready: {', '.join(self.system.roles)}")
         await heal(self.system.gateways, "first", FIRST_SECONDS)
@@ -126,9 +126,9 @@ class Campaign:
 
     async def _round(self, planned: Round) -> bool:
         """Inject faults, repair them, wait until all works; False if it does not."""
-        words: dict[str, list[str]] = {}
-        await asyncio.gather(*(self._inject(one, words) for one in planned.injections))
-        said = "; ".join(f"{name} ({', '.join(told)})" for name, told in words.items())
+        noted: dict[str, list[str]] = {}
+        await asyncio.gather(*(self._inject(one, noted) for one in planned.injections))
+        said = "; ".join(f"{name} ({', '.join(notes)})" for name, notes in noted.items())
         self.figures.rounds += 1
         self.figures.faults += len(planned.injections)
         self.line.progress(f"{self._state()}; healing after {planned.name}")
@@ -159,19 +159,19 @@ class Campaign:
 
     async def _healed(self, name: str) -> float:
         began = time.monotonic()
-        patience = self.options.timeout_seconds
-        await heal(self.system.gateways, name, patience, self.recovery.note_problem)
+        timeout = self.options.timeout_seconds
+        await heal(self.system.gateways, name, timeout, self.recovery.note_problem)
         while damage := await self.recovery.damage(own=True):
-            if time.monotonic() - began > patience:
-                raise NotHealed(f"nobody noticed within {patience:g} s: {damage}")
+            if time.monotonic() - began > timeout:
+                raise NotHealed(f"not noticed within {timeout:g} s: {damage}")
             await asyncio.sleep(POLL_SECONDS)
         return time.monotonic() - began
 
-    async def _inject(self, injection: Injection, words: dict[str, list[str]]) -> None:
+    async def _inject(self, injection: Injection, noted: dict[str, list[str]]) -> None:
         await asyncio.sleep(injection.after_seconds)
-        told = words.setdefault(injection.fault, [])
+        notes = noted.setdefault(injection.fault, [])
         random = Random(injection.seed)
-        scene = Scene(self.system, self.load, self.recovery, random, told.append, self._count)
+        scene = Scene(self.system, self.load, self.recovery, random, notes.append, self._count)
         async with asyncio.timeout(FAULT_SECONDS):
             await FAULTS[injection.fault].run(scene)
 

@@ -36,9 +36,9 @@ class Clock:
 
     def step(self, seconds: int) -> None:
         """Set it to so many seconds ahead of the true time (negative: behind)."""
-        beside = self.file.with_suffix(".new")
-        beside.write_text(f"{seconds:+d}\n")
-        beside.replace(self.file)
+        renamed = self.file.with_suffix(".new")
+        renamed.write_text(f"{seconds:+d}\n")
+        renamed.replace(self.file)
 
     def environment(self) -> dict[str, str]:
         found = library()

@@ -64,7 +64,7 @@ async def run(part: str, options: Any, report: Connection) -> None:
 
 
 def doomed(report: Connection, place: str, token: str, part: str, options: Any) -> None:
-    """The whole life of such a process."""
+    """What such a process does, from start to end."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     arm(place, token)
     asyncio.run(run(part, options, report))

@@ -21,7 +21,7 @@ def ended(url: str) -> list[tuple[Any, ...]]:
 
 def judge_ends(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
     """Those that ended in another way."""
-    for pool, agent_id, status, reason, given in rows:
-        told = json.loads(given or "{}").get("do") == "complete"
-        if status == "failed" or not (reason in ASKED or (reason == "completed" and told)):
-            yield f"nobody wanted agent {agent_id} in {pool} to end: {status}, {reason}"
+    for pool, agent_id, status, reason, recorded in rows:
+        asked = json.loads(recorded or "{}").get("do") == "complete"
+        if status == "failed" or not (reason in ASKED or (reason == "completed" and asked)):
+            yield f"agent {agent_id} in {pool} ended without a request: {status}, {reason}"

@@ -141,7 +141,7 @@ def _print_result(campaign: Campaign, folder: Path) -> int:
     (folder / "violations.txt").write_text("\n".join(offences) + "\n")
     again = f"tests/chaos/run --judge {folder}"
     campaign.line.say(f"verdict: {len(offences)} violations (seed {campaign.options.seed})")
-    campaign.line.say(f"kept: {folder}; to judge it again: {again}")
+    campaign.line.say(f"retained: {folder}; to judge it again: {again}")
     return 1
 
 
@@ -151,10 +151,10 @@ def _save_disks(campaign: Campaign) -> None:
         if not disk.folder.exists():
             continue
         disk.free()
-        beside = disk.folder.with_name(f"{disk.folder.name}.kept")
+        copy = disk.folder.with_name(f"{disk.folder.name}.kept")
         # With owners: PostgreSQL's files belong to another user.
-        subprocess.run(["cp", "-a", disk.folder, beside], check=False, capture_output=True)
+        subprocess.run(["cp", "-a", disk.folder, copy], check=False, capture_output=True)
         disk.unmount()
-        if beside.exists() and disk.folder.exists() and not any(disk.folder.iterdir()):
+        if copy.exists() and disk.folder.exists() and not any(disk.folder.iterdir()):
             disk.folder.rmdir()
-            beside.rename(disk.folder)
+            copy.rename(disk.folder)

@@ -150,30 +150,30 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
     `partial`: a history that starts late is no offence; only its storage can be judged.
     """
     histories = {log: evidence.history(log) for log in (CATALOGUE, *evidence.logs())}
-    whole = {log: history for log, history in histories.items() if not history.starts_late}
+    complete = {log: history for log, history in histories.items() if not history.starts_late}
     offences = [offence for history in histories.values() for offence in history.offences]
     if not partial:
-        begin = [histories[log].entries[0] for log in histories.keys() - whole.keys()]
+        begin = [histories[log].entries[0] for log in histories.keys() - complete.keys()]
         offences += [entry.offence(5, "the history begins with it") for entry in begin]
     offences += [o for found in evidence.streamed.values() for o in found.offences]
     declared = catalogue.fold(histories[CATALOGUE].entries)
     offences += declared.offences
     offences += catalogue.compare(declared, evidence.streamed.get(CATALOGUE, Streamed()).meta)
-    folded = {log: pools.fold(log, whole[log].entries) for log in whole.keys() - {CATALOGUE}}
+    folded = {log: pools.fold(log, complete[log].entries) for log in complete.keys() - {CATALOGUE}}
     for name, pool in folded.items():
         offences += pools.oversized(pool, declared.slots.get(name))
         offences += _pool(pool, evidence.registries.get(name), declared if at_rest else None)
-    for history in whole.values():
+    for history in complete.values():
         offences += causes.judge(history.entries)
     if evidence.views is not None:
-        for history in whole.values():
+        for history in complete.values():
             offences += views.judge(history, evidence.views, at_rest=at_rest)
         offences += views.judge_strays(histories.keys(), evidence.views)
-    late = histories.keys() - whole.keys()
+    late = histories.keys() - complete.keys()
     known = [key for key in evidence.lasting if keys.pool_of(key) not in late]
     offences += keys.judge(known, evidence.prefix, folded)
     offences += keys.fading(evidence.fading, evidence.prefix)
-    offences += _outside(evidence, whole, folded, declared, late)
+    offences += _outside(evidence, complete, folded, declared, late)
     if at_rest:
         since = evidence.witnessed_at
         offences += witnesses.awake(evidence.witnesses, folded, declared, since)
@@ -192,7 +192,7 @@ def _pool(pool: Pool, found: Registry | None, at_rest: Catalogue | None) -> Iter
 
 def _outside(
     evidence: Evidence,
-    whole: dict[str, History],
+    complete: dict[str, History],
     folded: dict[str, Pool],
     declared: Catalogue,
     late: Set[str],
@@ -201,12 +201,12 @@ def _outside(
 
     A pool without any log has lost all its commands.
     """
-    told_of = [c for c in evidence.commands if c.of_catalogue or c.pool not in late]
-    yield from commands.judge(told_of, list(whole.values()), evidence.unsaved)
-    lost = commands.named_lost(told_of, evidence.unsaved)
-    kept = [command for command in told_of if command not in lost]
+    judged = [c for c in evidence.commands if c.of_catalogue or c.pool not in late]
+    yield from commands.judge(judged, list(complete.values()), evidence.unsaved)
+    lost = commands.named_lost(judged, evidence.unsaved)
+    remaining = [command for command in judged if command not in lost]
     seen = [witness for witness in evidence.witnesses if witness.pool in folded]
-    yield from witnesses.judge(seen, folded, declared, kept)
+    yield from witnesses.judge(seen, folded, declared, remaining)
 
 
 # ---- the command -------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The durabilities that such a system gives, beside the least."""
+        """The durability levels of such a system, but for the least."""
         return ("archived", "fsynced") if self.appendfsync == "always" else ("archived",)
 
 
@@ -49,7 +49,7 @@ def parse(argv: Sequence[str]) -> Options:
         recovers=said.recovers or recovers,
         keep=said.keep,
         plant=said.plant,
-        timeout_seconds=said.patience,
+        timeout_seconds=said.heal_timeout,
         list_faults=said.list_faults,
         judge=said.judge,
     )
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--minutes", type=float, default=1.0, help="for how long things are broken (1)")
-    add("--seed", type=int, help="what is broken when; drawn and printed if not given")
+    add("--seed", type=int, help="what is broken when; drawn and printed if missing")
     add("--faults", default="", metavar="A,B", help="only these (all that can be done here)")
     add("--list-faults", action="store_true", help="say which there are, and end")
     add("--appendfsync", choices=("everysec", "always"), help="of Redis (by the seed)")
@@ -73,5 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--plant", default="", metavar="BUG", help="run with a planted bug (tests/chaos/planted.py)"
     )
-    add("--patience", type=float, default=60.0, metavar="S", help="how long healing may take (60)")
+    add(
+        "--heal-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how long healing may take (60)",
+    )
     return parser

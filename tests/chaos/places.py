@@ -29,7 +29,7 @@ class Place:
     """`target` is `module:Class.method` or `module:function`."""
 
     target: str
-    moment: Literal["before", "after", "during"]
+    when: Literal["before", "after", "during"]
     fits: Fits = lambda call: True
     nth: int = 1
 
@@ -148,10 +148,10 @@ def _deadly(function: Callable[..., Any], place: Place, token: Path) -> Callable
 
         @functools.wraps(function)
         async def awaited(*arguments: Any, **options: Any) -> Any:
-            if place.moment == "before" and meant(arguments, options):
+            if place.when == "before" and meant(arguments, options):
                 die(token)
             result = await function(*arguments, **options)
-            if place.moment == "after" and meant(arguments, options, result=result):
+            if place.when == "after" and meant(arguments, options, result=result):
                 die(token)
             return result
 
@@ -159,12 +159,12 @@ def _deadly(function: Callable[..., Any], place: Place, token: Path) -> Callable
 
     @functools.wraps(function)
     def called(*arguments: Any, **options: Any) -> Any:
-        if place.moment == "before" and meant(arguments, options):
+        if place.when == "before" and meant(arguments, options):
             die(token)
         result = function(*arguments, **options)
-        if place.moment == "after" and meant(arguments, options, result=result):
+        if place.when == "after" and meant(arguments, options, result=result):
             die(token)
-        if place.moment == "during" and meant(arguments, options):
+        if place.when == "during" and meant(arguments, options):
             asyncio.get_running_loop().call_later(SOON_SECONDS, die, token)
         return result
 

@@ -64,11 +64,11 @@ def no_termination_flag() -> None:
 
 def no_version_check() -> None:
     """A step is written although its agent has moved on since it was decided."""
-    held, any_version = (
+    same, any_version = (
         "if (found[1] or '0') == version then return end",
         "if found[2] then return end",
     )
-    _edit_scripts({"commit": functools.partial(_replaced, old=held, new=any_version)})
+    _edit_scripts({"commit": functools.partial(_replaced, old=same, new=any_version)})
 
 
 def acknowledged_early() -> None:
@@ -157,7 +157,7 @@ def _edit_scripts(edits: dict[str, Callable[[str], str]]) -> None:
     from eventstore.log import script_runner
 
     original = script_runner.script
-    for name, edit in edits.items():  # one that does not fit any more is told at once
+    for name, edit in edits.items():  # one that no longer fits is an error at once
         edit(original(name).text)
 
     @functools.cache
@@ -175,7 +175,7 @@ def _edit_scripts(edits: dict[str, Callable[[str], str]]) -> None:
 
 def _replaced(text: str, old: str, new: str) -> str:
     if old not in text:
-        raise SystemExit(f"the planted bug has to be mended: a script has no {old!r} any more")
+        raise SystemExit(f"the planted bug must be repaired: a script has no {old!r} any more")
     return text.replace(old, new)
 
 

@@ -145,9 +145,9 @@ class Recovery:
         with (self._system.folder / "logs" / f"{role}.log").open("rb") as file:
             file.seek(self._read.get(role, 0))
             lines = file.read()
-        whole = lines.rpartition(b"\n")[0]
-        self._read[role] = self._read.get(role, 0) + len(whole)
-        for line in whole.splitlines():
+        complete = lines.rpartition(b"\n")[0]
+        self._read[role] = self._read.get(role, 0) + len(complete)
+        for line in complete.splitlines():
             if line.startswith(b"{"):
                 yield json.loads(line)
 

@@ -63,8 +63,8 @@ async def restless(client: Any) -> list[str]:
 
 def completes(spec: str | None) -> bool:
     """Whether an agent will end by itself: its event would come while all is judged."""
-    given = json.loads(spec or "{}").get("input")
-    return isinstance(given, dict) and given.get("do") == "complete"
+    passed = json.loads(spec or "{}").get("input")
+    return isinstance(passed, dict) and passed.get("do") == "complete"
 
 
 def heads_of(system: System) -> dict[str, int]:

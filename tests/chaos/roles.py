@@ -36,7 +36,7 @@ class Role:
     ) -> None:
         self.name = name
         self.starts = 0
-        self.held = False
+        self.suspended = False
         """While set it is not started again."""
         self.offences: list[str] = []
         """Exits that were not requested, or with a wrong code."""
@@ -82,7 +82,7 @@ class Role:
         """Start it whenever it does not run, until cancelled."""
         while True:
             self._check_exit()
-            if not self.pid and not self.held:
+            if not self.pid and not self.suspended:
                 if self.starts:
                     await asyncio.sleep(RESTART_SECONDS)
                 self.start()

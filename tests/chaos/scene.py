@@ -95,8 +95,8 @@ class Scene:
     # ---- what is asked -----------------------------------------------------------------------
 
     async def spawn(self, count: int = 3, *, stops_for: float = 0) -> list[str]:
-        given = msgspec.Raw(msgspec.json.encode({"stops_for": stops_for}))
-        submitted = [await self.pool.spawn(input=given) for _ in range(count)]
+        agent_input = msgspec.Raw(msgspec.json.encode({"stops_for": stops_for}))
+        submitted = [await self.pool.spawn(input=agent_input) for _ in range(count)]
         ids = [one.agent_id for one in submitted]
         self.commands += [Command("spawn", pool=POOL, agent_id=name) for name in ids]
         return ids

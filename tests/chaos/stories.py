@@ -220,11 +220,11 @@ class Story:
 
     def evidence(self, entries: Sequence[Entry] | None = None) -> Evidence:
         """Everything as it would be stored; `entries`: what stream and archive contain instead."""
-        told = list(self.entries if entries is None else entries)
-        head = Head(1, told[-1].seq if told else 0)
+        written = list(self.entries if entries is None else entries)
+        head = Head(1, written[-1].seq if written else 0)
         meta = {"generation": "1", "seq": str(head.seq)}
-        streamed = {"": Streamed(), POOL: Streamed(told, head, meta)}
-        archive = {POOL: [_archived(entry) for entry in told]}
+        streamed = {"": Streamed(), POOL: Streamed(written, head, meta)}
+        archive = {POOL: [_archived(entry) for entry in written]}
         return Evidence(
             streamed=streamed,
             registries={POOL: self._registry(meta)},

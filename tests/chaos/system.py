@@ -237,9 +237,9 @@ class System:
 
     def _family(self, servers: set[int]) -> list[int]:
         """What is below this process, without the servers and what is below those."""
-        kept = set(servers)
+        left = set(servers)
         for server in servers:
-            kept |= set(descendants(server))
+            left |= set(descendants(server))
         return [
-            pid for pid in descendants(os.getpid()) if pid not in kept and psutil.pid_exists(pid)
+            pid for pid in descendants(os.getpid()) if pid not in left and psutil.pid_exists(pid)
         ]

@@ -15,7 +15,7 @@ import redis.asyncio  # which each of them would load by itself
 from tests.chaos.planted import PLANTED, plant
 
 class Client:
-    async def execute_command(self, word, digest, *_):
+    async def execute_command(self, command, digest, *_):
         print(name, digest)
         return [b"OK", b"1", b"1", b"1"]
 

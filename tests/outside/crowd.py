@@ -18,10 +18,10 @@ import psutil
 from tests.e2e.system import System
 from tests.waiting import until
 
-CROWD = 10_000
+CONNECTIONS = 10_000
 LEAST = 1_000
 """Fewer say nothing, wherever it is."""
-FILES_BESIDE = 500
+OTHER_FILES = 500
 """Open files of this process, or of the gateway, that are no connections of the crowd."""
 SLOW = 500
 BATCH = 250
@@ -93,20 +93,20 @@ def _connected(gateway: psutil.Process) -> int:
 def _raise_limit() -> int:
     """Let this process open as many files as it may; how many these are."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    hard = hard if hard != resource.RLIM_INFINITY else 2 * CROWD
+    hard = hard if hard != resource.RLIM_INFINITY else 2 * CONNECTIONS
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 def possible(hard: int, environ: Mapping[str, str]) -> tuple[int, str]:
     """How many connections to open with so many files, 0 if too few, and what to say of that."""
-    count = min(CROWD, hard - FILES_BESIDE)
-    if count == CROWD:
+    count = min(CONNECTIONS, hard - OTHER_FILES)
+    if count == CONNECTIONS:
         return count, ""
-    wanted = CROWD + FILES_BESIDE
+    wanted = CONNECTIONS + OTHER_FILES
     said = (
-        f"*** ONLY {max(count, 0):,} OF {CROWD:,} CONNECTIONS can be opened: the hard limit on open"
-        f" files (ulimit -Hn) is {hard:,}, and {wanted:,} are needed.\n"
+        f"*** ONLY {max(count, 0):,} OF {CONNECTIONS:,} CONNECTIONS can be opened: the hard limit on"
+        f" open files (ulimit -Hn) is {hard:,}, and {wanted:,} are needed.\n"
         f"*** Raise it: `ulimit -n {wanted}` as root in the shell that starts this, `--ulimit"
         f" nofile={wanted}` of docker run,\n"
         f"*** LimitNOFILE={wanted} of a systemd service, or nofile in /etc/security/limits.conf.\n"

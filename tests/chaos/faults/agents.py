@@ -39,7 +39,7 @@ async def _bring(scene: Scene, *kinds: str, seconds: float = 0.0) -> None:
     async with asyncio.TaskGroup() as group:
         for kind in wanted:
             group.create_task(_one(scene, kind, seconds))
-    scene.tell(f"{len(wanted)} agents: {', '.join(kinds)}")
+    scene.note(f"{len(wanted)} agents: {', '.join(kinds)}")
 
 
 async def _one(scene: Scene, kind: str, seconds: float) -> None:

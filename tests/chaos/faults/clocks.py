@@ -23,9 +23,9 @@ async def _step(scene: Scene, names: list[str]) -> None:
     for name, seconds in steps.items():
         scene.system.clocks[name].step(seconds)
     try:
-        held = await scene.wait(2.5, 7.0)
+        waited = await scene.wait(2.5, 7.0)
         said = ", ".join(f"{name} by {seconds:+d} s" for name, seconds in steps.items())
-        scene.tell(f"{said}, for {held:.1f} s")
+        scene.note(f"{said}, for {waited:.1f} s")
     finally:
         for name in names:
             scene.system.clocks[name].step(0)

@@ -14,7 +14,7 @@ async def replies_cut(scene: Scene) -> None:
     share = scene.random.choice((0.01, 0.05, 0.2))
     before = sum(link.cuts for link in links)
     await _weather(scene, links, Weather(cut_share=share), f"{share:.0%} of the replies", 1.0, 5.0)
-    scene.tell(f"{sum(link.cuts for link in links) - before} cuts")
+    scene.note(f"{sum(link.cuts for link in links) - before} cuts")
 
 
 @fault()
@@ -22,7 +22,7 @@ async def connections_cut(scene: Scene) -> None:
     """All connections of some processes to Redis cut at once."""
     links = _some(scene, scene.system.redis_links)
     cuts = sum(link.cut() for link in links)
-    scene.tell(f"{_names(links)}: {cuts} connections")
+    scene.note(f"{_names(links)}: {cuts} connections")
 
 
 @fault()
@@ -63,7 +63,7 @@ async def hosts_late(scene: Scene) -> None:
         finally:
             late.clear()
             other.clear()
-    scene.tell(_names(hosts))
+    scene.note(_names(hosts))
 
 
 @fault()
@@ -82,7 +82,7 @@ async def partition(scene: Scene) -> None:
         await link.refuse()
     try:
         seconds = await scene.wait(1.0, LEASE_SECONDS * 3)
-        scene.tell(f"{_names(links)} for {seconds:.1f} s")
+        scene.note(f"{_names(links)} for {seconds:.1f} s")
     finally:
         for link in links:
             await link.start()
@@ -111,7 +111,7 @@ async def _weather(
         link.set(weather)
     try:
         seconds = await scene.wait(least, most)
-        scene.tell(f"{what} for {seconds:.1f} s")
+        scene.note(f"{what} for {seconds:.1f} s")
     finally:
         for link in links:
             link.clear()

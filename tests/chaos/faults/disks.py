@@ -24,6 +24,6 @@ async def _fill(scene: Scene, disk: Disk) -> None:
     scene.count("outage")
     disk.fill()
     try:
-        scene.tell(f"for {await scene.wait(2.0, 7.0):.1f} s")
+        scene.note(f"for {await scene.wait(2.0, 7.0):.1f} s")
     finally:
         disk.free()

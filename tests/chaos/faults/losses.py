@@ -18,9 +18,9 @@ async def redis_wiped(scene: Scene) -> None:
             client.flushall()
             client.script_flush()
     except redis.RedisError as error:
-        scene.tell(f"Redis was away already: {error}")
+        scene.note(f"Redis was unreachable already: {error}")
     else:
-        scene.tell(f"{keys} keys")
+        scene.note(f"{keys} keys")
 
 
 @fault("recover")
@@ -37,9 +37,9 @@ async def redis_rolled_back(scene: Scene) -> None:
         server.kill9()
         shutil.rmtree(current)
         older.rename(current)
-        scene.tell(f"by {seconds:.1f} s")
+        scene.note(f"by {seconds:.1f} s")
     except OSError as error:  # its disk is full, or it just started another file
-        scene.tell(f"not done: {error.strerror or 'the file was being rewritten'}")
+        scene.note(f"not done: {error.strerror or 'the file was being rewritten'}")
     finally:
         shutil.rmtree(older, ignore_errors=True)
         await scene.system.revive_redis()

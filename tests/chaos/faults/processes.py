@@ -47,7 +47,7 @@ async def projector_killed(scene: Scene) -> None:
 async def host_killed(scene: Scene) -> None:
     """kill -9 of a supervisor with half of all workers, and no supervisor there for a while."""
     role = _choose(scene, "supervisor")
-    role.held = True
+    role.suspended = True
     try:
         if role.send(signal.SIGKILL):
             scene.count("kill")
@@ -55,9 +55,9 @@ async def host_killed(scene: Scene) -> None:
             if scene.random.random() < 0.5:
                 _kill(scene, pid)
         seconds = await scene.wait(0.5, LEASE_SECONDS * 1.5)
-        scene.tell(f"{role.name} and half of all workers, away for {seconds:.1f} s")
+        scene.note(f"{role.name} and half of all workers, stopped for {seconds:.1f} s")
     finally:
-        role.held = False
+        role.suspended = False
 
 
 @fault()
@@ -65,10 +65,10 @@ async def zygote_killed(scene: Scene) -> None:
     """kill -9 of a supervisor's zygote; running workers stay alive."""
     zygotes = scene.system.zygotes()
     if not zygotes:
-        scene.tell("none runs")
+        scene.note("none runs")
         return
     killed = _kill(scene, scene.random.choice(zygotes))
-    scene.tell(f"{killed:d} of {len(zygotes)}")
+    scene.note(f"{killed:d} of {len(zygotes)}")
 
 
 @fault()
@@ -79,7 +79,7 @@ async def role_restarted(scene: Scene) -> None:
     role.send(signal.SIGTERM)
     began = asyncio.get_running_loop().time()
     await until(lambda: role.pid not in (0, before), timeout=ORDERLY_SECONDS, what="a successor")
-    scene.tell(f"{role.name}, in {asyncio.get_running_loop().time() - began:.1f} s")
+    scene.note(f"{role.name}, in {asyncio.get_running_loop().time() - began:.1f} s")
 
 
 @fault()
@@ -87,7 +87,7 @@ async def worker_paused(scene: Scene) -> None:
     """SIGSTOP of a worker beyond its lease, then SIGCONT, when another runs its agents."""
     workers = scene.system.workers()
     if not workers:
-        scene.tell("no worker runs")
+        scene.note("no worker runs")
         return
     await _pause(scene, [scene.random.choice(workers)], "a worker")
 
@@ -118,7 +118,7 @@ async def _kill_workers(scene: Scene, count: int) -> None:
     workers = scene.system.workers()
     chosen = scene.random.sample(workers, min(count, len(workers)))
     killed = sum(_kill(scene, pid) for pid in chosen)
-    scene.tell(f"{killed} of {len(workers)} workers")
+    scene.note(f"{killed} of {len(workers)} workers")
 
 
 async def _kill_role(scene: Scene, kind: str) -> None:
@@ -126,7 +126,7 @@ async def _kill_role(scene: Scene, kind: str) -> None:
     killed = role.send(signal.SIGKILL)
     if killed:
         scene.count("kill")
-    scene.tell(role.name if killed else f"{role.name} did not run")
+    scene.note(role.name if killed else f"{role.name} did not run")
 
 
 def _choose(scene: Scene, kind: str) -> Role:
@@ -137,7 +137,7 @@ async def _pause(scene: Scene, pids: list[int], what: str) -> None:
     stopped = [pid for pid in pids if pid and _send(pid, signal.SIGSTOP)]
     try:
         seconds = await scene.wait(LEASE_SECONDS * 1.2, LEASE_SECONDS * 2.5)
-        scene.tell(f"{what}, for {seconds:.1f} s" if stopped else f"{what} did not run")
+        scene.note(f"{what}, for {seconds:.1f} s" if stopped else f"{what} did not run")
     finally:
         for pid in stopped:
             _send(pid, signal.SIGCONT)
@@ -152,7 +152,7 @@ def _kill(scene: Scene, pid: int) -> bool:
 
 
 def _send(pid: int, number: signal.Signals) -> bool:
-    """To a process below this one: its id is not given to another before we have collected it."""
+    """To a process below this one: its id is not used again before we have collected it."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:

@@ -17,13 +17,13 @@ from tests.chaos.system import System
 
 
 class Scene(Struct, frozen=True):
-    """Where a fault happens. `tell` adds to its line in the time line."""
+    """Where a fault happens. `note` adds to its line in the time line."""
 
     system: System
     load: Load
     recovery: Recovery
     random: Random
-    tell: Callable[[str], None]
+    note: Callable[[str], None]
     count: Callable[[str], None]
     """Counts a kill or an outage, for the summary."""
 

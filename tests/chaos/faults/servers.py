@@ -23,7 +23,7 @@ async def redis_killed(scene: Scene) -> None:
         await asyncio.gather(*(link.refuse() for link in scene.system.redis_links.values()))
     try:
         seconds = await scene.wait(0.2, 6.0)
-        scene.tell(f"{'refusing' if refuses else 'dropping'} connections for {seconds:.1f} s")
+        scene.note(f"{'refusing' if refuses else 'dropping'} connections for {seconds:.1f} s")
     finally:
         await scene.system.revive_redis()
         if refuses:
@@ -36,7 +36,7 @@ async def redis_paused(scene: Scene) -> None:
     scene.count("outage")
     scene.system.redis.pause()
     try:
-        scene.tell(f"for {await scene.wait(0.5, 8.0):.1f} s")
+        scene.note(f"for {await scene.wait(0.5, 8.0):.1f} s")
     finally:
         scene.system.redis.resume()
 
@@ -48,9 +48,9 @@ async def redis_memory_full(scene: Scene) -> None:
     try:
         limit = await asyncio.to_thread(_limit, scene)
         seconds = await scene.wait(2.0, 8.0)
-        scene.tell(f"maxmemory {limit >> 10} KiB for {seconds:.1f} s")
+        scene.note(f"maxmemory {limit >> 10} KiB for {seconds:.1f} s")
     except redis.RedisError as error:
-        scene.tell(f"Redis was away already: {error}")
+        scene.note(f"Redis was unreachable already: {error}")
     finally:
         lifted = partial(asyncio.to_thread, _lifted, scene)
         await until(lifted, timeout=LIFT_SECONDS, what="no limit of memory any more")
@@ -82,6 +82,6 @@ async def postgresql_stopped(scene: Scene) -> None:
     scene.count("outage")
     await asyncio.to_thread(postgres.stop)
     try:
-        scene.tell(f"for {await scene.wait(0.5, 8.0):.1f} s")
+        scene.note(f"for {await scene.wait(0.5, 8.0):.1f} s")
     finally:
         await scene.system.revive_postgres()

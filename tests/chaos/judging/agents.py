@@ -170,7 +170,7 @@ def _judge_end(agent: Agent, entry: Entry) -> Iterator[Offence]:
     elif agent.stop and reason != agent.reason:
         yield entry.offence(3, f"ended as {reason}, asked for as {agent.reason}")
     elif not agent.stop and reason not in UNASKED_ENDS:
-        yield entry.offence(2, f"ended as {reason}, which nobody asked for")
+        yield entry.offence(2, f"ended as {reason}, which was not requested")
     elif reason == "pending-timeout" and agent.status != "pending":
         yield entry.offence(2, f"waited too long, but was {agent.status}")
     elif reason == "pending-timeout" and not 0 < agent.expires_ms <= entry.ts:

@@ -24,7 +24,7 @@ STARTS: Final = frozenset(
     }
 )
 UNREADABLE: Final = "its hash cannot be read"
-"""Of such a worker nobody knows the last event."""
+"""The last event of such a worker is not known."""
 
 
 def judge(entries: Sequence[Entry]) -> Iterator[Offence]:

@@ -1,6 +1,6 @@
 """Invariant 7: which keys may stay forever, which as long as their subject lives, and which not.
 
-Restated from the documents. A key that stands without an expiry and is neither is one that would
+Restated from the documents. A key without an expiry and is neither is one that would
 pile up.
 """
 

@@ -48,7 +48,7 @@ def _sets(pool: Pool, found: Registry) -> Iterator[Offence]:
         worker, held = workers[name], dict.fromkeys(found.held[name], 0)
         yield from _members(pool, f"held:{name}", dict.fromkeys(worker.holds, 0), held)
         if worker.ended and worker.holds and name not in found.lost:
-            why = f"{len(worker.holds)} agents are held by it, and nobody is to clear up after it"
+            why = f"{len(worker.holds)} agents are held by it, and no reap of it is due"
             yield _offence(pool, why, name, 2)
     for name in found.lost - {name for name, worker in workers.items() if worker.fenced}:
         yield _offence(pool, "in lost, but the log does not say so", name)
@@ -113,7 +113,7 @@ def _compare(
             yield _offence(pool, f"{what}: it is gone", invariant=2)
         return
     if expected is None:
-        yield _offence(pool, f"{what}: no event tells of it")
+        yield _offence(pool, f"{what}: no event mentions it")
         return
     for name, value in expected.items():
         if not _same(value, found.get(name, "" if name == "alone" else None)):
@@ -125,11 +125,11 @@ def _spec(pool: Pool, name: str, agent: Agent, found: str) -> Iterator[Offence]:
     asked = agent.requested.body
     wanted = {part: asked.get(part) or {} for part in ("input", "labels")}
     try:
-        given = {part: json.loads(found or "{}").get(part) or {} for part in wanted}
+        passed = {part: json.loads(found or "{}").get(part) or {} for part in wanted}
     except (ValueError, AttributeError):
-        given = {}
-    if given != wanted:
-        why = f"its code is given {found[:80] or 'nothing'}, the log says {json.dumps(wanted)[:80]}"
+        passed = {}
+    if passed != wanted:
+        why = f"its code gets {found[:80] or 'nothing'}, the log says {json.dumps(wanted)[:80]}"
         yield _offence(pool, why, name, 2)
 
 
@@ -223,7 +223,7 @@ def _deliveries(pool: Pool, found: Registry) -> Iterator[Offence]:
     for entry_id, fields in found.commands.items():
         starting = pool.agents.get(name := fields.get("agent_id", ""))
         if entry_id not in found.pending and starting and starting.status == "starting":
-            yield _offence(pool, "starting, but nobody holds its command", name, 2)
+            yield _offence(pool, "starting, but no worker has its command", name, 2)
     for entry_id, consumer in found.pending.items():
         agent_id: Any = found.commands.get(entry_id, {}).get("agent_id", "")
         agent = pool.agents.get(agent_id)

@@ -35,7 +35,7 @@ def _agents(pool: Pool, found: Registry, catalogue: Catalogue) -> Iterator[Offen
             why = f"at rest it is {agent.status} ({agent.reason or 'no reason'})"
             yield Offence(2, why, pool.name, subject=name)
         elif worker is None or not worker.alive:
-            why = f"at rest it is held by {agent.worker}, which does not live"
+            why = f"at rest it belongs to {agent.worker}, which does not live"
             yield Offence(2, why, pool.name, subject=name)
 
 
@@ -54,4 +54,4 @@ def _workers(pool: Pool, found: Registry) -> Iterator[Offence]:
         if worker.status in {"requested", "suspect", "draining"}:
             yield Offence(7, f"at rest it is {worker.status}", pool.name, subject=name)
     for name in found.lost:
-        yield Offence(7, "nobody has cleared up after it", pool.name, subject=name)
+        yield Offence(7, "it was never reaped", pool.name, subject=name)

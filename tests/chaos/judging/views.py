@@ -80,7 +80,7 @@ def compare(
     for name in sorted({*expected, *found}):
         wanted, row = expected.get(name), found.get(name)
         if wanted is None or row is None:
-            why = "no event tells of it" if wanted is None else "it is missing"
+            why = "no event mentions it" if wanted is None else "it is missing"
             yield Offence(6, f"in {table}: {why}", pool, subject=name)
             continue
         for column, value in wanted.items():

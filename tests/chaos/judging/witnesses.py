@@ -168,11 +168,11 @@ def awake(
         key = witness.pool, witness.agent_id, witness.token
         last[key] = max((last.get(key, 0.0), *witness.times))
     for name in sorted({witness.pool for witness in witnesses} & pools.keys()):
-        patience = catalogue.lease_seconds(name) + BREATH_SECONDS
+        allowed = catalogue.lease_seconds(name) + BREATH_SECONDS
         for agent_id, agent in pools[name].living.items():
             token = f"{agent.generation}:{agent.claim_seq}"
             silent = since - last.get((name, agent_id, token), 0.0)
-            if agent.status == "running" and silent > patience:
+            if agent.status == "running" and silent > allowed:
                 seen = f"for {silent:.1f} s" if silent < since else "at all"
                 why = f"incarnation {agent.incarnation} runs by the log, but was not seen {seen}"
                 yield Offence(2, why, name, subject=agent_id)

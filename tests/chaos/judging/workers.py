@@ -97,7 +97,7 @@ def _judge_epoch(worker: Worker, entry: Entry, drawn: dict[int, Entry]) -> Itera
     elif entry.epoch <= worker.epoch:
         yield entry.offence(4, f"epoch {entry.epoch} is not above {worker.epoch}")
     elif known := drawn.get(entry.epoch):
-        yield entry.offence(4, f"epoch {entry.epoch} was given out at seq {known.seq}")
+        yield entry.offence(4, f"epoch {entry.epoch} was issued at seq {known.seq}")
 
 
 def evolve(worker: Worker, entry: Entry) -> None:

@@ -27,7 +27,7 @@ META = f"pool:{{{POOL}}}:meta"
 
 
 class Case:
-    """A story that was told and projected, with nobody at work any more."""
+    """A story that was written and projected, with no worker left."""
 
     def __init__(self, stage: Stage, pool: TestPool, living: list[str], client: Any) -> None:
         self.stage, self.pool, self.living, self.client = stage, pool, living, client
@@ -160,7 +160,7 @@ async def test_a_system_below_a_prefix_is_judged_by_itself(redis_url: str) -> No
     finally:
         await client.aclose()
     with redis.Redis.from_url(redis_url) as plain:
-        plain.set("of somebody else", 1)
+        plain.set("of another program", 1)
         assert judge(redis_url, prefix="some:") == []
         plain.set("some:stray", 1)
         assert [o.subject for o in judge(redis_url, prefix="some:")] == ["some:stray"]
@@ -203,8 +203,8 @@ async def test_the_command_prints_the_offences_and_ends_with_1(case: Case, tmp_p
     journal.write_text(json.dumps({"kind": "spawn", "pool": POOL, "agent_id": case.living[0]}))
     well = run("--acknowledged", str(journal))
     assert (well.returncode, well.stdout.startswith("0 offences in ")) == (0, True), well.stderr
-    journal.write_text(json.dumps({"kind": "spawn", "pool": POOL, "agent_id": "nobody"}))
+    journal.write_text(json.dumps({"kind": "spawn", "pool": POOL, "agent_id": "unknown"}))
     ill = run("--acknowledged", str(journal), "--json")
     assert ill.returncode == 1, ill.stderr
     [offence] = json.loads(ill.stdout)["offences"]
-    assert (offence["invariant"], offence["subject"]) == (8, "nobody")
+    assert (offence["invariant"], offence["subject"]) == (8, "unknown")

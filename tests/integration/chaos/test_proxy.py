@@ -15,7 +15,7 @@ REPLY = b"pong" * 1000
 
 
 class Server:
-    """Answers every line with `REPLY`, and keeps what it was sent."""
+    """Answers every line with `REPLY`, and stores what it was sent."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
@@ -81,7 +81,7 @@ class Client:
         self.writer.transport.abort()
 
     async def ask(self, line: bytes = b"ping\n") -> bytes:
-        """Everything that comes back for one line, up to a whole reply or the end."""
+        """Everything that comes back for one line, up to a complete reply or the end."""
         self.writer.write(line)
         found = b""
         while len(found) < len(REPLY):
@@ -130,7 +130,7 @@ async def test_stalled_requests_arrive_late_even_if_their_sender_is_gone(
 
 
 async def test_stalled_replies_come_late_and_complete(link: Link, server: Server):
-    """What was asked for is done, and nobody is told yet."""
+    """The request is carried out, and the reply is not sent yet."""
     link.set(Weather(replies_stall=True))
     async with Client(link) as client:
         asked = asyncio.create_task(client.ask())

@@ -42,11 +42,11 @@ def test_with_fsync_always_nothing_is_lost_by_kill9(redis_server, kind, tcp: boo
     """Invariant 8 is tested with this."""
     server = redis_server(kind, appendfsync="always", tcp=tcp)
     with server.client() as client:
-        client.set("kept", "yes")
+        client.set("stored", "yes")
     server.kill9()
     server.start()
     with server.client() as client:
-        assert client.get("kept") == b"yes"
+        assert client.get("stored") == b"yes"
 
 
 def test_a_server_at_its_memory_limit_refuses_writes(redis_server):

@@ -30,25 +30,25 @@ def _outside_of_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 async def test_an_agent_whose_check_raises_runs_until_it_is_ended_as_unhealthy():
     """Raising in its run, too, it would crash before two of its checks have failed."""
-    agent, told = Tested(), context("raise-in-check")
-    await agent.start(told)
-    running = asyncio.create_task(agent.run(told))
+    agent, asked = Tested(), context("raise-in-check")
+    await agent.start(asked)
+    running = asyncio.create_task(agent.run(asked))
     done, _ = await asyncio.wait({running}, timeout=0.2)
     assert not done
-    with pytest.raises(RuntimeError, match="as told"):
-        await agent.check(told)
+    with pytest.raises(RuntimeError, match="as requested"):
+        await agent.check(asked)
     running.cancel()
     await asyncio.wait({running})
 
 
 async def test_an_agent_whose_run_raises_does_so_once():
-    agent, told = Tested(), context("raise-in-run")
-    await agent.start(told)
-    with pytest.raises(RuntimeError, match="as told"):
-        await agent.run(told)
-    again, told = Tested(), context("raise-in-run", incarnation=2)
-    await again.start(told)
-    running = asyncio.create_task(again.run(told))
+    agent, asked = Tested(), context("raise-in-run")
+    await agent.start(asked)
+    with pytest.raises(RuntimeError, match="as requested"):
+        await agent.run(asked)
+    again, asked = Tested(), context("raise-in-run", incarnation=2)
+    await again.start(asked)
+    running = asyncio.create_task(again.run(asked))
     done, _ = await asyncio.wait({running}, timeout=0.2)
     assert not done
     running.cancel()

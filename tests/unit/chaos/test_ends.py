@@ -30,7 +30,7 @@ def test_agents_that_end_as_requested_are_no_offence(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "given"),
+    ("status", "reason", "recorded"),
     [
         ("failed", "restart-budget-spent", "{}"),
         ("terminated", "idle", "{}"),
@@ -40,8 +40,8 @@ def test_agents_that_end_as_requested_are_no_offence(tmp_path: Path):
     ],
 )
 def test_an_end_that_was_not_requested_is_found(
-    tmp_path: Path, status: str, reason: str, given: str
+    tmp_path: Path, status: str, reason: str, recorded: str
 ):
     """Judged only by its log it would be valid."""
-    [found] = read(tmp_path, *EXPECTED, ("p", "x", status, reason, given))
-    assert found == f"nobody wanted agent x in p to end: {status}, {reason}"
+    [found] = read(tmp_path, *EXPECTED, ("p", "x", status, reason, recorded))
+    assert found == f"agent x in p ended without a request: {status}, {reason}"

@@ -35,8 +35,8 @@ async def test_a_fault_without_a_target_says_so(
         kinds=lambda _: [role],
     )
     nothing: Any = None
-    told: list[str] = []
+    noted: list[str] = []
     counted: list[str] = []
-    scene = Scene(system, nothing, nothing, Random(1), told.append, counted.append)
+    scene = Scene(system, nothing, nothing, Random(1), noted.append, counted.append)
     await FAULTS[fault].run(scene)
-    assert (told, counted) == ([said], [])
+    assert (noted, counted) == ([said], [])

@@ -51,7 +51,7 @@ def test_an_archive_may_start_late_where_the_stream_has_earlier_events() -> None
 def test_archive_and_stream_must_contain_the_same_event() -> None:
     evidence = sample_story().evidence()
     entries = evidence.streamed["p"].entries
-    entries[3] = replace(entries[3], actor="somebody")
+    entries[3] = replace(entries[3], actor="another")
     assert only(weigh(evidence), "differ in actor").seq == 4
 
 
@@ -90,9 +90,9 @@ def recovered(seq: int, ts: int) -> Entry:
 
 def test_a_recovered_log_continues_at_the_next_seq() -> None:
     story = sample_story()
-    kept = [replace(e, generation=1) for e in story.entries[:20]]
+    archived = [replace(e, generation=1) for e in story.entries[:20]]
     begin = recovered(21, 2_000_000)
-    history = join("p", kept, [*story.entries[:20], begin], Head(2, 21))
+    history = join("p", archived, [*story.entries[:20], begin], Head(2, 21))
     assert history.offences == []
     assert [e.generation for e in history.entries[-2:]] == [1, 2]
 
@@ -105,9 +105,9 @@ def test_a_log_that_was_lost_before_its_first_event_starts_with_its_recovery() -
 
 def test_archived_events_that_a_recovery_lost_are_found() -> None:
     story = sample_story()
-    kept = [replace(e, generation=1) for e in story.entries[:21]]
+    archived = [replace(e, generation=1) for e in story.entries[:21]]
     begin = recovered(21, 2_000_000)
-    history = join("p", kept, [*story.entries[:20], begin], Head(2, 21))
+    history = join("p", archived, [*story.entries[:20], begin], Head(2, 21))
     assert [o.seq for o in history.offences] == [21]
     assert numbers(history.offences) == {8}
 

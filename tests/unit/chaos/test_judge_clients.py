@@ -30,7 +30,7 @@ def test_commands_that_were_carried_out_are_no_offence() -> None:
         Command("spawn", pool="p", agent_id="runs", operation_id="operation of runs", seq=99),
         Command("terminate", pool="p", agent_id="ended"),
         Command("terminate", pool="p", agent_id="failed"),
-        Command("spawn", "refused", pool="p", agent_id="nobody"),
+        Command("spawn", "refused", pool="p", agent_id="unknown"),
         Command("spawn", "unknown", pool="p", agent_id="waits", operation_id="operation of waits"),
         Command("spawn", "refused", pool="p", operation_id="operation of runs"),
     )
@@ -39,7 +39,7 @@ def test_commands_that_were_carried_out_are_no_offence() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        Command("spawn", pool="p", agent_id="nobody"),
+        Command("spawn", pool="p", agent_id="unknown"),
         Command("terminate", pool="p", agent_id="runs"),
         Command("create_pool", pool="p"),
         Command("spawn", "refused", pool="p", agent_id="runs"),
@@ -78,25 +78,25 @@ def test_one_request_with_two_agents_is_found() -> None:
 
 
 def test_commands_reported_lost_may_be_missing_unless_archived() -> None:
-    spawn = Command("spawn", pool="p", agent_id="nobody")
-    named = (LostCommand("p", "nobody"),)
+    spawn = Command("spawn", pool="p", agent_id="unknown")
+    named = (LostCommand("p", "unknown"),)
     assert judge_clients(spawn, unsaved=named) == []
     assert numbers(judge_clients(replace(spawn, level="archived"), unsaved=named)) == {8}
 
 
 def test_a_pool_whose_log_is_gone_has_lost_its_commands() -> None:
     """Neither Redis nor the archive knows its name any more."""
-    spawn = Command("spawn", pool="gone", agent_id="nobody")
+    spawn = Command("spawn", pool="gone", agent_id="unknown")
     assert only(judge_clients(spawn), "not in the log, nor named as lost").pool == "gone"
-    assert judge_clients(spawn, unsaved=(LostCommand("gone", "nobody"),)) == []
+    assert judge_clients(spawn, unsaved=(LostCommand("gone", "unknown"),)) == []
 
 
 def test_a_spawn_that_only_a_worker_reported_is_named_by_its_agent() -> None:
     """Its gateway died before it could report; the worker that ran it did."""
-    named = (LostCommand("p", "nobody", "holds"),)
-    assert judge_clients(Command("spawn", pool="p", agent_id="nobody"), unsaved=named) == []
+    named = (LostCommand("p", "unknown", "holds"),)
+    assert judge_clients(Command("spawn", pool="p", agent_id="unknown"), unsaved=named) == []
     assert numbers(
-        judge_clients(Command("terminate", pool="p", agent_id="nobody"), unsaved=named)
+        judge_clients(Command("terminate", pool="p", agent_id="unknown"), unsaved=named)
     ) == {8}
 
 

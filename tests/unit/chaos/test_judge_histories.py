@@ -58,8 +58,8 @@ def stories(draw: st.DrawFn) -> Story:
             st.tuples(st.sampled_from(MOVES), st.integers(0, 4), st.integers(0, 2)), max_size=40
         )
     ):
-        names, crew = sorted(story.agents), sorted(story.workers)
-        move(story, names[agent % len(names)], crew[worker % len(crew)])
+        names, worker_ids = sorted(story.agents), sorted(story.workers)
+        move(story, names[agent % len(names)], worker_ids[worker % len(worker_ids)])
     return story
 
 
@@ -127,7 +127,7 @@ def found_in(story: Story, entries: list[Entry]) -> list[Offence]:
 @given(stories())
 @FEW
 def test_renumbering_events_is_no_offence(story: Story) -> None:
-    """So that what the next tests find is what they did. (A claim tells its own seq.)"""
+    """So that what the next tests find is what they did. (A claim names its own seq.)"""
     assert found_in(story, story.entries) == []
 
 

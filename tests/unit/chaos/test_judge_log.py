@@ -32,7 +32,7 @@ def test_an_offence_names_the_event_and_why() -> None:
     assert "epoch 1, but its worker's is 2" in str(found)
 
 
-# ---- what a log may not tell -------------------------------------------------------------------
+# ---- what a log may not contain ----------------------------------------------------------------
 
 
 def over_capacity(story: Story) -> None:
@@ -163,7 +163,7 @@ def restarted_before_its_time_was_noted(story: Story) -> None:
         (1, over_capacity, "holds 3 of 2"),
         (2, claimed_twice, "while w2 holds it"),
         (2, asked_for_twice, "its operation asked for runs"),
-        (2, ended_unasked, "which nobody asked for"),
+        (2, ended_unasked, "which was not requested"),
         (2, idle_though_it_was_never_to_be, "was never to end so"),
         (2, withdrawn_before_its_time, "but may wait until 1000556"),
         (2, withdrawn_though_it_may_wait, "but may wait until ever"),
@@ -176,7 +176,7 @@ def restarted_before_its_time_was_noted(story: Story) -> None:
         (4, claimed_by_a_lost_worker, "after a fence at 3"),
         (4, written_by_a_fenced_worker, "after a fence at 4"),
         (4, claimed_by_a_draining_worker, "claimed by a worker that is draining"),
-        (4, an_epoch_used_twice, "was given out at seq"),
+        (4, an_epoch_used_twice, "was issued at seq"),
         (5, half_a_step, "only part of a step"),
         (5, from_another_time, "is not above"),
     ],

@@ -70,14 +70,14 @@ def _set(part: str, *keys: str, value: Any = None) -> Callable[[Evidence], None]
         (6, _view("agents", "runs", losses=""), "losses is ''"),
         (6, _view("agents", "ended", labels="{}"), "labels is"),
         (6, _view("workers", "w2", agent_count=2), "agent_count is 2"),
-        (6, _unexpected_row, "no event tells of it"),
+        (6, _unexpected_row, "no event mentions it"),
         (6, _row_of_no_log, "in workers: rows of a pool without a log"),
         (6, _stopped_projection, "its projection stopped: gap"),
         (2, _forgotten, "pending, with 0 commands"),
         (2, _twice_in_the_queue, "pending, with 2 commands"),
         (2, _set("agent_hashes", "waits", value={}), "it is gone"),
-        (2, _set("specs", "moved"), "its code is given nothing"),
-        (2, _set("specs", "moved", value='{"input":{},"labels":{}}'), "its code is given {"),
+        (2, _set("specs", "moved"), "its code gets nothing"),
+        (2, _set("specs", "moved", value='{"input":{},"labels":{}}'), "its code gets {"),
         (6, _set("agent_hashes", "moved", "stop", value="now"), "stop is 'now'"),
         (6, _set("process_hashes", "w2", "agent_count", value="0"), "agent_count is '0'"),
         (6, _set("agents", "moved"), "in agents: absent"),
@@ -104,7 +104,7 @@ def test_agents_of_a_dead_worker_that_will_not_be_reaped_are_found() -> None:
     evidence = story.evidence()
     assert weigh(evidence) == []
     evidence.registries["p"].lost.clear()
-    assert only(weigh(evidence), "nobody is to clear up").subject == "w2"
+    assert only(weigh(evidence), "no reap of it is due").subject == "w2"
 
 
 def test_a_starting_agents_command_is_pending_at_its_worker() -> None:
@@ -113,7 +113,7 @@ def test_a_starting_agents_command_is_pending_at_its_worker() -> None:
     evidence = story.evidence()
     assert weigh(evidence) == []
     evidence.registries["p"].pending.clear()
-    found = only(weigh(evidence), "nobody holds its command")
+    found = only(weigh(evidence), "no worker has its command")
     assert (found.invariant, found.subject) == (2, "waits")
 
 
@@ -126,8 +126,8 @@ def test_a_starting_agents_command_is_pending_at_its_worker() -> None:
         "process:{p}:w9:x",
         "pool:{p}:spec:failed",
         "pool:{p}:inbox:w2",
-        "pool:{p}:spec:nobody",
-        "pool:{p}:held:nobody",
+        "pool:{p}:spec:unknown",
+        "pool:{p}:held:unknown",
     ],
 )
 def test_a_key_that_would_never_expire_is_found(key: str) -> None:
@@ -174,7 +174,7 @@ def test_a_system_of_running_agents_is_at_rest() -> None:
         (2, lambda story: story.claim(story.spawn(), "w1"), "at rest it is starting"),
         (2, lambda story: story.terminate("a1"), "at rest it is stopping"),
         (2, lambda story: story.lose_worker("w1"), "which does not live"),
-        (7, lambda story: story.reap("w1"), "nobody has cleared up"),
+        (7, lambda story: story.reap("w1"), "it was never reaped"),
         (7, lambda story: story.worker("w1", workers.Suspect(reason="x")), "it is suspect"),
     ],
 )

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.outside.crowd import CROWD, FILES_BESIDE, possible
+from tests.outside.crowd import CONNECTIONS, OTHER_FILES, possible
 
-ENOUGH = CROWD + FILES_BESIDE
+ENOUGH = CONNECTIONS + OTHER_FILES
 CI = {"CI": "true"}
 
 
