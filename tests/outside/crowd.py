@@ -105,8 +105,8 @@ def possible(hard: int, environ: Mapping[str, str]) -> tuple[int, str]:
         return count, ""
     wanted = CONNECTIONS + OTHER_FILES
     said = (
-        f"*** ONLY {max(count, 0):,} OF {CONNECTIONS:,} CONNECTIONS can be opened: the hard limit on"
-        f" open files (ulimit -Hn) is {hard:,}, and {wanted:,} are needed.\n"
+        f"*** ONLY {max(count, 0):,} OF {CONNECTIONS:,} CONNECTIONS can be opened: the hard limit"
+        f" on open files (ulimit -Hn) is {hard:,}, and {wanted:,} are needed.\n"
         f"*** Raise it: `ulimit -n {wanted}` as root in the shell that starts this, `--ulimit"
         f" nofile={wanted}` of docker run,\n"
         f"*** LimitNOFILE={wanted} of a systemd service, or nofile in /etc/security/limits.conf.\n"
