@@ -10,11 +10,11 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from eventstore.errors import MusterError
 from muster import __version__
-from muster.cli.arguments.command import Subparsers
+from muster.cli.arguments.command import add_parser
 from muster.cli.doctor import doctor
 from muster.cli.events import logs, tail
 from muster.cli.maintenance import recover, replay, verify
@@ -71,15 +71,8 @@ WORKER_FLAGS = ("app-dir", "shutdown-seconds")
 RETENTION_FLAGS = ("retention-age-seconds", "retention-events")
 
 
-class Role(NamedTuple):
-    """A command that runs roles. `text` as for `declare`."""
-
-    text: str
-    flags: tuple[str, ...]
-
-
-ROLES = {
-    "up": Role(
+ROLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "up": (
         """\
 run everything on this machine
 
@@ -93,7 +86,7 @@ data folder.
         (*GATEWAY_FLAGS, *WORKER_FLAGS, "embedded", "single-process", "appendfsync",
          "auto-recover", "fallback", *RETENTION_FLAGS),
     ),
-    "gateway": Role(
+    "gateway": (
         """\
 run only the HTTP gateway
 
@@ -103,7 +96,7 @@ Answer HTTP. Any number of gateways may run; they hold no state.
 """,
         GATEWAY_FLAGS,
     ),
-    "projector": Role(
+    "projector": (
         """\
 run only the projector
 
@@ -113,7 +106,7 @@ Fold the streams into SQL. One is active, others are on standby.
 """,
         ("auto-recover", *RETENTION_FLAGS),
     ),
-    "supervisor": Role(
+    "supervisor": (
         """\
 run only this host's supervisor
 
@@ -124,6 +117,7 @@ Start, watch and stop the workers of this host.
         WORKER_FLAGS,
     ),
 }  # fmt: skip
+"""The commands that run roles: the text for `add_parser`, and their flags."""
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -136,7 +130,11 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"muster {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    _add_roles(subparsers)
+    for name, (text, flags) in ROLES.items():
+        role = add_parser(subparsers, name, text)
+        role.set_defaults(run=functools.partial(_run_role, name))
+        for flag in (*SHARED_FLAGS, *flags):
+            role.add_argument(f"--{flag}", **FLAGS[flag])
     for module in COMMANDS:
         module.add(subparsers)
     return parser
@@ -169,21 +167,6 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _add_roles(subparsers: Subparsers) -> None:
-    for name, role in ROLES.items():
-        summary, description, examples = role.text.split("\n\n", 2)
-        parser = subparsers.add_parser(
-            name,
-            help=summary,
-            description=description,
-            epilog=f"examples:\n{examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.set_defaults(run=functools.partial(_run_role, name))
-        for flag in (*SHARED_FLAGS, *role.flags):
-            parser.add_argument(f"--{flag}", **FLAGS[flag])
 
 
 def _run_role(name: str, args: argparse.Namespace) -> int:

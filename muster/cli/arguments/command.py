@@ -57,19 +57,22 @@ class ServiceUnreachable(CommandError):
     exit_code = 3
 
 
-def declare(subparsers: Subparsers, name: str, run: Run, text: str) -> argparse.ArgumentParser:
-    """Add a command; `run` returns the exit code and may raise any `MusterError`.
-
-    `text`: what it does in one line, a paragraph, and examples, with empty lines between them.
-    """
-    summary, description, examples = text.split("\n\n", 2)
-    parser = subparsers.add_parser(
+def add_parser(subparsers: Subparsers, name: str, text: str) -> argparse.ArgumentParser:
+    """`text`: what it does in a line, a paragraph, and examples, with empty lines between them."""
+    # `python -OO` has removed the docstrings that some commands use as their texts.
+    summary, description, examples = (text or "\n\n\n\n").split("\n\n", 2)
+    return subparsers.add_parser(
         name,
         help=summary,
         description=textwrap.fill(description, 80),
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def declare(subparsers: Subparsers, name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    """Add a command; `run` returns the exit code and may raise any `MusterError`."""
+    parser = add_parser(subparsers, name, text)
     full_name = parser.prog.removeprefix("muster ")
     parser.set_defaults(run=lambda args: run_command(full_name, run, args))
     return parser

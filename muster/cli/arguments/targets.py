@@ -6,13 +6,14 @@ writes to its data directory while it runs. So on one machine no flag is needed.
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Struct
 
-from muster.cli.arguments.command import BadInput
+from muster.cli.arguments.command import BadInput, Run, Subparsers, declare
 from muster.process.running_file import NAME, Running, read
 from muster.settings import addresses
 from muster.settings.values import abbreviate
@@ -20,127 +21,109 @@ from muster.settings.values import abbreviate
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DATA_DIR = ".muster"
 
+Flags: TypeAlias = Mapping[str, tuple[str, str]]
+"""Flags that have a value: what the help calls the value, and the help."""
+DATA_DIR_FLAG: Flags = {
+    "--data-dir": ("DIR", "data directory of `muster up` (MUSTER_DATA_DIR; default .muster)")
+}
+SERVICE_FLAGS: Flags = {
+    "--url": ("URL", f"the gateway (MUSTER_URL; {DEFAULT_URL})"),
+    "--token": (
+        "TOKEN",
+        "its token; better given as MUSTER_API_TOKEN, which other users cannot see",
+    ),
+    **DATA_DIR_FLAG,
+}
+"""For commands that call the gateway."""
+LOG_FLAGS: Flags = {
+    "--redis-url": ("URL", "the Redis of the log (MUSTER_REDIS_URL, REDIS_URL)"),
+    **DATA_DIR_FLAG,
+    "--key-prefix": ("TEXT", "prefix of all keys (MUSTER_KEY_PREFIX)"),
+    "--database-url": ("URL", "the database of the views (MUSTER_DATABASE_URL, DATABASE_URL)"),
+}
+"""For commands that read the log and the views themselves."""
 
-class Service(Struct, frozen=True):
-    """A gateway and the token it requires, if any."""
 
-    url: str
-    token: str = ""
-
-
-def add_json_flag(parser: argparse.ArgumentParser, default: object = False) -> None:
+def add_flags(parser: argparse.ArgumentParser, flags: Flags, default: object = None) -> None:
+    """Flags, and `--json`. `default` SUPPRESS: for a nested parser, see `declare_action`."""
+    for name, (value, text) in flags.items():
+        parser.add_argument(name, metavar=value, default=default, help=text)
+    as_json = False if default is None else default
     parser.add_argument(
-        "--json", action="store_true", default=default, help="print JSON, for programs"
+        "--json", action="store_true", default=as_json, help="print JSON, for programs"
     )
 
 
-def add_data_dir_flag(parser: argparse.ArgumentParser, default: object = None) -> None:
-    parser.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        default=default,
-        help="data directory of `muster up` (MUSTER_DATA_DIR; default .muster)",
-    )
+def declare_action(
+    actions: Subparsers, name: str, run: Run, summary: str, example: str
+) -> argparse.ArgumentParser:
+    """An action of a command, such as `pools set`; `example`: its arguments in an example.
+
+    Service flags before the action apply unless they are repeated after it.
+    """
+    parser = declare(actions, name, run, f"{summary}\n\n{summary.capitalize()}.\n\n  {example}\n")
+    add_flags(parser, SERVICE_FLAGS, argparse.SUPPRESS)
+    return parser
 
 
-def add_service_flags(parser: argparse.ArgumentParser, default: object = None) -> None:
-    """For commands that call the gateway. `default` SUPPRESS: for a nested parser, see `pools`."""
-    parser.add_argument(
-        "--url", metavar="URL", default=default, help=f"the gateway (MUSTER_URL; {DEFAULT_URL})"
-    )
-    parser.add_argument(
-        "--token",
-        metavar="TOKEN",
-        default=default,
-        help="its token; better given as MUSTER_API_TOKEN, which other users cannot see",
-    )
-    add_data_dir_flag(parser, default)
-    add_json_flag(parser, False if default is None else default)
-
-
-def add_log_flags(parser: argparse.ArgumentParser) -> None:
-    """For commands that read the log and the views themselves."""
-    parser.add_argument(
-        "--redis-url", metavar="URL", help="the Redis of the log (MUSTER_REDIS_URL, REDIS_URL)"
-    )
-    add_data_dir_flag(parser)
-    parser.add_argument(
-        "--key-prefix", metavar="TEXT", help="prefix of all keys (MUSTER_KEY_PREFIX)"
-    )
-    parser.add_argument(
-        "--database-url",
-        metavar="URL",
-        help="the database of the views (MUSTER_DATABASE_URL, DATABASE_URL)",
-    )
-    add_json_flag(parser)
-
-
-def service(args: argparse.Namespace) -> Service:
+def service_url(args: argparse.Namespace) -> str:
+    """The address of the gateway. Raises `BadInput`."""
     url = args.url or os.environ.get("MUSTER_URL") or running(args).url or DEFAULT_URL
     url = (url if "://" in url else f"http://{url}").rstrip("/")
-    if not _is_http(url):
-        raise BadInput(
-            f"--url: {addresses.redacted(url)!r} is not an address such as {DEFAULT_URL}"
-        )
-    token = args.token or os.environ.get("MUSTER_API_TOKEN") or ""
-    if not (token.isascii() and token.isprintable()):
-        raise BadInput("the token (--token, MUSTER_API_TOKEN) is not printable ASCII")
-    return Service(url, token)
-
-
-def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
         has_host = addresses.is_host_name(parts.hostname or "")
-        return parts.scheme in ("http", "https") and has_host and parts.port != 0
+        is_http = parts.scheme in ("http", "https") and has_host and parts.port != 0
     except ValueError:  # an invalid port
-        return False
+        is_http = False
+    if not is_http:
+        raise BadInput(
+            f"--url: {addresses.redacted(url)!r} is not an address such as {DEFAULT_URL}"
+        )
+    return url
 
 
-def find_redis_url(args: argparse.Namespace) -> str:
-    """The address of Redis, empty if none is configured. Raises `ConfigurationError`."""
-    if args.redis_url:
-        return addresses.redis_address(args.redis_url, "--redis-url")
-    if named := addresses.environment_address("redis_url", os.environ):
+def token(args: argparse.Namespace) -> str:
+    """The token that the gateway requires, if any. Raises `BadInput`."""
+    found = args.token or os.environ.get("MUSTER_API_TOKEN") or ""
+    if not (found.isascii() and found.isprintable()):
+        raise BadInput("the token (--token, MUSTER_API_TOKEN) is not printable ASCII")
+    return str(found)
+
+
+def find_address(args: argparse.Namespace, name: str) -> str:
+    """`redis_url` or `database_url`, empty if none is configured. Raises `ConfigurationError`."""
+    flag, given = f"--{name.replace('_', '-')}", getattr(args, name)
+    named = (given, flag) if given else addresses.environment_address(name, os.environ)
+    if named is None:
+        return str(getattr(running(args), name))
+    if name == "redis_url":
         return addresses.redis_address(*named)
-    return running(args).redis_url
+    addresses.validate_address(*named)
+    return named[0]
 
 
 def redis_url(args: argparse.Namespace) -> str:
     """The address of Redis. Raises `BadInput` if none is configured, `ConfigurationError`."""
-    if found := find_redis_url(args):
+    if found := find_address(args, "redis_url"):
         return found
-    raise BadInput(_not_given("Redis", "--redis-url", "MUSTER_REDIS_URL", args))
-
-
-def find_database_url(args: argparse.Namespace) -> str:
-    """The database of the views, empty if none is configured. Raises `ConfigurationError`."""
-    if args.database_url:
-        addresses.validate_address(args.database_url, "--database-url")
-        return str(args.database_url)
-    if named := addresses.environment_address("database_url", os.environ):
-        addresses.validate_address(*named)
-        return named[0]
-    return running(args).database_url
+    raise _not_given("Redis", args)
 
 
 def database_url(args: argparse.Namespace) -> str:
-    """The database of the views. Raises `BadInput` if none is configured or its file is missing.
-
-    Raises `ConfigurationError` for an invalid address.
-    """
+    """As `optional_database_url`. Raises `BadInput` also if none is configured."""
     if found := optional_database_url(args):
         return found
-    raise BadInput(_not_given("database", "--database-url", "MUSTER_DATABASE_URL", args))
+    raise _not_given("database", args)
 
 
 def optional_database_url(args: argparse.Namespace) -> str:
-    """The database of the views, empty if none is configured.
+    """The database of the views, empty if none is configured. Raises `ConfigurationError`.
 
     Raises `BadInput` if its SQLite file is missing: opening it would create an empty archive that
     looks like the real one.
     """
-    found = find_database_url(args)
+    found = find_address(args, "database_url")
     if not found:
         return ""
     from projector.store.engines import missing_file
@@ -186,19 +169,15 @@ def running(args: argparse.Namespace) -> Running:
         raise BadInput(f"{folder / NAME} cannot be read: {error}") from error
 
 
-def _not_given(what: str, flag: str, variable: str, args: argparse.Namespace) -> str:
-    folder = data_directory(args)
-    found = "cannot be read by this user" if _unreadable(folder) else "has none"
-    return (
-        f"no {what} is configured: give {flag}, set {variable}, or name the data directory of a"
-        f" running `muster up` (--data-dir; {folder} {found})"
-    )
-
-
-def _unreadable(folder: Path) -> bool:
-    """Whether a `muster up` of another user may run there."""
+def _not_given(what: str, args: argparse.Namespace) -> BadInput:
+    folder, found = data_directory(args), "has none"
     try:
         (folder / NAME).open().close()
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return False
+    except PermissionError:  # a `muster up` of another user may run there
+        found = "cannot be read by this user"
+    except OSError:
+        pass
+    return BadInput(
+        f"no {what} is configured: give --{what.lower()}-url, set MUSTER_{what.upper()}_URL, or"
+        f" name the data directory of a running `muster up` (--data-dir; {folder} {found})"
+    )

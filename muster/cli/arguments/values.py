@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from datetime import time as datetime_time
 from pathlib import Path
 
 import msgspec
@@ -123,14 +124,8 @@ def _time_ms(text: str, now: float) -> int:
 def _clock_ms(text: str, now: float) -> int:
     """The most recent such time of day in the local time zone."""
     today = datetime.fromtimestamp(now).astimezone()
-    hour, minute, *rest = text.split(":")
-    seconds = float(rest[0]) if rest else 0.0
-    then = today.replace(
-        hour=int(hour),
-        minute=int(minute),
-        second=int(seconds),
-        microsecond=int(seconds % 1 * 1_000_000),
-    )
+    clock = datetime_time.fromisoformat(text if text[2] == ":" else f"0{text}")
+    then = datetime.combine(today, clock, today.tzinfo)
     if then > today:
         then -= timedelta(days=1)
     return int(then.timestamp() * 1000)

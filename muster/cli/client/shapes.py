@@ -4,7 +4,7 @@ Every field has a default and unknown fields are ignored, so that a command line
 of adjacent versions work together. Times are in milliseconds since 1970.
 """
 
-from typing import Any, Final, TypeVar, cast, get_origin
+from typing import Any, TypeVar, cast, get_origin
 
 import msgspec
 from msgspec import Struct, defstruct
@@ -13,13 +13,12 @@ from msgspec.structs import fields
 from projector.store.rows import AgentRow, PoolRow, WorkerRow
 
 T = TypeVar("T", bound=Struct)
-_EMPTY: Final = {str: "", int: 0, float: 0.0, bool: False}
 
 
 def _default(kind: Any) -> Any:
     if get_origin(kind) is dict:
         return msgspec.field(default_factory=dict)
-    return _EMPTY.get(kind)
+    return kind() if isinstance(kind, type) else None
 
 
 def tolerant(shape: type[T]) -> type[T]:

@@ -39,7 +39,7 @@ STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "doctor", run, HELP)
     parser.add_argument("--config", metavar="FILE", help="of `muster up` (default ./muster.toml)")
-    targets.add_log_flags(parser)
+    targets.add_flags(parser, targets.LOG_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,8 +72,8 @@ def _addresses(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
     if settings.embedded:  # whatever the environment says
         redis = args.redis_url or running.redis_url
         return redis, args.database_url or running.database_url or settings.views_url
-    redis = targets.find_redis_url(args) or settings.redis_url
-    return redis, targets.find_database_url(args) or settings.views_url
+    redis = targets.find_address(args, "redis_url") or settings.redis_url
+    return redis, targets.find_address(args, "database_url") or settings.views_url
 
 
 def _embedded() -> Check:

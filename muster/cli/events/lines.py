@@ -4,7 +4,8 @@ Fields are not parsed, so that a newer version of an event can be shown, too. A 
 position in the log, type, subject and details.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -12,12 +13,21 @@ from msgspec import Struct
 from eventstore.log.reader import Entry
 from muster.terminal import render
 
+T = TypeVar("T")
 DATA_MAX = 500
 """The number of characters shown of data that cannot be decoded."""
+NUMBERS = {"version", "seq", "incarnation", "epoch", "ts"}
 HIDDEN_FIELDS = {
     "at_ms", "config", "deadline_ms", "digest", "due_ms", "expires_ms", "heartbeat_interval",
     "input", "max_idle_time", "operation_id", "pending_timeout", "start_time", "window_ms",
 }  # fmt: skip
+STYLES = {
+    **dict.fromkeys(("crashed", "start_failed", "unhealthy", "failed", "lost"), "red"),
+    **dict.fromkeys(("suspect", "restarting", "draining", "cordoned"), "yellow"),
+    "termination_requested": "yellow",
+    **dict.fromkeys(("started", "created", "joined", "recovered"), "green"),
+}
+"""By the type of the event, without what comes before its point."""
 CATALOGUE = "catalogue"
 """The name of the stream of pools and hosts, used like a pool's name."""
 DIGITS = 19
@@ -41,10 +51,9 @@ class RecordedEvent(Struct, frozen=True):
 
     def document(self) -> dict[str, object]:
         """The event for JSON: numbers as numbers, `data` as an object."""
-        numbers = ("version", "seq", "incarnation", "epoch", "ts")
         document: dict[str, object] = {"pool": self.pool, "stream_id": self.stream_id}
         for name, value in self.fields.items():
-            document[name] = number(value) if name in numbers else value
+            document[name] = number(value) if name in NUMBERS else value
         document["data"] = _data(self.fields.get("data", ""))
         return document
 
@@ -72,20 +81,21 @@ def recorded_event(pool: str, entry: Entry) -> RecordedEvent:
 EventFilter = Callable[[RecordedEvent], bool]
 
 
-def printer(*, as_json: bool) -> Callable[[RecordedEvent], None]:
-    """A function that prints events as fits the output: JSON, plain or coloured."""
+def printer(
+    cells: Callable[[T, bool], Sequence[render.Cell]],
+    document: Callable[[T], object],
+    *,
+    as_json: bool,
+) -> Callable[[T], None]:
+    """A function that prints an item as fits the output: JSON, plain, or coloured and short."""
     if as_json:
-        return lambda event: print(render.json_line(event.document()), flush=True)
+        return lambda item: print(render.json_line(document(item)), flush=True)
     print_line, short = render.line_printer(), render.at_terminal()
-    return lambda event: print_line(_line(event, short=short))
+    return lambda item: print_line(cells(item, short))
 
 
-def plain_line(event: RecordedEvent) -> str:
-    """An event as a line of text, with full ids."""
-    return render.join(_line(event, short=False))
-
-
-def _line(event: RecordedEvent, *, short: bool) -> list[render.Cell]:
+def event_cells(event: RecordedEvent, short: bool) -> list[render.Cell]:
+    """The line of an event; `short`: with short ids."""
     fields = event.fields
     shorten = render.short_id if short else str
     kind = render.one_line(fields.get("type", "?"))
@@ -98,19 +108,10 @@ def _line(event: RecordedEvent, *, short: bool) -> list[render.Cell]:
     return [
         render.Cell(f"{render.timestamp(number(fields.get('ts')) or event.ms)}  ", "dim"),
         render.Cell(f"{f'{event.pool}:{event.seq}':<20}  "),
-        render.Cell(f"{kind:<27}  ", _style(kind)),
+        render.Cell(f"{kind:<27}  ", STYLES.get(kind.partition(".")[2], "")),
         render.Cell(f"{render.one_line(subject)}  "),
         render.Cell(render.one_line(_details(fields.get("data", ""))), "dim"),
     ]
-
-
-def _style(kind: str) -> str:
-    end = kind.partition(".")[2]
-    if end in ("crashed", "start_failed", "unhealthy", "failed", "lost"):
-        return "red"
-    if end in ("suspect", "restarting", "termination_requested", "draining", "cordoned"):
-        return "yellow"
-    return "green" if end in ("started", "created", "joined", "recovered") else ""
 
 
 def _details(data: str) -> str:

@@ -1,22 +1,4 @@
-"""`muster logs`: what agents print and log, of all workers of this host, in order of time."""
-
-import argparse
-import resource
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-from eventstore.keys import POOL_NAME
-from muster.cli.arguments import targets
-from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
-from muster.cli.arguments.values import agent_id, time_ms
-from muster.settings.values import abbreviate
-from muster.terminal import render
-from muster.terminal.log_reader import Line, LineFilter, LogFile, merged
-
-HELP = """\
-show what agents print and log
+"""show what agents print and log
 
 Shows the logs of the agents on this host, merged.
 
@@ -25,6 +7,24 @@ Shows the logs of the agents on this host, merged.
   muster logs -f --pool developer_pool              a pool's, and new lines as they come
   muster logs --since 10m -n all --json             all of the last ten minutes, for a program
 """
+
+import argparse
+import resource
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from eventstore.keys import POOL_NAME
+from muster.cli.arguments import targets
+from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
+from muster.cli.arguments.values import agent_id, time_ms
+from muster.cli.events.lines import printer
+from muster.settings.values import abbreviate
+from muster.terminal import render
+from muster.terminal.log_reader import Line, LineFilter, LogFile, merged
+
 LAST = 100
 POLL_SECONDS = 0.25
 STANDARD_FIELDS = {
@@ -32,16 +32,12 @@ STANDARD_FIELDS = {
     "worker_id", "stream", "exception",
 }  # fmt: skip
 STYLES = {
-    "debug": "dim",
-    "warning": "yellow",
-    "error": "red",
-    "exception": "red",
-    "critical": "bold red",
-}
+    "debug": "dim", "warning": "yellow", "error": "red", "exception": "red", "critical": "bold red"
+}  # fmt: skip
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(subparsers, "logs", run, HELP)
+    parser = declare(subparsers, "logs", run, __doc__)
     parser.add_argument("agent", nargs="?", metavar="AGENT", help="this agent only")
     parser.add_argument("-f", "--follow", action="store_true", help="wait for new lines")
     parser.add_argument("--pool", default="", metavar="NAME", help="this pool only")
@@ -50,8 +46,7 @@ def add(subparsers: Subparsers) -> None:
                         f" lines, or `all` (default {LAST}; all with --since)")  # fmt: skip
     parser.add_argument("--since", metavar="TIME", help="since then: 10m (ago), 14:03, a date")
     parser.add_argument("--log-dir", metavar="DIR", help="the folder of the logs (MUSTER_LOG_DIR)")
-    targets.add_data_dir_flag(parser)
-    targets.add_json_flag(parser)
+    targets.add_flags(parser, targets.DATA_DIR_FLAG)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,25 +60,19 @@ def run(args: argparse.Namespace) -> int:
     count = _count(args.count, LAST if args.since is None else None)
     if not directory.is_dir() and not args.follow:
         raise Refused(f"there are no logs in {directory} (--log-dir, --data-dir)")
-    _allow_many_files()
-    log = JoinedLog(directory, line_filter)
-    print_line = _line_printer(as_json=args.json)
-    try:
-        for line in log.last(count):
+    # The files of all workers are open at once while they are merged.
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    print_line = printer(line_cells, lambda line: line.document, as_json=args.json)
+    with closing(JoinedLog(directory, line_filter)) as log:
+        lines = log.added()
+        for line in lines if count is None else deque(lines, maxlen=count):
             print_line(line)
         while args.follow:
             for line in log.added():
                 print_line(line)
             time.sleep(POLL_SECONDS)
-    finally:
-        log.close()
     return 0
-
-
-def _allow_many_files() -> None:
-    """The files of all workers are open at once while they are merged."""
-    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 class JoinedLog:
@@ -93,11 +82,6 @@ class JoinedLog:
         self._directory = directory
         self._filter = line_filter
         self._files: dict[Path, LogFile] = {}
-
-    def last(self, count: int | None) -> Iterator[Line]:
-        """The last lines of those that are there; None: all."""
-        lines = self.added()
-        return lines if count is None else iter(deque(lines, maxlen=count))
 
     def added(self) -> Iterator[Line]:
         """The lines that were added since the last call."""
@@ -130,30 +114,16 @@ def _count(text: str | None, default: int | None) -> int | None:
     return int(text)
 
 
-def _line_printer(*, as_json: bool) -> Callable[[Line], None]:
-    if as_json:
-        return lambda line: print(render.json_line(line.document), flush=True)
-    print_cells, short = render.line_printer(), render.at_terminal()
-    return lambda line: print_cells(_cells(line, short=short))
-
-
-def plain_line(line: Line) -> str:
-    """A line of text: time, level, origin, message."""
-    return render.join(_cells(line, short=False))
-
-
-def _cells(line: Line, *, short: bool) -> list[render.Cell]:
-    style, origin = STYLES.get(line.level.lower(), ""), _origin(line)
+def line_cells(line: Line, short: bool) -> list[render.Cell]:
+    """Time, level, origin, message; `short`: with short ids."""
+    style = STYLES.get(line.level.lower(), "")
+    origin = line.agent_id or f"worker {render.short_id(line.worker_id)}"
     return [
         render.Cell(f"{render.timestamp(line.ts_ms)} ", "dim"),
         render.Cell(f"{line.level or '-':<8} ", style or "cyan"),
         render.Cell(f"{line.pool} {render.short_id(origin) if short else origin}  ", "dim"),
         render.Cell(_message(line), style),
     ]
-
-
-def _origin(line: Line) -> str:
-    return line.agent_id or f"worker {render.short_id(line.worker_id)}"
 
 
 def _message(line: Line) -> str:

@@ -7,8 +7,10 @@ configured. Events that exist at the start are merged by time; later ones follow
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from eventstore.connection.backoff import Backoff
 from eventstore.errors import LogUnreachable
 from eventstore.keys import CATALOGUE as LOG
 from eventstore.log.reader import Entry
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 MISSING = "the log is missing"
 RECOVERY_HINT = "`muster recover --dry-run` says more, `muster recover` recovers it"
 CHUNK = 500
-BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0)
+BACKOFF_SECONDS = (0.2, 2.0)
 
 
 class Streams:
@@ -93,7 +95,10 @@ class Streams:
         unread = {pool for pool in self.positions if until[pool] != "0"}
         while True:
             for pool in [pool for pool in unread if not queues[pool]]:
-                if not await self._fill(pool, until[pool], queues[pool]):
+                position, last = self.positions[pool], until[pool]
+                page = await self._event_range.after(_log(pool), position, until=last, count=CHUNK)
+                queues[pool].extend(self._consume(pool, page))
+                if not page:
                     unread.discard(pool)
             heads = [queue[0] for queue in queues.values() if queue]
             if not heads:
@@ -101,12 +106,6 @@ class Streams:
             first = min(heads, key=lambda event: (event.ms, event.pool, event.seq))
             queues[first.pool].popleft()
             yield first
-
-    async def _fill(self, pool: str, last: str, queue: deque[RecordedEvent]) -> bool:
-        position = self.positions[pool]
-        entries = await self._event_range.after(_log(pool), position, until=last, count=CHUNK)
-        queue.extend(self._consume(pool, entries))
-        return bool(entries)
 
     def _consume(self, pool: str, entries: Sequence[Entry]) -> list[RecordedEvent]:
         """Decode entries and advance the position of their stream."""
@@ -183,30 +182,25 @@ class Streams:
 
     async def follow(self, *, new_pools: bool) -> AsyncIterator[RecordedEvent]:
         """All events after `positions` as they come, forever. `new_pools`: also of new pools."""
-        failures = 0
+        backoff = Backoff(seconds=BACKOFF_SECONDS)
         while True:
             try:
                 found = await self._read()
             except LogUnreachable as error:
-                if not failures:
+                if not backoff.failures:
                     print_note(f"waiting for Redis: {error}")
-                await asyncio.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
-                failures += 1
+                await asyncio.sleep(backoff.next_delay())
                 continue
-            failures = 0
+            backoff.reset()
             if not found or self._problems:
-                await self._recheck_logs()
+                # A lost log has no new events: print that instead of waiting in silence. If Redis
+                # is unreachable, the next read reports it.
+                with suppress(LogUnreachable):
+                    await self.print_problems()
             for event in sorted(found, key=lambda event: (event.ms, event.pool, event.seq)):
                 if new_pools and event.fields.get("type") == "pool.created":
                     self.positions.setdefault(event.fields["subject"], "0")
                 yield event
-
-    async def _recheck_logs(self) -> None:
-        """A lost log has no new events: print that instead of waiting in silence."""
-        try:
-            await self.print_problems()
-        except LogUnreachable:
-            return  # the next read reports it
 
     async def _read(self) -> list[RecordedEvent]:
         streams = {self.stream(pool): pool for pool in self.positions}

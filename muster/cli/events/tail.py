@@ -1,25 +1,4 @@
-"""`muster tail`: the log, from any position, one line per event.
-
-Events are read from Redis, and those that were trimmed from the archive, where the database is
-known.
-"""
-
-import argparse
-import asyncio
-import re
-from collections.abc import AsyncGenerator, AsyncIterator
-from fnmatch import fnmatchcase
-
-from msgspec import Struct
-
-from muster.cli.arguments import command, targets
-from muster.cli.arguments.values import time_ms
-from muster.cli.events import lines
-from muster.cli.events.lines import CATALOGUE, RecordedEvent
-from muster.cli.events.streams import MISSING, RECOVERY_HINT, Streams, before_ms
-
-HELP = """\
-show the events of the log
+"""show the events of the log
 
 Shows the events of pools and of the catalogue, read from Redis itself, and trimmed ones from the
 archive.
@@ -30,10 +9,24 @@ archive.
   muster tail --from developer_pool:120 -n 5    five events of a pool, from its 120th on
   muster tail --from 0 --json | jq .type        all events, for a program
 """
+
+import argparse
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from fnmatch import fnmatchcase
+
+import msgspec
+from msgspec import Struct
+
+from muster.cli.arguments import command, targets
+from muster.cli.arguments.values import time_ms
+from muster.cli.events.lines import CATALOGUE, RecordedEvent, event_cells, printer
+from muster.cli.events.streams import MISSING, RECOVERY_HINT, Streams, before_ms
+
 LAST = 20
-STREAM_ID = re.compile(r"\d+-\d+", re.ASCII)
-DIGITS_MAX = 20
-"""A number of 64 bits has no more."""
+STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
+"""Two numbers; those of 64 bits have no more digits."""
 POSITION = re.compile(r"([a-z0-9_-]{1,63}):(\d{1,20})")
 CLOCK = re.compile(r"\d{1,2}:\d{2}")
 
@@ -66,44 +59,40 @@ class TailOptions(Struct, frozen=True, kw_only=True):
 
 
 def add(subparsers: command.Subparsers) -> None:
-    parser = command.declare(subparsers, "tail", run, HELP)
-    parser.add_argument("--pool", action="append", default=[], metavar="NAME", help="this pool"
-                        " only (again for more; `catalogue`: pools and hosts)")  # fmt: skip
+    parser = command.declare(subparsers, "tail", run, __doc__)
+    parser.add_argument("--pool", action="append", default=[], metavar="NAME", dest="pools",
+                        help="this pool only (again for more; `catalogue`: pools and"
+                        " hosts)")  # fmt: skip
     parser.add_argument("--from", dest="start", default="", metavar="POSITION", help="start at:"
                         " 0 (the start), POOL:SEQ, a stream's id, 10m (ago), 14:03 or a"
                         " date")  # fmt: skip
     parser.add_argument("-f", "--follow", action="store_true", help="wait for new events")
-    parser.add_argument("--type", action="append", default=[], metavar="TYPE", help="events of"
-                        " this type only, such as agent.crashed or 'worker.*'")  # fmt: skip
+    parser.add_argument("--type", action="append", default=[], metavar="TYPE", dest="types",
+                        help="events of this type only, such as agent.crashed or"
+                        " 'worker.*'")  # fmt: skip
     parser.add_argument("--agent", default="", metavar="ID", help="events of this agent only")
     parser.add_argument("--worker", default="", metavar="ID", help="events with this worker only")
     parser.add_argument("-n", type=int, metavar="N", dest="count", help="show N events"
                         f" (default: the last {LAST}; with --from: all)")  # fmt: skip
-    targets.add_log_flags(parser)
+    targets.add_flags(parser, targets.LOG_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.count is not None and args.count < 0:
         raise command.BadInput("-n: the number of events must not be negative")
-    options = TailOptions(
-        redis_url=targets.redis_url(args),
-        key_prefix=targets.key_prefix(args),
-        database_url=targets.optional_database_url(args),
-        pools=tuple(args.pool),
-        start=args.start,
-        types=tuple(args.type),
-        agent=args.agent,
-        worker=args.worker,
-        count=args.count,
-        follow=args.follow,
-    )
+    addresses = {
+        "redis_url": targets.redis_url(args),
+        "key_prefix": targets.key_prefix(args),
+        "database_url": targets.optional_database_url(args),
+    }
+    options = msgspec.convert(vars(args) | addresses, TailOptions)
     with command.database_errors(options.database_url):
         asyncio.run(_print(options, as_json=args.json))
     return 0
 
 
 async def _print(options: TailOptions, *, as_json: bool) -> None:
-    print_event = lines.printer(as_json=as_json)
+    print_event = printer(event_cells, RecordedEvent.document, as_json=as_json)
     async for event in read_events(options):
         print_event(event)
 
@@ -119,15 +108,20 @@ async def read_events(options: TailOptions) -> AsyncGenerator[RecordedEvent, Non
         if archive is not None:
             archive.open()
         streams = Streams(source, archive)
-        await _require_log(streams, options)
+        found = await streams.problems([CATALOGUE])
+        if found.get(CATALOGUE) == MISSING and (options.pools or not options.follow):
+            raise command.Refused(
+                "there is no log in this Redis: it was never created, or it is lost;"
+                f" {RECOVERY_HINT}"
+            )
         await _set_start_positions(streams, options)
         await streams.print_problems()
         ends = await streams.ends()
-        remaining = options.count
+        shown = 0
         async for event in _stored_events(streams, ends, options):
             yield event
-            remaining = remaining if remaining is None else remaining - 1
-        if not options.follow or (options.start and remaining == 0):
+            shown += 1
+        if not options.follow or (options.start and shown == options.count):
             return
         async for event in streams.follow(new_pools=not options.pools):
             if options.matches(event):
@@ -147,55 +141,26 @@ async def _stored_events(
         for event in await streams.newest(ends, count, options.matches):
             yield event
         return
-    seen: set[str] = set()
-    remaining = options.count
+    position = _position(options.start)
+    first_seq = position[1] if position else 0
+    seen, shown = set(), 0
     async for event in streams.read_until(ends):
-        if options.start == "0" and event.pool not in seen:
-            _warn_of_trimmed(event)
+        if options.start == "0" and event.seq > 1 and event.pool not in seen:
+            command.print_note(
+                f"{event.pool}: events before {event.seq} are in the archive only (--database-url)"
+            )
         seen.add(event.pool)
-        if remaining == 0:
+        if shown == options.count:
             return
-        if options.matches(event) and event.seq >= _first_seq(options.start):
-            remaining = remaining if remaining is None else remaining - 1
+        if options.matches(event) and event.seq >= first_seq:
+            shown += 1
             yield event
-
-
-def _warn_of_trimmed(first: RecordedEvent) -> None:
-    if first.seq > 1:
-        command.print_note(
-            f"{first.pool}: events before {first.seq} are in the archive only (--database-url)"
-        )
-
-
-def _first_seq(start: str) -> int:
-    position = _position(start)
-    return position[1] if position else 0
 
 
 def _position(start: str) -> tuple[str, int] | None:
     """`POOL:SEQ`; `14:03` is a time."""
     found = None if CLOCK.fullmatch(start) else POSITION.fullmatch(start)
     return (found[1], int(found[2])) if found else None
-
-
-async def _require_log(streams: Streams, options: TailOptions) -> None:
-    """Raises `Refused` where there is no log, and will be none without a recovery."""
-    found = await streams.problems([CATALOGUE])
-    if found.get(CATALOGUE) == MISSING and (options.pools or not options.follow):
-        raise command.Refused(
-            f"there is no log in this Redis: it was never created, or it is lost; {RECOVERY_HINT}"
-        )
-
-
-def _is_stream_id(start: str) -> bool:
-    """Whether it is an id of a stream's entry: two numbers of 64 bits."""
-    return STREAM_ID.fullmatch(start) is not None and all(
-        len(part) <= DIGITS_MAX and int(part) < 2**64 for part in start.split("-")
-    )
-
-
-def _id_before(start: str) -> str:
-    return before_ms(time_ms(start, "--from", alternative="POOL:SEQ, or the id of an entry"))
 
 
 async def _set_start_positions(streams: Streams, options: TailOptions) -> None:
@@ -211,5 +176,8 @@ async def _set_start_positions(streams: Streams, options: TailOptions) -> None:
     if position:
         streams.positions[position[0]] = await streams.before_seq(*position)
     elif options.start not in ("", "0"):
-        after = options.start if _is_stream_id(options.start) else _id_before(options.start)
+        after = options.start
+        if not STREAM_ID.fullmatch(after) or max(map(int, after.split("-"))) >= 2**64:
+            alternative = "POOL:SEQ, or the id of an entry"
+            after = before_ms(time_ms(after, "--from", alternative=alternative))
         streams.positions.update(dict.fromkeys(streams.positions, after))

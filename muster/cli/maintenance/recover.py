@@ -40,7 +40,7 @@ def add(subparsers: Subparsers) -> None:
         action="store_true",
         help="only list damaged logs; exit code 1 if there are any",
     )
-    targets.add_log_flags(parser)
+    targets.add_flags(parser, targets.LOG_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:

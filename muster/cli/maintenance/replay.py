@@ -33,7 +33,7 @@ ReportProgress: TypeAlias = "Callable[[Progress], None]"
 
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "replay", run, HELP)
-    targets.add_log_flags(parser)
+    targets.add_flags(parser, targets.LOG_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ sets, while the system runs. Exit code 1 if anything differs.
 
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "verify", run, HELP)
-    targets.add_log_flags(parser)
+    targets.add_flags(parser, targets.LOG_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 import msgspec
 
+from eventstore.language.events import Error
 from muster.cli.arguments.command import CommandError, print_note
 from muster.cli.client.api_client import BASE, PARKED, GatewayClient
-from muster.cli.client.flags import as_of, as_of_ms
 from muster.cli.client.shapes import AgentAnswer, ParkedAnswer, ParkedPage
-from muster.cli.events import lines as event_lines
-from muster.cli.events.lines import CATALOGUE, RecordedEvent
+from muster.cli.events.lines import CATALOGUE, RecordedEvent, event_cells
+from muster.cli.resources.listing import get_as_of
 from muster.terminal import render
 
 HISTORY_SECONDS = 5.0
@@ -20,14 +20,13 @@ NOT_SHOWN = frozenset({"version", "epoch", "changed_at", "last_error"})
 """What the events below say better, or the error."""
 
 
-def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) -> int:
+def show_agent(agent_id: str, args: argparse.Namespace) -> int:
     """Print the agent; returns the exit code."""
-    when = as_of(args)
-    answer = gateway.get(f"{BASE}/{quote(agent_id)}", {"as_of": when})
-    as_of_ms(answer)
+    gateway = GatewayClient(args)
+    answer, _ = get_as_of(gateway, f"{BASE}/{quote(agent_id)}", args)
     agent = answer.read(AgentAnswer)
     events = list(history(gateway, agent))
-    parked = None if when else _parked(gateway, agent)
+    parked = None if args.as_of or ended(agent) else _parked(gateway, agent)
     if args.json:
         documents = [event.document() for event in events]
         render.print_json({**answer.document(), "events": documents, "parked": parked})
@@ -38,12 +37,11 @@ def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) 
         print_line([render.Cell(f"{name:<16}", "dim"), render.Cell(text, cell.style)])
     if agent.last_error is not None:
         print("\nlast error:")
-        for line in _error(agent):
+        for line in _error_lines(agent.last_error):
             print(f"  {render.clean(line)}")
     print("\nevents:")
-    print_event = event_lines.printer(as_json=False)
     for event in events:
-        print_event(event)
+        print_line(event_cells(event, render.at_terminal()))
     if len(events) < agent.version:
         print_note(
             f"({len(events)} of {agent.version}: the others were not read within"
@@ -54,8 +52,6 @@ def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) 
 
 def _parked(gateway: GatewayClient, agent: AgentAnswer) -> ParkedAnswer | None:
     """The reason why it is parked, if it is and the gateway knows."""
-    if ended(agent):
-        return None
     try:
         found = gateway.get(PARKED, {"pool_name": agent.pool_name}).read(ParkedPage).items
     except CommandError:
@@ -141,9 +137,7 @@ def _when(ms: int) -> str:
     return f"{render.timestamp(ms)} ({render.age(ms)} ago)" if ms else ""
 
 
-def _error(agent: AgentAnswer) -> list[str]:
-    assert agent.last_error is not None
-    error = agent.last_error
+def _error_lines(error: Error) -> list[str]:
     lines = error.traceback.rstrip().splitlines()
     summary = f"{error.type}: {error.message}"
     return lines if lines and error.type in lines[-1] else [*lines, *summary.splitlines()]
@@ -158,12 +152,9 @@ def history(gateway: GatewayClient, agent: AgentAnswer) -> Iterator[RecordedEven
 
 def _recorded_event(raw: bytes) -> RecordedEvent:
     document = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    texts = {name: _text(value) for name, value in document.items()}
+    texts = {name: bytes(value).decode() for name, value in document.items()}
+    for name, text in texts.items():  # as in the stream: text unchanged, other values as JSON
+        if text.startswith('"'):
+            texts[name] = msgspec.json.decode(text, type=str)
     pool, stream_id = texts.pop("pool"), texts.pop("stream_id")
     return RecordedEvent(pool or CATALOGUE, stream_id, texts)
-
-
-def _text(value: msgspec.Raw) -> str:
-    """A field as in the stream: text unchanged, other values as JSON."""
-    text = bytes(value).decode()
-    return msgspec.json.decode(value, type=str) if text.startswith('"') else text

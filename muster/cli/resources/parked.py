@@ -1,17 +1,4 @@
-"""`muster parked`: lists agents that cannot be read, restores them or ends them."""
-
-import argparse
-from urllib.parse import quote
-
-from muster.cli.arguments.command import CommandError, Subparsers, declare, print_error
-from muster.cli.arguments.targets import add_service_flags, service
-from muster.cli.client.api_client import PARKED, GatewayClient
-from muster.cli.client.shapes import ParkedAnswer, ParkedPage
-from muster.cli.resources.listing import Column, Listing
-from muster.terminal import render
-
-HELP = """\
-list, retry or drop agents that cannot be read
+"""list, retry or drop agents that cannot be read
 
 Lists the agents whose state in Redis cannot be read, with the reason; restores them from their
 events, or ends them.
@@ -21,51 +8,48 @@ events, or ends them.
   muster parked retry developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e
   muster parked drop developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e
 """
-LIST_HELP = """\
-list what is parked
 
-Lists what is parked, the oldest first.
+import argparse
+import functools
+from urllib.parse import quote
 
-  muster parked list --pool developer_pool
-"""
-EXAMPLE_ID = "developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e"
+from muster.cli.arguments.command import CommandError, Subparsers, declare, print_error
+from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags, declare_action
+from muster.cli.client.api_client import PARKED, GatewayClient
+from muster.cli.client.shapes import ParkedAnswer, ParkedPage
+from muster.cli.resources.listing import Column, Listing
+from muster.terminal import render
+
+ID = "developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e"
+ACTIONS = {
+    "retry": ("restore parked agents", "POST", "/retry", "was restored"),
+    "drop": ("end parked agents", "DELETE", "", "was ended"),
+}
+"""What each does, how it is called, and what is printed then."""
 _FORGOTTEN = "was removed"
 """For entries of the previous version that are no agents: these are never restored."""
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(subparsers, "parked", _list, HELP)
-    add_service_flags(parser)
-    parser.set_defaults(pool=None)
+    parser = declare(subparsers, "parked", _list, __doc__)
+    add_flags(parser, SERVICE_FLAGS)
+    parser.set_defaults(pool=None, as_of=None)
     actions = parser.add_subparsers(metavar="ACTION", title="actions")
-    listing = declare(actions, "list", _list, LIST_HELP)
+    example = "muster parked list --pool developer_pool"
+    listing = declare_action(actions, "list", _list, "list what is parked, oldest first", example)
     listing.add_argument("--pool", metavar="NAME", help="of this pool only")
-    add_service_flags(listing, argparse.SUPPRESS)
-    for name, run, summary in (
-        ("retry", _retry, "restore parked agents"),
-        ("drop", _drop, "end parked agents"),
-    ):
-        text = f"{summary}\n\n{summary.capitalize()}.\n\n  muster parked {name} {EXAMPLE_ID}\n"
-        action = declare(actions, name, run, text)
+    for name, (summary, method, suffix, done) in ACTIONS.items():
+        run, example = functools.partial(_each, method, suffix, done), f"muster parked {name} {ID}"
+        action = declare_action(actions, name, run, summary, example)
         action.add_argument("ids", nargs="+", metavar="ID", help="as listed")
-        add_service_flags(action, argparse.SUPPRESS)
 
 
 def _list(args: argparse.Namespace) -> int:
-    return PARKED_ITEMS.show(GatewayClient(service(args)), args, {"pool_name": args.pool})
+    return PARKED_ITEMS.show(args, {"pool_name": args.pool})
 
 
-def _retry(args: argparse.Namespace) -> int:
-    return _each(args, "POST", "/retry", "was restored")
-
-
-def _drop(args: argparse.Namespace) -> int:
-    return _each(args, "DELETE", "", "was ended")
-
-
-def _each(args: argparse.Namespace, method: str, suffix: str, done: str) -> int:
-    gateway = GatewayClient(service(args))
-    code = 0
+def _each(method: str, suffix: str, done: str, args: argparse.Namespace) -> int:
+    gateway, code = GatewayClient(args), 0
     for entry_id in dict.fromkeys(args.ids):
         try:
             path = f"{PARKED}/{quote(entry_id, safe='')}{suffix}"

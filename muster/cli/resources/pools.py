@@ -1,21 +1,4 @@
-"""`muster pools`: lists pools and how full they are; creates, changes and deletes them."""
-
-import argparse
-from collections.abc import Sequence
-from typing import Any
-from urllib.parse import quote
-
-from muster.cli.arguments.command import BadInput, Run, Subparsers, declare
-from muster.cli.arguments.targets import add_service_flags, service
-from muster.cli.arguments.values import pairs, setting
-from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, GatewayClient
-from muster.cli.client.flags import add_as_of_flag, as_of, as_of_ms
-from muster.cli.client.shapes import PoolAnswer, PoolPage
-from muster.cli.resources.listing import Column, Listing
-from muster.terminal import render
-
-HELP = """\
-list, show, create, change or delete pools
+"""list, show, create, change or delete pools
 
 Lists pools and how full they are, shows one (`show` may be left out), creates, changes or deletes
 one.
@@ -27,6 +10,20 @@ one.
   muster pools set night max_workers=8 empty_worker_seconds=60
   muster pools delete night --force
 """
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from muster.cli.arguments.command import Subparsers, declare
+from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags, declare_action
+from muster.cli.arguments.values import pairs, setting
+from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, GatewayClient
+from muster.cli.client.shapes import PoolAnswer, PoolPage
+from muster.cli.resources.listing import Column, Listing, add_as_of_flag, get_as_of
+from muster.terminal import render
+
 DELETE_SECONDS = 90.0
 
 
@@ -45,73 +42,59 @@ class _NameOrAction(argparse._SubParsersAction):  # type: ignore[type-arg]  # no
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(subparsers, "pools", _list, HELP)
-    add_service_flags(parser)
+    parser = declare(subparsers, "pools", _list, __doc__)
+    add_flags(parser, SERVICE_FLAGS)
     add_as_of_flag(parser)
     actions = parser.add_subparsers(action=_NameOrAction, metavar="NAME | ACTION", title="actions")
-    show = _action(actions, "show", _show, "show one pool", "developer_pool")
+    example = "muster pools show developer_pool"
+    show = declare_action(actions, "show", _show, "show one pool", example)
     show.add_argument("name", metavar="NAME")
     add_as_of_flag(show, argparse.SUPPRESS)
-    create = _action(
-        actions, "create", _create, "create a pool", "night --role developer --set max_workers=4"
-    )
+    example = "muster pools create night --role developer --set max_workers=4"
+    create = declare_action(actions, "create", _create, "create a pool", example)
     create.add_argument("name", metavar="NAME", help="a to z, 0 to 9, _ and -")
     create.add_argument("--role", required=True, metavar="ROLE", help="the role of its agents")
     create.add_argument("--set", action="append", default=[], metavar="K=V", dest="settings",
                         help="a setting (again for more)")  # fmt: skip
-    change = _action(actions, "set", _set, "change settings of a pool", "night max_workers=8")
+    example = "muster pools set night max_workers=8"
+    change = declare_action(actions, "set", _set, "change settings of a pool", example)
     change.add_argument("name", metavar="NAME")
     change.add_argument("settings", nargs="+", metavar="K=V", help="a setting and its value")
-    delete = _action(actions, "delete", _delete, "delete a pool", "night --force")
+    example = "muster pools delete night --force"
+    delete = declare_action(actions, "delete", _delete, "delete a pool", example)
     delete.add_argument("name", metavar="NAME")
     delete.add_argument("--force", action="store_true", help="end its agents")
     actions.choices = None  # type: ignore[assignment]  # any first word may be a name
-
-
-def _action(
-    actions: Subparsers, name: str, run: Run, summary: str, example: str
-) -> argparse.ArgumentParser:
-    """Service flags before the action apply unless they are repeated after it."""
-    text = f"{summary}\n\n{summary.capitalize()}.\n\n  muster pools {name} {example}\n"
-    parser = declare(actions, name, run, text)
-    add_service_flags(parser, argparse.SUPPRESS)
-    return parser
 
 
 def _settings(texts: Sequence[str], flag: str) -> dict[str, object]:
     return {name: setting(value) for name, value in pairs(texts, flag).items()}
 
 
-def _gateway(args: argparse.Namespace) -> GatewayClient:
-    return GatewayClient(service(args))
-
-
 def _list(args: argparse.Namespace) -> int:
-    return POOLS.show(_gateway(args), args, {})
+    return POOLS.show(args, {})
 
 
 def _show(args: argparse.Namespace) -> int:
-    answer = _call(args, "GET", query={"as_of": as_of(args)})
-    as_of_ms(answer)
+    answer, _ = get_as_of(GatewayClient(args), _path(args), args)
     return _print_pool(answer, args)
 
 
 def _create(args: argparse.Namespace) -> int:
     config = _settings(args.settings, "--set")
     body = {"pool_name": args.name, "role_type": args.role, "config": config}
-    return _print_pool(_gateway(args).call("POST", POOLS.path, body=body), args)
+    return _print_pool(GatewayClient(args).call("POST", POOLS.path, body=body), args)
 
 
 def _set(args: argparse.Namespace) -> int:
-    config = _settings(args.settings, "K=V")
-    if not config:
-        raise BadInput("nothing to set")
-    return _print_pool(_call(args, "PATCH", body={"config": config}), args)
+    body = {"config": _settings(args.settings, "K=V")}
+    return _print_pool(GatewayClient(args).call("PATCH", _path(args), body=body), args)
 
 
 def _delete(args: argparse.Namespace) -> int:
-    query = {"force": "true" if args.force else None}
-    answer = _call(args, "DELETE", query=query, timeout_seconds=TIMEOUT_SECONDS + DELETE_SECONDS)
+    query, seconds = {"force": "true" if args.force else None}, TIMEOUT_SECONDS + DELETE_SECONDS
+    gateway = GatewayClient(args)
+    answer = gateway.call("DELETE", _path(args), query=query, timeout_seconds=seconds)
     if args.json:
         render.print_json(answer.document() if answer.body else {})
     elif answer.status == 202:
@@ -121,10 +104,8 @@ def _delete(args: argparse.Namespace) -> int:
     return 0
 
 
-def _call(args: argparse.Namespace, method: str, **options: Any) -> Answer:
-    """A call about the named pool."""
-    path = f"{POOLS.path}/{quote(args.name, safe='')}"
-    return _gateway(args).call(method, path, **options)
+def _path(args: argparse.Namespace) -> str:
+    return f"{POOLS.path}/{quote(args.name, safe='')}"
 
 
 def _print_pool(answer: Answer, args: argparse.Namespace) -> int:
@@ -134,15 +115,14 @@ def _print_pool(answer: Answer, args: argparse.Namespace) -> int:
     pool = answer.read(PoolAnswer)
     render.show(POOLS.table([pool], now_ms=0))
     columns = (render.Column("SETTING"), render.Column("VALUE", right=True))
-    rows = [(name, _value(value)) for name, value in pool.config.items()]
+    rows = [
+        (name, f"{value:g}" if isinstance(value, float) else str(value))
+        for name, value in pool.config.items()
+    ]
     if rows:
         print()
         render.show(render.Table(columns, rows))
     return 0
-
-
-def _value(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _utilization(pool: PoolAnswer) -> render.Cell:

@@ -1,27 +1,4 @@
-"""`muster ps`: lists agents with worker, status and reason; shows one in full by its id."""
-
-import argparse
-import sys
-import time
-from collections.abc import Callable, Sequence
-
-import msgspec
-from rich.console import Group
-from rich.live import Live
-from rich.text import Text
-
-from muster.cli.arguments import targets
-from muster.cli.arguments.command import BadInput, ServiceUnreachable, Subparsers, declare
-from muster.cli.arguments.values import agent_id, seconds
-from muster.cli.client.api_client import BASE, GatewayClient, Query
-from muster.cli.client.flags import add_as_of_flag
-from muster.cli.client.shapes import AgentAnswer, AgentPage
-from muster.cli.resources.agent_detail import show_agent
-from muster.cli.resources.listing import Column, Listing
-from muster.terminal import render
-
-HELP = """\
-list agents, or show one
+"""list agents, or show one
 
 Lists agents, or shows one with its last error and its history.
 
@@ -33,13 +10,32 @@ Lists agents, or shows one with its last error and its history.
   muster ps 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e     one agent: last error, history
   muster ps --json | jq -r '.[].agent_id'
 """
+
+import argparse
+import sys
+import time
+
+import msgspec
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from muster.cli.arguments.command import BadInput, ServiceUnreachable, Subparsers, declare
+from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
+from muster.cli.arguments.values import agent_id, seconds
+from muster.cli.client.api_client import BASE, GatewayClient, Query
+from muster.cli.client.shapes import AgentAnswer, AgentPage
+from muster.cli.resources.agent_detail import show_agent
+from muster.cli.resources.listing import Column, Listing, add_as_of_flag, id_text
+from muster.terminal import render
+
 PAGE = 1000
 LIMIT = 1000
 LIMIT_MAX = 1_000_000_000
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(subparsers, "ps", run, HELP)
+    parser = declare(subparsers, "ps", run, __doc__)
     parser.add_argument("agent", nargs="?", metavar="AGENT", help="show this one in full")
     parser.add_argument("--pool", metavar="NAME", help="of this pool only")
     parser.add_argument("--project", metavar="ID", help="of this project only")
@@ -53,20 +49,19 @@ def add(subparsers: Subparsers) -> None:
     add_as_of_flag(parser)
     parser.add_argument("-w", "--watch", action="store_true", help="refresh the list")
     parser.add_argument("--interval", default="2", metavar="S", help="seconds between refreshes")
-    targets.add_service_flags(parser)
+    add_flags(parser, SERVICE_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:
-    gateway = GatewayClient(targets.service(args))
     if args.as_of and args.watch:
         raise BadInput("--as-of: the past does not change; leave out --watch")
     if args.agent:
-        return show_agent(gateway, agent_id(args.agent), args)
+        return show_agent(agent_id(args.agent), args)
     if not 1 <= args.limit <= LIMIT_MAX:
         raise BadInput(f"--limit: expected 1 to {LIMIT_MAX:,}")
     if args.watch:
-        return _watch(gateway, _query(args), args)
-    return AGENTS.show(gateway, args, _query(args), args.limit)
+        return _watch(_query(args), args)
+    return AGENTS.show(args, _query(args), args.limit)
 
 
 def _query(args: argparse.Namespace) -> dict[str, str | int | None]:
@@ -95,10 +90,6 @@ def reason_text(agent: AgentAnswer) -> str:
     return f"{agent.reason} ({error[:120]})" if agent.reason else error[:120]
 
 
-def _worker(agent: AgentAnswer) -> str:
-    return render.short_id(agent.process_id) if render.at_terminal() else agent.process_id
-
-
 AGENTS: Listing[AgentAnswer] = Listing(
     path=BASE,
     page=AgentPage,
@@ -110,7 +101,7 @@ AGENTS: Listing[AgentAnswer] = Listing(
         Column("PROJECT", lambda agent, _: agent.project_id, drop=3),
         Column("STATUS", lambda agent, _: render.status(agent.status)),
         Column("ACTIVITY", lambda agent, _: agent.activity, drop=5),
-        Column("WORKER", lambda agent, _: _worker(agent), drop=2),
+        Column("WORKER", lambda agent, _: id_text(agent.process_id), drop=2),
         Column("INC", lambda agent, _: str(agent.incarnation), right=True, drop=4),
         Column("AGE", lambda agent, now: render.age(agent.created_at, now), right=True),
         Column("REASON", lambda agent, _: render.Cell(reason_text(agent), "dim")),
@@ -119,56 +110,47 @@ AGENTS: Listing[AgentAnswer] = Listing(
 )
 
 
-def _watch(gateway: GatewayClient, query: Query, args: argparse.Namespace) -> int:
+def _watch(query: Query, args: argparse.Namespace) -> int:
     """Refresh the list at a terminal; in a pipe print each agent whenever it has changed."""
-    interval = max(seconds(args.interval, "--interval"), 0.1)
-
-    def read() -> list[tuple[AgentAnswer, msgspec.Raw]]:
-        return [(AGENTS.read(raw), raw) for raw in AGENTS.items(gateway, query, args.limit)]
-
+    gateway, interval = GatewayClient(args), max(seconds(args.interval, "--interval"), 0.1)
     if render.at_terminal() and not args.json:
-        gateway.caller_shows_staleness = True
-        return show_live(lambda: _table(read()), interval, lambda: gateway.stale_reason)
+        return _show_live(gateway, query, args.limit, interval)
     shown: dict[str, AgentAnswer] = {}
     while True:
-        changed = [pair for pair in read() if not _same(shown.get(pair[0].agent_id), pair[0])]
-        shown.update((agent.agent_id, agent) for agent, _ in changed)
+        changed = []
+        for raw in AGENTS.items(gateway, query, args.limit):
+            agent = AGENTS.read(raw)
+            state = msgspec.structs.replace(agent, last_heartbeat=0)  # a heartbeat is no change
+            if shown.get(agent.agent_id) != state:
+                shown[agent.agent_id] = state
+                changed.append((agent, raw))
         if args.json:
             sys.stdout.writelines(f"{render.json_line(raw)}\n" for _, raw in changed)
         elif changed:
-            print("\n".join(render.plain(_table(changed), header=len(shown) == len(changed))))
+            table = AGENTS.table([agent for agent, _ in changed], time.time() * 1000)
+            print("\n".join(render.plain(table, header=len(shown) == len(changed))))
         sys.stdout.flush()
         time.sleep(interval)
 
 
-def _table(pairs: Sequence[tuple[AgentAnswer, msgspec.Raw]]) -> render.Table:
-    return AGENTS.table([agent for agent, _ in pairs], time.time() * 1000)
-
-
-def _same(before: AgentAnswer | None, now: AgentAnswer) -> bool:
-    """Whether nothing but the time of the last heartbeat has changed."""
-    return before is not None and msgspec.structs.replace(
-        before, last_heartbeat=0
-    ) == msgspec.structs.replace(now, last_heartbeat=0)
-
-
-def show_live(
-    fetch: Callable[[], render.Table], interval: float, stale_reason: Callable[[], str]
-) -> int:
-    """Refresh until Ctrl-C. While the service does not answer, show the last table and a warning.
-
-    `stale_reason`: why the last answer may be stale, if it may.
-    """
+def _show_live(gateway: GatewayClient, query: Query, limit: int, interval: float) -> int:
+    """Refresh until Ctrl-C. Without an answer, keep the last table and show a warning."""
+    gateway.caller_shows_staleness = True
     screen = render.console()
-    shown: list[Text] = render.styled(fetch(), screen.width)
+
+    def fetch() -> list[Text]:
+        agents = map(AGENTS.read, AGENTS.items(gateway, query, limit))
+        return render.styled(AGENTS.table(agents, time.time() * 1000), screen.width)
+
+    shown = fetch()
     with Live(console=screen, auto_refresh=False, screen=True) as live:
-        warning = stale_reason()
+        warning = gateway.stale_reason
         while True:
             height = max(screen.height - 2, 1)
             heading = Text(time.strftime("%H:%M:%S") + (f"   {warning}" if warning else ""), "dim")
             live.update(Group(heading, *shown[:height]), refresh=True)
             time.sleep(interval)
             try:
-                shown, warning = render.styled(fetch(), screen.width), stale_reason()
+                shown, warning = fetch(), gateway.stale_reason
             except ServiceUnreachable as error:
                 warning = render.one_line(str(error))

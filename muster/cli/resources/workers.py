@@ -1,17 +1,4 @@
-"""`muster workers`: lists worker processes, how full they are and their last heartbeat."""
-
-import argparse
-
-from muster.cli.arguments import targets
-from muster.cli.arguments.command import Subparsers, declare
-from muster.cli.client.api_client import BASE, GatewayClient
-from muster.cli.client.flags import add_as_of_flag
-from muster.cli.client.shapes import WorkerAnswer, WorkerPage
-from muster.cli.resources.listing import Column, Listing
-from muster.terminal import render
-
-HELP = """\
-list worker processes
+"""list worker processes
 
 Lists the worker processes that run or are being started.
 
@@ -21,22 +8,27 @@ Lists the worker processes that run or are being started.
   muster workers --json | jq '.[] | {worker_id, agent_count}'
 """
 
+import argparse
+
+from muster.cli.arguments.command import Subparsers, declare
+from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
+from muster.cli.client.api_client import BASE
+from muster.cli.client.shapes import WorkerAnswer, WorkerPage
+from muster.cli.resources.listing import Column, Listing, add_as_of_flag, id_text
+from muster.terminal import render
+
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(subparsers, "workers", run, HELP)
+    parser = declare(subparsers, "workers", run, __doc__)
     parser.add_argument("--pool", metavar="NAME", help="of this pool only")
     parser.add_argument("-a", "--all", action="store_true", help="also those that have ended")
     add_as_of_flag(parser)
-    targets.add_service_flags(parser)
+    add_flags(parser, SERVICE_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:
     query = {"pool_name": args.pool, "include_ended": "true" if args.all else None}
-    return WORKERS.show(GatewayClient(targets.service(args)), args, query)
-
-
-def _host(worker: WorkerAnswer) -> str:
-    return render.short_id(worker.host) if render.at_terminal() else worker.host
+    return WORKERS.show(args, query)
 
 
 def _lag(worker: WorkerAnswer) -> str:
@@ -56,7 +48,7 @@ WORKERS: Listing[WorkerAnswer] = Listing(
     columns=(
         Column("WORKER", lambda one, _: one.worker_id),
         Column("POOL", lambda one, _: one.pool_name),
-        Column("HOST", lambda one, _: _host(one), drop=2),
+        Column("HOST", lambda one, _: id_text(one.host), drop=2),
         Column("PID", lambda one, _: str(one.pid or ""), right=True),
         Column("STATUS", lambda one, _: render.status(one.status)),
         Column("AGENTS", lambda one, _: f"{one.agent_count}/{one.max_agents}", right=True),

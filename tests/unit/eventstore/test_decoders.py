@@ -19,7 +19,8 @@ from eventstore.steps import hashes
 from gateway.following.counters import Observations
 from gateway.following.subscriptions import encode_event, well_formed
 from gateway.following.waiters import Waiters
-from muster.cli.events.lines import plain_line, recorded_event
+from muster.cli.events.lines import event_cells, recorded_event
+from muster.terminal import render
 from projector.fold.heartbeats import gather
 from projector.intake.entries import admit, read_entry
 from projector.store.rows import Position
@@ -158,7 +159,7 @@ def test_an_entry_is_shown_to_clients_and_people_as_far_as_possible(
         event = encode_event("p", entry)
         msgspec.json.decode(event.data, type=dict[str, msgspec.Raw])
         assert b"\n" not in event.data, "it would break the stream of events"
-    line = plain_line(recorded_event("p", entry))
+    line = render.join(event_cells(recorded_event("p", entry), short=False))
     assert not any(ord(letter) < 32 or ord(letter) == 127 for letter in line)
 
 

@@ -103,18 +103,18 @@ def test_seconds_are_a_number_that_is_not_negative(text):
 
 
 def test_flag_comes_before_environment_before_the_running_service(here, monkeypatch):
-    assert targets.service(flags()).url == "http://127.0.0.1:8000"
+    assert targets.service_url(flags()) == "http://127.0.0.1:8000"
     write_running(here, '{"url": "http://127.0.0.1:9001", "pid": 1, "other": true}')
-    assert targets.service(flags()).url == "http://127.0.0.1:9001"
+    assert targets.service_url(flags()) == "http://127.0.0.1:9001"
     monkeypatch.setenv("MUSTER_URL", "http://muster.internal")
-    assert targets.service(flags()).url == "http://muster.internal"
-    assert targets.service(flags(url="localhost:7000/")).url == "http://localhost:7000"
+    assert targets.service_url(flags()) == "http://muster.internal"
+    assert targets.service_url(flags(url="localhost:7000/")) == "http://localhost:7000"
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:port", "redis://h", "h..1:1"])
 def test_an_invalid_address_is_refused(here, url):
     with pytest.raises(BadInput, match="--url"):
-        targets.service(flags(url=url))
+        targets.service_url(flags(url=url))
 
 
 def test_a_key_prefix_with_braces_is_refused(here, monkeypatch):
@@ -159,7 +159,7 @@ def test_redis_is_found_by_url_by_parts_and_by_the_running_service(here, monkeyp
 def test_a_damaged_running_file_is_reported(here):
     write_running(here, "{")
     with pytest.raises(BadInput, match=r"running\.json cannot be read"):
-        targets.service(flags())
+        targets.service_url(flags())
 
 
 def test_an_empty_prefix_can_be_given(here, monkeypatch):

@@ -1,6 +1,8 @@
 """The commands that call the gateway, against a stub with answers by the test."""
 
+import importlib
 import json
+import pkgutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from muster import cli
 from muster.__main__ import main
+from muster.cli.main import COMMANDS
 
 AGENT = "01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e"
 OTHER = "01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3f"
@@ -481,6 +485,12 @@ def test_every_command_has_a_help_with_examples(capsys):
             main([*words, "--help"])
         assert ended.value.code == 0
         assert f"examples:\n  muster {words[0]}" in capsys.readouterr().out
+
+
+def test_every_module_with_a_command_is_registered():
+    found = pkgutil.walk_packages(cli.__path__, "muster.cli.")
+    modules = [importlib.import_module(one.name) for one in found]
+    assert {module for module in modules if hasattr(module, "add")} == set(COMMANDS)
 
 
 @pytest.mark.parametrize(

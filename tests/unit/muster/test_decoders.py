@@ -15,14 +15,15 @@ from eventstore.language.events import Error
 from muster.cli.arguments import values
 from muster.cli.arguments.command import BadInput, Refused, print_error, print_note
 from muster.cli.arguments.values import span_seconds, time_ms
-from muster.cli.client.api_client import Answer, Problem, ProblemRaised
+from muster.cli.client.api_client import Answer, Problem
 from muster.cli.client.shapes import AgentAnswer
 from muster.cli.events import logs
-from muster.cli.events.logs import plain_line
+from muster.cli.events.logs import line_cells
 from muster.cli.main import command_line
 from muster.settings import loading
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
+from muster.terminal import render
 from muster.terminal.log_reader import read_line
 from tests.hostile import JSON_TEXTS, LONG, NUMERALS, TEXTS, nested, thorough
 
@@ -216,7 +217,8 @@ LINES = st.builds(
 @thorough
 def test_a_line_of_a_log(raw: bytes) -> None:
     """It is shown, and nothing in it reaches the terminal but text."""
-    shown = plain_line(read_line(raw, 0.0, Path("logs/p/w.jsonl")))
+    line = read_line(raw, 0.0, Path("logs/p/w.jsonl"))
+    shown = render.join(line_cells(line, short=False))
     assert not any(ord(letter) < 32 and letter not in "\n\t" for letter in shown)
     assert "\x7f" not in shown
 
@@ -230,7 +232,7 @@ def test_errors_are_printed_without_control_characters(text: str) -> None:
     """The message may be an agent's own: its exception, come back as a problem."""
     problem = Problem(detail=text, error=Error(type=text, message=text))
     with contextlib.redirect_stderr(io.StringIO()) as said:
-        print_error("spawn", ProblemRaised(problem))
+        print_error("spawn", Refused(str(problem)))
         print_note(text)
     shown = said.getvalue()
     assert not any(ord(letter) < 32 and letter not in "\n\t" for letter in shown)

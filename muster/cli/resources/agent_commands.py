@@ -1,0 +1,138 @@
+"""What `spawn` and `terminate` have in common: flags, many calls at once, and their results."""
+
+import argparse
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from contextlib import AbstractContextManager, nullcontext
+from threading import Thread
+from typing import Final, TypeVar
+
+from eventstore.language.durability import Level
+from muster.cli.arguments.command import CommandError, print_error
+from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
+from muster.cli.arguments.values import seconds
+from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, GatewayClient
+from muster.cli.client.shapes import AgentAnswer
+from muster.terminal import render
+
+T = TypeVar("T")
+R = TypeVar("R")
+WAIT_SECONDS: Final = 5.0
+THREADS_MAX: Final = 32
+NOT_REACHED: Final = 1
+"""The exit code where the requested durability was not reached in time."""
+NO_PROGRESS: Final = nullcontext(lambda: None)
+COLUMNS: Mapping[str, Callable[[AgentAnswer], render.Cell | str]] = {
+    "AGENT": lambda agent: agent.agent_id,
+    "STATUS": lambda agent: render.status(agent.status),
+    "WORKER": lambda agent: agent.process_id,
+    "REASON": lambda agent: agent.reason,
+}
+
+
+def add_command_flags(parser: argparse.ArgumentParser, *, no_wait: str) -> None:
+    """How long to wait for the outcome, the durability to reach before the answer, the gateway."""
+    waiting = parser.add_mutually_exclusive_group()
+    waiting.add_argument(
+        "--wait", metavar="S", help=f"wait at most S seconds (default {WAIT_SECONDS:g})"
+    )
+    waiting.add_argument("--no-wait", action="store_true", help=no_wait)
+    parser.add_argument("--durability", choices=[level.value for level in Level], help="the level"
+                        " to be reached before the answer (default: the gateway's)")  # fmt: skip
+    add_flags(parser, SERVICE_FLAGS)
+
+
+class CommandSender:
+    """Sends commands with the flags above. Raises `BadInput`."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._wait = 0.0 if args.no_wait else seconds(args.wait or str(WAIT_SECONDS), "--wait")
+        prefer = f"wait={int(self._wait)}" if self._wait >= 1 else "respond-async"
+        level = {"Muster-Durability": args.durability} if args.durability else {}
+        self._headers = {"Prefer": prefer, **level}
+        self.gateway = GatewayClient(args)
+
+    def send(self, name: str, body: object, headers: Mapping[str, str] | None = None) -> Answer:
+        return self.gateway.call(
+            "POST",
+            f"{BASE}/{name}",
+            body=body,
+            headers={**self._headers, **(headers or {})},
+            timeout_seconds=self._wait + TIMEOUT_SECONDS,
+        )
+
+
+def run_all(
+    args: argparse.Namespace,
+    send: Callable[[str], Answer],
+    items: Sequence[str],
+    columns: Sequence[str],
+    progress: AbstractContextManager[Callable[[], None]] = NO_PROGRESS,
+) -> int:
+    """Send a command for each item, some at the same time; print all; returns the exit code."""
+
+    def attempt(item: str) -> tuple[Answer, AgentAnswer] | CommandError:
+        try:
+            answer = send(item)
+            return answer, answer.read(AgentAnswer)
+        except CommandError as error:
+            return error
+
+    with progress as advance:
+        results = run_concurrently(attempt, items, advance)
+    accepted = [result for result in results if not isinstance(result, CommandError)]
+    if args.json:
+        for answer, _ in accepted:
+            print(render.json_line(answer.document()), flush=True)
+    elif accepted:
+        rows = [[COLUMNS[name](agent) for name in columns] for _, agent in accepted]
+        render.show(render.Table(tuple(map(render.Column, columns)), rows))
+    errors = [result for result in results if isinstance(result, CommandError)]
+    unreached = [text for answer, _ in accepted if (text := _unreached(answer))]
+    for text, number in Counter([*unreached, *map(str, errors)]).items():
+        print_error(args.command, f"{text} ({number} times)" if number > 1 else text)
+    return max([NOT_REACHED if unreached else 0, *(error.exit_code for error in errors)])
+
+
+def _unreached(answer: Answer) -> str:
+    """The requested level of durability that was not reached, and why; empty if it was.
+
+    That is not a refusal: the command is carried out. A script checks the exit code.
+    """
+    level, _, reason = answer.headers.get("muster-durability-pending", "").partition("; reason=")
+    why = reason.strip('"')
+    return f"accepted, but not yet {level}: {why}" if level else ""
+
+
+def run_concurrently(
+    call: Callable[[T], R], items: Sequence[T], advance: Callable[[], None] = lambda: None
+) -> list[R]:
+    """The results of `call` for each item, in order; raises the first error of a call.
+
+    `advance` is called in the caller's thread after each result. Ctrl-C ends all calls at once: the
+    threads of an executor would be joined.
+    """
+    results: list[Future[R]] = [Future() for _ in items]
+    todo = deque(zip(items, results, strict=True))
+
+    def work() -> None:
+        while todo:
+            try:
+                item, result = todo.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                result.set_result(call(item))
+            except BaseException as error:  # noqa: BLE001  (raised in the caller)
+                result.set_exception(error)
+
+    try:
+        for _ in range(min(len(items), THREADS_MAX)):
+            Thread(target=work, daemon=True).start()
+        for result in as_completed(results):
+            result.result()
+            advance()
+    finally:
+        todo.clear()
+    return [result.result() for result in results]
