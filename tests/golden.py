@@ -30,7 +30,7 @@ from eventstore.steps import hashes
 from eventstore.steps.step import Origin, Step
 from gateway.following.subscriptions import encode_event
 from gateway.resources.spawn import _digest
-from gateway.server.openapi import build_document
+from gateway.server.routes import build_document
 from gateway.wire.decoding import decode_body
 from gateway.wire.problems import Body as ProblemBody
 from gateway.wire.problems import Kind

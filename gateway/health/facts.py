@@ -192,12 +192,12 @@ class Readiness(Struct, frozen=True):
 
 
 async def alive(_request: web.Request) -> web.Response:
-    """`GET /healthz`: the process answers."""
+    """The process answers."""
     return json_response(Alive())
 
 
 async def ready(request: web.Request) -> web.Response:
-    """`GET /readyz`: it makes progress, or says why it does not."""
+    """It makes progress."""
     backend = request.app[BACKEND]
     reasons = await not_ready_reasons(backend)
     fallback = backend.options.fallback

@@ -86,7 +86,10 @@ def _escaped(text: str) -> str:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """`GET /metrics`. What cannot be asked now is left out, and `muster_up` says so."""
+    """Figures for Prometheus.
+
+    What cannot be asked now is left out, and `muster_up` says so.
+    """
     backend = request.app[BACKEND]
     out = Exposition()
     facts = await redis_facts(backend)

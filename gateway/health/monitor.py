@@ -16,8 +16,7 @@ from gateway.backend.backend import Backend
 from gateway.backend.durability_levels import DurabilityFacts
 from gateway.health import facts
 from gateway.health.alerts import Alert, current_alerts
-from gateway.wire.decoding import read_query
-from gateway.wire.requests import HealthQuery, NoParameters
+from gateway.wire.requests import HealthQuery
 from gateway.wire.responses import decode_cursor, encode_cursor, json_response
 from projector.queries.views import AgentFilter, AgentRow, EventRow, HostRow, PoolRow, WorkerRow
 
@@ -97,8 +96,7 @@ class HealthReport(Struct, frozen=True, kw_only=True):
 
 
 async def system(request: web.Request) -> web.Response:
-    """`GET /api/v1/agents/monitor/system`."""
-    read_query(request, NoParameters)
+    """Figures of the whole system."""
     backend = request.app[BACKEND]
     async with backend.read_views() as views:
         await backend.catch_up(views, request)
@@ -141,8 +139,7 @@ def _host_figures() -> HostFigures:
 
 
 async def dashboard(request: web.Request) -> web.Response:
-    """`GET /api/v1/agents/monitor/dashboard`."""
-    read_query(request, NoParameters)
+    """What the dashboard shows."""
     backend = request.app[BACKEND]
     redis = await facts.redis_facts(backend)
     async with backend.read_views() as views:
@@ -164,8 +161,7 @@ async def dashboard(request: web.Request) -> web.Response:
 
 
 async def alerts(request: web.Request) -> web.Response:
-    """`GET /api/v1/agents/monitor/alerts`."""
-    read_query(request, NoParameters)
+    """What needs attention."""
     backend = request.app[BACKEND]
     redis = await facts.redis_facts(backend)
     async with backend.read_views() as views:
@@ -173,16 +169,15 @@ async def alerts(request: web.Request) -> web.Response:
         return json_response(AlertList(await current_alerts(backend, views, redis)))
 
 
-async def health(request: web.Request) -> web.Response:
-    """`GET /api/v1/agents/health`."""
+async def health(request: web.Request, query: HealthQuery) -> web.Response:
+    """Health of the agents, by pool."""
     backend = request.app[BACKEND]
-    params = read_query(request, HealthQuery)
-    after_id = decode_cursor(params.cursor)
+    after_id = decode_cursor(query.cursor)
     async with backend.read_views() as views:
         await backend.catch_up(views, request)
-        agent_filter = AgentFilter(pool_name=params.pool_name, ended=False)
-        candidates = await views.agents(agent_filter, after=after_id, limit=params.limit + 1)
-    rows = candidates[: params.limit]
+        agent_filter = AgentFilter(pool_name=query.pool_name, ended=False)
+        candidates = await views.agents(agent_filter, after=after_id, limit=query.limit + 1)
+    rows = candidates[: query.limit]
     pools: dict[str, list[AgentHealth]] = {}
     for row in rows:
         pools.setdefault(row.pool_name, []).append(_agent_health(row, backend))

@@ -9,12 +9,12 @@ if it is not known whether more is to come.
 import re
 import time
 from asyncio import sleep, timeout
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
-from msgspec import Struct
 from redis.exceptions import RedisError
 
 from eventstore.connection.calls import shielded
@@ -35,11 +35,22 @@ _MILLISECONDS: Final = re.compile(r"\d{1,15}")
 _SPACED_ZONE: Final = re.compile(r" (\d\d:?\d\d)$")
 
 
-class LogHead(Struct, frozen=True):
-    """The last event of a log in Redis."""
+@asynccontextmanager
+async def reading(
+    request: web.Request, text: str | None, pools: Iterable[str] | None = None
+) -> AsyncIterator[tuple[Views, PointInTime | None]]:
+    """The views, with all that was acknowledged of some pools (None: of all), or a point in time.
 
-    seq: int
-    ts: int
+    Raises `Problem` and whatever the history raises.
+    """
+    backend = request.app[BACKEND]
+    if text is None:
+        async with backend.read_views() as views:
+            await backend.catch_up(views, request, pools)
+            yield views, None
+    else:
+        async with backend.read_history() as views:
+            yield views, await resolve(request, views, text, pools)
 
 
 def parse(text: str) -> AsOf:
@@ -65,9 +76,8 @@ def _parse_milliseconds(text: str) -> int:
     if _MILLISECONDS.fullmatch(text):
         return int(text)
     try:
-        parsed = datetime.fromisoformat(
-            _SPACED_ZONE.sub(r"+\1", text)
-        )  # a plus sign was decoded to a space
+        # A plus sign was decoded to a space.
+        parsed = datetime.fromisoformat(_SPACED_ZONE.sub(r"+\1", text))
     except ValueError:
         raise _invalid_item(text) from None
     if parsed.tzinfo is None:
@@ -76,10 +86,8 @@ def _parse_milliseconds(text: str) -> int:
 
 
 def _invalid_item(text: str) -> Problem:
-    return _invalid(
-        "a time (2026-11-24T14:03:00Z, or ms since 1970) or pool:seq was expected, not"
-        f" {text[:100]!r}"
-    )
+    expected = "a time (2026-11-24T14:03:00Z, or ms since 1970) or pool:seq was expected"
+    return _invalid(f"{expected}, not {text[:100]!r}")
 
 
 def _invalid(why: str) -> Problem:
@@ -106,7 +114,8 @@ async def resolve(
         await _wait_for_archive(backend, views, read_state, requested, pool_names, deadline)
     point = await views.history.point_in_time(requested, pool_names)
     read_state.position = {p: place.seq for p, place in point.positions.items() if place.seq}
-    read_state.as_of = canonical_text(point)
+    # As it can be requested again, without events that came late.
+    read_state.as_of = str(point) if len(str(point)) <= TEXT_LENGTH_MAX else str(point.at_ms)
     return point
 
 
@@ -116,17 +125,10 @@ async def _require_known_pool(backend: Backend, pool: str) -> None:
         await backend.require_known_pool(pool)
     except Problem as problem:
         if pool not in backend.known_pools():  # it was read again
-            raise _invalid(
-                f"there is no pool {pool!r} (a time is 2026-11-24T14:03:00Z)"
-            ) from problem
+            detail = f"there is no pool {pool!r} (a time is 2026-11-24T14:03:00Z)"
+            raise _invalid(detail) from problem
     except (RedisError, LogError, OSError, TimeoutError):
         return
-
-
-def canonical_text(point: PointInTime) -> str:
-    """The point in time as it can be requested again, without events that came late."""
-    text = str(point)
-    return text if len(text) <= TEXT_LENGTH_MAX else str(point.at_ms)
 
 
 async def _wait_for_archive(
@@ -139,8 +141,8 @@ async def _wait_for_archive(
 ) -> None:
     """Wait until every log's archive has all that happened up to then."""
     assert requested.at_ms is not None
-    names = [CATALOGUE, *(backend.known_pools() if pools is None else pools)]
-    names = [name for name in names if name not in requested.events]
+    every = dict.fromkeys([CATALOGUE, *(backend.known_pools() if pools is None else pools)])
+    names = [name for name in every if name not in requested.events]
     heads = await _heads_after(backend, requested.at_ms, names, deadline)
     positions = await views.positions()
     for name in names:
@@ -149,16 +151,15 @@ async def _wait_for_archive(
             continue
         if heads is None:
             read_state.stale = True
-        elif position.seq < heads[name].seq:
-            remaining_seconds = _remaining_seconds(deadline)
-            if not await views.wait_for(name, heads[name].seq, timeout_seconds=remaining_seconds):
-                read_state.stale = True
+        elif position.seq < (seq := heads[name]):
+            archived = await views.wait_for(name, seq, timeout_seconds=_remaining_seconds(deadline))
+            read_state.stale |= not archived
 
 
 async def _heads_after(
     backend: Backend, at_ms: int, names: list[str], deadline: float
-) -> Mapping[str, LogHead] | None:
-    """The heads of the logs once their clock has passed a time; None: Redis does not answer."""
+) -> Mapping[str, int] | None:
+    """The last seqs of the logs once their clock has passed a time; None: Redis does not answer."""
     while True:
         try:
             clock, heads = await _heads(backend, names)
@@ -168,40 +169,33 @@ async def _heads_after(
             return heads
         if (at_ms + 1 - clock) / 1000 > _remaining_seconds(deadline):
             log_time = datetime.fromtimestamp(clock / 1000, UTC).isoformat(timespec="milliseconds")
-            raise NotYetArchived(
-                f"it is not that late yet: the log's time is {log_time} ({clock} ms)"
-            )
+            detail = f"it is not that late yet: the log's time is {log_time} ({clock} ms)"
+            raise NotYetArchived(detail)
         await sleep((at_ms + 1 - clock) / 1000)
 
 
-async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, LogHead]]:
-    """Redis' time in ms, never before the last event, and the heads of some logs.
+async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, int]]:
+    """Redis' time in ms, never before the last event, and the last seqs of some logs.
 
     Raises `RedisError`, `LogError`, `OSError` or `TimeoutError` if it does not answer soon.
     """
     keys, client = backend.log.keys, backend.log.client
     metas = [keys.catalogue_meta if n == CATALOGUE else keys.pool(n, "meta") for n in names]
 
-    async def read_heads() -> list[tuple[object, ...]]:
+    async def read_heads() -> list[tuple[Any, ...]]:
         async with client.pipeline(transaction=False) as pipeline:
             pipeline.execute_command("TIME")
             for meta in metas:
                 pipeline.execute_command("HMGET", meta, "seq", "ts")
-            replies: list[tuple[object, ...]] = await pipeline.execute()
+            replies: list[tuple[Any, ...]] = await pipeline.execute()
             return replies
 
     backend.redis_health.require_reachable()  # a pipeline does not check that itself
     async with timeout(CLOCK_TIMEOUT_SECONDS):
-        (seconds, micros), *heads_found = await shielded(read_heads)
-    heads = {
-        n: LogHead(_int(seq), _int(ts)) for n, (seq, ts) in zip(names, heads_found, strict=True)
-    }
-    now = _int(seconds) * 1000 + _int(micros) // 1000
-    return max([now, *(head.ts for head in heads.values())]), heads
-
-
-def _int(value: object) -> int:
-    return int(str(value.decode() if isinstance(value, bytes) else value or 0))
+        (seconds, micros), *heads = await shielded(read_heads)
+    seqs = {n: int(seq or 0) for n, (seq, _) in zip(names, heads, strict=True)}
+    now = int(seconds) * 1000 + int(micros) // 1000
+    return max([now, *(int(ts or 0) for _, ts in heads)]), seqs
 
 
 def _remaining_seconds(deadline: float) -> float:

@@ -7,7 +7,7 @@ with the same `Idempotency-Key`, or for the same end, answers with the level rea
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -21,13 +21,13 @@ from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
 from gateway.wire.decoding import WaitPreference, wait_preference
 from gateway.wire.problems import Kind, Problem
+from gateway.wire.responses import json_response
 from projector.queries.views import Views
 
 DURABILITY_HEADER: Final = "Muster-Durability"
 PENDING_HEADER: Final = "Muster-Durability-Pending"
 POLL_SECONDS: Final = 0.02
 VIEWS_WAIT_SECONDS: Final = 1.0
-NOT_ARCHIVED_IN_TIME: Final = "the projector has not archived it in time"
 
 log = structlog.get_logger("muster.gateway")
 
@@ -39,6 +39,8 @@ class DurabilityRequest:
         self.level = level
         self._backend = backend
         self.preference = preference
+        self.deadline = asyncio.get_running_loop().time() + preference.seconds
+        """Until when to wait for what the command starts; by the event loop's time."""
         self._timeout_seconds = (
             preference.seconds if preference.explicit else backend.limits.durability_seconds
         )
@@ -79,24 +81,27 @@ class DurabilityRequest:
             PENDING_HEADER: f'{self.level.value}; reason="{reason}"',
         }
 
-    def adjust_status(self, response: web.Response) -> web.Response:
+    async def response(
+        self, body: object, status: int = 200, headers: Mapping[str, str] = {}, agent_id: str = ""
+    ) -> web.Response:
         """The answer, with 202 instead of 200 or 201 if the requested level is pending."""
-        if self.pending_reason and response.status < 202:
-            response.set_status(202)
-        return response
+        headers = {**headers, **await self.headers(agent_id)}
+        status = 202 if self.pending_reason else status
+        return json_response(body, status=status, headers=headers)
 
     async def _wait(self, proofs: Sequence[Proof], deadline: float) -> str:
         if self.level is Level.ARCHIVED:
-            return await wait_until_archived(self._backend, proofs, deadline)
+            for proof in proofs:
+                if why := await _wait_until_archived(self._backend, proof, deadline):
+                    return why
+            return ""
         capabilities = self._backend.capabilities
         method = capabilities.confirmation_method(self.level)
         try:
             return await capabilities.confirmations.confirm(method, proofs, deadline)
         except Recovered as error:
-            return await self._after_recovery(error.pool, proofs)
-
-    async def _after_recovery(self, pool: str, proofs: Sequence[Proof]) -> str:
-        """It is in the log if that was rebuilt from behind it. Raises `CommandLost` otherwise."""
+            pool = error.pool
+        # What it has is in the log if that was rebuilt from behind it.
         head = await self._backend.log.head(pool)
         for proof in proofs:
             if proof.pool == pool and proof.generation and proof.seq > head.recovered_seq:
@@ -135,24 +140,16 @@ def _level(header_values: Sequence[str], default: Level) -> Level:
         raise Problem(Kind.INVALID_REQUEST, detail, field=DURABILITY_HEADER) from None
 
 
-async def wait_until_archived(backend: Backend, proofs: Sequence[Proof], deadline: float) -> str:
-    """Wait until all that the proofs are of is archived; else why it is not."""
-    for proof in proofs:
-        if why := await _wait_for_proof(backend, proof, deadline):
-            return why
-    return ""
-
-
-async def _wait_for_proof(backend: Backend, proof: Proof, deadline: float) -> str:
+async def _wait_until_archived(backend: Backend, proof: Proof, deadline: float) -> str:
+    """Wait until what a proof is of is archived; else why it is not."""
     loop = asyncio.get_running_loop()
-    why = NOT_ARCHIVED_IN_TIME
     while True:
         remaining_seconds = max(deadline - loop.time(), 0.0)
         try:
             async with backend.read_views() as views:
                 if await _is_archived(views, proof, min(remaining_seconds, VIEWS_WAIT_SECONDS)):
                     return ""
-            why = NOT_ARCHIVED_IN_TIME
+            why = "the projector has not archived it in time"
         except Problem as problem:
             why = str(problem)
         if loop.time() >= deadline:

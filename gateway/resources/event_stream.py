@@ -11,18 +11,16 @@ import base64
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
 
 from aiohttp import web
-from msgspec import Struct
 
 from eventstore.errors import Halted, LogMissing, LogUnreachable, RolledBack
 from eventstore.log.reader import Entry
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
 from gateway.following.subscriptions import EncodedEvent, Subscription, encode_event, well_formed
-from gateway.wire.decoding import read_query
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import EventQuery
 
@@ -41,24 +39,7 @@ _ZLIB_HEADER: Final = b"\x78\x01"
 """How zlib's output starts at this level; no name of a pool starts so."""
 _STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _NAME: Final = re.compile(r"[a-z0-9_-]{0,63}")
-
-
-class Selection(Struct, frozen=True):
-    """Which events a client wants; an empty set means all."""
-
-    pools: frozenset[str]
-    subjects: frozenset[str]
-    types: frozenset[str]
-
-    def follows(self, pool: str) -> bool:
-        return not self.pools or pool in self.pools
-
-    def matches(self, event: EncodedEvent) -> bool:
-        return (
-            self.follows(event.pool)
-            and (not self.types or event.type in self.types)
-            and (not self.subjects or event.subject in self.subjects)
-        )
+HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
 
 
 class Cursor:
@@ -80,12 +61,17 @@ class Cursor:
             padded = text + "=" * (-len(text) % 4)
             content = base64.b64decode(padded, altchars=b"-_", validate=True)
             if content.startswith(_ZLIB_HEADER):
-                content = _decompress(content)
+                decompressor = zlib.decompressobj()
+                content = decompressor.decompress(content, CURSOR_MAX)
+                if not decompressor.eof:
+                    raise ValueError("cut off, or too large")
             positions = dict(pair.split("=", 1) for pair in content.decode().split(","))
+            for pool, stream_id in positions.items():
+                if not (_NAME.fullmatch(pool) and _STREAM_ID.fullmatch(stream_id)):
+                    raise ValueError("no name of a pool, or no id of a stream")
         except (ValueError, zlib.error) as error:
-            raise _invalid_cursor() from error
-        if not all(_NAME.fullmatch(p) and _STREAM_ID.fullmatch(i) for p, i in positions.items()):
-            raise _invalid_cursor()
+            detail = "the position to resume from is not one of this service"
+            raise Problem(Kind.INVALID_REQUEST, detail, field="Last-Event-ID") from error
         return cls(positions)
 
     def covers(self, pool: str, stream_id: str) -> bool:
@@ -93,76 +79,49 @@ class Cursor:
         return _parse_stream_id(stream_id) <= _parse_stream_id(self.positions.get(pool, "0-0"))
 
 
-def _decompress(content: bytes) -> bytes:
-    """Raises `zlib.error` or `ValueError` if it is damaged, incomplete, or too large."""
-    decompressor = zlib.decompressobj()
-    content = decompressor.decompress(content, CURSOR_MAX)
-    if not decompressor.eof:
-        raise ValueError("cut off, or too large")
-    return content
-
-
 def _parse_stream_id(stream_id: str) -> tuple[int, int]:
     milliseconds, _, count = stream_id.partition("-")
     return int(milliseconds), int(count or 0)
 
 
-def _invalid_cursor() -> Problem:
-    detail = "the position to resume from is not one of this service"
-    return Problem(Kind.INVALID_REQUEST, detail, field="Last-Event-ID")
-
-
-async def follow(request: web.Request) -> web.StreamResponse:
-    """`GET /api/v1/events`."""
+async def follow(request: web.Request, query: EventQuery) -> web.StreamResponse:
+    """Follow the log as server-sent events."""
     backend = request.app[BACKEND]
-    params = read_query(request, EventQuery)
-    selection = Selection(frozenset(params.pool), frozenset(params.agent), frozenset(params.type))
-    cursor = _start_cursor(
-        backend, selection, request.headers.get("Last-Event-ID") or params.after or ""
-    )
+    after = request.headers.get("Last-Event-ID") or query.after or ""
+    cursor = _start_cursor(backend, query.pool, after)
     with backend.subscriptions.subscribe() as subscription:
-        response = _response()
+        response = web.StreamResponse(headers=HEADERS)
         await response.prepare(request)
-        stream = Stream(backend, response, selection, cursor)
         try:
-            await stream.run(subscription)
+            await Stream(backend, response, query, cursor).run(subscription)
         except (TimeoutError, ConnectionError):
             if request.transport is not None:
                 request.transport.abort()
     return response
 
 
-def _start_cursor(backend: Backend, selection: Selection, after: str) -> Cursor:
+def _start_cursor(backend: Backend, pools: Sequence[str], after: str) -> Cursor:
     """Where to start: now, at the first event (`0`), or after a cursor."""
     latest = backend.tail.positions
     if not latest:
         raise LogUnreachable("Redis has not been reached yet")
-    if not after:
-        start = dict(latest)
-    elif after == "0":
-        start = dict.fromkeys(latest, "0-0")
-    else:
-        start = {**dict.fromkeys(latest, "0-0"), **Cursor.parse(after).positions}
-    return Cursor({pool: at for pool, at in start.items() if selection.follows(pool)})
-
-
-def _response() -> web.StreamResponse:
-    response = web.StreamResponse()
-    response.content_type = "text/event-stream"
-    response.charset = "utf-8"
-    response.headers["X-Accel-Buffering"] = "no"
-    return response
+    start = dict.fromkeys(latest, "0-0") if after else dict(latest)
+    if after not in {"", "0"}:
+        start |= Cursor.parse(after).positions
+    return Cursor({pool: at for pool, at in start.items() if not pools or pool in pools})
 
 
 class Stream:
-    """One client's connection."""
+    """One client's connection; of the pools, subjects and types an empty set means all."""
 
     def __init__(
-        self, backend: Backend, response: web.StreamResponse, selection: Selection, cursor: Cursor
+        self, backend: Backend, response: web.StreamResponse, query: EventQuery, cursor: Cursor
     ) -> None:
         self._backend = backend
         self._response = response
-        self._selection = selection
+        self._pools = frozenset(query.pool)
+        self._subjects = frozenset(query.agent)
+        self._types = frozenset(query.type)
         self._cursor = cursor
         self._heartbeat_seconds = backend.limits.stream_heartbeat_seconds
         self._written_at = 0.0
@@ -191,12 +150,15 @@ class Stream:
             "too slow; reconnect" if subscription.overflowed else "the gateway stops; reconnect"
         )
 
+    def _follows(self, pool: str) -> bool:
+        return not self._pools or pool in self._pools
+
     async def _catch_up(self) -> None:
         """Send what there is up to the feed's position when this client subscribed."""
         self._incomplete_pools.clear()
         target = dict(self._backend.tail.positions)
         for pool, end in target.items():
-            if self._selection.follows(pool) and not self._cursor.covers(pool, end):
+            if self._follows(pool) and not self._cursor.covers(pool, end):
                 async for entries in self._pages(pool, end):
                     await self._send(encode_event(pool, e) for e in entries if well_formed(e))
                     self._cursor.positions[pool] = entries[-1][0].decode()
@@ -230,12 +192,14 @@ class Stream:
     async def _send(self, events: Iterable[EncodedEvent]) -> None:
         chunk = bytearray()
         for event in events:
-            follows = self._selection.follows(event.pool)
-            sent = self._cursor.covers(event.pool, event.stream_id)
-            if not follows or sent or event.pool in self._incomplete_pools:
+            pool = event.pool
+            sent = self._cursor.covers(pool, event.stream_id)
+            if not self._follows(pool) or sent or pool in self._incomplete_pools:
                 continue
-            self._cursor.positions[event.pool] = event.stream_id
-            if self._selection.matches(event):
+            self._cursor.positions[pool] = event.stream_id
+            if (not self._types or event.type in self._types) and (
+                not self._subjects or event.subject in self._subjects
+            ):
                 chunk += b"id: %s\ndata: %s\n\n" % (str(self._cursor).encode(), event.data)
             if len(chunk) > CHUNK_BYTES:
                 await self._write(bytes(chunk))

@@ -11,15 +11,13 @@ from aiohttp import web
 from msgspec import Struct
 
 from eventstore.errors import Unreadable
-from eventstore.language.agents import Agent
 from eventstore.log import parked
 from eventstore.log.parked import ParkedEntry
 from gateway.backend.app_keys import BACKEND, ORIGIN
 from gateway.backend.backend import Backend
 from gateway.backend.reading import READ_STATE
-from gateway.wire.decoding import path_parameter, read_body, read_query
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import NoParameters, ParkedId, ParkedQuery, RetryRequest
+from gateway.wire.requests import ParkedId, ParkedQuery, RetryRequest
 from gateway.wire.responses import json_response
 
 ParkedRow: TypeAlias = ParkedEntry
@@ -30,41 +28,50 @@ class ParkedList(Struct, frozen=True):
     parked: Sequence[ParkedRow]
 
 
-async def list_parked(request: web.Request) -> web.Response:
-    """`GET /api/v1/parked`."""
+async def list_parked(request: web.Request, query: ParkedQuery) -> web.Response:
+    """Agents that cannot be read, and why."""
     backend = request.app[BACKEND]
-    params = read_query(request, ParkedQuery)
-    if params.pool_name is not None:
-        await backend.require_known_pool(params.pool_name)
-        pools = {params.pool_name}
+    if query.pool_name is not None:
+        await backend.require_known_pool(query.pool_name)
+        pools = {query.pool_name}
     else:
         pools = set(backend.known_pools()) or await backend.refresh_known_pools()
     entries = [one for pool in sorted(pools) for one in await parked.read(backend.log, pool)]
     return json_response(ParkedList(entries))
 
 
-async def retry(request: web.Request) -> web.Response:
-    """`POST /api/v1/parked/{parked_id}/retry`."""
-    await read_body(request, RetryRequest)
-    return await _resolve(request, drop=False)
+async def retry(
+    request: web.Request,
+    parked_id: ParkedId,
+    body: RetryRequest,  # noqa: ARG001 - it is checked, and is empty
+) -> web.Response:
+    """Restore it."""
+    return await _resolve(request, parked_id, drop=False)
 
 
-async def drop(request: web.Request) -> web.Response:
-    """`DELETE /api/v1/parked/{parked_id}`."""
-    read_query(request, NoParameters)
-    return await _resolve(request, drop=True)
+async def drop(request: web.Request, parked_id: ParkedId) -> web.Response:
+    """End it for good."""
+    return await _resolve(request, parked_id, drop=True)
 
 
-async def _resolve(request: web.Request, *, drop: bool) -> web.Response:
-    backend, entry, origin = request.app[BACKEND], await _find_parked(request), request[ORIGIN]
+async def _resolve(request: web.Request, parked_id: str, *, drop: bool) -> web.Response:
+    backend, origin = request.app[BACKEND], request[ORIGIN]
+    pool, _, key = parked_id.partition(":")
+    await backend.require_known_pool(pool)
+    entry = await parked.find(backend.log, pool, key)
+    if entry is None:
+        detail = f"{parked_id!r} is not parked, or no longer"
+        raise Problem(Kind.PARKED_NOT_FOUND, detail, field="parked_id")
     if entry.source == "agent":
-        from_views = await _agent_state(request, entry)
+        async with backend.read_views() as views:
+            await _catch_up(request, pool)
+            from_views = await views.agent_state(pool, entry.subject)
         applied = await parked.repair(backend.log, entry, from_views, origin, drop=drop)
     else:
         applied = await parked.forget(backend.log, entry, origin)
     if not applied:
         raise Problem(Kind.BUSY, "it changed meanwhile; list what is parked, and ask again")
-    backend.report_position(request, entry.pool_name)
+    backend.report_position(request, pool)
     return json_response(entry)
 
 
@@ -78,28 +85,6 @@ async def park_unreadable(backend: Backend, pool: str, unreadable: Unreadable) -
         " it from its events, `drop` instead of `retry` ends it"
     )
     return Problem(Kind.CANNOT_BE_READ, detail, agent_id=unreadable.subject)
-
-
-async def _find_parked(request: web.Request) -> ParkedEntry:
-    pool, _, key = path_parameter(request, "parked_id", ParkedId).partition(":")
-    backend = request.app[BACKEND]
-    await backend.require_known_pool(pool)
-    entry = await parked.find(backend.log, pool, key)
-    if entry is None:
-        raise _not_found(f"{pool}:{key}")
-    return entry
-
-
-def _not_found(parked_id: str) -> Problem:
-    detail = f"{parked_id!r} is not parked, or no longer"
-    return Problem(Kind.PARKED_NOT_FOUND, detail, field="parked_id")
-
-
-async def _agent_state(request: web.Request, entry: ParkedEntry) -> Agent | None:
-    backend = request.app[BACKEND]
-    async with backend.read_views() as views:
-        await _catch_up(request, entry.pool_name)
-        return await views.agent_state(entry.pool_name, entry.subject)
 
 
 async def _catch_up(request: web.Request, pool: str) -> None:

@@ -21,11 +21,10 @@ from eventstore.recovery.loss_reports import CREATE_POOL
 from gateway.backend.app_keys import BACKEND, ORIGIN
 from gateway.backend.backend import Backend
 from gateway.backend.reading import READ_STATE
-from gateway.following.waiters import Watch
 from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
-from gateway.resources.spawn import role_not_found
+from gateway.resources.spawn import require_declared
 from gateway.wire import decoding
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import AsOfQuery, DeletePoolQuery, PoolName, PoolPatch, PoolRequest
@@ -36,95 +35,67 @@ BATCH_SIZE = 50
 """So many terminations are written at a time."""
 
 
-async def create_pool(request: web.Request) -> web.Response:
-    """`POST /api/v1/agents/pools`."""
-    backend = request.app[BACKEND]
+async def create_pool(request: web.Request, body: PoolRequest) -> web.Response:
+    """Create a pool."""
+    backend, name, role = request.app[BACKEND], body.pool_name, body.role_type
     durability = await durability_request(request)
-    payload = await decoding.read_body(request, PoolRequest)
-    config = decoding.pool_config(payload.config, backend.options.pool_defaults)
-    if payload.role_type not in backend.options.roles:
-        raise role_not_found(payload.role_type, backend.options.roles)
-    origin = request[ORIGIN]
+    config = decoding.pool_config(body.config, backend.options.pool_defaults)
+    require_declared(role, backend.options.roles)
     result = await backend.with_catalogue(
-        lambda catalogue: catalogue.create_pool(
-            payload.pool_name, payload.role_type, config, origin
-        )
+        lambda catalogue: catalogue.create_pool(name, role, config, request[ORIGIN])
     )
     if result.outcome is Outcome.CONFLICT:
-        detail = f"there is a pool {payload.pool_name!r} already"
+        detail = f"there is a pool {name!r} already"
         raise Problem(Kind.POOL_EXISTS, detail, field="pool_name")
-    _record(backend, CREATE_POOL, payload.pool_name, result)
+    _record(backend, CREATE_POOL, name, result)
     durability.start(result.proof)
-    row = await _row(request, result.catalogue.pools[payload.pool_name])
-    headers = {"Location": f"{AGENTS}/pools/{payload.pool_name}", **await durability.headers()}
-    return durability.adjust_status(json_response(row, status=201, headers=headers))
+    row = await _row(request, result.catalogue.pools[name])
+    return await durability.response(row, 201, {"Location": f"{AGENTS}/pools/{name}"})
 
 
 def _record(backend: Backend, kind: str, name: str, result: ChangeResult) -> None:
     """Remember a change; also one that another process wrote for this command, or before it."""
-    if result.proof is None:
-        return
-    acknowledged_commands = backend.acknowledged_commands
-    record = (
-        acknowledged_commands.record_once
-        if result.outcome is Outcome.ALREADY
-        else acknowledged_commands.record
-    )
-    record(result.proof, kind, name)
+    if result.proof is not None:
+        commands, already = backend.acknowledged_commands, result.outcome is Outcome.ALREADY
+        record = commands.record_once if already else commands.record
+        record(result.proof, kind, name)
 
 
-async def list_pools(request: web.Request) -> web.Response:
-    """`GET /api/v1/agents/pools`."""
-    params = decoding.read_query(request, AsOfQuery)
-    backend = request.app[BACKEND]
-    if params.as_of is not None:
-        async with backend.read_history() as views:
-            point = await as_of.resolve(request, views, params.as_of)
-            return json_response(PoolList(await views.history.pools(point)))
-    async with backend.read_views() as views:
-        await backend.catch_up(views, request)
-        return json_response(PoolList(await views.pools()))
+async def list_pools(request: web.Request, query: AsOfQuery) -> web.Response:
+    """All pools and their capacity."""
+    async with as_of.reading(request, query.as_of) as (views, point):
+        pools = await (views.history.pools(point) if point else views.pools())
+    return json_response(PoolList(pools))
 
 
-async def get_pool(request: web.Request) -> web.Response:
-    """`GET /api/v1/agents/pools/{pool_name}`."""
-    params = decoding.read_query(request, AsOfQuery)
-    backend = request.app[BACKEND]
-    name = decoding.path_parameter(request, "pool_name", PoolName)
-    if params.as_of is not None:
-        async with backend.read_history() as views:
-            point = await as_of.resolve(request, views, params.as_of, [name])
-            row = await views.history.pool(point, name)
-    else:
-        async with backend.read_views() as views:
-            await backend.catch_up(views, request, [CATALOGUE, name])
-            row = await views.pool(name)
+async def get_pool(request: web.Request, pool_name: PoolName, query: AsOfQuery) -> web.Response:
+    """One pool and its capacity."""
+    names = [CATALOGUE, pool_name]
+    async with as_of.reading(request, query.as_of, names) as (views, point):
+        row = await (views.history.pool(point, pool_name) if point else views.pool(pool_name))
     if row is None:
-        raise _pool_not_found(name)
+        raise _pool_not_found(pool_name)
     return json_response(row)
 
 
-async def change_pool(request: web.Request) -> web.Response:
-    """`PATCH /api/v1/agents/pools/{pool_name}`."""
+async def change_pool(request: web.Request, pool_name: PoolName, body: PoolPatch) -> web.Response:
+    """Change settings of a pool."""
     backend = request.app[BACKEND]
-    name = decoding.path_parameter(request, "pool_name", PoolName)
     durability = await durability_request(request)
-    payload = await decoding.read_body(request, PoolPatch)
-    await backend.pool(name)
+    await backend.pool(pool_name)
     defaults = backend.options.pool_defaults
 
     def change(config: PoolConfig) -> PoolConfig:
-        return decoding.patch_pool_config(config, payload.config, defaults)
+        return decoding.patch_pool_config(config, body.config, defaults)
 
     result = await backend.with_catalogue(
-        lambda catalogue: catalogue.change_pool(name, change, request[ORIGIN])
+        lambda catalogue: catalogue.change_pool(pool_name, change, request[ORIGIN])
     )
     if result.outcome is Outcome.ABSENT:
-        raise _pool_not_found(name)
-    _record(backend, "change_pool", name, result)
+        raise _pool_not_found(pool_name)
+    _record(backend, "change_pool", pool_name, result)
     durability.start(result.proof)
-    row = await _row(request, result.catalogue.pools[name])
-    return durability.adjust_status(json_response(row, headers=await durability.headers()))
+    return await durability.response(await _row(request, result.catalogue.pools[pool_name]))
 
 
 def _pool_not_found(name: str) -> Problem:
@@ -147,13 +118,12 @@ async def _row(request: web.Request, pool: Pool) -> PoolRow:
     return row
 
 
-async def delete_pool(request: web.Request) -> web.Response:
-    """`DELETE /api/v1/agents/pools/{pool_name}`."""
-    backend = request.app[BACKEND]
-    name = decoding.path_parameter(request, "pool_name", PoolName)
-    force = decoding.read_query(request, DeletePoolQuery).force
+async def delete_pool(
+    request: web.Request, pool_name: PoolName, query: DeletePoolQuery
+) -> web.Response:
+    """Delete a pool."""
+    backend, name, force = request.app[BACKEND], pool_name, query.force
     durability = await durability_request(request)
-    preference = durability.preference
     await backend.with_catalogue(lambda catalogue: catalogue.refresh())
     pool = await backend.pool(name)  # as it is now, not an earlier one of that name
     origin = request[ORIGIN]
@@ -168,11 +138,9 @@ async def delete_pool(request: web.Request) -> web.Response:
     # It may be finished by the pool's leader.
     incomplete = OutcomeUnknown(f"pool {name!r} was closed, but its end could not be recorded")
     with reraise_unknown(incomplete):
-        remaining = (
-            await _terminate_all(backend, request, pool, preference.seconds, termination_proofs)
-            if force
-            else 0
-        )
+        remaining = 0
+        if force:
+            remaining = await _terminate_all(request, pool, durability.deadline, termination_proofs)
         result = await backend.with_catalogue(
             lambda catalogue: catalogue.delete_pool(pool, origin, reason="requested")
         )
@@ -180,43 +148,39 @@ async def delete_pool(request: web.Request) -> web.Response:
     backend.report_position(request, CATALOGUE)
     durability.start(*termination_proofs, result.proof)
     deletion = PoolDeletion(name, "deleting" if remaining else "deleted", remaining)
-    headers = {**preference.headers, **await durability.headers()}
-    return durability.adjust_status(
-        json_response(deletion, status=202 if remaining else 200, headers=headers)
-    )
+    status = 202 if remaining else 200
+    return await durability.response(deletion, status, durability.preference.headers)
 
 
 async def _terminate_all(
-    backend: Backend,
-    request: web.Request,
-    pool: Pool,
-    seconds: float,
-    termination_proofs: list[Proof],
+    request: web.Request, pool: Pool, deadline: float, termination_proofs: list[Proof]
 ) -> int:
     """Ask every agent of a pool to end, and wait; returns how many have not ended yet.
 
     The proofs of what was written are added to `termination_proofs`.
     """
-    deadline = asyncio.get_running_loop().time() + seconds
+    backend = request.app[BACKEND]
     with backend.waiters.watch_pool(pool.pool_name) as watch:
         live = await backend.log.live(pool.pool_name)
         terminating: set[str] = set()
         for first in range(0, len(live), BATCH_SIZE):
             batch = live[first : first + BATCH_SIZE]
-            results = await asyncio.gather(
-                *(_terminate(backend, request, pool, id_) for id_ in batch)
-            )
+            results = await asyncio.gather(*(_terminate(request, pool, id_) for id_ in batch))
             proofs = {id_: proof for id_, proof in zip(batch, results, strict=True) if proof}
             termination_proofs += proofs.values()
             terminating |= proofs.keys()
-        return await _wait_until_empty(backend, pool.pool_name, terminating, watch, deadline)
+        remaining = terminating & set(await backend.log.live(pool.pool_name))
+        while remaining and (event := await watch.next(deadline)):
+            if event.type in {"agent.terminated", "agent.failed"}:
+                remaining.discard(event.subject)
+                backend.mark_observed(None, pool.pool_name, event.seq)
+        return len(remaining)
 
 
-async def _terminate(
-    backend: Backend, request: web.Request, pool: Pool, agent_id: str
-) -> Proof | None:
+async def _terminate(request: web.Request, pool: Pool, agent_id: str) -> Proof | None:
     """Ask one agent to end; None if the pool was recreated, since the agent may be of the new."""
-    command, name = Terminate(reason="pool-deleted"), pool.pool_name
+    backend, name = request.app[BACKEND], pool.pool_name
+    command = Terminate(reason="pool-deleted")
     try:
         result = await backend.log.act(
             name, agent_id, command, request[ORIGIN], created_seq=pool.created_seq
@@ -226,18 +190,3 @@ async def _terminate(
     if result.outcome is Outcome.FENCED:
         return None
     return result.proof or Proof(name, "ending", agent_id)
-
-
-async def _wait_until_empty(
-    backend: Backend, pool: str, terminating: set[str], watch: Watch, deadline: float
-) -> int:
-    """Wait for the ends in the log of those that were asked to end; returns how many remain."""
-    live = terminating & set(await backend.log.live(pool))
-    while live:
-        event = await watch.next(deadline)
-        if event is None:
-            break
-        if event.type in {"agent.terminated", "agent.failed"}:
-            live.discard(event.subject)
-            backend.mark_observed(None, pool, event.seq)
-    return len(live)

@@ -7,7 +7,6 @@ A submit has an operation id, made from the `Idempotency-Key` or, without one, f
 own, which an `outcome-unknown` names. So every spawn can be repeated safely.
 """
 
-import asyncio
 import hashlib
 import re
 from typing import Final
@@ -17,7 +16,7 @@ from aiohttp import web
 from msgspec.structs import asdict, replace
 
 from eventstore.errors import LogMissing, LogUnreachable, OutcomeUnknown
-from eventstore.language.agents import Agent, shared_fields
+from eventstore.language.agents import Agent, Status, shared_fields
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested
 from eventstore.log.replies import Outcome
@@ -26,12 +25,11 @@ from gateway.backend.app_keys import BACKEND, ORIGIN
 from gateway.backend.backend import Backend
 from gateway.backend.reading import READ_STATE
 from gateway.following.waiters import Watch, wait_until_started
-from gateway.resources.durability import durability_request
-from gateway.resources.spawn_outcome import spawn_response, start_finished
-from gateway.wire.decoding import WaitPreference, check_spawn, read_body
+from gateway.resources.durability import DurabilityRequest, durability_request
+from gateway.wire.decoding import check_spawn
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import SpawnRequest
-from gateway.wire.responses import AGENTS
+from gateway.wire.responses import AGENTS, json_response
 from projector.queries.views import AgentRow
 
 _KEY: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -40,39 +38,37 @@ _FIRST_FIELDS: Final = frozenset(
      "labels", "pending_timeout")
 )  # fmt: skip
 """Fields of a spawn that every version had, and digests even where they are not set."""
+START_FAILED: Final = "start_failed"
 
 
-async def spawn(request: web.Request) -> web.Response:
-    """`POST /api/v1/agents/spawn`."""
-    backend = request.app[BACKEND]
-    key = idempotency_key(request)
-    spawn_request = await read_body(request, SpawnRequest)
-    check_spawn(spawn_request, backend.limits)
-    pool = await _pool_for(backend, spawn_request)
+async def spawn(request: web.Request, body: SpawnRequest) -> web.Response:
+    """Ask for an agent, and wait for it as long as `Prefer` says (5 s unless said)."""
+    backend, key = request.app[BACKEND], idempotency_key(request)
+    check_spawn(body, backend.limits)
+    pool = await backend.pool(body.pool_name)
+    require_declared(body.role_type, backend.options.roles)
+    _require_role(pool, body.role_type)
     durability = await durability_request(request)
-    preference = durability.preference
     agent_id = backend.log.new_id()
     with backend.waiters.watch(agent_id) as watch:
-        submitted = await _submit(backend, request, pool, spawn_request, agent_id, key)
+        submitted = await _submit(request, pool, body, agent_id, key)
         assert submitted.proof is not None
         durability.start(submitted.proof)
+        commands = backend.acknowledged_commands
         if submitted.outcome is Outcome.KNOWN:
             # The proof itself has the position of now.
             original_proof = replace(submitted.proof, seq=submitted.seq)
-            backend.acknowledged_commands.record_once(
-                original_proof, "spawn", submitted.agent_id, operation_id=key
-            )
-            row = await _replay(backend, request, pool, submitted, preference)
+            commands.record_once(original_proof, "spawn", submitted.agent_id, operation_id=key)
+            row = await _replay(request, pool.pool_name, submitted.agent_id, durability.deadline)
         else:
-            backend.acknowledged_commands.record(
-                submitted.proof, "spawn", agent_id, operation_id=key
-            )
-            row = await _wait_for_start(backend, request, submitted, watch, preference)
-    headers = {**preference.headers, "Location": f"{AGENTS}/{row.agent_id}"}
+            commands.record(submitted.proof, "spawn", agent_id, operation_id=key)
+            row = await _wait_for_start(request, submitted, watch, durability)
+    headers = {**durability.preference.headers, "Location": f"{AGENTS}/{row.agent_id}"}
     headers |= await durability.headers(row.agent_id)
     if submitted.agent_id != agent_id:
         headers["Idempotency-Replayed"] = "true"
-    return durability.adjust_status(spawn_response(row, headers))
+    status = _status(row, headers)
+    return json_response(row, status=202 if durability.pending_reason else status, headers=headers)
 
 
 def idempotency_key(request: web.Request) -> str:
@@ -84,50 +80,36 @@ def idempotency_key(request: web.Request) -> str:
     return key or ""
 
 
-async def _pool_for(backend: Backend, spawn_request: SpawnRequest) -> Pool:
-    """The requested pool. Raises `Problem` if it is not for the requested role."""
-    pool = await backend.pool(spawn_request.pool_name)
-    if spawn_request.role_type not in backend.options.roles:
-        raise role_not_found(spawn_request.role_type, backend.options.roles)
-    _require_role(pool, spawn_request.role_type)
-    return pool
-
-
 def _require_role(pool: Pool, role: str) -> None:
     if role != pool.role_type:
         detail = f"pool {pool.pool_name!r} is for role {pool.role_type!r}"
         raise Problem(Kind.ROLE_MISMATCH, detail, field="role_type")
 
 
-def role_not_found(role: str, roles: tuple[str, ...]) -> Problem:
-    declared = ", ".join(sorted(roles)) or "none"
-    return Problem(
-        Kind.ROLE_NOT_FOUND,
-        f"no role {role!r} is declared; declared: {declared}",
-        field="role_type",
-    )
+def require_declared(role: str, roles: tuple[str, ...]) -> None:
+    """Raises `Problem` for a role that this service does not have."""
+    if role not in roles:
+        declared = ", ".join(sorted(roles)) or "none"
+        detail = f"no role {role!r} is declared; declared: {declared}"
+        raise Problem(Kind.ROLE_NOT_FOUND, detail, field="role_type")
 
 
 async def _submit(
-    backend: Backend,
-    request: web.Request,
-    pool: Pool,
-    spawn_request: SpawnRequest,
-    agent_id: str,
-    key: str,
+    request: web.Request, pool: Pool, body: SpawnRequest, agent_id: str, key: str
 ) -> SubmitResult:
     """Submit, twice if the pool was recreated or its keys do not exist yet."""
+    backend = request.app[BACKEND]
     operation_key = key or backend.log.new_id()
     for attempt in (1, 2):
         try:
             submitted = await submit(
                 backend.log,
                 pool,
-                _requested_event(backend, spawn_request),
+                _requested_event(backend, body),
                 request[ORIGIN],
                 agent_id=agent_id,
                 operation_id=f"key:{hashlib.sha256(operation_key.encode()).hexdigest()[:40]}",
-                digest=_digest(spawn_request),
+                digest=_digest(body),
                 from_client=bool(key),
             )
         except OutcomeUnknown as error:
@@ -142,7 +124,7 @@ async def _submit(
             continue
         if submitted.outcome is Outcome.CLOSED and attempt == 1:
             pool = await _recreated_pool(backend, pool)
-            _require_role(pool, spawn_request.role_type)
+            _require_role(pool, body.role_type)
             continue
         return _require_accepted(submitted, pool)
     raise AssertionError("the second attempt returns or raises")
@@ -177,9 +159,13 @@ async def _recreated_pool(backend: Backend, pool: Pool) -> Pool:
     await backend.with_catalogue(lambda catalogue: catalogue.refresh())
     current = await backend.pool(pool.pool_name)
     if current.created_seq == pool.created_seq:
-        detail = f"pool {pool.pool_name!r} is being deleted"
-        raise Problem(Kind.POOL_CLOSED, detail, field="pool_name")
+        raise _pool_closed(pool)
     return current
+
+
+def _pool_closed(pool: Pool) -> Problem:
+    detail = f"pool {pool.pool_name!r} is being deleted"
+    return Problem(Kind.POOL_CLOSED, detail, field="pool_name")
 
 
 def _require_accepted(submitted: SubmitResult, pool: Pool) -> SubmitResult:
@@ -191,8 +177,7 @@ def _require_accepted(submitted: SubmitResult, pool: Pool) -> SubmitResult:
                 f" (backlog_limit {pool.config.backlog_limit})",
             )
         case Outcome.CLOSED:
-            detail = f"pool {pool.pool_name!r} is being deleted"
-            raise Problem(Kind.POOL_CLOSED, detail, field="pool_name")
+            raise _pool_closed(pool)
         case Outcome.KNOWN if not submitted.same:
             raise Problem(
                 Kind.IDEMPOTENCY_KEY_REUSED,
@@ -205,47 +190,36 @@ def _require_accepted(submitted: SubmitResult, pool: Pool) -> SubmitResult:
 
 
 async def _wait_for_start(
-    backend: Backend,
-    request: web.Request,
-    submitted: SubmitResult,
-    watch: Watch,
-    preference: WaitPreference,
+    request: web.Request, submitted: SubmitResult, watch: Watch, durability: DurabilityRequest
 ) -> AgentRow:
     """A new agent once it runs, or as it is when the time is over."""
     assert submitted.agent is not None
-    now = backend.log.now_ms(submitted.agent.pool_name)
+    backend, pool = request.app[BACKEND], submitted.agent.pool_name
+    now = backend.log.now_ms(pool)
     agent = replace(submitted.agent, requested_ms=now, changed_ms=now)
-    if preference.seconds == 0:
-        backend.report_position(request, agent.pool_name)
-        return AgentRow.of(agent, backend.log.high_water_mark(agent.pool_name)[0])
-    deadline = asyncio.get_running_loop().time() + preference.seconds
-    agent, event = await wait_until_started(watch, agent, deadline)
-    if event is None:
-        return await backend.agent_row(request, agent)
-    backend.mark_observed(request, agent.pool_name, event.seq)
-    return AgentRow.of(agent, backend.log.high_water_mark(agent.pool_name)[0])
+    if durability.preference.seconds == 0:
+        backend.report_position(request, pool)
+    else:
+        agent, event = await wait_until_started(watch, agent, durability.deadline)
+        if event is None:
+            return await backend.agent_row(request, agent)
+        backend.mark_observed(request, pool, event.seq)
+    return AgentRow.of(agent, backend.log.high_water_mark(pool)[0])
 
 
-async def _replay(
-    backend: Backend,
-    request: web.Request,
-    pool: Pool,
-    submitted: SubmitResult,
-    preference: WaitPreference,
-) -> AgentRow:
+async def _replay(request: web.Request, pool: str, agent_id: str, deadline: float) -> AgentRow:
     """The agent of the first request with this key, as it is now; waits for its start, too."""
-    agent_id, name = submitted.agent_id, pool.pool_name
-    deadline = asyncio.get_running_loop().time() + preference.seconds
+    backend = request.app[BACKEND]
     with backend.waiters.watch(agent_id) as watch:
-        agent = await _read_accepted_agent(backend, name, agent_id)
-        while agent is not None and not start_finished(agent):
+        agent = await _read_accepted_agent(backend, pool, agent_id)
+        while agent is not None and not _start_finished(agent):
             if await watch.next(deadline) is None:
                 break
-            agent = await _read_accepted_agent(backend, name, agent_id)
+            agent = await _read_accepted_agent(backend, pool, agent_id)
     if agent is not None:
         return await backend.agent_row(request, agent)
     try:
-        return await backend.agent_from_views(request, agent_id, name)
+        return await backend.agent_from_views(request, agent_id, pool)
     except Problem as problem:
         if problem.kind is Kind.AGENT_NOT_FOUND and not request[READ_STATE].stale:
             raise
@@ -263,3 +237,29 @@ async def _read_accepted_agent(backend: Backend, pool: str, agent_id: str) -> Ag
 def _outcome_unknown(error: Exception, agent_id: str) -> Problem:
     detail = f"{error}; the agent was accepted, ask again to learn its outcome"
     return Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id)
+
+
+def _start_finished(agent: Agent) -> bool:
+    """Whether the wait for its start is over."""
+    if agent.status is Status.RESTARTING:
+        return agent.reason == START_FAILED
+    return agent.status not in {Status.PENDING, Status.STARTING}
+
+
+def _status(row: AgentRow, headers: dict[str, str]) -> int:
+    """200 if it runs or ran, 202 if it waits; raises `Problem` if it failed."""
+    kind, error = Kind.AGENT_START_FAILED, row.last_error
+    what = f"{error.type}: {error.message}" if error else row.reason
+    match row.status:
+        case Status.FAILED:
+            detail = f"{what}; it will not be tried again"
+        case Status.RESTARTING if row.reason == START_FAILED:
+            detail = f"{what}; it will be tried again"
+        case Status.TERMINATED if row.started_at == 0:
+            kind, error = Kind.AGENT_WITHDRAWN, None
+            detail = f"the agent ended before it ran: {row.reason}"
+        case Status.RUNNING | Status.STOPPING | Status.TERMINATED:
+            return 200
+        case _:
+            return 202
+    raise Problem(kind, detail, headers=headers, agent_id=row.agent_id, error=error, agent=row)

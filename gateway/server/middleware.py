@@ -112,8 +112,7 @@ def admit(request: web.Request, options: GatewayOptions) -> None:
         return
     if not _host_allowed(request, options):
         raise Problem(Kind.WRONG_HOST, "Host is not one of the names of this gateway", field="Host")
-    public = path in PAGES or path.startswith(STATIC)
-    if options.api_token and not public and not token_matches(request, options.api_token):
+    if options.api_token and not (is_public(path) or token_matches(request, options.api_token)):
         challenge = {"WWW-Authenticate": 'Bearer realm="muster"'}
         raise Problem(Kind.UNAUTHORIZED, "send the token as a bearer token", headers=challenge)
     route_exists = request.match_info.http_exception is None
@@ -121,6 +120,11 @@ def admit(request: web.Request, options: GatewayOptions) -> None:
     if content_types and request.content_type not in content_types:
         detail = f"Content-Type must be {' or '.join(content_types)}"
         raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Type")
+
+
+def is_public(path: str) -> bool:
+    """Whether it needs no token: the probes, and the pages, which have no data."""
+    return path in PROBES or path in PAGES or path.startswith(STATIC)
 
 
 def _host_allowed(request: web.Request, options: GatewayOptions) -> bool:

@@ -1,43 +1,102 @@
 """`/openapi.json`, made from the Structs that decode the requests and encode the answers.
 
-What the document says of a body is what the decoder accepts, because it is the same type.
+What the document says of a call is what its handler reads, because it is the same declaration.
 """
 
-from functools import cache
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from inspect import getdoc, signature
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
 
-from gateway.backend.app_keys import BACKEND
-from gateway.server import parameters
-from gateway.server.operations import JSON, OPERATIONS, Operation
+from gateway.server.middleware import is_public
 from gateway.wire.problems import CONTENT_TYPE
 from gateway.wire.problems import Body as ProblemBody
-from gateway.wire.responses import json_response
 
+JSON: Final = "application/json"
 REFERENCE: Final = "#/components/schemas/{name}"
 COMMON_STATUSES: Final = (400, 408, 421, 431)
 """What any request may be refused with."""
 
 
-async def document(request: web.Request) -> web.Response:
-    """`GET /openapi.json`."""
-    options = request.app[BACKEND].options
-    return json_response(build_document(options.version, bool(options.api_token)))
+class Header(NamedTuple):
+    """`pattern` of its value, if it has one."""
+
+    name: str
+    description: str
+    pattern: str = ""
 
 
-@cache
-def build_document(version: str, token: bool) -> dict[str, Any]:
+PREFER: Final = Header(
+    "Prefer", "`wait=N`: wait up to N seconds (60 at most); `respond-async`: do not wait."
+)
+DURABILITY: Final = Header(
+    "Muster-Durability",
+    "`accepted`, `fsynced`, `replicated` or `archived`: the level to be reached before the answer.",
+)
+IDEMPOTENCY_KEY: Final = Header(
+    "Idempotency-Key",
+    "1 to 255 printable ASCII characters; for a day (a setting) it asks for the same agent.",
+    "^[!-~]([ -~]{0,253}[!-~])?$",
+)
+LAST_EVENT_ID: Final = Header("Last-Event-ID", "Resume after the event with this id.")
+DURABILITY_HEADERS: Final = {
+    "Muster-Durability": "The level that was reached",
+    "Muster-Durability-Pending": "The level that was asked for and not reached, and why",
+}
+
+
+class Operation(Struct, frozen=True):
+    """One call. Its summary is the first line of its handler's docstring.
+
+    What it reads are the parameters of its handler: `query` and `body` are Structs, all others are
+    parts of the path.
+    """
+
+    tag: str
+    call: str
+    """Its method and path, with a blank between."""
+    handler: Callable[..., Awaitable[web.StreamResponse]]
+    shape: Any
+    """Of the body of its answers."""
+    answers: Mapping[int, str]
+    """What each status means."""
+    problems: tuple[int, ...] = ()
+    """Besides those that come with what it reads."""
+    headers: tuple[Header, ...] = ()
+    content_type: str = JSON
+
+    @property
+    def method(self) -> str:
+        return self.call.partition(" ")[0]
+
+    @property
+    def path(self) -> str:
+        return self.call.partition(" ")[2]
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The shapes of what the handler reads, by name."""
+        [_, *inputs] = signature(self.handler).parameters.values()
+        return {parameter.name: parameter.annotation for parameter in inputs}
+
+
+def describe(operations: Sequence[Operation], version: str, token: bool) -> dict[str, Any]:
     """The complete document."""
-    shapes = [shape for op in OPERATIONS for shape in _shapes(op)]
+    shapes = [ProblemBody]
+    for op in operations:
+        shapes += [op.shape, *(op.inputs[name] for name in ("query", "body") if name in op.inputs)]
     schemas, components = msgspec.json.schema_components(
-        [*shapes, ProblemBody], ref_template=REFERENCE, schema_hook=_any_schema
+        shapes, ref_template=REFERENCE, schema_hook=_any_schema
     )
-    by_shape = dict(zip([*map(repr, shapes), repr(ProblemBody)], schemas, strict=True))
+    by_shape = dict(zip(map(repr, shapes), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for op in OPERATIONS:
-        paths.setdefault(op.path, {})[op.method] = _operation(op, by_shape, components, token)
+    for op in operations:
+        paths.setdefault(op.path, {})[op.method.lower()] = _operation(
+            op, by_shape, components, token
+        )
     result: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -62,47 +121,70 @@ def _any_schema(type_: type) -> dict[str, Any]:
     raise NotImplementedError(type_)
 
 
-def _shapes(op: Operation) -> list[Any]:
-    inputs = [shape for shape in (op.body, op.query) if shape is not None]
-    return [*inputs, *(shape for _, _, shape in op.responses)]
-
-
 def _operation(
     op: Operation, schemas: dict[str, Any], components: dict[str, Any], token: bool
 ) -> dict[str, Any]:
+    parts = op.inputs
+    query, body = parts.pop("query", None), parts.pop("body", None)
+    command = DURABILITY in op.headers
+    summary, _, _ = str(getdoc(op.handler)).partition("\n")
+    operation_id = f"{op.method.lower()}{op.path}".replace("/", "_")
     result: dict[str, Any] = {
-        "summary": op.summary,
+        "summary": summary.rstrip("."),
         "tags": [op.tag],
-        "operationId": f"{op.method}{op.path}".replace("/", "_").translate(
-            str.maketrans("", "", "{}")
-        ),
+        "operationId": operation_id.replace("{", "").replace("}", ""),
         "parameters": [
-            *parameters.path_parameters(op.path),
-            *(
-                parameters.query_parameters(components[op.query.__name__])
-                if op.query is not None
-                else ()
-            ),
-            *map(parameters.header_parameter, op.headers),
+            *(_path_parameter(name, shape) for name, shape in parts.items()),
+            *(_query_parameters(components[query.__name__]) if query else ()),
+            *map(_header_parameter, op.headers),
         ],
         "responses": {
             str(status): {
                 "description": meaning,
-                "content": {op.content_type: {"schema": schemas[repr(shape)]}},
-                **({"headers": parameters.durability_headers()} if op.is_command else {}),
+                "content": {op.content_type: {"schema": schemas[repr(op.shape)]}},
+                **({"headers": _durability_headers()} if command else {}),
             }
-            for status, meaning, shape in op.responses
+            for status, meaning in op.answers.items()
         },
     }
-    if op.body is not None:
-        content = {JSON: {"schema": schemas[repr(op.body)]}}
+    if body:
+        content = {JSON: {"schema": schemas[repr(body)]}}
         result["requestBody"] = {"required": True, "content": content}
-    problem = {CONTENT_TYPE: {"schema": schemas[repr(ProblemBody)]}}
-    problem_statuses = {*op.problems, *COMMON_STATUSES}
-    if not op.public:
-        problem_statuses |= {503, *((401,) if token else ())}
+    as_of = query and "as_of" in query.__struct_fields__
+    problems = {*COMMON_STATUSES, *op.problems, *((413, 415) if body else ())}
+    problems |= {*((422,) if command else ()), *((410, 422) if as_of else ())}
+    if not is_public(op.path):
+        problems |= {503, *((401,) if token else ())}
         if token:
             result["security"] = [{"token": []}]
-    for status in sorted(problem_statuses - {int(s) for s in result["responses"]}):
+    problem = {CONTENT_TYPE: {"schema": schemas[repr(ProblemBody)]}}
+    for status in sorted(problems - op.answers.keys()):
         result["responses"][str(status)] = {"description": "A problem", "content": problem}
     return result
+
+
+def _path_parameter(name: str, shape: Any) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": msgspec.json.schema(shape)}
+
+
+def _query_parameters(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    required = schema.get("required", ())
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": field}
+        for name, field in schema["properties"].items()
+    ]
+
+
+def _header_parameter(header: Header) -> dict[str, Any]:
+    pattern = {"pattern": header.pattern} if header.pattern else {}
+    schema = {"type": "string", **pattern}
+    return {"name": header.name, "in": "header", "description": header.description} | {
+        "schema": schema
+    }
+
+
+def _durability_headers() -> dict[str, Any]:
+    return {
+        name: {"description": about, "schema": {"type": "string"}}
+        for name, about in DURABILITY_HEADERS.items()
+    }

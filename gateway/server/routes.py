@@ -1,28 +1,37 @@
-"""All routes, what all requests pass through, and the pages.
+"""Every call of the HTTP API: what answers it, how, and which problems it may have.
 
-Pages are plain files without data of their own, and load nothing from elsewhere: what they show
-they request from the API, with the token that the reader enters.
+The routes and `/openapi.json` are made from this one table.
 """
 
-import re
 from functools import cache
-from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
+from gateway.following.subscriptions import FlatEvent
 from gateway.health import facts, metrics, monitor
 from gateway.options import LIMITS
 from gateway.resources import agents, event_stream, parked, pools, spawn
-from gateway.server import openapi
-from gateway.server.middleware import guard, set_headers
-from gateway.wire.problems import Kind, Problem
-from gateway.wire.responses import AGENTS, API
+from gateway.server import openapi, pages
+from gateway.server.middleware import Handler, guard, set_headers
+from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
+from gateway.wire.decoding import path_parameter, read_body, read_query
+from gateway.wire.requests import NoParameters
+from gateway.wire.responses import (
+    API,
+    AgentPage,
+    PoolDeletion,
+    PoolList,
+    WorkerPage,
+    json_response,
+)
+from projector.queries.views import AgentRow, PoolRow
 
 AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health)$)[^/]+}"
 """One part of a path that is not one of the fixed ones: `DELETE /agents/health` is a 405."""
+EVENT_STREAM: Final = "text/event-stream"
 
 
 def application(backend: Backend) -> web.Application:
@@ -36,74 +45,101 @@ def application(backend: Backend) -> web.Application:
 
 
 def routes() -> list[web.RouteDef]:
-    """Fixed paths first: none of them must be read as the id of an agent."""
-    return [
-        web.post(f"{AGENTS}/spawn", spawn.spawn),
-        web.post(f"{AGENTS}/terminate", agents.terminate),
-        web.post(f"{AGENTS}/pools", pools.create_pool),
-        web.get(f"{AGENTS}/pools", pools.list_pools),
-        web.get(f"{AGENTS}/pools/{{pool_name}}", pools.get_pool),
-        web.patch(f"{AGENTS}/pools/{{pool_name}}", pools.change_pool),
-        web.delete(f"{AGENTS}/pools/{{pool_name}}", pools.delete_pool),
-        web.get(f"{AGENTS}/workers", agents.list_workers),
-        web.get(f"{AGENTS}/project/{{project_id}}", agents.list_project),
-        web.get(f"{AGENTS}/monitor/system", monitor.system),
-        web.get(f"{AGENTS}/monitor/dashboard", monitor.dashboard),
-        web.get(f"{AGENTS}/monitor/alerts", monitor.alerts),
-        web.get(f"{AGENTS}/health", monitor.health),
-        web.get(AGENTS, agents.list_agents),
-        web.get(f"{AGENTS}/{AGENT_ID}", agents.get_agent),
-        web.delete(f"{AGENTS}/{AGENT_ID}", agents.delete_agent),
-        web.get(f"{API}/parked", parked.list_parked),
-        web.post(f"{API}/parked/{{parked_id}}/retry", parked.retry),
-        web.delete(f"{API}/parked/{{parked_id}}", parked.drop),
-        web.get(f"{API}/events", event_stream.follow, allow_head=False),
-        web.get("/healthz", facts.alive),
-        web.get("/readyz", facts.ready),
-        web.get("/metrics", metrics.metrics),
-        web.get("/openapi.json", openapi.document),
-        web.get("/docs", docs),
-        web.get("/", dashboard),
-        web.get("/static/{name}", static),
-    ]
+    result = []
+    for op in OPERATIONS:
+        path = op.path.replace("{agent_id}", AGENT_ID)
+        options = {"allow_head": False} if op.content_type == EVENT_STREAM else {}
+        result.append(web.route(op.method, path, _reading(op), **options))
+    return result
 
 
-_TYPES: Final = {
-    "html": "text/html",
-    "css": "text/css",
-    "js": "text/javascript",
-    "svg": "image/svg+xml",
-}
-_NAME: Final = re.compile(r"[a-z]+\.(css|js|svg)")
+def _reading(op: Operation) -> Handler:
+    """Calls the operation's handler with what it reads of the request."""
+    inputs = op.inputs
+    parameterless = op.path.startswith(f"{API}/") and not inputs.keys() & {"query", "body"}
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        values: dict[str, Any] = {}
+        if parameterless:
+            read_query(request, NoParameters)
+        for name, shape in inputs.items():
+            if name == "query":
+                values[name] = read_query(request, shape)
+            elif name == "body":
+                values[name] = await read_body(request, shape)
+            else:
+                values[name] = path_parameter(request, name, shape)
+        return await op.handler(request, **values)
+
+    return handle
 
 
-async def dashboard(_request: web.Request) -> web.Response:
-    """`GET /`."""
-    return _file("dashboard.html")
-
-
-async def docs(_request: web.Request) -> web.Response:
-    """`GET /docs`."""
-    return _file("docs.html")
-
-
-async def static(request: web.Request) -> web.Response:
-    """`GET /static/{name}`."""
-    name = request.match_info["name"]
-    if not _NAME.fullmatch(name):
-        raise Problem(Kind.NOT_FOUND, "no resource has this path")
-    return _file(name)
-
-
-def _file(name: str) -> web.Response:
-    try:
-        content = _read(name)
-    except FileNotFoundError:
-        raise Problem(Kind.NOT_FOUND, "no resource has this path") from None
-    kind = _TYPES[name.rpartition(".")[2]]
-    return web.Response(body=content, content_type=kind, charset="utf-8")
+async def document(request: web.Request) -> web.Response:
+    """This document."""
+    options = request.app[BACKEND].options
+    return json_response(build_document(options.version, bool(options.api_token)))
 
 
 @cache
-def _read(name: str) -> bytes:
-    return (files("gateway") / "static" / name).read_bytes()
+def build_document(version: str, token: bool) -> dict[str, Any]:
+    """`/openapi.json`; `token`: whether calls need one."""
+    return openapi.describe(OPERATIONS, version, token)
+
+
+_COMMAND: Final = (PREFER, DURABILITY)
+_ENDED: Final = {200: "It has ended", 202: "It is ending"}
+_LOWER: Final = "It is done, but not at the level of durability asked for"
+_PAGE: Final = {200: "A page"}
+_HTML: Final = "text/html"
+
+OPERATIONS: Final = (
+    Operation("agents", "POST /api/v1/agents/spawn", spawn.spawn, AgentRow,
+              {200: "It runs", 202: "It is accepted and waits"}, (404, 409, 429, 502, 507),
+              (PREFER, IDEMPOTENCY_KEY, DURABILITY)),
+    Operation("agents", "POST /api/v1/agents/terminate", agents.terminate, AgentRow, _ENDED,
+              (404, 409), _COMMAND),
+    Operation("agents", "GET /api/v1/agents", agents.list_agents, AgentPage, _PAGE),
+    Operation("agents", "GET /api/v1/agents/{agent_id}", agents.get_agent, AgentRow,
+              {200: "The agent"}, (404,)),
+    Operation("agents", "DELETE /api/v1/agents/{agent_id}", agents.delete_agent, AgentRow, _ENDED,
+              (404, 409), _COMMAND),
+    Operation("agents", "GET /api/v1/agents/project/{project_id}", agents.list_project, AgentPage,
+              _PAGE),
+    Operation("pools", "POST /api/v1/agents/pools", pools.create_pool, PoolRow,
+              {201: "It was created", 202: _LOWER}, (409,), _COMMAND),
+    Operation("pools", "GET /api/v1/agents/pools", pools.list_pools, PoolList, {200: "The pools"}),
+    Operation("pools", "GET /api/v1/agents/pools/{pool_name}", pools.get_pool, PoolRow,
+              {200: "The pool"}, (404,)),
+    Operation("pools", "PATCH /api/v1/agents/pools/{pool_name}", pools.change_pool, PoolRow,
+              {200: "The pool as it is now", 202: _LOWER}, (404,), _COMMAND),
+    Operation("pools", "DELETE /api/v1/agents/pools/{pool_name}", pools.delete_pool, PoolDeletion,
+              {200: "It is gone", 202: "Its agents are ending"}, (404, 409), _COMMAND),
+    Operation("pools", "GET /api/v1/agents/workers", agents.list_workers, WorkerPage, _PAGE),
+    Operation("monitoring", "GET /api/v1/agents/monitor/system", monitor.system,
+              monitor.SystemFigures, {200: "The figures"}),
+    Operation("monitoring", "GET /api/v1/agents/monitor/dashboard", monitor.dashboard,
+              monitor.Dashboard, {200: "Pools, workers, hosts, decisions, alerts"}),
+    Operation("monitoring", "GET /api/v1/agents/monitor/alerts", monitor.alerts, monitor.AlertList,
+              {200: "The alerts that apply now"}),
+    Operation("monitoring", "GET /api/v1/agents/health", monitor.health, monitor.HealthReport,
+              {200: "The agents' health"}),
+    Operation("parked", "GET /api/v1/parked", parked.list_parked, parked.ParkedList,
+              {200: "What is parked, the oldest first"}, (404,)),
+    Operation("parked", "POST /api/v1/parked/{parked_id}/retry", parked.retry, parked.ParkedRow,
+              {200: "It was restored"}, (404, 409)),
+    Operation("parked", "DELETE /api/v1/parked/{parked_id}", parked.drop, parked.ParkedRow,
+              {200: "It was ended"}, (404, 409)),
+    Operation("events", "GET /api/v1/events", event_stream.follow, FlatEvent,
+              {200: "One event a message; its `id` is the `Last-Event-ID` to resume with"}, (429,),
+              (LAST_EVENT_ID,), EVENT_STREAM),
+    Operation("probes", "GET /healthz", facts.alive, facts.Alive, {200: "Alive"}),
+    Operation("probes", "GET /readyz", facts.ready, facts.Readiness,
+              {200: "Ready", 503: "Not ready, and why"}),
+    Operation("monitoring", "GET /metrics", metrics.metrics, str, {200: "The text format"},
+              content_type=metrics.CONTENT_TYPE),
+    Operation("pages", "GET /openapi.json", document, dict[str, object], {200: "OpenAPI 3.1"}),
+    Operation("pages", "GET /", pages.dashboard, str, {200: "A page"}, content_type=_HTML),
+    Operation("pages", "GET /docs", pages.docs, str, {200: "A page"}, content_type=_HTML),
+    Operation("pages", "GET /static/{name}", pages.static, str,
+              {200: "A style sheet, script or picture"}, (404,), content_type="*/*"),
+)  # fmt: skip

@@ -17,14 +17,14 @@ API: Final = "/api/v1"
 AGENTS: Final = f"{API}/agents"
 
 
-class AgentPage(Struct, frozen=True, kw_only=True):
+class AgentPage(Struct, frozen=True):
     """Agents in the order of their ids. `next` is the address of the next page, if there is one."""
 
     agents: Sequence[AgentRow]
     next: str | None = None
 
 
-class WorkerPage(Struct, frozen=True, kw_only=True):
+class WorkerPage(Struct, frozen=True):
     """Workers in the order of their ids. `next` is the address of the next page, if any."""
 
     workers: Sequence[WorkerRow]
@@ -52,24 +52,6 @@ def json_response(
         content_type="application/json",
         headers=headers,
     )
-
-
-def agent_page(
-    request: web.Request, rows: Sequence[AgentRow], limit: int, as_of: str = ""
-) -> web.Response:
-    """A page of agents; a full one points at the next, as of the same point in time."""
-    if len(rows) <= limit:
-        return json_response(AgentPage(agents=rows))
-    rows = rows[:limit]
-    link, headers = next_page_link(request, encode_cursor(rows[-1].agent_id), as_of)
-    return json_response(AgentPage(agents=rows, next=link), headers=headers)
-
-
-def next_page_link(request: web.Request, cursor: str, as_of: str) -> tuple[str, dict[str, str]]:
-    """The address of the next page, and the header with it."""
-    as_of_parameter = {"as_of": as_of} if as_of else {}
-    url = str(request.rel_url.update_query(cursor=cursor, **as_of_parameter))
-    return url, {"Link": f'<{url}>; rel="next"'}
 
 
 def encode_cursor(last_id: str) -> str:

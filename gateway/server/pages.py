@@ -1,0 +1,51 @@
+"""The pages: plain files without data of their own, which load nothing from elsewhere.
+
+What they show they request from the API, with the token that the reader enters.
+"""
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+from aiohttp import web
+
+from gateway.wire.problems import Kind, Problem
+
+_TYPES: Final = {
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "svg": "image/svg+xml",
+}
+_NAME: Final = re.compile(r"[a-z]+\.(css|js|svg)")
+
+
+async def dashboard(_request: web.Request) -> web.Response:
+    """The dashboard."""
+    return _file("dashboard.html")
+
+
+async def docs(_request: web.Request) -> web.Response:
+    """This document, for reading."""
+    return _file("docs.html")
+
+
+async def static(_request: web.Request, name: str) -> web.Response:
+    """What the pages load."""
+    try:
+        if _NAME.fullmatch(name):
+            return _file(name)
+    except FileNotFoundError:
+        pass
+    raise Problem(Kind.NOT_FOUND, "no resource has this path")
+
+
+def _file(name: str) -> web.Response:
+    kind = _TYPES[name.rpartition(".")[2]]
+    return web.Response(body=_read(name), content_type=kind, charset="utf-8")
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (files("gateway") / "static" / name).read_bytes()
