@@ -73,7 +73,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "gateway.health": ("gateway.fallback", "gateway.wire", "gateway.following", "gateway.backend",
                        CALLS, LOG),
     "gateway.server": ("gateway.fallback", "gateway.options", "gateway.wire", "gateway.following",
-                       "gateway.backend", "gateway.resources", "gateway.health", STEPS),
+                       "gateway.backend", "gateway.resources", "gateway.health", STEPS, CALLS),
     # the public face, the processes, the command line
     "muster": ("workers.api",),
     "muster.__main__": ("muster.cli",),

@@ -1,25 +1,16 @@
 """What needs attention. An alert says what, since when, about whom, and what to do."""
 
-from collections.abc import AsyncIterator, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from eventstore.errors import LogUnreachable
-from eventstore.retention import Retention
 from gateway.backend.backend import Backend
 from gateway.fallback import LISTED_MAX, read_handover_failures
 from gateway.following.counters import Reason
-from gateway.health.alert_rules import RULES
-from gateway.health.facts import (
-    RECOVER_ADVICE,
-    RedisFacts,
-    StoredEvents,
-    parked_counts,
-    stored_events,
-    view_facts,
-)
+from gateway.health import facts
 from projector.queries.views import EventRow, PoolRow, Views
 
 WINDOW_MS: Final = 600_000
@@ -35,6 +26,96 @@ EVENTS_MAX: Final = 100
 COMMANDS_MAX: Final = 3
 
 
+class Rule(Struct, frozen=True):
+    """`message` and `action` are filled with the facts of each case."""
+
+    severity: str
+    """`warning` or `critical`."""
+    message: str
+    action: str
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "pool-at-maximum": Rule(
+        "warning",
+        "{pending} spawns wait; all {maximum} workers are full",
+        "raise max_workers of the pool, or end agents that are not needed",
+    ),
+    "worker-lost": Rule(
+        "warning",
+        "worker {subject} was lost: {reason}",
+        "its agents were started elsewhere; see the worker's log for the cause",
+    ),
+    "agent-failed": Rule(
+        "critical",
+        "agent failed: {reason}",
+        "see last_error of the agent; spawn it again once the cause is removed",
+    ),
+    "projection-stopped": Rule(
+        "critical", "the views are stopped at seq {seq}: {status}", "{action}"
+    ),
+    "projection-lag": Rule(
+        "warning",
+        "the views are {seconds:.1f} s and {events} events behind",
+        "check the projector: is it running, and what does its log say?",
+    ),
+    "redis-unreachable": Rule(
+        "critical",
+        "{error}",
+        "start Redis, make room on its disk, or repair the network; everything resumes by itself",
+    ),
+    "redis-memory": Rule("critical", "Redis uses {share:.0%} of {limit}", "{action}"),
+    "redis-rewrite-needed": Rule(
+        "critical",
+        "Redis could not write its append-only file for a while, and may be unable to read it at"
+        " its next start",
+        "run BGREWRITEAOF there now, before it is restarted; `muster up` does so with its own"
+        " server",
+    ),
+    "redis-not-enough-replicas": Rule(
+        "critical",
+        "Redis accepts no writes: {reason}",
+        "bring a replica back, or CONFIG SET min-replicas-to-write lower: workers lose their"
+        " leases meanwhile",
+    ),
+    "commands-unsaved": Rule(
+        "critical",
+        "{count} acknowledged commands are not in the recovered log: {listed}",
+        "`command.lost` in the gateway's log names them all; send them again",
+    ),
+    "fallback-active": Rule(
+        "warning",
+        "a {mode} on a log of its own replaces {primary}, which could not be reached at the"
+        " start: {reason}",
+        "repair that Redis; agents of its log do not run meanwhile",
+    ),
+    "fallback-can-end": Rule(
+        "warning",
+        "{primary} answers again, and this is still the fallback",
+        "restart `muster up`: the next start changes over",
+    ),
+    "fallback-left-over": Rule(
+        "critical",
+        "not handed over from a fallback: {listed}",
+        "see {path}; ask again for what is still wanted, then remove that file",
+    ),
+    "stream-not-trimmed": Rule(
+        "warning",
+        "{entries:,} events are in Redis; what is above {events_max:,}, or older than {hours:g} h,"
+        " should have left it",
+        "check the projector: only what it has archived can leave",
+    ),
+    "parked": Rule(
+        "critical",
+        "{count} in pool {subject} could not be processed and are parked",
+        "`muster parked` says what and why; remove the cause, then retry or drop them",
+    ),
+    "tail-stopped": Rule(
+        "critical", "{reason}", "restart this gateway in the version that writes such events"
+    ),
+}
+
+
 class Alert(Struct, frozen=True, kw_only=True):
     """`since` is in milliseconds since 1970, 0 where it is not known."""
 
@@ -47,48 +128,47 @@ class Alert(Struct, frozen=True, kw_only=True):
     pool_name: str = ""
 
 
-def _alert(name: str, subject: str, *, pool: str = "", since: int = 0, **facts: object) -> Alert:
-    rule = RULES[name]
+def _alert(
+    name: str, subject: str = "", *, pool: str = "", since: int = 0, **details: object
+) -> Alert:
+    """An alert about a pool (empty: the catalogue), or about another subject."""
+    rule, subject = RULES[name], subject or pool or "catalogue"
+    message, action = rule.message.format(subject=subject, **details), rule.action.format(**details)
     return Alert(
         name=name,
         severity=rule.severity,
         subject=subject,
-        message=rule.message.format(subject=subject, **facts),
-        action=rule.action.format(**facts),
+        message=message,
+        action=action,
         since=since,
         pool_name=pool,
     )
 
 
-async def current_alerts(backend: Backend, views: Views, redis: RedisFacts) -> list[Alert]:
+async def current_alerts(backend: Backend, views: Views, redis: facts.RedisFacts) -> list[Alert]:
     """All alerts that apply now, the critical ones first."""
     events = await backend.recent(
         views, ("worker.lost", "agent.failed"), within_ms=WINDOW_MS, limit=EVENTS_MAX
     )
     alerts = [alert for pool in await views.pools() for alert in _full_pool(pool)]
-    alerts += [_ended(event) for event in events]
+    alerts += map(_ended, events)
     alerts += [alert async for alert in _views(backend)]
-    alerts += [*_redis(redis), *_server_state(backend), *_lost_commands(backend)]
-    alerts += [*_fallback(backend), *_not_handed_over(backend)]
+    alerts += [*_redis(redis), *_server_state(backend)]
+    alerts += [*_lost_commands(backend), *_fallback(backend)]
     if redis.reachable:
         alerts += [alert async for alert in _untrimmed(backend)]
-    parked = await parked_counts(backend, redis)
-    alerts += [
-        _alert("parked", pool, pool=pool, count=count) for pool, count in parked.items() if count
-    ]
-    alerts += [
-        _alert("tail-stopped", pool or "catalogue", pool=pool, reason=reason)
-        for pool, reason in backend.tail.stopped.items()
-    ]
+    parked = await facts.parked_counts(backend, redis)
+    alerts += [_alert("parked", pool=pool, count=count) for pool, count in parked.items() if count]
+    stopped = backend.tail.stopped.items()
+    alerts += [_alert("tail-stopped", pool=pool, reason=reason) for pool, reason in stopped]
     return sorted(alerts, key=lambda alert: (alert.severity != "critical", -alert.since))
 
 
 def _full_pool(pool: PoolRow) -> Iterator[Alert]:
-    maximum, name = pool.config.get("max_workers"), pool.pool_name
+    maximum, pending = pool.config.get("max_workers"), pool.pending_count
     full = isinstance(maximum, int) and pool.process_count >= maximum
-    if full and pool.pending_count and not pool.available_capacity:
-        pending = pool.pending_count
-        yield _alert("pool-at-maximum", name, pool=name, pending=pending, maximum=maximum)
+    if full and pending and not pool.available_capacity:
+        yield _alert("pool-at-maximum", pool=pool.pool_name, pending=pending, maximum=maximum)
 
 
 def _ended(event: EventRow) -> Alert:
@@ -98,36 +178,30 @@ def _ended(event: EventRow) -> Alert:
 
 
 async def _views(backend: Backend) -> AsyncIterator[Alert]:
-    for fact in await view_facts(backend):
-        subject, pool = fact.pool or "catalogue", fact.pool
+    for fact in await facts.view_facts(backend):
         if fact.status != "ok":
             action = (
-                f"{RECOVER_ADVICE}; with --dry-run it only says what is lost"
+                f"{facts.RECOVER_ADVICE}; with --dry-run it only says what is lost"
                 if fact.lost
                 else "nothing was skipped: do what the message says, then restart the projector"
             )
-            stopped = {"seq": fact.seq, "status": fact.status, "action": action}
-            yield _alert("projection-stopped", subject, pool=pool, since=fact.since, **stopped)
+            stopped: dict[str, Any] = {"seq": fact.seq, "status": fact.status, "action": action}
+            yield _alert("projection-stopped", pool=fact.pool, since=fact.since, **stopped)
         elif fact.lag_seconds > LAG_SECONDS:
-            events = fact.head - fact.seq
-            yield _alert(
-                "projection-lag", subject, pool=pool, seconds=fact.lag_seconds, events=events
-            )
+            seconds, events = fact.lag_seconds, fact.head - fact.seq
+            yield _alert("projection-lag", pool=fact.pool, seconds=seconds, events=events)
 
 
-def _redis(facts: RedisFacts) -> Iterator[Alert]:
-    if not facts.reachable:
-        yield _alert("redis-unreachable", "redis", error=facts.error)
-    elif facts.memory_share > MEMORY_SHARE_MAX:
-        limit, action = (
-            ("its maxmemory", "raise maxmemory, or end agents: at the limit spawns are refused")
-            if facts.memory_limit
-            else (
-                "the machine's memory",
-                "set maxmemory: without it the system ends Redis when memory runs out",
-            )
-        )
-        yield _alert("redis-memory", "redis", share=facts.memory_share, limit=limit, action=action)
+def _redis(redis: facts.RedisFacts) -> Iterator[Alert]:
+    if not redis.reachable:
+        yield _alert("redis-unreachable", "redis", error=redis.error)
+    elif redis.memory_share > MEMORY_SHARE_MAX:
+        limit = "its maxmemory"
+        action = "raise maxmemory, or end agents: at the limit spawns are refused"
+        if not redis.memory_limit:
+            limit = "the machine's memory"
+            action = "set maxmemory: without it the system ends Redis when memory runs out"
+        yield _alert("redis-memory", "redis", share=redis.memory_share, limit=limit, action=action)
 
 
 def _server_state(backend: Backend) -> Iterator[Alert]:
@@ -149,39 +223,28 @@ def _lost_commands(backend: Backend) -> Iterator[Alert]:
 
 async def _untrimmed(backend: Backend) -> AsyncIterator[Alert]:
     """Pools whose events pile up in Redis: nothing is trimmed that is not archived."""
-    retention = backend.options.retention
-    limits = {"events_max": retention.events, "hours": retention.age_ms / 3_600_000}
+    events, age_ms = backend.options.retention.events, backend.options.retention.age_ms
+    many = max(events * UNTRIMMED_FACTOR, events + UNTRIMMED_EVENTS_MARGIN)
+    old_ms = max(age_ms * UNTRIMMED_FACTOR, age_ms + UNTRIMMED_AGE_MARGIN_MS)
+    limits: dict[str, Any] = {"events_max": events, "hours": age_ms / 3_600_000}
     for pool in backend.pools():
         try:
-            stored = await stored_events(backend, pool)
+            stored = await facts.stored_events(backend, pool)
         except LogUnreachable:
             return
-        if _exceeds_retention(stored, retention, backend.log.now_ms(pool)):
-            facts = {"entries": stored.entries, **limits}
-            yield _alert("stream-not-trimmed", pool, pool=pool, since=stored.oldest_ms, **facts)
-
-
-def _exceeds_retention(stored: StoredEvents, retention: Retention, now_ms: int) -> bool:
-    age_ms = now_ms - stored.oldest_ms
-    many = stored.entries > max(
-        retention.events * UNTRIMMED_FACTOR, retention.events + UNTRIMMED_EVENTS_MARGIN
-    )
-    old = stored.entries > 1 and age_ms > max(
-        retention.age_ms * UNTRIMMED_FACTOR, retention.age_ms + UNTRIMMED_AGE_MARGIN_MS
-    )
-    return many or old
+        entries, oldest_ms = stored.entries, stored.oldest_ms
+        if entries > many or (entries > 1 and backend.log.now_ms(pool) - oldest_ms > old_ms):
+            yield _alert(
+                "stream-not-trimmed", pool=pool, since=oldest_ms, entries=entries, **limits
+            )
 
 
 def _fallback(backend: Backend) -> Iterator[Alert]:
-    if (fallback := backend.options.fallback) is None:
-        return
-    facts = {"mode": fallback.mode, "primary": fallback.primary, "reason": fallback.reason}
-    yield _alert("fallback-active", "redis", since=fallback.since_ms, **facts)
-    if since := fallback.primary_reachable_ms:
-        yield _alert("fallback-can-end", "redis", since=since, primary=fallback.primary)
-
-
-def _not_handed_over(backend: Backend) -> Iterator[Alert]:
+    if (fallback := backend.options.fallback) is not None:
+        details = {"mode": fallback.mode, "primary": fallback.primary, "reason": fallback.reason}
+        yield _alert("fallback-active", "redis", since=fallback.since_ms, **details)
+        if since := fallback.primary_reachable_ms:
+            yield _alert("fallback-can-end", "redis", since=since, primary=fallback.primary)
     path = backend.options.handover_failures_path
     if (failures := read_handover_failures(path)) is not None:
         left = failures.left

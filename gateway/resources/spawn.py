@@ -130,13 +130,13 @@ async def _submit(
     raise AssertionError("the second attempt returns or raises")
 
 
-def _requested_event(backend: Backend, spawn_request: SpawnRequest) -> AgentRequested:
-    request, timeout = shared_fields(spawn_request, AgentRequested), spawn_request.pending_timeout
-    request["input"] = msgspec.Raw(msgspec.json.encode(spawn_request.input))
-    if timeout:
-        now_ms = backend.log.now_ms(spawn_request.pool_name)
-        request["expires_ms"] = now_ms + int(timeout * 1000)
-    return AgentRequested(**request)
+def _requested_event(backend: Backend, body: SpawnRequest) -> AgentRequested:
+    event = shared_fields(body, AgentRequested)
+    event["input"] = msgspec.Raw(msgspec.json.encode(body.input))
+    if body.pending_timeout:
+        now_ms = backend.log.now_ms(body.pool_name)
+        event["expires_ms"] = now_ms + int(body.pending_timeout * 1000)
+    return AgentRequested(**event)
 
 
 def _digest(spawn_request: SpawnRequest) -> str:
@@ -210,33 +210,22 @@ async def _wait_for_start(
 async def _replay(request: web.Request, pool: str, agent_id: str, deadline: float) -> AgentRow:
     """The agent of the first request with this key, as it is now; waits for its start, too."""
     backend = request.app[BACKEND]
-    with backend.waiters.watch(agent_id) as watch:
-        agent = await _read_accepted_agent(backend, pool, agent_id)
-        while agent is not None and not _start_finished(agent):
-            if await watch.next(deadline) is None:
-                break
-            agent = await _read_accepted_agent(backend, pool, agent_id)
-    if agent is not None:
-        return await backend.agent_row(request, agent)
     try:
+        with backend.waiters.watch(agent_id) as watch:
+            agent = await backend.log.agent(pool, agent_id)
+            while agent is not None and not _start_finished(agent):
+                if await watch.next(deadline) is None:
+                    break
+                agent = await backend.log.agent(pool, agent_id)
+        if agent is not None:
+            return await backend.agent_row(request, agent)
         return await backend.agent_from_views(request, agent_id, pool)
-    except Problem as problem:
-        if problem.kind is Kind.AGENT_NOT_FOUND and not request[READ_STATE].stale:
+    except (LogUnreachable, Problem) as error:  # its spawn is written: an error is no refusal
+        not_found = isinstance(error, Problem) and error.kind is Kind.AGENT_NOT_FOUND
+        if not_found and not request[READ_STATE].stale:
             raise
-        raise _outcome_unknown(problem, agent_id) from problem
-
-
-async def _read_accepted_agent(backend: Backend, pool: str, agent_id: str) -> Agent | None:
-    """Read an agent whose spawn is known to be written: an error is no refusal."""
-    try:
-        return await backend.log.agent(pool, agent_id)
-    except LogUnreachable as error:
-        raise _outcome_unknown(error, agent_id) from error
-
-
-def _outcome_unknown(error: Exception, agent_id: str) -> Problem:
-    detail = f"{error}; the agent was accepted, ask again to learn its outcome"
-    return Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id)
+        detail = f"{error}; the agent was accepted, ask again to learn its outcome"
+        raise Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id) from error
 
 
 def _start_finished(agent: Agent) -> bool:

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from eventstore.connection.backoff import Backoff
 from eventstore.errors import ConfigurationError
 from gateway.backend.backend import Backend
 from gateway.backend.redis_health import retry_on_error
@@ -126,19 +127,16 @@ def _url(host: str, listening_socket: socket.socket) -> str:
 
 async def _open_views(backend: Backend) -> None:
     """Open the views as soon as the database answers; log once that it does not."""
-    delay, delay_max = VIEWS_RETRY_SECONDS
-    warned = False
+    backoff = Backoff(seconds=VIEWS_RETRY_SECONDS)
     while not backend.views_open:
         try:
             await backend.views.start()
             await backend.positions()
             backend.views_open = True
         except (DatabaseError, OSError) as error:
-            if not warned:
+            if not backoff.active:
                 log.warning("gateway.views_unreachable", error=type(error).__name__)
-                warned = True
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, delay_max)
+            await asyncio.sleep(backoff.next_delay())
 
 
 async def _measure_lag(backend: Backend) -> None:

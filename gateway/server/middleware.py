@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeAlias
 
-import msgspec
 import structlog
 from aiohttp import hdrs, web
 
@@ -23,7 +22,6 @@ from gateway.backend.reading import READ_STATE, ReadState
 from gateway.fallback import FALLBACK_HEADER
 from gateway.options import GatewayOptions
 from gateway.wire.problems import Kind, Problem, translate
-from gateway.wire.requests import PoolName
 
 log = structlog.get_logger("muster.gateway")
 
@@ -51,6 +49,7 @@ SECURITY_HEADERS: Final = {
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_POSITION: Final = re.compile(r"(?:([a-z0-9_-]{0,63}):)?([0-9]{1,15})")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -64,20 +63,14 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         admit(request, request.app[BACKEND].options)
         request[READ_STATE].requested.update(requested_position(request))
         response = await handler(request)
-    except Exception as error:  # noqa: BLE001 - the last place where a bug can become an answer
-        response = _problem_response(error, request)
+    except Exception as error:
+        problem = translate(error)
+        if problem is None:
+            log.exception("gateway.request_failed", method=request.method, path=request.path)
+            problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
+        response = problem.response()
     _count_request(request, response.status, time.perf_counter() - started_at)
     return response
-
-
-def _problem_response(error: Exception, request: web.Request) -> web.Response:
-    problem = translate(error)
-    if problem is None:
-        log.error(
-            "gateway.request_failed", method=request.method, path=request.path, exc_info=error
-        )
-        problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
-    return problem.response()
 
 
 def _count_request(request: web.Request, status: int, seconds: float) -> None:
@@ -153,19 +146,12 @@ def requested_position(request: web.Request) -> dict[str, int]:
     """The `Muster-Position` of a request: `pool:seq`, several with commas. Raises `Problem`."""
     positions: dict[str, int] = {}
     for item in filter(None, request.headers.get("Muster-Position", "").split(",")):
-        pool, _, seq = item.strip().rpartition(":")
-        try:
-            positions[msgspec.convert(pool, PoolName) if pool else ""] = _seq(seq)
-        except (ValueError, msgspec.ValidationError) as error:
+        position = _POSITION.fullmatch(item.strip())
+        if position is None:
             detail = f"Muster-Position: pool:seq was expected, not {item.strip()[:100]!r}"
-            raise Problem(Kind.INVALID_REQUEST, detail, field="Muster-Position") from error
+            raise Problem(Kind.INVALID_REQUEST, detail, field="Muster-Position")
+        positions[position[1] or ""] = int(position[2])
     return positions
-
-
-def _seq(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 15:
-        raise ValueError(text)
-    return int(text)
 
 
 async def set_headers(request: web.Request, response: web.StreamResponse) -> None:

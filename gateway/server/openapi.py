@@ -5,11 +5,11 @@ What the document says of a call is what its handler reads, because it is the sa
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import getdoc, signature
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
+from msgspec.json import schema, schema_components
 
 from gateway.server.middleware import is_public
 from gateway.wire.problems import CONTENT_TYPE
@@ -21,31 +21,32 @@ COMMON_STATUSES: Final = (400, 408, 421, 431)
 """What any request may be refused with."""
 
 
-class Header(NamedTuple):
-    """`pattern` of its value, if it has one."""
-
-    name: str
-    description: str
-    pattern: str = ""
+def _header(name: str, description: str, **pattern: str) -> dict[str, Any]:
+    """A header of a request; `pattern` of its value, if it has one."""
+    schema = {"type": "string", **pattern}
+    return {"name": name, "in": "header", "description": description, "schema": schema}
 
 
-PREFER: Final = Header(
+PREFER: Final = _header(
     "Prefer", "`wait=N`: wait up to N seconds (60 at most); `respond-async`: do not wait."
 )
-DURABILITY: Final = Header(
+DURABILITY: Final = _header(
     "Muster-Durability",
     "`accepted`, `fsynced`, `replicated` or `archived`: the level to be reached before the answer.",
 )
-IDEMPOTENCY_KEY: Final = Header(
+IDEMPOTENCY_KEY: Final = _header(
     "Idempotency-Key",
     "1 to 255 printable ASCII characters; for a day (a setting) it asks for the same agent.",
-    "^[!-~]([ -~]{0,253}[!-~])?$",
+    pattern="^[!-~]([ -~]{0,253}[!-~])?$",
 )
-LAST_EVENT_ID: Final = Header("Last-Event-ID", "Resume after the event with this id.")
+LAST_EVENT_ID: Final = _header("Last-Event-ID", "Resume after the event with this id.")
+_LEVEL: Final = "The level that was reached"
+_PENDING: Final = "The level that was asked for and not reached, and why"
 DURABILITY_HEADERS: Final = {
-    "Muster-Durability": "The level that was reached",
-    "Muster-Durability-Pending": "The level that was asked for and not reached, and why",
+    "Muster-Durability": {"description": _LEVEL, "schema": {"type": "string"}},
+    "Muster-Durability-Pending": {"description": _PENDING, "schema": {"type": "string"}},
 }
+"""Of the answers to a command."""
 
 
 class Operation(Struct, frozen=True):
@@ -65,7 +66,7 @@ class Operation(Struct, frozen=True):
     """What each status means."""
     problems: tuple[int, ...] = ()
     """Besides those that come with what it reads."""
-    headers: tuple[Header, ...] = ()
+    headers: tuple[dict[str, Any], ...] = ()
     content_type: str = JSON
 
     @property
@@ -88,9 +89,7 @@ def describe(operations: Sequence[Operation], version: str, token: bool) -> dict
     shapes = [ProblemBody]
     for op in operations:
         shapes += [op.shape, *(op.inputs[name] for name in ("query", "body") if name in op.inputs)]
-    schemas, components = msgspec.json.schema_components(
-        shapes, ref_template=REFERENCE, schema_hook=_any_schema
-    )
+    schemas, components = schema_components(shapes, ref_template=REFERENCE, schema_hook=_any_schema)
     by_shape = dict(zip(map(repr, shapes), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for op in operations:
@@ -126,6 +125,8 @@ def _operation(
 ) -> dict[str, Any]:
     parts = op.inputs
     query, body = parts.pop("query", None), parts.pop("body", None)
+    fields = components[query.__name__]["properties"] if query else {}
+    required = components[query.__name__].get("required", ()) if query else ()
     command = DURABILITY in op.headers
     summary, _, _ = str(getdoc(op.handler)).partition("\n")
     operation_id = f"{op.method.lower()}{op.path}".replace("/", "_")
@@ -134,15 +135,15 @@ def _operation(
         "tags": [op.tag],
         "operationId": operation_id.replace("{", "").replace("}", ""),
         "parameters": [
-            *(_path_parameter(name, shape) for name, shape in parts.items()),
-            *(_query_parameters(components[query.__name__]) if query else ()),
-            *map(_header_parameter, op.headers),
+            *(_parameter(name, "path", True, schema(shape)) for name, shape in parts.items()),
+            *(_parameter(n, "query", n in required, field) for n, field in fields.items()),
+            *op.headers,
         ],
         "responses": {
             str(status): {
                 "description": meaning,
                 "content": {op.content_type: {"schema": schemas[repr(op.shape)]}},
-                **({"headers": _durability_headers()} if command else {}),
+                **({"headers": DURABILITY_HEADERS} if command else {}),
             }
             for status, meaning in op.answers.items()
         },
@@ -163,28 +164,5 @@ def _operation(
     return result
 
 
-def _path_parameter(name: str, shape: Any) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": msgspec.json.schema(shape)}
-
-
-def _query_parameters(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    required = schema.get("required", ())
-    return [
-        {"name": name, "in": "query", "required": name in required, "schema": field}
-        for name, field in schema["properties"].items()
-    ]
-
-
-def _header_parameter(header: Header) -> dict[str, Any]:
-    pattern = {"pattern": header.pattern} if header.pattern else {}
-    schema = {"type": "string", **pattern}
-    return {"name": header.name, "in": "header", "description": header.description} | {
-        "schema": schema
-    }
-
-
-def _durability_headers() -> dict[str, Any]:
-    return {
-        name: {"description": about, "schema": {"type": "string"}}
-        for name, about in DURABILITY_HEADERS.items()
-    }
+def _parameter(name: str, place: str, required: bool, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": required, "schema": schema}

@@ -25,7 +25,7 @@ from eventstore.language.events import (
     WorkerBody,
 )
 from eventstore.language.pool_config import PoolConfig
-from gateway.health.alert_rules import RULES
+from gateway.health.alerts import RULES
 from gateway.health.metrics import FAMILIES
 from gateway.wire import problems
 from muster.__main__ import main
