@@ -150,13 +150,11 @@ async def not_ready_reasons(backend: Backend) -> list[str]:
     if backend.disconnected:
         why = backend.tail.error or "Redis does not answer"
         reasons.append(f"the log is not being followed: {why}")
-    capabilities = backend.capabilities
-    if capabilities.capability and (why := capabilities.capability.no_writes_reason):
+    capability, default = backend.capabilities.capability, backend.capabilities.default
+    if capability and (why := capability.no_writes_reason):
         reasons.append(f"Redis accepts no writes: {why}")
-    if capabilities.capability and (
-        why := capabilities.capability.unavailable_reason(capabilities.default)
-    ):
-        reasons.append(f"the default durability, {capabilities.default}, cannot be given: {why}")
+    if capability and (why := capability.unavailable_reason(default)):
+        reasons.append(f"the default durability, {default}, cannot be given: {why}")
     try:
         for fact in await view_facts(backend):
             name = fact.pool or "the catalogue"

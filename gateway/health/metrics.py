@@ -15,7 +15,7 @@ from eventstore.errors import LogUnreachable
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
 from gateway.following.counters import Histogram
-from gateway.health.facts import RedisFacts, parked_counts, redis_facts, stored_events, view_facts
+from gateway.health.facts import parked_counts, redis_facts, stored_events, view_facts
 from gateway.wire.problems import Problem
 
 CONTENT_TYPE: Final = "text/plain"
@@ -93,7 +93,10 @@ async def metrics(request: web.Request) -> web.Response:
     backend = request.app[BACKEND]
     out = Exposition()
     facts = await redis_facts(backend)
-    _redis(out, facts)
+    out.add("muster_up", int(facts.reachable), part="redis")
+    if facts.reachable:
+        out.add("muster_redis_memory_bytes", facts.memory_used)
+        out.add("muster_redis_clients", facts.clients)
     await _views(out, backend)
     await _streams(out, backend)
     for pool, count in (await parked_counts(backend, facts)).items():
@@ -103,13 +106,6 @@ async def metrics(request: web.Request) -> web.Response:
     out.add("muster_fallback_can_end", int(bool(fallback and fallback.primary_reachable_ms)))
     _counters(out, backend)
     return web.Response(text=out.text(), content_type=CONTENT_TYPE, charset="utf-8")
-
-
-def _redis(out: Exposition, facts: RedisFacts) -> None:
-    out.add("muster_up", int(facts.reachable), part="redis")
-    if facts.reachable:
-        out.add("muster_redis_memory_bytes", facts.memory_used)
-        out.add("muster_redis_clients", facts.clients)
 
 
 async def _views(out: Exposition, backend: Backend) -> None:

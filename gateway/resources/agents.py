@@ -85,21 +85,17 @@ async def get_agent(
     request: web.Request, agent_id: requests.Identifier, query: requests.AsOfQuery
 ) -> web.Response:
     """One agent."""
-    if query.as_of is not None:
-        return json_response(await _agent_as_of(request, agent_id, query.as_of))
-    return json_response(await request.app[BACKEND].agent_from_views(request, agent_id))
-
-
-async def _agent_as_of(request: web.Request, agent_id: str, text: str) -> AgentRow:
-    """An agent as it was. Raises `Problem` if there was none yet."""
-    async with request.app[BACKEND].read_history() as views:
+    backend, text = request.app[BACKEND], query.as_of
+    if text is None:
+        return json_response(await backend.agent_from_views(request, agent_id))
+    async with backend.read_history() as views:
         pool = await views.history.pool_of(agent_id)
         point = await as_of.resolve(request, views, text, None if pool is None else [pool])
         pool = pool or await views.history.pool_of(agent_id)  # it may have been waited for
         row = await views.history.agent(point, agent_id, pool)
     if row is None:
         raise Problem(Kind.AGENT_NOT_FOUND, f"there was no agent {agent_id} then", field="agent_id")
-    return row
+    return json_response(row)
 
 
 async def terminate(request: web.Request, body: requests.TerminateRequest) -> web.Response:

@@ -9,7 +9,7 @@ if it is not known whether more is to come.
 import re
 import time
 from asyncio import sleep, timeout
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -22,7 +22,7 @@ from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
 from gateway.backend.app_keys import BACKEND
 from gateway.backend.backend import Backend
-from gateway.backend.reading import READ_STATE, ReadState
+from gateway.backend.reading import READ_STATE
 from gateway.wire.problems import Kind, Problem
 from projector.queries.views import AsOf, NotYetArchived, PointInTime, Position, Views
 
@@ -37,7 +37,7 @@ _SPACED_ZONE: Final = re.compile(r" (\d\d:?\d\d)$")
 
 @asynccontextmanager
 async def reading(
-    request: web.Request, text: str | None, pools: Iterable[str] | None = None
+    request: web.Request, text: str | None, pools: Collection[str] | None = None
 ) -> AsyncIterator[tuple[Views, PointInTime | None]]:
     """The views, with all that was acknowledged of some pools (None: of all), or a point in time.
 
@@ -95,14 +95,13 @@ def _invalid(why: str) -> Problem:
 
 
 async def resolve(
-    request: web.Request, views: Views, text: str, pools: Iterable[str] | None = None
+    request: web.Request, views: Views, text: str, pools: Collection[str] | None = None
 ) -> PointInTime:
     """The requested point in time, in some pools or (None) in all; the answer will name it.
 
     Raises `Problem` and whatever the history raises.
     """
     requested, backend, read_state = parse(text), request.app[BACKEND], request[READ_STATE]
-    pool_names = None if pools is None else list(pools)
     deadline = time.monotonic() + backend.limits.catch_up_seconds
     positions = await views.positions()
     for pool, (_, seq) in requested.events.items():
@@ -111,8 +110,10 @@ async def resolve(
         if positions.get(pool, Position(pool)).seq < seq:
             await views.wait_for(pool, seq, timeout_seconds=_remaining_seconds(deadline))
     if requested.at_ms is not None:
-        await _wait_for_archive(backend, views, read_state, requested, pool_names, deadline)
-    point = await views.history.point_in_time(requested, pool_names)
+        every = dict.fromkeys([CATALOGUE, *(backend.known_pools() if pools is None else pools)])
+        names = [name for name in every if name not in requested.events]
+        await _wait_for_archive(request, views, requested.at_ms, names, deadline)
+    point = await views.history.point_in_time(requested, pools)
     read_state.position = {p: place.seq for p, place in point.positions.items() if place.seq}
     # As it can be requested again, without events that came late.
     read_state.as_of = str(point) if len(str(point)) <= TEXT_LENGTH_MAX else str(point.at_ms)
@@ -132,22 +133,15 @@ async def _require_known_pool(backend: Backend, pool: str) -> None:
 
 
 async def _wait_for_archive(
-    backend: Backend,
-    views: Views,
-    read_state: ReadState,
-    requested: AsOf,
-    pools: list[str] | None,
-    deadline: float,
+    request: web.Request, views: Views, at_ms: int, names: list[str], deadline: float
 ) -> None:
-    """Wait until every log's archive has all that happened up to then."""
-    assert requested.at_ms is not None
-    every = dict.fromkeys([CATALOGUE, *(backend.known_pools() if pools is None else pools)])
-    names = [name for name in every if name not in requested.events]
-    heads = await _heads_after(backend, requested.at_ms, names, deadline)
+    """Wait until the archive of these logs has all that happened up to then."""
+    read_state = request[READ_STATE]
+    heads = await _heads_after(request.app[BACKEND], at_ms, names, deadline)
     positions = await views.positions()
     for name in names:
         position = positions.get(name, Position(name))
-        if position.ts > requested.at_ms:
+        if position.ts > at_ms:
             continue
         if heads is None:
             read_state.stale = True
@@ -164,7 +158,7 @@ async def _heads_after(
         try:
             clock, heads = await _heads(backend, names)
         except (RedisError, LogError, OSError, TimeoutError):
-            clock, heads = max(map(backend.log.now_ms, names)), None
+            clock, heads = max(map(backend.log.now_ms, (CATALOGUE, *names))), None
         if clock > at_ms:
             return heads
         if (at_ms + 1 - clock) / 1000 > _remaining_seconds(deadline):

@@ -72,14 +72,12 @@ class DurabilityRequest:
                 raise Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id) from error
         reached = Level.ACCEPTED if self.pending_reason else self.level
         self._backend.observations.durability_levels[self.level.value, reached.value] += 1
-        if not self.pending_reason:
-            return {DURABILITY_HEADER: reached.value}
-        reason = self.pending_reason.encode("ascii", "replace").decode().replace('"', "'")
-        reason = "".join(c for c in reason if c.isprintable())
-        return {
-            DURABILITY_HEADER: reached.value,
-            PENDING_HEADER: f'{self.level.value}; reason="{reason}"',
-        }
+        headers = {DURABILITY_HEADER: reached.value}
+        if self.pending_reason:
+            reason = self.pending_reason.encode("ascii", "replace").decode().replace('"', "'")
+            reason = "".join(c for c in reason if c.isprintable())
+            headers[PENDING_HEADER] = f'{self.level.value}; reason="{reason}"'
+        return headers
 
     async def response(
         self, body: object, status: int = 200, headers: Mapping[str, str] = {}, agent_id: str = ""
