@@ -63,7 +63,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         admit(request, request.app[BACKEND].options)
         request[READ_STATE].requested.update(requested_position(request))
         response = await handler(request)
-    except Exception as error:
+    except Exception as error:  # the last place where a bug can become an answer
         problem = translate(error)
         if problem is None:
             log.exception("gateway.request_failed", method=request.method, path=request.path)

@@ -23,8 +23,8 @@ COMMON_STATUSES: Final = (400, 408, 421, 431)
 
 def _header(name: str, description: str, **pattern: str) -> dict[str, Any]:
     """A header of a request; `pattern` of its value, if it has one."""
-    schema = {"type": "string", **pattern}
-    return {"name": name, "in": "header", "description": description, "schema": schema}
+    text = {"type": "string", **pattern}
+    return {"name": name, "in": "header", "description": description, "schema": text}
 
 
 PREFER: Final = _header(
@@ -152,8 +152,10 @@ def _operation(
         content = {JSON: {"schema": schemas[repr(body)]}}
         result["requestBody"] = {"required": True, "content": content}
     as_of = query and "as_of" in query.__struct_fields__
-    problems = {*COMMON_STATUSES, *op.problems, *((413, 415) if body else ())}
-    problems |= {*((422,) if command else ()), *((410, 422) if as_of else ())}
+    problems = {*COMMON_STATUSES, *op.problems}
+    problems |= {413, 415} if body else set()
+    problems |= {422} if command else set()
+    problems |= {410, 422} if as_of else set()
     if not is_public(op.path):
         problems |= {503, *((401,) if token else ())}
         if token:
@@ -164,5 +166,5 @@ def _operation(
     return result
 
 
-def _parameter(name: str, place: str, required: bool, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": required, "schema": schema}
+def _parameter(name: str, place: str, required: bool, shape: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": required, "schema": shape}
