@@ -65,12 +65,15 @@ class HostProcesses:
         await self._launcher.stop()
 
     def exit_reason(self, worker_id: str) -> str | None:
+        """How the worker's process ended; None while it runs or if it is not known here."""
         return self._ended.get(worker_id)
 
     def running(self, pool: str) -> set[str]:
+        """The ids of the pool's workers whose processes run here."""
         return {worker_id for worker_id, local in self._running.items() if local.pool == pool}
 
     async def launch(self, pool: Pool, worker_id: str) -> None:
+        """Start the process of an order, once."""
         if worker_id in self._running or worker_id in self._ended:
             return
         local = LocalProcess(pool.pool_name, Process(0, 0), lambda: None)
@@ -88,6 +91,11 @@ class HostProcesses:
         log.info("worker.launched", pool=pool.pool_name, worker_id=worker_id, pid=pid)
 
     def adopt(self, pool: str, worker_id: str, process: Process) -> None:
+        """Watch the worker's process. Known ones are skipped.
+
+        Two processes may have been launched for an order, by one supervisor and the next: one of
+        them is the worker, and the end of the other means nothing.
+        """
         if worker_id in self._running:
             return
         if self._is_this_process(process) or not process.alive():
@@ -100,6 +108,7 @@ class HostProcesses:
         log.info("worker.adopted", pool=pool, worker_id=worker_id, pid=process.pid)
 
     def terminate(self, worker_id: str, grace_seconds: float) -> None:
+        """Ask the process to end, and kill it when the grace is over. Unknown ones are skipped."""
         local = self._running.get(worker_id)
         if local is None or local.kill is not None:
             return

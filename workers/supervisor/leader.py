@@ -4,24 +4,21 @@ The lead is a term in the pool's log. A leader that does not renew it for a whol
 at an idle pool) is replaced by another, and what it still attempts is refused by its term.
 """
 
-from math import inf
-
 import structlog
 
 from eventstore.errors import Unreadable
 from eventstore.language.agent_commands import Command, Restart, Terminate, Withdraw
-from eventstore.language.catalogue import Pool
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey
 from eventstore.steps import clauses
 from eventstore.steps.clauses import Leaves
+from workers.supervisor import polling
 from workers.supervisor.isolation import clear_suspects
-from workers.supervisor.polling import LeaseMonitor, idle_leader_timeout, is_idle
 from workers.supervisor.reaper import consumers, handle_agent_errors, requeue_unclaimed
 from workers.supervisor.scaler import Scaler
-from workers.supervisor.worker_monitor import CatalogueAccess, WorkerMonitor
+from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
 
 log = structlog.get_logger("muster.leader")
 
@@ -31,25 +28,14 @@ NO_LEADER = Leadership("", 0, 0)
 class Leader:
     """Leads one pool, or tries to."""
 
-    def __init__(
-        self,
-        host: str,
-        pool_log: PoolLog,
-        monitor: WorkerMonitor,
-        catalogue: CatalogueAccess,
-        *,
-        poll_seconds: float,
-    ) -> None:
-        self._host = host
-        self._pool_log = pool_log
+    def __init__(self, context: PoolContext, monitor: WorkerMonitor) -> None:
+        self._context = context
+        self._host, self._pool_log = context.host, context.pool_log
         self._monitor = monitor
-        self._catalogue = catalogue
         self._lead = NO_LEADER
-        self._poll_seconds = poll_seconds
-        self._other_leader = LeaseMonitor()
-        # following one that lives does no harm
-        self._idle_other_leader = LeaseMonitor(max_gap_seconds=inf)
-        self._scaler = Scaler(pool_log, NO_LEADER, monitor, catalogue)
+        self._other_leader = polling.Stopwatch(max_gap_seconds=polling.MAX_GAP_SECONDS)
+        self._idle_other_leader = polling.Stopwatch()  # following one that lives does no harm
+        self._scaler = Scaler(context, NO_LEADER, monitor)
 
     @property
     def leads(self) -> bool:
@@ -62,7 +48,7 @@ class Leader:
             await run_due(self._pool_log, survey)
             await self._expire_orders(survey)
             await self._continue_deletion(survey)
-            await clear_suspects(self._pool_log, survey, self._pool().config)
+            await clear_suspects(self._pool_log, survey, self._context.pool().config)
             await self._requeue_strays(survey)
             await self._scaler.reconcile(survey, now)
 
@@ -83,21 +69,19 @@ class Leader:
         if lead.host == self._host and lead.term != own_term:
             log.info("leader.elected", pool=self._pool_log.pool, term=lead.term)
             # A new one: another led meanwhile, so what was observed before proves nothing.
-            self._scaler = Scaler(self._pool_log, lead, self._monitor, self._catalogue)
+            self._scaler = Scaler(self._context, lead, self._monitor)
         self._lead = lead
 
     def _is_dead(self, other: Leadership, survey: Survey, now: float) -> bool:
         """At an idle pool it renews as rarely as it polls, which proves nothing later on."""
-        pool = self._pool()
-        renewal = {other.host: (other.term, other.renewal)}
-        idle = is_idle(survey, pool)
-        unrenewed = self._other_leader.observe({} if idle else renewal, now)
-        idle_unrenewed = self._idle_other_leader.observe(renewal if idle else {}, now)
-        idle_timeout = idle_leader_timeout(pool, poll_seconds=self._poll_seconds)
-        return (
-            unrenewed.get(other.host, 0.0) > pool.config.lease_seconds
-            or idle_unrenewed.get(other.host, 0.0) > idle_timeout
-        )
+        pool = self._context.pool()
+        idle = polling.is_idle(survey, pool)
+        unrenewed = self._other_leader.observe(() if idle else (other,), now)
+        idle_unrenewed = self._idle_other_leader.observe((other,) if idle else (), now)
+        timeout = pool.config.lease_seconds
+        pause = polling.idle_poll_interval(pool, poll_seconds=self._context.poll_seconds)
+        idle_timeout = timeout + polling.IDLE_LEADER_POLLS * pause
+        return unrenewed.get(other, 0.0) > timeout or idle_unrenewed.get(other, 0.0) > idle_timeout
 
     async def _expire_orders(self, survey: Survey) -> None:
         for observed in survey.workers:
@@ -105,7 +89,10 @@ class Leader:
             if worker.status is WorkerStatus.REQUESTED and worker.deadline_ms < survey.ts:
                 expired = await self._monitor.reap(worker, "it did not start before its deadline")
                 if expired and worker.host != self._host:
-                    await self._catalogue.remove_host(worker.host)
+                    reason = "an order for it lapsed"  # one that has not left joins again
+                    await self._context.catalogue.leave_host(
+                        worker.host, reason, self._pool_log.origin
+                    )
 
     async def _continue_deletion(self, survey: Survey) -> None:
         """End the agents of a closed pool, then record its end: the gateway may be gone.
@@ -113,12 +100,14 @@ class Leader:
         Agents of a deleted pool end too: one that was parked and retried, or one that was requested
         long ago, in an earlier pool of this name.
         """
-        pool = self._pool()
+        pool = self._context.pool()
         closing = survey.live if pool.deleted else survey.closed == str(pool.created_seq)
         if not closing:
             return
         if await end_all(self._pool_log, pool.created_seq) and not pool.deleted:
-            await self._catalogue.finish_deletion(pool)
+            await self._context.catalogue.delete_pool(
+                pool, self._pool_log.origin, reason="requested"
+            )
 
     async def _requeue_strays(self, survey: Survey) -> None:
         """Requeue what was read from the group under a name that is no worker's.
@@ -131,9 +120,6 @@ class Leader:
         for name in set(await consumers(self._pool_log)) - known:
             await requeue_unclaimed(self._pool_log, name)
             log.warning("command.requeued", pool=self._pool_log.pool, consumer=name)
-
-    def _pool(self) -> Pool:
-        return self._catalogue.pool()
 
 
 async def run_due(pool_log: PoolLog, survey: Survey) -> None:

@@ -13,10 +13,9 @@ Deleted pools stay known, and their number is not bounded: one that is empty is 
 minute. Whatever still enters it signals.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Final
-
-from msgspec import Struct
+from collections.abc import Hashable, Iterable, Mapping
+from math import inf
+from typing import Any, Final, TypeVar
 
 from eventstore.language.catalogue import Pool
 from eventstore.log.survey import Survey
@@ -33,11 +32,14 @@ DELETED_MIN_SECONDS: Final = 60.0
 IDLE_LEADER_POLLS: Final = 3
 """A leader of an idle pool has so many of them beyond its lease: it polls as rarely."""
 
+T = TypeVar("T", bound=Hashable)
+
 
 def is_idle(survey: Survey, pool: Pool) -> bool:
-    """Whether there is no worker to monitor, and nothing to lead."""
-    workers = survey.workers or survey.unreadable
-    return not (workers or survey.live or _needs_attention(survey, pool))
+    """Whether there is no worker to monitor, and nothing to lead: to start, or to delete."""
+    busy = survey.workers or survey.unreadable or survey.live
+    to_lead = pool.config.min_workers > 0 or survey.closed == str(pool.created_seq)
+    return not busy and (pool.deleted or not to_lead)
 
 
 def poll_interval(survey: Survey, pool: Pool, *, poll_seconds: float, lease_late: bool) -> float:
@@ -56,55 +58,19 @@ def idle_poll_interval(pool: Pool, *, poll_seconds: float) -> float:
     return max(poll_seconds * IDLE_FACTOR, DELETED_MIN_SECONDS if pool.deleted else 0.0)
 
 
-def idle_leader_timeout(pool: Pool, *, poll_seconds: float) -> float:
-    """For how many seconds a leader of an idle pool must not renew its lead to count as dead."""
-    return pool.config.lease_seconds + IDLE_LEADER_POLLS * idle_poll_interval(
-        pool, poll_seconds=poll_seconds
-    )
+class Stopwatch:
+    """For how long each of a changing set of things has been in it: also a lease unrenewed."""
 
-
-def _needs_attention(survey: Survey, pool: Pool) -> bool:
-    """Whether an empty pool is to have workers, or is yet to be deleted."""
-    closing = survey.closed == str(pool.created_seq)
-    return not pool.deleted and (pool.config.min_workers > 0 or closing)
-
-
-class Observation(Struct, frozen=True):
-    renewal: object
-    since: float
-
-
-class LeaseMonitor:
-    """For how long each of a set of leases was not renewed."""
-
-    def __init__(self, *, max_gap_seconds: float = MAX_GAP_SECONDS) -> None:
+    def __init__(self, *, max_gap_seconds: float = inf) -> None:
         self._max_gap_seconds = max_gap_seconds
-        self._observations: dict[str, Observation] = {}
+        self._since: Mapping[Any, float] = {}
         self._observed_at = 0.0
 
-    def observe(self, renewals: Mapping[str, object], now: float) -> dict[str, float]:
-        """Note the leases as they are now; returns for how many seconds each was not renewed."""
+    def observe(self, things: Iterable[T], now: float) -> dict[T, float]:
+        """For how many seconds each of these has been among them, without the too long gaps."""
         gap = now - self._observed_at
         ignored = gap if self._observed_at and gap > self._max_gap_seconds else 0.0
         self._observed_at = now
-        observations: dict[str, Observation] = {}
-        for name, renewal in renewals.items():
-            previous = self._observations.get(name)
-            if previous is None or previous.renewal != renewal:
-                observations[name] = Observation(renewal, now)
-            else:
-                observations[name] = Observation(renewal, previous.since + ignored)
-        self._observations = observations
-        return {name: now - observation.since for name, observation in observations.items()}
-
-
-class Stopwatch:
-    """Since when each of a changing set of things has been in it, on the same clock."""
-
-    def __init__(self) -> None:
-        self._since: dict[str, float] = {}
-
-    def observe(self, names: Iterable[str], now: float) -> dict[str, float]:
-        """For how many seconds each of these has been among them without a break."""
-        self._since = {name: self._since.get(name, now) for name in names}
-        return {name: now - since for name, since in self._since.items()}
+        since = {thing: self._since.get(thing, now - ignored) + ignored for thing in things}
+        self._since = since
+        return {thing: now - start for thing, start in since.items()}

@@ -1,4 +1,4 @@
-"""One pool, as one host's supervisor reconciles it, and the tasks that do so.
+"""One pool, as one host's supervisor reconciles it.
 
 One survey, then what every supervisor does, then what the leader does. What fails in one round is
 observed again in the next. Each pool has a task, woken by signals and the clock; a task that fails
@@ -8,19 +8,17 @@ starts again, with back-off.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import structlog
 
 from eventstore.connection.backoff import Backoff
 from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown
-from eventstore.log.pool_log import PoolLog
 from eventstore.log.survey import Survey
 from workers.host.processes import boot_seconds
 from workers.supervisor import reaper
 from workers.supervisor.leader import Leader
 from workers.supervisor.polling import poll_interval
-from workers.supervisor.worker_monitor import CatalogueAccess, LocalWorkers, WorkerMonitor
+from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
 
 log = structlog.get_logger("muster.supervisor")
 
@@ -30,31 +28,36 @@ RETRY_SECONDS = (0.1, 2.0)
 class PoolSupervisor:
     """Supervises one pool. Not to be used by two tasks at once."""
 
-    def __init__(
-        self,
-        host: str,
-        pool_log: PoolLog,
-        local: LocalWorkers,
-        catalogue: CatalogueAccess,
-        *,
-        poll_seconds: float,
-    ) -> None:
-        self._pool_log = pool_log
-        self._catalogue = catalogue
-        self._poll_seconds = poll_seconds
-        self._monitor = WorkerMonitor(host, pool_log, local, catalogue.pool)
-        self._leader = Leader(host, pool_log, self._monitor, catalogue, poll_seconds=poll_seconds)
+    def __init__(self, context: PoolContext) -> None:
+        self.wakeup = asyncio.Event()
+        self._context = context
+        self._pool_log = context.pool_log
+        self._monitor = WorkerMonitor(context)
+        self._leader = Leader(context, self._monitor)
+        self.resign = self._leader.resign
         self._unreadable: set[str] = set()
-        self._draining = False
+
+    async def run(self) -> None:
+        """Reconcile whenever woken, and by the clock. Returns only by an error."""
+        self._context.pool()  # raises where the catalogue was recovered without it
+        await self._pool_log.log.initialise(self._pool_log.pool)
+        while True:
+            self.wakeup.clear()
+            seconds = await self.reconcile() * random.uniform(0.8, 1.2)
+            try:  # not wait_for: 3.11's forgets a cancellation that comes with the wake-up
+                async with asyncio.timeout(seconds):
+                    await self.wakeup.wait()
+            except TimeoutError:
+                continue
 
     async def reconcile(self) -> float:
         """One round; returns after how many seconds the next is due at the latest."""
-        self._catalogue.pool()  # raises where the catalogue was recovered without it
+        self._context.pool()  # as in `run`
         survey = await self._pool_log.survey()
         now = boot_seconds()  # not before: what was just observed would count as old
         await self._fence_unreadable(survey)
         await self._monitor.reconcile(survey, now)
-        if self._draining:
+        if self._monitor.drain_reason:
             await self.resign()
         else:
             await self._leader.reconcile(survey, now)
@@ -69,18 +72,14 @@ class PoolSupervisor:
 
     def drain(self, reason: str) -> None:
         """From now on drain this host's workers, and leave the lead to another host."""
-        self._draining = True
         self._monitor.drain_reason = reason
-
-    async def resign(self) -> None:
-        await self._leader.resign()
 
     def _next_poll_seconds(self, survey: Survey, elapsed: float) -> float:
         """`elapsed`: seconds since the survey. They count, or a slow one would poll too rarely."""
         seconds = poll_interval(
             survey,
-            self._catalogue.pool(),
-            poll_seconds=self._poll_seconds,
+            self._context.pool(),
+            poll_seconds=self._context.poll_seconds,
             lease_late=self._monitor.lease_late,
         )
         if self._leader.leads:
@@ -89,51 +88,7 @@ class PoolSupervisor:
         return max(seconds - elapsed, seconds / 4, 0.01)
 
 
-class PoolTasks:
-    """Runs the supervisors of pools. `prepare` is awaited with a pool's name at each start."""
-
-    def __init__(self, prepare: Callable[[str], Awaitable[None]]) -> None:
-        self.pools: dict[str, PoolSupervisor] = {}
-        self._prepare = prepare
-        self._wakeups: dict[str, asyncio.Event] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Repeat some work, which returns only by an error."""
-        self._tasks.append(asyncio.create_task(_retry_forever(name, work), name=name))
-
-    def supervise(self, name: str, pool_supervisor: PoolSupervisor) -> None:
-        """Supervise a pool from now on."""
-        self.pools[name] = pool_supervisor
-        self._wakeups[name] = asyncio.Event()
-        self.start(f"pool {name}", partial(self._supervise, name))
-
-    def wake(self, name: str) -> None:
-        self._wakeups[name].set()
-
-    def wake_all(self) -> None:
-        for wakeup in self._wakeups.values():
-            wakeup.set()
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _supervise(self, name: str) -> None:
-        await self._prepare(name)
-        wakeup, pool_supervisor = self._wakeups[name], self.pools[name]
-        while True:
-            wakeup.clear()
-            seconds = await pool_supervisor.reconcile() * random.uniform(0.8, 1.2)
-            try:  # not wait_for: 3.11's forgets a cancellation that comes with the wake-up
-                async with asyncio.timeout(seconds):
-                    await wakeup.wait()
-            except TimeoutError:
-                continue
-
-
-async def _retry_forever(what: str, work: Callable[[], Awaitable[None]]) -> None:
+async def retry_forever(what: str, work: Callable[[], Awaitable[None]]) -> None:
     """Do it again after an error, with back-off; log it once per outage."""
     backoff = Backoff(seconds=RETRY_SECONDS, reset_after_seconds=RETRY_SECONDS[1])
     while True:

@@ -20,7 +20,7 @@ from eventstore.log.survey import ObservedWorker, Survey
 
 
 class Decision(Struct, frozen=True, kw_only=True):
-    """What to do about a pool's size; `launch` and `give_back` are never both set."""
+    """What to do about a pool's size; `launch` and `drain` are never both set."""
 
     launch: int = 0
     drain: tuple[str, ...] = ()
@@ -28,17 +28,6 @@ class Decision(Struct, frozen=True, kw_only=True):
     event: PoolScalingDecided | None = None
     at_maximum: bool = False
     """More workers are needed than the pool may have."""
-
-
-class IsolationNeeds(Struct, frozen=True):
-    """What agents that wait to be isolated need of a pool, in whole workers."""
-
-    slots: int
-    """Of the empty workers that they will claim."""
-    ordered: int
-    """Ordered workers that they will claim."""
-    additional: int
-    """Workers that they need beyond those."""
 
 
 def decide(
@@ -57,36 +46,48 @@ def decide(
     alive = [w for w in survey.workers if w.worker.alive and not w.worker.draining]
     ordered = sum(w.worker.status is WorkerStatus.REQUESTED for w in survey.workers)
     maximum = 0 if deleted else config.max_workers
-    isolation = _isolation_needs(survey, config, active, ordered)
-    free_slots = survey.free - isolation.slots
-    free_slots += (ordered - isolation.ordered) * config.agents_per_worker
+    isolated_slots, isolated_ordered, additional = _isolation_needs(survey, config, active, ordered)
+    free_slots = survey.free - isolated_slots
+    free_slots += (ordered - isolated_ordered) * config.agents_per_worker
     missing = survey.waiting + survey.restarting - free_slots
     current = len(alive) + ordered
-    wanted = current + max(ceil(missing / config.agents_per_worker), 0) + isolation.additional
+    wanted = current + max(ceil(missing / config.agents_per_worker), 0) + additional
     wanted = max(wanted, 0 if deleted else config.min_workers)
     desired = min(wanted, max(maximum, current))
-    at_maximum = wanted > desired
+    drain: tuple[str, ...] = ()
     if desired > current:
         reason = "min-workers" if wanted == config.min_workers else "pending-spawns"
-        event = _event(survey, config, reason, current, desired, ordered)
-        return Decision(launch=desired - current, event=event, at_maximum=at_maximum)
-    surplus = _surplus(active, survey, config, empty_seconds, deleted)
-    if surplus:
+    elif drain := _surplus(active, survey, config, empty_seconds, deleted):
         reason = "pool-deleted" if deleted else "empty"
-        event = _event(survey, config, reason, current, current - len(surplus), ordered)
-        return Decision(drain=surplus, event=event)
-    return Decision(at_maximum=at_maximum)
+    else:
+        return Decision(at_maximum=wanted > desired)
+    event = PoolScalingDecided(
+        reason=reason,
+        current=current,
+        desired=desired - len(drain),
+        pending=survey.waiting + survey.waiting_isolated,
+        restarting=survey.restarting,
+        running=sum(w.agent_count for w in survey.workers),
+        free=survey.free,
+        ordered=ordered,
+        maximum=config.max_workers,
+    )
+    launch, at_maximum = desired - current, wanted > desired
+    return Decision(launch=launch, drain=drain, event=event, at_maximum=at_maximum)
 
 
 def _isolation_needs(
     survey: Survey, config: PoolConfig, active: Sequence[ObservedWorker], ordered: int
-) -> IsolationNeeds:
-    """How the agents that wait to be isolated will get a worker, within the limit."""
+) -> tuple[int, int, int]:
+    """How the agents that wait to be isolated will get a worker, within the limit.
+
+    They claim empty workers with so many slots, and so many ordered ones; they need so many more.
+    """
     in_use = sum(bool(w.isolated_agent) for w in survey.workers)
     wanted = min(survey.waiting_isolated, max(config.isolation_limit - in_use, 0))
     empty = [w.worker.max_agents for w in active if w.agent_count == 0][:wanted]
     arriving = min(wanted - len(empty), ordered)
-    return IsolationNeeds(sum(empty), arriving, wanted - len(empty) - arriving)
+    return sum(empty), arriving, wanted - len(empty) - arriving
 
 
 def _surplus(
@@ -108,22 +109,6 @@ def _surplus(
     ]
     idle.sort(key=lambda worker_id: -empty_seconds[worker_id])
     return tuple(idle[: max(len(active) - minimum, 0)])
-
-
-def _event(
-    survey: Survey, config: PoolConfig, reason: str, current: int, desired: int, ordered: int
-) -> PoolScalingDecided:
-    return PoolScalingDecided(
-        reason=reason,
-        current=current,
-        desired=desired,
-        pending=survey.waiting + survey.waiting_isolated,
-        restarting=survey.restarting,
-        running=sum(w.agent_count for w in survey.workers),
-        free=survey.free,
-        ordered=ordered,
-        maximum=config.max_workers,
-    )
 
 
 def place_workers(count: int, hosts: Sequence[str], survey: Survey, *, prefer: str) -> list[str]:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -35,8 +36,8 @@ from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote import Plan
 from workers.output.log_files import LogLimits, remove_old_files
 from workers.process.options import HostOptions, WorkerOptions
-from workers.supervisor.pool_supervisor import PoolSupervisor, PoolTasks
-from workers.supervisor.worker_monitor import CatalogueAccess
+from workers.supervisor.pool_supervisor import PoolSupervisor, retry_forever
+from workers.supervisor.worker_monitor import PoolContext
 
 log = structlog.get_logger("muster.supervisor")
 
@@ -93,7 +94,8 @@ class Supervisor:
         self._reader = Reader(options.redis_url)
         self._catalogue = CatalogueLog(self._events, Reader(options.redis_url))
         self._origin = Origin(actor=f"supervisor:{self.host}")
-        self._tasks = PoolTasks(self._prepare_pool)
+        self._pools: dict[str, PoolSupervisor] = {}
+        self._tasks: list[asyncio.Task[None]] = []
         plan = Plan(roles=options.roles, app_dir=options.app_dir)
         launcher: Launcher = (
             InProcessLauncher(plan) if options.single_process else ForkLauncher(plan)
@@ -101,7 +103,7 @@ class Supervisor:
         self._processes = HostProcesses(
             launcher,
             partial(worker_options, options, self.host),
-            self._tasks.wake_all,
+            self._wake_all,
             in_process=options.single_process,
         )
         self._lock = HostLock(f"{self.host}|{options.redis_url}|{options.key_prefix}")
@@ -119,9 +121,9 @@ class Supervisor:
             await self._join()
         except (errors.LogMissing, errors.Halted, errors.RolledBack) as error:
             log.warning("supervisor.waits_for_log", reason=str(error))
-        self._tasks.start("following", self._follow)
-        self._tasks.start("removing old logs", self._clean_up_logs)
-        log.info("supervisor.started", host=self.host, pools=len(self._tasks.pools))
+        self._start_task("following", self._follow)
+        self._start_task("removing old logs", self._clean_up_logs)
+        log.info("supervisor.started", host=self.host, pools=len(self._pools))
 
     async def stop(self) -> None:
         """Drain this host's workers within the shut-down time, then end what is left."""
@@ -130,7 +132,7 @@ class Supervisor:
         self._stopped = True
         if self._joined:
             await self._leave()
-        await self._tasks.stop()
+        await self._stop_tasks()
         await self._processes.stop()
         await self._reader.close()
         await self._catalogue.close()
@@ -141,9 +143,25 @@ class Supervisor:
     async def _join(self) -> None:
         """Offer this host. Raises `LogMissing`, `Halted`, `RolledBack` where the log was lost."""
         await self._catalogue.start()
-        await self._catalogue.join_host(self.host, socket.gethostname(), os.getpid(), self._origin)
+        await self._join_host()
         self._joined = True
         self._supervise_new_pools()
+
+    async def _join_host(self) -> None:
+        await self._catalogue.join_host(self.host, socket.gethostname(), os.getpid(), self._origin)
+
+    def _start_task(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Repeat some work, which returns only by an error."""
+        self._tasks.append(asyncio.create_task(retry_forever(name, work), name=name))
+
+    async def _stop_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _wake_all(self) -> None:
+        for pool_supervisor in self._pools.values():
+            pool_supervisor.wakeup.set()
 
     # ---- following ---------------------------------------------------------------------------
 
@@ -159,18 +177,16 @@ class Supervisor:
             await self._rejoin()
             if self._catalogue.state.seq != last_seq:
                 last_seq = self._catalogue.state.seq
-                self._tasks.wake_all()
+                self._wake_all()
             positions[self._keys.catalogue] = self._catalogue.state.stream_id
-            for name in self._tasks.pools:
-                signals = self._keys.pool(name, "signals")
-                if signals not in positions:
-                    positions[signals] = await self._reader.last_id(signals)
-                    self._tasks.wake(name)
+            pools = {self._keys.pool(name, "signals"): pool for name, pool in self._pools.items()}
+            for signals in pools.keys() - positions.keys():
+                positions[signals] = await self._reader.last_id(signals)
+                pools[signals].wakeup.set()
             for stream, entries in (await self._reader.read(positions)).items():
                 positions[stream] = entries[-1][0].decode()
-                for name in self._tasks.pools:
-                    if stream == self._keys.pool(name, "signals"):
-                        self._tasks.wake(name)
+                if stream in pools:
+                    pools[stream].wakeup.set()
 
     async def _clean_up_logs(self) -> None:
         """Remove old log files of workers that are gone, now and then."""
@@ -183,50 +199,29 @@ class Supervisor:
 
     def _supervise_new_pools(self) -> None:
         for name in self._catalogue.state.pools:
-            if name not in self._tasks.pools and not self._stopped:
-                self._tasks.supervise(name, self._new_pool_supervisor(name))
+            if name not in self._pools and not self._stopped:
+                context = PoolContext(
+                    self.host,
+                    PoolLog(self._events, name, self._origin),
+                    self._processes,
+                    self._catalogue,
+                    partial(self._pool, name),
+                    self._options.poll_seconds,
+                )
+                self._pools[name] = PoolSupervisor(context)
+                self._start_task(f"pool {name}", self._pools[name].run)
 
-    async def _prepare_pool(self, name: str) -> None:
-        self._find_pool(name)
-        await self._events.initialise(name)
-
-    def _new_pool_supervisor(self, name: str) -> PoolSupervisor:
-        def pool() -> Pool:
-            found = self._find_pool(name)
-            return limit_to_one_worker(found) if self._options.single_process else found
-
-        catalogue = CatalogueAccess(pool, self._joined_hosts, self._delete, self._remove_host)
-        return PoolSupervisor(
-            self.host,
-            PoolLog(self._events, name, self._origin),
-            self._processes,
-            catalogue,
-            poll_seconds=self._options.poll_seconds,
-        )
-
-    def _find_pool(self, name: str) -> Pool:
+    def _pool(self, name: str) -> Pool:
         """Raises `LogError` where a catalogue was recovered without the pool."""
         if (found := self._catalogue.state.pools.get(name)) is None:
             raise errors.LogError(f"the catalogue does not know pool {name!r} any more")
-        return found
-
-    def _joined_hosts(self) -> list[str]:
-        hosts = self._catalogue.state.hosts.values()
-        return [host.host for host in hosts if host.status == "joined"]
-
-    async def _delete(self, pool: Pool) -> None:
-        await self._catalogue.delete_pool(pool, self._origin, reason="requested")
-
-    async def _remove_host(self, host: str) -> None:
-        await self._catalogue.leave_host(host, "an order for it lapsed", self._origin)
+        return limit_to_one_worker(found) if self._options.single_process else found
 
     async def _rejoin(self) -> None:
         """Join again where another supervisor has recorded that this host left."""
         host = self._catalogue.state.hosts.get(self.host)
         if host is not None and host.status == "left" and not self._stopped:
-            await self._catalogue.join_host(
-                self.host, socket.gethostname(), os.getpid(), self._origin
-            )
+            await self._join_host()
 
     # ---- shutting down -----------------------------------------------------------------------
 
@@ -235,14 +230,14 @@ class Supervisor:
         reason = "host-shutdown"
         seconds = self._shutdown_seconds()
         deadline = asyncio.get_running_loop().time() + seconds
-        for pool_supervisor in self._tasks.pools.values():
+        for pool_supervisor in self._pools.values():
             pool_supervisor.drain(reason)
         try:
             async with asyncio.timeout(seconds):
                 await self._catalogue.cordon_host(self.host, reason, self._origin)
                 log.info("host.cordoned", workers=self._processes.count)
                 while self._processes.count:
-                    self._tasks.wake_all()
+                    self._wake_all()
                     await asyncio.sleep(0.1)
                 await self._resign_and_leave(reason)
         except (TimeoutError, errors.LogError) as error:
@@ -254,7 +249,7 @@ class Supervisor:
 
     async def _resign_and_leave(self, reason: str) -> None:
         """Nothing of this host runs any more: resign its leads, and record that it left."""
-        for pool_supervisor in self._tasks.pools.values():
+        for pool_supervisor in self._pools.values():
             await pool_supervisor.resign()
         await self._catalogue.leave_host(self.host, reason, self._origin)
 

@@ -5,20 +5,21 @@ be repeated, interrupted, or done by another supervisor at the same time.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
 from eventstore.language import workers
 from eventstore.language.catalogue import Pool
 from eventstore.language.workers import Worker, WorkerStatus
+from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.pool_log import PoolLog
-from eventstore.log.survey import ObservedWorker, Survey
+from eventstore.log.survey import Survey
 from eventstore.steps import clauses
 from workers.host.processes import Process
+from workers.launch.pool_processes import HostProcesses
 from workers.supervisor import reaper
-from workers.supervisor.polling import LeaseMonitor, Stopwatch
+from workers.supervisor.polling import MAX_GAP_SECONDS, Stopwatch
 
 LATE_SHARE = 0.5
 SUSPECT_SHARE = 0.6
@@ -29,44 +30,29 @@ KILL_AFTER_LEASES = 5
 """How many lease times a fenced process has to end by itself: it may be suspended, and resume."""
 
 
-class LocalWorkers(Protocol):
-    """The worker processes of this host."""
+class PoolContext(Struct, frozen=True):
+    """What all parts of one host's supervisor of a pool share."""
 
-    def exit_reason(self, worker_id: str) -> str | None:
-        """How the worker's process ended; None while it runs or if it is not known here."""
-
-    def running(self, pool: str) -> set[str]:
-        """The ids of the pool's workers whose processes run here."""
-
-    def adopt(self, pool: str, worker_id: str, process: Process) -> None:
-        """Watch the worker's process. Known ones are skipped.
-
-        Two processes may have been launched for an order, by one supervisor and the next: one of
-        them is the worker, and the end of the other means nothing.
-        """
-
-    async def launch(self, pool: Pool, worker_id: str) -> None:
-        """Start the process of an order, once."""
-
-    def terminate(self, worker_id: str, grace_seconds: float) -> None:
-        """Ask the process to end, and kill it when the grace is over. Unknown ones are skipped."""
+    host: str
+    pool_log: PoolLog
+    local: HostProcesses
+    catalogue: CatalogueLog
+    pool: Callable[[], Pool]
+    """The pool as it is now. Raises `LogError` where the catalogue was recovered without it."""
+    poll_seconds: float = 1.0
 
 
 class WorkerMonitor:
     """Monitors one pool's workers from one host."""
 
-    def __init__(
-        self, host: str, pool_log: PoolLog, local: LocalWorkers, pool: Callable[[], Pool]
-    ) -> None:
+    def __init__(self, context: PoolContext) -> None:
         self.drain_reason = ""
         """Why this host's workers are to drain; empty while they are not."""
         self.lease_late = False
         """Whether a lease was not renewed for so long that the pool is to be polled more often."""
-        self._host = host
-        self._pool_log = pool_log
-        self._local = local
-        self._pool = pool
-        self._leases = LeaseMonitor()
+        self._host, self._pool_log = context.host, context.pool_log
+        self._local, self._pool = context.local, context.pool
+        self._leases = Stopwatch(max_gap_seconds=MAX_GAP_SECONDS)
         self._drain_times = Stopwatch()
         self._stray_times = Stopwatch()
 
@@ -78,40 +64,36 @@ class WorkerMonitor:
         await self._launch_ordered(survey)
         await self._drain_host(survey)
         self._terminate_overdue(survey, now)
-        await self._clean_up_lost(survey)
+        for observed in survey.workers:
+            if observed.worker.status is WorkerStatus.LOST:
+                await reaper.clean_up(self._pool_log, observed, self._pool().config)
 
     async def _reap_ended(self, survey: Survey) -> None:
         """Reap workers whose process ended on this host without a `worker.stopped`."""
         for observed in survey.workers:
-            worker = observed.worker
-            how = self._local.exit_reason(worker.worker_id)
-            if how is None or worker.ended:
-                continue
-            await self.reap(worker, how)
+            how = self._local.exit_reason(observed.worker.worker_id)
+            if how is not None and not observed.worker.ended:
+                await self.reap(observed.worker, how)
 
     async def _check_leases(self, survey: Survey, now: float) -> None:
         lease_seconds = self._pool().config.lease_seconds
-        alive = {o.worker.worker_id: o for o in survey.workers if o.worker.alive}
-        since_renewal = self._leases.observe({name: o.renewal for name, o in alive.items()}, now)
-        self.lease_late = any(
-            seconds > lease_seconds * LATE_SHARE for seconds in since_renewal.values()
-        )
-        for name, seconds in since_renewal.items():
-            observed = alive[name]
-            suspect = observed.worker.status is WorkerStatus.SUSPECT
+        alive = {
+            (o.worker.worker_id, o.renewal): o.worker for o in survey.workers if o.worker.alive
+        }
+        since_renewal = self._leases.observe(alive, now)
+        self.lease_late = max(since_renewal.values(), default=0.0) > lease_seconds * LATE_SHARE
+        for (name, renewal), seconds in since_renewal.items():
+            worker = alive[name, renewal]
+            is_suspect = worker.status is WorkerStatus.SUSPECT
             if seconds > lease_seconds:
                 reason = f"its lease was not renewed for {lease_seconds:g} s"
-                await self.reap(observed.worker, reason, renewal=observed.renewal)
-            elif seconds > lease_seconds * SUSPECT_SHARE and not suspect:
-                await self._mark_suspect(observed)
-            elif seconds < lease_seconds * SUSPECT_SHARE and suspect:
+                await self.reap(worker, reason, renewal=renewal)
+            elif seconds > lease_seconds * SUSPECT_SHARE and not is_suspect:
+                suspect = workers.Suspect(reason="its lease is not being renewed")
+                checks = [clauses.LeaseNotRenewed(name, renewal)]
+                await self._pool_log.act_on_worker(name, suspect, checks=checks)
+            elif seconds < lease_seconds * SUSPECT_SHARE and is_suspect:
                 await self._pool_log.act_on_worker(name, workers.Recover())
-
-    async def _mark_suspect(self, observed: ObservedWorker) -> None:
-        suspect = workers.Suspect(reason="its lease is not being renewed")
-        name = observed.worker.worker_id
-        not_renewed = clauses.LeaseNotRenewed(name, observed.renewal)
-        await self._pool_log.act_on_worker(name, suspect, checks=[not_renewed])
 
     def _adopt(self, survey: Survey) -> None:
         for worker in self._own_workers(survey):
@@ -137,16 +119,10 @@ class WorkerMonitor:
 
     async def _drain_host(self, survey: Survey) -> None:
         """All at once: one that is not draining yet would claim what another releases."""
-        if not self.drain_reason:
-            return
         drain = workers.Drain(reason=self.drain_reason)
-        await asyncio.gather(
-            *(
-                self._pool_log.act_on_worker(worker.worker_id, drain)
-                for worker in self._own_workers(survey)
-                if worker.alive and not worker.draining
-            )
-        )
+        own = self._own_workers(survey) if self.drain_reason else ()
+        names = [worker.worker_id for worker in own if worker.alive and not worker.draining]
+        await asyncio.gather(*(self._pool_log.act_on_worker(name, drain) for name in names))
 
     def _terminate_overdue(self, survey: Survey, now: float) -> None:
         """Ask processes to end that should have ended by themselves, then kill them."""
@@ -163,11 +139,6 @@ class WorkerMonitor:
             if seconds > STRAY_SECONDS:
                 self._local.terminate(name, grace_seconds=config.lease_seconds * KILL_AFTER_LEASES)
 
-    async def _clean_up_lost(self, survey: Survey) -> None:
-        for observed in survey.workers:
-            if observed.worker.status is WorkerStatus.LOST:
-                await reaper.clean_up(self._pool_log, observed, self._pool().config)
-
     async def reap(self, worker: Worker, reason: str, *, renewal: int | None = None) -> bool:
         """Fence a worker and restart its agents; False if there was none to be fenced.
 
@@ -181,22 +152,10 @@ class WorkerMonitor:
             checks.append(clauses.WorkerUnchanged(name, worker.version))
         done = await reaper.declare_lost(self._pool_log, name, reason, checks)
         found = await self._pool_log.worker(name) if done else None
-        if found is None or found.worker.status is not WorkerStatus.LOST:
-            return done
-        self._local.terminate(name, grace_seconds=config.lease_seconds * KILL_AFTER_LEASES)
-        await reaper.clean_up(self._pool_log, found, config)
+        if found is not None and found.worker.status is WorkerStatus.LOST:
+            self._local.terminate(name, grace_seconds=config.lease_seconds * KILL_AFTER_LEASES)
+            await reaper.clean_up(self._pool_log, found, config)
         return done
 
     def _own_workers(self, survey: Survey) -> list[Worker]:
         return [o.worker for o in survey.workers if o.worker.host == self._host]
-
-
-class CatalogueAccess(Struct, frozen=True):
-    """The catalogue, for one pool."""
-
-    pool: Callable[[], Pool]
-    """The pool as it is now. Raises `LogError` where the catalogue was recovered without it."""
-    joined_hosts: Callable[[], Sequence[str]]
-    finish_deletion: Callable[[Pool], Awaitable[None]]
-    remove_host: Callable[[str], Awaitable[None]]
-    """Record that a host has left; one that has not joins again."""

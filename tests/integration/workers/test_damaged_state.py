@@ -4,11 +4,13 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from eventstore.errors import LogError
 from eventstore.ids import new_id
@@ -18,8 +20,7 @@ from eventstore.language.pool_config import PoolConfig
 from eventstore.log import parked as parking
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Outcome
-from tests.integration.workers.test_isolation import Ended
-from tests.integration.workers.test_stale_surveys import catalogued
+from tests.integration.workers.test_stale_surveys import context_of
 from tests.integration.workers.test_supervisor import POOL, Site
 from tests.pools import ORIGIN, types
 from tests.waiting import until
@@ -221,9 +222,7 @@ async def test_one_survey_that_cannot_read_a_worker_changes_nothing(
     pool = await site.pool(lease_seconds=60.0)
     worker_id = new_id()
     await pool.worker(worker_id)
-    pool_supervisor = PoolSupervisor(
-        "other", pool_log(site), cast("Any", Ended()), catalogued(pool), poll_seconds=1.0
-    )
+    pool_supervisor = PoolSupervisor(context_of(pool, "other"))
     damage(server, worker_id, "field")
     await pool_supervisor.reconcile()
     server.hset(f"process:{{{POOL}}}:{worker_id}", "max_agents", "10")
@@ -251,8 +250,13 @@ async def test_a_pool_that_a_recovered_catalogue_does_not_know_is_not_touched(
     site: Site, server: Any
 ) -> None:
     """Its keys are not created again, and the error is logged once."""
-    await site.pool()
+    pool = await site.pool()
     supervisor = await site.host()
+    context = replace(
+        context_of(pool),
+        pool_log=PoolLog(site.log, "gone", ORIGIN),
+        pool=partial(supervisor._pool, "gone"),
+    )
     with pytest.raises(LogError, match="does not know pool 'gone'"):
-        await supervisor._prepare_pool("gone")
+        await PoolSupervisor(context).run()
     assert server.keys("pool:{gone}:*") == []

@@ -5,7 +5,6 @@ Time is made: every pause is over at once, and as long as the jitter can make it
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -13,8 +12,7 @@ from msgspec.structs import replace
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.replies import Leadership, Outcome
-from tests.integration.workers.test_isolation import Ended
-from tests.integration.workers.test_stale_surveys import catalogued, status
+from tests.integration.workers.test_stale_surveys import context_of, status
 from tests.integration.workers.test_supervisor import POOL, Site
 from tests.pools import ORIGIN, TestPool
 from workers.supervisor.pool_supervisor import PoolSupervisor
@@ -47,13 +45,7 @@ class PolledPool:
             return await lead(host, term, stale)
 
         patch.setattr(pool.pool_log, "lead", slow)
-        self._supervisor = PoolSupervisor(
-            "other",
-            pool.pool_log,
-            cast("Any", Ended()),
-            catalogued(pool),
-            poll_seconds=poll_seconds,
-        )
+        self._supervisor = PoolSupervisor(context_of(pool, "other", poll_seconds=poll_seconds))
 
     async def poll(self) -> float:
         """Poll once, and let the pause after it pass; returns its length."""

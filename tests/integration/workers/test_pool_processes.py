@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from eventstore.language.workers import WorkerStatus
-from tests.integration.workers.test_stale_surveys import catalogued
+from tests.integration.workers.test_stale_surveys import context_of
 from tests.integration.workers.test_supervisor import POOL, Site
 from workers.host.processes import Process, start_time, this_process
 from workers.launch.launchers import OnEnded
@@ -44,7 +44,7 @@ async def test_of_two_processes_of_one_order_the_later_one_is_ignored(site: Site
     launcher = Launcher()
     local = HostProcesses(launcher, cast("Any", lambda *_: None), lambda: None)
     await local.start()
-    watch = WorkerMonitor("h", pool.pool_log, local, lambda: pool.pool)
+    watch = WorkerMonitor(context_of(pool, local=local))
     await pool.order("w")
     await watch.reconcile(await site.survey(), 1.0)
     first = this_process()
@@ -65,7 +65,7 @@ async def test_a_leaving_host_starts_no_worker_that_was_just_ordered(
     """It would continue without a supervisor on a host that has left."""
     pool = await site.pool()
     local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None)
-    watch = WorkerMonitor("h", pool.pool_log, local, lambda: pool.pool)
+    watch = WorkerMonitor(context_of(pool, local=local))
     await pool.order("w")
     watch.drain_reason = "host-shutdown"
     await watch.launch(["w"])
@@ -78,10 +78,7 @@ async def test_a_host_that_leaves_resigns_before_its_workers_have_ended(
     """Their released agents may need a worker elsewhere, and only a leader orders one."""
     pool = await site.pool(lease_seconds=600.0)
     local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None)
-    first, second = (
-        PoolSupervisor(host, pool.pool_log, local, catalogued(pool), poll_seconds=1.0)
-        for host in "ab"
-    )
+    first, second = (PoolSupervisor(context_of(pool, host, local)) for host in "ab")
     await first.reconcile()
     await second.reconcile()
     first.drain("host-shutdown")
@@ -96,7 +93,7 @@ async def test_the_end_of_the_process_that_is_the_worker_is_the_workers(site: Si
     launcher = Launcher()
     local = HostProcesses(launcher, cast("Any", lambda *_: None), lambda: None)
     await local.start()
-    watch = WorkerMonitor("h", pool.pool_log, local, lambda: pool.pool)
+    watch = WorkerMonitor(context_of(pool, local=local))
     await pool.order("w")
     await watch.reconcile(await site.survey(), 1.0)
     await pool.start("w", pid=2**22, start_time=1)
@@ -127,7 +124,7 @@ async def test_a_single_process_lets_workers_with_a_process_of_their_own_live(si
     """A supervisor was killed, and its host runs as a single process: its workers continue."""
     pool = await site.pool()
     local = HostProcesses(Launcher(), cast("Any", lambda *_: None), lambda: None, in_process=True)
-    watch = WorkerMonitor("h", pool.pool_log, local, lambda: pool.pool)
+    watch = WorkerMonitor(context_of(pool, local=local))
     with subprocess.Popen(["sleep", "60"]) as other:
         try:
             ours = this_process()

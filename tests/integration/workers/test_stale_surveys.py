@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,7 +17,7 @@ from tests.pools import ORIGIN, TestPool
 from workers.supervisor import reaper
 from workers.supervisor.leader import Leader, run_due
 from workers.supervisor.pool_supervisor import PoolSupervisor
-from workers.supervisor.worker_monitor import CatalogueAccess, WorkerMonitor
+from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
 
 
 @pytest.fixture
@@ -27,18 +28,36 @@ async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
 
 
 def watch_of(pool: TestPool) -> WorkerMonitor:
-    return WorkerMonitor("h", pool.pool_log, cast("Any", Ended()), lambda: pool.pool)
+    return WorkerMonitor(context_of(pool))
 
 
-def catalogued(pool: TestPool) -> CatalogueAccess:
-    async def nothing(_: object) -> None:
+class Hosts:
+    """A catalogue in which `h` has joined."""
+
+    state = SimpleNamespace(hosts={"h": SimpleNamespace(host="h", status="joined")})
+
+    async def delete_pool(self, *_: object, **__: object) -> None:
         pass
 
-    return CatalogueAccess(lambda: pool.pool, lambda: ["h"], nothing, nothing)
+    async def leave_host(self, *_: object) -> None:
+        pass
+
+
+def context_of(
+    pool: TestPool, host: str = "h", local: object = None, *, poll_seconds: float = 1.0
+) -> PoolContext:
+    return PoolContext(
+        host,
+        pool.pool_log,
+        cast("Any", local or Ended()),
+        cast("Any", Hosts()),
+        lambda: pool.pool,
+        poll_seconds,
+    )
 
 
 def leader_of(pool: TestPool) -> Leader:
-    return Leader("h", pool.pool_log, watch_of(pool), catalogued(pool), poll_seconds=1.0)
+    return Leader(context_of(pool), watch_of(pool))
 
 
 async def status(pool: TestPool, worker_id: str) -> WorkerStatus:
@@ -101,10 +120,7 @@ async def test_the_duration_of_a_survey_does_not_count_against_a_lease(
         return await survey()
 
     monkeypatch.setattr("workers.supervisor.pool_supervisor.boot_seconds", lambda: clock[0])
-    local = cast("Any", Ended())
-    pool_supervisor = PoolSupervisor(
-        "other", pool.pool_log, local, catalogued(pool), poll_seconds=1.0
-    )
+    pool_supervisor = PoolSupervisor(context_of(pool, "other"))
     monkeypatch.setattr(pool.pool_log, "survey", slow)
     await pool_supervisor.reconcile()
     monkeypatch.setattr(pool.pool_log, "survey", survey)

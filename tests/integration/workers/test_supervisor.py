@@ -224,7 +224,7 @@ async def test_a_host_that_shuts_down_starts_none_of_its_released_agents_again(
     host = await site.host()
     await asyncio.gather(*(pool.spawn() for _ in range(3)))
     await site.until_running(3)
-    pool_log = host._tasks.pools[POOL]._pool_log
+    pool_log = host._pools[POOL]._pool_log
     act, draining = pool_log.act_on_worker, asyncio.Barrier(3)
 
     async def together(worker_id: str, command: Any, **options: Any) -> Any:
@@ -281,14 +281,14 @@ async def test_a_single_process_ends_within_its_time_to_shut_down_too(
 async def test_a_pool_that_is_created_while_a_host_leaves_does_not_delay_it(site: Site) -> None:
     await site.pool()
     host = await site.host("h1")
-    resign = host._tasks.pools[POOL].resign
+    resign = host._pools[POOL].resign
 
     async def resign_late() -> None:
         await site.catalogue.create_pool("late", "developer", PoolConfig(), ORIGIN)
         await until(lambda: "late" in host._catalogue.state.pools)
         await resign()
 
-    host._tasks.pools[POOL].resign = resign_late  # type: ignore[method-assign]
+    host._pools[POOL].resign = resign_late
     await host.stop()
     await site.catalogue.refresh()
     assert site.catalogue.state.hosts["h1"].status == "left"
@@ -349,7 +349,7 @@ async def test_orders_for_a_dead_host_go_to_another(site: Site) -> None:
 
 async def abandon(supervisor: Supervisor) -> None:
     """End as after `kill -9` of the supervisor: nothing is drained or recorded."""
-    await supervisor._tasks.stop()
+    await supervisor._stop_tasks()
     supervisor._joined = False
     await supervisor.stop()
 
@@ -427,7 +427,7 @@ async def test_a_pool_that_is_created_again_is_supervised_at_once(
     await site.catalogue.close_pool(pool.pool, ORIGIN, vacant=True)
     await site.catalogue.delete_pool(pool.pool, ORIGIN, reason="requested")
     await until(lambda: host._catalogue.state.pools[POOL].deleted)
-    await until(lambda: host._tasks._wakeups[POOL].is_set() is False)
+    await until(lambda: host._pools[POOL].wakeup.is_set() is False)
     refresh = host._catalogue.refresh
 
     async def refresh_late() -> Catalogue:
@@ -501,8 +501,8 @@ async def test_a_pool_supervisor_that_is_woken_and_cancelled_at_once_ends(site: 
     """`asyncio.wait_for` of Python 3.11 loses the cancellation then, and a stop would never end."""
     await site.pool()
     supervisor = await site.host()
-    [task] = [task for task in supervisor._tasks._tasks if task.get_name() == f"pool {POOL}"]
-    wake = supervisor._tasks._wakeups[POOL]
+    [task] = [task for task in supervisor._tasks if task.get_name() == f"pool {POOL}"]
+    wake = supervisor._pools[POOL].wakeup
     await until(lambda: wake._waiters, what="it waits to be woken")
     wake.set()
     task.cancel()
