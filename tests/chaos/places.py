@@ -102,8 +102,8 @@ PLACES: Final[dict[str, Place]] = {
     "recovery-before-open": Place("eventstore.recovery.restore:LogRestore.open", "before", nth=2),
     "recovery-after-open": Place("eventstore.recovery.restore:LogRestore.open", "after", nth=2),
     # supervisor
-    "supervisor-before-fork": Place("workers.launch.fork:ForkLauncher.launch", "before"),
-    "supervisor-after-fork": Place("workers.launch.fork:ForkLauncher.launch", "after"),
+    "supervisor-before-fork": Place("workers.launch.launchers:ForkLauncher.launch", "before"),
+    "supervisor-after-fork": Place("workers.launch.launchers:ForkLauncher.launch", "after"),
     "leader-before-append": Place(COMMIT, "before", recording("pool.scaling_decided")),
     "reap-before-fence": Place(COMMIT, "before", recording("worker.lost")),
     "reap-before-chunk-1": Place(COMMIT, "before", recording("agent.lost"), 1),

@@ -87,10 +87,6 @@ def main(argv: Sequence[str]) -> int:
 
 def _preload(plan: Plan) -> tuple[dict[str, type[Agent]], list[str]]:
     """Import what may be imported before the fork; also names the roles that start threads."""
-    import redis.asyncio
-    import uvloop  # noqa: F401  # the children's event loop
-
-    del redis
     for name in ("claim", "commit", "draw", "renew"):
         script(name)  # read once, shared by all
     classes: dict[str, type[Agent]] = {}

@@ -92,62 +92,42 @@ class LogLimits(Struct, frozen=True, kw_only=True):
     size_max: int = 1_000_000_000
 
 
-class AbandonedLogs(Struct, frozen=True):
-    """All files of one worker that is gone."""
-
-    written_at: float
-    size: int
-    files: tuple[Path, ...]
-
-
 def remove_old_files(folder: Path, limits: LogLimits, now: float) -> list[Path]:
     """Remove what is over the limits; returns the removed files. `now`: seconds since 1970."""
-    abandoned = sorted(_abandoned_logs(folder, now), key=lambda one: one.written_at)
-    total = sum(one.size for one in abandoned)
+    abandoned = sorted(_abandoned_logs(folder, now))
+    total = sum(size for _, size, _ in abandoned)
     removed: list[Path] = []
-    for one in abandoned:
-        if now - one.written_at < limits.age_seconds and total <= limits.size_max:
+    for written_at, size, files in abandoned:
+        if now - written_at < limits.age_seconds and total <= limits.size_max:
             break
-        total -= one.size
-        removed += [file for file in one.files if _remove(file)]
+        total -= size
+        for file in files:
+            with suppress(OSError):
+                file.unlink()
+                removed.append(file)
     return removed
 
 
-def _abandoned_logs(folder: Path, now: float) -> Iterator[AbandonedLogs]:
-    """The files of workers that are gone and have not written for a while."""
-    files: dict[Path, list[Path]] = {}
+def _abandoned_logs(folder: Path, now: float) -> Iterator[tuple[float, int, list[Path]]]:
+    """The files of each worker that is gone and has not written for a while: when last, size."""
+    workers: dict[Path, list[Path]] = {}
     for file in folder.glob("*/*.jsonl*"):
-        files.setdefault(file.with_name(file.name.partition(".")[0]), []).append(file)
-    for worker, paths in files.items():
-        statuses = [status for file in paths if (status := _status(file))]
-        written_at = max((status.st_mtime for status in statuses), default=now)
-        if now - written_at >= UNTOUCHED_SECONDS and not _in_use(Path(f"{worker}.jsonl")):
-            yield AbandonedLogs(
-                written_at, sum(status.st_size for status in statuses), tuple(paths)
-            )
-
-
-def _status(file: Path) -> os.stat_result | None:
-    try:
-        return file.stat()
-    except OSError:
-        return None
+        workers.setdefault(file.with_name(file.name.partition(".")[0]), []).append(file)
+    for worker, files in workers.items():
+        written_at, size = 0.0, 0
+        for file in files:
+            with suppress(OSError):
+                status = file.stat()
+                written_at, size = max(written_at, status.st_mtime), size + status.st_size
+        touched = now - written_at < UNTOUCHED_SECONDS
+        if written_at and not touched and not _in_use(Path(f"{worker}.jsonl")):
+            yield written_at, size, files
 
 
 def _in_use(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:  # locked, or not ours to open
-        return True
+    except OSError as error:  # locked, or not ours to open
+        return not isinstance(error, FileNotFoundError)
     return False
-
-
-def _remove(file: Path) -> bool:
-    try:
-        file.unlink()
-    except OSError:
-        return False
-    return True

@@ -30,7 +30,8 @@ from eventstore.connection.clients import connect_sync
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.log.script_runner import script
-from workers.host.processes import Process, boot_seconds
+from workers.host.processes import boot_seconds
+from workers.process.options import WorkerOptions
 
 EXIT_LEASE_LOST: Final = 75
 EXIT_ORPHANED: Final = 76
@@ -42,25 +43,6 @@ SNAPSHOT_WAIT_SECONDS: Final = 0.1
 """How long a renewal waits for a new snapshot before it is sent with the last one."""
 
 log = structlog.get_logger("muster.lease")
-
-
-class LeaseOptions(Struct, frozen=True, kw_only=True):
-    redis_url: str
-    key_prefix: str
-    pool_name: str
-    worker_id: str
-    epoch: int
-    lease_seconds: float
-    renew_seconds: float
-    stall_seconds: float
-    heartbeat_retention_ms: int
-    owner: Process | None = None
-    exits: bool = True
-
-    @property
-    def margin_seconds(self) -> float:
-        """Taken off the lease: half for the loop to confirm, half for a thread that comes late."""
-        return min(self.lease_seconds * 0.2, 2.0)
 
 
 class Hooks(Struct, frozen=True):
@@ -80,12 +62,18 @@ class Hooks(Struct, frozen=True):
 class Lease:
     """The lease of one worker; `granted_at`: when the call that granted it started."""
 
-    def __init__(self, options: LeaseOptions, hooks: Hooks, *, granted_at: float) -> None:
+    def __init__(
+        self, options: WorkerOptions, epoch: int, hooks: Hooks, *, granted_at: float
+    ) -> None:
         self._options = options
+        self._config = options.config
+        self._epoch = epoch
         self._hooks = hooks
-        self._keys = Keys(options.key_prefix)
+        self._owner = options.owner
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._trusted_until = granted_at + options.lease_seconds - options.margin_seconds
+        # Taken off the lease: half for the loop to confirm, half for a thread that comes late.
+        self._margin_seconds = min(self._config.lease_seconds * 0.2, 2.0)
+        self._trusted_until = granted_at + self._config.lease_seconds - self._margin_seconds
         self._lost_reason = ""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -129,7 +117,7 @@ class Lease:
     # ---- the thread that renews ----------------------------------------------------------------
 
     def _renew_forever(self) -> None:
-        client = connect_sync(self._options.redis_url, timeout_seconds=self._options.renew_seconds)
+        client = connect_sync(self._options.redis_url, timeout_seconds=self._config.renew_seconds)
         with contextlib.closing(client):
             while not self._stopped.is_set():
                 pause = self._renew(client)
@@ -138,7 +126,7 @@ class Lease:
 
     def _renew(self, client: SyncClient) -> float:
         """One renewal; returns after how many seconds the next is due."""
-        interval = self._options.renew_seconds * random.uniform(0.9, 1.0)
+        interval = self._config.renew_seconds * random.uniform(0.9, 1.0)
         if not self._loop_responds():
             return min(interval, 0.5)
         started_at = boot_seconds()
@@ -171,7 +159,7 @@ class Lease:
             self._call_on_loop(self._on_ping, self._pinged_at)
         if self._loop_responded.wait(SNAPSHOT_WAIT_SECONDS):
             return True
-        return boot_seconds() - self._pinged_at < self._options.stall_seconds
+        return boot_seconds() - self._pinged_at < self._config.loop_stall_seconds
 
     def _on_ping(self, pinged_at: float) -> None:
         """(On the loop.)"""
@@ -179,17 +167,17 @@ class Lease:
         self._loop_responded.set()
 
     def _evaluate(self, client: SyncClient) -> list[Any]:
-        source, options, keys = script("renew"), self._options, self._keys
+        source, options, keys = script("renew"), self._options, Keys(self._options.key_prefix)
         arguments = (
             2,
             keys.pool(options.pool_name, "meta"),
             keys.pool(options.pool_name, "events"),
             *self._hooks.high_water_mark(),
             options.worker_id,
-            options.epoch,
+            self._epoch,
             new_id(),
             self._snapshot,
-            options.heartbeat_retention_ms,
+            options.retention.heartbeats_ms,
         )
         command = client.execute_command
         try:
@@ -201,7 +189,7 @@ class Lease:
     def _extend(self, started_at: float) -> None:
         with self._lock:
             if boot_seconds() < self._trusted_until:  # a lapsed lease does not come back
-                trusted = started_at + self._options.lease_seconds - self._options.margin_seconds
+                trusted = started_at + self._config.lease_seconds - self._margin_seconds
                 self._trusted_until = max(self._trusted_until, trusted)
 
     # ---- the thread that guards ----------------------------------------------------------------
@@ -216,8 +204,7 @@ class Lease:
             self._watch_owner()
 
     def _watch_owner(self) -> None:
-        owner = self._options.owner
-        if owner is None or owner.alive() or self._stopped.is_set():
+        if self._owner is None or self._owner.alive() or self._stopped.is_set():
             return
         if not self._orphan_since:
             self._orphan_since = boot_seconds()
@@ -232,7 +219,7 @@ class Lease:
                 return
             self._lost_reason = reason
         self._call_on_loop(self._hooks.lost, reason)
-        if not self._confirmed.wait(self._options.margin_seconds / 2) and self._options.exits:
+        if not self._confirmed.wait(self._margin_seconds / 2) and self._options.exits:
             os._exit(EXIT_LEASE_LOST)
         self._stopped.set()
         self._renew_now.set()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import structlog
+import uvloop
 
 from eventstore.errors import LogError
 from workers.api.agent import Agent
@@ -28,7 +29,7 @@ def main(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
     The caller should end the process with `os._exit`: a thread that an agent left behind must not
     keep it alive.
     """
-    loop = _new_loop()
+    loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     serving = loop.create_task(_serve(options, roles))
     while not serving.done():
@@ -38,14 +39,6 @@ def main(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
             log.exception("agent.exit_ignored")
     loop.close()  # and no generators: those left are agents' code, and there is no lease any more
     return serving.result()
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 async def _serve(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:

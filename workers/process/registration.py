@@ -1,23 +1,36 @@
 """What a worker writes about itself: that it starts, drains, recovers, stops, and, when its log is
 lost, which agents it runs.
 
-The recovery compares that report with the archive. The worker itself goes on until its lease
-lapses; in the recovered log none of its agents is its own.
+A drain: `worker.draining` is written first, so that nothing more is claimed; what was claimed in a
+reply that was lost is delivered again; then all agents are stopped and released at the same time,
+and the empty worker writes `worker.stopped`. A part of the time is reserved for that: after the
+rest of it agents get no more grace. What cannot be done in time is left to this worker's reaper.
+
+The recovery of a lost log compares the report with the archive. The worker itself goes on until its
+lease lapses; in the recovered log none of its agents is its own.
 """
 
+import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from enum import IntEnum
 
 import structlog
 
 from eventstore.connection.backoff import Backoff, retry
 from eventstore.errors import LogError, MusterError
-from eventstore.language.workers import Start, Worker, WorkerCommand
+from eventstore.language.workers import Drain, Start, StopWorker, Worker, WorkerCommand
 from eventstore.log.pool_log import PoolLog
 from eventstore.recovery.loss_reports import AGENT_HELD, LossReport, write_reports
+from workers.process.lease import EXIT_LEASE_LOST
 from workers.runtime.agent_run import AgentRun
+from workers.runtime.slots import Slots
+from workers.runtime.worker_context import StopRequest
 
-log = structlog.get_logger("muster.survey_report")
+GRACE_SHARE = 0.8
+"""The part of a drain's time after which agents get no more grace."""
+
+log = structlog.get_logger("muster.registration")
 
 
 class NotOrdered(MusterError):
@@ -78,3 +91,54 @@ class Registration:
             await write_reports(pool_log.log, pool_log.pool, reports)
         except LogError as error:
             log.warning("log.report_failed", pool=pool_log.pool, error=str(error))
+
+
+class ShutdownResult(IntEnum):
+    """How a worker shut down, as the exit code of its process."""
+
+    STOPPED = 0
+    LATE = 74
+    LOST = EXIT_LEASE_LOST
+    STUCK = 77
+
+
+async def drain(
+    registration: Registration,
+    slots: Slots,
+    reason: str,
+    seconds: float,
+    *,
+    on_empty: Callable[[], Awaitable[None]],
+) -> ShutdownResult:
+    """Release all agents and stop the worker, within `seconds`; to be cancelled on a lost lease.
+
+    `on_empty` is awaited when no agent is left: from then on no lease is needed, and the present
+    one ends with `worker.stopped`.
+    """
+    log.info("worker.draining", reason=reason, agents=len(slots.runs), seconds=seconds)
+    deadline = asyncio.get_running_loop().time() + seconds
+    try:
+        async with asyncio.timeout_at(deadline):
+            await _release_all(registration, slots, reason, deadline - seconds * (1 - GRACE_SHARE))
+            if slots.stuck:
+                return ShutdownResult.STUCK
+            await on_empty()
+            stopped = await registration.write(StopWorker(reason=reason))
+            return ShutdownResult.STOPPED if stopped is not None else ShutdownResult.LOST
+    except TimeoutError:
+        slots.request_stop_all(StopRequest.ABANDON, "drain-timeout")
+        await slots.wait_until_empty(1.0)
+        return ShutdownResult.LATE
+
+
+async def _release_all(
+    registration: Registration, slots: Slots, reason: str, grace_ends_at: float
+) -> None:
+    worker = await registration.write(Drain(reason=reason))
+    if worker is None or worker.ended:
+        slots.request_stop_all(StopRequest.ABANDON, "lost")
+    await retry(Backoff("claim", worker_id=registration.worker_id), slots.recover_claims)
+    slots.request_stop_all(StopRequest.RELEASE, reason)
+    if not await slots.wait_until_empty(grace_ends_at - asyncio.get_running_loop().time()):
+        slots.request_stop_all(StopRequest.RELEASE_NOW, reason)
+        await slots.wait_until_empty()

@@ -1,8 +1,9 @@
 """A worker: a process with an event loop and slots for agents, living on a lease.
 
 It starts on an order that must still be open, claims spawns for itself, runs the agents, and
-shuts down (see `shutdown`) on request, when a part of it fails, when the lease is lost, or when an
-agent's code cannot be ended: then the others are released and the process dies, to be reaped.
+drains (see `registration`) on request, when a part of it fails, or when an agent's code cannot be
+ended: then the others are released and the process dies, to be reaped. Where the lease is lost its
+agents are cancelled, and nothing is written.
 """
 
 import asyncio
@@ -14,39 +15,31 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from eventstore.connection.clients import connect
+from eventstore.keys import Keys
 from eventstore.language.workers import Recover, WorkerStatus
+from eventstore.log.log import Log
+from eventstore.log.pool_log import PoolLog
 from eventstore.log.script_runner import parse_reply
-from eventstore.steps.step import Fence
+from eventstore.steps.step import Fence, Origin
 from workers.api.agent import Agent
 from workers.api.engine import Database
 from workers.host.processes import boot_seconds
+from workers.output.capture import Capture
 from workers.output.lines import Output
 from workers.process.inbox import listen
-from workers.process.lease import EXIT_LEASE_LOST, Hooks, Lease
-from workers.process.options import (
-    WorkerOptions,
-    lease_options,
-    open_pool_log,
-    start_capture,
-    stop_capture,
-)
-from workers.process.registration import Registration
-from workers.process.shutdown import ShutdownResult, abandon, drain
-from workers.runtime.calls import track_tasks
+from workers.process.lease import Hooks, Lease
+from workers.process.options import WorkerOptions
+from workers.process.registration import Registration, ShutdownResult, drain
+from workers.runtime.calls import STUCK_SECONDS, track_tasks
 from workers.runtime.slots import Slots, read_stop_flags
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
 ORPHAN_DRAIN_SECONDS: Final = 3.0
 """How long a drain may take whose owner is gone."""
 CLOSE_SECONDS: Final = 5.0
-
-EXIT_CODES: Final = {
-    ShutdownResult.STOPPED: 0,
-    ShutdownResult.TIMED_OUT: 74,
-    ShutdownResult.LOST: EXIT_LEASE_LOST,
-    ShutdownResult.STUCK: 77,
-}
-
+CONNECTIONS: Final = 4
+"""Of a worker, besides those of its inbox and its lease. Calls beyond wait for a free one."""
 
 log = structlog.get_logger("muster.worker")
 
@@ -61,8 +54,11 @@ class Worker:
         self._options = options
         self._roles = roles
         self._start_time = start_time
-        self._pool_log = open_pool_log(options)
-        self._log = self._pool_log.log
+        client = connect(options.redis_url, max_connections=CONNECTIONS)
+        keys, retention = Keys(options.key_prefix), options.retention
+        self._log = Log(client, keys, retention=retention, survives_recovery=False)
+        origin = Origin(actor=f"worker:{options.worker_id}")
+        self._pool_log = PoolLog(self._log, options.pool_name, origin)
         self._registration = Registration(self._pool_log, options.worker_id)
         self._database = Database(options.engine_url, through_pgbouncer=options.through_pgbouncer)
         self._output: Output | None = None
@@ -85,9 +81,12 @@ class Worker:
         loop = asyncio.get_running_loop()
         track_tasks(loop)
         self._ended = loop.create_future()
-        self._output = start_capture(self._options)
-        options = lease_options(self._options, self._registration.epoch)
-        self._lease = Lease(options, self._hooks(), granted_at=granted_at)
+        options = self._options
+        if options.capture:
+            self._output = Output(options.log_dir, options.pool_name, options.worker_id)
+            Capture.start(self._output if options.exits else None)
+        epoch = self._registration.epoch
+        self._lease = Lease(options, epoch, self._hooks(), granted_at=granted_at)
         self._slots = Slots(
             self._new_worker_context(),
             size,
@@ -107,15 +106,11 @@ class Worker:
         assert self._ended is not None, "not started"
         return await asyncio.shield(self._ended)
 
-    async def drain(self, reason: str) -> None:
-        """Release all agents, write `worker.stopped`, end."""
-        self.request_drain(reason)
-        await self.wait()
-
     async def stop(self) -> None:
         """Drain, unless it has ended. A second call only waits; before `start` it does nothing."""
         if self._ended is not None:
-            await self.drain("stop")
+            self.request_drain("stop")
+            await self.wait()
 
     def abandon(self, reason: str) -> None:
         """Cancel all agents, write nothing, end: what a kill is to a process of its own."""
@@ -123,7 +118,7 @@ class Worker:
             self._on_lost(reason)
 
     def request_drain(self, reason: str) -> None:
-        """`drain` for signal handlers: returns at once."""
+        """Release all agents, write `worker.stopped`, end; returns at once."""
         if self._ended is None:
             self._drain_requested = reason
         else:
@@ -141,11 +136,10 @@ class Worker:
         assert self._ended is not None
         await self._cancel_tasks()
         result = await self._drain_result()
-        self.exit_code = EXIT_CODES[result]
+        self.exit_code = result.value
         reason = self._lost_reason or ("stuck" if result is ShutdownResult.STUCK else reason)
-        log.info(
-            "worker.exited", worker_id=self._options.worker_id, result=result.value, reason=reason
-        )
+        worker_id, outcome = self._options.worker_id, result.name.lower()
+        log.info("worker.exited", worker_id=worker_id, result=outcome, reason=reason)
         if self._slots.stuck and self._options.exits:
             os._exit(self.exit_code)
         try:
@@ -158,10 +152,12 @@ class Worker:
         """How the drain ended; a lease lost meanwhile (or before) ends it at once."""
         await asyncio.wait({self._drain_task})
         if self._lost_reason:
-            return await abandon(self._slots)
+            self._slots.request_stop_all(StopRequest.ABANDON, "lost")
+            await self._slots.wait_until_empty(STUCK_SECONDS + 1.0)
+            return ShutdownResult.LOST
         if error := self._drain_task.exception():
             log.error("worker.drain_failed", exc_info=error)
-            return ShutdownResult.TIMED_OUT
+            return ShutdownResult.LATE
         return self._drain_task.result()
 
     async def _close(self) -> None:
@@ -169,7 +165,9 @@ class Worker:
         await self._cancel_tasks()
         await self._database.close()
         await self._log.client.aclose()
-        stop_capture(self._output)
+        if self._output is not None:
+            Capture.stop()
+            self._output.close()
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -19,9 +19,8 @@ from eventstore.language.events import Error
 from eventstore.log.replies import AgentResult, ClaimedAgent, Outcome
 from workers.api.agent import Agent, Context, FencingToken, overrides, read_spec
 from workers.output.lines import Owner, logger_of
-from workers.runtime.calls import Call, Stuck, cancel_all
+from workers.runtime.calls import Call, Stuck, cancel_all, timeout_error
 from workers.runtime.end_conditions import EndConditions, HealthCheck
-from workers.runtime.errors import timeout_error
 from workers.runtime.worker_context import StopRequest, WorkerContext, failure, write_outcome
 
 CLOSE_SECONDS: Final = 1.0
@@ -50,23 +49,21 @@ class AgentRun:
         self.stuck = False
         self._reason = ""
         self._spec = claimed.spec
-        self._owner = Owner(self._ids(), worker_context.output)
+        ids: dict[str, object] = {
+            "agent_id": self.agent_id,
+            "incarnation": self.incarnation,
+            "pool": self.state.pool_name,
+            "role": self.state.role_type,
+            "project_id": self.state.project_id,
+            "worker_id": worker_context.fence.worker_id,
+        }
+        self._owner = Owner(ids, worker_context.output)
         self._variables = self._owner.context()
         self._calls: list[Call] = []
         self._agent: Agent | None = None
         self._context: Context | None = None
         self._stop_requested = asyncio.get_running_loop().create_future()
         self._log = log.bind(agent_id=self.agent_id, incarnation=self.incarnation)
-
-    def _ids(self) -> dict[str, object]:
-        return {
-            "agent_id": self.agent_id,
-            "incarnation": self.incarnation,
-            "pool": self.state.pool_name,
-            "role": self.state.role_type,
-            "project_id": self.state.project_id,
-            "worker_id": self.worker_context.fence.worker_id,
-        }
 
     @property
     def busy(self) -> bool:

@@ -7,20 +7,31 @@ Ten agents share one process. Every call runs in a context in which `CURRENT` na
 it creates and `asyncio.to_thread` inherit that. So what it prints gets its ids (see `output`), and
 whatever tasks it leaves behind can be ended with it: an end is written to the log only when nothing
 of the agent runs any more.
+
+Of an exception type, message and traceback are recorded, trimmed. Frames of Muster itself are left
+out at the top, so that a user sees their own code. Text that UTF-8 cannot encode is escaped: the
+outcome must be writable whatever was raised.
 """
 
 import asyncio
-import contextvars
+import os
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextvars import Context
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from eventstore.language.events import Error
 from workers.output.lines import CURRENT, Owner
-from workers.runtime.errors import describe
 
 STUCK_SECONDS = 5
 """How long cancelled code may go on before its worker is ended."""
+MESSAGE_MAX: Final = 2_000
+TRACEBACK_MAX: Final = 8_192
+FRAMES_MAX: Final = 20
+
+_OWN: Final = str(Path(__file__).resolve().parents[1]) + os.sep
+"""The folder of `workers`: its frames are left out of what an agent's author reads."""
 
 
 class Stuck(Exception):
@@ -31,7 +42,7 @@ class Call:
     """One call under way."""
 
     def __init__(
-        self, function: Callable[[], Awaitable[None]], context: contextvars.Context, name: str
+        self, function: Callable[[], Awaitable[None]], context: Context, name: str
     ) -> None:
         self.error: Error | None = None
         self.cancelled = False
@@ -117,3 +128,47 @@ async def _catch_exits(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await coroutine
     except (SystemExit, KeyboardInterrupt) as error:
         raise AgentExit(f"{type(error).__name__}: {error}") from error
+
+
+def describe(error: BaseException) -> Error:
+    """An exception as it is recorded in an event."""
+    return Error(
+        type=_name(type(error)),
+        message=_clean(_message(error))[:MESSAGE_MAX],
+        traceback=_clean(_traceback(error))[-TRACEBACK_MAX:],
+    )
+
+
+def timeout_error(during: str, seconds: float) -> Error:
+    """The error of code that hung."""
+    return Error(type="TimeoutError", message=f"{during}() did not return within {seconds:g} s")
+
+
+def _name(kind: type[BaseException]) -> str:
+    name = kind.__qualname__
+    return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001  a user's __str__ may raise anything
+        return f"<its message could not be made: {_name(type(second))}>"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        frames = [
+            (frame, line)
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if not frame.f_code.co_filename.startswith(_OWN)
+        ]
+        summary = traceback.TracebackException.from_exception(error, limit=-FRAMES_MAX)
+        summary.stack = traceback.StackSummary.extract(iter(frames[-FRAMES_MAX:]))
+        return "".join(summary.format())
+    except Exception:  # noqa: BLE001  as above: formatting calls the user's code
+        return ""
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -17,10 +17,8 @@ from typing import Final
 from eventstore.language.agent_commands import Command, End
 from eventstore.language.agents import Agent as State
 from eventstore.language.events import Error
-from eventstore.language.pool_config import PoolConfig
 from workers.api.agent import Context
-from workers.runtime.calls import Call
-from workers.runtime.errors import timeout_error
+from workers.runtime.calls import Call, timeout_error
 from workers.runtime.worker_context import WorkerContext, failure
 
 DAY_SECONDS: Final = 86_400.0
@@ -69,17 +67,6 @@ class HealthCheck:
         self.error = error
 
 
-class IsolationWindow:
-    """Of one incarnation, from now on."""
-
-    def __init__(self, config: PoolConfig) -> None:
-        self._ends_at = time.monotonic() + config.isolation_seconds
-
-    def remaining(self, agent: State) -> float | None:
-        """How long it still lasts, 0 once it is over; None for an agent that is not isolated."""
-        return max(self._ends_at - time.monotonic(), 0.0) if agent.alone else None
-
-
 class EndConditions:
     """Of one incarnation, from the start of its `run` on."""
 
@@ -94,7 +81,7 @@ class EndConditions:
         self._context = context
         self._run = run
         self._health_check = health_check
-        self._isolation_window = IsolationWindow(worker_context.config)
+        self._isolation_ends_at = time.monotonic() + worker_context.config.isolation_seconds
 
     @property
     def calls(self) -> tuple[Call | None, ...]:
@@ -119,15 +106,15 @@ class EndConditions:
 
     def isolation_ended(self, state: State) -> bool:
         """Whether the agent is isolated, and has behaved for long enough."""
-        return self._isolation_window.remaining(state) == 0.0
+        return state.alone and time.monotonic() >= self._isolation_ends_at
 
     def wait_seconds(self, state: State) -> float:
         """How long nothing can be fulfilled, unless a call ends."""
         seconds = [DAY_SECONDS]
         if self._health_check is not None:
             seconds.append(self._health_check.wait_seconds)
-        if (isolated := self._isolation_window.remaining(state)) is not None:
-            seconds.append(isolated)
+        if state.alone:
+            seconds.append(max(self._isolation_ends_at - time.monotonic(), 0.0))
         if state.max_idle_time is not None:
             seconds.append(max(state.max_idle_time - self._context.idle_seconds, 0.0))
         return min(seconds)

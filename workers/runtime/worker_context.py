@@ -2,7 +2,6 @@
 it: it started, failed, was released, ended, or is cleared.
 """
 
-import asyncio
 import random
 from collections.abc import Callable, Mapping
 from enum import IntEnum
@@ -10,7 +9,7 @@ from enum import IntEnum
 import structlog
 from msgspec import Struct
 
-from eventstore.connection.backoff import Backoff
+from eventstore.connection.backoff import Backoff, retry
 from eventstore.errors import LogError, Unreadable
 from eventstore.language.agent_commands import Command, Fail
 from eventstore.language.agents import Agent as State
@@ -80,29 +79,24 @@ async def write_outcome(
 
     None where its state in Redis is damaged: then it is parked, and nothing was written.
     """
-    backoff = Backoff("settle", agent_id=state.agent_id)
-    while True:
+    pool_log, agent_id = worker_context.log, state.agent_id
+    backoff = Backoff("settle", agent_id=agent_id)
+
+    async def write() -> AgentResult | None:
+        known = None if backoff.active else state
+        fence, incarnation = worker_context.fence, state.incarnation
         try:
-            acted = await worker_context.log.act(
-                state.agent_id,
-                command,
-                fence=worker_context.fence,
-                incarnation=state.incarnation,
-                agent=None if backoff.active else state,
+            acted = await pool_log.act(
+                agent_id, command, fence=fence, incarnation=incarnation, agent=known
             )
-            if (
-                acted.outcome is Outcome.ABSENT
-                and state.agent_id in await worker_context.log.live()
-            ):
-                raise Unreadable("agent", state.agent_id, "its hash is gone")
+            if acted.outcome is Outcome.ABSENT and agent_id in await pool_log.live():
+                raise Unreadable("agent", agent_id, "its hash is gone")
         except Unreadable as error:
             await _park(worker_context, state, error)
             return None
-        except LogError as error:
-            await asyncio.sleep(backoff.next_delay(error))
-            continue
-        backoff.reset()
         return acted
+
+    return await retry(backoff, write)
 
 
 async def _park(worker_context: WorkerContext, state: State, damage: Unreadable) -> None:

@@ -29,9 +29,8 @@ from eventstore.log.pool_log import PoolLog
 from eventstore.log.reader import Reader
 from eventstore.steps.step import Origin
 from workers.host.lock import LOCK_TIMEOUT_SECONDS, HostLock
-from workers.host.processes import Process, host_name
-from workers.launch.fork import ForkLauncher
-from workers.launch.launchers import InProcessLauncher, Launcher
+from workers.host.processes import host_name
+from workers.launch.launchers import ForkLauncher, InProcessLauncher, Launcher
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote import Plan
 from workers.output.log_files import LogLimits, remove_old_files
@@ -255,9 +254,9 @@ class Supervisor:
 
     def _shutdown_seconds(self) -> float:
         """Less than a lease where the owner is gone, and with it perhaps Redis."""
-        owner = Process(self._options.owner_pid, self._options.owner_start_time)
+        owner = self._options.owner
         leases = [pool.config.lease_seconds for pool in self._catalogue.state.pools.values()]
-        if owner.pid and leases and not owner.alive():
+        if owner and leases and not owner.alive():
             return min(self._options.shutdown_seconds, min(leases) / 2)
         return self._options.shutdown_seconds
 

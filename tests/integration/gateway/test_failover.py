@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, NotEnoughReplicas, RolledBack
 from eventstore.keys import Keys
+from eventstore.language.pool_config import PoolConfig
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
 from eventstore.recovery.loss_reports import read_reports
@@ -24,7 +25,8 @@ from tests.pools import TestPool, raw_events
 from tests.replication import Replication
 from tests.waiting import until
 from workers.host.processes import boot_seconds
-from workers.process.lease import Hooks, Lease, LeaseOptions
+from workers.process.lease import Hooks, Lease
+from workers.process.options import WorkerOptions
 
 LEVEL, PENDING = "Muster-Durability", "Muster-Durability-Pending"
 LIMITS = type(QUICK)(durability_seconds=5.0, catch_up_seconds=0.2, wait_default=0.2)
@@ -212,16 +214,12 @@ async def test_a_lease_is_renewed_at_the_new_primary(replication: Replication):
         fence = await TestPool(log, POOL).worker("w1")
         lost: list[str] = []
         renewed: list[object] = []
-        options = LeaseOptions(
+        options = WorkerOptions(
             redis_url=address.url,
-            key_prefix="",
             pool_name=POOL,
             worker_id=fence.worker_id,
-            epoch=fence.epoch,
-            lease_seconds=30.0,
-            renew_seconds=0.1,
-            stall_seconds=30.0,
-            heartbeat_retention_ms=60_000,
+            host="h",
+            config=PoolConfig(lease_seconds=30.0, renew_seconds=0.1),
             exits=False,
         )
         hooks = Hooks(
@@ -232,7 +230,7 @@ async def test_a_lease_is_renewed_at_the_new_primary(replication: Replication):
             log_unavailable=lambda: None,
             orphaned=lambda: None,
         )
-        lease = Lease(options, hooks, granted_at=boot_seconds())
+        lease = Lease(options, fence.epoch, hooks, granted_at=boot_seconds())
         await lease.start()
         try:
             await until(lambda: len(renewed) >= 2)

@@ -64,7 +64,8 @@ async def test_a_drain_releases_every_agent_and_stops_the_worker(pool: WorkerPoo
     """They are requeued as their next incarnation, and another worker runs them."""
     worker = await pool.worker(Quiet)
     ids = await running(pool, 3)
-    await worker.drain("shut-down")
+    worker.request_drain("shut-down")
+    await worker.wait()
     assert worker.exit_code == 0
     assert (await pool.types("w1"))[-2:] == ["worker.draining", "worker.stopped"]
     for agent_id in ids:
@@ -85,7 +86,8 @@ async def test_agents_that_are_starting_are_released_too(pool: WorkerPool):
     worker = await pool.worker(Slow)
     agent_id = await pool.spawn()
     await pool.reached(agent_id, "starting")
-    await worker.drain("shut-down")
+    worker.request_drain("shut-down")
+    await worker.wait()
     assert (await pool.state(agent_id)).status == "pending"
 
 
@@ -100,7 +102,8 @@ async def test_a_slow_stop_is_cancelled_in_time_to_release_the_agent(pool: Worke
     worker = await pool.worker(Dallying)
     (agent_id,) = await running(pool, 1)
     started = time.monotonic()
-    await worker.drain("shut-down")
+    worker.request_drain("shut-down")
+    await worker.wait()
     assert time.monotonic() - started < 3
     assert (await pool.state(agent_id)).status == "pending"
     assert worker.exit_code == 0
@@ -112,7 +115,8 @@ async def test_a_drain_ends_an_agent_with_the_termination_flag(pool: WorkerPool)
     (agent_id,) = await running(pool, 1)
     worker._slots.apply_stop_flag = lambda *flag: None  # type: ignore[method-assign]  # no message
     await pool.terminate(agent_id)
-    await worker.drain("shut-down")
+    worker.request_drain("shut-down")
+    await worker.wait()
     assert (await pool.state(agent_id)).status == "terminated"
     assert "agent.released" not in await pool.types(agent_id)
 

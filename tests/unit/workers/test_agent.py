@@ -9,8 +9,15 @@ from eventstore.language.agents import Agent as State
 from workers.api.agent import Agent, Context, FencingToken, Spec, overrides, read_spec
 from workers.api.engine import Database
 from workers.output.lines import Owner
-from workers.runtime.calls import Call, Stuck, cancel_all, track_tasks
-from workers.runtime.errors import MESSAGE_MAX, TRACEBACK_MAX, describe
+from workers.runtime.calls import (
+    MESSAGE_MAX,
+    TRACEBACK_MAX,
+    Call,
+    Stuck,
+    cancel_all,
+    describe,
+    track_tasks,
+)
 
 
 def context(*, works: bool, database: Database | None = None) -> Context:

@@ -1,7 +1,8 @@
 """Which agents are isolated after a loss, for how long, and what that costs in workers."""
 
 from collections.abc import Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -21,7 +22,7 @@ from eventstore.language.pool_config import PoolConfig, RestartPolicy
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import ObservedWorker, Survey
 from tests.unit.workers.test_scaling import survey, worker
-from workers.runtime.end_conditions import IsolationWindow
+from workers.runtime.end_conditions import DAY_SECONDS, EndConditions
 from workers.supervisor import isolation, scaling
 
 WINDOW = 600_000
@@ -115,12 +116,18 @@ def test_it_can_be_dropped_in_every_status(status: Status) -> None:
 
 def test_the_isolation_window_is_for_isolated_agents_and_ends() -> None:
     alone = msgspec.structs.replace(RUNNING, alone=True)
-    begun = IsolationWindow(PoolConfig(suspicion_window_seconds=600.0))
-    assert begun.remaining(RUNNING) is None
-    left = begun.remaining(alone)
-    assert left is not None
-    assert 599 < left <= 600
-    assert IsolationWindow(PoolConfig(suspicion_window_seconds=0.0)).remaining(alone) == 0.0
+    begun = conditions(PoolConfig(suspicion_window_seconds=600.0))
+    assert begun.wait_seconds(RUNNING) == DAY_SECONDS
+    assert 599 < begun.wait_seconds(alone) <= 600
+    assert not begun.isolation_ended(alone)
+    over = conditions(PoolConfig(suspicion_window_seconds=0.0))
+    assert over.isolation_ended(alone)
+    assert not over.isolation_ended(RUNNING)
+    assert over.wait_seconds(alone) == 0.0
+
+
+def conditions(config: PoolConfig) -> EndConditions:
+    return EndConditions(cast("Any", SimpleNamespace(config=config)), cast("Any", None), None, None)
 
 
 # ---- workers ---------------------------------------------------------------------------------

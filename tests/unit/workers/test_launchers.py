@@ -10,8 +10,7 @@ import pytest
 
 from eventstore.errors import ConfigurationError
 from eventstore.language.catalogue import Pool
-from workers.launch.fork import REFUSED_TRIES, ForkLauncher
-from workers.launch.launchers import ZygoteRefused
+from workers.launch.launchers import REFUSED_TRIES, ForkLauncher, ZygoteRefused
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote import Plan
 
@@ -20,7 +19,7 @@ async def test_a_zygote_that_hangs_does_not_block_its_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing waits for its end for ever, and it does not survive."""
-    monkeypatch.setattr("workers.launch.fork.END_SECONDS", 0.2)
+    monkeypatch.setattr("workers.launch.launchers.END_SECONDS", 0.2)
     launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
     await launcher.start(lambda *_: None)
     zygote = launcher._zygote
@@ -45,7 +44,7 @@ async def test_a_killed_zygote_that_lingers_blocks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With little memory its end takes time, and a supervisor has more to stop."""
-    monkeypatch.setattr("workers.launch.fork.END_SECONDS", 0.1)
+    monkeypatch.setattr("workers.launch.launchers.END_SECONDS", 0.1)
     launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
     await launcher.start(lambda *_: None)
     zygote = launcher._zygote
@@ -132,8 +131,8 @@ async def test_a_refused_start_of_the_zygote_is_retried_for_a_while(
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
         return start(*given, **options)
 
-    monkeypatch.setattr("workers.launch.fork.REFUSED_SECONDS", 0.0)
-    monkeypatch.setattr("workers.launch.fork.subprocess.Popen", refuse)
+    monkeypatch.setattr("workers.launch.launchers.REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr("workers.launch.launchers.subprocess.Popen", refuse)
     launcher = ForkLauncher(Plan(roles={}, app_dir=str(tmp_path)))
     try:
         if refusals == REFUSED_TRIES:
