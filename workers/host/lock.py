@@ -37,8 +37,7 @@ class HostLock:
 
     def __init__(self, scope: str) -> None:
         self._name = f"muster-supervisor-{hashlib.sha256(scope.encode()).hexdigest()[:24]}"
-        self._socket: socket.socket | None = None
-        self._file: int | None = None
+        self._held = contextlib.ExitStack()
 
     async def acquire(self, timeout_seconds: float) -> None:
         """Take the lock. Raises `ConfigurationError` if another process has it, `LockRefused`."""
@@ -55,12 +54,7 @@ class HostLock:
             await asyncio.sleep(0.1)
 
     def release(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        self._held.close()
 
     def _try_acquire(self) -> bool:
         try:
@@ -77,7 +71,7 @@ class HostLock:
             if error.errno != errno.EADDRINUSE:
                 raise
             return False
-        self._socket = lock_socket
+        self._held.push(lock_socket)
         return True
 
     def _flock(self) -> bool:
@@ -85,7 +79,7 @@ class HostLock:
         handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file = handle
+            self._held.callback(os.close, handle)
             return True
         os.close(handle)
         return False

@@ -81,50 +81,31 @@ class Process(Struct, frozen=True):
                 os.close(pidfd)
         return True
 
-    def watch(self, on_ended: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, on_ended: Callable[[], None]) -> Callable[[], object]:
         """Call `on_ended` once, from the running loop, when it ends. Returns how to stop that."""
-        loop = asyncio.get_running_loop()
+        loop, watching = asyncio.get_running_loop(), contextlib.ExitStack()
+
+        def ended() -> None:
+            watching.close()
+            on_ended()
+
         try:
             pidfd = _pidfd(self.pid)
         except ProcessLookupError:
             pidfd = None
-        if pidfd is None or not self.alive():
-            if pidfd is not None:
-                os.close(pidfd)
-            return self._watch_by_polling(loop, on_ended)
-
-        def stop() -> None:
-            nonlocal pidfd
-            if pidfd is not None:
-                loop.remove_reader(pidfd)
-                os.close(pidfd)
-                pidfd = None
-
-        def readable() -> None:
-            stop()
-            on_ended()
-
-        loop.add_reader(pidfd, readable)
-        return stop
-
-    def _watch_by_polling(
-        self, loop: asyncio.AbstractEventLoop, on_ended: Callable[[], None]
-    ) -> Callable[[], None]:
-        handle: asyncio.TimerHandle | None = None
-
-        def poll() -> None:
-            nonlocal handle
+        if pidfd is not None:
+            watching.callback(os.close, pidfd)
             if self.alive():
-                handle = loop.call_later(POLL_SECONDS, poll)
-            else:
-                on_ended()
+                loop.add_reader(pidfd, ended)
+                watching.callback(loop.remove_reader, pidfd)
+                return watching.close
+        watching.close()
+        return loop.create_task(self._poll(on_ended)).cancel
 
-        def stop() -> None:
-            if handle is not None:
-                handle.cancel()
-
-        handle = loop.call_later(0, poll)
-        return stop
+    async def _poll(self, on_ended: Callable[[], None]) -> None:
+        while self.alive():  # noqa: ASYNC110  # no event tells it
+            await asyncio.sleep(POLL_SECONDS)
+        on_ended()
 
 
 def this_process() -> Process:

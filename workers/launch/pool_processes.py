@@ -27,7 +27,7 @@ class LocalProcess(Struct):
 
     pool: str
     process: Process
-    stop_watching: Callable[[], None]
+    stop_watching: Callable[[], object]
     kill: asyncio.TimerHandle | None = None
 
 

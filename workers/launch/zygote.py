@@ -9,6 +9,7 @@ Its messages are JSON objects over one socket, one a line. In: the options of a 
 `ZygoteMessage`. When the socket closes the zygote ends; its workers do not.
 """
 
+import contextlib
 import gc
 import os
 import select
@@ -149,14 +150,10 @@ def _become_worker(options: WorkerOptions, plan: Plan, classes: dict[str, type[A
 
 
 def _report_ended(channel: socket.socket) -> None:
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        _send(channel, ZygoteMessage(ended=pid, code=os.waitstatus_to_exitcode(status)))
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            code = os.waitstatus_to_exitcode(ended[1])
+            _send(channel, ZygoteMessage(ended=ended[0], code=code))
 
 
 def _send(channel: socket.socket, message: ZygoteMessage) -> None:

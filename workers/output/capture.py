@@ -8,7 +8,7 @@ where it went before. Captures may overlap: each worker starts one and stops it.
 import io
 import logging
 import sys
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 import structlog
 
@@ -78,14 +78,11 @@ class AgentLogHandler(logging.Handler):
         try:
             fields = {"message": record.getMessage(), "logger": record.name}
             if record.exc_info and record.exc_info[0] is not None:
-                fields["exception"] = _FORMATTER.formatException(record.exc_info)
+                fields["exception"] = logging.Formatter().formatException(record.exc_info)
         except Exception:  # noqa: BLE001  arguments that do not fit the message, or worse
             self.handleError(record)
             return
         output.write(owner, record.levelname.lower(), fields)
-
-
-_FORMATTER: Final = logging.Formatter()
 
 
 class Capture:

@@ -8,7 +8,6 @@ has `event` and its own fields, all others `message`. `CURRENT` names the agent.
 
 import asyncio
 import datetime
-import traceback
 import weakref
 from collections.abc import Mapping, MutableMapping
 from contextvars import Context, ContextVar, copy_context
@@ -139,10 +138,7 @@ def route(default: Output | None, owner: Owner | None = None) -> "structlog.typi
         if output is None:
             return event
         event = structlog.contextvars.merge_contextvars(logger, method, event)
-        fields: dict[str, Any] = {"event": "", **event}
-        exception = fields.pop("exc_info", None)
-        if exception:
-            fields["exception"] = _exception(exception)
+        fields = structlog.processors.format_exc_info(logger, method, {"event": "", **event})
         level = "warning" if method == "warn" else "error" if method == "exception" else method
         output.write(line_owner, level, fields)
         raise structlog.DropEvent
@@ -160,11 +156,3 @@ def logger_of(owner: Owner) -> Any:
         wrapper_class=structlog.make_filtering_bound_logger(0),
         cache_logger_on_first_use=True,
     )
-
-
-def _exception(exc_info: Any) -> str:
-    if isinstance(exc_info, BaseException):
-        return "".join(traceback.format_exception(exc_info))
-    if isinstance(exc_info, tuple) and len(exc_info) == 3:
-        return "".join(traceback.format_exception(*exc_info))
-    return traceback.format_exc()

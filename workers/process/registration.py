@@ -33,6 +33,15 @@ GRACE_SHARE = 0.8
 log = structlog.get_logger("muster.registration")
 
 
+class ShutdownResult(IntEnum):
+    """How a worker shut down, as the exit code of its process."""
+
+    STOPPED = 0
+    LATE = 74
+    LOST = EXIT_LEASE_LOST
+    STUCK = 77
+
+
 class NotOrdered(MusterError):
     """The order for this worker is gone: it lapsed, or was carried out before."""
 
@@ -92,53 +101,35 @@ class Registration:
         except LogError as error:
             log.warning("log.report_failed", pool=pool_log.pool, error=str(error))
 
+    async def drain(
+        self, slots: Slots, reason: str, seconds: float, on_empty: Callable[[], Awaitable[None]]
+    ) -> ShutdownResult:
+        """Release all agents and stop the worker in time; to be cancelled on a lost lease.
 
-class ShutdownResult(IntEnum):
-    """How a worker shut down, as the exit code of its process."""
+        `on_empty` is awaited when no agent is left: from then on no lease is needed, and the
+        present one ends with `worker.stopped`.
+        """
+        log.info("worker.draining", reason=reason, agents=len(slots.runs), seconds=seconds)
+        deadline = asyncio.get_running_loop().time() + seconds
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._release_all(slots, reason, deadline - seconds * (1 - GRACE_SHARE))
+                if slots.stuck:
+                    return ShutdownResult.STUCK
+                await on_empty()
+                stopped = await self.write(StopWorker(reason=reason))
+                return ShutdownResult.STOPPED if stopped is not None else ShutdownResult.LOST
+        except TimeoutError:
+            slots.request_stop_all(StopRequest.ABANDON, "drain-timeout")
+            await slots.wait_until_empty(1.0)
+            return ShutdownResult.LATE
 
-    STOPPED = 0
-    LATE = 74
-    LOST = EXIT_LEASE_LOST
-    STUCK = 77
-
-
-async def drain(
-    registration: Registration,
-    slots: Slots,
-    reason: str,
-    seconds: float,
-    *,
-    on_empty: Callable[[], Awaitable[None]],
-) -> ShutdownResult:
-    """Release all agents and stop the worker, within `seconds`; to be cancelled on a lost lease.
-
-    `on_empty` is awaited when no agent is left: from then on no lease is needed, and the present
-    one ends with `worker.stopped`.
-    """
-    log.info("worker.draining", reason=reason, agents=len(slots.runs), seconds=seconds)
-    deadline = asyncio.get_running_loop().time() + seconds
-    try:
-        async with asyncio.timeout_at(deadline):
-            await _release_all(registration, slots, reason, deadline - seconds * (1 - GRACE_SHARE))
-            if slots.stuck:
-                return ShutdownResult.STUCK
-            await on_empty()
-            stopped = await registration.write(StopWorker(reason=reason))
-            return ShutdownResult.STOPPED if stopped is not None else ShutdownResult.LOST
-    except TimeoutError:
-        slots.request_stop_all(StopRequest.ABANDON, "drain-timeout")
-        await slots.wait_until_empty(1.0)
-        return ShutdownResult.LATE
-
-
-async def _release_all(
-    registration: Registration, slots: Slots, reason: str, grace_ends_at: float
-) -> None:
-    worker = await registration.write(Drain(reason=reason))
-    if worker is None or worker.ended:
-        slots.request_stop_all(StopRequest.ABANDON, "lost")
-    await retry(Backoff("claim", worker_id=registration.worker_id), slots.recover_claims)
-    slots.request_stop_all(StopRequest.RELEASE, reason)
-    if not await slots.wait_until_empty(grace_ends_at - asyncio.get_running_loop().time()):
-        slots.request_stop_all(StopRequest.RELEASE_NOW, reason)
-        await slots.wait_until_empty()
+    async def _release_all(self, slots: Slots, reason: str, grace_ends_at: float) -> None:
+        worker = await self.write(Drain(reason=reason))
+        if worker is None or worker.ended:
+            slots.request_stop_all(StopRequest.ABANDON, "lost")
+        await retry(Backoff("claim", worker_id=self.worker_id), slots.recover_claims)
+        slots.request_stop_all(StopRequest.RELEASE, reason)
+        if not await slots.wait_until_empty(grace_ends_at - asyncio.get_running_loop().time()):
+            slots.request_stop_all(StopRequest.RELEASE_NOW, reason)
+            await slots.wait_until_empty()

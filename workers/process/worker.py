@@ -30,9 +30,9 @@ from workers.output.lines import Output
 from workers.process.inbox import listen
 from workers.process.lease import Hooks, Lease
 from workers.process.options import WorkerOptions
-from workers.process.registration import Registration, ShutdownResult, drain
+from workers.process.registration import Registration, ShutdownResult
 from workers.runtime.calls import STUCK_SECONDS, track_tasks
-from workers.runtime.slots import Slots, read_stop_flags
+from workers.runtime.slots import Slots
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
 ORPHAN_DRAIN_SECONDS: Final = 3.0
@@ -128,7 +128,7 @@ class Worker:
         if self._shutdown_task is None:
             loop = asyncio.get_running_loop()
             self._drain_task = loop.create_task(
-                drain(self._registration, self._slots, reason, seconds, on_empty=self._lease.stop)
+                self._registration.drain(self._slots, reason, seconds, self._lease.stop)
             )
             self._shutdown_task = loop.create_task(self._shut_down(reason))
 
@@ -222,8 +222,7 @@ class Worker:
     def _on_renewed(self, raw: list[Any]) -> None:
         reply = parse_reply(self._options.pool_name, raw, self._log)
         status = reply.rest[0].decode()
-        for agent_id, stop in read_stop_flags(reply.rest[1]).items():
-            self._slots.apply_stop_flag(agent_id, stop)
+        self._slots.apply_stop_flags(reply.rest[1])
         if self._shutdown_task is not None:
             return
         if status == WorkerStatus.DRAINING:

@@ -6,7 +6,8 @@ claimed. The script books slots and never more than are free, whatever is assume
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -75,11 +76,15 @@ class Slots:
         for run in tuple(self.runs.values()):
             run.request_stop(request, reason)
 
-    def apply_stop_flag(self, agent_id: str, stop: Stop) -> None:
-        """Apply an agent's termination flag."""
-        run = self.runs.get(agent_id)
-        if run is not None:
-            run.apply_stop_flag(stop)
+    def apply_stop_flags(self, flat: list[bytes]) -> None:
+        """Apply termination flags as the lease's script returns them: ids and flags in turn.
+
+        An unknown flag is skipped: when that agent is settled its hash turns out to be damaged.
+        """
+        for agent_id, flag in zip(flat[::2], flat[1::2], strict=True):
+            run = self.runs.get(agent_id.decode())
+            if run is not None and flag in _FLAGS:
+                run.apply_stop_flag(_FLAGS[flag])
 
     def activity(self) -> dict[str, str]:
         """Each agent's, for the heartbeat."""
@@ -87,14 +92,11 @@ class Slots:
 
     async def wait_until_empty(self, seconds: float | None = None) -> bool:
         """Wait until every run has ended (a stuck one too); False if that takes longer."""
-        clock = asyncio.get_running_loop().time
-        deadline = None if seconds is None else clock() + seconds
-        while self._tasks:
-            remaining = None if deadline is None else deadline - clock()
-            if remaining is not None and remaining <= 0:
-                return False
-            await asyncio.wait(self._tasks, timeout=remaining)
-        return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        return not self._tasks
 
     # ---- claiming ------------------------------------------------------------------------------
 
@@ -168,12 +170,3 @@ class Slots:
         """A slot will not be free again: the worker is to drain, and to be reaped."""
         self.stuck = True
         self._on_stuck()
-
-
-def read_stop_flags(flat: list[bytes]) -> Mapping[str, Stop]:
-    """The termination flags as the lease's script returns them: ids and flags in turn.
-
-    An unknown flag is skipped: when that agent is settled its hash turns out to be damaged.
-    """
-    pairs = zip(flat[::2], flat[1::2], strict=True)
-    return {agent_id.decode(): _FLAGS[flag] for agent_id, flag in pairs if flag in _FLAGS}

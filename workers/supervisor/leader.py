@@ -104,7 +104,11 @@ class Leader:
         closing = survey.live if pool.deleted else survey.closed == str(pool.created_seq)
         if not closing:
             return
-        if await end_all(self._pool_log, pool.created_seq) and not pool.deleted:
+        terminate, created_seq = Terminate(reason="pool-deleted"), pool.created_seq
+        for agent_id in await self._pool_log.live():
+            async with handle_agent_errors(self._pool_log, agent_id):
+                await self._pool_log.act(agent_id, terminate, created_seq=created_seq)
+        if not await self._pool_log.live() and not pool.deleted:
             await self._context.catalogue.delete_pool(
                 pool, self._pool_log.origin, reason="requested"
             )
@@ -148,11 +152,3 @@ async def _run_scheduled(
                 step.check(clauses.AgentUnchanged(agent_id, agent.version, agent.incarnation))
             step.write(clauses.MoveAgent(agent_id, schedule))
             await pool_log.commit(step)
-
-
-async def end_all(pool_log: PoolLog, created_seq: int) -> bool:
-    """End every agent of a pool that is being deleted; True when none is left."""
-    for agent_id in await pool_log.live():
-        async with handle_agent_errors(pool_log, agent_id):
-            await pool_log.act(agent_id, Terminate(reason="pool-deleted"), created_seq=created_seq)
-    return not await pool_log.live()

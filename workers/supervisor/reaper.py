@@ -174,18 +174,13 @@ async def requeue_unclaimed(pool_log: PoolLog, worker_id: str) -> None:
         if agent_id in held:  # it could not be restarted this time
             continue
         async with handle_agent_errors(pool_log, agent_id):
-            await _requeue(pool_log, entry_id, agent_id)
-
-
-async def _requeue(pool_log: PoolLog, entry_id: str, agent_id: str) -> None:
-    """Delete an entry; an agent that waits for it gets another."""
-    agent = await pool_log.agent(agent_id) if agent_id else None
-    step = pool_log.step()
-    if agent is not None and agent.status is Status.PENDING:
-        step.check(clauses.AgentUnchanged(agent_id, agent.version, agent.incarnation))
-        step.requeue(agent)
-    step.write(clauses.DropEntry(entry_id))
-    await pool_log.commit(step)
+            agent = await pool_log.agent(agent_id) if agent_id else None
+            step = pool_log.step()
+            if agent is not None and agent.status is Status.PENDING:
+                step.check(clauses.AgentUnchanged(agent_id, agent.version, agent.incarnation))
+                step.requeue(agent)
+            step.write(clauses.DropEntry(entry_id))
+            await pool_log.commit(step)
 
 
 async def pending_for(pool_log: PoolLog, worker_id: str) -> Sequence[tuple[str, str]]:

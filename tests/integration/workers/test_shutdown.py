@@ -113,7 +113,7 @@ async def test_a_drain_ends_an_agent_with_the_termination_flag(pool: WorkerPool)
     """A termination is concurrent with a shut-down."""
     worker = await pool.worker(Quiet)
     (agent_id,) = await running(pool, 1)
-    worker._slots.apply_stop_flag = lambda *flag: None  # type: ignore[method-assign]  # no message
+    worker._slots.apply_stop_flags = lambda *flag: None  # type: ignore[method-assign]  # no message
     await pool.terminate(agent_id)
     worker.request_drain("shut-down")
     await worker.wait()

@@ -412,7 +412,7 @@ async def test_a_flag_set_while_start_is_settled_wins(pool: WorkerPool):
     agent_id = await pool.spawn()
     await pool.reached(agent_id, "starting")
     worker._lease.renew_soon = lambda: None  # type: ignore[method-assign]  # the message is lost
-    worker._slots.apply_stop_flag = lambda *flag: None  # type: ignore[method-assign]
+    worker._slots.apply_stop_flags = lambda *flag: None  # type: ignore[method-assign]
     await pool.terminate(agent_id)
     go.set()
     await pool.reached(agent_id, "terminated")
