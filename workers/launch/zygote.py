@@ -9,6 +9,7 @@ Its messages are JSON objects over one socket, one a line. In: the options of a 
 `ZygoteMessage`. When the socket closes the zygote ends; its workers do not.
 """
 
+import asyncio
 import contextlib
 import gc
 import os
@@ -17,20 +18,29 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
+import structlog
+import uvloop
 from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.errors import ConfigurationError
+from eventstore.errors import ConfigurationError, LogError
 from eventstore.log.script_runner import script
 from workers.api import role_loader
 from workers.api.agent import Agent
-from workers.process.main import main as work
+from workers.host.processes import start_time
 from workers.process.options import WorkerOptions
+from workers.process.registration import NotOrdered
+from workers.process.worker import Worker
 
 COMMAND = "import sys; from workers.launch.zygote import main; sys.exit(main(sys.argv[1:]))"
+EXIT_NOT_ORDERED: Final = 78
+EXIT_UNREACHABLE: Final = 79
+
+log = structlog.get_logger("muster.worker")
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -140,13 +150,48 @@ def _become_worker(options: WorkerOptions, plan: Plan, classes: dict[str, type[A
         gc.enable()
         for name in plan.deferred:
             classes[name] = role_loader.load(plan.roles[name], plan.app_dir).role
-        code = work(options, classes)
+        code = run_worker(options, classes)
     except BaseException:  # noqa: BLE001  # the child must not return into the zygote's loop
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def run_worker(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
+    """The body of a worker's process, from the fork on; returns its exit code.
+
+    The caller should end the process with `os._exit`: a thread that an agent left behind must not
+    keep it alive.
+    """
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    working = loop.create_task(_work(options, roles))
+    while not working.done():
+        try:
+            loop.run_until_complete(working)
+        except (SystemExit, KeyboardInterrupt):  # raised by an agent, in a callback of the loop
+            log.exception("agent.exit_ignored")
+    loop.close()  # and no generators: those left are agents' code, and there is no lease any more
+    return working.result()
+
+
+async def _work(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
+    worker = Worker(options, roles, start_time=start_time(os.getpid()))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: others decide
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, worker.request_drain, "shut-down")
+    try:
+        await worker.start()
+    except NotOrdered as error:
+        log.warning("worker.not_ordered", error=str(error))
+        return EXIT_NOT_ORDERED
+    except LogError as error:
+        log.error("worker.not_started", error=str(error))
+        return EXIT_UNREACHABLE
+    await worker.wait()
+    return worker.exit_code
 
 
 def _report_ended(channel: socket.socket) -> None:

@@ -18,6 +18,7 @@ import os
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextvars import Context
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,33 +94,27 @@ class AgentExit(Exception):
     """An agent's code raised SystemExit or KeyboardInterrupt, which would end the whole worker."""
 
 
-class TaskFactory:
-    """Makes an event loop's tasks, noting those of agents with their owners."""
-
-    def __init__(self, inner: Callable[..., Any] | None) -> None:
-        self._inner = inner
-
-    def __call__(
-        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
-    ) -> asyncio.Task[Any]:
-        context: Context | None = options.get("context")
-        owner = CURRENT.get() if context is None else context.get(CURRENT)
-        if owner is not None and asyncio.iscoroutine(coroutine):
-            coroutine = _catch_exits(coroutine)
-        task: asyncio.Task[Any]
-        if self._inner is None:
-            task = asyncio.Task(coroutine, loop=loop, **options)
-        else:
-            task = self._inner(loop, coroutine, **options)
-        if owner is not None:
-            owner.tasks.add(task)
-        return task
-
-
 def track_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Let a loop note the tasks of agents. A second call does nothing."""
-    if not isinstance(loop.get_task_factory(), TaskFactory):
-        loop.set_task_factory(TaskFactory(loop.get_task_factory()))
+    """Let a loop note the tasks of agents with their owners. A second call does nothing."""
+    inner: Any = loop.get_task_factory()
+    if getattr(inner, "func", None) is not _create_task:
+        loop.set_task_factory(partial(_create_task, inner))
+
+
+def _create_task(
+    inner: Any, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+) -> asyncio.Task[Any]:
+    context: Context | None = options.get("context")
+    owner = CURRENT.get() if context is None else context.get(CURRENT)
+    if owner is not None and asyncio.iscoroutine(coroutine):
+        coroutine = _catch_exits(coroutine)
+    if inner is None:
+        task = asyncio.Task(coroutine, loop=loop, **options)
+    else:
+        task = inner(loop, coroutine, **options)
+    if owner is not None:
+        owner.tasks.add(task)
+    return task
 
 
 async def _catch_exits(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -21,14 +21,14 @@ CODE = """
 import sys
 import msgspec
 from workers.api import role_loader as roles
-from workers.process.main import main
+from workers.launch.zygote import run_worker
 from workers.process.options import WorkerOptions
 from workers.runtime import calls
 calls.STUCK_SECONDS = 1
 options = msgspec.json.decode(sys.argv[1], type=WorkerOptions)
 classes = {name: roles.load(f"agents_of_test:{name}", sys.argv[2]).role for name in sys.argv[3:]}
 import os
-os._exit(main(options, classes))
+os._exit(run_worker(options, classes))
 """
 
 AGENTS = """
