@@ -60,14 +60,13 @@ class AgentRun:
         self._owner = Owner(ids, worker_context.output)
         self._variables = self._owner.context()
         self._calls: list[Call] = []
-        self._agent: Agent | None = None
-        self._context: Context | None = None
+        self._started: tuple[Agent, Context] | None = None
         self._stop_requested = asyncio.get_running_loop().create_future()
         self._log = log.bind(agent_id=self.agent_id, incarnation=self.incarnation)
 
     @property
     def busy(self) -> bool:
-        return self._context is not None and self._context.busy
+        return self._started is not None and self._started[1].busy
 
     def request_stop(self, request: StopRequest, reason: str = "") -> None:
         """Request its end in some way. A weaker request than the present one changes nothing."""
@@ -132,7 +131,7 @@ class AgentRun:
                 f"role {state.role_type!r} is not declared on this worker's host"
             )
         generation = 0 if worker_context.fallback else worker_context.log.high_water_mark()[0]
-        self._context = Context(
+        context = Context(
             state,
             read_spec(self._spec),
             FencingToken(generation, state.claim_seq),
@@ -140,16 +139,17 @@ class AgentRun:
             database=worker_context.database,
             has_run=overrides(role, "run"),
         )
-        self._agent = role()
-        await self._agent.start(self._context)
+        agent = role()
+        self._started = agent, context
+        await agent.start(context)
 
     # ---- running -------------------------------------------------------------------------------
 
     async def _run_until_end(self) -> Command:
         """Let it run until it ends by itself, or has to."""
-        assert self._agent is not None
-        assert self._context is not None
-        agent, context, kind = self._agent, self._context, type(self._agent)
+        assert self._started is not None
+        agent, context = self._started
+        kind = type(agent)
         context.touch()
         run: Call | None = None
         health_check: HealthCheck | None = None
@@ -163,7 +163,7 @@ class AgentRun:
                 )
         conditions = EndConditions(self.worker_context, context, run, health_check)
         command = await self._wait_for_end(conditions)
-        error = await self._stop(run)
+        error = await self._stop(agent, context, run)
         return command or self._requested_command(error)
 
     async def _wait_for_end(self, conditions: EndConditions) -> Command | None:
@@ -176,11 +176,8 @@ class AgentRun:
             await self._wait(conditions.calls, conditions.wait_seconds(self.state))
         return None
 
-    async def _stop(self, run: Call | None) -> Error | None:
+    async def _stop(self, agent: Agent, context: Context, run: Call | None) -> Error | None:
         """Call `stop` and cancel `run`, within the grace period; returns what they raised."""
-        assert self._agent is not None
-        assert self._context is not None
-        agent, context = self._agent, self._context
         context.stopping.set()
         clock = asyncio.get_running_loop().time
         deadline = clock() + self.worker_context.config.stop_grace_seconds
@@ -211,7 +208,7 @@ class AgentRun:
             await cancel_all(self._owner, ())
 
     def _drop_references(self) -> None:
-        self._agent = self._context = None
+        self._started = None
 
     def _requested_command(self, error: Error | None = None) -> Command:
         if self.stop_request in {StopRequest.RELEASE, StopRequest.RELEASE_NOW}:
