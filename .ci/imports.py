@@ -58,7 +58,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "projector.verify": ("projector.intake", "projector.fold", STEPS, CALLS),
     "projector.rebuild": ("projector.intake", "projector.fold", "projector.verify", LOG),
     "projector.recovery": ("projector.intake", "projector.fold", "projector.rebuild",
-                           CALLS, LOG, "eventstore.recovery"),
+                           LOG, "eventstore.recovery"),
     "projector.service": ("projector.intake", "projector.fold", "projector.rebuild",
                           "projector.recovery", CALLS, LOG, "eventstore.recovery"),
     # HTTP

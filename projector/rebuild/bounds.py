@@ -37,12 +37,23 @@ class LogBounds:
 
     async def refresh(self) -> None:
         """Read again where logs and archive end."""
-        self.archive_heads = await self._database.read(archive_heads)
-        self.copied = await self._database.read(self._truncated_pools)
-        self._first_generations = await self._database.read(
-            lambda c: {pool: first_generation(c, pool) for pool in self.archive_heads}
-        )
+        await self._database.read(self._read_archive)
         await self._add_heads(self.archive_heads.keys() | self._shadow.positions.keys())
+
+    def _read_archive(self, connection: Connection) -> None:
+        self.archive_heads = heads = archive_heads(connection)
+        self._first_generations = {pool: first_generation(connection, pool) for pool in heads}
+        serving = read_positions(connection, SERVING)
+        same_version = read_version(connection) == VIEW_VERSION
+        self.copied = {
+            pool
+            for pool, head in heads.items()
+            if same_version
+            and pool != CATALOGUE
+            and first_seq(connection, pool) > 1
+            and (at := serving.get(pool))
+            and (at.generation, at.seq) >= (head.generation, head.seq)
+        }
 
     async def pools(self) -> list[str]:
         """Pools to fold: those of the catalogue so far, and those that only the archive has."""
@@ -50,30 +61,14 @@ class LogBounds:
         await self._add_heads(set(names))
         return sorted(names - {CATALOGUE} - self.copied)
 
-    def _truncated_pools(self, connection: Connection) -> set[str]:
-        serving = read_positions(connection, SERVING)
-        if read_version(connection) != VIEW_VERSION:
-            return set()
-        return {
-            pool
-            for pool, head in self.archive_heads.items()
-            if pool != CATALOGUE
-            and first_seq(connection, pool) > 1
-            and (at := serving.get(pool))
-            and (at.generation, at.seq) >= (head.generation, head.seq)
-        }
-
     async def _add_heads(self, pools: set[str]) -> None:
+        """Each pool starts before the first event of the archive or, without one, of the log."""
         self.heads |= await self._source.heads(pools | {CATALOGUE})
-        for pool in self.heads:
-            self._set_start(pool)
-
-    def _set_start(self, pool: str) -> None:
-        """Start a pool before the first event of the archive or, without one, of the log."""
-        known = self._shadow.positions.get(pool)
-        if known is None or not known.generation:
-            generation = self._first_generations.get(pool, 0) or self.heads[pool].generation
-            self._shadow.positions[pool] = Position(pool, generation)
+        for pool, head in self.heads.items():
+            known = self._shadow.positions.get(pool)
+            if known is None or not known.generation:
+                generation = self._first_generations.get(pool, 0) or head.generation
+                self._shadow.positions[pool] = Position(pool, generation)
 
     async def require_complete(self) -> None:
         """Raises `LogDamaged` where a switch would replace more by less."""

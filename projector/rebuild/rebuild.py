@@ -14,8 +14,9 @@ The active projector, or the next rebuild, drops the tables that an interrupted 
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
@@ -31,7 +32,7 @@ from projector.rebuild import view_sets
 from projector.rebuild.bounds import COPIED_REASON, LogBounds
 from projector.store.database import Database
 from projector.store.lease import LEASE_SECONDS, Lease, Superseded
-from projector.store.rows import EventRow
+from projector.store.rows import EventRow, Position
 from projector.store.tables import SERVING, SHADOW
 from projector.verify.view_comparison import Comparison, compare
 
@@ -44,8 +45,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     total: int = 0
     seconds: float = 0.0
     finished: bool = False
-    comparison: Comparison | None = None
-    """With the serving views; None until they were compared."""
+    comparison: Comparison = Comparison()
+    """With the serving views, once they were compared."""
 
     @property
     def rate(self) -> float:
@@ -86,14 +87,9 @@ async def replay(options: RebuildOptions, on_progress: OnProgress) -> Progress:
     """
     addresses = (options.redis_url, options.key_prefix, options.database_url)
     async with opened(*addresses) as (database, source):
-        rebuild = Rebuild(
-            database,
-            source,
-            batch=options.batch,
-            lease_seconds=options.lease_seconds,
-            on_progress=on_progress,
-        )
-        projector_lease = Lease(database, seconds=options.lease_seconds)
+        seconds = options.lease_seconds
+        rebuild = Rebuild(database, source, options.batch, seconds, on_progress)
+        projector_lease = Lease(database, seconds=seconds)
         try:
             await rebuild.run(projector_lease, tolerant=False)
         except Superseded as error:
@@ -104,19 +100,15 @@ async def replay(options: RebuildOptions, on_progress: OnProgress) -> Progress:
 
 
 class Rebuild:
-    """One rebuild, in steps: `start`, `fold_archive`, `finish`, and `clean_up` in any case.
-
-    `run` does them all, while the holder of the projector's lease goes on.
-    """
+    """One rebuild, in steps: `start`, `fold_archive`, `finish`. `run` does them all."""
 
     def __init__(
         self,
         database: Database,
         source: Source,
-        *,
         batch: int = 2000,
         lease_seconds: float = LEASE_SECONDS,
-        on_progress: OnProgress | None = None,
+        on_progress: OnProgress = lambda _: None,
     ) -> None:
         self.progress = Progress()
         self._database = database
@@ -128,23 +120,23 @@ class Rebuild:
         self._bounds = LogBounds(database, source, self._shadow)
         self._lease = Lease(database, "rebuild", seconds=lease_seconds)
 
-    async def run(self, projector_lease: Lease, *, tolerant: bool) -> None:
-        """All steps; seizes the projector's lease before the last one, and does not release it."""
-        async with self.session():
-            await self.fold_archive()
-            await projector_lease.seize()
-            async with projector_lease.keep_renewed():
-                await self.finish(projector_lease, tolerant=tolerant)
+    async def run(self, projector_lease: Lease, *, tolerant: bool, seize: bool = True) -> None:
+        """All steps, while the holder of the projector's lease goes on.
 
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[None]:
-        """`start` and `clean_up`; between them the lease is renewed. Raises `RebuildInProgress`."""
+        `seize`: take that lease before the last step; it is not released. Drops the shadow tables
+        in any case. Raises `RebuildInProgress`.
+        """
         try:
             await self.start()
             async with self._lease.keep_renewed():
-                yield
+                await self.fold_archive()
+                if seize:
+                    await projector_lease.seize()
+                async with projector_lease.keep_renewed():
+                    await self.finish(projector_lease, tolerant=tolerant)
         finally:
-            await self.clean_up()
+            with suppress(Superseded):  # the next rebuild has replaced the tables by its own
+                await view_sets.drop_and_release(self._lease)
 
     async def start(self) -> None:
         """Create the shadow tables. Raises `RebuildInProgress` while another rebuild runs."""
@@ -180,14 +172,14 @@ class Rebuild:
 
     async def _compare(self) -> None:
         """With the serving views: no process writes them now, and they are at the archive's end."""
-        copied = self._bounds.copied
-        shadow = {p: at for p, at in self._shadow.positions.items() if p not in copied}
+        left_out = dict.fromkeys(self._bounds.copied, COPIED_REASON)
+        shadow = self._shadow.positions
 
         def work(connection: Connection) -> Comparison:
             serving = read_positions(connection, SERVING)
-            found = compare(connection, view_sets.read_version(connection), serving, shadow)
-            left_out = {**found.left_out, **dict.fromkeys(copied, COPIED_REASON)}
-            return replace(found, left_out=left_out)
+            return compare(
+                connection, view_sets.read_version(connection), serving, shadow, left_out
+            )
 
         self.progress = replace(self.progress, comparison=await self._database.read(work))
 
@@ -196,46 +188,24 @@ class Rebuild:
             view_sets.copy_serving(connection, self._bounds.copied)
         view_sets.switch(connection, self._database.prefix)
 
-    async def clean_up(self) -> None:
-        """Drop the shadow tables."""
-        try:
-            await view_sets.drop_and_release(self._lease)
-        except Superseded:
-            pass  # the next rebuild has replaced them by its own
-
     # ---- folding -----------------------------------------------------------------------------
 
     async def _fold_archives(self) -> None:
-        """The catalogue first: it names the pools."""
+        """To its last known end. The catalogue first: it names the pools."""
         await self._fold_archive(CATALOGUE)
         for pool in await self._bounds.pools():
             await self._fold_archive(pool)
 
     async def _fold_archive(self, pool: str) -> None:
-        """To the last known end of the archive."""
         last = self._bounds.archive_heads.get(pool, LogHead()).seq
-        while self._is_behind(pool, last):
-            rows = await self._database.read(lambda c: self._archived_after(c, pool))
-            if not rows or rows[0].seq != self._shadow.positions[pool].seq + 1:
-                return  # a gap: the stream may still have the missing events
-            await self._apply(pool, rows)
-
-    def _is_behind(self, pool: str, last: int) -> bool:
-        position = self._shadow.positions[pool]
-        return position.seq < last and not stopped(position)
-
-    def _archived_after(self, connection: Connection, pool: str) -> list[EventRow]:
-        rows = read_archive(connection, self._shadow.positions[pool], count=self._batch)
-        first = rows[0].seq if rows else 0
-        return [row for index, row in enumerate(rows) if row.seq == first + index]
+        await fold_archive(self._database, self._shadow, pool, last, self._batch, self._apply)
 
     async def _fold_stream(self, pool: str, projector_lease: Lease) -> None:
         """To the last known end of the stream: later events are left to the projector."""
         last = self._bounds.heads[pool].seq
-        while self._is_behind(pool, last):
-            rows = await self._source.after(self._shadow.positions[pool], count=self._batch)
-            if not rows:
-                return
+        while is_behind(at := self._shadow.positions[pool], last) and (
+            rows := await self._source.after(at, count=self._batch)
+        ):
             await self._apply(pool, rows, projector_lease)
 
     async def _apply(
@@ -260,5 +230,25 @@ class Rebuild:
             seconds=time.monotonic() - self._started,
             finished=finished,
         )
-        if self._on_progress is not None:
-            self._on_progress(self.progress)
+        self._on_progress(self.progress)
+
+
+def is_behind(position: Position, last: int) -> bool:
+    return position.seq < last and not stopped(position)
+
+
+async def fold_archive(
+    database: Database,
+    projection: Projection,
+    pool: str,
+    last: int,
+    batch: int,
+    apply: Callable[[str, Sequence[EventRow]], Awaitable[None]],
+) -> None:
+    """Apply archived events up to seq `last` or to a gap: the stream may have the missing ones."""
+    while is_behind(at := projection.positions[pool], last):
+        rows = await database.read(partial(read_archive, position=at, count=batch))
+        dense = [row for seq, row in enumerate(rows, at.seq + 1) if row.seq == seq]
+        if not dense:
+            return
+        await apply(pool, dense)

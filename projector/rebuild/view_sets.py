@@ -36,24 +36,16 @@ def read_version(connection: sa.Connection) -> int:
 
 def create_shadow(connection: sa.Connection) -> None:
     """Empty shadow tables, also where a rebuild that died left some."""
-    drop_shadow(connection)
-    tables.SHADOW_METADATA.create_all(connection)
-
-
-def drop_shadow(connection: sa.Connection) -> None:
     tables.SHADOW_METADATA.drop_all(connection)
+    tables.SHADOW_METADATA.create_all(connection)
 
 
 def copy_serving(connection: sa.Connection, pools: Collection[str]) -> None:
     """Copy the serving rows of these pools into the shadow set, as they are."""
-    for old, new, key in (
-        (tables.SERVING.checkpoints, tables.SHADOW.checkpoints, "pool"),
-        (tables.SERVING.workers, tables.SHADOW.workers, "pool_name"),
-        (tables.SERVING.agents, tables.SHADOW.agents, "pool_name"),
-    ):
-        names = [column.name for column in old.columns]
-        query = sa.select(*(old.c[name] for name in names)).where(old.c[key].in_(pools))
-        connection.execute(sa.insert(new).from_select(names, query))
+    for name in ("checkpoints", "workers", "agents"):
+        old, new = getattr(tables.SERVING, name), getattr(tables.SHADOW, name)
+        key = old.c.pool if name == "checkpoints" else old.c.pool_name
+        _copy_rows(connection, old, new, key.in_(pools))
 
 
 def switch(connection: sa.Connection, prefix: str) -> None:
@@ -67,14 +59,20 @@ def switch(connection: sa.Connection, prefix: str) -> None:
     else:
         migrate_serving(connection, prefix)
     for old, new in zip(tables.SERVING.all(), tables.SHADOW.all(), strict=True):
-        names = [column.name for column in old.columns]
-        query = sa.select(*(new.c[name] for name in names))
-        connection.execute(sa.insert(old).from_select(names, query))
+        _copy_rows(connection, new, old)
     row = {"name": VIEWS_NAME, "version": tables.VIEW_VERSION}
     connection.execute(tables.insert_new(connection, tables.VIEW_VERSIONS), row)
     connection.execute(
         sa.update(tables.VIEW_VERSIONS).where(tables.VIEW_VERSIONS.c.name == VIEWS_NAME).values(row)
     )
+
+
+def _copy_rows(
+    connection: sa.Connection, source: sa.Table, target: sa.Table, *where: sa.ColumnElement[bool]
+) -> None:
+    names = [column.name for column in source.columns]
+    rows = sa.select(*(source.c[name] for name in names)).where(*where)
+    connection.execute(sa.insert(target).from_select(names, rows))
 
 
 def _drop_previous(connection: sa.Connection, prefix: str) -> None:
@@ -118,7 +116,7 @@ async def drop_and_release(lease: Lease) -> None:
     """Drop the tables of a rebuild and release its lease, in one step. Raises `Superseded`."""
 
     def drop(connection: sa.Connection) -> None:
-        drop_shadow(connection)
+        tables.SHADOW_METADATA.drop_all(connection)
         lease.release_in(connection)
 
     await lease.write(drop)
@@ -149,21 +147,13 @@ def migrate_serving(connection: sa.Connection, prefix: str) -> None:
 
 def _alter(connection: sa.Connection, table: sa.Table) -> None:
     connection.execute(table.delete())
-    existing = {
-        column["name"] for column in sa.inspect(connection).get_columns(table.name, tables.SCHEMA)
-    }
-    expected = {column.name: column for column in table.columns}
-    for name in sorted(existing - expected.keys()):
-        _alter_table(connection, table, f'DROP COLUMN "{name}"')
+    found = sa.inspect(connection).get_columns(table.name, tables.SCHEMA)
+    existing, expected = {column["name"] for column in found}, {c.name: c for c in table.columns}
+    changes = [f'DROP COLUMN "{name}"' for name in sorted(existing - expected.keys())]
     for name in expected.keys() - existing:
-        _alter_table(connection, table, f"ADD COLUMN {_column_sql(connection, expected[name])}")
+        column = CreateColumn(expected[name]).compile(dialect=connection.dialect)
+        changes.append(f"ADD COLUMN {column}")
+    for change in changes:
+        connection.execute(sa.text(f"ALTER TABLE {tables.SCHEMA}.{table.name} {change}"))
     for index in table.indexes:
         index.create(connection, checkfirst=True)
-
-
-def _alter_table(connection: sa.Connection, table: sa.Table, change: str) -> None:
-    connection.execute(sa.text(f"ALTER TABLE {tables.SCHEMA}.{table.name} {change}"))
-
-
-def _column_sql(connection: sa.Connection, column: sa.Column[object]) -> str:
-    return str(CreateColumn(column).compile(dialect=connection.dialect))

@@ -4,6 +4,8 @@ Logs are compared with the archive. Its checkpoint names the last archived event
 not have this event, or ends before it, has lost acknowledged events.
 """
 
+from functools import partial
+
 from msgspec import Struct
 
 from eventstore.log.replies import LogHead
@@ -34,10 +36,8 @@ async def find_damage(source: Source, database: Database, projection: Projection
     heads, intact = await source.heads(positions), await source.intact(positions)
     for pool in sorted(positions):
         position, head = positions[pool], heads[pool]
-        exists = (
-            position.generation or pool in created or head.halted or (found and not found[0].pool)
-        )
-        if not exists:
+        catalogue_lost = found and not found[0].pool
+        if not (position.generation or pool in created or head.halted or catalogue_lost):
             continue  # its log is yet to be created
         reason = describe_damage(position, head, intact=intact[pool]) or await rewritten(
             source, database, position
@@ -54,10 +54,10 @@ async def unarchived_events(
     unarchived: list[EventRow] = []
     last = Position(position.pool, position.generation)
     while rows := await source.after(last, count=PAGE):
-        first = Position(position.pool, 0, min(row.seq for row in rows) - 1)
-        highest = max(row.seq for row in rows)
-        stored = await database.read(lambda c: read_archive(c, first, count=PAGE, last=highest))  # noqa: B023
-        ids = {row.event_id for row in stored}
+        seqs = [row.seq for row in rows]
+        first = Position(position.pool, 0, min(seqs) - 1)
+        read_page = partial(read_archive, position=first, count=PAGE, last=max(seqs))
+        ids = {row.event_id for row in await database.read(read_page)}
         unarchived += [row for row in rows if row.event_id not in ids]
         last = Position(position.pool, position.generation, rows[-1].seq, rows[-1].stream_id)
     return unarchived

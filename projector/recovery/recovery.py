@@ -20,20 +20,19 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, MusterError, OutcomeUnknown
 from eventstore.keys import CATALOGUE
 from eventstore.log.log import Log
 from eventstore.recovery.loss_reports import delete_reports, write_reports
 from eventstore.recovery.restore import LogRestore
 from eventstore.retention import Retention
-from projector.fold.projection import Projection
+from projector.fold.projection import Projection, stopped
+from projector.fold.snapshot import take_snapshot, truncated_start
 from projector.intake.source import Source, opened
 from projector.rebuild.startup import prepare_views
-from projector.recovery.damage_scan import Damage, find_damage
-from projector.recovery.drain import StreamDrain, ignore_losses
+from projector.recovery.damage_scan import Damage, find_damage, unarchived_events
+from projector.recovery.losses import unarchived_event_report, unreadable_report
 from projector.recovery.rewrite import LogRewrite, RecoveredLog
-from projector.store.database import Database
 from projector.store.lease import LEASE_SECONDS, Lease, Superseded
 from projector.store.tables import SERVING
 
@@ -46,6 +45,8 @@ ATTEMPTS: Final = 5
 """Of a recovery that has closed logs, while Redis accepts no commands."""
 PAUSE_SECONDS: Final = 2.0
 """Between two attempts."""
+
+BATCH: Final = 1000
 
 
 class RecoveryFenced(MusterError):
@@ -92,48 +93,15 @@ async def recover(options: RecoveryOptions, on_stage: OnStage) -> list[Recovered
     """
     async with opened(*options.addresses) as (database, source):
         lease = Lease(database, seconds=options.lease_seconds)
-        make_recovery = partial(
-            Recovery,
-            database,
-            source,
-            lease,
-            retention=options.retention,
-            actor=options.actor,
-            on_stage=on_stage,
-        )
+        recovery = Recovery(source, lease, options.retention, options.actor, on_stage)
         await lease.seize()
         try:
             async with lease.keep_renewed():
-                return await _run_with_retry(make_recovery, on_stage)
+                return await recovery.run_with_retry()
         except Superseded as error:
             raise RecoveryFenced from error
         finally:
             await lease.release()
-
-
-async def _run_with_retry(
-    make_recovery: "Callable[[], Recovery]", on_stage: OnStage
-) -> list[RecoveredLog]:
-    """Start again where Redis became unreachable after damage was found, not before that.
-
-    Logs that an earlier attempt wrote may be open, and a later one does not find them damaged.
-    """
-    written: dict[str, RecoveredLog] = {}
-    damage_found, attempts_left = False, ATTEMPTS
-    while True:
-        recovery = make_recovery()
-        try:
-            written |= {one.pool: one for one in await recovery.run()}
-            return list(written.values())
-        except (LogUnreachable, OutcomeUnknown) as error:
-            written |= recovery.written
-            damage_found, attempts_left = damage_found or recovery.damage_found, attempts_left - 1
-            if not damage_found:
-                raise
-            if not attempts_left:
-                raise RecoveryInterrupted(error) from error
-        on_stage(Stage(doing="waiting for Redis"))
-        await asyncio.sleep(PAUSE_SECONDS)
 
 
 async def examine(options: RecoveryOptions) -> list[Damage]:
@@ -148,61 +116,67 @@ class Recovery:
     """One recovery, under the projector's lease, which the caller keeps renewed."""
 
     def __init__(
-        self,
-        database: Database,
-        source: Source,
-        lease: Lease,
-        *,
-        retention: Retention,
-        actor: str,
-        on_stage: OnStage,
+        self, source: Source, lease: Lease, retention: Retention, actor: str, on_stage: OnStage
     ) -> None:
-        self._database = database
         self._source = source
         self._lease = lease
         self._retention = retention
         self._actor = actor
         self._on_stage = on_stage
-        self.damage_found = False
-        """Whether damage was found: logs may be closed."""
-        self.written: dict[str, RecoveredLog] = {}
+        self._damage_found = False
+        """Logs may be closed then."""
+        self._written: dict[str, RecoveredLog] = {}
         self._projection = Projection(SERVING, archives=True)
-        self._stream_drain = StreamDrain(database, source, lease, self._projection)
 
-    async def run(self) -> list[RecoveredLog]:
+    async def run_with_retry(self) -> list[RecoveredLog]:
+        """Start again where Redis became unreachable after damage was found, not before that.
+
+        Logs that an earlier attempt wrote may be open, and a later one does not find them damaged.
+        """
+        for attempts_left in reversed(range(ATTEMPTS)):
+            try:
+                await self.run()
+                break
+            except (LogUnreachable, OutcomeUnknown) as error:
+                if not self._damage_found:
+                    raise
+                if not attempts_left:
+                    raise RecoveryInterrupted(error) from error
+            self._on_stage(Stage(doing="waiting for Redis"))
+            await asyncio.sleep(PAUSE_SECONDS)
+        return list(self._written.values())
+
+    async def run(self) -> None:
         self._on_stage(Stage(doing="checking the logs"))
-        await prepare_views(self._database, self._source, self._lease, self._projection)
+        event_log = Log(self._source.client, self._source.keys, retention=self._retention)
+        await prepare_views(self._source, self._lease, self._projection)
         # First the catalogue, which names the pools:
-        await self._stream_drain.drain(CATALOGUE, ignore_losses)
-        damage = await find_damage(self._source, self._database, self._projection)
-        if not damage:
-            return []
-        self.damage_found = True
-        client = connect(self._source.url, max_connections=2)
-        try:
-            event_log = Log(client, self._source.keys, retention=self._retention)
-            return await self._recover(event_log, damage)
-        finally:
-            await client.aclose()
+        await self._archive_stream(CATALOGUE, event_log)
+        damage = await find_damage(self._source, self._lease.database, self._projection)
+        if damage:
+            self._damage_found = True
+            await self._recover(event_log, damage)
 
-    async def _recover(self, event_log: Log, damage: Sequence[Damage]) -> list[RecoveredLog]:
+    async def _recover(self, event_log: Log, damage: Sequence[Damage]) -> None:
         restores = [LogRestore(event_log, damaged.pool, self._actor) for damaged in damage]
         generations = []
         for one, restore in zip(damage, restores, strict=True):
             log.error("log.lost", pool=one.pool, reason=one.reason)
             generations.append((await restore.halt(one.reason)).generation)
             self._on_stage(Stage(doing="archiving what is left of the stream", pool=one.pool))
-            await self._stream_drain.drain(one.pool, partial(write_reports, event_log, one.pool))
+            await self._archive_stream(one.pool, event_log)
+            await self._report_unarchived(one.pool, event_log)
         if any(one.pool != CATALOGUE for one in damage):  # its workers' leases must lapse first
             await self._wait_for_leases()
         else:
             await self._wait_for_reports()
         await self._lease.renew()  # one that was superseded meanwhile writes nothing
-        rewrite = LogRewrite(self._database, self._lease, self._projection, event_log)
+        rewrite = LogRewrite(self._lease, self._projection, event_log)
         for one, restore, generation in zip(damage, restores, generations, strict=True):
             self._on_stage(Stage(doing="rewriting the log", pool=one.pool))
-            self.written[one.pool] = await rewrite.run(one, restore, generation)
-        for restore, recovered in zip(restores, self.written.values(), strict=True):
+            self._written[one.pool] = await rewrite.run(one, restore, generation)
+        for one, restore in zip(damage, restores, strict=True):
+            recovered = self._written[one.pool]
             await restore.open(recovered.generation)
             for name in {lost.pool for lost in recovered.unsaved if lost.pool}:
                 await delete_reports(event_log, name)
@@ -214,7 +188,43 @@ class Recovery:
                 agents=recovered.agents,
                 lost=len(recovered.unsaved),
             )
-        return list(self.written.values())
+
+    # ---- what is left of a damaged log -------------------------------------------------------
+
+    async def _archive_stream(self, pool: str, event_log: Log) -> None:
+        projection = self._projection
+        if not projection.positions[pool].generation:
+            await self._start_archive(pool, event_log)
+        while rows := await self._source.after(projection.positions[pool], count=BATCH):
+            applied = await self._lease.write(partial(projection.write, pool=pool, rows=rows))
+            projection.mark_committed(applied)
+            if stopped(applied.position):
+                break
+
+    async def _start_archive(self, pool: str, event_log: Log) -> None:
+        """From Redis' hashes, where the stream has lost its first events too.
+
+        Agents and workers that cannot be read are reported first: a later attempt finds that the
+        archive has started.
+        """
+        heads = await self._source.heads([pool])
+        self._projection.learn_generation(pool, heads[pool].generation)
+        if pool == CATALOGUE or not await truncated_start(self._source, pool):
+            return
+        snapshot = await take_snapshot(self._source, pool)
+        known = snapshot.state.agents.keys() | snapshot.state.workers.keys()
+        unreadable = [one for one in snapshot.damaged if one.subject not in known]
+        await write_reports(event_log, pool, map(unreadable_report, unreadable))
+        start_from = partial(self._projection.start_from, snapshot=snapshot)
+        self._projection.mark_committed(await self._lease.write(start_from))
+
+    async def _report_unarchived(self, pool: str, event_log: Log) -> None:
+        """Store events that do not follow the archive as loss reports: the wipe removes them."""
+        position = self._projection.positions[pool]
+        lost = await unarchived_events(self._source, self._lease.database, position)
+        await write_reports(event_log, pool, map(unarchived_event_report, lost))
+
+    # ---- waiting -----------------------------------------------------------------------------
 
     async def _wait_for_leases(self) -> None:
         """Until every worker's lease has lapsed, whenever it was last renewed."""
@@ -222,9 +232,8 @@ class Recovery:
         seconds = max((pool.config.lease_seconds for pool in pools), default=10.0)
         deadline = time.monotonic() + seconds + MARGIN_SECONDS
         while (remaining := deadline - time.monotonic()) > 0:
-            self._on_stage(
-                Stage(doing="waiting until every lease has lapsed", seconds_left=remaining)
-            )
+            doing = "waiting until every lease has lapsed"
+            self._on_stage(Stage(doing=doing, seconds_left=remaining))
             await asyncio.sleep(min(remaining, 1.0))
 
     async def _wait_for_reports(self) -> None:

@@ -18,7 +18,6 @@ from projector.intake.entries import OK
 from projector.recovery import archived_state
 from projector.recovery.damage_scan import Damage
 from projector.recovery.losses import LostCommand, find_lost, lost_pools
-from projector.store.database import Database
 from projector.store.lease import Lease
 from projector.store.rows import Position
 
@@ -54,10 +53,8 @@ class RecoveredLog(Struct, frozen=True, kw_only=True):
 class LogRewrite:
     """Of halted logs, under the projector's lease; `projection` is at the archive's end."""
 
-    def __init__(
-        self, database: Database, lease: Lease, projection: Projection, event_log: Log
-    ) -> None:
-        self._database = database
+    def __init__(self, lease: Lease, projection: Projection, event_log: Log) -> None:
+        self._read = lease.database.read
         self._lease = lease
         self._projection = projection
         self._log = event_log
@@ -66,7 +63,7 @@ class LogRewrite:
         """All but opening the log. `generation`: of what was found in Redis."""
         pool = damage.pool
         position, reports = self._projection.positions[pool], await read_reports(self._log, pool)
-        agents = await self._database.read(lambda c: archived_state.live_agents(c, pool))
+        agents = await self._read(lambda c: archived_state.live_agents(c, pool))
         lost = await self._find_lost(position, reports)
         _log_losses(pool, lost)
         # A pool without an archive starts in the catalogue's generation.
@@ -100,7 +97,7 @@ class LogRewrite:
     async def _find_lost(
         self, position: Position, reports: Sequence[LossReport]
     ) -> list[LostCommand]:
-        read, pool = self._database.read, position.pool
+        read, pool = self._read, position.pool
         first_seqs = await read(lambda c: archived_state.first_seqs(c, pool))
         ids = [report.agent_id for report in reports if report.kind == AGENT_HELD]
         known = await read(lambda c: archived_state.known_agents(c, pool, ids))
@@ -133,7 +130,7 @@ class LogRewrite:
         agents: Sequence[Agent],
     ) -> tuple[int, int]:
         """Returns the numbers of lost workers and of restarted agents."""
-        read, pool, catalogue = self._database.read, position.pool, self._projection.catalogue
+        read, pool, catalogue = self._read, position.pool, self._projection.catalogue
         epoch = await read(lambda c: archived_state.highest_epoch(c, pool)) + EPOCH_GAP
         await restore.wipe()
         await restore.start(

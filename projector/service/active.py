@@ -16,7 +16,9 @@ from sqlalchemy import Connection
 from eventstore.errors import LogError, LogUnreachable, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.log.log import Log
-from eventstore.log.reader import Entry
+from eventstore.log.reader import Entry, Reader
+from eventstore.recovery.restore import halt_generation
+from projector.fold import heartbeats
 from projector.fold.projection import AppliedBatch, Projection, stopped
 from projector.fold.snapshot import SnapshotFailed, take_snapshot, truncated_start
 from projector.intake.entries import OK, read_entries
@@ -24,11 +26,9 @@ from projector.intake.source import Source
 from projector.rebuild.startup import prepare_views
 from projector.rebuild.view_sets import drop_abandoned_tables
 from projector.recovery.recovery import Recovery, Stage
-from projector.service.audit import Audit
-from projector.service.heartbeat_loop import HeartbeatLoop
+from projector.service.audit import rewritten_logs, statuses
 from projector.service.options import ProjectorOptions
 from projector.service.trimming import Trimmer
-from projector.store.database import Database
 from projector.store.lease import Lease
 from projector.store.tables import SERVING
 
@@ -44,42 +44,35 @@ class Active:
     def __init__(
         self,
         options: ProjectorOptions,
-        database: Database,
         source: Source,
         lease: Lease,
-        *,
         on_active: Callable[[], None],
         on_batch: Callable[[AppliedBatch], None],
     ) -> None:
         self._options = options
         self._on_active = on_active
         self._on_batch = on_batch
-        self._database = database
+        self._database = lease.database
         self._source = source
         self._lease = lease
         self._log = Log(source.client, source.keys)
         self._projection = Projection(SERVING, archives=True)
-        self._audit = Audit(database, source, self._log)
         self._audited_at = time.monotonic()
         self._following = False
 
     # ---- the loops ---------------------------------------------------------------------------
 
     async def renew_lease(self) -> None:
-        """Raises `TimeoutError` where PostgreSQL does not answer: a proxy can drop an answer."""
-        while True:
-            await asyncio.sleep(self._options.lease_seconds / 4)
-            async with asyncio.timeout(self._renewal_timeout_seconds()):
-                await self._lease.renew()
+        """Raises `TimeoutError` where PostgreSQL does not answer: a proxy can drop an answer.
 
-    def _renewal_timeout_seconds(self) -> float | None:
-        """None where a transaction of ours may take any time: a switch writes all rows.
-
-        SQLite always answers.
+        SQLite always answers, and a switch or a recovery may write for any time.
         """
-        if self._database.sqlite or not self._following:
-            return None
-        return RENEWAL_TIMEOUT_LEASES * self._options.lease_seconds
+        seconds = self._options.lease_seconds
+        while True:
+            await asyncio.sleep(seconds / 4)
+            bounded = self._following and not self._database.sqlite
+            async with asyncio.timeout(RENEWAL_TIMEOUT_LEASES * seconds if bounded else None):
+                await self._lease.renew()
 
     async def clean_up_rebuilds(self) -> None:
         """Drop the tables of rebuilds that died."""
@@ -91,19 +84,39 @@ class Active:
 
     async def trim_streams(self) -> None:
         """Regularly remove from Redis what is archived and old."""
-        trimmer = Trimmer(self._database, self._source, self._lease, self._options.retention)
+        trimmer = Trimmer(self._source, self._lease, self._options.retention)
         while True:
             await asyncio.sleep(self._options.trim_seconds)
             await trimmer.run_once(self._projection.positions.values())
 
     async def follow_heartbeats(self) -> None:
-        await HeartbeatLoop(
-            self._options, self._database, self._source, self._lease, self._projection
-        ).run()
+        """Write the newest heartbeat of each worker to the live tables, about once a second."""
+        reader = Reader(self._options.redis_url, block_seconds=self._options.audit_seconds)
+        unreadable = heartbeats.UnreadableLog()
+        try:
+            positions = await self._database.read(heartbeats.read_positions)
+            while True:
+                batch = await self._read_heartbeats(reader, positions)
+                if batch.positions:
+                    unreadable.report(batch.unreadable)
+                    await self._lease.write(partial(heartbeats.write, batch=batch))
+                    positions.update(batch.positions)
+                await asyncio.sleep(self._options.heartbeat_seconds)
+        finally:
+            await reader.close()
+
+    async def _read_heartbeats(
+        self, reader: Reader, positions: Mapping[str, str]
+    ) -> heartbeats.HeartbeatBatch:
+        known = [pool for pool in self._projection.positions if pool != CATALOGUE]
+        pools = {self._source.keys.pool(pool, "heartbeats"): pool for pool in known}
+        after = {stream: positions.get(pool, "0") for stream, pool in pools.items()}
+        found = await reader.read(after, count=self._options.count(len(pools)))
+        return heartbeats.gather({pools[stream]: some for stream, some in found.items()})
 
     async def follow(self) -> None:
         """Follow the events of all logs."""
-        await prepare_views(self._database, self._source, self._lease, self._projection)
+        await prepare_views(self._source, self._lease, self._projection)
         self._projection.add_pools()
         await self._take_snapshots(self._projection.positions)
         await self._check_logs(thorough=True)
@@ -130,7 +143,7 @@ class Active:
         for applied in batches:
             self._mark_committed(applied)
         newly_stopped = [applied.position for applied in batches if stopped(applied.position)]
-        lost = await self._audit.rewritten(newly_stopped)
+        lost = await rewritten_logs(self._source, self._database, newly_stopped)
         if not await self._handle_lost(lost):
             await self._set_statuses(lost)
         await self._take_snapshots(self._projection.add_pools())
@@ -205,7 +218,7 @@ class Active:
         True: logs were recovered, and all streams are to be read again from the new positions.
         """
         positions = self._projection.positions
-        found = await self._audit.statuses(positions, thorough=thorough)
+        found = await statuses(self._source, self._database, positions, thorough=thorough)
         self._audited_at = time.monotonic()
         if await self._handle_lost({pool: why for pool, why in found.items() if why != OK}):
             return True
@@ -215,28 +228,24 @@ class Active:
         return False
 
     async def _handle_lost(self, found: Mapping[str, str]) -> bool:
-        """Close logs that lost events. True: they were recovered, where that is wanted."""
-        await self._audit.close(found, self._projection.positions)
+        """Close logs that lost events, and recover them where that is wanted. True: it was done.
+
+        No other process may notice: a log that has grown past its loss is above every high-water
+        mark. And what is still written to it can never be archived.
+        """
+        for pool, reason in found.items():
+            generation = self._projection.positions[pool].generation
+            if await halt_generation(self._log, pool, generation, reason):
+                log.error("log.lost", pool=pool, reason=reason)
         if not found or not self._options.auto_recover:
             return False
-        await self._recover()
-        return True
-
-    async def _recover(self) -> None:
-        """Rewrite the damaged logs, and go on from the new positions."""
-        recovery = Recovery(
-            self._database,
-            self._source,
-            self._lease,
-            retention=self._options.retention,
-            actor=f"projector:{self._options.name}",
-            on_stage=_log_stage,
-        )
+        actor, retention = f"projector:{self._options.name}", self._options.retention
         self._following = False
-        await recovery.run()
+        await Recovery(self._source, self._lease, retention, actor, _log_stage).run()
         await self._database.read(self._projection.load)
         await self._take_snapshots(self._projection.add_pools())
         self._following = True
+        return True
 
 
 def _log_stage(stage: Stage) -> None:

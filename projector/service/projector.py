@@ -11,6 +11,7 @@ end. An outage is one line in the log, and so is each defect.
 """
 
 import asyncio
+from contextlib import suppress
 from enum import StrEnum
 from typing import Final
 
@@ -125,25 +126,16 @@ class Projector:
         lease = Lease(database, seconds=self.options.lease_seconds)
         self.phase = Phase.STANDBY
         try:
-            if not await upgrade(database, source, lease):
+            if not await upgrade(source, lease):
                 await lease.acquire()
             if await database.read(read_version) > VIEW_VERSION:
                 raise ViewsTooNew
-            active = Active(
-                self.options,
-                database,
-                source,
-                lease,
-                on_active=self._activated,
-                on_batch=self._log_status,
-            )
+            active = Active(self.options, source, lease, self._activated, self._log_status)
             await self._run_loops(active)
         finally:
-            try:
+            with suppress(*RETRYABLE):  # it will lapse
                 async with asyncio.timeout(lease.seconds / 2):
                     await lease.release()
-            except RETRYABLE:
-                pass  # it will lapse
 
     async def _run_loops(self, active: Active) -> None:
         """Run the loops of an active projector until one fails; raises its error."""
@@ -158,9 +150,7 @@ class Projector:
             )
         ]
         try:
-            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await asyncio.gather(*loops)
         finally:
             for task in loops:
                 task.cancel()
@@ -184,10 +174,5 @@ class Projector:
         if status == OK:
             log.info("projection.resumed", pool=pool, seq=applied.position.seq)
         else:
-            log.error(
-                "projection.stopped",
-                pool=pool,
-                seq=applied.position.seq,
-                reason=status,
-                lost=is_lost(status),
-            )
+            seq, lost = applied.position.seq, is_lost(status)
+            log.error("projection.stopped", pool=pool, seq=seq, reason=status, lost=lost)

@@ -19,7 +19,6 @@ from eventstore.retention import Retention
 from projector.fold.heartbeats import delete_old
 from projector.fold.projection import stopped
 from projector.intake.source import Source, archive_heads
-from projector.store.database import Database
 from projector.store.lease import Lease
 from projector.store.rows import Position
 
@@ -32,10 +31,7 @@ TRIM_STEPS_MAX: Final = 100
 class Trimmer:
     """Trims the streams of every pool to the retention."""
 
-    def __init__(
-        self, database: Database, source: Source, lease: Lease, retention: Retention
-    ) -> None:
-        self._database = database
+    def __init__(self, source: Source, lease: Lease, retention: Retention) -> None:
         self._lease = lease
         self._log = Log(source.client, source.keys, retention=retention)
         self._failing: set[str] = set()
@@ -48,20 +44,19 @@ class Trimmer:
         Raises `Superseded` and `DatabaseError`. A pool whose log cannot be trimmed is logged once,
         and tried again in each pass.
         """
-        live_positions = [
-            position for position in positions if position.pool != CATALOGUE and position.generation
-        ]
-        archived = await self._database.read(archive_heads)
+        archived = await self._lease.database.read(archive_heads)
         # Each log has its own time: where a clock was set back, older logs are ahead of it.
         await self._lease.write(lambda c: delete_old(c, self._earliest_ms))
         times: list[int] = []
-        for at in live_positions:
+        for at in [at for at in positions if at.pool != CATALOGUE and at.generation]:
             try:
                 await self._trim(at.pool, _trimmable(at, archived.get(at.pool, LogHead())))
             except LogUnreachable:
                 continue  # or just recovered: the next pass trims it
             except LogError as error:
-                self._log_failure(at.pool, error)
+                if at.pool not in self._failing:
+                    self._failing.add(at.pool)
+                    log.warning("stream.not_trimmed", pool=at.pool, reason=str(error))
             else:
                 self._failing.discard(at.pool)
                 times.append(self._log.now_ms(at.pool))
@@ -78,11 +73,6 @@ class Trimmer:
                 break
         if events:
             log.debug("stream.trimmed", pool=pool, events=events, others=others)
-
-    def _log_failure(self, pool: str, error: LogError) -> None:
-        if pool not in self._failing:
-            self._failing.add(pool)
-            log.warning("stream.not_trimmed", pool=pool, reason=str(error))
 
 
 def _trimmable(position: Position, archived: LogHead) -> LogHead:

@@ -49,7 +49,7 @@ class Lease:
         self.name = name
         self.seconds = seconds
         self.term = 0
-        self._database = database
+        self.database = database
         self._process = this_process()
         self._holder = f"{self._process}/{new_id()}"
 
@@ -73,7 +73,7 @@ class Lease:
         free = (
             not observed.holder or unchanged_seconds >= self.seconds or self._died(observed.holder)
         )
-        return free and await self._database.write(lambda c: self._claim(c, observed))
+        return free and await self.database.write(lambda c: self._claim(c, observed))
 
     def _died(self, holder: str) -> bool:
         process = holder.rpartition("/")[0]
@@ -100,11 +100,11 @@ class Lease:
                 also._require_held(connection)
             return work(connection)
 
-        return await self._database.write(fenced)
+        return await self.database.write(fenced)
 
     async def renew(self) -> None:
         """Raises `Superseded`."""
-        await self._database.write(self._require_held)
+        await self.database.write(self._require_held)
 
     @asynccontextmanager
     async def keep_renewed(self) -> AsyncIterator[None]:
@@ -143,7 +143,7 @@ class Lease:
         )
 
     async def release(self) -> None:
-        await self._database.write(self.release_in)
+        await self.database.write(self.release_in)
 
     async def is_held(self) -> bool:
         """Whether a process acquired it and has not released it, dead or alive."""
@@ -151,7 +151,7 @@ class Lease:
 
     async def _read_state(self) -> LeaseState:
         query = select(LEASES).where(LEASES.c.name == self.name)
-        row = await self._database.read(lambda c: c.execute(query).first())
+        row = await self.database.read(lambda c: c.execute(query).first())
         return LeaseState(row.holder, row.term, row.renewal) if row else LeaseState("", 0, 0)
 
     def _claim(self, connection: Connection, observed: LeaseState) -> bool:

@@ -46,11 +46,12 @@ def compare(
     version: int,
     serving: Mapping[str, Position],
     shadow: Mapping[str, Position],
+    left_out: dict[str, str],
 ) -> Comparison:
     """Compare the shadow views with the serving ones, which are of that `version`."""
-    left_out = {
-        pool: why for pool in shadow if (why := _skip_reason(pool, version, serving, shadow))
-    }
+    for pool in shadow.keys() - left_out.keys():
+        if why := _skip_reason(pool, version, serving, shadow):
+            left_out[pool] = why
     pools = tuple(pool for pool in shadow if pool not in left_out)
     rows = differing = 0
     differences: list[Difference] = []

@@ -58,28 +58,20 @@ def _replay(args: argparse.Namespace, options: "RebuildOptions") -> int:
         return 0
     took = f"{done.seconds:.1f} s, {done.rate:,.0f} a second"
     print(f"the views are rebuilt: {done.events:,} events in {took}")
-    if done.comparison is not None:
-        for line in comparison_lines(done.comparison):
-            print_note(line)
+    for line in comparison_lines(done.comparison):
+        print_note(line)
     return 0
 
 
 def _document(done: "Progress") -> dict[str, object]:
-    document: dict[str, object] = {
+    found = done.comparison
+    fields = ("pools", "left_out", "same_version", "rows", "differing", "differences")
+    return {
         "events": done.events,
         "seconds": round(done.seconds, 3),
         "rate": round(done.rate),
+        "compared": {name: getattr(found, name) for name in fields},
     }
-    if found := done.comparison:
-        document["compared"] = {
-            "pools": found.pools,
-            "left_out": found.left_out,
-            "same_version": found.same_version,
-            "rows": found.rows,
-            "differing": found.differing,
-            "differences": found.differences,
-        }
-    return document
 
 
 def comparison_lines(found: "Comparison") -> Iterator[str]:

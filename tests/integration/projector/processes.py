@@ -50,7 +50,7 @@ def struck(stage: Stage, where: str, how: int) -> Forked:
 
 
 def _rebuild(_: Connection, where: str, how: int, redis_url: str, database_url: str) -> None:
-    of: Any = view_sets if where == "switch" else rebuild.Rebuild
+    of: Any = rebuild.Rebuild if hasattr(rebuild.Rebuild, where) else view_sets
     original, calls = getattr(of, where), []
 
     def strike(*args: Any, **options: Any) -> Any:

@@ -170,7 +170,7 @@ async def test_who_has_lost_the_lease_trims_nothing(redis_url: str, database_url
         await stage.settle()
         database = stage.views._database
         source = Source(redis_url, "")
-        paused = Trimmer(database, source, Lease(database), ONE)
+        paused = Trimmer(source, Lease(database), ONE)
         projection = Projection(SERVING, archives=True)
         await database.read(projection.load)
         with pytest.raises(Superseded):
@@ -277,7 +277,7 @@ async def test_a_log_that_cannot_be_trimmed_is_told_once_and_stops_no_other(
             source = Source(redis_url, "")
             lease = Lease(stage.views._database)
             await lease.seize()
-            sweep = Trimmer(stage.views._database, source, lease, ONE)
+            sweep = Trimmer(source, lease, ONE)
             projection = Projection(SERVING, archives=True)
             await stage.views._database.read(projection.load)
             with redis.Redis.from_url(redis_url) as client:

@@ -64,7 +64,7 @@ async def test_a_projector_that_lost_its_lease_commits_nothing_and_stands_by(
             assert await stage.contents() == before
             assert len(await stage.views.events(POOL)) == 1
             await thief.release()
-            await thief._database.close()
+            await thief.database.close()
             await until(lambda: projector.phase is Phase.ACTIVE)
             await stage.settle()
 
@@ -75,19 +75,19 @@ async def test_nothing_is_written_once_one_of_two_leases_is_lost(
     """Whichever it is: a rebuild proves its own lease and the projector's in each transaction."""
     async with open_stage(redis_url, database_url) as stage:
         projector = await steal(stage)
-        rebuild = Lease(projector._database, "rebuild")
+        rebuild = Lease(projector.database, "rebuild")
         await rebuild.acquire()
         ran: list[Connection] = []
         await rebuild.write(ran.append, also=projector)
         assert len(ran) == 1
         for lost in (projector, rebuild):
-            await Lease(projector._database, lost.name).seize()
+            await Lease(projector.database, lost.name).seize()
             with pytest.raises(Superseded, match=lost.name):
                 await lost.write(ran.append)
             with pytest.raises(Superseded):
                 await rebuild.write(ran.append, also=projector)
         assert len(ran) == 1
-        await projector._database.close()
+        await projector.database.close()
 
 
 @pytest.mark.parametrize("late", [1, 2], ids=["at the first look", "later"])
@@ -110,11 +110,11 @@ async def test_a_lease_does_not_lapse_while_its_watcher_stands_still(
 
     async with open_stage(redis_url, database_url) as stage:
         holder = await steal(stage)
-        heir = Lease(holder._database, seconds=0.4)
+        heir = Lease(holder.database, seconds=0.4)
         monkeypatch.setattr(Lease, "_read_state", held_up)
         await heir.acquire()
         assert looks == late + 1
-        await holder._database.close()
+        await holder.database.close()
 
 
 async def test_who_stood_still_itself_follows_one_that_is_dead(
@@ -130,15 +130,15 @@ async def test_who_stood_still_itself_follows_one_that_is_dead(
 
     async with open_stage(redis_url, database_url) as stage:
         dead = await steal(stage)
-        heir = Lease(dead._database, "projector", seconds=0.4)
+        heir = Lease(dead.database, "projector", seconds=0.4)
         monkeypatch.setattr(Lease, "_read_state", held_up)
         await acquire_rebuild_lease(heir)
         late.append(True)
-        third = Lease(dead._database, seconds=0.4)
+        third = Lease(dead.database, seconds=0.4)
         async with heir.keep_renewed():
             with pytest.raises(RebuildInProgress):
                 await acquire_rebuild_lease(third)
-        await dead._database.close()
+        await dead.database.close()
 
 
 async def test_a_projector_goes_on_after_a_defect(
