@@ -171,7 +171,7 @@ async def damage(settings: Settings) -> Mapping[str, str]:
         key_prefix=settings.key_prefix,
     )
     try:
-        return {one.pool: one.reason for one in await examine(options)}
+        return await examine(options)
     except (DatabaseError, OSError) as error:
         unreachable = f"the database does not answer ({type(error).__name__})"
         return {CATALOGUE: f"{unreachable}: whether Redis has lost writes cannot be known"}

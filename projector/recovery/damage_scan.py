@@ -4,12 +4,12 @@ Logs are compared with the archive. Its checkpoint names the last archived event
 not have this event, or ends before it, has lost acknowledged events.
 """
 
+from collections.abc import Iterable, Mapping
 from functools import partial
 
-from msgspec import Struct
-
-from eventstore.log.replies import LogHead
-from projector.fold.projection import Projection
+from eventstore.keys import CATALOGUE
+from projector.fold.projection import Projection, stopped
+from projector.intake.entries import OK
 from projector.intake.source import Source, archive_heads, describe_damage, read_archive, rewritten
 from projector.store.database import Database
 from projector.store.rows import EventRow, Position
@@ -17,34 +17,53 @@ from projector.store.rows import EventRow, Position
 PAGE = 1000
 
 
-class Damage(Struct, frozen=True, kw_only=True):
-    """A log that must be recovered, and why."""
-
-    pool: str
-    reason: str
-    head: LogHead
-    """Its end in Redis; generation 0 if the log is gone."""
-
-
-async def find_damage(source: Source, database: Database, projection: Projection) -> list[Damage]:
-    """Every damaged log of those that the views know, the catalogue first."""
+async def find_damage(source: Source, database: Database, projection: Projection) -> dict[str, str]:
+    """Every damaged log of those that the views know, and why; the catalogue first."""
     positions = projection.positions
-    found: list[Damage] = []
+    found: dict[str, str] = {}
     projection.add_pools()
     # Read first: a log that is created after this is not missing.
     created = await source.created(projection.catalogue.pools)
     heads, intact = await source.heads(positions), await source.intact(positions)
     for pool in sorted(positions):
         position, head = positions[pool], heads[pool]
-        catalogue_lost = found and not found[0].pool
-        if not (position.generation or pool in created or head.halted or catalogue_lost):
+        if not (position.generation or pool in created or head.halted or CATALOGUE in found):
             continue  # its log is yet to be created
-        reason = describe_damage(position, head, intact=intact[pool]) or await rewritten(
-            source, database, position
-        )
-        if reason:
-            found.append(Damage(pool=pool, reason=reason, head=head))
+        reason = describe_damage(position, head, intact=intact[pool])
+        if reason := reason or await rewritten(source, database, position):
+            found[pool] = reason
     return found
+
+
+async def statuses(
+    source: Source, database: Database, positions: Mapping[str, Position], *, thorough: bool
+) -> dict[str, str]:
+    """By pool: `ok`, or why its log cannot be projected further.
+
+    `thorough`: also of stopped pools, and whether the last projected event is still there.
+    """
+    watched = {
+        pool: at
+        for pool, at in positions.items()
+        if at.generation and (thorough or not stopped(at))
+    }
+    intact = await source.intact(watched)
+    found = {
+        pool: describe_damage(watched[pool], head, intact=intact[pool]) or OK
+        for pool, head in (await source.heads(watched)).items()
+    }
+    if thorough:
+        healthy = [watched[pool] for pool, status in found.items() if status == OK]
+        found |= await rewritten_logs(source, database, healthy)
+    return found
+
+
+async def rewritten_logs(
+    source: Source, database: Database, positions: Iterable[Position]
+) -> dict[str, str]:
+    """Logs that have another event at the last projected position, and the reason."""
+    found = {at.pool: await rewritten(source, database, at) for at in positions}
+    return {pool: reason for pool, reason in found.items() if reason}
 
 
 async def unarchived_events(

@@ -13,7 +13,7 @@ same. Of two recoveries at once the later one goes on. Intact logs are not chang
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -30,7 +30,7 @@ from projector.fold.projection import Projection, stopped
 from projector.fold.snapshot import take_snapshot, truncated_start
 from projector.intake.source import Source, opened
 from projector.rebuild.startup import prepare_views
-from projector.recovery.damage_scan import Damage, find_damage, unarchived_events
+from projector.recovery.damage_scan import find_damage, unarchived_events
 from projector.recovery.losses import unarchived_event_report, unreadable_report
 from projector.recovery.rewrite import LogRewrite, RecoveredLog
 from projector.store.lease import LEASE_SECONDS, Lease, Superseded
@@ -104,8 +104,8 @@ async def recover(options: RecoveryOptions, on_stage: OnStage) -> list[Recovered
             await lease.release()
 
 
-async def examine(options: RecoveryOptions) -> list[Damage]:
-    """The damaged logs, as far as the views know; changes nothing."""
+async def examine(options: RecoveryOptions) -> dict[str, str]:
+    """The damaged logs and why, as far as the views know; changes nothing."""
     async with opened(*options.addresses) as (database, source):
         projection = Projection(SERVING, archives=False)
         await database.read(projection.load)
@@ -157,26 +157,27 @@ class Recovery:
             self._damage_found = True
             await self._recover(event_log, damage)
 
-    async def _recover(self, event_log: Log, damage: Sequence[Damage]) -> None:
-        restores = [LogRestore(event_log, damaged.pool, self._actor) for damaged in damage]
-        generations = []
-        for one, restore in zip(damage, restores, strict=True):
-            log.error("log.lost", pool=one.pool, reason=one.reason)
-            generations.append((await restore.halt(one.reason)).generation)
-            self._on_stage(Stage(doing="archiving what is left of the stream", pool=one.pool))
-            await self._archive_stream(one.pool, event_log)
-            await self._report_unarchived(one.pool, event_log)
-        if any(one.pool != CATALOGUE for one in damage):  # its workers' leases must lapse first
+    async def _recover(self, event_log: Log, damage: Mapping[str, str]) -> None:
+        restores = {pool: LogRestore(event_log, pool, self._actor) for pool in damage}
+        generations = {}
+        for pool, reason in damage.items():
+            log.error("log.lost", pool=pool, reason=reason)
+            generations[pool] = (await restores[pool].halt(reason)).generation
+            self._on_stage(Stage(doing="archiving what is left of the stream", pool=pool))
+            await self._archive_stream(pool, event_log)
+            await self._report_unarchived(pool, event_log)
+        if damage.keys() - {CATALOGUE}:  # its workers' leases must lapse first
             await self._wait_for_leases()
         else:
             await self._wait_for_reports()
         await self._lease.renew()  # one that was superseded meanwhile writes nothing
         rewrite = LogRewrite(self._lease, self._projection, event_log)
-        for one, restore, generation in zip(damage, restores, generations, strict=True):
-            self._on_stage(Stage(doing="rewriting the log", pool=one.pool))
-            self._written[one.pool] = await rewrite.run(one, restore, generation)
-        for one, restore in zip(damage, restores, strict=True):
-            recovered = self._written[one.pool]
+        for pool, reason in damage.items():
+            self._on_stage(Stage(doing="rewriting the log", pool=pool))
+            restore = restores[pool]
+            self._written[pool] = await rewrite.run(pool, reason, restore, generations[pool])
+        for pool, restore in restores.items():
+            recovered = self._written[pool]
             await restore.open(recovered.generation)
             for name in {lost.pool for lost in recovered.unsaved if lost.pool}:
                 await delete_reports(event_log, name)

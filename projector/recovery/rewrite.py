@@ -16,7 +16,6 @@ from eventstore.recovery.restore import LogRestore, RestorePoint
 from projector.fold.projection import Projection
 from projector.intake.entries import OK
 from projector.recovery import archived_state
-from projector.recovery.damage_scan import Damage
 from projector.recovery.losses import LostCommand, find_lost, lost_pools
 from projector.store.lease import Lease
 from projector.store.rows import Position
@@ -59,9 +58,10 @@ class LogRewrite:
         self._projection = projection
         self._log = event_log
 
-    async def run(self, damage: Damage, restore: LogRestore, generation: int) -> RecoveredLog:
+    async def run(
+        self, pool: str, reason: str, restore: LogRestore, generation: int
+    ) -> RecoveredLog:
         """All but opening the log. `generation`: of what was found in Redis."""
-        pool = damage.pool
         position, reports = self._projection.positions[pool], await read_reports(self._log, pool)
         agents = await self._read(lambda c: archived_state.live_agents(c, pool))
         lost = await self._find_lost(position, reports)
@@ -74,7 +74,7 @@ class LogRewrite:
             from_generation=max(from_generation, 1),
             from_seq=position.seq,
             known_seq=max((position.seq, *(report.seq for report in reports))),
-            reason=damage.reason,
+            reason=reason,
         )
         ts = max((position.ts, *(report.ts for report in reports)))
         workers, restarted = await self._write(restore, position, body, ts, agents)
@@ -83,7 +83,7 @@ class LogRewrite:
         )
         return RecoveredLog(
             pool=pool,
-            reason=damage.reason,
+            reason=reason,
             from_generation=position.generation,
             generation=body.generation,
             seq=position.seq,

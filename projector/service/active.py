@@ -25,8 +25,8 @@ from projector.intake.entries import OK, read_entries
 from projector.intake.source import Source
 from projector.rebuild.startup import prepare_views
 from projector.rebuild.view_sets import drop_abandoned_tables
+from projector.recovery.damage_scan import rewritten_logs, statuses
 from projector.recovery.recovery import Recovery, Stage
-from projector.service.audit import rewritten_logs, statuses
 from projector.service.options import ProjectorOptions
 from projector.service.trimming import Trimmer
 from projector.store.lease import Lease

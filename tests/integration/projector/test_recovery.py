@@ -312,7 +312,7 @@ async def test_an_older_redis_is_closed_and_recovered(redis_url: str, views_url:
             await pool.spawn()
         with pytest.raises(Halted):  # also for who knows of nothing
             await TestPool(Log(stage.log.client, Keys()), POOL).spawn()
-        assert [one.pool for one in await examine(options(stage))] == [POOL]
+        assert list(await examine(options(stage))) == [POOL]
         done = await recovered(stage)
         assert set(done) == {POOL}, "the catalogue was whole"
         assert await stage.log.agent(POOL, new.agent_id) is not None, "the archive had it"
@@ -401,7 +401,7 @@ async def test_a_pool_whose_log_is_made_while_logs_are_looked_at_is_not_lost(
         async with stage.projecting():
             await stage.settle()
         monkeypatch.setattr(Source, "heads", made_meanwhile)
-        assert await examine(options(stage)) == []
+        assert await examine(options(stage)) == {}
         assert (await stage.log.head("new")).generation == 1
 
 
