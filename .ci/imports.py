@@ -99,7 +99,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "muster.cli.maintenance": ("muster.terminal", "muster.process", "muster.cli.arguments",
                                "muster.cli.events", "eventstore.recovery", "projector.rebuild",
                                "projector.recovery", "projector.verify"),
-    "muster.cli.doctor": ("muster.settings", "muster.terminal", "muster.process",
+    "muster.cli.doctor": ("muster.settings", "muster.terminal",
                           "muster.cli.arguments", "muster.cli.events", CALLS,
                           "eventstore.durability", "eventstore.embedded", "projector.store",
                           "projector.intake", "projector.fold", "projector.recovery"),

@@ -47,19 +47,15 @@ def check_sqlite(path: Path) -> list[Check]:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as database:
             database.execute(f"pragma busy_timeout = {int(BUSY_SECONDS * 1000)}")
-            return [version, _journal(database), _sqlite_writable(database, path)]
+            mode = str(database.execute("pragma journal_mode").fetchone()[0])
+            change = "" if mode == "wal" else "let the projector open it once: it sets WAL"
+            return [version, check(AREA, "journal", mode, change), _writable(database, path)]
     except sqlite3.Error as error:
         change = "let this user read and write the file and its folder; if damaged, muster replay"
         return [version, Check(AREA, "readable", Level.FAIL, f"{path}: {error}", change)]
 
 
-def _journal(database: sqlite3.Connection) -> Check:
-    mode = str(database.execute("pragma journal_mode").fetchone()[0])
-    change = "" if mode == "wal" else "let the projector open it once: it sets WAL"
-    return check(AREA, "journal", mode, change)
-
-
-def _sqlite_writable(database: sqlite3.Connection, path: Path) -> Check:
+def _writable(database: sqlite3.Connection, path: Path) -> Check:
     try:
         database.execute("begin immediate")
         database.execute("rollback")
@@ -103,26 +99,15 @@ def _postgres(connection: "psycopg.Connection[tuple[object, ...]]") -> list[Chec
     row = connection.execute(PRIVILEGES).fetchone()
     assert row is not None
     version, standby, creates, exists, owns, most, now = row
-    return [
-        check(AREA, "version", f"PostgreSQL {version}"),
-        postgres_writable(
-            standby=bool(standby), allowed=bool(owns if exists else creates), exists=bool(exists)
-        ),
-        connections(int(str(now)), int(str(most))),
-    ]
-
-
-def postgres_writable(*, standby: bool, allowed: bool, exists: bool) -> Check:
-    """Whether the projector may write its schema."""
-    if standby:
-        change = "use the address of its primary"
-        return Check(AREA, "writable", Level.FAIL, "a standby, read-only", change)
     schema = "schema muster" if exists else "schema muster does not exist yet"
     missing = "usage, create on schema muster" if exists else "create on the database"
-    change = "" if allowed else f"grant {missing} to this user"
-    return check(AREA, "writable", schema, change, Level.FAIL)
-
-
-def connections(now: int, most: int) -> Check:
-    change = "raise max_connections, or put PgBouncer before it" if now > 0.8 * most else ""
-    return check(AREA, "connections", f"{now} of {most}", change)
+    change = "" if (owns if exists else creates) else f"grant {missing} to this user"
+    if standby:
+        schema, change = "a standby, read-only", "use the address of its primary"
+    crowded = int(str(now)) > 0.8 * int(str(most))
+    more = "raise max_connections, or put PgBouncer before it" if crowded else ""
+    return [
+        check(AREA, "version", f"PostgreSQL {version}"),
+        check(AREA, "writable", schema, change, Level.FAIL),
+        check(AREA, "connections", f"{now} of {most}", more),
+    ]

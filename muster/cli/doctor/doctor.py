@@ -16,7 +16,6 @@ from muster.cli.doctor.database_checks import check_database
 from muster.cli.doctor.host_checks import check_host
 from muster.cli.doctor.log_checks import check_logs
 from muster.cli.doctor.redis_checks import check_redis
-from muster.process.running_file import Running
 from muster.settings.loading import load
 from muster.settings.settings import Settings
 from muster.terminal import render
@@ -33,6 +32,7 @@ uses here, or would use. Changes nothing. Exit code 1 if anything fails.
 """
 NEEDED = ("address", "reachable", "readable")
 """Checks that must pass before the logs can be checked."""
+LOCAL_HOSTS = (None, "localhost", "127.0.0.1", "::1")
 STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
@@ -51,8 +51,12 @@ def run(args: argparse.Namespace) -> int:
     if redis and not any(check.level is Level.FAIL for check in checks if check.name in NEEDED):
         prefix = targets.key_prefix(args) or settings.key_prefix
         checks += asyncio.run(check_logs(redis, prefix, database))
-    checks += [*check_host(redis_is_local=is_local(redis)), *refused]
-    checks += _fallback(targets.running(args))
+    parts = urlsplit(redis)
+    local = parts.scheme == "unix" or parts.hostname in LOCAL_HOSTS
+    checks += [*check_host(redis_is_local=local), *refused]
+    if fallback := targets.running(args).fallback:
+        change = "once that Redis answers, restart `muster up`: it hands the fallback over"
+        checks.append(Check("muster up", "log", Level.WARN, fallback, change))
     _print_checks(checks, as_json=args.json)
     return int(any(check.level is Level.FAIL for check in checks))
 
@@ -83,20 +87,6 @@ def _embedded() -> Check:
         return check("redis", "address", found)
     except ServerBinaryMissing as error:
         return Check("redis", "address", Level.FAIL, "none is configured", str(error))
-
-
-def _fallback(running: Running) -> list[Check]:
-    """Whether the `muster up` of this data directory runs on a fallback."""
-    if not running.fallback:
-        return []
-    change = "once that Redis answers, restart `muster up`: it hands the fallback over"
-    return [Check("muster up", "log", Level.WARN, running.fallback, change)]
-
-
-def is_local(redis_url: str) -> bool:
-    """Whether that Redis runs on this host, judged by its address."""
-    parts = urlsplit(redis_url)
-    return parts.scheme == "unix" or parts.hostname in (None, "localhost", "127.0.0.1", "::1")
 
 
 def _print_checks(checks: Sequence[Check], *, as_json: bool) -> None:

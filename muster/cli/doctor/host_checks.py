@@ -4,78 +4,63 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from muster.cli.doctor.checks import Check, Level, check
 
 AREA = "host"
 FILES_WANTED = 4_096
+PROCESSES_WANTED = 512
 OLDEST_PYTHON = (3, 11)
 PROC = Path("/proc")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def check_host(*, redis_is_local: bool) -> list[Check]:
+def check_host(*, redis_is_local: bool) -> Iterator[Check]:
     """All checks of this host. `redis_is_local`: Redis runs on it, so check for its needs too."""
-    checks = [python(sys.version_info[:3]), files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])]
+    old, wanted = sys.version_info < OLDEST_PYTHON, ".".join(map(str, OLDEST_PYTHON))
+    change = f"use Python {wanted} or later" if old else ""
+    yield check(AREA, "python", platform.python_version(), change, Level.FAIL)
+    change = f"raise it: ulimit -n {FILES_WANTED * 4}"
+    yield _limit("open files", resource.RLIMIT_NOFILE, FILES_WANTED, change)
     if sys.platform != "linux":
         found = f"{platform.system()}: supported, with limits; Muster is built for Linux"
-        return [*checks, check(AREA, "system", found)]
-    checks.append(process_limit(resource.getrlimit(resource.RLIMIT_NPROC)[0]))
+        yield check(AREA, "system", found)
+        return
+    change = "raise it: ulimit -u 4096 (a worker is a process)"
+    yield _limit("processes", resource.RLIMIT_NPROC, PROCESSES_WANTED, change)
     if redis_is_local:
-        checks.append(overcommit(_read(PROC / "sys/vm/overcommit_memory")))
-        checks.append(huge_pages(_read(HUGE_PAGES)))
-    return [
-        *checks,
-        pid_namespace(_link("pid"), os.getpid()),
-        user_namespace(_read(PROC / "self/uid_map")),
-    ]
+        yield from _for_redis()
+    # Workers are identified by host and process id, so those of a host must share a namespace.
+    first = os.getpid() == 1
+    change = "run it under an init (docker run --init): its child processes must be reaped"
+    namespace = _link(PROC / "self/ns/pid")
+    found = f"{namespace}, process 1" if first else namespace or "unknown"
+    yield check(AREA, "pid namespace", found, change if first else "")
+    mapped = _read(PROC / "self/uid_map").split() not in (["0", "0", "4294967295"], [])
+    yield check(AREA, "user namespace", f"mapped, uid {os.getuid()}" if mapped else "the host's")
 
 
-def python(version: tuple[int, ...]) -> Check:
-    old = version[:2] < OLDEST_PYTHON
-    wanted = ".".join(map(str, OLDEST_PYTHON))
-    change = f"use Python {wanted} or later" if old else ""
-    return check(AREA, "python", ".".join(map(str, version)), change, Level.FAIL)
+def _limit(name: str, kind: int, wanted: int, change: str) -> Check:
+    limit = resource.getrlimit(kind)[0]
+    if limit == resource.RLIM_INFINITY:
+        return check(AREA, name, "no limit")
+    return check(AREA, name, f"limit {limit}", change if limit < wanted else "")
 
 
-def files(limit: int) -> Check:
-    unlimited = limit == resource.RLIM_INFINITY
-    change = "" if unlimited or limit >= FILES_WANTED else f"raise it: ulimit -n {FILES_WANTED * 4}"
-    return check(AREA, "open files", "no limit" if unlimited else f"limit {limit}", change)
-
-
-def process_limit(limit: int) -> Check:
-    unlimited = limit == resource.RLIM_INFINITY
-    change = "" if unlimited or limit >= 512 else "raise it: ulimit -u 4096 (a worker is a process)"
-    return check(AREA, "processes", "no limit" if unlimited else f"limit {limit}", change)
-
-
-def overcommit(text: str) -> Check:
-    change = "" if text in ("1", "") else (
-        "sysctl vm.overcommit_memory=1: else Redis may fail to rewrite its append-only file"
-    )  # fmt: skip
-    return check(AREA, "vm.overcommit_memory", text or "unknown", change)
-
-
-def huge_pages(text: str) -> Check:
-    always = "[always]" in text
-    change = f"echo madvise > {HUGE_PAGES}: they make Redis slow and large" if always else ""
-    chosen = text.partition("[")[2].partition("]")[0] or "unknown"
-    return check(AREA, "transparent huge pages", chosen, change)
-
-
-def pid_namespace(name: str, pid: int) -> Check:
-    """Workers are identified by host and process id, so those of a host must share a namespace."""
-    if pid == 1:
-        change = "run it under an init (docker run --init): its child processes must be reaped"
-        return check(AREA, "pid namespace", f"{name}, process 1", change)
-    return check(AREA, "pid namespace", name or "unknown")
-
-
-def user_namespace(uid_map: str) -> Check:
-    mapped = uid_map.split() not in (["0", "0", "4294967295"], [])
-    return check(AREA, "user namespace", f"mapped, uid {os.getuid()}" if mapped else "the host's")
+def _for_redis() -> Iterator[Check]:
+    text = _read(PROC / "sys/vm/overcommit_memory")
+    change = "sysctl vm.overcommit_memory=1: else Redis may fail to rewrite its append-only file"
+    yield check(
+        AREA, "vm.overcommit_memory", text or "unknown", "" if text in ("1", "") else change
+    )
+    text = _read(HUGE_PAGES)
+    change = f"echo madvise > {HUGE_PAGES}: they make Redis slow and large"
+    chosen = text.partition("[")[2].partition("]")[0]
+    yield check(
+        AREA, "transparent huge pages", chosen or "unknown", change if chosen == "always" else ""
+    )
 
 
 def _read(path: Path) -> str:
@@ -85,8 +70,8 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _link(kind: str) -> str:
+def _link(path: Path) -> str:
     try:
-        return str((PROC / "self/ns" / kind).readlink())
+        return str(path.readlink())
     except OSError:
         return ""

@@ -53,11 +53,16 @@ async def _examine(database: "Database", source: "Source") -> list[Check]:
     await database.read(projection.load)
     damage = await find_damage(source, database, projection)
     positions = dict(projection.positions)
-    lost = {one.pool for one in damage}
-    intact = [at for at in positions.values() if at.pool not in lost]
+    change = "restore its data if you can; else `muster recover`"
+    checks = [_check(pool, reason, change, Level.FAIL) for pool, reason in damage.items()]
+    intact = [at for at in positions.values() if at.pool not in damage]
+    change = "its views stop until it is repaired: run the version that wrote it, or a newer one"
+    checks += [
+        _check(at.pool, f"its views stopped: {at.status}", change, Level.FAIL)
+        for at in intact
+        if stopped(at)
+    ]
     following = [at for at in intact if not stopped(at)]
-    checks = [_lost(one.pool, one.reason) for one in damage]
-    checks += [_stopped(at.pool, at.status) for at in intact if stopped(at)]
     checks += await _behind(database, source, projection, following)
     if not checks and positions[CATALOGUE_LOG].generation:
         checks.append(check(AREA, "logs", f"{len(positions)} are intact, and the views follow"))
@@ -79,23 +84,11 @@ async def _behind(
     now = projection.positions
     change = "start a projector (or `muster up`); where one runs, its log and /readyz say why"
     return [
-        check(
-            AREA, _name(at.pool), f"the views end at seq {at.seq} of {heads[at.pool].seq}", change
-        )
+        _check(at.pool, f"the views end at seq {at.seq} of {heads[at.pool].seq}", change)
         for at in behind
         if at.pool not in now or now[at.pool].seq == at.seq
     ]
 
 
-def _lost(pool: str, reason: str) -> Check:
-    change = "restore its data if you can; else `muster recover`"
-    return Check(AREA, _name(pool), Level.FAIL, reason, change)
-
-
-def _stopped(pool: str, status: str) -> Check:
-    change = "its views stop until it is repaired: run the version that wrote it, or a newer one"
-    return Check(AREA, _name(pool), Level.FAIL, f"its views stopped: {status}", change)
-
-
-def _name(pool: str) -> str:
-    return pool or CATALOGUE
+def _check(pool: str, found: str, change: str, level: Level = Level.WARN) -> Check:
+    return Check(AREA, pool or CATALOGUE, level, found, change)

@@ -2,8 +2,8 @@
 
 import argparse
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Refused, Subparsers, database_errors, declare, print_note
@@ -12,8 +12,6 @@ from muster.process import log_output
 from muster.terminal import render
 
 if TYPE_CHECKING:
-    from projector.recovery.damage_scan import Damage
-    from projector.recovery.losses import LostCommand
     from projector.recovery.recovery import Stage
     from projector.recovery.rewrite import RecoveredLog
 
@@ -30,16 +28,12 @@ not be saved. Intact logs are not touched.
 """
 RAN = "ran"
 """Shown for an agent that a worker ran and that is in no log."""
-ReportStage: TypeAlias = "Callable[[Stage], None]"
 
 
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "recover", run, HELP)
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="only list damaged logs; exit code 1 if there are any",
-    )
+    what = "only list damaged logs; exit code 1 if there are any"
+    parser.add_argument("--dry-run", action="store_true", help=what)
     targets.add_flags(parser, targets.LOG_FLAGS)
 
 
@@ -68,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _require_archive(database_url: str, found: "Sequence[object]") -> None:
+def _require_archive(database_url: str, found: Collection[object]) -> None:
     """Raises `Refused` where no damage was found because the archive is empty."""
     from projector.recovery.damage_scan import archive_exists
 
@@ -79,14 +73,13 @@ def _require_archive(database_url: str, found: "Sequence[object]") -> None:
         )
 
 
-def _print_damage(damage: "Sequence[Damage]", *, as_json: bool) -> int:
+def _print_damage(damage: dict[str, str], *, as_json: bool) -> int:
     if as_json:
-        found = [{"pool": one.pool, "reason": one.reason} for one in damage]
+        found = [{"pool": pool, "reason": reason} for pool, reason in damage.items()]
         render.print_json({"damaged": found})
-    elif not damage:
-        print("every log is intact")
-    for one in () if as_json else damage:
-        print(f"{one.pool or CATALOGUE}: {one.reason}")
+    else:
+        lines = [f"{pool or CATALOGUE}: {reason}" for pool, reason in damage.items()]
+        print("\n".join(lines or ["every log is intact"]))
     return 1 if damage else 0
 
 
@@ -102,26 +95,25 @@ def _print_result(done: "Sequence[RecoveredLog]", *, as_json: bool) -> None:
             f" {one.seq} ({one.reason}); {_count(one.agents, 'agent')}, {one.restarted} of them"
             f" will restart, {_count(one.workers, 'worker')} lost"
         )
-    lost = [(unsaved.pool or one.pool, unsaved) for one in done for unsaved in one.unsaved]
-    if lost:
-        _print_lost(lost)
+    if any(one.unsaved for one in done):
+        _print_lost(done)
     elif done:
         print("nothing is known to be lost")
 
 
-def _print_lost(lost: "Sequence[tuple[str, LostCommand]]") -> None:
+def _print_lost(done: "Sequence[RecoveredLog]") -> None:
     """List the commands that were lost, by log."""
     from eventstore.recovery.loss_reports import AGENT_HELD
 
     columns = ("POOL", "WHAT", "SUBJECT", "GENERATION", "SEQ", "KNOWN FROM")
     rows = [
-        (pool or CATALOGUE, RAN if one.kind == AGENT_HELD else one.kind, one.agent_id,
-         str(one.generation), str(one.seq), one.reporter)
-        for pool, one in lost
+        (one.pool or of.pool or CATALOGUE, RAN if one.kind == AGENT_HELD else one.kind,
+         one.agent_id, str(one.generation), str(one.seq), one.reporter)
+        for of in done for one in of.unsaved
     ]  # fmt: skip
-    print(f"{_count(len(lost), 'thing')} could not be saved:")
-    render.show(render.Table(tuple(render.Column(name) for name in columns), rows))
-    if any(one.kind == AGENT_HELD for _, one in lost):
+    print(f"{_count(len(rows), 'thing')} could not be saved:")
+    render.show(render.Table(tuple(map(render.Column, columns)), rows))
+    if any(row[1] == RAN for row in rows):
         print(f"{RAN}: a worker ran this agent, and it is not in the recovered log")
 
 
@@ -129,18 +121,17 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _stage_reporter() -> ReportStage:
+def _stage_reporter() -> "Callable[[Stage], None]":
     """Reports progress to standard error: one line per stage, and one for the wait."""
     screen = render.console(stderr=True)
-    reported: tuple[str, str] = ("", "")
+    reported = ("", "")
 
     def report(stage: "Stage") -> None:
         nonlocal reported
-        if (stage.doing, stage.pool) == reported:
-            return
-        reported = (stage.doing, stage.pool)
-        where = f" ({stage.pool})" if stage.pool else ""
-        wait = f": {render.duration(stage.seconds_left)}" if stage.seconds_left else ""
-        screen.print(f"{stage.doing}{where}{wait}", soft_wrap=True)
+        if (stage.doing, stage.pool) != reported:
+            reported = (stage.doing, stage.pool)
+            where = f" ({stage.pool})" if stage.pool else ""
+            wait = f": {render.duration(stage.seconds_left)}" if stage.seconds_left else ""
+            screen.print(f"{stage.doing}{where}{wait}", soft_wrap=True)
 
     return report

@@ -12,7 +12,7 @@ from muster.cli.arguments.command import Subparsers, database_errors, declare, p
 from muster.terminal import render
 
 if TYPE_CHECKING:
-    from projector.rebuild.rebuild import Progress, RebuildOptions
+    from projector.rebuild.rebuild import Progress
     from projector.verify.view_comparison import Comparison
 
 HELP = """\
@@ -37,21 +37,14 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from projector.rebuild.rebuild import RebuildOptions
+    from projector.rebuild.rebuild import RebuildOptions, replay
 
     options = RebuildOptions(
         redis_url=targets.redis_url(args),
         key_prefix=targets.key_prefix(args),
         database_url=targets.database_url(args),
     )
-    with database_errors(options.database_url):
-        return _replay(args, options)
-
-
-def _replay(args: argparse.Namespace, options: "RebuildOptions") -> int:
-    from projector.rebuild.rebuild import replay
-
-    with _progress_reporter() as report:
+    with database_errors(options.database_url), _progress_reporter() as report:
         done = asyncio.run(replay(options, report))
     if args.json:
         render.print_json(_document(done))

@@ -2,8 +2,9 @@
 
 import argparse
 import asyncio
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from msgspec.structs import asdict
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Subparsers, database_errors, declare
@@ -11,7 +12,7 @@ from muster.cli.events.lines import CATALOGUE
 from muster.terminal import render
 
 if TYPE_CHECKING:
-    from projector.verify.report import Difference, Report
+    from projector.verify.report import Report
 
 HELP = """\
 compare views and Redis' state with the log
@@ -42,22 +43,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_report(report: "Report", *, as_json: bool) -> None:
     if as_json:
-        found = {name: getattr(report, name) for name in report.__struct_fields__}
-        render.print_json({"equal": report.equal, **found})
+        render.print_json({"equal": report.equal, **asdict(report)})
         return
-    if report.differences:
-        render.show(table(report.differences))
-    count = len(report.differences) + report.omitted
+    names = ("WHERE", "POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND")
+    rows = [
+        (one.where, one.pool or CATALOGUE, one.subject, one.field, one.expected, one.found)
+        for one in report.differences
+    ]
+    if rows:
+        render.show(render.Table(tuple(map(render.Column, names)), rows))
+    count = len(rows) + report.omitted
     pools = sum(bool(checked.pool) for checked in report.pools)
     verdict = "equal" if report.equal else f"{count} difference{'s' if count > 1 else ''}"
     print(f"{verdict}: {report.events:,} events of {pools} pools folded,"
           f" {report.subjects:,} subjects compared")  # fmt: skip
-
-
-def table(differences: Sequence["Difference"]) -> render.Table:
-    names = ("WHERE", "POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND")
-    rows = [
-        (one.where, one.pool or CATALOGUE, one.subject, one.field, one.expected, one.found)
-        for one in differences
-    ]
-    return render.Table(tuple(render.Column(name) for name in names), rows)
