@@ -2,7 +2,7 @@
 
 A fallback is a single process on a log of its own, because the real Redis did not answer when it
 started. `muster up` fills in `Fallback`, and updates it when the real Redis answers again. What a
-change-over could not hand over is listed in a file until the operator removes it.
+handover could not hand over is listed in a file until the operator removes it.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,9 @@ class Fallback(Struct, kw_only=True):
         """For people."""
         text = f"fallback ({self.mode}): {self.primary} could not be reached at the start"
         reachable_again = (
-            ". It answers again: the next start changes over" if self.primary_reachable_ms else ""
+            ". It answers again: the next start hands over to it"
+            if self.primary_reachable_ms
+            else ""
         )
         return f"{text} ({self.reason}){reachable_again}"
 
@@ -54,13 +56,13 @@ class HandoverFailure(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def description(self) -> str:
         subject = f"agent {self.agent_id} of pool {self.pool_name!r}" if self.agent_id else (
-            f"pool {self.pool_name!r}" if self.pool_name else "the change-over"
+            f"pool {self.pool_name!r}" if self.pool_name else "the handover"
         )  # fmt: skip
         return f"{subject}: {self.reason}"
 
 
 class HandoverFailures(Struct, frozen=True, kw_only=True):
-    """What change-overs could not hand over, as the file has it."""
+    """What handovers could not hand over, as the file has it."""
 
     since_ms: int
     left: Sequence[HandoverFailure]

@@ -17,18 +17,14 @@ __all__ = ["Agent", "Context", "__version__"]
 def __getattr__(name: str) -> object:
     """Import the worker code only where an agent is written, not for every command."""
     if name == "__version__":
-        return _version()
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("agent-muster")
+        except PackageNotFoundError:  # run from a folder that was not installed
+            return "0+unknown"
     if name in {"Agent", "Context"}:
         from workers.api import agent
 
         return getattr(agent, name)
     raise AttributeError(f"module 'muster' has no attribute {name!r}")
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("agent-muster")
-    except PackageNotFoundError:  # run from a folder that was not installed
-        return "0+unknown"

@@ -245,8 +245,8 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_logging_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that a test runs in its own process would configure logging for all that follow."""
 
-    def only_its_folder(_role: str, *, file: Path | None = None, **_: object) -> None:
+    def only_its_file(_role: str, *, file: Path | None = None, **_: object) -> None:
         if file is not None:
-            log_output.make_folder(file.parent)
+            log_output._file_handler(file).close()
 
-    monkeypatch.setattr(log_output, "configure", only_its_folder)
+    monkeypatch.setattr(log_output, "configure", only_its_file)

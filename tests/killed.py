@@ -1,4 +1,4 @@
-"""Runs `muster` and kills it, as `kill -9` would, right after a named step of a change-over.
+"""Runs `muster` and kills it, as `kill -9` would, right after a named step of a handover.
 
     python -m tests.killed STEP up --data-dir …
 
@@ -12,17 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 from muster.__main__ import main
-from muster.fallback import inventory, report
+from muster.fallback import handover, inventory
 from muster.fallback.directory import Folder
 from muster.fallback.primary_log import PrimaryLog
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "collected": (inventory, "collect"),
-    "listed": (inventory, "write"),
+    "collected": (inventory, "_list"),
+    "listed": (inventory, "collect"),
     "retired": (Folder, "retire"),
     "submitted": (PrimaryLog, "submit"),
-    "reported": (report, "write"),
-    "failures": (report, "write_not_handed_over"),
+    "reported": (handover, "write_json"),
+    "failures": (handover, "write_failures"),
     "done": (Folder, "rename"),
 }
 """In the order in which they come: each is the last call of its process."""

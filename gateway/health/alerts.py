@@ -92,7 +92,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "fallback-can-end": Rule(
         "warning",
         "{primary} answers again, and this is still the fallback",
-        "restart `muster up`: the next start changes over",
+        "restart `muster up`: the next start hands over to it",
     ),
     "fallback-left-over": Rule(
         "critical",

@@ -186,7 +186,7 @@ class Readiness(Struct, frozen=True):
     fallback: bool = False
     fallback_reason: str = ""
     fallback_can_end: bool = False
-    """Whether the other answers again, so that the next start changes over to it."""
+    """Whether the other answers again, so that the next start hands over to it."""
 
 
 async def alive(_request: web.Request) -> web.Response:

@@ -175,6 +175,6 @@ def _run_role(name: str, args: argparse.Namespace) -> int:
         from muster.up import up
 
         return up.run(settings)
-    from muster.process import role_main
+    from muster.process import roles
 
-    return role_main.run(name, settings)
+    return roles.run(name, settings)

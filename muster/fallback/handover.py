@@ -1,6 +1,6 @@
-"""A retired fallback is handed over: what lives in it goes on in the real log, once, or is named.
+"""The handover of a retired fallback: what lives in it goes on in the real log, once, or is named.
 
-Its log is never served again, so an agent cannot live in both logs. Whatever ends a hand-over
+Its log is never served again, so an agent cannot live in both logs. Whatever ends a handover
 half-way, the next start submits all of it again; what was accepted before is answered as it was
 then. Once all is answered, the folder is renamed.
 
@@ -9,22 +9,27 @@ once more, what lives in it is listed, and the log is retired. Only then is the 
 anything.
 """
 
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import structlog
+from msgspec import Struct
+from msgspec.structs import replace
 
 from eventstore.embedded.errors import EmbeddedServerError
 from eventstore.errors import ConfigurationError, LogError, LogUnreachable, OutcomeUnknown
 from eventstore.keys import CATALOGUE
+from eventstore.language.catalogue import Pool
 from eventstore.language.pool_config import PoolConfig
-from gateway.fallback import HandoverFailure
+from gateway.fallback import HandoverFailure, HandoverFailures, read_handover_failures
 from muster.fallback import directory, inventory
-from muster.fallback import report as reports
-from muster.fallback.directory import Folder
+from muster.fallback.directory import Folder, Identity
 from muster.fallback.inventory import Entry, Result
 from muster.fallback.primary_log import PrimaryLog, damage, require_known_log
-from muster.fallback.report import Report
+from muster.process.atomic_file import write_json
 from muster.process.restarts import RestartableServer
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
@@ -32,6 +37,49 @@ from muster.settings.settings import Settings
 log = structlog.get_logger("muster.fallback")
 
 LOST: Final = "the real log has lost writes, and accepts none until it is recovered"
+PRINTED_MAX: Final = 20
+RESULTS: Final = {
+    Result.HANDED_OVER: "handed over",
+    Result.RECORDED: "recorded as ended",
+    Result.REFUSED: "not handed over",
+    Result.OPEN: "still to be handed over",
+}
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """The agents of a fallback, with what became of each. It is a file of the folder."""
+
+    fallback: Identity
+    entries: Sequence[Entry] = ()
+    pools: Sequence[HandoverFailure] = ()
+    """Pools of the fallback that the real log does not have, or has with other settings."""
+    waiting: Sequence[HandoverFailure] = ()
+    """What is left for the next start, and why."""
+
+    def failures(self) -> list[HandoverFailure]:
+        refused = [
+            HandoverFailure(
+                reason=entry.reason,
+                pool_name=entry.pool_name,
+                agent_id=entry.agent_id,
+                project_id=entry.request.project_id,
+                role_type=entry.request.role_type,
+            )
+            for entry in self.entries
+            if entry.result is Result.REFUSED and entry.alive
+        ]
+        log_id = self.fallback.log_id
+        return [replace(one, log_id=log_id) for one in (*refused, *self.pools, *self.waiting)]
+
+    def lines(self) -> list[str]:
+        """For the terminal: the numbers, and by name what was not handed over."""
+        counts = Counter(entry.result for entry in self.entries)
+        numbers = [f"{counts[result]} {text}" for result, text in RESULTS.items() if counts[result]]
+        names = [f"  not handed over: {one.description}" for one in self.failures()]
+        more = [f"  and {len(names) - PRINTED_MAX} more"] if len(names) > PRINTED_MAX else []
+        summary = ", ".join(numbers) or "nothing lived in it"
+        first = f"handover from the fallback for {self.fallback.real}: {summary}"
+        return [first, *names[:PRINTED_MAX], *more]
 
 
 class Handover:
@@ -39,7 +87,6 @@ class Handover:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._data_dir = settings.data_dir
         self._serving = directory.serving(settings.data_dir)
         self.needed = bool(directory.not_handed_over(settings.data_dir))
         self.server = self._serving.server()
@@ -49,7 +96,7 @@ class Handover:
         if self.needed:
             await require_known_log(self._settings)
 
-    async def run(self, server: RestartableServer, *, intact: bool) -> Sequence[str]:
+    async def run(self, server: RestartableServer, *, intact: bool) -> list[str]:
         """Hand over what the real log can accept; returns what to print.
 
         `intact`: the real log accepts writes, as far as is known. `server`: starts the fallback's
@@ -62,17 +109,20 @@ class Handover:
         reason = damaged.get(CATALOGUE, "")
         if not reason and self._serving.exists:
             reason = await self._retire(server)
-        if reason:
-            return self._postpone(reason)
         lines: list[str] = []
-        for folder in directory.retired(self._data_dir):
+        if reason:
+            for folder in directory.not_handed_over(self._settings.data_dir):
+                report = Report(fallback=folder.identity(), waiting=[_postponed("", reason)])
+                lines += self._finish(folder, report)
+            return lines
+        for folder in directory.retired(self._settings.data_dir):
             try:
                 report = await hand_over(self._settings, folder, damaged)
             except (LogUnreachable, OutcomeUnknown) as error:
                 log.warning("fallback.interrupted", error=str(error))
                 raise LogError(
                     f"{redacted(self._settings.redis_url)} became unreachable during the"
-                    f" change-over from {folder.path}; the next start continues it: {error}"
+                    f" handover from {folder.path}; the next start continues it: {error}"
                 ) from error
             lines += self._finish(folder, report)
         return lines
@@ -83,7 +133,7 @@ class Handover:
         try:
             if not await server.first_start():
                 return "this one was stopped"
-            contents = await inventory.collect(folder, self.server.url)
+            await inventory.collect(folder, self.server.url)
         except EmbeddedServerError as error:
             raise ConfigurationError(
                 f"the fallback's log in {folder.path} cannot be opened, so what lives in it cannot"
@@ -93,28 +143,19 @@ class Handover:
             return str(error)
         finally:
             self.server.stop()
-        inventory.write(contents, folder)
         folder.retire()
         return ""
 
-    def _postpone(self, reason: str) -> list[str]:
-        return [
-            line
-            for folder in directory.not_handed_over(self._data_dir)
-            for line in self._finish(
-                folder, Report(fallback=folder.identity(), waiting=[postponed("", reason)])
-            )
-        ]
-
     def _finish(self, folder: Folder, report: Report) -> list[str]:
         """Write down what was done, and put a folder aside that is done with."""
-        target = folder.done_path() if report.done else folder.path
-        reports.write(report, folder)
-        reports.write_not_handed_over(report, self._settings.handover_failures_file, target)
-        if report.done:
+        complete = not report.waiting
+        target = folder.done_path() if complete else folder.path
+        write_json(folder.path / "report.json", report)
+        write_failures(report, self._settings.handover_failures_file, target)
+        if complete:
             folder.rename(target)
-        log.info("fallback.ended", folder=str(target), complete=report.done)
-        if not report.done:
+        log.info("fallback.ended", folder=str(target), complete=complete)
+        if not complete:
             return [*report.lines(), f"  it continues at the next start; see {target}"]
         return [*report.lines(), f"  the fallback's log and views are stored in {target}"]
 
@@ -141,36 +182,50 @@ async def hand_over(settings: Settings, folder: Folder, damaged: Mapping[str, st
                 entries.append(entry)
     finally:
         await primary_log.close()
-    reports.log_entries(entries)
+    _log_answers(entries)
     return Report(
         fallback=identity,
         entries=entries,
-        pools=_different_pools(contents.pools, primary_log),
+        pools=[
+            HandoverFailure(pool_name=name, reason=reason)
+            for name, config in contents.pools.items()
+            if (reason := _difference(config, primary_log.pool(name)))
+        ],
         waiting=[
-            postponed(name, blocked[name])
+            _postponed(name, blocked[name])
             for name in sorted({e.pool_name for e in entries if not e.result})
         ],
     )
 
 
-def postponed(pool: str, why: str) -> HandoverFailure:
+def _postponed(pool: str, why: str) -> HandoverFailure:
     return HandoverFailure(pool_name=pool, reason=f"it waits for the next start: {why}")
 
 
-def _different_pools(
-    changed: Mapping[str, PoolConfig | None], primary_log: PrimaryLog
-) -> list[HandoverFailure]:
-    """Pools that clients changed in the fallback and that differ in the real log."""
-    failures = []
-    for name, config in changed.items():
-        real = primary_log.pool(name)
-        if config is None:
-            reason = "it was deleted in the fallback, and is still in the real log" if real else ""
-        elif real is None:
-            reason = "it is not in the real log"
-        else:
-            same = config == real.config
-            reason = "" if same else "its settings were changed in the fallback only"
-        if reason:
-            failures.append(HandoverFailure(pool_name=name, reason=reason))
-    return failures
+def _difference(config: PoolConfig | None, real: Pool | None) -> str:
+    """How a pool that clients changed in the fallback differs in the real log, if it does."""
+    if config is None:
+        return "it was deleted in the fallback, and is still in the real log" if real else ""
+    if real is None:
+        return "it is not in the real log"
+    return "" if config == real.config else "its settings were changed in the fallback only"
+
+
+def _log_answers(entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        subject = {"agent_id": entry.agent_id, "pool": entry.pool_name}
+        if entry.result is Result.REFUSED:
+            log.warning("fallback.not_handed_over", **subject, reason=entry.reason)
+        elif entry.result is not Result.OPEN:
+            log.info("fallback.handed_over", **subject, result=entry.result.value)
+
+
+def write_failures(report: Report, path: Path, where: Path) -> None:
+    """Add this to what other fallbacks left, in place of what an earlier start wrote of it."""
+    before = read_handover_failures(str(path))
+    others = [one for one in before.left if one.log_id != report.fallback.log_id] if before else []
+    if left := [*others, *report.failures()]:
+        content = HandoverFailures(since_ms=int(time.time() * 1000), left=left, report=str(where))
+        write_json(path, content)
+    else:
+        path.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from eventstore.log.log import Log
 from eventstore.retention import INTERNAL_OPERATION_MS
 from muster.fallback.directory import Folder
 from muster.process.atomic_file import read_json, write_json
-from projector.queries.views import AgentFilter, DatabaseError, EventRow, Views
+from projector.queries.views import AgentFilter, DatabaseError, Views
 from projector.service.options import ProjectorOptions
 from projector.service.projector import Phase, Projector
 
@@ -75,17 +75,13 @@ class Inventory(Struct, frozen=True, kw_only=True):
     """None: deleted in the fallback."""
 
 
-def write(inventory: Inventory, folder: Folder) -> None:
-    write_json(folder.path / NAME, inventory)
-
-
 def read(folder: Folder) -> Inventory:
     """Raises `ConfigurationError`."""
     return read_json(folder.path / NAME, Inventory)
 
 
-async def collect(folder: Folder, redis_url: str) -> Inventory:
-    """Complete the views of a fallback, whose log is at `redis_url`, and list what is in them.
+async def collect(folder: Folder, redis_url: str) -> None:
+    """Complete the views of a fallback, whose log is at `redis_url`; write down what is in them.
 
     Raises `LogError` where they do not become complete.
     """
@@ -97,7 +93,7 @@ async def collect(folder: Folder, redis_url: str) -> Inventory:
             while projector.phase is not Phase.ACTIVE:  # noqa: ASYNC110  # it has no event for it
                 await asyncio.sleep(POLL_SECONDS)
         await views.start()
-        return await _list(views, Log(client, Keys()))
+        write_json(folder.path / NAME, await _list(views, Log(client, Keys())))
     except (TimeoutError, DatabaseError) as error:
         raise LogError(
             f"the views of the fallback in {folder.path} do not become complete"
@@ -145,29 +141,27 @@ async def _agents(views: Views) -> list[Agent]:
 
 
 async def _entry(views: Views, agent: Agent) -> Entry:
+    """With the operation id of its request while that counts: of an agent that ended only if it is
+    a client's own key.
+    """
     now_ms = int(time.time() * 1000)
     before = agent.ended and agent.reason == HANDED_OVER_BEFORE
-    entry = Entry(
+    alive = before or not (agent.ended or agent.stop)
+    request, key_expires_ms = AgentRequested(**shared_fields(agent, AgentRequested)), 0
+    for event in await views.events(
+        agent.pool_name, subject=agent.agent_id, types=("agent.requested",), limit=1
+    ):
+        body = decode_body(event.type, event.version, event.data)
+        assert isinstance(body, AgentRequested)
+        ttl_ms = body.operation_ms or (INTERNAL_OPERATION_MS if alive else 0)
+        if event.ts + ttl_ms > now_ms:
+            request = replace(request, operation_id=body.operation_id, digest=body.digest)
+            key_expires_ms = event.ts + ttl_ms
+    return Entry(
         pool_name=agent.pool_name,
         agent_id=agent.agent_id,
-        request=AgentRequested(**shared_fields(agent, AgentRequested)),
+        request=request,
         since_ms=agent.ended_ms if before else now_ms,
-        alive=before or not (agent.ended or agent.stop),
+        key_expires_ms=key_expires_ms,
+        alive=alive,
     )
-    requested = await views.events(
-        agent.pool_name, subject=agent.agent_id, types=("agent.requested",), limit=1
-    )
-    return _with_key(entry, requested[0], now_ms) if requested else entry
-
-
-def _with_key(entry: Entry, event: EventRow, now_ms: int) -> Entry:
-    """With the operation id of its request while that counts. Of an agent that ended only a
-    client's own key does.
-    """
-    body = decode_body(event.type, event.version, event.data)
-    assert isinstance(body, AgentRequested)
-    ttl_ms = body.operation_ms or (INTERNAL_OPERATION_MS if entry.alive else 0)
-    if event.ts + ttl_ms <= now_ms:
-        return entry
-    request = replace(entry.request, operation_id=body.operation_id, digest=body.digest)
-    return replace(entry, request=request, key_expires_ms=event.ts + ttl_ms)

@@ -2,7 +2,7 @@
 
 `muster up` on a Redis writes down how far its catalogue is, and the name of this host. A later
 start that cannot reach that Redis decides by this whether the views know enough of other hosts; a
-change-over checks by it that what is there now is no older than that.
+handover checks by it that what is there now is no older than that.
 """
 
 import asyncio
@@ -51,12 +51,15 @@ def read(settings: Settings) -> LastSeen:
 
     Raises `ConfigurationError` for a file that is damaged.
     """
-    path = settings.data_dir / NAME
-    found = read_json(path, LastSeen) if path.exists() else LastSeen()
-    url, prefix = redacted(settings.redis_url), settings.key_prefix
-    if (found.redis_url, found.key_prefix) == (url, prefix):
+    path, nothing = settings.data_dir / NAME, _nothing(settings)
+    found = read_json(path, LastSeen) if path.exists() else nothing
+    if (found.redis_url, found.key_prefix) == (nothing.redis_url, nothing.key_prefix):
         return found
-    return LastSeen(redis_url=url, key_prefix=prefix, own_hosts=found.own_hosts)
+    return replace(nothing, own_hosts=found.own_hosts)
+
+
+def _nothing(settings: Settings) -> LastSeen:
+    return LastSeen(redis_url=redacted(settings.redis_url), key_prefix=settings.key_prefix)
 
 
 def own_host(settings: Settings) -> str:
@@ -76,9 +79,7 @@ class Recorder:
             previous = read(settings)
         except ConfigurationError as error:  # Redis answers, so that it is soon known again
             log.warning("fallback.last_seen_unreadable", error=str(error))
-            previous = LastSeen(
-                redis_url=redacted(settings.redis_url), key_prefix=settings.key_prefix
-            )
+            previous = _nothing(settings)
         host = own_host(settings)
         hosts = (*(name for name in previous.own_hosts if name != host), host)[-OWN_HOSTS_MAX:]
         self._last_seen = replace(previous, own_hosts=hosts)
@@ -88,8 +89,16 @@ class Recorder:
         head = await self._log.head(CATALOGUE)
         if (head.generation, head.seq) > self._last_seen.position:
             self._last_seen = replace(self._last_seen, generation=head.generation, seq=head.seq)
-        if self._last_seen != self._written:
-            self._write()
+        if self._last_seen == self._written:
+            return
+        try:
+            write_json(self._path, self._last_seen)
+        except OSError as error:
+            if not self._failing:
+                log.warning("fallback.last_seen_unwritable", error=str(error))
+            self._failing = True
+        else:
+            self._written, self._failing = self._last_seen, False
 
     async def follow(self) -> None:
         """Refresh it until cancelled."""
@@ -100,13 +109,3 @@ class Recorder:
                     await self.refresh()
         finally:
             await self._client.aclose()
-
-    def _write(self) -> None:
-        try:
-            write_json(self._path, self._last_seen)
-        except OSError as error:
-            if not self._failing:
-                log.warning("fallback.last_seen_unwritable", error=str(error))
-            self._failing = True
-        else:
-            self._written, self._failing = self._last_seen, False

@@ -1,4 +1,4 @@
-"""The real log, as a change-over submits agents to it: each once, under an id of its own.
+"""The real log, as a handover submits agents to it: each once, under an id of its own.
 
 A submit is known by the fallback's and the agent's id and remembered for a month, so that a
 repeated one is answered with what the first did. The client's key is recorded in the same step;
@@ -25,7 +25,7 @@ from eventstore.language.events import AgentTerminated
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
-from eventstore.log.replies import LogHead, Outcome, Reply
+from eventstore.log.replies import LogHead, Outcome
 from eventstore.steps import clauses
 from eventstore.steps.step import Origin, Step
 from muster.fallback import last_seen
@@ -69,34 +69,40 @@ class PrimaryLog:
 
     async def submit(self, entry: Entry) -> Entry:
         """The entry with its result. Safe to repeat. Raises `LogError`."""
-        pool, now_ms = self.pool(entry.pool_name), int(time.time() * 1000)
+        if reason := await self._submit(entry):
+            return replace(entry, result=Result.REFUSED, reason=reason)
+        return replace(entry, result=Result.HANDED_OVER if entry.alive else Result.RECORDED)
+
+    async def _submit(self, entry: Entry) -> str:
+        """Why the real log does not have it; empty if it has."""
+        name, role, now_ms = entry.pool_name, entry.request.role_type, int(time.time() * 1000)
+        pool = self.pool(name)
         if now_ms - entry.since_ms > REPEATABLE_MS:
-            return _refused(entry, "whether it was handed over is not known any more")
+            return "whether it was handed over is not known any more"
         if pool is None:
-            return _refused(entry, f"the real log has no pool {entry.pool_name!r}")
-        if reason := self._role_refusal(entry.request.role_type, pool):
-            return _refused(entry, reason)
-        reply = await self._commit(self._step(entry, pool, now_ms))
+            return f"the real log has no pool {name!r}"
+        if pool.role_type != role:
+            return f"pool {name!r} of the real log is for role {pool.role_type!r}"
+        if role not in self._roles:
+            return f"role {role!r} is not declared"
+        step = self._step(entry, pool, now_ms)
+        try:
+            reply = await self._log.commit(step, adds_load=True)
+        except OutcomeUnknown:  # the step's own operation id makes a second attempt safe
+            reply = await self._log.commit(step, adds_load=True)
         match reply.outcome:
             case Outcome.DONE | Outcome.CONFLICT | Outcome.FENCED:  # the latter: it is there
-                return _done(entry)
+                return ""
             case Outcome.KNOWN:
                 answer = bytes(reply.rest[1]).decode()
-                if answer == entry.agent_id:
-                    return _done(entry)
                 what = "its Idempotency-Key is known in the real log, for agent"
-                return _refused(entry, f"{what} {answer}")
+                return "" if answer == entry.agent_id else f"{what} {answer}"
             case Outcome.FULL:
-                return _refused(entry, f"pool {entry.pool_name!r} takes no more spawns")
+                return f"pool {name!r} takes no more spawns"
             case Outcome.CLOSED:
-                return _refused(entry, f"pool {entry.pool_name!r} is being deleted")
+                return f"pool {name!r} is being deleted"
             case other:
-                raise LogError(f"a hand-over ended as {other}")
-
-    def _role_refusal(self, role: str, pool: Pool) -> str:
-        if pool.role_type != role:
-            return f"pool {pool.pool_name!r} of the real log is for role {pool.role_type!r}"
-        return "" if role in self._roles else f"role {role!r} is not declared"
+                raise LogError(f"a handover ended as {other}")
 
     def _step(self, entry: Entry, pool: Pool, now_ms: int) -> Step:
         own = f"fallback:{self._log_id}:{entry.agent_id}"
@@ -106,8 +112,8 @@ class PrimaryLog:
             request = replace(entry.request, operation_ms=left_ms)
             operations[request.operation_id] = left_ms
         step = self._log.step(entry.pool_name, self._origin)
-        for operation_id in operations:
-            step.check(clauses.OperationNew(operation_id))
+        for name in operations:
+            step.check(clauses.OperationNew(name))
         bodies = agent_commands.decide(Spawn(request=request), None)
         if entry.alive:
             step.check(clauses.PoolIs(pool.created_seq, takes_spawns=True))
@@ -115,26 +121,9 @@ class PrimaryLog:
         else:
             bodies = (*bodies, AgentTerminated(reason=ENDED))
         step.agent(entry.agent_id, None, bodies)
-        for operation_id, ttl_ms in operations.items():
-            step.write(
-                clauses.RecordOperation(operation_id, request.digest, entry.agent_id, ttl_ms)
-            )
+        for name, ttl_ms in operations.items():
+            step.write(clauses.RecordOperation(name, request.digest, entry.agent_id, ttl_ms))
         return step
-
-    async def _commit(self, step: Step) -> Reply:
-        """Once more where no reply came: the step's own operation id makes that safe."""
-        try:
-            return await self._log.commit(step, adds_load=True)
-        except OutcomeUnknown:
-            return await self._log.commit(step, adds_load=True)
-
-
-def _done(entry: Entry) -> Entry:
-    return replace(entry, result=Result.HANDED_OVER if entry.alive else Result.RECORDED)
-
-
-def _refused(entry: Entry, reason: str) -> Entry:
-    return replace(entry, result=Result.REFUSED, reason=reason)
 
 
 async def require_known_log(settings: Settings) -> None:
@@ -143,7 +132,12 @@ async def require_known_log(settings: Settings) -> None:
     To be called before anything is written there: it would otherwise look like a first start.
     """
     last_position = last_seen.read(settings).position
-    if last_position == (0, 0) or (await _head(settings)).generation or await _archived(settings):
+    if last_position == (0, 0) or (await _head(settings)).generation:
+        return
+    try:
+        if await archive_exists(settings.views_url):
+            return
+    except (DatabaseError, OSError):  # then it may be
         return
     raise ConfigurationError(
         f"{redacted(settings.redis_url)} is empty, but its catalogue was seen at generation"
@@ -178,16 +172,5 @@ async def damage(settings: Settings) -> Mapping[str, str]:
 
 
 async def _head(settings: Settings) -> LogHead:
-    client = connect(settings.redis_url, max_connections=1)
-    try:
+    async with connect(settings.redis_url, max_connections=1) as client:
         return await Log(client, Keys(settings.key_prefix)).head(CATALOGUE)
-    finally:
-        await client.aclose()
-
-
-async def _archived(settings: Settings) -> bool:
-    """Whether anything is; assumed while the database does not answer."""
-    try:
-        return await archive_exists(settings.views_url)
-    except (DatabaseError, OSError):
-        return True

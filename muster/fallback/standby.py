@@ -1,32 +1,175 @@
-"""A fallback that serves: what it consists of, and what it watches for meanwhile.
+"""Whether a start leads to a fallback (wanted, needed, and allowed), and one that serves.
 
-Nothing of the real log runs here. Its agents are not known, and those that still run elsewhere on
-this host end with their leases. Only what is asked for now is in this log; its pools are those that
-the views know. It holds the lock of this host's supervisor for the real log too, so that no other
-process on this host serves that log, or falls back from it, at the same time.
+It is needed where nothing answers at Redis' address for two seconds. A server that answers in any
+way (it loads its data, wants another password, is too old) is there, and its answer is reported as
+ever.
+
+It is allowed on a host that is the only one. Others may reach the Redis that we do not, and would
+serve the real log while we serve another: a client that asks here and there with one
+`Idempotency-Key` would be served twice. Only the views know of other hosts while Redis is
+unreachable. Where they do not answer either, or are behind what this folder saw, it is refused.
+
+Nothing of the real log runs in a fallback. Agents of it that still run on this host end with their
+leases. Only what is asked for now is in the fallback's log; its pools are those that the views
+know. It holds the lock of this host's supervisor for the real log too, so that no other process on
+this host serves that log, or falls back from it, at the same time.
 """
 
 import asyncio
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
+from redis import exceptions
 
+from eventstore.connection.backoff import Backoff
+from eventstore.connection.calls import UNREACHABLE, execute_blocking
 from eventstore.connection.clients import connect
 from eventstore.connection.requirements import inspect, require_suitable
-from eventstore.errors import MusterError
+from eventstore.errors import ConfigurationError, MusterError
+from eventstore.keys import CATALOGUE
+from eventstore.language.pool_config import PoolConfig
 from gateway.fallback import Fallback
-from muster.fallback import directory, eligibility, last_seen
+from muster.fallback import directory, last_seen
 from muster.fallback.directory import Folder
-from muster.fallback.eligibility import Cluster
+from muster.fallback.last_seen import LastSeen
 from muster.settings.addresses import redacted
-from muster.settings.settings import Settings
+from muster.settings.settings import PoolDeclaration, Settings
 from workers.host.lock import FALLBACK_LOCK_TIMEOUT_SECONDS, HostLock
 
 log = structlog.get_logger("muster.fallback")
+
+UNREACHABLE_SECONDS: Final = 2.0
+"""For how long Redis must be silent: the time of a quick restart."""
+RETRY_SECONDS: Final = 0.25
+ATTEMPT_SECONDS: Final = 2.0
+TIMED_OUT: Final = f"it does not answer within {ATTEMPT_SECONDS:g} s"
+VIEWS_SECONDS: Final = 8.0
+EVENTS_MAX: Final = 100_000
+WATCH_SECONDS: Final = (0.5, 15.0)
+"""The shortest and the longest pause between checks of the real Redis by a fallback."""
+WATCH_ATTEMPT_SECONDS: Final = 5.0
+
+SERVER_ERRORS: Final = (
+    exceptions.AuthenticationError,
+    exceptions.AuthorizationError,
+    exceptions.BusyLoadingError,
+    exceptions.InvalidResponse,
+)
+"""To redis-py, or to us, these are lost connections, but a server sent them."""
+
+
+def require_possible(settings: Settings) -> None:
+    """Raises `ConfigurationError` where a fallback is wanted that cannot be."""
+    if settings.fallback == "none":
+        return
+    source = settings.sources.get("fallback", "fallback")
+    if settings.embedded:
+        raise ConfigurationError(
+            f"{source}: a fallback and --embedded do not go together: the embedded server has"
+            " nothing to fall back from"
+        )
+    if not settings.redis_url:
+        raise ConfigurationError(
+            f"{source}: a fallback needs a Redis to fall back from: set MUSTER_REDIS_URL"
+            " (without one, `muster up` brings its own anyway)"
+        )
+
+
+async def unreachable_reason(url: str, *, timeout_seconds: float) -> str:
+    """Why Redis cannot be reached, if nothing answers there for all of that time; else ''."""
+    deadline = time.monotonic() + timeout_seconds
+    while reason := await _ping_failure(url):
+        if time.monotonic() >= deadline:
+            return reason
+        await asyncio.sleep(RETRY_SECONDS)
+    return ""
+
+
+async def _ping_failure(url: str) -> str:
+    try:
+        async with connect(url, max_connections=1) as client, asyncio.timeout(ATTEMPT_SECONDS):
+            await execute_blocking(client, "PING")
+    except UNREACHABLE as error:
+        full, context = "max number of clients" in str(error), error.__context__
+        if not (full or isinstance(error, SERVER_ERRORS) or isinstance(context, ssl.SSLError)):
+            return str(error).rstrip(".") or TIMED_OUT
+    except exceptions.RedisError:
+        pass
+    return ""
+
+
+class Cluster(Struct, frozen=True):
+    """What the views know of the real log, as of a position of its catalogue."""
+
+    position: tuple[int, int] = (0, 0)
+    hosts: dict[str, str] = {}
+    """Those that have not left: name by id."""
+    pools: dict[str, PoolDeclaration] = {}
+    """Those to serve; of the settings' own, such as the catalogue never had."""
+
+
+async def require_only_host(settings: Settings, record: LastSeen) -> Cluster:
+    """Raises `ConfigurationError` unless this host is known to be the only one."""
+    redis, database = redacted(settings.redis_url), redacted(settings.views_url)
+    cluster = await _read_views(settings)
+    if cluster is None:
+        raise ConfigurationError(
+            f"neither Redis ({redis}) nor the database ({database}) answers: whether other hosts"
+            " serve this log cannot be known, so there is no fallback"
+        )
+    if cluster.position < record.position:
+        raise ConfigurationError(
+            f"{redis} cannot be reached, and there is no fallback, because the views in {database}"
+            f" are behind what {settings.data_dir} last saw of the log: whether other hosts serve"
+            " it cannot be known"
+        )
+    if others := other_hosts({last_seen.own_host(settings), *record.own_hosts}, cluster.hosts):
+        raise ConfigurationError(
+            f"{redis} cannot be reached, and there is no fallback, because other hosts are"
+            f" registered: {', '.join(others)}. They may reach it and serve that log"
+        )
+    return cluster
+
+
+def other_hosts(own: set[str], hosts: Mapping[str, str]) -> list[str]:
+    """Hosts that are not ours, for people."""
+    return sorted(f"{host} ({name})" for host, name in hosts.items() if host not in own)
+
+
+async def _read_views(settings: Settings) -> Cluster | None:
+    """None where their database does not answer."""
+    if settings.views_missing:
+        return Cluster(pools=settings.pools)
+    from projector.queries.views import DatabaseError, Position, Views
+
+    views = Views(settings.views_url)
+    try:
+        async with asyncio.timeout(VIEWS_SECONDS):
+            await views.start()
+            position = (await views.positions()).get(CATALOGUE, Position(CATALOGUE))
+            hosts = {h.host: h.hostname for h in await views.hosts() if h.status != "left"}
+            pools = {
+                row.pool_name: PoolDeclaration(row.role_type, known_settings(row.config))
+                for row in await views.pools()
+            }
+            created = await views.events(CATALOGUE, types=("pool.created",), limit=EVENTS_MAX)
+    except (DatabaseError, OSError, TimeoutError):
+        return None
+    finally:
+        await views.stop()
+    ever = {*pools, *(event.subject for event in created)}
+    new = {name: pool for name, pool in settings.pools.items() if name not in ever}
+    return Cluster((position.generation, position.seq), hosts, {**pools, **new})
+
+
+def known_settings(config: Mapping[str, object]) -> dict[str, object]:
+    """Without settings that only a newer version knows."""
+    return {name: config[name] for name in PoolConfig.__struct_fields__ if name in config}
 
 
 class ActiveFallback(Struct, frozen=True):
@@ -45,27 +188,19 @@ async def start_if_needed(settings: Settings) -> ActiveFallback | None:
     """A fallback where one is wanted and needed, else None. Raises `ConfigurationError`."""
     if settings.fallback == "none":
         return None
-    timeout = eligibility.UNREACHABLE_SECONDS
-    reason = await eligibility.unreachable_reason(settings.redis_url, timeout_seconds=timeout)
-    if not reason:
+    url, prefix, timeout = settings.redis_url, settings.key_prefix, UNREACHABLE_SECONDS
+    if not (reason := await unreachable_reason(url, timeout_seconds=timeout)):
         return None
-    cluster = await eligibility.require_only_host(settings, last_seen.read(settings))
-    host = last_seen.own_host(settings)
-    lock = HostLock(f"{host}|{settings.redis_url}|{settings.key_prefix}")
+    cluster = await require_only_host(settings, last_seen.read(settings))
+    lock = HostLock(f"{last_seen.own_host(settings)}|{url}|{prefix}")
     await lock.acquire(FALLBACK_LOCK_TIMEOUT_SECONDS)
-    real = redacted(settings.redis_url)
-    folder = directory.serving(settings.data_dir)
+    real, folder = redacted(url), directory.serving(settings.data_dir)
     identity = folder.open(real, reason)
     status = Fallback(
         mode=settings.fallback, reason=reason, primary=real, since_ms=identity.since_ms
     )
     log.warning("fallback.active", redis=real, reason=reason, log_id=identity.log_id)
-    return ActiveFallback(_settings(settings, folder, cluster), folder, status, lock)
-
-
-def _settings(settings: Settings, folder: Folder, cluster: Cluster) -> Settings:
-    """One process; pools whose role is declared here; agents have their database as ever."""
-    return replace(
+    adapted = replace(
         settings,
         single_process=True,
         key_prefix="",
@@ -73,10 +208,7 @@ def _settings(settings: Settings, folder: Folder, cluster: Cluster) -> Settings:
         pools={name: pool for name, pool in cluster.pools.items() if pool.role in settings.roles},
         fallback_views_url=folder.views_url,
     )
-
-
-RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 15.0)
-ATTEMPT_SECONDS: Final = 5.0
+    return ActiveFallback(adapted, folder, status, lock)
 
 
 async def watch(url: str, fallback: Fallback, echo: Callable[[str], None]) -> None:
@@ -84,30 +216,29 @@ async def watch(url: str, fallback: Fallback, echo: Callable[[str], None]) -> No
 
     The real Redis is asked ever more seldom while it does not answer.
     """
-    failures = 0
+    backoff = Backoff(seconds=WATCH_SECONDS)
     while True:
-        await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+        await asyncio.sleep(backoff.next_delay())
         reachable = await _is_reachable(url)
         if reachable and not fallback.primary_reachable_ms:
             fallback.primary_reachable_ms = int(time.time() * 1000)
             log.warning("fallback.primary_reachable", redis=fallback.primary)
-            echo(f"{fallback.primary} answers again; restart `muster up` to change over to it")
+            echo(f"{fallback.primary} answers again; restart `muster up` for the handover to it")
         elif not reachable and fallback.primary_reachable_ms:
             fallback.primary_reachable_ms = 0
             log.warning("fallback.primary_unreachable", redis=fallback.primary)
             echo(f"{fallback.primary} is unreachable again")
-            failures = 0
-        failures += 1
+            backoff.reset()
 
 
 async def _is_reachable(url: str) -> bool:
     """Whether it answers and is fit for the log."""
-    client = connect(url, max_connections=1)
     try:
-        async with asyncio.timeout(ATTEMPT_SECONDS):
+        async with (
+            connect(url, max_connections=1) as client,
+            asyncio.timeout(WATCH_ATTEMPT_SECONDS),
+        ):
             require_suitable(await inspect(client))
     except (MusterError, TimeoutError):
         return False
-    finally:
-        await client.aclose()
     return True

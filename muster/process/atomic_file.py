@@ -11,11 +11,6 @@ from eventstore.errors import ConfigurationError
 T = TypeVar("T")
 
 
-def write_json(path: Path, value: object) -> None:
-    """Replace a file as `write_atomic` does, with indented JSON."""
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n")
-
-
 def read_json(path: Path, kind: type[T]) -> T:
     """Raises `ConfigurationError` for a file that is missing or damaged."""
     try:
@@ -24,12 +19,12 @@ def read_json(path: Path, kind: type[T]) -> T:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file in one step, and have it on disk before returning."""
+def write_json(path: Path, value: object) -> None:
+    """Replace a file in one step, by indented JSON, and have it on disk before returning."""
     temporary = path.with_name(f".{path.name}.new")
     handle = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb") as file:
-        file.write(content)
+        file.write(msgspec.json.format(msgspec.json.encode(value)) + b"\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

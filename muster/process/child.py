@@ -8,6 +8,7 @@ signals it to end when its parent is gone.
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -97,9 +98,12 @@ class Child:
         return self._status_task is not None and not self._status_task.done()
 
     async def _read_status(self, pipe: object) -> RoleStatus:
-        line = b""
+        reader, line = asyncio.StreamReader(), b""
+        protocol = functools.partial(asyncio.StreamReaderProtocol, reader)
         try:
-            line = await _first_line(pipe)
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(protocol, pipe)
+            with contextlib.closing(transport):
+                line = await reader.readline()
             return msgspec.json.decode(line, type=RoleStatus)
         except (OSError, ValueError, msgspec.DecodeError):  # killed while it reported, for one
             why = "its report cannot be read" if line else "it ended at once"
@@ -125,17 +129,6 @@ class Child:
         finally:
             self._popen.poll()
         return True
-
-
-async def _first_line(pipe: object) -> bytes:
-    reader = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
-    )
-    try:
-        return await reader.readline()
-    finally:
-        transport.close()
 
 
 def become_subreaper() -> None:

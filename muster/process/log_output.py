@@ -3,12 +3,14 @@
 Records of libraries (through `logging`) are rendered the same way: a role's log is one stream.
 """
 
+import functools
 import logging
 import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import structlog
+from structlog.typing import EventDict, Processor
 
 from eventstore.errors import ConfigurationError
 
@@ -23,19 +25,16 @@ def configure(role: str, *, level: str = "info", file: Path | None = None) -> No
 
     Raises `ConfigurationError` where the file cannot be written.
     """
-    handler: logging.Handler = logging.StreamHandler()
-    if file is not None:
-        make_folder(file.parent)
-        handler = _file_handler(file)
-    shared: list[structlog.typing.Processor] = [
+    handler = logging.StreamHandler() if file is None else _file_handler(file)
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-        _name_the_role(role),
+        functools.partial(_add_role, role),
         structlog.processors.StackInfoRenderer(),
     ]
     coloured = file is None and sys.stderr.isatty()
-    rendering: list[structlog.typing.Processor] = (
+    rendering: list[Processor] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=_WITHOUT_VALUES)]
         if coloured
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -60,27 +59,15 @@ def configure(role: str, *, level: str = "info", file: Path | None = None) -> No
 
 def _file_handler(file: Path) -> logging.Handler:
     """Opened at once: else a file that cannot be written is a traceback for every line."""
+    problem = f"the folder for logs, {file.parent}, cannot be made"
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        problem = f"the log {file} cannot be written"
         return RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=FILES)
     except OSError as error:
-        raise ConfigurationError(f"the log {file} cannot be written: {error.strerror}") from None
+        raise ConfigurationError(f"{problem}: {error.strerror}") from None
 
 
-def make_folder(folder: Path) -> None:
-    """Raises `ConfigurationError` where it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the folder for logs, {folder}, cannot be made: {error.strerror}"
-        ) from None
-
-
-def _name_the_role(role: str) -> structlog.typing.Processor:
-    def add(
-        _logger: object, _method: str, event: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
-        event.setdefault("role", role)
-        return event
-
-    return add
+def _add_role(role: str, _logger: object, _method: str, event: EventDict) -> EventDict:
+    event.setdefault("role", role)
+    return event

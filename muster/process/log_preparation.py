@@ -1,25 +1,38 @@
-"""Prepares the log before anything uses it: the server fits, the log exists, pools are declared."""
+"""Prepares the log before anything uses it: the server fits, the log exists, pools are declared.
+
+A pool is created, or changed, only where the file differs from the file that was last applied. What
+was changed live otherwise stays, and a pool that was deleted live is not created again by the same
+file. What was last applied is stored with the catalogue, one field per pool. Every role applies the
+file when it starts, with the same result whichever comes first. Where the catalogue was recovered,
+what was applied last is not known: the file of the next start is assumed to be it, and the pools
+stay as they are.
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
 import structlog
 
 from eventstore import errors
+from eventstore.connection.calls import ask
 from eventstore.connection.clients import connect
 from eventstore.connection.requirements import inspect, require_suitable
 from eventstore.keys import CATALOGUE, Keys
-from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.catalogue import UNKNOWN_DECLARATION, CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
-from muster.process import declared_pools
+from eventstore.log.replies import Outcome
+from eventstore.steps import clauses
+from eventstore.steps.step import Origin
 from muster.settings.addresses import redacted
-from muster.settings.settings import Settings
+from muster.settings.settings import PoolDeclaration, Settings
 
 log = structlog.get_logger("muster")
 
 DATABASE_RETRY_SECONDS: Final = 0.5
+ORIGIN: Final = Origin(actor="configuration")
 
 
 async def prepare(
@@ -45,7 +58,7 @@ async def prepare(
                 return False
             await catalogue.create()
         await catalogue.start()
-        await declared_pools.apply(event_log, catalogue, settings.pools)
+        await apply_pools(event_log, catalogue, settings.pools)
     except (errors.Halted, errors.LogMissing, errors.RolledBack) as error:
         log.error("log.lost", pool=error.pool, reason=str(error))
         return False
@@ -78,3 +91,43 @@ async def _is_archived(settings: Settings, echo: Callable[[str], None] | None) -
                     echo(f"{redacted(settings.views_url)}: {why}; waiting for it")
                 reported = True
             await asyncio.sleep(DATABASE_RETRY_SECONDS)
+
+
+async def apply_pools(
+    event_log: Log, catalogue: CatalogueLog, pools: Mapping[str, PoolDeclaration]
+) -> None:
+    """Bring the catalogue in line with the file, where the file has changed."""
+    await catalogue.refresh()
+    doing = "what the file declared before cannot be read"
+    for name, declaration in pools.items():
+        declared = msgspec.json.encode(
+            {"role": declaration.role, **declaration.settings}, order="sorted"
+        )
+        field = f"declared:{name}"
+        command = ("HGET", event_log.keys.catalogue_meta, field)
+        applied: bytes | None = await ask(event_log.client, *command, doing=doing)
+        if applied == declared:
+            continue
+        if applied == UNKNOWN_DECLARATION.encode():
+            log.warning("pool.declaration_assumed_applied", pool=name)
+        else:
+            await _apply(catalogue, name, declaration)
+        step = event_log.step(CATALOGUE, ORIGIN)
+        step.write(clauses.SetMeta(field, declared.decode()))
+        await event_log.commit(step)
+
+
+async def _apply(catalogue: CatalogueLog, name: str, declaration: PoolDeclaration) -> None:
+    existing = catalogue.state.live_pools().get(name)
+    if existing is None:
+        changed = await catalogue.create_pool(name, declaration.role, declaration.config(), ORIGIN)
+        if changed.outcome is Outcome.DONE:
+            log.info("pool.created", pool=name)
+    elif existing.role_type != declaration.role:
+        log.warning(
+            "pool.role_differs", pool=name, declared=declaration.role, actual=existing.role_type
+        )
+    else:
+        changed = await catalogue.change_pool(name, declaration.config, ORIGIN)
+        if changed.outcome is Outcome.DONE:
+            log.info("pool.changed", pool=name)

@@ -21,9 +21,9 @@ RETRY_SECONDS: Final = (0.1, 2.0)
 
 
 async def retry_until_reachable(
-    attempt: Callable[[], Awaitable[None]],
+    attempt: Callable[[], Awaitable[object]],
     stopping: asyncio.Event,
-    echo: Callable[[str], None] | None = None,
+    echo: Callable[[str], object],
 ) -> bool:
     """Carry out an attempt as soon as Redis lets it succeed; False if the end came before.
 
@@ -32,42 +32,35 @@ async def retry_until_reachable(
     backoff = Backoff(seconds=RETRY_SECONDS)
     while not stopping.is_set():
         try:
-            if not await run_unless_stopped(stopping, attempt):
+            if not await run_unless_stopped(stopping, attempt()):
                 return False
         except (LogUnreachable, OutcomeUnknown) as error:
             if not backoff.active:
                 log.warning("redis.waiting", error=str(error))
-                _echo(echo, f"{error}; waiting for it")
+                echo(f"{error}; waiting for it")
         else:
             if backoff.active:
                 log.info("redis.reachable", attempts=backoff.failures + 1)
-                _echo(echo, "Redis answers")
+                echo("Redis answers")
             return True
         await wait_for_stop(stopping, backoff.next_delay())
     return False
 
 
-def _echo(echo: Callable[[str], None] | None, text: str) -> None:
-    if echo is not None:
-        echo(text)
-
-
-async def run_unless_stopped(
-    stopping: asyncio.Event, attempt: Callable[[], Awaitable[None]]
-) -> bool:
-    """Carry out an attempt; False if the end was asked for before it was over."""
-    attempt_task = asyncio.ensure_future(attempt())
+async def run_unless_stopped(stopping: asyncio.Event, work: Awaitable[object]) -> bool:
+    """Wait for it; False, with the work cancelled, if the end was asked for before it was over."""
+    work_task = asyncio.ensure_future(work)
     stop_task = asyncio.ensure_future(stopping.wait())
     try:
-        await asyncio.wait({attempt_task, stop_task}, return_when=asyncio.FIRST_COMPLETED)
-        if not attempt_task.done():
+        await asyncio.wait({work_task, stop_task}, return_when=asyncio.FIRST_COMPLETED)
+        if not work_task.done():
             return False
-        await attempt_task
+        await work_task
         return True
     finally:
-        attempt_task.cancel()
+        work_task.cancel()
         stop_task.cancel()
-        await asyncio.gather(attempt_task, stop_task, return_exceptions=True)
+        await asyncio.gather(work_task, stop_task, return_exceptions=True)
 
 
 async def wait_for_stop(stopping: asyncio.Event, seconds: float) -> bool:

@@ -10,8 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -47,44 +46,6 @@ _LOG_PREFIX: Final = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ \S ")
 """What the server's log puts in front of a line, as `17:M 09 Feb 2026 10:11:12.131 * `."""
 
 
-class Restartable(Protocol):
-    """What is started again when it ends."""
-
-    name: str
-
-    @property
-    def pid(self) -> int | None: ...
-
-    async def exit_reason(self) -> str:
-        """How it ended, once it has; or anything, once a stop is asked for."""
-        ...
-
-    async def start(self) -> str:
-        """Start it; why it does not run, or empty where it does. Raises nothing."""
-        ...
-
-
-async def restart_on_exit(process: Restartable, stopping: asyncio.Event, echo: Echo) -> None:
-    """Start it again whenever it ends, until a stop is asked for."""
-    backoff = Backoff(seconds=RESTART_SECONDS, reset_after_seconds=STEADY_SECONDS)
-    while not stopping.is_set():
-        reason, reported = await process.exit_reason(), ""
-        while reason:
-            seconds = backoff.next_delay()
-            if stopping.is_set():
-                return
-            if reason != reported:
-                echo(f"{process.name} {reason}; starting it again in {seconds:.1f} s")
-            reported = reason
-            log.warning("role.ended", process=process.name, reason=reason, again_in_seconds=seconds)
-            if await wait_for_stop(stopping, seconds):
-                return
-            reason = await process.start()
-        if not stopping.is_set():
-            echo(f"{process.name} is running again (pid {process.pid})")
-            log.info("role.restarted", process=process.name, pid=process.pid)
-
-
 class RestartableRole:
     """A role's process. `start` starts it and returns its report."""
 
@@ -98,9 +59,11 @@ class RestartableRole:
         return self._child.pid
 
     async def exit_reason(self) -> str:
+        """How it ended, once it has; or anything, once a stop is asked for."""
         return f"ended ({_describe_exit(await self._child.wait())})"
 
     async def start(self) -> str:
+        """Start it; why it does not run, or empty where it does. Raises nothing."""
         try:
             status = await self._start()
         except MusterError as error:
@@ -141,19 +104,16 @@ class RestartableServer:
     async def exit_reason(self) -> str:
         while self._server.running and not await wait_for_stop(self._stopping, POLL_SECONDS):
             pass
-        exit_text = _describe_exit(self._server.exit_code)
-        log_line = _last_log_line(self._server.log_path)
-        by_itself = (self._server.exit_code or 0) >= 0  # else its log has nothing of it
-        shown = f": {log_line}" if by_itself and log_line else ""
-        return f"ended ({exit_text}{shown}){self._advice()}"
+        code = self._server.exit_code
+        log_line = self._last_log_line() if (code or 0) >= 0 else ""  # killed: it has none of it
+        return f"ended ({_describe_exit(code)}{log_line}){self._advice()}"
 
     async def start(self) -> str:
         try:
             self._server.launch()
             await self._wait_ready()
         except errors.ServerNotReady as error:
-            log_line = _last_log_line(self._server.log_path)
-            return f"{error.reason}{f': {log_line}' if log_line else ''}{self._advice()}"
+            return f"{error.reason}{self._last_log_line()}{self._advice()}"
         except errors.ServerNotLaunched as error:
             return f"{error.reason}{self._advice()}"
         except errors.DirectoryInUse as error:
@@ -184,12 +144,40 @@ class RestartableServer:
         except RuntimeError:  # where the system gives no process, it gives no thread either
             return ""
 
+    def _last_log_line(self) -> str:
+        """After a colon, if there is one, and without what differs from one to the next."""
+        line = _LOG_PREFIX.sub("", log_tail(self._server.log_path, lines=1))
+        return f": {line}" if line else ""
+
     def _advice(self) -> str:
         """What would help, where that is known, else where to read more."""
         with contextlib.suppress(OSError):
             if shutil.disk_usage(self._server.directory).free < DISK_FULL_BYTES:
                 return f"; the disk is full: free some for {self._server.directory}"
         return f"; see {self._server.log_path}"
+
+
+async def restart_on_exit(
+    process: RestartableRole | RestartableServer, stopping: asyncio.Event, echo: Echo
+) -> None:
+    """Start it again whenever it ends, until a stop is asked for."""
+    backoff = Backoff(seconds=RESTART_SECONDS, reset_after_seconds=STEADY_SECONDS)
+    while not stopping.is_set():
+        reason, reported = await process.exit_reason(), ""
+        while reason:
+            seconds = backoff.next_delay()
+            if stopping.is_set():
+                return
+            if reason != reported:
+                echo(f"{process.name} {reason}; starting it again in {seconds:.1f} s")
+            reported = reason
+            log.warning("role.ended", process=process.name, reason=reason, again_in_seconds=seconds)
+            if await wait_for_stop(stopping, seconds):
+                return
+            reason = await process.start()
+        if not stopping.is_set():
+            echo(f"{process.name} is running again (pid {process.pid})")
+            log.info("role.restarted", process=process.name, pid=process.pid)
 
 
 def _not_ready_reason(reply: str) -> str:
@@ -204,8 +192,3 @@ def _describe_exit(code: int | None) -> str:
     if code == -9:
         return "killed by signal 9, perhaps by the system for want of memory"
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _last_log_line(path: Path) -> str:
-    """The last line of the server's log, without what differs from one to the next."""
-    return _LOG_PREFIX.sub("", log_tail(path, lines=1))

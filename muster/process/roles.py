@@ -1,17 +1,32 @@
 """The roles as parts of a process: the composition root of projector, supervisor and gateway.
 
-Each is a part with `start` and `stop`, built from the settings.
+Each is a part with `start` and `stop`, built from the settings. A process of its own reports to its
+parent that its role is ready, and stops on a signal.
 """
 
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
+import structlog
 from msgspec import Struct
 
+from eventstore.errors import ConfigurationError, MusterError
 from muster import __version__
+from muster.process import log_output
+from muster.process.log_preparation import prepare
+from muster.process.redis_wait import retry_until_reachable
 from muster.settings.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
     from gateway.fallback import Fallback
+
+log = structlog.get_logger("muster")
 
 ROLES: Final = ("projector", "supervisor", "gateway")
 """In the order in which they are started; they are stopped in another, see `muster.up`."""
@@ -42,15 +57,12 @@ class Owner(Struct, frozen=True):
 
 def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | None" = None) -> Part:
     """The part that a role runs. Imports only what that role needs."""
-    match role:
-        case "projector":
-            return _projector(settings)
-        case "supervisor":
-            return _supervisor(settings, owner, is_fallback=fallback is not None)
-        case "gateway":
-            return _gateway(settings, fallback)
-        case _:
-            raise ValueError(role)
+    if role == "projector":
+        return _projector(settings)
+    if role == "supervisor":
+        return _supervisor(settings, owner, is_fallback=fallback is not None)
+    assert role == "gateway", role
+    return _gateway(settings, fallback)
 
 
 def _projector(settings: Settings) -> Part:
@@ -101,6 +113,7 @@ def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
     from gateway.options import GatewayOptions, Limits
     from gateway.server.listener import Gateway
 
+    extra = [name.strip() for name in settings.allowed_hosts.split(",") if name.strip()]
     return Gateway(
         GatewayOptions(
             host=settings.host,
@@ -110,7 +123,7 @@ def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
             database_url=settings.views_url,
             roles=tuple(settings.roles),
             api_token=settings.api_token or None,
-            hostnames=allowed_hosts(settings),
+            hostnames=tuple(sorted({*LOOPBACK, settings.host, *extra})),
             version=__version__,
             mode="single-process" if settings.single_process else "processes",
             fallback=fallback,
@@ -140,7 +153,63 @@ async def start_role(
     return part
 
 
-def allowed_hosts(settings: Settings) -> tuple[str, ...]:
-    """Names that a request's `Host` may carry."""
-    extra = [name.strip() for name in settings.allowed_hosts.split(",") if name.strip()]
-    return tuple(sorted({*LOOPBACK, settings.host, *extra}))
+def run(role: str, settings: Settings) -> int:
+    """Run one role until a signal ends it; returns the exit code."""
+    file = os.environ.get("MUSTER_ROLE_LOG")
+    log_output.configure(role, level=settings.log_level, file=Path(file) if file else None)
+    owner = Owner(
+        int(os.environ.get("MUSTER_OWNER_PID", "0")), int(os.environ.get("MUSTER_OWNER_START", "0"))
+    )
+    try:
+        if not settings.redis_url:
+            raise ConfigurationError(
+                f"muster {role} needs a Redis: set MUSTER_REDIS_URL (or REDIS_URL), or use"
+                " `muster up`, which brings its own"
+            )
+        if settings.fallback != "none":
+            raise ConfigurationError(
+                f"{settings.sources.get('fallback', 'fallback')}: only `muster up` has a fallback,"
+                f" `muster {role}` has none"
+            )
+        asyncio.run(_serve(role, settings, owner))
+    except MusterError as error:
+        _report(RoleStatus(failed=str(error)))
+        print(f"muster {role}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(role: str, settings: Settings, owner: Owner) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in stop_signals():
+        loop.add_signal_handler(number, stopping.set)
+    started: list[Part] = []
+
+    async def start() -> None:
+        await prepare(settings, role)
+        started.append(await start_role(role, settings, owner))
+
+    if not await retry_until_reachable(start, stopping, lambda _: None):
+        return
+    [part] = started
+    try:
+        _report(RoleStatus(ready=True, url=getattr(part, "url", "")))
+        log.info("role.ready", pid=os.getpid(), url=getattr(part, "url", None))
+        await stopping.wait()
+    finally:
+        await part.stop()
+
+
+def stop_signals() -> Sequence[signal.Signals]:
+    """Those that stop a process in order. Under `nohup` the end of a terminal does not."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return signal.SIGINT, signal.SIGTERM
+    return signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+def _report(status: RoleStatus) -> None:
+    """Once, to the process that started this one, if one did."""
+    if number := os.environ.pop("MUSTER_READY_FD", ""):
+        with os.fdopen(int(number), "wb") as pipe:
+            pipe.write(msgspec.json.encode(status) + b"\n")

@@ -41,17 +41,8 @@ _VALUES: Final = {
 }
 _COMMON: Final = ("db", "username", "password", "client_name")
 _BY_TCP: Final = (*_COMMON, "socket_keepalive")
-_BY_TLS: Final = (
-    *_BY_TCP,
-    "ssl_ca_certs",
-    "ssl_ca_path",
-    "ssl_cert_reqs",
-    "ssl_certfile",
-    "ssl_check_hostname",
-    "ssl_ciphers",
-    "ssl_keyfile",
-    "ssl_password",
-)
+_FILES: Final = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password")
+_BY_TLS: Final = (*_BY_TCP, *_FILES, "ssl_cert_reqs", "ssl_check_hostname", "ssl_ciphers")
 _PARAMETERS: Final = {"unix": _COMMON, "redis": _BY_TCP, "rediss": _BY_TLS}
 
 
@@ -67,9 +58,10 @@ def _redacted_parameter(part: str) -> str:
 
 
 def environment_address(name: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """One of `ADDRESSES` as the environment names it, and the variable that does.
+    """A setting as the environment names it, and the variable that does.
 
-    Variables that other tools use too count where ours is not set. Raises `ConfigurationError`.
+    Of an address, variables that other tools use count where ours is not set. Raises
+    `ConfigurationError`.
     """
     for variable in (f"MUSTER_{name.upper()}", ADDRESSES.get(name, "")):
         if environment.get(variable):

@@ -14,8 +14,14 @@ from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.language.durability import Level
 from muster.settings import addresses
-from muster.settings.settings import LOOPBACK, NAMES, PoolDeclaration, Settings
-from muster.settings.values import abbreviate, parse
+from muster.settings.settings import (
+    LOOPBACK,
+    NAMES,
+    PoolDeclaration,
+    Settings,
+    abbreviate,
+    parse,
+)
 
 UNSET_VARIABLE: Final = "MUSTER_LEFT_OUT"
 """Names the settings that a child has to run without, whatever else names them."""
@@ -35,16 +41,17 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for name in NAMES:
-        variable = f"MUSTER_{name.upper()}"
+        flag = f"--{name.replace('_', '-')}"
+        unused = bool(values.get("embedded")) and name in addresses.ADDRESSES
         if flags.get(name) is not None:
-            value, source = flags[name], f"--{name.replace('_', '-')}"
-        elif name in unset:
+            value, source = flags[name], flag
+            if unused:
+                raise ConfigurationError(
+                    f"{flag} and {sources['embedded']} contradict each other: leave one out"
+                )
+        elif unused or name in unset:
             continue
-        elif environment.get(variable):
-            value, source = environment[variable], variable
-        elif not values.get("embedded") and (
-            named := addresses.environment_address(name, environment)
-        ):
+        elif named := addresses.environment_address(name, environment):
             value, source = named
         elif name in document:
             value, source = document[name], f"{name} in {found}"
@@ -53,8 +60,6 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
         values[name], sources[name] = parse(name, value, source), source
     if document:
         values["config"], sources["config"] = found, sources.get("config", str(found))
-    if values.get("embedded"):
-        _ignore_addresses(values, sources)
     roles, pools = declarations(document, found)
     if url := values.get("redis_url"):
         values["redis_url"] = addresses.redis_address(url, sources["redis_url"])
@@ -66,35 +71,19 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
 
 
 def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
-    name = abbreviate(path, str)
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
-        if required:
-            raise ConfigurationError(f"the configuration file {name} does not exist") from None
-        return {}
+        if not required:
+            return {}
+        problem = "does not exist"
     except OSError as error:
-        raise ConfigurationError(
-            f"the configuration file {name} cannot be read: {error.strerror}"
-        ) from None
+        problem = f"cannot be read: {error.strerror}"
     except UnicodeError as error:
-        why = abbreviate(error, str)
-        raise ConfigurationError(f"the configuration file {name} is not UTF-8: {why}") from None
+        problem = f"is not UTF-8: {abbreviate(error, str)}"
     except (ValueError, RecursionError) as error:  # TOML's own errors are ValueErrors too
-        raise ConfigurationError(
-            f"the configuration file {name} is not TOML: {abbreviate(error, str)}"
-        ) from None
-
-
-def _ignore_addresses(values: dict[str, Any], sources: dict[str, str]) -> None:
-    """Drop what an embedded server does not use. A flag that names another server is refused."""
-    for name in addresses.ADDRESSES:
-        values.pop(name, None)
-        source = sources.pop(name, "")
-        if source.startswith("--"):
-            raise ConfigurationError(
-                f"{source} and {sources['embedded']} contradict each other: leave one out"
-            )
+        problem = f"is not TOML: {abbreviate(error, str)}"
+    raise ConfigurationError(f"the configuration file {abbreviate(path, str)} {problem}")
 
 
 def _check(settings: Settings) -> None:
@@ -110,14 +99,10 @@ def _check(settings: Settings) -> None:
         )
     for name in ("database_url", "pgbouncer_url"):
         addresses.validate_address(getattr(settings, name), settings.sources.get(name, name))
-    if not settings.redis_url:
-        _check_embedded(settings)
     if "{" in settings.key_prefix or "}" in settings.key_prefix:
         raise ConfigurationError("key_prefix: braces are not allowed, they mark the Cluster slot")
-
-
-def _check_embedded(settings: Settings) -> None:
-    """Raises `ConfigurationError` for what the embedded server cannot give."""
+    if settings.redis_url:
+        return
     if settings.durability == Level.REPLICATED:
         raise ConfigurationError(
             "durability: the embedded server has no replicas; name a Redis that has, or choose"

@@ -1,15 +1,20 @@
-"""All settings of a process, with their defaults and ranges. `loading` reads them.
+"""All settings of a process, with their defaults and ranges, and how the text of one is read.
 
 Every flag of `muster up` and the roles has a `MUSTER_<FLAG>` and a key at the top of the file.
 Roles and pools come from the file only. Nothing below this package reads the environment.
+`loading` reads them all.
 """
 
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
+from eventstore.errors import ConfigurationError
+from eventstore.language.durability import Level
 from eventstore.language.pool_config import PoolConfig
 from eventstore.retention import Retention
 from muster.settings.addresses import sqlite_address
@@ -76,7 +81,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def handover_failures_file(self) -> Path:
-        """What change-overs from a fallback could not hand over."""
+        """What handovers from a fallback could not hand over."""
         return self.data_dir.absolute() / "fallback-leftovers.json"
 
     @property
@@ -119,3 +124,70 @@ NAMES: Final = (
     *sorted({*Settings.__struct_fields__} - {"embedded", *NOT_NAMED}),
 )
 """The settings that a flag, a variable and a key name."""
+
+_TYPES: Final[dict[str, Any]] = {
+    field.name: field.type for field in msgspec.structs.fields(Settings)
+}
+_CHOICES: Final = {
+    "appendfsync": ("everysec", "always"),
+    "fallback": ("none", "single-process"),
+    "durability": tuple(level.value for level in Level),
+    "log_level": ("debug", "info", "warning", "error"),
+}
+_SWITCH: Final = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off", ""), False),
+}
+_UNUSABLE: Final = re.compile(r"[\0\ud800-\udfff]")
+"""Surrogates, which stand for bytes that are not UTF-8, are no text either."""
+SHOWN_MAX: Final = 100
+
+
+def parse(name: str, value: object, source: str) -> Any:
+    """The value of a setting. Raises `ConfigurationError`; `source` is where it was named."""
+    kind, text = _TYPES[name], abbreviate(value)
+    if kind is bool:
+        switch = _SWITCH.get(abbreviate(value, str).lower())
+        if switch is None:
+            raise ConfigurationError(f"{source}: expected true or false, got {text}")
+        return switch
+    if hasattr(kind, "__metadata__"):
+        return _number(kind.__origin__, kind.__metadata__[0], value, source)
+    if not isinstance(value, str | Path):
+        raise ConfigurationError(f"{source}: expected text, got {text}")
+    if _UNUSABLE.search(str(value)):
+        raise ConfigurationError(f"{source}: expected UTF-8 without U+0000, got {text}")
+    if Path in (kind, *get_args(kind)):
+        return Path(value)
+    if name == "fallback" and value == "":
+        return "none"
+    if value not in _CHOICES.get(name, (value,)):
+        raise ConfigurationError(
+            f"{source}: expected one of {', '.join(_CHOICES[name])}, got {text}"
+        )
+    return str(value)
+
+
+def _number(
+    kind: Callable[[str], float], bounds: msgspec.Meta, value: object, source: str
+) -> float:
+    try:
+        number = kind(str(value))
+    except ValueError:
+        raise ConfigurationError(f"{source}: expected a number, got {abbreviate(value)}") from None
+    assert bounds.ge is not None
+    assert bounds.le is not None
+    if not bounds.ge <= number <= bounds.le:
+        raise ConfigurationError(
+            f"{source}: expected {bounds.ge} to {bounds.le}, got {abbreviate(value, str)}"
+        )
+    return number
+
+
+def abbreviate(value: object, form: Callable[[object], str] = repr) -> str:
+    """A value in a message: short, whatever it is."""
+    try:
+        text = form(value)
+    except ValueError:  # an integer of too many digits
+        return "a number past all bounds"
+    return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…"

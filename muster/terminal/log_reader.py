@@ -64,7 +64,9 @@ class LogFile:
     def lines(self) -> Iterator[Line]:
         """All complete lines that were not returned yet, oldest first."""
         for file in self._unread():
-            self._switch_to(file)
+            if file is not self._open:
+                self.close()
+                self._open, self._partial = file, b""
             yield from self._rest(file)
 
     def close(self) -> None:
@@ -105,11 +107,6 @@ class LogFile:
                 seen.add(identity)
                 files.append(file)
         return files
-
-    def _switch_to(self, file: BinaryIO) -> None:
-        if file is not self._open:
-            self.close()
-            self._open, self._partial = file, b""
 
     def _rest(self, file: BinaryIO) -> Iterator[Line]:
         while piece := file.readline(LINE_BYTES):

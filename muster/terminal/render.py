@@ -22,20 +22,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 _LINE_BREAKS = re.compile(r"[\t\n]+ *")
 
 STATUS_STYLES = {
-    "running": "green",
-    "active": "green",
-    "joined": "green",
-    "pending": "yellow",
-    "starting": "cyan",
-    "requested": "cyan",
-    "stopping": "cyan",
-    "draining": "cyan",
-    "restarting": "yellow",
-    "suspect": "yellow",
-    "failed": "red",
-    "lost": "red",
-    "terminated": "dim",
-    "stopped": "dim",
+    "green": ("running", "active", "joined"),
+    "yellow": ("pending", "restarting", "suspect"),
+    "cyan": ("starting", "requested", "stopping", "draining"),
+    "red": ("failed", "lost"),
+    "dim": ("terminated", "stopped"),
 }
 
 
@@ -90,15 +81,14 @@ def join(cells: Sequence[Cell]) -> str:
 def show(table: Table, below: Sequence[str] = ()) -> None:
     """Print a table as fits its output. `below`: by row, the text under it, if any."""
     under = ["", *(below or [""] * len(table.rows))]
-    if at_terminal():
-        screen = console()
-        for line, text in zip(styled(table, screen.width), under, strict=True):
-            screen.print(line, soft_wrap=True)
-            if text:
+    screen = console() if at_terminal() else None
+    lines: Sequence[Text | str] = styled(table, screen.width) if screen else plain(table)
+    for line_and_text in zip(lines, under, strict=True):
+        for text in filter(None, line_and_text):
+            if screen:
                 screen.print(text, soft_wrap=True)
-        return
-    for plain_line, text in zip(plain(table), under, strict=True):
-        print(f"{plain_line}\n{text}" if text else plain_line)
+            else:
+                print(text)
     sys.stdout.flush()
 
 
@@ -162,7 +152,7 @@ def _cell(value: Cell | str) -> Cell:
 
 def status(text: str) -> Cell:
     """A status in its colour."""
-    return Cell(text, STATUS_STYLES.get(text, ""))
+    return Cell(text, next((style for style, of in STATUS_STYLES.items() if text in of), ""))
 
 
 def clean(text: str) -> str:

@@ -35,18 +35,17 @@ SENTENCES: Final[Mapping[str, str]] = {
 
 
 class LogMessages:
-    """Collects log lines until `pop_texts`. `remedy`: what to do about a loss."""
+    """Collects log lines until `pop_texts`.
 
-    def __init__(self, remedy: str) -> None:
+    `remedy`: what to do about a loss. `lost`: logs whose loss was printed already.
+    """
+
+    def __init__(self, remedy: str, lost: Iterable[str] = ()) -> None:
         self._remedy = remedy
         self._new: dict[str, list[tuple[str, str]]] = {}
-        self._lost: set[str] = set()
+        self._lost = set(lost)
         self._seen: dict[tuple[object, ...], None] = {}
         self._recovering = False
-
-    def mark_lost(self, pool: str) -> None:
-        """The loss of this log was printed already."""
-        self._lost.add(pool)
 
     def receive(self, line: Mapping[str, object]) -> None:
         """Apply one line. Gateway and projector log all of this; a worker's `log.lost` is ignored.
@@ -104,12 +103,13 @@ class LogMessages:
         return new
 
     def _text(self, kind: str, facts: Sequence[tuple[str, str]]) -> str:
-        several = len(facts) > 1
+        several, names = len(facts) > 1, [subject for subject, _ in facts]
+        more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
         why = next((reason for _, reason in facts if reason), "")
         why = why.partition(": ")[0] if several else why
         sentence = SENTENCES[kind].format(
             count=len(facts),
-            names=_join_names([subject for subject, _ in facts]),
+            names=", ".join(names[:NAMED_MAX]) + more,
             s="s" if several else "",
             are="are" if several else "is",
             were="were" if several else "was",
@@ -122,12 +122,6 @@ class LogMessages:
 
 def _log_name(pool: str) -> str:
     return "the catalogue" if pool == CATALOGUE else f"pool {pool}"
-
-
-def _join_names(names: Sequence[str]) -> str:
-    more = len(names) - NAMED_MAX
-    shown = ", ".join(names[:NAMED_MAX])
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 class _LogFromEnd(LogFile):

@@ -28,8 +28,7 @@ from muster.process.redis_wait import retry_until_reachable, wait_for_stop
 from muster.process.restarts import RestartableServer, restart_on_exit
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
-from muster.up.background import Background
-from muster.up.messages import echo, echo_status, remedy
+from muster.up.messages import Background, echo, echo_status, remedy
 
 log = structlog.get_logger("muster.up")
 
@@ -77,7 +76,6 @@ class LogServer:
     # ---- a server of our own -----------------------------------------------------------------
 
     def _enter_fallback(self, fallback: ActiveFallback) -> None:
-        """Print that this is a fallback, and watch for the real Redis."""
         echo(f"\n  WARNING: {fallback.status.description}")
         echo("  Agents of its log do not run meanwhile. What is asked for now is handed over to it")
         echo("  at the next start that reaches it.\n")
@@ -119,12 +117,8 @@ class LogServer:
         if handover.needed:
             self._server = handover.server
             server = RestartableServer(handover.server, self._stopping, echo)
-            try:
-                for text in await handover.run(server, intact=self.intact):
-                    echo(text)
-            finally:
-                self.stop()
-                self._server = None
+            for text in await handover.run(server, intact=self.intact):
+                echo(text)
         recorder = Recorder(self.settings)
         if not await self._retry(recorder.refresh):
             return False
@@ -134,8 +128,6 @@ class LogServer:
     # ---- either ------------------------------------------------------------------------------
 
     async def _prepare(self) -> bool:
-        """Find out whether the log is intact, and apply the declared pools."""
-
         async def attempt() -> None:
             self.intact = await prepare(self.settings, echo=lambda text: echo_status("views", text))
 
@@ -146,7 +138,7 @@ class LogServer:
             echo(f"{problem}; {remedy(self.settings)}")
         return True
 
-    async def _retry(self, attempt: Callable[[], Awaitable[None]]) -> bool:
+    async def _retry(self, attempt: Callable[[], Awaitable[object]]) -> bool:
         """Wait while Redis is unreachable; False if the end was asked for."""
         return await retry_until_reachable(
             attempt, self._stopping, lambda text: echo_status("redis", text)
@@ -155,15 +147,13 @@ class LogServer:
 
 async def check_server(url: str) -> str:
     """The version of a server that is fit and accepts writes. Raises `MusterError`."""
-    client = connect(url, max_connections=1)
     try:
-        info = await requirements.inspect(client)
-        requirements.require_suitable(info)
-        await requirements.require_writable(client)
+        async with connect(url, max_connections=1) as client:
+            info = await requirements.inspect(client)
+            requirements.require_suitable(info)
+            await requirements.require_writable(client)
     except (LogError, ServerUnsuitable) as error:
         raise type(error)(f"{redacted(url)}: {error}") from None
-    finally:
-        await client.aclose()
     kind, version = requirements.server_version(info)
     return f"{kind.capitalize()} {'.'.join(map(str, version))}"
 

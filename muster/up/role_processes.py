@@ -21,9 +21,8 @@ from muster.process.restarts import STOP_SECONDS, RestartableRole, restart_on_ex
 from muster.process.roles import ROLES, Owner, Part, RoleStatus, start_role
 from muster.settings.loading import to_environment
 from muster.settings.settings import Settings
-from muster.up.background import Background
 from muster.up.log_server import check_server
-from muster.up.messages import describe_role, echo, echo_status
+from muster.up.messages import Background, describe_role, echo, echo_status
 from workers.host.processes import start_time
 
 log = structlog.get_logger("muster.up")
@@ -57,18 +56,14 @@ class RoleProcesses:
                 {**environment, "MUSTER_ROLE_LOG": str((logs / f"{role}.jsonl").absolute())},
                 logs / f"{role}.err",
             )
-        urls: list[str] = []
-
-        async def start_all() -> None:
-            urls.extend(await asyncio.gather(*(self._start_role(role) for role in ROLES)))
-
-        if not await run_unless_stopped(self._stopping, start_all):
+        starting = asyncio.gather(*map(self._start_role, ROLES))
+        if not await run_unless_stopped(self._stopping, starting):
             return ""
         for role in ROLES:
             start = functools.partial(self._start_and_wait, role)
             process = RestartableRole(self._children[role], start)
             self._background.run(role, restart_on_exit(process, self._stopping, echo))
-        return next((url for url in urls if url), "")
+        return next(filter(None, starting.result()), "")
 
     async def stop(self) -> None:
         limits = {"supervisor": self._settings.shutdown_seconds + STOP_SECONDS}
@@ -126,13 +121,11 @@ class RoleProcesses:
         """Whether a silent role waits for Redis; returns once Redis is reachable."""
         messages: list[str] = []
 
-        async def check() -> None:
-            await check_server(self._settings.redis_url)
-
         def report(text: str) -> None:
             messages.append(text)
             echo_status(role, text)
 
+        check = functools.partial(check_server, self._settings.redis_url)
         await retry_until_reachable(check, self._stopping, report)
         return bool(messages)
 
@@ -147,10 +140,6 @@ class RoleParts:
         self._stopping = background.stopping
         self._status = fallback.status if fallback else None
         self._parts: list[Part] = []
-
-    @property
-    def pids(self) -> set[int]:
-        return set()
 
     async def start(self) -> str:
         """The gateway's address; empty if the end was asked for."""

@@ -8,33 +8,35 @@ ends all at once.
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 import signal
+import socket
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
-from eventstore.errors import MusterError
+from eventstore.errors import ConfigurationError, MusterError
 from eventstore.keys import CATALOGUE
 from muster import __version__
-from muster.fallback import eligibility
+from muster.fallback import standby
 from muster.process import log_output, running_file
 from muster.process.child import become_subreaper, descendants, reap_orphans
-from muster.process.role_main import stop_signals
-from muster.process.roles import ROLES
+from muster.process.roles import ROLES, stop_signals
 from muster.settings.settings import Settings
 from muster.up import log_messages
-from muster.up.background import Background
-from muster.up.exclusivity import check_port, data_folder_lock
 from muster.up.log_messages import LogMessages
 from muster.up.log_server import LogServer
-from muster.up.messages import echo, echo_ready, remedy
+from muster.up.messages import Background, echo, echo_ready, remedy
 from muster.up.role_processes import RoleParts, RoleProcesses
 
 
 def run(settings: Settings) -> int:
     """Run until a signal; returns the exit code. Errors are one message on standard error."""
     try:
-        eligibility.require_possible(settings)
+        standby.require_possible(settings)
         with data_folder_lock(settings.data_dir):
             log_output.configure("up", level=settings.log_level, file=settings.log_dir / "up.jsonl")
             check_port(settings.host, settings.port)
@@ -75,7 +77,6 @@ class Up:
         return 0
 
     async def _serve(self, settings: Settings) -> None:
-        """Start the roles, and wait for the end."""
         self._follow_logs(settings)
         self._roles = (
             RoleParts(settings, self._background, self.log_server.fallback)
@@ -92,13 +93,10 @@ class Up:
         """Print what the roles log of the event log, from before they are started."""
         names = ("up",) if settings.single_process else ROLES
         paths = [settings.log_dir / f"{name}.jsonl" for name in names]
-        messages = LogMessages(remedy(settings))
-        if not self.log_server.intact:
-            messages.mark_lost(CATALOGUE)
+        messages = LogMessages(remedy(settings), () if self.log_server.intact else (CATALOGUE,))
         self._background.run("log_messages", log_messages.follow(paths, messages, echo))
 
     def _write_running_file(self, settings: Settings, url: str) -> None:
-        """Write down where commands find it."""
         fallback = self.log_server.fallback
         info = running_file.Running(
             url=url,
@@ -120,7 +118,7 @@ class Up:
         loop = asyncio.get_running_loop()
         for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGCHLD, self._on_child)
+        loop.add_signal_handler(signal.SIGCHLD, reap_orphans, self._managed_pids)
 
     def _on_signal(self, number: signal.Signals) -> None:
         self._signals += 1
@@ -133,12 +131,10 @@ class Up:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    def _on_child(self) -> None:
-        reap_orphans(self._managed_pids)
-
     def _managed_pids(self) -> set[int]:
         server = self.log_server.pid
-        return (self._roles.pids if self._roles else set()) | ({server} if server else set())
+        roles = self._roles.pids if isinstance(self._roles, RoleProcesses) else set()
+        return roles | ({server} if server else set())
 
     # ---- the end -----------------------------------------------------------------------------
 
@@ -150,3 +146,46 @@ class Up:
         if self.log_server.fallback is not None:
             self.log_server.fallback.lock.release()
         echo("stopped")
+
+
+@contextlib.contextmanager
+def data_folder_lock(path: Path) -> Iterator[None]:
+    """Lock a data folder for this process. Raises `ConfigurationError`."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        lock = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise ConfigurationError(
+            f"the data folder {path} cannot be used: {why} (--data-dir, MUSTER_DATA_DIR)"
+        ) from None
+    with os.fdopen(lock):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode().strip() or "unknown"
+            raise ConfigurationError(
+                f"the data folder {path} is in use by `muster up` with pid {holder}:"
+                " stop that one, or give this one another --data-dir"
+            ) from None
+        with contextlib.suppress(OSError):  # a full disk; only the message to the next one needs it
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse early if the port is taken. Raises `ConfigurationError`."""
+    if port == 0:
+        return
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port"
+        ) from None

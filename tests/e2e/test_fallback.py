@@ -61,7 +61,7 @@ async def alerts_are(system: System, *names: str) -> None:
 
 
 def killed(system: System, step: str) -> None:
-    """A start that is killed right after a step of its change-over."""
+    """A start that is killed right after a step of its handover."""
     done = subprocess.run(
         [
             sys.executable,
@@ -87,7 +87,7 @@ def killed(system: System, step: str) -> None:
 async def test_what_a_fallback_took_on_runs_once_in_the_real_log_wherever_a_start_is_killed(
     project: Path, redis_server: MakeServer
 ) -> None:
-    """Each step of the change-over is the last one of a start; then one goes through."""
+    """Each step of the handover is the last one of a start; then one goes through."""
     telling = ACTING.replace("async def start(self, context):", TELLING)
     (project / "acting.py").write_text(telling)
     server = redis_server()

@@ -16,7 +16,7 @@ import msgspec
 from muster.cli.arguments.command import BadInput, Run, Subparsers, declare
 from muster.process.running_file import NAME, Running, read
 from muster.settings import addresses
-from muster.settings.values import abbreviate
+from muster.settings.settings import abbreviate
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DATA_DIR = ".muster"

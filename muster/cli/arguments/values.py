@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from muster.cli.arguments.command import BadInput
-from muster.settings.values import abbreviate
+from muster.settings.settings import abbreviate
 
 _AGENT_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")

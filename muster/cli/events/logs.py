@@ -21,7 +21,7 @@ from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
 from muster.cli.arguments.values import agent_id, time_ms
 from muster.cli.events.lines import printer
-from muster.settings.values import abbreviate
+from muster.settings.settings import abbreviate
 from muster.terminal import render
 from muster.terminal.log_reader import Line, LineFilter, LogFile, merged
 

@@ -306,7 +306,7 @@ async def test_a_page_runs_only_our_own_files(stage, path):
     assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=|https?://", html)
 
 
-async def test_what_a_change_over_left_is_an_alert_until_its_file_is_gone(redis_url, tmp_path):
+async def test_what_a_handover_left_is_an_alert_until_its_file_is_gone(redis_url, tmp_path):
     path = tmp_path / "fallback-leftovers.json"
     left = [
         HandoverFailure(reason="no such pool", pool_name="p", agent_id=f"a{n}") for n in range(5)

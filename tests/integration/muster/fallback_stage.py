@@ -1,4 +1,4 @@
-"""A fallback's folder filled by hand, and the change-over as a start does it."""
+"""A fallback's folder filled by hand, and the handover as a start does it."""
 
 import asyncio
 from pathlib import Path
@@ -85,14 +85,14 @@ def settings_on(redis_url: str, folder: Path) -> Settings:
     return load({"redis_url": redis_url, "data_dir": folder / "d"}, {})
 
 
-async def change_over(settings: Settings) -> list[str]:
+async def do_handover(settings: Settings) -> list[str]:
     """As a start does it; what it prints."""
-    change = Handover(settings)
-    assert change.needed
-    await change.check()
+    handover = Handover(settings)
+    assert handover.needed
+    await handover.check()
     intact = await prepare(settings)
-    server = RestartableServer(change.server, asyncio.Event(), print)
-    return list(await change.run(server, intact=intact))
+    server = RestartableServer(handover.server, asyncio.Event(), print)
+    return list(await handover.run(server, intact=intact))
 
 
 def ids(url: str, kind: str = "agent.requested", pool: str = POOL) -> list[str]:

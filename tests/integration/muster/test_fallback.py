@@ -17,7 +17,7 @@ from eventstore.language.pool_config import PoolConfig
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
-from muster.fallback import eligibility, last_seen, standby
+from muster.fallback import last_seen, standby
 from muster.process.log_preparation import prepare
 from muster.settings.settings import PoolDeclaration, Settings
 from projector.queries.views import Views
@@ -46,28 +46,24 @@ async def test_only_silence_leads_to_a_fallback(
     server = redis_server()
     with server.client() as client:
         client.config_set("requirepass", "secret")
-    assert await eligibility.unreachable_reason(server.url, timeout_seconds=10) == ""
+    assert await standby.unreachable_reason(server.url, timeout_seconds=10) == ""
     wrong = server.url.replace("redis://", "redis://:wrong@")
-    assert await eligibility.unreachable_reason(wrong, timeout_seconds=10) == ""
+    assert await standby.unreachable_reason(wrong, timeout_seconds=10) == ""
     nobody = f"redis://127.0.0.1:{free_port()}"
-    assert "Connect call failed" in await eligibility.unreachable_reason(
-        nobody, timeout_seconds=0.1
-    )
-    assert "not known" in await eligibility.unreachable_reason(
+    assert "Connect call failed" in await standby.unreachable_reason(nobody, timeout_seconds=0.1)
+    assert "not known" in await standby.unreachable_reason(
         "redis://no.invalid", timeout_seconds=0.1
     )
-    monkeypatch.setattr(eligibility, "ATTEMPT_SECONDS", 0.3)
+    monkeypatch.setattr(standby, "ATTEMPT_SECONDS", 0.3)
     server.pause()
-    assert "does not answer" in await eligibility.unreachable_reason(
-        server.url, timeout_seconds=0.1
-    )
+    assert "does not answer" in await standby.unreachable_reason(server.url, timeout_seconds=0.1)
     server.resume()
 
 
 async def test_a_redis_that_restarts_quickly_is_waited_for(redis_server: MakeServer) -> None:
     server = redis_server()
     server.stop()
-    asking = asyncio.create_task(eligibility.unreachable_reason(server.url, timeout_seconds=10))
+    asking = asyncio.create_task(standby.unreachable_reason(server.url, timeout_seconds=10))
     await asyncio.sleep(0)  # it asks for the first time
     await asyncio.to_thread(server.start)
     assert await asking == ""
@@ -77,7 +73,7 @@ async def test_a_host_falls_back_once_whatever_the_data_folder(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one supervisor per host and log: two would take the same request for two."""
-    monkeypatch.setattr(eligibility, "UNREACHABLE_SECONDS", 0.0)
+    monkeypatch.setattr(standby, "UNREACHABLE_SECONDS", 0.0)
     monkeypatch.setattr("muster.fallback.standby.FALLBACK_LOCK_TIMEOUT_SECONDS", 0.1)
     nobody = f"redis://127.0.0.1:{free_port()}"
     wanted = replace(settings, redis_url=nobody, fallback="single-process", key_prefix="k:")
@@ -121,9 +117,9 @@ async def test_the_views_decide_whether_others_are_there_unless_they_are_behind(
     known = last_seen.LastSeen(generation=1 if seen_seq else 0, seq=seen_seq)
     if refusal:
         with pytest.raises(ConfigurationError, match=refusal):
-            await eligibility.require_only_host(settings, known)
+            await standby.require_only_host(settings, known)
     else:
-        await eligibility.require_only_host(settings, known)
+        await standby.require_only_host(settings, known)
 
 
 async def test_where_the_database_is_unreachable_too_there_is_no_fallback(
@@ -131,12 +127,12 @@ async def test_where_the_database_is_unreachable_too_there_is_no_fallback(
 ) -> None:
     """Whatever this folder saw before. The first start of all, on views of its own, may."""
     nothing = last_seen.LastSeen()
-    cluster = await eligibility.require_only_host(settings, nothing)
+    cluster = await standby.require_only_host(settings, nothing)
     assert cluster.pools == settings.pools
     unreachable = replace(settings, database_url=f"postgresql://127.0.0.1:{free_port()}/muster")
     for known in (nothing, last_seen.LastSeen(generation=1, seq=1)):
         with pytest.raises(ConfigurationError, match=r"neither Redis .* nor the database"):
-            await eligibility.require_only_host(unreachable, known)
+            await standby.require_only_host(unreachable, known)
 
 
 async def test_the_pools_are_those_of_the_views_and_such_as_the_log_never_had(
@@ -156,7 +152,7 @@ async def test_the_pools_are_those_of_the_views_and_such_as_the_log_never_had(
     await client.aclose()
     new = PoolDeclaration("developer", {"max_workers": 3})
     settings = replace(settings, pools={**declared, "added": new})
-    pools = (await eligibility.require_only_host(settings, last_seen.LastSeen())).pools
+    pools = (await standby.require_only_host(settings, last_seen.LastSeen())).pools
     assert sorted(pools) == sorted([POOL, NARROW, "made_live", "added"])
     assert pools[POOL].config().max_workers == 7
     assert pools["added"] == new

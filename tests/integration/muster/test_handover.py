@@ -1,4 +1,4 @@
-"""The change-over between two real logs: what is handed over, what is named, what may go wrong."""
+"""The handover between two real logs: what is handed over, what is named, what may go wrong."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ from tests.integration.muster.fallback_stage import (
     POOL,
     TESTERS,
     Fallback,
-    change_over,
+    do_handover,
     ids,
     settings_on,
     spawn_for_real,
@@ -77,7 +77,7 @@ async def test_all_that_lives_goes_over_as_it_was_asked_for(settings: Settings) 
             max_idle_time=None,
             heartbeat_interval=12.5,
         )
-    lines = await change_over(settings)
+    lines = await do_handover(settings)
     assert "3 handed over" in lines[0]
     assert ids(settings.redis_url) == sorted([running, failing, waiting])
     with redis.Redis.from_url(settings.redis_url, decode_responses=True) as real:
@@ -106,7 +106,7 @@ async def test_what_came_and_went_is_known_to_who_repeats_its_key_and_does_not_r
             done = End(reason="completed")
             await fallback.log.act(POOL, agent_id, done, ORIGIN, fence=fence)
     settings = replace(settings, retention_ended_seconds=30.0)
-    assert "1 recorded as ended" in (await change_over(settings))[0]
+    assert "1 recorded as ended" in (await do_handover(settings))[0]
     events = raw_events(settings.redis_url)
     assert [(event["type"], event["subject"]) for event in events] == [
         ("agent.requested", gone),
@@ -138,7 +138,7 @@ async def test_what_cannot_go_over_is_named_with_its_reason(settings: Settings) 
         first = await fallback.spawn(narrow)
         await asyncio.sleep(0.005)  # ids of one millisecond have no order
         second = await fallback.spawn(narrow)
-    printed = "\n".join(await change_over(settings))
+    printed = "\n".join(await do_handover(settings))
     assert "1 handed over, 4 not handed over" in printed
     reasons = {
         twice: f"its Idempotency-Key is known in the real log, for agent {before}",
@@ -239,7 +239,7 @@ async def test_a_client_that_repeats_its_request_is_answered_with_the_same_agent
             operation_id="key:made-by-the-gateway",
             digest="d",
         )
-    await change_over(settings)
+    await do_handover(settings)
     assert await spawn_for_real(settings, key=DAY, digest="d") == keyed
     again = await spawn_for_real(settings, key="key:made-by-the-gateway", digest="d")
     assert again == unkeyed.agent_id
@@ -273,7 +273,7 @@ async def test_what_an_older_version_began_to_hand_over_is_submitted_as_it_did(
     await Log(client, Keys()).act(POOL, every[0], Terminate(), ORIGIN)
     await client.delete(f"agent:{{{POOL}}}:{every[0]}")
     await client.aclose()
-    assert "3 handed over" in (await change_over(settings))[0]
+    assert "3 handed over" in (await do_handover(settings))[0]
     assert ids(settings.redis_url) == sorted(every)
 
 
@@ -297,15 +297,15 @@ async def test_redis_that_goes_away_midway_is_submitted_to_again_and_the_log_is_
 
     with monkeypatch.context() as patched:
         patched.setattr(PrimaryLog, "submit", cut_off)
-        with pytest.raises(LogError, match=r"unreachable during the change-over.*the next start"):
-            await change_over(settings)
+        with pytest.raises(LogError, match=r"unreachable during the handover.*the next start"):
+            await do_handover(settings)
     async with Fallback(settings) as second:
         assert await second.log.live(POOL) == []
         assert second.folder.identity() != fallback_identity(settings)
         every.append(await second.spawn())
     server.start()
     assert len(ids(server.url)) == 2
-    first, later = [line for line in await change_over(settings) if "handed over" in line]
+    first, later = [line for line in await do_handover(settings) if "handed over" in line]
     assert ("6 handed over" in first, "1 handed over" in later) == (True, True)
     assert ids(server.url) == sorted(every)
     assert directory.not_handed_over(settings.data_dir) == []
@@ -330,11 +330,11 @@ async def test_a_fallback_that_was_listed_but_not_retired_is_listed_again(
     with monkeypatch.context() as patched:
         patched.setattr(directory.Folder, "retire", killed)
         with pytest.raises(InterruptedError):
-            await change_over(settings)
+            await do_handover(settings)
     assert ids(settings.redis_url) == []
     async with Fallback(settings) as fallback:
         after = await fallback.spawn()
-    assert "2 handed over" in (await change_over(settings))[0]
+    assert "2 handed over" in (await do_handover(settings))[0]
     assert ids(settings.redis_url) == sorted([before, after])
 
 
@@ -349,13 +349,13 @@ async def test_a_redis_at_its_memory_limit_is_waited_for(
         every = [await fallback.spawn() for _ in range(3)]
     with server.client() as real:
         real.config_set("maxmemory", 1)
-        lines = await change_over(settings)
+        lines = await do_handover(settings)
         assert "3 still to be handed over" in lines[0]
         assert f"pool {POOL!r}: it waits for the next start" in "".join(lines)
         assert read_handover_failures(str(settings.handover_failures_file)) is not None
         assert ids(server.url) == []
         real.config_set("maxmemory", 0)
-    assert "3 handed over" in (await change_over(settings))[0]
+    assert "3 handed over" in (await do_handover(settings))[0]
     assert ids(server.url) == sorted(every)
     assert not settings.handover_failures_file.exists()
 
@@ -372,11 +372,11 @@ async def test_a_redis_that_came_back_emptied_is_not_taken_for_the_real_one(
     with pytest.raises(
         ConfigurationError, match=r"is empty, but its catalogue was seen at generation 1, seq 4"
     ):
-        await change_over(settings)
+        await do_handover(settings)
     with redis.Redis.from_url(url) as real:
         assert real.dbsize() == 0
     (settings.data_dir / last_seen.NAME).unlink()
-    await change_over(settings)
+    await do_handover(settings)
     assert ids(url) == [agent_id]
 
 
@@ -388,12 +388,12 @@ async def test_a_real_log_that_lost_writes_is_recovered_first(settings: Settings
         agent_id = await fallback.spawn()
     with redis.Redis.from_url(settings.redis_url) as real:
         real.flushall()
-    printed = "".join(await change_over(settings))
+    printed = "".join(await do_handover(settings))
     assert "it waits for the next start: the real log has lost writes" in printed
     assert fallback.folder.exists
     options = RecoveryOptions(redis_url=settings.redis_url, database_url=settings.views_url)
     await recover(options, lambda _: None)
-    assert "1 handed over" in (await change_over(settings))[0]
+    assert "1 handed over" in (await do_handover(settings))[0]
     assert ids(settings.redis_url) == sorted([before, agent_id])
     assert not settings.handover_failures_file.exists()
 
@@ -408,7 +408,7 @@ async def test_a_real_log_that_was_rolled_back_is_recovered_first(settings: Sett
     with redis.Redis.from_url(settings.redis_url) as real:
         real.hset(f"pool:{{{POOL}}}:meta", "seq", 0)
         real.xtrim(f"pool:{{{POOL}}}:events", maxlen=0)
-    printed = "".join(await change_over(settings))
+    printed = "".join(await do_handover(settings))
     assert f"pool {POOL!r}: it waits for the next start: rolled back" in printed
     assert (ids(settings.redis_url), len(ids(settings.redis_url, pool=NARROW))) == ([], 1)
     assert directory.not_handed_over(settings.data_dir)
@@ -421,7 +421,7 @@ async def test_a_catalogue_that_is_behind_what_was_seen_is_waited_for(settings: 
     (settings.data_dir / last_seen.NAME).write_bytes(msgspec.json.encode(known))
     async with Fallback(settings) as fallback:
         await fallback.spawn()
-    printed = "".join(await change_over(settings))
+    printed = "".join(await do_handover(settings))
     assert "but 1, 99 was seen: Redis has lost writes" in printed
     assert ids(settings.redis_url) == []
     assert directory.not_handed_over(settings.data_dir)
@@ -444,7 +444,7 @@ async def test_leftovers_of_several_fallbacks_stand_beside_each_other(settings: 
     for number in (1, 2):
         async with Fallback(settings) as fallback:
             await fallback.spawn(await fallback.make(OTHER))
-        await change_over(settings)
+        await do_handover(settings)
         found = read_handover_failures(str(settings.handover_failures_file))
         assert found is not None
         assert len([one for one in found.left if one.agent_id]) == number
@@ -460,7 +460,7 @@ async def test_a_fallback_whose_identity_is_gone_is_neither_begun_anew_nor_passe
     with pytest.raises(ConfigurationError, match=r"identity.json cannot be read"):
         fallback.folder.open("redis://real", "again")
     with pytest.raises(ConfigurationError, match=r"identity.json cannot be read"):
-        await change_over(settings)
+        await do_handover(settings)
     assert ids(settings.redis_url) == []
 
 
@@ -471,5 +471,5 @@ async def test_a_fallback_whose_log_is_damaged_is_not_passed_over(settings: Sett
     [manifest] = fallback.folder.path.glob("redis/*/*.manifest")
     manifest.write_text("not a manifest\n")
     with pytest.raises(ConfigurationError, match=r"cannot be opened.*move the folder elsewhere"):
-        await change_over(settings)
+        await do_handover(settings)
     assert directory.not_handed_over(settings.data_dir)

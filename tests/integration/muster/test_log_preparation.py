@@ -10,7 +10,7 @@ from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, Recovered
 from eventstore.keys import Keys
 from eventstore.log.log import Log
-from muster.process import declared_pools, log_preparation
+from muster.process import log_preparation
 from tests.integration.muster.fallback_stage import settings_on
 
 
@@ -63,6 +63,6 @@ async def test_a_recovery_while_a_role_starts_is_waited_out(
     async def recovered(*_: Any) -> None:
         raise Recovered("", 2)
 
-    monkeypatch.setattr(declared_pools, "apply", recovered)
+    monkeypatch.setattr(log_preparation, "apply_pools", recovered)
     with pytest.raises(LogUnreachable, match=f"{redis_url}.*recovered as generation 2"):
         await log_preparation.prepare(settings, "gateway")

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 from redis.exceptions import ResponseError
@@ -14,12 +15,14 @@ from eventstore.log.pool_log import PoolLog
 from eventstore.recovery import loss_reports
 from eventstore.recovery.restore import LogRestore
 from eventstore.steps.step import Origin
-from muster.process import declared_pools
+from muster.process.log_preparation import apply_pools
+from muster.settings.settings import PoolDeclaration
 from workers.supervisor import reaper
 
 REPORT = loss_reports.LossReport(reporter="gateway:g", kind="spawn")
+DECLARED = {"p": PoolDeclaration("coder", {})}
 ASKED: dict[str, Callable[[Log], Awaitable[object]]] = {
-    "what was declared": lambda log: declared_pools._applied(log, "declared:p"),
+    "what was declared": lambda log: apply_pools(log, AsyncMock(), DECLARED),
     "the keys of a log to wipe": lambda log: LogRestore(log, "p", "a").wipe(),
     "to write reports": lambda log: loss_reports.write_reports(log, "p", [REPORT]),
     "for reports": lambda log: loss_reports.read_reports(log, "p"),

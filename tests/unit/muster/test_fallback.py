@@ -5,7 +5,7 @@ import pytest
 from eventstore.errors import ConfigurationError
 from gateway.fallback import read_handover_failures
 from muster.fallback.directory import not_handed_over, retired, serving
-from muster.fallback.eligibility import known_settings, other_hosts, require_possible
+from muster.fallback.standby import known_settings, other_hosts, require_possible
 from muster.settings.loading import load, to_environment
 from muster.settings.settings import PoolDeclaration
 

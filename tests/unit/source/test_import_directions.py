@@ -76,7 +76,7 @@ def test_the_check_finds_unused_rows_of_the_table(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "modules", ["muster.process.role_main, workers.supervisor.supervisor", "muster.up.up"]
+    "modules", ["muster.process.roles, workers.supervisor.supervisor", "muster.up.up"]
 )
 def test_a_supervisor_and_up_load_nothing_of_the_views(modules: str) -> None:
     """They start sooner, and stay smaller, without what only others need."""
