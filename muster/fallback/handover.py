@@ -27,9 +27,9 @@ from eventstore.language.pool_config import PoolConfig
 from gateway.fallback import HandoverFailure, HandoverFailures, read_handover_failures
 from muster.fallback import directory, inventory
 from muster.fallback.directory import Folder, Identity
-from muster.fallback.inventory import Entry, Result
+from muster.fallback.inventory import Entry, Inventory, Result
 from muster.fallback.primary_log import PrimaryLog, damage, require_known_log
-from muster.process.atomic_file import write_json
+from muster.process.atomic_file import read_json, write_json
 from muster.process.restarts import RestartableServer
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
@@ -165,7 +165,7 @@ async def hand_over(settings: Settings, folder: Folder, damaged: Mapping[str, st
 
     `damaged`: pools whose real log has to be recovered first, and why.
     """
-    identity, contents = folder.identity(), inventory.read(folder)
+    identity, contents = folder.identity(), read_json(folder.path / inventory.NAME, Inventory)
     primary_log = PrimaryLog(settings, identity.log_id)
     blocked, entries = dict(damaged), list[Entry]()
     try:

@@ -22,7 +22,7 @@ from eventstore.language.pool_config import PoolConfig, read_config
 from eventstore.log.log import Log
 from eventstore.retention import INTERNAL_OPERATION_MS
 from muster.fallback.directory import Folder
-from muster.process.atomic_file import read_json, write_json
+from muster.process.atomic_file import write_json
 from projector.queries.views import AgentFilter, DatabaseError, Views
 from projector.service.options import ProjectorOptions
 from projector.service.projector import Phase, Projector
@@ -73,11 +73,6 @@ class Inventory(Struct, frozen=True, kw_only=True):
     entries: list[Entry] = []
     pools: dict[str, PoolConfig | None] = {}
     """None: deleted in the fallback."""
-
-
-def read(folder: Folder) -> Inventory:
-    """Raises `ConfigurationError`."""
-    return read_json(folder.path / NAME, Inventory)
 
 
 async def collect(folder: Folder, redis_url: str) -> None:

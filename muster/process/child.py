@@ -109,10 +109,10 @@ class Child:
             why = "its report cannot be read" if line else "it ended at once"
             return NoStatus(failed=f"{why}; see {self._log}")
 
-    async def wait(self) -> int | None:
-        """Wait until it has ended; its exit code."""
+    async def exit_reason(self) -> str:
+        """How it ended, once it has."""
         await self._ended.wait()
-        return self.code
+        return f"ended ({describe_exit(self.code)})"
 
     async def stop(self, timeout_seconds: float) -> bool:
         """Ask it to end, and kill it after that time; True if it ended by itself."""
@@ -129,6 +129,15 @@ class Child:
         finally:
             self._popen.poll()
         return True
+
+
+def describe_exit(code: int | None) -> str:
+    """For people."""
+    if code is None:
+        return "unknown"
+    if code == -9:
+        return "killed by signal 9, perhaps by the system for want of memory"
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def become_subreaper() -> None:

@@ -18,10 +18,8 @@ from eventstore.connection.backoff import Backoff
 from eventstore.embedded import errors
 from eventstore.embedded.directory import log_tail
 from eventstore.embedded.server import PONG, EmbeddedServer
-from eventstore.errors import MusterError
-from muster.process.child import Child
+from muster.process.child import Child, describe_exit
 from muster.process.redis_wait import wait_for_stop
-from muster.process.roles import RoleStatus
 
 log = structlog.get_logger("muster.up")
 
@@ -31,7 +29,6 @@ RESTART_SECONDS = (0.2, 10.0)
 """The shortest and the longest pause before what ended is started again."""
 STEADY_SECONDS = 30.0
 """What ran for this long starts with a short pause again."""
-STOP_SECONDS = 5.0
 LOCK_SECONDS = 5.0
 """How long a predecessor in the server's folder may take to save and end."""
 POLL_SECONDS: Final = 0.1
@@ -44,34 +41,6 @@ DISK_FULL_BYTES: Final = 1_000_000
 
 _LOG_PREFIX: Final = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ \S ")
 """What the server's log puts in front of a line, as `17:M 09 Feb 2026 10:11:12.131 * `."""
-
-
-class RestartableRole:
-    """A role's process. `start` starts it and returns its report."""
-
-    def __init__(self, child: Child, start: Callable[[], Awaitable[RoleStatus]]) -> None:
-        self.name = child.name
-        self._child = child
-        self._start = start
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    async def exit_reason(self) -> str:
-        """How it ended, once it has; or anything, once a stop is asked for."""
-        return f"ended ({_describe_exit(await self._child.wait())})"
-
-    async def start(self) -> str:
-        """Start it; why it does not run, or empty where it does. Raises nothing."""
-        try:
-            status = await self._start()
-        except MusterError as error:
-            status = RoleStatus(failed=str(error))
-        if status.ready:
-            return ""
-        await self._child.stop(STOP_SECONDS)
-        return f"could not be started: {status.failed}"
 
 
 class RestartableServer:
@@ -106,7 +75,7 @@ class RestartableServer:
             pass
         code = self._server.exit_code
         log_line = self._last_log_line() if (code or 0) >= 0 else ""  # killed: it has none of it
-        return f"ended ({_describe_exit(code)}{log_line}){self._advice()}"
+        return f"ended ({describe_exit(code)}{log_line}){self._advice()}"
 
     async def start(self) -> str:
         try:
@@ -158,9 +127,15 @@ class RestartableServer:
 
 
 async def restart_on_exit(
-    process: RestartableRole | RestartableServer, stopping: asyncio.Event, echo: Echo
+    process: Child | RestartableServer,
+    start: Callable[[], Awaitable[str]],
+    stopping: asyncio.Event,
+    echo: Echo,
 ) -> None:
-    """Start it again whenever it ends, until a stop is asked for."""
+    """Start it again whenever it ends, until a stop is asked for.
+
+    `start` raises nothing, but returns why it does not run; empty where it does.
+    """
     backoff = Backoff(seconds=RESTART_SECONDS, reset_after_seconds=STEADY_SECONDS)
     while not stopping.is_set():
         reason, reported = await process.exit_reason(), ""
@@ -174,7 +149,7 @@ async def restart_on_exit(
             log.warning("role.ended", process=process.name, reason=reason, again_in_seconds=seconds)
             if await wait_for_stop(stopping, seconds):
                 return
-            reason = await process.start()
+            reason = await start()
         if not stopping.is_set():
             echo(f"{process.name} is running again (pid {process.pid})")
             log.info("role.restarted", process=process.name, pid=process.pid)
@@ -184,11 +159,3 @@ def _not_ready_reason(reply: str) -> str:
     if reply.startswith("LOADING"):
         return "loads its append-only file"
     return f"answers {reply}" if reply else "does not answer yet"
-
-
-def _describe_exit(code: int | None) -> str:
-    if code is None:
-        return "unknown"
-    if code == -9:
-        return "killed by signal 9, perhaps by the system for want of memory"
-    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"

@@ -85,11 +85,11 @@ class LogFile:
 
     def _newer(self) -> list[BinaryIO]:
         """Files that came after the current one, the newest first."""
-        current = None if self._open is None else _identity(self._open)
-        if current is not None and _identity_at(self.path) == current:
+        current = _identity(self._open)
+        if current is not None and _identity(self.path) == current:
             return []
         files: list[BinaryIO] = []
-        seen: set[tuple[int, int]] = set()
+        known = {current}
         for number in range(ROTATIONS + 1):
             path = Path(f"{self.path}.{number}") if number else self.path
             try:
@@ -98,14 +98,13 @@ class LogFile:
                 if number:
                     break
                 continue  # just rotated: its successor comes with the next line
-            identity = _identity(file)
-            if identity == current or identity in seen:  # seen: rotated meanwhile
-                file.close()
-                if identity == current:
-                    break
-            else:
-                seen.add(identity)
+            if (identity := _identity(file)) not in known:
+                known.add(identity)
                 files.append(file)
+                continue
+            file.close()
+            if identity == current:  # else it was rotated meanwhile
+                break
         return files
 
     def _rest(self, file: BinaryIO) -> Iterator[Line]:
@@ -121,14 +120,12 @@ class LogFile:
                 yield line
 
 
-def _identity(file: BinaryIO) -> tuple[int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino
-
-
-def _identity_at(path: Path) -> tuple[int, int] | None:
+def _identity(file: BinaryIO | Path | None) -> tuple[int, int] | None:
+    """None where there is no file."""
+    if file is None:
+        return None
     try:
-        status = path.stat()
+        status = file.stat() if isinstance(file, Path) else os.fstat(file.fileno())
     except OSError:
         return None
     return status.st_dev, status.st_ino

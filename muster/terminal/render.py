@@ -103,9 +103,7 @@ def styled(table: Table, width: int) -> list[Text]:
     table = _narrowed(table, width)
     lines = []
     for line in _lay_out(table):
-        text = Text("", no_wrap=True)
-        for cell in line:
-            text.append(cell.text, cell.style)
+        text = Text.assemble(*((cell.text, cell.style) for cell in line), no_wrap=True)
         text.rstrip()
         text.truncate(max(width, 1), overflow="ellipsis")
         lines.append(text)

@@ -92,7 +92,7 @@ class LogServer:
             return False
         url = self._server.url
         self.settings = replace(settings, redis_url=url)
-        self._background.run("redis", restart_on_exit(server, self._stopping, echo))
+        self._background.run("redis", restart_on_exit(server, server.start, self._stopping, echo))
         self._background.run("redis.rewrite", rewrite_when_needed(url, self._stopping))
 
         async def check() -> None:

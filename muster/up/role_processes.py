@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import structlog
 from msgspec.structs import replace
 
-from eventstore.errors import ConfigurationError
+from eventstore.errors import ConfigurationError, MusterError
 from muster.fallback.standby import ActiveFallback
 from muster.process.child import Child, NoStatus
 from muster.process.redis_wait import retry_until_reachable, run_unless_stopped, wait_for_stop
-from muster.process.restarts import STOP_SECONDS, RestartableRole, restart_on_exit
+from muster.process.restarts import restart_on_exit
 from muster.process.roles import ROLES, Owner, Part, RoleStatus, start_role
 from muster.settings.loading import to_environment
 from muster.settings.settings import Settings
@@ -28,6 +28,7 @@ from workers.host.processes import start_time
 log = structlog.get_logger("muster.up")
 
 READY_SECONDS = 60.0
+STOP_SECONDS = 5.0
 START_RETRY_SECONDS = (0.5, 2.0, 5.0)
 """Seconds until a role that reports nothing is started again; if it still does not, all ends."""
 STOP_ORDER = ("gateway", "supervisor", "projector")
@@ -60,9 +61,8 @@ class RoleProcesses:
         if not await run_unless_stopped(self._stopping, starting):
             return ""
         for role in ROLES:
-            start = functools.partial(self._start_and_wait, role)
-            process = RestartableRole(self._children[role], start)
-            self._background.run(role, restart_on_exit(process, self._stopping, echo))
+            child, start = self._children[role], functools.partial(self._restart, role)
+            self._background.run(role, restart_on_exit(child, start, self._stopping, echo))
         return next(filter(None, starting.result()), "")
 
     async def stop(self) -> None:
@@ -108,6 +108,16 @@ class RoleProcesses:
                 break
             status = await self._start_and_wait(role)
         return status
+
+    async def _restart(self, role: str) -> str:
+        try:
+            status = await self._start_and_wait(role)
+        except MusterError as error:
+            status = RoleStatus(failed=str(error))
+        if status.ready:
+            return ""
+        await self._children[role].stop(STOP_SECONDS)
+        return f"could not be started: {status.failed}"
 
     async def _start_and_wait(self, role: str) -> RoleStatus:
         """Its report: waited for a while, but while Redis is unreachable as long as it takes."""

@@ -1,6 +1,7 @@
 """`muster up` starts its server and its roles again until they run, and says what is wrong."""
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
@@ -325,9 +326,11 @@ class Role:
     async def begin(self) -> None:
         self.write(READY)
         assert (await self.child.start(10)).ready
-        kept = restarts.RestartableRole(self.child, lambda: self.child.start(10))
+        processes: Any = role_processes.RoleProcesses(load({}, {}), Background())
+        processes._children["gateway"] = self.child
+        start = functools.partial(processes._restart, "gateway")
         self.keeping = asyncio.ensure_future(
-            restarts.restart_on_exit(kept, self.ending, self.said.append)
+            restarts.restart_on_exit(self.child, start, self.ending, self.said.append)
         )
 
     async def say(self, text: str) -> None:
@@ -340,7 +343,8 @@ class Role:
 
 
 @pytest.fixture
-async def role(tmp_path: Path) -> AsyncIterator[Role]:
+async def role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Role]:
+    monkeypatch.setattr(role_processes, "READY_SECONDS", 10)
     made = Role(tmp_path)
     await made.begin()
     yield made
