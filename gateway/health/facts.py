@@ -17,7 +17,7 @@ from gateway.backend.backend import Backend
 from gateway.following.subscriptions import well_formed
 from gateway.wire.problems import Problem
 from gateway.wire.responses import json_response
-from projector.queries.views import is_lost
+from projector.queries.views import Position, is_lost
 
 REDIS_TIMEOUT_SECONDS: Final = 2.0
 RECOVER_ADVICE: Final = "`muster recover` rebuilds the log from the archive"
@@ -115,8 +115,8 @@ async def view_facts(backend: Backend) -> list[ViewFacts]:
         positions = await backend.positions()
     facts = []
     for pool, head in backend.tail.heads.items():
-        position = positions.get(pool)
-        seq, status = (position.seq, position.status) if position else (0, "ok")
+        position = positions.get(pool, Position(pool))
+        seq, status = position.seq, position.status
         since = head.behind_since(seq)
         lag = max(backend.log.now_ms(pool) - since, 0) / 1000 if since else 0.0
         facts.append(

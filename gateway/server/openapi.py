@@ -57,8 +57,8 @@ class Operation(Struct, frozen=True):
     """
 
     tag: str
-    call: str
-    """Its method and path, with a blank between."""
+    method: str
+    path: str
     handler: Callable[..., Awaitable[web.StreamResponse]]
     shape: Any
     """Of the body of its answers."""
@@ -68,14 +68,6 @@ class Operation(Struct, frozen=True):
     """Besides those that come with what it reads."""
     headers: tuple[dict[str, Any], ...] = ()
     content_type: str = JSON
-
-    @property
-    def method(self) -> str:
-        return self.call.partition(" ")[0]
-
-    @property
-    def path(self) -> str:
-        return self.call.partition(" ")[2]
 
     @property
     def inputs(self) -> dict[str, Any]:

@@ -19,14 +19,7 @@ from gateway.server.middleware import Handler, guard, set_headers
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
 from gateway.wire.decoding import path_parameter, read_body, read_query
 from gateway.wire.requests import NoParameters
-from gateway.wire.responses import (
-    API,
-    AgentPage,
-    PoolDeletion,
-    PoolList,
-    WorkerPage,
-    json_response,
-)
+from gateway.wire.responses import API, AgentPage, PoolDeletion, PoolList, WorkerPage, json_response
 from projector.queries.views import AgentRow, PoolRow
 
 AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health)$)[^/]+}"
@@ -40,17 +33,11 @@ def application(backend: Backend) -> web.Application:
     app[BACKEND] = backend
     app[LIMITS] = backend.limits
     app.on_response_prepare.append(set_headers)
-    app.add_routes(routes())
-    return app
-
-
-def routes() -> list[web.RouteDef]:
-    result = []
     for op in OPERATIONS:
         path = op.path.replace("{agent_id}", AGENT_ID)
         options = {"allow_head": False} if op.content_type == EVENT_STREAM else {}
-        result.append(web.route(op.method, path, _reading(op), **options))
-    return result
+        app.add_routes([web.route(op.method, path, _reading(op), **options)])
+    return app
 
 
 def _reading(op: Operation) -> Handler:
@@ -93,53 +80,55 @@ _PAGE: Final = {200: "A page"}
 _HTML: Final = "text/html"
 
 OPERATIONS: Final = (
-    Operation("agents", "POST /api/v1/agents/spawn", spawn.spawn, AgentRow,
+    Operation("agents", "POST", "/api/v1/agents/spawn", spawn.spawn, AgentRow,
               {200: "It runs", 202: "It is accepted and waits"}, (404, 409, 429, 502, 507),
               (PREFER, IDEMPOTENCY_KEY, DURABILITY)),
-    Operation("agents", "POST /api/v1/agents/terminate", agents.terminate, AgentRow, _ENDED,
+    Operation("agents", "POST", "/api/v1/agents/terminate", agents.terminate, AgentRow, _ENDED,
               (404, 409), _COMMAND),
-    Operation("agents", "GET /api/v1/agents", agents.list_agents, AgentPage, _PAGE),
-    Operation("agents", "GET /api/v1/agents/{agent_id}", agents.get_agent, AgentRow,
+    Operation("agents", "GET", "/api/v1/agents", agents.list_agents, AgentPage, _PAGE),
+    Operation("agents", "GET", "/api/v1/agents/{agent_id}", agents.get_agent, AgentRow,
               {200: "The agent"}, (404,)),
-    Operation("agents", "DELETE /api/v1/agents/{agent_id}", agents.delete_agent, AgentRow, _ENDED,
-              (404, 409), _COMMAND),
-    Operation("agents", "GET /api/v1/agents/project/{project_id}", agents.list_project, AgentPage,
-              _PAGE),
-    Operation("pools", "POST /api/v1/agents/pools", pools.create_pool, PoolRow,
+    Operation("agents", "DELETE", "/api/v1/agents/{agent_id}", agents.delete_agent, AgentRow,
+              _ENDED, (404, 409), _COMMAND),
+    Operation("agents", "GET", "/api/v1/agents/project/{project_id}", agents.list_project,
+              AgentPage, _PAGE),
+    Operation("pools", "POST", "/api/v1/agents/pools", pools.create_pool, PoolRow,
               {201: "It was created", 202: _LOWER}, (409,), _COMMAND),
-    Operation("pools", "GET /api/v1/agents/pools", pools.list_pools, PoolList, {200: "The pools"}),
-    Operation("pools", "GET /api/v1/agents/pools/{pool_name}", pools.get_pool, PoolRow,
+    Operation("pools", "GET", "/api/v1/agents/pools", pools.list_pools, PoolList,
+              {200: "The pools"}),
+    Operation("pools", "GET", "/api/v1/agents/pools/{pool_name}", pools.get_pool, PoolRow,
               {200: "The pool"}, (404,)),
-    Operation("pools", "PATCH /api/v1/agents/pools/{pool_name}", pools.change_pool, PoolRow,
+    Operation("pools", "PATCH", "/api/v1/agents/pools/{pool_name}", pools.change_pool, PoolRow,
               {200: "The pool as it is now", 202: _LOWER}, (404,), _COMMAND),
-    Operation("pools", "DELETE /api/v1/agents/pools/{pool_name}", pools.delete_pool, PoolDeletion,
-              {200: "It is gone", 202: "Its agents are ending"}, (404, 409), _COMMAND),
-    Operation("pools", "GET /api/v1/agents/workers", agents.list_workers, WorkerPage, _PAGE),
-    Operation("monitoring", "GET /api/v1/agents/monitor/system", monitor.system,
+    Operation("pools", "DELETE", "/api/v1/agents/pools/{pool_name}", pools.delete_pool,
+              PoolDeletion, {200: "It is gone", 202: "Its agents are ending"}, (404, 409),
+              _COMMAND),
+    Operation("pools", "GET", "/api/v1/agents/workers", agents.list_workers, WorkerPage, _PAGE),
+    Operation("monitoring", "GET", "/api/v1/agents/monitor/system", monitor.system,
               monitor.SystemFigures, {200: "The figures"}),
-    Operation("monitoring", "GET /api/v1/agents/monitor/dashboard", monitor.dashboard,
+    Operation("monitoring", "GET", "/api/v1/agents/monitor/dashboard", monitor.dashboard,
               monitor.Dashboard, {200: "Pools, workers, hosts, decisions, alerts"}),
-    Operation("monitoring", "GET /api/v1/agents/monitor/alerts", monitor.alerts, monitor.AlertList,
-              {200: "The alerts that apply now"}),
-    Operation("monitoring", "GET /api/v1/agents/health", monitor.health, monitor.HealthReport,
+    Operation("monitoring", "GET", "/api/v1/agents/monitor/alerts", monitor.alerts,
+              monitor.AlertList, {200: "The alerts that apply now"}),
+    Operation("monitoring", "GET", "/api/v1/agents/health", monitor.health, monitor.HealthReport,
               {200: "The agents' health"}),
-    Operation("parked", "GET /api/v1/parked", parked.list_parked, parked.ParkedList,
+    Operation("parked", "GET", "/api/v1/parked", parked.list_parked, parked.ParkedList,
               {200: "What is parked, the oldest first"}, (404,)),
-    Operation("parked", "POST /api/v1/parked/{parked_id}/retry", parked.retry, parked.ParkedRow,
+    Operation("parked", "POST", "/api/v1/parked/{parked_id}/retry", parked.retry, parked.ParkedRow,
               {200: "It was restored"}, (404, 409)),
-    Operation("parked", "DELETE /api/v1/parked/{parked_id}", parked.drop, parked.ParkedRow,
+    Operation("parked", "DELETE", "/api/v1/parked/{parked_id}", parked.drop, parked.ParkedRow,
               {200: "It was ended"}, (404, 409)),
-    Operation("events", "GET /api/v1/events", event_stream.follow, FlatEvent,
+    Operation("events", "GET", "/api/v1/events", event_stream.follow, FlatEvent,
               {200: "One event a message; its `id` is the `Last-Event-ID` to resume with"}, (429,),
               (LAST_EVENT_ID,), EVENT_STREAM),
-    Operation("probes", "GET /healthz", facts.alive, facts.Alive, {200: "Alive"}),
-    Operation("probes", "GET /readyz", facts.ready, facts.Readiness,
+    Operation("probes", "GET", "/healthz", facts.alive, facts.Alive, {200: "Alive"}),
+    Operation("probes", "GET", "/readyz", facts.ready, facts.Readiness,
               {200: "Ready", 503: "Not ready, and why"}),
-    Operation("monitoring", "GET /metrics", metrics.metrics, str, {200: "The text format"},
+    Operation("monitoring", "GET", "/metrics", metrics.metrics, str, {200: "The text format"},
               content_type=metrics.CONTENT_TYPE),
-    Operation("pages", "GET /openapi.json", document, dict[str, object], {200: "OpenAPI 3.1"}),
-    Operation("pages", "GET /", pages.dashboard, str, {200: "A page"}, content_type=_HTML),
-    Operation("pages", "GET /docs", pages.docs, str, {200: "A page"}, content_type=_HTML),
-    Operation("pages", "GET /static/{name}", pages.static, str,
+    Operation("pages", "GET", "/openapi.json", document, dict[str, object], {200: "OpenAPI 3.1"}),
+    Operation("pages", "GET", "/", pages.dashboard, str, {200: "A page"}, content_type=_HTML),
+    Operation("pages", "GET", "/docs", pages.docs, str, {200: "A page"}, content_type=_HTML),
+    Operation("pages", "GET", "/static/{name}", pages.static, str,
               {200: "A style sheet, script or picture"}, (404,), content_type="*/*"),
 )  # fmt: skip
