@@ -2,7 +2,9 @@
 
 A log that was recovered continues its `seq` in a new generation; events of the older one from there
 on are void. So the history of a log is a list of spans, one for each generation. The last one may
-be cut: at a `seq`, at a time, or at an older generation as it was before the loss.
+be cut: at a `seq`, at a time, or at an older generation as it was before the loss. Where its `last`
+is below its `first`, it is empty: the position is before the first archived event, but not at the
+start of the log.
 
 `ts` never goes back within a log, so a time is found by bisection.
 
@@ -12,11 +14,12 @@ A point in time is one position in every log.
 from collections.abc import Mapping
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, or_, select
+from msgspec.structs import replace
+from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select
 
 from eventstore.errors import MusterError
 from eventstore.keys import CATALOGUE
-from projector.intake.archive import generation_ranges
+from projector.intake.archive import GenerationRange, generation_ranges
 from projector.intake.source import archive_heads
 from projector.store.rows import EventRow
 from projector.store.tables import EVENTS
@@ -35,23 +38,11 @@ class ArchiveIncomplete(MusterError):
         super().__init__(f"{name}: the archive is complete from seq {complete_from} on ({ts} ms)")
 
 
-class Span(Struct, frozen=True):
-    """The valid events of a generation, first and last seq included.
-
-    `last` below `first`: the position is before the first archived event, but not at the start of
-    the log; the span is empty.
-    """
-
-    generation: int
-    first: int
-    last: int
-
-
 class LogPosition(Struct, frozen=True):
     """A log's history up to and including `seq`; seq 0: before its first event."""
 
     pool: str
-    spans: tuple[Span, ...]
+    spans: tuple[GenerationRange, ...]
     ts: int
     """Of the event at `seq`."""
     at_end: bool
@@ -92,12 +83,6 @@ class LogPosition(Struct, frozen=True):
         return and_(e.pool == self.pool, or_(false(), *spans))
 
 
-def history_spans(connection: Connection, pool: str, newest: int | None = None) -> tuple[Span, ...]:
-    """The valid spans of a log; `newest`: as it was in that generation."""
-    found = generation_ranges(connection, pool, newest)
-    return tuple(Span(s.generation, s.first, s.last) for s in found if s.first <= s.last)
-
-
 def position_at_event(
     connection: Connection, pool: str, seq: int, generation: int | None = None
 ) -> LogPosition:
@@ -106,7 +91,7 @@ def position_at_event(
     Raises `NotYetArchived`; and `ArchiveIncomplete` before the archive's first event: the time of
     the event is unknown, and so are the positions of other logs then.
     """
-    spans = history_spans(connection, pool, generation)
+    spans = generation_ranges(connection, pool, generation)
     end = spans[-1].last if spans else 0
     if seq > end:
         name = f"pool {pool!r}" if pool else "the catalogue"
@@ -121,41 +106,31 @@ def position_at_event(
 
 def position_at_time(connection: Connection, pool: str, at_ms: int) -> LogPosition:
     """The position after all events with a `ts` up to that time."""
-    spans = history_spans(connection, pool)
+    spans = generation_ranges(connection, pool)
     low = spans[0].first - 1 if spans else 0
     high = spans[-1].last if spans else 0
     while low < high:
         middle = (low + high + 1) // 2
-        if _ts(connection, pool, spans, middle) <= at_ms:
+        if _ts(connection, spans, middle) <= at_ms:
             low = middle
         else:
             high = middle - 1
     return _cut(connection, pool, spans, low)
 
 
-def _cut(connection: Connection, pool: str, spans: tuple[Span, ...], seq: int) -> LogPosition:
-    cut_spans = tuple(
-        Span(span.generation, span.first, min(span.last, seq))
-        for span in spans
-        if span.first <= seq
-    )
-    ts = _ts(connection, pool, cut_spans, seq) if cut_spans else 0
-    if not cut_spans and spans and seq:
-        cut_spans = (Span(spans[0].generation, spans[0].first, seq),)
-    return LogPosition(pool, cut_spans, ts, at_end=not spans or seq >= spans[-1].last)
+def _cut(connection: Connection, pool: str, spans: list[GenerationRange], seq: int) -> LogPosition:
+    cut = [replace(span, last=min(span.last, seq)) for span in spans if span.first <= seq]
+    ts = _ts(connection, cut, seq) if cut else 0
+    if not cut and spans and seq:
+        cut = [replace(spans[0], last=seq)]
+    return LogPosition(pool, tuple(cut), ts, at_end=not spans or seq >= spans[-1].last)
 
 
-def _ts(connection: Connection, pool: str, spans: tuple[Span, ...], seq: int) -> int:
+def _ts(connection: Connection, spans: list[GenerationRange], seq: int) -> int:
     """Of the event at a seq, or of the one before it where that one is missing."""
     span = [span for span in spans if span.first <= seq][-1]
-    query = (
-        select(EVENTS.c.ts)
-        .where(EVENTS.c.pool == pool, EVENTS.c.generation == span.generation)
-        .where(EVENTS.c.seq.between(span.first, min(seq, span.last)))
-        .order_by(EVENTS.c.seq.desc())
-        .limit(1)
-    )
-    return int(connection.execute(query).scalar() or 0)
+    query = span.rows(EVENTS.c.ts).where(EVENTS.c.seq <= seq).order_by(EVENTS.c.seq.desc())
+    return int(connection.execute(query.limit(1)).scalar() or 0)
 
 
 def require_complete(connection: Connection, position: LogPosition, first: int = 1) -> None:
@@ -167,30 +142,20 @@ def require_complete(connection: Connection, position: LogPosition, first: int =
     if connection.execute(counted).scalar_one() == expected:
         return
     # In an unbroken run up to the position, seq plus its rank from the end is constant.
-    rank = func.row_number().over(order_by=EVENTS.c.seq.desc())
-    ranked = select(EVENTS.c.seq, EVENTS.c.ts, rank.label("rank")).where(
-        position.event_filter(first)
-    )
-    rows = ranked.subquery()
-    unbroken = (
-        select(rows.c.seq, rows.c.ts)
-        .where(rows.c.seq + rows.c.rank == position.seq + 1)
-        .order_by(rows.c.seq)
-        .limit(1)
-    )
-    row = (
-        connection.execute(unbroken).first() or connection.execute(_next_archived(position)).first()
-    )
-    raise ArchiveIncomplete(
-        position.pool, row.seq if row else position.seq + 1, row.ts if row else 0
-    )
-
-
-def _next_archived(position: LogPosition) -> Select[tuple[int, int]]:
-    """The first archived event after a position that is not archived itself."""
     e = EVENTS.c
-    later = and_(e.pool == position.pool, e.generation >= position.generation, e.seq > position.seq)
-    return select(e.seq, e.ts).where(later).order_by(e.seq).limit(1)
+    rank = func.row_number().over(order_by=e.seq.desc())
+    ranked = select(e.seq, e.ts, rank.label("rank")).where(position.event_filter(first)).subquery()
+    unbroken = select(ranked.c.seq, ranked.c.ts).where(
+        ranked.c.seq + ranked.c.rank == position.seq + 1
+    )
+    # Where the position itself is not archived: the first archived event after it.
+    following = select(e.seq, e.ts).where(
+        e.pool == position.pool, e.generation >= position.generation, e.seq > position.seq
+    )
+    for query in (unbroken, following):
+        if row := connection.execute(query.order_by("seq").limit(1)).first():
+            raise ArchiveIncomplete(position.pool, row.seq, row.ts)
+    raise ArchiveIncomplete(position.pool, position.seq + 1, 0)
 
 
 class AsOf(Struct, frozen=True):
@@ -235,7 +200,6 @@ def find_point(connection: Connection, as_of: AsOf, pool_names: set[str] | None)
         at_ms = max((position.ts for position in fixed.values()), default=0)
     pools = {CATALOGUE, *archive_heads(connection)} if pool_names is None else pool_names
     positions = {
-        pool: fixed[pool] if pool in fixed else position_at_time(connection, pool, at_ms)
-        for pool in sorted(pools)
+        pool: fixed.get(pool) or position_at_time(connection, pool, at_ms) for pool in sorted(pools)
     }
     return PointInTime(at_ms, positions, frozenset(fixed))

@@ -35,10 +35,8 @@ class GenerationRange(Struct, frozen=True):
     last: int
 
     def rows(self, *columns: Any) -> Select[Any]:
-        query = select(*(columns or EVENTS.c))
-        return query.where(
-            _in_generation(self.pool, self.generation), E.seq.between(self.first, self.last)
-        )
+        query = select(*(columns or E)).where(_in_generation(self.pool, self.generation))
+        return query.where(E.seq.between(self.first, self.last))
 
 
 def id_order(stream_id: str) -> tuple[int, int]:
@@ -52,7 +50,10 @@ def id_order(stream_id: str) -> tuple[int, int]:
 def generation_ranges(
     connection: Connection, pool: str, newest: int | None = None
 ) -> list[GenerationRange]:
-    """The generations of a pool's log, in order; `newest`: as it was in that one."""
+    """The generations of a pool's log that have valid events, in order.
+
+    `newest`: as it was in that one.
+    """
     found: list[GenerationRange] = []
     generation = _next_generation(connection, pool, -1)
     while generation is not None and (newest is None or generation <= newest):
@@ -62,54 +63,56 @@ def generation_ranges(
             select(func.max(E.seq)).where(in_generation).scalar_subquery(),
         )
         first, last = connection.execute(bounds).one()
+        # Events at or above the start of a later generation are superseded.
+        found = [replace(part, last=min(part.last, first - 1)) for part in found]
         found.append(GenerationRange(pool, generation, first, last))
         generation = _next_generation(connection, pool, generation)
-    return [*reversed(_without_superseded(reversed(found)))]
-
-
-def _without_superseded(newest_first: Iterable[GenerationRange]) -> list[GenerationRange]:
-    """Without events at or above the start of a later generation."""
-    ranges: list[GenerationRange] = []
-    for part in newest_first:
-        last = min([part.last, *(later.first - 1 for later in ranges)])
-        ranges.append(replace(part, last=last))
-    return ranges
+    return [part for part in found if part.first <= part.last]
 
 
 def after(
-    connection: Connection, pool: str, stream_id: str, *, until: str = "+", count: int
+    connection: Connection, pool: str, stream_id: str, until: str = "+", count: int = 1000
 ) -> list[EventRow]:
     """Archived events with ids after one and up to another, oldest first."""
     start, end = id_order(stream_id), id_order(until)
-    found: list[EventRow] = []
-    for part in generation_ranges(connection, pool):
-        remaining = count - len(found)
-        if remaining <= 0:
-            break
-        first = _first_seq(connection, part, lambda at: at > start)
-        rows = part.rows().where(E.seq >= first).order_by(E.seq).limit(remaining)
-        found += [EventRow(**row) for row in connection.execute(rows).mappings()]
+    queries = (
+        part.rows()
+        .where(E.seq >= _first_seq(connection, part, lambda at: at > start))
+        .order_by(E.seq)
+        for part in generation_ranges(connection, pool)
+    )
+    found = _first_rows(connection, queries, count)
     return [row for row in found if id_order(row.stream_id) <= end]
 
 
-def before(connection: Connection, pool: str, stream_id: str, *, count: int) -> list[EventRow]:
+def before(connection: Connection, pool: str, stream_id: str, count: int = 1000) -> list[EventRow]:
     """Archived events with ids before one, newest first."""
     end = id_order(stream_id)
+    queries = (
+        part.rows()
+        .where(E.seq < _first_seq(connection, part, lambda at: at >= end))
+        .order_by(E.seq.desc())
+        for part in reversed(generation_ranges(connection, pool))
+    )
+    return _first_rows(connection, queries, count)
+
+
+def _first_rows(
+    connection: Connection, queries: Iterable[Select[Any]], count: int
+) -> list[EventRow]:
     found: list[EventRow] = []
-    for part in reversed(generation_ranges(connection, pool)):
-        remaining = count - len(found)
-        if remaining <= 0:
+    for query in queries:
+        rows = connection.execute(query.limit(count - len(found))).mappings()
+        found += [EventRow(**row) for row in rows]
+        if len(found) >= count:
             break
-        first = _first_seq(connection, part, lambda at: at >= end)
-        rows = part.rows().where(E.seq < first).order_by(E.seq.desc()).limit(remaining)
-        found += [EventRow(**row) for row in connection.execute(rows).mappings()]
     return found
 
 
 def id_before(connection: Connection, pool: str, seq: int) -> str:
     """The id of the last archived event below a seq; `0` if there is none."""
     for part in reversed(generation_ranges(connection, pool)):
-        query = part.rows(EVENTS.c.stream_id).where(E.seq < seq).order_by(E.seq.desc()).limit(1)
+        query = part.rows(E.stream_id).where(E.seq < seq).order_by(E.seq.desc()).limit(1)
         if found := connection.execute(query).scalar():
             return str(found)
     return "0"
@@ -122,7 +125,7 @@ def _first_seq(
     low, high = part.first, part.last + 1
     while low < high:
         middle = (low + high) // 2
-        query = part.rows(E.seq, EVENTS.c.stream_id).where(E.seq >= middle).order_by(E.seq).limit(1)
+        query = part.rows(E.seq, E.stream_id).where(E.seq >= middle).order_by(E.seq).limit(1)
         row = connection.execute(query).first()
         if row is None or reached(id_order(row.stream_id)):
             high = middle
@@ -132,11 +135,11 @@ def _first_seq(
 
 
 def _in_generation(pool: str, generation: int) -> ColumnElement[bool]:
-    return (EVENTS.c.pool == pool) & (E.generation == generation)
+    return (E.pool == pool) & (E.generation == generation)
 
 
 def _next_generation(connection: Connection, pool: str, generation: int) -> int | None:
-    query = select(func.min(E.generation)).where(EVENTS.c.pool == pool, E.generation > generation)
+    query = select(func.min(E.generation)).where(E.pool == pool, E.generation > generation)
     found: int | None = connection.execute(query).scalar()
     return found
 

@@ -47,19 +47,14 @@ def admit(position: Position, rows: Sequence[EventRow]) -> Admitted:
             break
         try:
             events.append(event_of(row))
-        except UnknownEvent as error:
-            reason = str(error)[:REASON_MAX]
-            problem = (
-                f"unreadable event: seq {row.seq} ({row.stream_id}): {reason}; nothing was skipped:"
-                " run a projector of the version that wrote it, or newer"
-            )
-            break
-        except (msgspec.DecodeError, RecursionError) as error:
-            problem = (
-                f"unreadable event: seq {row.seq} ({row.stream_id}): {row.type[:64]!r} version"
-                f" {row.version}: {str(error)[:REASON_MAX]}; nothing was skipped:"
-                f" its data is damaged"
-            )
+        except (UnknownEvent, msgspec.DecodeError, RecursionError) as error:
+            reason, advice = str(error)[:REASON_MAX], "its data is damaged"
+            if isinstance(error, UnknownEvent):
+                advice = "run a projector of the version that wrote it, or newer"
+            else:
+                reason = f"{row.type[:64]!r} version {row.version}: {reason}"
+            at = f"seq {row.seq} ({row.stream_id})"
+            problem = f"unreadable event: {at}: {reason}; nothing was skipped: {advice}"
             break
     return Admitted(list(rows[: len(events)]), events, problem)
 
@@ -151,12 +146,6 @@ def require_short_names(*names: str) -> None:
 
 def position_after(position: Position, admitted: Admitted) -> Position:
     """The position after what was admitted."""
-    last = admitted.rows[-1] if admitted.rows else None
-    return Position(
-        pool=position.pool,
-        generation=last.generation if last else position.generation,
-        seq=last.seq if last else position.seq,
-        stream_id=last.stream_id if last else position.stream_id,
-        ts=last.ts if last else position.ts,
-        status=admitted.problem or OK,
-    )
+    last: Position | EventRow = admitted.rows[-1] if admitted.rows else position
+    status = admitted.problem or OK
+    return Position(position.pool, last.generation, last.seq, last.stream_id, last.ts, status)

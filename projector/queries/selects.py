@@ -32,9 +32,9 @@ ENDED_WORKER_STATUSES: Final = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.va
 
 
 def agents(
-    connection: Connection, wanted: AgentFilter, *, after: str, limit: int
+    connection: Connection, wanted: AgentFilter, *, after: str = "", limit: int = 100
 ) -> list[AgentRow]:
-    """In the order of their ids."""
+    """Agents in the order of their ids, after the id `after` (keyset paging)."""
     a = SERVING.agents
     query = _agents().where(*_conditions(connection, wanted)).order_by(a.c.agent_id)
     if after:
@@ -42,7 +42,8 @@ def agents(
     return _agent_rows(connection, query.limit(limit))
 
 
-def agent(connection: Connection, agent_id: str, pool: str | None) -> AgentRow | None:
+def agent(connection: Connection, agent_id: str, pool: str | None = None) -> AgentRow | None:
+    """One agent, ended or not."""
     a = SERVING.agents
     query = _agents().where(a.c.agent_id == agent_id)
     if pool is not None:
@@ -52,7 +53,7 @@ def agent(connection: Connection, agent_id: str, pool: str | None) -> AgentRow |
 
 
 def count_agents(connection: Connection) -> dict[str, dict[str, int]]:
-    """By pool and status, without ended ones."""
+    """Numbers of agents by pool and status, without ended ones."""
     a = SERVING.agents
     query = (
         select(a.c.pool_name, a.c.status, func.count())
@@ -103,15 +104,23 @@ def _agent_rows(connection: Connection, query: Select[Any]) -> list[AgentRow]:
     return [agent_row(row, capacities.get(row["pool_name"], PoolCapacity())) for row in rows]
 
 
-def pools(connection: Connection, name: str | None = None) -> list[PoolRow]:
+def pools(connection: Connection) -> list[PoolRow]:
     """Pools that were not deleted, in the order of their names."""
-    p, c = SERVING.pools, CAPACITY
-    names = [column for column in c.c if column.name != "pool_name"]
-    query = select(p, *names).join_from(p, c, p.c.pool_name == c.c.pool_name)
-    if name is not None:
-        query = query.where(p.c.pool_name == name)
-    rows = connection.execute(query.order_by(p.c.pool_name)).mappings()
+    rows = connection.execute(_pools().order_by(SERVING.pools.c.pool_name)).mappings()
     return [pool_row(row) for row in rows]
+
+
+def pool(connection: Connection, name: str) -> PoolRow | None:
+    """A pool that was not deleted."""
+    query = _pools().where(SERVING.pools.c.pool_name == name)
+    row = connection.execute(query).mappings().first()
+    return pool_row(row) if row else None
+
+
+def _pools() -> Select[Any]:
+    p, c = SERVING.pools, CAPACITY
+    counts = [column for column in c.c if column.name != "pool_name"]
+    return select(p, *counts).join_from(p, c, p.c.pool_name == c.c.pool_name)
 
 
 def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, PoolCapacity]:
@@ -137,9 +146,14 @@ def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, PoolC
 
 
 def workers(
-    connection: Connection, pool: str | None, *, ended: bool, after: str, limit: int | None
+    connection: Connection,
+    pool: str | None = None,
+    *,
+    ended: bool = False,
+    after: str = "",
+    limit: int | None = None,
 ) -> list[WorkerRow]:
-    """In the order of their ids; `ended`: stopped and lost ones too."""
+    """Workers in the order of their ids; `ended`: stopped and lost ones too."""
     w, live = SERVING.workers, WORKER_LIVE
     same = (live.c.worker_id == w.c.worker_id) & (live.c.pool_name == w.c.pool_name)
     query = (
@@ -157,6 +171,7 @@ def workers(
 
 
 def hosts(connection: Connection) -> list[HostRow]:
+    """Hosts in the order of their ids, those that left too."""
     h = SERVING.hosts
     columns = [h.c[name] for name in HostRow.__struct_fields__]
     rows = connection.execute(select(*columns).order_by(h.c.host)).mappings()
@@ -167,16 +182,15 @@ def events(
     connection: Connection,
     pool: str,
     *,
-    after_seq: int,
-    subject: str | None,
-    types: Sequence[str],
-    limit: int,
+    after_seq: int = 0,
+    subject: str | None = None,
+    types: Sequence[str] = (),
+    limit: int = 1000,
 ) -> list[EventRow]:
     """Archived events of a pool, in order."""
     query = (
         select(EVENTS)
-        .where(EVENTS.c.pool == pool)
-        .where(EVENTS.c.seq > after_seq)
+        .where(EVENTS.c.pool == pool, EVENTS.c.seq > after_seq)
         .order_by(EVENTS.c.seq)
         .limit(limit)
     )
@@ -188,17 +202,17 @@ def events(
 
 
 def agent_state(connection: Connection, pool: str, agent_id: str) -> Agent | None:
-    """The folded state of an agent."""
+    """An agent as the fold of its events: its hash can be rebuilt from that."""
     a = SERVING.agents
-    query = select(a).where(a.c.pool_name == pool).where(a.c.agent_id == agent_id)
+    query = select(a).where(a.c.pool_name == pool, a.c.agent_id == agent_id)
     row = connection.execute(query).mappings().first()
     return agent_of(row) if row else None
 
 
 def recent(
-    connection: Connection, types: Sequence[str], *, since_ms: int, limit: int
+    connection: Connection, types: Sequence[str], *, since_ms: int, limit: int = 100
 ) -> list[EventRow]:
-    """The newest events of some types over all pools, newest first."""
+    """The newest events of some types over all pools, newest first (for alerts)."""
     query = (
         select(EVENTS)
         .where(EVENTS.c.type.in_(types) if types else literal(value=True))

@@ -1,13 +1,13 @@
 """The read side: the module of the projector that the gateway imports."""
 
 import asyncio
+import functools
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from eventstore.language.agents import Agent
 from projector.fold.projection import read_positions
 from projector.history.history import ArchiveUnreadable, History
 from projector.history.positions import ArchiveIncomplete, AsOf, NotYetArchived, PointInTime
@@ -42,7 +42,20 @@ HISTORY_SECONDS: Final = 4.0
 POLL_MIN_SECONDS: Final = 0.001
 POLL_MAX_SECONDS: Final = 0.02
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _query(
+    work: Callable[Concatenate[Connection, P], T],
+) -> Callable[Concatenate["Views", P], Coroutine[Any, Any, T]]:
+    """A function of a connection as a method that runs it in a transaction."""
+
+    @functools.wraps(work)
+    async def run(self: "Views", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._database.read_with_retry(lambda c: work(c, *args, **kwargs))
+
+    return run
 
 
 class Views:
@@ -78,7 +91,7 @@ class Views:
 
     async def positions(self) -> dict[str, Position]:
         """Every checkpoint, by pool."""
-        self._positions = await self._read(lambda c: read_positions(c, SERVING))
+        self._positions = await self._database.read_with_retry(lambda c: read_positions(c, SERVING))
         return self._positions
 
     async def wait_for(self, pool: str, seq: int, *, timeout_seconds: float) -> bool:
@@ -105,99 +118,18 @@ class Views:
     def _has_reached(self, pool: str, seq: int) -> bool:
         return self._positions.get(pool, Position(pool)).seq >= seq
 
-    # ---- agents ------------------------------------------------------------------------------
+    # ---- queries: `selects` and `archive` describe them ----------------------------------------
 
-    async def agents(
-        self,
-        filter: AgentFilter,  # noqa: A002 - reads best where it is called
-        *,
-        after: str = "",
-        limit: int = 100,
-    ) -> Sequence[AgentRow]:
-        """Agents in the order of their ids, after the id `after` (keyset paging)."""
-        return await self._read(lambda c: selects.agents(c, filter, after=after, limit=limit))
-
-    async def agent(self, agent_id: str, pool: str | None = None) -> AgentRow | None:
-        """One agent, ended or not."""
-        return await self._read(lambda c: selects.agent(c, agent_id, pool))
-
-    async def count_agents(self) -> dict[str, dict[str, int]]:
-        """Numbers of agents by pool and status, without ended ones."""
-        return await self._read(selects.count_agents)
-
-    # ---- workers, pools, hosts ---------------------------------------------------------------
-
-    async def workers(
-        self,
-        pool: str | None = None,
-        *,
-        ended: bool = False,
-        after: str = "",
-        limit: int | None = None,
-    ) -> Sequence[WorkerRow]:
-        """Workers in the order of their ids; `ended`: stopped and lost ones too."""
-        return await self._read(
-            lambda c: selects.workers(c, pool, ended=ended, after=after, limit=limit)
-        )
-
-    async def pools(self) -> Sequence[PoolRow]:
-        """Pools that were not deleted, in the order of their names."""
-        return await self._read(selects.pools)
-
-    async def pool(self, name: str) -> PoolRow | None:
-        """A pool that was not deleted."""
-        found = await self._read(lambda c: selects.pools(c, name))
-        return found[0] if found else None
-
-    async def hosts(self) -> Sequence[HostRow]:
-        """Hosts in the order of their ids, those that left too."""
-        return await self._read(selects.hosts)
-
-    # ---- events ------------------------------------------------------------------------------
-
-    async def events(
-        self,
-        pool: str,
-        *,
-        after_seq: int = 0,
-        subject: str | None = None,
-        types: Sequence[str] = (),
-        limit: int = 1000,
-    ) -> Sequence[EventRow]:
-        """Archived events of a pool, in order."""
-        return await self._read(
-            lambda c: selects.events(
-                c, pool, after_seq=after_seq, subject=subject, types=types, limit=limit
-            )
-        )
-
-    async def archived(
-        self, pool: str, stream_id: str, until: str = "+", count: int = 1000
-    ) -> Sequence[EventRow]:
-        """Archived events after an id of the pool's stream and up to another, in order."""
-        return await self._read(
-            lambda c: archive.after(c, pool, stream_id, until=until, count=count)
-        )
-
-    async def archived_before(
-        self, pool: str, stream_id: str, count: int = 1000
-    ) -> Sequence[EventRow]:
-        """Archived events before an id of the pool's stream, newest first."""
-        return await self._read(lambda c: archive.before(c, pool, stream_id, count=count))
-
-    async def archived_id(self, pool: str, seq: int) -> str:
-        """The id of the last archived event below a seq; `0` if there is none."""
-        return await self._read(lambda c: archive.id_before(c, pool, seq))
-
-    async def agent_state(self, pool: str, agent_id: str) -> Agent | None:
-        """An agent as the fold of its events: its hash can be rebuilt from that."""
-        return await self._read(lambda c: selects.agent_state(c, pool, agent_id))
-
-    async def recent(
-        self, types: Sequence[str], *, since_ms: int, limit: int = 100
-    ) -> Sequence[EventRow]:
-        """The newest events of some types over all pools, newest first (for alerts)."""
-        return await self._read(lambda c: selects.recent(c, types, since_ms=since_ms, limit=limit))
-
-    async def _read(self, work: Callable[[Connection], T]) -> T:
-        return await self._database.read_with_retry(work)
+    agents = _query(selects.agents)
+    agent = _query(selects.agent)
+    agent_state = _query(selects.agent_state)
+    count_agents = _query(selects.count_agents)
+    workers = _query(selects.workers)
+    pools = _query(selects.pools)
+    pool = _query(selects.pool)
+    hosts = _query(selects.hosts)
+    events = _query(selects.events)
+    recent = _query(selects.recent)
+    archived = _query(archive.after)
+    archived_before = _query(archive.before)
+    archived_id = _query(archive.id_before)
