@@ -56,7 +56,7 @@ HASH: Final = hashes.HashCodec(
 ROW: Final = mapping.RowCodec(
     LaterAgent,
     keys="agent_id pool_name",
-    first=" ".join(column.name for column in mapping.AGENTS.columns),
+    first=" ".join(mapping.AGENTS.columns),
     renamed=mapping.AGENT_COLUMNS,
     more={"generation": int},
 )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from eventstore.language import agents, workers
 from eventstore.language import catalogue as pools
@@ -77,75 +78,74 @@ def fold(
     `truncated`: the first events of the log are gone, perhaps with the first ones of some agents
     and workers. Events of unknown agents and workers are skipped then.
     """
-    after = State()
+    folding = _Fold(pool, before, truncated)
     for event in events:
-        if truncated and _unknown(event, before, after):
-            continue
         if event.type.startswith("agent."):
-            _fold_agent(pool, event, before, after)
+            folding.agent(event)
         elif event.type.startswith("worker."):
-            _fold_worker(pool, event, before, after)
+            folding.worker(event)
         elif not isinstance(event.body, log_events.PoolScalingDecided | log_events.LogRecovered):
             raise Unfoldable(event, "it belongs in the catalogue")
-    return after
+    return folding.after
 
 
-def _unknown(event: log_events.Event, before: State, after: State) -> bool:
-    """Whether it is of an agent or worker whose first event is gone."""
-    name = event.subject
-    if event.type.startswith("agent."):
-        known = name in after.agents or name in before.agents
-        return not known and not isinstance(event.body, log_events.AgentRequested)
-    known = name in after.workers or name in before.workers
-    of_worker = event.type.startswith("worker.")
-    return of_worker and not known and not isinstance(event.body, log_events.WorkerRequested)
+class _Fold(Struct):
+    pool: str
+    before: State
+    truncated: bool
+    after: State = field(default_factory=State)
 
+    def agent(self, event: log_events.Event) -> None:
+        old = self.after.agents.get(event.subject) or self.before.agents.get(event.subject)
+        if not self._follows(event, old, "agent", log_events.AgentRequested):
+            return
+        with _foldable(event):
+            new = agents.evolve(old, event, self.pool)
+        self.after.agents[event.subject] = new
+        old_worker, new_worker = _holder(old), _holder(new)
+        if old_worker != new_worker:
+            self._update_load(old_worker, -1, "")
+            self._update_load(new_worker, +1, new.agent_id if new.alone else "")
+        elif new_worker and old is not None and old.alone and not new.alone:
+            self._update_load(new_worker, 0, "")
 
-def _fold_agent(pool: str, event: log_events.Event, before: State, after: State) -> None:
-    old = after.agents.get(event.subject) or before.agents.get(event.subject)
-    if (old is None) is not isinstance(event.body, log_events.AgentRequested):
-        raise Unfoldable(event, "no such agent" if old is None else "it exists already")
-    with _foldable(event):
-        new = agents.evolve(old, event, pool)
-    after.agents[event.subject] = new
-    old_worker, new_worker = _holder(old), _holder(new)
-    if old_worker != new_worker:
-        _update_load(old_worker, -1, "", before, after)
-        _update_load(new_worker, +1, new.agent_id if new.alone else "", before, after)
-    elif new_worker and old is not None and old.alone and not new.alone:
-        _update_load(new_worker, 0, "", before, after)
+    def worker(self, event: log_events.Event) -> None:
+        old = self._load(event.subject)
+        if not self._follows(event, old, "worker", log_events.WorkerRequested):
+            return
+        with _foldable(event):
+            new = workers.evolve(old.worker if old else None, event, self.pool)
+        self.after.workers[event.subject] = replace(old, worker=new) if old else WorkerLoad(new)
+
+    def _follows(
+        self, event: log_events.Event, old: object, kind: str, first: type[Struct]
+    ) -> bool:
+        """False: the first event of its subject is gone. Raises `Unfoldable`."""
+        if (old is None) is isinstance(event.body, first):
+            return True
+        if old is None and self.truncated:
+            return False
+        raise Unfoldable(event, f"no such {kind}" if old is None else "it exists already")
+
+    def _load(self, worker_id: str) -> WorkerLoad | None:
+        return self.after.workers.get(worker_id) or self.before.workers.get(worker_id)
+
+    def _update_load(self, worker_id: str, change: int, isolated_agent: str) -> None:
+        if load := self._load(worker_id):
+            count = load.agent_count + change
+            self.after.workers[worker_id] = WorkerLoad(load.worker, count, isolated_agent)
 
 
 def _holder(agent: Agent | None) -> str:
     return agent.worker_id if agent is not None and agent.held else ""
 
 
-def _update_load(
-    worker_id: str, change: int, isolated_agent: str, before: State, after: State
-) -> None:
-    load = after.workers.get(worker_id) or before.workers.get(worker_id)
-    if load is not None:
-        after.workers[worker_id] = WorkerLoad(
-            load.worker, load.agent_count + change, isolated_agent
-        )
-
-
-def _fold_worker(pool: str, event: log_events.Event, before: State, after: State) -> None:
-    old = after.workers.get(event.subject) or before.workers.get(event.subject)
-    if (old is None) is not isinstance(event.body, log_events.WorkerRequested):
-        raise Unfoldable(event, "no such worker" if old is None else "it exists already")
-    with _foldable(event):
-        new = workers.evolve(old.worker if old else None, event, pool)
-    after.workers[event.subject] = WorkerLoad(
-        new, old.agent_count if old else 0, old.isolated_agent if old else ""
-    )
-
-
 def fold_catalogue(events: Iterable[log_events.Event], before: Catalogue) -> Catalogue:
     """Apply events to the catalogue. Raises `Unfoldable`."""
     after = before
     for event in events:
-        _require_known(event, after)
+        if not isinstance(event.body, log_events.LogRecovered):
+            _require_known(event, after)
         with _foldable(event):
             after = pools.evolve(after, event)
     return after
@@ -161,8 +161,6 @@ def _foldable(event: log_events.Event) -> Iterator[None]:
 
 
 def _require_known(event: log_events.Event, catalogue: Catalogue) -> None:
-    if isinstance(event.body, log_events.LogRecovered):
-        return
     if not isinstance(event.body, CATALOGUE_BODIES):
         raise Unfoldable(event, "it does not belong in the catalogue")
     known: Mapping[str, object] = (

@@ -16,10 +16,10 @@ from msgspec.structs import asdict
 from sqlalchemy import Connection, delete, select, update
 
 from eventstore.errors import UnknownEvent
-from eventstore.language.events import ENTRY_FIELDS, require_version
+from eventstore.language.events import require_version
 from eventstore.language.upcasts import upcast
 from eventstore.log.reader import Entry
-from projector.intake.entries import number_of, require_short_names, text_of
+from projector.intake.entries import read_entry, require_short_names
 from projector.store.tables import AGENT_LIVE, SERVING, WORKER_LIVE, write_rows
 
 RETENTION_MS: Final = 900_000
@@ -61,10 +61,9 @@ class HeartbeatBatch(Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(Heartbeat)
-_TYPE, _VERSION, _SUBJECT, _TS, _DATA = 1, 3, 9, 25, 27
 
 
-def decode_heartbeat(kind: str, version: int, data: bytes) -> Heartbeat:
+def decode_heartbeat(kind: str, version: int, data: bytes | str) -> Heartbeat:
     """Decode a heartbeat, by the rules of `decode_body` in `eventstore/language/events.py`."""
     require_version(kind, version, Heartbeat.version if kind == Heartbeat.type else None)
     if version < Heartbeat.version:
@@ -78,14 +77,15 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> HeartbeatBatch:
     agents: dict[tuple[str, str], dict[str, Any]] = {}
     workers: dict[tuple[str, str], dict[str, Any]] = {}
     for pool, pool_entries in entries.items():
-        for stream_id, fields in pool_entries:
+        for entry in pool_entries:
+            row = read_entry(pool, 0, entry)
+            worker_id, ts = row.subject, row.ts
             try:
-                worker_id, ts = text_of(fields[_SUBJECT]), number_of(text_of(fields[_TS]))
-                kind, version = text_of(fields[_TYPE]), number_of(text_of(fields[_VERSION]))
-                heartbeat = decode_heartbeat(kind, version, fields[_DATA])
+                heartbeat = decode_heartbeat(row.type, row.version, row.data)
                 require_short_names(worker_id, *heartbeat.agents)
-            except (UnknownEvent, IndexError, ValueError, RecursionError) as error:
-                unreadable.append(_unreadable(pool, stream_id, fields, error))
+            except (UnknownEvent, ValueError, RecursionError) as error:
+                name, reason = worker_id[:NAME_MAX], str(error)
+                unreadable.append(UnreadableHeartbeat(pool, name, row.stream_id, reason))
                 continue
             workers[pool, worker_id] = {
                 "worker_id": worker_id,
@@ -105,16 +105,6 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> HeartbeatBatch:
                 }
     last = {pool: some[-1][0].decode() for pool, some in entries.items() if some}
     return HeartbeatBatch([*agents.values()], [*workers.values()], last, unreadable)
-
-
-def _unreadable(
-    pool: str, stream_id: bytes, fields: Sequence[bytes], error: Exception
-) -> UnreadableHeartbeat:
-    worker_id = fields[_SUBJECT].decode(errors="replace") if len(fields) > _DATA else ""
-    reason = str(error)
-    if isinstance(error, IndexError):
-        reason = f"an event has {len(ENTRY_FIELDS)} fields, this entry has {len(fields) // 2}"
-    return UnreadableHeartbeat(pool, worker_id[:NAME_MAX], stream_id.decode(), reason)
 
 
 class UnreadableLog:
@@ -140,9 +130,8 @@ def write(connection: Connection, batch: HeartbeatBatch) -> None:
     write_rows(connection, WORKER_LIVE, batch.workers, "replace")
     checkpoints = SERVING.checkpoints
     for pool, stream_id in batch.positions.items():
-        connection.execute(
-            update(checkpoints).where(checkpoints.c.pool == pool).values(heartbeat_id=stream_id)
-        )
+        checkpoint = update(checkpoints).where(checkpoints.c.pool == pool)
+        connection.execute(checkpoint.values(heartbeat_id=stream_id))
 
 
 def read_positions(connection: Connection) -> dict[str, str]:

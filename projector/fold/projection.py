@@ -7,20 +7,19 @@ only once they are committed.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 from sqlalchemy import Connection, Table, select, update
 
 from eventstore.keys import CATALOGUE
-from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue
 from projector.fold import fold
 from projector.fold.snapshot import Snapshot
 from projector.intake.entries import OK, Admitted, admit, position_after
-from projector.intake.source import first_seq
+from projector.intake.source import archive_start
 from projector.store import mapping
 from projector.store.lease import Superseded
 from projector.store.mapping import Row, agent_of, worker_of
@@ -33,64 +32,35 @@ IDS_MAX: Final = 500
 """Ids in one SELECT."""
 
 T = TypeVar("T")
-Key = tuple[str, str]
 
 
-class PriorStates:
-    """Of the rows in one set of tables."""
+class _PriorStates(Generic[T]):
+    """Of the rows in one table; those that have not ended are cached once they are committed."""
 
-    def __init__(self, tables: ViewTables) -> None:
-        self._tables = tables
-        self._agents: OrderedDict[Key, Agent] = OrderedDict()
-        self._workers: OrderedDict[Key, fold.WorkerLoad] = OrderedDict()
+    def __init__(self, table: Table, key: str, state_of: Callable[[Row], T]) -> None:
+        self._table = table
+        self._key = key
+        self._state_of = state_of
+        self.cached: OrderedDict[tuple[str, str], T] = OrderedDict()
 
-    def clear(self) -> None:
-        self._agents.clear()
-        self._workers.clear()
-
-    def agents(self, connection: Connection, pool: str, ids: set[str]) -> dict[str, Agent]:
-        found = {i: self._agents[pool, i] for i in ids if (pool, i) in self._agents}
-        table = self._tables.agents
-        for row in _rows(connection, table, "agent_id", pool, ids - found.keys()):
-            found[row["agent_id"]] = agent_of(row)
+    def read(self, connection: Connection, pool: str, ids: set[str]) -> dict[str, T]:
+        found = {i: self.cached[pool, i] for i in ids if (pool, i) in self.cached}
+        query = select(self._table).where(self._table.c.pool_name == pool)
+        for chunk in mapping.chunks(sorted(ids - found.keys()), IDS_MAX):
+            rows = connection.execute(query.where(self._table.c[self._key].in_(chunk))).mappings()
+            found |= {row[self._key]: self._state_of(row) for row in rows}
         return found
 
-    def workers(
-        self, connection: Connection, pool: str, ids: set[str]
-    ) -> dict[str, fold.WorkerLoad]:
-        found = {i: self._workers[pool, i] for i in ids if (pool, i) in self._workers}
-        table = self._tables.workers
-        for row in _rows(connection, table, "worker_id", pool, ids - found.keys()):
-            found[row["worker_id"]] = fold.WorkerLoad(
-                worker_of(row), row["agent_count"], row["alone"]
-            )
-        return found
-
-    def remember(self, pool: str, state: fold.State) -> None:
-        """Cache committed states, except those of ended agents and workers."""
-        for agent_id, agent in state.agents.items():
-            _put(self._agents, (pool, agent_id), None if agent.ended else agent)
-        for worker_id, load in state.workers.items():
-            finished = load.worker.ended and load.agent_count <= 0
-            _put(self._workers, (pool, worker_id), None if finished else load)
+    def remember(self, pool: str, name: str, state: T, *, ended: bool) -> None:
+        self.cached.pop((pool, name), None)
+        if not ended:
+            self.cached[pool, name] = state
+        if len(self.cached) > CACHE_MAX:
+            self.cached.popitem(last=False)
 
 
-def _rows(
-    connection: Connection, table: Table, key: str, pool: str, ids: Iterable[str]
-) -> Iterator[Row]:
-    for chunk in mapping.chunks(sorted(ids), IDS_MAX):
-        query = select(table).where(table.c[key].in_(chunk)).where(table.c.pool_name == pool)
-        yield from connection.execute(query).mappings()
-
-
-def _put(cache: OrderedDict[Key, T], key: Key, value: T | None) -> None:
-    if value is None:
-        cache.pop(key, None)
-        return
-    cache[key] = value
-    cache.move_to_end(key)
-    if len(cache) > CACHE_MAX:
-        cache.popitem(last=False)
+def _load_of(row: Row) -> fold.WorkerLoad:
+    return fold.WorkerLoad(worker_of(row), row["agent_count"], row["alone"])
 
 
 ARCHIVE_CHUNK: Final = 5_000
@@ -114,19 +84,21 @@ class Projection:
         self.catalogue = Catalogue()
         self._stored: dict[str, Position] = {}
         self._truncated: set[str] = set()
-        self._prior = PriorStates(tables)
+        self._agents = _PriorStates(tables.agents, "agent_id", agent_of)
+        self._workers = _PriorStates(tables.workers, "worker_id", _load_of)
 
     # ---- positions ---------------------------------------------------------------------------
 
     def load(self, connection: Connection) -> None:
         """Read checkpoints and catalogue, and forget all else."""
-        self._prior.clear()
+        self._agents.cached.clear()
+        self._workers.cached.clear()
         self._stored = read_positions(connection, self.tables)
-        self._truncated = {pool for pool in self._stored if first_seq(connection, pool) > 1}
+        self._truncated = {pool for pool in self._stored if archive_start(connection, pool).seq > 1}
         self.positions = {CATALOGUE: Position(CATALOGUE), **self._stored}
         position = self.positions[CATALOGUE]
-        pools = map(mapping.pool_of, _all(connection, self.tables.pools))
-        hosts = map(mapping.host_of, _all(connection, self.tables.hosts))
+        pools = map(mapping.pool_of, connection.execute(select(self.tables.pools)).mappings())
+        hosts = map(mapping.host_of, connection.execute(select(self.tables.hosts)).mappings())
         self.catalogue = Catalogue(
             pools={pool.pool_name: pool for pool in pools},
             hosts={host.host: host for host in hosts},
@@ -192,23 +164,23 @@ class Projection:
         self._stored[pool] = applied.position
         if pool == CATALOGUE:  # the catalogue in a pool's batch may be older
             self.catalogue = applied.catalogue
-        self._prior.remember(pool, applied.state)
+        for agent_id, agent in applied.state.agents.items():
+            self._agents.remember(pool, agent_id, agent, ended=agent.ended)
+        for worker_id, load in applied.state.workers.items():
+            ended = load.worker.ended and load.agent_count <= 0
+            self._workers.remember(pool, worker_id, load, ended=ended)
 
     def _fold(
         self, connection: Connection, position: Position, admitted: Admitted
     ) -> tuple[fold.State, Catalogue]:
-        if position.pool == CATALOGUE:
-            if not admitted.events:
-                return fold.State(), self.catalogue
-            return fold.State(), fold.fold_catalogue(admitted.events, self.catalogue)
-        events = admitted.events
-        known = self._prior.agents(connection, position.pool, fold.touched_agents(events))
+        pool, events = position.pool, admitted.events
+        if pool == CATALOGUE:
+            return fold.State(), fold.fold_catalogue(events, self.catalogue)
+        known = self._agents.read(connection, pool, fold.touched_agents(events))
         worker_ids = fold.touched_workers(events, known.values())
-        loads = self._prior.workers(connection, position.pool, worker_ids)
-        truncated = position.pool in self._truncated
-        return fold.fold(
-            position.pool, events, fold.State(known, loads), truncated=truncated
-        ), self.catalogue
+        before = fold.State(known, self._workers.read(connection, pool, worker_ids))
+        truncated = pool in self._truncated
+        return fold.fold(pool, events, before, truncated=truncated), self.catalogue
 
     # ---- rows --------------------------------------------------------------------------------
 
@@ -237,8 +209,7 @@ class Projection:
         if old is not None:
             moved = connection.execute(
                 update(table)
-                .where(table.c.pool == old.pool)
-                .where(table.c.generation == old.generation)
+                .where(table.c.pool == old.pool, table.c.generation == old.generation)
                 .where(table.c.seq == old.seq)
                 .values(values)
                 .returning(table.c.pool)
@@ -252,15 +223,10 @@ class Projection:
 
 def read_positions(connection: Connection, tables: ViewTables) -> dict[str, Position]:
     """Every checkpoint."""
-    names = Position.__struct_fields__
-    columns = [tables.checkpoints.c[name] for name in names]
+    columns = [tables.checkpoints.c[name] for name in Position.__struct_fields__]
     rows = connection.execute(select(*columns)).mappings()
     return {row["pool"]: Position(**row) for row in rows}
 
 
 def stopped(position: Position) -> bool:
     return position.status != OK
-
-
-def _all(connection: Connection, table: Table) -> Sequence[mapping.Row]:
-    return connection.execute(select(table)).mappings().all()

@@ -9,6 +9,7 @@ else, and their later events are skipped. With an unreadable event in the stream
 made, since the hashes were read after it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,13 +19,11 @@ from msgspec.structs import replace
 from redis.exceptions import ResponseError
 
 from eventstore.errors import MusterError, UnknownEvent, Unreadable
-from eventstore.language import agents, workers
 from eventstore.language.agents import Agent
-from eventstore.language.events import AgentRequested, Event, LogRecovered, WorkerRequested
-from eventstore.language.workers import Worker
+from eventstore.language.events import Event, LogRecovered
 from eventstore.log.replies import fields_of, text_of
 from eventstore.steps import hashes
-from projector.fold.fold import State, WorkerLoad
+from projector.fold.fold import State, Unfoldable, WorkerLoad, fold
 from projector.intake.entries import REASON_MAX, event_of
 from projector.intake.source import Source
 from projector.store.mapping import chunks
@@ -56,10 +55,11 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 class _RedisState(Struct):
-    """What was read from Redis, each part with the seq at that time."""
+    """What was read from Redis; `read_at`: the seq at that time, of each agent and worker."""
 
-    agents: dict[str, tuple[int, Agent]] = field(default_factory=dict)
-    workers: dict[str, tuple[int, Worker]] = field(default_factory=dict)
+    agents: dict[str, Agent] = field(default_factory=dict)
+    workers: dict[str, WorkerLoad] = field(default_factory=dict)
+    read_at: dict[str, int] = field(default_factory=dict)
     damaged: list[Unreadable] = field(default_factory=list)
 
 
@@ -80,11 +80,10 @@ async def take_snapshot(source: Source, pool: str) -> Snapshot:
     try:
         rows = await _read_stream(source, pool)
         state = _catch_up(pool, found, [event_of(row) for row in rows])
-    except (UnknownEvent, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = (
-            f"unreadable event in a stream that has lost its beginning: {str(error)[:REASON_MAX]}"
-        )
-        raise SnapshotFailed(f"{reason}; nothing was skipped") from error
+    except (UnknownEvent, Unfoldable, ValueError, KeyError, TypeError, RecursionError) as error:
+        where, reason = "in a stream that has lost its beginning", str(error)[:REASON_MAX]
+        message = f"unreadable event {where}: {reason}; nothing was skipped"
+        raise SnapshotFailed(message) from error
     last = rows[-1]
     position = Position(pool, last.generation, last.seq, last.stream_id, last.ts)
     return Snapshot(position=position, state=state, rows=rows, damaged=found.damaged)
@@ -93,31 +92,26 @@ async def take_snapshot(source: Source, pool: str) -> Snapshot:
 async def _read_agents(source: Source, pool: str, found: _RedisState) -> None:
     keys = source.keys
     (ids,) = await source.ask([("SMEMBERS", keys.pool(pool, "agents"))])
-    for chunk in chunks(sorted(text_of(one) for one in ids), CHUNK):
+    for chunk in chunks(sorted(map(text_of, ids)), CHUNK):
         raw = [("HGETALL", keys.agent(pool, one)) for one in chunk]
         specs = [("GET", keys.pool(pool, f"spec:{one}")) for one in chunk]
-        seq, replies = await _read_atomically(source, pool, [*raw, *specs])
-        for number, agent_id in enumerate(chunk):
+        seq, replies = await source.ask_with_seq(pool, [*raw, *specs])
+        for agent_id, reply, spec in zip(chunk, replies, replies[len(chunk) :], strict=False):
             try:
-                agent = _decode_agent(agent_id, replies[number], replies[len(chunk) + number])
+                if fields := _texts("agent", agent_id, reply):
+                    found.agents[agent_id] = _decode_agent(agent_id, fields, spec)
+                    found.read_at[agent_id] = seq
             except Unreadable as error:
                 found.damaged.append(error)
-            else:
-                if agent is not None:
-                    found.agents[agent_id] = (seq, agent)
 
 
-def _decode_agent(agent_id: str, raw: Any, spec: Any) -> Agent | None:
-    """None where there is no hash. Raises `Unreadable`."""
-    fields = _texts("agent", agent_id, raw)
-    if not fields:
-        return None
+def _decode_agent(agent_id: str, fields: dict[str, str], spec: Any) -> Agent:
+    """Raises `Unreadable`."""
     try:
         agent_spec = msgspec.json.decode(spec or b"{}", type=Spec)
     except (msgspec.DecodeError, TypeError) as error:
-        raise Unreadable(
-            "agent", agent_id, f"its input and labels cannot be read: {error}"
-        ) from error
+        reason = f"its input and labels cannot be read: {error}"
+        raise Unreadable("agent", agent_id, reason) from error
     requested_ms = _requested_ms(agent_id)
     return replace(
         hashes.AGENT.from_hash(agent_id, fields),
@@ -130,31 +124,20 @@ def _decode_agent(agent_id: str, raw: Any, spec: Any) -> Agent | None:
 
 async def _read_workers(source: Source, pool: str, found: _RedisState) -> None:
     keys = source.keys
-    listed = await source.ask(
-        [
-            ("ZRANGE", keys.pool(pool, "processes"), "0", "-1"),
-            ("ZRANGE", keys.pool(pool, "orders"), "0", "-1"),
-            ("SMEMBERS", keys.pool(pool, "lost")),
-        ]
-    )
+    lists = [("ZRANGE", keys.pool(pool, name), "0", "-1") for name in ("processes", "orders")]
+    listed = await source.ask([*lists, ("SMEMBERS", keys.pool(pool, "lost"))])
     ids = {text_of(one) for chunk in listed for one in chunk}
     for some in chunks(sorted(ids), CHUNK):
         raw = [("HGETALL", keys.process(pool, one)) for one in some]
-        seq, replies = await _read_atomically(source, pool, raw)
+        seq, replies = await source.ask_with_seq(pool, raw)
         for worker_id, reply in zip(some, replies, strict=True):
             try:
                 if fields := _texts("worker", worker_id, reply):
-                    found.workers[worker_id] = (seq, hashes.WORKER.from_hash(worker_id, fields))
+                    worker = hashes.WORKER.from_hash(worker_id, fields)
+                    found.workers[worker_id] = WorkerLoad(worker)
+                    found.read_at[worker_id] = seq
             except Unreadable as error:
                 found.damaged.append(error)
-
-
-async def _read_atomically(
-    source: Source, pool: str, commands: Sequence[tuple[str, ...]]
-) -> tuple[int, list[Any]]:
-    with_seq = [("HGET", source.meta(pool), "seq"), *commands]
-    seq, *replies = await source.ask(with_seq, atomic=True, return_errors=True)
-    return int(seq or 0), replies
 
 
 async def _read_stream(source: Source, pool: str) -> list[EventRow]:
@@ -182,30 +165,17 @@ def _with_generations(rows: list[EventRow]) -> list[EventRow]:
 
 def _catch_up(pool: str, found: _RedisState, events: Sequence[Event]) -> State:
     """Fold events that followed each read, and all of those that the stream has from the first."""
-    read_at = {
-        name: seq for part in (found.agents, found.workers) for name, (seq, _) in part.items()
-    }
-    known_agents = {name: agent for name, (_, agent) in found.agents.items()}
-    known_workers = {name: worker for name, (_, worker) in found.workers.items()}
-    for event in events:
-        name = event.subject
-        if event.seq <= read_at.get(name, 0):
-            continue
-        if event.type.startswith("agent.") and (
-            name in known_agents or isinstance(event.body, AgentRequested)
-        ):
-            known_agents[name] = agents.evolve(known_agents.get(name), event, pool)
-        elif event.type.startswith("worker.") and (
-            name in known_workers or isinstance(event.body, WorkerRequested)
-        ):
-            known_workers[name] = workers.evolve(known_workers.get(name), event, pool)
-    holders = [agent.worker_id for agent in known_agents.values() if agent.held]
-    isolated = {a.worker_id: a.agent_id for a in known_agents.values() if a.held and a.alone}
+    later = [event for event in events if event.seq > found.read_at.get(event.subject, 0)]
+    changed = fold(pool, later, State(found.agents, found.workers), truncated=True)
+    agents = found.agents | changed.agents
+    held = [agent for agent in agents.values() if agent.held]
+    agent_counts = Counter(agent.worker_id for agent in held)
+    isolated = {agent.worker_id: agent.agent_id for agent in held if agent.alone}
     loads = {
-        name: WorkerLoad(worker, holders.count(name), isolated.get(name, ""))
-        for name, worker in known_workers.items()
+        name: WorkerLoad(load.worker, agent_counts[name], isolated.get(name, ""))
+        for name, load in (found.workers | changed.workers).items()
     }
-    return State(known_agents, loads)
+    return State(agents, loads)
 
 
 def _texts(kind: str, name: str, reply: Any) -> dict[str, str]:

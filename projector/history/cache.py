@@ -4,8 +4,9 @@ The history up to a position never changes. Threads share the cache.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from threading import Lock
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
@@ -17,6 +18,8 @@ from projector.history.statistics import PoolStatistics
 POSITIONS_CACHED: Final = 500
 IDS_CACHED: Final = 500_000
 """Ids of agents and workers, over all positions."""
+
+T = TypeVar("T")
 
 
 class CachedPool(Struct):
@@ -40,22 +43,11 @@ class HistoryCache:
 
     def pool(self, state: HistoricalState) -> CachedPool:
         """The agents and workers of a pool."""
-        position = state.position
+        cached = self._get(self._pools, state, lambda: CachedPool(*state.population()))
         with self._lock:
-            if cached := self._pools.get(position):
-                self._pools.move_to_end(position)
-                return cached
-        state.require_complete()
-        cached = CachedPool(*state.population())
-        with self._lock:
-            self._pools[position] = cached
-            while self._is_full():
+            while len(self._pools) > 1 and sum(map(len, self._pools.values())) > IDS_CACHED:
                 self._pools.popitem(last=False)
         return cached
-
-    def _is_full(self) -> bool:
-        ids = sum(map(len, self._pools.values()))
-        return len(self._pools) > 1 and (ids > IDS_CACHED or len(self._pools) > POSITIONS_CACHED)
 
     def statistics(self, state: HistoricalState) -> PoolStatistics:
         cached = self.pool(state)
@@ -64,13 +56,22 @@ class HistoryCache:
         return cached.statistics
 
     def catalogue(self, state: HistoricalState) -> Catalogue:
+        return self._get(self._catalogues, state, state.catalogue)
+
+    def _get(
+        self,
+        cache: OrderedDict[LogPosition, T],
+        state: HistoricalState,
+        compute: Callable[[], T],
+    ) -> T:
         with self._lock:
-            if catalogue := self._catalogues.get(state.position):
-                return catalogue
+            if (cached := cache.get(state.position)) is not None:
+                cache.move_to_end(state.position)
+                return cached
         state.require_complete()
-        catalogue = state.catalogue()
+        cached = compute()
         with self._lock:
-            self._catalogues[state.position] = catalogue
-            while len(self._catalogues) > POSITIONS_CACHED:
-                self._catalogues.popitem(last=False)
-        return catalogue
+            cache[state.position] = cached
+            while len(cache) > POSITIONS_CACHED:
+                cache.popitem(last=False)
+        return cached

@@ -25,7 +25,7 @@ from projector.fold.fold import Unfoldable
 from projector.history.cache import HistoryCache
 from projector.history.positions import ArchiveIncomplete, AsOf, PointInTime, find_point
 from projector.history.replay import CHUNK, HistoricalState, TooExpensive, candidates, matching
-from projector.history.statistics import capacity_of, row_of_agent, row_of_worker, rows_of_pools
+from projector.history.statistics import capacity_of, row_of_worker, rows_of_pools
 from projector.store.database import Database
 from projector.store.rows import AgentFilter, AgentRow, PoolCapacity, PoolRow, WorkerRow
 from projector.store.tables import EVENTS
@@ -154,10 +154,9 @@ class History:
 
         def work(state_of: StateOf) -> list[PoolRow]:
             catalogue = self._cache.catalogue(state_of(CATALOGUE))
-            live_pools = catalogue.live_pools()
-            return rows_of_pools(
-                catalogue, {name: self._cache.statistics(state_of(name)) for name in live_pools}
-            )
+            pools = catalogue.live_pools()
+            statistics = {name: self._cache.statistics(state_of(name)) for name in pools}
+            return rows_of_pools(catalogue, statistics)
 
         return await self._query_at(point, work)
 
@@ -173,8 +172,6 @@ class History:
 
         return await self._query_at(point, work)
 
-    # ---- rows --------------------------------------------------------------------------------
-
     def _agent_rows(
         self, state_of: StateOf, found: Mapping[str, Mapping[str, tuple[Agent, int]]]
     ) -> list[AgentRow]:
@@ -183,9 +180,9 @@ class History:
             capacity = None
             if any(agent.status is Status.PENDING for agent, _ in agents.values()):
                 capacity = self._capacity(state_of, pool)
-            rows += [
-                row_of_agent(agent, generation, capacity) for agent, generation in agents.values()
-            ]
+            for agent, generation in agents.values():
+                reason = agent.reason if capacity is None else capacity.reason_of(agent)
+                rows.append(AgentRow.of(agent, generation, reason))  # heartbeats are not archived
         return sorted(rows, key=lambda row: row.agent_id)
 
     def _capacity(self, state_of: StateOf, pool: str) -> PoolCapacity | None:

@@ -5,11 +5,11 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from eventstore.language.agents import Agent, Status
+from eventstore.language.agents import Status
 from eventstore.language.catalogue import Catalogue
 from eventstore.language.workers import Worker, WorkerStatus
 from projector.store.mapping import pool_record, worker_record
-from projector.store.rows import AgentRow, PoolCapacity, PoolRow, WorkerRow, pool_row, worker_row
+from projector.store.rows import PoolCapacity, PoolRow, WorkerRow, pool_row, worker_row
 
 LIVE_WORKER_STATUSES: Final = (WorkerStatus.ACTIVE, WorkerStatus.SUSPECT, WorkerStatus.DRAINING)
 
@@ -47,12 +47,6 @@ class PoolStatistics(Struct, frozen=True):
             "pending_count": self.statuses.get(Status.PENDING.value, 0),
             "utilization": int(used * 10_000 / total + 0.5) / 10_000 if total else 0.0,
         }
-
-
-def row_of_agent(agent: Agent, generation: int, capacity: PoolCapacity | None) -> AgentRow:
-    """Heartbeats are not archived: `activity` and `last_heartbeat` are empty."""
-    reason = agent.reason if capacity is None else capacity.reason_of(agent)
-    return AgentRow.of(agent, generation, reason)
 
 
 def row_of_worker(worker: Worker, statistics: PoolStatistics) -> WorkerRow:

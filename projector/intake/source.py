@@ -10,7 +10,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
-from eventstore.connection.calls import is_transient, shielded, translated_errors
+from eventstore.connection.calls import is_transient, refusal, shielded, translated_errors
 from eventstore.connection.clients import connect
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.reader import Entry, Reader
@@ -66,18 +66,11 @@ class Source:
 
     async def intact(self, pools: Iterable[str]) -> dict[str, bool]:
         """Whether all streams of these logs exist. Raises `LogUnreachable`."""
-        names = list(pools)
-        streams = [
-            (self.stream(pool),)
-            if pool == CATALOGUE
-            else (self.stream(pool), self.keys.pool(pool, "commands"))
-            for pool in names
-        ]
-        found = await self.ask([("EXISTS", *some) for some in streams])
-        return {
-            pool: count == len(some)
-            for pool, some, count in zip(names, streams, found, strict=True)
-        }
+        streams = {pool: [self.stream(pool)] for pool in pools}
+        for pool in streams.keys() - {CATALOGUE}:
+            streams[pool].append(self.keys.pool(pool, "commands"))
+        counts = await self.ask([("EXISTS", *some) for some in streams.values()])
+        return {pool: len(streams[pool]) == n for pool, n in zip(streams, counts, strict=True)}
 
     async def created(self, pools: Iterable[str]) -> set[str]:
         """Those whose log was created, according to the catalogue's meta hash."""
@@ -88,33 +81,37 @@ class Source:
         (marks,) = await self.ask([("HMGET", self.keys.catalogue_meta, *fields)])
         return {pool for pool, mark in zip(names, marks, strict=True) if mark is not None}
 
-    async def ask(
-        self,
-        commands: Sequence[tuple[str, ...]],
-        *,
-        atomic: bool = False,
-        return_errors: bool = False,
-    ) -> list[Any]:
-        """The replies to some commands; `atomic`: in one transaction.
+    async def ask(self, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        """The replies to some commands.
 
-        Raises `LogUnreachable`, and `LogError` where Redis refuses a command for good; with
-        `return_errors` that error is in the place of the reply.
+        Raises `LogUnreachable`, and `LogError` where Redis refuses a command for good.
         """
+        return await self._ask(commands)
+
+    async def ask_with_seq(
+        self, pool: str, commands: Sequence[tuple[str, ...]]
+    ) -> tuple[int, list[Any]]:
+        """The `seq` of a log, and the replies as of then; for a refused command its error."""
+        with_seq = [("HGET", self.meta(pool), "seq"), *commands]
+        seq, *replies = await self._ask(with_seq, atomic=True)
+        if isinstance(seq, ResponseError):
+            raise refusal("Redis refuses to be read", seq)
+        return int(seq or 0), replies
+
+    async def _ask(self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False) -> list[Any]:
+        async def execute() -> list[Any]:
+            async with self.client.pipeline(transaction=atomic) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            for command, reply in zip(commands, replies, strict=True):
+                if isinstance(reply, ResponseError) and (is_transient(reply) or not atomic):
+                    raise type(reply)(f"{reply} ({' '.join(command[:2])})")
+            return replies
+
         # Shielded: redis-py can swallow a cancellation, and a projector would not end.
         with translated_errors("Redis refuses to be read"):
-            return await shielded(lambda: self._ask(commands, atomic, return_errors))
-
-    async def _ask(
-        self, commands: Sequence[tuple[str, ...]], atomic: bool, return_errors: bool
-    ) -> list[Any]:
-        async with self.client.pipeline(transaction=atomic) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, ResponseError) and (is_transient(reply) or not return_errors):
-                raise type(reply)(f"{reply} ({' '.join(command[:2])})")
-        return replies
+            return await shielded(execute)
 
     async def wait(
         self, positions: Mapping[str, Position], *, count: int
@@ -152,8 +149,7 @@ def read_archive(
     """
     query = (
         select(EVENTS)
-        .where(EVENTS.c.pool == position.pool)
-        .where(EVENTS.c.generation >= position.generation)
+        .where(EVENTS.c.pool == position.pool, EVENTS.c.generation >= position.generation)
         .where(EVENTS.c.seq > position.seq)
         .order_by(EVENTS.c.generation, EVENTS.c.seq)
         .limit(count)
@@ -181,17 +177,11 @@ def archive_heads(connection: Connection) -> dict[str, LogHead]:
     return heads
 
 
-def first_seq(connection: Connection, pool: str) -> int:
-    """Of the oldest event of a pool that is archived; 0 if none is."""
-    query = select(EVENTS.c.seq).where(EVENTS.c.pool == pool)
-    query = query.order_by(EVENTS.c.generation, EVENTS.c.seq).limit(1)
-    return int(connection.execute(query).scalar() or 0)
-
-
-def first_generation(connection: Connection, pool: str) -> int:
-    """Of the oldest events of a pool that are archived; 0 if none are."""
-    query = select(func.min(EVENTS.c.generation)).where(EVENTS.c.pool == pool)
-    return int(connection.execute(query).scalar() or 0)
+def archive_start(connection: Connection, pool: str) -> LogHead:
+    """The oldest event of a pool that is archived; of generation and seq 0 if none is."""
+    query = select(EVENTS.c.generation, EVENTS.c.seq).where(EVENTS.c.pool == pool)
+    oldest = query.order_by(EVENTS.c.generation, EVENTS.c.seq).limit(1)
+    return LogHead(*(connection.execute(oldest).first() or (0, 0)))
 
 
 LOSS_PREFIXES: Final = ("missing: ", "halted: ", "rolled back: ", "rewritten: ", "generation ")
@@ -233,8 +223,6 @@ async def rewritten(source: Source, database: Database, position: Position) -> s
     before = Position(position.pool, 0, position.seq - 1)
     stored = await database.read(lambda c: read_archive(c, before, count=1, last=position.seq))
     same = not stored or stored[-1].event_id == streamed.event_id
-    return (
-        ""
-        if same and streamed.seq == position.seq
-        else f"rewritten: another event at seq {position.seq}"
-    )
+    if same and streamed.seq == position.seq:
+        return ""
+    return f"rewritten: another event at seq {position.seq}"

@@ -9,7 +9,7 @@ from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
 from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection, read_positions, stopped
-from projector.intake.source import Source, archive_heads, first_generation, first_seq
+from projector.intake.source import Source, archive_heads, archive_start
 from projector.rebuild.view_sets import read_version
 from projector.store.database import Database
 from projector.store.rows import Position
@@ -33,7 +33,7 @@ class LogBounds:
         self._database = database
         self._source = source
         self._shadow = shadow
-        self._first_generations: Mapping[str, int] = {}
+        self._archive_starts: Mapping[str, LogHead] = {}
 
     async def refresh(self) -> None:
         """Read again where logs and archive end."""
@@ -42,7 +42,8 @@ class LogBounds:
 
     def _read_archive(self, connection: Connection) -> None:
         self.archive_heads = heads = archive_heads(connection)
-        self._first_generations = {pool: first_generation(connection, pool) for pool in heads}
+        starts = {pool: archive_start(connection, pool) for pool in heads}
+        self._archive_starts = starts
         serving = read_positions(connection, SERVING)
         same_version = read_version(connection) == VIEW_VERSION
         self.copied = {
@@ -50,7 +51,7 @@ class LogBounds:
             for pool, head in heads.items()
             if same_version
             and pool != CATALOGUE
-            and first_seq(connection, pool) > 1
+            and starts[pool].seq > 1
             and (at := serving.get(pool))
             and (at.generation, at.seq) >= (head.generation, head.seq)
         }
@@ -67,8 +68,8 @@ class LogBounds:
         for pool, head in self.heads.items():
             known = self._shadow.positions.get(pool)
             if known is None or not known.generation:
-                generation = self._first_generations.get(pool, 0) or head.generation
-                self._shadow.positions[pool] = Position(pool, generation)
+                start = self._archive_starts.get(pool, head)
+                self._shadow.positions[pool] = Position(pool, start.generation)
 
     async def require_complete(self) -> None:
         """Raises `LogDamaged` where a switch would replace more by less."""

@@ -9,11 +9,11 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, event, insert, inspect, text, update
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -52,21 +52,14 @@ class _CancellableSocket:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
-    def attach(self, driver: Any) -> None:
+    def attach(self, driver: Any) -> Self:
         """A duplicate: the number of a closed connection is soon used for another one."""
         fileno = getattr(driver, "fileno", None)
         duplicate = socket.socket(fileno=os.dup(fileno())) if fileno else None
         self.close()
         with self._lock:
             self._socket = duplicate
-
-    @contextmanager
-    def attached(self, connection: Connection) -> Iterator[None]:
-        self.attach(connection.connection.driver_connection)
-        try:
-            yield
-        finally:
-            self.close()
+        return self
 
     def close(self) -> None:
         with self._lock:
@@ -125,7 +118,6 @@ class Database:
         engine.dispose()
 
     async def _wait(self, seconds: float) -> None:
-        """For running transactions."""
         if running := [asyncio.wrap_future(future) for future in list(self._running)]:
             for one in running:  # its caller may be gone: retrieve an error here
                 one.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -164,19 +156,17 @@ class Database:
             with (
                 closing(wire),
                 engine.execution_options(**options).connect() as connection,
-                wire.attached(connection),
+                closing(wire.attach(connection.connection.driver_connection)),
                 connection.begin(),
             ):
                 if writes and not self.sqlite:
                     connection.exec_driver_sql(_SET_IDLE_TIMEOUT)
                 return work(connection)
 
-        pool = engine.pool
-
         def finished(done: Future[Any]) -> None:
             self._running.pop(done, None)
             if self._engine is not engine:  # closed meanwhile: drop what came back late
-                pool.dispose()
+                engine.pool.dispose()
 
         future = threads.submit(transaction)
         self._running[future] = wire
@@ -207,23 +197,19 @@ class Database:
     def _create(self, connection: Connection) -> None:
         if not self.sqlite:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({CREATION_LOCK})"))
-            if not inspect(connection).has_schema(
-                tables.SCHEMA
-            ):  # or its owner may not be allowed to
+            # Where it exists, its owner may not be allowed to create it.
+            if not inspect(connection).has_schema(tables.SCHEMA):
                 connection.execute(text(f"CREATE SCHEMA {tables.SCHEMA}"))
         before = self._existing(connection)
         tables.METADATA.create_all(connection)
         if "pool_capacity" not in before:
             connection.execute(text(tables.POOL_CAPACITY.format(schema=self.prefix)))
+        versions = tables.VIEW_VERSIONS
         if "view_versions" not in before:
-            connection.execute(
-                insert(tables.VIEW_VERSIONS).values(name="views", version=tables.VIEW_VERSION)
-            )
+            connection.execute(insert(versions).values(name="views", version=tables.VIEW_VERSION))
         if before & _DEPENDENT_TABLES and not before >= _DEPENDENT_TABLES:
-            views = tables.VIEW_VERSIONS.c.name == "views"
-            connection.execute(
-                update(tables.VIEW_VERSIONS).where(views).values(version=tables.INCOMPLETE)
-            )
+            views = update(versions).where(versions.c.name == "views")
+            connection.execute(views.values(version=tables.INCOMPLETE))
 
 
 _DEPENDENT_TABLES: Final = frozenset({*tables.VIEWS, "events"})

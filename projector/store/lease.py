@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from msgspec import Struct
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from eventstore.ids import new_id
 from projector.store.database import Database
@@ -123,24 +123,14 @@ class Lease:
 
     def _require_held(self, connection: Connection) -> None:
         """Raises `Superseded`."""
-        updated = connection.execute(
-            update(LEASES)
-            .where(LEASES.c.name == self.name)
-            .where(LEASES.c.holder == self._holder)
-            .where(LEASES.c.term == self.term)
-            .values(renewal=LEASES.c.renewal + 1)
-        )
-        if updated.rowcount != 1:
+        held = (LEASES.c.holder == self._holder, LEASES.c.term == self.term)
+        if not self._update(connection, *held, renewal=LEASES.c.renewal + 1):
             raise Superseded(f"the lease {self.name!r} was acquired by another process")
 
     def release_in(self, connection: Connection) -> None:
         """Let the next process acquire it at once; no effect where it is no longer ours."""
-        connection.execute(
-            update(LEASES)
-            .where(LEASES.c.name == self.name)
-            .where(LEASES.c.holder == self._holder)
-            .values(holder="", renewal=LEASES.c.renewal + 1)
-        )
+        ours = LEASES.c.holder == self._holder
+        self._update(connection, ours, holder="", renewal=LEASES.c.renewal + 1)
 
     async def release(self) -> None:
         await self.database.write(self.release_in)
@@ -156,21 +146,23 @@ class Lease:
 
     def _claim(self, connection: Connection, observed: LeaseState) -> bool:
         """Acquire it if it has not changed since it was read."""
-        connection.execute(
-            insert_new(connection, LEASES),
-            {"name": self.name, "holder": "", "term": 0, "renewal": 0},
-        )
-        updated = connection.execute(
-            update(LEASES)
-            .where(LEASES.c.name == self.name)
-            .where(LEASES.c.term == observed.term)
-            .where(LEASES.c.renewal == observed.renewal)
-            .values(holder=self._holder, term=observed.term + 1, renewal=observed.renewal + 1)
-        )
-        if updated.rowcount != 1:
+        first = {"name": self.name, "holder": "", "term": 0, "renewal": 0}
+        connection.execute(insert_new(connection, LEASES), first)
+        unchanged = (LEASES.c.term == observed.term, LEASES.c.renewal == observed.renewal)
+        term, renewal = observed.term + 1, observed.renewal + 1
+        if not self._update(
+            connection, *unchanged, holder=self._holder, term=term, renewal=renewal
+        ):
             return False
-        self.term = observed.term + 1
+        self.term = term
         return True
+
+    def _update(
+        self, connection: Connection, *conditions: ColumnElement[bool], **values: object
+    ) -> bool:
+        """Whether the row was still so."""
+        changed = update(LEASES).where(LEASES.c.name == self.name, *conditions)
+        return connection.execute(changed.values(values)).rowcount == 1
 
 
 def this_process() -> str:

@@ -35,22 +35,17 @@ State = TypeVar("State", bound=Struct)
 T = TypeVar("T")
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 class _Form(Struct, frozen=True):
     """How values of one type are stored. `sql` names the column's type, as PostgreSQL does."""
 
     sql: str
-    write: Callable[[Any], Any]
-    read: Callable[[Any], Any]
+    write: Callable[[Any], Any] = _same
+    read: Callable[[Any], Any] = _same
     nullable: bool = False
-
-
-class ColumnForm(Struct, frozen=True):
-    """A column. `field`: that of the Struct; empty if its value comes from elsewhere."""
-
-    name: str
-    field: str
-    form: _Form
-    key: bool
 
 
 class RowCodec(Generic[State]):
@@ -75,20 +70,21 @@ class RowCodec(Generic[State]):
             if field.name not in without.split()
         }
         forms |= {name: ("", _form_of(kind)) for name, kind in more.items()}
+        self.keys = keys.split()
         names = dict.fromkeys((*first.split(), *forms))
-        self.columns = [ColumnForm(name, *forms[name], name in keys.split()) for name in names]
-        self._writers = [(c.name, c.field, c.form.write) for c in self.columns]
-        self._readers = [(c.name, c.field, c.form.read) for c in self.columns if c.field]
+        self.columns = {name: forms[name] for name in names}
+        """By name: the field, empty if its value comes from elsewhere, and how it is stored."""
 
     def to_row(self, state: State, **more: Any) -> Record:
         return {
-            name: write(getattr(state, field) if field else more[name])
-            for name, field, write in self._writers
+            name: form.write(getattr(state, field) if field else more[name])
+            for name, (field, form) in self.columns.items()
         }
 
     def from_row(self, row: Row) -> State:
         """The inverse of `to_row`."""
-        return self._shape(**{field: read(row[name]) for name, field, read in self._readers})
+        columns = self.columns.items()
+        return self._shape(**{f: form.read(row[name]) for name, (f, form) in columns if f})
 
 
 def column_name(field: str, renamed: Mapping[str, str]) -> str:
@@ -99,37 +95,29 @@ def column_name(field: str, renamed: Mapping[str, str]) -> str:
 def _form_of(annotation: Any) -> _Form:
     match inspect.type_info(annotation):
         case inspect.StrType():
-            return _Form("text", _storable, _same)
+            return _Form("text", _storable)
         case inspect.EnumType(cls=cls):
             return _Form("text", str, cls)
         case inspect.IntType(le=most):
             small = most is not None and most <= INTEGER_MAX
-            return _Form("integer" if small else "bigint", _same, _same)
+            return _Form("integer" if small else "bigint")
         case inspect.FloatType():
-            return _Form("double precision", _same, _same)
+            return _Form("double precision")
         case inspect.UnionType(types=(inspect.FloatType(), inspect.NoneType())):
-            return _Form("double precision", _same, _same, nullable=True)
+            return _Form("double precision", nullable=True)
         case inspect.BoolType():
-            return _Form("boolean", _same, _same)
+            return _Form("boolean")
         case inspect.VarTupleType(item_type=inspect.IntType()):
             return _Form("text", lambda numbers: ",".join(map(str, numbers)), _numbers)
         case inspect.RawType():
             return _Form("text", lambda raw: bytes(raw).decode(), lambda t: msgspec.Raw(t.encode()))
         case _:
-            return _json_form(msgspec.json.Decoder(annotation))
+            decoder = msgspec.json.Decoder(annotation)
+            return _Form("text", _json_text, lambda text: decoder.decode(text) if text else None)
 
 
-def _json_form(decoder: msgspec.json.Decoder[Any]) -> _Form:
-    """Anything else; None is an empty text."""
-    return _Form(
-        "text",
-        lambda value: "" if value is None else msgspec.json.encode(value).decode(),
-        lambda text: decoder.decode(text) if text else None,
-    )
-
-
-def _same(value: Any) -> Any:
-    return value
+def _json_text(value: Any) -> str:
+    return "" if value is None else msgspec.json.encode(value).decode()
 
 
 def _storable(text: str) -> str:

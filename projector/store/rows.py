@@ -4,7 +4,7 @@ Times are milliseconds of log time since 1970, 0 where a thing has not happened.
 """
 
 from functools import cache
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 from msgspec import Struct
@@ -37,7 +37,7 @@ class PoolCapacity(Struct, frozen=True):
     def _waiting_for(self, *, isolated: bool) -> str:
         is_full = self.workers >= self.max_workers
         if isolated:
-            return "; ".join((WAITS_FOR_ISOLATION, *([self._full_reason()] if is_full else ())))
+            return WAITS_FOR_ISOLATION + (f"; {self._full_reason()}" if is_full else "")
         if self.free_slots <= 0 and is_full:
             return self._full_reason()
         if self.free_slots <= 0 and self.ordered_workers:
@@ -45,19 +45,9 @@ class PoolCapacity(Struct, frozen=True):
         return WAITS_FOR_CLAIM
 
     def _full_reason(self) -> str:
-        isolated = (
-            f", {self.isolated_workers} of them for one agent alone"
-            if self.isolated_workers
-            else ""
-        )
+        count = self.isolated_workers
+        isolated = f", {count} of them for one agent alone" if count else ""
         return f"pool is at its maximum of {self.max_workers} workers{isolated}"
-
-
-def own_reason(agent: Agent) -> str:
-    """What it waits for as far as its own events say, or the recorded reason."""
-    if agent.status is not Status.PENDING or agent.reason:
-        return agent.reason
-    return WAITS_FOR_ISOLATION if agent.alone else WAITS_FOR_CLAIM
 
 
 _object: Final = msgspec.json.Decoder(dict[str, object])
@@ -111,9 +101,13 @@ class AgentRow(Struct, frozen=True, kw_only=True):
 
         `reason`: in place of what the agent's own events say.
         """
+        if reason is None:
+            reason = agent.reason
+            if agent.status is Status.PENDING and not reason:
+                reason = WAITS_FOR_ISOLATION if agent.alone else WAITS_FOR_CLAIM
         return cls(
             **{name: getattr(agent, field) for name, field in _copied(cls, type(agent))},
-            reason=own_reason(agent) if reason is None else reason,
+            reason=reason,
             input=_object.decode(agent.input),
             failures=len(agent.failures),
             losses=len(agent.losses),
@@ -242,16 +236,11 @@ def agent_row(row: Row, capacity: PoolCapacity) -> AgentRow:
 
 def pool_row(row: Row) -> PoolRow:
     """PostgreSQL returns its sums as decimals."""
-    counts = ("total_capacity", "used_capacity", "available_capacity")
-    return PoolRow(
-        **{name: row[name] for name in set(PoolRow.__struct_fields__) - {"status", *counts}}
-        | {name: int(row[name]) for name in counts}
-        | {
-            "utilization": float(row["utilization"]),
-            "status": "active",
-            "config": _object.decode(row["config"]),
-        }
-    )
+    values: dict[str, Any] = {**row, "status": "active", "config": _object.decode(row["config"])}
+    for name in ("total_capacity", "used_capacity", "available_capacity"):
+        values[name] = int(values[name])
+    values["utilization"] = float(values["utilization"])
+    return PoolRow(**{name: values[name] for name in PoolRow.__struct_fields__})
 
 
 def worker_row(row: Row) -> WorkerRow:

@@ -63,19 +63,13 @@ _DEFAULTS: Final = {"text": "", "bigint": "0"}
 
 
 def _columns(codec: RowCodec[Any]) -> Iterator[sa.Column[Any]]:
-    for column in codec.columns:
-        sql = column.form.sql
-        if column.key:
-            yield sa.Column(
-                column.name, sa.String if sql == "text" else _TYPES[sql], primary_key=True
-            )
+    for name, (_, form) in codec.columns.items():
+        kind = _TYPES[form.sql]
+        if name in codec.keys:
+            yield sa.Column(name, sa.String if kind is sa.Text else kind, primary_key=True)
         else:
-            yield sa.Column(
-                column.name,
-                _TYPES[sql],
-                nullable=column.form.nullable,
-                server_default=_DEFAULTS.get(sql),
-            )
+            default = _DEFAULTS.get(form.sql)
+            yield sa.Column(name, kind, nullable=form.nullable, server_default=default)
 
 
 _CHECKPOINTS: Final = RowCodec(Position, keys="pool", more={"heartbeat_id": str})

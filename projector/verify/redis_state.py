@@ -141,13 +141,8 @@ class RedisComparison:
 
         None in the place of a reply: the key is of another type, which is reported.
         """
-        meta = self._source.meta(reference.pool)
-        seq, *replies = await self._source.ask(
-            [("HGET", meta, "seq"), *commands], atomic=True, return_errors=True
-        )
-        if isinstance(seq, ResponseError):
-            raise refusal("Redis refuses to be read", seq)
-        await self._fold_to(reference, int(seq or 0))
+        seq, replies = await self._source.ask_with_seq(reference.pool, commands)
+        await self._fold_to(reference, seq)
         for index, reply in enumerate(replies):
             if isinstance(reply, ResponseError):
                 await self._report_wrong_type(reference.pool, commands[index], reply)

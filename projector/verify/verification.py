@@ -18,7 +18,7 @@ from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
 from projector.fold.projection import read_positions, stopped
 from projector.intake.archive import EventRange, after
-from projector.intake.source import Source, archive_heads, first_generation, opened, read_archive
+from projector.intake.source import Source, archive_heads, archive_start, opened, read_archive
 from projector.store.database import Database
 from projector.store.mapping import Record, agent_record, host_record, pool_record, worker_record
 from projector.store.rows import EventRow, Position
@@ -58,7 +58,7 @@ class _Verification:
     async def _verify(self, pool: str) -> ReferenceFold:
         report, of_log = self._report, ("log", pool, "log")
         views = await self._database.read(lambda c: read_positions(c, SERVING))
-        first = await self._database.read(lambda c: first_generation(c, pool))
+        first = await self._database.read(lambda c: archive_start(c, pool).generation)
         try:
             head = (await self._source.heads([pool]))[pool]  # after the views: not behind
         except WrongType:
