@@ -12,7 +12,7 @@ from aiohttp import web
 from eventstore.errors import OutcomeUnknown, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import Terminate
-from eventstore.language.catalogue import Catalogue, Pool
+from eventstore.language.catalogue import Pool
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.catalogue import ChangeResult
 from eventstore.log.commit_retry import reraise_unknown
@@ -29,7 +29,7 @@ from gateway.wire import decoding
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import AsOfQuery, DeletePoolQuery, PoolName, PoolPatch, PoolRequest
 from gateway.wire.responses import AGENTS, PoolDeletion, PoolList, json_response
-from projector.queries.views import PoolRow, rows_of_pools
+from projector.queries.views import PoolRow, row_of_pool
 
 BATCH_SIZE = 50
 """So many terminations are written at a time."""
@@ -114,8 +114,7 @@ async def _row(request: web.Request, pool: Pool) -> PoolRow:
     if row is not None and row.changed_at >= pool.changed_ms:
         return row
     request[READ_STATE].stale = True
-    [row] = rows_of_pools(Catalogue(pools={pool.pool_name: pool}), {})
-    return row
+    return row_of_pool(pool)
 
 
 async def delete_pool(

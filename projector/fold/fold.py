@@ -4,7 +4,7 @@ It uses the same `evolve` as the write side. The number of agents in a worker's 
 from the agents' own events, so that the capacity of a pool is a sum over its workers.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -163,9 +163,8 @@ def _foldable(event: log_events.Event) -> Iterator[None]:
 def _require_known(event: log_events.Event, catalogue: Catalogue) -> None:
     if not isinstance(event.body, CATALOGUE_BODIES):
         raise Unfoldable(event, "it does not belong in the catalogue")
-    known: Mapping[str, object] = (
-        catalogue.pools if event.type.startswith("pool.") else catalogue.hosts
-    )
+    of_pool = event.type.startswith("pool.")
+    known = (catalogue.pools if of_pool else catalogue.hosts).keys()
     creates = isinstance(event.body, log_events.PoolCreated | log_events.HostJoined)
     if not creates and event.subject not in known:
         raise Unfoldable(event, "no such pool or host")

@@ -12,8 +12,7 @@ from msgspec import Struct
 
 from eventstore.language.catalogue import Catalogue
 from projector.history.positions import LogPosition
-from projector.history.replay import HistoricalState, Population
-from projector.history.statistics import PoolStatistics
+from projector.history.replay import HistoricalState, PoolStatistics, Population
 
 POSITIONS_CACHED: Final = 500
 IDS_CACHED: Final = 500_000
@@ -59,10 +58,7 @@ class HistoryCache:
         return self._get(self._catalogues, state, state.catalogue)
 
     def _get(
-        self,
-        cache: OrderedDict[LogPosition, T],
-        state: HistoricalState,
-        compute: Callable[[], T],
+        self, cache: OrderedDict[LogPosition, T], state: HistoricalState, compute: Callable[[], T]
     ) -> T:
         with self._lock:
             if (cached := cache.get(state.position)) is not None:

@@ -20,12 +20,11 @@ from sqlalchemy.exc import OperationalError
 from eventstore.errors import MusterError, UnknownEvent
 from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent, Status
-from eventstore.language.catalogue import Catalogue
 from projector.fold.fold import Unfoldable
+from projector.history import replay
 from projector.history.cache import HistoryCache
 from projector.history.positions import ArchiveIncomplete, AsOf, PointInTime, find_point
-from projector.history.replay import CHUNK, HistoricalState, TooExpensive, candidates, matching
-from projector.history.statistics import capacity_of, row_of_worker, rows_of_pools
+from projector.history.replay import HistoricalState, TooExpensive
 from projector.store.database import Database
 from projector.store.rows import AgentFilter, AgentRow, PoolCapacity, PoolRow, WorkerRow
 from projector.store.tables import EVENTS
@@ -48,16 +47,9 @@ class History:
     """
 
     def __init__(self, database_url: str, *, seconds: float) -> None:
-        self._database = Database(database_url, connections=CONNECTIONS)
+        self.database = Database(database_url, connections=CONNECTIONS)
         self._seconds = seconds
         self._cache = HistoryCache()
-
-    def open(self) -> None:
-        self._database.open()
-
-    async def close(self) -> None:
-        """Safe to call twice."""
-        await self._database.close()
 
     # ---- queries -----------------------------------------------------------------------------
 
@@ -112,11 +104,11 @@ class History:
                 pools = [filter.pool_name]
             states = {pool: state_of(pool) for pool in pools}
             populations = {pool: self._cache.pool(state).agents for pool, state in states.items()}
-            wanted = candidates(populations, filter, after)
+            wanted = replay.candidates(populations, filter, after)
             rows: list[AgentRow] = []
-            while len(rows) < limit and (chunk := list(islice(wanted, CHUNK))):
+            while len(rows) < limit and (chunk := list(islice(wanted, replay.CHUNK))):
                 found = {
-                    pool: matching(states[pool], [i for i, p in chunk if p == pool], filter)
+                    pool: replay.matching(states[pool], [i for i, p in chunk if p == pool], filter)
                     for pool in {pool for _, pool in chunk}
                 }
                 rows += self._agent_rows(state_of, found)
@@ -144,33 +136,27 @@ class History:
                 cached, statistics = self._cache.pool(state), self._cache.statistics(state)
                 ids = cached.workers.all_ids if ended else cached.workers.live_ids
                 found = state.workers([worker_id for worker_id in ids if worker_id > after][:limit])
-                rows += [row_of_worker(worker, statistics) for worker in found.values()]
+                rows += [replay.row_of_worker(worker, statistics) for worker in found.values()]
             return sorted(rows, key=lambda row: row.worker_id)[:limit]
 
         return await self._query_at(point, work)
 
     async def pools(self, point: PointInTime) -> Sequence[PoolRow]:
         """Pools that were not deleted, in the order of their names."""
-
-        def work(state_of: StateOf) -> list[PoolRow]:
-            catalogue = self._cache.catalogue(state_of(CATALOGUE))
-            pools = catalogue.live_pools()
-            statistics = {name: self._cache.statistics(state_of(name)) for name in pools}
-            return rows_of_pools(catalogue, statistics)
-
-        return await self._query_at(point, work)
+        return await self._query_at(point, self._pool_rows)
 
     async def pool(self, point: PointInTime, name: str) -> PoolRow | None:
         """A pool that was not deleted."""
+        rows = await self._query_at(point, lambda state_of: self._pool_rows(state_of, name))
+        return rows[0] if rows else None
 
-        def work(state_of: StateOf) -> PoolRow | None:
-            catalogue = self._cache.catalogue(state_of(CATALOGUE))
-            if name not in catalogue.live_pools():
-                return None
-            only = Catalogue(pools={name: catalogue.pools[name]})
-            return rows_of_pools(only, {name: self._cache.statistics(state_of(name))})[0]
-
-        return await self._query_at(point, work)
+    def _pool_rows(self, state_of: StateOf, wanted: str | None = None) -> list[PoolRow]:
+        pools = self._cache.catalogue(state_of(CATALOGUE)).live_pools()
+        return [
+            replay.row_of_pool(pools[name], self._cache.statistics(state_of(name)))
+            for name in sorted(pools)
+            if wanted in (None, name)
+        ]
 
     def _agent_rows(
         self, state_of: StateOf, found: Mapping[str, Mapping[str, tuple[Agent, int]]]
@@ -189,7 +175,7 @@ class History:
         """What pending agents waited for depends on it; None where it is unknown."""
         try:
             statistics = self._cache.statistics(state_of(pool))
-            return capacity_of(self._cache.catalogue(state_of(CATALOGUE)), pool, statistics)
+            return replay.capacity_of(self._cache.catalogue(state_of(CATALOGUE)), pool, statistics)
         except ArchiveIncomplete:
             return None
 
@@ -217,7 +203,7 @@ class History:
             except (Unfoldable, UnknownEvent, msgspec.DecodeError) as error:
                 raise ArchiveUnreadable(str(error)) from error
 
-        return await self._database.read_with_retry(bounded)
+        return await self.database.read_with_retry(bounded)
 
 
 @contextmanager

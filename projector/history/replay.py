@@ -10,21 +10,28 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import merge
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
 from eventstore.errors import MusterError
 from eventstore.language.agents import TERMINAL, Agent, Status
-from eventstore.language.catalogue import Catalogue
-from eventstore.language.workers import Worker
+from eventstore.language.catalogue import Catalogue, Pool
+from eventstore.language.workers import ALIVE, Worker, WorkerStatus
 from projector.fold.fold import State, fold, fold_catalogue
 from projector.history.positions import LogPosition, require_complete
-from projector.history.statistics import PoolStatistics
 from projector.intake.entries import event_of
-from projector.store.mapping import chunks
-from projector.store.rows import AgentFilter, EventRow
+from projector.store.mapping import chunks, pool_record, worker_record
+from projector.store.rows import (
+    AgentFilter,
+    EventRow,
+    PoolCapacity,
+    PoolRow,
+    WorkerRow,
+    pool_row,
+    worker_row,
+)
 from projector.store.tables import EVENTS
 
 CHUNK: Final = 500
@@ -50,6 +57,40 @@ class Population(Struct, frozen=True):
 
     all_ids: Sequence[str] = ()
     live_ids: Sequence[str] = ()
+
+
+class PoolStatistics(Struct, frozen=True):
+    """Counted over live agents and workers."""
+
+    statuses: Mapping[str, int] = {}
+    """Agents by status."""
+    agent_counts: Mapping[str, int] = {}
+    """Agents by worker."""
+    isolated: Mapping[str, str] = {}
+    """The agent of each worker that has one isolated agent."""
+    workers: Sequence[Worker] = ()
+
+    def _used(self, worker: Worker) -> int:
+        """Slots that no other agent can have."""
+        is_isolated = worker.worker_id in self.isolated
+        return worker.max_agents if is_isolated else self.agent_counts.get(worker.worker_id, 0)
+
+    def capacity(self) -> dict[str, Any]:
+        """As the SQL view `pool_capacity` counts it."""
+        counts = Counter(worker.status for worker in self.workers)
+        active = [worker for worker in self.workers if worker.status is WorkerStatus.ACTIVE]
+        total, used = sum(worker.max_agents for worker in active), sum(map(self._used, active))
+        return {
+            "process_count": sum(counts[status] for status in ALIVE),
+            "active_worker_processes": len(active),
+            "ordered_worker_processes": counts[WorkerStatus.REQUESTED],
+            "total_capacity": total,
+            "used_capacity": used,
+            "available_capacity": total - used,
+            "agent_count": sum(self.statuses.values()),
+            "pending_count": self.statuses.get(Status.PENDING.value, 0),
+            "utilization": int(used * 10_000 / total + 0.5) / 10_000 if total else 0.0,
+        }
 
 
 class HistoricalState:
@@ -194,4 +235,31 @@ def _matches_state(agent: Agent, wanted: AgentFilter) -> bool:
         (not wanted.status or agent.status.value in wanted.status)
         and wanted.process_id in (None, agent.worker_id)
         and wanted.ended in (None, agent.ended)
+    )
+
+
+def row_of_worker(worker: Worker, statistics: PoolStatistics) -> WorkerRow:
+    name, live = worker.worker_id, {"last_heartbeat": 0, "loop_lag_ms": 0.0}
+    record = worker_record(
+        worker, statistics.agent_counts.get(name, 0), statistics.isolated.get(name, "")
+    )
+    return worker_row({**record, **live})
+
+
+def row_of_pool(pool: Pool, statistics: PoolStatistics | None = None) -> PoolRow:
+    counts = (statistics or PoolStatistics()).capacity()
+    return pool_row({**pool_record(pool), **counts})
+
+
+def capacity_of(catalogue: Catalogue, pool: str, statistics: PoolStatistics) -> PoolCapacity:
+    """What a pool's pending agents waited for depends on this."""
+    counts, pool_state = statistics.capacity(), catalogue.pools.get(pool)
+    if pool_state is None or pool_state.deleted:
+        return PoolCapacity()
+    return PoolCapacity(
+        free_slots=counts["available_capacity"],
+        workers=counts["process_count"],
+        ordered_workers=counts["ordered_worker_processes"],
+        max_workers=pool_state.config.max_workers,
+        isolated_workers=len(statistics.isolated),
     )

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.reader import Entry
-from projector.intake.entries import entry_of, seq_of
+from projector.intake.entries import entry_of, read_entry
 from projector.store.rows import EventRow
 from projector.store.tables import EVENTS
 
@@ -182,8 +182,6 @@ class EventRange:
 
     async def _trimmed_past(self, stream: str, stream_id: str) -> bool:
         """Whether events after an id may have been trimmed."""
-        oldest = await self._read(stream, "-", "+", count=1)
-        if not oldest:
-            return False
-        first = oldest[0]
-        return seq_of(first) > 1 and id_order(first[0].decode()) > id_order(stream_id or "0")
+        oldest = [read_entry("", 0, entry) for entry in await self._read(stream, "-", "+", count=1)]
+        start = id_order(stream_id or "0")
+        return any(row.seq > 1 and id_order(row.stream_id) > start for row in oldest)

@@ -114,13 +114,6 @@ def entry_of(row: EventRow) -> Entry:
     return row.stream_id.encode(), fields
 
 
-def seq_of(entry: Entry) -> int:
-    """An entry's seq; 0 where it has none."""
-    fields = entry[1]
-    values = dict(zip(fields[::2], fields[1::2], strict=False))
-    return number_of(values.get(b"seq", b"").decode(errors="replace"))
-
-
 def text_of(value: bytes) -> str:
     """Text that every database can store: PostgreSQL cannot store U+0000."""
     return value.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -12,19 +12,8 @@ from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
 
 from eventstore.language.agents import TERMINAL, Agent, Status
 from eventstore.language.workers import WorkerStatus
+from projector.store import rows
 from projector.store.mapping import agent_of, pool_of
-from projector.store.rows import (
-    AgentFilter,
-    AgentRow,
-    EventRow,
-    HostRow,
-    PoolCapacity,
-    PoolRow,
-    WorkerRow,
-    agent_row,
-    pool_row,
-    worker_row,
-)
 from projector.store.tables import AGENT_LIVE, CAPACITY, EVENTS, SERVING, WORKER_LIVE
 
 LIVE_STATUSES: Final = tuple(status.value for status in Status if status not in TERMINAL)
@@ -32,8 +21,8 @@ ENDED_WORKER_STATUSES: Final = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.va
 
 
 def agents(
-    connection: Connection, wanted: AgentFilter, *, after: str = "", limit: int = 100
-) -> list[AgentRow]:
+    connection: Connection, wanted: rows.AgentFilter, *, after: str = "", limit: int = 100
+) -> list[rows.AgentRow]:
     """Agents in the order of their ids, after the id `after` (keyset paging)."""
     a = SERVING.agents
     query = _agents().where(*_conditions(connection, wanted)).order_by(a.c.agent_id)
@@ -42,7 +31,7 @@ def agents(
     return _agent_rows(connection, query.limit(limit))
 
 
-def agent(connection: Connection, agent_id: str, pool: str | None = None) -> AgentRow | None:
+def agent(connection: Connection, agent_id: str, pool: str | None = None) -> rows.AgentRow | None:
     """One agent, ended or not."""
     a = SERVING.agents
     query = _agents().where(a.c.agent_id == agent_id)
@@ -77,7 +66,7 @@ def _agents() -> Select[Any]:
     return select(a, live.c.activity, live.c.last_heartbeat).join_from(a, live, same, isouter=True)
 
 
-def _conditions(connection: Connection, wanted: AgentFilter) -> list[ColumnElement[bool]]:
+def _conditions(connection: Connection, wanted: rows.AgentFilter) -> list[ColumnElement[bool]]:
     a = SERVING.agents
     conditions = [
         a.c[name] == value
@@ -97,24 +86,26 @@ def _conditions(connection: Connection, wanted: AgentFilter) -> list[ColumnEleme
     return conditions
 
 
-def _agent_rows(connection: Connection, query: Select[Any]) -> list[AgentRow]:
-    rows = connection.execute(query).mappings().all()
-    pending = {row["pool_name"] for row in rows if row["status"] == Status.PENDING}
+def _agent_rows(connection: Connection, query: Select[Any]) -> list[rows.AgentRow]:
+    found = connection.execute(query).mappings().all()
+    pending = {row["pool_name"] for row in found if row["status"] == Status.PENDING}
     capacities = _capacities(connection, pending) if pending else {}
-    return [agent_row(row, capacities.get(row["pool_name"], PoolCapacity())) for row in rows]
+    return [
+        rows.agent_row(row, capacities.get(row["pool_name"], rows.PoolCapacity())) for row in found
+    ]
 
 
-def pools(connection: Connection) -> list[PoolRow]:
+def pools(connection: Connection) -> list[rows.PoolRow]:
     """Pools that were not deleted, in the order of their names."""
-    rows = connection.execute(_pools().order_by(SERVING.pools.c.pool_name)).mappings()
-    return [pool_row(row) for row in rows]
+    found = connection.execute(_pools().order_by(SERVING.pools.c.pool_name)).mappings()
+    return [rows.pool_row(row) for row in found]
 
 
-def pool(connection: Connection, name: str) -> PoolRow | None:
+def pool(connection: Connection, name: str) -> rows.PoolRow | None:
     """A pool that was not deleted."""
     query = _pools().where(SERVING.pools.c.pool_name == name)
     row = connection.execute(query).mappings().first()
-    return pool_row(row) if row else None
+    return rows.pool_row(row) if row else None
 
 
 def _pools() -> Select[Any]:
@@ -123,7 +114,7 @@ def _pools() -> Select[Any]:
     return select(p, *counts).join_from(p, c, p.c.pool_name == c.c.pool_name)
 
 
-def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, PoolCapacity]:
+def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, rows.PoolCapacity]:
     p, c, w = SERVING.pools, CAPACITY, SERVING.workers
     of_pool = (w.c.pool_name == p.c.pool_name) & w.c.status.not_in(ENDED_WORKER_STATUSES)
     isolated = select(func.count()).where(of_pool, w.c.alone != "").scalar_subquery()
@@ -134,7 +125,7 @@ def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, PoolC
         .where(p.c.pool_name.in_(sorted(names)))
     )
     return {
-        row["pool_name"]: PoolCapacity(
+        row["pool_name"]: rows.PoolCapacity(
             free_slots=int(row["available_capacity"]),
             workers=row["process_count"],
             ordered_workers=row["ordered_worker_processes"],
@@ -152,7 +143,7 @@ def workers(
     ended: bool = False,
     after: str = "",
     limit: int | None = None,
-) -> list[WorkerRow]:
+) -> list[rows.WorkerRow]:
     """Workers in the order of their ids; `ended`: stopped and lost ones too."""
     w, live = SERVING.workers, WORKER_LIVE
     same = (live.c.worker_id == w.c.worker_id) & (live.c.pool_name == w.c.pool_name)
@@ -167,15 +158,15 @@ def workers(
         query = query.where(w.c.pool_name == pool)
     if not ended:
         query = query.where(w.c.status.not_in(ENDED_WORKER_STATUSES))
-    return [worker_row(row) for row in connection.execute(query).mappings()]
+    return [rows.worker_row(row) for row in connection.execute(query).mappings()]
 
 
-def hosts(connection: Connection) -> list[HostRow]:
+def hosts(connection: Connection) -> list[rows.HostRow]:
     """Hosts in the order of their ids, those that left too."""
     h = SERVING.hosts
-    columns = [h.c[name] for name in HostRow.__struct_fields__]
-    rows = connection.execute(select(*columns).order_by(h.c.host)).mappings()
-    return [HostRow(**row) for row in rows]
+    columns = [h.c[name] for name in rows.HostRow.__struct_fields__]
+    found = connection.execute(select(*columns).order_by(h.c.host)).mappings()
+    return [rows.HostRow(**row) for row in found]
 
 
 def events(
@@ -186,7 +177,7 @@ def events(
     subject: str | None = None,
     types: Sequence[str] = (),
     limit: int = 1000,
-) -> list[EventRow]:
+) -> list[rows.EventRow]:
     """Archived events of a pool, in order."""
     query = (
         select(EVENTS)
@@ -198,7 +189,7 @@ def events(
         query = query.where(EVENTS.c.subject == subject)
     if types:
         query = query.where(EVENTS.c.type.in_(types))
-    return [EventRow(**row) for row in connection.execute(query).mappings()]
+    return [rows.EventRow(**row) for row in connection.execute(query).mappings()]
 
 
 def agent_state(connection: Connection, pool: str, agent_id: str) -> Agent | None:
@@ -211,7 +202,7 @@ def agent_state(connection: Connection, pool: str, agent_id: str) -> Agent | Non
 
 def recent(
     connection: Connection, types: Sequence[str], *, since_ms: int, limit: int = 100
-) -> list[EventRow]:
+) -> list[rows.EventRow]:
     """The newest events of some types over all pools, newest first (for alerts)."""
     query = (
         select(EVENTS)
@@ -220,4 +211,4 @@ def recent(
         .order_by(EVENTS.c.ts.desc(), EVENTS.c.seq.desc())
         .limit(limit)
     )
-    return [EventRow(**row) for row in connection.execute(query).mappings()]
+    return [rows.EventRow(**row) for row in connection.execute(query).mappings()]

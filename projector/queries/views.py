@@ -11,8 +11,7 @@ from sqlalchemy import Connection
 from projector.fold.projection import read_positions
 from projector.history.history import ArchiveUnreadable, History
 from projector.history.positions import ArchiveIncomplete, AsOf, NotYetArchived, PointInTime
-from projector.history.replay import TooExpensive
-from projector.history.statistics import rows_of_pools
+from projector.history.replay import TooExpensive, row_of_pool
 from projector.intake import archive
 from projector.intake.archive import EventRange
 from projector.intake.source import is_lost
@@ -33,7 +32,7 @@ __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
     "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
     "PoolRow", "Position", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
-    "WorkerRow", "is_lost", "rows_of_pools",
+    "WorkerRow", "is_lost", "row_of_pool",
 ]  # fmt: skip
 
 CONNECTIONS: Final = 4
@@ -79,12 +78,12 @@ class Views:
     async def start(self) -> None:
         """Connect. Where no projector has run yet, empty tables are created."""
         self._database.open()
-        self.history.open()
+        self.history.database.open()
         await self._database.prepare()
 
     async def stop(self) -> None:
         """Close all connections. Safe to call twice."""
-        await self.history.close()
+        await self.history.database.close()
         await self._database.close()
 
     # ---- how far the views are ---------------------------------------------------------------

@@ -163,10 +163,12 @@ class Database:
                     connection.exec_driver_sql(_SET_IDLE_TIMEOUT)
                 return work(connection)
 
+        pool = engine.pool  # disposing of the engine replaces it
+
         def finished(done: Future[Any]) -> None:
             self._running.pop(done, None)
             if self._engine is not engine:  # closed meanwhile: drop what came back late
-                engine.pool.dispose()
+                pool.dispose()
 
         future = threads.submit(transaction)
         self._running[future] = wire

@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eventstore.language.agents import Agent, Status
 from eventstore.language.events import Error
@@ -88,15 +89,7 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     last_heartbeat: int = 0
 
     @classmethod
-    def of(
-        cls,
-        agent: Agent,
-        generation: int,
-        reason: str | None = None,
-        *,
-        activity: str = "",
-        last_heartbeat: int = 0,
-    ) -> Self:
+    def of(cls, agent: Agent, generation: int, reason: str | None = None) -> Self:
         """An agent as it is answered; what is not named here is copied.
 
         `reason`: in place of what the agent's own events say.
@@ -112,8 +105,6 @@ class AgentRow(Struct, frozen=True, kw_only=True):
             failures=len(agent.failures),
             losses=len(agent.losses),
             fencing_token=f"{generation}:{agent.claim_seq}" if agent.claim_seq else "",
-            activity=activity,
-            last_heartbeat=last_heartbeat,
         )
 
 
@@ -224,14 +215,10 @@ class AgentFilter(Struct, frozen=True, kw_only=True):
 
 def agent_row(row: Row, capacity: PoolCapacity) -> AgentRow:
     agent = agent_of(row)
-    running = agent.status in (Status.RUNNING, Status.STOPPING)
-    return AgentRow.of(
-        agent,
-        row["generation"],
-        capacity.reason_of(agent),
-        activity=(row["activity"] or "") if running else "",
-        last_heartbeat=(row["last_heartbeat"] or 0) if running else 0,
-    )
+    answer = AgentRow.of(agent, row["generation"], capacity.reason_of(agent))
+    if agent.status not in (Status.RUNNING, Status.STOPPING) or row["activity"] is None:
+        return answer
+    return replace(answer, activity=row["activity"], last_heartbeat=row["last_heartbeat"])
 
 
 def pool_row(row: Row) -> PoolRow:

@@ -82,11 +82,11 @@ async def open_stage(url: str, *, seconds: float = 10.0) -> AsyncIterator[Stage]
     database, history = Database(url), History(url, seconds=seconds)
     database.open()
     await database.prepare()
-    history.open()
+    history.database.open()
     try:
         yield Stage(database, history)
     finally:
-        await history.close()
+        await history.database.close()
         await database.close()
 
 
