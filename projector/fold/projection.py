@@ -30,6 +30,7 @@ CACHE_MAX: Final = 50_000
 """Agents, and workers, whose state is cached."""
 IDS_MAX: Final = 500
 """Ids in one SELECT."""
+ARCHIVE_CHUNK: Final = 5_000
 
 T = TypeVar("T")
 
@@ -61,9 +62,6 @@ class _PriorStates(Generic[T]):
 
 def _load_of(row: Row) -> fold.WorkerLoad:
     return fold.WorkerLoad(worker_of(row), row["agent_count"], row["alone"])
-
-
-ARCHIVE_CHUNK: Final = 5_000
 
 
 class AppliedBatch(Struct, frozen=True):

@@ -11,6 +11,7 @@ start of the log.
 A point in time is one position in every log.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -57,11 +58,6 @@ class LogPosition(Struct, frozen=True):
         return self.spans[-1].generation if self.spans else 0
 
     @property
-    def in_archive(self) -> bool:
-        """Whether it is at an archived event, or before the first event of the log."""
-        return not self.spans or self.spans[0].first <= self.seq
-
-    @property
     def truncated(self) -> bool:
         """Whether its first events are not archived."""
         return bool(self.spans) and self.spans[0].first > 1
@@ -99,7 +95,7 @@ def position_at_event(
     if generation is not None and spans and spans[-1].generation != generation:
         raise NotYetArchived(f"nothing is archived of generation {generation}")
     position = _cut(connection, pool, spans, seq)
-    if not position.in_archive:
+    if position.spans and position.spans[0].first > seq:
         require_complete(connection, position)
     return position
 
@@ -107,15 +103,9 @@ def position_at_event(
 def position_at_time(connection: Connection, pool: str, at_ms: int) -> LogPosition:
     """The position after all events with a `ts` up to that time."""
     spans = generation_ranges(connection, pool)
-    low = spans[0].first - 1 if spans else 0
-    high = spans[-1].last if spans else 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _ts(connection, spans, middle) <= at_ms:
-            low = middle
-        else:
-            high = middle - 1
-    return _cut(connection, pool, spans, low)
+    seqs = range(spans[0].first, spans[-1].last + 1) if spans else range(1, 1)
+    count = bisect_right(seqs, at_ms, key=lambda seq: _ts(connection, spans, seq))
+    return _cut(connection, pool, spans, seqs.start + count - 1)
 
 
 def _cut(connection: Connection, pool: str, spans: list[GenerationRange], seq: int) -> LogPosition:

@@ -10,6 +10,7 @@ fallen behind. Only archived events are trimmed, so that the two together have e
 trimming need not know any reader.
 """
 
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -122,16 +123,14 @@ def _first_seq(
     connection: Connection, part: GenerationRange, reached: Callable[[tuple[int, int]], bool]
 ) -> int:
     """The first seq whose event's id has reached a point; one past the end if none has."""
-    low, high = part.first, part.last + 1
-    while low < high:
-        middle = (low + high) // 2
-        query = part.rows(E.seq, E.stream_id).where(E.seq >= middle).order_by(E.seq).limit(1)
-        row = connection.execute(query).first()
-        if row is None or reached(id_order(row.stream_id)):
-            high = middle
-        else:
-            low = row.seq + 1
-    return low
+
+    def from_here(seq: int) -> bool:
+        query = part.rows(E.stream_id).where(E.seq >= seq).order_by(E.seq).limit(1)
+        stream_id = connection.execute(query).scalar()
+        return stream_id is None or reached(id_order(stream_id))
+
+    seqs = range(part.first, part.last + 1)
+    return part.first + bisect_left(seqs, True, key=from_here)
 
 
 def _in_generation(pool: str, generation: int) -> ColumnElement[bool]:

@@ -81,24 +81,12 @@ class Source:
         (marks,) = await self.ask([("HMGET", self.keys.catalogue_meta, *fields)])
         return {pool for pool, mark in zip(names, marks, strict=True) if mark is not None}
 
-    async def ask(self, commands: Sequence[tuple[str, ...]]) -> list[Any]:
-        """The replies to some commands.
+    async def ask(self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False) -> list[Any]:
+        """The replies to some commands; `atomic`: in one transaction, an error as a reply too.
 
         Raises `LogUnreachable`, and `LogError` where Redis refuses a command for good.
         """
-        return await self._ask(commands)
 
-    async def ask_with_seq(
-        self, pool: str, commands: Sequence[tuple[str, ...]]
-    ) -> tuple[int, list[Any]]:
-        """The `seq` of a log, and the replies as of then; for a refused command its error."""
-        with_seq = [("HGET", self.meta(pool), "seq"), *commands]
-        seq, *replies = await self._ask(with_seq, atomic=True)
-        if isinstance(seq, ResponseError):
-            raise refusal("Redis refuses to be read", seq)
-        return int(seq or 0), replies
-
-    async def _ask(self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False) -> list[Any]:
         async def execute() -> list[Any]:
             async with self.client.pipeline(transaction=atomic) as pipeline:
                 for command in commands:
@@ -112,6 +100,16 @@ class Source:
         # Shielded: redis-py can swallow a cancellation, and a projector would not end.
         with translated_errors("Redis refuses to be read"):
             return await shielded(execute)
+
+    async def ask_with_seq(
+        self, pool: str, commands: Sequence[tuple[str, ...]]
+    ) -> tuple[int, list[Any]]:
+        """The `seq` of a log, and the replies as of then; for a refused command its error."""
+        with_seq = [("HGET", self.meta(pool), "seq"), *commands]
+        seq, *replies = await self.ask(with_seq, atomic=True)
+        if isinstance(seq, ResponseError):
+            raise refusal("Redis refuses to be read", seq)
+        return int(seq or 0), replies
 
     async def wait(
         self, positions: Mapping[str, Position], *, count: int
@@ -127,17 +125,6 @@ class Source:
         first = "-" if position.stream_id in ("0", "") else f"({position.stream_id}"
         entries = await self.reader.range(self.stream(position.pool), first, count=count)
         return read_entries(position, entries)
-
-    async def entry_at(self, position: Position) -> EventRow | None:
-        """The entry at a position's id."""
-        stream, entry_id = self.stream(position.pool), position.stream_id
-        entries = await self.reader.range(stream, entry_id, entry_id, count=1)
-        return read_entry(position.pool, position.generation, entries[0]) if entries else None
-
-    async def starts_after(self, position: Position) -> bool:
-        """Whether the stream was trimmed up to this position or beyond it."""
-        entries = await self.reader.range(self.stream(position.pool), count=1)
-        return not entries or id_order(entries[0][0].decode()) > id_order(position.stream_id)
 
 
 def read_archive(
@@ -216,10 +203,13 @@ async def rewritten(source: Source, database: Database, position: Position) -> s
     """Whether the stream has another event at the last projected position; empty if not."""
     if not position.seq:
         return ""
-    streamed = await source.entry_at(position)
-    if streamed is None:
-        trimmed = await source.starts_after(position)
+    stream, entry_id = source.stream(position.pool), position.stream_id
+    entries = await source.reader.range(stream, entry_id, entry_id, count=1)
+    if not entries:
+        first = await source.reader.range(stream, count=1)
+        trimmed = not first or id_order(first[0][0].decode()) > id_order(entry_id)
         return "" if trimmed else f"rewritten: the event at seq {position.seq} is gone"
+    streamed = read_entry(position.pool, position.generation, entries[0])
     before = Position(position.pool, 0, position.seq - 1)
     stored = await database.read(lambda c: read_archive(c, before, count=1, last=position.seq))
     same = not stored or stored[-1].event_id == streamed.event_id
