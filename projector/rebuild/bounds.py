@@ -68,8 +68,8 @@ class LogBounds:
         for pool, head in self.heads.items():
             known = self._shadow.positions.get(pool)
             if known is None or not known.generation:
-                start = self._archive_starts.get(pool, head)
-                self._shadow.positions[pool] = Position(pool, start.generation)
+                first = self._archive_starts.get(pool, head).generation or head.generation
+                self._shadow.positions[pool] = Position(pool, first)
 
     async def require_complete(self) -> None:
         """Raises `LogDamaged` where a switch would replace more by less."""
