@@ -19,7 +19,6 @@ from muster.settings import addresses
 from muster.settings.settings import abbreviate
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-DEFAULT_DATA_DIR = ".muster"
 
 Flags: TypeAlias = Mapping[str, tuple[str, str]]
 """Flags that have a value: what the help calls the value, and the help."""
@@ -157,7 +156,7 @@ def log_directory(args: argparse.Namespace) -> Path:
 
 
 def data_directory(args: argparse.Namespace) -> Path:
-    return Path(args.data_dir or os.environ.get("MUSTER_DATA_DIR") or DEFAULT_DATA_DIR)
+    return Path(args.data_dir or os.environ.get("MUSTER_DATA_DIR") or ".muster")
 
 
 def running(args: argparse.Namespace) -> Running:

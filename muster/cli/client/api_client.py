@@ -127,11 +127,11 @@ class GatewayClient:
         *,
         query: Query | None = None,
         body: object = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = {},
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> Answer:
         """One call. Raises `Refused`, `ServiceUnreachable`; `NoReply` once it is connected."""
-        sent = {"Accept": "application/json", **self._authorization, **(headers or {})}
+        sent = {"Accept": "application/json", **self._authorization, **headers}
         content = None
         if body is not None:
             content, sent["Content-Type"] = msgspec.json.encode(body), "application/json"

@@ -1,4 +1,12 @@
-"""`muster doctor`: checks Redis, database, logs and host, and says what to change."""
+"""check Redis, database and host, and say what to change
+
+Checks Redis, the database, the logs and this host: the configured ones, those that a `muster up`
+uses here, or would use. Changes nothing. Exit code 1 if anything fails.
+
+  muster doctor                                        what `muster up` uses here
+  muster doctor --redis-url redis://redis.internal     another Redis
+  muster doctor --json | jq '.[] | select(.level != "OK")'
+"""
 
 import argparse
 import asyncio
@@ -20,16 +28,6 @@ from muster.settings.loading import load
 from muster.settings.settings import Settings
 from muster.terminal import render
 
-HELP = """\
-check Redis, database and host, and say what to change
-
-Checks Redis, the database, the logs and this host: the configured ones, those that a `muster up`
-uses here, or would use. Changes nothing. Exit code 1 if anything fails.
-
-  muster doctor                                        what `muster up` uses here
-  muster doctor --redis-url redis://redis.internal     another Redis
-  muster doctor --json | jq '.[] | select(.level != "OK")'
-"""
 NEEDED = ("address", "reachable", "readable")
 """Checks that must pass before the logs can be checked."""
 LOCAL_HOSTS = (None, "localhost", "127.0.0.1", "::1")
@@ -37,7 +35,7 @@ STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(subparsers, "doctor", run, HELP)
+    parser = declare(subparsers, "doctor", run, __doc__)
     parser.add_argument("--config", metavar="FILE", help="of `muster up` (default ./muster.toml)")
     targets.add_flags(parser, targets.LOG_FLAGS)
 

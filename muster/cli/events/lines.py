@@ -4,7 +4,8 @@ Fields are not parsed, so that a newer version of an event can be shown, too. A 
 position in the log, type, subject and details.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -43,7 +44,7 @@ class RecordedEvent(Struct, frozen=True):
 
     @property
     def seq(self) -> int:
-        return number(self.fields.get("seq"))
+        return number(self.fields.get("seq", ""))
 
     @property
     def ms(self) -> int:
@@ -54,22 +55,15 @@ class RecordedEvent(Struct, frozen=True):
         document: dict[str, object] = {"pool": self.pool, "stream_id": self.stream_id}
         for name, value in self.fields.items():
             document[name] = number(value) if name in NUMBERS else value
-        document["data"] = _data(self.fields.get("data", ""))
+        with suppress(msgspec.DecodeError, RecursionError):  # else it remains text
+            data = self.fields.get("data") or "{}"
+            document["data"] = msgspec.json.decode(data, type=msgspec.Raw)
         return document
 
 
-def number(text: str | None) -> int:
+def number(text: str) -> int:
     """A number of an entry; 0 where it is not one."""
-    digits = text or ""
-    return int(digits) if digits.isdecimal() and len(digits) < DIGITS else 0
-
-
-def _data(text: str) -> object:
-    """The decoded object; text where it is not JSON."""
-    try:
-        return msgspec.json.decode(text or "{}", type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError):
-        return text
+    return int(text) if text.isdecimal() and len(text) < DIGITS else 0
 
 
 def recorded_event(pool: str, entry: Entry) -> RecordedEvent:
@@ -78,14 +72,8 @@ def recorded_event(pool: str, entry: Entry) -> RecordedEvent:
     return RecordedEvent(pool, stream_id.decode(), dict(zip(texts[::2], texts[1::2], strict=False)))
 
 
-EventFilter = Callable[[RecordedEvent], bool]
-
-
 def printer(
-    cells: Callable[[T, bool], Sequence[render.Cell]],
-    document: Callable[[T], object],
-    *,
-    as_json: bool,
+    cells: Callable[[T, bool], list[render.Cell]], document: Callable[[T], object], as_json: bool
 ) -> Callable[[T], None]:
     """A function that prints an item as fits the output: JSON, plain, or coloured and short."""
     if as_json:
@@ -106,7 +94,7 @@ def event_cells(event: RecordedEvent, short: bool) -> list[render.Cell]:
     if (incarnation := fields.get("incarnation", "")) not in ("", "0", "1"):
         subject += f"  #{incarnation}"
     return [
-        render.Cell(f"{render.timestamp(number(fields.get('ts')) or event.ms)}  ", "dim"),
+        render.Cell(f"{render.timestamp(number(fields.get('ts', '')) or event.ms)}  ", "dim"),
         render.Cell(f"{f'{event.pool}:{event.seq}':<20}  "),
         render.Cell(f"{kind:<27}  ", STYLES.get(kind.partition(".")[2], "")),
         render.Cell(f"{render.one_line(subject)}  "),

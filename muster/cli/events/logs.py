@@ -79,15 +79,13 @@ class JoinedLog:
     """All log files of a folder that may contain matching lines, also those of new workers."""
 
     def __init__(self, directory: Path, line_filter: LineFilter) -> None:
-        self._directory = directory
-        self._filter = line_filter
+        self._directory, self._filter = directory, line_filter
         self._files: dict[Path, LogFile] = {}
 
     def added(self) -> Iterator[Line]:
         """The lines that were added since the last call."""
         for path in self._filter.files(self._directory):
-            if path not in self._files:
-                self._files[path] = LogFile(path)
+            self._files.setdefault(path, LogFile(path))
         return merged(list(self._files.values()), self._filter.matches)
 
     def close(self) -> None:

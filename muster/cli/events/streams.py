@@ -6,7 +6,7 @@ configured. Events that exist at the start are merged by time; later ones follow
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from eventstore.errors import LogUnreachable
 from eventstore.keys import CATALOGUE as LOG
 from eventstore.log.reader import Entry
 from muster.cli.arguments.command import print_note
-from muster.cli.events.lines import CATALOGUE, EventFilter, RecordedEvent, recorded_event
+from muster.cli.events.lines import CATALOGUE, RecordedEvent, recorded_event
 
 if TYPE_CHECKING:
     from projector.intake.source import Source
@@ -36,26 +36,22 @@ class Streams:
     def __init__(self, source: "Source", archive: "Views | None" = None) -> None:
         from projector.queries.views import EventRange
 
-        self._source = source
-        self._reader = reader = source.reader
-        self._keys = source.keys
-        self._archive = archive
-        self._event_range = EventRange(
-            source.keys, reader.range, archive.archived if archive else None
-        )
+        self._source, self._reader, self._archive = source, source.reader, archive
+        read_archive = archive.archived if archive else None
+        self._event_range = EventRange(source.keys, source.reader.range, read_archive)
         self._problems: dict[str, str] = {}
         self.positions: dict[str, str] = {}
         self._seqs: dict[str, int] = {}
         """The `seq` that was read last of each stream."""
 
     def stream(self, pool: str) -> str:
-        return self._keys.catalogue if pool == CATALOGUE else self._keys.pool(pool, "events")
+        return self._source.stream(_log(pool))
 
     async def pools(self) -> list[str]:
         """The names of all pools that were ever created, from the catalogue."""
         names: dict[str, None] = {}
-        after = "-"
-        while entries := await self._reader.range(self._keys.catalogue, after, count=CHUNK):
+        after, stream = "-", self.stream(CATALOGUE)
+        while entries := await self._reader.range(stream, after, count=CHUNK):
             for entry in entries:
                 event = recorded_event(CATALOGUE, entry)
                 if event.fields.get("type") == "pool.created":
@@ -115,7 +111,7 @@ class Streams:
         return found
 
     async def newest(
-        self, until: Mapping[str, str], count: int, matches: EventFilter
+        self, until: Mapping[str, str], count: int, matches: Callable[[RecordedEvent], bool]
     ) -> list[RecordedEvent]:
         """The last `count` matching events, oldest first; moves `positions` to `until`."""
         found: list[RecordedEvent] = []
@@ -126,14 +122,12 @@ class Streams:
         return found[-count:] if count else []
 
     async def _newest(
-        self, pool: str, last: str, count: int, matches: EventFilter
+        self, pool: str, last: str, count: int, matches: Callable[[RecordedEvent], bool]
     ) -> list[RecordedEvent]:
         matching: list[RecordedEvent] = []
         while len(matching) < count and last != "0":
             entries = await self._older(pool, last)
-            matching += [
-                event for entry in entries if matches(event := recorded_event(pool, entry))
-            ]
+            matching += filter(matches, (recorded_event(pool, entry) for entry in entries))
             last = f"({entries[-1][0].decode()}" if entries else "0"
         return matching[:count]
 
@@ -208,8 +202,7 @@ class Streams:
         found = []
         for stream, entries in raw.items():
             pool = streams[stream]
-            found += await self._read_gap(pool, entries[0])
-            found += self._consume(pool, entries)
+            found += [*await self._read_gap(pool, entries[0]), *self._consume(pool, entries)]
         return found
 
     async def _read_gap(self, pool: str, next_entry: Entry) -> list[RecordedEvent]:
@@ -217,9 +210,8 @@ class Streams:
         until, first = next_entry[0].decode(), recorded_event(pool, next_entry).seq
         found: list[RecordedEvent] = []
         while (last_seq := self._seqs.get(pool, 0)) + 1 < first:
-            page = await self._event_range.after(
-                _log(pool), self.positions[pool], until=until, count=CHUNK
-            )
+            position = self.positions[pool]
+            page = await self._event_range.after(_log(pool), position, until=until, count=CHUNK)
             missed = [entry for entry in page if recorded_event(pool, entry).seq < first]
             if not missed:
                 print_note(f"{pool}: events {last_seq + 1} to {first - 1} are in the archive only")

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from muster.cli.arguments import command, targets
-from muster.cli.arguments.values import time_ms
+from muster.cli.arguments.values import CLOCK, time_ms
 from muster.cli.events.lines import CATALOGUE, RecordedEvent, event_cells, printer
 from muster.cli.events.streams import MISSING, RECOVERY_HINT, Streams, before_ms
 
@@ -28,7 +28,6 @@ LAST = 20
 STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
 """Two numbers; those of 64 bits have no more digits."""
 POSITION = re.compile(r"([a-z0-9_-]{1,63}):(\d{1,20})")
-CLOCK = re.compile(r"\d{1,2}:\d{2}")
 
 
 class TailOptions(Struct, frozen=True, kw_only=True):
@@ -60,20 +59,18 @@ class TailOptions(Struct, frozen=True, kw_only=True):
 
 def add(subparsers: command.Subparsers) -> None:
     parser = command.declare(subparsers, "tail", run, __doc__)
-    parser.add_argument("--pool", action="append", default=[], metavar="NAME", dest="pools",
-                        help="this pool only (again for more; `catalogue`: pools and"
-                        " hosts)")  # fmt: skip
-    parser.add_argument("--from", dest="start", default="", metavar="POSITION", help="start at:"
-                        " 0 (the start), POOL:SEQ, a stream's id, 10m (ago), 14:03 or a"
-                        " date")  # fmt: skip
-    parser.add_argument("-f", "--follow", action="store_true", help="wait for new events")
-    parser.add_argument("--type", action="append", default=[], metavar="TYPE", dest="types",
-                        help="events of this type only, such as agent.crashed or"
-                        " 'worker.*'")  # fmt: skip
-    parser.add_argument("--agent", default="", metavar="ID", help="events of this agent only")
-    parser.add_argument("--worker", default="", metavar="ID", help="events with this worker only")
-    parser.add_argument("-n", type=int, metavar="N", dest="count", help="show N events"
-                        f" (default: the last {LAST}; with --from: all)")  # fmt: skip
+    option = parser.add_argument
+    option("--pool", action="append", default=[], metavar="NAME", dest="pools",
+           help="this pool only (again for more; `catalogue`: pools and hosts)")  # fmt: skip
+    option("--from", dest="start", default="", metavar="POSITION", help="start at: 0 (the start),"
+           " POOL:SEQ, a stream's id, 10m (ago), 14:03 or a date")  # fmt: skip
+    option("-f", "--follow", action="store_true", help="wait for new events")
+    option("--type", action="append", default=[], metavar="TYPE", dest="types",
+           help="events of this type only, such as agent.crashed or 'worker.*'")  # fmt: skip
+    option("--agent", default="", metavar="ID", help="events of this agent only")
+    option("--worker", default="", metavar="ID", help="events with this worker only")
+    option("-n", type=int, metavar="N", dest="count", help="show N events (default: the last"
+           f" {LAST}; with --from: all)")  # fmt: skip
     targets.add_flags(parser, targets.LOG_FLAGS)
 
 

@@ -1,4 +1,13 @@
-"""`muster recover`: rebuilds logs that Redis lost, from the archive."""
+"""rebuild logs that Redis lost, from the archive
+
+Finds logs that are gone, rolled back or halted; keeps them closed until every worker's lease has
+lapsed, rebuilds them from the archive under the next generation, and opens them. Lists what could
+not be saved. Intact logs are not touched.
+
+  muster recover --dry-run       list damaged logs; changes nothing
+  muster recover                 recover it, on the `muster up` that runs here
+  MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster recover
+"""
 
 import argparse
 import asyncio
@@ -15,23 +24,12 @@ if TYPE_CHECKING:
     from projector.recovery.recovery import Stage
     from projector.recovery.rewrite import RecoveredLog
 
-HELP = """\
-rebuild logs that Redis lost, from the archive
-
-Finds logs that are gone, rolled back or halted; keeps them closed until every worker's lease has
-lapsed, rebuilds them from the archive under the next generation, and opens them. Lists what could
-not be saved. Intact logs are not touched.
-
-  muster recover --dry-run       list damaged logs; changes nothing
-  muster recover                 recover it, on the `muster up` that runs here
-  MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster recover
-"""
 RAN = "ran"
 """Shown for an agent that a worker ran and that is in no log."""
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(subparsers, "recover", run, HELP)
+    parser = declare(subparsers, "recover", run, __doc__)
     what = "only list damaged logs; exit code 1 if there are any"
     parser.add_argument("--dry-run", action="store_true", help=what)
     targets.add_flags(parser, targets.LOG_FLAGS)

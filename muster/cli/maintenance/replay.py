@@ -1,4 +1,11 @@
-"""`muster replay`: rebuild all views from the log, while the old ones serve."""
+"""rebuild all views from the log
+
+Rebuilds all views from archive and streams, while the old ones serve, compares the two, and
+replaces the old ones in one step. May run at any time.
+
+  muster replay                                   the views of the `muster up` that runs here
+  MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster replay
+"""
 
 import argparse
 import asyncio
@@ -15,15 +22,6 @@ if TYPE_CHECKING:
     from projector.rebuild.rebuild import Progress
     from projector.verify.view_comparison import Comparison
 
-HELP = """\
-rebuild all views from the log
-
-Rebuilds all views from archive and streams, while the old ones serve, compares the two, and
-replaces the old ones in one step. May run at any time.
-
-  muster replay                                   the views of the `muster up` that runs here
-  MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster replay
-"""
 LINE_SECONDS = 2.0
 """How often a line is printed where there is no terminal for a progress bar."""
 SHOWN_MAX = 5
@@ -32,7 +30,7 @@ ReportProgress: TypeAlias = "Callable[[Progress], None]"
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(subparsers, "replay", run, HELP)
+    parser = declare(subparsers, "replay", run, __doc__)
     targets.add_flags(parser, targets.LOG_FLAGS)
 
 

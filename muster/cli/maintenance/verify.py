@@ -1,4 +1,12 @@
-"""`muster verify`: compares the views, and the state in Redis, with the log."""
+"""compare views and Redis' state with the log
+
+Folds the log again and compares the result, at one position, with the views and Redis' hashes and
+sets, while the system runs. Exit code 1 if anything differs.
+
+  muster verify                  the `muster up` that runs here
+  muster verify --json           for a program; exit code 1 if anything differs
+  MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster verify
+"""
 
 import argparse
 import asyncio
@@ -14,20 +22,9 @@ from muster.terminal import render
 if TYPE_CHECKING:
     from projector.verify.report import Report
 
-HELP = """\
-compare views and Redis' state with the log
-
-Folds the log again and compares the result, at one position, with the views and Redis' hashes and
-sets, while the system runs. Exit code 1 if anything differs.
-
-  muster verify                  the `muster up` that runs here
-  muster verify --json           for a program; exit code 1 if anything differs
-  MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster verify
-"""
-
 
 def add(subparsers: Subparsers) -> None:
-    parser = declare(subparsers, "verify", run, HELP)
+    parser = declare(subparsers, "verify", run, __doc__)
     targets.add_flags(parser, targets.LOG_FLAGS)
 
 

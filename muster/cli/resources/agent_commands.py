@@ -16,7 +16,6 @@ from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, GatewayC
 from muster.cli.client.shapes import AgentAnswer
 from muster.terminal import render
 
-T = TypeVar("T")
 R = TypeVar("R")
 WAIT_SECONDS: Final = 5.0
 THREADS_MAX: Final = 32
@@ -53,12 +52,12 @@ class CommandSender:
         self._headers = {"Prefer": prefer, **level}
         self.gateway = GatewayClient(args)
 
-    def send(self, name: str, body: object, headers: Mapping[str, str] | None = None) -> Answer:
+    def send(self, name: str, body: object, headers: Mapping[str, str] = {}) -> Answer:
         return self.gateway.call(
             "POST",
             f"{BASE}/{name}",
             body=body,
-            headers={**self._headers, **(headers or {})},
+            headers={**self._headers, **headers},
             timeout_seconds=self._wait + TIMEOUT_SECONDS,
         )
 
@@ -106,7 +105,7 @@ def _unreached(answer: Answer) -> str:
 
 
 def run_concurrently(
-    call: Callable[[T], R], items: Sequence[T], advance: Callable[[], None] = lambda: None
+    call: Callable[[str], R], items: Sequence[str], advance: Callable[[], None]
 ) -> list[R]:
     """The results of `call` for each item, in order; raises the first error of a call.
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from urllib.parse import quote
 
@@ -9,12 +10,14 @@ import msgspec
 
 from eventstore.language.events import Error
 from muster.cli.arguments.command import CommandError, print_note
-from muster.cli.client.api_client import BASE, PARKED, GatewayClient
-from muster.cli.client.shapes import AgentAnswer, ParkedAnswer, ParkedPage
+from muster.cli.client.api_client import BASE, GatewayClient
+from muster.cli.client.shapes import AgentAnswer, ParkedAnswer
 from muster.cli.events.lines import CATALOGUE, RecordedEvent, event_cells
 from muster.cli.resources.listing import get_as_of
+from muster.cli.resources.parked import PARKED_ITEMS
 from muster.terminal import render
 
+ENDED = ("terminated", "failed")
 HISTORY_SECONDS = 5.0
 NOT_SHOWN = frozenset({"version", "epoch", "changed_at", "last_error"})
 """What the events below say better, or the error."""
@@ -26,7 +29,7 @@ def show_agent(agent_id: str, args: argparse.Namespace) -> int:
     answer, _ = get_as_of(gateway, f"{BASE}/{quote(agent_id)}", args)
     agent = answer.read(AgentAnswer)
     events = list(history(gateway, agent))
-    parked = None if args.as_of or ended(agent) else _parked(gateway, agent)
+    parked = None if args.as_of or agent.status in ENDED else _parked(gateway, agent)
     if args.json:
         documents = [event.document() for event in events]
         render.print_json({**answer.document(), "events": documents, "parked": parked})
@@ -52,16 +55,12 @@ def show_agent(agent_id: str, args: argparse.Namespace) -> int:
 
 def _parked(gateway: GatewayClient, agent: AgentAnswer) -> ParkedAnswer | None:
     """The reason why it is parked, if it is and the gateway knows."""
-    try:
-        found = gateway.get(PARKED, {"pool_name": agent.pool_name}).read(ParkedPage).items
-    except CommandError:
-        return None
-    items = (msgspec.json.decode(raw, type=ParkedAnswer) for raw in found)
-    return next((p for p in items if (p.source, p.subject) == ("agent", agent.agent_id)), None)
-
-
-def ended(agent: AgentAnswer) -> bool:
-    return agent.status in ("terminated", "failed")
+    with suppress(CommandError):
+        for raw in PARKED_ITEMS.items(gateway, {"pool_name": agent.pool_name}, None):
+            parked = PARKED_ITEMS.read(raw)
+            if (parked.source, parked.subject) == ("agent", agent.agent_id):
+                return parked
+    return None
 
 
 def facts(
@@ -88,7 +87,7 @@ def facts(
         "incarnation": ("incarnation", str(agent.incarnation)),
         "failures": ("failures", _failures(agent)),
         "losses": ("worker deaths", _deaths(agent, events)),
-        "alone": ("isolated", isolated if agent.alone and not ended(agent) else ""),
+        "alone": ("isolated", isolated if agent.alone and agent.status not in ENDED else ""),
         "fencing_token": ("fencing token", agent.fencing_token),
         "labels": ("labels", labels),
         "input": ("input", render.json_line(agent.input) if agent.input else ""),

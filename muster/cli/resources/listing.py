@@ -101,7 +101,9 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
             print_note(f"({limit} shown; --limit for more)")
         return 0
 
-    def items(self, gateway: GatewayClient, query: Query, limit: int) -> Iterator[msgspec.Raw]:
+    def items(
+        self, gateway: GatewayClient, query: Query, limit: int | None
+    ) -> Iterator[msgspec.Raw]:
         """At most `limit` items, as the gateway answers them page by page."""
         return islice(self._pages(gateway, gateway.get(self.path, query)), limit)
 

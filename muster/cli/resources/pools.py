@@ -30,13 +30,7 @@ DELETE_SECONDS = 90.0
 class _NameOrAction(argparse._SubParsersAction):  # type: ignore[type-arg]  # not one at run time
     """A word that is not an action is the name of a pool: `pools NAME` is `pools show NAME`."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         words = values if values[0] in self._name_parser_map else ["show", *values]
         super().__call__(parser, namespace, words, option_string)
 
@@ -76,8 +70,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    answer, _ = get_as_of(GatewayClient(args), _path(args), args)
-    return _print_pool(answer, args)
+    return _print_pool(get_as_of(GatewayClient(args), _path(args), args)[0], args)
 
 
 def _create(args: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
 from muster.cli.arguments.values import agent_id, seconds
 from muster.cli.client.api_client import BASE, GatewayClient, Query
 from muster.cli.client.shapes import AgentAnswer, AgentPage
-from muster.cli.resources.agent_detail import show_agent
+from muster.cli.resources.agent_detail import ENDED, show_agent
 from muster.cli.resources.listing import Column, Listing, add_as_of_flag, id_text
 from muster.terminal import render
 
@@ -36,19 +36,21 @@ LIMIT_MAX = 1_000_000_000
 
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "ps", run, __doc__)
-    parser.add_argument("agent", nargs="?", metavar="AGENT", help="show this one in full")
-    parser.add_argument("--pool", metavar="NAME", help="of this pool only")
-    parser.add_argument("--project", metavar="ID", help="of this project only")
-    parser.add_argument("--role", metavar="ROLE", help="of this role only")
-    parser.add_argument("--status", metavar="STATUS", help="in this status only")
-    parser.add_argument("--worker", metavar="ID", help="of this worker only")
-    parser.add_argument("--label", metavar="K=V", help="with this label only")
-    parser.add_argument("-a", "--all", action="store_true", help="also those that have ended")
-    parser.add_argument("--limit", type=int, default=LIMIT, metavar="N",
-                        help=f"at most N agents (default {LIMIT})")  # fmt: skip
+    option = parser.add_argument
+    option("agent", nargs="?", metavar="AGENT", help="show this one in full")
+    option("--pool", metavar="NAME", help="of this pool only")
+    option("--project", metavar="ID", help="of this project only")
+    option("--role", metavar="ROLE", help="of this role only")
+    option("--status", metavar="STATUS", help="in this status only")
+    option("--worker", metavar="ID", help="of this worker only")
+    option("--label", metavar="K=V", help="with this label only")
+    option("-a", "--all", action="store_true", help="also those that have ended")
+    option(
+        "--limit", type=int, default=LIMIT, metavar="N", help=f"at most N agents (default {LIMIT})"
+    )
     add_as_of_flag(parser)
-    parser.add_argument("-w", "--watch", action="store_true", help="refresh the list")
-    parser.add_argument("--interval", default="2", metavar="S", help="seconds between refreshes")
+    option("-w", "--watch", action="store_true", help="refresh the list")
+    option("--interval", default="2", metavar="S", help="seconds between refreshes")
     add_flags(parser, SERVICE_FLAGS)
 
 
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _query(args: argparse.Namespace) -> dict[str, str | int | None]:
-    ended = args.all or args.status in ("terminated", "failed")
+    ended = args.all or args.status in ENDED
     label = args.label
     if label is not None and "=" not in label:
         raise BadInput(f"--label: {label!r} is not of the form name=value")

@@ -28,21 +28,18 @@ COUNT_MAX = 100_000
 
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "spawn", run, __doc__)
-    parser.add_argument("pool", metavar="POOL", help="their pool")
-    parser.add_argument("--project", required=True, metavar="ID", help="their project")
-    parser.add_argument("--role", metavar="ROLE", help="their role (default: the pool's)")
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="how many (default 1)")
-    parser.add_argument("--input", metavar="JSON", help="a JSON object, or @FILE, or @- for"
-                        " standard input: the agent's `context.input`")  # fmt: skip
-    parser.add_argument("--label", action="append", default=[], metavar="K=V", help="a label"
-                        " (again for more)")  # fmt: skip
-    parser.add_argument("--heartbeat-interval", metavar="S", help="seconds between checks")
-    parser.add_argument("--max-idle-time", metavar="S", help="end them after S idle seconds,"
-                        " or `never`")  # fmt: skip
-    parser.add_argument("--pending-timeout", metavar="S", help="withdraw them if they did not start"
-                        " within S seconds")  # fmt: skip
-    parser.add_argument("--key", metavar="TEXT", help="idempotency key: the same key again"
-                        " returns the same agents")  # fmt: skip
+    option = parser.add_argument
+    option("pool", metavar="POOL", help="their pool")
+    option("--project", required=True, metavar="ID", help="their project")
+    option("--role", metavar="ROLE", help="their role (default: the pool's)")
+    option("--count", type=int, default=1, metavar="N", help="how many (default 1)")
+    option("--input", metavar="JSON", help="a JSON object, or @FILE, or @- for standard input: the"
+           " agent's `context.input`")  # fmt: skip
+    option("--label", action="append", default=[], metavar="K=V", help="a label (again for more)")
+    option("--heartbeat-interval", metavar="S", help="seconds between checks")
+    option("--max-idle-time", metavar="S", help="end them after S idle seconds, or `never`")
+    option("--pending-timeout", metavar="S", help="withdraw them if not started within S seconds")
+    option("--key", metavar="TEXT", help="idempotency key: the same again returns the same agents")
     add_command_flags(parser, no_wait="do not wait until they run")
 
 
