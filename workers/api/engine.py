@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from eventstore.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 POOL_SIZE: Final = 5
@@ -56,16 +55,10 @@ class Database:
 
         url = make_url(self._url)
         url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
-        return create_async_engine(url, **self._settings(url))
-
-    def _settings(self, url: "URL") -> dict[str, Any]:
-        if url.get_backend_name() != "postgresql":
-            return {}
-        settings: dict[str, Any] = {
-            "pool_size": POOL_SIZE,
-            "max_overflow": POOL_OVERFLOW,
-            "pool_pre_ping": True,
-        }
-        if self._through_pgbouncer and url.get_driver_name() == "psycopg":
-            settings["connect_args"] = {"prepare_threshold": None}
-        return settings
+        settings: dict[str, Any] = {}
+        if url.get_backend_name() == "postgresql":
+            settings = {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW}
+            settings["pool_pre_ping"] = True
+            if self._through_pgbouncer and url.get_driver_name() == "psycopg":
+                settings["connect_args"] = {"prepare_threshold": None}
+        return create_async_engine(url, **settings)

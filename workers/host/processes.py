@@ -63,23 +63,17 @@ class Process(Struct, frozen=True):
 
     def signal(self, number: signal.Signals) -> bool:
         """Send a signal to this very process; False if it is gone."""
-        try:
+        with contextlib.suppress(ProcessLookupError), contextlib.ExitStack() as opened:
             pidfd = _pidfd(self.pid)
-        except ProcessLookupError:
-            return False
-        try:
-            if not self.alive():
-                return False
-            if pidfd is None:
-                os.kill(self.pid, number)
-            else:
-                signal.pidfd_send_signal(pidfd, number)
-        except ProcessLookupError:
-            return False
-        finally:
             if pidfd is not None:
-                os.close(pidfd)
-        return True
+                opened.callback(os.close, pidfd)
+            if self.alive():
+                if pidfd is None:
+                    os.kill(self.pid, number)
+                else:
+                    signal.pidfd_send_signal(pidfd, number)
+                return True
+        return False
 
     def watch(self, on_ended: Callable[[], None]) -> Callable[[], object]:
         """Call `on_ended` once, from the running loop, when it ends. Returns how to stop that."""

@@ -64,10 +64,9 @@ class Output:
     def print(self, owner: Owner | None, stream: str, text: str) -> None:
         """Write text as it was printed. A line is written once it is complete."""
         owner = owner or self._worker
-        lines = (owner.partial.pop(stream, "") + text).split("\n")
-        for line in lines[:-1]:
+        *lines, rest = (owner.partial.pop(stream, "") + text).split("\n")
+        for line in lines:
             self._text(owner, stream, line)
-        rest = lines[-1]
         while len(rest) > LINE_MAX:
             self._text(owner, stream, rest[:LINE_MAX])
             rest = rest[LINE_MAX:]

@@ -31,11 +31,7 @@ class Decision(Struct, frozen=True, kw_only=True):
 
 
 def decide(
-    survey: Survey,
-    config: PoolConfig,
-    *,
-    empty_seconds: Mapping[str, float],
-    deleted: bool = False,
+    survey: Survey, config: PoolConfig, *, empty_seconds: Mapping[str, float], deleted: bool = False
 ) -> Decision:
     """Decide for one pool. `empty_seconds`: for how long each empty worker has been empty."""
     if not config.suspicion_window_seconds:  # no agent is isolated any more
