@@ -6,7 +6,6 @@ at an idle pool) is replaced by another, and what it still attempts is refused b
 
 import structlog
 
-from eventstore.errors import Unreadable
 from eventstore.language.agent_commands import Command, Restart, Terminate, Withdraw
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.pool_log import PoolLog
@@ -16,7 +15,7 @@ from eventstore.steps import clauses
 from eventstore.steps.clauses import Leaves
 from workers.supervisor import polling
 from workers.supervisor.isolation import clear_suspects
-from workers.supervisor.reaper import consumers, handle_agent_errors, requeue_unclaimed
+from workers.supervisor.reaper import consumers, handle_agent_errors, requeue_unclaimed, unlist
 from workers.supervisor.scaler import Scaler
 from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
 
@@ -109,9 +108,8 @@ class Leader:
             async with handle_agent_errors(self._pool_log, agent_id):
                 await self._pool_log.act(agent_id, terminate, created_seq=created_seq)
         if not await self._pool_log.live() and not pool.deleted:
-            await self._context.catalogue.delete_pool(
-                pool, self._pool_log.origin, reason="requested"
-            )
+            origin = self._pool_log.origin
+            await self._context.catalogue.delete_pool(pool, origin, reason="requested")
 
     async def _requeue_strays(self, survey: Survey) -> None:
         """Requeue what was read from the group under a name that is no worker's.
@@ -143,12 +141,5 @@ async def _run_scheduled(
     """Carry out what is due; an agent to which it does not apply leaves the schedule."""
     async with handle_agent_errors(pool_log, agent_id):
         acted = await pool_log.act(agent_id, command)
-        if acted.outcome is Outcome.ABSENT and agent_id in await pool_log.live():
-            raise Unreadable("agent", agent_id, "its hash is gone")
         if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY}:
-            step = pool_log.step()
-            if acted.agent is not None:
-                agent = acted.agent
-                step.check(clauses.AgentUnchanged(agent_id, agent.version, agent.incarnation))
-            step.write(clauses.MoveAgent(agent_id, schedule))
-            await pool_log.commit(step)
+            await unlist(pool_log, agent_id, acted.agent, schedule)

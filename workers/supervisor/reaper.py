@@ -21,12 +21,12 @@ from eventstore.ids import is_id
 from eventstore.keys import GROUP
 from eventstore.language import workers
 from eventstore.language.agent_commands import MarkLost
-from eventstore.language.agents import Status
+from eventstore.language.agents import Agent, Status
 from eventstore.language.events import WorkerLost
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import Worker
 from eventstore.log.pool_log import PoolLog
-from eventstore.log.replies import AgentResult, Outcome
+from eventstore.log.replies import Outcome
 from eventstore.log.survey import ObservedWorker, UnreadableWorker
 from eventstore.steps import clauses
 from eventstore.steps.clauses import Leaves
@@ -102,6 +102,7 @@ async def clean_up(pool_log: PoolLog, lost: ObservedWorker, config: PoolConfig) 
     worker_id, epoch = lost.worker.worker_id, lost.worker.epoch
     origin = replace(pool_log.origin, causation_id=lost.worker.last_event_id)
     held = await pool_log.held(worker_id)
+    lost_acts = clauses.WorkerActs(worker_id, epoch, lost=True)
 
     async def lose(agent_id: str) -> None:
         command = MarkLost(
@@ -115,15 +116,16 @@ async def clean_up(pool_log: PoolLog, lost: ObservedWorker, config: PoolConfig) 
         fence = Fence(worker_id, epoch, lost=True)
         async with handle_agent_errors(pool_log, agent_id, holder=worker_id):
             acted = await pool_log.act(agent_id, command, origin=origin, fence=fence)
-            if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY}:
-                await _free_slot(pool_log, agent_id, acted, fence)
+            agent = acted.agent
+            has_slot = agent is not None and agent.held and agent.worker_id == worker_id
+            if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY} and not has_slot:
+                await unlist(pool_log, agent_id, agent, Leaves(slot_of=worker_id), lost_acts)
 
     for start in range(0, len(held), CHUNK):
         await asyncio.gather(*map(lose, held[start : start + CHUNK]))
     await requeue_unclaimed(pool_log, worker_id)
     step = pool_log.step()
-    step.check(clauses.WorkerActs(worker_id, epoch, lost=True))
-    step.check(clauses.WorkerIdle(worker_id, nothing_pending=True))
+    step.check(lost_acts, clauses.WorkerIdle(worker_id, nothing_pending=True))
     # A minimal hash is not what the log records: it may not stay (see `fence_unreadable`).
     ended_ms = pool_log.log.retention.ended_ms if lost.worker.host else 1
     step.write(clauses.PutWorker(worker_id, forget_ms=ended_ms))
@@ -152,18 +154,17 @@ async def handle_agent_errors(
         log.error("agent.skipped", pool=pool_log.pool, agent_id=agent_id, error=str(error))
 
 
-async def _free_slot(pool_log: PoolLog, agent_id: str, acted: AgentResult, fence: Fence) -> None:
-    """Free a slot of a lost worker whose agent is gone, or runs elsewhere."""
-    agent = acted.agent
+async def unlist(
+    pool_log: PoolLog, agent_id: str, agent: Agent | None, listed: Leaves, *checks: clauses.Check
+) -> None:
+    """Take an agent that is gone, or that a command found otherwise, out of a list or slot."""
     if agent is None and agent_id in await pool_log.live():
         raise errors.Unreadable("agent", agent_id, "its hash is gone")
-    if agent is not None and agent.held and agent.worker_id == fence.worker_id:
-        return
     step = pool_log.step()
-    step.check(clauses.WorkerActs(fence.worker_id, fence.epoch, lost=True))
+    step.check(*checks)
     if agent is not None:
         step.check(clauses.AgentUnchanged(agent_id, agent.version, agent.incarnation))
-    step.write(clauses.MoveAgent(agent_id, Leaves(slot_of=fence.worker_id)))
+    step.write(clauses.MoveAgent(agent_id, listed))
     await pool_log.commit(step)
 
 
