@@ -9,6 +9,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -43,18 +44,16 @@ class AcknowledgedCommands:
 
     def record(self, proof: Proof, kind: str, subject: str, *, operation_id: str = "") -> None:
         """Remember a command that is about to be acknowledged, by where the log was with it."""
-        commands = self._commands.setdefault(proof.pool, deque(maxlen=COMMANDS_MAX))
-        commands.append(
-            LossReport(
-                reporter=self._reporter,
-                kind=kind,
-                agent_id=subject,
-                generation=proof.generation or self._log.high_water_mark(proof.pool)[0],
-                seq=proof.seq,
-                ts=self._log.now_ms(proof.pool),
-                operation_id=operation_id,
-            )
+        command = LossReport(
+            reporter=self._reporter,
+            kind=kind,
+            agent_id=subject,
+            generation=proof.generation or self._log.high_water_mark(proof.pool)[0],
+            seq=proof.seq,
+            ts=self._log.now_ms(proof.pool),
+            operation_id=operation_id,
         )
+        self._commands.setdefault(proof.pool, deque(maxlen=COMMANDS_MAX)).append(command)
 
     def record_once(self, proof: Proof, kind: str, subject: str, *, operation_id: str = "") -> None:
         """Remember one that was found to be written, unless it is remembered or archived.
@@ -68,14 +67,11 @@ class AcknowledgedCommands:
 
     async def head(self, pool: str) -> Proof:
         """The position of the log, as far as it is known: generation and seq belong together."""
-        try:
+        position = 0, 0
+        with suppress(LogError):
             log_head = await self._log.head(pool)
-        except LogError:
-            generation, seq = self._log.high_water_mark(pool)
-        else:
-            generation, seq = max(
-                self._log.high_water_mark(pool), (log_head.generation, log_head.seq)
-            )
+            position = log_head.generation, log_head.seq
+        generation, seq = max(self._log.high_water_mark(pool), position)
         return Proof(pool, "log", generation=generation, seq=seq)
 
     async def watch(self) -> None:
@@ -90,33 +86,25 @@ class AcknowledgedCommands:
 
     async def _check(self, pool: str) -> None:
         commands = self._commands[pool]
-        last = max((one.generation, one.seq) for one in commands)  # more may come before the reply
+        last = max(map(_position, commands))  # more may come before the reply
         log_head = await self._log.head(pool)
         self._log_lost(pool, log_head)
         if not commands:
             return
         if log_head.halted or (log_head.generation, log_head.seq) < last:
             await self._report(pool)
-        else:
-            self._forget_archived(pool, await self._archived_position(pool))
-
-    async def _archived_position(self, pool: str) -> tuple[int, int]:
-        position = (await self._positions()).get(pool)
-        return (position.generation, position.seq) if position else (0, 0)
-
-    def _forget_archived(self, pool: str, archived: tuple[int, int]) -> None:
-        commands = self._commands[pool]
-        while commands and (commands[0].generation, commands[0].seq) <= archived:
-            commands.popleft()
+        elif archived := (await self._positions()).get(pool):
+            while commands and _position(commands[0]) <= (archived.generation, archived.seq):
+                commands.popleft()
 
     async def _report(self, pool: str) -> None:
         """Once for each command, next to the log that lost it."""
         reported_until = self._reported_until.get(pool, (0, 0))
-        new = [one for one in self._commands[pool] if (one.generation, one.seq) > reported_until]
+        new = [one for one in self._commands[pool] if _position(one) > reported_until]
         if new:
             log.error("log.lost", pool=pool, acknowledged=len(new))
             await write_reports(self._log, pool, new)
-            self._reported_until[pool] = max((one.generation, one.seq) for one in new)
+            self._reported_until[pool] = max(map(_position, new))
 
     def _log_lost(self, pool: str, log_head: LogHead) -> None:
         """Of a log that was recovered since: what was acknowledged above its recovered position."""
@@ -133,3 +121,7 @@ class AcknowledgedCommands:
                     generation=command.generation,
                     seq=command.seq,
                 )
+
+
+def _position(command: LossReport) -> tuple[int, int]:
+    return command.generation, command.seq

@@ -7,14 +7,15 @@ reached it (and what the request's `Muster-Position` names); if they do not, the
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from aiohttp import web
+from msgspec import Struct
 from redis.exceptions import RedisError
 
-from eventstore.connection.calls import UNREACHABLE, NotSent, drop_connections, execute
+from eventstore.connection.calls import UNREACHABLE, drop_connections, execute, translated_errors
 from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable
 from eventstore.keys import CATALOGUE, Keys
@@ -23,9 +24,9 @@ from eventstore.language.catalogue import Pool
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
+from eventstore.steps.step import Origin
 from gateway.backend.acknowledgements import AcknowledgedCommands
 from gateway.backend.durability_levels import Capabilities
-from gateway.backend.reading import READ_STATE, ReadState
 from gateway.backend.redis_health import FailFastRedis, RedisHealth
 from gateway.following.counters import Observations
 from gateway.following.subscriptions import Subscriptions
@@ -38,6 +39,22 @@ from projector.queries import views as queries
 T = TypeVar("T")
 
 
+class ReadState(Struct):
+    """What a request has read so far; the answer's headers are made from it."""
+
+    requested: dict[str, int]
+    position: dict[str, int]
+    stale: bool = False
+    age_ms: int | None = None
+    """Of a stale answer: its maximum age, if that is known."""
+    as_of: str = ""
+    """The point in time that the answer is about."""
+
+
+READ_STATE: Final = web.RequestKey("muster.reading", ReadState)
+ORIGIN: Final = web.RequestKey("muster.origin", Origin)
+
+
 class Backend:
     """Shared by all requests of one gateway."""
 
@@ -46,8 +63,7 @@ class Backend:
         self.limits = options.limits
         client = cast("FailFastRedis", connect(options.redis_url, client=FailFastRedis))
         self.redis_health = client.health = RedisHealth(options.redis_url, self._on_redis_change)
-        keys = Keys(options.key_prefix)
-        self.log = Log(client, keys, retention=options.retention)
+        self.log = Log(client, Keys(options.key_prefix), retention=options.retention)
         self.views = queries.Views(options.database_url)
         self.views_open = False
         self.waiters = Waiters(options.limits.waiters_max)
@@ -56,7 +72,7 @@ class Backend:
         self.acknowledged_commands = AcknowledgedCommands(self.log, self.positions)
         self.capabilities = Capabilities(options, self.log)
         self.started_at = time.time()
-        self.event_range = queries.EventRange(keys, self._read_stream, self._read_archive)
+        self.event_range = queries.EventRange(self.log.keys, self._read_stream, self._read_archive)
         self._catalogue_reader = Reader(options.redis_url)
         self._catalogue = CatalogueLog(self.log, self._catalogue_reader)
         self._catalogue_lock = asyncio.Lock()
@@ -64,17 +80,17 @@ class Backend:
             self.log,
             Reader(options.redis_url),
             self._catalogue,
-            (self.waiters, self.subscriptions, self.observations),
+            (self.waiters.consume, self.subscriptions.consume, self.observations.consume),
             self.event_range,
-            open_catalogue=lambda: self.with_catalogue(lambda catalogue: catalogue.start()),
+            open_catalogue=lambda: self.with_catalogue(CatalogueLog.start),
             on_stopped=self.waiters.release,
         )
 
     async def close(self) -> None:
-        await self.redis_health.stop()
+        await self.redis_health.close()
         await self.tail.stop()
         await self.capabilities.confirmations.close()
-        await self._catalogue_reader.close()
+        await self._catalogue.close()
         await self.log.client.aclose()
         await self.views.stop()
 
@@ -98,37 +114,30 @@ class Backend:
         return self._catalogue.state.live_pools()
 
     def known_pools(self) -> Iterable[str]:
-        """Names of all pools, also of deleted ones whose agents may still be ending.
-
-        By what was last observed: none if this gateway has not reached Redis yet.
-        """
+        """All pools observed so far, also deleted ones whose agents may still be ending."""
         return self._catalogue.state.pools
 
     async def refresh_known_pools(self) -> set[str]:
         """As `known_pools`, read again. Raises `LogUnreachable`, `LogMissing`."""
-        await self.with_catalogue(lambda catalogue: catalogue.start())
+        await self.with_catalogue(CatalogueLog.start)
         return set(self.known_pools())
 
     async def pool(self, name: str) -> Pool:
-        """A pool. Reads the catalogue again if it is not known.
+        """A pool. If it is not known, the catalogue is read again.
 
         Raises `Problem`, `LogUnreachable`, and `LogMissing` if there is no catalogue.
         """
-        pool = self.pools().get(name)
-        if pool is None:
-            await self.with_catalogue(lambda catalogue: catalogue.start())
-            pool = self.pools().get(name)
-        if pool is None:
+        if name not in self.pools():
+            await self.with_catalogue(CatalogueLog.start)
+        if (pool := self.pools().get(name)) is None:
             raise Problem(Kind.POOL_NOT_FOUND, f"there is no pool {name!r}", field="pool_name")
         return pool
 
     async def with_catalogue(self, call: Callable[[CatalogueLog], Awaitable[T]]) -> T:
         """Use the catalogue's own connection, one at a time. Raises `LogUnreachable`."""
         async with self._catalogue_lock:
-            try:
+            with translated_errors("the catalogue"):
                 self.redis_health.require_reachable()
-            except NotSent as error:
-                raise LogUnreachable(f"Redis does not answer: {error}") from error
             return await call(self._catalogue)
 
     # ---- past events -------------------------------------------------------------------------
@@ -181,7 +190,7 @@ class Backend:
 
     async def catch_up(
         self, views: queries.Views, request: web.Request, pools: Iterable[str] | None = None
-    ) -> dict[str, queries.Position]:
+    ) -> None:
         """Wait until the views have what was acknowledged of `pools` (None: of all)."""
         read_state: ReadState = request[READ_STATE]
         names = [CATALOGUE, *self.known_pools()] if pools is None else list(pools)
@@ -190,23 +199,27 @@ class Backend:
         positions = await self.positions()
         lost = False
         for name in names:
-            position = positions.get(name)
-            seq = self._required_seq(name, read_state, position)
-            reached = position.seq if position else 0
-            stalled = position is not None and position.status != "ok"
+            position = positions.get(name, queries.Position(name))
+            reached, seq = position.seq, self._required_seq(read_state, position)
             remaining_seconds = deadline - time.monotonic()
-            if reached < seq and remaining_seconds > 0 and not stalled:
+            if reached < seq and remaining_seconds > 0 and position.status == "ok":
                 caught_up = await views.wait_for(name, seq, timeout_seconds=remaining_seconds)
                 reached = seq if caught_up else reached
-            lost = lost or (position is not None and queries.is_lost(position.status))
+            lost = lost or queries.is_lost(position.status)
             read_state.stale |= reached < seq or lost
             if reached:
                 read_state.position[name] = reached
         if self.disconnected or read_state.stale:
             read_state.stale = True
             # Nothing more comes of a log that is lost, and since when is not known.
-            read_state.age_ms = None if lost else self._age_ms(names, positions)
-        return positions
+            ages = [self.tail.age_ms(positions[name]) for name in names if name in positions]
+            read_state.age_ms = None if lost else max(ages, default=None)
+
+    def _required_seq(self, read_state: ReadState, position: queries.Position) -> int:
+        """The seq that views must have; what was acknowledged before a recovery is void."""
+        generation, seq = self.log.acknowledged(position.pool)
+        superseded = position.generation > generation
+        return max(0 if superseded else seq, read_state.requested.get(position.pool, 0))
 
     async def recent(
         self, views: queries.Views, types: Sequence[str], *, within_ms: int, limit: int
@@ -215,25 +228,6 @@ class Backend:
         since = min(map(self.log.now_ms, (CATALOGUE, *self.known_pools()))) - within_ms
         events = await views.recent(types, since_ms=since, limit=limit)
         return [one for one in events if one.ts > self.log.now_ms(one.pool) - within_ms]
-
-    def _age_ms(
-        self, names: Iterable[str], positions: Mapping[str, queries.Position]
-    ) -> int | None:
-        """How long ago the views of these logs were complete for certain."""
-        ages = [
-            self.tail.age_ms(name, positions[name], self.log.now_ms(name))
-            for name in names
-            if name in positions
-        ]
-        return max(ages, default=None)
-
-    def _required_seq(
-        self, pool: str, read_state: ReadState, position: queries.Position | None
-    ) -> int:
-        """The seq that views must have; what was acknowledged before a recovery is void."""
-        generation, seq = self.log.acknowledged(pool)
-        superseded = position is not None and position.generation > generation
-        return max(0 if superseded else seq, read_state.requested.get(pool, 0))
 
     def mark_observed(self, request: web.Request | None, pool: str, seq: int) -> None:
         """Note an event that an answer includes: what is read later must not be older.
@@ -281,3 +275,6 @@ class Backend:
             request[READ_STATE].stale = True
             return log_row
         return view_row
+
+
+BACKEND: Final = web.AppKey("muster.backend", Backend)

@@ -84,7 +84,11 @@ class Capabilities:
             if self.capability is None or time.monotonic() - self._refreshed_at > CACHE_SECONDS:
                 # Shielded, so that it does not swallow a cancellation.
                 capability = await shielded(self._query_server)
-                self._log_unavailable(capability)
+                reason = capability.unavailable_reason(self.default)
+                known = self.capability and self.capability.unavailable_reason(self.default)
+                if reason and not known:
+                    level = self.default.value
+                    log.warning("gateway.durability_unavailable", level=level, reason=reason)
                 self.capability, self._refreshed_at = capability, time.monotonic()
             return self.capability
 
@@ -100,12 +104,6 @@ class Capabilities:
             peak_replicas=self._replicas_max,
             wait_refused=await capability.wait_refusal(client),
         )
-
-    def _log_unavailable(self, capability: Capability) -> None:
-        """Once, when commands that request no level cannot be given the default."""
-        why = capability.unavailable_reason(self.default)
-        if why and not (self.capability and self.capability.unavailable_reason(self.default)):
-            log.warning("gateway.durability_unavailable", level=self.default.value, reason=why)
 
     def facts(self) -> DurabilityFacts:
         capability = self.capability or Capability(

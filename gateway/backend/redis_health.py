@@ -11,9 +11,9 @@ one whose disk is full does, accepts no writes: it counts as unreachable, and it
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -45,25 +45,12 @@ class RedisHealth:
         self._changed_at = 0.0
         self._error_reply = ""
         self.aof = AofCheck()
-        self._url = url
         self._on_change = on_change
         self._probe_requested = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._client: Redis | None = None
+        self._client = connect(url, max_connections=1)
 
-    def start(self) -> None:
-        if self._task is None:
-            self._client = connect(self._url, max_connections=1)
-            probing = retry_on_error("gateway.redis_health", self._run)
-            self._task = asyncio.create_task(probing, name="gateway.redis_health")
-
-    async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-        if self._client is not None:
-            await self._client.aclose()
+    async def close(self) -> None:
+        await self._client.aclose()
 
     def require_reachable(self) -> None:
         """Raises `NotSent` while Redis is unreachable."""
@@ -78,20 +65,29 @@ class RedisHealth:
 
     # ---- the probe ---------------------------------------------------------------------------
 
-    async def _run(self) -> None:
+    async def watch(self) -> None:
+        """Probe Redis until cancelled."""
         while True:
             reachable = await self._probe()
             if self._error_reply or self.aof.needs_rewrite:
-                await self._check_aof()
+                # A failure does no harm: the next probe tries again.
+                with suppress(*UNREACHABLE, RedisError, OSError):
+                    async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                        await self.aof.poll(self._client)
             if reachable is False and not self.unreachable:
                 reachable = await self._probe()
             if reachable is not None and reachable is self.unreachable:
-                await self._set_unreachable(unreachable=not reachable)
-            await self._wait_for_next_probe()
+                await self._set_unreachable(not reachable)
+            interval = (
+                UNREACHABLE_PROBE_INTERVAL_SECONDS if self.unreachable else PROBE_INTERVAL_SECONDS
+            )
+            self._probe_requested.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await self._probe_requested.wait()
 
     async def _probe(self) -> bool | None:
         """Whether Redis answers now; None if this process was too late to know."""
-        assert self._client is not None
         started_at = time.monotonic()
         error_reply = ""
         try:
@@ -107,7 +103,7 @@ class RedisHealth:
             self._error_reply = error_reply
         return True
 
-    async def _set_unreachable(self, *, unreachable: bool) -> None:
+    async def _set_unreachable(self, unreachable: bool) -> None:
         seconds = time.monotonic() - self._changed_at
         self.unreachable, self._changed_at = unreachable, time.monotonic()
         if unreachable:
@@ -118,37 +114,18 @@ class RedisHealth:
             log.info("gateway.redis_reachable", seconds=round(seconds, 1))
         await self._on_change(unreachable)
 
-    async def _check_aof(self) -> None:
-        assert self._client is not None
-        with contextlib.suppress(*UNREACHABLE, RedisError, OSError):  # the next probe tries again
-            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                await self.aof.poll(self._client)
-
-    async def _wait_for_next_probe(self) -> None:
-        self._probe_requested.clear()
-        try:
-            async with asyncio.timeout(
-                UNREACHABLE_PROBE_INTERVAL_SECONDS if self.unreachable else PROBE_INTERVAL_SECONDS
-            ):
-                await self._probe_requested.wait()
-        except TimeoutError:
-            pass
-
 
 class FailFastRedis(Redis):
     """A client that sends nothing while Redis is unreachable, and has failures probed."""
 
-    health: RedisHealth | None = None
+    health: RedisHealth
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        health = self.health
-        if health is None:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        health.require_reachable()
+        self.health.require_reachable()
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except UNREACHABLE:
-            health.request_probe()
+            self.health.request_probe()
             raise
 
 

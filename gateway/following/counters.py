@@ -7,6 +7,7 @@ import time
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -28,13 +29,6 @@ _REASON = msgspec.json.Decoder(Reason)
 _DECISION = msgspec.json.Decoder(PoolScalingDecided)
 
 
-def _reason(data: bytes) -> str:
-    try:
-        return _REASON.decode(data).reason
-    except (msgspec.DecodeError, RecursionError):
-        return "unknown"
-
-
 class Histogram:
     """Counts by upper bound, as Prometheus expects them."""
 
@@ -46,24 +40,6 @@ class Histogram:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
-
-
-class StalledViews:
-    """Views that are stopped, by log: why, and when that was first observed here."""
-
-    def __init__(self) -> None:
-        self._observed: dict[str, tuple[str, int]] = {}
-
-    def since(self, pool: str, status: str) -> int:
-        """In ms since 1970; 0 for views that are not stopped."""
-        if status == "ok":
-            self._observed.pop(pool, None)
-            return 0
-        known_status, since_ms = self._observed.get(pool, ("", 0))
-        if known_status != status:
-            since_ms = int(time.time() * 1000)
-            self._observed[pool] = status, since_ms
-        return since_ms
 
 
 class Observations:
@@ -78,7 +54,7 @@ class Observations:
         self.durability_levels: Counter[tuple[str, str]] = Counter()
         """Commands by the level of durability requested, and the one reached."""
         self.loop_lag_seconds = 0.0
-        self.stalled_views = StalledViews()
+        self._stalled_views: dict[str, tuple[str, int]] = {}
         self._requested_ms: OrderedDict[str, int] = OrderedDict()
 
     def consume(self, pool: str, entries: Sequence[Entry]) -> None:
@@ -93,23 +69,33 @@ class Observations:
                 case b"agent.terminated" | b"agent.failed":
                     self._requested_ms.pop(fields[9].decode(), None)
                 case b"agent.restarting" | b"agent.released":
-                    self.restarts[pool, _reason(fields[27])] += 1
+                    reason = "unknown"
+                    with suppress(msgspec.DecodeError, RecursionError):
+                        reason = _REASON.decode(fields[27]).reason
+                    self.restarts[pool, reason] += 1
                 case b"pool.scaling_decided":
-                    self._record_decision(pool, fields[27])
+                    # One of a newer version may not be readable: the last known remains.
+                    with suppress(msgspec.DecodeError, RecursionError):
+                        self.decisions[pool] = _DECISION.decode(fields[27])
                 case _:
                     pass
-
-    def _record_decision(self, pool: str, data: bytes) -> None:
-        try:
-            self.decisions[pool] = _DECISION.decode(data)
-        except (msgspec.DecodeError, RecursionError):  # of a newer version: the last known remains
-            pass
 
     def _record_start(self, pool: str, agent_id: str, ts: int) -> None:
         requested_ms = self._requested_ms.pop(agent_id, None)
         if requested_ms is not None:
             histogram = self.schedule_to_start.setdefault(pool, Histogram(START_BUCKETS))
             histogram.observe((ts - requested_ms) / 1000)
+
+    def stalled_since(self, pool: str, status: str) -> int:
+        """When views were first observed to be stopped like this, in ms; 0 if they are not."""
+        if status == "ok":
+            self._stalled_views.pop(pool, None)
+            return 0
+        known_status, since_ms = self._stalled_views.get(pool, ("", 0))
+        if known_status != status:
+            since_ms = int(time.time() * 1000)
+            self._stalled_views[pool] = status, since_ms
+        return since_ms
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request was answered."""

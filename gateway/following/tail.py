@@ -8,22 +8,29 @@ listener's view of the positions is exact.
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from contextlib import suppress
 
 import msgspec
 import structlog
-from redis.exceptions import RedisError
 
-from eventstore.connection.calls import UNREACHABLE, execute
+from eventstore.connection.backoff import Backoff
+from eventstore.connection.calls import ask
 from eventstore.errors import LogUnreachable, MusterError, UnknownEvent
-from eventstore.keys import CATALOGUE, Keys
+from eventstore.keys import CATALOGUE
 from eventstore.language.catalogue import Catalogue
 from eventstore.language.events import LogRecovered
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
-from gateway.following import subscriptions
+from gateway.following.subscriptions import (
+    ObservedHead,
+    entry_seq,
+    foreign_entry,
+    require_readable,
+    well_formed,
+)
 from projector.queries.views import EventRange, Position
 
 log = structlog.get_logger("muster.gateway")
@@ -35,10 +42,8 @@ _RECOVERED_TYPE = LogRecovered.type.encode()
 _RECOVERED_DECODER = msgspec.json.Decoder(LogRecovered)
 
 
-class Listener(Protocol):
-    """What the tail notifies; must neither wait nor raise."""
-
-    def consume(self, pool: str, entries: Sequence[Entry]) -> None: ...
+Listener = Callable[[str, Sequence[Entry]], None]
+"""Called with a pool and what was read of its log; must neither wait nor raise."""
 
 
 class Tail:
@@ -58,7 +63,7 @@ class Tail:
         self.positions: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
         """Logs that are no longer followed, and why: an event could not be read."""
-        self.heads: dict[str, subscriptions.ObservedHead] = {}
+        self.heads = defaultdict[str, ObservedHead](ObservedHead)
         self._log = event_log
         self._reader = reader
         self._catalogue = catalogue
@@ -73,21 +78,17 @@ class Tail:
         self._retry_requested = asyncio.Event()
         self._read_at = 0.0
 
-    async def start(self, *, timeout_seconds: float) -> bool:
-        """Start; True once the tail follows, False if Redis is unreachable (it keeps trying)."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="gateway.tail")
-        try:
-            await asyncio.wait_for(self._following.wait(), timeout_seconds)
-        except TimeoutError:
-            return False
-        return True
+    async def start(self, *, timeout_seconds: float) -> None:
+        """Start, and wait until the tail follows; it goes on trying if that takes longer."""
+        self._task = asyncio.create_task(self._run(), name="gateway.tail")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await self._following.wait()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
         await self._reader.close()
 
     async def retry_now(self) -> None:
@@ -95,12 +96,12 @@ class Tail:
         self._retry_requested.set()
         await self._reader.abort()
 
-    def age_ms(self, pool: str, position: Position, now_ms: int) -> int:
+    def age_ms(self, position: Position) -> int:
         """How long ago, at most, the views at this position had all that was in the log."""
-        head = self.heads.get(pool)
+        head = self.heads.get(position.pool)
         since = head.behind_since(position.seq) if head else position.ts
         if since or head is None:
-            return max(now_ms - since, 0)
+            return max(self._log.now_ms(position.pool) - since, 0)
         return int((time.monotonic() - self._read_at) * 1000)
 
     @property
@@ -112,72 +113,64 @@ class Tail:
     # ---- the loop ----------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        delay = 0.0
+        backoff = Backoff(seconds=BACKOFF_SECONDS)
         while True:
             try:
                 if not self.positions:
                     await self._start_at_end()
                 await self._log.refresh_clocks(self.positions)
                 await self._read()
-            except MusterError as error:
-                delay = await self._back_off(error, delay)
-                continue
             except Exception as error:
-                log.error("gateway.tail_failed", exc_info=error)
-                delay = await self._back_off(error, delay)
+                if not isinstance(error, MusterError):
+                    log.error("gateway.tail_failed", exc_info=error)
+                await self._back_off(error, backoff)
                 continue
+            backoff.reset()
             if not self._following.is_set():
                 log.info("gateway.tail_following", streams=len(self.positions))
                 self._following.set()
                 self.error = ""
-            delay = 0.0
 
-    async def _back_off(self, error: Exception, delay: float) -> float:
-        """Log it once, wait, and return the next delay."""
-        if delay == 0.0:
+    async def _back_off(self, error: Exception, backoff: Backoff) -> None:
+        if not backoff.active:
             log.warning("gateway.tail_lost", error=str(error))
         self._following.clear()
         self.error = "" if isinstance(error, LogUnreachable) else str(error)
-        first, delay_max = BACKOFF_SECONDS
-        delay = min(delay * 2 or first, delay_max)
         self._retry_requested.clear()
-        try:
-            async with asyncio.timeout(delay):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(backoff.next_delay()):
                 await self._retry_requested.wait()
-        except TimeoutError:
-            pass
-        return delay
 
     async def _start_at_end(self) -> None:
         """Start after the last entry of every stream."""
         state = await self._open_catalogue()
         positions = {CATALOGUE: state.stream_id if state.seq else "0-0"}
-        self.heads[CATALOGUE] = subscriptions.ObservedHead(state.seq)
+        self.heads[CATALOGUE] = ObservedHead(state.seq)
         for pool in state.pools:
             positions[pool], self.heads[pool] = await self._end_position(pool)
         await self._log.refresh_clocks(positions)
         self.positions, self._read_at = positions, time.monotonic()
-        self._following.set()
-        log.info("gateway.tail_following", streams=len(positions))
 
-    async def _end_position(self, pool: str) -> tuple[str, subscriptions.ObservedHead]:
+    async def _end_position(self, pool: str) -> tuple[str, ObservedHead]:
         stream = self._log.keys.pool(pool, "events")
-        try:
-            last = await execute(self._log.client, "XREVRANGE", stream, "+", "-", "COUNT", 1)
-        except (*UNREACHABLE, RedisError) as error:
-            raise MusterError(f"the end of {stream} cannot be read: {error}") from error
+        command = ("XREVRANGE", stream, "+", "-", "COUNT", 1)
+        last = await ask(self._log.client, *command, doing=f"the end of {stream} cannot be read")
         if not last:
-            return "0-0", subscriptions.ObservedHead()
+            return "0-0", ObservedHead()
         [entry] = last
         stream_id, fields = entry[0].decode(), entry[1]
-        if subscriptions.well_formed(entry):
-            return stream_id, subscriptions.ObservedHead(int(fields[5]), int(fields[25]))
-        self._stop_following(pool, f"entry {stream_id}: {subscriptions.foreign_entry()}")
-        return stream_id, subscriptions.ObservedHead()
+        if well_formed(entry):
+            return stream_id, ObservedHead(int(fields[5]), int(fields[25]))
+        self._stop_following(pool, f"entry {stream_id}: {foreign_entry()}")
+        return stream_id, ObservedHead()
 
     async def _read(self) -> None:
         active = [pool for pool in self.positions if pool not in self.stopped]
-        streams = {self._stream(pool): pool for pool in active}
+        keys = self._log.keys
+        streams = {
+            keys.catalogue if pool == CATALOGUE else keys.pool(pool, "events"): pool
+            for pool in active
+        }
         positions = {stream: self.positions[pool] for stream, pool in streams.items()}
         # A log may be recovered before what is read here is applied: it is of the old log then.
         generations = {pool: self._log.high_water_mark(pool)[0] for pool in active}
@@ -194,7 +187,7 @@ class Tail:
             self._drop_unknown_pools()
         for pool in self._catalogue.state.pools:
             if pool not in self.positions:
-                self.positions[pool], self.heads[pool] = "0-0", subscriptions.ObservedHead()
+                self.positions[pool], self.heads[pool] = "0-0", ObservedHead()
 
     def _drop_unknown_pools(self) -> None:
         """Follow no pools that the recovered catalogue does not know."""
@@ -204,16 +197,12 @@ class Tail:
 
     async def _fill_gap(self, pool: str, next_entry: Entry, generation: int) -> None:
         """Read what left the stream before this tail read it."""
-        until, end_seq = next_entry[0].decode(), subscriptions.entry_seq(next_entry)
-        while (
-            pool not in self.stopped
-            and (observed_seq := self.heads.setdefault(pool, subscriptions.ObservedHead()).seq) + 1
-            < end_seq
-        ):
+        until, end_seq = next_entry[0].decode(), entry_seq(next_entry)
+        while pool not in self.stopped and (observed_seq := self.heads[pool].seq) + 1 < end_seq:
             page = await self._event_range.after(
                 pool, self.positions[pool], until=until, count=PAGE_SIZE
             )
-            missed = [entry for entry in page if subscriptions.entry_seq(entry) < end_seq]
+            missed = [entry for entry in page if entry_seq(entry) < end_seq]
             if not missed:
                 log.warning("gateway.events_missing", pool=pool, after=observed_seq, before=end_seq)
                 return
@@ -231,18 +220,16 @@ class Tail:
                 return
         last_id, last = entries[-1]
         self.positions[pool] = last_id.decode()
-        self.heads.setdefault(pool, subscriptions.ObservedHead()).advance(
-            int(last[5]), int(last[25])
-        )
+        self.heads[pool].advance(int(last[5]), int(last[25]))
         self._raise_high_water_mark(pool, entries, generation)
         for listener in self._listeners:
-            listener.consume(pool, entries)
+            listener(pool, entries)
 
     def _readable_prefix(self, pool: str, entries: Sequence[Entry]) -> Sequence[Entry]:
         """The entries before the first that this version cannot read; that one stops this log."""
         for index, entry in enumerate(entries):
             try:
-                subscriptions.require_readable(entry, with_body=pool == CATALOGUE)
+                require_readable(entry, with_body=pool == CATALOGUE)
             except UnknownEvent as error:
                 self._stop_following(pool, f"entry {entry[0].decode()}: {error}")
                 return entries[:index]
@@ -259,10 +246,7 @@ class Tail:
         self._on_stopped()
 
     def _raise_high_water_mark(self, pool: str, entries: Sequence[Entry], generation: int) -> None:
-        """What was read here must not be missing from the log later.
-
-        `generation`: that of the high-water mark before it was read.
-        """
+        """What was read here, and was of this generation then, must not be missing later."""
         for _, fields in entries:
             if fields[1] == _RECOVERED_TYPE:
                 recovered = _RECOVERED_DECODER.decode(fields[27])
@@ -272,7 +256,3 @@ class Tail:
                 )
         if generation:
             self._log.raise_high_water_mark(pool, generation, int(entries[-1][1][5]))
-
-    def _stream(self, pool: str) -> str:
-        keys: Keys = self._log.keys
-        return keys.catalogue if pool == CATALOGUE else keys.pool(pool, "events")

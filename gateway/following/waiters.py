@@ -7,7 +7,9 @@ folds what it receives with the same `evolve` as everything else.
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
+from typing import Generic, TypeVar
 
 import structlog
 
@@ -18,87 +20,88 @@ from eventstore.log.reader import Entry
 
 log = structlog.get_logger("muster.gateway")
 
+T = TypeVar("T")
+
 SUBJECT_INDEX = 9
 """The index of an entry's subject among its names and values."""
 
 
-class Watch:
-    """The events of one agent from now on. A watch that is not `open` returns None at once."""
+class Inbox(Generic[T]):
+    """What arrives for one client. Nothing is waited for once it is `closed`."""
 
     def __init__(self) -> None:
-        self.open = True
-        self._events: deque[events.Event] = deque()
+        self.closed = False
+        self.items: deque[T] = deque()
         self._arrived = asyncio.Event()
 
-    def put(self, event: events.Event) -> None:
-        self._events.append(event)
+    def put(self, items: Sequence[T]) -> None:
+        self.items.extend(items)
         self._arrived.set()
 
     def close(self) -> None:
-        self.open = False
+        self.closed = True
         self._arrived.set()
 
-    async def next(self, deadline: float) -> events.Event | None:
-        """The next event; None if none has come by `deadline` (the event loop's time)."""
-        if not self._events and self.open:
+    async def wait(self, deadline: float) -> None:
+        """Wait until something is here, or until `deadline` (the event loop's time)."""
+        if not self.items and not self.closed:
             self._arrived.clear()
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self._arrived.wait()
-            except TimeoutError:
-                return None
+
+
+class Watch(Inbox[events.Event]):
+    """The events of one agent from now on."""
+
+    async def next(self, deadline: float) -> events.Event | None:
+        """The next event; None if none has come by `deadline`, or the watch is closed."""
+        await self.wait(deadline)
         return self.next_nowait()
 
     def next_nowait(self) -> events.Event | None:
         """The next event, if it is here already."""
-        return self._events.popleft() if self._events else None
+        return self.items.popleft() if self.items else None
 
 
 class Waiters:
-    """All watches of a gateway, by agent; a listener of the tail."""
+    """All watches of a gateway, by pool or agent; a listener of the tail."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._agent_watches: dict[str, list[Watch]] = {}
-        self._pool_watches: dict[str, list[Watch]] = {}
+        self._watches: dict[tuple[str, str], list[Watch]] = {}
         self._count = 0
         self._closed = False
 
     def __len__(self) -> int:
         return self._count
 
-    def watch(self, agent_id: str) -> AbstractContextManager[Watch]:
-        """Watch an agent for a while. Over the limit the watch is closed from the start."""
-        return self._open_watch(self._agent_watches, agent_id)
-
-    def watch_pool(self, pool: str) -> AbstractContextManager[Watch]:
-        """Watch all events of a pool for a while, likewise."""
-        return self._open_watch(self._pool_watches, pool)
-
     @contextmanager
-    def _open_watch(self, watches: dict[str, list[Watch]], name: str) -> Iterator[Watch]:
-        watch = Watch()
+    def watch(self, agent_id: str = "", *, pool: str = "") -> Iterator[Watch]:
+        """Watch an agent, or all of a pool. Over the limit the watch is closed from the start."""
+        watch, key = Watch(), (pool, agent_id)
         if self._closed or self._count >= self._limit:
             watch.close()
             yield watch
             return
         self._count += 1
-        watches.setdefault(name, []).append(watch)
+        self._watches.setdefault(key, []).append(watch)
         try:
             yield watch
         finally:
             self._count -= 1
-            watches[name].remove(watch)
-            if not watches[name]:
-                del watches[name]
+            self._watches[key].remove(watch)
+            if not self._watches[key]:
+                del self._watches[key]
 
     def consume(self, pool: str, entries: Sequence[Entry]) -> None:
         """Notify the watches of the pool and of the subject of each event."""
-        pool_watches = self._pool_watches.get(pool, [])
-        if not self._agent_watches and not pool_watches:
+        if not self._watches:
             return
+        pool_watches = self._watches.get((pool, ""), ())
         for stream_id, fields in entries:
-            watches = [*self._agent_watches.get(fields[SUBJECT_INDEX].decode(), ()), *pool_watches]
+            subject = fields[SUBJECT_INDEX].decode()
+            watches = [*self._watches.get(("", subject), ()), *pool_watches]
             if not watches:
                 continue
             try:
@@ -109,7 +112,7 @@ class Waiters:
                     watch.close()
                 continue
             for watch in watches:
-                watch.put(event)
+                watch.put([event])
 
     def close(self) -> None:
         """Wake all requests: the gateway stops, and what was accepted goes on without it."""
@@ -118,9 +121,8 @@ class Waiters:
 
     def release(self) -> None:
         """Let all requests that wait now answer with what is known."""
-        for watches in (*self._agent_watches.values(), *self._pool_watches.values()):
-            for watch in watches:
-                watch.close()
+        for watch in chain.from_iterable(self._watches.values()):
+            watch.close()
 
 
 SPAWN_OUTCOMES = (
@@ -139,12 +141,8 @@ async def wait_until_started(
     while event := await watch.next(deadline):
         agent = agents.evolve(agent, event, agent.pool_name)
         if isinstance(event.body, SPAWN_OUTCOMES):
-            return _apply_pending(watch, agent, event)
+            # The events of a step come together: a failed start and the last failure are one.
+            while later_event := watch.next_nowait():
+                agent, event = agents.evolve(agent, later_event, agent.pool_name), later_event
+            return agent, event
     return agent, None
-
-
-def _apply_pending(watch: Watch, agent: Agent, event: events.Event) -> tuple[Agent, events.Event]:
-    """The events of a step come together: a failed start and the last failure are one outcome."""
-    while next_event := watch.next_nowait():
-        agent, event = agents.evolve(agent, next_event, agent.pool_name), next_event
-    return agent, event

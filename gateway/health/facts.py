@@ -12,8 +12,7 @@ from eventstore.connection.calls import UNREACHABLE, execute, shielded
 from eventstore.connection.requirements import inspect, server_version
 from eventstore.errors import LogError, LogUnreachable, MusterError
 from eventstore.log import parked
-from gateway.backend.app_keys import BACKEND
-from gateway.backend.backend import Backend
+from gateway.backend.backend import BACKEND, Backend
 from gateway.following.subscriptions import well_formed
 from gateway.wire.problems import Problem
 from gateway.wire.responses import json_response
@@ -126,7 +125,7 @@ async def view_facts(backend: Backend) -> list[ViewFacts]:
                 head=max(head.seq, seq),
                 lag_seconds=round(lag, 3),
                 status=status,
-                since=backend.observations.stalled_views.since(pool, status),
+                since=backend.observations.stalled_since(pool, status),
                 lost=is_lost(status),
             )
         )

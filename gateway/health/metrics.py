@@ -12,8 +12,7 @@ from redis.exceptions import RedisError
 
 from eventstore.connection.calls import UNREACHABLE, execute
 from eventstore.errors import LogUnreachable
-from gateway.backend.app_keys import BACKEND
-from gateway.backend.backend import Backend
+from gateway.backend.backend import BACKEND, Backend
 from gateway.following.counters import Histogram
 from gateway.health.facts import parked_counts, redis_facts, stored_events, view_facts
 from gateway.wire.problems import Problem

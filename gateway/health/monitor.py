@@ -11,8 +11,7 @@ from msgspec import Struct
 
 from eventstore.language.agents import shared_fields
 from eventstore.language.events import EVENT_TYPES
-from gateway.backend.app_keys import BACKEND
-from gateway.backend.backend import Backend
+from gateway.backend.backend import BACKEND, Backend
 from gateway.backend.durability_levels import DurabilityFacts
 from gateway.health import facts
 from gateway.health.alerts import Alert, current_alerts

@@ -10,9 +10,7 @@ from eventstore.errors import LogError, Unreadable
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.agents import TERMINAL, shared_fields
 from eventstore.log.replies import Outcome, Proof
-from gateway.backend.app_keys import BACKEND, ORIGIN
-from gateway.backend.backend import Backend
-from gateway.backend.reading import READ_STATE
+from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
 from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable

@@ -20,9 +20,7 @@ from redis.exceptions import RedisError
 from eventstore.connection.calls import shielded
 from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
-from gateway.backend.app_keys import BACKEND
-from gateway.backend.backend import Backend
-from gateway.backend.reading import READ_STATE
+from gateway.backend.backend import BACKEND, READ_STATE, Backend
 from gateway.wire.problems import Kind, Problem
 from projector.queries.views import AsOf, NotYetArchived, PointInTime, Position, Views
 

@@ -17,8 +17,7 @@ from eventstore.errors import CommandLost, LogError, Recovered
 from eventstore.language.agents import TERMINAL
 from eventstore.language.durability import Level
 from eventstore.log.replies import Proof
-from gateway.backend.app_keys import BACKEND
-from gateway.backend.backend import Backend
+from gateway.backend.backend import BACKEND, Backend
 from gateway.wire.decoding import WaitPreference, wait_preference
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.responses import json_response

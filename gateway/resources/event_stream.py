@@ -18,8 +18,7 @@ from aiohttp import web
 
 from eventstore.errors import Halted, LogMissing, LogUnreachable, RolledBack
 from eventstore.log.reader import Entry
-from gateway.backend.app_keys import BACKEND
-from gateway.backend.backend import Backend
+from gateway.backend.backend import BACKEND, Backend
 from gateway.following.subscriptions import EncodedEvent, Subscription, encode_event, well_formed
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import EventQuery
@@ -133,7 +132,7 @@ class Stream:
         await self._write(f"retry: {RETRY_MS}\nid: {self._cursor}\n\n".encode())
         try:
             await self._catch_up()
-            while not subscription.ended:
+            while not subscription.closed:
                 events = await subscription.next(self._heartbeat_seconds)
                 if self._incomplete_pools and (
                     not events or any(e.pool in self._incomplete_pools for e in events)
@@ -141,7 +140,7 @@ class Stream:
                     await self._catch_up()
                 if events:
                     await self._send(events)
-                elif not subscription.ended:
+                elif not subscription.closed:
                     await self._send_comment("waiting")
         except LogUnreachable:
             await self._send_comment("Redis, or the archive, does not answer; reconnect")

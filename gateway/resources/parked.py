@@ -13,9 +13,7 @@ from msgspec import Struct
 from eventstore.errors import Unreadable
 from eventstore.log import parked
 from eventstore.log.parked import ParkedEntry
-from gateway.backend.app_keys import BACKEND, ORIGIN
-from gateway.backend.backend import Backend
-from gateway.backend.reading import READ_STATE
+from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import ParkedId, ParkedQuery, RetryRequest
 from gateway.wire.responses import json_response

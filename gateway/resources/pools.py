@@ -18,9 +18,7 @@ from eventstore.log.catalogue import ChangeResult
 from eventstore.log.commit_retry import reraise_unknown
 from eventstore.log.replies import Outcome, Proof
 from eventstore.recovery.loss_reports import CREATE_POOL
-from gateway.backend.app_keys import BACKEND, ORIGIN
-from gateway.backend.backend import Backend
-from gateway.backend.reading import READ_STATE
+from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
 from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
@@ -159,7 +157,7 @@ async def _terminate_all(
     The proofs of what was written are added to `termination_proofs`.
     """
     backend = request.app[BACKEND]
-    with backend.waiters.watch_pool(pool.pool_name) as watch:
+    with backend.waiters.watch(pool=pool.pool_name) as watch:
         live = await backend.log.live(pool.pool_name)
         terminating: set[str] = set()
         for first in range(0, len(live), BATCH_SIZE):

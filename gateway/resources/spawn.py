@@ -21,9 +21,7 @@ from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested
 from eventstore.log.replies import Outcome
 from eventstore.log.submission import SubmitResult, submit
-from gateway.backend.app_keys import BACKEND, ORIGIN
-from gateway.backend.backend import Backend
-from gateway.backend.reading import READ_STATE
+from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import DurabilityRequest, durability_request
 from gateway.wire.decoding import check_spawn

@@ -57,10 +57,9 @@ class Gateway:
             shutdown_timeout=self._options.limits.shutdown_seconds,
         )
         await self._runner.setup()
-        backend.redis_health.start()
-        await backend.tail.start(timeout_seconds=TAIL_SECONDS)
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "gateway.views": partial(_open_views, backend),
+            "gateway.redis_health": backend.redis_health.watch,
             "gateway.lag": partial(_measure_lag, backend),
             "gateway.acknowledgements": backend.acknowledged_commands.watch,
             "gateway.durability": backend.capabilities.watch,
@@ -69,6 +68,7 @@ class Gateway:
             asyncio.create_task(retry_on_error(part, work), name=part)
             for part, work in parts.items()
         ]
+        await backend.tail.start(timeout_seconds=TAIL_SECONDS)
         await asyncio.wait(self._tasks[:1], timeout=VIEWS_SECONDS)
         await self._start_server(self._runner, listening_socket)
         self.url = _url(self._options.host, listening_socket)

@@ -17,8 +17,7 @@ from aiohttp import hdrs, web
 
 from eventstore.ids import new_id
 from eventstore.steps.step import Origin
-from gateway.backend.app_keys import BACKEND, ORIGIN
-from gateway.backend.reading import READ_STATE, ReadState
+from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, ReadState
 from gateway.fallback import FALLBACK_HEADER
 from gateway.options import GatewayOptions
 from gateway.wire.problems import Kind, Problem, translate

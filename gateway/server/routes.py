@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from gateway.backend.app_keys import BACKEND
-from gateway.backend.backend import Backend
+from gateway.backend.backend import BACKEND, Backend
 from gateway.following.subscriptions import FlatEvent
 from gateway.health import facts, metrics, monitor
 from gateway.options import LIMITS

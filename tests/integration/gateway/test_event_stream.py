@@ -220,7 +220,7 @@ async def test_a_quiet_stream_is_kept_open_and_carries_its_position(stage):
 
 
 def _told(n: int) -> EncodedEvent:
-    return EncodedEvent(POOL, f"{n}-0", "agent.requested", "", "", b"{}")
+    return EncodedEvent(POOL, f"{n}-0", "agent.requested", "", b"{}")
 
 
 async def test_a_client_too_far_behind_loses_its_place_rather_than_events():

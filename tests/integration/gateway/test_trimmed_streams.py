@@ -114,7 +114,7 @@ async def test_a_gateway_that_could_not_read_hears_what_was_trimmed_meanwhile(
 ) -> None:
     """A paused host, a cut network: waiting requests fold what they hear, so nothing may lack."""
     heard, tail = Heard(), shown.backend.tail
-    tail._listeners = [*tail._listeners, heard]
+    tail._listeners = [*tail._listeners, heard.consume]
     free, held = asyncio.Event(), asyncio.Event()
     free.set()
     read = tail._reader.read
@@ -148,7 +148,7 @@ async def test_what_neither_has_is_told_and_does_not_hold_up_what_comes(
 ) -> None:
     heard = Heard()
     tail: Tail = shown.backend.tail
-    tail._listeners = [*tail._listeners, heard]
+    tail._listeners = [*tail._listeners, heard.consume]
     async with trimming(shown.stage), logged() as lines:
         await shown.pending()
         await until(lambda: heard.seqs == [1])

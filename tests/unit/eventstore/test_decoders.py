@@ -138,7 +138,7 @@ def test_no_entry_stops_the_listeners_of_the_tail(
 ) -> None:
     """An unreadable entry must not hide the next from a request that waits for it."""
     waiters, observations = Waiters(10), Observations()
-    with waiters.watch_pool("p") as watch:
+    with waiters.watch(pool="p") as watch:
         good = entry_with(type=b"agent.started", data=b"{}")
         for listener in (waiters, observations):
             listener.consume("p", [entry for entry in [*found, good] if well_formed(entry)])

@@ -56,9 +56,11 @@ async def test_a_gateway_notices_that_redis_is_reachable_after_a_defect(
 
     monkeypatch.setattr(RedisHealth, "_probe", look)
     watching = RedisHealth("redis://localhost", changed)
-    watching.start()
+    task = asyncio.create_task(retry_on_error("part", watching.watch))
     await until(lambda: watching.unreachable)
     answers[0] = True
     await until(lambda: not watching.unreachable)
-    await watching.stop()
+    task.cancel()
+    await asyncio.wait({task})
+    await watching.close()
     assert told == [True, False]
