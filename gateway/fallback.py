@@ -34,12 +34,8 @@ class Fallback(Struct, kw_only=True):
     def description(self) -> str:
         """For people."""
         text = f"fallback ({self.mode}): {self.primary} could not be reached at the start"
-        reachable_again = (
-            ". It answers again: the next start hands over to it"
-            if self.primary_reachable_ms
-            else ""
-        )
-        return f"{text} ({self.reason}){reachable_again}"
+        again = ". It answers again: the next start hands over to it"
+        return f"{text} ({self.reason}){again if self.primary_reachable_ms else ''}"
 
 
 class HandoverFailure(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -84,7 +84,7 @@ async def change_pool(request: web.Request, pool_name: PoolName, body: PoolPatch
     defaults = backend.options.pool_defaults
 
     def change(config: PoolConfig) -> PoolConfig:
-        return decoding.patch_pool_config(config, body.config, defaults)
+        return decoding.pool_config(body.config, defaults, config)
 
     result = await backend.with_catalogue(
         lambda catalogue: catalogue.change_pool(pool_name, change, request[ORIGIN])

@@ -10,8 +10,7 @@ import re
 from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from functools import cache
-from typing import Any, Final, TypeVar, cast, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
@@ -23,7 +22,7 @@ from gateway.options import LIMITS, Limits
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import PATTERN_DESCRIPTIONS, SpawnRequest
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Struct)
 
 DEPTH_MAX: Final = 100
 """Levels of an input. Every reader decodes it, and encodes it as part of something larger."""
@@ -35,12 +34,30 @@ _FIELD_NAME: Final = re.compile(
     r"Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`"
 )
 _PATTERN: Final = re.compile(r"Expected `str` matching regex (?P<pattern>.*)", re.DOTALL)
-_ENUM: Final = re.compile(r"Invalid enum value .*", re.DOTALL)
 
 
 async def read_body(request: web.Request, shape: type[T]) -> T:
     """The request's body. Raises `Problem`."""
-    return decode_body(await read_content(request), shape)
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        detail = "send the body as it is, without Content-Encoding"
+        headers = {"Accept-Encoding": "identity"}
+        raise Problem(
+            Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Encoding", headers=headers
+        )
+    limits = request.app[LIMITS]
+    if request.content_length is not None and request.content_length > limits.body_max:
+        detail = f"the body is over {limits.body_max} bytes"
+        raise Problem(Kind.BODY_TOO_LARGE, detail, field="body")
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            content = await request.read()
+    except TimeoutError:
+        detail = f"the body did not come within {limits.body_seconds:g} s"
+        raise Problem(Kind.BODY_TOO_SLOW, detail, field="body") from None
+    except (web.RequestPayloadError, ConnectionError) as error:
+        detail = "the body broke off, or is not framed as HTTP says"
+        raise Problem(Kind.MALFORMED_HTTP, detail, field="body") from error
+    return decode_body(content, shape)
 
 
 def decode_body(content: bytes, shape: type[T]) -> T:
@@ -48,13 +65,12 @@ def decode_body(content: bytes, shape: type[T]) -> T:
     if not content:
         raise Problem(Kind.MALFORMED_JSON, "the body is empty", field="body")
     try:
-        value: T = _decoder(cast("Any", shape)).decode(content)
+        return msgspec.json.decode(content, type=shape)
     except msgspec.ValidationError as error:
         raise validation_problem(error, shape) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         detail = f"the body cannot be read: {error}"
         raise Problem(Kind.MALFORMED_JSON, detail, field="body") from None
-    return value
 
 
 def read_query(request: web.Request, shape: type[T]) -> T:
@@ -64,7 +80,7 @@ def read_query(request: web.Request, shape: type[T]) -> T:
 
 def decode_query(raw: MultiMapping[str], shape: type[T]) -> T:
     """Query parameters as a Struct. Raises `Problem`."""
-    repeatable = _repeatable(cast("Any", shape))
+    repeatable = {one.encode_name for one in structs.fields(shape) if one.default_factory is list}
     fields: dict[str, Any] = {}
     for name in raw:
         values = raw.getall(name)
@@ -77,10 +93,10 @@ def decode_query(raw: MultiMapping[str], shape: type[T]) -> T:
     return convert(fields, shape, strict=False)
 
 
-def convert(fields: Mapping[str, object], shape: type[T], *, strict: bool, prefix: str = "") -> T:
-    """Fields as a Struct; `prefix` is the name of what they are part of. Raises `Problem`."""
+def convert(value: object, shape: type[T], *, strict: bool, prefix: str = "") -> T:
+    """A value, or fields as a Struct; `prefix` is the name of what they are. Raises `Problem`."""
     try:
-        return msgspec.convert(fields, shape, strict=strict)
+        return msgspec.convert(value, shape, strict=strict)
     except msgspec.ValidationError as error:
         raise validation_problem(error, shape, prefix) from None
     except UnicodeEncodeError:
@@ -90,23 +106,7 @@ def convert(fields: Mapping[str, object], shape: type[T], *, strict: bool, prefi
 
 def path_parameter(request: web.Request, name: str, shape: Any) -> str:
     """A part of the path. Raises `Problem`."""
-    try:
-        return str(msgspec.convert(request.match_info[name], shape))
-    except msgspec.ValidationError as error:
-        detail = f"{name}: {_describe(str(error))}"
-        raise Problem(Kind.INVALID_REQUEST, detail, field=name) from None
-
-
-@cache
-def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(shape)
-
-
-@cache
-def _repeatable(shape: Any) -> frozenset[str]:
-    """The parameters that may be given more than once."""
-    fields = msgspec.structs.fields(shape)
-    return frozenset(field.encode_name for field in fields if field.default_factory is list)
+    return str(convert(request.match_info[name], shape, strict=True, prefix=name))
 
 
 def validation_problem(error: msgspec.ValidationError, shape: type, prefix: str = "") -> Problem:
@@ -116,18 +116,18 @@ def validation_problem(error: msgspec.ValidationError, shape: type, prefix: str 
     named_field = _FIELD_NAME.match(message)
     names = [prefix, path, named_field["name"] if named_field else ""]
     field = ".".join(name for name in names if name) or "body"
-    detail = f"{field}: {_describe(message, _choices(shape, path))}"
+    detail = f"{field}: {_describe(message, shape, path)}"
     return Problem(Kind.INVALID_REQUEST, detail, field=field)
 
 
-def _describe(message: str, choices: Sequence[str] = ()) -> str:
+def _describe(message: str, shape: type, path: str) -> str:
     """The message in words: what a pattern expects, or which values there are."""
     if pattern_match := _PATTERN.fullmatch(message):
         pattern = literal_eval(pattern_match["pattern"])
         return f"Expected {PATTERN_DESCRIPTIONS.get(pattern, 'another text')}"
-    return (
-        f"{message}; expected {', '.join(choices)}" if choices and _ENUM.match(message) else message
-    )
+    if message.startswith("Invalid enum value ") and (choices := _choices(shape, path)):
+        return f"{message}; expected {', '.join(choices)}"
+    return message
 
 
 def _choices(shape: type, path: str) -> Sequence[str]:
@@ -144,9 +144,13 @@ def _choices(shape: type, path: str) -> Sequence[str]:
 
 def check_spawn(spawn: SpawnRequest, limits: Limits) -> None:
     """The bounds that are settings. Raises `Problem`."""
-    _require_at_least("heartbeat_interval", spawn.heartbeat_interval, limits.heartbeat_interval_min)
-    if spawn.max_idle_time is not None:
-        _require_at_least("max_idle_time", spawn.max_idle_time, limits.idle_time_min)
+    for field, value, minimum in (
+        ("heartbeat_interval", spawn.heartbeat_interval, limits.heartbeat_interval_min),
+        ("max_idle_time", spawn.max_idle_time, limits.idle_time_min),
+    ):
+        if value is not None and value < minimum:
+            detail = f"{field}: Expected `float` >= {minimum:g}, got {value:g}"
+            raise Problem(Kind.INVALID_REQUEST, detail, field=field)
     if _deeper_than(DEPTH_MAX, spawn.input):
         detail = f"input is nested more than {DEPTH_MAX} levels deep"
         raise Problem(Kind.INVALID_REQUEST, detail, field="input")
@@ -171,50 +175,13 @@ def _deeper_than(depth_max: int, value: object) -> bool:
     return bool(level)
 
 
-def _require_at_least(field: str, value: float, minimum: float) -> None:
-    if value < minimum:
-        detail = f"{field}: Expected `float` >= {minimum:g}, got {value:g}"
-        raise Problem(Kind.INVALID_REQUEST, detail, field=field)
-
-
-def pool_config(fields: Mapping[str, object], defaults: PoolConfig) -> PoolConfig:
-    """Settings on top of the service's defaults; null means the default. Raises `Problem`."""
-    base = msgspec.to_builtins(defaults)
-    overrides = {name: base.get(name) if value is None else value for name, value in fields.items()}
-    return convert({**base, **overrides}, PoolConfig, strict=True, prefix="config")
-
-
-def patch_pool_config(
-    config: PoolConfig, fields: Mapping[str, object], defaults: PoolConfig
+def pool_config(
+    fields: Mapping[str, object], defaults: PoolConfig, current: PoolConfig | None = None
 ) -> PoolConfig:
-    """Settings changed by a merge patch; null restores the default. Raises `Problem`."""
-    base = msgspec.to_builtins(defaults)
-    overrides = {name: base.get(name) if value is None else value for name, value in fields.items()}
-    return pool_config(overrides, config)
-
-
-async def read_content(request: web.Request) -> bytes:
-    """All of the body. Raises `Problem`."""
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        detail = "send the body as it is, without Content-Encoding"
-        headers = {"Accept-Encoding": "identity"}
-        raise Problem(
-            Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Encoding", headers=headers
-        )
-    limits = request.app[LIMITS]
-    bytes_max = limits.body_max
-    if request.content_length is not None and request.content_length > bytes_max:
-        raise Problem(Kind.BODY_TOO_LARGE, f"the body is over {bytes_max} bytes", field="body")
-    timeout_seconds = limits.body_seconds
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            return await request.read()
-    except TimeoutError:
-        detail = f"the body did not come within {timeout_seconds:g} s"
-        raise Problem(Kind.BODY_TOO_SLOW, detail, field="body") from None
-    except (web.RequestPayloadError, ConnectionError) as error:
-        detail = "the body broke off, or is not framed as HTTP says"
-        raise Problem(Kind.MALFORMED_HTTP, detail, field="body") from error
+    """Settings on top of the current ones, or the defaults; null: the default. Raises `Problem`."""
+    base, usual = msgspec.to_builtins(current or defaults), msgspec.to_builtins(defaults)
+    overrides = {name: usual.get(name) if one is None else one for name, one in fields.items()}
+    return convert({**base, **overrides}, PoolConfig, strict=True, prefix="config")
 
 
 class WaitPreference(Struct, frozen=True):

@@ -89,11 +89,9 @@ def connection_capacity(limits: Limits) -> tuple[int, int]:
     reserved: connections that are one too many need one each until they are answered.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    descriptors_needed = limits.connections_max + RESERVED_FILES + BACKLOG
-    if soft < descriptors_needed:
-        soft = (
-            descriptors_needed if hard == resource.RLIM_INFINITY else min(descriptors_needed, hard)
-        )
+    needed = limits.connections_max + RESERVED_FILES + BACKLOG
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     backlog = min(BACKLOG, soft // 4)
     return max(min(limits.connections_max, soft - RESERVED_FILES - backlog), 1), backlog

@@ -130,7 +130,8 @@ class Problem(Exception):
         error: Error | None = None,
         agent: views.AgentRow | None = None,
     ) -> None:
-        detail, field = to_utf8(detail), to_utf8(field)
+        # A header may have bytes that are not UTF-8.
+        detail, field = (t.encode("utf-8", "backslashreplace").decode() for t in (detail, field))
         super().__init__(detail)
         self.kind = kind
         self.headers = dict(headers or {})
@@ -157,11 +158,6 @@ class Problem(Exception):
         )
 
 
-def to_utf8(text: str) -> str:
-    """Text that can be encoded as UTF-8: a header may have bytes that are not."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 _TRANSLATIONS: Final[Sequence[tuple[tuple[type[Exception], ...], Kind, str]]] = (
     ((errors.OutcomeUnknown,), Kind.OUTCOME_UNKNOWN, "{}; ask again to learn its outcome"),
     ((errors.NotEnoughReplicas,), Kind.NOT_ENOUGH_REPLICAS, "{} Nothing was written."),
@@ -183,19 +179,9 @@ AS_OF_KINDS: Final = {Kind.AS_OF_NOT_REACHED, Kind.ARCHIVE_INCOMPLETE, Kind.AS_O
 
 def translate(error: Exception) -> Problem | None:
     """The problem that an error becomes; None if it is unexpected."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, web.HTTPException):
-        return _from_http(error)
-    for types, kind, detail in _TRANSLATIONS:
-        if isinstance(error, types):
-            return Problem(kind, detail.format(error), field="as_of" if kind in AS_OF_KINDS else "")
-    return None
-
-
-def _from_http(error: web.HTTPException) -> Problem:
-    """aiohttp's own refusals: no such path or method, a body over the limit."""
     match error:
+        case Problem():
+            return error
         case web.HTTPNotFound():
             return Problem(Kind.NOT_FOUND, "no resource has this path")
         case web.HTTPMethodNotAllowed():
@@ -204,7 +190,11 @@ def _from_http(error: web.HTTPException) -> Problem:
             return Problem(Kind.METHOD_NOT_ALLOWED, detail, headers={"Allow": allowed})
         case web.HTTPRequestEntityTooLarge():
             return Problem(Kind.BODY_TOO_LARGE, error.text or "the body is too large", field="body")
+        case web.HTTPException(status=status, reason=reason):
+            return Problem(Kind.HTTP_ERROR, error.text or reason, status=status, title=reason)
         case _:
-            return Problem(
-                Kind.HTTP_ERROR, error.text or error.reason, status=error.status, title=error.reason
-            )
+            pass
+    for types, kind, detail in _TRANSLATIONS:
+        if isinstance(error, types):
+            return Problem(kind, detail.format(error), field="as_of" if kind in AS_OF_KINDS else "")
+    return None

@@ -15,70 +15,44 @@ PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {}
 """What each pattern expects."""
 
 
-def _pattern_meta(pattern: str, description: str) -> Meta:
-    """A pattern, and what it expects in words: for `/openapi.json` and for refusals."""
+def _text(pattern: str, description: str) -> Meta:
+    """A pattern, and what it expects in words: for `/openapi.json` and for refusals.
+
+    A pattern's `$` also matches before a last line break; `(?!\\n)` excludes that.
+    """
+    pattern = rf"^{pattern}$(?!\n)"
     PATTERN_DESCRIPTIONS[pattern] = description
     return Meta(pattern=pattern, description=description[0].upper() + description[1:])
 
 
-# A pattern's `$` also matches before a last line break; `(?!\n)` excludes that.
-PoolName = Annotated[
-    str, _pattern_meta(r"^[a-z0-9_-]{1,63}$(?!\n)", "1 to 63 lower-case letters, digits, _ or -")
-]
-RoleName = Annotated[
-    str, _pattern_meta(r"^[A-Za-z0-9._-]{1,63}$(?!\n)", "1 to 63 letters, digits, dots, _ or -")
-]
-ProjectId = Annotated[
-    str,
-    _pattern_meta(
-        r"^[A-Za-z0-9._:-]{1,128}$(?!\n)", "1 to 128 letters, digits, dots, colons, _ or -"
-    ),
-]
+PoolName = Annotated[str, _text(r"[a-z0-9_-]{1,63}", "1 to 63 lower-case letters, digits, _ or -")]
+RoleName = Annotated[str, _text(r"[A-Za-z0-9._-]{1,63}", "1 to 63 letters, digits, dots, _ or -")]
+_NAME = _text(r"[A-Za-z0-9._:-]{1,128}", "1 to 128 letters, digits, dots, colons, _ or -")
+ProjectId = Annotated[str, _NAME]
+WorkerId = Annotated[str, _NAME]
 ParkedId = Annotated[
     str,
-    _pattern_meta(
-        r"^[a-z0-9_-]{1,63}:(agent|worker|command|heartbeat):[\s\S]{0,1024}$(?!\n)",
+    _text(
+        r"[a-z0-9_-]{1,63}:(agent|worker|command|heartbeat):[\s\S]{0,1024}",
         "an id from the list of what is parked: the pool, then agent, worker, command or heartbeat,"
         " then the name of what is parked, with colons between",
     ),
 ]
 Identifier = Annotated[
     str,
-    _pattern_meta(
-        r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)",
-        "a UUID in lower case",
-    ),
+    _text(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "a UUID in lower case"),
 ]
+_LABEL = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
+_VALUE = r"[^\x00-\x1f\x7f]{0,256}"
 LabelName = Annotated[
     str,
-    _pattern_meta(
-        r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$(?!\n)",
-        "1 to 63 letters, digits, dots, slashes, _ or -, the first a letter or digit",
-    ),
+    _text(_LABEL, "1 to 63 letters, digits, dots, slashes, _ or -, the first a letter or digit"),
 ]
 LabelValue = Annotated[
-    str,
-    _pattern_meta(
-        r"^[^\x00-\x1f\x7f]{0,256}$(?!\n)",
-        "at most 256 characters, none of them a control character",
-    ),
+    str, _text(_VALUE, "at most 256 characters, none of them a control character")
 ]
-Label = Annotated[
-    str,
-    _pattern_meta(
-        r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}:[^\x00-\x1f\x7f]{0,256}$(?!\n)",
-        "a label's name and value with a colon between",
-    ),
-]
-WorkerId = Annotated[
-    str,
-    _pattern_meta(
-        r"^[A-Za-z0-9._:-]{1,128}$(?!\n)", "1 to 128 letters, digits, dots, colons, _ or -"
-    ),
-]
-EventType = Annotated[
-    str, _pattern_meta(r"^[a-z_.]{1,64}$(?!\n)", "the type of an event, such as agent.started")
-]
+Label = Annotated[str, _text(f"{_LABEL}:{_VALUE}", "a label's name and value with a colon between")]
+EventType = Annotated[str, _text(r"[a-z_.]{1,64}", "the type of an event, such as agent.started")]
 AsOfParameter = Annotated[
     str,
     Meta(
@@ -89,19 +63,11 @@ AsOfParameter = Annotated[
     ),
 ]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+_CONFIG_FIELDS = msgspec.json.schema(PoolConfig)["$defs"]["PoolConfig"]["properties"]
+_SETTINGS = {name: {"anyOf": [field, {"type": "null"}]} for name, field in _CONFIG_FIELDS.items()}
 Settings = Annotated[
     dict[str, object],
-    Meta(
-        extra_json_schema={
-            "properties": {
-                name: {"anyOf": [schema, {"type": "null"}]}
-                for name, schema in msgspec.json.schema(PoolConfig)["$defs"]["PoolConfig"][
-                    "properties"
-                ].items()
-            },
-            "additionalProperties": False,
-        }
-    ),
+    Meta(extra_json_schema={"properties": _SETTINGS, "additionalProperties": False}),
 ]
 """Some of a pool's settings. They are read by `pool_config`, over others or the defaults."""
 PageSize = Annotated[int, Meta(ge=1, le=1000)]

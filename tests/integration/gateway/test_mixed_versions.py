@@ -155,8 +155,8 @@ async def test_a_newer_event_stops_the_gateways_tail_and_the_views_and_says_so(s
     assert [line["reason"] for line in lines if line["event"] == "gateway.tail_stopped"] == [why]
 
     async def halted() -> str:
-        found = (await stage.stage.views.positions())[POOL].status
-        return found if found != "ok" else ""
+        position = (await stage.stage.views.positions()).get(POOL)
+        return position.status if position and position.status != "ok" else ""
 
     status = await until(halted)
     assert f"seq {seq} " in status

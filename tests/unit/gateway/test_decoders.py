@@ -87,7 +87,7 @@ def test_a_body(shape: type[Any], data: st.DataObject) -> None:
 def test_a_pools_settings(fields: dict[str, Any]) -> None:
     for reading in (
         decoding.pool_config,
-        lambda f, d: decoding.patch_pool_config(PoolConfig(), f, d),
+        lambda f, d: decoding.pool_config(f, d, PoolConfig()),
     ):
         try:
             assert isinstance(reading(fields, PoolConfig()), PoolConfig)
