@@ -34,13 +34,11 @@ UNREACHABLE_PROBE_INTERVAL_SECONDS: Final = 0.25
 LATENESS_SECONDS: Final = 0.3
 """A probe that took so much longer than it may shows that this process was late."""
 
-OnChange = Callable[[bool], Awaitable[None]]
-
 
 class RedisHealth:
     """Knows whether Redis answers. `on_change(unreachable)` is called when that changes."""
 
-    def __init__(self, url: str, on_change: OnChange) -> None:
+    def __init__(self, url: str, on_change: Callable[[bool], Awaitable[None]]) -> None:
         self.unreachable = False
         self._changed_at = 0.0
         self._error_reply = ""

@@ -25,10 +25,6 @@ class Reason(Struct, frozen=True):
     reason: str = ""
 
 
-_REASON = msgspec.json.Decoder(Reason)
-_DECISION = msgspec.json.Decoder(PoolScalingDecided)
-
-
 class Histogram:
     """Counts by upper bound, as Prometheus expects them."""
 
@@ -71,12 +67,13 @@ class Observations:
                 case b"agent.restarting" | b"agent.released":
                     reason = "unknown"
                     with suppress(msgspec.DecodeError, RecursionError):
-                        reason = _REASON.decode(fields[27]).reason
+                        reason = msgspec.json.decode(fields[27], type=Reason).reason
                     self.restarts[pool, reason] += 1
                 case b"pool.scaling_decided":
                     # One of a newer version may not be readable: the last known remains.
                     with suppress(msgspec.DecodeError, RecursionError):
-                        self.decisions[pool] = _DECISION.decode(fields[27])
+                        decision = msgspec.json.decode(fields[27], type=PoolScalingDecided)
+                        self.decisions[pool] = decision
                 case _:
                     pass
 

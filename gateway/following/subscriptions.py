@@ -57,8 +57,6 @@ class EncodedEvent(Struct, frozen=True):
     data: bytes
 
 
-_ENCODER = msgspec.json.Encoder()
-_RAW_DECODER = msgspec.json.Decoder(msgspec.Raw)
 FIELD_NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
 NUMBER_INDEXES: Final = [2 * ENTRY_FIELDS.index(name) + 1 for name in ENTRY_NUMBERS]
 """The positions of numbers among names and values."""
@@ -91,16 +89,16 @@ def encode_event(pool: str, entry: Entry) -> EncodedEvent:
     values = [*entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))]
     values[-1] = _one_line(fields[-1])
     event = FlatEvent(pool, stream_id.decode(), *values)
-    data = _ENCODER.encode(event)
+    data = msgspec.json.encode(event)
     return EncodedEvent(pool, event.stream_id, event.type, event.subject, data)
 
 
 def _one_line(data: bytes) -> msgspec.Raw:
     """JSON on one line; what is not JSON is encoded as text."""
     try:
-        _RAW_DECODER.decode(data)
+        msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError):
-        return msgspec.Raw(_ENCODER.encode(data.decode()))
+        return msgspec.Raw(msgspec.json.encode(data.decode()))
     return msgspec.Raw(data.replace(b"\n", b" ").replace(b"\r", b" "))
 
 

@@ -24,13 +24,7 @@ from eventstore.language.events import LogRecovered
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
-from gateway.following.subscriptions import (
-    ObservedHead,
-    entry_seq,
-    foreign_entry,
-    require_readable,
-    well_formed,
-)
+from gateway.following import subscriptions
 from projector.queries.views import EventRange, Position
 
 log = structlog.get_logger("muster.gateway")
@@ -39,7 +33,6 @@ BACKOFF_SECONDS = (0.05, 2.0)
 PAGE_SIZE = 1000
 
 _RECOVERED_TYPE = LogRecovered.type.encode()
-_RECOVERED_DECODER = msgspec.json.Decoder(LogRecovered)
 
 
 Listener = Callable[[str, Sequence[Entry]], None]
@@ -63,7 +56,7 @@ class Tail:
         self.positions: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
         """Logs that are no longer followed, and why: an event could not be read."""
-        self.heads = defaultdict[str, ObservedHead](ObservedHead)
+        self.heads = defaultdict[str, subscriptions.ObservedHead](subscriptions.ObservedHead)
         self._log = event_log
         self._reader = reader
         self._catalogue = catalogue
@@ -145,24 +138,24 @@ class Tail:
         """Start after the last entry of every stream."""
         state = await self._open_catalogue()
         positions = {CATALOGUE: state.stream_id if state.seq else "0-0"}
-        self.heads[CATALOGUE] = ObservedHead(state.seq)
+        self.heads[CATALOGUE] = subscriptions.ObservedHead(state.seq)
         for pool in state.pools:
             positions[pool], self.heads[pool] = await self._end_position(pool)
         await self._log.refresh_clocks(positions)
         self.positions, self._read_at = positions, time.monotonic()
 
-    async def _end_position(self, pool: str) -> tuple[str, ObservedHead]:
+    async def _end_position(self, pool: str) -> tuple[str, subscriptions.ObservedHead]:
         stream = self._log.keys.pool(pool, "events")
         command = ("XREVRANGE", stream, "+", "-", "COUNT", 1)
         last = await ask(self._log.client, *command, doing=f"the end of {stream} cannot be read")
         if not last:
-            return "0-0", ObservedHead()
+            return "0-0", subscriptions.ObservedHead()
         [entry] = last
         stream_id, fields = entry[0].decode(), entry[1]
-        if well_formed(entry):
-            return stream_id, ObservedHead(int(fields[5]), int(fields[25]))
-        self._stop_following(pool, f"entry {stream_id}: {foreign_entry()}")
-        return stream_id, ObservedHead()
+        if subscriptions.well_formed(entry):
+            return stream_id, subscriptions.ObservedHead(int(fields[5]), int(fields[25]))
+        self._stop_following(pool, f"entry {stream_id}: {subscriptions.foreign_entry()}")
+        return stream_id, subscriptions.ObservedHead()
 
     async def _read(self) -> None:
         active = [pool for pool in self.positions if pool not in self.stopped]
@@ -187,7 +180,7 @@ class Tail:
             self._drop_unknown_pools()
         for pool in self._catalogue.state.pools:
             if pool not in self.positions:
-                self.positions[pool], self.heads[pool] = "0-0", ObservedHead()
+                self.positions[pool], self.heads[pool] = "0-0", subscriptions.ObservedHead()
 
     def _drop_unknown_pools(self) -> None:
         """Follow no pools that the recovered catalogue does not know."""
@@ -197,12 +190,12 @@ class Tail:
 
     async def _fill_gap(self, pool: str, next_entry: Entry, generation: int) -> None:
         """Read what left the stream before this tail read it."""
-        until, end_seq = next_entry[0].decode(), entry_seq(next_entry)
+        until, end_seq = next_entry[0].decode(), subscriptions.entry_seq(next_entry)
         while pool not in self.stopped and (observed_seq := self.heads[pool].seq) + 1 < end_seq:
             page = await self._event_range.after(
                 pool, self.positions[pool], until=until, count=PAGE_SIZE
             )
-            missed = [entry for entry in page if entry_seq(entry) < end_seq]
+            missed = [entry for entry in page if subscriptions.entry_seq(entry) < end_seq]
             if not missed:
                 log.warning("gateway.events_missing", pool=pool, after=observed_seq, before=end_seq)
                 return
@@ -229,7 +222,7 @@ class Tail:
         """The entries before the first that this version cannot read; that one stops this log."""
         for index, entry in enumerate(entries):
             try:
-                require_readable(entry, with_body=pool == CATALOGUE)
+                subscriptions.require_readable(entry, with_body=pool == CATALOGUE)
             except UnknownEvent as error:
                 self._stop_following(pool, f"entry {entry[0].decode()}: {error}")
                 return entries[:index]
@@ -249,7 +242,7 @@ class Tail:
         """What was read here, and was of this generation then, must not be missing later."""
         for _, fields in entries:
             if fields[1] == _RECOVERED_TYPE:
-                recovered = _RECOVERED_DECODER.decode(fields[27])
+                recovered = msgspec.json.decode(fields[27], type=LogRecovered)
                 generation = recovered.generation
                 log.warning(
                     "log.recovered", pool=pool, generation=generation, seq=recovered.from_seq

@@ -100,14 +100,10 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._limiter.connection_closed()
         for timer in (self._head_timer, self._unread_timer, self._close_timer):
-            self._cancel(timer)
+            if timer is not None:
+                timer.cancel()
         self._transport = None
         super().connection_lost(exc)
-
-    @staticmethod
-    def _cancel(timer: asyncio.Handle | None) -> None:
-        if timer is not None:
-            timer.cancel()
 
     # ---- reading -----------------------------------------------------------------------------
 
@@ -122,8 +118,9 @@ class Connection(web.RequestHandler):
 
     def request_started(self, body: StreamReader) -> None:
         """A head is complete, or is not HTTP; `body` follows."""
-        self._cancel(self._head_timer)
-        self._head_timer = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
         self._body, self._answered = body, False
 
     def _on_head_timeout(self) -> None:

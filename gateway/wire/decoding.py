@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar, get_args
 import msgspec
 from aiohttp import web
 from msgspec import Struct, structs
-from multidict import MultiMapping
 
 from eventstore.language.pool_config import PoolConfig
 from gateway.options import LIMITS, Limits
@@ -75,15 +74,10 @@ def decode_body(content: bytes, shape: type[T]) -> T:
 
 def read_query(request: web.Request, shape: type[T]) -> T:
     """The request's query parameters. Raises `Problem`."""
-    return decode_query(request.query, shape)
-
-
-def decode_query(raw: MultiMapping[str], shape: type[T]) -> T:
-    """Query parameters as a Struct. Raises `Problem`."""
     repeatable = {one.encode_name for one in structs.fields(shape) if one.default_factory is list}
     fields: dict[str, Any] = {}
-    for name in raw:
-        values = raw.getall(name)
+    for name in request.query:
+        values = request.query.getall(name)
         if name in repeatable:
             fields[name] = [part for value in values for part in value.split(",")]
         elif len(values) > 1:
@@ -163,7 +157,6 @@ def check_spawn(spawn: SpawnRequest, limits: Limits) -> None:
 
 
 def _deeper_than(depth_max: int, value: object) -> bool:
-    """Whether lists and objects are nested deeper than that."""
     level = [value]
     for _ in range(depth_max + 1):
         level = [

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,7 +103,8 @@ def test_a_query(shape: type[Any], data: st.DataObject) -> None:
     names = st.one_of(st.sampled_from((*shape.__struct_fields__, "x")), TEXTS)
     pairs = data.draw(st.lists(st.tuples(names, TEXTS), max_size=4))
     try:
-        decoding.decode_query(MultiDictProxy(MultiDict(pairs)), shape)
+        request: Any = SimpleNamespace(query=MultiDictProxy(MultiDict(pairs)))
+        decoding.read_query(request, shape)
     except Problem as problem:
         answered(problem)
 

@@ -13,8 +13,9 @@ from gateway.wire.problems import Problem
 
 
 def refused(given: dict[str, str], shape: Any = requests.AgentQuery) -> str:
+    request: Any = SimpleNamespace(query=MultiDict(given))
     with pytest.raises(Problem) as caught:
-        decoding.decode_query(MultiDict(given), shape)
+        decoding.read_query(request, shape)
     return str(caught.value)
 
 
