@@ -24,11 +24,16 @@ from projector.store.tables import EVENTS
 
 @asynccontextmanager
 async def opened(
-    redis_url: str, key_prefix: str, database_url: str, *, connections: int = 2
+    redis_url: str,
+    key_prefix: str,
+    database_url: str,
+    *,
+    connections: int = 2,
+    block_seconds: float = 5.0,
 ) -> AsyncIterator[tuple[Database, "Source"]]:
     """A database that is ready, and the logs of which it has the views."""
     database = Database(database_url, connections=connections)
-    source = Source(redis_url, key_prefix)
+    source = Source(redis_url, key_prefix, block_seconds=block_seconds)
     database.open()
     try:
         await database.prepare()

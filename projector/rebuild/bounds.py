@@ -74,21 +74,19 @@ class LogBounds:
     async def require_complete(self) -> None:
         """Raises `LogDamaged` where a switch would replace more by less."""
         serving = await self._database.read(lambda c: read_positions(c, SERVING))
-        for position in self._shadow.positions.values():
-            if position.pool not in self.copied:
-                self._require_end_reached(position, serving.get(position.pool, position))
-
-    def _require_end_reached(self, position: Position, views: Position) -> None:
-        name = f"pool {position.pool!r}" if position.pool else "the catalogue"
-        head = self.heads[position.pool]
-        if stopped(position):
-            raise LogDamaged(f"{name}: {position.status}")
-        if position.generation == head.generation and position.seq < head.seq:
-            raise LogDamaged(
-                f"{name}: seq {position.seq + 1} to {head.seq} are neither in the stream nor in"
-                " the archive"
-            )
-        if (position.generation, position.seq) < (views.generation, views.seq):
-            raise LogDamaged(
-                f"{name}: archive and stream end at seq {position.seq}, the views at {views.seq}"
-            )
+        for pool, at in self._shadow.positions.items():
+            if pool in self.copied:
+                continue
+            head, views = self.heads[pool], serving.get(pool, at)
+            name = f"pool {pool!r}" if pool else "the catalogue"
+            if stopped(at):
+                raise LogDamaged(f"{name}: {at.status}")
+            if at.generation == head.generation and at.seq < head.seq:
+                raise LogDamaged(
+                    f"{name}: seq {at.seq + 1} to {head.seq} are neither in the stream nor in"
+                    " the archive"
+                )
+            if (at.generation, at.seq) < (views.generation, views.seq):
+                raise LogDamaged(
+                    f"{name}: archive and stream end at seq {at.seq}, the views at {views.seq}"
+                )

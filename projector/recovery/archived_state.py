@@ -1,6 +1,6 @@
 """The state from which a log is rewritten: views at the archive's end, and the archive itself."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -8,11 +8,11 @@ from sqlalchemy import Connection, func, select
 
 from eventstore.keys import CATALOGUE
 from eventstore.language.agents import TERMINAL, Agent
-from eventstore.language.catalogue import Catalogue
 from eventstore.language.events import AgentRequested
 from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.catalogue import UNKNOWN_DECLARATION
 from eventstore.retention import INTERNAL_OPERATION_MS, KEYS_MS_MAX
+from projector.fold.projection import Projection
 from projector.intake.archive import generation_ranges
 from projector.intake.entries import entry_of
 from projector.store.mapping import agent_of, worker_of
@@ -108,20 +108,16 @@ def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str
     return found
 
 
-def meta_fields(
-    catalogue: Catalogue, pool: str, positions: Mapping[str, Position]
-) -> list[tuple[str, str | int]]:
+def meta_fields(projection: Projection, pool: str) -> list[tuple[str, str | int]]:
     """Fields of a log's meta hash, without its counters."""
+    catalogue, positions = projection.catalogue, projection.positions
     if pool != CATALOGUE:
-        pool_state = catalogue.pools.get(pool)
-        return [("closed", pool_state.created_seq)] if pool_state and pool_state.deleted else []
-    names = {**catalogue.pools, **catalogue.hosts}
-    fields: list[tuple[str, str | int]] = [
-        (f"version:{name}", catalogue.version_of(name)) for name in names
+        state = catalogue.pools.get(pool)
+        return [("closed", state.created_seq)] if state and state.deleted else []
+    names = (*catalogue.pools, *catalogue.hosts)
+    created = [name for name in catalogue.pools if name in positions and positions[name].generation]
+    return [
+        *((f"version:{name}", catalogue.version_of(name)) for name in names),
+        *((f"declared:{name}", UNKNOWN_DECLARATION) for name in catalogue.pools),
+        *((f"made:{name}", 1) for name in created),
     ]
-    for name in catalogue.pools:
-        fields.append((f"declared:{name}", UNKNOWN_DECLARATION))
-        position = positions.get(name)
-        if position is not None and position.generation:
-            fields.append((f"made:{name}", 1))
-    return fields

@@ -112,11 +112,8 @@ class LogRewrite:
         """Commands that were acknowledged in pools whose creation was lost with the catalogue."""
         found: list[LostCommand] = []
         for name in lost_pools(lost, self._projection.catalogue.pools):
-            reports = [
-                report
-                for report in await read_reports(self._log, name)
-                if report.generation >= position.generation
-            ]
+            reports = await read_reports(self._log, name)
+            reports = [one for one in reports if one.generation >= position.generation]
             in_pool = find_lost(Position(name), {}, (), reports)
             found += [replace(one, pool=name) for one in in_pool]
         return found
@@ -133,13 +130,11 @@ class LogRewrite:
         read, pool, catalogue = self._read, position.pool, self._projection.catalogue
         epoch = await read(lambda c: archived_state.highest_epoch(c, pool)) + EPOCH_GAP
         await restore.wipe()
-        await restore.start(
-            RestorePoint(generation=body.generation, seq=position.seq, ts=ts, epoch=epoch)
-        )
+        point = RestorePoint(generation=body.generation, seq=position.seq, ts=ts, epoch=epoch)
+        await restore.start(point)
         limit = None if pool == CATALOGUE else REFILL_EVENTS
         await restore.refill(await read(lambda c: archived_state.entries(c, position, limit)))
-        positions = self._projection.positions
-        await restore.write_meta(archived_state.meta_fields(catalogue, pool, positions))
+        await restore.write_meta(archived_state.meta_fields(self._projection, pool))
         await restore.record(body)
         workers = await read(lambda c: archived_state.live_workers(c, pool))
         epochs = await read(lambda c: archived_state.fenced_epochs(c, pool, agents))

@@ -6,17 +6,16 @@ checkpoints, they are first caught up or rebuilt (`projector/rebuild/startup.py`
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
 import structlog
-from sqlalchemy import Connection
 
 from eventstore.errors import LogError, LogUnreachable, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.log.log import Log
-from eventstore.log.reader import Entry, Reader
+from eventstore.log.reader import Reader
 from eventstore.recovery.restore import halt_generation
 from projector.fold import heartbeats
 from projector.fold.projection import AppliedBatch, Projection, stopped
@@ -139,7 +138,13 @@ class Active:
         if not entries:
             return
         await self._learn_generations(entries)
-        batches = await self._lease.write(lambda c: self._apply(c, entries))
+        write = self._projection.write
+        batches = await self._lease.write(
+            lambda c: [
+                write(c, pool, read_entries(positions[pool], some))
+                for pool, some in entries.items()
+            ]
+        )
         for applied in batches:
             self._mark_committed(applied)
         newly_stopped = [applied.position for applied in batches if stopped(applied.position)]
@@ -147,15 +152,6 @@ class Active:
         if not await self._handle_lost(lost):
             await self._set_statuses(lost)
         await self._take_snapshots(self._projection.add_pools())
-
-    def _apply(
-        self, connection: Connection, entries: Mapping[str, Sequence[Entry]]
-    ) -> list[AppliedBatch]:
-        applied = []
-        for pool, pool_entries in entries.items():
-            rows = read_entries(self._projection.positions[pool], pool_entries)
-            applied.append(self._projection.write(connection, pool, rows))
-        return applied
 
     def _mark_committed(self, applied: AppliedBatch) -> None:
         self._projection.mark_committed(applied)

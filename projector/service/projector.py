@@ -21,7 +21,7 @@ from eventstore.connection.backoff import Backoff
 from eventstore.errors import MusterError
 from projector.fold.projection import AppliedBatch
 from projector.intake.entries import OK
-from projector.intake.source import Source, is_lost
+from projector.intake.source import Source, is_lost, opened
 from projector.rebuild.startup import upgrade
 from projector.rebuild.view_sets import read_version
 from projector.service.active import Active
@@ -106,21 +106,15 @@ class Projector:
     def _log_outage(self, error: Exception) -> None:
         if not self._outage:
             self._outage = True
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             log.warning("projector.unavailable", name=self.options.name, reason=reason)
 
     async def _serve(self) -> None:
         """Be on standby, then active, until an error."""
-        options = self.options
-        database = Database(options.database_url, connections=3)
-        source = Source(options.redis_url, options.key_prefix, block_seconds=options.audit_seconds)
-        database.open()
-        try:
-            await database.prepare()
+        of, seconds = self.options, self.options.audit_seconds
+        addresses = (of.redis_url, of.key_prefix, of.database_url)
+        async with opened(*addresses, connections=3, block_seconds=seconds) as (database, source):
             await self._stand_by(database, source)
-        finally:
-            await source.close()
-            await database.close()
 
     async def _stand_by(self, database: Database, source: Source) -> None:
         lease = Lease(database, seconds=self.options.lease_seconds)

@@ -89,13 +89,11 @@ class RedisComparison:
         known = self._hashes["process", pool] | workers.keys()
         live = sorted(name for name in known if name not in workers or not workers[name].ended)
         reads = SETS | {f"held:{worker_id}": ("SMEMBERS",) for worker_id in live}
-        meta, *commands = (
+        meta = ("HMGET", self._keys.pool(pool, "meta"), *reference.counters())
+        commands = [
             (verb, self._keys.pool(pool, name), *options)
-            for name, (verb, *options) in {
-                "meta": ("HMGET", *reference.counters()),
-                **reads,
-            }.items()
-        )
+            for name, (verb, *options) in reads.items()
+        ]
         found, *replies = await self._read(reference, [meta, *commands])
         sets = reference.sets()
         for name, command, reply in zip(reads, commands, replies, strict=True):
@@ -103,10 +101,8 @@ class RedisComparison:
                 expected, members = sets.get(name, {}), _members(command, reply)
                 self._report.compare_members(("redis", pool, name), expected, members)
         counters = {name: str(count) for name, count in reference.counters().items()}
-        values = (_text(value or b"0") for value in found)
-        self._report.compare(
-            ("redis", pool, "meta"), counters, dict(zip(counters, values, strict=True))
-        )
+        values = dict(zip(counters, (_text(value or b"0") for value in found), strict=True))
+        self._report.compare(("redis", pool, "meta"), counters, values)
 
     async def _compare_hashes(
         self, reference: ReferenceFold, kind: str, states: Mapping[str, Agent | Worker]

@@ -52,15 +52,11 @@ def _limit(name: str, kind: int, wanted: int, change: str) -> Check:
 def _for_redis() -> Iterator[Check]:
     text = _read(PROC / "sys/vm/overcommit_memory")
     change = "sysctl vm.overcommit_memory=1: else Redis may fail to rewrite its append-only file"
-    yield check(
-        AREA, "vm.overcommit_memory", text or "unknown", "" if text in ("1", "") else change
-    )
-    text = _read(HUGE_PAGES)
+    safe = text in ("1", "")
+    yield check(AREA, "vm.overcommit_memory", text or "unknown", "" if safe else change)
+    chosen = _read(HUGE_PAGES).partition("[")[2].partition("]")[0] or "unknown"
     change = f"echo madvise > {HUGE_PAGES}: they make Redis slow and large"
-    chosen = text.partition("[")[2].partition("]")[0]
-    yield check(
-        AREA, "transparent huge pages", chosen or "unknown", change if chosen == "always" else ""
-    )
+    yield check(AREA, "transparent huge pages", chosen, change if chosen == "always" else "")
 
 
 def _read(path: Path) -> str:

@@ -68,16 +68,12 @@ async def times(client: AsyncClient) -> list[Check]:
         elapsed = time.perf_counter() - started
         if elapsed < best:
             best, ahead = elapsed, seconds + micros / 1e6 - (started_wall + elapsed / 2)
-    change = "move it nearer: a start needs several round trips"
-    skewed = "synchronise the clocks by NTP: times in logs and events differ"
+    move = "move it nearer: a start needs several round trips" if best > SLOW_SECONDS else ""
+    skewed = abs(ahead) > CLOCK_SECONDS
+    adjust = "synchronise the clocks by NTP: times in logs and events differ" if skewed else ""
     return [
-        check(AREA, "round trip", f"{best * 1e3:.2f} ms", change if best > SLOW_SECONDS else ""),
-        check(
-            AREA,
-            "clock",
-            f"{ahead * 1e3:+.0f} ms against this host",
-            skewed if abs(ahead) > CLOCK_SECONDS else "",
-        ),
+        check(AREA, "round trip", f"{best * 1e3:.2f} ms", move),
+        check(AREA, "clock", f"{ahead * 1e3:+.0f} ms against this host", adjust),
     ]
 
 
