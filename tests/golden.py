@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 from sqlalchemy.dialects import postgresql, sqlite
 
 from eventstore.language import agents, workers
@@ -76,8 +76,9 @@ def written(event: Event) -> Form:
         epoch=event.epoch,
     )
     [clause] = step.writes
-    fields = {name: _text(value) for name, value in asdict(clause).items()}
-    fields |= {"type": fields["event_type"], "seq": str(event.seq), "ts": str(event.ts)}
+    names = [name for name in FIELDS if name not in ("seq", "ts")]
+    fields = dict(zip(names, map(_text, clause.values), strict=True))
+    fields |= {"seq": str(event.seq), "ts": str(event.ts)}
     return {name: fields[name] for name in FIELDS}
 
 

@@ -18,7 +18,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from eventstore.errors import LogError, LogUnreachable, WrongType
+from eventstore.errors import LogError, LogUnreachable, NotEnoughReplicas, WrongType
 
 UNREACHABLE = (
     RedisConnectionError,
@@ -133,6 +133,8 @@ def unreachable(error: BaseException) -> LogUnreachable:
 
 def refusal(doing: str, error: ResponseError) -> LogError:
     """The log's error for a refusal by the server."""
+    if str(error).startswith("NOREPLICAS"):
+        return NotEnoughReplicas()
     if is_transient(error):
         return LogUnreachable(f"Redis is not ready: {error}")
     kind = WrongType if str(error).startswith("WRONGTYPE") else LogError

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from eventstore.embedded.errors import ServerBinaryMissing
+from eventstore.errors import ServerBinaryMissing
 
 SOCKET_PATH_MAX = 103
 """Bytes of a Unix socket's path: 107 on Linux, 103 on macOS; the smaller one counts."""

@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Self
 from urllib.parse import quote
 
@@ -37,7 +36,7 @@ from eventstore.embedded.directory import (
     reserve_socket_path,
     write_holder,
 )
-from eventstore.embedded.errors import (
+from eventstore.errors import (
     DirectoryInUse,
     EmbeddedServerError,
     ServerNotLaunched,
@@ -49,8 +48,6 @@ PR_SET_PDEATHSIG = 1
 
 PONG = "PONG"
 """The reply of a server that has loaded its data."""
-
-NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
 class EmbeddedServer:
@@ -66,20 +63,13 @@ class EmbeddedServer:
         directory: Path,
         *,
         appendfsync: str = "everysec",
-        extra: Mapping[str, str] = NO_OPTIONS,
+        extra: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory.resolve()
         self.log_path = self.directory / "server.log"
-        self._options = {"appendfsync": appendfsync, **extra}
-        self._binary: Path | None = None
+        self._options = {"appendfsync": appendfsync, **(extra or {})}
         self._socket: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def binary(self) -> Path:
-        """The server's executable; raises ServerBinaryMissing."""
-        self._binary = self._binary or find_binary()
-        return self._binary
 
     @property
     def url(self) -> str:
@@ -112,7 +102,14 @@ class EmbeddedServer:
             return
         self.launch(lock_timeout=lock_timeout)
         try:
-            self._await_ready(time.monotonic() + ready_timeout, ready_timeout)
+            deadline, pause = time.monotonic() + ready_timeout, 0.002
+            while self.ping() != PONG:
+                self.require_running()
+                if time.monotonic() > deadline:
+                    reason = f"was not ready after {ready_timeout:g} s"
+                    raise ServerNotReady(reason, log_tail(self.log_path))
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.05)
         except BaseException:
             self.stop()
             raise
@@ -126,12 +123,13 @@ class EmbeddedServer:
             return
         if threading.current_thread() is not threading.main_thread():
             raise EmbeddedServerError("start the embedded server from the main thread")
-        binary = self.binary
+        binary = find_binary()
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(self.directory, lock_timeout) as lock:
                 if lock is None:
-                    raise DirectoryInUse(self.directory, holder(self.directory))
+                    pid = holder(self.directory)
+                    raise DirectoryInUse(f"another server (pid {pid}) runs on {self.directory}")
                 self._socket = reserve_socket_path(self.directory)
                 self._process = self._spawn(binary, lock)
                 write_holder(lock, self._process.pid)
@@ -141,9 +139,18 @@ class EmbeddedServer:
     def ping(self) -> str:
         """The reply: `PONG`, or why it does not serve (`LOADING …`), or empty.
 
-        It takes a second at most, in any thread.
+        It takes a second at most, in any thread: over a plain socket, without a client's retries.
         """
-        return _ping(str(self._socket)) if self._socket else ""
+        if self._socket is None:
+            return ""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(1.0)
+                connection.connect(str(self._socket))
+                connection.sendall(b"PING\r\n")
+                return connection.recv(256).decode(errors="replace").strip()[1:]  # its type byte
+        except OSError:  # also where no file descriptor is left
+            return ""
 
     def require_running(self) -> None:
         """Raises `ServerNotReady` where it has ended."""
@@ -201,15 +208,6 @@ class EmbeddedServer:
                 preexec_fn=end_with_parent(),  # noqa: PLW1509  (see above)
             )
 
-    def _await_ready(self, deadline: float, limit: float) -> None:
-        pause = 0.002
-        while self.ping() != PONG:
-            self.require_running()
-            if time.monotonic() > deadline:
-                raise ServerNotReady(f"was not ready after {limit:g} s", log_tail(self.log_path))
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.05)
-
 
 def end_with_parent() -> Callable[[], None] | None:
     """What a child does before it becomes the server: it asks for a SIGTERM when we end."""
@@ -223,15 +221,3 @@ def end_with_parent() -> Callable[[], None] | None:
             os._exit(1)  # the parent ended before the kernel watched it
 
     return bind
-
-
-def _ping(path: str) -> str:
-    """The reply to PING, without its type byte. Over a plain socket: no client, no retries."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(1.0)
-            connection.connect(path)
-            connection.sendall(b"PING\r\n")
-            return connection.recv(256).decode(errors="replace").strip()[1:]
-    except OSError:  # also where no file descriptor is left
-        return ""

@@ -1,5 +1,6 @@
 """The commands on an agent, and the events that they lead to: `decide` is pure."""
 
+from collections.abc import Callable
 from typing import Final, TypeAlias, assert_never
 
 from msgspec import Struct
@@ -92,65 +93,79 @@ Command: TypeAlias = (
 )
 
 
+_FAILURE_EVENTS: Final[dict[str, Callable[..., events.AgentBody]]] = {
+    "start": events.AgentStartFailed,
+    "run": events.AgentCrashed,
+    "check": events.AgentUnhealthy,
+}
+
+
 def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...]:
     """The events that a command leads to; none if it has already happened or no longer applies."""
     if isinstance(command, Spawn):
         return (command.request,) if agent is None else ()
-    if agent is None or agent.ended:
+    if agent is None or agent.ended or not _applies(command, agent):
         return ()
+    if agent.stop and isinstance(command, Fail | End | Release | MarkLost | Restart):
+        error = command.error if isinstance(command, Fail | End) else None
+        return (events.AgentTerminated(reason=agent.reason or "requested", error=error),)
     match command:
-        case Terminate():
-            return _terminate(command, agent)
+        case Terminate(reason=reason, graceful=graceful):
+            requested = events.AgentTerminationRequested(reason=reason, graceful=graceful)
+            return (
+                (requested,) if agent.held else (requested, events.AgentTerminated(reason=reason))
+            )
         case Withdraw():
-            waiting = agent.status is Status.PENDING and agent.expires_ms
-            return (events.AgentTerminated(reason="pending-timeout"),) if waiting else ()
+            return (events.AgentTerminated(reason="pending-timeout"),)
         case Started():
-            starts = agent.status is Status.STARTING and agent.stop is Stop.NO
-            return (events.AgentStarted(),) if starts else ()
-        case Fail():
-            return _fail(command, agent)
+            return (events.AgentStarted(),)
+        case Fail(error=error, now_ms=now_ms, policy=policy):
+            due_ms, end = _spend(command, agent)
+            failure = _FAILURE_EVENTS[command.during]
+            window_ms = policy.window_ms
+            return (failure(error=error, at_ms=now_ms, window_ms=window_ms, due_ms=due_ms), *end)
         case End():
-            reason = _termination_reason(agent) if agent.stop else command.reason
-            ended = events.AgentTerminated(reason=reason, error=command.error)
-            return (ended,) if agent.held else ()
-        case Release():
-            return _release(command, agent)
+            return (events.AgentTerminated(reason=command.reason, error=command.error),)
+        case Release(reason=reason):
+            return (events.AgentReleased(reason=reason, next_incarnation=agent.incarnation + 1),)
         case MarkLost():
             return _mark_lost(command, agent)
         case Restart():
-            return _restart(agent)
+            return (_restarting(agent, agent.reason),)
         case Clear():
-            return (events.AgentCleared(reason=command.reason),) if agent.alone else ()
+            return (events.AgentCleared(reason=command.reason),)
         case Drop():
             return (events.AgentTerminated(reason="dropped"),)
         case _:
             assert_never(command)
 
 
-def _termination_reason(agent: Agent) -> str:
-    """Why an agent with the termination flag ends: the reason of the request."""
-    return agent.reason or "requested"
+def _applies(command: Command, agent: Agent) -> bool:
+    """Whether a command on an agent that has not ended has not happened yet and still applies."""
+    match command:
+        case Terminate():
+            requested = agent.stop is Stop.NOW or (agent.stop and command.graceful)
+            return not (agent.held and requested)
+        case Withdraw():
+            return agent.status is Status.PENDING and agent.expires_ms > 0
+        case Started():
+            return agent.status is Status.STARTING and agent.stop is Stop.NO
+        case Fail() | End():
+            return agent.held
+        case Release():
+            return bool(agent.stop) or agent.status in {Status.STARTING, Status.RUNNING}
+        case MarkLost():
+            return agent.held and agent.worker_id == command.worker_id
+        case Restart():
+            return agent.status is Status.RESTARTING
+        case Clear():
+            return agent.alone
+        case _:
+            return True
 
 
-def _terminate(command: Terminate, agent: Agent) -> tuple[events.AgentBody, ...]:
-    requested = events.AgentTerminationRequested(reason=command.reason, graceful=command.graceful)
-    if not agent.held:
-        return (requested, events.AgentTerminated(reason=command.reason))
-    already_requested = agent.stop is Stop.NOW or (agent.stop is Stop.GRACEFUL and command.graceful)
-    return () if already_requested else (requested,)
-
-
-def _fail(command: Fail, agent: Agent) -> tuple[events.AgentBody, ...]:
-    if not agent.held:
-        return ()
-    if agent.stop:
-        return (events.AgentTerminated(reason=_termination_reason(agent), error=command.error),)
-    due_ms, end = _spend(command, agent)
-    window_ms = command.policy.window_ms
-    failed = _FAILURE_EVENTS[command.during](
-        error=command.error, at_ms=command.now_ms, window_ms=window_ms, due_ms=due_ms
-    )
-    return (failed, *end)
+def _restarting(agent: Agent, reason: str) -> events.AgentRestarting:
+    return events.AgentRestarting(reason=reason, next_incarnation=agent.incarnation + 1)
 
 
 def _spend(command: Fail | MarkLost, agent: Agent) -> tuple[int, tuple[events.AgentFailed, ...]]:
@@ -162,48 +177,13 @@ def _spend(command: Fail | MarkLost, agent: Agent) -> tuple[int, tuple[events.Ag
     return command.now_ms + policy.delay_ms(failures, command.jitter), ()
 
 
-_Failure: TypeAlias = events.AgentStartFailed | events.AgentCrashed | events.AgentUnhealthy
-_FAILURE_EVENTS: Final[dict[str, type[_Failure]]] = {
-    "start": events.AgentStartFailed,
-    "run": events.AgentCrashed,
-    "check": events.AgentUnhealthy,
-}
-
-
-def _release(command: Release, agent: Agent) -> tuple[events.AgentBody, ...]:
-    if agent.stop:
-        return (events.AgentTerminated(reason=_termination_reason(agent)),)
-    if agent.status not in {Status.STARTING, Status.RUNNING}:
-        return ()
-    return (events.AgentReleased(reason=command.reason, next_incarnation=agent.incarnation + 1),)
-
-
 def _mark_lost(command: MarkLost, agent: Agent) -> tuple[events.AgentBody, ...]:
-    if not agent.held or agent.worker_id != command.worker_id:
-        return ()
-    if agent.stop:
-        return (events.AgentTerminated(reason=_termination_reason(agent)),)
-    own_failure = agent.alone and not command.blameless
-    lost = events.AgentLost(
-        reason=command.reason, at_ms=command.now_ms, blameless=command.blameless
-    )
-    if own_failure:  # no other agent was in the worker
+    reason, now_ms, blameless = command.reason, command.now_ms, command.blameless
+    lost = events.AgentLost(reason=reason, at_ms=now_ms, blameless=blameless)
+    if agent.alone and not blameless:  # its own failure: no other agent was in the worker
         due_ms, end = _spend(command, agent)
         window_ms = command.policy.window_ms
         return (replace(lost, alone=True, window_ms=window_ms, due_ms=due_ms), *end)
-    restarting = events.AgentRestarting(reason="lost", next_incarnation=agent.incarnation + 1)
-    return (replace(lost, alone=agent.alone or _lost_repeatedly(command, agent)), restarting)
-
-
-def _lost_repeatedly(command: MarkLost, agent: Agent) -> bool:
-    """Whether this is its second loss within the suspicion window."""
-    recent = any(at > command.now_ms - command.suspicion_ms for at in agent.losses)
-    return recent and not command.blameless
-
-
-def _restart(agent: Agent) -> tuple[events.AgentBody, ...]:
-    if agent.status is not Status.RESTARTING:
-        return ()
-    if agent.stop:
-        return (events.AgentTerminated(reason=_termination_reason(agent)),)
-    return (events.AgentRestarting(reason=agent.reason, next_incarnation=agent.incarnation + 1),)
+    lost_before = any(at > now_ms - command.suspicion_ms for at in agent.losses)
+    isolated = agent.alone or (lost_before and not blameless)
+    return (replace(lost, alone=isolated), _restarting(agent, "lost"))

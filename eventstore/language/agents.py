@@ -146,7 +146,7 @@ def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
             )
         case events.AgentStarted():
             return replace(agent, status=Status.RUNNING, started_ms=event.ts)
-        case events.AgentStartFailed() | events.AgentCrashed() | events.AgentUnhealthy():
+        case events.AgentFailure():
             return replace(
                 _vacated(agent),
                 status=Status.RESTARTING,
@@ -191,10 +191,7 @@ def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
             raise TypeError(f"{event.type} is not an event of an agent")
 
 
-def _recent_failures(
-    agent: Agent,
-    body: events.AgentStartFailed | events.AgentCrashed | events.AgentUnhealthy | events.AgentLost,
-) -> tuple[int, ...]:
+def _recent_failures(agent: Agent, body: events.AgentFailure | events.AgentLost) -> tuple[int, ...]:
     """The failures within the window, and this one."""
     recent = tuple(at for at in agent.failures if at > body.at_ms - body.window_ms)
     return (*recent, body.at_ms)

@@ -15,25 +15,18 @@ from msgspec import Meta, Struct
 from eventstore.errors import UnknownEvent
 from eventstore.language.upcasts import upcast
 
-ENTRY_FIELDS: Final = (
-    "type",
-    "version",
-    "seq",
+ORIGIN_FIELDS: Final = ("correlation_id", "causation_id", "traceparent", "actor")
+ENVELOPE_FIELDS: Final = (
     "event_id",
     "subject",
     "incarnation",
     "worker_id",
     "epoch",
-    "correlation_id",
-    "causation_id",
-    "traceparent",
-    "actor",
-    "ts",
-    "data",
+    *ORIGIN_FIELDS,
 )
+ENTRY_FIELDS: Final = ("type", "version", "seq", *ENVELOPE_FIELDS, "ts", "data")
 ENTRY_NUMBERS: Final = frozenset({"version", "seq", "incarnation", "epoch", "ts"})
 """Those of them that are integers; an empty one is 0."""
-
 
 Number: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """An integer that every database can store: a body with a larger one is refused as damaged."""
@@ -96,34 +89,31 @@ class AgentStarted(Body, frozen=True):
     type = "agent.started"
 
 
-class AgentStartFailed(Body, frozen=True):
-    """Its `start` raised or took too long. It is to run again at `due_ms` (log time)."""
+class AgentFailure(Body, frozen=True):
+    """Its code failed. It is to run again at `due_ms` (log time), 0: never."""
+
+    error: Error
+    at_ms: Number
+    window_ms: Number
+    due_ms: Number = 0
+
+
+class AgentStartFailed(AgentFailure, frozen=True):
+    """Its `start` raised or took too long."""
 
     type = "agent.start_failed"
-    error: Error
-    at_ms: Number
-    window_ms: Number
-    due_ms: Number = 0
 
 
-class AgentCrashed(Body, frozen=True):
-    """Its `run` raised. It is to run again at `due_ms` (log time)."""
+class AgentCrashed(AgentFailure, frozen=True):
+    """Its `run` raised."""
 
     type = "agent.crashed"
-    error: Error
-    at_ms: Number
-    window_ms: Number
-    due_ms: Number = 0
 
 
-class AgentUnhealthy(Body, frozen=True):
-    """Its `check` raised or hung twice. It is to run again at `due_ms` (log time)."""
+class AgentUnhealthy(AgentFailure, frozen=True):
+    """Its `check` raised or hung twice."""
 
     type = "agent.unhealthy"
-    error: Error
-    at_ms: Number
-    window_ms: Number
-    due_ms: Number = 0
 
 
 class AgentLost(Body, frozen=True):
@@ -336,11 +326,7 @@ PoolBody: TypeAlias = PoolCreated | PoolChanged | PoolDeleted | PoolScalingDecid
 HostBody: TypeAlias = HostJoined | HostCordoned | HostLeft
 AnyBody: TypeAlias = AgentBody | WorkerBody | PoolBody | HostBody
 
-_BODIES: Final[dict[str, type[AnyBody]]] = {
-    body.type: body
-    for union in (AgentBody, WorkerBody, PoolBody, HostBody)
-    for body in get_args(union)
-}
+_BODIES: Final[dict[str, type[AnyBody]]] = {body.type: body for body in get_args(AnyBody)}
 EVENT_TYPES: Final = tuple(_BODIES)
 _DECODERS: Final = {kind: msgspec.json.Decoder(body) for kind, body in _BODIES.items()}
 _ENCODER: Final = msgspec.json.Encoder()
@@ -417,10 +403,9 @@ def _decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
     if len(fields) != 2 * len(ENTRY_FIELDS):
         raise UnknownEvent("entry with other fields", 0, None)
     values = entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))
-    kind, version, seq, event_id, subject, incarnation, worker_id, epoch, *ids, ts, data = values
-    body = decode_body(kind, version, data)
-    copied = (event_id, subject, incarnation, worker_id, epoch, *ids, seq, ts, stream_id.decode())
-    return Event(body, *copied)
+    kind, version, seq, *envelope, ts, data = values
+    envelope += (seq, ts, stream_id.decode())
+    return Event(decode_body(kind, version, data), *envelope)
 
 
 def entry_values(
@@ -430,20 +415,5 @@ def entry_values(
 
     Raises `ValueError` if there are more or fewer.
     """
-    texts = map(text, values)
-    kind, version, seq, event_id, subject, incarnation, worker_id, epoch, *ids, ts, data = texts
-    if len(ids) != 4:
-        raise ValueError(f"an entry has {len(ENTRY_FIELDS)} values")
-    numbers = (number(version), number(seq), number(incarnation), number(epoch), number(ts))
-    return (
-        kind,
-        *numbers[:2],
-        event_id,
-        subject,
-        numbers[2],
-        worker_id,
-        numbers[3],
-        *ids,
-        numbers[4],
-        data,
-    )
+    named = zip(ENTRY_FIELDS, map(text, values), strict=True)
+    return tuple(number(value) if name in ENTRY_NUMBERS else value for name, value in named)

@@ -9,7 +9,7 @@ A worker is first an order for a launch, with a deadline; `worker.started` is re
 """
 
 from enum import StrEnum
-from typing import Final, TypeAlias, assert_never
+from typing import Final, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -97,32 +97,23 @@ def decide(command: WorkerCommand, worker: Worker) -> tuple[events.WorkerBody, .
     """The events that a command leads to; none if it has already happened or no longer applies."""
     if worker.ended:
         return ()
+    status = worker.status
     match command:
-        case Start():
-            if worker.status is not WorkerStatus.REQUESTED:
-                return ()
-            return (
-                events.WorkerStarted(
-                    host=command.host,
-                    pid=command.pid,
-                    start_time=command.start_time,
-                    max_agents=worker.max_agents,
-                ),
-            )
-        case Suspect():
-            can_be_suspect = worker.status in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}
-            return (events.WorkerSuspect(reason=command.reason),) if can_be_suspect else ()
-        case Recover():
-            return (events.WorkerRecovered(),) if worker.status is WorkerStatus.SUSPECT else ()
-        case Drain():
-            drains = worker.alive and not worker.draining
-            return (events.WorkerDraining(reason=command.reason),) if drains else ()
-        case StopWorker():
-            return (events.WorkerStopped(reason=command.reason),) if worker.alive else ()
+        case Start(host=host, pid=pid, start_time=start_time) if status is WorkerStatus.REQUESTED:
+            slots = worker.max_agents
+            return (events.WorkerStarted(host, pid=pid, start_time=start_time, max_agents=slots),)
+        case Suspect() if status in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}:
+            return (events.WorkerSuspect(reason=command.reason),)
+        case Recover() if status is WorkerStatus.SUSPECT:
+            return (events.WorkerRecovered(),)
+        case Drain() if worker.alive and not worker.draining:
+            return (events.WorkerDraining(reason=command.reason),)
+        case StopWorker() if worker.alive:
+            return (events.WorkerStopped(reason=command.reason),)
         case DeclareLost():
             return (events.WorkerLost(reason=command.reason),)
         case _:
-            assert_never(command)
+            return ()
 
 
 def evolve(worker: Worker | None, event: events.Event, pool: str) -> Worker:

@@ -5,7 +5,7 @@ id; for every other step the state is read and decided on again (`act`), which l
 the first attempt was written.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -16,8 +16,8 @@ from eventstore.keys import CATALOGUE, Keys
 from eventstore.language import agent_commands, workers
 from eventstore.language.agent_commands import Command
 from eventstore.language.agents import Agent
-from eventstore.language.workers import Worker, WorkerCommand
-from eventstore.log.commit_retry import Attempts
+from eventstore.language.workers import WorkerCommand
+from eventstore.log.commit_retry import Attempts, T
 from eventstore.log.queries import LogQueries
 from eventstore.log.replies import (
     AgentResult,
@@ -64,7 +64,7 @@ class Log(LogQueries):
 
     async def create_catalogue(self) -> Reply:
         """Create the catalogue if there is none. To be called only where there never was one."""
-        return await self.run_script("init", CATALOGUE, 0, 1)
+        return await self.run_script("init", CATALOGUE, 1)
 
     async def initialise(self, pool: str) -> None:
         """Create a pool's streams and group once: if they existed before, the log was lost.
@@ -74,14 +74,12 @@ class Log(LogQueries):
         catalogue were lost.
         """
         field = f"made:{pool}"
-        generation, initialised = await self._read(
-            pool, "HMGET", self.keys.catalogue_meta, "generation", field
-        )
+        generation, initialised = await self._read_meta(CATALOGUE, "generation", field)
         if generation is None:
             raise LogMissing(CATALOGUE)
         if initialised is not None:
             return
-        await self.run_script("init", pool, 1, generation)
+        await self.run_script("init", pool, generation)
         step = self.step(CATALOGUE, Origin())
         step.write(clauses.SetMeta(field, 1))
         await self.commit(step)
@@ -179,7 +177,7 @@ class Log(LogQueries):
         """
         attempts = Attempts(self, pool, f"agent {agent_id}")
         while True:
-            agent = agent or await attempts.read(self._agent_of_intact(pool, agent_id))
+            agent = agent or await attempts.read(self._intact(pool, self.agent(pool, agent_id)))
             if agent is None:
                 return AgentResult(Outcome.ABSENT, None)
             if incarnation is not None and agent.incarnation != incarnation:
@@ -215,9 +213,10 @@ class Log(LogQueries):
         """Carry out a command on a worker. With `checks`, a conflict is returned."""
         attempts = Attempts(self, pool, f"worker {worker_id}")
         while True:
-            worker = await attempts.read(self._worker_of_intact(pool, worker_id))
-            if worker is None:
+            found = await attempts.read(self._intact(pool, self.worker(pool, worker_id)))
+            if found is None:
                 return WorkerResult(Outcome.ABSENT, None)
+            worker = found.worker
             bodies = workers.decide(command, worker)
             if not bodies:
                 return WorkerResult(Outcome.ALREADY, worker)
@@ -230,18 +229,12 @@ class Log(LogQueries):
             if reply and (reply.outcome is Outcome.FENCED or checks):
                 return WorkerResult(reply.outcome, worker)
 
-    async def _agent_of_intact(self, pool: str, agent_id: str) -> Agent | None:
-        """None if it was removed from Redis; raises if its log was lost."""
-        agent = await self.agent(pool, agent_id)
-        if agent is None:
-            await self.require_intact(pool)
-        return agent
-
-    async def _worker_of_intact(self, pool: str, worker_id: str) -> Worker | None:
-        found = await self.worker(pool, worker_id)
+    async def _intact(self, pool: str, read: Awaitable[T | None]) -> T | None:
+        """What was read; None if it was removed from Redis. Raises if its log was lost."""
+        found = await read
         if found is None:
             await self.require_intact(pool)
-        return found.worker if found else None
+        return found
 
 
 def proof_of(step: Step, reply: Reply) -> Proof:

@@ -2,7 +2,7 @@
 
 from eventstore.errors import Halted, LogMissing, RolledBack, Unreadable, WrongType
 from eventstore.language.agents import Agent
-from eventstore.log.replies import LogHead, fields_of, text_of
+from eventstore.log.replies import LogHead, fields_of, scores_of
 from eventstore.log.script_runner import ScriptRunner
 from eventstore.log.survey import ObservedWorker, Survey, decode_survey, decode_worker
 from eventstore.steps import hashes
@@ -13,8 +13,7 @@ class LogQueries(ScriptRunner):
 
     async def head(self, pool: str) -> LogHead:
         """The position of a log, even if it is halted."""
-        fields = LogHead.__struct_fields__
-        return LogHead.of(await self._read(pool, "HMGET", self._meta_key(pool), *fields))
+        return LogHead.of(await self._read_meta(pool, *LogHead.__struct_fields__))
 
     async def require_intact(self, pool: str) -> LogHead:
         """The head of the log. Raises `LogMissing`, `Halted`, `RolledBack` if it lost something."""
@@ -46,12 +45,14 @@ class LogQueries(ScriptRunner):
 
     async def held(self, pool: str, worker_id: str) -> list[str]:
         """The ids of the agents in a worker's slots."""
-        members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, f"held:{worker_id}"))
-        return sorted(member.decode() for member in members)
+        return await self._members(pool, f"held:{worker_id}")
 
     async def live(self, pool: str) -> list[str]:
         """The ids of all agents that have not ended."""
-        members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, "agents"))
+        return await self._members(pool, "agents")
+
+    async def _members(self, pool: str, part: str) -> list[str]:
+        members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, part))
         return sorted(member.decode() for member in members)
 
     async def waiting_isolated(self, pool: str, count: int) -> list[tuple[str, int]]:
@@ -61,7 +62,4 @@ class LogQueries(ScriptRunner):
         """
         key = self.keys.pool(pool, "alone")
         flat = await self._read(pool, "ZRANGE", key, "0", str(count - 1), "WITHSCORES")
-        return [
-            (text_of(agent_id), int(float(score)))
-            for agent_id, score in zip(flat[::2], flat[1::2], strict=True)
-        ]
+        return scores_of(flat)

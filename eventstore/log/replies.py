@@ -114,6 +114,12 @@ def fields_of(flat: Sequence[bytes] | Mapping[bytes, bytes]) -> dict[str, str]:
     return {text_of(flat[i]): text_of(flat[i + 1]) for i in range(0, len(flat), 2)}
 
 
+def scores_of(flat: Sequence[bytes]) -> list[tuple[str, int]]:
+    """Members of a sorted set with their scores, from a reply WITHSCORES."""
+    members = map(text_of, flat[::2])
+    return [(member, int(float(score))) for member, score in zip(members, flat[1::2], strict=True)]
+
+
 def text_of(value: bytes) -> str:
     """Invalid UTF-8 becomes replacement characters, which are refused where it matters."""
     return value.decode(errors="replace")

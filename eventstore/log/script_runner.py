@@ -60,7 +60,7 @@ def script(name: str) -> Script:
     """
     folder = files("eventstore.log") / "lua"
     flags = {"admit": "", "survey": " flags=no-writes"}.get(name, " flags=allow-oom")
-    constants = f"local RESTORING = {'true' if name == 'restore' else 'false'}"
+    constants = f"local SCRIPT = '{name}'"
     if name == "claim":
         constants += f"\nlocal AGENT_FIELDS = {hashes.AGENT.lua_checks()}"
     body = (folder / f"{'commit' if name in ('admit', 'restore') else name}.lua").read_text()
@@ -95,7 +95,7 @@ class ScriptRunner:
         Each log has its own: if Redis' clock was set back, logs that were written before are ahead
         of it. If a log's time is not known yet, this is Redis' clock; most logs are not ahead.
         """
-        reading = self._clocks.get(self._meta_key(pool)) or self._redis_clock
+        reading = self._clocks.get(pool) or self._redis_clock
         return reading.current_ms() if reading else time.time_ns() // 1_000_000
 
     async def refresh_clocks(self, pools: Iterable[str]) -> None:
@@ -104,64 +104,50 @@ class ScriptRunner:
         The monotonic clock stops while a host is suspended, and a log that is ahead runs more
         slowly. Raises `LogUnreachable`, `LogError`.
         """
-        stale = [pool for pool in pools if self._is_clock_stale(pool)]
+        oldest = time.monotonic() - CLOCK_STALE_SECONDS
+        readings = ((pool, self._clocks.get(pool)) for pool in pools)
+        stale = [pool for pool, last in readings if last is None or last.read_at < oldest]
         for start in range(0, len(stale), CLOCK_BATCH):
-            await self._refresh_clocks(stale[start : start + CLOCK_BATCH])
-
-    async def _refresh_clocks(self, pools: Sequence[str]) -> None:
-        seconds, micros = await self._read(CATALOGUE, "TIME")
-        now = ClockReading(int(seconds) * 1000 + int(micros) // 1000, time.monotonic())
-        self._redis_clock = now
-        await asyncio.gather(*(self._refresh_clock(pool, now) for pool in pools))
+            seconds, micros = await self._read(CATALOGUE, "TIME")
+            now = ClockReading(int(seconds) * 1000 + int(micros) // 1000, time.monotonic())
+            self._redis_clock = now
+            batch = stale[start : start + CLOCK_BATCH]
+            await asyncio.gather(*(self._refresh_clock(pool, now) for pool in batch))
 
     async def _refresh_clock(self, pool: str, now: ClockReading) -> None:
         """As scripts compute it. A damaged log delays no other: its writers get the error."""
         try:
-            ts, clock = await self._read(pool, "HMGET", self._meta_key(pool), "ts", "clock")
+            ts, clock = await self._read_meta(pool, "ts", "clock")
             last_ts, last_clock = int(ts or 0), int(clock or now.ms)
         except errors.LogUnreachable:
             raise
         except (errors.LogError, ValueError):
             last_ts, last_clock = 0, now.ms
         log_ms = now.ms if now.ms >= last_ts else last_ts + max(now.ms - last_clock, 0) // 2
-        self._clocks[self._meta_key(pool)] = ClockReading(log_ms, now.read_at)
-
-    def _is_clock_stale(self, pool: str) -> bool:
-        reading = self._clocks.get(self._meta_key(pool))
-        return reading is None or time.monotonic() - reading.read_at > CLOCK_STALE_SECONDS
+        self._clocks[pool] = ClockReading(log_ms, now.read_at)
 
     def high_water_mark(self, pool: str) -> tuple[int, int]:
         """(generation, seq) that the pool's log must not be below; (0, 0) if unknown."""
-        return self._high_water_marks.get(self._meta_key(pool), (0, 0))
+        return self._high_water_marks.get(pool, (0, 0))
 
     def raise_high_water_mark(self, pool: str, generation: int, seq: int) -> None:
         """Remember that this much was acknowledged or archived."""
-        key = self._meta_key(pool)
-        self._high_water_marks[key] = max(
-            self._high_water_marks.get(key, (0, 0)), (generation, seq)
-        )
+        self._high_water_marks[pool] = max(self.high_water_mark(pool), (generation, seq))
 
     def acknowledged(self, pool: str) -> tuple[int, int]:
         """The highest (generation, seq) that a reply reported or that was reported to a client."""
-        return self._acknowledged.get(self._meta_key(pool), (0, 0))
+        return self._acknowledged.get(pool, (0, 0))
 
     def acknowledge(self, pool: str, generation: int, seq: int) -> None:
         """Remember that this much was reported; it raises the high-water mark, too."""
-        key = self._meta_key(pool)
-        self._acknowledged[key] = max(self._acknowledged.get(key, (0, 0)), (generation, seq))
+        self._acknowledged[pool] = max(self.acknowledged(pool), (generation, seq))
         self.raise_high_water_mark(pool, generation, seq)
 
     # ---- running a script --------------------------------------------------------------------
 
-    def _meta_key(self, pool: str) -> str:
-        return self.keys.catalogue_meta if pool == CATALOGUE else self.keys.pool(pool, "meta")
-
-    def _events_key(self, pool: str) -> str:
-        return self.keys.catalogue if pool == CATALOGUE else self.keys.pool(pool, "events")
-
     def script_keys(self, pool: str) -> tuple[str, str]:
         """The keys that every script of this log declares."""
-        return self._meta_key(pool), self._events_key(pool)
+        return self.keys.pool(pool, "meta"), self.keys.pool(pool, "events")
 
     async def _run_guarded(self, name: str, pool: str, *arguments: Argument) -> Reply:
         return await self.run_script(name, pool, *self.high_water_mark(pool), *arguments)
@@ -194,35 +180,31 @@ class ScriptRunner:
         except OutOfMemoryError as error:
             raise errors.MemoryExhausted from error
         except ResponseError as error:
-            if str(error).startswith("NOREPLICAS"):
-                raise errors.NotEnoughReplicas from error
-            if calls.is_transient(error):
-                raise errors.LogUnreachable(f"Redis is not ready: {error}") from error
-            raise errors.LogError(f"pool {pool!r}: script {name} failed: {error}") from error
+            raise calls.refusal(f"pool {pool!r}: script {name} failed", error) from error
         return parse_reply(pool, raw, self)
 
     async def _evaluate(
         self, source: Script, keys: tuple[str, str], arguments: Sequence[Argument]
-    ) -> list[Any]:
+    ) -> Any:
         try:
-            raw = await calls.send(self.client, "EVALSHA", source.digest, 2, *keys, *arguments)
+            return await calls.send(self.client, "EVALSHA", source.digest, 2, *keys, *arguments)
         except NoScriptError:
-            raw = await calls.send(self.client, "EVAL", source.text, 2, *keys, *arguments)
-        reply: list[Any] = raw
-        return reply
+            return await calls.send(self.client, "EVAL", source.text, 2, *keys, *arguments)
 
     def record_position(self, pool: str, generation: int, seq: int, ts: int) -> None:
         """Store the position and time of a log that a reply has reported."""
         self.acknowledge(pool, generation, seq)
         if ts:
-            reading = self._clocks[self._meta_key(pool)] = ClockReading(ts, time.monotonic())
+            reading = self._clocks[pool] = ClockReading(ts, time.monotonic())
             if self._redis_clock is None or ts < self._redis_clock.current_ms():
                 self._redis_clock = reading
 
-    async def _read(self, pool: str, *command: str) -> Sequence[Any]:
+    async def _read(self, pool: str, *command: str) -> Any:
         doing = f"pool {pool!r}: {command[0]} failed"
-        reply: Sequence[Any] = await calls.ask(self.client, *command, doing=doing)
-        return reply
+        return await calls.ask(self.client, *command, doing=doing)
+
+    async def _read_meta(self, pool: str, *fields: str) -> Any:
+        return await self._read(pool, "HMGET", self.keys.pool(pool, "meta"), *fields)
 
 
 def parse_reply(pool: str, raw: Sequence[Any], log: ScriptRunner) -> Reply:

@@ -1,12 +1,12 @@
 """A snapshot of the write side of a pool: workers, free slots, waiting and due agents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from msgspec import Struct
 
 from eventstore.errors import Unreadable
 from eventstore.language.workers import Worker
-from eventstore.log.replies import Reply, fields_of, text_of
+from eventstore.log.replies import Reply, fields_of, scores_of, text_of
 from eventstore.steps import hashes
 
 
@@ -86,12 +86,8 @@ def decode_survey(reply: Reply) -> Survey:
         live=int(counters[3]),
         scaling=int(counters[4]),
         closed=counters[5].decode(),
-        due=_scores(due),
-        timeouts=_scores(timeouts),
+        due=tuple(scores_of(due)),
+        timeouts=tuple(scores_of(timeouts)),
         workers=tuple(found),
         unreadable=tuple(unreadable),
     )
-
-
-def _scores(flat: Sequence[bytes]) -> tuple[tuple[str, int], ...]:
-    return tuple((text_of(flat[i]), int(float(flat[i + 1]))) for i in range(0, len(flat), 2))

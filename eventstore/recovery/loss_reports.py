@@ -13,16 +13,16 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from eventstore.connection.calls import ask, execute, translated_errors
-from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.log import Log
+from eventstore.log.replies import fields_of
 
+REPORTS_PART: Final = "salvage"
+"""The stream of a log's reports. It expires; a recovery does not delete it before the end."""
 REPORTS_MAX: Final = 20_000
 """About how many reports of one log are stored; the oldest are removed first."""
 RETENTION_MS: Final = 7 * 86_400_000
 AGENT_HELD: Final = "holds"
 """The kind of a report that is about a running agent and not about a command."""
-
-
 CREATE_POOL: Final = "create_pool"
 """The kind of a command without which its pool cannot be recovered."""
 
@@ -43,14 +43,9 @@ class LossReport(Struct, frozen=True, kw_only=True):
     operation_id: str = ""
 
 
-def loss_reports_key(keys: Keys, pool: str) -> str:
-    """The stream of a log's reports. It expires; a recovery does not delete it before the end."""
-    return keys.catalogue_part("salvage") if pool == CATALOGUE else keys.pool(pool, "salvage")
-
-
 async def write_reports(log: Log, pool: str, reports: Iterable[LossReport]) -> None:
     """Write reports. Raises `LogUnreachable`, `LogError`."""
-    key = loss_reports_key(log.keys, pool)
+    key = log.keys.pool(pool, REPORTS_PART)
     with translated_errors("reports cannot be written"):
         for entry in reports:
             fields = [str(item) for pair in asdict(entry).items() for item in pair]
@@ -60,9 +55,12 @@ async def write_reports(log: Log, pool: str, reports: Iterable[LossReport]) -> N
 
 async def read_reports(log: Log, pool: str) -> list[LossReport]:
     """All distinct reports on a log, by seq. Raises `LogUnreachable`, `LogError`."""
-    command = ("XRANGE", loss_reports_key(log.keys, pool), "-", "+")
+    command = ("XRANGE", log.keys.pool(pool, REPORTS_PART), "-", "+")
     entries = await ask(log.client, *command, doing="reports cannot be read")
-    found = {_key(entry): entry for entry in (_read(fields) for _, fields in entries)}
+    reports = [msgspec.convert(fields_of(flat), LossReport, strict=False) for _, flat in entries]
+    found = {
+        (one.kind, one.agent_id, one.incarnation, one.generation, one.seq): one for one in reports
+    }
     return sorted(found.values(), key=lambda one: (one.generation, one.seq))
 
 
@@ -71,15 +69,5 @@ async def delete_reports(log: Log, pool: str) -> None:
 
     Raises `LogUnreachable`, `LogError`.
     """
-    command = ("DEL", loss_reports_key(log.keys, pool))
-    await ask(log.client, *command, doing="reports cannot be deleted")
-
-
-def _read(flat: list[bytes]) -> LossReport:
-    texts = [item.decode() for item in flat]
-    fields = dict(zip(texts[::2], texts[1::2], strict=True))
-    return msgspec.convert(fields, LossReport, strict=False)
-
-
-def _key(entry: LossReport) -> tuple[str, str, int, int, int]:
-    return entry.kind, entry.agent_id, entry.incarnation, entry.generation, entry.seq
+    key = log.keys.pool(pool, REPORTS_PART)
+    await ask(log.client, "DEL", key, doing="reports cannot be deleted")

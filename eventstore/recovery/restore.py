@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from eventstore.connection.calls import ask
 from eventstore.errors import Halted
@@ -25,7 +26,7 @@ from eventstore.language.events import LogRecovered
 from eventstore.language.workers import Worker
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome, Reply
-from eventstore.recovery.loss_reports import loss_reports_key
+from eventstore.recovery.loss_reports import REPORTS_PART
 from eventstore.steps import clauses
 from eventstore.steps.step import Fence, Origin, Step
 
@@ -73,30 +74,21 @@ class LogRestore:
         """Delete all keys of the pool but its meta hash, which halts it, and the loss reports."""
         if self._pool == CATALOGUE:
             return  # `start` deletes its only keys
-        keys = self._log.keys
-        preserved = {keys.pool(self._pool, "meta"), loss_reports_key(keys, self._pool)}
-        for pattern in (
-            keys.pool(self._pool, "*"),
-            keys.agent(self._pool, "*"),
-            keys.process(self._pool, "*"),
-        ):
-            cursor = 0
-            while True:
+        client, keys, pool = self._log.client, self._log.keys, self._pool
+        preserved = {keys.pool(pool, part) for part in ("meta", REPORTS_PART)}
+        for pattern in (keys.pool(pool, "*"), keys.agent(pool, "*"), keys.process(pool, "*")):
+            cursor = -1
+            while cursor:
                 reply = await ask(
-                    self._log.client, "SCAN", cursor, "MATCH", _literal(pattern), "COUNT", 1000
+                    client, "SCAN", max(cursor, 0), "MATCH", _literal(pattern), "COUNT", 1000
                 )
                 cursor = int(reply[0])
                 if found := [key for key in reply[1] if key.decode() not in preserved]:
                     await self._recover("drop", *found)
-                if not cursor:
-                    break
 
     async def start(self, point: RestorePoint) -> None:
         """Create the streams, empty, and the counters."""
-        is_pool = 0 if self._pool == CATALOGUE else 1
-        reply = await self._recover(
-            "start", point.generation, point.seq, point.ts, point.epoch, is_pool
-        )
+        reply = await self._recover("start", *astuple(point))
         self._epoch, self._ts = point.epoch, reply.ts
 
     async def refill(self, entries: Iterable[tuple[str, Sequence[str | bytes]]]) -> None:
@@ -137,18 +129,15 @@ class LogRestore:
 
         `deleted`: their pool was deleted, so they end.
         """
-        held = 0
         for start in range(0, len(agents_to_restore), CHUNK):
             step = self._step()
             for agent in agents_to_restore[start : start + CHUNK]:
-                held += agent.held
                 restored = self._restore_agent(step, agent, epochs)
                 if deleted and not restored.ended:
-                    step.agent(
-                        agent.agent_id, restored, agent_commands.decide(POOL_DELETED, restored)
-                    )
+                    bodies = agent_commands.decide(POOL_DELETED, restored)
+                    step.agent(agent.agent_id, restored, bodies)
             await self._write(step)
-        return held
+        return sum(agent.held for agent in agents_to_restore)
 
     def _restore_agent(self, step: Step, agent: Agent, epochs: dict[str, int]) -> Agent:
         step.restore_agent(agent)
@@ -162,19 +151,11 @@ class LogRestore:
 
     async def restore_operations(self, operations: Iterable[tuple[str, str, str, int]]) -> None:
         """Record operations again: id, digest, answer, and remaining time in ms."""
-        remaining = iter(operations)
-        while chunk := list(islice(remaining, CHUNK)):
-            step = self._step()
-            for operation in chunk:
-                step.write(clauses.RecordOperation(*operation))
-            await self._write(step)
+        await self._write_all(clauses.RecordOperation(*operation) for operation in operations)
 
     async def write_meta(self, fields: Iterable[tuple[str, str | int]]) -> None:
         """Set fields of the meta hash that are not derived from other keys."""
-        step = self._step()
-        for name, value in fields:
-            step.write(clauses.SetMeta(name, value))
-        await self._write(step)
+        await self._write_all(clauses.SetMeta(name, value) for name, value in fields)
 
     async def open(self, generation: int) -> None:
         """End the halt and delete the loss reports."""
@@ -184,6 +165,13 @@ class LogRestore:
 
     def _step(self) -> Step:
         return self._log.step(self._pool, self._origin)
+
+    async def _write_all(self, writes: Iterable[clauses.Write]) -> None:
+        remaining = iter(writes)
+        while chunk := list(islice(remaining, CHUNK)):
+            step = self._step()
+            step.write(*chunk)
+            await self._write(step)
 
     async def _write(self, step: Step) -> None:
         """Without the step's checks: no other process can have changed the log."""

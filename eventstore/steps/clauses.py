@@ -17,11 +17,11 @@ class Clause(Struct, frozen=True, array_like=True, tag=True):
     """One check or one write."""
 
 
-class Check(Clause, frozen=True, array_like=True, tag=True):
+class Check(Clause, frozen=True):
     """A condition; if it is false, the step is refused and writes nothing."""
 
 
-class Write(Clause, frozen=True, array_like=True, tag=True):
+class Write(Clause, frozen=True):
     """One write, in the order of the step."""
 
 
@@ -113,20 +113,9 @@ class IsParked(Check, frozen=True):
 
 
 class AppendEvent(Write, frozen=True):
-    """An entry of the events stream without `seq` and `ts`, which the script adds."""
+    """The values of an entry of the events stream but `seq` and `ts`, which the script adds."""
 
-    event_type: str
-    version: int
-    event_id: str
-    subject: str
-    incarnation: int | str
-    worker_id: str
-    epoch: int | str
-    correlation_id: str
-    causation_id: str
-    traceparent: str
-    actor: str
-    data: str
+    values: Sequence[str | int]
 
 
 class PutAgent(Write, frozen=True):

@@ -118,22 +118,9 @@ class Step:
             actor=origin.actor,
         )
         self.events.append(event)
-        self.write(
-            clauses.AppendEvent(
-                event_type=body.type,
-                version=body.version,
-                event_id=event.event_id,
-                subject=subject,
-                incarnation=incarnation or "",
-                worker_id=worker_id,
-                epoch=epoch or "",
-                correlation_id=event.correlation_id,
-                causation_id=event.causation_id,
-                traceparent=origin.traceparent,
-                actor=origin.actor,
-                data=events.encode_body(body).decode(),
-            )
-        )
+        envelope = (getattr(event, name) or "" for name in events.ENVELOPE_FIELDS)
+        data = events.encode_body(body).decode()
+        self.write(clauses.AppendEvent((body.type, body.version, *envelope, data)))
         return event
 
     # ---- agents ------------------------------------------------------------------------------

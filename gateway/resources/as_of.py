@@ -172,7 +172,7 @@ async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, 
     Raises `RedisError`, `LogError`, `OSError` or `TimeoutError` if it does not answer soon.
     """
     keys, client = backend.log.keys, backend.log.client
-    metas = [keys.catalogue_meta if n == CATALOGUE else keys.pool(n, "meta") for n in names]
+    metas = [keys.pool(name, "meta") for name in names]
 
     async def read_heads() -> list[tuple[Any, ...]]:
         async with client.pipeline(transaction=False) as pipeline:

@@ -19,8 +19,13 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.embedded.errors import EmbeddedServerError
-from eventstore.errors import ConfigurationError, LogError, LogUnreachable, OutcomeUnknown
+from eventstore.errors import (
+    ConfigurationError,
+    EmbeddedServerError,
+    LogError,
+    LogUnreachable,
+    OutcomeUnknown,
+)
 from eventstore.keys import CATALOGUE
 from eventstore.language.catalogue import Pool
 from eventstore.language.pool_config import PoolConfig

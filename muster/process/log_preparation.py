@@ -104,7 +104,7 @@ async def apply_pools(
             {"role": declaration.role, **declaration.settings}, order="sorted"
         )
         field = f"declared:{name}"
-        command = ("HGET", event_log.keys.catalogue_meta, field)
+        command = ("HGET", event_log.keys.pool(CATALOGUE, "meta"), field)
         applied: bytes | None = await ask(event_log.client, *command, doing=doing)
         if applied == declared:
             continue

@@ -14,8 +14,8 @@ from typing import Final
 
 import structlog
 
+from eventstore import errors
 from eventstore.connection.backoff import Backoff
-from eventstore.embedded import errors
 from eventstore.embedded.directory import log_tail
 from eventstore.embedded.server import PONG, EmbeddedServer
 from muster.process.child import Child, describe_exit

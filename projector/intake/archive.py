@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
-from eventstore.keys import CATALOGUE, Keys
+from eventstore.keys import Keys
 from eventstore.log.reader import Entry
 from projector.intake.entries import entry_of, read_entry
 from projector.store.rows import EventRow
@@ -170,7 +170,7 @@ class EventRange:
 
         Raises what reading the stream or the archive raises.
         """
-        stream = self._keys.catalogue if pool == CATALOGUE else self._keys.pool(pool, "events")
+        stream = self._keys.pool(pool, "events")
         start = "-" if stream_id in ("", "0", "0-0") else f"({stream_id}"
         entries = await self._read(stream, start, until, count=count)
         # Checked after the read: events that are not trimmed now were not trimmed then.

@@ -57,10 +57,10 @@ class Source:
         await self.client.aclose()
 
     def stream(self, pool: str) -> str:
-        return self.keys.catalogue if pool == CATALOGUE else self.keys.pool(pool, "events")
+        return self.keys.pool(pool, "events")
 
     def meta(self, pool: str) -> str:
-        return self.keys.catalogue_meta if pool == CATALOGUE else self.keys.pool(pool, "meta")
+        return self.keys.pool(pool, "meta")
 
     async def heads(self, pools: Iterable[str]) -> dict[str, LogHead]:
         """The ends of these logs, read in one pipeline. Raises `LogUnreachable`."""
@@ -83,7 +83,7 @@ class Source:
         if not names:
             return set()
         fields = [f"made:{pool}" for pool in names]
-        (marks,) = await self.ask([("HMGET", self.keys.catalogue_meta, *fields)])
+        (marks,) = await self.ask([("HMGET", self.meta(CATALOGUE), *fields)])
         return {pool for pool, mark in zip(names, marks, strict=True) if mark is not None}
 
     async def ask(self, commands: Sequence[tuple[str, ...]], *, atomic: bool = False) -> list[Any]:

@@ -73,7 +73,7 @@ class RedisComparison:
             await self._compare_hashes(reference, "process", reference.workers)
 
     async def _compare_catalogue(self, reference: ReferenceFold) -> None:
-        (reply,) = await self._read(reference, [("HGETALL", self._keys.catalogue_meta)])
+        (reply,) = await self._read(reference, [("HGETALL", self._keys.pool(CATALOGUE, "meta"))])
         found = {
             name.removeprefix("version:"): value
             for name, value in _texts(reply).items()

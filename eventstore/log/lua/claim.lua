@@ -1,8 +1,8 @@
 -- Claims spawn commands for the free slots of a worker.
 -- KEYS  meta, events
--- ARGV  1 generation of the high-water mark, 2 its seq, 3 worker id, 4 its epoch, 5 '1': also
---       return the agents that it claimed before and has not settled (a reply was lost), 6 how many
---       workers may run an isolated agent, 7… event ids, one for each agent at most
+-- ARGV  3 worker id, 4 its epoch, 5 '1': also return the agents that it claimed before and has not
+--       settled (a reply was lost), 6 how many workers may run an isolated agent, 7… event ids, one
+--       for each agent at most
 -- Returns {OK, generation, seq, ts, agents, foreign} with
 --       agents = { {agent id, spec or '', hash …}, … }
 --       foreign = { {entry id, reason, field, value …}, … }
@@ -18,8 +18,6 @@ local FIRST_ID = 7
 local FOREIGN_MAX = 10
 local held_key = base .. 'held:' .. worker
 
-local refusal = read_head(ARGV[1], ARGV[2])
-if refusal then return refusal end
 local process = redis.call('HMGET', process_key(worker), 'epoch', 'status', 'max_agents',
   'agent_count', 'alone')
 if process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped' then

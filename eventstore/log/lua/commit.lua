@@ -1,7 +1,7 @@
 -- Commits one step: checks that the state it was decided on is unchanged, then writes all of it.
 -- KEYS  meta, events
--- ARGV  1 generation of the high-water mark (0: any), 2 its seq, 3 MessagePack of {checks, writes}:
---       each clause is an array of a function's name, below, and its arguments.
+-- ARGV  3 MessagePack of {checks, writes}: each clause is an array of a function's name, below, and
+--       its arguments.
 --       eventstore/steps/clauses.py describes each clause and the refusal of each check.
 -- Returns {OK, generation, seq, ts, stream id of its last event ('' if it has none)}.
 -- Invariant: either all writes of the step are made, or none.
@@ -81,7 +81,7 @@ end
 
 local writes = {}
 
-function writes.AppendEvent(...) append({ ... }) end
+function writes.AppendEvent(values) append(values) end
 
 function writes.PutAgent(id, fields, replace)
   if replace then redis.call('DEL', agent_key(id)) end
@@ -201,10 +201,8 @@ for i, functions in ipairs({ checks, writes }) do
   end
 end
 
-local refusal = read_head(ARGV[1], ARGV[2])
-if refusal then return refusal end
 for _, clause in ipairs(step[1]) do
-  refusal = checks[clause[1]](unpack(clause, 2))
+  local refusal = checks[clause[1]](unpack(clause, 2))
   if refusal then return refusal end
 end
 for _, clause in ipairs(step[2]) do writes[clause[1]](unpack(clause, 2)) end

@@ -1,7 +1,7 @@
 -- Proves that acknowledged writes are in this data set, then writes once more, so that a WAIT that
 -- follows on the same connection covers them.
 -- KEYS  meta, events
--- ARGV  1 generation of the high-water mark, 2 its seq, then proofs of three values each:
+-- ARGV  from 3 on proofs of three values each:
 --         event <stream id> <event id>   this entry is this event
 --         operation <id> <answer>        this operation was recorded with this answer
 --         ending <agent id> ''           the agent's termination was requested, or it has ended
@@ -9,11 +9,6 @@
 -- Returns {OK, generation, seq, ts, {1 or 0 for each proof}}.
 -- Invariant: nothing changes but the log's time. A missing event halts the log: its history is not
 -- the one that was acknowledged.
-
-local function parse_id(id)
-  local ms, n = string.match(id, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(n)
-end
 
 -- Only archived events are trimmed: an event before the first one is not lost.
 local function trimmed(id)
@@ -49,8 +44,6 @@ end
 
 proofs.log = function() return true end
 
-local refusal = read_head(ARGV[1], ARGV[2])
-if refusal then return refusal end
 local found = {}
 for index = 3, #ARGV, 3 do
   local proof = proofs[ARGV[index]]

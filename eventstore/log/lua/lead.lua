@@ -1,14 +1,12 @@
 -- Acquires, renews or reads the lead of a pool's scaling.
 -- KEYS  meta, events
--- ARGV  1 generation of the high-water mark, 2 its seq, 3 host, 4 its term (0: it does not lead),
---       5 and 6 term and renewal of a leader that did not renew for a whole lease ('' : none)
+-- ARGV  3 host, 4 its term (0: it does not lead), 5 and 6 term and renewal of a leader that did not
+--       renew for a whole lease ('' : none)
 -- Returns {OK, generation, seq, ts, leading host, term, renewal}.
 -- Invariant: terms only grow, and a term belongs to one host. The caller decides by its monotonic
 -- clock whether a leader is dead; this script only checks that term and renewal are unchanged.
 
 local leader_key = base .. 'leader'
-local refusal = read_head(ARGV[1], ARGV[2])
-if refusal then return refusal end
 local leader = redis.call('HMGET', leader_key, 'host', 'term', 'renewal')
 local host, term, renewal = leader[1], leader[2], leader[3]
 local is_leader = host == ARGV[3] and term == ARGV[4]

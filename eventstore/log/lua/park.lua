@@ -1,15 +1,11 @@
 -- Parks an agent whose hash cannot be read, so that it blocks no other.
 -- KEYS  meta, events
--- ARGV  1 generation of the high-water mark, 2 its seq, 3 agent id, 4 reason, 5 the worker
---       whose slot it has ('' : none)
+-- ARGV  3 agent id, 4 reason, 5 the worker whose slot it has ('' : none)
 -- Returns {OK, generation, seq, ts, '1' if it was not parked before}.
 -- Invariant: a parked agent is on no schedule, in no queue and in no slot of that worker; its hash
 -- is not changed.
 
 local id, reason, holder = ARGV[3], ARGV[4], ARGV[5]
-local refusal = read_head(ARGV[1], ARGV[2])
-if refusal then return refusal end
-
 local entry = redis.pcall('HGET', agent_key(id), 'command_id')
 if type(entry) == 'string' and string.match(entry, '^%d+%-%d+$') then
   local was_waiting = redis.call('HGET', agent_key(id), 'claimed') ~= '1'

@@ -10,7 +10,9 @@
 -- nothing: MISSING, LAYOUT, HALTED, ROLLED_BACK, RECOVERED, FENCED, CONFLICT, CLOSED, FULL, KNOWN.
 -- (ROLLED_BACK halts the log: every later call is refused until the log is recovered.)
 --
--- RESTORING, set in front of this text, is true for a recovery, which writes a halted log.
+-- SCRIPT, the script's name, is set in front of this text. All scripts but `init` and `recover` get
+-- the caller's high-water mark, ARGV 1 generation (0: any) and 2 seq, and end here if the log is
+-- below it or accepts no writes.
 --
 -- Log time (ts) is this server's clock, and never goes back. If that clock is set back, log time
 -- continues at half its speed until the clock has caught up, so that deadlines (back-offs,
@@ -27,6 +29,7 @@ local commands_key = base .. 'commands'
 local GROUP = 'workers'
 local INBOX_MS = 600000
 local LAYOUT = 1
+local RESTORING = SCRIPT == 'restore' -- by a recovery, which writes a halted log
 
 local generation, seq, ts, clock
 local last_entry = '' -- the stream id of the last event that was appended
@@ -74,6 +77,20 @@ local function read_head(mark_generation, mark_seq)
     return reply('ROLLED_BACK')
   end
   return nil
+end
+
+local function parse_id(id)
+  local ms, n = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(n)
+end
+
+-- Creates the streams, the consumer group and the counters.
+local function create_log(new_generation, last_seq, last_ts, epoch)
+  redis.call('XGROUP', 'CREATE', events_key, 'muster-init', '0', 'MKSTREAM')
+  redis.call('XGROUP', 'DESTROY', events_key, 'muster-init')
+  if tag then redis.call('XGROUP', 'CREATE', commands_key, GROUP, '0', 'MKSTREAM') end
+  redis.call('HSET', meta_key, 'generation', new_generation, 'seq', last_seq, 'ts', last_ts,
+    'layout', '1', 'free', '0', 'waiting', '0', 'epoch', epoch, 'term', '0', 'scaling', '0')
 end
 
 -- event: type, version, event_id, subject, incarnation, worker_id, epoch, correlation_id,
@@ -176,4 +193,9 @@ local function park_agent(id, reason)
   if redis.call('HSETNX', base .. 'parked', key, cjson.encode(record)) == 0 then return false end
   signal('parked', key)
   return true
+end
+
+if SCRIPT ~= 'init' and SCRIPT ~= 'recover' then
+  local refusal = read_head(ARGV[1], ARGV[2])
+  if refusal then return refusal end
 end

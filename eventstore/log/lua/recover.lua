@@ -5,8 +5,7 @@
 --                no token. CONFLICT if the generation is another or the log is halted already
 --         halt   3 reason: from now on only this recovery may write or create the log
 --         drop   3… keys of the pool to delete
---         start  3 generation, 4 seq, 5 ts and 6 epoch to continue from, 7 whether it is a pool's
---                (1) or the catalogue's (0). The old log is deleted
+--         start  3 generation, 4 seq, 5 ts and 6 epoch to continue from. The old log is deleted
 --         refill 3… archived events, unchanged: stream id, number of names and values, and these
 --         open   3 generation of the new log. Ends the halt and deletes the loss reports
 -- Returns {OK, generation, seq, ts}: for halt those of the log that was found, zeroes if there was
@@ -34,19 +33,12 @@ elseif not found[4] or found[5] ~= token then
 elseif action == 'drop' then
   for i = 3, #ARGV do redis.call('UNLINK', ARGV[i]) end
 elseif action == 'start' then
-  redis.call('DEL', meta_key, events_key)
-  redis.call('XGROUP', 'CREATE', events_key, 'muster-init', '0', 'MKSTREAM')
-  redis.call('XGROUP', 'DESTROY', events_key, 'muster-init')
-  if ARGV[7] == '1' then
-    redis.call('DEL', commands_key)
-    redis.call('XGROUP', 'CREATE', commands_key, GROUP, '0', 'MKSTREAM')
-  end
+  redis.call('DEL', meta_key, events_key, commands_key)
   local last_ts = math.max(tonumber(found[3] or '0'), tonumber(ARGV[5]))
   generation, seq = ARGV[3], tonumber(ARGV[4])
   ts = last_ts < now and now or last_ts + LOST_IDS_MS
-  redis.call('HSET', meta_key, 'generation', generation, 'seq', ARGV[4], 'ts', number(ts),
-    'layout', '1', 'free', '0', 'waiting', '0', 'epoch', ARGV[6], 'term', '0', 'scaling', '0',
-    'recovered_seq', ARGV[4], 'halted', found[4], 'recovering', token)
+  create_log(generation, ARGV[4], number(ts), ARGV[6])
+  redis.call('HSET', meta_key, 'recovered_seq', ARGV[4], 'halted', found[4], 'recovering', token)
 elseif action == 'refill' then
   local index = 3
   while index <= #ARGV do

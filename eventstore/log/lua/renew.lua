@@ -1,13 +1,10 @@
 -- Renews a worker's lease and records its heartbeat.
 -- KEYS  meta, events
--- ARGV  1 generation of the high-water mark, 2 its seq, 3 worker id, 4 its epoch, 5 event id,
---       6 data (JSON), 7 retention of heartbeats, in ms
+-- ARGV  3 worker id, 4 its epoch, 5 event id, 6 data (JSON), 7 retention of heartbeats, in ms
 -- Returns {OK, generation, seq, ts, worker status, {agent id, stop, …} of agents to stop}.
 -- Invariant: a fenced worker renews nothing.
 
 local worker, epoch = ARGV[3], ARGV[4]
-local refusal = read_head(ARGV[1], ARGV[2])
-if refusal then return refusal end
 local process = redis.call('HMGET', process_key(worker), 'epoch', 'status')
 if process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped' then
   return reply('FENCED')

@@ -1,13 +1,11 @@
 -- Reads a consistent snapshot of what a supervisor needs to know of a pool.
 -- KEYS  meta, events
--- ARGV  1 generation of the high-water mark, 2 its seq, 3 restarts and time-outs to list at most
+-- ARGV  3 restarts and time-outs to list at most
 -- Returns {OK, generation, seq, ts, counters, due, timeouts, workers} with
 --   counters = {waiting, free, restarting, live agents, scaling, closed, isolated agents waiting}
 --   due, timeouts = {agent id, at_ms, …} of those that are due, else of the next one
 --   workers = { {worker id, hash …}, … }: live, ordered, and lost ones that are not yet removed
 
-local refusal = read_head(ARGV[1], ARGV[2])
-if refusal then return refusal end
 local meta = redis.call('HMGET', meta_key, 'waiting', 'free', 'scaling', 'closed')
 
 local function upcoming(key)

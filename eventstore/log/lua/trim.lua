@@ -1,16 +1,14 @@
 -- Trims a pool's streams, a bounded part of each: archived events by age and number, heartbeats and
 -- signals by age.
 -- KEYS  meta, events
--- ARGV  1 generation of the high-water mark, 2 its seq, 3 generation of the archive, 4 its last
---       seq, 5 retention of events in ms, 6 and in number, 7 retention of heartbeats and signals in
---       ms, 8 about how many entries of a stream to remove at most
+-- ARGV  3 generation of the archive, 4 its last seq, 5 retention of events in ms, 6 and in number,
+--       7 retention of heartbeats and signals in ms, 8 about how many entries of a stream to remove
+--       at most
 -- Returns {OK, generation, seq, ts, events trimmed, others trimmed, '1' if there is more or ''}.
 -- Invariant: only events that the archive of this log has are removed, and never the last one (the
 -- projector compares it with its own). Events are chosen by seq, not by length.
 
 local entries_max = tonumber(ARGV[8])
-local refusal = read_head(ARGV[1], ARGV[2])
-if refusal then return refusal end
 
 -- The first entry at or after an id, and its seq. One without a seq is no event and never removed.
 local function entry_at(from)
@@ -21,11 +19,6 @@ local function entry_at(from)
     if fields[i] == 'seq' then return entry[1], tonumber(fields[i + 1]) or math.huge end
   end
   return entry[1], math.huge
-end
-
-local function parse_id(id)
-  local ms, count = string.match(id, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(count)
 end
 
 -- An id below which every seq is below `wanted`, by binary search over time: seq grows with it.

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from eventstore.embedded.directory import find_binary
-from eventstore.embedded.errors import ServerBinaryMissing
-from eventstore.errors import ConfigurationError
+from eventstore.errors import ConfigurationError, ServerBinaryMissing
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Subparsers, declare
 from muster.cli.doctor.checks import Check, Level, check

@@ -8,7 +8,7 @@ import pytest
 
 from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable, Recovered
-from eventstore.keys import Keys
+from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.log import Log
 from muster.process import log_preparation
 from tests.integration.muster.fallback_stage import settings_on
@@ -49,7 +49,8 @@ async def test_a_catalogue_that_lost_its_stream_is_lost_where_the_file_has_chang
     assert await log_preparation.prepare(settings, "gateway")
     await events.client.delete(events.keys.catalogue)
     for name in settings.pools:
-        await events.client.hset(events.keys.catalogue_meta, f"declared:{name}", "another file")
+        meta = events.keys.pool(CATALOGUE, "meta")
+        await events.client.hset(meta, f"declared:{name}", "another file")
     assert not await log_preparation.prepare(settings, "gateway")
 
 

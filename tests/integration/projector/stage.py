@@ -70,8 +70,7 @@ class Stage:
             assert await self.views.wait_for(pool, await self.head(pool), timeout_seconds=10)
 
     async def head(self, pool: str) -> int:
-        keys = self.log.keys
-        meta = keys.catalogue_meta if pool == CATALOGUE else keys.pool(pool, "meta")
+        meta = self.log.keys.pool(pool, "meta")
         return int(await execute(self.log.client, "HGET", meta, "seq") or 0)
 
     async def sql(self, statement: str, **values: Any) -> list[Any]:

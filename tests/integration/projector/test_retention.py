@@ -187,7 +187,7 @@ async def test_what_the_projector_could_not_take_stays(redis_url: str, database_
             await pool.spawn()
             await other.spawn()
         step = stage.log.step(POOL, ORIGIN)
-        step.write(AppendEvent("agent.promoted", 1, "e", "a", "", "", "", "", "", "", "", "{}"))
+        step.write(AppendEvent(("agent.promoted", 1, "e", "a", *[""] * 7, "{}")))
         await stage.log.commit(step)
         for _ in range(3):
             await pool.spawn()

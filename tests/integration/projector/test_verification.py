@@ -215,7 +215,7 @@ async def test_logs_of_another_type_leave_the_others_to_be_compared(
         with redis.Redis.from_url(redis_url) as client:
             client.set(keys.pool(POOL, "events"), "x")
             client.set(keys.pool("tester_pool", "meta"), "x")
-            client.hset(keys.catalogue_meta, "version:ghost", "1")
+            client.hset(keys.pool(CATALOGUE, "meta"), "version:ghost", "1")
         report = await checked(stage)
     assert [(d.pool, d.subject, d.field) for d in report.differences] == [
         (CATALOGUE, "versions", "ghost"),
