@@ -27,6 +27,7 @@ from eventstore.language.catalogue import Catalogue, Host, Pool
 from eventstore.language.events import ENTRY_FIELDS, EVENT_TYPES, Event, decode_entry
 from eventstore.language.workers import Worker
 from eventstore.steps import hashes
+from eventstore.steps.clauses import AppendEvent
 from eventstore.steps.step import Origin, Step
 from gateway.following.subscriptions import encode_event
 from gateway.resources.spawn import _digest
@@ -76,6 +77,7 @@ def written(event: Event) -> Form:
         epoch=event.epoch,
     )
     [clause] = step.writes
+    assert isinstance(clause, AppendEvent)
     names = [name for name in FIELDS if name not in ("seq", "ts")]
     fields = dict(zip(names, map(_text, clause.values), strict=True))
     fields |= {"seq": str(event.seq), "ts": str(event.ts)}

@@ -73,18 +73,19 @@ class ConnectionPool(BlockingConnectionPool):
             raise NotSent("this client was closed")
 
 
-def connect(url: str, *, max_connections: int = 32, client: type[Redis] = Redis) -> Redis:
-    """A client for short calls. It waits for a free connection if all are in use."""
-    return _connect(url, SOCKET_SECONDS, max_connections, client)
+def connect(
+    url: str,
+    *,
+    block_seconds: float = 0.0,
+    max_connections: int = 32,
+    client: type[Redis] = Redis,
+) -> Redis:
+    """A client whose calls block up to `block_seconds`, such as a reader's.
 
-
-def connect_blocking(url: str, *, block_seconds: float, max_connections: int = 1) -> Redis:
-    """A client for calls that block up to `block_seconds`, such as a reader's."""
-    return _connect(url, block_seconds + SOCKET_SECONDS, max_connections, Redis)
-
-
-def _connect(url: str, seconds: float, max_connections: int, client: type[Redis]) -> Redis:
-    """Stream entries stay as they came, alternating names and values: faster, and in order."""
+    It waits for a free connection if all are in use. Stream entries stay as they came, alternating
+    names and values: faster, and in order.
+    """
+    seconds = block_seconds + SOCKET_SECONDS
     pool = ConnectionPool.from_url(
         url,
         max_connections=max_connections,

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute, unreachable
 from eventstore.language.durability import Level
 
-SETTINGS: Final = ("appendfsync", "no-appendfsync-on-rewrite", "min-replicas-to-write")
+FSYNC_SETTINGS: Final = ("appendfsync", "no-appendfsync-on-rewrite")
 
 
 class Capability(Struct, frozen=True, kw_only=True):
@@ -36,22 +36,19 @@ class Capability(Struct, frozen=True, kw_only=True):
     @property
     def no_writes_reason(self) -> str:
         """Why the server accepts no writes now; empty if it does."""
-        if self.good_replicas is None or self.good_replicas >= max(self.min_replicas, 1):
+        good, required = self.good_replicas, max(self.min_replicas, 1)
+        if good is None or good >= required:
             return ""
-        return (
-            f"{self.good_replicas} replicas follow it closely enough, and min-replicas-to-write"
-            f" requires {max(self.min_replicas, 1)}"
-        )
+        setting = f"min-replicas-to-write requires {required}"
+        return f"{good} replicas follow it closely enough, and {setting}"
 
     def unavailable_reason(self, level: Level) -> str:
         """Why this level is not supported; empty if it is."""
-        match level:
-            case Level.FSYNCED:
-                return self.no_fsync_reason
-            case Level.REPLICATED:
-                return self.no_replicas_reason
-            case _:
-                return ""
+        reasons = {
+            Level.FSYNCED: self.no_fsync_reason,
+            Level.REPLICATED: self.no_replicas_reason,
+        }
+        return reasons.get(level, "")
 
 
 async def configuration(client: AsyncClient, *more: str) -> dict[str, str]:
@@ -60,7 +57,7 @@ async def configuration(client: AsyncClient, *more: str) -> dict[str, str]:
     Raises `LogUnreachable`.
     """
     found: dict[str, str] = {}
-    for name in (*SETTINGS, *more):
+    for name in (*FSYNC_SETTINGS, "min-replicas-to-write", *more):
         reply = await _execute_or_error(client, "CONFIG", "GET", name)
         if not isinstance(reply, RedisError):
             found.update(pairs(reply))
@@ -109,15 +106,18 @@ def assess(
     return in time. `wait_refused`: why WAIT cannot be used.
     """
     replicas = int(info.get("connected_slaves", 0))
+    peak = max(replicas, peak_replicas)
+    missing = f"{peak} of {wanted_replicas} replicas follow it; attach more"
+    no_replicas_reason = missing if peak < wanted_replicas else ""
+    if wait_refused:
+        no_replicas_reason = f"it refuses WAIT: {wait_refused}"
     return Capability(
         appendfsync=config.get("appendfsync", ""),
         no_fsync_reason=_no_fsync_reason(info, config),
         replicas=replicas,
         min_replicas=int(config.get("min-replicas-to-write") or 0),
         good_replicas=info.get("min_slaves_good_slaves"),
-        no_replicas_reason=_no_replicas_reason(
-            max(replicas, peak_replicas), wanted_replicas, wait_refused
-        ),
+        no_replicas_reason=no_replicas_reason,
     )
 
 
@@ -136,11 +136,3 @@ def _no_fsync_reason(info: Mapping[str, Any], config: Mapping[str, str]) -> str:
         return "it does not fsync while it rewrites its file; set no-appendfsync-on-rewrite no"
     state = f"appendfsync is {policy}" if policy else "it hides its appendfsync"
     return f"{state}; set appendfsync always"
-
-
-def _no_replicas_reason(peak: int, wanted: int, wait_refused: str) -> str:
-    if wait_refused:
-        return f"it refuses WAIT: {wait_refused}"
-    if peak < wanted:
-        return f"{peak} of {wanted} replicas follow it; attach more"
-    return ""

@@ -11,14 +11,14 @@ What arrives while others wait is collected for a short time and sent together.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from msgspec import Struct
 from redis.exceptions import RedisError
 
 from eventstore.connection.calls import UNREACHABLE, AsyncClient, shielded
-from eventstore.connection.clients import connect_blocking
-from eventstore.durability.capability import fsyncs_before_reply, pairs
+from eventstore.connection.clients import connect
+from eventstore.durability.capability import FSYNC_SETTINGS, fsyncs_before_reply, pairs
 from eventstore.errors import CommandLost, LogError
 from eventstore.language.durability import Level
 from eventstore.log.log import Log
@@ -42,10 +42,6 @@ class WaitTarget(Struct, frozen=True):
     replicas: int = 1
 
 
-LogKey: TypeAlias = tuple[str, int]
-"""A pool's log of one generation."""
-
-
 class _Item(Struct, eq=False):
     proofs: Sequence[Proof]
     deadline: float
@@ -57,7 +53,7 @@ class Confirmations:
 
     def __init__(self, log: Log, url: str) -> None:
         self._log = log
-        self._client: AsyncClient = connect_blocking(
+        self._client: AsyncClient = connect(
             url, block_seconds=WAIT_SECONDS_MAX, max_connections=2 * TASKS_MAX
         )
         self._queues: dict[WaitTarget, deque[_Item]] = {}
@@ -86,7 +82,9 @@ class Confirmations:
             async with asyncio.timeout_at(deadline):
                 return await item.future
         except TimeoutError:
-            return _timeout_reason(target)
+            replicated = target.level is Level.REPLICATED
+            missing = "acknowledged by enough replicas" if replicated else "fsynced"
+            return f"not {missing} in time"
 
     # ---- one connection ----------------------------------------------------------------------
 
@@ -114,39 +112,44 @@ class Confirmations:
 
     async def _confirm_batch(self, target: WaitTarget, batch: Sequence[_Item]) -> None:
         seconds_left = max(item.deadline for item in batch) - asyncio.get_running_loop().time()
+        failures: dict[Proof, Exception] = {}
         try:
-            results, wait_replies = await self._send_batch(target, batch, _wait_ms(seconds_left))
+            failures, wait_reply = await self._send_batch(target, batch, _wait_ms(seconds_left))
+            reason = _failure_reason(target, wait_reply)
         except UNREACHABLE as error:
-            _resolve_all(batch, f"Redis does not answer: {error}")
+            reason = f"Redis does not answer: {error}"
         except RedisError as error:
-            _resolve_all(batch, f"Redis refuses: {error}")
-        else:
-            reason = failure_reason(target, wait_replies)
-            for item in batch:
-                self._resolve(item, results, reason)
+            reason = f"Redis refuses: {error}"
+        for item in batch:
+            if not item.future.done():
+                _resolve(item, failures, reason)
 
     async def _send_batch(
         self, target: WaitTarget, batch: Sequence[_Item], wait_ms: int
-    ) -> tuple[dict[LogKey, Any], list[Any]]:
-        """Prove all of them, log by log, and wait behind that, over one connection."""
-        proofs: dict[LogKey, list[Proof]] = {}
+    ) -> tuple[dict[Proof, Exception], Any]:
+        """Prove all of them, log by log, and wait behind that, over one connection.
+
+        Returns why proofs are not valid, and the reply to the wait.
+        """
+        logs: dict[tuple[str, int], list[Proof]] = {}
         for item in batch:
             for proof in item.proofs:
-                proofs.setdefault(_log_key(proof), []).append(proof)
+                logs.setdefault((proof.pool, proof.generation), []).append(proof)
         pipe = self._client.pipeline(transaction=False)
-        for (pool, generation), group in proofs.items():
-            values = [text for p in group for text in (p.kind, p.subject, p.value)]
-            mark = self._mark_for(pool, generation, max(p.seq for p in group))
+        for (pool, generation), proofs in logs.items():
+            values = [text for p in proofs for text in (p.kind, p.subject, p.value)]
+            mark = self._mark_for(pool, generation, max(p.seq for p in proofs))
             keys = self._log.script_keys(pool)
             pipe.execute_command("EVAL", script("confirm").text, 2, *keys, *mark, *values)
-        for command in wait_commands(target, wait_ms):
-            pipe.execute_command(*command)
-        replies = await shielded(lambda: pipe.execute(raise_on_error=False))
-        results = {
-            log_key: self._valid_proofs(log_key[0], asked, reply)
-            for (log_key, asked), reply in zip(proofs.items(), replies, strict=False)
-        }
-        return results, replies[len(proofs) :]
+        if target.level is Level.REPLICATED:
+            pipe.execute_command("WAIT", target.replicas, wait_ms)
+        else:
+            pipe.execute_command("CONFIG", "GET", *FSYNC_SETTINGS)
+        *replies, wait_reply = await shielded(lambda: pipe.execute(raise_on_error=False))
+        failures: dict[Proof, Exception] = {}
+        for ((pool, _), proofs), reply in zip(logs.items(), replies, strict=True):
+            failures |= self._failures(pool, proofs, reply)
+        return failures, wait_reply
 
     def _mark_for(self, pool: str, generation: int, seq: int) -> tuple[int, int]:
         """The position that the log must have reached, in the generation that acknowledged it."""
@@ -155,41 +158,24 @@ class Confirmations:
             return known, max(known_seq, seq)
         return generation, seq
 
-    def _valid_proofs(self, pool: str, proofs: Sequence[Proof], reply: Any) -> Any:
-        """Which proofs are valid; or the error of the script or the connection."""
+    def _failures(self, pool: str, proofs: Sequence[Proof], reply: Any) -> dict[Proof, Exception]:
+        """Why proofs are not valid: the error of the script or the connection, or `CommandLost`."""
         if isinstance(reply, Exception):
-            return reply
+            return dict.fromkeys(proofs, reply)
         try:
             flags = parse_reply(pool, reply, self._log).rest[0]
         except LogError as error:
-            return error
-        return {proof for proof, valid in zip(proofs, flags, strict=True) if valid}
-
-    def _resolve(self, item: _Item, results: dict[LogKey, Any], reason: str) -> None:
-        if item.future.done():
-            return
-        for proof in item.proofs:
-            found = results[_log_key(proof)]
-            if isinstance(found, LogError):
-                item.future.set_exception(found)
-                return
-            if isinstance(found, Exception):
-                item.future.set_result(f"Redis refuses: {found}")
-                return
-            if proof not in found:
-                item.future.set_exception(CommandLost(proof.pool, proof.seq))
-                return
-        item.future.set_result(reason)
+            return dict.fromkeys(proofs, error)
+        checked = zip(proofs, flags, strict=True)
+        return {proof: CommandLost(pool, proof.seq) for proof, valid in checked if not valid}
 
 
-def _log_key(proof: Proof) -> LogKey:
-    return proof.pool, proof.generation
-
-
-def _resolve_all(batch: Sequence[_Item], reason: str) -> None:
-    for item in batch:
-        if not item.future.done():
-            item.future.set_result(reason)
+def _resolve(item: _Item, failures: dict[Proof, Exception], reason: str) -> None:
+    failure = next((failures[proof] for proof in item.proofs if proof in failures), None)
+    if isinstance(failure, LogError):
+        item.future.set_exception(failure)
+    else:
+        item.future.set_result(f"Redis refuses: {failure}" if failure else reason)
 
 
 def _wait_ms(seconds: float) -> int:
@@ -198,26 +184,11 @@ def _wait_ms(seconds: float) -> int:
     return max(limit_ms - TICK_MS, limit_ms // 2, 1)
 
 
-def wait_commands(target: WaitTarget, wait_ms: int) -> list[tuple[str | int, ...]]:
-    """What is sent behind the proofs; `failure_reason` reads the replies."""
-    if target.level is Level.REPLICATED:
-        return [("WAIT", target.replicas, wait_ms)]
-    return [("CONFIG", "GET", "appendfsync"), ("CONFIG", "GET", "no-appendfsync-on-rewrite")]
-
-
-def failure_reason(target: WaitTarget, replies: Sequence[Any]) -> str:
+def _failure_reason(target: WaitTarget, reply: Any) -> str:
     """Why the level was not reached; empty if it was."""
-    for reply in replies:
-        if isinstance(reply, Exception):
-            return f"Redis refuses: {reply}"
+    if isinstance(reply, Exception):
+        return f"Redis refuses: {reply}"
     if target.level is Level.REPLICATED:
-        acknowledged = int(replies[0])
-        enough = acknowledged >= target.replicas
-        return "" if enough else f"{acknowledged} of {target.replicas} replicas have it"
-    fsyncs = fsyncs_before_reply(pairs(replies[0]) | pairs(replies[1]))
-    return "" if fsyncs else "appendfsync was changed"
-
-
-def _timeout_reason(target: WaitTarget) -> str:
-    expected = "acknowledged by enough replicas" if target.level is Level.REPLICATED else "fsynced"
-    return f"not {expected} in time"
+        enough = int(reply) >= target.replicas
+        return "" if enough else f"{reply} of {target.replicas} replicas have it"
+    return "" if fsyncs_before_reply(pairs(reply)) else "appendfsync was changed"

@@ -135,15 +135,8 @@ def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
     )
     match body:
         case events.AgentClaimed():
-            return replace(
-                agent,
-                status=Status.STARTING,
-                reason="",
-                worker_id=event.worker_id,
-                epoch=event.epoch,
-                claim_seq=event.seq,
-                expires_ms=0,
-            )
+            fence = {"worker_id": event.worker_id, "epoch": event.epoch, "claim_seq": event.seq}
+            return replace(agent, status=Status.STARTING, reason="", expires_ms=0, **fence)
         case events.AgentStarted():
             return replace(agent, status=Status.RUNNING, started_ms=event.ts)
         case events.AgentFailure():
@@ -160,33 +153,21 @@ def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
         case events.AgentCleared():
             return replace(agent, alone=False, losses=())
         case events.AgentReleased() | events.AgentRestarting():
+            incarnation, agent = body.next_incarnation, _vacated(agent)
             return replace(
-                _vacated(agent),
-                status=Status.PENDING,
-                reason=body.reason,
-                incarnation=body.next_incarnation,
-                due_ms=0,
+                agent, status=Status.PENDING, reason=body.reason, incarnation=incarnation
             )
         case events.AgentTerminationRequested():
-            running = agent.status is Status.RUNNING
-            return replace(
-                agent,
-                stop=Stop.GRACEFUL if body.graceful else Stop.NOW,
-                reason=body.reason,
-                status=Status.STOPPING if running else agent.status,
-            )
+            status = Status.STOPPING if agent.status is Status.RUNNING else agent.status
+            stop = Stop.GRACEFUL if body.graceful else Stop.NOW
+            return replace(agent, stop=stop, reason=body.reason, status=status)
         case events.AgentTerminated():
-            return replace(
-                _vacated(agent),
-                status=Status.TERMINATED,
-                reason=body.reason,
-                ended_ms=event.ts,
-                last_error=body.error or agent.last_error,
-            )
+            agent = replace(_vacated(agent), last_error=body.error or agent.last_error)
+            status = Status.TERMINATED
+            return replace(agent, status=status, reason=body.reason, ended_ms=event.ts)
         case events.AgentFailed():
-            return replace(
-                _vacated(agent), status=Status.FAILED, reason=body.reason, ended_ms=event.ts
-            )
+            agent, status = _vacated(agent), Status.FAILED
+            return replace(agent, status=status, reason=body.reason, ended_ms=event.ts)
         case _:
             raise TypeError(f"{event.type} is not an event of an agent")
 

@@ -4,6 +4,8 @@ The catalogue is a small log of its own that every process reads completely. `Ca
 fold. A change is decided on that fold, and committed only if the subject's version is unchanged.
 """
 
+from typing import Any
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -65,52 +67,31 @@ class Catalogue(Struct, frozen=True, kw_only=True):
 
 def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
     """Fold an event into the catalogue."""
-    pools, hosts, name = catalogue.pools, catalogue.hosts, event.subject
-    generation = catalogue.generation
-    version = catalogue.version_of(name) + 1
-    changes = {"version": version, "changed_ms": event.ts}
+    name, generation = event.subject, catalogue.generation
+    pools, hosts = dict(catalogue.pools), dict(catalogue.hosts)
+    changed: dict[str, Any] = {
+        "version": catalogue.version_of(name) + 1,
+        "changed_ms": event.ts,
+    }
     match event.body:
         case events.PoolCreated() as body:
             config, unknown = read_config(body.config)
-            pool = Pool(
-                pool_name=name,
-                role_type=body.role_type,
-                config=config,
-                unknown=unknown,
-                version=version,
-                created_seq=event.seq,
-                created_ms=event.ts,
-                changed_ms=event.ts,
+            changed |= {"config": config, "unknown": unknown, "created_ms": event.ts}
+            pools[name] = Pool(
+                pool_name=name, role_type=body.role_type, created_seq=event.seq, **changed
             )
-            pools = {**pools, name: pool}
         case events.PoolChanged() as body:
             config, unknown = read_config(body.config)
-            changed = replace(pools[name], config=config, unknown=unknown, **changes)
-            pools = {**pools, name: changed}
+            pools[name] = replace(pools[name], config=config, unknown=unknown, **changed)
         case events.PoolDeleted():
-            changed = replace(pools[name], deleted=True, **changes)
-            pools = {**pools, name: changed}
+            pools[name] = replace(pools[name], deleted=True, **changed)
         case events.HostJoined() as body:
-            host = Host(
-                host=name,
-                hostname=body.hostname,
-                pid=body.pid,
-                version=version,
-                last_event_id=event.event_id,
-                joined_ms=event.ts,
-                changed_ms=event.ts,
-            )
-            hosts = {**hosts, name: host}
+            changed |= {"last_event_id": event.event_id, "joined_ms": event.ts}
+            hosts[name] = Host(host=name, hostname=body.hostname, pid=body.pid, **changed)
         case events.HostCordoned() | events.HostLeft() as body:
             status = "cordoned" if isinstance(body, events.HostCordoned) else "left"
-            updated = replace(
-                hosts[name],
-                status=status,
-                reason=body.reason,
-                last_event_id=event.event_id,
-                **changes,
-            )
-            hosts = {**hosts, name: updated}
+            changed |= {"last_event_id": event.event_id, "reason": body.reason}
+            hosts[name] = replace(hosts[name], status=status, **changed)
         case events.LogRecovered() as body:
             generation = body.generation
         case _:

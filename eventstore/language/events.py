@@ -16,15 +16,8 @@ from eventstore.errors import UnknownEvent
 from eventstore.language.upcasts import upcast
 
 ORIGIN_FIELDS: Final = ("correlation_id", "causation_id", "traceparent", "actor")
-ENVELOPE_FIELDS: Final = (
-    "event_id",
-    "subject",
-    "incarnation",
-    "worker_id",
-    "epoch",
-    *ORIGIN_FIELDS,
-)
-ENTRY_FIELDS: Final = ("type", "version", "seq", *ENVELOPE_FIELDS, "ts", "data")
+ENVELOPE: Final = ("event_id", "subject", "incarnation", "worker_id", "epoch", *ORIGIN_FIELDS)
+ENTRY_FIELDS: Final = ("type", "version", "seq", *ENVELOPE, "ts", "data")
 ENTRY_NUMBERS: Final = frozenset({"version", "seq", "incarnation", "epoch", "ts"})
 """Those of them that are integers; an empty one is 0."""
 

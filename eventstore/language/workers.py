@@ -136,17 +136,9 @@ def evolve(worker: Worker | None, event: events.Event, pool: str) -> Worker:
     worker = replace(worker, version=worker.version + 1, last_event_id=event.event_id)
     match body:
         case events.WorkerStarted():
-            return replace(
-                worker,
-                status=WorkerStatus.ACTIVE,
-                reason="",
-                host=body.host,
-                pid=body.pid,
-                start_time=body.start_time,
-                epoch=event.epoch,
-                deadline_ms=0,
-                started_ms=event.ts,
-            )
+            process = {"host": body.host, "pid": body.pid, "start_time": body.start_time}
+            worker = replace(worker, epoch=event.epoch, deadline_ms=0, **process)
+            return replace(worker, status=WorkerStatus.ACTIVE, reason="", started_ms=event.ts)
         case events.WorkerSuspect():
             return replace(worker, status=WorkerStatus.SUSPECT, reason=body.reason)
         case events.WorkerRecovered():
@@ -155,16 +147,10 @@ def evolve(worker: Worker | None, event: events.Event, pool: str) -> Worker:
         case events.WorkerDraining():
             return replace(worker, status=WorkerStatus.DRAINING, draining=True, reason=body.reason)
         case events.WorkerStopped():
-            return replace(
-                worker, status=WorkerStatus.STOPPED, reason=body.reason, ended_ms=event.ts
-            )
+            status = WorkerStatus.STOPPED
+            return replace(worker, status=status, reason=body.reason, ended_ms=event.ts)
         case events.WorkerLost():
-            return replace(
-                worker,
-                status=WorkerStatus.LOST,
-                reason=body.reason,
-                epoch=event.epoch,
-                ended_ms=event.ts,
-            )
+            worker = replace(worker, epoch=event.epoch, ended_ms=event.ts)
+            return replace(worker, status=WorkerStatus.LOST, reason=body.reason)
         case _:
             raise TypeError(f"{event.type} is not an event of a worker")

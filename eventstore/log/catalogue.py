@@ -199,19 +199,15 @@ class CatalogueLog:
             version, field = state.version_of(subject), f"version:{subject}"
             step = self._log.step(CATALOGUE, origin)
             step.check(clauses.MetaIs(field, version or ""))
-            step.event(body, subject, causation_id=_cause(state, body, subject))
+            cause = ""  # of a change that follows from a request
+            if isinstance(body, events.HostCordoned | events.HostLeft):
+                cause = state.hosts[subject].last_event_id
+            step.event(body, subject, causation_id=cause)
             step.write(clauses.SetMeta(field, version + 1))
             reply = await attempts.commit(step)
             if reply and reply.outcome is Outcome.DONE:
                 with reraise_unknown(_unknown_after_write()):
                     return ChangeResult(Outcome.DONE, await self.refresh(), proof_of(step, reply))
-
-
-def _cause(state: Catalogue, body: events.AnyBody, subject: str) -> str:
-    """The last event of a host that is cordoned or leaves; other changes follow from requests."""
-    if isinstance(body, events.HostCordoned | events.HostLeft) and subject in state.hosts:
-        return state.hosts[subject].last_event_id
-    return ""
 
 
 def _fold(state: Catalogue, entry: Entry) -> Catalogue:

@@ -5,7 +5,7 @@ id; for every other step the state is read and decided on again (`act`), which l
 the first attempt was written.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 
 import structlog
 
@@ -17,19 +17,10 @@ from eventstore.language import agent_commands, workers
 from eventstore.language.agent_commands import Command
 from eventstore.language.agents import Agent
 from eventstore.language.workers import WorkerCommand
+from eventstore.log import replies
 from eventstore.log.commit_retry import Attempts, T
 from eventstore.log.queries import LogQueries
-from eventstore.log.replies import (
-    AgentResult,
-    ClaimedAgent,
-    Leadership,
-    Outcome,
-    Proof,
-    Reply,
-    WorkerResult,
-    fields_of,
-    text_of,
-)
+from eventstore.log.replies import Outcome, Proof, Reply, fields_of, text_of
 from eventstore.log.script_runner import Argument
 from eventstore.retention import Retention, TrimResult
 from eventstore.steps import clauses, hashes
@@ -49,13 +40,12 @@ class Log(LogQueries):
         client: AsyncClient,
         keys: Keys,
         *,
-        make_id: Callable[[], str] = new_id,
         survives_recovery: bool = True,
         retention: Retention | None = None,
     ) -> None:
         super().__init__(client, keys, survives_recovery=survives_recovery)
         self.retention = retention or Retention()
-        self.new_id = make_id
+        self.new_id = new_id
 
     def step(self, pool: str, origin: Origin) -> Step:
         return Step(pool, self.new_id, origin, ended_ms=self.retention.ended_ms)
@@ -92,7 +82,7 @@ class Log(LogQueries):
         *,
         include_unsettled: bool = False,
         isolation_limit: int = 1,
-    ) -> tuple[Outcome, list[ClaimedAgent]]:
+    ) -> tuple[Outcome, list[replies.ClaimedAgent]]:
         """Claim up to `slots` spawns for a worker.
 
         `include_unsettled`: also those that it claimed before and has not settled (a reply was
@@ -120,7 +110,7 @@ class Log(LogQueries):
             except Unreadable as error:
                 await self.park(pool, error, holder=fence.worker_id)
                 continue
-            claimed.append(ClaimedAgent(agent, entry[1]))
+            claimed.append(replies.ClaimedAgent(agent, entry[1]))
         return reply.outcome, claimed
 
     async def park(self, pool: str, error: Unreadable, *, holder: str = "") -> None:
@@ -135,13 +125,13 @@ class Log(LogQueries):
         return int(reply.rest[0])
 
     async def lead(
-        self, pool: str, host: str, term: int, stale: Leadership | None = None
-    ) -> tuple[Outcome, Leadership]:
+        self, pool: str, host: str, term: int, stale: replies.Leadership | None = None
+    ) -> tuple[Outcome, replies.Leadership]:
         """Acquire, renew or read the lead. `stale`: a leader that did not renew for a lease."""
         expected: tuple[Argument, Argument] = (stale.term, stale.renewal) if stale else ("", "")
         reply = await self._run_guarded("lead", pool, host, term, *expected)
         host_now, term_now, renewal = reply.rest
-        return reply.outcome, Leadership(host_now.decode(), int(term_now), int(renewal))
+        return reply.outcome, replies.Leadership(host_now.decode(), int(term_now), int(renewal))
 
     async def trim(self, pool: str, generation: int, archived_seq: int) -> TrimResult:
         """Remove a bounded number of old entries from Redis; of events only archived ones.
@@ -168,7 +158,7 @@ class Log(LogQueries):
         incarnation: int | None = None,
         created_seq: int | None = None,
         agent: Agent | None = None,
-    ) -> AgentResult:
+    ) -> replies.AgentResult:
         """Carry out a command on an agent: read, decide, commit, and repeat on a conflict.
 
         `fence`: act as this worker. `incarnation`: only on this one, else FENCED. `created_seq`:
@@ -179,13 +169,13 @@ class Log(LogQueries):
         while True:
             agent = agent or await attempts.read(self._intact(pool, self.agent(pool, agent_id)))
             if agent is None:
-                return AgentResult(Outcome.ABSENT, None)
+                return replies.AgentResult(Outcome.ABSENT, None)
             if incarnation is not None and agent.incarnation != incarnation:
                 outcome = Outcome.ALREADY if attempts.unknown else Outcome.FENCED
-                return AgentResult(outcome, agent)
+                return replies.AgentResult(outcome, agent)
             bodies = agent_commands.decide(command, agent)
             if not bodies:
-                return AgentResult(Outcome.ALREADY, agent)
+                return replies.AgentResult(Outcome.ALREADY, agent)
             step = self.step(pool, origin)
             if fence is not None:
                 step.check(clauses.WorkerActs(fence.worker_id, fence.epoch, fence.lost))
@@ -194,10 +184,10 @@ class Log(LogQueries):
             new = step.agent(agent_id, agent, bodies, fence=fence)
             reply = await attempts.commit(step)
             if reply and reply.outcome is Outcome.DONE:
-                return AgentResult(Outcome.DONE, new, reply.seq, proof_of(step, reply))
+                return replies.AgentResult(Outcome.DONE, new, reply.seq, proof_of(step, reply))
             may_be_fenced = fence or incarnation is not None or created_seq is not None
             if reply and reply.outcome is Outcome.FENCED and may_be_fenced:
-                return AgentResult(Outcome.FENCED, agent)
+                return replies.AgentResult(Outcome.FENCED, agent)
             agent = None  # it changed: without `incarnation` the command is for the current one
 
     async def act_on_worker(
@@ -209,25 +199,25 @@ class Log(LogQueries):
         *,
         epoch: int = 0,
         checks: Sequence[clauses.Check] = (),
-    ) -> WorkerResult:
+    ) -> replies.WorkerResult:
         """Carry out a command on a worker. With `checks`, a conflict is returned."""
         attempts = Attempts(self, pool, f"worker {worker_id}")
         while True:
             found = await attempts.read(self._intact(pool, self.worker(pool, worker_id)))
             if found is None:
-                return WorkerResult(Outcome.ABSENT, None)
+                return replies.WorkerResult(Outcome.ABSENT, None)
             worker = found.worker
             bodies = workers.decide(command, worker)
             if not bodies:
-                return WorkerResult(Outcome.ALREADY, worker)
+                return replies.WorkerResult(Outcome.ALREADY, worker)
             step = self.step(pool, origin)
             new = step.worker(worker_id, worker, bodies, epoch=epoch)
             step.check(*checks)
             reply = await attempts.commit(step)
             if reply and reply.outcome is Outcome.DONE:
-                return WorkerResult(Outcome.DONE, new, reply.seq)
+                return replies.WorkerResult(Outcome.DONE, new, reply.seq)
             if reply and (reply.outcome is Outcome.FENCED or checks):
-                return WorkerResult(reply.outcome, worker)
+                return replies.WorkerResult(reply.outcome, worker)
 
     async def _intact(self, pool: str, read: Awaitable[T | None]) -> T | None:
         """What was read; None if it was removed from Redis. Raises if its log was lost."""

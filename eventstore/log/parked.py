@@ -6,7 +6,6 @@ damaged one is rebuilt from the views, which are another fold of them.
 """
 
 import asyncio
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -59,8 +58,7 @@ class ParkedEntry(Struct, frozen=True, kw_only=True):
 async def read(log: Log, pool: str) -> list[ParkedEntry]:
     """The parked entries of a pool, oldest first."""
     raw = await ask(log.client, "HGETALL", log.keys.pool(pool, "parked"))
-    pairs = raw.items() if isinstance(raw, Mapping) else zip(raw[::2], raw[1::2], strict=True)
-    entries = [_decode_record(pool, key.decode(errors="replace"), value) for key, value in pairs]
+    entries = [_decode_record(pool, key, value) for key, value in fields_of(raw).items()]
     found: list[ParkedEntry] = []
     for start in range(0, len(entries), CHUNK):
         chunk = entries[start : start + CHUNK]
@@ -77,7 +75,7 @@ async def count(log: Log, pool: str) -> int:
     return int(await ask(log.client, "HLEN", log.keys.pool(pool, "parked")))
 
 
-def _decode_record(pool: str, key: str, raw: bytes) -> ParkedEntry:
+def _decode_record(pool: str, key: str, raw: bytes | str) -> ParkedEntry:
     record = msgspec.json.decode(raw, type=ParkedRecord)
     source, _, subject = key.partition(":")
     content = record.content if len(record.content) > 1 else ("data", *record.content)
@@ -108,11 +106,22 @@ async def repair(
 ) -> bool:
     """Unpark an agent and put it where its state belongs, or end it for good (`drop`).
 
+    Of what is no agent, which the previous version parked, too, only the record is deleted.
     `from_views`: its state in the views; a damaged hash is rebuilt from that. An agent that its
     worker still runs stays there, or is ended there at once. False if something changed
     meanwhile. Raises `Unreadable` if neither state can be read.
     """
-    step = _unpark(log, entry, origin)
+    step = log.step(entry.pool_name, origin)
+    step.check(clauses.IsParked(entry.key))
+    step.write(clauses.Unpark(entry.key))
+    if entry.source == "agent":
+        await _restore(log, step, entry, from_views, drop=drop)
+    return (await log.commit(step)).outcome is Outcome.DONE
+
+
+async def _restore(
+    log: Log, step: Step, entry: ParkedEntry, from_views: Agent | None, *, drop: bool
+) -> None:
     agent, is_stored = await _readable_state(log, step, entry, from_views)
     if agent is not None and not is_stored:
         step.restore_agent(agent, replace=True)
@@ -126,19 +135,6 @@ async def repair(
             step.agent(agent.agent_id, agent, bodies, fence=fence, checked=is_stored)
         elif is_stored and not agent.held:
             step.requeue(agent)
-    return await _commit(log, step)
-
-
-async def forget(log: Log, entry: ParkedEntry, origin: Origin) -> bool:
-    """Delete the record of what is no agent: the previous version parked such things too."""
-    return await _commit(log, _unpark(log, entry, origin))
-
-
-def _unpark(log: Log, entry: ParkedEntry, origin: Origin) -> Step:
-    step = log.step(entry.pool_name, origin)
-    step.check(clauses.IsParked(entry.key))
-    step.write(clauses.Unpark(entry.key))
-    return step
 
 
 async def _readable_state(
@@ -178,7 +174,3 @@ async def _fence(log: Log, agent: Agent) -> Fence | None:
     if found is None or found.worker.alive:
         return None
     return Fence(agent.worker_id, found.worker.epoch, lost=True)
-
-
-async def _commit(log: Log, step: Step) -> bool:
-    return (await log.commit(step)).outcome is Outcome.DONE

@@ -14,7 +14,7 @@ from eventstore.connection.calls import (
     execute_blocking,
     translated_errors,
 )
-from eventstore.connection.clients import connect_blocking
+from eventstore.connection.clients import connect
 
 BLOCK_SECONDS = 5.0
 
@@ -27,7 +27,7 @@ class Reader:
 
     def __init__(self, url: str, *, block_seconds: float = BLOCK_SECONDS) -> None:
         self.block_ms = max(int(block_seconds * 1000), 1)
-        self._client: AsyncClient = connect_blocking(url, block_seconds=block_seconds)
+        self._client: AsyncClient = connect(url, block_seconds=block_seconds, max_connections=1)
 
     async def read(
         self, positions: Mapping[str, str], *, count: int = 1000, block: bool = True

@@ -24,7 +24,7 @@ SUBMIT_ATTEMPTS = 3
 """How often a submit is committed at most: repeated after a lost reply and after a recovery."""
 
 
-class SubmitResult(Struct, frozen=True, kw_only=True):
+class SubmitResult(Struct, frozen=True):
     """How a submit ended: DONE, KNOWN (see `same`), CLOSED or FULL."""
 
     outcome: Outcome
@@ -59,12 +59,8 @@ async def submit(
     and `LogUnreachable`, `LogMissing`, `RolledBack`, `MemoryExhausted`: then nothing was written.
     """
     ttl_ms = log.retention.keys_ms if from_client else log.retention.operation_ms
-    request = replace(
-        request,
-        operation_id=operation_id,
-        digest=digest,
-        operation_ms=ttl_ms if from_client else 0,
-    )
+    recorded_ms = ttl_ms if from_client else 0
+    request = replace(request, operation_id=operation_id, digest=digest, operation_ms=recorded_ms)
     step = log.step(pool.pool_name, origin)
     step.check(clauses.OperationNew(operation_id))
     step.check(clauses.PoolIs(pool.created_seq, takes_spawns=True))
@@ -75,27 +71,18 @@ async def submit(
     reply = await _commit_with_retries(log, step)
     match reply.outcome:
         case Outcome.DONE:
-            return SubmitResult(
-                outcome=Outcome.DONE,
-                agent_id=agent_id,
-                seq=reply.seq,
-                agent=agent,
-                proof=proof_of(step, reply),
-            )
+            proof = proof_of(step, reply)
+            return SubmitResult(Outcome.DONE, agent_id, seq=reply.seq, agent=agent, proof=proof)
         case Outcome.KNOWN:
             known_digest, known_id, known_seq = (value.decode() for value in reply.rest)
             position = reply.generation, reply.seq
-            return SubmitResult(
-                outcome=Outcome.KNOWN,
-                agent_id=known_id,
-                same=known_digest == digest,
-                seq=int(known_seq),
-                proof=Proof(pool.pool_name, "operation", operation_id, known_id, *position),
-            )
+            proof = Proof(pool.pool_name, "operation", operation_id, known_id, *position)
+            same = known_digest == digest
+            return SubmitResult(Outcome.KNOWN, known_id, same, seq=int(known_seq), proof=proof)
         case Outcome.FULL:
-            return SubmitResult(outcome=Outcome.FULL, waiting=int(reply.rest[0]))
+            return SubmitResult(Outcome.FULL, waiting=int(reply.rest[0]))
         case Outcome.CLOSED:
-            return SubmitResult(outcome=Outcome.CLOSED)
+            return SubmitResult(Outcome.CLOSED)
         case other:
             raise LogError(f"a submit ended as {other}")
 

@@ -53,12 +53,9 @@ def decode_worker(worker_id: str, fields: Mapping[str, str]) -> ObservedWorker:
     """A worker's hash. Raises `Unreadable`."""
     worker = hashes.WORKER.from_hash(worker_id, fields)
     try:
+        counters = [int(fields[name]) for name in ("agent_count", "renewal", "last_heartbeat")]
         return ObservedWorker(
-            worker,
-            int(fields["agent_count"]),
-            int(fields["renewal"]),
-            int(fields["last_heartbeat"]),
-            fields.get("alone", ""),
+            worker, counters[0], counters[1], counters[2], fields.get("alone", "")
         )
     except (KeyError, ValueError) as error:
         raise Unreadable("worker", worker_id, f"a counter of its hash: {error}") from error

@@ -7,7 +7,7 @@ before anything is written.
 """
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -232,7 +232,6 @@ class Unpark(Write, frozen=True):
     key: str
 
 
-Clauses: TypeAlias = tuple[Sequence[Check], Sequence[Write]]
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 

@@ -51,11 +51,9 @@ class HashCodec(Generic[State]):
         self.first = tuple(first.split())
         names = [*self.first, *(name for name in fields if name not in self.first)]
         self._fields = [(name, *fields[name]) for name in names]
-        self._writers = [(name, field, form.write) for name, field, form in self._fields]
-        self._readers = [(name, field, form.read) for name, field, form in self._fields]
 
     def to_hash(self, state: State) -> dict[str, str]:
-        return {name: write(getattr(state, field)) for name, field, write in self._writers}
+        return {name: form.write(getattr(state, field)) for name, field, form in self._fields}
 
     def to_flat(self, state: State) -> list[str]:
         """Alternating names and values."""
@@ -64,11 +62,11 @@ class HashCodec(Generic[State]):
     def from_hash(self, subject: str, fields: Mapping[str, str]) -> State:
         """The inverse of `to_hash`; other fields are ignored. Raises `Unreadable`."""
         values: dict[str, Any] = {self._key: subject}
-        for name, field, read in self._readers:
+        for name, field, form in self._fields:
             text = fields.get(name)
             if text is not None:
                 try:
-                    values[field] = read(text)
+                    values[field] = form.read(text)
                 except ValueError as error:
                     raise Unreadable(self._kind, subject, f"its field {name}: {error}") from error
             elif name in self.first:
@@ -126,17 +124,13 @@ def _form_of(kind: inspect.Type) -> _Form:
                 ("^$", *form.lua),
             )
         case inspect.VarTupleType(item_type=inspect.IntType()):
-            return _Form(_write_numbers, _read_numbers, ("^[0-9a-z,]*$",))
+            return _Form(
+                lambda numbers: ",".join(map(_base36, numbers)),
+                lambda text: tuple(int(number, 36) for number in text.split(",") if number),
+                ("^[0-9a-z,]*$",),
+            )
         case _:
             raise TypeError(f"a hash cannot store {kind}: add the field to VIEWS_ONLY")
-
-
-def _write_numbers(numbers: tuple[int, ...]) -> str:
-    return ",".join(map(_base36, numbers))
-
-
-def _read_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number, 36) for number in text.split(",") if number)
 
 
 def _base36(number: int) -> str:

@@ -60,14 +60,12 @@ async def _resolve(request: web.Request, parked_id: str, *, drop: bool) -> web.R
     if entry is None:
         detail = f"{parked_id!r} is not parked, or no longer"
         raise Problem(Kind.PARKED_NOT_FOUND, detail, field="parked_id")
+    from_views = None
     if entry.source == "agent":
         async with backend.read_views() as views:
             await _catch_up(request, pool)
             from_views = await views.agent_state(pool, entry.subject)
-        applied = await parked.repair(backend.log, entry, from_views, origin, drop=drop)
-    else:
-        applied = await parked.forget(backend.log, entry, origin)
-    if not applied:
+    if not await parked.repair(backend.log, entry, from_views, origin, drop=drop):
         raise Problem(Kind.BUSY, "it changed meanwhile; list what is parked, and ask again")
     backend.report_position(request, pool)
     return json_response(entry)

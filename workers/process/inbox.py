@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import UNREACHABLE, execute_blocking
-from eventstore.connection.clients import connect_blocking
+from eventstore.connection.clients import connect
 
 POLL_SECONDS = 5.0
 """About how often a worker polls for work by itself."""
@@ -24,7 +24,7 @@ async def listen(
     url: str, key: str, *, on_message: Callable[[str], None], on_reconnected: Callable[[], None]
 ) -> None:
     """Pass on each message (`""` when none came for a while), until cancelled."""
-    client = connect_blocking(url, block_seconds=POLL_SECONDS * 1.2)
+    client = connect(url, block_seconds=POLL_SECONDS * 1.2, max_connections=1)
     backoff = Backoff("inbox", key=key)
     async with contextlib.aclosing(client):
         while True:

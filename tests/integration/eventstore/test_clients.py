@@ -8,7 +8,7 @@ import redis
 from eventstore.connection import calls
 from eventstore.connection import clients as connection
 from eventstore.connection.calls import execute, execute_blocking, shielded
-from eventstore.connection.clients import connect, connect_blocking, connect_sync
+from eventstore.connection.clients import connect, connect_sync
 from tests.waiting import until
 
 TURNS = 40
@@ -67,7 +67,7 @@ async def test_a_client_of_a_silent_host_is_closed_without_an_error(redis_url, s
 
 async def test_a_reader_of_a_silent_host_that_is_cancelled_ends_as_cancelled(redis_url, silent):
     """With another error the loop around it would continue."""
-    client = connect_blocking(redis_url, block_seconds=5, max_connections=2)
+    client = connect(redis_url, block_seconds=5, max_connections=2)
     await until(lambda: _greets(client, connections=2))
     reading = execute_blocking(client, "XREAD", "BLOCK", 5000, "STREAMS", "s", "0")
     blocked = asyncio.ensure_future(reading)
@@ -87,7 +87,7 @@ async def test_a_new_connection_reads_no_files_of_redis_py(redis_url, monkeypatc
 
     monkeypatch.setattr("redis.utils.get_lib_version", read_files)
     client = connect(redis_url)
-    blocking = connect_blocking(redis_url, block_seconds=1)
+    blocking = connect(redis_url, block_seconds=1, max_connections=1)
     with connect_sync(redis_url, timeout_seconds=5) as thread:
         thread.ping()
         await execute(blocking, "PING")

@@ -147,7 +147,8 @@ async def lived(url: str) -> Any:
     """The content of Redis afterwards, masked."""
     numbers = itertools.count(1)
     client, reader = connect(url), Reader(url)
-    log = Log(client, Keys(), make_id=lambda: f"id-{next(numbers)}")
+    log = Log(client, Keys())
+    log.new_id = lambda: f"id-{next(numbers)}"
     try:
         with redis.Redis.from_url(url) as server:
             await Life(log, CatalogueLog(log, reader)).live(server)

@@ -273,7 +273,8 @@ async def test_a_server_that_could_not_write_its_file_is_asked_to_rewrite_it(
     monkeypatch.setattr(log_server, "REWRITE_RETRY_SECONDS", 0.1)
     kept = embedding()
     kept.server.directory.mkdir(parents=True)
-    kept.server._binary = Path(surviving(str(find_binary()), kept.server.directory))
+    binary = Path(surviving(str(find_binary()), kept.server.directory))
+    monkeypatch.setattr("eventstore.embedded.server.find_binary", lambda: binary)
     await kept.start()
     with redis.Redis.from_url(kept.server.url) as client:
 
