@@ -12,7 +12,6 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import Final
 
 from msgspec import Struct
@@ -49,7 +48,7 @@ def load(path: str, app_dir: str = "") -> LoadedRole:
     if app_dir:
         add_to_path(app_dir)
     before, counted = set(threading.enumerate()), _count_threads()
-    role = _find(_import(path, module_name), path, module_name, class_name)
+    role = _import_class(path, module_name, class_name)
     started = sorted(thread.name for thread in threading.enumerate() if thread not in before)
     unnamed = _count_threads() - counted - len(started)
     return LoadedRole(role, (*started, *(("unnamed",) * max(unnamed, 0))))
@@ -69,15 +68,24 @@ def add_to_path(app_dir: str) -> None:
         sys.path.append(str(folder))
 
 
-def _import(path: str, module_name: str) -> ModuleType:
+def _import_class(path: str, module_name: str, class_name: str) -> type[Agent]:
     try:
-        return importlib.import_module(module_name)
+        found: object = importlib.import_module(module_name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever an import raises, SystemExit too
         raise ConfigurationError(
             f"agent {path!r}: importing {module_name} failed\n{_trace(error)}"
         ) from error
+    for name in class_name.split("."):
+        found = getattr(found, name, None)
+    if found is None:
+        raise ConfigurationError(f"agent {path!r}: {module_name} has no {class_name!r}")
+    if not isinstance(found, type) or not issubclass(found, Agent):
+        raise ConfigurationError(
+            f"agent {path!r}: {class_name} must be a class derived from muster.Agent"
+        )
+    return found
 
 
 def _trace(error: BaseException) -> str:
@@ -92,19 +100,6 @@ def _trace(error: BaseException) -> str:
     summary = traceback.TracebackException.from_exception(error)
     summary.stack = traceback.StackSummary.extract(iter(frames))
     return "".join(summary.format()).rstrip()[-TRACE_MAX:]
-
-
-def _find(module: ModuleType, path: str, module_name: str, class_name: str) -> type[Agent]:
-    found: object = module
-    for name in class_name.split("."):
-        found = getattr(found, name, None)
-    if found is None:
-        raise ConfigurationError(f"agent {path!r}: {module_name} has no {class_name!r}")
-    if not isinstance(found, type) or not issubclass(found, Agent):
-        raise ConfigurationError(
-            f"agent {path!r}: {class_name} must be a class derived from muster.Agent"
-        )
-    return found
 
 
 def _count_threads() -> int:

@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +63,10 @@ class LogFile:
             self._open()
         if self._size and self._size + length > self._size_max:
             self._close_file()
-            self._rotate()
+            names = [self.path, *(Path(f"{self.path}.{n}") for n in range(1, ROTATED_MAX + 1))]
+            for newer, older in reversed(tuple(pairwise(names))):
+                if newer.exists():
+                    newer.replace(older)
             self._open()
 
     def _open(self) -> None:
@@ -72,12 +76,6 @@ class LogFile:
         with suppress(OSError):  # where files cannot be locked, none of them is removed
             fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         self._size = os.fstat(self._file).st_size
-
-    def _rotate(self) -> None:
-        names = [self.path, *(Path(f"{self.path}.{n}") for n in range(1, ROTATED_MAX + 1))]
-        for older, newer in zip(reversed(names[1:]), reversed(names[:-1]), strict=True):
-            if newer.exists():
-                newer.replace(older)
 
     def _close_file(self) -> None:
         if self._file >= 0:

@@ -125,21 +125,16 @@ class Leader:
 
 
 async def run_due(pool_log: PoolLog, survey: Survey) -> None:
-    """Restart the agents that are due, and end those that have waited too long."""
-    for schedule, command, listed in (
-        (Leaves(due=True), Restart(), survey.due),
-        (Leaves(timeout=True), Withdraw(), survey.timeouts),
-    ):
-        for agent_id, at_ms in listed:
-            if at_ms <= survey.ts:
-                await _run_scheduled(pool_log, schedule, agent_id, command)
+    """Restart the agents that are due, and end those that have waited too long.
 
-
-async def _run_scheduled(
-    pool_log: PoolLog, schedule: Leaves, agent_id: str, command: Command
-) -> None:
-    """Carry out what is due; an agent to which it does not apply leaves the schedule."""
-    async with handle_agent_errors(pool_log, agent_id):
-        acted = await pool_log.act(agent_id, command)
-        if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY}:
-            await unlist(pool_log, agent_id, acted.agent, schedule)
+    An agent to which that does not apply leaves the schedule.
+    """
+    listed: list[tuple[Leaves, Command, tuple[str, int]]] = []
+    listed += [(Leaves(due=True), Restart(), one) for one in survey.due]
+    listed += [(Leaves(timeout=True), Withdraw(), one) for one in survey.timeouts]
+    for schedule, command, (agent_id, at_ms) in listed:
+        if at_ms <= survey.ts:
+            async with handle_agent_errors(pool_log, agent_id):
+                acted = await pool_log.act(agent_id, command)
+                if acted.outcome in {Outcome.ABSENT, Outcome.ALREADY}:
+                    await unlist(pool_log, agent_id, acted.agent, schedule)
