@@ -27,10 +27,7 @@ DATA_DIR_FLAG: Flags = {
 }
 SERVICE_FLAGS: Flags = {
     "--url": ("URL", f"the gateway (MUSTER_URL; {DEFAULT_URL})"),
-    "--token": (
-        "TOKEN",
-        "its token; better given as MUSTER_API_TOKEN, which other users cannot see",
-    ),
+    "--token": ("TOKEN", "its token; better set MUSTER_API_TOKEN, which other users cannot see"),
     **DATA_DIR_FLAG,
 }
 """For commands that call the gateway."""
@@ -45,12 +42,10 @@ LOG_FLAGS: Flags = {
 
 def add_flags(parser: argparse.ArgumentParser, flags: Flags, default: object = None) -> None:
     """Flags, and `--json`. `default` SUPPRESS: for a nested parser, see `declare_action`."""
+    option = parser.add_argument
     for name, (value, text) in flags.items():
-        parser.add_argument(name, metavar=value, default=default, help=text)
-    as_json = False if default is None else default
-    parser.add_argument(
-        "--json", action="store_true", default=as_json, help="print JSON, for programs"
-    )
+        option(name, metavar=value, default=default, help=text)
+    option("--json", action="store_true", default=default or False, help="print JSON, for programs")
 
 
 def declare_action(

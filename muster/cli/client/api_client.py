@@ -46,12 +46,10 @@ class FieldError(Struct, frozen=True):
 class Problem(Struct, frozen=True):
     """An error as the gateway answers it; for an agent that could not start, with its error."""
 
-    type: str = ""
     title: str = ""
     status: int = 0
     detail: str = ""
     errors: tuple[FieldError, ...] = ()
-    agent_id: str = ""
     idempotency_key: str = ""
     error: Error | None = None
 

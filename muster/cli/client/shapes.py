@@ -53,20 +53,3 @@ class ParkedAnswer(Struct, frozen=True, kw_only=True):
     reason: str = ""
     content: dict[str, str] = {}
     parked_at: int = 0
-
-
-class Page(Struct, frozen=True, kw_only=True):
-    """Some items of a list, and the link to the next page, if any."""
-
-    items: list[msgspec.Raw]
-    next: str | None = None
-
-
-def _page(name: str) -> type[Page]:
-    """A page whose items have this name."""
-    items = ("items", list[msgspec.Raw], msgspec.field(name=name))
-    made = defstruct("Page", [items], bases=(Page,), frozen=True, kw_only=True)
-    return cast("type[Page]", made)
-
-
-AgentPage, PoolPage, WorkerPage, ParkedPage = map(_page, ("agents", "pools", "workers", "parked"))

@@ -32,11 +32,9 @@ COLUMNS: Mapping[str, Callable[[AgentAnswer], render.Cell | str]] = {
 
 def add_command_flags(parser: argparse.ArgumentParser, *, no_wait: str) -> None:
     """How long to wait for the outcome, the durability to reach before the answer, the gateway."""
-    waiting = parser.add_mutually_exclusive_group()
-    waiting.add_argument(
-        "--wait", metavar="S", help=f"wait at most S seconds (default {WAIT_SECONDS:g})"
-    )
-    waiting.add_argument("--no-wait", action="store_true", help=no_wait)
+    either = parser.add_mutually_exclusive_group().add_argument
+    either("--wait", metavar="S", help=f"wait at most S seconds (default {WAIT_SECONDS:g})")
+    either("--no-wait", action="store_true", help=no_wait)
     parser.add_argument("--durability", choices=[level.value for level in Level], help="the level"
                         " to be reached before the answer (default: the gateway's)")  # fmt: skip
     add_flags(parser, SERVICE_FLAGS)

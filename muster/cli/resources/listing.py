@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +16,6 @@ from msgspec import Struct
 from muster.cli.arguments.command import print_note
 from muster.cli.arguments.values import CLOCK, time_ms
 from muster.cli.client.api_client import AS_OF, Answer, GatewayClient, Query
-from muster.cli.client.shapes import Page
 from muster.cli.events.lines import CATALOGUE
 from muster.terminal import render
 
@@ -75,11 +74,19 @@ class Column(Struct, Generic[T], frozen=True):
     drop: int = 0
 
 
+class Page(Struct, frozen=True, kw_only=True):
+    """Some items of a list, and the link to the next page, if any."""
+
+    items: list[msgspec.Raw]
+    next: str | None = None
+
+
 class Listing(Struct, Generic[T], frozen=True, kw_only=True):
     """One kind of list that the gateway answers, and how it is shown."""
 
     path: str
-    page: type[Page]
+    name: str
+    """What the items are called in a page."""
     item: type[T]
     columns: tuple[Column[T], ...]
     empty: str
@@ -108,11 +115,13 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
         return islice(self._pages(gateway, gateway.get(self.path, query)), limit)
 
     def _pages(self, gateway: GatewayClient, first: Answer) -> Iterator[msgspec.Raw]:
-        page = first.read(self.page)
-        yield from page.items
-        while page.next and page.items:
-            page = gateway.get(page.next).read(self.page)
+        items = ("items", list[msgspec.Raw], msgspec.field(name=self.name))
+        kind = msgspec.defstruct("Page", [items], bases=(Page,), frozen=True, kw_only=True)
+        answer: Answer | None = first
+        while answer:
+            page = cast("Page", answer.read(kind))
             yield from page.items
+            answer = gateway.get(page.next) if page.next and page.items else None
 
     def read(self, raw: msgspec.Raw) -> T:
         return msgspec.json.decode(raw, type=self.item)

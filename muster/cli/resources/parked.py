@@ -16,7 +16,7 @@ from urllib.parse import quote
 from muster.cli.arguments.command import CommandError, Subparsers, declare, print_error
 from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags, declare_action
 from muster.cli.client.api_client import PARKED, GatewayClient
-from muster.cli.client.shapes import ParkedAnswer, ParkedPage
+from muster.cli.client.shapes import ParkedAnswer
 from muster.cli.resources.listing import Column, Listing
 from muster.terminal import render
 
@@ -68,7 +68,7 @@ def _each(method: str, suffix: str, done: str, args: argparse.Namespace) -> int:
 
 PARKED_ITEMS: Listing[ParkedAnswer] = Listing(
     path=PARKED,
-    page=ParkedPage,
+    name="parked",
     item=ParkedAnswer,
     columns=(
         Column("ID", lambda one, _: one.id),

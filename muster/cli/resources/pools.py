@@ -20,7 +20,7 @@ from muster.cli.arguments.command import Subparsers, declare
 from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags, declare_action
 from muster.cli.arguments.values import pairs, setting
 from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, GatewayClient
-from muster.cli.client.shapes import PoolAnswer, PoolPage
+from muster.cli.client.shapes import PoolAnswer
 from muster.cli.resources.listing import Column, Listing, add_as_of_flag, get_as_of
 from muster.terminal import render
 
@@ -127,7 +127,7 @@ def _utilization(pool: PoolAnswer) -> render.Cell:
 
 POOLS: Listing[PoolAnswer] = Listing(
     path=f"{BASE}/pools",
-    page=PoolPage,
+    name="pools",
     item=PoolAnswer,
     columns=(
         Column("POOL", lambda pool, _: pool.pool_name),

@@ -24,7 +24,7 @@ from muster.cli.arguments.command import BadInput, ServiceUnreachable, Subparser
 from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
 from muster.cli.arguments.values import agent_id, seconds
 from muster.cli.client.api_client import BASE, GatewayClient, Query
-from muster.cli.client.shapes import AgentAnswer, AgentPage
+from muster.cli.client.shapes import AgentAnswer
 from muster.cli.resources.agent_detail import ENDED, show_agent
 from muster.cli.resources.listing import Column, Listing, add_as_of_flag, id_text
 from muster.terminal import render
@@ -94,7 +94,7 @@ def reason_text(agent: AgentAnswer) -> str:
 
 AGENTS: Listing[AgentAnswer] = Listing(
     path=BASE,
-    page=AgentPage,
+    name="agents",
     item=AgentAnswer,
     columns=(
         Column("AGENT", lambda agent, _: agent.agent_id),

@@ -13,7 +13,7 @@ import argparse
 from muster.cli.arguments.command import Subparsers, declare
 from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
 from muster.cli.client.api_client import BASE
-from muster.cli.client.shapes import WorkerAnswer, WorkerPage
+from muster.cli.client.shapes import WorkerAnswer
 from muster.cli.resources.listing import Column, Listing, add_as_of_flag, id_text
 from muster.terminal import render
 
@@ -43,7 +43,7 @@ def _reason(worker: WorkerAnswer) -> str:
 
 WORKERS: Listing[WorkerAnswer] = Listing(
     path=f"{BASE}/workers",
-    page=WorkerPage,
+    name="workers",
     item=WorkerAnswer,
     columns=(
         Column("WORKER", lambda one, _: one.worker_id),
