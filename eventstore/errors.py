@@ -93,9 +93,7 @@ class Recovered(LogUnreachable):
 
     def __init__(self, pool: str, generation: int) -> None:
         self.pool, self.generation = pool, generation
-        super().__init__(
-            f"the log of {_log_name(pool)} was recovered as generation {generation}: try again"
-        )
+        super().__init__(f"{_log(pool)} was recovered as generation {generation}: try again")
 
 
 class NotEnoughReplicas(LogUnreachable):
@@ -111,9 +109,7 @@ class LogMissing(LogError):
 
     def __init__(self, pool: str) -> None:
         self.pool = pool
-        super().__init__(
-            f"the log of {_log_name(pool)} is missing: it was never created, or was lost"
-        )
+        super().__init__(f"{_log(pool)} is missing: it was never created, or was lost")
 
 
 class RolledBack(LogError):
@@ -122,7 +118,7 @@ class RolledBack(LogError):
     def __init__(self, pool: str, high_water_mark: tuple[int, int], found: tuple[int, int]) -> None:
         self.pool, self.high_water_mark, self.found = pool, high_water_mark, found
         super().__init__(
-            f"the log of {_log_name(pool)} is at generation {found[0]}, seq {found[1]}, but"
+            f"{_log(pool)} is at generation {found[0]}, seq {found[1]}, but"
             f" generation {high_water_mark[0]}, seq {high_water_mark[1]} was acknowledged:"
             " Redis lost writes"
         )
@@ -133,9 +129,7 @@ class Halted(LogError):
 
     def __init__(self, pool: str, reason: str) -> None:
         self.pool, self.reason = pool, reason
-        super().__init__(
-            f"the log of {_log_name(pool)} accepts no writes until it is recovered: {reason}"
-        )
+        super().__init__(f"{_log(pool)} accepts no writes until it is recovered: {reason}")
 
 
 class CommandLost(LogError):
@@ -190,5 +184,5 @@ class UnknownEvent(LogError):
         )
 
 
-def _log_name(pool: str) -> str:
-    return f"pool {pool!r}" if pool else "the catalogue"
+def _log(pool: str) -> str:
+    return f"the log of pool {pool!r}" if pool else "the log of the catalogue"

@@ -95,17 +95,16 @@ class AofCheck:
         if self.failing:
             self.needs_rewrite = True
             self._run_id, self._rewrites = info["run_id"], _rewrites_started(info)
-        elif self.needs_rewrite:
-            restarted = info["run_id"] != self._run_id
-            self.needs_rewrite = not restarted and not self._was_rewritten(info)
+        elif self.needs_rewrite and info["run_id"] == self._run_id:
+            was_rewritten = (
+                _rewrites_started(info) > self._rewrites
+                and not info.get("aof_rewrite_in_progress")
+                and info.get("aof_last_bgrewrite_status") == "ok"
+            )
+            self.needs_rewrite = not was_rewritten
+        else:
+            self.needs_rewrite = False
         return self.needs_rewrite
-
-    def _was_rewritten(self, info: dict[str, Any]) -> bool:
-        return (
-            _rewrites_started(info) > self._rewrites
-            and not info.get("aof_rewrite_in_progress")
-            and info.get("aof_last_bgrewrite_status") == "ok"
-        )
 
 
 def _rewrites_started(info: dict[str, Any]) -> int:

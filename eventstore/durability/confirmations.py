@@ -112,9 +112,11 @@ class Confirmations:
 
     async def _confirm_batch(self, target: WaitTarget, batch: Sequence[_Item]) -> None:
         seconds_left = max(item.deadline for item in batch) - asyncio.get_running_loop().time()
+        limit_ms = int(seconds_left * 1000)
+        wait_ms = max(limit_ms - TICK_MS, limit_ms // 2, 1)  # the reply comes before our deadline
         failures: dict[Proof, Exception] = {}
         try:
-            failures, wait_reply = await self._send_batch(target, batch, _wait_ms(seconds_left))
+            failures, wait_reply = await self._send_batch(target, batch, wait_ms)
             reason = _failure_reason(target, wait_reply)
         except UNREACHABLE as error:
             reason = f"Redis does not answer: {error}"
@@ -176,12 +178,6 @@ def _resolve(item: _Item, failures: dict[Proof, Exception], reason: str) -> None
         item.future.set_exception(failure)
     else:
         item.future.set_result(f"Redis refuses: {failure}" if failure else reason)
-
-
-def _wait_ms(seconds: float) -> int:
-    """For how long the server may wait, so that its reply comes before our deadline."""
-    limit_ms = int(seconds * 1000)
-    return max(limit_ms - TICK_MS, limit_ms // 2, 1)
 
 
 def _failure_reason(target: WaitTarget, reply: Any) -> str:

@@ -27,21 +27,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from eventstore.embedded.directory import (
-    find_binary,
-    holder,
-    locked,
-    log_tail,
-    remove_socket,
-    reserve_socket_path,
-    write_holder,
-)
-from eventstore.errors import (
-    DirectoryInUse,
-    EmbeddedServerError,
-    ServerNotLaunched,
-    ServerNotReady,
-)
+from eventstore import errors
+from eventstore.embedded import directory as folders
 
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
@@ -75,7 +62,7 @@ class EmbeddedServer:
     def url(self) -> str:
         """Where to connect, as `unix://…`; known once started."""
         if self._socket is None:
-            raise EmbeddedServerError("the embedded server was not started")
+            raise errors.EmbeddedServerError("the embedded server was not started")
         return f"unix://{quote(str(self._socket))}"
 
     @property
@@ -107,7 +94,7 @@ class EmbeddedServer:
                 self.require_running()
                 if time.monotonic() > deadline:
                     reason = f"was not ready after {ready_timeout:g} s"
-                    raise ServerNotReady(reason, log_tail(self.log_path))
+                    raise errors.ServerNotReady(reason, folders.log_tail(self.log_path))
                 time.sleep(pause)
                 pause = min(pause * 1.5, 0.05)
         except BaseException:
@@ -122,19 +109,21 @@ class EmbeddedServer:
         if self.running:
             return
         if threading.current_thread() is not threading.main_thread():
-            raise EmbeddedServerError("start the embedded server from the main thread")
-        binary = find_binary()
+            raise errors.EmbeddedServerError("start the embedded server from the main thread")
+        binary = folders.find_binary()
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with locked(self.directory, lock_timeout) as lock:
+            with folders.locked(self.directory, lock_timeout) as lock:
                 if lock is None:
-                    pid = holder(self.directory)
-                    raise DirectoryInUse(f"another server (pid {pid}) runs on {self.directory}")
-                self._socket = reserve_socket_path(self.directory)
+                    pid = folders.holder(self.directory)
+                    raise errors.DirectoryInUse(
+                        f"another server (pid {pid}) runs on {self.directory}"
+                    )
+                self._socket = folders.reserve_socket_path(self.directory)
                 self._process = self._spawn(binary, lock)
-                write_holder(lock, self._process.pid)
+                folders.write_holder(lock, self._process.pid)
         except (OSError, subprocess.SubprocessError) as error:
-            raise ServerNotLaunched(self.directory, error) from error
+            raise errors.ServerNotLaunched(self.directory, error) from error
 
     def ping(self) -> str:
         """The reply: `PONG`, or why it does not serve (`LOADING …`), or empty.
@@ -155,7 +144,9 @@ class EmbeddedServer:
     def require_running(self) -> None:
         """Raises `ServerNotReady` where it has ended."""
         if not self.running:
-            raise ServerNotReady(f"ended with code {self.exit_code}", log_tail(self.log_path))
+            raise errors.ServerNotReady(
+                f"ended with code {self.exit_code}", folders.log_tail(self.log_path)
+            )
 
     def stop(self, timeout: float = 10.0) -> None:
         """Ask it to save and end; after `timeout` seconds kill it. A second call does nothing."""
@@ -169,9 +160,9 @@ class EmbeddedServer:
                 process.wait()
         path, self._socket = self._socket, None
         if path is not None and self.directory.is_dir():
-            with locked(self.directory, timeout=0.0) as lock:
+            with folders.locked(self.directory, timeout=0.0) as lock:
                 if lock is not None:  # else the socket is that of a successor
-                    remove_socket(self.directory, path)
+                    folders.remove_socket(self.directory, path)
 
     def __enter__(self) -> Self:
         self.start()

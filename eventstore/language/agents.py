@@ -140,14 +140,9 @@ def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
         case events.AgentStarted():
             return replace(agent, status=Status.RUNNING, started_ms=event.ts)
         case events.AgentFailure():
-            return replace(
-                _vacated(agent),
-                status=Status.RESTARTING,
-                reason=body.type.removeprefix("agent."),
-                due_ms=body.due_ms,
-                failures=_recent_failures(agent, body),
-                last_error=body.error,
-            )
+            failures, reason = _recent_failures(agent, body), body.type.removeprefix("agent.")
+            agent = replace(_vacated(agent), status=Status.RESTARTING, reason=reason)
+            return replace(agent, due_ms=body.due_ms, failures=failures, last_error=body.error)
         case events.AgentLost():
             return _fold_lost(agent, body)
         case events.AgentCleared():
@@ -179,21 +174,13 @@ def _recent_failures(agent: Agent, body: events.AgentFailure | events.AgentLost)
 
 
 def _fold_lost(agent: Agent, body: events.AgentLost) -> Agent:
-    lost = replace(
-        _vacated(agent),
-        status=Status.RESTARTING,
-        reason="lost",
-        losses=agent.losses if body.blameless else (*agent.losses, body.at_ms)[-2:],
-        alone=body.alone,
-    )
-    if not body.window_ms:
-        return lost
-    return replace(
-        lost,
-        due_ms=body.due_ms,
-        failures=_recent_failures(agent, body),
-        last_error=events.Error(type="WorkerLost", message=body.reason),
-    )
+    losses = agent.losses if body.blameless else (*agent.losses, body.at_ms)[-2:]
+    lost = replace(_vacated(agent), losses=losses, alone=body.alone)
+    if body.window_ms:
+        error = events.Error(type="WorkerLost", message=body.reason)
+        failures = _recent_failures(agent, body)
+        lost = replace(lost, due_ms=body.due_ms, failures=failures, last_error=error)
+    return replace(lost, status=Status.RESTARTING, reason="lost")
 
 
 def _vacated(agent: Agent) -> Agent:

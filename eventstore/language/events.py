@@ -385,20 +385,16 @@ def decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
     Raises `UnknownEvent`, also for an entry that is no event at all.
     """
     try:
-        return _decode_entry(stream_id, fields)
+        if len(fields) != 2 * len(ENTRY_FIELDS):
+            raise UnknownEvent("entry with other fields", 0, None)
+        values = entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))
+        kind, version, seq, *envelope, ts, data = values
+        envelope += (seq, ts, stream_id.decode())
+        return Event(decode_body(kind, version, data), *envelope)
     except (ValueError, IndexError, RecursionError) as error:  # of msgspec, int() and decode()
         kind = fields[1].decode(errors="replace") if len(fields) > 1 else "nothing"
         reason = f"entry {stream_id.decode()}: {error}"
         raise UnknownEvent(kind[:64], 0, None, reason[:500]) from error
-
-
-def _decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
-    if len(fields) != 2 * len(ENTRY_FIELDS):
-        raise UnknownEvent("entry with other fields", 0, None)
-    values = entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))
-    kind, version, seq, *envelope, ts, data = values
-    envelope += (seq, ts, stream_id.decode())
-    return Event(decode_body(kind, version, data), *envelope)
 
 
 def entry_values(

@@ -1,7 +1,6 @@
 """The settings of a pool, and their JSON form."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
@@ -98,7 +97,5 @@ def read_config(raw: msgspec.Raw | bytes) -> tuple[PoolConfig, dict[str, object]
     return msgspec.convert(fields, PoolConfig), dict(sorted(unknown.items()))
 
 
-def write_config(
-    config: PoolConfig, unknown: Mapping[str, object] = MappingProxyType({})
-) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode({**msgspec.to_builtins(config), **unknown}))
+def write_config(config: PoolConfig, unknown: Mapping[str, object] | None = None) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode({**msgspec.to_builtins(config), **(unknown or {})}))

@@ -26,6 +26,8 @@ from eventstore.steps.step import Origin
 UNKNOWN_DECLARATION: Final = "recovered"
 """In place of the declaration last applied to a pool: the next one is recorded as applied."""
 
+UNKNOWN_RESULT: Final = "the change was written, but its result could not be created or read"
+
 
 class ChangeResult(Struct, frozen=True):
     """DONE, ALREADY (nothing to change), CONFLICT (it exists, or has live agents) or ABSENT.
@@ -86,8 +88,7 @@ class CatalogueLog:
         return self.state
 
     async def _entries_after(self, state: Catalogue) -> list[Entry]:
-        last_id = state.stream_id if state.stream_id != "0" else "0-0"
-        return await self._reader.range(self._log.keys.catalogue, f"({last_id}")
+        return await self._reader.range(self._log.keys.catalogue, f"({state.stream_id}")
 
     def apply(self, entries: list[Entry]) -> Catalogue:
         """Fold entries that a follower has read, up to the first that raises `UnknownEvent`."""
@@ -107,9 +108,7 @@ class CatalogueLog:
         def decide(state: Catalogue) -> Decision:
             found = state.live_pools().get(name)
             if found is None:
-                return Outcome.DONE, events.PoolCreated(
-                    role_type=role_type, config=write_config(config)
-                )
+                return Outcome.DONE, events.PoolCreated(role_type, config=write_config(config))
             same = (found.role_type, found.config) == (role_type, config)
             return Outcome.ALREADY if same else Outcome.CONFLICT, None
 
@@ -117,7 +116,7 @@ class CatalogueLog:
         if changed.outcome is Outcome.ALREADY:
             return replace(changed, outcome=Outcome.CONFLICT)
         if changed.outcome is Outcome.DONE:
-            with reraise_unknown(_unknown_after_write()):
+            with reraise_unknown(OutcomeUnknown(UNKNOWN_RESULT)):
                 await self._log.initialise(name)
         return changed
 
@@ -158,9 +157,8 @@ class CatalogueLog:
 
     async def join_host(self, host: str, hostname: str, pid: int, origin: Origin) -> ChangeResult:
         """Offer a host for workers."""
-        return await self._change(
-            host, lambda _: (Outcome.DONE, events.HostJoined(hostname=hostname, pid=pid)), origin
-        )
+        body = events.HostJoined(hostname=hostname, pid=pid)
+        return await self._change(host, lambda _: (Outcome.DONE, body), origin)
 
     async def cordon_host(self, host: str, reason: str, origin: Origin) -> ChangeResult:
         """Place no more workers on a host."""
@@ -206,7 +204,7 @@ class CatalogueLog:
             step.write(clauses.SetMeta(field, version + 1))
             reply = await attempts.commit(step)
             if reply and reply.outcome is Outcome.DONE:
-                with reraise_unknown(_unknown_after_write()):
+                with reraise_unknown(OutcomeUnknown(UNKNOWN_RESULT)):
                     return ChangeResult(Outcome.DONE, await self.refresh(), proof_of(step, reply))
 
 
@@ -220,7 +218,3 @@ def _fold(state: Catalogue, entry: Entry) -> Catalogue:
     except (ValueError, TypeError, KeyError) as error:
         reason = f"of {event.subject} at seq {event.seq} does not fit the catalogue: {error}"
         raise UnknownEvent(event.type, event.body.version, None, reason) from error
-
-
-def _unknown_after_write() -> OutcomeUnknown:
-    return OutcomeUnknown("the change was written, but its result could not be created or read")

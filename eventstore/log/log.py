@@ -95,13 +95,8 @@ class Log(LogQueries):
         )
         entries, foreign = reply.rest[:2] if reply.outcome is Outcome.DONE else ((), ())
         for entry_id, reason, *content in foreign:
-            log.error(
-                "command.foreign",
-                pool=pool,
-                entry_id=text_of(entry_id),
-                reason=text_of(reason),
-                content=fields_of(content),
-            )
+            found = {"entry_id": text_of(entry_id), "reason": text_of(reason)}
+            log.error("command.foreign", pool=pool, **found, content=fields_of(content))
         claimed = []
         for entry in entries:
             agent_id = entry[0].decode()

@@ -8,12 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eventstore.connection.calls import (
-    AsyncClient,
-    drop_connections,
-    execute_blocking,
-    translated_errors,
-)
+from eventstore.connection import calls
 from eventstore.connection.clients import connect
 
 BLOCK_SECONDS = 5.0
@@ -27,7 +22,9 @@ class Reader:
 
     def __init__(self, url: str, *, block_seconds: float = BLOCK_SECONDS) -> None:
         self.block_ms = max(int(block_seconds * 1000), 1)
-        self._client: AsyncClient = connect(url, block_seconds=block_seconds, max_connections=1)
+        self._client: calls.AsyncClient = connect(
+            url, block_seconds=block_seconds, max_connections=1
+        )
 
     async def read(
         self, positions: Mapping[str, str], *, count: int = 1000, block: bool = True
@@ -63,11 +60,11 @@ class Reader:
 
     async def abort(self) -> None:
         """End running calls with `LogUnreachable`; the next call connects again."""
-        await drop_connections(self._client)
+        await calls.drop_connections(self._client)
 
     async def close(self) -> None:
         await self._client.aclose()
 
     async def _call(self, *command: str | int) -> Any:
-        with translated_errors(f"{command[0]} failed"):
-            return await execute_blocking(self._client, *command)
+        with calls.translated_errors(f"{command[0]} failed"):
+            return await calls.execute_blocking(self._client, *command)

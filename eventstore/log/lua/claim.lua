@@ -1,5 +1,4 @@
 -- Claims spawn commands for the free slots of a worker.
--- KEYS  meta, events
 -- ARGV  3 worker id, 4 its epoch, 5 '1': also return the agents that it claimed before and has not
 --       settled (a reply was lost), 6 how many workers may run an isolated agent, 7… event ids, one
 --       for each agent at most

@@ -1,5 +1,4 @@
 -- Commits one step: checks that the state it was decided on is unchanged, then writes all of it.
--- KEYS  meta, events
 -- ARGV  3 MessagePack of {checks, writes}: each clause is an array of a function's name, below, and
 --       its arguments.
 --       eventstore/steps/clauses.py describes each clause and the refusal of each check.

@@ -1,6 +1,5 @@
 -- Proves that acknowledged writes are in this data set, then writes once more, so that a WAIT that
 -- follows on the same connection covers them.
--- KEYS  meta, events
 -- ARGV  from 3 on proofs of three values each:
 --         event <stream id> <event id>   this entry is this event
 --         operation <id> <answer>        this operation was recorded with this answer

@@ -1,5 +1,4 @@
 -- Creates a log if there is none: its streams, the consumer group and the counters.
--- KEYS  meta, events
 -- ARGV  1 its generation: 1, or for a pool that of the catalogue, which is above that of a log of
 --       this name under an older catalogue
 -- Returns {OK, generation, seq, ts}; an existing log is left as it is.

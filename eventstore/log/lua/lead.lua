@@ -1,5 +1,4 @@
 -- Acquires, renews or reads the lead of a pool's scaling.
--- KEYS  meta, events
 -- ARGV  3 host, 4 its term (0: it does not lead), 5 and 6 term and renewal of a leader that did not
 --       renew for a whole lease ('' : none)
 -- Returns {OK, generation, seq, ts, leading host, term, renewal}.

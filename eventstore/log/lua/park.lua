@@ -1,5 +1,4 @@
 -- Parks an agent whose hash cannot be read, so that it blocks no other.
--- KEYS  meta, events
 -- ARGV  3 agent id, 4 reason, 5 the worker whose slot it has ('' : none)
 -- Returns {OK, generation, seq, ts, '1' if it was not parked before}.
 -- Invariant: a parked agent is on no schedule, in no queue and in no slot of that worker; its hash

@@ -4,7 +4,7 @@
 -- KEYS[1]  <base>meta    hash: generation, seq, ts, clock, free, waiting, epoch, term, scaling,
 --                       closed, halted, recovering
 -- KEYS[2]  <base>events, or the catalogue's stream
--- Other keys of the pool are built from the hash tag of KEYS[1].
+-- Other keys of the pool are built from the hash tag of KEYS[1]. All scripts have these two.
 --
 -- Reply of every script: {status, generation, seq, ts, ...}. Status OK wrote; any other wrote
 -- nothing: MISSING, LAYOUT, HALTED, ROLLED_BACK, RECOVERED, FENCED, CONFLICT, CLOSED, FULL, KNOWN.

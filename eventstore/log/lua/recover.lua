@@ -1,5 +1,4 @@
 -- Halts a log, rebuilds it as another generation, and opens it again.
--- KEYS  meta, events
 -- ARGV  1 action, 2 token of the recovery, then
 --         close  3 reason, 4 generation: no process may write this log until it is recovered. Needs
 --                no token. CONFLICT if the generation is another or the log is halted already

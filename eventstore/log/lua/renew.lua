@@ -1,5 +1,4 @@
 -- Renews a worker's lease and records its heartbeat.
--- KEYS  meta, events
 -- ARGV  3 worker id, 4 its epoch, 5 event id, 6 data (JSON), 7 retention of heartbeats, in ms
 -- Returns {OK, generation, seq, ts, worker status, {agent id, stop, …} of agents to stop}.
 -- Invariant: a fenced worker renews nothing.

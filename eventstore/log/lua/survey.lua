@@ -1,5 +1,4 @@
 -- Reads a consistent snapshot of what a supervisor needs to know of a pool.
--- KEYS  meta, events
 -- ARGV  3 restarts and time-outs to list at most
 -- Returns {OK, generation, seq, ts, counters, due, timeouts, workers} with
 --   counters = {waiting, free, restarting, live agents, scaling, closed, isolated agents waiting}

@@ -1,6 +1,5 @@
 -- Trims a pool's streams, a bounded part of each: archived events by age and number, heartbeats and
 -- signals by age.
--- KEYS  meta, events
 -- ARGV  3 generation of the archive, 4 its last seq, 5 retention of events in ms, 6 and in number,
 --       7 retention of heartbeats and signals in ms, 8 about how many entries of a stream to remove
 --       at most

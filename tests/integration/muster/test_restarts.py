@@ -274,7 +274,7 @@ async def test_a_server_that_could_not_write_its_file_is_asked_to_rewrite_it(
     kept = embedding()
     kept.server.directory.mkdir(parents=True)
     binary = Path(surviving(str(find_binary()), kept.server.directory))
-    monkeypatch.setattr("eventstore.embedded.server.find_binary", lambda: binary)
+    monkeypatch.setattr("eventstore.embedded.directory.find_binary", lambda: binary)
     await kept.start()
     with redis.Redis.from_url(kept.server.url) as client:
 
