@@ -172,13 +172,12 @@ class Rebuild:
 
     async def _compare(self) -> None:
         """With the serving views: no process writes them now, and they are at the archive's end."""
-        left_out = dict.fromkeys(self._bounds.copied, COPIED_REASON)
-        shadow = self._shadow.positions
+        skipped, shadow = dict.fromkeys(self._bounds.copied, COPIED_REASON), self._shadow.positions
 
         def work(connection: Connection) -> Comparison:
-            serving = read_positions(connection, SERVING)
+            version = view_sets.read_version(connection)
             return compare(
-                connection, view_sets.read_version(connection), serving, shadow, left_out
+                connection, version, read_positions(connection, SERVING), shadow, skipped
             )
 
         self.progress = replace(self.progress, comparison=await self._database.read(work))
@@ -198,7 +197,7 @@ class Rebuild:
 
     async def _fold_archive(self, pool: str) -> None:
         last = self._bounds.archive_heads.get(pool, LogHead()).seq
-        await fold_archive(self._database, self._shadow, pool, last, self._batch, self._apply)
+        await apply_archive(self._database, self._shadow, pool, last, self._batch, self._apply)
 
     async def _fold_stream(self, pool: str, projector_lease: Lease) -> None:
         """To the last known end of the stream: later events are left to the projector."""
@@ -237,7 +236,7 @@ def is_behind(position: Position, last: int) -> bool:
     return position.seq < last and not stopped(position)
 
 
-async def fold_archive(
+async def apply_archive(
     database: Database,
     projection: Projection,
     pool: str,

@@ -19,7 +19,7 @@ from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection, stopped
 from projector.intake.entries import OK
 from projector.intake.source import Source, archive_heads
-from projector.rebuild.rebuild import Rebuild, fold_archive
+from projector.rebuild.rebuild import Rebuild, apply_archive
 from projector.rebuild.view_sets import RebuildInProgress, read_version
 from projector.store.lease import Lease
 from projector.store.rows import EventRow, Position
@@ -84,7 +84,7 @@ async def _catch_up(lease: Lease, projection: Projection) -> bool:
         for pool in behind:  # '' first: the catalogue names the pools
             # A stopped pool is tried again.
             positions[pool] = replace(positions.get(pool, Position(pool)), status=OK)
-            await fold_archive(lease.database, projection, pool, heads[pool].seq, BATCH, apply)
+            await apply_archive(lease.database, projection, pool, heads[pool].seq, BATCH, apply)
             if stopped(positions[pool]) or _is_behind(positions[pool], heads[pool]):
                 return False
     finally:

@@ -46,12 +46,17 @@ def compare(
     version: int,
     serving: Mapping[str, Position],
     shadow: Mapping[str, Position],
-    left_out: dict[str, str],
+    skipped: Mapping[str, str],
 ) -> Comparison:
-    """Compare the shadow views with the serving ones, which are of that `version`."""
-    for pool in shadow.keys() - left_out.keys():
-        if why := _skip_reason(pool, version, serving, shadow):
-            left_out[pool] = why
+    """Compare the shadow views with the serving ones, which are of that `version`.
+
+    `skipped`: pools that are not compared, and why.
+    """
+    left_out = {
+        pool: why
+        for pool in shadow
+        if (why := skipped.get(pool) or _skip_reason(pool, version, serving, shadow))
+    }
     pools = tuple(pool for pool in shadow if pool not in left_out)
     rows = differing = 0
     differences: list[Difference] = []
