@@ -66,7 +66,7 @@ def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | Non
 
 
 def _projector(settings: Settings) -> Part:
-    from projector.service.options import ProjectorOptions
+    from projector.service.active import ProjectorOptions
     from projector.service.projector import Projector
 
     return Projector(

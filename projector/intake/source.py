@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from msgspec import Struct
 from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
@@ -22,21 +23,25 @@ from projector.store.rows import EventRow, Position
 from projector.store.tables import EVENTS
 
 
+class Addresses(Struct, frozen=True, kw_only=True):
+    """Of the logs, and of the database of their views."""
+
+    redis_url: str
+    database_url: str
+    key_prefix: str = ""
+
+
 @asynccontextmanager
 async def opened(
-    redis_url: str,
-    key_prefix: str,
-    database_url: str,
-    *,
-    connections: int = 2,
-    block_seconds: float = 5.0,
+    of: Addresses, *, connections: int = 2, block_seconds: float = 5.0, prepare: bool = True
 ) -> AsyncIterator[tuple[Database, "Source"]]:
-    """A database that is ready, and the logs of which it has the views."""
-    database = Database(database_url, connections=connections)
-    source = Source(redis_url, key_prefix, block_seconds=block_seconds)
+    """A database, and the logs of which it has the views. `prepare`: create its tables."""
+    database = Database(of.database_url, connections=connections)
+    source = Source(of.redis_url, of.key_prefix, block_seconds=block_seconds)
     database.open()
     try:
-        await database.prepare()
+        if prepare:
+            await database.prepare()
         yield database, source
     finally:
         await source.close()

@@ -27,7 +27,7 @@ from eventstore.errors import MusterError
 from eventstore.keys import CATALOGUE
 from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection, read_positions, stopped
-from projector.intake.source import Source, opened, read_archive
+from projector.intake.source import Addresses, Source, opened, read_archive
 from projector.rebuild import view_sets
 from projector.rebuild.bounds import COPIED_REASON, LogBounds
 from projector.store.database import Database
@@ -70,10 +70,7 @@ class RebuildFenced(MusterError):
     """Another process took over while this rebuild was stopped; the views were not changed."""
 
 
-class RebuildOptions(Struct, frozen=True, kw_only=True):
-    redis_url: str
-    database_url: str
-    key_prefix: str = ""
+class RebuildOptions(Addresses, frozen=True, kw_only=True):
     batch: int = 2000
     """Events in one transaction."""
     lease_seconds: float = LEASE_SECONDS
@@ -85,8 +82,7 @@ async def replay(options: RebuildOptions, on_progress: OnProgress) -> Progress:
 
     Raises `RebuildInProgress`, `RebuildFenced`, `LogDamaged`, `LogUnreachable`, `DatabaseError`.
     """
-    addresses = (options.redis_url, options.key_prefix, options.database_url)
-    async with opened(*addresses) as (database, source):
+    async with opened(options) as (database, source):
         seconds = options.lease_seconds
         rebuild = Rebuild(database, source, options.batch, seconds, on_progress)
         projector_lease = Lease(database, seconds=seconds)

@@ -28,7 +28,7 @@ from eventstore.recovery.restore import LogRestore
 from eventstore.retention import Retention
 from projector.fold.projection import Projection, stopped
 from projector.fold.snapshot import take_snapshot, truncated_start
-from projector.intake.source import Source, opened
+from projector.intake.source import Addresses, Source, opened
 from projector.rebuild.startup import prepare_views
 from projector.recovery.damage_scan import find_damage, unarchived_events
 from projector.recovery.losses import unarchived_event_report, unreadable_report
@@ -71,18 +71,11 @@ class Stage(Struct, frozen=True, kw_only=True):
 OnStage = Callable[[Stage], None]
 
 
-class RecoveryOptions(Struct, frozen=True, kw_only=True):
-    redis_url: str
-    database_url: str
-    key_prefix: str = ""
+class RecoveryOptions(Addresses, frozen=True, kw_only=True):
     lease_seconds: float = LEASE_SECONDS
     """The same as that of the projectors."""
     retention: Retention = Retention()
     actor: str = "recovery"
-
-    @property
-    def addresses(self) -> tuple[str, str, str]:
-        return self.redis_url, self.key_prefix, self.database_url
 
 
 async def recover(options: RecoveryOptions, on_stage: OnStage) -> list[RecoveredLog]:
@@ -91,7 +84,7 @@ async def recover(options: RecoveryOptions, on_stage: OnStage) -> list[Recovered
     Retried while Redis accepts no commands. Raises `RecoveryFenced`, `LogUnreachable`
     (`RecoveryInterrupted` is one), `LogError` and `DatabaseError`.
     """
-    async with opened(*options.addresses) as (database, source):
+    async with opened(options) as (database, source):
         lease = Lease(database, seconds=options.lease_seconds)
         recovery = Recovery(source, lease, options.retention, options.actor, on_stage)
         await lease.seize()
@@ -106,7 +99,7 @@ async def recover(options: RecoveryOptions, on_stage: OnStage) -> list[Recovered
 
 async def examine(options: RecoveryOptions) -> dict[str, str]:
     """The damaged logs and why, as far as the views know; changes nothing."""
-    async with opened(*options.addresses) as (database, source):
+    async with opened(options) as (database, source):
         projection = Projection(SERVING, archives=False)
         await database.read(projection.load)
         return await find_damage(source, database, projection)

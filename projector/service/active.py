@@ -17,24 +17,46 @@ from eventstore.keys import CATALOGUE
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from eventstore.recovery.restore import halt_generation
+from eventstore.retention import Retention
 from projector.fold import heartbeats
 from projector.fold.projection import AppliedBatch, Projection, stopped
 from projector.fold.snapshot import SnapshotFailed, take_snapshot, truncated_start
 from projector.intake.entries import OK, read_entries
-from projector.intake.source import Source
+from projector.intake.source import Addresses, Source
 from projector.rebuild.startup import prepare_views
 from projector.rebuild.view_sets import drop_abandoned_tables
 from projector.recovery.damage_scan import rewritten_logs, statuses
 from projector.recovery.recovery import Recovery, Stage
-from projector.service.options import ProjectorOptions
 from projector.service.trimming import Trimmer
-from projector.store.lease import Lease
+from projector.store.lease import LEASE_SECONDS, Lease
 from projector.store.tables import SERVING
 
 log = structlog.get_logger("muster.projector")
 
 RENEWAL_TIMEOUT_LEASES: Final = 5
 """For so many leases a renewal waits for PostgreSQL, and for our own transaction before it."""
+
+
+class ProjectorOptions(Addresses, frozen=True, kw_only=True):
+    name: str = "projector"
+    batch: int = 1000
+    """Events of one pool in one transaction."""
+    lease_seconds: float = LEASE_SECONDS
+    """How long the active projector may be silent before another takes over."""
+    heartbeat_seconds: float = 1.0
+    """How long heartbeats are collected before they are written."""
+    audit_seconds: float = 2.0
+    """How often the logs are compared with the checkpoints."""
+    auto_recover: bool = False
+    """Whether lost logs are recovered without an operator."""
+    backoff_max_seconds: float = 5.0
+    retention: Retention = Retention()
+    trim_seconds: float = 5.0
+    """How often the streams are trimmed."""
+
+    def count(self, streams: int) -> int:
+        """Entries of each stream in one read: fewer where many pools may answer at once."""
+        return max(min(self.batch, 10 * self.batch // max(streams, 1)), 1)
 
 
 class Active:

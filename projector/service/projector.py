@@ -24,8 +24,7 @@ from projector.intake.entries import OK
 from projector.intake.source import Source, is_lost, opened
 from projector.rebuild.startup import upgrade
 from projector.rebuild.view_sets import read_version
-from projector.service.active import Active
-from projector.service.options import ProjectorOptions
+from projector.service.active import Active, ProjectorOptions
 from projector.store.database import Database, DatabaseError
 from projector.store.engines import address
 from projector.store.lease import Lease, Superseded
@@ -111,9 +110,8 @@ class Projector:
 
     async def _serve(self) -> None:
         """Be on standby, then active, until an error."""
-        of, seconds = self.options, self.options.audit_seconds
-        addresses = (of.redis_url, of.key_prefix, of.database_url)
-        async with opened(*addresses, connections=3, block_seconds=seconds) as (database, source):
+        seconds = self.options.audit_seconds
+        async with opened(self.options, connections=3, block_seconds=seconds) as (database, source):
             await self._stand_by(database, source)
 
     async def _stand_by(self, database: Database, source: Source) -> None:

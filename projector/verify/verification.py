@@ -18,7 +18,14 @@ from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
 from projector.fold.projection import read_positions, stopped
 from projector.intake.archive import EventRange, after
-from projector.intake.source import Source, archive_heads, archive_start, opened, read_archive
+from projector.intake.source import (
+    Addresses,
+    Source,
+    archive_heads,
+    archive_start,
+    opened,
+    read_archive,
+)
 from projector.store.database import Database
 from projector.store.mapping import Record, agent_record, host_record, pool_record, worker_record
 from projector.store.rows import EventRow, Position
@@ -32,7 +39,8 @@ BATCH: Final = 1000
 
 async def verify(redis_url: str, key_prefix: str, database_url: str) -> Report:
     """Compare everything. Raises `LogUnreachable` and `DatabaseError`."""
-    async with opened(redis_url, key_prefix, database_url, connections=1) as (database, source):
+    of = Addresses(redis_url=redis_url, key_prefix=key_prefix, database_url=database_url)
+    async with opened(of, connections=1) as (database, source):
         return await _Verification(database, source).run()
 
 

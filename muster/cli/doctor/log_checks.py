@@ -25,23 +25,20 @@ RECHECK_SECONDS: Final = 1.5
 
 async def check_logs(redis_url: str, key_prefix: str, database_url: str) -> list[Check]:
     """All checks of the logs that are in the views; none where no projector has run yet."""
-    from projector.intake.source import Source
-    from projector.store.database import Database, DatabaseError
+    from projector.intake.source import Addresses, opened
+    from projector.store.database import DatabaseError
     from projector.store.engines import missing_file
 
     if missing_file(database_url):
         return []
-    database, source = Database(database_url), Source(redis_url, key_prefix)
-    database.open()
+    of = Addresses(redis_url=redis_url, key_prefix=key_prefix, database_url=database_url)
     try:
-        return await _examine(database, source)
+        async with opened(of, prepare=False) as (database, source):
+            return await _examine(database, source)
     except DatabaseError:
         return []  # no tables yet, or unreachable, which the checks of the database report
     except LogError as error:
         return [Check(AREA, "readable", Level.FAIL, str(error), "see `muster verify`")]
-    finally:
-        await source.close()
-        await database.close()
 
 
 async def _examine(database: "Database", source: "Source") -> list[Check]:

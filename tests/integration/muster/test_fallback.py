@@ -21,7 +21,7 @@ from muster.fallback import last_seen, standby
 from muster.process.log_preparation import prepare
 from muster.settings.settings import PoolDeclaration, Settings
 from projector.queries.views import Views
-from projector.service.options import ProjectorOptions
+from projector.service.active import ProjectorOptions
 from projector.service.projector import Projector
 from tests.conftest import MakeServer
 from tests.integration.muster.fallback_stage import NARROW, POOL, TESTERS, settings_on

@@ -30,7 +30,7 @@ from muster.process.log_preparation import prepare
 from muster.settings.settings import Settings
 from projector.queries.views import Views
 from projector.recovery.recovery import RecoveryOptions, recover
-from projector.service.options import ProjectorOptions
+from projector.service.active import ProjectorOptions
 from projector.service.projector import Projector
 from tests.conftest import MakeServer
 from tests.integration.muster.fallback_stage import (

@@ -11,7 +11,7 @@ from typing import Any
 from muster.__main__ import main
 from projector.fold.projection import Projection
 from projector.rebuild import rebuild, view_sets
-from projector.service.options import ProjectorOptions
+from projector.service.active import ProjectorOptions
 from projector.service.projector import Projector
 from tests.forked import Forked
 from tests.integration.projector.stage import Stage

@@ -315,7 +315,7 @@ async def test_stopping_twice_and_before_anything_answers_is_safe(redis_url: str
 @pytest.mark.parametrize("url", ["mysql://h/d", "sqlite://", "not a url"])
 def test_an_address_of_no_known_database_is_refused(url: str) -> None:
     from eventstore.errors import ConfigurationError
-    from projector.service.options import ProjectorOptions
+    from projector.service.active import ProjectorOptions
     from projector.service.projector import Projector
 
     with pytest.raises(ConfigurationError):
