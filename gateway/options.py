@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from aiohttp import web
 from msgspec import Struct
 
 from eventstore.language.pool_config import PoolConfig
@@ -47,9 +46,6 @@ class Limits(Struct, frozen=True, kw_only=True):
     stream_queue: int = 2_000
     stream_heartbeat_seconds: float = 15.0
     shutdown_seconds: float = 5.0
-
-
-LIMITS: Final = web.AppKey("muster.limits", Limits)
 
 
 class GatewayOptions(Struct, frozen=True, kw_only=True):

@@ -14,13 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from eventstore.errors import UnknownEvent
-from eventstore.language.events import (
-    ENTRY_FIELDS,
-    ENTRY_NUMBERS,
-    decode_entry,
-    entry_values,
-    require_known,
-)
+from eventstore.language import events
 from eventstore.log.reader import Entry
 from gateway.following.waiters import Inbox
 from gateway.wire.problems import Kind, Problem
@@ -57,8 +51,8 @@ class EncodedEvent(Struct, frozen=True):
     data: bytes
 
 
-FIELD_NAMES: Final = [name.encode() for name in ENTRY_FIELDS]
-NUMBER_INDEXES: Final = [2 * ENTRY_FIELDS.index(name) + 1 for name in ENTRY_NUMBERS]
+FIELD_NAMES: Final = [name.encode() for name in events.ENTRY_FIELDS]
+NUMBER_INDEXES: Final = [2 * events.ENTRY_FIELDS.index(name) + 1 for name in events.ENTRY_NUMBERS]
 """The positions of numbers among names and values."""
 OPTIONAL_INDEXES: Final = frozenset({11, 15})
 DIGITS_MAX: Final = 19
@@ -86,7 +80,7 @@ def well_formed(entry: Entry) -> bool:
 def encode_event(pool: str, entry: Entry) -> EncodedEvent:
     """A well-formed entry for clients, also one whose type this version does not know."""
     stream_id, fields = entry
-    values = [*entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))]
+    values = [*events.entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))]
     values[-1] = _one_line(fields[-1])
     event = FlatEvent(pool, stream_id.decode(), *values)
     data = msgspec.json.encode(event)
@@ -110,20 +104,20 @@ class Subscription(Inbox[EncodedEvent]):
         self.overflowed = False
         self._limit = limit
 
-    def put(self, events: Sequence[EncodedEvent]) -> None:
-        if len(self.items) + len(events) > self._limit:
+    def put(self, items: Sequence[EncodedEvent]) -> None:
+        if len(self.items) + len(items) > self._limit:
             self.overflowed = True
             self.items.clear()
             self.close()
         if not self.overflowed:
-            super().put(events)
+            super().put(items)
 
     async def next(self, timeout_seconds: float) -> list[EncodedEvent]:
         """All that has come; waits for something, and returns nothing when the time is over."""
         await self.wait(asyncio.get_running_loop().time() + timeout_seconds)
-        events = list(self.items)
+        arrived = list(self.items)
         self.items.clear()
-        return events
+        return arrived
 
 
 class Subscriptions:
@@ -156,9 +150,9 @@ class Subscriptions:
     def consume(self, pool: str, entries: Sequence[Entry]) -> None:
         if not self._subscriptions:
             return
-        events = [encode_event(pool, entry) for entry in entries]
+        encoded = [encode_event(pool, entry) for entry in entries]
         for subscription in self._subscriptions:
-            subscription.put(events)
+            subscription.put(encoded)
 
     def close(self) -> None:
         self._closed = True
@@ -194,8 +188,8 @@ def require_readable(entry: Entry, *, with_body: bool) -> None:
         raise foreign_entry()
     stream_id, fields = entry
     if with_body:
-        decode_entry(stream_id, fields)
-    require_known(fields[1].decode(), int(fields[3]))
+        events.decode_entry(stream_id, fields)
+    events.require_known(fields[1].decode(), int(fields[3]))
 
 
 def foreign_entry() -> UnknownEvent:

@@ -159,8 +159,7 @@ class Tail:
 
     async def _read(self) -> None:
         active = [pool for pool in self.positions if pool not in self.stopped]
-        keys = self._log.keys
-        streams = {keys.pool(pool, "events"): pool for pool in active}
+        streams = {self._log.keys.pool(pool, "events"): pool for pool in active}
         positions = {stream: self.positions[pool] for stream, pool in streams.items()}
         # A log may be recovered before what is read here is applied: it is of the old log then.
         generations = {pool: self._log.high_water_mark(pool)[0] for pool in active}

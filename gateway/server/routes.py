@@ -11,12 +11,11 @@ from aiohttp import web
 from gateway.backend.backend import BACKEND, Backend
 from gateway.following.subscriptions import FlatEvent
 from gateway.health import facts, metrics, monitor
-from gateway.options import LIMITS
 from gateway.resources import agents, event_stream, parked, pools, spawn
 from gateway.server import openapi, pages
 from gateway.server.middleware import Handler, guard, set_headers
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
-from gateway.wire.decoding import path_parameter, read_body, read_query
+from gateway.wire.decoding import convert, read_body, read_query
 from gateway.wire.requests import NoParameters
 from gateway.wire.responses import API, AgentPage, PoolDeletion, PoolList, WorkerPage, json_response
 from projector.queries.views import AgentRow, PoolRow
@@ -30,7 +29,6 @@ def application(backend: Backend) -> web.Application:
     """The aiohttp application of a gateway."""
     app = web.Application(middlewares=[guard], client_max_size=backend.limits.body_max)
     app[BACKEND] = backend
-    app[LIMITS] = backend.limits
     app.on_response_prepare.append(set_headers)
     for op in OPERATIONS:
         path = op.path.replace("{agent_id}", AGENT_ID)
@@ -52,9 +50,9 @@ def _reading(op: Operation) -> Handler:
             if name == "query":
                 values[name] = read_query(request, shape)
             elif name == "body":
-                values[name] = await read_body(request, shape)
+                values[name] = await read_body(request, shape, request.app[BACKEND].limits)
             else:
-                values[name] = path_parameter(request, name, shape)
+                values[name] = convert(request.match_info[name], shape, strict=True, prefix=name)
         return await op.handler(request, **values)
 
     return handle

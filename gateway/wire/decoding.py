@@ -17,7 +17,7 @@ from aiohttp import web
 from msgspec import Struct, structs
 
 from eventstore.language.pool_config import PoolConfig
-from gateway.options import LIMITS, Limits
+from gateway.options import Limits
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import PATTERN_DESCRIPTIONS, SpawnRequest
 
@@ -35,7 +35,7 @@ _FIELD_NAME: Final = re.compile(
 _PATTERN: Final = re.compile(r"Expected `str` matching regex (?P<pattern>.*)", re.DOTALL)
 
 
-async def read_body(request: web.Request, shape: type[T]) -> T:
+async def read_body(request: web.Request, shape: type[T], limits: Limits) -> T:
     """The request's body. Raises `Problem`."""
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         detail = "send the body as it is, without Content-Encoding"
@@ -43,7 +43,6 @@ async def read_body(request: web.Request, shape: type[T]) -> T:
         raise Problem(
             Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Encoding", headers=headers
         )
-    limits = request.app[LIMITS]
     if request.content_length is not None and request.content_length > limits.body_max:
         detail = f"the body is over {limits.body_max} bytes"
         raise Problem(Kind.BODY_TOO_LARGE, detail, field="body")
@@ -96,11 +95,6 @@ def convert(value: object, shape: type[T], *, strict: bool, prefix: str = "") ->
     except UnicodeEncodeError:
         detail = "this is not UTF-8"
         raise Problem(Kind.INVALID_REQUEST, detail, field=prefix or "query") from None
-
-
-def path_parameter(request: web.Request, name: str, shape: Any) -> str:
-    """A part of the path. Raises `Problem`."""
-    return str(convert(request.match_info[name], shape, strict=True, prefix=name))
 
 
 def validation_problem(error: msgspec.ValidationError, shape: type, prefix: str = "") -> Problem:

@@ -43,9 +43,9 @@ def test_a_text_of_another_form_is_refused_with_the_expected_form(
 
 
 def test_an_invalid_parked_id_is_refused_with_the_source_of_ids() -> None:
-    request: Any = SimpleNamespace(match_info={"parked_id": "x"})
+    shape: Any = requests.ParkedId
     with pytest.raises(Problem) as caught:
-        decoding.path_parameter(request, "parked_id", requests.ParkedId)
+        decoding.convert("x", shape, strict=True, prefix="parked_id")
     assert str(caught.value).startswith("parked_id: Expected an id from the list of what is parked")
 
 
