@@ -193,12 +193,8 @@ class Projection:
 
     def _write_catalogue(self, connection: Connection, new: Catalogue) -> None:
         old = self.catalogue
-        pools = [
-            mapping.pool_record(p) for name, p in new.pools.items() if old.pools.get(name) != p
-        ]
-        hosts = [
-            mapping.host_record(h) for name, h in new.hosts.items() if old.hosts.get(name) != h
-        ]
+        pools = [mapping.pool_record(p) for key, p in new.pools.items() if old.pools.get(key) != p]
+        hosts = [mapping.host_record(h) for key, h in new.hosts.items() if old.hosts.get(key) != h]
         write_rows(connection, self.tables.pools, pools, "replace")
         write_rows(connection, self.tables.hosts, hosts, "replace")
 

@@ -93,23 +93,22 @@ class PoolStatistics(Struct, frozen=True):
         }
 
 
-class HistoricalState:
+class HistoricalState(Struct, frozen=True):
     """One position, within one transaction. Raises `TooExpensive` after `deadline`."""
 
-    def __init__(self, connection: Connection, position: LogPosition, deadline: float) -> None:
-        self.position = position
-        self._connection = connection
-        self._deadline = deadline
+    connection: Connection
+    position: LogPosition
+    deadline: float
 
     def require_complete(self, agent_id: str = "") -> None:
         """Raises `ArchiveIncomplete`; for one agent, events before its request do not matter."""
         first = 1
         if agent_id:
             conditions = (EVENTS.c.subject == agent_id, self.position.event_filter())
-            first = self._connection.execute(
+            first = self.connection.execute(
                 select(func.min(EVENTS.c.seq)).where(*conditions)
             ).scalar_one()
-        require_complete(self._connection, self.position, first)
+        require_complete(self.connection, self.position, first)
 
     # ---- all ---------------------------------------------------------------------------------
 
@@ -119,7 +118,7 @@ class HistoricalState:
             EVENTS.c.type.in_(LIFECYCLE_EVENTS), self.position.event_filter()
         )
         found: dict[str, set[str]] = {kind: set() for kind in LIFECYCLE_EVENTS}
-        for rows in self._connection.execute(query.limit(LIFECYCLE_EVENTS_MAX)).partitions(CHUNK):
+        for rows in self.connection.execute(query.limit(LIFECYCLE_EVENTS_MAX)).partitions(CHUNK):
             self._check_deadline()
             for kind, subject in rows:
                 found[kind].add(subject)
@@ -137,7 +136,7 @@ class HistoricalState:
         """If this is a position of the catalogue's log."""
         state = Catalogue()
         query = select(EVENTS).where(self.position.event_filter()).order_by(EVENTS.c.seq)
-        for rows in self._connection.execute(query).mappings().partitions(CHUNK):
+        for rows in self.connection.execute(query).mappings().partitions(CHUNK):
             self._check_deadline()
             state = fold_catalogue((event_of(EventRow(**row)) for row in rows), state)
         return state
@@ -187,11 +186,11 @@ class HistoricalState:
         query = select(EVENTS).where(EVENTS.c.subject.in_(list(ids)))
         if kind:
             query = query.where(EVENTS.c.type.concat("") == kind)
-        rows = (EventRow(**row) for row in self._connection.execute(query).mappings())
+        rows = (EventRow(**row) for row in self.connection.execute(query).mappings())
         return sorted(filter(self.position.includes, rows), key=lambda row: row.seq)
 
     def _check_deadline(self) -> None:
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > self.deadline:
             raise TooExpensive
 
 

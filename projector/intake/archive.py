@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import ColumnElement, Connection, Select, func, select
+from sqlalchemy import Connection, Select, func, select
 
 from eventstore.keys import Keys
 from eventstore.log.reader import Entry
@@ -36,7 +36,7 @@ class GenerationRange(Struct, frozen=True):
     last: int
 
     def rows(self, *columns: Any) -> Select[Any]:
-        query = select(*(columns or E)).where(_in_generation(self.pool, self.generation))
+        query = select(*(columns or E)).where(E.pool == self.pool, E.generation == self.generation)
         return query.where(E.seq.between(self.first, self.last))
 
 
@@ -56,18 +56,17 @@ def generation_ranges(
     `newest`: as it was in that one.
     """
     found: list[GenerationRange] = []
-    generation = _next_generation(connection, pool, -1)
-    while generation is not None and (newest is None or generation <= newest):
-        in_generation = _in_generation(pool, generation)
-        bounds = select(
-            select(func.min(E.seq)).where(in_generation).scalar_subquery(),
-            select(func.max(E.seq)).where(in_generation).scalar_subquery(),
-        )
-        first, last = connection.execute(bounds).one()
+    oldest = (
+        select(E.generation, E.seq).where(E.pool == pool).order_by(E.generation, E.seq).limit(1)
+    )
+    start = connection.execute(oldest).first()
+    while start is not None and (newest is None or start.generation <= newest):
+        last = select(func.max(E.seq)).where(E.pool == pool, E.generation == start.generation)
         # Events at or above the start of a later generation are superseded.
-        found = [replace(part, last=min(part.last, first - 1)) for part in found]
-        found.append(GenerationRange(pool, generation, first, last))
-        generation = _next_generation(connection, pool, generation)
+        found = [replace(part, last=min(part.last, start.seq - 1)) for part in found]
+        last_seq = connection.execute(last).scalar_one()
+        found.append(GenerationRange(pool, start.generation, start.seq, last_seq))
+        start = connection.execute(oldest.where(E.generation > start.generation)).first()
     return [part for part in found if part.first <= part.last]
 
 
@@ -131,16 +130,6 @@ def _first_seq(
 
     seqs = range(part.first, part.last + 1)
     return part.first + bisect_left(seqs, True, key=from_here)
-
-
-def _in_generation(pool: str, generation: int) -> ColumnElement[bool]:
-    return (E.pool == pool) & (E.generation == generation)
-
-
-def _next_generation(connection: Connection, pool: str, generation: int) -> int | None:
-    query = select(func.min(E.generation)).where(E.pool == pool, E.generation > generation)
-    found: int | None = connection.execute(query).scalar()
-    return found
 
 
 class ReadRange(Protocol):

@@ -72,10 +72,6 @@ def _columns(codec: RowCodec[Any]) -> Iterator[sa.Column[Any]]:
             yield sa.Column(name, kind, nullable=form.nullable, server_default=default)
 
 
-_CHECKPOINTS: Final = RowCodec(Position, keys="pool", more={"heartbeat_id": str})
-_EVENTS: Final = RowCodec(EventRow, keys="pool generation seq")
-
-
 class ViewTables:
     """One set of the tables that a fold fills, all of them with `prefix` before their names."""
 
@@ -83,7 +79,8 @@ class ViewTables:
         def table(name: str, codec: RowCodec[Any]) -> sa.Table:
             return sa.Table(f"{prefix}{name}", metadata, *_columns(codec))
 
-        self.checkpoints = table("checkpoints", _CHECKPOINTS)
+        checkpoints = RowCodec(Position, keys="pool", more={"heartbeat_id": str})
+        self.checkpoints = table("checkpoints", checkpoints)
         self.pools = table("pools", POOLS)
         self.hosts = table("hosts", HOSTS)
         self.workers = table("workers", WORKERS)
@@ -123,6 +120,7 @@ WORKER_LIVE: Final = sa.Table(
     _number("last_heartbeat"),
 )
 
+_EVENTS: Final = RowCodec(EventRow, keys="pool generation seq")
 EVENTS: Final = sa.Table("events", METADATA, *_columns(_EVENTS))
 sa.Index("events_by_subject", EVENTS.c.subject, EVENTS.c.seq)
 sa.Index("events_by_type", EVENTS.c.type, EVENTS.c.ts)
