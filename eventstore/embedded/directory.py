@@ -14,7 +14,6 @@ import platform
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,17 +27,14 @@ SHORT_PREFIX = "muster-"
 
 
 @contextlib.contextmanager
-def locked(directory: Path, timeout: float) -> Iterator[int | None]:
-    """Hold the folder's lock; None if another process still holds it after `timeout` seconds.
+def locked(directory: Path) -> Iterator[int | None]:
+    """Hold the folder's lock; None if another process holds it.
 
     A process that inherits the descriptor still holds the lock when this ends.
     """
     lock = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        deadline = time.monotonic() + timeout
-        while not (acquired := _try_lock(lock)) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        yield lock if acquired else None
+        yield lock if _try_lock(lock) else None
     finally:
         os.close(lock)
 

@@ -9,9 +9,8 @@ append-only file on and eviction off. It ends when its parent ends, however that
 and saves before. A second server on the same directory is refused while the first still runs: its
 process inherits the lock, so the lock lives exactly as long as the process does.
 
-`start()` and `stop()` block: they are for callers without an event loop. Others `launch()` it,
-which returns once the process exists, and `ping()` it in a thread. Start and launch from the main
-thread only, since the kernel's parent-death signal watches the *thread* that forked.
+`launch()` returns once the process exists; `ping()`, in a thread, says when it serves. Launch from
+the main thread only, since the kernel's parent-death signal watches the *thread* that forked.
 """
 
 import ctypes
@@ -21,10 +20,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
 from urllib.parse import quote
 
 from eventstore import errors
@@ -80,28 +77,7 @@ class EmbeddedServer:
         """The exit code, or minus the signal; None while it runs."""
         return self._process.poll() if self._process else None
 
-    def start(self, *, ready_timeout: float = 60.0, lock_timeout: float = 5.0) -> None:
-        """Start it, and return once it has loaded its data and answers; both limits in seconds.
-
-        `lock_timeout` is how long a predecessor on this directory may take to save and end.
-        """
-        if self.running:
-            return
-        self.launch(lock_timeout=lock_timeout)
-        try:
-            deadline, pause = time.monotonic() + ready_timeout, 0.002
-            while self.ping() != PONG:
-                self.require_running()
-                if time.monotonic() > deadline:
-                    reason = f"was not ready after {ready_timeout:g} s"
-                    raise errors.ServerNotReady(reason, folders.log_tail(self.log_path))
-                time.sleep(pause)
-                pause = min(pause * 1.5, 0.05)
-        except BaseException:
-            self.stop()
-            raise
-
-    def launch(self, *, lock_timeout: float = 0.0) -> None:
+    def launch(self) -> None:
         """Start its process, unless it runs, and return without waiting for it to answer.
 
         Its address is that of an earlier one, if there was one. Raises `EmbeddedServerError`.
@@ -113,7 +89,7 @@ class EmbeddedServer:
         binary = folders.find_binary()
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with folders.locked(self.directory, lock_timeout) as lock:
+            with folders.locked(self.directory) as lock:
                 if lock is None:
                     pid = folders.holder(self.directory)
                     raise errors.DirectoryInUse(
@@ -160,16 +136,9 @@ class EmbeddedServer:
                 process.wait()
         path, self._socket = self._socket, None
         if path is not None and self.directory.is_dir():
-            with folders.locked(self.directory, timeout=0.0) as lock:
+            with folders.locked(self.directory) as lock:
                 if lock is not None:  # else the socket is that of a successor
                     folders.remove_socket(self.directory, path)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _spawn(self, binary: Path, lock: int) -> subprocess.Popen[bytes]:
         options = {

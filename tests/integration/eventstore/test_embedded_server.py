@@ -21,6 +21,7 @@ from eventstore.errors import (
     ServerBinaryMissing,
     ServerNotReady,
 )
+from tests.embedded import WaitingServer
 from tests.waiting import until_sync
 
 PARENT = """
@@ -28,19 +29,21 @@ import sys, time
 from pathlib import Path
 from eventstore.embedded.server import EmbeddedServer
 server = EmbeddedServer(Path(sys.argv[1]))
-server.start()
+server.launch()
+while server.ping() != "PONG":
+    time.sleep(0.01)
 print(server.pid, server.url, flush=True)
 time.sleep(600)
 """
 
 
 @pytest.fixture
-def embed() -> Iterator[Callable[..., EmbeddedServer]]:
+def embed() -> Iterator[Callable[..., WaitingServer]]:
     """Makes embedded servers and stops them after the test."""
-    made: list[EmbeddedServer] = []
+    made: list[WaitingServer] = []
 
-    def make(directory: Path, **options: Any) -> EmbeddedServer:
-        made.append(EmbeddedServer(directory, **options))
+    def make(directory: Path, **options: Any) -> WaitingServer:
+        made.append(WaitingServer(directory, **options))
         return made[-1]
 
     yield make
@@ -155,7 +158,7 @@ def test_a_second_server_on_a_directory_is_refused(embed, parent, tmp_path: Path
     pid, _ = parent.stdout.readline().split()
     server = embed(tmp_path / "data")
     with pytest.raises(DirectoryInUse, match=f"pid {pid}"):
-        server.start(lock_timeout=0.1)
+        server.launch()
     assert not has_ended(int(pid))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eventstore.connection.clients import connect
-from eventstore.embedded.server import EmbeddedServer
+from eventstore.embedded.server import PONG, EmbeddedServer
 from eventstore.keys import Keys
 from eventstore.language.pool_config import PoolConfig, RestartPolicy
 from eventstore.log.catalogue import CatalogueLog
@@ -19,6 +19,7 @@ from muster.process.restarts import RestartableServer
 from muster.settings.loading import load
 from muster.settings.settings import Settings
 from tests.pools import TestPool, raw_events
+from tests.waiting import until
 
 POOL = "developer_pool"
 NARROW, TESTERS = "narrow_pool", "tester_pool"
@@ -56,7 +57,8 @@ class Fallback:
         self.server: EmbeddedServer = self.folder.server()
 
     async def __aenter__(self) -> "Fallback":
-        self.server.start()
+        self.server.launch()
+        await until(lambda: self.server.ping() == PONG)
         self.log = Log(connect(self.server.url), Keys())
         self.reader = Reader(self.server.url)
         self.catalogue = CatalogueLog(self.log, self.reader)

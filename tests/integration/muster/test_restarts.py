@@ -1,6 +1,7 @@
 """`muster up` starts its server and its roles again until they run, and says what is wrong."""
 
 import asyncio
+import contextlib
 import functools
 import os
 import signal
@@ -25,7 +26,7 @@ from muster.up import log_server, role_processes, up
 from muster.up.log_server import LogServer
 from muster.up.messages import Background
 from tests.full_disk import surviving, write_again, written_in_part
-from tests.waiting import until
+from tests.waiting import until, until_sync
 
 SLOW_LOADING = {"key-load-delay": "500"}
 """Microseconds for each command of the append-only file."""
@@ -120,12 +121,12 @@ async def test_a_server_whose_folder_is_in_use_waits_for_the_others_end(
     """As the child that rewrites the file of a server that was killed."""
     kept = embedding()
     await kept.start()
-    with locked(kept.server.directory, 0) as held:
+    with locked(kept.server.directory) as held:
         assert held is None
     pid = kept.server.pid
     kept.kill()
-    with locked(kept.server.directory, 5) as held:
-        assert held is not None
+    with contextlib.ExitStack() as held:
+        until_sync(lambda: held.enter_context(locked(kept.server.directory)) is not None)
         await until(lambda: f"another server (pid {pid}) runs on" in capsys.readouterr().out)
     await until(lambda: kept.server.pid not in (None, pid))
     await kept.ends()
