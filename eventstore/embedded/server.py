@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -37,21 +37,14 @@ PONG = "PONG"
 class EmbeddedServer:
     """A server on `directory`, which it makes if missing. Starts and stops any number of times.
 
-    `appendfsync` is `everysec` (a crash of the machine may lose a second) or `always`; `extra` has
-    further options of the server by name. The server has no password: the socket's folder and mode
-    exclude others.
+    `options` are the server's own. `appendfsync` is `everysec` (a crash of the machine may lose a
+    second) or `always`. The server has no password: the socket's folder and mode exclude others.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        appendfsync: str = "everysec",
-        extra: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, directory: Path, **options: str) -> None:
         self.directory = directory.resolve()
         self.log_path = self.directory / "server.log"
-        self._options = {"appendfsync": appendfsync, **(extra or {})}
+        self._options = {"appendfsync": "everysec", **options}
         self._socket: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 

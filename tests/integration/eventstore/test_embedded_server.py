@@ -73,7 +73,7 @@ def has_ended(pid: int) -> bool:
 
 def test_started_it_is_set_up_as_the_log_needs_it(embed, tmp_path: Path):
     """No eviction, an append-only file, no network: the settings that the log's safety needs."""
-    server = embed(tmp_path / "data", extra={"maxmemory": "64mb"})
+    server = embed(tmp_path / "data", maxmemory="64mb")
     server.start()
     with ask(server) as client:
         settings = client.config_get(
@@ -232,7 +232,7 @@ def test_without_the_wheel_a_server_on_path_is_taken(embed, tmp_path: Path, monk
 
 def test_a_server_that_cannot_start_shows_its_own_words(embed, tmp_path: Path):
     """A wrong option or a broken file is explained by the server's log, not by a timeout."""
-    server = embed(tmp_path, extra={"no-such-option": "1"})
+    server = embed(tmp_path, **{"no-such-option": "1"})
     with pytest.raises(ServerNotReady, match="no-such-option"):
         server.start()
     assert server.pid is None

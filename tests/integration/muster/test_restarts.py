@@ -181,7 +181,7 @@ async def test_a_server_that_loads_for_long_is_waited_for_and_logged(
     embedding, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed and begun anew it would never be done. The loop goes on meanwhile."""
-    kept = embedding(extra=SLOW_LOADING)
+    kept = embedding(**SLOW_LOADING)
     await kept.start()
     kept.fill()
     before = kept.kill()
@@ -209,7 +209,7 @@ async def test_the_first_start_waits_while_it_loads_too(
 ) -> None:
     await leave_data(embedding)
     capsys.readouterr()
-    kept = embedding(extra=SLOW_LOADING)
+    kept = embedding(**SLOW_LOADING)
     starting = asyncio.ensure_future(kept.start())
     await until(lambda: "loads its append-only file" in capsys.readouterr().out)
     assert not starting.done()
@@ -241,7 +241,7 @@ async def test_a_stop_request_is_received_while_it_loads(
 ) -> None:
     await leave_data(embedding)
     capsys.readouterr()
-    embedding(extra=SLOW_LOADING)
+    embedding(**SLOW_LOADING)
     starting = up.Up(replace(load({"data_dir": tmp_path}, {}), redis_url=""))
     running = asyncio.ensure_future(starting.run())
     await until(lambda: "loads its append-only file" in capsys.readouterr().out)
