@@ -20,7 +20,6 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import UNREACHABLE, NotSent, execute_blocking
 from eventstore.connection.clients import connect
 from eventstore.connection.requirements import AofCheck
@@ -44,7 +43,8 @@ class RedisHealth:
         self._error_reply = ""
         self.aof = AofCheck()
         self._on_change = on_change
-        self._probe_requested = asyncio.Event()
+        self.probe_requested = asyncio.Event()
+        """Set when a call failed."""
         self._client = connect(url, max_connections=1)
 
     async def close(self) -> None:
@@ -56,10 +56,6 @@ class RedisHealth:
             seconds = f"{time.monotonic() - self._changed_at:.0f} s"
             detail = f"it has refused all for {seconds}: {self._error_reply}"
             raise NotSent(detail if self._error_reply else f"it has not answered for {seconds}")
-
-    def request_probe(self) -> None:
-        """A call failed: probe now."""
-        self._probe_requested.set()
 
     # ---- the probe ---------------------------------------------------------------------------
 
@@ -79,10 +75,10 @@ class RedisHealth:
             interval = (
                 UNREACHABLE_PROBE_INTERVAL_SECONDS if self.unreachable else PROBE_INTERVAL_SECONDS
             )
-            self._probe_requested.clear()
+            self.probe_requested.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval):
-                    await self._probe_requested.wait()
+                    await self.probe_requested.wait()
 
     async def _probe(self) -> bool | None:
         """Whether Redis answers now; None if this process was too late to know."""
@@ -105,9 +101,8 @@ class RedisHealth:
         seconds = time.monotonic() - self._changed_at
         self.unreachable, self._changed_at = unreachable, time.monotonic()
         if unreachable:
-            log.warning(
-                "gateway.redis_unreachable", reason=self._error_reply or "it does not answer"
-            )
+            reason = self._error_reply or "it does not answer"
+            log.warning("gateway.redis_unreachable", reason=reason)
         else:
             log.info("gateway.redis_reachable", seconds=round(seconds, 1))
         await self._on_change(unreachable)
@@ -123,19 +118,5 @@ class FailFastRedis(Redis):
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except UNREACHABLE:
-            self.health.request_probe()
+            self.health.probe_requested.set()
             raise
-
-
-RETRY_SECONDS: Final = (1.0, 30.0)
-
-
-async def retry_on_error(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Run it until it returns; run it again after an error, which is logged each time."""
-    backoff = Backoff(seconds=RETRY_SECONDS, reset_after_seconds=RETRY_SECONDS[1])
-    while True:
-        try:
-            return await work()
-        except Exception:
-            log.exception("gateway.part_failed", part=name)
-        await asyncio.sleep(backoff.next_delay())

@@ -17,7 +17,6 @@ from aiohttp import web
 from eventstore.connection.backoff import Backoff
 from eventstore.errors import ConfigurationError
 from gateway.backend.backend import Backend
-from gateway.backend.redis_health import retry_on_error
 from gateway.options import GatewayOptions
 from gateway.server.middleware import default_headers
 from gateway.server.routes import application
@@ -32,6 +31,7 @@ TAIL_SECONDS: Final = 2.0
 VIEWS_SECONDS: Final = 5.0
 """How long a start waits for the views; it goes on without."""
 VIEWS_RETRY_SECONDS: Final = (0.05, 1.0)
+RETRY_SECONDS: Final = (1.0, 30.0)
 LAG_SECONDS: Final = 1.0
 
 
@@ -123,6 +123,17 @@ def _url(host: str, listening_socket: socket.socket) -> str:
         host, f"[{host}]" if ":" in host else host
     )
     return f"http://{display_host}:{port}"
+
+
+async def retry_on_error(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run it until it returns; run it again after an error, which is logged each time."""
+    backoff = Backoff(seconds=RETRY_SECONDS, reset_after_seconds=RETRY_SECONDS[1])
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("gateway.part_failed", part=name)
+        await asyncio.sleep(backoff.next_delay())
 
 
 async def _open_views(backend: Backend) -> None:

@@ -5,13 +5,15 @@ import asyncio
 import pytest
 
 from gateway.backend import redis_health
-from gateway.backend.redis_health import RedisHealth, retry_on_error
+from gateway.backend.redis_health import RedisHealth
+from gateway.server import listener
+from gateway.server.listener import retry_on_error
 from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_health, "RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(listener, "RETRY_SECONDS", (0.0, 0.0))
 
 
 async def test_work_is_repeated_after_a_defect_and_done_once_if_it_succeeds() -> None:
