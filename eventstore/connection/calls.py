@@ -6,24 +6,15 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 from redis import Redis as SyncRedis
+from redis import exceptions
 from redis.asyncio import Redis
-from redis.exceptions import (
-    ClusterDownError,
-    InvalidResponse,
-    MasterDownError,
-    ReadOnlyError,
-    ResponseError,
-    TryAgainError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from eventstore.errors import LogError, LogUnreachable, NotEnoughReplicas, WrongType
 
 UNREACHABLE = (
-    RedisConnectionError,
-    RedisTimeoutError,
-    InvalidResponse,
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.InvalidResponse,
     ConnectionError,
     TimeoutError,
 )
@@ -31,7 +22,12 @@ UNREACHABLE = (
 
 The server's own refusals are `ResponseError`.
 """
-TRANSIENT_ERRORS = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
+TRANSIENT_ERRORS = (
+    exceptions.ClusterDownError,
+    exceptions.MasterDownError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+)
 TRANSIENT_PREFIXES = ("BUSY ", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 """Transient refusals: some have a class in redis-py, others are known by their prefix."""
 
@@ -40,7 +36,7 @@ SyncClient: TypeAlias = SyncRedis
 T = TypeVar("T")
 
 
-class NotSent(RedisConnectionError):
+class NotSent(exceptions.ConnectionError):
     """Nothing was sent: Redis is known to be unreachable, or the client was closed."""
 
 
@@ -74,7 +70,7 @@ def translated_errors(doing: str) -> Iterator[None]:
         yield
     except UNREACHABLE as error:
         raise unreachable(error) from error
-    except ResponseError as error:
+    except exceptions.ResponseError as error:
         raise refusal(doing, error) from error
 
 
@@ -86,7 +82,7 @@ async def send(client: AsyncClient, *command: str | bytes | int) -> Any:
     """
     try:
         return await client.execute_command(*command)  # type: ignore[no-untyped-call]
-    except ReadOnlyError:
+    except exceptions.ReadOnlyError:
         await client.connection_pool.disconnect(inuse_connections=False)
         raise
 
@@ -119,19 +115,19 @@ def _consume_exception(future: "asyncio.Future[Any]") -> None:
         future.exception()
 
 
-def is_transient(error: ResponseError) -> bool:
+def is_transient(error: exceptions.ResponseError) -> bool:
     """Whether the server will stop refusing by itself."""
     return isinstance(error, TRANSIENT_ERRORS) or str(error).startswith(TRANSIENT_PREFIXES)
 
 
 def unreachable(error: BaseException) -> LogUnreachable:
     """The log's error for one of `UNREACHABLE`."""
-    if isinstance(error, InvalidResponse):
+    if isinstance(error, exceptions.InvalidResponse):
         return LogUnreachable(f"the server is no Redis: {error}")
     return LogUnreachable(f"Redis does not answer: {error}")
 
 
-def refusal(doing: str, error: ResponseError) -> LogError:
+def refusal(doing: str, error: exceptions.ResponseError) -> LogError:
     """The log's error for a refusal by the server."""
     if str(error).startswith("NOREPLICAS"):
         return NotEnoughReplicas()

@@ -148,10 +148,8 @@ def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
         case events.AgentCleared():
             return replace(agent, alone=False, losses=())
         case events.AgentReleased() | events.AgentRestarting():
-            incarnation, agent = body.next_incarnation, _vacated(agent)
-            return replace(
-                agent, status=Status.PENDING, reason=body.reason, incarnation=incarnation
-            )
+            agent = replace(_vacated(agent), incarnation=body.next_incarnation)
+            return replace(agent, status=Status.PENDING, reason=body.reason)
         case events.AgentTerminationRequested():
             status = Status.STOPPING if agent.status is Status.RUNNING else agent.status
             stop = Stop.GRACEFUL if body.graceful else Stop.NOW

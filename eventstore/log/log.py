@@ -179,7 +179,7 @@ class Log(LogQueries):
             new = step.agent(agent_id, agent, bodies, fence=fence)
             reply = await attempts.commit(step)
             if reply and reply.outcome is Outcome.DONE:
-                return replies.AgentResult(Outcome.DONE, new, reply.seq, proof_of(step, reply))
+                return replies.AgentResult(Outcome.DONE, new, proof_of(step, reply))
             may_be_fenced = fence or incarnation is not None or created_seq is not None
             if reply and reply.outcome is Outcome.FENCED and may_be_fenced:
                 return replies.AgentResult(Outcome.FENCED, agent)
@@ -210,7 +210,7 @@ class Log(LogQueries):
             step.check(*checks)
             reply = await attempts.commit(step)
             if reply and reply.outcome is Outcome.DONE:
-                return replies.WorkerResult(Outcome.DONE, new, reply.seq)
+                return replies.WorkerResult(Outcome.DONE, new)
             if reply and (reply.outcome is Outcome.FENCED or checks):
                 return replies.WorkerResult(reply.outcome, worker)
 

@@ -57,21 +57,19 @@ class Reply(Struct, frozen=True):
 
 
 class AgentResult(Struct, frozen=True):
-    """The result of `act`: its outcome, the agent as it is now, and the log's `seq` after it.
+    """The result of `act`: its outcome, the agent as it is now, and what identifies the writes.
 
-    `proof`: identifies what was written; None if nothing was.
+    `proof` is None if nothing was written.
     """
 
     outcome: Outcome
     agent: Agent | None
-    seq: int = 0
     proof: Proof | None = None
 
 
 class WorkerResult(Struct, frozen=True):
     outcome: Outcome
     worker: Worker | None
-    seq: int = 0
 
 
 class ClaimedAgent(Struct, frozen=True):

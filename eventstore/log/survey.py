@@ -14,7 +14,6 @@ class Survey(Struct, frozen=True, kw_only=True):
     """A pool at one point in time, for its supervisors. Times are in ms of log time."""
 
     ts: int
-    seq: int
     waiting: int
     """Spawns that may share a worker."""
     waiting_isolated: int = 0
@@ -75,7 +74,6 @@ def decode_survey(reply: Reply) -> Survey:
             unreadable.append(UnreadableWorker(worker_id, error.reason, known))
     return Survey(
         ts=reply.ts,
-        seq=reply.seq,
         waiting=int(counters[0]),
         waiting_isolated=int(counters[6]),
         free=int(counters[1]),

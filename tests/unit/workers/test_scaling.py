@@ -27,7 +27,6 @@ def survey(*workers: ObservedWorker, waiting: int = 0, restarting: int = 0) -> S
     )
     return Survey(
         ts=0,
-        seq=0,
         waiting=waiting,
         free=free,
         restarting=restarting,
