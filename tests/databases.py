@@ -179,7 +179,7 @@ max_client_conn = 500
 
     def stop(self) -> None:
         """End it, dropping its clients."""
-        self._process.end([signal.SIGTERM], patience=2.0)
+        self._process.end([signal.SIGTERM], timeout=2.0)
 
     def url(self, database: str) -> str:
         """The address of a database through it for SQLAlchemy."""

@@ -4,7 +4,7 @@ The samples in `tests/samples/golden` hold no name of the code, only what is wri
 What makes that from the code is called here and nowhere else: where functions move or are renamed,
 this first section follows, and no sample changes.
 
-    python -m tests.golden        records all but `histories.json` and `redis.json` anew
+    python -m tests.golden        records all but `histories.json` and `redis.json` again
 
 That is for a field that was added; what else `git diff` then shows is a broken contract.
 """
@@ -61,7 +61,7 @@ def read(entry: Entry) -> Event:
 
 
 def written(event: Event) -> Form:
-    """The fields that are handed to Redis for an event; those that the script gives as recorded."""
+    """The fields that are handed to Redis for an event; those that the script adds as recorded."""
     origin = Origin(
         actor=event.actor,
         correlation_id=event.correlation_id,

@@ -82,8 +82,8 @@ def mangled(example: dict[str, Any]) -> st.SearchStrategy[bytes]:
     names = st.sampled_from(sorted(example))
 
     def changed(changes: dict[str, Any], gone: set[str], more: dict[str, Any]) -> bytes:
-        kept = {name: value for name, value in example.items() if name not in gone}
-        return _json({**kept, **more, **changes})
+        remaining = {name: value for name, value in example.items() if name not in gone}
+        return _json({**remaining, **more, **changes})
 
     return st.builds(
         changed,

@@ -74,9 +74,9 @@ class TestPool:
     async def claim(
         self, fence: Fence, slots: int = 10, *, again: bool = False
     ) -> list[ClaimedAgent]:
-        outcome, told = await self.log.claim(self.name, fence, slots, include_unsettled=again)
+        outcome, claimed = await self.log.claim(self.name, fence, slots, include_unsettled=again)
         assert outcome is Outcome.DONE
-        return told
+        return claimed
 
     async def fence(self, worker_id: str) -> Fence:
         """Declare a worker lost; returns what its reaper acts under."""
@@ -92,7 +92,7 @@ class TestPool:
 async def open_pool(
     url: str, name: str = "developer_pool", **config: Any
 ) -> AsyncIterator[TestPool]:
-    """A fresh pool on a server; its connections are closed at the end."""
+    """A new pool on a server; its connections are closed at the end."""
     client = connect(url)
     try:
         log = Log(client, Keys())

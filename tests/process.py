@@ -78,8 +78,8 @@ class ServerProcess:
         """Send a signal to this very process."""
         os.kill(self.pid, number)
 
-    def end(self, signals: Sequence[Signals], patience: float = 10.0) -> None:
-        """Send each signal in turn until it has ended, waiting `patience` seconds after each."""
+    def end(self, signals: Sequence[Signals], timeout: float = 10.0) -> None:
+        """Send each signal in turn until it has ended, waiting `timeout` seconds after each."""
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
@@ -87,7 +87,7 @@ class ServerProcess:
             process.send_signal(number)
             process.send_signal(SIGCONT)  # a stopped process takes no other signal
             try:
-                process.wait(patience)
+                process.wait(timeout)
             except subprocess.TimeoutExpired:
                 continue
             return

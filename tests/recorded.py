@@ -18,7 +18,7 @@ ENVELOPE = (
     "worker_id", "epoch", "correlation_id", "causation_id", "traceparent", "actor", "ts",
 )  # fmt: skip
 NUMBERS = ("version", "seq", "incarnation", "epoch", "ts")
-Told = dict[tuple[str, int], dict[str, Any]]
+Events = dict[tuple[str, int], dict[str, Any]]
 """Events as clients receive them, by pool and seq."""
 
 
@@ -34,7 +34,7 @@ def unpack(name: str, folder: Path, *members: str) -> None:
     subprocess.run(["tar", "-xzf", archive, "-C", folder, "--no-same-owner", *members], check=True)
 
 
-def archived(views: Path) -> Told:
+def archived(views: Path) -> Events:
     """The archive of a database, by plain SQL."""
     connection = sqlite3.connect(views)
     connection.row_factory = sqlite3.Row
@@ -100,7 +100,7 @@ def keys(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text().splitlines()]
 
 
-def streamed(recorded: list[dict[str, Any]]) -> Told:
+def streamed(recorded: list[dict[str, Any]]) -> Events:
     """The events of a recorded log."""
     found = {}
     for one in recorded:
@@ -108,8 +108,8 @@ def streamed(recorded: list[dict[str, Any]]) -> Told:
         if name == "muster:catalogue" or name.endswith(":events"):
             pool = "" if name == "muster:catalogue" else name.split("{")[1].split("}")[0]
             for stream_id, fields in one["entries"]:
-                told = _as_shown(pool, {**fields, "stream_id": stream_id})
-                found[pool, told["seq"]] = told
+                event = _as_shown(pool, {**fields, "stream_id": stream_id})
+                found[pool, event["seq"]] = event
     return found
 
 
@@ -141,7 +141,7 @@ def _load(client: Any, key: str, one: dict[str, Any]) -> None:
 
 
 def _load_stream(client: Any, key: str, one: dict[str, Any]) -> None:
-    """Also one that is empty has its last id, its groups and what they were given."""
+    """Also one that is empty has its last id, its groups and what they were delivered."""
     for stream_id, fields in one["entries"]:
         client.xadd(key, fields, id=stream_id)
     if not one["entries"]:
@@ -157,6 +157,6 @@ def _load_stream(client: Any, key: str, one: dict[str, Any]) -> None:
 
 
 def _as_shown(pool: str, fields: dict[str, Any]) -> dict[str, Any]:
-    told = {"pool": pool, **{name: fields[name] for name in ENVELOPE if name != "pool"}}
-    told |= {name: int(told[name] or 0) for name in NUMBERS}
-    return {**told, "data": json.loads(fields["data"])}
+    event = {"pool": pool, **{name: fields[name] for name in ENVELOPE if name != "pool"}}
+    event |= {name: int(event[name] or 0) for name in NUMBERS}
+    return {**event, "data": json.loads(fields["data"])}

@@ -34,12 +34,12 @@ class Replication:
     def in_step(self) -> bool:
         """Whether the replica follows and has all that the primary has."""
         with self.primary.client() as primary, self.replica.client() as replica:
-            told, here = primary.info("replication"), replica.info("replication")
+            info, here = primary.info("replication"), replica.info("replication")
         return (
-            told["connected_slaves"] == 1
-            and told["slave0"]["state"] == "online"
+            info["connected_slaves"] == 1
+            and info["slave0"]["state"] == "online"
             and here["master_link_status"] == "up"
-            and here["slave_repl_offset"] == told["master_repl_offset"]
+            and here["slave_repl_offset"] == info["master_repl_offset"]
         )
 
     def part(self) -> None:

@@ -113,7 +113,7 @@ class RedisLikeServer:
     def unwritable(self) -> Iterator[None]:
         """A full disk: it answers, and refuses all writes with MISCONF."""
         in_its_way = self.directory / "dump.rdb"
-        (in_its_way / "kept").mkdir(parents=True)
+        (in_its_way / "folder").mkdir(parents=True)
         with self.client() as client:
             client.config_set("save", "3600 1")
             self._save(client, "err")

@@ -14,12 +14,12 @@ SECONDS = st.integers(0, 10**9).map(lambda ms: ms / 1000)
 T = TypeVar("T", bound=Struct)
 
 
-def states(shape: type[T], **given: st.SearchStrategy[Any]) -> st.SearchStrategy[T]:
-    """Structs of a kind; `given`: the values of some fields."""
+def states(shape: type[T], **values: st.SearchStrategy[Any]) -> st.SearchStrategy[T]:
+    """Structs of a kind; `values`: the values of some fields."""
     kind = inspect.type_info(shape)
     assert isinstance(kind, inspect.StructType)
-    fields = {field.name: _values(field.type) for field in kind.fields if field.name not in given}
-    return st.builds(shape, **fields, **given)
+    fields = {field.name: _values(field.type) for field in kind.fields if field.name not in values}
+    return st.builds(shape, **fields, **values)
 
 
 def _values(kind: inspect.Type) -> st.SearchStrategy[Any]:

@@ -83,9 +83,9 @@ class WorkerLoad:
         """So many agents in our slots: perhaps those of another crew, as it is in life."""
         agents: list[Agent] = []
         while len(agents) < size:
-            told = await self._test.claim(self._fence, size - len(agents))
-            agents += [claimed.agent for claimed in told]
-            if not told:
+            claims = await self._test.claim(self._fence, size - len(agents))
+            agents += [claimed.agent for claimed in claims]
+            if not claims:
                 await asyncio.sleep(0.001)
         return agents
 
@@ -117,9 +117,9 @@ class WorkerLoad:
     async def _renew(self) -> None:
         held = await self._log.held(self._name, self._worker)
         beat = {"agents": dict.fromkeys(held, "idle"), "loop_lag_ms": 0.1, "agent_count": len(held)}
-        kept = self._log.retention.heartbeats_ms
+        retained_ms = self._log.retention.heartbeats_ms
         data = msgspec.json.encode(beat).decode()
-        arguments = (self._worker, self._fence.epoch, new_id(), data, kept)
+        arguments = (self._worker, self._fence.epoch, new_id(), data, retained_ms)
         await self._log._run_guarded("renew", self._name, *arguments)
 
     async def _leave(self) -> None:

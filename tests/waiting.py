@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 TICK_SECONDS = 0.01
-HELD_UP_SECONDS = 0.1
+DELAYED_SECONDS = 0.1
 """A turn of the loop that takes longer was delayed, and counts no more than this."""
 
 
@@ -76,9 +76,9 @@ async def timed(asking: Awaitable[T]) -> tuple[float, T]:
     async def count() -> None:
         nonlocal took
         while True:
-            begun = time.monotonic()
+            started = time.monotonic()
             await asyncio.sleep(TICK_SECONDS)
-            took += min(time.monotonic() - begun, HELD_UP_SECONDS)
+            took += min(time.monotonic() - started, DELAYED_SECONDS)
 
     counting = asyncio.create_task(count())
     try:

@@ -193,7 +193,7 @@ async def worker_pool(
 
 
 def _named(fields: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, str]:
-    """An entry's fields: redis-py parses them, unless a reader of the same run told it not to."""
+    """An entry's fields: redis-py parses them, unless a reader of the same run asked it not to."""
     if isinstance(fields, Mapping):
         return {name.decode(): value.decode() for name, value in fields.items()}
     text = [item.decode() for item in fields]

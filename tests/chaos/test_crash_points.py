@@ -265,5 +265,5 @@ async def test_a_recovery_that_died_is_started_again(
         assert {"log.recovered", "agent.lost"} <= set(scene.events())
 
 
-def test_every_place_is_tested() -> None:
+def test_every_crash_point_is_tested() -> None:
     assert PLACES.keys() == TESTED

@@ -1,1 +1,1 @@
-"""The whole pool: real processes, asked over HTTP."""
+"""The complete pool: real processes, asked over HTTP."""

@@ -30,7 +30,7 @@ drain_seconds = 5
 UNHURRIED = CONFIG.replace("stop_grace_seconds = 1", "stop_grace_seconds = 30").replace(
     "drain_seconds = 5", "drain_seconds = 40"
 )
-"""Who stands still in its stop does so until it is let go, or its worker dies."""
+"""An agent that waits in its stop does so until it may go on, or its worker dies."""
 
 
 def with_leases(seconds: int) -> str:
@@ -39,7 +39,7 @@ def with_leases(seconds: int) -> str:
 
 
 ACTING = '''\
-"""Does what its input says, and stands still where it says so."""
+"""Does what its input says, and waits where it says so."""
 
 import asyncio
 from pathlib import Path
@@ -64,7 +64,7 @@ class Actor(Agent):
 
 
 async def hold(context, place):
-    """Tell that the place is reached, and wait there for leave to go on."""
+    """Report that the point is reached, and wait there until it may go on."""
     if context.input.get("hold") == place:
         folder = Path(context.input["folder"])
         (folder / f"{context.agent_id}.{place}").touch()

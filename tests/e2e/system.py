@@ -1,4 +1,4 @@
-"""A whole Muster, as a user runs it: `muster up` in a folder of its own, spoken to over HTTP."""
+"""A complete Muster, as a user runs it: `muster up` in a folder of its own, spoken to over HTTP."""
 
 import asyncio
 import contextlib
@@ -225,7 +225,7 @@ class System:
         return found
 
     async def workers(self) -> list[psutil.Process]:
-        """The worker processes that hold agents, as the registry tells, less those just gone."""
+        """The worker processes with agents by the registry, less those just gone."""
         listed = (await self.get("/api/v1/agents/monitor/dashboard"))["workers"]
         pids = {worker["pid"] for worker in listed if worker["pid"]}  # 0: ordered, not started yet
         found = []

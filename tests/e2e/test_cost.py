@@ -57,7 +57,7 @@ async def timed_spawn(system: System, pool: str, role: str) -> tuple[float, str]
 
 async def test_from_the_question_to_running(plain: System) -> None:
     """With a free slot at once; a worker more, for the first agent of a pool."""
-    fresh = [(await timed_spawn(plain, f"{role}_pool", role))[0] for role in POOLS]
+    starts = [(await timed_spawn(plain, f"{role}_pool", role))[0] for role in POOLS]
     free = []
     for _ in range(200):
         took, agent_id = await timed_spawn(plain, "developer_pool", "developer")
@@ -65,6 +65,6 @@ async def test_from_the_question_to_running(plain: System) -> None:
         assert (await plain.call("DELETE", f"/api/v1/agents/{agent_id}"))[0] == 200
     middle, late = statistics.median(free), statistics.quantiles(free, n=100)[98]
     print(f"\nfree slot: p50 {middle:.1f} ms, p99 {late:.1f} ms;")
-    print(f"new worker: median {statistics.median(fresh):.0f} ms, {[round(f) for f in fresh]}")
+    print(f"new worker: median {statistics.median(starts):.0f} ms, {[round(ms) for ms in starts]}")
     assert middle < FREE_SLOT_MS_MAX
-    assert statistics.median(fresh) < NEW_WORKER_MS_MAX
+    assert statistics.median(starts) < NEW_WORKER_MS_MAX

@@ -17,7 +17,7 @@ from tests.e2e.system import POOL, System, only
 from tests.waiting import until
 
 LOOKS_SECONDS = 0.1
-"""Longer than it takes an agent to look whether it may go on: awake, it does that first."""
+"""Longer than it takes an agent to check whether it may go on: awake, it does that first."""
 
 POOLS = """
 [pools.slow_pool]
@@ -33,7 +33,7 @@ drain_seconds = 5
 
 
 async def hold(system: System, place: str, *, pool: str = POOL, **more: Any) -> str:
-    """An agent that stands still at a place of its life."""
+    """An agent that waits at a point of its life."""
     spawned = await system.spawn(
         pool, wait=0, input={"hold": place, "folder": str(system.folder), **more}
     )
@@ -59,7 +59,7 @@ async def ask_to_end(system: System, name: str, *, pool: str = POOL, graceful: b
 
 
 async def worker_of(system: System, name: str) -> psutil.Process:
-    """The process in which an agent runs, once the views tell: the agent itself is faster."""
+    """The process in which an agent runs, once the views show it: the agent itself is faster."""
 
     async def pids() -> list[int]:
         agent = await system.agent(name)
@@ -105,7 +105,7 @@ async def with_its_start(system: System) -> list[str]:
 
 
 async def with_its_crash(system: System) -> list[str]:
-    """It raises when its end stands in the log and its worker, asleep meanwhile, does not know."""
+    """It raises when its end is in the log and its worker, stopped meanwhile, does not know."""
     name = await hold(system, "run", crash=True)
     worker = await worker_of(system, name)
     worker.suspend()
@@ -140,7 +140,7 @@ async def with_the_death_of_its_worker(system: System) -> list[str]:
 
 
 async def with_a_drain(system: System) -> list[str]:
-    """Its worker gives it back, to run elsewhere, when its end is asked for."""
+    """Its worker releases it, to run elsewhere, when its end is requested."""
     name = await hold(system, "stop")
     await system.is_status(name, "running")
     (await worker_of(system, name)).terminate()

@@ -96,8 +96,8 @@ async def held(system: System, agent_id: str) -> tuple[Any, psutil.Process] | No
 async def test_a_stopped_worker_ends_itself_and_writes_nothing(project: Path) -> None:
     """Stopped for three lease times; when it wakes its agent raises, which it may not record."""
     async with System(project, config=with_leases(STOPPED_LEASE_SECONDS)) as system:
-        given = {"hold": "run", "folder": str(system.folder), "crash": True}
-        name = (await system.spawn(input=given))["agent_id"]
+        agent_input = {"hold": "run", "folder": str(system.folder), "crash": True}
+        name = (await system.spawn(input=agent_input))["agent_id"]
         agent, worker = await until(lambda: held(system, name))
         worker.suspend()
         stopped = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the documents show is run as it stands there: the README, and the example project."""
+"""What the documents show is run as written: the README, and the example project."""
 
 import json
 import re

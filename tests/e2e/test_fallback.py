@@ -27,7 +27,7 @@ AGENTS = "/api/v1/agents"
 MODE = "single-process"
 KILLED_SECONDS = 30
 PROBE_SECONDS = 20
-TELLING = """async def start(self, context):
+PRINTING = """async def start(self, context):
         print("token", context.fencing_token)"""
 
 
@@ -44,13 +44,13 @@ async def asked(system: System, key: str, **more: Any) -> tuple[int, Any]:
 
 
 async def alerts_are(system: System, *names: str) -> None:
-    """All that stand, once none is left of something that was only held up for a moment."""
+    """All open alerts, once those of short delays are closed."""
     found: set[str] = set()
 
     async def they_are() -> bool:
-        told = await system.get(f"{AGENTS}/monitor/alerts")
+        answer = await system.get(f"{AGENTS}/monitor/alerts")
         found.clear()
-        found.update(alert["name"] for alert in told["alerts"])
+        found.update(alert["name"] for alert in answer["alerts"])
         return found == set(names)
 
     try:
@@ -88,8 +88,8 @@ async def test_what_a_fallback_took_on_runs_once_in_the_real_log_wherever_a_star
     project: Path, redis_server: MakeServer
 ) -> None:
     """Each step of the handover is the last one of a start; then one goes through."""
-    telling = ACTING.replace("async def start(self, context):", TELLING)
-    (project / "acting.py").write_text(telling)
+    printing = ACTING.replace("async def start(self, context):", PRINTING)
+    (project / "acting.py").write_text(printing)
     server = redis_server()
     server.stop()
     async with falling_back(project, server) as system:
@@ -134,9 +134,9 @@ async def test_what_a_fallback_took_on_runs_once_in_the_real_log_wherever_a_star
 
 
 def tokens(data: Path) -> set[str]:
-    """The generations of the fencing tokens that agents were given so far, as they printed them."""
-    told = [path.read_text() for path in data.glob(f"logs/{POOL}/*.jsonl")]
-    return set(re.findall(r"token (\d+):\d+", "".join(told)))
+    """The generations of the fencing tokens that agents got so far, as they printed them."""
+    lines = [path.read_text() for path in data.glob(f"logs/{POOL}/*.jsonl")]
+    return set(re.findall(r"token (\d+):\d+", "".join(lines)))
 
 
 async def says_so(system: System) -> None:
@@ -172,11 +172,11 @@ def put_aside(data: Path, agents: Any) -> None:
     """The fallback is put aside; its archive has every agent that was asked for there."""
     assert not (data / "fallback").exists()
     assert list(data.glob("handover-*")) == []
-    [kept] = data.glob("fallback-2*")
-    report = json.loads((kept / "report.json").read_text())
+    [folder] = data.glob("fallback-2*")
+    report = json.loads((folder / "report.json").read_text())
     results = sorted(entry["result"] for entry in report["entries"])
     assert results == ["handed-over"] * 5 + ["recorded"]
-    with sqlite3.connect(f"file:{kept / 'views.db'}?mode=ro", uri=True) as database:
+    with sqlite3.connect(f"file:{folder / 'views.db'}?mode=ro", uri=True) as database:
         rows = database.execute(
             "SELECT subject FROM events WHERE type = 'agent.requested'"
         ).fetchall()

@@ -1,8 +1,8 @@
-"""What an older version left behind is taken up by this one: data folders, and a log in Redis.
+"""What an older version left is used by this one: data folders, and a log in Redis.
 
 Each was the life of ten pools, recorded with what was answered at its end: agents in every status,
 ended for every reason, lost, alone and parked. A test that fails here after a change says that
-users could not go on with what they have. The samples are never made anew for that.
+users could not go on with what they have. The samples are never recorded again for that.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tests.waiting import until
 
 API = "/api/v1"
 ENDED = ("terminated", "failed")
-KEPT = (
+UNCHANGED = (
     "pool_name", "role_type", "project_id", "heartbeat_interval", "max_idle_time", "labels",
     "input", "created_at",
 )  # fmt: skip
@@ -31,7 +31,7 @@ ENDS = {"stopping": "requested", "waits for ten seconds": "pending-timeout"}
 class Older:
     """A system on what was recorded."""
 
-    def __init__(self, name: str, system: System, events: recorded.Told) -> None:
+    def __init__(self, name: str, system: System, events: recorded.Events) -> None:
         self.system, self.events = system, events
         self.facts, self.killed = recorded.facts(name), name != "stopped"
         self.agents: dict[str, Any] = self.facts["agents"]
@@ -62,8 +62,8 @@ class Older:
 
         async def as_wanted() -> bool:
             now = await found()
-            stands = {name: now[self.agents[name]["agent_id"]] for name in wanted}
-            reached = {n: (a["status"], a["incarnation"]) for n, a in stands.items()}
+            agents = {name: now[self.agents[name]["agent_id"]] for name in wanted}
+            reached = {n: (a["status"], a["incarnation"]) for n, a in agents.items()}
             self.missing = {n: at for n, at in reached.items() if at != wanted[n]}
             return not self.missing
 
@@ -76,8 +76,8 @@ class Older:
         now = await found()
         for name, was in self.agents.items():
             agent = now[was["agent_id"]]
-            kept = was.keys() if was["status"] in ENDED else KEPT
-            assert {k: agent[k] for k in kept} == {k: was[k] for k in kept}, name
+            same = was.keys() if was["status"] in ENDED else UNCHANGED
+            assert {k: agent[k] for k in same} == {k: was[k] for k in same}, name
             if was["alone"] and self.killed:  # one that waits for a worker of its own is let off
                 assert agent["alone"], name
             if name in ENDS:
@@ -99,15 +99,15 @@ class Older:
     async def history_is_as_it_was(self) -> None:
         for path, answer in self.facts["as of then"].items():
             assert without_added(await self.system.get(path), answer) == answer
-        told = await self.follow()
-        assert {at: told[at] for at in self.events} == self.events
-        kept = recorded.archived(self.system.data / "views.db")
-        assert {at: kept[at] for at in self.events} == self.events
-        assert len(kept) > len(self.events), "this very archive goes on"
+        followed = await self.follow()
+        assert {at: followed[at] for at in self.events} == self.events
+        archived = recorded.archived(self.system.data / "views.db")
+        assert {at: archived[at] for at in self.events} == self.events
+        assert len(archived) > len(self.events), "this very archive goes on"
 
-    async def follow(self) -> recorded.Told:
+    async def follow(self) -> recorded.Events:
         """All events from the beginning, until each that was recorded has come."""
-        told: recorded.Told = {}
+        followed: recorded.Events = {}
         session = self.system._session
         assert session is not None
         async with (
@@ -117,10 +117,10 @@ class Older:
             async for line in stream.content:
                 if line.startswith(b"data: "):
                     event = json.loads(line.removeprefix(b"data: "))
-                    told[event["pool"], event["seq"]] = event
-                    if self.events.keys() <= told.keys():
+                    followed[event["pool"], event["seq"]] = event
+                    if self.events.keys() <= followed.keys():
                         break
-        return told
+        return followed
 
     async def parked_agent_goes_back(self) -> None:
         agent_id, pool = (self.agents["parked"][name] for name in ("agent_id", "pool_name"))
@@ -144,7 +144,7 @@ def without_added(found: Any, recorded: Any) -> Any:
     return found
 
 
-def opened(name: str, folder: Path) -> tuple[Path, recorded.Told]:
+def opened(name: str, folder: Path) -> tuple[Path, recorded.Events]:
     """A recorded folder, and the events in its archive, read from a copy."""
     (folder / "copy").mkdir()
     recorded.unpack(name, folder / "copy")
@@ -154,7 +154,7 @@ def opened(name: str, folder: Path) -> tuple[Path, recorded.Told]:
     return folder / "muster.toml", events
 
 
-async def test_a_data_folder_that_was_stopped_goes_on(tmp_path: Path) -> None:
+async def test_a_data_folder_of_stopped_processes_is_used(tmp_path: Path) -> None:
     """On a host of another name, as after a reboot."""
     config, events = opened("stopped", tmp_path)
     config.write_text(config.read_text().replace('host_id = "sample-host"\n', ""))
@@ -162,16 +162,14 @@ async def test_a_data_folder_that_was_stopped_goes_on(tmp_path: Path) -> None:
         await Older("stopped", system, events).see()
 
 
-async def test_a_data_folder_that_was_killed_goes_on(tmp_path: Path) -> None:
+async def test_a_data_folder_of_killed_processes_is_used(tmp_path: Path) -> None:
     config, events = opened("killed", tmp_path)
     async with System(tmp_path, "--config", str(config)) as system:
         await Older("killed", system, events).see()
 
 
-async def test_a_log_goes_on_with_views_of_its_own(
-    tmp_path: Path, redis_server: MakeServer
-) -> None:
-    """It was recorded from Redis 7.0, with all processes killed; its views are made anew."""
+async def test_a_log_continues_with_new_views(tmp_path: Path, redis_server: MakeServer) -> None:
+    """It was recorded from Redis 7.0, with all processes killed; its views are built again."""
     server, keys = redis_server(), recorded.keys("log")
     recorded.load(keys, server.url)
     recorded.unpack("killed", tmp_path, "./muster.toml", "./acme.py")

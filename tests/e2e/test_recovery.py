@@ -21,7 +21,7 @@ from tests.waiting import until, until_sync
 CONFIG = with_leases(2)
 """A recovery waits until every lease has lapsed."""
 BEATING = '''\
-"""Leaves a line for every moment in which it runs."""
+"""Writes a line again and again while it runs."""
 
 import asyncio
 import time
@@ -137,11 +137,11 @@ async def test_redis_wiped_under_load_is_recovered_with_one_command(project: Pat
         lost = unsaved(said.stdout)
         assert 0 < len(lost) < len(accepted)
         assert lost < set(accepted)
-        kept = (set(load.accepted) | await known(system, load.unknown)) - lost
-        await system.running(len(kept), timeout=40)
-        assert {agent["agent_id"] for agent in await system.agents()} == kept
+        remaining = (set(load.accepted) | await known(system, load.unknown)) - lost
+        await system.running(len(remaining), timeout=40)
+        assert {agent["agent_id"] for agent in await system.agents()} == remaining
         await system.verify()
-        assert judge(system.redis_url, views=system.views(), acknowledged=kept) == []
+        assert judge(system.redis_url, views=system.views(), acknowledged=remaining) == []
         assert overlaps(project / "beats") == []
         assert await ready(system)
         await until(lambda: "recovered\n" in system.said())
@@ -149,7 +149,7 @@ async def test_redis_wiped_under_load_is_recovered_with_one_command(project: Pat
 
 
 async def known(system: System, ids: list[str]) -> set[str]:
-    """Those of them that the views tell of."""
+    """Those of them that are in the views."""
     return {i for i in ids if (await system.call("GET", f"/api/v1/agents/{i}"))[0] == 200}
 
 
@@ -159,13 +159,13 @@ def unsaved(said: str) -> set[str]:
 
 
 async def ready(system: System) -> bool:
-    async def look() -> bool:
+    async def check() -> bool:
         return (await system.call("GET", "/readyz"))[0] == 200
 
-    return bool(await until(look, timeout=15))
+    return bool(await until(check, timeout=15))
 
 
-async def test_an_emptied_redis_gets_no_new_log_and_the_old_one_back_by_itself_if_told_to(
+async def test_an_emptied_redis_gets_no_new_log_and_with_auto_recover_the_old_one(
     project: Path,
 ) -> None:
     """At its start, and once more while it runs."""
@@ -231,7 +231,7 @@ async def incarnations(system: System) -> dict[str, int]:
 
 
 def told_as_whole(said: str) -> set[str]:
-    """The logs that are told to go on: in one line, or each when it was seen to."""
+    """The logs that are said to go on: in one line, or each when it was seen to."""
     lines = re.findall(
         r"^the logs? of (.*) (?:goes on|go on|was recovered|were recovered)$", said, re.MULTILINE
     )

@@ -10,11 +10,11 @@ from tests.e2e.conftest import CONFIG
 from tests.e2e.refused import one_line, refused
 
 
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
         said = one_line(refused(tmp_path, "--port", str(port)))
     assert f"port {port}" in said
     assert "--port" in said

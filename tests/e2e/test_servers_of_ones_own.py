@@ -1,4 +1,4 @@
-"""Muster on a Redis and a PostgreSQL that somebody else runs, its roles together and one by one."""
+"""Muster on a Redis and a PostgreSQL that others run, its roles together and one by one."""
 
 import asyncio
 import contextlib
@@ -126,10 +126,10 @@ async def test_roles_one_by_one_on_debians_redis_and_postgresql(
     assert rows == [(15,)]
 
 
-async def test_after_kill_9_of_muster_up_nothing_works_on_a_redis_that_goes_on(
+async def test_after_kill_9_of_muster_up_no_process_uses_a_redis_that_still_runs(
     project: Path, redis_server: MakeServer
 ) -> None:
-    """The log's server goes on, and the supervisor dies in the same moment and cannot drain: the
+    """The log's server goes on, and the supervisor dies at the same time and cannot drain: the
     workers' own guard has to end them."""
     server = redis_server(RedisServer)
     config, environment = with_leases(LEASE_SECONDS), {"MUSTER_REDIS_URL": server.url}

@@ -1,1 +1,1 @@
-"""What strangers may do to a real Muster, at a length that the test run has no time for."""
+"""What hostile clients may do to a real Muster, at a length that the test run has no time for."""

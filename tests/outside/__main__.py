@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from tests.e2e.system import System
-from tests.outside import crowd, document
+from tests.outside import connections, document
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ async def _all(args: argparse.Namespace) -> int:
         async with System(Path(folder)) as system:
             print(f"seed {args.seed}", flush=True)
             results = {
-                "crowd": await crowd.stands(system),
+                "connections": await connections.withstands(system),
                 "document": await document.conforms(  # it also deletes what it can
                     system, args.schemathesis, args.seconds, args.seed
                 ),
@@ -36,7 +36,7 @@ async def _all(args: argparse.Namespace) -> int:
 
 
 def _quiet(system: System) -> bool:
-    """Whether no process met a defect of its own while strangers did what they like."""
+    """Whether no process met a defect of its own while hostile clients were at work."""
     files = list((system.data / "logs").glob("*.jsonl"))
     lines = [line for file in files for line in file.read_text().splitlines()]
     bad = [line for line in lines if '"level": "error"' in line or "Traceback" in line]

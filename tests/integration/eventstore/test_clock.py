@@ -79,7 +79,7 @@ async def renewal(pool: TestPool, fence: Fence) -> int:
 
 
 async def test_a_renewal_never_reuses_a_number(any_redis_url):
-    """After Redis lost its last writes, a renewal must still look new to those that watch it."""
+    """After Redis lost its last writes, a renewal must still be new to those that watch it."""
     async with open_pool(any_redis_url) as pool:
         fence = await pool.worker("w")
         numbers = [await renewal(pool, fence) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""The embedded server keeps its data, is not reachable from outside, and ends with its parent."""
+"""The embedded server retains its data, is not reachable from outside, and ends with its parent."""
 
 import shutil
 import signal
@@ -91,7 +91,7 @@ def test_started_it_is_set_up_as_the_log_needs_it(embed, tmp_path: Path):
     assert psutil.Process(server.pid).net_connections("inet") == []
 
 
-def test_data_is_kept_over_stop_and_start(embed, tmp_path: Path):
+def test_data_survives_stop_and_start(embed, tmp_path: Path):
     """`muster up`, started again on its directory, continues with its data."""
     server = embed(tmp_path)
     server.start()
@@ -103,7 +103,7 @@ def test_data_is_kept_over_stop_and_start(embed, tmp_path: Path):
         assert client.xlen("stream") == 1
 
 
-def test_with_fsync_always_data_is_kept_over_kill_9(embed, tmp_path: Path):
+def test_with_fsync_always_data_survives_kill_9(embed, tmp_path: Path):
     """What was acknowledged under `always` is on disk, and the lock died with the process."""
     server = embed(tmp_path, appendfsync="always")
     server.start()
@@ -144,13 +144,13 @@ def test_it_ends_when_its_parent_is_killed(embed, parent, tmp_path: Path):
     """`kill -9` of `muster up` leaves no server behind, and the directory can be used again."""
     pid, url = parent.stdout.readline().split()
     with redis.Redis.from_url(url) as client:
-        client.set("kept", "yes")
+        client.set("stored", "yes")
     parent.send_signal(signal.SIGKILL)
     until_sync(lambda: has_ended(int(pid)), what="the server ended")
     server = embed(tmp_path / "data")
     server.start()
     with ask(server) as client:
-        assert client.get("kept") == "yes"
+        assert client.get("stored") == "yes"
 
 
 def test_a_second_server_on_a_directory_is_refused(embed, parent, tmp_path: Path):
@@ -218,7 +218,7 @@ def test_without_any_server_the_error_says_what_to_install(embed, tmp_path: Path
     assert not (tmp_path / "data").exists()
 
 
-def test_without_the_wheel_a_server_on_path_is_taken(embed, tmp_path: Path, monkeypatch):
+def test_without_the_wheel_a_server_on_path_is_used(embed, tmp_path: Path, monkeypatch):
     """The wheel does not exist everywhere."""
     binary = tmp_path / "bin" / "redis-server"
     binary.parent.mkdir()

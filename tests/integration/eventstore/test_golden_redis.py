@@ -102,8 +102,8 @@ class Life:
         await self.log.commit(step)
 
     async def spawn(self, name: str, **more: Any) -> None:
-        given = {"input": msgspec.Raw(b'{"task":1}'), "labels": {"a": "b"}}
-        asked = given if name == "labelled" else more
+        labelled = {"input": msgspec.Raw(b'{"task":1}'), "labels": {"a": "b"}}
+        asked = labelled if name == "labelled" else more
         request = AgentRequested(role_type="developer", project_id="demo", **asked)
         pool = self.catalogue.state.pools[POOL]
         await submit(

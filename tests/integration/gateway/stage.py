@@ -31,12 +31,12 @@ QUICK = Limits(
     stream_heartbeat_seconds=0.2,
 )
 """Waits are long, since what is waited for comes; a test that waits in vain has shorter ones."""
-TOKEN = "a-token-that-nobody-may-see"
+TOKEN = "a-token-that-must-stay-secret"
 AGENTS = "/api/v1/agents"
 
 
 class Answer:
-    """What the gateway said, read whole."""
+    """The gateway's answer, read completely."""
 
     def __init__(self, status: int, headers: Any, body: bytes) -> None:
         self.status, self.headers, self.body = status, headers, body
@@ -59,7 +59,7 @@ class Answer:
 
 
 class GatewayStage:
-    """A gateway with pool `developer_pool`, its views kept by a projector unless stopped."""
+    """A gateway with pool `developer_pool`, with a projector at work unless stopped."""
 
     def __init__(self, stage: Stage, gateway: Gateway, pool: TestPool, projector: Projector):
         self.stage, self.gateway, self.pool, self.projector = stage, gateway, pool, projector
@@ -109,8 +109,10 @@ class GatewayStage:
 
     async def claim(self, fence: Fence, count: int = 1) -> list[ClaimedAgent]:
         """Claim as soon as there is something to claim."""
-        told: list[ClaimedAgent] = await until(lambda: self.pool.claim(fence, count), interval=0.01)
-        return told
+        claimed: list[ClaimedAgent] = await until(
+            lambda: self.pool.claim(fence, count), interval=0.01
+        )
+        return claimed
 
     async def run(self, fence: Fence, count: int = 1) -> list[str]:
         """Claim and start agents; their ids."""
@@ -182,7 +184,7 @@ async def gateway_stage(
 
 @asynccontextmanager
 async def playing(part: Callable[[], Any]) -> AsyncIterator["asyncio.Task[Any]"]:
-    """Play a part beside the test; what it raises, the test raises."""
+    """Run a coroutine next to the test; what it raises, the test raises."""
     task = asyncio.ensure_future(part())
     try:
         yield task

@@ -71,16 +71,16 @@ async def test_a_time_out_is_by_the_time_of_its_own_log(redis_url, tmp_path):
 
 
 async def test_a_host_that_was_suspended_learns_what_time_it_is(stage):
-    """Its own clock has stood still; who only reads there is told of no time by a reply."""
+    """Its own clock stands still; a gateway that only reads gets no time by a reply."""
     log = stage.backend.log
     await stage.pending()
     wrong = ClockReading(log.now_ms(POOL) - 3_600_000, time.monotonic() - CLOCK_STALE_SECONDS)
     log._clocks = dict.fromkeys(log._clocks, wrong)
-    await stage.pool.spawn()  # so that the tail looks up
+    await stage.pool.spawn()  # so that the tail reads again
     await until(lambda: abs(log.now_ms(POOL) - stage.log.now_ms(POOL)) < 5_000)
 
 
-async def test_a_spawn_that_nobody_claims_is_accepted_and_says_what_it_waits_for(stage):
+async def test_an_unclaimed_spawn_is_accepted_and_says_what_it_waits_for(stage):
     answer = await stage.spawn(prefer="wait=0")
     assert answer.status == 202
     assert answer.headers["Preference-Applied"] == "wait=0"
@@ -107,7 +107,7 @@ async def test_a_wait_that_is_too_long_is_cut_and_one_that_cannot_be_read_is_pas
 
 
 @pytest.mark.parametrize(("limit", "outlook"), [(0, "not be tried again"), (5, "be tried again")])
-async def test_a_start_that_fails_is_told_with_its_error(stage, limit, outlook):
+async def test_a_start_that_fails_is_answered_with_its_error(stage, limit, outlook):
     fence = await stage.worker()
     async with playing(lambda: stage.fail(fence, limit=limit)):
         answer = await stage.spawn()
@@ -228,7 +228,7 @@ async def _asked_to_end(stage: GatewayStage) -> bool:
     return "agent.termination_requested" in await stage.events()
 
 
-async def test_an_agent_that_takes_its_time_is_answered_with_202(stage):
+async def test_an_agent_that_starts_slowly_is_answered_with_202(stage):
     _, agent_id = await _running(stage)
     body = {"pool_name": POOL, "agent_id": agent_id, "graceful": False}
     headers = {"Prefer": "wait=0"}
@@ -306,7 +306,7 @@ async def test_an_agent_is_not_ended_through_another_pool(stage):
 # ---- waking ----------------------------------------------------------------------------------
 
 
-async def test_a_gateway_that_stops_answers_whoever_waits(redis_url, tmp_path):
+async def test_a_gateway_that_stops_answers_all_waiting_clients(redis_url, tmp_path):
     async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
         waiting = asyncio.ensure_future(stage.spawn(prefer="wait=50"))
         await until(stage.events)

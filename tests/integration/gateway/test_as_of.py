@@ -42,7 +42,7 @@ def _clock(client: Any) -> int:
 
 
 async def everything(stage: GatewayStage, suffix: str = "") -> dict[str, Any]:
-    """What the registry says, without what heartbeats tell."""
+    """The registry's rows, without the fields of heartbeats."""
     paths = ["", "?include_ended=true", "/pools", f"/pools/{POOL}", "/workers"]
     paths.append("/workers?include_ended=true")
     found = {}
@@ -56,7 +56,7 @@ async def everything(stage: GatewayStage, suffix: str = "") -> dict[str, Any]:
 
 async def snapshots(stage: GatewayStage) -> list[tuple[int, int, dict[str, Any]]]:
     """Things happen; after each the pool's seq, its time, and what was answered then."""
-    fence, taken = None, []
+    fence, states = None, []
     ids: list[str] = []
     for act in ("worker", "spawn", "spawn", "run", "spawn", "change", "end", "worker2", "run2"):
         if act == "worker":
@@ -77,9 +77,9 @@ async def snapshots(stage: GatewayStage) -> list[tuple[int, int, dict[str, Any]]
             await stage.run(fence)
         await stage.stage.settle(POOL)
         seq, ts = last_event(stage)
-        taken.append((seq, ts, await everything(stage)))
+        states.append((seq, ts, await everything(stage)))
         await passed(stage)
-    return taken
+    return states
 
 
 def last_event(stage: GatewayStage) -> tuple[int, int]:
@@ -90,24 +90,24 @@ def last_event(stage: GatewayStage) -> tuple[int, int]:
     return int(seq or 0), max(int(ts or 0), int(other))
 
 
-async def test_every_answer_of_the_past_is_the_answer_that_was_given_then(redis_url, database_url):
+async def test_every_answer_about_the_past_is_the_answer_of_that_time(redis_url, database_url):
     """By time and, where nothing else happened since, by position; in bodies of the same shape."""
     async with gateway_stage(redis_url, database_url) as stage:
-        taken = await snapshots(stage)
-        for index, (seq, ts, then) in enumerate(taken):
+        states = await snapshots(stage)
+        for index, (seq, ts, then) in enumerate(states):
             assert await everything(stage, f"as_of={ts}") == then, index
-            if seq and (index == 0 or taken[index - 1][0] != seq):
+            if seq and (index == 0 or states[index - 1][0] != seq):
                 assert await everything(stage, f"as_of={POOL}:{seq}") == then, index
-        [row] = taken[1][2][""]["agents"]
-        one = await stage.get(f"{AGENTS}/{row['agent_id']}?as_of={taken[1][1]}")
+        [row] = states[1][2][""]["agents"]
+        one = await stage.get(f"{AGENTS}/{row['agent_id']}?as_of={states[1][1]}")
         assert one.json == row
-        project = await stage.get(f"{AGENTS}/project/{row['project_id']}?as_of={taken[1][1]}")
+        project = await stage.get(f"{AGENTS}/project/{row['project_id']}?as_of={states[1][1]}")
         assert project.json["agents"] == [row]
         assert row["status"] == "pending"
         assert (await stage.get(f"{AGENTS}/{row['agent_id']}")).json["status"] == "running"
 
 
-async def test_a_time_may_be_written_in_any_zone_and_the_answer_names_its_moment(stage):
+async def test_a_time_may_be_written_in_any_zone_and_the_answer_names_its_position(stage):
     await stage.pending()
     await stage.stage.settle(POOL)
     seq, ts = last_event(stage)
@@ -123,9 +123,9 @@ async def test_a_time_may_be_written_in_any_zone_and_the_answer_names_its_moment
         assert f"{POOL}:{seq}" in answer.headers["Muster-Position"].split(",")
         assert "Muster-Stale" not in answer.headers
     position = answer.headers["Muster-Position"]
-    for moment in (position, answer.headers["Muster-As-Of"], f"{POOL}:1:{seq}"):
-        again = await stage.get(f"{AGENTS}?as_of={quote(moment)}")
-        assert again.json == answer.json, moment
+    for point in (position, answer.headers["Muster-As-Of"], f"{POOL}:1:{seq}"):
+        again = await stage.get(f"{AGENTS}?as_of={quote(point)}")
+        assert again.json == answer.json, point
 
 
 async def test_a_time_before_all_that_can_be_recorded_can_be_asked_for_again(stage):
@@ -135,7 +135,7 @@ async def test_a_time_before_all_that_can_be_recorded_can_be_asked_for_again(sta
 
 
 @pytest.mark.parametrize("as_of", ["time", "position"])
-async def test_pages_of_the_past_hold_together_while_agents_come_and_go(stage, as_of):
+async def test_pages_of_the_past_stay_consistent_while_agents_come_and_go(stage, as_of):
     ids = sorted([await stage.pending() for _ in range(5)])
     await stage.stage.settle(POOL)
     seq, ts = last_event(stage)
@@ -177,8 +177,8 @@ async def test_what_was_not_there_yet_is_not_found(stage):
     assert (await stage.get(f"{AGENTS}/pools?as_of=0")).json == {"pools": []}
     answer = await stage.get(f"{AGENTS}/pools/{POOL}?as_of=1000")
     assert (answer.status, answer.kind) == (404, "pool-not-found")
-    nobody = await stage.get(f"{AGENTS}/{WORKER}?as_of={POOL}:{seq}")
-    assert (nobody.status, nobody.kind) == (404, "agent-not-found")
+    absent = await stage.get(f"{AGENTS}/{WORKER}?as_of={POOL}:{seq}")
+    assert (absent.status, absent.kind) == (404, "agent-not-found")
 
 
 NO_POINT_IN_TIME = (
@@ -208,7 +208,7 @@ async def test_a_point_in_time_that_cannot_be_read_is_refused_by_name(stage, sub
 
 
 async def test_what_has_not_come_yet_is_waited_for_and_then_refused(stage):
-    """A position beyond the log; a time in the future; one that comes in a moment."""
+    """A position beyond the log; a time in the future; one that comes soon."""
     await stage.pending()
     stage.backend.limits = IMPATIENT
     for text in (f"{POOL}:99", f"{POOL}:7:1", str(int(time.time() * 1000) + 60_000)):  # one waits
@@ -224,7 +224,7 @@ async def test_what_has_not_come_yet_is_waited_for_and_then_refused(stage):
 
 
 async def test_a_pool_that_never_was_is_refused_at_once(stage):
-    """Nothing could come of waiting for it. A time of day without its date is taken for one."""
+    """Waiting for it would be in vain. A time of day without its date is read as one."""
     began = time.monotonic()
     for text, pool in (("nope:3", "nope"), ("14:03", "14"), (f"{POOL}:0,nope:1", "nope")):
         answer = await stage.get(f"{AGENTS}?as_of={text}")
@@ -256,7 +256,9 @@ async def test_a_time_is_answered_only_when_the_archive_has_passed_it(redis_url,
         assert (len(answer.json["agents"]), answer.headers.get("Muster-Stale")) == (1, None)
 
 
-async def test_the_past_is_told_without_redis_as_far_as_it_is_archived(redis_server, database_url):
+async def test_the_past_is_answered_without_redis_as_far_as_it_is_archived(
+    redis_server, database_url
+):
     server = redis_server()
     async with gateway_stage(server.url, database_url) as stage:
         await stage.pending()
@@ -276,7 +278,7 @@ async def test_the_past_is_told_without_redis_as_far_as_it_is_archived(redis_ser
         assert (len(answer.json["agents"]), answer.headers["Muster-Stale"]) == (2, "true")
 
 
-async def test_an_archive_that_lost_its_beginning_says_from_where_on_it_is_whole(stage):
+async def test_an_archive_that_lost_its_beginning_says_from_where_on_it_is_complete(stage):
     for _ in range(4):
         await stage.pending()
     await stage.stage.settle(POOL)
@@ -287,12 +289,12 @@ async def test_an_archive_that_lost_its_beginning_says_from_where_on_it_is_whole
         assert (answer.status, answer.kind) == (410, "archive-incomplete"), path
         said = f"pool '{POOL}': the archive is complete from seq 3 on ({third['ts']} ms)"
         assert answer.json["detail"] == said
-    whole = await stage.get(f"{AGENTS}/{third['subject']}?as_of={POOL}:4")
-    assert whole.json["status"] == "pending"
+    full = await stage.get(f"{AGENTS}/{third['subject']}?as_of={POOL}:4")
+    assert full.json["status"] == "pending"
     assert second["subject"] != third["subject"]
 
 
-async def test_the_document_describes_the_moment_and_the_refusals(stage):
+async def test_the_document_describes_the_point_in_time_and_the_refusals(stage):
     paths = (await stage.get("/openapi.json")).json["paths"]
     for path in (
         "",

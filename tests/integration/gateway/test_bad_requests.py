@@ -74,7 +74,7 @@ BODIES: list[tuple[str, dict[str, Any], int, str, str]] = [
 
 
 async def test_what_is_as_deep_as_may_be_is_shown_everywhere(redis_url, tmp_path):
-    """It is read back and told within something larger."""
+    """It is read back, and answered inside a larger document."""
     async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
         agent_id = await stage.pending(input=nested(100))
         for path in (AGENTS, f"{AGENTS}/{agent_id}", f"{AGENTS}?as_of={POOL}:1"):
@@ -313,9 +313,9 @@ AUTHORIZATIONS = [
 async def test_a_token_is_required_and_never_logged(redis_url, tmp_path, subtests):
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with logged() as lines, gateway_stage(redis_url, database, api_token=TOKEN) as stage:
-        for given, status in AUTHORIZATIONS:
-            with subtests.test(given):
-                headers = {"Authorization": given} if given else {}
+        for header, status in AUTHORIZATIONS:
+            with subtests.test(header):
+                headers = {"Authorization": header} if header else {}
                 answer = await stage.get(AGENTS, headers=headers)
                 assert answer.status == status
                 if status == 401:

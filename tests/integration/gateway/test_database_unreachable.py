@@ -36,13 +36,13 @@ def database(server_directory, tmp_path_factory):
 async def test_a_database_that_stops_or_hangs_and_comes_back(redis_url, database):
     url = database.url(database.create_database())
     async with logged() as lines, gateway_stage(redis_url, url, limits=LIMITS) as stage:
-        kept = await stage.pending()
+        agent_id = await stage.pending()
         await stage.stage.settle()
         for go, come in ((database.stop, database.start), (_pause(database), _resume(database))):
             go()
             await _writes_but_does_not_read(stage)
             come()
-            await until(lambda: _reads(stage, kept), timeout=20)
+            await until(lambda: _reads(stage, agent_id), timeout=20)
     assert "gateway.request_failed" not in [line["event"] for line in lines]
 
 
@@ -83,9 +83,7 @@ def _signal(database, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize(("query", "most_ms"), [("", 10_000), ("?tcp_user_timeout=4000", 4_000)])
-async def test_a_host_that_falls_silent_is_given_up_by_the_kernel_soon(
-    postgres_url, query, most_ms
-):
+async def test_the_kernel_soon_closes_connections_to_a_silent_host(postgres_url, query, most_ms):
     """It says nothing, not even that a connection is gone; what is sent there is never answered."""
     database = Database(f"{postgres_url}{query}")
     database.open()
@@ -166,7 +164,7 @@ def _bounds(connection: Connection) -> tuple[int, int]:
 
 
 async def test_a_gateway_that_stops_while_it_is_read_says_nothing_of_it(redis_url, tmp_path):
-    """Who reads at that moment is answered or cut off; the log has no error."""
+    """A client that is reading is answered or cut off; the log has no error."""
     url = f"sqlite:///{tmp_path / 'v.db'}"
     async with logged() as lines, gateway_stage(redis_url, url) as stage:
         for _ in range(20):

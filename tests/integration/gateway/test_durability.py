@@ -33,14 +33,14 @@ async def spawn(stage, level: str = "", *, key: str = "", prefer: str = "respond
     return await stage.ask("POST", f"{AGENTS}/spawn", json=asked(), headers=headers)
 
 
-async def test_a_command_that_asks_for_nothing_is_told_that_it_was_accepted(redis_url, tmp_path):
+async def test_a_command_without_a_level_is_answered_as_accepted(redis_url, tmp_path):
     async with gateway_stage(redis_url, views(tmp_path)) as stage:
         answer = await spawn(stage)
         assert (answer.status, answer.headers[LEVEL]) == (202, "accepted")
         assert PENDING not in answer.headers
 
 
-async def test_a_word_that_is_no_level_is_refused(redis_url, tmp_path):
+async def test_a_value_that_is_no_level_is_refused(redis_url, tmp_path):
     async with gateway_stage(redis_url, views(tmp_path)) as stage:
         answer = await spawn(stage, "eternal")
         assert (answer.status, answer.kind, answer.fields) == (400, "invalid-request", [LEVEL])
@@ -68,7 +68,7 @@ async def test_with_appendfsync_always_every_command_is_on_disk(redis_server, ki
         unchanged = await stage.ask("PATCH", path, json=change, headers=fsynced)
         gone = await stage.ask("DELETE", f"{path}?force=true", headers=fsynced)
         assert (await spawn(stage)).status == 202
-        # Its agent has nobody to end it, so the wait for that takes longer than a level may.
+        # No worker can end its agent, so the wait for that takes longer than a level may.
         await stage.run(await stage.worker())
         own = f"{AGENTS}/pools/{POOL}?force=true"
         late = await stage.ask("DELETE", own, headers={**fsynced, "Prefer": "wait=1"})
@@ -81,7 +81,7 @@ async def test_with_appendfsync_always_every_command_is_on_disk(redis_server, ki
         assert 'muster_commands_total{asked="fsynced",reached="fsynced"} 9' in metrics
 
 
-async def test_agents_of_a_pool_created_anew_are_no_part_of_a_deletion_before(
+async def test_agents_of_a_pool_created_again_are_not_part_of_an_earlier_deletion(
     redis_server, tmp_path, monkeypatch
 ):
     """They live on: what they are does not show that the deletion was lost."""
@@ -114,7 +114,7 @@ async def test_agents_of_a_pool_created_anew_are_no_part_of_a_deletion_before(
         (None, "it has no append-only file"),
     ],
 )
-async def test_a_server_that_does_not_fsync_at_once_cannot_give_fsynced(
+async def test_a_server_that_does_not_fsync_at_once_cannot_reach_fsynced(
     redis_server, appendfsync, why, tmp_path
 ):
     """Refused before anything is written, with what would be right; known beforehand too."""
@@ -130,7 +130,7 @@ async def test_a_server_that_does_not_fsync_at_once_cannot_give_fsynced(
         assert (levels["accepted"], levels["archived"]) == ("", "")
 
 
-async def test_a_server_that_will_not_say_what_it_can_give_is_named(redis_server, tmp_path):
+async def test_a_server_that_does_not_report_what_it_can_do_is_named(redis_server, tmp_path):
     server = redis_server(appendfsync="always")
     async with gateway_stage(server.url, views(tmp_path)) as stage:
         with server.client() as client:
@@ -150,9 +150,7 @@ async def test_fsync_that_rests_during_a_rewrite_is_not_fsynced(redis_server, tm
         assert "set no-appendfsync-on-rewrite no" in answer.json["detail"]
 
 
-async def test_a_policy_that_was_changed_meanwhile_is_not_taken_for_the_old_one(
-    redis_server, tmp_path
-):
+async def test_a_fsync_policy_that_was_changed_meanwhile_is_noticed(redis_server, tmp_path):
     """What was found out at the start is not what the answer rests on."""
     server = redis_server(appendfsync="always")
     async with gateway_stage(server.url, views(tmp_path)) as stage:
@@ -205,7 +203,7 @@ async def test_many_commands_share_the_waits(redis_server, tmp_path):
 async def test_a_command_whose_log_was_recovered_meanwhile_was_saved_or_is_lost(
     redis_server, recovered_seq, saved, tmp_path
 ):
-    """Where the rebuilt log went on from tells which."""
+    """The position from which the rebuilt log went on shows which."""
     server = redis_server(appendfsync="always")
     async with gateway_stage(server.url, views(tmp_path)) as stage:
         proof = (await stage.pool.spawn()).proof
@@ -213,17 +211,17 @@ async def test_a_command_whose_log_was_recovered_meanwhile_was_saved_or_is_lost(
         with server.client() as client:
             head = {"generation": 2, "recovered_seq": recovered_seq}
             client.hset(f"pool:{{{POOL}}}:meta", mapping=head)
-        assurance = DurabilityRequest(
+        request = DurabilityRequest(
             stage.backend, Level.FSYNCED, WaitPreference(10.0, explicit=True)
         )
-        assurance.start(proof)
+        request.start(proof)
         if saved:
-            told = await assurance.headers("a")
-            assert told[LEVEL] == "accepted"
-            assert told[PENDING] == 'fsynced; reason="the log was recovered meanwhile"'
+            headers = await request.headers("a")
+            assert headers[LEVEL] == "accepted"
+            assert headers[PENDING] == 'fsynced; reason="the log was recovered meanwhile"'
         else:
             with pytest.raises(Problem) as raised:
-                await assurance.headers("a")
+                await request.headers("a")
             assert (raised.value.body.kind, raised.value.body.agent_id) == ("command-lost", "a")
 
 
@@ -238,8 +236,8 @@ async def test_without_a_replica_replicated_is_refused(redis_url, tmp_path):
         assert await stage.events() == []
 
 
-async def test_a_default_that_cannot_be_given_makes_the_gateway_not_ready(redis_url, tmp_path):
-    """Else every command would be refused by a gateway that looks well."""
+async def test_a_default_level_out_of_reach_makes_the_gateway_not_ready(redis_url, tmp_path):
+    """Else every command would be refused by a gateway that seems healthy."""
     async with gateway_stage(redis_url, views(tmp_path), durability="replicated") as stage:
         answer = await spawn(stage)
         assert (answer.status, answer.kind) == (422, "durability-unavailable")
@@ -251,7 +249,7 @@ async def test_a_default_that_cannot_be_given_makes_the_gateway_not_ready(redis_
 
 
 async def test_what_is_replicated_is_on_the_replica(replication: Replication, tmp_path):
-    """And one that is away is told of: the command is accepted, the level pending, then reached."""
+    """An unreachable one is named: the command is accepted, the level pending, then reached."""
     limits = type(QUICK)(durability_seconds=5.0, wait_default=0.1)
     async with gateway_stage(replication.primary.url, views(tmp_path), limits=limits) as stage:
         answer = await spawn(stage, "replicated")

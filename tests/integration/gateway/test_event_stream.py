@@ -26,7 +26,7 @@ EVENTS = "/api/v1/events"
 @pytest.fixture
 async def stage(redis_url, tmp_path):
     database = f"sqlite:///{tmp_path / 'views.db'}"
-    limits = replace(QUICK, catch_up_seconds=0.5)  # for views that nobody writes
+    limits = replace(QUICK, catch_up_seconds=0.5)  # for views without a projector
     async with gateway_stage(redis_url, database, projecting=False, limits=limits) as shown:
         yield shown
 
@@ -66,15 +66,15 @@ async def following(stage: GatewayStage, query: str = "", last: str = "") -> Asy
         yield client
 
 
-async def test_events_come_as_they_stand_in_the_log(stage):
+async def test_events_come_as_they_are_in_the_log(stage):
     async with following(stage) as client:
         agent_id = await stage.pending(input={"task": "x"})
-        told = await client.next()
+        sent = await client.next()
     [entry] = raw_events(stage.stage.redis_url)
-    assert (told["pool"], told["subject"], told["seq"]) == (POOL, agent_id, 1)
-    assert told["data"] == json.loads(entry["data"])
+    assert (sent["pool"], sent["subject"], sent["seq"]) == (POOL, agent_id, 1)
+    assert sent["data"] == json.loads(entry["data"])
     same = ("type", "event_id", "correlation_id", "actor", "worker_id")
-    assert {name: told[name] for name in same} == {name: entry[name] for name in same}
+    assert {name: sent[name] for name in same} == {name: entry[name] for name in same}
 
 
 async def test_only_what_was_asked_for_comes(stage):
@@ -117,14 +117,14 @@ async def test_a_client_that_comes_back_misses_and_repeats_nothing(stage, how):
         cut = cut % 7 + 1
         query = f"?after={last}" if how == "parameter" else ""
         async with following(stage, query, last if how == "header" else "") as client:
-            told = await client.take(min(cut, wanted - len(seen)))
-            seen += [event["seq"] for event in told]
+            events = await client.take(min(cut, wanted - len(seen)))
+            seen += [event["seq"] for event in events]
             last = client.last
     await writing
     assert seen == list(range(1, wanted + 1))
 
 
-async def test_what_is_both_in_the_past_and_in_the_live_feed_comes_once(stage, monkeypatch):
+async def test_an_event_both_in_the_archive_and_in_the_live_feed_comes_once(stage, monkeypatch):
     """Events written after the client took its place, and before it has caught up."""
     await stage.pending()
     catch_up = event_stream.Stream._catch_up
@@ -166,8 +166,8 @@ async def test_large_events_go_out_one_by_one(stage, monkeypatch):
     for _ in range(6):
         await stage.pending(input=large)
     async with following(stage, f"?after=0&pool={POOL}") as client:
-        told = await client.take(6)
-    assert [event["seq"] for event in told] == list(range(1, 7))
+        events = await client.take(6)
+    assert [event["seq"] for event in events] == list(range(1, 7))
     assert max(sizes) < event_stream.CHUNK_BYTES + 62_000
 
 
@@ -202,8 +202,8 @@ async def test_a_pool_that_comes_later_is_followed_from_its_first_event(stage):
         body = {"pool_name": "late", "role_type": "developer"}
         assert (await stage.ask("POST", f"{AGENTS}/pools", json=body)).status == 201
         agent_id = await stage.pending(pool_name="late")
-        told = await client.next()
-        assert (told["pool"], told["seq"], told["subject"]) == ("late", 1, agent_id)
+        sent = await client.next()
+        assert (sent["pool"], sent["seq"], sent["subject"]) == ("late", 1, agent_id)
     again = await stage.pending(pool_name="late")
     async with following(stage, "?type=agent.requested", client.last) as back:
         assert (await back.next())["subject"] == again
@@ -212,18 +212,18 @@ async def test_a_pool_that_comes_later_is_followed_from_its_first_event(stage):
 async def test_a_quiet_stream_is_kept_open_and_carries_its_position(stage):
     async with following(stage, "?type=agent.failed") as client:
         await stage.pending()
-        begun = client.last
+        start = client.last
         async with asyncio.timeout(10):
-            while client.last == begun:
+            while client.last == start:
                 line = (await client.response.content.readline()).decode()
-                client.last = line[4:].strip() if line.startswith("id: ") else begun
+                client.last = line[4:].strip() if line.startswith("id: ") else start
 
 
 def _told(n: int) -> EncodedEvent:
     return EncodedEvent(POOL, f"{n}-0", "agent.requested", "", b"{}")
 
 
-async def test_a_client_too_far_behind_loses_its_place_rather_than_events():
+async def test_a_client_too_far_behind_loses_its_connection_rather_than_events():
     place = Subscription(limit=3)
     place.put([_told(1), _told(2)])
     assert len(await place.next(1)) == 2
@@ -232,25 +232,27 @@ async def test_a_client_too_far_behind_loses_its_place_rather_than_events():
     assert (place.overflowed, await place.next(1)) == (True, [])
 
 
-async def test_a_client_that_lost_its_place_is_told_and_goes_on_where_it_was(redis_url, tmp_path):
+async def test_a_client_that_fell_behind_is_disconnected_and_continues_at_its_position(
+    redis_url, tmp_path
+):
     limits = type(QUICK)(stream_queue=1)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, projecting=False, limits=limits) as stage:
         async with following(stage) as client:
-            begun = client.last
+            start = client.last
             [place] = stage.backend.subscriptions._subscriptions
             place.put([_told(1), _told(2)])
             async with asyncio.timeout(10):
                 assert b"too slow; reconnect" in await client.response.content.read()
         ids = [await stage.pending() for _ in range(3)]
-        async with following(stage, "", begun) as client:
+        async with following(stage, "", start) as client:
             assert [event["subject"] for event in await client.take(3)] == ids
 
 
-async def test_a_client_that_lost_its_place_in_what_it_did_not_want_need_not_see_that_again(
+async def test_a_client_that_lost_its_connection_among_unwanted_events_skips_them(
     redis_url, tmp_path, monkeypatch
 ):
-    """Else one that looks for little in a busy log begins anew, and never comes through."""
+    """Else a client of few events in a busy log starts again and again, and never catches up."""
     limits = type(QUICK)(stream_queue=1)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     catch_up = event_stream.Stream._catch_up
@@ -266,14 +268,12 @@ async def test_a_client_that_lost_its_place_in_what_it_did_not_want_need_not_see
         await until(lambda: stage.backend.tail.heads[POOL].seq == 1)
         async with following(stage, "?after=0&type=agent.failed") as client:
             content = (await client.response.content.read()).decode()
-        [told] = [line[4:] for line in content.splitlines() if line.startswith("id: ")]
-        assert event_stream.Cursor.parse(told).positions == stage.backend.tail.positions
+        [sent] = [line[4:] for line in content.splitlines() if line.startswith("id: ")]
+        assert event_stream.Cursor.parse(sent).positions == stage.backend.tail.positions
 
 
-async def test_a_client_that_catches_up_with_what_it_does_not_want_is_kept_waiting_aloud(
-    stage, monkeypatch
-):
-    """A proxy between takes a long silence for the end, and all of it would begin anew."""
+async def test_a_client_that_catches_up_with_unwanted_events_gets_keep_alives(stage, monkeypatch):
+    """A proxy takes a long silence for the end, and the client would start again."""
     monkeypatch.setattr(event_stream, "PAGE_SIZE", 1)
     for _ in range(3):
         await stage.pending()
@@ -289,11 +289,11 @@ async def test_a_client_that_catches_up_with_what_it_does_not_want_is_kept_waiti
         async with asyncio.timeout(10):
             while b"catching up" not in await client.response.content.readline():
                 pass
-            told = (await client.response.content.readline()).decode()
-    assert told[4:].strip() != client.last
+            sent = (await client.response.content.readline()).decode()
+    assert sent[4:].strip() != client.last
 
 
-async def test_one_client_too_many_is_refused_and_a_place_given_back_is_free(redis_url, tmp_path):
+async def test_one_client_too_many_is_refused_until_another_leaves(redis_url, tmp_path):
     limits = type(QUICK)(streams_max=1, stream_heartbeat_seconds=0.05)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, projecting=False, limits=limits) as stage:

@@ -1,4 +1,4 @@
-"""A primary dies, or is cut off, and its replica takes over: what was lost is found out and told.
+"""A primary dies, or is cut off, and its replica takes over: what was lost is found and reported.
 
 Clients keep one address, as they do behind a load balancer. Nothing here is imitated: primary and
 replica are servers, and the writes that are lost are lost by Redis.
@@ -42,30 +42,30 @@ async def spawn(stage, level: str = "accepted"):
 
 
 def exists(url: str, answer) -> bool:
-    """Whether a server has the agent that an answer tells of."""
+    """Whether a server has the agent that an answer names."""
     with redis.Redis.from_url(url) as client:
         return bool(client.exists(f"agent:{{{POOL}}}:{answer.json['agent_id']}"))
 
 
-async def test_a_failover_keeps_what_was_replicated_and_finds_out_what_was_lost(
+async def test_a_failover_retains_what_was_replicated_and_reports_what_was_lost(
     replication: Replication, tmp_path, no_leases
 ):
-    """The primary goes on alone, is killed, and the replica takes over without what it missed."""
+    """The primary goes on without its replica and is killed; the replica lacks what it missed."""
     old, new = replication.primary, replication.replica
     async with crossing(old.port) as address:
         stages = gateway_stage(address.url, views(tmp_path), limits=LIMITS)
         async with stages as stage:
             quick = {"config": {"lease_seconds": 1.0, "renew_seconds": 0.3}}
             await stage.ask("PATCH", f"{AGENTS}/pools/{POOL}", json=quick)
-            kept = await spawn(stage, "replicated")
-            assert kept.headers[LEVEL] == "replicated"
+            replicated = await spawn(stage, "replicated")
+            assert replicated.headers[LEVEL] == "replicated"
             replication.part()
             archived = await spawn(stage)
             stage.backend.limits = replace(LIMITS, durability_seconds=0.5)  # waited in vain
-            told = await spawn(stage, "replicated")
+            pending = await spawn(stage, "replicated")
             stage.backend.limits = LIMITS
-            assert (told.status, told.headers[LEVEL]) == (202, "accepted")
-            assert told.headers[PENDING] == 'replicated; reason="0 of 1 replicas have it"'
+            assert (pending.status, pending.headers[LEVEL]) == (202, "accepted")
+            assert pending.headers[PENDING] == 'replicated; reason="0 of 1 replicas have it"'
             await stage.stage.settle()
             await stage.projector.stop()
             gone = await spawn(stage)
@@ -73,7 +73,7 @@ async def test_a_failover_keeps_what_was_replicated_and_finds_out_what_was_lost(
             replication.promote()
             address.lead_to(new.port)
             address.cut()
-            there = [exists(new.url, answer) for answer in (kept, archived, told, gone)]
+            there = [exists(new.url, answer) for answer in (replicated, archived, pending, gone)]
             assert there == [True, False, False, False]
 
             # The gateway acknowledged more than this server has: nothing is written to it.
@@ -81,7 +81,7 @@ async def test_a_failover_keeps_what_was_replicated_and_finds_out_what_was_lost(
             assert (refused.status, refused.kind) == (503, "log-rolled-back")
             assert "generation 1, seq 4 was acknowledged" in refused.json["detail"]
             assert [event["type"] for event in raw_events(new.url)] == ["agent.requested"]
-            for answer in (kept, archived, told):
+            for answer in (replicated, archived, pending):
                 read = await stage.get(f"{AGENTS}/{answer.json['agent_id']}")
                 assert read.status == 200, "reads go on"
 
@@ -89,7 +89,7 @@ async def test_a_failover_keeps_what_was_replicated_and_finds_out_what_was_lost(
             await until(lambda: read_reports(stage.log, POOL))
             done = (await recovered(stage.stage))[POOL]
             assert [one.agent_id for one in done.unsaved] == [gone.json["agent_id"]]
-            there = [exists(new.url, answer) for answer in (kept, archived, told, gone)]
+            there = [exists(new.url, answer) for answer in (replicated, archived, pending, gone)]
             assert there == [True, True, True, False]
             assert (await until(lambda: acceptance(stage))).status == 202
 
@@ -105,10 +105,10 @@ async def acceptance(stage):
     return answer if answer.status == 202 else None
 
 
-async def test_a_command_whose_place_was_taken_by_another_is_told_as_lost(
+async def test_a_command_whose_position_another_event_has_is_reported_as_lost(
     replication: Replication, tmp_path
 ):
-    """The log grew again past what was lost, so no floor tells: only the command itself does."""
+    """The log grew again past what was lost, so only the command itself shows it."""
     old, new = replication.primary, replication.replica
     limits = type(QUICK)(durability_seconds=10.0, catch_up_seconds=0.2)
     async with crossing(old.port) as address:
@@ -143,10 +143,10 @@ async def _says_that_no_writes_are_taken(stage) -> bool:
     return named and "Redis accepts no writes: 0 replicas" in reasons
 
 
-async def test_a_primary_that_was_left_behind_takes_no_writes_when_it_returns(
+async def test_an_outdated_primary_accepts_no_writes_when_it_returns(
     replication: Replication,
 ):
-    """Split brain: it has writes that nobody else has, and lacks those made since."""
+    """Split brain: it has writes that no other server has, and lacks those made since."""
     old, new = replication.primary, replication.replica
     async with crossing(old.port) as address:
         client = connect(address.url)
@@ -158,9 +158,9 @@ async def test_a_primary_that_was_left_behind_takes_no_writes_when_it_returns(
             await pool.spawn()
             await until(replication.in_step)
             replication.part()
-            fresh = connect(old.url)
-            await TestPool(Log(fresh, Keys()), POOL).spawn()  # a process that saw only the old one
-            await fresh.aclose()
+            other = connect(old.url)
+            await TestPool(Log(other, Keys()), POOL).spawn()  # a process that saw only the old one
+            await other.aclose()
             replication.promote()
             address.lead_to(new.port)
             address.cut()
@@ -205,7 +205,7 @@ async def test_a_primary_that_became_a_replica_is_left_for_the_new_one(
 
 
 async def test_a_lease_is_renewed_at_the_new_primary(replication: Replication):
-    """A worker keeps its lease through an orderly failover, and its agents run on."""
+    """A worker retains its lease through an orderly failover, and its agents run on."""
     async with crossing(replication.primary.port) as address:
         client = connect(address.url)
         log = Log(client, Keys())

@@ -1,4 +1,4 @@
-"""What the gateway tells of itself: the document, metrics, alerts, pages, probes."""
+"""What the gateway reports about itself: the document, metrics, alerts, pages, probes."""
 
 import re
 import time
@@ -126,12 +126,12 @@ async def test_a_lost_worker_and_a_failed_agent_are_alerts(stage):
     assert all(alert["since"] and alert["action"] for alert in found.values())
 
 
-async def test_an_entry_that_is_no_event_blinds_nobody(stage):
-    """What somebody added by hand to a stream in which nothing stood yet."""
-    await stage.stage.pool("fresh")
+async def test_an_entry_that_is_no_event_stops_no_reader(stage):
+    """An entry that was added by hand to an empty stream."""
+    await stage.stage.pool("empty")
     with redis.Redis.from_url(stage.stage.redis_url) as client:
-        client.xadd("pool:{fresh}:events", {"hello": "world"})
-    await until(lambda: "fresh" in stage.backend.tail.stopped)
+        client.xadd("pool:{empty}:events", {"hello": "world"})
+    await until(lambda: "empty" in stage.backend.tail.stopped)
     for path in ("/metrics", f"{AGENTS}/monitor/dashboard", f"{AGENTS}/monitor/system"):
         assert (await stage.get(path)).status == 200
     found = await _alerts(stage)
@@ -139,37 +139,37 @@ async def test_an_entry_that_is_no_event_blinds_nobody(stage):
     assert "muster recover" not in found["projection-stopped"]["action"], "nothing was lost"
 
 
-async def test_nobody_waits_for_views_that_stand_still(stage):
-    await stage.stage.pool("fresh")
+async def test_clients_do_not_wait_for_views_that_do_not_move(stage):
+    await stage.stage.pool("empty")
     with redis.Redis.from_url(stage.stage.redis_url) as client:
-        client.xadd("pool:{fresh}:events", {"hello": "world"})
+        client.xadd("pool:{empty}:events", {"hello": "world"})
 
     async def stopped() -> bool:
-        found = (await stage.stage.views.positions()).get("fresh")
+        found = (await stage.stage.views.positions()).get("empty")
         return found is not None and found.status != "ok"
 
     await until(stopped)
-    await stage.pending(pool_name="fresh")
-    begun = time.monotonic()
+    await stage.pending(pool_name="empty")
+    started = time.monotonic()
     answer = await stage.get(AGENTS)
     assert (answer.status, answer.headers["Muster-Stale"]) == (200, "true")
-    assert time.monotonic() - begun < QUICK.catch_up_seconds / 2
+    assert time.monotonic() - started < QUICK.catch_up_seconds / 2
 
 
 async def test_an_entry_that_is_no_event_blinds_no_gateway_that_starts_behind_it(stage):
-    await stage.stage.pool("fresh")
+    await stage.stage.pool("empty")
     with redis.Redis.from_url(stage.stage.redis_url) as client:
-        client.xadd("pool:{fresh}:events", {"hello": "world"})
-    beside = Gateway(options(stage.stage.redis_url, stage.stage.database_url))
-    await beside.start()
+        client.xadd("pool:{empty}:events", {"hello": "world"})
+    other = Gateway(options(stage.stage.redis_url, stage.stage.database_url))
+    await other.start()
     try:
-        assert beside._backend is not None
-        tail = beside._backend.tail
-        assert (tail.following, tail.error, list(tail.stopped)) == (True, "", ["fresh"])
+        assert other._backend is not None
+        tail = other._backend.tail
+        assert (tail.following, tail.error, list(tail.stopped)) == (True, "", ["empty"])
         await stage.pending()
         await until(lambda: tail.heads[POOL].seq == 1)
     finally:
-        await beside.stop()
+        await other.stop()
 
 
 async def test_views_that_stay_behind_are_an_alert_and_not_ready(redis_url, tmp_path, monkeypatch):
@@ -191,12 +191,12 @@ async def test_views_that_stay_behind_are_an_alert_and_not_ready(redis_url, tmp_
 
 @pytest.mark.parametrize("too", ["many", "old"])
 async def test_events_that_pile_up_in_redis_are_an_alert(redis_url, tmp_path, monkeypatch, too):
-    """Nothing leaves that is not archived: whoever does not look loses Redis to its memory."""
+    """Nothing leaves that is not archived: without a projector Redis runs out of memory."""
     monkeypatch.setattr("gateway.health.alerts.UNTRIMMED_EVENTS_MARGIN", 2)
     monkeypatch.setattr("gateway.health.alerts.UNTRIMMED_AGE_MARGIN_MS", 0)
-    kept = Retention(events=3, age_ms=10**14) if too == "many" else Retention(age_ms=1)
+    retention = Retention(events=3, age_ms=10**14) if too == "many" else Retention(age_ms=1)
     database = f"sqlite:///{tmp_path / 'v.db'}"
-    async with gateway_stage(redis_url, database, retention=kept) as stage:
+    async with gateway_stage(redis_url, database, retention=retention) as stage:
         await stage.pending()
         assert "stream-not-trimmed" not in await _alerts(stage)
         for _ in range(6):
@@ -210,7 +210,7 @@ async def test_events_that_pile_up_in_redis_are_an_alert(redis_url, tmp_path, mo
         assert found["message"].startswith("7 events are in Redis")
         await stage.projector.stop()
         await stage.pending()
-        brief = stage.stage.projecting(retention=replace(kept, events=1), trim_seconds=0.02)
+        brief = stage.stage.projecting(retention=replace(retention, events=1), trim_seconds=0.02)
         async with brief:
 
             async def over() -> bool:
@@ -222,7 +222,7 @@ async def test_events_that_pile_up_in_redis_are_an_alert(redis_url, tmp_path, mo
         assert f'muster_stream_trimmed_total{{pool="{POOL}"}} 7' in metrics
 
 
-async def test_a_redis_without_a_limit_is_held_against_its_machine() -> None:
+async def test_a_redis_without_a_limit_is_compared_with_its_machine() -> None:
     facts = RedisFacts(reachable=True, memory_used=90, memory_system=100)
     [alert] = _redis(facts)
     assert (alert.name, "90% of the machine's memory" in alert.message) == ("redis-memory", True)
@@ -292,7 +292,7 @@ async def test_an_answer_has_the_shape_that_the_document_says(stage):
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
 async def test_a_page_runs_only_our_own_files(stage, path):
-    """All that it loads is there, from here; nothing stands inline, which the policy forbids."""
+    """All that it loads comes from this server; nothing is inline, which the policy forbids."""
     page = await stage.get(path)
     assert page.headers["Content-Type"].startswith("text/html")
     policy = page.headers["Content-Security-Policy"]

@@ -1,4 +1,4 @@
-"""Clients that are slow, greedy, broken or hostile: each costs little, and is told why."""
+"""Clients that are slow, greedy, broken or hostile: each costs little, and gets the reason."""
 
 import asyncio
 import contextlib
@@ -171,7 +171,7 @@ async def test_a_body_that_comes_after_its_answer_is_not_mistaken_for_a_slow_hea
         assert (await client.answer()).status == 200
 
 
-async def test_a_connection_that_says_nothing_is_closed_without_a_word(redis_url, tmp_path):
+async def test_a_connection_that_sends_nothing_is_closed_silently(redis_url, tmp_path):
     bounds = {"idle_seconds": 0.3}
     async with (
         impatient(redis_url, tmp_path, **bounds) as (stage, _),
@@ -196,7 +196,7 @@ async def test_a_body_that_dribbles_or_never_ends_is_cut_off(redis_url, tmp_path
                 assert await client.closed()
 
 
-async def test_who_reads_nothing_of_what_was_asked_for_is_cut_off(redis_url, tmp_path):
+async def test_a_client_that_does_not_read_its_answer_is_cut_off(redis_url, tmp_path):
     """A stream and a long answer alike: what waits to be sent does not wait for ever."""
     bounds = {"unread_seconds": 0.3, "stream_queue": 100_000}
     async with impatient(redis_url, tmp_path, **bounds) as (stage, lines):
@@ -233,7 +233,7 @@ def connections(stage) -> int:
     return stage.gateway._runner.server.connections.__len__()
 
 
-async def test_who_reads_slowly_but_reads_is_served_to_the_end(redis_url, tmp_path):
+async def test_a_client_that_reads_slowly_is_served_to_the_end(redis_url, tmp_path):
     async with impatient(redis_url, tmp_path, unread_seconds=0.3) as (stage, _):
         await spawned(stage, 40)
         with deaf(stage) as client:
@@ -243,10 +243,10 @@ async def test_who_reads_slowly_but_reads_is_served_to_the_end(redis_url, tmp_pa
                 client,
                 b"GET /api/v1/agents HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
             )
-            got, begun = 0, time.monotonic()
+            got, started = 0, time.monotonic()
             while piece := await loop.sock_recv(client, 65_536):
                 got += len(piece)
-                if time.monotonic() - begun < 1.0:  # longer than one who reads nothing has
+                if time.monotonic() - started < 1.0:  # longer than one who reads nothing has
                     await asyncio.sleep(0.02)
             assert got > 2_400_000
 
@@ -265,10 +265,10 @@ async def test_a_body_too_large_is_refused_at_once(stage, request_):
     """Not only when all of it has come, or when its time is over."""
     async with wire(stage) as client:
         saying = asyncio.ensure_future(client.say(request_))
-        begun = time.monotonic()
+        started = time.monotonic()
         said = await client.answer()
         assert (said.status, said.kind) == (413, "body-too-large")
-        assert time.monotonic() - begun < QUICK.body_seconds / 2
+        assert time.monotonic() - started < QUICK.body_seconds / 2
         saying.cancel()
 
 
@@ -318,11 +318,11 @@ async def test_pipelined_requests_are_answered_in_their_order(stage):
         assert await client.closed()
 
 
-async def test_a_thousand_idle_connections_keep_nobody_out(stage):
+async def test_a_thousand_idle_connections_shut_out_no_client(stage):
     """And when they go their places are free again."""
-    async with contextlib.AsyncExitStack() as crowd:
+    async with contextlib.AsyncExitStack() as opened:
         for _ in range(1_000):
-            await crowd.enter_async_context(wire(stage))
+            await opened.enter_async_context(wire(stage))
         for asking, status in (
             (stage.get("/healthz"), 200),
             (stage.spawn(prefer="respond-async"), 202),
@@ -333,12 +333,12 @@ async def test_a_thousand_idle_connections_keep_nobody_out(stage):
     await until(lambda: connections(stage) <= 1)
 
 
-async def test_a_connection_too_many_is_told_so(redis_url, tmp_path):
-    """Said once in the log; a place that is free again is given again."""
+async def test_a_connection_too_many_gets_the_reason(redis_url, tmp_path):
+    """Logged once; a connection that is free again is used again."""
     async with impatient(redis_url, tmp_path, connections_max=5) as (stage, lines):
-        async with contextlib.AsyncExitStack() as crowd:
+        async with contextlib.AsyncExitStack() as opened:
             for _ in range(5):
-                client = await crowd.enter_async_context(wire(stage))
+                client = await opened.enter_async_context(wire(stage))
                 await client.say(GET + b"\r\n")
                 assert (await client.answer()).status == 200
             for _ in range(3):
@@ -356,8 +356,8 @@ async def test_a_connection_too_many_is_told_so(redis_url, tmp_path):
 
 async def test_of_many_connections_at_once_no_more_are_let_in(redis_url, tmp_path):
     async with impatient(redis_url, tmp_path, connections_max=5) as (stage, _):
-        async with contextlib.AsyncExitStack() as crowd:
-            comings = [crowd.enter_async_context(wire(stage)) for _ in range(50)]
+        async with contextlib.AsyncExitStack() as opened:
+            comings = [opened.enter_async_context(wire(stage)) for _ in range(50)]
             clients = await asyncio.gather(*comings)
             await asyncio.gather(*(client.say(GET + b"\r\n") for client in clients))
             said = await asyncio.gather(*(client.answer() for client in clients))
@@ -410,8 +410,8 @@ async def test_what_is_no_http_is_a_problem_and_one_quiet_line(stage, subtests):
                 said = await client.answer()
                 assert (said.status, said.kind) == (400, "malformed-http")
                 assert await client.closed()
-            told = [line for line in lines if line["event"] != "gateway.answered"]
-            assert [(line["event"], line["log_level"]) for line in told] == [
+            written = [line for line in lines if line["event"] != "gateway.answered"]
+            assert [(line["event"], line["log_level"]) for line in written] == [
                 ("gateway.request_malformed", "info")
             ]
     assert (await stage.get("/healthz")).status == 200
@@ -439,19 +439,21 @@ async def test_nothing_of_what_is_no_http_is_repeated(stage):
         assert SECRET.decode() not in repr(lines)
 
 
-async def test_what_no_handler_answers_says_that_a_log_stands_in(redis_url, tmp_path):
+async def test_answers_without_a_handler_say_that_a_fallback_serves(redis_url, tmp_path):
     """As every answer does: too many connections, a slow head, no HTTP, and too long a head."""
     wanted = {
         n.lower(): v for n, v in {**SECURITY_HEADERS, FALLBACK_HEADER: "single-process"}.items()
     }
-    fallback = Fallback(mode="single-process", reason="away", primary="redis://real", since_ms=1)
+    fallback = Fallback(
+        mode="single-process", reason="unreachable", primary="redis://real", since_ms=1
+    )
     limits = type(QUICK)(head_seconds=0.3, connections_max=3)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with (
         gateway_stage(redis_url, database, limits=limits, fallback=fallback) as stage,
-        contextlib.AsyncExitStack() as crowd,
+        contextlib.AsyncExitStack() as opened,
     ):
-        clients = [await crowd.enter_async_context(wire(stage)) for _ in range(3)]
+        clients = [await opened.enter_async_context(wire(stage)) for _ in range(3)]
         said = []
         for client in clients:
             await client.say(GET + b"\r\n")
@@ -509,7 +511,7 @@ ELSEWHERE = [
 ]
 
 
-async def test_another_name_for_us_is_refused_wherever_it_stands(stage, subtests):
+async def test_another_name_of_the_project_is_refused_anywhere(stage, subtests):
     for head in ELSEWHERE:
         with subtests.test(head.decode()):
             async with wire(stage) as client:
@@ -518,7 +520,7 @@ async def test_another_name_for_us_is_refused_wherever_it_stands(stage, subtests
                 assert (said.status, said.kind) == (421, "wrong-host")
 
 
-async def test_our_own_names_are_taken_in_every_form(stage):
+async def test_our_own_names_are_accepted_in_every_form(stage):
     for address in (b"", b"http://localhost", b"http://[::1]:80"):
         async with wire(stage) as client:
             head = b"GET " + address + b"/api/v1/agents HTTP/1.1\r\nHost: LOCALHOST.:80\r\n\r\n"
@@ -554,7 +556,7 @@ def allowances(answer) -> list[str]:
 
 @pytest.mark.parametrize("turns", range(5))
 async def test_a_client_that_comes_while_the_gateway_stops_is_let_go(stage, turns):
-    """However far its connection had come: it is closed, and left to nobody (a warning fails)."""
+    """However far its connection had come: it is closed (a warning fails the test)."""
     with socket.create_connection(("127.0.0.1", urlsplit(stage.gateway.url).port), 5) as client:
         for _ in range(turns):
             await asyncio.sleep(0)

@@ -61,7 +61,7 @@ async def test_commands_are_refused_and_reads_go_on(redis_url: str, views_url: s
         assert (found.status, found.json["status"]) == (200, "running")
 
         async def told_as_of_before() -> bool:
-            """Once the projector has noticed; since when it does not hold nobody knows."""
+            """Once the projector has noticed; from when on it is wrong is not known."""
             paths = ("", f"/{agent_id}", "/pools", f"/pools/{POOL}", "/workers")
             answers = [await shown.get(f"{AGENTS}{path}") for path in paths]
             assert all("Muster-Age-Ms" not in answer.headers for answer in answers)
@@ -95,7 +95,7 @@ async def test_what_was_acknowledged_and_not_archived_is_reported(
         )
 
 
-async def test_what_is_acknowledged_while_the_log_is_asked_where_it_stands_is_not_lost(
+async def test_a_command_acknowledged_while_the_head_is_read_is_not_reported_as_lost(
     redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer is from before it, and below it."""
@@ -144,7 +144,7 @@ async def test_what_could_not_be_reported_in_time_is_named_afterwards(
 async def test_what_was_written_after_a_recovery_and_is_asked_for_again_is_not_named(
     redis_url: str, views_url: str
 ) -> None:
-    """Through a gateway that has not heard of the recovery yet."""
+    """Through a gateway that does not know of the recovery yet."""
     async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         agent_id = (await shown.pool.spawn()).agent_id
         await shown.stage.settle()
@@ -165,7 +165,7 @@ async def test_what_was_written_after_a_recovery_and_is_asked_for_again_is_not_n
 async def test_an_event_of_before_a_recovery_says_nothing_of_the_log_after_it(
     redis_url: str, views_url: str
 ) -> None:
-    """Whoever waits hears of it when its log may have been recovered, from before that event."""
+    """A waiting client is answered when its log may have been recovered from before that event."""
     async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         log = shown.backend.log
         log.raise_high_water_mark(POOL, 2, 3)
@@ -176,7 +176,7 @@ async def test_an_event_of_before_a_recovery_says_nothing_of_the_log_after_it(
         assert log.acknowledged(POOL) == (2, 3)
 
 
-async def test_a_gateway_that_starts_on_an_emptied_redis_knows_its_floor_from_the_archive(
+async def test_a_gateway_that_starts_on_an_emptied_redis_has_its_high_water_mark_from_the_archive(
     redis_url: str, views_url: str
 ) -> None:
     """It must not take spawns into a log that is older than the archive."""
@@ -240,7 +240,7 @@ def _lose_a_reply(shown: GatewayStage, monkeypatch: pytest.MonkeyPatch, count: i
 async def test_what_was_acknowledged_after_a_lost_reply_is_reported(
     redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By itself, and when it was asked for again: who was told so counts on it."""
+    """By itself, and when it was requested again: the client relies on that answer."""
     async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         (running, stopping) = [await shown.pending() for _ in range(2)]
         await shown.run(await shown.worker(), 2)
@@ -284,8 +284,8 @@ async def test_what_was_acknowledged_after_a_lost_reply_is_reported(
         async def all_reported() -> bool:
             found = await read_reports(shown.log, POOL)
             changes = await read_reports(shown.log, CATALOGUE)
-            told = {(one.kind, one.agent_id) for one in found}
-            return wanted <= told and [one.kind for one in changes] == ["change_pool"]
+            found_losses = {(one.kind, one.agent_id) for one in found}
+            return wanted <= found_losses and [one.kind for one in changes] == ["change_pool"]
 
         await until(all_reported, timeout=10)
         done = await recovered(shown.stage)
@@ -341,17 +341,17 @@ async def test_commands_on_pools_are_reported_and_named(
         (inside,) = [one for one in unsaved if one.pool]
         assert (inside.pool, inside.kind) == ("created", "spawn"), "its pool went with it"
         assert await read_reports(shown.log, "created") == []
-        told = tmp_path / "unsaved.json"
-        told.write_bytes(msgspec.json.encode({"logs": list(done.values())}))
+        report = tmp_path / "unsaved.json"
+        report.write_bytes(msgspec.json.encode({"logs": list(done.values())}))
         commands = [Command(kind, pool=name) for kind, name in NAMED]
         commands.append(Command("spawn", pool="created", agent_id=inside.agent_id))
-        assert named_lost(commands, read_lost_commands(told)) == set(commands)
+        assert named_lost(commands, read_lost_commands(report)) == set(commands)
 
 
 async def test_a_catalogue_that_was_lost_alone_waits_for_what_gateways_report(
     redis_url: str, views_url: str
 ) -> None:
-    """No lease has to lapse, so that nothing else gives them the time."""
+    """No lease has to expire, so nothing else gives them the time."""
     async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.stage.pool("third")
         await shown.stage.settle(CATALOGUE)
@@ -444,7 +444,7 @@ async def test_views_of_a_recovered_log_do_not_lag_behind_what_was_lost(
 async def test_what_was_read_before_a_recovery_is_not_demanded_of_the_log_after_it(
     redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tail still looks for what it missed, when the log is recovered and spawned into."""
+    """The tail is still reading what it missed when the log is recovered and spawned into."""
     async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
         await shown.pending()
         await shown.stage.settle()
@@ -456,13 +456,13 @@ async def test_what_was_read_before_a_recovery_is_not_demanded_of_the_log_after_
         fill = tail._fill_gap
         read: list[tuple[tuple[int, int], int]] = []
 
-        async def late(pool: str, following: Entry, *given: Any) -> None:
+        async def late(pool: str, following: Entry, *arguments: Any) -> None:
             if pool == POOL and not read:
                 wipe(shown)
                 await recovered(shown.stage)
                 await shown.pending()
                 read.append((log.high_water_mark(POOL), int(following[1][5])))
-            await fill(pool, following, *given)
+            await fill(pool, following, *arguments)
 
         monkeypatch.setattr(tail, "_fill_gap", late)
         await shown.pool.spawn()
@@ -475,9 +475,9 @@ async def test_what_was_read_before_a_recovery_is_not_demanded_of_the_log_after_
 async def test_a_client_that_comes_back_to_a_lost_log_misses_nothing_of_it(
     redis_url: str, views_url: str
 ) -> None:
-    """What it was not told stands in neither stream nor feed until the log is recovered."""
+    """An event that it never got is in neither stream nor feed until the log is recovered."""
     async with gateway_stage(redis_url, views_url, limits=HASTY) as shown:
-        await shown.stage.pool("whole")
+        await shown.stage.pool("intact")
         async with following(shown) as client:
             await shown.pending()
             await client.next()
@@ -489,10 +489,10 @@ async def test_a_client_that_comes_back_to_a_lost_log_misses_nothing_of_it(
             plain.delete(*plain.keys(f"*{{{POOL}}}*"))
         async with following(shown, last=last) as client:
             body = {"config": {"max_workers": 3}}
-            changed = await shown.ask("PATCH", f"{AGENTS}/pools/whole", json=body)
+            changed = await shown.ask("PATCH", f"{AGENTS}/pools/intact", json=body)
             assert changed.status == 200
-            assert (await client.next())["type"] == "pool.changed", "it hears of other logs"
+            assert (await client.next())["type"] == "pool.changed", "it gets events of other logs"
             await recovered(shown.stage)
-            told = await client.take(2)
-            assert [event["type"] for event in told] == ["agent.requested", "log.recovered"]
-            assert told[0]["subject"] == missed
+            events = await client.take(2)
+            assert [event["type"] for event in events] == ["agent.requested", "log.recovered"]
+            assert events[0]["subject"] == missed

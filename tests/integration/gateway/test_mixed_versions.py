@@ -1,4 +1,4 @@
-"""Old and new code at work beside each other: what is unknown is kept, or stops its reader."""
+"""Old and new code at work at once: what is unknown is retained, or stops its reader."""
 
 import asyncio
 import time
@@ -54,7 +54,7 @@ def write(server: Any, stream: str, meta: str, **changes: str) -> int:
     return seq
 
 
-# ---- what is kept ----------------------------------------------------------------------------
+# ---- what is retained ------------------------------------------------------------------------
 
 
 async def test_fields_that_a_newer_version_put_into_hashes_stay(stage, server):
@@ -71,7 +71,7 @@ async def test_fields_that_a_newer_version_put_into_hashes_stay(stage, server):
 
 
 async def test_fields_that_a_newer_version_put_into_an_event_stay_in_the_archive(stage, server):
-    """The event is folded without them, and kept as it stood."""
+    """The event is folded without them, and stored unchanged."""
     agent_id = await stage.pending()
     data = '{"reason":"requested","mood":"good"}'
     write(
@@ -176,13 +176,13 @@ async def test_a_newer_event_stops_the_gateways_tail_and_the_views_and_says_so(s
     assert raw_events(stage.stage.redis_url)[-1]["type"] == "agent.requested"
 
 
-async def test_who_waits_for_an_agent_is_answered_when_the_tail_stops(stage, server):
-    begun = time.monotonic()
+async def test_a_client_that_waits_for_an_agent_is_answered_when_the_tail_stops(stage, server):
+    started = time.monotonic()
     spawning = asyncio.ensure_future(stage.spawn(prefer="wait=30"))
     await until(lambda: "agent.requested" in [e["type"] for e in raw_events(stage.stage.redis_url)])
     write(server, f"{BASE}events", f"{BASE}meta", type="agent.dreamt")
     answer = await spawning
-    assert (answer.status, time.monotonic() - begun < 20) == (202, True)
+    assert (answer.status, time.monotonic() - started < 20) == (202, True)
 
 
 async def test_settings_out_of_their_range_stop_the_catalogues_views_only(stage, server):
@@ -201,8 +201,8 @@ async def test_settings_out_of_their_range_stop_the_catalogues_views_only(stage,
     assert "'pool.changed' version 1: of developer_pool at seq" in why
     fence = await stage.worker()
     await stage.pool.spawn()
-    [told] = await stage.claim(fence)
-    await stage.act(told.agent.agent_id, Started(), fence)
+    [claimed] = await stage.claim(fence)
+    await stage.act(claimed.agent.agent_id, Started(), fence)
     assert await stage.stage.views.wait_for(POOL, await stage.stage.head(POOL), timeout_seconds=5)
 
 

@@ -1,4 +1,4 @@
-"""What the gateway says when Redis or the database is away, and when a reply is lost."""
+"""What the gateway says when Redis or the database is unreachable, and when a reply is lost."""
 
 import asyncio
 import contextlib
@@ -93,16 +93,16 @@ async def test_a_redis_that_hangs_does_not_hang_the_dashboard(redis_server, tmp_
         assert "redis-unreachable" in [alert["name"] for alert in answer.json["alerts"]]
 
 
-@pytest.mark.parametrize("away", ["projector", "database"])
+@pytest.mark.parametrize("stopped", ["projector", "database"])
 async def test_a_repeated_spawn_is_not_denied_by_views_that_do_not_know_it(
-    redis_url, tmp_path, away
+    redis_url, tmp_path, stopped
 ):
-    """It was accepted, and Redis has let go of it since: what became of it is told later."""
+    """It was accepted, and Redis has dropped it since: its outcome is reported later."""
     limits = type(QUICK)(catch_up_seconds=0.1)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
         await stage.projector.stop()
-        stage.backend.views_open = away != "database"
+        stage.backend.views_open = stopped != "database"
         first = await stage.spawn(key="k", prefer="respond-async")
         agent_id = first.json["agent_id"]
         await stage.log.act(POOL, agent_id, Terminate(), ORIGIN)
@@ -129,7 +129,7 @@ async def test_a_clock_that_was_stepped_hides_no_alert(redis_url, tmp_path, monk
 async def test_a_clock_that_was_stepped_does_not_make_the_views_late(
     redis_url, tmp_path, monkeypatch
 ):
-    """What an event waits for is told in log time, which is Redis' own."""
+    """The time that an event waits for is log time, which is Redis' own."""
     monkeypatch.setattr("gateway.health.alerts.LAG_SECONDS", 60.0)
     limits = type(QUICK)(catch_up_seconds=0.1, ready_lag_seconds=60.0)
     database = f"sqlite:///{tmp_path / 'v.db'}"
@@ -174,12 +174,12 @@ async def test_without_a_database_an_agent_that_only_it_may_know_is_not_denied(r
 
 
 async def test_a_gateway_that_has_reached_nothing_yet_denies_nothing(redis_server, monkeypatch):
-    """It has heard of no pool, so that it has nowhere to look."""
+    """It knows no pool, so it has nowhere to look."""
     monkeypatch.setattr("gateway.server.listener.TAIL_SECONDS", 0.0)
     monkeypatch.setattr("gateway.server.listener.VIEWS_SECONDS", 0.0)
     server = redis_server()
     server.stop()
-    gateway = Gateway(options(server.url, "postgresql://nobody@127.0.0.1:1/nothing"))
+    gateway = Gateway(options(server.url, "postgresql://user@127.0.0.1:1/nothing"))
     await gateway.start()
     try:
         async with aiohttp.ClientSession(gateway.url) as session:
@@ -195,7 +195,7 @@ STEPS = [script(name).digest.encode() for name in ("admit", "commit")]
 
 
 class Proxy:
-    """Stands between the gateway and Redis, and can lose what Redis says to a step."""
+    """Is between the gateway and Redis, and can lose what Redis says to a step."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -285,7 +285,7 @@ async def test_a_spawn_whose_reply_was_lost_once_is_one_agent_and_no_repetition(
 
 
 @pytest.mark.parametrize("key", ["", "mine"])
-async def test_an_unknown_outcome_names_the_key_that_tells_it(behind_proxy, key):
+async def test_an_unknown_outcome_names_the_key_to_repeat(behind_proxy, key):
     """Asking again with that key answers what the first did."""
     proxy, stage = behind_proxy
     proxy.losing = 2

@@ -22,7 +22,7 @@ from tests.waiting import until
 
 PARKED = "/api/v1/parked"
 BASE = f"pool:{{{POOL}}}:"
-NOBODY = "01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e"
+UNKNOWN = "01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e"
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def all_agree(stage: GatewayStage) -> None:
 
 JUNK: list[dict[Any, Any]] = [
     {"nonsense": "x"},
-    {"type": "agent.spawn", "agent_id": NOBODY, "incarnation": "1", "reason": ""},
+    {"type": "agent.spawn", "agent_id": UNKNOWN, "incarnation": "1", "reason": ""},
     {b"agent_id": b"\xff\xfe", b"incarnation": b"1", "type": "agent.spawn"},
 ]
 
@@ -82,7 +82,7 @@ async def test_foreign_commands_are_deleted_logged_and_counted(stage, server):
         (POOL, "it is not a spawn command"),
     ]
     assert found[0]["content"] == {"nonsense": "x"}
-    assert found[1]["content"]["agent_id"] == NOBODY
+    assert found[1]["content"]["agent_id"] == UNKNOWN
     assert server.hmget(f"{BASE}meta", "overlooked", "waiting") == [b"3", b"0"]
     assert server.xlen(f"{BASE}commands") == 1, "only the spawn that is not settled"
     assert await parked(stage) == []
@@ -191,27 +191,27 @@ HOW = ("field", "status", "gone", "type")
 
 
 @pytest.mark.parametrize("how", HOW)
-async def test_a_damaged_agent_is_parked_and_made_anew_from_its_events(stage, server, how):
+async def test_a_damaged_agent_is_parked_and_rebuilt_from_its_events(stage, server, how):
     damaged = await stage.pending(labels={"team": "core"}, input={"task": 1}, pending_timeout=600)
     sound = await stage.pending()
     damage(server, damaged, how)
     fence = await stage.worker()
-    assert [told.agent.agent_id for told in await stage.claim(fence, 10)] == [sound]
+    assert [claimed.agent.agent_id for claimed in await stage.claim(fence, 10)] == [sound]
     [one] = await parked(stage)
     assert (one["source"], one["subject"]) == ("agent", damaged)
     shown = {"field": "x", "status": "1"}.get(how)
     assert one["content"].get("incarnation") == shown, "what its hash holds now"
     assert (await decide(stage, "POST", one)).status == 200
-    [told] = await stage.claim(fence, 10)
-    assert told.agent.agent_id == damaged
-    assert b'"task":1' in told.spec
+    [claimed] = await stage.claim(fence, 10)
+    assert claimed.agent.agent_id == damaged
+    assert b'"task":1' in claimed.spec
     await stage.act(damaged, Started(), fence)
     await stage.act(sound, Started(), fence)
     assert await parked(stage) == []
     await all_agree(stage)
 
 
-async def test_of_two_who_decide_at_once_one_does(stage, server):
+async def test_of_two_concurrent_decisions_one_is_written(stage, server):
     agent_id = await stage.pending()
     damage(server, agent_id, "field")
     assert await stage.pool.claim(await stage.worker()) == []
@@ -240,7 +240,7 @@ async def test_a_dropped_agent_ends_with_its_reason(stage, server, how):
 
 @pytest.mark.parametrize("how", HOW)
 async def test_a_running_agent_that_cannot_be_ended_is_parked_and_dropped(stage, server, how):
-    """Its code runs: it is told to end at once, and only then has ended."""
+    """Its code runs: it is asked to end at once, and only then has ended."""
     agent_id = await stage.pending()
     fence = await stage.worker()
     await stage.run(fence)
@@ -261,7 +261,7 @@ async def test_a_running_agent_that_cannot_be_ended_is_parked_and_dropped(stage,
 
 
 @pytest.mark.parametrize("stale", [False, True])
-async def test_an_agent_whose_end_the_views_lack_is_not_taken_for_damaged(stage, server, stale):
+async def test_an_agent_whose_end_the_views_lack_is_not_reported_as_damaged(stage, server, stale):
     """Redis lets go of what has ended by itself, however late the views are."""
     agent_id = await stage.pending()
     fence = await stage.worker()
@@ -311,11 +311,11 @@ async def test_heartbeats_that_cannot_be_read_are_logged_and_counted(stage, serv
         await until(read)
     [line] = [line for line in lines if line["event"] == "heartbeat.unreadable"]
     assert (line["pool"], line["worker_id"], line["count"]) == (POOL, "", 1)
-    assert line["reason"].endswith("an event has 14 fields, this entry has 1")
+    assert line["reason"].startswith("event 'entry with other fields' version 0: ")
     assert await parked(stage) == []
 
 
-async def test_operators_are_told(stage, server):
+async def test_operators_get_an_alert(stage, server):
     damage(server, await stage.pending(), "field")
     await stage.pool.claim(await stage.worker())
     alerts = (await stage.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
@@ -366,13 +366,13 @@ async def test_a_name_of_nothing_is_refused(stage, name):
 
 
 async def test_the_command_line_lists_retries_and_drops(stage, server, capsys):
-    def told(*words: str) -> tuple[int, str]:
+    def run(*words: str) -> tuple[int, str]:
         code = main(["parked", *words, "--url", stage.gateway.url])
         said = capsys.readouterr()
         return code, said.out + said.err
 
     async def muster(*words: str) -> tuple[int, str]:
-        return await asyncio.to_thread(told, *words)
+        return await asyncio.to_thread(run, *words)
 
     capsys.readouterr()
     assert "nothing is parked" in (await muster())[1]

@@ -46,9 +46,9 @@ async def test_health_pages_hold_every_agent_once_too(redis_url, database_url):
         await stage.run(fence)
         first = (await stage.get(f"{AGENTS}/health?limit=2")).json
         second = (await stage.get(f"{AGENTS}/health?limit=2&cursor={first['next']}")).json
-        told = [*first["pools"][POOL], *second["pools"][POOL]]
-        assert [agent["agent_id"] for agent in told] == ids
-        assert sorted(agent["health"] for agent in told) == ["healthy", *["waiting"] * 3]
+        agents = [*first["pools"][POOL], *second["pools"][POOL]]
+        assert [agent["agent_id"] for agent in agents] == ids
+        assert sorted(agent["health"] for agent in agents) == ["healthy", *["waiting"] * 3]
         assert (first["total"], second["total"], second["next"]) == (2, 2, None)
         assert first["healthy"] + second["healthy"] == 1
 
@@ -160,7 +160,7 @@ async def test_a_pool_changes_only_what_was_said(stage):
     assert back.json["config"]["max_workers"] == 100
 
 
-async def test_an_empty_pool_is_deleted_and_takes_no_more_spawns(stage):
+async def test_an_empty_pool_is_deleted_and_accepts_no_more_spawns(stage):
     answer = await stage.ask("DELETE", f"{POOLS}/{POOL}")
     assert answer.json == {"pool_name": POOL, "status": "deleted", "agent_count": 0}
     assert (await stage.get(f"{POOLS}/{POOL}")).status == 404
@@ -171,7 +171,7 @@ async def test_an_empty_pool_is_deleted_and_takes_no_more_spawns(stage):
 
 
 async def test_a_pool_deleted_by_another_gateway_is_noticed_by_a_spawn(stage):
-    """Its script sees what this gateway has not heard of yet."""
+    """Its script sees what this gateway does not know yet."""
     await stage.stage.catalogue.close_pool(stage.pool.pool, ORIGIN, vacant=True)
     answer = await stage.spawn()
     assert (answer.status, answer.kind) == (409, "pool-closed")
@@ -234,7 +234,7 @@ async def test_a_deletion_that_is_cut_short_is_not_said_to_have_written_nothing(
     assert (await stage.ask("DELETE", f"{POOLS}/{POOL}")).status == 200
 
 
-async def test_a_pool_created_anew_takes_spawns_again(stage):
+async def test_a_pool_created_again_accepts_spawns_again(stage):
     await stage.ask("DELETE", f"{POOLS}/{POOL}")
     body = {"pool_name": POOL, "role_type": "developer"}
     assert (await stage.ask("POST", POOLS, json=body)).status == 201
@@ -242,7 +242,7 @@ async def test_a_pool_created_anew_takes_spawns_again(stage):
 
 
 async def _anew(stage, role: str) -> None:
-    """Another gateway deletes the pool and creates it anew; this one has not heard of it."""
+    """Another gateway deletes the pool and creates it again; this one does not know it yet."""
     await stage.backend.tail.stop()
     catalogue = stage.stage.catalogue
     pool = (await catalogue.refresh()).live_pools()[POOL]
@@ -252,15 +252,15 @@ async def _anew(stage, role: str) -> None:
     assert created.outcome is Outcome.DONE
 
 
-async def test_a_pool_created_anew_elsewhere_takes_spawns_of_its_role_alone(stage):
+async def test_a_pool_created_again_elsewhere_accepts_spawns_of_its_role_only(stage):
     await _anew(stage, "tester")
     answer = await stage.spawn(prefer="respond-async")
     assert (answer.status, answer.kind) == (422, "role-mismatch")
     assert await stage.events() == []
 
 
-async def test_an_agent_of_a_pool_created_elsewhere_is_found_before_that_is_heard_of(stage):
-    """Also where the views cannot tell."""
+async def test_an_agent_of_a_pool_created_elsewhere_is_found_before_its_creation_is_read(stage):
+    """Also where the views do not know."""
     stage.backend.views_open = False
     await stage.backend.tail.stop()
     elsewhere = await stage.stage.pool("elsewhere")
@@ -270,7 +270,7 @@ async def test_an_agent_of_a_pool_created_elsewhere_is_found_before_that_is_hear
     assert answer.json["pool_name"] == "elsewhere"
 
 
-async def test_a_pool_created_anew_elsewhere_is_the_one_that_is_deleted(stage):
+async def test_a_pool_created_again_elsewhere_is_the_one_that_is_deleted(stage):
     await _anew(stage, "developer")
     answer = await stage.ask("DELETE", f"{POOLS}/{POOL}")
     assert (answer.status, answer.json["status"]) == (200, "deleted")

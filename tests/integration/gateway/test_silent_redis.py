@@ -10,7 +10,7 @@ from tests.integration.projector.stage import POOL
 from tests.waiting import timed, until
 
 AT_ONCE = 0.5
-"""Seconds in which a gateway that knows Redis to be away answers, on a busy machine too."""
+"""Seconds in which a gateway that knows Redis to be unreachable answers, on a busy machine too."""
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def test_a_silent_redis_costs_one_wait_and_then_nothing(silenced):
         seconds, read = await timed(stage.get(f"{AGENTS}{path}"))
         assert (read.status, read.headers["Muster-Stale"]) == (200, "true")
         age = int(read.headers["Muster-Age-Ms"])
-        assert 0 < age <= (time.monotonic() - paused) * 1000 + 6_000  # the tail's last look
+        assert 0 < age <= (time.monotonic() - paused) * 1000 + 6_000  # the tail's last check
         assert seconds < AT_ONCE
     server.resume()
     await until(lambda: not stage.backend.redis_health.unreachable)
@@ -78,7 +78,7 @@ async def _fresh(stage, agent_id: str) -> bool:
     return read.status == 200 and not {"Muster-Stale", "Muster-Age-Ms"} & read.headers.keys()
 
 
-async def test_a_silent_redis_does_not_keep_the_past_waiting(silenced, monkeypatch):
+async def test_a_silent_redis_does_not_delay_answers_about_the_past(silenced, monkeypatch):
     """Nor does a clock that is behind make it the future."""
     stage, server, _, _ = silenced
     at = stage.backend.log.now_ms(POOL)
@@ -92,7 +92,7 @@ async def test_a_silent_redis_does_not_keep_the_past_waiting(silenced, monkeypat
     assert seconds < AT_ONCE
 
 
-async def test_who_waits_for_an_agent_when_redis_goes_silent_is_still_answered(silenced):
+async def test_a_client_that_waits_for_an_agent_when_redis_goes_silent_is_still_answered(silenced):
     """The spawn was accepted before; what is known of it comes from the views, and says so."""
     stage, server, _, _ = silenced
     log = stage.backend.log

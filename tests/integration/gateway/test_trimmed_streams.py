@@ -64,7 +64,7 @@ async def test_a_client_of_the_events_gets_them_from_the_beginning(shown: Gatewa
     assert [one["data"] for one in past] == [json.loads(row.data) for row in rows][:last]
 
 
-async def test_a_client_that_comes_back_late_goes_on_where_it_was(shown: GatewayStage) -> None:
+async def test_a_client_that_comes_back_late_continues_at_its_position(shown: GatewayStage) -> None:
     """Cut at every place in turn, while the stream below it goes."""
     wanted = 40
     async with trimming(shown.stage):
@@ -81,7 +81,7 @@ async def test_a_client_that_comes_back_late_goes_on_where_it_was(shown: Gateway
     assert seen == list(range(1, wanted + 1))
 
 
-async def test_without_the_archive_a_late_client_is_sent_away_not_past_a_gap(
+async def test_without_the_archive_a_late_client_is_refused_rather_than_given_a_gap(
     shown: GatewayStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with trimming(shown.stage):
@@ -98,7 +98,7 @@ async def test_without_the_archive_a_late_client_is_sent_away_not_past_a_gap(
         assert seqs(await client.take(5)) == [1, 2, 3, 4, 5]
 
 
-class Heard:
+class Listener:
     """A listener of a gateway's tail."""
 
     def __init__(self) -> None:
@@ -109,12 +109,12 @@ class Heard:
             self.seqs += [int(fields[5]) for _, fields in entries]
 
 
-async def test_a_gateway_that_could_not_read_hears_what_was_trimmed_meanwhile(
+async def test_a_gateway_that_could_not_read_catches_up_with_what_was_trimmed_meanwhile(
     shown: GatewayStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A paused host, a cut network: waiting requests fold what they hear, so nothing may lack."""
-    heard, tail = Heard(), shown.backend.tail
-    tail._listeners = [*tail._listeners, heard.consume]
+    listener, tail = Listener(), shown.backend.tail
+    tail._listeners = [*tail._listeners, listener.consume]
     free, held = asyncio.Event(), asyncio.Event()
     free.set()
     read = tail._reader.read
@@ -128,7 +128,7 @@ async def test_a_gateway_that_could_not_read_hears_what_was_trimmed_meanwhile(
     monkeypatch.setattr(tail._reader, "read", sometimes)
     async with trimming(shown.stage):
         await shown.pending()
-        await until(lambda: heard.seqs == [1])
+        await until(lambda: listener.seqs == [1])
         free.clear()
         await shown.pool.spawn()  # brings the reading that waits to its end
         await asyncio.wait_for(held.wait(), 10)
@@ -136,25 +136,25 @@ async def test_a_gateway_that_could_not_read_hears_what_was_trimmed_meanwhile(
             await shown.pool.spawn()
         last = await trimmed(shown.stage)
         free.set()
-        await until(lambda: len(heard.seqs) >= last)
+        await until(lambda: len(listener.seqs) >= last)
         agent_id = await shown.pending()
         ended = await shown.ask("DELETE", f"{AGENTS}/{agent_id}")
         assert ended.status == 200
-    assert heard.seqs[:last] == list(range(1, last + 1))
+    assert listener.seqs[:last] == list(range(1, last + 1))
 
 
-async def test_what_neither_has_is_told_and_does_not_hold_up_what_comes(
+async def test_a_gap_in_both_is_reported_and_does_not_delay_later_events(
     shown: GatewayStage,
 ) -> None:
-    heard = Heard()
+    listener = Listener()
     tail: Tail = shown.backend.tail
-    tail._listeners = [*tail._listeners, heard.consume]
+    tail._listeners = [*tail._listeners, listener.consume]
     async with trimming(shown.stage), logged() as lines:
         await shown.pending()
-        await until(lambda: heard.seqs == [1])
+        await until(lambda: listener.seqs == [1])
         tail.heads[POOL].advance(-3, 0)  # as if the last one seen were long before
         await shown.pending()
-        await until(lambda: len(heard.seqs) == 2)
+        await until(lambda: len(listener.seqs) == 2)
         missing = [line for line in lines if line["event"] == "gateway.events_missing"]
     assert [(line["after"], line["before"]) for line in missing] == [(-3, 2)]
 
@@ -163,7 +163,7 @@ async def test_what_neither_has_is_told_and_does_not_hold_up_what_comes(
 
 
 class Record:
-    """A log of two pools, of which one event each stands in Redis."""
+    """A log of two pools, of which one event each is in Redis."""
 
     def __init__(self, stage: Stage, pools: dict[str, TestPool], last: int) -> None:
         self.stage, self.pools, self.last = stage, pools, last
@@ -195,7 +195,7 @@ def places(pool: str, first: int, last: int) -> list[str]:
     return [f"{pool}:{seq}" for seq in range(first, last + 1)]
 
 
-async def test_tail_tells_everything_from_the_start(
+async def test_tail_prints_everything_from_the_start(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("muster.cli.events.streams.CHUNK", 3)
@@ -205,7 +205,7 @@ async def test_tail_tells_everything_from_the_start(
     )
 
 
-async def test_tail_begins_at_any_event_of_the_archive(record: Record) -> None:
+async def test_tail_starts_at_any_event_of_the_archive(record: Record) -> None:
     for seq in range(1, record.last + 1):
         assert await record.tail(start=f"alpha:{seq}") == places("alpha", seq, 10)
 
@@ -218,14 +218,14 @@ async def test_tail_goes_back_into_the_archive_for_the_last_of_a_kind(
     assert asked == places("alpha", 7, 8)
 
 
-async def test_tail_says_what_it_cannot_tell_without_a_database(
+async def test_tail_says_what_it_cannot_print_without_a_database(
     record: Record, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await record.tail(archive=False, start="0", pools=("alpha",)) == ["alpha:10"]
     assert "alpha: events before 10 are in the archive only" in capsys.readouterr().err
 
 
-async def test_tail_that_was_held_up_tells_what_left_meanwhile(
+async def test_a_delayed_tail_prints_what_was_trimmed_meanwhile(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its terminal was stopped with Ctrl-S, say."""
@@ -263,7 +263,7 @@ async def test_tail_that_was_held_up_tells_what_left_meanwhile(
     assert seen == places("alpha", 10, 16)
 
 
-async def test_tail_that_was_held_up_before_it_followed_tells_what_left_meanwhile(
+async def test_tail_delayed_before_it_followed_prints_what_was_trimmed_meanwhile(
     record: Record,
 ) -> None:
     """It has not read anything of the stream but its last event when it is stopped."""
@@ -285,7 +285,7 @@ async def test_tail_that_was_held_up_before_it_followed_tells_what_left_meanwhil
     assert seen == list(range(10, 17))
 
 
-def test_a_database_that_is_away_is_one_line(
+def test_an_unreachable_database_is_one_line(
     redis_url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """It is asked only for what was trimmed; the last events are shown as far as Redis has them."""
@@ -300,13 +300,13 @@ def test_a_database_that_is_away_is_one_line(
                 await trimmed(stage)
 
     asyncio.run(trimmed_log())
-    away = ["--redis-url", redis_url, "--database-url", "postgresql://127.0.0.1:1/none"]
-    assert main(["tail", "-n", "1", *away]) == 0
+    unreachable = ["--redis-url", redis_url, "--database-url", "postgresql://127.0.0.1:1/none"]
+    assert main(["tail", "-n", "1", *unreachable]) == 0
     assert capsys.readouterr().err == ""
-    assert main(["tail", "--pool", POOL, *away]) == 0
+    assert main(["tail", "--pool", POOL, *unreachable]) == 0
     shown, said = capsys.readouterr()
     assert len(shown.splitlines()) == 1
     assert said.strip() == f"{POOL}: older events are in the archive, which is unreachable"
-    assert main(["tail", "--from", "0", *away]) == 3
+    assert main(["tail", "--from", "0", *unreachable]) == 3
     [line] = capsys.readouterr().err.strip().splitlines()
     assert "127.0.0.1" in line

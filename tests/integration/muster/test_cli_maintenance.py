@@ -66,9 +66,9 @@ def flags(redis_url, database_url) -> list[str]:
 
 def test_replay_fills_the_views_from_the_streams(flags, capsys):
     assert main(["replay", *flags]) == 0
-    told = capsys.readouterr()
-    assert told.out.startswith("the views are rebuilt: 4 events in ")
-    assert told.err.startswith("4 of 4 events")
+    printed = capsys.readouterr()
+    assert printed.out.startswith("the views are rebuilt: 4 events in ")
+    assert printed.err.startswith("4 of 4 events")
     assert wait(agents(flags[-1])) == ["pending"] * 3
     assert main(["replay", *flags, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["events"] == 4
@@ -76,11 +76,11 @@ def test_replay_fills_the_views_from_the_streams(flags, capsys):
 
 def test_replay_without_its_servers_says_which_one_is_missing(flags, capsys):
     server, database = flags[1], flags[3]
-    nobody = "redis://127.0.0.1:1"
-    assert main(["replay", "--redis-url", nobody, "--database-url", database]) == 3
+    unreachable = "redis://127.0.0.1:1"
+    assert main(["replay", "--redis-url", unreachable, "--database-url", database]) == 3
     assert "Redis does not answer" in capsys.readouterr().err
-    nobody = "postgresql://u:secret@127.0.0.1:1/x"
-    assert main(["replay", "--redis-url", server, "--database-url", nobody]) == 3
+    unreachable = "postgresql://u:secret@127.0.0.1:1/x"
+    assert main(["replay", "--redis-url", server, "--database-url", unreachable]) == 3
     said = capsys.readouterr().err
     assert said.startswith("muster replay: the database postgresql://u:***@127.0.0.1:1/x: ")
     assert said.count("\n") == 1
@@ -140,13 +140,13 @@ def test_a_missing_database_file_is_refused_and_not_created(
 
 @pytest.mark.parametrize("words", [["--dry-run"], []], ids=["looking", "doing"])
 def test_an_empty_database_proves_nothing_about_a_log(words, redis_url, database_url, capsys):
-    """A wiped Redis with the wrong database looks like a system that was never started."""
+    """A wiped Redis with the wrong database seems to be a system that was never started."""
     wait(prepare(database_url))
     asked = ["recover", *words, "--redis-url", redis_url, "--database-url", database_url]
     assert main(asked) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "is it the right one?" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "is it the right one?" in printed.err
 
 
 def test_an_intact_log_is_not_touched_even_with_an_empty_database(redis_url, database_url, capsys):

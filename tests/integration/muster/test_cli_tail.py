@@ -171,7 +171,7 @@ async def test_following_reports_a_log_that_is_lost_and_recovered(redis_server, 
     task = asyncio.create_task(follow(options, seen))
     said = ""
 
-    def told(text: str) -> bool:
+    def printed(text: str) -> bool:
         nonlocal said
         said += capsys.readouterr().err
         return text in said
@@ -179,11 +179,13 @@ async def test_following_reports_a_log_that_is_lost_and_recovered(redis_server, 
     try:
         await until(lambda: seen == ["alpha:1"])
         await record.client.rename("pool:{alpha}:events", "{alpha}")
-        await until(lambda: told("alpha: the log is missing; `muster recover --dry-run` says more"))
+        await until(
+            lambda: printed("alpha: the log is missing; `muster recover --dry-run` says more")
+        )
         await record.client.rename("{alpha}", "pool:{alpha}:events")
-        await until(lambda: told("alpha: the log is available again"))
+        await until(lambda: printed("alpha: the log is available again"))
         await record.client.hset("pool:{alpha}:meta", "halted", "by hand")
-        await until(lambda: told("alpha: the log is halted: by hand; "))
+        await until(lambda: printed("alpha: the log is halted: by hand; "))
     finally:
         task.cancel()
         await record.close()
@@ -192,13 +194,13 @@ async def test_following_reports_a_log_that_is_lost_and_recovered(redis_server, 
 
 async def test_a_log_that_is_created_during_the_check_is_not_missing(record, monkeypatch):
     source = Source(record.url, "")
-    whole, initialise = source.intact, record.log.initialise
+    original, initialise = source.intact, record.log.initialise
 
     async def later(_: str) -> None:
         """Its process is slow."""
 
     async def made_meanwhile(pools: Iterable[str]) -> dict[str, bool]:
-        answer = await whole(pools)
+        answer = await original(pools)
         await initialise("gamma")
         return answer
 

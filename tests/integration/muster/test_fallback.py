@@ -49,8 +49,10 @@ async def test_only_silence_leads_to_a_fallback(
     assert await standby.unreachable_reason(server.url, timeout_seconds=10) == ""
     wrong = server.url.replace("redis://", "redis://:wrong@")
     assert await standby.unreachable_reason(wrong, timeout_seconds=10) == ""
-    nobody = f"redis://127.0.0.1:{free_port()}"
-    assert "Connect call failed" in await standby.unreachable_reason(nobody, timeout_seconds=0.1)
+    unreachable = f"redis://127.0.0.1:{free_port()}"
+    assert "Connect call failed" in await standby.unreachable_reason(
+        unreachable, timeout_seconds=0.1
+    )
     assert "not known" in await standby.unreachable_reason(
         "redis://no.invalid", timeout_seconds=0.1
     )
@@ -75,8 +77,8 @@ async def test_a_host_falls_back_once_whatever_the_data_folder(
     """As one supervisor per host and log: two would take the same request for two."""
     monkeypatch.setattr(standby, "UNREACHABLE_SECONDS", 0.0)
     monkeypatch.setattr("muster.fallback.standby.FALLBACK_LOCK_TIMEOUT_SECONDS", 0.1)
-    nobody = f"redis://127.0.0.1:{free_port()}"
-    wanted = replace(settings, redis_url=nobody, fallback="single-process", key_prefix="k:")
+    unreachable = f"redis://127.0.0.1:{free_port()}"
+    wanted = replace(settings, redis_url=unreachable, fallback="single-process", key_prefix="k:")
     (tmp_path / "e").mkdir()
     first = await standby.start_if_needed(wanted)
     assert first is not None

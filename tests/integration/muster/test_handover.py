@@ -94,7 +94,7 @@ async def test_all_that_lives_goes_over_as_it_was_asked_for(settings: Settings) 
         assert real.xlen(f"pool:{{{POOL}}}:commands") == 3
 
 
-async def test_what_came_and_went_is_known_to_who_repeats_its_key_and_does_not_run(
+async def test_a_repeated_key_of_an_ended_agent_is_known_and_runs_nothing(
     settings: Settings,
 ) -> None:
     async with Fallback(settings) as fallback:
@@ -280,7 +280,7 @@ async def test_what_an_older_version_began_to_hand_over_is_submitted_as_it_did(
 # ---- what may go wrong between ---------------------------------------------------------------
 
 
-async def test_redis_that_goes_away_midway_is_submitted_to_again_and_the_log_is_not_served(
+async def test_a_redis_lost_midway_gets_the_rest_later_and_the_log_is_not_served(
     settings: Settings, redis_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next fallback starts empty; then both are handed over, and no agent is there twice."""
@@ -341,7 +341,7 @@ async def test_a_fallback_that_was_listed_but_not_retired_is_listed_again(
 async def test_a_redis_at_its_memory_limit_is_waited_for(
     settings: Settings, redis_server: MakeServer
 ) -> None:
-    """The start goes on without what waits; an alert tells; the next start goes on with it."""
+    """The start goes on without what waits; an alert names it; the next start goes on with it."""
     server = redis_server()
     settings = replace(settings, redis_url=server.url)
     await prepare(settings)
@@ -360,10 +360,10 @@ async def test_a_redis_at_its_memory_limit_is_waited_for(
     assert not settings.handover_failures_file.exists()
 
 
-async def test_a_redis_that_came_back_emptied_is_not_taken_for_the_real_one(
+async def test_a_redis_that_came_back_emptied_is_not_used_as_the_real_one(
     settings: Settings,
 ) -> None:
-    """Nothing is written there, so that it can still be recovered; the fallback is kept."""
+    """Nothing is written there, so that it can still be recovered; the fallback is retained."""
     url = settings.redis_url
     known = last_seen.LastSeen(redis_url=url, generation=1, seq=4)
     (settings.data_dir / last_seen.NAME).write_bytes(msgspec.json.encode(known))
@@ -399,7 +399,7 @@ async def test_a_real_log_that_lost_writes_is_recovered_first(settings: Settings
 
 
 async def test_a_real_log_that_was_rolled_back_is_recovered_first(settings: Settings) -> None:
-    """It looks whole; the archive knows more."""
+    """It seems complete; the archive knows more."""
     await spawn_for_real(settings)
     await archived(settings)
     async with Fallback(settings) as fallback:
@@ -414,7 +414,7 @@ async def test_a_real_log_that_was_rolled_back_is_recovered_first(settings: Sett
     assert directory.not_handed_over(settings.data_dir)
 
 
-async def test_a_catalogue_that_is_behind_what_was_seen_is_waited_for(settings: Settings) -> None:
+async def test_a_catalogue_behind_what_was_read_is_waited_for(settings: Settings) -> None:
     """Also where the archive does not know better: it may be behind as well."""
     await prepare(settings)
     known = last_seen.LastSeen(redis_url=settings.redis_url, generation=1, seq=99)
@@ -428,7 +428,7 @@ async def test_a_catalogue_that_is_behind_what_was_seen_is_waited_for(settings: 
 
 
 async def archived(settings: Settings) -> None:
-    """Have all that stands in the real log archived, as a projector does."""
+    """Archive all that is in the real log, as a projector does."""
     options = ProjectorOptions(redis_url=settings.redis_url, database_url=settings.views_url)
     projector, views = Projector(options), Views(settings.views_url)
     await projector.start()
@@ -440,7 +440,9 @@ async def archived(settings: Settings) -> None:
         await views.stop()
 
 
-async def test_leftovers_of_several_fallbacks_stand_beside_each_other(settings: Settings) -> None:
+async def test_agents_not_handed_over_of_several_fallbacks_are_all_listed(
+    settings: Settings,
+) -> None:
     for number in (1, 2):
         async with Fallback(settings) as fallback:
             await fallback.spawn(await fallback.make(OTHER))
@@ -450,7 +452,7 @@ async def test_leftovers_of_several_fallbacks_stand_beside_each_other(settings: 
         assert len([one for one in found.left if one.agent_id]) == number
 
 
-async def test_a_fallback_whose_identity_is_gone_is_neither_begun_anew_nor_passed_over(
+async def test_a_fallback_without_its_identity_is_neither_started_again_nor_skipped(
     settings: Settings,
 ) -> None:
     """Under another identity its agents could be asked for twice; passed over, they were lost."""
@@ -465,7 +467,7 @@ async def test_a_fallback_whose_identity_is_gone_is_neither_begun_anew_nor_passe
 
 
 async def test_a_fallback_whose_log_is_damaged_is_not_passed_over(settings: Settings) -> None:
-    """Somebody has to decide: its agents would be lost without a word."""
+    """An operator has to decide: its agents would be lost silently."""
     async with Fallback(settings) as fallback:
         await fallback.spawn()
     [manifest] = fallback.folder.path.glob("redis/*/*.manifest")

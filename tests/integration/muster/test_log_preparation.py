@@ -21,23 +21,23 @@ async def events(redis_url: str) -> AsyncIterator[Log]:
     await log.client.aclose()
 
 
-@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("existing", [True, False])
 async def test_a_log_that_another_role_created_meanwhile_is_not_lost(
-    redis_url: str, events: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+    redis_url: str, events: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
 ) -> None:
     """The database is slow: its archive has what was created after Redis was asked."""
     monkeypatch.chdir(tmp_path)
     settings = settings_on(redis_url, tmp_path)
 
     async def answer_late(*_: Any) -> bool:
-        if begun:
+        if existing:
             await events.create_catalogue()
         return True
 
     monkeypatch.setattr(log_preparation, "_is_archived", answer_late)
-    assert await log_preparation.prepare(settings, "gateway") == begun
+    assert await log_preparation.prepare(settings, "gateway") == existing
     written = await events.client.xlen(events.keys.catalogue)
-    assert written >= len(settings.pools) if begun else written == 0, "its pools, or nothing"
+    assert written >= len(settings.pools) if existing else written == 0, "its pools, or nothing"
 
 
 async def test_a_catalogue_that_lost_its_stream_is_lost_where_the_file_has_changed_too(

@@ -92,12 +92,12 @@ async def embedding(
 async def test_a_server_that_cannot_be_started_again_is_tried_until_it_can(
     embedding, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As on a disk that is full for a while: whoever looks at the terminal learns of it."""
-    kept = embedding()
-    await kept.start()
-    kept.kill()
-    hidden = kept.aof.rename(kept.aof.with_name("hidden"))
-    kept.aof.write_text("in the way")
+    """As on a disk that is full for a while: the terminal says so."""
+    embedded = embedding()
+    await embedded.start()
+    embedded.kill()
+    hidden = embedded.aof.rename(embedded.aof.with_name("hidden"))
+    embedded.aof.write_text("in the way")
     said = ""
 
     def has_said(text: str) -> bool:
@@ -107,29 +107,29 @@ async def test_a_server_that_cannot_be_started_again_is_tried_until_it_can(
 
     await until(lambda: has_said("redis ended with code 1"), what="it says why")
     assert "redis ended (killed by signal 9" in said
-    assert f"Not a directory; see {kept.server.log_path}; starting it again" in said
-    kept.aof.unlink()
-    hidden.rename(kept.aof)
+    assert f"Not a directory; see {embedded.server.log_path}; starting it again" in said
+    embedded.aof.unlink()
+    hidden.rename(embedded.aof)
     await until(lambda: has_said("redis is running again"))
     assert said.count("redis ended with code 1") == 1, said
-    await kept.ends()
+    await embedded.ends()
 
 
 async def test_a_server_whose_folder_is_in_use_waits_for_the_others_end(
     embedding, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As the child that rewrites the file of a server that was killed."""
-    kept = embedding()
-    await kept.start()
-    with locked(kept.server.directory) as held:
-        assert held is None
-    pid = kept.server.pid
-    kept.kill()
-    with contextlib.ExitStack() as held:
-        until_sync(lambda: held.enter_context(locked(kept.server.directory)) is not None)
+    embedded = embedding()
+    await embedded.start()
+    with locked(embedded.server.directory) as acquired:
+        assert acquired is None
+    pid = embedded.server.pid
+    embedded.kill()
+    with contextlib.ExitStack() as acquired:
+        until_sync(lambda: acquired.enter_context(locked(embedded.server.directory)) is not None)
         await until(lambda: f"another server (pid {pid}) runs on" in capsys.readouterr().out)
-    await until(lambda: kept.server.pid not in (None, pid))
-    await kept.ends()
+    await until(lambda: embedded.server.pid not in (None, pid))
+    await embedded.ends()
 
 
 @pytest.mark.parametrize(
@@ -146,53 +146,53 @@ async def test_a_server_that_the_system_cannot_fork_is_retried(
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    kept = embedding()
-    await kept.start()
+    embedded = embedding()
+    await embedded.start()
 
     def fork(*_: Any, **__: Any) -> Any:
         raise error
 
     with monkeypatch.context() as broken:
         broken.setattr("eventstore.embedded.server.subprocess.Popen", fork)
-        pid = kept.kill()
+        pid = embedded.kill()
         await until(lambda: str(error) in capsys.readouterr().out)
-    await until(lambda: kept.server.pid not in (None, pid))
-    await kept.ends()
+    await until(lambda: embedded.server.pid not in (None, pid))
+    await embedded.ends()
 
 
 async def test_a_check_without_free_file_descriptors_is_retried(
     embedding, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = embedding()
-    await kept.start()
+    embedded = embedding()
+    await embedded.start()
 
     def none_left(*_: Any, **__: Any) -> Any:
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as broken:
         broken.setattr("eventstore.embedded.server.socket.socket", none_left)
-        kept.kill()
+        embedded.kill()
         await until(lambda: "does not answer yet" in capsys.readouterr().out)
     await until(lambda: "redis is running again" in capsys.readouterr().out)
-    await kept.ends()
+    await embedded.ends()
 
 
 async def test_a_server_that_loads_for_long_is_waited_for_and_logged(
     embedding, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed and begun anew it would never be done. The loop goes on meanwhile."""
-    kept = embedding(**SLOW_LOADING)
-    await kept.start()
-    kept.fill()
-    before = kept.kill()
-    await until(lambda: kept.server.pid not in (None, before))
-    loading = kept.server.pid
+    """Killed and started again it would never finish. The loop goes on meanwhile."""
+    embedded = embedding(**SLOW_LOADING)
+    await embedded.start()
+    embedded.fill()
+    before = embedded.kill()
+    await until(lambda: embedded.server.pid not in (None, before))
+    loading = embedded.server.pid
     await until(lambda: f"redis (pid {loading}) loads its" in capsys.readouterr().out)
     await until(lambda: "redis is running again" in capsys.readouterr().out, timeout=30)
-    assert kept.server.pid == loading
-    with redis.Redis.from_url(kept.server.url) as client:
+    assert embedded.server.pid == loading
+    with redis.Redis.from_url(embedded.server.url) as client:
         assert client.dbsize() == COMMANDS
-    await kept.ends()
+    await embedded.ends()
 
 
 async def leave_data(embedding) -> None:
@@ -209,19 +209,19 @@ async def test_the_first_start_waits_while_it_loads_too(
 ) -> None:
     await leave_data(embedding)
     capsys.readouterr()
-    kept = embedding(**SLOW_LOADING)
-    starting = asyncio.ensure_future(kept.start())
+    embedded = embedding(**SLOW_LOADING)
+    starting = asyncio.ensure_future(embedded.start())
     await until(lambda: "loads its append-only file" in capsys.readouterr().out)
     assert not starting.done()
     await starting
-    await kept.ends()
+    await embedded.ends()
 
 
 async def test_a_server_that_ends_as_soon_as_it_serves_is_restarted(
     embedding, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is started again by then, and may load."""
-    kept = embedding()
+    embedded = embedding()
     ask, answers = log_server.check_server, [LogUnreachable("Redis does not answer")]
 
     async def check(url: str) -> str:
@@ -230,10 +230,10 @@ async def test_a_server_that_ends_as_soon_as_it_serves_is_restarted(
         return await ask(url)
 
     monkeypatch.setattr(log_server, "check_server", check)
-    await kept.start()
+    await embedded.start()
     said = capsys.readouterr().out
     assert said.index("does not answer; waiting for it") < said.index("embedded Valkey")
-    await kept.ends()
+    await embedded.ends()
 
 
 async def test_a_stop_request_is_received_while_it_loads(
@@ -256,12 +256,12 @@ async def test_a_stop_request_between_two_attempts_prevents_the_next(
     embedding, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restarts, "RESTART_SECONDS", (60.0, 60.0))
-    kept = embedding()
-    await kept.start()
-    kept.kill()
+    embedded = embedding()
+    await embedded.start()
+    embedded.kill()
     await until(lambda: "starting it again in" in capsys.readouterr().out)
-    await kept.ends()
-    assert kept.server.pid is None
+    await embedded.ends()
+    assert embedded.server.pid is None
 
 
 # ---- a full disk ---------------------------------------------------------------------------
@@ -272,29 +272,29 @@ async def test_a_server_that_could_not_write_its_file_is_asked_to_rewrite_it(
 ) -> None:
     """Until that has succeeded; then it can be started again, though its file had a hole."""
     monkeypatch.setattr(log_server, "REWRITE_RETRY_SECONDS", 0.1)
-    kept = embedding()
-    kept.server.directory.mkdir(parents=True)
-    binary = Path(surviving(str(find_binary()), kept.server.directory))
+    embedded = embedding()
+    embedded.server.directory.mkdir(parents=True)
+    binary = Path(surviving(str(find_binary()), embedded.server.directory))
     monkeypatch.setattr("eventstore.embedded.directory.find_binary", lambda: binary)
-    await kept.start()
-    with redis.Redis.from_url(kept.server.url) as client:
+    await embedded.start()
+    with redis.Redis.from_url(embedded.server.url) as client:
 
         def persistence() -> dict[str, Any]:
             return dict(client.info("persistence"))
 
-        await written_in_part(kept.server, client)
+        await written_in_part(embedded.server, client)
         await until(lambda: persistence()["aof_last_write_status"] == "err")
         await asyncio.sleep(2 * log_server.REWRITE_POLL_SECONDS)
         assert persistence()["aof_rewrites"] == 1, "there is no room for it yet"
-        await write_again(kept.server, client)
+        await write_again(embedded.server, client)
         await until(lambda: persistence()["aof_rewrites"] == 2)
         await until(lambda: not persistence()["aof_rewrite_in_progress"])
         keys = client.dbsize()
-        before = kept.kill()
-        await until(lambda: kept.server.pid not in (None, before))
-        await until(lambda: kept.server.ping() == "PONG")
+        before = embedded.kill()
+        await until(lambda: embedded.server.pid not in (None, before))
+        await until(lambda: embedded.server.ping() == "PONG")
         assert client.dbsize() == keys
-    await kept.ends()
+    await embedded.ends()
 
 
 # ---- roles -----------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ async def test_a_role_with_a_transient_failure_is_restarted(
     capsys: pytest.CaptureFixture[str],
     luck: str,
 ) -> None:
-    """Killed for want of memory before it tells, or given no process; the next time it is well."""
+    """Killed for want of memory before it reports, or given no process; the next time it starts."""
     starting = Starting(tmp_path, "")
     starting.go.touch()
     monkeypatch.setattr(role_processes, "READY_SECONDS", 20.0)
@@ -178,22 +178,22 @@ class Enough(Exception):
 async def test_its_roles_run_on_the_embedded_server_whatever_is_configured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They read the same file and environment, and would write to somebody's database."""
+    """They read the same file and environment, and would write to another system's database."""
     config = tmp_path / "muster.toml"
     config.write_text("embedded = true\ndatabase_url = 'postgresql://file'\n")
     monkeypatch.setenv("MUSTER_PGBOUNCER_URL", "postgresql://environment")
     monkeypatch.setenv("MUSTER_REDIS_URL", "redis://environment")
-    told: list[dict[str, str]] = []
+    environments: list[dict[str, str]] = []
 
     def child(_role: str, _command: list[str], environment: dict[str, str], _log: Path) -> None:
-        told.append(environment)
+        environments.append(environment)
         raise Enough
 
     monkeypatch.setattr(role_processes, "Child", child)
     settings = load({"config": config, "data_dir": tmp_path}, os.environ)
     with pytest.raises(Enough):
         await RoleProcesses(replace(settings, redis_url="unix:///its-own"), Background()).start()
-    role = load({}, told[0])
+    role = load({}, environments[0])
     assert (role.redis_url, role.database_url, role.pgbouncer_url) == ("unix:///its-own", "", "")
 
 
@@ -317,7 +317,7 @@ async def test_a_part_that_cannot_start_without_redis_starts_once_it_answers(
     parts = role_parts(tmp_path, monkeypatch, part, Background())
     assert await parts.start() == part.url
     assert parts._parts == [part]
-    assert part.stopped == 2, "whatever it had begun"
+    assert part.stopped == 2, "whatever it had started"
     assert capsys.readouterr().out.count("waiting for it") == 1
 
 

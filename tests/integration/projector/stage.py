@@ -65,7 +65,7 @@ class Stage:
             await projector.stop()
 
     async def settle(self, *pools: str) -> None:
-        """Wait until the views have taken what the log holds now."""
+        """Wait until the views have applied all that is in the log now."""
         for pool in (CATALOGUE, *(pools or self.catalogue.state.pools)):
             assert await self.views.wait_for(pool, await self.head(pool), timeout_seconds=10)
 
@@ -102,8 +102,8 @@ class Stage:
         """Spawn agents, claim and start them in one worker; answers their ids."""
         for _ in range(count):
             await pool.spawn(labels={"team": "core"}, input={"task": "x"})
-        told = await pool.claim(fence, count)
-        ids = [claimed.agent.agent_id for claimed in told]
+        claims = await pool.claim(fence, count)
+        ids = [claimed.agent.agent_id for claimed in claims]
         for agent_id in ids:
             await self.act(pool, agent_id, Started(), fence=fence)
         return ids

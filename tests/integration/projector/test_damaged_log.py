@@ -1,4 +1,4 @@
-"""A log that breaks its promise stops its pool's projection; servers that go away only delay it."""
+"""A log that breaks its promise stops its pool's projection; unreachable servers only delay it."""
 
 import json
 import math
@@ -60,11 +60,11 @@ def requested(project: str) -> str:
 
 
 async def stopped_at(stage: Stage, pool: str = POOL) -> Position:
-    async def look() -> Position | None:
+    async def position() -> Position | None:
         position = (await stage.views.positions()).get(pool)
         return position if position and position.status != "ok" else None
 
-    found = await until(look, what=f"{pool} is stopped")
+    found = await until(position, what=f"{pool} is stopped")
     assert found is not None
     return found
 
@@ -142,7 +142,7 @@ async def test_text_that_postgresql_does_not_hold_stops_nothing(
             assert (shown.role_type, shown.project_id) == ("r\ufffd", "p\ufffd")
 
 
-async def test_what_came_before_the_damage_in_one_batch_is_taken(
+async def test_events_before_the_damage_in_one_batch_are_applied(
     redis_url: str, database_url: str
 ) -> None:
     async with open_stage(redis_url, database_url) as stage:
@@ -160,7 +160,7 @@ async def test_what_came_before_the_damage_in_one_batch_is_taken(
 async def test_a_projector_with_nothing_left_to_follow_rests(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All logs are lost at once: until somebody recovers them it looks now and then."""
+    """All logs are lost at once: until they are recovered it checks now and then."""
     rounds: list[float] = []
     take_round = Active._round
 
@@ -212,7 +212,7 @@ async def test_a_log_that_was_halted_does_not_go_on_by_what_was_read_of_it_befor
 ) -> None:
     """Events of it and of another pool are at hand when the audit finds it halted."""
     wait, take_round = Source.wait, Active._round
-    halted = taken = False
+    halted = applied = False
 
     async def halted_meanwhile(
         self: Source, positions: Mapping[str, Position], *, count: int
@@ -226,10 +226,10 @@ async def test_a_log_that_was_halted_does_not_go_on_by_what_was_read_of_it_befor
         return entries
 
     async def audited(active: Active) -> None:
-        nonlocal taken
+        nonlocal applied
         active._audited_at = -math.inf
         await take_round(active)
-        taken = halted
+        applied = halted
 
     monkeypatch.setattr(Source, "wait", halted_meanwhile)
     monkeypatch.setattr(Active, "_round", audited)
@@ -241,7 +241,7 @@ async def test_a_log_that_was_halted_does_not_go_on_by_what_was_read_of_it_befor
             async with stage.projecting():
                 await stage.settle()
                 await pool.spawn()
-                await until(lambda: taken)
+                await until(lambda: applied)
                 at = await stage.views.positions()
         assert (at[POOL].seq, at[POOL].status) == (1, "halted: by hand")
         assert (at["other"].seq, at["other"].status) == (2, "ok")
@@ -274,7 +274,7 @@ async def test_a_log_with_another_event_where_the_views_are_is_noticed(
             assert (await stopped_at(stage)).status == "rewritten: another event at seq 1"
 
 
-async def test_a_pool_that_is_mended_goes_on_with_the_next_start(
+async def test_a_repaired_pool_continues_with_the_next_start(
     redis_url: str, database_url: str
 ) -> None:
     async with open_stage(redis_url, database_url) as stage:
@@ -311,7 +311,7 @@ async def test_a_stream_that_was_trimmed_up_to_the_views_is_gone_on_with(
         assert len(await stage.views.events(POOL)) == 3
 
 
-async def test_redis_away_delays_and_is_said_once(
+async def test_an_unreachable_redis_delays_and_is_logged_once(
     redis_server: MakeServer, database_url: str
 ) -> None:
     server = redis_server()
@@ -359,7 +359,7 @@ async def test_a_database_that_drops_its_connections_delays_and_is_said_once(
         assert len(await stage.views.events(POOL)) == 2
 
 
-async def test_tables_that_vanish_under_it_are_built_anew(
+async def test_tables_that_vanish_under_it_are_built_again(
     redis_url: str, database_url: str
 ) -> None:
     async with open_stage(redis_url, database_url) as stage, stage.projecting() as projector:

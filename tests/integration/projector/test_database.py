@@ -12,7 +12,7 @@ from tests.waiting import until
 
 
 async def test_a_connection_that_comes_after_the_end_is_closed(postgres_url, monkeypatch):
-    """Its thread was still connecting when the database was closed, and nobody waited so long."""
+    """Its thread was still connecting when the database was closed, and no caller waited for it."""
     monkeypatch.setattr(database, "CLOSE_SECONDS", 0.05)
     opened = Database(postgres_url)
     opened.open()

@@ -72,7 +72,7 @@ steps = st.lists(st.integers(0, 3), min_size=1, max_size=30)
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(old=steps, new=steps, lost=st.integers(0, 8), count=st.integers(1, 40), at=st.floats(0, 1))
-async def test_a_page_is_what_a_plain_sort_gives_over_generations(
+async def test_a_page_is_what_a_plain_sort_returns_over_generations(
     database: Database, old: list[int], new: list[int], lost: int, count: int, at: float
 ) -> None:
     """Generation 2 took over below the end of generation 1: what lies above that was lost."""
@@ -116,7 +116,7 @@ def test_an_archived_event_becomes_the_entry_that_it_was() -> None:
 
 
 class Stream:
-    """A stream of which the oldest entries leave, at a moment of the test's choosing."""
+    """A stream whose oldest entries are trimmed at a point that the test chooses."""
 
     def __init__(self, rows: list[EventRow]) -> None:
         self.rows = rows
@@ -136,7 +136,7 @@ class Stream:
 
 
 async def test_a_reader_gets_every_event_once_however_trimming_crosses_it(tmp_path: Path) -> None:
-    """Some leave before, some between any two looks at the stream."""
+    """Some are trimmed before, some between any two reads of the stream."""
     log = rows_of([1, 0, 2, 1, 0, 0, 4, 1, 1])
     url = f"sqlite:///{tmp_path / 'views.db'}"
     views = Views(url)
@@ -145,10 +145,10 @@ async def test_a_reader_gets_every_event_once_however_trimming_crosses_it(tmp_pa
     for gone, when in product(range(9), range(1, 9)):
         stream = Stream(log[gone // 2 :])
         stream.trim[when] = gone
-        trail = EventRange(Keys(), stream.range, views.archived)
+        reader = EventRange(Keys(), stream.range, views.archived)
         seen: list[str] = []
         at = "0"
-        while page := await trail.after(POOL, at, count=2):
+        while page := await reader.after(POOL, at, count=2):
             seen += [read_entry(POOL, 1, entry).event_id for entry in page]
             at = page[-1][0].decode()
         assert seen == names(log), (gone, when)
@@ -157,6 +157,6 @@ async def test_a_reader_gets_every_event_once_however_trimming_crosses_it(tmp_pa
 
 async def test_without_an_archive_the_stream_is_all_there_is() -> None:
     log = rows_of([1] * 5)
-    trail = EventRange(Keys(), Stream(log[3:]).range, None)
-    page = await trail.after(POOL, "0", count=10)
+    reader = EventRange(Keys(), Stream(log[3:]).range, None)
+    page = await reader.after(POOL, "0", count=10)
     assert [read_entry(POOL, 1, entry) for entry in page] == log[3:]

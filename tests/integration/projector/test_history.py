@@ -53,13 +53,13 @@ class Stage:
     async def answer(self, asked: AsOf) -> dict[str, Any]:
         """The same questions as `answer_now`, of the past."""
         history = self.history
-        moment = await history.point_in_time(asked)
+        point = await history.point_in_time(asked)
         return {
-            "agents": list(await history.agents(moment, EVERY, limit=1000)),
-            "living": list(await history.agents(moment, LIVING, limit=1000)),
-            "workers": list(await history.workers(moment, ended=True)),
-            "alive": list(await history.workers(moment)),
-            "pools": list(await history.pools(moment)),
+            "agents": list(await history.agents(point, EVERY, limit=1000)),
+            "living": list(await history.agents(point, LIVING, limit=1000)),
+            "workers": list(await history.workers(point, ended=True)),
+            "alive": list(await history.workers(point)),
+            "pools": list(await history.pools(point)),
         }
 
     async def sql(self, statement: str) -> None:
@@ -138,36 +138,38 @@ async def test_any_event_of_any_history_is_answered_as_the_views_did_then(
             assert len(summary(before, row.pool)) == len(then["agents"]) + len(then["workers"])
 
 
-async def test_one_agent_and_pages_and_filters_are_answered_as_the_whole(database_url: str) -> None:
+async def test_one_agent_and_pages_and_filters_are_answered_as_the_complete_list(
+    database_url: str,
+) -> None:
     rows = histories.History(11).write(150)
     async with open_stage(database_url) as stage:
         await stage.archive(rows)
         history = stage.history
-        moment = await history.point_in_time(AsOf(at_ms=rows[110].ts))
-        agents = await history.agents(moment, EVERY, limit=1000)
+        point = await history.point_in_time(AsOf(at_ms=rows[110].ts))
+        agents = await history.agents(point, EVERY, limit=1000)
         assert len(agents) > 15
         for agent in agents:
-            assert await history.agent(moment, agent.agent_id, agent.pool_name) == agent
+            assert await history.agent(point, agent.agent_id, agent.pool_name) == agent
             assert await history.pool_of(agent.agent_id) == agent.pool_name
         chosen = [a for a in agents if a.project_id == "apollo"]
         wanted = AgentFilter(project_id="apollo")
-        assert await history.agents(moment, wanted, limit=1000) == chosen
+        assert await history.agents(point, wanted, limit=1000) == chosen
         chosen = [a for a in agents if a.labels == {"team": "core"}]
         wanted = AgentFilter(label=("team", "core"))
-        assert await history.agents(moment, wanted, limit=1000) == chosen
+        assert await history.agents(point, wanted, limit=1000) == chosen
         for status in {agent.status for agent in agents}:
             wanted = AgentFilter(status=(status,), pool_name="beta")
             chosen = [a for a in agents if (a.status, a.pool_name) == (status, "beta")]
-            assert await history.agents(moment, wanted, limit=1000) == chosen
+            assert await history.agents(point, wanted, limit=1000) == chosen
         paged: list[AgentRow] = []
         after = ""
-        while page := await history.agents(moment, EVERY, after=after, limit=4):
+        while page := await history.agents(point, EVERY, after=after, limit=4):
             paged += page
             after = page[-1].agent_id
         assert paged == agents
 
 
-async def test_a_moment_stays_the_same_while_events_of_its_time_still_come(
+async def test_a_point_in_time_stays_the_same_while_events_of_its_time_still_come(
     database_url: str,
 ) -> None:
     rows = histories.History(5).write(60)
@@ -175,17 +177,17 @@ async def test_a_moment_stays_the_same_while_events_of_its_time_still_come(
     same_ms = [row for row in rows if row.ts <= last.ts]
     async with open_stage(database_url) as stage:
         await stage.archive(same_ms[:-10])
-        moment = await stage.history.point_in_time(AsOf(at_ms=last.ts))
-        before = await stage.history.agents(moment, EVERY, limit=1000)
+        point = await stage.history.point_in_time(AsOf(at_ms=last.ts))
+        before = await stage.history.agents(point, EVERY, limit=1000)
         await stage.archive(rows)
-        assert await stage.history.agents(moment, EVERY, limit=1000) == before
-        again = await stage.history.point_in_time(parse(str(moment)))
+        assert await stage.history.agents(point, EVERY, limit=1000) == before
+        again = await stage.history.point_in_time(parse(str(point)))
         assert await stage.history.agents(again, EVERY, limit=1000) == before
         newer = await stage.history.point_in_time(AsOf(at_ms=last.ts))
         assert await stage.history.agents(newer, EVERY, limit=1000) != before
 
 
-async def test_an_event_stays_the_moment_although_others_of_its_time_come_after_it(
+async def test_an_event_stays_the_point_in_time_although_others_of_its_time_come_later(
     database_url: str,
 ) -> None:
     """A recovery, or a reap, writes many at once."""
@@ -194,9 +196,9 @@ async def test_an_event_stays_the_moment_although_others_of_its_time_come_after_
         await stage.archive(rows)
         for pool in POOLS:
             for seq in (0, 1, 7):
-                moment = await stage.history.point_in_time(AsOf(events={pool: (None, seq)}))
-                before = await stage.history.agents(moment, EVERY, limit=1000)
-                again = await stage.history.point_in_time(parse(str(moment)))
+                point = await stage.history.point_in_time(AsOf(events={pool: (None, seq)}))
+                before = await stage.history.agents(point, EVERY, limit=1000)
+                again = await stage.history.point_in_time(parse(str(point)))
                 assert again.position_of(pool).seq == seq
                 assert await stage.history.agents(again, EVERY, limit=1000) == before
 
@@ -206,24 +208,24 @@ async def test_an_event_stays_the_moment_although_others_of_its_time_come_after_
 
 async def test_what_a_recovery_left_behind_is_void_but_can_be_asked_for(database_url: str) -> None:
     """Two stories with a common beginning: one lost, and one that went on from the archive."""
-    lost, kept = histories.History(3), histories.History(3)
+    lost, restored = histories.History(3), histories.History(3)
     lost.write(40)
-    kept.write(28)
+    restored.write(28)
     pool, fences = POOLS[0], set[str]()
-    kept.chance.seed(99)
-    kept.generations = dict.fromkeys(kept.generations, 2)
-    kept.ts += 60_000
-    kept.write(56)
+    restored.chance.seed(99)
+    restored.generations = dict.fromkeys(restored.generations, 2)
+    restored.ts += 60_000
+    restored.write(56)
     async with open_stage(database_url) as stage:
         await stage.archive(lost.rows)
-        await stage.archive(kept.rows)
-        for story, generation in ((lost, 1), (kept, None), (kept, 2)):
+        await stage.archive(restored.rows)
+        for story, generation in ((lost, 1), (restored, None), (restored, 2)):
             for row, before in prefixes(story.rows):
                 if row.pool != pool or generation == 2 > row.generation:
                     continue
-                moment = await stage.history.point_in_time(at(pool, row.seq, generation))
+                point = await stage.history.point_in_time(at(pool, row.seq, generation))
                 wanted = AgentFilter(pool_name=pool)
-                agents = await stage.history.agents(moment, wanted, limit=1000)
+                agents = await stage.history.agents(point, wanted, limit=1000)
                 fences |= {agent.fencing_token.partition(":")[0] for agent in agents}
                 found = {a.agent_id: (a.status, a.process_id, a.version) for a in agents}
                 subjects = summary(before, pool)
@@ -232,9 +234,11 @@ async def test_what_a_recovery_left_behind_is_void_but_can_be_asked_for(database
                     r.type == "agent.requested" and r.pool == pool for r in before
                 )
         assert fences >= {"1", "2"}
-        by_time = await stage.history.point_in_time(AsOf(at_ms=kept.rows[27].ts + 30_000))
+        by_time = await stage.history.point_in_time(AsOf(at_ms=restored.rows[27].ts + 30_000))
         assert by_time.position_of(pool).generation == 1
-        assert by_time.position_of(pool).seq == max(r.seq for r in kept.rows[:28] if r.pool == pool)
+        assert by_time.position_of(pool).seq == max(
+            r.seq for r in restored.rows[:28] if r.pool == pool
+        )
         with pytest.raises(NotYetArchived, match="nothing is archived of generation 3"):
             await stage.history.point_in_time(at(pool, 1, 3))
 
@@ -270,10 +274,10 @@ async def test_beyond_the_archive_is_not_reached(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("lost", ["its beginning", "something between"])
-async def test_an_archive_with_a_hole_says_from_where_on_it_is_whole(
+async def test_an_archive_with_a_hole_says_from_where_on_it_is_complete(
     database_url: str, lost: str
 ) -> None:
-    """An agent that was asked for after the hole is told all the same."""
+    """An agent that was requested after the hole is answered all the same."""
     rows = histories.History(2).write(120)
     of = [row for row in rows if row.pool == "alpha"]
     hole = {row.seq for row in (of[:20] if lost == "its beginning" else of[8:12])}
@@ -281,28 +285,28 @@ async def test_an_archive_with_a_hole_says_from_where_on_it_is_whole(
     async with open_stage(database_url) as stage:
         await stage.archive([r for r in rows if r.pool != "alpha" or r.seq not in hole])
         history = stage.history
-        moment = await history.point_in_time(AsOf(at_ms=rows[-1].ts))
+        point = await history.point_in_time(AsOf(at_ms=rows[-1].ts))
         for question in (
-            history.agents(moment, AgentFilter(pool_name="alpha")),
-            history.workers(moment, "alpha"),
-            history.pool(moment, "alpha"),
-            history.agent(moment, "nobody", "alpha"),
+            history.agents(point, AgentFilter(pool_name="alpha")),
+            history.workers(point, "alpha"),
+            history.pool(point, "alpha"),
+            history.agent(point, "unknown", "alpha"),
         ):
             with pytest.raises(ArchiveIncomplete) as refusal:
                 await question
             assert (refusal.value.pool, refusal.value.complete_from) == ("alpha", first.seq)
             assert refusal.value.ts == first.ts
-        assert await history.agents(moment, AgentFilter(pool_name="beta"))
+        assert await history.agents(point, AgentFilter(pool_name="beta"))
         later = [r.subject for r in of if r.type == "agent.requested" and r.seq > first.seq]
         ended = {r.subject for r in of if r.type == "agent.terminated"}
         one = next(agent_id for agent_id in later if agent_id in ended)
-        found = await history.agent(moment, one, "alpha")
+        found = await history.agent(point, one, "alpha")
         assert found is not None
         assert found.status == "terminated"
 
 
 @pytest.mark.parametrize("lost", ["its beginning", "something between"])
-async def test_a_moment_that_is_not_archived_is_none_at_which_nothing_was(
+async def test_a_time_that_is_not_archived_is_not_answered_as_empty(
     database_url: str, lost: str
 ) -> None:
     """Before the archive's beginning, or in a hole of it; by position and by time."""
@@ -313,27 +317,27 @@ async def test_a_moment_that_is_not_archived_is_none_at_which_nothing_was(
     async with open_stage(database_url) as stage:
         await stage.archive([row for row in rows if row not in hole])
         history = stage.history
-        moments = []
+        points = []
         if lost == "its beginning":
             for row in (hole[0], hole[-1]):
                 with pytest.raises(ArchiveIncomplete) as refusal:
                     await history.point_in_time(at("alpha", row.seq))
                 assert (refusal.value.complete_from, refusal.value.ts) == (first.seq, first.ts)
-            moments.append(await history.point_in_time(AsOf(at_ms=hole[10].ts)))
+            points.append(await history.point_in_time(AsOf(at_ms=hole[10].ts)))
         else:
-            moments += [await history.point_in_time(at("alpha", row.seq)) for row in hole]
-        for moment in moments:
+            points += [await history.point_in_time(at("alpha", row.seq)) for row in hole]
+        for point in points:
             for question in (
-                history.agents(moment, EVERY),
-                history.workers(moment),
-                history.pools(moment),
-                history.pool(moment, "alpha"),
-                history.agent(moment, of[-1].subject, "alpha"),
+                history.agents(point, EVERY),
+                history.workers(point),
+                history.pools(point),
+                history.pool(point, "alpha"),
+                history.agent(point, of[-1].subject, "alpha"),
             ):
                 with pytest.raises(ArchiveIncomplete) as refusal:
                     await question
                 assert (refusal.value.complete_from, refusal.value.ts) == (first.seq, first.ts)
-            assert await history.agents(moment, AgentFilter(pool_name="beta")) is not None
+            assert await history.agents(point, AgentFilter(pool_name="beta")) is not None
         before = await history.point_in_time(at("alpha", 0))
         assert await history.agents(before, EVERY) == []
 
@@ -344,12 +348,12 @@ async def test_an_event_that_cannot_be_read_is_not_passed_over(database_url: str
     rows[index] = replace(rows[index], version=99)
     async with open_stage(database_url) as stage:
         await stage.archive(rows)
-        moment = await stage.history.point_in_time(AsOf(at_ms=rows[-1].ts))
+        point = await stage.history.point_in_time(AsOf(at_ms=rows[-1].ts))
         with pytest.raises(ArchiveUnreadable, match="reads up to version 1"):
-            await stage.history.agent(moment, rows[index].subject, rows[index].pool)
+            await stage.history.agent(point, rows[index].subject, rows[index].pool)
 
 
-async def test_a_look_back_is_answered_also_where_the_database_had_been_restarted(
+async def test_the_past_is_answered_also_after_a_restart_of_the_database(
     postgres_url: str,
 ) -> None:
     """Its connections are broken then, and who asks next need not know of it."""
@@ -365,7 +369,7 @@ async def test_a_look_back_is_answered_also_where_the_database_had_been_restarte
         assert await stage.answer(asked) == before
 
 
-async def test_a_question_that_takes_too_long_is_given_up(database_url: str) -> None:
+async def test_a_query_that_takes_too_long_is_abandoned(database_url: str) -> None:
     """In the middle of a statement as well as between two; the connection is good afterwards."""
     async with open_stage(database_url, seconds=0.3) as stage:
         await stage.archive(histories.History(2).write(40))
@@ -382,11 +386,11 @@ async def test_a_question_that_takes_too_long_is_given_up(database_url: str) -> 
         assert time.monotonic() - began < 5
         stage.history._seconds = 10.0  # the others are quick questions
         assert (await stage.answer(AsOf(at_ms=BEGUN_MS + 10**6)))["agents"]
-        moment = await stage.history.point_in_time(at("alpha", 5))
+        point = await stage.history.point_in_time(at("alpha", 5))
 
         def fold(connection: Connection, deadline: float) -> None:
-            HistoricalState(connection, moment.position_of("alpha"), deadline - 20.0).population()
-            HistoricalState(connection, moment.position_of("alpha"), deadline - 20.0).catalogue()
+            HistoricalState(connection, point.position_of("alpha"), deadline - 20.0).population()
+            HistoricalState(connection, point.position_of("alpha"), deadline - 20.0).catalogue()
 
         with pytest.raises(TooExpensive):
             await stage.history._query(fold)

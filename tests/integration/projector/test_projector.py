@@ -76,7 +76,7 @@ async def test_the_views_hold_what_the_fold_of_the_log_says(
         assert [row.worker_id for row in await stage.views.workers()] == ["w2", "w3"]
 
 
-async def test_the_archive_holds_every_event_as_it_stood_in_the_stream(
+async def test_the_archive_has_every_event_as_it_was_in_the_stream(
     redis_url: str, database_url: str
 ) -> None:
     async with open_stage(redis_url, database_url) as stage, stage.projecting():
@@ -89,10 +89,10 @@ async def test_the_archive_holds_every_event_as_it_stood_in_the_stream(
         )
         assert len(archived) == len(entries)
         for row, (stream_id, fields) in zip(archived, entries, strict=True):
-            kept = msgspec.structs.asdict(row)
+            stored = msgspec.structs.asdict(row)
             names = [name.decode() for name in fields[::2]]
             assert row.stream_id == stream_id.decode()
-            assert [str(kept[n] or "") for n in names] == [v.decode() for v in fields[1::2]]
+            assert [str(stored[n] or "") for n in names] == [v.decode() for v in fields[1::2]]
         claims = await stage.views.events(POOL, types=("agent.claimed",), after_seq=3)
         assert {row.type for row in claims} == {"agent.claimed"}
         newest = await stage.views.recent(("worker.lost", "agent.failed"), since_ms=0)
@@ -170,8 +170,8 @@ async def test_heartbeats_reach_the_live_tables_only(redis_url: str, database_ur
         idle, busy = await stage.started(pool, fence, 2)
         await stage.settle()
         before = await stage.contents()
-        told = {"agents": {idle: "idle", busy: "busy"}, "loop_lag_ms": 1.5, "agent_count": 2}
-        await heartbeat(stage, pool, fence, msgspec.json.encode(told).decode())
+        beat = {"agents": {idle: "idle", busy: "busy"}, "loop_lag_ms": 1.5, "agent_count": 2}
+        await heartbeat(stage, pool, fence, msgspec.json.encode(beat).decode())
 
         async def lag() -> float:
             return (await stage.views.workers())[0].loop_lag_ms
@@ -188,7 +188,7 @@ async def test_heartbeats_reach_the_live_tables_only(redis_url: str, database_ur
         assert (released.activity, released.last_heartbeat) == ("", 0)
 
 
-async def test_a_restarted_projector_goes_on_from_its_rows(
+async def test_a_restarted_projector_continues_from_its_rows(
     redis_url: str, database_url: str
 ) -> None:
     async with open_stage(redis_url, database_url) as stage:
@@ -238,9 +238,9 @@ async def test_it_works_through_pgbouncer_in_transaction_mode(
         pool = await stage.pool()
         await stage.play(pool)
         await stage.settle()
-        told: list[Progress] = []
+        reported: list[Progress] = []
         options = RebuildOptions(redis_url=redis_url, database_url=pgbouncer_url)
-        assert (await replay(options, told.append)).finished
+        assert (await replay(options, reported.append)).finished
         await pool.spawn()
         await stage.settle()
         assert (await verify(redis_url, "", pgbouncer_url)).differences == []
@@ -257,7 +257,7 @@ async def test_many_that_start_at_once_make_the_tables_once(database_url: str) -
         await database.close()
 
 
-async def test_who_owns_the_schema_need_not_be_allowed_to_make_one(postgres_url: str) -> None:
+async def test_the_owner_of_the_schema_need_not_be_allowed_to_create_one(postgres_url: str) -> None:
     root = Database(postgres_url)
     owner = f"owner_of_{root.url.database}"
 

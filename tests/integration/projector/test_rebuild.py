@@ -1,4 +1,4 @@
-"""All views can be thrown away and come back from the log, while everything goes on."""
+"""All views can be dropped and rebuilt from the log, while everything goes on."""
 
 import asyncio
 
@@ -21,16 +21,16 @@ from tests.waiting import until
 
 
 async def replayed(stage: Stage, batch: int = 7, *, lease_seconds: float = 2.0) -> list[Progress]:
-    told: list[Progress] = []
+    reported: list[Progress] = []
     options = RebuildOptions(
         redis_url=stage.redis_url,
         database_url=stage.database_url,
         batch=batch,
         lease_seconds=lease_seconds,
     )
-    done = await replay(options, told.append)
-    assert done == told[-1]
-    return told
+    done = await replay(options, reported.append)
+    assert done == reported[-1]
+    return reported
 
 
 async def tables(stage: Stage) -> set[str]:
@@ -50,17 +50,17 @@ async def test_views_rebuilt_are_equal_to_those_before(redis_url: str, database_
             await stage.settle()
         before = await stage.contents()
         await stage.sql("UPDATE {}agents SET status = 'failed', reason = 'planted'")
-        told = await replayed(stage)
+        reported = await replayed(stage)
         assert await stage.contents() == before
-    done = told[-1]
+    done = reported[-1]
     assert done.finished
     seqs = [row["seq"] for row in before["checkpoints"]]
     assert done.events == done.total == sum(seqs) > 30
-    assert [p.events for p in told] == sorted(p.events for p in told)
+    assert [p.events for p in reported] == sorted(p.events for p in reported)
     assert done.rate > 0
 
 
-@pytest.mark.parametrize("archive", ["kept", "dropped"])
+@pytest.mark.parametrize("archive", ["retained", "dropped"])
 async def test_dropped_views_come_back_from_what_is_left(
     redis_url: str, database_url: str, archive: str
 ) -> None:
@@ -73,7 +73,7 @@ async def test_dropped_views_come_back_from_what_is_left(
         await stage.sql("DROP VIEW {}pool_capacity")
         for name in (*VIEWS, *(["events"] if archive == "dropped" else [])):
             await stage.sql(f"DROP TABLE {{}}{name}")
-        if archive == "kept":
+        if archive == "retained":
             with redis.Redis.from_url(redis_url) as client:
                 client.xtrim(f"pool:{{{POOL}}}:events", maxlen=2, approximate=False)
         await replayed(stage)
@@ -99,7 +99,7 @@ async def test_a_projector_that_finds_the_views_dropped_rebuilds_them_itself(
             assert await stage.contents() == before
 
 
-async def test_nobody_ever_sees_empty_or_half_built_views(
+async def test_readers_never_get_empty_or_half_built_views(
     redis_url: str, database_url: str
 ) -> None:
     """Spawns and ends come in, queries are asked, and the views are rebuilt again and again."""
@@ -161,13 +161,13 @@ async def test_what_an_interrupted_rebuild_left_is_gone_after_the_next(
 async def test_two_rebuilds_at_once_are_refused(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first one renews its lease between any two looks of the second."""
-    look = Lease._read_state
+    """The first one renews its lease between any two checks of the second."""
+    read_state = Lease._read_state
 
     async def renewed(self: Lease) -> LeaseState:
         if self.name == other.name:
             await other.renew()
-        return await look(self)
+        return await read_state(self)
 
     async with open_stage(redis_url, database_url) as stage:
         database = Database(database_url)
@@ -203,7 +203,7 @@ async def test_a_damaged_log_leaves_the_views_as_they_are(
 async def test_views_stay_as_they_are_also_where_a_refused_rebuild_archived_more(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Something was spawned in another pool when nobody projected: the archive is ahead of them."""
+    """Agents were spawned in another pool without a projector: the archive is ahead of them."""
     compare = Rebuild._compare
 
     async def meanwhile(self: Rebuild) -> None:
@@ -280,7 +280,7 @@ async def test_a_lost_redis_does_not_take_the_views_along(
         assert len(await stage.views.agents(AgentFilter())) == 1
 
 
-async def test_views_of_another_version_are_built_anew(redis_url: str, database_url: str) -> None:
+async def test_views_of_another_version_are_built_again(redis_url: str, database_url: str) -> None:
     async with open_stage(redis_url, database_url) as stage:
         async with stage.projecting():
             await stage.play(await stage.pool())

@@ -1,4 +1,4 @@
-"""Logs that Redis lost: found, closed, written anew from the archive, and what was lost named."""
+"""Logs that Redis lost: found, closed, rebuilt from the archive, and what was lost named."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -113,7 +113,7 @@ async def test_an_emptied_redis_is_recovered_from_the_archive(
         assert (done[POOL].generation, done[POOL].seq) == (2, len(before))
         assert (done[POOL].agents, done[POOL].unsaved) == (len(live), ())
         events = raw_events(redis_url)
-        assert events[: len(before)] == before, "what was archived is back as it stood"
+        assert events[: len(before)] == before, "what was archived is back unchanged"
         assert events[len(before)]["type"] == "log.recovered"
         assert [int(event["seq"]) for event in events] == list(range(1, len(events) + 1))
         assert set(await stage.log.live(POOL)) == live
@@ -123,7 +123,7 @@ async def test_an_emptied_redis_is_recovered_from_the_archive(
         await demand_equal(stage)
 
 
-async def test_a_log_ahead_of_the_clock_goes_on_behind_what_it_lost(
+async def test_a_log_ahead_of_the_clock_continues_after_what_it_lost(
     redis_url: str, views_url: str
 ) -> None:
     """Readers that saw what was lost go on from its ids, and would pass over what comes next."""
@@ -143,10 +143,10 @@ async def test_a_log_ahead_of_the_clock_goes_on_behind_what_it_lost(
             assert int(first.split(b"-")[0]) - ahead < 120_000, "nor much later than that"
 
 
-async def test_a_trimmed_log_is_recovered_whole_and_trimmed_again(
+async def test_a_trimmed_log_is_recovered_completely_and_trimmed_again(
     redis_url: str, database_url: str
 ) -> None:
-    """Most of it stood in the archive alone when Redis was lost; and it does again afterwards."""
+    """Most of it was only in the archive when Redis was lost; and it is again afterwards."""
     one = {"retention": Retention(events=1, age_ms=10**14), "trim_seconds": 0.05}
     async with archived_story(redis_url, database_url) as (stage, _):
         before = raw_events(redis_url)
@@ -161,9 +161,9 @@ async def test_a_trimmed_log_is_recovered_whole_and_trimmed_again(
         await demand_equal(stage)
         async with stage.projecting(**one):
             await until(lambda: len(raw_events(redis_url)) == 1)
-            kept = await stage.views.archived(POOL, "0")
-            assert [row.seq for row in kept] == list(range(1, kept[-1].seq + 1))
-            assert {row.generation for row in kept} == {1, 2}
+            rows = await stage.views.archived(POOL, "0")
+            assert [row.seq for row in rows] == list(range(1, rows[-1].seq + 1))
+            assert {row.generation for row in rows} == {1, 2}
         await demand_equal(stage)
 
 
@@ -183,14 +183,14 @@ async def test_what_ran_runs_again_as_the_next_incarnation(redis_url: str, views
         again = await stage.log.agent(POOL, runs)
         assert again is not None
         assert (again.status.value, again.incarnation) == ("pending", 2)
-        assert again.losses == (), "nobody is suspected for what happened to all"
+        assert again.losses == (), "no agent is suspected for what happened to all"
         ended = await stage.log.agent(POOL, ends)
         assert ended is not None
         assert ended.status.value == "terminated"
         second = await pool.worker("v")
-        told = await pool.claim(second)
-        assert {claimed.agent.agent_id for claimed in told} == {runs, waits}
-        assert all(b"core" in claimed.spec for claimed in told if claimed.agent.agent_id == runs)
+        claims = await pool.claim(second)
+        assert {claimed.agent.agent_id for claimed in claims} == {runs, waits}
+        assert all(b"core" in claimed.spec for claimed in claims if claimed.agent.agent_id == runs)
         assert int(raw_events(redis_url)[-1]["epoch"]) > fence.epoch + 1000
         await demand_equal(stage)
 
@@ -198,7 +198,7 @@ async def test_what_ran_runs_again_as_the_next_incarnation(redis_url: str, views
 async def test_agents_of_a_worker_that_was_being_cleared_are_lost_under_its_fence(
     redis_url: str, views_url: str
 ) -> None:
-    """Its reaper had come no further than to fence it; an event tells which fence it follows."""
+    """Its reaper had only fenced it; an event names the fence that it follows."""
     async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool(**QUICK)
         [held] = await stage.started(pool, await pool.worker("w"), 1)
@@ -238,7 +238,7 @@ async def test_writes_that_only_redis_had_are_named(redis_url: str, views_url: s
     async with archived_story(redis_url, views_url) as (stage, pool):
         archived = await stage.head(POOL)
         lost = await pool.spawn()
-        told = LossReport(reporter="gateway:g", kind="spawn", agent_id=lost.agent_id,
+        report = LossReport(reporter="gateway:g", kind="spawn", agent_id=lost.agent_id,
                       generation=1, seq=lost.seq, ts=stage.log.now_ms(POOL))  # fmt: skip
         saved = LossReport(
             reporter="gateway:g", kind="spawn", agent_id="x", generation=1, seq=archived
@@ -249,7 +249,7 @@ async def test_writes_that_only_redis_had_are_named(redis_url: str, views_url: s
         runs = LossReport(reporter="worker:w", kind=AGENT_HELD, agent_id=known, incarnation=1,
                       generation=1, seq=archived + 1)  # fmt: skip
         wiped(redis_url)
-        await write_reports(stage.log, POOL, [told, saved, ghost, runs, told])
+        await write_reports(stage.log, POOL, [report, saved, ghost, runs, report])
         done = (await recovered(stage))[POOL]
         named = [(one.kind, one.agent_id, one.seq) for one in done.unsaved]
         assert named == [(AGENT_HELD, "ghost", 2), ("spawn", lost.agent_id, archived + 1)]
@@ -281,9 +281,9 @@ async def test_an_agent_that_only_its_worker_knows_of_is_named(
             found = await read_reports(stage.log, WORKED)
             return found if len(found) == 2 else []
 
-        told: list[LossReport] = await until(reported)
-        assert [(one.reporter, one.kind) for one in told] == [("worker:w1", AGENT_HELD)] * 2
-        assert [(one.agent_id, one.incarnation, one.generation, one.seq) for one in told] == [
+        reports: list[LossReport] = await until(reported)
+        assert [(one.reporter, one.kind) for one in reports] == [("worker:w1", AGENT_HELD)] * 2
+        assert [(one.agent_id, one.incarnation, one.generation, one.seq) for one in reports] == [
             (held.agent_id, 1, 1, held.claim_seq) for held in (archived, lost)
         ]
         done = (await recovered(stage))[WORKED]
@@ -298,7 +298,7 @@ async def test_an_agent_that_only_its_worker_knows_of_is_named(
 
 
 async def test_an_older_redis_is_closed_and_recovered(redis_url: str, views_url: str) -> None:
-    """The append-only file of an hour ago: everything in it is whole, only not the newest."""
+    """The append-only file of an hour ago: all of it is intact, only not the newest."""
     async with archived_story(redis_url, views_url) as (stage, pool):
         with redis.Redis.from_url(redis_url) as client:
             dumps = {key: client.dump(key) for key in client.keys("*")}
@@ -314,7 +314,7 @@ async def test_an_older_redis_is_closed_and_recovered(redis_url: str, views_url:
             await TestPool(Log(stage.log.client, Keys()), POOL).spawn()
         assert list(await examine(options(stage))) == [POOL]
         done = await recovered(stage)
-        assert set(done) == {POOL}, "the catalogue was whole"
+        assert set(done) == {POOL}, "the catalogue was intact"
         assert await stage.log.agent(POOL, new.agent_id) is not None, "the archive had it"
         await demand_equal(stage)
 
@@ -322,7 +322,7 @@ async def test_an_older_redis_is_closed_and_recovered(redis_url: str, views_url:
 async def test_events_written_on_an_older_log_are_void_and_named(
     redis_url: str, database_url: str
 ) -> None:
-    """Somebody who knew of nothing wrote to the older log before it was found out."""
+    """A process that knew nothing of it wrote to the older log before it was noticed."""
     async with archived_story(redis_url, database_url) as (stage, pool):
         with redis.Redis.from_url(redis_url) as client:
             dumps = {key: client.dump(key) for key in client.keys("*")}
@@ -373,7 +373,7 @@ async def test_a_client_that_repeats_its_request_is_answered_as_before(
             assert 86_000_000 < left <= 86_400_000
 
 
-async def test_whole_logs_are_left_alone(redis_url: str, views_url: str) -> None:
+async def test_intact_logs_are_not_touched(redis_url: str, views_url: str) -> None:
     async with archived_story(redis_url, views_url) as (stage, pool):
         before = raw_events(redis_url)
         assert await recovered(stage) == {}
@@ -422,7 +422,7 @@ async def test_one_pool_is_recovered_while_others_go_on(redis_url: str, views_ur
         assert types(redis_url, "other").count("log.recovered") == 0
 
 
-async def test_nobody_writes_until_every_lease_has_lapsed(redis_url: str, views_url: str) -> None:
+async def test_no_write_comes_before_every_lease_has_lapsed(redis_url: str, views_url: str) -> None:
     async with archived_story(redis_url, views_url) as (stage, _pool):
         wiped(redis_url)
         loop = asyncio.get_running_loop()
@@ -437,7 +437,7 @@ async def test_nobody_writes_until_every_lease_has_lapsed(redis_url: str, views_
         assert loop.time() - began >= QUICK["lease_seconds"]
 
 
-async def test_a_recovered_catalogue_is_folded_anew_by_who_saw_more(
+async def test_a_projector_ahead_of_a_recovered_catalogue_folds_it_again(
     redis_url: str, views_url: str
 ) -> None:
     async with archived_story(redis_url, views_url) as (stage, _):
@@ -485,7 +485,7 @@ def stage_config() -> Any:
     return PoolConfig(**QUICK)
 
 
-async def test_a_pool_that_was_never_archived_is_begun_anew_as_a_later_generation(
+async def test_a_pool_that_was_never_archived_starts_as_a_later_generation(
     redis_url: str, views_url: str
 ) -> None:
     async with archived_story(redis_url, views_url) as (stage, _):
@@ -501,7 +501,7 @@ async def test_a_pool_that_was_never_archived_is_begun_anew_as_a_later_generatio
         await demand_equal(stage)
 
 
-async def test_such_a_pool_is_begun_anew_above_the_generation_in_which_its_log_was_made(
+async def test_such_a_pool_starts_above_the_generation_of_its_log(
     redis_url: str, views_url: str
 ) -> None:
     """That was the catalogue's. Who knew it would take an older one for a log rolled back."""
@@ -606,10 +606,10 @@ async def test_an_interrupted_recovery_leaves_the_log_closed_and_is_done_again(
 
 
 @pytest.mark.parametrize("failures", [1, ATTEMPTS])
-async def test_a_recovery_that_redis_refuses_for_a_moment_is_begun_again(
+async def test_a_recovery_that_redis_refuses_for_a_while_starts_again(
     redis_url: str, views_url: str, failures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One log is open by then, and is answered too: nobody else tells what of it was lost."""
+    """One log is open by then, and is answered too: nothing else reports what of it was lost."""
     opened, left = LogRestore.open, failures
 
     async def open_later(self: LogRestore, generation: int) -> None:
@@ -634,12 +634,12 @@ async def test_a_recovery_that_redis_refuses_for_a_moment_is_begun_again(
         assert spawned.outcome is Outcome.DONE
 
 
-async def test_an_active_projector_recovers_by_itself_if_told_to(
+async def test_an_active_projector_recovers_by_itself_with_auto_recover(
     redis_url: str, views_url: str
 ) -> None:
     async with archived_story(redis_url, views_url) as (stage, pool):
-        kept = Retention(ended_ms=30_000)
-        async with stage.projecting(auto_recover=True, audit_seconds=0.1, retention=kept):
+        retention = Retention(ended_ms=30_000)
+        async with stage.projecting(auto_recover=True, audit_seconds=0.1, retention=retention):
             wiped(redis_url)
             outcome: Callable[[], Any] = lambda: accepted(pool)  # noqa: E731
             assert await until(outcome, timeout=20)
@@ -649,19 +649,19 @@ async def test_an_active_projector_recovers_by_itself_if_told_to(
         await demand_equal(stage)
 
 
-async def test_what_a_projector_had_read_when_it_recovered_a_log_is_taken_once(
+async def test_entries_that_a_projector_had_read_before_it_recovered_a_log_are_applied_once(
     redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It finds the log halted with entries at hand, which the recovery takes in."""
     wait = Source.wait
 
-    async def until_halted(self: Source, *given: Any, **more: Any) -> Any:
-        entries = await wait(self, *given, **more)
+    async def until_halted(self: Source, *args: Any, **kwargs: Any) -> Any:
+        entries = await wait(self, *args, **kwargs)
         if POOL in entries:
             monkeypatch.setattr(Source, "wait", wait)
             with redis.Redis.from_url(redis_url) as client:
-                client.hset(META, "halted", "by somebody who knew of more")
-            await asyncio.sleep(0.01)  # it is time to look at the logs again
+                client.hset(META, "halted", "by a process that knew of more")
+            await asyncio.sleep(0.01)  # it is time to check the logs again
         return entries
 
     async with archived_story(redis_url, views_url) as (stage, pool):
@@ -676,7 +676,7 @@ async def test_what_a_projector_had_read_when_it_recovered_a_log_is_taken_once(
 
 
 @pytest.mark.parametrize("by_itself", [False, True])
-async def test_a_log_that_was_rewritten_is_closed_by_who_notices(
+async def test_a_rewritten_log_is_halted_by_the_projector_that_notices(
     redis_url: str, views_url: str, *, by_itself: bool
 ) -> None:
     """It has grown past what anybody acknowledged: no floor is above it, only the views know."""
@@ -691,8 +691,8 @@ async def test_a_log_that_was_rewritten_is_closed_by_who_notices(
                     for key, dump in dumps.items():
                         pipeline.restore(key, 0, dump)
                     pipeline.execute()
-                stranger = TestPool(Log(stage.log.client, Keys()), POOL)
-                void = [(await stranger.spawn()).agent_id for _ in range(3)]
+                unaware = TestPool(Log(stage.log.client, Keys()), POOL)
+                void = [(await unaware.spawn()).agent_id for _ in range(3)]
                 if by_itself:
                     await until(lambda: "log.recovered" in types(redis_url), timeout=20)
                     await until(lambda: accepted(TestPool(Log(stage.log.client, Keys()), POOL)))
@@ -700,7 +700,7 @@ async def test_a_log_that_was_rewritten_is_closed_by_who_notices(
                 else:
                     await until(lambda: client.hexists(META, "halted"), timeout=20)
                     with pytest.raises(Halted, match=r"rewritten|rolled back"):
-                        await stranger.spawn()
+                        await unaware.spawn()
 
                     async def said() -> bool:
                         return is_lost((await stage.views.positions())[POOL].status)
@@ -725,7 +725,7 @@ async def test_streams_that_are_gone_are_noticed_though_their_counters_are_there
 async def test_agents_of_a_deleted_pool_end_where_the_end_of_them_was_lost(
     redis_url: str, views_url: str
 ) -> None:
-    """The deletion stands in the catalogue, which is whole; what it did in the pool does not."""
+    """The deletion is in the catalogue, which is intact; what it did in the pool is lost."""
     async with archived_story(redis_url, views_url) as (stage, pool):
         await stage.started(pool, await pool.worker("w"), 1)
         async with stage.projecting():
@@ -757,7 +757,7 @@ async def accepted(pool: TestPool) -> bool:
 async def test_a_recovery_that_another_one_overtook_touches_nothing(
     redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first one waits for leases; a second one is begun meanwhile, and is done before it."""
+    """The first one waits for leases; a second one starts meanwhile, and finishes before it."""
     waiting, overtaken = asyncio.Event(), asyncio.Event()
 
     async def first_one_waits(_: Recovery) -> None:
@@ -797,9 +797,9 @@ async def test_what_is_lost_is_named_also_where_the_first_attempt_was_interrupte
             for key, dump in dumps.items():
                 client.restore(key, 0, dump)
         void = await TestPool(Log(stage.log.client, Keys()), POOL).spawn()
-        told = LossReport(reporter="gateway:g", kind="spawn", agent_id=acknowledged.agent_id,
+        report = LossReport(reporter="gateway:g", kind="spawn", agent_id=acknowledged.agent_id,
                       generation=1, seq=acknowledged.seq, ts=stage.log.now_ms(POOL))  # fmt: skip
-        await write_reports(stage.log, POOL, [told])
+        await write_reports(stage.log, POOL, [report])
         with monkeypatch.context() as patch:
 
             async def die(*_: object) -> None:

@@ -116,23 +116,23 @@ async def test_the_projector_trims_what_it_has_archived_and_all_agree_still(
     """Views, archive, `verify` and `replay` do not notice."""
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
-        whole = []
+        complete = []
         async with stage.projecting(retention=ONE, trim_seconds=60.0):
             await stage.play(pool)
             await stage.settle()
-            whole = raw_events(stage.redis_url)
+            complete = raw_events(stage.redis_url)
             before = await stage.contents()
         async with stage.projecting(retention=ONE, trim_seconds=0.05):
-            await trimmed_to(stage, len(whole))
-            kept = [row.event_id for row in await stage.views.events(POOL)]
-            assert kept == [event["event_id"] for event in whole]
+            await trimmed_to(stage, len(complete))
+            archived = [row.event_id for row in await stage.views.events(POOL)]
+            assert archived == [event["event_id"] for event in complete]
             assert (await verify(redis_url, "", database_url)).differences == []
             again = RebuildOptions(redis_url=redis_url, database_url=database_url)
-            assert (await replay(again, lambda _: None)).events == len(whole) + 1
+            assert (await replay(again, lambda _: None)).events == len(complete) + 1
             assert await stage.contents() == before
             await pool.spawn()
             await stage.settle()
-            await trimmed_to(stage, len(whole) + 1)
+            await trimmed_to(stage, len(complete) + 1)
             assert (await verify(redis_url, "", database_url)).differences == []
 
 
@@ -161,7 +161,9 @@ async def test_a_death_between_archive_and_trim_loses_nothing(
         assert [row.seq for row in await stage.views.events(POOL)] == list(range(1, 11))
 
 
-async def test_who_has_lost_the_lease_trims_nothing(redis_url: str, database_url: str) -> None:
+async def test_a_projector_without_its_lease_trims_nothing(
+    redis_url: str, database_url: str
+) -> None:
     """A projector that was paused may know an archive that is no longer the one that counts."""
     async with open_stage(redis_url, database_url) as stage, stage.projecting():
         pool = await stage.pool()
@@ -180,7 +182,7 @@ async def test_who_has_lost_the_lease_trims_nothing(redis_url: str, database_url
 
 
 async def test_what_the_projector_could_not_take_stays(redis_url: str, database_url: str) -> None:
-    """Its projection stopped at an event that nobody can read; other pools are trimmed."""
+    """Its projection stopped at an event that cannot be read; other pools are trimmed."""
     async with open_stage(redis_url, database_url) as stage:
         pool, other = await stage.pool(), await stage.pool("tester_pool")
         for _ in range(5):
@@ -210,15 +212,15 @@ def test_of_a_log_that_contradicts_the_archive_nothing_goes() -> None:
     ) == LogHead(3, 0)
 
 
-async def test_whom_nothing_was_heard_of_leaves_the_live_tables_also_without_heartbeats(
+async def test_silent_workers_leave_the_live_tables_also_without_heartbeats(
     redis_url: str, database_url: str
 ) -> None:
     """The last worker of all is not shown for ever."""
     async with open_stage(redis_url, database_url) as stage:
         await stage.pool()
-        for agent, heard in (("old", 1_000), ("new", stage.log.now_ms(POOL))):
-            row = "INSERT INTO {}agent_live VALUES (:id, 'p', 'w', 'idle', :heard)"
-            await stage.sql(row, id=agent, heard=heard)
+        for agent, beat_ms in (("old", 1_000), ("new", stage.log.now_ms(POOL))):
+            row = "INSERT INTO {}agent_live VALUES (:id, 'p', 'w', 'idle', :beat_ms)"
+            await stage.sql(row, id=agent, beat_ms=beat_ms)
 
         chosen = select(AGENT_LIVE.c.agent_id)
         async with stage.projecting(trim_seconds=0.05):
@@ -244,8 +246,8 @@ async def test_a_log_whose_time_is_ahead_makes_none_of_the_others_forgotten(
         swept = Counter[str]()
         once = Trimmer.run_once
 
-        async def counted(sweep: Trimmer, positions: Any) -> None:
-            await once(sweep, positions)
+        async def counted(trimmer: Trimmer, positions: Any) -> None:
+            await once(trimmer, positions)
             swept["times"] += 1
 
         with pytest.MonkeyPatch.context() as patch:
@@ -264,7 +266,7 @@ async def test_a_log_whose_time_is_ahead_makes_none_of_the_others_forgotten(
                 assert await both()
 
 
-async def test_a_log_that_cannot_be_trimmed_is_told_once_and_stops_no_other(
+async def test_a_log_that_cannot_be_trimmed_is_logged_once_and_stops_no_other(
     redis_url: str, tmp_path: Any
 ) -> None:
     async with open_stage(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as stage:
@@ -277,16 +279,16 @@ async def test_a_log_that_cannot_be_trimmed_is_told_once_and_stops_no_other(
             source = Source(redis_url, "")
             lease = Lease(stage.views._database)
             await lease.seize()
-            sweep = Trimmer(source, lease, ONE)
+            trimmer = Trimmer(source, lease, ONE)
             projection = Projection(SERVING, archives=True)
             await stage.views._database.read(projection.load)
             with redis.Redis.from_url(redis_url) as client:
                 client.delete(f"pool:{{{POOL}}}:commands")
                 for _ in range(2):
-                    await sweep.run_once(projection.positions.values())
+                    await trimmer.run_once(projection.positions.values())
                 assert client.xlen(f"pool:{{{POOL}}}:events") == 5
                 assert client.xlen("pool:{tester_pool}:events") == 1
-            assert sweep._failing == {POOL}
+            assert trimmer._failing == {POOL}
             await source.close()
 
 
@@ -311,6 +313,6 @@ async def test_the_end_of_agents_workers_and_keys_is_a_setting(
             assert client.exists(f"agent:{{{POOL}}}:{agent_id}") == 0
 
 
-def test_a_key_is_kept_longer_than_an_operation_of_our_own() -> None:
+def test_a_clients_key_is_stored_longer_than_the_gateways_own() -> None:
     assert Retention().operation_ms == 600_000
     assert replace(Retention(), keys_ms=1_000).operation_ms == 1_000

@@ -25,7 +25,7 @@ from tests.integration.projector.stage import POOL, Stage, open_stage
 from tests.waiting import until
 
 
-async def test_a_second_projector_stands_by_and_takes_over_when_the_first_stops(
+async def test_a_standby_projector_takes_over_when_the_active_one_stops(
     redis_url: str, database_url: str
 ) -> None:
     async with open_stage(redis_url, database_url) as stage:
@@ -48,7 +48,7 @@ async def test_a_second_projector_stands_by_and_takes_over_when_the_first_stops(
         assert seqs == list(range(1, 7))
 
 
-async def test_a_projector_that_lost_its_lease_commits_nothing_and_stands_by(
+async def test_a_projector_that_lost_its_lease_commits_nothing_and_becomes_a_standby(
     redis_url: str, database_url: str
 ) -> None:
     """Its loops go on as if nothing had happened: as after a pause it did not notice."""
@@ -90,43 +90,43 @@ async def test_nothing_is_written_once_one_of_two_leases_is_lost(
         await projector.database.close()
 
 
-@pytest.mark.parametrize("late", [1, 2], ids=["at the first look", "later"])
-async def test_a_lease_does_not_lapse_while_its_watcher_stands_still(
+@pytest.mark.parametrize("late", [1, 2], ids=["at the first check", "later"])
+async def test_a_lease_does_not_expire_while_its_watcher_is_stopped(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch, late: int
 ) -> None:
     """All processes of a host may, and whoever wakes first must not take it: not before it was
-    given back here. Nor by a look that took long: it may have been renewed at any moment of that.
+    given back here. Nor by a check that took long: it may have been renewed at any time during it.
     """
-    looks, look = 0, Lease._read_state
+    checks, read_state = 0, Lease._read_state
 
     async def held_up(self: Lease) -> LeaseState:
-        nonlocal looks
-        looks += 1
-        if looks == late:
+        nonlocal checks
+        checks += 1
+        if checks == late:
             time.sleep(2 * self.seconds)
-        elif looks > late:
+        elif checks > late:
             await holder.release()
-        return await look(self)
+        return await read_state(self)
 
     async with open_stage(redis_url, database_url) as stage:
         holder = await steal(stage)
         heir = Lease(holder.database, seconds=0.4)
         monkeypatch.setattr(Lease, "_read_state", held_up)
         await heir.acquire()
-        assert looks == late + 1
+        assert checks == late + 1
         await holder.database.close()
 
 
-async def test_who_stood_still_itself_follows_one_that_is_dead(
+async def test_a_standby_that_was_stopped_itself_follows_a_dead_one(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gives up only after so much watching, in which it would have seen that it is alive."""
-    look, late = Lease._read_state, [True]
+    read_state, late = Lease._read_state, [True]
 
     async def held_up(self: Lease) -> LeaseState:
         if late and late.pop():
             time.sleep(2 * self.seconds)
-        return await look(self)
+        return await read_state(self)
 
     async with open_stage(redis_url, database_url) as stage:
         dead = await steal(stage)
@@ -141,18 +141,18 @@ async def test_who_stood_still_itself_follows_one_that_is_dead(
         await dead.database.close()
 
 
-async def test_a_projector_goes_on_after_a_defect(
+async def test_a_projector_continues_after_a_defect(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process would look well, and the views stand still."""
-    whole, failing = Active._round, True
+    """Its process would seem healthy, and the views would not move."""
+    original, failing = Active._round, True
 
     async def fail_once(self: Active) -> None:
         nonlocal failing
         if failing:
             failing = False
             raise RuntimeError("a defect")
-        await whole(self)
+        await original(self)
 
     monkeypatch.setattr(Active, "_round", fail_once)
     async with open_stage(redis_url, database_url) as stage, stage.projecting() as projector:
@@ -207,7 +207,7 @@ async def test_a_killed_projector_is_followed_at_once_and_a_stopped_one_soon(
         assert seqs == [1, 2, 3]
 
 
-async def test_a_projector_that_stops_within_a_transaction_does_not_keep_others_from_it(
+async def test_a_projector_that_stops_within_a_transaction_blocks_no_other(
     redis_url: str, postgres_url: str
 ) -> None:
     """PostgreSQL takes the transaction, and its hold on the lease, from a process that is silent.
@@ -275,7 +275,7 @@ async def distant(
         await link.stop()
 
 
-async def test_a_projector_whose_database_never_answers_connects_anew(
+async def test_a_projector_whose_database_never_answers_connects_again(
     redis_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Something in between keeps the connection: the renewal waits behind what was asked before."""
@@ -293,7 +293,7 @@ async def test_a_projector_whose_database_never_answers_connects_anew(
 async def test_a_projector_whose_database_never_answers_is_stopped_soon(
     redis_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not wait to give its lease back: nobody else may want it."""
+    """It does not wait to release its lease: no other may want it."""
     async with open_stage(redis_url, postgres_url) as stage:
         pool = await stage.pool()
         async with distant(stage, monkeypatch, lease_seconds=1.0) as (link, projector):

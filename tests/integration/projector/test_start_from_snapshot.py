@@ -30,7 +30,7 @@ async def trim(stage: Stage, keep: int) -> None:
         client.xtrim(EVENTS, maxlen=keep, approximate=False)
 
 
-async def test_views_begin_with_what_lives(redis_url: str, database_url: str) -> None:
+async def test_views_start_with_what_lives(redis_url: str, database_url: str) -> None:
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         live = await stage.play(pool)
@@ -54,14 +54,14 @@ async def test_views_begin_with_what_lives(redis_url: str, database_url: str) ->
                 assert (row.labels, row.input) == ({"team": "core"}, {"task": "x"})
             (shown,) = await stage.views.pools()
             assert (shown.used_capacity, shown.agent_count) == (1, len(live) + 1)
-            kept = await stage.views.events(POOL)
-            assert [row.seq for row in kept] == [await stage.head(POOL) - n for n in (2, 1, 0)]
+            archived = await stage.views.events(POOL)
+            assert [row.seq for row in archived] == [await stage.head(POOL) - n for n in (2, 1, 0)]
 
 
 async def test_it_is_said_from_where_on_the_archive_is_complete(
     redis_url: str, database_url: str
 ) -> None:
-    """In the log, and to whoever asks for a moment before, or for all that was at one after."""
+    """In the log, and in answers about a time before it, or about all agents at a time after it."""
     async with gateway_stage(redis_url, database_url, projecting=False) as shown:
         stage = shown.stage
         ids = [(await shown.pool.spawn()).agent_id for _ in range(4)]
@@ -78,21 +78,21 @@ async def test_it_is_said_from_where_on_the_archive_is_complete(
         ]
         assert [row.seq for row in await stage.views.archived(POOL, "0")] == [3, 4]
         refused = f"pool '{POOL}': the archive is complete from seq 3 on ({first['ts']} ms)"
-        for moment in (f"{POOL}:1", f"{POOL}:2", int(first["ts"]) - 1, f"{POOL}:4"):
+        for point in (f"{POOL}:1", f"{POOL}:2", int(first["ts"]) - 1, f"{POOL}:4"):
             for path in ("", f"/{ids[0]}", "/pools", "/workers"):
-                answer = await shown.get(f"{AGENTS}{path}?as_of={moment}")
-                assert (answer.status, answer.kind) == (410, "archive-incomplete"), moment
+                answer = await shown.get(f"{AGENTS}{path}?as_of={point}")
+                assert (answer.status, answer.kind) == (410, "archive-incomplete"), point
                 assert answer.json["detail"] == refused
         await shown.pool.claim(await shown.worker())
         await stage.settle()
-        for moment, status in (
+        for point, status in (
             (2, 410),
             (3, 410),
             (4, "pending"),
             (await stage.head(POOL), "starting"),
         ):
-            answer = await shown.get(f"{AGENTS}/{ids[3]}?as_of={POOL}:{moment}")
-            assert answer.json["status"] == status, moment
+            answer = await shown.get(f"{AGENTS}/{ids[3]}?as_of={POOL}:{point}")
+            assert answer.json["status"] == status, point
 
 
 async def test_and_go_on_from_there(redis_url: str, database_url: str) -> None:
@@ -159,7 +159,7 @@ async def test_a_log_whose_archive_is_incomplete_can_be_recovered(
             await until(lambda: _ok(stage))
 
 
-async def test_a_replay_leaves_such_a_pool_as_it_is_and_makes_the_others_anew(
+async def test_a_replay_leaves_such_a_pool_as_it_is_and_rebuilds_the_others(
     redis_url: str, database_url: str
 ) -> None:
     async with open_stage(redis_url, database_url) as stage:
@@ -186,7 +186,7 @@ async def test_a_replay_leaves_such_a_pool_as_it_is_and_makes_the_others_anew(
 async def test_a_halted_log_is_recovered_with_what_lives_where_nothing_is_archived(
     redis_url: str, database_url: str
 ) -> None:
-    """An empty database with which no projector has begun: Redis' hashes are all there is."""
+    """An empty database with which no projector has started: Redis' hashes are all there is."""
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool(lease_seconds=1.0, renew_seconds=0.3)
         damaged = (await pool.spawn()).agent_id
@@ -208,7 +208,7 @@ async def test_a_halted_log_is_recovered_with_what_lives_where_nothing_is_archiv
             assert (row.status, row.labels) == ("pending", {"team": "core"})
 
 
-async def test_pools_that_a_recovery_of_the_catalogue_told_of_begin_late_too(
+async def test_pools_found_by_a_recovery_of_the_catalogue_start_late_too(
     redis_url: str, database_url: str
 ) -> None:
     """The catalogue takes more than one batch, and is recovered before all of it was read."""
@@ -238,9 +238,9 @@ async def test_what_is_damaged_is_named_also_where_the_beginning_was_interrupted
     def interrupt(what: object, name: str, pool: str) -> None:
         original = getattr(what, name)
 
-        async def once(*given: Any, **more: Any) -> Any:
-            if not any(pool in (one, getattr(one, "pool", "")) for one in given):
-                return await original(*given, **more)
+        async def once(*args: Any, **kwargs: Any) -> Any:
+            if not any(pool in (one, getattr(one, "pool", "")) for one in args):
+                return await original(*args, **kwargs)
             monkeypatch.setattr(what, name, original)
             raise Interrupted
 
@@ -321,7 +321,7 @@ def _any():
 async def test_an_event_that_cannot_be_read_stops_that_pool_alone(
     redis_url: str, database_url: str, kind: str
 ) -> None:
-    """Until a projector comes that can read it: here the stream is mended."""
+    """Until a projector comes that can read it: here the stream is repaired."""
     async with open_stage(redis_url, database_url) as stage:
         pool, other = await stage.pool(), await stage.pool("other")
         for one in (pool, pool, other):

@@ -19,7 +19,7 @@ async def checked(stage: Stage) -> Report:
     return await verify(stage.redis_url, "", stage.database_url)
 
 
-def told(report: Report) -> list[tuple[str, str, str]]:
+def differences(report: Report) -> list[tuple[str, str, str]]:
     return [(d.where, d.subject, d.field) for d in report.differences]
 
 
@@ -37,7 +37,7 @@ async def test_a_log_with_every_turn_in_it_is_equal(redis_url: str, database_url
         assert await pool.claim(fence, 1), "one that is starting"
         await stage.settle()
         report = await checked(stage)
-        assert told(report) == []
+        assert differences(report) == []
         assert report.equal
         seqs = [(c.pool, c.views_seq, c.log_seq) for c in report.pools]
         head = await stage.head(POOL)
@@ -60,7 +60,7 @@ async def test_it_is_equal_after_one_transaction_for_catalogue_and_pool(
             await stage.settle()
             await stage.catalogue.join_host("h", "h", 2, ORIGIN)
             await stage.settle()
-            assert told(await checked(stage)) == []
+            assert differences(await checked(stage)) == []
 
 
 async def test_a_system_that_moves_while_it_is_read_is_equal(
@@ -83,7 +83,7 @@ async def test_a_system_that_moves_while_it_is_read_is_equal(
         try:
             for _ in range(5):
                 report = await checked(stage)
-                assert told(report) == []
+                assert differences(report) == []
         finally:
             done.set()
         assert await churning > 10
@@ -129,7 +129,7 @@ async def test_differences_in_the_database_are_named(redis_url: str, database_ur
         for statement in planted:
             await stage.sql(statement)
         report = await checked(stage)
-    assert sorted(told(report)) == sorted(planted.values())
+    assert sorted(differences(report)) == sorted(planted.values())
     assert not report.equal
 
 
@@ -146,7 +146,7 @@ async def test_differences_in_redis_are_named(redis_url: str, tmp_path: object) 
             client.hset(f"agent:{tag}:stray", "status", "running")
             client.hset(f"process:{tag}:w2", "agent_count", "9")
             client.srem(f"pool:{tag}:agents", pending)
-            client.sadd(f"pool:{tag}:held:w2", "nobody")
+            client.sadd(f"pool:{tag}:held:w2", "unknown")
             client.zadd(f"pool:{tag}:processes", {"w2": 7})
             client.sadd(f"pool:{tag}:agents", "ghost")
             client.zadd(f"pool:{tag}:due", {"ghost": 1})
@@ -154,7 +154,7 @@ async def test_differences_in_redis_are_named(redis_url: str, tmp_path: object) 
             client.hincrby(f"pool:{tag}:meta", "waiting", 2)
             client.hset("{muster:catalogue}:meta", f"version:{POOL}", 4)
         report = await checked(stage)
-    assert sorted(told(report)) == sorted(
+    assert sorted(differences(report)) == sorted(
         [
             ("redis", "versions", POOL),
             ("redis", f"agent:{running}", "status"),
@@ -165,7 +165,7 @@ async def test_differences_in_redis_are_named(redis_url: str, tmp_path: object) 
             ("redis", "agents", pending),
             ("redis", "agents", "ghost"),
             ("redis", "due", "ghost"),
-            ("redis", "held:w2", "nobody"),
+            ("redis", "held:w2", "unknown"),
             ("redis", "processes", "w2"),
             ("redis", "meta", "free"),
             ("redis", "meta", "waiting"),
@@ -232,7 +232,7 @@ async def test_a_trimmed_stream_is_verified_with_the_archive(
         await stage.settle()
         with redis.Redis.from_url(redis_url) as client:
             client.xtrim(f"pool:{{{POOL}}}:events", maxlen=3, approximate=False)
-        assert told(await checked(stage)) == []
+        assert differences(await checked(stage)) == []
         await stage.sql("DELETE FROM {}events WHERE pool <> '' AND seq = 3")
         [difference] = (await checked(stage)).differences
     assert (difference.where, difference.subject) == ("log", "log")

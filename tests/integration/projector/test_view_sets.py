@@ -1,4 +1,4 @@
-"""New views beside old ones: compared, caught up, built by another version, broken off."""
+"""Shadow views: compared, caught up, built by another version, broken off."""
 
 import asyncio
 import json
@@ -41,8 +41,8 @@ def options(stage: Stage) -> RebuildOptions:
     )
 
 
-async def beside(stage: Stage) -> set[str]:
-    """The tables that are there beside the serving ones."""
+async def other_tables(stage: Stage) -> set[str]:
+    """The tables other than the serving ones."""
     return {name for name in await tables_of(stage) if name.startswith(("fresh_", "previous_"))}
 
 
@@ -56,7 +56,7 @@ async def archived(stage: Stage) -> list[Any]:
 async def test_a_rebuild_says_what_the_old_views_had_wrong(
     redis_url: str, database_url: str
 ) -> None:
-    """Equal ones are told to be equal; a changed, a missing and a surplus row are each named."""
+    """Equal ones are reported as equal; a changed, a missing and a surplus row are each named."""
     async with open_stage(redis_url, database_url) as stage:
         async with stage.projecting():
             ids = sorted(await stage.play(await stage.pool()))
@@ -198,10 +198,10 @@ async def test_views_that_the_archive_contradicts_are_rebuilt(
         assert "projector.caught_up" not in said
 
 
-async def test_over_a_recovery_of_the_log_the_past_stays_and_views_are_folded_on(
+async def test_over_a_recovery_of_the_log_the_past_stays_and_views_continue(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was before the loss is told as it was then; views of before it are folded on past it."""
+    """The state before the loss is answered as it was; views of before it are folded on past it."""
     monkeypatch.setattr(Recovery, "_wait_for_leases", lambda _: asyncio.sleep(0))
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
@@ -221,8 +221,8 @@ async def test_over_a_recovery_of_the_log_the_past_stays_and_views_are_folded_on
         assert len(after) == len(before) + 1
         history = stage.views.history
         for seq, answer in ((last, before), (await stage.head(POOL), after)):
-            moment = await history.point_in_time(AsOf(events={POOL: (None, seq)}))
-            assert await history.agents(moment, AgentFilter()) == answer
+            point = await history.point_in_time(AsOf(events={POOL: (None, seq)}))
+            assert await history.agents(point, AgentFilter()) == answer
         await put_back(stage, served)
         with capture_logs() as logs:
             async with stage.projecting():
@@ -277,7 +277,7 @@ async def test_an_older_version_rebuilds_its_own_views(
 async def test_previous_views_of_an_older_data_folder_go_with_the_next_rebuild(
     redis_url: str, database_url: str
 ) -> None:
-    """Earlier versions kept them for a rollback; until then they are in nobody's way."""
+    """Earlier versions stored them for a rollback; until then they disturb nothing."""
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         async with stage.projecting():
@@ -291,18 +291,18 @@ async def test_previous_views_of_an_older_data_folder_go_with_the_next_rebuild(
             await pool.spawn()
             await stage.settle()
         before = await stage.contents()
-        assert await beside(stage) == {f"previous_{name}" for name in VIEWS}
+        assert await other_tables(stage) == {f"previous_{name}" for name in VIEWS}
         assert (await verify(redis_url, "", database_url)).equal
         await replayed(stage)
-        assert await beside(stage) == set()
+        assert await other_tables(stage) == set()
         assert await versions(stage) == {"views": OURS}
         assert await stage.contents() == before
 
 
-async def test_an_upgrade_builds_new_views_while_the_old_projector_keeps_the_old_ones(
+async def test_an_upgrade_builds_new_views_while_the_old_projector_serves_the_old_ones(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old one is a process of its own, of our version; it is superseded, and stands by."""
+    """The old one is a process of its own, of this version; it becomes a standby."""
     built, may_finish = asyncio.Event(), asyncio.Event()
     fold_archive = Rebuild.fold_archive
 
@@ -323,7 +323,7 @@ async def test_an_upgrade_builds_new_views_while_the_old_projector_keeps_the_old
             await new.start()
             try:
                 await asyncio.wait_for(built.wait(), 10)
-                for _ in range(3):  # the old views are as fresh as ever meanwhile
+                for _ in range(3):  # the old views are still up to date meanwhile
                     submitted = await pool.spawn()
                     await stage.act(pool, submitted.agent_id, Terminate())
                     await stage.settle()
@@ -338,13 +338,13 @@ async def test_an_upgrade_builds_new_views_while_the_old_projector_keeps_the_old
             finally:
                 await new.stop()
         assert (await verify(redis_url, "", database_url)).equal
-        assert await beside(stage) == set()
+        assert await other_tables(stage) == set()
 
 
-async def test_a_query_that_began_before_an_upgrade_sees_the_old_views_whole(
+async def test_a_query_that_began_before_an_upgrade_reads_the_old_views_only(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its snapshot is older than the switch, the first look at the tables is younger."""
+    """Its snapshot is older than the switch, the first read of the tables is younger."""
     async with open_stage(redis_url, database_url) as stage:
         async with stage.projecting():
             await stage.play(await stage.pool())
@@ -353,7 +353,7 @@ async def test_a_query_that_began_before_an_upgrade_sees_the_old_views_whole(
         loop = asyncio.get_running_loop()
         counted: list[int] = []
 
-        def look(connection: Connection) -> None:
+        def read(connection: Connection) -> None:
             connection.execute(text("SELECT count(*) FROM " + prefix + "view_versions")).all()
             become(monkeypatch, NEWER)
             asyncio.run_coroutine_threadsafe(replayed(stage), loop).result(20)
@@ -365,7 +365,7 @@ async def test_a_query_that_began_before_an_upgrade_sees_the_old_views_whole(
         database.open()
         prefix, before = database.prefix, await stage.contents()
         try:
-            await database.read(look)
+            await database.read(read)
         finally:
             await database.close()
         rows = {name: len(before[name]) for name in VIEWS}
@@ -384,12 +384,12 @@ PROCESSES = {"sqlite": STAGES, "postgresql": ("_compare", "switch")}
 async def test_a_rebuild_killed_at_any_stage_leaves_good_views_and_nothing_else(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The projector looks after what is left often, and takes nothing from who is only slow."""
-    whole = Lease._try_acquire
+    """The projector often drops abandoned tables, but none of a rebuild that is only slow."""
+    original = Lease._try_acquire
 
     async def patient(self: Lease, seen: LeaseState, stood_still: float) -> bool:
-        ours = seen.holder.startswith(f"{self._process}/")  # a sweep that was broken off
-        return await whole(self, seen, stood_still if ours else 0.0)
+        ours = seen.holder.startswith(f"{self._process}/")  # a rebuild that was broken off
+        return await original(self, seen, stood_still if ours else 0.0)
 
     monkeypatch.setattr(Lease, "_try_acquire", patient)
     async with (
@@ -407,13 +407,13 @@ async def test_a_rebuild_killed_at_any_stage_leaves_good_views_and_nothing_else(
             await until(lambda: projector.phase is Phase.ACTIVE)
             await pool.spawn()
             await stage.settle()
-            await until(lambda: swept(stage), what=f"the sweep after {where}")
-            assert await beside(stage) == set(), where
+            await until(lambda: cleaned(stage), what=f"the cleaning after {where}")
+            assert await other_tables(stage) == set(), where
         assert (await verify(redis_url, "", database_url)).equal
 
 
-async def swept(stage: Stage) -> bool:
-    return not {name for name in await beside(stage) if name.startswith("fresh_")}
+async def cleaned(stage: Stage) -> bool:
+    return not {name for name in await other_tables(stage) if name.startswith("fresh_")}
 
 
 async def test_a_rebuild_ended_by_a_person_cleans_up_at_once(
@@ -426,13 +426,13 @@ async def test_a_rebuild_ended_by_a_person_cleans_up_at_once(
         before = await stage.contents()
         with struck(stage, "finish", signal.SIGINT) as ended:
             assert await asyncio.to_thread(ended.wait, 20) == 130
-        assert await beside(stage) == set()
+        assert await other_tables(stage) == set()
         assert await stage.contents() == before
         leases = await stage.sql("SELECT name, holder FROM {}leases")
         assert {row["name"]: row["holder"] for row in leases} == {"projector": "", "rebuild": ""}
 
 
-async def test_a_rebuild_that_stood_still_too_long_is_fenced(
+async def test_a_rebuild_that_was_stopped_too_long_is_fenced(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another one ran meanwhile: what the first would do then is refused, and says so."""
@@ -445,7 +445,7 @@ async def test_a_rebuild_that_stood_still_too_long_is_fenced(
     async with open_stage(redis_url, database_url) as stage:
         await (await stage.pool()).spawn()
         monkeypatch.setattr(Rebuild, "_compare", stand_still)
-        told: list[Progress] = []
+        reported: list[Progress] = []
         with pytest.raises(rebuild.RebuildFenced):
-            await replay(options(stage), told.append)
+            await replay(options(stage), reported.append)
         assert (await stage.contents())["agents"] == []

@@ -68,7 +68,8 @@ async def statuses(site: Site, ids: list[str]) -> set[Status]:
 
 async def test_a_restart_that_fails_delays_no_other(site: Site, server: Any) -> None:
     """A damaged agent is parked; names of no agent are removed from the schedules."""
-    pool = await site.pool(backoff_min_seconds=1.0, backoff_max_seconds=1.0)
+    # Long enough that all three wait at once, however far apart they failed.
+    pool = await site.pool(backoff_min_seconds=3.0, backoff_max_seconds=3.0)
     await site.host(agent="failing:Failing")
     damaged, *others = [(await pool.spawn()).agent_id for _ in range(3)]
     every = [damaged, *others]
@@ -78,8 +79,8 @@ async def test_a_restart_that_fails_delays_no_other(site: Site, server: Any) -> 
 
     await until(restarting)
     server.hset(f"agent:{{{POOL}}}:{damaged}", "incarnation", "x")
-    server.zadd(f"{BASE}due", {f"nobody-{number}": 1 for number in range(150)})
-    server.zadd(f"{BASE}timeouts", {"nobody": 1, others[0]: 2})
+    server.zadd(f"{BASE}due", {f"unknown-{number}": 1 for number in range(150)})
+    server.zadd(f"{BASE}timeouts", {"unknown": 1, others[0]: 2})
 
     async def running() -> bool:
         return await statuses(site, others) == {Status.RUNNING}
@@ -209,11 +210,11 @@ async def test_a_name_of_no_worker_is_removed_from_the_lists_without_an_event(
     """The log has no such worker, so an event of it could not be folded."""
     await site.pool()
     await site.host()
-    server.zadd(f"{BASE}processes", {"nobody": 5})
-    server.hset(f"process:{{{POOL}}}:nobody", "a", "b")
-    await until(lambda: server.zscore(f"{BASE}processes", "nobody") is None)
+    server.zadd(f"{BASE}processes", {"unknown": 5})
+    server.hset(f"process:{{{POOL}}}:unknown", "a", "b")
+    await until(lambda: server.zscore(f"{BASE}processes", "unknown") is None)
     assert types(site.url) == []
-    await until(lambda: not server.exists(f"process:{{{POOL}}}:nobody"))
+    await until(lambda: not server.exists(f"process:{{{POOL}}}:unknown"))
 
 
 async def test_one_survey_that_cannot_read_a_worker_changes_nothing(
@@ -238,7 +239,7 @@ async def test_a_command_that_a_foreign_consumer_read_is_requeued(site: Site, se
     """A spawn that was read with XREADGROUP by hand would never start."""
     pool = await site.pool()
     await pool.spawn()
-    server.xreadgroup("workers", "somebody", {f"{BASE}commands": ">"})
+    server.xreadgroup("workers", "stranger", {f"{BASE}commands": ">"})
     await site.host()
     await site.until_running(1)
     await until(lambda: server.xlen(f"{BASE}commands") == 0)

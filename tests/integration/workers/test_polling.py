@@ -108,7 +108,7 @@ async def test_a_pool_that_is_to_have_workers_is_not_idle(
         await polled.poll()
 
 
-async def test_a_leader_that_polls_rarely_keeps_the_lead_of_an_idle_pool(
+async def test_a_leader_that_polls_rarely_retains_the_lead_of_an_idle_pool(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lease is shorter than its pause there, which proves nothing, also later."""
@@ -165,7 +165,7 @@ async def test_a_deleted_pool_is_polled_once_a_minute_unless_it_contains_somethi
     assert await polled.poll() >= 60.0
 
 
-async def test_a_leader_keeps_the_lead_of_a_deleted_pool(
+async def test_a_leader_retains_the_lead_of_a_deleted_pool(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = await site.pool(lease_seconds=1.0)

@@ -287,7 +287,7 @@ async def test_an_incarnation_that_ended_before_the_claims_reply_never_restarts(
         async def start(self, context: Context) -> None:
             starts.append(context.agent_id)
             await let_fail.wait()
-            raise ValueError("as told")
+            raise ValueError("as requested")
 
     worker = await pool.worker(Failing)
     agent_id = await pool.spawn()

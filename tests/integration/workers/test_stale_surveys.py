@@ -145,7 +145,7 @@ async def test_observations_of_an_earlier_term_prove_nothing_in_this_one(site: S
     assert await status(pool, "w") is WorkerStatus.DRAINING
 
 
-async def test_a_worker_keeps_agents_that_it_claimed_after_the_survey(site: Site) -> None:
+async def test_a_worker_retains_agents_that_it_claimed_after_the_survey(site: Site) -> None:
     """The worker is not in the survey, like a foreign consumer of the queue."""
     pool = await site.pool()
     leader, survey = leader_of(pool), await site.survey()

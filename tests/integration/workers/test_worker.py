@@ -55,7 +55,7 @@ def _forget_calls() -> None:
 
 async def test_a_worker_needs_an_open_order(pool: WorkerPool):
     """A launch after its order expired, or a second one, must not become a worker."""
-    worker = Worker(pool.options("nobody"), {}, start_time=1)
+    worker = Worker(pool.options("unknown"), {}, start_time=1)
     with pytest.raises(NotOrdered):
         await worker.start()
     first = await pool.worker(Quiet)
@@ -68,11 +68,11 @@ async def test_a_worker_needs_an_open_order(pool: WorkerPool):
 
 async def test_spawns_are_claimed_and_started_each_with_its_input(pool: WorkerPool):
     """The steps of one spawn, with the agent's input."""
-    given: list[Context] = []
+    contexts: list[Context] = []
 
     class Curious(Agent):
         async def start(self, context: Context) -> None:
-            given.append(context)
+            contexts.append(context)
 
     await pool.worker(Curious)
     agent_id = await pool.spawn(
@@ -80,7 +80,7 @@ async def test_spawns_are_claimed_and_started_each_with_its_input(pool: WorkerPo
     )
     await pool.reached(agent_id, "running")
     assert await pool.types(agent_id) == ["agent.requested", "agent.claimed", "agent.started"]
-    context = given[0]
+    context = contexts[0]
     assert (context.agent_id, context.project_id, context.pool_name) == (agent_id, "proj", POOL)
     assert (context.input, context.labels, context.incarnation) == ({"n": 1}, {"a": "b"}, 1)
     claimed = next(e for e in await pool.events(agent_id) if e["type"] == "agent.claimed")

@@ -42,7 +42,7 @@ class Talking(Agent):
     async def run(self, context):
         print("printed")
         logging.getLogger("acme").warning("logged")
-        context.logger.info("told", answer=42)
+        context.logger.info("asked", answer=42)
         print("no newline", end="")
 
 class Blocking(Agent):
@@ -58,7 +58,7 @@ class Deaf(Agent):
             except asyncio.CancelledError:
                 pass
 
-KEPT = []
+GENERATORS = []
 
 async def ticks():
     try:
@@ -69,9 +69,9 @@ async def ticks():
 
 class Ticking(Agent):
     async def run(self, context):
-        KEPT.append(ticks())
+        GENERATORS.append(ticks())
         print("at work")
-        async for _ in KEPT[-1]:
+        async for _ in GENERATORS[-1]:
             await asyncio.Event().wait()
 
 class Callback(Agent):
@@ -170,7 +170,7 @@ async def test_the_output_of_agents_is_in_the_log_file(pool: WorkerPool, process
     assert logged == [
         ("printed", "stdout", "info"),
         ("logged", "log", "warning"),
-        ("told", "log", "info"),
+        ("asked", "log", "info"),
         ("no newline", "stdout", "info"),
     ]
     process.terminate()
@@ -244,7 +244,7 @@ async def test_a_worker_does_not_outlive_its_owner(pool: WorkerPool, processes: 
 
 
 async def test_without_its_order_a_process_ends_at_once(pool: WorkerPool, processes: Processes):
-    process = processes.run(pool.options("nobody", exits=True))
+    process = processes.run(pool.options("unknown", exits=True))
     assert ended(process) == 78
     assert await pool.types() == []
 

@@ -88,7 +88,7 @@ async def test_a_refusal_is_final_unless_an_outcome_was_unknown(journal: Journal
     assert (entry.status, entry.agent_id) == ("refused", "")
 
 
-async def test_a_spawn_without_a_key_gives_up(journal: Journal):
+async def test_a_spawn_without_a_key_is_not_repeated(journal: Journal):
     """It stays unknown: asking again could make a second agent."""
     entry, _ = await spawn(journal, BROKEN_OFF, keyed=False)
     assert (entry.status, entry.operation_id) == ("unknown", "")

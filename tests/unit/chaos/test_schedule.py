@@ -40,7 +40,7 @@ def test_each_fault_draws_from_a_generator_of_its_own():
     assert stream(1, "a").random() != stream(1, "b").random()
 
 
-def test_options_that_are_not_given_are_drawn_from_the_seed():
+def test_options_that_are_not_set_are_drawn_from_the_seed():
     """One number says how to repeat a run, the kind of its servers included."""
     first, again = parse(["--seed", "5"]), parse(["--seed", "5"])
     assert first == again
@@ -48,7 +48,7 @@ def test_options_that_are_not_given_are_drawn_from_the_seed():
     assert len(drawn) == 4
 
 
-def test_given_options_win():
+def test_set_options_win():
     said = parse(["--seed", "5", "--views", "sqlite", "--appendfsync", "always", "--faults", "a,b"])
     assert (said.views, said.appendfsync, said.faults) == ("sqlite", "always", ("a", "b"))
 

@@ -64,7 +64,7 @@ def test_an_outage_of_years_does_not_overflow(clock: list[float]) -> None:
 
 
 async def test_work_is_retried_until_the_log_can_be_written() -> None:
-    attempts: list[LogError | None] = [LogUnreachable("away"), LogError("refused"), None]
+    attempts: list[LogError | None] = [LogUnreachable("gone"), LogError("refused"), None]
 
     async def work() -> str:
         if error := attempts.pop(0):

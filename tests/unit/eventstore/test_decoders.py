@@ -189,14 +189,14 @@ def damaged(fields: dict[str, str]) -> st.SearchStrategy[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("read", "whole"),
+    ("read", "intact"),
     [(hashes.AGENT.from_hash, AGENT), (hashes.WORKER.from_hash, WORKER), (decode_worker, WORKER)],
     ids=["agent", "worker", "observed worker"],
 )
 @given(data=st.data())
 @thorough
 def test_a_hash_is_a_state_or_damaged(
-    read: Any, whole: dict[str, str], data: st.DataObject
+    read: Any, intact: dict[str, str], data: st.DataObject
 ) -> None:
     with contextlib.suppress(MusterError):
-        read("id", data.draw(damaged(whole)))
+        read("id", data.draw(damaged(intact)))

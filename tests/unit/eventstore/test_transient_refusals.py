@@ -48,8 +48,8 @@ async def test_a_transient_refusal_is_not_final(
     asked: Callable[[Log], Awaitable[object]],
 ) -> None:
     """The second kind ends the caller, or makes it give up."""
-    for words, away in (("BUSY Redis is busy running a script", True), ("ERR no", False)):
+    for words, unreachable in (("BUSY Redis is busy running a script", True), ("ERR no", False)):
         log = Log(cast("Any", Refusing(words)), Keys())
         with pytest.raises(LogError, match=words) as raised:
             await asked(log)
-        assert isinstance(raised.value, LogUnreachable) == away
+        assert isinstance(raised.value, LogUnreachable) == unreachable

@@ -17,16 +17,16 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_work_is_repeated_after_a_defect_and_done_once_if_it_succeeds() -> None:
-    begun = 0
+    runs = 0
 
     async def work() -> None:
-        nonlocal begun
-        begun += 1
-        if begun < 3:
+        nonlocal runs
+        runs += 1
+        if runs < 3:
             raise RuntimeError("a defect")
 
     await retry_on_error("part", work)
-    assert begun == 3
+    assert runs == 3
 
 
 async def test_work_that_is_cancelled_ends() -> None:
@@ -46,17 +46,17 @@ async def test_a_gateway_notices_that_redis_is_reachable_after_a_defect(
     """Else it would refuse every command for as long as it runs."""
     monkeypatch.setattr(redis_health, "UNREACHABLE_PROBE_INTERVAL_SECONDS", 0.0)
     answers = [False]
-    told = []
+    changes = []
 
-    async def look(_: RedisHealth) -> bool:
+    async def probe(_: RedisHealth) -> bool:
         return answers[0]
 
-    async def changed(away: bool) -> None:
-        told.append(away)
-        if len(told) == 1:
+    async def changed(unreachable: bool) -> None:
+        changes.append(unreachable)
+        if len(changes) == 1:
             raise RuntimeError("a defect")
 
-    monkeypatch.setattr(RedisHealth, "_probe", look)
+    monkeypatch.setattr(RedisHealth, "_probe", probe)
     watching = RedisHealth("redis://localhost", changed)
     task = asyncio.create_task(retry_on_error("part", watching.watch))
     await until(lambda: watching.unreachable)
@@ -65,4 +65,4 @@ async def test_a_gateway_notices_that_redis_is_reachable_after_a_defect(
     task.cancel()
     await asyncio.wait({task})
     await watching.close()
-    assert told == [True, False]
+    assert changes == [True, False]

@@ -135,7 +135,7 @@ TIMES = st.one_of(
     st.builds("{}:{}".format, TEXTS, NUMERALS),
     st.builds("p:{}:{},{}".format, NUMERALS, NUMERALS, NUMERALS),
     st.datetimes().map(str),
-    st.datetimes(timezones=st.timezones()).map(lambda moment: moment.isoformat()),
+    st.datetimes(timezones=st.timezones()).map(lambda time: time.isoformat()),
 )
 
 
@@ -180,9 +180,9 @@ HEADER_TEXTS = st.one_of(
 def asking(headers: dict[str, str]) -> web.Request:
     """A request with such headers, as from aiohttp's parser: other bytes as surrogates."""
     request = make_mocked_request("POST", "/api/v1/agents/spawn")
-    given = CIMultiDictProxy(CIMultiDict(headers))
-    request._message = request._message._replace(headers=given)
-    request._headers = given
+    multidict = CIMultiDictProxy(CIMultiDict(headers))
+    request._message = request._message._replace(headers=multidict)
+    request._headers = multidict
     return request
 
 

@@ -12,21 +12,21 @@ from gateway.wire import decoding, requests
 from gateway.wire.problems import Problem
 
 
-def refused(given: dict[str, str], shape: Any = requests.AgentQuery) -> str:
-    request: Any = SimpleNamespace(query=MultiDict(given))
+def refused(query: dict[str, str], shape: Any = requests.AgentQuery) -> str:
+    request: Any = SimpleNamespace(query=MultiDict(query))
     with pytest.raises(Problem) as caught:
         decoding.read_query(request, shape)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("given", ["bogus", "running,bogus"])
-def test_values_that_are_known_are_listed(given: str) -> None:
-    said = refused({"status": given})
+@pytest.mark.parametrize("query", ["bogus", "running,bogus"])
+def test_values_that_are_known_are_listed(query: str) -> None:
+    said = refused({"status": query})
     assert said.endswith("'bogus'; expected " + ", ".join(Status))
 
 
 @pytest.mark.parametrize(
-    ("given", "shape", "words"),
+    ("query", "shape", "words"),
     [
         ({"pool_name": "A b"}, requests.AgentQuery, "lower-case letters"),
         ({"label": "team"}, requests.AgentQuery, "with a colon between"),
@@ -35,9 +35,9 @@ def test_values_that_are_known_are_listed(given: str) -> None:
     ],
 )
 def test_a_text_of_another_form_is_refused_with_the_expected_form(
-    given: dict[str, str], shape: Any, words: str
+    query: dict[str, str], shape: Any, words: str
 ) -> None:
-    said = refused(given, shape)
+    said = refused(query, shape)
     assert words in said
     assert "regex" not in said
 

@@ -104,7 +104,7 @@ def test_an_invalid_database_address_is_refused_without_its_password(
 
 
 @pytest.mark.parametrize(
-    ("url", "taken"),
+    ("url", "expected"),
     [
         ("redis://h", "redis://h"),
         ("redis://h/", "redis://h/"),
@@ -114,10 +114,10 @@ def test_an_invalid_database_address_is_refused_without_its_password(
         ("redis://h?socket_keepalive=yes", "redis://h?socket_keepalive=yes"),
     ],
 )
-def test_a_redis_address_has_the_forms_of_redis_py(url: str, taken: str) -> None:
-    assert redis_address(url, "here") == taken
+def test_a_redis_address_has_the_forms_of_redis_py(url: str, expected: str) -> None:
+    assert redis_address(url, "here") == expected
     for open_client in (connect, lambda url: connect_sync(url, timeout_seconds=1)):
-        open_client(taken).connection_pool.make_connection()
+        open_client(expected).connection_pool.make_connection()
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def flags(**given):
-    """The result of parsing flags; those that were not given are None."""
+def flags(**values):
+    """The result of parsing flags; those that are missing are None."""
     names = ("url", "token", "data_dir", "redis_url", "database_url", "key_prefix", "log_dir")
-    return argparse.Namespace(**{name: given.get(name) for name in names})
+    return argparse.Namespace(**{name: values.get(name) for name in names})
 
 
 def write_running(folder: Path, text: str) -> None:
@@ -162,7 +162,7 @@ def test_a_damaged_running_file_is_reported(here):
         targets.service_url(flags())
 
 
-def test_an_empty_prefix_can_be_given(here, monkeypatch):
+def test_an_empty_prefix_can_be_set(here, monkeypatch):
     monkeypatch.setenv("MUSTER_KEY_PREFIX", "test:")
     assert targets.key_prefix(flags()) == "test:"
     assert targets.key_prefix(flags(key_prefix="")) == ""

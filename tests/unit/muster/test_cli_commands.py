@@ -117,8 +117,8 @@ def muster(capsys) -> Callable[..., tuple[int, str, str]]:
 
     def run(*words: str) -> tuple[int, str, str]:
         code = main(words)
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return run
 
@@ -126,7 +126,7 @@ def muster(capsys) -> Callable[..., tuple[int, str, str]]:
 # ---- spawn -----------------------------------------------------------------------------------
 
 
-def test_a_spawn_sends_only_given_fields_and_the_role_of_the_pool(gateway, muster):
+def test_a_spawn_sends_only_set_fields_and_the_role_of_the_pool(gateway, muster):
     gateway.answers["POST /spawn"] = agent(process_id="w1")
     code, out, _ = muster("spawn", "night", "--project", "demo")
     assert code == 0
@@ -328,15 +328,15 @@ def test_worker_deaths_are_counted_from_the_history_and_isolation_is_shown_while
     life = ["agent.requested", *["agent.lost"] * 5, "agent.failed"]
     gateway.answers["GET /api/v1/events"] = lived(*life)
     error = {"type": "WorkerLost", "message": "exited", "traceback": ""}
-    told: dict[str, Any] = {"losses": 2, "failures": 3, "alone": True, "last_error": error}
-    gateway.answers[f"GET /{AGENT}"] = agent(version=7, **told)
+    fields: dict[str, Any] = {"losses": 2, "failures": 3, "alone": True, "last_error": error}
+    gateway.answers[f"GET /{AGENT}"] = agent(version=7, **fields)
     out = muster("ps", AGENT)[1]
     assert fact(out, "worker deaths") == "5"
     assert fact(out, "failures") == (
         "3 within the restart window, including deaths of its worker while it was isolated"
     )
     assert fact(out, "isolated").startswith("until it has run well for a while")
-    gateway.answers[f"GET /{AGENT}"] = agent(version=9, status="failed", **told)
+    gateway.answers[f"GET /{AGENT}"] = agent(version=9, status="failed", **fields)
     out = muster("ps", AGENT)[1]
     assert fact(out, "worker deaths") == "5 or more"
     assert fact(out, "isolated") == ""
@@ -377,8 +377,8 @@ def test_one_agent_is_shown_with_its_traceback_and_history(gateway, muster):
                "incarnation": 1, "worker_id": "", "subject": AGENT, "data": data}
               for n, kind, data in ((1, "agent.requested", {"project_id": "demo"}),
                                     (2, "agent.claimed", {}))]  # fmt: skip
-    told = "".join(f"id: x\ndata: {json.dumps(event)}\n\n" for event in events)
-    gateway.answers["GET /api/v1/events"] = f"retry: 2000\n\n{told}".encode()
+    stream = "".join(f"id: x\ndata: {json.dumps(event)}\n\n" for event in events)
+    gateway.answers["GET /api/v1/events"] = f"retry: 2000\n\n{stream}".encode()
     code, out, err = muster("ps", AGENT.upper())
     assert (code, err) == (0, "")
     assert "labels          team=red\n" in out
@@ -402,7 +402,7 @@ def line_end(text: str, words: int) -> list[str]:
 # ---- the rest --------------------------------------------------------------------------------
 
 
-def test_terminate_looks_the_pool_up_and_prints_every_result(gateway, muster):
+def test_terminate_finds_the_pool_and_prints_every_result(gateway, muster):
     gateway.answers[f"GET /{AGENT}"] = agent()
     gateway.answers["POST /terminate"] = agent(status="terminated", reason="requested")
     code, out, err = muster("terminate", AGENT, OTHER, "--now")

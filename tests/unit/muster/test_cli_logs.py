@@ -101,15 +101,15 @@ def test_a_line_that_is_no_json_is_text_of_its_neighbours_time():
 
 def test_the_last_lines_are_printed_plainly(folder, capsys):
     assert main(["logs", "--log-dir", str(folder), "-n", "2"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [text.split()[-1] for text in told] == ["sixth", "seventh"]
-    assert f"info     developer_pool {TWO}  sixth" in told[0]
+    printed = capsys.readouterr().out.splitlines()
+    assert [text.split()[-1] for text in printed] == ["sixth", "seventh"]
+    assert f"info     developer_pool {TWO}  sixth" in printed[0]
 
 
 def test_json_is_printed_as_in_the_file(folder, capsys):
     assert main(["logs", "--log-dir", str(folder), "-n", "all", "--json", TWO]) == 0
-    told = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
-    assert told == [json.loads(line(2, "second", TWO)), json.loads(line(6, "sixth", TWO))]
+    printed = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert printed == [json.loads(line(2, "second", TWO)), json.loads(line(6, "sixth", TWO))]
 
 
 def test_fields_and_tracebacks_are_printed_without_control_characters(folder, capsys):

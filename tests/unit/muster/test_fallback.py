@@ -49,7 +49,7 @@ def test_a_child_process_has_no_fallback():
     assert environment["MUSTER_FALLBACK"] == "none"
 
 
-def test_a_file_of_leftovers_that_cannot_be_read_is_no_silence(tmp_path):
+def test_an_unreadable_file_of_what_was_not_handed_over_is_reported(tmp_path):
     path = tmp_path / "fallback-leftovers.json"
     assert read_handover_failures(str(path)) is None
     path.write_text("{")

@@ -5,7 +5,7 @@ import pty
 import subprocess
 import sys
 
-SECRET = "hunter2-that-nobody-may-see"
+SECRET = "hunter2-that-must-stay-secret"
 FAILS = f"""
 import structlog
 from gateway.options import GatewayOptions

@@ -85,7 +85,7 @@ def test_the_address_of_redis(environment: dict[str, str], url: str) -> None:
 
 
 @pytest.mark.parametrize("ours", ["", "MUSTER_"])
-def test_the_environment_beats_the_file_whoever_else_reads_it(tmp_path: Path, ours: str) -> None:
+def test_the_environment_beats_the_file_for_every_role(tmp_path: Path, ours: str) -> None:
     """So do commands, which read no file: they would use another Redis than `muster up`."""
     path = write(tmp_path, "redis_url = 'redis://file'\ndatabase_url = 'postgresql://file'")
     outside = {f"{ours}REDIS_URL": "redis://it", f"{ours}DATABASE_URL": "postgresql://it"}
@@ -147,15 +147,15 @@ def test_an_invalid_host_name_is_refused(host: str) -> None:
         load({"host": host}, {"MUSTER_API_TOKEN": "t"})
 
 
-def test_a_level_that_the_embedded_server_cannot_give_is_refused() -> None:
+def test_a_level_that_the_embedded_server_cannot_reach_is_refused() -> None:
     """Else every command would be, by a system that has started."""
     with pytest.raises(ConfigurationError, match="has no replicas"):
         load({"durability": "replicated"}, {})
     with pytest.raises(ConfigurationError, match="needs appendfsync always, not everysec"):
         load({"durability": "fsynced"}, {})
     assert load({"durability": "fsynced", "appendfsync": "always"}, {}).durability == "fsynced"
-    given = {"durability": "replicated", "redis_url": "redis://x"}
-    assert load(given, {}).durability == "replicated"
+    flags = {"durability": "replicated", "redis_url": "redis://x"}
+    assert load(flags, {}).durability == "replicated"
 
 
 def test_a_child_gets_the_same_settings() -> None:
@@ -167,9 +167,9 @@ def test_a_child_gets_the_same_settings() -> None:
 def test_a_child_has_no_settings_that_its_parent_lacks(tmp_path: Path) -> None:
     """Whatever the environment and the file name, which the child reads too."""
     path = write(tmp_path, "key_prefix = 'f:'\nauto_recover = true\ndatabase_url = 'sqlite:///f'")
-    given = {"config": path, "key_prefix": "", "auto_recover": False, "database_url": ""}
+    flags = {"config": path, "key_prefix": "", "auto_recover": False, "database_url": ""}
     outside = {"MUSTER_KEY_PREFIX": "e:", "DATABASE_URL": "postgresql://e"}
-    settings = load(given, outside)
+    settings = load(flags, outside)
     again = load({}, {**outside, **to_environment(settings)})
     assert (again.key_prefix, again.auto_recover, again.database_url) == ("", False, "")
 

@@ -157,7 +157,7 @@ def test_a_pending_agent_is_shown_with_what_it_waits_for(
 
 
 @pytest.mark.parametrize(
-    ("given", "driver"),
+    ("url", "driver"),
     [
         ("sqlite:////data/views.db", "sqlite+pysqlite"),
         ("sqlite+aiosqlite:///views.db", "sqlite+pysqlite"),
@@ -166,14 +166,14 @@ def test_a_pending_agent_is_shown_with_what_it_waits_for(
         ("postgresql+asyncpg://u:p@h/d", "postgresql+psycopg"),
     ],
 )
-def test_an_address_names_its_driver(given: str, driver: str) -> None:
-    assert address(given).drivername == driver
+def test_an_address_names_its_driver(url: str, driver: str) -> None:
+    assert address(url).drivername == driver
 
 
-@pytest.mark.parametrize("given", ["mysql://u:secret@h/d", "sqlite://", "sqlite:///:memory:", "x"])
-def test_an_address_of_no_known_database_is_refused_without_its_password(given: str) -> None:
+@pytest.mark.parametrize("url", ["mysql://u:secret@h/d", "sqlite://", "sqlite:///:memory:", "x"])
+def test_an_address_of_no_known_database_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        address(given)
+        address(url)
     assert "secret" not in str(raised.value)
 
 

@@ -103,14 +103,14 @@ def _logs(function: ast.expr) -> bool:
     return name in RECEIVERS
 
 
-def _texts(given: ast.expr, constants: dict[str, ast.expr], path: Path) -> Iterator[str]:
-    if isinstance(given, ast.Constant):
-        yield str(given.value)
+def _texts(argument: ast.expr, constants: dict[str, ast.expr], path: Path) -> Iterator[str]:
+    if isinstance(argument, ast.Constant):
+        yield str(argument.value)
         return
-    table = given.value if isinstance(given, ast.Subscript) else given
-    assert isinstance(table, ast.Name), f"{path}:{given.lineno}: a log name must be a constant"
+    table = argument.value if isinstance(argument, ast.Subscript) else argument
+    assert isinstance(table, ast.Name), f"{path}:{argument.lineno}: a log name must be a constant"
     mapping = constants[table.id]
-    assert isinstance(mapping, ast.Dict), f"{path}:{given.lineno}: a log name must be a constant"
+    assert isinstance(mapping, ast.Dict), f"{path}:{argument.lineno}: a log name must be a constant"
     for value in mapping.values:
         assert isinstance(value, ast.Constant)
         yield str(value.value)

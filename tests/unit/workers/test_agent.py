@@ -23,8 +23,8 @@ from workers.runtime.calls import (
 def context(*, works: bool, database: Database | None = None) -> Context:
     state = State(agent_id="a", pool_name="p", role_type="r", project_id="x")
     token = FencingToken(1, 7)
-    given = database or Database("")
-    return Context(state, Spec(), token, logger=None, database=given, has_run=works)
+    passed = database or Database("")
+    return Context(state, Spec(), token, logger=None, database=passed, has_run=works)
 
 
 def test_fencing_tokens_grow_by_generation_then_seq():

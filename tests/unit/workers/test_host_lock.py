@@ -48,10 +48,10 @@ async def test_an_error_of_the_system_is_not_mistaken_for_another_supervisor(
     """The wait would never end, and the message would be wrong."""
 
     class Refused(socket.socket):
-        def __init__(self, *given: int) -> None:
+        def __init__(self, *arguments: int) -> None:
             if at == "socket":
                 raise OSError(errno.EMFILE, "Too many open files")
-            super().__init__(*given)
+            super().__init__(*arguments)
 
         def bind(self, _address: object) -> None:
             raise OSError(errno.ENOBUFS, "No buffer space available")

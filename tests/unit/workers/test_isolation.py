@@ -116,10 +116,10 @@ def test_it_can_be_dropped_in_every_status(status: Status) -> None:
 
 def test_the_isolation_window_is_for_isolated_agents_and_ends() -> None:
     alone = msgspec.structs.replace(RUNNING, alone=True)
-    begun = conditions(PoolConfig(suspicion_window_seconds=600.0))
-    assert begun.wait_seconds(RUNNING) == DAY_SECONDS
-    assert 599 < begun.wait_seconds(alone) <= 600
-    assert not begun.isolation_ended(alone)
+    window = conditions(PoolConfig(suspicion_window_seconds=600.0))
+    assert window.wait_seconds(RUNNING) == DAY_SECONDS
+    assert 599 < window.wait_seconds(alone) <= 600
+    assert not window.isolation_ended(alone)
     over = conditions(PoolConfig(suspicion_window_seconds=0.0))
     assert over.isolation_ended(alone)
     assert not over.isolation_ended(RUNNING)
@@ -142,7 +142,7 @@ def with_alone(*workers: ObservedWorker, alone: int, waiting: int = 0) -> Survey
     return msgspec.structs.replace(found, waiting_isolated=alone, free=free)
 
 
-def taken(name: str) -> ObservedWorker:
+def isolating(name: str) -> ObservedWorker:
     return ObservedWorker(worker(name).worker, 1, 1, 0, "a")
 
 
@@ -164,8 +164,8 @@ def test_an_empty_or_ordered_worker_is_enough() -> None:
 
 
 def test_at_most_half_of_the_workers_are_for_isolated_agents() -> None:
-    assert decided(with_alone(taken("t"), alone=5)).launch == 1
-    assert decided(with_alone(taken("t"), taken("u"), alone=5)).launch == 0
+    assert decided(with_alone(isolating("t"), alone=5)).launch == 1
+    assert decided(with_alone(isolating("t"), isolating("u"), alone=5)).launch == 0
     assert PoolConfig(max_workers=1).isolation_limit == 1
     assert PoolConfig(max_workers=100, max_alone_workers=7).isolation_limit == 7
 
@@ -216,7 +216,7 @@ def test_if_a_worker_is_possible_it_waits_for_the_complete_window() -> None:
 def test_if_no_worker_is_possible_it_waits_for_a_tenth_of_the_window() -> None:
     full = [worker(name, agents=10) for name in "abcd"]
     assert isolation.max_wait_seconds(with_alone(*full, alone=1), CONFIG) == 60.0
-    limit_reached = with_alone(taken("t"), taken("u"), worker("e"), alone=1)
+    limit_reached = with_alone(isolating("t"), isolating("u"), worker("e"), alone=1)
     assert isolation.max_wait_seconds(limit_reached, CONFIG) == 60.0
     draining = worker("x", agents=2, status=WorkerStatus.DRAINING)
     assert isolation.max_wait_seconds(with_alone(*full[1:], draining, alone=1), CONFIG) == 600.0

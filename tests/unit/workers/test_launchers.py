@@ -79,9 +79,9 @@ from pathlib import Path
 from muster import Agent
 
 folder = Path(__file__).parent
-with (folder / "begun").open("a") as begun:
-    begun.write("x")
-if (folder / "begun").stat().st_size < {least}:
+with (folder / "started").open("a") as started:
+    started.write("x")
+if (folder / "started").stat().st_size < {least}:
     {end}
 
 
@@ -112,7 +112,7 @@ async def test_a_zygote_that_ends_before_it_is_ready(
                 await launcher.start(lambda *_: None)
         else:
             await launcher.start(lambda *_: None)
-        assert (tmp_path / "begun").stat().st_size == times
+        assert (tmp_path / "started").stat().st_size == times
     finally:
         await launcher.stop()
 
@@ -124,12 +124,12 @@ async def test_a_refused_start_of_the_zygote_is_retried_for_a_while(
     """Memory may be short briefly. A supervisor that ends reports why to its parent."""
     start, left = subprocess.Popen, refusals
 
-    def refuse(*given: Any, **options: Any) -> Any:
+    def refuse(*arguments: Any, **options: Any) -> Any:
         nonlocal left
         if left:
             left -= 1
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
-        return start(*given, **options)
+        return start(*arguments, **options)
 
     monkeypatch.setattr("workers.launch.launchers.REFUSED_SECONDS", 0.0)
     monkeypatch.setattr("workers.launch.launchers.subprocess.Popen", refuse)

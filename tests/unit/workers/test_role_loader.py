@@ -41,7 +41,7 @@ def test_the_builtin_agent_is_a_role():
     ("path", "message"),
     [
         ("acme_code", "expected the form"),
-        ("acme_code:Nobody", "has no 'Nobody'"),
+        ("acme_code:Missing", "has no 'Missing'"),
         ("acme_code:function", "must be a class derived from muster.Agent"),
         ("acme_code:Other", "must be a class derived from muster.Agent"),
         ("not_there:Developer", "No module named 'not_there'"),

@@ -71,7 +71,7 @@ def test_a_draining_worker_is_no_capacity() -> None:
     assert launches(survey(draining, waiting=1)) == 1
 
 
-def test_it_never_exceeds_the_maximum_and_gives_that_as_the_reason() -> None:
+def test_it_never_exceeds_the_maximum_and_names_that_as_the_reason() -> None:
     decision = scaling.decide(
         survey(worker("a", agents=10), waiting=50), PoolConfig(max_workers=3), empty_seconds={}
     )

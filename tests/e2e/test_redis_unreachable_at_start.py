@@ -71,13 +71,15 @@ def _out(folder: Path, role: str) -> str:
     return file.read_text() if file.exists() else ""
 
 
-@pytest.mark.parametrize("away", ["MUSTER_REDIS_URL=redis", "MUSTER_DATABASE_URL=postgresql"])
-def test_waiting_ends_at_once_when_asked(tmp_path: Path, away: str) -> None:
-    """With nothing left behind, and as a success: it did what it was told.
+@pytest.mark.parametrize(
+    "unreachable", ["MUSTER_REDIS_URL=redis", "MUSTER_DATABASE_URL=postgresql"]
+)
+def test_waiting_ends_at_once_when_asked(tmp_path: Path, unreachable: str) -> None:
+    """With nothing left behind, and as a success: it did what was asked.
 
-    A log is begun only where the database tells that none was lost, so that is waited for too.
+    A log is started only where the database shows that none was lost, so that is waited for too.
     """
-    variable, _, kind = away.partition("=")
+    variable, _, kind = unreachable.partition("=")
     system = System(tmp_path, env={variable: f"{kind}://127.0.0.1:{free_port()}/0"})
     command = [*UP, "--data-dir", str(system.data)]
     with subprocess.Popen(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.outside.crowd import CONNECTIONS, OTHER_FILES, possible
+from tests.outside.connections import CONNECTIONS, OTHER_FILES, possible
 
 ENOUGH = CONNECTIONS + OTHER_FILES
 CI = {"CI": "true"}

@@ -22,25 +22,25 @@ CONNECTIONS = 10_000
 LEAST = 1_000
 """Fewer say nothing, wherever it is."""
 OTHER_FILES = 500
-"""Open files of this process, or of the gateway, that are no connections of the crowd."""
+"""Open files of this process, or of the gateway, that are not these connections."""
 SLOW = 500
 BATCH = 250
 SPAWNS = 20
 MEMORY_EACH = 64 * 1024
 """Bytes that a connection may cost the gateway."""
 GROWTH = 16 * 1024 * 1024
-"""Bytes that a second crowd may need beyond the first."""
+"""Bytes that a second set of connections may need beyond the first."""
 OTHERS = 20
-"""Connections that are not of the crowd, at most."""
+"""Connections of other clients, at most."""
 AT_ONCE_SECONDS = 2.0
 
-Crowd = list[asyncio.StreamWriter]
+Writers = list[asyncio.StreamWriter]
 
 
-async def stands(system: System) -> bool:
+async def withstands(system: System) -> bool:
     """Whether the gateway goes on serving, and holds no more memory than it should.
 
-    What it needed once it may keep; a second crowd must not make it grow again.
+    What it needed once it may retain; a second set of connections must not make it grow again.
     """
     hard = _raise_limit()
     count, said = possible(hard, os.environ)
@@ -56,7 +56,7 @@ async def stands(system: System) -> bool:
     longest = max(first.seconds, second.seconds)
     print(
         f"{count:,} connections, twice: {each / 1024:.1f} KiB each,"
-        f" {(after - before) >> 20} MiB kept, {grown >> 20} MiB more for the second crowd;"
+        f" {(after - before) >> 20} MiB retained, {grown >> 20} MiB more for the second set;"
         f" the longest answer took {longest:.2f} s;"
         f" {first.cut + second.cut} of {2 * SLOW} slow ones were cut off"
     )
@@ -118,12 +118,12 @@ def possible(hard: int, environ: Mapping[str, str]) -> tuple[int, str]:
     return count, said
 
 
-async def _gather(system: System, count: int, saying: bytes) -> Crowd:
-    crowd: Crowd = []
+async def _gather(system: System, count: int, saying: bytes) -> Writers:
+    connections: Writers = []
     for first in range(0, count, BATCH):
         some = min(BATCH, count - first)
-        crowd += await asyncio.gather(*(_connect(system, saying) for _ in range(some)))
-    return crowd
+        connections += await asyncio.gather(*(_connect(system, saying) for _ in range(some)))
+    return connections
 
 
 async def _connect(system: System, saying: bytes) -> asyncio.StreamWriter:
@@ -137,9 +137,9 @@ async def _serves(system: System) -> float:
     """Ask for what users ask for; the longest it took."""
     longest = 0.0
     for _ in range(SPAWNS):
-        begun = time.monotonic()
+        started = time.monotonic()
         agent = await system.spawn(wait=0)
         await system.agent(agent["agent_id"])
         await system.get("/readyz")
-        longest = max(longest, time.monotonic() - begun)
+        longest = max(longest, time.monotonic() - started)
     return longest
