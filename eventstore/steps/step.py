@@ -17,8 +17,27 @@ from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.steps import clauses, hashes
 from eventstore.steps.clauses import Check, Enters, Leaves, Write
 
-QUEUED: Final = frozenset({Status.PENDING, Status.STARTING})
-"""Its command is in the queue, or is pending for its worker: it entered the queue as `pending`."""
+
+class Listed(Struct, frozen=True):
+    """Where an agent with a status is listed, besides its hash and its slot."""
+
+    queue: bool = False
+    """Its command is in the queue, or is pending for its worker."""
+    due: bool = False
+    live: bool = True
+
+
+LISTED: Final = {
+    Status.PENDING: Listed(queue=True),
+    Status.STARTING: Listed(queue=True),
+    Status.RUNNING: Listed(),
+    Status.STOPPING: Listed(),
+    Status.RESTARTING: Listed(due=True),
+    Status.TERMINATED: Listed(live=False),
+    Status.FAILED: Listed(live=False),
+}
+"""A change of status removes an agent from the lists of the old status and adds it to those of the
+new one. (An agent that is `starting` entered the queue as `pending`.)"""
 STARTS: Final = (events.AgentRequested, events.AgentTerminationRequested)
 """Events of an agent that follow from a request, and not from its last event."""
 
@@ -163,7 +182,7 @@ class Step:
             leaves=_leaves(old, new) if old else Leaves(),
             enters=_enters(new),
             listed=old is None,
-            ended_ms=self.ended_ms if new.ended else 0,
+            ended_ms=0 if LISTED[new.status].live else self.ended_ms,
         )
         self.write(clauses.PutAgent(new.agent_id, hashes.AGENT.to_flat(new), replace), move)
         if new.status is Status.PENDING or move.leaves.own_worker:
@@ -239,9 +258,9 @@ def _leaves(old: Agent, new: Agent) -> Leaves:
     moved = old.held and not (new.held and new.worker_id == old.worker_id)
     shares = new.held and old.alone and not new.alone
     return Leaves(
-        queue=old.status in QUEUED,
+        queue=LISTED[old.status].queue,
         slot_of=old.worker_id if moved else "",
-        due=old.status is Status.RESTARTING,
+        due=LISTED[old.status].due,
         timeout=bool(old.expires_ms),
         own_worker=new.worker_id if shares else "",
     )
@@ -256,5 +275,5 @@ def _enters(new: Agent) -> Enters:
         queue_reason=new.reason if queued else "",
         isolation=pending and new.alone,
         timeout_ms=new.expires_ms if pending else 0,
-        due_ms=new.due_ms if new.status is Status.RESTARTING else 0,
+        due_ms=new.due_ms if LISTED[new.status].due else 0,
     )

@@ -6,9 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from eventstore.language.agents import Status
 from eventstore.log.script_runner import script
 from eventstore.steps import clauses
 from eventstore.steps.clauses import Check, Enters, Leaves, MoveAgent, Write
+from eventstore.steps.step import LISTED
 
 SCRIPT = script("commit").text
 STRUCTS: dict[str, Any] = {
@@ -40,3 +42,7 @@ def test_a_clause_travels_as_an_array_that_begins_with_its_name():
     sent = msgspec.msgpack.decode(clauses.encode([], [MoveAgent("a", ended_ms=5)]))
     leaves, enters = [False, "", False, False, ""], [0, "", False, 0, 0]
     assert sent == [[], [["MoveAgent", "a", leaves, enters, False, 5]]]
+
+
+def test_every_status_says_where_an_agent_is_listed():
+    assert set(LISTED) == set(Status)
