@@ -96,7 +96,7 @@ class ForkLauncher:
         return process
 
     async def stop(self) -> None:
-        """Start no more. Workers with a process of their own go on, others are abandoned."""
+        """Start no more. The workers go on."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -229,6 +229,7 @@ class InProcessLauncher:
             self._on_ended(worker_id, how)
 
     async def stop(self) -> None:
+        """Abandon the workers."""
         running = dict(self._tasks)
         for task, worker in running.items():
             worker.abandon("killed")

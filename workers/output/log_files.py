@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -112,13 +113,13 @@ def _abandoned_logs(folder: Path, now: float) -> Iterator[tuple[float, int, list
     for file in folder.glob("*/*.jsonl*"):
         workers.setdefault(file.with_name(file.name.partition(".")[0]), []).append(file)
     for worker, files in workers.items():
-        written_at, size = 0.0, 0
+        written_at, size = -inf, 0
         for file in files:
             with suppress(OSError):
                 status = file.stat()
                 written_at, size = max(written_at, status.st_mtime), size + status.st_size
         touched = now - written_at < UNTOUCHED_SECONDS
-        if written_at and not touched and not _in_use(Path(f"{worker}.jsonl")):
+        if written_at > -inf and not touched and not _in_use(Path(f"{worker}.jsonl")):
             yield written_at, size, files
 
 
