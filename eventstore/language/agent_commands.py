@@ -93,6 +93,8 @@ Command: TypeAlias = (
 )
 
 
+_FINAL_IF_STOPPED: Final = (Fail, End, Release, MarkLost, Restart)
+"""Commands that end an agent whose end was requested."""
 _FAILURE_EVENTS: Final[dict[str, Callable[..., events.AgentBody]]] = {
     "start": events.AgentStartFailed,
     "run": events.AgentCrashed,
@@ -106,8 +108,8 @@ def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...
         return (command.request,) if agent is None else ()
     if agent is None or agent.ended or not _applies(command, agent):
         return ()
-    if agent.stop and isinstance(command, Fail | End | Release | MarkLost | Restart):
-        error = command.error if isinstance(command, Fail | End) else None
+    if agent.stop and isinstance(command, _FINAL_IF_STOPPED):
+        error = command.error if isinstance(command, (Fail, End)) else None
         return (events.AgentTerminated(reason=agent.reason or "requested", error=error),)
     match command:
         case Terminate(reason=reason, graceful=graceful):

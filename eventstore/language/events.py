@@ -20,7 +20,7 @@ ENVELOPE: Final = ("event_id", "subject", "incarnation", "worker_id", "epoch", *
 ENTRY_FIELDS: Final = ("type", "version", "seq", *ENVELOPE, "ts", "data")
 ENTRY_NUMBERS: Final = frozenset({"version", "seq", "incarnation", "epoch", "ts"})
 """Those of them that are integers; an empty one is 0."""
-_ARE_NUMBERS: Final = tuple(name in ENTRY_NUMBERS for name in ENTRY_FIELDS)
+_NUMBERS_AT: Final = tuple(map(ENTRY_FIELDS.index, ENTRY_NUMBERS))
 
 Number: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """An integer that every database can store: a body with a larger one is refused as damaged."""
@@ -405,5 +405,9 @@ def entry_values(
 
     Raises `ValueError` if there are more or fewer.
     """
-    marked = zip(_ARE_NUMBERS, map(text, values), strict=True)
-    return tuple(number(value) if is_number else value for is_number, value in marked)
+    found: list[Any] = [*map(text, values)]
+    if len(found) != len(ENTRY_FIELDS):
+        raise ValueError(f"an entry has {len(ENTRY_FIELDS)} values, this one {len(found)}")
+    for at in _NUMBERS_AT:
+        found[at] = number(found[at])
+    return tuple(found)

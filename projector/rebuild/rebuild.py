@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import takewhile
 from typing import Final
 
 from msgspec import Struct
@@ -243,7 +244,8 @@ async def apply_archive(
     """Apply archived events up to seq `last` or to a gap: the stream may have the missing ones."""
     while is_behind(at := projection.positions[pool], last):
         rows = await database.read(partial(read_archive, position=at, count=batch))
-        dense = [row for seq, row in enumerate(rows, at.seq + 1) if row.seq == seq]
+        following = takewhile(lambda pair: pair[0] == pair[1].seq, enumerate(rows, at.seq + 1))
+        dense = [row for _, row in following]
         if not dense:
             return
         await apply(pool, dense)

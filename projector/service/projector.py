@@ -142,7 +142,10 @@ class Projector:
             )
         ]
         try:
-            await asyncio.gather(*loops)
+            # Not `gather`: a loop that fails meanwhile would replace a cancellation.
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
             for task in loops:
                 task.cancel()

@@ -62,8 +62,9 @@ def compare(
     differences: list[Difference] = []
     for pair in _table_pairs(connection, pools):
         rows += pair.count(pair.rows(pair.new))
-        differing += pair.count(pair.differing_keys())
-        differences += islice(pair.differences(), LISTED_MAX - len(differences))
+        if count := pair.count(pair.differing_keys()):
+            differing += count
+            differences += islice(pair.differences(), LISTED_MAX - len(differences))
     return Comparison(pools, left_out, version, rows, differing, tuple(differences))
 
 

@@ -1,0 +1,49 @@
+"""A projector that is stopped in the moment in which one of its loops fails."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from projector.service.active import ProjectorOptions
+from projector.service.projector import Projector
+
+
+class Loops:
+    """Those of an active projector; `follow` fails when `failing` is set."""
+
+    def __init__(self) -> None:
+        self.failing = asyncio.Event()
+
+    async def follow(self) -> None:
+        await self.failing.wait()
+        raise OSError("Redis closed the connection")
+
+    async def renew_lease(self) -> None:
+        await asyncio.Event().wait()
+
+    follow_heartbeats = trim_streams = clean_up_rebuilds = renew_lease
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_projector_stops_although_a_loop_fails_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """`turns` of the event loop after it was made to fail: its error must not hide the stop."""
+    projector, loops = (
+        Projector(ProjectorOptions(redis_url="", database_url="sqlite:///none.db")),
+        Loops(),
+    )
+
+    async def serve() -> Any:
+        await projector._run_loops(loops)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(projector, "_serve", serve)
+    await projector.start()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    loops.failing.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await projector.stop()
