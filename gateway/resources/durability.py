@@ -39,7 +39,9 @@ class DurabilityRequest:
         self._backend = backend
         self.preference = preference
         self.deadline = asyncio.get_running_loop().time() + preference.seconds
-        """Until when to wait for what the command starts; by the event loop's time."""
+        """Until when to wait for what the command starts; by the event loop's time.
+
+        It counts from the request, not from its write."""
         self._timeout_seconds = (
             preference.seconds if preference.explicit else backend.limits.durability_seconds
         )

@@ -49,7 +49,11 @@ class Kind(StrEnum):
     WRONG_HOST = "wrong-host", 421, "This is not the host that was asked for"
     ROLE_NOT_FOUND = "role-not-found", 422, "There is no such role"
     ROLE_MISMATCH = "role-mismatch", 422, "The pool is for another role"
-    IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused", 422, "The key was used for another request"
+    IDEMPOTENCY_KEY_REUSED = (
+        "idempotency-key-reused",
+        422,
+        "The idempotency key was used for another request",
+    )
     ARCHIVE_INCOMPLETE = "archive-incomplete", 410, "What led to that time is no longer archived"
     AS_OF_NOT_REACHED = "as-of-not-reached", 422, "That point in time has not come yet"
     DURABILITY_UNAVAILABLE = "durability-unavailable", 422, "Redis cannot give this durability"

@@ -21,10 +21,11 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 def write_json(path: Path, value: object) -> None:
     """Replace a file in one step, by indented JSON, and have it on disk before returning."""
+    content = msgspec.json.format(msgspec.json.encode(value)) + b"\n"
     temporary = path.with_name(f".{path.name}.new")
     handle = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(value)) + b"\n")
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

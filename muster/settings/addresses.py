@@ -57,7 +57,7 @@ def _redacted_parameter(part: str) -> str:
     return f"{name}={HIDDEN}" if mark and _SECRET.search(unquote(name)) else part
 
 
-def environment_address(name: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
+def environment_value(name: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
     """A setting as the environment names it, and the variable that does.
 
     Of an address, variables that other tools use count where ours is not set. Raises

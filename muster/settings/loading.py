@@ -51,7 +51,7 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
                 )
         elif unused or name in unset:
             continue
-        elif named := addresses.environment_address(name, environment):
+        elif named := addresses.environment_value(name, environment):
             value, source = named
         elif name in document:
             value, source = document[name], f"{name} in {found}"

@@ -28,7 +28,8 @@ from muster.process.redis_wait import retry_until_reachable, wait_for_stop
 from muster.process.restarts import RestartableServer, restart_on_exit
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
-from muster.up.messages import Background, echo, echo_status, remedy
+from muster.up.background import Background
+from muster.up.messages import echo, echo_status, remedy
 
 log = structlog.get_logger("muster.up")
 

@@ -1,16 +1,10 @@
-"""What all of `muster up` uses: its lines at the terminal, and its background tasks."""
+"""What `muster up` prints at the terminal."""
 
-import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
-
-import structlog
 
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
-
-log = structlog.get_logger("muster.up")
 
 
 def echo(text: str) -> None:
@@ -58,28 +52,3 @@ def remedy(settings: Settings) -> str:
     if settings.auto_recover:
         return "it is recovered by itself"
     return f"run `muster recover --data-dir {settings.data_dir}`"
-
-
-class Background:
-    """Tasks that run until all ends. `stopping` is set once the end is asked for."""
-
-    def __init__(self) -> None:
-        self.stopping = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def run(self, name: str, work: Coroutine[None, None, None]) -> None:
-        """Do it until the end. A failure is reported, since no caller waits for the task."""
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(self._report_failure)
-        self._tasks.append(task)
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    @staticmethod
-    def _report_failure(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            echo(f"a defect of Muster: its task {task.get_name()} has failed: {error!r}")
-            log.error("up.task_failed", task=task.get_name(), exc_info=error)

@@ -21,8 +21,9 @@ from muster.process.restarts import restart_on_exit
 from muster.process.roles import ROLES, Owner, Part, RoleStatus, start_role
 from muster.settings.loading import to_environment
 from muster.settings.settings import Settings
+from muster.up.background import Background
 from muster.up.log_server import check_server
-from muster.up.messages import Background, describe_role, echo, echo_status
+from muster.up.messages import describe_role, echo, echo_status
 from workers.host.processes import start_time
 
 log = structlog.get_logger("muster.up")

@@ -27,9 +27,10 @@ from muster.process.child import become_subreaper, descendants, reap_orphans
 from muster.process.roles import ROLES, stop_signals
 from muster.settings.settings import Settings
 from muster.up import log_messages
+from muster.up.background import Background
 from muster.up.log_messages import LogMessages
 from muster.up.log_server import LogServer
-from muster.up.messages import Background, echo, echo_ready, remedy
+from muster.up.messages import echo, echo_ready, remedy
 from muster.up.role_processes import RoleParts, RoleProcesses
 
 

@@ -88,7 +88,7 @@ def token(args: argparse.Namespace) -> str:
 def find_address(args: argparse.Namespace, name: str) -> str:
     """`redis_url` or `database_url`, empty if none is configured. Raises `ConfigurationError`."""
     flag, given = f"--{name.replace('_', '-')}", getattr(args, name)
-    named = (given, flag) if given else addresses.environment_address(name, os.environ)
+    named = (given, flag) if given else addresses.environment_value(name, os.environ)
     if named is None:
         return str(getattr(running(args), name))
     if name == "redis_url":

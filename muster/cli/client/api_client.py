@@ -171,17 +171,18 @@ class GatewayClient:
             print_note(
                 f"(this is a fallback, {mode}: the real Redis was unreachable when it started)"
             )
-        before, self.stale_reason = self.stale_reason, ""
+        reason = ""
         # Answers about the past are never stale.
         if "muster-stale" in answer.headers and AS_OF not in answer.headers:
             age = answer.headers.get("muster-age-ms", "")
             seconds = -(-int(age) // 1000) if age.isdecimal() else None
             old = "outdated" if seconds is None else f"up to {render.duration(seconds)} old"
-            self.stale_reason = (
+            reason = (
                 f"this may be {old}: the log is lost, Redis unreachable or the projector behind"
             )
-            if not before and not self.caller_shows_staleness:
-                print_note(f"({self.stale_reason}; `muster doctor` says more)")
+        before, self.stale_reason = self.stale_reason, reason
+        if reason and not before and not self.caller_shows_staleness:
+            print_note(f"({reason}; `muster doctor` says more)")
 
     @contextmanager
     def _connected(self, seconds: float) -> Iterator[http.client.HTTPConnection]:

@@ -141,7 +141,7 @@ def _show_live(gateway: GatewayClient, query: Query, limit: int, interval: float
     screen = render.console()
 
     def fetch() -> list[Text]:
-        agents = map(AGENTS.read, AGENTS.items(gateway, query, limit))
+        agents = [AGENTS.read(raw) for raw in AGENTS.items(gateway, query, limit)]
         return render.styled(AGENTS.table(agents, time.time() * 1000), screen.width)
 
     shown = fetch()

@@ -23,8 +23,8 @@ from muster.process import restarts
 from muster.process.child import Child
 from muster.settings.loading import load
 from muster.up import log_server, role_processes, up
+from muster.up.background import Background
 from muster.up.log_server import LogServer
-from muster.up.messages import Background
 from tests.full_disk import surviving, write_again, written_in_part
 from tests.waiting import until, until_sync
 

@@ -22,8 +22,8 @@ from muster.process.child import Child
 from muster.process.roles import RoleStatus
 from muster.settings.loading import load
 from muster.up import role_processes, up
+from muster.up.background import Background
 from muster.up.log_server import LogServer
-from muster.up.messages import Background
 from muster.up.role_processes import RoleParts, RoleProcesses
 from muster.up.up import data_folder_lock
 from tests.conftest import MakeServer
