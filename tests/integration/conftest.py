@@ -1,8 +1,16 @@
-"""What a recovery need not wait for, where a test plays all workers and gateways itself."""
+"""A database file, and waits of a recovery that tests without workers and gateways can skip."""
+
+from pathlib import Path
 
 import pytest
 
 from projector.recovery.recovery import Recovery
+
+
+@pytest.fixture
+def views_url(tmp_path: Path) -> str:
+    """Where one kind of database is enough."""
+    return f"sqlite:///{tmp_path / 'views.db'}"
 
 
 async def _at_once(_: Recovery) -> None:

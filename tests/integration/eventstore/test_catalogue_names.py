@@ -12,8 +12,8 @@ from eventstore.log.catalogue import CatalogueLog, ChangeResult
 from eventstore.log.replies import Outcome
 from projector.verify.verification import verify
 from tests.chaos.judge import judge
+from tests.integration.projector.recovering import recovered
 from tests.integration.projector.stage import Stage, open_stage
-from tests.integration.projector.test_recovery import recovered
 from tests.pools import ORIGIN
 
 pytestmark = pytest.mark.usefixtures("no_leases", "no_reports")
@@ -57,8 +57,7 @@ async def change(stage: Stage, *changes: Change) -> None:
 
 
 async def require_equal(stage: Stage) -> None:
-    async with stage.projecting():
-        await stage.settle()
+    await stage.catch_up()
     assert (await verify(stage.redis_url, "", stage.database_url)).differences == []
     assert judge(stage.redis_url, views=stage.database_url) == []
 
@@ -88,8 +87,7 @@ async def test_both_are_changed_in_a_recovered_catalogue(
 ) -> None:
     async with open_stage(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as stage:
         await change(stage, *changes)
-        async with stage.projecting():
-            await stage.settle()
+        await stage.catch_up()
         with redis.Redis.from_url(redis_url) as client:
             client.flushall()
         await recovered(stage)

@@ -19,8 +19,8 @@ from eventstore.log.replies import Outcome
 from eventstore.recovery.loss_reports import read_reports
 from tests.crossing import crossing
 from tests.integration.gateway.stage import AGENTS, QUICK, asked, gateway_stage, logged
+from tests.integration.projector.recovering import recovered
 from tests.integration.projector.stage import POOL
-from tests.integration.projector.test_recovery import recovered
 from tests.pools import TestPool, raw_events
 from tests.replication import Replication
 from tests.waiting import until

@@ -19,8 +19,8 @@ from gateway.health.facts import view_facts
 from tests.chaos.judging.commands import Command, named_lost, read_lost_commands
 from tests.integration.gateway.stage import AGENTS, QUICK, GatewayStage, gateway_stage
 from tests.integration.gateway.test_event_stream import following
+from tests.integration.projector.recovering import recovered
 from tests.integration.projector.stage import POOL
-from tests.integration.projector.test_recovery import recovered
 from tests.pools import ORIGIN
 from tests.waiting import until
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import redis
 from sqlalchemy import Connection, text
 
 from eventstore.connection.calls import execute
@@ -27,6 +28,8 @@ from tests.pools import ORIGIN, TestPool
 from tests.waiting import until
 
 POOL = "developer_pool"
+EVENTS = f"pool:{{{POOL}}}:events"
+META = f"pool:{{{POOL}}}:meta"
 VIEWS = ("checkpoints", "pools", "hosts", "workers", "agents")
 
 
@@ -63,6 +66,16 @@ class Stage:
             yield projector
         finally:
             await projector.stop()
+
+    async def catch_up(self, *pools: str) -> None:
+        """Run a projector until the views have applied all that is in the log now."""
+        async with self.projecting():
+            await self.settle(*pools)
+
+    def trim(self, length: int, pool: str = POOL) -> None:
+        """Leave only the newest events in a pool's stream."""
+        with redis.Redis.from_url(self.redis_url) as client:
+            client.xtrim(f"pool:{{{pool}}}:events", maxlen=length, approximate=False)
 
     async def settle(self, *pools: str) -> None:
         """Wait until the views have applied all that is in the log now."""

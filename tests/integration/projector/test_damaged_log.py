@@ -264,8 +264,7 @@ async def test_a_log_with_another_event_where_the_views_are_is_noticed(
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         await pool.spawn()
-        async with stage.projecting():
-            await stage.settle()
+        await stage.catch_up()
         with redis.Redis.from_url(redis_url) as client:
             [(stream_id, fields)] = client.xrange(EVENTS)
             client.delete(EVENTS)
@@ -299,8 +298,7 @@ async def test_a_stream_that_was_trimmed_up_to_the_views_is_gone_on_with(
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         await pool.spawn()
-        async with stage.projecting():
-            await stage.settle()
+        await stage.catch_up()
         await pool.spawn()
         with redis.Redis.from_url(redis_url) as client:
             client.xtrim(EVENTS, maxlen=1, approximate=False)

@@ -80,8 +80,7 @@ async def test_dropped_views_come_back_from_what_is_left(
         assert await stage.contents() == before
         assert await stage.views.events(POOL) == events
         assert (await verify(redis_url, "", database_url)).equal
-        async with stage.projecting():
-            await stage.settle()
+        await stage.catch_up()
         assert await stage.contents() == before
 
 
@@ -247,8 +246,7 @@ async def test_a_pool_that_is_created_once_the_catalogue_was_folded_is_no_damage
         monkeypatch.setattr(Rebuild, "_fold_stream", meanwhile)
         assert (await replayed(stage))[-1].finished
         assert await stage.views.pool("later") is not None
-        async with stage.projecting():
-            await stage.settle()
+        await stage.catch_up()
         assert (await verify(redis_url, "", database_url)).equal
 
 

@@ -15,9 +15,9 @@ from projector.rebuild.rebuild import RebuildOptions, replay
 from projector.recovery import recovery
 from projector.service.active import Active
 from tests.integration.gateway.stage import AGENTS, gateway_stage, logged
+from tests.integration.projector.recovering import QUICK, recovered
 from tests.integration.projector.stage import POOL, Stage, open_stage
 from tests.integration.projector.test_damaged_log import META, stopped_at, write_entry
-from tests.integration.projector.test_recovery import QUICK, recovered
 from tests.pools import raw_events
 from tests.waiting import until
 
@@ -148,8 +148,7 @@ async def test_a_log_whose_archive_is_incomplete_can_be_recovered(
         pool = await stage.pool(lease_seconds=1.0, renew_seconds=0.3)
         ids = [(await pool.spawn()).agent_id for _ in range(4)]
         await trim(stage, 1)
-        async with stage.projecting():
-            await stage.settle()
+        await stage.catch_up()
         with redis.Redis.from_url(redis_url) as client:
             client.flushall()
         done = await recovered(stage)

@@ -24,10 +24,10 @@ from projector.store.lease import Lease, LeaseState
 from projector.verify import view_comparison
 from projector.verify.verification import verify
 from tests.integration.projector.processes import projector_process, struck
+from tests.integration.projector.recovering import recovered, wipe
 from tests.integration.projector.stage import POOL, VIEWS, Stage, open_stage
 from tests.integration.projector.test_rebuild import replayed
 from tests.integration.projector.test_rebuild import tables as tables_of
-from tests.integration.projector.test_recovery import recovered, wiped
 from tests.pools import TestPool
 from tests.waiting import until
 
@@ -210,7 +210,7 @@ async def test_over_a_recovery_of_the_log_the_past_stays_and_views_continue(
             await stage.settle()
         before, served = await stage.views.agents(AgentFilter()), await stage.contents()
         last = await stage.head(POOL)
-        wiped(redis_url)
+        wipe(redis_url)
         assert {one.generation for one in (await recovered(stage)).values()} == {2}
     async with open_stage(redis_url, database_url) as stage:
         stage.log.raise_high_water_mark(POOL, 2, 0)
