@@ -1,8 +1,7 @@
 """Lost and damaged logs for tests: made, recovered, and compared with everything else."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import redis
@@ -19,10 +18,8 @@ from projector.recovery.recovery import (
 )
 from projector.recovery.rewrite import RecoveredLog
 from projector.verify.verification import verify
-from tests.integration.projector.stage import POOL, Stage, open_stage
+from tests.integration.projector.stage import POOL, Stage
 from tests.pools import TestPool
-
-QUICK: Any = {"lease_seconds": 1.0, "renew_seconds": 0.3}
 
 
 def options(stage: Stage) -> RecoveryOptions:
@@ -42,16 +39,6 @@ async def require_equal(stage: Stage) -> None:
     await stage.catch_up()
     found = await verify(stage.redis_url, "", stage.database_url)
     assert found.differences == []
-
-
-@asynccontextmanager
-async def archived_story(redis_url: str, database_url: str) -> AsyncIterator[tuple[Stage, Any]]:
-    """A stage on which a story was played and archived, and its pool."""
-    async with open_stage(redis_url, database_url) as stage:
-        pool = await stage.pool(**QUICK)
-        await stage.play(pool)
-        await stage.catch_up()
-        yield stage, pool
 
 
 def wipe(url: str) -> None:

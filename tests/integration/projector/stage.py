@@ -30,6 +30,7 @@ from tests.waiting import until
 POOL = "developer_pool"
 EVENTS = f"pool:{{{POOL}}}:events"
 META = f"pool:{{{POOL}}}:meta"
+QUICK: Any = {"lease_seconds": 1.0, "renew_seconds": 0.3}
 VIEWS = ("checkpoints", "pools", "hosts", "workers", "agents")
 
 
@@ -172,6 +173,18 @@ async def open_stage(redis_url: str, database_url: str) -> AsyncIterator[Stage]:
         await stage.views.stop()
         await reader.close()
         await client.aclose()
+
+
+@asynccontextmanager
+async def archived_story(
+    redis_url: str, database_url: str
+) -> AsyncIterator[tuple[Stage, TestPool]]:
+    """A stage on which a story was played and archived, and its pool."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool(**QUICK)
+        await stage.play(pool)
+        await stage.catch_up()
+        yield stage, pool
 
 
 async def heartbeat(stage: Stage, pool: TestPool, fence: Fence, data: str) -> None:

@@ -14,13 +14,12 @@ from projector.intake.source import Source
 from projector.queries.views import is_lost
 from tests.integration.projector.recovering import (
     accepted,
-    archived_story,
     recovered,
     require_equal,
     rolled_back,
     wipe,
 )
-from tests.integration.projector.stage import META, POOL
+from tests.integration.projector.stage import META, POOL, archived_story
 from tests.pools import TestPool, types
 from tests.waiting import until
 

@@ -15,15 +15,8 @@ from eventstore.log.reader import Reader
 from eventstore.log.replies import LogHead, Outcome
 from projector.intake.source import Source
 from projector.recovery.recovery import examine
-from tests.integration.projector.recovering import (
-    QUICK,
-    archived_story,
-    options,
-    recovered,
-    require_equal,
-    wipe,
-)
-from tests.integration.projector.stage import EVENTS, POOL
+from tests.integration.projector.recovering import options, recovered, require_equal, wipe
+from tests.integration.projector.stage import EVENTS, POOL, QUICK, archived_story
 from tests.pools import ORIGIN, raw_events
 
 pytestmark = pytest.mark.usefixtures("no_leases")

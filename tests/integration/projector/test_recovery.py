@@ -13,14 +13,8 @@ from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
 from eventstore.retention import Retention
 from tests.chaos.judge import judge
-from tests.integration.projector.recovering import (
-    QUICK,
-    archived_story,
-    recovered,
-    require_equal,
-    wipe,
-)
-from tests.integration.projector.stage import EVENTS, META, POOL, open_stage
+from tests.integration.projector.recovering import recovered, require_equal, wipe
+from tests.integration.projector.stage import EVENTS, META, POOL, QUICK, archived_story, open_stage
 from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
 

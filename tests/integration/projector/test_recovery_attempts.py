@@ -18,15 +18,13 @@ from projector.recovery.recovery import (
     RecoveryInterrupted,
 )
 from tests.integration.projector.recovering import (
-    QUICK,
-    archived_story,
     die_at,
     recovered,
     require_equal,
     unaware_spawn,
     wipe,
 )
-from tests.integration.projector.stage import POOL
+from tests.integration.projector.stage import POOL, QUICK, archived_story
 from tests.pools import types
 from tests.waiting import until
 

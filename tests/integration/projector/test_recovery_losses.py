@@ -10,8 +10,6 @@ from eventstore.log.log import Log
 from eventstore.recovery.loss_reports import AGENT_HELD, LossReport, read_reports, write_reports
 from projector.recovery.recovery import examine
 from tests.integration.projector.recovering import (
-    QUICK,
-    archived_story,
     die_at,
     options,
     recovered,
@@ -20,7 +18,7 @@ from tests.integration.projector.recovering import (
     unaware_spawn,
     wipe,
 )
-from tests.integration.projector.stage import POOL, open_stage
+from tests.integration.projector.stage import POOL, QUICK, archived_story, open_stage
 from tests.pools import raw_events
 from tests.waiting import until
 from tests.worker_pool import POOL as WORKED

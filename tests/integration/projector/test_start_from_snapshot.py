@@ -15,8 +15,8 @@ from projector.rebuild.rebuild import RebuildOptions, replay
 from projector.recovery import recovery
 from projector.service.active import Active
 from tests.integration.gateway.stage import AGENTS, gateway_stage, logged
-from tests.integration.projector.recovering import QUICK, recovered
-from tests.integration.projector.stage import POOL, Stage, open_stage
+from tests.integration.projector.recovering import recovered
+from tests.integration.projector.stage import POOL, QUICK, Stage, open_stage
 from tests.integration.projector.test_damaged_log import META, stopped_at, write_entry
 from tests.pools import raw_events
 from tests.waiting import until
