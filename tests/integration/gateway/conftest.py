@@ -4,12 +4,34 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from tests.integration.gateway.stage import GatewayStage, gateway_stage
+from tests.integration.gateway.stage import QUICK, GatewayStage, gateway_stage
 
 
 @pytest.fixture
 async def stage(redis_url: str, tmp_path: Path) -> AsyncIterator[GatewayStage]:
     """A gateway with its views in an SQLite file."""
     async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as stage:
+        yield stage
+
+
+@pytest.fixture
+async def hasty(
+    no_leases: None, monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path
+) -> AsyncIterator[GatewayStage]:
+    """A gateway that notices soon that a log is lost, and hardly waits for the views."""
+    monkeypatch.setattr("gateway.backend.acknowledgements.CHECK_INTERVAL_SECONDS", 0.1)
+    limits = replace(QUICK, catch_up_seconds=0.2)
+    database = f"sqlite:///{tmp_path / 'views.db'}"
+    async with gateway_stage(redis_url, database, limits=limits) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def unprojected(redis_url: str, tmp_path: Path) -> AsyncIterator[GatewayStage]:
+    """A gateway whose views get nothing, unless the test runs a projector itself."""
+    limits = replace(QUICK, catch_up_seconds=0.5)
+    database = f"sqlite:///{tmp_path / 'views.db'}"
+    async with gateway_stage(redis_url, database, projecting=False, limits=limits) as stage:
         yield stage

@@ -91,6 +91,18 @@ class GatewayStage:
         assert answer.status == 202, answer.body
         return str(answer.json["agent_id"])
 
+    async def terminate(
+        self, agent_id: str, *, pool: str = POOL, prefer: str = "", **body: Any
+    ) -> Answer:
+        body = {"pool_name": pool, "agent_id": agent_id, **body}
+        headers = {"Prefer": prefer} if prefer else {}
+        return await self.ask("POST", f"{AGENTS}/terminate", json=body, headers=headers)
+
+    async def alerts(self, name: str = "") -> list[dict[str, Any]]:
+        """The alerts of the monitor: all, or those of one name."""
+        alerts = (await self.get(f"{AGENTS}/monitor/alerts")).json["alerts"]
+        return [alert for alert in alerts if name in ("", alert["name"])]
+
     async def events(self, pool: str = POOL) -> list[str]:
         """What the pool's stream holds, by type, read with a plain client."""
         return [event["type"] for event in raw_events(self.stage.redis_url, pool)]
@@ -180,6 +192,19 @@ async def gateway_stage(
             await shown.session.close()
             await gateway.stop()
             await projector.stop()
+
+
+@asynccontextmanager
+async def another_gateway(stage: GatewayStage) -> AsyncIterator[GatewayStage]:
+    """A second gateway of the same log and views."""
+    gateway = Gateway(options(stage.stage.redis_url, stage.stage.database_url))
+    await gateway.start()
+    other = GatewayStage(stage.stage, gateway, stage.pool, stage.projector)
+    try:
+        yield other
+    finally:
+        await other.session.close()
+        await gateway.stop()
 
 
 @asynccontextmanager
