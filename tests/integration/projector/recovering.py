@@ -8,10 +8,12 @@ import redis
 
 from eventstore.errors import Halted, LogMissing, Recovered
 from eventstore.keys import Keys
+from eventstore.language.events import ENTRY_FIELDS
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
 from eventstore.log.submission import SubmitResult
 from eventstore.recovery.restore import LogRestore
+from projector.queries.views import Position
 from projector.recovery.recovery import (
     RecoveryOptions,
     recover,
@@ -20,6 +22,7 @@ from projector.recovery.rewrite import RecoveredLog
 from projector.verify.verification import verify
 from tests.integration.projector.stage import POOL, Stage
 from tests.pools import TestPool
+from tests.waiting import until
 
 
 def options(stage: Stage) -> RecoveryOptions:
@@ -84,3 +87,33 @@ async def die_at(step: str, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> No
         patch.setattr(LogRestore, step, die)
         with pytest.raises(Killed):
             await recovered(stage)
+
+
+def write_entry(
+    url: str,
+    seq: int,
+    *,
+    kind: str = "agent.started",
+    version: int = 1,
+    data: str = "{}",
+    subject: str = "a",
+    pool: str = POOL,
+) -> None:
+    """An entry that no script of ours writes."""
+    events, meta = f"pool:{{{pool}}}:events", f"pool:{{{pool}}}:meta"
+    values = {"type": kind, "version": version, "seq": seq, "event_id": f"e{seq}"}
+    values |= {"subject": subject, "data": data, "ts": 1}
+    fields = {name: values.get(name, "") for name in ENTRY_FIELDS}
+    with redis.Redis.from_url(url) as client:
+        client.xadd(events, fields)
+        client.hset(meta, "seq", max(seq, int(client.hget(meta, "seq"))))
+
+
+async def stopped_at(stage: Stage, pool: str = POOL) -> Position:
+    async def position() -> Position | None:
+        position = (await stage.views.positions()).get(pool)
+        return position if position and position.status != "ok" else None
+
+    found = await until(position, what=f"{pool} is stopped")
+    assert found is not None
+    return found

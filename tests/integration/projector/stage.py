@@ -83,6 +83,10 @@ class Stage:
         for pool in (CATALOGUE, *(pools or self.catalogue.state.pools)):
             assert await self.views.wait_for(pool, await self.head(pool), timeout_seconds=10)
 
+    async def all_ok(self) -> bool:
+        """Whether the views follow every log."""
+        return {at.status for at in (await self.views.positions()).values()} == {"ok"}
+
     async def head(self, pool: str) -> int:
         meta = self.log.keys.pool(pool, "meta")
         return int(await execute(self.log.client, "HGET", meta, "seq") or 0)

@@ -1,101 +1,20 @@
-"""The registry as it was: exact to the event, from the archive alone."""
+"""Agents, workers and pools as they were, exact to the event, from the archive only."""
 
-import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from msgspec.structs import asdict, replace
-from sqlalchemy import Connection, text
+from msgspec.structs import replace
 
 from gateway.resources.as_of import parse
-from projector.fold.projection import Projection
-from projector.history.history import ArchiveUnreadable, History
-from projector.history.positions import ArchiveIncomplete, AsOf, NotYetArchived
-from projector.history.replay import HistoricalState, TooExpensive
-from projector.queries import selects
-from projector.store.database import Database
-from projector.store.rows import AgentFilter, AgentRow, EventRow
-from projector.store.tables import EVENTS, SERVING, write_rows
+from projector.history.positions import AsOf, NotYetArchived
+from projector.store.rows import AgentFilter, AgentRow
 from tests import histories
-from tests.histories import BEGUN_MS, CATALOGUE, POOLS, prefixes, summary
-
-EVERY = AgentFilter()
-LIVING = AgentFilter(ended=False)
-
-
-class Stage:
-    """An archive, and the views that a projector made of it event by event."""
-
-    def __init__(self, database: Database, history: History) -> None:
-        self.database, self.history = database, history
-
-    async def archive(self, rows: Sequence[EventRow]) -> None:
-        records = [asdict(row) for row in rows]
-        await self.database.write(lambda c: write_rows(c, EVENTS, records, "skip"))
-
-    async def project(self, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
-        """Fold them one by one; what the views answered after each of them."""
-        return await self.database.write(lambda c: self._project(c, rows))
-
-    def _project(self, connection: Connection, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
-        projection, answers = Projection(SERVING, archives=True), []
-        projection.load(connection)
-        for row in rows:
-            projection.add_pools()
-            projection.learn_generation(row.pool, row.generation)
-            projection.mark_committed(projection.write(connection, row.pool, [row]))
-            assert projection.positions[row.pool].seq == row.seq
-            answers.append(answer_now(connection))
-        return answers
-
-    async def answer(self, asked: AsOf) -> dict[str, Any]:
-        """The same questions as `answer_now`, of the past."""
-        history = self.history
-        point = await history.point_in_time(asked)
-        return {
-            "agents": list(await history.agents(point, EVERY, limit=1000)),
-            "living": list(await history.agents(point, LIVING, limit=1000)),
-            "workers": list(await history.workers(point, ended=True)),
-            "alive": list(await history.workers(point)),
-            "pools": list(await history.pools(point)),
-        }
-
-    async def sql(self, statement: str) -> None:
-        prefixed = statement.replace("{}", self.database.prefix)
-        await self.database.write(lambda c: c.execute(text(prefixed)))
-
-
-def answer_now(connection: Connection) -> dict[str, Any]:
-    return {
-        "agents": selects.agents(connection, EVERY, after="", limit=1000),
-        "living": selects.agents(connection, LIVING, after="", limit=1000),
-        "workers": selects.workers(connection, None, ended=True, after="", limit=None),
-        "alive": selects.workers(connection, None, ended=False, after="", limit=None),
-        "pools": selects.pools(connection),
-    }
-
-
-@asynccontextmanager
-async def open_stage(url: str, *, seconds: float = 10.0) -> AsyncIterator[Stage]:
-    database, history = Database(url), History(url, seconds=seconds)
-    database.open()
-    await database.prepare()
-    history.database.open()
-    try:
-        yield Stage(database, history)
-    finally:
-        await history.database.close()
-        await database.close()
-
-
-def at(pool: str, seq: int, generation: int | None = None) -> AsOf:
-    return AsOf(events={pool: (generation, seq)})
+from tests.histories import CATALOGUE, POOLS, prefixes, summary
+from tests.integration.projector.archive_stage import EVERY, at, open_archive
 
 
 def of_pool(answer: dict[str, Any], pool: str) -> dict[str, Any]:
-    """Without what pending agents wait for: the bounds of a pool stand in another log."""
+    """Without what pending agents wait for: the bounds of a pool are in another log."""
     return {
         name: [
             replace(row, reason="") if name in ("agents", "living") else row
@@ -106,16 +25,13 @@ def of_pool(answer: dict[str, Any], pool: str) -> dict[str, Any]:
     }
 
 
-# ---- exact to the event ----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("seed", [0, 1])
-async def test_any_event_of_any_history_is_answered_as_the_views_did_then(
+async def test_every_event_of_a_history_is_answered_as_the_views_did_then(
     database_url: str, seed: int
 ) -> None:
     """By the position of the event and by its time; the views fold on without their archive."""
     rows = histories.History(seed).write(70 if "sqlite" in database_url else 25)
-    async with open_stage(database_url) as stage:
+    async with open_archive(database_url) as stage:
         answers = await stage.project(rows)
         for name in ("agents", "workers", "pools", "hosts", "checkpoints"):
             await stage.sql(f"DELETE FROM {{}}{name}")
@@ -129,9 +45,9 @@ async def test_any_event_of_any_history_is_answered_as_the_views_did_then(
             then = of_pool(answers[index], row.pool)
             assert of_pool(found, row.pool) == then, (seed, index)
             states = {agent.agent_id: agent for agent in found["agents"]}
-            crews = {worker.worker_id: worker for worker in found["workers"]}
+            workers = {worker.worker_id: worker for worker in found["workers"]}
             for subject, (status, worker_id, events) in summary(before, row.pool).items():
-                state = states.get(subject) or crews[subject]
+                state = states.get(subject) or workers[subject]
                 assert (state.status, state.version) == (status, events), (seed, index, subject)
                 if subject in states:
                     assert state.process_id == worker_id
@@ -142,7 +58,7 @@ async def test_one_agent_and_pages_and_filters_are_answered_as_the_complete_list
     database_url: str,
 ) -> None:
     rows = histories.History(11).write(150)
-    async with open_stage(database_url) as stage:
+    async with open_archive(database_url) as stage:
         await stage.archive(rows)
         history = stage.history
         point = await history.point_in_time(AsOf(at_ms=rows[110].ts))
@@ -175,7 +91,7 @@ async def test_a_point_in_time_stays_the_same_while_events_of_its_time_still_com
     rows = histories.History(5).write(60)
     last = replace(rows[-1], ts=rows[-1].ts)
     same_ms = [row for row in rows if row.ts <= last.ts]
-    async with open_stage(database_url) as stage:
+    async with open_archive(database_url) as stage:
         await stage.archive(same_ms[:-10])
         point = await stage.history.point_in_time(AsOf(at_ms=last.ts))
         before = await stage.history.agents(point, EVERY, limit=1000)
@@ -187,12 +103,12 @@ async def test_a_point_in_time_stays_the_same_while_events_of_its_time_still_com
         assert await stage.history.agents(newer, EVERY, limit=1000) != before
 
 
-async def test_an_event_stays_the_point_in_time_although_others_of_its_time_come_later(
+async def test_an_event_remains_the_point_in_time_although_others_have_its_time(
     database_url: str,
 ) -> None:
-    """A recovery, or a reap, writes many at once."""
+    """A recovery or a reap writes many at once."""
     rows = [replace(row, ts=1_000) for row in histories.History(5).write(60)]
-    async with open_stage(database_url) as stage:
+    async with open_archive(database_url) as stage:
         await stage.archive(rows)
         for pool in POOLS:
             for seq in (0, 1, 7):
@@ -203,11 +119,10 @@ async def test_an_event_stays_the_point_in_time_although_others_of_its_time_come
                 assert await stage.history.agents(again, EVERY, limit=1000) == before
 
 
-# ---- over generations ------------------------------------------------------------------------
-
-
-async def test_what_a_recovery_left_behind_is_void_but_can_be_asked_for(database_url: str) -> None:
-    """Two stories with a common beginning: one lost, and one that went on from the archive."""
+async def test_a_generation_that_a_recovery_replaced_can_still_be_queried(
+    database_url: str,
+) -> None:
+    """Two stories with a common start: one lost, and one that continued from the archive."""
     lost, restored = histories.History(3), histories.History(3)
     lost.write(40)
     restored.write(28)
@@ -216,7 +131,7 @@ async def test_what_a_recovery_left_behind_is_void_but_can_be_asked_for(database
     restored.generations = dict.fromkeys(restored.generations, 2)
     restored.ts += 60_000
     restored.write(56)
-    async with open_stage(database_url) as stage:
+    async with open_archive(database_url) as stage:
         await stage.archive(lost.rows)
         await stage.archive(restored.rows)
         for story, generation in ((lost, 1), (restored, None), (restored, 2)):
@@ -243,122 +158,12 @@ async def test_what_a_recovery_left_behind_is_void_but_can_be_asked_for(database
             await stage.history.point_in_time(at(pool, 1, 3))
 
 
-# ---- what cannot be answered -----------------------------------------------------------------
-
-
-async def test_before_the_beginning_there_is_nothing(database_url: str) -> None:
-    async with open_stage(database_url) as stage:
-        nothing: dict[str, list[Any]] = {
-            "agents": [],
-            "living": [],
-            "workers": [],
-            "alive": [],
-            "pools": [],
-        }
-        assert await stage.answer(AsOf(at_ms=BEGUN_MS)) == nothing
-        await stage.archive(histories.History(1).write(30))
-        assert await stage.answer(AsOf(at_ms=BEGUN_MS - 1)) == nothing
-        assert await stage.answer(at("alpha", 0)) == nothing
-
-
-async def test_beyond_the_archive_is_not_reached(database_url: str) -> None:
-    rows = histories.History(1).write(30)
-    last = max(row.seq for row in rows if row.pool == "alpha")
-    async with open_stage(database_url) as stage:
-        await stage.archive(rows)
-        await stage.history.point_in_time(at("alpha", last))
-        with pytest.raises(NotYetArchived, match=f"the archive ends at seq {last}"):
-            await stage.history.point_in_time(at("alpha", last + 1))
-        with pytest.raises(NotYetArchived, match="pool 'gamma': the archive ends at seq 0"):
-            await stage.history.point_in_time(at("gamma", 1))
-
-
-@pytest.mark.parametrize("lost", ["its beginning", "something between"])
-async def test_an_archive_with_a_hole_says_from_where_on_it_is_complete(
-    database_url: str, lost: str
-) -> None:
-    """An agent that was requested after the hole is answered all the same."""
-    rows = histories.History(2).write(120)
-    of = [row for row in rows if row.pool == "alpha"]
-    hole = {row.seq for row in (of[:20] if lost == "its beginning" else of[8:12])}
-    first = next(row for row in of if row.seq == max(hole) + 1)
-    async with open_stage(database_url) as stage:
-        await stage.archive([r for r in rows if r.pool != "alpha" or r.seq not in hole])
-        history = stage.history
-        point = await history.point_in_time(AsOf(at_ms=rows[-1].ts))
-        for question in (
-            history.agents(point, AgentFilter(pool_name="alpha")),
-            history.workers(point, "alpha"),
-            history.pool(point, "alpha"),
-            history.agent(point, "unknown", "alpha"),
-        ):
-            with pytest.raises(ArchiveIncomplete) as refusal:
-                await question
-            assert (refusal.value.pool, refusal.value.complete_from) == ("alpha", first.seq)
-            assert refusal.value.ts == first.ts
-        assert await history.agents(point, AgentFilter(pool_name="beta"))
-        later = [r.subject for r in of if r.type == "agent.requested" and r.seq > first.seq]
-        ended = {r.subject for r in of if r.type == "agent.terminated"}
-        one = next(agent_id for agent_id in later if agent_id in ended)
-        found = await history.agent(point, one, "alpha")
-        assert found is not None
-        assert found.status == "terminated"
-
-
-@pytest.mark.parametrize("lost", ["its beginning", "something between"])
-async def test_a_time_that_is_not_archived_is_not_answered_as_empty(
-    database_url: str, lost: str
-) -> None:
-    """Before the archive's beginning, or in a hole of it; by position and by time."""
-    rows = histories.History(2).write(120)
-    of = [row for row in rows if row.pool == "alpha"]
-    hole = of[:20] if lost == "its beginning" else of[8:12]
-    first = of[of.index(hole[-1]) + 1]
-    async with open_stage(database_url) as stage:
-        await stage.archive([row for row in rows if row not in hole])
-        history = stage.history
-        points = []
-        if lost == "its beginning":
-            for row in (hole[0], hole[-1]):
-                with pytest.raises(ArchiveIncomplete) as refusal:
-                    await history.point_in_time(at("alpha", row.seq))
-                assert (refusal.value.complete_from, refusal.value.ts) == (first.seq, first.ts)
-            points.append(await history.point_in_time(AsOf(at_ms=hole[10].ts)))
-        else:
-            points += [await history.point_in_time(at("alpha", row.seq)) for row in hole]
-        for point in points:
-            for question in (
-                history.agents(point, EVERY),
-                history.workers(point),
-                history.pools(point),
-                history.pool(point, "alpha"),
-                history.agent(point, of[-1].subject, "alpha"),
-            ):
-                with pytest.raises(ArchiveIncomplete) as refusal:
-                    await question
-                assert (refusal.value.complete_from, refusal.value.ts) == (first.seq, first.ts)
-            assert await history.agents(point, AgentFilter(pool_name="beta")) is not None
-        before = await history.point_in_time(at("alpha", 0))
-        assert await history.agents(before, EVERY) == []
-
-
-async def test_an_event_that_cannot_be_read_is_not_passed_over(database_url: str) -> None:
-    rows = list(histories.History(2).write(40))
-    index = next(i for i, row in enumerate(rows) if row.type == "agent.requested")
-    rows[index] = replace(rows[index], version=99)
-    async with open_stage(database_url) as stage:
-        await stage.archive(rows)
-        point = await stage.history.point_in_time(AsOf(at_ms=rows[-1].ts))
-        with pytest.raises(ArchiveUnreadable, match="reads up to version 1"):
-            await stage.history.agent(point, rows[index].subject, rows[index].pool)
-
-
-async def test_the_past_is_answered_also_after_a_restart_of_the_database(
+async def test_history_is_answered_also_after_a_restart_of_the_database(
     postgres_url: str,
 ) -> None:
-    """Its connections are broken then, and who asks next need not know of it."""
+    """Its connections are broken then, and the next query must not fail."""
     rows = histories.History(3).write(20)
-    async with open_stage(postgres_url) as stage:
+    async with open_archive(postgres_url) as stage:
         await stage.archive(rows)
         asked = AsOf(at_ms=rows[-1].ts)
         before = await stage.answer(asked)
@@ -367,30 +172,3 @@ async def test_the_past_is_answered_also_after_a_restart_of_the_database(
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         assert await stage.answer(asked) == before
-
-
-async def test_a_query_that_takes_too_long_is_abandoned(database_url: str) -> None:
-    """In the middle of a statement as well as between two; the connection is good afterwards."""
-    async with open_stage(database_url, seconds=0.3) as stage:
-        await stage.archive(histories.History(2).write(40))
-        endless = (
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
-        )
-
-        def statement(connection: Connection, _: float) -> None:
-            connection.execute(text(endless)).all()
-
-        began = time.monotonic()
-        with pytest.raises(TooExpensive):
-            await stage.history._query(statement)
-        assert time.monotonic() - began < 5
-        stage.history._seconds = 10.0  # the others are quick questions
-        assert (await stage.answer(AsOf(at_ms=BEGUN_MS + 10**6)))["agents"]
-        point = await stage.history.point_in_time(at("alpha", 5))
-
-        def fold(connection: Connection, deadline: float) -> None:
-            HistoricalState(connection, point.position_of("alpha"), deadline - 20.0).population()
-            HistoricalState(connection, point.position_of("alpha"), deadline - 20.0).catalogue()
-
-        with pytest.raises(TooExpensive):
-            await stage.history._query(fold)

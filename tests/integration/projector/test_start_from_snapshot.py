@@ -1,45 +1,33 @@
-"""A database that was lost while the streams no longer have their beginning."""
+"""Views start from Redis' hashes where the archive is empty and a stream lost its beginning."""
 
 import asyncio
-from typing import Any
 
 import pytest
 import redis
 
-from eventstore.errors import MusterError, RolledBack
-from eventstore.keys import CATALOGUE, Keys
-from eventstore.language.agent_commands import End, Started
-from eventstore.log import parked
-from eventstore.log.log import Log
+from eventstore.keys import CATALOGUE
+from eventstore.language.agent_commands import Started
+from projector.queries.views import AgentFilter
 from projector.rebuild.rebuild import RebuildOptions, replay
-from projector.recovery import recovery
-from projector.service.active import Active
 from tests.integration.gateway.stage import AGENTS, gateway_stage, logged
-from tests.integration.projector.recovering import recovered
-from tests.integration.projector.stage import POOL, QUICK, Stage, open_stage
-from tests.integration.projector.test_damaged_log import META, stopped_at, write_entry
+from tests.integration.projector.recovering import recovered, wipe
+from tests.integration.projector.stage import POOL, QUICK, open_stage
 from tests.pools import raw_events
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_leases", "no_reports")
-EVENTS = f"pool:{{{POOL}}}:events"
 
 
-async def trim(stage: Stage, keep: int) -> None:
-    with redis.Redis.from_url(stage.redis_url) as client:
-        client.xtrim(EVENTS, maxlen=keep, approximate=False)
-
-
-async def test_views_start_with_what_lives(redis_url: str, database_url: str) -> None:
+async def test_views_start_with_the_living_agents(redis_url: str, database_url: str) -> None:
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         live = await stage.play(pool)
         fence = await pool.worker("v")
         (late,) = await stage.started(pool, fence, 1)
-        await trim(stage, 3)
+        stage.trim(3)
         async with stage.projecting():
             await stage.settle()
-            rows = {row.agent_id: row for row in await stage.views.agents(_any())}
+            rows = {row.agent_id: row for row in await stage.views.agents(AgentFilter())}
             assert set(live) | {late} <= set(rows)
             for agent_id in (*live, late):
                 state = await stage.log.agent(POOL, agent_id)
@@ -58,22 +46,22 @@ async def test_views_start_with_what_lives(redis_url: str, database_url: str) ->
             assert [row.seq for row in archived] == [await stage.head(POOL) - n for n in (2, 1, 0)]
 
 
-async def test_it_is_said_from_where_on_the_archive_is_complete(
+async def test_log_and_answers_name_where_the_archive_becomes_complete(
     redis_url: str, database_url: str
 ) -> None:
-    """In the log, and in answers about a time before it, or about all agents at a time after it."""
+    """Answers about a time before that are refused, and about all agents also after it."""
     async with gateway_stage(redis_url, database_url, projecting=False) as shown:
         stage = shown.stage
         ids = [(await shown.pool.spawn()).agent_id for _ in range(4)]
-        await trim(stage, 2)
+        stage.trim(2)
         first = raw_events(redis_url)[0]
         async with logged() as lines:
             await shown.projector.start()
             await stage.settle()
-            said = await until(
+            warnings = await until(
                 lambda: [x for x in lines if x["event"] == "projection.started_from_snapshot"]
             )
-        assert [(line["log_level"], line["pool"], line["complete_from"]) for line in said] == [
+        assert [(line["log_level"], line["pool"], line["complete_from"]) for line in warnings] == [
             ("warning", POOL, 3)
         ]
         assert [row.seq for row in await stage.views.archived(POOL, "0")] == [3, 4]
@@ -95,12 +83,14 @@ async def test_it_is_said_from_where_on_the_archive_is_complete(
             assert answer.json["status"] == status, point
 
 
-async def test_and_go_on_from_there(redis_url: str, database_url: str) -> None:
+async def test_views_that_started_from_a_snapshot_continue(
+    redis_url: str, database_url: str
+) -> None:
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         first = (await pool.spawn()).agent_id
         await pool.spawn()
-        await trim(stage, 1)
+        stage.trim(1)
         async with stage.projecting():
             await stage.settle()
             fence = await pool.worker("w")
@@ -113,7 +103,7 @@ async def test_and_go_on_from_there(redis_url: str, database_url: str) -> None:
         async with stage.projecting():
             await pool.spawn()
             await stage.settle()
-        assert {at.status for at in (await stage.views.positions()).values()} == {"ok"}
+        assert await stage.all_ok()
 
 
 async def test_events_that_come_while_hashes_are_read_are_counted_once(
@@ -124,7 +114,7 @@ async def test_events_that_come_while_hashes_are_read_are_counted_once(
         fences = [await pool.worker(f"w{n}", slots=100) for n in range(3)]
         for _ in range(60):
             await pool.spawn()
-        await trim(stage, 5)
+        stage.trim(5)
 
         async def work() -> None:
             for fence in fences:
@@ -137,7 +127,7 @@ async def test_events_that_come_while_hashes_are_read_are_counted_once(
             await stage.settle()
             (shown,) = await stage.views.pools()
             assert (shown.used_capacity, shown.agent_count) == (60, 60)
-            rows = await stage.views.agents(_any(), limit=1000)
+            rows = await stage.views.agents(AgentFilter(), limit=1000)
             assert [row.status for row in rows] == ["running"] * 60
 
 
@@ -145,27 +135,26 @@ async def test_a_log_whose_archive_is_incomplete_can_be_recovered(
     redis_url: str, database_url: str
 ) -> None:
     async with open_stage(redis_url, database_url) as stage:
-        pool = await stage.pool(lease_seconds=1.0, renew_seconds=0.3)
+        pool = await stage.pool(**QUICK)
         ids = [(await pool.spawn()).agent_id for _ in range(4)]
-        await trim(stage, 1)
+        stage.trim(1)
         await stage.catch_up()
-        with redis.Redis.from_url(redis_url) as client:
-            client.flushall()
+        wipe(redis_url)
         done = await recovered(stage)
         assert set(done) == {CATALOGUE, POOL}
         assert set(await stage.log.live(POOL)) == set(ids)
         async with stage.projecting():
-            await until(lambda: _ok(stage))
+            await until(stage.all_ok)
 
 
-async def test_a_replay_leaves_such_a_pool_as_it_is_and_rebuilds_the_others(
+async def test_a_rebuild_leaves_such_a_pool_as_it_is_and_rebuilds_the_others(
     redis_url: str, database_url: str
 ) -> None:
     async with open_stage(redis_url, database_url) as stage:
         pool, other = await stage.pool(), await stage.pool("other")
         await stage.play(pool)
         await other.spawn()
-        await trim(stage, 2)
+        stage.trim(2)
         async with stage.projecting():
             await stage.settle()
             before = await stage.contents()
@@ -179,162 +168,23 @@ async def test_a_replay_leaves_such_a_pool_as_it_is_and_rebuilds_the_others(
             assert await stage.contents() == before
             await pool.spawn()
             await stage.settle()
-            assert await _ok(stage)
+            assert await stage.all_ok()
 
 
-async def test_a_halted_log_is_recovered_with_what_lives_where_nothing_is_archived(
+async def test_pools_found_by_a_recovery_of_the_catalogue_start_from_snapshots_too(
     redis_url: str, database_url: str
 ) -> None:
-    """An empty database with which no projector has started: Redis' hashes are all there is."""
-    async with open_stage(redis_url, database_url) as stage:
-        pool = await stage.pool(lease_seconds=1.0, renew_seconds=0.3)
-        damaged = (await pool.spawn()).agent_id
-        ids = [(await pool.spawn(labels={"team": "core"})).agent_id for _ in range(3)]
-        await trim(stage, 1)
-        stage.log.raise_high_water_mark(POOL, 1, 1000)
-        with pytest.raises(RolledBack):
-            await pool.spawn()
-        with redis.Redis.from_url(redis_url) as client:
-            client.hset(f"agent:{{{POOL}}}:{damaged}", "status", "dancing")
-        done = await recovered(stage)
-        assert [(one.kind, one.agent_id) for one in done[POOL].unsaved] == [("damaged", damaged)]
-        log = Log(stage.log.client, Keys())
-        assert set(await log.live(POOL)) == set(ids)
-        async with stage.projecting():
-            await until(lambda: _ok(stage))
-            row = await stage.views.agent(ids[0])
-            assert row is not None
-            assert (row.status, row.labels) == ("pending", {"team": "core"})
-
-
-async def test_pools_found_by_a_recovery_of_the_catalogue_start_late_too(
-    redis_url: str, database_url: str
-) -> None:
-    """The catalogue takes more than one batch, and is recovered before all of it was read."""
+    """The catalogue has more than one batch, and is recovered before all of it was read."""
     async with open_stage(redis_url, database_url) as stage:
         pools = [await stage.pool(name, **QUICK) for name in ("first", POOL)]
         for pool in pools:
             await pool.spawn()
             await pool.spawn()
-        await trim(stage, 1)
+        stage.trim(1)
         with redis.Redis.from_url(redis_url) as client:
             client.hset("{muster:catalogue}:meta", "halted", "by a test")
         async with stage.projecting(batch=1, audit_seconds=0.001, auto_recover=True):
             await until(lambda: client.xlen("muster:catalogue") == 3, what="the recovery")
             await stage.settle()
-            assert await _ok(stage)
-            assert len(await stage.views.agents(_any())) == 4
-
-
-async def test_what_is_damaged_is_named_also_where_the_beginning_was_interrupted(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a projector, which parks it, and by a recovery, which is the last that sees it."""
-
-    class Interrupted(MusterError):
-        pass
-
-    def interrupt(what: object, name: str, pool: str) -> None:
-        original = getattr(what, name)
-
-        async def once(*args: Any, **kwargs: Any) -> Any:
-            if not any(pool in (one, getattr(one, "pool", "")) for one in args):
-                return await original(*args, **kwargs)
-            monkeypatch.setattr(what, name, original)
-            raise Interrupted
-
-        monkeypatch.setattr(what, name, once)
-
-    async with open_stage(redis_url, database_url) as stage:
-        pools = [await stage.pool(name, **QUICK) for name in (POOL, "other")]
-        damaged = [(await pool.spawn()).agent_id for pool in pools]
-        for one, agent_id in zip(pools, damaged, strict=True):
-            await one.spawn()
-            with redis.Redis.from_url(redis_url) as client:
-                client.xtrim(f"pool:{{{one.name}}}:events", maxlen=1, approximate=False)
-                client.hset(f"agent:{{{one.name}}}:{agent_id}", "status", "dancing")
-        stage.log.raise_high_water_mark(POOL, 1, 1000)
-        with pytest.raises(RolledBack):
-            await pools[0].spawn()
-        interrupt(recovery, "unarchived_events", POOL)
-        with pytest.raises(Interrupted):
-            await recovered(stage)
-        done = await recovered(stage)
-        assert [(one.kind, one.agent_id) for one in done[POOL].unsaved] == [("damaged", damaged[0])]
-        interrupt(Active, "_park", "other")
-        async with stage.projecting():
-            await stage.settle()
-            put_aside = [one.key for one in await parked.read(stage.log, "other")]
-            assert put_aside == [f"agent:{damaged[1]}"]
-
-
-async def test_what_is_damaged_in_redis_is_parked_and_holds_up_nothing(
-    redis_url: str, database_url: str
-) -> None:
-    async with open_stage(redis_url, database_url) as stage:
-        pool, other = await stage.pool(), await stage.pool("other")
-        await other.spawn()
-        fence = await pool.worker("w")
-        sound, runs, no_hash, no_input = await stage.started(pool, fence, 4)
-        state = await stage.log.agent(POOL, runs)
-        await pool.order("odd")
-        await trim(stage, 1)
-        with redis.Redis.from_url(redis_url) as client:
-            client.hset(f"agent:{{{POOL}}}:{runs}", "status", "dancing")
-            client.delete(f"agent:{{{POOL}}}:{no_hash}")
-            client.set(f"agent:{{{POOL}}}:{no_hash}", "x")
-            client.set(f"pool:{{{POOL}}}:spec:{no_input}", "{")
-            client.hset(f"process:{{{POOL}}}:odd", "status", b"\xff")
-        async with stage.projecting():
-            await stage.settle()
-            rows = await stage.views.agents(_any())
-            assert [row.agent_id for row in rows if row.pool_name == POOL] == [sound]
-            put_aside = {one.key: one.reason for one in await parked.read(stage.log, POOL)}
-            assert put_aside.keys() == {
-                f"agent:{runs}",
-                f"agent:{no_hash}",
-                f"agent:{no_input}",
-            }
-            await stage.act(pool, runs, End(reason="completed"), fence=fence, agent=state)
-            await pool.spawn()
-            await stage.settle()
-            assert await _ok(stage)
-            assert await stage.views.agent(runs) is None
-        async with stage.projecting():
-            await stage.act(pool, sound, End(reason="completed"), fence=fence)
-            await stage.settle()
-            assert await _ok(stage)
-
-
-async def _ok(stage: Stage) -> bool:
-    return {at.status for at in (await stage.views.positions()).values()} == {"ok"}
-
-
-def _any():
-    from projector.queries.views import AgentFilter
-
-    return AgentFilter()
-
-
-@pytest.mark.parametrize("kind", ["agent.abducted", "agent.lost"])
-async def test_an_event_that_cannot_be_read_stops_that_pool_alone(
-    redis_url: str, database_url: str, kind: str
-) -> None:
-    """Until a projector comes that can read it: here the stream is repaired."""
-    async with open_stage(redis_url, database_url) as stage:
-        pool, other = await stage.pool(), await stage.pool("other")
-        for one in (pool, pool, other):
-            await one.spawn()
-        await trim(stage, 1)
-        write_entry(redis_url, 3, kind=kind)
-        async with stage.projecting():
-            await stage.settle("other")
-            position = await stopped_at(stage)
-            assert position.seq == 0
-            assert position.status.startswith("unreadable event in a stream that has lost its")
-        with redis.Redis.from_url(redis_url) as client:
-            client.xdel(EVENTS, client.xrevrange(EVENTS, count=1)[0][0])
-            client.hset(META, "seq", 2)
-        async with stage.projecting():
-            await stage.settle()
-            assert len(await stage.views.agents(_any())) == 3
+            assert await stage.all_ok()
+            assert len(await stage.views.agents(AgentFilter())) == 4

@@ -1,0 +1,83 @@
+"""Redis' memory does not grow with the number of agents that have ended."""
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+from eventstore.retention import Retention
+from projector.verify.verification import verify
+from tests.conftest import MakeServer
+from tests.integration.projector.stage import POOL, Stage, open_stage
+from tests.pools import TestPool
+from tests.turnover import EVENTS_OF_A_LIFE, EVENTS_OF_A_WORKER, turn_over
+from tests.waiting import until
+
+BRIEF = Retention(events=300, ended_ms=1_000, heartbeats_ms=1_000, keys_ms=1_000)
+ALIVE = 20
+SLACK_BYTES = 60_000
+"""Clients' buffers and half-filled pages: less than any one kind of thing of 500 agents."""
+
+
+def used_memory(client: Any) -> int:
+    return int(client.info("memory")["used_memory"])
+
+
+async def at_rest(client: Any) -> None:
+    """All keys that expire have expired."""
+    await until(
+        lambda: not client.info("keyspace").get("db0", {}).get("expires"),
+        timeout=20,
+        what="the expiry of ended agents and workers",
+    )
+
+
+async def test_memory_is_bounded_by_living_agents_and_the_retention(
+    redis_server: MakeServer, views_url: str
+) -> None:
+    """500 agents and their 5,000 events leave no more in Redis than 100 did.
+
+    Each kind that goes is larger than the slack: hashes of ended agents (300 KB), of their
+    operations (150 KB), events (1.5 MB). Heartbeats are counted by themselves.
+    """
+    server = redis_server()
+    async with open_stage(server.url, views_url) as stage:
+        stage.log.retention = BRIEF
+        pool = await stage.pool(backlog_limit=100_000)
+        other = await stage.pool("tester_pool")
+        for _ in range(ALIVE):
+            await other.spawn(labels={"team": "core"})
+        with server.client() as client:
+            async with stage.projecting(retention=BRIEF, trim_seconds=0.1):
+                before = await left_by(100, stage, pool, client)
+                after = await left_by(500, stage, pool, client)
+        assert after.keys == before.keys
+        assert after.memory - before.memory < SLACK_BYTES
+        assert after.keys["agent:{tester_pool}"] == ALIVE
+        assert "agent:{developer_pool}" not in after.keys
+        written = 600 * EVENTS_OF_A_LIFE + 6 * EVENTS_OF_A_WORKER
+        assert await stage.head(POOL) >= written
+        assert (await verify(server.url, "", stage.database_url)).differences == []
+
+
+class Left(NamedTuple):
+    """What is in Redis: bytes, and keys of each kind."""
+
+    memory: int
+    keys: Counter[str]
+
+
+async def left_by(agents: int, stage: Stage, pool: TestPool, client: Any) -> Left:
+    """Let agents run and end, and wait until all that has ended is gone."""
+    await turn_over(stage.log, pool.pool, agents)
+    await stage.settle()
+    await at_rest(client)
+    for part, count in (("events", BRIEF.events), ("heartbeats", 0), ("signals", 0)):
+        stream = f"pool:{{{POOL}}}:{part}"
+        await until(lambda: client.xlen(stream) == count, what=f"{count} in {stream}")  # noqa: B023
+    keys = Counter(kind(key.decode()) for key in client.scan_iter(count=1000))
+    return Left(used_memory(client), keys)
+
+
+def kind(key: str) -> str:
+    """A key's name without the id in it."""
+    several = ("agent:", "process:", ":spec:", ":inbox:", ":operation:", ":held:")
+    return key.rpartition(":")[0] if any(part in key for part in several) else key
