@@ -1,9 +1,10 @@
 """The gateway that most tests of this folder ask."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from msgspec.structs import replace
 
 from tests.integration.gateway.stage import QUICK, GatewayStage, gateway_stage
@@ -35,3 +36,10 @@ async def unprojected(redis_url: str, tmp_path: Path) -> AsyncIterator[GatewaySt
     database = f"sqlite:///{tmp_path / 'views.db'}"
     async with gateway_stage(redis_url, database, projecting=False, limits=limits) as stage:
         yield stage
+
+
+@pytest.fixture
+def plain_redis(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of the tests' Redis, to read and damage what is in it."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
