@@ -1,9 +1,12 @@
-"""Commands and heartbeats that Muster did not write: logged, counted, and no obstacle."""
+"""Commands, heartbeats and events that Muster did not write: reported, and no obstacle."""
 
+import time
 from typing import Any
 
+import redis
+
 from tests.integration.gateway.parked_agents import BASE, assert_consistent, parked
-from tests.integration.gateway.stage import logged
+from tests.integration.gateway.stage import AGENTS, QUICK, GatewayStage, another_gateway, logged
 from tests.integration.projector.stage import POOL
 from tests.waiting import until
 
@@ -78,3 +81,45 @@ async def test_heartbeats_that_cannot_be_read_are_logged_and_counted(stage, plai
     assert (line["pool"], line["worker_id"], line["count"]) == (POOL, "", 1)
     assert line["reason"].startswith("event 'entry with other fields' version 0: ")
     assert await parked(stage) == []
+
+
+async def _spoil(stage: GatewayStage, client: redis.Redis) -> None:
+    """Add an entry that is no event to the empty stream of another pool."""
+    await stage.stage.pool("empty")
+    client.xadd("pool:{empty}:events", {"hello": "world"})
+
+
+async def test_an_entry_that_is_no_event_stops_no_reader(stage, plain_redis):
+    await _spoil(stage, plain_redis)
+    await until(lambda: "empty" in stage.backend.tail.stopped)
+    for path in ("/metrics", f"{AGENTS}/monitor/dashboard", f"{AGENTS}/monitor/system"):
+        assert (await stage.get(path)).status == 200
+    assert len(await stage.alerts("tail-stopped")) == 1
+    [stopped] = await stage.alerts("projection-stopped")
+    assert "muster recover" not in stopped["action"], "nothing was lost"
+
+
+async def test_clients_do_not_wait_for_views_that_do_not_move(stage, plain_redis):
+    await _spoil(stage, plain_redis)
+
+    async def stopped() -> bool:
+        found = (await stage.stage.views.positions()).get("empty")
+        return found is not None and found.status != "ok"
+
+    await until(stopped)
+    await stage.pending(pool_name="empty")
+    started = time.monotonic()
+    answer = await stage.get(AGENTS)
+    assert (answer.status, answer.headers["Muster-Stale"]) == (200, "true")
+    assert time.monotonic() - started < QUICK.catch_up_seconds / 2
+
+
+async def test_a_gateway_that_starts_behind_an_entry_that_is_no_event_follows_other_pools(
+    stage, plain_redis
+):
+    await _spoil(stage, plain_redis)
+    async with another_gateway(stage) as other:
+        tail = other.backend.tail
+        assert (tail.following, tail.error, list(tail.stopped)) == (True, "", ["empty"])
+        await stage.pending()
+        await until(lambda: tail.heads[POOL].seq == 1)

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,18 +17,12 @@ from eventstore.language.agent_commands import Started
 from eventstore.language.events import ENTRY_FIELDS
 from eventstore.language.pool_config import PoolConfig, write_config
 from gateway.server.listener import Gateway
-from tests.integration.gateway.stage import AGENTS, GatewayStage, gateway_stage, logged, options
+from tests.integration.gateway.stage import AGENTS, logged, options
 from tests.integration.projector.stage import POOL, open_stage
 from tests.pools import open_pool, raw_events
 from tests.waiting import until
 
 BASE = f"pool:{{{POOL}}}:"
-
-
-@pytest.fixture
-async def stage(redis_url: str, tmp_path: Path) -> AsyncIterator[GatewayStage]:
-    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
-        yield stage
 
 
 @pytest.fixture
