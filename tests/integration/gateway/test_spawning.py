@@ -1,32 +1,21 @@
-"""Spawning, waiting, repeating and ending agents over HTTP."""
+"""Spawning agents over HTTP: waiting for them, and repeating the request."""
 
 import asyncio
 import time
-from typing import Any
 
 import pytest
 import redis
 
-from eventstore.ids import new_id
 from eventstore.language.agent_commands import Started
 from eventstore.log.script_runner import CLOCK_STALE_SECONDS, ClockReading
-from tests.integration.gateway.stage import AGENTS, QUICK, GatewayStage, gateway_stage, playing
+from tests.integration.gateway.stage import AGENTS, QUICK, gateway_stage, playing
 from tests.integration.projector.stage import POOL
 from tests.pools import data, raw_events
 from tests.waiting import until
 
 
-@pytest.fixture
-async def stage(redis_url, tmp_path):
-    async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'views.db'}") as shown:
-        yield shown
-
-
-# ---- spawning --------------------------------------------------------------------------------
-
-
 async def test_a_spawn_answers_with_the_agent_once_it_runs(redis_url, database_url):
-    """On both databases; what is read afterwards knows it too."""
+    """On both databases; what is read afterwards shows it too."""
     async with gateway_stage(redis_url, database_url) as stage:
         fence = await stage.worker()
         async with playing(lambda: stage.run(fence)):
@@ -56,7 +45,7 @@ async def test_a_host_whose_clock_is_wrong_changes_no_time(redis_url, tmp_path, 
 
 
 async def test_a_time_out_is_by_the_time_of_its_own_log(redis_url, tmp_path):
-    """Which was written while Redis' clock was a day ahead, and is ahead for ever since."""
+    """It was written while Redis' clock was a day ahead, and has been ahead ever since."""
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database) as stage:
         await stage.pending()
@@ -70,8 +59,8 @@ async def test_a_time_out_is_by_the_time_of_its_own_log(redis_url, tmp_path):
         assert abs(60_000 - left_ms) < 5_000
 
 
-async def test_a_host_that_was_suspended_learns_what_time_it_is(stage):
-    """Its own clock stands still; a gateway that only reads gets no time by a reply."""
+async def test_a_host_that_was_suspended_learns_the_log_time_again(stage):
+    """Its own clock stopped; a gateway that only reads gets no time from a reply."""
     log = stage.backend.log
     await stage.pending()
     wrong = ClockReading(log.now_ms(POOL) - 3_600_000, time.monotonic() - CLOCK_STALE_SECONDS)
@@ -96,7 +85,7 @@ async def test_respond_async_does_not_wait(stage):
     assert (read.status, read.json["status"]) == (200, "pending")
 
 
-async def test_a_wait_that_is_too_long_is_cut_and_one_that_cannot_be_read_is_passed_over(stage):
+async def test_a_wait_that_is_too_long_is_limited_and_one_that_cannot_be_read_is_ignored(stage):
     fence = await stage.worker()
     async with playing(lambda: stage.run(fence)):
         answer = await stage.spawn(prefer="wait=99999")
@@ -143,15 +132,12 @@ async def test_a_full_backlog_is_refused_with_when_to_come_back(redis_url, tmp_p
 
 
 async def test_over_the_limit_of_waiters_a_spawn_is_answered_at_once(redis_url, tmp_path):
-    """As with respond-async: accepted all the same."""
+    """It is accepted, as with respond-async."""
     limits = type(QUICK)(waiters_max=0, wait_default=30.0)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
         answer = await asyncio.wait_for(stage.spawn(), 10)
         assert (answer.status, answer.json["status"]) == (202, "pending")
-
-
-# ---- the same request again ------------------------------------------------------------------
 
 
 async def test_a_repeated_key_answers_what_the_first_did(stage):
@@ -173,7 +159,7 @@ async def test_a_repeated_key_waits_like_the_first(stage):
     assert again.json["agent_id"] == agent_id
 
 
-async def test_a_key_that_came_with_another_request_is_refused(stage):
+async def test_a_key_of_another_request_is_refused(stage):
     first = await stage.spawn(prefer="respond-async", key="k")
     other = await stage.spawn(prefer="respond-async", key="k", project_id="gemini")
     assert (other.status, other.kind) == (422, "idempotency-key-reused")
@@ -194,116 +180,6 @@ async def test_twenty_concurrent_requests_with_one_key_are_one_agent(stage):
 async def test_without_a_key_each_request_is_an_agent(stage):
     ids = {await stage.pending() for _ in range(3)}
     assert len(ids) == 3
-
-
-# ---- ending ----------------------------------------------------------------------------------
-
-
-async def _running(stage: GatewayStage):
-    fence = await stage.worker()
-    await stage.pending()
-    [agent_id] = await stage.run(fence)
-    return fence, agent_id
-
-
-@pytest.mark.parametrize("by", ["terminate", "delete"])
-async def test_ending_answers_once_the_agent_has_ended(stage, by):
-    fence, agent_id = await _running(stage)
-
-    async def obey():
-        await until(lambda: _asked_to_end(stage))
-        await stage.end(agent_id, fence)
-
-    async with playing(obey):
-        if by == "delete":
-            answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
-        else:
-            body = {"pool_name": POOL, "agent_id": agent_id}
-            answer = await stage.ask("POST", f"{AGENTS}/terminate", json=body)
-    assert (answer.status, answer.json["status"]) == (200, "terminated")
-    assert (await stage.log.live(POOL)) == []
-
-
-async def _asked_to_end(stage: GatewayStage) -> bool:
-    return "agent.termination_requested" in await stage.events()
-
-
-async def test_an_agent_that_starts_slowly_is_answered_with_202(stage):
-    _, agent_id = await _running(stage)
-    body = {"pool_name": POOL, "agent_id": agent_id, "graceful": False}
-    headers = {"Prefer": "wait=0"}
-    answer = await stage.ask("POST", f"{AGENTS}/terminate", json=body, headers=headers)
-    assert (answer.status, answer.json["status"]) == (202, "stopping")
-    assert answer.json["stop"] == "now"
-
-
-async def test_an_agent_that_ended_while_its_row_was_read_has_ended(stage, monkeypatch):
-    """The status says what the body says."""
-    fence = await stage.worker()
-    agent_id = await stage.pending()
-    await stage.run(fence)
-    row = stage.backend.agent_row
-
-    async def late(*asked: Any) -> Any:
-        await stage.end(agent_id, fence)
-        await stage.stage.settle(POOL)
-        return await row(*asked)
-
-    monkeypatch.setattr(stage.backend, "agent_row", late)
-    headers = {"Prefer": "respond-async"}
-    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}", headers=headers)
-    assert (answer.status, answer.json["status"]) == (200, "terminated")
-
-
-async def test_ending_twice_is_ending_once(stage):
-    agent_id = await stage.pending()
-    first = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
-    again = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
-    assert (first.status, again.status) == (200, 200)
-    assert await stage.events() == [
-        "agent.requested",
-        "agent.termination_requested",
-        "agent.terminated",
-    ]
-
-
-async def test_an_agent_that_redis_has_forgotten_is_answered_from_the_views(stage):
-    agent_id = await stage.pending()
-    await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
-    await stage.stage.settle()
-    await stage.log.client.delete(stage.log.keys.agent(POOL, agent_id))
-    body = {"pool_name": POOL, "agent_id": agent_id}
-    answer = await stage.ask("POST", f"{AGENTS}/terminate", json=body)
-    assert (answer.status, answer.json["status"]) == (200, "terminated")
-
-
-async def test_ending_the_unknown_is_a_404_that_names_it(stage):
-    unknown = new_id()
-    for answer in (
-        await stage.ask("DELETE", f"{AGENTS}/{unknown}"),
-        await stage.get(f"{AGENTS}/{unknown}"),
-        await stage.ask(
-            "POST", f"{AGENTS}/terminate", json={"pool_name": POOL, "agent_id": unknown}
-        ),
-    ):
-        assert (answer.status, answer.kind, answer.fields) == (
-            404,
-            "agent-not-found",
-            ["agent_id"],
-        )
-    assert await stage.events() == []
-
-
-async def test_an_agent_is_not_ended_through_another_pool(stage):
-    await stage.stage.pool("tester_pool")
-    agent_id = await stage.pending()
-    body = {"pool_name": "tester_pool", "agent_id": agent_id}
-    answer = await stage.ask("POST", f"{AGENTS}/terminate", json=body)
-    assert (answer.status, answer.kind) == (404, "agent-not-found")
-    assert await stage.log.live(POOL) == [agent_id]
-
-
-# ---- waking ----------------------------------------------------------------------------------
 
 
 async def test_a_gateway_that_stops_answers_all_waiting_clients(redis_url, tmp_path):
