@@ -6,11 +6,7 @@ from typing import Any
 import redis
 
 from tests.integration.gateway.event_client import following
-from tests.integration.gateway.stage import (
-    AGENTS,
-    GatewayStage,
-    another_gateway,
-)
+from tests.integration.gateway.stage import AGENTS, GatewayStage, another_gateway
 from tests.integration.projector.recovering import recovered, rolled_back, wipe
 from tests.integration.projector.stage import POOL
 from tests.waiting import until

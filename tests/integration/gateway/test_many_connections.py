@@ -11,12 +11,7 @@ import pytest
 
 from gateway.fallback import FALLBACK_HEADER, Fallback
 from gateway.server.middleware import SECURITY_HEADERS
-from tests.integration.gateway.raw_connections import (
-    GET,
-    connection,
-    connections,
-    impatient,
-)
+from tests.integration.gateway.raw_connections import GET, connection, connections, impatient
 from tests.integration.gateway.stage import QUICK, gateway_stage
 from tests.waiting import timed, until
 

@@ -6,11 +6,7 @@ import time
 
 import pytest
 
-from tests.integration.gateway.raw_connections import (
-    GET,
-    POST,
-    connection,
-)
+from tests.integration.gateway.raw_connections import GET, POST, connection
 from tests.integration.gateway.stage import QUICK
 
 TOO_MUCH = {

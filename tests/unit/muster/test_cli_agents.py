@@ -5,14 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.muster.gateway_stub import (
-    AGENT,
-    API,
-    ERROR,
-    OTHER,
-    Request,
-    agent,
-)
+from tests.unit.muster.gateway_stub import AGENT, API, ERROR, OTHER, Request, agent
 
 
 def test_ps_follows_pages_and_shortens_errors(gateway, muster):

@@ -10,11 +10,7 @@ import pytest
 from muster import cli
 from muster.__main__ import main
 from muster.cli.main import COMMANDS
-from tests.unit.muster.gateway_stub import (
-    API,
-    POOL,
-    Request,
-)
+from tests.unit.muster.gateway_stub import API, POOL, Request
 
 
 def test_pools_show_how_full_they_are(gateway, muster):

@@ -6,13 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.muster.gateway_stub import (
-    AGENT,
-    ERROR,
-    Request,
-    agent,
-    problem,
-)
+from tests.unit.muster.gateway_stub import AGENT, ERROR, Request, agent, problem
 
 
 def test_a_spawn_sends_only_set_fields_and_the_role_of_the_pool(gateway, muster):

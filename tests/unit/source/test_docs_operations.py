@@ -1,0 +1,99 @@
+"""The pages of operations and architecture list what the code has: alerts, settings, tables."""
+
+import re
+import runpy
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventstore.language.pool_config import PoolConfig
+from gateway.health.alerts import RULES
+from muster.__main__ import main
+from muster.settings.settings import Settings
+from projector.store.tables import CAPACITY, METADATA
+from tests.unit.source.pages import ARCHITECTURE, OPERATIONS, ROOT, first_names, section, table
+
+
+def test_every_alert_is_listed_with_its_severity() -> None:
+    rows = table(section(OPERATIONS, "### Alerts"))
+    listed = {name: row[1] for row in rows for name in re.findall(r"`([a-z-]+)`", row[0])}
+    assert listed == {name: rule.severity for name, rule in RULES.items()}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_alert_is_raised_somewhere(name: str) -> None:
+    """Those that an event raises have its name."""
+    source = (ROOT / "gateway/health/alerts.py").read_text()
+    assert f'"{name}"' in source or f'"{name.replace("-", ".")}"' in source
+
+
+RUN_TIME: set[str] = {"roles", "pools", "sources", "fallback_views_url"}
+"""Of `Settings`: what tables of the file become, where values came from, a fallback's own."""
+
+
+def test_every_setting_is_listed_with_its_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """The key, the variable, the flag where a role has one, and the default."""
+    flags = flags_of_roles(capsys)
+    rows = {row[0].strip("`"): row for row in table(section(OPERATIONS, "### Of a process"))}
+    fields = {f.name: f for f in msgspec.structs.fields(Settings) if f.name not in RUN_TIME}
+    assert sorted(rows) == sorted(fields)
+    for name, field in fields.items():
+        key, flag, variables, default, *_ = rows[name]
+        wanted = f"--{name.replace('_', '-')}"
+        assert (key, flag) == (f"`{name}`", f"`{wanted}`" if wanted in flags else "")
+        assert f"`MUSTER_{name.upper()}`" in variables
+        if isinstance(field.default, bool | int | float) or field.default:
+            assert default == f"`{_plain(field.default)}`", name
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def flags_of_roles(capsys: pytest.CaptureFixture[str]) -> set[str]:
+    for role in ("up", "gateway", "projector", "supervisor"):
+        with pytest.raises(SystemExit):
+            main([role, "--help"])
+    return set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+
+def test_every_setting_of_a_pool_is_listed_with_default_and_range() -> None:
+    rows = {row[0].strip("`"): row for row in table(section(OPERATIONS, "### Of a pool"))}
+    fields = {field.name: field for field in msgspec.structs.fields(PoolConfig)}
+    assert list(rows) == list(fields)
+    for name, field in fields.items():
+        assert rows[name][1:3] == [f"`{_plain(field.default)}`", allowed(field.type)]
+
+
+def allowed(kind: Any) -> str:
+    """The range that a type's bounds leave."""
+    [bounds] = kind.__metadata__
+    least = f"above {bounds.gt:,}" if bounds.gt is not None else f"{bounds.ge:,}"
+    return f"{least} to {bounds.le:,}"
+
+
+def test_every_table_and_column_of_the_views_is_listed() -> None:
+    text = section(OPERATIONS, "## The views in SQL")
+    rows = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in table(text)}
+    wanted = {t.name: [column.name for column in t.columns] for t in METADATA.sorted_tables}
+    wanted["pool_capacity"] = [column.name for column in CAPACITY.columns]
+    assert {name: sorted(names) for name, names in rows.items()} == {
+        name: sorted(names) for name, names in wanted.items()
+    }
+
+
+def test_every_key_that_a_script_creates_is_in_the_architecture() -> None:
+    scripts = "\n".join(p.read_text() for p in (ROOT / "eventstore/log/lua").glob("*.lua"))
+    parts = set(re.findall(r"base \.\. '([a-z]+)", scripts)) | {"meta", "events", "salvage"}
+    listed = first_names(section(ARCHITECTURE, "## What is in Redis"))
+    keys = {name.split(":")[2] for name in listed if name.startswith("pool:{P}:")}
+    assert keys == parts
+
+
+def test_the_packages_are_listed_in_the_order_of_the_import_check() -> None:
+    allowed = runpy.run_path(str(ROOT / ".ci/imports.py"))["ALLOWED"]
+    packages = [name for name in allowed if not name.startswith("tests.")]
+    assert first_names(section(ARCHITECTURE, "## Packages")) == packages
