@@ -112,6 +112,13 @@ class WorkerPool:
         assert submitted.outcome is Outcome.DONE
         return agent_id
 
+    async def running(self, count: int = 1, **request: Any) -> list[str]:
+        """Ask for agents and wait until they run; returns their ids."""
+        ids = [await self.spawn(**request) for _ in range(count)]
+        for agent_id in ids:
+            await self.reached(agent_id, "running")
+        return ids
+
     async def terminate(self, agent_id: str, *, graceful: bool = True) -> None:
         command = Terminate(reason="requested", graceful=graceful)
         acted = await self.log.act(POOL, agent_id, command, ORIGIN)

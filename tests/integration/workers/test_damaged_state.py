@@ -3,9 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +18,8 @@ from eventstore.language.pool_config import PoolConfig
 from eventstore.log import parked as parking
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Outcome
+from tests.integration.workers.hosts import POOL, Site
 from tests.integration.workers.test_stale_surveys import context_of
-from tests.integration.workers.test_supervisor import POOL, Site
 from tests.pools import ORIGIN, types
 from tests.waiting import until
 from workers.supervisor import reaper
@@ -41,11 +39,9 @@ class Failing(Agent):
 
 
 @pytest.fixture
-async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    (tmp_path / "failing.py").write_text(FAILING)
-    site = Site(redis_url, tmp_path)
-    yield site
-    await site.close()
+def site(site: Site) -> Site:
+    (site.folder / "failing.py").write_text(FAILING)
+    return site
 
 
 @pytest.fixture

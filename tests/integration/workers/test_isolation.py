@@ -1,15 +1,13 @@
 """An agent that always kills its process is isolated after its neighbours were lost twice."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from eventstore.language.agent_commands import MarkLost, Terminate
 from eventstore.language.agents import Status
-from tests.integration.workers.test_supervisor import POOL, Site
+from tests.integration.workers.hosts import POOL, Site
 from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
 
@@ -27,11 +25,9 @@ class Mixed(Agent):
 
 
 @pytest.fixture
-async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    (tmp_path / "mixed.py").write_text(POISON)
-    site = Site(redis_url, tmp_path)
-    yield site
-    await site.close()
+def site(site: Site) -> Site:
+    (site.folder / "mixed.py").write_text(POISON)
+    return site
 
 
 async def test_a_killer_ends_its_neighbours_twice_and_then_only_itself(site: Site) -> None:

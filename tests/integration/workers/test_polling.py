@@ -3,30 +3,20 @@
 Time is made: every pause is over at once, and as long as the jitter can make it.
 """
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from msgspec.structs import replace
 
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.replies import Leadership, Outcome
+from tests.integration.workers.hosts import POOL, Site
 from tests.integration.workers.test_stale_surveys import context_of, status
-from tests.integration.workers.test_supervisor import POOL, Site
 from tests.pools import ORIGIN, TestPool
 from workers.supervisor.pool_supervisor import PoolSupervisor
 
 LONGEST = 1.2
 """The longest pause, with jitter, relative to the one without."""
 POLLS = (1.0, 3.5, 60.0)
-
-
-@pytest.fixture
-async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    site = Site(redis_url, tmp_path)
-    yield site
-    await site.close()
 
 
 class PolledPool:

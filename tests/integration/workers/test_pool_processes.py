@@ -2,15 +2,13 @@
 
 import signal
 import subprocess
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from eventstore.language.workers import WorkerStatus
+from tests.integration.workers.hosts import POOL, Site
 from tests.integration.workers.test_stale_surveys import context_of
-from tests.integration.workers.test_supervisor import POOL, Site
 from workers.host.processes import Process, start_time, this_process
 from workers.launch.launchers import OnEnded
 from workers.launch.pool_processes import HostProcesses
@@ -29,13 +27,6 @@ class Launcher:
 
     async def stop(self) -> None:
         pass
-
-
-@pytest.fixture
-async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    site = Site(redis_url, tmp_path)
-    yield site
-    await site.close()
 
 
 async def test_of_two_processes_of_one_order_the_later_one_is_ignored(site: Site) -> None:

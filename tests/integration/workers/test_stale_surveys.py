@@ -1,7 +1,5 @@
 """A supervisor whose survey is stale when it acts on it: it was slow, or stopped meanwhile."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,20 +9,13 @@ from eventstore.language.agent_commands import Release
 from eventstore.language.agents import Status
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import Survey
+from tests.integration.workers.hosts import POOL, Site
 from tests.integration.workers.test_isolation import Ended
-from tests.integration.workers.test_supervisor import POOL, Site
 from tests.pools import ORIGIN, TestPool
 from workers.supervisor import reaper
 from workers.supervisor.leader import Leader, run_due
 from workers.supervisor.pool_supervisor import PoolSupervisor
 from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
-
-
-@pytest.fixture
-async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    site = Site(redis_url, tmp_path)
-    yield site
-    await site.close()
 
 
 def watch_of(pool: TestPool) -> WorkerMonitor:

@@ -1,0 +1,30 @@
+"""A pool for each test that requests one: with hosts, or with workers in this process."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.workers.hosts import Site
+from tests.integration.workers.roles import Noted
+from tests.worker_pool import WorkerPool, worker_pool
+
+
+@pytest.fixture
+async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(redis_url, tmp_path)
+    yield site
+    await site.close()
+
+
+@pytest.fixture
+async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
+    async with worker_pool(redis_url, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def calls() -> list[str]:
+    """The calls that agents of the role `Noted` record in this test."""
+    Noted.calls.clear()
+    return Noted.calls

@@ -1,0 +1,74 @@
+"""Replies and connections of a worker are lost, and every agent is started once."""
+
+import asyncio
+
+from eventstore.connection.calls import execute
+from tests.integration.workers.roles import Quiet
+from tests.integration.workers.script_calls import is_claim, lose_replies, sends
+from tests.waiting import until
+from tests.worker_pool import WorkerPool
+from workers.api.agent import Agent, Context
+
+
+async def test_agents_of_a_claim_whose_reply_was_lost_are_started(pool: WorkerPool):
+    """The next claim returns them again."""
+    worker = await pool.worker(Quiet)
+    await until(lambda: not worker._slots._wakeup.is_set())
+    lost = lose_replies(worker, is_claim, 2)
+    ids = await pool.running(3)
+    assert len(lost) == 2
+    for agent_id in ids:
+        assert (await pool.types(agent_id)).count("agent.claimed") == 1
+
+
+async def test_an_incarnation_that_ended_before_the_claims_reply_never_restarts(pool: WorkerPool):
+    """The claim returns it as starting: it ran before the end, and its reply arrived later."""
+    let_fail, answered = asyncio.Event(), asyncio.Event()
+    starts: list[str] = []
+
+    class Failing(Agent):
+        async def start(self, context: Context) -> None:
+            starts.append(context.agent_id)
+            await let_fail.wait()
+            raise ValueError("as requested")
+
+    worker = await pool.worker(Failing)
+    agent_id = await pool.spawn()
+    await until(lambda: starts)
+    evaluate = worker._log._evaluate
+
+    async def answer_claims_late(source, keys, arguments):
+        reply = await evaluate(source, keys, arguments)
+        if is_claim(source, arguments) and not answered.is_set():
+            let_fail.set()
+            await until(lambda: agent_id not in worker._slots.runs)
+            answered.set()
+        return reply
+
+    worker._log._evaluate = answer_claims_late  # type: ignore[method-assign]
+    worker._slots.wake(redeliver=True)
+    await answered.wait()
+    other = await pool.spawn()
+    await until(lambda: other in starts)
+    assert starts == [agent_id, other]
+    assert (await pool.state(agent_id)).status == "restarting"
+
+
+async def test_a_settle_whose_reply_was_lost_is_written_once(pool: WorkerPool):
+    worker = await pool.worker(Quiet)
+    lost = lose_replies(worker, lambda _, arguments: sends("agent.started", arguments), 1)
+    (agent_id,) = await pool.running()
+    assert len(lost) == 1
+    assert (await pool.types(agent_id)).count("agent.started") == 1
+
+
+async def test_agents_are_started_in_spite_of_dropped_connections(pool: WorkerPool):
+    """Every connection is dropped repeatedly while spawns arrive."""
+    await pool.worker(Quiet)
+    ids = []
+    for _ in range(10):
+        ids.append(await pool.spawn())
+        await execute(pool.log.client, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    for agent_id in ids:
+        await pool.reached(agent_id, "running")
+        assert (await pool.types(agent_id)).count("agent.started") == 1
