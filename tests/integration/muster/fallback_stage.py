@@ -18,6 +18,9 @@ from muster.process.log_preparation import prepare
 from muster.process.restarts import RestartableServer
 from muster.settings.loading import load
 from muster.settings.settings import Settings
+from projector.queries.views import Views
+from projector.service.active import ProjectorOptions
+from projector.service.projector import Projector
 from tests.pools import TestPool, raw_events
 from tests.waiting import until
 
@@ -109,3 +112,16 @@ async def spawn_for_real(settings: Settings, **asked: Any) -> str:
         return (await TestPool(Log(client, Keys())).spawn(**asked)).agent_id
     finally:
         await client.aclose()
+
+
+async def archived(settings: Settings, pool: str, seq: int) -> None:
+    """Archive a pool of the real log up to an event, as a projector does."""
+    options = ProjectorOptions(redis_url=settings.redis_url, database_url=settings.views_url)
+    projector, views = Projector(options), Views(settings.views_url)
+    await projector.start()
+    await views.start()
+    try:
+        assert await views.wait_for(pool, seq, timeout_seconds=10)
+    finally:
+        await projector.stop()
+        await views.stop()

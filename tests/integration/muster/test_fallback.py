@@ -21,20 +21,11 @@ from muster.fallback import last_seen, standby
 from muster.process.log_preparation import prepare
 from muster.settings.settings import PoolDeclaration, Settings
 from projector.queries.views import Views
-from projector.service.active import ProjectorOptions
-from projector.service.projector import Projector
 from tests.conftest import MakeServer
-from tests.integration.muster.fallback_stage import NARROW, POOL, TESTERS, settings_on
+from tests.integration.muster.fallback_stage import NARROW, POOL, TESTERS, archived
 from tests.pools import ORIGIN
 from tests.process import free_port
 from tests.waiting import until
-
-
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Settings:
-    monkeypatch.chdir(tmp_path)
-    return settings_on(redis_url, tmp_path)
-
 
 # ---- whether there is to be a fallback -------------------------------------------------------
 
@@ -149,7 +140,7 @@ async def test_the_pools_are_those_of_the_views_and_such_as_the_log_never_had(
     await catalogue.change_pool(POOL, lambda old: replace(old, max_workers=7), ORIGIN)
     await catalogue.create_pool("made_live", "developer", PoolConfig(), ORIGIN)
     await catalogue.delete_pool(catalogue.state.pools[TESTERS], ORIGIN, reason="requested")
-    await archive_catalogue(settings, catalogue.state.seq)
+    await archived(settings, CATALOGUE, catalogue.state.seq)
     await reader.close()
     await client.aclose()
     new = PoolDeclaration("developer", {"max_workers": 3})
@@ -158,19 +149,6 @@ async def test_the_pools_are_those_of_the_views_and_such_as_the_log_never_had(
     assert sorted(pools) == sorted([POOL, NARROW, "made_live", "added"])
     assert pools[POOL].config().max_workers == 7
     assert pools["added"] == new
-
-
-async def archive_catalogue(settings: Settings, seq: int) -> None:
-    """Have the views know the catalogue, as a projector does."""
-    options = ProjectorOptions(redis_url=settings.redis_url, database_url=settings.views_url)
-    projector, views = Projector(options), Views(settings.views_url)
-    await projector.start()
-    await views.start()
-    try:
-        assert await views.wait_for(CATALOGUE, seq, timeout_seconds=10)
-    finally:
-        await projector.stop()
-        await views.stop()
 
 
 async def test_the_record_follows_the_catalogue_and_never_goes_back(

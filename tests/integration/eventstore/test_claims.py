@@ -1,0 +1,158 @@
+"""Claims and fences on real servers: no agent runs twice, none is left behind."""
+
+import asyncio
+
+import redis
+
+from eventstore.language import agent_commands, agents, workers
+from eventstore.language.agent_commands import End, MarkLost, Started
+from eventstore.language.events import AgentClaimed, Event
+from eventstore.log.replies import Outcome
+from eventstore.steps import clauses
+from eventstore.steps.hashes import AGENT
+from eventstore.steps.step import Fence
+from tests.pools import ORIGIN, open_pool, raw_events, types
+
+POOL = "developer_pool"
+
+
+async def test_workers_that_claim_at_once_never_get_more_than_their_slots(
+    any_redis_url: str,
+) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await asyncio.gather(*(pool.spawn() for _ in range(50)))
+        fences = [await pool.worker(f"w{n}", slots=7) for n in range(6)]
+        claims = await asyncio.gather(*(pool.claim(f, 10) for f in fences for _ in range(3)))
+        survey = await pool.log.survey(POOL)
+    claimed = [entry.agent.agent_id for claim in claims for entry in claim]
+    assert len(claimed) == len(set(claimed)) == 42
+    assert [observed.agent_count for observed in survey.workers] == [7] * 6
+    assert (survey.waiting, survey.free) == (8, 0)
+
+
+async def test_after_a_lost_reply_claimed_agents_are_returned_again(any_redis_url: str) -> None:
+    """The worker claims with `include_unsettled`, and gets the agents of the lost reply too."""
+    async with open_pool(any_redis_url) as pool:
+        await asyncio.gather(*(pool.spawn() for _ in range(3)))
+        fence = await pool.worker("w")
+        lost = await pool.claim(fence)
+        assert await pool.claim(fence) == []
+        repeated = await pool.claim(fence, again=True)
+        assert {c.agent.agent_id for c in repeated} == {c.agent.agent_id for c in lost}
+        survey = await pool.log.survey(POOL)
+    assert survey.workers[0].agent_count == 3
+
+
+async def test_a_worker_that_is_fenced_draining_or_full_claims_nothing(
+    any_redis_url: str,
+) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await asyncio.gather(*(pool.spawn() for _ in range(5)))
+        full = await pool.worker("full", slots=1)
+        assert len(await pool.claim(full)) == 1
+        assert await pool.claim(full) == []
+        draining = await pool.worker("draining")
+        await pool.log.act_on_worker(POOL, "draining", workers.Drain(reason="t"), ORIGIN)
+        assert await pool.claim(draining) == []
+        fenced = await pool.worker("fenced")
+        await pool.fence("fenced")
+        assert await pool.log.claim(POOL, fenced, 5) == (Outcome.FENCED, [])
+        wrong = Fence("full", full.epoch + 1)
+        assert await pool.log.claim(POOL, wrong, 5) == (Outcome.FENCED, [])
+
+
+async def test_the_claim_and_the_fold_agree(any_redis_url: str) -> None:
+    """The claim script writes the same hash as `evolve` would."""
+    async with open_pool(any_redis_url) as pool:
+        submitted = await pool.spawn()
+        fence = await pool.worker("w")
+        [claimed] = await pool.claim(fence)
+        found = await pool.log.agent(POOL, submitted.agent_id)
+    assert submitted.agent is not None
+    claim = next(e for e in raw_events(any_redis_url) if e["type"] == "agent.claimed")
+    event = Event(
+        body=AgentClaimed(),
+        event_id=claim["event_id"],
+        subject=submitted.agent_id,
+        worker_id="w",
+        epoch=fence.epoch,
+        seq=int(claim["seq"]),
+    )
+    folded = agents.evolve(submitted.agent, event, POOL)
+    assert found is not None
+    to_hash = AGENT.to_hash
+    assert to_hash(found) == to_hash(folded) == to_hash(claimed.agent)
+
+
+async def test_a_fenced_worker_writes_nothing_to_the_log(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await pool.spawn()
+        fence = await pool.worker("w")
+        [claimed] = await pool.claim(fence)
+        await pool.fence("w")
+        before = raw_events(any_redis_url)
+        for command in (Started(), End(reason="completed"), agent_commands.Release(reason="x")):
+            acted = await pool.log.act(
+                POOL, claimed.agent.agent_id, command, ORIGIN, fence=fence, incarnation=1
+            )
+            assert acted.outcome is Outcome.FENCED
+        assert raw_events(any_redis_url) == before
+
+
+async def test_a_lost_workers_agents_are_queued_once_more_and_only_once(
+    any_redis_url: str,
+) -> None:
+    async with open_pool(any_redis_url) as pool:
+        submitted = await pool.spawn()
+        first = await pool.worker("w1")
+        await pool.claim(first)
+        reaper = await pool.fence("w1")
+        lose = MarkLost(worker_id="w1", reason="killed", now_ms=1)
+        for _ in range(2):  # the second finds nothing to do
+            await pool.log.act(POOL, submitted.agent_id, lose, ORIGIN, fence=reaper)
+        second = await pool.worker("w2")
+        [claimed] = await pool.claim(second)
+        assert (claimed.agent.agent_id, claimed.agent.incarnation) == (submitted.agent_id, 2)
+        assert await pool.claim(second) == []
+    assert types(any_redis_url).count("agent.lost") == 1
+
+
+async def test_a_slow_reaper_releases_no_agent_of_the_next_worker(any_redis_url: str) -> None:
+    """Two supervisors reap the same lost worker; the second does so after a new claim."""
+    async with open_pool(any_redis_url) as pool:
+        submitted = await pool.spawn()
+        await pool.claim(await pool.worker("w1"))
+        reaper = await pool.fence("w1")
+        lose = MarkLost(worker_id="w1", reason="killed", now_ms=1)
+        await pool.log.act(POOL, submitted.agent_id, lose, ORIGIN, fence=reaper)
+        second = await pool.worker("w2")
+        await pool.claim(second)
+        late = await pool.log.act(POOL, submitted.agent_id, lose, ORIGIN, fence=reaper)
+        assert late.outcome is Outcome.ALREADY
+        agent = await pool.log.agent(POOL, submitted.agent_id)
+    assert agent is not None
+    assert (agent.worker_id, agent.incarnation) == ("w2", 2)
+
+
+async def test_a_worker_stops_only_when_it_has_no_agents(any_redis_url: str) -> None:
+    async with open_pool(any_redis_url) as pool:
+        await pool.spawn()
+        fence = await pool.worker("w")
+        [claimed] = await pool.claim(fence)
+        agent_id = claimed.agent.agent_id
+        stop = workers.StopWorker(reason="t")
+        refused = await pool.log.act_on_worker(
+            POOL, "w", stop, ORIGIN, checks=[clauses.LeaseNotRenewed("w", 0)]
+        )
+        assert refused.outcome is Outcome.CONFLICT
+        await pool.log.act(POOL, agent_id, Started(), ORIGIN, fence=fence)
+        await pool.log.act(POOL, agent_id, End(reason="completed"), ORIGIN, fence=fence)
+        await pool.log.act_on_worker(POOL, "w", workers.Drain(reason="t"), ORIGIN)
+        stopped = await pool.log.act_on_worker(POOL, "w", stop, ORIGIN)
+        assert stopped.outcome is Outcome.DONE
+        assert (await pool.log.survey(POOL)).workers == ()
+    numbers = [int(event["seq"]) for event in raw_events(any_redis_url)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    with redis.Redis.from_url(any_redis_url, decode_responses=True) as client:
+        assert client.xinfo_consumers(f"pool:{{{POOL}}}:commands", "workers") == []
+        assert client.xpending(f"pool:{{{POOL}}}:commands", "workers")["pending"] == 0
