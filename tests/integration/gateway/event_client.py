@@ -31,7 +31,7 @@ class EventClient:
                 if line.startswith("data: "):
                     return dict(json.loads(line[6:]))
 
-    async def take(self, count: int) -> list[dict[str, Any]]:
+    async def read(self, count: int) -> list[dict[str, Any]]:
         return [await self.next() for _ in range(count)]
 
 

@@ -30,7 +30,7 @@ QUICK = Limits(
     durability_seconds=10.0,
     stream_heartbeat_seconds=0.2,
 )
-"""Waits are long, since what is waited for comes; a test that waits in vain has shorter ones."""
+"""Waits are long, since what tests wait for happens; a test that waits in vain has shorter ones."""
 TOKEN = "a-token-that-must-stay-secret"
 AGENTS = "/api/v1/agents"
 
@@ -104,7 +104,7 @@ class GatewayStage:
         return [alert for alert in alerts if name in ("", alert["name"])]
 
     async def events(self, pool: str = POOL) -> list[str]:
-        """What the pool's stream holds, by type, read with a plain client."""
+        """The types of the events in the pool's stream, read with a plain client."""
         return [event["type"] for event in raw_events(self.stage.redis_url, pool)]
 
     async def heads(self) -> tuple[int, ...]:
@@ -183,13 +183,13 @@ async def gateway_stage(
         await gateway.start()
         if projecting:
             await projector.start()
-        shown = GatewayStage(stage, gateway, pool, projector)
+        opened = GatewayStage(stage, gateway, pool, projector)
         try:
             if projecting:
                 await stage.settle(POOL)
-            yield shown
+            yield opened
         finally:
-            await shown.session.close()
+            await opened.session.close()
             await gateway.stop()
             await projector.stop()
 

@@ -42,7 +42,7 @@ async def test_a_point_in_time_that_cannot_be_read_is_refused_by_name(stage, sub
 
 
 async def test_what_has_not_come_yet_is_waited_for_and_then_refused(stage):
-    """A position beyond the log; a time in the future; one that comes soon."""
+    """A position beyond the log; a time in the future; one that is reached soon."""
     await stage.pending()
     stage.backend.limits = IMPATIENT
     for text in (f"{POOL}:99", f"{POOL}:7:1", str(int(time.time() * 1000) + 60_000)):  # one waits
@@ -85,8 +85,8 @@ async def test_an_archive_that_lost_its_beginning_says_from_where_on_it_is_compl
     for path in ("?", "/workers?", "/pools?", f"/pools/{POOL}?", f"/{first['subject']}?"):
         answer = await stage.get(f"{AGENTS}{path}as_of={POOL}:4")
         assert (answer.status, answer.kind) == (410, "archive-incomplete"), path
-        said = f"pool '{POOL}': the archive is complete from seq 3 on ({third['ts']} ms)"
-        assert answer.json["detail"] == said
+        detail = f"pool '{POOL}': the archive is complete from seq 3 on ({third['ts']} ms)"
+        assert answer.json["detail"] == detail
     full = await stage.get(f"{AGENTS}/{third['subject']}?as_of={POOL}:4")
     assert full.json["status"] == "pending"
     assert second["subject"] != third["subject"]

@@ -36,7 +36,7 @@ async def test_large_events_go_out_one_by_one(stage, monkeypatch):
     for _ in range(6):
         await stage.pending(input=large)
     async with following(stage, f"?after=0&pool={POOL}") as client:
-        events = await client.take(6)
+        events = await client.read(6)
     assert [event["seq"] for event in events] == list(range(1, 7))
     assert max(sizes) < event_stream.CHUNK_BYTES + 62_000
 
@@ -74,7 +74,7 @@ async def test_a_client_that_fell_behind_is_disconnected_and_continues_at_its_po
                 assert b"too slow; reconnect" in await client.response.content.read()
         ids = [await stage.pending() for _ in range(3)]
         async with following(stage, "", start) as client:
-            assert [event["subject"] for event in await client.take(3)] == ids
+            assert [event["subject"] for event in await client.read(3)] == ids
 
 
 async def test_a_client_that_lost_its_connection_among_unwanted_events_skips_them(

@@ -41,7 +41,7 @@ async def test_only_what_was_asked_for_comes(stage):
         await tester.spawn()
         for agent_id in ids:
             await stage.ask("DELETE", f"{AGENTS}/{agent_id}", **asynchronous)
-        assert [event["subject"] for event in await live.take(2)] == ids
+        assert [event["subject"] for event in await live.read(2)] == ids
     assert await _past(stage, "&pool=tester_pool", 1) == [("tester_pool", "agent.requested")]
     ended = [(POOL, "agent.termination_requested"), (POOL, "agent.terminated")]
     assert await _past(stage, f"&agent={ids[1]}", 3) == [(POOL, "agent.requested"), *ended]
@@ -51,7 +51,7 @@ async def test_only_what_was_asked_for_comes(stage):
 
 async def _past(stage: GatewayStage, query: str, count: int) -> list[tuple[str, str]]:
     async with following(stage, f"?after=0{query}") as client:
-        return [(event["pool"], event["type"]) for event in await client.take(count)]
+        return [(event["pool"], event["type"]) for event in await client.read(count)]
 
 
 @pytest.mark.parametrize("how", ["header", "parameter"])
@@ -72,7 +72,7 @@ async def test_a_client_that_comes_back_misses_and_repeats_nothing(stage, how):
         cut = cut % 7 + 1
         query = f"?after={last}" if how == "parameter" else ""
         async with following(stage, query, last if how == "header" else "") as client:
-            events = await client.take(min(cut, wanted - len(received)))
+            events = await client.read(min(cut, wanted - len(received)))
             received += [event["seq"] for event in events]
             last = client.last
     await writing
@@ -91,7 +91,7 @@ async def test_an_event_both_in_the_archive_and_in_the_live_feed_comes_once(stag
 
     monkeypatch.setattr(event_stream.Stream, "_catch_up", late)
     async with following(stage, f"?after=0&pool={POOL}") as client:
-        assert [event["seq"] for event in await client.take(2)] == [1, 2]
+        assert [event["seq"] for event in await client.read(2)] == [1, 2]
         await stage.pending()
         assert (await client.next())["seq"] == 3
 
@@ -102,7 +102,7 @@ async def test_from_the_beginning_everything_comes(stage, monkeypatch):
     for _ in range(8):
         await stage.pending()
     async with following(stage, f"?after=0&pool={POOL}") as client:
-        assert [event["seq"] for event in await client.take(8)] == list(range(1, 9))
+        assert [event["seq"] for event in await client.read(8)] == list(range(1, 9))
         await stage.pending()
         assert (await client.next())["seq"] == 9
 

@@ -22,7 +22,7 @@ PROMISED = {
     "muster_fallback",
     "muster_fallback_can_end",
 }
-"""Families; the parser takes `_total` off a counter's name."""
+"""Families; the parser removes `_total` from a counter's name."""
 
 
 async def test_metrics_are_readable_and_complete(stage):

@@ -88,6 +88,6 @@ async def test_a_client_that_comes_back_to_a_lost_log_misses_nothing_of_it(
         assert changed.status == 200
         assert (await client.next())["type"] == "pool.changed", "it gets events of other logs"
         await recovered(hasty.stage)
-        events = await client.take(2)
+        events = await client.read(2)
         assert [event["type"] for event in events] == ["agent.requested", "log.recovered"]
         assert events[0]["subject"] == missed

@@ -71,7 +71,7 @@ WITH_SECRET = [
 
 
 async def test_nothing_of_a_malformed_request_is_repeated(stage):
-    """It may hold a token; neither the answer nor the log has it."""
+    """It may contain a token; neither the answer nor the log has it."""
     for request in WITH_SECRET:
         async with logged() as lines, connection(stage) as client:
             await client.send(request)

@@ -19,7 +19,7 @@ async def test_the_document_describes_every_route_and_nothing_else(stage):
 
 
 async def test_the_document_is_consistent(stage):
-    """Every reference leads somewhere, every part of a path is declared, no name comes twice."""
+    """Every reference has a target, every part of a path is declared, no name is used twice."""
     document = (await stage.get("/openapi.json")).json
     assert document["openapi"].startswith("3.1")
     schemas = document["components"]["schemas"]

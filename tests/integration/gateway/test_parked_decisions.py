@@ -109,16 +109,16 @@ async def test_the_command_line_lists_retries_and_drops(stage, plain_redis, caps
     damage(plain_redis, other, "gone")
     fence = await stage.worker()
     assert await stage.pool.claim(fence) == []
-    agent, gone = f"{POOL}:agent:{agent_id}", f"{POOL}:agent:{other}"
+    unreadable, missing = f"{POOL}:agent:{agent_id}", f"{POOL}:agent:{other}"
     code, out = await muster("list", "--pool", POOL)
-    assert (code, agent in out, "there is no such agent" in out) == (0, True, True)
+    assert (code, unreadable in out, "there is no such agent" in out) == (0, True, True)
     async with logged():
         _, out = await muster("list", "--json")
-    assert {one["id"] for one in json.loads(out)} == {agent, gone}
-    code, out = await muster("retry", agent)
-    assert (code, f"{agent} was restored" in out) == (0, True)
+    assert {one["id"] for one in json.loads(out)} == {unreadable, missing}
+    code, out = await muster("retry", unreadable)
+    assert (code, f"{unreadable} was restored" in out) == (0, True)
     [claimed] = await stage.pool.claim(fence)
     assert claimed.agent.agent_id == agent_id
-    code, out = await muster("drop", gone, agent)
-    assert (code, f"{gone} was ended" in out, "is not parked" in out) == (1, True, True)
+    code, out = await muster("drop", missing, unreadable)
+    assert (code, f"{missing} was ended" in out, "is not parked" in out) == (1, True, True)
     assert await parked(stage) == []

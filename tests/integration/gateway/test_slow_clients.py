@@ -22,7 +22,7 @@ UNFINISHED_BODIES = (
 )
 
 
-async def test_a_head_that_dribbles_is_cut_off(redis_url, tmp_path):
+async def test_a_head_that_comes_byte_by_byte_is_cut_off(redis_url, tmp_path):
     """However often a byte comes, and on a connection that was used before, too.
 
     What still comes then does not replace the answer.
@@ -43,7 +43,7 @@ async def test_a_head_that_dribbles_is_cut_off(redis_url, tmp_path):
 
 
 async def test_a_head_in_time_and_a_long_wait_are_not_mistaken_for_a_slow_one(redis_url, tmp_path):
-    """The time for a head begins with its first byte and ends with its last."""
+    """The time for a head is from its first byte to its last."""
     async with (
         impatient(redis_url, tmp_path, head_seconds=0.3) as (stage, _),
         connection(stage) as client,
@@ -51,7 +51,7 @@ async def test_a_head_in_time_and_a_long_wait_are_not_mistaken_for_a_slow_one(re
         waiting = POST.replace(b"wait=0", b"wait=1")
         await client.send(waiting + b"Content-Length: %d\r\n\r\n%s" % (len(SPAWN), SPAWN))
         await until(lambda: len(stage.backend.waiters) == 1)
-        await client.send(GET[:10])  # the next one begins while this one waits
+        await client.send(GET[:10])  # the next request starts while this one waits
         assert (await client.answer()).status == 202
         await client.send(GET[10:] + b"\r\n")
         assert (await client.answer()).status == 200
@@ -95,7 +95,7 @@ def connected(stage, content: bytes) -> socket.socket:
     return client
 
 
-async def test_a_body_that_dribbles_or_never_ends_is_cut_off(redis_url, tmp_path):
+async def test_a_body_that_does_not_end_is_cut_off(redis_url, tmp_path):
     async with impatient(redis_url, tmp_path, body_seconds=0.3) as (stage, _):
         for framing in UNFINISHED_BODIES:
             async with connection(stage) as client:

@@ -27,7 +27,7 @@ async def test_a_client_of_the_events_gets_them_from_the_beginning(stage: Gatewa
         await stage.stage.play(stage.pool)
         last = await trimmed(stage.stage)
         async with following(stage, f"?after=0&pool={POOL}") as client:
-            past = await client.take(last)
+            past = await client.read(last)
             await stage.pending()
             live = await client.next()
     assert seqs([*past, live]) == list(range(1, last + 2))
@@ -53,7 +53,7 @@ async def test_a_client_that_comes_back_late_continues_at_its_position(stage: Ga
         while len(received) < wanted:
             async with following(stage, last=last) as client:
                 received += seqs(
-                    await client.take(min(len(received) % 7 + 1, wanted - len(received)))
+                    await client.read(min(len(received) % 7 + 1, wanted - len(received)))
                 )
                 last = client.last
     assert received == list(range(1, wanted + 1))
@@ -73,7 +73,7 @@ async def test_without_the_archive_a_late_client_is_refused_rather_than_sent_a_g
     assert "data:" not in text
     monkeypatch.setattr(stage.backend, "views_open", True)
     async with following(stage, f"?after=0&pool={POOL}") as client:
-        assert seqs(await client.take(5)) == [1, 2, 3, 4, 5]
+        assert seqs(await client.read(5)) == [1, 2, 3, 4, 5]
 
 
 class Listener:

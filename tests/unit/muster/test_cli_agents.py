@@ -108,7 +108,7 @@ def test_one_agent_is_shown_with_its_traceback_and_history(gateway, muster):
 
 
 @pytest.mark.parametrize(
-    ("source", "action", "said"),
+    ("source", "action", "printed"),
     [
         ("heartbeat", "retry", "was removed"),
         ("command", "drop", "was removed"),
@@ -116,10 +116,10 @@ def test_one_agent_is_shown_with_its_traceback_and_history(gateway, muster):
         ("agent", "drop", "was ended"),
     ],
 )
-def test_retry_and_drop_print_what_they_did(gateway, muster, source, action, said):
+def test_retry_and_drop_print_what_they_did(gateway, muster, source, action, printed):
     call = "POST /api/v1/parked/x/retry" if action == "retry" else "DELETE /api/v1/parked/x"
     gateway.answers[call] = {"id": "x", "source": source}
-    assert muster("parked", action, "x")[:2] == (0, f"x {said}\n")
+    assert muster("parked", action, "x")[:2] == (0, f"x {printed}\n")
 
 
 def test_terminate_finds_the_pool_and_prints_every_result(gateway, muster):

@@ -1,4 +1,4 @@
-"""`muster pools` and `workers`; and what holds for every command."""
+"""`muster pools` and `workers`; and what all commands have in common."""
 
 import importlib
 import json

@@ -68,8 +68,8 @@ def test_a_level_that_was_not_reached_is_reported_and_the_agents_shown(gateway, 
     code, out, err = muster(*words, "--count", "3")
     assert code == 1
     assert out.count(AGENT) == 3
-    said = "accepted, but not yet replicated: 0 of 1 replicas have it (3 times)"
-    assert err == f"muster spawn: {said}\n"
+    printed = "accepted, but not yet replicated: 0 of 1 replicas have it (3 times)"
+    assert err == f"muster spawn: {printed}\n"
     assert [request.headers["Muster-Durability"] for request in gateway.requests] == [
         "replicated"
     ] * 3
@@ -101,7 +101,7 @@ def test_a_spawn_without_an_answer_names_the_key_to_repeat_it_with(gateway, must
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "printed"),
     [
         (("--input", "{"), "--input: this is not JSON"),
         (("--input", "[]"), "--input: expected a JSON object"),
@@ -112,7 +112,7 @@ def test_a_spawn_without_an_answer_names_the_key_to_repeat_it_with(gateway, must
         (("--key", "a\nb"), "--key: expected printable ASCII"),
     ],
 )
-def test_bad_input_is_one_line_and_sends_no_request(gateway, muster, words, said):
+def test_bad_input_is_one_line_and_sends_no_request(gateway, muster, words, printed):
     code, _, err = muster("spawn", "night", "--project", "demo", *words)
     assert (code, err.count("\n"), gateway.requests) == (2, 1, [])
-    assert err.startswith(f"muster spawn: {said}")
+    assert err.startswith(f"muster spawn: {printed}")
