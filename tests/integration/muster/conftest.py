@@ -50,3 +50,11 @@ async def embedding(
         one.background.stopping.set()
         await one.background.stop()
         one.server.stop()
+
+
+@pytest.fixture
+async def embedded(embedding: Callable[..., Embedding]) -> Embedding:
+    """An embedded server that runs."""
+    made = embedding()
+    await made.start()
+    return made

@@ -1,4 +1,4 @@
-"""Whether there is to be a fallback: is Redis silent, are there other hosts, what was last seen."""
+"""Whether a fallback may start: is Redis silent, are there other hosts, what was last seen."""
 
 import asyncio
 import sqlite3
@@ -154,7 +154,7 @@ async def test_the_pools_are_those_of_the_views_and_such_as_the_log_never_had(
 async def test_the_record_follows_the_catalogue_and_never_goes_back(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Redis that has lost writes does not make what was seen unseen."""
+    """Also when Redis has lost writes."""
     monkeypatch.setattr(last_seen, "REFRESH_SECONDS", 0.01)
     await prepare(settings)
     recorder = last_seen.Recorder(settings)
@@ -170,16 +170,16 @@ async def test_the_record_follows_the_catalogue_and_never_goes_back(
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         await reader.close()
-    seen = last_seen.read(settings)
-    assert seen.position == (1, before.seq + 1)
-    assert seen.own_hosts == (last_seen.own_host(settings),)
+    found = last_seen.read(settings)
+    assert found.position == (1, before.seq + 1)
+    assert found.own_hosts == (last_seen.own_host(settings),)
     await client.flushall()
     await client.aclose()
     await prepare(settings)
     again = last_seen.Recorder(settings)
     await again.refresh()
     await cancelled(again.follow())
-    assert last_seen.read(settings) == seen
+    assert last_seen.read(settings) == found
 
 
 async def test_a_record_of_another_redis_says_nothing_of_this_one(settings: Settings) -> None:
@@ -188,8 +188,8 @@ async def test_a_record_of_another_redis_says_nothing_of_this_one(settings: Sett
         redis_url="redis://elsewhere", generation=3, seq=9, own_hosts=("earlier",)
     )
     (settings.data_dir / last_seen.NAME).write_bytes(msgspec.json.encode(elsewhere))
-    seen = last_seen.read(settings)
-    assert (seen.position, seen.own_hosts) == ((0, 0), ("earlier",))
+    found = last_seen.read(settings)
+    assert (found.position, found.own_hosts) == ((0, 0), ("earlier",))
 
 
 async def test_a_record_that_is_damaged_is_rebuilt_but_not_guessed(settings: Settings) -> None:

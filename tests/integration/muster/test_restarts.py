@@ -14,16 +14,15 @@ from eventstore.errors import LogUnreachable
 from muster.process import restarts
 from muster.up import log_server
 from tests.full_disk import surviving, write_again, written_in_part
+from tests.integration.muster.embedding import Embedding
 from tests.integration.muster.terminal import Terminal
 from tests.waiting import until, until_sync
 
 
 async def test_a_server_that_cannot_be_started_again_is_retried_until_it_can(
-    embedding, terminal: Terminal
+    embedded: Embedding, terminal: Terminal
 ) -> None:
     """As on a disk that is full for a while: the terminal shows it."""
-    embedded = embedding()
-    await embedded.start()
     embedded.kill()
     hidden = embedded.aof.rename(embedded.aof.with_name("hidden"))
     embedded.aof.write_text("in the way")
@@ -38,11 +37,9 @@ async def test_a_server_that_cannot_be_started_again_is_retried_until_it_can(
 
 
 async def test_a_server_whose_folder_is_in_use_waits_for_the_end_of_the_other(
-    embedding, capsys: pytest.CaptureFixture[str]
+    embedded: Embedding, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Such as the child of a killed server that still rewrites its file."""
-    embedded = embedding()
-    await embedded.start()
     with locked(embedded.server.directory) as acquired:
         assert acquired is None
     pid = embedded.server.pid
@@ -63,13 +60,11 @@ async def test_a_server_whose_folder_is_in_use_waits_for_the_end_of_the_other(
     ids=["no process", "interrupted"],
 )
 async def test_a_server_that_the_system_cannot_fork_is_retried(
-    embedding,
+    embedded: Embedding,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    embedded = embedding()
-    await embedded.start()
 
     def fork(*_: Any, **__: Any) -> Any:
         raise error
@@ -83,10 +78,8 @@ async def test_a_server_that_the_system_cannot_fork_is_retried(
 
 
 async def test_a_check_without_free_file_descriptors_is_retried(
-    embedding, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    embedded: Embedding, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embedded = embedding()
-    await embedded.start()
 
     def none_left(*_: Any, **__: Any) -> Any:
         raise OSError(24, "Too many open files")

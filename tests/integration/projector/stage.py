@@ -117,7 +117,7 @@ class Stage:
     # ---- the story ---------------------------------------------------------------------------
 
     async def started(self, pool: TestPool, fence: Fence, count: int) -> list[str]:
-        """Spawn agents, claim and start them in one worker; answers their ids."""
+        """Spawn agents, claim and start them in one worker; returns their ids."""
         for _ in range(count):
             await pool.spawn(labels={"team": "core"}, input={"task": "x"})
         claims = await pool.claim(fence, count)
@@ -139,7 +139,7 @@ class Stage:
         await self.act(pool, agent_id, failed, fence=fence)
 
     async def play(self, pool: TestPool, name: str = "w") -> list[str]:
-        """A worker's life with every kind of turn in it; answers the agents that still live."""
+        """A history of two workers with every kind of event; returns the agents still alive."""
         first = await pool.worker(f"{name}1")
         second = await pool.worker(f"{name}2", slots=4)
         a, b, c, d, e = await self.started(pool, first, 5)
@@ -192,7 +192,7 @@ async def archived_story(
 
 
 async def heartbeat(stage: Stage, pool: TestPool, fence: Fence, data: str) -> None:
-    """What a worker says of itself when it renews its lease."""
+    """Report what a worker does when it renews its lease."""
     keys = stage.log.keys
     renewed = await stage.log._run_guarded(
         "renew", pool.name, fence.worker_id, fence.epoch, new_id(), data, 60_000

@@ -79,12 +79,12 @@ async def test_a_pool_that_is_created_again_is_supervised_at_once(
 
 async def test_an_agent_that_entered_a_deleted_pool_is_ended(site: Site) -> None:
     """Its spawn was delayed while its pool, and the next of that name, were deleted."""
-    lives = []
+    pools = []
     for _ in range(2):
-        lives.append(pool := await site.pool())
+        pools.append(pool := await site.pool())
         await site.catalogue.close_pool(pool.pool, ORIGIN, vacant=True)
         await site.catalogue.delete_pool(pool.pool, ORIGIN, reason="requested")
-    late = await lives[0].spawn()
+    late = await pools[0].spawn()
     assert late.outcome == "DONE"
     await site.host()
 
