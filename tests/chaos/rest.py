@@ -1,7 +1,8 @@
 """Rest: nothing is under way any more. Whatever does not come to rest is named.
 
-At rest every agent runs, and not only for a while, or has ended, no command waits, no worker is
-suspect or being reaped, the views have taken every event, and so it stays for a while.
+At rest every agent runs, and not only for a while, or has ended; none is isolated, for it would
+still be cleared; no command waits, no worker is suspect or being reaped, the views have taken every
+event, and so it stays for a while.
 """
 
 import asyncio
@@ -45,9 +46,11 @@ async def restless(client: Any) -> list[str]:
         base = key.removesuffix("meta")
         tag = base.removeprefix("pool:").removesuffix(":")
         for agent in await client.smembers(f"{base}agents"):
-            status = await client.hget(f"agent:{tag}:{agent}", "status")
+            status, alone = await client.hmget(f"agent:{tag}:{agent}", "status", "alone")
             if status != "running":
                 left.append(f"{tag} agent {agent} is {status}")
+            elif alone:
+                left.append(f"{tag} agent {agent} is isolated")
             elif completes(await client.get(f"{base}spec:{agent}")):
                 left.append(f"{tag} agent {agent} is going to end by itself")
         if waiting := await client.xlen(f"{base}commands"):
