@@ -142,3 +142,5 @@ async def test_the_past_is_answered_without_redis_as_far_as_it_is_archived(
         assert len(one.json["agents"]) == 1
         answer = await stage.get(f"{AGENTS}?as_of={late}")
         assert (len(answer.json["agents"]), answer.headers["Muster-Stale"]) == (2, "true")
+        every = await stage.get(f"{AGENTS}?as_of={late},{POOL}:{seq},:1")  # no log by its time
+        assert (every.status, len(every.json["agents"])) == (200, 1)
