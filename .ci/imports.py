@@ -110,7 +110,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "tests.chaos.judging": (),
     "tests.chaos.judge": ("tests.chaos.judging",),
 }  # fmt: skip
-"""For each unit (a package, or a module beside the packages) what it may import besides OPEN."""
+"""For each unit (a package, or a module next to the packages) what it may import, OPEN apart."""
 
 ROOMS = ("eventstore", "workers", "projector", "gateway", "muster")
 OURS = frozenset((*ROOMS, "tests"))

@@ -25,7 +25,7 @@ BRIEF = Retention(events=10_000, ended_ms=5_000, heartbeats_ms=5_000, keys_ms=5_
 GROWTH_MAX = 1_000_000
 """Bytes: a hundredth of what the hashes of the ended agents alone would take."""
 PEAK_MAX = 60_000_000
-"""Bytes above what stands at rest: what ends within five seconds, and backlogs of trimming."""
+"""Bytes above what is used at rest: what ends within five seconds, and backlogs of trimming."""
 
 
 @pytest.mark.timeout(3600)

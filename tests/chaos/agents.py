@@ -2,7 +2,7 @@
 
 This file is copied next to the run's configuration and imported by the workers, so it imports
 nothing but what a user's agent would, and which worker it is in. Every incarnation has a file of
-its own in the folder that `CHAOS_WITNESS` names, a JSON object a line: who it is, the token
+its own in the folder that `CHAOS_TRACE` names, a JSON object a line: who it is, the token
 it runs with, and when, by CLOCK_BOOTTIME; further lines while it runs, and one with `stopped` when
 its code has ended. A killed process writes no such line; then the last one is a lower bound.
 
@@ -24,7 +24,7 @@ from workers.output.lines import CURRENT
 TICK_SECONDS = 0.25
 
 
-class Witness:
+class AgentTrace:
     """The record of one incarnation."""
 
     def __init__(self, context: Context) -> None:
@@ -37,7 +37,7 @@ class Witness:
             "token": str(token),
         }
         name = f"{context.agent_id}.{context.incarnation}.{token.generation}-{token.seq}.jsonl"
-        path = Path(os.environ["CHAOS_WITNESS"]) / name
+        path = Path(os.environ["CHAOS_TRACE"]) / name
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
 
     def write(self, *, stopped: bool = False) -> None:
@@ -62,39 +62,39 @@ def worker_id() -> str:
 class Tested(Agent):
     """Runs until it is stopped; in its first incarnation it does once what its input says."""
 
-    witness: Witness | None = None
+    trace: AgentTrace | None = None
 
     async def start(self, context: Context) -> None:
         do = context.input.get("do")
         if do == "raise-in-start" and context.incarnation == 1:
             raise RuntimeError("as requested")
         self.unwell = do == "raise-in-check" and context.incarnation == 1
-        self.witness = Witness(context)
-        self.witness.write()
+        self.trace = AgentTrace(context)
+        self.trace.write()
 
     async def run(self, context: Context) -> None:
-        assert self.witness is not None
+        assert self.trace is not None
         try:
-            await self._run(context, self.witness)
+            await self._run(context, self.trace)
         finally:
-            self.witness.close()
+            self.trace.close()
 
-    async def _run(self, context: Context, witness: Witness) -> None:
+    async def _run(self, context: Context, trace: AgentTrace) -> None:
         after, do = float(context.input.get("after", 0.5)), context.input.get("do")
         if do and (context.incarnation == 1 or do == "complete"):
-            await self._tick(witness, after)
+            await self._tick(trace, after)
             if do == "complete":
                 return
-            await self._misbehave(do, float(context.input.get("for", 1.0)), witness)
-        await self._tick(witness, None)
+            await self._misbehave(do, float(context.input.get("for", 1.0)), trace)
+        await self._tick(trace, None)
 
-    async def _tick(self, witness: Witness, seconds: float | None) -> None:
+    async def _tick(self, trace: AgentTrace, seconds: float | None) -> None:
         ends = None if seconds is None else time.monotonic() + seconds
         while ends is None or time.monotonic() < ends:
-            witness.write()
+            trace.write()
             await asyncio.sleep(TICK_SECONDS)
 
-    async def _misbehave(self, do: str, seconds: float, witness: Witness) -> None:
+    async def _misbehave(self, do: str, seconds: float, trace: AgentTrace) -> None:
         match do:
             case "kill-process":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -103,18 +103,18 @@ class Tested(Agent):
             case "block-loop":
                 threading.Event().wait(seconds)  # blocks the event loop
             case "swallow-cancellation":
-                await self._swallow(witness, seconds)
+                await self._swallow(trace, seconds)
             case "raise-in-run":
                 raise RuntimeError("as requested")
             case "raise-in-check":
-                await self._tick(witness, None)  # it is ended for its checks
+                await self._tick(trace, None)  # it is ended for its checks
             case _:
                 raise ValueError(do)
 
-    async def _swallow(self, witness: Witness, seconds: float) -> None:
+    async def _swallow(self, trace: AgentTrace, seconds: float) -> None:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
-            witness.write()
+            trace.write()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.1)
 

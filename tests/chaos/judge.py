@@ -25,8 +25,8 @@ from tests.chaos.judging import (
     pools,
     registry,
     rest,
+    traces,
     views,
-    witnesses,
 )
 from tests.chaos.judging.catalogue import Catalogue
 from tests.chaos.judging.commands import Command, LostCommand
@@ -36,7 +36,7 @@ from tests.chaos.judging.history import History, join
 from tests.chaos.judging.offences import INVARIANTS, Offence, in_order
 from tests.chaos.judging.pools import Pool
 from tests.chaos.judging.streams import Registry, Streamed, Streams
-from tests.chaos.judging.witnesses import Witness
+from tests.chaos.judging.traces import AgentTrace
 
 ATTEMPTS = 3
 """How often archive and stream are read again where the stream was trimmed in between."""
@@ -57,8 +57,8 @@ class Evidence:
     views: Database | None = None
     commands: Sequence[Command] = ()
     unsaved: Sequence[LostCommand] = ()
-    witnesses: Sequence[Witness] = ()
-    witnessed_at: float = 0.0
+    traces: Sequence[AgentTrace] = ()
+    traced_at: float = 0.0
     """When an agent last wrote before these were read, by their clock."""
 
     def archive(self, log: str) -> Sequence[Entry]:
@@ -80,7 +80,7 @@ def judge(
     prefix: str = "",
     acknowledged: Iterable[str | Command] = (),
     unsaved: Sequence[LostCommand] = (),
-    witnesses: Sequence[Witness] = (),
+    traces: Sequence[AgentTrace] = (),
     at_rest: bool = False,
 ) -> list[Offence]:
     """All offences of a system. `views`: where its SQL is; `acknowledged`: commands, or the ids
@@ -89,8 +89,8 @@ def judge(
     evidence.commands = [
         one if isinstance(one, Command) else Command("spawn", agent_id=one) for one in acknowledged
     ]
-    evidence.unsaved, evidence.witnesses = unsaved, witnesses
-    evidence.witnessed_at = max((at for one in witnesses for at in one.times), default=0.0)
+    evidence.unsaved, evidence.traces = unsaved, traces
+    evidence.traced_at = max((at for one in traces for at in one.times), default=0.0)
     return weigh(evidence, at_rest=at_rest)
 
 
@@ -175,8 +175,8 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
     offences += keys.fading(evidence.fading, evidence.prefix)
     offences += _outside(evidence, complete, folded, declared, late)
     if at_rest:
-        since = evidence.witnessed_at
-        offences += witnesses.awake(evidence.witnesses, folded, declared, since)
+        since = evidence.traced_at
+        offences += traces.awake(evidence.traces, folded, declared, since)
     return in_order(offences)
 
 
@@ -205,8 +205,8 @@ def _outside(
     yield from commands.judge(judged, list(complete.values()), evidence.unsaved)
     lost = commands.named_lost(judged, evidence.unsaved)
     remaining = [command for command in judged if command not in lost]
-    seen = [witness for witness in evidence.witnesses if witness.pool in folded]
-    yield from witnesses.judge(seen, folded, declared, remaining)
+    seen = [trace for trace in evidence.traces if trace.pool in folded]
+    yield from traces.judge(seen, folded, declared, remaining)
 
 
 # ---- the command -------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prefix", default="", help="of all keys")
     parser.add_argument("--acknowledged", type=Path, metavar="FILE", help="the client's journal")
     parser.add_argument("--unsaved", type=Path, metavar="FILE", help="of `muster recover --json`")
-    parser.add_argument("--witnesses", type=Path, metavar="FOLDER", help="what agents wrote")
+    parser.add_argument("--traces", type=Path, metavar="FOLDER", help="what agents wrote")
     parser.add_argument("--partial", action="store_true", help="a history may begin late")
     parser.add_argument("--at-rest", action="store_true", help="nothing may be half done")
     parser.add_argument("--json", action="store_true", help="offences as one JSON object")
@@ -234,9 +234,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         evidence.commands = commands.read_commands(asked.acknowledged)
     if asked.unsaved:
         evidence.unsaved = commands.read_lost_commands(asked.unsaved)
-    if asked.witnesses:
-        evidence.witnessed_at = witnesses.newest(asked.witnesses)
-        evidence.witnesses = witnesses.read(asked.witnesses)
+    if asked.traces:
+        evidence.traced_at = traces.newest(asked.traces)
+        evidence.traces = traces.read(asked.traces)
     offences = weigh(evidence, at_rest=asked.at_rest, partial=asked.partial)
     seen = sum(log.head.seq for log in evidence.streamed.values())
     if asked.json:

@@ -23,10 +23,10 @@ from projector.recovery.recovery import RecoveryOptions
 from projector.service.active import ProjectorOptions
 from tests.chaos import crashing
 from tests.chaos.judge import judge
-from tests.chaos.judging import witnesses
+from tests.chaos.judging import traces
 from tests.chaos.judging.commands import Command
 from tests.chaos.judging.offences import Offence
-from tests.chaos.judging.witnesses import Witness
+from tests.chaos.judging.traces import AgentTrace
 from tests.forked import Forked
 from tests.integration.projector.stage import POOL, Stage, open_stage
 from tests.pools import TestPool, raw_events
@@ -60,10 +60,10 @@ class Steady(Agent):
             "incarnation": context.incarnation,
             "token": str(token),
         }}
-        with path.open("w", buffering=1) as witness:
+        with path.open("w", buffering=1) as trace:
             while True:
                 at = time.clock_gettime(time.CLOCK_BOOTTIME)
-                print(json.dumps({{**first, "at": at}}), file=witness)
+                print(json.dumps({{**first, "at": at}}), file=trace)
                 await asyncio.sleep(0.1)
 
     async def stop(self, context):
@@ -89,8 +89,8 @@ class Scene:
         self.token = folder / "token"
         self._supervisors: list[Supervisor] = []
         self._processes: list[Forked] = []
-        (folder / "witnesses").mkdir()
-        (folder / "steady.py").write_text(AGENT.format(folder=str(folder / "witnesses")))
+        (folder / "traces").mkdir()
+        (folder / "steady.py").write_text(AGENT.format(folder=str(folder / "traces")))
 
     # ---- what is asked -----------------------------------------------------------------------
 
@@ -212,16 +212,16 @@ class Scene:
     async def at_rest(self) -> None:
         """All is done, and the judge has nothing to say about any of it."""
         offences: list[Offence] = []
-        seen: list[Witness] = []
+        seen: list[AgentTrace] = []
 
         async def quiet() -> bool:
-            seen[:] = witnesses.read(self.folder / "witnesses")
+            seen[:] = traces.read(self.folder / "traces")
             offences[:] = await asyncio.to_thread(
                 judge,
                 self.stage.redis_url,
                 views=self.stage.database_url,
                 acknowledged=self.commands,
-                witnesses=seen,
+                traces=seen,
                 at_rest=True,
             )
             return not offences and {one.agent_id for one in seen} >= set(await self._live())
@@ -229,7 +229,7 @@ class Scene:
         try:
             await until(quiet, timeout=8, interval=0.1)
         except AssertionError:
-            said = "\n".join(map(str, offences)) or "an agent lives that has left no witness"
+            said = "\n".join(map(str, offences)) or "an agent lives that has left no trace"
             raise AssertionError(said) from None
 
     async def judged(self) -> None:

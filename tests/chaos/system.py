@@ -1,7 +1,7 @@
 """The system under test: a Redis, a database, and the roles of Muster, each behind a proxy.
 
 Everything is in one folder: `redis/` (the append-only file), `views/`, `app/` (configuration),
-`logs/`, `witness/` (what agents wrote of themselves), `journal.jsonl`. Two supervisors play two
+`logs/`, `trace/` (what agents wrote of themselves), `journal.jsonl`. Two supervisors play two
 hosts. What is started here is ended here, by process id.
 """
 
@@ -64,7 +64,7 @@ class System:
     async def start(self) -> None:
         """Start everything; returns when both gateways say that they are ready."""
         become_subreaper()
-        for name in ("logs", "witness"):
+        for name in ("logs", "trace"):
             (self.folder / name).mkdir(parents=True)
         self._config = configuration.write(self.folder / "app")
         for disk in self.disks.values():
@@ -179,7 +179,7 @@ class System:
         return {
             **outside,
             "PYTHONUNBUFFERED": "1",
-            "CHAOS_WITNESS": str(self.folder / "witness"),
+            "CHAOS_TRACE": str(self.folder / "trace"),
             "MUSTER_REDIS_URL": f"redis://127.0.0.1:{self.redis_links[name].port}/0",
             "MUSTER_DATABASE_URL": database,
             "MUSTER_CONFIG": str(self._config),

@@ -42,7 +42,7 @@ def command(redis_url: str, views_url: str, folder: Path) -> list[str]:
     """How the judge is asked about a system at rest."""
     asked = [sys.executable, "-m", "tests.chaos.judge", "--redis", redis_url, "--views", views_url]
     asked += ["--acknowledged", str(folder / "journal.jsonl"), "--at-rest"]
-    asked += ["--witnesses", str(folder / "witness")]
+    asked += ["--traces", str(folder / "trace")]
     if (folder / "unsaved.json").exists():
         asked += ["--unsaved", str(folder / "unsaved.json")]
     return asked

@@ -23,7 +23,7 @@ OF_WORKER: Final = re.compile(r"process:\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:held:(
 
 def judge(lasting: Iterable[str], prefix: str, pools: dict[str, Pool]) -> Iterator[Offence]:
     """`lasting`: the keys that do not expire. They were listed before the logs were read, so the
-    logs tell of whatever a key is of."""
+    logs know whatever a key is of."""
     for key in lasting:
         name = key.replace(prefix, "", 1) if prefix else key
         if PERMANENT.fullmatch(name):

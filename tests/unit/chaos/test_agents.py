@@ -23,7 +23,7 @@ def context(do: str, incarnation: int = 1) -> Any:
 
 @pytest.fixture(autouse=True)
 def _outside_of_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("CHAOS_WITNESS", str(tmp_path))
+    monkeypatch.setenv("CHAOS_TRACE", str(tmp_path))
     monkeypatch.setattr(agents, "worker_id", lambda: "w1")
     monkeypatch.setattr(agents, "TICK_SECONDS", 0.01)
 

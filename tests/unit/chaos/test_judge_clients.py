@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.chaos.judge import weigh
-from tests.chaos.judging import pools, witnesses
+from tests.chaos.judging import pools, traces
 from tests.chaos.judging.catalogue import Catalogue
 from tests.chaos.judging.commands import Command, LostCommand, judge, read_commands
 from tests.chaos.judging.history import History
 from tests.chaos.judging.offences import Offence
-from tests.chaos.judging.witnesses import Witness
+from tests.chaos.judging.traces import AgentTrace
 from tests.chaos.stories import Story
 from tests.unit.chaos.judged_story import numbers, only, place, sample_story
 
@@ -159,28 +159,30 @@ def test_a_truncated_journal_is_read_to_its_last_complete_line(tmp_path: Path) -
 
 def test_the_newest_line_is_known_before_all_are_read(tmp_path: Path) -> None:
     """Reading takes a while, in which those that are read last continue."""
-    assert witnesses.newest(tmp_path) == 0.0
+    assert traces.newest(tmp_path) == 0.0
     for name, times in (("old", (3, 4)), ("new", (5, 6.5))):
         lines = [json.dumps({"at": at}) for at in times]
         (tmp_path / f"{name}.jsonl").write_text("\n".join([*lines, '{"at": 7']))
         os.utime(tmp_path / f"{name}.jsonl", (times[0], times[0]))
-    assert witnesses.newest(tmp_path) == 6.5
+    assert traces.newest(tmp_path) == 6.5
 
 
-def life(incarnation: int, worker: str, seq: int, *times: float, stopped: bool = True) -> Witness:
-    return Witness("p", "moved", incarnation, worker, f"1:{seq}", list(times), stopped)
+def life(
+    incarnation: int, worker: str, seq: int, *times: float, stopped: bool = True
+) -> AgentTrace:
+    return AgentTrace("p", "moved", incarnation, worker, f"1:{seq}", list(times), stopped)
 
 
-def judge_runs(*lives: Witness, ended_at: float = 0.0) -> list[Offence]:
+def judge_runs(*lives: AgentTrace, ended_at: float = 0.0) -> list[Offence]:
     evidence = sample_story().evidence()
-    evidence.witnesses = lives
+    evidence.traces = lives
     evidence.commands = (
         [Command("spawn", pool="p", agent_id="moved", ended_at=ended_at)] if ended_at else []
     )
     return weigh(evidence)
 
 
-def incarnations(*, first: tuple[float, ...], second: tuple[float, ...]) -> list[Witness]:
+def incarnations(*, first: tuple[float, ...], second: tuple[float, ...]) -> list[AgentTrace]:
     story = sample_story()
     claims = [e for e in story.entries if (e.type, e.subject) == ("agent.claimed", "moved")]
     return [life(1, "w1", claims[0].seq, *first), life(2, "w2", claims[1].seq, *second)]
@@ -241,8 +243,8 @@ def test_an_agent_of_a_log_that_is_completely_lost_is_no_offence() -> None:
     """Its pool was lost with the catalogue, and created again in a later generation."""
     pool = pools.fold("p", [replace(entry, generation=2) for entry in sample_story().entries])
     before = life(1, "w9", 5, 1.0)
-    assert list(witnesses.judge([before], {"p": pool}, Catalogue())) == []
-    [found] = witnesses.judge([replace(before, token="2:5")], {"p": pool}, Catalogue())
+    assert list(traces.judge([before], {"p": pool}, Catalogue())) == []
+    [found] = traces.judge([replace(before, token="2:5")], {"p": pool}, Catalogue())
     assert "ran with token 2:5" in found.why
 
 
@@ -253,8 +255,8 @@ def at_rest(*times: float, since: float = 50.0, **changes: Any) -> list[Offence]
     story.run(story.spawn("moved"), "w1")
     claim = story.entries[place(story, "agent.claimed", "moved")]
     evidence = story.evidence()
-    evidence.witnesses = [replace(life(1, "w1", claim.seq, *times), **changes)]
-    evidence.witnessed_at = since
+    evidence.traces = [replace(life(1, "w1", claim.seq, *times), **changes)]
+    evidence.traced_at = since
     return weigh(evidence, at_rest=True)
 
 
@@ -267,7 +269,7 @@ def test_an_agent_that_runs_according_to_the_log_must_run() -> None:
     assert only(at_rest(49, agent_id="another"), "was not seen at all").subject == "moved"
 
 
-def void(*seen_lives: Witness) -> list[Offence]:
+def void(*seen_lives: AgentTrace) -> list[Offence]:
     """Offences where the first life's claim was of a part of the log that was lost."""
     story = sample_story()
     pool = pools.fold("p", [replace(entry, generation=1) for entry in story.entries])
@@ -275,4 +277,4 @@ def void(*seen_lives: Witness) -> list[Offence]:
     pool.recoveries.append(recovery)
     first, *others = seen_lives
     renamed = [replace(first, token="1:95", incarnation=2), *others]
-    return list(witnesses.judge(renamed, {"p": pool}, Catalogue()))
+    return list(traces.judge(renamed, {"p": pool}, Catalogue()))

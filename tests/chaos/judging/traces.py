@@ -31,7 +31,7 @@ TOGETHER_SECONDS = 0.3
 
 
 @dataclass
-class Witness:
+class AgentTrace:
     """What one incarnation wrote."""
 
     pool: str
@@ -61,10 +61,10 @@ class Witness:
         return [(first, last) for first, last in found]
 
 
-def read(folder: Path) -> list[Witness]:
+def read(folder: Path) -> list[AgentTrace]:
     """All files of a folder. A truncated last line is ignored."""
-    found = (_witness(_lines(path)) for path in sorted(folder.glob("*.jsonl")))
-    return [witness for witness in found if witness is not None]
+    found = (_trace(_lines(path)) for path in sorted(folder.glob("*.jsonl")))
+    return [trace for trace in found if trace is not None]
 
 
 def newest(folder: Path) -> float:
@@ -82,32 +82,32 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         yield line
 
 
-def _witness(lines: Iterable[dict[str, Any]]) -> Witness | None:
-    witness: Witness | None = None
+def _trace(lines: Iterable[dict[str, Any]]) -> AgentTrace | None:
+    trace: AgentTrace | None = None
     for line in lines:
-        if witness is None:
-            witness = Witness(
+        if trace is None:
+            trace = AgentTrace(
                 str(line["pool"]),
                 str(line["agent_id"]),
                 int(line["incarnation"]),
                 str(line.get("worker_id", "")),
                 str(line["token"]),
             )
-        witness.times.append(float(line["at"]))
-        witness.stopped = bool(line.get("stopped"))
-    return witness
+        trace.times.append(float(line["at"]))
+        trace.stopped = bool(line.get("stopped"))
+    return trace
 
 
 def judge(
-    witnesses: Sequence[Witness],
+    traces: Sequence[AgentTrace],
     pools: dict[str, Pool],
     catalogue: Catalogue,
     commands: Sequence[Command] = (),
 ) -> Iterator[Offence]:
-    by_agent: dict[str, list[Witness]] = {}
-    for witness in witnesses:
-        by_agent.setdefault(witness.agent_id, []).append(witness)
-        yield from _token(witness, pools.get(witness.pool))
+    by_agent: dict[str, list[AgentTrace]] = {}
+    for trace in traces:
+        by_agent.setdefault(trace.agent_id, []).append(trace)
+        yield from _token(trace, pools.get(trace.pool))
     for runs in by_agent.values():
         lease = catalogue.lease_seconds(runs[0].pool)
         pool = pools.get(runs[0].pool)
@@ -117,23 +117,23 @@ def judge(
     yield from _after_the_end(by_agent, catalogue, commands)
 
 
-def _token(witness: Witness, pool: Pool | None) -> Iterator[Offence]:
+def _token(trace: AgentTrace, pool: Pool | None) -> Iterator[Offence]:
     """It ran by a claim that is in the log, or was lost with it."""
-    if witness.void(pool):
+    if trace.void(pool):
         return
-    agent = pool.agents.get(witness.agent_id) if pool else None
-    claim = agent.claims.get(witness.incarnation) if agent else None
+    agent = pool.agents.get(trace.agent_id) if pool else None
+    claim = agent.claims.get(trace.incarnation) if agent else None
     if claim is None:
-        yield witness.offence(2, "it ran, but was never claimed")
+        yield trace.offence(2, "it ran, but was never claimed")
     elif (
-        witness.token != f"{claim.generation}:{claim.seq}"
-        or (witness.worker_id or claim.worker_id) != claim.worker_id
+        trace.token != f"{claim.generation}:{claim.seq}"
+        or (trace.worker_id or claim.worker_id) != claim.worker_id
     ):
-        why = f"it ran with token {witness.token}, but {claim.worker_id} claimed it as "
-        yield witness.offence(2, f"{why}{claim.generation}:{claim.seq}")
+        why = f"it ran with token {trace.token}, but {claim.worker_id} claimed it as "
+        yield trace.offence(2, f"{why}{claim.generation}:{claim.seq}")
 
 
-def _overlaps(runs: Sequence[Witness], lease: float, pool: Pool | None) -> Iterator[Offence]:
+def _overlaps(runs: Sequence[AgentTrace], lease: float, pool: Pool | None) -> Iterator[Offence]:
     for index, one in enumerate(runs):
         for other in runs[index + 1 :]:
             again = one.incarnation == other.incarnation
@@ -145,7 +145,7 @@ def _overlaps(runs: Sequence[Witness], lease: float, pool: Pool | None) -> Itera
                 yield one.offence(2, why)
 
 
-def _together(one: Witness, other: Witness, lease: float) -> float:
+def _together(one: AgentTrace, other: AgentTrace, lease: float) -> float:
     """For how many seconds it overlapped with its successor, where that was too long; else 0."""
     longest = 0.0
     for number, (first, last) in enumerate(one.runs(BREATH_SECONDS)):
@@ -158,16 +158,16 @@ def _together(one: Witness, other: Witness, lease: float) -> float:
 
 
 def awake(
-    witnesses: Sequence[Witness], pools: dict[str, Pool], catalogue: Catalogue, since: float
+    traces: Sequence[AgentTrace], pools: dict[str, Pool], catalogue: Catalogue, since: float
 ) -> Iterator[Offence]:
     """At rest, agents that run according to the log do run. `since`: when any agent last wrote
     before the records were read. Only for pools whose agents write records.
     """
     last: dict[tuple[str, str, str], float] = {}
-    for witness in witnesses:
-        key = witness.pool, witness.agent_id, witness.token
-        last[key] = max((last.get(key, 0.0), *witness.times))
-    for name in sorted({witness.pool for witness in witnesses} & pools.keys()):
+    for trace in traces:
+        key = trace.pool, trace.agent_id, trace.token
+        last[key] = max((last.get(key, 0.0), *trace.times))
+    for name in sorted({trace.pool for trace in traces} & pools.keys()):
         allowed = catalogue.lease_seconds(name) + BREATH_SECONDS
         for agent_id, agent in pools[name].living.items():
             token = f"{agent.generation}:{agent.claim_seq}"
@@ -179,17 +179,17 @@ def awake(
 
 
 def _after_the_end(
-    by_agent: dict[str, list[Witness]], catalogue: Catalogue, commands: Sequence[Command]
+    by_agent: dict[str, list[AgentTrace]], catalogue: Catalogue, commands: Sequence[Command]
 ) -> Iterator[Offence]:
     for command in commands:
         if not command.ended_at:
             continue
         lease = catalogue.lease_seconds(command.pool)
-        for witness in by_agent.get(command.agent_id, ()):
-            for index, (first, last) in enumerate(witness.runs(lease)):
+        for trace in by_agent.get(command.agent_id, ()):
+            for index, (first, last) in enumerate(trace.runs(lease)):
                 woke = index > 0 and first > command.ended_at
                 if last > command.ended_at + (lease if woke else 0.0) and not (
                     woke and last - first <= lease
                 ):
                     after = last - command.ended_at
-                    yield witness.offence(3, f"it ran {after:.1f} s after its end was answered")
+                    yield trace.offence(3, f"it ran {after:.1f} s after its end was answered")
