@@ -109,7 +109,6 @@ async def test_a_role_with_a_transient_failure_is_restarted(
 ) -> None:
     """Killed before it reports, as without memory, or not forked; the second start succeeds."""
     starting = Starting(tmp_path, "")
-    starting.go.touch()
     monkeypatch.setattr(role_processes, "READY_SECONDS", 20.0)
     launch, tried = starting.child._launch, 0
 
@@ -119,7 +118,9 @@ async def test_a_role_with_a_transient_failure_is_restarted(
         if tried == 1 and failure == "refused":
             raise BlockingIOError(11, "Resource temporarily unavailable")
         launch()
-        if tried == 1:
+        if tried > 1:
+            starting.go.touch()  # not before: the first one would report if it is killed late
+        else:
             os.kill(starting.child.pid, signal.SIGKILL)
 
     monkeypatch.setattr(starting.child, "_launch", fail_once)
