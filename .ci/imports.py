@@ -18,8 +18,8 @@ STEPS = "eventstore.steps"
 QUERIES = "projector.queries"
 
 OPEN = {
-    "": ("eventstore.errors", "eventstore.keys", "eventstore.ids", "eventstore.retention",
-         "eventstore.language"),
+    "": ("eventstore.errors", "eventstore.keys", "eventstore.ids", "eventstore.names",
+         "eventstore.retention", "eventstore.language"),
     "projector": ("projector.store",),
     "gateway": (QUERIES,),
 }  # fmt: skip
@@ -30,6 +30,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "eventstore.errors": (),
     "eventstore.keys": (),
     "eventstore.ids": (),
+    "eventstore.names": (),
     "eventstore.retention": (),
     "eventstore.language": (),
     "eventstore.connection": (),

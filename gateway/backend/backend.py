@@ -24,6 +24,7 @@ from eventstore.language.catalogue import Pool
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
+from eventstore.names import unknown_name
 from eventstore.steps.step import Origin
 from gateway.backend.acknowledgements import AcknowledgedCommands
 from gateway.backend.durability_levels import Capabilities
@@ -130,8 +131,13 @@ class Backend:
         if name not in self.pools():
             await self.with_catalogue(CatalogueLog.start)
         if (pool := self.pools().get(name)) is None:
-            raise Problem(Kind.POOL_NOT_FOUND, f"there is no pool {name!r}", field="pool_name")
+            raise self.pool_not_found(name)
         return pool
+
+    def pool_not_found(self, name: str) -> Problem:
+        """It names a similar pool, if there is one."""
+        detail = unknown_name("pool", name, self.pools().keys())
+        return Problem(Kind.POOL_NOT_FOUND, detail, field="pool_name")
 
     async def with_catalogue(self, call: Callable[[CatalogueLog], Awaitable[T]]) -> T:
         """Use the catalogue's own connection, one at a time. Raises `LogUnreachable`."""

@@ -124,7 +124,7 @@ async def _require_known_pool(backend: Backend, pool: str) -> None:
         await backend.require_known_pool(pool)
     except Problem as problem:
         if pool not in backend.known_pools():  # it was read again
-            detail = f"there is no pool {pool!r} (a time is 2026-11-24T14:03:00Z)"
+            detail = f"{problem} (a time is 2026-11-24T14:03:00Z)"
             raise _invalid(detail) from problem
     except (RedisError, LogError, OSError, TimeoutError):
         return

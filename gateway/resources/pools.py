@@ -72,7 +72,7 @@ async def get_pool(request: web.Request, pool_name: PoolName, query: AsOfQuery) 
     async with as_of.reading(request, query.as_of, names) as (views, point):
         row = await (views.history.pool(point, pool_name) if point else views.pool(pool_name))
     if row is None:
-        raise _pool_not_found(pool_name)
+        raise request.app[BACKEND].pool_not_found(pool_name)
     return json_response(row)
 
 
@@ -90,14 +90,10 @@ async def change_pool(request: web.Request, pool_name: PoolName, body: PoolPatch
         lambda catalogue: catalogue.change_pool(pool_name, change, request[ORIGIN])
     )
     if result.outcome is Outcome.ABSENT:
-        raise _pool_not_found(pool_name)
+        raise backend.pool_not_found(pool_name)
     _record(backend, "change_pool", pool_name, result)
     durability.start(result.proof)
     return await durability.response(await _row(request, result.catalogue.pools[pool_name]))
-
-
-def _pool_not_found(name: str) -> Problem:
-    return Problem(Kind.POOL_NOT_FOUND, f"there is no pool {name!r}", field="pool_name")
 
 
 async def _row(request: web.Request, pool: Pool) -> PoolRow:

@@ -21,6 +21,7 @@ from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested
 from eventstore.log.replies import Outcome
 from eventstore.log.submission import SubmitResult, submit
+from eventstore.names import unknown_name
 from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import DurabilityRequest, durability_request
@@ -87,9 +88,7 @@ def _require_role(pool: Pool, role: str) -> None:
 def require_declared(role: str, roles: tuple[str, ...]) -> None:
     """Raises `Problem` for a role that this service does not have."""
     if role not in roles:
-        declared = ", ".join(sorted(roles)) or "none"
-        detail = f"no role {role!r} is declared; declared: {declared}"
-        raise Problem(Kind.ROLE_NOT_FOUND, detail, field="role_type")
+        raise Problem(Kind.ROLE_NOT_FOUND, unknown_name("role", role, roles), field="role_type")
 
 
 async def _submit(

@@ -11,7 +11,7 @@ from aiohttp import web
 from gateway.backend.backend import BACKEND, Backend
 from gateway.following.subscriptions import FlatEvent
 from gateway.health import facts, metrics, monitor
-from gateway.resources import agents, event_stream, parked, pools, spawn
+from gateway.resources import agents, event_stream, lookup, parked, pools, spawn
 from gateway.server import openapi, pages
 from gateway.server.middleware import Handler, guard, set_headers
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
@@ -115,6 +115,8 @@ OPERATIONS: Final = (
               {200: "It was restored"}, (404, 409)),
     Operation("parked", "DELETE", "/api/v1/parked/{parked_id}", parked.drop, parked.ParkedRow,
               {200: "It was ended"}, (404, 409)),
+    Operation("names", "GET", "/api/v1/lookup", lookup.look_up, lookup.Lookup,
+              {200: "What bears the name"}),
     Operation("events", "GET", "/api/v1/events", event_stream.follow, FlatEvent,
               {200: "One event a message; its `id` is the `Last-Event-ID` to resume with"}, (429,),
               (LAST_EVENT_ID,), EVENT_STREAM),

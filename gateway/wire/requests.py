@@ -3,6 +3,7 @@
 `/openapi.json` is made from these same Structs; `decoding` reads requests into them.
 """
 
+from enum import StrEnum
 from typing import Annotated, Final
 
 import msgspec
@@ -187,6 +188,23 @@ class EventQuery(Request, frozen=True):
     agent: list[Identifier] = []
     type: list[EventType] = []
     after: Annotated[str, Meta(max_length=16_384)] | None = None
+
+
+class NameKind(StrEnum):
+    """What can be looked up by its name."""
+
+    AGENT = "agent"
+    WORKER = "worker"
+    POOL = "pool"
+    PROJECT = "project"
+    ROLE = "role"
+
+
+class LookupQuery(Request, frozen=True):
+    """A name, or six or more characters of an id; `kind` may be repeated, all unless given."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    kind: list[NameKind] = []
 
 
 class NoParameters(Request, frozen=True):

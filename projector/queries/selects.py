@@ -4,6 +4,7 @@ Each is a plain function of a connection, so that a query runs in one transactio
 hop, whatever it selects. Only the SQL view `pool_capacity` counts capacity.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -14,9 +15,18 @@ from eventstore.language.agents import TERMINAL, Agent, Status
 from eventstore.language.workers import WorkerStatus
 from projector.store import rows
 from projector.store.mapping import agent_of, pool_of
-from projector.store.tables import AGENT_LIVE, CAPACITY, EVENTS, SERVING, WORKER_LIVE
+from projector.store.tables import (
+    AGENT_LIVE,
+    CAPACITY,
+    EVENTS,
+    ID_PART_MIN,
+    SERVING,
+    WORKER_LIVE,
+    id_end,
+)
 
 LIVE_STATUSES: Final = tuple(status.value for status in Status if status not in TERMINAL)
+ID_PART: Final = re.compile(rf"[0-9a-f-]{{{ID_PART_MIN},36}}")
 ENDED_WORKER_STATUSES: Final = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
 
 
@@ -39,6 +49,42 @@ def agent(connection: Connection, agent_id: str, pool: str | None = None) -> row
         query = query.where(a.c.pool_name == pool)
     found = _agent_rows(connection, query.limit(1))
     return found[0] if found else None
+
+
+def find_ids(
+    connection: Connection, kind: str, part: str, *, limit: int
+) -> list[tuple[str, str, str]]:
+    """Id, pool and status of agents or workers whose id is, begins or ends with `part`."""
+    if not ID_PART.fullmatch(part):
+        return []
+    table, column = (
+        (SERVING.agents, SERVING.agents.c.agent_id)
+        if kind == "agent"
+        else (SERVING.workers, SERVING.workers.c.worker_id)
+    )
+    query = select(column, table.c.pool_name, table.c.status).order_by(column).limit(limit)
+    # The ranges are for the indexes: they hold in every collation, but may be too wide.
+    begins = query.where(column >= part, column <= f"{part}g", column.startswith(part))
+    ends = query.where(id_end(column) == part[-ID_PART_MIN:], column.endswith(part))
+    rows = [tuple(row) for one in (begins, ends) for row in connection.execute(one)]
+    return list(dict.fromkeys(rows))[:limit]
+
+
+def has_project(connection: Connection, project_id: str) -> bool:
+    """Whether any agent, ended or not, is or was of the project."""
+    a = SERVING.agents
+    query = select(a.c.project_id).where(a.c.project_id == project_id).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def projects(connection: Connection, *, limit: int = 10_000) -> list[str]:
+    """The projects of all agents; each is one step in an index, however many agents it has."""
+    a = SERVING.agents
+    found = select(func.min(a.c.project_id).label("project_id")).cte("found", recursive=True)
+    later = select(func.min(a.c.project_id)).where(a.c.project_id > found.c.project_id)
+    found = found.union_all(select(later.scalar_subquery()).where(found.c.project_id.is_not(None)))
+    query = select(found.c.project_id).where(found.c.project_id.is_not(None)).limit(limit)
+    return list(connection.execute(query).scalars())
 
 
 def count_agents(connection: Connection) -> dict[str, dict[str, int]]:

@@ -27,7 +27,7 @@ from sqlalchemy.types import TypeEngine
 from projector.store.mapping import AGENTS, HOSTS, POOLS, WORKERS, RowCodec
 from projector.store.rows import EventRow, Position
 
-VIEW_VERSION: Final = 3
+VIEW_VERSION: Final = 4
 """Raised when the meaning of a view changes: a projector that finds another one rebuilds."""
 
 INCOMPLETE: Final = 0
@@ -35,6 +35,10 @@ INCOMPLETE: Final = 0
 
 SCHEMA: Final = "muster"
 """The schema of the tables in PostgreSQL."""
+
+ID_LENGTH: Final = 36
+ID_PART_MIN: Final = 6
+"""An id can be found by so many of its first or last characters."""
 
 SHADOW_PREFIX: Final = "fresh_"
 VIEWS: Final = ("checkpoints", "pools", "hosts", "workers", "agents")
@@ -93,6 +97,15 @@ class ViewTables:
 
 METADATA: Final = sa.MetaData()
 SERVING: Final = ViewTables(METADATA)
+
+
+def id_end(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    """The last characters of an id, by which it can be found through an index."""
+    return sa.func.substr(column, sa.literal_column(str(ID_LENGTH - ID_PART_MIN + 1)))
+
+
+sa.Index("agents_by_id_end", id_end(SERVING.agents.c.agent_id))
+sa.Index("workers_by_id_end", id_end(SERVING.workers.c.worker_id))
 sa.Index("agents_by_pool", SERVING.agents.c.pool_name, SERVING.agents.c.status)
 sa.Index("agents_by_project", SERVING.agents.c.project_id)
 sa.Index("agents_by_process", SERVING.agents.c.process_id)

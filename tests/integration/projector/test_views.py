@@ -133,3 +133,23 @@ async def test_a_wait_for_an_event_that_does_not_come_ends_in_time(
         started = time.monotonic()
         assert not await stage.views.wait_for(POOL, 1, timeout_seconds=0.1)
         assert time.monotonic() - started < 5
+
+
+async def test_ids_and_projects_are_found_without_reading_all_rows(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage, stage.projecting():
+        pool = await stage.pool()
+        ids = sorted([(await pool.spawn(project=p)).agent_id for p in ("one", "two", "two")])
+        await stage.settle()
+        for part in (ids[0], ids[0][:-1], ids[0][1:], ids[0][-6:]):
+            found = await stage.views.find_ids("agent", part, limit=10)
+            assert found == [(ids[0], POOL, "pending")]
+        assert [row[0] for row in await stage.views.find_ids("agent", ids[0][:6], limit=2)] == ids[
+            :2
+        ]
+        for part in ("%%%%%%", "______", "", ids[0][:5], f"{ids[0]}0", "zzzzzz"):
+            assert await stage.views.find_ids("agent", part, limit=10) == []
+        assert await stage.views.projects() == ["one", "two"]
+        assert await stage.views.has_project("two")
+        assert not await stage.views.has_project("twu")

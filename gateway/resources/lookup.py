@@ -1,0 +1,95 @@
+"""`GET /api/v1/lookup`: what a name, or a part of an id, stands for.
+
+An agent or worker is found by its id, or by any beginning or end of it of six characters or more;
+a pool, project or role by its name. Ids are found through indexes. So a client can tell a typo
+from something that is empty.
+"""
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Final
+
+from aiohttp import web
+from msgspec import Struct
+
+from eventstore.errors import LogError
+from eventstore.names import unknown_name
+from gateway.backend.backend import BACKEND, Backend
+from gateway.wire.requests import LookupQuery, NameKind
+from gateway.wire.responses import json_response
+from projector.queries.views import Views
+
+MATCHES_MAX: Final = 10
+"""So many agents, and so many workers, are answered at most."""
+
+
+class Match(Struct, frozen=True):
+    """Something that bears the name. `status` and `pool_name` are of agents and workers."""
+
+    kind: NameKind
+    name: str
+    pool_name: str = ""
+    status: str = ""
+
+
+class Lookup(Struct, frozen=True):
+    """All that bear the name, at most ten agents and ten workers (then there is `more`).
+
+    `message`: where none does, what to say: it names a similar name, if there is one.
+    """
+
+    matches: Sequence[Match]
+    more: bool = False
+    message: str = ""
+
+
+async def look_up(request: web.Request, query: LookupQuery) -> web.Response:
+    """What a name or a part of an id stands for."""
+    backend, kinds = request.app[BACKEND], query.kind or list(NameKind)
+    async with backend.read_views() as views:
+        found = await _matches(backend, views, query.name, kinds)
+        if not found:  # it may be newer than the views
+            with suppress(LogError):  # the views answer while Redis is away
+                await backend.refresh_known_pools()
+            await backend.catch_up(views, request)
+            found = await _matches(backend, views, query.name, kinds)
+        message = "" if found else await _message(backend, views, query.name, kinds)
+    return json_response(Lookup(found[:MATCHES_MAX], len(found) > MATCHES_MAX, message))
+
+
+async def _matches(
+    backend: Backend, views: Views, name: str, kinds: Collection[NameKind]
+) -> list[Match]:
+    found = [
+        Match(kind, name)
+        for kind, known in (
+            (NameKind.POOL, backend.known_pools()),
+            (NameKind.ROLE, _roles(backend)),
+        )
+        if kind in kinds and name in known
+    ]
+    if NameKind.PROJECT in kinds and await views.has_project(name):
+        found.append(Match(NameKind.PROJECT, name))
+    for kind in (NameKind.AGENT, NameKind.WORKER):
+        if kind in kinds:
+            rows = await views.find_ids(kind.value, name.lower(), limit=MATCHES_MAX + 1)
+            found += [Match(kind, *row) for row in rows]
+    return found
+
+
+async def _message(backend: Backend, views: Views, name: str, kinds: Collection[NameKind]) -> str:
+    """What is wrong with a name that nothing bears."""
+    known: set[str] = set()
+    if NameKind.POOL in kinds:
+        known |= backend.pools().keys()
+    if NameKind.ROLE in kinds:
+        known |= _roles(backend)
+    if NameKind.PROJECT in kinds:
+        known |= set(await views.projects())
+    *others, last = (kind.value for kind in kinds)
+    return unknown_name(f"{', '.join(others)} or {last}" if others else last, name, known)
+
+
+def _roles(backend: Backend) -> set[str]:
+    """The roles that are declared here, and those of pools that others declared."""
+    return {*backend.options.roles, *(pool.role_type for pool in backend.pools().values())}
