@@ -16,7 +16,7 @@ GROUP: Final = "workers"
 
 PERMANENT: Final = (
     r"pool:\{[^}]+\}:(events|commands|heartbeats|processes|agents|due|timeouts|orders|lost)",
-    r"pool:\{[^}]+\}:(signals|meta|leader|alone|parked|held:[^:]+|spec:[^:]+)",
+    r"pool:\{[^}]+\}:(signals|meta|leader|alone|parked|stalled|held:[^:]+|spec:[^:]+)",
     r"(agent|process):\{[^}]+\}:.+",
     r"\{muster:catalogue\}:.+",
     r"muster:catalogue",

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eventstore.errors import Unreadable
-from eventstore.language.workers import Worker
+from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.replies import Reply, fields_of, scores_of, text_of
 from eventstore.steps import hashes
 
@@ -28,6 +29,11 @@ class Survey(Struct, frozen=True, kw_only=True):
     workers: tuple["ObservedWorker", ...]
     unreadable: tuple["UnreadableWorker", ...] = ()
 
+    @property
+    def room(self) -> int:
+        """The free slots of workers whose event loops turn."""
+        return self.free - sum(o.free for o in self.workers if o.stalled)
+
 
 class ObservedWorker(Struct, frozen=True):
     """A worker's hash: its state, and the fields that only scripts write."""
@@ -38,6 +44,20 @@ class ObservedWorker(Struct, frozen=True):
     last_heartbeat: int
     isolated_agent: str = ""
     """The isolated agent that it runs; empty if there is none."""
+    stalled: str = ""
+    """Where its event loop is stalled; empty while it turns."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it claims what waits, if it has free slots."""
+        return self.worker.status is WorkerStatus.ACTIVE and not self.stalled
+
+    @property
+    def free(self) -> int:
+        """Its part of the pool's free slots."""
+        if self.worker.status is not WorkerStatus.ACTIVE or self.isolated_agent:
+            return 0
+        return self.worker.max_agents - self.agent_count
 
 
 class UnreadableWorker(Struct, frozen=True):
@@ -62,12 +82,14 @@ def decode_worker(worker_id: str, fields: Mapping[str, str]) -> ObservedWorker:
 
 def decode_survey(reply: Reply) -> Survey:
     """The reply of `lua/survey.lua`. Workers that cannot be read are listed with the reason."""
-    counters, due, timeouts, listed = reply.rest
+    counters, due, timeouts, listed = reply.rest[:4]
+    stalled = fields_of(reply.rest[4])
     found, unreadable = [], []
     for entry in listed:
         worker_id, fields = text_of(entry[0]), fields_of(entry[1:])
         try:
-            found.append(decode_worker(worker_id, fields))
+            observed = decode_worker(worker_id, fields)
+            found.append(replace(observed, stalled=stalled.get(worker_id, "")))
         except Unreadable as error:
             version = fields.get("version", "")
             known = int(version) if version.isascii() and version.isdecimal() else 0

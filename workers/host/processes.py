@@ -61,6 +61,15 @@ class Process(Struct, frozen=True):
         except OSError:
             return True
 
+    def state(self) -> str:
+        """What it does, in words; empty if it does not live, or that is not known."""
+        if not HAS_PROC or not self.alive():
+            return ""
+        state = _read(f"/proc/{self.pid}/stat").rpartition(")")[2].split()[:1]
+        return {"T": "stopped by a signal", "t": "stopped by a debugger"}.get(
+            "".join(state), "alive"
+        )
+
     def signal(self, number: signal.Signals) -> bool:
         """Send a signal to this very process; False if it is gone."""
         with contextlib.suppress(ProcessLookupError), contextlib.ExitStack() as opened:

@@ -7,9 +7,9 @@ supervisor that observes renewals from outside waits a full lease, so it can onl
 that, or when the log answers FENCED, the event loop is to cancel all agents; unless it confirms in
 time that nothing of them runs, the process is ended at once.
 
-Renewing stops when the event loop has not turned for `stall_seconds`. The loop is asked to turn
-once per renewal; what it answers with is the snapshot that goes into the heartbeat, and how long
-that took is its lag. The guard also watches the owner, the process that must not be outlived.
+Renewing stops when the event loop has not turned for `loop_stall_seconds`. A loop that has not
+turned for a second has no room for agents, which the renewals say (see `loop_watch`). The guard
+also watches the owner, the process that must not be outlived.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.log.script_runner import script
 from workers.host.processes import boot_seconds
+from workers.process.loop_watch import ANSWER_SECONDS, LoopWatch
 from workers.process.options import WorkerOptions
 
 EXIT_LEASE_LOST: Final = 75
@@ -39,16 +40,15 @@ TICK_SECONDS: Final = 1.0
 """The guard checks at least this often."""
 ORPHAN_SECONDS: Final = 5.0
 """How long a worker whose owner is gone may take to drain."""
-SNAPSHOT_WAIT_SECONDS: Final = 0.1
-"""How long a renewal waits for a new snapshot before it is sent with the last one."""
-
 log = structlog.get_logger("muster.lease")
 
 
 class Hooks(Struct, frozen=True):
-    """What the worker does. `high_water_mark` is called from a thread, the rest on the loop."""
+    """What the worker does. The first two are called from threads, the rest on the loop."""
 
     high_water_mark: Callable[[], tuple[int, int]]
+    agent_of: Callable[["asyncio.Task[object]"], str]
+    """The agent whose task this is, empty if none."""
     snapshot: Callable[[float], bytes]
     """Given the loop's lag in seconds, the data of the next heartbeat."""
     renewed: Callable[[list[Any]], None]
@@ -79,10 +79,10 @@ class Lease:
         self._stopped = threading.Event()
         self._renew_now = threading.Event()
         self._confirmed = threading.Event()
-        self._loop_responded = threading.Event()
-        self._loop_responded.set()
-        self._pinged_at = granted_at
-        self._snapshot = b"{}"
+        self._watch = LoopWatch(
+            options.worker_id, hooks.snapshot, hooks.agent_of, self._renew_now.set
+        )
+        self._loop_given_up = False
         self._backoff = Backoff("renewal", worker_id=options.worker_id)
         self._log_unavailable = False
         self._orphan_since = 0.0
@@ -90,7 +90,7 @@ class Lease:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._snapshot = self._hooks.snapshot(0.0)
+        self._watch.start()
         for name, target in (("renewal", self._renew_forever), ("guard", self._guard)):
             thread = threading.Thread(target=target, name=f"muster-{name}", daemon=True)
             self._threads.append(thread)
@@ -127,7 +127,7 @@ class Lease:
     def _renew(self, client: SyncClient) -> float:
         """One renewal; returns after how many seconds the next is due."""
         interval = self._config.renew_seconds * random.uniform(0.9, 1.0)
-        if not self._loop_responds():
+        if self._loop_hangs():
             return min(interval, 0.5)
         started_at = boot_seconds()
         try:
@@ -151,20 +151,18 @@ class Lease:
             self._call_on_loop(self._hooks.renewed, reply)
         return interval
 
-    def _loop_responds(self) -> bool:
-        """Ask the loop to turn; False once it has not for too long."""
-        if self._loop_responded.is_set():
-            self._loop_responded.clear()
-            self._pinged_at = boot_seconds()
-            self._call_on_loop(self._on_ping, self._pinged_at)
-        if self._loop_responded.wait(SNAPSHOT_WAIT_SECONDS):
-            return True
-        return boot_seconds() - self._pinged_at < self._config.loop_stall_seconds
+    def _loop_hangs(self) -> bool:
+        """Whether the lease is to lapse, for the loop has not turned for too long.
 
-    def _on_ping(self, pinged_at: float) -> None:
-        """(On the loop.)"""
-        self._snapshot = self._hooks.snapshot(boot_seconds() - pinged_at)
-        self._loop_responded.set()
+        One more renewal says where: the reason of the worker's loss has it from there.
+        """
+        seconds = self._watch.ask(ANSWER_SECONDS)
+        hangs, known = seconds >= self._config.loop_stall_seconds, self._loop_given_up
+        if hangs and not known:
+            with contextlib.suppress(Exception):  # whatever logging does, this thread is needed
+                self._watch.report_hang(seconds)
+        self._loop_given_up = hangs
+        return hangs and known
 
     def _evaluate(self, client: SyncClient) -> list[Any]:
         source, options, keys = script("renew"), self._options, Keys(self._options.key_prefix)
@@ -176,8 +174,9 @@ class Lease:
             options.worker_id,
             self._epoch,
             new_id(),
-            self._snapshot,
+            self._watch.snapshot,
             options.retention.heartbeats_ms,
+            self._watch.stalled_in,
         )
         command = client.execute_command
         try:
@@ -200,7 +199,10 @@ class Lease:
             if remaining <= 0:
                 self._declare_lost("lease-expired")
                 return
-            self._stopped.wait(min(remaining, TICK_SECONDS))
+            pause = min(remaining, TICK_SECONDS)
+            self._stopped.wait(pause)
+            with contextlib.suppress(Exception):  # as above
+                self._watch.observe(pause)
             self._watch_owner()
 
     def _watch_owner(self) -> None:

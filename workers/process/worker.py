@@ -219,6 +219,9 @@ class Worker:
         snapshot = {"agents": activity, "loop_lag_ms": lag_ms, "agent_count": len(activity)}
         return msgspec.json.encode(snapshot)
 
+    def _agent_of(self, task: asyncio.Task[object]) -> str:
+        return self._slots.agent_of(task)
+
     def _on_renewed(self, raw: list[Any]) -> None:
         reply = parse_reply(self._options.pool_name, raw, self._log)
         status = reply.rest[0].decode()
@@ -267,6 +270,7 @@ class Worker:
         return Hooks(
             high_water_mark=self._pool_log.high_water_mark,
             snapshot=self._snapshot,
+            agent_of=self._agent_of,
             renewed=self._on_renewed,
             lost=self._on_lost,
             log_unavailable=lambda: self._start_task(

@@ -68,6 +68,10 @@ class AgentRun:
     def busy(self) -> bool:
         return self._started is not None and self._started[1].busy
 
+    def owns(self, task: "asyncio.Task[object]") -> bool:
+        """Whether its code created the task, or it is one of its calls."""
+        return task in self._owner.tasks
+
     def request_stop(self, request: StopRequest, reason: str = "") -> None:
         """Request its end in some way. A weaker request than the present one changes nothing."""
         if request > self.stop_request:

@@ -90,6 +90,11 @@ class Slots:
         """Each agent's, for the heartbeat."""
         return {agent_id: "busy" if run.busy else "idle" for agent_id, run in self.runs.items()}
 
+    def agent_of(self, task: "asyncio.Task[object]") -> str:
+        """The agent whose task this is; empty if none. May be called from another thread."""
+        runs = tuple(self.runs.items())
+        return next((agent_id for agent_id, run in runs if run.owns(task)), "")
+
     async def wait_until_empty(self, seconds: float | None = None) -> bool:
         """Wait until every run has ended (a stuck one too); False if that takes longer."""
         with contextlib.suppress(TimeoutError):

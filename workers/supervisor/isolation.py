@@ -52,7 +52,9 @@ def max_wait_seconds(survey: Survey, config: PoolConfig) -> float:
     """For how long an agent may wait to be isolated."""
     workers = [o for o in survey.workers if not (o.worker.ended or o.worker.draining)]
     isolated = sum(bool(o.isolated_agent) for o in workers)
-    empty_or_new = len(workers) < config.max_workers or any(not o.agent_count for o in workers)
+    empty_or_new = len(workers) < config.max_workers or any(
+        o.agent_count == 0 and not o.stalled for o in workers
+    )
     available = isolated < config.isolation_limit and empty_or_new
     return config.suspicion_window_seconds * (1.0 if available else WAIT_SHARE)
 

@@ -122,8 +122,8 @@ class Scaler:
             await self._monitor.launch(w for w, host in ordered.items() if host == self._lead.host)
 
     async def _repeat_wake(self, survey: Survey, now: float) -> None:
-        empty = any(o.agent_count == 0 for o in survey.workers if o.worker.alive)
-        waits = (survey.waiting and survey.free) or (survey.waiting_isolated and empty)
+        empty = any(o.agent_count == 0 for o in survey.workers if o.has_room)
+        waits = (survey.waiting and survey.room > 0) or (survey.waiting_isolated and empty)
         unclaimed = ["spawns"] if waits else []
         if self._unclaimed_times.observe(unclaimed, now).get("spawns", 0.0) >= WAKE_REPEAT_SECONDS:
             step = self._pool_log.step()

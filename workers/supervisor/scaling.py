@@ -4,7 +4,8 @@ Load is everything that wants a slot: running, starting, pending, and waiting fo
 pending spawn is enough to start a first worker; fifteen need two workers, not fifteen. Capacity
 that is ordered counts as if it were there. Only empty workers are drained.
 
-An agent that is to be isolated needs an empty worker.
+An agent that is to be isolated needs an empty worker. A worker whose event loop is stalled has no
+room: its free slots are passed over, so that what waits gets another worker. It counts as one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,13 +38,13 @@ def decide(
     if not config.suspicion_window_seconds:  # no agent is isolated any more
         waiting = survey.waiting + survey.waiting_isolated
         survey = replace(survey, waiting=waiting, waiting_isolated=0)
-    active = [w for w in survey.workers if w.worker.status is WorkerStatus.ACTIVE]
+    active = [w for w in survey.workers if w.has_room]
     # A suspect one may come back.
     alive = [w for w in survey.workers if w.worker.alive and not w.worker.draining]
     ordered = sum(w.worker.status is WorkerStatus.REQUESTED for w in survey.workers)
     maximum = 0 if deleted else config.max_workers
     isolated_slots, isolated_ordered, additional = _isolation_needs(survey, config, active, ordered)
-    free_slots = survey.free - isolated_slots
+    free_slots = survey.room - isolated_slots
     free_slots += (ordered - isolated_ordered) * config.agents_per_worker
     missing = survey.waiting + survey.restarting - free_slots
     current = len(alive) + ordered
@@ -64,7 +65,7 @@ def decide(
         pending=survey.waiting + survey.waiting_isolated,
         restarting=survey.restarting,
         running=sum(w.agent_count for w in survey.workers),
-        free=survey.free,
+        free=survey.room,
         ordered=ordered,
         maximum=config.max_workers,
     )

@@ -55,9 +55,12 @@ class WorkerMonitor:
         self._leases = Stopwatch(max_gap_seconds=MAX_GAP_SECONDS)
         self._drain_times = Stopwatch()
         self._stray_times = Stopwatch()
+        self._stalls: dict[str, str] = {}
+        """Where the event loops of workers are stalled, as these reported it."""
 
     async def reconcile(self, survey: Survey, now: float) -> None:
         """Do for the pool's workers what a host has to do."""
+        self._stalls = {o.worker.worker_id: o.stalled for o in survey.workers if o.stalled}
         self._adopt(survey)
         await self._reap_ended(survey)
         await self._check_leases(survey, now)
@@ -87,13 +90,25 @@ class WorkerMonitor:
             is_suspect = worker.status is WorkerStatus.SUSPECT
             if seconds > lease_seconds:
                 reason = f"its lease was not renewed for {lease_seconds:g} s"
-                await self.reap(worker, reason, renewal=renewal)
+                await self.reap(worker, reason + self._silence(worker), renewal=renewal)
             elif seconds > lease_seconds * SUSPECT_SHARE and not is_suspect:
                 suspect = workers.Suspect(reason="its lease is not being renewed")
                 checks = [clauses.LeaseNotRenewed(name, renewal)]
                 await self._pool_log.act_on_worker(name, suspect, checks=checks)
             elif seconds < lease_seconds * SUSPECT_SHARE and is_suspect:
                 await self._pool_log.act_on_worker(name, workers.Recover())
+
+    def _silence(self, worker: Worker) -> str:
+        """Why a process that lives may not renew, where the worker itself could not say."""
+        if worker.host != self._host or worker.worker_id in self._stalls:
+            return ""
+        state = Process(worker.pid, worker.start_time).state()
+        if state != "alive":
+            return state and f"; its process is {state}"
+        return (
+            "; its process is alive: Redis does not answer it, the host is overloaded, or code"
+            " does not release the interpreter's lock"
+        )
 
     def _adopt(self, survey: Survey) -> None:
         for worker in self._own_workers(survey):
@@ -145,6 +160,8 @@ class WorkerMonitor:
         An order only while it is open: its process may have started since the survey.
         """
         name, config = worker.worker_id, self._pool().config
+        if stall := self._stalls.get(name):
+            reason = f"{reason}; {stall}"
         checks: list[clauses.Check] = []
         if renewal is not None:
             checks.append(clauses.LeaseNotRenewed(name, renewal))

@@ -140,6 +140,7 @@ local function recount(id)
 end
 
 local function delist(id)
+  redis.call('HDEL', base .. 'stalled', id)
   local score = redis.call('ZSCORE', base .. 'processes', id)
   if score then
     redis.call('ZREM', base .. 'processes', id)

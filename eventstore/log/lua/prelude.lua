@@ -142,24 +142,43 @@ local function signal(kind, value)
   redis.call('XADD', base .. 'signals', 'MAXLEN', '~', 1000, '*', 'kind', kind, 'value', value)
 end
 
+-- Workers whose event loop does not turn, as a set, and how many they are. They have no room,
+-- although their scores and meta.free count their free slots.
+local function stalled_workers()
+  local stalled, ids = {}, redis.call('HKEYS', base .. 'stalled')
+  for _, id in ipairs(ids) do stalled[id] = true end
+  return stalled, #ids
+end
+
+local function first_not_in(set, ids)
+  for _, id in ipairs(ids) do
+    if not set[id] then return id end
+  end
+end
+
 -- Wakes the emptiest worker and the supervisors if isolated agents wait.
-local function wake_for_isolated()
+local function wake_for_isolated(stalled, count)
   local waiting = redis.call('ZCARD', base .. 'alone')
   if waiting == 0 then return end
-  local emptiest = redis.call('ZREVRANGE', base .. 'processes', 0, 0)
-  if emptiest[1] then push_inbox(emptiest[1], 'work') end
+  local emptiest = first_not_in(stalled, redis.call('ZREVRANGE', base .. 'processes', 0, count))
+  if emptiest then push_inbox(emptiest, 'work') end
   signal('need', number(waiting))
 end
 
--- If commands wait: wakes the fullest worker with free slots, and the supervisors if those are few.
+-- If commands wait: wakes the fullest worker with room, and the supervisors if there is too little.
 local function wake()
-  wake_for_isolated()
+  local stalled, count = stalled_workers()
+  wake_for_isolated(stalled, count)
   local counts = redis.call('HMGET', meta_key, 'waiting', 'free')
   local waiting, free = tonumber(counts[1] or '0'), tonumber(counts[2] or '0')
   if waiting <= 0 then return end
+  for id in pairs(stalled) do
+    free = free - tonumber(redis.call('ZSCORE', base .. 'processes', id) or '0')
+  end
   if free > 0 then
-    local fullest = redis.call('ZRANGEBYSCORE', base .. 'processes', 1, '+inf', 'LIMIT', 0, 1)
-    if fullest[1] then push_inbox(fullest[1], 'work') end
+    local fullest = first_not_in(stalled,
+      redis.call('ZRANGEBYSCORE', base .. 'processes', 1, '+inf', 'LIMIT', 0, count + 1))
+    if fullest then push_inbox(fullest, 'work') end
   end
   if waiting > free then signal('need', number(waiting - free)) end
 end

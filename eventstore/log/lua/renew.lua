@@ -1,5 +1,6 @@
 -- Renews a worker's lease and records its heartbeat.
--- ARGV  3 worker id, 4 its epoch, 5 event id, 6 data (JSON), 7 retention of heartbeats, in ms
+-- ARGV  3 worker id, 4 its epoch, 5 event id, 6 data (JSON), 7 retention of heartbeats, in ms,
+--       8 where its event loop is stalled, '' while it turns
 -- Returns {OK, generation, seq, ts, worker status, {agent id, stop, …} of agents to stop}.
 -- Invariant: a fenced worker renews nothing.
 
@@ -16,6 +17,13 @@ redis.call('XADD', base .. 'heartbeats', 'MINID', '~', number(ts - tonumber(ARGV
   'subject', worker, 'incarnation', '', 'worker_id', worker, 'epoch', epoch,
   'correlation_id', '', 'causation_id', '', 'traceparent', '', 'actor', 'worker:' .. worker,
   'ts', number(ts), 'data', ARGV[6])
+local stalled_key, stalled = base .. 'stalled', ARGV[8]
+local before = redis.call('HGET', stalled_key, worker) or ''
+if stalled ~= before then
+  if stalled == '' then redis.call('HDEL', stalled_key, worker)
+  else redis.call('HSET', stalled_key, worker, stalled) end
+  if stalled == '' or before == '' then wake() end
+end
 local stops = {}
 for _, id in ipairs(redis.call('SMEMBERS', base .. 'held:' .. worker)) do
   local stop = redis.pcall('HGET', agent_key(id), 'stop')

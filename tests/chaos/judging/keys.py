@@ -14,7 +14,7 @@ from tests.chaos.judging.pools import Pool
 
 PERMANENT: Final = re.compile(
     r"pool:\{[^}]+\}:(events|commands|heartbeats|processes|agents|due|timeouts|orders|lost"
-    r"|signals|meta|leader|alone|parked)"
+    r"|signals|meta|leader|alone|parked|stalled)"
     r"|muster:catalogue|\{muster:catalogue\}:meta"
 )
 OF_AGENT: Final = re.compile(r"agent:\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:spec:(.+)")

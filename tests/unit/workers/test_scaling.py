@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import Worker, WorkerStatus
@@ -55,6 +56,17 @@ def test_ordered_workers_count_as_capacity() -> None:
     ordered = [worker(n, status=WorkerStatus.REQUESTED) for n in ("a", "b")]
     assert launches(survey(*ordered, waiting=20)) == 0
     assert launches(survey(*ordered, waiting=21)) == 1
+
+
+def test_a_stalled_worker_has_no_room_and_is_replaced_once() -> None:
+    """Whatever waits, its free slots are all that is missing because of it."""
+    stalled = replace(worker("a", agents=4), stalled="stalled in agents.py:1 run")
+    others = [worker("b", agents=10)]
+    assert launches(survey(stalled, *others, waiting=6)) == 1
+    replaced = [*others, worker("c", status=WorkerStatus.REQUESTED)]
+    assert launches(survey(stalled, *replaced, waiting=6)) == 0
+    assert launches(survey(stalled, *others)) == 0
+    assert launches(survey(stalled, *others, waiting=6), PoolConfig(max_workers=2)) == 0
 
 
 def test_free_slots_come_first() -> None:
