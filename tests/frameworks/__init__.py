@@ -1,0 +1,1 @@
+"""Agents built on frameworks that people use, tried at length: see `.ci/frameworks`."""
