@@ -3,7 +3,8 @@
 One `Link` is placed before one server for one process. Its weather says what happens to bytes
 that pass through: nothing, a delay, a stall (bytes wait and arrive late, as they do after a
 partition), a cut in the middle of a reply, or no connection at all. What was read from one side
-before it closed is still delivered to the other, as a network would.
+before it closed is still delivered to the other, as a network would. A silenced connection stays
+open and delivers nothing any more, not even its end, as when a firewall has forgotten it.
 """
 
 import asyncio
@@ -46,6 +47,8 @@ class Link:
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        """To the process, one a connection."""
+        self._silent: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -78,6 +81,11 @@ class Link:
         self.cuts += len(chosen)
         return len(chosen)
 
+    def silence(self) -> int:
+        """Let no existing connection deliver anything any more; returns how many there are."""
+        self._silent |= self._writers
+        return len(self._writers)
+
     async def refuse(self) -> None:
         """Refuse new connections and cut existing ones."""
         server, self._server = self._server, None
@@ -98,6 +106,7 @@ class Link:
             pass  # of no interest: both sides see that it is closed
         finally:
             self._writers.discard(reply)
+            self._silent.discard(reply)
             self._tasks.discard(task)
             reply.transport.abort()
 
@@ -105,8 +114,8 @@ class Link:
         server, request = await asyncio.open_connection("127.0.0.1", self.target)
         try:
             await asyncio.gather(
-                self._pump(client, request, self._delay_request),
-                self._pump(server, reply, self._delay_reply),
+                self._pump(client, request, self._delay_request, reply),
+                self._pump(server, reply, self._delay_reply, reply),
             )
         finally:
             request.transport.abort()
@@ -116,13 +125,17 @@ class Link:
         source: asyncio.StreamReader,
         sink: asyncio.StreamWriter,
         hold: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]],
+        reply: asyncio.StreamWriter,
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while chunk := await source.read(CHUNK):
+                if reply in self._silent:
+                    continue
                 await hold(chunk, sink)
                 sink.write(chunk)
                 await sink.drain()
-        sink.close()  # also by a side that broke off; what was written before is still sent
+        if reply not in self._silent:
+            sink.close()  # also by a side that broke off; what was written before is still sent
 
     async def _delay_request(self, _chunk: bytes, _sink: asyncio.StreamWriter) -> None:
         if self._weather.request_delay_seconds:

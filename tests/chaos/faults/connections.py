@@ -26,6 +26,18 @@ async def connections_cut(scene: Scene) -> None:
 
 
 @fault()
+async def connections_silent(scene: Scene) -> None:
+    """Connections to Redis that stay open and carry nothing any more, for ever; new ones work."""
+    await _silence(scene, _some(scene, scene.system.redis_links))
+
+
+@fault("postgresql")
+async def views_silent(scene: Scene) -> None:
+    """The same with connections to PostgreSQL."""
+    await _silence(scene, _some(scene, scene.system.views_links))
+
+
+@fault()
 async def links_slow(scene: Scene) -> None:
     """Everything to and from Redis is slow."""
     delay = scene.random.choice((0.02, 0.1, 0.3))
@@ -101,6 +113,13 @@ async def views_stalled(scene: Scene) -> None:
     """PostgreSQL's replies to some processes arrive late: the outcome of commits is unknown."""
     links = _some(scene, scene.system.views_links)
     await _weather(scene, links, Weather(replies_stall=True), _names(links), 1.0, 8.0)
+
+
+async def _silence(scene: Scene, links: list[Link]) -> None:
+    scene.count("outage")
+    silent = sum(link.silence() for link in links)
+    seconds = await scene.wait(1.0, LEASE_SECONDS * 2)
+    scene.note(f"{_names(links)}: {silent} connections, {seconds:.1f} s ago")
 
 
 async def _weather(
