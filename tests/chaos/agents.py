@@ -1,16 +1,19 @@
 """The agents of a run: they record when they ran, and some of them misbehave on purpose.
 
-This file is copied next to the run's configuration and imported by the workers, so it imports
-nothing but what a user's agent would, and which worker it is in. Every incarnation has a file of
-its own in the folder that `CHAOS_TRACE` names, a JSON object a line: who it is, the token
-it runs with, and when, by CLOCK_BOOTTIME; further lines while it runs, and one with `stopped` when
-its code has ended. A killed process writes no such line; then the last one is a lower bound.
+This file and `misbehaving.py` are copied next to the run's configuration and imported by the
+workers, so they import nothing but what a user's agent would, and which worker it is in. Every
+incarnation has a file of its own in the folder that `CHAOS_TRACE` names, a JSON object a line: who
+it is, the token it runs with, and when, by CLOCK_BOOTTIME; further lines while it runs, and one
+with `stopped` when its code has ended. A killed process writes no such line; then the last one is a
+lower bound.
 
-`input` says how it behaves: `{"do": "…", "after": seconds, "for": seconds, "linger": seconds}`.
+`input` says how it behaves: `{"do": "…", "after": seconds, "for": seconds, "linger": seconds}`, or
+`{"misbehave": seed}`: it acts as `misbehaving.py` says.
 """
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -37,18 +40,13 @@ class AgentTrace:
             "token": str(token),
         }
         name = f"{context.agent_id}.{context.incarnation}.{token.generation}-{token.seq}.jsonl"
-        path = Path(os.environ["CHAOS_TRACE"]) / name
-        self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+        self._path = Path(os.environ["CHAOS_TRACE"]) / name
 
-    def write(self, *, stopped: bool = False) -> None:
+    def write(self, **more: object) -> None:
         """One line, in one write."""
         at = round(time.clock_gettime(time.CLOCK_BOOTTIME), 4)
-        line = {**self._known, "at": at, **({"stopped": True} if stopped else {})}
-        os.write(self._file, json.dumps(line).encode() + b"\n")
-
-    def close(self) -> None:
-        self.write(stopped=True)
-        os.close(self._file)
+        with self._path.open("ab", buffering=0) as file:
+            file.write(json.dumps({**self._known, "at": at, **more}).encode() + b"\n")
 
 
 def worker_id() -> str:
@@ -77,9 +75,13 @@ class Tested(Agent):
         try:
             await self._run(context, self.trace)
         finally:
-            self.trace.close()
+            self.trace.write(stopped=True)
 
     async def _run(self, context: Context, trace: AgentTrace) -> None:
+        if seed := context.input.get("misbehave"):
+            name = f"{context.agent_id}.{context.incarnation}"
+            acts = importlib.import_module("chaos_misbehaving")
+            await acts.misbehave(f"{seed}/{name}", name, trace.write)
         after, do = float(context.input.get("after", 0.5)), context.input.get("do")
         if do and (context.incarnation == 1 or do == "complete"):
             await self._tick(trace, after)

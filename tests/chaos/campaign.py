@@ -194,6 +194,7 @@ class Campaign:
         load knows of, and an agent that waits for a slot is not at rest. Empty workers stay.
         """
         self.line.say("resting: no more faults, no more commands")
+        (self.system.folder / "trace" / "calm").touch()
         await self.load.stop(SETTLE_SECONDS)
         await self._raise_capacity()
         left = await come_to_rest(self.system, self.options.timeout_seconds)

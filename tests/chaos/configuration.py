@@ -48,9 +48,10 @@ def passing_config() -> dict[str, object]:
 
 
 def write(folder: Path) -> Path:
-    """Write the configuration file, and the agents' module next to it."""
+    """Write the configuration file, and the agents' modules next to it."""
     folder.mkdir()
-    shutil.copy(Path(__file__).with_name("agents.py"), folder / "chaos_agents.py")
+    for name in ("agents.py", "misbehaving.py"):
+        shutil.copy(Path(__file__).with_name(name), folder / f"chaos_{name}")
     lines = [f'[roles.{ROLE}]\nagent = "chaos_agents:Tested"\n']
     lines += [f'[pools.{pool}]\nrole = "{ROLE}"\n{_SIZES[pool]}{_SETTINGS}' for pool in POOLS]
     file = folder / "muster.toml"

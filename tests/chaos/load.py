@@ -23,6 +23,8 @@ READ_SECONDS = (0.1, 0.6)
 KEYED_SHARE = 0.6
 COMPLETES_SHARE = 0.15
 """Of the agents: these end by themselves after a while."""
+MISBEHAVES_SHARE = 0.1
+"""These do to their process what agents do (`misbehaving.py`), among the others."""
 LINGERS_SHARE = 0.3
 """These take a while to stop."""
 IN_FLIGHT = 40
@@ -113,6 +115,8 @@ class Load:
         completes = random.random() < COMPLETES_SHARE
         if completes:
             wanted["input"] = {"do": "complete", "after": random.uniform(0.2, 5)}
+        elif random.random() < MISBEHAVES_SHARE:
+            wanted["input"] = {"misbehave": str(random.randrange(1_000_000))}
         elif random.random() < LINGERS_SHARE:
             wanted["input"] = {"linger": random.uniform(0.1, 0.9)}
         spawn = self.spawn(random, STEADY, keyed=random.random() < KEYED_SHARE, **wanted)
