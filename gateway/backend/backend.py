@@ -187,8 +187,12 @@ class Backend:
             raise Problem(Kind.VIEWS_UNAVAILABLE, detail) from error
 
     async def positions(self) -> dict[str, queries.Position]:
-        """How far the views are. The logs must have that too, so it raises the high-water marks."""
-        positions = await self.views.positions()
+        """How far the views are. The logs must have that too, so it raises the high-water marks.
+
+        Raises `TimeoutError` after `query_seconds`: a connection may be open and never answer.
+        """
+        async with asyncio.timeout(self.limits.query_seconds):
+            positions = await self.views.positions()
         for name, position in positions.items():
             if position.generation:
                 self.log.raise_high_water_mark(name, position.generation, position.seq)

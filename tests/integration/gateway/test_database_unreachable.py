@@ -150,6 +150,25 @@ async def test_a_connection_that_falls_silent_before_it_is_ours_is_cut(postgres_
     await link.stop()
 
 
+async def test_a_silent_connection_does_not_end_what_a_gateway_does_by_itself(
+    redis_url, postgres_url
+):
+    """It would report no lost command any more, for ever."""
+    url = make_url(postgres_url)
+    link = Link("views", url.port or 5432, Random(1))
+    await link.start()
+    near = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
+    async with gateway_stage(redis_url, near, limits=LIMITS) as stage:
+        assert await stage.backend.positions()
+        link.set(Weather(replies_stall=True))
+        async with asyncio.timeout(10):
+            with pytest.raises(TimeoutError):
+                await stage.backend.positions()
+        link.clear()
+        await until(stage.backend.positions)
+    await link.stop()
+
+
 def _one(connection: Connection) -> int:
     return int(connection.execute(text("SELECT 1")).scalar_one())
 
