@@ -23,7 +23,7 @@ from eventstore.steps import hashes
 from eventstore.steps.clauses import AppendEvent
 from eventstore.steps.step import Origin, Step
 from gateway.following.subscriptions import encode_event
-from gateway.resources.spawn import _digest
+from gateway.wire.idempotency import digest_of_meaning
 from gateway.wire.decoding import decode_body
 from gateway.wire.requests import SpawnRequest
 from projector.fold.heartbeats import Heartbeat, gather
@@ -212,8 +212,8 @@ def heartbeat_forms(entries: Sequence[Entry]) -> Form:
 
 
 def digest_of(spawn: str) -> str:
-    """The digest of a request that is stored with its Idempotency-Key."""
-    return _digest(decode_body(spawn.encode(), SpawnRequest))
+    """The digest of a request that earlier versions stored with its Idempotency-Key."""
+    return digest_of_meaning(decode_body(spawn.encode(), SpawnRequest))
 
 
 def table_forms() -> Form:

@@ -40,16 +40,33 @@ from projector.queries import views as queries
 T = TypeVar("T")
 
 
+POSITION_LENGTH_MAX: Final = 1_000
+"""Of `Muster-Position`: what was used least recently is left out."""
+
+
 class ReadState(Struct):
     """What a request has read so far; the answer's headers are made from it."""
 
     requested: dict[str, int]
+    """The request's position; its client used the first of these logs last."""
     position: dict[str, int]
     stale: bool = False
     age_ms: int | None = None
     """Of a stale answer: its maximum age, if that is known."""
     as_of: str = ""
     """The point in time that the answer is about."""
+
+    @property
+    def position_header(self) -> str:
+        """What this request used, then what its client used before."""
+        header, length = [], 0
+        for pool in dict.fromkeys((*self.position, *self.requested)):
+            item = f"{pool}:{self.position.get(pool) or self.requested[pool]}"
+            length += len(item) + 1
+            if length > POSITION_LENGTH_MAX:
+                break
+            header.append(item)
+        return ",".join(header)
 
 
 READ_STATE: Final = web.RequestKey("muster.reading", ReadState)
@@ -201,10 +218,13 @@ class Backend:
     async def catch_up(
         self, views: queries.Views, request: web.Request, pools: Iterable[str] | None = None
     ) -> None:
-        """Wait until the views have what was acknowledged of `pools` (None: of all)."""
+        """Wait until the views have what was acknowledged of `pools` (None: of all).
+
+        What the request's position says of other pools matters to no answer about these.
+        """
         read_state: ReadState = request[READ_STATE]
-        names = [CATALOGUE, *self.known_pools()] if pools is None else list(pools)
-        names += [name for name in read_state.requested if name not in names]
+        every = (*read_state.requested, CATALOGUE, *self.known_pools())
+        names = list(dict.fromkeys(every if pools is None else pools))
         deadline = time.monotonic() + (0.0 if self.disconnected else self.limits.catch_up_seconds)
         positions = await self.positions()
         lost = False
@@ -260,6 +280,8 @@ class Backend:
     ) -> queries.AgentRow:
         """An agent as the views have it. Raises `Problem` if they do not."""
         async with self.read_views() as views:
+            if pool is None:
+                pool = await self.pool_of(agent_id, views)
             await self.catch_up(views, request, None if pool is None else [pool])
             row = await views.agent(agent_id, pool)
         if row is None:

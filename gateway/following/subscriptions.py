@@ -42,13 +42,13 @@ class FlatEvent(Struct, frozen=True):
 
 
 class EncodedEvent(Struct, frozen=True):
-    """An event on its way to clients: what they select by, and its JSON, made once for all."""
+    """An event on its way to clients: what they select by, and its lines, made once for all."""
 
     pool: str
     stream_id: str
     type: str
     subject: str
-    data: bytes
+    lines: bytes
 
 
 FIELD_NAMES: Final = [name.encode() for name in events.ENTRY_FIELDS]
@@ -81,19 +81,23 @@ def encode_event(pool: str, entry: Entry) -> EncodedEvent:
     """A well-formed entry for clients, also one whose type this version does not know."""
     stream_id, fields = entry
     values = [*events.entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))]
-    values[-1] = _one_line(fields[-1])
+    values[-1] = _one_line_json(fields[-1])
     event = FlatEvent(pool, stream_id.decode(), *values)
-    data = msgspec.json.encode(event)
-    return EncodedEvent(pool, event.stream_id, event.type, event.subject, data)
+    lines = b"event: %s\ndata: %s" % (_one_line(fields[1]), msgspec.json.encode(event))
+    return EncodedEvent(pool, event.stream_id, event.type, event.subject, lines)
 
 
-def _one_line(data: bytes) -> msgspec.Raw:
+def _one_line_json(data: bytes) -> msgspec.Raw:
     """JSON on one line; what is not JSON is encoded as text."""
     try:
         msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError):
         return msgspec.Raw(msgspec.json.encode(data.decode()))
-    return msgspec.Raw(data.replace(b"\n", b" ").replace(b"\r", b" "))
+    return msgspec.Raw(_one_line(data))
+
+
+def _one_line(text: bytes) -> bytes:
+    return text.replace(b"\n", b" ").replace(b"\r", b" ")
 
 
 class Subscription(Inbox[EncodedEvent]):

@@ -54,8 +54,8 @@ class Cursor:
         return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
     @classmethod
-    def parse(cls, text: str) -> "Cursor":
-        """Raises `Problem` if the text is no cursor of this API."""
+    def parse(cls, text: str, field: str) -> "Cursor":
+        """Raises `Problem`, which names the field, if the text is no cursor of this API."""
         try:
             padded = text + "=" * (-len(text) % 4)
             content = base64.b64decode(padded, altchars=b"-_", validate=True)
@@ -70,7 +70,7 @@ class Cursor:
                     raise ValueError("no name of a pool, or no id of a stream")
         except (ValueError, zlib.error) as error:
             detail = "the position to resume from is not one of this service"
-            raise Problem(Kind.INVALID_REQUEST, detail, field="Last-Event-ID") from error
+            raise Problem(Kind.INVALID_REQUEST, detail, field=field) from error
         return cls(positions)
 
     def covers(self, pool: str, stream_id: str) -> bool:
@@ -86,8 +86,9 @@ def _parse_stream_id(stream_id: str) -> tuple[int, int]:
 async def follow(request: web.Request, query: EventQuery) -> web.StreamResponse:
     """Follow the log as server-sent events."""
     backend = request.app[BACKEND]
-    after = request.headers.get("Last-Event-ID") or query.after or ""
-    cursor = _start_cursor(backend, query.pool, after)
+    header: str = request.headers.get("Last-Event-ID", "")
+    after, field = (header, "Last-Event-ID") if header else (query.after or "", "after")
+    cursor = _start_cursor(backend, query.pool, after, field)
     with backend.subscriptions.subscribe() as subscription:
         response = web.StreamResponse(headers=HEADERS)
         await response.prepare(request)
@@ -99,15 +100,18 @@ async def follow(request: web.Request, query: EventQuery) -> web.StreamResponse:
     return response
 
 
-def _start_cursor(backend: Backend, pools: Sequence[str], after: str) -> Cursor:
-    """Where to start: now, at the first event (`0`), or after a cursor."""
+def _start_cursor(backend: Backend, pools: Sequence[str], after: str, field: str) -> Cursor:
+    """Where to start: now, at the first event (`0`), or after a cursor.
+
+    A pool that does not exist yet is followed from its first event.
+    """
     latest = backend.tail.positions
     if not latest:
         raise LogUnreachable("Redis has not been reached yet")
     start = dict.fromkeys(latest, "0-0") if after else dict(latest)
     if after not in {"", "0"}:
-        start |= Cursor.parse(after).positions
-    return Cursor({pool: at for pool, at in start.items() if not pools or pool in pools})
+        start |= Cursor.parse(after, field).positions
+    return Cursor({pool: start.get(pool, "0-0") for pool in pools} if pools else start)
 
 
 class Stream:
@@ -199,7 +203,7 @@ class Stream:
             if (not self._types or event.type in self._types) and (
                 not self._subjects or event.subject in self._subjects
             ):
-                chunk += b"id: %s\ndata: %s\n\n" % (str(self._cursor).encode(), event.data)
+                chunk += b"id: %s\n%s\n\n" % (str(self._cursor).encode(), event.lines)
             if len(chunk) > CHUNK_BYTES:
                 await self._write(bytes(chunk))
                 chunk.clear()

@@ -7,13 +7,11 @@ A submit has an operation id, made from the `Idempotency-Key` or, without one, f
 own, which an `outcome-unknown` names. So every spawn can be repeated safely.
 """
 
-import hashlib
-import re
 from typing import Final
 
 import msgspec
 from aiohttp import web
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from eventstore.errors import LogMissing, LogUnreachable, OutcomeUnknown
 from eventstore.language.agents import Agent, Status, shared_fields
@@ -26,17 +24,17 @@ from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import DurabilityRequest, durability_request
 from gateway.wire.decoding import check_spawn
+from gateway.wire.idempotency import (
+    digest_of,
+    digest_of_meaning,
+    idempotency_key,
+    operation_id,
+)
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import SpawnRequest
 from gateway.wire.responses import AGENTS, json_response
 from projector.queries.views import AgentRow
 
-_KEY: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
-_FIRST_FIELDS: Final = frozenset(
-    ("project_id", "role_type", "pool_name", "heartbeat_interval", "max_idle_time", "input",
-     "labels", "pending_timeout")
-)  # fmt: skip
-"""Fields of a spawn that every version had, and digests even where they are not set."""
 START_FAILED: Final = "start_failed"
 
 
@@ -70,15 +68,6 @@ async def spawn(request: web.Request, body: SpawnRequest) -> web.Response:
     return json_response(row, status=202 if durability.pending_reason else status, headers=headers)
 
 
-def idempotency_key(request: web.Request) -> str:
-    """The request's `Idempotency-Key`; empty if it has none. Raises `Problem`."""
-    key: str | None = request.headers.get("Idempotency-Key")
-    if key is not None and not _KEY.fullmatch(key):
-        detail = "Idempotency-Key: 1 to 255 printable ASCII characters"
-        raise Problem(Kind.INVALID_REQUEST, detail, field="Idempotency-Key")
-    return key or ""
-
-
 def _require_role(pool: Pool, role: str) -> None:
     if role != pool.role_type:
         detail = f"pool {pool.pool_name!r} is for role {pool.role_type!r}"
@@ -96,7 +85,7 @@ async def _submit(
 ) -> SubmitResult:
     """Submit, twice if the pool was recreated or its keys do not exist yet."""
     backend = request.app[BACKEND]
-    operation_key = key or backend.log.new_id()
+    operation_key, sent = key or backend.log.new_id(), await request.read()
     for attempt in (1, 2):
         try:
             submitted = await submit(
@@ -105,8 +94,9 @@ async def _submit(
                 _requested_event(backend, body),
                 request[ORIGIN],
                 agent_id=agent_id,
-                operation_id=f"key:{hashlib.sha256(operation_key.encode()).hexdigest()[:40]}",
-                digest=_digest(body),
+                operation_id=operation_id(operation_key),
+                digest=digest_of(sent),
+                accepted_digests=(digest_of_meaning(body),),
                 from_client=bool(key),
             )
         except OutcomeUnknown as error:
@@ -134,21 +124,6 @@ def _requested_event(backend: Backend, body: SpawnRequest) -> AgentRequested:
         now_ms = backend.log.now_ms(body.pool_name)
         event["expires_ms"] = now_ms + int(body.pending_timeout * 1000)
     return AgentRequested(**event)
-
-
-def _digest(spawn_request: SpawnRequest) -> str:
-    """The same for requests that mean the same, however they were written.
-
-    A field that was added later counts only where it is set: a request that an older version
-    remembered by its key has the same digest today.
-    """
-    usual = type(spawn_request)(project_id="", role_type="", pool_name="")
-    content = b",".join(
-        b'"%b":%b' % (name.encode(), msgspec.json.encode(value, order="deterministic"))
-        for name, value in asdict(spawn_request).items()
-        if name in _FIRST_FIELDS or value != getattr(usual, name)
-    )
-    return hashlib.sha256(b"{%b}" % content).hexdigest()
 
 
 async def _recreated_pool(backend: Backend, pool: Pool) -> Pool:

@@ -32,6 +32,14 @@ JSON_TYPES: Final = {
     hdrs.METH_PUT: ("application/json",),
     hdrs.METH_PATCH: ("application/json", "application/merge-patch+json"),
 }
+SINGLE_HEADERS: Final = {
+    name.lower(): name
+    for name in (
+        "Authorization", "Content-Encoding", "Content-Type", "Host", "Idempotency-Key",
+        "Last-Event-ID", "Muster-Durability", "X-Request-Id",
+    )
+}  # fmt: skip
+"""Headers of which a request has one at most: readers differ in which of two counts."""
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
@@ -84,17 +92,27 @@ def _count_request(request: web.Request, status: int, seconds: float) -> None:
 
 def origin(request: web.Request) -> Origin:
     """What is recorded: `X-Request-Id` (or a new one) and `traceparent`. Raises `Problem`."""
-    request_id = request.headers.get("X-Request-Id") or new_id()
     request[ORIGIN] = Origin(actor="http", correlation_id=new_id())
+    _require_single_headers(request)
+    request_id = request.headers.get("X-Request-Id", request[ORIGIN].correlation_id)
     if not _REQUEST_ID.fullmatch(request_id):
         detail = "X-Request-Id: 1 to 64 letters, digits, or any of . _ : -"
         raise Problem(Kind.INVALID_REQUEST, detail, field="X-Request-Id")
-    trace = request.headers.get("traceparent", "")
+    trace = ",".join(request.headers.getall("traceparent", ()))
     return Origin(
         actor="http",
         correlation_id=request_id,
         traceparent=trace if _TRACEPARENT.fullmatch(trace) else "",
     )
+
+
+def _require_single_headers(request: web.Request) -> None:
+    names = [name.lower() for name in request.headers]
+    if len(set(names)) < len(names):
+        for name, written in SINGLE_HEADERS.items():
+            if names.count(name) > 1:
+                detail = f"{written} is given more than once"
+                raise Problem(Kind.INVALID_REQUEST, detail, field=written)
 
 
 def admit(request: web.Request, options: GatewayOptions) -> None:
@@ -144,7 +162,8 @@ def token_matches(request: web.Request, token: str) -> bool:
 def requested_position(request: web.Request) -> dict[str, int]:
     """The `Muster-Position` of a request: `pool:seq`, several with commas. Raises `Problem`."""
     positions: dict[str, int] = {}
-    for item in filter(None, request.headers.get("Muster-Position", "").split(",")):
+    header = ",".join(request.headers.getall("Muster-Position", ()))
+    for item in filter(None, header.split(",")):
         position = _POSITION.fullmatch(item.strip())
         if position is None:
             detail = f"Muster-Position: pool:seq was expected, not {item.strip()[:100]!r}"

@@ -6,6 +6,7 @@ shortened, and `Preference-Applied` says what was done.
 """
 
 import asyncio
+import json
 import re
 from ast import literal_eval
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,8 @@ def decode_body(content: bytes, shape: type[T]) -> T:
     if not content:
         raise Problem(Kind.MALFORMED_JSON, "the body is empty", field="body")
     try:
-        return msgspec.json.decode(content, type=shape)
+        decoded = msgspec.json.decode(content, type=shape)
+        _require_unique_names(content)
     except msgspec.ValidationError as error:
         raise validation_problem(error, shape) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -71,9 +73,25 @@ def decode_body(content: bytes, shape: type[T]) -> T:
         raise Problem(Kind.MALFORMED_JSON, detail, field="body") from None
 
 
+    return decoded
+
+
+def _require_unique_names(content: bytes) -> None:
+    """Raises `Problem` if an object has a name twice: readers differ in which one counts."""
+    json.loads(content, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        name = next(name for at, name in enumerate(names) if name in names[:at])
+        raise Problem(Kind.INVALID_REQUEST, f"{name[:100]} is given more than once", field=name)
+
+
 def read_query(request: web.Request, shape: type[T]) -> T:
     """The request's query parameters. Raises `Problem`."""
-    repeatable = {one.encode_name for one in structs.fields(shape) if one.default_factory is list}
+    declared = {one.encode_name: one for one in structs.fields(shape)}
+    repeatable = {name for name, one in declared.items() if one.default_factory is list}
     fields: dict[str, Any] = {}
     for name in request.query:
         values = request.query.getall(name)
@@ -81,9 +99,17 @@ def read_query(request: web.Request, shape: type[T]) -> T:
             fields[name] = [part for value in values for part in value.split(",")]
         elif len(values) > 1:
             raise Problem(Kind.INVALID_REQUEST, f"{name} is given more than once", field=name)
+        elif name in declared and _is_whole(declared[name].type) and not values[0].isdecimal():
+            detail = f"{name}: Expected a whole number in digits"
+            raise Problem(Kind.INVALID_REQUEST, detail, field=name)
         else:
             fields[name] = values[0]
     return convert(fields, shape, strict=False)
+
+
+def _is_whole(field_type: Any) -> bool:
+    """Whether a parameter is an integer: 1e3 and 10.0 are none, although msgspec reads them so."""
+    return int in (field_type, *get_args(field_type))
 
 
 def convert(value: object, shape: type[T], *, strict: bool, prefix: str = "") -> T:

@@ -3,6 +3,7 @@
 `/openapi.json` is made from these same Structs; `decoding` reads requests into them.
 """
 
+import re
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -10,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from eventstore.language.agents import Status
+from eventstore.language.events import EVENT_TYPES
 from eventstore.language.pool_config import PoolConfig
 
 PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {}
@@ -53,7 +55,12 @@ LabelValue = Annotated[
     str, _text(_VALUE, "at most 256 characters, none of them a control character")
 ]
 Label = Annotated[str, _text(f"{_LABEL}:{_VALUE}", "a label's name and value with a colon between")]
-EventType = Annotated[str, _text(r"[a-z_.]{1,64}", "the type of an event, such as agent.started")]
+EventType = Annotated[
+    str,
+    _text(rf"(?:{'|'.join(map(re.escape, EVENT_TYPES))})", f"one of {', '.join(EVENT_TYPES)}"),
+    Meta(extra_json_schema={"enum": list(EVENT_TYPES)}),
+]
+"""A type that this version knows."""
 AsOfParameter = Annotated[
     str,
     Meta(
