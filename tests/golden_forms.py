@@ -23,8 +23,8 @@ from eventstore.steps import hashes
 from eventstore.steps.clauses import AppendEvent
 from eventstore.steps.step import Origin, Step
 from gateway.following.subscriptions import encode_event
-from gateway.wire.idempotency import digest_of_meaning
 from gateway.wire.decoding import decode_body
+from gateway.wire.idempotency import digest_of_meaning
 from gateway.wire.requests import SpawnRequest
 from projector.fold.heartbeats import Heartbeat, gather
 from projector.intake.entries import entry_of, event_of, read_entry
@@ -188,7 +188,7 @@ def event_forms(entry: Entry) -> Form:
     archived = _archived(entry)
     return {
         "row": {name: getattr(archived, name) for name in EventRow.__struct_fields__},
-        "answer": encode_event(POOL, entry).data.decode(),
+        "answer": encode_event(POOL, entry).lines.partition(b"\ndata: ")[2].decode(),
     }
 
 

@@ -1,5 +1,8 @@
 """Reads of a pool's write side; nothing here changes a log."""
 
+from collections.abc import Sequence
+
+from eventstore.connection.calls import shielded, translated_errors
 from eventstore.errors import Halted, LogMissing, RolledBack, Unreadable, WrongType
 from eventstore.language.agents import Agent
 from eventstore.log.replies import LogHead, fields_of, scores_of
@@ -38,6 +41,17 @@ class LogQueries(ScriptRunner):
         except WrongType as error:
             raise Unreadable("agent", agent_id, "its key is not a hash") from error
         return hashes.AGENT.from_hash(agent_id, fields_of(fields)) if fields else None
+
+    async def pool_of(self, agent_id: str, pools: Sequence[str]) -> str | None:
+        """The pool that has an agent's state, among these: all are asked at once."""
+        if not pools:
+            return None
+        with translated_errors("the pool of an agent cannot be read"):
+            pipe = self.client.pipeline(transaction=False)
+            for pool in pools:
+                pipe.execute_command("EXISTS", self.keys.agent(pool, agent_id))
+            found = await shielded(pipe.execute)
+        return next((pool for pool, exists in zip(pools, found, strict=True) if exists), None)
 
     async def worker(self, pool: str, worker_id: str) -> ObservedWorker | None:
         fields = await self._read(pool, "HGETALL", self.keys.process(pool, worker_id))

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import accumulate, takewhile
 from typing import Final, TypeVar, cast
 
 from aiohttp import web
@@ -19,7 +20,6 @@ from eventstore.connection.calls import UNREACHABLE, drop_connections, execute, 
 from eventstore.connection.clients import connect
 from eventstore.errors import LogUnreachable
 from eventstore.keys import CATALOGUE, Keys
-from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Pool
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
@@ -59,14 +59,11 @@ class ReadState(Struct):
     @property
     def position_header(self) -> str:
         """What this request used, then what its client used before."""
-        header, length = [], 0
-        for pool in dict.fromkeys((*self.position, *self.requested)):
-            item = f"{pool}:{self.position.get(pool) or self.requested[pool]}"
-            length += len(item) + 1
-            if length > POSITION_LENGTH_MAX:
-                break
-            header.append(item)
-        return ",".join(header)
+        before = {pool: seq for pool, seq in self.requested.items() if pool not in self.position}
+        items = [f"{pool}:{seq}" for pool, seq in {**self.position, **before}.items()]
+        lengths = accumulate(len(item) + 1 for item in items)
+        fitting = takewhile(lambda length: length <= POSITION_LENGTH_MAX, lengths)
+        return ",".join(items[: len(list(fitting))])
 
 
 READ_STATE: Final = web.RequestKey("muster.reading", ReadState)
@@ -275,38 +272,10 @@ class Backend:
         """Let the answer say the log's position when its step was acknowledged."""
         request[READ_STATE].position[pool] = self.log.acknowledged(pool)[1]
 
-    async def agent_from_views(
-        self, request: web.Request, agent_id: str, pool: str | None = None
-    ) -> queries.AgentRow:
-        """An agent as the views have it. Raises `Problem` if they do not."""
-        async with self.read_views() as views:
-            if pool is None:
-                pool = await self.pool_of(agent_id, views)
-            await self.catch_up(views, request, None if pool is None else [pool])
-            row = await views.agent(agent_id, pool)
-        if row is None:
-            detail = f"there is no agent {agent_id}" + (f" in pool {pool!r}" if pool else "")
-            raise Problem(Kind.AGENT_NOT_FOUND, detail, field="agent_id")
-        return row
-
     async def require_known_pool(self, name: str) -> None:
         """Raises `Problem` unless there is, or was, such a pool."""
         if name not in self.known_pools():
             await self.pool(name)
-
-    async def agent_row(self, request: web.Request, agent: Agent) -> queries.AgentRow:
-        """An agent as the views have it; if they are unreachable or behind, as the log has it."""
-        log_row = queries.AgentRow.of(agent, self.log.high_water_mark(agent.pool_name)[0])
-        try:
-            async with self.read_views() as views:
-                await self.catch_up(views, request, [agent.pool_name])
-                view_row = await views.agent(agent.agent_id, agent.pool_name)
-        except Problem:
-            view_row = None
-        if view_row is None or view_row.version < agent.version:
-            request[READ_STATE].stale = True
-            return log_row
-        return view_row
 
 
 BACKEND: Final = web.AppKey("muster.backend", Backend)

@@ -120,3 +120,7 @@ class FailFastRedis(Redis):
         except UNREACHABLE:
             self.health.probe_requested.set()
             raise
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        self.health.require_reachable()
+        return super().pipeline(*args, **options)

@@ -76,11 +76,15 @@ class Waiters:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def full(self) -> bool:
+        return self._count >= self._limit
+
     @contextmanager
     def watch(self, agent_id: str = "", *, pool: str = "") -> Iterator[Watch]:
         """Watch an agent, or all of a pool. Over the limit the watch is closed from the start."""
         watch, key = Watch(), (pool, agent_id)
-        if self._closed or self._count >= self._limit:
+        if self._closed or self.full:
             watch.close()
             yield watch
             return

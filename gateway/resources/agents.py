@@ -10,7 +10,8 @@ from eventstore.errors import LogError, Unreadable
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.agents import TERMINAL, shared_fields
 from eventstore.log.replies import Outcome, Proof
-from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
+from gateway.backend import agent_rows
+from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE
 from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
@@ -85,7 +86,7 @@ async def get_agent(
     """One agent."""
     backend, text = request.app[BACKEND], query.as_of
     if text is None:
-        return json_response(await backend.agent_from_views(request, agent_id))
+        return json_response(await agent_rows.from_views(backend, request, agent_id))
     async with backend.read_history() as views:
         pool = await views.history.pool_of(agent_id)
         point = await as_of.resolve(request, views, text, None if pool is None else [pool])
@@ -108,38 +109,10 @@ async def delete_agent(
     """End an agent."""
     pool = query.pool_name
     if pool is None:
-        pool = await _pool_of(request.app[BACKEND], agent_id)
+        pool = await agent_rows.pool_of(request.app[BACKEND], agent_id)
     else:
         await request.app[BACKEND].require_known_pool(pool)
     return await _terminate(request, pool, agent_id, query.graceful)
-
-
-async def _pool_of(backend: Backend, agent_id: str) -> str:
-    """The pool of an agent: from the views, else searched for in the log.
-
-    An agent that is in no log may be archived: if the views cannot be read, their `Problem` is
-    raised.
-    """
-    problem = agent_not_found(agent_id)
-    try:
-        async with backend.read_views() as views:
-            row = await views.agent(agent_id)
-        if row is not None:
-            return row.pool_name
-    except Problem as views_problem:
-        problem = views_problem
-    searched: set[str] = set()
-    for refresh in (False, True):
-        pools = await backend.refresh_known_pools() if refresh else set(backend.known_pools())
-        for pool in pools - searched:
-            if await backend.log.agent(pool, agent_id) is not None:
-                return pool
-        searched |= pools
-    raise problem
-
-
-def agent_not_found(agent_id: str) -> Problem:
-    return Problem(Kind.AGENT_NOT_FOUND, f"there is no agent {agent_id}", field="agent_id")
 
 
 async def _terminate(
@@ -156,7 +129,7 @@ async def _terminate(
             raise await park_unreadable(backend, pool, error) from error
         agent = result.agent
         if result.outcome is Outcome.ABSENT or agent is None:
-            row = await backend.agent_from_views(request, agent_id, pool)
+            row = await agent_rows.from_views(backend, request, agent_id, pool)
             if row.status not in TERMINAL:
                 raise await _missing_agent_problem(request, row)
             durability.start(Proof(pool, "log"))
@@ -174,7 +147,7 @@ async def _terminate(
                 agent = await backend.log.agent(pool, agent_id) or agent
             except LogError:  # what was requested is written; only its outcome cannot be read
                 break
-    row = await backend.agent_row(request, agent)
+    row = await agent_rows.from_log(backend, request, agent)
     status = 200 if row.status in TERMINAL else 202
     headers = {**durability.preference.headers, "Location": f"{responses.AGENTS}/{agent_id}"}
     return await durability.response(row, status, headers, agent_id)
@@ -187,6 +160,6 @@ async def _missing_agent_problem(request: web.Request, row: AgentRow) -> Problem
     """
     backend = request.app[BACKEND]
     if row.agent_id not in await backend.log.live(row.pool_name):
-        return agent_not_found(row.agent_id)
+        return agent_rows.not_found(row.agent_id)
     unreadable = Unreadable("agent", row.agent_id, "its hash is gone")
     return await park_unreadable(backend, row.pool_name, unreadable)

@@ -124,7 +124,8 @@ async def durability_request(request: web.Request) -> DurabilityRequest:
         source = "asked for" if explicit else "the default of this gateway"
         detail = f"{level.value} ({source}) cannot be given by this Redis: {why}"
         raise Problem(Kind.DURABILITY_UNAVAILABLE, detail, field=DURABILITY_HEADER)
-    preference = wait_preference(request.headers.getall("Prefer", ()), backend.limits)
+    prefer = ["respond-async"] if backend.waiters.full else request.headers.getall("Prefer", ())
+    preference = wait_preference(prefer, backend.limits)
     return DurabilityRequest(backend, level, preference)
 
 

@@ -54,7 +54,7 @@ class Cursor:
         return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
     @classmethod
-    def parse(cls, text: str, field: str) -> "Cursor":
+    def parse(cls, text: str, field: str = "Last-Event-ID") -> "Cursor":
         """Raises `Problem`, which names the field, if the text is no cursor of this API."""
         try:
             padded = text + "=" * (-len(text) % 4)

@@ -20,6 +20,7 @@ from eventstore.language.events import AgentRequested
 from eventstore.log.replies import Outcome
 from eventstore.log.submission import SubmitResult, submit
 from eventstore.names import unknown_name
+from gateway.backend import agent_rows
 from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import DurabilityRequest, durability_request
@@ -174,7 +175,7 @@ async def _wait_for_start(
     else:
         agent, event = await wait_until_started(watch, agent, durability.deadline)
         if event is None:
-            return await backend.agent_row(request, agent)
+            return await agent_rows.from_log(backend, request, agent)
         backend.mark_observed(request, pool, event.seq)
     return AgentRow.of(agent, backend.log.high_water_mark(pool)[0])
 
@@ -190,8 +191,8 @@ async def _replay(request: web.Request, pool: str, agent_id: str, deadline: floa
                     break
                 agent = await backend.log.agent(pool, agent_id)
         if agent is not None:
-            return await backend.agent_row(request, agent)
-        return await backend.agent_from_views(request, agent_id, pool)
+            return await agent_rows.from_log(backend, request, agent)
+        return await agent_rows.from_views(backend, request, agent_id, pool)
     except (LogUnreachable, Problem) as error:  # its spawn is written: an error is no refusal
         not_found = isinstance(error, Problem) and error.kind is Kind.AGENT_NOT_FOUND
         if not_found and not request[READ_STATE].stale:

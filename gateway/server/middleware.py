@@ -32,13 +32,10 @@ JSON_TYPES: Final = {
     hdrs.METH_PUT: ("application/json",),
     hdrs.METH_PATCH: ("application/json", "application/merge-patch+json"),
 }
-SINGLE_HEADERS: Final = {
-    name.lower(): name
-    for name in (
-        "Authorization", "Content-Encoding", "Content-Type", "Host", "Idempotency-Key",
-        "Last-Event-ID", "Muster-Durability", "X-Request-Id",
-    )
-}  # fmt: skip
+SINGLE_HEADERS: Final = (
+    "Authorization", "Content-Encoding", "Idempotency-Key", "Last-Event-ID", "Muster-Durability",
+    "X-Request-Id",
+)  # fmt: skip
 """Headers of which a request has one at most: readers differ in which of two counts."""
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": (
@@ -54,6 +51,8 @@ SECURITY_HEADERS: Final = {
 }
 
 
+STARTED: Final = web.RequestKey("muster.started", web.StreamResponse)
+"""The answer whose head was sent."""
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _POSITION: Final = re.compile(r"(?:([a-z0-9_-]{0,63}):)?([0-9]{1,15})")
@@ -75,9 +74,17 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if problem is None:
             log.exception("gateway.request_failed", method=request.method, path=request.path)
             problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
-        response = problem.response()
+        response = _cut_off(request, problem) if STARTED in request else problem.response()
     _count_request(request, response.status, time.perf_counter() - started_at)
     return response
+
+
+def _cut_off(request: web.Request, problem: Problem) -> web.StreamResponse:
+    """End an answer whose head was sent: its client sees that it is incomplete."""
+    log.warning("gateway.answer_cut_off", path=request.path, reason=str(problem))
+    if request.transport is not None:
+        request.transport.abort()
+    return request[STARTED]
 
 
 def _count_request(request: web.Request, status: int, seconds: float) -> None:
@@ -107,12 +114,9 @@ def origin(request: web.Request) -> Origin:
 
 
 def _require_single_headers(request: web.Request) -> None:
-    names = [name.lower() for name in request.headers]
-    if len(set(names)) < len(names):
-        for name, written in SINGLE_HEADERS.items():
-            if names.count(name) > 1:
-                detail = f"{written} is given more than once"
-                raise Problem(Kind.INVALID_REQUEST, detail, field=written)
+    for name in SINGLE_HEADERS if len(request.headers) > len(set(request.headers)) else ():
+        if len(request.headers.getall(name, ())) > 1:
+            raise Problem(Kind.INVALID_REQUEST, f"{name} is given more than once", field=name)
 
 
 def admit(request: web.Request, options: GatewayOptions) -> None:
@@ -174,15 +178,14 @@ def requested_position(request: web.Request) -> dict[str, int]:
 
 async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
     """The headers of every answer; a signal of aiohttp, so that streams have them too."""
+    request[STARTED] = response
     response.headers.update(default_headers(request.app[BACKEND].options))
     if ORIGIN in request:
         response.headers["X-Request-Id"] = request[ORIGIN].correlation_id
     if READ_STATE in request:
         read_state: ReadState = request[READ_STATE]
         if read_state.position:
-            position = ",".join(f"{pool}:{seq}" for pool, seq in read_state.position.items())
-            if len(position) < 4_000:
-                response.headers["Muster-Position"] = position
+            response.headers["Muster-Position"] = read_state.position_header
         if read_state.as_of:
             response.headers["Muster-As-Of"] = read_state.as_of
         if read_state.stale:

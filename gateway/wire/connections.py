@@ -36,6 +36,9 @@ _CLIENT_TEXT: Final = re.compile(r"[:\s]+b?['\"](?!Host')")
 """Where a message of aiohttp goes over into what the client sent, which may be a secret."""
 
 
+_DUPLICATE: Final = re.compile(r"Duplicate '([A-Za-z-]{1,40})' header")
+
+
 def connection_factory(
     server: web.Server, limiter: ConnectionLimiter, limits: Limits
 ) -> Callable[[], asyncio.Protocol]:
@@ -225,6 +228,9 @@ def _malformed(exc: BaseException | None, message: str | None) -> Problem:
         return Problem(Kind.HEAD_TOO_LARGE, "the address or a header is too long")
     if isinstance(exc, InvalidURLError):
         return Problem(Kind.MALFORMED_HTTP, "the address cannot be read")
+    if duplicate := _DUPLICATE.match(message or ""):
+        detail = f"{duplicate[1]} is given more than once"
+        return Problem(Kind.MALFORMED_HTTP, detail, field=duplicate[1])
     reason = _CLIENT_TEXT.split(message or "it cannot be read", maxsplit=1)[0]
     printable = " ".join(reason.encode("ascii", "backslashreplace").decode().split())
     return Problem(Kind.MALFORMED_HTTP, printable[:REASON_MAX])

@@ -72,7 +72,6 @@ def decode_body(content: bytes, shape: type[T]) -> T:
         detail = f"the body cannot be read: {error}"
         raise Problem(Kind.MALFORMED_JSON, detail, field="body") from None
 
-
     return decoded
 
 

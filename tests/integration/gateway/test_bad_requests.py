@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from eventstore.ids import new_id
+from tests.integration.gateway.raw_connections import POST, connection
 from tests.integration.gateway.stage import AGENTS, asked
 from tests.integration.projector.stage import POOL
 
@@ -117,6 +118,8 @@ CALLS: list[tuple[str, str, str, Any, int, str, list[str]]] = [
     ("status", "GET", f"{AGENTS}?status=asleep", None, 400, "", ["status[0]"]),
     ("limit", "GET", f"{AGENTS}?limit=0", None, 400, "", ["limit"]),
     ("limit's type", "GET", f"{AGENTS}?limit=ten", None, 400, "", ["limit"]),
+    ("limit as a float", "GET", f"{AGENTS}?limit=1e3", None, 400, "", ["limit"]),
+    ("a type of event", "GET", "/api/v1/events?type=bogus", None, 400, "", ["type[0]"]),
     ("twice", "GET", f"{AGENTS}?limit=1&limit=2", None, 400, "", ["limit"]),
     ("unknown parameter", "GET", f"{AGENTS}?colour=red", None, 400, "", ["colour"]),
     ("label", "GET", f"{AGENTS}?label=team", None, 400, "", ["label"]),
@@ -124,7 +127,7 @@ CALLS: list[tuple[str, str, str, Any, int, str, list[str]]] = [
     ("project", "GET", f"{AGENTS}/project/a%20b", None, 400, "", ["project_id"]),
     ("flag", "DELETE", f"{AGENTS}/{new_id()}?graceful=maybe", None, 400, "", ["graceful"]),
     ("events", "GET", "/api/v1/events?agent=7", None, 400, "", ["agent[0]"]),
-    ("position", "GET", "/api/v1/events?after=nonsense", None, 400, "", ["Last-Event-ID"]),
+    ("position", "GET", "/api/v1/events?after=nonsense", None, 400, "", ["after"]),
     ("no parameters", "GET", f"{AGENTS}/monitor/system?x=1", None, 400, "", ["x"]),
     ("pool's name", "GET", f"{POOLS}/A", None, 400, "", ["pool_name"]),
     ("no such pool", "GET", f"{POOLS}/nowhere", None, 404, "pool-not-found", ["pool_name"]),
@@ -197,3 +200,28 @@ async def test_a_header_that_is_not_valid_is_named(stage, subtests):
             answer = await stage.ask("POST", SPAWN, data=body, headers={**JSON, **headers})
             assert (answer.status, answer.fields) == (status, [field])
             assert answer.headers["Content-Type"].startswith("application/problem+json")
+
+
+async def test_a_name_that_an_object_has_twice_is_named(stage, subtests):
+    for name, first in (("pool_name", '"pool_name": "x",'), ("a", '"input": {"a": 1, "a": 2},')):
+        async with refused(stage, subtests, name):
+            body = json.dumps(asked()).replace("{", "{" + first, 1)
+            answer = await stage.ask("POST", SPAWN, data=body, headers=JSON)
+            assert (answer.status, answer.kind, answer.fields) == (400, "invalid-request", [name])
+
+
+ONCE = ("Idempotency-Key", "Authorization", "X-Request-Id", "Muster-Durability", "Content-Type")
+
+
+async def test_a_header_that_is_given_twice_is_named(stage, subtests):
+    """Even with the same value: what is in front of a gateway may read another one."""
+    for name in ONCE:
+        async with refused(stage, subtests, name), connection(stage) as client:
+            value = b"application/json" if name == "Content-Type" else b"accepted"
+            line = b"%s: %s\r\n" % (name.encode(), value)
+            missing = 1 if name == "Content-Type" else 2
+            await client.send(POST + line * missing + b"Content-Length: 2\r\n\r\n{}")
+            answer = await client.answer()
+            problem = json.loads(answer.body)
+            assert answer.status == 400
+            assert [error["field"] for error in problem["errors"]] == [name]

@@ -1,7 +1,5 @@
 """Ending agents over HTTP, and waiting until they have ended."""
 
-from typing import Any
-
 import pytest
 
 from eventstore.ids import new_id
@@ -43,24 +41,6 @@ async def test_an_agent_that_ends_slowly_is_answered_with_202(stage):
     answer = await stage.terminate(agent_id, prefer="wait=0", graceful=False)
     assert (answer.status, answer.json["status"]) == (202, "stopping")
     assert answer.json["stop"] == "now"
-
-
-async def test_an_agent_that_ended_while_its_row_was_read_has_ended(stage, monkeypatch):
-    """The status says what the body says."""
-    fence = await stage.worker()
-    agent_id = await stage.pending()
-    await stage.run(fence)
-    row = stage.backend.agent_row
-
-    async def late(*arguments: Any) -> Any:
-        await stage.end(agent_id, fence)
-        await stage.stage.settle(POOL)
-        return await row(*arguments)
-
-    monkeypatch.setattr(stage.backend, "agent_row", late)
-    headers = {"Prefer": "respond-async"}
-    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}", headers=headers)
-    assert (answer.status, answer.json["status"]) == (200, "terminated")
 
 
 async def test_ending_twice_is_ending_once(stage):

@@ -4,13 +4,15 @@ import asyncio
 import base64
 import json
 import zlib
+from typing import Any
 
+import aiohttp
 import pytest
 
 from gateway.options import Limits
 from gateway.resources import event_stream
 from tests.integration.gateway.event_client import EVENTS, following
-from tests.integration.gateway.stage import AGENTS, GatewayStage
+from tests.integration.gateway.stage import AGENTS, GatewayStage, logged
 from tests.integration.projector.stage import POOL
 from tests.pools import raw_events
 from tests.waiting import until
@@ -30,6 +32,16 @@ async def test_events_come_as_they_are_in_the_log(stage):
     assert sent["data"] == json.loads(entry["data"])
     same = ("type", "event_id", "correlation_id", "actor", "worker_id")
     assert {name: sent[name] for name in same} == {name: entry[name] for name in same}
+
+
+async def test_the_type_of_an_event_is_that_of_its_message(stage):
+    """A browser calls the listeners of that type."""
+    async with following(stage, "?type=agent.requested") as client:
+        await stage.pending()
+        lines = [(await client.response.content.readline()).decode() for _ in range(4)]
+    written = [line.partition(": ")[0] for line in lines]
+    assert sorted(written) == ["\n", "data", "event", "id"]
+    assert "event: agent.requested\n" in lines
 
 
 async def test_only_what_was_asked_for_comes(stage):
@@ -136,7 +148,35 @@ NO_POSITIONS = {
 async def test_a_position_that_no_stream_has_or_that_cannot_be_read_is_refused(stage, after):
     assert len(str(after)) < Limits().header_max - 100
     refused = await stage.get(f"{EVENTS}?after={after}")
-    assert (refused.status, refused.fields) == (400, ["Last-Event-ID"])
+    assert (refused.status, refused.fields) == (400, ["after"])
+    header = await stage.get(EVENTS, headers={"Last-Event-ID": str(after)})
+    assert (header.status, header.fields) == (400, ["Last-Event-ID"])
+
+
+async def test_a_client_that_comes_back_to_a_pool_that_came_meanwhile_gets_its_first_event(stage):
+    async with following(stage, "?pool=later&pool=never") as client:
+        first = client.last
+    await stage.stage.pool("later")
+    agent_id = await stage.pending(pool_name="later")
+    async with following(stage, "?pool=later&pool=never", first) as back:
+        assert (await back.next())["subject"] == agent_id
+    assert back.last != first
+
+
+async def test_an_error_in_the_middle_ends_the_stream(stage, monkeypatch):
+    """There is no second answer in it, and its client sees that it is incomplete."""
+    run = event_stream.Stream.run
+
+    async def defect(*arguments: Any) -> None:
+        await run(*arguments)
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(event_stream.Stream, "run", defect)
+    async with logged() as lines, following(stage) as client:
+        stage.backend.subscriptions.close()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await client.response.content.read()
+    assert "gateway.request_failed" in [line["event"] for line in lines]
 
 
 async def test_a_pool_that_comes_later_is_followed_from_its_first_event(stage):

@@ -17,10 +17,10 @@ from eventstore.language.pool_config import PoolConfig
 from gateway.options import GatewayOptions, Limits
 from gateway.resources import as_of
 from gateway.resources.event_stream import Cursor
-from gateway.resources.spawn import idempotency_key
 from gateway.server import middleware
 from gateway.wire import decoding, requests
 from gateway.wire.decoding import wait_preference
+from gateway.wire.idempotency import idempotency_key
 from gateway.wire.problems import Problem
 from gateway.wire.responses import decode_cursor
 from tests.hostile import JSON_TEXTS, NUMERALS, TEXTS, VALUES, mangled, thorough

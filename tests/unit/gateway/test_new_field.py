@@ -13,9 +13,9 @@ from msgspec.structs import fields, replace
 
 from eventstore.language.agents import Agent, shared_fields
 from eventstore.language.events import AgentRequested, AgentSpec
-from gateway.resources.spawn import _digest
 from gateway.server.openapi import describe
 from gateway.server.routes import OPERATIONS
+from gateway.wire.idempotency import digest_of_meaning
 from gateway.wire.requests import SpawnRequest
 from projector.store.rows import AgentRow, HostRow, PoolRow, WorkerRow
 from projector.store.tables import SERVING, VIEW_VERSION
@@ -65,9 +65,11 @@ def test_a_key_that_an_older_version_remembered_counts_for_a_request_without_the
     None
 ):
     named: dict[str, Any] = {"project_id": "p", "role_type": "r", "pool_name": "n"}
-    known = _digest(SpawnRequest(**named, labels={"b": "1", "a": "2"}))
-    assert _digest(LaterSpawn(**named, labels={"a": "2", "b": "1"})) == known
-    assert _digest(LaterSpawn(**named, labels={"a": "2", "b": "1"}, temper="hot")) != known
+    known = digest_of_meaning(SpawnRequest(**named, labels={"b": "1", "a": "2"}))
+    assert digest_of_meaning(LaterSpawn(**named, labels={"a": "2", "b": "1"})) == known
+    assert (
+        digest_of_meaning(LaterSpawn(**named, labels={"a": "2", "b": "1"}, temper="hot")) != known
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_values_that_are_known_are_listed(query: str) -> None:
         ({"pool_name": "A b"}, requests.AgentQuery, "lower-case letters"),
         ({"label": "team"}, requests.AgentQuery, "with a colon between"),
         ({"process_id": "w1"}, requests.AgentQuery, "a UUID in lower case"),
-        ({"type": "Agent"}, requests.EventQuery, "such as agent.started"),
+        ({"type": "Agent"}, requests.EventQuery, "one of agent.requested, "),
     ],
 )
 def test_a_text_of_another_form_is_refused_with_the_expected_form(

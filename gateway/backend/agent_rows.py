@@ -1,0 +1,92 @@
+"""One agent as it is answered: from the views, or from the log where that is newer."""
+
+from contextlib import suppress
+from typing import Final
+
+from aiohttp import web
+
+from eventstore.errors import LogError
+from eventstore.language.agents import Agent, Status
+from gateway.backend.backend import READ_STATE, Backend
+from gateway.wire.problems import Kind, Problem
+from projector.queries.views import AgentRow
+
+LOOK_SECONDS: Final = 0.5
+"""How long a command waits for the database, which it does not depend on."""
+
+
+async def from_views(
+    backend: Backend, request: web.Request, agent_id: str, pool: str | None = None
+) -> AgentRow:
+    """An agent as the views have it; waits for those of its pool only. Raises `Problem`."""
+    async with backend.read_views() as views:
+        if pool is None:
+            row = await views.agent(agent_id)
+            pool = row.pool_name if row else None
+        if pool is None:
+            with suppress(LogError):
+                pool = await _pool_in_log(backend, agent_id, refresh=False)
+        pools = request[READ_STATE].requested if pool is None else [pool]
+        await backend.catch_up(views, request, pools)
+        row = await views.agent(agent_id, pool)
+    if row is None:
+        raise not_found(agent_id, pool)
+    return row
+
+
+async def from_log(backend: Backend, request: web.Request, agent: Agent) -> AgentRow:
+    """An agent as the log has it; one that is pending, with what the views know it waits for."""
+    row = AgentRow.of(agent, backend.log.high_water_mark(agent.pool_name)[0])
+    backend.report_position(request, agent.pool_name)
+    stale = backend.disconnected
+    if agent.status is Status.PENDING:
+        try:
+            async with backend.read_views(LOOK_SECONDS) as views:
+                view_row = await views.agent(agent.agent_id, agent.pool_name)
+        except Problem:
+            view_row = None
+        if view_row is not None and view_row.version >= agent.version:
+            row = view_row
+        else:
+            stale = True
+    request[READ_STATE].stale |= stale
+    return row
+
+
+async def pool_of(backend: Backend, agent_id: str) -> str:
+    """The pool of an agent: from the views, however old they are, else from the log.
+
+    An agent that is in no log may be archived: if the views cannot be read, their `Problem` is
+    raised.
+    """
+    problem = not_found(agent_id)
+    try:
+        async with backend.read_views(LOOK_SECONDS) as views:
+            if row := await views.agent(agent_id):
+                return row.pool_name
+    except Problem as views_problem:
+        problem = views_problem
+    if pool := await _pool_in_log(backend, agent_id, refresh=True):
+        return pool
+    raise problem
+
+
+async def _pool_in_log(backend: Backend, agent_id: str, *, refresh: bool) -> str | None:
+    """The pool whose log has the agent: all that live are asked at once, then those deleted.
+
+    `refresh`: also pools that this gateway does not know of yet. Raises `LogError`.
+    """
+    searched: set[str] = set()
+    for again in (False, True) if refresh else (False,):
+        if again:
+            await backend.refresh_known_pools()
+        for pools in (set(backend.pools()), set(backend.known_pools())):
+            if pool := await backend.log.pool_of(agent_id, sorted(pools - searched)):
+                return pool
+            searched |= pools
+    return None
+
+
+def not_found(agent_id: str, pool: str | None = None) -> Problem:
+    detail = f"there is no agent {agent_id}" + (f" in pool {pool!r}" if pool else "")
+    return Problem(Kind.AGENT_NOT_FOUND, detail, field="agent_id")
