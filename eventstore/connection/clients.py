@@ -9,6 +9,7 @@ time-out is longer than its block time.
 import asyncio
 from contextlib import suppress
 from typing import Any, Final
+from weakref import WeakSet
 
 from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -27,6 +28,7 @@ CLOSE_SECONDS = 1.0
 DRIVER = DriverInfo()
 """Sent by each connection; redis-py would read its package's files for each of them again."""
 _OPTIONS: Final = {"protocol": 2, "health_check_interval": 0, "driver_info": DRIVER}
+_pools: Final[WeakSet[Any]] = WeakSet()
 
 
 class ConnectionPool(BlockingConnectionPool):
@@ -95,6 +97,7 @@ def connect(
         retry=AsyncRetry(NoBackoff(), 0),
         **_OPTIONS,
     )
+    _pools.add(pool)
     connected = client.from_pool(pool)
     for command in ("XREAD", "XRANGE", "XREVRANGE", "XPENDING"):
         connected.response_callbacks.pop(command, None)
@@ -103,7 +106,7 @@ def connect(
 
 def connect_sync(url: str, *, timeout_seconds: float) -> SyncRedis:
     """A client for a thread, such as the one that renews a lease."""
-    return SyncRedis.from_url(
+    client = SyncRedis.from_url(
         url,
         max_connections=1,
         socket_timeout=timeout_seconds,
@@ -111,3 +114,17 @@ def connect_sync(url: str, *, timeout_seconds: float) -> SyncRedis:
         retry=Retry(NoBackoff(), 0),
         **_OPTIONS,
     )
+    _pools.add(client.connection_pool)
+    return client
+
+
+def open_sockets() -> set[int]:
+    """The descriptors of all connections of this process. For a forked child to drop them."""
+    numbers: set[int] = set()
+    for pool in _pools:
+        for connection in (*pool._available_connections, *pool._in_use_connections):
+            writer = getattr(connection, "_writer", None)
+            made = writer.get_extra_info("socket") if writer else getattr(connection, "_sock", None)
+            if made is not None:
+                numbers.add(made.fileno())
+    return numbers

@@ -76,8 +76,8 @@ def arguments(plan: Plan, fd: int) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     channel = socket.socket(fileno=int(argv[0]))
     plan = msgspec.json.decode(argv[1], type=Plan)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group: others decide
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all: others decide
+        signal.signal(number, _ignore)
     gc.disable()
     try:
         classes, threaded = _preload(plan)
@@ -116,7 +116,7 @@ def _serve(channel: socket.socket, plan: Plan, classes: dict[str, type[Agent]]) 
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGCHLD, _ignore)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     buffer = b""
     while True:
@@ -179,7 +179,7 @@ def run_worker(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
 
 async def _work(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
     worker = Worker(options, roles, start_time=start_time(os.getpid()))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: others decide
+    signal.signal(signal.SIGINT, _ignore)
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, worker.request_drain, "shut-down")
     try:
@@ -192,6 +192,10 @@ async def _work(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int
         return EXIT_UNREACHABLE
     await worker.wait()
     return worker.exit_code
+
+
+def _ignore(*_: object) -> None:
+    """Instead of SIG_IGN, which programs that an agent starts would inherit."""
 
 
 def _report_ended(channel: socket.socket) -> None:

@@ -11,6 +11,7 @@ too old are removed, then the oldest of too many.
 
 import fcntl
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -52,6 +53,11 @@ class LogFile:
                 self._size += os.write(self._file, line)
             except OSError:
                 self.dropped += 1
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: another thread may have held the lock; only the parent rotates."""
+        self._lock = threading.RLock()
+        self._size_max = sys.maxsize
 
     def close(self) -> None:
         """Write nothing more. A second call does nothing."""

@@ -27,6 +27,7 @@ from workers.api.engine import Database
 from workers.host.processes import boot_seconds
 from workers.output.capture import Capture
 from workers.output.lines import Output
+from workers.process import forks
 from workers.process.inbox import listen
 from workers.process.lease import Hooks, Lease
 from workers.process.options import WorkerOptions
@@ -85,6 +86,7 @@ class Worker:
         if options.capture:
             self._output = Output(options.log_dir, options.pool_name, options.worker_id)
             Capture.start(self._output if options.exits else None)
+        self._unprotect = forks.protect(loop, self._output.file if self._output else None)
         epoch = self._registration.epoch
         self._lease = Lease(options, epoch, self._hooks(), granted_at=granted_at)
         self._slots = Slots(
@@ -165,6 +167,7 @@ class Worker:
         await self._cancel_tasks()
         await self._database.close()
         await self._log.client.aclose()
+        self._unprotect()
         if self._output is not None:
             Capture.stop()
             self._output.close()

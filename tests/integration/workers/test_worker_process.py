@@ -5,38 +5,20 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
+from tests.integration.workers.worker_processes import Processes, ended, running
 from tests.waiting import until
-from tests.worker_pool import POOL, QUICK, WorkerPool, eventually, worker_pool
+from tests.worker_pool import POOL, QUICK, WorkerPool, worker_pool
 from workers.host.processes import start_time
 from workers.process.lease import EXIT_LEASE_LOST
-from workers.process.options import WorkerOptions
-
-CODE = """
-import sys
-import msgspec
-from workers.api import role_loader as roles
-from workers.launch.zygote import run_worker
-from workers.process.options import WorkerOptions
-from workers.runtime import calls
-calls.STUCK_SECONDS = 1
-options = msgspec.json.decode(sys.argv[1], type=WorkerOptions)
-classes = {name: roles.load(f"agents_of_test:{name}", sys.argv[2]).role for name in sys.argv[3:]}
-import os
-os._exit(run_worker(options, classes))
-"""
 
 AGENTS = """
 import asyncio, logging, sys, time
 from workers.api.agent import Agent
-
-class Quiet(Agent):
-    pass
 
 class Talking(Agent):
     async def run(self, context):
@@ -80,39 +62,6 @@ class Callback(Agent):
 """
 
 
-class Processes:
-    """Worker processes of one test."""
-
-    def __init__(self, pool: WorkerPool, app: Path) -> None:
-        self.pool, self.app = pool, app
-        self.started: list[subprocess.Popen[bytes]] = []
-        (app / "agents_of_test.py").write_text(AGENTS)
-
-    async def start(self, *roles: str, **changes: Any) -> subprocess.Popen[bytes]:
-        worker_id = await self.pool.order()
-        options = self.pool.options(worker_id, exits=True, capture=True, **changes)
-        process = self.run(options, *roles)
-        await eventually(lambda: self._active(worker_id))
-        return process
-
-    def run(self, options: WorkerOptions, *roles: str) -> subprocess.Popen[bytes]:
-        argument = msgspec.json.encode(options).decode()
-        process = subprocess.Popen([sys.executable, "-c", CODE, argument, str(self.app), *roles])
-        self.started.append(process)
-        return process
-
-    async def _active(self, worker_id: str) -> bool:
-        observed = await self.pool.log.worker(POOL, worker_id)
-        return observed is not None and observed.worker.status == "active"
-
-    def end(self) -> None:
-        for process in self.started:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-            process.wait()
-
-
 @pytest.fixture
 async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
     async with worker_pool(redis_url, tmp_path / "logs") as made:
@@ -121,20 +70,9 @@ async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
 
 @pytest.fixture
 async def processes(pool: WorkerPool, tmp_path: Path) -> AsyncIterator[Processes]:
-    made = Processes(pool, tmp_path)
+    made = Processes(pool, tmp_path, AGENTS)
     yield made
     made.end()
-
-
-def ended(process: subprocess.Popen[bytes], timeout: float = 10) -> int:
-    """The exit code, once there is one."""
-    return process.wait(timeout)
-
-
-async def running(pool: WorkerPool, role: str) -> str:
-    agent_id = await pool.spawn(role_type=role)
-    await pool.reached(agent_id, "running")
-    return agent_id
 
 
 async def at_work(pool: WorkerPool, role: str) -> str:

@@ -1,0 +1,202 @@
+"""What agents fork: a signal to a child is the child's, and nothing of the worker's is in it."""
+
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.integration.workers.worker_processes import Processes, ended, running
+from tests.waiting import until
+from tests.worker_pool import WorkerPool, worker_pool
+
+FORKERS = """
+import asyncio, concurrent.futures, json, multiprocessing, os, pty, signal, subprocess, sys, time
+from pathlib import Path
+from muster import Agent
+
+FOUND = Path(__file__).with_name("found.json")
+CONTEXT = multiprocessing.get_context("fork")
+
+def process():
+    child = CONTEXT.Process(target=time.sleep, args=(60,))
+    child.start()
+    return child.pid, lambda: child.join() or child.exitcode
+
+def wait(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def fork():
+    if not (pid := os.fork()):
+        try:
+            time.sleep(60)
+        finally:
+            os._exit(3)
+    return pid, lambda: wait(pid)
+
+def terminal():
+    pid, _ = pty.fork()
+    if not pid:
+        try:
+            time.sleep(60)
+        finally:
+            os._exit(3)
+    return pid, lambda: wait(pid)
+
+def pool():
+    executor = concurrent.futures.ProcessPoolExecutor(2, mp_context=CONTEXT)
+    future = executor.submit(time.sleep, 60)
+    executor.submit(time.sleep, 60)
+    child = next(iter(executor._processes.values()))
+    def ended():
+        child.join()
+        try:
+            future.result()
+        except concurrent.futures.process.BrokenProcessPool:
+            return child.exitcode
+    return child.pid, ended
+
+class Forker(Agent):
+    async def run(self, context):
+        found = {}
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
+            for means in (process, fork, terminal, pool):
+                pid, ended = means()
+                os.kill(pid, number)
+                found[f"{means.__name__} {number.name}"] = await asyncio.to_thread(ended)
+            pid, ended = await asyncio.to_thread(fork)
+            os.kill(pid, number)
+            found[f"thread {number.name}"] = await asyncio.to_thread(ended)
+        FOUND.write_text(json.dumps(found))
+        await context.stopping.wait()
+
+class Returner(Agent):
+    async def run(self, context):
+        done = asyncio.get_running_loop().create_future()
+        done.get_loop().call_later(0.2, done.set_result, None)
+        codes = []
+        for how in ("return", "raise", "exit", "sleep", "await"):
+            if pid := os.fork():
+                codes.append(await asyncio.to_thread(wait, pid))
+            elif how == "raise":
+                raise ValueError
+            elif how == "exit":
+                sys.exit(0)
+            elif how == "sleep":
+                await asyncio.sleep(60)
+            elif how == "await":
+                await done
+            else:
+                return
+        asyncio.get_running_loop().call_soon(os.fork)
+        FOUND.write_text(json.dumps(codes))
+        await context.stopping.wait()
+
+class Looker(Agent):
+    async def start(self, context):
+        receiving, sending = CONTEXT.Pipe(duplex=False)
+        CONTEXT.Process(target=look, args=(sending,)).start()
+        FOUND.write_text(json.dumps(receiving.recv()))
+
+def look(sending):
+    import atexit, threading
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+        except OSError:
+            pass
+    with asyncio.Runner() as runner:
+        slept = runner.run(asyncio.sleep(0, "slept"))
+    sending.send({
+        "wakeup": signal.set_wakeup_fd(-1),
+        "handled": [n.name for n in signal.valid_signals() if isinstance(n, signal.Signals)
+                    and callable(signal.getsignal(n)) and n != signal.SIGINT],
+        "sockets": sum(link.startswith("socket:") for link in links),
+        "polled": sum("eventpoll" in link for link in links),
+        "threads": threading.active_count(),
+        "atexit": atexit._ncallbacks(),
+        "slept": slept,
+        "blocked": len(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+    })
+
+class Ignorer(Agent):
+    async def start(self, context):
+        show = ("grep", "SigIgn", "/proc/self/status")
+        shown = [subprocess.run(show, capture_output=True).stdout]
+        made = await asyncio.create_subprocess_exec(*show, stdout=subprocess.PIPE)
+        shown.append((await made.communicate())[0])
+        FOUND.write_text(json.dumps([int(line.split()[1], 16) for line in shown]))
+"""
+
+
+@pytest.fixture
+async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
+    async with worker_pool(redis_url, tmp_path / "logs") as made:
+        yield made
+
+
+@pytest.fixture
+async def processes(pool: WorkerPool, tmp_path: Path) -> AsyncIterator[Processes]:
+    made = Processes(pool, tmp_path, FORKERS)
+    yield made
+    made.end()
+
+
+async def found(pool: WorkerPool, processes: Processes, role: str) -> object:
+    """What an agent of the role wrote, beside a neighbour that noticed nothing."""
+    process = await processes.start("Quiet", role)
+    neighbour = await running(pool, "Quiet")
+    agent_id = await running(pool, role)
+    path = processes.app / "found.json"
+    await until(path.exists, timeout=20, what=f"{role} is done")
+    for one in (neighbour, agent_id):
+        assert (await pool.state(one)).incarnation == 1
+        assert (await pool.state(one)).status == "running"
+    assert "worker.draining" not in await pool.types()
+    process.terminate()
+    assert ended(process) == 0
+    result: object = msgspec.json.decode(path.read_bytes())
+    return result
+
+
+async def test_a_signal_to_a_forked_child_is_the_childs(pool: WorkerPool, processes: Processes):
+    """However it was forked, and also before it has run at all."""
+    codes = await found(pool, processes, "Forker")
+    assert isinstance(codes, dict)
+    interrupted = {f"{means} SIGINT" for means in ("process", "pool", "fork", "terminal", "thread")}
+    assert {name: code for name, code in codes.items() if name not in interrupted} == {
+        f"{means} {number.name}": -number
+        for means in ("process", "fork", "terminal", "pool", "thread")
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    }
+    assert {codes[name] for name in interrupted} <= {1, 3, -2}, "KeyboardInterrupt, or too early"
+
+
+async def test_a_child_that_returns_to_the_event_loop_is_ended(
+    pool: WorkerPool, processes: Processes
+):
+    codes = await found(pool, processes, "Returner")
+    assert codes == [70] * 5
+    events = await pool.types()
+    assert events.count("worker.started") == 1
+
+
+async def test_nothing_of_the_worker_is_in_a_forked_child(pool: WorkerPool, processes: Processes):
+    assert await found(pool, processes, "Looker") == {
+        "wakeup": -1,
+        "handled": [],
+        "sockets": 1,  # the other end of what wakes the loop
+        "polled": 0,
+        "threads": 1,
+        "atexit": 0,
+        "slept": "slept",
+        "blocked": 0,
+    }
+
+
+async def test_a_program_that_an_agent_starts_ignores_no_signal(
+    pool: WorkerPool, processes: Processes
+):
+    assert await found(pool, processes, "Ignorer") == [0, 0]
