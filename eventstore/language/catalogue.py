@@ -28,6 +28,11 @@ class Pool(Struct, frozen=True, kw_only=True):
     created_ms: int = 0
     changed_ms: int = 0
 
+    @property
+    def config_version(self) -> tuple[int, int]:
+        """Later settings of a pool of this name have a higher one."""
+        return self.created_seq, self.version
+
 
 class Host(Struct, frozen=True, kw_only=True):
     """A host and whether new workers may be placed there."""

@@ -24,6 +24,8 @@ class Survey(Struct, frozen=True, kw_only=True):
     live: int
     scaling: int
     closed: str
+    config_version: tuple[int, ...] = (0, 0)
+    """`Pool.config_version` of the settings that workers read as they renew."""
     due: tuple[tuple[str, int], ...]
     timeouts: tuple[tuple[str, int], ...]
     workers: tuple["ObservedWorker", ...]
@@ -44,6 +46,8 @@ class ObservedWorker(Struct, frozen=True):
     last_heartbeat: int
     isolated_agent: str = ""
     """The isolated agent that it runs; empty if there is none."""
+    lease_seconds: float = 0.0
+    """How long a lease it last renewed; 0: none yet."""
     stalled: str = ""
     """Where its event loop is stalled; empty while it turns."""
 
@@ -73,8 +77,9 @@ def decode_worker(worker_id: str, fields: Mapping[str, str]) -> ObservedWorker:
     worker = hashes.WORKER.from_hash(worker_id, fields)
     try:
         counters = [int(fields[name]) for name in ("agent_count", "renewal", "last_heartbeat")]
+        lease_seconds = float(fields.get("lease", "0"))
         return ObservedWorker(
-            worker, counters[0], counters[1], counters[2], fields.get("alone", "")
+            worker, counters[0], counters[1], counters[2], fields.get("alone", ""), lease_seconds
         )
     except (KeyError, ValueError) as error:
         raise Unreadable("worker", worker_id, f"a counter of its hash: {error}") from error
@@ -103,6 +108,7 @@ def decode_survey(reply: Reply) -> Survey:
         live=int(counters[3]),
         scaling=int(counters[4]),
         closed=counters[5].decode(),
+        config_version=tuple(map(int, counters[7].split(b":"))),
         due=tuple(scores_of(due)),
         timeouts=tuple(scores_of(timeouts)),
         workers=tuple(found),

@@ -29,6 +29,7 @@ from eventstore.connection.calls import UNREACHABLE, SyncClient
 from eventstore.connection.clients import connect_sync
 from eventstore.ids import new_id
 from eventstore.keys import Keys
+from eventstore.language.pool_config import PoolConfig
 from eventstore.log.script_runner import script
 from workers.host.processes import boot_seconds
 from workers.process.loop_watch import ANSWER_SECONDS, LoopWatch
@@ -67,13 +68,12 @@ class Lease:
     ) -> None:
         self._options = options
         self._config = options.config
+        self._config_version = options.config_version
         self._epoch = epoch
         self._hooks = hooks
         self._owner = options.owner
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Taken off the lease: half for the loop to confirm, half for a thread that comes late.
-        self._margin_seconds = min(self._config.lease_seconds * 0.2, 2.0)
-        self._trusted_until = granted_at + self._config.lease_seconds - self._margin_seconds
+        self._trusted_until = granted_at + _trust_seconds(self._config)
         self._lost_reason = ""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -110,6 +110,11 @@ class Lease:
         """Renew now: something suggests that the lease is gone."""
         self._renew_now.set()
 
+    def reconfigure(self, config: PoolConfig, version: str) -> None:
+        """Renew by these settings of the pool from now on."""
+        self._config, self._config_version = config, version
+        self._renew_now.set()
+
     def confirm(self) -> None:
         """Nothing of any agent runs any more."""
         self._confirmed.set()
@@ -126,12 +131,15 @@ class Lease:
 
     def _renew(self, client: SyncClient) -> float:
         """One renewal; returns after how many seconds the next is due."""
-        interval = self._config.renew_seconds * random.uniform(0.9, 1.0)
+        config = self._config
+        interval = config.renew_seconds * random.uniform(0.9, 1.0)
         if self._loop_hangs():
             return min(interval, 0.5)
         started_at = boot_seconds()
+        with self._lock:  # a shorter lease counts as soon as it may be known, a longer one later
+            self._trusted_until = min(self._trusted_until, started_at + _trust_seconds(config))
         try:
-            reply = self._evaluate(client)
+            reply = self._evaluate(client, config)
         except (*UNREACHABLE, RedisError) as error:
             if isinstance(error, ReadOnlyError):  # a replica now: the address may lead elsewhere
                 client.connection_pool.disconnect()
@@ -147,7 +155,7 @@ class Lease:
         else:
             self._backoff.reset()
             self._log_unavailable = False
-            self._extend(started_at)
+            self._extend(started_at + _trust_seconds(config))
             self._call_on_loop(self._hooks.renewed, reply)
         return interval
 
@@ -164,7 +172,7 @@ class Lease:
         self._loop_given_up = hangs
         return hangs and known
 
-    def _evaluate(self, client: SyncClient) -> list[Any]:
+    def _evaluate(self, client: SyncClient, config: PoolConfig) -> list[Any]:
         source, options, keys = script("renew"), self._options, Keys(self._options.key_prefix)
         arguments = (
             2,
@@ -177,6 +185,8 @@ class Lease:
             self._watch.snapshot,
             options.retention.heartbeats_ms,
             self._watch.stalled_in,
+            f"{config.lease_seconds:g}",
+            self._config_version,
         )
         command = client.execute_command
         try:
@@ -185,11 +195,10 @@ class Lease:
             reply = command("EVAL", source.text, *arguments)  # type: ignore[no-untyped-call]
         return reply
 
-    def _extend(self, started_at: float) -> None:
+    def _extend(self, trusted_until: float) -> None:
         with self._lock:
             if boot_seconds() < self._trusted_until:  # a lapsed lease does not come back
-                trusted = started_at + self._config.lease_seconds - self._margin_seconds
-                self._trusted_until = max(self._trusted_until, trusted)
+                self._trusted_until = max(self._trusted_until, trusted_until)
 
     # ---- the thread that guards ----------------------------------------------------------------
 
@@ -221,7 +230,7 @@ class Lease:
                 return
             self._lost_reason = reason
         self._call_on_loop(self._hooks.lost, reason)
-        if not self._confirmed.wait(self._margin_seconds / 2) and self._options.exits:
+        if not self._confirmed.wait(_margin_seconds(self._config) / 2) and self._options.exits:
             os._exit(EXIT_LEASE_LOST)
         self._stopped.set()
         self._renew_now.set()
@@ -230,3 +239,12 @@ class Lease:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: nothing runs any more
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _margin_seconds(config: PoolConfig) -> float:
+    """Taken off the lease: half for the loop to confirm, half for a thread that comes late."""
+    return min(config.lease_seconds * 0.2, 2.0)
+
+
+def _trust_seconds(config: PoolConfig) -> float:
+    return config.lease_seconds - _margin_seconds(config)

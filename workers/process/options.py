@@ -34,6 +34,8 @@ class WorkerOptions(HostOptions, frozen=True, kw_only=True):
     worker_id: str
     host: str
     config: PoolConfig
+    config_version: str = "0:0"
+    """See `Pool.config_version`."""
     exits: bool = True
     """A process of its own: it may be killed when the lease is lost or an agent is stuck."""
     capture: bool = True

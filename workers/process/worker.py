@@ -17,6 +17,7 @@ import structlog
 
 from eventstore.connection.clients import connect
 from eventstore.keys import Keys
+from eventstore.language.pool_config import read_config
 from eventstore.language.workers import Recover, WorkerStatus
 from eventstore.log.log import Log
 from eventstore.log.pool_log import PoolLog
@@ -53,6 +54,7 @@ class Worker:
     ) -> None:
         self.exit_code = 0
         self._options = options
+        self._config = options.config
         self._roles = roles
         self._start_time = start_time
         client = connect(options.redis_url, max_connections=CONNECTIONS)
@@ -89,11 +91,12 @@ class Worker:
         self._unprotect = forks.protect(loop, self._output.file if self._output else None)
         epoch = self._registration.epoch
         self._lease = Lease(options, epoch, self._hooks(), granted_at=granted_at)
+        self._context = self._new_worker_context()
         self._slots = Slots(
-            self._new_worker_context(),
+            self._context,
             size,
             on_fenced=lambda: self._on_lost("fenced"),
-            on_stuck=lambda: self._drain("stuck", self._options.config.drain_seconds),
+            on_stuck=lambda: self._drain("stuck", self._config.drain_seconds),
         )
         await self._lease.start()
         self._slots.wake()
@@ -124,7 +127,7 @@ class Worker:
         if self._ended is None:
             self._drain_requested = reason
         else:
-            self._drain(reason, self._options.config.drain_seconds)
+            self._drain(reason, self._config.drain_seconds)
 
     def _drain(self, reason: str, seconds: float) -> None:
         if self._shutdown_task is None:
@@ -183,7 +186,7 @@ class Worker:
             await work
         except Exception:
             log.exception("worker.failed", worker_id=self._options.worker_id, part=part)
-        self._drain("defect", self._options.config.drain_seconds)
+        self._drain("defect", self._config.drain_seconds)
 
     async def _cancel_tasks(self) -> None:
         """Stop listening and claiming."""
@@ -229,6 +232,11 @@ class Worker:
         reply = parse_reply(self._options.pool_name, raw, self._log)
         status = reply.rest[0].decode()
         self._slots.apply_stop_flags(reply.rest[1])
+        if version := reply.rest[2].decode():
+            self._config, _ = read_config(reply.rest[3])
+            self._context.config = self._config
+            self._lease.reconfigure(self._config, version)
+            log.info("worker.reconfigured", worker_id=self._options.worker_id, version=version)
         if self._shutdown_task is not None:
             return
         if status == WorkerStatus.DRAINING:
@@ -261,7 +269,7 @@ class Worker:
         return WorkerContext(
             log=self._pool_log,
             fence=Fence(self._options.worker_id, self._registration.epoch),
-            config=self._options.config,
+            config=self._config,
             roles=self._roles,
             database=self._database,
             output=self._output,

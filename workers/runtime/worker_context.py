@@ -36,8 +36,8 @@ class StopRequest(IntEnum):
     """The right to run it is lost: end it at once and write nothing."""
 
 
-class WorkerContext(Struct, frozen=True, kw_only=True):
-    """What all agents of a worker share."""
+class WorkerContext(Struct, kw_only=True):
+    """What all agents of a worker share. `config` is replaced when the pool's settings change."""
 
     log: PoolLog
     fence: Fence

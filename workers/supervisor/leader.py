@@ -7,6 +7,7 @@ at an idle pool) is replaced by another, and what it still attempts is refused b
 import structlog
 
 from eventstore.language.agent_commands import Command, Restart, Terminate, Withdraw
+from eventstore.language.pool_config import write_config
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Leadership, Outcome
@@ -32,7 +33,7 @@ class Leader:
         self._host, self._pool_log = context.host, context.pool_log
         self._monitor = monitor
         self._lead = NO_LEADER
-        self._other_leader = polling.Stopwatch(max_gap_seconds=polling.MAX_GAP_SECONDS)
+        self._other_leader = polling.Stopwatch()
         self._idle_other_leader = polling.Stopwatch()  # following one that lives does no harm
         self._scaler = Scaler(context, NO_LEADER, monitor)
 
@@ -49,6 +50,7 @@ class Leader:
             await self._continue_deletion(survey)
             await clear_suspects(self._pool_log, survey, self._context.pool().config)
             await self._requeue_strays(survey)
+            await self._publish_config(survey)
             await self._scaler.reconcile(survey, now)
 
     async def resign(self) -> None:
@@ -75,9 +77,11 @@ class Leader:
         """At an idle pool it renews as rarely as it polls, which proves nothing later on."""
         pool = self._context.pool()
         idle = polling.is_idle(survey, pool)
-        unrenewed = self._other_leader.observe(() if idle else (other,), now)
-        idle_unrenewed = self._idle_other_leader.observe((other,) if idle else (), now)
         timeout = pool.config.lease_seconds
+        unrenewed = self._other_leader.observe(
+            () if idle else (other,), now, max_gap_seconds=polling.max_gap(timeout)
+        )
+        idle_unrenewed = self._idle_other_leader.observe((other,) if idle else (), now)
         pause = polling.idle_poll_interval(pool, poll_seconds=self._context.poll_seconds)
         idle_timeout = timeout + polling.IDLE_LEADER_POLLS * pause
         return unrenewed.get(other, 0.0) > timeout or idle_unrenewed.get(other, 0.0) > idle_timeout
@@ -110,6 +114,16 @@ class Leader:
         if not await self._pool_log.live() and not pool.deleted:
             origin = self._pool_log.origin
             await self._context.catalogue.delete_pool(pool, origin, reason="requested")
+
+    async def _publish_config(self, survey: Survey) -> None:
+        """Let workers that run know the pool's present settings: they read them as they renew."""
+        pool = self._context.pool()
+        if survey.workers and survey.config_version < pool.config_version:
+            step = self._pool_log.step()
+            step.check(clauses.Leads(self._host, self._lead.term))
+            step.write(clauses.SetMeta("config", bytes(write_config(pool.config)).decode()))
+            step.write(clauses.SetMeta("config_version", ":".join(map(str, pool.config_version))))
+            await self._pool_log.commit(step)
 
     async def _requeue_strays(self, survey: Survey) -> None:
         """Requeue what was read from the group under a name that is no worker's.

@@ -2,7 +2,8 @@
 
 A lease is a number that its holder changes every few seconds. A supervisor notes since when it has
 not changed, on a clock that also runs while the machine sleeps. Time in which the supervisor itself
-observed nothing (Redis was unreachable, or it was suspended) does not count.
+observed nothing (Redis was unreachable, or it was suspended) counts only up to a bound, so that one
+that polls rarely, because it has too much to do, finds the dead later, but does find them.
 
 An idle pool is polled as rarely as the operator configures. In any other one a worker may die, or
 the leader, without whom nothing is started there. So the pause is a share of the lease, and a death
@@ -21,7 +22,9 @@ from eventstore.language.catalogue import Pool
 from eventstore.log.survey import Survey
 
 MAX_GAP_SECONDS = 3.0
-"""A longer pause between two observations proves nothing about the leases."""
+"""Of a longer pause between two observations of leases only so much counts..."""
+GAP_SHARE: Final = 0.25
+"""...or this share of the lease, if that is longer."""
 LEASE_SHARE: Final = 0.2
 MAX_SECONDS: Final = MAX_GAP_SECONDS * 2 / 3
 """The rest is for jitter, and for a poll that comes late."""
@@ -58,18 +61,27 @@ def idle_poll_interval(pool: Pool, *, poll_seconds: float) -> float:
     return max(poll_seconds * IDLE_FACTOR, DELETED_MIN_SECONDS if pool.deleted else 0.0)
 
 
+def max_gap(lease_seconds: float) -> float:
+    """How much of a pause between two observations of leases counts, in seconds."""
+    return max(MAX_GAP_SECONDS, lease_seconds * GAP_SHARE)
+
+
 class Stopwatch:
     """For how long each of a changing set of things has been in it: also a lease unrenewed."""
 
-    def __init__(self, *, max_gap_seconds: float = inf) -> None:
-        self._max_gap_seconds = max_gap_seconds
+    def __init__(self) -> None:
         self._since: Mapping[Any, float] = {}
         self._observed_at = 0.0
 
-    def observe(self, things: Iterable[T], now: float) -> dict[T, float]:
-        """For how many seconds each of these has been among them, without the too long gaps."""
+    def observe(
+        self, things: Iterable[T], now: float, *, max_gap_seconds: float = inf
+    ) -> dict[T, float]:
+        """For how many seconds each of these has been among them.
+
+        A longer pause since the last call counts as `max_gap_seconds`.
+        """
         gap = now - self._observed_at
-        ignored = gap if self._observed_at and gap > self._max_gap_seconds else 0.0
+        ignored = max(gap - max_gap_seconds, 0.0) if self._observed_at else 0.0
         self._observed_at = now
         since = {thing: self._since.get(thing, now - ignored) + ignored for thing in things}
         self._since = since

@@ -66,7 +66,12 @@ def worker_options(
 ) -> WorkerOptions:
     passed_on = {name: getattr(options, name) for name in HostOptions.__struct_fields__}
     return WorkerOptions(
-        **passed_on, pool_name=pool.pool_name, worker_id=worker_id, host=host, config=pool.config
+        **passed_on,
+        pool_name=pool.pool_name,
+        worker_id=worker_id,
+        host=host,
+        config=pool.config,
+        config_version=":".join(map(str, pool.config_version)),
     )
 
 

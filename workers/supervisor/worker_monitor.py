@@ -19,7 +19,7 @@ from eventstore.steps import clauses
 from workers.host.processes import Process
 from workers.launch.pool_processes import HostProcesses
 from workers.supervisor import reaper
-from workers.supervisor.polling import MAX_GAP_SECONDS, Stopwatch
+from workers.supervisor.polling import Stopwatch, max_gap
 
 LATE_SHARE = 0.5
 SUSPECT_SHARE = 0.6
@@ -52,7 +52,7 @@ class WorkerMonitor:
         """Whether a lease was not renewed for so long that the pool is to be polled more often."""
         self._host, self._pool_log = context.host, context.pool_log
         self._local, self._pool = context.local, context.pool
-        self._leases = Stopwatch(max_gap_seconds=MAX_GAP_SECONDS)
+        self._leases = Stopwatch()
         self._drain_times = Stopwatch()
         self._stray_times = Stopwatch()
         self._stalls: dict[str, str] = {}
@@ -79,23 +79,25 @@ class WorkerMonitor:
                 await self.reap(observed.worker, how)
 
     async def _check_leases(self, survey: Survey, now: float) -> None:
-        lease_seconds = self._pool().config.lease_seconds
-        alive = {
-            (o.worker.worker_id, o.renewal): o.worker for o in survey.workers if o.worker.alive
-        }
-        since_renewal = self._leases.observe(alive, now)
-        self.lease_late = max(since_renewal.values(), default=0.0) > lease_seconds * LATE_SHARE
-        for (name, renewal), seconds in since_renewal.items():
-            worker = alive[name, renewal]
+        """Each by its length when it was renewed last: the pool's may have changed since."""
+        present = self._pool().config.lease_seconds
+        alive = {(o.worker.worker_id, o.renewal): o for o in survey.workers if o.worker.alive}
+        leases = {key: o.lease_seconds or present for key, o in alive.items()}
+        gap = max_gap(min(leases.values(), default=present))
+        since_renewal = self._leases.observe(alive, now, max_gap_seconds=gap)
+        shares = {key: seconds / leases[key] for key, seconds in since_renewal.items()}
+        self.lease_late = max(shares.values(), default=0.0) > LATE_SHARE
+        for (name, renewal), share in shares.items():
+            worker = alive[name, renewal].worker
             is_suspect = worker.status is WorkerStatus.SUSPECT
-            if seconds > lease_seconds:
-                reason = f"its lease was not renewed for {lease_seconds:g} s"
+            if share > 1:
+                reason = f"its lease was not renewed for {leases[name, renewal]:g} s"
                 await self.reap(worker, reason + self._silence(worker), renewal=renewal)
-            elif seconds > lease_seconds * SUSPECT_SHARE and not is_suspect:
+            elif share > SUSPECT_SHARE and not is_suspect:
                 suspect = workers.Suspect(reason="its lease is not being renewed")
                 checks = [clauses.LeaseNotRenewed(name, renewal)]
                 await self._pool_log.act_on_worker(name, suspect, checks=checks)
-            elif seconds < lease_seconds * SUSPECT_SHARE and is_suspect:
+            elif share < SUSPECT_SHARE and is_suspect:
                 await self._pool_log.act_on_worker(name, workers.Recover())
 
     def _silence(self, worker: Worker) -> str:

@@ -1,7 +1,9 @@
 -- Renews a worker's lease and records its heartbeat.
 -- ARGV  3 worker id, 4 its epoch, 5 event id, 6 data (JSON), 7 retention of heartbeats, in ms,
---       8 where its event loop is stalled, '' while it turns
--- Returns {OK, generation, seq, ts, worker status, {agent id, stop, …} of agents to stop}.
+--       8 where its event loop is stalled, '' while it turns, 9 its lease in seconds, 10 the version
+--       of the settings that it has
+-- Returns {OK, generation, seq, ts, worker status, {agent id, stop, …} of agents to stop, version
+--       and JSON of the pool's settings: '' if it has them}.
 -- Invariant: a fenced worker renews nothing.
 
 local worker, epoch = ARGV[3], ARGV[4]
@@ -10,7 +12,8 @@ if process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped' then
   return reply('FENCED')
 end
 write_head()  -- so that later events and heartbeats have no earlier time than this one
-redis.call('HSET', process_key(worker), 'renewal', unique_number(), 'last_heartbeat', number(ts))
+redis.call('HSET', process_key(worker), 'renewal', unique_number(), 'last_heartbeat', number(ts),
+  'lease', ARGV[9])
 redis.call('XADD', base .. 'heartbeats', 'MINID', '~', number(ts - tonumber(ARGV[7])),
   number(ts) .. '-*',
   'type', 'worker.heartbeat', 'version', '1', 'seq', '', 'event_id', ARGV[5],
@@ -32,4 +35,6 @@ for _, id in ipairs(redis.call('SMEMBERS', base .. 'held:' .. worker)) do
     stops[#stops + 1] = stop
   end
 end
-return reply('OK', process[2], stops)
+local config = redis.call('HMGET', meta_key, 'config_version', 'config')
+if not config[1] or config[1] == ARGV[10] then config = { '', '' } end
+return reply('OK', process[2], stops, config[1], config[2])
