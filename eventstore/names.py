@@ -8,12 +8,20 @@ LISTED_MAX = 12
 """So many names are listed where none is similar."""
 
 
+def similar_name(name: str, known: Collection[str]) -> str:
+    """The most similar of the known names; empty if none is."""
+    folded = {one.lower(): one for one in known}
+    close = get_close_matches(name.lower(), folded, n=1, cutoff=SIMILARITY_MIN)
+    return folded[close[0]] if close else ""
+
+
 def unknown_name(kind: str, name: str, known: Collection[str] = ()) -> str:
     """A message such as "no pool `a_pol`; did you mean `a_pool`?"; `known`: the names there are."""
-    folded = {one.lower(): one for one in known}
-    message = f"no {kind} `{name}`"
-    if close := get_close_matches(name.lower(), folded, n=1, cutoff=SIMILARITY_MIN):
-        return f"{message}; did you mean `{folded[close[0]]}`?"
-    if 0 < len(known) <= LISTED_MAX:
-        return f"{message}; there are: {', '.join(sorted(known))}"
-    return message
+    return f"no {kind} `{name}`{suggestion(name, known)}"
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """The end of a message about a name that does not exist: a similar one, or a few that do."""
+    if similar := similar_name(name, known):
+        return f"; did you mean `{similar}`?"
+    return f"; there are: {', '.join(sorted(known))}" if 0 < len(known) <= LISTED_MAX else ""

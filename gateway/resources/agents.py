@@ -10,6 +10,7 @@ from eventstore.errors import LogError, Unreadable
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.agents import TERMINAL, shared_fields
 from eventstore.log.replies import Outcome, Proof
+from eventstore.names import unknown_name
 from gateway.backend import agent_rows
 from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE
 from gateway.resources import as_of
@@ -61,6 +62,18 @@ async def list_workers(request: web.Request, query: requests.WorkerQuery) -> web
         find = partial(views.history.workers, point) if point else views.workers
         rows = await find(pool, ended=ended, after=after, limit=query.limit + 1)
     return _page(request, responses.WorkerPage, rows, query.limit)
+
+
+async def get_worker(request: web.Request, worker_id: requests.WorkerId) -> web.Response:
+    """One worker process."""
+    backend = request.app[BACKEND]
+    async with backend.read_views() as views:
+        await backend.catch_up(views, request)
+        row = await views.worker(worker_id)
+    if row is None:
+        detail = unknown_name("worker", worker_id)
+        raise Problem(Kind.WORKER_NOT_FOUND, detail, field="worker_id")
+    return json_response(row)
 
 
 def _page(

@@ -18,7 +18,7 @@ from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, P
 from gateway.wire.decoding import convert, read_body, read_query
 from gateway.wire.requests import NoParameters
 from gateway.wire.responses import API, AgentPage, PoolDeletion, PoolList, WorkerPage, json_response
-from projector.queries.views import AgentRow, PoolRow
+from projector.queries.views import AgentRow, PoolRow, WorkerRow
 
 AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health)$)[^/]+}"
 """One part of a path that is not one of the fixed ones: `DELETE /agents/health` is a 405."""
@@ -101,6 +101,8 @@ OPERATIONS: Final = (
               PoolDeletion, {200: "It is gone", 202: "Its agents are ending"}, (404, 409),
               _COMMAND),
     Operation("pools", "GET", "/api/v1/agents/workers", agents.list_workers, WorkerPage, _PAGE),
+    Operation("pools", "GET", "/api/v1/agents/workers/{worker_id}", agents.get_worker, WorkerRow,
+              {200: "The worker"}, (404,)),
     Operation("monitoring", "GET", "/api/v1/agents/monitor/system", monitor.system,
               monitor.SystemFigures, {200: "The figures"}),
     Operation("monitoring", "GET", "/api/v1/agents/monitor/dashboard", monitor.dashboard,

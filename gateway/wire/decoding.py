@@ -18,6 +18,7 @@ from aiohttp import web
 from msgspec import Struct, structs
 
 from eventstore.language.pool_config import PoolConfig
+from eventstore.names import unknown_name
 from gateway.options import Limits
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import PATTERN_DESCRIPTIONS, SpawnRequest
@@ -33,6 +34,7 @@ _ERROR_MESSAGE: Final = re.compile(
 _FIELD_NAME: Final = re.compile(
     r"Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`"
 )
+_UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _PATTERN: Final = re.compile(r"Expected `str` matching regex (?P<pattern>.*)", re.DOTALL)
 
 
@@ -138,6 +140,11 @@ def _describe(message: str, shape: type, path: str) -> str:
     if pattern_match := _PATTERN.fullmatch(message):
         pattern = literal_eval(pattern_match["pattern"])
         return f"Expected {PATTERN_DESCRIPTIONS.get(pattern, 'another text')}"
+    unknown = _UNKNOWN_FIELD.fullmatch(message)
+    if unknown and not path:
+        return unknown_name(
+            "field", unknown["name"], [one.encode_name for one in structs.fields(shape)]
+        )
     if message.startswith("Invalid enum value ") and (choices := _choices(shape, path)):
         return f"{message}; expected {', '.join(choices)}"
     return message

@@ -34,6 +34,7 @@ class Kind(StrEnum):
     NOT_FOUND = "not-found", 404, "There is nothing here"
     AGENT_NOT_FOUND = "agent-not-found", 404, "There is no such agent"
     POOL_NOT_FOUND = "pool-not-found", 404, "There is no such pool"
+    WORKER_NOT_FOUND = "worker-not-found", 404, "There is no such worker"
     PARKED_NOT_FOUND = "parked-not-found", 404, "Nothing like this is parked"
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "This method does not apply here"
     AGENT_WITHDRAWN = "agent-withdrawn", 409, "The agent ended before it ran"

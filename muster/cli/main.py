@@ -14,11 +14,11 @@ from typing import Any
 
 from eventstore.errors import MusterError
 from muster import __version__
-from muster.cli.arguments.command import add_parser
+from muster.cli.arguments.command import Parser, add_parser
 from muster.cli.doctor import doctor
 from muster.cli.events import logs, tail
 from muster.cli.maintenance import recover, replay, verify
-from muster.cli.resources import parked, pools, ps, spawn, terminate, workers
+from muster.cli.resources import describe, parked, pools, ps, spawn, terminate, workers
 from muster.settings.loading import load
 
 EPILOG = """\
@@ -33,7 +33,8 @@ MUSTER_<FLAG>, and in muster.toml.
 """
 
 COMMANDS = (
-    spawn, terminate, ps, pools, workers, parked, logs, tail, replay, recover, verify, doctor,
+    spawn, terminate, ps, describe, pools, workers, parked, logs, tail, replay, recover, verify,
+    doctor,
 )  # fmt: skip
 _SWITCH = {"action": "store_true", "default": None}
 FLAGS: Mapping[str, Mapping[str, Any]] = {
@@ -120,9 +121,9 @@ Start, watch and stop the workers of this host.
 """The commands that run roles: the text for `add_parser`, and their flags."""
 
 
-def command_line() -> argparse.ArgumentParser:
+def command_line() -> Parser:
     """All commands and their flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="muster",
         description="An auto-scaling pool of long-lived agents, event-sourced over Redis Streams.",
         epilog=EPILOG,
@@ -132,7 +133,7 @@ def command_line() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for name, (text, flags) in ROLES.items():
         role = add_parser(subparsers, name, text)
-        role.set_defaults(run=functools.partial(_run_role, name))
+        role.set_defaults(run=functools.partial(_run_role, name), parser=role)
         for flag in (*SHARED_FLAGS, *flags):
             role.add_argument(f"--{flag}", **FLAGS[flag])
     for module in COMMANDS:
@@ -144,7 +145,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run the named command; returns the exit code."""
     _open_streams()
     parser = command_line()
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        getattr(args, "parser", parser).refuse_unknown(unknown)
     if args.command is None:
         parser.print_help()
         return 2

@@ -4,7 +4,7 @@ The file also declares roles and pools; without one there are those built in.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,8 @@ import msgspec
 from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.language.durability import Level
+from eventstore.language.pool_config import PoolConfig
+from eventstore.names import suggestion
 from muster.settings import addresses
 from muster.settings.settings import (
     LOOPBACK,
@@ -133,12 +135,7 @@ def declarations(
     document: dict[str, Any], path: Path
 ) -> tuple[dict[str, str], dict[str, PoolDeclaration]]:
     """What the file declares, else the built-in roles. Raises `ConfigurationError`."""
-    unknown = set(document) - set(NAMES) - {"roles", "pools"}
-    if unknown:
-        raise ConfigurationError(
-            f"{path}: unknown key {abbreviate(min(unknown))}; known are roles, pools,"
-            f" {', '.join(NAMES)}"
-        )
+    _refuse_unknown(document, ("roles", "pools", *NAMES), f"{path}")
     if "roles" not in document and "pools" not in document:
         roles = dict.fromkeys(BUILT_IN_ROLES, BUILT_IN_AGENT)
         return roles, {f"{role}_pool": PoolDeclaration(role, {}) for role in BUILT_IN_ROLES}
@@ -163,12 +160,17 @@ def _tables(document: dict[str, Any], key: str, path: Path) -> list[tuple[str, d
     return list(tables.items())
 
 
+def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], place: str) -> None:
+    """Raises `ConfigurationError` that names the key that was probably meant."""
+    for name in table:
+        if name not in known:
+            shown = abbreviate(name)
+            raise ConfigurationError(f"{place}: unknown key {shown}{suggestion(name, known)}")
+
+
 def _role(name: str, body: dict[str, Any], path: Path) -> str:
     agent = body.get("agent")
-    if unknown := set(body) - {"agent"}:
-        raise ConfigurationError(
-            f"{path}: [roles.{name}]: unknown key {abbreviate(min(unknown))}; known is agent"
-        )
+    _refuse_unknown(body, ("agent",), f"{path}: [roles.{name}]")
     if not isinstance(agent, str) or not all(agent.partition(":")[::2]):
         raise ConfigurationError(
             f"{path}: [roles.{name}] agent: expected 'package.module:Class',"
@@ -182,8 +184,9 @@ def _pool(name: str, body: dict[str, Any], roles: Mapping[str, str], path: Path)
     if not isinstance(role, str) or role not in roles:
         raise ConfigurationError(
             f"{path}: [pools.{name}] role: expected one of {', '.join(roles) or '(no roles)'},"
-            f" got {abbreviate(role)}"
+            f" got {abbreviate(role)}{suggestion(str(role), roles)}"
         )
+    _refuse_unknown(body, ("role", *PoolConfig.__struct_fields__), f"{path}: [pools.{name}]")
     declaration = PoolDeclaration(role, {k: v for k, v in body.items() if k != "role"})
     try:
         declaration.config()

@@ -31,10 +31,11 @@ STATUS_STYLES = {
 
 
 class Cell(Struct, frozen=True):
-    """A text and its style at a terminal."""
+    """A text and its style at a terminal. `short`: instead, where the terminal is too narrow."""
 
     text: str
     style: str = ""
+    short: str = ""
 
 
 class Column(Struct, frozen=True):
@@ -78,12 +79,16 @@ def join(cells: Sequence[Cell]) -> str:
     return "".join(cell.text for cell in cells).rstrip()
 
 
-def show(table: Table, below: Sequence[str] = ()) -> None:
-    """Print a table as fits its output. `below`: by row, the text under it, if any."""
+def show(table: Table, below: Sequence[str] = (), *, header: bool = True, fit: bool = True) -> None:
+    """Print a table. `below`: by row, the text under it, if any.
+
+    `fit`: at a terminal it is made as narrow as that is.
+    """
     under = ["", *(below or [""] * len(table.rows))]
     screen = console() if at_terminal() else None
-    lines: Sequence[Text | str] = styled(table, screen.width) if screen else plain(table)
-    for line_and_text in zip(lines, under, strict=True):
+    width = screen.width if screen and fit else None
+    lines: Sequence[Text | str] = styled(table, width) if screen else plain(table)
+    for line_and_text in list(zip(lines, under, strict=True))[not header :]:
         for text in filter(None, line_and_text):
             if screen:
                 screen.print(text, soft_wrap=True)
@@ -92,35 +97,54 @@ def show(table: Table, below: Sequence[str] = ()) -> None:
     sys.stdout.flush()
 
 
-def plain(table: Table, *, header: bool = True) -> list[str]:
+def plain(table: Table) -> list[str]:
     """Aligned lines without colour."""
-    lines = [join(line) for line in _lay_out(table)]
-    return lines if header else lines[1:]
+    return [join(line) for line in _lay_out(table)]
 
 
-def styled(table: Table, width: int) -> list[Text]:
-    """Coloured lines no wider than `width`: see `_narrowed`."""
-    table = _narrowed(table, width)
+def styled(table: Table, width: int | None) -> list[Text]:
+    """Coloured lines no wider than `width`, if one is given: see `_narrowed`."""
+    table = _narrowed(table, width) if width is not None else table
     lines = []
     for line in _lay_out(table):
         text = Text.assemble(*((cell.text, cell.style) for cell in line), no_wrap=True)
         text.rstrip()
-        text.truncate(max(width, 1), overflow="ellipsis")
+        if width is not None:
+            text.truncate(max(width, 1), overflow="ellipsis")
         lines.append(text)
     return lines
 
 
 def _narrowed(table: Table, width: int) -> Table:
-    """The table without the columns that do not fit; the last column may be cut to a dozen."""
-    columns, widths = list(table.columns), _widths(table)
-    widths[-1] = min(widths[-1], 12)
+    """The table with short cells, and without the columns that do not fit then.
+
+    The last column may be cut to a dozen characters.
+    """
+    columns, widths = list(table.columns), _shown_widths(table)
     shown = list(range(len(columns)))
-    while sum(widths[i] + len(GAP) for i in shown) - len(GAP) > width:
+    if _total(widths) > width:
+        rows = [[_shortened(cell) for cell in row] for row in table.rows]
+        table = Table(table.columns, rows)
+        widths = _shown_widths(table)
+    while _total([widths[i] for i in shown]) > width:
         droppable = [i for i in shown if columns[i].drop]
         if not droppable:
             break
         shown.remove(max(droppable, key=lambda i: columns[i].drop))
     return Table(tuple(columns[i] for i in shown), [[row[i] for i in shown] for row in table.rows])
+
+
+def _shown_widths(table: Table) -> list[int]:
+    *widths, last = _widths(table)
+    return [*widths, min(last, 12)]
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(GAP) * (len(widths) - 1)
+
+
+def _shortened(cell: Cell | str) -> Cell | str:
+    return Cell(cell.short, cell.style) if isinstance(cell, Cell) and cell.short else cell
 
 
 def _widths(table: Table) -> list[int]:
@@ -166,6 +190,11 @@ def one_line(text: str) -> str:
 def short_id(identifier: str) -> str:
     """The short form of an id. Ids start with their time of creation; their ends differ."""
     return f"…{identifier[-8:]}" if len(identifier) == 36 else identifier
+
+
+def id_cell(identifier: str) -> Cell:
+    """An id, or its short form where the terminal is narrow."""
+    return Cell(identifier, short=short_id(identifier))
 
 
 def age(since_ms: float, now_ms: float | None = None) -> str:

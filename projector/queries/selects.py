@@ -191,20 +191,29 @@ def workers(
     limit: int | None = None,
 ) -> list[rows.WorkerRow]:
     """Workers in the order of their ids; `ended`: stopped and lost ones too."""
-    w, live = SERVING.workers, WORKER_LIVE
-    same = (live.c.worker_id == w.c.worker_id) & (live.c.pool_name == w.c.pool_name)
-    query = (
-        select(w, live.c.last_heartbeat, live.c.loop_lag_ms)
-        .join_from(w, live, same, isouter=True)
-        .where(w.c.worker_id > after)
-        .order_by(w.c.worker_id)
-        .limit(limit)
-    )
+    w = SERVING.workers
+    query = _workers().where(w.c.worker_id > after).order_by(w.c.worker_id).limit(limit)
     if pool is not None:
         query = query.where(w.c.pool_name == pool)
     if not ended:
         query = query.where(w.c.status.not_in(ENDED_WORKER_STATUSES))
     return [rows.worker_row(row) for row in connection.execute(query).mappings()]
+
+
+def worker(connection: Connection, worker_id: str) -> rows.WorkerRow | None:
+    """One worker, ended or not."""
+    query = _workers().where(SERVING.workers.c.worker_id == worker_id).limit(1)
+    row = connection.execute(query).mappings().first()
+    return rows.worker_row(row) if row else None
+
+
+def _workers() -> Select[Any]:
+    """Workers, with their last heartbeat."""
+    w, live = SERVING.workers, WORKER_LIVE
+    same = (live.c.worker_id == w.c.worker_id) & (live.c.pool_name == w.c.pool_name)
+    return select(w, live.c.last_heartbeat, live.c.loop_lag_ms).join_from(
+        w, live, same, isouter=True
+    )
 
 
 def hosts(connection: Connection) -> list[rows.HostRow]:

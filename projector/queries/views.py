@@ -127,6 +127,7 @@ class Views:
     projects = _query(selects.projects)
     count_agents = _query(selects.count_agents)
     workers = _query(selects.workers)
+    worker = _query(selects.worker)
     pools = _query(selects.pools)
     pool = _query(selects.pool)
     hosts = _query(selects.hosts)

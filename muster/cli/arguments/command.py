@@ -20,11 +20,12 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from eventstore.errors import ConfigurationError, LogUnreachable, MusterError, ServerUnsuitable
+from eventstore.names import unknown_name
 from muster.settings.addresses import redacted
 from muster.terminal import render
 
@@ -32,7 +33,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Subparsers: TypeAlias = "argparse._SubParsersAction[Any]"
 
 
 class CommandError(MusterError):
@@ -42,7 +43,11 @@ class CommandError(MusterError):
 
 
 class Refused(CommandError):
-    """The service refused the request."""
+    """The service refused the request. `kind`: the type of its problem, if it named one."""
+
+    def __init__(self, message: str = "", *, kind: str = "") -> None:
+        super().__init__(*filter(None, (message,)))
+        self.kind = kind
 
 
 class BadInput(CommandError):
@@ -57,24 +62,43 @@ class ServiceUnreachable(CommandError):
     exit_code = 3
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the word or flag that was probably meant."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = "command" if action.nargs == argparse.PARSER else "choice"
+            names = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(action, unknown_name(kind, str(value), names))
+
+    def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
+        """End with what is wrong about arguments that were left over."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        flag, word = next((w for w in words if w.startswith("-")), ""), words[0]
+        if flag:
+            self.error(unknown_name("flag", flag.partition("=")[0], flags))
+        self.error(f"what is `{word}`? It is one word too many")
+
+
 def add_parser(subparsers: Subparsers, name: str, text: str) -> argparse.ArgumentParser:
     """`text`: what it does in a line, a paragraph, and examples, with empty lines between them."""
     # `python -OO` has removed the docstrings that some commands use as their texts.
     summary, description, examples = (text or "\n\n\n\n").split("\n\n", 2)
-    return subparsers.add_parser(
+    parser: Parser = subparsers.add_parser(
         name,
         help=summary,
         description=textwrap.fill(description, 80),
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    return parser
 
 
 def declare(subparsers: Subparsers, name: str, run: Run, text: str) -> argparse.ArgumentParser:
     """Add a command; `run` returns the exit code and may raise any `MusterError`."""
     parser = add_parser(subparsers, name, text)
     full_name = parser.prog.removeprefix("muster ")
-    parser.set_defaults(run=lambda args: run_command(full_name, run, args))
+    parser.set_defaults(run=lambda args: run_command(full_name, run, args), parser=parser)
     return parser
 
 

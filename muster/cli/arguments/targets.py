@@ -6,7 +6,7 @@ writes to its data directory while it runs. So on one machine no flag is needed.
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from muster.cli.arguments.command import BadInput, Run, Subparsers, declare
+from muster.cli.arguments.output import JSON, add_output_flags
 from muster.process.running_file import NAME, Running, read
 from muster.settings import addresses
 from muster.settings.settings import abbreviate
@@ -40,24 +41,40 @@ LOG_FLAGS: Flags = {
 """For commands that read the log and the views themselves."""
 
 
-def add_flags(parser: argparse.ArgumentParser, flags: Flags, default: object = None) -> None:
-    """Flags, and `--json`. `default` SUPPRESS: for a nested parser, see `declare_action`."""
-    option = parser.add_argument
+def add_flags(
+    parser: argparse.ArgumentParser,
+    flags: Flags,
+    default: object = None,
+    formats: Sequence[str] = JSON,
+) -> None:
+    """Flags, and those of the output. `default` SUPPRESS: for a nested parser, `declare_action`."""
+    add_output_flags(parser, formats, default)
     for name, (value, text) in flags.items():
-        option(name, metavar=value, default=default, help=text)
-    option("--json", action="store_true", default=default or False, help="print JSON, for programs")
+        parser.add_argument(name, metavar=value, default=default, help=text)
 
 
 def declare_action(
-    actions: Subparsers, name: str, run: Run, summary: str, example: str
+    actions: Subparsers,
+    name: str,
+    run: Run,
+    summary: str,
+    example: str,
+    add: Callable[[argparse.ArgumentParser, object], None] | None = None,
 ) -> argparse.ArgumentParser:
     """An action of a command, such as `pools set`; `example`: its arguments in an example.
 
+    `add`: adds its flags, with a default; those of the service unless given.
     Service flags before the action apply unless they are repeated after it.
     """
     parser = declare(actions, name, run, f"{summary}\n\n{summary.capitalize()}.\n\n  {example}\n")
-    add_flags(parser, SERVICE_FLAGS, argparse.SUPPRESS)
+    add = add or (lambda parser, default: add_flags(parser, SERVICE_FLAGS, default))
+    add(parser, argparse.SUPPRESS)
     return parser
+
+
+def is_service_named(args: argparse.Namespace) -> bool:
+    """Whether it is said where the gateway is; else it is only likely."""
+    return bool(args.url or os.environ.get("MUSTER_URL") or running(args).url)
 
 
 def service_url(args: argparse.Namespace) -> str:

@@ -17,7 +17,7 @@ import msgspec
 from muster.cli.arguments.command import BadInput
 from muster.settings.settings import abbreviate
 
-_AGENT_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+AGENT_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
@@ -26,13 +26,6 @@ FIRST_MS = 100_000_000_000
 """Smaller numbers are seconds (up to the year 5138), larger ones milliseconds (since 1973)."""
 LAST_MS = 253_402_300_800_000
 """The end of the year 9999, the latest time that Python can represent."""
-
-
-def agent_id(text: str) -> str:
-    """An agent's id, in lower case."""
-    if not _AGENT_ID.fullmatch(text.lower()):
-        raise BadInput(f"{abbreviate(text)} is not an agent's id (a UUID); `muster ps` lists them")
-    return text.lower()
 
 
 def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ from muster.terminal import render
 BASE = "/api/v1/agents"
 EVENTS = "/api/v1/events"
 PARKED = "/api/v1/parked"
+LOOKUP = "/api/v1/lookup"
 FALLBACK = "muster-fallback"
 """The header of a gateway that runs on a fallback log, in lower case."""
 AS_OF = "muster-as-of"
@@ -43,9 +44,10 @@ class FieldError(Struct, frozen=True):
         return self.message if names_field else f"{self.field}: {self.message}"
 
 
-class Problem(Struct, frozen=True):
+class Problem(Struct, frozen=True, rename={"kind": "type"}):
     """An error as the gateway answers it; for an agent that could not start, with its error."""
 
+    kind: str = ""
     title: str = ""
     status: int = 0
     detail: str = ""
@@ -56,7 +58,8 @@ class Problem(Struct, frozen=True):
     def __str__(self) -> str:
         summary = self.detail or self.title or f"HTTP status {self.status}"
         if len(self.errors) == 1 and self.errors[0].message == summary:
-            lines = [str(self.errors[0])]
+            named = self.kind.endswith("-not-found")  # "no pool `x`" says which field is meant
+            lines = [summary if named else str(self.errors[0])]
         else:
             lines = [summary, *(f"  {error}" for error in self.errors)]
         if self.error is not None:
@@ -99,7 +102,9 @@ class Answer(Struct, frozen=True):
                 problem = msgspec.json.decode(self.body, type=Problem)
             except (msgspec.MsgspecError, RecursionError):
                 problem = Problem()
-            raise Refused(str(msgspec.structs.replace(problem, status=self.status)))
+            raise Refused(
+                str(msgspec.structs.replace(problem, status=self.status)), kind=problem.kind
+            )
 
 
 class GatewayClient:
@@ -115,8 +120,10 @@ class GatewayClient:
         self._parts, self._shown_url = urlsplit(url), redacted(url)
         self._authorization = {"Authorization": f"Bearer {token}"} if token else {}
 
-    def get(self, path: str, query: Query | None = None) -> Answer:
-        return self.call("GET", path, query=query)
+    def get(
+        self, path: str, query: Query | None = None, *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> Answer:
+        return self.call("GET", path, query=query, timeout_seconds=timeout_seconds)
 
     def call(
         self,

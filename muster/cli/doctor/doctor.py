@@ -18,6 +18,7 @@ from eventstore.embedded.directory import find_binary
 from eventstore.errors import ConfigurationError, ServerBinaryMissing
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Subparsers, declare
+from muster.cli.arguments.output import is_json, print_document
 from muster.cli.doctor.checks import Check, Level, check
 from muster.cli.doctor.database_checks import check_database
 from muster.cli.doctor.host_checks import check_host
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if fallback := targets.running(args).fallback:
         change = "once that Redis answers, restart `muster up`: it hands the fallback over"
         checks.append(Check("muster up", "log", Level.WARN, fallback, change))
-    _print_checks(checks, as_json=args.json)
+    _print_checks(checks, args)
     return int(any(check.level is Level.FAIL for check in checks))
 
 
@@ -86,9 +87,9 @@ def _embedded() -> Check:
         return Check("redis", "address", Level.FAIL, "none is configured", str(error))
 
 
-def _print_checks(checks: Sequence[Check], *, as_json: bool) -> None:
-    if as_json:
-        render.print_json(checks)
+def _print_checks(checks: Sequence[Check], args: argparse.Namespace) -> None:
+    if is_json(args):
+        print_document(args, checks)
         return
     columns = tuple(render.Column(name) for name in ("STATE", "WHERE", "WHAT", "FOUND"))
     rows = [

@@ -2,10 +2,10 @@
 
 Shows the logs of the agents on this host, merged.
 
-  muster logs                                       the last 100 lines of all agents here
-  muster logs 01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e  those of one agent
-  muster logs -f --pool developer_pool              a pool's, and new lines as they come
-  muster logs --since 10m -n all --json             all of the last ten minutes, for a program
+  muster logs                               the last 100 lines of all agents here
+  muster logs 1a2c3d                        those of one agent, or of one worker
+  muster logs -f developer_pool             a pool's, and new lines as they come
+  muster logs --since 10m -n all --json     all of the last ten minutes, for a program
 """
 
 import argparse
@@ -13,19 +13,22 @@ import resource
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
-from eventstore.keys import POOL_NAME
 from muster.cli.arguments import targets
-from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
-from muster.cli.arguments.values import agent_id, time_ms
+from muster.cli.arguments.command import BadInput, Refused, ServiceUnreachable, Subparsers, declare
+from muster.cli.arguments.output import is_json
+from muster.cli.arguments.values import time_ms
+from muster.cli.client import names
+from muster.cli.client.api_client import GatewayClient
 from muster.cli.events.lines import printer
 from muster.settings.settings import abbreviate
 from muster.terminal import render
 from muster.terminal.log_reader import Line, LineFilter, LogFile, merged
 
 LAST = 100
+KINDS = ("agent", "worker", "pool")
 POLL_SECONDS = 0.25
 STANDARD_FIELDS = {
     "ts", "level", "event", "message", "agent_id", "incarnation", "pool", "role", "project_id",
@@ -38,7 +41,8 @@ STYLES = {
 
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "logs", run, __doc__)
-    parser.add_argument("agent", nargs="?", metavar="AGENT", help="this agent only")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="this agent, worker or pool only:"
+                        " its name or id, or six or more characters of its id")  # fmt: skip
     parser.add_argument("-f", "--follow", action="store_true", help="wait for new lines")
     parser.add_argument("--pool", default="", metavar="NAME", help="this pool only")
     parser.add_argument("--worker", default="", metavar="ID", help="this worker only")
@@ -46,24 +50,20 @@ def add(subparsers: Subparsers) -> None:
                         f" lines, or `all` (default {LAST}; all with --since)")  # fmt: skip
     parser.add_argument("--since", metavar="TIME", help="since then: 10m (ago), 14:03, a date")
     parser.add_argument("--log-dir", metavar="DIR", help="the folder of the logs (MUSTER_LOG_DIR)")
-    targets.add_flags(parser, targets.DATA_DIR_FLAG)
+    targets.add_flags(parser, targets.SERVICE_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:
     directory = targets.log_directory(args)
-    line_filter = LineFilter(
-        agent=agent_id(args.agent) if args.agent else "",
-        pool=_name(args.pool, "--pool"),
-        worker=_name(args.worker, "--worker"),
-        since_ms=time_ms(args.since, "--since") if args.since else 0.0,
-    )
+    since_ms = time_ms(args.since, "--since") if args.since else 0.0
     count = _count(args.count, LAST if args.since is None else None)
     if not directory.is_dir() and not args.follow:
         raise Refused(f"there are no logs in {directory} (--log-dir, --data-dir)")
+    line_filter = LineFilter(since_ms=since_ms, **_wanted(args, directory))
     # The files of all workers are open at once while they are merged.
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
-    print_line = printer(line_cells, lambda line: line.document, as_json=args.json)
+    print_line = printer(line_cells, lambda line: line.document, as_json=is_json(args))
     with closing(JoinedLog(directory, line_filter)) as log:
         lines = log.added()
         for line in lines if count is None else deque(lines, maxlen=count):
@@ -93,13 +93,46 @@ class JoinedLog:
             file.close()
 
 
-def _name(text: str, flag: str) -> str:
-    """The name of a pool or worker, checked because it becomes part of a path."""
-    if text and not POOL_NAME.fullmatch(text):
-        raise BadInput(
-            f"{flag}: {abbreviate(text)} is not a name of lower-case letters, digits, _ and -"
-        )
-    return text
+def _wanted(args: argparse.Namespace, directory: Path) -> dict[str, str]:
+    """The agent, worker and pool that are named. Raises `Refused`, `BadInput`."""
+    wanted: dict[str, str] = {}
+    named = (args.name, KINDS), (args.worker, ("worker",)), (args.pool, ("pool",))
+    for text, kinds in named:
+        if text:
+            kind, name = _named(args, directory, text, kinds)
+            if wanted.setdefault(kind, name) != name:
+                raise BadInput(f"{kind} {wanted[kind]} and {kind} {name}: name one of them")
+    return wanted
+
+
+def _named(
+    args: argparse.Namespace, directory: Path, text: str, kinds: tuple[str, ...]
+) -> tuple[str, str]:
+    """What has this name: asked of the gateway of these logs, if it answers, and of the logs."""
+    unknown: Refused | None = None
+    with suppress(ServiceUnreachable, names.NotLookedUp):
+        try:
+            if targets.is_service_named(args):
+                found = names.resolve(GatewayClient(args), text, *kinds)
+                return found.kind, found.name
+        except Refused as error:
+            unknown = error
+    try:
+        found = names.resolve_locally(_in_logs(directory, kinds), text, *kinds)
+    except Refused as error:
+        raise (unknown or error) from None
+    return found.kind, found.name
+
+
+def _in_logs(directory: Path, kinds: tuple[str, ...]) -> Iterator[names.Match]:
+    """What has written to the logs."""
+    for path in sorted(directory.glob("*/*.jsonl")):
+        yield names.Match("pool", path.parent.name)
+        yield names.Match("worker", path.stem, path.parent.name)
+        if "agent" in kinds:
+            with closing(LogFile(path)) as log:
+                agents = dict.fromkeys(line.agent_id for line in log.lines())
+            yield from (names.Match("agent", one, path.parent.name) for one in agents if one)
 
 
 def _count(text: str | None, default: int | None) -> int | None:

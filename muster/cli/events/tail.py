@@ -15,16 +15,27 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
+from eventstore.language.events import AnyBody
+from eventstore.names import unknown_name
 from muster.cli.arguments import command, targets
-from muster.cli.arguments.values import CLOCK, time_ms
+from muster.cli.arguments.output import is_json
+from muster.cli.arguments.values import AGENT_ID, CLOCK, time_ms
+from muster.cli.client import names
 from muster.cli.events.lines import CATALOGUE, RecordedEvent, event_cells, printer
 from muster.cli.events.streams import MISSING, RECOVERY_HINT, Streams, before_ms
 
+if TYPE_CHECKING:
+    from projector.queries.views import Views
+
 LAST = 20
+CANDIDATES_MAX = 10
+EVENT_TYPES = [body.type for body in get_args(AnyBody)]
 STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
 """Two numbers; those of 64 bits have no more digits."""
 POSITION = re.compile(r"([a-z0-9_-]{1,63}):(\d{1,20})")
@@ -67,7 +78,8 @@ def add(subparsers: command.Subparsers) -> None:
     option("-f", "--follow", action="store_true", help="wait for new events")
     option("--type", action="append", default=[], metavar="TYPE", dest="types",
            help="events of this type only, such as agent.crashed or 'worker.*'")  # fmt: skip
-    option("--agent", default="", metavar="ID", help="events of this agent only")
+    option("--agent", default="", metavar="ID", help="events of this agent only: its id, or a"
+           " part of it")  # fmt: skip
     option("--worker", default="", metavar="ID", help="events with this worker only")
     option("-n", type=int, metavar="N", dest="count", help="show N events (default: the last"
            f" {LAST}; with --from: all)")  # fmt: skip
@@ -77,6 +89,9 @@ def add(subparsers: command.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.count is not None and args.count < 0:
         raise command.BadInput("-n: the number of events must not be negative")
+    for pattern in args.types:
+        if not _known_type(pattern):
+            raise command.Refused(unknown_name("type of event", pattern, EVENT_TYPES))
     addresses = {
         "redis_url": targets.redis_url(args),
         "key_prefix": targets.key_prefix(args),
@@ -84,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     }
     options = msgspec.convert(vars(args) | addresses, TailOptions)
     with command.database_errors(options.database_url):
-        asyncio.run(_print(options, as_json=args.json))
+        asyncio.run(_print(options, as_json=is_json(args)))
     return 0
 
 
@@ -112,6 +127,9 @@ async def read_events(options: TailOptions) -> AsyncGenerator[RecordedEvent, Non
                 f" {RECOVERY_HINT}"
             )
         await _set_start_positions(streams, options)
+        agent = await _full_id(archive, "agent", options.agent)
+        worker = await _full_id(archive, "worker", options.worker)
+        options = replace(options, agent=agent, worker=worker)
         await streams.print_problems()
         ends = await streams.ends()
         shown = 0
@@ -127,6 +145,25 @@ async def read_events(options: TailOptions) -> AsyncGenerator[RecordedEvent, Non
         await source.close()
         if archive is not None:
             await archive.stop()
+
+
+async def _full_id(archive: "Views | None", kind: str, text: str) -> str:
+    """The id that is named by itself or by a part of it. Raises `Refused`, `BadInput`."""
+    _, name = names.split_kind(text)
+    if archive is None or not name:
+        if name and not AGENT_ID.fullmatch(name.lower()):
+            raise command.BadInput(
+                f"--{kind}: a part of an id is looked up in the database: name it (--database-url)"
+            )
+        return name.lower()
+    rows = await archive.find_ids(kind, name.lower(), limit=CANDIDATES_MAX)
+    if not rows and AGENT_ID.fullmatch(name.lower()):  # it may be newer than the views
+        return name.lower()
+    return names.resolve_locally((names.Match(kind, *row) for row in rows), name, kind).name
+
+
+def _known_type(pattern: str) -> bool:
+    return any(fnmatchcase(kind, pattern) for kind in EVENT_TYPES)
 
 
 async def _stored_events(
@@ -167,7 +204,7 @@ async def _set_start_positions(streams: Streams, options: TailOptions) -> None:
     known = [CATALOGUE, *await streams.pools()]
     for pool in wanted:
         if pool not in known:
-            raise command.Refused(f"there is no pool {pool!r}; there are: {', '.join(known)}")
+            raise command.Refused(unknown_name("pool", pool, known))
     for pool in wanted or known:
         streams.positions[pool] = "0"
     if position:

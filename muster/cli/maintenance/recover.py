@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Refused, Subparsers, database_errors, declare, print_note
+from muster.cli.arguments.output import is_json, print_document
 from muster.cli.events.lines import CATALOGUE
 from muster.process import log_output
 from muster.terminal import render
@@ -49,14 +50,14 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             damage = asyncio.run(examine(options))
             _require_archive(options.database_url, damage)
-            return _print_damage(damage, as_json=args.json)
+            return _print_damage(damage, args)
         try:
             done = asyncio.run(recover(options, _stage_reporter()))
         except KeyboardInterrupt:
             print_note("interrupted: damaged logs stay closed until `muster recover` is run again")
             raise
         _require_archive(options.database_url, done)
-    _print_result(done, as_json=args.json)
+    _print_result(done, args)
     return 0
 
 
@@ -71,19 +72,19 @@ def _require_archive(database_url: str, found: Collection[object]) -> None:
         )
 
 
-def _print_damage(damage: dict[str, str], *, as_json: bool) -> int:
-    if as_json:
+def _print_damage(damage: dict[str, str], args: argparse.Namespace) -> int:
+    if is_json(args):
         found = [{"pool": pool, "reason": reason} for pool, reason in damage.items()]
-        render.print_json({"damaged": found})
+        print_document(args, {"damaged": found})
     else:
         lines = [f"{pool or CATALOGUE}: {reason}" for pool, reason in damage.items()]
         print("\n".join(lines or ["every log is intact"]))
     return 1 if damage else 0
 
 
-def _print_result(done: "Sequence[RecoveredLog]", *, as_json: bool) -> None:
-    if as_json:
-        render.print_json({"logs": done})
+def _print_result(done: "Sequence[RecoveredLog]", args: argparse.Namespace) -> None:
+    if is_json(args):
+        print_document(args, {"logs": done})
         return
     if not done:
         print("every log is intact: there is nothing to recover")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Subparsers, database_errors, declare, print_note
+from muster.cli.arguments.output import is_json, print_document
 from muster.terminal import render
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     )
     with database_errors(options.database_url), _progress_reporter() as report:
         done = asyncio.run(replay(options, report))
-    if args.json:
-        render.print_json(_document(done))
+    if is_json(args):
+        print_document(args, _document(done))
         return 0
     took = f"{done.seconds:.1f} s, {done.rate:,.0f} a second"
     print(f"the views are rebuilt: {done.events:,} events in {took}")

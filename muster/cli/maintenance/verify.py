@@ -16,6 +16,7 @@ from msgspec.structs import asdict
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Subparsers, database_errors, declare
+from muster.cli.arguments.output import is_json, print_document
 from muster.cli.events.lines import CATALOGUE
 from muster.terminal import render
 
@@ -34,13 +35,13 @@ def run(args: argparse.Namespace) -> int:
     redis, database = targets.redis_url(args), targets.database_url(args)
     with database_errors(database):
         report = asyncio.run(verify(redis, targets.key_prefix(args), database))
-    _print_report(report, as_json=args.json)
+    _print_report(report, args)
     return 0 if report.equal else 1
 
 
-def _print_report(report: "Report", *, as_json: bool) -> None:
-    if as_json:
-        render.print_json({"equal": report.equal, **asdict(report)})
+def _print_report(report: "Report", args: argparse.Namespace) -> None:
+    if is_json(args):
+        print_document(args, {"equal": report.equal, **asdict(report)})
         return
     names = ("WHERE", "POOL", "SUBJECT", "FIELD", "EXPECTED", "FOUND")
     rows = [

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from eventstore.language.durability import Level
 from muster.cli.arguments.command import CommandError, print_error
+from muster.cli.arguments.output import LIST, is_json
 from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
 from muster.cli.arguments.values import seconds
 from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, GatewayClient
@@ -23,9 +24,9 @@ NOT_REACHED: Final = 1
 """The exit code where the requested durability was not reached in time."""
 NO_PROGRESS: Final = nullcontext(lambda: None)
 COLUMNS: Mapping[str, Callable[[AgentAnswer], render.Cell | str]] = {
-    "AGENT": lambda agent: agent.agent_id,
+    "AGENT": lambda agent: render.id_cell(agent.agent_id),
     "STATUS": lambda agent: render.status(agent.status),
-    "WORKER": lambda agent: agent.process_id,
+    "WORKER": lambda agent: render.id_cell(agent.process_id),
     "REASON": lambda agent: agent.reason,
 }
 
@@ -37,7 +38,7 @@ def add_command_flags(parser: argparse.ArgumentParser, *, no_wait: str) -> None:
     either("--no-wait", action="store_true", help=no_wait)
     parser.add_argument("--durability", choices=[level.value for level in Level], help="the level"
                         " to be reached before the answer (default: the gateway's)")  # fmt: skip
-    add_flags(parser, SERVICE_FLAGS)
+    add_flags(parser, SERVICE_FLAGS, formats=LIST)
 
 
 class CommandSender:
@@ -79,17 +80,27 @@ def run_all(
     with progress as advance:
         results = run_concurrently(attempt, items, advance)
     accepted = [result for result in results if not isinstance(result, CommandError)]
-    if args.json:
-        for answer, _ in accepted:
-            print(render.json_line(answer.document()), flush=True)
-    elif accepted:
-        rows = [[COLUMNS[name](agent) for name in columns] for _, agent in accepted]
-        render.show(render.Table(tuple(map(render.Column, columns)), rows))
+    _print_agents(args, accepted, columns)
     errors = [result for result in results if isinstance(result, CommandError)]
     unreached = [text for answer, _ in accepted if (text := _unreached(answer))]
     for text, number in Counter([*unreached, *map(str, errors)]).items():
         print_error(args.command, f"{text} ({number} times)" if number > 1 else text)
     return max([NOT_REACHED if unreached else 0, *(error.exit_code for error in errors)])
+
+
+def _print_agents(
+    args: argparse.Namespace, accepted: Sequence[tuple[Answer, AgentAnswer]], columns: Sequence[str]
+) -> None:
+    """JSON is a document a line in any case: it can be read before all have answered."""
+    for answer, agent in accepted:
+        if is_json(args):
+            print(render.json_line(answer.document()), flush=True)
+        elif args.output == "name":
+            print(agent.agent_id)
+    if accepted and args.output in (None, "wide"):
+        rows = [[COLUMNS[name](agent) for name in columns] for _, agent in accepted]
+        table = render.Table(tuple(map(render.Column, columns)), rows)
+        render.show(table, fit=args.output != "wide")
 
 
 def _unreached(answer: Answer) -> str:

@@ -10,10 +10,11 @@ import msgspec
 
 from eventstore.language.events import Error
 from muster.cli.arguments.command import CommandError, print_note
+from muster.cli.arguments.output import is_json, print_document
 from muster.cli.client.api_client import BASE, GatewayClient
 from muster.cli.client.shapes import AgentAnswer, ParkedAnswer
 from muster.cli.events.lines import CATALOGUE, RecordedEvent, event_cells
-from muster.cli.resources.listing import get_as_of
+from muster.cli.resources.as_of import get_as_of
 from muster.cli.resources.parked import PARKED_ITEMS
 from muster.terminal import render
 
@@ -23,26 +24,23 @@ NOT_SHOWN = frozenset({"version", "epoch", "changed_at", "last_error"})
 """What the events below say better, or the error."""
 
 
-def show_agent(agent_id: str, args: argparse.Namespace) -> int:
+def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) -> int:
     """Print the agent; returns the exit code."""
-    gateway = GatewayClient(args)
     answer, _ = get_as_of(gateway, f"{BASE}/{quote(agent_id)}", args)
     agent = answer.read(AgentAnswer)
     events = list(history(gateway, agent))
     parked = None if args.as_of or agent.status in ENDED else _parked(gateway, agent)
-    if args.json:
+    if is_json(args):
         documents = [event.document() for event in events]
-        render.print_json({**answer.document(), "events": documents, "parked": parked})
+        print_document(args, {**answer.document(), "events": documents, "parked": parked})
         return 0
-    print_line = render.line_printer()
-    for name, cell in facts(agent, events, parked):
-        text = render.one_line(cell.text)
-        print_line([render.Cell(f"{name:<16}", "dim"), render.Cell(text, cell.style)])
+    print_facts(facts(agent, events, parked))
     if agent.last_error is not None:
         print("\nlast error:")
         for line in _error_lines(agent.last_error):
             print(f"  {render.clean(line)}")
     print("\nevents:")
+    print_line = render.line_printer()
     for event in events:
         print_line(event_cells(event, render.at_terminal()))
     if len(events) < agent.version:
@@ -51,6 +49,15 @@ def show_agent(agent_id: str, args: argparse.Namespace) -> int:
             f" {HISTORY_SECONDS:g} s, or are not archived)"
         )
     return 0
+
+
+def print_facts(named: Sequence[tuple[str, render.Cell | str]]) -> None:
+    """A line each; empty ones are left out."""
+    print_line = render.line_printer()
+    for name, value in named:
+        cell = render.Cell(value) if isinstance(value, str) else value
+        if text := render.one_line(cell.text):
+            print_line([render.Cell(f"{name:<16}", "dim"), render.Cell(text, cell.style)])
 
 
 def _parked(gateway: GatewayClient, agent: AgentAnswer) -> ParkedAnswer | None:
@@ -93,10 +100,10 @@ def facts(
         "input": ("input", render.json_line(agent.input) if agent.input else ""),
         "heartbeat_interval": ("checked every", f"{agent.heartbeat_interval:g} s"),
         "max_idle_time": ("ends when idle", idle),
-        "created_at": ("requested", _when(agent.created_at)),
-        "started_at": ("started", _when(agent.started_at)),
-        "last_heartbeat": ("last heartbeat", _when(agent.last_heartbeat)),
-        "ended_at": ("ended", _when(agent.ended_at)),
+        "created_at": ("requested", when(agent.created_at)),
+        "started_at": ("started", when(agent.started_at)),
+        "last_heartbeat": ("last heartbeat", when(agent.last_heartbeat)),
+        "ended_at": ("ended", when(agent.ended_at)),
     }
     others = {
         name: (name.replace("_", " "), _plain(name, getattr(agent, name)))
@@ -113,7 +120,7 @@ def facts(
 def _plain(name: str, value: object) -> str:
     """A field that has no text of its own above."""
     if isinstance(value, int) and name.endswith("_at"):
-        return _when(value)
+        return when(value)
     return value if isinstance(value, str) else render.json_line(value) if value else ""
 
 
@@ -132,7 +139,7 @@ def _deaths(agent: AgentAnswer, events: Sequence[RecordedEvent]) -> str:
     return f"{number}{more}" if number else ""
 
 
-def _when(ms: int) -> str:
+def when(ms: int) -> str:
     return f"{render.timestamp(ms)} ({render.age(ms)} ago)" if ms else ""
 
 

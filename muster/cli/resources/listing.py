@@ -1,77 +1,68 @@
-"""What all lists have in common: pages, the table, `--json` and `--as-of`.
-
-`--as-of`: state at an earlier point in time, given as a time or as a position in the log.
-"""
+"""What all lists have in common: pages, the forms of output, sorting, watching."""
 
 import argparse
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
 
-from muster.cli.arguments.command import print_note
-from muster.cli.arguments.values import CLOCK, time_ms
-from muster.cli.client.api_client import AS_OF, Answer, GatewayClient, Query
-from muster.cli.events.lines import CATALOGUE
+from eventstore.names import unknown_name
+from muster.cli.arguments.command import BadInput, Refused, print_note
+from muster.cli.arguments.output import LIST
+from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
+from muster.cli.arguments.values import seconds
+from muster.cli.client.api_client import Answer, GatewayClient, Query
+from muster.cli.client.names import require_known
+from muster.cli.resources.as_of import add_as_of_flag, get_as_of
 from muster.terminal import render
 
 T = TypeVar("T")
-_POSITIONS = re.compile(r"[a-z0-9_-]{0,63}(:\d+){1,2}(,[a-z0-9_-]{0,63}(:\d+){1,2})*")
-_CATALOGUE = re.compile(rf"(?<![^,]){CATALOGUE}(?=:)")
-"""The name on the command line; in positions of the gateway the name is empty."""
-_AGO = re.compile(r"^-\d.*$")
+_DIGITS = re.compile(r"(\d+)")
 
 
-def add_as_of_flag(parser: argparse.ArgumentParser, default: object = None) -> None:
-    # argparse uses this private attribute to tell negative numbers from flags; else `-15m` would
-    # be a flag.
-    parser._negative_number_matcher = _AGO
-    parser.add_argument("--as-of", metavar="WHEN", default=default, help="at an earlier time:"
-                        " 14:03, -15m, 2026-11-24T14:03, or after an event (POOL:SEQ)")  # fmt: skip
-
-
-def get_as_of(
-    gateway: GatewayClient, path: str, args: argparse.Namespace, query: Query | None = None
-) -> tuple[Answer, float]:
-    """An answer, and the time it is about in ms since 1970, which is printed if it is past."""
-    answer = gateway.get(path, {**(query or {}), "as_of": _as_of(args.as_of)})
-    at_ms = answer.headers.get(AS_OF, "").partition(",")[0]
-    if not at_ms.isdecimal():
-        return answer, time.time() * 1000
-    at = int(at_ms)
-    print_note(f"as of {render.timestamp(at)}" if at else "as of before the first event")
-    if "muster-stale" in answer.headers:
-        print_note("(may be incomplete: the archive is behind, or it is unknown whether it is)")
-    return answer, float(at)
-
-
-def _as_of(text: str | None) -> str | None:
-    """The parameter `as_of` for the gateway; None: the present. Raises `BadInput`."""
-    if text is None:
-        return None
-    text = text.strip()
-    if not CLOCK.fullmatch(text) and _POSITIONS.fullmatch(text):
-        return _CATALOGUE.sub("", text)
-    alternative = "an event (POOL:SEQ, as `muster tail` shows it)"
-    return str(time_ms(text.removeprefix("-"), "--as-of", alternative=alternative))
-
-
-def id_text(identifier: str) -> str:
-    """An id as fits the output: short at a terminal."""
-    return render.short_id(identifier) if render.at_terminal() else identifier
+def add_list_flags(parser: argparse.ArgumentParser, default: object = None) -> None:
+    """`default` SUPPRESS: for a nested parser."""
+    option = parser.add_argument
+    option("--sort", metavar="COLUMN", default=default, help="sort by a column, or by a field of"
+           " the JSON; --sort=-COLUMN: the largest first")  # fmt: skip
+    option("--no-headers", action="store_true", default=default or False, help="only the rows")
+    option("-w", "--watch", action="store_true", default=default or False,
+           help="refresh the list; in a pipe print what has changed")  # fmt: skip
+    option("--interval", default=default or "2", metavar="S", help="seconds between refreshes")
+    add_as_of_flag(parser, default)
+    add_flags(parser, SERVICE_FLAGS, default, LIST)
 
 
 class Column(Struct, Generic[T], frozen=True):
-    """A column and its cell for an item at a time in ms since 1970, which ages are relative to."""
+    """A column and its cell for an item at a time in ms since 1970, which ages are relative to.
+
+    `key`: what it is sorted by, where that is not its text. `wide`: it is for `-o wide` only.
+    """
 
     name: str
     cell: Callable[[T, float], render.Cell | str]
     right: bool = False
     drop: int = 0
+    key: Callable[[T], Any] | None = None
+    wide: bool = False
+
+    def sort_key(self, item: T) -> Any:
+        if self.key is not None:
+            return self.key(item)
+        cell = self.cell(item, 0)
+        return _natural(cell if isinstance(cell, str) else cell.text)
+
+
+def _natural(value: object) -> list[tuple[bool, float, str]]:
+    """A key that orders by the size of numbers, also of those within texts."""
+    if isinstance(value, int | float):
+        return [(False, float(value), "")]
+    parts = _DIGITS.split("" if value is None else str(value))
+    return [(not p.isdecimal(), float(p) if p.isdecimal() else 0.0, p) for p in parts if p]
 
 
 class Page(Struct, frozen=True, kw_only=True):
@@ -89,24 +80,71 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
     """What the items are called in a page."""
     item: type[T]
     columns: tuple[Column[T], ...]
+    identity: Callable[[T], str]
+    """What other commands take."""
     empty: str
     """The note where there is nothing to list."""
 
     def show(self, args: argparse.Namespace, query: Query, limit: int | None = None) -> int:
         """Print the list, at most `limit` items of it; returns the exit code."""
+        order = self._order(args.sort)
+        if args.watch:
+            return self._watch(args, query, limit)
         gateway = GatewayClient(args)
         first, now_ms = get_as_of(gateway, self.path, args, query)
-        found = list(islice(self._pages(gateway, first), limit))
-        if args.json:
-            render.print_json(found)
-            return 0
-        if found:
-            render.show(self.table(map(self.read, found), now_ms))
+        found = order(islice(self._pages(gateway, first), limit))
+        if not found:
+            require_known(gateway, query)
+        if found or args.output not in (None, "wide"):
+            self._print(found, args, now_ms, header=not args.no_headers)
         else:
             print_note(self.empty)
         if len(found) == limit:
             print_note(f"({limit} shown; --limit for more)")
         return 0
+
+    def _watch(self, args: argparse.Namespace, query: Query, limit: int | None) -> int:
+        """Refresh the list at a terminal; in a pipe print each item whenever it has changed."""
+        from muster.cli.resources import watching  # it starts slowly
+
+        if args.as_of:
+            raise BadInput("--as-of: the past does not change; leave out --watch")
+        interval = max(seconds(args.interval, "--interval"), 0.1)
+        gateway, order, wide = GatewayClient(args), self._order(args.sort), args.output == "wide"
+
+        def fetch() -> list[msgspec.Raw]:
+            return order(self.items(gateway, query, limit))
+
+        if not fetch():
+            require_known(gateway, query)
+        if not render.at_terminal() or args.output not in (None, "wide"):
+            return watching.show_changes(
+                fetch,
+                lambda found, header: self._print(found, args, time.time() * 1000, header=header),
+                interval,
+            )
+        return watching.show_live(
+            gateway, lambda: self._table(fetch(), time.time() * 1000, wide=wide), interval
+        )
+
+    def _print(
+        self, found: Sequence[msgspec.Raw], args: argparse.Namespace, now_ms: float, *, header: bool
+    ) -> None:
+        """Items in the requested form."""
+        match args.output:
+            case "json" if not args.watch:
+                render.print_json(found)
+            case "json" | "jsonl":
+                print("".join(f"{render.json_line(one)}\n" for one in found), end="", flush=True)
+            case "name":
+                print(
+                    "".join(f"{self.identity(self.read(one))}\n" for one in found),
+                    end="",
+                    flush=True,
+                )
+            case form:
+                table = self._table(found, now_ms, wide=form == "wide")
+                render.show(table, header=header, fit=form != "wide")
 
     def items(
         self, gateway: GatewayClient, query: Query, limit: int | None
@@ -126,7 +164,30 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
     def read(self, raw: msgspec.Raw) -> T:
         return msgspec.json.decode(raw, type=self.item)
 
-    def table(self, found: Iterable[T], now_ms: float) -> render.Table:
-        columns = tuple(render.Column(one.name, one.right, one.drop) for one in self.columns)
-        rows = [[column.cell(item, now_ms) for column in self.columns] for item in found]
-        return render.Table(columns, rows)
+    def _table(self, found: Iterable[msgspec.Raw], now_ms: float, *, wide: bool) -> render.Table:
+        return self.table(map(self.read, found), now_ms, wide=wide)
+
+    def table(
+        self, found: Iterable[T], now_ms: float | None = None, *, wide: bool = False
+    ) -> render.Table:
+        now = time.time() * 1000 if now_ms is None else now_ms
+        shown = [column for column in self.columns if wide or not column.wide]
+        columns = tuple(render.Column(one.name, one.right, one.drop) for one in shown)
+        return render.Table(columns, [[one.cell(item, now) for one in shown] for item in found])
+
+    def _order(self, sort: str | None) -> Callable[[Iterable[msgspec.Raw]], list[msgspec.Raw]]:
+        """Sorts by a column or a field. Raises `Refused` if there is neither of that name."""
+        if sort is None:
+            return list
+        name = sort.removeprefix("-").lower()
+        columns = {column.name.lower(): column for column in self.columns}
+        fields = {field.encode_name for field in msgspec.structs.fields(cast("Any", self.item))}
+        if name not in columns.keys() | fields:
+            raise Refused(f"--sort: {unknown_name('column', name, [*columns, *sorted(fields)])}")
+
+        def key(raw: msgspec.Raw) -> Any:
+            if name in columns:
+                return columns[name].sort_key(self.read(raw))
+            return _natural(msgspec.json.decode(raw, type=dict[str, Any]).get(name))
+
+        return lambda found: sorted(found, key=key, reverse=sort.startswith("-"))

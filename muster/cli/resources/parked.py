@@ -13,11 +13,13 @@ import argparse
 import functools
 from urllib.parse import quote
 
-from muster.cli.arguments.command import CommandError, Subparsers, declare, print_error
-from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags, declare_action
+from muster.cli.arguments.command import CommandError, Refused, Subparsers, declare, print_error
+from muster.cli.arguments.output import is_json
+from muster.cli.arguments.targets import declare_action
 from muster.cli.client.api_client import PARKED, GatewayClient
+from muster.cli.client.names import ID_PART, agent_id
 from muster.cli.client.shapes import ParkedAnswer
-from muster.cli.resources.listing import Column, Listing
+from muster.cli.resources.listing import Column, Listing, add_list_flags
 from muster.terminal import render
 
 ID = "developer_pool:agent:01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e"
@@ -32,25 +34,41 @@ _FORGOTTEN = "was removed"
 
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "parked", _list, __doc__)
-    add_flags(parser, SERVICE_FLAGS)
-    parser.set_defaults(pool=None, as_of=None)
+    add_list_flags(parser)
+    parser.set_defaults(pool=None)
     actions = parser.add_subparsers(metavar="ACTION", title="actions")
     example = "muster parked list --pool developer_pool"
-    listing = declare_action(actions, "list", _list, "list what is parked, oldest first", example)
+    listing = declare_action(
+        actions, "list", _list, "list what is parked, oldest first", example, add_list_flags
+    )
     listing.add_argument("--pool", metavar="NAME", help="of this pool only")
     for name, (summary, method, suffix, done) in ACTIONS.items():
         run, example = functools.partial(_each, method, suffix, done), f"muster parked {name} {ID}"
         action = declare_action(actions, name, run, summary, example)
-        action.add_argument("ids", nargs="+", metavar="ID", help="as listed")
+        action.add_argument(
+            "ids", nargs="+", metavar="ID", help="as listed, or an agent's id or part of it"
+        )
 
 
 def _list(args: argparse.Namespace) -> int:
     return PARKED_ITEMS.show(args, {"pool_name": args.pool})
 
 
+def _entry_id(gateway: GatewayClient, text: str) -> str:
+    """An id as listed, or that of the parked agent that has this (part of an) id."""
+    if not ID_PART.fullmatch(text.lower()):
+        return text
+    agent = agent_id(gateway, text)
+    parked = map(PARKED_ITEMS.read, PARKED_ITEMS.items(gateway, {}, None))
+    found = next((one.id for one in parked if (one.source, one.subject) == ("agent", agent)), "")
+    if not found:
+        raise Refused(f"agent {agent} is not parked")
+    return found
+
+
 def _each(method: str, suffix: str, done: str, args: argparse.Namespace) -> int:
     gateway, code = GatewayClient(args), 0
-    for entry_id in dict.fromkeys(args.ids):
+    for entry_id in dict.fromkeys(_entry_id(gateway, text) for text in args.ids):
         try:
             path = f"{PARKED}/{quote(entry_id, safe='')}{suffix}"
             answer = gateway.call(method, path, body={} if method == "POST" else None)
@@ -58,7 +76,7 @@ def _each(method: str, suffix: str, done: str, args: argparse.Namespace) -> int:
             print_error("parked", f"{entry_id}: {error}")
             code = max(code, error.exit_code)
             continue
-        if args.json:
+        if is_json(args):
             print(render.json_line(answer.document()))
         else:
             is_agent = answer.read(ParkedAnswer).source == "agent"
@@ -75,5 +93,6 @@ PARKED_ITEMS: Listing[ParkedAnswer] = Listing(
         Column("AGE", lambda one, now: render.age(one.parked_at, now), right=True),
         Column("REASON", lambda one, _: one.reason),
     ),
+    identity=lambda one: one.id,
     empty="nothing is parked",
 )

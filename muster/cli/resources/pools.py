@@ -17,11 +17,13 @@ from typing import Any
 from urllib.parse import quote
 
 from muster.cli.arguments.command import Subparsers, declare
-from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags, declare_action
+from muster.cli.arguments.output import is_json, print_document
+from muster.cli.arguments.targets import declare_action
 from muster.cli.arguments.values import pairs, setting
 from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, GatewayClient
 from muster.cli.client.shapes import PoolAnswer
-from muster.cli.resources.listing import Column, Listing, add_as_of_flag, get_as_of
+from muster.cli.resources.as_of import add_as_of_flag, get_as_of
+from muster.cli.resources.listing import Column, Listing, add_list_flags
 from muster.terminal import render
 
 DELETE_SECONDS = 90.0
@@ -37,8 +39,7 @@ class _NameOrAction(argparse._SubParsersAction):  # type: ignore[type-arg]  # no
 
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "pools", _list, __doc__)
-    add_flags(parser, SERVICE_FLAGS)
-    add_as_of_flag(parser)
+    add_list_flags(parser)
     actions = parser.add_subparsers(action=_NameOrAction, metavar="NAME | ACTION", title="actions")
     example = "muster pools show developer_pool"
     show = declare_action(actions, "show", _show, "show one pool", example)
@@ -70,26 +71,26 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    return _print_pool(get_as_of(GatewayClient(args), _path(args), args)[0], args)
+    return _print_answer(get_as_of(GatewayClient(args), _path(args), args)[0], args)
 
 
 def _create(args: argparse.Namespace) -> int:
     config = _settings(args.settings, "--set")
     body = {"pool_name": args.name, "role_type": args.role, "config": config}
-    return _print_pool(GatewayClient(args).call("POST", POOLS.path, body=body), args)
+    return _print_answer(GatewayClient(args).call("POST", POOLS.path, body=body), args)
 
 
 def _set(args: argparse.Namespace) -> int:
     body = {"config": _settings(args.settings, "K=V")}
-    return _print_pool(GatewayClient(args).call("PATCH", _path(args), body=body), args)
+    return _print_answer(GatewayClient(args).call("PATCH", _path(args), body=body), args)
 
 
 def _delete(args: argparse.Namespace) -> int:
     query, seconds = {"force": "true" if args.force else None}, TIMEOUT_SECONDS + DELETE_SECONDS
     gateway = GatewayClient(args)
     answer = gateway.call("DELETE", _path(args), query=query, timeout_seconds=seconds)
-    if args.json:
-        render.print_json(answer.document() if answer.body else {})
+    if is_json(args):
+        print_document(args, answer.document() if answer.body else {})
     elif answer.status == 202:
         print(f"pool {args.name}: its agents are ending; it is deleted with the last of them")
     else:
@@ -101,12 +102,17 @@ def _path(args: argparse.Namespace) -> str:
     return f"{POOLS.path}/{quote(args.name, safe='')}"
 
 
-def _print_pool(answer: Answer, args: argparse.Namespace) -> int:
-    if args.json:
-        render.print_json(answer.document())
-        return 0
-    pool = answer.read(PoolAnswer)
-    render.show(POOLS.table([pool], now_ms=0))
+def _print_answer(answer: Answer, args: argparse.Namespace) -> int:
+    if is_json(args):
+        print_document(args, answer.document())
+    else:
+        print_pool(answer.read(PoolAnswer))
+    return 0
+
+
+def print_pool(pool: PoolAnswer) -> None:
+    """Its capacity and its settings."""
+    render.show(POOLS.table([pool]))
     columns = (render.Column("SETTING"), render.Column("VALUE", right=True))
     rows = [
         (name, f"{value:g}" if isinstance(value, float) else str(value))
@@ -115,7 +121,6 @@ def _print_pool(answer: Answer, args: argparse.Namespace) -> int:
     if rows:
         print()
         render.show(render.Table(columns, rows))
-    return 0
 
 
 def _utilization(pool: PoolAnswer) -> render.Cell:
@@ -137,7 +142,10 @@ POOLS: Listing[PoolAnswer] = Listing(
         Column("PENDING", lambda pool, _: str(pool.pending_count), right=True),
         Column("WORKERS", lambda pool, _: str(pool.process_count), right=True),
         Column("USED", lambda pool, _: f"{pool.used_capacity}/{pool.total_capacity}", right=True),
-        Column("UTILIZATION", lambda pool, _: _utilization(pool)),
+        Column(
+            "UTILIZATION", lambda pool, _: _utilization(pool), key=lambda pool: pool.utilization
+        ),
     ),
+    identity=lambda pool: pool.pool_name,
     empty="no pools",
 )

@@ -11,10 +11,9 @@ Lists the worker processes that run or are being started.
 import argparse
 
 from muster.cli.arguments.command import Subparsers, declare
-from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
 from muster.cli.client.api_client import BASE
 from muster.cli.client.shapes import WorkerAnswer
-from muster.cli.resources.listing import Column, Listing, add_as_of_flag, id_text
+from muster.cli.resources.listing import Column, Listing, add_list_flags
 from muster.terminal import render
 
 
@@ -22,8 +21,7 @@ def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "workers", run, __doc__)
     parser.add_argument("--pool", metavar="NAME", help="of this pool only")
     parser.add_argument("-a", "--all", action="store_true", help="also those that have ended")
-    add_as_of_flag(parser)
-    add_flags(parser, SERVICE_FLAGS)
+    add_list_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,7 +33,7 @@ def _lag(worker: WorkerAnswer) -> str:
     return f"{worker.loop_lag_ms:.1f}ms" if worker.last_heartbeat else ""
 
 
-def _reason(worker: WorkerAnswer) -> str:
+def reason_text(worker: WorkerAnswer) -> str:
     """The reason for its status, and the isolated agent that it runs, if any."""
     isolated = f"{worker.alone} runs isolated: it was lost twice" if worker.alone else ""
     return "; ".join(text for text in (worker.reason, isolated) if text)
@@ -46,18 +44,29 @@ WORKERS: Listing[WorkerAnswer] = Listing(
     name="workers",
     item=WorkerAnswer,
     columns=(
-        Column("WORKER", lambda one, _: one.worker_id),
+        Column("WORKER", lambda one, _: render.id_cell(one.worker_id)),
         Column("POOL", lambda one, _: one.pool_name),
-        Column("HOST", lambda one, _: id_text(one.host), drop=2),
+        Column("HOST", lambda one, _: render.id_cell(one.host), drop=2),
         Column("PID", lambda one, _: str(one.pid or ""), right=True),
         Column("STATUS", lambda one, _: render.status(one.status)),
         Column("AGENTS", lambda one, _: f"{one.agent_count}/{one.max_agents}", right=True),
         Column(
-            "AGE", lambda one, now: render.age(one.started_at or one.requested_at, now), right=True
+            "AGE",
+            lambda one, now: render.age(one.started_at or one.requested_at, now),
+            right=True,
+            key=lambda one: -(one.started_at or one.requested_at),
         ),
-        Column("HEARTBEAT", lambda one, now: render.age(one.last_heartbeat, now), right=True),
-        Column("LAG", lambda one, _: _lag(one), right=True, drop=1),
-        Column("REASON", lambda one, _: render.Cell(_reason(one), "dim")),
+        Column(
+            "HEARTBEAT",
+            lambda one, now: render.age(one.last_heartbeat, now),
+            right=True,
+            key=lambda one: -one.last_heartbeat,
+        ),
+        Column(
+            "LAG", lambda one, _: _lag(one), right=True, drop=1, key=lambda one: one.loop_lag_ms
+        ),
+        Column("REASON", lambda one, _: render.Cell(reason_text(one), "dim")),
     ),
+    identity=lambda worker: worker.worker_id,
     empty="no workers",
 )

@@ -169,7 +169,12 @@ async def test_every_path_names_the_methods_that_apply_to_it(stage):
     for path, calls in document["paths"].items():
         described = {method.upper() for method in calls}
         url = path.format(
-            pool_name="p", agent_id=new_id(), project_id="p", name="ask.js", parked_id="p"
+            pool_name="p",
+            agent_id=new_id(),
+            project_id="p",
+            name="ask.js",
+            parked_id="p",
+            worker_id="w",
         )
         for method in set(METHODS) - described:
             for options in ({}, {"json": asked()}):

@@ -73,8 +73,13 @@ def test_a_day_with_the_command_line(run, capsys):
     assert ids[0] in run("ps", "--as-of", before)
     assert run("pools", POOL, "--as-of", before, "--json")["used_capacity"] == 12
     assert sum(row["agent_count"] for row in run("workers", "--as-of", before, "--json")) == 12
-    assert run("tail", "--agent", ids[0], "-n", "1").rstrip().endswith("requested")
+    assert run("tail", "--agent", ids[0][-8:], "-n", "1").rstrip().endswith("requested")
     until_sync(lambda: "agent.terminated" in run("logs", ids[0]), what="the end in the log")
+    assert run("logs", ids[0][-8:]) == run("logs", ids[0])
+    assert f"agent           {ids[1]}" in run("describe", ids[1][:-1])
+    assert run("describe", "developer_pool").count("   active   ") == 3
+    assert main(["logs", "develper_pool"]) == 1
+    assert "did you mean `developer_pool`?" in capsys.readouterr().err
 
     registry = registered(run)
     assert "the views are rebuilt" in run("replay")
@@ -82,7 +87,7 @@ def test_a_day_with_the_command_line(run, capsys):
     assert len(run("ps", "--json")) == 11
     assert run("verify").startswith("equal: ")
     assert main(["spawn", "nowhere", "--project", "demo"]) == 1
-    assert capsys.readouterr().err == "muster spawn: pool_name: there is no pool 'nowhere'\n"
+    assert capsys.readouterr().err.startswith("muster spawn: no pool `nowhere`; there are: ")
     assert "FAIL" not in run("doctor")
 
     run("spawn", POOL, "--project", "demo", "--durability", "archived")

@@ -246,7 +246,7 @@ async def test_invalid_input_is_one_line(record, capsys):
     assert run("tail", "--redis-url", "what") == 2
     said = capsys.readouterr().err.splitlines()
     assert [line.startswith("muster tail: ") for line in said] == [True] * 9
-    assert "there are: catalogue, alpha, beta" in said[0]
+    assert said[0].endswith("no pool `gamma`; there are: alpha, beta, catalogue")
 
 
 async def test_a_lost_log_is_reported_as_lost(record, capsys):

@@ -8,7 +8,7 @@ import pytest
 
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput
-from muster.cli.arguments.values import agent_id, json_object, pairs, seconds, setting, time_ms
+from muster.cli.arguments.values import json_object, pairs, seconds, setting, time_ms
 
 NOW = datetime(2026, 11, 24, 14, 3, 30, tzinfo=UTC).timestamp()
 
@@ -62,12 +62,6 @@ def test_an_invalid_time_is_refused_with_the_name_of_its_flag(text):
 
 
 # ---- values ----------------------------------------------------------------------------------
-
-
-def test_an_agent_id_is_a_uuid_in_any_case():
-    assert agent_id("01936B3E-7c1f-7e60-9f52-8b0f9a1c2d3e").startswith("01936b3e")
-    with pytest.raises(BadInput, match="'42' is not an agent's id"):
-        agent_id("42")
 
 
 def test_pairs_are_unique_and_values_may_contain_equals_signs():

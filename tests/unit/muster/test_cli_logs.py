@@ -125,14 +125,44 @@ def test_fields_and_tracebacks_are_printed_without_control_characters(folder, ca
     assert capsys.readouterr().out.endswith("  job.done  �[2Jx  took=3\n    Trace\n    Boom\n")
 
 
-@pytest.mark.parametrize(
-    "wrong", [["7"], ["--since", "soon"], ["-n", "few"], ["--pool", "../x"], ["--worker", "*"]]
-)
+@pytest.mark.parametrize("wrong", [["--since", "soon"], ["-n", "few"]])
 def test_bad_input_is_one_line_and_exit_code_2(folder, capsys, wrong):
     assert main(["logs", "--log-dir", str(folder), *wrong]) == 2
     said = capsys.readouterr().err
     assert said.startswith("muster logs: ")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        (["tester_pol"], "no agent, worker or pool `tester_pol`; did you mean `tester_pool`?"),
+        (["7"], "no agent, worker or pool `7`"),
+        (["--pool", "../x"], "no pool `../x`; there are: developer_pool, tester_pool"),
+        (["--worker", "*"], "no worker `*`"),
+        ([ONE.replace("1", "9")], "no agent, worker or pool"),
+    ],
+)
+def test_a_name_that_is_in_no_log_is_refused(folder, capsys, words, printed):
+    assert main(["logs", "--log-dir", str(folder), *words]) == 1
+    assert capsys.readouterr().err.startswith(f"muster logs: {printed}")
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("00000002", 2), (TWO[-6:], 2), (f"…{TWO[-8:]}", 2), ("developer_pool", 6), ("tester_pool", 1),
+     ("w2", 2), ("worker/w2", 2), (f"agent/{TWO}", 2), (ONE.upper(), 5)],
+)  # fmt: skip
+def test_agents_workers_and_pools_are_named_by_themselves_or_by_parts(folder, capsys, name, count):
+    assert main(["logs", "--log-dir", str(folder), name]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == count
+
+
+def test_a_part_that_several_ids_have_is_refused_with_the_candidates(folder, capsys):
+    assert main(["logs", "--log-dir", str(folder), ONE[:8]]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"muster logs: `{ONE[:8]}` may be any of these:"
+    assert [line.split()[:2] for line in said[1:]] == [["agent", ONE], ["agent", TWO]]
 
 
 def test_a_folder_without_logs_is_reported(tmp_path, capsys):

@@ -134,7 +134,6 @@ def test_a_point_in_time(text: str) -> None:
 @thorough
 def test_arguments(text: str) -> None:
     for read in (
-        values.agent_id,
         lambda t: values.pairs([t, t], "--label"),
         lambda t: values.json_object(t, "--input"),
         lambda t: values.seconds(t, "--wait"),

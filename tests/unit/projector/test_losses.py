@@ -1,5 +1,6 @@
 """What is reported as lost after a recovery, and how `muster recover` prints it."""
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_an_agent_whose_spawn_is_not_reported_is_named_by_its_worker() -> None:
 def said(capsys: pytest.CaptureFixture[str], *unsaved: LostCommand, **figures: int) -> str:
     one = RecoveredLog(pool="p", reason="gone", from_generation=1, generation=2, seq=10,
                        known_seq=14, unsaved=unsaved, **figures)  # fmt: skip
-    recover._print_result([one], as_json=False)
+    recover._print_result([one], Namespace(output=None))
     return capsys.readouterr().out
 
 

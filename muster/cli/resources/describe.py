@@ -1,0 +1,86 @@
+"""show an agent, a worker or a pool in full
+
+Shows one agent (with its last error and history), one worker (with its agents) or one pool (with
+its workers and settings), by its name or by six or more characters of its id.
+
+  muster describe 1a2c3d                    what has this id, or an id that begins or ends so
+  muster describe developer_pool            a pool
+  muster describe worker/1a2c3d --json      a worker, for a program
+"""
+
+import argparse
+from urllib.parse import quote
+
+from muster.cli.arguments.command import Subparsers, declare
+from muster.cli.arguments.output import is_json, print_document
+from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
+from muster.cli.client.api_client import BASE, GatewayClient
+from muster.cli.client.names import resolve
+from muster.cli.client.shapes import PoolAnswer, WorkerAnswer
+from muster.cli.resources.agent_detail import print_facts, show_agent, when
+from muster.cli.resources.as_of import add_as_of_flag, get_as_of
+from muster.cli.resources.pools import print_pool
+from muster.cli.resources.ps import AGENTS
+from muster.cli.resources.workers import WORKERS, reason_text
+from muster.terminal import render
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = declare(subparsers, "describe", run, __doc__)
+    parser.add_argument("name", metavar="NAME", help="a name or id, or six or more characters of"
+                        " an id; agent/, worker/ or pool/ in front of it says which")  # fmt: skip
+    add_as_of_flag(parser)
+    add_flags(parser, SERVICE_FLAGS)
+
+
+def run(args: argparse.Namespace) -> int:
+    gateway = GatewayClient(args)
+    found = resolve(gateway, args.name, "agent", "worker", "pool")
+    match found.kind:
+        case "agent":
+            return show_agent(gateway, found.name, args)
+        case "worker":
+            return _show_worker(gateway, found.name, args)
+        case _:
+            return _show_pool(gateway, found.name, args)
+
+
+def _show_worker(gateway: GatewayClient, worker_id: str, args: argparse.Namespace) -> int:
+    answer = gateway.get(f"{WORKERS.path}/{quote(worker_id, safe='')}")
+    agents = list(AGENTS.items(gateway, {"process_id": worker_id}, None))
+    if is_json(args):
+        print_document(args, {**answer.document(), "agents": agents})
+        return 0
+    worker = answer.read(WorkerAnswer)
+    print_facts(
+        [
+            ("worker", worker.worker_id),
+            ("pool", worker.pool_name),
+            ("host", worker.host),
+            ("pid", str(worker.pid or "")),
+            ("status", render.status(worker.status)),
+            ("reason", reason_text(worker)),
+            ("agents", f"{worker.agent_count} of {worker.max_agents}"),
+            ("requested", when(worker.requested_at)),
+            ("started", when(worker.started_at)),
+            ("last heartbeat", when(worker.last_heartbeat)),
+            ("ended", when(worker.ended_at)),
+        ]
+    )
+    if agents:
+        print()
+        render.show(AGENTS.table(map(AGENTS.read, agents)))
+    return 0
+
+
+def _show_pool(gateway: GatewayClient, name: str, args: argparse.Namespace) -> int:
+    answer, _ = get_as_of(gateway, f"{BASE}/pools/{quote(name, safe='')}", args)
+    workers = [] if args.as_of else list(WORKERS.items(gateway, {"pool_name": name}, None))
+    if is_json(args):
+        print_document(args, {**answer.document(), "workers": workers})
+        return 0
+    print_pool(answer.read(PoolAnswer))
+    if workers:
+        print()
+        render.show(WORKERS.table(map(WORKERS.read, workers)))
+    return 0
