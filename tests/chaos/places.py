@@ -76,9 +76,7 @@ PLACES: Final[dict[str, Place]] = {
     ),
     "worker-after-start": Place(COMMIT, "before", recording("agent.started")),
     "worker-after-started": Place(COMMIT, "after", recording("agent.started")),
-    "worker-during-stop": Place(
-        "workers.runtime.agent_run:AgentRun._call", "during", lambda call: call["name"] == "stop"
-    ),
+    "worker-during-stop": Place("workers.runtime.agent_run:AgentRun._call_stop", "during"),
     "worker-before-terminated": Place(COMMIT, "before", recording("agent.terminated")),
     "worker-after-draining": Place(COMMIT, "after", recording("worker.draining")),
     "worker-after-released": Place(COMMIT, "after", recording("agent.released")),
@@ -150,6 +148,8 @@ def _deadly(function: Callable[..., Any], place: Place, token: Path) -> Callable
         async def awaited(*arguments: Any, **options: Any) -> Any:
             if place.when == "before" and meant(arguments, options):
                 die(token)
+            if place.when == "during" and meant(arguments, options):
+                asyncio.get_running_loop().call_later(SOON_SECONDS, die, token)
             result = await function(*arguments, **options)
             if place.when == "after" and meant(arguments, options, result=result):
                 die(token)
@@ -164,8 +164,6 @@ def _deadly(function: Callable[..., Any], place: Place, token: Path) -> Callable
         result = function(*arguments, **options)
         if place.when == "after" and meant(arguments, options, result=result):
             die(token)
-        if place.when == "during" and meant(arguments, options):
-            asyncio.get_running_loop().call_later(SOON_SECONDS, die, token)
         return result
 
     return called

@@ -5,11 +5,12 @@ agent is running. `run`, if there is one, is the agent's work: returning means c
 means crashed; without it the agent stays, idle, until its end is requested. `check` is called every
 `heartbeat_interval` seconds; raising, or hanging for as long, twice in a row means unhealthy.
 
-`stop` releases what `start` acquired. It is called once after any `start` that returned, unless the
-agent is to end at once or its worker has lost the right to run it. While `stop` works, `run`
-still goes on (`context.stopping` is set), so that `stop` can ask it to finish; when `stop`
-returned, `run` is cancelled and has what is left of the grace period to clean up. A `start` that
-is still under way when the agent is to end is cancelled, and `stop` is not called.
+`stop` releases what `start` acquired. It is called once after any `start` that returned, when `run`
+has ended, unless the agent is to end at once or its worker has lost the right to run it. All three
+run in one task. At an end in good order `context.stopping` is set; a `run` that looked at it may
+return by itself for half of the grace period, then, or at once if it never looked, it is cancelled.
+`stop` has what is left of the grace period, at least a third. A `start` that is still under way
+when the agent is to end is cancelled, and `stop` is not called.
 """
 
 import asyncio
@@ -98,12 +99,23 @@ class Context:
         self.fencing_token = token
         self.logger = logger
         """A structlog logger; its lines have this agent's ids."""
-        self.stopping = asyncio.Event()
-        """Set once the agent is to end."""
+        self._stopping = asyncio.Event()
+        self._stopping_seen = False
         self._database = database
         self._has_run = has_run
         self._idle_depth = 0
         self._idle_since = time.monotonic()
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set once the agent is to end: whoever looks at it gets time to return from `run`."""
+        self._stopping_seen = True
+        return self._stopping
+
+    def request_stop(self) -> bool:
+        """(For the worker.) Set `stopping`; returns whether the agent ever looked at it."""
+        self._stopping.set()
+        return self._stopping_seen
 
     def touch(self) -> None:
         """Restart the idle clock: something happened."""

@@ -7,7 +7,6 @@ once the worker has lost the right to run the agent nothing is written at all.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -19,12 +18,18 @@ from eventstore.language.events import Error
 from eventstore.log.replies import AgentResult, ClaimedAgent, Outcome
 from workers.api.agent import Agent, Context, FencingToken, overrides, read_spec
 from workers.output.lines import Owner, logger_of
-from workers.runtime.calls import Call, Stuck, cancel_all, timeout_error
+from workers.runtime.calls import AgentTask, Call, Stuck
 from workers.runtime.end_conditions import EndConditions, HealthCheck
+from workers.runtime.errors import timeout_error
 from workers.runtime.worker_context import StopRequest, WorkerContext, failure, write_outcome
 
 CLOSE_SECONDS: Final = 1.0
 """For generators that an agent left open."""
+
+RUN_SHARE: Final = 2 / 3
+"""The part of the grace period after which `stop`, if there is one, may not wait for `run`."""
+RETURN_SHARE: Final = 3 / 4
+"""The part of that in which a `run` that looks at `context.stopping` may return by itself."""
 
 log = structlog.get_logger("muster.agent_run")
 
@@ -59,7 +64,7 @@ class AgentRun:
         }
         self._owner = Owner(ids, worker_context.output)
         self._variables = self._owner.context()
-        self._calls: list[Call] = []
+        self._task = AgentTask(self._owner, self._variables, self.agent_id)
         self._started: tuple[Agent, Context] | None = None
         self._stop_requested = asyncio.get_running_loop().create_future()
         self._log = log.bind(agent_id=self.agent_id, incarnation=self.incarnation)
@@ -93,13 +98,14 @@ class AgentRun:
             command = await self._start()
             if command is None:
                 command = await self._run_until_end()
-            await cancel_all(self._owner, self._calls)
+            await self._task.end()
             await self._free_agent()
         except Stuck:
             self.stuck = True
             self._log.error("agent.stuck")
             return
         finally:
+            self._task.close()
             if self.worker_context.output is not None:
                 self.worker_context.output.flush(self._owner)
         await self._settle(command)
@@ -111,11 +117,11 @@ class AgentRun:
         if self.stop_request:
             return self._requested_command()
         limit = self.worker_context.config.start_timeout_seconds
-        call = self._call(self._start_agent, "start")
+        call = self._task.call(self._start_agent)
         await self._wait_for_call(call, limit, StopRequest.RELEASE)
         if not call.done:
             call.cancel()
-            await cancel_all(self._owner, self._calls)
+            await self._task.end()
             if self.stop_request:
                 return self._requested_command()
             return failure(self.worker_context, self.state, "start", timeout_error("start", limit))
@@ -159,14 +165,16 @@ class AgentRun:
         health_check: HealthCheck | None = None
         if not self.stop_request:
             if overrides(kind, "run"):
-                run = self._call(lambda: agent.run(context), "run")
+                run = self._task.call(lambda: agent.run(context))
             if overrides(kind, "check"):
                 health_check = HealthCheck(
-                    lambda: self._call(lambda: agent.check(context), "check"),
+                    lambda: self._task.call_apart(lambda: agent.check(context)),
                     self.state.heartbeat_interval,
                 )
         conditions = EndConditions(self.worker_context, context, run, health_check)
         command = await self._wait_for_end(conditions)
+        if health_check is not None and health_check.call is not None:
+            health_check.call.cancel()
         error = await self._stop(agent, context, run)
         return command or self._requested_command(error)
 
@@ -181,35 +189,55 @@ class AgentRun:
         return None
 
     async def _stop(self, agent: Agent, context: Context, run: Call | None) -> Error | None:
-        """Call `stop` and cancel `run`, within the grace period; returns what they raised."""
-        context.stopping.set()
+        """End `run`, then call `stop`, within the grace period; returns what they raised."""
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self.worker_context.config.stop_grace_seconds
+        grace = self.worker_context.config.stop_grace_seconds
+        has_stop, deadline = overrides(type(agent), "stop"), clock() + grace
+        patient = context.request_stop()
         raised: Error | None = None
-        if self.stop_request < StopRequest.RELEASE_NOW and overrides(type(agent), "stop"):
-            stop = self._call(lambda: agent.stop(context), "stop")
-            await self._wait_for_call(stop, deadline - clock(), StopRequest.RELEASE_NOW)
-            stop.cancel()
-            raised = stop.error
-            if raised:
-                self._log.warning("agent.stop_failed", error=raised.type, message=raised.message)
-        if run is not None and not run.done:
-            run.cancel()
-            await self._wait_for_call(run, deadline - clock(), StopRequest.RELEASE_NOW)
-            raised = raised or run.error
+        if run is not None:
+            if patient:
+                share = RETURN_SHARE * (RUN_SHARE if has_stop else 1.0)
+                await self._wait_for_call(run, grace * share, StopRequest.RELEASE_NOW)
+            await self._cancel(run, deadline - clock())
+            raised = run.error
+        if has_stop and self.stop_request < StopRequest.RELEASE_NOW:
+            seconds = max(deadline - clock(), grace * (1 - RUN_SHARE))
+            raised = await self._call_stop(agent, context, seconds) or raised
         return raised
+
+    async def _call_stop(self, agent: Agent, context: Context, seconds: float) -> Error | None:
+        stop = self._task.call(lambda: agent.stop(context))
+        await self._wait_for_call(stop, seconds, StopRequest.RELEASE_NOW)
+        error = stop.error
+        if not stop.done:
+            stop.cancel()
+            if self.stop_request < StopRequest.RELEASE_NOW:
+                error = timeout_error("stop", seconds)
+        if error:
+            self._log.warning("agent.stop_failed", error=error.type, message=error.message)
+        return error
+
+    async def _cancel(self, call: Call, seconds: float) -> None:
+        """Cancel a call, each second again for code that swallows it, and wait for its end."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not call.done:
+            call.cancel()
+            remaining = deadline - asyncio.get_running_loop().time()
+            if remaining <= 0 or self.stop_request >= StopRequest.RELEASE_NOW:
+                return
+            await self._wait_for_call(call, min(remaining, 1.0), StopRequest.RELEASE_NOW)
 
     # ---- ending --------------------------------------------------------------------------------
 
     async def _free_agent(self) -> None:
         """Free the object. Generators that nothing refers to are closed, as tasks of the agent."""
-        self._calls.clear()
         self._variables.run(self._drop_references)
         await asyncio.sleep(0)  # the event loop starts closing them
         if closing := self._owner.running_tasks():
             skip_grace = self.stop_request >= StopRequest.RELEASE_NOW
             await asyncio.wait(closing, timeout=0.0 if skip_grace else CLOSE_SECONDS)
-            await cancel_all(self._owner, ())
+            await self._task.end()
 
     def _drop_references(self) -> None:
         self._started = None
@@ -258,12 +286,6 @@ class AgentRun:
 
     # ---- waiting -------------------------------------------------------------------------------
 
-    def _call(self, function: Callable[[], Awaitable[None]], name: str) -> Call:
-        self._calls = [call for call in self._calls if not call.done]
-        call = Call(function, self._variables, f"{name}:{self.agent_id}")
-        self._calls.append(call)
-        return call
-
     async def _wait_for_call(self, call: Call, seconds: float, interrupted_by: StopRequest) -> None:
         """Wait for a call to end, up to some time or until such a request to stop."""
         clock = asyncio.get_running_loop().time
@@ -277,7 +299,7 @@ class AgentRun:
 
     async def _wait(self, calls: tuple[Call | None, ...], seconds: float) -> None:
         """Wait for any of the calls, a request to stop, or the time."""
-        tasks = [call.task for call in calls if call is not None and not call.done]
+        ends = [call.ended for call in calls if call is not None and not call.done]
         await asyncio.wait(
-            {self._stop_requested, *tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            {self._stop_requested, *ends}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
         )

@@ -1,4 +1,8 @@
-"""Calling an agent's code: in a task and context of its own, with every outcome recorded.
+"""Calling an agent's code: every outcome recorded, and nothing left running at its end.
+
+`start`, `run` and `stop` of an incarnation run one after the other in one task, so that what
+`start` enters (a task group, a cancel scope, a time-out) `stop` may leave. `check` runs at the same
+time as `run`, in a task and a copy of the context variables of its own.
 
 Nothing that an agent raises gets past here, SystemExit and KeyboardInterrupt included: it becomes
 the call's `error`. A cancellation of ours is no error, one that the agent's code raised is.
@@ -7,32 +11,20 @@ Ten agents share one process. Every call runs in a context in which `CURRENT` na
 it creates and `asyncio.to_thread` inherit that. So what it prints gets its ids (see `output`), and
 whatever tasks it leaves behind can be ended with it: an end is written to the log only when nothing
 of the agent runs any more.
-
-Of an exception type, message and traceback are recorded, trimmed. Frames of Muster itself are left
-out at the top, so that a user sees their own code. Text that UTF-8 cannot encode is escaped: the
-outcome must be writable whatever was raised.
 """
 
 import asyncio
-import os
-import traceback
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from eventstore.language.events import Error
 from workers.output.lines import CURRENT, Owner
+from workers.runtime.errors import describe
 
 STUCK_SECONDS = 5
 """How long cancelled code may go on before its worker is ended."""
-MESSAGE_MAX: Final = 2_000
-TRACEBACK_MAX: Final = 8_192
-FRAMES_MAX: Final = 20
-
-_OWN: Final = str(Path(__file__).resolve().parents[1]) + os.sep
-"""The folder of `workers`: its frames are left out of what an agent's author reads."""
 
 
 class Stuck(Exception):
@@ -40,54 +32,113 @@ class Stuck(Exception):
 
 
 class Call:
-    """One call under way."""
+    """One call of an agent's code; `ended` is done once it is over."""
 
-    def __init__(
-        self, function: Callable[[], Awaitable[None]], context: Context, name: str
-    ) -> None:
+    def __init__(self, function: Callable[[], Awaitable[None]]) -> None:
         self.error: Error | None = None
         self.cancelled = False
+        self.task: asyncio.Task[None] | None = None
+        self.ended = asyncio.get_running_loop().create_future()
         self._function = function
-        loop = asyncio.get_running_loop()
-        self.task = loop.create_task(self._run(), name=name, context=context)
 
     @property
     def done(self) -> bool:
-        return self.task.done()
+        return self.ended.done()
 
     def cancel(self) -> None:
         """Cancel it, if it has not ended. May be repeated, for code that swallows the first."""
-        if not self.task.done():
+        if not self.done:
             self.cancelled = True
-            self.task.cancel()
+            if self.task is not None:
+                self.task.cancel()
 
-    async def _run(self) -> None:
+    def run_in(self, task: asyncio.Task[None]) -> None:
+        self.task = task
+        task.add_done_callback(self.end)  # one cancelled before it began never runs
+
+    async def run(self) -> None:
         try:
-            await self._function()
+            if not self.cancelled:
+                await self._function()
         except asyncio.CancelledError as error:
             if not self.cancelled:
                 self.error = describe(error)
         except BaseException as error:  # noqa: BLE001  see the module's docstring
             self.error = describe(error)
+        finally:
+            self.end()
+
+    def end(self, *_: object) -> None:
+        if not self.done:
+            self.ended.set_result(None)
 
 
-async def cancel_all(owner: Owner, calls: Collection[Call]) -> None:
-    """Cancel whatever still runs of an agent, its own tasks too; raises `Stuck` if that fails."""
-    for _ in range(STUCK_SECONDS):
-        unfinished = _unfinished(owner, calls)
-        if not unfinished:
-            return
-        for call in calls:
-            call.cancelled = call.cancelled or not call.done
-        for task in unfinished:
-            task.cancel()
-        await asyncio.wait(unfinished, timeout=1.0)
-    if _unfinished(owner, calls):
-        raise Stuck
+class AgentTask:
+    """The task of one incarnation, in which its `start`, `run` and `stop` are called in turn.
 
+    It exists from the first call to `close`; until then nothing that an agent left open ends it.
+    """
 
-def _unfinished(owner: Owner, calls: Collection[Call]) -> set[asyncio.Task[Any]]:
-    return {*owner.running_tasks(), *(call.task for call in calls if not call.done)}
+    def __init__(self, owner: Owner, variables: Context, name: str) -> None:
+        self._owner, self._variables, self._name = owner, variables, name
+        self._next: Call | None = None
+        self._wakeup = asyncio.Event()
+        self._closed = False
+        self._task: asyncio.Task[None] | None = None
+
+    def call(self, function: Callable[[], Awaitable[None]]) -> Call:
+        """Call it as soon as the call before has ended."""
+        call = self._next = Call(function)
+        self._task = self._task or self._create_task(self._serve(), self._name, self._variables)
+        call.run_in(self._task)
+        self._wakeup.set()
+        return call
+
+    def call_apart(self, function: Callable[[], Awaitable[None]]) -> Call:
+        """Call it at the same time. What it sets as context variables stays its own."""
+        call = Call(function)
+        call.run_in(self._create_task(call.run(), f"check:{self._name}", self._variables.copy()))
+        return call
+
+    def close(self) -> None:
+        """Call nothing more."""
+        self._closed = True
+        self._wakeup.set()
+
+    async def end(self) -> None:
+        """Cancel whatever still runs of the agent, its own tasks too. Raises `Stuck`."""
+        self.close()
+        for _ in range(STUCK_SECONDS):
+            if not (unfinished := self._owner.running_tasks()):
+                return
+            for task in unfinished:
+                task.cancel()
+            await asyncio.wait(unfinished, timeout=1.0)
+        if self._owner.running_tasks():
+            raise Stuck
+
+    async def _serve(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        while not self._closed:
+            try:
+                await self._wakeup.wait()
+            except asyncio.CancelledError:
+                continue  # by what the agent left open: a time-out, a cancel scope
+            self._wakeup.clear()
+            call, self._next = self._next, None
+            if call is not None:
+                await call.run()
+            while task.cancelling():  # what ended one call must not end the next
+                task.uncancel()
+
+    def _create_task(
+        self, coroutine: Coroutine[Any, Any, None], name: str, variables: Context
+    ) -> asyncio.Task[None]:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(coroutine, name=name, context=variables)
+        self._owner.tasks.add(task)
+        return task
 
 
 class AgentExit(Exception):
@@ -106,14 +157,13 @@ def _create_task(
 ) -> asyncio.Task[Any]:
     context: Context | None = options.get("context")
     owner = CURRENT.get() if context is None else context.get(CURRENT)
-    if owner is not None and asyncio.iscoroutine(coroutine):
-        coroutine = _catch_exits(coroutine)
-    if inner is None:
-        task = asyncio.Task(coroutine, loop=loop, **options)
-    else:
-        task = inner(loop, coroutine, **options)
+    guarded = _catch_exits(coroutine) if owner and asyncio.iscoroutine(coroutine) else coroutine
+    make = partial(inner, loop) if inner else partial(asyncio.Task, loop=loop)
+    task: asyncio.Task[Any] = make(guarded, **options)
     if owner is not None:
         owner.tasks.add(task)
+    if guarded is not coroutine:  # one cancelled before it began is never awaited
+        task.add_done_callback(lambda _: coroutine.close())
     return task
 
 
@@ -123,47 +173,3 @@ async def _catch_exits(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await coroutine
     except (SystemExit, KeyboardInterrupt) as error:
         raise AgentExit(f"{type(error).__name__}: {error}") from error
-
-
-def describe(error: BaseException) -> Error:
-    """An exception as it is recorded in an event."""
-    return Error(
-        type=_name(type(error)),
-        message=_clean(_message(error))[:MESSAGE_MAX],
-        traceback=_clean(_traceback(error))[-TRACEBACK_MAX:],
-    )
-
-
-def timeout_error(during: str, seconds: float) -> Error:
-    """The error of code that hung."""
-    return Error(type="TimeoutError", message=f"{during}() did not return within {seconds:g} s")
-
-
-def _name(kind: type[BaseException]) -> str:
-    name = kind.__qualname__
-    return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as second:  # noqa: BLE001  a user's __str__ may raise anything
-        return f"<its message could not be made: {_name(type(second))}>"
-
-
-def _traceback(error: BaseException) -> str:
-    try:
-        frames = [
-            (frame, line)
-            for frame, line in traceback.walk_tb(error.__traceback__)
-            if not frame.f_code.co_filename.startswith(_OWN)
-        ]
-        summary = traceback.TracebackException.from_exception(error, limit=-FRAMES_MAX)
-        summary.stack = traceback.StackSummary.extract(iter(frames[-FRAMES_MAX:]))
-        return "".join(summary.format())
-    except Exception:  # noqa: BLE001  as above: formatting calls the user's code
-        return ""
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

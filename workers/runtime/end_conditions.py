@@ -18,7 +18,8 @@ from eventstore.language.agent_commands import Command, End
 from eventstore.language.agents import Agent as State
 from eventstore.language.events import Error
 from workers.api.agent import Context
-from workers.runtime.calls import Call, timeout_error
+from workers.runtime.calls import Call
+from workers.runtime.errors import timeout_error
 from workers.runtime.worker_context import WorkerContext, failure
 
 DAY_SECONDS: Final = 86_400.0

@@ -26,7 +26,7 @@ async def test_two_failed_checks_in_a_row_are_unhealthy(
     await pool.worker(Sick)
     agent_id = await pool.spawn(heartbeat_interval=0.1)
     await pool.reached(agent_id, "restarting")
-    assert calls == ["start", "check", "check", "stop", "run ended"]
+    assert calls == ["start", "check", "check", "run ended", "stop"]
     error = (await pool.data(agent_id, "agent.unhealthy"))["error"]
     assert error["type"] == ("TimeoutError" if hangs else "RuntimeError")
 
@@ -64,7 +64,7 @@ async def test_a_check_that_cannot_be_cancelled_is_unhealthy_by_itself(
     await pool.worker(Clinging)
     agent_id = await pool.spawn(heartbeat_interval=0.1)
     await pool.reached(agent_id, "restarting")
-    assert calls == ["start", "check", "stop", "run ended"]
+    assert calls == ["start", "check", "run ended", "stop"]
     error = (await pool.data(agent_id, "agent.unhealthy"))["error"]
     assert error["type"] == "TimeoutError"
 

@@ -13,13 +13,13 @@ from tests.worker_pool import POOL, WorkerPool, eventually
 from workers.api.agent import Agent, Context
 
 
-async def test_a_running_agent_is_stopped_then_cancelled(pool: WorkerPool, calls: list[str]):
-    """`stop` runs while `run` continues; the end is written when both are done."""
+async def test_a_running_agent_is_cancelled_then_stopped(pool: WorkerPool, calls: list[str]):
+    """`run` never looked at `stopping`; `stop` comes after it, then the end is written."""
     await pool.worker(Noted)
     [agent_id] = await pool.running()
     await pool.terminate(agent_id)
     await pool.reached(agent_id, "terminated")
-    assert calls == ["start", "stop", "run ended"]
+    assert calls == ["start", "run ended", "stop"]
     assert (await pool.types(agent_id))[-2:] == ["agent.termination_requested", "agent.terminated"]
 
 
@@ -29,6 +29,54 @@ async def test_without_grace_an_agent_is_cancelled_at_once(pool: WorkerPool, cal
     await pool.terminate(agent_id, graceful=False)
     await pool.reached(agent_id, "terminated")
     assert calls == ["start", "run ended"]
+
+
+class Winding(Noted):
+    """Looks at `stopping`, then has something left to do."""
+
+    seconds = 0.02
+
+    async def run(self, context: Context) -> None:
+        await context.stopping.wait()
+        try:
+            await asyncio.sleep(self.seconds)  # the call that is under way
+            self.calls.append("run returned")
+        except asyncio.CancelledError:
+            self.calls.append("run cancelled")
+            raise
+
+
+class Slow(Winding):
+    seconds = 60.0
+
+
+async def test_a_run_that_looks_at_stopping_may_return(pool: WorkerPool, calls: list[str]):
+    """What comes behind `await context.stopping.wait()` is not cut off."""
+    await pool.worker(Winding, config=_patient(pool))
+    [agent_id] = await pool.running()
+    await pool.terminate(agent_id)
+    await pool.reached(agent_id, "terminated")
+    assert calls == ["start", "run returned", "stop"]
+
+
+async def test_a_run_that_does_not_return_in_time_is_cancelled(pool: WorkerPool, calls: list[str]):
+    """Half of the grace period is its own; `stop` gets what is left."""
+    await pool.worker(Slow)
+    [agent_id] = await pool.running()
+    await pool.terminate(agent_id)
+    await pool.reached(agent_id, "terminated")
+    assert calls == ["start", "run cancelled", "stop"]
+    assert "error" not in await pool.data(agent_id, "agent.terminated")
+
+
+async def test_without_grace_nothing_may_return(pool: WorkerPool, calls: list[str]):
+    """At once: cancelled, and no `stop`; also where it was asked gracefully before."""
+    await pool.worker(Slow, config=_patient(pool))
+    [agent_id] = await pool.running()
+    await pool.terminate(agent_id)
+    await pool.terminate(agent_id, graceful=False)
+    await pool.reached(agent_id, "terminated")
+    assert calls == ["start", "run cancelled"]
 
 
 async def test_an_agent_whose_hash_was_deleted_is_parked_when_it_ends(pool: WorkerPool):

@@ -1,6 +1,8 @@
 """What an agent gets, how its errors are described, and how its tasks are tracked."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
 
 import pytest
 
@@ -9,15 +11,8 @@ from eventstore.language.agents import Agent as State
 from workers.api.agent import Agent, Context, FencingToken, Spec, overrides, read_spec
 from workers.api.engine import Database
 from workers.output.lines import Owner
-from workers.runtime.calls import (
-    MESSAGE_MAX,
-    TRACEBACK_MAX,
-    Call,
-    Stuck,
-    cancel_all,
-    describe,
-    track_tasks,
-)
+from workers.runtime.calls import AgentTask, Stuck, track_tasks
+from workers.runtime.errors import MESSAGE_MAX, TRACEBACK_MAX, describe
 
 
 def context(*, works: bool, database: Database | None = None) -> Context:
@@ -100,26 +95,32 @@ def test_an_error_that_cannot_be_printed_is_described_too():
 # ---- tasks ---------------------------------------------------------------------------------------
 
 
-async def test_end_all_ends_the_remaining_tasks_of_an_agent_and_nothing_else():
+@pytest.fixture
+async def task() -> AsyncIterator[AgentTask]:
     track_tasks(asyncio.get_running_loop())
-    owner, left = Owner({}), []
+    owner = Owner({})
+    made = AgentTask(owner, owner.context(), "a")
+    yield made
+    made.close()
+
+
+async def test_the_end_of_an_agent_ends_its_remaining_tasks_and_nothing_else(task: AgentTask):
+    left = []
     ours = asyncio.create_task(asyncio.Event().wait())
 
     async def litter() -> None:
         left.append(asyncio.create_task(asyncio.Event().wait()))
 
-    call = Call(litter, owner.context(), "litter")
-    await call.task
-    await cancel_all(owner, [call])
+    await task.call(litter).ended
+    await task.end()
     assert left[0].cancelled()
     assert not ours.done()
     ours.cancel()
 
 
-async def test_code_that_swallows_a_cancellation_is_cancelled_again():
+async def test_code_that_swallows_a_cancellation_is_cancelled_again(task: AgentTask):
     """One that is swallowed by mistake is not yet a stuck agent."""
-    track_tasks(asyncio.get_running_loop())
-    owner, swallowed = Owner({}), 0
+    swallowed = 0
 
     async def swallow() -> None:
         nonlocal swallowed
@@ -130,17 +131,16 @@ async def test_code_that_swallows_a_cancellation_is_cancelled_again():
                 swallowed += 1
         await asyncio.Event().wait()
 
-    call = Call(swallow, owner.context(), "swallow")
+    call = task.call(swallow)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    await cancel_all(owner, [call])
-    assert (swallowed, call.error) == (1, None)
+    await task.end()
+    assert (swallowed, call.done) == (1, True)
 
 
-async def test_code_that_cannot_be_ended_is_stuck(monkeypatch: pytest.MonkeyPatch):
+async def test_code_that_cannot_be_ended_is_stuck(task: AgentTask, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("workers.runtime.calls.STUCK_SECONDS", 1)
-    track_tasks(asyncio.get_running_loop())
-    owner, free = Owner({}), asyncio.Event()
+    free = asyncio.Event()
 
     async def deaf() -> None:
         while not free.is_set():
@@ -149,10 +149,97 @@ async def test_code_that_cannot_be_ended_is_stuck(monkeypatch: pytest.MonkeyPatc
             except asyncio.CancelledError:
                 continue
 
-    call = Call(deaf, owner.context(), "deaf")
+    call = task.call(deaf)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     with pytest.raises(Stuck):
-        await cancel_all(owner, [call])
+        await task.end()
     free.set()
-    await call.task
+    await call.ended
+
+
+async def test_what_one_call_enters_the_next_may_leave(task: AgentTask):
+    """A task group, a time-out, a context variable: they belong to the task, which is one."""
+    group, limit = asyncio.TaskGroup(), asyncio.timeout(60)
+    variable, found = ContextVar("variable", default=""), []
+    children: list[asyncio.Task[bool]] = []
+
+    async def start() -> None:
+        await group.__aenter__()
+        await limit.__aenter__()
+        variable.set("start")
+
+    async def run() -> None:
+        children.append(group.create_task(asyncio.Event().wait()))
+        await asyncio.Event().wait()
+
+    async def stop() -> None:
+        found.append(variable.get())
+        await limit.__aexit__(None, None, None)
+        children[0].cancel()
+        await group.__aexit__(None, None, None)
+
+    await task.call(start).ended
+    running = task.call(run)
+    await asyncio.sleep(0.01)
+    running.cancel()
+    await running.ended
+    stopping = task.call(stop)
+    await stopping.ended
+    assert (running.error, stopping.error, found) == (None, None, ["start"])
+    await task.end()
+
+
+async def test_what_a_call_left_open_does_not_end_the_next(task: AgentTask):
+    """The time-out that `start` entered expires: in `run`, between two calls, or in none."""
+
+    async def start() -> None:
+        await asyncio.timeout(0.01).__aenter__()
+
+    async def cancel_itself() -> None:
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+
+    async def wait() -> None:
+        await asyncio.sleep(0.05)
+
+    await task.call(start).ended
+    await asyncio.sleep(0.05)
+    for function, error in ((wait, None), (start, None), (wait, "CancelledError")):
+        call = task.call(function)
+        await call.ended
+        assert (call.error and call.error.type.rpartition(".")[2]) == error
+    await task.call(cancel_itself).ended
+    after = task.call(wait)
+    await after.ended
+    assert after.error is None
+    await task.end()
+
+
+async def test_a_call_apart_has_a_copy_of_the_variables(task: AgentTask):
+    variable, seen = ContextVar("variable", default=""), []
+
+    async def set_to(value: str) -> None:
+        seen.append(variable.get())
+        variable.set(value)
+
+    await task.call(lambda: set_to("start")).ended
+    await task.call_apart(lambda: set_to("check")).ended
+    await task.call(lambda: set_to("run")).ended
+    assert seen == ["", "start", "start"]
+    await task.end()
+
+
+async def test_a_call_that_is_cancelled_before_it_began_has_ended(task: AgentTask):
+    called = []
+
+    async def note() -> None:
+        called.append(1)
+
+    for make in (task.call_apart, task.call, task.call):
+        call = make(note)
+        call.cancel()
+        await call.ended
+    assert called == []
+    await task.end()
