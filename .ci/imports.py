@@ -44,10 +44,10 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "workers.builtin": ("workers.api",),
     "workers.host": (),
     "workers.output": (),
-    "workers.runtime": ("workers.api", "workers.output", STEPS, CALLS, LOG),
+    "workers.runtime": ("workers.api", "workers.host", "workers.output", STEPS, CALLS, LOG),
     "workers.process": ("workers.api", "workers.host", "workers.output", "workers.runtime",
                         STEPS, CALLS, LOG, "eventstore.recovery"),
-    "workers.launch": ("workers.api", "workers.host", "workers.process", LOG),
+    "workers.launch": ("workers.api", "workers.host", "workers.process", "workers.runtime", LOG),
     "workers.supervisor": ("workers.host", "workers.launch", "workers.output", "workers.process",
                            STEPS, CALLS, LOG),
     # views

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +14,7 @@ from eventstore.language.events import EVENT_TYPES
 from gateway.backend.backend import BACKEND, Backend
 from gateway.backend.durability_levels import DurabilityFacts
 from gateway.health import facts
-from gateway.health.alert_rules import Alert
-from gateway.health.alerts import current_alerts
-from gateway.wire.problems import Problem
+from gateway.health.alerts import Alert, current_alerts
 from gateway.wire.requests import HealthQuery
 from gateway.wire.responses import decode_cursor, encode_cursor, json_response
 from projector.queries.views import AgentFilter, AgentRow, EventRow, HostRow, PoolRow, WorkerRow
@@ -144,7 +141,6 @@ async def dashboard(request: web.Request) -> web.Response:
     """What the dashboard shows."""
     backend = request.app[BACKEND]
     redis = await facts.redis_facts(backend)
-    alerts = await current_alerts(backend, redis)
     async with backend.read_views() as views:
         await backend.catch_up(views, request)
         data = Dashboard(
@@ -158,7 +154,7 @@ async def dashboard(request: web.Request) -> web.Response:
                 views, ("pool.scaling_decided",), within_ms=RECENT_MS, limit=DECISIONS_MAX
             ),
             events=await backend.recent(views, EVENT_TYPES, within_ms=RECENT_MS, limit=EVENTS_MAX),
-            alerts=alerts,
+            alerts=await current_alerts(backend, views, redis),
         )
     return json_response(data)
 
@@ -167,10 +163,9 @@ async def alerts(request: web.Request) -> web.Response:
     """What needs attention."""
     backend = request.app[BACKEND]
     redis = await facts.redis_facts(backend)
-    with suppress(Problem):  # of which there is an alert
-        async with backend.read_views() as views:
-            await backend.catch_up(views, request)
-    return json_response(AlertList(await current_alerts(backend, redis)))
+    async with backend.read_views() as views:
+        await backend.catch_up(views, request)
+        return json_response(AlertList(await current_alerts(backend, views, redis)))
 
 
 async def health(request: web.Request, query: HealthQuery) -> web.Response:

@@ -22,7 +22,7 @@ from gateway.server.middleware import default_headers
 from gateway.server.routes import application
 from gateway.wire.connections import connection_factory
 from gateway.wire.limiter import ConnectionLimiter, connection_capacity, stop_accepting
-from projector.queries.views import DatabaseError, reason
+from projector.queries.views import DatabaseError
 
 log = structlog.get_logger("muster.gateway")
 
@@ -139,15 +139,14 @@ async def retry_on_error(name: str, work: Callable[[], Awaitable[None]]) -> None
 async def _open_views(backend: Backend) -> None:
     """Open the views as soon as the database answers; log once that it does not."""
     backoff = Backoff(seconds=VIEWS_RETRY_SECONDS)
-    while backend.views_error:
+    while not backend.views_open:
         try:
             await backend.views.start()
             await backend.positions()
-            backend.views_error = ""
+            backend.views_open = True
         except (DatabaseError, OSError) as error:
-            backend.views_error = reason(error)
             if not backoff.active:
-                log.warning("gateway.views_unreachable", error=backend.views_error)
+                log.warning("gateway.views_unreachable", error=type(error).__name__)
             await asyncio.sleep(backoff.next_delay())
 
 

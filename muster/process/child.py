@@ -7,12 +7,10 @@ signals it to end when its parent is gone.
 
 import asyncio
 import contextlib
-import ctypes
 import functools
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,9 +19,6 @@ import msgspec
 from eventstore.embedded.server import end_with_parent
 from muster.process.roles import RoleStatus
 from workers.host.processes import Process, start_time
-
-PR_SET_CHILD_SUBREAPER = 36
-"""From linux/prctl.h."""
 
 
 class NoStatus(RoleStatus, frozen=True):
@@ -140,12 +135,6 @@ def describe_exit(code: int | None) -> str:
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def become_subreaper() -> None:
-    """Orphans below us become our children, so that workers whose zygote died can be ended."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
 def reap_orphans(managed_pids: Callable[[], set[int]]) -> None:
     """Collect ended children, but not those that `managed_pids` names: their owner does."""
     while True:
@@ -157,21 +146,3 @@ def reap_orphans(managed_pids: Callable[[], set[int]]) -> None:
             return
         with contextlib.suppress(ChildProcessError):
             os.waitpid(found.si_pid, os.WNOHANG)
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes below this one. Linux only; empty elsewhere."""
-    parents: dict[int, list[int]] = {}
-    with contextlib.suppress(OSError):
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError, ValueError, IndexError):
-                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                    parents.setdefault(parent, []).append(int(entry.name))
-    below: list[int] = []
-    todo = [pid]
-    while todo:
-        children = parents.get(todo.pop(), [])
-        below += children
-        todo += children
-    return below

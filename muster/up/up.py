@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from eventstore.errors import ConfigurationError, MusterError
@@ -23,7 +23,7 @@ from eventstore.keys import CATALOGUE
 from muster import __version__
 from muster.fallback import standby
 from muster.process import log_output, running_file
-from muster.process.child import become_subreaper, descendants, reap_orphans
+from muster.process.child import reap_orphans
 from muster.process.roles import ROLES, stop_signals
 from muster.settings.settings import Settings
 from muster.up import log_messages
@@ -32,6 +32,7 @@ from muster.up.log_messages import LogMessages
 from muster.up.log_server import LogServer
 from muster.up.messages import echo, echo_ready, remedy
 from muster.up.role_processes import RoleParts, RoleProcesses
+from workers.host.process_tree import become_subreaper, descendants
 
 
 def run(settings: Settings) -> int:
@@ -119,7 +120,7 @@ class Up:
         loop = asyncio.get_running_loop()
         for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGCHLD, reap_orphans, self._managed_pids)
+        loop.add_signal_handler(signal.SIGCHLD, self._on_child_ended)
 
     def _on_signal(self, number: signal.Signals) -> None:
         self._signals += 1
@@ -128,14 +129,21 @@ class Up:
             self._background.stopping.set()
         else:
             echo("stopping at once")
-            for pid in descendants(os.getpid()):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self._kill(descendants(os.getpid()))
+
+    def _kill(self, pids: Iterable[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _on_child_ended(self) -> None:
+        """Collect orphans; in a single process the agents' children are among ours, and theirs."""
+        if isinstance(self._roles, RoleProcesses):
+            reap_orphans(self._managed_pids)
 
     def _managed_pids(self) -> set[int]:
-        server = self.log_server.pid
-        roles = self._roles.pids if isinstance(self._roles, RoleProcesses) else set()
-        return roles | ({server} if server else set())
+        server = {self.log_server.pid} if self.log_server.pid else set()
+        return server | self._roles.pids if isinstance(self._roles, RoleProcesses) else server
 
     # ---- the end -----------------------------------------------------------------------------
 
@@ -143,6 +151,8 @@ class Up:
         self._background.stopping.set()
         if self._roles is not None:
             await self._roles.stop()
+        if isinstance(self._roles, RoleParts):
+            self._kill(set(descendants(os.getpid())) - self._managed_pids())
         await self._background.stop()
         if self.log_server.fallback is not None:
             self.log_server.fallback.lock.release()

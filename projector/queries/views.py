@@ -32,7 +32,7 @@ __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
     "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
     "PoolRow", "Position", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
-    "WorkerRow", "is_lost", "reason", "row_of_pool",
+    "WorkerRow", "is_lost", "row_of_pool",
 ]  # fmt: skip
 
 CONNECTIONS: Final = 4
@@ -43,14 +43,6 @@ POLL_MAX_SECONDS: Final = 0.02
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def reason(error: BaseException) -> str:
-    """The first line of why a database cannot be used, without statements and addresses."""
-    cause = getattr(error, "orig", None) or error
-    if isinstance(cause, TimeoutError):
-        return "no answer in time"
-    return next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
 
 
 def _query(
@@ -78,11 +70,6 @@ class Views:
         """The same queries, of the past."""
         self._positions: dict[str, Position] = {}
         self._refresh_lock = asyncio.Lock()
-
-    @property
-    def name(self) -> str:
-        """Of the database, for messages: a file, or what kind of server."""
-        return f"{self._database.url.database}" if self._database.sqlite else "the database"
 
     def open(self) -> None:
         """Set up for reading only: no tables are created where no projector has run."""

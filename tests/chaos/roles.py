@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from eventstore.embedded.server import end_with_parent
-from muster.process.child import descendants
+from workers.host.process_tree import descendants
 from workers.host.processes import start_time
 
 RESTART_SECONDS = 0.3

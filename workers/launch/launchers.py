@@ -21,6 +21,7 @@ from workers.host.processes import Process, start_time, this_process
 from workers.launch.zygote import Plan, ZygoteMessage, arguments
 from workers.process.options import WorkerOptions
 from workers.process.worker import Worker
+from workers.runtime.child_records import SCOPE
 
 log = structlog.get_logger("muster.launchers")
 
@@ -52,14 +53,20 @@ class ZygoteRefused(MusterError):
 class ForkLauncher:
     """Forks workers from a zygote, which is started again if it dies."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, scope: str = "") -> None:
         self._plan = plan
+        self._scope = scope
         self._zygote: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listener: asyncio.Task[None] | None = None
         self._pending_forks: dict[str, asyncio.Future[int]] = {}
         self._workers: dict[int, str] = {}
         self._lock = asyncio.Lock()
+
+    @property
+    def pids(self) -> set[int]:
+        """Those of its own processes: of one that starts, too."""
+        return {self._zygote.pid} if self._zygote is not None else set()
 
     async def start(self, on_ended: OnEnded) -> None:
         """Get ready. Raises `ConfigurationError` when an agent class cannot be imported.
@@ -152,7 +159,7 @@ class ForkLauncher:
                     arguments(self._plan, theirs.fileno()),
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                    env={**os.environ, "PYTHONUNBUFFERED": "1", SCOPE: self._scope},
                 )
             except BaseException:
                 ours.close()
@@ -198,13 +205,20 @@ class ForkLauncher:
 class InProcessLauncher:
     """Runs workers inside this process, for `--single-process`."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, scope: str = "") -> None:
         self._plan = plan
+        self._scope = scope
         self._classes: dict[str, type[Agent]] = {}
         self._tasks: dict[asyncio.Task[None], Worker] = {}
 
+    @property
+    def pids(self) -> set[int]:
+        """This process has all workers, and all of theirs."""
+        return {os.getpid()}
+
     async def start(self, on_ended: OnEnded) -> None:
         self._on_ended = on_ended
+        os.environ[SCOPE] = self._scope
         for name, path in self._plan.roles.items():
             self._classes[name] = role_loader.load(path, self._plan.app_dir).role
 
@@ -230,6 +244,7 @@ class InProcessLauncher:
 
     async def stop(self) -> None:
         """Abandon the workers."""
+        os.environ.pop(SCOPE, None)
         running = dict(self._tasks)
         for task, worker in running.items():
             worker.abandon("killed")

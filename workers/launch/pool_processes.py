@@ -64,6 +64,11 @@ class HostProcesses:
                 local.kill.cancel()
         await self._launcher.stop()
 
+    @property
+    def pids(self) -> set[int]:
+        """Those of all workers that run here, and of what they are forked from."""
+        return self._launcher.pids | {local.process.pid for local in self._running.values()}
+
     def exit_reason(self, worker_id: str) -> str | None:
         """How the worker's process ended; None while it runs or if it is not known here."""
         return self._ended.get(worker_id)

@@ -23,7 +23,6 @@ from typing import Final
 
 import msgspec
 import structlog
-import uvloop
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -31,12 +30,22 @@ from eventstore.errors import ConfigurationError, LogError
 from eventstore.log.script_runner import script
 from workers.api import role_loader
 from workers.api.agent import Agent
+from workers.host.process_tree import (
+    all_processes,
+    become_subreaper,
+    descendants,
+    name_process,
+)
 from workers.host.processes import start_time
 from workers.process.options import WorkerOptions
 from workers.process.registration import NotOrdered
 from workers.process.worker import Worker
+from workers.runtime.child_records import Loop, track
+from workers.runtime.children import end_all
 
 COMMAND = "import sys; from workers.launch.zygote import main; sys.exit(main(sys.argv[1:]))"
+ZYGOTE_NAME: Final = "muster-zygote"
+WORKER_NAME: Final = "muster-worker"
 EXIT_NOT_ORDERED: Final = 78
 EXIT_UNREACHABLE: Final = 79
 
@@ -78,6 +87,9 @@ def main(argv: Sequence[str]) -> int:
     plan = msgspec.json.decode(argv[1], type=Plan)
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all: others decide
         signal.signal(number, _ignore)
+    become_subreaper()  # of what a killed worker leaves
+    name_process(ZYGOTE_NAME)
+    track()
     gc.disable()
     try:
         classes, threaded = _preload(plan)
@@ -113,6 +125,8 @@ def _preload(plan: Plan) -> tuple[dict[str, type[Agent]], list[str]]:
 
 
 def _serve(channel: socket.socket, plan: Plan, classes: dict[str, type[Agent]]) -> int:
+    workers: set[int] = set()
+    started_by_imports = set(descendants(os.getpid()))
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
@@ -123,7 +137,8 @@ def _serve(channel: socket.socket, plan: Plan, classes: dict[str, type[Agent]]) 
         readable, _, _ = select.select([channel.fileno(), wake_read], [], [])
         if wake_read in readable:
             os.read(wake_read, 4096)
-            _report_ended(channel)
+            workers -= _report_ended(channel)
+            _kill_orphans(workers | started_by_imports)
         if channel.fileno() not in readable:
             continue
         received = channel.recv(65536)
@@ -138,6 +153,7 @@ def _serve(channel: socket.socket, plan: Plan, classes: dict[str, type[Agent]]) 
                 os.close(wake_write)
                 channel.close()
                 _become_worker(options, plan, classes)
+            workers.add(pid)
             _send(channel, ZygoteMessage(worker_id=options.worker_id, pid=pid))
 
 
@@ -165,7 +181,9 @@ def run_worker(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
     The caller should end the process with `os._exit`: a thread that an agent left behind must not
     keep it alive.
     """
-    loop = uvloop.new_event_loop()
+    become_subreaper()  # of what loses its parent, so that it ends with this worker
+    name_process(WORKER_NAME)
+    loop = Loop()
     asyncio.set_event_loop(loop)
     working = loop.create_task(_work(options, roles))
     while not working.done():
@@ -191,6 +209,7 @@ async def _work(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int
         log.error("worker.not_started", error=str(error))
         return EXIT_UNREACHABLE
     await worker.wait()
+    await end_all()
     return worker.exit_code
 
 
@@ -198,11 +217,24 @@ def _ignore(*_: object) -> None:
     """Instead of SIG_IGN, which programs that an agent starts would inherit."""
 
 
-def _report_ended(channel: socket.socket) -> None:
+def _report_ended(channel: socket.socket) -> set[int]:
+    """Report the children that have ended; returns their pids."""
+    pids: set[int] = set()
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            pids.add(ended[0])
             code = os.waitstatus_to_exitcode(ended[1])
             _send(channel, ZygoteMessage(ended=ended[0], code=code))
+    return pids
+
+
+def _kill_orphans(known: set[int]) -> None:
+    """Kill what a worker left that has died. Each that dies leaves its own children here."""
+    processes = all_processes()
+    for pid, found in processes.items():
+        if found.parent == os.getpid() and pid not in known and not found.ended:
+            log.warning("worker.children_killed", pid=pid, command=found.name)
+            found.process.signal(signal.SIGKILL)
 
 
 def _send(channel: socket.socket, message: ZygoteMessage) -> None:

@@ -24,6 +24,7 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from eventstore.connection.clients import open_sockets
+from workers.host.process_tree import name_process
 from workers.output.log_files import LogFile
 
 EXIT_RETURNED: Final = 70
@@ -89,6 +90,7 @@ def _reset() -> None:
     _loops.clear()
     asyncio._set_running_loop(None)
     atexit._clear()
+    name_process("muster-child")
     if by_main_thread and _prctl is not None:  # the kernel watches the thread that forked
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:

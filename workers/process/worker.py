@@ -34,6 +34,8 @@ from workers.process.lease import Hooks, Lease
 from workers.process.options import WorkerOptions
 from workers.process.registration import Registration, ShutdownResult
 from workers.runtime.calls import STUCK_SECONDS, track_tasks
+from workers.runtime.child_records import track
+from workers.runtime.children import collect_adopted
 from workers.runtime.slots import Slots
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
@@ -83,6 +85,7 @@ class Worker:
             raise
         loop = asyncio.get_running_loop()
         track_tasks(loop)
+        track()
         self._ended = loop.create_future()
         options = self._options
         if options.capture:
@@ -237,6 +240,7 @@ class Worker:
             self._context.config = self._config
             self._lease.reconfigure(self._config, version)
             log.info("worker.reconfigured", worker_id=self._options.worker_id, version=version)
+        collect_adopted()
         if self._shutdown_task is not None:
             return
         if status == WorkerStatus.DRAINING:

@@ -19,6 +19,7 @@ from eventstore.log.replies import AgentResult, ClaimedAgent, Outcome
 from workers.api.agent import Agent, Context, FencingToken, overrides, read_spec
 from workers.output.lines import Owner, logger_of
 from workers.runtime.calls import AgentTask, Call, Stuck
+from workers.runtime.children import end_children
 from workers.runtime.end_conditions import EndConditions, HealthCheck
 from workers.runtime.errors import timeout_error
 from workers.runtime.worker_context import StopRequest, WorkerContext, failure, write_outcome
@@ -100,6 +101,10 @@ class AgentRun:
                 command = await self._run_until_end()
             await self._task.end()
             await self._free_agent()
+            if not await end_children(
+                self._owner, grace=self.stop_request < StopRequest.RELEASE_NOW
+            ):
+                raise Stuck
         except Stuck:
             self.stuck = True
             self._log.error("agent.stuck")

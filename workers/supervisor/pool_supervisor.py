@@ -30,6 +30,8 @@ class PoolSupervisor:
 
     def __init__(self, context: PoolContext) -> None:
         self.wakeup = asyncio.Event()
+        self.reconciled = asyncio.Event()
+        """Set once this host's workers of the pool are known."""
         self._context = context
         self._pool_log = context.pool_log
         self._monitor = WorkerMonitor(context)
@@ -57,6 +59,7 @@ class PoolSupervisor:
         now = boot_seconds()  # not before: what was just observed would count as old
         await self._fence_unreadable(survey)
         await self._monitor.reconcile(survey, now)
+        self.reconciled.set()
         if self._monitor.drain_reason:
             await self.resign()
         else:

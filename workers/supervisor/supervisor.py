@@ -30,6 +30,7 @@ from eventstore.log.reader import Reader
 from eventstore.steps.step import Origin
 from workers.host.lock import LOCK_TIMEOUT_SECONDS, HostLock
 from workers.host.processes import host_name
+from workers.launch import leftovers
 from workers.launch.launchers import ForkLauncher, InProcessLauncher, Launcher
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote import Plan
@@ -43,6 +44,8 @@ log = structlog.get_logger("muster.supervisor")
 KILL_SECONDS = 2.0
 FINAL_LEAVE_SECONDS = 1.0
 """For a host that ran out of time to record that it left, if Redis is reachable."""
+LEFTOVERS_SECONDS = 0.2
+"""Between searches for what dead workers have left; a zygote comes first."""
 LOG_CLEANUP_SECONDS = 600.0
 """How often old log files are removed."""
 SHUTDOWN_SECONDS = 25.0
@@ -100,14 +103,14 @@ class Supervisor:
         self._origin = Origin(actor=f"supervisor:{self.host}")
         self._pools: dict[str, PoolSupervisor] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._scope = leftovers.scope_of(self.host, options.redis_url, options.key_prefix)
+        self._worker_ended = asyncio.Event()
         plan = Plan(roles=options.roles, app_dir=options.app_dir)
-        launcher: Launcher = (
-            InProcessLauncher(plan) if options.single_process else ForkLauncher(plan)
-        )
+        launcher: type[Launcher] = InProcessLauncher if options.single_process else ForkLauncher
         self._processes = HostProcesses(
-            launcher,
+            launcher(plan, self._scope),
             partial(worker_options, options, self.host),
-            self._wake_all,
+            self._on_worker_ended,
             in_process=options.single_process,
         )
         self._lock = HostLock(f"{self.host}|{options.redis_url}|{options.key_prefix}")
@@ -127,6 +130,7 @@ class Supervisor:
             log.warning("supervisor.waits_for_log", reason=str(error))
         self._start_task("following", self._follow)
         self._start_task("removing old logs", self._clean_up_logs)
+        self._start_task("ending leftovers", self._end_leftovers)
         log.info("supervisor.started", host=self.host, pools=len(self._pools))
 
     async def stop(self) -> None:
@@ -162,6 +166,10 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _on_worker_ended(self) -> None:
+        self._worker_ended.set()
+        self._wake_all()
 
     def _wake_all(self) -> None:
         for pool_supervisor in self._pools.values():
@@ -200,6 +208,18 @@ class Supervisor:
             if removed:
                 log.info("logs.removed", files=len(removed))
             await asyncio.sleep(LOG_CLEANUP_SECONDS)
+
+    async def _end_leftovers(self) -> None:
+        """End what dead workers have left: those of a supervisor before, then of each that ends."""
+        while True:
+            for pool in tuple(self._pools.values()):
+                await pool.reconciled.wait()
+            self._worker_ended.clear()
+            while killed := leftovers.kill_leftovers(self._scope, self._processes.pids):
+                log.warning("worker.leftovers_killed", count=len(killed), commands=sorted(killed))
+                await asyncio.sleep(LEFTOVERS_SECONDS)
+            await self._worker_ended.wait()
+            await asyncio.sleep(LEFTOVERS_SECONDS)
 
     def _supervise_new_pools(self) -> None:
         for name in self._catalogue.state.pools:

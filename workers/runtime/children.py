@@ -1,0 +1,153 @@
+"""Ending the processes that an incarnation started, with it.
+
+Its own are those that `child_records` has for it, those with its name in their environment, and all
+below these. Everything else belongs to the worker and ends with that: what modules start, or the
+set-up of a role; the processes of a pool that outlives the incarnation which used it first; the
+servers of `multiprocessing`.
+
+A worker is a subreaper: what loses its parent becomes the worker's child, and stays below it. So it
+has children that nobody here waits for. Their exit codes are collected, and no others: who started
+a process wants to know how it ended.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+from collections.abc import Collection
+from typing import Final
+
+import structlog
+
+from workers.host.process_tree import Found, all_processes, descendants, variable
+from workers.host.processes import Process
+from workers.output.lines import Owner
+from workers.runtime.child_records import STARTED, VARIABLE, name_of
+
+GRACE_SECONDS: Final = 1.0
+"""Between SIGTERM and SIGKILL."""
+KILL_SECONDS: Final = 5.0
+"""How long killed processes may take to end."""
+POLL_SECONDS: Final = 0.03
+COMMANDS_MAX: Final = 10
+"""How many commands one warning names."""
+
+log = structlog.get_logger("muster.children")
+
+_ended_before: set[int] = set()
+"""Ended children, not started here, that were there at the last look."""
+
+
+async def end_children(owner: Owner, *, grace: bool) -> bool:
+    """End what an incarnation has started; False if something of it does not end.
+
+    With a grace, each is asked first (SIGTERM).
+    """
+    if _child(os.P_ALL, 0) is False:
+        return True
+    if any(started.owner is owner and started.pool for started in STARTED.values()):
+        gc.collect()  # a pool that only the agent referred to
+    if left := _of(owner):
+        names = sorted({found.name or str(found.process.pid) for found in left})
+        commands = ", ".join(names[:COMMANDS_MAX])
+        log.warning("agent.children_ended", **owner.ids, count=len(left), commands=commands)
+    refused: set[Process] = set()
+    ended = await _end(owner, signal.SIGTERM, GRACE_SECONDS, refused) if grace else False
+    ended = ended or await _end(owner, signal.SIGKILL, KILL_SECONDS, refused)
+    for pid in [pid for pid, started in STARTED.items() if started.belongs_to(owner)]:
+        del STARTED[pid]  # nobody waits for it any more
+    if refused:
+        pids = sorted(process.pid for process in refused)
+        log.error("agent.children_remain", **owner.ids, pids=pids)
+    return ended
+
+
+async def _end(owner: Owner, number: signal.Signals, seconds: float, refused: set[Process]) -> bool:
+    """Signal each once, those too that start meanwhile. `refused`: what may not be signalled."""
+    signalled: set[Process] = set()
+    for _ in range(int(seconds / POLL_SECONDS)):
+        left = {found.process for found in _of(owner)} - refused
+        if not left:
+            return True
+        refused |= _signal(left - signalled, number)
+        signalled |= left
+        await asyncio.sleep(POLL_SECONDS)
+    return False
+
+
+async def end_all() -> None:
+    """End all that is left below this process, as far as possible: a worker that has ended."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for _ in range(int(GRACE_SECONDS / POLL_SECONDS)):
+            processes = all_processes()
+            below = [processes[pid] for pid in descendants(os.getpid(), processes)]
+            if not (left := [found.process for found in below if not found.ended]):
+                return
+            _signal(left, number)
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def collect_adopted() -> None:
+    """Collect the exit codes of ended children that were not started here. To be called often.
+
+    Only of those that were there at the last call too: uvloop collects its own a moment later.
+    """
+    ended: set[int] = set()
+    if _child(os.P_ALL, 0):
+        for pid, found in _look().items():
+            if found.ended and found.parent == os.getpid() and pid not in STARTED:
+                ended.add(pid)
+        for pid in ended & _ended_before:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+    _ended_before.clear()
+    _ended_before.update(ended)
+
+
+def _of(owner: Owner) -> list[Found]:
+    """The running processes of an incarnation."""
+    processes = _look()
+    if not processes:  # not Linux: only what was started here, by those that wait for it
+        mine = [pid for pid, started in STARTED.items() if started.belongs_to(owner)]
+        running = [pid for pid in mine if _child(os.P_PID, pid) is None]
+        return [Found(os.getpid(), Process(pid, 0), "", ended=False) for pid in running]
+    name, found = name_of(owner), dict[int, Found]()
+    for pid in descendants(os.getpid(), processes):
+        started = STARTED.get(pid)
+        if (
+            (started is not None and started.belongs_to(owner))
+            or processes[pid].parent in found
+            or (started is None and variable(pid, VARIABLE) == name)
+        ):
+            found[pid] = processes[pid]
+    return [one for one in found.values() if not one.ended]
+
+
+def _look() -> dict[int, Found]:
+    """All processes. Records of children whose exit code was collected are dropped."""
+    recorded = set(STARTED)
+    processes = all_processes()
+    for pid in recorded if processes else ():
+        if pid not in processes or processes[pid].parent != os.getpid():
+            STARTED.pop(pid, None)
+    return processes
+
+
+def _child(kind: int, pid: int) -> object:
+    """An ended child; None if none has ended, or a false value if there is none at all."""
+    try:
+        return os.waitid(kind, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+
+
+def _signal(processes: Collection[Process], number: signal.Signals) -> set[Process]:
+    """Returns those that this process may not signal."""
+    refused = set()
+    for process in processes:
+        try:
+            process.signal(number)
+        except PermissionError:
+            refused.add(process)
+    return refused
