@@ -9,17 +9,11 @@ with `always` it exits instead). A rewrite makes an intact file.
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    InvalidResponse,
-    NoPermissionError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisError
 
-from eventstore.connection.calls import UNREACHABLE, AsyncClient, ask, execute, is_transient
-from eventstore.errors import LogUnreachable, ServerUnsuitable
+from eventstore.connection.calls import UNREACHABLE, AsyncClient, ask, execute
+from eventstore.connection.failures import explain
+from eventstore.errors import ServerUnsuitable
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
 WRITE_PROBE = "#!lua flags=allow-oom\nreturn cmsgpack.unpack('\\1')"
@@ -30,18 +24,8 @@ async def inspect(client: Redis) -> dict[str, Any]:
     """The server's INFO. Raises `LogUnreachable`, or `ServerUnsuitable` if retrying is useless."""
     try:
         info: dict[str, Any] = await client.info("all")
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-        raise ServerUnsuitable(f"Redis refuses this login: {error}") from error
-    except InvalidResponse as error:
-        raise ServerUnsuitable(f"the server is no Redis: {error}") from error
-    except UNREACHABLE as error:
-        raise LogUnreachable(f"Redis does not answer: {error}") from error
-    except ResponseError as error:
-        if is_transient(error):
-            raise LogUnreachable(f"Redis is not ready: {error}") from error
-        raise ServerUnsuitable(f"Redis refuses: {error}") from error
-    except RedisError as error:
-        raise ServerUnsuitable(f"the server is no Redis: {error}") from error
+    except (RedisError, *UNREACHABLE) as error:
+        raise await explain(error, client) from error
     return info
 
 
@@ -62,18 +46,33 @@ def server_version(info: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 
 def require_suitable(info: dict[str, Any]) -> None:
-    """Refuse a server that is too old or that may evict keys. Raises `ServerUnsuitable`."""
+    """Refuse a server that is too old, a Cluster, or may evict keys. Raises `ServerUnsuitable`."""
     kind, version = server_version(info)
     if version < MIN_VERSIONS[kind]:
         wanted = ".".join(map(str, MIN_VERSIONS[kind]))
         found = ".".join(map(str, version))
         raise ServerUnsuitable(f"{kind} {found} is too old: Muster needs {kind} {wanted} or later")
+    if int(info.get("cluster_enabled", 0)):
+        raise ServerUnsuitable(
+            "it is a Redis Cluster (cluster-enabled yes), which this version of Muster does not"
+            " support: use a standalone Redis or Valkey, with replicas if you like"
+        )
     policy = str(info.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         raise ServerUnsuitable(
             f"maxmemory-policy is {policy!r}, so Redis may evict the log; set it to"
             " 'noeviction' (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
         )
+
+
+def persistence_warning(info: dict[str, Any]) -> str:
+    """What a restart of this server would lose; empty where it keeps an append-only file."""
+    if int(info.get("aof_enabled", 0)):
+        return ""
+    return (
+        "its append-only file is off: a restart of Redis loses the log (CONFIG SET appendonly yes,"
+        " and in redis.conf)"
+    )
 
 
 class AofCheck:

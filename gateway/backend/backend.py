@@ -197,7 +197,7 @@ class Backend:
             async with asyncio.timeout(timeout_seconds or self.limits.query_seconds):
                 yield self.views
         except (queries.DatabaseError, queries.DatabaseUnreachable, OSError, TimeoutError) as error:
-            detail = f"the database does not answer: {type(error).__name__}"
+            detail = f"the database does not answer: {queries.reason(error)}"
             raise Problem(Kind.VIEWS_UNAVAILABLE, detail) from error
 
     async def positions(self) -> dict[str, queries.Position]:

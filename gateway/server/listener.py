@@ -22,7 +22,7 @@ from gateway.server.middleware import default_headers
 from gateway.server.routes import application
 from gateway.wire.connections import connection_factory
 from gateway.wire.limiter import ConnectionLimiter, connection_capacity, stop_accepting
-from projector.queries.views import DatabaseError
+from projector.queries.views import DatabaseError, reason
 
 log = structlog.get_logger("muster.gateway")
 
@@ -146,7 +146,7 @@ async def _open_views(backend: Backend) -> None:
             backend.views_open = True
         except (DatabaseError, OSError) as error:
             if not backoff.active:
-                log.warning("gateway.views_unreachable", error=type(error).__name__)
+                log.warning("gateway.views_unreachable", error=reason(error))
             await asyncio.sleep(backoff.next_delay())
 
 

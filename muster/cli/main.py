@@ -38,8 +38,8 @@ COMMANDS = (
 )  # fmt: skip
 _SWITCH = {"action": "store_true", "default": None}
 FLAGS: Mapping[str, Mapping[str, Any]] = {
-    "config": {"type": Path, "metavar": "FILE", "help": "default: ./muster.toml, if any"},
-    "data-dir": {"type": Path, "metavar": "DIR", "help": "default: .muster"},
+    "config": {"metavar": "FILE", "help": "default: ./muster.toml, if any"},
+    "data-dir": {"metavar": "DIR", "help": "default: .muster"},
     "redis-url": {"metavar": "URL", "help": "Redis or Valkey (or MUSTER_REDIS_URL)"},
     "database-url": {"metavar": "URL", "help": "PostgreSQL (or DATABASE_URL)"},
     "key-prefix": {"metavar": "TEXT", "help": "in front of every Redis key"},
@@ -49,7 +49,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "allowed-hosts": {"metavar": "NAMES", "help": "more names to accept in a request's Host"},
     "durability": {"metavar": "LEVEL", "help": "for commands that request none: accepted (default),"
                    " fsynced, replicated or archived"},
-    "app-dir": {"type": Path, "metavar": "DIR", "help": "where agent classes are imported from"},
+    "app-dir": {"metavar": "DIR", "help": "where agent classes are imported from"},
     "shutdown-seconds": {"type": float, "metavar": "S", "help": "default: 25"},
     "embedded": {**_SWITCH, "help": "use the embedded server and SQLite, whatever the environment"
                  " says"},

@@ -32,7 +32,7 @@ from muster.fallback import last_seen
 from muster.fallback.inventory import Entry, Result
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
-from projector.queries.views import DatabaseError
+from projector.queries.views import DatabaseError, reason
 from projector.recovery.damage_scan import archive_exists
 from projector.recovery.recovery import RecoveryOptions, examine
 
@@ -167,7 +167,7 @@ async def damage(settings: Settings) -> Mapping[str, str]:
     try:
         return await examine(options)
     except (DatabaseError, OSError) as error:
-        unreachable = f"the database does not answer ({type(error).__name__})"
+        unreachable = f"the database does not answer ({reason(error)})"
         return {CATALOGUE: f"{unreachable}: whether Redis has lost writes cannot be known"}
 
 

@@ -2,7 +2,7 @@
 
 It is needed where nothing answers at Redis' address for two seconds. A server that answers in any
 way (it loads its data, wants another password, is too old) is there, and its answer is reported as
-ever.
+ever. So is a mistake in the settings: a certificate, a file, another program's port.
 
 It is allowed on a host that is the only one. Others may reach the Redis that we do not, and would
 serve the real log while we serve another: a client that asks here and there with one
@@ -16,7 +16,6 @@ this host serves that log, or falls back from it, at the same time.
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -27,10 +26,11 @@ from msgspec.structs import replace
 from redis import exceptions
 
 from eventstore.connection.backoff import Backoff
-from eventstore.connection.calls import UNREACHABLE, execute_blocking
+from eventstore.connection.calls import execute_blocking
 from eventstore.connection.clients import connect
+from eventstore.connection.failures import answered, explain
 from eventstore.connection.requirements import inspect, require_suitable
-from eventstore.errors import ConfigurationError, MusterError
+from eventstore.errors import ConfigurationError, LogUnreachable, MusterError
 from eventstore.keys import CATALOGUE
 from eventstore.language.pool_config import PoolConfig
 from gateway.fallback import Fallback
@@ -53,14 +53,6 @@ EVENTS_MAX: Final = 100_000
 WATCH_SECONDS: Final = (0.5, 15.0)
 """The shortest and the longest pause between checks of the real Redis by a fallback."""
 WATCH_ATTEMPT_SECONDS: Final = 5.0
-
-SERVER_ERRORS: Final = (
-    exceptions.AuthenticationError,
-    exceptions.AuthorizationError,
-    exceptions.BusyLoadingError,
-    exceptions.InvalidResponse,
-)
-"""To redis-py, or to us, these are lost connections, but a server sent them."""
 
 
 def require_possible(settings: Settings) -> None:
@@ -91,15 +83,15 @@ async def unreachable_reason(url: str, *, timeout_seconds: float) -> str:
 
 
 async def _ping_failure(url: str) -> str:
-    try:
-        async with connect(url, max_connections=1) as client, asyncio.timeout(ATTEMPT_SECONDS):
-            await execute_blocking(client, "PING")
-    except UNREACHABLE as error:
-        full, context = "max number of clients" in str(error), error.__context__
-        if not (full or isinstance(error, SERVER_ERRORS) or isinstance(context, ssl.SSLError)):
-            return str(error).rstrip(".") or TIMED_OUT
-    except exceptions.RedisError:
-        pass
+    """Why nothing answers there; empty where something does, or where the address is wrong."""
+    async with connect(url, max_connections=1) as client:
+        try:
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                await execute_blocking(client, "PING")
+        except (exceptions.RedisError, TimeoutError) as error:
+            found = await explain(error, client)
+            if isinstance(found, LogUnreachable) and not answered(error):
+                return TIMED_OUT if isinstance(error, TimeoutError) else str(found)
     return ""
 
 
@@ -117,11 +109,6 @@ async def require_only_host(settings: Settings, record: LastSeen) -> Cluster:
     """Raises `ConfigurationError` unless this host is known to be the only one."""
     redis, database = redacted(settings.redis_url), redacted(settings.views_url)
     cluster = await _read_views(settings)
-    if cluster is None:
-        raise ConfigurationError(
-            f"neither Redis ({redis}) nor the database ({database}) answers: whether other hosts"
-            " serve this log cannot be known, so there is no fallback"
-        )
     if cluster.position < record.position:
         raise ConfigurationError(
             f"{redis} cannot be reached, and there is no fallback, because the views in {database}"
@@ -141,11 +128,11 @@ def other_hosts(own: set[str], hosts: Mapping[str, str]) -> list[str]:
     return sorted(f"{host} ({name})" for host, name in hosts.items() if host not in own)
 
 
-async def _read_views(settings: Settings) -> Cluster | None:
-    """None where their database does not answer."""
+async def _read_views(settings: Settings) -> Cluster:
+    """Raises `ConfigurationError` where their database does not answer."""
     if settings.views_missing:
         return Cluster(pools=settings.pools)
-    from projector.queries.views import DatabaseError, Position, Views
+    from projector.queries.views import DatabaseError, Position, Views, reason
 
     views = Views(settings.views_url)
     try:
@@ -158,8 +145,12 @@ async def _read_views(settings: Settings) -> Cluster | None:
                 for row in await views.pools()
             }
             created = await views.events(CATALOGUE, types=("pool.created",), limit=EVENTS_MAX)
-    except (DatabaseError, OSError, TimeoutError):
-        return None
+    except (DatabaseError, OSError) as error:
+        redis, database = redacted(settings.redis_url), redacted(settings.views_url)
+        raise ConfigurationError(
+            f"neither Redis ({redis}) nor the database ({database}: {reason(error)}) answers:"
+            " whether other hosts serve this log cannot be known, so there is no fallback"
+        ) from None
     finally:
         await views.stop()
     ever = {*pools, *(event.subject for event in created)}

@@ -26,6 +26,7 @@ from eventstore.log.reader import Reader
 from eventstore.log.replies import Outcome
 from eventstore.steps import clauses
 from eventstore.steps.step import Origin
+from muster.process.database_check import database_problem
 from muster.settings.addresses import redacted
 from muster.settings.settings import PoolDeclaration, Settings
 
@@ -41,8 +42,13 @@ async def prepare(
     """Check the server and apply the declared pools; False where the log was lost.
 
     A log is created only where the archive shows that there never was one: so this waits for the
-    database, and `echo` prints that. Raises `MusterError`.
+    database, and `echo` prints that. Raises `MusterError`, such as `ConfigurationError` for a
+    database that cannot be used, however long one waits.
     """
+    if role != "supervisor" and (problem := await database_problem(settings)):
+        log.warning("role.database_unreachable", error=problem)
+        if echo is not None:
+            echo(f"{problem}; the projector waits for it")
     client = connect(settings.redis_url, max_connections=2)
     reader = Reader(settings.redis_url)
     try:
@@ -64,8 +70,8 @@ async def prepare(
         return False
     except (errors.LogUnreachable, errors.ServerUnsuitable) as error:
         # `Recovered` is not made of a text.
-        kind = errors.LogUnreachable if isinstance(error, errors.Recovered) else type(error)
-        raise kind(f"{redacted(settings.redis_url)}: {error}") from None
+        known = errors.LogUnreachable if isinstance(error, errors.Recovered) else type(error)
+        raise known(f"{settings.redis_named}: {error}") from None
     finally:
         await reader.close()
         await client.aclose()
@@ -78,18 +84,24 @@ async def _is_archived(settings: Settings, echo: Callable[[str], None] | None) -
         return False
     from projector.queries.views import DatabaseError
     from projector.recovery.damage_scan import archive_exists
+    from projector.store.failures import Kind, kind, reason
 
-    reported = False
+    reported, database = "", redacted(settings.views_url)
     while True:
         try:
             return await archive_exists(settings.views_url)
         except (DatabaseError, OSError) as error:
-            if not reported:
-                log.warning("role.waits_for_database", error=type(error).__name__)
+            why = reason(error)
+            if kind(error) is Kind.DAMAGED:
+                raise errors.ConfigurationError(
+                    f"Redis is empty, and {database}, which could tell whether it always was, is"
+                    f" damaged: {why}; to start with nothing, move that file away"
+                ) from None
+            if why != reported:
+                log.warning("role.waits_for_database", error=why)
                 if echo is not None:
-                    why = str(getattr(error, "orig", error)).partition("\n")[0]
-                    echo(f"{redacted(settings.views_url)}: {why}; waiting for it")
-                reported = True
+                    echo(f"{database}: {why}; waiting for it, since Redis is empty")
+                reported = why
             await asyncio.sleep(DATABASE_RETRY_SECONDS)
 
 

@@ -27,17 +27,19 @@ async def retry_until_reachable(
 ) -> bool:
     """Carry out an attempt as soon as Redis lets it succeed; False if the end came before.
 
-    `echo` prints what is logged: once that Redis is unreachable, once that it answers.
+    `echo` prints what is logged: why Redis is unreachable, again when the reason changes, and once
+    that it answers.
     """
-    backoff = Backoff(seconds=RETRY_SECONDS)
+    backoff, reported = Backoff(seconds=RETRY_SECONDS), ""
     while not stopping.is_set():
         try:
             if not await run_unless_stopped(stopping, attempt()):
                 return False
         except (LogUnreachable, OutcomeUnknown) as error:
-            if not backoff.active:
-                log.warning("redis.waiting", error=str(error))
-                echo(f"{error}; waiting for it")
+            if str(error) != reported:
+                reported = str(error)
+                log.warning("redis.waiting", error=reported)
+                echo(f"{reported}; waiting for it")
         else:
             if backoff.active:
                 log.info("redis.reachable", attempts=backoff.failures + 1)

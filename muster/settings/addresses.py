@@ -29,6 +29,8 @@ _LOGIN: Final = re.compile(
 _SECRET: Final = re.compile(r"password|passwd|secret|token|scram_\w+_key", re.IGNORECASE)
 _NAME: Final = re.compile("[a-z_]{1,40}")
 """What does not match may be a part of a password."""
+_BARE_PERCENT: Final = re.compile("%(?![0-9a-fA-F]{2})")
+ENCODING: Final = "a password's @ : / ? # % are to be written as %40 %3A %2F %3F %23 %25"
 _DATABASE: Final = re.compile(r"/?|/\d+/?", re.ASCII)
 _ANY: Final = re.compile(r".+", re.DOTALL)
 _NUMBER: Final = (re.compile(r"\d+", re.ASCII), "a number")
@@ -83,15 +85,36 @@ def _redis_parts(environment: Mapping[str, str]) -> str:
     return f"redis://{login}{environment['REDIS_HOST']}:{port}/{number}"
 
 
-def validate_address(url: str, source: str) -> None:
-    """Raises `ConfigurationError`, without the address; `source` is where it was named."""
+def validate_address(url: str, source: str, *, reserved: str = "@:/?#") -> None:
+    """Raises `ConfigurationError`, without the address; `source` is where it was named.
+
+    `reserved`: what a password may not contain as it is, except `%`.
+    """
+    if login := _LOGIN.match(url):
+        password = url[login.end("user") + 1 : login.end() - 1]
+        if any(character in reserved for character in password) or _BARE_PERCENT.search(password):
+            raise ConfigurationError(f"{source}: {ENCODING}")
     try:
         _ = urlsplit(url).port
     except ValueError:
         raise ConfigurationError(
             f"{source}: this is not an address: the text in brackets or the port is wrong"
-            " (in a password, / ? # and % must be percent-encoded)"
+            f" ({ENCODING})"
         ) from None
+
+
+def database_address(url: str, source: str) -> str:
+    """The address of a database. Raises `ConfigurationError`, as above."""
+    validate_address(url, source)
+    scheme = url.partition("://")[0].partition("+")[0]
+    if "://" not in url or scheme not in ("sqlite", "postgresql", "postgres"):
+        named = scheme if "://" in url and _NAME.fullmatch(scheme) else "something else"
+        raise ConfigurationError(
+            f"{source}: expected postgresql://user@host/database or sqlite:///path, not {named}"
+        )
+    if scheme == "sqlite" and not url.partition(":///")[2].partition("?")[0]:
+        raise ConfigurationError(f"{source}: expected the path of a file, sqlite:///path")
+    return url
 
 
 def is_host_name(text: str) -> bool:
@@ -113,7 +136,7 @@ def redis_address(url: str, source: str) -> str:
     The query overrides the options that Muster itself sets for a connection, so it may only name
     the login and how the connection is made.
     """
-    validate_address(url, source)
+    validate_address(url, source, reserved="/?#")
     if url.startswith(("valkey://", "valkeys://")):
         url = "redis" + url.removeprefix("valkey")
     parts = urlsplit(url)

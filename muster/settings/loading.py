@@ -3,6 +3,8 @@
 The file also declares roles and pools; without one there are those built in.
 """
 
+import codecs
+import socket
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,8 +65,10 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
     if document:
         values["config"], sources["config"] = found, sources.get("config", str(found))
     roles, pools = declarations(document, found)
-    if url := values.get("redis_url"):
-        values["redis_url"] = addresses.redis_address(url, sources["redis_url"])
+    for name in addresses.ADDRESSES.keys() & values.keys():
+        if url := values[name]:
+            check = addresses.redis_address if name == "redis_url" else addresses.database_address
+            values[name] = check(url, sources[name])
     settings = Settings(**values, roles=roles, pools=pools, sources=sources)
     if settings.app_dir is None and settings.config is not None:
         settings = msgspec.structs.replace(settings, app_dir=settings.config.absolute().parent)
@@ -74,7 +78,10 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
 
 def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        content = path.read_bytes()
+        if content.startswith(codecs.BOM_UTF8):
+            raise ValueError("it begins with a byte-order mark: save it as UTF-8 without one")
+        return tomllib.loads(content.decode("utf-8"))
     except FileNotFoundError:
         if not required:
             return {}
@@ -89,18 +96,12 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
 
 
 def _check(settings: Settings) -> None:
-    if not addresses.is_host_name(settings.host):
-        raise ConfigurationError(
-            f"{settings.sources.get('host', 'host')}: {abbreviate(settings.host)} is not an address"
-            " to listen on, such as 127.0.0.1, or 0.0.0.0 for all"
-        )
+    _check_host(settings.host, settings.source("host"))
     if settings.host not in LOOPBACK and not settings.api_token:
         raise ConfigurationError(
             f"host {abbreviate(settings.host, str)} can be reached from outside this machine: set"
             " MUSTER_API_TOKEN (clients then send it as a bearer token), or use 127.0.0.1"
         )
-    for name in ("database_url", "pgbouncer_url"):
-        addresses.validate_address(getattr(settings, name), settings.sources.get(name, name))
     if "{" in settings.key_prefix or "}" in settings.key_prefix:
         raise ConfigurationError("key_prefix: braces are not allowed, they mark the Cluster slot")
     if settings.redis_url:
@@ -114,6 +115,24 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError(
             f"durability: fsynced needs appendfsync always, not {settings.appendfsync}"
         )
+
+
+def _check_host(host: str, source: str) -> None:
+    expected = "an address to listen on, such as 127.0.0.1, or 0.0.0.0 for all"
+    if host.startswith("[") and host.endswith("]"):
+        expected = f"an IPv6 address without brackets: {abbreviate(host[1:-1], str)}"
+    elif host.count(":") == 1:
+        name, _, port = (abbreviate(part, str) for part in host.partition(":"))
+        expected = f"no port here, but --host {name} --port {port}"
+    elif addresses.is_host_name(host) and not any(c.isspace() or c == "/" for c in host):
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError as error:  # of its own: to ask for a token first would mislead
+            raise ConfigurationError(
+                f"{source}: the name {abbreviate(host)} does not resolve: {error.strerror}"
+            ) from None
+        return
+    raise ConfigurationError(f"{source}: expected {expected}, got {abbreviate(host)}")
 
 
 def to_environment(settings: Settings) -> dict[str, str]:
@@ -181,6 +200,13 @@ def _role(name: str, body: dict[str, Any], path: Path) -> str:
 
 def _pool(name: str, body: dict[str, Any], roles: Mapping[str, str], path: Path) -> PoolDeclaration:
     role = body.get("role")
+    if isinstance(role, str) and not roles:
+        hint = f" (the built-in agent is {BUILT_IN_AGENT!r})" if role in BUILT_IN_ROLES else ""
+        raise ConfigurationError(
+            f"{path}: [pools.{name}]: the file declares no role {abbreviate(role)}: with a file,"
+            f" no role is built in; add [roles.{abbreviate(role, str)}] with"
+            f" agent = 'package.module:Class'{hint}"
+        )
     if not isinstance(role, str) or role not in roles:
         raise ConfigurationError(
             f"{path}: [pools.{name}] role: expected one of {', '.join(roles) or '(no roles)'},"

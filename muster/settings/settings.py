@@ -17,7 +17,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.language.durability import Level
 from eventstore.language.pool_config import PoolConfig
 from eventstore.retention import Retention
-from muster.settings.addresses import sqlite_address
+from muster.settings.addresses import redacted, sqlite_address
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -74,6 +74,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     sources: dict[str, str] = {}
     fallback_views_url: str = ""
     """Where a fallback stores its views; empty otherwise."""
+
+    def source(self, name: str) -> str:
+        """Where a value came from, else the name of its key."""
+        return self.sources.get(name, name)
+
+    @property
+    def redis_named(self) -> str:
+        """The address of Redis and where it came from, for people."""
+        source = self.sources.get("redis_url")
+        return f"{redacted(self.redis_url)}{f' ({source})' if source else ''}"
 
     @property
     def log_dir(self) -> Path:
@@ -158,6 +168,8 @@ def parse(name: str, value: object, source: str) -> Any:
     if _UNUSABLE.search(str(value)):
         raise ConfigurationError(f"{source}: expected UTF-8 without U+0000, got {text}")
     if Path in (kind, *get_args(kind)):
+        if not str(value).strip():
+            raise ConfigurationError(f"{source}: expected a path, got an empty text")
         return Path(value)
     if name == "fallback" and value == "":
         return "none"

@@ -26,7 +26,6 @@ from muster.fallback.standby import ActiveFallback
 from muster.process.log_preparation import prepare
 from muster.process.redis_wait import retry_until_reachable, wait_for_stop
 from muster.process.restarts import RestartableServer, restart_on_exit
-from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
 from muster.up.background import Background
 from muster.up.messages import echo, echo_status, remedy
@@ -97,7 +96,7 @@ class LogServer:
         self._background.run("redis.rewrite", rewrite_when_needed(url, self._stopping))
 
         async def check() -> None:
-            text = f"embedded {await check_server(url)}, append-only file on, fsync"
+            text = f"embedded {await check_server(self.settings)}, append-only file on, fsync"
             echo_status("redis", f"{text} {settings.appendfsync}", server.pid, started_at)
 
         return await self._retry(check)
@@ -105,8 +104,7 @@ class LogServer:
     # ---- a Redis that others run -------------------------------------------------------------
 
     async def _check_redis(self) -> None:
-        url, source = self.settings.redis_url, self.settings.sources.get("redis_url", "settings")
-        echo_status("redis", f"{redacted(url)} ({source}), {await check_server(url)}")
+        echo_status("redis", f"{self.settings.redis_named}, {await check_server(self.settings)}")
 
     async def _hand_over(self) -> bool:
         """Prepare the log, hand over what earlier fallbacks left, and record how far the log is."""
@@ -146,17 +144,24 @@ class LogServer:
         )
 
 
-async def check_server(url: str) -> str:
-    """The version of a server that is fit and accepts writes. Raises `MusterError`."""
+async def check_server(settings: Settings) -> str:
+    """The version of a server that is fit and accepts writes, and what it would lose.
+
+    Raises `MusterError`.
+    """
     try:
-        async with connect(url, max_connections=1) as client:
+        async with connect(settings.redis_url, max_connections=1) as client:
             info = await requirements.inspect(client)
             requirements.require_suitable(info)
             await requirements.require_writable(client)
     except (LogError, ServerUnsuitable) as error:
-        raise type(error)(f"{redacted(url)}: {error}") from None
+        raise type(error)(f"{settings.redis_named}: {error}") from None
     kind, version = requirements.server_version(info)
-    return f"{kind.capitalize()} {'.'.join(map(str, version))}"
+    found = f"{kind.capitalize()} {'.'.join(map(str, version))}"
+    if warning := requirements.persistence_warning(info):
+        log.warning("redis.not_persistent", reason=warning)
+        warning = f"; WARNING: {warning}"
+    return f"{found}{warning}"
 
 
 async def rewrite_when_needed(url: str, stopping: asyncio.Event) -> None:

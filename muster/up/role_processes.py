@@ -136,7 +136,7 @@ class RoleProcesses:
             messages.append(text)
             echo_status(role, text)
 
-        check = functools.partial(check_server, self._settings.redis_url)
+        check = functools.partial(check_server, self._settings)
         await retry_until_reachable(check, self._stopping, report)
         return bool(messages)
 

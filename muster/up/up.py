@@ -41,7 +41,7 @@ def run(settings: Settings) -> int:
         standby.require_possible(settings)
         with data_folder_lock(settings.data_dir):
             log_output.configure("up", level=settings.log_level, file=settings.log_dir / "up.jsonl")
-            check_port(settings.host, settings.port)
+            check_port(settings)
             up = Up(settings)
             try:
                 return asyncio.run(up.run())
@@ -187,16 +187,16 @@ def data_folder_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def check_port(host: str, port: int) -> None:
-    """Refuse early if the port is taken. Raises `ConfigurationError`."""
-    if port == 0:
-        return
+def check_port(settings: Settings) -> None:
+    """Refuse early an address that is not this host's, or is taken. Raises `ConfigurationError`."""
+    host, port = settings.host, settings.port
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
+        change = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
         raise ConfigurationError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port"
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another with {change}"
         ) from None

@@ -17,6 +17,7 @@ from projector.intake.archive import EventRange
 from projector.intake.source import is_lost
 from projector.queries import selects
 from projector.store.database import Database, DatabaseError, DatabaseUnreachable
+from projector.store.failures import reason
 from projector.store.rows import (
     AgentFilter,
     AgentRow,
@@ -32,7 +33,7 @@ __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
     "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
     "PoolRow", "Position", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
-    "WorkerRow", "is_lost", "row_of_pool",
+    "WorkerRow", "is_lost", "reason", "row_of_pool",
 ]  # fmt: skip
 
 CONNECTIONS: Final = 4

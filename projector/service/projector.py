@@ -27,6 +27,7 @@ from projector.rebuild.view_sets import read_version
 from projector.service.active import Active, ProjectorOptions
 from projector.store.database import Database, DatabaseError
 from projector.store.engines import address
+from projector.store.failures import reason
 from projector.store.lease import Lease, Superseded
 from projector.store.tables import VIEW_VERSION
 
@@ -105,8 +106,7 @@ class Projector:
     def _log_outage(self, error: Exception) -> None:
         if not self._outage:
             self._outage = True
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            log.warning("projector.unavailable", name=self.options.name, reason=reason)
+            log.warning("projector.unavailable", name=self.options.name, reason=reason(error))
 
     async def _serve(self) -> None:
         """Be on standby, then active, until an error."""

@@ -140,13 +140,14 @@ def database_errors(url: str) -> Iterator[None]:
     """Turn errors of the database driver into one line. Raises `CommandError`."""
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+    from projector.store.failures import reason
+
     try:
         yield
     except DBAPIError as error:
-        lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
-        raise ServiceUnreachable(f"the database {redacted(url)}: {lines[-1]}") from error
+        raise ServiceUnreachable(f"the database {redacted(url)}: {reason(error)}") from error
     except SQLAlchemyError as error:
-        raise Refused(f"the database {redacted(url)}: {error}") from error
+        raise Refused(f"the database {redacted(url)}: {reason(error)}") from error
 
 
 def _exit_code(error: MusterError) -> int:

@@ -78,8 +78,19 @@ def is_service_named(args: argparse.Namespace) -> bool:
 
 
 def service_url(args: argparse.Namespace) -> str:
-    """The address of the gateway. Raises `BadInput`."""
-    url = args.url or os.environ.get("MUSTER_URL") or running(args).url or DEFAULT_URL
+    """The address of the gateway. Raises `BadInput`.
+
+    Where a data directory is named, only what runs on it is meant: another gateway that happens to
+    listen at the usual address may be of another system.
+    """
+    url = args.url or (not args.data_dir and os.environ.get("MUSTER_URL")) or running(args).url
+    if not url:
+        if args.data_dir or os.environ.get("MUSTER_DATA_DIR"):
+            raise BadInput(
+                f"nothing is running under {data_directory(args)}; name another --data-dir, or the"
+                " address of a gateway with --url"
+            )
+        url = DEFAULT_URL
     url = (url if "://" in url else f"http://{url}").rstrip("/")
     try:
         parts = urlsplit(url)
@@ -102,16 +113,20 @@ def token(args: argparse.Namespace) -> str:
     return str(found)
 
 
-def find_address(args: argparse.Namespace, name: str) -> str:
-    """`redis_url` or `database_url`, empty if none is configured. Raises `ConfigurationError`."""
+def find_address(args: argparse.Namespace, name: str, *, only_folder: bool | None = None) -> str:
+    """`redis_url` or `database_url`, empty if none is configured. Raises `ConfigurationError`.
+
+    `only_folder`: leave out the environment; where it is not given, if a flag names the folder.
+    """
     flag, given = f"--{name.replace('_', '-')}", getattr(args, name)
-    named = (given, flag) if given else addresses.environment_value(name, os.environ)
+    named = (given, flag) if given else None
+    if named is None and not (bool(args.data_dir) if only_folder is None else only_folder):
+        named = addresses.environment_value(name, os.environ)
     if named is None:
         return str(getattr(running(args), name))
     if name == "redis_url":
         return addresses.redis_address(*named)
-    addresses.validate_address(*named)
-    return named[0]
+    return addresses.database_address(*named)
 
 
 def redis_url(args: argparse.Namespace) -> str:
@@ -182,6 +197,11 @@ def running(args: argparse.Namespace) -> Running:
 
 def _not_given(what: str, args: argparse.Namespace) -> BadInput:
     folder, found = data_directory(args), "has none"
+    if args.data_dir:
+        return BadInput(
+            f"nothing is running under {folder}; name another --data-dir, or give"
+            f" --{what.lower()}-url"
+        )
     try:
         (folder / NAME).open().close()
     except PermissionError:  # a `muster up` of another user may run there

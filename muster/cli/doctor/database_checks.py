@@ -70,6 +70,8 @@ def _writable(database: sqlite3.Connection, path: Path) -> Check:
 def check_postgres(url: str) -> list[Check]:
     import psycopg
 
+    from projector.store.failures import Kind, kind, reason
+
     try:
         with psycopg.connect(
             url, connect_timeout=CONNECT_SECONDS, autocommit=True, prepare_threshold=None
@@ -79,8 +81,10 @@ def check_postgres(url: str) -> list[Check]:
         why, change = str(error).partition(":")[0], "correct MUSTER_DATABASE_URL"
         return [Check(AREA, "address", Level.FAIL, f"{redacted(url)}: {why}", change)]
     except psycopg.Error as error:
-        why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        why, refused = reason(error), kind(error) is Kind.REFUSED
         change = "start it, or correct MUSTER_DATABASE_URL (user, password, database)"
+        if refused:
+            change = "correct MUSTER_DATABASE_URL, or what the message names, on the server"
         return [Check(AREA, "reachable", Level.FAIL, f"{redacted(url)}: {why}", change)]
 
 

@@ -42,8 +42,9 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings, refused = _settings(args)
+    named = bool(args.data_dir)
     args.data_dir = args.data_dir or str(settings.data_dir)
-    redis, database = _addresses(args, settings)
+    redis, database = _addresses(args, settings, named=named)
     checks = asyncio.run(check_redis(redis)) if redis else [_embedded()]
     checks += check_database(database)
     if redis and not any(check.level is Level.FAIL for check in checks if check.name in NEEDED):
@@ -68,14 +69,20 @@ def _settings(args: argparse.Namespace) -> tuple[Settings, list[Check]]:
         return settings, [Check("muster up", "settings", Level.FAIL, str(error), "correct it")]
 
 
-def _addresses(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
-    """The Redis (empty: the embedded one) and the database to check."""
+def _addresses(args: argparse.Namespace, settings: Settings, *, named: bool) -> tuple[str, str]:
+    """The Redis (empty: the embedded one) and the database to check.
+
+    `named`: a flag named the data directory, so what runs there comes first.
+    """
     running = targets.running(args)
     if settings.embedded:  # whatever the environment says
         redis = args.redis_url or running.redis_url
         return redis, args.database_url or running.database_url or settings.views_url
-    redis = targets.find_address(args, "redis_url") or settings.redis_url
-    return redis, targets.find_address(args, "database_url") or settings.views_url
+    redis, database = (
+        targets.find_address(args, name, only_folder=named)
+        for name in ("redis_url", "database_url")
+    )
+    return redis or settings.redis_url, database or settings.views_url
 
 
 def _embedded() -> Check:

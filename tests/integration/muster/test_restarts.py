@@ -12,6 +12,7 @@ import redis
 from eventstore.embedded.directory import find_binary, locked
 from eventstore.errors import LogUnreachable
 from muster.process import restarts
+from muster.settings.settings import Settings
 from muster.up import log_server
 from tests.full_disk import surviving, write_again, written_in_part
 from tests.integration.muster.embedding import Embedding
@@ -99,10 +100,10 @@ async def test_a_server_that_ends_as_soon_as_it_serves_is_restarted(
     embedded = embedding()
     ask, answers = log_server.check_server, [LogUnreachable("Redis does not answer")]
 
-    async def check(url: str) -> str:
+    async def check(settings: Settings) -> str:
         if answers:
             raise answers.pop()
-        return await ask(url)
+        return await ask(settings)
 
     monkeypatch.setattr(log_server, "check_server", check)
     await embedded.start()

@@ -143,7 +143,7 @@ def test_an_address_that_others_can_reach_needs_a_token() -> None:
 @pytest.mark.parametrize("host", ["127.0.0..1", "x" * 64, ""])
 def test_an_invalid_host_name_is_refused(host: str) -> None:
     """Resolving it is another kind of error than an unknown name."""
-    with pytest.raises(ConfigurationError, match=r"--host: .* is not an address to listen on"):
+    with pytest.raises(ConfigurationError, match=r"--host: expected an address to listen on"):
         load({"host": host}, {"MUSTER_API_TOKEN": "t"})
 
 
@@ -263,3 +263,37 @@ def test_the_help_explains_a_start_without_redis(
         main(["up", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "is unreachable at the start: none (default) waits for it, single-process" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "text", "why"),
+    [
+        ({"host": "[::1]"}, "", "--host: expected an IPv6 address without brackets: ::1"),
+        ({"host": "127.0.0.1:80"}, "", "--host: .* --host 127.0.0.1 --port 80, got"),
+        ({"host": "no.invalid"}, "", "--host: the name 'no.invalid' does not resolve"),
+        ({"data_dir": ""}, "", "--data-dir: expected a path, got an empty text"),
+        ({}, "data_dir = ''", "data_dir in muster.toml: expected a path"),
+        ({}, "\ufeffport = 1", "muster.toml .* begins with a byte-order mark"),
+        ({}, "[pools.p]\nrole = 'developer'", r"no role 'developer': .* add \[roles.developer\]"),
+        ({"database_url": "mysql://h/d"}, "", "--database-url: expected postgresql://.*not mysql"),
+        ({"database_url": "views.db"}, "", "--database-url: expected postgresql://"),
+        ({"database_url": "sqlite://"}, "", "--database-url: expected the path of a file"),
+    ],
+)
+def test_each_mistake_has_a_message_of_its_own(
+    tmp_path: Path, flags: dict[str, str], text: str, why: str
+) -> None:
+    write(tmp_path, text)
+    with pytest.raises(ConfigurationError, match=why):
+        load(flags, {})
+
+
+@pytest.mark.parametrize("password", ["p@", "p:", "p/", "p?", "p#", "p%", "p@:/%#w"])
+def test_a_password_that_is_not_encoded_is_refused_without_it(password: str) -> None:
+    url = f"postgresql://mu:{password}@h/mu"
+    for environment in ({"DATABASE_URL": url}, {"PGBOUNCER_URL": url}):
+        [name] = environment
+        with pytest.raises(ConfigurationError, match=f"^{name}: a password's @ : / [?] # %") as it:
+            load({}, environment)
+        assert password not in str(it.value).replace("@ : / ? # % are", "")
+    load({}, {"DATABASE_URL": "postgresql://mu:p%40%3A@h/mu?options=-c%20x"})

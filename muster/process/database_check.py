@@ -1,0 +1,55 @@
+"""Whether the database of the views can be used, before anything needs it.
+
+What waiting cannot cure ends the start: a refused login, a missing database or grant, a setting
+that libpq does not know, another program at that port. What it can is reported in words, and the
+projector waits for it. A damaged file is the projector's to replace, see `projector.rebuild`.
+"""
+
+import asyncio
+from typing import Final
+from urllib.parse import urlsplit
+
+from eventstore.connection.protocols import spoken
+from eventstore.errors import ConfigurationError
+from muster.settings.addresses import redacted
+from muster.settings.settings import Settings
+
+CHECK_SECONDS: Final = 8.0
+
+
+async def database_problem(settings: Settings) -> str:
+    """Why the database cannot be used now, with its address; empty where it can.
+
+    Raises `ConfigurationError` where waiting does not help.
+    """
+    from projector.store.database import Database, DatabaseError
+    from projector.store.failures import Kind, kind, reason
+
+    database = Database(settings.views_url, connections=1)
+    database.open()
+    source = settings.source("database_url" if settings.database_url else "data_dir")
+    unusable = f"{source}: the database {redacted(settings.views_url)} cannot be used"
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await database.check()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{unusable}: {error}") from None
+    except (DatabaseError, OSError) as error:
+        why, found = reason(error), kind(error)
+        if found is Kind.TRANSIENT and (other := await _foreign(settings.views_url)):
+            why, found = f"the server is no PostgreSQL, it speaks {other}", Kind.REFUSED
+        if found is not Kind.REFUSED:
+            return f"{redacted(settings.views_url)}: {why}"
+        raise ConfigurationError(f"{unusable}: {why}") from None
+    finally:
+        await database.close()
+    return ""
+
+
+async def _foreign(url: str) -> str:
+    """What speaks at an address that should be PostgreSQL's; empty where nothing else does."""
+    parts = urlsplit(url)
+    if not parts.hostname:
+        return ""
+    found = await spoken(parts.hostname, parts.port or 5432)
+    return "" if found == "PostgreSQL" else found
