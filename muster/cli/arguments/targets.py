@@ -169,7 +169,7 @@ def key_prefix(args: argparse.Namespace) -> str:
     """The prefix of all keys. Raises `BadInput`."""
     flag = args.key_prefix
     prefix = os.environ.get("MUSTER_KEY_PREFIX") if flag is None else str(flag)
-    if prefix is None:
+    if prefix is None or (flag is None and args.data_dir and running(args).url):
         return running(args).key_prefix
     if "{" in prefix or "}" in prefix:
         source = "MUSTER_KEY_PREFIX" if flag is None else "--key-prefix"

@@ -19,7 +19,7 @@ async def problem(url: str) -> str:
 
 
 async def refused(url: str) -> str:
-    with pytest.raises(ConfigurationError, match="^MUSTER_DATABASE_URL: the database ") as error:
+    with pytest.raises(ConfigurationError, match=r"^MUSTER_DATABASE_URL: the database ") as error:
         await problem(url)
     return str(error.value)
 

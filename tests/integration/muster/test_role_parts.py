@@ -60,12 +60,13 @@ async def test_a_part_that_cannot_start_without_redis_starts_once_it_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Such as a supervisor, which must join."""
-    part = Scripted(_unreachable, _unknown, _serves)
+    part = Scripted(_unreachable, _unreachable, _unknown, _serves)
     parts = role_parts(tmp_path, monkeypatch, part, Background())
     assert await parts.start() == part.url
     assert parts._parts == [part]
-    assert part.stopped == 2, "what it had started"
-    assert capsys.readouterr().out.count("waiting for it") == 1
+    assert part.stopped == 3, "what it had started"
+    printed = capsys.readouterr().out
+    assert printed.count("waiting for it") == 2, "once for each reason"
 
 
 @pytest.mark.parametrize("start", [_unreachable, _hangs])

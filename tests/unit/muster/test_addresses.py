@@ -99,7 +99,7 @@ def test_an_invalid_database_address_is_refused_without_its_password(
         database_url(argparse.Namespace(database_url=url))
     monkeypatch.setenv("DATABASE_URL", url)
     with pytest.raises(ConfigurationError, match="DATABASE_URL: this is not an address") as other:
-        database_url(argparse.Namespace(database_url=None))
+        database_url(argparse.Namespace(database_url=None, data_dir=None))
     assert "secret" not in f"{one.value}{other.value}"
 
 

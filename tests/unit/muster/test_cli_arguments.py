@@ -105,6 +105,29 @@ def test_flag_comes_before_environment_before_the_running_service(here, monkeypa
     assert targets.service_url(flags(url="localhost:7000/")) == "http://localhost:7000"
 
 
+def test_a_named_data_directory_is_the_only_place_that_is_asked(here, monkeypatch, tmp_path):
+    """Whatever the environment names, and whatever listens at the usual address."""
+    for name in ("MUSTER_URL", "MUSTER_REDIS_URL", "MUSTER_DATABASE_URL", "MUSTER_KEY_PREFIX"):
+        monkeypatch.setenv(name, "redis://other")
+    named = {"data_dir": str(tmp_path / "other")}
+    for find in (targets.service_url, targets.redis_url, targets.database_url):
+        with pytest.raises(BadInput, match=f"nothing is running under {named['data_dir']}"):
+            find(flags(**named))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "running.json").write_text(
+        '{"url": "http://there", "redis_url": "unix:///s", "database_url": "postgresql:///d"}'
+    )
+    assert targets.service_url(flags(**named)) == "http://there"
+    assert targets.redis_url(flags(**named)) == "unix:///s"
+    assert targets.database_url(flags(**named)) == "postgresql:///d"
+    assert targets.key_prefix(flags(**named)) == ""
+    assert targets.service_url(flags(**named, url="http://one")) == "http://one"
+    monkeypatch.delenv("MUSTER_URL")
+    monkeypatch.setenv("MUSTER_DATA_DIR", str(tmp_path / "none"))
+    with pytest.raises(BadInput, match="nothing is running under"):
+        targets.service_url(flags())
+
+
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:port", "redis://h", "h..1:1"])
 def test_an_invalid_address_is_refused(here, url):
     with pytest.raises(BadInput, match="--url"):
