@@ -119,7 +119,7 @@ class WorkerLoad:
         beat = {"agents": dict.fromkeys(held, "idle"), "loop_lag_ms": 0.1, "agent_count": len(held)}
         retained_ms = self._log.retention.heartbeats_ms
         data = msgspec.json.encode(beat).decode()
-        arguments = (self._worker, self._fence.epoch, new_id(), data, retained_ms)
+        arguments = (self._worker, self._fence.epoch, new_id(), data, retained_ms, "", 10, 0)
         await self._log._run_guarded("renew", self._name, *arguments)
 
     async def _leave(self) -> None:

@@ -71,7 +71,7 @@ async def test_a_log_whose_time_cannot_be_read_delays_no_other(pool, any_redis_u
 async def renewal(pool: TestPool, fence: Fence) -> int:
     """The number in a worker's hash after a renewal."""
     await pool.log._run_guarded(
-        "renew", pool.name, fence.worker_id, fence.epoch, new_id(), "{}", 60_000
+        "renew", pool.name, fence.worker_id, fence.epoch, new_id(), "{}", 60_000, "", 10, 0
     )
     [found] = (await pool.log.survey(pool.name)).workers
     assert isinstance(found, ObservedWorker)

@@ -43,7 +43,7 @@ def server(server_directory: Path, tmp_path: Path, clock: Clock) -> Iterator[Val
 async def renew(pool: TestPool, fence: Fence) -> Reply:
     """A worker's renewal, as its lease's thread makes it."""
     return await pool.log._run_guarded(
-        "renew", pool.name, fence.worker_id, fence.epoch, new_id(), "{}", 60_000
+        "renew", pool.name, fence.worker_id, fence.epoch, new_id(), "{}", 60_000, "", 10, 0
     )
 
 

@@ -74,7 +74,7 @@ async def test_heartbeats_that_cannot_be_read_are_logged_and_counted(stage, plai
         plain_redis.xadd(f"{BASE}heartbeats", {"hello": "world"})
         for data in (b"{]", b"{}}", b'{"agents":{},"loop_lag_ms":7.0,"agent_count":0}'):
             await stage.log._run_guarded(
-                "renew", POOL, fence.worker_id, fence.epoch, "e", data, 60_000
+                "renew", POOL, fence.worker_id, fence.epoch, "e", data, 60_000, "", 10, 0
             )
         await until(read)
     [line] = [line for line in lines if line["event"] == "heartbeat.unreadable"]

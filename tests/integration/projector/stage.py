@@ -195,6 +195,6 @@ async def heartbeat(stage: Stage, pool: TestPool, fence: Fence, data: str) -> No
     """Report what a worker does when it renews its lease."""
     keys = stage.log.keys
     renewed = await stage.log._run_guarded(
-        "renew", pool.name, fence.worker_id, fence.epoch, new_id(), data, 60_000
+        "renew", pool.name, fence.worker_id, fence.epoch, new_id(), data, 60_000, "", 10, 0
     )
     assert renewed.outcome.value == "DONE", keys.pool(pool.name, "heartbeats")
