@@ -7,11 +7,11 @@ reached through the command `muster` and over HTTP.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workers.api.agent import Agent, Context
+    from workers.api.agent import Agent, Context, WorkerInfo
 
     __version__: str
 
-__all__ = ["Agent", "Context", "__version__"]
+__all__ = ["Agent", "Context", "WorkerInfo", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> object:
             return version("agent-muster")
         except PackageNotFoundError:  # run from a folder that was not installed
             return "0+unknown"
-    if name in {"Agent", "Context"}:
+    if name in {"Agent", "Context", "WorkerInfo"}:
         from workers.api import agent
 
         return getattr(agent, name)

@@ -1,6 +1,7 @@
 """A snapshot of the write side of a pool: workers, free slots, waiting and due agents."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -9,6 +10,9 @@ from eventstore.errors import Unreadable
 from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.replies import Reply, fields_of, scores_of, text_of
 from eventstore.steps import hashes
+
+PREPARING: Final = "preparing: "
+"""How the hint about a worker begins that cannot claim yet, but is about to."""
 
 
 class Survey(Struct, frozen=True, kw_only=True):
@@ -33,8 +37,8 @@ class Survey(Struct, frozen=True, kw_only=True):
 
     @property
     def room(self) -> int:
-        """The free slots of workers whose event loops turn."""
-        return self.free - sum(o.free for o in self.workers if o.stalled)
+        """The free slots of workers whose event loops turn, or that get ready."""
+        return self.free - sum(o.free for o in self.workers if not o.has_room)
 
 
 class ObservedWorker(Struct, frozen=True):
@@ -49,12 +53,18 @@ class ObservedWorker(Struct, frozen=True):
     lease_seconds: float = 0.0
     """How long a lease it last renewed; 0: none yet."""
     stalled: str = ""
-    """Where its event loop is stalled; empty while it turns."""
+    """Where its event loop is stalled, or what it prepares; empty while it turns."""
+
+    @property
+    def preparing(self) -> bool:
+        """Whether it cannot claim yet, but is about to."""
+        return self.stalled.startswith(PREPARING)
 
     @property
     def has_room(self) -> bool:
-        """Whether it claims what waits, if it has free slots."""
-        return self.worker.status is WorkerStatus.ACTIVE and not self.stalled
+        """Whether it claims what waits, or is about to, if it has free slots."""
+        is_active = self.worker.status is WorkerStatus.ACTIVE
+        return is_active and (self.preparing or not self.stalled)
 
     @property
     def free(self) -> int:

@@ -91,6 +91,7 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
             host=settings.host_id,
             roles=settings.roles,
             app_dir=str(settings.app_dir or ""),
+            import_timeout_seconds=settings.import_timeout_seconds,
             log_dir=str(settings.log_dir.absolute()),
             engine_url=settings.engine_url,
             through_pgbouncer=bool(settings.pgbouncer_url),

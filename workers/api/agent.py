@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from eventstore.language.agents import Agent as State
@@ -32,6 +33,17 @@ if TYPE_CHECKING:
 
 class Agent:
     """The base of every role. Made without arguments, once per incarnation."""
+
+    @classmethod
+    @asynccontextmanager
+    async def worker_lifespan(cls, worker: "WorkerInfo") -> AsyncIterator[object]:  # noqa: ARG003
+        """Around all agents of this role in one worker: yields once, what they share.
+
+        They find it as `context.shared`. It is entered before the worker claims its first agent and
+        left after the last one has ended, in one task of the worker's own. Raising, or taking more
+        than `start_timeout_seconds`, ends the worker before any agent is started.
+        """
+        yield None
 
     async def start(self, context: "Context") -> None:
         """Make ready. Raising is a failed start."""
@@ -49,6 +61,21 @@ class Agent:
 def overrides(role: type[Agent], method: str) -> bool:
     """Whether a role has a method of its own."""
     return getattr(role, method) is not getattr(Agent, method)
+
+
+class WorkerInfo:
+    """The worker whose agents share what `Agent.worker_lifespan` yields."""
+
+    def __init__(
+        self, worker_id: str, pool_name: str, role_type: str, database: "Database"
+    ) -> None:
+        self.worker_id = worker_id
+        self.pool_name = pool_name
+        self.role_type = role_type
+        self.logger: Any = structlog.get_logger("muster.worker").bind(role=role_type)
+        """A structlog logger; its lines have the worker's id."""
+        self.engine = database.engine
+        """The engine of `Context.engine()`."""
 
 
 class FencingToken(Struct, frozen=True, order=True):
@@ -87,6 +114,7 @@ class Context:
         logger: Any,
         database: "Database",
         has_run: bool,
+        shared: Any = None,
     ) -> None:
         self.agent_id = state.agent_id
         self.pool_name = state.pool_name
@@ -99,6 +127,8 @@ class Context:
         self.fencing_token = token
         self.logger = logger
         """A structlog logger; its lines have this agent's ids."""
+        self.shared = shared
+        """What the role's `worker_lifespan` yielded: the same for all its agents in this worker."""
         self._stopping = asyncio.Event()
         self._stopping_seen = False
         self._database = database

@@ -25,7 +25,8 @@ from workers.runtime.child_records import SCOPE
 
 log = structlog.get_logger("muster.launchers")
 
-PRELOAD_SECONDS = 60.0
+START_SECONDS = 10.0
+"""For a zygote's interpreter, besides the import of each role."""
 PRELOAD_TRIES = 3
 """Of a zygote that is killed before it is ready."""
 REFUSED_TRIES = 5
@@ -56,6 +57,7 @@ class ForkLauncher:
     def __init__(self, plan: Plan, scope: str = "") -> None:
         self._plan = plan
         self._scope = scope
+        self._importing = "the agent classes"
         self._zygote: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listener: asyncio.Task[None] | None = None
@@ -122,7 +124,7 @@ class ForkLauncher:
                 break
             assert self._zygote is not None
             await asyncio.to_thread(_wait_or_kill, self._zygote)
-            how = f"importing the agent classes: {_describe_exit(self._zygote.returncode)}"
+            how = f"importing {self._importing}: {_describe_exit(self._zygote.returncode)}"
             if self._zygote.returncode >= 0:
                 raise ConfigurationError(how)
             log.warning("zygote.killed", signal=-self._zygote.returncode)
@@ -168,12 +170,17 @@ class ForkLauncher:
             self._writer.close()
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_MAX)
         try:
-            async with asyncio.timeout(PRELOAD_SECONDS):
-                return reader, await reader.readline()
+            while True:
+                async with asyncio.timeout(START_SECONDS + self._plan.import_seconds):
+                    line = await reader.readline()
+                if not (line and (what := msgspec.json.decode(line, type=ZygoteMessage).importing)):
+                    return reader, line
+                self._importing = what
         except TimeoutError:
             self._zygote.kill()
             raise ConfigurationError(
-                f"importing the agent classes took more than {PRELOAD_SECONDS:g} s"
+                f"importing {self._importing} took more than {self._plan.import_seconds:g} s"
+                " (import_timeout_seconds)"
             ) from None
         except ConnectionError:
             return reader, b""

@@ -3,13 +3,14 @@
 It imports Muster's worker code and the users' agent classes once, freezes the garbage collector, so
 that children share those pages, and then forks a worker for every order. It has no event loop and
 no threads, which is what makes forking from it safe. An import that starts threads is therefore
-not done here: the zygote restarts itself without it and leaves it to each child.
+not done here: the zygote restarts itself without it, and leaves it to the workers of that role.
 
 Its messages are JSON objects over one socket, one a line. In: the options of a worker. Out:
 `ZygoteMessage`. When the socket closes the zygote ends; its workers do not.
 """
 
 import asyncio
+import atexit
 import contextlib
 import gc
 import os
@@ -17,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -48,6 +50,8 @@ ZYGOTE_NAME: Final = "muster-zygote"
 WORKER_NAME: Final = "muster-worker"
 EXIT_NOT_ORDERED: Final = 78
 EXIT_UNREACHABLE: Final = 79
+EXIT_HOOKS_SECONDS: Final = 5.0
+"""How long a worker's `atexit` functions may take together."""
 
 log = structlog.get_logger("muster.worker")
 
@@ -57,13 +61,17 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     roles: dict[str, str]
     app_dir: str = ""
+    import_seconds: float = 60.0
+    """How long the import of a role may take."""
     deferred: tuple[str, ...] = ()
-    """Roles whose import starts threads: imported by each child, after the fork."""
+    """Roles whose import starts threads: each worker of such a role imports it, after the fork."""
 
 
 class ZygoteMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line from the zygote."""
 
+    importing: str = ""
+    """What it imports from now on."""
     ready: bool = False
     failed: str = ""
     """An import failed: the traceback."""
@@ -92,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     track()
     gc.disable()
     try:
-        classes, threaded = _preload(plan)
+        classes, threaded = _preload(plan, channel)
     except ConfigurationError as error:
         _send(channel, ZygoteMessage(failed=str(error)))
         return 1
@@ -105,10 +113,10 @@ def main(argv: Sequence[str]) -> int:
     gc.collect()
     gc.freeze()
     _send(channel, ZygoteMessage(ready=True, deferred=plan.deferred))
-    return _serve(channel, plan, classes)
+    return _serve(channel, classes)
 
 
-def _preload(plan: Plan) -> tuple[dict[str, type[Agent]], list[str]]:
+def _preload(plan: Plan, channel: socket.socket) -> tuple[dict[str, type[Agent]], list[str]]:
     """Import what may be imported before the fork; also names the roles that start threads."""
     for name in ("claim", "commit", "draw", "renew"):
         script(name)  # read once, shared by all
@@ -117,6 +125,7 @@ def _preload(plan: Plan) -> tuple[dict[str, type[Agent]], list[str]]:
     for name, path in plan.roles.items():
         if name in plan.deferred:
             continue
+        _send(channel, ZygoteMessage(importing=f"role {name!r} ({path})"))
         loaded = role_loader.load(path, plan.app_dir)
         classes[name] = loaded.role
         if loaded.threads:
@@ -124,7 +133,7 @@ def _preload(plan: Plan) -> tuple[dict[str, type[Agent]], list[str]]:
     return classes, threaded
 
 
-def _serve(channel: socket.socket, plan: Plan, classes: dict[str, type[Agent]]) -> int:
+def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
     workers: set[int] = set()
     started_by_imports = set(descendants(os.getpid()))
     wake_read, wake_write = os.pipe()
@@ -152,27 +161,36 @@ def _serve(channel: socket.socket, plan: Plan, classes: dict[str, type[Agent]]) 
                 os.close(wake_read)
                 os.close(wake_write)
                 channel.close()
-                _become_worker(options, plan, classes)
+                _become_worker(options, classes)
             workers.add(pid)
             _send(channel, ZygoteMessage(worker_id=options.worker_id, pid=pid))
 
 
-def _become_worker(options: WorkerOptions, plan: Plan, classes: dict[str, type[Agent]]) -> None:
+def _become_worker(options: WorkerOptions, classes: dict[str, type[Agent]]) -> None:
     """All that the child does. Never returns, whatever happens."""
     code = 70
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         gc.enable()
-        for name in plan.deferred:
-            classes[name] = role_loader.load(plan.roles[name], plan.app_dir).role
         code = run_worker(options, classes)
     except BaseException:  # noqa: BLE001  # the child must not return into the zygote's loop
         traceback.print_exc()
     finally:
+        if code == 0:
+            _run_exit_hooks()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _run_exit_hooks() -> None:
+    """What was registered with `atexit`, at an end in good order and for a bounded time."""
+    late = threading.Timer(EXIT_HOOKS_SECONDS, os._exit, (0,))
+    late.daemon = True
+    late.start()
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()  # it prints what they raise
 
 
 def run_worker(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:

@@ -8,22 +8,29 @@ time-out counts as `work`, stop flags and drains come with every renewal too.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import structlog
 from redis.exceptions import RedisError
 
 from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import UNREACHABLE, execute_blocking
 from eventstore.connection.clients import connect
 
+log = structlog.get_logger("muster.worker")
+
 POLL_SECONDS = 5.0
 """About how often a worker polls for work by itself."""
 
 
 async def listen(
-    url: str, key: str, *, on_message: Callable[[str], None], on_reconnected: Callable[[], None]
+    url: str,
+    key: str,
+    handlers: Mapping[str, Callable[[], object]],
+    *,
+    on_reconnected: Callable[[], None],
 ) -> None:
-    """Pass on each message (`""` when none came for a while), until cancelled."""
+    """Call the handler of each message (`work` when none came for a while), until cancelled."""
     client = connect(url, block_seconds=POLL_SECONDS * 1.2, max_connections=1)
     backoff = Backoff("inbox", key=key)
     async with contextlib.aclosing(client):
@@ -36,4 +43,9 @@ async def listen(
                 continue
             if backoff.reset():
                 on_reconnected()
-            on_message(popped[1].decode(errors="replace") if popped else "")
+            message = popped[1].decode(errors="replace") if popped else "work"
+            handler = handlers.get(message.partition(":")[0])
+            if handler is None:
+                log.info("worker.message_ignored", message=message)
+            else:
+                handler()

@@ -88,9 +88,10 @@ class Lease:
         self._orphan_since = 0.0
         self._threads: list[threading.Thread] = []
 
-    async def start(self) -> None:
+    async def start(self, *, preparing: str = "") -> None:
+        """Renew from now on. `preparing`: what the worker does before it can claim."""
         self._loop = asyncio.get_running_loop()
-        self._watch.start()
+        self._watch.start(preparing)
         for name, target in (("renewal", self._renew_forever), ("guard", self._guard)):
             thread = threading.Thread(target=target, name=f"muster-{name}", daemon=True)
             self._threads.append(thread)
@@ -114,6 +115,10 @@ class Lease:
         """Renew by these settings of the pool from now on."""
         self._config, self._config_version = config, version
         self._renew_now.set()
+
+    def prepare(self, phase: str) -> None:
+        """The worker does this before it can claim; empty: it can."""
+        self._watch.prepare(phase)
 
     def confirm(self) -> None:
         """Nothing of any agent runs any more."""
@@ -165,7 +170,10 @@ class Lease:
         One more renewal says where: the reason of the worker's loss has it from there.
         """
         seconds = self._watch.ask(ANSWER_SECONDS)
-        hangs, known = seconds >= self._config.loop_stall_seconds, self._loop_given_up
+        limit = self._config.loop_stall_seconds
+        if self._watch.preparing:
+            limit = self._options.import_timeout_seconds
+        hangs, known = seconds >= limit, self._loop_given_up
         if hangs and not known:
             with contextlib.suppress(Exception):  # whatever logging does, this thread is needed
                 self._watch.report_hang(seconds)

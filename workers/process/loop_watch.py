@@ -24,6 +24,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from eventstore.log.survey import PREPARING
 from workers.host.processes import boot_seconds
 
 STALL_SECONDS: Final = 1.0
@@ -75,6 +76,8 @@ class LoopWatch:
         """The loop's last answer."""
         self.stalled_in = ""
         """Where it hangs, for the log of the pool; empty while it turns."""
+        self.preparing = ""
+        """What the worker does before it can claim; its loop need not turn meanwhile."""
         self._worker_id = worker_id
         self._new_snapshot, self._agent_of, self._on_change = snapshot, agent_of, on_change
         self._lock = threading.Lock()
@@ -85,11 +88,18 @@ class LoopWatch:
         self._warned_at = -WARN_SECONDS
         self._observed = boot_seconds(), time.process_time()
 
-    def start(self) -> None:
+    def start(self, preparing: str = "") -> None:
         """Watch the running loop."""
+        self.preparing = preparing
+        self.stalled_in = PREPARING + preparing if preparing else ""
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.snapshot = self._new_snapshot(0.0)
         self._observed = boot_seconds(), time.process_time()
+
+    def prepare(self, phase: str) -> None:
+        """The worker does this before it can claim; empty: it can from now on."""
+        self.preparing = phase
+        self._change(PREPARING + phase if phase else "")
 
     def ask(self, wait_seconds: float = 0.0) -> float:
         """Ask the loop to turn, and wait so long for that; for how long it has not, else 0."""
@@ -117,7 +127,9 @@ class LoopWatch:
             fields = self._fields(self.place(), elapsed)
             log.warning("worker.process_stalled", **fields, cpu_seconds=round(used, 1))
         waited = self.ask(ANSWER_SECONDS)
-        if waited >= STALL_SECONDS:
+        if self.preparing:
+            self._change(PREPARING + self.preparing)
+        elif waited >= STALL_SECONDS:
             self._stalled_at = now
             place, is_new = self.place(), not self.stalled_in
             self._change(place.text)
@@ -130,6 +142,8 @@ class LoopWatch:
         """It hangs for so long that the lease is to lapse."""
         place = self.place()
         self.stalled_in = place.text
+        if self.preparing:
+            self.stalled_in = f"import-failed: {self.preparing} takes too long; {place.text}"
         log.error("worker.loop_stalled", **self._fields(place, seconds))
 
     def _change(self, stalled_in: str) -> None:

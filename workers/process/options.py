@@ -21,6 +21,10 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     """The process that the worker must not outlive; 0: none."""
     owner_start_time: int = 0
     retention: Retention = Retention()
+    import_timeout_seconds: float = 60.0
+    """How long the import of a role may take."""
+    app_dir: str = ""
+    """Folder of the users' code; empty for none."""
     fallback: bool = False
     """The log is a fallback's: fencing tokens of generation 0 are below all of the real log."""
 
@@ -33,6 +37,10 @@ class WorkerOptions(HostOptions, frozen=True, kw_only=True):
     pool_name: str
     worker_id: str
     host: str
+    role: str = ""
+    """That of the pool."""
+    role_path: str = ""
+    """Where its class is, should it not be imported yet."""
     config: PoolConfig
     config_version: str = "0:0"
     """See `Pool.config_version`."""

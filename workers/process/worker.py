@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any, Final
 
-import msgspec
 import structlog
 
 from eventstore.connection.clients import connect
@@ -33,6 +33,7 @@ from workers.process.inbox import listen
 from workers.process.lease import Hooks, Lease
 from workers.process.options import WorkerOptions
 from workers.process.registration import Registration, ShutdownResult
+from workers.process.role_setup import RoleSetup, SetupFailed
 from workers.runtime.calls import STUCK_SECONDS, track_tasks
 from workers.runtime.child_records import track
 from workers.runtime.children import collect_adopted
@@ -57,7 +58,7 @@ class Worker:
         self.exit_code = 0
         self._options = options
         self._config = options.config
-        self._roles = roles
+        self._roles = dict(roles)
         self._start_time = start_time
         client = connect(options.redis_url, max_connections=CONNECTIONS)
         keys, retention = Keys(options.key_prefix), options.retention
@@ -92,22 +93,38 @@ class Worker:
             self._output = Output(options.log_dir, options.pool_name, options.worker_id)
             Capture.start(self._output if options.exits else None)
         self._unprotect = forks.protect(loop, self._output.file if self._output else None)
-        epoch = self._registration.epoch
-        self._lease = Lease(options, epoch, self._hooks(), granted_at=granted_at)
         self._context = self._new_worker_context()
         self._slots = Slots(
             self._context,
             size,
             on_fenced=lambda: self._on_lost("fenced"),
-            on_stuck=lambda: self._drain("stuck", self._config.drain_seconds),
+            on_stuck=lambda: self._drain("stuck"),
         )
-        await self._lease.start()
+        self._lease = Lease(options, self._registration.epoch, self._hooks(), granted_at=granted_at)
+        self._context.on_fenced = self._lease.renew_soon
+        self._setup = RoleSetup(
+            options,
+            self._roles,
+            self._database,
+            on_phase=self._lease.prepare,
+            on_ended=self._drain,
+        )
+        await self._lease.start(preparing=self._setup.phase)
         self._slots.wake()
-        self._start_task(self._run_critical("claiming", self._slots.claim_forever()))
+        self._start_task(self._run_critical("claiming", self._claim()))
         self._start_task(self._run_critical("listening", self._listen()))
-        log.info("worker.started", worker_id=self._options.worker_id, max_agents=size)
+        log.info("worker.started", worker_id=options.worker_id, max_agents=size)
         if self._drain_requested:
             self.request_drain(self._drain_requested)
+
+    async def _claim(self) -> None:
+        try:
+            await self._setup.start(self._config.start_timeout_seconds)
+        except SetupFailed as error:
+            self._drain(str(error))
+        else:
+            self._context.shared = self._setup.shared
+            await self._slots.claim_forever()
 
     async def wait(self) -> str:
         """Until it has ended; returns the reason."""
@@ -130,13 +147,14 @@ class Worker:
         if self._ended is None:
             self._drain_requested = reason
         else:
-            self._drain(reason, self._config.drain_seconds)
+            self._drain(reason)
 
-    def _drain(self, reason: str, seconds: float) -> None:
+    def _drain(self, reason: str, seconds: float | None = None) -> None:
         if self._shutdown_task is None:
+            seconds = self._config.drain_seconds if seconds is None else seconds
             loop = asyncio.get_running_loop()
             self._drain_task = loop.create_task(
-                self._registration.drain(self._slots, reason, seconds, self._lease.stop)
+                self._registration.drain(self._slots, reason, seconds, self._on_empty)
             )
             self._shutdown_task = loop.create_task(self._shut_down(reason))
 
@@ -156,6 +174,10 @@ class Worker:
         finally:
             self._ended.set_result(reason)
 
+    async def _on_empty(self) -> None:
+        await self._setup.stop(self._config.stop_grace_seconds)
+        await self._lease.stop()
+
     async def _drain_result(self) -> ShutdownResult:
         """How the drain ended; a lease lost meanwhile (or before) ends it at once."""
         await asyncio.wait({self._drain_task})
@@ -169,6 +191,7 @@ class Worker:
         return self._drain_task.result()
 
     async def _close(self) -> None:
+        await self._setup.stop(CLOSE_SECONDS / 2)
         await self._lease.stop()
         await self._cancel_tasks()
         await self._database.close()
@@ -189,7 +212,7 @@ class Worker:
             await work
         except Exception:
             log.exception("worker.failed", worker_id=self._options.worker_id, part=part)
-        self._drain("defect", self._config.drain_seconds)
+        self._drain("defect")
 
     async def _cancel_tasks(self) -> None:
         """Stop listening and claiming."""
@@ -200,36 +223,16 @@ class Worker:
     # ---- what comes from outside ---------------------------------------------------------------
 
     async def _listen(self) -> None:
-        key = self._log.keys.pool(self._options.pool_name, f"inbox:{self._options.worker_id}")
-        await listen(
-            self._options.redis_url,
-            key,
-            on_message=self._on_message,
-            on_reconnected=lambda: self._slots.wake(redeliver=True),
-        )
-
-    def _on_message(self, message: str) -> None:
-        kind, _, _agent_id = message.partition(":")
-        match kind:
-            case "work" | "":
-                self._slots.wake()
-            case "stop":  # the reply to a renewal has the flag
-                self._lease.renew_soon()
-            case "drain":
-                self.request_drain("drain")
-            case "quit" if not self._slots.runs:
-                self.request_drain("quit")
-            case _:
-                log.info("worker.message_ignored", message=message)
-
-    def _snapshot(self, lag_seconds: float) -> bytes:
-        activity = self._slots.activity()
-        lag_ms = round(lag_seconds * 1000, 1)
-        snapshot = {"agents": activity, "loop_lag_ms": lag_ms, "agent_count": len(activity)}
-        return msgspec.json.encode(snapshot)
-
-    def _agent_of(self, task: asyncio.Task[object]) -> str:
-        return self._slots.agent_of(task)
+        options = self._options
+        key = self._log.keys.pool(options.pool_name, f"inbox:{options.worker_id}")
+        handlers = {
+            "work": self._slots.wake,
+            "stop": self._lease.renew_soon,  # the reply to a renewal has the flag
+            "drain": lambda: self.request_drain("drain"),
+            "quit": lambda: None if self._slots.runs else self.request_drain("quit"),
+        }
+        on_reconnected = partial(self._slots.wake, redeliver=True)
+        await listen(options.redis_url, key, handlers, on_reconnected=on_reconnected)
 
     def _on_renewed(self, raw: list[Any]) -> None:
         reply = parse_reply(self._options.pool_name, raw, self._log)
@@ -278,14 +281,13 @@ class Worker:
             database=self._database,
             output=self._output,
             fallback=self._options.fallback,
-            on_fenced=self._lease.renew_soon,
         )
 
     def _hooks(self) -> Hooks:
         return Hooks(
             high_water_mark=self._pool_log.high_water_mark,
-            snapshot=self._snapshot,
-            agent_of=self._agent_of,
+            snapshot=self._slots.snapshot,
+            agent_of=self._slots.agent_of,
             renewed=self._on_renewed,
             lost=self._on_lost,
             log_unavailable=lambda: self._start_task(

@@ -152,6 +152,7 @@ class AgentRun:
             FencingToken(generation, state.claim_seq),
             logger=logger_of(self._owner),
             database=worker_context.database,
+            shared=worker_context.shared,
             has_run=overrides(role, "run"),
         )
         agent = role()

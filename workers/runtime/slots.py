@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import structlog
 
 from eventstore.connection.backoff import Backoff, retry
@@ -86,9 +87,12 @@ class Slots:
             if run is not None and flag in _FLAGS:
                 run.apply_stop_flag(_FLAGS[flag])
 
-    def activity(self) -> dict[str, str]:
-        """Each agent's, for the heartbeat."""
-        return {agent_id: "busy" if run.busy else "idle" for agent_id, run in self.runs.items()}
+    def snapshot(self, lag_seconds: float) -> bytes:
+        """The data of a heartbeat: what each agent does, and the lag of the event loop."""
+        activity = {a: "busy" if run.busy else "idle" for a, run in self.runs.items()}
+        lag_ms = round(lag_seconds * 1000, 1)
+        snapshot = {"agents": activity, "loop_lag_ms": lag_ms, "agent_count": len(activity)}
+        return msgspec.json.encode(snapshot)
 
     def agent_of(self, task: "asyncio.Task[object]") -> str:
         """The agent whose task this is; empty if none. May be called from another thread."""

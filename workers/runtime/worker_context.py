@@ -45,8 +45,10 @@ class WorkerContext(Struct, kw_only=True):
     roles: Mapping[str, type[Agent]]
     database: Database
     output: Output | None
+    shared: object = None
+    """What the role's `worker_lifespan` yielded."""
     fallback: bool = False
-    on_fenced: Callable[[], None]
+    on_fenced: Callable[[], None] = lambda: None
     """Called when the log refused something as FENCED."""
 
 

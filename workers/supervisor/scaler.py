@@ -169,6 +169,8 @@ class LaunchTracker:
                 if not launch.excused:
                     failed.add(launch.host)
             elif observed.worker.alive:
+                if observed.preparing:  # what ends it before it is ready is a failed launch
+                    continue
                 launch.alive_since = launch.alive_since or now
                 launch.excused = observed.worker.draining or bool(observed.isolated_agent)
                 if now - launch.alive_since > SETTLED_SECONDS:

@@ -56,7 +56,6 @@ class SupervisorOptions(HostOptions, frozen=True, kw_only=True):
 
     host: str = ""
     roles: dict[str, str] = field(default_factory=dict)
-    app_dir: str = ""
     poll_seconds: float = 1.0
     shutdown_seconds: float = SHUTDOWN_SECONDS
     single_process: bool = False
@@ -73,6 +72,8 @@ def worker_options(
         pool_name=pool.pool_name,
         worker_id=worker_id,
         host=host,
+        role=pool.role_type,
+        role_path=options.roles.get(pool.role_type, ""),
         config=pool.config,
         config_version=":".join(map(str, pool.config_version)),
     )
@@ -105,7 +106,11 @@ class Supervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self._scope = leftovers.scope_of(self.host, options.redis_url, options.key_prefix)
         self._worker_ended = asyncio.Event()
-        plan = Plan(roles=options.roles, app_dir=options.app_dir)
+        plan = Plan(
+            roles=options.roles,
+            app_dir=options.app_dir,
+            import_seconds=options.import_timeout_seconds,
+        )
         launcher: type[Launcher] = InProcessLauncher if options.single_process else ForkLauncher
         self._processes = HostProcesses(
             launcher(plan, self._scope),

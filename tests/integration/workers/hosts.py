@@ -57,13 +57,17 @@ class Site:
         agent: str = "",
         poll_seconds: float = 0.2,
         retention: Retention | None = None,
+        more_roles: dict[str, str] | None = None,
         **options: Any,
     ) -> Supervisor:
         supervisor = Supervisor(
             SupervisorOptions(
                 redis_url=self.url,
                 host=name,
-                roles={"developer": agent or "workers.builtin:Placeholder"},
+                roles={
+                    "developer": agent or "workers.builtin:Placeholder",
+                    **(more_roles or {}),
+                },
                 app_dir=str(self.folder),
                 log_dir=str(self.folder / "logs"),
                 poll_seconds=poll_seconds,

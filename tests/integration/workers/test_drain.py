@@ -14,7 +14,7 @@ from tests.integration.workers.roles import Quiet
 from tests.integration.workers.script_calls import sends
 from tests.worker_pool import ORIGIN, POOL, QUICK, WorkerPool
 from workers.api.agent import Agent, Context
-from workers.process.worker import Worker
+from workers.process import inbox
 from workers.runtime.slots import Slots
 
 
@@ -100,15 +100,15 @@ async def test_a_worker_drains_if_a_part_of_it_fails(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch, part: str
 ):
     """Else it would renew its lease, and its free slots would never be filled."""
-    owner, name = (Slots, "_claim") if part == "claiming" else (Worker, "_on_message")
+    owner, name = (Slots, "_claim") if part == "claiming" else (inbox, "execute_blocking")
     original, failing = getattr(owner, name), False
 
-    def fail_once(self: object, argument: object) -> object:
+    def fail_once(*arguments: object) -> object:
         nonlocal failing
         if failing:
             failing = False
             raise RuntimeError("a defect")
-        return original(self, argument)
+        return original(*arguments)
 
     monkeypatch.setattr(owner, name, fail_once)
     worker = await pool.worker(Quiet)

@@ -95,8 +95,8 @@ KILLED = "os.kill(os.getpid(), 9)"
     ("end", "least", "times", "said"),
     [
         (KILLED, 3, 3, ""),
-        (KILLED, 9, 3, "importing the agent classes: killed by signal 9, 3 times"),
-        ("os._exit(3)", 9, 1, "importing the agent classes: exited with code 3"),
+        (KILLED, 9, 3, "importing role 'r' .ending:Ending.: killed by signal 9, 3 times"),
+        ("os._exit(3)", 9, 1, "importing role 'r' .ending:Ending.: exited with code 3"),
     ],
     ids=["killed once", "killed whenever it imports", "ended by what it imports"],
 )
