@@ -22,6 +22,10 @@ class RestartPolicy(Struct, frozen=True):
 
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+LEVEL_PATTERN = r"^(debug|info|warning|error|critical|DEBUG|INFO|WARNING|ERROR|CRITICAL)$(?!\n)"
+LOGGER_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$(?!\n)"
+LogLevel = Annotated[str, Meta(pattern=LEVEL_PATTERN)]
+LoggerName = Annotated[str, Meta(pattern=LOGGER_PATTERN)]
 Count = Annotated[int, Meta(ge=0, le=10_000)]
 
 
@@ -46,6 +50,10 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     loop_stall_seconds: Annotated[float, Meta(ge=1, le=3_600)] = 30.0
     suspicion_window_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 600.0
     max_alone_workers: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    log_levels: Annotated[dict[LoggerName, LogLevel], Meta(max_length=64)] = {}
+    log_lines_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 100.0
+    log_bytes_per_second: Annotated[float, Meta(ge=1_000, le=1_000_000_000)] = 20_000.0
+    log_burst_seconds: Annotated[float, Meta(ge=1, le=3_600)] = 50.0
 
     def __post_init__(self) -> None:
         if self.min_workers > self.max_workers:

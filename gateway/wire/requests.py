@@ -12,9 +12,12 @@ from msgspec import Meta, Struct
 
 from eventstore.language.agents import Status
 from eventstore.language.events import EVENT_TYPES
-from eventstore.language.pool_config import PoolConfig
+from eventstore.language.pool_config import LEVEL_PATTERN, LOGGER_PATTERN, PoolConfig
 
-PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {}
+PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {
+    LEVEL_PATTERN: "debug, info, warning, error or critical",
+    LOGGER_PATTERN: "1 to 128 letters, digits, dots, _ or -",
+}
 """What each pattern expects."""
 
 

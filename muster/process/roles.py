@@ -93,6 +93,7 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
             app_dir=str(settings.app_dir or ""),
             import_timeout_seconds=settings.import_timeout_seconds,
             log_dir=str(settings.log_dir.absolute()),
+            log_level=settings.log_level,
             engine_url=settings.engine_url,
             through_pgbouncer=bool(settings.pgbouncer_url),
             owner_pid=owner.pid,

@@ -1,149 +1,209 @@
-"""Replacing `sys.stdout`, `sys.stderr`, the handlers of `logging` and the output of structlog.
+"""Capturing what is printed and logged: below whatever agents configure.
 
 In a process of its own a worker captures everything: what no agent wrote goes to its file too.
 Where workers share a process with other parts, only what agents write is captured, the rest goes
 where it went before. Captures may overlap: each worker starts one and stops it.
+
+A record of `logging` is captured where its loggers hand it over, so that it does not matter which
+handlers there are. A handler that writes to standard output or error only decides: by its level and
+its filters. Whatever else handlers do with records they do as well. A line of structlog is captured
+before it is rendered.
 """
 
-import io
 import logging
-import sys
-from typing import Any, TextIO
+from collections.abc import Iterator, MutableMapping
+from typing import Any, Final
 
 import structlog
 
-from workers.output.lines import CURRENT, Output, route
+from workers.output import streams
+from workers.output.lines import CURRENT, Output, Owner, write_event
+from workers.output.own_configuration import Patches, separate, separate_configuration
 
+log = structlog.get_logger("muster.output")
 
-class AgentStream(io.TextIOBase):
-    """Replaces `sys.stdout` or `sys.stderr`."""
-
-    encoding = "utf-8"
-    errors = "backslashreplace"
-
-    def __init__(self, name: str, original: TextIO, default: Output | None) -> None:
-        self.name, self.original, self.default = name, original, default
-
-    @property
-    def buffer(self) -> "AgentBytes":
-        return AgentBytes(self)
-
-    def write(self, text: str) -> int:
-        owner = CURRENT.get()
-        output = (owner and owner.output) or self.default
-        if output is None:
-            return self.original.write(text)
-        output.print(owner, self.name, text)
-        return len(text)
-
-    def flush(self) -> None:
-        self.original.flush()
-
-    def fileno(self) -> int:
-        return self.original.fileno()
-
-    def isatty(self) -> bool:
-        return False
-
-    def writable(self) -> bool:
-        return True
-
-
-class AgentBytes(io.RawIOBase):
-    """`sys.stdout.buffer`, for code that prints bytes."""
-
-    def __init__(self, stream: AgentStream) -> None:
-        self._stream = stream
-
-    def write(self, data: Any) -> int:
-        self._stream.write(bytes(data).decode("utf-8", "backslashreplace"))
-        return len(data)
-
-    def writable(self) -> bool:
-        return True
-
-
-class AgentLogHandler(logging.Handler):
-    """Captures the records of `logging`."""
-
-    def __init__(self, default: Output | None) -> None:
-        super().__init__()
-        self.default = default
-
-    def emit(self, record: logging.LogRecord) -> None:
-        owner = CURRENT.get()
-        output = (owner and owner.output) or self.default
-        if output is None:
-            return
-        try:
-            fields = {"message": record.getMessage(), "logger": record.name}
-            if record.exc_info and record.exc_info[0] is not None:
-                fields["exception"] = logging.Formatter().formatException(record.exc_info)
-        except Exception:  # noqa: BLE001  arguments that do not fit the message, or worse
-            self.handleError(record)
-            return
-        output.write(owner, record.levelname.lower(), fields)
+_RECORD_FIELDS: Final = frozenset(
+    (*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "_captured")
+)
+_RENDERERS: Final = (
+    structlog.dev.ConsoleRenderer,
+    structlog.processors.JSONRenderer,
+    structlog.processors.KeyValueRenderer,
+    structlog.processors.LogfmtRenderer,
+)
+_LAST_STEPS: Final = (
+    structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    structlog.stdlib.render_to_log_kwargs,
+    structlog.stdlib.render_to_log_args_and_kwargs,
+)
+_UNCONFIGURED: Final = structlog._config._Configuration.default_processors
 
 
 class Capture:
-    """Replaces them on `start`, restores them on `stop`."""
+    """Replaces what prints and logs on `start`, restores it on `stop`."""
 
     users = 0
     current: "Capture | None" = None
 
     def __init__(self, default: Output | None) -> None:
-        self._handler = AgentLogHandler(default)
-        self._streams = [
-            AgentStream("stdout", sys.stdout, default),
-            AgentStream("stderr", sys.stderr, default),
-        ]
-        self._captures_all = default is not None
-        self._route = route(default)
-        self._previous_root: tuple[list[logging.Handler], int] = ([], logging.WARNING)
+        self.default = default
+        self.patches, self.levels = Patches(), Patches()
+        self.call_handlers: Any = None
+        self.handle: Any = None
+        self.process_event: Any = None
 
     @classmethod
-    def start(cls, default: Output | None) -> None:
-        """Capture from now on; `default` gets what no agent wrote (None: that is not captured)."""
+    def start(cls, output: Output, *, shared: bool = False) -> None:
+        """Capture from now on; `output` gets what no agent wrote, too, unless others share it all.
+
+        `shared`: the process is not only this worker's. Then only what agents write is captured.
+        """
         cls.users += 1
         if cls.current is None:
-            cls.current = cls(default)
+            cls.current = cls(None if shared else output)
             cls.current._install()
+        if shared:
+            output.own = separate_configuration(output.levels)
 
     @classmethod
     def stop(cls) -> None:
         """Undo one `start`; the last one restores everything."""
         cls.users = max(cls.users - 1, 0)
         if cls.users == 0 and cls.current is not None:
-            cls.current._remove()
+            cls.current.levels.restore()
+            cls.current.patches.restore()
+            logging.root.manager._clear_cache()  # type: ignore[attr-defined]
+            streams.restore()
             cls.current = None
 
     def _install(self) -> None:
-        sys.stdout, sys.stderr = self._streams
-        root = logging.getLogger()
-        self._previous_root = (list(root.handlers), root.level)
-        if self._captures_all:
-            root.handlers[:] = []
-            self._redirect_handlers()
-        if root.level == logging.WARNING and not root.handlers:
-            root.setLevel(logging.INFO)
-        root.addHandler(self._handler)
-        processors = structlog.get_config()["processors"]
-        structlog.configure(processors=[self._route, *processors])
+        streams.install()
+        for target in streams.TARGETS.values():
+            target.base.output = self.default
+        separate(self.patches)
+        self.call_handlers = self.patches.set(logging.Logger, "callHandlers", _call_handlers)
+        self.handle = self.patches.set(logging.Handler, "handle", _handle)
+        if self.default is not None:
+            for logger, level in self.default.levels.of_loggers(shared=False).items():
+                self.levels.set(logger, "level", level)
+            logging.root.manager._clear_cache()  # type: ignore[attr-defined]
+        bound_logger = structlog.BoundLoggerBase
+        self.process_event = self.patches.set(bound_logger, "_process_event", _process_event)
 
-    def _remove(self) -> None:
-        for stream in self._streams:
-            if getattr(sys, stream.name) is stream:
-                setattr(sys, stream.name, stream.original)
-        root = logging.getLogger()
-        root.handlers[:] = self._previous_root[0]
-        root.setLevel(self._previous_root[1])
-        processors = structlog.get_config()["processors"]
-        structlog.configure(processors=[p for p in processors if p is not self._route])
+    @classmethod
+    def check(cls) -> None:
+        """Replace again what an agent has replaced, whoever that was."""
+        if cls.current is not None:
+            for name in (*cls.current.patches.put_back(), *streams.put_back()):
+                log.warning("output.restored", what=name)
 
-    def _redirect_handlers(self) -> None:
-        """Handlers made when the role was imported refer to the streams of that time."""
-        for logger in logging.root.manager.loggerDict.values():
-            for handler in getattr(logger, "handlers", ()):
-                for stream in self._streams if isinstance(handler, logging.StreamHandler) else ():
-                    if handler.stream is stream.original:
-                        handler.setStream(stream)
+
+def destination() -> tuple[Owner, Output] | None:
+    """Whose the present output is and where it goes; None: where it would without us."""
+    owner = CURRENT.get()
+    if owner is None and Capture.current is not None and Capture.current.default is not None:
+        owner = Capture.current.default.worker
+    return (owner, owner.output) if owner is not None and owner.output is not None else None
+
+
+# ---- logging ----------------------------------------------------------------------------------
+
+
+def _call_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
+    """Replaces `Logger.callHandlers`."""
+    capture = Capture.current
+    assert capture is not None
+    if (found := destination()) is None:
+        capture.call_handlers(self, record)
+        return
+    handlers = tuple(_handlers(self))
+    if not any(map(_is_console, handlers)):
+        _capture(record, *found)
+    if handlers:
+        capture.call_handlers(self, record)
+
+
+def _handle(self: logging.Handler, record: logging.LogRecord) -> Any:
+    """Replaces `Handler.handle`."""
+    capture = Capture.current
+    assert capture is not None
+    if not _is_console(self) or (found := destination()) is None:
+        return capture.handle(self, record)
+    passed: Any = self.filter(record)
+    if passed and not vars(record).get("_captured"):
+        record._captured = True
+        _capture(passed if isinstance(passed, logging.LogRecord) else record, *found)
+    return passed
+
+
+def _handlers(logger: logging.Logger | None) -> Iterator[logging.Handler]:
+    while logger is not None:
+        yield from logger.handlers
+        logger = logger.parent if logger.propagate else None
+
+
+def _is_console(handler: logging.Handler) -> bool:
+    """Whether it writes to the standard output or error; of Rich's, too."""
+    if isinstance(handler, logging.StreamHandler):
+        return streams.is_standard(getattr(handler, "stream", None))
+    return streams.is_standard(getattr(getattr(handler, "console", None), "file", None))
+
+
+def _capture(record: logging.LogRecord, owner: Owner, output: Output) -> None:
+    fields: dict[str, Any] = {"message": _message(record), "logger": record.name}
+    if len(vars(record)) > len(_RECORD_FIELDS) - 4:
+        fields |= {key: vars(record)[key] for key in vars(record).keys() - _RECORD_FIELDS}
+    if record.exc_info is not None and record.exc_info[0] is not None:
+        fields["exception"] = _exception(record)
+    if record.stack_info:
+        fields["stack"] = record.stack_info
+    output.write(owner, record.levelname.lower(), fields)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception as error:  # noqa: BLE001  arguments that do not fit the message, or worse
+        try:
+            return f"{record.msg} {record.args} ({type(error).__name__}: {error})"
+        except Exception:  # noqa: BLE001  of their own objects
+            return f"a message that cannot be made ({type(error).__name__})"
+
+
+def _exception(record: logging.LogRecord) -> str:
+    try:
+        return logging.Formatter().formatException(record.exc_info)  # type: ignore[arg-type]
+    except Exception as error:  # noqa: BLE001  formatting calls the user's code
+        return f"{record.exc_info[0]} ({type(error).__name__} while it was formatted)"  # type: ignore[index]
+
+
+# ---- structlog --------------------------------------------------------------------------------
+
+
+def _process_event(self: Any, method: str, event: str | None, event_kw: dict[str, Any]) -> Any:
+    """Replaces `BoundLoggerBase._process_event`: writes the line instead of rendering it."""
+    capture = Capture.current
+    assert capture is not None
+    if (found := destination()) is None:
+        return capture.process_event(self, method, event, event_kw)
+    fields: MutableMapping[str, Any] = {**self._context, **event_kw}
+    if event is not None:
+        fields["event"] = event
+    write_event(*found, method, _processed(self, method, fields))
+    raise structlog.DropEvent
+
+
+def _processed(
+    bound: Any, method: str, fields: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """The fields as the processors leave them, up to the one that renders them."""
+    if bound._processors is _UNCONFIGURED:
+        return structlog.contextvars.merge_contextvars(bound._logger, method, fields)
+    for processor in bound._processors:
+        if isinstance(processor, _RENDERERS) or processor in _LAST_STEPS:
+            break
+        result = processor(bound._logger, method, dict(fields))
+        if not isinstance(result, MutableMapping):
+            break
+        fields = result
+    return fields

@@ -3,11 +3,13 @@
 Print, `logging` and structlog all end here. A line is
 `{"ts", "level", "message" or "event", "stream", "pool", "worker_id", …}`, and of an agent also
 `agent_id, incarnation, role, project_id`. `stream` is `stdout`, `stderr` or `log`; a structlog line
-has `event` and its own fields, all others `message`. `CURRENT` names the agent.
+has `event` and its own fields, all others `message`. A printed line that goes on in the next one
+has `partial`. `CURRENT` names the agent.
 """
 
 import asyncio
 import datetime
+import time
 import weakref
 from collections.abc import Mapping, MutableMapping
 from contextvars import Context, ContextVar, copy_context
@@ -17,18 +19,25 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from workers.output.levels import NUMBERS, Levels
+from workers.output.limits import Limit, OutputLimits
 from workers.output.log_files import LogFile
+from workers.output.printed import Printed
+from workers.output.pump import Pump
 
 
 class Owner:
-    """One agent: the ids in its output, where that goes, and its tasks."""
+    """One agent: the ids in its output, where that goes, what it configured, and its tasks."""
 
-    __slots__ = ("ids", "output", "partial", "tasks")
+    __slots__ = ("__weakref__", "ids", "limit", "output", "own", "printed", "tasks")
 
     def __init__(self, ids: Mapping[str, object], output: "Output | None" = None) -> None:
         self.ids = dict(ids)
         self.output = output
-        self.partial: dict[str, str] = {}
+        self.own: dict[Any, Any] = dict(output.own) if output else {}
+        """Its own values of process-wide configuration; see `own_configuration`."""
+        self.printed: dict[str, Printed] = {}
+        self.limit = output.new_limit() if output else None
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
     def context(self) -> Context:
@@ -45,9 +54,13 @@ class Owner:
 CURRENT: ContextVar[Owner | None] = ContextVar("muster_owner", default=None)
 
 
-LINE_MAX: Final = 65_536
-"""Characters of one line; more is cut into several."""
-RESERVED: Final = frozenset(("ts", "stream"))
+LOGGED_MAX: Final = 262_144
+"""Bytes of a logged line; above that its long values are cut."""
+VALUE_MAX: Final = 8_192
+"""Characters of a value in such a line."""
+FIELDS_MAX: Final = 64
+"""Fields of such a line."""
+RESERVED: Final = frozenset(("ts", "stream", "partial"))
 """A logged field of such a name, or of one of the ids, gets an underscore behind it."""
 
 _ABSENT: Final = object()
@@ -57,52 +70,135 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=repr)
 class Output:
     """Where the lines of one worker and its agents go."""
 
-    def __init__(self, log_dir: str, pool: str, worker_id: str) -> None:
+    def __init__(
+        self,
+        log_dir: str,
+        pool: str,
+        worker_id: str,
+        *,
+        limits: OutputLimits | None = None,
+        levels: Levels | None = None,
+    ) -> None:
         self.file = LogFile(Path(log_dir) / pool / f"{worker_id}.jsonl")
-        self._worker = Owner({"pool": pool, "worker_id": worker_id}, self)
+        self.levels = levels or Levels()
+        self.level = self.levels.number
+        self.own: dict[Any, Any] = {}
+        """What each agent has of its own from the start; see `Owner.own`."""
+        self.pump = Pump()
+        self._limits = limits or OutputLimits()
+        ids = {"pool": pool, "worker_id": worker_id}
+        self.worker = Owner(ids, self)
+        """The owner of what no agent logged."""
+        self.worker.limit = None
+        self.printer = Owner(ids, self)
+        """The owner of what no agent printed."""
 
-    def print(self, owner: Owner | None, stream: str, text: str) -> None:
-        """Write text as it was printed. A line is written once it is complete."""
-        owner = owner or self._worker
-        *lines, rest = (owner.partial.pop(stream, "") + text).split("\n")
-        for line in lines:
-            self._text(owner, stream, line)
-        while len(rest) > LINE_MAX:
-            self._text(owner, stream, rest[:LINE_MAX])
-            rest = rest[LINE_MAX:]
-        if rest:
-            owner.partial[stream] = rest
+    def new_limit(self) -> Limit | None:
+        """The limit of one more owner."""
+        return Limit(self._limits) if self._limits.lines_per_second else None
+
+    def print(self, owner: Owner, stream: str, text: str) -> None:
+        """Write text as it was printed. A line is written once it is complete, or old."""
+        self._printed(owner, stream).add(text)
+
+    def print_bytes(self, owner: Owner, stream: str, data: bytes) -> None:
+        """The same with UTF-8, of which a character may come in two parts."""
+        self._printed(owner, stream).add_bytes(data)
+
+    def flush_soon(self, owner: Owner, stream: str) -> None:
+        """Write what was printed without a newline at its end, within half a second."""
+        if stream in owner.printed:
+            owner.printed[stream].flush_soon()
 
     def flush(self, owner: Owner | None = None) -> None:
-        """Write what was printed without a newline at its end."""
-        owner = owner or self._worker
-        for stream in tuple(owner.partial):
-            self._text(owner, stream, owner.partial.pop(stream, ""))
+        """Write what was printed without a newline at its end; all of an agent that ended."""
+        owner = owner or self.printer
+        for printed in tuple(owner.printed.values()):
+            printed.flush()
+        self.report_dropped(owner)
 
     def write(self, owner: Owner | None, level: str, fields: Mapping[str, Any]) -> None:
         """Write one line that was logged; `fields` has its `event` or `message`."""
-        owner = owner or self._worker
+        owner = owner or self.worker
+        ids = owner.ids
         kept = {
-            f"{key}_" if key in RESERVED or key in owner.ids else key: value
+            f"{key}_" if key in RESERVED or key in ids else key: value
             for key, value in fields.items()
-            if key != "level" and owner.ids.get(key, _ABSENT) != value
+            if key != "level" and ids.get(key, _ABSENT) != value
         }
         self._line(owner, {"level": level, **kept, "stream": "log"})
 
     def close(self) -> None:
         """Write what is left and close the file. A second call does nothing."""
+        self.pump.close()
         self.flush()
         self.file.close()
 
-    def _text(self, owner: Owner, stream: str, text: str) -> None:
-        level = "error" if stream == "stderr" else "info"
-        for start in range(0, max(len(text), 1), LINE_MAX):
-            message = text[start : start + LINE_MAX]
-            self._line(owner, {"level": level, "message": message, "stream": stream})
+    def _printed(self, owner: Owner, stream: str) -> Printed:
+        printed = owner.printed.get(stream)
+        if printed is None:
+            level = "error" if stream == "stderr" else "info"
 
-    def _line(self, owner: Owner, fields: Mapping[str, Any]) -> None:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        self.file.write(encode({"ts": now.replace("+00:00", "Z"), **fields, **owner.ids}) + b"\n")
+            def write(text: str, partial: bool) -> None:
+                fields = {"level": level, "message": text, "stream": stream}
+                self._line(owner, {**fields, "partial": True} if partial else fields, len(text))
+
+            printed = owner.printed.setdefault(stream, Printed(write, self.pump))
+        return printed
+
+    def _line(self, owner: Owner, fields: Mapping[str, Any], size: int = 0) -> None:
+        """`size`: about how many bytes it has, if that is known."""
+        limit = owner.limit
+        if limit is not None and limit.closed and not limit.admit(size):
+            return
+        stamp = _now()
+        line = encode({"ts": stamp, **fields, **owner.ids})
+        if len(line) > LOGGED_MAX and fields["stream"] == "log":
+            line = encode({"ts": stamp, **_shortened(fields), **owner.ids})
+        if limit is not None:
+            if limit.dropped_lines:
+                self.report_dropped(owner)
+            if not limit.admit(len(line)):
+                return
+            if limit.closed:
+                self.pump.watch(_Reopening(self, owner))
+        self.file.write(line + b"\n")
+
+    def report_dropped(self, owner: Owner) -> None:
+        """Write how much of an owner's output was dropped since this was written last."""
+        if owner.limit is not None and (dropped := owner.limit.take_dropped())[0]:
+            reporter = Owner(owner.ids, self)
+            reporter.limit = None
+            log = logger_of(reporter)
+            log.warning("output.limited", dropped_lines=dropped[0], dropped_bytes=dropped[1])
+
+
+class _Reopening:
+    """Reports what a limit dropped once it has opened again, also where no line comes any more."""
+
+    def __init__(self, output: Output, owner: Owner) -> None:
+        self._output, self._owner = output, owner
+
+    def tick(self) -> bool:
+        limit = self._owner.limit
+        if limit is not None and not limit.reopen():
+            return True
+        self._output.report_dropped(self._owner)
+        return False
+
+
+_second: tuple[int, str] = (0, "")
+
+
+def _now() -> str:
+    """As `2026-02-09T10:11:12.131Z`. The text of a second is made once."""
+    global _second  # noqa: PLW0603  a cache
+    second, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
+    known, text = _second
+    if known != second:
+        text = datetime.datetime.fromtimestamp(second, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        _second = second, text
+    return f"{text}{milliseconds:03}Z"
 
 
 def encode(line: Mapping[str, Any]) -> bytes:
@@ -110,10 +206,20 @@ def encode(line: Mapping[str, Any]) -> bytes:
     try:
         return _ENCODER.encode(line)
     except Exception:  # noqa: BLE001  a user's object may fail in any way
-        return _ENCODER.encode({str(key): _plain(value) for key, value in line.items()})
+        return _ENCODER.encode({_plain(key): _plain(value) for key, value in line.items()})
 
 
-def _plain(value: object) -> str | int | float | None:
+def _shortened(fields: Mapping[str, Any]) -> dict[str, object]:
+    """A line that is too long, with the beginnings of its values."""
+    short: dict[str, object] = {}
+    for key, value in [*tuple(fields.items())[:FIELDS_MAX], ("stream", fields["stream"])]:
+        text = value if isinstance(value, str) else _ENCODER.encode(_plain(value)).decode()
+        cut = f"{text[:VALUE_MAX]}… ({len(text) - VALUE_MAX:,} more characters)"
+        short[key[:VALUE_MAX]] = value if len(text) <= VALUE_MAX else cut
+    return short
+
+
+def _plain(value: object) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value if not isinstance(value, int) or value.bit_length() < 64 else str(value)
     try:
@@ -123,35 +229,31 @@ def _plain(value: object) -> str | int | float | None:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def route(default: Output | None, owner: Owner | None = None) -> "structlog.typing.Processor":
-    """A structlog processor that writes an agent's lines to its output and ends their way there.
-
-    Lines of no agent go to `default`, and on through the other processors where there is none.
-    """
-
-    def processor(
-        logger: Any, method: str, event: MutableMapping[str, Any]
-    ) -> MutableMapping[str, Any]:
-        line_owner = owner or CURRENT.get()
-        output = (line_owner and line_owner.output) or default
-        if output is None:
-            return event
-        event = structlog.contextvars.merge_contextvars(logger, method, event)
-        fields = structlog.processors.format_exc_info(logger, method, {"event": "", **event})
-        level = "warning" if method == "warn" else "error" if method == "exception" else method
-        output.write(line_owner, level, fields)
-        raise structlog.DropEvent
-
-    return processor
+def write_event(
+    owner: Owner, output: Output, method: str, fields: MutableMapping[str, Any]
+) -> None:
+    """Write a line of structlog, if its level is high enough."""
+    if NUMBERS.get(method, 0) < output.level:
+        return
+    fields = structlog.processors.format_exc_info(None, method, {"event": "", **fields})
+    level = "warning" if method == "warn" else "error" if method == "exception" else method
+    output.write(owner, level, fields)
 
 
 def logger_of(owner: Owner) -> Any:
     """The logger of an agent's context: its lines have the ids even from a thread of its own."""
-    if owner.output is None:
+    output = owner.output
+    if output is None:
         return structlog.get_logger("muster.agent").bind(**owner.ids)
+
+    def write(logger: Any, method: str, fields: MutableMapping[str, Any]) -> Any:
+        merged = structlog.contextvars.merge_contextvars(logger, method, fields)
+        write_event(owner, output, method, merged)
+        raise structlog.DropEvent
+
     return structlog.wrap_logger(
         None,
-        processors=[route(None, owner)],
-        wrapper_class=structlog.make_filtering_bound_logger(0),
+        processors=[write],
+        wrapper_class=structlog.make_filtering_bound_logger(output.level),
         cache_logger_on_first_use=True,
     )

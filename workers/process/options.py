@@ -1,10 +1,17 @@
 """What a worker is configured with."""
 
+import re
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from eventstore.language.pool_config import PoolConfig
 from eventstore.retention import Retention
+from workers.api.agent import Agent
 from workers.host.processes import Process
+from workers.output.levels import Levels
+from workers.output.limits import OutputLimits
+from workers.output.lines import Output
 
 
 class HostOptions(Struct, frozen=True, kw_only=True):
@@ -14,6 +21,8 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     key_prefix: str = ""
     log_dir: str = ".muster/logs"
     """Folder of this host's log files."""
+    log_level: str = "info"
+    """Of what agents' own code logs."""
     engine_url: str = ""
     """For `Context.engine()`."""
     through_pgbouncer: bool = False
@@ -48,3 +57,23 @@ class WorkerOptions(HostOptions, frozen=True, kw_only=True):
     """A process of its own: it may be killed when the lease is lost or an agent is stuck."""
     capture: bool = True
     """Whether what agents print and log goes to the log files."""
+
+    def new_output(self, roles: Mapping[str, type[Agent]]) -> Output:
+        """Where what is printed and logged goes; `roles` are the classes that are imported."""
+        config = self.config
+        modules = [self.role_path] if self.role_path else [r.__module__ for r in roles.values()]
+        return Output(
+            self.log_dir,
+            self.pool_name,
+            self.worker_id,
+            limits=OutputLimits(
+                lines_per_second=config.log_lines_per_second,
+                bytes_per_second=config.log_bytes_per_second,
+                burst_seconds=config.log_burst_seconds,
+            ),
+            levels=Levels(
+                own=self.log_level,
+                packages=tuple({re.split("[.:]", module)[0] for module in modules}),
+                by_logger=config.log_levels,
+            ),
+        )

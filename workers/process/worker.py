@@ -90,8 +90,8 @@ class Worker:
         self._ended = loop.create_future()
         options = self._options
         if options.capture:
-            self._output = Output(options.log_dir, options.pool_name, options.worker_id)
-            Capture.start(self._output if options.exits else None)
+            self._output = options.new_output(self._roles)
+            Capture.start(self._output, shared=not options.exits)
         self._unprotect = forks.protect(loop, self._output.file if self._output else None)
         self._context = self._new_worker_context()
         self._slots = Slots(
@@ -235,6 +235,7 @@ class Worker:
         await listen(options.redis_url, key, handlers, on_reconnected=on_reconnected)
 
     def _on_renewed(self, raw: list[Any]) -> None:
+        Capture.check()
         reply = parse_reply(self._options.pool_name, raw, self._log)
         status = reply.rest[0].decode()
         self._slots.apply_stop_flags(reply.rest[1])

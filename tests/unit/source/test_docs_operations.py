@@ -65,12 +65,15 @@ def test_every_setting_of_a_pool_is_listed_with_default_and_range() -> None:
     fields = {field.name: field for field in msgspec.structs.fields(PoolConfig)}
     assert list(rows) == list(fields)
     for name, field in fields.items():
-        assert rows[name][1:3] == [f"`{_plain(field.default)}`", allowed(field.type)]
+        default = {} if field.default is msgspec.NODEFAULT else _plain(field.default)
+        assert rows[name][1:3] == [f"`{default}`", allowed(field.type)]
 
 
 def allowed(kind: Any) -> str:
     """The range that a type's bounds leave."""
     [bounds] = kind.__metadata__
+    if bounds.max_length is not None:
+        return f"up to {bounds.max_length}"
     least = f"above {bounds.gt:,}" if bounds.gt is not None else f"{bounds.ge:,}"
     return f"{least} to {bounds.le:,}"
 

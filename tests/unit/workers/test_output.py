@@ -5,42 +5,16 @@ import io
 import logging
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 import structlog
 
+from tests.unit.workers.captured import Captured
 from workers.output.capture import Capture
-from workers.output.lines import LINE_MAX, Output, Owner, logger_of
+from workers.output.lines import Owner, logger_of
 from workers.output.log_files import ROTATED_MAX, LogFile
-
-
-class Captured:
-    def __init__(self, folder: Path) -> None:
-        self.output = Output(str(folder), "pool", "w1")
-        self.owner = Owner({"agent_id": "a1", "worker_id": "w1"}, self.output)
-
-    def start(self) -> None:
-        """(Within the test: pytest exchanges `sys.stdout` between its phases.)"""
-        Capture.start(self.output)
-
-    def lines(self) -> list[dict[str, Any]]:
-        path = self.output.file.path
-        return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
-
-    def as_agent(self, function) -> None:
-        self.owner.context().run(function)
-
-
-@pytest.fixture
-def captured(tmp_path: Path) -> Iterator[Captured]:
-    made = Captured(tmp_path)
-    yield made
-    Capture.stop()
-    made.output.close()
+from workers.output.printed import LINE_MAX
 
 
 def test_prints_have_the_ids_of_their_agent(captured: Captured):
@@ -130,7 +104,7 @@ def test_where_workers_share_a_process_only_agents_are_captured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     made = Captured(tmp_path)
-    Capture.start(None)
+    Capture.start(made.output, shared=True)
     made.as_agent(lambda: print("agent"))
     print("muster")
     Capture.stop()
@@ -140,9 +114,10 @@ def test_where_workers_share_a_process_only_agents_are_captured(
 
 
 def test_captures_overlap_and_everything_is_restored(tmp_path: Path):
+    made = Captured(tmp_path)
     before = (sys.stdout, logging.getLogger().handlers[:], structlog.get_config()["processors"])
-    Capture.start(None)
-    Capture.start(None)
+    Capture.start(made.output, shared=True)
+    Capture.start(made.output, shared=True)
     Capture.stop()
     assert sys.stdout is not before[0]
     Capture.stop()

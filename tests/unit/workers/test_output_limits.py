@@ -1,0 +1,83 @@
+"""An agent that floods its log is limited, and that is said; its neighbours are not."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.workers.captured import Captured
+from workers.output.limits import Limit, OutputLimits
+from workers.output.lines import LOGGED_MAX, logger_of
+
+LIMITS = OutputLimits(lines_per_second=20.0, bytes_per_second=100_000.0, burst_seconds=2.0)
+
+
+@pytest.fixture
+def limited(tmp_path: Path) -> Iterator[Captured]:
+    made = Captured(tmp_path, LIMITS)
+    yield made
+    made.stop()
+
+
+def test_a_flood_is_cut_and_counted_once(limited: Captured) -> None:
+    limited.start()
+    limited.as_agent(lambda: [print("line", number) for number in range(1000)])
+    limited.agent("a2").context().run(print, "heard")
+    assert [text for agent, text in limited.texts() if agent == "a1"] == [
+        f"line {number}" for number in range(40)
+    ]
+    assert limited.texts()[-1] == ("a2", "heard")
+    [said] = limited.wait_for(42)[41:]
+    assert (said["event"], said["dropped_lines"], said["agent_id"]) == ("output.limited", 960, "a1")
+    limited.as_agent(lambda: print("again"))
+    assert limited.texts()[-1] == ("a1", "again")
+
+
+def test_what_was_dropped_is_said_when_an_agent_ends(limited: Captured) -> None:
+    limited.start()
+    for _ in range(50):
+        limited.owner.context().run(logging.getLogger("acme").info, "line")
+    limited.output.flush(limited.owner)
+    assert limited.lines()[-1]["dropped_lines"] == 10
+
+
+def test_a_huge_line_is_a_bounded_part_of_the_file(limited: Captured) -> None:
+    limited.start()
+    started_at = time.process_time()
+    limited.as_agent(lambda: sys.stdout.write("x" * 50_000_000))
+    limited.as_agent(lambda: logger_of(limited.owner).info("large", blob="x" * 50_000_000))
+    limited.output.flush(limited.owner)
+    assert time.process_time() - started_at < 2.0
+    assert limited.output.file.path.stat().st_size < 400_000
+    assert sum(line.get("dropped_lines", 0) for line in limited.lines()) > 700
+
+
+def test_a_large_logged_line_keeps_the_beginnings_of_its_values(captured: Captured) -> None:
+    captured.start()
+    blobs = {f"blob{number}": ["x" * 1_000_000] for number in range(3)}
+    captured.as_agent(lambda: logger_of(captured.owner).info("large", number=7, **blobs))
+    [line] = captured.lines()
+    assert (line["event"], line["number"], line["agent_id"]) == ("large", 7, "a1")
+    assert line["blob2"].endswith("more characters)")
+    assert captured.output.file.path.stat().st_size < LOGGED_MAX
+
+
+def test_a_limit_refills(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    limit = Limit(OutputLimits(lines_per_second=10, bytes_per_second=100, burst_seconds=10))
+    assert sum(limit.admit(1) for _ in range(200)) == 100
+    now += 0.5
+    assert not limit.admit(1), "a tenth of the burst has to be there again"
+    now += 0.75
+    assert sum(limit.admit(1) for _ in range(200)) == 12
+    assert limit.take_dropped() == (289, 289)
+    now += 1000.0
+    assert limit.admit(5_000), "what one line takes too much is owed"
+    now += 1.0
+    assert not limit.admit(1)
+    now += 41.0
+    assert limit.admit(1)

@@ -1,0 +1,285 @@
+"""`sys.stdout` and `sys.stderr` of agents: streams as those of a pipe, for each agent its own."""
+
+import codecs
+import contextlib
+import io
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.unit.workers.captured import Captured
+from workers.output.lines import CURRENT
+from workers.output.printed import LINE_MAX
+
+UMLAUT = "ä".encode()
+
+
+def stdout() -> Any:
+    """With what a type checker does not know that it has."""
+    return sys.stdout
+
+
+def test_a_part_of_a_line_appears_within_a_second_once_and_marked(captured: Captured) -> None:
+    captured.start()
+    captured.as_agent(lambda: print("dot.", end="", flush=True))
+    [line] = captured.wait_for(1)
+    assert (line["message"], line["partial"], line["agent_id"]) == ("dot.", True, "a1")
+    captured.as_agent(lambda: print("end\n\nnext"))
+    assert [line["message"] for line in captured.lines()] == ["dot.", "end", "", "next"]
+    assert "partial" not in captured.lines()[1]
+
+
+def test_a_newline_that_comes_late_is_no_line_of_its_own(captured: Captured) -> None:
+    captured.start()
+    captured.as_agent(lambda: print("waiting ...", end=""))
+    captured.wait_for(1)
+    captured.as_agent(lambda: print("\nnext"))
+    assert [text for _, text in captured.texts()] == ["waiting ...", "next"]
+
+
+def test_a_flush_of_nothing_cuts_no_line(captured: Captured) -> None:
+    captured.start()
+    for _ in range(200):
+        captured.as_agent(lambda: (print(flush=True), print("line")))
+        time.sleep(0.003)
+    assert all("partial" not in line for line in captured.lines())
+
+
+def test_what_grows_without_end_keeps_appearing(captured: Captured) -> None:
+    captured.start()
+    for expected in (1, 2):
+        deadline = time.monotonic() + 2.0
+        while len(captured.lines()) < expected and time.monotonic() < deadline:
+            captured.as_agent(lambda: print(".", end=""))
+            time.sleep(0.01)
+    printed = "".join(text for _, text in captured.texts())
+    assert set(printed) == {"."}
+
+
+def test_lines_in_two_prints_are_not_cut_by_the_clock(captured: Captured) -> None:
+    captured.start()
+    for number in range(100):
+        captured.as_agent(lambda: sys.stdout.write("one "))
+        time.sleep(0.005)
+        captured.owner.context().run(print, "line", number)
+    assert [text for _, text in captured.texts()] == [f"one line {n}" for n in range(100)]
+
+
+@pytest.mark.parametrize("piece", [1, 1000, 1_500_000])
+def test_a_line_without_end_is_written_in_pieces_in_linear_time(
+    captured: Captured, piece: int
+) -> None:
+    captured.owner.limit = None
+    captured.start()
+
+    def flood(size: int) -> float:
+        started_at = time.process_time()
+        for _ in range(size // piece):
+            sys.stdout.write("x" * piece)
+        return time.process_time() - started_at
+
+    size = max(200_000, piece)
+    times: list[float] = []
+    captured.as_agent(lambda: times.extend([flood(size), flood(4 * size)]))
+    captured.output.flush(captured.owner)
+    assert sum(len(text) for _, text in captured.texts()) == 5 * size
+    assert max(len(text) for _, text in captured.texts()) <= LINE_MAX
+    assert times[1] < 12 * max(times[0], 0.01)
+
+
+WRITES: dict[str, Callable[[], object]] = {
+    "buffer": lambda: sys.stdout.buffer.write(b"x" + UMLAUT + b"\n"),
+    "bytes": lambda: [sys.stdout.buffer.write(bytes([one])) for one in b"x" + UMLAUT + b"\n"],
+    "raw": lambda: [stdout().buffer.raw.write(one) for one in (b"x\xc3", b"\xa4\n")],
+    "lines of bytes": lambda: sys.stdout.buffer.writelines([b"x\xc3", b"\xa4\n"]),
+    "memoryview": lambda: sys.stdout.buffer.write(memoryview(b"x" + UMLAUT + b"\n")),
+    "lines": lambda: sys.stdout.writelines(["x", "ä\n"]),
+    "wrapper": lambda: io.TextIOWrapper(sys.stdout.buffer, "utf-8").write("xä\n"),
+    "codecs": lambda: codecs.getwriter("utf-8")(sys.stdout.buffer).write("xä\n"),
+    "detach": lambda: io.TextIOWrapper(stdout().detach(), "utf-8").write("xä\n"),
+    "bytes and text": lambda: (sys.stdout.buffer.write(b"x"), print("ä")),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_text_and_bytes_arrive_however_they_are_written(captured: Captured, name: str) -> None:
+    captured.start()
+    captured.as_agent(WRITES[name])
+    captured.as_agent(lambda: print("after"))
+    assert captured.texts() == [("a1", "xä"), ("a1", "after")]
+
+
+def test_bytes_that_are_not_utf_8_are_escaped(captured: Captured) -> None:
+    captured.start()
+    captured.as_agent(lambda: sys.stdout.buffer.write(b"a\xffb\xc3"))
+    captured.as_agent(lambda: print("!"))
+    assert captured.texts() == [("a1", "a\\xffb\\xc3!")]
+
+
+def test_the_stream_is_what_programs_expect_of_one(captured: Captured) -> None:
+    captured.start()
+    seen: dict[str, Any] = {}
+
+    def look() -> None:
+        out = sys.stdout
+        assert isinstance(out, io.TextIOWrapper)
+        assert isinstance(out.buffer, io.BufferedWriter)
+        assert isinstance(out.buffer.raw, io.RawIOBase)
+        seen.update(
+            tty=out.isatty(), name=out.name, encoding=out.encoding, mode=out.mode,
+            readable=out.readable(), writable=out.writable(), seekable=out.seekable(),
+            closed=out.closed,
+        )  # fmt: skip
+        for call in (out.tell, out.read, lambda: stdout().write(b"bytes")):
+            with pytest.raises((OSError, TypeError)):
+                call()
+
+    captured.as_agent(look)
+    assert seen == {
+        "tty": False, "name": "<stdout>", "encoding": "utf-8", "mode": "w", "readable": False,
+        "writable": True, "seekable": False, "closed": False,
+    }  # fmt: skip
+
+
+def test_an_agent_may_reconfigure_its_stream(captured: Captured) -> None:
+    """Its neighbours, and the log file, go on in UTF-8."""
+    captured.start()
+
+    def reconfigure() -> None:
+        assert isinstance(sys.stdout, io.TextIOWrapper)
+        sys.stdout.reconfigure(line_buffering=True, newline="\n")
+        sys.stdout.reconfigure(encoding="latin-1", errors="replace")
+        assert (sys.stdout.encoding, sys.stdout.errors) == ("iso8859-1", "replace")
+        print("ä€")
+        sys.stdout.buffer.write(b"\xe4\n")
+        sys.stdout.reconfigure(encoding="ascii")
+        with pytest.raises(UnicodeEncodeError):
+            print("ä", end="")
+        for bad in ({"encoding": "nonsense"}, {"errors": "nonsense"}, {"newline": "x"}):
+            with pytest.raises((LookupError, ValueError)):
+                stdout().reconfigure(**bad)
+
+    captured.as_agent(reconfigure)
+    captured.agent("a2").context().run(print, "ä€")
+    assert captured.texts() == [("a1", "ä?"), ("a1", "ä"), ("a2", "ä€")]
+
+
+def replace_by_a_buffer() -> None:
+    sys.stdout = io.StringIO()
+
+
+def replace_by_nothing() -> None:
+    sys.stdout = None
+
+
+def replace_and_close() -> None:
+    sys.stdout = io.TextIOWrapper(sys.stdout.buffer, "utf-16")
+    sys.stdout.close()
+
+
+def close() -> None:
+    sys.stdout.close()
+
+
+def close_what_is_below() -> None:
+    stdout().buffer.raw.close()
+    sys.stdout.buffer.close()
+
+
+def enter_and_leave() -> None:
+    with sys.stdout:
+        pass
+
+
+def detach() -> None:
+    stdout().detach()
+
+
+def delete() -> None:
+    with contextlib.suppress(AttributeError):
+        del sys.stdout
+
+
+def set_to_a_broken_one() -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise RuntimeError("no")
+
+    sys.stdout = Broken()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [replace_by_a_buffer, replace_by_nothing, replace_and_close, close, close_what_is_below,
+     enter_and_leave, detach, delete, set_to_a_broken_one],
+)  # fmt: skip
+def test_what_an_agent_does_to_its_stream_silences_no_other(
+    captured: Captured, damage: Callable[[], object]
+) -> None:
+    captured.start()
+    captured.as_agent(damage)
+    captured.agent("a2").context().run(print, "heard")
+    print("of the worker")
+    assert captured.texts() == [("a2", "heard"), ("", "of the worker")]
+
+
+def test_a_redirected_stream_is_the_agents_own(captured: Captured) -> None:
+    captured.start()
+    neighbour = captured.agent("a2").context()
+    kept = io.StringIO()
+
+    def redirect() -> None:
+        with contextlib.redirect_stdout(kept):
+            print("kept")
+            neighbour.run(print, "heard")
+        print("after")
+
+    captured.as_agent(redirect)
+    assert kept.getvalue() == "kept\n"
+    assert captured.texts() == [("a2", "heard"), ("a1", "after")]
+
+
+def test_a_stream_may_be_wrapped(captured: Captured) -> None:
+    """The wrapper writes to the stream that it found: that must not lead back to the wrapper."""
+    captured.start()
+
+    class Tee:
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+
+        def write(self, text: str) -> int:
+            return int(self.stream.write(text.upper()))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.stream, name)
+
+    def wrap() -> None:
+        sys.stdout = Tee(sys.stdout)
+        print("wrapped")
+        sys.stdout = sys.stdout.stream
+        print("plain")
+
+    captured.as_agent(wrap)
+    assert captured.texts() == [("a1", "WRAPPED"), ("a1", "plain")]
+
+
+def test_the_next_incarnation_does_not_meet_what_one_replaced(captured: Captured) -> None:
+    captured.start()
+    captured.as_agent(replace_by_a_buffer)
+    captured.owner = captured.agent("a1")
+    captured.as_agent(lambda: print("heard"))
+    assert captured.texts() == [("a1", "heard")]
+
+
+def test_what_is_replaced_past_the_attribute_is_put_back(captured: Captured) -> None:
+    from workers.output.capture import Capture
+
+    captured.start()
+    sys.__dict__["stdout"] = io.StringIO()
+    Capture.check()
+    captured.as_agent(lambda: print("heard"))
+    assert captured.texts() == [("", "output.restored"), ("a1", "heard")]
+    assert CURRENT.get() is None

@@ -1,0 +1,70 @@
+"""How much one agent may write: lines and bytes a second, with a burst.
+
+Above that its lines are dropped, for as long as a tenth of the burst takes to come back. Then one
+line says how many were.
+"""
+
+import threading
+import time
+
+from msgspec import Struct
+
+REOPEN_SHARE = 0.1
+"""The part of a burst that has to be there again before lines are written again."""
+
+
+class OutputLimits(Struct, frozen=True, kw_only=True):
+    """Of each agent. Lines and bytes are of the log file's; 0 lines a second: no limit."""
+
+    lines_per_second: float = 100.0
+    bytes_per_second: float = 20_000.0
+    burst_seconds: float = 50.0
+
+
+class Limit:
+    """What one agent has left of its limits. Any thread may ask."""
+
+    def __init__(self, limits: OutputLimits) -> None:
+        self._limits = limits
+        self._lines_left = self._lines_max = limits.lines_per_second * limits.burst_seconds
+        self._bytes_left = self._bytes_max = limits.bytes_per_second * limits.burst_seconds
+        self._seen_at = time.monotonic()
+        self._lock = threading.RLock()
+        self.closed = False
+        self.dropped_lines = self.dropped_bytes = 0
+
+    def admit(self, size: int) -> bool:
+        """Whether a line of so many bytes may be written. What it takes too much is owed."""
+        with self._lock:
+            if self.closed and not self.reopen():
+                self.dropped_lines += 1
+                self.dropped_bytes += size
+                return False
+            self._refill()
+            self._lines_left -= 1
+            self._bytes_left -= size
+            self.closed = self._lines_left < 1 or self._bytes_left <= 0
+            return True
+
+    def reopen(self) -> bool:
+        """Whether lines are written (again)."""
+        with self._lock:
+            self._refill()
+            self.closed = self.closed and (
+                self._lines_left < self._lines_max * REOPEN_SHARE
+                or self._bytes_left < self._bytes_max * REOPEN_SHARE
+            )
+            return not self.closed
+
+    def take_dropped(self) -> tuple[int, int]:
+        """The lines and bytes that were dropped since the last call."""
+        with self._lock:
+            dropped = self.dropped_lines, self.dropped_bytes
+            self.dropped_lines = self.dropped_bytes = 0
+            return dropped
+
+    def _refill(self) -> None:
+        now, limits = time.monotonic(), self._limits
+        gained, self._seen_at = now - self._seen_at, now
+        self._lines_left = min(self._lines_left + gained * limits.lines_per_second, self._lines_max)
+        self._bytes_left = min(self._bytes_left + gained * limits.bytes_per_second, self._bytes_max)

@@ -1,0 +1,132 @@
+"""What one agent printed to one stream, made into lines.
+
+Printing takes time proportional to what is printed, however it is divided. A line is written when
+its newline comes, in pieces where it is long. A part of a line that has been there for a while, or
+was flushed, is written too, within a second, marked as partial.
+"""
+
+import codecs
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from workers.output.pump import Pump
+
+LINE_MAX: Final = 65_536
+"""Characters of one line; more is cut into several."""
+
+_DECODER: Final = codecs.getincrementaldecoder("utf-8")
+
+
+class Printed:
+    """One stream of one agent. Any thread may print."""
+
+    __slots__ = ("_begun", "_decoder", "_lock", "_old", "_parts", "_pump", "_size", "_undecoded",
+                 "_watched", "_write")  # fmt: skip
+
+    def __init__(self, write: Callable[[str, bool], None], pump: Pump) -> None:
+        """`write` gets each line, and whether that is only a part of one."""
+        self._write = write
+        self._pump = pump
+        # Reentrant: a finaliser that prints may run while this very thread prints.
+        self._lock = threading.RLock()
+        self._parts: list[str] = []
+        self._size = 0
+        self._begun = False  # a part of the present line is written
+        self._old = False
+        self._watched = False
+        self._decoder = _DECODER("backslashreplace")
+        self._undecoded = False
+
+    def add(self, text: str) -> None:
+        with self._lock:
+            if self._undecoded:
+                self._undecoded = False
+                text = self._decoder.decode(b"", final=True) + text
+            if text == "\n":  # as `print` ends
+                self._old = False
+                self._end_line(self._take())
+            elif "\n" in text:
+                *lines, rest = text.split("\n")
+                self._parts.append(lines[0])
+                lines[0] = self._take()
+                self._old = False
+                self._end_line(lines[0])
+                for line in lines[1:]:
+                    self._write_pieces(line)
+                if rest:
+                    self._keep(rest)
+            elif text:
+                self._keep(text)
+
+    def add_bytes(self, data: bytes) -> None:
+        with self._lock:
+            text, self._undecoded = self._decoder.decode(data), False
+            self.add(text)
+            self._undecoded = bool(self._decoder.getstate()[0])
+
+    def flush(self) -> None:
+        """Write the part of a line that there is."""
+        with self._lock:
+            self._parts.append(self._decoder.decode(b"", final=True))
+            self._undecoded = False
+            if text := self._take():
+                self._begun = True
+                self._write_pieces(text, partial=True)
+
+    def flush_soon(self) -> None:
+        self._old = bool(self._parts)
+        if not self._pump.running:
+            self.flush()
+
+    def tick(self) -> bool:
+        """Write what was there at the last tick too; False where nothing is there."""
+        with self._lock:
+            if not self._parts:
+                self._watched = False
+            elif self._old:
+                self._old = False
+                self.flush()
+            else:
+                self._old = True
+            return self._watched
+
+    def _keep(self, text: str) -> None:
+        """Keep what has no newline yet; whole pieces of it are written."""
+        self._parts.append(text)
+        self._size += len(text)
+        if self._size > LINE_MAX:
+            text = self._take()
+            whole = (len(text) - 1) // LINE_MAX * LINE_MAX
+            self._begun = True
+            self._write_pieces(text[:whole], partial=True)
+            self._parts.append(text[whole:])
+            self._size += len(text) - whole
+        if not self._watched:
+            self._watched = True
+            self._pump.watch(self)
+
+    def _end_line(self, text: str) -> None:
+        """Write the end of a line; of one whose parts are written already only if there is any."""
+        if text or not self._begun:
+            self._write_pieces(text)
+        self._begun = False
+
+    def _take(self) -> str:
+        parts = self._parts
+        if len(parts) == 1:
+            self._size = 0
+            return parts.pop()
+        text = "".join(parts)
+        parts.clear()
+        self._size = 0
+        return text
+
+    def _write_pieces(self, text: str, *, partial: bool = False) -> None:
+        if len(text) <= LINE_MAX:
+            self._write(text, partial)
+            return
+        last = (len(text) - 1) // LINE_MAX * LINE_MAX
+        for start in range(0, last, LINE_MAX):
+            self._write(text[start : start + LINE_MAX], True)
+        self._write(text[last:], partial)

@@ -1,0 +1,124 @@
+"""The thread of an output: it reads descriptors, and has old parts of lines written.
+
+It sleeps until a descriptor has data or there is something to watch, which it then does twice a
+second or so.
+"""
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+TICK_SECONDS: Final = 0.4
+READ_BYTES: Final = 1 << 19
+"""The most that is read at once: above what a pipe or a datagram holds by default."""
+LAST_READS: Final = 100
+"""How often a descriptor is read at most when the output is closed."""
+
+
+class Watched(Protocol):
+    """What needs a look from time to time."""
+
+    def tick(self) -> bool:
+        """Called every `TICK_SECONDS` for as long as it returns True."""
+        ...
+
+
+class Pump:
+    """Starts its thread when there is something to do. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self._watched: set[Watched] = set()
+        self._readers: dict[int, Callable[[bytes], None]] = {}
+        self._wake_read, self._wake_write = -1, -1
+        self._asleep = True
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None and not self._closed
+
+    def watch(self, watched: Watched) -> None:
+        """Call its `tick` while that returns True."""
+        self._watched.add(watched)
+        if self._asleep:
+            self._wake()
+
+    def read(self, descriptor: int, on_data: Callable[[bytes], None]) -> None:
+        """Pass on what comes from a descriptor; at its end it is closed."""
+        os.set_blocking(descriptor, False)
+        self._readers[descriptor] = on_data
+        self._wake()
+
+    def close(self) -> None:
+        """Read what there is, and stop. A second call does nothing."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if self._thread is not None and not closed:
+            self._wake()
+            self._thread.join(1.0)
+
+    def forget(self) -> None:
+        """In a forked child: the thread and the descriptors are the parent's."""
+        self.__init__()  # type: ignore[misc]
+        self._closed = True
+
+    def _wake(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._closed:
+                self._wake_read, self._wake_write = os.pipe()
+                os.set_blocking(self._wake_read, False)
+                os.set_blocking(self._wake_write, False)
+                self._thread = threading.Thread(target=self._run, name="muster-output", daemon=True)
+                self._thread.start()
+        if self._wake_write >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self._wake_write, b"x")
+
+    def _run(self) -> None:
+        tick_at = time.monotonic()
+        while not self._closed:
+            self._asleep = not self._watched
+            # Looked at again after `_asleep` was set: who adds something later wakes this thread.
+            sleeping = self._asleep and not self._watched
+            self._poll(None if sleeping else max(tick_at - time.monotonic(), 0.0))
+            if not sleeping and time.monotonic() >= tick_at:
+                self._tick()
+            elif not sleeping:
+                continue
+            tick_at = time.monotonic() + TICK_SECONDS
+        for _ in range(LAST_READS):
+            if not self._poll(0.0):
+                break
+        os.close(self._wake_read)
+
+    def _tick(self) -> None:
+        for watched in tuple(self._watched):
+            # Taken out first: what it does while it says no is not lost then.
+            self._watched.discard(watched)
+            with contextlib.suppress(Exception):  # this thread must not end
+                if watched.tick():
+                    self._watched.add(watched)
+
+    def _poll(self, timeout: float | None) -> int:
+        """Read from what has something, once; returns from how many descriptors."""
+        poller = select.poll()
+        for descriptor in (self._wake_read, *self._readers):
+            poller.register(descriptor, select.POLLIN)
+        ready = poller.poll(None if timeout is None else timeout * 1000)
+        for descriptor, _ in ready:
+            with contextlib.suppress(Exception):  # nothing there after all; as above
+                data = os.read(descriptor, READ_BYTES)
+                if descriptor == self._wake_read:
+                    continue
+                if data:
+                    self._readers[descriptor](data)
+                else:
+                    del self._readers[descriptor]
+                    os.close(descriptor)
+        return len(ready)
