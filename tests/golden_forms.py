@@ -134,7 +134,7 @@ def worker_forms(worker: Worker) -> Form:
     )
     end = {name: row.pop(name) for name in list(row)[list(row).index("max_agents") :]}
     row |= {"alone": end.pop("alone"), **end}  # as recorded: in SQL the names count, not the order
-    live = {"last_heartbeat": 1_795_000_009_876, "loop_lag_ms": 0.125}
+    live = {"last_heartbeat": 1_795_000_009_876, "loop_lag_ms": 0.125, "memory_bytes": 54_321_000}
     return {
         "hash": hashes.WORKER.to_hash(worker),
         "row": row,

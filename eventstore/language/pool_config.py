@@ -49,6 +49,8 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     renew_seconds: Annotated[float, Meta(ge=0.1, le=200)] = 3.0
     loop_stall_seconds: Annotated[float, Meta(ge=1, le=3_600)] = 30.0
     suspicion_window_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 600.0
+    memory_max_mb: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
+    max_worker_age_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 0.0
     max_alone_workers: Annotated[int, Meta(ge=1, le=10_000)] = 10
     log_levels: Annotated[dict[LoggerName, LogLevel], Meta(max_length=64)] = {}
     log_lines_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 100.0

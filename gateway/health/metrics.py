@@ -30,6 +30,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "muster_projection_lag_seconds": ("gauge", "How far the views are behind."),
     "muster_loop_lag_seconds": ("gauge", "The latest event loop lag, by process kind."),
+    "muster_worker_memory_bytes": ("gauge", "Resident memory of each worker that lives."),
     "muster_stream_lag": ("gauge", "Spawn commands that no worker has claimed."),
     "muster_stream_pending": ("gauge", "Spawn commands that were claimed and are not settled."),
     "muster_stream_entries": ("gauge", "Events that are in Redis."),
@@ -128,6 +129,10 @@ async def _views(out: Exposition, backend: Backend) -> None:
         out.add("muster_projection_lag_seconds", fact.lag_seconds, pool=fact.pool or "catalogue")
     loop_lag_ms = max((worker.loop_lag_ms for worker in workers), default=0.0)
     out.add("muster_loop_lag_seconds", loop_lag_ms / 1000, process="worker")
+    for worker in workers:
+        if worker.memory_bytes:
+            labels = {"pool": worker.pool_name, "worker": worker.worker_id}
+            out.add("muster_worker_memory_bytes", worker.memory_bytes, **labels)
 
 
 async def _streams(out: Exposition, backend: Backend) -> None:

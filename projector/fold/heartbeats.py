@@ -40,6 +40,7 @@ class Heartbeat(Struct, frozen=True):
     agents: dict[str, Literal["idle", "busy"]] = {}
     loop_lag_ms: float = 0.0
     agent_count: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    memory_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
 class UnreadableHeartbeat(Struct, frozen=True):
@@ -92,6 +93,7 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> HeartbeatBatch:
                 "pool_name": pool,
                 "agent_count": heartbeat.agent_count,
                 "loop_lag_ms": heartbeat.loop_lag_ms,
+                "memory_bytes": heartbeat.memory_bytes,
                 "last_heartbeat": ts,
             }
             for agent_id, activity in heartbeat.agents.items():

@@ -238,7 +238,7 @@ def _matches_state(agent: Agent, wanted: AgentFilter) -> bool:
 
 
 def row_of_worker(worker: Worker, statistics: PoolStatistics) -> WorkerRow:
-    name, live = worker.worker_id, {"last_heartbeat": 0, "loop_lag_ms": 0.0}
+    name, live = worker.worker_id, {"last_heartbeat": 0, "loop_lag_ms": 0.0, "memory_bytes": 0}
     record = worker_record(
         worker, statistics.agent_counts.get(name, 0), statistics.isolated.get(name, "")
     )

@@ -211,9 +211,8 @@ def _workers() -> Select[Any]:
     """Workers, with their last heartbeat."""
     w, live = SERVING.workers, WORKER_LIVE
     same = (live.c.worker_id == w.c.worker_id) & (live.c.pool_name == w.c.pool_name)
-    return select(w, live.c.last_heartbeat, live.c.loop_lag_ms).join_from(
-        w, live, same, isouter=True
-    )
+    columns = (live.c.last_heartbeat, live.c.loop_lag_ms, live.c.memory_bytes)
+    return select(w, *columns).join_from(w, live, same, isouter=True)
 
 
 def hosts(connection: Connection) -> list[rows.HostRow]:

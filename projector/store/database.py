@@ -216,7 +216,16 @@ class Database:
 
     def _complete(self, connection: Connection) -> bool:
         expected = {table.name for table in tables.METADATA.sorted_tables} | {"pool_capacity"}
-        return expected <= self._existing(connection)
+        return expected <= self._existing(connection) and not self._missing_columns(connection)
+
+    def _missing_columns(self, connection: Connection) -> list[tuple[str, str]]:
+        """(table, column) that an earlier version did not have in a table of its heartbeats."""
+        schema, inspected = None if self.sqlite else tables.SCHEMA, inspect(connection)
+        missing = []
+        for table in (tables.AGENT_LIVE, tables.WORKER_LIVE):
+            existing = {one["name"] for one in inspected.get_columns(table.name, schema=schema)}
+            missing += [(table.name, c.name) for c in table.columns if c.name not in existing]
+        return missing
 
     def _existing(self, connection: Connection) -> set[str]:
         schema = None if self.sqlite else tables.SCHEMA
@@ -231,6 +240,9 @@ class Database:
                 connection.execute(text(f"CREATE SCHEMA {tables.SCHEMA}"))
         before = self._existing(connection)
         tables.METADATA.create_all(connection)
+        for table, column in self._missing_columns(connection):
+            added = f"ADD COLUMN {column} BIGINT NOT NULL DEFAULT 0"
+            connection.execute(text(f"ALTER TABLE {self.prefix}{table} {added}"))
         if "pool_capacity" not in before:
             connection.execute(text(tables.POOL_CAPACITY.format(schema=self.prefix)))
         versions = tables.VIEW_VERSIONS

@@ -135,6 +135,7 @@ class WorkerRow(Struct, frozen=True, kw_only=True):
     ended_at: int
     last_heartbeat: int = 0
     loop_lag_ms: float = 0.0
+    memory_bytes: int = 0
 
 
 class PoolRow(Struct, frozen=True, kw_only=True):

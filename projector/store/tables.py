@@ -130,6 +130,7 @@ WORKER_LIVE: Final = sa.Table(
     _key("pool_name"),
     sa.Column("agent_count", sa.Integer, nullable=False),
     sa.Column("loop_lag_ms", sa.Double, nullable=False),
+    _number("memory_bytes"),
     _number("last_heartbeat"),
 )
 

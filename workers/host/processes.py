@@ -46,6 +46,14 @@ def start_time(pid: int) -> int:
     return 0 if fields[0] == "Z" else int(fields[19])
 
 
+def resident_bytes(pid: int) -> int:
+    """How much memory of a process is in RAM, what it shares included; 0 if that is unknown."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
 class Process(Struct, frozen=True):
     """A process of this host."""
 

@@ -30,6 +30,8 @@ class LocalProcess(Struct):
     process: Process
     stop_watching: Callable[[], object]
     kill: asyncio.TimerHandle | None = None
+    killed: str = ""
+    """Why this supervisor killed it."""
 
 
 class HostProcesses:
@@ -122,6 +124,13 @@ class HostProcesses:
             grace_seconds, self._signal, worker_id, local, signal.SIGKILL
         )
 
+    def kill(self, worker_id: str, reason: str) -> None:
+        """Kill the process; `reason` is how it ended. Unknown ones are skipped."""
+        local = self._running.get(worker_id)
+        if local is not None and not local.killed:
+            local.killed = reason
+            self._signal(worker_id, local, signal.SIGKILL)
+
     async def wait_until_empty(self, deadline: float) -> bool:
         """Wait until no worker runs here, or the event loop's time is `deadline`."""
         with contextlib.suppress(TimeoutError):
@@ -150,6 +159,7 @@ class HostProcesses:
         local = self._running.pop(worker_id, None)
         if local is not None:
             local.stop_watching()
+            how = local.killed or how
             if local.kill is not None:
                 local.kill.cancel()
         while len(self._ended) >= ENDED_MAX:

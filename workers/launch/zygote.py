@@ -21,6 +21,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -48,6 +49,8 @@ from workers.runtime.children import end_all
 COMMAND = "import sys; from workers.launch.zygote import main; sys.exit(main(sys.argv[1:]))"
 ZYGOTE_NAME: Final = "muster-zygote"
 WORKER_NAME: Final = "muster-worker"
+OOM_SCORE: Final = 500
+"""Of 1,000: before all other processes of Muster, which have 0."""
 EXIT_NOT_ORDERED: Final = 78
 EXIT_UNREACHABLE: Final = 79
 EXIT_HOOKS_SECONDS: Final = 5.0
@@ -200,6 +203,7 @@ def run_worker(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
     keep it alive.
     """
     become_subreaper()  # of what loses its parent, so that it ends with this worker
+    _be_killed_first()
     name_process(WORKER_NAME)
     loop = Loop()
     asyncio.set_event_loop(loop)
@@ -229,6 +233,13 @@ async def _work(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int
     await worker.wait()
     await end_all()
     return worker.exit_code
+
+
+def _be_killed_first() -> None:
+    """Where the kernel has to kill something for want of memory: a worker, or what it starts."""
+    with contextlib.suppress(OSError):
+        file = Path("/proc/self/oom_score_adj")
+        file.write_text(str(max(int(file.read_text()), OOM_SCORE)))
 
 
 def _ignore(*_: object) -> None:

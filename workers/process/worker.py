@@ -33,6 +33,7 @@ from workers.process.inbox import listen
 from workers.process.lease import Hooks, Lease
 from workers.process.options import WorkerOptions
 from workers.process.registration import Registration, ShutdownResult
+from workers.process.retirement import Age
 from workers.process.role_setup import RoleSetup, SetupFailed
 from workers.runtime.calls import STUCK_SECONDS, track_tasks
 from workers.runtime.child_records import track
@@ -60,6 +61,7 @@ class Worker:
         self._config = options.config
         self._roles = dict(roles)
         self._start_time = start_time
+        self._age = Age()
         client = connect(options.redis_url, max_connections=CONNECTIONS)
         keys, retention = Keys(options.key_prefix), options.retention
         self._log = Log(client, keys, retention=retention, survives_recovery=False)
@@ -249,6 +251,8 @@ class Worker:
             return
         if status == WorkerStatus.DRAINING:
             self.request_drain("drain")
+        elif reason := self._age.reason_to_drain(self._config):
+            self.request_drain(reason)
         elif status == WorkerStatus.SUSPECT:
             self._start_task(self._recover())
 

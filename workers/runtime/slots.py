@@ -7,6 +7,7 @@ claimed. The script books slots and never more than are free, whatever is assume
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +20,7 @@ from eventstore.language.agent_commands import Terminate
 from eventstore.language.agents import Agent as State
 from eventstore.language.agents import Stop
 from eventstore.log.replies import ClaimedAgent, Outcome
+from workers.host.processes import resident_bytes
 from workers.runtime.agent_run import AgentRun
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
@@ -92,6 +94,7 @@ class Slots:
         activity = {a: "busy" if run.busy else "idle" for a, run in self.runs.items()}
         lag_ms = round(lag_seconds * 1000, 1)
         snapshot = {"agents": activity, "loop_lag_ms": lag_ms, "agent_count": len(activity)}
+        snapshot["memory_bytes"] = resident_bytes(os.getpid())
         return msgspec.json.encode(snapshot)
 
     def agent_of(self, task: "asyncio.Task[object]") -> str:

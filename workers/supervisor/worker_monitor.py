@@ -16,8 +16,9 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.survey import Survey
 from eventstore.steps import clauses
-from workers.host.processes import Process
+from workers.host.processes import Process, resident_bytes
 from workers.launch.pool_processes import HostProcesses
+from workers.process.retirement import reason_to_kill
 from workers.supervisor import reaper
 from workers.supervisor.polling import Stopwatch, max_gap
 
@@ -67,6 +68,7 @@ class WorkerMonitor:
         await self._launch_ordered(survey)
         await self._drain_host(survey)
         self._terminate_overdue(survey, now)
+        self._kill_too_large(survey)
         for observed in survey.workers:
             if observed.worker.status is WorkerStatus.LOST:
                 await reaper.clean_up(self._pool_log, observed, self._pool().config)
@@ -155,6 +157,12 @@ class WorkerMonitor:
         for name, seconds in self._stray_times.observe(strays, now).items():
             if seconds > STRAY_SECONDS:
                 self._local.terminate(name, grace_seconds=config.lease_seconds * KILL_AFTER_LEASES)
+
+    def _kill_too_large(self, survey: Survey) -> None:
+        config = self._pool().config
+        for worker in self._own_workers(survey) if config.memory_max_mb else ():
+            if worker.alive and (why := reason_to_kill(config, resident_bytes(worker.pid))):
+                self._local.kill(worker.worker_id, why)
 
     async def reap(self, worker: Worker, reason: str, *, renewal: int | None = None) -> bool:
         """Fence a worker and restart its agents; False if there was none to be fenced.

@@ -33,6 +33,10 @@ def _lag(worker: WorkerAnswer) -> str:
     return f"{worker.loop_lag_ms:.1f}ms" if worker.last_heartbeat else ""
 
 
+def _memory(worker: WorkerAnswer) -> str:
+    return f"{worker.memory_bytes / 1_000_000:.0f}MB" if worker.memory_bytes else ""
+
+
 def reason_text(worker: WorkerAnswer) -> str:
     """The reason for its status, and the isolated agent that it runs, if any."""
     isolated = f"{worker.alone} runs isolated: it was lost twice" if worker.alone else ""
@@ -64,6 +68,13 @@ WORKERS: Listing[WorkerAnswer] = Listing(
         ),
         Column(
             "LAG", lambda one, _: _lag(one), right=True, drop=1, key=lambda one: one.loop_lag_ms
+        ),
+        Column(
+            "MEMORY",
+            lambda one, _: _memory(one),
+            right=True,
+            drop=3,
+            key=lambda one: -one.memory_bytes,
         ),
         Column("REASON", lambda one, _: render.Cell(reason_text(one), "dim")),
     ),

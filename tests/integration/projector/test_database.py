@@ -72,3 +72,21 @@ async def test_the_owner_of_a_schema_need_not_be_allowed_to_create_one(postgres_
 def test_an_address_of_no_known_database_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError):
         Projector(ProjectorOptions(redis_url="redis://h", database_url=url))
+
+
+async def test_a_table_of_heartbeats_gets_the_columns_of_later_versions(database_url: str) -> None:
+    """They are added: views that people made of the table stay."""
+    opened = Database(database_url)
+    opened.open()
+    await opened.prepare()
+
+    def downgrade(connection: Connection) -> None:
+        connection.execute(text(f"ALTER TABLE {opened.prefix}worker_live DROP COLUMN memory_bytes"))
+        view = f"CREATE VIEW lags AS SELECT loop_lag_ms FROM {opened.prefix}worker_live"
+        connection.execute(text(view))
+
+    await opened.write(downgrade)
+    assert not await opened.read(opened._complete)
+    await opened.prepare()
+    assert await opened.read(opened._complete)
+    await opened.close()

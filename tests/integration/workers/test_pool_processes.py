@@ -19,6 +19,8 @@ from workers.supervisor.worker_monitor import WorkerMonitor
 class Launcher:
     """Starts nothing; reports what a test wants."""
 
+    pids: frozenset[int] = frozenset()
+
     async def start(self, ended: OnEnded) -> None:
         self.ended = ended
 
