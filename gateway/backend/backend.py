@@ -80,7 +80,8 @@ class Backend:
         self.redis_health = client.health = RedisHealth(options.redis_url, self._on_redis_change)
         self.log = Log(client, Keys(options.key_prefix), retention=options.retention)
         self.views = queries.Views(options.database_url)
-        self.views_open = False
+        self.views_error = "it has not been reached yet"
+        """Why the database was never reached; empty once it was."""
         self.waiters = Waiters(options.limits.waiters_max)
         self.subscriptions = Subscriptions(options.limits.streams_max, options.limits.stream_queue)
         self.observations = Observations()
@@ -191,14 +192,17 @@ class Backend:
         self, timeout_seconds: float | None = None
     ) -> AsyncIterator[queries.Views]:
         """The views, for a bounded time. Raises `Problem` if they cannot be read."""
-        if not self.views_open:
-            raise Problem(Kind.VIEWS_UNAVAILABLE, "the database has not been reached yet")
+        if self.views_error:
+            raise self._views_problem(self.views_error)
         try:
             async with asyncio.timeout(timeout_seconds or self.limits.query_seconds):
                 yield self.views
         except (queries.DatabaseError, queries.DatabaseUnreachable, OSError, TimeoutError) as error:
-            detail = f"the database does not answer: {queries.reason(error)}"
-            raise Problem(Kind.VIEWS_UNAVAILABLE, detail) from error
+            raise self._views_problem(queries.reason(error)) from error
+
+    def _views_problem(self, reason: str) -> Problem:
+        detail = f"{self.views.name} cannot be read: {reason}"
+        return Problem(Kind.VIEWS_UNAVAILABLE, detail)
 
     async def positions(self) -> dict[str, queries.Position]:
         """How far the views are. The logs must have that too, so it raises the high-water marks.

@@ -50,7 +50,7 @@ class Observations:
         self.durability_levels: Counter[tuple[str, str]] = Counter()
         """Commands by the level of durability requested, and the one reached."""
         self.loop_lag_seconds = 0.0
-        self._stalled_views: dict[str, tuple[str, int]] = {}
+        self._faults: dict[str, tuple[str, int]] = {}
         self._requested_ms: OrderedDict[str, int] = OrderedDict()
 
     def consume(self, pool: str, entries: Sequence[Entry]) -> None:
@@ -83,15 +83,15 @@ class Observations:
             histogram = self.schedule_to_start.setdefault(pool, Histogram(START_BUCKETS))
             histogram.observe((ts - requested_ms) / 1000)
 
-    def stalled_since(self, pool: str, status: str) -> int:
-        """When views were first observed to be stopped like this, in ms; 0 if they are not."""
-        if status == "ok":
-            self._stalled_views.pop(pool, None)
+    def since(self, subject: str, fault: str) -> int:
+        """When this fault of a subject was first observed, in ms; 0 for none (empty)."""
+        if not fault:
+            self._faults.pop(subject, None)
             return 0
-        known_status, since_ms = self._stalled_views.get(pool, ("", 0))
-        if known_status != status:
+        known_fault, since_ms = self._faults.get(subject, ("", 0))
+        if known_fault != fault:
             since_ms = int(time.time() * 1000)
-            self._stalled_views[pool] = status, since_ms
+            self._faults[subject] = fault, since_ms
         return since_ms
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:

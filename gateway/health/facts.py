@@ -1,10 +1,8 @@
-"""What a gateway knows about Redis, the database, and how far the views are; and the probes."""
+"""What a gateway knows about Redis, the database, and how far the views are."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Final
 
-from aiohttp import web
 from msgspec import Struct
 from redis.exceptions import RedisError
 
@@ -12,10 +10,8 @@ from eventstore.connection.calls import UNREACHABLE, execute, shielded
 from eventstore.connection.requirements import inspect, server_version
 from eventstore.errors import LogError, LogUnreachable, MusterError
 from eventstore.log import parked
-from gateway.backend.backend import BACKEND, Backend
+from gateway.backend.backend import Backend
 from gateway.following.subscriptions import well_formed
-from gateway.wire.problems import Problem
-from gateway.wire.responses import json_response
 from projector.queries.views import Position, is_lost
 
 REDIS_TIMEOUT_SECONDS: Final = 2.0
@@ -125,7 +121,7 @@ async def view_facts(backend: Backend) -> list[ViewFacts]:
                 head=max(head.seq, seq),
                 lag_seconds=round(lag, 3),
                 status=status,
-                since=backend.observations.stalled_since(pool, status),
+                since=backend.observations.since(f"views:{pool}", "" if status == "ok" else status),
                 lost=is_lost(status),
             )
         )
@@ -143,66 +139,7 @@ async def parked_counts(backend: Backend, redis: RedisFacts) -> dict[str, int]:
     return dict(zip(pools, counts, strict=True))
 
 
-async def not_ready_reasons(backend: Backend) -> list[str]:
-    """Why this gateway makes no progress; empty if it does."""
-    reasons = list(backend.tail.stopped.values())
-    if backend.disconnected:
-        why = backend.tail.error or "Redis does not answer"
-        reasons.append(f"the log is not being followed: {why}")
-    capability, default = backend.capabilities.capability, backend.capabilities.default
-    if capability and (why := capability.no_writes_reason):
-        reasons.append(f"Redis accepts no writes: {why}")
-    if capability and (why := capability.unavailable_reason(default)):
-        reasons.append(f"the default durability, {default}, cannot be given: {why}")
-    try:
-        for fact in await view_facts(backend):
-            name = fact.pool or "the catalogue"
-            if fact.status != "ok":
-                advice = f"; {RECOVER_ADVICE}" if fact.lost else ""
-                reasons.append(f"the views of {name} are stopped: {fact.status}{advice}")
-            elif fact.lag_seconds > backend.limits.ready_lag_seconds:
-                reasons.append(f"the views of {name} are {fact.lag_seconds:.0f} s behind")
-    except Problem as problem:
-        reasons.append(str(problem))
-    return reasons
-
-
 def fallback_description(backend: Backend) -> str:
     """Empty, or a sentence: the log replaces another."""
     fallback = backend.options.fallback
     return fallback.description if fallback else ""
-
-
-class Alive(Struct, frozen=True):
-    status: str = "alive"
-
-
-class Readiness(Struct, frozen=True):
-    """`fallback`: the log replaces another, which could not be reached at the start."""
-
-    status: str
-    reasons: Sequence[str] = ()
-    fallback: bool = False
-    fallback_reason: str = ""
-    fallback_can_end: bool = False
-    """Whether the other answers again, so that the next start hands over to it."""
-
-
-async def alive(_request: web.Request) -> web.Response:
-    """The process answers."""
-    return json_response(Alive())
-
-
-async def ready(request: web.Request) -> web.Response:
-    """It makes progress."""
-    backend = request.app[BACKEND]
-    reasons = await not_ready_reasons(backend)
-    fallback = backend.options.fallback
-    readiness = Readiness(
-        "not ready" if reasons else "ready",
-        reasons,
-        fallback=fallback is not None,
-        fallback_reason=fallback_description(backend),
-        fallback_can_end=bool(fallback and fallback.primary_reachable_ms),
-    )
-    return json_response(readiness, status=503 if reasons else 200)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,9 @@ from eventstore.language.events import EVENT_TYPES
 from gateway.backend.backend import BACKEND, Backend
 from gateway.backend.durability_levels import DurabilityFacts
 from gateway.health import facts
-from gateway.health.alerts import Alert, current_alerts
+from gateway.health.alert_rules import Alert
+from gateway.health.alerts import current_alerts
+from gateway.wire.problems import Problem
 from gateway.wire.requests import HealthQuery
 from gateway.wire.responses import decode_cursor, encode_cursor, json_response
 from projector.queries.views import AgentFilter, AgentRow, EventRow, HostRow, PoolRow, WorkerRow
@@ -141,6 +144,7 @@ async def dashboard(request: web.Request) -> web.Response:
     """What the dashboard shows."""
     backend = request.app[BACKEND]
     redis = await facts.redis_facts(backend)
+    alerts = await current_alerts(backend, redis)
     async with backend.read_views() as views:
         await backend.catch_up(views, request)
         data = Dashboard(
@@ -154,7 +158,7 @@ async def dashboard(request: web.Request) -> web.Response:
                 views, ("pool.scaling_decided",), within_ms=RECENT_MS, limit=DECISIONS_MAX
             ),
             events=await backend.recent(views, EVENT_TYPES, within_ms=RECENT_MS, limit=EVENTS_MAX),
-            alerts=await current_alerts(backend, views, redis),
+            alerts=alerts,
         )
     return json_response(data)
 
@@ -163,9 +167,10 @@ async def alerts(request: web.Request) -> web.Response:
     """What needs attention."""
     backend = request.app[BACKEND]
     redis = await facts.redis_facts(backend)
-    async with backend.read_views() as views:
-        await backend.catch_up(views, request)
-        return json_response(AlertList(await current_alerts(backend, views, redis)))
+    with suppress(Problem):  # of which there is an alert
+        async with backend.read_views() as views:
+            await backend.catch_up(views, request)
+    return json_response(AlertList(await current_alerts(backend, redis)))
 
 
 async def health(request: web.Request, query: HealthQuery) -> web.Response:

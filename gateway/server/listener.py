@@ -139,14 +139,15 @@ async def retry_on_error(name: str, work: Callable[[], Awaitable[None]]) -> None
 async def _open_views(backend: Backend) -> None:
     """Open the views as soon as the database answers; log once that it does not."""
     backoff = Backoff(seconds=VIEWS_RETRY_SECONDS)
-    while not backend.views_open:
+    while backend.views_error:
         try:
             await backend.views.start()
             await backend.positions()
-            backend.views_open = True
+            backend.views_error = ""
         except (DatabaseError, OSError) as error:
+            backend.views_error = reason(error)
             if not backoff.active:
-                log.warning("gateway.views_unreachable", error=reason(error))
+                log.warning("gateway.views_unreachable", error=backend.views_error)
             await asyncio.sleep(backoff.next_delay())
 
 

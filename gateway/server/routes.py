@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.backend.backend import BACKEND, Backend
 from gateway.following.subscriptions import FlatEvent
-from gateway.health import facts, metrics, monitor
+from gateway.health import metrics, monitor, readiness
 from gateway.resources import agents, event_stream, lookup, parked, pools, spawn
 from gateway.server import openapi, pages
 from gateway.server.middleware import Handler, guard, set_headers
@@ -122,8 +122,8 @@ OPERATIONS: Final = (
     Operation("events", "GET", "/api/v1/events", event_stream.follow, FlatEvent,
               {200: "One event a message; its `id` is the `Last-Event-ID` to resume with"}, (429,),
               (LAST_EVENT_ID,), EVENT_STREAM),
-    Operation("probes", "GET", "/healthz", facts.alive, facts.Alive, {200: "Alive"}),
-    Operation("probes", "GET", "/readyz", facts.ready, facts.Readiness,
+    Operation("probes", "GET", "/healthz", readiness.alive, readiness.Alive, {200: "Alive"}),
+    Operation("probes", "GET", "/readyz", readiness.ready, readiness.Readiness,
               {200: "Ready", 503: "Not ready, and why"}),
     Operation("monitoring", "GET", "/metrics", metrics.metrics, str, {200: "The text format"},
               content_type=metrics.CONTENT_TYPE),

@@ -46,6 +46,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def reason(error: BaseException) -> str:
+    """The first line of why a database cannot be used, without statements and addresses."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, TimeoutError):
+        return "no answer in time"
+    return next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+
+
 def _query(
     work: Callable[Concatenate[Connection, P], T],
 ) -> Callable[Concatenate["Views", P], Coroutine[Any, Any, T]]:
@@ -71,6 +79,11 @@ class Views:
         """The same queries, of the past."""
         self._positions: dict[str, Position] = {}
         self._refresh_lock = asyncio.Lock()
+
+    @property
+    def name(self) -> str:
+        """Of the database, for messages: a file, or what kind of server."""
+        return f"{self._database.url.database}" if self._database.sqlite else "the database"
 
     def open(self) -> None:
         """Set up for reading only: no tables are created where no projector has run."""

@@ -204,7 +204,7 @@ class System:
         from tests.chaos.asking import ask
 
         answers = [await ask(url, "GET", "/readyz", seconds=2) for url in self.gateways]
-        return all(answer.status == 200 for answer in answers)
+        return all(answer.status == 200 and not answer.body.get("warnings") for answer in answers)
 
     # ---- ending --------------------------------------------------------------------------------
 

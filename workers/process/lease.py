@@ -27,6 +27,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import UNREACHABLE, SyncClient
 from eventstore.connection.clients import connect_sync
+from eventstore.errors import Halted, LogError, LogMissing
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.language.pool_config import PoolConfig
@@ -156,13 +157,17 @@ class Lease:
             if not self._log_unavailable:
                 self._log_unavailable = True
                 self._call_on_loop(self._hooks.log_unavailable)
-            return min(self._backoff.next_delay(RuntimeError(f"the log: {status}")), interval)
+            return min(self._backoff.next_delay(self._failure(status)), interval)
         else:
             self._backoff.reset()
             self._log_unavailable = False
             self._extend(started_at + _trust_seconds(config))
             self._call_on_loop(self._hooks.renewed, reply)
         return interval
+
+    def _failure(self, status: str) -> LogError:
+        pool = self._options.pool_name
+        return LogMissing(pool) if status == "MISSING" else Halted(pool, status)
 
     def _loop_hangs(self) -> bool:
         """Whether the lease is to lapse, for the loop has not turned for too long.

@@ -59,7 +59,13 @@ async def _writes_but_does_not_read(stage) -> None:
         assert refused.headers["Retry-After"] == "2"
         assert seconds < 2.0
     assert (await stage.get("/healthz")).status == 200
-    assert (await stage.get("/readyz")).status == 503
+    ready = await stage.get("/readyz")
+    assert (ready.status, ready.json["reasons"]) == (200, []), "it takes commands"
+    [warning] = ready.json["warnings"]
+    [alert] = await stage.alerts("database-unreachable")
+    assert warning.removeprefix("reads are refused: ") == refused.json["detail"]
+    assert refused.json["detail"] in alert["message"]
+    assert ("connection" in warning) != ("no answer in time" in warning)
 
 
 async def _reads(stage, agent_id: str) -> bool:

@@ -62,10 +62,13 @@ async def test_the_alert_of_a_lost_log_and_readyz_say_how_to_repair_it(
     assert 0 <= time.time() * 1000 - alert["since"] < 10_000
     again: Any = await stopped()
     assert again["since"] == alert["since"]
-    reasons = (await hasty.get("/readyz")).json["reasons"]
-    (reason,) = [one for one in reasons if one.startswith(f"the views of {POOL} are stopped")]
-    assert "missing: the log is gone" in reason
-    assert "`muster recover`" in reason
+    ready = await hasty.get("/readyz")
+    assert ready.status == 503, "no pool is left that takes commands"
+    (reason,) = ready.json["reasons"]
+    (warning,) = [one for one in ready.json["warnings"] if one.startswith(f"the views of {POOL}")]
+    for text in (reason, warning):
+        assert "missing: the log is gone" in text
+        assert "`muster recover`" in text
 
 
 async def test_a_client_that_comes_back_to_a_lost_log_misses_nothing_of_it(

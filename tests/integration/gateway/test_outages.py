@@ -93,7 +93,7 @@ async def test_a_repeated_spawn_is_not_denied_by_views_that_do_not_know_it(
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
         await stage.projector.stop()
-        stage.backend.views_open = stopped != "database"
+        stage.backend.views_error = "it is gone" if stopped == "database" else ""
         first = await stage.spawn(key="k", prefer="respond-async")
         agent_id = first.json["agent_id"]
         await stage.log.act(POOL, agent_id, Terminate(), ORIGIN)
@@ -136,7 +136,7 @@ async def test_a_clock_that_was_stepped_does_not_make_the_views_late(
 
 async def test_without_a_database_agents_are_spawned_and_reads_say_so(redis_url, tmp_path):
     async with gateway_stage(redis_url, f"sqlite:///{tmp_path / 'v.db'}") as stage:
-        stage.backend.views_open = False
+        stage.backend.views_error = "it is gone"
         answer = await stage.spawn(prefer="wait=1")
         assert answer.status == 202
         assert answer.headers["Muster-Stale"] == "true"
@@ -155,10 +155,10 @@ async def test_without_a_database_an_agent_that_only_it_may_know_is_not_denied(r
         await stage.log.act(POOL, agent_id, Terminate(), ORIGIN)
         await stage.stage.settle(POOL)
         await stage.log.client.delete(stage.log.keys.agent(POOL, agent_id))
-        stage.backend.views_open = False
+        stage.backend.views_error = "it is gone"
         refused = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
         assert (refused.status, refused.kind) == (503, "views-unavailable")
-        stage.backend.views_open = True
+        stage.backend.views_error = ""
         ended = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
         assert (ended.status, ended.json["status"]) == (200, "terminated")
 

@@ -177,7 +177,7 @@ async def test_a_pool_created_again_elsewhere_accepts_spawns_of_its_role_only(st
 
 async def test_an_agent_of_a_pool_created_elsewhere_is_found_before_its_creation_is_read(stage):
     """Also where the views do not know."""
-    stage.backend.views_open = False
+    stage.backend.views_error = "it is gone"
     await stage.backend.tail.stop()
     elsewhere = await stage.stage.pool("elsewhere")
     agent_id = (await elsewhere.spawn()).agent_id

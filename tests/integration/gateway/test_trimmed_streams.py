@@ -66,12 +66,12 @@ async def test_without_the_archive_a_late_client_is_refused_rather_than_sent_a_g
         for _ in range(5):
             await stage.pending()
         await trimmed(stage.stage)
-    monkeypatch.setattr(stage.backend, "views_open", False)
+    monkeypatch.setattr(stage.backend, "views_error", "it is gone")
     async with stage.session.get(f"/api/v1/events?after=0&pool={POOL}") as response:
         text = (await response.content.read()).decode()
     assert ": Redis, or the archive, does not answer; reconnect" in text
     assert "data:" not in text
-    monkeypatch.setattr(stage.backend, "views_open", True)
+    monkeypatch.setattr(stage.backend, "views_error", "")
     async with following(stage, f"?after=0&pool={POOL}") as client:
         assert seqs(await client.read(5)) == [1, 2, 3, 4, 5]
 

@@ -3,8 +3,10 @@
 from types import SimpleNamespace
 
 import pytest
+from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
+from eventstore import errors
 from eventstore.connection import backoff
 from eventstore.connection.backoff import Backoff, retry
 from eventstore.errors import LogError, LogUnreachable
@@ -58,6 +60,29 @@ def test_an_outage_has_one_line_in_the_log_and_its_end_another(clock: list[float
     ]
 
 
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (LogUnreachable("gone"), "redis.unreachable"),
+        (ConnectionError("refused"), "redis.unreachable"),
+        (ResponseError("MISCONF no space left on device"), "redis.unreachable"),
+        (ResponseError("NOPERM this user has no permissions"), "redis.refuses"),
+        (errors.LogMissing("p"), "log.missing"),
+        (errors.Halted("p", "it lost writes"), "log.halted"),
+        (errors.RolledBack("p", (1, 2), (1, 1)), "log.rolled_back"),
+        (errors.MemoryExhausted(), "redis.memory_exhausted"),
+        (errors.NotEnoughReplicas(), "redis.not_enough_replicas"),
+        (errors.Unreadable("agent", "a", "damaged"), "log.unreadable"),
+    ],
+)
+def test_a_failure_is_logged_by_its_own_name(error: Exception, name: str) -> None:
+    delays = Backoff("claim")
+    with capture_logs() as lines:
+        delays.next_delay(error)
+        delays.next_delay(error)
+    assert [line["event"] for line in lines] == [name]
+
+
 def test_an_outage_of_years_does_not_overflow(clock: list[float]) -> None:
     delays = Backoff(seconds=(0.1, 5.0))
     assert [delays.next_delay() for _ in range(5000)][-1] == 5.0
@@ -73,7 +98,11 @@ async def test_work_is_retried_until_the_log_can_be_written() -> None:
 
     with capture_logs() as lines:
         assert await retry(Backoff("settle", seconds=(0.0, 0.0)), work) == "done"
-    assert [line["event"] for line in lines] == ["redis.unreachable", "redis.reachable"]
+    assert [line["event"] for line in lines] == [
+        "redis.unreachable",
+        "redis.refuses",
+        "log.usable",
+    ]
     with pytest.raises(ValueError, match="a defect"):
         await retry(Backoff(), _fail)
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from eventstore.language.pool_config import PoolConfig
-from gateway.health.alerts import RULES
+from gateway.health.alert_rules import RULES
 from muster.__main__ import main
 from muster.settings.settings import Settings
 from projector.store.tables import CAPACITY, METADATA

@@ -1,0 +1,134 @@
+"""The alerts there are: the severity of each, its message, and what to do.
+
+docs/operations.md lists them.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+
+class Rule(Struct, frozen=True):
+    """`message` and `action` are filled with the facts of each case."""
+
+    severity: str
+    """`warning` or `critical`."""
+    message: str
+    action: str
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "pool-at-maximum": Rule(
+        "warning",
+        "{pending} spawns wait; all {maximum} workers are full",
+        "raise max_workers of the pool, or end agents that are not needed",
+    ),
+    "worker-lost": Rule(
+        "warning",
+        "worker {subject} was lost: {reason}",
+        "its agents were started elsewhere; see the worker's log for the cause",
+    ),
+    "agent-failed": Rule(
+        "critical",
+        "agent failed: {reason}",
+        "see last_error of the agent; spawn it again once the cause is removed",
+    ),
+    "projection-stopped": Rule(
+        "critical", "the views are stopped at seq {seq}: {status}", "{action}"
+    ),
+    "projection-lag": Rule(
+        "warning",
+        "the views are {seconds:.1f} s and {events} events behind",
+        "check the projector: is it running, and what does its log say?",
+    ),
+    "database-unreachable": Rule(
+        "critical",
+        "the views cannot be read: {reason}",
+        "repair the database, or see `muster doctor`; agents are started and ended meanwhile, and"
+        " only reads are refused",
+    ),
+    "redis-unreachable": Rule(
+        "critical",
+        "{error}",
+        "start Redis, make room on its disk, or repair the network; everything resumes by itself",
+    ),
+    "redis-memory": Rule("critical", "Redis uses {share:.0%} of {limit}", "{action}"),
+    "redis-rewrite-needed": Rule(
+        "critical",
+        "Redis could not write its append-only file for a while, and may be unable to read it at"
+        " its next start",
+        "run BGREWRITEAOF there now, before it is restarted; `muster up` does so with its own"
+        " server",
+    ),
+    "redis-not-enough-replicas": Rule(
+        "critical",
+        "Redis accepts no writes: {reason}",
+        "bring a replica back, or CONFIG SET min-replicas-to-write lower: workers lose their"
+        " leases meanwhile",
+    ),
+    "commands-unsaved": Rule(
+        "critical",
+        "{count} acknowledged commands are not in the recovered log: {listed}",
+        "`command.lost` in the gateway's log names them all; send them again",
+    ),
+    "fallback-active": Rule(
+        "warning",
+        "a {mode} on a log of its own replaces {primary}, which could not be reached at the"
+        " start: {reason}",
+        "repair that Redis; agents of its log do not run meanwhile",
+    ),
+    "fallback-can-end": Rule(
+        "warning",
+        "{primary} answers again, and this is still the fallback",
+        "restart `muster up`: the next start hands over to it",
+    ),
+    "fallback-left-over": Rule(
+        "critical",
+        "not handed over from a fallback: {listed}",
+        "see {path}; ask again for what is still wanted, then remove that file",
+    ),
+    "stream-not-trimmed": Rule(
+        "warning",
+        "{entries:,} events are in Redis; what is above {events_max:,}, or older than {hours:g} h,"
+        " should have left it",
+        "check the projector: only what it has archived can leave",
+    ),
+    "parked": Rule(
+        "critical",
+        "{count} in pool {subject} could not be processed and are parked",
+        "`muster parked` says what and why; remove the cause, then retry or drop them",
+    ),
+    "tail-stopped": Rule(
+        "critical", "{reason}", "restart this gateway in the version that writes such events"
+    ),
+}
+
+
+class Alert(Struct, frozen=True, kw_only=True):
+    """`since` is in milliseconds since 1970, 0 where it is not known."""
+
+    name: str
+    severity: str
+    subject: str
+    message: str
+    action: str
+    since: int = 0
+    pool_name: str = ""
+
+
+def alert_of(
+    name: str, subject: str = "", *, pool: str = "", since: int = 0, **details: object
+) -> Alert:
+    """An alert about a pool (empty: the catalogue), or about another subject."""
+    rule, subject = RULES[name], subject or pool or "catalogue"
+    message, action = rule.message.format(subject=subject, **details), rule.action.format(**details)
+    return Alert(
+        name=name,
+        severity=rule.severity,
+        subject=subject,
+        message=message,
+        action=action,
+        since=since,
+        pool_name=pool,
+    )
