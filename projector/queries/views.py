@@ -46,14 +46,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def reason(error: BaseException) -> str:
-    """The first line of why a database cannot be used, without statements and addresses."""
-    cause = getattr(error, "orig", None) or error
-    if isinstance(cause, TimeoutError):
-        return "no answer in time"
-    return next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-
-
 def _query(
     work: Callable[Concatenate[Connection, P], T],
 ) -> Callable[Concatenate["Views", P], Coroutine[Any, Any, T]]:
