@@ -47,7 +47,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "workers.runtime": ("workers.api", "workers.host", "workers.output", STEPS, CALLS, LOG),
     "workers.process": ("workers.api", "workers.host", "workers.output", "workers.runtime",
                         STEPS, CALLS, LOG, "eventstore.recovery"),
-    "workers.launch": ("workers.api", "workers.host", "workers.process", "workers.runtime", LOG),
+    "workers.launch": ("workers.api", "workers.host", "workers.output", "workers.process",
+                       "workers.runtime", LOG),
     "workers.supervisor": ("workers.host", "workers.launch", "workers.output", "workers.process",
                            STEPS, CALLS, LOG),
     # views

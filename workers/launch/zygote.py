@@ -40,6 +40,7 @@ from workers.host.process_tree import (
     name_process,
 )
 from workers.host.processes import start_time
+from workers.output.descriptors import StandardPipes
 from workers.process.options import WorkerOptions
 from workers.process.registration import NotOrdered
 from workers.process.worker import Worker
@@ -137,7 +138,7 @@ def _preload(plan: Plan, channel: socket.socket) -> tuple[dict[str, type[Agent]]
 
 
 def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
-    workers: set[int] = set()
+    workers: dict[int, tuple[WorkerOptions, StandardPipes]] = {}
     started_by_imports = set(descendants(os.getpid()))
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
@@ -149,8 +150,10 @@ def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
         readable, _, _ = select.select([channel.fileno(), wake_read], [], [])
         if wake_read in readable:
             os.read(wake_read, 4096)
-            workers -= _report_ended(channel)
-            _kill_orphans(workers | started_by_imports)
+            for pid in _report_ended(channel):
+                if pid in workers:
+                    _save_output(*workers.pop(pid))
+            _kill_orphans(workers.keys() | started_by_imports)
         if channel.fileno() not in readable:
             continue
         received = channel.recv(65536)
@@ -159,24 +162,31 @@ def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
         *lines, buffer = (buffer + received).split(b"\n")
         for line in lines:
             options = msgspec.json.decode(line, type=WorkerOptions)
+            pipes = StandardPipes()
             pid = os.fork()
             if pid == 0:
                 os.close(wake_read)
                 os.close(wake_write)
                 channel.close()
-                _become_worker(options, classes)
-            workers.add(pid)
+                for _, others in workers.values():
+                    others.close()
+                _become_worker(options, classes, pipes)
+            pipes.left()
+            workers[pid] = options, pipes
             _send(channel, ZygoteMessage(worker_id=options.worker_id, pid=pid))
 
 
-def _become_worker(options: WorkerOptions, classes: dict[str, type[Agent]]) -> None:
+def _become_worker(
+    options: WorkerOptions, classes: dict[str, type[Agent]], pipes: StandardPipes
+) -> None:
     """All that the child does. Never returns, whatever happens."""
     code = 70
     try:
+        pipes.enter()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         gc.enable()
-        code = run_worker(options, classes)
+        code = run_worker(options, classes, pipes)
     except BaseException:  # noqa: BLE001  # the child must not return into the zygote's loop
         traceback.print_exc()
     finally:
@@ -196,7 +206,9 @@ def _run_exit_hooks() -> None:
         atexit._run_exitfuncs()  # it prints what they raise
 
 
-def run_worker(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
+def run_worker(
+    options: WorkerOptions, roles: Mapping[str, type[Agent]], pipes: StandardPipes | None = None
+) -> int:
     """The body of a worker's process, from the fork on; returns its exit code.
 
     The caller should end the process with `os._exit`: a thread that an agent left behind must not
@@ -207,7 +219,7 @@ def run_worker(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
     name_process(WORKER_NAME)
     loop = Loop()
     asyncio.set_event_loop(loop)
-    working = loop.create_task(_work(options, roles))
+    working = loop.create_task(_work(options, roles, pipes))
     while not working.done():
         try:
             loop.run_until_complete(working)
@@ -217,8 +229,10 @@ def run_worker(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
     return working.result()
 
 
-async def _work(options: WorkerOptions, roles: Mapping[str, type[Agent]]) -> int:
-    worker = Worker(options, roles, start_time=start_time(os.getpid()))
+async def _work(
+    options: WorkerOptions, roles: Mapping[str, type[Agent]], pipes: StandardPipes | None
+) -> int:
+    worker = Worker(options, roles, start_time=start_time(os.getpid()), pipes=pipes)
     signal.signal(signal.SIGINT, _ignore)
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, worker.request_drain, "shut-down")
@@ -255,6 +269,13 @@ def _report_ended(channel: socket.socket) -> set[int]:
             code = os.waitstatus_to_exitcode(ended[1])
             _send(channel, ZygoteMessage(ended=ended[0], code=code))
     return pids
+
+
+def _save_output(options: WorkerOptions, pipes: StandardPipes) -> None:
+    """What a worker that has ended has left unread: its last words, above all."""
+    if options.capture:
+        pipes.save_remains(options.new_output({}))
+    pipes.close()
 
 
 def _kill_orphans(known: set[int]) -> None:

@@ -12,11 +12,13 @@ before it is rendered.
 
 import logging
 from collections.abc import Iterator, MutableMapping
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
 from workers.output import streams
+from workers.output.descriptors import STREAMS, StandardPipes
 from workers.output.lines import CURRENT, Output, Owner, write_event
 from workers.output.own_configuration import Patches, separate, separate_configuration
 
@@ -48,13 +50,16 @@ class Capture:
     def __init__(self, default: Output | None) -> None:
         self.default = default
         self.patches, self.levels = Patches(), Patches()
+        self.pipes: StandardPipes | None = None
         self.call_handlers: Any = None
         self.handle: Any = None
         self.process_event: Any = None
 
     @classmethod
-    def start(cls, output: Output, *, shared: bool = False) -> None:
-        """Capture from now on; `output` gets what no agent wrote, too, unless others share it all.
+    def start(
+        cls, output: Output, pipes: StandardPipes | None = None, *, shared: bool = False
+    ) -> None:
+        """Capture from now on; `output` gets what no agent wrote, too. `pipes`: what to read.
 
         `shared`: the process is not only this worker's. Then only what agents write is captured.
         """
@@ -62,6 +67,10 @@ class Capture:
         if cls.current is None:
             cls.current = cls(None if shared else output)
             cls.current._install()
+        if pipes is not None:
+            cls.current.pipes = pipes
+            for number, end in pipes.read_ends.items():
+                output.pump.read(end, partial(output.print_bytes, output.printer, STREAMS[number]))
         if shared:
             output.own = separate_configuration(output.levels)
 
@@ -93,9 +102,10 @@ class Capture:
     @classmethod
     def check(cls) -> None:
         """Replace again what an agent has replaced, whoever that was."""
-        if cls.current is not None:
-            for name in (*cls.current.patches.put_back(), *streams.put_back()):
-                log.warning("output.restored", what=name)
+        if (current := cls.current) is not None:
+            for where in (current.patches, streams, current.pipes):
+                for name in where.put_back() if where is not None else ():
+                    log.warning("output.restored", what=name)
 
 
 def destination() -> tuple[Owner, Output] | None:

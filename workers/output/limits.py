@@ -63,6 +63,10 @@ class Limit:
             self.dropped_lines = self.dropped_bytes = 0
             return dropped
 
+    def reset_after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self.dropped_lines = self.dropped_bytes = 0
+
     def _refill(self) -> None:
         now, limits = time.monotonic(), self._limits
         gained, self._seen_at = now - self._seen_at, now

@@ -9,6 +9,7 @@ has `partial`. `CURRENT` names the agent.
 
 import asyncio
 import datetime
+import os
 import time
 import weakref
 from collections.abc import Mapping, MutableMapping
@@ -29,7 +30,9 @@ from workers.output.pump import Pump
 class Owner:
     """One agent: the ids in its output, where that goes, what it configured, and its tasks."""
 
-    __slots__ = ("__weakref__", "ids", "limit", "output", "own", "printed", "tasks")
+    __slots__ = (
+        "__weakref__", "descriptors", "ids", "limit", "output", "own", "printed", "tasks"
+    )  # fmt: skip
 
     def __init__(self, ids: Mapping[str, object], output: "Output | None" = None) -> None:
         self.ids = dict(ids)
@@ -37,6 +40,8 @@ class Owner:
         self.own: dict[Any, Any] = dict(output.own) if output else {}
         """Its own values of process-wide configuration; see `own_configuration`."""
         self.printed: dict[str, Printed] = {}
+        self.descriptors: dict[str, int] = {}
+        """What the processes that it starts write to, by stream."""
         self.limit = output.new_limit() if output else None
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
@@ -86,6 +91,7 @@ class Output:
         """What each agent has of its own from the start; see `Owner.own`."""
         self.pump = Pump()
         self._limits = limits or OutputLimits()
+        self._locked: weakref.WeakSet[Printed | Limit] = weakref.WeakSet()
         ids = {"pool": pool, "worker_id": worker_id}
         self.worker = Owner(ids, self)
         """The owner of what no agent logged."""
@@ -95,7 +101,11 @@ class Output:
 
     def new_limit(self) -> Limit | None:
         """The limit of one more owner."""
-        return Limit(self._limits) if self._limits.lines_per_second else None
+        if not self._limits.lines_per_second:
+            return None
+        limit = Limit(self._limits)
+        self._locked.add(limit)
+        return limit
 
     def print(self, owner: Owner, stream: str, text: str) -> None:
         """Write text as it was printed. A line is written once it is complete, or old."""
@@ -105,6 +115,14 @@ class Output:
         """The same with UTF-8, of which a character may come in two parts."""
         self._printed(owner, stream).add_bytes(data)
 
+    def descriptor(self, owner: Owner, stream: str) -> int:
+        """What processes of an owner may have as standard output or error; closed at its end."""
+        if stream not in owner.descriptors:
+            read_end, owner.descriptors[stream] = os.pipe()
+            printed = self._printed(owner, stream, f"{stream} of children")
+            self.pump.read(read_end, printed.add_bytes)
+        return owner.descriptors[stream]
+
     def flush_soon(self, owner: Owner, stream: str) -> None:
         """Write what was printed without a newline at its end, within half a second."""
         if stream in owner.printed:
@@ -113,6 +131,8 @@ class Output:
     def flush(self, owner: Owner | None = None) -> None:
         """Write what was printed without a newline at its end; all of an agent that ended."""
         owner = owner or self.printer
+        while owner.descriptors:
+            os.close(owner.descriptors.popitem()[1])
         for printed in tuple(owner.printed.values()):
             printed.flush()
         self.report_dropped(owner)
@@ -134,8 +154,19 @@ class Output:
         self.flush()
         self.file.close()
 
-    def _printed(self, owner: Owner, stream: str) -> Printed:
-        printed = owner.printed.get(stream)
+    def reset_after_fork(self) -> None:
+        """In a forked child: it writes to the same file, but has no thread, and nothing to finish.
+
+        What another thread held locked at the fork would remain so.
+        """
+        self.file.reset_after_fork()
+        self.pump.forget()
+        for locked in self._locked:
+            locked.reset_after_fork()
+
+    def _printed(self, owner: Owner, stream: str, name: str = "") -> Printed:
+        """`name`: of a part of the stream whose lines are to be apart."""
+        printed = owner.printed.get(name or stream)
         if printed is None:
             level = "error" if stream == "stderr" else "info"
 
@@ -143,7 +174,8 @@ class Output:
                 fields = {"level": level, "message": text, "stream": stream}
                 self._line(owner, {**fields, "partial": True} if partial else fields, len(text))
 
-            printed = owner.printed.setdefault(stream, Printed(write, self.pump))
+            printed = owner.printed.setdefault(name or stream, Printed(write, self.pump))
+            self._locked.add(printed)
         return printed
 
     def _line(self, owner: Owner, fields: Mapping[str, Any], size: int = 0) -> None:
@@ -162,7 +194,10 @@ class Output:
                 return
             if limit.closed:
                 self.pump.watch(_Reopening(self, owner))
-        self.file.write(line + b"\n")
+        if self.file.write(line + b"\n") and self.file.dropped:
+            lost, self.file.dropped = self.file.dropped, 0
+            log = logger_of(self.worker)
+            log.error("output.lost", lines=lost)
 
     def report_dropped(self, owner: Owner) -> None:
         """Write how much of an owner's output was dropped since this was written last."""

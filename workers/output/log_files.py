@@ -11,7 +11,6 @@ too old are removed, then the oldest of too many.
 
 import fcntl
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -39,25 +38,34 @@ class LogFile:
         self._size_max = size_max
         self._size = 0
         self._file = -1
+        self._torn = False
+        self._forked = False
         self._closed = False
         # Reentrant: a finaliser that prints may run while this very thread writes.
         self._lock = threading.RLock()
 
-    def write(self, line: bytes) -> None:
-        """Append a line that ends in a newline."""
+    def write(self, line: bytes) -> bool:
+        """Append a line that ends in a newline; False if it could not be written."""
         with self._lock:
             if self._closed:
-                return
+                return False
+            if self._torn:
+                line = b"\n" + line
             try:
                 self._rotate_if_full(len(line))
-                self._size += os.write(self._file, line)
+                written = os.write(self._file, line)
+                self._size = os.lseek(self._file, 0, os.SEEK_CUR)  # children may write to it, too
+                self._torn = written < len(line)  # the disk is full
             except OSError:
-                self.dropped += 1
+                written = 0
+            self.dropped += written < len(line)
+            return written == len(line)
 
     def reset_after_fork(self) -> None:
         """In a forked child: another thread may have held the lock; only the parent rotates."""
         self._lock = threading.RLock()
-        self._size_max = sys.maxsize
+        self._forked = True
+        self.dropped = 0
 
     def close(self) -> None:
         """Write nothing more. A second call does nothing."""
@@ -66,15 +74,24 @@ class LogFile:
             self._close_file()
 
     def _rotate_if_full(self, length: int) -> None:
+        if self._forked and self._file >= 0 and not self._is_current():
+            self._close_file()
         if self._file < 0:
             self._open()
-        if self._size and self._size + length > self._size_max:
+        if not self._forked and self._size and self._size + length > self._size_max:
             self._close_file()
             names = [self.path, *(Path(f"{self.path}.{n}") for n in range(1, ROTATED_MAX + 1))]
             for newer, older in reversed(tuple(pairwise(names))):
                 if newer.exists():
                     newer.replace(older)
             self._open()
+
+    def _is_current(self) -> bool:
+        """Whether it is the file of that name, and not one that the parent has rotated."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self._file))
+        except OSError:
+            return False
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

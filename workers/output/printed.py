@@ -21,8 +21,10 @@ _DECODER: Final = codecs.getincrementaldecoder("utf-8")
 class Printed:
     """One stream of one agent. Any thread may print."""
 
-    __slots__ = ("_begun", "_decoder", "_lock", "_old", "_parts", "_pump", "_size", "_undecoded",
-                 "_watched", "_write")  # fmt: skip
+    __slots__ = (
+        "__weakref__", "_begun", "_decoder", "_lock", "_old", "_parts", "_pump", "_size",
+        "_undecoded", "_watched", "_write",
+    )  # fmt: skip
 
     def __init__(self, write: Callable[[str, bool], None], pump: Pump) -> None:
         """`write` gets each line, and whether that is only a part of one."""
@@ -78,6 +80,12 @@ class Printed:
         self._old = bool(self._parts)
         if not self._pump.running:
             self.flush()
+
+    def reset_after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self._take()  # the parent has it, too
+        self._decoder.reset()
+        self._old = self._undecoded = self._watched = False
 
     def tick(self) -> bool:
         """Write what was there at the last tick too; False where nothing is there."""

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from eventstore.connection.clients import open_sockets
 from workers.host.process_tree import name_process
-from workers.output.log_files import LogFile
+from workers.output.lines import Output
 
 EXIT_RETURNED: Final = 70
 """Of a child that returned to the worker's event loop."""
@@ -38,22 +38,22 @@ RETURNED: Final = (
 EXITS_ITSELF: Final = "multiprocessing/popen_fork.py"
 """A child that is forked there never returns."""
 
-_loops: list[tuple[asyncio.AbstractEventLoop, LogFile | None]] = []
-"""Of each worker in this process, with its log file."""
+_loops: list[tuple[asyncio.AbstractEventLoop, Output | None]] = []
+"""Of each worker in this process, with its output."""
 _callers: set[CodeType] = {asyncio.Handle._run.__code__}
 """What calls agents' code."""
 _forking = threading.local()
 _prctl: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
-def protect(loop: asyncio.AbstractEventLoop, log_file: LogFile | None) -> Callable[[], None]:
+def protect(loop: asyncio.AbstractEventLoop, output: Output | None) -> Callable[[], None]:
     """Reset what is forked from now on; called in a task of the loop. Returns how to end that."""
-    _loops.append((loop, log_file))
+    _loops.append((loop, output))
     frames = tuple(_frames(sys._getframe()))
     tasks = [n for n, frame in enumerate(frames) if frame.f_code.co_flags & inspect.CO_COROUTINE]
     _callers.update(frame.f_code for frame in frames[tasks[-1] + 1 :][:1] if tasks)
     _register()
-    return lambda: _loops.remove((loop, log_file))
+    return lambda: _loops.remove((loop, output))
 
 
 @functools.cache
@@ -84,9 +84,9 @@ def _reset() -> None:
         if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN):
             signal.signal(number, signal.SIG_DFL)
     _neutralise_descriptors(wakeup)
-    for _, log_file in _loops:
-        if log_file is not None:
-            log_file.reset_after_fork()
+    for _, output in _loops:
+        if output is not None:
+            output.reset_after_fork()
     _loops.clear()
     asyncio._set_running_loop(None)
     atexit._clear()

@@ -27,6 +27,7 @@ from workers.api.agent import Agent
 from workers.api.engine import Database
 from workers.host.processes import boot_seconds
 from workers.output.capture import Capture
+from workers.output.descriptors import StandardPipes
 from workers.output.lines import Output
 from workers.process import forks
 from workers.process.inbox import listen
@@ -54,7 +55,12 @@ class Worker:
     """One worker of one pool. `start` it once; `wait` returns why it ended, `exit_code` how."""
 
     def __init__(
-        self, options: WorkerOptions, roles: Mapping[str, type[Agent]], *, start_time: int
+        self,
+        options: WorkerOptions,
+        roles: Mapping[str, type[Agent]],
+        *,
+        start_time: int,
+        pipes: StandardPipes | None = None,
     ) -> None:
         self.exit_code = 0
         self._options = options
@@ -62,6 +68,7 @@ class Worker:
         self._roles = dict(roles)
         self._start_time = start_time
         self._age = Age()
+        self._pipes = pipes
         client = connect(options.redis_url, max_connections=CONNECTIONS)
         keys, retention = Keys(options.key_prefix), options.retention
         self._log = Log(client, keys, retention=retention, survives_recovery=False)
@@ -93,8 +100,8 @@ class Worker:
         options = self._options
         if options.capture:
             self._output = options.new_output(self._roles)
-            Capture.start(self._output, shared=not options.exits)
-        self._unprotect = forks.protect(loop, self._output.file if self._output else None)
+            Capture.start(self._output, self._pipes, shared=not options.exits)
+        self._unprotect = forks.protect(loop, self._output)
         self._context = self._new_worker_context()
         self._slots = Slots(
             self._context,

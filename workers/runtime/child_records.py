@@ -21,6 +21,7 @@ from typing import Any, Final
 import uvloop
 from msgspec import Struct
 
+from workers.output.descriptors import STREAMS
 from workers.output.lines import CURRENT, Owner
 
 VARIABLE: Final = "MUSTER_OWNER"
@@ -32,6 +33,10 @@ SERVERS: Final = ("multiprocessing/forkserver.py", "multiprocessing/resource_tra
 POOLS: Final = ("concurrent/futures/process.py", "multiprocessing/pool.py")
 ENVIRONMENT: Final = 5
 """The position of the environment, a list of bytes or None, among fork_exec's arguments."""
+OUTPUT: Final = 9
+"""That of the descriptor for standard output, -1 for the worker's; that for errors …"""
+ERRORS: Final = 11
+"""… has this one."""
 
 
 class Started(Struct, frozen=True):
@@ -44,6 +49,13 @@ class Started(Struct, frozen=True):
     def belongs_to(self, owner: Owner) -> bool:
         """Whether it ends with an incarnation. A pool that outlives it has other users."""
         return self.owner is owner and (self.pool is None or self.pool() is None)
+
+    def descriptor(self, wanted: int, number: int) -> int:
+        """What to have as descriptor 1 or 2 instead of the worker's; `wanted`: -1 for these."""
+        owner, given = self.owner, number if wanted == -1 else wanted
+        if self.pool is not None or owner is None or owner.output is None or given not in STREAMS:
+            return wanted
+        return owner.output.descriptor(owner, STREAMS[given])
 
     @property
     def mark(self) -> dict[str, str]:
@@ -93,11 +105,17 @@ def _forking(fork: Callable[[], Any]) -> Callable[[], Any]:
     @functools.wraps(fork)
     def wrapper() -> Any:
         starter = _starter()
+        ends = {number: starter.descriptor(number, number) for number in STREAMS}
         forked = fork()
         if pid := forked[0] if isinstance(forked, tuple) else forked:
             STARTED[pid] = starter
-        else:
-            STARTED.clear()
+            return forked
+        STARTED.clear()
+        if starter.pool is not None:
+            CURRENT.set(None)  # what it prints is of whoever uses it
+        for number, end in ends.items() if not isinstance(forked, tuple) else ():
+            if end != number:
+                os.dup2(end, number)
         return forked
 
     return wrapper
@@ -107,6 +125,9 @@ def _spawning(spawn: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(spawn)
     def wrapper(path: Any, argv: Any, env: Any, **options: Any) -> int:
         starter = _starter()
+        ends = {number: starter.descriptor(-1, number) for number in STREAMS}
+        actions = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in ends.items() if end != -1]
+        options["file_actions"] = [*actions, *(options.get("file_actions") or ())]
         pid = spawn(path, argv, _with_mark(env, starter), **options)
         STARTED[pid] = starter
         return pid
@@ -124,7 +145,10 @@ def _executing(fork_exec: Callable[..., int]) -> Callable[..., int]:
             env = _with_mark(None if pairs is None else dict(pairs), starter)
             listed = [os.fsencode(name) + b"=" + os.fsencode(env[name]) for name in env]
             arguments = (*arguments[:ENVIRONMENT], listed, *arguments[ENVIRONMENT + 1 :])
-        pid = fork_exec(*arguments)
+        changed = list(arguments)
+        changed[OUTPUT] = starter.descriptor(changed[OUTPUT], 1)
+        changed[ERRORS] = starter.descriptor(changed[ERRORS], 2)
+        pid = fork_exec(*changed)
         STARTED[pid] = starter
         return pid
 
@@ -132,7 +156,17 @@ def _executing(fork_exec: Callable[..., int]) -> Callable[..., int]:
 
 
 def _marked(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {**options, "env": _with_mark(options.get("env"), _starter())}
+    starter = _starter()
+    changed = {**options, "env": _with_mark(options.get("env"), starter)}
+    for number, stream in STREAMS.items():
+        wanted = options.get(stream, subprocess.PIPE)
+        if wanted is None or wanted in STREAMS or wanted is sys.stdout or wanted is sys.stderr:
+            given = (
+                wanted.fileno() if hasattr(wanted, "fileno") else -1 if wanted is None else wanted
+            )
+            end = starter.descriptor(given, number)
+            changed[stream] = None if end == -1 else end
+    return changed
 
 
 def _record(made: Any) -> Any:
