@@ -17,6 +17,7 @@ from muster import __version__
 from muster.cli.arguments.command import Parser, add_parser
 from muster.cli.doctor import doctor
 from muster.cli.events import logs, tail
+from muster.cli.foreground import run as run_agent
 from muster.cli.maintenance import recover, replay, verify
 from muster.cli.resources import describe, parked, pools, ps, spawn, terminate, workers
 from muster.settings.loading import load
@@ -33,8 +34,8 @@ MUSTER_<FLAG>, and in muster.toml.
 """
 
 COMMANDS = (
-    spawn, terminate, ps, describe, pools, workers, parked, logs, tail, replay, recover, verify,
-    doctor,
+    run_agent, spawn, terminate, ps, describe, pools, workers, parked, logs, tail, replay, recover,
+    verify, doctor,
 )  # fmt: skip
 _SWITCH = {"action": "store_true", "default": None}
 FLAGS: Mapping[str, Mapping[str, Any]] = {

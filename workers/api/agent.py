@@ -149,6 +149,10 @@ class Context:
 
     def touch(self) -> None:
         """Restart the idle clock: something happened."""
+        self.restart_idle_clock()
+
+    def restart_idle_clock(self) -> None:
+        """(For the worker.)"""
         self._idle_since = time.monotonic()
 
     @asynccontextmanager
@@ -157,13 +161,13 @@ class Context:
 
         May be nested.
         """
-        self.touch()
+        self.restart_idle_clock()
         self._idle_depth += 1
         try:
             yield
         finally:
             self._idle_depth -= 1
-            self.touch()
+            self.restart_idle_clock()
 
     def engine(self) -> "AsyncEngine":
         """The worker's SQLAlchemy engine, shared by all its agents and opened on first use.

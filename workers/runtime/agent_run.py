@@ -78,6 +78,10 @@ class AgentRun:
         """Whether its code created the task, or it is one of its calls."""
         return task in self._owner.tasks
 
+    def running_tasks(self) -> "list[asyncio.Task[object]]":
+        """Those of its tasks that have not ended."""
+        return self._owner.running_tasks()
+
     def request_stop(self, request: StopRequest, reason: str = "") -> None:
         """Request its end in some way. A weaker request than the present one changes nothing."""
         if request > self.stop_request:
@@ -145,8 +149,15 @@ class AgentRun:
             raise ConfigurationError(
                 f"role {state.role_type!r} is not declared on this worker's host"
             )
+        context = self._new_context(role)
+        agent = role()
+        self._started = agent, context
+        await agent.start(context)
+
+    def _new_context(self, role: type[Agent]) -> Context:
+        worker_context, state = self.worker_context, self.state
         generation = 0 if worker_context.fallback else worker_context.log.high_water_mark()[0]
-        context = Context(
+        return Context(
             state,
             read_spec(self._spec),
             FencingToken(generation, state.claim_seq),
@@ -155,9 +166,6 @@ class AgentRun:
             shared=worker_context.shared,
             has_run=overrides(role, "run"),
         )
-        agent = role()
-        self._started = agent, context
-        await agent.start(context)
 
     # ---- running -------------------------------------------------------------------------------
 
@@ -166,7 +174,7 @@ class AgentRun:
         assert self._started is not None
         agent, context = self._started
         kind = type(agent)
-        context.touch()
+        context.restart_idle_clock()
         run: Call | None = None
         health_check: HealthCheck | None = None
         if not self.stop_request:

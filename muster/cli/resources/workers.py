@@ -74,7 +74,7 @@ WORKERS: Listing[WorkerAnswer] = Listing(
             lambda one, _: _memory(one),
             right=True,
             drop=3,
-            key=lambda one: -one.memory_bytes,
+            key=lambda one: one.memory_bytes,
         ),
         Column("REASON", lambda one, _: render.Cell(reason_text(one), "dim")),
     ),

@@ -36,7 +36,12 @@ def test_every_command_of_a_page_is_one(page: Path, capsys: pytest.CaptureFixtur
     parser, wrong = command_line(), []
     for command in commands(page):
         words = words_of(command)
-        required = {"spawn": ["POOL", "--project", "p"], "logs": [], "terminate": ["ID"]}
+        required = {
+            "run": ["ROLE"],
+            "spawn": ["POOL", "--project", "p"],
+            "logs": [],
+            "terminate": ["ID"],
+        }
         for attempt in (
             words,
             [*words, *required.get(words[0] if words else "", [])],

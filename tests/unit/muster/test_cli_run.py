@@ -1,0 +1,141 @@
+"""`muster run`: one agent in the foreground, with a debugger, Ctrl-C and an exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+AGENT = """
+import asyncio, logging, sys
+from muster import Agent, Context
+
+class Worker(Agent):
+    async def start(self, context: Context) -> None:
+        self.do = context.input.get("do", "")
+        print("hello", context.project_id, context.labels, sys.stdout is sys.__stdout__)
+        logging.getLogger(__name__).info("of the package")
+        logging.getLogger("library").info("of a library")
+        context.logger.info("started well", size=3)
+
+    async def run(self, context: Context) -> None:
+        number = 42
+        if self.do == "break":
+            breakpoint()
+        if self.do == "crash":
+            raise ValueError("no luck")
+        if self.do == "":
+            print("waiting", flush=True)
+            await asyncio.sleep(60)
+        if self.do == "stop":
+            async with context.idle():
+                print("waiting", flush=True)
+                await context.stopping.wait()
+            print("work is saved")
+
+    async def stop(self, context: Context) -> None:
+        print("stopped", flush=True)
+        if self.do == "":
+            await asyncio.sleep(60)
+"""
+CONFIG = """
+[roles.worker]
+agent = "acme:Worker"
+
+[pools.worker_pool]
+role = "worker"
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts `muster run` in a folder with an agent, at pipes."""
+    (tmp_path / "acme.py").write_text(AGENT)
+    (tmp_path / "muster.toml").write_text(CONFIG)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "muster", "run", *words],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+def test_an_agent_runs_to_its_end_and_prints_here(start) -> None:
+    process = start("worker", "--input", '{"do": "nothing"}', "--label", "team=red")
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert out == "hello demo {'team': 'red'} True\nstopped\n"
+    assert "of the package" in err
+    assert "of a library" not in err
+    assert "started well" in err
+    assert err.splitlines()[-1] == "muster run: completed"
+
+
+def test_a_crash_is_exit_code_1_with_its_traceback(start) -> None:
+    process = start("acme:Worker", "--input", '{"do": "crash"}')
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert 'acme.py", line 18, in run' in err
+    assert err.splitlines()[-2:] == ["ValueError: no luck", "muster run: crashed"]
+
+
+def test_a_breakpoint_opens_the_debugger(start) -> None:
+    process = start("worker", "--input", '{"do": "break"}')
+    out, _ = process.communicate("p number * 2\np context.input\nc\n", timeout=20)
+    assert process.returncode == 0
+    assert "(Pdb) 84" in out
+    assert "(Pdb) {'do': 'break'}" in out
+    assert out.endswith("stopped\n")
+
+
+def until_waiting(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert any(line == "waiting\n" for line in iter(process.stdout.readline, ""))
+
+
+def test_ctrl_c_stops_it_in_good_order(start) -> None:
+    process = start("worker", "--input", '{"do": "stop"}')
+    until_waiting(process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, "work is saved\nstopped\n")
+    assert "stopping in good order" in err
+    assert "Traceback" not in err
+
+
+def test_a_second_ctrl_c_does_not_wait_for_its_stop(start) -> None:
+    process = start("worker")
+    until_waiting(process)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "stopped\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "printed"),
+    [
+        (["wroker"], 1, "no role `wroker`; did you mean `worker`?"),
+        (["acme:Wroker"], 2, "acme has no 'Wroker'"),
+        (["worker", "--input", "[]"], 2, "--input: expected a JSON object"),
+        (["worker", "--config", "none.toml"], 2, "none.toml does not exist"),
+    ],
+)
+def test_what_cannot_be_run_is_named(start, words, code, printed) -> None:
+    process = start(*words)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, printed in err) == (code, True), err
