@@ -70,10 +70,20 @@ class Catalogue(Struct, frozen=True, kw_only=True):
         return max((entry.version for entry in named if entry is not None), default=0)
 
 
-def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
-    """Fold an event into the catalogue."""
+def copy_of(catalogue: Catalogue) -> Catalogue:
+    """One to which events may be folded `in_place`: a copy for each would make many quadratic."""
+    return replace(catalogue, pools=dict(catalogue.pools), hosts=dict(catalogue.hosts))
+
+
+def evolve(catalogue: Catalogue, event: events.Event, *, in_place: bool = False) -> Catalogue:
+    """Fold an event into the catalogue. `in_place`: its pools and hosts are changed.
+
+    Nothing is changed if it raises `ValueError`, `TypeError` or `KeyError`.
+    """
+    if not in_place:
+        catalogue = copy_of(catalogue)
     name, generation = event.subject, catalogue.generation
-    pools, hosts = dict(catalogue.pools), dict(catalogue.hosts)
+    pools, hosts = catalogue.pools, catalogue.hosts
     changed: dict[str, Any] = {
         "version": catalogue.version_of(name) + 1,
         "changed_ms": event.ts,

@@ -93,12 +93,16 @@ class CatalogueLog:
     def apply(self, entries: list[Entry]) -> Catalogue:
         """Fold entries that a follower has read, up to the first that raises `UnknownEvent`."""
         self._applied += 1
-        for entry in entries:
-            body = events.decode_entry(*entry).body
-            if isinstance(body, events.LogRecovered) and 0 < body.from_seq < self.state.seq:
-                self.invalidated = True
-            self.state = _fold(self.state, entry)
-        return self.state
+        state = pools.copy_of(self.state)
+        try:
+            for entry in entries:
+                body = events.decode_entry(*entry).body
+                if isinstance(body, events.LogRecovered) and 0 < body.from_seq < state.seq:
+                    self.invalidated = True
+                state = _fold(state, entry)
+        finally:
+            self.state = state
+        return state
 
     async def create_pool(
         self, name: str, role_type: str, config: PoolConfig, origin: Origin
@@ -209,12 +213,12 @@ class CatalogueLog:
 
 
 def _fold(state: Catalogue, entry: Entry) -> Catalogue:
-    """Fold an entry, unless it was folded before. Raises `UnknownEvent`."""
+    """Fold an entry in place, unless it was folded before. Raises `UnknownEvent`."""
     event = events.decode_entry(*entry)
     if event.seq <= state.seq:
         return state
     try:
-        return pools.evolve(state, event)
+        return pools.evolve(state, event, in_place=True)
     except (ValueError, TypeError, KeyError) as error:
         reason = f"of {event.subject} at seq {event.seq} does not fit the catalogue: {error}"
         raise UnknownEvent(event.type, event.body.version, None, reason) from error

@@ -1,11 +1,12 @@
 """Reads of a pool's write side; nothing here changes a log."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterable, Sequence
 
 from eventstore.connection.calls import shielded, translated_errors
 from eventstore.errors import Halted, LogMissing, RolledBack, Unreadable, WrongType
 from eventstore.language.agents import Agent
-from eventstore.log.replies import LogHead, fields_of, scores_of
+from eventstore.log.replies import LogHead, fields_of, scores_of, text_of
 from eventstore.log.script_runner import ScriptRunner
 from eventstore.log.survey import ObservedWorker, Survey, decode_survey, decode_worker
 from eventstore.steps import hashes
@@ -68,6 +69,12 @@ class LogQueries(ScriptRunner):
     async def _members(self, pool: str, part: str) -> list[str]:
         members = await self._read(pool, "SMEMBERS", self.keys.pool(pool, part))
         return sorted(member.decode() for member in members)
+
+    async def blocked(self, pools: Iterable[str]) -> dict[str, str]:
+        """Why no worker is started in pools that need one, of those where that is so."""
+        names = list(pools)
+        found = await asyncio.gather(*(self._read_meta(pool, "blocked") for pool in names))
+        return {pool: text_of(why) for pool, (why,) in zip(names, found, strict=True) if why}
 
     async def waiting_isolated(self, pool: str, count: int) -> list[tuple[str, int]]:
         """The isolated agents that wait for a worker, and since when in ms of log time.

@@ -30,6 +30,8 @@ class Survey(Struct, frozen=True, kw_only=True):
     closed: str
     config_version: tuple[int, ...] = (0, 0)
     """`Pool.config_version` of the settings that workers read as they renew."""
+    blocked: str = ""
+    """Why no worker is started although one is needed; empty if that is not so."""
     due: tuple[tuple[str, int], ...]
     timeouts: tuple[tuple[str, int], ...]
     workers: tuple["ObservedWorker", ...]
@@ -119,6 +121,7 @@ def decode_survey(reply: Reply) -> Survey:
         scaling=int(counters[4]),
         closed=counters[5].decode(),
         config_version=tuple(map(int, counters[7].split(b":"))),
+        blocked=counters[8].decode(),
         due=tuple(scores_of(due)),
         timeouts=tuple(scores_of(timeouts)),
         workers=tuple(found),

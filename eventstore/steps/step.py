@@ -249,6 +249,8 @@ class Step:
             self.write(clauses.Signal("order", new.host))
         elif status is WorkerStatus.LOST:
             self.write(clauses.Signal("lost", worker_id))
+        elif old is not None and old.status is WorkerStatus.REQUESTED:
+            self.write(clauses.Signal("started", worker_id))
         elif new.draining and not (old and old.draining):
             self.write(clauses.Message(worker_id, "drain"))
 

@@ -1,15 +1,17 @@
 """One agent as it is answered: from the views, or from the log where that is newer."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from eventstore.errors import LogError
 from eventstore.language.agents import Agent, Status
 from gateway.backend.backend import READ_STATE, Backend
 from gateway.wire.problems import Kind, Problem
-from projector.queries.views import AgentRow
+from projector.queries.views import WAITS_FOR_CLAIM, AgentRow
 
 LOOK_SECONDS: Final = 0.5
 """How long a command waits for the database, which it does not depend on."""
@@ -31,7 +33,28 @@ async def from_views(
         row = await views.agent(agent_id, pool)
     if row is None:
         raise not_found(agent_id, pool)
-    return row
+    return (await with_blocked(backend, [row]))[0]
+
+
+async def with_blocked(backend: Backend, rows: Sequence[AgentRow]) -> list[AgentRow]:
+    """Rows of the present; those that wait for a worker that cannot be started say why."""
+    waiting = [row for row in rows if row.status == Status.PENDING and _waits_for_claim(row)]
+    if not waiting or backend.disconnected:
+        return list(rows)
+    try:
+        blocked = await backend.log.blocked({row.pool_name for row in waiting})
+    except LogError:
+        return list(rows)
+    return [
+        replace(row, reason=row.reason.replace(WAITS_FOR_CLAIM, blocked[row.pool_name], 1))
+        if row in waiting and row.pool_name in blocked
+        else row
+        for row in rows
+    ]
+
+
+def _waits_for_claim(row: AgentRow) -> bool:
+    return row.reason.startswith(WAITS_FOR_CLAIM)
 
 
 async def from_log(backend: Backend, request: web.Request, agent: Agent) -> AgentRow:
@@ -46,7 +69,7 @@ async def from_log(backend: Backend, request: web.Request, agent: Agent) -> Agen
         except Problem:
             view_row = None
         if view_row is not None and view_row.version >= agent.version:
-            row = view_row
+            (row,) = await with_blocked(backend, [view_row])
         else:
             stale = True
     request[READ_STATE].stale |= stale

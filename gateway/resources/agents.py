@@ -50,6 +50,8 @@ async def _list_agents(
     async with as_of.reading(request, query.as_of, pools) as (views, point):
         find = partial(views.history.agents, point) if point else views.agents
         rows = await find(wanted, after=after, limit=query.limit + 1)
+    if point is None:
+        rows = await agent_rows.with_blocked(request.app[BACKEND], rows)
     return _page(request, responses.AgentPage, rows, query.limit)
 
 

@@ -81,8 +81,10 @@ def _projector(settings: Settings) -> Part:
 
 
 def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
+    from workers.host.capacity import HostLimits
     from workers.output.log_files import LogLimits
-    from workers.supervisor.supervisor import Supervisor, SupervisorOptions
+    from workers.supervisor.options import SupervisorOptions
+    from workers.supervisor.supervisor import Supervisor
 
     return Supervisor(
         SupervisorOptions(
@@ -103,6 +105,9 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
             single_process=settings.single_process,
             fallback=is_fallback,
             retention=settings.retention,
+            limits=HostLimits(
+                settings.host_workers_max, settings.host_launches_max, settings.host_memory_min_mb
+            ),
             log_limits=LogLimits(
                 age_seconds=settings.retention_logs_days * 86_400,
                 size_max=int(settings.retention_logs_megabytes * 1_000_000),

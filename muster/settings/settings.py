@@ -59,6 +59,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     durability_replicas: Annotated[int, Meta(ge=1, le=10)] = 1
     log_level: str = "info"
     import_timeout_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 60.0
+    host_workers_max: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    host_launches_max: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    host_memory_min_mb: Annotated[float, Meta(ge=0, le=10_000_000)] = 128.0
     shutdown_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 25.0
     poll_seconds: Annotated[float, Meta(ge=0.01, le=60)] = 1.0
     min_heartbeat_interval: Annotated[float, Meta(ge=0.05, le=3600)] = 10.0

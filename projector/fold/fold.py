@@ -142,12 +142,12 @@ def _holder(agent: Agent | None) -> str:
 
 def fold_catalogue(events: Iterable[log_events.Event], before: Catalogue) -> Catalogue:
     """Apply events to the catalogue. Raises `Unfoldable`."""
-    after = before
+    after = pools.copy_of(before)
     for event in events:
         if not isinstance(event.body, log_events.LogRecovered):
             _require_known(event, after)
         with _foldable(event):
-            after = pools.evolve(after, event)
+            after = pools.evolve(after, event, in_place=True)
     return after
 
 

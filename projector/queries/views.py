@@ -19,6 +19,7 @@ from projector.queries import selects
 from projector.store.database import Database, DatabaseError, DatabaseUnreachable
 from projector.store.failures import reason
 from projector.store.rows import (
+    WAITS_FOR_CLAIM,
     AgentFilter,
     AgentRow,
     EventRow,
@@ -33,7 +34,7 @@ __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
     "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
     "PoolRow", "Position", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
-    "WorkerRow", "is_lost", "reason", "row_of_pool",
+    "WAITS_FOR_CLAIM", "WorkerRow", "is_lost", "reason", "row_of_pool",
 ]  # fmt: skip
 
 CONNECTIONS: Final = 4

@@ -5,6 +5,7 @@ checkpoints, they are first caught up or rebuilt (`projector/rebuild/startup.py`
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -33,6 +34,8 @@ from projector.store.tables import SERVING
 
 log = structlog.get_logger("muster.projector")
 
+DELETED_TURNS: Final = 60
+"""Deleted pools are trimmed in one of so many passes."""
 RENEWAL_TIMEOUT_LEASES: Final = 5
 """For so many leases a renewal waits for PostgreSQL, and for our own transaction before it."""
 
@@ -106,9 +109,14 @@ class Active:
     async def trim_streams(self) -> None:
         """Regularly remove from Redis what is archived and old."""
         trimmer = Trimmer(self._source, self._lease, self._options.retention)
-        while True:
+        for turn in itertools.count():
             await asyncio.sleep(self._options.trim_seconds)
-            await trimmer.run_once(self._projection.positions.values())
+            live = self._live()
+            await trimmer.run_once(
+                at
+                for number, at in enumerate(self._projection.positions.values())
+                if at.pool in live or (number + turn) % DELETED_TURNS == 0
+            )
 
     async def follow_heartbeats(self) -> None:
         """Write the newest heartbeat of each worker to the live tables, about once a second."""
@@ -129,7 +137,7 @@ class Active:
     async def _read_heartbeats(
         self, reader: Reader, positions: Mapping[str, str]
     ) -> heartbeats.HeartbeatBatch:
-        known = [pool for pool in self._projection.positions if pool != CATALOGUE]
+        known = self._live() - {CATALOGUE}
         pools = {self._source.keys.pool(pool, "heartbeats"): pool for pool in known}
         after = {stream: positions.get(pool, "0") for stream, pool in pools.items()}
         found = await reader.read(after, count=self._options.count(len(pools)))
@@ -150,7 +158,9 @@ class Active:
 
     async def _round(self) -> None:
         running = {p: at for p, at in self._projection.positions.items() if not stopped(at)}
-        entries = await self._source.wait(running, count=self._options.count(len(running)))
+        entries = await self._source.wait(
+            running, count=self._options.count(len(running.keys() & self._live()))
+        )
         audit_due = time.monotonic() - self._audited_at > self._options.audit_seconds
         if (not entries or audit_due) and await self._check_logs():
             return  # a recovery has applied these entries, or voided them
@@ -174,6 +184,11 @@ class Active:
         if not await self._handle_lost(lost):
             await self._set_statuses(lost)
         await self._take_snapshots(self._projection.add_pools())
+
+    def _live(self) -> set[str]:
+        """The catalogue and the pools there are; deleted ones are read too, but have no share."""
+        positions, pools = self._projection.positions, self._projection.catalogue.pools
+        return {p for p in positions if p not in pools or not pools[p].deleted}
 
     def _mark_committed(self, applied: AppliedBatch) -> None:
         self._projection.mark_committed(applied)

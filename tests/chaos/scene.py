@@ -32,7 +32,8 @@ from tests.integration.projector.stage import POOL, Stage, open_stage
 from tests.pools import TestPool, raw_events
 from tests.waiting import until
 from workers.launch import zygote
-from workers.supervisor.supervisor import Supervisor, SupervisorOptions
+from workers.supervisor.options import SupervisorOptions
+from workers.supervisor.supervisor import Supervisor
 
 ROOT: Final = Path(__file__).parents[2]
 QUICK: Final[dict[str, Any]] = {

@@ -13,6 +13,7 @@ import structlog
 from msgspec import Struct
 
 from eventstore.language.catalogue import Pool
+from workers.host.capacity import HostLimits
 from workers.host.processes import Process, this_process
 from workers.launch.launchers import Launcher, LaunchFailed
 from workers.process.options import WorkerOptions
@@ -44,17 +45,33 @@ class HostProcesses:
         wake: Callable[[], None],
         *,
         in_process: bool = False,
+        limits: HostLimits | None = None,
     ) -> None:
         self._launcher = launcher
         self._options_for = options_for
         self._wake = wake
         self._in_process = in_process
+        self._limits = limits or HostLimits()
+        self._full = ""
+        self._starting: set[str] = set()
         self._running: dict[str, LocalProcess] = {}
         self._ended: dict[str, str] = {}
 
     @property
     def count(self) -> int:
         return len(self._running)
+
+    @property
+    def launches_max(self) -> int:
+        return self._limits.launches
+
+    def room(self) -> tuple[int, str]:
+        """How many more workers this host takes, and if none, why not."""
+        full = self._limits.full(self.count)
+        if full and full != self._full:
+            log.warning("host.full", workers=self.count, reason=full)
+        self._full = full
+        return 0 if full else self._limits.workers - self.count, full
 
     async def start(self) -> None:
         await self._launcher.start(self._record_end)
@@ -80,9 +97,12 @@ class HostProcesses:
         return {worker_id for worker_id, local in self._running.items() if local.pool == pool}
 
     async def launch(self, pool: Pool, worker_id: str) -> None:
-        """Start the process of an order, once."""
+        """Start the process of an order, once. A later call does so if there is no room yet."""
         if worker_id in self._running or worker_id in self._ended:
             return
+        if len(self._starting) >= self._limits.launches or self.room()[1]:
+            return
+        self._starting.add(worker_id)
         local = LocalProcess(pool.pool_name, Process(0, 0), lambda: None)
         self._running[worker_id] = local
         try:
@@ -96,6 +116,14 @@ class HostProcesses:
             raise
         pid = local.process.pid
         log.info("worker.launched", pool=pool.pool_name, worker_id=worker_id, pid=pid)
+
+    def has(self, worker_id: str) -> bool:
+        """Whether its process was launched here, and runs."""
+        return worker_id in self._running
+
+    def started(self, worker_id: str) -> None:
+        """The worker is in the log: another one may be launched."""
+        self._starting.discard(worker_id)
 
     def adopt(self, pool: str, worker_id: str, process: Process) -> None:
         """Watch the worker's process. Known ones are skipped.
@@ -156,6 +184,7 @@ class HostProcesses:
             log.warning("worker.signalled", worker_id=worker_id, pid=pid, signal=number.name)
 
     def _record_end(self, worker_id: str, how: str) -> None:
+        self._starting.discard(worker_id)
         local = self._running.pop(worker_id, None)
         if local is not None:
             local.stop_watching()

@@ -39,6 +39,11 @@ class PoolSupervisor:
         self.resign = self._leader.resign
         self._unreadable: set[str] = set()
 
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Those that had workers of the pool in the last survey, or orders."""
+        return self._monitor.hosts
+
     async def run(self) -> None:
         """Reconcile whenever woken, and by the clock. Returns only by an error."""
         self._context.pool()  # raises where the catalogue was recovered without it

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eventstore.language import workers
 from eventstore.language.events import WorkerRequested
@@ -29,6 +30,8 @@ log = structlog.get_logger("muster.leader")
 
 WAKE_REPEAT_SECONDS = 1.0
 """Spawns that wait this long although slots are free have their wake-up repeated."""
+BLOCKED_MAX: Final = 500
+"""Characters of the sentence that says why no worker is started."""
 SETTLED_SECONDS: Final = 5.0
 """A worker that is gone before this age counts as a launch that failed."""
 BACKOFF_SECONDS: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -52,14 +55,47 @@ class Scaler:
         """Order or drain workers, and wake those that have not claimed what waits."""
         decision = self._decide(survey, now)
         hosts: list[str] = []
+        blocked = ""
         if decision.launch:
-            known = self._context.catalogue.state.hosts.values()
-            joined = [host.host for host in known if host.status == "joined"]
-            eligible = self._launches.eligible(joined, now)
-            hosts = scaling.place_workers(decision.launch, eligible, survey, prefer=self._lead.host)
+            room, full = await self._room(survey, now)
+            hosts = scaling.place_workers(decision.launch, room, survey, prefer=self._lead.host)
+            if not any(room.values()) and full:
+                blocked = "no host has room for another worker: " + "; ".join(full)
+        await self._report_blocked(blocked[:BLOCKED_MAX], survey)
         if hosts or decision.drain:
             await self._carry_out(decision, hosts, survey, now)
         await self._repeat_wake(survey, now)
+
+    async def _room(self, survey: Survey, now: float) -> tuple[dict[str, int], list[str]]:
+        """How many workers each host takes now, and why those take none that are full."""
+        known = self._context.catalogue.state.hosts.values()
+        joined = [host.host for host in known if host.status == "joined"]
+        reports, now_ms = await self._context.reports.read(), survey.ts
+        local, launches = self._context.local, self._context.local.launches_max
+        ordered = [o.worker for o in survey.workers if o.worker.status is WorkerStatus.REQUESTED]
+        starting = Counter(worker.host for worker in ordered)
+        room: dict[str, int] = {}
+        full: list[str] = []
+        for host in self._launches.eligible(joined, now):
+            report, here = reports.get(host), host == self._lead.host
+            free, why = local.room() if here else (launches, "")
+            if report is not None and not here:
+                free, why = (0, "") if report.is_old(now_ms) else (report.room, report.full)
+            launched = sum(local.has(worker.worker_id) for worker in ordered) if here else 0
+            unlaunched = starting[host] - launched
+            room[host] = max(min(free - unlaunched, launches - starting[host]), 0)
+            full += [f"{host}: {why}"] if why else []
+        return room, full
+
+    async def _report_blocked(self, blocked: str, survey: Survey) -> None:
+        """Let those who ask for a pending agent know why no worker is started; on change only."""
+        if blocked != survey.blocked:
+            if blocked:
+                log.warning("pool.blocked", pool=self._pool_log.pool, reason=blocked)
+            step = self._pool_log.step()
+            step.check(clauses.Leads(self._lead.host, self._lead.term))
+            step.write(clauses.SetMeta("blocked", blocked))
+            await self._pool_log.commit(step)
 
     def _decide(self, survey: Survey, now: float) -> scaling.Decision:
         pool = self._context.pool()
@@ -87,6 +123,8 @@ class Scaler:
         """Order a worker on each host, or drain empty ones, unless one is not empty any more."""
         event = decision.event
         assert event is not None
+        if hosts:  # as many as start at the same time; the others follow
+            event = replace(event, desired=event.current + len(hosts))
         step = self._pool_log.step()
         step.check(clauses.Leads(self._lead.host, self._lead.term))
         step.check(clauses.MetaIs("scaling", survey.scaling))

@@ -108,15 +108,20 @@ def _surplus(
     return tuple(idle[: max(len(active) - minimum, 0)])
 
 
-def place_workers(count: int, hosts: Sequence[str], survey: Survey, *, prefer: str) -> list[str]:
-    """A host for each new worker: always the one with the fewest, `prefer` among equals."""
-    load = dict.fromkeys(hosts, 0)
+def place_workers(count: int, room: Mapping[str, int], survey: Survey, *, prefer: str) -> list[str]:
+    """A host for each new worker: always the one with the fewest, `prefer` among equals.
+
+    `room`: how many each host takes. If they take too few, the list is shorter.
+    """
+    load = {host: 0 for host, workers in room.items() if workers > 0}
     for observed in survey.workers:
         if observed.worker.host in load and not observed.worker.ended:
             load[observed.worker.host] += 1
     placed: list[str] = []
-    for _ in range(count if load else 0):
+    while load and len(placed) < count:
         host = min(load, key=lambda name: (load[name], name != prefer, name))
         load[host] += 1
         placed.append(host)
+        if placed.count(host) >= room[host]:
+            del load[host]
     return placed

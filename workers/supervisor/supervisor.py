@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import structlog
-from msgspec import field
-from msgspec.structs import replace
 
 from eventstore import errors
 from eventstore.connection.clients import connect
@@ -34,8 +32,9 @@ from workers.launch import leftovers
 from workers.launch.launchers import ForkLauncher, InProcessLauncher, Launcher
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote import Plan
-from workers.output.log_files import LogLimits, remove_old_files
-from workers.process.options import HostOptions, WorkerOptions
+from workers.output.log_files import remove_old_files
+from workers.supervisor.host_reports import HostReports
+from workers.supervisor.options import SupervisorOptions, limit_to_one_worker, worker_options
 from workers.supervisor.pool_supervisor import PoolSupervisor, retry_forever
 from workers.supervisor.worker_monitor import PoolContext
 
@@ -48,46 +47,6 @@ LEFTOVERS_SECONDS = 0.2
 """Between searches for what dead workers have left; a zygote comes first."""
 LOG_CLEANUP_SECONDS = 600.0
 """How often old log files are removed."""
-SHUTDOWN_SECONDS = 25.0
-
-
-class SupervisorOptions(HostOptions, frozen=True, kw_only=True):
-    """What a supervisor needs to know. `roles` are role names and the paths of their classes."""
-
-    host: str = ""
-    roles: dict[str, str] = field(default_factory=dict)
-    poll_seconds: float = 1.0
-    shutdown_seconds: float = SHUTDOWN_SECONDS
-    single_process: bool = False
-    log_limits: LogLimits = LogLimits()
-    """Of the log files of workers that are gone."""
-
-
-def worker_options(
-    options: SupervisorOptions, host: str, pool: Pool, worker_id: str
-) -> WorkerOptions:
-    passed_on = {name: getattr(options, name) for name in HostOptions.__struct_fields__}
-    return WorkerOptions(
-        **passed_on,
-        pool_name=pool.pool_name,
-        worker_id=worker_id,
-        host=host,
-        role=pool.role_type,
-        role_path=options.roles.get(pool.role_type, ""),
-        config=pool.config,
-        config_version=":".join(map(str, pool.config_version)),
-    )
-
-
-def limit_to_one_worker(pool: Pool) -> Pool:
-    """A pool as a single process can run it."""
-    config = replace(
-        pool.config,
-        max_workers=1,
-        min_workers=min(pool.config.min_workers, 1),
-        suspicion_window_seconds=0.0,  # there is no second process to isolate an agent in
-    )
-    return replace(pool, config=config)
 
 
 class Supervisor:
@@ -117,6 +76,15 @@ class Supervisor:
             partial(worker_options, options, self.host),
             self._on_worker_ended,
             in_process=options.single_process,
+            limits=options.limits,
+        )
+        self._reports = HostReports(
+            self._catalogue,
+            self._events,
+            self._processes,
+            self.host,
+            self._origin,
+            lambda: {host for pool in self._pools.values() for host in pool.hosts},
         )
         self._lock = HostLock(f"{self.host}|{options.redis_url}|{options.key_prefix}")
         self._joined = False
@@ -135,6 +103,7 @@ class Supervisor:
             log.warning("supervisor.waits_for_log", reason=str(error))
         self._start_task("following", self._follow)
         self._start_task("removing old logs", self._clean_up_logs)
+        self._start_task("reporting this host", self._reports.run)
         self._start_task("ending leftovers", self._end_leftovers)
         log.info("supervisor.started", host=self.host, pools=len(self._pools))
 
@@ -235,6 +204,7 @@ class Supervisor:
                     self._processes,
                     self._catalogue,
                     partial(self._pool, name),
+                    self._reports,
                     self._options.poll_seconds,
                 )
                 self._pools[name] = PoolSupervisor(context)
@@ -281,6 +251,7 @@ class Supervisor:
         for pool_supervisor in self._pools.values():
             await pool_supervisor.resign()
         await self._catalogue.leave_host(self.host, reason, self._origin)
+        await self._reports.forget(self.host)
 
     def _shutdown_seconds(self) -> float:
         """Less than a lease where the owner is gone, and with it perhaps Redis."""

@@ -20,6 +20,7 @@ from workers.host.processes import Process, resident_bytes
 from workers.launch.pool_processes import HostProcesses
 from workers.process.retirement import reason_to_kill
 from workers.supervisor import reaper
+from workers.supervisor.host_reports import HostReports
 from workers.supervisor.polling import Stopwatch, max_gap
 
 LATE_SHARE = 0.5
@@ -40,6 +41,7 @@ class PoolContext(Struct, frozen=True):
     catalogue: CatalogueLog
     pool: Callable[[], Pool]
     """The pool as it is now. Raises `LogError` where the catalogue was recovered without it."""
+    reports: HostReports
     poll_seconds: float = 1.0
 
 
@@ -56,11 +58,14 @@ class WorkerMonitor:
         self._leases = Stopwatch()
         self._drain_times = Stopwatch()
         self._stray_times = Stopwatch()
+        self.hosts: frozenset[str] = frozenset()
+        """Those that had workers in the last survey, or orders."""
         self._stalls: dict[str, str] = {}
         """Where the event loops of workers are stalled, as these reported it."""
 
     async def reconcile(self, survey: Survey, now: float) -> None:
         """Do for the pool's workers what a host has to do."""
+        self.hosts = frozenset(o.worker.host for o in survey.workers if not o.worker.ended)
         self._stalls = {o.worker.worker_id: o.stalled for o in survey.workers if o.stalled}
         self._adopt(survey)
         await self._reap_ended(survey)
@@ -119,6 +124,7 @@ class WorkerMonitor:
             if worker.alive:
                 process = Process(worker.pid, worker.start_time)
                 self._local.adopt(self._pool_log.pool, worker.worker_id, process)
+                self._local.started(worker.worker_id)
 
     async def _launch_ordered(self, survey: Survey) -> None:
         ordered = [w for w in self._own_workers(survey) if w.status is WorkerStatus.REQUESTED]

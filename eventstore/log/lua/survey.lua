@@ -2,13 +2,13 @@
 -- ARGV  3 restarts and time-outs to list at most
 -- Returns {OK, generation, seq, ts, counters, due, timeouts, workers, stalled} with
 --   counters = {waiting, free, restarting, live agents, scaling, closed, isolated agents waiting,
---     config_version}
+--     config_version, blocked}
 --   due, timeouts = {agent id, at_ms, …} of those that are due, else of the next one
 --   stalled = {worker id, where, …} of workers whose event loop does not turn
 --   workers = { {worker id, hash …}, … }: live, ordered, and lost ones that are not yet removed
 
 local meta = redis.call('HMGET', meta_key, 'waiting', 'free', 'scaling', 'closed',
-  'config_version')
+  'config_version', 'blocked')
 
 local function upcoming(key)
   local due = redis.call('ZRANGEBYSCORE', key, '-inf', number(ts), 'WITHSCORES', 'LIMIT', 0,
@@ -31,6 +31,6 @@ list(redis.call('SMEMBERS', base .. 'lost'))
 return reply('OK',
   { meta[1] or '0', meta[2] or '0', number(redis.call('ZCARD', base .. 'due')),
     number(redis.call('SCARD', base .. 'agents')), meta[3] or '0', meta[4] or '',
-    number(redis.call('ZCARD', base .. 'alone')), meta[5] or '0:0' },
+    number(redis.call('ZCARD', base .. 'alone')), meta[5] or '0:0', meta[6] or '' },
   upcoming(base .. 'due'), upcoming(base .. 'timeouts'), workers,
   redis.call('HGETALL', base .. 'stalled'))

@@ -27,6 +27,7 @@ from muster.cli.doctor.redis_checks import check_redis
 from muster.settings.loading import load
 from muster.settings.settings import Settings
 from muster.terminal import render
+from workers.host.capacity import HostLimits
 
 NEEDED = ("address", "reachable", "readable")
 """Checks that must pass before the logs can be checked."""
@@ -50,9 +51,12 @@ def run(args: argparse.Namespace) -> int:
     if redis and not any(check.level is Level.FAIL for check in checks if check.name in NEEDED):
         prefix = targets.key_prefix(args) or settings.key_prefix
         checks += asyncio.run(check_logs(redis, prefix, database))
+    limits = HostLimits(
+        settings.host_workers_max, settings.host_launches_max, settings.host_memory_min_mb
+    )
     parts = urlsplit(redis)
     local = parts.scheme == "unix" or parts.hostname in LOCAL_HOSTS
-    checks += [*check_host(redis_is_local=local), *refused]
+    checks += [*check_host(limits, redis_is_local=local), *refused]
     if fallback := targets.running(args).fallback:
         change = "once that Redis answers, restart `muster up`: it hands the fallback over"
         checks.append(Check("muster up", "log", Level.WARN, fallback, change))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from muster.cli.doctor.checks import Check, Level, check
+from workers.host.capacity import HostLimits, available_memory_mb
 
 AREA = "host"
 FILES_WANTED = 4_096
@@ -17,8 +18,9 @@ PROC = Path("/proc")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def check_host(*, redis_is_local: bool) -> Iterator[Check]:
+def check_host(limits: HostLimits, *, redis_is_local: bool) -> Iterator[Check]:
     """All checks of this host. `redis_is_local`: Redis runs on it, so check for its needs too."""
+    yield _capacity(limits)
     old, wanted = sys.version_info < OLDEST_PYTHON, ".".join(map(str, OLDEST_PYTHON))
     change = f"use Python {wanted} or later" if old else ""
     yield check(AREA, "python", platform.python_version(), change, Level.FAIL)
@@ -40,6 +42,15 @@ def check_host(*, redis_is_local: bool) -> Iterator[Check]:
     yield check(AREA, "pid namespace", found, change if first else "")
     mapped = _read(PROC / "self/uid_map").split() not in (["0", "0", "4294967295"], [])
     yield check(AREA, "user namespace", f"mapped, uid {os.getuid()}" if mapped else "the host's")
+
+
+def _capacity(limits: HostLimits) -> Check:
+    """How many workers it takes, and whether it has memory for one more."""
+    available, full = available_memory_mb(), limits.full(0)
+    memory = "" if available is None else f"; {available:.0f} MB of memory are available"
+    found = f"at most {limits.workers}, {limits.launches} starting at the same time{memory}"
+    change = f"no worker would be started: {full}" if full else ""
+    return check(AREA, "workers", found, change)
 
 
 def _limit(name: str, kind: int, wanted: int, change: str) -> Check:

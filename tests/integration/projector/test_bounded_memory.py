@@ -3,11 +3,14 @@
 from collections import Counter
 from typing import Any, NamedTuple
 
+import pytest
+
+from eventstore.log.reader import Reader
 from eventstore.retention import Retention
 from projector.verify.verification import verify
 from tests.conftest import MakeServer
 from tests.integration.projector.stage import POOL, Stage, open_stage
-from tests.pools import TestPool
+from tests.pools import ORIGIN, TestPool
 from tests.turnover import EVENTS_OF_A_LIFE, EVENTS_OF_A_WORKER, turn_over
 from tests.waiting import until
 
@@ -81,3 +84,29 @@ def kind(key: str) -> str:
     """A key's name without the id in it."""
     several = ("agent:", "process:", ":spec:", ":inbox:", ":operation:", ":held:")
     return key.rpartition(":")[0] if any(part in key for part in several) else key
+
+
+async def test_deleted_pools_have_no_share_in_what_is_read(
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing of them is sent; a log that lives is read as if they had never been."""
+    reads: list[tuple[list[str], int]] = []
+    read = Reader.read
+
+    async def note(reader: Reader, positions: dict[str, str], **how: Any) -> Any:
+        reads.append((list(positions), how["count"]))
+        return await read(reader, positions, **how)
+
+    async with open_stage(redis_url, views_url) as stage:
+        await stage.pool()
+        for n in range(30):
+            pool = await stage.pool(f"gone{n}")
+            await stage.catalogue.delete_pool(pool.pool, ORIGIN, reason="requested")
+        async with stage.projecting():
+            await stage.settle()
+            monkeypatch.setattr(Reader, "read", note)
+            await until(lambda: len({len(keys) for keys, _ in reads}) == 2)
+            monkeypatch.undo()
+    assert {count for _, count in reads} == {1000}
+    heartbeats = [keys for keys, _ in reads if keys[0].endswith(":heartbeats")]
+    assert heartbeats[0] == [f"pool:{{{POOL}}}:heartbeats"]

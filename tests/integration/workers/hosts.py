@@ -17,7 +17,8 @@ from eventstore.retention import Retention
 from tests.chaos.judge import judge
 from tests.pools import ORIGIN, TestPool
 from tests.waiting import until
-from workers.supervisor.supervisor import Supervisor, SupervisorOptions
+from workers.supervisor.options import SupervisorOptions
+from workers.supervisor.supervisor import Supervisor
 
 POOL = "developer_pool"
 QUICK: dict[str, Any] = {

@@ -193,6 +193,14 @@ class Ended:
     def exit_reason(self, worker_id: str) -> str | None:
         return "killed by signal 9" if worker_id in self._names else None
 
+    launches_max = 10
+
+    def room(self) -> tuple[int, str]:
+        return 10, ""
+
+    def has(self, _: str) -> bool:
+        return False
+
     def running(self, pool: str) -> set[str]:
         return set()
 

@@ -34,6 +34,13 @@ class Hosts:
         pass
 
 
+class Reports:
+    """No host has reported."""
+
+    async def read(self) -> dict[str, object]:
+        return {}
+
+
 def context_of(
     pool: TestPool, host: str = "h", local: object = None, *, poll_seconds: float = 1.0
 ) -> PoolContext:
@@ -43,6 +50,7 @@ def context_of(
         cast("Any", local or Ended()),
         cast("Any", Hosts()),
         lambda: pool.pool,
+        cast("Any", Reports()),
         poll_seconds,
     )
 

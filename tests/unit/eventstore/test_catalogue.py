@@ -3,8 +3,19 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
+import pytest
+
+from eventstore.errors import UnknownEvent
 from eventstore.keys import Keys
-from eventstore.language.events import ENTRY_FIELDS, AnyBody, HostJoined, LogRecovered, encode_body
+from eventstore.language import catalogue
+from eventstore.language.events import (
+    ENTRY_FIELDS,
+    AnyBody,
+    HostJoined,
+    HostLeft,
+    LogRecovered,
+    encode_body,
+)
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
@@ -57,3 +68,28 @@ async def test_entries_added_while_a_recovered_catalogue_is_folded_are_included(
     stream.follow(joined(12, 6, "next"))
     state = await stream.catalogue.refresh()
     assert sorted(state.hosts) == ["h1", "h2", "h3", "late", "next"]
+
+
+def test_entries_are_folded_once_each_and_states_that_were_read_before_stay_as_they_were():
+    """Ten thousand boots are no reason to copy ten thousand hosts ten thousand times."""
+    stream = Stream([])
+    before = stream.catalogue.apply([joined(1, 1, "first")])
+    copies, copy_of = 0, catalogue.copy_of
+
+    def count(state: catalogue.Catalogue) -> catalogue.Catalogue:
+        nonlocal copies
+        copies += 1
+        return copy_of(state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogue, "copy_of", count)
+        after = stream.catalogue.apply([joined(n, n, f"h{n}") for n in range(2, 500)])
+    assert (len(before.hosts), len(after.hosts), copies) == (1, 499, 1)
+
+
+def test_what_precedes_an_unreadable_entry_is_folded():
+    stream = Stream([])
+    unreadable = entry(3, 3, HostLeft(reason="odd"), "unknown")
+    with pytest.raises(UnknownEvent):
+        stream.catalogue.apply([joined(2, 2, "known"), unreadable, joined(4, 4, "later")])
+    assert (list(stream.catalogue.state.hosts), stream.catalogue.state.seq) == (["known"], 2)

@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 from tests.waiting import until
 from workers.host import lock
 from workers.host.lock import HostLock, LockRefused
-from workers.supervisor.supervisor import KILL_SECONDS, SHUTDOWN_SECONDS
+from workers.supervisor.options import SHUTDOWN_SECONDS
+from workers.supervisor.supervisor import KILL_SECONDS
 
 
 async def test_a_supervisor_that_is_ending_is_waited_for_and_logged_once(

@@ -149,6 +149,11 @@ def test_no_worker_with_agents_is_ever_stopped(
 
 
 def test_workers_are_spread_over_hosts_by_their_number() -> None:
-    placed = scaling.place_workers(3, ["h", "i"], survey(worker("a")), prefer="h")
+    placed = scaling.place_workers(3, {"h": 9, "i": 9}, survey(worker("a")), prefer="h")
     assert placed == ["i", "h", "i"]
-    assert scaling.place_workers(2, [], survey(), prefer="h") == []
+    assert scaling.place_workers(2, {}, survey(), prefer="h") == []
+
+
+def test_a_host_gets_no_more_workers_than_it_takes() -> None:
+    room = {"h": 1, "i": 0, "j": 2}
+    assert sorted(scaling.place_workers(9, room, survey(), prefer="h")) == ["h", "j", "j"]

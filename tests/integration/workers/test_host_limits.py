@@ -1,0 +1,90 @@
+"""A host takes a bounded number of workers, starts few at the same time, and says so."""
+
+import asyncio
+import socket
+
+import msgspec
+import pytest
+
+from eventstore.connection.calls import execute
+from eventstore.language.agent_commands import Terminate
+from tests.integration.workers.hosts import POOL, Site
+from tests.pools import ORIGIN, data, raw_events
+from tests.waiting import until
+from workers.host.capacity import HostLimits
+from workers.supervisor import host_reports
+
+
+@pytest.mark.parametrize(
+    ("limits", "workers", "reason"),
+    [
+        (HostLimits(workers_max=2), 2, "(host_workers_max)"),
+        (HostLimits(memory_min_mb=1e9), 0, "(host_memory_min_mb)"),
+    ],
+)
+async def test_a_full_host_starts_no_more_workers_and_that_is_known(
+    site: Site, limits: HostLimits, workers: int, reason: str
+):
+    pool = await site.pool(agents_per_worker=1)
+    await site.host(limits=limits)
+    await asyncio.gather(*(pool.spawn() for _ in range(4)))
+
+    async def blocked() -> str:
+        return (await site.survey()).blocked
+
+    said = await until(blocked, what="the leader says why")
+    assert said.startswith("no host has room for another worker: h1: ")
+    assert said.endswith(reason)
+
+    async def claimed() -> bool:
+        survey = await site.survey()
+        return (len(survey.workers), survey.waiting) == (workers, 4 - workers)
+
+    await until(claimed, what="the workers that there are have claimed")
+    assert await site.log.blocked([POOL]) == {POOL: said}
+    for agent_id in await site.log.live(POOL):
+        await site.log.act(POOL, agent_id, Terminate(reason="requested"), ORIGIN)
+
+    async def cleared() -> bool:
+        return not await blocked()
+
+    await until(cleared, what="nothing waits any more")
+
+
+async def test_few_workers_start_at_the_same_time(site: Site):
+    pool = await site.pool(agents_per_worker=1)
+    await site.host(limits=HostLimits(launches_max=2))
+    await site.run(pool, 7)
+    starting, most = 0, 0
+    for event in raw_events(site.url):
+        starting += (event["type"] == "worker.requested") - (event["type"] == "worker.started")
+        most = max(most, starting)
+    assert most == 2
+    decided = [data(e) for e in raw_events(site.url) if e["type"] == "pool.scaling_decided"]
+    assert all(one["desired"] - one["current"] <= 2 for one in decided)
+    site.check()
+
+
+async def test_a_host_without_a_supervisor_is_recorded_as_left(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """One that was killed, and a former boot of a host of this name."""
+    monkeypatch.setattr(host_reports, "GONE_MS", 100)
+    await site.pool()
+    for name in ("killed", "former-boot", "older-version"):
+        hostname = "elsewhere" if name == "older-version" else socket.gethostname()
+        await site.catalogue.join_host(name, hostname, 1, ORIGIN)
+    report = host_reports.HostReport(at_ms=1, room=5)
+    line = msgspec.json.encode(report)
+    await execute(site.log.client, "HSET", "{muster:catalogue}:hosts", "killed", line)
+    await site.host()
+
+    async def statuses() -> dict[str, str]:
+        return {h.host: h.status for h in (await site.catalogue.refresh()).hosts.values()}
+
+    async def settled() -> bool:
+        return list((await statuses()).values()).count("left") == 2
+
+    await until(settled, what="both have left")
+    expected = {"killed": "left", "former-boot": "left", "older-version": "joined", "h1": "joined"}
+    assert await statuses() == expected

@@ -1,0 +1,124 @@
+"""What the supervisors of all hosts report: that they live, and whether their host has room.
+
+Each writes its own field of one hash every few seconds, and at once when that changes. A leader
+reads it when it places workers, so that it orders none where they would not be started. A host
+whose report is old has no supervisor: nothing is ordered there, and once no worker is left on it,
+it is recorded as left. (A supervisor that lives all the same joins again.) A host without a report
+has a supervisor of an older version, unless it has this host's name: then it is a former boot.
+"""
+
+import asyncio
+import random
+import socket
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from eventstore.connection.calls import ask, execute, translated_errors
+from eventstore.keys import CATALOGUE
+from eventstore.language.catalogue import Host
+from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.log import Log
+from eventstore.steps.step import Origin
+from workers.launch.pool_processes import HostProcesses
+
+REPORT_SECONDS: Final = 5.0
+GONE_MS: Final = 60_000
+"""A report that is older says that its supervisor is gone."""
+SWEEP_SECONDS: Final = 60
+"""How often some supervisor looks for hosts that are gone."""
+
+log = structlog.get_logger("muster.supervisor")
+
+
+class HostReport(Struct, frozen=True):
+    """What a host's supervisor reported last."""
+
+    at_ms: int
+    """When, in log time."""
+    room: int
+    """How many more workers it takes."""
+    full: str = ""
+    """Why none, in words."""
+
+    def is_old(self, now_ms: int) -> bool:
+        return now_ms - self.at_ms > GONE_MS
+
+
+class HostReports:
+    """Writes the report of one host, and reads those of all."""
+
+    def __init__(
+        self,
+        catalogue: CatalogueLog,
+        events: Log,
+        local: HostProcesses,
+        host: str,
+        origin: Origin,
+        hosts_in_use: Callable[[], Collection[str]],
+    ) -> None:
+        self._catalogue, self._log, self._origin = catalogue, events, origin
+        self._local, self._host, self._hosts_in_use = local, host, hosts_in_use
+        self._key = events.keys.pool(CATALOGUE, "hosts")
+
+    async def run(self) -> None:
+        """Report, and sweep, until cancelled. Returns only by an error."""
+        while True:
+            room, full = self._local.room()
+            report = HostReport(self._log.now_ms(CATALOGUE), room, full)
+            await self._ask("HSET", self._host, msgspec.json.encode(report))
+            await self._sweep()
+            await asyncio.sleep(REPORT_SECONDS * random.uniform(0.8, 1.0))
+
+    async def forget(self, host: str) -> None:
+        await self._ask("HDEL", host)
+
+    async def read(self) -> dict[str, HostReport]:
+        """The reports that can be read. Raises `LogUnreachable`, `LogError`."""
+        flat = await self._ask("HGETALL")
+        pairs = (
+            flat.items() if isinstance(flat, Mapping) else zip(flat[::2], flat[1::2], strict=True)
+        )
+        reports = {}
+        for host, text in pairs:
+            try:
+                reports[host.decode()] = msgspec.json.decode(text, type=HostReport)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                continue
+        return reports
+
+    async def _sweep(self) -> None:
+        """Record that hosts are gone, unless another supervisor has just done so."""
+        command = ("SET", f"{self._key}:swept", self._host, "NX", "EX", str(SWEEP_SECONDS))
+        with translated_errors("the reports of hosts"):
+            if await execute(self._log.client, *command) is None:
+                return
+        reports, now_ms = await self.read(), self._log.now_ms(CATALOGUE)
+        in_use, hostname = self._hosts_in_use(), socket.gethostname()
+        hosts = self._catalogue.state.hosts
+        for name, report in reports.items():
+            if report.is_old(now_ms) and (name not in hosts or hosts[name].status == "left"):
+                await self.forget(name)
+        for host in hosts.values():
+            found = reports.get(host.host)
+            if host.status == "left" or host.host in {*in_use, self._host}:
+                continue
+            if found is not None and found.is_old(now_ms):
+                await self._leave(host, "its supervisor is gone")
+            elif found is None and host.hostname == hostname:
+                await self._leave(host, "a later boot has its name")
+
+    async def _leave(self, host: Host, reason: str) -> None:
+        await self._catalogue.leave_host(host.host, reason, self._origin)
+        await self.forget(host.host)
+        log.info("host.gone", host=host.host, hostname=host.hostname, reason=reason)
+
+    async def _ask(self, command: str, *arguments: str | bytes) -> list[bytes]:
+        doing = "the reports of hosts"
+        found: list[bytes] = await ask(
+            self._log.client, command, self._key, *arguments, doing=doing
+        )
+        return found
