@@ -22,6 +22,7 @@ from workers.launch.zygote import Plan, ZygoteMessage, arguments
 from workers.process.options import WorkerOptions
 from workers.process.worker import Worker
 from workers.runtime.child_records import SCOPE
+from workers.runtime.process_state import watch
 
 log = structlog.get_logger("muster.launchers")
 
@@ -226,6 +227,7 @@ class InProcessLauncher:
     async def start(self, on_ended: OnEnded) -> None:
         self._on_ended = on_ended
         os.environ[SCOPE] = self._scope
+        watch()
         for name, path in self._plan.roles.items():
             self._classes[name] = role_loader.load(path, self._plan.app_dir).role
 

@@ -44,8 +44,10 @@ from workers.output.descriptors import StandardPipes
 from workers.process.options import WorkerOptions
 from workers.process.registration import NotOrdered
 from workers.process.worker import Worker
-from workers.runtime.child_records import Loop, track
+from workers.runtime.child_records import track
 from workers.runtime.children import end_all
+from workers.runtime.process_state import watch
+from workers.runtime.worker_loop import Loop
 
 COMMAND = "import sys; from workers.launch.zygote import main; sys.exit(main(sys.argv[1:]))"
 ZYGOTE_NAME: Final = "muster-zygote"
@@ -102,6 +104,7 @@ def main(argv: Sequence[str]) -> int:
     become_subreaper()  # of what a killed worker leaves
     name_process(ZYGOTE_NAME)
     track()
+    watch()
     gc.disable()
     try:
         classes, threaded = _preload(plan, channel)

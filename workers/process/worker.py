@@ -26,19 +26,15 @@ from eventstore.steps.step import Fence, Origin
 from workers.api.agent import Agent
 from workers.api.engine import Database
 from workers.host.processes import boot_seconds
-from workers.output.capture import Capture
 from workers.output.descriptors import StandardPipes
 from workers.output.lines import Output
-from workers.process import forks
 from workers.process.inbox import listen
 from workers.process.lease import Hooks, Lease
 from workers.process.options import WorkerOptions
 from workers.process.registration import Registration, ShutdownResult
-from workers.process.retirement import Age
 from workers.process.role_setup import RoleSetup, SetupFailed
+from workers.process.upkeep import Upkeep
 from workers.runtime.calls import STUCK_SECONDS, track_tasks
-from workers.runtime.child_records import track
-from workers.runtime.children import collect_adopted
 from workers.runtime.slots import Slots
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
@@ -67,7 +63,6 @@ class Worker:
         self._config = options.config
         self._roles = dict(roles)
         self._start_time = start_time
-        self._age = Age()
         self._pipes = pipes
         client = connect(options.redis_url, max_connections=CONNECTIONS)
         keys, retention = Keys(options.key_prefix), options.retention
@@ -75,6 +70,7 @@ class Worker:
         origin = Origin(actor=f"worker:{options.worker_id}")
         self._pool_log = PoolLog(self._log, options.pool_name, origin)
         self._registration = Registration(self._pool_log, options.worker_id)
+        self._upkeep = Upkeep(self._pool_log, self.request_drain)
         self._database = Database(options.engine_url, through_pgbouncer=options.through_pgbouncer)
         self._output: Output | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,13 +91,11 @@ class Worker:
             raise
         loop = asyncio.get_running_loop()
         track_tasks(loop)
-        track()
         self._ended = loop.create_future()
         options = self._options
         if options.capture:
             self._output = options.new_output(self._roles)
-            Capture.start(self._output, self._pipes, shared=not options.exits)
-        self._unprotect = forks.protect(loop, self._output)
+        self._upkeep.start(self._output, self._pipes, shared=not options.exits)
         self._context = self._new_worker_context()
         self._slots = Slots(
             self._context,
@@ -133,6 +127,7 @@ class Worker:
             self._drain(str(error))
         else:
             self._context.shared = self._setup.shared
+            self._upkeep.protect_state()
             await self._slots.claim_forever()
 
     async def wait(self) -> str:
@@ -205,10 +200,7 @@ class Worker:
         await self._cancel_tasks()
         await self._database.close()
         await self._log.client.aclose()
-        self._unprotect()
-        if self._output is not None:
-            Capture.stop()
-            self._output.close()
+        self._upkeep.stop()
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -244,7 +236,6 @@ class Worker:
         await listen(options.redis_url, key, handlers, on_reconnected=on_reconnected)
 
     def _on_renewed(self, raw: list[Any]) -> None:
-        Capture.check()
         reply = parse_reply(self._options.pool_name, raw, self._log)
         status = reply.rest[0].decode()
         self._slots.apply_stop_flags(reply.rest[1])
@@ -253,12 +244,12 @@ class Worker:
             self._context.config = self._config
             self._lease.reconfigure(self._config, version)
             log.info("worker.reconfigured", worker_id=self._options.worker_id, version=version)
-        collect_adopted()
+        reason = self._upkeep.check(self._config)
         if self._shutdown_task is not None:
             return
         if status == WorkerStatus.DRAINING:
             self.request_drain("drain")
-        elif reason := self._age.reason_to_drain(self._config):
+        elif reason:
             self.request_drain(reason)
         elif status == WorkerStatus.SUSPECT:
             self._start_task(self._recover())

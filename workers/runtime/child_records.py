@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, Final
 
-import uvloop
 from msgspec import Struct
 
 from workers.output.descriptors import STREAMS
@@ -69,20 +68,6 @@ class Started(Struct, frozen=True):
 
 STARTED: Final[dict[int, Started]] = {}
 """By pid, until the exit code was collected."""
-
-
-class Loop(uvloop.Loop):
-    """The event loop of a worker: uvloop starts processes without Python's functions."""
-
-    async def subprocess_exec(  # type: ignore[override]  # all of its arguments, passed on
-        self, factory: Any, *command: Any, **options: Any
-    ) -> Any:
-        return _record(await super().subprocess_exec(factory, *command, **_marked(options)))
-
-    async def subprocess_shell(  # type: ignore[override]
-        self, factory: Any, command: Any, **options: Any
-    ) -> Any:
-        return _record(await super().subprocess_shell(factory, command, **_marked(options)))
 
 
 def name_of(owner: Owner) -> str:
@@ -155,7 +140,8 @@ def _executing(fork_exec: Callable[..., int]) -> Callable[..., int]:
     return wrapper
 
 
-def _marked(options: Mapping[str, Any]) -> dict[str, Any]:
+def marked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a loop's call that starts a program, with the mark and the agent's output."""
     starter = _starter()
     changed = {**options, "env": _with_mark(options.get("env"), starter)}
     for number, stream in STREAMS.items():
@@ -169,7 +155,8 @@ def _marked(options: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _record(made: Any) -> Any:
+def record(made: Any) -> Any:
+    """What such a call returned: a transport and its protocol."""
     STARTED[made[0].get_pid()] = _starter()
     return made
 

@@ -1,0 +1,77 @@
+"""What a worker does about its process.
+
+At its start it protects what its agents share, and what they fork. With each renewal it collects
+the exit codes of orphans, and looks whether the process is to be replaced.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from eventstore.connection.calls import UNREACHABLE, execute
+from eventstore.errors import LogError
+from eventstore.language.pool_config import PoolConfig
+from eventstore.log.pool_log import PoolLog
+from workers.output.capture import Capture
+from workers.output.descriptors import StandardPipes
+from workers.output.lines import Output
+from workers.process import forks
+from workers.process.retirement import Age
+from workers.runtime.child_records import track
+from workers.runtime.children import collect_adopted
+from workers.runtime.process_state import ProcessState
+
+REPLACED_SECONDS: Final = 86_400
+"""Of the workers of a pool one is replaced in this time for each kind of damage."""
+
+
+class Upkeep:
+    """Of one worker's process. `drain` is called with the reason for which it has to end."""
+
+    def __init__(self, pool_log: PoolLog, drain: Callable[[str], None]) -> None:
+        self._pool_log, self._drain = pool_log, drain
+        self._age = Age()
+        self._undo = contextlib.ExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, output: Output | None, pipes: StandardPipes | None, *, shared: bool) -> None:
+        """Before any agent's code runs; called in a task of the loop. For `Capture.start`, too."""
+        track()
+        loop = asyncio.get_running_loop()
+        if output is not None:
+            self._undo.callback(output.close)
+            Capture.start(output, pipes, shared=shared)
+            self._undo.callback(Capture.stop)
+        self._undo.callback(forks.protect(loop, output))
+
+    def protect_state(self) -> None:
+        """What is changed from now on is put back: the role is set up."""
+        self._undo.callback(ProcessState.start(self._on_damage))
+
+    def stop(self) -> None:
+        """Undo all of that, and close the output. A second call does nothing."""
+        self._undo.close()
+
+    def check(self, config: PoolConfig) -> str:
+        """To be called with each renewal; returns why the worker is to drain, mostly empty."""
+        Capture.check()
+        collect_adopted()
+        if ProcessState.current is not None:
+            ProcessState.current.check()
+        return self._age.reason_to_drain(config)
+
+    def _on_damage(self, kind: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._replace(kind))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _replace(self, kind: str) -> None:
+        """Another process has what cannot be put back; but the agent may do it there again."""
+        log = self._pool_log.log
+        key = log.keys.pool(self._pool_log.pool, f"replaced:{kind.replace(' ', '-')}")
+        with contextlib.suppress(*UNREACHABLE, RedisError, LogError):
+            if await execute(log.client, "SET", key, "1", "NX", "EX", str(REPLACED_SECONDS)):
+                self._drain("process-state")
