@@ -54,16 +54,24 @@ class ParkedEntry(Struct, frozen=True, kw_only=True):
         """Its name within the pool."""
         return f"{self.source}:{self.subject}"
 
+    @property
+    def place(self) -> str:
+        """Its place in the order of all."""
+        return f"{self.pool_name}:{self.parked_at:015}:{self.key}"
 
-async def read(log: Log, pool: str) -> list[ParkedEntry]:
-    """The parked entries of a pool, oldest first."""
+
+async def read(
+    log: Log, pool: str, *, after: str = "", limit: int | None = None
+) -> list[ParkedEntry]:
+    """The parked entries of a pool, oldest first; those after a place."""
     raw = await ask(log.client, "HGETALL", log.keys.pool(pool, "parked"))
     entries = [_decode_record(pool, key, value) for key, value in fields_of(raw).items()]
+    entries = sorted((one for one in entries if one.place > after), key=lambda one: one.place)
     found: list[ParkedEntry] = []
-    for start in range(0, len(entries), CHUNK):
-        chunk = entries[start : start + CHUNK]
+    for start in range(0, len(entries[:limit]), CHUNK):
+        chunk = entries[:limit][start : start + CHUNK]
         found += await asyncio.gather(*(_with_content(log, entry) for entry in chunk))
-    return sorted(found, key=lambda one: (one.parked_at, one.key))
+    return found
 
 
 async def find(log: Log, pool: str, key: str) -> ParkedEntry | None:

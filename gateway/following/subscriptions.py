@@ -56,6 +56,8 @@ NUMBER_INDEXES: Final = [2 * events.ENTRY_FIELDS.index(name) + 1 for name in eve
 """The positions of numbers among names and values."""
 OPTIONAL_INDEXES: Final = frozenset({11, 15})
 DIGITS_MAX: Final = 19
+QUEUE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of the events that wait for one client."""
 
 
 def well_formed(entry: Entry) -> bool:
@@ -107,9 +109,11 @@ class Subscription(Inbox[EncodedEvent]):
         super().__init__()
         self.overflowed = False
         self._limit = limit
+        self._size = 0
 
     def put(self, items: Sequence[EncodedEvent]) -> None:
-        if len(self.items) + len(items) > self._limit:
+        self._size += sum(len(item.lines) for item in items)
+        if len(self.items) + len(items) > self._limit or self._size > QUEUE_BYTES_MAX:
             self.overflowed = True
             self.items.clear()
             self.close()
@@ -121,6 +125,7 @@ class Subscription(Inbox[EncodedEvent]):
         await self.wait(asyncio.get_running_loop().time() + timeout_seconds)
         arrived = list(self.items)
         self.items.clear()
+        self._size = 0
         return arrived
 
 

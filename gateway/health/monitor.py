@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +21,22 @@ from gateway.health.alerts import current_alerts
 from gateway.wire.problems import Problem
 from gateway.wire.requests import HealthQuery
 from gateway.wire.responses import decode_cursor, encode_cursor, json_response
-from projector.queries.views import AgentFilter, AgentRow, EventRow, HostRow, PoolRow, WorkerRow
+from projector.queries.views import (
+    AgentFilter,
+    AgentRow,
+    EventRow,
+    HostRow,
+    PoolRow,
+    WorkerRow,
+    page,
+)
 
 RECENT_MS: Final = 3_600_000
 DECISIONS_MAX: Final = 50
 EVENTS_MAX: Final = 50
+EVENTS_LENGTH_MAX: Final = 256 * 1024
+"""Of the data of the events that are shown."""
+WORKERS_MAX: Final = 2_000
 SILENT_LEASES_MAX: Final = 3
 """An agent's health is unknown once its worker was silent for so many of the pool's leases."""
 
@@ -151,16 +163,25 @@ async def dashboard(request: web.Request) -> web.Response:
             version=backend.options.version,
             fallback=facts.fallback_description(backend),
             pools=await views.pools(),
-            workers=await views.workers(),
+            workers=await views.workers(limit=WORKERS_MAX),
             hosts=await views.hosts(),
             agents=await views.count_agents(),
             decisions=await backend.recent(
                 views, ("pool.scaling_decided",), within_ms=RECENT_MS, limit=DECISIONS_MAX
             ),
-            events=await backend.recent(views, EVENT_TYPES, within_ms=RECENT_MS, limit=EVENTS_MAX),
+            events=_short(
+                await backend.recent(views, EVENT_TYPES, within_ms=RECENT_MS, limit=EVENTS_MAX)
+            ),
             alerts=alerts,
         )
     return json_response(data)
+
+
+def _short(events: Sequence[EventRow]) -> list[EventRow]:
+    """The first of them: one may have all that an agent was given."""
+    lengths = accumulate(len(event.data) for event in events)
+    shown = takewhile(lambda length: length <= EVENTS_LENGTH_MAX, lengths)
+    return list(events[: len(list(shown))])
 
 
 async def alerts(request: web.Request) -> web.Response:
@@ -180,13 +201,16 @@ async def health(request: web.Request, query: HealthQuery) -> web.Response:
     async with backend.read_views() as views:
         await backend.catch_up(views, request)
         agent_filter = AgentFilter(pool_name=query.pool_name, ended=False)
-        candidates = await views.agents(agent_filter, after=after_id, limit=query.limit + 1)
-    rows = candidates[: query.limit]
+        found = await views.agents(
+            agent_filter, after=after_id, limit=query.limit + 1, with_input=False
+        )
+    encoded, more = page(found, query.limit)
+    rows = found[: len(encoded)]
     pools: dict[str, list[AgentHealth]] = {}
     for row in rows:
         pools.setdefault(row.pool_name, []).append(_agent_health(row, backend))
     healthy = sum(agent.health == "healthy" for agents in pools.values() for agent in agents)
-    next_cursor = encode_cursor(rows[-1].agent_id) if len(candidates) > len(rows) else None
+    next_cursor = encode_cursor(rows[-1].agent_id) if more else None
     return json_response(
         HealthReport(
             pools=pools,

@@ -1,6 +1,5 @@
 """Reading agents and their workers, and ending agents."""
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,13 +11,13 @@ from eventstore.language.agents import TERMINAL, shared_fields
 from eventstore.log.replies import Outcome, Proof
 from eventstore.names import unknown_name
 from gateway.backend import agent_rows
-from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE
+from gateway.backend.backend import BACKEND, ORIGIN
 from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
 from gateway.wire import requests, responses
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.responses import json_response
+from gateway.wire.responses import json_response, page_response
 from projector.queries.views import AgentFilter, AgentRow, WorkerRow
 
 
@@ -47,12 +46,18 @@ async def _list_agents(
         conditions["ended"] = False
     wanted, after = AgentFilter(**conditions), responses.decode_cursor(query.cursor)
     pools = None if wanted.pool_name is None else [wanted.pool_name]
+    with_input = requests.Part.INPUT in query.include
     async with as_of.reading(request, query.as_of, pools) as (views, point):
         find = partial(views.history.agents, point) if point else views.agents
-        rows = await find(wanted, after=after, limit=query.limit + 1)
+        rows = await find(wanted, after=after, limit=query.limit + 1, with_input=with_input)
     if point is None:
         rows = await agent_rows.with_blocked(request.app[BACKEND], rows)
-    return _page(request, responses.AgentPage, rows, query.limit)
+    point_again = as_of.same_point(request)
+    return page_response(request, "agents", rows, query.limit, _agent_id, **point_again)
+
+
+def _agent_id(row: AgentRow) -> str:
+    return row.agent_id
 
 
 async def list_workers(request: web.Request, query: requests.WorkerQuery) -> web.Response:
@@ -63,7 +68,12 @@ async def list_workers(request: web.Request, query: requests.WorkerQuery) -> web
     async with as_of.reading(request, query.as_of, pools) as (views, point):
         find = partial(views.history.workers, point) if point else views.workers
         rows = await find(pool, ended=ended, after=after, limit=query.limit + 1)
-    return _page(request, responses.WorkerPage, rows, query.limit)
+    point_again = as_of.same_point(request)
+    return page_response(request, "workers", rows, query.limit, _worker_id, **point_again)
+
+
+def _worker_id(row: WorkerRow) -> str:
+    return row.worker_id
 
 
 async def get_worker(request: web.Request, worker_id: requests.WorkerId) -> web.Response:
@@ -76,23 +86,6 @@ async def get_worker(request: web.Request, worker_id: requests.WorkerId) -> web.
         detail = unknown_name("worker", worker_id)
         raise Problem(Kind.WORKER_NOT_FOUND, detail, field="worker_id")
     return json_response(row)
-
-
-def _page(
-    request: web.Request,
-    shape: Callable[..., object],
-    rows: Sequence[AgentRow] | Sequence[WorkerRow],
-    limit: int,
-) -> web.Response:
-    """If more follow, it points at the next page, as of the same point in time."""
-    if len(rows) <= limit:
-        return json_response(shape(rows))
-    last = rows[limit - 1]
-    last_id = last.agent_id if isinstance(last, AgentRow) else last.worker_id
-    point = {"as_of": request[READ_STATE].as_of} if request[READ_STATE].as_of else {}
-    cursor = responses.encode_cursor(last_id)
-    url = str(request.rel_url.update_query(cursor=cursor, **point))
-    return json_response(shape(rows[:limit], url), headers={"Link": f'<{url}>; rel="next"'})
 
 
 async def get_agent(

@@ -51,6 +51,12 @@ async def reading(
             yield views, await resolve(request, views, text, pools)
 
 
+def same_point(request: web.Request) -> dict[str, str]:
+    """The parameter with which a next page is about the same point in time, if it is about one."""
+    point = request[READ_STATE].as_of
+    return {"as_of": point} if point else {}
+
+
 def parse(text: str) -> AsOf:
     """Raises `Problem`."""
     at_ms: int | None = None

@@ -23,8 +23,10 @@ from gateway.following.subscriptions import EncodedEvent, Subscription, encode_e
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import EventQuery
 
-PAGE_SIZE = 100
-"""Events in memory for a client that catches up, each as large as an input may be."""
+PAGE_SIZE = 500
+FIRST_PAGE_SIZE = 10
+PAGE_BYTES = 256 * 1024
+"""Events in memory for a client that catches up: at most so many, and about so many bytes."""
 CHUNK_BYTES = 64 * 1024
 """Bytes after which what is to be sent is written, and waits for the client to read it."""
 WRITE_SECONDS = 30.0
@@ -128,6 +130,7 @@ class Stream:
         self._cursor = cursor
         self._heartbeat_seconds = backend.limits.stream_heartbeat_seconds
         self._written_at = 0.0
+        self._page_size = FIRST_PAGE_SIZE
         self._incomplete_pools: set[str] = set()
         """Pools whose log is lost, with events that the feed had and this client had not."""
 
@@ -183,7 +186,11 @@ class Stream:
 
     async def _page(self, pool: str, end: str) -> list[Entry]:
         position = self._cursor.positions.get(pool, "0-0")
-        return await self._backend.event_range.after(pool, position, until=end, count=PAGE_SIZE)
+        count = min(self._page_size, PAGE_SIZE)
+        page = await self._backend.event_range.after(pool, position, until=end, count=count)
+        size = sum(len(fields[-1]) for _, fields in page)
+        self._page_size = max(PAGE_BYTES * len(page) // (size + 1), 1) if page else count
+        return page
 
     async def _generation(self, pool: str) -> int:
         """The log's generation, if it is intact; else 0."""

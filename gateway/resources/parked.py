@@ -15,15 +15,18 @@ from eventstore.log import parked
 from eventstore.log.parked import ParkedEntry
 from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import ParkedId, ParkedQuery, RetryRequest
-from gateway.wire.responses import json_response
+from gateway.wire.requests import ParkedId, ParkedQuery, PlaceOfParked, RetryRequest
+from gateway.wire.responses import decode_cursor, json_response, page_response
 
 ParkedRow: TypeAlias = ParkedEntry
 """As it is answered."""
 
 
 class ParkedList(Struct, frozen=True):
+    """The oldest of each pool first. `next` is the address of the next page, if any."""
+
     parked: Sequence[ParkedRow]
+    next: str | None = None
 
 
 async def list_parked(request: web.Request, query: ParkedQuery) -> web.Response:
@@ -34,8 +37,12 @@ async def list_parked(request: web.Request, query: ParkedQuery) -> web.Response:
         pools = {query.pool_name}
     else:
         pools = set(backend.known_pools()) or await backend.refresh_known_pools()
-    entries = [one for pool in sorted(pools) for one in await parked.read(backend.log, pool)]
-    return json_response(ParkedList(entries))
+    after, found = decode_cursor(query.cursor, PlaceOfParked), list[ParkedRow]()
+    for pool in sorted(pools):
+        missing = query.limit + 1 - len(found)
+        if missing:
+            found += await parked.read(backend.log, pool, after=after, limit=missing)
+    return page_response(request, "parked", found, query.limit, lambda entry: entry.place)
 
 
 async def retry(

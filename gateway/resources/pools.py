@@ -25,8 +25,21 @@ from gateway.resources.parked import park_unreadable
 from gateway.resources.spawn import require_declared
 from gateway.wire import decoding
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import AsOfQuery, DeletePoolQuery, PoolName, PoolPatch, PoolRequest
-from gateway.wire.responses import AGENTS, PoolDeletion, PoolList, json_response
+from gateway.wire.requests import (
+    AsOfQuery,
+    DeletePoolQuery,
+    PoolName,
+    PoolPatch,
+    PoolQuery,
+    PoolRequest,
+)
+from gateway.wire.responses import (
+    AGENTS,
+    PoolDeletion,
+    decode_cursor,
+    json_response,
+    page_response,
+)
 from projector.queries.views import PoolRow, row_of_pool
 
 BATCH_SIZE = 50
@@ -59,11 +72,20 @@ def _record(backend: Backend, kind: str, name: str, result: ChangeResult) -> Non
         record(result.proof, kind, name)
 
 
-async def list_pools(request: web.Request, query: AsOfQuery) -> web.Response:
-    """All pools and their capacity."""
+async def list_pools(request: web.Request, query: PoolQuery) -> web.Response:
+    """All pools and their capacity, page by page."""
+    after = decode_cursor(query.cursor, PoolName)
     async with as_of.reading(request, query.as_of) as (views, point):
-        pools = await (views.history.pools(point) if point else views.pools())
-    return json_response(PoolList(pools))
+        if point:
+            rows = [row for row in await views.history.pools(point) if row.pool_name > after]
+        else:
+            rows = await views.pools(after=after, limit=query.limit + 1)
+    point_again = as_of.same_point(request)
+    return page_response(request, "pools", rows, query.limit, _pool_name, **point_again)
+
+
+def _pool_name(row: PoolRow) -> str:
+    return row.pool_name
 
 
 async def get_pool(request: web.Request, pool_name: PoolName, query: AsOfQuery) -> web.Response:

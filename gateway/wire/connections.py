@@ -31,6 +31,7 @@ from gateway.wire.problems import Kind, Problem, translate
 
 log = structlog.get_logger("muster.gateway")
 
+READS: Final = ("GET", "HEAD")
 REASON_MAX: Final = 120
 _CLIENT_TEXT: Final = re.compile(r"[:\s]+b?['\"](?!Host')")
 """Where a message of aiohttp goes over into what the client sent, which may be a secret."""
@@ -48,7 +49,7 @@ def connection_factory(
     def on_request(
         message: Any, body: StreamReader, connection: Any, writer: Any, task: Any
     ) -> web.BaseRequest:
-        connection.request_started(body)
+        connection.request_started(body, task if message.method in READS else None)
         return make_request(message, body, connection, writer, task)
 
     def connect() -> asyncio.Protocol:
@@ -64,7 +65,7 @@ class Connection(web.RequestHandler):
     """One client's connection."""
 
     __slots__ = ("_answered", "_body", "_close_timer", "_head_timer", "_limiter", "_limits",
-                 "_transport", "_unread_timer", "_unsent")  # fmt: skip
+                 "_reading", "_transport", "_unread_timer", "_unsent")  # fmt: skip
 
     def __init__(self, server: web.Server, limiter: ConnectionLimiter, limits: Limits) -> None:
         super().__init__(
@@ -86,6 +87,7 @@ class Connection(web.RequestHandler):
         self._unsent = 0
         self._body: StreamReader | None = None
         self._answered = True
+        self._reading: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._limiter.connection_opened()
@@ -102,6 +104,8 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._limiter.connection_closed()
+        if self._reading is not None:
+            self._reading.cancel()
         for timer in (self._head_timer, self._unread_timer, self._close_timer):
             if timer is not None:
                 timer.cancel()
@@ -119,8 +123,12 @@ class Connection(web.RequestHandler):
             loop = asyncio.get_running_loop()
             self._head_timer = loop.call_later(self._limits.head_seconds, self._on_head_timeout)
 
-    def request_started(self, body: StreamReader) -> None:
-        """A head is complete, or is not HTTP; `body` follows."""
+    def request_started(self, body: StreamReader, reading: "asyncio.Task[None] | None") -> None:
+        """A head is complete, or is not HTTP; `body` follows.
+
+        `reading`: the task to cancel if the client leaves before its answer; a command goes on.
+        """
+        self._reading = reading
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -203,6 +211,7 @@ class Connection(web.RequestHandler):
             problem = translate(resp)
             assert problem is not None
             resp = problem.response()
+        self._reading = None
         finished = await super().finish_response(request, resp, start_time)
         self._answered = True
         return finished

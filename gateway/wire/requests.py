@@ -44,6 +44,9 @@ ParkedId = Annotated[
         " then the name of what is parked, with colons between",
     ),
 ]
+PlaceOfParked = Annotated[
+    str, _text(r"[a-z0-9_-]{1,63}:\d{15}:[\s\S]{0,1100}", "a place in the list of what is parked")
+]
 Identifier = Annotated[
     str,
     _text(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "a UUID in lower case"),
@@ -123,8 +126,17 @@ class PoolPatch(Request, frozen=True):
     config: Settings
 
 
+class Part(StrEnum):
+    """What a list has only if it is asked for."""
+
+    INPUT = "input"
+
+
 class AgentQuery(Request, frozen=True):
-    """Which agents. `status` may be repeated; `label` is `name:value`."""
+    """Which agents. `status` may be repeated; `label` is `name:value`.
+
+    `include=input`: with what each was given.
+    """
 
     pool_name: PoolName | None = None
     role_type: RoleName | None = None
@@ -132,6 +144,7 @@ class AgentQuery(Request, frozen=True):
     status: list[Status] = []
     process_id: Identifier | None = None
     label: Label | None = None
+    include: list[Part] = []
     include_ended: bool = False
     limit: PageSize = 100
     cursor: Annotated[str, Meta(max_length=200)] | None = None
@@ -139,11 +152,20 @@ class AgentQuery(Request, frozen=True):
 
 
 class ProjectQuery(Request, frozen=True):
-    """Which of a project's agents."""
+    """Which of a project's agents. `include=input`: with what each was given."""
 
     status: list[Status] = []
+    include: list[Part] = []
     include_ended: bool = False
     limit: PageSize = 100
+    cursor: Annotated[str, Meta(max_length=200)] | None = None
+    as_of: AsOfParameter | None = None
+
+
+class PoolQuery(Request, frozen=True):
+    """Which pools."""
+
+    limit: PageSize = 1000
     cursor: Annotated[str, Meta(max_length=200)] | None = None
     as_of: AsOfParameter | None = None
 
@@ -178,7 +200,11 @@ class DeletePoolQuery(Request, frozen=True):
 
 
 class ParkedQuery(Request, frozen=True):
+    """Which of what is parked."""
+
     pool_name: PoolName | None = None
+    limit: PageSize = 100
+    cursor: Annotated[str, Meta(max_length=2000)] | None = None
 
 
 class RetryRequest(Request, frozen=True):

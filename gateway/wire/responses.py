@@ -2,8 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -11,10 +11,12 @@ from msgspec import Struct
 
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import Identifier
-from projector.queries.views import AgentRow, PoolRow, WorkerRow
+from projector.queries.views import AgentRow, PoolRow, WorkerRow, page
 
 API: Final = "/api/v1"
 AGENTS: Final = f"{API}/agents"
+
+R = TypeVar("R", bound=Struct)
 
 
 class AgentPage(Struct, frozen=True):
@@ -32,7 +34,10 @@ class WorkerPage(Struct, frozen=True):
 
 
 class PoolList(Struct, frozen=True):
+    """Pools in the order of their names. `next` is the address of the next page, if any."""
+
     pools: Sequence[PoolRow]
+    next: str | None = None
 
 
 class PoolDeletion(Struct, frozen=True):
@@ -54,6 +59,25 @@ def json_response(
     )
 
 
+def page_response(
+    request: web.Request,
+    name: str,
+    found: Sequence[R],
+    limit: int,
+    id_of: Callable[[R], str],
+    **parameters: str,
+) -> web.Response:
+    """A page of a list. If more follow, it points at the next page, with these parameters, too."""
+    rows, more = page(found, limit)
+    url, headers = None, {}
+    if more:
+        cursor = encode_cursor(id_of(found[len(rows) - 1]))
+        url = str(request.rel_url.update_query(cursor=cursor, **parameters))
+        headers["Link"] = f'<{url}>; rel="next"'
+    content = b'{"%b":[%b],"next":%b}' % (name.encode(), b",".join(rows), msgspec.json.encode(url))
+    return web.Response(body=content, content_type="application/json", headers=headers)
+
+
 def encode_cursor(last_id: str) -> str:
     """The cursor of the page after this id."""
     return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
@@ -65,7 +89,7 @@ def decode_cursor(cursor: str | None, shape: Any = Identifier) -> str:
         return ""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        last_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+        last_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
         return str(msgspec.convert(last_id, shape))
     except (binascii.Error, ValueError) as error:
         detail = "this is not a cursor of this API"

@@ -14,6 +14,8 @@ from itertools import islice
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import OperationalError
 
@@ -26,10 +28,19 @@ from projector.history.cache import HistoryCache
 from projector.history.positions import ArchiveIncomplete, AsOf, PointInTime, find_point
 from projector.history.replay import HistoricalState, TooExpensive
 from projector.store.database import Database
-from projector.store.rows import AgentFilter, AgentRow, PoolCapacity, PoolRow, WorkerRow
+from projector.store.rows import (
+    READ_BYTES,
+    AgentFilter,
+    AgentRow,
+    PoolCapacity,
+    PoolRow,
+    WorkerRow,
+)
 from projector.store.tables import EVENTS
 
 CONNECTIONS: Final = 2
+AGENTS_READ: Final = 100
+"""How many agents are read at a time, each with an input of 64 KiB at most."""
 
 T = TypeVar("T")
 StateOf: TypeAlias = Callable[[str], HistoricalState]
@@ -95,8 +106,9 @@ class History:
         *,
         after: str = "",
         limit: int = 100,
+        with_input: bool = True,
     ) -> Sequence[AgentRow]:
-        """Agents in the order of their ids, after the id `after`."""
+        """Agents in the order of their ids, after the id `after`: as `selects.agents`."""
 
         def work(state_of: StateOf) -> list[AgentRow]:
             pools = [pool for pool in point.positions if pool != CATALOGUE]
@@ -106,12 +118,20 @@ class History:
             populations = {pool: self._cache.pool(state).agents for pool, state in states.items()}
             wanted = replay.candidates(populations, filter, after)
             rows: list[AgentRow] = []
-            while len(rows) < limit and (chunk := list(islice(wanted, replay.CHUNK))):
+            size = 0
+            while (
+                len(rows) < limit
+                and size < READ_BYTES
+                and (chunk := list(islice(wanted, AGENTS_READ)))
+            ):
                 found = {
                     pool: replay.matching(states[pool], [i for i, p in chunk if p == pool], filter)
                     for pool in {pool for _, pool in chunk}
                 }
-                rows += self._agent_rows(state_of, found)
+                read = self._agent_rows(state_of, found)
+                read = read if with_input else [replace(row, input=UNSET) for row in read]
+                rows += read
+                size += sum(len(msgspec.json.encode(row)) for row in read)
             return rows[:limit]
 
         return await self._query_at(point, work)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
 
 from eventstore.language.agents import TERMINAL, Agent, Status
@@ -27,18 +29,40 @@ from projector.store.tables import (
 
 LIVE_STATUSES: Final = tuple(status.value for status in Status if status not in TERMINAL)
 ID_PART: Final = re.compile(rf"[0-9a-f-]{{{ID_PART_MIN},36}}")
+ROWS_READ: Final = 250
+INPUTS_READ: Final = 16
+"""How many rows are read at a time, and how many with inputs, which may have 64 KiB each."""
+_NO_INPUT: Final = literal("{}").label("input")
 ENDED_WORKER_STATUSES: Final = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
 
 
 def agents(
-    connection: Connection, wanted: rows.AgentFilter, *, after: str = "", limit: int = 100
+    connection: Connection,
+    wanted: rows.AgentFilter,
+    *,
+    after: str = "",
+    limit: int = 100,
+    with_input: bool = True,
 ) -> list[rows.AgentRow]:
-    """Agents in the order of their ids, after the id `after` (keyset paging)."""
+    """Agents in the order of their ids, after the id `after` (keyset paging).
+
+    Fewer than `limit` if they have `READ_BYTES`. `with_input`: with what clients gave them.
+    """
     a = SERVING.agents
-    query = _agents().where(*_conditions(connection, wanted)).order_by(a.c.agent_id)
-    if after:
-        query = query.where(a.c.agent_id > after)
-    return _agent_rows(connection, query.limit(limit))
+    conditions = _conditions(connection, wanted)
+    found: list[rows.AgentRow] = []
+    size = 0
+    while len(found) < limit and size < rows.READ_BYTES:
+        asked = min(INPUTS_READ if with_input else ROWS_READ, limit - len(found))
+        query = _agents(with_input=with_input).where(*conditions, a.c.agent_id > after)
+        read = _agent_rows(connection, query.order_by(a.c.agent_id).limit(asked))
+        read = read if with_input else [replace(row, input=UNSET) for row in read]
+        found += read
+        if len(read) < asked:
+            break
+        after = read[-1].agent_id
+        size += sum(len(msgspec.json.encode(row)) for row in read)
+    return found
 
 
 def agent(connection: Connection, agent_id: str, pool: str | None = None) -> rows.AgentRow | None:
@@ -101,7 +125,7 @@ def count_agents(connection: Connection) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _agents() -> Select[Any]:
+def _agents(*, with_input: bool = True) -> Select[Any]:
     """Agents, with their last heartbeat where it is of their current worker."""
     a, live = SERVING.agents, AGENT_LIVE
     same = (
@@ -109,7 +133,9 @@ def _agents() -> Select[Any]:
         & (live.c.pool_name == a.c.pool_name)
         & (live.c.process_id == a.c.process_id)
     )
-    return select(a, live.c.activity, live.c.last_heartbeat).join_from(a, live, same, isouter=True)
+    columns = [c if with_input or c.name != "input" else _NO_INPUT for c in a.c]
+    query = select(*columns, live.c.activity, live.c.last_heartbeat)
+    return query.join_from(a, live, same, isouter=True)
 
 
 def _conditions(connection: Connection, wanted: rows.AgentFilter) -> list[ColumnElement[bool]]:
@@ -141,10 +167,13 @@ def _agent_rows(connection: Connection, query: Select[Any]) -> list[rows.AgentRo
     ]
 
 
-def pools(connection: Connection) -> list[rows.PoolRow]:
+def pools(
+    connection: Connection, *, after: str = "", limit: int | None = None
+) -> list[rows.PoolRow]:
     """Pools that were not deleted, in the order of their names."""
-    found = connection.execute(_pools().order_by(SERVING.pools.c.pool_name)).mappings()
-    return [rows.pool_row(row) for row in found]
+    name = SERVING.pools.c.pool_name
+    query = _pools().where(name > after).order_by(name).limit(limit)
+    return [rows.pool_row(row) for row in connection.execute(query).mappings()]
 
 
 def pool(connection: Connection, name: str) -> rows.PoolRow | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
+import msgspec
 from sqlalchemy import Connection
 
 from projector.fold.projection import read_positions
@@ -16,6 +17,7 @@ from projector.intake import archive
 from projector.intake.archive import EventRange
 from projector.intake.source import is_lost
 from projector.queries import selects
+from projector.queries.sharing import SharedQueries
 from projector.store.database import Database, DatabaseError, DatabaseUnreachable
 from projector.store.failures import reason
 from projector.store.rows import (
@@ -27,6 +29,7 @@ from projector.store.rows import (
     PoolRow,
     Position,
     WorkerRow,
+    page,
 )
 from projector.store.tables import SERVING
 
@@ -34,7 +37,7 @@ __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
     "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
     "PoolRow", "Position", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
-    "WAITS_FOR_CLAIM", "WorkerRow", "is_lost", "reason", "row_of_pool",
+    "WAITS_FOR_CLAIM", "WorkerRow", "is_lost", "page", "reason", "row_of_pool",
 ]  # fmt: skip
 
 CONNECTIONS: Final = 4
@@ -54,7 +57,12 @@ def _query(
 
     @functools.wraps(work)
     async def run(self: "Views", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._database.read_with_retry(lambda c: work(c, *args, **kwargs))
+        key = work, msgspec.json.encode((args, kwargs))
+
+        def read() -> Coroutine[Any, Any, T]:
+            return self._database.read_with_retry(lambda c: work(c, *args, **kwargs))
+
+        return await self._shared.ask(key, read)
 
     return run
 
@@ -70,6 +78,7 @@ class Views:
         self._database = Database(database_url, connections=CONNECTIONS)
         self.history = History(database_url, seconds=HISTORY_SECONDS)
         """The same queries, of the past."""
+        self._shared = SharedQueries()
         self._positions: dict[str, Position] = {}
         self._refresh_lock = asyncio.Lock()
 

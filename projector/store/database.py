@@ -8,13 +8,12 @@ hop, whatever the number of statements, and a cancelled caller never leaves half
 import asyncio
 import errno
 import os
-import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, event, insert, inspect, text, update
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -22,13 +21,14 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from eventstore.errors import ConfigurationError, MusterError
 from projector.store import tables
+from projector.store.cancellable import Cancellable
 from projector.store.engines import address, postgres_engine, sqlite_engine
 
 T = TypeVar("T")
 
 CLOSE_SECONDS: Final = 5
 ABANDONED_QUERY_SECONDS: Final = 10
-"""How long a query may still run once its caller was cancelled."""
+"""After so long a query whose caller was cancelled is cut, if cancelling it did not help."""
 IDLE_SECONDS: Final = 5
 """A process that is stopped within a transaction loses it after so long, and its locks."""
 _SET_IDLE_TIMEOUT: Final = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
@@ -52,39 +52,6 @@ class _Undone(Exception):
     """Rolls a transaction back."""
 
 
-class _CancellableSocket:
-    """The socket of one transaction to PostgreSQL, which can be shut down while a thread reads it.
-
-    A proxy can drop an answer and leave the connection open; libpq would wait for ever.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-
-    def attach(self, driver: Any) -> Self:
-        """A duplicate: the number of a closed connection is soon used for another one."""
-        fileno = getattr(driver, "fileno", None)
-        duplicate = socket.socket(fileno=os.dup(fileno())) if fileno else None
-        self.close()
-        with self._lock:
-            self._socket = duplicate
-        return self
-
-    def close(self) -> None:
-        with self._lock:
-            current, self._socket = self._socket, None
-        if current is not None:
-            current.close()
-
-    def shut_down(self) -> None:
-        """End the wait of the thread, if it still waits."""
-        with self._lock:
-            if self._socket is not None:
-                with suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
-
-
 class Database:
     """One database, with a bounded number of connections, each used by a thread at a time."""
 
@@ -95,7 +62,7 @@ class Database:
         self._engine: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._write_lock = asyncio.Lock()
-        self._running: dict[Future[Any], _CancellableSocket] = {}
+        self._running: dict[Future[Any], Cancellable] = {}
         self._thread_local = threading.local()
 
     @property
@@ -159,7 +126,7 @@ class Database:
         if not writes and not self.sqlite:
             options["isolation_level"] = "REPEATABLE READ"
 
-        wire = _CancellableSocket()
+        wire = Cancellable()
 
         def transaction() -> T:
             self._thread_local.wire = wire
@@ -187,7 +154,9 @@ class Database:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if not writes:
-                asyncio.get_running_loop().call_later(ABANDONED_QUERY_SECONDS, wire.shut_down)
+                loop = asyncio.get_running_loop()
+                threading.Thread(target=wire.cancel, name="views.cancel", daemon=True).start()
+                loop.call_later(ABANDONED_QUERY_SECONDS, wire.shut_down)
             raise
 
     async def prepare(self) -> None:

@@ -3,6 +3,7 @@
 Times are milliseconds of log time since 1970, 0 where a thing has not happened.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final, Self
 
@@ -51,6 +52,10 @@ class PoolCapacity(Struct, frozen=True):
         return f"pool is at its maximum of {self.max_workers} workers{isolated}"
 
 
+PAGE_BYTES: Final = 1024 * 1024
+"""Of the rows of a page, as JSON: a page that is longer ends early."""
+READ_BYTES: Final = 2 * PAGE_BYTES
+"""So much is read for it: some may be shorter once they are answered."""
 _object: Final = msgspec.json.Decoder(dict[str, object])
 
 
@@ -71,7 +76,8 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     heartbeat_interval: float
     max_idle_time: float | None
     labels: dict[str, str]
-    input: dict[str, object]
+    input: dict[str, object] | msgspec.UnsetType = msgspec.UNSET
+    """Lists have it where it was asked for."""
     last_error: Error | None
     failures: int
     losses: int
@@ -235,3 +241,18 @@ def worker_row(row: Row) -> WorkerRow:
     """NULL: no heartbeat has come yet."""
     values = {name: row[name] for name in WorkerRow.__struct_fields__}
     return WorkerRow(**{name: value for name, value in values.items() if value is not None})
+
+
+def page(found: Sequence[Struct], limit: int) -> tuple[list[bytes], bool]:
+    """The rows that fit into a page, as JSON, and whether others follow.
+
+    `found`: read until there were more than `limit`, or `READ_BYTES`, or no others.
+    """
+    encoded: list[bytes] = []
+    size = 0
+    for row in found[:limit]:
+        encoded.append(msgspec.json.encode(row))
+        size += len(encoded[-1])
+        if size >= PAGE_BYTES:
+            return encoded, True
+    return encoded, len(found) > limit

@@ -69,7 +69,8 @@ BODIES: list[tuple[str, dict[str, Any], int, str, str]] = [
 async def test_an_input_of_the_greatest_depth_is_in_every_answer(stage):
     """It is read back, and answered inside a larger document."""
     agent_id = await stage.pending(input=nested(100))
-    for path in (AGENTS, f"{AGENTS}/{agent_id}", f"{AGENTS}?as_of={POOL}:1"):
+    lists = f"{AGENTS}?include=input"
+    for path in (lists, f"{AGENTS}/{agent_id}", f"{lists}&as_of={POOL}:1"):
         answer = await stage.get(path)
         assert (answer.status, b'"input":{"x":[[' in answer.body) == (200, True)
 

@@ -29,7 +29,7 @@ def test_an_answer_has_the_fields_of_the_row_and_may_lack_each(
     for field in msgspec.structs.fields(row):
         value = getattr(empty, field.name)
         assert not value
-        assert msgspec.convert(value, field.type) == value
+        assert value is msgspec.UNSET or msgspec.convert(value, field.type) == value
 
 
 @given(states(later.LaterAgent))
