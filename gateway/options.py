@@ -1,10 +1,12 @@
 """The options of a gateway, set once at its start. Nothing in this room reads the environment."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
-from eventstore.language.pool_config import PoolConfig
+from eventstore.language.pool_config import PoolConfig, override
 from eventstore.retention import Retention
 from gateway.fallback import Fallback
 
@@ -70,8 +72,15 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     durability_replicas: int = 1
     """So many replicas must have what is `replicated`."""
     pool_defaults: PoolConfig = PoolConfig()
+    role_defaults: Mapping[str, Mapping[str, Any]] = {}
+    """Settings of pools, by the role of their agents."""
     limits: Limits = Limits()
     retention: Retention = Retention()
+
+    def defaults_of(self, role: str) -> PoolConfig:
+        """What a new pool of this role has, where nothing else is said."""
+        usual = msgspec.to_builtins(self.pool_defaults)
+        return msgspec.convert(override(usual, self.role_defaults.get(role, {})), PoolConfig)
 
     def __repr__(self) -> str:
         """Without secrets: the token, and the passwords in addresses."""

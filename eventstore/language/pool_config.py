@@ -1,7 +1,7 @@
 """The settings of a pool, and their JSON form."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -26,7 +26,14 @@ LEVEL_PATTERN = r"^(debug|info|warning|error|critical|DEBUG|INFO|WARNING|ERROR|C
 LOGGER_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$(?!\n)"
 LogLevel = Annotated[str, Meta(pattern=LEVEL_PATTERN)]
 LoggerName = Annotated[str, Meta(pattern=LOGGER_PATTERN)]
+LABEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
+LABEL_VALUE = r"[^\x00-\x1f\x7f]{0,256}"
+LABELS_MAX = 16
+LabelName = Annotated[str, Meta(pattern=rf"^{LABEL_NAME}$(?!\n)")]
+LabelValue = Annotated[str, Meta(pattern=rf"^{LABEL_VALUE}$(?!\n)")]
 Count = Annotated[int, Meta(ge=0, le=10_000)]
+NEVER = "never"
+"""May be written for a `max_idle_time` of 0."""
 
 
 class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,6 +63,11 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_lines_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 100.0
     log_bytes_per_second: Annotated[float, Meta(ge=1_000, le=1_000_000_000)] = 20_000.0
     log_burst_seconds: Annotated[float, Meta(ge=1, le=3_600)] = 50.0
+    heartbeat_interval: Seconds = 30.0
+    """This and the next two: of agents whose spawn does not say it."""
+    max_idle_time: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
+    """0: never."""
+    labels: Annotated[dict[LabelName, LabelValue], Meta(max_length=LABELS_MAX)] = {}
 
     def __post_init__(self) -> None:
         if self.min_workers > self.max_workers:
@@ -97,6 +109,16 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         part = min(max(self.isolation_limit / self.agents_per_worker, 0.1), 1.0)
         return self.suspicion_window_seconds * part
+
+
+SPAWN_DEFAULTS = ("heartbeat_interval", "max_idle_time", "labels")
+"""The settings that a role may have, too."""
+
+
+def override(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, as people write them, over others; to be converted to a `PoolConfig`."""
+    found = {**base, **settings}
+    return {**found, "max_idle_time": 0.0} if found.get("max_idle_time") == NEVER else found
 
 
 def read_config(raw: msgspec.Raw | bytes) -> tuple[PoolConfig, dict[str, object]]:

@@ -50,8 +50,9 @@ async def create_pool(request: web.Request, body: PoolRequest) -> web.Response:
     """Create a pool."""
     backend, name, role = request.app[BACKEND], body.pool_name, body.role_type
     durability = await durability_request(request)
-    config = decoding.pool_config(body.config, backend.options.pool_defaults)
     require_declared(role, backend.options.roles)
+    config = decoding.pool_config(body.config, backend.options.defaults_of(role))
+    decoding.check_intervals(config, backend.limits, "config.")
     result = await backend.with_catalogue(
         lambda catalogue: catalogue.create_pool(name, role, config, request[ORIGIN])
     )
@@ -102,11 +103,12 @@ async def change_pool(request: web.Request, pool_name: PoolName, body: PoolPatch
     """Change settings of a pool."""
     backend = request.app[BACKEND]
     durability = await durability_request(request)
-    await backend.pool(pool_name)
-    defaults = backend.options.pool_defaults
+    defaults = backend.options.defaults_of((await backend.pool(pool_name)).role_type)
 
     def change(config: PoolConfig) -> PoolConfig:
-        return decoding.pool_config(body.config, defaults, config)
+        changed = decoding.pool_config(body.config, defaults, config)
+        decoding.check_intervals(changed, backend.limits, "config.")
+        return changed
 
     result = await backend.with_catalogue(
         lambda catalogue: catalogue.change_pool(pool_name, change, request[ORIGIN])

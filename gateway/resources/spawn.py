@@ -24,7 +24,7 @@ from gateway.backend import agent_rows
 from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import DurabilityRequest, durability_request
-from gateway.wire.decoding import check_spawn
+from gateway.wire.decoding import check_spawn, with_pool_defaults
 from gateway.wire.idempotency import (
     digest_of,
     digest_of_meaning,
@@ -92,7 +92,7 @@ async def _submit(
             submitted = await submit(
                 backend.log,
                 pool,
-                _requested_event(backend, body),
+                _requested_event(backend, with_pool_defaults(body, sent, pool.config)),
                 request[ORIGIN],
                 agent_id=agent_id,
                 operation_id=operation_id(operation_key),

@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct, structs
 
-from eventstore.language.pool_config import PoolConfig
+from eventstore.language.pool_config import LABELS_MAX, PoolConfig, override
 from eventstore.names import unknown_name
 from gateway.options import Limits
 from gateway.wire.problems import Kind, Problem
@@ -162,15 +162,38 @@ def _choices(shape: type, path: str) -> Sequence[str]:
     return ()
 
 
-def check_spawn(spawn: SpawnRequest, limits: Limits) -> None:
-    """The bounds that are settings. Raises `Problem`."""
-    for field, value, minimum in (
+def with_pool_defaults(spawn: SpawnRequest, sent: bytes, config: PoolConfig) -> SpawnRequest:
+    """A spawn with what its pool says of what it left out. Raises `Problem`."""
+    named = msgspec.json.decode(sent, type=dict[str, msgspec.Raw])
+    usual = {
+        "heartbeat_interval": config.heartbeat_interval,
+        "max_idle_time": config.max_idle_time or None,
+    }
+    labels = {**config.labels, **spawn.labels}
+    if len(labels) > LABELS_MAX:
+        detail = f"labels: {len(labels)} with those of the pool, more than {LABELS_MAX}"
+        raise Problem(Kind.INVALID_REQUEST, detail, field="labels")
+    missing = {name: value for name, value in usual.items() if name not in named}
+    return structs.replace(spawn, labels=labels, **missing)
+
+
+def check_intervals(spawn: SpawnRequest | PoolConfig, limits: Limits, prefix: str = "") -> None:
+    """The bounds of intervals, which are settings. Raises `Problem`."""
+    for name, value, minimum in (
         ("heartbeat_interval", spawn.heartbeat_interval, limits.heartbeat_interval_min),
         ("max_idle_time", spawn.max_idle_time, limits.idle_time_min),
     ):
-        if value is not None and value < minimum:
+        if value is None or (value == 0 and isinstance(spawn, PoolConfig)):
+            continue  # never
+        if value < minimum:
+            field = f"{prefix}{name}"
             detail = f"{field}: Expected `float` >= {minimum:g}, got {value:g}"
             raise Problem(Kind.INVALID_REQUEST, detail, field=field)
+
+
+def check_spawn(spawn: SpawnRequest, limits: Limits) -> None:
+    """The bounds that are settings. Raises `Problem`."""
+    check_intervals(spawn, limits)
     if _deeper_than(DEPTH_MAX, spawn.input):
         detail = f"input is nested more than {DEPTH_MAX} levels deep"
         raise Problem(Kind.INVALID_REQUEST, detail, field="input")
@@ -200,7 +223,7 @@ def pool_config(
     """Settings on top of the current ones, or the defaults; null: the default. Raises `Problem`."""
     base, usual = msgspec.to_builtins(current or defaults), msgspec.to_builtins(defaults)
     overrides = {name: usual.get(name) if one is None else one for name, one in fields.items()}
-    return convert({**base, **overrides}, PoolConfig, strict=True, prefix="config")
+    return convert(override(base, overrides), PoolConfig, strict=True, prefix="config")
 
 
 class WaitPreference(Struct, frozen=True):

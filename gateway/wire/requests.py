@@ -12,7 +12,14 @@ from msgspec import Meta, Struct
 
 from eventstore.language.agents import Status
 from eventstore.language.events import EVENT_TYPES
-from eventstore.language.pool_config import LEVEL_PATTERN, LOGGER_PATTERN, PoolConfig
+from eventstore.language.pool_config import (
+    LABEL_NAME,
+    LABEL_VALUE,
+    LABELS_MAX,
+    LEVEL_PATTERN,
+    LOGGER_PATTERN,
+    PoolConfig,
+)
 
 PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {
     LEVEL_PATTERN: "debug, info, warning, error or critical",
@@ -51,16 +58,18 @@ Identifier = Annotated[
     str,
     _text(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "a UUID in lower case"),
 ]
-_LABEL = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
-_VALUE = r"[^\x00-\x1f\x7f]{0,256}"
 LabelName = Annotated[
     str,
-    _text(_LABEL, "1 to 63 letters, digits, dots, slashes, _ or -, the first a letter or digit"),
+    _text(
+        LABEL_NAME, "1 to 63 letters, digits, dots, slashes, _ or -, the first a letter or digit"
+    ),
 ]
 LabelValue = Annotated[
-    str, _text(_VALUE, "at most 256 characters, none of them a control character")
+    str, _text(LABEL_VALUE, "at most 256 characters, none of them a control character")
 ]
-Label = Annotated[str, _text(f"{_LABEL}:{_VALUE}", "a label's name and value with a colon between")]
+Label = Annotated[
+    str, _text(f"{LABEL_NAME}:{LABEL_VALUE}", "a label's name and value with a colon between")
+]
 EventType = Annotated[
     str,
     _text(rf"(?:{'|'.join(map(re.escape, EVENT_TYPES))})", f"one of {', '.join(EVENT_TYPES)}"),
@@ -92,7 +101,11 @@ class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SpawnRequest(Request, frozen=True):
-    """Ask for an agent. Times are in seconds; `max_idle_time` null: it may be idle for ever."""
+    """Ask for an agent. Times are in seconds; `max_idle_time` null: it may be idle for ever.
+
+    `heartbeat_interval` and `max_idle_time` are those of the pool where they are left out, and the
+    pool's `labels` are added.
+    """
 
     project_id: ProjectId
     role_type: RoleName
@@ -100,7 +113,7 @@ class SpawnRequest(Request, frozen=True):
     heartbeat_interval: Seconds = 30.0
     max_idle_time: Seconds | None = 300.0
     input: dict[str, object] = {}
-    labels: Annotated[dict[LabelName, LabelValue], Meta(max_length=16)] = {}
+    labels: Annotated[dict[LabelName, LabelValue], Meta(max_length=LABELS_MAX)] = {}
     pending_timeout: Seconds | None = None
 
 

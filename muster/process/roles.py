@@ -129,6 +129,7 @@ def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
             key_prefix=settings.key_prefix,
             database_url=settings.views_url,
             roles=tuple(settings.roles),
+            role_defaults=settings.role_defaults,
             api_token=settings.api_token or None,
             hostnames=tuple(sorted({*LOOPBACK, settings.host, *extra})),
             version=__version__,

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct, structs
 
 from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.language.durability import Level
-from eventstore.language.pool_config import PoolConfig
+from eventstore.language.pool_config import SPAWN_DEFAULTS, PoolConfig
 from eventstore.names import suggestion
 from muster.settings import addresses
 from muster.settings.settings import (
@@ -64,12 +65,12 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
         values[name], sources[name] = parse(name, value, source), source
     if document:
         values["config"], sources["config"] = found, sources.get("config", str(found))
-    roles, pools = declarations(document, found)
+    declared = declarations(document, found)
     for name in addresses.ADDRESSES.keys() & values.keys():
         if url := values[name]:
             check = addresses.redis_address if name == "redis_url" else addresses.database_address
             values[name] = check(url, sources[name])
-    settings = Settings(**values, roles=roles, pools=pools, sources=sources)
+    settings = Settings(**values, sources=sources, **structs.asdict(declared))
     if settings.app_dir is None and settings.config is not None:
         settings = msgspec.structs.replace(settings, app_dir=settings.config.absolute().parent)
     _check(settings)
@@ -104,6 +105,7 @@ def _check(settings: Settings) -> None:
         )
     if "{" in settings.key_prefix or "}" in settings.key_prefix:
         raise ConfigurationError("key_prefix: braces are not allowed, they mark the Cluster slot")
+    _check_intervals(settings)
     if settings.redis_url:
         return
     if settings.durability == Level.REPLICATED:
@@ -115,6 +117,21 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError(
             f"durability: fsynced needs appendfsync always, not {settings.appendfsync}"
         )
+
+
+def _check_intervals(settings: Settings) -> None:
+    bounds = {
+        "heartbeat_interval": settings.min_heartbeat_interval,
+        "max_idle_time": settings.min_idle_time,
+    }
+    for pool, declaration in settings.pools.items():
+        for name in bounds.keys() & declaration.settings.keys():
+            value = getattr(declaration.config(), name)
+            if value and value < bounds[name]:
+                raise ConfigurationError(
+                    f"{settings.config}: [pools.{pool}]: {name} is at least {bounds[name]:g} s"
+                    f" (min_{name.removeprefix('max_')}), not {value:g}"
+                )
 
 
 def _check_host(host: str, source: str) -> None:
@@ -150,19 +167,28 @@ def to_environment(settings: Settings) -> dict[str, str]:
     return {**environment, UNSET_VARIABLE: ",".join(unset)}
 
 
-def declarations(
-    document: dict[str, Any], path: Path
-) -> tuple[dict[str, str], dict[str, PoolDeclaration]]:
-    """What the file declares, else the built-in roles. Raises `ConfigurationError`."""
+class Declarations(Struct, frozen=True):
+    """What the file declares, else what is built in."""
+
+    roles: dict[str, str]
+    pools: dict[str, PoolDeclaration]
+    role_defaults: dict[str, dict[str, Any]] = {}
+
+
+def declarations(document: dict[str, Any], path: Path) -> Declarations:
+    """Raises `ConfigurationError`."""
     _refuse_unknown(document, ("roles", "pools", *NAMES), f"{path}")
     if "roles" not in document and "pools" not in document:
-        roles = dict.fromkeys(BUILT_IN_ROLES, BUILT_IN_AGENT)
-        return roles, {f"{role}_pool": PoolDeclaration(role, {}) for role in BUILT_IN_ROLES}
-    roles = {name: _role(name, body, path) for name, body in _tables(document, "roles", path)}
+        pools = {f"{role}_pool": PoolDeclaration(role, {}) for role in BUILT_IN_ROLES}
+        return Declarations(dict.fromkeys(BUILT_IN_ROLES, BUILT_IN_AGENT), pools)
+    tables = _tables(document, "roles", path)
+    roles = {name: _role(name, body, path) for name, body in tables}
+    defaults = {name: {k: v for k, v in body.items() if k != "agent"} for name, body in tables}
     pools = {
-        name: _pool(name, body, roles, path) for name, body in _tables(document, "pools", path)
+        name: _pool(name, body, roles, defaults, path)
+        for name, body in _tables(document, "pools", path)
     }
-    return roles, pools
+    return Declarations(roles, pools, defaults)
 
 
 def _tables(document: dict[str, Any], key: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -189,16 +215,31 @@ def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], place: str) 
 
 def _role(name: str, body: dict[str, Any], path: Path) -> str:
     agent = body.get("agent")
-    _refuse_unknown(body, ("agent",), f"{path}: [roles.{name}]")
+    _refuse_unknown(body, ("agent", *SPAWN_DEFAULTS), f"{path}: [roles.{name}]")
     if not isinstance(agent, str) or not all(agent.partition(":")[::2]):
         raise ConfigurationError(
             f"{path}: [roles.{name}] agent: expected 'package.module:Class',"
             f" got {abbreviate(agent)}"
         )
+    settings = {key: value for key, value in body.items() if key != "agent"}
+    _check_settings(PoolDeclaration(name, settings), f"{path}: [roles.{name}]")
     return agent
 
 
-def _pool(name: str, body: dict[str, Any], roles: Mapping[str, str], path: Path) -> PoolDeclaration:
+def _check_settings(declaration: PoolDeclaration, place: str) -> None:
+    try:
+        declaration.config()
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{place}: {error}") from None
+
+
+def _pool(
+    name: str,
+    body: dict[str, Any],
+    roles: Mapping[str, str],
+    role_defaults: Mapping[str, Mapping[str, Any]],
+    path: Path,
+) -> PoolDeclaration:
     role = body.get("role")
     if isinstance(role, str) and not roles:
         hint = f" (the built-in agent is {BUILT_IN_AGENT!r})" if role in BUILT_IN_ROLES else ""
@@ -213,9 +254,10 @@ def _pool(name: str, body: dict[str, Any], roles: Mapping[str, str], path: Path)
             f" got {abbreviate(role)}{suggestion(str(role), roles)}"
         )
     _refuse_unknown(body, ("role", *PoolConfig.__struct_fields__), f"{path}: [pools.{name}]")
-    declaration = PoolDeclaration(role, {k: v for k, v in body.items() if k != "role"})
-    try:
-        declaration.config()
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{path}: [pools.{name}]: {error}") from None
+    usual, own = role_defaults[role], {key: value for key, value in body.items() if key != "role"}
+    both = {**usual, **own}
+    if isinstance(labels := own.get("labels"), dict) and isinstance(usual.get("labels"), dict):
+        both["labels"] = {**usual["labels"], **labels}
+    declaration = PoolDeclaration(role, both)
+    _check_settings(declaration, f"{path}: [pools.{name}]")
     return declaration

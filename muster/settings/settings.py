@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from eventstore.errors import ConfigurationError
 from eventstore.language.durability import Level
-from eventstore.language.pool_config import PoolConfig
+from eventstore.language.pool_config import PoolConfig, override
 from eventstore.retention import Retention
 from muster.settings.addresses import redacted, sqlite_address
 
@@ -30,7 +30,7 @@ class PoolDeclaration(Struct, frozen=True):
 
     def config(self, base: PoolConfig | None = None) -> PoolConfig:
         """The declared settings over `base`, or over the defaults."""
-        fields = {**msgspec.to_builtins(base or PoolConfig()), **self.settings}
+        fields = override(msgspec.to_builtins(base or PoolConfig()), self.settings)
         return msgspec.convert(fields, PoolConfig)
 
 
@@ -74,6 +74,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_logs_days: Annotated[float, Meta(ge=0.01, le=3_650)] = 14.0
     retention_logs_megabytes: Annotated[float, Meta(ge=1, le=1_000_000)] = 1_000.0
     roles: dict[str, str] = {}
+    role_defaults: dict[str, dict[str, Any]] = {}
+    """Of their pools: what `[roles.NAME]` says besides the class."""
     pools: dict[str, PoolDeclaration] = {}
     sources: dict[str, str] = {}
     fallback_views_url: str = ""
@@ -132,7 +134,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return not (self.fallback_views_url or self.database_url or self.views_file.exists())
 
 
-NOT_NAMED: Final = ("roles", "pools", "sources", "fallback_views_url")
+NOT_NAMED: Final = ("roles", "role_defaults", "pools", "sources", "fallback_views_url")
 NAMES: Final = (
     "embedded",  # the first: it says whether addresses are read
     *sorted({*Settings.__struct_fields__} - {"embedded", *NOT_NAMED}),

@@ -114,13 +114,16 @@ def print_pool(pool: PoolAnswer) -> None:
     """Its capacity and its settings."""
     render.show(POOLS.table([pool]))
     columns = (render.Column("SETTING"), render.Column("VALUE", right=True))
-    rows = [
-        (name, f"{value:g}" if isinstance(value, float) else str(value))
-        for name, value in pool.config.items()
-    ]
+    rows = [(name, _value(value)) for name, value in pool.config.items()]
     if rows:
         print()
         render.show(render.Table(columns, rows))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={inner}" for name, inner in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _utilization(pool: PoolAnswer) -> render.Cell:

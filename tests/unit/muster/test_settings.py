@@ -64,6 +64,26 @@ def test_a_file_declares_roles_and_pools_and_its_folder_is_where_classes_are(
     assert settings.app_dir == tmp_path
 
 
+def test_a_role_may_have_defaults_of_its_pools_agents(tmp_path: Path) -> None:
+    """A pool counts before its role; labels are added up."""
+    path = write(
+        tmp_path,
+        "[roles.coder]\nagent = 'acme:Coder'\nmax_idle_time = 'never'\nheartbeat_interval = 20\n"
+        "labels = { team = 'core', tier = 'a' }\n"
+        "[pools.usual]\nrole = 'coder'\n"
+        "[pools.own]\nrole = 'coder'\nmax_idle_time = 90\nlabels = { tier = 'b' }",
+    )
+    settings = load({"config": path}, {})
+    usual, own = (settings.pools[name].config() for name in ("usual", "own"))
+    assert (usual.max_idle_time, usual.heartbeat_interval) == (0.0, 20.0)
+    assert (own.max_idle_time, own.heartbeat_interval) == (90.0, 20.0)
+    assert (usual.labels, own.labels) == (
+        {"team": "core", "tier": "a"},
+        {"team": "core", "tier": "b"},
+    )
+    assert settings.role_defaults["coder"]["max_idle_time"] == "never"
+
+
 @pytest.mark.parametrize(
     ("environment", "url"),
     [
@@ -113,7 +133,13 @@ def test_embedded_ignores_the_database_of_the_environment() -> None:
         ("retention_age_seconds = 'nan'", "expected 1 to"),
         ("[roles.Coder]\nagent='a:B'", r"\[roles.Coder\]: a name is"),
         ("[roles.coder]\nagent='a.B'", "expected 'package.module:Class'"),
-        ("[roles.coder]\nagnt='a:B'", "unknown key 'agnt'"),
+        ("[roles.coder]\nagnt='a:B'", "unknown key 'agnt'; did you mean `agent`"),
+        ("[roles.c]\nagent='a:B'\nmax_idle_time='x'", r"\[roles.c\]: .*max_idle_time"),
+        ("[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nmax_wrkers=1", "did you mean `max_workers`"),
+        (
+            "[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nmax_idle_time=5",
+            r"\[pools.p\]: max_idle_time is at least 60 s",
+        ),
         ("[roles.c]\nagent='a:B'\n[pools.p]\nrole='d'", "expected one of c, got 'd'"),
         ("[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nmax_worker=1", "max_worker"),
         ("[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nmax_workers=0", r"max_workers"),
